@@ -1,0 +1,48 @@
+# `make help` lists the targets. Everything runs inside .venv; nothing is installed globally
+# except Java, and that only when none is found and apt-get may install it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := train,spark,dev
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-fast lint format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP) java  ## create .venv, install the project, check Java
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+.PHONY: java
+java:
+	@infra/ensure_java.sh
+
+demo: setup  ## the whole loop on MovieLens-100K, then keep serving
+	$(BIN)/recsys demo
+
+test: setup lint  ## every check and every test
+	infra/ensure_chromium.sh
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## the tests that take under two minutes together
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## rewrite the files as ruff would
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what setup and runs have made
+	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

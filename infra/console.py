@@ -1,0 +1,64 @@
+"""What every command prints with: tables for people, one JSON object for machines, one sentence on error."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recsys.errors import RecsysError
+from recsys.result import Result
+
+# Progress and messages go to standard error, so that `--json` output is the only thing on standard output.
+console = Console(stderr=True)
+_out = Console()
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+QuickFlag = Annotated[bool, typer.Option("--quick", help="A smaller run of the same code.")]
+
+
+def print_json(content: object) -> None:
+    sys.stdout.write(json.dumps(content, default=str) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    _out.print(table)
+
+
+def print_mapping(title: str, content: Mapping[str, object], as_json: bool) -> None:
+    """One object: JSON for a machine, a two-column table for a person."""
+    if as_json:
+        print_json(content)
+    else:
+        print_table(title, ("", ""), list(content.items()))
+
+
+def finish(result: Result, as_json: bool) -> NoReturn:
+    """Print a result and exit: 0 when every goal is met, else 1."""
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        rows: list[tuple[Any, ...]] = []
+        for name, value in result.figures.items():
+            goal = result.goals.get(name)
+            verdict = "" if goal is None else ("[green]met" if goal.met(value) else "[red]missed")
+            rows.append((name, f"{value:,.6g}", f"{goal.op} {goal.value:g}" if goal else "", verdict))
+        print_table(f"{result.command} (seed {result.seed})", ("figure", "value", "goal", ""), rows)
+    raise typer.Exit(0 if result.met else 1)
+
+
+@contextmanager
+def one_sentence_on_error() -> Iterator[None]:
+    """Expected errors become one line on standard error and exit code 2; unexpected ones keep their trace."""
+    try:
+        yield
+    except RecsysError as error:
+        console.print(f"[red]error:[/] {error}", highlight=False)
+        raise typer.Exit(2) from error

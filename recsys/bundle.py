@@ -1,0 +1,172 @@
+"""The bundle: the only hand-off from training to serving.
+
+A directory `bundles/<version>/` with a `manifest.json` that names every file with its SHA-256. It is written
+aside and renamed, so a reader sees all of it or nothing; it holds Parquet, ONNX, safetensors, FAISS and JSON,
+never a pickle. What each file means is in `FILES`.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import InvalidBundle
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+CURRENT = "CURRENT"  # a file in the bundles folder: the version that serving loads
+
+FILES: Mapping[str, str] = {
+    "items.parquet": "item table; an item's row here is its number in every other file",
+    "user_tower.onnx": "history, types, gaps → user vector",
+    "item_vectors.safetensors": "`vectors` (n_items, d) float32",
+    "index.faiss": "inner-product index over the item vectors",
+    "item_to_item.safetensors": "`neighbours` (n_items, m) int32, -1 for none; `scores` (n_items, m) float32",
+    "popular.safetensors": "`rows` (n,) int32, the most popular first; `scores` (n,) float32",
+    "ranker.onnx": "history and candidates with features → one output per head",
+    "golden.safetensors": "inputs of both models and the outputs they must give",
+    "calibration.json": "optional: per head, how a raw score becomes a probability",
+}
+OPTIONAL = frozenset({"calibration.json"})
+
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself. `files` maps a file name to its SHA-256 in hex."""
+
+    version: str
+    created_ms: int
+    feature_fingerprint: str
+    feature_names: tuple[str, ...]
+    data_window_ms: tuple[int, int]  # the training data's [first, last] event time
+    seed: int
+    metrics: Mapping[str, float]
+    models: Mapping[str, Any]  # configuration of each model, as trained
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """The path of one file of the bundle.
+
+        Raises:
+            InvalidBundle: the bundle has no such file.
+        """
+        if name not in self.manifest.files:
+            raise InvalidBundle(f"{self.path.name}: has no {name}")
+        return self.path / name
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read the manifest and check every file against it.
+
+    Raises:
+        InvalidBundle: naming the first file that is missing, unlisted or altered.
+    """
+    try:
+        manifest = _read_manifest(path / MANIFEST)
+    except FileNotFoundError:
+        raise InvalidBundle(f"{path}: no {MANIFEST}; publish a bundle with `recsys train all`") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidBundle(f"{path / MANIFEST}: {error}") from error
+    missing = FILES.keys() - OPTIONAL - manifest.files.keys()
+    if missing:
+        raise InvalidBundle(f"{path}: the manifest lacks {', '.join(sorted(missing))}")
+    present = {p.name for p in path.iterdir()} - {MANIFEST}
+    if present != manifest.files.keys():
+        differing = ", ".join(sorted(present ^ manifest.files.keys()))
+        raise InvalidBundle(f"{path}: files and manifest disagree on {differing}")
+    for name, expected in manifest.files.items():
+        if sha256(path / name) != expected:
+            raise InvalidBundle(f"{path / name}: its SHA-256 is not the manifest's; copy or train it again")
+    return Bundle(path, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    checksum = raw.pop("manifest_sha256")
+    if checksum != _digest(raw):
+        raise ValueError("its own checksum does not match; copy or train it again")
+    if raw.get("format") != FORMAT:
+        raise ValueError(f"format {raw.get('format')!r} is not supported, expected {FORMAT}")
+    raw["feature_names"] = tuple(raw["feature_names"])
+    raw["data_window_ms"] = tuple(raw["data_window_ms"])
+    return Manifest(**raw)
+
+
+@contextmanager
+def write_bundle(bundles: Path, manifest: Manifest) -> Iterator[Path]:
+    """Give a folder to write the files into; on leaving, checksum, list and rename it into place.
+
+    Raises:
+        InvalidBundle: the version's name is not a plain file name, exists already, or a file is missing.
+    """
+    if not _VERSION.fullmatch(manifest.version):
+        raise InvalidBundle(f"version {manifest.version!r}: use letters, digits, dot, dash and underscore")
+    target = bundles / manifest.version
+    if target.exists():
+        raise InvalidBundle(f"{target} exists already; a published bundle never changes")
+    bundles.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{manifest.version}-", dir=bundles))
+    try:
+        yield aside
+        files = {p.name: sha256(p) for p in sorted(aside.iterdir())}
+        missing = FILES.keys() - OPTIONAL - files.keys()
+        if missing:
+            raise InvalidBundle(f"{manifest.version}: not written: {', '.join(sorted(missing))}")
+        content = asdict(manifest) | {"files": files}
+        content = json.loads(json.dumps(content))  # tuples become lists, as a reader will see them
+        content["manifest_sha256"] = _digest(content)
+        (aside / MANIFEST).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        aside.chmod(0o755)
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def publish(bundles: Path, version: str) -> Bundle:
+    """Verify a bundle and make it the current one, atomically."""
+    bundle = open_bundle(bundles / version)
+    aside = bundles / f".{CURRENT}-{os.getpid()}"
+    aside.write_text(version + "\n", encoding="utf-8")
+    aside.rename(bundles / CURRENT)
+    return bundle
+
+
+def current_version(bundles: Path) -> str | None:
+    """The published version, None when there is none yet."""
+    try:
+        version = (bundles / CURRENT).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    return version if _VERSION.fullmatch(version) else None
+
+
+def versions(bundles: Path) -> list[str]:
+    """Every bundle in the folder, by name."""
+    return sorted(p.parent.name for p in bundles.glob(f"*/{MANIFEST}") if not p.parent.name.startswith("."))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

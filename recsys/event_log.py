@@ -1,0 +1,151 @@
+"""The event log, as its users see it: append-only, partitioned, keyed by user.
+
+`streaming.log` has the Kafka implementation, `MemoryEventLog` here is the one of the tests; one contract suite
+runs on both. An offset is the position of a record in its partition; reading is by position, so that the reader
+(not the log) is the source of truth for how far it has come.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record. `append_time_ms`: when the log took it (Unix milliseconds)."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    value: bytes
+    append_time_ms: int = 0
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class EventSink(Protocol):
+    """Where records are written. Thread-safe."""
+
+    def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Queue one record; the partition follows from the key (`partition_of`).
+
+        Raises:
+            Unavailable: the queue is full or the log has been unreachable for too long.
+        """
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        """Return once everything appended before is acknowledged by the log.
+
+        Raises:
+            Unavailable: not within `timeout_s`.
+        """
+
+    def close(self) -> None: ...
+
+
+class EventSource(Protocol):
+    """Where one reader reads. Not thread-safe: one source a thread."""
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has."""
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """The next `poll` of that partition starts here."""
+
+    def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+        """Up to `max_records` records of all sought partitions, in offset order within each."""
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """The offset that the next record will get."""
+
+    def close(self) -> None: ...
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a key: murmur2 as Kafka's default partitioner, so that foreign producers agree.
+
+    >>> [partition_of(k, 4) for k in ("1", "42", "user-7")]
+    [3, 0, 0]
+    """
+    return (_murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def _murmur2(data: bytes) -> int:
+    """MurmurHash2, 32 bit, seed 0x9747b28c (org.apache.kafka.common.utils.Utils.murmur2)."""
+    mask, m = 0xFFFFFFFF, 0x5BD1E995
+    length = len(data)
+    h = 0x9747B28C ^ length
+    for i in range(0, length - 3, 4):
+        k = int.from_bytes(data[i : i + 4], "little") * m & mask
+        k = (k ^ k >> 24) * m & mask
+        h = h * m & mask ^ k
+    tail = data[length & ~3 :]
+    if tail:
+        h = (h ^ int.from_bytes(tail, "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return h ^ h >> 15
+
+
+class MemoryEventLog:
+    """`EventSink` of the tests, thread-safe; `source()` gives any number of `EventSource`s on it."""
+
+    def __init__(self, partitions: int = 4) -> None:
+        self._partitions = partitions
+        self._lock = threading.Lock()
+        self._records: dict[tuple[str, int], list[Record]] = defaultdict(list)
+
+    def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        partition = partition_of(key, self._partitions)
+        with self._lock:
+            log = self._records[topic, partition]
+            log.append(Record(topic, partition, len(log), key, value, headers=tuple(headers)))
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def source(self) -> "MemoryEventSource":
+        return MemoryEventSource(self)
+
+    def partitions(self, topic: str) -> int:
+        return self._partitions
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        with self._lock:
+            return self._records[topic, partition][offset : offset + limit]
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        with self._lock:
+            return len(self._records[topic, partition])
+
+
+class MemoryEventSource:
+    """Reads a `MemoryEventLog` by position."""
+
+    def __init__(self, log: MemoryEventLog) -> None:
+        self._log = log
+        self._position: dict[tuple[str, int], int] = {}
+
+    def partitions(self, topic: str) -> int:
+        return self._log.partitions(topic)
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        self._position[topic, partition] = offset
+
+    def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+        found: list[Record] = []
+        for (topic, partition), offset in self._position.items():
+            records = self._log.read(topic, partition, offset, max_records - len(found))
+            self._position[topic, partition] = offset + len(records)
+            found += records
+        return found
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        return self._log.end_offset(topic, partition)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,99 @@
+"""The one result format of every bench, drill, evaluation and report.
+
+With `--json` a command prints one such object and nothing else on standard output; without, a table. The exit
+code is 1 when a goal is not met.
+"""
+
+import math
+import operator
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Literal
+
+Comparison = Literal["<", "<=", "==", ">=", ">"]
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    ">=": operator.ge,
+    ">": operator.gt,
+}
+_REPORTED = ("numpy", "torch", "faiss-cpu", "onnxruntime", "redis", "kafka-python", "pyspark", "fastapi")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure must satisfy: `figure op value`. A NaN figure meets nothing."""
+
+    op: Comparison
+    value: float
+
+    def met(self, figure: float) -> bool:
+        return not math.isnan(figure) and _OPERATORS[self.op](figure, self.value)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures by name (units in the name: `p99_ms`, `events_per_s`) and the goals of some of them."""
+
+    command: str
+    seed: int
+    figures: Mapping[str, float]
+    goals: Mapping[str, Goal] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        missing = self.goals.keys() - self.figures.keys()
+        if missing:
+            raise KeyError(f"goals without a figure: {', '.join(sorted(missing))}")
+
+    @property
+    def met(self) -> bool:
+        return all(goal.met(self.figures[name]) for name, goal in self.goals.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "command": self.command,
+            "seed": self.seed,
+            "hardware": hardware(),
+            "versions": versions(),
+            "figures": dict(self.figures),
+            "goals": {
+                name: {"op": goal.op, "value": goal.value, "met": goal.met(self.figures[name])}
+                for name, goal in self.goals.items()
+            },
+            "met": self.met,
+        }
+
+
+def hardware() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_gib": round(pages / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a pseudo file
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that figures depend on."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in _REPORTED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

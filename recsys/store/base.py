@@ -1,0 +1,108 @@
+"""The online feature store, as its users see it.
+
+One writer a partition (fenced by an epoch), any number of readers. A partition's worker applies a batch of
+events, its offset and its watermark in one atomic step, so the effect of each event is exactly once whatever
+is killed when. `memory` and `redis` implement it; `tests/recsys/store` has the contract suite of both.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from recsys.events import Event
+from recsys.features.state import EntityState
+from recsys.types import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far one topic partition has been applied.
+
+    `offset` is the next one to apply; `epoch` the writer's fencing token; `watermark_ms` the latest event
+    time applied; `log_id` tells one life of the topic from another (an embedded broker forgets everything).
+    """
+
+    epoch: int
+    offset: int
+    watermark_ms: int
+    log_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive records of one topic partition, ready to apply.
+
+    `previous` is the position before the first record (compacted logs have holes, so not `first - 1`),
+    `next_offset` the position after the last. `events[i]` came from `offsets[i]`; records that were
+    dead-lettered have no event but are covered by `next_offset`.
+    """
+
+    topic: str
+    partition: int
+    epoch: int
+    previous: int
+    next_offset: int
+    watermark_ms: int
+    offsets: Sequence[int]
+    events: Sequence[Event]
+
+
+class Outcome(StrEnum):
+    APPLIED = "applied"
+    FENCED = "fenced"  # another worker has claimed the partition: claim again
+    GAP = "gap"  # records between the stored offset and `previous` are missing: seek back
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The result of `apply`. `offset` is the stored offset afterwards."""
+
+    outcome: Outcome
+    offset: int
+    applied: int = 0
+    duplicates: int = 0  # event ids seen before
+    skipped: int = 0  # below the stored offset: a replay
+
+
+class FeatureStore(Protocol):
+    """Thread-safe. Every method may raise `Unavailable`."""
+
+    def ping(self) -> None: ...
+
+    def fingerprint(self) -> str | None:
+        """Of the feature definitions that the stored states were made with; None in an empty store."""
+
+    def claim(self, topic: str, partition: int, log_id: str) -> Checkpoint:
+        """Become the partition's writer: bumps the epoch. Another `log_id` than stored: offset 0 again."""
+
+    def apply(self, batch: Batch) -> Applied:
+        """Apply the batch and its offset atomically, each event id once."""
+
+    def user(self, user_id: str) -> EntityState:
+        """One user's state; empty for an unknown user."""
+
+    def items(self, item_ids: Sequence[str]) -> list[EntityState]:
+        """The items' states, merged over partitions, in the order asked."""
+
+    def all_items(self) -> Iterable[tuple[str, EntityState]]:
+        """Every item that has state."""
+
+    def changed_items(self, cursor: str, block_ms: int) -> tuple[str, set[str] | None]:
+        """Items changed since `cursor` ("" = from now) and the next cursor.
+
+        None instead of a set: the change stream no longer reaches back to the cursor; read `all_items`.
+        """
+
+    def forget_user(self, user_id: str) -> bool:
+        """Remove every state of the user. True if there was any."""
+
+    def put_items(self, items: Sequence[Item]) -> None:
+        """Upsert catalogue entries that are newer than the bundle's item table."""
+
+    def delete_items(self, item_ids: Sequence[str]) -> None: ...
+
+    def catalogue(self) -> Iterable[Item]:
+        """Every entry put by `put_items` and not deleted since."""
+
+    def close(self) -> None: ...

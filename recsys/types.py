@@ -1,0 +1,59 @@
+"""The nouns that every package shares, and the one place for their names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+MS_PER_SECOND = 1_000
+MS_PER_MINUTE = 60 * MS_PER_SECOND
+MS_PER_HOUR = 60 * MS_PER_MINUTE
+MS_PER_DAY = 24 * MS_PER_HOUR
+
+
+class EventType(StrEnum):
+    """What a user did. `value` of the event means what the comment says."""
+
+    IMPRESSION = "impression"  # value unused
+    CLICK = "click"  # value unused
+    DWELL = "dwell"  # milliseconds
+    LIKE = "like"  # value unused
+    ADD_TO_CART = "add_to_cart"  # price, or unused
+    PURCHASE = "purchase"  # price
+    RATING = "rating"  # stars, as the data set counts them
+
+
+class Topic(StrEnum):
+    """Kafka topics, all keyed by user id."""
+
+    EVENTS = "events"
+    IMPRESSIONS = "impressions"
+    DEAD_LETTER = "dead-letter"
+
+
+class Head(StrEnum):
+    """What the ranker predicts. `DWELL` is log1p(seconds); the others are probabilities."""
+
+    CLICK = "click"
+    CONVERSION = "conversion"  # given a click: purchase, long view
+    LIKE = "like"
+    DWELL = "dwell"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A catalogue entry. `categories` are ordered, the main one first; `attributes` are free text by name."""
+
+    item_id: str
+    title: str = ""
+    categories: tuple[str, ...] = ()
+    creator: str = ""
+    created_ms: int = 0  # 0: unknown
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A known user's static attributes, by name."""
+
+    user_id: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
