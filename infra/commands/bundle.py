@@ -1,0 +1,85 @@
+"""`recsys bundle`: look at bundles, check them, make one the current one."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.console import JsonFlag, console, print_json, print_mapping, print_table
+from recsys import bundle as bundles
+from recsys.errors import InvalidBundle
+from recsys.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and publish bundles.")
+
+Version = Annotated[str, typer.Argument(help="A bundle's version; default: the published one.")]
+
+
+@app.command("list")
+def list_(as_json: JsonFlag = False) -> None:
+    """Every bundle, the published one marked.
+
+    Example: recsys bundle list
+    """
+    folder = Settings().bundles
+    current = bundles.current_version(folder)
+    found = [
+        {"version": v, "current": v == current, "metrics": bundles.open_bundle(folder / v).manifest.metrics}
+        for v in bundles.versions(folder)
+    ]
+    if as_json:
+        print_json(found)
+        return
+    rows = [(b["version"], "●" if b["current"] else "", _short(b["metrics"])) for b in found]
+    print_table(f"bundles in {folder}", ("version", "current", "metrics"), rows)
+
+
+@app.command()
+def inspect(version: Version = "", as_json: JsonFlag = False) -> None:
+    """One bundle's manifest.
+
+    Example: recsys bundle inspect
+    """
+    manifest = bundles.open_bundle(_path(version)).manifest
+    created = datetime.fromtimestamp(manifest.created_ms / 1000, UTC).isoformat(timespec="seconds")
+    content: dict[str, object] = {"created": created, **vars(manifest)}
+    if not as_json:
+        content["feature_names"] = f"{len(manifest.feature_names)} features"
+        content["files"] = ", ".join(manifest.files)
+        content["metrics"] = _short(manifest.metrics)
+    print_mapping(manifest.version, content, as_json)
+
+
+@app.command()
+def verify(version: Version = "", as_json: JsonFlag = False) -> None:
+    """Check every byte of a bundle against its manifest. Exits non-zero when one differs.
+
+    Example: recsys bundle verify
+    """
+    bundle = bundles.open_bundle(_path(version))
+    size = sum((bundle.path / name).stat().st_size for name in bundle.manifest.files)
+    content = {"version": bundle.manifest.version, "files": len(bundle.manifest.files), "bytes": size}
+    print_mapping("verified", content, as_json)
+
+
+@app.command()
+def publish(version: Annotated[str, typer.Argument(help="The version to serve from now on.")]) -> None:
+    """Verify a bundle and make it the current one; a running API swaps it in by itself.
+
+    Example: recsys bundle publish 20260101-120000
+    """
+    bundles.publish(Settings().bundles, version)
+    console.print(f"published {version}; a running API loads it within a few seconds (`recsys status`)")
+
+
+def _path(version: str) -> Path:
+    folder = Settings().bundles
+    chosen = version or bundles.current_version(folder)
+    if chosen is None:
+        raise InvalidBundle(f"no bundle is published in {folder}: run `recsys train all`, or name a version")
+    return folder / chosen
+
+
+def _short(metrics: object) -> str:
+    return ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()) if isinstance(metrics, dict) else ""
