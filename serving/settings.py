@@ -1,0 +1,72 @@
+"""Settings of the API process. Environment variables with the prefix `RECSYS_`."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from recsys.settings import Settings
+
+
+class ServingSettings(Settings):
+    """How the API listens, what it accepts, and how long it may take."""
+
+    host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port of the API; 0: any free one.")
+    workers: int = Field(1, ge=1, le=64, description="API processes that share the port.")
+    threads: int = Field(2, ge=1, le=64, description="Threads of one API process that answer requests.")
+
+    deadline_ms: int = Field(
+        80,
+        ge=1,
+        le=60_000,
+        description="Time for one recommendation; optional stages are cut when it is near.",
+    )
+    store_timeout_ms: int = Field(
+        50, ge=1, le=60_000, description="How long a request waits for Redis before it goes on without it."
+    )
+    max_in_flight: int = Field(
+        64, ge=1, le=10_000, description="Requests inside one API process; more get 503 and Retry-After."
+    )
+    candidates: int = Field(500, ge=1, le=10_000, description="Candidates that are ranked for one request.")
+    default_k: int = Field(
+        20, ge=1, le=1_000, description="Items in an answer when the request does not say."
+    )
+    max_k: int = Field(200, ge=1, le=1_000, description="Most items that a request may ask for.")
+    max_body_bytes: int = Field(
+        1_048_576, ge=1_024, description="Largest request body; more is answered with 413."
+    )
+    max_batch: int = Field(
+        1_000, ge=1, le=100_000, description="Most events, items or requests in one batch request."
+    )
+
+    bundle_poll_s: float = Field(
+        2.0, gt=0, description="Seconds between two looks at bundles/CURRENT for a newly published bundle."
+    )
+    stale_after_s: float = Field(
+        30.0, gt=0, description="Item features not refreshed for this long are named in `degraded`."
+    )
+    rules: Path | None = Field(
+        None, description="YAML file of business rules (pin, block, boost); read again when it changes."
+    )
+    spool: Path | None = Field(
+        None, description="Folder for accepted records on their way to Kafka; empty: `spool` in home."
+    )
+    spool_max_bytes: int = Field(
+        1_073_741_824, ge=4_096, description="Largest spool of one process; when it is full, events get 503."
+    )
+    spool_fsync: bool = Field(
+        False,
+        description="Flush the spool to disk before each 202: outlives a power cut, costs milliseconds.",
+    )
+    log_impressions: bool = Field(True, description="Write what was shown to the impressions topic.")
+
+    api_keys: Path | None = Field(
+        None, description="File of API keys, hashed (`recsys serve --new-key`); empty: no key is asked for."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Origins of other sites whose pages may call the API."
+    )
+
+    @property
+    def spool_folder(self) -> Path:
+        return self.spool or self.home / "spool"
