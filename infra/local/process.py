@@ -1,0 +1,113 @@
+"""A child process that is ready when it says so and never outlives its parent."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from recsys.errors import Unavailable
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class ChildProcess:
+    """One child in its own process group: Ctrl-C reaches the parent alone, which stops its children in order.
+
+    Output is appended to `log`. On Linux the kernel kills the child when the thread that started it ends, so
+    start children from the main thread.
+    """
+
+    def __init__(self, command: Sequence[str | Path], log: Path, cwd: Path | None = None) -> None:
+        self.log = log
+        self._name = Path(command[0]).name
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                start_new_session=True,
+                preexec_fn=_die_with_parent(os.getpid()),
+            )
+        self.pid = self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
+        """Return once `ready()`.
+
+        Raises:
+            Unavailable: the process ended, or was not ready in time; with the end of its output.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if not self.alive:
+                raise Unavailable(f"{self._name} ended with {self._process.returncode}: {self.log_tail()}")
+            if time.monotonic() > deadline:
+                self.kill()
+                raise Unavailable(f"{self._name} was not ready in {timeout_s:.0f} s: {self.log_tail()}")
+            time.sleep(0.02)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Ask it to end (SIGTERM); kill it when it does not."""
+        if self.alive:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to its whole group, as a crash would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def log_tail(self, lines: int = 5) -> str:
+        """The end of its output, on one line."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        return " | ".join(text.splitlines()[-lines:]) or "no output"
+
+
+def free_port() -> int:
+    """A TCP port that is free on 127.0.0.1 now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def pid_alive(pid: int) -> bool:
+    """True if a process with this id runs (zombies, which only wait to be collected, do not)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2]
+    except OSError:
+        return True  # no /proc: not Linux
+    return state.split()[0] != "Z"
+
+
+def _die_with_parent(parent: int) -> Callable[[], None]:
+    def in_child() -> None:
+        if _libc is not None:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # it died between fork and prctl
+                os._exit(1)
+
+    return in_child

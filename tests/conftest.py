@@ -1,0 +1,58 @@
+"""Real servers for the tests, on free ports, started once and stopped at the end.
+
+`redis_url` and `new_topic` give each test a database and topics of its own on the shared servers. A test that
+kills a server takes a private one: `RedisServer(...)` or `kafka_broker`, both start in a fraction of a second.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from infra.local.kafka import KafkaBroker
+from infra.local.redis import RedisServer
+from streaming.log import create_topics
+
+_TEST_DATABASES = 1024
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The shared Redis."""
+    with RedisServer(databases=_TEST_DATABASES) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty database of the shared Redis, for this test alone."""
+    number = next(_numbers)
+    assert number < _TEST_DATABASES, "raise _TEST_DATABASES"
+    return redis_server.url.removesuffix("/0") + f"/{number}"
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> Iterator[str]:
+    """The shared broker. Tests use topics from `new_topic`, not the project's own."""
+    with KafkaBroker() as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture
+def new_topic(kafka_bootstrap: str) -> Callable[..., str]:
+    """Creates topics of the test's own: `new_topic(partitions=4)` returns the name."""
+
+    def create(partitions: int = 4) -> str:
+        name = f"test-{next(_numbers)}"
+        create_topics(kafka_bootstrap, [name], partitions)
+        return name
+
+    return create
+
+
+@pytest.fixture
+def kafka_broker() -> Iterator[KafkaBroker]:
+    """A broker of the test's own, with the project's topics, to kill and restart."""
+    with KafkaBroker() as broker:
+        yield broker
