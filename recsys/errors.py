@@ -7,7 +7,9 @@ RecsysError
 ├── UnknownFeature        a feature name that no definition owns
 ├── FingerprintMismatch   a bundle was trained on other feature definitions than the store holds
 ├── InvalidBundle         a bundle is incomplete, altered, or its golden scores differ
+├── StageFailed           a required stage of the request path failed; nothing can be ranked for this request
 ├── Unavailable           a server (Redis, Kafka, the API) cannot be reached; worth a retry
+├── LogReplaced           a topic lost its records and starts anew; claim its partitions again
 └── Fenced                another worker owns the partition now; claim it again
 """
 
@@ -40,8 +42,21 @@ class InvalidBundle(RecsysError):
     """A bundle is incomplete, altered, or gives other scores than its golden ones."""
 
 
+class StageFailed(RecsysError):
+    """A required stage of the request path failed. `outcomes` are those of the stages so far, this one last."""
+
+    def __init__(self, stage: str, reason: str, outcomes: tuple[object, ...] = ()) -> None:
+        super().__init__(f"the required stage {stage!r} failed: {reason}")
+        self.stage = stage
+        self.outcomes = outcomes
+
+
 class Unavailable(RecsysError):
     """A server cannot be reached now."""
+
+
+class LogReplaced(RecsysError):
+    """A topic is not the one that was read before: other records, offsets from 0 again."""
 
 
 class Fenced(RecsysError):

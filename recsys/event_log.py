@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from recsys.errors import LogReplaced
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -55,10 +57,18 @@ class EventSource(Protocol):
         """The next `poll` of that partition starts here."""
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
-        """Up to `max_records` records of all sought partitions, in offset order within each."""
+        """Up to `max_records` records of all sought partitions, in offset order within each.
+
+        Raises:
+            LogReplaced: a topic is not the one that was sought (its `log_id` differs); seek again.
+            Unavailable: the log cannot be read now.
+        """
 
     def end_offset(self, topic: str, partition: int) -> int:
         """The offset that the next record will get."""
+
+    def log_id(self, topic: str) -> str:
+        """Tells one life of the topic from another: deleted and created again, it has other records."""
 
     def close(self) -> None: ...
 
@@ -95,6 +105,16 @@ class MemoryEventLog:
         self._partitions = partitions
         self._lock = threading.Lock()
         self._records: dict[tuple[str, int], list[Record]] = defaultdict(list)
+        self._lives = 0
+
+    def lose(self) -> None:
+        """Forget everything, as an embedded broker does that is killed and started again."""
+        with self._lock:
+            self._records.clear()
+            self._lives += 1
+
+    def log_id(self, topic: str) -> str:
+        return f"{topic}-{self._lives}"
 
     def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         partition = partition_of(key, self._partitions)
@@ -129,14 +149,19 @@ class MemoryEventSource:
     def __init__(self, log: MemoryEventLog) -> None:
         self._log = log
         self._position: dict[tuple[str, int], int] = {}
+        self._log_ids: dict[str, str] = {}
 
     def partitions(self, topic: str) -> int:
         return self._log.partitions(topic)
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self._position[topic, partition] = offset
+        self._log_ids[topic] = self.log_id(topic)
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+        for topic, sought in self._log_ids.items():
+            if self.log_id(topic) != sought:
+                raise LogReplaced(f"topic {topic} is not the one that was read; claim its partitions again")
         found: list[Record] = []
         for (topic, partition), offset in self._position.items():
             records = self._log.read(topic, partition, offset, max_records - len(found))
@@ -146,6 +171,9 @@ class MemoryEventSource:
 
     def end_offset(self, topic: str, partition: int) -> int:
         return self._log.end_offset(topic, partition)
+
+    def log_id(self, topic: str) -> str:
+        return self._log.log_id(topic)
 
     def close(self) -> None:
         pass
