@@ -1,0 +1,75 @@
+"""The transformer of the user tower: RMS norm, causal attention with recency positions, SwiGLU."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MASKED = -1e9  # additive; finite, so that no row of the softmax is empty
+
+
+class RecencyAttention(nn.Module):
+    """Multi-head attention whose positions are distances: how many events ago, one learnt bias a head.
+
+    Distances, not absolute positions, so that a history cut at the left means the same. Distances beyond
+    `max_distance` share the last bias (Raffel et al., 2020, without the logarithmic buckets).
+    """
+
+    def __init__(self, dim: int, heads: int, max_distance: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.recency = nn.Parameter(torch.zeros(heads, max_distance))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, L, d); mask (B, 1, L, L) additive: 0 where row may look at column, else `MASKED`."""
+        batch, length, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        at = torch.arange(length, device=x.device)
+        distance = (at[:, None] - at[None, :]).clamp(0, self.recency.shape[1] - 1)
+        bias = self.recency[:, distance] + mask  # (B, heads, L, L)
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
+        )
+        return cast(Tensor, self.out(attended.transpose(1, 2).reshape(batch, length, dim)))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (Shazeer, 2020)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return cast(Tensor, self.down(F.silu(gate) * up))
+
+
+class Block(nn.Module):
+    """Pre-norm: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, max_distance: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.attention = RecencyAttention(dim, heads, max_distance, dropout)
+        self.feed_forward_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.feed_forward = SwiGLU(dim, hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask))
+        return cast(Tensor, x + self.dropout(self.feed_forward(self.feed_forward_norm(x))))
+
+
+def causal_mask(history: Tensor) -> Tensor:
+    """(B, L) item numbers → (B, 1, L, L) additive mask: look back at real events, and always at oneself."""
+    length = history.shape[1]
+    at = torch.arange(length, device=history.device)
+    allowed = (at[:, None] > at[None, :]) & (history != 0)[:, None, :]
+    allowed = allowed | (at[:, None] == at[None, :])
+    return torch.where(allowed, 0.0, MASKED).unsqueeze(1)

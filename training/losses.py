@@ -1,0 +1,91 @@
+"""What the two-tower is trained with: how likely is the next item among which others?
+
+One interface, `Loss`: user vectors and target numbers in, mean cross-entropy out. The sampled losses estimate the
+full softmax: a negative j drawn n times with probability q_j stands for 1 / (n q_j) items (the logQ correction;
+Bengio & Senécal, 2008; Yi et al., 2019), the positive stands for itself.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.errors import InvalidConfig
+from recsys.models.two_tower import ItemTower
+
+
+class LossName(StrEnum):
+    FULL = "full"  # every item is a negative: best, for catalogues up to about 100 000
+    UNIFORM = "uniform"
+    POPULARITY = "popularity"
+    MIXED = "mixed"  # half uniform, half popularity
+    IN_BATCH = "in_batch"  # the batch's other targets; alone it collapses (docs/recall.md)
+
+
+class Loss(Protocol):
+    def __call__(self, users: Tensor, targets: Tensor, items: ItemTower) -> Tensor:
+        """users (N, d), targets (N,) int64 item numbers (1 and up) → scalar mean loss."""
+        ...
+
+
+def full_softmax(users: Tensor, targets: Tensor, items: ItemTower) -> Tensor:
+    """Cross-entropy over the whole catalogue, in chunks so that the (N, n_items) logits stay in cache."""
+    table = items.all_vectors()[1:]
+    return F.linear_cross_entropy(users, table, targets - 1)
+
+
+@dataclass(frozen=True)
+class SampledSoftmax:
+    """`n` negatives, shared by the batch, drawn with replacement from `probabilities` ((n_items,), sums to 1)."""
+
+    probabilities: Tensor
+    n: int
+    logq: bool = True
+
+    def __call__(self, users: Tensor, targets: Tensor, items: ItemTower) -> Tensor:
+        negatives = 1 + torch.multinomial(self.probabilities, self.n, replacement=True)
+        return sampled_cross_entropy(users, targets, negatives, items, self.probabilities if self.logq else None)
+
+
+@dataclass(frozen=True)
+class InBatch:
+    """The batch's targets are the negatives: drawn, in effect, by popularity."""
+
+    probabilities: Tensor
+    logq: bool = True
+
+    def __call__(self, users: Tensor, targets: Tensor, items: ItemTower) -> Tensor:
+        return sampled_cross_entropy(users, targets, targets, items, self.probabilities if self.logq else None)
+
+
+def sampled_cross_entropy(
+    users: Tensor, targets: Tensor, negatives: Tensor, items: ItemTower, probabilities: Tensor | None
+) -> Tensor:
+    """Cross-entropy of each target against the negatives (n,), leaving out negatives that are the target."""
+    positive = (users * items(targets)).sum(-1, keepdim=True)
+    logits = users @ items(negatives).T
+    if probabilities is not None:
+        logits = logits - torch.log(len(negatives) * probabilities[negatives - 1])
+    logits = logits.masked_fill(negatives[None, :] == targets[:, None], -torch.inf)
+    return (torch.logsumexp(torch.cat([positive, logits], dim=1), dim=1, keepdim=True) - positive).mean()
+
+
+def make_loss(name: LossName, counts: Tensor, negatives: int, logq: bool = True) -> Loss:
+    """The loss of that name. `counts` (n_items,): how often each item occurs in the training data."""
+    if name is LossName.FULL:
+        return full_softmax
+    if negatives < 1:
+        raise InvalidConfig(f"negatives: {negatives} is too few for the loss {name}; use 1 or more")
+    popularity = (counts.double() + 1) / (counts.double() + 1).sum()  # no item has probability 0
+    uniform = torch.full_like(popularity, 1 / len(popularity))
+    if name is LossName.IN_BATCH:
+        return InBatch(popularity.float(), logq)
+    chosen = {
+        LossName.UNIFORM: uniform,
+        LossName.POPULARITY: popularity,
+        LossName.MIXED: (uniform + popularity) / 2,
+    }[name]
+    return SampledSoftmax(chosen.float(), negatives, logq)
