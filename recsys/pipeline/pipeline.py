@@ -1,0 +1,275 @@
+"""The request path: one list of stages that reads as the architecture diagram.
+
+    query hydrators → recall sources (parallel) → merge → candidate hydrators → filters → scorers → selector
+    → side effects
+
+Composing one (serving does, in `serving.assembly`):
+
+    pipeline = Pipeline(
+        query_hydrators=[UserHydrator(store), HistoryHydrator(catalogue)],
+        sources=[TwoTowerSource(...), ItemToItemSource(...), PopularSource(...)],
+        merger=QuotaMerger({"two_tower": 200, "popular": 50}, limit=500),
+        candidate_hydrators=[FeatureHydrator(...)],
+        filters=[SeenFilter(), ...],
+        scorers=[OnnxScorer(...), ValueModel(...)],
+        selector=Reranker(...),
+        side_effects=[ImpressionLog(...)],
+        pool=ThreadPoolExecutor(8),
+    )
+    answer = pipeline.answer(Query("r1", "u1", k=20, now_ms=..., deadline_s=time.monotonic() + 0.1))
+    answer.candidates.rows, answer.propensities, answer.degraded
+
+Time: optional stages stop counting when the query's deadline has passed; hydrators of the query and sources share
+the first `recall_share` of the time, so that ranking keeps the rest. They run in the pool and can time out; the
+later stages are computation and are only skipped as a whole.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import InvalidConfig, StageFailed
+from recsys.pipeline.stages import (
+    CandidateHydrator,
+    Filter,
+    Merger,
+    QueryHydrator,
+    Scorer,
+    Selection,
+    Selector,
+    SideEffect,
+    Source,
+    Stage,
+    StageOutcome,
+    Status,
+)
+from recsys.pipeline.trace import Trace
+from recsys.request import Candidates, Query, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The funnel of one request, kept in explain mode only.
+
+    recalled: channel → rows as the channel returned them.
+    removed: filter → reason → rows.
+    ranked: every candidate that reached the selector, best first, with channel ranks, scores and features.
+    """
+
+    recalled: Mapping[str, Rows]
+    removed: Mapping[str, Mapping[str, Rows]]
+    ranked: Candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request got. `candidates` are the shown items in order; `propensities` (≤ k,) float32."""
+
+    query: Query  # hydrated
+    candidates: Candidates
+    propensities: NDArray[np.float32]
+    outcomes: tuple[StageOutcome, ...]
+    explanation: Explanation | None = None
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Stages that did not do their part, in order."""
+        return tuple(outcome.stage for outcome in self.outcomes if outcome.status is not Status.OK)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages, composed once and shared by all requests. `pool` belongs to whoever made it."""
+
+    query_hydrators: Sequence[QueryHydrator]
+    sources: Sequence[Source]
+    merger: Merger
+    candidate_hydrators: Sequence[CandidateHydrator]
+    filters: Sequence[Filter]
+    scorers: Sequence[Scorer]
+    selector: Selector
+    pool: Executor
+    side_effects: Sequence[SideEffect] = ()
+    recall_share: float = 0.6
+    clock: Callable[[], float] = field(default=time.monotonic)
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InvalidConfig(f"stages need different names, repeated: {', '.join(repeated)}")
+        if not 0 < self.recall_share <= 1:
+            raise InvalidConfig(f"recall_share {self.recall_share}: must be in (0, 1]")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every stage, in the order of the diagram."""
+        return (
+            *self.query_hydrators,
+            *self.sources,
+            self.merger,
+            *self.candidate_hydrators,
+            *self.filters,
+            *self.scorers,
+            self.selector,
+            *self.side_effects,
+        )
+
+    def answer(self, query: Query) -> Answer:
+        """Run every stage.
+
+        Raises:
+            StageFailed: a required stage failed; it carries the outcomes so far.
+        """
+        now = self.clock()
+        recall_ends_s = now + self.recall_share * (query.deadline_s - now)
+        trace = Trace(query.deadline_s, self.clock)
+        query = self._hydrate_query(query, trace, recall_ends_s)
+        recalled = self._recall(query, trace, recall_ends_s)
+        candidates = self._merge(recalled, trace)
+        candidates = self._hydrate(query, candidates, trace)
+        candidates, removed = self._filter(query, candidates, trace)
+        candidates, finite = self._score(query, candidates, trace)
+        selection = self._select(query, candidates, finite, trace)
+        answer = Answer(
+            query,
+            candidates.take(selection.positions),
+            selection.propensities,
+            tuple(trace.outcomes),
+            Explanation(recalled, removed, candidates) if query.explain else None,
+        )
+        return self._after(answer, trace)
+
+    def _hydrate_query(self, query: Query, trace: Trace, until_s: float) -> Query:
+        for stage in self.query_hydrators:
+            call = partial(stage.hydrate_query, query)
+            hydrated = trace.run_in_pool(self.pool, "query_hydrator", [(stage, call)], until_s)
+            query = hydrated.get(stage.name, query)
+        return query
+
+    def _recall(self, query: Query, trace: Trace, until_s: float) -> dict[str, Rows]:
+        calls = [(source, partial(source.recall, query)) for source in self.sources]
+        return trace.run_in_pool(self.pool, "source", calls, until_s, count_out=len)
+
+    def _merge(self, recalled: Mapping[str, Rows], trace: Trace) -> Candidates:
+        found = sum(map(len, recalled.values()))
+        call = partial(self.merger.merge, recalled)
+        merged = trace.run(self.merger, "merger", found, call, count_out=len)
+        if merged is None:
+            raise StageFailed(self.merger.name, "a merger cannot be optional", tuple(trace.outcomes))
+        return merged
+
+    def _hydrate(self, query: Query, candidates: Candidates, trace: Trace) -> Candidates:
+        for stage in self.candidate_hydrators:
+            call = partial(_same_rows, stage.hydrate, query, candidates)
+            hydrated = trace.run(stage, "candidate_hydrator", len(candidates), call, count_out=len)
+            candidates = candidates if hydrated is None else hydrated
+        return candidates
+
+    def _filter(
+        self, query: Query, candidates: Candidates, trace: Trace
+    ) -> tuple[Candidates, dict[str, dict[str, Rows]]]:
+        removed: dict[str, dict[str, Rows]] = {}
+        for stage in self.filters:
+            call = partial(_masks, stage, query, candidates)
+            masks = trace.run(stage, "filter", len(candidates), call)
+            if masks is None:
+                continue
+            gone = np.zeros(len(candidates), bool)
+            for mask in masks.values():
+                gone |= mask
+            removed[stage.name] = {reason: candidates.rows[mask] for reason, mask in masks.items()}
+            candidates = candidates.take(~gone)
+            counts = {reason: len(rows) for reason, rows in removed[stage.name].items()}
+            trace.amend(count_out=len(candidates), removed=counts)
+        return candidates, removed
+
+    def _score(self, query: Query, candidates: Candidates, trace: Trace) -> tuple[Candidates, int]:
+        """Candidates best first, and how many of them have finite scores; the others are at the end."""
+        finite = np.ones(len(candidates), bool)
+        for stage in self.scorers:
+            call = partial(_same_rows, stage.score, query, candidates)
+            scored = trace.run(stage, "scorer", len(candidates), call, count_out=len)
+            if scored is not None:
+                candidates, good = _replace_non_finite(scored)
+                trace.amend(non_finite=int((~good).sum()))
+                finite &= good
+        order = np.lexsort((-candidates.score, ~finite))  # stable: ties keep the order of recall
+        return candidates.take(order), int(finite.sum())
+
+    def _select(self, query: Query, candidates: Candidates, finite: int, trace: Trace) -> Selection:
+        """The selector sees finite scores only; what sank fills up the list when there is too little else."""
+        call = partial(_selection, self.selector, query, candidates.take(np.arange(finite)))
+        selection = trace.run(self.selector, "selector", len(candidates), call)
+        if selection is None:
+            selection = _certain(np.arange(min(query.k, finite)))
+        if query.k > finite:
+            sunk = _certain(np.arange(finite, min(query.k, len(candidates))))
+            selection = Selection(
+                np.concatenate([selection.positions, sunk.positions]),
+                np.concatenate([selection.propensities, sunk.propensities]),
+            )
+        trace.amend(count_out=len(selection.positions))
+        return selection
+
+    def _after(self, answer: Answer, trace: Trace) -> Answer:
+        for stage in self.side_effects:
+            trace.run(stage, "side_effect", len(answer.candidates), partial(stage.after, answer))
+        return replace(answer, outcomes=tuple(trace.outcomes))
+
+
+def _same_rows(
+    stage: Callable[[Query, Candidates], Candidates], query: Query, before: Candidates
+) -> Candidates:
+    after = stage(query, before)
+    if not np.array_equal(before.rows, after.rows):
+        raise ValueError(f"rows must keep length and order: {len(before)} candidates in, {len(after)} out")
+    return after
+
+
+def _masks(stage: Filter, query: Query, candidates: Candidates) -> Mapping[str, NDArray[np.bool_]]:
+    masks = stage.remove(query, candidates)
+    for reason, mask in masks.items():
+        if mask.dtype != np.bool_ or mask.shape != (len(candidates),):
+            raise ValueError(
+                f"{reason}: a mask of {len(candidates)} bool is needed, got {mask.dtype} {mask.shape}"
+            )
+    return masks
+
+
+def _selection(stage: Selector, query: Query, candidates: Candidates) -> Selection:
+    selection = stage.select(query, candidates)
+    positions = selection.positions
+    if len(positions) > query.k or len(selection.propensities) != len(positions):
+        raise ValueError(
+            f"{len(positions)} selected with {len(selection.propensities)} propensities, k {query.k}"
+        )
+    if len(positions) and (positions.min() < 0 or positions.max() >= len(candidates)):
+        raise ValueError(f"selected a position outside the {len(candidates)} candidates")
+    if len(np.unique(positions)) != len(positions):
+        raise ValueError("selected one candidate twice")
+    return selection
+
+
+def _certain(positions: NDArray[np.int64]) -> Selection:
+    return Selection(positions, np.ones(len(positions), np.float32))
+
+
+def _replace_non_finite(candidates: Candidates) -> tuple[Candidates, NDArray[np.bool_]]:
+    """Finite numbers everywhere, and an (N,) mask of the candidates that had them before.
+
+    A head's value becomes 0, the final score one less than the lowest finite one.
+    """
+    good = np.isfinite(candidates.score)
+    for values in candidates.scores.values():
+        good = good & np.isfinite(values)
+    if good.all():
+        return candidates, good
+    lowest = candidates.score[good].min() - np.float32(1) if good.any() else np.float32(0)
+    heads = {head: np.where(good, values, np.float32(0)) for head, values in candidates.scores.items()}
+    return replace(candidates, score=np.where(good, candidates.score, lowest), scores=heads), good

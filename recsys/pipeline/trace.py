@@ -1,0 +1,142 @@
+"""The guard around every stage: runs it, times it, and writes down how it went."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from recsys.errors import StageFailed
+from recsys.pipeline.stages import Stage, StageOutcome, Status
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished(Generic[T]):
+    """What a call came to: a result or an error, and the milliseconds it took."""
+
+    ms: float
+    result: T | None = None
+    error: Exception | None = None
+
+
+def _attempt(call: Callable[[], T]) -> _Finished[T]:
+    began = time.perf_counter()
+    try:
+        result = call()
+    except Exception as error:
+        return _Finished((time.perf_counter() - began) * 1e3, error=error)
+    return _Finished((time.perf_counter() - began) * 1e3, result=result)
+
+
+class Trace:
+    """The outcomes of one request's stages, in order. `clock` is the one of the deadline."""
+
+    def __init__(self, deadline_s: float, clock: Callable[[], float]) -> None:
+        self.outcomes: list[StageOutcome] = []
+        self._deadline_s = deadline_s
+        self._clock = clock
+
+    def run(
+        self,
+        stage: Stage,
+        kind: str,
+        count_in: int,
+        call: Callable[[], T],
+        count_out: Callable[[T], int] | None = None,
+    ) -> T | None:
+        """Call a stage in this thread. None: it is optional, and was skipped or failed.
+
+        Raises:
+            StageFailed: it is required and raised.
+        """
+        if stage.optional and self._clock() >= self._deadline_s:
+            self._cut(stage, kind, Status.SKIPPED, count_in)
+            return None
+        return self._settle(stage, kind, count_in, _attempt(call), count_out)
+
+    def run_in_pool(
+        self,
+        pool: Executor,
+        kind: str,
+        calls: Sequence[tuple[Stage, Callable[[], T]]],
+        until_s: float,
+        count_out: Callable[[T], int] | None = None,
+    ) -> dict[str, T]:
+        """Call stages side by side; results by name of those that were done by `until_s`.
+
+        Required stages are waited for without limit.
+
+        Raises:
+            StageFailed: a required one raised.
+        """
+        futures: list[tuple[Stage, Future[_Finished[T]] | None]] = [
+            (stage, None if self._is_late(stage, until_s) else pool.submit(_attempt, call))
+            for stage, call in calls
+        ]
+        results: dict[str, T] = {}
+        for stage, future in futures:
+            if future is None:
+                self._cut(stage, kind, Status.SKIPPED, 0)
+                continue
+            finished = self._wait(stage, future, until_s)
+            if finished is None:
+                self._cut(stage, kind, Status.TIMED_OUT, 0)
+                continue
+            result = self._settle(stage, kind, 0, finished, count_out)
+            if result is not None:
+                results[stage.name] = result
+        return results
+
+    def amend(self, **changes: Any) -> None:
+        """Complete the latest outcome with what was learnt from its result."""
+        self.outcomes[-1] = replace(self.outcomes[-1], **changes)
+
+    def _is_late(self, stage: Stage, until_s: float) -> bool:
+        return stage.optional and self._clock() >= until_s
+
+    def _wait(self, stage: Stage, future: "Future[_Finished[T]]", until_s: float) -> _Finished[T] | None:
+        if not stage.optional or math.isinf(until_s):
+            return future.result()
+        try:
+            return future.result(timeout=max(0.0, until_s - self._clock()))
+        except FutureTimeout:
+            future.cancel()  # helps when it has not begun; one that has runs to its end, unheard
+            return None
+
+    def _settle(
+        self,
+        stage: Stage,
+        kind: str,
+        count_in: int,
+        finished: _Finished[T],
+        count_out: Callable[[T], int] | None,
+    ) -> T | None:
+        if finished.error is not None:
+            error = f"{type(finished.error).__name__}: {finished.error}"
+            self._record(stage, kind, Status.FAILED, count_in, count_in, finished.ms, error)
+            if not stage.optional:
+                raise StageFailed(stage.name, error, tuple(self.outcomes)) from finished.error
+            return None
+        result = finished.result
+        n = count_out(result) if count_out and result is not None else count_in
+        self._record(stage, kind, Status.OK, count_in, n, finished.ms)
+        return result
+
+    def _cut(self, stage: Stage, kind: str, status: Status, count: int) -> None:
+        self._record(stage, kind, status, count, count, 0.0, "out of time")
+
+    def _record(
+        self,
+        stage: Stage,
+        kind: str,
+        status: Status,
+        count_in: int,
+        count_out: int,
+        ms: float,
+        error: str = "",
+    ) -> None:
+        self.outcomes.append(StageOutcome(stage.name, kind, status, count_in, count_out, ms, error))

@@ -1,0 +1,114 @@
+"""What travels along the request path: the query, and its candidates as arrays.
+
+`Query` is what is asked and, once hydrated, what is known of the asker. `Candidates` are parallel arrays, never one
+object an item: a stage works on all of them at once. Both are immutable; a stage returns a changed copy.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.features.state import EntityState
+from recsys.types import Head
+
+Rows = NDArray[np.int32]
+
+ABSENT = -1  # the rank of a candidate in a channel that did not return it
+
+
+def _no_rows() -> Rows:
+    return np.empty(0, np.int32)
+
+
+def _no_numbers() -> NDArray[np.int64]:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request for recommendations.
+
+    `deadline_s` is on the clock of the pipeline (monotonic seconds); infinite means none. What follows `explain` is
+    filled in by query hydrators; the defaults describe a user of whom nothing is known.
+    """
+
+    request_id: str
+    user_id: str
+    k: int
+    now_ms: int
+    deadline_s: float = math.inf
+    context: Mapping[str, str] = field(default_factory=dict)
+    excluded_items: frozenset[str] = frozenset()
+    explain: bool = False
+
+    known: bool = False  # the store has state of this user
+    user: EntityState = field(default_factory=EntityState)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    # inputs of the models, (L,) int64, newest last, left-padded with 0 (`recsys.models.encoding`)
+    history: NDArray[np.int64] = field(default_factory=_no_numbers)
+    types: NDArray[np.int64] = field(default_factory=_no_numbers)
+    gaps: NDArray[np.int64] = field(default_factory=_no_numbers)
+    recent_rows: Rows = field(default_factory=_no_rows)  # engaged items, newest first, no repeats
+    seen_rows: Rows = field(default_factory=_no_rows)  # must not be shown again
+    excluded_rows: Rows = field(default_factory=_no_rows)  # `excluded_items` that the catalogue has
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """N candidates; entry i of every array belongs to the same item.
+
+    rows: (N,) int32 into the item table, no repeats.
+    ranks: (N, C) int16, place in each of `channels` from 0, `ABSENT` where that channel did not return it.
+    score: (N,) float32, what the order follows; from recall until a scorer replaces it.
+    scores: one (N,) float32 a head of the ranker; empty before ranking.
+    features: (N, D) float32 in the order of the bundle's feature names; (N, 0) before hydration.
+    """
+
+    rows: Rows
+    channels: tuple[str, ...]
+    ranks: NDArray[np.int16]
+    score: NDArray[np.float32]
+    scores: Mapping[Head, NDArray[np.float32]] = field(default_factory=dict)
+    features: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+    def __post_init__(self) -> None:
+        n = len(self.rows)
+        if self.features.shape == (0, 0):
+            object.__setattr__(self, "features", np.empty((n, 0), np.float32))
+        lengths = {
+            "ranks": len(self.ranks),
+            "score": len(self.score),
+            "features": len(self.features),
+            **{f"scores[{head}]": len(values) for head, values in self.scores.items()},
+        }
+        wrong = ", ".join(f"{name} has {length}" for name, length in lengths.items() if length != n)
+        if wrong or self.ranks.shape[1:] != (len(self.channels),):
+            raise ValueError(f"{n} candidates of {len(self.channels)} channels: {wrong or self.ranks.shape}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, positions: NDArray[Any]) -> Self:
+        """Those at `positions`: (M,) integers in the order wanted, or an (N,) bool mask."""
+        return replace(
+            self,
+            rows=self.rows[positions],
+            ranks=self.ranks[positions],
+            score=self.score[positions],
+            scores={head: values[positions] for head, values in self.scores.items()},
+            features=self.features[positions],
+        )
+
+    def channels_of(self, position: int) -> dict[str, int]:
+        """Rank by channel of one candidate, only the channels that returned it."""
+        ranks = self.ranks[position]
+        return {name: int(rank) for name, rank in zip(self.channels, ranks, strict=True) if rank != ABSENT}
+
+
+def no_candidates(channels: tuple[str, ...] = ()) -> Candidates:
+    """Zero candidates of these channels."""
+    return Candidates(_no_rows(), channels, np.empty((0, len(channels)), np.int16), np.empty(0, np.float32))
