@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from recsys.errors import Unavailable
@@ -24,7 +24,14 @@ class ChildProcess:
     start children from the main thread.
     """
 
-    def __init__(self, command: Sequence[str | Path], log: Path, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        log: Path,
+        cwd: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environ` replaces the parent's whole environment."""
         self.log = log
         self._name = Path(command[0]).name
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +42,7 @@ class ChildProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
+                env=environ,
                 start_new_session=True,
                 preexec_fn=_die_with_parent(os.getpid()),
             )
