@@ -1,4 +1,4 @@
-"""What travels along the request path: the query, and its candidates as arrays.
+"""What travels along the request path: the query, its candidates as arrays, and what is selected.
 
 `Query` is what is asked and, once hydrated, what is known of the asker. `Candidates` are parallel arrays, never one
 object an item: a stage works on all of them at once. Both are immutable; a stage returns a changed copy.
@@ -28,6 +28,19 @@ def _no_numbers() -> NDArray[np.int64]:
     return np.empty(0, np.int64)
 
 
+def among(rows: Rows, some: Rows) -> NDArray[np.bool_]:
+    """(n,) bool: which of `rows` are in `some`, which is sorted and has no repeats.
+
+    >>> among(np.array([3, 1, 7], np.int32), np.array([1, 2, 3], np.int32)).tolist()
+    [True, True, False]
+    """
+    if not len(some):
+        return np.zeros(len(rows), bool)
+    place = np.minimum(np.searchsorted(some, rows), len(some) - 1)
+    found: NDArray[np.bool_] = some[place] == rows
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One request for recommendations.
@@ -53,8 +66,17 @@ class Query:
     types: NDArray[np.int64] = field(default_factory=_no_numbers)
     gaps: NDArray[np.int64] = field(default_factory=_no_numbers)
     recent_rows: Rows = field(default_factory=_no_rows)  # engaged items, newest first, no repeats
-    seen_rows: Rows = field(default_factory=_no_rows)  # must not be shown again
-    excluded_rows: Rows = field(default_factory=_no_rows)  # `excluded_items` that the catalogue has
+    seen_rows: Rows = field(default_factory=_no_rows)  # must not be shown again; sorted, no repeats
+    excluded_rows: Rows = field(default_factory=_no_rows)  # of `excluded_items`; sorted, no repeats
+
+    @property
+    def hidden(self) -> int:
+        """How many rows must not be shown."""
+        return len(self.seen_rows) + len(self.excluded_rows)
+
+    def may_show(self, rows: Rows) -> NDArray[np.bool_]:
+        """(n,) bool: neither seen nor excluded. Sources may use it; the filters decide."""
+        return ~(among(rows, self.seen_rows) | among(rows, self.excluded_rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +129,18 @@ class Candidates:
         """Rank by channel of one candidate, only the channels that returned it."""
         ranks = self.ranks[position]
         return {name: int(rank) for name, rank in zip(self.channels, ranks, strict=True) if rank != ABSENT}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is shown, in order.
+
+    positions: (≤ k,) integers into the candidates, no repeats.
+    propensities: as long, float32: the probability that the policy shows this item at this place (1: always).
+    """
+
+    positions: NDArray[np.int64]
+    propensities: NDArray[np.float32]
 
 
 def no_candidates(channels: tuple[str, ...] = ()) -> Candidates:

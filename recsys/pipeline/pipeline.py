@@ -40,7 +40,6 @@ from recsys.pipeline.stages import (
     Merger,
     QueryHydrator,
     Scorer,
-    Selection,
     Selector,
     SideEffect,
     Source,
@@ -49,7 +48,7 @@ from recsys.pipeline.stages import (
     Status,
 )
 from recsys.pipeline.trace import Trace
-from recsys.request import Candidates, Query, Rows
+from recsys.request import Candidates, Query, Rows, Selection
 
 
 @dataclass(frozen=True, slots=True)

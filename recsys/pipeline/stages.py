@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.request import Candidates, Query, Rows
+from recsys.request import Candidates, Query, Rows, Selection
 
 if TYPE_CHECKING:
     from recsys.pipeline.pipeline import Answer
@@ -67,18 +67,6 @@ class Scorer(Stage, Protocol):
     """Sets `scores` (heads), `score` (what the order follows), or both. Rows must stay (checked)."""
 
     def score(self, query: Query, candidates: Candidates) -> Candidates: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What is shown, in order.
-
-    positions: (≤ k,) integers into the candidates, no repeats.
-    propensities: as long, float32: the probability that the policy shows this item at this place (1: always).
-    """
-
-    positions: NDArray[np.int64]
-    propensities: NDArray[np.float32]
 
 
 class Selector(Stage, Protocol):

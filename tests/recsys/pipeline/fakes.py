@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.pipeline.pipeline import Answer, Pipeline
-from recsys.pipeline.stages import Selection
 from recsys.recall.merge import QuotaMerger
-from recsys.request import Candidates, Query, Rows
+from recsys.request import Candidates, Query, Rows, Selection
 
 
 @dataclass

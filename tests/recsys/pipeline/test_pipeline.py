@@ -11,8 +11,8 @@ import pytest
 
 from recsys.errors import InvalidConfig, StageFailed
 from recsys.pipeline.pipeline import Answer
-from recsys.pipeline.stages import Selection, StageOutcome, Status
-from recsys.request import Candidates, Query
+from recsys.pipeline.stages import StageOutcome, Status
+from recsys.request import Candidates, Query, Selection
 from recsys.types import Head
 from tests.recsys.pipeline.fakes import Fake, make, rows, scorer, source, top_k
 
