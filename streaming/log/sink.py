@@ -1,0 +1,198 @@
+"""Writing to Kafka."""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import structlog
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, MessageSizeTooLargeError
+
+from recsys.errors import InvalidEvent, Unavailable
+from streaming.log.topics import CONNECT_TIMEOUT_MS, kafka_errors
+
+DELIVERY_TIMEOUT_MS = 10_000
+
+_log = structlog.get_logger(__name__)
+
+
+class _Pending(NamedTuple):
+    """A record that is not acknowledged yet. `future` is None while there is no producer."""
+
+    topic: str
+    key: str
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    since: float = 0.0
+    future: Any = None
+
+    @property
+    def acknowledged(self) -> bool:
+        return self.future is not None and bool(self.future.succeeded())
+
+
+class KafkaSink:
+    """`EventSink` on Kafka: acknowledged by all replicas, idempotent, in order for each key.
+
+    1. `append` keeps the record until it is acknowledged; at most `max_pending` are kept.
+    2. The producer retries by itself what can be retried without doubling.
+    3. What it gives up on (the broker lost its log, or was away too long) breaks the producer. The keeper thread
+       then makes a new one and sends everything unacknowledged again, in order. That may double a record whose
+       acknowledgement was lost; event ids make it harmless.
+    4. Once the log has been away for `max_outage_s`, `append` refuses until it is back.
+
+    Creating a sink never fails; the first `flush` tells whether the log is there.
+    """
+
+    def __init__(self, bootstrap: str, max_pending: int = 50_000, max_outage_s: float = 15.0) -> None:
+        self._bootstrap = bootstrap
+        self._max_pending = max_pending
+        self._max_outage_s = max_outage_s
+        self._lock = threading.RLock()  # of the five below
+        self._pending: deque[_Pending] = deque()
+        self._acknowledged = 0
+        self._producer: Any = None
+        self._broken: Any = None  # the producer that has failed; set on its own thread, without the lock
+        self._away_since = time.monotonic()
+        self._closed = False
+        self._wake = threading.Event()
+        self._wake.set()
+        self._keeper = threading.Thread(target=self._keep, name="kafka-sink", daemon=True)
+        self._keeper.start()
+
+    def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Queue one record.
+
+        Raises:
+            Unavailable: too many records wait for the log, it has been away for too long, or the sink is closed.
+            InvalidEvent: the record is larger than the log takes.
+        """
+        with self._lock:
+            self._forget_acknowledged()
+            if self._closed:
+                raise Unavailable("this sink is closed")
+            if len(self._pending) >= self._max_pending:
+                raise Unavailable(f"Kafka at {self._bootstrap}: {self._max_pending} records wait already")
+            if self._producer is None and time.monotonic() - self._away_since > self._max_outage_s:
+                raise Unavailable(f"Kafka at {self._bootstrap} has been away for {self._max_outage_s:.0f} s")
+            self._pending.append(self._send(_Pending(str(topic), key, value, list(headers)), self._producer))
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            goal = self._acknowledged + len(self._pending)
+        while (missing := self._missing(goal)) > 0:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Unavailable(f"Kafka at {self._bootstrap}: {missing} records not acknowledged in time")
+            if (producer := self._producer) is None:
+                time.sleep(min(left, 0.02))
+            else:
+                with contextlib.suppress(KafkaError):  # what failed is still missing, and sent again
+                    producer.flush(timeout=min(left, 1.0))
+
+    def close(self) -> None:
+        """Flush and end.
+
+        Raises:
+            Unavailable: naming how many records the log never acknowledged.
+        """
+        try:
+            self.flush()
+        finally:
+            with self._lock:
+                self._closed = True
+            self._wake.set()
+            self._keeper.join()
+            self._discard_producer()
+
+    def _missing(self, goal: int) -> int:
+        with self._lock:
+            self._forget_acknowledged()
+            return goal - self._acknowledged
+
+    def _forget_acknowledged(self) -> None:
+        while self._pending and self._pending[0].acknowledged:
+            self._pending.popleft()
+            self._acknowledged += 1
+
+    def _send(self, record: _Pending, producer: Any) -> _Pending:
+        """Hand one record to the producer, if there is one."""
+        if producer is None:
+            return record
+        try:
+            # The default partitioner for records with keys is `partition_of`.
+            future = producer.send(record.topic, record.value, record.key.encode(), record.headers)
+        except MessageSizeTooLargeError as error:
+            raise InvalidEvent(f"a record of {len(record.value)} bytes is more than Kafka takes") from error
+        except KafkaError as error:
+            raise Unavailable(f"Kafka at {self._bootstrap}, topic {record.topic}: {error}") from error
+        future.add_errback(lambda error: self._on_failure(producer, error))
+        return record._replace(future=future, since=time.monotonic())
+
+    def _on_failure(self, producer: Any, error: Exception) -> None:
+        """On the producer's own thread: only tell the keeper."""
+        if self._broken is not producer:
+            self._broken = producer
+            _log.warning("kafka producer broken", error=str(error))
+            self._wake.set()
+
+    def _keep(self) -> None:
+        """The keeper thread: sees to it that there is a working producer."""
+        while not self._closed:
+            self._wake.wait(timeout=1.0)
+            self._wake.clear()
+            if self._producer is not None and (self._broken is self._producer or self._stuck()):
+                self._discard_producer()
+            if self._producer is None and not self._closed:
+                try:
+                    self._replace_producer()
+                except (Unavailable, InvalidEvent) as error:
+                    _log.warning("kafka away", error=str(error), pending=len(self._pending))
+                    time.sleep(0.2)
+                    self._wake.set()
+
+    def _stuck(self) -> bool:
+        """True if the producer neither delivers nor gives up: it can wait for a producer id forever."""
+        with self._lock:
+            self._forget_acknowledged()
+            limit_s = 1.5 * DELIVERY_TIMEOUT_MS / 1_000
+            return bool(self._pending) and time.monotonic() - self._pending[0].since > limit_s
+
+    def _replace_producer(self) -> None:
+        with kafka_errors(self._bootstrap):
+            producer = KafkaProducer(
+                bootstrap_servers=self._bootstrap,
+                bootstrap_timeout_ms=CONNECT_TIMEOUT_MS,
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=5,
+                batch_size=128 * 1024,
+                request_timeout_ms=DELIVERY_TIMEOUT_MS // 2,
+                delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
+                reconnect_backoff_max_ms=1_000,
+                max_block_ms=2_000,
+            )
+        with self._lock:
+            self._producer = producer
+            waiting = [record for record in self._pending if not record.acknowledged]
+            try:
+                again = deque(self._send(record, producer) for record in waiting)
+            except BaseException:
+                self._broken = producer
+                raise
+            self._acknowledged += len(self._pending) - len(again)
+            self._pending = again
+
+    def _discard_producer(self) -> None:
+        with self._lock:
+            producer, self._producer = self._producer, None
+            self._away_since = time.monotonic()
+        if producer is not None:
+            # `close(0)` gives up before it ends the thread when batches are unfinished, so end the thread first.
+            producer._sender.force_close()
+            with contextlib.suppress(KafkaError):
+                producer.close(timeout=2.0)

@@ -1,0 +1,217 @@
+"""Reading from Kafka, by position."""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.errors import IllegalStateError, OffsetOutOfRangeError
+from kafka.structs import OffsetAndMetadata
+
+from recsys.errors import InvalidData, LogReplaced, Unavailable
+from recsys.event_log import Record
+from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors
+
+IDENTITY_CHECK_S = 1.0
+
+Partition = tuple[str, int]
+
+
+class KafkaSource:
+    """`EventSource` on Kafka: reads the partitions that were sought, from where they were sought."""
+
+    def __init__(self, bootstrap: str, **options: Any) -> None:
+        """`options`: further ones of `KafkaConsumer`.
+
+        Raises:
+            Unavailable: no broker answers.
+        """
+        self._bootstrap = bootstrap
+        self._log_ids: dict[str, str] = {}
+        self._checked = 0.0
+        self._open = contextlib.ExitStack()
+        self._consumer = self._new_consumer(**options)
+        self._probe: Any = None
+        self._probed: dict[TopicPartition, int] = {}
+        self._admin = self._open.enter_context(connect(bootstrap))
+
+    def partitions(self, topic: str) -> int:
+        return len(self._describe(topic)["partitions"])
+
+    def log_id(self, topic: str) -> str:
+        """The topic's id. From now on `poll` raises `LogReplaced` when the topic has another one."""
+        self._log_ids[str(topic)] = found = str(self._describe(topic)["topic_id"])
+        return found
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        if topic not in self._log_ids:
+            self.log_id(topic)
+        where = TopicPartition(str(topic), partition)
+        if where not in self._consumer.assignment():
+            self._consumer.assign([*self._consumer.assignment(), where])
+        self._consumer.seek(where, offset)
+
+    def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+        self._check_identity()
+        with kafka_errors(self._bootstrap):
+            try:
+                found = self._consumer.poll(timeout_ms=int(timeout_s * 1_000), max_records=max_records)
+            except OffsetOutOfRangeError as error:
+                self._check_identity(now=True)
+                raise InvalidData(
+                    f"the log no longer has, or never had, the offsets asked for: {error}; Kafka's retention "
+                    "must exceed the longest outage of its readers"
+                ) from error
+        return [_record(raw) for batch in found.values() for raw in batch]
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        """By a fetch: the embedded broker answers `end_offsets` wrongly."""
+        where = TopicPartition(str(topic), partition)
+        with kafka_errors(self._bootstrap):
+            if self._probe is None:
+                self._probe = self._new_consumer(fetch_max_wait_ms=10, max_partition_fetch_bytes=16 * 1024)
+            self._probe.assign([])  # forgets the high watermark of an earlier call
+            self._probe.assign([where])
+            self._probe.seek(where, self._probed.get(where, 0))
+            deadline = time.monotonic() + CONNECT_TIMEOUT_MS / 1_000
+            while (end := self._probe.highwater(where)) is None:
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"Kafka at {self._bootstrap}: {topic}/{partition} cannot be read")
+                try:
+                    self._probe.poll(timeout_ms=50, max_records=1)
+                except OffsetOutOfRangeError:
+                    self._probe.seek(where, 0)
+        self._probed[where] = end
+        return int(end)
+
+    def lag(self, topic: str, partition: int) -> int | None:
+        """Records not read yet, as of the last fetch; None before the first."""
+        where = TopicPartition(str(topic), partition)
+        end = self._consumer.highwater(where) if where in self._consumer.assignment() else None
+        return None if end is None else max(0, end - self._consumer.position(where))
+
+    def close(self) -> None:
+        self._open.close()
+
+    def _new_consumer(self, **options: Any) -> Any:
+        with kafka_errors(self._bootstrap):
+            consumer = KafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                bootstrap_timeout_ms=CONNECT_TIMEOUT_MS,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                reconnect_backoff_max_ms=1_000,
+                **options,
+            )
+        self._open.callback(consumer.close)
+        return consumer
+
+    def _describe(self, topic: str) -> Any:
+        with kafka_errors(self._bootstrap):
+            (found,) = self._admin.describe_topics([str(topic)])
+        if found["error_code"]:
+            raise Unavailable(
+                f"Kafka at {self._bootstrap} has no topic {topic}; `recsys up` creates the topics"
+            )
+        return found
+
+    def _check_identity(self, now: bool = False) -> None:
+        """At most once a second: is each topic still the one that `log_id` named?"""
+        if now or time.monotonic() - self._checked >= IDENTITY_CHECK_S:
+            for topic, known in self._log_ids.items():
+                if str(self._describe(topic)["topic_id"]) != known:
+                    raise LogReplaced(
+                        f"topic {topic} is not the one that was read; claim its partitions again"
+                    )
+            self._checked = time.monotonic()
+
+
+class KafkaGroup(KafkaSource):
+    """A `KafkaSource` whose partitions the broker deals out among all members of `group`.
+
+    The callbacks run inside `poll`, on its thread. `on_assigned` gets the partitions that are now this member's
+    and must `seek` each: nothing of a partition is delivered before. `on_revoked` gets those that it lost, after
+    another member may have them already: what guards their state must be fenced.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        group: str,
+        topics: Sequence[str],
+        on_assigned: Callable[[list[Partition]], None],
+        on_revoked: Callable[[list[Partition]], None],
+        session_timeout_ms: int = 6_000,
+    ) -> None:
+        super().__init__(
+            bootstrap,
+            group_id=group,
+            session_timeout_ms=session_timeout_ms,
+            heartbeat_interval_ms=session_timeout_ms // 3,
+        )
+        self._callbacks = {True: on_assigned, False: on_revoked}
+        self._changes: deque[tuple[bool, list[Partition]]] = deque()
+        self._sought: set[Partition] = set()
+        self._consumer.subscribe(
+            [str(topic) for topic in topics], listener=_Listener(self._consumer, self._changes)
+        )
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Start delivering a partition. If it was taken away meanwhile, nothing: `on_revoked` will tell."""
+        if topic not in self._log_ids:
+            self.log_id(topic)
+        where = TopicPartition(str(topic), partition)
+        with contextlib.suppress(ValueError, IllegalStateError):
+            self._consumer.seek(where, offset)
+            self._consumer.resume(where)
+            self._sought.add((str(topic), partition))
+
+    def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+        records = super().poll(timeout_s, max_records)
+        while self._changes:
+            assigned, partitions = self._changes.popleft()
+            self._sought.difference_update(partitions)
+            records = [r for r in records if (r.topic, r.partition) not in partitions]
+            self._callbacks[assigned](partitions)
+        return [r for r in records if (r.topic, r.partition) in self._sought]
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Tell Kafka how far we are, without waiting: for lag displays, never for recovery."""
+        self._consumer.commit_async(
+            {
+                TopicPartition(topic, p): OffsetAndMetadata(offset, "", -1)
+                for (topic, p), offset in offsets.items()
+            }
+        )
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """On the consumer's own thread: hold new partitions until they are sought, and note the change."""
+
+    def __init__(self, consumer: Any, changes: "deque[tuple[bool, list[Partition]]]") -> None:
+        self._consumer = consumer
+        self._changes = changes
+
+    def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        self._consumer.pause(*assigned)
+        for where in assigned:
+            self._consumer.seek(where, 0)  # any position, so that none is asked of Kafka
+        self._changes.append((True, [(where.topic, where.partition) for where in assigned]))
+
+    def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        self._changes.append((False, [(where.topic, where.partition) for where in revoked]))
+
+
+def _record(raw: Any) -> Record:
+    return Record(
+        topic=raw.topic,
+        partition=raw.partition,
+        offset=raw.offset,
+        key=raw.key.decode(errors="replace") if raw.key else "",
+        value=raw.value or b"",
+        append_time_ms=raw.timestamp,
+        headers=tuple(raw.headers),
+    )

@@ -1,0 +1,70 @@
+"""Connecting to Kafka: its errors as ours, its topics."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from recsys.errors import InvalidConfig, Unavailable
+
+CONNECT_TIMEOUT_MS = 5_000
+
+
+@contextmanager
+def kafka_errors(bootstrap: str) -> Iterator[None]:
+    """Kafka's errors as ours."""
+    try:
+        yield
+    except (KafkaError, OSError) as error:
+        raise Unavailable(f"Kafka at {bootstrap}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def connect(bootstrap: str, timeout_ms: int = CONNECT_TIMEOUT_MS) -> Iterator[Any]:
+    """A Kafka administration client.
+
+    Raises:
+        Unavailable: no broker answers in time.
+    """
+    with kafka_errors(bootstrap):
+        admin = KafkaAdminClient(
+            bootstrap_servers=bootstrap,
+            bootstrap_timeout_ms=timeout_ms,
+            request_timeout_ms=timeout_ms,
+            reconnect_backoff_max_ms=1_000,
+        )
+        try:
+            yield admin
+        finally:
+            admin.close()
+
+
+def reachable(bootstrap: str, timeout_s: float = 2.0) -> bool:
+    """True if a broker answers there."""
+    try:
+        with connect(bootstrap, int(timeout_s * 1_000)):
+            return True
+    except Unavailable:
+        return False
+
+
+def create_topics(bootstrap: str, topics: Sequence[str], partitions: int) -> None:
+    """Create those topics that do not exist yet.
+
+    Raises:
+        Unavailable: no broker answers.
+        InvalidConfig: a topic exists with another number of partitions.
+    """
+    with connect(bootstrap) as admin:
+        there = {t["name"]: len(t["partitions"]) for t in admin.describe_topics() if not t["error_code"]}
+        missing = {str(t): {"num_partitions": partitions} for t in topics if t not in there}
+        if missing:
+            admin.create_topics(missing, wait_for_metadata=True)
+    differing = {str(t): there[t] for t in topics if there.get(t, partitions) != partitions}
+    if differing:
+        raise InvalidConfig(
+            f"topics {differing} have another number of partitions than RECSYS_PARTITIONS={partitions}; "
+            "the number is fixed once events exist"
+        )
