@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import InvalidEvent
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, Event, derived_id
+from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
 from recsys.types import EventType
 
 
@@ -27,6 +27,7 @@ class ShownItem:
     propensity: float = 1.0
     channels: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    creator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Impression:
                     "propensity": i.propensity,
                     "channels": list(i.channels),
                     "categories": list(i.categories),
+                    "creator": i.creator,
                 }
                 for i in self.items
             ],
@@ -83,6 +85,7 @@ def parse_impression(raw: Any) -> Impression:
                 propensity=float(i["propensity"]),
                 channels=tuple(i["channels"]),
                 categories=tuple(i["categories"]),
+                creator=i.get("creator", ""),
             )
             for i in raw["items"]
         )
@@ -113,7 +116,13 @@ def impression_events(impression: Impression) -> list[Event]:
             event_time_ms=impression.time_ms,
             request_id=impression.request_id,
             position=item.position,
-            context={CATEGORIES: CATEGORY_SEPARATOR.join(item.categories)} if item.categories else {},
+            context=impression.context | _item_context(item),
         )
         for item in impression.items
     ]
+
+
+def _item_context(item: ShownItem) -> dict[str, str]:
+    """What makes the event complete in itself: the item's categories and creator at that time."""
+    context = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator}
+    return {name: text for name, text in context.items() if text}

@@ -8,12 +8,14 @@ An `Aggregate` is one thing that is stored; a feature (`recsys.features.spec`) i
 cut into tiles of `hop_ms`; a tile's cell counts what happened in [tile · hop, (tile + 1) · hop), as in chronon.
 """
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
-from recsys.events import Event
+from recsys.events import CREATOR, Event
 from recsys.types import EventType
 
 
@@ -38,8 +40,16 @@ class Measure(StrEnum):
     """What one event contributes."""
 
     ONE = "one"  # 1
-    VALUE = "value"  # round(value): dwell milliseconds, cents
+    VALUE = "value"  # round(value · scale): dwell milliseconds, tenths of a star
     TIME = "time"  # event_time_ms
+
+
+class Split(StrEnum):
+    """Whether an aggregate keeps one cell, or one for each category or creator of the event's item."""
+
+    NONE = ""
+    CATEGORY = "category"
+    CREATOR = "creator"
 
 
 class Delta(NamedTuple):
@@ -51,15 +61,36 @@ class Delta(NamedTuple):
 
 
 TILE_MARK = "@"
-CATEGORY_MARK = "#"
+KEY_MARK = "#"
+
+# The cap on a split: categories (creators) are hashed into this many buckets. A cap of the kind "keep the k
+# strongest" would depend on the order of arrival; hashing keeps the state a monoid and bounds it all the same.
+BUCKETS = 4096
+CATEGORIES_PER_EVENT = 4  # only the first, the main ones, enter a split
+
+
+@lru_cache(maxsize=1 << 16)
+def bucket_of(text: str) -> int:
+    """The bucket of a category or creator: CRC-32, the same everywhere."""
+    return zlib.crc32(text.encode()) % BUCKETS
+
+
+def category_buckets(categories: Sequence[str]) -> list[int]:
+    """The buckets of an item's main categories, in their order."""
+    return [bucket_of(category) for category in categories[:CATEGORIES_PER_EVENT]]
+
+
+def creator_buckets(creator: str) -> list[int]:
+    """The creator's bucket; none for an unknown creator."""
+    return [bucket_of(creator)] if creator else []
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
     """Cells of one entity that one kind of event changes.
 
-    Cell names: `name`, `name@tile`, `name#category`, `name@tile#category`. `hop_ms` 0 means one cell for all
-    time; otherwise tiles, of which those within `retention_ms` are kept.
+    Cell names: `name`, `name@tile`, `name#bucket`, `name@tile#bucket`. `hop_ms` 0 means one cell for all
+    time; otherwise tiles, of which those within `retention_ms` (a multiple of the hop) are needed.
     """
 
     name: str
@@ -69,8 +100,9 @@ class Aggregate:
     op: Op = Op.ADD
     hop_ms: int = 0
     retention_ms: int = 0
-    by_category: bool = False
+    split: Split = Split.NONE
     min_value: float | None = None  # count only events with at least this value, such as four stars
+    scale: int = 1  # of Measure.VALUE
 
     def accepts(self, event: Event) -> bool:
         if event.type not in self.types:
@@ -79,22 +111,48 @@ class Aggregate:
             return False
         return self.min_value is None or (event.value is not None and event.value >= self.min_value)
 
-    def fold(self, event: Event) -> Iterator[Delta]:
-        """The changes that an accepted event makes."""
-        stem = f"{self.name}{TILE_MARK}{event.event_time_ms // self.hop_ms}" if self.hop_ms else self.name
-        amount = self._amount(event)
-        if not self.by_category:
-            yield Delta(stem, self.op, amount)
-            return
-        for category in event.categories:
-            yield Delta(f"{stem}{CATEGORY_MARK}{category}", self.op, amount)
+    def keys(self, event: Event) -> list[str]:
+        """The ends of the names of the cells that an accepted event changes: "" or `#bucket`s."""
+        if self.split is Split.NONE:
+            return [""]
+        if self.split is Split.CATEGORY:
+            buckets = category_buckets(event.categories)
+        else:
+            buckets = creator_buckets(event.context.get(CREATOR, ""))
+        return [f"{KEY_MARK}{bucket}" for bucket in buckets]
 
-    def _amount(self, event: Event) -> int:
+    def amount(self, event: Event) -> int:
+        """What an accepted event contributes."""
         if self.measure is Measure.ONE:
             return 1
         if self.measure is Measure.TIME:
             return event.event_time_ms
-        return round(event.value or 0.0)
+        return round((event.value or 0.0) * self.scale)
+
+    def fold(self, event: Event) -> list[Delta]:
+        """The changes that an accepted event makes."""
+        stem = f"{self.name}{TILE_MARK}{event.event_time_ms // self.hop_ms}" if self.hop_ms else self.name
+        amount = self.amount(event)
+        return [Delta(stem + key, self.op, amount) for key in self.keys(event)]
+
+
+class Cell(NamedTuple):
+    """A cell's name, taken apart. `tile` and `bucket` are -1 where the name has none."""
+
+    name: str
+    tile: int
+    bucket: int
+
+
+def parse_cell(cell: str) -> Cell:
+    """The inverse of a cell's name.
+
+    >>> parse_cell("click.d@19000#17")
+    Cell(name='click.d', tile=19000, bucket=17)
+    """
+    stem, _, bucket = cell.partition(KEY_MARK)
+    name, _, tile = stem.partition(TILE_MARK)
+    return Cell(name, int(tile) if tile else -1, int(bucket) if bucket else -1)
 
 
 class Visit(NamedTuple):

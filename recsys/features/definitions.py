@@ -1,0 +1,145 @@
+"""The shipped features, one entry each. To add one: write its entry here, then `recsys features diff`.
+
+What the entries share is above them: the signals (which events count), the windows, the histories. Features that
+read the same signal over windows of the same hop share their cells, so an entry that reuses them costs no state.
+"""
+
+from recsys.features.feature_set import FeatureSet
+from recsys.features.kinds import (
+    Affinity,
+    Attribute,
+    CategoryCount,
+    Count,
+    HourOfDay,
+    ItemAge,
+    Lift,
+    Mean,
+    Ratio,
+    Recency,
+    VisitCount,
+    VisitRecency,
+    Weekday,
+)
+from recsys.features.spec import Look, Match, Signal
+from recsys.features.state import Entity, History, Measure, Op, Split
+from recsys.features.windows import EVER, decayed, last
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType
+
+USER, ITEM, PAIR, REQUEST = Entity.USER, Entity.ITEM, Entity.USER_ITEM, Entity.CONTEXT
+CATEGORY, CREATOR = Split.CATEGORY, Split.CREATOR
+
+ENGAGEMENT = frozenset(
+    {EventType.CLICK, EventType.LIKE, EventType.ADD_TO_CART, EventType.PURCHASE, EventType.RATING}
+)
+STARS_SCALE = 10  # ratings are kept in tenths of a star
+GOOD_STARS = 4.0
+
+# Signals
+SHOWN = Signal("shown", frozenset({EventType.IMPRESSION}))
+CLICKED = Signal("click", frozenset({EventType.CLICK}))
+ENGAGED = Signal("engaged", ENGAGEMENT)
+LIKED = Signal("like", frozenset({EventType.LIKE}))
+CONVERTED = Signal("convert", frozenset({EventType.PURCHASE}))
+DWELT = Signal("dwell", frozenset({EventType.DWELL}), min_value=0.0)
+DWELL_MS = Signal("dwellms", frozenset({EventType.DWELL}), Measure.VALUE, min_value=0.0)
+RATED = Signal("rate", frozenset({EventType.RATING}), min_value=0.0)
+STARS = Signal("stars", frozenset({EventType.RATING}), Measure.VALUE, min_value=0.0, scale=STARS_SCALE)
+RATED_GOOD = Signal("good", frozenset({EventType.RATING}), min_value=GOOD_STARS)
+LAST_ENGAGED = Signal("lastengaged", ENGAGEMENT, Measure.TIME, Op.MAX)
+
+# Windows
+HOUR, SIX_HOURS = last(MS_PER_HOUR), last(6 * MS_PER_HOUR)
+DAY, WEEK, MONTH = last(MS_PER_DAY), last(7 * MS_PER_DAY), last(30 * MS_PER_DAY)
+FAST = decayed(2 * MS_PER_DAY)  # 1-hour tiles, followed for 8 days
+SLOW = decayed(7 * MS_PER_DAY)  # 1-day tiles, followed for 28 days
+
+# Histories: `engaged` feeds the models, `seen` the exact seen filter, `shown` the fatigue features
+ENGAGED_VISITS = History("engaged", ENGAGEMENT, 50)
+SEEN_VISITS = History("seen", ENGAGEMENT, 1000)
+SHOWN_VISITS = History("shown", frozenset({EventType.IMPRESSION}), 50)
+
+FEATURES = FeatureSet(
+    histories=(ENGAGED_VISITS, SEEN_VISITS, SHOWN_VISITS),
+    features=(
+        # The user: how active, how choosy, how patient
+        Count("user_shown", USER, SHOWN, over=(HOUR, SIX_HOURS, MONTH)),
+        Count("user_clicks", USER, CLICKED, over=(HOUR, SIX_HOURS, MONTH)),
+        Count("user_engaged", USER, ENGAGED, over=(EVER, MONTH)),
+        Ratio("user_ctr", USER, CLICKED, SHOWN, over=(HOUR, MONTH, SLOW), alpha=4.0, beta=6.0),
+        Ratio("user_conversion_rate", USER, CONVERTED, CLICKED, over=(MONTH,), alpha=2.0, beta=2.0),
+        Ratio("user_conversions_per_shown", USER, CONVERTED, SHOWN, over=(MONTH, SLOW), alpha=3.0, beta=7.0),
+        Ratio("user_like_rate", USER, LIKED, SHOWN, over=(MONTH,), alpha=0.2, beta=9.8),
+        Mean("user_mean_dwell_ms", USER, DWELL_MS, DWELT, over=(MONTH,)),
+        Ratio("user_dwell_rate", USER, DWELT, SHOWN, over=(MONTH,), alpha=1.0, beta=1.0),
+        Count("user_ratings", USER, RATED, over=(EVER,)),
+        Mean("user_mean_stars", USER, STARS, RATED, over=(EVER,)),
+        Ratio("user_good_rate", USER, RATED_GOOD, RATED, over=(EVER,), alpha=2.0, beta=2.0),
+        VisitCount("user_history_length", USER, Look(ENGAGED_VISITS, 50)),
+        VisitRecency("user_seconds_since_engaged", USER, Look(ENGAGED_VISITS, 1)),
+        VisitRecency("user_seconds_since_shown", USER, Look(SHOWN_VISITS, 1)),
+        Attribute("user_register_days", USER, "register_days"),
+        Attribute("user_follows", USER, "follow_user_num"),
+        Attribute("user_fans", USER, "fans_user_num"),
+        Attribute("user_friends", USER, "friend_user_num"),
+        Attribute("user_age", USER, "age"),
+        # The item: how popular, how good, how fresh
+        Count("item_shown", ITEM, SHOWN, over=(EVER, DAY, WEEK)),
+        Count("item_clicks", ITEM, CLICKED, over=(EVER, DAY, WEEK)),
+        Count("item_engaged", ITEM, ENGAGED, over=(EVER, HOUR, SIX_HOURS, MONTH, SLOW)),
+        Ratio("item_ctr", ITEM, CLICKED, SHOWN, over=(EVER, DAY, WEEK, FAST), alpha=4.0, beta=6.0),
+        Ratio("item_conversion_rate", ITEM, CONVERTED, CLICKED, over=(EVER,), alpha=2.0, beta=2.0),
+        Ratio(
+            "item_conversions_per_shown", ITEM, CONVERTED, SHOWN, over=(EVER, DAY, FAST), alpha=3.0, beta=7.0
+        ),
+        Ratio("item_like_rate", ITEM, LIKED, SHOWN, over=(EVER, FAST), alpha=0.2, beta=9.8),
+        Mean("item_mean_dwell_ms", ITEM, DWELL_MS, DWELT, over=(EVER,)),
+        Count("item_ratings", ITEM, RATED, over=(EVER,)),
+        Mean("item_mean_stars", ITEM, STARS, RATED, over=(EVER,)),
+        Ratio("item_good_rate", ITEM, RATED_GOOD, RATED, over=(EVER,), alpha=2.0, beta=2.0),
+        Recency("item_seconds_since_engaged", ITEM, LAST_ENGAGED, over=(EVER,)),
+        ItemAge("item_age_days", ITEM),
+        CategoryCount("item_categories", ITEM),
+        Attribute("item_duration_ms", ITEM, "duration_ms"),
+        Attribute("item_year", ITEM, "year"),
+        # The user and the item: taste, fatigue, repetition
+        Affinity("category_affinity", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
+        Count("category_engaged", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
+        Count("category_shown", PAIR, SHOWN, over=(SLOW,), split=CATEGORY),
+        Lift(
+            "category_click_lift",
+            PAIR,
+            CLICKED,
+            SHOWN,
+            over=(SLOW,),
+            split=CATEGORY,
+            alpha=4.0,
+            beta=6.0,
+            strength=10.0,
+        ),
+        Affinity("creator_affinity", PAIR, ENGAGED, over=(SLOW,), split=CREATOR),
+        Count("creator_shown", PAIR, SHOWN, over=(SLOW,), split=CREATOR),
+        Lift(
+            "creator_click_lift",
+            PAIR,
+            CLICKED,
+            SHOWN,
+            over=(SLOW,),
+            split=CREATOR,
+            alpha=4.0,
+            beta=6.0,
+            strength=10.0,
+        ),
+        VisitCount("item_in_history", PAIR, Look(ENGAGED_VISITS, 50, Match.ITEM)),
+        VisitRecency("seconds_since_item_engaged", PAIR, Look(ENGAGED_VISITS, 50, Match.ITEM)),
+        VisitCount("category_share_of_last_10", PAIR, Look(ENGAGED_VISITS, 10, Match.CATEGORY), share=True),
+        VisitCount("category_share_of_last_50", PAIR, Look(ENGAGED_VISITS, 50, Match.CATEGORY), share=True),
+        VisitRecency("seconds_since_category_engaged", PAIR, Look(ENGAGED_VISITS, 50, Match.CATEGORY)),
+        VisitCount("item_shown_to_user", PAIR, Look(SHOWN_VISITS, 50, Match.ITEM)),
+        VisitRecency("seconds_since_item_shown", PAIR, Look(SHOWN_VISITS, 50, Match.ITEM)),
+        VisitCount("category_share_of_shown_20", PAIR, Look(SHOWN_VISITS, 20, Match.CATEGORY), share=True),
+        # The request
+        HourOfDay("hour", REQUEST),
+        Weekday("weekday", REQUEST),
+        Attribute("tab", REQUEST, "tab"),
+    ),
+)

@@ -1,0 +1,274 @@
+"""The kinds of features: how integers become one float.
+
+Finalisers use exact IEEE operations only (+, -, ·, /) in a fixed order and no transcendental function, so that
+plain Python numbers and numpy arrays give the same bits. Models normalise their inputs themselves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.features.spec import Feature, Floats, Ints, Look, Signal, Source, Total
+from recsys.features.state import Entity, Split
+from recsys.features.windows import Window
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
+
+EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
+
+
+def where(condition: Any, yes: Floats, no: Floats) -> Floats:
+    """`yes if condition else no`, element by element for arrays."""
+    if isinstance(condition, np.ndarray):
+        result: NDArray[np.float64] = np.where(condition, yes, no)
+        return result
+    return yes if condition else no
+
+
+def at_least_one(n: Ints) -> Ints:
+    """max(n, 1): a divisor where 0 is answered otherwise."""
+    return np.maximum(n, 1) if isinstance(n, np.ndarray) else max(n, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Feature):
+    """How often: lifetime, windowed or decayed, by the windows in `over`; with a `split`, of the candidate's part."""
+
+    kind = "count"
+    signal: Signal
+    over: tuple[Window, ...]
+    split: Split = Split.NONE
+
+    def totals(self) -> Sequence[Total]:
+        return [Total(_owner(self.entity), self.signal, w, self.split) for w in self.over]
+
+    def values(self, source: Source) -> list[Floats]:
+        return [source.total(t) / (t.window.unit * self.signal.scale) for t in self.totals()]
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio(Feature):
+    """Smoothed ratio (part + α) / (whole + α + β): CTR, CVR, response to a category. α + β > 0."""
+
+    kind = "ratio"
+    part: Signal
+    whole: Signal
+    over: tuple[Window, ...]
+    alpha: float
+    beta: float
+    split: Split = Split.NONE
+
+    def totals(self) -> Sequence[Total]:
+        owner = _owner(self.entity)
+        return [Total(owner, s, w, self.split) for w in self.over for s in (self.part, self.whole)]
+
+    def values(self, source: Source) -> list[Floats]:
+        totals = self.totals()
+        pairs = zip(totals[::2], totals[1::2], strict=True)
+        return [
+            (source.total(part) / part.window.unit + self.alpha)
+            / (source.total(whole) / whole.window.unit + (self.alpha + self.beta))
+            for part, whole in pairs
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Mean(Feature):
+    """Mean of what a signal adds (dwell milliseconds, stars) over the events that count; `default` for none."""
+
+    kind = "mean"
+    amount: Signal
+    events: Signal
+    over: tuple[Window, ...]
+    default: float = 0.0
+
+    def totals(self) -> Sequence[Total]:
+        return [Total(self.entity, s, w) for w in self.over for s in (self.amount, self.events)]
+
+    def values(self, source: Source) -> list[Floats]:
+        totals = self.totals()
+        columns = []
+        for amount, events in zip(totals[::2], totals[1::2], strict=True):
+            n = source.total(events)
+            mean = source.total(amount) / (at_least_one(n) * self.amount.scale)
+            columns.append(where(n > 0, mean, self.default))
+        return columns
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity(Feature):
+    """Share of the user's events that fell on the candidate's categories (mean of their shares) or creator."""
+
+    kind = "affinity"
+    signal: Signal
+    over: tuple[Window, ...]
+    split: Split
+    default: float = 0.0
+
+    def totals(self) -> Sequence[Total]:
+        return [Total(Entity.USER, self.signal, w, s) for w in self.over for s in (self.split, Split.NONE)]
+
+    def values(self, source: Source) -> list[Floats]:
+        parts = source.categories() if self.split is Split.CATEGORY else 1
+        totals = self.totals()
+        columns = []
+        for part, whole in zip(totals[::2], totals[1::2], strict=True):
+            base = source.total(whole) * parts
+            share = source.total(part) / at_least_one(base)
+            columns.append(where(base > 0, share, self.default))
+        return columns
+
+
+@dataclass(frozen=True, slots=True)
+class Lift(Feature):
+    """A ratio of the candidate's categories or creator, centred on the user's own ratio.
+
+    (part_c + k·m) / (whole_c + k) - m, where m is the user's smoothed ratio over everything and k the
+    `strength`: 0 for a category never met. A ranker compares items within one user, where a user's own level says
+    nothing: centring keeps what differs between candidates.
+    """
+
+    kind = "lift"
+    part: Signal
+    whole: Signal
+    over: tuple[Window, ...]
+    split: Split
+    alpha: float
+    beta: float
+    strength: float
+
+    def totals(self) -> Sequence[Total]:
+        return [
+            Total(Entity.USER, signal, w, split)
+            for w in self.over
+            for split in (self.split, Split.NONE)
+            for signal in (self.part, self.whole)
+        ]
+
+    def values(self, source: Source) -> list[Floats]:
+        totals = self.totals()
+        columns = []
+        for i in range(0, len(totals), 4):
+            part_c, whole_c, part, whole = (source.total(t) / t.window.unit for t in totals[i : i + 4])
+            mean = (part + self.alpha) / (whole + (self.alpha + self.beta))
+            columns.append((part_c + self.strength * mean) / (whole_c + self.strength) - mean)
+        return columns
+
+
+@dataclass(frozen=True, slots=True)
+class Recency(Feature):
+    """Seconds since the signal's latest event (a MAX of times); `default` when there was none."""
+
+    kind = "recency"
+    signal: Signal
+    over: tuple[Window, ...]
+    default: float = -1.0
+
+    def totals(self) -> Sequence[Total]:
+        return [Total(self.entity, self.signal, w) for w in self.over]
+
+    def values(self, source: Source) -> list[Floats]:
+        return [_seconds_since(source.total(t), source.now_ms, self.default) for t in self.totals()]
+
+
+@dataclass(frozen=True, slots=True)
+class VisitCount(Feature):
+    """How many of the latest visits match the candidate; with `share`, of those that there are."""
+
+    kind = "visit_count"
+    look: Look
+    share: bool = False
+
+    def looks(self) -> Sequence[Look]:
+        every = Look(self.look.history, self.look.newest)
+        return (self.look, every) if self.share else (self.look,)
+
+    def values(self, source: Source) -> list[Floats]:
+        count = source.count(self.look)
+        if not self.share:
+            return [count / 1]
+        n = source.count(self.looks()[1])
+        return [count / at_least_one(n)]
+
+
+@dataclass(frozen=True, slots=True)
+class VisitRecency(Feature):
+    """Seconds since the latest visit that matches the candidate; `default` when none does."""
+
+    kind = "visit_recency"
+    look: Look
+    default: float = -1.0
+
+    def looks(self) -> Sequence[Look]:
+        return (self.look,)
+
+    def values(self, source: Source) -> list[Floats]:
+        return [_seconds_since(source.latest_ms(self.look), source.now_ms, self.default)]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute(Feature):
+    """A static attribute of user, item or request as a number, or as its place in a vocabulary."""
+
+    kind = "attribute"
+    attribute: str
+    default: float = -1.0
+    vocabulary: tuple[str, ...] = ()
+
+    def values(self, source: Source) -> list[Floats]:
+        return [source.attribute(self.entity, self.attribute, self.default, self.vocabulary)]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemAge(Feature):
+    """Days since the item was created; `default` where that is unknown."""
+
+    kind = "item_age"
+    default: float = -1.0
+
+    def values(self, source: Source) -> list[Floats]:
+        created = source.created_ms()
+        age = (source.now_ms - created) / MS_PER_DAY
+        return [where(created > 0, where(age > 0, age, 0.0), self.default)]
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryCount(Feature):
+    """How many categories the item has."""
+
+    kind = "category_count"
+
+    def values(self, source: Source) -> list[Floats]:
+        return [source.categories() / 1]
+
+
+@dataclass(frozen=True, slots=True)
+class HourOfDay(Feature):
+    """0 … 23, UTC."""
+
+    kind = "hour_of_day"
+
+    def values(self, source: Source) -> list[Floats]:
+        return [source.now_ms // MS_PER_HOUR % 24 / 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Weekday(Feature):
+    """0 (Monday) … 6, UTC."""
+
+    kind = "weekday"
+
+    def values(self, source: Source) -> list[Floats]:
+        return [(source.now_ms // MS_PER_DAY + EPOCH_WEEKDAY) % 7 / 1]
+
+
+def _owner(entity: Entity) -> Entity:
+    """Who holds the state of a feature: a user × item feature reads the user's."""
+    return Entity.USER if entity is Entity.USER_ITEM else entity
+
+
+def _seconds_since(then_ms: Ints, now_ms: Ints, default: float) -> Floats:
+    seconds = (now_ms - then_ms) / MS_PER_SECOND
+    return where(then_ms > 0, where(seconds > 0, seconds, 0.0), default)

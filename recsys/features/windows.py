@@ -1,0 +1,132 @@
+"""Windows: how much a tile counts by its age. One idea for windowed and decayed counts alike.
+
+Time is cut into tiles of one hop. As of t, a tile has the age `t // hop - tile`, and a total is the sum over tiles
+of `weight[age] · count`. A window of the last w is the table 1, 1, … 1 (a sawtooth window, as in chronon: between
+w and w + hop long); a decay is a table of fixed-point integers. So every total is an exact integer sum, and
+the batch kernel, the item columns and the scalar path need to know nothing but the table.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
+
+DECAY_UNIT = 1 << 16  # the weight of age 0; fixed point, 16 bits
+_DECAY_HALF_LIVES = 4  # a decay ends here, at 1/16 of the weight
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A weight table over tile ages.
+
+    `label` names it in feature names. `hop_ms` 0: all time, one cell. Otherwise tiles of age 0 … `tiles` - 1 count,
+    with weight 1, or with a weight that halves every `half_life` tiles when that is not 0.
+    """
+
+    label: str
+    hop_ms: int
+    tiles: int
+    half_life: int = 0
+
+    @property
+    def unit(self) -> int:
+        """What one event of age 0 adds to the total."""
+        return DECAY_UNIT if self.half_life else 1
+
+    @property
+    def retention_ms(self) -> int:
+        """How long a tile is needed."""
+        return self.tiles * self.hop_ms
+
+    @property
+    def weights(self) -> NDArray[np.int64]:
+        """(tiles,) int64, by age."""
+        return _weights(self.tiles, self.half_life)
+
+    @property
+    def weight_list(self) -> list[int]:
+        """The same as Python integers."""
+        return _weight_list(self.tiles, self.half_life)
+
+
+EVER = Window("ever", 0, 1)
+
+
+def last(window_ms: int) -> Window:
+    """The last `window_ms`: what lies in the tiles from that of t - `window_ms` to that of t.
+
+    >>> last(7 * MS_PER_DAY)
+    Window(label='7d', hop_ms=3600000, tiles=169, half_life=0)
+    """
+    hop = hop_for(window_ms)
+    if window_ms % hop:
+        raise ValueError(f"a window of {window_ms} ms is not a multiple of its hop, {hop} ms")
+    return Window(_label(window_ms), hop, window_ms // hop + 1)
+
+
+def decayed(half_life_ms: int) -> Window:
+    """A count whose weight halves every `half_life_ms`, followed for four half-lives.
+
+    >>> decayed(7 * MS_PER_DAY)
+    Window(label='decay7d', hop_ms=86400000, tiles=29, half_life=7)
+    """
+    horizon = last(_DECAY_HALF_LIVES * half_life_ms)
+    if half_life_ms % horizon.hop_ms:
+        raise ValueError(
+            f"a half-life of {half_life_ms} ms is not a multiple of its hop, {horizon.hop_ms} ms"
+        )
+    return Window(
+        f"decay{_label(half_life_ms)}", horizon.hop_ms, horizon.tiles, half_life_ms // horizon.hop_ms
+    )
+
+
+def hop_for(window_ms: int) -> int:
+    """The tile of a window: 5 minutes up to 12 hours, 1 hour up to 12 days, 1 day beyond (as chronon)."""
+    if window_ms <= 12 * MS_PER_HOUR:
+        return 5 * MS_PER_MINUTE
+    return MS_PER_HOUR if window_ms <= 12 * MS_PER_DAY else MS_PER_DAY
+
+
+HOP_CODES = {0: "", 5 * MS_PER_MINUTE: "m", MS_PER_HOUR: "h", MS_PER_DAY: "d"}
+
+
+def _label(duration_ms: int) -> str:
+    for unit, letter in ((MS_PER_DAY, "d"), (MS_PER_HOUR, "h"), (MS_PER_MINUTE, "m")):
+        if duration_ms % unit == 0:
+            return f"{duration_ms // unit}{letter}"
+    raise ValueError(f"{duration_ms} ms is not a whole number of minutes")
+
+
+@lru_cache(maxsize=256)
+def _weight_list(tiles: int, half_life: int) -> list[int]:
+    if not half_life:
+        return [1] * tiles
+    return [_halved(age, half_life) for age in range(tiles)]
+
+
+@lru_cache(maxsize=256)
+def _weights(tiles: int, half_life: int) -> NDArray[np.int64]:
+    table = np.array(_weight_list(tiles, half_life), dtype=np.int64)
+    table.setflags(write=False)
+    return table
+
+
+def _halved(age: int, half_life: int) -> int:
+    """floor(2^16 · 2^(-age / half_life)), by integers alone, so that it is the same on every machine.
+
+    The result is the largest w with w^half_life ≤ 2^(16 · half_life - age).
+    """
+    exponent = 16 * half_life - age
+    if exponent < 0:
+        return 0
+    low, high = 0, DECAY_UNIT
+    while low < high:
+        middle = (low + high + 1) // 2
+        if middle**half_life <= 1 << exponent:
+            low = middle
+        else:
+            high = middle - 1
+    return low
