@@ -1,32 +1,39 @@
-"""The `recsys` command: one group a file in `infra/commands`."""
+"""The `recsys` command. Groups and commands live in `infra/commands`, one group a file."""
 
 import importlib
 
 import typer
 
 from infra.console import one_sentence_on_error
+from infra.settings_table import ALL
+from recsys.settings import refuse_unknown
 
-app = typer.Typer(
-    name="recsys",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-    help="Train, stream and serve recommendations. Start with `recsys demo`.",
-)
-
-# group → module in infra.commands that has an `app`; top-level commands register themselves on `app` below
-_GROUPS = ("data", "features", "train", "bundle", "stream")
+# `recsys <group> …`: the module of that name in infra.commands has an `app`.
+GROUPS = ("bundle",)
+# Modules whose `app` has commands of the top level: `recsys up`, `recsys serve`, …
+TOP_LEVEL: tuple[str, ...] = ()
 
 
-def _assemble() -> None:
-    for group in _GROUPS:
-        app.add_typer(importlib.import_module(f"infra.commands.{group}").app, name=group)
+def build_app() -> typer.Typer:
+    """Every command, put together."""
+    app = typer.Typer(
+        name="recsys",
+        no_args_is_help=True,
+        pretty_exceptions_show_locals=False,
+        help="Train, stream and serve recommendations. Start with `recsys demo`.",
+    )
+    for name in TOP_LEVEL:
+        app.add_typer(importlib.import_module(f"infra.commands.{name}").app)
+    for name in GROUPS:
+        app.add_typer(importlib.import_module(f"infra.commands.{name}").app, name=name)
+    return app
 
 
 def main() -> None:
     """Entry point of the console script."""
-    _assemble()
     with one_sentence_on_error():
-        app()
+        refuse_unknown(ALL)
+        build_app()()
 
 
 if __name__ == "__main__":

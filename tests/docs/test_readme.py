@@ -1,0 +1,70 @@
+"""The README is true: its settings are the code's, its commands exist, its links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import ValidationError
+
+from infra.cli import build_app
+from infra.settings_table import ALL, settings_table
+from recsys.errors import InvalidConfig
+from recsys.settings import Settings, refuse_unknown
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```(?:bash|sh|console)?\n(.*?)```", re.DOTALL)
+
+
+def commands(document: Path) -> list[str]:
+    """Every `recsys …` line of the code blocks, without comments and line continuations."""
+    lines = [
+        line.split("#")[0].strip()
+        for block in BLOCK.findall(document.read_text(encoding="utf-8"))
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    starts = [re.sub(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?", "", line) for line in lines]
+    return sorted({line for line in starts if line.startswith("recsys ")})
+
+
+def test_the_table_of_settings_is_the_codes() -> None:
+    assert settings_table() in (ROOT / "README.md").read_text(encoding="utf-8"), (
+        "paste the output of `python -m infra.settings_table` into README.md"
+    )
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_every_setting_is_described(cls: type[Settings]) -> None:
+    assert all(field.description for field in cls.model_fields.values())
+
+
+def test_unknown_settings_are_refused() -> None:
+    refuse_unknown(ALL, {"RECSYS_HOME": "x", "PATH": "y"})
+    with pytest.raises(InvalidConfig, match="RECSYS_HOEM"):
+        refuse_unknown(ALL, {"RECSYS_HOEM": "x"})
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"hoem": "x"})
+
+
+@pytest.mark.parametrize(
+    ("document", "line"),
+    [(d.relative_to(ROOT), line) for d in DOCUMENTS for line in commands(d)],
+    ids=lambda value: str(value),
+)
+def test_every_documented_command_exists_with_its_options(document: Path, line: str) -> None:
+    words = shlex.split(line.split("|")[0].split(">")[0].rstrip("& "))[1:]
+    command: typer.core.TyperCommand = typer.main.get_command(build_app())  # type: ignore[assignment]
+    while words and not words[0].startswith("-") and hasattr(command, "commands"):
+        assert words[0] in command.commands, f"{document}: `{line}`: no command {words[0]!r}"
+        command = command.commands[words.pop(0)]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    used = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
+    assert used <= known, f"{document}: `{line}`: unknown {used - known}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), f"{document.name}: {target}"
