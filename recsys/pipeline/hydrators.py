@@ -1,0 +1,77 @@
+"""Query hydrators: what the online store knows of the user, and that as the arrays that recall and ranking read."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from recsys.catalogue import Catalogue
+from recsys.features.state import Visit
+from recsys.models.encoding import encode_visits
+from recsys.request import Query, Rows
+from recsys.store.base import FeatureStore
+
+ENGAGED, SEEN = "engaged", "seen"  # names of the histories in `recsys.features.definitions`
+
+
+class UserHydrator:
+    """`stages.QueryHydrator`: the user's state and static attributes. Without it everybody is unknown."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        attributes_of: Callable[[str], Mapping[str, str]] = lambda user_id: {},
+        name: str = "user",
+        optional: bool = True,
+    ) -> None:
+        self.name = name
+        self.optional = optional
+        self._store = store
+        self._attributes_of = attributes_of
+
+    def hydrate_query(self, query: Query) -> Query:
+        user = self._store.user(query.user_id)
+        known = bool(user.cells or user.histories)
+        return replace(query, user=user, known=known, attributes=self._attributes_of(query.user_id))
+
+
+class HistoryHydrator:
+    """`stages.QueryHydrator`: model inputs, recent items, and what must not be shown. Pure, so required.
+
+    Reads `query.user`; goes after the `UserHydrator`. Items newer than the bundle are recent and seen, but not in
+    the model's inputs: it does not know them.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, length: int, name: str = "history", optional: bool = False
+    ) -> None:
+        """
+        Args:
+            length: L, the history length that the models were trained with.
+        """
+        self.name = name
+        self.optional = optional
+        self._catalogue = catalogue
+        self._length = length
+
+    def hydrate_query(self, query: Query) -> Query:
+        rows, trained = self._catalogue.rows, self._catalogue.trained
+        engaged = query.user.histories.get(ENGAGED, [])
+        known = [visit for visit in engaged if rows.get(visit.item_id, trained) < trained]
+        encoded = encode_visits(known, rows, query.now_ms, self._length)
+        return replace(
+            query,
+            history=encoded.history,
+            types=encoded.types,
+            gaps=encoded.gaps,
+            recent_rows=self._recent(engaged),
+            seen_rows=self._sorted(visit.item_id for visit in query.user.histories.get(SEEN, [])),
+            excluded_rows=self._sorted(query.excluded_items),
+        )
+
+    def _recent(self, visits: list[Visit]) -> Rows:
+        newest_first = dict.fromkeys(visit.item_id for visit in reversed(visits))
+        return self._catalogue.rows_of(newest_first)
+
+    def _sorted(self, item_ids: Iterable[str]) -> Rows:
+        return np.unique(self._catalogue.rows_of(item_ids))

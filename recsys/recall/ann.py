@@ -1,0 +1,152 @@
+"""Nearest neighbours by inner product: FAISS, and the only file that imports it.
+
+Which kind for how many items follows from measurements (`recsys index tune`, docs/recall-index.md): exact search
+while that is fast enough, then inverted lists with 8-bit codes. FAISS's own `k > ntotal` and "fewer found than
+asked" (id -1) become the `Found` of `vector_index`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import InvalidBundle
+from recsys.recall.vector_index import NO_ROW, Found, check_queries, nothing
+from recsys.request import Rows
+
+EXACT_UP_TO = 20_000  # items; exact search takes 0.7 ms there
+
+
+class Kind(StrEnum):
+    """How vectors are stored and searched. `effort` of a search is what the comment says."""
+
+    FLAT = "flat"  # exact; no effort
+    SQ8 = "sq8"  # every 8-bit code; no effort
+    HNSW = "hnsw"  # graph; candidates kept while searching
+    IVF_FLAT = "ivf_flat"  # inverted lists; lists visited
+    IVF_SQ8 = "ivf_sq8"  # inverted lists of 8-bit codes; lists visited
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """One way to index. 0 lets the number of items decide."""
+
+    kind: Kind = Kind.FLAT
+    lists: int = 0  # inverted lists
+    effort: int = 0  # see `Kind`
+    links: int = 32  # neighbours a node of the graph
+    build_effort: int = 80  # candidates kept while the graph is built
+    seed: int = 0  # of the clustering
+
+
+def choose(n: int) -> IndexConfig:
+    """The default for n items."""
+    return IndexConfig(Kind.FLAT if n <= EXACT_UP_TO else Kind.IVF_SQ8)
+
+
+class AnnIndex:
+    """A FAISS index over rows of the item table. Immutable and thread-safe once built.
+
+    `threads`: how many one search may use; 1 serves most requests a second.
+    """
+
+    def __init__(self, index: Any, threads: int = 1) -> None:
+        self._index = index
+        self.threads = threads
+
+    @classmethod
+    def build(
+        cls,
+        vectors: NDArray[np.float32],
+        config: IndexConfig | None = None,
+        rows: Rows | None = None,
+        threads: int = 1,
+    ) -> Self:
+        """
+        Args:
+            vectors: (n, d) float32.
+            config: None: `choose(n)`.
+            rows: (n,) int32 row of each vector; None: 0 … n - 1.
+            threads: of the build and of each later search.
+
+        Raises:
+            ValueError: the vectors are not (n, d), or some value is not finite.
+        """
+        if vectors.ndim != 2 or not vectors.shape[1]:
+            raise ValueError(f"vectors: (n, d) float32 is needed, got shape {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            raise ValueError("vectors: NaN or infinity among them; train the two-tower again")
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        faiss.omp_set_num_threads(threads)
+        index = _empty(len(vectors), vectors.shape[1], config or choose(len(vectors)))
+        if len(vectors):
+            index.train(vectors)
+            if rows is None:
+                index.add(vectors)
+            else:
+                index = index if isinstance(index, faiss.IndexIVF) else faiss.IndexIDMap(index)
+                index.add_with_ids(vectors, np.ascontiguousarray(rows, np.int64))
+        return cls(index, threads)
+
+    @classmethod
+    def load(cls, path: Path, threads: int = 1) -> Self:
+        """
+        Raises:
+            InvalidBundle: the file is missing or no FAISS index of inner products.
+        """
+        try:
+            index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise InvalidBundle(f"{path}: no FAISS index ({str(error).splitlines()[0]})") from error
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise InvalidBundle(
+                f"{path}: the index does not search by inner product; publish the bundle again"
+            )
+        return cls(index, threads)
+
+    def save(self, path: Path) -> None:
+        faiss.write_index(self._index, str(path))
+
+    @property
+    def dimension(self) -> int:
+        return int(self._index.d)
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+        """See `VectorIndex.search`."""
+        queries = check_queries(queries, k, self.dimension)
+        k = min(k, len(self))
+        if not k or not len(queries):
+            return nothing(len(queries))
+        # OpenMP keeps this number for each calling thread; a new thread would take all cores
+        faiss.omp_set_num_threads(self.threads)
+        scores, ids = self._index.search(queries, k)
+        scores[ids == NO_ROW] = -np.inf
+        return Found(scores, ids.astype(np.int32))
+
+
+def _empty(n: int, dimension: int, config: IndexConfig) -> Any:
+    """An untrained index. Fewer lists than a 39th of the vectors: the least that FAISS clusters well."""
+    lists = config.lists or 1 << max(0, round(np.log2(4 * np.sqrt(max(n, 1)))))
+    lists = max(1, min(lists, n // 39))
+    factory = {
+        Kind.FLAT: "Flat",
+        Kind.SQ8: "SQ8",
+        Kind.HNSW: f"HNSW{config.links},Flat",
+        Kind.IVF_FLAT: f"IVF{lists},Flat",
+        Kind.IVF_SQ8: f"IVF{lists},SQ8",
+    }[config.kind]
+    index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    if isinstance(index, faiss.IndexIVF):
+        index.cp.seed = config.seed
+        index.nprobe = min(lists, config.effort or max(8, lists // 16))
+    elif isinstance(index, faiss.IndexHNSW):
+        index.hnsw.efConstruction = config.build_effort
+        index.hnsw.efSearch = config.effort or 512
+    return index

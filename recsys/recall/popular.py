@@ -1,0 +1,109 @@
+"""Popular items, overall and in the categories that the user has been looking at.
+
+The counts are decayed by whoever makes the table: the bundle holds the day's, serving replaces it every minute by
+one from the live item features (`Popularity` is immutable, `replace` swaps it).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.catalogue import NO_CODE, Catalogue
+from recsys.request import Query, Rows
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Items by decayed popularity, the best first.
+
+    rows: (n,) int32, no repeats. categories: (n,) int32, the main category of each.
+    """
+
+    rows: Rows
+    categories: Rows
+    _by_category: dict[int, Rows] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        order = np.argsort(self.categories, kind="stable")
+        codes, first = np.unique(self.categories[order], return_index=True)
+        parts = np.split(self.rows[order], first[1:])
+        object.__setattr__(self, "_by_category", dict(zip(codes.tolist(), parts, strict=True)))
+
+    def of_category(self, code: int) -> Rows:
+        """The rows of one category, the best first."""
+        return self._by_category.get(code, self.rows[:0])
+
+
+def popularity(rows: Rows, scores: NDArray[np.float32], catalogue: Catalogue) -> Popularity:
+    """Order rows by score; items with no score above 0 are not popular and are left out."""
+    order = np.lexsort((rows, -scores))
+    best = rows[order][scores[order] > 0]
+    return Popularity(best, catalogue.main_category[best])
+
+
+class PopularSource:
+    """`recsys.pipeline.stages.Source`: the most popular items overall. Needs nothing of the user."""
+
+    def __init__(
+        self, table: Popularity, limit: int = 100, name: str = "popular", optional: bool = True
+    ) -> None:
+        self.name = name
+        self.optional = optional
+        self._table = table
+        self._limit = limit
+
+    def replace(self, table: Popularity) -> None:
+        """Use another table from the next request on."""
+        self._table = table
+
+    def recall(self, query: Query) -> Rows:
+        return _showable(self._table.rows, query, self._limit)
+
+
+class PopularInCategoriesSource:
+    """`recsys.pipeline.stages.Source`: popular items of the categories of the user's recent items.
+
+    Each category gets a share of `limit` by how often and how recently the user engaged with it.
+    """
+
+    def __init__(
+        self,
+        table: Popularity,
+        catalogue: Catalogue,
+        limit: int = 100,
+        recent: int = 20,
+        name: str = "popular_in_categories",
+        optional: bool = True,
+    ) -> None:
+        self.name = name
+        self.optional = optional
+        self._table = table
+        self._catalogue = catalogue
+        self._limit = limit
+        self._recent = recent
+
+    def replace(self, table: Popularity) -> None:
+        """Use another table from the next request on."""
+        self._table = table
+
+    def recall(self, query: Query) -> Rows:
+        """Best first: a category's i-th item comes at its weight / (i + 1)."""
+        table = self._table
+        codes = self._catalogue.main_category[query.recent_rows[: self._recent]]
+        weights = 0.9 ** np.arange(len(codes))
+        rows, priority = [np.empty(0, np.int32)], [np.empty(0)]
+        for code in np.unique(codes[codes != NO_CODE]).tolist():
+            weight = weights[codes == code].sum()
+            quota = int(np.ceil(self._limit * weight / weights.sum()))
+            best = _showable(table.of_category(code), query, quota)
+            rows.append(best)
+            priority.append(weight / (1 + np.arange(len(best))))
+        order = np.argsort(-np.concatenate(priority), kind="stable")
+        return np.concatenate(rows)[order[: self._limit]]
+
+
+def _showable(ordered: Rows, query: Query, limit: int) -> Rows:
+    """The first `limit` that may be shown."""
+    first = ordered[: limit + query.hidden]
+    return first[query.may_show(first)][:limit]

@@ -1,0 +1,78 @@
+"""The two-tower channel: the user's vector by onnxruntime, its nearest items by the index."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from recsys.errors import InvalidBundle
+from recsys.recall.vector_index import VectorIndex
+from recsys.request import Query, Rows
+
+INPUTS = ("history", "types", "gaps")
+OUTPUT = "user_vector"
+
+
+class UserTower:
+    """`user_tower.onnx` with checked names. Thread-safe: onnxruntime's `run` is."""
+
+    def __init__(self, model: Path | bytes, threads: int = 1) -> None:
+        """
+        Raises:
+            InvalidBundle: no ONNX model, or one with other inputs or outputs.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises many kinds without a common base of its own
+            raise InvalidBundle(f"user_tower.onnx: {error}") from error
+        inputs = {i.name for i in self._session.get_inputs()}
+        outputs = [o.name for o in self._session.get_outputs()]
+        if inputs != set(INPUTS) or outputs != [OUTPUT]:
+            raise InvalidBundle(
+                f"user_tower.onnx: inputs {sorted(inputs)} and outputs {outputs}, expected {INPUTS} and {OUTPUT}"
+            )
+
+    def vectors(
+        self, history: NDArray[np.int64], types: NDArray[np.int64], gaps: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """(B, L) int64 each (`recsys.models.encoding`) → (B, d) float32."""
+        found: NDArray[np.float32] = self._session.run(
+            [OUTPUT], dict(zip(INPUTS, (history, types, gaps), strict=True))
+        )[0]
+        return found
+
+
+class TwoTowerSource:
+    """`recsys.pipeline.stages.Source`: the items nearest to the user; nothing without a history."""
+
+    def __init__(
+        self,
+        tower: UserTower,
+        index: VectorIndex,
+        limit: int = 300,
+        name: str = "two_tower",
+        optional: bool = True,
+    ) -> None:
+        self.name = name
+        self.optional = optional
+        self._tower = tower
+        self._index = index
+        self._limit = limit
+
+    def recall(self, query: Query) -> Rows:
+        """The nearest `limit` rows that may be shown.
+
+        Asks for as many more as are hidden from the user, at most as many again: the index cannot leave them out.
+        """
+        if not query.history.any():
+            return np.empty(0, np.int32)
+        vector = self._tower.vectors(query.history[None], query.types[None], query.gaps[None])
+        if not np.isfinite(vector).all():
+            raise ValueError("the user tower gave NaN or infinity")
+        rows = self._index.search(vector, self._limit + min(query.hidden, self._limit)).of(0)
+        return rows[query.may_show(rows)][: self._limit]

@@ -1,0 +1,61 @@
+"""What recall asks of an index of item vectors, whoever keeps it: FAISS in process, a GPU, a Milvus server."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.request import Rows
+
+NO_ROW = -1  # fills up results of indexes that found fewer than k
+
+
+class Found(NamedTuple):
+    """The nearest items of B queries, the best first.
+
+    scores: (B, m) float32 inner products, -inf where there is no result.
+    rows: (B, m) int32, `NO_ROW` where there is no result; those are at the end of a line.
+    m is k, or the number of items if that is smaller.
+    """
+
+    scores: NDArray[np.float32]
+    rows: Rows
+
+    def of(self, query: int) -> Rows:
+        """The rows found for one query, without the filling."""
+        found: Rows = self.rows[query][self.rows[query] != NO_ROW]
+        return found
+
+
+class VectorIndex(Protocol):
+    """Searched by inner product. Thread-safe."""
+
+    @property
+    def dimension(self) -> int: ...
+
+    def __len__(self) -> int:
+        """How many items can be found."""
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Found:
+        """
+        Args:
+            queries: (B, d) float32.
+            k: results a query, at least 1.
+
+        Raises:
+            ValueError: the queries are not (B, d), or k < 1.
+        """
+
+
+def check_queries(queries: NDArray[np.float32], k: int, dimension: int) -> NDArray[np.float32]:
+    """The queries as a contiguous (B, d) float32 array, or a `ValueError` that says what is wrong."""
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise ValueError(f"queries: (B, {dimension}) float32 is needed, got shape {queries.shape}")
+    if k < 1:
+        raise ValueError(f"k: at least 1 is needed, got {k}")
+    return np.ascontiguousarray(queries, np.float32)
+
+
+def nothing(queries: int, k: int = 0) -> Found:
+    """A result without items."""
+    return Found(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), NO_ROW, np.int32))
