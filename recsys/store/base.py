@@ -10,9 +10,61 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from recsys.errors import InvalidConfig
 from recsys.events import Event
-from recsys.features.state import EntityState
-from recsys.types import Item
+from recsys.features.state import Aggregate, Delta, EntityState, History, Visit
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, Item
+
+
+class Folded(Protocol):
+    """What one event changes."""
+
+    @property
+    def user(self) -> Sequence[Delta]: ...
+
+    @property
+    def item(self) -> Sequence[Delta]: ...
+
+    @property
+    def visits(self) -> Sequence[tuple[History, Visit]]: ...
+
+
+class StateDefinition(Protocol):
+    """What a store must know of the features: `recsys.features.spec.FeatureSet` is one."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def aggregates(self) -> Sequence[Aggregate]: ...
+
+    @property
+    def histories(self) -> Sequence[History]: ...
+
+    def fold(self, event: Event) -> Folded: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Bounds that writers and readers of one store share.
+
+    `dedupe_ms`: event ids are remembered while their event time is within this of the watermark; it must
+    exceed the time that a producer may retry. `dedupe_bucket_ms`: ids are forgotten in buckets of this size.
+    `changes`: how many batches of changed items the change stream keeps for readers that were away.
+    `idle_ms`: the state of a user or item without events is dropped after so long (wall clock).
+    """
+
+    partitions: int = 4
+    dedupe_ms: int = MS_PER_DAY
+    dedupe_bucket_ms: int = MS_PER_HOUR
+    changes: int = 4096
+    idle_ms: int = 400 * MS_PER_DAY
+
+    def __post_init__(self) -> None:
+        if self.partitions < 1:
+            raise InvalidConfig(f"partitions: at least 1 is required, got {self.partitions}")
+        if not 0 < self.dedupe_bucket_ms <= self.dedupe_ms:
+            raise InvalidConfig("dedupe_bucket_ms must be positive and at most dedupe_ms")
 
 
 @dataclass(frozen=True, slots=True)

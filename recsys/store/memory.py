@@ -1,0 +1,152 @@
+"""The online feature store in this process's memory: the reference of the contract, for tests and trials.
+
+It keeps every tile and every event id: nothing here is pruned.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from recsys.errors import FingerprintMismatch
+from recsys.events import Event
+from recsys.features.state import EntityState
+from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
+from recsys.types import Item
+
+
+class MemoryFeatureStore:
+    """`FeatureStore` in memory; thread-safe by one lock."""
+
+    def __init__(self, features: StateDefinition, config: StoreConfig | None = None) -> None:
+        self._features = features
+        self._config = config or StoreConfig()
+        self._lock = threading.Condition()
+        self._fingerprint: str | None = None
+        self._checkpoints: dict[tuple[str, int], Checkpoint] = {}
+        self._seen: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self._users: dict[str, EntityState] = {}
+        self._items: dict[str, EntityState] = {}
+        self._catalogue: dict[str, Item] = {}
+        self._changes: list[set[str]] = []
+        self._trimmed = 0  # how many changes lie before the first of `_changes`
+
+    def ping(self) -> None:
+        pass
+
+    def fingerprint(self) -> str | None:
+        return self._fingerprint
+
+    def claim(self, topic: str, partition: int, log_id: str) -> Checkpoint:
+        with self._lock:
+            if self._fingerprint not in (None, self._features.fingerprint):
+                raise FingerprintMismatch("the store holds states of other feature definitions")
+            self._fingerprint = self._features.fingerprint
+            old = self._checkpoints.get((topic, partition), Checkpoint(0, 0, 0, log_id))
+            offset = old.offset if old.log_id == log_id else 0
+            new = Checkpoint(
+                max(old.epoch + 1, time.time_ns() // 1_000_000), offset, old.watermark_ms, log_id
+            )
+            self._checkpoints[topic, partition] = new
+            return new
+
+    def apply(self, batch: Batch) -> Applied:
+        with self._lock:
+            place = (batch.topic, batch.partition)
+            stored = self._checkpoints.get(place, Checkpoint(0, 0, 0, ""))
+            if stored.epoch != batch.epoch:
+                return Applied(Outcome.FENCED, stored.offset)
+            if batch.previous > stored.offset:
+                return Applied(Outcome.GAP, stored.offset)
+            seen, changed = self._seen[place], set[str]()
+            applied = duplicates = skipped = 0
+            for offset, event in zip(batch.offsets, batch.events, strict=True):
+                if offset < stored.offset:
+                    skipped += 1
+                elif event.event_id in seen:
+                    duplicates += 1
+                else:
+                    seen.add(event.event_id)
+                    applied += 1
+                    if self._fold(event):
+                        changed.add(event.item_id)
+            self._announce(changed)
+            offset = max(stored.offset, batch.next_offset)
+            watermark = max(stored.watermark_ms, batch.watermark_ms)
+            self._checkpoints[place] = Checkpoint(stored.epoch, offset, watermark, stored.log_id)
+            return Applied(Outcome.APPLIED, offset, applied, duplicates, skipped)
+
+    def _fold(self, event: Event) -> bool:
+        """True if the item's state changed."""
+        folded = self._features.fold(event)
+        if folded.user or folded.visits:
+            user = self._users.setdefault(event.user_id, EntityState())
+            for delta in folded.user:
+                user.change(delta)
+            for history, visit in folded.visits:
+                user.visit(history, visit)
+        if folded.item:
+            item = self._items.setdefault(event.item_id, EntityState())
+            for delta in folded.item:
+                item.change(delta)
+        return bool(folded.item)
+
+    def user(self, user_id: str) -> EntityState:
+        with self._lock:
+            return _copy(self._users.get(user_id))
+
+    def items(self, item_ids: Sequence[str]) -> list[EntityState]:
+        with self._lock:
+            return [_copy(self._items.get(item_id)) for item_id in item_ids]
+
+    def all_items(self) -> Iterator[tuple[str, EntityState]]:
+        with self._lock:
+            items = [(item_id, _copy(state)) for item_id, state in sorted(self._items.items())]
+        yield from items
+
+    def changed_items(self, cursor: str, block_ms: int) -> tuple[str, set[str] | None]:
+        with self._lock:
+            if not cursor:
+                return str(self._trimmed + len(self._changes)), set()
+            self._lock.wait_for(lambda: len(self._changes) > int(cursor) - self._trimmed, block_ms / 1000)
+            first = int(cursor) - self._trimmed
+            now = str(self._trimmed + len(self._changes))
+            return now, None if first < 0 else set().union(*self._changes[first:])
+
+    def _announce(self, item_ids: set[str]) -> None:
+        if item_ids:
+            self._changes.append(item_ids)
+            surplus = len(self._changes) - self._config.changes
+            if surplus > 0:
+                del self._changes[:surplus]
+                self._trimmed += surplus
+            self._lock.notify_all()
+
+    def forget_user(self, user_id: str) -> bool:
+        with self._lock:
+            return self._users.pop(user_id, None) is not None
+
+    def put_items(self, items: Sequence[Item]) -> None:
+        with self._lock:
+            self._catalogue.update((item.item_id, item) for item in items)
+            self._announce({item.item_id for item in items})
+
+    def delete_items(self, item_ids: Sequence[str]) -> None:
+        with self._lock:
+            for item_id in item_ids:
+                self._catalogue.pop(item_id, None)
+            self._announce(set(item_ids))
+
+    def catalogue(self) -> Iterator[Item]:
+        with self._lock:
+            items = list(self._catalogue.values())
+        yield from items
+
+    def close(self) -> None:
+        pass
+
+
+def _copy(state: EntityState | None) -> EntityState:
+    if state is None:
+        return EntityState()
+    return EntityState(dict(state.cells), {name: list(visits) for name, visits in state.histories.items()})

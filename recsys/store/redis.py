@@ -1,0 +1,260 @@
+"""The online feature store on Redis (or Valkey); the only module of `recsys` that imports its client.
+
+Everything of partition p carries the hash tag `{p}`, so that one script call is atomic on a Cluster, too:
+
+    NS:meta                        fingerprint and number of partitions, written by the first writer
+    NS:{c}:catalogue               items put since the bundle (hash)
+    NS:{p}:cp:TOPIC                checkpoint (hash): epoch, offset, watermark, log_id
+    NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes)
+    NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
+    NS:{p}:items                   the items that have a share here (set)
+    NS:{p}:d:TOPIC:BUCKET          event ids seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
+    NS:{p}:changed  :last          the stream of changed items, and its last entry; {c} has one for the catalogue
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from recsys.errors import FingerprintMismatch, InvalidConfig, Unavailable
+from recsys.event_log import partition_of
+from recsys.features.state import EntityState
+from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
+from recsys.store.encoding import BatchEncoder, StateDecoder, pack_item, unpack_item
+from recsys.types import Item
+
+CONNECT_TIMEOUT_S = 1.0
+READ_TIMEOUT_S = 5.0
+_PAGE = 500  # items read in one round trip when all are read
+_CATALOGUE = "c"
+_SEPARATOR = "\x1f"  # a control character, which no id may contain
+_MAX_BLOCK_MS = 2_000  # well below the read timeout
+
+
+class RedisFeatureStore:
+    """`FeatureStore` on one Redis server. `namespace` keeps several systems, and tests, apart on it."""
+
+    def __init__(
+        self,
+        url: str,
+        features: StateDefinition,
+        config: StoreConfig | None = None,
+        namespace: str = "recsys",
+    ) -> None:
+        """Never connects: a server that is away shows on first use.
+
+        Raises:
+            InvalidConfig: the URL is not a Redis URL.
+        """
+        self._features = features
+        self._config = config or StoreConfig()
+        self._namespace = namespace
+        self._encoder = BatchEncoder(features, self._config)
+        self._decoder = StateDecoder(features)
+        self._kept = sorted({h.name for h in self._decoder.kept.values()})
+        self._checked = False
+        try:
+            # Any: the client's types leave open whether replies are bytes or text
+            self._redis: Any = redis.Redis.from_url(
+                url,
+                socket_connect_timeout=CONNECT_TIMEOUT_S,
+                socket_timeout=READ_TIMEOUT_S,
+                # once more on a new connection: the pool's may be from before a restart
+                retry=Retry(NoBackoff(), 1),
+                health_check_interval=0,
+            )
+        except ValueError as error:
+            raise InvalidConfig(f"redis_url: {error}") from error
+        self._claim = self._redis.register_script(_script("claim.lua"))
+        self._apply = self._redis.register_script(_script("apply.lua"))
+        self._publish = self._redis.register_script(_script("publish.lua"))
+
+    # --- the writer ------------------------------------------------------------------------------------------
+
+    def claim(self, topic: str, partition: int, log_id: str) -> Checkpoint:
+        self._register()
+        with _errors():
+            epoch, offset, watermark = self._claim([self._key(partition, "cp", topic)], [log_id])
+        return Checkpoint(epoch, offset, watermark, log_id)
+
+    def apply(self, batch: Batch) -> Applied:
+        encoded, ids = self._encoder.encode(batch)
+        keys = [self._key(batch.partition, "cp", batch.topic)]
+        with _errors():
+            outcome, *numbers = self._apply(
+                keys, [self._key(batch.partition, ""), str(batch.topic), encoded, ids]
+            )
+        return Applied(Outcome(outcome.decode()), *numbers)
+
+    def _register(self) -> None:
+        """The first writer decides what the store holds; everybody else must agree.
+
+        Raises:
+            FingerprintMismatch: the states belong to other feature definitions.
+            InvalidConfig: users lie in another number of partitions.
+        """
+        with _errors(), self._redis.pipeline() as pipe:
+            pipe.hsetnx(self._meta, "fingerprint", self._features.fingerprint)
+            pipe.hsetnx(self._meta, "partitions", self._config.partitions)
+            pipe.execute()
+        self._checked = False
+        self._check()
+
+    def _check(self) -> None:
+        if self._checked:
+            return
+        with _errors():
+            fingerprint, partitions = self._redis.hmget(self._meta, "fingerprint", "partitions")
+        if fingerprint is None:
+            return  # an empty store fits everybody; look again next time
+        if fingerprint.decode() != self._features.fingerprint:
+            raise FingerprintMismatch(
+                f"the store {self._namespace} holds states of the feature definitions {fingerprint.decode()}, "
+                f"this process has {self._features.fingerprint}; use another namespace and replay the log into it"
+            )
+        if int(partitions) != self._config.partitions:
+            raise InvalidConfig(
+                f"the store {self._namespace} was made with {int(partitions)} partitions, this process is set "
+                f"to {self._config.partitions}; set RECSYS_PARTITIONS={int(partitions)}"
+            )
+        self._checked = True
+
+    # --- readers ---------------------------------------------------------------------------------------------
+
+    def ping(self) -> None:
+        with _errors():
+            self._redis.ping()
+
+    def fingerprint(self) -> str | None:
+        with _errors():
+            stored = self._redis.hget(self._meta, "fingerprint")
+        return stored.decode() if stored else None
+
+    def user(self, user_id: str) -> EntityState:
+        self._check()
+        partition = partition_of(user_id, self._config.partitions)
+        with _errors(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._key(partition, "u", user_id))
+            for history in self._kept:
+                pipe.zrange(self._key(partition, "h", history, user_id), 0, -1, withscores=True)
+            cells, *members = pipe.execute()
+        return self._decoder.user(cells, dict(zip(self._kept, members, strict=True)))
+
+    def items(self, item_ids: Sequence[str]) -> list[EntityState]:
+        self._check()
+        partitions = range(self._config.partitions)
+        with _errors(), self._redis.pipeline(transaction=False) as pipe:
+            for item_id in item_ids:
+                for partition in partitions:
+                    pipe.hgetall(self._key(partition, "i", item_id))
+            shares = pipe.execute()
+        step = len(partitions)
+        return [self._decoder.item(shares[i : i + step]) for i in range(0, len(shares), step)]
+
+    def all_items(self) -> Iterator[tuple[str, EntityState]]:
+        found: set[str] = set()
+        for partition in range(self._config.partitions):
+            with _errors():
+                found.update(
+                    m.decode() for m in self._redis.sscan_iter(self._key(partition, "items"), count=_PAGE)
+                )
+        ordered = sorted(found)
+        for start in range(0, len(ordered), _PAGE):
+            page = ordered[start : start + _PAGE]
+            for item_id, state in zip(page, self.items(page), strict=True):
+                if state.cells:
+                    yield item_id, state
+
+    def changed_items(self, cursor: str, block_ms: int) -> tuple[str, set[str] | None]:
+        streams = [self._key(p, "changed") for p in (*range(self._config.partitions), _CATALOGUE)]
+        with _errors():
+            if not cursor:
+                last = self._redis.mget([f"{stream}:last" for stream in streams])
+                return ",".join(i.decode() if i else "0-0" for i in last), set()
+            position = dict(zip(streams, cursor.split(","), strict=True))
+            found = self._redis.xread(position, block=min(block_ms, _MAX_BLOCK_MS) or None)
+        changed: set[str] = set()
+        complete = True
+        for name, entries in found or ():
+            stream = name.decode()
+            complete = complete and _order(entries[0][1][b"after"].decode()) <= _order(position[stream])
+            position[stream] = entries[-1][0].decode()
+            for _, fields in entries:
+                changed.update(fields[b"items"].decode().split(_SEPARATOR))
+        return ",".join(position.values()), changed if complete else None
+
+    # --- users that ask to be forgotten, and the catalogue -----------------------------------------------------
+
+    def forget_user(self, user_id: str) -> bool:
+        self._check()
+        partition = partition_of(user_id, self._config.partitions)
+        histories = [self._key(partition, "h", history, user_id) for history in self._kept]
+        with _errors():
+            return bool(self._redis.unlink(self._key(partition, "u", user_id), *histories))
+
+    def put_items(self, items: Sequence[Item]) -> None:
+        if items:
+            with _errors():
+                self._redis.hset(self._catalogue, mapping={i.item_id: pack_item(i) for i in items})
+            self._announce([i.item_id for i in items])
+
+    def delete_items(self, item_ids: Sequence[str]) -> None:
+        if item_ids:
+            with _errors():
+                self._redis.hdel(self._catalogue, *item_ids)
+            self._announce(item_ids)
+
+    def catalogue(self) -> Iterator[Item]:
+        with _errors():
+            for _, raw in self._redis.hscan_iter(self._catalogue, count=_PAGE):
+                yield unpack_item(raw)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _announce(self, item_ids: Sequence[str]) -> None:
+        """Tell readers of the change stream to look at these catalogue entries again."""
+        stream = self._key(_CATALOGUE, "changed")
+        with _errors():
+            self._publish([stream, f"{stream}:last"], [self._config.changes, _SEPARATOR.join(item_ids)])
+
+    # --- names -----------------------------------------------------------------------------------------------
+
+    @property
+    def _meta(self) -> str:
+        return f"{self._namespace}:meta"
+
+    @property
+    def _catalogue(self) -> str:
+        return self._key(_CATALOGUE, "catalogue")
+
+    def _key(self, tag: int | str, *parts: str) -> str:
+        return f"{self._namespace}:{{{tag}}}:{':'.join(parts)}"
+
+
+def _script(name: str) -> str:
+    return files("recsys.store").joinpath(name).read_text(encoding="utf-8")
+
+
+def _order(stream_id: str) -> tuple[int, int]:
+    """Stream ids are `milliseconds-number` and order by both."""
+    ms, number = stream_id.split("-")
+    return int(ms), int(number)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn what the client raises into errors of this project."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        raise Unavailable(f"Redis: {error}") from error
+    except redis.ReadOnlyError as error:
+        raise Unavailable(f"Redis is a read-only replica now: {error}") from error
+    except redis.OutOfMemoryError as error:
+        raise Unavailable(f"Redis is full; raise maxmemory: {error}") from error
