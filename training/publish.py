@@ -1,0 +1,98 @@
+"""Assemble a bundle from the work folders of both models, check it, and make it the current one."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.numpy import load_file, save_file
+
+from recsys import lake
+from recsys.bundle import FILES, Bundle, Manifest, open_bundle, publish, write_bundle
+from recsys.errors import InvalidData
+from recsys.features.definitions import FEATURES
+from recsys.recall.ann import AnnIndex
+from training.dataset import read_items
+
+SUMMARY = "summary.json"
+GOLDEN = "golden.safetensors"
+
+
+class PublishConfig(BaseModel):
+    """What goes into the bundle, and where it goes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lake: Path = Field(description="The lake that the models were trained on.")
+    two_tower: Path = Field(description="Work folder of the two-tower.")
+    ranker: Path = Field(description="Work folder of the ranker.")
+    bundles: Path = Field(description="Folder of bundles.")
+    version: str = Field("", description="Empty: the time of publishing.")
+    current: bool = Field(True, description="Serve it from now on.")
+
+
+def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundle:
+    """Write the bundle and return it verified.
+
+    Raises:
+        InvalidData: a work folder is incomplete.
+        InvalidBundle: the version exists already.
+    """
+    now = datetime.fromtimestamp(clock(), UTC)
+    summaries = {"two_tower": _summary(config.two_tower), "ranker": _summary(config.ranker)}
+    manifest = Manifest(
+        version=config.version or now.strftime("%Y%m%d-%H%M%S"),
+        created_ms=int(now.timestamp() * 1000),
+        feature_fingerprint=FEATURES.fingerprint,
+        feature_names=FEATURES.names,
+        data_window_ms=_window(config.lake),
+        seed=int(summaries["two_tower"]["seed"]),
+        metrics={
+            f"{model}_{name}": value
+            for model, summary in summaries.items()
+            for name, value in summary["metrics"].items()
+        },
+        models={model: summary["config"] for model, summary in summaries.items()},
+    )
+    with write_bundle(config.bundles, manifest) as folder:
+        shutil.copyfile(config.lake / "items" / "items.parquet", folder / "items.parquet")
+        _check_items(folder / "items.parquet")
+        for work in (config.two_tower, config.ranker):
+            for path in sorted(p for p in work.iterdir() if p.name in FILES and p.name != GOLDEN):
+                shutil.copyfile(path, folder / path.name)
+        vectors = load_file(folder / "item_vectors.safetensors")["vectors"]
+        AnnIndex.build(vectors).save(folder / "index.faiss")
+        golden = load_file(config.two_tower / GOLDEN) | load_file(config.ranker / GOLDEN)
+        save_file(golden, folder / GOLDEN)
+    if config.current:
+        return publish(config.bundles, manifest.version)
+    return open_bundle(config.bundles / manifest.version)
+
+
+def _summary(work: Path) -> Mapping[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((work / SUMMARY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidData(f"{work}: nothing trained there yet; run `recsys train all`") from None
+    return content
+
+
+def _window(folder: Path) -> tuple[int, int]:
+    """First and last event time of the lake, Unix milliseconds."""
+    days = lake.days(folder)
+    if not days:
+        raise InvalidData(f"{folder}: no events; import a data set first: `recsys data import`")
+    first, last = (lake.read_day(folder, day, columns=(lake.TIME,))[lake.TIME] for day in (days[0], days[-1]))
+    return first[0].as_py(), last[-1].as_py()
+
+
+def _check_items(path: Path) -> None:
+    """An item's row is its number everywhere: the table must be in the order that training numbered it by."""
+    ids = pq.read_table(path, columns=["item_id"])["item_id"].to_pylist()
+    if ids != [item.item_id for item in read_items(path)]:
+        raise InvalidData(f"{path}: items must be sorted by item id; import the data set again")
