@@ -45,8 +45,12 @@ class RedisFeatureStore:
         features: StateDefinition,
         config: StoreConfig | None = None,
         namespace: str = "recsys",
+        timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
         """Never connects: a server that is away shows on first use.
+
+        Args:
+            timeout_s: how long one call may wait; a request cannot wait as long as a worker.
 
         Raises:
             InvalidConfig: the URL is not a Redis URL.
@@ -62,8 +66,8 @@ class RedisFeatureStore:
             # Any: the client's types leave open whether replies are bytes or text
             self._redis: Any = redis.Redis.from_url(
                 url,
-                socket_connect_timeout=CONNECT_TIMEOUT_S,
-                socket_timeout=READ_TIMEOUT_S,
+                socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
+                socket_timeout=timeout_s,
                 # once more on a new connection: the pool's may be from before a restart
                 retry=Retry(NoBackoff(), 1),
                 health_check_interval=0,
