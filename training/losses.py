@@ -1,8 +1,8 @@
 """What the two-tower is trained with: how likely is the next item among which others?
 
-One interface, `Loss`: user vectors and target numbers in, mean cross-entropy out. The sampled losses estimate the
-full softmax: a negative j drawn n times with probability q_j stands for 1 / (n q_j) items (the logQ correction;
-Bengio & Senécal, 2008; Yi et al., 2019), the positive stands for itself.
+One interface, `Loss`: user vectors and target numbers in, the sum of cross-entropies out. The sampled losses
+estimate the full softmax: a negative j, one of n drawn with probability q_j, stands for 1 / (n q_j) items (the logQ
+correction; Bengio & Senécal, 2008; Yi et al., 2019); the positive stands for itself.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from enum import StrEnum
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.errors import InvalidConfig
-from recsys.models.two_tower import ItemTower
+from recsys.models.two_tower import Items
 
 
 class LossName(StrEnum):
@@ -26,15 +26,17 @@ class LossName(StrEnum):
 
 
 class Loss(Protocol):
-    def __call__(self, users: Tensor, targets: Tensor, items: ItemTower) -> Tensor:
-        """users (N, d), targets (N,) int64 item numbers (1 and up) → scalar mean loss."""
+    def __call__(self, users: Tensor, targets: Tensor, items: Items) -> Tensor:
+        """users (N, d), targets (N,) int64 item numbers (1 and up) → the sum of the N losses."""
         ...
 
 
-def full_softmax(users: Tensor, targets: Tensor, items: ItemTower) -> Tensor:
-    """Cross-entropy over the whole catalogue, in chunks so that the (N, n_items) logits stay in cache."""
+def full_softmax(users: Tensor, targets: Tensor, items: Items) -> Tensor:
+    """Cross-entropy over the whole catalogue, in chunks: the (N, n_items) logits never exist at once."""
     table = items.all_vectors()[1:]
-    return F.linear_cross_entropy(users, table, targets - 1)
+    return F.linear_cross_entropy(
+        users, table, targets - 1, reduction="sum", options=nn.LinearCrossEntropyOptions()
+    )
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,11 @@ class SampledSoftmax:
     n: int
     logq: bool = True
 
-    def __call__(self, users: Tensor, targets: Tensor, items: ItemTower) -> Tensor:
+    def __call__(self, users: Tensor, targets: Tensor, items: Items) -> Tensor:
         negatives = 1 + torch.multinomial(self.probabilities, self.n, replacement=True)
-        return sampled_cross_entropy(users, targets, negatives, items, self.probabilities if self.logq else None)
+        return sampled_cross_entropy(
+            users, targets, negatives, items, self.probabilities if self.logq else None
+        )
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,14 @@ class InBatch:
     probabilities: Tensor
     logq: bool = True
 
-    def __call__(self, users: Tensor, targets: Tensor, items: ItemTower) -> Tensor:
-        return sampled_cross_entropy(users, targets, targets, items, self.probabilities if self.logq else None)
+    def __call__(self, users: Tensor, targets: Tensor, items: Items) -> Tensor:
+        return sampled_cross_entropy(
+            users, targets, targets, items, self.probabilities if self.logq else None
+        )
 
 
 def sampled_cross_entropy(
-    users: Tensor, targets: Tensor, negatives: Tensor, items: ItemTower, probabilities: Tensor | None
+    users: Tensor, targets: Tensor, negatives: Tensor, items: Items, probabilities: Tensor | None
 ) -> Tensor:
     """Cross-entropy of each target against the negatives (n,), leaving out negatives that are the target."""
     positive = (users * items(targets)).sum(-1, keepdim=True)
@@ -70,7 +76,7 @@ def sampled_cross_entropy(
     if probabilities is not None:
         logits = logits - torch.log(len(negatives) * probabilities[negatives - 1])
     logits = logits.masked_fill(negatives[None, :] == targets[:, None], -torch.inf)
-    return (torch.logsumexp(torch.cat([positive, logits], dim=1), dim=1, keepdim=True) - positive).mean()
+    return (torch.logsumexp(torch.cat([positive, logits], dim=1), dim=1, keepdim=True) - positive).sum()
 
 
 def make_loss(name: LossName, counts: Tensor, negatives: int, logq: bool = True) -> Loss:

@@ -16,10 +16,9 @@ class RecencyAttention(nn.Module):
     `max_distance` share the last bias (Raffel et al., 2020, without the logarithmic buckets).
     """
 
-    def __init__(self, dim: int, heads: int, max_distance: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, max_distance: int) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.recency = nn.Parameter(torch.zeros(heads, max_distance))
@@ -31,9 +30,7 @@ class RecencyAttention(nn.Module):
         at = torch.arange(length, device=x.device)
         distance = (at[:, None] - at[None, :]).clamp(0, self.recency.shape[1] - 1)
         bias = self.recency[:, distance] + mask  # (B, heads, L, L)
-        attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
-        )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return cast(Tensor, self.out(attended.transpose(1, 2).reshape(batch, length, dim)))
 
 
@@ -56,7 +53,7 @@ class Block(nn.Module):
     def __init__(self, dim: int, heads: int, hidden: int, max_distance: int, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(dim, eps=1e-6)
-        self.attention = RecencyAttention(dim, heads, max_distance, dropout)
+        self.attention = RecencyAttention(dim, heads, max_distance)
         self.feed_forward_norm = nn.RMSNorm(dim, eps=1e-6)
         self.feed_forward = SwiGLU(dim, hidden)
         self.dropout = nn.Dropout(dropout)

@@ -32,9 +32,11 @@ class TwoTowerShape(BaseModel):
     hidden: int = Field(128, ge=8, description="Width of the SwiGLU layer.")
     max_distance: int = Field(200, ge=1, description="Events further back share one position bias.")
     attribute_buckets: int = Field(4096, ge=1, description="Rows of the hashed attribute table.")
-    dropout: float = Field(0.2, ge=0, lt=1, description="On inputs, attention and both block outputs.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="On the inputs and on both outputs of a block.")
     id_dropout: float = Field(0.1, ge=0, le=1, description="How often an item is trained without its id.")
-    normalised: bool = Field(False, description="Cosine with a learnt scale instead of the plain dot product.")
+    normalised: bool = Field(
+        False, description="Cosine with a learnt scale instead of the plain dot product."
+    )
 
 
 def attribute_texts(item: Item) -> Iterator[str]:
@@ -86,13 +88,28 @@ class ItemTower(nn.Module):
         return self._vectors(self.ids(numbers), self.attributes[numbers])
 
     def _vectors(self, ids: Tensor, slots: Tensor) -> Tensor:
-        present = (slots != 0).unsqueeze(-1)
-        words = (self.words(slots) * present).sum(-2) / present.sum(-2).clamp(min=1)
+        bags = F.embedding_bag(slots.flatten(0, -2), self.words.weight, mode="mean", padding_idx=0)
         if self.training and self.id_dropout > 0:
             kept = torch.rand(ids.shape[:-1], device=ids.device) >= self.id_dropout
             ids = ids * kept.unsqueeze(-1)
-        vectors = ids + words
+        vectors = ids + bags.view_as(ids)
         return F.normalize(vectors, dim=-1) if self.normalised else vectors
+
+
+class ItemTable:
+    """An item tower's vectors computed once: the same interface, for catalogues that fit in one matrix."""
+
+    def __init__(self, tower: ItemTower) -> None:
+        self._vectors = tower.all_vectors()
+
+    def all_vectors(self) -> Tensor:
+        return self._vectors
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        return F.embedding(numbers, self._vectors)
+
+
+Items = ItemTower | ItemTable
 
 
 class UserTower(nn.Module):
@@ -114,7 +131,7 @@ class UserTower(nn.Module):
 
     def forward(self, item_vectors: Tensor, history: Tensor, types: Tensor, gaps: Tensor) -> Tensor:
         """item_vectors (B, L, d) of `history` (B, L), with types and gaps (B, L) → (B, L, d)."""
-        x = item_vectors * cast(int, item_vectors.shape[-1]) ** 0.5 + self.types(types) + self.gaps(gaps)
+        x = item_vectors * item_vectors.shape[-1] ** 0.5 + self.types(types) + self.gaps(gaps)
         x = self.dropout(x)
         mask = causal_mask(history)
         for block in self.blocks:
@@ -131,9 +148,10 @@ class TwoTower(nn.Module):
         self.items = ItemTower(shape, attributes)
         self.user = UserTower(shape)
 
-    def forward(self, history: Tensor, types: Tensor, gaps: Tensor) -> Tensor:
-        """(B, L) each → user vectors (B, L, d), one a position."""
-        return cast(Tensor, self.user(self.items(history), history, types, gaps))
+    def forward(self, history: Tensor, types: Tensor, gaps: Tensor, items: Items | None = None) -> Tensor:
+        """(B, L) each → user vectors (B, L, d), one a position. `items`: look vectors up there instead."""
+        vectors = (items or self.items)(history)
+        return cast(Tensor, self.user(vectors, history, types, gaps))
 
 
 class ServedUserTower(nn.Module):

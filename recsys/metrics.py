@@ -1,0 +1,216 @@
+"""Offline metrics, each with its formula, its source and a worked example. Numpy only.
+
+Retrieval metrics read *ranks*: the number of items that are placed before the one looked for, counted over the
+full catalogue (sampled metrics mislead: Krichene & Rendle, 2020). Rank 0 is the first place.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.integer]
+Floats = NDArray[np.floating]
+
+
+# --- retrieval: one held-out item a case ----------------------------------------------------------------------------
+
+
+def ranks_of(scores: Floats, targets: Ints) -> NDArray[np.int64]:
+    """How many items score higher than the target, ties counted half against it (rounded up).
+
+    A model that gives every item the same score must not look good: it is placed in the middle.
+
+    Args:
+        scores: (n, n_items); what may not be recommended is -inf.
+        targets: (n,) columns of `scores`.
+
+    >>> ranks_of(np.array([[.1, .9, .5], [1., 1., 1.]]), np.array([2, 0])).tolist()
+    [1, 1]
+    """
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    higher = (scores > own).sum(1)
+    ties = (scores == own).sum(1) - 1
+    return np.asarray(higher + (ties + 1) // 2, np.int64)
+
+
+def hit_rate(ranks: Ints, k: int) -> float:
+    """HR@k: share of cases whose item is among the first k. With one item a case it is Recall@k.
+
+    >>> hit_rate(np.array([0, 9, 10]), 10)
+    0.6666666666666666
+    """
+    return _mean(ranks < k)
+
+
+def ndcg(ranks: Ints, k: int) -> float:
+    """NDCG@k with one relevant item: mean of 1 / log2(rank + 2) if rank < k, else 0 (Järvelin & Kekäläinen, 2002).
+
+    >>> ndcg(np.array([0, 2, 10]), 10)
+    0.5
+    """
+    return _mean(np.where(ranks < k, 1 / np.log2(ranks + 2.0), 0.0))
+
+
+def mrr(ranks: Ints) -> float:
+    """Mean reciprocal rank: mean of 1 / (rank + 1) (Voorhees, 1999).
+
+    >>> mrr(np.array([0, 1, 3]))
+    0.5833333333333334
+    """
+    return _mean(1 / (ranks + 1.0))
+
+
+def recall(recommended: Sequence[Ints], relevant: Sequence[Ints], k: int) -> float:
+    """Recall@k: mean of |first k ∩ relevant| / |relevant| over the cases that have relevant items.
+
+    >>> recall([np.array([3, 1, 2])], [np.array([1, 7])], 2)
+    0.5
+    """
+    shares = [
+        len(np.intersect1d(r[:k], wanted)) / len(wanted)
+        for r, wanted in zip(recommended, relevant, strict=True)
+        if len(wanted)
+    ]
+    return _mean(np.array(shares))
+
+
+# --- what the lists are made of -------------------------------------------------------------------------------------
+
+
+def coverage(lists: Ints, n_items: int) -> float:
+    """Share of the catalogue that is in at least one list (Ge et al., 2010). -1 in a list is no item.
+
+    >>> coverage(np.array([[0, 1], [1, -1]]), 4)
+    0.5
+    """
+    return len(np.unique(lists[lists >= 0])) / n_items
+
+
+def gini(lists: Ints, n_items: int) -> float:
+    """Gini index of how often each item is recommended: 0 all alike, near 1 a few items take all.
+
+    G = Σ_i (2 i - n - 1) x_i / (n Σ x), x ascending, i from 1 (Fleder & Hosanagar, 2009).
+
+    >>> gini(np.array([[0, 1], [2, 3]]), 4), gini(np.array([[0], [0]]), 4)
+    (0.0, 0.75)
+    """
+    counts = np.sort(np.bincount(lists[lists >= 0].ravel(), minlength=n_items))
+    if counts.sum() == 0:
+        return float("nan")
+    at = np.arange(1, n_items + 1)
+    return float(((2 * at - n_items - 1) * counts).sum() / (n_items * counts.sum()))
+
+
+def popularity_bias(lists: Ints, popularity: Floats) -> float:
+    """Average recommendation popularity (Abdollahpouri et al., 2019): mean over the lists of their items' popularity.
+
+    In multiples of the catalogue's mean, so 1.0 means no preference for the popular.
+
+    >>> popularity_bias(np.array([[0, 1], [0, 0]]), np.array([3., 1., 0., 0.]))
+    2.5
+    """
+    shown = lists >= 0
+    means = np.where(shown, popularity[lists], 0).sum(1) / np.maximum(shown.sum(1), 1)
+    return float(means[shown.any(1)].mean() / popularity.mean())
+
+
+def intra_list_diversity(lists: Ints, vectors: Floats) -> float:
+    """Mean over the lists of the mean of 1 - cosine over the pairs of a list's items (Ziegler et al., 2005).
+
+    >>> intra_list_diversity(np.array([[0, 1], [0, 0]]), np.array([[1., 0.], [0., 2.]]))
+    0.5
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(lengths > 0, lengths, 1)
+    diversities = []
+    for items in lists:
+        own = unit[items[items >= 0]]
+        n = len(own)
+        if n > 1:
+            total = float(np.square(own.sum(0)).sum())  # all pairs, each with itself too
+            itself = float(np.square(own).sum())
+            diversities.append(1 - (total - itself) / (n * (n - 1)))
+    return _mean(np.array(diversities))
+
+
+# --- ranking: a label and a score a row -----------------------------------------------------------------------------
+
+
+def auc(labels: Ints, scores: Floats) -> float:
+    """Probability that a positive scores higher than a negative, ties half (Hanley & McNeil, 1982).
+
+    From the rank sum (Mann & Whitney): (Σ ranks of positives - p (p + 1) / 2) / (p n). NaN with one class only.
+
+    >>> auc(np.array([0, 1, 0, 1]), np.array([.1, .4, .4, .8]))
+    0.875
+    """
+    positives = int(np.sum(labels > 0))
+    negatives = len(labels) - positives
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    rank_sum = float(_average_ranks(scores)[labels > 0].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def gauc(labels: Ints, scores: Floats, groups: NDArray[np.generic]) -> float:
+    """AUC within each user, weighted by impressions; users with one class only do not count (Zhou et al., 2018, DIN).
+
+    >>> gauc(np.array([1, 0, 0, 1, 1]), np.array([.9, .1, .8, .3, .5]), np.array([1, 1, 2, 2, 3]))
+    0.5
+    """
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.r_[True, groups[order][1:] != groups[order][:-1]])
+    total = weight = 0.0
+    for rows in np.split(order, starts[1:]):
+        value = auc(labels[rows], scores[rows])
+        if not np.isnan(value):
+            total += len(rows) * value
+            weight += len(rows)
+    return total / weight if weight else float("nan")
+
+
+def xauc(values: Floats, predictions: Floats, pairs: int = 1_000_000, seed: int = 0) -> float:
+    """Share of pairs with different values that the predictions order alike, ties half (Zhan et al., 2022, D2Q).
+
+    Exact for up to `pairs` pairs, else on that many random ones.
+
+    >>> xauc(np.array([1., 2., 3.]), np.array([10., 30., 20.]))
+    0.6666666666666666
+    """
+    n = len(values)
+    if n * (n - 1) // 2 <= pairs:
+        a, b = np.triu_indices(n, 1)
+    else:
+        a, b = np.random.default_rng(seed).integers(0, n, (2, pairs))
+    differs = values[a] != values[b]
+    a, b = a[differs], b[differs]
+    agreement = np.sign(values[a] - values[b]) * np.sign(predictions[a] - predictions[b])
+    return _mean((agreement + 1) / 2)
+
+
+def calibration_error(labels: Ints, probabilities: Floats, bins: int = 20) -> float:
+    """Expected calibration error over bins of equal size: Σ share · |mean label - mean probability|.
+
+    (Naeini et al., 2015, with quantile bins; rows in the order of their probability.)
+
+    >>> calibration_error(np.array([0, 1, 1, 1]), np.array([.2, .2, .9, .9]), bins=2)
+    0.2
+    """
+    order = np.argsort(probabilities, kind="stable")
+    error = 0.0
+    for rows in np.array_split(order, min(bins, len(order))):
+        error += len(rows) * abs(float(labels[rows].mean()) - float(probabilities[rows].mean()))
+    return round(error / len(order), 12) if len(order) else float("nan")
+
+
+def _average_ranks(scores: Floats) -> NDArray[np.float64]:
+    """Ranks from 1, equal scores share their mean rank."""
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[inverse], np.float64)
+
+
+def _mean(values: NDArray[np.floating] | NDArray[np.bool_]) -> float:
+    """The mean; NaN of nothing, without a warning."""
+    return float(np.mean(values)) if len(values) else float("nan")

@@ -1,0 +1,116 @@
+"""The state of a training run, and how it survives a kill: safetensors with the counters as JSON; no pickle."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from recsys.errors import InvalidConfig, InvalidData
+
+
+@dataclass
+class Progress:
+    """How far a run has come. `batch` counts within the epoch, so that resuming skips what was trained on."""
+
+    epoch: int = 0  # finished ones
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0  # of the epoch so far, summed over targets
+    targets: int = 0
+    seconds: float = 0.0
+    reports: list[dict[str, Any]] = field(default_factory=list)  # one a finished epoch
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass
+class TrainingState(Generic[Model]):
+    """All that a run would lose: weights, their running average, the best ones so far, optimizer, progress."""
+
+    model: Model
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    best: dict[str, Tensor] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def kept(self) -> Model:
+        """The weights that count: the average where there is one."""
+        return self.model if self.average is None else cast(Model, self.average.module)
+
+    def save(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Write aside, flush to disk, rename: a kill at any moment leaves the old checkpoint or the new one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            **_prefixed("model", self.model.state_dict()),
+            **_prefixed("optimizer", _optimizer_tensors(self.optimizer)),
+            **_prefixed("average", self.average.state_dict() if self.average is not None else {}),
+            **_prefixed("best", self.best),
+        }
+        header = {
+            "identity": json.dumps(identity, sort_keys=True),
+            "progress": json.dumps(asdict(self.progress)),
+        }
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file({k: t.detach().clone().contiguous() for k, t in tensors.items()}, aside, metadata=header)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.rename(path)
+
+    def restore(self, path: Path, identity: Mapping[str, Any]) -> bool:
+        """Go on from a checkpoint; False when there is none.
+
+        Raises:
+            InvalidConfig: it is of another configuration.
+            InvalidData: the file is not a checkpoint of ours.
+        """
+        if not path.exists():
+            return False
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            if header["identity"] != json.dumps(identity, sort_keys=True):
+                raise InvalidConfig(f"{path} is of another configuration; delete it or choose another folder")
+            self.progress = Progress(**json.loads(header["progress"]))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise InvalidData(f"{path}: not a checkpoint ({error}); delete it to start again") from error
+        self.model.load_state_dict(_part("model", tensors))
+        if self.average is not None:
+            self.average.load_state_dict(_part("average", tensors))
+        _restore_optimizer(self.optimizer, _part("optimizer", tensors))
+        self.best = _part("best", tensors)
+        return True
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Flat: `<parameter index>.<name>`."""
+    slots = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Learning rates and the like stay as configured."""
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        slots.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}/"
+    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}

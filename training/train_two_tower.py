@@ -1,0 +1,316 @@
+"""Train the two-tower: read top to bottom, or call `main(config)`.
+
+With a validation period the model is first trained without it and stopped where it is best there; with `refit` it
+is then trained again on everything for as many epochs. The same program runs in one process, under `torchrun` and
+under Spark's `TorchDistributor` (docs/recall.md): each process takes its rows of every batch.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from recsys.errors import InvalidData
+from recsys.metrics import hit_rate, ndcg
+from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape, hash_attributes
+from recsys.types import Item
+from training.augment import Augmentation, augmenter
+from training.checkpoint import TrainingState
+from training.dataset import (
+    Batch,
+    BatchPlan,
+    BeforeTime,
+    Cut,
+    History,
+    SequenceFiles,
+    before_last,
+    epoch_batches,
+    keep_all,
+    prefetched,
+    read_items,
+)
+from training.losses import Loss, LossName, make_loss
+from training.retrieval import next_item_ranks, two_tower_scorer
+from training.seeding import seed_everything, seed_step
+
+
+class Validation(StrEnum):
+    NONE = "none"
+    TIME = "time"  # the next event after the last `validation_share` of the time's events began
+    LAST_ITEM = "last_item"  # each history's last event
+
+
+class TwoTowerConfig(BaseModel):
+    """Everything that a run depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequences: Path = Field(description="Folder of sequence files.")
+    items: Path = Field(description="The item table, items.parquet.")
+    work: Path = Field(description="Folder for the checkpoint and what is exported.")
+    seed: int = Field(0, ge=0, description="Fixes the result, on the same hardware and threads bit for bit.")
+    shape: TwoTowerShape = Field(TwoTowerShape(), description="Size of the model.")
+
+    loss: LossName = Field(LossName.FULL, description="What the next item is told apart from.")
+    negatives: int = Field(1024, ge=0, description="Negatives a batch, of the sampled losses.")
+    logq: bool = Field(True, description="Correct sampled losses for how likely a negative was drawn.")
+
+    epochs: int = Field(20, ge=1, description="Passes over the data; the learning rate ends with the last.")
+    max_length: int = Field(200, ge=2, description="Newest events of a history that are trained on.")
+    batch_tokens: int = Field(4096, ge=1, description="Positions a batch, over all processes.")
+    crop: float = Field(0.0, ge=0, le=1, description="How often a long history gives a random window.")
+    augmentation: Augmentation = Field(Augmentation.NONE, description="How inputs are varied.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak of AdamW's.")
+    warmup_steps: int = Field(200, ge=0, description="Steps until the peak; then cosine to 2 %.")
+    weight_decay: float = Field(0.01, ge=0, description="On all but the embeddings.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0: none.")
+    bf16: bool = Field(False, description="Autocast to bfloat16: faster with AMX or a GPU, slower without.")
+
+    validation: Validation = Field(Validation.TIME, description="What early stopping looks at.")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="Newest events held out, of `time`.")
+    validation_users: int = Field(2000, ge=1, description="Users scored after each epoch.")
+    patience: int = Field(3, ge=1, description="Epochs without a better NDCG@10 before stopping.")
+    refit: bool = Field(True, description="Train again on everything for the best number of epochs.")
+
+    threads: int = Field(0, ge=0, description="Threads of torch; 0: as torch chooses.")
+    checkpoint_s: float = Field(60.0, ge=0, description="Seconds between checkpoints.")
+    progress: bool = Field(True, description="Show a progress bar.")
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch. `loss`: mean cross-entropy a target; `validation`: empty without held-out events."""
+
+    epoch: int
+    loss: float
+    seconds: float
+    targets_per_s: float
+    validation: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TwoTowerResult:
+    """The trained model (in evaluation mode), its item table, and how it came about."""
+
+    model: TwoTower
+    items: Sequence[Item]
+    config: TwoTowerConfig
+    epochs: Sequence[EpochReport]  # of the last phase
+    validation: dict[str, float]  # of the best epoch before the refit; empty without validation
+
+
+def main(config: TwoTowerConfig) -> TwoTowerResult:
+    """Train, or go on from the checkpoints in `config.work` if they belong to the same configuration.
+
+    Raises:
+        InvalidData: sequences or item table are missing or unusable.
+        InvalidConfig: a checkpoint in `config.work` is of another configuration.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    data = _read(config)
+    if config.validation is Validation.NONE:
+        model, reports = _fit(config, data, "refit", config.epochs)
+        return TwoTowerResult(model, data.items, config, reports, {})
+    model, reports = _fit(config, data, "fit", config.epochs)
+    best = max(reports, key=lambda report: report.validation["ndcg@10"])
+    if config.refit:
+        model, reports = _fit(config, replace(data, cut=keep_all, held_out=None), "refit", best.epoch)
+    return TwoTowerResult(model, data.items, config, reports, best.validation)
+
+
+def _fit(
+    config: TwoTowerConfig, data: "_Data", phase: str, epochs: int
+) -> tuple[TwoTower, list[EpochReport]]:
+    """Train from random weights; the best epoch's weights where events are held out, else the last's."""
+    seed_everything(config.seed)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    model = TwoTower(config.shape, hash_attributes(data.items, config.shape.attribute_buckets))
+    average = _average(model, config.ema) if config.ema else None
+    state = TrainingState(model, average, _optimizer(model, config))
+    loss_of = make_loss(config.loss, data.counts, config.negatives, config.logq)
+    step: nn.Module = _TwoTowerStep(model, loss_of, tabled=config.loss is LossName.FULL)
+    if world > 1:
+        step = DistributedDataParallel(step)
+    change = augmenter(config.augmentation)
+    plan = BatchPlan(config.max_length, config.batch_tokens, config.crop)
+
+    path, identity = config.work / f"{phase}.safetensors", _identity(config, phase)
+    state.restore(path, identity)
+    at, saved = state.progress, time.monotonic()
+    with Progress(disable=not config.progress or rank != 0) as bars:
+        bar = bars.add_task(f"two-tower {phase}", total=epochs)
+        while at.epoch < epochs and not _stale(at.reports, config.patience):
+            model.train()
+            batches = epoch_batches(data.files, data.cut, plan, config.seed, at.epoch, change)
+            for index, (batch, read) in enumerate(prefetched(batches)):
+                if index < at.batch:  # trained on before the run was interrupted
+                    continue
+                started = time.monotonic()
+                done = at.epoch + read / data.files.users
+                for group in state.optimizer.param_groups:
+                    group["lr"] = _learning_rate(config, at.step, done / epochs)
+                seed_step(config.seed, at.step, rank)
+                loss = step(batch.shard(rank, world)) * (world / batch.n_targets)
+                state.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                state.optimizer.step()
+                if average is not None:
+                    average.update_parameters(model)
+                at.step, at.batch = at.step + 1, index + 1
+                at.loss, at.targets = (
+                    at.loss + loss.item() / world * batch.n_targets,
+                    at.targets + batch.n_targets,
+                )
+                at.seconds += time.monotonic() - started
+                bars.update(bar, completed=done)
+                if rank == 0 and time.monotonic() - saved > config.checkpoint_s:
+                    state.save(path, identity)
+                    saved = time.monotonic()
+            _finish_epoch(state, data.held_out, config)
+            if rank == 0:
+                state.save(path, identity)
+    reports = [EpochReport(**report) for report in at.reports]
+    if state.best:
+        state.kept.load_state_dict(state.best)
+    return state.kept.eval(), reports
+
+
+class _TwoTowerStep(nn.Module):
+    """Forward pass and loss in one module, so that data-parallel wrapping sees every parameter's use."""
+
+    def __init__(self, model: TwoTower, loss_of: Loss, tabled: bool) -> None:
+        super().__init__()
+        self.model = model
+        self._loss_of = loss_of
+        self._tabled = tabled
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The sum of the losses of the batch's targets."""
+        history, types, gaps, targets = (torch.from_numpy(array) for array in batch)
+        items = ItemTable(self.model.items) if self._tabled else self.model.items
+        users = self.model(history, types, gaps, items)
+        real = targets > 0
+        return self._loss_of(users[real], targets[real], items)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The validation cases: histories, the row of the item that came next, and when."""
+
+    histories: list[History]
+    targets: NDArray[np.int64]
+    times: list[int]
+
+
+@dataclass(frozen=True)
+class _Data:
+    items: Sequence[Item]
+    files: SequenceFiles
+    counts: Tensor  # (n_items,) events an item
+    cut: Cut
+    held_out: _HeldOut | None
+
+
+def _read(config: TwoTowerConfig) -> _Data:
+    """One pass over the files: how often each item occurs, and what is held out."""
+    items = read_items(config.items)
+    files = SequenceFiles(config.sequences, items)
+    cut = _cut(config, files)
+    counts = np.zeros(len(items), np.int64)
+    cases: list[tuple[History, int]] = []
+    for history in files.read():
+        n = cut(history)
+        counts += np.bincount(history.numbers[:n] - 1, minlength=len(items))
+        if 0 < n < len(history.numbers):
+            cases.append((history, n))
+    if config.validation is not Validation.NONE and not cases:
+        raise InvalidData(
+            f"{config.sequences}: no history goes past the validation cut; choose validation none"
+        )
+    chosen = np.random.default_rng(config.seed).permutation(len(cases))[: config.validation_users]
+    held_out = _HeldOut(
+        [cases[c][0].before(cases[c][1]) for c in chosen],
+        np.array([cases[c][0].numbers[cases[c][1]] - 1 for c in chosen], np.int64),
+        [int(cases[c][0].times[cases[c][1]]) for c in chosen],
+    )
+    return _Data(items, files, torch.from_numpy(counts), cut, held_out if cases else None)
+
+
+def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
+    if config.validation is Validation.NONE:
+        return keep_all
+    if config.validation is Validation.LAST_ITEM:
+        return before_last
+    times = np.concatenate([h.times for h in files.read()] or [np.zeros(1, np.int64)])
+    if times.min() <= 0:
+        raise InvalidData(f"{config.sequences}: events without times; choose validation last_item or none")
+    return BeforeTime(int(np.quantile(times, 1 - config.validation_share)))
+
+
+def _optimizer(model: nn.Module, config: TwoTowerConfig) -> torch.optim.Optimizer:
+    """AdamW; matrices decay, tables, norms and biases do not."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in tables]
+    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+
+
+def _average(model: nn.Module, decay: float) -> AveragedModel:
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+
+def _learning_rate(config: TwoTowerConfig, step: int, done: float) -> float:
+    """Linear warm-up, then cosine from the peak to 2 % of it. `done`: share of the run, 0 to 1."""
+    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+
+def _finish_epoch(state: TrainingState[TwoTower], held_out: _HeldOut | None, config: TwoTowerConfig) -> None:
+    """Report the epoch, validate, and remember the best weights."""
+    at = state.progress
+    scores: dict[str, float] = {}
+    if held_out is not None:
+        scorer = two_tower_scorer(state.kept, config.max_length)
+        ranks = next_item_ranks(scorer, held_out.histories, held_out.targets, held_out.times)
+        scores = {"hr@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
+    report = EpochReport(at.epoch + 1, at.loss / at.targets, at.seconds, at.targets / at.seconds, scores)
+    at.reports.append(asdict(report))
+    if scores and _best(at.reports) == len(at.reports) - 1:
+        state.best = {name: t.detach().clone() for name, t in state.kept.state_dict().items()}
+    at.epoch, at.batch, at.loss, at.targets, at.seconds = at.epoch + 1, 0, 0.0, 0, 0.0
+
+
+def _best(reports: Sequence[dict[str, Any]]) -> int:
+    """The first of the epochs with the highest validation NDCG@10."""
+    return int(np.argmax([r["validation"].get("ndcg@10", 0.0) for r in reports]))
+
+
+def _stale(reports: Sequence[dict[str, Any]], patience: int) -> bool:
+    """No better validation for `patience` epochs."""
+    return bool(reports and reports[-1]["validation"]) and len(reports) - 1 - _best(reports) >= patience
+
+
+def _identity(config: TwoTowerConfig, phase: str) -> dict[str, Any]:
+    """What a checkpoint must agree on with the run that goes on from it."""
+    free = {"work", "threads", "checkpoint_s", "progress"}
+    return {"phase": phase, **config.model_dump(mode="json", exclude=free)}
