@@ -54,6 +54,10 @@ class Event:
         joined = self.context.get(CATEGORIES)
         return tuple(joined.split(CATEGORY_SEPARATOR)) if joined else ()
 
+    @property
+    def creator(self) -> str:
+        return self.context.get(CREATOR, "")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values, fields in declaration order."""
         return {

@@ -106,9 +106,9 @@ FEATURES = FeatureSet(
         Count("category_engaged", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
         Count("category_shown", PAIR, SHOWN, over=(SLOW,), split=CATEGORY),
         Lift(
-            "category_click_lift",
+            "category_lift",
             PAIR,
-            CLICKED,
+            ENGAGED,
             SHOWN,
             over=(SLOW,),
             split=CATEGORY,
@@ -119,9 +119,9 @@ FEATURES = FeatureSet(
         Affinity("creator_affinity", PAIR, ENGAGED, over=(SLOW,), split=CREATOR),
         Count("creator_shown", PAIR, SHOWN, over=(SLOW,), split=CREATOR),
         Lift(
-            "creator_click_lift",
+            "creator_lift",
             PAIR,
-            CLICKED,
+            ENGAGED,
             SHOWN,
             over=(SLOW,),
             split=CREATOR,

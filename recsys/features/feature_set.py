@@ -3,14 +3,15 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.errors import UnknownFeature
-from recsys.events import CREATOR, Event
+from recsys.events import Event
 from recsys.features.spec import Feature, Look, Total
 from recsys.features.state import (
     BUCKETS,
@@ -52,8 +53,8 @@ class FeatureSet:
         self.names: tuple[str, ...] = tuple(name for f in self.features for name in f.columns)
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"feature names must differ: {sorted(self.names)}")
-        self.totals: tuple[Total, ...] = tuple(dict.fromkeys(t for f in self.features for t in f.totals()))
-        self.looks: tuple[Look, ...] = tuple(dict.fromkeys(k for f in self.features for k in f.looks()))
+        self.totals: tuple[Total, ...] = tuple(dict.fromkeys(t for f in self.features for t in f.totals))
+        self.looks: tuple[Look, ...] = tuple(dict.fromkeys(k for f in self.features for k in f.looks))
         self.aggregates = _aggregates(self.totals)
         self.histories = _histories([*histories, *(look.history for look in self.looks)])
         self._aggregate_by_key = {(a.entity, a.name): a for a in self.aggregates}
@@ -94,10 +95,11 @@ class FeatureSet:
         except ValueError:
             raise UnknownFeature(f"{name}: no such feature; see `recsys features list`") from None
 
-    def columns_of(self, *entities: Entity) -> "np.ndarray[Any, np.dtype[np.intp]]":
-        """The columns of the features of these entities, in order."""
-        owners = [f.entity for f in self.features for _ in f.columns]
-        return np.array([i for i, owner in enumerate(owners) if owner in entities], dtype=np.intp)
+    def placed(self, wanted: Callable[[Feature], bool]) -> tuple[tuple[Feature, ...], NDArray[np.intp]]:
+        """The features that `wanted` picks, and the columns of a feature matrix that they fill, in order."""
+        picked = tuple(f for f in self.features if wanted(f))
+        names = [name for f in picked for name in f.columns]
+        return picked, np.array([self.names.index(name) for name in names], dtype=np.intp)
 
     def fold(self, event: Event) -> Folded:
         """The changes that one event makes. The stream worker's hot path: a plan for each event type."""
@@ -134,7 +136,7 @@ class _Plan:
         endings: Mapping[Split, list[str]] = {
             Split.NONE: [""],
             Split.CATEGORY: [f"{KEY_MARK}{bucket}" for bucket in category_buckets(categories)],
-            Split.CREATOR: [f"{KEY_MARK}{b}" for b in creator_buckets(event.context.get(CREATOR, ""))],
+            Split.CREATOR: [f"{KEY_MARK}{b}" for b in creator_buckets(event.creator)],
         }
         visits = []
         if self._histories:

@@ -6,6 +6,7 @@ plain Python numbers and numpy arrays give the same bits. Models normalise their
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def at_least_one(n: Ints) -> Ints:
     return np.maximum(n, 1) if isinstance(n, np.ndarray) else max(n, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Count(Feature):
     """How often: lifetime, windowed or decayed, by the windows in `over`; with a `split`, of the candidate's part."""
 
@@ -41,14 +42,15 @@ class Count(Feature):
     over: tuple[Window, ...]
     split: Split = Split.NONE
 
+    @cached_property
     def totals(self) -> Sequence[Total]:
         return [Total(_owner(self.entity), self.signal, w, self.split) for w in self.over]
 
     def values(self, source: Source) -> list[Floats]:
-        return [source.total(t) / (t.window.unit * self.signal.scale) for t in self.totals()]
+        return [source.total(t) / (t.window.unit * self.signal.scale) for t in self.totals]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ratio(Feature):
     """Smoothed ratio (part + α) / (whole + α + β): CTR, CVR, response to a category. α + β > 0."""
 
@@ -60,12 +62,13 @@ class Ratio(Feature):
     beta: float
     split: Split = Split.NONE
 
+    @cached_property
     def totals(self) -> Sequence[Total]:
         owner = _owner(self.entity)
         return [Total(owner, s, w, self.split) for w in self.over for s in (self.part, self.whole)]
 
     def values(self, source: Source) -> list[Floats]:
-        totals = self.totals()
+        totals = self.totals
         pairs = zip(totals[::2], totals[1::2], strict=True)
         return [
             (source.total(part) / part.window.unit + self.alpha)
@@ -74,7 +77,7 @@ class Ratio(Feature):
         ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mean(Feature):
     """Mean of what a signal adds (dwell milliseconds, stars) over the events that count; `default` for none."""
 
@@ -84,11 +87,12 @@ class Mean(Feature):
     over: tuple[Window, ...]
     default: float = 0.0
 
+    @cached_property
     def totals(self) -> Sequence[Total]:
         return [Total(self.entity, s, w) for w in self.over for s in (self.amount, self.events)]
 
     def values(self, source: Source) -> list[Floats]:
-        totals = self.totals()
+        totals = self.totals
         columns = []
         for amount, events in zip(totals[::2], totals[1::2], strict=True):
             n = source.total(events)
@@ -97,7 +101,7 @@ class Mean(Feature):
         return columns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Affinity(Feature):
     """Share of the user's events that fell on the candidate's categories (mean of their shares) or creator."""
 
@@ -107,12 +111,13 @@ class Affinity(Feature):
     split: Split
     default: float = 0.0
 
+    @cached_property
     def totals(self) -> Sequence[Total]:
         return [Total(Entity.USER, self.signal, w, s) for w in self.over for s in (self.split, Split.NONE)]
 
     def values(self, source: Source) -> list[Floats]:
         parts = source.categories() if self.split is Split.CATEGORY else 1
-        totals = self.totals()
+        totals = self.totals
         columns = []
         for part, whole in zip(totals[::2], totals[1::2], strict=True):
             base = source.total(whole) * parts
@@ -121,7 +126,7 @@ class Affinity(Feature):
         return columns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Lift(Feature):
     """A ratio of the candidate's categories or creator, centred on the user's own ratio.
 
@@ -139,6 +144,7 @@ class Lift(Feature):
     beta: float
     strength: float
 
+    @cached_property
     def totals(self) -> Sequence[Total]:
         return [
             Total(Entity.USER, signal, w, split)
@@ -148,7 +154,7 @@ class Lift(Feature):
         ]
 
     def values(self, source: Source) -> list[Floats]:
-        totals = self.totals()
+        totals = self.totals
         columns = []
         for i in range(0, len(totals), 4):
             part_c, whole_c, part, whole = (source.total(t) / t.window.unit for t in totals[i : i + 4])
@@ -157,23 +163,25 @@ class Lift(Feature):
         return columns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recency(Feature):
     """Seconds since the signal's latest event (a MAX of times); `default` when there was none."""
 
     kind = "recency"
+    ticking = True
     signal: Signal
     over: tuple[Window, ...]
     default: float = -1.0
 
+    @cached_property
     def totals(self) -> Sequence[Total]:
         return [Total(self.entity, self.signal, w) for w in self.over]
 
     def values(self, source: Source) -> list[Floats]:
-        return [_seconds_since(source.total(t), source.now_ms, self.default) for t in self.totals()]
+        return [_seconds_since(source.total(t), source.now_ms, self.default) for t in self.totals]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VisitCount(Feature):
     """How many of the latest visits match the candidate; with `share`, of those that there are."""
 
@@ -181,6 +189,7 @@ class VisitCount(Feature):
     look: Look
     share: bool = False
 
+    @cached_property
     def looks(self) -> Sequence[Look]:
         every = Look(self.look.history, self.look.newest)
         return (self.look, every) if self.share else (self.look,)
@@ -189,18 +198,20 @@ class VisitCount(Feature):
         count = source.count(self.look)
         if not self.share:
             return [count / 1]
-        n = source.count(self.looks()[1])
+        n = source.count(self.looks[1])
         return [count / at_least_one(n)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VisitRecency(Feature):
     """Seconds since the latest visit that matches the candidate; `default` when none does."""
 
     kind = "visit_recency"
+    ticking = True
     look: Look
     default: float = -1.0
 
+    @cached_property
     def looks(self) -> Sequence[Look]:
         return (self.look,)
 
@@ -208,7 +219,7 @@ class VisitRecency(Feature):
         return [_seconds_since(source.latest_ms(self.look), source.now_ms, self.default)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attribute(Feature):
     """A static attribute of user, item or request as a number, or as its place in a vocabulary."""
 
@@ -221,11 +232,12 @@ class Attribute(Feature):
         return [source.attribute(self.entity, self.attribute, self.default, self.vocabulary)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ItemAge(Feature):
     """Days since the item was created; `default` where that is unknown."""
 
     kind = "item_age"
+    ticking = True
     default: float = -1.0
 
     def values(self, source: Source) -> list[Floats]:
@@ -234,7 +246,7 @@ class ItemAge(Feature):
         return [where(created > 0, where(age > 0, age, 0.0), self.default)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CategoryCount(Feature):
     """How many categories the item has."""
 
@@ -244,21 +256,23 @@ class CategoryCount(Feature):
         return [source.categories() / 1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HourOfDay(Feature):
     """0 … 23, UTC."""
 
     kind = "hour_of_day"
+    ticking = True
 
     def values(self, source: Source) -> list[Floats]:
         return [source.now_ms // MS_PER_HOUR % 24 / 1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Weekday(Feature):
     """0 (Monday) … 6, UTC."""
 
     kind = "weekday"
+    ticking = True
 
     def values(self, source: Source) -> list[Floats]:
         return [(source.now_ms // MS_PER_DAY + EPOCH_WEEKDAY) % 7 / 1]

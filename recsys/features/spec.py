@@ -6,9 +6,11 @@ three sources (a state from the store, the batch kernel's arrays, the brute-forc
 finaliser for all of them.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -35,7 +37,7 @@ class Signal:
     scale: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Total:
     """A signal of a user or an item over one window.
 
@@ -47,7 +49,15 @@ class Total:
     window: Window
     split: Split = Split.NONE
 
-    @property
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # totals are dictionary keys of the request path; the hash of all their parts would be half of its time
+        return zlib.crc32(f"{self.entity} {self.aggregate_name} {self.window.label}".encode())
+
+    @cached_property
     def aggregate_name(self) -> str:
         """Totals with the same name share their cells."""
         code = HOP_CODES[self.window.hop_ms] + self.split[:2]
@@ -76,13 +86,23 @@ class Match(StrEnum):
     CATEGORY = "category"  # that share one of the candidate's categories
 
 
+# A set of visits is a bit mask in an int64 (bit 0: the oldest), whose highest bit float64 still finds exactly.
+MAX_LOOK = 52
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The latest `newest` visits of a history that match."""
+    """Those of the latest `newest` visits of a history that match. `newest` is at most `MAX_LOOK`."""
 
     history: History
     newest: int
     match: Match = Match.ANY
+
+    def __post_init__(self) -> None:
+        if not 0 < self.newest <= min(MAX_LOOK, self.history.size):
+            raise ValueError(
+                f"{self.history.name}: a look takes 1 … {MAX_LOOK} visits, at most the history's size"
+            )
 
 
 class Source(Protocol):
@@ -126,11 +146,12 @@ def number(text: str | None, default: float, vocabulary: tuple[str, ...]) -> flo
     return value if abs(value) < 1e12 else default  # also False for NaN
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Feature:
     """Base of the kinds. `entity` says what the value depends on; a column for each window in `over`."""
 
     kind: ClassVar[str]
+    ticking: ClassVar[bool] = False  # whether the value moves with the clock even while no tile ends
     name: str
     entity: Entity
 
@@ -143,10 +164,12 @@ class Feature:
     def dimension(self) -> int:
         return len(self.columns)
 
+    @cached_property
     def totals(self) -> Sequence[Total]:
         """Every total that `values` reads."""
         return ()
 
+    @cached_property
     def looks(self) -> Sequence[Look]:
         """Every look into a history that `values` takes."""
         return ()
