@@ -1,0 +1,106 @@
+"""What the next item of a list adds to it: relevance alone, MMR, or a determinantal point process.
+
+An objective is asked for the gain of every candidate and told which one was chosen; `recsys.rerank.greedy` does the
+choosing. A step is one matrix-vector product over the candidates, so a list of k costs k · N · d operations.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_TINY = 1e-6
+
+
+class Objective(Protocol):
+    """State of one list in the making."""
+
+    def gains(self) -> Floats:
+        """(N,) gain of each candidate as the next item; those chosen already may have any."""
+
+    def choose(self, position: int) -> None:
+        """Candidate `position` is in the list now."""
+
+
+class Relevance:
+    """The score, whatever is in the list."""
+
+    def __init__(self, relevance: Floats) -> None:
+        self._relevance = relevance
+
+    def gains(self) -> Floats:
+        return self._relevance
+
+    def choose(self, position: int) -> None:
+        pass
+
+
+class MaximalMarginalRelevance:
+    """(1 - diversity) · relevance - diversity · greatest cosine with a chosen item (Carbonell, Goldstein 1998)."""
+
+    def __init__(self, relevance: Floats, vectors: Floats, diversity: float) -> None:
+        """
+        Args:
+            relevance: (N,) in [0, 1].
+            vectors: (N, d) of length 1, or 0 for an item without a vector.
+            diversity: 0 is relevance alone, 1 ignores relevance.
+        """
+        self._relevance = (1 - diversity) * relevance
+        self._vectors = vectors
+        self._diversity = diversity
+        self._nearest: Floats | None = None  # no item chosen yet: nothing to be like
+
+    def gains(self) -> Floats:
+        if self._nearest is None:
+            return self._relevance
+        return self._relevance - self._diversity * self._nearest
+
+    def choose(self, position: int) -> None:
+        cosines = self._vectors @ self._vectors[position]
+        self._nearest = cosines if self._nearest is None else np.maximum(self._nearest, cosines)
+
+
+class DeterminantalPointProcess:
+    """Greedy maximum of det(L) over the list, L_ij = q_i S_ij q_j (Chen, Zhang, Zhou 2018, algorithm 1).
+
+    q = exp(a · relevance) with a = (1 - diversity) / (2 · diversity), S = (1 + cosine) / 2. The gain of an item is
+    the logarithm of what it multiplies the determinant by: log d², d the last entry of its Cholesky row.
+    """
+
+    def __init__(self, relevance: Floats, vectors: Floats, diversity: float) -> None:
+        """As of `MaximalMarginalRelevance`, with `diversity` in (0, 1]."""
+        self._quality = np.exp((1 - diversity) / (2 * diversity) * relevance)
+        self._vectors = vectors
+        self._rows: list[Floats] = []  # of the transposed Cholesky factor, one a chosen item
+        self._squares = self._quality**2 * np.float32(1 + _TINY)
+
+    def gains(self) -> Floats:
+        gains: Floats = np.log(np.maximum(self._squares, np.float32(1e-30)))
+        return gains
+
+    def choose(self, position: int) -> None:
+        similar = (1 + self._vectors @ self._vectors[position]) / 2
+        row = self._quality[position] * self._quality * similar
+        for earlier in self._rows:
+            row = row - earlier[position] * earlier
+        row = row / np.sqrt(max(self._squares[position], np.float32(1e-30)))
+        self._rows.append(row)
+        self._squares = self._squares - row**2
+
+
+def scaled(scores: Floats) -> Floats:
+    """To [0, 1]: the best candidate 1, the worst 0; all equal: 1."""
+    low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
+    if not high > low:
+        return np.ones_like(scores)
+    relevance: Floats = (scores - low) / (high - low)
+    return relevance
+
+
+def unit(vectors: Floats) -> Floats:
+    """(n, d) to length 1; zeros stay zeros."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    normalised: Floats = vectors / np.maximum(lengths, np.float32(1e-12))
+    return normalised

@@ -1,0 +1,71 @@
+"""The greedy choice of a list: the best next item that no cap forbids, place by place."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.catalogue import NO_CODE
+from recsys.rerank.diversity import Objective
+
+
+class Cap:
+    """At most `most` items of one code (a category, a creator) in a list. `NO_CODE` is never capped."""
+
+    def __init__(self, codes: NDArray[np.int32], most: int) -> None:
+        """
+        Args:
+            codes: (N,) int32, one a candidate.
+        """
+        self.full = np.zeros(len(codes), bool)  # candidates that the cap forbids now
+        self._codes = codes
+        self._most = most
+        self._counts: dict[int, int] = {}
+
+    def choose(self, position: int) -> None:
+        code = int(self._codes[position])
+        if code == NO_CODE:
+            return
+        self._counts[code] = self._counts.get(code, 0) + 1
+        if self._counts[code] >= self._most:
+            self.full |= self._codes == code
+
+
+def greedy(
+    objective: Objective,
+    n: int,
+    places: Sequence[int],
+    caps: Sequence[Cap] = (),
+    pins: Mapping[int, int] | None = None,
+) -> dict[int, int]:
+    """Fill `places` in order; place → candidate.
+
+    A pinned candidate takes its place whatever the caps say, and counts towards them. When caps leave nothing,
+    they give way: a full list with one category too many is better than a short list.
+
+    Args:
+        n: number of candidates.
+        places: places of the list to fill, the most important first.
+        pins: place → candidate.
+    """
+    pins = pins or {}
+    chosen: dict[int, int] = {}
+    free = np.ones(n, bool)
+    free[list(pins.values())] = False
+    for place in places:
+        if place in pins:
+            position = pins[place]
+        elif free.any():
+            allowed = free.copy()
+            for cap in caps:
+                allowed &= ~cap.full
+            open_to = allowed if allowed.any() else free
+            position = int(np.argmax(np.where(open_to, objective.gains(), -np.inf)))
+        else:
+            continue
+        chosen[place] = position
+        free[position] = False
+        objective.choose(position)
+        for cap in caps:
+            cap.choose(position)
+    return chosen

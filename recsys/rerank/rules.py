@@ -1,0 +1,176 @@
+"""Business rules: pin, block and boost, from a YAML file that may change while serving.
+
+    rules:
+      - name: licence ended
+        block: {items: ["42", "43"], categories: [Trailer]}
+      - name: launch
+        pin: {item: "1182", position: 0}
+        when: {from: 2026-06-01T00:00:00Z, until: 2026-06-08T00:00:00Z, context: {device: mobile}}
+      - name: our own
+        boost: {creators: [studio-1], factor: 1.3}
+
+A file that becomes invalid changes nothing: the last good rules stay, and `RuleBook.error` says why.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recsys.errors import InvalidConfig
+from recsys.request import Query
+from recsys.types import Item
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class When(_Model):
+    """When a rule holds. Everything given must be true; nothing given: always."""
+
+    since: AwareDatetime | None = Field(None, alias="from", description="From this time on, with its zone.")
+    until: AwareDatetime | None = Field(None, description="Before this time, with its zone.")
+    context: dict[str, str] = Field({}, description="Entries that the request's context must have.")
+
+    def holds(self, query: Query) -> bool:
+        now = datetime.fromtimestamp(query.now_ms / 1000, UTC)
+        return (
+            (self.since is None or now >= self.since)
+            and (self.until is None or now < self.until)
+            and self.context.items() <= query.context.items()
+        )
+
+
+class Target(_Model):
+    """Which items: those that match any of the lists."""
+
+    items: frozenset[str] = frozenset()
+    categories: frozenset[str] = frozenset()
+    creators: frozenset[str] = frozenset()
+
+    def matches(self, item: Item) -> bool:
+        return (
+            item.item_id in self.items
+            or item.creator in self.creators
+            or not self.categories.isdisjoint(item.categories)
+        )
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if not (self.items or self.categories or self.creators):
+            raise ValueError("name items, categories or creators")
+        return self
+
+
+class Boost(Target):
+    """Multiplies the score of what matches; above 1 moves up, below 1 down."""
+
+    factor: float = Field(gt=0, le=1000)
+
+
+class Pin(_Model):
+    """Puts one item at one place, if the request may show it."""
+
+    item: str
+    position: int = Field(ge=0, lt=1000, description="From 0, the top.")
+
+
+class Rule(_Model):
+    """One rule: exactly one of pin, block and boost."""
+
+    name: str = Field(min_length=1)
+    pin: Pin | None = None
+    block: Target | None = None
+    boost: Boost | None = None
+    when: When = When()
+
+    @model_validator(mode="after")
+    def _does_one_thing(self) -> Self:
+        if sum(action is not None for action in (self.pin, self.block, self.boost)) != 1:
+            raise ValueError("exactly one of pin, block and boost is needed")
+        return self
+
+
+class Rules(_Model):
+    """The file."""
+
+    rules: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [rule.name for rule in self.rules]
+        if len(set(names)) != len(names):
+            raise ValueError("rules need different names")
+        return self
+
+
+def read_rules(path: Path) -> Rules:
+    """
+    Raises:
+        InvalidConfig: naming the file, the place in it and what is wrong there.
+    """
+    try:
+        return Rules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except OSError as error:
+        raise InvalidConfig(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InvalidConfig(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidConfig(f"{path}: {where}: {first['msg']}") from error
+
+
+class RuleBook:
+    """The rules of a file, read again when it changes. Thread-safe."""
+
+    def __init__(
+        self, path: Path, check_every_s: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """
+        Raises:
+            InvalidConfig: the file cannot be read or is invalid now; later it only sets `error`.
+        """
+        self.error = ""
+        self._path = path
+        self._check_every_s = check_every_s
+        self._clock = clock
+        self._stamp = _stamp(path)
+        self._rules = read_rules(path)
+        self._checked_s = clock()
+        self._lock = threading.Lock()
+
+    def holding(self, query: Query) -> list[Rule]:
+        """The rules that hold for this request, in the order of the file."""
+        if self._clock() - self._checked_s >= self._check_every_s and self._lock.acquire(blocking=False):
+            try:
+                self._refresh()
+            finally:
+                self._lock.release()
+        return [rule for rule in self._rules.rules if rule.when.holds(query)]
+
+    def _refresh(self) -> None:
+        self._checked_s = self._clock()
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._rules = read_rules(self._path)
+            self.error = ""
+        except InvalidConfig as error:
+            self.error = str(error)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
