@@ -237,6 +237,13 @@ def days(lake: Path, table: str = EVENTS) -> list[str]:
     return sorted({path.parent.name.removeprefix(DAY_PREFIX) for path in paths})
 
 
+def count_rows(lake: Path, table: str = EVENTS, first_day: str = "", last_day: str = "9999") -> int:
+    """Rows in the files of those days, by their footers: repeated event ids count."""
+    chosen = (day for day in days(lake, table) if first_day <= day <= last_day)
+    files = (path for day in chosen for path in (lake / table / f"{DAY_PREFIX}{day}").glob("[!._]*.parquet"))
+    return sum(pq.read_metadata(path).num_rows for path in files)
+
+
 def read_day(lake: Path, day: str, table: str = EVENTS, columns: Sequence[str] | None = None) -> pa.Table:
     """One day by (event time, event id), each event id once: clients that retry may have sent it twice.
 

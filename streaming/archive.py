@@ -1,0 +1,187 @@
+"""The archiver: the event log's long memory, as Parquet files of the lake by event day.
+
+Each record ends up in the lake exactly once: `streaming.commit` makes the files and the offsets after them
+visible in one step, and reading starts again at those offsets. File names carry topic, log, partition, first
+and last offset; rows carry partition and offset.
+
+The topic `impressions` becomes rows of `lake/impressions` and, expanded, impression events of `lake/events`,
+so that `lake/events` holds everything that changes a feature. Two kinds of records are passed over and counted:
+those that `recsys stream replay` read from the lake itself (header `replay`), and those that break the
+contract, which the feature worker sends to the dead letters.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import structlog
+
+from recsys.errors import InvalidEvent, LogReplaced, Unavailable
+from recsys.event_log import EventSource, Record
+from recsys.events import Event, parse_event
+from recsys.impressions import Impression, impression_events, parse_impression
+from recsys.lake import DAY_PREFIX, EVENTS, IMPRESSIONS, events_table, impressions_table, split_by_day
+from recsys.types import Topic
+from streaming.commit import commit, exclusive, recover
+from streaming.log import KafkaSource
+from streaming.replay import REPLAY_HEADER
+from streaming.settings import StreamSettings
+
+TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS)
+MAX_RECORDS_PER_POLL = 2_000
+RETRY_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
+    """Archive until `stop`; returns what was done."""
+    with exclusive(settings.lake):
+        source = KafkaSource(settings.kafka_bootstrap)
+        try:
+            archiver = Archiver(
+                source, settings.lake, settings.archive_max_rows, settings.archive_max_seconds
+            )
+            archiver.run(stop)
+        finally:
+            source.close()
+    return archiver.totals
+
+
+@dataclass
+class Totals:
+    """What one archiver process has done. Records, except `rows` and `commits`."""
+
+    archived: int = 0
+    replayed: int = 0  # passed over: they came from the lake
+    poison: int = 0  # passed over: the feature worker dead-letters them
+    rows: int = 0
+    commits: int = 0
+
+
+@dataclass
+class _Waiting:
+    """What was read of one partition since its last commit: offsets from `first` to before `next`."""
+
+    log_id: str
+    first: int
+    next: int
+    events: list[Event] = field(default_factory=list)
+    event_offsets: list[int] = field(default_factory=list)
+    impressions: list[Impression] = field(default_factory=list)
+    impression_offsets: list[int] = field(default_factory=list)
+
+
+class Archiver:
+    """Reads both topics into the lake. Not thread-safe; hold `exclusive(lake)` around it."""
+
+    def __init__(
+        self,
+        source: EventSource,
+        lake: Path,
+        max_rows: int = 50_000,
+        max_seconds: float = 10.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._lake = lake
+        self._max_rows = max_rows
+        self._max_seconds = max_seconds
+        self._monotonic = monotonic
+        self._waiting: dict[tuple[str, int], _Waiting] = {}
+        self._since = monotonic()
+        self._checkpoint = recover(lake)
+        self.totals = Totals()
+        self._attach()
+
+    def run(self, stop: threading.Event) -> None:
+        """Archive until `stop`, then write what waits. Outages of the log are waited out."""
+        while not stop.is_set():
+            try:
+                self.step()
+            except Unavailable as error:
+                _log.warning("the archiver waits for the log", error=str(error))
+                stop.wait(RETRY_S)
+        self.flush()
+
+    def step(self, timeout_s: float = 0.5) -> int:
+        """Read once, write files when it is time. Returns the number of records read."""
+        try:
+            records = self._source.poll(timeout_s, MAX_RECORDS_PER_POLL)
+        except LogReplaced as error:
+            _log.warning("the log starts anew", error=str(error))
+            self.flush()  # what the old one gave is good
+            self._attach()
+            return 0
+        for record in records:
+            self._take(record)
+        rows = sum(len(w.events) + len(w.impressions) for w in self._waiting.values())
+        if rows >= self._max_rows or self._monotonic() - self._since >= self._max_seconds:
+            self.flush()
+        return len(records)
+
+    def flush(self) -> None:
+        """Make everything read so far part of the lake."""
+        self._since = self._monotonic()
+        read = {where: w for where, w in self._waiting.items() if w.next > w.first}
+        if not read:
+            return
+        moved = {f"{topic}/{p}": (w.log_id, w.next) for (topic, p), w in read.items()}
+        files = [file for (topic, p), w in read.items() for file in _files(topic, p, w)]
+        commit(self._lake, files, self._checkpoint | moved)
+        self._checkpoint |= moved
+        for where, w in read.items():
+            self.totals.archived += len(w.events) + len(w.impressions)
+            self._waiting[where] = _Waiting(w.log_id, w.next, w.next)
+        self.totals.rows += sum(table.num_rows for _, table in files)
+        self.totals.commits += 1
+
+    def _attach(self) -> None:
+        """Seek every partition to where the lake is."""
+        self._waiting.clear()
+        for topic in TOPICS:
+            log_id = self._source.log_id(topic)
+            for partition in range(self._source.partitions(topic)):
+                known, offset = self._checkpoint.get(f"{topic}/{partition}", (log_id, 0))
+                start = offset if known == log_id else 0
+                self._source.seek(topic, partition, start)
+                self._waiting[topic, partition] = _Waiting(log_id, start, start)
+
+    def _take(self, record: Record) -> None:
+        waiting = self._waiting[record.topic, record.partition]
+        waiting.next = record.offset + 1
+        if any(name == REPLAY_HEADER for name, _ in record.headers):
+            self.totals.replayed += 1
+            return
+        try:
+            raw = msgspec.json.decode(record.value)
+            if record.topic == Topic.EVENTS:
+                waiting.events.append(parse_event(raw))
+                waiting.event_offsets.append(record.offset)
+            else:
+                waiting.impressions.append(parse_impression(raw))
+                waiting.impression_offsets.append(record.offset)
+        except (msgspec.DecodeError, UnicodeDecodeError, InvalidEvent):
+            self.totals.poison += 1
+
+
+def _files(topic: str, partition: int, waiting: _Waiting) -> Iterator[tuple[Path, pa.Table]]:
+    """Where each day's rows go, below the lake. A topic is either of events or of impressions."""
+    name = (
+        f"{topic}-{waiting.log_id[-8:]}-p{partition:04d}-{waiting.first:012d}-{waiting.next - 1:012d}.parquet"
+    )
+    shown = zip(waiting.impressions, waiting.impression_offsets, strict=True)
+    expanded = [(event, offset) for impression, offset in shown for event in impression_events(impression)]
+    events = waiting.events + [event for event, _ in expanded]
+    offsets = waiting.event_offsets + [offset for _, offset in expanded]
+    tables = {
+        EVENTS: events_table(events, partition, offsets),
+        IMPRESSIONS: impressions_table(waiting.impressions, partition, waiting.impression_offsets),
+    }
+    for kind, table in tables.items():
+        for day, rows in split_by_day(table):
+            yield Path(kind) / f"{DAY_PREFIX}{day}" / name, rows

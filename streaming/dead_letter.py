@@ -1,0 +1,71 @@
+"""Dead letters: records that broke the contract, kept as they came, with the reason.
+
+The value is the original bytes; the headers say where it came from and why it was refused; the key is
+`topic:partition:offset`, so that a record that is refused again after a crash is recognised as the same.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from recsys.event_log import EventSink, EventSource, Record
+from recsys.types import Topic
+
+REASON = "reason"
+MAX_REASON_BYTES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A refused record: where it was, why it was refused, what it held."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    value: bytes
+    append_time_ms: int
+
+    @property
+    def kind(self) -> str:
+        """The part of the reason before the colon: what reasons are counted by."""
+        return self.reason.split(":", 1)[0]
+
+
+def send_dead_letter(sink: EventSink, record: Record, reason: str) -> None:
+    """Queue one; `sink.flush` before the record's offset is passed, or a crash loses it.
+
+    Raises:
+        Unavailable: the log does not take it now.
+    """
+    origin = {"topic": record.topic, "partition": str(record.partition), "offset": str(record.offset)}
+    headers = [(REASON, reason.encode()[:MAX_REASON_BYTES]), *((k, v.encode()) for k, v in origin.items())]
+    sink.append(Topic.DEAD_LETTER, ":".join(origin.values()), record.value, headers)
+
+
+def read_dead_letters(source: EventSource) -> Iterator[DeadLetter]:
+    """Every dead letter up to now, each once."""
+    ends = {p: source.end_offset(Topic.DEAD_LETTER, p) for p in range(source.partitions(Topic.DEAD_LETTER))}
+    for partition, end in ends.items():
+        if end:
+            source.seek(Topic.DEAD_LETTER, partition, 0)
+    left = {partition for partition, end in ends.items() if end}
+    seen: set[str] = set()
+    while left:
+        for record in source.poll(0.5, 1_000):
+            if record.key not in seen:
+                seen.add(record.key)
+                yield _parse(record)
+            if record.offset + 1 >= ends[record.partition]:
+                left.discard(record.partition)
+
+
+def _parse(record: Record) -> DeadLetter:
+    headers = {name: value.decode(errors="replace") for name, value in record.headers}
+    return DeadLetter(
+        topic=headers.get("topic", ""),
+        partition=int(headers.get("partition", -1)),
+        offset=int(headers.get("offset", -1)),
+        reason=headers.get(REASON, ""),
+        value=record.value,
+        append_time_ms=record.append_time_ms,
+    )

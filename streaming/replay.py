@@ -1,0 +1,108 @@
+"""Replay: the lake's events through the event log again, in the order in which they happened.
+
+Each record carries the header `replay`, by which the archiver knows that the lake has it already. A position
+file makes a replay resumable: it names the log and the last event that the log has acknowledged.
+"""
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from recsys.event_log import EventSink
+from recsys.lake import day_of, read_events
+from recsys.types import MS_PER_SECOND, Topic
+
+REPLAY_HEADER = "replay"
+ACKNOWLEDGE_EVERY = 20_000
+ACKNOWLEDGE_TIMEOUT_S = 60.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What one run has sent."""
+
+    events: int
+    seconds: float
+
+    @property
+    def events_per_s(self) -> float:
+        return self.events / self.seconds if self.seconds else 0.0
+
+
+class Position:
+    """How far a replay into one life of the log has come; into another one it starts from the beginning."""
+
+    def __init__(self, path: Path, log_id: str) -> None:
+        self._path = path
+        self._log_id = log_id
+
+    def load(self) -> tuple[int, str]:
+        """(event time, event id) of the last event that is in the log; (0, "") for none."""
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return 0, ""
+        return (
+            (content["event_time_ms"], content["event_id"]) if content["log_id"] == self._log_id else (0, "")
+        )
+
+    def save(self, event_time_ms: int, event_id: str) -> None:
+        content = {"log_id": self._log_id, "event_time_ms": event_time_ms, "event_id": event_id}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._path.with_suffix(".new")
+        aside.write_text(json.dumps(content), encoding="utf-8")
+        aside.rename(self._path)
+
+    def forget(self) -> None:
+        """Start from the beginning again."""
+        self._path.unlink(missing_ok=True)
+
+
+def replay(
+    lake: Path,
+    sink: EventSink,
+    position: Position,
+    speed: float = 0.0,
+    first_day: str = "",
+    last_day: str = "9999",
+    on_progress: Callable[[int], None] = lambda events: None,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Replayed:
+    """Send the lake's events after `position` to the topic `events`, by (event time, event id).
+
+    `speed`: event seconds a second; 0 means as fast as the log takes them. `on_progress` hears how many events
+    the log has acknowledged.
+
+    Raises:
+        Unavailable: the log does not take events any more; the next run goes on from there.
+    """
+    done = position.load()
+    events = read_events(lake, max(first_day, day_of(done[0])), last_day)
+    started, origin_ms, sent, last = monotonic(), None, 0, done
+
+    def acknowledge() -> None:
+        sink.flush(ACKNOWLEDGE_TIMEOUT_S)
+        position.save(*last)
+        on_progress(sent)
+
+    for event in itertools.dropwhile(lambda e: (e.event_time_ms, e.event_id) <= done, events):
+        if speed > 0:
+            origin_ms = event.event_time_ms if origin_ms is None else origin_ms
+            due = started + (event.event_time_ms - origin_ms) / MS_PER_SECOND / speed
+            if (wait := due - monotonic()) > 0:
+                sleep(wait)
+        sink.append(Topic.EVENTS, event.user_id, _encode(event.to_dict()), [(REPLAY_HEADER, b"1")])
+        sent, last = sent + 1, (event.event_time_ms, event.event_id)
+        if sent % ACKNOWLEDGE_EVERY == 0:
+            acknowledge()
+    if sent:
+        acknowledge()
+    return Replayed(sent, monotonic() - started)

@@ -1,0 +1,195 @@
+"""The archiver loses and doubles nothing, whatever it was doing when it died."""
+
+import itertools
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.errors import InvalidConfig
+from recsys.event_log import MemoryEventLog
+from recsys.events import Event, derived_id
+from recsys.impressions import Impression, ShownItem, impression_events
+from recsys.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events
+from recsys.types import MS_PER_DAY, EventType, Topic
+from streaming.archive import Archiver
+from streaming.commit import exclusive
+from streaming.replay import REPLAY_HEADER
+
+START_MS = 1_700_000_000_000
+
+
+def event(n: int) -> Event:
+    time_ms = START_MS + n * MS_PER_DAY // 40
+    return Event(derived_id(time_ms, n), EventType.CLICK, f"user-{n % 13}", f"item-{n % 5}", time_ms)
+
+
+def send(log: MemoryEventLog, *events: Event) -> None:
+    for each in events:
+        log.append(Topic.EVENTS, each.user_id, msgspec.json.encode(each.to_dict()))
+
+
+def drain(archiver: Archiver) -> None:
+    while archiver.step(0.0):
+        pass
+    archiver.flush()
+
+
+def test_events_of_several_days_and_partitions_come_back_in_order(tmp_path: Path) -> None:
+    log, events = MemoryEventLog(), [event(n) for n in range(100)]
+    send(log, *reversed(events))
+    archiver = Archiver(log.source(), tmp_path)
+    drain(archiver)
+    assert list(read_events(tmp_path)) == events
+    assert len(days(tmp_path)) == 4
+    assert archiver.totals.archived == archiver.totals.rows == 100
+
+
+def test_rows_say_where_the_log_had_them(tmp_path: Path) -> None:
+    log = MemoryEventLog(partitions=2)
+    send(log, *(event(n) for n in range(20)))
+    drain(Archiver(log.source(), tmp_path))
+    for day in days(tmp_path):
+        for row in read_day(tmp_path, day).to_pylist():
+            (record,) = log.read(Topic.EVENTS, row["partition"], row["offset"], 1)
+            assert msgspec.json.decode(record.value)["event_id"] == row["event_id"]
+
+
+def test_a_new_archiver_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
+    log = MemoryEventLog()
+    for n in range(0, 90, 30):
+        send(log, *(event(i) for i in range(n, n + 30)))
+        drain(Archiver(log.source(), tmp_path))
+    drain(Archiver(log.source(), tmp_path))
+    assert count_rows(tmp_path) == 90
+
+
+def test_impressions_become_served_features_and_impression_events(tmp_path: Path) -> None:
+    log = MemoryEventLog()
+    features = np.arange(6, dtype=np.float32).reshape(2, 3)
+    items = (ShownItem("a", 0, 0.5, channels=("ann",)), ShownItem("b", 1, 0.25, categories=("X",)))
+    shown = Impression("r1", "u", START_MS, "b1", "f1", items, features)
+    log.append(Topic.IMPRESSIONS, "u", msgspec.json.encode(shown.to_dict()))
+    drain(Archiver(log.source(), tmp_path))
+    (day,) = days(tmp_path, IMPRESSIONS)
+    rows = sorted(read_day(tmp_path, day, IMPRESSIONS).to_pylist(), key=lambda row: row["position"])
+    assert [row["item_id"] for row in rows] == ["a", "b"]
+    assert [row["features"] for row in rows] == features.tolist()
+    expected = impression_events(shown)
+    assert [row["event_id"] for row in rows] == [e.event_id for e in expected]
+    assert sorted(read_events(tmp_path), key=lambda e: e.position or 0) == expected
+
+
+def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path: Path) -> None:
+    log, replayed = MemoryEventLog(), event(0)
+    value = msgspec.json.encode(replayed.to_dict())
+    log.append(Topic.EVENTS, "u", value, [(REPLAY_HEADER, b"1")])
+    for poison in (b"", b"{", b"\xff", b"{}", b"[1]"):
+        log.append(Topic.EVENTS, "u", poison)
+        log.append(Topic.IMPRESSIONS, "u", poison)
+    send(log, event(1))
+    archiver = Archiver(log.source(), tmp_path)
+    drain(archiver)
+    assert list(read_events(tmp_path)) == [event(1)]
+    assert (archiver.totals.replayed, archiver.totals.poison) == (1, 10)
+    again = Archiver(log.source(), tmp_path)
+    assert again.step(0.0) == 0, "what was passed over is not read again"
+
+
+def test_files_are_written_by_size_or_by_age(tmp_path: Path) -> None:
+    now = [0.0]
+    log = MemoryEventLog()
+    archiver = Archiver(log.source(), tmp_path, max_rows=10, max_seconds=5.0, monotonic=lambda: now[0])
+    send(log, *(event(n) for n in range(9)))
+    archiver.step(0.0)
+    assert count_rows(tmp_path) == 0
+    send(log, event(9))
+    archiver.step(0.0)
+    assert count_rows(tmp_path) == 10
+    send(log, event(10))
+    archiver.step(0.0)
+    assert count_rows(tmp_path) == 10
+    now[0] = 5.0
+    archiver.step(0.0)
+    assert count_rows(tmp_path) == 11
+
+
+def test_a_log_that_starts_anew_is_read_from_its_beginning(tmp_path: Path) -> None:
+    log = MemoryEventLog()
+    archiver = Archiver(log.source(), tmp_path)
+    send(log, *(event(n) for n in range(10)))
+    archiver.step(0.0)  # read, not written yet
+    log.lose()
+    send(log, *(event(n) for n in range(10, 30)))
+    drain(archiver)  # notices, keeps what it had
+    drain(archiver)
+    assert list(read_events(tmp_path)) == [event(n) for n in range(30)]
+    assert count_rows(tmp_path) == 30
+
+
+def test_one_archiver_a_lake(tmp_path: Path) -> None:
+    with exclusive(tmp_path), pytest.raises(InvalidConfig, match="another archiver"), exclusive(tmp_path):
+        pass
+    with exclusive(tmp_path):
+        pass
+
+
+class Died(BaseException):
+    """The process is gone: nothing after this runs, and no `except Exception` sees it."""
+
+
+@contextmanager
+def dying_after(changes: int) -> Iterator[None]:
+    """Let so many changes of the file system happen, die before the next one."""
+    left = iter(range(changes))
+
+    def deadly(original: Callable[..., object]) -> Callable[..., object]:
+        def change(*args: object, **options: object) -> object:
+            if next(left, None) is None:
+                raise Died
+            return original(*args, **options)
+
+        return change
+
+    changing = [
+        (Path, "rename"),
+        (Path, "mkdir"),
+        (Path, "write_text"),
+        (pq, "write_table"),
+        (shutil, "rmtree"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in changing:
+            patch.setattr(owner, name, deadly(getattr(owner, name)))
+        yield
+
+
+def test_dying_before_any_change_of_the_file_system(tmp_path: Path) -> None:
+    """Die before the first, the second, … change, twice in a row so that recovery dies too; then go on."""
+    for changes in itertools.count():
+        lake, log, died = tmp_path / str(changes), MemoryEventLog(partitions=2), 0
+        send(log, *(event(n) for n in range(60)))
+        for _ in range(2):
+            try:
+                with dying_after(changes):
+                    drain(Archiver(log.source(), lake))
+            except Died:
+                died += 1
+        send(log, *(event(n) for n in range(60, 80)))
+        drain(Archiver(log.source(), lake))
+        assert Counter(event_ids(lake)) == {event(n).event_id: 1 for n in range(80)}, f"died after {changes}"
+        if not died:
+            break
+    assert changes > 15, "the flush has more steps than that"
+
+
+def event_ids(lake: Path) -> Iterator[str]:
+    """Of every row of every file: nothing here hides a repeated id."""
+    for path in lake.glob(f"{EVENTS}/*/*.parquet"):
+        yield from pq.read_table(path, partitioning=None)["event_id"].to_pylist()
