@@ -1,0 +1,128 @@
+"""`recsys train`: the two-tower, the ranker, or both and a published bundle."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from infra.console import JsonFlag, console, print_mapping
+from recsys.features.definitions import FEATURES
+from recsys.settings import Settings
+from training import export_two_tower, publish, train_ranker, train_two_tower
+from training.publish import PublishConfig
+from training.rank_loop import LoopConfig
+from training.train_ranker import RankerTraining
+from training.train_two_tower import TwoTowerConfig
+
+app = typer.Typer(no_args_is_help=True, help="Train both models on the lake's features.")
+
+Seed = Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")]
+Epochs = Annotated[int, typer.Option(min=1, help="At most; training stops early.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget checkpoints of an interrupted run.")]
+RECALL_EPOCHS = 20
+RANK_EPOCHS = 6
+
+
+@app.command()
+def recall(
+    seed: Seed = 0, epochs: Epochs = RECALL_EPOCHS, fresh: Fresh = False, as_json: JsonFlag = False
+) -> None:
+    """Train the two-tower into <home>/work/two_tower. An interrupted run goes on where it was.
+
+    Example: recsys train recall --epochs 10
+    """
+    print_mapping("two-tower, validation", _recall(Settings(), seed, epochs, fresh), as_json)
+
+
+@app.command()
+def rank(
+    seed: Seed = 0, epochs: Epochs = RANK_EPOCHS, fresh: Fresh = False, as_json: JsonFlag = False
+) -> None:
+    """Train the ranker into <home>/work/ranker. An interrupted run goes on where it was.
+
+    Example: recsys train rank --seed 1
+    """
+    print_mapping("ranker, validation", _rank(Settings(), seed, epochs, fresh), as_json)
+
+
+@app.command("all")
+def all_(
+    seed: Seed = 0,
+    recall_epochs: Epochs = RECALL_EPOCHS,
+    rank_epochs: Epochs = RANK_EPOCHS,
+    fresh: Fresh = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train both models, build the index, publish the bundle. A running API swaps it in by itself.
+
+    Example: recsys train all
+    """
+    settings = Settings()
+    metrics = {
+        f"recall {name}": value for name, value in _recall(settings, seed, recall_epochs, fresh).items()
+    }
+    metrics |= {f"rank {name}": value for name, value in _rank(settings, seed, rank_epochs, fresh).items()}
+    bundle = publish.main(
+        PublishConfig(
+            lake=settings.lake,
+            two_tower=_work(settings, "two_tower"),
+            ranker=_work(settings, "ranker"),
+            bundles=settings.bundles,
+        )
+    )
+    print_mapping("published", {"version": bundle.manifest.version, **metrics}, as_json)
+    console.print("next: `recsys serve`, or `recsys bundle inspect`")
+
+
+def _recall(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, float]:
+    work = _work(settings, "two_tower")
+    checkpoints = settings.checkpoints / "two_tower"
+    _forget(fresh, checkpoints)
+    config = TwoTowerConfig(
+        sequences=settings.features / "sequences",
+        items=settings.lake / "items" / "items.parquet",
+        work=checkpoints,
+        seed=seed,
+        epochs=epochs,
+    )
+    result = train_two_tower.main(config)
+    export_two_tower.main(result, work)
+    _forget(True, checkpoints)  # done: the next run trains on the next data from the start
+    return result.validation
+
+
+def _rank(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, float]:
+    checkpoints = settings.checkpoints / "ranker"
+    _forget(fresh, checkpoints)
+    config = RankerTraining(
+        n_features=FEATURES.dimension,
+        examples=settings.features / "examples",
+        items=settings.lake / "items" / "items.parquet",
+        out=_work(settings, "ranker"),
+        checkpoints=checkpoints,
+        loop=LoopConfig(epochs=epochs, seed=seed),
+    )
+    with _epochs_bar("ranker", epochs) as (bars, bar):
+        report = train_ranker.main(config, lambda epoch, score: bars.update(bar, completed=epoch + 1))
+    _forget(True, checkpoints)
+    return dict(report.metrics)
+
+
+@contextmanager
+def _epochs_bar(what: str, epochs: int) -> Iterator[tuple[Progress, TaskID]]:
+    columns = (TextColumn(what), BarColumn(), TextColumn("epoch {task.completed}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        yield bars, bars.add_task(what, total=epochs)
+
+
+def _work(settings: Settings, model: str) -> Path:
+    return settings.home / "work" / model
+
+
+def _forget(fresh: bool, checkpoints: Path) -> None:
+    if fresh:
+        shutil.rmtree(checkpoints, ignore_errors=True)
