@@ -1,0 +1,253 @@
+"""The ranker: one multi-task model, its sizes by configuration.
+
+    history ─ events ─ target attention ──┐
+    item number → embedding + its fields ─┤
+    features → normalised, curves ────────┼─ x ─┬─ crosses (DCN-v2) ─┬─ experts, a gate a task ─ towers ─┐
+    categorical features → embeddings ────┤     └────────────────────┘                                    ├─ heads
+    position → embedding ─────────────────┘     └─ wide: linear in x, per-item bias ──────────────────────┘
+
+Heads as `recsys.types.Head`. Conversion is ESMM's (Ma et al. 2018): the head gives P(conversion | click), and
+training fits P(click) · P(conversion | click) over all impressions, so nothing is learnt on clicked rows alone.
+Out of vocabulary: item number 0 has its own embedding, trained by dropping a share of the item numbers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recsys.models.blocks import CrossNetwork, DinAttention, DotAttention, Experts, NumericFeatures, mlp
+from recsys.models.encoding import N_GAPS, N_TYPES
+from recsys.types import Head
+
+HEADS = tuple(Head)
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """Sizes of the ranker. What the data decides (vocabularies, statistics) is in `RankerData`."""
+
+    width: int = 32  # item embeddings, events, attention
+    attention: Literal["dot", "din", "none"] = "dot"
+    attention_heads: int = 2  # of "dot"
+    attention_hidden: int = 32  # of "din"
+    curve_width: int = 2  # NumericFeatures; 0: standardised values alone
+    bins: int = 12
+    category_width: int = 4  # of a categorical feature
+    field_width: int = 8  # of an item field
+    positions: int = 64  # later positions count as the last
+    position_width: int = 4
+    cross_layers: int = 2
+    cross_rank: int = 32
+    shared_experts: int = 3
+    own_experts: int = 0  # > 0: PLE instead of MMoE
+    expert_layers: tuple[int, ...] = (96, 48)  # empty: no deep part, the crosses feed the heads
+    tower_layers: tuple[int, ...] = (24,)
+    dropout: float = 0.1
+    item_dropout: float = 0.03  # share of training rows whose item number is dropped to 0
+
+
+@dataclass(frozen=True)
+class RankerData:
+    """What the model must know of the data set, all of it stored in the weights.
+
+    `mean`, `scale` (D,) and `edges` (D, bins + 1): `recsys.models.blocks.numeric_statistics`, over numeric columns.
+    `categorical`: (column, size) of the feature columns that hold codes 0 … size - 1; any other value reads as 0.
+    `fields`: (n_items + 1, n_fields) int64 codes of each item number's fields (categories, creator), row 0
+    and code 0 unknown. `field_sizes`: codes of each field.
+    """
+
+    n_items: int
+    n_features: int
+    mean: Tensor
+    scale: Tensor
+    edges: Tensor
+    fields: Tensor
+    field_sizes: tuple[int, ...]
+    categorical: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def numeric(self) -> list[int]:
+        codes = {column for column, _ in self.categorical}
+        return [column for column in range(self.n_features) if column not in codes]
+
+
+class UserPart(NamedTuple):
+    """What depends on the user alone: computed once a request. U is B in training and 1 in serving."""
+
+    keys: Tensor  # (U, L, …) the attention's memory
+    values: Tensor  # (U, L, …)
+    mask: Tensor  # (U, L) bool
+    summary: Tensor  # (U, width) mean of the events
+
+
+class RankerLogits(NamedTuple):
+    """Each (B,). `dwell` is log1p seconds; the others are log odds; `conversion` is given a click."""
+
+    click: Tensor
+    conversion: Tensor
+    like: Tensor
+    dwell: Tensor
+
+
+class Ranker(nn.Module):
+    """See the module's picture."""
+
+    fields: Tensor
+    numeric_columns: Tensor
+
+    def __init__(self, config: RankerConfig, data: RankerData) -> None:
+        super().__init__()
+        c, self.config, self.data = config, config, data
+        self.item = nn.Embedding(data.n_items + 1, c.width)
+        self.item_bias = nn.Embedding(data.n_items + 1, len(HEADS))
+        self.register_buffer("fields", data.fields)
+        self.field = nn.ModuleList(nn.Embedding(size, c.field_width) for size in data.field_sizes)
+        self.from_fields = (
+            nn.Linear(c.field_width * len(data.field_sizes), c.width) if data.field_sizes else None
+        )
+        self.event_type = nn.Embedding(N_TYPES, c.width)
+        self.event_gap = nn.Embedding(N_GAPS, c.width)
+        self.attention: DotAttention | DinAttention | None = _attention(c)
+        self.register_buffer("numeric_columns", torch.tensor(data.numeric, dtype=torch.int64))
+        self.numeric = NumericFeatures(data.mean, data.scale, data.edges, c.curve_width)
+        self.category = nn.ModuleList(nn.Embedding(size, c.category_width) for _, size in data.categorical)
+        self.position = nn.Embedding(c.positions, c.position_width)
+        dimension = self._input_width()
+        self.cross = CrossNetwork(dimension, c.cross_layers, c.cross_rank)
+        self.wide = nn.Linear(dimension, len(HEADS))
+        self.experts: Experts | None = None
+        last = dimension
+        if c.expert_layers:
+            deep = [dimension * (2 if c.cross_layers else 1), *c.expert_layers]
+            self.experts = Experts(deep, len(HEADS), c.shared_experts, c.own_experts, c.dropout)
+            last = c.expert_layers[-1]
+        self.towers = nn.ModuleList(
+            nn.Sequential(mlp([last, *c.tower_layers]), nn.Linear([last, *c.tower_layers][-1], 1))
+            for _ in HEADS
+        )
+        self._initialise()
+
+    def _input_width(self) -> int:
+        c = self.config
+        attended = 0 if self.attention is None else 2 * c.width
+        return (
+            c.width
+            + attended
+            + self.numeric.dimension
+            + c.category_width * len(self.data.categorical)
+            + c.position_width
+        )
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.05)
+        nn.init.zeros_(self.item_bias.weight)
+
+    def items(self, numbers: Tensor) -> Tensor:
+        """Item numbers of any shape (…) → vectors (…, width): the item's own embedding and its fields'."""
+        numbers = in_vocabulary(numbers, self.data.n_items + 1)
+        vectors: Tensor = self.item(numbers)
+        if self.from_fields is not None:
+            codes = self.fields[numbers]
+            vectors = vectors + self.from_fields(
+                torch.cat([table(codes[..., i]) for i, table in enumerate(self.field)], dim=-1)
+            )
+        return vectors
+
+    def user(self, history: Tensor, types: Tensor, gaps: Tensor) -> UserPart:
+        """(U, L) int64 each → the user's part."""
+        mask = (history > 0) & (history <= self.data.n_items)
+        events = (
+            self.items(history)
+            + self.event_type(in_vocabulary(types, N_TYPES))
+            + self.event_gap(in_vocabulary(gaps, N_GAPS))
+        ) * mask.unsqueeze(2)
+        summary = events.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+        keys, values = (events, events) if self.attention is None else self.attention.remember(events)
+        return UserPart(keys, values, mask, summary)
+
+    def inputs(self, user: UserPart, items: Tensor, features: Tensor, position: Tensor) -> Tensor:
+        """Everything the crosses and experts see, (B, width of all parts)."""
+        vectors = self.items(items)
+        parts = [vectors]
+        if self.attention is not None:
+            attended = self.attention(vectors, user.keys, user.values, user.mask)
+            parts += [attended, vectors * user.summary]
+        parts.append(self.numeric(features[:, self.numeric_columns]))
+        for (column, size), table in zip(self.data.categorical, self.category, strict=True):
+            parts.append(table(code_of(features[:, column], size)))
+        parts.append(self.position(position.clamp(0, self.config.positions - 1)))
+        return torch.cat(parts, dim=1)
+
+    def score(self, user: UserPart, items: Tensor, features: Tensor, position: Tensor) -> RankerLogits:
+        """Candidates of one user (U = 1), or row i with user i.
+
+        Args:
+            items: (B,) int64 numbers, 0 unknown.
+            features: (B, D) float32 raw.
+            position: (B,) int64 from 0; serving sends 0 for every candidate.
+        """
+        x = self.inputs(user, items, features, position)
+        crossed = self.cross(x) if self.config.cross_layers else x
+        if self.experts is None:
+            deep = [crossed] * len(HEADS)
+        else:
+            deep = self.experts(torch.cat([x, crossed], dim=1) if self.config.cross_layers else x)
+        linear = self.wide(x) + self.item_bias(in_vocabulary(items, self.data.n_items + 1))
+        return RankerLogits(
+            *(
+                tower(task).squeeze(1) + linear[:, i]
+                for i, (tower, task) in enumerate(zip(self.towers, deep, strict=True))
+            )
+        )
+
+    def forward(
+        self, history: Tensor, types: Tensor, gaps: Tensor, items: Tensor, features: Tensor, position: Tensor
+    ) -> RankerLogits:
+        """History arrays (U, L); the rest as `score`."""
+        if self.training and self.config.item_dropout:
+            items = items * (torch.rand(items.shape, device=items.device) >= self.config.item_dropout)
+        return self.score(self.user(history, types, gaps), items, features, position)
+
+
+class ServedRanker(nn.Module):
+    """The ranker with outputs as serving wants them: probabilities, and dwell as log1p seconds ≥ 0."""
+
+    def __init__(self, ranker: nn.Module) -> None:
+        super().__init__()
+        self.ranker = ranker
+
+    def forward(
+        self, history: Tensor, types: Tensor, gaps: Tensor, items: Tensor, features: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """In the order of `HEADS`, each (N,) float32."""
+        logits = self.ranker(history, types, gaps, items, features, position)
+        return (
+            torch.sigmoid(logits.click),
+            torch.sigmoid(logits.conversion),
+            torch.sigmoid(logits.like),
+            F.relu(logits.dwell),
+        )
+
+
+def in_vocabulary(numbers: Tensor, size: int) -> Tensor:
+    """Numbers outside 0 … size - 1 become 0, the unknown."""
+    return torch.where((numbers >= 0) & (numbers < size), numbers, torch.zeros_like(numbers))
+
+
+def code_of(column: Tensor, size: int) -> Tensor:
+    """A float column of codes → int64 codes; NaN, infinities and codes beyond the vocabulary become 0."""
+    valid = (column > -0.5) & (column < size - 0.5)
+    return torch.where(valid, column, torch.zeros_like(column)).round().long()
+
+
+def _attention(config: RankerConfig) -> DotAttention | DinAttention | None:
+    if config.attention == "none":
+        return None
+    if config.attention == "din":
+        return DinAttention(config.width, config.attention_hidden)
+    return DotAttention(config.width, config.attention_heads)

@@ -1,0 +1,134 @@
+"""The trained ranker as the files that a bundle needs: `ranker.onnx` and its golden inputs and outputs.
+
+The export is checked against torch on random valid inputs before anything is written in its place.
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from recsys.errors import InvalidBundle
+from recsys.models.encoding import N_GAPS, N_TYPES
+from recsys.models.ranker import ServedRanker
+from recsys.rank.scorer import INPUTS, OUTPUTS, RankerSession
+from recsys.types import Head
+
+TOLERANCE = 1e-4  # torch against onnxruntime, absolute and relative; both are float32
+
+
+def random_inputs(
+    n_items: int, n_features: int, length: int, candidates: int, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Valid ranker inputs of one request: unknown items, empty histories and odd feature values included."""
+    filled = int(rng.integers(0, length + 1))
+    history, types, gaps = (np.zeros((1, length), np.int64) for _ in range(3))
+    if filled:
+        history[0, -filled:] = rng.integers(1, n_items + 1, filled)
+        types[0, -filled:] = rng.integers(1, N_TYPES, filled)
+        gaps[0, -filled:] = rng.integers(0, N_GAPS, filled)
+    features = rng.normal(size=(candidates, n_features)) * 10 ** rng.uniform(-3, 6, (1, n_features))
+    odd = rng.random(features.shape) < 0.02
+    features[odd] = rng.choice([np.nan, np.inf, -np.inf, 0.0], int(odd.sum()))
+    return {
+        "history": history,
+        "types": types,
+        "gaps": gaps,
+        "items": rng.integers(0, n_items + 1, candidates),
+        "features": features.astype(np.float32),
+        "position": np.zeros(candidates, np.int64),
+    }
+
+
+def export_ranker(
+    ranker: nn.Module, path: Path, n_items: int, n_features: int, length: int, seed: int
+) -> dict[str, NDArray[Any]]:
+    """Write `path` and return the golden arrays (`ranker/in/…`, `ranker/out/…`).
+
+    Args:
+        ranker: history, types, gaps, items, features, position → `RankerLogits`.
+
+    Raises:
+        InvalidBundle: onnxruntime's scores differ from torch's by more than `TOLERANCE`.
+    """
+    rng = np.random.default_rng(seed)
+    served = ServedRanker(ranker).eval()
+    example = random_inputs(n_items, n_features, length, 7, rng)
+    candidates, events = torch.export.Dim("candidates", min=1), torch.export.Dim("events", min=1)
+    aside = path.with_suffix(".tmp.onnx")
+    with _quiet():
+        program = torch.onnx.export(
+            served,
+            tuple(torch.from_numpy(example[name]) for name in INPUTS),
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_shapes={
+                "history": {1: events},
+                "types": {1: events},
+                "gaps": {1: events},
+                "items": {0: candidates},
+                "features": {0: candidates},
+                "position": {0: candidates},
+            },
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None  # noqa: S101 - only without dynamo
+        program.save(str(aside), external_data=False)
+    golden = check_against_torch(served, aside, n_items, n_features, length, rng)
+    aside.rename(path)
+    return golden
+
+
+def check_against_torch(
+    served: nn.Module,
+    model: Path,
+    n_items: int,
+    n_features: int,
+    length: int,
+    rng: np.random.Generator,
+    rounds: int = 5,
+    tolerance: float = TOLERANCE,
+) -> dict[str, NDArray[Any]]:
+    """Compare on `rounds` random requests; the last one, 64 candidates, becomes the golden one.
+
+    Raises:
+        InvalidBundle: naming the head and the difference.
+    """
+    session = RankerSession(model)
+    arrays: dict[str, NDArray[Any]] = {}
+    found: Mapping[Head, NDArray[np.float32]] = {}
+    for candidates in [1, 2, 500, 33, 64][-rounds:]:
+        arrays = random_inputs(n_items, n_features, length, candidates, rng)
+        found = session.run(arrays)
+        with torch.inference_mode():
+            expected = served(*(torch.from_numpy(arrays[name]) for name in INPUTS))
+        for head, wanted in zip(Head, expected, strict=True):
+            difference = np.abs(found[head] - wanted.numpy())
+            if not (difference <= tolerance + tolerance * np.abs(wanted.numpy())).all():
+                raise InvalidBundle(
+                    f"{model.name}: {head} differs from torch by {np.nanmax(difference):.2g} on {candidates} candidates"
+                )
+    golden = {f"ranker/in/{name}": array for name, array in arrays.items()}
+    return golden | {f"ranker/out/{head}": scores for head, scores in found.items()}
+
+
+@contextmanager
+def _quiet() -> Any:
+    """The exporter reports its own progress and internals' deprecations; neither is the caller's business."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
