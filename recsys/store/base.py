@@ -128,6 +128,9 @@ class FeatureStore(Protocol):
     def claim(self, topic: str, partition: int, log_id: str) -> Checkpoint:
         """Become the partition's writer: bumps the epoch. Another `log_id` than stored: offset 0 again."""
 
+    def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
+        """How far the partition has been applied, without claiming it; None before its first claim."""
+
     def apply(self, batch: Batch) -> Applied:
         """Apply the batch and its offset atomically, each event id once."""
 

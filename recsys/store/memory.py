@@ -50,6 +50,10 @@ class MemoryFeatureStore:
             self._checkpoints[topic, partition] = new
             return new
 
+    def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
+        with self._lock:
+            return self._checkpoints.get((topic, partition))
+
     def apply(self, batch: Batch) -> Applied:
         with self._lock:
             place = (batch.topic, batch.partition)

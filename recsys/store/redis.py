@@ -86,6 +86,13 @@ class RedisFeatureStore:
             epoch, offset, watermark = self._claim([self._key(partition, "cp", topic)], [log_id])
         return Checkpoint(epoch, offset, watermark, log_id)
 
+    def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
+        with _errors():
+            epoch, *numbers, log_id = self._redis.hmget(
+                self._key(partition, "cp", topic), "epoch", "offset", "watermark", "log_id"
+            )
+        return Checkpoint(int(epoch), *map(int, numbers), log_id.decode()) if epoch else None
+
     def apply(self, batch: Batch) -> Applied:
         encoded, ids = self._encoder.encode(batch)
         keys = [self._key(batch.partition, "cp", batch.topic)]

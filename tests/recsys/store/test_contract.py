@@ -239,6 +239,17 @@ def test_a_claim_continues_where_the_last_one_ended(store: FeatureStore) -> None
         assert (stored.offset, stored.watermark_ms) == (result.offset, max(own, default=0))
 
 
+def test_a_checkpoint_can_be_looked_at_without_claiming(store: FeatureStore) -> None:
+    assert store.checkpoint(TOPIC, 0) is None
+    writer = Writer(store)
+    log = events(30)
+    for partition, result in enumerate(writer.apply(log)):
+        seen = store.checkpoint(TOPIC, partition)
+        assert seen is not None
+        assert (seen.offset, seen.epoch) == (result.offset, writer.checkpoints[partition].epoch)
+        assert seen.log_id == writer.checkpoints[partition].log_id
+
+
 def test_another_life_of_the_log_starts_at_zero_and_counts_nothing_twice(store: FeatureStore) -> None:
     log = events(60)
     Writer(store, "first life").apply(log)
