@@ -1,0 +1,32 @@
+"""The tiny bundle is a good stand-in: the parts of serving that read a bundle accept it."""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from recsys.item_table import read_items
+from recsys.rank.scorer import RankerSession
+from recsys.recall.ann import AnnIndex
+from recsys.recall.two_tower import UserTower
+from serving.golden import check_golden
+from tests.bundles import tiny_items, write_tiny_bundle
+
+
+def test_the_tiny_bundle_passes_the_golden_check_and_is_readable(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundles")
+    check_golden(bundle)
+    assert read_items(bundle.file("items.parquet")) == tiny_items()
+    assert RankerSession(bundle.file("ranker.onnx")).n_features == len(bundle.manifest.feature_names)
+    vectors = load_file(bundle.file("item_vectors.safetensors"))["vectors"]
+    history = np.array([[0, 0, 5]])
+    user = UserTower(bundle.file("user_tower.onnx")).vectors(
+        history, np.zeros_like(history), np.zeros_like(history)
+    )
+    np.testing.assert_allclose(user[0], vectors[4], rtol=1e-6)
+    assert AnnIndex.load(bundle.file("index.faiss")).search(user, 1).of(0).tolist() == [4]
+
+
+def test_it_is_the_same_every_time(tmp_path: Path) -> None:
+    first, second = (write_tiny_bundle(tmp_path / name).manifest for name in ("a", "b"))
+    assert first.files == second.files
