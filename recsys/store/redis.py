@@ -88,10 +88,10 @@ class RedisFeatureStore:
 
     def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
         with _errors():
-            epoch, *numbers, log_id = self._redis.hmget(
+            epoch, offset, watermark, log_id = self._redis.hmget(
                 self._key(partition, "cp", topic), "epoch", "offset", "watermark", "log_id"
             )
-        return Checkpoint(int(epoch), *map(int, numbers), log_id.decode()) if epoch else None
+        return Checkpoint(int(epoch), int(offset), int(watermark), log_id.decode()) if epoch else None
 
     def apply(self, batch: Batch) -> Applied:
         encoded, ids = self._encoder.encode(batch)
