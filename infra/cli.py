@@ -9,9 +9,9 @@ from infra.settings_table import ALL
 from recsys.settings import refuse_unknown
 
 # `recsys <group> …`: the module of that name in infra.commands has an `app`.
-GROUPS = ("bundle",)
+GROUPS = ("bundle", "stream")
 # Modules whose `app` has commands of the top level: `recsys up`, `recsys serve`, …
-TOP_LEVEL: tuple[str, ...] = ()
+TOP_LEVEL: tuple[str, ...] = ("services",)
 
 
 def build_app() -> typer.Typer:
