@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -22,7 +23,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from recsys.errors import Unavailable
+from recsys.errors import InvalidEvent, Unavailable
 from recsys.event_log import EventSink
 from recsys.events import new_id
 
@@ -118,17 +119,26 @@ class Outbox:
                 self._segments.append(segment)
 
     def _deliver_forever(self) -> None:
-        wait_s = _BACKOFF_S[0]
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._closing or self._backlog() > 0)
                 if self._closing:
                     return
                 segment = next(s for s in self._segments if s.unread)
+            messages, end = segment.read(_BATCH)
+            if not self._deliver(deque(messages)):
+                return
+            self._note_delivered(segment, end)
+
+    def _deliver(self, messages: deque[Message]) -> bool:
+        """Try until the log has acknowledged all of them; False when the outbox closes before."""
+        wait_s = _BACKOFF_S[0]
+        while not self._closing:
             try:
-                self._deliver(segment)
-                self._failing_since = None
-                wait_s = _BACKOFF_S[0]
+                while messages:
+                    self._append(messages[0])
+                    messages.popleft()  # the sink keeps it from here on
+                self._sink.flush(_FLUSH_S)
             except Unavailable as error:
                 if self._failing_since is None:
                     self._failing_since = time.monotonic()
@@ -136,13 +146,18 @@ class Outbox:
                 with self._wake:
                     self._wake.wait_for(lambda: self._closing, wait_s)
                 wait_s = min(2 * wait_s, _BACKOFF_S[1])
+            else:
+                self._failing_since = None
+                return True
+        return False
 
-    def _deliver(self, segment: "_Segment") -> None:
-        messages, end = segment.read(_BATCH)
-        for topic, key, value in messages:
-            self._sink.append(topic, key, value)
-        if messages:
-            self._sink.flush(_FLUSH_S)
+    def _append(self, message: Message) -> None:
+        try:
+            self._sink.append(*message)
+        except InvalidEvent as error:  # would be refused for ever, and everything behind it with it
+            _log.error("the log refuses a record", topic=message[0], key=message[1], error=str(error))
+
+    def _note_delivered(self, segment: "_Segment", end: int) -> None:
         with self._wake:
             segment.delivered(end)
             if segment is not self._segments[-1] and segment.unread == 0:

@@ -8,7 +8,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from recsys.errors import InvalidBundle, InvalidConfig, InvalidData, InvalidEvent, RecsysError, Unavailable
+from recsys.errors import (
+    FingerprintMismatch,
+    InvalidBundle,
+    InvalidData,
+    InvalidEvent,
+    RecsysError,
+    StageFailed,
+    Unavailable,
+)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -29,8 +37,9 @@ _TITLES = {
 _STATUS: Mapping[type[RecsysError], int] = {
     InvalidEvent: 422,
     InvalidData: 422,
-    InvalidConfig: 422,
     InvalidBundle: 422,
+    FingerprintMismatch: 422,
+    StageFailed: 503,
     Unavailable: 503,
 }
 

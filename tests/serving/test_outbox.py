@@ -1,14 +1,14 @@
 """The outbox: nothing accepted is lost, whatever dies; nothing is accepted that cannot be kept."""
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from recsys.errors import Unavailable
 from serving.outbox import Message, Outbox
+from tests.serving.waiting import eventually
 
 MIB = 1 << 20
 
@@ -38,13 +38,6 @@ class FlakySink:
 
 def message(i: int, size: int = 10) -> Message:
     return ("events", f"u{i % 3}", f"{i}:".encode().ljust(size, b"x"))
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.01)
 
 
 def test_records_arrive_in_order_and_leave_the_folder_empty(tmp_path: Path) -> None:

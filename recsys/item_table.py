@@ -1,0 +1,30 @@
+"""Reading `items.parquet`: the item table of a lake or a bundle."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.errors import InvalidData
+from recsys.types import Item
+
+_COLUMNS = ("item_id", "title", "categories", "creator", "created_ms", "attributes")
+
+
+def read_items(path: Path) -> list[Item]:
+    """Every item, in the table's order.
+
+    Raises:
+        InvalidData: the file is missing, is no Parquet, or lacks a column.
+    """
+    try:
+        table = pq.read_table(path, columns=list(_COLUMNS))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InvalidData(f"{path}: not a readable item table: {error}") from error
+    if missing := set(_COLUMNS) - set(table.column_names):
+        raise InvalidData(f"{path}: no column {', '.join(sorted(missing))}; import the data set again")
+    columns = (table.column(name).to_pylist() for name in _COLUMNS)
+    return [
+        Item(item_id, title or "", tuple(categories or ()), creator or "", created_ms or 0, dict(attributes or ()))
+        for item_id, title, categories, creator, created_ms, attributes in zip(*columns, strict=True)
+    ]

@@ -1,0 +1,77 @@
+"""The HTTP application. `create_app(settings)` is what uvicorn runs; tests pass parts of their own."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import FileResponse
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+
+import recsys
+from serving import openapi, problems
+from serving.assembly import assemble
+from serving.edge import Edge
+from serving.routes import bundles, events, health, items, recommendations, users
+from serving.schemas import Problem
+from serving.services import Services
+from serving.settings import ServingSettings
+from serving.telemetry import Telemetry
+
+WEB = Path(__file__).parent / "web"
+_DESCRIPTION = (
+    "Recommendations from a two-tower recall, a ranker and a rerank stage, with features at most a second old."
+    " Errors are RFC 9457 problem+json. With API keys on, send `X-API-Key` or `Authorization: Bearer`."
+)
+
+
+def create_app(
+    settings: ServingSettings | None = None,
+    make_services: Callable[[ServingSettings, Telemetry], Services] = assemble,
+) -> FastAPI:
+    """The app. Servers are connected when it starts, and left when it stops, not before."""
+    settings = settings or ServingSettings()
+    telemetry = Telemetry()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services = make_services(settings, telemetry)
+        app.state.services = services
+        try:
+            yield
+        finally:
+            services.close()
+
+    app = FastAPI(
+        title="recsys",
+        version=recsys.__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # both pages load scripts from a CDN
+        redoc_url=None,
+        responses={422: {"model": Problem}},
+    )
+    # hot routes: plain Starlette, two to three times the requests of a response_model (docs/serving.md)
+    app.router.routes.append(Route("/v1/recommendations", recommendations.recommend, methods=["POST"]))
+    app.router.routes.append(Route("/v1/events", events.post_events, methods=["POST"]))
+    for module in (items, users, bundles, health):
+        app.include_router(module.router)
+    app.router.routes.append(Route("/", _page, include_in_schema=False))
+    app.mount("/static", StaticFiles(directory=WEB), name="static")
+    openapi.install(app)
+    problems.install(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
+    app.add_middleware(Edge, telemetry=telemetry, max_body_bytes=settings.max_body_bytes)
+    return app
+
+
+async def _page(_: object) -> FileResponse:
+    return FileResponse(WEB / "index.html")

@@ -1,0 +1,157 @@
+"""The composition root: the one place that knows which parts an API process has and how they fit together.
+
+The only module of serving that imports the Kafka client (`streaming.log`).
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from recsys.bundle import Bundle
+from recsys.catalogue import Catalogue
+from recsys.errors import InvalidConfig, Unavailable
+from recsys.event_log import EventSink
+from recsys.features.definitions import FEATURES
+from recsys.pipeline.hydrators import UserHydrator
+from recsys.pipeline.stages import SideEffect
+from recsys.rerank.rules import RuleBook
+from recsys.store.base import FeatureStore, StoreConfig
+from recsys.store.redis import RedisFeatureStore
+from serving.breaker import Breaker, Guarded
+from serving.impression_log import ImpressionLog, ImpressionWriter
+from serving.inline import InlineExecutor
+from serving.item_feed import ItemFeed
+from serving.model_host import ModelHost
+from serving.outbox import Outbox
+from serving.runtime import USER_FEATURES, Limits, Runtime, build_runtime
+from serving.security import Keys
+from serving.services import Services
+from serving.settings import ServingSettings
+from serving.telemetry import Telemetry
+from serving.user_attributes import UserAttributes
+from streaming.log import KafkaSink
+
+IO_THREADS = 4
+
+
+def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
+    """Every part, on Redis and Kafka. Neither needs to be there yet.
+
+    Raises:
+        InvalidConfig: an address is missing.
+    """
+    if not settings.redis_url or not settings.kafka_bootstrap:
+        raise InvalidConfig(
+            "set RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, or run `recsys up` and `recsys serve`"
+        )
+    config = StoreConfig(partitions=settings.partitions)
+    return compose(
+        settings,
+        telemetry,
+        store=RedisFeatureStore(settings.redis_url, FEATURES, config),
+        request_store=RedisFeatureStore(
+            settings.redis_url, FEATURES, config, timeout_s=settings.store_timeout_ms / 1e3
+        ),
+        sink=KafkaSink(settings.kafka_bootstrap),
+    )
+
+
+def compose(
+    settings: ServingSettings,
+    telemetry: Telemetry,
+    store: FeatureStore,
+    request_store: FeatureStore,
+    sink: EventSink,
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> Services:
+    """Every part, on any store and log.
+
+    Args:
+        store: for everything that no recommendation waits for.
+        request_store: the same data, with the short timeout of a request.
+    """
+    with ExitStack() as opened:  # closed in reverse order: by the services, or here when a later part fails
+        for resource in (store, request_store, sink):
+            opened.callback(resource.close)
+        spool, most = settings.spool_folder, settings.spool_max_bytes
+        events = Outbox(spool / "events", sink, most, settings.spool_fsync)
+        opened.callback(events.close)
+        impressions = Outbox(spool / "impressions", sink, most)
+        opened.callback(impressions.close)
+        writer = ImpressionWriter(impressions, telemetry)
+        opened.callback(writer.close)
+        cpu = opened.enter_context(ThreadPoolExecutor(settings.threads, "cpu"))
+        io = opened.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
+        feed = ItemFeed(store)
+        opened.callback(feed.close)
+        host = _host(settings, telemetry, store, request_store, feed, writer)
+        opened.callback(host.close)
+        services = Services(
+            settings=settings,
+            telemetry=telemetry,
+            keys=Keys(settings.api_keys),
+            host=host,
+            store=store,
+            feed=feed,
+            events=events,
+            impressions=impressions,
+            cpu=cpu,
+            io=io,
+            now_ms=now_ms,
+        )
+        telemetry.before_scrape.append(lambda: _gauges(services))
+        feed.start()
+        host.follow(settings.bundle_poll_s)
+        services.close = opened.pop_all().close
+    return services
+
+
+def _host(
+    settings: ServingSettings,
+    telemetry: Telemetry,
+    store: FeatureStore,
+    request_store: FeatureStore,
+    feed: ItemFeed,
+    writer: ImpressionWriter,
+) -> ModelHost[Runtime]:
+    attributes = UserAttributes(settings.lake / "users" / "users.parquet", FEATURES)
+    read_user = Guarded(UserHydrator(request_store, attributes.of, name=USER_FEATURES), Breaker())
+    rules = RuleBook(settings.rules) if settings.rules else None
+    limits = Limits(candidates=settings.candidates)
+    pool = InlineExecutor()
+
+    def side_effects(bundle: Bundle, catalogue: Catalogue) -> list[SideEffect]:
+        if not settings.log_impressions:
+            return []
+        return [
+            ImpressionLog(writer, catalogue, bundle.manifest.version, bundle.manifest.feature_fingerprint)
+        ]
+
+    def load(bundle: Bundle) -> Runtime:
+        runtime = build_runtime(bundle, read_user, limits, rules, side_effects, pool)
+        feed.attach(runtime.columns)
+        return runtime
+
+    def store_fingerprint() -> str | None:
+        try:
+            return store.fingerprint()
+        except Unavailable:
+            return None  # checked again by the store itself once it is back
+
+    return ModelHost(
+        settings.bundles,
+        load,
+        release=lambda runtime: feed.detach(runtime.columns),
+        code_fingerprint=FEATURES.fingerprint,
+        store_fingerprint=store_fingerprint,
+        telemetry=telemetry,
+    )
+
+
+def _gauges(services: Services) -> None:
+    """What is read when somebody looks, not when it changes."""
+    telemetry = services.telemetry
+    telemetry.outbox_bytes.labels("events").set(services.events.backlog_bytes)
+    telemetry.outbox_bytes.labels("impressions").set(services.impressions.backlog_bytes)
+    telemetry.item_features_age.set(services.feed.age_s)

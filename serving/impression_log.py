@@ -1,0 +1,112 @@
+"""The impression log as the last stage of the request path: queue, and let a thread encode and spool it."""
+
+import queue
+import threading
+from collections.abc import Sequence
+
+import orjson
+import structlog
+
+from recsys.catalogue import Catalogue
+from recsys.errors import Unavailable
+from recsys.impressions import Impression, ShownItem
+from recsys.pipeline.pipeline import Answer
+from recsys.types import Topic
+from serving.outbox import Outbox
+from serving.telemetry import Telemetry
+
+_BATCH = 100
+_log = structlog.get_logger(__name__)
+
+
+class ImpressionWriter:
+    """Takes impressions from any thread and puts them into the outbox from one of its own.
+
+    At most `limit` wait in memory; when the spool cannot take them (full disk, Kafka away for hours) they are
+    dropped and counted: an impression was never promised to anybody, an answer must not wait for it.
+    """
+
+    def __init__(self, outbox: Outbox, telemetry: Telemetry, limit: int = 10_000) -> None:
+        self._outbox = outbox
+        self._dropped = telemetry.impressions_dropped
+        self._queue: queue.Queue[Impression | None] = queue.Queue(limit)
+        self._thread = threading.Thread(target=self._write_forever, name="impressions", daemon=True)
+        self._thread.start()
+
+    def put(self, impression: Impression) -> None:
+        """Never waits.
+
+        Raises:
+            Unavailable: the queue is full.
+        """
+        try:
+            self._queue.put_nowait(impression)
+        except queue.Full:
+            self._dropped.inc()
+            raise Unavailable("the impression log is full") from None
+
+    def close(self) -> None:
+        """Write what is queued and stop."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _write_forever(self) -> None:
+        ended = False
+        while not ended:
+            batch = [self._queue.get()]
+            while len(batch) < _BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            ended = None in batch
+            self._write([impression for impression in batch if impression is not None])
+
+    def _write(self, batch: Sequence[Impression]) -> None:
+        messages = [(Topic.IMPRESSIONS, i.user_id, orjson.dumps(i.to_dict())) for i in batch]
+        try:
+            self._outbox.put(messages)
+        except Unavailable as error:
+            self._dropped.inc(len(batch))
+            _log.warning("impressions dropped", count=len(batch), error=str(error))
+
+
+class ImpressionLog:
+    """Side effect of the pipeline: one record an answered request."""
+
+    name = "impression_log"
+    optional = True
+
+    def __init__(
+        self, writer: ImpressionWriter, catalogue: Catalogue, bundle: str, fingerprint: str, arm: str = ""
+    ) -> None:
+        self._writer = writer
+        self._catalogue = catalogue
+        self._bundle = bundle
+        self._fingerprint = fingerprint
+        self._arm = arm
+
+    def after(self, answer: Answer) -> None:
+        if len(answer.candidates):
+            self._writer.put(self.impression(answer))
+
+    def impression(self, answer: Answer) -> Impression:
+        query, shown = answer.query, answer.candidates
+        return Impression(
+            request_id=query.request_id,
+            user_id=query.user_id,
+            time_ms=query.now_ms,
+            bundle=self._bundle,
+            fingerprint=self._fingerprint,
+            items=[
+                ShownItem(
+                    item_id=item.item_id,
+                    position=position,
+                    score=float(shown.score[position]),
+                    propensity=float(answer.propensities[position]),
+                    channels=tuple(shown.channels_of(position)),
+                    categories=item.categories,
+                )
+                for position, item in enumerate(map(self._catalogue.item, shown.rows.tolist()))
+            ],
+            features=shown.features,
+            arm=self._arm,
+            context=dict(query.context),
+        )

@@ -1,0 +1,92 @@
+"""`POST /v1/events`: one event or a batch. 202 means kept: in the spool on disk, on its way to Kafka."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from recsys.errors import InvalidEvent
+from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, new_id, parse_event
+from recsys.types import Topic
+from serving.body import decode_any
+from serving.outbox import Message
+from serving.problems import Problem
+from serving.security import Scope
+from serving.services import Services, allow, services
+from serving.wire import EventResult, EventResults
+
+_encode = msgspec.json.Encoder().encode
+
+
+async def post_events(request: Request) -> Response:
+    parts = services(request)
+    allow(request, Scope.WRITE)
+    body = decode_any(await request.body())
+    single = not (isinstance(body, dict) and body.keys() == {"events"})
+    raws = [body] if single else body["events"]
+    if not isinstance(raws, list):
+        raise Problem(422, "events: a list of events is needed")
+    if len(raws) > parts.settings.max_batch:
+        raise Problem(413, f"events: at most {parts.settings.max_batch} in one request, got {len(raws)}")
+    results = await asyncio.get_running_loop().run_in_executor(parts.io, accept, parts, raws)
+    rejected = sum(result.status == "rejected" for result in results)
+    parts.telemetry.events.labels("accepted").inc(len(results) - rejected)
+    parts.telemetry.events.labels("rejected").inc(rejected)
+    if single and rejected:
+        raise Problem(422, results[0].reason)
+    answer = EventResults(accepted=len(results) - rejected, rejected=rejected, results=results)
+    return Response(_encode(answer), 202, media_type="application/json")
+
+
+def accept(parts: Services, raws: list[Any]) -> list[EventResult]:
+    """Check every event, keep the good ones together, say what became of each.
+
+    Raises:
+        Unavailable: they cannot be kept now; none was.
+    """
+    results: list[EventResult] = []
+    messages: list[Message] = []
+    for raw in raws:
+        try:
+            event = parse_event(_completed(parts, raw))
+        except InvalidEvent as error:
+            results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
+            continue
+        messages.append(_message(event))
+        results.append(EventResult(status="accepted", event_id=event.event_id))
+    if messages:
+        parts.events.put(messages)
+    return results
+
+
+def _completed(parts: Services, raw: Any) -> Any:
+    """The event with what the client may leave out: its id, its time, and what the catalogue knows of the item."""
+    if not isinstance(raw, dict):
+        return raw
+    full = dict(raw)
+    if full.get("event_id") is None:
+        full["event_id"] = new_id()
+    if full.get("event_time_ms") is None:
+        full["event_time_ms"] = parts.now_ms()
+    runtime, item_id, context = parts.host.runtime, full.get("item_id"), full.get("context")
+    if runtime is None or not isinstance(item_id, str) or not isinstance(context, dict | None):
+        return full
+    row = runtime.catalogue.rows.get(item_id)
+    if row is None:
+        return full
+    item = runtime.catalogue.item(row)
+    known = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator}
+    full["context"] = {key: text for key, text in known.items() if text} | (context or {})
+    return full
+
+
+def _message(event: Event) -> Message:
+    return Topic.EVENTS, event.user_id, orjson.dumps(event.to_dict())
+
+
+def _id_of(raw: Any) -> str:
+    event_id = raw.get("event_id") if isinstance(raw, dict) else None
+    return event_id[:128] if isinstance(event_id, str) else ""

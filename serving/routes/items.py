@@ -1,0 +1,71 @@
+"""Items: their neighbours, and changes of the catalogue between two bundles."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from recsys.types import Item
+from serving.problems import Problem
+from serving.schemas import Id, ItemEntries, ItemEntry, ItemsStored, SimilarItem, SimilarItems
+from serving.security import Scope
+from serving.services import allow, services
+
+router = APIRouter(tags=["items"])
+
+ItemId = Annotated[Id, Path(description="the item's id")]
+
+
+@router.get("/v1/items/{item_id}/similar")
+def similar(
+    request: Request,
+    item_id: ItemId,
+    k: Annotated[int, Query(ge=1, le=1_000, description="neighbours wanted")] = 20,
+) -> SimilarItems:
+    """The nearest items of an item: those that the same users engage with, filled up by vector distance."""
+    allow(request, Scope.READ)
+    runtime = services(request).runtime()
+    catalogue = runtime.catalogue
+    row = catalogue.rows.get(item_id)
+    if row is None or not catalogue.alive[row]:
+        raise Problem(404, f"item {item_id!r} is not in the catalogue; add it with POST /v1/items")
+    rows, scores = runtime.similar(row, k)
+    return SimilarItems(
+        item_id=item_id,
+        bundle=runtime.bundle.manifest.version,
+        items=[
+            SimilarItem(item_id=i.item_id, title=i.title, categories=list(i.categories), score=float(score))
+            for i, score in zip((catalogue.item(int(r)) for r in rows), scores, strict=True)
+        ],
+    )
+
+
+@router.post("/v1/items", status_code=202)
+def put_items(request: Request, body: ItemEntry | ItemEntries) -> ItemsStored:
+    """Add or replace one item or many. They can be recommended within a second, before any model knows them."""
+    allow(request, Scope.WRITE)
+    parts = services(request)
+    entries = body.items if isinstance(body, ItemEntries) else [body]
+    if len(entries) > parts.settings.max_batch:
+        raise Problem(413, f"items: at most {parts.settings.max_batch} in one request, got {len(entries)}")
+    items = [_item(entry, parts.now_ms()) for entry in entries]
+    parts.store.put_items(items)
+    return ItemsStored(stored=len(items))
+
+
+@router.delete("/v1/items/{item_id}", status_code=204)
+def delete_item(request: Request, item_id: ItemId) -> Response:
+    """Take an item out of every list. Its statistics stay, for when it comes back."""
+    allow(request, Scope.WRITE)
+    services(request).store.delete_items([item_id])
+    return Response(status_code=204)
+
+
+def _item(entry: ItemEntry, now_ms: int) -> Item:
+    return Item(
+        item_id=entry.item_id,
+        title=entry.title,
+        categories=tuple(entry.categories),
+        creator=entry.creator,
+        created_ms=now_ms if entry.created_ms is None else entry.created_ms,
+        attributes=entry.attributes,
+    )

@@ -1,0 +1,152 @@
+"""A bundle made ready to answer: its item table, its models and index, and the request path composed of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from recsys.bundle import Bundle
+from recsys.catalogue import Catalogue
+from recsys.errors import InvalidBundle
+from recsys.features.definitions import ENGAGED_VISITS, FEATURES
+from recsys.features.item_columns import ItemColumns
+from recsys.item_table import read_items
+from recsys.pipeline.features import FeatureHydrator
+from recsys.pipeline.filters import DeletedFilter, SeenFilter
+from recsys.pipeline.hydrators import HistoryHydrator
+from recsys.pipeline.pipeline import Pipeline
+from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
+from recsys.rank.calibration import read_calibrations
+from recsys.rank.scorer import RankerSession, RankScorer
+from recsys.rank.value_model import ValueModel
+from recsys.recall.ann import AnnIndex
+from recsys.recall.fresh import FreshSource
+from recsys.recall.merge import QuotaMerger
+from recsys.recall.neighbours import ItemToItemSource, VectorNeighboursSource
+from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
+from recsys.recall.two_tower import TwoTowerSource, UserTower
+from recsys.recall.vector_index import NO_ROW
+from recsys.request import Rows
+from recsys.rerank.reranker import RerankConfig, Reranker
+from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
+from recsys.rerank.rules import RuleBook
+from serving.golden import check_golden
+
+USER_FEATURES = "user_features"  # how `degraded` names a store that does not give the user's state
+
+_CALIBRATION = "calibration.json"
+# the share of the candidates that each recall channel is sure of; the rest is fused by rank
+_QUOTAS: Mapping[str, float] = {
+    "two_tower": 0.4,
+    "item_to_item": 0.15,
+    "similar": 0.1,
+    "popular_in_categories": 0.1,
+    "popular": 0.1,
+    "fresh": 0.05,
+}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A loaded bundle. One is shared by all requests; a new bundle is a new one."""
+
+    bundle: Bundle
+    catalogue: Catalogue
+    columns: ItemColumns
+    pipeline: Pipeline
+    neighbours: NDArray[np.int32]
+    neighbour_scores: NDArray[np.float32]
+
+    def similar(self, row: int, k: int) -> tuple[Rows, NDArray[np.float32]]:
+        """At most k living neighbours of an item and their scores, the nearest first."""
+        if row >= len(self.neighbours):  # newer than the bundle
+            return np.empty(0, np.int32), np.empty(0, np.float32)
+        rows, scores = self.neighbours[row], self.neighbour_scores[row]
+        kept = np.flatnonzero((rows != NO_ROW) & self.catalogue.alive[rows])[:k]
+        return rows[kept], scores[kept]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of everything one request takes."""
+
+    candidates: int = 500
+    history: int = ENGAGED_VISITS.size
+
+
+def build_runtime(
+    bundle: Bundle,
+    read_user: QueryHydrator,
+    limits: Limits,
+    rules: RuleBook | None,
+    side_effects: Callable[[Bundle, Catalogue], Sequence[SideEffect]],
+    pool: Executor,
+) -> Runtime:
+    """Load every file of the bundle, check the models, compose the request path.
+
+    Raises:
+        InvalidBundle: a file cannot be used, two files disagree, or the golden outputs differ.
+    """
+    check_golden(bundle)
+    items = read_items(bundle.file("items.parquet"))
+    catalogue = Catalogue(items)
+    columns = ItemColumns(items, FEATURES)
+    vectors = load_file(bundle.file("item_vectors.safetensors"))["vectors"]
+    near = load_file(bundle.file("item_to_item.safetensors"))
+    best = load_file(bundle.file("popular.safetensors"))
+    index = AnnIndex.load(bundle.file("index.faiss"))
+    for name, n in (
+        ("item_vectors", len(vectors)),
+        ("item_to_item", len(near["neighbours"])),
+        ("index", len(index)),
+    ):
+        if n != len(items):
+            raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(items)}")
+    table = popularity(best["rows"], best["scores"], catalogue)
+    vectors_of = _VectorsOf(vectors)
+    n = limits.candidates
+    sources: list[Source] = [
+        TwoTowerSource(UserTower(bundle.file("user_tower.onnx")), index, limit=3 * n // 4),
+        ItemToItemSource(near["neighbours"], near["scores"], limit=n // 3),
+        VectorNeighboursSource(vectors_of, index, limit=n // 4),
+        PopularInCategoriesSource(table, catalogue, limit=n // 4),
+        PopularSource(table, limit=n),
+        FreshSource(catalogue, limit=n // 10),
+    ]
+    calibrations = (
+        read_calibrations(bundle.file(_CALIBRATION)) if _CALIBRATION in bundle.manifest.files else {}
+    )
+    pipeline = Pipeline(
+        query_hydrators=[read_user, HistoryHydrator(catalogue, limits.history)],
+        sources=[*sources, *([PinnedSource(rules, catalogue)] if rules else [])],
+        merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
+        candidate_hydrators=[FeatureHydrator(FEATURES, columns)],
+        filters=[
+            SeenFilter(),
+            DeletedFilter(catalogue),
+            *([RuleFilter(rules, catalogue)] if rules else []),
+        ],
+        scorers=[
+            RankScorer(
+                RankerSession(bundle.file("ranker.onnx")), catalogue.trained, calibrations, ValueModel()
+            ),
+            *([RuleBoost(rules, catalogue)] if rules else []),
+        ],
+        selector=Reranker(RerankConfig(), catalogue, vectors_of, rules),
+        side_effects=side_effects(bundle, catalogue),
+        pool=pool,
+    )
+    return Runtime(bundle, catalogue, columns, pipeline, near["neighbours"], near["scores"])
+
+
+class _VectorsOf:
+    """Item vectors by row; zeros for items newer than the bundle."""
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        self._vectors = np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
+
+    def __call__(self, rows: Rows) -> NDArray[np.float32]:
+        return self._vectors[np.minimum(rows, len(self._vectors) - 1)]

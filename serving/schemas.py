@@ -1,0 +1,112 @@
+"""What the other routes take and give (pydantic). The hot ones are in `serving.wire`."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from recsys.events import CATEGORY_SEPARATOR, MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH
+from serving.wire import PRINTABLE
+
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE)]
+Text = Annotated[str, Field(max_length=MAX_CONTEXT_LENGTH)]
+Category = Annotated[
+    str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=rf"^[^\{CATEGORY_SEPARATOR}\x00-\x1f\x7f]+$")
+]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. `detail` says what to do."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+class ItemLine(BaseModel):
+    """An item as lists show it."""
+
+    item_id: str
+    title: str
+    categories: list[str]
+
+
+class SimilarItem(ItemLine):
+    score: float
+
+
+class SimilarItems(BaseModel):
+    """Neighbours of an item, the nearest first."""
+
+    item_id: str
+    bundle: str
+    items: list[SimilarItem]
+
+
+class ItemEntry(BaseModel):
+    """A catalogue entry. It can be recommended within a second, before any model knows it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    item_id: Id
+    title: Text = ""
+    categories: list[Category] = Field([], max_length=32)
+    creator: Annotated[str, Field(max_length=MAX_ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    created_ms: int | None = Field(None, ge=0, lt=2**53, description="Unix milliseconds; now when absent")
+    attributes: dict[Text, Text] = Field({}, max_length=MAX_CONTEXT_ENTRIES)
+
+
+class ItemEntries(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[ItemEntry] = Field(min_length=1)
+
+
+class ItemsStored(BaseModel):
+    stored: int
+
+
+class VisitLine(ItemLine):
+    """One entry of a user's history."""
+
+    type: str
+    event_time_ms: int
+
+
+class UserSummary(BaseModel):
+    """What the platform holds of a user."""
+
+    user_id: str
+    known: bool
+    history: list[VisitLine] = Field(description="engaged items, the newest first")
+    seen: int = Field(description="items that will not be shown again")
+    cells: int = Field(description="integers of state behind the user's features")
+
+
+class BundleInfo(BaseModel):
+    version: str
+    active: bool
+    created_ms: int | None = None
+    items: int | None = None
+    metrics: dict[str, float] = {}
+    refused: str = Field("", description="why it cannot be served")
+
+
+class Bundles(BaseModel):
+    active: str | None
+    bundles: list[BundleInfo]
+
+
+class Activated(BaseModel):
+    active: str
+    previous: str | None
+
+
+class Health(BaseModel):
+    """`ready` means that requests are answered; `degraded` names what is missing meanwhile."""
+
+    ready: bool
+    bundle: str | None
+    degraded: list[str]
+    checks: dict[str, str]

@@ -1,0 +1,94 @@
+"""What the routes work with: made once by the composition root (`serving.assembly`), closed with the app."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from recsys.store.base import FeatureStore
+from serving.item_feed import ItemFeed
+from serving.model_host import ModelHost
+from serving.outbox import Outbox
+from serving.problems import Problem
+from serving.runtime import Runtime
+from serving.security import Caller, Keys, Scope
+from serving.settings import ServingSettings
+from serving.telemetry import Telemetry
+
+T = TypeVar("T")
+
+
+@dataclass
+class Services:
+    """The parts of one API process.
+
+    `cpu` answers requests; `io` takes what may wait for the disk or the network, so that neither starves the other.
+    """
+
+    settings: ServingSettings
+    telemetry: Telemetry
+    keys: Keys
+    host: ModelHost[Runtime]
+    store: FeatureStore
+    feed: ItemFeed
+    events: Outbox
+    impressions: Outbox
+    cpu: Executor
+    io: Executor
+    now_ms: Callable[[], int]
+    close: Callable[[], object] = lambda: (
+        None
+    )  # leaves every part; accepted records are delivered or stay spooled
+    in_flight: int = 0
+
+    def runtime(self) -> Runtime:
+        """What answers now.
+
+        Raises:
+            Problem: 503, with what to do.
+        """
+        runtime = self.host.runtime
+        if runtime is None:
+            why = "; ".join(self.host.refused.values())
+            raise Problem(
+                503,
+                f"no usable bundle: {why}"
+                if why
+                else "no bundle is published yet: run `recsys train all`, then `recsys bundle publish VERSION`",
+            )
+        return runtime
+
+    async def compute(self, work: Callable[..., T], *arguments: object) -> T:
+        """Run a request's computation in the pool, or refuse it at once when too many wait already.
+
+        Raises:
+            Problem: 503 with Retry-After.
+        """
+        if self.in_flight >= self.settings.max_in_flight:
+            self.telemetry.shed.inc()
+            raise Problem(503, "too many requests; retry later")
+        self.in_flight += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.cpu, work, *arguments)
+        finally:
+            self.in_flight -= 1
+
+
+def services(request: Request) -> Services:
+    """The services of the app that got this request."""
+    found: Services = request.app.state.services
+    return found
+
+
+def allow(request: Request, scope: Scope) -> Caller:
+    """The caller, when the key allows it.
+
+    Raises:
+        Problem: 401 or 403.
+    """
+    caller = services(request).keys.caller(request.headers)
+    caller.allow(scope)
+    return caller

@@ -1,0 +1,120 @@
+"""What the API counts, in Prometheus' terms. One instance an app, with its own registry.
+
+With several workers, `recsys serve` sets PROMETHEUS_MULTIPROC_DIR and `/metrics` of any worker shows the sum of all.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from recsys.pipeline.pipeline import Answer
+
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.15, 0.5, 2.0)
+
+
+class Telemetry:
+    """Every metric of the API. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self._requests = Counter(
+            "recsys_http_requests", "Requests answered.", ("route", "method", "status"), registry=r
+        )
+        self._seconds = Histogram(
+            "recsys_http_seconds", "Time of a request.", ("route",), buckets=_SECONDS, registry=r
+        )
+        self.in_flight = Gauge(
+            "recsys_http_in_flight",
+            "Requests being answered.",
+            registry=r,
+            multiprocess_mode="livesum",
+        )
+        self.shed = Counter("recsys_http_shed", "Requests refused with 503: too many in flight.", registry=r)
+        self._stage_seconds = Histogram(
+            "recsys_stage_seconds",
+            "Time of one stage of the request path.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self._stage_outcomes = Counter(
+            "recsys_stage_failures", "Stages that did not do their part.", ("stage", "status"), registry=r
+        )
+        self._degraded = Counter(
+            "recsys_degraded", "Answers that named this reason in `degraded`.", ("reason",), registry=r
+        )
+        self._non_finite = Counter(
+            "recsys_non_finite_scores", "Candidates that sank: NaN or infinite score.", registry=r
+        )
+        self.events = Counter("recsys_api_events", "Events received by the API.", ("result",), registry=r)
+        self.impressions_dropped = Counter(
+            "recsys_impressions_dropped", "Impressions not logged: queue or spool full.", registry=r
+        )
+        self.outbox_bytes = Gauge(
+            "recsys_outbox_bytes",
+            "Accepted and not yet in Kafka.",
+            ("topic",),
+            registry=r,
+            multiprocess_mode="livesum",
+        )
+        self.item_features_age = Gauge(
+            "recsys_item_features_age_seconds",
+            "Since the item features were last known to be current.",
+            registry=r,
+            multiprocess_mode="livemax",
+        )
+        self._bundle = Gauge(
+            "recsys_bundle_info",
+            "1 for the bundle that answers.",
+            ("version",),
+            registry=r,
+            multiprocess_mode="livemax",
+        )
+        self.bundle_loads = Counter(
+            "recsys_bundle_loads", "Bundles loaded or refused.", ("result",), registry=r
+        )
+        self._version = ""
+        # `labels` takes a lock and hashes tuples; a child is looked up once
+        self._request_child = lru_cache(1024)(self._requests.labels)
+        self._seconds_child = lru_cache(256)(self._seconds.labels)
+        self._stage_child = lru_cache(256)(self._stage_seconds.labels)
+        self.before_scrape: list[Callable[[], None]] = []
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        self._request_child(route, method, str(status)).inc()
+        self._seconds_child(route).observe(seconds)
+
+    def answer(self, answer: Answer) -> None:
+        """Note every stage of one answered request."""
+        for outcome in answer.outcomes:
+            self._stage_child(outcome.stage).observe(outcome.ms / 1e3)
+            if outcome.status != "ok":
+                self._stage_outcomes.labels(outcome.stage, str(outcome.status)).inc()
+            if outcome.non_finite:
+                self._non_finite.inc(outcome.non_finite)
+
+    def degraded(self, reasons: Iterable[str]) -> None:
+        for reason in reasons:
+            self._degraded.labels(reason).inc()
+
+    def bundle(self, version: str) -> None:
+        """From now on this bundle answers."""
+        if self._version:
+            self._bundle.labels(self._version).set(0)
+        self._bundle.labels(version).set(1)
+        self._version = version
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        for refresh in self.before_scrape:
+            refresh()
+        if MULTIPROCESS_DIR not in os.environ:
+            return generate_latest(self.registry)
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
+        return generate_latest(everyone)

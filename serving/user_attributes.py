@@ -1,0 +1,35 @@
+"""Static attributes of users (age group, registration, …) as the lake has them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pyarrow.parquet as pq
+
+from recsys.features.feature_set import FeatureSet
+from recsys.features.kinds import Attribute
+from recsys.features.state import Entity
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class UserAttributes:
+    """By user id, in memory; only the attributes that some feature reads. A missing file means that none are known."""
+
+    def __init__(self, path: Path, features: FeatureSet) -> None:
+        wanted = {
+            f.attribute for f in features.features if isinstance(f, Attribute) and f.entity is Entity.USER
+        }
+        self._by_user: dict[str, Mapping[str, str]] = {}
+        if not wanted or not path.exists():
+            return
+        table = pq.read_table(path, columns=["user_id", "attributes"])
+        for batch in table.to_batches(max_chunksize=10_000):
+            users, attributes = (column.to_pylist() for column in batch.columns)
+            for user_id, pairs in zip(users, attributes, strict=True):
+                kept = {name: text for name, text in pairs or () if name in wanted}
+                if kept:
+                    self._by_user[user_id] = kept
+
+    def of(self, user_id: str) -> Mapping[str, str]:
+        return self._by_user.get(user_id, _NONE)

@@ -1,0 +1,145 @@
+"""The item feed: columns equal the store, whatever happens between loading and following."""
+
+import threading
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from recsys.errors import Unavailable
+from recsys.features.state import EntityState
+from serving.item_feed import ItemFeed
+from tests.serving.waiting import eventually
+
+
+class Store:
+    """The part of a feature store that the feed reads; a cursor is a number of changes."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, int] = {}
+        self.changes: list[str] = []
+        self.first_kept = 0
+        self.away = False
+        self.full_reads = 0
+        self.before_all_items = threading.Event()
+        self.before_all_items.set()
+
+    def change(self, item_id: str, count: int) -> None:
+        self.states[item_id] = count
+        self.changes.append(item_id)
+
+    def items(self, item_ids: list[str]) -> list[EntityState]:
+        self._check()
+        return [EntityState({"n": self.states[item_id]}) for item_id in item_ids]
+
+    def all_items(self) -> Iterator[tuple[str, EntityState]]:
+        self._check()
+        self.full_reads += 1
+        snapshot = dict(self.states)
+        self.before_all_items.wait(20)
+        for item_id, count in snapshot.items():
+            yield item_id, EntityState({"n": count})
+
+    def changed_items(self, cursor: str, block_ms: int) -> tuple[str, set[str] | None]:
+        self._check()
+        end = len(self.changes)
+        if not cursor:
+            return str(end), set()
+        if int(cursor) < self.first_kept:
+            return str(end), None
+        return str(end), set(self.changes[int(cursor) : end])
+
+    def _check(self) -> None:
+        if self.away:
+            raise Unavailable("away")
+
+
+class Columns:
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def load(self, states: Iterable[tuple[str, EntityState]]) -> None:
+        self.counts = {item_id: state.cells["n"] for item_id, state in states}
+
+    def update(self, item_id: str, state: EntityState) -> None:
+        self.counts[item_id] = state.cells["n"]
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def feed(store: Store) -> Iterator[ItemFeed]:
+    feed = ItemFeed(store)  # type: ignore[arg-type]
+    feed.start()
+    yield feed
+    feed.close()
+
+
+def test_columns_are_loaded_then_follow(store: Store, feed: ItemFeed) -> None:
+    store.change("a", 1)
+    columns = Columns()
+    assert feed.attach(columns, 20)
+    assert columns.counts == {"a": 1}
+    store.change("a", 2)
+    store.change("b", 1)
+    eventually(lambda: columns.counts == {"a": 2, "b": 1})
+
+
+def test_a_change_while_loading_is_not_lost(store: Store, feed: ItemFeed) -> None:
+    store.change("a", 1)
+    eventually(lambda: feed.age_s < 1)
+    store.before_all_items.clear()
+    columns = Columns()
+    attached = threading.Thread(target=feed.attach, args=(columns,))
+    attached.start()
+    eventually(lambda: store.full_reads == 1)
+    store.change("a", 2)  # after the snapshot was read, before it is loaded
+    store.before_all_items.set()
+    attached.join()
+    eventually(lambda: columns.counts == {"a": 2})
+
+
+def test_after_a_gap_in_the_changes_everything_is_read_again(store: Store, feed: ItemFeed) -> None:
+    columns = Columns()
+    assert feed.attach(columns, 20)
+    reads = store.full_reads
+    store.away = True
+    eventually(lambda: feed.age_s > 0.1)
+    store.change("a", 7)
+    store.change("b", 8)
+    store.first_kept = len(store.changes)  # the changes themselves are forgotten
+    store.away = False
+    eventually(lambda: columns.counts == {"a": 7, "b": 8})
+    assert store.full_reads == reads + 1
+
+
+def test_the_age_grows_while_the_store_is_away_and_falls_when_it_is_back(
+    store: Store, feed: ItemFeed
+) -> None:
+    columns = Columns()
+    assert feed.attach(columns, 20)
+    store.away = True
+    eventually(lambda: feed.age_s > 0.5)
+    store.away = False
+    eventually(lambda: feed.age_s < 0.3)
+
+
+def test_attaching_while_the_store_is_away_loads_when_it_is_back(store: Store, feed: ItemFeed) -> None:
+    store.states["a"] = 3
+    store.away = True
+    columns = Columns()
+    assert not feed.attach(columns, 0.05)
+    store.away = False
+    eventually(lambda: columns.counts == {"a": 3})
+
+
+def test_detached_columns_stay_as_they_were(store: Store, feed: ItemFeed) -> None:
+    old, new = Columns(), Columns()
+    assert feed.attach(old, 20)
+    assert feed.attach(new, 20)
+    feed.detach(old)
+    store.change("a", 1)
+    eventually(lambda: new.counts == {"a": 1})
+    assert old.counts == {}
