@@ -9,9 +9,9 @@ from infra.settings_table import ALL
 from recsys.settings import refuse_unknown
 
 # `recsys <group> …`: the module of that name in infra.commands has an `app`.
-GROUPS = ("bundle", "stream")
+GROUPS = ("data", "train", "bundle", "stream")
 # Modules whose `app` has commands of the top level: `recsys up`, `recsys serve`, …
-TOP_LEVEL: tuple[str, ...] = ("services",)
+TOP_LEVEL = ("demo", "services")
 
 
 def build_app() -> typer.Typer:

@@ -4,26 +4,40 @@ fetch and import → replay through Kafka (worker → Redis, archiver → lake) 
 → ask, click three times, ask again. Every step is a `recsys` process of its own; leaving stops them all.
 """
 
+import contextlib
+import json
+import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from infra.console import console
 from infra.local.process import free_port
+from infra.local.services import embedded
 from infra.processes import Children
+from recsys.errors import Unavailable
 from recsys.events import new_id
-from recsys.lake import EVENTS, days, read_day
+from recsys.features.definitions import FEATURES
+from recsys.lake import EVENTS, count_rows, days, read_day
 from recsys.settings import Settings
-from recsys.types import EventType
+from recsys.store.base import FeatureStore, StoreConfig
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import EventType, Topic
 
 CLICKS = 3
 ASK = 10  # items in the lists that the demo shows
 CHANGE_TIMEOUT_S = 30.0
+CATCH_UP_TIMEOUT_S = 1_800.0
+DATA_SET = "movielens-100k"
+# What a run leaves and the next one makes anew; the fetched data sets stay.
+REMADE = ("lake", "features", "work", "checkpoints", "bundles", "redis", "spool", "run", "logs")
 ENGAGED = frozenset({EventType.CLICK, EventType.RATING, EventType.PURCHASE, EventType.LIKE})
 
 
@@ -38,6 +52,9 @@ class Outcome:
     before: list[dict[str, Any]] = field(default_factory=list)
     after: list[dict[str, Any]] = field(default_factory=list)
     change_ms: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -117,22 +134,78 @@ def _click(user: str, item: str) -> dict[str, Any]:
     }
 
 
-def wait_until(done: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Poll until `done()`.
-
-    Raises:
-        TimeoutError: naming `what`.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout_s:.0f} s")
-        time.sleep(0.1)
-
-
 def serve(children: Children, port: int = 0) -> Api:
     """Start the API and wait until it can answer."""
     api = Api(f"http://127.0.0.1:{port or free_port()}")
     children.start("api", "serve", "--port", api.url.rsplit(":", 1)[1])
     children.wait("api", api.ready, timeout_s=60.0)
     return api
+
+
+def _applied(store: FeatureStore, settings: Settings) -> int:
+    """Records of the topic `events` that the worker has applied."""
+    checkpoints = (store.checkpoint(Topic.EVENTS, p) for p in range(settings.partitions))
+    return sum(c.offset for c in checkpoints if c)
+
+
+def run_demo(
+    data: Path | None, mapping: Path | None, once: bool, port: int, show: Callable[[Outcome, str], None]
+) -> None:
+    """The five steps. Everything is in `<home>/demo`; `show` gets what was measured and the API's address."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: leave, stopping everything
+    settings = Settings().model_copy(update={"home": Settings().home / "demo"})
+    for name in REMADE:
+        shutil.rmtree(settings.home / name, ignore_errors=True)
+    outcome = Outcome()
+    with embedded(settings, fresh=True) as services:
+        environ = {"RECSYS_HOME": str(settings.home), **services.environ()}
+        with Children(settings.home / "logs", environ) as children:
+            _import(children, settings, outcome, data, mapping)
+            _stream(children, settings, outcome, services.redis_url)
+            with outcome.step("build features with Spark"):
+                children.run("features", "build")
+            with outcome.step("train both models and publish"):
+                children.run("train", "all")
+            with outcome.step("serve"):
+                api = serve(children, 0 if once else port)
+            with outcome.step("click and watch"):
+                click_and_watch(api, busy_user(settings), outcome)
+            show(outcome, api.url)
+            if not once:
+                _until_interrupted(api)
+
+
+def _import(
+    children: Children, settings: Settings, outcome: Outcome, data: Path | None, mapping: Path | None
+) -> None:
+    if data is None:
+        with outcome.step(f"fetch {DATA_SET}"):
+            children.run("data", "fetch", DATA_SET)
+        data = settings.home / "datasets" / "ml-100k"
+    with outcome.step(f"import {data}"):
+        options = ("--mapping", str(mapping)) if mapping else ()
+        children.run("data", "import", str(data), "--shift-to-now", *options)
+    report = json.loads((settings.lake / "import-report.json").read_text(encoding="utf-8"))
+    outcome.counts["events imported"] = count_rows(settings.lake)
+    outcome.counts["import"] = report
+
+
+def _stream(children: Children, settings: Settings, outcome: Outcome, redis_url: str) -> None:
+    records = count_rows(settings.lake)
+    store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=settings.partitions))
+    children.start("worker", "stream", "worker")
+    children.start("archive", "stream", "archive")
+    try:
+        with outcome.step("replay through Kafka into Redis"):
+            children.run("stream", "replay", "--speed", "0")
+            children.wait("worker", lambda: _applied(store, settings) >= records, CATCH_UP_TIMEOUT_S)
+    finally:
+        store.close()
+    outcome.counts["events applied"] = records
+
+
+def _until_interrupted(api: Api) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        while api.ready():
+            time.sleep(1.0)
+        raise Unavailable(f"the API at {api.url} is not ready any more; its log is in the demo's home")
