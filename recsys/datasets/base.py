@@ -1,0 +1,101 @@
+"""What every data set gives: items, users and events as a stream of batches, and what was wrong with the rest."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from recsys.events import SCHEMA_VERSION, derived_id
+from recsys.lake import EVENT_SCHEMA, TIME
+
+# An event before it has an id: ids follow from the time, which an import may still shift. `key` tells events
+# apart that are equal in user, item, type and time.
+DRAFT_SCHEMA = pa.schema(
+    [
+        EVENT_SCHEMA.field(name)
+        for name in ("type", "user_id", "item_id", TIME, "request_id", "position", "value", "context")
+    ]
+    + [pa.field("key", pa.string())]
+)
+_TEXTS = pa.map_(pa.string(), pa.string())
+ITEM_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("categories", pa.list_(pa.string()), nullable=False),
+        pa.field("creator", pa.string(), nullable=False),
+        pa.field("created_ms", pa.int64(), nullable=False),
+        pa.field("attributes", _TEXTS, nullable=False),
+    ]
+)
+USER_SCHEMA = pa.schema(
+    [pa.field("user_id", pa.string(), nullable=False), pa.field("attributes", _TEXTS, nullable=False)]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A row that was not taken. `row` counts the file's records from 1, its header line included."""
+
+    file: str
+    row: int
+    column: str  # empty: the row as a whole
+    reason: str  # of a small vocabulary, so that reports can count by it
+    cell: str = ""  # the first characters of what stands there
+
+    def __str__(self) -> str:
+        where = f"{self.file}: row {self.row}" + (f", column {self.column}" if self.column else "")
+        return f"{where}: {self.reason}" + (f": {self.cell}" if self.cell else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows: the good ones in one of the schemas above, the broken ones with their reasons."""
+
+    rows: pa.Table
+    broken: Sequence[Broken] = field(default_factory=tuple)
+
+
+class Dataset(Protocol):
+    """A data set on disk, read as streams in bounded memory. `name` goes into event ids and file names."""
+
+    @property
+    def name(self) -> str: ...
+
+    def items(self) -> Iterator[Batch]:
+        """The catalogue, in `ITEM_SCHEMA`; nothing when the data set has none."""
+
+    def users(self) -> Iterator[Batch]:
+        """Known users, in `USER_SCHEMA`."""
+
+    def events(self, catalogue: pa.Table) -> Iterator[Batch]:
+        """Events in file order, in `DRAFT_SCHEMA`, with the catalogue's categories and creator in their context.
+
+        Args:
+            catalogue: the items, in `ITEM_SCHEMA`, each id once.
+        """
+
+
+def sealed(drafts: pa.Table, dataset: str, shift_ms: int = 0) -> pa.Table:
+    """Give drafts their (shifted) times and their ids, in `EVENT_SCHEMA`.
+
+    An id follows from (time, data set, user, item, type, key), not from the value: importing twice is idempotent,
+    and two records of one action are one event.
+    """
+    times = [time + shift_ms for time in drafts.column(TIME).to_pylist()]
+    parts = (drafts.column(name).to_pylist() for name in ("user_id", "item_id", "type", "key"))
+    ids = [
+        derived_id(time, dataset, user, item, kind, key or "")
+        for time, user, item, kind, key in zip(times, *parts, strict=True)
+    ]
+    count = drafts.num_rows
+    made = {
+        "event_id": pa.array(ids, pa.string()),
+        TIME: pa.array(times, pa.int64()),
+        "schema_version": pa.repeat(pa.scalar(SCHEMA_VERSION, pa.int64()), count),
+        "partition": pa.nulls(count, pa.int32()),
+        "offset": pa.nulls(count, pa.int64()),
+    }
+    columns = [made[name] if name in made else drafts.column(name) for name in EVENT_SCHEMA.names]
+    return pa.Table.from_arrays(columns, schema=EVENT_SCHEMA)

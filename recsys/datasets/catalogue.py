@@ -1,0 +1,76 @@
+"""The lake's `items/items.parquet` and `users/users.parquet`: one row an id, sorted by id."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.datasets.base import ITEM_SCHEMA, USER_SCHEMA
+from recsys.errors import InvalidData
+from recsys.types import Item, User
+
+
+def items_path(lake: Path) -> Path:
+    return lake / "items" / "items.parquet"
+
+
+def users_path(lake: Path) -> Path:
+    return lake / "users" / "users.parquet"
+
+
+def read_items(lake: Path) -> list[Item]:
+    """The lake's catalogue, sorted by id.
+
+    Raises:
+        InvalidData: there is none, or it cannot be read.
+    """
+    return list(map(_item, _read(items_path(lake), ITEM_SCHEMA).to_pylist()))
+
+
+def read_users(lake: Path) -> list[User]:
+    """The lake's known users, sorted by id.
+
+    Raises:
+        InvalidData: there are none, or they cannot be read.
+    """
+    return [
+        User(row["user_id"], dict(row["attributes"]))
+        for row in _read(users_path(lake), USER_SCHEMA).to_pylist()
+    ]
+
+
+def items_table(items: Sequence[Item]) -> pa.Table:
+    """A table in `ITEM_SCHEMA`."""
+    columns = {name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names}
+    columns["attributes"] = [list(item.attributes.items()) for item in items]
+    return pa.table(columns, schema=ITEM_SCHEMA)
+
+
+def first_of_each(table: pa.Table, key: str) -> pa.Table:
+    """The first row of each key, in the table's order."""
+    codes = table.column(key).combine_chunks().dictionary_encode().indices
+    _, first = np.unique(np.asarray(codes), return_index=True)
+    return table if len(first) == table.num_rows else table.take(pa.array(np.sort(first)))
+
+
+def merged(new: pa.Table, path: Path, key: str) -> pa.Table:
+    """`new`, and the rows of the file whose keys it lacks: other data sets' items stay. Sorted by key."""
+    tables = [new, _read(path, new.schema)] if path.exists() else [new]
+    return first_of_each(pa.concat_tables(tables), key).sort_by(key)
+
+
+def _item(row: dict[str, Any]) -> Item:
+    values = {**row, "categories": tuple(row["categories"]), "attributes": dict(row["attributes"])}
+    return Item(**values)
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    if not path.exists():
+        raise InvalidData(f"{path}: not there; import a data set first: recsys data import PATH")
+    try:
+        return pq.read_table(path, partitioning=None).select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
+        raise InvalidData(f"{path}: not a table of the lake: {error}") from error

@@ -1,0 +1,194 @@
+"""Column checks: arrays in, clean arrays out, and for every row the first thing that is wrong with it.
+
+The rules are those of `recsys.events.parse_event`, a whole column at a time; the tests hold both to the same
+verdict.
+"""
+
+import math
+import re
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from recsys.datasets.base import Broken
+from recsys.datasets.mapping import TimeColumn
+from recsys.datasets.reading import Chunk
+from recsys.events import MAX_ID_LENGTH, MAX_TIME_MS
+
+_PER_UNIT = {"s": 1_000.0, "ms": 1.0, "us": 0.001}
+_MAX_VALUE = 1e12
+_MAX_POSITION = 1_000_000
+_CELL = 80
+_FALSE = pa.array(["0", "0.0", "false", "no"])
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}$")
+
+Mask = NDArray[np.bool_]
+
+
+class Checker:
+    """The columns of one chunk, read and checked. `broken()` tells the rows that failed, `good` the others."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        self._chunk = chunk
+        self._columns = {
+            name: column.combine_chunks()
+            for name, column in zip(chunk.table.column_names, chunk.table.columns, strict=True)
+        }
+        self._verdict = np.zeros(chunk.table.num_rows, dtype=np.int64)  # 0, or 1 + index into `_reasons`
+        self._reasons: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._verdict)
+
+    @property
+    def good(self) -> Mask:
+        return np.asarray(self._verdict == 0)
+
+    def broken(self) -> list[Broken]:
+        """Rows that are not good, with the chunk's malformed ones, in row order."""
+        found = list(self._chunk.broken)
+        for row in np.flatnonzero(self._verdict):
+            column, reason = self._reasons[self._verdict[row] - 1]
+            cell = self._columns[column][row].as_py() if column else None
+            shown = "" if cell is None else repr(cell)[:_CELL]
+            found.append(Broken(self._chunk.file, int(self._chunk.numbers[row]), column, reason, shown))
+        return sorted(found, key=lambda broken: broken.row)
+
+    def flag(self, bad: Mask, column: str, reason: str) -> None:
+        """Mark rows as broken; the first reason of a row stays."""
+        if bad.any():
+            self._reasons.append((column, reason))
+            self._verdict[bad & self.good] = len(self._reasons)
+
+    def text(self, column: str) -> pa.Array:
+        """Text of any column; null where empty."""
+        return _as_text(self._columns[column])
+
+    def identifier(self, column: str) -> pa.Array:
+        """A non-empty printable text of at most `MAX_ID_LENGTH` characters."""
+        texts = pc.fill_null(self.text(column), "")
+        self.flag(_mask(pc.equal(texts, "")), column, "is empty")
+        self.flag(
+            _mask(pc.greater(pc.utf8_length(texts), MAX_ID_LENGTH)),
+            column,
+            f"is longer than {MAX_ID_LENGTH} characters",
+        )
+        suspects = ~_mask(pc.utf8_is_printable(texts))
+        if suspects.any():  # the two tables of Unicode differ a little; Python's is the contract's
+            suspects[suspects] = [not texts[row].as_py().isprintable() for row in np.flatnonzero(suspects)]
+            self.flag(suspects, column, "has control characters")
+        return texts
+
+    def number(self, column: str) -> pa.Array:
+        """Finite float64; null where empty."""
+        numbers, bad = _to_float(self._columns[column])
+        self.flag(bad, column, "is not a number")
+        self.flag(_mask(pc.greater(pc.abs(numbers), _MAX_VALUE)), column, "is out of range")
+        return numbers
+
+    def position(self, column: str) -> pa.Array:
+        """int64 from 0; null where empty."""
+        numbers, bad = _to_float(self._columns[column])
+        values = np.nan_to_num(np.asarray(numbers.fill_null(0.0)))
+        bad |= (values != np.floor(values)) | (values < 0) | (values >= _MAX_POSITION)
+        self.flag(bad, column, "is not a position: integers from 0")
+        whole = np.where(bad, 0.0, values).astype(np.int64)
+        return pa.array(whole, mask=_mask(numbers.is_null()))
+
+    def time(self, time: TimeColumn, required: bool = True) -> NDArray[np.int64]:
+        """Unix milliseconds; where empty, 0 if not `required`."""
+        column = self._columns[time.column]
+        absent = _mask(column.is_null())
+        times, bad = _to_ms(column, time.unit)
+        self.flag(bad & ~absent, time.column, "is not a time in " + _UNITS[time.unit])
+        out = (times <= 0) | (times >= MAX_TIME_MS)
+        self.flag(out & ~absent & ~bad, time.column, "is out of range for a time in " + _UNITS[time.unit])
+        if required:
+            self.flag(absent, time.column, "is empty")
+        return np.where(absent | bad | out, 0, times)
+
+    def truth(self, column: str) -> Mask:
+        """True where the cell is neither empty nor 0 nor false."""
+        cells = self._columns[column]
+        if not pa.types.is_string(cells.type):
+            return _mask(pc.fill_null(pc.cast(cells, pa.bool_()), False))
+        false = pc.is_in(pc.utf8_lower(cells), value_set=_FALSE)
+        return _mask(pc.fill_null(pc.invert(false), False)) & _mask(cells.is_valid())
+
+
+_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "iso": "ISO 8601"}
+
+
+def _mask(values: pa.Array) -> Mask:
+    """A writable numpy mask; null is False."""
+    return np.array(pc.fill_null(values, False), dtype=bool)
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    if pa.types.is_floating(column.type):  # ids that passed through pandas: 17.0 means 17
+        whole = pc.cast(column, pa.int64(), safe=False)
+        exact = pc.fill_null(pc.equal(pc.cast(whole, pa.float64(), safe=False), column), True)
+        return pc.if_else(exact, pc.cast(whole, pa.string()), pc.cast(column, pa.string()))
+    texts = pc.cast(column, pa.string())
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _to_float(column: pa.Array) -> tuple[pa.Array, Mask]:
+    """float64 with nulls, and which cells are no finite numbers (0.0 there)."""
+    try:
+        numbers = pc.cast(column, pa.float64())
+    except pa.ArrowInvalid:
+        numbers = pa.array([_float_or_nan(cell) for cell in column.to_pylist()], pa.float64())
+    values = np.asarray(numbers.fill_null(0.0))
+    bad = ~np.isfinite(values)
+    return (
+        pa.array(np.where(bad, 0.0, values), mask=_mask(numbers.is_null())) if bad.any() else numbers
+    ), bad
+
+
+def _float_or_nan(cell: str | None) -> float | None:
+    try:
+        return None if cell is None else float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _to_ms(column: pa.Array, unit: str) -> tuple[NDArray[np.int64], Mask]:
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        times = pc.cast(pc.cast(column, pa.timestamp("ms"), safe=False), pa.int64())
+        return np.asarray(times.fill_null(0)), np.zeros(len(column), dtype=bool)
+    if unit == "iso":
+        return _iso_to_ms(column)
+    if unit == "ms" and pa.types.is_integer(column.type):
+        return np.asarray(pc.cast(column, pa.int64()).fill_null(0)), np.zeros(len(column), dtype=bool)
+    numbers, bad = _to_float(column)
+    scaled = np.asarray(numbers.fill_null(0.0)) * _PER_UNIT[unit]
+    # beyond 2^53 no time is left that is in range, and the cast would overflow
+    return np.rint(np.clip(scaled, -1.0, 2.0**53)).astype(np.int64), bad
+
+
+def _iso_to_ms(column: pa.Array) -> tuple[NDArray[np.int64], Mask]:
+    times = np.zeros(len(column), dtype=np.int64)
+    bad = np.zeros(len(column), dtype=bool)
+    # few distinct values are common (dates), so each is parsed once
+    encoded = pc.dictionary_encode(pc.cast(column, pa.string()))
+    parsed = [_parse_iso(text) for text in encoded.dictionary.to_pylist()]
+    if parsed:
+        codes = np.asarray(encoded.indices.fill_null(0))
+        present = _mask(column.is_valid())
+        times[present] = np.array([-1 if ms is None else ms for ms in parsed], dtype=np.int64)[codes][present]
+        bad[present] = np.array([ms is None for ms in parsed])[codes][present]
+    return times, bad
+
+
+def _parse_iso(text: str) -> int | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1_000)

@@ -1,0 +1,200 @@
+"""From a data set to the lake: one pass over the files, then one over the days.
+
+Nothing of the lake changes before everything has been read, sorted and written aside; then the files of the same
+data set's earlier import are replaced. Memory holds the catalogue, the users, and a bounded number of events.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.datasets.base import ITEM_SCHEMA, USER_SCHEMA, Batch, Dataset, sealed
+from recsys.datasets.catalogue import first_of_each, items_path, items_table, merged, users_path
+from recsys.datasets.rejected import FOLDER as REJECTED
+from recsys.datasets.rejected import Rejected
+from recsys.datasets.report import ImportReport
+from recsys.datasets.spill import Spill
+from recsys.errors import InvalidData
+from recsys.lake import EVENTS, TIME, DayWriter, day_of, write_parquet
+from recsys.types import MS_PER_DAY, Item
+
+REPORT = "import-report.json"
+Progress = Callable[[str, int], None]  # what is being done, rows done so far
+_MS_PER_WEEK = 7 * MS_PER_DAY
+_ORDER = [(TIME, "ascending"), ("event_id", "ascending")]
+
+
+def import_dataset(
+    dataset: Dataset,
+    lake: Path,
+    *,
+    strict: bool = False,
+    end_ms: int | None = None,
+    progress: Progress = lambda phase, rows: None,
+    max_rows: int = 500_000,
+) -> ImportReport:
+    """Write a data set into the lake, with its report beside it.
+
+    Args:
+        strict: refuse the data set if any row is broken, instead of setting these rows aside in `rejected/`.
+        end_ms: move all times by whole weeks, so that the last event is in the week before this time; weekdays
+            and hours stay. None: leave them.
+        max_rows: events in memory at a time, roughly.
+
+    Raises:
+        InvalidData: a file is missing or unreadable; or `strict`, naming the first broken rows. The lake is as
+            it was.
+    """
+    lake.mkdir(parents=True, exist_ok=True)
+    name = f"import-{dataset.name}"
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=lake) as work:
+        run = _Import(dataset, Path(work), end_ms, progress, max_rows)
+        run.read(strict)
+        with DayWriter(lake, EVENTS, name, max_rows) as writer:
+            for rows in run.sorted_events():
+                writer.write(rows)
+        write_parquet(items_path(lake), merged(run.items(), items_path(lake), "item_id"))
+        write_parquet(users_path(lake), merged(run.users, users_path(lake), "user_id"))
+        run.rejected.publish(lake / REJECTED / f"{name}.parquet")
+    report = run.finished()
+    _write_json(lake / REPORT, report)
+    return report
+
+
+def validate_dataset(
+    dataset: Dataset,
+    *,
+    strict: bool = False,
+    end_ms: int | None = None,
+    progress: Progress = lambda phase, rows: None,
+    max_rows: int = 500_000,
+) -> ImportReport:
+    """The report of an import, without the import: only a temporary folder is written.
+
+    Raises:
+        InvalidData: as `import_dataset`.
+    """
+    with tempfile.TemporaryDirectory(prefix="recsys-validate-") as work:
+        run = _Import(dataset, Path(work), end_ms, progress, max_rows)
+        run.report.dry_run = True
+        run.read(strict)
+        for _ in run.sorted_events():
+            pass  # counting is its effect
+        run.items()
+        run.rejected.close()
+        return run.finished()
+
+
+class _Import:
+    """One run: `read` everything, then `sorted_events`, then `items` and `users`, then `finished`."""
+
+    def __init__(
+        self, dataset: Dataset, work: Path, end_ms: int | None, progress: Progress, max_rows: int
+    ) -> None:
+        self._dataset = dataset
+        self._end_ms = end_ms
+        self._progress = progress
+        self._started = time.monotonic()
+        self._latest_ms = 0
+        (work / "events").mkdir()
+        self._spill = Spill(work / "events", max_rows)
+        self._catalogue = ITEM_SCHEMA.empty_table()
+        self.users = USER_SCHEMA.empty_table()
+        self.rejected = Rejected(work / "rejected.parquet")
+        self.report = ImportReport(dataset.name)
+
+    def read(self, strict: bool) -> None:
+        """Items, users, then events into the spill.
+
+        Raises:
+            InvalidData: a file is unreadable; or `strict` and a row is broken.
+        """
+        self._catalogue, self.report.duplicate_items = self._whole(self._dataset.items(), ITEM_SCHEMA)
+        self.users, self.report.duplicate_users = self._whole(self._dataset.users(), USER_SCHEMA)
+        self.report.users = self.users.num_rows
+        taken = 0
+        for batch in self._dataset.events(self._catalogue):
+            self._reject(batch)
+            if batch.rows.num_rows:
+                self._latest_ms = max(self._latest_ms, pc.max(batch.rows.column(TIME)).as_py())
+                self._spill.add(batch.rows)
+            taken += batch.rows.num_rows
+            self._progress("reading", taken)
+        if strict and self.report.broken:
+            first = "; ".join(map(str, self.report.first_broken[:3]))
+            raise InvalidData(
+                f"{self.report.broken} broken rows, nothing was imported. First: {first}. "
+                "Correct them (`recsys data validate` lists the reasons), or import without --strict"
+            )
+
+    def sorted_events(self) -> Iterator[pa.Table]:
+        """Spans of events in `EVENT_SCHEMA` by (time, id), each id once; counted for the report as they pass."""
+        shift_ms = self._shift_ms()
+        self.report.shift_weeks = shift_ms // _MS_PER_WEEK
+        done = 0
+        for drafts in self._spill.spans():
+            events = sealed(drafts, self._dataset.name, shift_ms)
+            events = events.take(pc.sort_indices(events, _ORDER))
+            unique = first_of_each(events, "event_id")
+            self._count(events, unique)
+            done += events.num_rows
+            self._progress("writing", done)
+            yield unique
+
+    def items(self) -> pa.Table:
+        """The catalogue; a data set without one gets the items that its events name."""
+        if not self._catalogue.num_rows:
+            self._catalogue = items_table([Item(item_id) for item_id in self.report.unknown_items])
+            self.report.unknown_items.clear()
+        self.report.items = self._catalogue.num_rows
+        return self._catalogue
+
+    def finished(self) -> ImportReport:
+        self.report.seconds = time.monotonic() - self._started
+        return self.report
+
+    def _whole(self, batches: Iterator[Batch], schema: pa.Schema) -> tuple[pa.Table, int]:
+        """All rows at once, each id (the first column) once; and how many came again."""
+        tables = [schema.empty_table()]
+        for batch in batches:
+            self._reject(batch)
+            tables.append(batch.rows)
+        table = pa.concat_tables(tables)
+        unique = first_of_each(table, schema.names[0])
+        return unique, table.num_rows - unique.num_rows
+
+    def _reject(self, batch: Batch) -> None:
+        self.rejected.add(batch.broken)
+        self.report.note_broken(batch.broken)
+
+    def _shift_ms(self) -> int:
+        if self._end_ms is None or not self._latest_ms:
+            return 0
+        return (self._end_ms - self._latest_ms) // _MS_PER_WEEK * _MS_PER_WEEK
+
+    def _count(self, events: pa.Table, unique: pa.Table) -> None:
+        all_types, types = _counts(events.column("type")), _counts(unique.column("type"))
+        day = day_of(unique.column(TIME)[0].as_py())
+        self.report.events_by_type += types
+        self.report.duplicates_by_type += all_types - types
+        self.report.events_by_day.setdefault(day, Counter()).update(types)
+        items = unique.column("item_id")
+        unknown = pc.invert(pc.is_in(items, value_set=self._catalogue.column("item_id")))
+        self.report.unknown_items.update(_counts(items.filter(unknown)))
+
+
+def _counts(values: pa.ChunkedArray) -> Counter[str]:
+    return Counter({row["values"]: row["counts"] for row in pc.value_counts(values).to_pylist()})
+
+
+def _write_json(path: Path, report: ImportReport) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    aside.rename(path)

@@ -1,0 +1,46 @@
+"""Broken rows set aside: `lake/rejected/<data set>.parquet`, one row each with file, row, column, reason, cell."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.datasets.base import Broken
+from recsys.lake import COMPRESSION
+
+FOLDER = "rejected"
+SCHEMA = pa.schema(
+    [pa.field(f.name, pa.int64() if f.type is int else pa.string(), nullable=False) for f in fields(Broken)]
+)
+
+
+class Rejected:
+    """Collects broken rows in a file aside; `publish` puts it where readers look."""
+
+    def __init__(self, aside: Path) -> None:
+        self._aside = aside
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, rows: Sequence[Broken]) -> None:
+        if not rows:
+            return
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._aside, SCHEMA, compression=COMPRESSION)
+        columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+        self._writer.write_table(pa.table(columns, schema=SCHEMA))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def publish(self, path: Path) -> None:
+        """Replace what an earlier import rejected; without broken rows, remove it."""
+        self.close()
+        if self._aside.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._aside.rename(path)
+        else:
+            path.unlink(missing_ok=True)

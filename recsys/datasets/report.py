@@ -1,0 +1,99 @@
+"""What an import found: the validation report, as JSON and as tables for a person."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from recsys.datasets.base import Broken
+
+_SHOWN = 10
+
+
+@dataclass
+class ImportReport:
+    """Counts of one import or validation. Events are counted after dropping duplicates."""
+
+    dataset: str
+    dry_run: bool = False
+    shift_weeks: int = 0
+    items: int = 0
+    users: int = 0
+    events_by_type: Counter[str] = field(default_factory=Counter)
+    events_by_day: dict[str, Counter[str]] = field(default_factory=dict)  # day → type → events
+    duplicates_by_type: Counter[str] = field(default_factory=Counter)
+    duplicate_items: int = 0
+    duplicate_users: int = 0
+    unknown_items: Counter[str] = field(default_factory=Counter)  # item id → events that name it
+    broken_by_reason: Counter[str] = field(default_factory=Counter)  # "file: column: reason" → rows
+    first_broken: list[Broken] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def events(self) -> int:
+        return self.events_by_type.total()
+
+    @property
+    def broken(self) -> int:
+        return self.broken_by_reason.total()
+
+    @property
+    def duplicates(self) -> int:
+        return self.duplicates_by_type.total()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; unknown items as counts and the most frequent ones."""
+        content = dict(vars(self))  # not asdict: it breaks Counters
+        content["first_broken"] = [asdict(row) for row in self.first_broken]
+        content["unknown_items"] = {
+            "items": len(self.unknown_items),
+            "events": self.unknown_items.total(),
+            "most_frequent": dict(self.unknown_items.most_common(_SHOWN)),
+        }
+        totals = {"events": self.events, "duplicates": self.duplicates, "broken": self.broken}
+        return {"dataset": content.pop("dataset"), **totals, **content}
+
+    def note_broken(self, found: Sequence[Broken]) -> None:
+        self.first_broken += found[: max(0, _SHOWN - len(self.first_broken))]
+        for row in found:
+            self.broken_by_reason[": ".join(filter(None, (row.file, row.column, row.reason)))] += 1
+
+    def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]]:
+        """(title, columns, rows) of each table that a person reads."""
+        types = sorted(self.events_by_type)
+        days = [(day, *(f"{count[kind]:,}" for kind in types)) for day, count in self.events_by_day.items()]
+        if len(days) > 2 * _SHOWN:
+            days = [*days[:_SHOWN], (f"… {len(days) - 2 * _SHOWN} more", *[""] * len(types)), *days[-_SHOWN:]]
+        total = ("total", *(f"{self.events_by_type[kind]:,}" for kind in types))
+        summary: list[tuple[object, ...]] = [
+            ("items", f"{self.items:,}"),
+            ("users", f"{self.users:,}"),
+            ("events", f"{self.events:,}"),
+            ("duplicate events, dropped", _by_type(self.duplicates_by_type)),
+            ("duplicate items and users, dropped", f"{self.duplicate_items:,} and {self.duplicate_users:,}"),
+            ("items not in the catalogue", _unknown(self.unknown_items)),
+            ("broken rows", f"{self.broken:,}"),
+            ("shifted by weeks", self.shift_weeks),
+            ("seconds", f"{self.seconds:.1f}"),
+        ]
+        tables: list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = [
+            (f"data set {self.dataset}", ("", ""), summary),
+            ("events by day", ("day (UTC)", *types), [*days, total]),
+        ]
+        if self.broken:
+            reasons = [(reason, f"{rows:,}") for reason, rows in self.broken_by_reason.most_common(_SHOWN)]
+            tables.append(("broken rows by reason", ("file: column: reason", "rows"), [*reasons]))
+            firsts = [(b.file, b.row, b.column, b.reason, b.cell) for b in self.first_broken]
+            tables.append(("the first of them", ("file", "row", "column", "reason", "cell"), [*firsts]))
+        return tables
+
+
+def _by_type(counts: Counter[str]) -> str:
+    parts = ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.items()))
+    return f"{counts.total():,}" + (f" ({parts})" if parts else "")
+
+
+def _unknown(counts: Counter[str]) -> str:
+    if not counts:
+        return "0"
+    return f"{len(counts):,} in {counts.total():,} events, most often {', '.join(i for i, _ in counts.most_common(3))}"
