@@ -1,39 +1,78 @@
-"""The `recsys` command. Groups and commands live in `infra/commands`, one group a file."""
+"""The `recsys` command. Groups and commands live in `infra/commands` and are imported when they are called:
+`recsys stream worker` must not load torch, and `recsys --help` must not load anything.
+"""
 
 import importlib
+from collections.abc import Mapping
 
+import click
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from infra.console import one_sentence_on_error
 from infra.settings_table import ALL
 from recsys.settings import refuse_unknown
 
-# `recsys <group> …`: the module of that name in infra.commands has an `app`.
-GROUPS = ("data", "train", "bundle", "stream")
-# Modules whose `app` has commands of the top level: `recsys up`, `recsys serve`, …
-TOP_LEVEL = ("demo", "services")
+# command or group → its module in infra.commands, and its line in `recsys --help`
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("demo", "The whole loop once: import, stream, train, serve, click."),
+    "up": ("services", "Run the embedded Redis and Kafka until Ctrl-C."),
+    "status": ("services", "What runs, what is reachable, which bundle is published."),
+    "data": ("data", "Fetch, validate and import data sets."),
+    "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
+    "train": ("train", "Train both models and publish a bundle."),
+    "bundle": ("bundle", "List, inspect, verify and publish bundles."),
+}
 
 
-def build_app() -> typer.Typer:
-    """Every command, put together."""
-    app = typer.Typer(
-        name="recsys",
-        no_args_is_help=True,
-        pretty_exceptions_show_locals=False,
-        help="Train, stream and serve recommendations. Start with `recsys demo`.",
-    )
-    for name in TOP_LEVEL:
-        app.add_typer(importlib.import_module(f"infra.commands.{name}").app)
-    for name in GROUPS:
-        app.add_typer(importlib.import_module(f"infra.commands.{name}").app, name=name)
-    return app
+class LazyGroup(TyperGroup):
+    """Knows the names and imports the rest on use (click's documentation, "Lazily loading subcommands")."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Enough for the list in the help; `resolve_command` gives the real one."""
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name and command else command, rest
+
+
+def load(name: str) -> click.Command:
+    """Import one command or group."""
+    module = importlib.import_module(f"infra.commands.{COMMANDS[name][0]}")
+    group = typer.main.get_group(module.app)
+    if module.__name__.rpartition(".")[2] == name and name not in group.commands:
+        group.name = name
+        return group
+    return group.commands[name]
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="recsys",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Train, stream and serve recommendations. Start with `recsys demo`.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Train, stream and serve recommendations. Start with `recsys demo`."""
 
 
 def main() -> None:
     """Entry point of the console script."""
     with one_sentence_on_error():
         refuse_unknown(ALL)
-        build_app()()
+        app()
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
-import typer
 from pydantic import ValidationError
 
-from infra.cli import build_app
+from infra.cli import COMMANDS, load
 from infra.settings_table import ALL, settings_table
 from recsys.errors import InvalidConfig
 from recsys.settings import Settings, refuse_unknown
@@ -55,8 +55,9 @@ def test_unknown_settings_are_refused() -> None:
 )
 def test_every_documented_command_exists_with_its_options(document: Path, line: str) -> None:
     words = shlex.split(line.split("|")[0].split(">")[0].rstrip("& "))[1:]
-    command: typer.core.TyperCommand = typer.main.get_command(build_app())  # type: ignore[assignment]
-    while words and not words[0].startswith("-") and hasattr(command, "commands"):
+    assert words[0] in COMMANDS, f"{document}: `{line}`: no command {words[0]!r}"
+    command = load(words.pop(0))
+    while words and not words[0].startswith("-") and isinstance(command, click.Group):
         assert words[0] in command.commands, f"{document}: `{line}`: no command {words[0]!r}"
         command = command.commands[words.pop(0)]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
