@@ -91,7 +91,7 @@ class PopularInCategoriesSource:
         """Best first: a category's i-th item comes at its weight / (i + 1)."""
         table = self._table
         codes = self._catalogue.main_category[query.recent_rows[: self._recent]]
-        weights = 0.9 ** np.arange(len(codes))
+        weights = np.where(codes != NO_CODE, 0.9 ** np.arange(len(codes)), 0.0)
         rows, priority = [np.empty(0, np.int32)], [np.empty(0)]
         for code in np.unique(codes[codes != NO_CODE]).tolist():
             weight = weights[codes == code].sum()

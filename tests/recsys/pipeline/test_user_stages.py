@@ -1,0 +1,101 @@
+"""Hydrators and filters: from the stored history to model inputs and to what must not be shown."""
+
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+
+from recsys.catalogue import Catalogue
+from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
+from recsys.features.state import EntityState, Visit
+from recsys.models.encoding import TYPE_NUMBERS
+from recsys.pipeline import hydrators
+from recsys.pipeline.filters import DeletedFilter, SeenFilter
+from recsys.pipeline.hydrators import HistoryHydrator, UserHydrator
+from recsys.pipeline.stages import Filter, QueryHydrator
+from recsys.request import Query
+from recsys.store.base import FeatureStore
+from recsys.types import EventType, Item
+from tests.recsys.pipeline.fakes import no_channels
+
+
+def visit(item_id: str, time_ms: int) -> Visit:
+    return Visit(time_ms, f"e{time_ms}", EventType.CLICK, item_id, ())
+
+
+STATE = EntityState(
+    cells={"click": 3},
+    histories={
+        ENGAGED_VISITS.name: [visit("a", 1000), visit("new", 2000), visit("b", 3000), visit("a", 4000)],
+        SEEN_VISITS.name: [visit("c", 1), visit("b", 2), visit("c", 3), visit("gone", 4)],
+    },
+)
+
+
+class Store:
+    def user(self, user_id: str) -> EntityState:
+        return STATE if user_id == "u1" else EntityState()
+
+
+def catalogue() -> Catalogue:
+    found = Catalogue([Item("a"), Item("b"), Item("c")])
+    found.put([Item("new")])
+    return found
+
+
+def test_names_of_the_histories_are_those_of_the_definitions() -> None:
+    assert (ENGAGED_VISITS.name, SEEN_VISITS.name) == (hydrators.ENGAGED, hydrators.SEEN)
+
+
+def test_a_user_is_known_when_there_is_state() -> None:
+    stage: QueryHydrator = UserHydrator(cast(FeatureStore, Store()), lambda user_id: {"age": "30"})
+    known = stage.hydrate_query(Query("r", "u1", 3, 0))
+    assert known.known
+    assert known.user == STATE
+    assert known.attributes == {"age": "30"}
+    assert not stage.hydrate_query(Query("r", "u2", 3, 0)).known
+
+
+def test_histories_become_arrays() -> None:
+    stage: QueryHydrator = HistoryHydrator(catalogue(), length=4)
+    query = stage.hydrate_query(
+        replace(Query("r", "u1", 3, 5000), user=STATE, excluded_items=frozenset({"c", "a", "gone"}))
+    )
+    assert query.history.tolist() == [0, 1, 2, 1]  # "new" came after the bundle: the model does not know it
+    assert query.types.tolist() == [0, *[TYPE_NUMBERS[EventType.CLICK]] * 3]
+    assert query.gaps[0] == 0
+    assert (query.gaps[1:] > 0).all()
+    assert query.recent_rows.tolist() == [0, 1, 3]  # newest first, each once, new items too
+    assert query.seen_rows.tolist() == [1, 2]
+    assert query.excluded_rows.tolist() == [0, 2]
+    assert query.hidden == 4
+    assert query.may_show(np.arange(4, dtype=np.int32)).tolist() == [False, False, False, True]
+
+
+def test_an_unknown_user_has_empty_histories() -> None:
+    query = HistoryHydrator(catalogue(), length=4).hydrate_query(Query("r", "u2", 3, 5000))
+    assert query.history.tolist() == [0, 0, 0, 0]
+    assert len(query.recent_rows) == len(query.seen_rows) == len(query.excluded_rows) == 0
+
+
+def test_the_seen_filter_is_exact_for_a_thousand_items() -> None:
+    seen = np.random.default_rng(0).choice(5000, 1000, replace=False)
+    stage: Filter = SeenFilter()
+    removed = stage.remove(
+        replace(
+            Query("r", "u", 3, 0),
+            seen_rows=np.sort(seen).astype(np.int32),
+            excluded_rows=np.array([7], np.int32),
+        ),
+        no_channels(np.arange(5000, dtype=np.int32)),
+    )
+    assert set(np.flatnonzero(removed["seen"]).tolist()) == set(seen.tolist())
+    assert np.flatnonzero(removed["excluded"]).tolist() == [7]
+
+
+def test_deleted_items_are_removed() -> None:
+    items = catalogue()
+    items.delete(["b", "new"])
+    stage: Filter = DeletedFilter(items)
+    removed = stage.remove(Query("r", "u", 3, 0), no_channels(np.arange(4, dtype=np.int32)))
+    assert removed["deleted"].tolist() == [False, True, False, True]

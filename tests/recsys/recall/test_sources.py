@@ -1,0 +1,139 @@
+"""Known answers of every recall channel, on a catalogue of twelve items."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recsys.catalogue import Catalogue
+from recsys.pipeline.stages import Source
+from recsys.recall.ann import AnnIndex, IndexConfig
+from recsys.recall.fresh import FreshSource
+from recsys.recall.neighbours import ItemToItemSource, VectorNeighboursSource
+from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
+from recsys.recall.two_tower import TwoTowerSource, UserTower
+from recsys.recall.vector_index import NO_ROW
+from recsys.request import Query, Rows
+from recsys.types import Item
+from tests.bundles import tiny_vectors, user_tower
+
+N = 12
+ITEMS = [Item(f"i{i}", categories=(f"c{i % 3}",) if i < 9 else (), created_ms=i * 1000) for i in range(N)]
+VECTORS = tiny_vectors(N)
+EXACT = AnnIndex.build(VECTORS, IndexConfig())
+TOWER = UserTower(user_tower(VECTORS))
+
+
+def rows(*values: int) -> Rows:
+    return np.array(values, np.int32)
+
+
+def query(*recent: int, seen: tuple[int, ...] = (), excluded: tuple[int, ...] = ()) -> Query:
+    """A user whose newest item comes first in `recent`."""
+    history = np.array([0, 0, *(row + 1 for row in reversed(recent))])
+    return replace(
+        Query("r", "u", k=5, now_ms=20_000),
+        history=history,
+        types=np.zeros_like(history),
+        gaps=np.zeros_like(history),
+        recent_rows=rows(*recent),
+        seen_rows=rows(*sorted(seen)),
+        excluded_rows=rows(*sorted(excluded)),
+    )
+
+
+def test_the_two_tower_recalls_what_is_nearest_to_the_user_and_may_be_shown() -> None:
+    source: Source = TwoTowerSource(TOWER, EXACT, limit=4)
+    nearest = np.argsort(-(VECTORS @ (VECTORS[3] + VECTORS[7] + VECTORS[5]))).tolist()
+    assert source.recall(query(3, 7, 5)).tolist() == nearest[:4]
+    hidden = query(3, 7, 5, seen=(3, 7), excluded=(nearest[2],))
+    assert source.recall(hidden).tolist() == [row for row in nearest if row not in (3, 7, nearest[2])][:4]
+
+
+def test_the_two_tower_has_nothing_for_a_user_without_history() -> None:
+    source = TwoTowerSource(TOWER, EXACT)
+    assert len(source.recall(query())) == 0
+    assert len(source.recall(Query("r", "u", k=5, now_ms=0))) == 0
+
+
+def test_the_two_tower_refuses_a_vector_that_is_not_finite() -> None:
+    broken = VECTORS.copy()
+    broken[3] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        TwoTowerSource(UserTower(user_tower(broken)), EXACT).recall(query(3))
+
+
+NEIGHBOURS = np.full((6, 3), NO_ROW, np.int32)
+NEIGHBOURS[0], NEIGHBOURS[1] = [2, 3, NO_ROW], [3, 4, 5]
+SCORES = np.zeros((6, 3), np.float32)
+SCORES[0], SCORES[1] = [1.0, 0.5, 9.0], [0.9, 0.3, 0.2]
+
+
+def test_item_to_item_sums_the_scores_of_recent_items_newer_ones_more() -> None:
+    source: Source = ItemToItemSource(NEIGHBOURS, SCORES)
+    assert source.recall(query(0)).tolist() == [2, 3]
+    # 3: 0.5 + 0.85 · 0.9 = 1.265, 2: 1.0, 4: 0.255, 5: 0.17
+    assert source.recall(query(0, 1)).tolist() == [3, 2, 4, 5]
+    assert source.recall(query(0, 1, seen=(3,))).tolist() == [2, 4, 5]
+    assert ItemToItemSource(NEIGHBOURS, SCORES, limit=1).recall(query(0, 1)).tolist() == [3]
+
+
+def test_item_to_item_starts_from_known_recent_items_only() -> None:
+    source = ItemToItemSource(NEIGHBOURS, SCORES, recent=1)
+    assert source.recall(query(0, 1)).tolist() == [2, 3]
+    assert len(source.recall(query())) == 0
+    assert len(source.recall(query(11))) == 0  # newer than the table
+
+
+def test_vector_neighbours_are_near_the_newest_items() -> None:
+    source: Source = VectorNeighboursSource(lambda found: VECTORS[found], EXACT, limit=3, recent=1)
+    nearest = [row for row in np.argsort(-(VECTORS @ VECTORS[5])).tolist() if row != 5]
+    assert source.recall(query(5, 8, seen=(5, 8))).tolist() == [row for row in nearest if row != 8][:3]
+    assert len(source.recall(query())) == 0
+
+
+def table(*scores: float) -> tuple[Rows, np.ndarray]:
+    return np.arange(len(scores), dtype=np.int32), np.array(scores, np.float32)
+
+
+def test_popular_items_come_in_order_and_those_never_used_do_not() -> None:
+    source: Source = PopularSource(popularity(*table(1, 9, 0, 5, 5), Catalogue(ITEMS)), limit=3)
+    assert source.recall(query()).tolist() == [1, 3, 4]
+    assert source.recall(query(seen=(1,), excluded=(3,))).tolist() == [4, 0]
+
+
+def test_the_popular_table_can_be_replaced() -> None:
+    catalogue = Catalogue(ITEMS)
+    source = PopularSource(popularity(*table(1, 2), catalogue))
+    source.replace(popularity(*table(2, 1), catalogue))
+    assert source.recall(query()).tolist() == [0, 1]
+
+
+def test_popular_in_categories_follows_the_users_categories() -> None:
+    catalogue = Catalogue(ITEMS)  # category of item i: c(i mod 3), none from 9 on
+    popular = popularity(*table(*range(12, 0, -1)), catalogue)
+    source: Source = PopularInCategoriesSource(popular, catalogue, limit=3)
+    # newest none, then c1, then c0: weights 0.9 and 0.81, two places each; by weight / place: 0.9, 0.81, 0.45
+    assert source.recall(query(10, 4, 3)).tolist() == [1, 0, 4]
+    assert source.recall(query(4)).tolist() == [1, 4, 7]
+    assert len(source.recall(query())) == 0
+    assert len(source.recall(query(9))) == 0  # an item without a category
+
+
+def test_fresh_items_newest_first_without_the_deleted_and_the_undated() -> None:
+    catalogue = Catalogue(ITEMS)
+    source: Source = FreshSource(catalogue, limit=3, refresh_ms=0)
+    assert source.recall(query()).tolist() == [11, 10, 9]
+    catalogue.delete(["i10"])
+    (new,) = catalogue.put([Item("new", created_ms=19_000)]).tolist()
+    assert source.recall(query(seen=(9,))).tolist() == [new, 11, 8]
+    assert 0 not in FreshSource(catalogue, limit=99).recall(query())
+
+
+def test_fresh_items_have_an_age_limit_and_are_looked_up_now_and_then() -> None:
+    catalogue = Catalogue(ITEMS)
+    source = FreshSource(catalogue, limit=5, max_age_ms=10_000, refresh_ms=100)
+    assert source.recall(query()).tolist() == [11, 10]
+    catalogue.put([Item("new", created_ms=19_000)])
+    assert source.recall(query()).tolist() == [11, 10]
+    assert source.recall(replace(query(), now_ms=20_100)).tolist() == [12, 11]
