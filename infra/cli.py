@@ -4,8 +4,8 @@
 
 import importlib
 from collections.abc import Mapping
+from typing import Any, cast
 
-import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
@@ -26,32 +26,33 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 class LazyGroup(TyperGroup):
-    """Knows the names and imports the rest on use (click's documentation, "Lazily loading subcommands")."""
+    """Knows the names and imports the rest on use (click's documentation, "Lazily loading subcommands").
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    `Any`: typer carries its own copy of click, whose types have no public name.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Enough for the list in the help; `resolve_command` gives the real one."""
         if cmd_name not in COMMANDS:
             return None
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         return name, load(name) if name and command else command, rest
 
 
-def load(name: str) -> click.Command:
+def load(name: str) -> TyperCommand | TyperGroup:
     """Import one command or group."""
     module = importlib.import_module(f"infra.commands.{COMMANDS[name][0]}")
     group = typer.main.get_group(module.app)
     if module.__name__.rpartition(".")[2] == name and name not in group.commands:
         group.name = name
         return group
-    return group.commands[name]
+    return cast("TyperCommand", group.commands[name])
 
 
 app = typer.Typer(

@@ -4,9 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 from pydantic import ValidationError
+from typer.core import TyperCommand, TyperGroup
 
 from infra.cli import COMMANDS, load
 from infra.settings_table import ALL, settings_table
@@ -56,10 +56,10 @@ def test_unknown_settings_are_refused() -> None:
 def test_every_documented_command_exists_with_its_options(document: Path, line: str) -> None:
     words = shlex.split(line.split("|")[0].split(">")[0].rstrip("& "))[1:]
     assert words[0] in COMMANDS, f"{document}: `{line}`: no command {words[0]!r}"
-    command = load(words.pop(0))
-    while words and not words[0].startswith("-") and isinstance(command, click.Group):
+    command: TyperCommand | TyperGroup = load(words.pop(0))
+    while words and not words[0].startswith("-") and isinstance(command, TyperGroup):
         assert words[0] in command.commands, f"{document}: `{line}`: no command {words[0]!r}"
-        command = command.commands[words.pop(0)]
+        command = command.commands[words.pop(0)]  # type: ignore[assignment]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     used = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
     assert used <= known, f"{document}: `{line}`: unknown {used - known}"

@@ -3,15 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
-import click
 import pytest
+from typer.core import TyperGroup, TyperOption
 
 from infra.cli import COMMANDS, load
 
 
-def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
+def leaves(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(command, TyperGroup):
         for child, sub in command.commands.items():
             yield from leaves(f"{name} {child}", sub)
     else:
@@ -24,7 +25,7 @@ def test_every_command_has_help_with_its_example(name: str) -> None:
         assert command.help, path
         assert f"Example: recsys {path}" in command.help, path
         for option in command.params:
-            if isinstance(option, click.Option):
+            if isinstance(option, TyperOption):
                 assert option.help, f"{path}: {option.name} has no help"
 
 
