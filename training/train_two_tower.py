@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recsys.errors import InvalidData
 from recsys.metrics import hit_rate, ndcg
-from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape, hash_attributes
+from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape
 from recsys.types import Item
 from training.augment import Augmentation, augmenter
 from training.checkpoint import TrainingState
@@ -139,7 +139,7 @@ def _fit(
     """Train from random weights; the best epoch's weights where events are held out, else the last's."""
     seed_everything(config.seed)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    model = TwoTower(config.shape, hash_attributes(data.items, config.shape.attribute_buckets))
+    model = TwoTower(config.shape, data.items)
     average = _average(model, config.ema) if config.ema else None
     state = TrainingState(model, average, _optimizer(model, config))
     loss_of = make_loss(config.loss, data.counts, config.negatives, config.logq)
@@ -149,7 +149,7 @@ def _fit(
     change = augmenter(config.augmentation)
     plan = BatchPlan(config.max_length, config.batch_tokens, config.crop)
 
-    path, identity = config.work / f"{phase}.safetensors", _identity(config, phase)
+    path, identity = config.work / f"{phase}.safetensors", _identity(config, data, phase)
     state.restore(path, identity)
     at, saved = state.progress, time.monotonic()
     with Progress(disable=not config.progress or rank != 0) as bars:
@@ -310,7 +310,8 @@ def _stale(reports: Sequence[dict[str, Any]], patience: int) -> bool:
     return bool(reports and reports[-1]["validation"]) and len(reports) - 1 - _best(reports) >= patience
 
 
-def _identity(config: TwoTowerConfig, phase: str) -> dict[str, Any]:
-    """What a checkpoint must agree on with the run that goes on from it."""
-    free = {"work", "threads", "checkpoint_s", "progress"}
-    return {"phase": phase, **config.model_dump(mode="json", exclude=free)}
+def _identity(config: TwoTowerConfig, data: _Data, phase: str) -> dict[str, Any]:
+    """What a checkpoint must agree on with the run that goes on from it: settings and size of the data."""
+    free = {"sequences", "items", "work", "threads", "checkpoint_s", "progress"}
+    size = {"users": data.files.users, "n_items": len(data.items), "events": int(data.counts.sum())}
+    return {"phase": phase, **size, **config.model_dump(mode="json", exclude=free)}

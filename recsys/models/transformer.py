@@ -30,7 +30,9 @@ class RecencyAttention(nn.Module):
         at = torch.arange(length, device=x.device)
         distance = (at[:, None] - at[None, :]).clamp(0, self.recency.shape[1] - 1)
         bias = self.recency[:, distance] + mask  # (B, heads, L, L)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        # written out: torch's fused attention has no gradient for a learnt bias, and its export breaks on the layout
+        weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + bias, dim=-1)
+        attended = weights @ v
         return cast(Tensor, self.out(attended.transpose(1, 2).reshape(batch, length, dim)))
 
 

@@ -5,19 +5,18 @@ left out (`id_dropout`), so an item that came after training has a usable vector
 user tower reads the same item vectors (tied), the event types and the gaps between events (`recsys.models.encoding`).
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.models.transformer import Block, causal_mask
+from recsys.models.attributes import SLOTS, hash_attributes
 from recsys.models.encoding import N_GAPS, N_TYPES
+from recsys.models.transformer import Block, causal_mask
 from recsys.types import Item
 
 
@@ -39,48 +38,26 @@ class TwoTowerShape(BaseModel):
     )
 
 
-def attribute_texts(item: Item) -> Iterator[str]:
-    """What is known of an item, as words: categories, creator, attributes, the words of its title."""
-    yield from (f"category={c}" for c in item.categories)
-    if item.creator:
-        yield f"creator={item.creator}"
-    yield from (f"{name}={value}" for name, value in sorted(item.attributes.items()))
-    yield from (f"title={word}" for word in item.title.lower().split() if len(word) > 2)
-
-
-def hash_attributes(items: Sequence[Item], buckets: int, slots: int = 16) -> NDArray[np.int64]:
-    """(1 + n_items, slots) int64 rows of the attribute table, 0 for none; row 0 is the padding item's.
-
-    A stable hash (BLAKE2b), so that an item added later lands on the rows that were trained. An item with more
-    than `slots` attributes keeps the first ones.
-    """
-    table = np.zeros((1 + len(items), slots), np.int64)
-    for row, item in enumerate(items, start=1):
-        for slot, text in zip(range(slots), attribute_texts(item), strict=False):
-            digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-            table[row, slot] = 1 + int.from_bytes(digest, "little") % buckets
-    return table
-
-
 class ItemTower(nn.Module):
-    """Item number → vector (d,): id embedding + mean of attribute embeddings."""
+    """Item number → unit vector (d,): id embedding + mean of attribute embeddings, normalised."""
 
     attributes: Tensor
 
-    def __init__(self, shape: TwoTowerShape, attributes: NDArray[np.int64]) -> None:
+    def __init__(self, shape: TwoTowerShape, items: Sequence[Item]) -> None:
         super().__init__()
         self.id_dropout = shape.id_dropout
-        self.normalised = shape.normalised
-        self.ids = nn.Embedding(len(attributes), shape.dim)
-        self.words = nn.Embedding(1 + shape.attribute_buckets, shape.dim)
-        self.register_buffer("attributes", torch.from_numpy(attributes), persistent=False)
+        self.ids = nn.Embedding(1 + len(items), shape.dim)  # row 0: the start of a history
+        self.words = nn.Embedding(1 + shape.attribute_buckets, shape.dim, padding_idx=0)
+        slots = np.zeros((1 + len(items), SLOTS), np.int64)
+        slots[1:] = hash_attributes(items, shape.attribute_buckets)
+        self.register_buffer("attributes", torch.from_numpy(slots), persistent=False)
         for table in (self.ids, self.words):
             nn.init.normal_(table.weight, std=shape.dim**-0.5 / 4)
         with torch.no_grad():
             self.words.weight[0].zero_()
 
     def all_vectors(self) -> Tensor:
-        """(1 + n_items, d), row 0 the padding item's (the start of a history)."""
+        """(1 + n_items, d), row 0 the padding item's."""
         return self._vectors(self.ids.weight, self.attributes)
 
     def forward(self, numbers: Tensor) -> Tensor:
@@ -88,12 +65,11 @@ class ItemTower(nn.Module):
         return self._vectors(self.ids(numbers), self.attributes[numbers])
 
     def _vectors(self, ids: Tensor, slots: Tensor) -> Tensor:
-        bags = F.embedding_bag(slots.flatten(0, -2), self.words.weight, mode="mean", padding_idx=0)
         if self.training and self.id_dropout > 0:
             kept = torch.rand(ids.shape[:-1], device=ids.device) >= self.id_dropout
             ids = ids * kept.unsqueeze(-1)
-        vectors = ids + bags.view_as(ids)
-        return F.normalize(vectors, dim=-1) if self.normalised else vectors
+        words = F.embedding_bag(slots.flatten(0, -2), self.words.weight, mode="mean", padding_idx=0)
+        return F.normalize(ids + words.view_as(ids), dim=-1)
 
 
 class ItemTable:
@@ -127,7 +103,7 @@ class UserTower(nn.Module):
         )
         self.norm = nn.RMSNorm(shape.dim, eps=1e-6)
         self.dropout = nn.Dropout(shape.dropout)
-        self.scale = nn.Parameter(torch.tensor(2.5)) if shape.normalised else None
+        self.log_scale = nn.Parameter(torch.tensor(2.5))  # scores are cosines times its exponential
 
     def forward(self, item_vectors: Tensor, history: Tensor, types: Tensor, gaps: Tensor) -> Tensor:
         """item_vectors (B, L, d) of `history` (B, L), with types and gaps (B, L) → (B, L, d)."""
@@ -136,16 +112,16 @@ class UserTower(nn.Module):
         mask = causal_mask(history)
         for block in self.blocks:
             x = block(x, mask)
-        x = self.norm(x)
-        return F.normalize(x, dim=-1) * self.scale.exp() if self.scale is not None else x
+        return F.normalize(self.norm(x), dim=-1) * self.log_scale.exp()
 
 
 class TwoTower(nn.Module):
-    """Both towers. Score of user u and item i: dot product of their vectors."""
+    """Both towers. Score of user u and item i: dot product of their vectors, a scaled cosine."""
 
-    def __init__(self, shape: TwoTowerShape, attributes: NDArray[np.int64]) -> None:
+    def __init__(self, shape: TwoTowerShape, items: Sequence[Item]) -> None:
+        """`items`: the item table; item i has number i + 1."""
         super().__init__()
-        self.items = ItemTower(shape, attributes)
+        self.items = ItemTower(shape, items)
         self.user = UserTower(shape)
 
     def forward(self, history: Tensor, types: Tensor, gaps: Tensor, items: Items | None = None) -> Tensor:

@@ -1,0 +1,140 @@
+"""What the bundle gets from the two-tower's training, written into its work folder.
+
+`user_tower.onnx`, `item_vectors.safetensors`, `item_to_item.safetensors`, `popular.safetensors`, `golden.safetensors`,
+`summary.json`; `recsys.bundle.FILES` says what each holds. `training.publish` makes a bundle of them.
+"""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from recsys.errors import InvalidBundle
+from recsys.models.encoding import encode_arrays
+from recsys.models.two_tower import ServedUserTower
+from training.cooccurrence import interactions, item_neighbours, popularity
+from training.dataset import History, SequenceFiles
+from training.train_two_tower import TwoTowerResult
+
+INPUTS = ("history", "types", "gaps")
+OUTPUT = "user_vector"
+TOLERANCE = 1e-4  # of the exported tower against torch's
+GOLDEN_CASES = 8
+
+
+def main(
+    result: TwoTowerResult,
+    work: Path,
+    neighbours: int = 50,
+    half_life_days: float = 14.0,
+    served_length: int = 50,
+) -> Path:
+    """Export a trained two-tower; gives the work folder.
+
+    Args:
+        neighbours: m of `item_to_item.safetensors`.
+        half_life_days: after which an event counts half in `popular.safetensors`.
+        served_length: length of the golden histories (any length can be served).
+
+    Raises:
+        InvalidBundle: the exported tower does not compute what torch computes.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    histories = list(SequenceFiles(result.config.sequences, result.items).read())
+    n_items = len(result.items)
+    golden = golden_inputs(histories, served_length)
+    tower = ServedUserTower(result.model).eval()
+    export_user_tower(tower, work / "user_tower.onnx")
+    expected = check_user_tower(tower, work / "user_tower.onnx", golden)
+
+    similar, scores = item_neighbours(interactions(histories, n_items), neighbours)
+    popular = popularity(histories, n_items, half_life_days)
+    order = np.argsort(-popular, kind="stable")
+    save_file(item_vectors(result), work / "item_vectors.safetensors")
+    save_file({"neighbours": similar, "scores": scores}, work / "item_to_item.safetensors")
+    save_file(
+        {"rows": order.astype(np.int32), "scores": popular[order].astype(np.float32)},
+        work / "popular.safetensors",
+    )
+    save_file(
+        {f"user_tower/in/{name}": array for name, array in zip(INPUTS, golden, strict=True)}
+        | {f"user_tower/out/{OUTPUT}": expected},
+        work / "golden.safetensors",
+    )
+    summary = {
+        "config": result.config.model_dump(mode="json"),
+        "metrics": result.validation,
+        "seed": result.config.seed,
+    }
+    (work / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    return work
+
+
+def item_vectors(result: TwoTowerResult) -> dict[str, NDArray[np.float32]]:
+    """`vectors` (n_items, d), row i of item i; `attributes` (1 + buckets, d), for items that come later."""
+    tower = result.model.items
+    with torch.inference_mode():
+        vectors, words = tower.all_vectors()[1:].numpy(), tower.words.weight.numpy()
+    return {
+        "vectors": np.ascontiguousarray(vectors, np.float32),
+        "attributes": np.ascontiguousarray(words, np.float32),
+    }
+
+
+def golden_inputs(histories: list[History], length: int) -> tuple[NDArray[np.int64], ...]:
+    """An empty history and a few real ones: three arrays (cases, length) int64."""
+    nobody = History("", *(np.zeros(0, np.int64) for _ in range(3)))
+    cases = [nobody, *histories[: GOLDEN_CASES - 1]]
+    encoded = [
+        encode_arrays(h.numbers, h.types, h.times, int(h.times[-1]) + 60_000 if len(h.times) else 0, length)
+        for h in cases
+    ]
+    return tuple(np.stack(arrays) for arrays in zip(*encoded, strict=True))
+
+
+def export_user_tower(tower: ServedUserTower, path: Path) -> None:
+    """ONNX with dynamic batch and length."""
+    batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1)
+    example = tuple(torch.ones(2, 3, dtype=torch.int64) for _ in INPUTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own dependencies
+        torch.onnx.export(
+            tower,
+            example,
+            path,
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            dynamic_shapes=tuple({0: batch, 1: length} for _ in INPUTS),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def check_user_tower(
+    tower: ServedUserTower, path: Path, inputs: tuple[NDArray[np.int64], ...]
+) -> NDArray[np.float32]:
+    """What the exported tower gives for `inputs` (cases, d), after comparing it with torch: together, one by one
+    and cut to other lengths.
+
+    Raises:
+        InvalidBundle: an output differs by more than `TOLERANCE`.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    width = inputs[0].shape[1]
+    for part in (
+        inputs,
+        *(tuple(a[i : i + 1, width - n :] for a in inputs) for i, n in enumerate((width, 1, 2, 7))),
+    ):
+        with torch.inference_mode():
+            ours = tower(*(torch.from_numpy(np.ascontiguousarray(a)) for a in part)).numpy()
+        theirs = session.run([OUTPUT], dict(zip(INPUTS, part, strict=True)))[0]
+        difference = float(np.abs(ours - theirs).max())
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(ours).max())):
+            raise InvalidBundle(f"{path}: differs from torch by {difference:.2g} on shape {part[0].shape}")
+    return np.asarray(session.run([OUTPUT], dict(zip(INPUTS, inputs, strict=True)))[0], np.float32)
