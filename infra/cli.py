@@ -10,8 +10,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from infra.console import one_sentence_on_error
+from infra.logs import configure_logs
 from infra.settings_table import ALL
-from recsys.settings import refuse_unknown
+from recsys.settings import Settings, refuse_unknown
 
 # command or group → its module in infra.commands, and its line in `recsys --help`
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -73,6 +74,7 @@ def main() -> None:
     """Entry point of the console script."""
     with one_sentence_on_error():
         refuse_unknown(ALL)
+        configure_logs(Settings().log_level)
         app()
 
 

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import structlog
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.errors import KafkaError
 
 from recsys.errors import InvalidEvent, Unavailable
-from streaming.log.topics import CONNECT_TIMEOUT_MS, kafka_errors
+from streaming.log.topics import kafka_errors
 
-DELIVERY_TIMEOUT_MS = 10_000
+DELIVERY_TIMEOUT_MS = 30_000
+STALL_S = 5.0
+MAX_RECORD_BYTES = 1_000_000  # Kafka's default of 1 MiB, less the key, the headers and the framing
 
 _log = structlog.get_logger(__name__)
 
@@ -26,7 +28,6 @@ class _Pending(NamedTuple):
     key: str
     value: bytes
     headers: list[tuple[str, bytes]]
-    since: float = 0.0
     future: Any = None
 
     @property
@@ -39,9 +40,10 @@ class KafkaSink:
 
     1. `append` keeps the record until it is acknowledged; at most `max_pending` are kept.
     2. The producer retries by itself what can be retried without doubling.
-    3. What it gives up on (the broker lost its log, or was away too long) breaks the producer. The keeper thread
-       then makes a new one and sends everything unacknowledged again, in order. That may double a record whose
-       acknowledgement was lost; event ids make it harmless.
+    3. When it gives up on a record, or nothing was acknowledged for `STALL_S` although records wait (the broker is
+       away, or lost its log and with it the producer's id), the keeper thread makes a new producer and sends
+       everything unacknowledged again, in order. That may double a record whose acknowledgement was lost; event
+       ids make it harmless.
     4. Once the log has been away for `max_outage_s`, `append` refuses until it is back.
 
     Creating a sink never fails; the first `flush` tells whether the log is there.
@@ -51,9 +53,10 @@ class KafkaSink:
         self._bootstrap = bootstrap
         self._max_pending = max_pending
         self._max_outage_s = max_outage_s
-        self._lock = threading.RLock()  # of the five below
+        self._lock = threading.RLock()  # of the six below
         self._pending: deque[_Pending] = deque()
         self._acknowledged = 0
+        self._progress = time.monotonic()  # of the last acknowledgement, or of the first record that waits
         self._producer: Any = None
         self._broken: Any = None  # the producer that has failed; set on its own thread, without the lock
         self._away_since = time.monotonic()
@@ -70,6 +73,8 @@ class KafkaSink:
             Unavailable: too many records wait for the log, it has been away for too long, or the sink is closed.
             InvalidEvent: the record is larger than the log takes.
         """
+        if len(value) > MAX_RECORD_BYTES:
+            raise InvalidEvent(f"a record of {len(value)} bytes: more than Kafka takes, {MAX_RECORD_BYTES}")
         with self._lock:
             self._forget_acknowledged()
             if self._closed:
@@ -78,6 +83,8 @@ class KafkaSink:
                 raise Unavailable(f"Kafka at {self._bootstrap}: {self._max_pending} records wait already")
             if self._producer is None and time.monotonic() - self._away_since > self._max_outage_s:
                 raise Unavailable(f"Kafka at {self._bootstrap} has been away for {self._max_outage_s:.0f} s")
+            if not self._pending:
+                self._progress = time.monotonic()
             self._pending.append(self._send(_Pending(str(topic), key, value, list(headers)), self._producer))
 
     def flush(self, timeout_s: float = 10.0) -> None:
@@ -118,6 +125,7 @@ class KafkaSink:
         while self._pending and self._pending[0].acknowledged:
             self._pending.popleft()
             self._acknowledged += 1
+            self._progress = time.monotonic()
 
     def _send(self, record: _Pending, producer: Any) -> _Pending:
         """Hand one record to the producer, if there is one."""
@@ -126,12 +134,10 @@ class KafkaSink:
         try:
             # The default partitioner for records with keys is `partition_of`.
             future = producer.send(record.topic, record.value, record.key.encode(), record.headers)
-        except MessageSizeTooLargeError as error:
-            raise InvalidEvent(f"a record of {len(record.value)} bytes is more than Kafka takes") from error
         except KafkaError as error:
             raise Unavailable(f"Kafka at {self._bootstrap}, topic {record.topic}: {error}") from error
         future.add_errback(lambda error: self._on_failure(producer, error))
-        return record._replace(future=future, since=time.monotonic())
+        return record._replace(future=future)
 
     def _on_failure(self, producer: Any, error: Exception) -> None:
         """On the producer's own thread: only tell the keeper."""
@@ -145,33 +151,31 @@ class KafkaSink:
         while not self._closed:
             self._wake.wait(timeout=1.0)
             self._wake.clear()
-            if self._producer is not None and (self._broken is self._producer or self._stuck()):
+            if self._producer is not None and (self._broken is self._producer or self._stalled()):
                 self._discard_producer()
             if self._producer is None and not self._closed:
                 try:
                     self._replace_producer()
-                except (Unavailable, InvalidEvent) as error:
+                except Unavailable as error:
                     _log.warning("kafka away", error=str(error), pending=len(self._pending))
                     time.sleep(0.2)
                     self._wake.set()
 
-    def _stuck(self) -> bool:
-        """True if the producer neither delivers nor gives up: it can wait for a producer id forever."""
+    def _stalled(self) -> bool:
         with self._lock:
             self._forget_acknowledged()
-            limit_s = 1.5 * DELIVERY_TIMEOUT_MS / 1_000
-            return bool(self._pending) and time.monotonic() - self._pending[0].since > limit_s
+            return bool(self._pending) and time.monotonic() - self._progress > STALL_S
 
     def _replace_producer(self) -> None:
         with kafka_errors(self._bootstrap):
             producer = KafkaProducer(
                 bootstrap_servers=self._bootstrap,
-                bootstrap_timeout_ms=CONNECT_TIMEOUT_MS,
+                bootstrap_timeout_ms=2_000,
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=5,
                 batch_size=128 * 1024,
-                request_timeout_ms=DELIVERY_TIMEOUT_MS // 2,
+                request_timeout_ms=DELIVERY_TIMEOUT_MS // 3,
                 delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
                 reconnect_backoff_max_ms=1_000,
                 max_block_ms=2_000,
@@ -186,6 +190,7 @@ class KafkaSink:
                 raise
             self._acknowledged += len(self._pending) - len(again)
             self._pending = again
+            self._progress = time.monotonic()
 
     def _discard_producer(self) -> None:
         with self._lock:

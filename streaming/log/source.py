@@ -100,11 +100,10 @@ class KafkaSource:
         with kafka_errors(self._bootstrap):
             consumer = KafkaConsumer(
                 bootstrap_servers=self._bootstrap,
-                bootstrap_timeout_ms=CONNECT_TIMEOUT_MS,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
                 reconnect_backoff_max_ms=1_000,
-                **options,
+                **{"bootstrap_timeout_ms": CONNECT_TIMEOUT_MS} | options,
             )
         self._open.callback(consumer.close)
         return consumer

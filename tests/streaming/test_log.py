@@ -1,0 +1,294 @@
+"""Kafka under faults: brokers that die, groups whose members come and go."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from infra.local.kafka import KafkaBroker
+from infra.local.process import free_port
+from recsys.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
+from recsys.event_log import Record, partition_of
+from recsys.types import Topic
+from streaming.log import KafkaGroup, KafkaSink, KafkaSource, Partition, create_topics, reachable
+
+pytestmark = pytest.mark.kafka
+PARTITIONS = 4
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def closing() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def everything(bootstrap: str, topic: str) -> list[Record]:
+    """All records of a topic, up to the ends that it has now."""
+    source = KafkaSource(bootstrap)
+    try:
+        ends = {p: source.end_offset(topic, p) for p in range(source.partitions(topic))}
+        for partition in ends:
+            source.seek(topic, partition, 0)
+        records: list[Record] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while len(records) < sum(ends.values()) and time.monotonic() < deadline:
+            records += source.poll(0.2, 10_000)
+        return records
+    finally:
+        source.close()
+
+
+# --- the sink ---------------------------------------------------------------------------------------------------
+
+
+def test_records_outlive_a_broker_that_is_away_for_a_while(
+    kafka_broker: KafkaBroker, closing: ExitStack
+) -> None:
+    sink = KafkaSink(kafka_broker.bootstrap, max_outage_s=PATIENCE_S)
+    closing.callback(sink.close)
+    sink.append(Topic.EVENTS, "u", b"before")
+    sink.flush(PATIENCE_S)
+    kafka_broker.kill()
+    for n in range(100):
+        sink.append(Topic.EVENTS, f"u{n % 5}", str(n).encode())
+    with pytest.raises(Unavailable, match="not acknowledged"):
+        sink.flush(0.5)
+    kafka_broker.start()
+    sink.flush(PATIENCE_S)
+    records = everything(kafka_broker.bootstrap, Topic.EVENTS)
+    # The embedded broker forgot "before"; what was accepted while it was away is there, in order for each key.
+    assert {int(r.value) for r in records} == set(range(100))
+    for key in {r.key for r in records}:
+        values = [int(r.value) for r in records if r.key == key]
+        assert list(dict.fromkeys(values)) == sorted(set(values))
+
+
+def test_the_idempotent_producer_is_made_anew_when_the_log_was_lost(
+    kafka_broker: KafkaBroker, closing: ExitStack
+) -> None:
+    """Nothing waits while the broker dies: the old producer's sequence numbers mean nothing to the new log."""
+    sink = KafkaSink(kafka_broker.bootstrap)
+    closing.callback(sink.close)
+    for life in range(3):
+        for n in range(20):
+            sink.append(Topic.EVENTS, "u", f"{life}-{n}".encode())
+        sink.flush(PATIENCE_S)
+        found = [r.value.decode() for r in everything(kafka_broker.bootstrap, Topic.EVENTS)]
+        assert list(dict.fromkeys(found)) == [f"{life}-{n}" for n in range(20)]
+        kafka_broker.kill()
+        kafka_broker.start()
+
+
+def test_a_sink_can_be_made_before_there_is_a_broker(closing: ExitStack) -> None:
+    broker = KafkaBroker()
+    sink = KafkaSink(broker.bootstrap, max_outage_s=PATIENCE_S)
+    closing.callback(sink.close)
+    sink.append(Topic.EVENTS, "u", b"early")
+    with broker:
+        sink.flush(PATIENCE_S)
+        assert [r.value for r in everything(broker.bootstrap, Topic.EVENTS)] == [b"early"]
+
+
+def test_without_a_broker_the_sink_soon_refuses_and_says_what_it_lost() -> None:
+    sink = KafkaSink(f"127.0.0.1:{free_port()}", max_outage_s=0.2)
+    sink.append(Topic.EVENTS, "u", b"x")
+    time.sleep(0.3)
+    with pytest.raises(Unavailable, match="has been away"):
+        sink.append(Topic.EVENTS, "u", b"x")
+    with pytest.raises(Unavailable, match="1 records not acknowledged"):
+        sink.flush(0.1)
+
+
+def test_the_queue_is_bounded() -> None:
+    sink = KafkaSink(f"127.0.0.1:{free_port()}", max_pending=3)
+    for _ in range(3):
+        sink.append(Topic.EVENTS, "u", b"x")
+    with pytest.raises(Unavailable, match="3 records wait"):
+        sink.append(Topic.EVENTS, "u", b"x")
+
+
+def test_a_record_that_kafka_cannot_take_is_refused_alone(
+    kafka_bootstrap: str, new_topic: Callable[..., str]
+) -> None:
+    topic, sink = new_topic(), KafkaSink(kafka_bootstrap)
+    sink.append(topic, "u", b"1")
+    sink.flush()
+    with pytest.raises(InvalidEvent, match="more than Kafka takes"):
+        sink.append(topic, "u", b"x" * 2_000_000)
+    sink.append(topic, "u", b"2")
+    sink.close()
+    assert [r.value for r in everything(kafka_bootstrap, topic)] == [b"1", b"2"]
+    with pytest.raises(Unavailable, match="closed"):
+        sink.append(topic, "u", b"3")
+
+
+def test_threads_may_share_a_sink(kafka_bootstrap: str, new_topic: Callable[..., str]) -> None:
+    topic, sink = new_topic(), KafkaSink(kafka_bootstrap)
+
+    def send(name: str) -> None:
+        for n in range(200):
+            sink.append(topic, name, str(n).encode())
+
+    threads = [threading.Thread(target=send, args=(f"t{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sink.close()
+    records = everything(kafka_bootstrap, topic)
+    for n in range(4):
+        assert [int(r.value) for r in records if r.key == f"t{n}"] == list(range(200))
+
+
+# --- sources ----------------------------------------------------------------------------------------------------
+
+
+def test_a_source_notices_that_the_log_starts_anew(kafka_broker: KafkaBroker, closing: ExitStack) -> None:
+    sink, source = KafkaSink(kafka_broker.bootstrap), KafkaSource(kafka_broker.bootstrap)
+    closing.callback(sink.close)
+    closing.callback(source.close)
+    partition = partition_of("u", PARTITIONS)
+    sink.append(Topic.EVENTS, "u", b"old")
+    sink.flush(PATIENCE_S)
+    first = source.log_id(Topic.EVENTS)
+    source.seek(Topic.EVENTS, partition, 0)
+    eventually(lambda: [r.value for r in source.poll(0.2, 10)] == [b"old"], "the record")
+    kafka_broker.kill()
+    kafka_broker.start()
+    sink.append(Topic.EVENTS, "u", b"new")
+    sink.flush(PATIENCE_S)
+
+    def replaced() -> bool:
+        try:
+            assert source.poll(0.2, 10) == [], "nothing of the new log before it was sought"
+        except LogReplaced:
+            return True
+        except Unavailable:
+            pass
+        return False
+
+    eventually(replaced, "LogReplaced")
+    assert source.log_id(Topic.EVENTS) != first
+    source.seek(Topic.EVENTS, partition, 0)
+    eventually(lambda: b"new" in [r.value for r in source.poll(0.2, 10)], "the new log's record")
+
+
+def test_lag_counts_what_was_not_read(
+    kafka_bootstrap: str, new_topic: Callable[..., str], closing: ExitStack
+) -> None:
+    topic, sink, source = new_topic(1), KafkaSink(kafka_bootstrap), KafkaSource(kafka_bootstrap)
+    closing.callback(source.close)
+    assert source.lag(topic, 0) is None
+    for _ in range(10):
+        sink.append(topic, "u", b"x")
+    sink.close()
+    source.seek(topic, 0, 0)
+    read = 0
+    while read < 6:
+        read += len(source.poll(0.2, 6 - read))
+    assert source.lag(topic, 0) == 4
+
+
+def test_without_a_broker_a_source_says_so() -> None:
+    bootstrap = f"127.0.0.1:{free_port()}"
+    assert not reachable(bootstrap, 0.2)
+    with pytest.raises(Unavailable, match=bootstrap):
+        KafkaSource(bootstrap, bootstrap_timeout_ms=300)
+
+
+def test_a_topic_that_is_not_there(kafka_bootstrap: str, closing: ExitStack) -> None:
+    source = KafkaSource(kafka_bootstrap)
+    closing.callback(source.close)
+    with pytest.raises(Unavailable, match="no topic nowhere"):
+        source.partitions("nowhere")
+
+
+def test_the_number_of_partitions_is_fixed(kafka_bootstrap: str, new_topic: Callable[..., str]) -> None:
+    topic = new_topic(2)
+    create_topics(kafka_bootstrap, [topic], 2)
+    with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=3"):
+        create_topics(kafka_bootstrap, [topic], 3)
+
+
+# --- groups -----------------------------------------------------------------------------------------------------
+
+
+class Member:
+    """A group member on a thread of its own, that seeks where `positions` says, as a worker does by its store."""
+
+    def __init__(self, bootstrap: str, group: str, topic: str, positions: dict[Partition, int]) -> None:
+        self.owned: set[Partition] = set()
+        self.records: list[Record] = []
+        self._positions = positions
+        self._stop = threading.Event()
+        self._group = KafkaGroup(bootstrap, group, [topic], self._assigned, self._revoked)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _assigned(self, partitions: list[Partition]) -> None:
+        self.owned.update(partitions)
+        for topic, partition in partitions:
+            self._group.seek(topic, partition, self._positions.get((topic, partition), 0))
+
+    def _revoked(self, partitions: list[Partition]) -> None:
+        self.owned.difference_update(partitions)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            for record in self._group.poll(0.1, 100):
+                assert (record.topic, record.partition) in self.owned
+                self.records.append(record)
+                self._positions[record.topic, record.partition] = record.offset + 1
+        self._group.commit(dict(self._positions))
+        self._group.close()
+
+    def leave(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.mark.slow
+def test_members_share_the_partitions_and_take_over_those_of_one_that_leaves(
+    kafka_bootstrap: str, new_topic: Callable[..., str], closing: ExitStack
+) -> None:
+    topic, sink = new_topic(PARTITIONS), KafkaSink(kafka_bootstrap)
+    closing.callback(sink.close)
+    positions: dict[Partition, int] = {}
+    every = {(topic, p) for p in range(PARTITIONS)}
+    sent = 0
+
+    def send(count: int) -> None:
+        nonlocal sent
+        for n in range(sent, sent + count):
+            sink.append(topic, f"user-{n}", str(n).encode())
+        sink.flush()
+        sent += count
+
+    def seen() -> list[int]:
+        return sorted({int(r.value) for member in members for r in member.records})
+
+    members = [Member(kafka_bootstrap, f"group-{topic}", topic, positions)]
+    closing.callback(lambda: members[-1].leave())
+    send(50)
+    eventually(lambda: seen() == list(range(50)), "the first member reads everything")
+    members.append(Member(kafka_bootstrap, f"group-{topic}", topic, positions))
+    first, second = members
+    eventually(lambda: len(first.owned) == len(second.owned) == PARTITIONS // 2, "an even share")
+    assert first.owned | second.owned == every
+    send(50)
+    eventually(lambda: seen() == list(range(100)), "both read on")
+    assert {(r.topic, r.partition) for r in second.records} <= second.owned
+    first.leave()
+    eventually(lambda: second.owned == every, "the one that stays takes over")
+    send(50)
+    eventually(lambda: seen() == list(range(150)), "and reads everything")
