@@ -29,13 +29,13 @@ def _no_numbers() -> NDArray[np.int64]:
 
 
 def among(rows: Rows, some: Rows) -> NDArray[np.bool_]:
-    """(n,) bool: which of `rows` are in `some`, which is sorted and has no repeats.
+    """Which of `rows` (any shape) are in `some`, which is sorted and has no repeats; bool of the same shape.
 
     >>> among(np.array([3, 1, 7], np.int32), np.array([1, 2, 3], np.int32)).tolist()
     [True, True, False]
     """
     if not len(some):
-        return np.zeros(len(rows), bool)
+        return np.zeros(rows.shape, bool)
     place = np.minimum(np.searchsorted(some, rows), len(some) - 1)
     found: NDArray[np.bool_] = some[place] == rows
     return found

@@ -1,0 +1,98 @@
+"""The journal of a live index: every change since its snapshot, so that a killed process loses none.
+
+One record a change: header (operation, number of rows), rows, vectors, CRC-32 of all that. A record is one write,
+so a process that is killed leaves at most one torn record, at the end; it was not acknowledged and is cut off.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import InvalidData
+from recsys.request import Rows
+
+_HEADER = struct.Struct("<BI")
+_CRC = struct.Struct("<I")
+
+
+class Operation(IntEnum):
+    UPSERT = 1
+    REMOVE = 2
+
+
+class Change(NamedTuple):
+    """Some rows get new vectors, or leave. `vectors` is (n, d) float32, (0, d) when rows leave."""
+
+    operation: Operation
+    rows: Rows
+    vectors: NDArray[np.float32]
+
+
+class Journal:
+    """Appends changes to a file. Not thread-safe: the index's writer owns it.
+
+    `fsync`: every change survives a power failure too, at the price of a disk write each.
+    """
+
+    def __init__(self, path: Path, fsync: bool = False) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._fsync = fsync
+
+    def append(self, change: Change) -> None:
+        """The change is safe from a kill of this process when this returns."""
+        body = (
+            _HEADER.pack(change.operation, len(change.rows))
+            + change.rows.astype("<i4").tobytes()
+            + change.vectors.astype("<f4").tobytes()
+        )
+        self._file.write(body + _CRC.pack(zlib.crc32(body)))
+        if self._fsync:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def replay(path: Path, dimension: int) -> Iterator[Change]:
+    """The changes of a journal in order; a torn one at the end is cut off the file. A missing file has none.
+
+    Raises:
+        InvalidData: a record inside the file is damaged; what came after it cannot be trusted.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    position = 0
+    while position < len(content):
+        end = _end(content, position, dimension)
+        body = content[position : end - _CRC.size]
+        if end > len(content) or zlib.crc32(body) != _CRC.unpack_from(content, end - _CRC.size)[0]:
+            if end < len(content):
+                raise InvalidData(
+                    f"{path}: the record at byte {position} is damaged; delete the folder to rebuild"
+                )
+            os.truncate(path, position)
+            return
+        yield _decode(body, dimension)
+        position = end
+
+
+def _end(content: bytes, position: int, dimension: int) -> int:
+    """Where the record that starts here ends, by its header; beyond the content when even that is torn."""
+    if len(content) - position < _HEADER.size:
+        return len(content) + 1
+    operation, n = _HEADER.unpack_from(content, position)
+    values = dimension if operation == Operation.UPSERT else 0
+    return int(position + _HEADER.size + 4 * n * (1 + values) + _CRC.size)
+
+
+def _decode(body: bytes, dimension: int) -> Change:
+    operation, n = _HEADER.unpack_from(body)
+    rows = np.frombuffer(body, "<i4", n, _HEADER.size)
+    vectors = np.frombuffer(body, "<f4", offset=_HEADER.size + 4 * n).reshape(-1, dimension)
+    return Change(Operation(operation), rows, vectors)

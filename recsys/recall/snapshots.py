@@ -1,0 +1,122 @@
+"""Where a live index is kept: numbered generations of its main index, each with the journal of what came after.
+
+    CURRENT                   the generation to load
+    7/index.faiss 7/rows.npy 7/vectors.npy
+    7.journal                 changes since generation 7 was cut
+    8.journal                 changes since generation 8 was cut, which is perhaps still being built
+
+A generation appears by a rename, complete; then CURRENT changes, by a rename too. Killed in between, the older
+generation and both journals give the same items.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import InvalidData
+from recsys.recall.ann import AnnIndex, IndexConfig
+from recsys.recall.journal import Change, Journal, replay
+from recsys.request import Rows
+
+_CURRENT = "CURRENT"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The main index and what it was built from. It never changes.
+
+    rows: (n,) int32, sorted. vectors: (n, d) float32 by place in `rows`; a memory map when it is on disk, so that
+    only the index itself needs memory.
+    """
+
+    index: AnnIndex
+    rows: Rows
+    vectors: NDArray[np.float32]
+
+    @classmethod
+    def build(
+        cls, vectors: NDArray[np.float32], rows: Rows | None = None, config: IndexConfig | None = None
+    ) -> Self:
+        """Index (n, d) vectors of sorted rows; None: 0 … n - 1."""
+        rows = np.arange(len(vectors), dtype=np.int32) if rows is None else rows
+        return cls(AnnIndex.build(vectors, config, rows), rows, vectors)
+
+
+class Snapshots:
+    """The folder of one live index. One process may write it."""
+
+    def __init__(self, folder: Path, fsync: bool = False) -> None:
+        self._folder = folder
+        self._fsync = fsync
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def current(self) -> int | None:
+        """The generation to load; None in an empty folder."""
+        try:
+            return int((self._folder / _CURRENT).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def load(self, generation: int) -> Base:
+        """
+        Raises:
+            InvalidData: a file of the generation is missing or unreadable.
+        """
+        folder = self._folder / str(generation)
+        try:
+            rows = np.load(folder / "rows.npy", allow_pickle=False)
+            vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InvalidData(f"{folder}: {error}; delete {self._folder} to rebuild") from error
+        return Base(AnnIndex.load(folder / "index.faiss"), rows, vectors)
+
+    def save(self, generation: int, base: Base) -> Base:
+        """Write a generation, make it the current one and drop the older ones. Returns it as loaded from disk."""
+        aside = self._folder / f".{generation}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        base.index.save(aside / "index.faiss")
+        np.save(aside / "rows.npy", base.rows)
+        np.save(aside / "vectors.npy", base.vectors)
+        aside.rename(self._folder / str(generation))
+        self._point_to(generation)
+        self._drop_before(generation)
+        return self.load(generation)
+
+    def journal(self, generation: int) -> Journal:
+        """Where the changes since this generation's cut go."""
+        return Journal(self._folder / f"{generation}.journal", self._fsync)
+
+    def changes(self, generation: int, dimension: int) -> Iterator[Change]:
+        """Every change since the generation was cut, over all journals."""
+        for number in self._journals():
+            if number >= generation:
+                yield from replay(self._folder / f"{number}.journal", dimension)
+
+    def newest_journal(self) -> int:
+        """The last journal begun; 0 when there is none."""
+        return max(self._journals(), default=0)
+
+    def _journals(self) -> list[int]:
+        return sorted(int(path.stem) for path in self._folder.glob("*.journal"))
+
+    def _point_to(self, generation: int) -> None:
+        aside = self._folder / f".{_CURRENT}"
+        aside.write_text(f"{generation}\n", encoding="utf-8")
+        if self._fsync:
+            descriptor = os.open(aside, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        aside.rename(self._folder / _CURRENT)
+
+    def _drop_before(self, generation: int) -> None:
+        for path in self._folder.iterdir():
+            number = path.stem.lstrip(".")
+            if number.isdigit() and int(number) < generation:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
