@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +26,7 @@ def read_items(lake: Path) -> list[Item]:
     Raises:
         InvalidData: there is none, or it cannot be read.
     """
-    return list(map(_item, _read(items_path(lake), ITEM_SCHEMA).to_pylist()))
+    return table_items(_read(items_path(lake), ITEM_SCHEMA))
 
 
 def read_users(lake: Path) -> list[User]:
@@ -36,10 +35,20 @@ def read_users(lake: Path) -> list[User]:
     Raises:
         InvalidData: there are none, or they cannot be read.
     """
+    return table_users(_read(users_path(lake), USER_SCHEMA))
+
+
+def table_items(table: pa.Table) -> list[Item]:
+    """The rows of a table in `ITEM_SCHEMA`."""
     return [
-        User(row["user_id"], dict(row["attributes"]))
-        for row in _read(users_path(lake), USER_SCHEMA).to_pylist()
+        Item(**{**row, "categories": tuple(row["categories"]), "attributes": dict(row["attributes"])})
+        for row in table.to_pylist()
     ]
+
+
+def table_users(table: pa.Table) -> list[User]:
+    """The rows of a table in `USER_SCHEMA`."""
+    return [User(row["user_id"], dict(row["attributes"])) for row in table.to_pylist()]
 
 
 def items_table(items: Sequence[Item]) -> pa.Table:
@@ -60,11 +69,6 @@ def merged(new: pa.Table, path: Path, key: str) -> pa.Table:
     """`new`, and the rows of the file whose keys it lacks: other data sets' items stay. Sorted by key."""
     tables = [new, _read(path, new.schema)] if path.exists() else [new]
     return first_of_each(pa.concat_tables(tables), key).sort_by(key)
-
-
-def _item(row: dict[str, Any]) -> Item:
-    values = {**row, "categories": tuple(row["categories"]), "attributes": dict(row["attributes"])}
-    return Item(**values)
 
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:

@@ -71,16 +71,21 @@ class Checker:
         """A non-empty printable text of at most `MAX_ID_LENGTH` characters."""
         texts = pc.fill_null(self.text(column), "")
         self.flag(_mask(pc.equal(texts, "")), column, "is empty")
+        self.check_identifier(texts, column)
+        return texts
+
+    def check_identifier(self, texts: pa.Array, column: str) -> None:
+        """Flag texts that are too long or not printable, as if they stood in `column`."""
         self.flag(
             _mask(pc.greater(pc.utf8_length(texts), MAX_ID_LENGTH)),
             column,
             f"is longer than {MAX_ID_LENGTH} characters",
         )
-        suspects = ~_mask(pc.utf8_is_printable(texts))
-        if suspects.any():  # the two tables of Unicode differ a little; Python's is the contract's
+        plain = pc.and_(pc.string_is_ascii(texts), pc.utf8_is_printable(texts))
+        suspects = ~_mask(pc.fill_null(plain, True))
+        if suspects.any():  # beyond ASCII Python's table of Unicode decides, as in the contract
             suspects[suspects] = [not texts[row].as_py().isprintable() for row in np.flatnonzero(suspects)]
             self.flag(suspects, column, "has control characters")
-        return texts
 
     def number(self, column: str) -> pa.Array:
         """Finite float64; null where empty."""

@@ -149,12 +149,12 @@ class _Import:
             yield unique
 
     def items(self) -> pa.Table:
-        """The catalogue; a data set without one gets the items that its events name."""
+        """The catalogue, shifted as the events; a data set without one gets the items that its events name."""
         if not self._catalogue.num_rows:
             self._catalogue = items_table([Item(item_id) for item_id in self.report.unknown_items])
             self.report.unknown_items.clear()
         self.report.items = self._catalogue.num_rows
-        return self._catalogue
+        return _shifted(self._catalogue, self._shift_ms())
 
     def finished(self) -> ImportReport:
         self.report.seconds = time.monotonic() - self._started
@@ -188,6 +188,14 @@ class _Import:
         items = unique.column("item_id")
         unknown = pc.invert(pc.is_in(items, value_set=self._catalogue.column("item_id")))
         self.report.unknown_items.update(_counts(items.filter(unknown)))
+
+
+def _shifted(items: pa.Table, shift_ms: int) -> pa.Table:
+    created = items.column("created_ms")
+    moved = pc.if_else(pc.equal(created, 0), created, pc.add(created, shift_ms))  # 0: unknown
+    return items.set_column(
+        items.schema.get_field_index("created_ms"), items.schema.field("created_ms"), moved
+    )
 
 
 def _counts(values: pa.ChunkedArray) -> Counter[str]:

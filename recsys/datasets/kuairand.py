@@ -1,8 +1,9 @@
 """KuaiRand: short videos, every impression with what followed it (Gao et al., CIKM 2022, doi:10.1145/3511808.3557624).
 
 Every row of a log is an impression, and may be more: `is_click` a click, a positive `play_time_ms` a dwell,
-`is_like` a like, `long_view` a purchase (the conversion of a click; without a price). The logs repeat some rows;
-an exposure is one (user, video, time), so repeated ones merge into one event of each type.
+`is_like` a like, `long_view` a purchase (the conversion of a click; without a price), each a millisecond after
+the one before: only the time of the exposure is known. The logs repeat some rows; an exposure is one (user,
+video, time), so repeated ones merge into one event of each type.
 
 Only what was known beforehand is read of the videos: their whole-period counts (`item_features.parquet`,
 `video_features_statistic_*`) leak the future.
@@ -137,7 +138,15 @@ def _history(
     empty = {
         f.name: pa.nulls(count, f.type) for f in DRAFT_SCHEMA if f.name not in columns and f.name != "type"
     }
-    drafts = [{**columns, **empty, "type": pa.repeat(pa.scalar(str(kind)), count)} for kind in types]
+    drafts = [
+        {
+            **columns,
+            **empty,
+            "type": pa.repeat(pa.scalar(str(kind)), count),
+            TIME: pc.add(columns[TIME], later),
+        }
+        for later, kind in enumerate(types)
+    ]
     return pa.concat_tables(
         [
             pa.Table.from_arrays([draft[name] for name in DRAFT_SCHEMA.names], schema=DRAFT_SCHEMA)

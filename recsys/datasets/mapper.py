@@ -56,10 +56,12 @@ class ItemContext:
 
 
 def _events(cells: Checker, table: EventTable, known: ItemContext) -> Batch:
+    """What a row's later rules give is one millisecond later each: a click must not precede its impression, or
+    features as of the impression would hold the answer."""
     users, items = cells.identifier(table.user), cells.identifier(table.item)
     times = pa.array(cells.time(table.time))
     count = len(cells)
-    request = _joined(cells, table.request)
+    request = _request(cells, table.request)
     position = cells.position(table.position) if table.position else pa.nulls(count, pa.int64())
     key = cells.text(table.id) if table.id else pa.nulls(count, pa.string())
     extra = {name: cells.text(column) for name, column in table.context.items()}
@@ -79,13 +81,13 @@ def _events(cells: Checker, table: EventTable, known: ItemContext) -> Batch:
     cells.flag(none, deciding, "no event rule of the mapping applies")
     good = cells.good
     parts = []
-    for rule, rows, value in chosen:
+    for later, (rule, rows, value) in enumerate(chosen):
         mask = pa.array(rows & good)
         columns = {
             "type": pa.repeat(pa.scalar(str(rule.type)), count),
             "user_id": users,
             "item_id": items,
-            TIME: times,
+            TIME: pc.add(times, later),
             "request_id": request,
             "position": position,
             "value": value if value is not None else pa.nulls(count, pa.float64()),
@@ -115,6 +117,9 @@ def _items(cells: Checker, table: ItemTable) -> Batch:
         culprit,
         f"categories are longer than {_LONGEST} characters",
     )
+    creator = _text_or_empty(cells, table.creator)
+    if table.creator:
+        cells.check_identifier(creator, table.creator)
     created = (
         cells.time(table.created, required=False) if table.created else np.zeros(len(cells), dtype=np.int64)
     )
@@ -122,7 +127,7 @@ def _items(cells: Checker, table: ItemTable) -> Batch:
         ids,
         _text_or_empty(cells, table.title),
         categories,
-        _text_or_empty(cells, table.creator),
+        creator,
         pa.array(created),
         texts_by_name(_optional(cells, table.attributes)),
     ]
@@ -135,7 +140,8 @@ def _categories(cells: Checker, table: ItemTable) -> pa.Array:
     if table.categories:
         for row, cell in enumerate(cells.text(table.categories).to_pylist()):
             names = (name.strip() for name in (cell or "").split(table.separator))
-            found[row] = [table.prefix + name.replace(CATEGORY_SEPARATOR, "/") for name in names if name]
+            kept = (name for name in names if name and name not in table.ignored)
+            found[row] = [table.prefix + name.replace(CATEGORY_SEPARATOR, "/") for name in kept]
     for category, column in table.flags.items():
         for row in np.flatnonzero(cells.truth(column)).tolist():
             found[row].append(category)
@@ -156,12 +162,13 @@ def texts_by_name(columns: Mapping[str, pa.Array]) -> pa.MapArray:
     return pa.MapArray.from_arrays(pa.array(offsets), keys, texts)
 
 
-def _joined(cells: Checker, columns: Sequence[str]) -> pa.Array:
+def _request(cells: Checker, columns: Sequence[str]) -> pa.Array:
+    """The columns' texts joined by "-"; null where one of them is."""
     if not columns:
         return pa.nulls(len(cells), pa.string())
-    if len(columns) == 1:
-        return cells.text(columns[0])
-    return pc.binary_join_element_wise(*(cells.text(column) for column in columns), "-")
+    request = pc.binary_join_element_wise(*(cells.text(column) for column in columns), "-")
+    cells.check_identifier(request, columns[0])
+    return request
 
 
 def _optional(cells: Checker, columns: Mapping[str, str]) -> dict[str, pa.Array]:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recsys.errors import InvalidConfig
+from recsys.events import MAX_CONTEXT_ENTRIES
 from recsys.types import EventType
 
 TimeUnit = Literal["s", "ms", "us", "iso"]
@@ -56,7 +57,8 @@ class EventRule(_Strict):
 
 
 class EventTable(Files):
-    """The table of what users did. A row may give several events (an impression and its click)."""
+    """The table of what users did. A row may give several events (an impression and its click), one millisecond
+    after the other in the order of `events`."""
 
     user: str
     item: str
@@ -64,7 +66,9 @@ class EventTable(Files):
     events: Annotated[list[EventRule], Field(min_length=1)]
     request: list[str] = Field([], description="Columns that together name the request, if any.")
     position: str | None = None
-    context: dict[str, str] = Field({}, description="Context key → column.")
+    context: dict[str, str] = Field(
+        {}, max_length=MAX_CONTEXT_ENTRIES - 2, description="Context key → column."
+    )
     id: str | None = Field(
         None, description="A column that tells equal rows apart: the source's own event id."
     )
@@ -92,6 +96,7 @@ class ItemTable(Files):
     categories: str | None = Field(None, description="Column of one or more categories, the main one first.")
     separator: str = Field("|", min_length=1, description="Between the categories of one cell.")
     prefix: str = Field("", description="Put before each category: makes names of numbers.")
+    ignored: list[str] = Field([], description="Categories that say nothing, such as (no genres listed).")
     flags: dict[str, str] = Field({}, description="Category → column that is 1 when the item has it.")
     creator: str | None = None
     created: TimeColumn | None = None

@@ -20,6 +20,7 @@ from recsys.types import EventType
 _RATING = [EventRule(type=EventType.RATING, value="rating")]
 _SECONDS = TimeColumn(column="timestamp", unit="s")
 _RATING_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
+_NO_GENRE = "(no genres listed)"
 # fmt: off
 _GENRES_100K = [
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
@@ -85,6 +86,7 @@ def movielens_1m(folder: Path) -> Mapping:
             item="movie_id",
             title="title",
             categories="genres",
+            ignored=[_NO_GENRE],  # in the 10M
         ),
         users=UserTable(
             files=["users.dat"],
@@ -102,7 +104,13 @@ def movielens_csv(folder: Path) -> Mapping:
         events=EventTable(
             files=["ratings.csv"], user="userId", item="movieId", time=_SECONDS, events=_RATING
         ),
-        items=ItemTable(files=["movies.csv"], item="movieId", title="title", categories="genres"),
+        items=ItemTable(
+            files=["movies.csv"],
+            item="movieId",
+            title="title",
+            categories="genres",
+            ignored=[_NO_GENRE],
+        ),
     )
 
 

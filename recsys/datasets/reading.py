@@ -18,11 +18,17 @@ from numpy.typing import NDArray
 
 from recsys.datasets.base import Broken
 from recsys.datasets.mapping import Files
+from recsys.datasets.utf8 import NOT_TEXT, Utf8File
 from recsys.errors import InvalidData
 
 _BLOCK_BYTES = 4 << 20
 _CHUNK_ROWS = 50_000
-_NO_SUCH_COLUMN = "is not in the file"
+_TEXT_KINDS = (
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def header(path: Path, files: Files) -> list[str]:
     """The column names of a text file: its first line, unless the mapping names them."""
     if files.columns is not None:
         return list(files.columns)
-    with path.open(encoding=files.encoding, newline="") as lines:
+    with path.open(encoding=files.encoding, errors="replace", newline="") as lines:  # reads beyond the header
         if len(files.delimiter) > 1 or not files.quoted:
             return next(lines, "").rstrip("\r\n").removeprefix("\ufeff").split(files.delimiter)
         return [
@@ -86,7 +92,7 @@ def _require(path: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in present]
     if missing:
         raise InvalidData(
-            f"{path}: column {', '.join(missing)} {_NO_SUCH_COLUMN}; it has {', '.join(present)}"
+            f"{path}: column {', '.join(missing)} is not in the file; it has {', '.join(present)}"
         )
 
 
@@ -95,9 +101,23 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Chunk]:
         _require(path, columns, file.schema_arrow.names)
         first = 1
         for batch in file.iter_batches(_CHUNK_ROWS, columns=list(columns)):
-            table = pa.Table.from_batches([batch])
+            plain = [_plain(path, name, batch.column(name)) for name in columns]
+            table = pa.Table.from_arrays(plain, names=list(columns))
             yield Chunk(path.name, table, np.arange(first, first + len(batch), dtype=np.int64))
             first += len(batch)
+
+
+def _plain(path: Path, name: str, column: pa.Array) -> pa.Array:
+    """A column of one of the types that the checks know: numbers, truth values, times, `string`."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_nested(column.type):
+        raise InvalidData(
+            f"{path}: column {name} is {column.type}; only columns of single values can be mapped"
+        )
+    if any(is_kind(column.type) for is_kind in _TEXT_KINDS):
+        return pc.cast(column, pa.string())
+    return pc.cast(column, pa.float64()) if pa.types.is_decimal(column.type) else column
 
 
 def _csv(path: Path, files: Files, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -112,13 +132,12 @@ def _csv(path: Path, files: Files, columns: Sequence[str]) -> Iterator[Chunk]:
         return "skip"
 
     stream = pyarrow.csv.open_csv(
-        path,
+        Utf8File(path, files.encoding),
         read_options=pyarrow.csv.ReadOptions(
             use_threads=False,  # row numbers are known only so
             block_size=_BLOCK_BYTES,
             column_names=names,
             skip_rows=0 if files.columns else 1,
-            encoding="utf8" if files.encoding.lower() in ("utf-8", "utf8") else files.encoding,
         ),
         parse_options=pyarrow.csv.ParseOptions(
             delimiter=files.delimiter,
@@ -128,7 +147,7 @@ def _csv(path: Path, files: Files, columns: Sequence[str]) -> Iterator[Chunk]:
             invalid_row_handler=refuse,
         ),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.binary()),  # bytes, so that one bad character is one bad row
+            column_types=dict.fromkeys(names, pa.string()),
             include_columns=list(columns),
             strings_can_be_null=True,
             null_values=[""],
@@ -138,9 +157,9 @@ def _csv(path: Path, files: Files, columns: Sequence[str]) -> Iterator[Chunk]:
         for batch in stream:
             broken, malformed = malformed, []
             raw = pa.Table.from_batches([batch])
-            yield _decoded(path, raw, numbers.take(len(batch)), broken)
+            yield _readable(path, files.encoding, raw, numbers.take(len(batch)), broken)
     if malformed:
-        yield _decoded(path, stream.schema.empty_table(), numbers.take(0), malformed)
+        yield Chunk(path.name, stream.schema.empty_table(), numbers.take(0), malformed)
 
 
 class _Numbers:
@@ -163,36 +182,18 @@ class _Numbers:
         return numbers
 
 
-def _decoded(path: Path, raw: pa.Table, numbers: NDArray[np.int64], broken: list[Broken]) -> Chunk:
-    """Bytes to text; rows that are not text are broken, blank lines are left out."""
-    keep = np.zeros(raw.num_rows, dtype=bool)
-    for column in raw.columns:
-        keep |= np.asarray(pc.is_valid(column))
-    columns = {}
-    for name, column in zip(raw.column_names, raw.columns, strict=True):
-        try:
-            columns[name] = pc.cast(column, pa.string())
-        except pa.ArrowInvalid:
-            texts, bad = _decode_slowly(column)
-            columns[name] = texts
-            broken += [Broken(path.name, int(n), name, "not UTF-8 text") for n in numbers[bad & keep]]
-            keep &= ~bad
-    table = pa.table(columns)
+def _readable(
+    path: Path, encoding: str, table: pa.Table, numbers: NDArray[np.int64], broken: list[Broken]
+) -> Chunk:
+    """Rows with bytes that are no text are broken, blank lines are left out."""
+    keep = np.logical_or.reduce([np.asarray(pc.is_valid(column)) for column in table.columns])
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        bad = np.asarray(pc.fill_null(pc.match_substring(column, NOT_TEXT), False)) & keep
+        broken += [Broken(path.name, int(n), name, f"not {encoding} text") for n in numbers[bad]]
+        keep &= ~bad
     if not keep.all():
         table, numbers = table.filter(pa.array(keep)), numbers[keep]
     return Chunk(path.name, table, numbers, broken)
-
-
-def _decode_slowly(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.bool_]]:
-    texts: list[str | None] = []
-    bad = np.zeros(len(column), dtype=bool)
-    for row, cell in enumerate(column.to_pylist()):
-        try:
-            texts.append(None if cell is None else cell.decode())
-        except UnicodeDecodeError:
-            texts.append(None)
-            bad[row] = True
-    return pa.array(texts, pa.string()), bad
 
 
 def _split_lines(path: Path, files: Files, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -200,14 +201,18 @@ def _split_lines(path: Path, files: Files, columns: Sequence[str]) -> Iterator[C
     names = header(path, files)
     _require(path, columns, names)
     wanted = [names.index(name) for name in columns]
-    with path.open(encoding=files.encoding, newline="\n") as lines:
+    with path.open("rb") as lines:
         numbered = enumerate(lines, start=1)
         if files.columns is None:
             next(numbered, None)
         while chunk := list(itertools.islice(numbered, _CHUNK_ROWS)):
             rows, numbers, broken = [], [], []
             for number, line in chunk:
-                cells = line.rstrip("\r\n").split(files.delimiter)
+                try:
+                    cells = line.decode(files.encoding).rstrip("\r\n").split(files.delimiter)
+                except UnicodeDecodeError:
+                    broken.append(Broken(path.name, number, "", f"not {files.encoding} text"))
+                    continue
                 if len(cells) == len(names):
                     rows.append(cells)
                     numbers.append(number)

@@ -1,0 +1,50 @@
+"""A data set as streams of `Item`, `User` and `Event` objects, for code that wants objects. Memory: one batch."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from recsys.datasets.base import ITEM_SCHEMA, Batch, Dataset, sealed
+from recsys.datasets.catalogue import first_of_each, table_items, table_users
+from recsys.errors import InvalidData
+from recsys.events import Event
+from recsys.lake import table_events
+from recsys.types import Item, User
+
+
+def read_items(dataset: Dataset) -> Iterator[Item]:
+    """The catalogue in file order.
+
+    Raises:
+        InvalidData: at the first broken row; `recsys.datasets.importer` sets broken rows aside instead.
+    """
+    for rows in _whole(dataset.items()):
+        yield from table_items(rows)
+
+
+def read_users(dataset: Dataset) -> Iterator[User]:
+    """Known users in file order.
+
+    Raises:
+        InvalidData: at the first broken row.
+    """
+    for rows in _whole(dataset.users()):
+        yield from table_users(rows)
+
+
+def read_events(dataset: Dataset) -> Iterator[Event]:
+    """The events of each batch in turn, duplicates included. Also holds the catalogue.
+
+    Raises:
+        InvalidData: at the first broken row.
+    """
+    items = pa.concat_tables([ITEM_SCHEMA.empty_table(), *_whole(dataset.items())])
+    for rows in _whole(dataset.events(first_of_each(items, "item_id"))):
+        yield from table_events(sealed(rows, dataset.name))
+
+
+def _whole(batches: Iterator[Batch]) -> Iterator[pa.Table]:
+    for batch in batches:
+        if batch.broken:
+            raise InvalidData(f"{batch.broken[0]}. `recsys data import` sets broken rows aside")
+        yield batch.rows

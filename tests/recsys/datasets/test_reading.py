@@ -1,0 +1,133 @@
+"""Files to rows: numbers of rows, rows that are none, encodings."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.datasets import reading
+from recsys.datasets.base import Broken
+from recsys.datasets.mapping import Files
+from recsys.datasets.reading import read_chunks
+from recsys.errors import InvalidData
+
+
+def read(path: Path, wanted: list[str], **how: object) -> tuple[list[tuple[object, ...]], list[Broken]]:
+    """(row number, cells …) of every row, and the broken ones."""
+    rows: list[tuple[object, ...]] = []
+    broken: list[Broken] = []
+    for chunk in read_chunks(path.parent, Files.model_validate({"files": [path.name], **how}), wanted):
+        cells = (chunk.table.column(name).to_pylist() for name in wanted)
+        rows += zip(chunk.numbers.tolist(), *cells, strict=True)
+        broken += chunk.broken
+    return rows, broken
+
+
+def test_rows_keep_their_numbers_beside_malformed_ones(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b'a,b\n1,2\n3\n\n"x\ny",4\n5,6,7\n,\n8,\n')
+    rows, broken = read(path, ["a", "b"])
+    assert rows == [(2, "1", "2"), (5, "x\ny", "4"), (8, "8", None)]
+    assert [(b.row, b.reason) for b in broken] == [
+        (3, "1 columns instead of 2"),
+        (6, "3 columns instead of 2"),
+    ]
+
+
+@pytest.mark.parametrize("block", [40, 200, 1 << 20])
+@given(st.lists(st.sampled_from(["ok", "short", "long", "bad", "both"]), max_size=60))
+def test_numbers_hold_across_blocks(block: int, kinds: list[str]) -> None:
+    """Whatever the block size: each row has the number of its line."""
+    text = {"ok": b"1,2", "short": b"1", "long": b"1,2,3", "bad": b"\xff,2", "both": b"\xff,2,3"}
+    lines = [b"a,b", *(text[kind] for kind in kinds)]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_BLOCK_BYTES", block)
+        path = Path(folder) / "t.csv"
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        rows, broken = read(path, ["a", "b"])
+    assert [row[0] for row in rows] == [n for n, kind in enumerate(kinds, start=2) if kind == "ok"]
+    assert sorted(b.row for b in broken) == [n for n, kind in enumerate(kinds, start=2) if kind != "ok"]
+
+
+def test_one_bad_character_is_one_broken_row(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"a,b\n1,\xe9\n2,\xc3\xa9\n")
+    rows, broken = read(path, ["a", "b"])
+    assert rows == [(3, "2", "é")]
+    assert broken == [Broken("t.csv", 2, "b", "not utf-8 text")]
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("a;b\n1;é\n".encode("latin-1"))
+    assert read(path, ["b"], delimiter=";", encoding="latin-1")[0] == [(2, "é")]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xef\xbb\xbfa,b\n1,2\n")
+    assert read(path, ["a"])[0] == [(2, "1")]
+
+
+def test_delimiters_of_several_characters(tmp_path: Path) -> None:
+    path = tmp_path / "t.dat"
+    path.write_bytes(b"1::Se: 7::x\n2::y\n\n3::::z\n4::\xff::z\n")
+    rows, broken = read(path, ["a", "b"], delimiter="::", columns=["a", "b", "c"])
+    assert rows == [(1, "1", "Se: 7"), (4, "3", None)]
+    assert broken == [
+        Broken("t.dat", 2, "", "2 columns instead of 3"),
+        Broken("t.dat", 5, "", "not utf-8 text"),
+    ]
+
+
+def test_quotes_are_text_where_cells_are_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text('a\tb\n"Best\t1\n')
+    assert read(path, ["a"], delimiter="\t", quoted=False)[0] == [(2, '"Best')]
+
+
+def test_parquet_gives_plain_columns(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    words = pa.array(["x", "y", "x"]).dictionary_encode()
+    pq.write_table(pa.table({"a": [1, 2, 3], "w": words, "n": [[1], [2], []]}), path)
+    assert read(path, ["w", "a"])[0] == [(1, "x", 1), (2, "y", 2), (3, "x", 3)]
+    with pytest.raises(InvalidData, match="column n is list"):
+        read(path, ["n"])
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.dat", "t.parquet"])
+def test_a_missing_column_is_named_with_those_that_are_there(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "t.parquet":
+        pq.write_table(pa.table({"a": [1], "b": [2]}), path)
+    else:
+        path.write_text("a::b\n" if name == "t.dat" else "a,b\n")
+    with pytest.raises(InvalidData, match="column c is not in the file; it has a, b"):
+        read(path, ["a", "c"], delimiter="::" if name == "t.dat" else ",")
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(InvalidData, match=r"t\.parquet: cannot be read"):
+        read(tmp_path / "t.parquet", ["a"])
+    with pytest.raises(InvalidData, match=r"no file absent\.csv"):
+        read(tmp_path / "absent.csv", ["a"])
+
+
+def test_a_file_with_a_header_alone_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n")
+    assert read(tmp_path / "t.csv", ["a"]) == ([], [])
+    (tmp_path / "e.csv").write_text("")
+    with pytest.raises(InvalidData, match="column a is not in the file"):
+        read(tmp_path / "e.csv", ["a"])
+
+
+def test_numbers_are_int64(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    (chunk,) = read_chunks(tmp_path, Files(files=["t.csv"]), ["a"])
+    assert chunk.numbers.dtype == np.int64
