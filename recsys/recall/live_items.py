@@ -1,0 +1,63 @@
+"""New, changed and deleted items, into the catalogue and the index at once: findable when the call returns."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.catalogue import Catalogue
+from recsys.models.attributes import vectors_from_attributes
+from recsys.recall.live_index import LiveIndex
+from recsys.request import Rows
+from recsys.types import Item
+
+
+class LiveItems:
+    """One writer's view of what can be recommended. Thread-safe as its parts are.
+
+    An item of the bundle keeps the vector it was trained with whatever its attributes become; an item that came
+    later has the vector of its attributes (`recsys.models.attributes`).
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        index: LiveIndex,
+        trained: NDArray[np.float32],
+        attributes: NDArray[np.float32] | None,
+    ) -> None:
+        """
+        Args:
+            index: holds the bundle's items by their catalogue rows.
+            trained: (catalogue.trained, d) the bundle's item vectors.
+            attributes: (1 + buckets, d) the bundle's table of attribute vectors; None: an old bundle without one,
+                then new items are in the catalogue only and are recalled as fresh items.
+        """
+        self._catalogue = catalogue
+        self._index = index
+        self._trained = trained
+        self._attributes = attributes
+
+    def put(self, items: Sequence[Item]) -> Rows:
+        """Add or replace; (n,) int32 rows in the order given."""
+        rows = self._catalogue.put(items)
+        vectors = self._vectors(items, rows)
+        known = vectors.any(axis=1)
+        self._index.remove(rows[~known])
+        self._index.upsert(rows[known], vectors[known])
+        return rows
+
+    def delete(self, item_ids: Iterable[str]) -> Rows:
+        """Take items out; rows of those that were known."""
+        rows = self._catalogue.delete(item_ids)
+        self._index.remove(rows)
+        return rows
+
+    def _vectors(self, items: Sequence[Item], rows: Rows) -> NDArray[np.float32]:
+        """(n, d); zeros for an item of which no vector can be made."""
+        vectors = np.zeros((len(items), self._index.dimension), np.float32)
+        if self._attributes is not None:
+            vectors[:] = vectors_from_attributes(items, self._attributes)
+        trained = np.flatnonzero(rows < self._catalogue.trained)
+        vectors[trained] = self._trained[rows[trained]]
+        return vectors
