@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,6 +46,10 @@ class History(NamedTuple):
     def before(self, cut: int) -> "History":
         """The first `cut` events."""
         return History(self.user_id, self.numbers[:cut], self.types[:cut], self.times[:cut])
+
+    def is_new(self, at: int) -> bool:
+        """Whether event `at` is the first of its item. Serving filters seen items out: only new ones can be hit."""
+        return not bool((self.numbers[:at] == self.numbers[at]).any())
 
 
 # How many of a history's events are trained on; the one after them is the validation target.
@@ -171,16 +176,27 @@ class Batch(NamedTuple):
 
 
 def make_batch(histories: Sequence[History], max_length: int) -> Batch:
-    """Every event is a target, predicted from those before it; the first of all from an empty history."""
+    """Every event is a target, predicted from those before it; the first of all from an empty history.
+
+    An item that the user has had before is no target: serving filters seen items out, and the click, like and
+    purchase of one exposure would teach the model to repeat the newest item.
+    """
     length = min(max(len(h.numbers) for h in histories), max_length)
     targets = np.zeros((len(histories), length), np.int64)
     encoded: list[EncodedHistory] = []
     for row, h in enumerate(histories):
         n = min(len(h.numbers), length)
-        targets[row, -n:] = h.numbers[-n:]
+        targets[row, -n:] = np.where(_first_time(h.numbers), h.numbers, 0)[-n:]
         encoded.append(encode_arrays(h.numbers[:-1], h.types[:-1], h.times[:-1], int(h.times[-1]), length))
     history, types, gaps = (np.stack(arrays) for arrays in zip(*encoded, strict=True))
     return Batch(history, types, gaps, targets)
+
+
+class Windows(StrEnum):
+    """What an epoch trains on of a history that is longer than a batch's width."""
+
+    ALL = "all"  # consecutive windows, so that every event is a target once
+    NEWEST = "newest"  # the newest window alone: no user counts for more than that
 
 
 @dataclass(frozen=True)
@@ -189,7 +205,7 @@ class BatchPlan:
 
     max_length: int
     tokens: int
-    crop: float = 0.0  # how often a history over max_length is trained on a random window, not its newest
+    windows: Windows = Windows.ALL
     shuffled_users: int = 8192  # held in memory to shuffle
     pooled_users: int = 1024  # of these, histories of like length share a batch
 
@@ -212,24 +228,26 @@ def epoch_batches(
         order = rng.permutation(len(pool))
         batches: list[list[History]] = []
         for start in range(0, len(pool), plan.pooled_users):
-            windows = []
+            windows: list[History] = []
             for at in order[start : start + plan.pooled_users]:
                 history = pool[at].before(cut(pool[at]))
                 if change is not None:
                     history = change(history, rng)
-                windows.append(_window(history, plan, rng))
-            batches += _by_length([w for w in windows if len(w.numbers)], plan)
+                windows += _windows(history, plan)
+            batches += _by_length(windows, plan)
         share = len(pool) / max(len(batches), 1)
         for done, at in enumerate(rng.permutation(len(batches)), start=1):
             yield make_batch(batches[at], plan.max_length), seen + round(done * share)
         seen += len(pool)
 
 
-def _window(history: History, plan: BatchPlan, rng: np.random.Generator) -> History:
+def _windows(history: History, plan: BatchPlan) -> Iterator[History]:
+    """The history up to the end of each window; `make_batch` keeps the newest `max_length` of each."""
     n = len(history.numbers)
-    if n > plan.max_length and rng.random() < plan.crop:
-        return history.before(int(rng.integers(plan.max_length, n + 1)))
-    return history
+    if n and plan.windows is Windows.NEWEST:
+        yield history
+    elif n:
+        yield from (history.before(end) for end in range(n, 0, -plan.max_length))
 
 
 def _by_length(histories: list[History], plan: BatchPlan) -> list[list[History]]:
@@ -241,6 +259,12 @@ def _by_length(histories: list[History], plan: BatchPlan) -> list[list[History]]
             batches.append([])
         batches[-1].append(history)
     return batches
+
+
+def _first_time(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    first = np.zeros(len(numbers), np.bool_)
+    first[np.unique(numbers, return_index=True)[1]] = True
+    return first
 
 
 def _chunks(histories: Iterator[History], size: int) -> Iterator[list[History]]:

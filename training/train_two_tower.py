@@ -36,6 +36,7 @@ from training.dataset import (
     Cut,
     History,
     SequenceFiles,
+    Windows,
     before_last,
     epoch_batches,
     keep_all,
@@ -49,7 +50,7 @@ from training.seeding import seed_everything, seed_step
 
 class Validation(StrEnum):
     NONE = "none"
-    TIME = "time"  # the next event after the last `validation_share` of the time's events began
+    TIME = "time"  # the newest `validation_share` of all events, each predicted from what was before it
     LAST_ITEM = "last_item"  # each history's last event
 
 
@@ -68,13 +69,13 @@ class TwoTowerConfig(BaseModel):
     negatives: int = Field(1024, ge=0, description="Negatives a batch, of the sampled losses.")
     logq: bool = Field(True, description="Correct sampled losses for how likely a negative was drawn.")
 
-    epochs: int = Field(20, ge=1, description="Passes over the data; the learning rate ends with the last.")
-    max_length: int = Field(200, ge=2, description="Newest events of a history that are trained on.")
-    batch_tokens: int = Field(4096, ge=1, description="Positions a batch, over all processes.")
-    crop: float = Field(0.0, ge=0, le=1, description="How often a long history gives a random window.")
+    epochs: int = Field(10, ge=1, description="Passes over the data; the learning rate ends with the last.")
+    max_length: int = Field(50, ge=2, description="Events that the user tower looks at.")
+    batch_tokens: int = Field(2048, ge=1, description="Positions a batch, over all processes.")
+    windows: Windows = Field(Windows.ALL, description="What is trained on of histories over `max_length`.")
     augmentation: Augmentation = Field(Augmentation.NONE, description="How inputs are varied.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak of AdamW's.")
-    warmup_steps: int = Field(200, ge=0, description="Steps until the peak; then cosine to 2 %.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak of AdamW's.")
+    warmup_steps: int = Field(50, ge=0, description="Steps until the peak; then cosine to 2 %.")
     weight_decay: float = Field(0.01, ge=0, description="On all but the embeddings.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0: none.")
@@ -82,8 +83,8 @@ class TwoTowerConfig(BaseModel):
 
     validation: Validation = Field(Validation.TIME, description="What early stopping looks at.")
     validation_share: float = Field(0.1, gt=0, lt=1, description="Newest events held out, of `time`.")
-    validation_users: int = Field(2000, ge=1, description="Users scored after each epoch.")
-    patience: int = Field(3, ge=1, description="Epochs without a better NDCG@10 before stopping.")
+    validation_cases: int = Field(1000, ge=1, description="Held-out events scored after each epoch.")
+    patience: int = Field(2, ge=1, description="Epochs without a better NDCG@10 before stopping.")
     refit: bool = Field(True, description="Train again on everything for the best number of epochs.")
 
     threads: int = Field(0, ge=0, description="Threads of torch; 0: as torch chooses.")
@@ -147,7 +148,7 @@ def _fit(
     if world > 1:
         step = DistributedDataParallel(step)
     change = augmenter(config.augmentation)
-    plan = BatchPlan(config.max_length, config.batch_tokens, config.crop)
+    plan = BatchPlan(config.max_length, config.batch_tokens, config.windows)
 
     path, identity = config.work / f"{phase}.safetensors", _identity(config, data, phase)
     state.restore(path, identity)
@@ -237,13 +238,12 @@ def _read(config: TwoTowerConfig) -> _Data:
     for history in files.read():
         n = cut(history)
         counts += np.bincount(history.numbers[:n] - 1, minlength=len(items))
-        if 0 < n < len(history.numbers):
-            cases.append((history, n))
+        cases += [(history, at) for at in range(max(n, 1), len(history.numbers)) if history.is_new(at)]
     if config.validation is not Validation.NONE and not cases:
         raise InvalidData(
             f"{config.sequences}: no history goes past the validation cut; choose validation none"
         )
-    chosen = np.random.default_rng(config.seed).permutation(len(cases))[: config.validation_users]
+    chosen = np.random.default_rng(config.seed).permutation(len(cases))[: config.validation_cases]
     held_out = _HeldOut(
         [cases[c][0].before(cases[c][1]) for c in chosen],
         np.array([cases[c][0].numbers[cases[c][1]] - 1 for c in chosen], np.int64),

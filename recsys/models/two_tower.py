@@ -5,6 +5,7 @@ left out (`id_dropout`), so an item that came after training has a usable vector
 user tower reads the same item vectors (tied), the event types and the gaps between events (`recsys.models.encoding`).
 """
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -103,7 +104,8 @@ class UserTower(nn.Module):
         )
         self.norm = nn.RMSNorm(shape.dim, eps=1e-6)
         self.dropout = nn.Dropout(shape.dropout)
-        self.log_scale = nn.Parameter(torch.tensor(2.5))  # scores are cosines times its exponential
+        # scores are cosines times its exponential: sqrt(d) at first, for scores of variance 1
+        self.log_scale = nn.Parameter(torch.tensor(0.5 * math.log(shape.dim)))
 
     def forward(self, item_vectors: Tensor, history: Tensor, types: Tensor, gaps: Tensor) -> Tensor:
         """item_vectors (B, L, d) of `history` (B, L), with types and gaps (B, L) → (B, L, d)."""
