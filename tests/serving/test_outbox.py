@@ -1,39 +1,16 @@
 """The outbox: nothing accepted is lost, whatever dies; nothing is accepted that cannot be kept."""
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from recsys.errors import Unavailable
 from serving.outbox import Message, Outbox
+from tests.serving.flaky import FlakySink
 from tests.serving.waiting import eventually
 
 MIB = 1 << 20
-
-
-class FlakySink:
-    """A log that can be switched off. `taken` is what it has acknowledged."""
-
-    def __init__(self, up: bool = True) -> None:
-        self.up = up
-        self.taken: list[Message] = []
-        self._queued: list[Message] = []
-
-    def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
-        if not self.up:
-            raise Unavailable("off")
-        self._queued.append((topic, key, value))
-
-    def flush(self, timeout_s: float = 10.0) -> None:
-        if not self.up:
-            raise Unavailable("off")
-        self.taken += self._queued
-        self._queued = []
-
-    def close(self) -> None:
-        pass
 
 
 def message(i: int, size: int = 10) -> Message:

@@ -1,0 +1,103 @@
+"""Running the app under uvicorn: one process, or several that share one listening socket."""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from recsys.errors import Unavailable
+from serving.app import create_app
+from serving.settings import ServingSettings
+from serving.telemetry import MULTIPROCESS_DIR
+
+_BACKLOG = 2_048
+_GRACE_S = 10
+
+
+def run(settings: ServingSettings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. Requests in flight are answered, accepted records delivered or kept in the spool.
+
+    Args:
+        announce: called with the URL once the socket listens.
+
+    Raises:
+        Unavailable: the port is taken, or the app cannot start.
+    """
+    with _listen(settings.host, settings.port) as listener:
+        announce(f"http://{settings.host}:{listener.getsockname()[1]}")
+        parent = os.getpid() if settings.workers > 1 else None
+        config = uvicorn.Config(
+            partial(_app, settings, parent),
+            factory=True,
+            workers=settings.workers,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        if settings.workers > 1:
+            _run_workers(config, listener)
+            return
+        server = uvicorn.Server(config)
+        server.run([listener])
+        if not server.started:
+            raise Unavailable("the API did not start; its log says why")
+
+
+def _app(settings: ServingSettings, parent: int | None) -> FastAPI:
+    """The app of one process. A worker leaves when its parent is gone, however that ended."""
+    log_to_stderr(settings.log_level)
+    if parent is not None:
+        threading.Thread(target=_leave_with, args=(parent,), name="parent-watch", daemon=True).start()
+    return create_app(settings)
+
+
+def log_to_stderr(level: str) -> None:
+    """Structured logs on standard error, from `level` on."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+    )
+
+
+def _leave_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
+        ) from error
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _run_workers(config: uvicorn.Config, listener: socket.socket) -> None:
+    """Workers that die are replaced. They count their metrics in files of one folder, so each can show the sum."""
+    folder = tempfile.mkdtemp(prefix="recsys-metrics-")
+    os.environ[MULTIPROCESS_DIR] = folder
+    try:
+        Multiprocess(config, sockets=[listener]).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,107 @@
+"""An API on a memory store, a memory log and the tiny bundle: everything real but the servers and the network."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from starlette.testclient import TestClient
+
+from recsys.events import Event, parse_event
+from recsys.features.definitions import FEATURES
+from recsys.store.base import Batch
+from recsys.store.memory import MemoryFeatureStore
+from recsys.types import EventType, Topic
+from serving.app import create_app
+from serving.assembly import compose
+from serving.services import Services
+from serving.settings import ServingSettings
+from serving.telemetry import Telemetry
+from tests.bundles import write_tiny_bundle
+from tests.serving.flaky import FlakySink, FlakyStore
+
+NOW_MS = 1_750_000_000_000
+
+
+@dataclass
+class Api:
+    """The app in process, and the parts behind it that a test may break."""
+
+    client: TestClient
+    services: Services
+    store: FlakyStore
+    sink: FlakySink
+    applied: int = field(default=0)
+
+    def recommend(self, user_id: str = "u1", query: str = "", **body: Any) -> httpx.Response:
+        response: httpx.Response = self.client.post(
+            f"/v1/recommendations{query}", json={"user_id": user_id, **body}
+        )
+        return response
+
+    def list_of(self, user_id: str = "u1", **body: Any) -> list[str]:
+        response = self.recommend(user_id, **body)
+        assert response.status_code == 200, response.text
+        return [item["item_id"] for item in response.json()["items"]]
+
+    def event(self, item_id: str, user_id: str = "u1", kind: str = "click", **more: Any) -> dict[str, Any]:
+        return {"type": kind, "user_id": user_id, "item_id": item_id, **more}
+
+    def logged(self, topic: Topic) -> list[dict[str, Any]]:
+        """What the log has taken, in order, once everything accepted has been delivered."""
+        assert self.services.events.flush(20)
+        assert self.services.impressions.flush(20)
+        return [orjson.loads(value) for taken, _, value in self.sink.taken if taken == topic]
+
+    def apply_events(self) -> None:
+        """What the feature worker does: everything logged so far goes into the store."""
+        events = [parse_event(raw) for raw in self.logged(Topic.EVENTS)]
+        self.apply(events[self.applied :])
+        self.applied = len(events)
+
+    def apply(self, events: list[Event]) -> None:
+        store = self.store.inner
+        checkpoint = store.claim(Topic.EVENTS, 0, "log")
+        n = checkpoint.offset
+        offsets = list(range(n, n + len(events)))
+        store.apply(Batch(Topic.EVENTS, 0, checkpoint.epoch, n, n + len(events), NOW_MS, offsets, events))
+
+
+def click(item_id: str, user_id: str = "u1", at: int = NOW_MS - 60_000) -> Event:
+    return Event(f"{user_id}-{item_id}-{at}", EventType.CLICK, user_id, item_id, at)
+
+
+@pytest.fixture
+def make_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    """`make_api(**settings)`; `bundle=False`: nothing is published."""
+    clients: list[TestClient] = []
+
+    def make(bundle: bool = True, **settings: Any) -> Api:
+        home = tmp_path / "var"
+        if bundle:
+            write_tiny_bundle(home / "bundles", "v1")
+        memory = MemoryFeatureStore(FEATURES)
+        store, sink = FlakyStore(memory), FlakySink()
+        made: list[Services] = []
+
+        def services(given: ServingSettings, telemetry: Telemetry) -> Services:
+            made.append(compose(given, telemetry, store, store, sink, now_ms=lambda: NOW_MS))
+            return made[0]
+
+        given = ServingSettings(home=home, deadline_ms=20_000, bundle_poll_s=0.05, **settings)
+        client = TestClient(create_app(given, services), raise_server_exceptions=False)
+        client.__enter__()
+        clients.append(client)
+        return Api(client, made[0], store, sink)
+
+    yield make
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    return make_api()
