@@ -28,6 +28,12 @@ def configure_logs(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    logging.basicConfig(level=number, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    # kafka-python reports each attempt to connect as an error; streaming.log says it once, and raises.
-    logging.getLogger("kafka").setLevel(logging.DEBUG if number <= logging.DEBUG else logging.CRITICAL)
+    debug = number == logging.DEBUG
+    # Libraries speak up from warnings on; kafka-python calls each attempt to connect an error, where
+    # `streaming.log` says it once, or raises.
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        stream=sys.stderr,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("kafka").setLevel(logging.DEBUG if debug else logging.CRITICAL)

@@ -1,26 +1,50 @@
-"""`recsys stream`: the processes between the event log, the store and the lake."""
+"""`recsys stream`: the processes between the event log, the store and the lake, and what feeds them."""
 
+import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from typing import Annotated
 
+import httpx
+import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from infra.console import JsonFlag, console, print_json, print_mapping, print_table
 from infra.local.services import connected
 from infra.signals import stop_event
+from recsys.events import Event
+from recsys.item_table import read_items
 from recsys.lake import count_rows
 from recsys.types import Topic
 from streaming import archive as archiver
+from streaming import feature_worker
 from streaming.dead_letter import read_dead_letters
 from streaming.log import KafkaSink, KafkaSource
 from streaming.replay import Position
 from streaming.replay import replay as run_replay
 from streaming.settings import StreamSettings
+from streaming.traffic import Sent, drive, http_target, kafka_target, traffic_events
 
-app = typer.Typer(no_args_is_help=True, help="Feature worker, archiver, replay, dead letters.")
+app = typer.Typer(no_args_is_help=True, help="Feature worker, archiver, replay, dead letters, traffic.")
+
+
+@app.command()
+def worker(
+    partitions: Annotated[
+        str, typer.Option(help="Fixed partitions, such as 0,1; empty: the broker deals them out.")
+    ] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Apply events to the feature store until Ctrl-C, each event once. Start several: they share the partitions.
+
+    Example: recsys stream worker
+    """
+    fixed = _numbers(partitions)
+    metrics = feature_worker.main(connected(StreamSettings()), stop_event(), fixed)
+    print_mapping("worker", metrics.totals(), as_json)
 
 
 @app.command()
@@ -101,3 +125,49 @@ def dead_letters(
     print_table(f"{len(letters)} dead letters", ("reason", "records"), counts.most_common())
     rows = [(f"{x['topic']}:{x['partition']}:{x['offset']}", x["reason"], x["value"][:80]) for x in first]
     print_table("", ("record", "reason", "value"), rows)
+
+
+@app.command()
+def traffic(
+    rate: Annotated[float, typer.Option(min=0.1, help="Events a second.")] = 100.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For how long.")] = 10.0,
+    api: Annotated[str, typer.Option(help="Send to this API instead of straight to Kafka.")] = "",
+    users: Annotated[int, typer.Option(min=1, help="How many users take part.")] = 10_000,
+    skew: Annotated[float, typer.Option(min=0.0, help="Zipf's exponent; 0: everybody alike.")] = 1.1,
+    seed: Annotated[int, typer.Option(help="Of users, items and types.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Send made-up events of now about the lake's items, at a fixed rate, whatever the answers.
+
+    Example: recsys stream traffic --rate 1000 --seconds 60
+    """
+    settings = StreamSettings()
+    items = read_items(settings.lake / "items" / "items.parquet")
+    events = traffic_events(items, users, skew, seed)
+    count = round(rate * seconds)
+    if api:
+        sent = asyncio.run(_over_http(api, events, rate, count))
+    else:
+        sink = KafkaSink(connected(settings).kafka_bootstrap)
+        try:
+            sent = asyncio.run(drive(kafka_target(sink), events, rate, count, stop_event()))
+        finally:
+            sink.close()
+    figures: dict[str, object] = {"accepted": sent.accepted, "refused": sent.refused}
+    if sent.seconds:
+        p50, p99 = np.percentile(sent.seconds, [50, 99]) * 1_000
+        figures |= {"accepted_after_p50_ms": round(p50, 2), "accepted_after_p99_ms": round(p99, 2)}
+    print_mapping("traffic", figures, as_json)
+
+
+async def _over_http(api: str, events: Iterator[Event], rate: float, count: int) -> Sent:
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(base_url=api, timeout=10.0, limits=limits) as client:
+        return await drive(http_target(client), events, rate, count, stop_event())
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",") if number]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of partition numbers such as 0,1") from None

@@ -1,0 +1,100 @@
+"""The archiver as a process, on a real broker, killed -9 again and again while events arrive."""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from infra.local.kafka import KafkaBroker
+from recsys.events import Event
+from recsys.lake import EVENTS
+from recsys.types import Item
+from streaming.commit import FOLDER
+from streaming.log import KafkaSink
+from streaming.traffic import drive, kafka_target, traffic_events
+
+KILLS = 3
+PATIENCE_S = 60.0
+
+
+def archived(lake: Path) -> Counter[str]:
+    """How often each event id is in the files: nothing here hides a repeated one."""
+    paths = lake.glob(f"{EVENTS}/*/[!._]*.parquet")
+    tables = (pq.read_table(path, columns=["event_id"], partitioning=None) for path in paths)
+    return Counter(itertools.chain.from_iterable(table["event_id"].to_pylist() for table in tables))
+
+
+def progress(lake: Path) -> int:
+    """How many records of the log the lake's checkpoint covers."""
+    try:
+        checkpoint = json.loads((lake / FOLDER / "checkpoint.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0
+    return sum(offset for _, offset in checkpoint.values())
+
+
+def wait_for_progress(lake: Path, records: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while (found := progress(lake)) < records:
+        assert time.monotonic() < deadline, f"{found} records of {records}"
+        time.sleep(0.02)
+
+
+@contextmanager
+def traffic(bootstrap: str, rate: float) -> Iterator[list[Event]]:
+    """Events arrive while the context is open; afterwards the list holds all that were sent."""
+    sent: list[Event] = []
+    sink, stop = KafkaSink(bootstrap), threading.Event()
+    events = traffic_events([Item(f"i{n}") for n in range(20)], users=50)
+    to_kafka = kafka_target(sink)
+
+    async def target(batch: Sequence[Event]) -> None:
+        await to_kafka(batch)
+        sent.extend(batch)
+
+    thread = threading.Thread(target=lambda: asyncio.run(drive(target, events, rate, 1_000_000, stop)))
+    thread.start()
+    try:
+        yield sent
+    finally:
+        stop.set()
+        thread.join()
+        sink.close()
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_killed_again_and_again_the_archiver_loses_and_doubles_nothing(
+    tmp_path: Path, kafka_broker: KafkaBroker
+) -> None:
+    environ = os.environ | {
+        "RECSYS_HOME": str(tmp_path),
+        "RECSYS_KAFKA_BOOTSTRAP": kafka_broker.bootstrap,
+        "RECSYS_REDIS_URL": "redis://unused",
+        "RECSYS_ARCHIVE_MAX_ROWS": "10",  # hardly a moment without a commit
+    }
+    command = [sys.executable, "-m", "infra.cli", "stream", "archive"]
+    lake, rng = tmp_path / "lake", random.Random(7)
+    with traffic(kafka_broker.bootstrap, rate=500) as sent:
+        for _ in range(KILLS):
+            with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as archiver:
+                wait_for_progress(lake, progress(lake) + 1)  # a kill counts only while offsets advance
+                time.sleep(rng.uniform(0.0, 0.3))
+                archiver.kill()
+    with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL) as archiver:
+        wait_for_progress(lake, len(sent) - 10)
+        archiver.terminate()
+        assert archiver.wait(PATIENCE_S) == 0
+    assert archived(lake) == {event.event_id: 1 for event in sent}

@@ -1,0 +1,34 @@
+"""Dead letters keep the bytes, the origin and the reason; one that was sent again is counted once."""
+
+from recsys.event_log import MemoryEventLog, Record
+from recsys.types import Topic
+from streaming.dead_letter import MAX_REASON_BYTES, read_dead_letters, send_dead_letter
+
+
+def test_a_dead_letter_says_what_it_was_where_and_why() -> None:
+    log = MemoryEventLog()
+    record = Record(Topic.EVENTS, 3, 17, "user", b"\xff not JSON", headers=(("h", b"1"),))
+    send_dead_letter(log, record, "value: a finite number is required, got 'ä'")
+    (letter,) = read_dead_letters(log.source())
+    assert (letter.topic, letter.partition, letter.offset) == ("events", 3, 17)
+    assert letter.value == b"\xff not JSON"
+    assert letter.reason == "value: a finite number is required, got 'ä'"
+    assert letter.kind == "value"
+
+
+def test_one_record_refused_twice_is_one_dead_letter() -> None:
+    log = MemoryEventLog()
+    for offset in (1, 2, 1, 3, 2):
+        send_dead_letter(log, Record(Topic.EVENTS, 0, offset, "u", b"x"), "late: by 3 days")
+    assert sorted(letter.offset for letter in read_dead_letters(log.source())) == [1, 2, 3]
+
+
+def test_a_long_reason_is_cut() -> None:
+    log = MemoryEventLog()
+    send_dead_letter(log, Record(Topic.EVENTS, 0, 0, "u", b"x"), "ä" * MAX_REASON_BYTES)
+    (letter,) = read_dead_letters(log.source())
+    assert 0 < len(letter.reason.encode()) <= MAX_REASON_BYTES + 3
+
+
+def test_none() -> None:
+    assert list(read_dead_letters(MemoryEventLog().source())) == []
