@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo", "The whole loop once: import, stream, train, serve, click."),
     "up": ("services", "Run the embedded Redis and Kafka until Ctrl-C."),
     "status": ("services", "What runs, what is reachable, which bundle is published."),
+    "serve": ("serve", "Answer requests with the published bundle."),
     "data": ("data", "Fetch, validate and import data sets."),
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
     "train": ("train", "Train both models and publish a bundle."),

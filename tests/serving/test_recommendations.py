@@ -99,7 +99,7 @@ def test_item_features_follow_the_stream_of_changes(api: Api) -> None:
     def shown_clicks() -> float:
         funnel = api.recommend("other", query="?explain=true", k=200).json()["funnel"]
         (item,) = (item for item in funnel["shown"] if item["item_id"] == "item-009")
-        return float(item["features"]["item_clicks_ever"])
+        return float(item["features"]["item_engaged_ever"])
 
     assert shown_clicks() == 0
     api.apply([click("item-009", f"u{i}") for i in range(3)])
