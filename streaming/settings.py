@@ -17,3 +17,17 @@ class StreamSettings(Settings):
     session_timeout_ms: int = Field(
         6_000, ge=1_000, description="Kafka gives a dead worker's partitions to others after this time."
     )
+    late_hours: float = Field(
+        24.0,
+        gt=0,
+        description="Event ids are remembered this long in event time; older events become dead letters.",
+    )
+    future_minutes: float = Field(
+        5.0, ge=0, description="An event time further ahead of the log's clock becomes the log's time."
+    )
+    worker_batch: int = Field(
+        100, ge=1, le=1_000, description="Events in one call of Redis, which it blocks for their time."
+    )
+    worker_metrics_port: int = Field(
+        0, ge=0, le=65_535, description="Port of the worker's /metrics; 0: none."
+    )

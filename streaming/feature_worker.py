@@ -1,0 +1,264 @@
+"""The feature worker: applies every event of its partitions to the online store, with the effect of once.
+
+The store, not Kafka, is the source of truth for offsets:
+
+1. Claiming a partition gives it a new epoch and returns the stored offset and watermark; read from there.
+2. Parse. A record that breaks the contract, or is late, goes to the dead letters under the key
+   `topic:partition:offset`, acknowledged before its batch is applied.
+3. One atomic call of the store for about a hundred events: refused when the epoch is an old one (FENCED) or
+   records are missing before it (GAP); below the stored offset skipped; known event ids dropped; states, offset
+   and watermark written together.
+4. Offsets go to Kafka, too, but only so that its tools can show the lag.
+5. FENCED, GAP, and any outage: give the claim up and start at 1, where the store says.
+
+The next batch is parsed while the store applies the last one, so one batch is always on its way. Whatever is
+read for a partition after its claim was given up is thrown away: reading starts again at the stored offset.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import structlog
+from prometheus_client import start_http_server
+from tenacity import RetryError, Retrying, retry_if_exception_type, sleep_using_event, stop_when_event_set
+from tenacity.wait import wait_exponential_jitter
+
+from recsys.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
+from recsys.event_log import EventSink, EventSource, Record
+from recsys.features.definitions import FEATURES
+from recsys.store.base import Applied, FeatureStore, Outcome, StoreConfig
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import MS_PER_HOUR, MS_PER_MINUTE, Topic
+from streaming.batches import Claim, Late, Misrouted, Prepared, Preparer
+from streaming.dead_letter import send_dead_letter
+from streaming.lateness import TimeRules
+from streaming.log import KafkaGroup, KafkaSink, KafkaSource
+from streaming.metrics import WorkerMetrics
+from streaming.settings import StreamSettings
+
+TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS)
+GROUP = "feature-worker"
+Partition = tuple[str, int]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """`max_poll`: records read at once; `max_batch`: events in one call of the store (it blocks Redis for
+    their time); `fenced_pause_s`: how long to wait before claiming a partition back from another worker.
+    """
+
+    partitions: int = 4
+    rules: TimeRules = field(default_factory=TimeRules)
+    max_poll: int = 500
+    max_batch: int = 100
+    poll_s: float = 0.2
+    fenced_pause_s: float = 1.0
+    max_backoff_s: float = 5.0
+    report_s: float = 1.0
+
+
+class FeatureWorker:
+    """One worker, on one thread. `assigned` and `revoked` are the callbacks of its `KafkaGroup`."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        sink: EventSink,
+        config: WorkerConfig | None = None,
+        metrics: WorkerMetrics | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._sink = sink
+        self._config = config or WorkerConfig()
+        self.metrics = metrics or WorkerMetrics()
+        self._clock = clock
+        preparer = Preparer(self._config.partitions, self._config.rules, self._config.max_batch)
+        self._batches = preparer.batches
+        self._owned: dict[Partition, float] = {}  # → monotonic time before which it must not be claimed
+        self._claims: dict[Partition, Claim] = {}
+        self._pending: tuple[Prepared, Future[Applied]] | None = None
+        self._applier = ThreadPoolExecutor(1, "apply")
+        self._reported = 0.0
+
+    def assigned(self, partitions: Iterable[Partition]) -> None:
+        """These are this worker's from now on; they are claimed before the next read."""
+        self._owned.update(dict.fromkeys(partitions, 0.0))
+
+    def revoked(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            self._owned.pop(partition, None)
+            self._claims.pop(partition, None)
+
+    def run(self, source: EventSource, stop: threading.Event) -> None:
+        """Work until `stop`, then finish what was read. Outages of Redis and Kafka are waited out.
+
+        Raises:
+            InvalidConfig: the topics or the store have another number of partitions than configured.
+            FingerprintMismatch: the store holds the states of other features.
+        """
+        self._check(source)
+        recover = Retrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_exponential_jitter(multiplier=0.1, max=self._config.max_backoff_s),
+            stop=stop_when_event_set(stop),
+            sleep=sleep_using_event(stop),
+        )
+        while not stop.is_set():
+            try:
+                self.step(source)
+            except (Unavailable, LogReplaced) as error:
+                _log.warning("feature worker starts again from the stored offsets", reason=str(error))
+                self.metrics.outages.inc()
+                self._give_up()
+                with contextlib.suppress(RetryError):  # stopped meanwhile
+                    recover(self._claim, source)
+        with contextlib.suppress(Unavailable):  # the next claimant reads again what is not stored
+            self._finish()
+            self._report(source)
+        self._applier.shutdown()
+
+    def step(self, source: EventSource) -> int:
+        """Read once and apply; the last batch may still be on its way. Returns the number of records read."""
+        self._claim(source)
+        records = source.poll(self._config.poll_s, self._config.max_poll)
+        records.sort(key=_partition)  # stable: in offset order within each
+        for partition, run in groupby(records, key=_partition):
+            claim = self._claims.get(partition)
+            if claim is None:
+                continue
+            for prepared in self._batches(claim, run):
+                self._refuse(prepared)
+                self._finish()
+                if self._claims.get(partition) is not claim:
+                    break  # given up while this batch was parsed
+                self._pending = (prepared, self._applier.submit(self._store.apply, prepared.batch))
+        if not records:
+            self._finish()
+        if time.monotonic() - self._reported >= self._config.report_s:
+            self._report(source)
+        return len(records)
+
+    def _check(self, source: EventSource) -> None:
+        for topic in TOPICS:
+            found = source.partitions(topic)
+            if found != self._config.partitions:
+                raise InvalidConfig(
+                    f"topic {topic} has {found} partitions, the worker is set to {self._config.partitions}; "
+                    f"set RECSYS_PARTITIONS={found}"
+                )
+
+    def _claim(self, source: EventSource) -> None:
+        """(1) Claim what is owned and not claimed yet, and read it from the stored offset."""
+        now = time.monotonic()
+        for (topic, number), not_before in list(self._owned.items()):
+            if (topic, number) in self._claims or now < not_before:
+                continue
+            stored = self._store.claim(topic, number, source.log_id(topic))
+            source.seek(topic, number, stored.offset)
+            self._claims[topic, number] = Claim.of(topic, number, stored)
+            self.metrics.claims.inc()
+            _log.info("claimed", topic=str(topic), partition=number, offset=stored.offset, epoch=stored.epoch)
+
+    def _refuse(self, prepared: Prepared) -> None:
+        """(2) The dead letters of a batch are on the log before its offset is stored."""
+        for record, error in prepared.refused:
+            send_dead_letter(self._sink, record, str(error))
+            self.metrics.dead_letters.labels(_kind(error)).inc()
+        if prepared.refused:
+            self._sink.flush()
+
+    def _finish(self) -> None:
+        """(3) Wait for the batch that is on its way. (5) Give the claim up when the store refused it."""
+        if self._pending is None:
+            return
+        prepared, future = self._pending
+        self._pending = None
+        applied = future.result()
+        batch = prepared.batch
+        self.metrics.clamped.inc(prepared.clamped)
+        if applied.outcome is Outcome.APPLIED:
+            self.metrics.events.labels("applied").inc(applied.applied)
+            self.metrics.events.labels("duplicate").inc(applied.duplicates)
+            self.metrics.events.labels("skipped").inc(applied.skipped)
+            if prepared.oldest_append_ms:
+                self.metrics.freshness.observe(max(0.0, self._clock() - prepared.oldest_append_ms / 1_000))
+            return
+        self.metrics.refused_batches.labels(applied.outcome).inc()
+        partition = (batch.topic, batch.partition)
+        claim = self._claims.get(partition)
+        if claim is not None and claim.epoch == batch.epoch:
+            _log.warning(
+                "batch refused", outcome=str(applied.outcome), topic=batch.topic, partition=batch.partition
+            )
+            del self._claims[partition]
+            if applied.outcome is Outcome.FENCED:
+                # Somebody else claimed it. If the group gave it to them, `revoked` comes first.
+                self._owned[partition] = time.monotonic() + self._config.fenced_pause_s
+
+    def _give_up(self) -> None:
+        """(5) After an outage nobody knows what was applied, except the store."""
+        self._claims.clear()
+        if self._pending is not None:
+            self._pending[1].exception()  # it has ended before the claim that comes next
+            self._pending = None
+
+    def _report(self, source: EventSource) -> None:
+        """(4) Lag for the metrics and for Kafka's own tools."""
+        self._reported = time.monotonic()
+        if isinstance(source, KafkaSource):
+            for topic, partition in self._claims:
+                self.metrics.lag.labels(topic, partition).set(source.lag(topic, partition) or 0)
+        if isinstance(source, KafkaGroup):
+            source.commit({partition: claim.position for partition, claim in self._claims.items()})
+
+
+def _partition(record: Record) -> Partition:
+    return record.topic, record.partition
+
+
+def _kind(error: InvalidEvent) -> str:
+    """What dead letters are counted by: few values, whatever the reason says."""
+    if isinstance(error, Late):
+        return "late"
+    return "misrouted" if isinstance(error, Misrouted) else "poison"
+
+
+def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = ()) -> WorkerMetrics:
+    """Run one worker until `stop`. Without `partitions` the broker deals them out among all workers."""
+    rules = TimeRules(int(settings.future_minutes * MS_PER_MINUTE), int(settings.late_hours * MS_PER_HOUR))
+    store = RedisFeatureStore(
+        settings.redis_url, FEATURES, StoreConfig(settings.partitions, dedupe_ms=rules.late_ms)
+    )
+    sink = KafkaSink(settings.kafka_bootstrap)
+    config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
+    worker = FeatureWorker(store, sink, config)
+    if settings.worker_metrics_port:
+        start_http_server(settings.worker_metrics_port, registry=worker.metrics.registry)
+    source: KafkaSource
+    if partitions:
+        source = KafkaSource(settings.kafka_bootstrap)
+    else:
+        source = KafkaGroup(
+            settings.kafka_bootstrap,
+            GROUP,
+            TOPICS,
+            worker.assigned,
+            worker.revoked,
+            settings.session_timeout_ms,
+        )
+    worker.assigned((topic, number) for topic in TOPICS for number in partitions)
+    try:
+        worker.run(source, stop)
+    finally:
+        source.close()
+        sink.close()
+        store.close()
+    return worker.metrics

@@ -1,0 +1,51 @@
+"""What the feature worker tells Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_FRESHNESS_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600)
+
+
+class WorkerMetrics:
+    """One set a worker; give each its own registry in a process with several."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self.events = Counter(
+            "recsys_stream_events", "Events by outcome.", ["outcome"], registry=self.registry
+        )
+        self.dead_letters = Counter(
+            "recsys_stream_dead_letters", "Records refused, by reason.", ["reason"], registry=self.registry
+        )
+        self.clamped = Counter(
+            "recsys_stream_clamped", "Events from the future, moved to now.", registry=self.registry
+        )
+        self.refused_batches = Counter(
+            "recsys_stream_refused_batches",
+            "Batches that the store refused: fenced, gap.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.claims = Counter("recsys_stream_claims", "Partitions claimed.", registry=self.registry)
+        self.outages = Counter(
+            "recsys_stream_outages", "Times that Redis or Kafka was away.", registry=self.registry
+        )
+        self.lag = Gauge(
+            "recsys_stream_lag", "Records not read yet.", ["topic", "partition"], registry=self.registry
+        )
+        self.freshness = Histogram(
+            "recsys_stream_freshness_seconds",
+            "From the log taking a record to its features being readable; the oldest of each batch.",
+            buckets=_FRESHNESS_BUCKETS,
+            registry=self.registry,
+        )
+
+    def totals(self) -> dict[str, int]:
+        """The counters, by name and label."""
+        return {
+            "_".join(
+                [sample.name.removeprefix("recsys_stream_").removesuffix("_total"), *sample.labels.values()]
+            ): int(sample.value)
+            for metric in self.registry.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }

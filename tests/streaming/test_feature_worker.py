@@ -1,0 +1,306 @@
+"""The worker's algorithm on a log and a store in memory, with faults where they hurt."""
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from recsys.errors import InvalidConfig, Unavailable
+from recsys.event_log import MemoryEventLog, MemoryEventSource, Record, partition_of
+from recsys.events import Event
+from recsys.features.definitions import FEATURES
+from recsys.features.state import EntityState
+from recsys.impressions import Impression, ShownItem
+from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
+from recsys.store.memory import MemoryFeatureStore
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Topic
+from streaming.dead_letter import read_dead_letters
+from streaming.feature_worker import TOPICS, FeatureWorker, WorkerConfig
+from streaming.lateness import TimeRules
+
+T0 = 1_700_000_000_000
+PARTITIONS = 3
+EVERY = [(topic, number) for topic in TOPICS for number in range(PARTITIONS)]
+CONFIG = WorkerConfig(
+    PARTITIONS, max_poll=40, max_batch=10, poll_s=0.0, fenced_pause_s=0.0, max_backoff_s=0.01
+)
+
+
+def make_events(n: int, seed: int = 0) -> list[Event]:
+    rng = random.Random(seed)
+    return [
+        Event(
+            event_id=f"{seed}-{i}",
+            type=rng.choice([EventType.CLICK, EventType.IMPRESSION, EventType.DWELL, EventType.PURCHASE]),
+            user_id=f"u{rng.randrange(12)}",
+            item_id=f"i{rng.randrange(9)}",
+            event_time_ms=T0 + rng.randrange(3 * MS_PER_HOUR),
+            value=100.0,
+            context={"categories": rng.choice(["A|B", "C"])},
+        )
+        for i in range(n)
+    ]
+
+
+def send(log: MemoryEventLog, events: Iterable[Event]) -> None:
+    for event in events:
+        log.append(Topic.EVENTS, event.user_id, msgspec.json.encode(event.to_dict()))
+
+
+def new_store() -> MemoryFeatureStore:
+    return MemoryFeatureStore(FEATURES, StoreConfig(PARTITIONS))
+
+
+def new_worker(store: FeatureStore, log: MemoryEventLog, config: WorkerConfig = CONFIG) -> FeatureWorker:
+    worker = FeatureWorker(store, log, config)
+    worker.assigned(EVERY)
+    return worker
+
+
+def drain(worker: FeatureWorker, source: MemoryEventSource) -> None:
+    """Step until nothing is left to read or on its way."""
+    idle = 0
+    while idle < 3:
+        idle = 0 if worker.step(source) else idle + 1
+
+
+def assert_holds(store: FeatureStore, events: Sequence[Event]) -> None:
+    """The store has what folding each event once gives."""
+    expected = MemoryFeatureStore(FEATURES, StoreConfig(PARTITIONS))
+    epoch = expected.claim("t", 0, "").epoch
+    expected.apply(Batch("t", 0, epoch, 0, len(events), T0, range(len(events)), list(events)))
+    assert dict(store.all_items()) == dict(expected.all_items())
+    for user_id in {e.user_id for e in events}:
+        assert store.user(user_id) == expected.user(user_id)
+
+
+def reasons(log: MemoryEventLog) -> list[str]:
+    return sorted(letter.reason.split(":")[0] for letter in read_dead_letters(log.source()))
+
+
+def test_every_event_is_applied() -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(500)
+    send(log, events)
+    worker = new_worker(store, log)
+    drain(worker, log.source())
+    assert_holds(store, events)
+    assert worker.metrics.totals()["events_applied"] == 500
+
+
+def test_an_impression_becomes_one_event_an_item() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    shown = [ShownItem(f"i{n}", n, 0.5, categories=("A",)) for n in range(3)]
+    impression = Impression("r1", "u1", T0, "b", "f", shown, np.zeros((3, 2), dtype=np.float32))
+    for _ in range(2):  # sent twice, counted once
+        log.append(Topic.IMPRESSIONS, "u1", msgspec.json.encode(impression.to_dict()))
+    drain(new_worker(store, log), log.source())
+    assert sorted(v.item_id for v in store.user("u1").histories["shown"]) == ["i0", "i1", "i2"]
+    assert store.items(["i1"])[0].cells["shown"] == 1
+
+
+def test_poison_goes_to_the_dead_letters_and_the_rest_is_applied() -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(60)
+    send(log, events[:30])
+    log.append(Topic.EVENTS, "u1", b"{not json")
+    log.append(Topic.EVENTS, "u1", b"\xff\xfe")
+    log.append(Topic.EVENTS, "u1", msgspec.json.encode(events[0].to_dict() | {"type": "hover"}))
+    log.append(Topic.IMPRESSIONS, "u1", b"{}")
+    send(log, events[30:])
+    worker = new_worker(store, log)
+    drain(worker, log.source())
+    assert_holds(store, events)
+    assert reasons(log) == ["impression", "json", "json", "type"]
+    assert worker.metrics.totals()["dead_letters_poison"] == 4
+
+
+def test_a_user_in_the_wrong_partition_is_refused() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    user = next(
+        f"u{i}" for i in range(99) if partition_of(f"u{i}", PARTITIONS) != partition_of("", PARTITIONS)
+    )
+    click = Event("1", EventType.CLICK, user, "i", T0)
+    log.append(Topic.EVENTS, "", msgspec.json.encode(click.to_dict()))
+    drain(new_worker(store, log), log.source())
+    assert reasons(log) == ["misrouted"]
+    assert store.user(user) == EntityState()
+
+
+def test_late_events_are_refused_against_the_watermark_not_the_clock() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    times = [0, MS_PER_HOUR, 2 * MS_PER_DAY, MS_PER_DAY, MS_PER_DAY - 1, MS_PER_HOUR]
+    clicks = [Event(str(n), EventType.CLICK, "u", "i", T0 + t) for n, t in enumerate(times)]
+    send(log, clicks)
+    worker = new_worker(store, log)
+    drain(worker, log.source())
+    assert_holds(store, clicks[:4])
+    assert reasons(log) == ["late", "late"]
+    send(log, [replace(clicks[0], event_id="again")])
+    drain(new_worker(store, log), log.source())  # another worker, which learns the watermark from the store
+    assert reasons(log) == ["late", "late", "late"]
+
+
+def test_times_from_the_future_become_the_logs_time() -> None:
+    class StampedSource(MemoryEventSource):
+        def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+            return [replace(r, append_time_ms=T0) for r in super().poll(timeout_s, max_records)]
+
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    allowed = TimeRules().future_ms
+    send(log, [Event("1", EventType.CLICK, "u", "i", T0 + allowed)])
+    send(log, [Event("2", EventType.CLICK, "u", "i", T0 + allowed + 1)])
+    worker = new_worker(store, log)
+    drain(worker, StampedSource(log))
+    times = {v.event_id: v.event_time_ms for v in store.user("u").histories["engaged"]}
+    assert times == {"1": T0 + allowed, "2": T0}
+    assert worker.metrics.totals()["clamped"] == 1
+
+
+def test_a_fenced_worker_stops_and_claims_again() -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(300)
+    old, new = new_worker(store, log), new_worker(store, log)
+    send(log, events[:100])
+    source = log.source()
+    drain(old, source)
+    send(log, events[100:200])
+    drain(new, log.source())
+    send(log, events[200:])
+    drain(old, source)  # its claims are outdated
+    assert_holds(store, events)
+    totals = old.metrics.totals()
+    assert totals["refused_batches_fenced"] > 0
+    assert totals["events_applied"] + new.metrics.totals()["events_applied"] == 300
+
+
+class FaultyStore(MemoryFeatureStore):
+    """Fails now and then: before applying, after it, or by losing what it had applied lately."""
+
+    def __init__(self, rng: random.Random, rate: float) -> None:
+        super().__init__(FEATURES, StoreConfig(PARTITIONS))
+        self._rng = rng
+        self._rate = rate
+
+    def apply(self, batch: Batch) -> Applied:
+        fate = self._rng.random() / self._rate if self._rate else 1.0
+        if fate < 0.3:
+            raise Unavailable("lost before")
+        applied = super().apply(batch)
+        if fate < 0.6:
+            raise Unavailable("applied, but the answer is lost")
+        if fate < 1.0:
+            return replace(applied, outcome=self._rng.choice([Outcome.FENCED, Outcome.GAP]))
+        return applied
+
+    def heal(self) -> None:
+        self._rate = 0.0
+
+
+class FaultyLog(MemoryEventLog):
+    """Refuses to flush now and then."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(PARTITIONS)
+        self._rng = rng
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        if self._rng.random() < 0.2:
+            raise Unavailable("the dead-letter topic is away")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_faults_lose_nothing_and_double_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    log, store, events = FaultyLog(rng), FaultyStore(rng, rate=0.4), make_events(600, seed)
+    sent = events + rng.sample(events, 60)  # some twice
+    rng.shuffle(sent)
+    stop = threading.Event()
+    worker = new_worker(store, log)
+    poison = 0
+    for n, event in enumerate(sent):
+        send(log, [event])
+        if n % 100 == 50:
+            log.append(Topic.EVENTS, event.user_id, b"poison")
+            poison += 1
+    thread = threading.Thread(target=worker.run, args=(log.source(), stop))
+    thread.start()
+    assert wait_for(lambda: worker.metrics.totals()["outages"] > 3)
+    store.heal()
+    assert wait_for(lambda: _applied_up_to_the_end(store, log))
+    stop.set()
+    thread.join(30)
+    assert_holds(store, events)
+    assert len(reasons(log)) == poison
+
+
+def test_a_log_that_begins_anew_is_read_from_its_beginning() -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(200)
+    stop = threading.Event()
+    worker = new_worker(store, log)
+    thread = threading.Thread(target=worker.run, args=(log.source(), stop))
+    thread.start()
+    send(log, events[:150])
+    assert wait_for(lambda: _applied_up_to_the_end(store, log))
+    log.lose()
+    send(log, events[100:])
+    assert wait_for(lambda: _applied_up_to_the_end(store, log))
+    stop.set()
+    thread.join(30)
+    assert_holds(store, events)
+
+
+def test_stopping_finishes_what_was_read() -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(500)
+    send(log, events)
+    stop = threading.Event()
+    worker = new_worker(store, log)
+    thread = threading.Thread(target=worker.run, args=(log.source(), stop))
+    thread.start()
+    assert wait_for(lambda: worker.metrics.totals().get("events_applied", 0) > 0)
+    stop.set()
+    thread.join(30)
+    totals = worker.metrics.totals()
+    offsets = [store.claim(Topic.EVENTS, p, log.log_id(Topic.EVENTS)).offset for p in range(PARTITIONS)]
+    assert sum(offsets) == totals["events_applied"]
+    drain(new_worker(store, log), log.source())
+    assert_holds(store, events)
+
+
+def test_a_revoked_partition_is_left_alone() -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(200)
+    worker = new_worker(store, log)
+    source = log.source()
+    drain(worker, source)
+    worker.revoked([(Topic.EVENTS, 0)])
+    send(log, events)
+    drain(worker, source)
+    assert_holds(store, [e for e in events if partition_of(e.user_id, PARTITIONS) != 0])
+
+
+def test_the_topics_must_have_the_configured_partitions() -> None:
+    log = MemoryEventLog(PARTITIONS + 1)
+    worker = FeatureWorker(new_store(), log, CONFIG)
+    with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=4"):
+        worker.run(log.source(), threading.Event())
+
+
+def _applied_up_to_the_end(store: FeatureStore, log: MemoryEventLog) -> bool:
+    for topic, partition in EVERY:
+        stored = store.checkpoint(topic, partition)
+        if stored is None or stored.log_id != log.log_id(topic):
+            return False
+        if stored.offset < log.end_offset(topic, partition):
+            return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+    """True once the condition holds; False when it does not in time."""
+    pause = threading.Event()
+    for _ in range(int(timeout_s / 0.01)):
+        if condition():
+            return True
+        pause.wait(0.01)
+    return False
