@@ -83,12 +83,12 @@ def make_loss(name: LossName, counts: Tensor, negatives: int, logq: bool = True)
     """The loss of that name. `counts` (n_items,): how often each item occurs in the training data."""
     if name is LossName.FULL:
         return full_softmax
-    if negatives < 1:
-        raise InvalidConfig(f"negatives: {negatives} is too few for the loss {name}; use 1 or more")
     popularity = (counts.double() + 1) / (counts.double() + 1).sum()  # no item has probability 0
     uniform = torch.full_like(popularity, 1 / len(popularity))
     if name is LossName.IN_BATCH:
         return InBatch(popularity.float(), logq)
+    if negatives < 1:
+        raise InvalidConfig(f"negatives: {negatives} is too few for the loss {name}; use 1 or more")
     chosen = {
         LossName.UNIFORM: uniform,
         LossName.POPULARITY: popularity,
