@@ -155,9 +155,13 @@ class FeatureStore(Protocol):
     def put_items(self, items: Sequence[Item]) -> None:
         """Upsert catalogue entries that are newer than the bundle's item table."""
 
-    def delete_items(self, item_ids: Sequence[str]) -> None: ...
+    def delete_items(self, item_ids: Sequence[str]) -> None:
+        """Take items out of the catalogue, those of the bundle too: the deletion itself is kept."""
 
-    def catalogue(self) -> Iterable[Item]:
-        """Every entry put by `put_items` and not deleted since."""
+    def catalogue(self, item_ids: Sequence[str] | None = None) -> Iterable[tuple[str, Item | None]]:
+        """What `put_items` and `delete_items` have left, by item id: the entry, or None where it was deleted.
+
+        All of them, or those of `item_ids` that were ever put or deleted.
+        """
 
     def close(self) -> None: ...

@@ -27,7 +27,7 @@ class MemoryFeatureStore:
         self._seen: dict[tuple[str, int], set[str]] = defaultdict(set)
         self._users: dict[str, EntityState] = {}
         self._items: dict[str, EntityState] = {}
-        self._catalogue: dict[str, Item] = {}
+        self._catalogue: dict[str, Item | None] = {}
         self._changes: list[set[str]] = []
         self._trimmed = 0  # how many changes lie before the first of `_changes`
 
@@ -137,14 +137,14 @@ class MemoryFeatureStore:
 
     def delete_items(self, item_ids: Sequence[str]) -> None:
         with self._lock:
-            for item_id in item_ids:
-                self._catalogue.pop(item_id, None)
+            self._catalogue.update((item_id, None) for item_id in item_ids)
             self._announce(set(item_ids))
 
-    def catalogue(self) -> Iterator[Item]:
+    def catalogue(self, item_ids: Sequence[str] | None = None) -> Iterator[tuple[str, Item | None]]:
         with self._lock:
-            items = list(self._catalogue.values())
-        yield from items
+            wanted = self._catalogue if item_ids is None else item_ids
+            entries = [(i, self._catalogue[i]) for i in wanted if i in self._catalogue]
+        yield from entries
 
     def close(self) -> None:
         pass

@@ -3,7 +3,7 @@
 Everything of partition p carries the hash tag `{p}`, so that one script call is atomic on a Cluster, too:
 
     NS:meta                        fingerprint and number of partitions, written by the first writer
-    NS:{c}:catalogue               items put since the bundle (hash)
+    NS:{c}:catalogue               items put since the bundle, empty where deleted (hash)
     NS:{p}:cp:TOPIC                checkpoint (hash): epoch, offset, watermark, log_id
     NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes)
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
@@ -32,6 +32,7 @@ CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 5.0
 _PAGE = 500  # items read in one round trip when all are read
 _CATALOGUE = "c"
+_DELETED = b""
 _SEPARATOR = "\x1f"  # a control character, which no id may contain
 _MAX_BLOCK_MS = 2_000  # well below the read timeout
 
@@ -217,13 +218,19 @@ class RedisFeatureStore:
     def delete_items(self, item_ids: Sequence[str]) -> None:
         if item_ids:
             with _errors():
-                self._redis.hdel(self._catalogue, *item_ids)
+                self._redis.hset(self._catalogue, mapping=dict.fromkeys(item_ids, _DELETED))
             self._announce(item_ids)
 
-    def catalogue(self) -> Iterator[Item]:
+    def catalogue(self, item_ids: Sequence[str] | None = None) -> Iterator[tuple[str, Item | None]]:
         with _errors():
-            for _, raw in self._redis.hscan_iter(self._catalogue, count=_PAGE):
-                yield unpack_item(raw)
+            if item_ids is None:
+                pairs = self._redis.hscan_iter(self._catalogue, count=_PAGE)
+                found = {item_id.decode(): raw for item_id, raw in pairs}  # a scan may repeat itself
+            else:
+                raws = self._redis.hmget(self._catalogue, item_ids) if item_ids else []
+                found = {i: raw for i, raw in zip(item_ids, raws, strict=True) if raw is not None}
+        for item_id, raw in found.items():
+            yield item_id, None if raw == _DELETED else unpack_item(raw)
 
     def close(self) -> None:
         self._redis.close()

@@ -339,10 +339,13 @@ def test_the_catalogue_is_kept_and_its_changes_are_told(store: FeatureStore) -> 
     cursor, _ = store.changed_items("", 0)
     items = [Item("a", "Ä", ("Action", "Drama"), "c", 5, {"year": "1999"}), Item("b")]
     store.put_items(items)
-    assert sorted(store.catalogue(), key=lambda i: i.item_id) == items
+    assert dict(store.catalogue()) == {item.item_id: item for item in items}
     store.put_items([Item("b", "new")])
     store.delete_items(["a", "unknown"])
-    assert list(store.catalogue()) == [Item("b", "new")]
+    left = {"a": None, "b": Item("b", "new"), "unknown": None}
+    assert dict(store.catalogue()) == left
+    assert dict(store.catalogue(["b", "a", "never"])) == {"a": None, "b": Item("b", "new")}
+    assert list(store.catalogue([])) == []
     _, changed = store.changed_items(cursor, 0)
     assert changed == {"a", "b", "unknown"}
     store.put_items([])
