@@ -28,7 +28,7 @@ demo: setup  ## the whole loop on MovieLens-100K, then keep serving
 	$(BIN)/recsys demo
 
 test: setup lint  ## every check and every test
-	infra/ensure_chromium.sh
+	infra/ensure_tools.sh
 	$(BIN)/python -m pytest
 
 test-fast: setup  ## the tests that take under two minutes together
