@@ -34,12 +34,13 @@ ENGAGEMENT = frozenset(
 STARS_SCALE = 10  # ratings are kept in tenths of a star
 GOOD_STARS = 4.0
 
-# Signals
+# Signals. What is divided by impressions counts only events that name the request that showed the item: a click
+# from elsewhere (a search, an imported history) has no impression to be divided by.
 SHOWN = Signal("shown", frozenset({EventType.IMPRESSION}))
-CLICKED = Signal("click", frozenset({EventType.CLICK}))
+CLICKED = Signal("click", frozenset({EventType.CLICK}), attributed=True)
+LIKED = Signal("like", frozenset({EventType.LIKE}), attributed=True)
+CONVERTED = Signal("convert", frozenset({EventType.PURCHASE}), attributed=True)
 ENGAGED = Signal("engaged", ENGAGEMENT)
-LIKED = Signal("like", frozenset({EventType.LIKE}))
-CONVERTED = Signal("convert", frozenset({EventType.PURCHASE}))
 DWELT = Signal("dwell", frozenset({EventType.DWELL}), min_value=0.0)
 DWELL_MS = Signal("dwellms", frozenset({EventType.DWELL}), Measure.VALUE, min_value=0.0)
 RATED = Signal("rate", frozenset({EventType.RATING}), min_value=0.0)
@@ -100,15 +101,15 @@ FEATURES = FeatureSet(
         ItemAge("item_age_days", ITEM),
         CategoryCount("item_categories", ITEM),
         Attribute("item_duration_ms", ITEM, "duration_ms"),
-        Attribute("item_year", ITEM, "year"),
+        Attribute("item_year", ITEM, "release_year"),
         # The user and the item: taste, fatigue, repetition
         Affinity("category_affinity", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
         Count("category_engaged", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
         Count("category_shown", PAIR, SHOWN, over=(SLOW,), split=CATEGORY),
         Lift(
-            "category_lift",
+            "category_click_lift",
             PAIR,
-            ENGAGED,
+            CLICKED,
             SHOWN,
             over=(SLOW,),
             split=CATEGORY,
@@ -119,9 +120,9 @@ FEATURES = FeatureSet(
         Affinity("creator_affinity", PAIR, ENGAGED, over=(SLOW,), split=CREATOR),
         Count("creator_shown", PAIR, SHOWN, over=(SLOW,), split=CREATOR),
         Lift(
-            "creator_lift",
+            "creator_click_lift",
             PAIR,
-            ENGAGED,
+            CLICKED,
             SHOWN,
             over=(SLOW,),
             split=CREATOR,

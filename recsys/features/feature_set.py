@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from recsys.errors import UnknownFeature
 from recsys.events import Event
+from recsys.features.kinds import Attribute
 from recsys.features.spec import Feature, Look, Total
 from recsys.features.state import (
     BUCKETS,
@@ -84,6 +85,11 @@ class FeatureSet:
         """The aggregate that owns the cells of that name; None for cells of another feature set."""
         return self._aggregate_by_key.get((entity, name))
 
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The features that are an attribute of user, item or request."""
+        return tuple(f for f in self.features if isinstance(f, Attribute))
+
     def column(self, name: str) -> int:
         """The place of a column in a feature matrix.
 
@@ -107,13 +113,19 @@ class FeatureSet:
 
 
 class _Rule(NamedTuple):
-    """One cell that an event changes. `hop` indexes the plan's tile endings, `split` its endings by bucket."""
+    """One aggregate that an event may change. `plain`: every event of the type adds 1."""
 
     name: str
     op: Op
     hop_ms: int
     split: Split
+    plain: bool
     aggregate: Aggregate
+
+
+def _rule(a: Aggregate) -> _Rule:
+    plain = a.measure is Measure.ONE and a.min_value is None and not a.attributed
+    return _Rule(a.name, a.op, a.hop_ms, a.split, plain, a)
 
 
 class _Plan:
@@ -122,7 +134,7 @@ class _Plan:
     def __init__(
         self, type_: EventType, aggregates: Iterable[Aggregate], histories: Iterable[History]
     ) -> None:
-        rules = [_Rule(a.name, a.op, a.hop_ms, a.split, a) for a in aggregates if type_ in a.types]
+        rules = [_rule(a) for a in aggregates if type_ in a.types]
         self._hops = sorted({r.hop_ms for r in rules if r.hop_ms})
         self._user = [r for r in rules if r.aggregate.entity is Entity.USER]
         self._item = [r for r in rules if r.aggregate.entity is Entity.ITEM]
@@ -151,9 +163,9 @@ def _deltas(
     rules: list[_Rule], event: Event, tiles: Mapping[int, str], endings: Mapping[Split, list[str]]
 ) -> list[Delta]:
     deltas = []
-    for name, op, hop_ms, split, aggregate in rules:
+    for name, op, hop_ms, split, plain, aggregate in rules:
         amount = 1
-        if aggregate.measure is not Measure.ONE or aggregate.min_value is not None:
+        if not plain:
             if not aggregate.accepts(event):
                 continue
             amount = aggregate.amount(event)

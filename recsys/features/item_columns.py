@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import Attribute
-from recsys.features.spec import Feature, Floats, Ints, Look, Total, number
+from recsys.features.spec import Floats, Ints, Look, Total, number
 from recsys.features.state import (
     BUCKETS,
     CATEGORIES_PER_EVENT,
@@ -51,7 +51,8 @@ class ItemColumns:
         self._category_counts = (self.categories != NO_BUCKET).sum(axis=1, dtype=np.int64)
         self.creators = _padded([creator_buckets(i.creator) for i in items], 1)
         self._created_ms = np.fromiter((i.created_ms for i in items), np.int64, n)
-        self._attributes = _attribute_columns(items, features.features)
+        self._attribute_features = features.attributes
+        self._attributes = _attribute_columns(items, self._attribute_features)
         self._layout = _Layout(features)
         self._lock = threading.Lock()
         self._cells: list[Cells] = [np.empty((2, 0), np.int64)] * n
@@ -76,6 +77,47 @@ class ItemColumns:
         for item_id, state in states:
             self.update(item_id, state)
 
+    def put(self, rows: Sequence[int], items: Sequence[Item]) -> None:
+        """Add items, or replace what they are; their states stay. A new item's row is the next one.
+
+        Raises:
+            ValueError: a row beyond the next.
+        """
+        if not items:
+            return
+        with self._lock:
+            n = len(self._rows)
+            added = sorted({row for row in rows if row >= n})
+            if added != list(range(n, n + len(added))):
+                raise ValueError(f"new items get the rows from {n} on, without holes, got {added}")
+            self._reserve(n + len(added))
+            where = np.array(rows, np.int64)
+            self.categories[where] = _padded(
+                [category_buckets(i.categories) for i in items], CATEGORIES_PER_EVENT
+            )
+            self._category_counts[where] = (self.categories[where] != NO_BUCKET).sum(axis=1)
+            self.creators[where] = _padded([creator_buckets(i.creator) for i in items], 1)
+            self._created_ms[where] = [i.created_ms for i in items]
+            for key, column in _attribute_columns(items, self._attribute_features).items():
+                self._attributes[key][where] = column
+            self._stamps[where] = _STALE
+            self._rows.update((item.item_id, row) for item, row in zip(items, rows, strict=True))
+
+    def _reserve(self, n: int) -> None:
+        """Room for n rows. Readers keep the arrays that they have; an eighth more is made than is asked for."""
+        if n <= len(self._stamps):
+            return
+        more = n + n // 8 + 64 - len(self._stamps)
+        self.categories = _longer(self.categories, more, NO_BUCKET)
+        self.creators = _longer(self.creators, more, NO_BUCKET)
+        self._category_counts = _longer(self._category_counts, more, 0)
+        self._created_ms = _longer(self._created_ms, more, 0)
+        self._attributes = {key: _longer(column, more, 0) for key, column in self._attributes.items()}
+        self._cells.extend(np.empty((2, 0), np.int64) for _ in range(more))
+        self._values = _longer(self._values, more, 0)
+        self._totals = {total: _longer(kept, more, 0) for total, kept in self._totals.items()}
+        self._stamps = _longer(self._stamps, more, _STALE)
+
     def update(self, item_id: str, state: EntityState) -> bool:
         """Take over one item's new state. False: the item is not in the catalogue."""
         row = self._rows.get(item_id, -1)
@@ -89,7 +131,7 @@ class ItemColumns:
 
     def refresh(self, now_ms: int) -> int:
         """Compute every stale row; how many there were. Other threads read meanwhile."""
-        stale = np.flatnonzero(self._stamps != self._layout.period(now_ms))
+        stale = np.flatnonzero(self._stamps[: len(self._rows)] != self._layout.period(now_ms))
         for start in range(0, stale.size, _CHUNK):
             with self._lock:
                 self._compute(stale[start : start + _CHUNK], now_ms)
@@ -235,13 +277,17 @@ def _padded(lists: Sequence[Sequence[int]], width: int) -> NDArray[np.int64]:
     return table
 
 
+def _longer(array: NDArray[Any], more: int, fill: int) -> NDArray[Any]:
+    return np.concatenate([array, np.full((more, *array.shape[1:]), fill, array.dtype)])
+
+
 def _attribute_columns(
-    items: Sequence[Item], features: Iterable[Feature]
+    items: Sequence[Item], attributes: Iterable[Attribute]
 ) -> dict[tuple[str, float, tuple[str, ...]], NDArray[np.float64]]:
-    wanted = [f for f in features if isinstance(f, Attribute) and f.entity is Entity.ITEM]
     return {
         (f.attribute, f.default, f.vocabulary): np.array(
             [number(i.attributes.get(f.attribute), f.default, f.vocabulary) for i in items], np.float64
         )
-        for f in wanted
+        for f in attributes
+        if f.entity is Entity.ITEM
     }

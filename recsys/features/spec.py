@@ -27,7 +27,7 @@ Floats: TypeAlias = float | NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Which events count, and what each adds."""
+    """Which events count, and what each adds; the fields are those of `Aggregate`."""
 
     name: str
     types: frozenset[EventType]
@@ -35,6 +35,7 @@ class Signal:
     op: Op = Op.ADD
     min_value: float | None = None
     scale: int = 1
+    attributed: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Total:
             split=self.split,
             min_value=self.signal.min_value,
             scale=self.signal.scale,
+            attributed=self.signal.attributed,
         )
 
 

@@ -103,9 +103,10 @@ class Aggregate:
     split: Split = Split.NONE
     min_value: float | None = None  # count only events with at least this value, such as four stars
     scale: int = 1  # of Measure.VALUE
+    attributed: bool = False  # count only events that name the request that showed the item
 
     def accepts(self, event: Event) -> bool:
-        if event.type not in self.types:
+        if event.type not in self.types or (self.attributed and event.request_id is None):
             return False
         if self.measure is Measure.VALUE and event.value is None:
             return False

@@ -1,0 +1,274 @@
+"""The same integers from sorted events: what Spark runs on each bucket of keys.
+
+Where the stream adds to cells and a reader sums tiles, this kernel answers many instants at once by cumulative sums
+and binary search: `SourceOf(events, queries)` is a `Source` whose arrays have one entry a query. Numpy alone, so that
+it runs unchanged in a Spark executor, in a test and in a notebook.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.features.spec import Floats, Ints, Look, Match, Signal, Total, number
+from recsys.features.state import BUCKETS, Entity, History, Measure, Op, Split
+from recsys.types import EventType
+
+Array = NDArray[np.int64]
+KIND = {kind: code for code, kind in enumerate(EventType)}  # how `EventColumns.kind` numbers the types
+NO_BUCKET = BUCKETS  # pads rows of buckets
+
+_TIME_BITS = 42  # Unix milliseconds up to the year 2109; above them 2^20 keys
+_MAX_KEYS = 1 << (62 - _TIME_BITS)
+
+
+@dataclass(frozen=True)
+class EventColumns:
+    """The events of some users, or of some items, sorted by (key, time, event id), each event id once.
+
+    `key`: code of the user (item) that owns the event; `item`: code of the item. Arrays (n,); `categories` (n, 4)
+    and `creators` (n, 1) buckets padded with `NO_BUCKET`; `value` is NaN where the event has none.
+    """
+
+    key: Array
+    time_ms: Array
+    kind: NDArray[np.int8]
+    value: NDArray[np.float64]
+    attributed: NDArray[np.bool_]
+    item: Array
+    categories: Array
+    creators: Array
+
+    def amounts(self, signal: Signal) -> tuple[Array, Array]:
+        """(rows, amounts): the events that count, and what each adds."""
+        chosen = np.isin(self.kind, [KIND[t] for t in signal.types])
+        if signal.attributed:
+            chosen &= self.attributed
+        if signal.measure is Measure.VALUE:
+            chosen &= ~np.isnan(self.value)
+        if signal.min_value is not None:
+            chosen &= self.value >= signal.min_value  # False for NaN
+        rows = np.flatnonzero(chosen)
+        if signal.measure is Measure.ONE:
+            return rows, np.ones(rows.size, np.int64)
+        if signal.measure is Measure.TIME:
+            return rows, self.time_ms[rows]
+        # rint rounds halves to even, as Python's round does
+        return rows, np.rint(self.value[rows] * signal.scale).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Instants at which features are wanted: arrays (q,), buckets as in `EventColumns`, codes as its codes.
+
+    `key` is -1 for a user (item) without events. `attributes`: (entity, name) → (q,) texts, None where missing.
+    """
+
+    key: Array
+    time_ms: Array
+    item: Array
+    categories: Array
+    creators: Array
+    created_ms: Array
+    attributes: Mapping[tuple[Entity, str], Sequence[str | None]]
+
+
+class BatchSource:
+    """`recsys.features.spec.Source` of many instants. The events are those of `entity`, whose totals it answers."""
+
+    def __init__(self, entity: Entity, events: EventColumns, queries: Queries) -> None:
+        self._entity = entity
+        self._events = events
+        self._queries = queries
+        self._series: dict[tuple[Signal, Split], _Series] = {}
+        self._visits: dict[tuple[str, Match], _Visits] = {}
+
+    @property
+    def now_ms(self) -> Ints:
+        return self._queries.time_ms
+
+    def total(self, total: Total) -> Ints:
+        if total.entity is not self._entity:
+            raise ValueError(f"{total.aggregate_name} belongs to the {total.entity}, not the {self._entity}")
+        signal, split = total.signal, total.split
+        if (signal, split) not in self._series:
+            self._series[signal, split] = self._series_of(signal, split)
+        series, q = self._series[signal, split], self._queries
+        if split is Split.NONE:
+            return series.total(total, q.key, q.time_ms)
+        buckets = q.categories if split is Split.CATEGORY else q.creators
+        parts = [series.total(total, _pair(q.key, column), q.time_ms) for column in buckets.T]
+        result: Array = np.sum(parts, axis=0, dtype=np.int64)
+        return result
+
+    def _series_of(self, signal: Signal, split: Split) -> "_Series":
+        events = self._events
+        rows, amounts = events.amounts(signal)
+        if split is Split.NONE:
+            return _Series(events.key[rows], events.time_ms[rows], amounts)
+        buckets = (events.categories if split is Split.CATEGORY else events.creators)[rows]
+        rows, amounts = rows.repeat(buckets.shape[1]), amounts.repeat(buckets.shape[1])
+        keys = _pair(events.key[rows], buckets.ravel())
+        there = keys >= 0
+        return _Series(keys[there], events.time_ms[rows[there]], amounts[there])
+
+    def count(self, look: Look) -> Ints:
+        return self._matching(look).count(look.newest)
+
+    def latest_ms(self, look: Look) -> Ints:
+        return self._matching(look).latest_ms(look.newest)
+
+    def _matching(self, look: Look) -> "_Visits":
+        key = look.history.name, look.match
+        if key not in self._visits:
+            self._visits[key] = _Visits(self._events, self._queries, look.history, look.match)
+        return self._visits[key]
+
+    def attribute(self, entity: Entity, name: str, default: float, vocabulary: tuple[str, ...]) -> Floats:
+        texts = self._queries.attributes[entity, name]
+        return np.array([number(text, default, vocabulary) for text in texts], np.float64)
+
+    def categories(self) -> Ints:
+        counts: Array = (self._queries.categories != NO_BUCKET).sum(axis=1, dtype=np.int64)
+        return counts
+
+    def created_ms(self) -> Ints:
+        return self._queries.created_ms
+
+
+class _Series:
+    """Amounts by (key, time), answering totals as of (key, time) pairs."""
+
+    def __init__(self, keys: Array, times: Array, amounts: Array) -> None:
+        self._keys, codes = np.unique(keys, return_inverse=True)
+        if self._keys.size >= _MAX_KEYS:
+            raise ValueError(f"{self._keys.size} keys in one bucket: use more buckets")
+        moments = codes << _TIME_BITS | times
+        order = np.argsort(moments, kind="stable")
+        self._moments = moments[order]
+        self._sums = np.concatenate(([0], np.cumsum(amounts[order], dtype=np.int64)))
+
+    def total(self, total: Total, keys: Array, times: Array) -> Array:
+        """(q,) int64; 0 for a key that has no events."""
+        if not self._keys.size:
+            return np.zeros(keys.size, np.int64)
+        codes = np.searchsorted(self._keys, keys)
+        known = self._keys[np.minimum(codes, self._keys.size - 1)] == keys
+        codes, times = codes[known], times[known]
+        result = np.zeros(keys.size, np.int64)
+        if total.signal.op is not Op.ADD:
+            result[known] = self._extreme(total.signal.op, codes, times)
+        elif total.window.half_life:
+            result[known] = self._decayed(total, codes, times)
+        else:
+            result[known] = self._windowed(total, codes, times)
+        return result
+
+    def _at(self, codes: Array, times: Array) -> Array:
+        """Where the first event of that key at or after that time would be."""
+        return np.searchsorted(self._moments, codes << _TIME_BITS | times)
+
+    def _windowed(self, total: Total, codes: Array, times: Array) -> Array:
+        hop, tiles = total.window.hop_ms, total.window.tiles
+        start = np.maximum(times // hop - (tiles - 1), 0) * hop if hop else np.zeros_like(times)
+        return self._sums[self._at(codes, times)] - self._sums[self._at(codes, start)]
+
+    def _decayed(self, total: Total, codes: Array, times: Array) -> Array:
+        """The current tile by its events so far, the older ones by their sums: at most `tiles` of them a query."""
+        hop, tiles, weights = total.window.hop_ms, total.window.tiles, total.window.weights
+        tile_of = self._moments & ((1 << _TIME_BITS) - 1)
+        stamps = self._moments >> _TIME_BITS << _TIME_BITS | tile_of // hop
+        firsts = np.flatnonzero(np.diff(stamps, prepend=-1))
+        tile_stamps = stamps[firsts]
+        tile_sums = np.diff(self._sums[np.append(firsts, stamps.size)])
+
+        newest = times // hop
+        current = self._sums[self._at(codes, times)] - self._sums[self._at(codes, newest * hop)]
+        asked: Array
+        asked, back = np.unique(codes << _TIME_BITS | newest, return_inverse=True)
+        oldest = np.maximum((asked & ((1 << _TIME_BITS) - 1)) - (tiles - 1), 0)
+        first: Array = asked >> _TIME_BITS << _TIME_BITS | oldest
+        query, tile = _spans(np.searchsorted(tile_stamps, first), np.searchsorted(tile_stamps, asked))
+        weighted = weights[asked[query] - tile_stamps[tile]] * tile_sums[tile]
+        older = _sum_by(query, weighted, asked.size)
+        result: Array = weights[0] * current + older[back]
+        return result
+
+    def _extreme(self, op: Op, codes: Array, times: Array) -> Array:
+        """The latest (earliest) event time of the key before that time."""
+        end, start = self._at(codes, times), self._at(codes, np.zeros_like(times))
+        place = end - 1 if op is Op.MAX else start
+        there = end > start
+        moments = self._moments[np.where(there, place, 0)] & ((1 << _TIME_BITS) - 1)
+        return np.where(there, moments, 0)
+
+
+class _Visits:
+    """The latest visits of each query's user: (query, visit) pairs, oldest first within a query."""
+
+    def __init__(self, events: EventColumns, queries: Queries, history: History, match: Match) -> None:
+        rows = np.flatnonzero(np.isin(events.kind, [KIND[t] for t in history.types]))
+        self._times = events.time_ms[rows]
+        self._size = queries.key.size
+        starts, ends = spans_before(events.key[rows], self._times, queries.key, queries.time_ms, history.size)
+        self._query, self._visit = _spans(starts, ends)
+        self._age = ends[self._query] - 1 - self._visit  # 0: the newest
+        if match is Match.ITEM:
+            self._matches = events.item[rows][self._visit] == queries.item[self._query]
+        elif match is Match.CATEGORY:
+            self._matches = _share_any(events.categories[rows][self._visit], queries.categories[self._query])
+        else:
+            self._matches = np.ones(self._visit.size, np.bool_)
+
+    def count(self, newest: int) -> Array:
+        chosen = self._matches & (self._age < newest)
+        return np.bincount(self._query[chosen], minlength=self._size).astype(np.int64)
+
+    def latest_ms(self, newest: int) -> Array:
+        chosen = self._matches & (self._age < newest)
+        result = np.zeros(self._size, np.int64)
+        result[self._query[chosen]] = self._times[self._visit[chosen]]  # of several, the last one stays
+        return result
+
+
+def spans_before(
+    keys: Array, times: Array, query_keys: Array, query_times: Array, size: int
+) -> tuple[Array, Array]:
+    """For each query the span [start, end) of its key's latest `size` entries strictly before its time.
+
+    `keys` and `times` are sorted by (key, time); a key must be below 2^20.
+    """
+    moments = keys << _TIME_BITS | times
+    known = np.maximum(query_keys, 0)
+    ends = np.searchsorted(moments, known << _TIME_BITS | query_times)
+    starts = np.maximum(np.searchsorted(moments, known << _TIME_BITS), ends - size)
+    return np.where(query_keys < 0, ends, starts), ends
+
+
+def _pair(keys: Array, buckets: Array) -> Array:
+    """One key of an owner and a bucket; -1 where either is missing."""
+    return np.where((keys < 0) | (buckets == NO_BUCKET), -1, keys * BUCKETS + buckets)
+
+
+def _spans(starts: Array, ends: Array) -> tuple[Array, Array]:
+    """Every (i, j) with starts[i] ≤ j < ends[i], in order."""
+    lengths = ends - starts
+    owner = np.repeat(np.arange(lengths.size), lengths)
+    first = np.cumsum(lengths) - lengths
+    return owner, np.arange(owner.size) - first[owner] + starts[owner]
+
+
+def _sum_by(owner: Array, values: Array, size: int) -> Array:
+    """Exact integer sums of `values` by `owner`, which is sorted."""
+    sums = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
+    ends = np.searchsorted(owner, np.arange(size), side="right")
+    return np.diff(sums[ends], prepend=0)
+
+
+def _share_any(left: Array, right: Array) -> NDArray[np.bool_]:
+    """Whether rows of buckets have one in common: (n,) bool."""
+    shared = np.zeros(left.shape[0], np.bool_)
+    for column in left.T:
+        shared |= ((column[:, None] == right) & (column != NO_BUCKET)[:, None]).any(axis=1)
+    return shared

@@ -1,0 +1,132 @@
+"""One bucket of Arrow rows as the arrays of the batch kernel. Runs in Spark's executors: numpy and Arrow only."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from recsys.events import CATEGORY_SEPARATOR
+from recsys.features.batch import NO_BUCKET, BatchSource, EventColumns, Queries
+from recsys.features.feature_set import FeatureSet
+from recsys.features.spec import Feature
+from recsys.features.state import CATEGORIES_PER_EVENT, Entity, category_buckets, creator_buckets
+from recsys.types import EventType
+
+TIME = "event_time_ms"
+KINDS = pa.array([str(kind) for kind in EventType])
+
+
+def sorted_events(rows: pa.Table, key: str) -> pa.Table:
+    """Rows by (key, event time, event id), each event once: clients that retry may have sent it twice."""
+    order = [(key, "ascending"), (TIME, "ascending"), ("event_id", "ascending")]
+    rows = rows.take(pc.sort_indices(rows, sort_keys=order)).combine_chunks()
+    if rows.num_rows < 2:
+        return rows
+    ids = rows.column("event_id").combine_chunks()
+    new = np.concatenate(([True], np.asarray(pc.not_equal(ids[1:], ids[:-1]))))
+    return rows if new.all() else rows.filter(pa.array(new)).combine_chunks()
+
+
+class Codes:
+    """Numbers for the ids of a bucket: `of(column)` gives -1 for an id that was not among them."""
+
+    def __init__(self, *columns: pa.ChunkedArray) -> None:
+        self.ids = pc.unique(
+            pa.chunked_array(list(chain.from_iterable(c.chunks for c in columns)), pa.string())
+        )
+
+    def of(self, column: pa.ChunkedArray) -> NDArray[np.int64]:
+        return np.asarray(pc.fill_null(pc.index_in(column, value_set=self.ids), -1), np.int64)
+
+
+def event_columns(rows: pa.Table, key: str, keys: Codes, items: Codes) -> EventColumns:
+    """The kernel's arrays of rows that `sorted_events` has sorted by `key`."""
+    codes = keys.of(rows.column(key))
+    # codes follow the order of first appearance, which is not the order of ids: sort by code, keeping time order
+    order = np.argsort(codes, kind="stable")
+    value = np.asarray(pc.fill_null(rows.column("value"), np.nan), np.float64)
+    return EventColumns(
+        key=codes[order],
+        time_ms=_integers(rows.column(TIME))[order],
+        kind=np.asarray(pc.index_in(rows.column("type"), value_set=KINDS)).astype(np.int8)[order],
+        value=value[order],
+        attributed=np.asarray(pc.is_valid(rows.column("request_id")))[order],
+        item=items.of(rows.column("item_id"))[order],
+        categories=_category_buckets(rows.column("categories"))[order],
+        creators=_creator_buckets(rows.column("creator"))[order],
+    )
+
+
+def queries(
+    rows: pa.Table, key: str, keys: Codes, items: Codes, attributes: Mapping[tuple[Entity, str], str]
+) -> Queries:
+    """The kernel's arrays of examples. `attributes`: (entity, name) → the column that holds its texts."""
+    created = rows.column("created_ms") if "created_ms" in rows.column_names else None
+    return Queries(
+        key=keys.of(rows.column(key)),
+        time_ms=_integers(rows.column(TIME)),
+        item=items.of(rows.column("item_id")),
+        categories=_category_buckets(rows.column("categories")),
+        creators=_creator_buckets(rows.column("creator")),
+        created_ms=_integers(pc.fill_null(created, 0)) if created else np.zeros(rows.num_rows, np.int64),
+        attributes={pair: rows.column(column).to_pylist() for pair, column in attributes.items()},
+    )
+
+
+def attribute_columns(features: FeatureSet, *entities: Entity) -> dict[tuple[Entity, str], str]:
+    """(entity, name) of every attribute that features of these entities read → a column name for its texts."""
+    read = dict.fromkeys((f.entity, f.attribute) for f in features.attributes if f.entity in entities)
+    return {(entity, name): f"{entity.value}__{name}" for entity, name in read}
+
+
+def fill(
+    matrix: NDArray[np.float32], picked: tuple[Sequence[Feature], NDArray[np.intp]], source: BatchSource
+) -> None:
+    """Write the values of some features into their columns of `matrix` (q, D)."""
+    features, columns = picked
+    values = chain.from_iterable(feature.values(source) for feature in features)
+    for column, value in zip(columns.tolist(), values, strict=True):
+        matrix[:, column] = value
+
+
+def lists_of(matrix: NDArray[np.float32]) -> pa.Array:
+    """The rows of a matrix (n, D) as a list<float32> array."""
+    n, width = matrix.shape
+    offsets = pa.array(np.arange(0, n * width + 1, width or 1, dtype=np.int32)[: n + 1])
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(matrix).ravel(), pa.float32()))
+
+
+def matrix_of(lists: Any, width: int) -> NDArray[np.float32]:
+    """The inverse of `lists_of`: (n, width) float32."""
+    flat = np.asarray(pa.chunked_array(lists).combine_chunks().flatten(), np.float32)
+    return flat.reshape(-1, width)
+
+
+def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    return np.asarray(column, np.int64)
+
+
+def _category_buckets(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """(n, 4) buckets of texts such as "Action|Comedy"."""
+    return _per_text(
+        column, CATEGORIES_PER_EVENT, lambda t: category_buckets(tuple(t.split(CATEGORY_SEPARATOR)))
+    )
+
+
+def _creator_buckets(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    return _per_text(column, 1, creator_buckets)
+
+
+def _per_text(column: pa.ChunkedArray, width: int, buckets: Any) -> NDArray[np.int64]:
+    """Each distinct text is hashed once."""
+    encoded = pc.fill_null(column, "").combine_chunks().dictionary_encode()
+    table = np.full((len(encoded.dictionary) + 1, width), NO_BUCKET, np.int64)
+    for row, text in enumerate(encoded.dictionary.to_pylist()):
+        found = buckets(text) if text else ()
+        table[row, : len(found)] = found
+    result: NDArray[np.int64] = table[np.asarray(encoded.indices)]
+    return result

@@ -1,0 +1,331 @@
+"""The Spark job: labelled examples with the features as of their instant, day by day.
+
+Three passes, each a bucket of keys at a time (`applyInArrow`), so that memory is one bucket a core:
+1. by user: label the impressions (`build_examples`);
+2. by item: the item side of each example's features, from the item's events;
+3. by user: the user's side, what depends on both, and the history before the example.
+The long rows are made last, so no shuffle carries them. Days are written aside and moved into place.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as sf
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from recsys.errors import InvalidData
+from recsys.features.batch import BatchSource, spans_before
+from recsys.features.definitions import ENGAGED_VISITS, ENGAGEMENT, FEATURES
+from recsys.features.state import Entity
+from recsys.types import MS_PER_DAY, EventType
+from training.bucket import (
+    TIME,
+    Codes,
+    attribute_columns,
+    event_columns,
+    fill,
+    lists_of,
+    matrix_of,
+    queries,
+    sorted_events,
+)
+from training.build_examples import LabelConfig, Popularity, example_schema, label
+from training.sequences import SEQUENCE_SCHEMA, sequences
+from training.spark import OutputFolder
+
+_EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
+_DAY = "dt"
+_POPULARITY_ROWS = 1_000_000
+
+USER_TEXTS = attribute_columns(FEATURES, Entity.USER)
+ITEM_TEXTS = attribute_columns(FEATURES, Entity.ITEM)
+REQUEST_TEXTS = attribute_columns(FEATURES, Entity.CONTEXT)
+_BARE = example_schema(tuple(REQUEST_TEXTS.values()))
+
+_ITEM_SIDE = FEATURES.placed(lambda f: f.entity is Entity.ITEM)
+_OTHER_SIDE = FEATURES.placed(lambda f: f.entity is not Entity.ITEM)
+
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        *(_BARE.field(n) for n in _BARE.names if n not in ("categories", "creator", *REQUEST_TEXTS.values())),
+        pa.field("history_items", pa.list_(pa.string())),
+        pa.field("history_types", pa.list_(pa.string())),
+        pa.field("history_times", pa.list_(pa.int64())),
+        pa.field("features", pa.list_(pa.float32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class FeatureJob:
+    """What to build, from where, to where. `lake` and `output` may be any path that Hadoop reads.
+
+    Days are UTC, both ends included; empty: the lake's first and last. Days that are built for these definitions
+    and whose labels were complete are left alone, unless `rebuild`.
+    """
+
+    lake: str
+    output: str
+    first_day: str = ""
+    last_day: str = ""
+    window_ms: int = MS_PER_DAY
+    negatives: int = 4
+    seed: int = 0
+    buckets: int = 64
+    rebuild: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did. `examples` counts the rows of the days it built."""
+
+    days: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    events: int = 0
+    examples: int = 0
+    positives: int = 0
+    sequences: int = 0
+    fingerprint: str = field(default_factory=lambda: FEATURES.fingerprint)
+
+
+def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] = lambda _: None) -> Report:
+    """Build the days that are missing or outdated, and the sequences.
+
+    Raises:
+        InvalidData: the lake has no events in those days.
+    """
+    lake_days = _lake_days(spark, job.lake)
+    wanted = [d for d in lake_days if (job.first_day or d) <= d <= (job.last_day or d)]
+    if not wanted:
+        raise InvalidData(
+            f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
+        )
+    run = uuid.uuid4().hex[:8]
+    examples = OutputFolder(spark, f"{job.output}/examples", run)
+    marks = {day: _mark(job, day, lake_days[-1]) for day in wanted}
+    done = {} if job.rebuild else examples.marks()
+    missing = [
+        d for d in wanted if done.get(f"{_DAY}={d}") != marks[d] or not json.loads(marks[d])["complete"]
+    ]
+    skipped = tuple(d for d in wanted if d not in missing)
+    if not missing:
+        return Report(skipped=skipped)
+
+    events = _events(spark, job).where(sf.col(_DAY) <= _day_after(missing[-1], job.window_ms)).cache()
+    try:
+        progress(f"{len(missing)} days to build, {len(skipped)} are up to date")
+        n_events = events.count()
+        progress(f"{n_events:,} events read")
+        rows = _examples(spark, job, events, missing)
+        rows.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.aside)
+        counts = spark.read.parquet(examples.aside).groupBy("sampled").count().collect()
+        examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
+        n_examples = sum(row["count"] for row in counts)
+        progress(f"{n_examples:,} examples written")
+        n_sequences = _write_sequences(spark, job, events, run)
+    finally:
+        events.unpersist()
+        examples.discard()
+    return Report(
+        days=tuple(missing),
+        skipped=skipped,
+        events=n_events,
+        examples=n_examples,
+        positives=sum(row["count"] for row in counts if not row["sampled"]),
+        sequences=n_sequences,
+    )
+
+
+def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Sequence[str]) -> DataFrame:
+    config = LabelConfig(
+        first_ms=_start_ms(days[0]),
+        end_ms=_start_ms(days[-1]) + MS_PER_DAY,
+        window_ms=job.window_ms,
+        unshown=_unshown(events),
+        negatives=job.negatives,
+        seed=job.seed,
+    )
+    popularity = spark.sparkContext.broadcast(_popularity(events, config))
+    by_user, by_item = events.groupBy("user_bucket"), events.groupBy("item_bucket")
+
+    def labelled(rows: pa.Table) -> pa.Table:
+        return label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
+
+    bare = by_user.applyInArrow(labelled, _spark_schema(_BARE))
+    bare = bare.where(_day_column().isin(list(days)))  # days in between may be up to date
+    bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
+    bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ("created_ms",))
+    half = _BARE.append(pa.field("item_features", pa.list_(pa.float32())))
+    sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, _spark_schema(half))
+    sided = sided.withColumn("user_bucket", _bucket("user_id", job.buckets))
+    sided = _joined(spark, sided, f"{job.lake}/users", "user_id", USER_TEXTS)
+    full = sided.groupBy("user_bucket").cogroup(by_user)
+    return full.applyInArrow(user_side, _spark_schema(EXAMPLE_SCHEMA)).withColumn(_DAY, _day_column())
+
+
+def item_side(examples: pa.Table, events: pa.Table) -> pa.Table:
+    """Append `item_features` to bare examples; `events` are all events of their items."""
+    events = sorted_events(events, "item_id")
+    items = Codes(events.column("item_id"))
+    columns = event_columns(events, "item_id", items, items)
+    asked = queries(examples, "item_id", items, items, ITEM_TEXTS)
+    matrix = np.zeros((examples.num_rows, FEATURES.dimension), np.float32)
+    fill(matrix, _ITEM_SIDE, BatchSource(Entity.ITEM, columns, asked))
+    side = lists_of(matrix[:, _ITEM_SIDE[1]])
+    return examples.select(_BARE.names).append_column("item_features", side)
+
+
+def user_side(examples: pa.Table, events: pa.Table) -> pa.Table:
+    """Complete the features and add the histories; `events` are all events of the examples' users."""
+    events = sorted_events(events, "user_id")
+    order = [("user_id", "ascending"), (TIME, "ascending"), ("example_id", "ascending")]
+    examples = examples.take(pc.sort_indices(examples, sort_keys=order))
+    users = Codes(events.column("user_id"))
+    items = Codes(events.column("item_id"))
+    columns = event_columns(events, "user_id", users, items)
+    asked = queries(examples, "user_id", users, items, USER_TEXTS | REQUEST_TEXTS)
+    matrix = np.empty((examples.num_rows, FEATURES.dimension), np.float32)
+    item_features = matrix_of(examples.column("item_features").chunks, _ITEM_SIDE[1].size)
+    matrix[:, _ITEM_SIDE[1]] = item_features
+    fill(matrix, _OTHER_SIDE, BatchSource(Entity.USER, columns, asked))
+    histories = _histories(events, users, asked.key, asked.time_ms)
+    kept = {n: examples.column(n) for n in EXAMPLE_SCHEMA.names if n in examples.column_names}
+    return pa.table(kept | histories | {"features": lists_of(matrix)}).select(EXAMPLE_SCHEMA.names)
+
+
+def _histories(events: pa.Table, users: Codes, keys: Any, times: Any) -> dict[str, pa.Array]:
+    """The latest engagements before each instant, oldest first, as list columns."""
+    engaged = events.filter(pc.is_in(events.column("type"), value_set=pa.array(sorted(map(str, ENGAGEMENT)))))
+    starts, ends = spans_before(
+        users.of(engaged.column("user_id")),
+        np.asarray(engaged.column(TIME)),
+        keys,
+        times,
+        ENGAGED_VISITS.size,
+    )
+    lengths = ends - starts
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    rows = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, lengths)
+    at = engaged.take(pa.array(rows))
+    bounds = pa.array(offsets, pa.int32())
+    return {
+        name: pa.ListArray.from_arrays(bounds, at.column(column).combine_chunks())
+        for name, column in (("history_items", "item_id"), ("history_types", "type"), ("history_times", TIME))
+    }
+
+
+def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, run: str) -> int:
+    folder = OutputFolder(spark, job.output, run)
+    try:
+        rows = events.groupBy("user_bucket").applyInArrow(sequences, _spark_schema(SEQUENCE_SCHEMA))
+        rows.write.option("compression", "zstd").parquet(f"{folder.aside}/sequences")
+        count = spark.read.parquet(f"{folder.aside}/sequences").count()
+        folder.publish({"sequences": ""})
+    finally:
+        folder.discard()
+    return int(count)
+
+
+# --- reading the lake -------------------------------------------------------------------------------------------
+
+
+def _events(spark: SparkSession, job: FeatureJob) -> DataFrame:
+    """Flat events with their buckets and what features read from the context."""
+    context = {"categories": "categories", "creator": "creator"}
+    context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}
+    return spark.read.parquet(f"{job.lake}/events").select(
+        *_EVENT_COLUMNS,
+        *(sf.col("context")[name].alias(column) for column, name in context.items()),
+        sf.col(_DAY).cast("string").alias(_DAY),
+        _bucket("user_id", job.buckets).alias("user_bucket"),
+        _bucket("item_id", job.buckets).alias("item_bucket"),
+    )
+
+
+def _bucket(column: str, buckets: int) -> Any:
+    return sf.pmod(sf.xxhash64(sf.col(column)), sf.lit(buckets)).cast("int")
+
+
+def _joined(
+    spark: SparkSession, rows: DataFrame, path: str, key: str, texts: dict[Any, str], more: Iterable[str] = ()
+) -> DataFrame:
+    """Add the attributes of items or users that features read; null where unknown."""
+    try:
+        table = spark.read.parquet(path)
+    except Exception as error:  # pyspark raises AnalysisException for a missing path
+        if "PATH_NOT_FOUND" not in str(error):
+            raise
+        return rows.select("*", *(sf.lit(None).cast("string").alias(column) for column in texts.values()))
+    picked = (sf.col("attributes")[name].alias(column) for (_, name), column in texts.items())
+    return rows.join(table.select(key, *more, *picked), key, "left")
+
+
+def _unshown(events: DataFrame) -> frozenset[EventType]:
+    """Ratings may be positives without an impression; in a log without any impression, every engagement may."""
+    has_impressions = not events.where(sf.col("type") == str(EventType.IMPRESSION)).isEmpty()
+    return frozenset({EventType.RATING}) if has_impressions else ENGAGEMENT
+
+
+def _popularity(events: DataFrame, config: LabelConfig) -> Popularity | None:
+    """What negatives are drawn from: engagements by time, thinned by their ids' hash when they are many."""
+    pool = events.where(sf.col("type").isin([str(t) for t in config.unshown]) & sf.col("request_id").isNull())
+    count = pool.count()
+    if not count or not config.negatives:
+        return None
+    keep_one_in = -(-count // _POPULARITY_ROWS)
+    pool = pool.where(sf.pmod(sf.xxhash64("event_id"), sf.lit(keep_one_in)) == 0)
+    table = pool.select("item_id", TIME, "event_id", "categories", "creator").toArrow()
+    table = table.sort_by([(TIME, "ascending"), ("event_id", "ascending")]).combine_chunks()
+    encoded = table.column("item_id").combine_chunks().dictionary_encode()
+    items = np.asarray(encoded.indices, np.int32)
+    _, newest = np.unique(items[::-1], return_index=True)
+    described = table.take(pa.array(len(items) - 1 - newest))
+    return Popularity(
+        times=np.asarray(table.column(TIME), np.int64),
+        items=items,
+        ids=encoded.dictionary.to_pylist(),
+        categories=described.column("categories").to_pylist(),
+        creators=described.column("creator").to_pylist(),
+    )
+
+
+def _lake_days(spark: SparkSession, lake: str) -> list[str]:
+    folder = OutputFolder(spark, f"{lake}/events", "")
+    return sorted(name.removeprefix(f"{_DAY}=") for name in folder.names() if name.startswith(f"{_DAY}="))
+
+
+# --- days -------------------------------------------------------------------------------------------------------
+
+
+def _mark(job: FeatureJob, day: str, newest: str) -> str:
+    """What a finished day says of itself; a day that says otherwise is built again."""
+    made_with = {k: v for k, v in asdict(job).items() if k in ("window_ms", "negatives", "seed")}
+    complete = newest > _day_after(day, job.window_ms - 1)
+    return json.dumps(
+        {"fingerprint": FEATURES.fingerprint, "complete": complete, **made_with}, sort_keys=True
+    )
+
+
+def _start_ms(day: str) -> int:
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000
+
+
+def _day_after(day: str, window_ms: int) -> str:
+    """The last day whose events may label an impression of `day`."""
+    return (date.fromisoformat(day) + timedelta(days=-(-window_ms // MS_PER_DAY))).isoformat()
+
+
+def _day_column() -> Any:
+    return sf.date_format(sf.timestamp_millis(sf.col(TIME)), "yyyy-MM-dd")
+
+
+def _spark_schema(schema: pa.Schema) -> Any:
+    return from_arrow_schema(schema)

@@ -1,0 +1,118 @@
+"""The Spark session, and how output becomes visible.
+
+Locally, on a cluster (`--master`), on any file system that Hadoop knows (`file:`, `hdfs:`, `s3a:`): the same code.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+# Half of the start-up time of a short job; a long one wants the full compiler and the parallel collector.
+_SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+SUCCESS = "_SUCCESS"
+
+
+def spark_session(
+    master: str = "local[*]",
+    memory: str = "2g",
+    short: bool = True,
+    conf: Sequence[tuple[str, str]] = (),
+) -> SparkSession:
+    """A session with Arrow and UTC.
+
+    Args:
+        master: `local[2]`, `yarn`, `spark://…`, `k8s://…`.
+        memory: of the driver, which is everything when the master is local.
+        short: tune the JVM for jobs of minutes.
+        conf: more settings, such as credentials of s3a; they win.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.master(master).appName("recsys-features")
+    settings = {
+        "spark.driver.memory": memory,
+        "spark.driver.extraJavaOptions": _SHORT_JOB if short else "",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.sources.partitionOverwriteMode": "dynamic",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+        **dict(conf),
+    }
+    if master.startswith("local"):
+        settings.setdefault("spark.sql.shuffle.partitions", "8")
+        settings.setdefault("spark.driver.host", "127.0.0.1")
+        settings.setdefault("spark.driver.bindAddress", "127.0.0.1")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    session: SparkSession = builder.getOrCreate()
+    return session
+
+
+class OutputFolder:
+    """A folder whose partitions appear whole or not at all.
+
+    A job writes into `aside`; `publish` then moves each partition to its place and marks it with `_SUCCESS`.
+    On file systems whose rename is a copy (s3a) a reader waits for that mark.
+    """
+
+    def __init__(self, spark: SparkSession, folder: str, run: str) -> None:
+        """
+        Args:
+            run: tells this run's `aside` from that of another.
+        """
+        self._jvm: Any = spark._jvm
+        self._folder = folder.rstrip("/")
+        self.aside = f"{self._folder}/_building-{run}"
+        path = self._path(self._folder)
+        self._fs: Any = path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
+
+    def publish(self, marks: dict[str, str]) -> None:
+        """Move partitions into place, replacing what is there. `marks`: partition name → content of its mark."""
+        for name, mark in sorted(marks.items()):
+            target = self._path(f"{self._folder}/{name}")
+            self._fs.delete(target, True)
+            source = self._path(f"{self.aside}/{name}")
+            if not self._fs.exists(source):  # a day without rows is a day done
+                self._fs.mkdirs(target)
+            elif not self._fs.rename(source, target):
+                raise OSError(f"could not move {self.aside}/{name} to {self._folder}/{name}")
+            self._write(f"{self._folder}/{name}/{SUCCESS}", mark)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what was written aside."""
+        self._fs.delete(self._path(self.aside), True)
+
+    def names(self) -> list[str]:
+        """What the folder holds; empty when it does not exist."""
+        path = self._path(self._folder)
+        if not self._fs.exists(path):
+            return []
+        return [status.getPath().getName() for status in self._fs.listStatus(path)]
+
+    def marks(self) -> dict[str, str]:
+        """Finished partitions and the content of their marks."""
+        found = {}
+        for name in self.names():
+            mark = self._path(f"{self._folder}/{name}/{SUCCESS}")
+            if self._fs.exists(mark):
+                found[name] = self._read(mark)
+        return found
+
+    def _path(self, text: str) -> Any:
+        return self._jvm.org.apache.hadoop.fs.Path(text)
+
+    def _write(self, path: str, text: str) -> None:
+        stream = self._fs.create(self._path(path), True)
+        stream.write(bytearray(text.encode()))
+        stream.close()
+
+    def _read(self, path: Any) -> str:
+        stream = self._fs.open(path)
+        content = bytes(stream.readAllBytes())
+        stream.close()
+        return content.decode()
