@@ -137,8 +137,7 @@ def _as_text(column: pa.Array) -> pa.Array:
         whole = pc.cast(column, pa.int64(), safe=False)
         exact = pc.fill_null(pc.equal(pc.cast(whole, pa.float64(), safe=False), column), True)
         return pc.if_else(exact, pc.cast(whole, pa.string()), pc.cast(column, pa.string()))
-    texts = pc.cast(column, pa.string())
-    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+    return pc.cast(column, pa.string())
 
 
 def _to_float(column: pa.Array) -> tuple[pa.Array, Mask]:

@@ -109,7 +109,7 @@ def _from_publisher(archive: _Archive, to: Path) -> None:
                 digest.update(block)
                 file.write(block)
     except httpx.HTTPError as error:
-        raise Unavailable(f"cannot be reached: {error}") from error
+        raise Unavailable(f"cannot be reached: {str(error).splitlines()[0]}") from error
     if digest.hexdigest() != archive.md5:
         raise InvalidData(f"MD5 is {digest.hexdigest()} instead of {archive.md5}")
     _unpack(packed, archive.folder, archive.files, to)

@@ -24,6 +24,7 @@ from recsys.errors import InvalidData
 _BLOCK_BYTES = 4 << 20
 _CHUNK_ROWS = 50_000
 _TEXT_KINDS = (
+    pa.types.is_string,
     pa.types.is_large_string,
     pa.types.is_string_view,
     pa.types.is_binary,
@@ -115,8 +116,9 @@ def _plain(path: Path, name: str, column: pa.Array) -> pa.Array:
         raise InvalidData(
             f"{path}: column {name} is {column.type}; only columns of single values can be mapped"
         )
-    if any(is_kind(column.type) for is_kind in _TEXT_KINDS):
-        return pc.cast(column, pa.string())
+    if any(is_text(column.type) for is_text in _TEXT_KINDS):
+        texts = pc.cast(column, pa.string())
+        return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
     return pc.cast(column, pa.float64()) if pa.types.is_decimal(column.type) else column
 
 

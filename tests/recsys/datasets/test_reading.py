@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.datasets import reading
@@ -40,6 +40,7 @@ def test_rows_keep_their_numbers_beside_malformed_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [40, 200, 1 << 20])
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(["ok", "short", "long", "bad", "both"]), max_size=60))
 def test_numbers_hold_across_blocks(block: int, kinds: list[str]) -> None:
     """Whatever the block size: each row has the number of its line."""

@@ -1,0 +1,210 @@
+"""From files to the lake and back: nothing lost, nothing twice, nothing half."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.datasets import catalogue
+from recsys.datasets.importer import REPORT, import_dataset, validate_dataset
+from recsys.datasets.opening import open_dataset
+from recsys.datasets.streams import read_events as stream_events
+from recsys.datasets.streams import read_items, read_users
+from recsys.errors import InvalidData
+from recsys.lake import days, read_events
+from recsys.types import MS_PER_DAY
+from tests.recsys.datasets import samples
+
+NOW_MS = 1_790_000_000_000
+WEEK_MS = 7 * MS_PER_DAY
+BROKEN = (
+    "a,x,875000000000,1,,",
+    ",x,875000000000,1,,",
+    "a,x,soon,1,,",
+    "a,x",
+    "a,x,875000000000,many,,",
+    "a,x,875000000000,1,-1,",
+    "a,x\u0007,875000000000,1,,",
+    "a,x,875000000,1,0,much too early? no: 1970",
+    f"a,x,875000000000,1,,{'n' * 600}",
+)
+
+
+def snapshot(lake: Path) -> dict[str, bytes]:
+    """Every file that readers see."""
+    return {str(path.relative_to(lake)): path.read_bytes() for path in sorted(lake.rglob("*.parquet"))}
+
+
+def test_what_comes_out_of_the_lake_is_what_went_in(tmp_path: Path) -> None:
+    for write in (samples.movielens_100k, samples.kuairand_parquet):
+        dataset, lake = open_dataset(write(tmp_path / write.__name__)), tmp_path / f"{write.__name__}-lake"
+        import_dataset(dataset, lake)
+        first_of_id = {event.event_id: event for event in reversed(list(stream_events(dataset)))}
+        expected = sorted(first_of_id.values(), key=lambda e: (e.event_time_ms, e.event_id))
+        assert list(read_events(lake)) == expected
+        assert catalogue.read_items(lake) == sorted(read_items(dataset), key=lambda item: item.item_id)
+        assert catalogue.read_users(lake) == sorted(read_users(dataset), key=lambda user: user.user_id)
+
+
+@pytest.mark.parametrize("max_rows", [7, 10_000])
+def test_memory_changes_nothing(max_rows: int, tmp_path: Path) -> None:
+    """However few rows are held, every day's files are sorted and hold each event once."""
+    numbers = random.Random(0)
+    times = [875_000_000_000 + 1_000 * numbers.randrange(3 * MS_PER_DAY // 1_000) for _ in range(200)]
+    rows = [f"{numbers.randrange(9)},{numbers.randrange(9)},{time},1,," for time in times]
+    rows += rows[::5]
+    dataset = open_dataset(samples.table(tmp_path / "t", rows))
+    report = import_dataset(dataset, tmp_path / "lake", max_rows=max_rows)
+    kept = Counter(rows)
+    assert report.events == len(kept)
+    assert report.duplicates == len(rows) - len(kept)
+    stored = []
+    for day in days(tmp_path / "lake"):
+        files = sorted((tmp_path / "lake" / "events" / f"dt={day}").glob("*.parquet"))
+        of_day = [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
+        order = [(row["event_time_ms"], row["event_id"]) for row in of_day]
+        assert order == sorted(set(order))
+        stored += [f"{row['user_id']},{row['item_id']},{row['event_time_ms']},1,," for row in of_day]
+    assert sorted(stored) == sorted(kept)
+
+
+def test_importing_again_changes_nothing(tmp_path: Path) -> None:
+    dataset = open_dataset(samples.kuairand_parquet(tmp_path / "k"))
+    import_dataset(dataset, tmp_path / "lake", end_ms=NOW_MS)
+    before = snapshot(tmp_path / "lake")
+    import_dataset(dataset, tmp_path / "lake", end_ms=NOW_MS + MS_PER_DAY // 24)
+    assert snapshot(tmp_path / "lake") == before
+
+
+def test_a_later_shift_replaces_the_earlier_one(tmp_path: Path) -> None:
+    dataset, lake = open_dataset(samples.movielens_100k(tmp_path / "m")), tmp_path / "lake"
+    import_dataset(dataset, lake, end_ms=NOW_MS)
+    import_dataset(dataset, lake, end_ms=NOW_MS + 3 * WEEK_MS)
+    assert len(list(read_events(lake))) == len(samples.RATINGS)
+
+
+def test_data_sets_live_beside_each_other(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    import_dataset(open_dataset(samples.movielens_100k(tmp_path / "m")), lake)
+    import_dataset(open_dataset(samples.kuairand_csv(tmp_path / "k")), lake)
+    assert {event.user_id for event in read_events(lake)} == {"1", "2", "3"}
+    assert [item.item_id for item in catalogue.read_items(lake)] == ["10", "100", "101", "20", "30"]
+
+
+def test_a_shift_is_whole_weeks_and_ends_within_the_last_one(tmp_path: Path) -> None:
+    dataset, lake = open_dataset(samples.kuairand_csv(tmp_path / "k")), tmp_path / "lake"
+    report = import_dataset(dataset, lake, end_ms=NOW_MS)
+    times = [event.event_time_ms for event in read_events(lake)]
+    assert NOW_MS - WEEK_MS < max(times) <= NOW_MS
+    shift = min(times) - samples.LOG_START_MS
+    assert shift == report.shift_weeks * WEEK_MS
+    items = {item.item_id: item.created_ms for item in catalogue.read_items(lake)}
+    assert items["100"] == 1_649_548_800_000 + shift  # the age of an item stays
+    assert json.loads((lake / REPORT).read_text())["shift_weeks"] == report.shift_weeks
+
+
+def test_broken_rows_are_set_aside_with_their_reasons(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    report = import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN)), lake)
+    rejected = pq.read_table(lake / "rejected" / "import-t.parquet").to_pylist()
+    assert [(row["row"], row["column"], row["reason"]) for row in rejected] == [
+        (3, "u", "is empty"),
+        (4, "t", "is not a time in milliseconds"),
+        (5, "", "2 columns instead of 6"),
+        (6, "v", "is not a number"),
+        (7, "p", "is not a position: integers from 0"),
+        (8, "i", "has control characters"),
+        (10, "c", "is longer than 512 characters"),
+    ]
+    assert {row["file"] for row in rejected} == {"events.csv"}
+    assert rejected[1]["cell"] == "'soon'"
+    assert (report.events, report.broken) == (2, 7)
+    assert report.broken_by_reason["events.csv: t: is not a time in milliseconds"] == 1
+
+
+def test_corrected_data_clears_what_was_rejected(tmp_path: Path) -> None:
+    import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN)), tmp_path / "lake")
+    import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN[:1])), tmp_path / "lake")
+    assert not list((tmp_path / "lake" / "rejected").iterdir())
+
+
+def test_strict_refuses_and_leaves_the_lake_as_it_was(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    with pytest.raises(InvalidData, match=r"7 broken rows, nothing was imported\. First: events\.csv: row 3"):
+        import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN)), lake, strict=True)
+    assert not list(lake.iterdir())
+    import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN[:1])), lake, strict=True)
+    before = snapshot(lake)
+    with pytest.raises(InvalidData):
+        import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN)), lake, strict=True)
+    assert snapshot(lake) == before
+
+
+def test_validation_reports_the_same_and_writes_nothing(tmp_path: Path) -> None:
+    dataset = open_dataset(samples.table(tmp_path / "t", BROKEN))
+    validated = validate_dataset(dataset, end_ms=NOW_MS).to_dict()
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+    imported = import_dataset(dataset, tmp_path / "lake", end_ms=NOW_MS).to_dict()
+    assert validated.pop("dry_run")
+    assert not imported.pop("dry_run")
+    del validated["seconds"], imported["seconds"]
+    assert validated == imported
+
+
+def test_items_that_the_catalogue_lacks_are_kept_and_counted(tmp_path: Path) -> None:
+    folder = samples.movielens_csv(tmp_path / "m")
+    with (folder / "ratings.csv").open("a") as file:
+        file.write("1,77,5,875000200\n2,77,5,875000201\n3,78,1,875000202\n")
+    report = import_dataset(open_dataset(folder), tmp_path / "lake")
+    assert report.unknown_items == {"77": 2, "78": 1}
+    assert report.to_dict()["unknown_items"] == {"items": 2, "events": 3, "most_frequent": {"77": 2, "78": 1}}
+    events = [event for event in read_events(tmp_path / "lake") if event.item_id in ("77", "78")]
+    assert [event.context for event in events] == [{}, {}, {}]
+
+
+def test_without_a_catalogue_the_items_are_those_of_the_events(tmp_path: Path) -> None:
+    report = import_dataset(
+        open_dataset(samples.table(tmp_path / "t", ["a,x,1000,1,,", "b,y,2000,1,,", "b,x,3000,1,,"])),
+        tmp_path / "lake",
+    )
+    assert [item.item_id for item in catalogue.read_items(tmp_path / "lake")] == ["x", "y"]
+    assert (report.items, report.unknown_items) == (2, {})
+
+
+def test_repeated_items_and_users_count_once(tmp_path: Path) -> None:
+    folder = samples.movielens_csv(tmp_path / "m")
+    with (folder / "movies.csv").open("a") as file:
+        file.write("10,Again,Drama\n")
+    report = import_dataset(open_dataset(folder), tmp_path / "lake")
+    assert (report.items, report.duplicate_items) == (3, 1)
+    titles = {item.item_id: item.title for item in catalogue.read_items(tmp_path / "lake")}
+    assert titles["10"] == samples.TITLE  # the first one
+
+
+def test_an_interrupted_import_leaves_the_lake_as_it_was(tmp_path: Path) -> None:
+    dataset, lake = open_dataset(samples.movielens_csv(tmp_path / "m")), tmp_path / "lake"
+    import_dataset(dataset, lake)
+    before = snapshot(lake)
+
+    def interrupt(phase: str, rows: int) -> None:
+        if phase == "writing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_dataset(dataset, lake, end_ms=NOW_MS, progress=interrupt)
+    assert snapshot(lake) == before
+    assert not [path for path in lake.iterdir() if path.name.startswith(".")]
+
+
+def test_a_log_without_rows(tmp_path: Path) -> None:
+    report = import_dataset(open_dataset(samples.table(tmp_path / "t", [])), tmp_path / "lake", end_ms=NOW_MS)
+    assert (report.events, report.items, report.shift_weeks) == (0, 0, 0)
+    assert days(tmp_path / "lake") == []
+
+
+def test_a_lake_without_items_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="recsys data import"):
+        catalogue.read_items(tmp_path)

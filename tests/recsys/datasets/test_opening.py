@@ -1,0 +1,96 @@
+"""What a folder holds, and what is said when nothing is known there; mappings of users' own tables."""
+
+from pathlib import Path
+
+import pytest
+
+from recsys.datasets.mapping import read_mapping
+from recsys.datasets.opening import FORMATS, open_dataset
+from recsys.datasets.streams import read_events, read_items, read_users
+from recsys.errors import InvalidConfig, InvalidData
+from recsys.types import EventType
+from tests.recsys.datasets import samples
+
+SHOP = Path(__file__).parents[3] / "examples" / "shop"
+
+
+def test_the_example_is_a_working_mapping() -> None:
+    dataset = open_dataset(SHOP)
+    events = list(read_events(dataset))
+    bought = next(event for event in events if event.type is EventType.PURCHASE)
+    assert (bought.user_id, bought.item_id, bought.value) == ("ann", "teapot", 24.9)
+    assert bought.context == {"categories": "Kitchen|Tableware", "creator": "Warm & Co", "device": "phone"}
+    shown = next(event for event in events if event.user_id == "bob")
+    assert (shown.request_id, shown.position, shown.event_time_ms) == ("p2", 0, 1_772_482_500_000)
+    kettle = next(read_items(dataset))
+    assert (kettle.title, kettle.creator, kettle.attributes) == (
+        "Kettle, 1.5 l",
+        "Warm & Co",
+        {"price": "39.00"},
+    )
+    assert [user.attributes for user in read_users(dataset)] == [{"country": "NL"}, {"country": "DE"}]
+
+
+def test_nothing_known_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData) as caught:
+        open_dataset(tmp_path)
+    for sign in (
+        "u.data",
+        "ratings.dat",
+        "ratings.csv",
+        "*.inter",
+        "video_features_basic_*.csv",
+        "mapping.yaml",
+    ):
+        assert sign in str(caught.value)
+
+
+def test_paths_and_formats_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="no such file or folder"):
+        open_dataset(tmp_path / "absent")
+    with pytest.raises(InvalidConfig, match="unknown format 'csv': use one of " + ", ".join(FORMATS)):
+        open_dataset(tmp_path, "csv")
+    with pytest.raises(InvalidConfig, match="a table needs --mapping"):
+        open_dataset(tmp_path, "table")
+
+
+def test_a_named_format_wins_over_the_files(tmp_path: Path) -> None:
+    folder = samples.movielens_csv(tmp_path / "both")
+    (folder / "mapping.yaml").write_text("events: 1")
+    assert len(list(read_events(open_dataset(folder, "movielens-csv")))) == 4
+    with pytest.raises(InvalidConfig):
+        open_dataset(folder)
+
+
+def test_one_table_with_its_mapping(tmp_path: Path) -> None:
+    folder = samples.table(tmp_path / "t", ["a,x,1000,1.5,,"])
+    (folder / "events.csv").rename(folder / "other.csv")
+    dataset = open_dataset(folder / "other.csv", mapping=folder / "mapping.yaml")
+    assert dataset.name == "other"
+    assert [event.value for event in read_events(dataset)] == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("user: u", "usr: u", r"events\.user: Field required; events\.usr: Extra inputs"),
+        ("column: t}", "column: t, unit: days}", r"events\.time\.unit"),
+        ("type: rating", "type: stars", r"events\.events\.0\.type"),
+        ("type: rating", "type: rating, equals: x", "`equals` needs `when`"),
+        ("files: [events.csv]", "files: []", r"events\.files"),
+        ("events:\n", "events: [\n", "not a readable YAML mapping"),
+    ],
+)
+def test_wrong_mappings_are_refused(old: str, new: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mapping.yaml"
+    path.write_text(samples.MAPPING.replace(old, new, 1))
+    with pytest.raises(InvalidConfig, match=said):
+        read_mapping(path)
+
+
+def test_streams_of_objects_stop_at_a_broken_row(tmp_path: Path) -> None:
+    dataset = open_dataset(samples.table(tmp_path / "t", ["a,x,1000,1,,", "a,x,soon,1,,"]))
+    with pytest.raises(
+        InvalidData, match=r"events\.csv: row 3, column t: is not a time in milliseconds: 'soon'"
+    ):
+        list(read_events(dataset))
