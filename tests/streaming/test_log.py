@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -229,6 +230,7 @@ class Member:
     def __init__(self, bootstrap: str, group: str, topic: str, positions: dict[Partition, int]) -> None:
         self.owned: set[Partition] = set()
         self.records: list[Record] = []
+        self._topic = topic
         self._positions = positions
         self._stop = threading.Event()
         self._group = KafkaGroup(bootstrap, group, [topic], self._assigned, self._revoked)
@@ -245,7 +247,16 @@ class Member:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            for record in self._group.poll(0.1, 100):
+            try:
+                records = self._group.poll(0.1, 100)
+            except Unavailable:
+                continue
+            except LogReplaced:
+                self._positions.clear()
+                self._group.log_id(self._topic)
+                self._assigned(list(self.owned))
+                continue
+            for record in records:
                 assert (record.topic, record.partition) in self.owned
                 self.records.append(record)
                 self._positions[record.topic, record.partition] = record.offset + 1
@@ -292,3 +303,24 @@ def test_members_share_the_partitions_and_take_over_those_of_one_that_leaves(
     eventually(lambda: second.owned == every, "the one that stays takes over")
     send(50)
     eventually(lambda: seen() == list(range(150)), "and reads everything")
+
+
+@pytest.mark.slow
+def test_a_member_reads_on_when_the_broker_comes_back_without_its_log(
+    kafka_broker: KafkaBroker, closing: ExitStack
+) -> None:
+    sink = KafkaSink(kafka_broker.bootstrap, max_outage_s=PATIENCE_S)
+    closing.callback(sink.close)
+    member = Member(kafka_broker.bootstrap, "group", Topic.EVENTS, {})
+    closing.callback(member.leave)
+
+    def all_of(life: bytes) -> bool:
+        return {r.key for r in member.records if r.value == life} == {f"user-{n}" for n in range(20)}
+
+    for life in (b"first", b"second"):
+        for n in range(20):
+            sink.append(Topic.EVENTS, f"user-{n}", life)
+        sink.flush(PATIENCE_S)
+        eventually(partial(all_of, life), f"the {life!r} life")
+        kafka_broker.kill()
+        kafka_broker.start()
