@@ -83,7 +83,7 @@ def compose(
         opened.callback(writer.close)
         cpu = opened.enter_context(ThreadPoolExecutor(settings.threads, "cpu"))
         io = opened.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
-        feed = ItemFeed(store)
+        feed = ItemFeed(store, now_ms)
         opened.callback(feed.close)
         host = _host(settings, telemetry, store, request_store, feed, writer)
         opened.callback(host.close)
@@ -130,7 +130,7 @@ def _host(
 
     def load(bundle: Bundle) -> Runtime:
         runtime = build_runtime(bundle, read_user, limits, rules, side_effects, pool)
-        feed.attach(runtime.columns)
+        feed.attach(runtime.live)
         return runtime
 
     def store_fingerprint() -> str | None:
@@ -142,7 +142,7 @@ def _host(
     return ModelHost(
         settings.bundles,
         load,
-        release=lambda runtime: feed.detach(runtime.columns),
+        release=lambda runtime: feed.detach(runtime.live),
         code_fingerprint=FEATURES.fingerprint,
         store_fingerprint=store_fingerprint,
         telemetry=telemetry,

@@ -1,7 +1,7 @@
-"""Item features in process memory, kept current by the store's stream of changed items.
+"""Items in process memory, kept current by the store's stream of changes: what is in the catalogue, and item features.
 
 Reading 500 items' features from Redis takes milliseconds a request; reading what changed takes microseconds once.
-One thread owns every change, so a catalogue that is being loaded cannot miss or reorder an update.
+One thread owns every change, so what is being loaded cannot miss or reorder an update.
 """
 
 import threading
@@ -14,30 +14,39 @@ import structlog
 from recsys.errors import Unavailable
 from recsys.features.state import EntityState
 from recsys.store.base import FeatureStore
+from recsys.types import Item
 
 _BLOCK_MS = 200
+_PAUSE_S = 0.03  # between two looks: many changes at once cost little more than one
 _RETRY_S = 0.5
 
 _log = structlog.get_logger(__name__)
 
 
-class Columns(Protocol):
-    """What is kept current: `recsys.features.item_columns.ItemColumns`."""
+class Follower(Protocol):
+    """What is kept current: `serving.live_catalogue.LiveCatalogue`."""
 
-    def load(self, states: Iterable[tuple[str, EntityState]]) -> None: ...
+    def apply(
+        self, entries: Iterable[tuple[str, Item | None]], states: Iterable[tuple[str, EntityState]]
+    ) -> None:
+        """Take over catalogue entries (None: deleted) and item states. Doing it again changes nothing."""
 
-    def update(self, item_id: str, state: EntityState) -> object: ...
+    def refresh(self, now_ms: int) -> None:
+        """Called often: a chance to compute ahead of the requests."""
 
 
 class ItemFeed:
-    """Follows the store's changed items for every attached `Columns`. Thread-safe."""
+    """Follows the store's changes for every attached follower. Thread-safe."""
 
-    def __init__(self, store: FeatureStore, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: FeatureStore, now_ms: Callable[[], int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
+        self._now_ms = now_ms
         self._clock = clock
         self._lock = threading.Lock()
-        self._loaded: list[Columns] = []
-        self._waiting: list[tuple[Columns, threading.Event]] = []
+        self._loaded: list[Follower] = []
+        self._waiting: list[tuple[Follower, threading.Event]] = []
         self._cursor: str | None = None  # None: position unknown, everything must be read again
         self._current_at = clock()
         self._stop = threading.Event()
@@ -46,25 +55,25 @@ class ItemFeed:
     def start(self) -> None:
         self._thread.start()
 
-    def attach(self, columns: Columns, timeout_s: float = 60.0) -> bool:
-        """Load every item's state into `columns` and keep it current from now on.
+    def attach(self, follower: Follower, timeout_s: float = 60.0) -> bool:
+        """Give the follower everything that the store has, and every change from now on.
 
-        False: the store is away, or slower than `timeout_s`; they are loaded as soon as it can be done.
+        False: the store is away, or slower than `timeout_s`; it is done as soon as it can be.
         """
         tried = threading.Event()
         with self._lock:
-            self._waiting.append((columns, tried))
+            self._waiting.append((follower, tried))
         tried.wait(timeout_s)
-        return any(loaded is columns for loaded in self._snapshot())
+        return any(loaded is follower for loaded in self._snapshot())
 
-    def detach(self, columns: Columns) -> None:
+    def detach(self, follower: Follower) -> None:
         with self._lock:
-            self._loaded = [other for other in self._loaded if other is not columns]
-            self._waiting = [entry for entry in self._waiting if entry[0] is not columns]
+            self._loaded = [other for other in self._loaded if other is not follower]
+            self._waiting = [entry for entry in self._waiting if entry[0] is not follower]
 
     @property
     def age_s(self) -> float:
-        """Seconds since the columns were last known to equal the store."""
+        """Seconds since the followers were last known to equal the store."""
         return self._clock() - self._current_at
 
     def close(self) -> None:
@@ -74,20 +83,20 @@ class ItemFeed:
 
     def _follow_forever(self) -> None:
         away = False
-        while not self._stop.is_set():
+        while not self._stop.wait(_PAUSE_S):
             try:
                 self._step()
                 if away:
-                    _log.info("the store is back; item features are current again")
+                    _log.info("the store is back; items are current again")
                 away = False
             except Unavailable as error:
                 if not away:
-                    _log.warning("item features are not refreshed", error=str(error))
+                    _log.warning("items are not refreshed", error=str(error))
                 away = True
                 self._give_up_waiting()
                 self._stop.wait(_RETRY_S)
             except Exception:
-                _log.exception("refreshing item features failed; reading all of them again")
+                _log.exception("refreshing items failed; reading all of them again")
                 self._cursor = None
                 self._give_up_waiting()
                 self._stop.wait(_RETRY_S)
@@ -97,39 +106,43 @@ class ItemFeed:
         if self._cursor is None:
             self._cursor, _ = self._store.changed_items("", 0)
             with self._lock:
-                self._waiting += [(columns, threading.Event()) for columns in self._loaded]
+                self._waiting += [(follower, threading.Event()) for follower in self._loaded]
                 self._loaded = []
         self._load_waiting()
-        # wait briefly only: somebody may attach meanwhile
         self._cursor, changed = self._store.changed_items(self._cursor, _BLOCK_MS)
         if changed is None:
             self._cursor = None
             return
         if changed:
-            ids = list(changed)
-            states = self._store.items(ids)
-            for columns in self._snapshot():
-                for item_id, state in zip(ids, states, strict=True):
-                    columns.update(item_id, state)
+            self._apply(list(changed))
         self._current_at = self._clock()
+        for follower in self._snapshot():
+            follower.refresh(self._now_ms())
+
+    def _apply(self, item_ids: list[str]) -> None:
+        entries = list(self._store.catalogue(item_ids))
+        states = list(zip(item_ids, self._store.items(item_ids), strict=True))
+        for follower in self._snapshot():
+            follower.apply(entries, states)
 
     def _load_waiting(self) -> None:
         with self._lock:
             waiting = list(self._waiting)
-        for columns, tried in waiting:
-            columns.load(self._store.all_items())
+        for follower, tried in waiting:
+            follower.apply(self._store.catalogue(), self._store.all_items())
+            follower.refresh(self._now_ms())
             with self._lock:
-                if any(entry[0] is columns for entry in self._waiting):  # not detached meanwhile
-                    self._waiting = [entry for entry in self._waiting if entry[0] is not columns]
-                    self._loaded.append(columns)
+                if any(entry[0] is follower for entry in self._waiting):  # not detached meanwhile
+                    self._waiting = [entry for entry in self._waiting if entry[0] is not follower]
+                    self._loaded.append(follower)
             tried.set()
 
     def _give_up_waiting(self) -> None:
-        """Let those go on who wait in `attach`; their columns are still loaded later."""
+        """Let those go on who wait in `attach`; they are still loaded later."""
         with self._lock:
             for _, tried in self._waiting:
                 tried.set()
 
-    def _snapshot(self) -> list[Columns]:
+    def _snapshot(self) -> list[Follower]:
         with self._lock:
             return list(self._loaded)

@@ -24,9 +24,12 @@ from recsys.rank.scorer import RankerSession, RankScorer
 from recsys.rank.value_model import ValueModel
 from recsys.recall.ann import AnnIndex
 from recsys.recall.fresh import FreshSource
+from recsys.recall.live_index import LiveIndex
+from recsys.recall.live_items import LiveItems
 from recsys.recall.merge import QuotaMerger
 from recsys.recall.neighbours import ItemToItemSource, VectorNeighboursSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
+from recsys.recall.snapshots import Base
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from recsys.recall.vector_index import NO_ROW
 from recsys.request import Rows
@@ -34,6 +37,7 @@ from recsys.rerank.reranker import RerankConfig, Reranker
 from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
 from recsys.rerank.rules import RuleBook
 from serving.golden import check_golden
+from serving.live_catalogue import LiveCatalogue
 
 USER_FEATURES = "user_features"  # how `degraded` names a store that does not give the user's state
 
@@ -55,7 +59,7 @@ class Runtime:
 
     bundle: Bundle
     catalogue: Catalogue
-    columns: ItemColumns
+    live: LiveCatalogue
     pipeline: Pipeline
     neighbours: NDArray[np.int32]
     neighbour_scores: NDArray[np.float32]
@@ -94,24 +98,26 @@ def build_runtime(
     items = read_items(bundle.file("items.parquet"))
     catalogue = Catalogue(items)
     columns = ItemColumns(items, FEATURES)
-    vectors = load_file(bundle.file("item_vectors.safetensors"))["vectors"]
+    arrays = load_file(bundle.file("item_vectors.safetensors"))
+    vectors = arrays["vectors"]
     near = load_file(bundle.file("item_to_item.safetensors"))
     best = load_file(bundle.file("popular.safetensors"))
-    index = AnnIndex.load(bundle.file("index.faiss"))
+    ann = AnnIndex.load(bundle.file("index.faiss"))
     for name, n in (
         ("item_vectors", len(vectors)),
         ("item_to_item", len(near["neighbours"])),
-        ("index", len(index)),
+        ("index", len(ann)),
     ):
         if n != len(items):
             raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(items)}")
     table = popularity(best["rows"], best["scores"], catalogue)
-    vectors_of = _VectorsOf(vectors)
+    index = LiveIndex(Base(ann, np.arange(len(items), dtype=np.int32), vectors))
+    live_items = LiveItems(catalogue, index, vectors, arrays.get("attributes"))
     n = limits.candidates
     sources: list[Source] = [
         TwoTowerSource(UserTower(bundle.file("user_tower.onnx")), index, limit=3 * n // 4),
         ItemToItemSource(near["neighbours"], near["scores"], limit=n // 3),
-        VectorNeighboursSource(vectors_of, index, limit=n // 4),
+        VectorNeighboursSource(index.vectors, index, limit=n // 4),
         PopularInCategoriesSource(table, catalogue, limit=n // 4),
         PopularSource(table, limit=n),
         FreshSource(catalogue, limit=n // 10),
@@ -135,18 +141,15 @@ def build_runtime(
             ),
             *([RuleBoost(rules, catalogue)] if rules else []),
         ],
-        selector=Reranker(RerankConfig(), catalogue, vectors_of, rules),
+        selector=Reranker(RerankConfig(), catalogue, index.vectors, rules),
         side_effects=side_effects(bundle, catalogue),
         pool=pool,
     )
-    return Runtime(bundle, catalogue, columns, pipeline, near["neighbours"], near["scores"])
-
-
-class _VectorsOf:
-    """Item vectors by row; zeros for items newer than the bundle."""
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        self._vectors = np.vstack([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
-
-    def __call__(self, rows: Rows) -> NDArray[np.float32]:
-        return self._vectors[np.minimum(rows, len(self._vectors) - 1)]
+    return Runtime(
+        bundle,
+        catalogue,
+        LiveCatalogue(catalogue, live_items, columns),
+        pipeline,
+        near["neighbours"],
+        near["scores"],
+    )

@@ -7,6 +7,7 @@ import pytest
 
 from recsys.errors import Unavailable
 from recsys.features.state import EntityState
+from recsys.types import Item
 from serving.item_feed import ItemFeed
 from tests.serving.waiting import eventually
 
@@ -16,6 +17,7 @@ class Store:
 
     def __init__(self) -> None:
         self.states: dict[str, int] = {}
+        self.entries: dict[str, Item | None] = {}
         self.changes: list[str] = []
         self.first_kept = 0
         self.away = False
@@ -30,6 +32,10 @@ class Store:
     def items(self, item_ids: list[str]) -> list[EntityState]:
         self._check()
         return [EntityState({"n": self.states[item_id]}) for item_id in item_ids]
+
+    def catalogue(self, item_ids: list[str] | None = None) -> Iterator[tuple[str, Item | None]]:
+        self._check()
+        yield from ((i, item) for i, item in self.entries.items() if item_ids is None or i in item_ids)
 
     def all_items(self) -> Iterator[tuple[str, EntityState]]:
         self._check()
@@ -56,12 +62,16 @@ class Store:
 class Columns:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.entries: dict[str, Item | None] = {}
 
-    def load(self, states: Iterable[tuple[str, EntityState]]) -> None:
-        self.counts = {item_id: state.cells["n"] for item_id, state in states}
+    def apply(
+        self, entries: Iterable[tuple[str, Item | None]], states: Iterable[tuple[str, EntityState]]
+    ) -> None:
+        self.entries.update(entries)
+        self.counts.update({item_id: state.cells["n"] for item_id, state in states})
 
-    def update(self, item_id: str, state: EntityState) -> None:
-        self.counts[item_id] = state.cells["n"]
+    def refresh(self, now_ms: int) -> None:
+        pass
 
 
 @pytest.fixture
@@ -71,7 +81,7 @@ def store() -> Store:
 
 @pytest.fixture
 def feed(store: Store) -> Iterator[ItemFeed]:
-    feed = ItemFeed(store)  # type: ignore[arg-type]
+    feed = ItemFeed(store, lambda: 0)  # type: ignore[arg-type]
     feed.start()
     yield feed
     feed.close()
@@ -143,3 +153,15 @@ def test_detached_columns_stay_as_they_were(store: Store, feed: ItemFeed) -> Non
     store.change("a", 1)
     eventually(lambda: new.counts == {"a": 1})
     assert old.counts == {}
+
+
+def test_catalogue_entries_come_with_the_load_and_with_the_changes(store: Store, feed: ItemFeed) -> None:
+    store.states = {"a": 1, "b": 1}
+    store.entries["a"] = Item("a")
+    columns = Columns()
+    assert feed.attach(columns, 20)
+    assert columns.entries == {"a": Item("a")}
+    store.entries |= {"a": None, "b": Item("b")}
+    store.change("a", 1)
+    store.change("b", 1)
+    eventually(lambda: columns.entries == {"a": None, "b": Item("b")})

@@ -1,0 +1,54 @@
+"""A bundle's items and everything that changes about them while it is served: new and deleted items, item features.
+
+The item feed is its only writer; requests read beside it without a lock.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from recsys.catalogue import Catalogue
+from recsys.features.item_columns import ItemColumns
+from recsys.features.state import EntityState
+from recsys.recall.live_items import LiveItems
+from recsys.types import Item
+
+
+class LiveCatalogue:
+    """Catalogue, index and feature columns of one runtime, changed together."""
+
+    def __init__(self, catalogue: Catalogue, items: LiveItems, columns: ItemColumns) -> None:
+        self._catalogue = catalogue
+        self._items = items
+        self._columns = columns
+
+    def apply(
+        self, entries: Iterable[tuple[str, Item | None]], states: Iterable[tuple[str, EntityState]]
+    ) -> None:
+        """Take over catalogue entries (None: deleted), then item states; what is the same already costs nothing."""
+        known = dict(entries)
+        self._put([item for item in known.values() if item is not None and not self._has(item)])
+        gone = [item_id for item_id, item in known.items() if item is None and self._lives(item_id)]
+        if gone:
+            self._items.delete(gone)
+        self._columns.load(states)
+
+    def refresh(self, now_ms: int) -> None:
+        """Compute what requests would otherwise have to."""
+        self._columns.refresh(now_ms)
+
+    def _put(self, items: Sequence[Item]) -> None:
+        """A row can be recalled as soon as the catalogue has it, so its feature columns must be there before."""
+        if not items:
+            return
+        rows = self._catalogue.rows
+        new = [item.item_id for item in items if item.item_id not in rows]
+        upcoming = {item_id: len(self._catalogue) + i for i, item_id in enumerate(new)}
+        self._columns.put([rows.get(i.item_id, upcoming.get(i.item_id, -1)) for i in items], items)
+        self._items.put(items)
+
+    def _has(self, item: Item) -> bool:
+        row = self._catalogue.rows.get(item.item_id)
+        return row is not None and bool(self._catalogue.alive[row]) and self._catalogue.item(row) == item
+
+    def _lives(self, item_id: str) -> bool:
+        row = self._catalogue.rows.get(item_id)
+        return row is not None and bool(self._catalogue.alive[row])
