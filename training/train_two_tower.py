@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -34,7 +33,6 @@ from training.dataset import (
     BatchPlan,
     BeforeTime,
     Cut,
-    History,
     SequenceFiles,
     Windows,
     before_last,
@@ -44,7 +42,7 @@ from training.dataset import (
     read_items,
 )
 from training.losses import Loss, LossName, make_loss
-from training.retrieval import next_item_ranks, two_tower_scorer
+from training.retrieval import Cases, cases_after, next_item_ranks, two_tower_scorer
 from training.seeding import seed_everything, seed_step
 
 
@@ -83,6 +81,9 @@ class TwoTowerConfig(BaseModel):
 
     validation: Validation = Field(Validation.TIME, description="What early stopping looks at.")
     validation_share: float = Field(0.1, gt=0, lt=1, description="Newest events held out, of `time`.")
+    validation_from_ms: int = Field(
+        0, ge=0, description="When `time` begins, in place of a share; 0: the share."
+    )
     validation_cases: int = Field(1000, ge=1, description="Held-out events scored after each epoch.")
     patience: int = Field(2, ge=1, description="Epochs without a better NDCG@10 before stopping.")
     refit: bool = Field(True, description="Train again on everything for the best number of epochs.")
@@ -211,21 +212,12 @@ class _TwoTowerStep(nn.Module):
 
 
 @dataclass(frozen=True)
-class _HeldOut:
-    """The validation cases: histories, the row of the item that came next, and when."""
-
-    histories: list[History]
-    targets: NDArray[np.int64]
-    times: list[int]
-
-
-@dataclass(frozen=True)
 class _Data:
     items: Sequence[Item]
     files: SequenceFiles
     counts: Tensor  # (n_items,) events an item
     cut: Cut
-    held_out: _HeldOut | None
+    held_out: Cases | None
 
 
 def _read(config: TwoTowerConfig) -> _Data:
@@ -234,22 +226,16 @@ def _read(config: TwoTowerConfig) -> _Data:
     files = SequenceFiles(config.sequences, items)
     cut = _cut(config, files)
     counts = np.zeros(len(items), np.int64)
-    cases: list[tuple[History, int]] = []
     for history in files.read():
-        n = cut(history)
-        counts += np.bincount(history.numbers[:n] - 1, minlength=len(items))
-        cases += [(history, at) for at in range(max(n, 1), len(history.numbers)) if history.is_new(at)]
-    if config.validation is not Validation.NONE and not cases:
+        counts += np.bincount(history.numbers[: cut(history)] - 1, minlength=len(items))
+    if config.validation is Validation.NONE:
+        return _Data(items, files, torch.from_numpy(counts), cut, None)
+    cases = cases_after(files.read(), cut).sample(config.validation_cases, config.seed)
+    if not len(cases):
         raise InvalidData(
-            f"{config.sequences}: no history goes past the validation cut; choose validation none"
+            f"{config.sequences}: nothing happens after the validation cut; choose validation none"
         )
-    chosen = np.random.default_rng(config.seed).permutation(len(cases))[: config.validation_cases]
-    held_out = _HeldOut(
-        [cases[c][0].before(cases[c][1]) for c in chosen],
-        np.array([cases[c][0].numbers[cases[c][1]] - 1 for c in chosen], np.int64),
-        [int(cases[c][0].times[cases[c][1]]) for c in chosen],
-    )
-    return _Data(items, files, torch.from_numpy(counts), cut, held_out if cases else None)
+    return _Data(items, files, torch.from_numpy(counts), cut, cases)
 
 
 def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
@@ -257,6 +243,8 @@ def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
         return keep_all
     if config.validation is Validation.LAST_ITEM:
         return before_last
+    if config.validation_from_ms:
+        return BeforeTime(config.validation_from_ms)
     times = np.concatenate([h.times for h in files.read()] or [np.zeros(1, np.int64)])
     if times.min() <= 0:
         raise InvalidData(f"{config.sequences}: events without times; choose validation last_item or none")
@@ -285,13 +273,13 @@ def _learning_rate(config: TwoTowerConfig, step: int, done: float) -> float:
     return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def _finish_epoch(state: TrainingState[TwoTower], held_out: _HeldOut | None, config: TwoTowerConfig) -> None:
+def _finish_epoch(state: TrainingState[TwoTower], held_out: Cases | None, config: TwoTowerConfig) -> None:
     """Report the epoch, validate, and remember the best weights."""
     at = state.progress
     scores: dict[str, float] = {}
     if held_out is not None:
         scorer = two_tower_scorer(state.kept, config.max_length)
-        ranks = next_item_ranks(scorer, held_out.histories, held_out.targets, held_out.times)
+        ranks = next_item_ranks(scorer, held_out)
         scores = {"hr@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
     report = EpochReport(at.epoch + 1, at.loss / at.targets, at.seconds, at.targets / at.seconds, scores)
     at.reports.append(asdict(report))

@@ -1,0 +1,35 @@
+"""`recsys evaluate`: offline quality against baselines, on data that the models have not seen."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.console import JsonFlag, QuickFlag, finish
+from recsys.settings import Settings
+from training import evaluate_recall
+from training.evaluate_recall import Protocol, RecallEvaluation
+
+app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.")
+
+
+@app.command()
+def recall(
+    data: Annotated[Path, typer.Option(help="A data set's folder, or a lake (protocol temporal).")],
+    protocol: Annotated[Protocol, typer.Option(help="How the data is cut into training and test.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as torch chooses.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the two-tower and its baselines on the past, ask for what came next.
+
+    Interrupted, it goes on from its checkpoint in <home>/evaluate/recall.
+
+    Example: recsys evaluate recall --data ../shared/data/ml-1m --protocol ml-1m --json
+    """
+    work = Settings().home / "evaluate" / "recall" / f"{protocol}-{data.resolve().name}"
+    config = RecallEvaluation(
+        data=data, protocol=protocol, work=work, seed=seed, threads=threads, quick=quick, progress=not as_json
+    )
+    finish(evaluate_recall.main(config), as_json)
