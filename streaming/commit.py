@@ -39,13 +39,18 @@ def commit(lake: Path, files: Sequence[tuple[Path, pa.Table]], checkpoint: Check
 
 
 def recover(lake: Path) -> dict[str, tuple[str, int]]:
-    """Clean up after a crash; returns the checkpoint, empty in a new lake."""
+    """Clean up after a crash; returns the checkpoint."""
     folder = lake / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "writing", ignore_errors=True)
     _finish(lake)
+    return read_checkpoint(lake)
+
+
+def read_checkpoint(lake: Path) -> dict[str, tuple[str, int]]:
+    """How far the lake is; empty in a new one."""
     try:
-        content = json.loads((folder / _CHECKPOINT).read_text(encoding="utf-8"))
+        content = json.loads((lake / FOLDER / _CHECKPOINT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return {where: (log_id, offset) for where, (log_id, offset) in content.items()}

@@ -24,7 +24,7 @@ class KafkaSource:
     """`EventSource` on Kafka: reads the partitions that were sought, from where they were sought."""
 
     def __init__(self, bootstrap: str, **options: Any) -> None:
-        """`options`: further ones of `KafkaConsumer`.
+        """`options`: further ones of `KafkaConsumer`. Seeking offset 0 means the oldest record there is.
 
         Raises:
             Unavailable: no broker answers.
@@ -61,10 +61,8 @@ class KafkaSource:
                 found = self._consumer.poll(timeout_ms=int(timeout_s * 1_000), max_records=max_records)
             except OffsetOutOfRangeError as error:
                 self._check_identity(now=True)
-                raise InvalidData(
-                    f"the log no longer has, or never had, the offsets asked for: {error}; Kafka's retention "
-                    "must exceed the longest outage of its readers"
-                ) from error
+                self._start_where_the_log_starts(error)
+                return []
         return [_record(raw) for batch in found.values() for raw in batch]
 
     def end_offset(self, topic: str, partition: int) -> int:
@@ -95,6 +93,17 @@ class KafkaSource:
 
     def close(self) -> None:
         self._open.close()
+
+    def _start_where_the_log_starts(self, error: OffsetOutOfRangeError) -> None:
+        """Offset 0 means the beginning of what the log still has; nothing else is skipped silently."""
+        (gone,) = error.args
+        if any(gone.values()):
+            raise InvalidData(
+                f"the log does not have the offsets asked for: {gone}; Kafka's retention must exceed the longest "
+                "outage of its readers. `recsys stream replay` brings events back from the lake"
+            )
+        for where, first in self._consumer.beginning_offsets(list(gone)).items():
+            self._consumer.seek(where, first)
 
     def _new_consumer(self, **options: Any) -> Any:
         with kafka_errors(self._bootstrap):

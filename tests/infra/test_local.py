@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -213,7 +214,11 @@ def test_up_and_status(tmp_path: Path) -> None:
         pids = [json.loads(services.read_text())[name] for name in ("redis_pid", "kafka_pid")]
         found = status()
         assert found["redis"]["reachable"]
-        assert found["kafka"]["end_offsets"] == {str(topic): [0, 0, 0, 0] for topic in Topic}
+        topics: Any = found["kafka"]["topics"]
+        assert {name: topic["end_offsets"] for name, topic in topics.items()} == {
+            str(t): [0] * 4 for t in Topic
+        }
+        assert topics["events"]["worker_lag"] == topics["impressions"]["archiver_lag"] == 0
         up.send_signal(signal.SIGINT)
         assert up.wait(60) == 0
     assert not services.exists()

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import os
 import random
 import subprocess
@@ -21,7 +20,7 @@ from infra.local.kafka import KafkaBroker
 from recsys.events import Event
 from recsys.lake import EVENTS
 from recsys.types import Item
-from streaming.commit import FOLDER
+from streaming.commit import read_checkpoint
 from streaming.log import KafkaSink
 from streaming.traffic import drive, kafka_target, traffic_events
 
@@ -38,11 +37,7 @@ def archived(lake: Path) -> Counter[str]:
 
 def progress(lake: Path) -> int:
     """How many records of the log the lake's checkpoint covers."""
-    try:
-        checkpoint = json.loads((lake / FOLDER / "checkpoint.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return 0
-    return sum(offset for _, offset in checkpoint.values())
+    return sum(offset for _, offset in read_checkpoint(lake).values())
 
 
 def wait_for_progress(lake: Path, records: int) -> None:

@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
+from kafka import TopicPartition
+from kafka.errors import OffsetOutOfRangeError
 
 from infra.local.kafka import KafkaBroker
 from infra.local.process import free_port
-from recsys.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
+from recsys.errors import InvalidConfig, InvalidData, InvalidEvent, LogReplaced, Unavailable
 from recsys.event_log import Record, partition_of
 from recsys.types import Topic
 from streaming.log import KafkaGroup, KafkaSink, KafkaSource, Partition, create_topics, reachable
@@ -182,6 +184,29 @@ def test_a_source_notices_that_the_log_starts_anew(kafka_broker: KafkaBroker, cl
     assert source.log_id(Topic.EVENTS) != first
     source.seek(Topic.EVENTS, partition, 0)
     eventually(lambda: b"new" in [r.value for r in source.poll(0.2, 10)], "the new log's record")
+
+
+def test_expired_offsets_are_an_error_unless_one_asked_for_the_beginning(
+    kafka_bootstrap: str, new_topic: Callable[..., str], closing: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded broker never expires anything, so its answers are replaced here."""
+    source, where = KafkaSource(kafka_bootstrap), TopicPartition(new_topic(1), 0)
+    closing.callback(source.close)
+    consumer = source._consumer
+    monkeypatch.setattr(consumer, "beginning_offsets", lambda partitions: dict.fromkeys(partitions, 40))
+    for asked in (0, 7):
+
+        def out_of_range(asked: int = asked, **options: object) -> None:
+            raise OffsetOutOfRangeError({where: asked})
+
+        source.seek(where.topic, 0, asked)
+        monkeypatch.setattr(consumer, "poll", out_of_range)
+        if asked:
+            with pytest.raises(InvalidData, match="retention"):
+                source.poll(0.1, 10)
+        else:
+            assert source.poll(0.1, 10) == []
+            assert consumer.position(where) == 40
 
 
 def test_lag_counts_what_was_not_read(

@@ -1,0 +1,117 @@
+"""What is there: the state of every part, as one JSON-ready object for `recsys status`."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+import redis
+
+from infra.local.services import connected, running
+from recsys.bundle import current_version
+from recsys.errors import RecsysError, Unavailable
+from recsys.features.definitions import FEATURES
+from recsys.settings import Settings
+from recsys.store.base import StoreConfig
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import Topic
+from streaming.commit import read_checkpoint
+from streaming.log import KafkaSource
+
+_TIMEOUT_S = 2.0
+# (topic, partition) → log id and next offset of a reader; None: it has read nothing
+Progress = Callable[[str, int], tuple[str, int] | None]
+
+
+def gather(settings: Settings, api: str) -> dict[str, Any]:
+    """Every part with `reachable`; where Kafka is, each topic's records and how far its readers are behind."""
+    found: dict[str, Any] = {
+        "home": str(settings.home),
+        "embedded": running(settings) is not None,
+        "redis": {"reachable": False},
+        "kafka": {"reachable": False},
+        "api": _api(api),
+        "bundle": current_version(settings.bundles),
+    }
+    try:
+        settings = connected(settings)
+    except Unavailable as error:
+        return found | {"error": str(error)}
+    found["redis"] = _redis(settings.redis_url)
+    found["kafka"] = _kafka(settings, found["redis"]["reachable"])
+    return found
+
+
+def _redis(url: str) -> dict[str, Any]:
+    client = redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+    try:
+        started = time.perf_counter()
+        client.ping()
+        milliseconds = round((time.perf_counter() - started) * 1000, 2)
+        memory = client.info("memory")["used_memory"]
+        return {
+            "reachable": True,
+            "url": url,
+            "ping_ms": milliseconds,
+            "keys": client.dbsize(),
+            "bytes": memory,
+        }
+    except redis.RedisError as error:
+        return {"reachable": False, "url": url, "error": str(error)}
+    finally:
+        client.close()
+
+
+def _kafka(settings: Settings, redis_reachable: bool) -> dict[str, Any]:
+    address = settings.kafka_bootstrap
+    try:
+        source = KafkaSource(address)
+    except Unavailable as error:
+        return {"reachable": False, "bootstrap": address, "error": str(error)}
+    readers = {"archiver": _archiver(settings)}
+    if redis_reachable:
+        readers["worker"] = _worker(settings)
+    try:
+        topics = {str(topic): _topic(source, topic, readers) for topic in Topic}
+        return {"reachable": True, "bootstrap": address, "topics": topics}
+    except RecsysError as error:
+        return {"reachable": True, "bootstrap": address, "error": str(error)}
+    finally:
+        source.close()
+
+
+def _topic(source: KafkaSource, topic: Topic, readers: Mapping[str, Progress]) -> dict[str, Any]:
+    ends = [source.end_offset(topic, partition) for partition in range(source.partitions(topic))]
+    found: dict[str, Any] = {"records": sum(ends), "end_offsets": ends}
+    if topic is Topic.DEAD_LETTER:
+        return found
+    life = source.log_id(topic)
+    for name, progress in readers.items():
+        done = [progress(topic, partition) for partition in range(len(ends))]
+        # What was read of an earlier life of the topic does not count.
+        behind = [end - d[1] if d and d[0] == life else end for end, d in zip(ends, done, strict=True)]
+        found[f"{name}_lag"] = sum(behind)
+    return found
+
+
+def _archiver(settings: Settings) -> Progress:
+    checkpoint = read_checkpoint(settings.lake)
+    return lambda topic, partition: checkpoint.get(f"{topic}/{partition}")
+
+
+def _worker(settings: Settings) -> Progress:
+    store = RedisFeatureStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions))
+
+    def progress(topic: str, partition: int) -> tuple[str, int] | None:
+        stored = store.checkpoint(topic, partition)
+        return (stored.log_id, stored.offset) if stored else None
+
+    return progress
+
+
+def _api(url: str) -> dict[str, Any]:
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=_TIMEOUT_S)
+        return {"reachable": True, "url": url, "ready": answer.status_code == 200}
+    except httpx.HTTPError as error:
+        return {"reachable": False, "url": url, "error": str(error) or type(error).__name__}
