@@ -17,8 +17,7 @@ from recsys.recall.live_index import LiveIndex
 Floats = NDArray[np.float32]
 
 _PER_STEP = 10  # items a change
-_TOLERANCE = {Kind.FLAT: 1e-4, Kind.IVF_FLAT: 1e-4, Kind.HNSW: 1e-4}  # of a score; else that of 8-bit codes
-_CODES_TOLERANCE = 0.05
+_TOLERANCE = 1e-4  # of a score
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,6 @@ def _change(config: StressConfig, index: LiveIndex, world: _World) -> None:
 
 def _search(config: StressConfig, index: LiveIndex, world: _World, tally: _Tally, seed: int) -> None:
     random = np.random.default_rng(seed)
-    tolerance = _TOLERANCE.get(config.kind, _CODES_TOLERANCE)
     while not world.stop.is_set():
         target = random.integers(0, len(world.alive), 1).astype(np.int32)
         query = world.vectors[target].copy()
@@ -157,6 +155,6 @@ def _search(config: StressConfig, index: LiveIndex, world: _World, tally: _Tally
         exact = world.vectors[rows] @ query[0]
         dead = ~world.alive[rows]
         known = world.settled(rows, began)  # asked last: what was read above was true all along
-        is_wrong |= bool((dead & known).any() or (np.abs(exact - scores)[known] > tolerance).any())
+        is_wrong |= bool((dead & known).any() or (np.abs(exact - scores)[known] > _TOLERANCE).any())
         tally.checked += int(known.sum())
         tally.wrong += int(is_wrong)

@@ -18,7 +18,8 @@ from recsys.errors import InvalidBundle
 from recsys.recall.vector_index import NO_ROW, Found, check_queries, nothing
 from recsys.request import Rows
 
-EXACT_UP_TO = 20_000  # items; exact search takes 0.7 ms there
+EXACT_UP_TO = 20_000  # items; exact search takes half a millisecond there
+LEAST = 1_000  # vectors for anything but exact search: FAISS wants 39 a cluster
 
 
 class Kind(StrEnum):
@@ -29,6 +30,10 @@ class Kind(StrEnum):
     HNSW = "hnsw"  # graph; candidates kept while searching
     IVF_FLAT = "ivf_flat"  # inverted lists; lists visited
     IVF_SQ8 = "ivf_sq8"  # inverted lists of 8-bit codes; lists visited
+    IVF_PQ = (
+        "ivf_pq"  # 4-bit product codes scanned by SIMD, the best ones again by 8-bit codes; lists visited
+    )
+    IVF_RABITQ = "ivf_rabitq"  # 1-bit codes, the best ones again by 8-bit codes; lists visited
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class IndexConfig:
     effort: int = 0  # see `Kind`
     links: int = 32  # neighbours a node of the graph
     build_effort: int = 80  # candidates kept while the graph is built
+    refine: float = 6.0  # times k that the short codes pass on to the 8-bit ones
     seed: int = 0  # of the clustering
 
 
@@ -112,6 +118,16 @@ class AnnIndex:
         faiss.write_index(self._index, str(path))
 
     @property
+    def compressed(self) -> bool:
+        """Whether scores come from codes, not from the vectors themselves."""
+        inside = _inside(self._index)
+        return not isinstance(inside, (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat))
+
+    def set_effort(self, effort: int) -> None:
+        """Search with this effort (see `Kind`) from now on. Not beside searches: it is for tuning and loading."""
+        _set_effort(self._index, effort)
+
+    @property
     def dimension(self) -> int:
         return int(self._index.d)
 
@@ -132,7 +148,7 @@ class AnnIndex:
 
 
 def _empty(n: int, dimension: int, config: IndexConfig) -> Any:
-    """An untrained index. Fewer lists than a 39th of the vectors: the least that FAISS clusters well."""
+    """An untrained index for n vectors. So few that clustering makes no sense are searched exactly."""
     lists = config.lists or 1 << max(0, round(np.log2(4 * np.sqrt(max(n, 1)))))
     lists = max(1, min(lists, n // 39))
     factory = {
@@ -141,12 +157,33 @@ def _empty(n: int, dimension: int, config: IndexConfig) -> Any:
         Kind.HNSW: f"HNSW{config.links},Flat",
         Kind.IVF_FLAT: f"IVF{lists},Flat",
         Kind.IVF_SQ8: f"IVF{lists},SQ8",
-    }[config.kind]
+        Kind.IVF_PQ: f"IVF{lists},PQ{dimension // 2}x4fs,Refine(SQ8)",
+        Kind.IVF_RABITQ: f"IVF{lists},RaBitQ,Refine(SQ8)",
+    }[config.kind if n >= LEAST else Kind.FLAT]
     index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
-    if isinstance(index, faiss.IndexIVF):
-        index.cp.seed = config.seed
-        index.nprobe = min(lists, config.effort or max(8, lists // 16))
-    elif isinstance(index, faiss.IndexHNSW):
+    if isinstance(index, faiss.IndexHNSW):
         index.hnsw.efConstruction = config.build_effort
-        index.hnsw.efSearch = config.effort or 512
+    if isinstance(index, faiss.IndexIVFScalarQuantizer):
+        # of the codes' range leave out a thousandth at each end: outliers would cost everybody precision
+        index.sq.rangestat, index.sq.rangestat_arg = faiss.ScalarQuantizer.RS_quantiles, 0.001
+    if isinstance(index, faiss.IndexRefine):
+        index.k_factor = config.refine
+    lists_inside = faiss.try_extract_index_ivf(index)
+    if lists_inside is not None:
+        lists_inside.cp.seed = config.seed
+        lists_inside.cp.max_points_per_centroid = 64  # four times as fast as FAISS's 256, and as good
+    _set_effort(index, config.effort or (512 if config.kind is Kind.HNSW else max(8, lists // 8)))
     return index
+
+
+def _inside(index: Any) -> Any:
+    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap) else index
+
+
+def _set_effort(index: Any, effort: int) -> None:
+    inside = _inside(index)
+    lists = faiss.try_extract_index_ivf(inside)
+    if lists is not None:
+        lists.nprobe = min(effort, lists.nlist)
+    elif isinstance(inside, faiss.IndexHNSW):
+        inside.hnsw.efSearch = effort

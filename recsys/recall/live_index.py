@@ -2,7 +2,8 @@
 
 FAISS indexes cannot be searched and changed at once, so the main index never changes. What is new or replaced is
 searched exactly beside it, what is gone is left out of its results; when that has become much, a new main index is
-built in the background and takes its place.
+built in the background and takes its place. What a compressed main index finds is scored again by the float vectors,
+so that its scores and those of the delta can be compared.
 
 A search reads one `_View`, which is never changed once it is published: it sees each change entirely or not at all.
 A writer publishes a new view by one assignment. Vectors are appended to a buffer that older views share: they know
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from recsys.errors import InvalidConfig
 from recsys.recall.ann import IndexConfig
 from recsys.recall.journal import Change, Journal, Operation
+from recsys.recall.rescored import rescore, with_margin
 from recsys.recall.snapshots import Base, Snapshots
 from recsys.recall.vector_index import NO_ROW, Found, check_queries
 from recsys.request import Rows, among
@@ -58,7 +60,7 @@ class _View:
         return self.in_base + int(self.delta_alive.sum())
 
     def search(self, queries: Floats, k: int) -> Found:
-        if not self.n and not len(self.gone):
+        if not self.n and not len(self.gone) and not self.base.index.compressed:
             return self.base.index.search(queries, k)
         parts = [self._search_base(queries, k), self._search_delta(queries, k)]
         scores = np.concatenate([part.scores for part in parts], axis=1)
@@ -68,8 +70,9 @@ class _View:
 
     def _search_base(self, queries: Floats, k: int) -> Found:
         """Ask for so many more that k living ones are left; ask again for twice as many where they are not."""
-        n, wanted = len(self.base.rows), min(k, self.in_base)
-        asked = min(n, k + 2 * k * len(self.gone) // max(n, 1) + min(len(self.gone), 16))
+        compressed = self.base.index.compressed
+        n, wanted = len(self.base.rows), min(with_margin(k) if compressed else k, self.in_base)
+        asked = min(n, wanted + 2 * wanted * len(self.gone) // max(n, 1) + min(len(self.gone), 16))
         while True:
             scores, rows = self.base.index.search(queries, max(asked, 1))
             found = rows != NO_ROW
@@ -78,7 +81,8 @@ class _View:
             if asked >= n or (~found.all(axis=1) | (alive.sum(axis=1) >= wanted)).all():
                 break
             asked = min(n, 2 * asked)
-        return Found(np.where(alive, scores, -np.inf).astype(np.float32), np.where(alive, rows, NO_ROW))
+        living = Found(np.where(alive, scores, np.float32(-np.inf)), np.where(alive, rows, NO_ROW))
+        return rescore(living, queries, self.base.vectors_of, k) if compressed else living
 
     def _search_delta(self, queries: Floats, k: int) -> Found:
         scores = queries @ self.delta_vectors[: self.n].T
@@ -192,7 +196,7 @@ class LiveIndex:
         with self._write:
             view = self._view
             held = np.flatnonzero(among(rows, view.base.rows) & ~among(rows, view.gone))
-            found[held] = view.base.vectors[np.searchsorted(view.base.rows, rows[held])]
+            found[held] = view.base.vectors_of(rows[held])
             for place, row in enumerate(rows.tolist()):
                 if row in self._slots:
                     found[place] = view.delta_vectors[self._slots[row]]

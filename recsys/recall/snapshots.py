@@ -47,6 +47,10 @@ class Base:
         rows = np.arange(len(vectors), dtype=np.int32) if rows is None else rows
         return cls(AnnIndex.build(vectors, config, rows), rows, vectors)
 
+    def vectors_of(self, rows: Rows) -> NDArray[np.float32]:
+        """(n, d) of rows that are all in the base."""
+        return self.vectors[np.searchsorted(self.rows, rows)]
+
 
 class Snapshots:
     """The folder of one live index. One process may write it."""
