@@ -22,7 +22,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("serve", "Answer requests with the published bundle."),
     "data": ("data", "Fetch, validate and import data sets."),
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
+    "features": ("features", "Build training examples with Spark; list and compare definitions."),
     "train": ("train", "Train both models and publish a bundle."),
+    "bench": ("bench", "Measure a part of the system against its goals."),
+    "drill": ("drill", "Break parts of the system on purpose, and count what is wrong afterwards."),
     "bundle": ("bundle", "List, inspect, verify and publish bundles."),
 }
 

@@ -24,6 +24,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from recsys.errors import InvalidData
 from recsys.features.batch import BatchSource, spans_before
 from recsys.features.definitions import ENGAGED_VISITS, ENGAGEMENT, FEATURES
+from recsys.features.describe import DEFINITIONS
 from recsys.features.state import Entity
 from recsys.types import MS_PER_DAY, EventType
 from training.bucket import (
@@ -128,6 +129,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         rows.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.aside)
         counts = spark.read.parquet(examples.aside).groupBy("sampled").count().collect()
         examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
+        examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
         n_examples = sum(row["count"] for row in counts)
         progress(f"{n_examples:,} examples written")
         n_sequences = _write_sequences(spark, job, events, run)

@@ -80,7 +80,7 @@ class OutputFolder:
                 self._fs.mkdirs(target)
             elif not self._fs.rename(source, target):
                 raise OSError(f"could not move {self.aside}/{name} to {self._folder}/{name}")
-            self._write(f"{self._folder}/{name}/{SUCCESS}", mark)
+            self.write(f"{name}/{SUCCESS}", mark)
         self.discard()
 
     def discard(self) -> None:
@@ -106,8 +106,9 @@ class OutputFolder:
     def _path(self, text: str) -> Any:
         return self._jvm.org.apache.hadoop.fs.Path(text)
 
-    def _write(self, path: str, text: str) -> None:
-        stream = self._fs.create(self._path(path), True)
+    def write(self, name: str, text: str) -> None:
+        """Write a small file."""
+        stream = self._fs.create(self._path(f"{self._folder}/{name}"), True)
         stream.write(bytearray(text.encode()))
         stream.close()
 

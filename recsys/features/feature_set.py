@@ -78,6 +78,7 @@ class FeatureSet:
             "buckets": BUCKETS,
             "categories_per_event": CATEGORIES_PER_EVENT,
             "histories": [{"name": h.name, "types": sorted(h.types), "size": h.size} for h in self.histories],
+            "state": [{"name": f"{a.entity}/{a.name}", "hop_ms": a.hop_ms} for a in self.aggregates],
             "features": [f.describe() for f in self.features],
         }
 

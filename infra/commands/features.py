@@ -1,0 +1,153 @@
+"""`recsys features`: build examples with Spark, list the definitions, say what a change of them invalidates."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra.console import JsonFlag, console, print_json, print_mapping, print_table
+from recsys.bundle import current_version, open_bundle
+from recsys.errors import InvalidData
+from recsys.features.definitions import FEATURES
+from recsys.features.describe import DEFINITIONS, Change, Effect, differences, listing, markdown
+from recsys.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
+
+Master = Annotated[str, typer.Option(help="Spark master: local[2], yarn, k8s://…, spark://….")]
+Memory = Annotated[str, typer.Option(help="Memory of the Spark driver; everything's when it is local.")]
+
+
+@app.command("build")
+def build_(
+    first: Annotated[
+        str, typer.Option("--from", help="First day, YYYY-MM-DD; empty: the lake's first.")
+    ] = "",
+    last: Annotated[str, typer.Option("--to", help="Last day, YYYY-MM-DD; empty: the lake's last.")] = "",
+    lake: Annotated[
+        str, typer.Option(help="Lake to read, also hdfs:// or s3a://; empty: RECSYS_HOME/lake.")
+    ] = "",
+    output: Annotated[str, typer.Option(help="Folder to write; empty: RECSYS_HOME/features.")] = "",
+    negatives: Annotated[int, typer.Option(min=0, help="Drawn for each positive without an impression.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the negatives.")] = 0,
+    buckets: Annotated[
+        int, typer.Option(min=1, help="Keys are dealt to so many; memory is one a core.")
+    ] = 64,
+    rebuild: Annotated[bool, typer.Option(help="Also days that are up to date.")] = False,
+    master: Master = "local[*]",
+    memory: Memory = "2g",
+    as_json: JsonFlag = False,
+) -> None:
+    """Build labelled examples, with features as of each instant, and sequences, from the lake.
+
+    Days that are up to date are left alone; others are replaced whole.
+
+    Example: recsys features build --from 2026-04-25 --to 2026-05-08
+    """
+    from training.features_job import (  # loads Spark, which `list` and `diff` need not wait for
+        FeatureJob,
+        build,
+    )
+    from training.spark import spark_session
+
+    settings = Settings()
+    job = FeatureJob(
+        lake=lake or settings.lake.absolute().as_posix(),
+        output=output or settings.features.absolute().as_posix(),
+        first_day=first,
+        last_day=last,
+        negatives=negatives,
+        seed=seed,
+        buckets=buckets,
+        rebuild=rebuild,
+    )
+    with console.status("starting Spark") as status:
+        spark = spark_session(master, memory)
+        try:
+
+            def progress(line: str) -> None:
+                console.print(line, highlight=False)
+                status.update("building")
+
+            report = build(spark, job, progress)
+        finally:
+            spark.stop()
+    content: dict[str, Any] = asdict(report) | {"days": len(report.days), "skipped": len(report.skipped)}
+    print_mapping("features", content, as_json)
+
+
+@app.command("list")
+def list_(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="The table of docs/features.md.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Every feature. `--json` gives the definitions themselves, which `diff` compares.
+
+    Example: recsys features list --json > before.json
+    """
+    if as_json:
+        print_json(FEATURES.describe())
+    elif as_markdown:
+        typer.echo(markdown(FEATURES), nl=False)
+    else:
+        rows = [(r.feature, r.entity, r.kind, r.reads, len(r.columns)) for r in listing(FEATURES)]
+        title = f"{len(rows)} features, {FEATURES.dimension} columns, fingerprint {FEATURES.fingerprint}"
+        print_table(title, ("feature", "of", "kind", "reads", "columns"), rows)
+
+
+@app.command()
+def diff(
+    saved: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Definitions from `recsys features list --json`; none: those of the built examples."
+        ),
+    ] = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Compare with the current bundle instead.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """What the current definitions make invalid. Exit code 1 when anything is.
+
+    Example: recsys features diff before.json
+    """
+    changes = _bundle_changes() if bundle else differences(_definitions(saved), FEATURES.describe())
+    if as_json:
+        print_json([asdict(change) for change in changes])
+    elif changes:
+        print_table("since then", ("what", "name", "effect"), [(c.what, c.name, c.effect) for c in changes])
+    else:
+        console.print("no change: examples, models and state are valid")
+    raise typer.Exit(1 if changes else 0)
+
+
+def _definitions(saved: Path | None) -> dict[str, Any]:
+    path = saved or Settings().features / "examples" / DEFINITIONS
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidData(f"{path}: no definitions; save some with `recsys features list --json`") from None
+    except ValueError as error:
+        raise InvalidData(f"{path}: not definitions from `recsys features list --json`: {error}") from error
+    if not isinstance(content, dict) or not content.keys() >= {"features", "state", "histories"}:
+        raise InvalidData(f"{path}: not definitions from `recsys features list --json`")
+    return content
+
+
+def _bundle_changes() -> list[Change]:
+    """A bundle keeps the names and the fingerprint only."""
+    bundles = Settings().bundles
+    version = current_version(bundles)
+    if version is None:
+        raise InvalidData(f"{bundles}: no bundle is published; publish one with `recsys train all`")
+    manifest = open_bundle(bundles / version).manifest
+    if manifest.feature_fingerprint == FEATURES.fingerprint:
+        return []
+    old, new = set(manifest.feature_names), set(FEATURES.names)
+    changes = [Change("added", name, Effect.MODELS) for name in FEATURES.names if name not in old]
+    changes += [Change("removed", name, Effect.MODELS) for name in manifest.feature_names if name not in new]
+    fallback = Change("changed", "a definition, a window or the order", Effect.MODELS)
+    return changes or [fallback]

@@ -1,0 +1,140 @@
+"""The brute-force oracle: every integer straight from the list of events, by the definition alone.
+
+No tiles, no cells, no cumulative sums, no weight tables: a window is a comparison of times, a decay a power of two
+computed with 60 digits. Slow on purpose (chronon's `NaiveAggregator`); the fold and the batch kernel must agree.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, localcontext
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.events import Event
+from recsys.features.feature_set import FeatureSet
+from recsys.features.spec import Floats, Ints, Look, Match, Signal, Total, number
+from recsys.features.state import BUCKETS, CATEGORIES_PER_EVENT, Entity, Measure, Op, Split
+from recsys.types import Item, User
+
+
+def crc32(text: str) -> int:
+    """CRC-32 (IEEE 802.3), bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in text.encode():
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xEDB88320 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def buckets_of(categories: Sequence[str]) -> list[int]:
+    return [crc32(c) % BUCKETS for c in categories[:CATEGORIES_PER_EVENT]]
+
+
+def decay_weight(age: int, half_life: int) -> int:
+    """floor(2^16 · 2^(-age / half_life))."""
+    with localcontext() as context:
+        context.prec = 60
+        exact = Decimal(2) ** (16 - Decimal(age) / half_life)
+        return (
+            int(exact.to_integral_exact())
+            if abs(exact - exact.to_integral()) < Decimal("1e-40")
+            else int(exact)
+        )
+
+
+class OracleSource:
+    """`Source` of one user and one item at one instant."""
+
+    def __init__(
+        self, events: Sequence[Event], user: User, item: Item, now_ms: int, context: Mapping[str, str]
+    ) -> None:
+        self.now_ms: Ints = now_ms
+        self._now = now_ms
+        self._item = item
+        past = [e for e in events if e.event_time_ms < now_ms]
+        self._events = {
+            Entity.USER: [e for e in past if e.user_id == user.user_id],
+            Entity.ITEM: [e for e in past if e.item_id == item.item_id],
+        }
+        self._attributes = {
+            Entity.USER: user.attributes,
+            Entity.ITEM: item.attributes,
+            Entity.CONTEXT: context,
+        }
+
+    def total(self, total: Total) -> Ints:
+        signal, window = total.signal, total.window
+        events = [e for e in self._events[total.entity] if _counts(signal, e)]
+        if signal.op is not Op.ADD:
+            times = [e.event_time_ms for e in events]
+            return (max if signal.op is Op.MAX else min)(times, default=0)
+        result = 0
+        for event in events:
+            age = self._now // window.hop_ms - event.event_time_ms // window.hop_ms if window.hop_ms else 0
+            if age >= window.tiles:
+                continue
+            weight = decay_weight(age, window.half_life) if window.half_life else 1
+            result += weight * _amount(signal, event) * self._overlap(total.split, event)
+        return result
+
+    def _overlap(self, split: Split, event: Event) -> int:
+        """How many pairs of the candidate's and the event's buckets are equal; 1 without a split."""
+        if split is Split.NONE:
+            return 1
+        if split is Split.CATEGORY:
+            mine, theirs = buckets_of(self._item.categories), buckets_of(event.categories)
+        else:
+            mine, theirs = ([crc32(c) % BUCKETS] if c else [] for c in (self._item.creator, event.creator))
+        return sum(a == b for a in mine for b in theirs)
+
+    def _visits(self, look: Look) -> list[Event]:
+        events = [e for e in self._events[Entity.USER] if e.type in look.history.types]
+        latest = sorted(events, key=lambda e: (e.event_time_ms, e.event_id))[-look.newest :]
+        if look.match is Match.ITEM:
+            return [e for e in latest if e.item_id == self._item.item_id]
+        if look.match is Match.CATEGORY:
+            mine = set(buckets_of(self._item.categories))
+            return [e for e in latest if mine & set(buckets_of(e.categories))]
+        return latest
+
+    def count(self, look: Look) -> Ints:
+        return len(self._visits(look))
+
+    def latest_ms(self, look: Look) -> Ints:
+        return max((e.event_time_ms for e in self._visits(look)), default=0)
+
+    def attribute(self, entity: Entity, name: str, default: float, vocabulary: tuple[str, ...]) -> Floats:
+        return number(self._attributes[entity].get(name), default, vocabulary)
+
+    def categories(self) -> Ints:
+        return min(len(self._item.categories), CATEGORIES_PER_EVENT)
+
+    def created_ms(self) -> Ints:
+        return self._item.created_ms
+
+
+def oracle_features(
+    features: FeatureSet,
+    events: Sequence[Event],
+    user: User,
+    item: Item,
+    now_ms: int,
+    context: Mapping[str, str],
+) -> NDArray[np.float32]:
+    """(D,) float32."""
+    source = OracleSource(events, user, item, now_ms, context)
+    return np.array(list(chain.from_iterable(f.values(source) for f in features.features)), np.float32)
+
+
+def _counts(signal: Signal, event: Event) -> bool:
+    if event.type not in signal.types or (signal.attributed and event.request_id is None):
+        return False
+    if signal.measure is Measure.VALUE and event.value is None:
+        return False
+    return signal.min_value is None or (event.value is not None and event.value >= signal.min_value)
+
+
+def _amount(signal: Signal, event: Event) -> int:
+    return 1 if signal.measure is Measure.ONE else round((event.value or 0.0) * signal.scale)
