@@ -1,6 +1,6 @@
 """From records of the log to batches of events that the store can apply, in offset order."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -39,6 +39,19 @@ class Claim:
     @classmethod
     def of(cls, topic: str, partition: int, stored: Checkpoint) -> "Claim":
         return cls(topic, partition, stored.epoch, stored.offset, stored.watermark_ms)
+
+    def batch(self, previous: int, offsets: Sequence[int], events: Sequence[Event]) -> Batch:
+        """What lies between `previous` and the position."""
+        return Batch(
+            topic=self.topic,
+            partition=self.partition,
+            epoch=self.epoch,
+            previous=previous,
+            next_offset=self.position,
+            watermark_ms=self.watermark_ms,
+            offsets=offsets,
+            events=events,
+        )
 
 
 @dataclass(slots=True)
@@ -82,11 +95,11 @@ class Preparer:
             taken += 1
             oldest = oldest or record.append_time_ms
             if len(events) >= self._max_events or taken >= 4 * self._max_events:
-                yield Prepared(_batch(claim, previous, offsets, events), refused, clamped, oldest)
+                yield Prepared(claim.batch(previous, offsets, events), refused, clamped, oldest)
                 offsets, events, refused = [], [], []
                 previous, clamped, oldest, taken = claim.position, 0, 0, 0
         if taken:
-            yield Prepared(_batch(claim, previous, offsets, events), refused, clamped, oldest)
+            yield Prepared(claim.batch(previous, offsets, events), refused, clamped, oldest)
 
     def _events(self, record: Record, watermark_ms: int) -> tuple[list[Event], int]:
         """The events of one record, and how many had their time clamped.
@@ -108,19 +121,6 @@ class Preparer:
             if self._rules.is_late(time_ms, watermark_ms):
                 raise Late(f"late: by {watermark_ms - time_ms} ms, allowed are {self._rules.late_ms} ms")
         return events, clamped
-
-
-def _batch(claim: Claim, previous: int, offsets: list[int], events: list[Event]) -> Batch:
-    return Batch(
-        topic=claim.topic,
-        partition=claim.partition,
-        epoch=claim.epoch,
-        previous=previous,
-        next_offset=claim.position,
-        watermark_ms=claim.watermark_ms,
-        offsets=offsets,
-        events=events,
-    )
 
 
 def _parse(record: Record) -> list[Event]:

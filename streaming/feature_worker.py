@@ -31,7 +31,7 @@ from tenacity.wait import wait_exponential_jitter
 from recsys.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
 from recsys.event_log import EventSink, EventSource, Record
 from recsys.features.definitions import FEATURES
-from recsys.store.base import Applied, FeatureStore, Outcome, StoreConfig
+from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from recsys.types import MS_PER_HOUR, MS_PER_MINUTE, Topic
 from streaming.batches import Claim, Late, Misrouted, Prepared, Preparer
@@ -143,6 +143,7 @@ class FeatureWorker:
         if not records:
             self._finish()
         if time.monotonic() - self._reported >= self._config.report_s:
+            self._check_claims()
             self._report(source)
         return len(records)
 
@@ -176,32 +177,44 @@ class FeatureWorker:
             self._sink.flush()
 
     def _finish(self) -> None:
-        """(3) Wait for the batch that is on its way. (5) Give the claim up when the store refused it."""
+        """(3) Wait for the batch that is on its way."""
         if self._pending is None:
             return
         prepared, future = self._pending
         self._pending = None
         applied = future.result()
-        batch = prepared.batch
-        self.metrics.clamped.inc(prepared.clamped)
-        if applied.outcome is Outcome.APPLIED:
+        if self._accepted(prepared.batch, applied):
             self.metrics.events.labels("applied").inc(applied.applied)
             self.metrics.events.labels("duplicate").inc(applied.duplicates)
             self.metrics.events.labels("skipped").inc(applied.skipped)
+            self.metrics.clamped.inc(prepared.clamped)
             if prepared.oldest_append_ms:
                 self.metrics.freshness.observe(max(0.0, self._clock() - prepared.oldest_append_ms / 1_000))
-            return
+
+    def _check_claims(self) -> None:
+        """A batch of nothing tells whether the store still is where this worker believes it to be.
+
+        Without it, what Redis forgot in a crash would be missing until the partition's next event.
+        """
+        self._finish()
+        for claim in list(self._claims.values()):
+            nothing = claim.batch(claim.position, [], [])
+            self._accepted(nothing, self._store.apply(nothing))
+
+    def _accepted(self, batch: Batch, applied: Applied) -> bool:
+        """(5) Give the claim up when the store refused its batch."""
+        if applied.outcome is Outcome.APPLIED:
+            return True
         self.metrics.refused_batches.labels(applied.outcome).inc()
         partition = (batch.topic, batch.partition)
         claim = self._claims.get(partition)
         if claim is not None and claim.epoch == batch.epoch:
-            _log.warning(
-                "batch refused", outcome=str(applied.outcome), topic=batch.topic, partition=batch.partition
-            )
+            _log.warning(f"batch {applied.outcome}", topic=str(batch.topic), partition=batch.partition)
             del self._claims[partition]
             if applied.outcome is Outcome.FENCED:
                 # Somebody else claimed it. If the group gave it to them, `revoked` comes first.
                 self._owned[partition] = time.monotonic() + self._config.fenced_pause_s
+        return False
 
     def _give_up(self) -> None:
         """(5) After an outage nobody knows what was applied, except the store."""

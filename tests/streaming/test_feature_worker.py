@@ -235,6 +235,26 @@ def test_faults_lose_nothing_and_double_nothing(seed: int) -> None:
     assert len(reasons(log)) == poison
 
 
+def test_an_idle_worker_notices_that_the_store_has_lost_its_state() -> None:
+    class ForgetfulStore(MemoryFeatureStore):
+        def forget(self) -> None:
+            self.__init__(FEATURES, StoreConfig(PARTITIONS))  # type: ignore[misc]
+
+    log, store, events = (
+        MemoryEventLog(PARTITIONS),
+        ForgetfulStore(FEATURES, StoreConfig(PARTITIONS)),
+        make_events(90),
+    )
+    send(log, events)
+    worker = new_worker(store, log, replace(CONFIG, report_s=0.0))
+    source = log.source()
+    drain(worker, source)
+    store.forget()
+    drain(worker, source)
+    drain(worker, source)
+    assert_holds(store, events)
+
+
 def test_a_log_that_begins_anew_is_read_from_its_beginning() -> None:
     log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(200)
     stop = threading.Event()

@@ -1,0 +1,96 @@
+"""The control of the stream drill: a feature worker as it is usually written. It must come out wrong.
+
+It applies events one by one, and Kafka keeps its offsets, committed once a second after the fact. What a crash
+replays is counted twice; what Redis forgets in a crash is gone, since Kafka's offset is already past it; an event
+that was sent twice counts twice; a worker that was frozen goes on writing to partitions that are not its own.
+"""
+
+import time
+
+import msgspec
+import redis
+from kafka import KafkaConsumer
+
+from infra.signals import stop_event
+from recsys.errors import InvalidEvent
+from recsys.event_log import partition_of
+from recsys.events import Event, parse_event
+from recsys.features.definitions import FEATURES
+from recsys.features.state import Op
+from recsys.impressions import impression_events, parse_impression
+from recsys.store.base import StoreConfig
+from recsys.store.encoding import pack_visit
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import Topic
+from streaming.settings import StreamSettings
+
+GROUP = "control"
+
+
+class UnguardedStore(RedisFeatureStore):
+    """Writes where the real store does, without epochs, offsets and event ids. For the control only."""
+
+    def add(self, events: list[Event]) -> None:
+        pipe = self._redis.pipeline(transaction=False)
+        for event in events:
+            folded = FEATURES.fold(event)
+            partition = partition_of(event.user_id, self._config.partitions)
+            user = self._key(partition, "u", event.user_id)
+            item = self._key(partition, "i", event.item_id)
+            for key, deltas in ((user, folded.user), (item, folded.item)):
+                for cell, op, amount in deltas:
+                    if op is Op.ADD:
+                        pipe.hincrby(key, cell, amount)
+                    elif beats(op, amount, self._redis.hget(key, cell)):
+                        pipe.hset(key, cell, amount)
+            if folded.item:
+                pipe.sadd(self._key(partition, "items"), event.item_id)
+            for history, visit in folded.visits:
+                if history.name in self._kept:
+                    key = self._key(partition, "h", history.name, event.user_id)
+                    pipe.zadd(key, {pack_visit(visit): visit.event_time_ms})
+                    pipe.zremrangebyrank(key, 0, -history.size - 1)
+        pipe.execute()
+
+
+def beats(op: Op, amount: int, stored: bytes | None) -> bool:
+    """True if a minimum or maximum changes."""
+    return stored is None or (amount > int(stored) if op is Op.MAX else amount < int(stored))
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    settings, stop = StreamSettings(), stop_event()
+    store = UnguardedStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions))
+    consumer = KafkaConsumer(
+        Topic.EVENTS,
+        Topic.IMPRESSIONS,
+        bootstrap_servers=settings.kafka_bootstrap,
+        group_id=GROUP,
+        auto_offset_reset="earliest",
+        enable_auto_commit=True,
+        auto_commit_interval_ms=1_000,
+        session_timeout_ms=settings.session_timeout_ms,
+    )
+    while not stop.is_set():
+        for records in consumer.poll(timeout_ms=200, max_records=500).values():
+            events = [event for record in records for event in _parse(record.topic, record.value)]
+            while not stop.is_set():
+                try:
+                    store.add(events)
+                    break
+                except redis.RedisError:
+                    time.sleep(0.2)
+    consumer.close()
+
+
+def _parse(topic: str, value: bytes) -> list[Event]:
+    try:
+        raw = msgspec.json.decode(value)
+        return impression_events(parse_impression(raw)) if topic == Topic.IMPRESSIONS else [parse_event(raw)]
+    except (msgspec.DecodeError, InvalidEvent):
+        return []
+
+
+if __name__ == "__main__":
+    main()
