@@ -24,8 +24,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
     "features": ("features", "Build training examples with Spark; list and compare definitions."),
     "train": ("train", "Train both models and publish a bundle."),
+    "index": ("index", "Measure and choose nearest-neighbour indexes."),
     "bench": ("bench", "Measure a part of the system against its goals."),
     "drill": ("drill", "Break parts of the system on purpose, and count what is wrong afterwards."),
+    "users": ("users", "Forget a user: in Redis now, in the lake with the next compaction."),
     "bundle": ("bundle", "List, inspect, verify and publish bundles."),
 }
 

@@ -21,6 +21,7 @@ from recsys.lake import count_rows
 from recsys.types import Topic
 from streaming import archive as archiver
 from streaming import feature_worker
+from streaming.compact import compact as compact_lake
 from streaming.dead_letter import read_dead_letters
 from streaming.log import KafkaSink, KafkaSource
 from streaming.replay import Position
@@ -99,6 +100,15 @@ def replay(
     print_mapping("replayed", result, as_json)
     if not done.events and not as_json:
         console.print("nothing to send: everything is in the log already (`--again` repeats it)")
+
+
+@app.command()
+def compact(as_json: JsonFlag = False) -> None:
+    """One file a day in the lake, without the rows of users who asked to be forgotten. The archiver may go on.
+
+    Example: recsys stream compact
+    """
+    print_mapping("compacted", asdict(compact_lake(StreamSettings().lake)), as_json)
 
 
 @app.command("dead-letters")

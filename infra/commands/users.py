@@ -1,0 +1,42 @@
+"""`recsys users`: what is known of one user, and forgetting them."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from infra.console import JsonFlag, print_mapping
+from infra.local.services import connected
+from recsys.features.definitions import FEATURES
+from recsys.forget import mark_forgotten
+from recsys.settings import Settings
+from recsys.store.base import StoreConfig
+from recsys.store.redis import RedisFeatureStore
+
+app = typer.Typer(no_args_is_help=True, help="Users who ask to be forgotten.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `users` a group while it has one command."""
+
+
+@app.command()
+def forget(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove every state of a user from Redis, and mark the lake: `recsys stream compact` removes the rows.
+
+    Events of theirs that are still on their way count again; ask once more after the last of them.
+
+    Example: recsys users forget 42
+    """
+    settings = connected(Settings())
+    store = RedisFeatureStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions))
+    try:
+        had_state = store.forget_user(user)
+    finally:
+        store.close()
+    mark = mark_forgotten(settings.lake, user, time.time_ns() // 1_000_000)
+    print_mapping(f"forgotten: {user}", {"had_state": had_state, "mark": str(mark)}, as_json)

@@ -1,0 +1,86 @@
+"""Compaction: one file a day instead of the archiver's many, without the users who asked to be forgotten.
+
+A day is rewritten when it has more than one file, or rows that must go. Readers see each event once all the time:
+the new file appears whole, then the old ones go, and between the two `recsys.lake.read_day` drops the repeated
+ids. A crash in between leaves files that the next compaction merges again. The archiver may go on meanwhile: only
+files that were there at the start are replaced.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recsys.forget import forgotten_users, user_digest
+from recsys.lake import DAY_PREFIX, EVENTS, IMPRESSIONS, TIME, days, read_day, write_parquet
+
+_USERS = Path("users") / "users.parquet"
+
+
+@dataclass
+class Compacted:
+    """What one compaction did. `rows_removed`: of forgotten users and, in events, repeated ids."""
+
+    days: int = 0
+    files_before: int = 0
+    files_after: int = 0
+    rows_removed: int = 0
+
+
+def compact(lake: Path) -> Compacted:
+    """Compact every day of events and impressions, and the table of users."""
+    forgotten, done = forgotten_users(lake), Compacted()
+    for table in (EVENTS, IMPRESSIONS):
+        for day in days(lake, table):
+            _compact_day(lake, table, day, forgotten, done)
+    if forgotten and (lake / _USERS).exists():
+        _clean_users(lake / _USERS, forgotten, done)
+    return done
+
+
+def _compact_day(lake: Path, table: str, day: str, forgotten: Mapping[str, int], done: Compacted) -> None:
+    folder = lake / table / f"{DAY_PREFIX}{day}"
+    files = sorted(folder.glob("[!._]*.parquet"))
+    if len(files) == 1 and not _has_forgotten(files[0], forgotten):
+        return
+    before = sum(pq.read_metadata(path).num_rows for path in files)
+    rows = _without(read_day(lake, day, table), forgotten)
+    digest = hashlib.sha256("".join(path.name for path in files).encode()).hexdigest()
+    if rows.num_rows:
+        write_parquet(folder / f"day-{digest[:16]}.parquet", rows)
+    for path in files:
+        path.unlink()
+    done.days += 1
+    done.files_before += len(files)
+    done.files_after += bool(rows.num_rows)
+    done.rows_removed += before - rows.num_rows
+
+
+def _has_forgotten(path: Path, forgotten: Mapping[str, int]) -> bool:
+    if not forgotten:
+        return False
+    rows = pq.read_table(path, columns=["user_id", TIME], partitioning=None)
+    return bool(_without(rows, forgotten).num_rows < rows.num_rows)
+
+
+def _without(rows: pa.Table, forgotten: Mapping[str, int]) -> pa.Table:
+    """The rows of everybody else, and those that are younger than the user's wish."""
+    users = rows.column("user_id")
+    gone = {u: forgotten[d] for u in pc.unique(users).to_pylist() if (d := user_digest(u)) in forgotten}
+    for user, until_ms in gone.items():
+        theirs = pc.and_(pc.equal(users, user), pc.less_equal(rows.column(TIME), until_ms))
+        rows = rows.filter(pc.invert(theirs))
+        users = rows.column("user_id")
+    return rows
+
+
+def _clean_users(path: Path, forgotten: Mapping[str, int], done: Compacted) -> None:
+    rows = pq.read_table(path)
+    keep = [user_digest(user) not in forgotten for user in rows.column("user_id").to_pylist()]
+    if not all(keep):
+        write_parquet(path, rows.filter(pa.array(keep)))
+        done.rows_removed += keep.count(False)

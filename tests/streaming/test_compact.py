@@ -1,0 +1,115 @@
+"""Compaction keeps every event but those of forgotten users, whatever crashes."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.errors import InvalidData
+from recsys.events import Event
+from recsys.forget import forgotten_users, mark_forgotten
+from recsys.lake import EVENTS, days, events_table, read_day, read_events, split_by_day, write_parquet
+from recsys.types import MS_PER_DAY, EventType
+from streaming.compact import compact
+
+T0 = 1_700_000_000_000
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return [Event(f"{n:03}", EventType.CLICK, f"u{n % 4}", "i", T0 + n * MS_PER_DAY // 20) for n in range(60)]
+
+
+@pytest.fixture
+def lake(tmp_path: Path, events: list[Event]) -> Path:
+    """Three days in many files, with one event in two of them."""
+    for n, event in enumerate(events):
+        write(tmp_path, f"part-{n}", [event])
+    write(tmp_path, "again", [events[5]])
+    return tmp_path
+
+
+def write(lake: Path, name: str, events: list[Event]) -> None:
+    for day, rows in split_by_day(events_table(events)):
+        write_parquet(lake / EVENTS / f"dt={day}" / f"{name}.parquet", rows)
+
+
+def files(lake: Path) -> list[Path]:
+    return sorted((lake / EVENTS).glob("*/*.parquet"))
+
+
+def test_a_day_becomes_one_file_with_the_same_events(lake: Path, events: list[Event]) -> None:
+    done = compact(lake)
+    assert list(read_events(lake)) == events
+    assert len(files(lake)) == len(days(lake)) == done.days == done.files_after
+    assert done.files_before == 61
+    assert done.rows_removed == 1  # the repeated one
+    before = files(lake)
+    assert compact(lake).days == 0
+    assert files(lake) == before
+
+
+def test_a_forgotten_users_rows_go_and_later_ones_stay(lake: Path, events: list[Event]) -> None:
+    users = pa.table({"user_id": [f"u{n}" for n in range(4)], "age": [1, 2, 3, 4]})
+    write_parquet(lake / "users" / "users.parquet", users)
+    compact(lake)
+    until = events[29].event_time_ms
+    path = mark_forgotten(lake, "u1", until)
+    assert "u1" not in path.name + path.read_text(encoding="utf-8")
+    compact(lake)
+    assert list(read_events(lake)) == [e for e in events if e.user_id != "u1" or e.event_time_ms > until]
+    assert pq.read_table(lake / "users" / "users.parquet").column("user_id").to_pylist() == ["u0", "u2", "u3"]
+    write(lake, "imported-again", events)
+    compact(lake)
+    assert list(read_events(lake)) == [e for e in events if e.user_id != "u1" or e.event_time_ms > until]
+
+
+def test_a_day_of_nobody_else_disappears(tmp_path: Path) -> None:
+    write(tmp_path, "only", [Event("1", EventType.CLICK, "u", "i", T0)])
+    mark_forgotten(tmp_path, "u", T0)
+    assert compact(tmp_path).rows_removed == 1
+    assert days(tmp_path) == []
+
+
+def test_a_crash_between_writing_and_removing_loses_and_doubles_nothing(
+    lake: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def crash(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("part-"):
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", crash)
+        with pytest.raises(KeyboardInterrupt):
+            compact(lake)
+    assert list(read_events(lake)) == events
+    compact(lake)
+    assert list(read_events(lake)) == events
+    assert len(files(lake)) == len(days(lake))
+
+
+def test_files_that_arrive_meanwhile_stay(
+    lake: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Event("999", EventType.CLICK, "u9", "i", T0 + 1)
+
+    def read_day_then_archive(*arguments: object) -> pa.Table:
+        rows = read_day(*arguments)  # type: ignore[arg-type]
+        write(lake, "archived", [late])
+        return rows
+
+    monkeypatch.setattr("streaming.compact.read_day", read_day_then_archive)
+    compact(lake)
+    assert sorted(e.event_id for e in read_events(lake)) == sorted([*(e.event_id for e in events), "999"])
+
+
+def test_a_broken_mark_stops_the_compaction(lake: Path) -> None:
+    mark = mark_forgotten(lake, "u1", T0)
+    mark.write_text("{}", encoding="utf-8")
+    with pytest.raises(InvalidData, match="mark"):
+        compact(lake)
+    assert forgotten_users(lake / "elsewhere") == {}
