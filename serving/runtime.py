@@ -27,7 +27,7 @@ from recsys.recall.fresh import FreshSource
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
 from recsys.recall.merge import QuotaMerger
-from recsys.recall.neighbours import ItemToItemSource, VectorNeighboursSource
+from recsys.recall.neighbours import ItemToItemSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
 from recsys.recall.snapshots import Base
 from recsys.recall.two_tower import TwoTowerSource, UserTower
@@ -42,11 +42,11 @@ from serving.live_catalogue import LiveCatalogue
 USER_FEATURES = "user_features"  # how `degraded` names a store that does not give the user's state
 
 _CALIBRATION = "calibration.json"
+_RERANK_POOL = 100  # candidates that compete for the list: five times what is shown
 # the share of the candidates that each recall channel is sure of; the rest is fused by rank
 _QUOTAS: Mapping[str, float] = {
     "two_tower": 0.4,
     "item_to_item": 0.15,
-    "similar": 0.1,
     "popular_in_categories": 0.1,
     "popular": 0.1,
     "fresh": 0.05,
@@ -117,7 +117,6 @@ def build_runtime(
     sources: list[Source] = [
         TwoTowerSource(UserTower(bundle.file("user_tower.onnx")), index, limit=3 * n // 4),
         ItemToItemSource(near["neighbours"], near["scores"], limit=n // 3),
-        VectorNeighboursSource(index.vectors, index, limit=n // 4),
         PopularInCategoriesSource(table, catalogue, limit=n // 4),
         PopularSource(table, limit=n),
         FreshSource(catalogue, limit=n // 10),
@@ -141,7 +140,7 @@ def build_runtime(
             ),
             *([RuleBoost(rules, catalogue)] if rules else []),
         ],
-        selector=Reranker(RerankConfig(), catalogue, index.vectors, rules),
+        selector=Reranker(RerankConfig(pool=_RERANK_POOL), catalogue, index.vectors, rules),
         side_effects=side_effects(bundle, catalogue),
         pool=pool,
     )

@@ -5,6 +5,7 @@ events refer to it by number.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
@@ -108,7 +109,9 @@ def pack_visit(visit: Visit) -> str:
     return _SEPARATOR.join((visit.event_id, visit.type, visit.item_id, categories))
 
 
+@lru_cache(maxsize=1 << 16)
 def unpack_visit(member: bytes, score: float) -> Visit:
+    """The inverse of `pack_visit`. Cached: a user's history is read with each request, and hardly changes between."""
     event_id, kind, item_id, joined = member.decode().split(_SEPARATOR, 3)
     categories = tuple(joined.split(CATEGORY_SEPARATOR)) if joined else ()
     return Visit(int(score), event_id, _TYPES[kind], item_id, categories)

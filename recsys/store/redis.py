@@ -75,6 +75,8 @@ class RedisFeatureStore:
             )
         except ValueError as error:
             raise InvalidConfig(f"redis_url: {error}") from error
+        # the client turns each score into text and back; a history has a thousand
+        self._redis.set_response_callback("ZRANGE", lambda pairs, **options: pairs)
         self._claim = self._redis.register_script(_script("claim.lua"))
         self._apply = self._redis.register_script(_script("apply.lua"))
         self._publish = self._redis.register_script(_script("publish.lua"))
