@@ -187,7 +187,9 @@ class DayWriter:
 
     def __enter__(self) -> Self:
         self._target.mkdir(parents=True, exist_ok=True)
-        self._aside = Path(tempfile.mkdtemp(prefix=f"_{self._name}-", dir=self._target))
+        for left_behind in self._target.glob(f"_{self._name}~*"):  # by one that was killed
+            shutil.rmtree(left_behind, ignore_errors=True)
+        self._aside = Path(tempfile.mkdtemp(prefix=f"_{self._name}~", dir=self._target))
         return self
 
     def write(self, table: pa.Table) -> None:

@@ -7,11 +7,16 @@ kills a server takes a private one: `RedisServer(...)` or `kafka_broker`, both s
 import itertools
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import RedisServer
 from streaming.log import create_topics
+
+# A busy machine makes any example slow; a test that hangs is ended by pytest-timeout.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 
 _TEST_DATABASES = 1024
 _numbers = itertools.count()

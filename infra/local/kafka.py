@@ -8,6 +8,7 @@ rebalancing, seeking, compression. Its limits, all measured; a real Kafka has no
 * `end_offsets` is wrong: take the high watermark from a fetch. `offsets_for_times` is wrong too.
 * No transactions in effect: `read_committed` shows aborted records.
 * No retention, `delete_records` or `create_partitions`: memory grows with the log.
+* A fetch that waits for records is answered half of its `fetch_max_wait_ms` after they came: keep that short.
 * Joining a group takes half the session timeout: use `session_timeout_ms=6000`.
 """
 

@@ -173,7 +173,7 @@ class KafkaSink:
                 bootstrap_timeout_ms=2_000,
                 acks="all",
                 enable_idempotence=True,
-                linger_ms=5,
+                linger_ms=2,
                 batch_size=128 * 1024,
                 request_timeout_ms=DELIVERY_TIMEOUT_MS // 3,
                 delivery_timeout_ms=DELIVERY_TIMEOUT_MS,

@@ -16,6 +16,8 @@ from recsys.event_log import Record
 from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors
 
 IDENTITY_CHECK_S = 1.0
+# How long a fetch waits for records. The embedded broker answers half of it later even when some have come.
+FETCH_WAIT_MS = 20
 
 Partition = tuple[str, int]
 
@@ -70,7 +72,7 @@ class KafkaSource:
         where = TopicPartition(str(topic), partition)
         with kafka_errors(self._bootstrap):
             if self._probe is None:
-                self._probe = self._new_consumer(fetch_max_wait_ms=10, max_partition_fetch_bytes=16 * 1024)
+                self._probe = self._new_consumer(max_partition_fetch_bytes=16 * 1024)
             self._probe.assign([])  # forgets the high watermark of an earlier call
             self._probe.assign([where])
             self._probe.seek(where, self._probed.get(where, 0))
@@ -81,7 +83,7 @@ class KafkaSource:
                 try:
                     self._probe.poll(timeout_ms=50, max_records=1)
                 except OffsetOutOfRangeError:
-                    self._probe.seek(where, 0)
+                    self._probe.seek(where, self._probe.beginning_offsets([where])[where])
         self._probed[where] = end
         return int(end)
 
@@ -112,6 +114,7 @@ class KafkaSource:
                 enable_auto_commit=False,
                 auto_offset_reset="none",
                 reconnect_backoff_max_ms=1_000,
+                fetch_max_wait_ms=FETCH_WAIT_MS,
                 **{"bootstrap_timeout_ms": CONNECT_TIMEOUT_MS} | options,
             )
         self._open.callback(consumer.close)

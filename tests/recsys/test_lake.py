@@ -120,6 +120,15 @@ def test_an_error_leaves_the_lake_as_it_was(tmp_path: Path) -> None:
     assert list(read_events(tmp_path)) == [event(1)]
 
 
+def test_what_a_killed_import_left_behind_is_removed_by_the_next(tmp_path: Path) -> None:
+    killed = DayWriter(tmp_path, EVENTS, "a", max_rows=1)
+    killed.__enter__()
+    killed.write(events_table([event(1)]))
+    with DayWriter(tmp_path, EVENTS, "a"):
+        pass
+    assert [path.name for path in (tmp_path / EVENTS).iterdir()] == []
+
+
 def test_files_that_are_being_written_are_not_read(tmp_path: Path) -> None:
     with DayWriter(tmp_path, EVENTS, "a", max_rows=1) as writer:
         writer.write(events_table([event(1)]))

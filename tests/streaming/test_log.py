@@ -166,6 +166,10 @@ def test_a_source_notices_that_the_log_starts_anew(kafka_broker: KafkaBroker, cl
     first = source.log_id(Topic.EVENTS)
     source.seek(Topic.EVENTS, partition, 0)
     eventually(lambda: [r.value for r in source.poll(0.2, 10)] == [b"old"], "the record")
+    for _ in range(5):  # the new log will be shorter than what was probed here
+        sink.append(Topic.EVENTS, "u", b"old")
+    sink.flush(PATIENCE_S)
+    assert source.end_offset(Topic.EVENTS, partition) == 6
     kafka_broker.kill()
     kafka_broker.start()
     sink.append(Topic.EVENTS, "u", b"new")
@@ -182,6 +186,7 @@ def test_a_source_notices_that_the_log_starts_anew(kafka_broker: KafkaBroker, cl
 
     eventually(replaced, "LogReplaced")
     assert source.log_id(Topic.EVENTS) != first
+    assert source.end_offset(Topic.EVENTS, partition) >= 1
     source.seek(Topic.EVENTS, partition, 0)
     eventually(lambda: b"new" in [r.value for r in source.poll(0.2, 10)], "the new log's record")
 
