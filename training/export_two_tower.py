@@ -5,6 +5,7 @@
 """
 
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -101,8 +102,9 @@ def export_user_tower(tower: ServedUserTower, path: Path) -> None:
     """ONNX with dynamic batch and length."""
     batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1)
     example = tuple(torch.ones(2, 3, dtype=torch.int64) for _ in INPUTS)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that we do not use
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own dependencies
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             tower,
             example,

@@ -48,7 +48,7 @@ class SampledSoftmax:
     logq: bool = True
 
     def __call__(self, users: Tensor, targets: Tensor, items: Items) -> Tensor:
-        negatives = 1 + torch.multinomial(self.probabilities, self.n, replacement=True)
+        negatives = 1 + torch.multinomial(self.probabilities.to(users.device), self.n, replacement=True)
         return sampled_cross_entropy(
             users, targets, negatives, items, self.probabilities if self.logq else None
         )
@@ -74,7 +74,7 @@ def sampled_cross_entropy(
     positive = (users * items(targets)).sum(-1, keepdim=True)
     logits = users @ items(negatives).T
     if probabilities is not None:
-        logits = logits - torch.log(len(negatives) * probabilities[negatives - 1])
+        logits = logits - torch.log(len(negatives) * probabilities.to(users.device)[negatives - 1])
     logits = logits.masked_fill(negatives[None, :] == targets[:, None], -torch.inf)
     return (torch.logsumexp(torch.cat([positive, logits], dim=1), dim=1, keepdim=True) - positive).sum()
 

@@ -62,7 +62,7 @@ def _gets(history: History, at: int, wanted: int) -> bool:
 
 
 def two_tower_scorer(model: TwoTower, max_length: int) -> Scorer:
-    """Scores of the served position: the newest of each history."""
+    """Scores of the served position, the newest of each history, by the model as it is when they are asked for."""
     model.eval()
 
     @torch.inference_mode()
@@ -73,9 +73,10 @@ def two_tower_scorer(model: TwoTower, max_length: int) -> Scorer:
             encode_arrays(h.numbers, h.types, h.times, now, longest)
             for h, now in zip(histories, now_ms, strict=True)
         ]
-        inputs = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*encoded, strict=True))
+        device = table.all_vectors().device
+        inputs = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*encoded, strict=True))
         users = model(*inputs, items=table)[:, -1]
-        return np.asarray((users @ table.all_vectors()[1:].T).numpy(), np.float32)
+        return np.asarray((users @ table.all_vectors()[1:].T).cpu().numpy(), np.float32)
 
     return scores
 

@@ -6,6 +6,7 @@ under Spark's `TorchDistributor` (docs/recall.md): each process takes its rows o
 """
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape
 from recsys.types import Item
 from training.augment import Augmentation, augmenter
 from training.checkpoint import TrainingState
+from training.cooccurrence import interactions, item_neighbours
 from training.dataset import (
     Batch,
     BatchPlan,
@@ -41,6 +43,7 @@ from training.dataset import (
     prefetched,
     read_items,
 )
+from training.distributed import processes, summed
 from training.losses import Loss, LossName, make_loss
 from training.retrieval import Cases, cases_after, next_item_ranks, two_tower_scorer
 from training.seeding import seed_everything, seed_step
@@ -77,6 +80,7 @@ class TwoTowerConfig(BaseModel):
     weight_decay: float = Field(0.01, ge=0, description="On all but the embeddings.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0: none.")
+    device: str = Field("auto", description="cpu, cuda, or auto: a GPU if there is one.")
     bf16: bool = Field(False, description="Autocast to bfloat16: faster with AMX or a GPU, slower without.")
 
     validation: Validation = Field(Validation.TIME, description="What early stopping looks at.")
@@ -124,31 +128,39 @@ def main(config: TwoTowerConfig) -> TwoTowerResult:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    with processes() as (rank, world):
+        return _train(config, rank, world)
+
+
+def _train(config: TwoTowerConfig, rank: int, world: int) -> TwoTowerResult:
+    """Find the number of epochs on what is held out, then train on everything."""
     data = _read(config)
     if config.validation is Validation.NONE:
-        model, reports = _fit(config, data, "refit", config.epochs)
+        model, reports = _fit(config, data, "refit", config.epochs, rank, world)
         return TwoTowerResult(model, data.items, config, reports, {})
-    model, reports = _fit(config, data, "fit", config.epochs)
+    model, reports = _fit(config, data, "fit", config.epochs, rank, world)
     best = max(reports, key=lambda report: report.validation["ndcg@10"])
     if config.refit:
-        model, reports = _fit(config, replace(data, cut=keep_all, held_out=None), "refit", best.epoch)
+        model, reports = _fit(
+            config, replace(data, cut=keep_all, held_out=None), "refit", best.epoch, rank, world
+        )
     return TwoTowerResult(model, data.items, config, reports, best.validation)
 
 
 def _fit(
-    config: TwoTowerConfig, data: "_Data", phase: str, epochs: int
+    config: TwoTowerConfig, data: "_Data", phase: str, epochs: int, rank: int, world: int
 ) -> tuple[TwoTower, list[EpochReport]]:
     """Train from random weights; the best epoch's weights where events are held out, else the last's."""
     seed_everything(config.seed)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    model = TwoTower(config.shape, data.items)
+    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
+    model = TwoTower(config.shape, data.items).to("cpu" if device == "auto" else device)
     average = _average(model, config.ema) if config.ema else None
     state = TrainingState(model, average, _optimizer(model, config))
     loss_of = make_loss(config.loss, data.counts, config.negatives, config.logq)
-    step: nn.Module = _TwoTowerStep(model, loss_of, tabled=config.loss is LossName.FULL)
+    step: nn.Module = _TwoTowerStep(model, loss_of, config)
     if world > 1:
         step = DistributedDataParallel(step)
-    change = augmenter(config.augmentation)
+    change = augmenter(config.augmentation, neighbours=_neighbours(config, data))
     plan = BatchPlan(config.max_length, config.batch_tokens, config.windows)
 
     path, identity = config.work / f"{phase}.safetensors", _identity(config, data, phase)
@@ -175,10 +187,8 @@ def _fit(
                 if average is not None:
                     average.update_parameters(model)
                 at.step, at.batch = at.step + 1, index + 1
-                at.loss, at.targets = (
-                    at.loss + loss.item() / world * batch.n_targets,
-                    at.targets + batch.n_targets,
-                )
+                at.targets += batch.n_targets
+                at.loss += summed(loss) / world * batch.n_targets
                 at.seconds += time.monotonic() - started
                 bars.update(bar, completed=done)
                 if rank == 0 and time.monotonic() - saved > config.checkpoint_s:
@@ -190,25 +200,28 @@ def _fit(
     reports = [EpochReport(**report) for report in at.reports]
     if state.best:
         state.kept.load_state_dict(state.best)
-    return state.kept.eval(), reports
+    return state.kept.eval().cpu(), reports
 
 
 class _TwoTowerStep(nn.Module):
     """Forward pass and loss in one module, so that data-parallel wrapping sees every parameter's use."""
 
-    def __init__(self, model: TwoTower, loss_of: Loss, tabled: bool) -> None:
+    def __init__(self, model: TwoTower, loss_of: Loss, config: TwoTowerConfig) -> None:
         super().__init__()
         self.model = model
         self._loss_of = loss_of
-        self._tabled = tabled
+        self._tabled = config.loss is LossName.FULL
+        self._bf16 = config.bf16
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum of the losses of the batch's targets."""
-        history, types, gaps, targets = (torch.from_numpy(array) for array in batch)
+        device = self.model.user.log_scale.device
+        history, types, gaps, targets = (torch.from_numpy(array).to(device) for array in batch)
         items = ItemTable(self.model.items) if self._tabled else self.model.items
-        users = self.model(history, types, gaps, items)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
+            users = self.model(history, types, gaps, items)
         real = targets > 0
-        return self._loss_of(users[real], targets[real], items)
+        return self._loss_of(users[real].float(), targets[real], items)
 
 
 @dataclass(frozen=True)
@@ -249,6 +262,14 @@ def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
     if times.min() <= 0:
         raise InvalidData(f"{config.sequences}: events without times; choose validation last_item or none")
     return BeforeTime(int(np.quantile(times, 1 - config.validation_share)))
+
+
+def _neighbours(config: TwoTowerConfig, data: _Data) -> NDArray[np.int32] | None:
+    """What substitution draws from; needed by no other augmentation."""
+    if config.augmentation is not Augmentation.SUBSTITUTE:
+        return None
+    histories = [history.before(data.cut(history)) for history in data.files.read()]
+    return item_neighbours(interactions(histories, len(data.items)), m=10)[0]
 
 
 def _optimizer(model: nn.Module, config: TwoTowerConfig) -> torch.optim.Optimizer:
@@ -300,6 +321,10 @@ def _stale(reports: Sequence[dict[str, Any]], patience: int) -> bool:
 
 def _identity(config: TwoTowerConfig, data: _Data, phase: str) -> dict[str, Any]:
     """What a checkpoint must agree on with the run that goes on from it: settings and size of the data."""
-    free = {"sequences", "items", "work", "threads", "checkpoint_s", "progress"}
+    free = {"sequences", "items", "work", "threads", "device", "checkpoint_s", "progress"}
     size = {"users": data.files.users, "n_items": len(data.items), "events": int(data.counts.sum())}
     return {"phase": phase, **size, **config.model_dump(mode="json", exclude=free)}
+
+
+if __name__ == "__main__":  # torchrun --nproc-per-node 2 -m training.train_two_tower config.json
+    main(TwoTowerConfig.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -1,0 +1,162 @@
+"""The whole training: learns a planted pattern, resumes bit for bit after kill -9, exports what serving reads."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from recsys.bundle import FILES
+from recsys.errors import InvalidConfig, InvalidData
+from recsys.models.two_tower import TwoTowerShape
+from recsys.types import Item
+from training import export_two_tower
+from training.dataset import History, write_sequences
+from training.evaluate_recall import write_items
+from training.losses import LossName
+from training.train_two_tower import TwoTowerConfig, TwoTowerResult, Validation, main
+
+N_ITEMS = 30
+ITEMS = [Item(f"i{n:02}", categories=(f"c{n % 3}",)) for n in range(N_ITEMS)]
+HERE = Path(__file__).parent
+
+
+def step_of(number: int) -> int:
+    """The planted pattern: item n is followed by item n + 7."""
+    return (number + 6) % N_ITEMS + 1
+
+
+def planted(users: int, seed: int) -> list[History]:
+    rng = np.random.default_rng(seed)
+    histories = []
+    for user in range(users):
+        numbers = [int(rng.integers(1, N_ITEMS + 1))]
+        while len(numbers) < 3 + user % 6:
+            numbers.append(step_of(numbers[-1]))
+        times = 1_000_000 + np.cumsum(rng.integers(1_000, 90_000, len(numbers)))
+        histories.append(History(f"u{user:03}", np.array(numbers), np.full(len(numbers), 2), times))
+    return histories
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TwoTowerConfig:
+    write_sequences(tmp_path / "sequences" / "a.parquet", planted(200, 0), ITEMS, row_group=64)
+    write_items(tmp_path / "items.parquet", ITEMS)
+    return TwoTowerConfig(
+        sequences=tmp_path / "sequences",
+        items=tmp_path / "items.parquet",
+        work=tmp_path / "work",
+        shape=TwoTowerShape(dim=32, blocks=1, heads=2, hidden=32, attribute_buckets=64, dropout=0.1),
+        epochs=6,
+        batch_tokens=128,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        validation=Validation.LAST_ITEM,
+        threads=1,
+        progress=False,
+    )
+
+
+def weights(result: TwoTowerResult) -> dict[str, torch.Tensor]:
+    return result.model.state_dict()
+
+
+def same_weights(one: TwoTowerResult, other: TwoTowerResult) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(other).values(), strict=True))
+
+
+@pytest.mark.parametrize("loss", [LossName.FULL, LossName.MIXED])
+def test_learns_the_planted_pattern(config: TwoTowerConfig, loss: LossName) -> None:
+    result = main(config.model_copy(update={"loss": loss, "negatives": 16, "ema": 0.9}))
+    assert result.validation["ndcg@10"] > 0.9  # at random: 0.15
+    assert result.epochs[-1].loss < result.epochs[0].loss
+    assert not result.model.training
+
+
+def test_the_same_seed_gives_the_same_weights(config: TwoTowerConfig, tmp_path: Path) -> None:
+    short = config.model_copy(update={"epochs": 2, "validation": Validation.NONE})
+    one = main(short)
+    again = main(short.model_copy(update={"work": tmp_path / "again"}))
+    other = main(short.model_copy(update={"work": tmp_path / "other", "seed": 1}))
+    assert same_weights(one, again)
+    assert not same_weights(one, other)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"], ids=["before rename", "after rename"])
+def test_resumes_bit_for_bit_after_kill_9(config: TwoTowerConfig, tmp_path: Path, moment: str) -> None:
+    """A process is killed in the middle of an epoch, while (or just after) it writes its 20th checkpoint."""
+    run = config.model_copy(update={"checkpoint_s": 0.0, "ema": 0.9, "epochs": 3})
+    whole = main(run.model_copy(update={"work": tmp_path / "whole"}))
+    (tmp_path / "config.json").write_text(run.model_dump_json())
+    killed = subprocess.run(
+        [sys.executable, HERE / "two_tower_killed.py", tmp_path / "config.json", "20", moment],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    resumed = main(run)
+    assert same_weights(whole, resumed)
+    assert [e.loss for e in whole.epochs] == [e.loss for e in resumed.epochs]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(config: TwoTowerConfig) -> None:
+    main(config.model_copy(update={"epochs": 1, "validation": Validation.NONE}))
+    with pytest.raises(InvalidConfig, match="another configuration"):
+        main(config.model_copy(update={"epochs": 1, "validation": Validation.NONE, "learning_rate": 1e-3}))
+    (config.work / "refit.safetensors").write_bytes(b"torn")
+    with pytest.raises(InvalidData, match="not a checkpoint"):
+        main(config.model_copy(update={"epochs": 1, "validation": Validation.NONE}))
+
+
+def test_two_processes_have_the_losses_of_one(config: TwoTowerConfig, tmp_path: Path) -> None:
+    run = config.model_copy(
+        update={
+            "shape": config.shape.model_copy(update={"dropout": 0.0, "id_dropout": 0.0}),
+            "epochs": 2,
+            "validation": Validation.NONE,
+        }
+    )
+    one = main(run.model_copy(update={"work": tmp_path / "one"}))
+    (tmp_path / "config.json").write_text(run.model_dump_json())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*torchrun, "-m", "training.train_two_tower", str(tmp_path / "config.json")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    two = main(run)  # finished: read from the checkpoint
+    assert [e.loss for e in two.epochs] == pytest.approx([e.loss for e in one.epochs], rel=1e-4)
+    for a, b in zip(weights(one).values(), weights(two).values(), strict=True):
+        assert torch.allclose(a, b, atol=2e-3)
+
+
+def test_export_is_what_the_bundle_wants(config: TwoTowerConfig, tmp_path: Path) -> None:
+    result = main(config.model_copy(update={"epochs": 10, "validation": Validation.NONE}))
+    work = export_two_tower.main(result, tmp_path / "bundle", neighbours=4)
+    written = {path.name for path in work.iterdir()}
+    assert written - FILES.keys() == {"summary.json"}
+    assert json.loads((work / "summary.json").read_text())["seed"] == 0
+    golden, vectors = load_file(work / "golden.safetensors"), load_file(work / "item_vectors.safetensors")
+    session = onnxruntime.InferenceSession(work / "user_tower.onnx")
+    inputs = {name: golden[f"user_tower/in/{name}"] for name in ("history", "types", "gaps")}
+    users = session.run(["user_vector"], inputs)[0]
+    np.testing.assert_allclose(users, golden["user_tower/out/user_vector"], atol=1e-5)
+    assert vectors["vectors"].shape == (N_ITEMS, 32)
+    newest = inputs["history"][1:, -1]  # case 0 is the empty history
+    expected = [step_of(int(number)) - 1 for number in newest]
+    found = (users[1:] @ vectors["vectors"].T).argmax(1)
+    assert (found == expected).mean() > 0.8
+
+    similar = load_file(work / "item_to_item.safetensors")
+    assert similar["neighbours"].shape == similar["scores"].shape == (N_ITEMS, 4)
+    assert similar["neighbours"].dtype == np.int32
+    popular = load_file(work / "popular.safetensors")
+    assert sorted(popular["rows"].tolist()) == list(range(N_ITEMS))
+    assert (np.diff(popular["scores"]) <= 0).all()
