@@ -23,3 +23,26 @@ def stream(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) 
     from infra.bench.stream import StreamBench, run
 
     finish(run(StreamBench.quick(seed) if quick else StreamBench(seed)), as_json)
+
+
+@app.command()
+def recall(
+    seed: Seed = 0,
+    quick: QuickFlag = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Ten million vectors on a CUDA device instead.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """The index: recall and speed against exact search, memory, changes while it is searched; tower and search.
+
+    Example: recsys bench recall --quick
+    """
+    if gpu:
+        from infra.bench import recall_gpu
+
+        finish(
+            recall_gpu.run(recall_gpu.GpuBench.quick(seed) if quick else recall_gpu.GpuBench(seed=seed)),
+            as_json,
+        )
+    from infra.bench.recall import RecallBench, run
+
+    finish(run(RecallBench.quick(seed) if quick else RecallBench(seed=seed)), as_json)

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidBundle
+from recsys.errors import InvalidBundle, InvalidConfig
 from recsys.recall.vector_index import NO_ROW, Found, check_queries, nothing
 from recsys.request import Rows
 
@@ -62,6 +62,7 @@ class AnnIndex:
 
     def __init__(self, index: Any, threads: int = 1) -> None:
         self._index = index
+        self._resources: Any = None  # a GPU index borrows these
         self.threads = threads
 
     @classmethod
@@ -116,6 +117,26 @@ class AnnIndex:
 
     def save(self, path: Path) -> None:
         faiss.write_index(self._index, str(path))
+
+    def to_gpu(self, device: int = 0) -> "AnnIndex":
+        """A copy on a GPU, for Flat and IVF kinds. Put a `recsys.recall.gpu.BatchingIndex` before it.
+
+        Raises:
+            InvalidConfig: this FAISS has no GPU support, finds no such device, or cannot move this kind.
+        """
+        if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() <= device:
+            raise InvalidConfig(
+                f"FAISS {faiss.__version__} finds no GPU {device}: install the `gpu` extra on a CUDA machine,"
+                " or use recsys.models.topk"
+            )
+        resources = faiss.StandardGpuResources()
+        try:
+            moved = faiss.index_cpu_to_gpu(resources, device, self._index)
+        except RuntimeError as error:
+            raise InvalidConfig(f"this kind of index cannot move to a GPU: {error}") from error
+        copy = AnnIndex(moved, self.threads)
+        copy._resources = resources
+        return copy
 
     @property
     def compressed(self) -> bool:
