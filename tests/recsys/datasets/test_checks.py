@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recsys.datasets.base import ITEM_SCHEMA, sealed
@@ -65,7 +65,20 @@ def number(cell: str, kind: type) -> object:
         return cell
 
 
+EDGES = [
+    ("u", "i", str(time), value, position, "")
+    for time, value, position in (
+        (MAX_TIME_MS, "1", "0"),
+        (MAX_TIME_MS - 1, "1", "0"),
+        (1, "1e12", "999999"),
+        (1, "-1e12", "1000000"),
+        (0, "1", "0"),
+    )
+]
+
+
 @settings(deadline=None)
+@example(EDGES)
 @given(st.lists(st.tuples(ids, ids, times, values, positions, notes), min_size=1, max_size=20))
 def test_rows_are_judged_as_the_api_judges_events(rows: list[tuple[str, ...]]) -> None:
     mapping = Mapping.model_validate(

@@ -174,6 +174,13 @@ def test_without_a_catalogue_the_items_are_those_of_the_events(tmp_path: Path) -
     assert (report.items, report.unknown_items) == (2, {})
 
 
+def test_a_column_of_the_sources_own_ids_tells_equal_rows_apart(tmp_path: Path) -> None:
+    rows = ["a,x,1000,1,,first", "a,x,1000,1,,second", "a,x,1000,1,,second"]
+    for mapping, events in ((samples.MAPPING, 1), (samples.MAPPING + "  id: c\n", 2)):
+        dataset = open_dataset(samples.table(tmp_path / "t", rows, mapping))
+        assert validate_dataset(dataset).events == events
+
+
 def test_repeated_items_and_users_count_once(tmp_path: Path) -> None:
     folder = samples.movielens_csv(tmp_path / "m")
     with (folder / "movies.csv").open("a") as file:
