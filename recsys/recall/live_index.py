@@ -24,7 +24,7 @@ from recsys.recall.ann import IndexConfig
 from recsys.recall.journal import Change, Journal, Operation
 from recsys.recall.rescored import rescore, with_margin
 from recsys.recall.snapshots import Base, Snapshots
-from recsys.recall.vector_index import NO_ROW, Found, check_queries
+from recsys.recall.vector_index import NO_ROW, Found, check_queries, check_vectors
 from recsys.request import Rows, among
 
 Floats = NDArray[np.float32]
@@ -95,10 +95,7 @@ class _View:
 
 
 class LiveIndex:
-    """`VectorIndex` with `upsert` and `remove`. Searches need no lock; changes take turns.
-
-    A change is visible to every search that begins after the call has returned.
-    """
+    """`MutableIndex` in this process. Searches need no lock; changes take turns."""
 
     def __init__(
         self,
@@ -203,22 +200,12 @@ class LiveIndex:
         return found
 
     def upsert(self, rows: Rows | Sequence[int], vectors: Floats) -> None:
-        """Add rows or replace their vectors, (n, d) float32. Of a row that comes twice the last counts.
-
-        Raises:
-            ValueError: the vectors are not (n, d), or some value is not finite. Nothing is changed then.
-        """
-        rows = np.asarray(rows, np.int32)
-        if vectors.shape != (len(rows), self.dimension):
-            raise ValueError(f"vectors: ({len(rows)}, {self.dimension}) is needed, got {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            raise ValueError("vectors: NaN or infinity among them")
-        _, last = np.unique(rows[::-1], return_index=True)
-        last = np.sort(len(rows) - 1 - last)
-        self._change(Change(Operation.UPSERT, rows[last], np.asarray(vectors, np.float32)[last]))
+        """See `MutableIndex.upsert`."""
+        rows, vectors = check_vectors(np.asarray(rows, np.int32), vectors, self.dimension)
+        self._change(Change(Operation.UPSERT, rows, vectors))
 
     def remove(self, rows: Rows | Sequence[int]) -> None:
-        """Take rows out; those that the index does not hold are ignored."""
+        """See `MutableIndex.remove`."""
         gone = np.unique(np.asarray(rows, np.int32))
         self._change(Change(Operation.REMOVE, gone, np.empty((0, self.dimension), np.float32)))
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from recsys.catalogue import Catalogue
 from recsys.models.attributes import vectors_from_attributes
-from recsys.recall.live_index import LiveIndex
+from recsys.recall.vector_index import MutableIndex
 from recsys.request import Rows
 from recsys.types import Item
 
@@ -22,7 +22,7 @@ class LiveItems:
     def __init__(
         self,
         catalogue: Catalogue,
-        index: LiveIndex,
+        index: MutableIndex,
         trained: NDArray[np.float32],
         attributes: NDArray[np.float32] | None,
     ) -> None:

@@ -47,6 +47,33 @@ class VectorIndex(Protocol):
         """
 
 
+class MutableIndex(VectorIndex, Protocol):
+    """An index that changes. A search that begins after a change has returned sees it."""
+
+    def upsert(self, rows: Rows, vectors: NDArray[np.float32]) -> None:
+        """Add rows or replace their vectors, (n, d) float32. Of a row that comes twice the last counts.
+
+        Raises:
+            ValueError: the vectors are not (n, d), or some value is not finite. Nothing is changed then.
+        """
+
+    def remove(self, rows: Rows) -> None:
+        """Take rows out; those that the index does not hold are ignored."""
+
+
+def check_vectors(
+    rows: Rows, vectors: NDArray[np.float32], dimension: int
+) -> tuple[Rows, NDArray[np.float32]]:
+    """Rows and vectors of an upsert, each row once with its last vector, or a `ValueError`."""
+    if vectors.shape != (len(rows), dimension):
+        raise ValueError(f"vectors: ({len(rows)}, {dimension}) is needed, got {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        raise ValueError("vectors: NaN or infinity among them")
+    _, last = np.unique(rows[::-1], return_index=True)
+    last = np.sort(len(rows) - 1 - last)
+    return rows[last], np.asarray(vectors, np.float32)[last]
+
+
 def check_queries(queries: NDArray[np.float32], k: int, dimension: int) -> NDArray[np.float32]:
     """The queries as a contiguous (B, d) float32 array, or a `ValueError` that says what is wrong."""
     if queries.ndim != 2 or queries.shape[1] != dimension:
