@@ -80,8 +80,8 @@ _TRAINING: Mapping[Protocol, Mapping[str, object]] = {
         "warmup_steps": 200,
         "ema": 0.999,
     },
-    Protocol.KUAIRAND: {"epochs": 10},
-    Protocol.TEMPORAL: {"epochs": 10},
+    Protocol.KUAIRAND: {"epochs": 4},
+    Protocol.TEMPORAL: {"epochs": 8},
 }
 _GOALS: Mapping[Protocol, Mapping[str, float]] = {
     Protocol.ML_1M: {"hr10": 0.320, "ndcg10": 0.183, "hr50": 0.60, "hr200": 0.79},

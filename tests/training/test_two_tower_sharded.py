@@ -9,7 +9,7 @@ import torch
 
 from training.sharded_embedding import ShardedEmbedding
 
-ROWS, DIM, STEPS, WORLD, RATE = 23, 6, 12, 2, 0.05
+ROWS, DIM, STEPS, WORLD, RATE = 23, 6, 12, 2, 0.2
 
 
 def asked(step: int, rank: int) -> torch.Tensor:
@@ -34,10 +34,10 @@ def process() -> None:
         numbers = asked(step, rank)
         loss = (table(numbers) - wanted(numbers)).square().sum() * WORLD
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert table.shard.weight.grad is not None
         assert table.shard.weight.grad.is_sparse
-        optimizer.step()
+        optimizer.step()  # type: ignore[no-untyped-call]
         total = loss.detach() / WORLD
         torch.distributed.all_reduce(total)
         losses.append(total)
@@ -56,8 +56,8 @@ def alone() -> tuple[torch.Tensor, torch.Tensor]:
         numbers = torch.cat([asked(step, rank) for rank in range(WORLD)])
         loss = (table(numbers) - wanted(numbers)).square().sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        loss.backward()
+        optimizer.step()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     return torch.stack(losses), table.weight.detach()
 
@@ -74,7 +74,8 @@ def test_two_processes_train_the_table_of_one(tmp_path: Path) -> None:
     losses, vectors = alone()
     torch.testing.assert_close(found["losses"], losses, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found["vectors"], vectors, rtol=1e-4, atol=1e-5)
-    assert losses[-1] < losses[0]
+    untrained = wanted(torch.arange(ROWS)).square().mean()
+    assert (vectors - wanted(torch.arange(ROWS))).square().mean() < untrained / 2
 
 
 if __name__ == "__main__":
