@@ -95,20 +95,20 @@ class KafkaSink:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise Unavailable(f"Kafka at {self._bootstrap}: {missing} records not acknowledged in time")
-            if (producer := self._producer) is None:
-                time.sleep(min(left, 0.02))
+            if (producer := self._producer) is None or producer is self._broken:
+                time.sleep(min(left, 0.02))  # the keeper is at it
             else:
                 with contextlib.suppress(KafkaError):  # what failed is still missing, and sent again
                     producer.flush(timeout=min(left, 1.0))
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 10.0) -> None:
         """Flush and end.
 
         Raises:
             Unavailable: naming how many records the log never acknowledged.
         """
         try:
-            self.flush()
+            self.flush(timeout_s)
         finally:
             with self._lock:
                 self._closed = True
@@ -151,15 +151,15 @@ class KafkaSink:
         while not self._closed:
             self._wake.wait(timeout=1.0)
             self._wake.clear()
-            if self._producer is not None and (self._broken is self._producer or self._stalled()):
-                self._discard_producer()
-            if self._producer is None and not self._closed:
-                try:
+            try:
+                if self._producer is not None and (self._broken is self._producer or self._stalled()):
+                    self._discard_producer()
+                if self._producer is None and not self._closed:
                     self._replace_producer()
-                except Unavailable as error:
-                    _log.warning("kafka away", error=str(error), pending=len(self._pending))
-                    time.sleep(0.2)
-                    self._wake.set()
+            except Exception as error:  # whatever it was: without its keeper the sink is dead
+                _log.warning("kafka away", error=str(error), pending=len(self._pending))
+                time.sleep(0.2)
+                self._wake.set()
 
     def _stalled(self) -> bool:
         with self._lock:

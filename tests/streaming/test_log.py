@@ -109,7 +109,7 @@ def test_without_a_broker_the_sink_soon_refuses_and_says_what_it_lost() -> None:
     with pytest.raises(Unavailable, match="has been away"):
         sink.append(Topic.EVENTS, "u", b"x")
     with pytest.raises(Unavailable, match="1 records not acknowledged"):
-        sink.flush(0.1)
+        sink.close(timeout_s=0.1)
 
 
 def test_the_queue_is_bounded() -> None:
@@ -118,6 +118,8 @@ def test_the_queue_is_bounded() -> None:
         sink.append(Topic.EVENTS, "u", b"x")
     with pytest.raises(Unavailable, match="3 records wait"):
         sink.append(Topic.EVENTS, "u", b"x")
+    with pytest.raises(Unavailable, match="3 records not acknowledged"):
+        sink.close(timeout_s=0.1)
 
 
 def test_a_record_that_kafka_cannot_take_is_refused_alone(
