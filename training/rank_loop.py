@@ -143,14 +143,16 @@ def inputs_of(examples: RankExamples) -> Inputs:
     )
 
 
-def predict_logits(model: nn.Module, examples: RankExamples, batch_size: int = 4096) -> RankerLogits:
-    """Logits of every row, in order. Position is read as 0, as in serving."""
+def predict_logits(
+    model: nn.Module, examples: RankExamples, batch_size: int = 4096, as_served: bool = True
+) -> RankerLogits:
+    """Logits of every row, in order. `as_served`: position is read as 0."""
     model.eval()
     found: list[RankerLogits] = []
     with torch.inference_mode():
         for start in range(0, len(examples), batch_size):
             *before, position = inputs_of(examples.take(slice(start, start + batch_size)))
-            found.append(model(*before, torch.zeros_like(position)))
+            found.append(model(*before, torch.zeros_like(position) if as_served else position))
     return RankerLogits(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 

@@ -3,6 +3,8 @@
 A command imports its module when it runs: one needs torch, the other must not wait for it.
 """
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,3 +48,35 @@ def recall(
     from infra.bench.recall import RecallBench, run
 
     finish(run(RecallBench.quick(seed) if quick else RecallBench(seed=seed)), as_json)
+
+
+@app.command()
+def serve(
+    seed: Seed = 0,
+    quick: QuickFlag = False,
+    plot: Annotated[Path | None, typer.Option(help="Write the latency curve to this PNG file.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The whole request path under an open load: saturation, percentiles at half of it, stages against their floors.
+
+    Example: recsys bench serve --plot var/serve.png --json
+    """
+    from infra.bench.serve import ServeBench, run
+
+    config = ServeBench.quick(seed) if quick else ServeBench(seed)
+    finish(run(replace(config, plot=plot)), as_json)
+
+
+@app.command()
+def rank(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+    """500 candidates through every rung of the ladder and the eager teacher, in one run; roofline.
+
+    Build the ladder first, with `recsys train ladder`.
+
+    Example: recsys bench rank --json
+    """
+    from infra.bench.rank import RankBench, run
+    from recsys.settings import Settings
+
+    ladder = Settings().home / "work" / "ladder"
+    finish(run(RankBench.quick(ladder, seed) if quick else RankBench(ladder, seed)), as_json)

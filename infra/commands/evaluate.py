@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.console import JsonFlag, QuickFlag, finish
+from infra.console import JsonFlag, QuickFlag, console, finish
 from recsys.settings import Settings
 from training import evaluate_recall
 from training.evaluate_recall import Protocol, RecallEvaluation
@@ -33,3 +33,22 @@ def recall(
         data=data, protocol=protocol, work=work, seed=seed, threads=threads, quick=quick, progress=not as_json
     )
     finish(evaluate_recall.main(config), as_json)
+
+
+@app.command()
+def rank(
+    data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="As many runs, one a seed.")] = 3,
+    contributions: Annotated[bool, typer.Option(help="Also measure what each feature group adds.")] = True,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Teacher and INT8 student against logistic regression, LightGBM, DCN-v2 and DIN, on real impressions.
+
+    Example: recsys evaluate rank --data ../shared/data/kuairand-pure-part --json
+    """
+    from training.evaluate_rank import RankEvaluation, main
+
+    config = RankEvaluation(data=data, seed=seed, seeds=seeds, contributions=contributions, quick=quick)
+    finish(main(config, report=console.print), as_json)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from infra.console import JsonFlag, console, print_mapping
+from infra.console import JsonFlag, QuickFlag, console, print_mapping
 from recsys.features.definitions import FEATURES
 from recsys.settings import Settings
 from training import export_two_tower, publish, train_ranker, train_two_tower
@@ -76,6 +76,25 @@ def all_(
     )
     print_mapping("published", {"version": bundle.manifest.version, **metrics}, as_json)
     console.print("next: `recsys serve`, or `recsys bundle inspect`")
+
+
+@app.command()
+def ladder(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+    """Teacher → student → pruned → INT8 at the case study's size (synthetic ids), into <home>/work/ladder.
+
+    Interrupted, it goes on with the step it was at. Then: `recsys report ladder`, `recsys bench rank`.
+
+    Example: recsys train ladder
+    """
+    from training.ladder import LadderConfig, main, served, synthetic_input
+    from training.ladder_data import LadderData
+
+    out = _work(Settings(), "ladder-quick" if quick else "ladder")
+    data = LadderData.quick(seed) if quick else LadderData(seed=seed)
+    config = LadderConfig(out=out, seed=seed)
+    rungs = main(config, synthetic_input(data, config), report=console.print)
+    print_mapping("compression ladder", {r.name: f"{r.bytes / 1e6:.2f} MB" for r in rungs}, as_json)
+    console.print(f"served: {served(rungs).name}")
 
 
 def _recall(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, float]:

@@ -24,6 +24,9 @@ class NumericFeatures(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    low: Tensor
+    high: Tensor
+    centre: Tensor
     edges: Tensor
 
     def __init__(self, mean: Tensor, scale: Tensor, edges: Tensor, width: int) -> None:
@@ -33,8 +36,12 @@ class NumericFeatures(nn.Module):
         width: numbers a column besides its own value.
         """
         super().__init__()
+        reach = torch.where(scale > 0, CLIP / scale.clamp_min(1e-12), torch.zeros_like(scale))
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
+        self.register_buffer("low", mean - reach)
+        self.register_buffer("high", mean + reach)
+        self.register_buffer("centre", torch.sign(mean) * torch.expm1(mean.abs()))  # the raw value of 0
         self.register_buffer("edges", edges)
         self.width = width
         bins = edges.shape[1] - 1
@@ -45,11 +52,10 @@ class NumericFeatures(nn.Module):
         return len(self.mean) * (1 + self.width)
 
     def standardise(self, x: Tensor) -> Tensor:
-        """(B, D) raw → (B, D) finite, within ± CLIP."""
-        known = torch.where(torch.isnan(x), torch.zeros_like(x), x)
-        z = ((torch.sign(known) * torch.log1p(known.abs()) - self.mean) * self.scale).clamp(-CLIP, CLIP)
-        # a constant column: inf · 0 is NaN, and so is a NaN that was put in; both read as the mean
-        return torch.where(torch.isnan(x) | (self.scale == 0), torch.zeros_like(z), z)
+        """(B, D) raw → (B, D) finite, within ± CLIP. Few, cheap operations: it runs on every candidate."""
+        known = torch.where(torch.isnan(x), self.centre, x)
+        logged = torch.log(known.abs() + 1) * torch.sign(known)
+        return (torch.minimum(torch.maximum(logged, self.low), self.high) - self.mean) * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.standardise(x)
@@ -110,15 +116,18 @@ class DotAttention(nn.Module):
 
     def forward(self, items: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """(B, d) candidates → (B, d), zeros where the history is empty. `mask` (U, L) is true at real events."""
+        hidden = (~mask).float() * -1e9  # added to the scores: cheaper than selecting
+        values = values * mask.unsqueeze(2)  # an empty history reads as zeros, whatever the weights
         users, length, width = keys.shape
         split = width // self.heads
-        query = self.query(items).view(-1, 1, self.heads, split).transpose(1, 2)  # (B, H, 1, s)
+        query = (
+            (self.query(items) / split**0.5).view(-1, 1, self.heads, split).transpose(1, 2)
+        )  # (B, H, 1, s)
         keys = keys.view(users, length, self.heads, split).permute(0, 2, 3, 1)  # (U, H, s, L)
         values = values.view(users, length, self.heads, split).transpose(1, 2)  # (U, H, L, s)
         if users == 1:  # one matrix product for all candidates instead of B small ones
             query = query.permute(2, 1, 0, 3)  # (1, H, B, s)
-        weights = attention_weights(query @ keys / split**0.5, mask[:, None, None, :])
-        read = weights @ values
+        read = torch.softmax(query @ keys + hidden[:, None, None, :], dim=-1) @ values
         if users == 1:
             read = read.permute(2, 1, 0, 3)
         return read.reshape(-1, width)
@@ -153,12 +162,6 @@ class DinAttention(nn.Module):
         return (weights.unsqueeze(1) @ events).squeeze(1)
 
 
-def attention_weights(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last axis where `mask`; all zeros where nothing is left (never NaN)."""
-    weights = torch.softmax(scores.masked_fill(~mask, -1e9), dim=-1)
-    return weights * mask
-
-
 def mlp(dimensions: list[int], dropout: float = 0.0) -> nn.Sequential:
     """Linear + ReLU (+ dropout) per step of `dimensions`."""
     layers: list[nn.Module] = []
@@ -181,11 +184,14 @@ class Experts(nn.Module):
         self.own = nn.ModuleList(
             nn.ModuleList(mlp(dimensions, dropout) for _ in range(own)) for _ in range(tasks)
         )
-        self.gates = nn.ModuleList(nn.Linear(dimensions[0], shared + own) for _ in range(tasks))
+        gated = shared + own > 1  # a single expert is a shared bottom: nothing to mix
+        self.gates = nn.ModuleList(nn.Linear(dimensions[0], shared + own) for _ in range(tasks * gated))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, D) → one (B, dimensions[-1]) a task."""
         shared = [expert(x) for expert in self.shared]
+        if not len(self.gates):
+            return shared * len(self.own)
         mixed = []
         for gate, own in zip(self.gates, self.own, strict=True):
             assert isinstance(own, nn.ModuleList)  # noqa: S101 - for mypy: containers forget their element type

@@ -2,9 +2,9 @@
 
     history ─ events ─ target attention ──┐
     item number → embedding + its fields ─┤
-    features → normalised, curves ────────┼─ x ─┬─ crosses (DCN-v2) ─┬─ experts, a gate a task ─ towers ─┐
-    categorical features → embeddings ────┤     └────────────────────┘                                    ├─ heads
-    position → embedding ─────────────────┘     └─ wide: linear in x, per-item bias ──────────────────────┘
+    features → normalised, curves ────────┼─ x ─┬─ crosses (DCN-v2) ─ experts, a gate a task ─ towers ─┬─ heads
+    categorical features → embeddings ────┤     └─ wide: linear in x, per-item bias ───────────────────┘
+    position → embedding ─────────────────┘
 
 Heads as `recsys.types.Head`. Conversion is ESMM's (Ma et al. 2018): the head gives P(conversion | click), and
 training fits P(click) · P(conversion | click) over all impressions, so nothing is learnt on clicked rows alone.
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.models.blocks import CrossNetwork, DinAttention, DotAttention, Experts, NumericFeatures, mlp
+from recsys.models.compact import HashedTable
 from recsys.models.encoding import N_GAPS, N_TYPES
 from recsys.types import Head
 
@@ -30,6 +31,7 @@ class RankerConfig:
     """Sizes of the ranker. What the data decides (vocabularies, statistics) is in `RankerData`."""
 
     width: int = 32  # item embeddings, events, attention
+    item_buckets: int = 0  # > 0: items share 2 · buckets rows (HashedTable) instead of one each
     attention: Literal["dot", "din", "none"] = "dot"
     attention_heads: int = 2  # of "dot"
     attention_hidden: int = 32  # of "din"
@@ -101,8 +103,11 @@ class Ranker(nn.Module):
     def __init__(self, config: RankerConfig, data: RankerData) -> None:
         super().__init__()
         c, self.config, self.data = config, config, data
-        self.item = nn.Embedding(data.n_items + 1, c.width)
-        self.item_bias = nn.Embedding(data.n_items + 1, len(HEADS))
+        # one row an item: its vector, and its bias in each head
+        row = c.width + len(HEADS)
+        self.item = (
+            HashedTable(c.item_buckets, row) if c.item_buckets else nn.Embedding(data.n_items + 1, row)
+        )
         self.register_buffer("fields", data.fields)
         self.field = nn.ModuleList(nn.Embedding(size, c.field_width) for size in data.field_sizes)
         self.from_fields = (
@@ -121,7 +126,7 @@ class Ranker(nn.Module):
         self.experts: Experts | None = None
         last = dimension
         if c.expert_layers:
-            deep = [dimension * (2 if c.cross_layers else 1), *c.expert_layers]
+            deep = [dimension, *c.expert_layers]
             self.experts = Experts(deep, len(HEADS), c.shared_experts, c.own_experts, c.dropout)
             last = c.expert_layers[-1]
         self.towers = nn.ModuleList(
@@ -145,24 +150,25 @@ class Ranker(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.05)
-        nn.init.zeros_(self.item_bias.weight)
 
-    def items(self, numbers: Tensor) -> Tensor:
-        """Item numbers of any shape (…) → vectors (…, width): the item's own embedding and its fields'."""
+    def items(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Item numbers of any shape (…) → vectors (…, width) of the item's own row and its fields', and biases
+        (…, heads)."""
         numbers = in_vocabulary(numbers, self.data.n_items + 1)
-        vectors: Tensor = self.item(numbers)
+        row: Tensor = self.item(numbers)
+        vectors, bias = row[..., : self.config.width], row[..., self.config.width :]
         if self.from_fields is not None:
-            codes = self.fields[numbers]
+            codes = self.fields[numbers].long()
             vectors = vectors + self.from_fields(
                 torch.cat([table(codes[..., i]) for i, table in enumerate(self.field)], dim=-1)
             )
-        return vectors
+        return vectors, bias
 
     def user(self, history: Tensor, types: Tensor, gaps: Tensor) -> UserPart:
         """(U, L) int64 each → the user's part."""
         mask = (history > 0) & (history <= self.data.n_items)
         events = (
-            self.items(history)
+            self.items(history)[0]
             + self.event_type(in_vocabulary(types, N_TYPES))
             + self.event_gap(in_vocabulary(gaps, N_GAPS))
         ) * mask.unsqueeze(2)
@@ -170,9 +176,8 @@ class Ranker(nn.Module):
         keys, values = (events, events) if self.attention is None else self.attention.remember(events)
         return UserPart(keys, values, mask, summary)
 
-    def inputs(self, user: UserPart, items: Tensor, features: Tensor, position: Tensor) -> Tensor:
+    def inputs(self, user: UserPart, vectors: Tensor, features: Tensor, position: Tensor) -> Tensor:
         """Everything the crosses and experts see, (B, width of all parts)."""
-        vectors = self.items(items)
         parts = [vectors]
         if self.attention is not None:
             attended = self.attention(vectors, user.keys, user.values, user.mask)
@@ -191,13 +196,14 @@ class Ranker(nn.Module):
             features: (B, D) float32 raw.
             position: (B,) int64 from 0; serving sends 0 for every candidate.
         """
-        x = self.inputs(user, items, features, position)
+        vectors, bias = self.items(items)
+        x = self.inputs(user, vectors, features, position)
         crossed = self.cross(x) if self.config.cross_layers else x
         if self.experts is None:
             deep = [crossed] * len(HEADS)
         else:
-            deep = self.experts(torch.cat([x, crossed], dim=1) if self.config.cross_layers else x)
-        linear = self.wide(x) + self.item_bias(in_vocabulary(items, self.data.n_items + 1))
+            deep = self.experts(crossed)
+        linear = self.wide(x) + bias
         return RankerLogits(
             *(
                 tower(task).squeeze(1) + linear[:, i]

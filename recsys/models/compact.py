@@ -1,0 +1,97 @@
+"""Embedding tables that take little room, as plain tensor operations: they export to ONNX and run everywhere.
+
+A *table* is any module that maps int64 numbers (…) to float32 rows (…, width). `nn.Embedding` is one; here are one
+that shares rows between numbers, and two that store a row in 8 or 4 bits a number.
+"""
+
+import torch
+from torch import Tensor, nn
+
+# Two odd multipliers and shifts (Dietzfelbinger's multiply-shift): numbers that collide in one do not in the other.
+_MULTIPLIERS = (2654435761, 2246822519)
+_MODULUS = 2**31 - 1
+
+
+class HashedTable(nn.Module):
+    """`buckets` rows shared by any number of items: the sum of two rows, chosen by two hashes.
+
+    Two items share both rows with probability 1 / buckets², so nearly every item keeps a vector of its own
+    (Svenstrup et al. 2017, "Hash Embeddings"). Number 0 has a row of its own.
+    """
+
+    def __init__(self, buckets: int, width: int) -> None:
+        super().__init__()
+        self.buckets = buckets
+        self.rows = nn.Embedding(2 * buckets + 1, width)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        first, second = (
+            1 + half * self.buckets + numbers * multiplier % _MODULUS % self.buckets
+            for half, multiplier in enumerate(_MULTIPLIERS)
+        )
+        known = numbers > 0
+        zero = torch.zeros_like(numbers)
+        rows: Tensor = self.rows(torch.where(known, first, zero)) + self.rows(
+            torch.where(known, second, zero)
+        )
+        return rows
+
+
+class QuantizedTable(nn.Module):
+    """INT8 rows with one float scale a row: x ≈ q · scale, |error| ≤ scale / 2."""
+
+    q: Tensor
+    scale: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        """weight: (rows, width) float32."""
+        super().__init__()
+        largest = weight.abs().amax(1).clamp_min(1e-12)
+        self.register_buffer("q", (weight / largest.unsqueeze(1) * 127).round().to(torch.int8))
+        self.register_buffer("scale", (largest / 127).unsqueeze(1))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        rows: Tensor = self.q[numbers].float() * self.scale[numbers]
+        return rows
+
+
+class QuantizedTable4(nn.Module):
+    """INT4 rows, two numbers a byte, with one float scale a row: |error| ≤ scale / 2."""
+
+    q: Tensor
+    scale: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        """weight: (rows, width) float32, width even."""
+        super().__init__()
+        if weight.shape[1] % 2:
+            raise ValueError(f"INT4 packs two numbers a byte: width {weight.shape[1]} is odd")
+        largest = weight.abs().amax(1).clamp_min(1e-12)
+        codes = (weight / largest.unsqueeze(1) * 7).round() + 8  # 1 … 15
+        self.register_buffer("q", (codes[:, 0::2] + 16 * codes[:, 1::2]).to(torch.uint8))
+        self.register_buffer("scale", (largest / 7).unsqueeze(1))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        packed = self.q[numbers].float()
+        high = torch.floor(packed / 16)
+        low = packed - 16 * high
+        return (torch.stack([low, high], dim=-1).flatten(-2) - 8) * self.scale[numbers]
+
+
+def quantize_tables(model: nn.Module, bits: int, least_rows: int = 256) -> None:
+    """Replace every `nn.Embedding` of at least `least_rows` rows by its quantized form, in place.
+
+    Small tables stay: they weigh nothing, and every error counts.
+    """
+    kinds = {8: QuantizedTable, 4: QuantizedTable4}
+    if bits not in kinds:
+        raise ValueError(f"{bits} bits: 8 or 4")
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Embedding) and child.num_embeddings >= least_rows:
+                setattr(parent, name, kinds[bits](child.weight.detach()))
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of all weights and buffers, as a file would hold them."""
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())

@@ -1,0 +1,68 @@
+"""The steps of the compression ladder that change a trained ranker: pruning and quantization."""
+
+import copy
+import logging
+from pathlib import Path
+
+import torch
+import torch_pruning
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import nn
+
+from recsys.models.ranker import Ranker
+
+
+def prune_experts(ranker: Ranker, share: float) -> Ranker:
+    """A copy with the weakest `share` of each expert's hidden units removed, whole rows and columns at a time.
+
+    Structured pruning by weight magnitude (torch-pruning follows the dependency into the next layer), so the
+    matrices really shrink; inputs and outputs of an expert keep their width. Fine-tune afterwards.
+    """
+    pruned = copy.deepcopy(ranker)
+    if pruned.experts is None:
+        return pruned
+    experts = [*pruned.experts.shared, *(e for own in pruned.experts.own for e in own.children())]
+    for expert in experts:
+        linears = [m for m in expert.modules() if isinstance(m, nn.Linear)]
+        graph = torch_pruning.DependencyGraph().build_dependency(
+            expert, example_inputs=torch.zeros(2, linears[0].in_features)
+        )
+        for linear in linears[:-1]:
+            removed = linear.weight.detach().norm(dim=1).argsort()[: int(linear.out_features * share)]
+            if len(removed):
+                graph.get_pruning_group(
+                    linear, torch_pruning.prune_linear_out_channels, idxs=removed.tolist()
+                ).prune()
+    return pruned
+
+
+def zero_smallest(ranker: Ranker, share: float) -> Ranker:
+    """A copy with the smallest `share` of each matrix set to 0: unstructured pruning. It compresses in a zip file and
+    nowhere else, since dense kernels multiply zeros too; the ladder shows that."""
+    sparse = copy.deepcopy(ranker)
+    for module in sparse.modules():
+        if isinstance(module, nn.Linear):
+            weight = module.weight.data
+            limit = weight.abs().flatten().kthvalue(max(1, int(weight.numel() * share))).values
+            weight[weight.abs() <= limit] = 0.0
+    return sparse
+
+
+def quantize_linear_layers(model: Path, out: Path) -> None:
+    """Dynamic INT8 of the matrix products in an exported ranker: weights per channel, inputs on the fly."""
+    prepared = out.with_suffix(".prepared.onnx")
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # it advises to do what the line below does
+    try:
+        quant_pre_process(str(model), str(prepared), skip_symbolic_shape=False)
+        quantize_dynamic(
+            str(prepared),
+            str(out),
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["MatMul", "Gemm"],
+        )
+    finally:
+        logging.root.setLevel(level)
+        prepared.unlink(missing_ok=True)

@@ -1,0 +1,279 @@
+"""`recsys evaluate rank`: the ranker against baselines on real impressions (`training.kuairand_rank`).
+
+Every model sees the same rows; the published baseline sees its own 40 simple features, all others every group. The
+teacher is the mean, in log odds, of the multi-task network and of LightGBM; the student is one small network that
+learnt from both labels and teacher, and `int8` is the student as it would be served.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.metrics import auc, gauc, xauc
+from recsys.models.blocks import numeric_statistics
+from recsys.models.ranker import Ranker, RankerConfig, RankerData, RankerLogits
+from recsys.result import Goal, Result
+from recsys.types import Head
+from training.compress import quantize_linear_layers
+from training.distill import Distillation, distillation
+from training.export_ranker import export_ranker
+from training.gates import auc_difference, gauc_difference
+from training.kuairand_rank import Kuairand, categorical, examples, load, split, video_fields
+from training.ladder import onnx_scores, quantized_tables
+from training.rank_baselines import DWELL, Logits, Matrix, TreesConfig, logistic_regression, trees
+from training.rank_dataset import RankExamples
+from training.rank_loop import LoopConfig, Objective, fit, predict_logits
+from training.seeding import seed_everything
+
+Floats = NDArray[np.float64]
+HEADS = ("click", "long_view", "like", DWELL)
+
+LOOP = LoopConfig(
+    epochs=4, batch_size=512, learning_rate=1e-3, weight_decay=1e-3, embedding_decay=1e-2, patience=1
+)
+FOREST = TreesConfig(learning_rate=0.04, columns=0.3)
+NETWORK = RankerConfig(dropout=0.2)
+DCN_ALONE = replace(NETWORK, attention="none", expert_layers=(), tower_layers=())
+DIN_ALONE = replace(NETWORK, attention="din", cross_layers=0, shared_experts=1)
+STUDENT = replace(
+    NETWORK,
+    width=16,
+    attention_heads=1,
+    curve_width=1,
+    shared_experts=1,
+    expert_layers=(64, 32),
+    cross_layers=1,
+)
+GOALS = {
+    "teacher_click_auc": Goal(">=", 0.765),
+    "teacher_click_gauc": Goal(">=", 0.645),
+    "teacher_long_view_auc": Goal(">=", 0.767),
+    "teacher_long_view_gauc": Goal(">=", 0.662),
+    "teacher_like_auc": Goal(">=", 0.890),
+    "teacher_dwell_xauc": Goal(">=", 0.695),
+    "teacher_dwell_mae_s": Goal("<=", 18.3),
+    "int8_click_auc": Goal(">=", 0.763),
+    "int8_long_view_auc": Goal(">=", 0.765),
+    "int8_like_auc": Goal(">=", 0.888),
+}
+
+
+@dataclass(frozen=True)
+class RankEvaluation:
+    """What to run. `seeds`: as many runs, from `seed`; `contributions`: also LightGBM with each group left out."""
+
+    data: Path
+    seed: int = 0
+    seeds: int = 3
+    quick: bool = False  # one seed, one epoch, few trees
+    contributions: bool = True
+    loop: LoopConfig = field(default_factory=lambda: LOOP)
+    distillation: Distillation = field(default_factory=lambda: Distillation(weight=0.7, temperature=1.0))
+
+
+def main(config: RankEvaluation, report: Callable[[str], None] = lambda line: None) -> Result:
+    """Train and judge every model.
+
+    Args:
+        report: called with one line a finished model.
+    """
+    torch.set_num_threads(1)
+    if config.quick:
+        config = replace(config, seeds=1, contributions=False, loop=replace(config.loop, epochs=1))
+    bench = _Bench(config)
+    report(bench.describe())
+    figures: dict[str, float] = {}
+    judged: dict[str, list[dict[str, float]]] = {}
+    first: dict[str, Mapping[str, Floats]] = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        for name, logits in bench.models(replace(config.loop, seed=seed)):
+            judged.setdefault(name, []).append(bench.judge(logits))
+            first.setdefault(name, logits)
+            report(f"seed {seed} {name}: " + ", ".join(f"{k} {v:.4f}" for k, v in judged[name][-1].items()))
+    for name, runs in judged.items():
+        for figure in runs[0]:
+            values = [run[figure] for run in runs]
+            figures[f"{name}_{figure}"] = float(np.mean(values))
+            if len(values) > 1:
+                figures[f"{name}_{figure}_sd"] = float(np.std(values, ddof=1))
+    for pair in (("teacher", "lightgbm_baseline"), ("int8", "teacher")):
+        figures |= bench.compare(*pair, first)
+    if config.contributions:
+        figures |= bench.contributions()
+    return Result("evaluate rank", config.seed, figures, GOALS)
+
+
+class _Bench:
+    """The data in the forms that the models want, and the judge."""
+
+    def __init__(self, config: RankEvaluation) -> None:
+        self.config = config
+        self.data: Kuairand = load(config.data)
+        names = self.data.names()
+        self.masks = split(self.data)
+        rows = examples(self.data, names)
+        self.parts = {part: rows.take(mask) for part, mask in self.masks.items()}
+        self.ranker_data = _ranker_data(self.data, self.parts["train"], names)
+        labels = {**{h: self.data.labels[h] for h in HEADS[:3]}, DWELL: np.log1p(self.data.labels["dwell_s"])}
+        self.labels = {part: {h: v[mask] for h, v in labels.items()} for part, mask in self.masks.items()}
+
+    def describe(self) -> str:
+        sizes = ", ".join(f"{part} {len(rows):,}" for part, rows in self.parts.items())
+        return f"rows: {sizes}; features: {len(self.data.names())} in {len(self.data.groups)} groups"
+
+    def models(self, loop: LoopConfig) -> Iterator[tuple[str, Mapping[str, Floats]]]:
+        """(name, logits of the test rows by head) of every model; comparisons run under the first seed only."""
+        most = 40 if self.config.quick else 600
+        test = self.parts["test"]
+        if loop.seed == self.config.seed:
+            yield "lightgbm_baseline", self.forest(TreesConfig(trees=most, seed=loop.seed), "static")[1]
+            yield "logistic", self.logistic()
+            for name, shape in (("dcn_alone", DCN_ALONE), ("din_alone", DIN_ALONE)):
+                yield name, of_network(predict_logits(self.network(shape, loop), test))
+
+        forest = self.forest(replace(FOREST, trees=most, seed=loop.seed))
+        yield "lightgbm", forest[1]
+        network = self.network(NETWORK, loop)
+        yield "network", of_network(predict_logits(network, test))
+        yield "teacher", blend(of_network(predict_logits(network, test)), forest[1])
+
+        answers = blend(of_network(predict_logits(network, self.parts["train"])), forest[0])
+        objective = distillation(as_answers(answers), loop, self.config.distillation)
+        student = self.network(STUDENT, replace(loop, epochs=2 * loop.epochs), objective)
+        yield "student", of_network(predict_logits(student, test))
+        yield "int8", of_network(self.served(student, loop.seed))
+
+    def forest(self, config: TreesConfig, *groups: str) -> list[Logits]:
+        """LightGBM on these groups (default: all); logits of the training and of the test rows."""
+        train, validation, test = self.matrices(*groups)
+        return trees(
+            train, self.labels["train"], validation, self.labels["validation"], [train, test], config
+        )
+
+    def logistic(self) -> Logits:
+        train, _, test = self.matrices()
+        return logistic_regression(train, self.labels["train"], [test])[0]
+
+    def matrices(self, *groups: str) -> list[Matrix]:
+        matrix = self.data.matrix(self.data.names(*groups))
+        return [matrix[mask] for mask in self.masks.values()]
+
+    def network(self, shape: RankerConfig, loop: LoopConfig, objective: Objective | None = None) -> Ranker:
+        seed_everything(loop.seed)
+        ranker = Ranker(shape, self.ranker_data)
+        fit(ranker, self.parts["train"], self.parts["validation"], loop, objective)
+        return ranker
+
+    def served(self, student: Ranker, seed: int) -> RankerLogits:
+        """The student with INT8 rows and INT8 matrix products, scored by onnxruntime."""
+        data = self.ranker_data
+        with tempfile.TemporaryDirectory() as folder:
+            rows, both = Path(folder, "rows.onnx"), Path(folder, "int8.onnx")
+            quantized = quantized_tables(student, 8)
+            export_ranker(
+                quantized, rows, data.n_items, data.n_features, self.parts["test"].history.shape[1], seed
+            )
+            quantize_linear_layers(rows, both)
+            scores = onnx_scores(both, self.parts["test"])
+        odds = [_logit(scores[head].astype(np.float64)) for head in (Head.CLICK, Head.CONVERSION, Head.LIKE)]
+        return RankerLogits(*map(torch.from_numpy, (*odds, scores[Head.DWELL].astype(np.float64))))
+
+    def judge(self, logits: Mapping[str, Floats]) -> dict[str, float]:
+        """The issue's figures on the test rows."""
+        labels, users = self.labels["test"], self.parts["test"].users
+        found = {}
+        for head in HEADS[:3]:
+            happened = labels[head].astype(np.int64)
+            found[f"{head}_auc"] = auc(happened, logits[head])
+            found[f"{head}_gauc"] = gauc(happened, logits[head], users)
+        seconds, predicted = np.expm1(labels[DWELL]), np.expm1(np.maximum(logits[DWELL], 0))
+        found["dwell_xauc"] = xauc(seconds, predicted, pairs=2_000_000)
+        found["dwell_mae_s"] = float(np.abs(seconds - predicted).mean())
+        return found
+
+    def compare(self, ours: str, theirs: str, logits: Mapping[str, Mapping[str, Floats]]) -> dict[str, float]:
+        """Differences under the first seed with their 95 % bootstrap intervals (rows for AUC, users for GAUC)."""
+        labels, users = self.labels["test"], self.parts["test"].users
+        found: dict[str, float] = {}
+        for head in HEADS[:3]:
+            y, a, b = (x.astype(np.float32) for x in (labels[head], logits[ours][head], logits[theirs][head]))
+            for metric, difference in (
+                ("auc", auc_difference(y, a, b)),
+                ("gauc", gauc_difference(y, a, b, users)),
+            ):
+                name = f"{ours}_over_{theirs}_{head}_{metric}"
+                found |= {
+                    name: difference.value,
+                    f"{name}_low": difference.low,
+                    f"{name}_high": difference.high,
+                }
+        return found
+
+    def contributions(self) -> dict[str, float]:
+        """What each group adds to the static one, and what all lose without it: LightGBM's click AUC and GAUC."""
+        found: dict[str, float] = {}
+        others = [group for group in self.data.groups if group != "static"]
+        chosen: dict[str, tuple[str, ...]] = {f"with_{g}": ("static", g) for g in others}
+        chosen |= {f"without_{g}": tuple(h for h in self.data.groups if h != g) for g in others}
+        for name, groups in chosen.items():
+            train, validation, test = self.matrices(*groups)
+            labels = {part: {"click": self.labels[part]["click"]} for part in self.parts}
+            (logits,) = trees(train, labels["train"], validation, labels["validation"], [test], FOREST)
+            happened = labels["test"]["click"].astype(np.int64)
+            found[f"group_{name}_click_auc"] = auc(happened, logits["click"])
+            found[f"group_{name}_click_gauc"] = gauc(happened, logits["click"], self.parts["test"].users)
+        return found
+
+
+def of_network(logits: RankerLogits) -> Logits:
+    """Logits by the yardstick's heads: a long view is a click and its conversion, over all rows."""
+    click, conversion, like, dwell = (part.numpy().astype(np.float64) for part in logits)
+    return {
+        "click": click,
+        "long_view": _logit(_sigmoid(click) * _sigmoid(conversion)),
+        "like": like,
+        DWELL: dwell,
+    }
+
+
+def as_answers(logits: Mapping[str, Floats]) -> RankerLogits:
+    """The inverse of `of_network`: conversion given a click again, as the student's head is."""
+    given_click = _sigmoid(logits["long_view"]) / np.maximum(_sigmoid(logits["click"]), 1e-6)
+    columns = (logits["click"], _logit(np.clip(given_click, 1e-4, 1 - 1e-4)), logits["like"], logits[DWELL])
+    return RankerLogits(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
+
+
+def blend(first: Mapping[str, Floats], second: Mapping[str, Floats]) -> Logits:
+    """The mean of the logits, head by head."""
+    return {head: (first[head] + second[head]) / 2 for head in HEADS}
+
+
+def _ranker_data(data: Kuairand, train: RankExamples, names: tuple[str, ...]) -> RankerData:
+    codes = categorical(data, names)
+    numeric = [i for i in range(len(names)) if i not in {column for column, _ in codes}]
+    mean, scale, edges = numeric_statistics(torch.from_numpy(train.features[:, numeric]), NETWORK.bins)
+    facts = video_fields(data)
+    return RankerData(
+        n_items=len(data.video_table),
+        n_features=len(names),
+        mean=mean,
+        scale=scale,
+        edges=edges,
+        fields=torch.from_numpy(facts.codes),
+        field_sizes=facts.sizes,
+        categorical=codes,
+    )
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def _logit(p: Floats) -> Floats:
+    p = np.clip(p, 1e-7, 1 - 1e-7)
+    return np.asarray(np.log(p) - np.log1p(-p))

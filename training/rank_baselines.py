@@ -1,0 +1,85 @@
+"""Models that the ranker is compared with: logistic regression and LightGBM, one model a head."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import lightgbm as lgb
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from recsys.models.blocks import NumericFeatures, numeric_statistics
+
+Matrix = NDArray[np.float32]
+Labels = Mapping[str, NDArray[np.float64]]  # by head: 0/1, or log1p seconds for `DWELL`
+Logits = dict[str, NDArray[np.float64]]  # by head, one array for each matrix that was asked for
+DWELL = "dwell"
+
+
+@dataclass(frozen=True)
+class TreesConfig:
+    """LightGBM's parameters; the defaults are those of the published baseline."""
+
+    trees: int = 600
+    learning_rate: float = 0.03
+    leaves: int = 31
+    least_rows: int = 80
+    columns: float = 0.6
+    stop_after: int = 50
+    seed: int = 0
+
+
+def trees(
+    train: Matrix,
+    labels: Labels,
+    validation: Matrix,
+    held_out: Labels,
+    ask: list[Matrix],
+    config: TreesConfig,
+) -> list[Logits]:
+    """One early-stopped LightGBM a head; raw scores (log odds, log1p seconds) of every matrix in `ask`."""
+    found: list[Logits] = [{} for _ in ask]
+    for head, target in labels.items():
+        parameters = {
+            "objective": "l1" if head == DWELL else "binary",
+            "metric": "l1" if head == DWELL else "auc",
+            "learning_rate": config.learning_rate,
+            "num_leaves": config.leaves,
+            "min_data_in_leaf": config.least_rows,
+            "feature_fraction": config.columns,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "num_threads": 1,
+            "seed": config.seed,
+            "deterministic": True,
+            "verbose": -1,
+        }
+        data = lgb.Dataset(train, target)
+        model = lgb.train(
+            parameters,
+            data,
+            config.trees,
+            valid_sets=[lgb.Dataset(validation, held_out[head], reference=data)],
+            callbacks=[lgb.early_stopping(config.stop_after, verbose=False)],
+        )
+        for scores, matrix in zip(found, ask, strict=True):
+            scores[head] = np.asarray(model.predict(matrix, raw_score=True, num_threads=1))
+    return found
+
+
+def logistic_regression(train: Matrix, labels: Labels, ask: list[Matrix]) -> list[Logits]:
+    """On standardised features, as the ranker's first layer reads them; linear regression for dwell."""
+    block = NumericFeatures(*numeric_statistics(torch.from_numpy(train), 1), width=0)
+    ready = [block(torch.from_numpy(m)).numpy() for m in (train, *ask)]
+    found: list[Logits] = [{} for _ in ask]
+    for head, target in labels.items():
+        if head == DWELL:
+            with_bias = np.hstack([ready[0], np.ones((len(ready[0]), 1), np.float32)])
+            weights = np.linalg.lstsq(with_bias, target, rcond=None)[0]
+        else:
+            model = LogisticRegression(C=0.1, max_iter=200).fit(ready[0], target)
+            weights = np.append(model.coef_[0], model.intercept_[0])
+        for scores, matrix in zip(found, ready[1:], strict=True):
+            scores[head] = matrix @ weights[:-1] + weights[-1]
+    return found
