@@ -197,11 +197,13 @@ def calibration_error(labels: Ints, probabilities: Floats, bins: int = 20) -> fl
     >>> calibration_error(np.array([0, 1, 1, 1]), np.array([.2, .2, .9, .9]), bins=2)
     0.2
     """
+    if not len(labels):
+        return float("nan")
     order = np.argsort(probabilities, kind="stable")
     error = 0.0
     for rows in np.array_split(order, min(bins, len(order))):
         error += len(rows) * abs(float(labels[rows].mean()) - float(probabilities[rows].mean()))
-    return round(error / len(order), 12) if len(order) else float("nan")
+    return round(error / len(order), 12)
 
 
 def _average_ranks(scores: Floats) -> NDArray[np.float64]:

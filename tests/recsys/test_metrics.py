@@ -1,0 +1,103 @@
+"""Metrics against scikit-learn, brute force and their own definitions; the docstrings' examples run too."""
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score, roc_auc_score
+
+from recsys import metrics
+
+labelled = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6)), min_size=2, max_size=40)
+
+
+def test_examples_in_the_docstrings() -> None:
+    results = doctest.testmod(metrics, extraglobs={"np": np})
+    assert results.attempted >= 13
+    assert results.failed == 0
+
+
+@given(labelled)
+def test_auc_is_scikit_learns(rows: list[tuple[int, int]]) -> None:
+    labels, scores = np.array(rows).T
+    if len(set(labels.tolist())) == 1:
+        assert math.isnan(metrics.auc(labels, scores))
+    else:
+        assert metrics.auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
+
+
+@given(labelled, st.integers(0, 1_000))
+def test_gauc_weighs_users_by_impressions(rows: list[tuple[int, int]], seed: int) -> None:
+    labels, scores = np.array(rows).T
+    groups = np.random.default_rng(seed).integers(0, 3, len(labels))
+    total, weight = 0.0, 0
+    for group in range(3):
+        mine = groups == group
+        if 0 < labels[mine].sum() < mine.sum():
+            total += mine.sum() * roc_auc_score(labels[mine], scores[mine])
+            weight += int(mine.sum())
+    found = metrics.gauc(labels, scores, groups)
+    assert math.isnan(found) if weight == 0 else found == pytest.approx(total / weight)
+
+
+def test_ndcg_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    scores, targets = rng.random((50, 30)), rng.integers(0, 30, 50)
+    relevant = np.zeros_like(scores)
+    relevant[np.arange(50), targets] = 1
+    ranks = metrics.ranks_of(scores, targets)
+    assert metrics.ndcg(ranks, 10) == pytest.approx(ndcg_score(relevant, scores, k=10))
+
+
+def test_a_constant_score_is_placed_in_the_middle() -> None:
+    ranks = metrics.ranks_of(np.zeros((1, 101)), np.array([7]))
+    assert ranks.tolist() == [50]
+
+
+def test_hidden_items_do_not_count() -> None:
+    scores = np.array([[-np.inf, 0.5, -np.inf, 0.7]])
+    assert metrics.ranks_of(scores, np.array([1])).tolist() == [1]
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.integers(1, 20))
+def test_hit_rate_bounds_ndcg_and_grows_with_k(ranks: list[int], k: int) -> None:
+    array = np.array(ranks)
+    assert 0 <= metrics.ndcg(array, k) <= metrics.hit_rate(array, k) <= metrics.hit_rate(array, k + 1) <= 1
+
+
+def test_xauc_by_brute_force_and_by_sampling() -> None:
+    rng = np.random.default_rng(1)
+    values, predictions = rng.integers(0, 9, 200).astype(float), rng.integers(0, 9, 200).astype(float)
+    agree = [
+        (np.sign(values[a] - values[b]) * np.sign(predictions[a] - predictions[b]) + 1) / 2
+        for a in range(200)
+        for b in range(a)
+        if values[a] != values[b]
+    ]
+    exact = metrics.xauc(values, predictions)
+    assert exact == pytest.approx(np.mean(agree))
+    assert metrics.xauc(values, predictions, pairs=15_000) == pytest.approx(exact, abs=0.02)
+
+
+def test_calibration_error_of_a_calibrated_and_of_a_doubled_score() -> None:
+    rng = np.random.default_rng(2)
+    probabilities = rng.random(50_000) / 2
+    labels = (rng.random(50_000) < probabilities).astype(int)
+    assert metrics.calibration_error(labels, probabilities) < 0.01
+    assert metrics.calibration_error(labels, 2 * probabilities) == pytest.approx(0.25, abs=0.01)
+
+
+def test_gini_by_its_definition_as_mean_difference() -> None:
+    lists = np.random.default_rng(3).integers(0, 8, (40, 5))
+    counts = np.bincount(lists.ravel(), minlength=10)
+    differences = np.abs(counts[:, None] - counts[None, :]).sum()
+    assert metrics.gini(lists, 10) == pytest.approx(differences / (2 * 10 * counts.sum()))
+
+
+def test_nothing_to_measure_is_nan_not_a_warning() -> None:
+    assert math.isnan(metrics.hit_rate(np.array([], np.int64), 10))
+    assert math.isnan(metrics.gini(np.full((2, 3), -1), 4))
+    assert math.isnan(metrics.calibration_error(np.array([]), np.array([])))
