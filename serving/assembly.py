@@ -12,7 +12,7 @@ from recsys.bundle import Bundle
 from recsys.catalogue import Catalogue
 from recsys.errors import InvalidConfig, Unavailable
 from recsys.event_log import EventSink
-from recsys.features.definitions import FEATURES
+from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.pipeline.stages import SideEffect
 from recsys.rerank.rules import RuleBook
@@ -24,6 +24,7 @@ from serving.inline import InlineExecutor
 from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
 from serving.outbox import Outbox
+from serving.results import ResultCache
 from serving.runtime import USER_FEATURES, Limits, Runtime, build_runtime
 from serving.security import Keys
 from serving.services import Services
@@ -85,7 +86,8 @@ def compose(
         io = opened.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
         feed = ItemFeed(store, now_ms)
         opened.callback(feed.close)
-        host = _host(settings, telemetry, store, request_store, feed, writer)
+        breaker = Breaker()
+        host = _host(settings, telemetry, store, request_store, breaker, feed, writer)
         opened.callback(host.close)
         services = Services(
             settings=settings,
@@ -93,6 +95,13 @@ def compose(
             keys=Keys(settings.api_keys),
             host=host,
             store=store,
+            results=ResultCache(
+                lambda user_id: breaker.call(
+                    lambda: request_store.history_version(user_id, ENGAGED_VISITS.name)
+                ),
+                settings.result_cache_bytes,
+                settings.result_cache_ms / 1e3,
+            ),
             feed=feed,
             events=events,
             impressions=impressions,
@@ -112,13 +121,14 @@ def _host(
     telemetry: Telemetry,
     store: FeatureStore,
     request_store: FeatureStore,
+    breaker: Breaker,
     feed: ItemFeed,
     writer: ImpressionWriter,
 ) -> ModelHost[Runtime]:
     attributes = UserAttributes(settings.lake / "users" / "users.parquet", FEATURES)
-    read_user = Guarded(UserHydrator(request_store, attributes.of, name=USER_FEATURES), Breaker())
+    read_user = Guarded(UserHydrator(request_store, attributes.of, name=USER_FEATURES), breaker)
     rules = RuleBook(settings.rules) if settings.rules else None
-    limits = Limits(candidates=settings.candidates)
+    limits = Limits(candidates=settings.candidates, vector_cache_bytes=settings.vector_cache_bytes)
     pool = InlineExecutor()
 
     def side_effects(bundle: Bundle, catalogue: Catalogue) -> list[SideEffect]:
@@ -155,3 +165,6 @@ def _gauges(services: Services) -> None:
     telemetry.outbox_bytes.labels("events").set(services.events.backlog_bytes)
     telemetry.outbox_bytes.labels("impressions").set(services.impressions.backlog_bytes)
     telemetry.item_features_age.set(services.feed.age_s)
+    telemetry.cache("results", services.results.cache)
+    if services.host.runtime is not None:
+        telemetry.cache("user_vectors", services.host.runtime.tower.cache)

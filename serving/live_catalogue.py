@@ -19,6 +19,7 @@ class LiveCatalogue:
         self._catalogue = catalogue
         self._items = items
         self._columns = columns
+        self.revision = 0  # grows with each change of what there is to recommend
 
     def apply(
         self, entries: Iterable[tuple[str, Item | None]], states: Iterable[tuple[str, EntityState]]
@@ -29,6 +30,7 @@ class LiveCatalogue:
         gone = [item_id for item_id, item in known.items() if item is None and self._lives(item_id)]
         if gone:
             self._items.delete(gone)
+            self.revision += 1
         self._columns.load(states)
 
     def refresh(self, now_ms: int) -> None:
@@ -44,6 +46,7 @@ class LiveCatalogue:
         upcoming = {item_id: len(self._catalogue) + i for i, item_id in enumerate(new)}
         self._columns.put([rows.get(i.item_id, upcoming.get(i.item_id, -1)) for i in items], items)
         self._items.put(items)
+        self.revision += 1
 
     def _has(self, item: Item) -> bool:
         row = self._catalogue.rows.get(item.item_id)

@@ -37,6 +37,7 @@ _EXAMPLE_ANSWER = {
         }
     ],
     "degraded": [],
+    "cached": False,
     "ms": 4.1,
 }
 

@@ -30,7 +30,7 @@ from recsys.recall.merge import QuotaMerger
 from recsys.recall.neighbours import ItemToItemSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
 from recsys.recall.snapshots import Base
-from recsys.recall.two_tower import TwoTowerSource, UserTower
+from recsys.recall.two_tower import TwoTowerSource
 from recsys.recall.vector_index import NO_ROW
 from recsys.request import Rows
 from recsys.rerank.reranker import RerankConfig, Reranker
@@ -38,6 +38,7 @@ from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
 from recsys.rerank.rules import RuleBook
 from serving.golden import check_golden
 from serving.live_catalogue import LiveCatalogue
+from serving.user_vectors import CachedUserTower
 
 USER_FEATURES = "user_features"  # how `degraded` names a store that does not give the user's state
 
@@ -60,6 +61,7 @@ class Runtime:
     bundle: Bundle
     catalogue: Catalogue
     live: LiveCatalogue
+    tower: CachedUserTower
     pipeline: Pipeline
     neighbours: NDArray[np.int32]
     neighbour_scores: NDArray[np.float32]
@@ -79,6 +81,7 @@ class Limits:
 
     candidates: int = 500
     history: int = ENGAGED_VISITS.size
+    vector_cache_bytes: int = 0
 
 
 def build_runtime(
@@ -112,10 +115,11 @@ def build_runtime(
             raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(items)}")
     table = popularity(best["rows"], best["scores"], catalogue)
     index = LiveIndex(Base(ann, np.arange(len(items), dtype=np.int32), vectors))
-    live_items = LiveItems(catalogue, index, vectors, arrays.get("attributes"))
+    tower = CachedUserTower(bundle.file("user_tower.onnx"), limits.vector_cache_bytes)
+    live = LiveCatalogue(catalogue, LiveItems(catalogue, index, vectors, arrays.get("attributes")), columns)
     n = limits.candidates
     sources: list[Source] = [
-        TwoTowerSource(UserTower(bundle.file("user_tower.onnx")), index, limit=3 * n // 4),
+        TwoTowerSource(tower, index, limit=3 * n // 4),
         ItemToItemSource(near["neighbours"], near["scores"], limit=n // 3),
         PopularInCategoriesSource(table, catalogue, limit=n // 4),
         PopularSource(table, limit=n),
@@ -144,11 +148,4 @@ def build_runtime(
         side_effects=side_effects(bundle, catalogue),
         pool=pool,
     )
-    return Runtime(
-        bundle,
-        catalogue,
-        LiveCatalogue(catalogue, live_items, columns),
-        pipeline,
-        near["neighbours"],
-        near["scores"],
-    )
+    return Runtime(bundle, catalogue, live, tower, pipeline, near["neighbours"], near["scores"])

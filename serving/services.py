@@ -13,6 +13,7 @@ from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
 from serving.outbox import Outbox
 from serving.problems import Problem
+from serving.results import ResultCache
 from serving.runtime import Runtime
 from serving.security import Caller, Keys, Scope
 from serving.settings import ServingSettings
@@ -33,6 +34,7 @@ class Services:
     keys: Keys
     host: ModelHost[Runtime]
     store: FeatureStore
+    results: ResultCache
     feed: ItemFeed
     events: Outbox
     impressions: Outbox

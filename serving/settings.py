@@ -39,6 +39,17 @@ class ServingSettings(Settings):
         1_000, ge=1, le=100_000, description="Most events, items or requests in one batch request."
     )
 
+    result_cache_ms: int = Field(
+        500,
+        ge=0,
+        le=60_000,
+        description="A list is reused for so long if the user has done nothing since; 0: never.",
+    )
+    result_cache_bytes: int = Field(67_108_864, ge=0, description="Memory for cached lists, in each process.")
+    vector_cache_bytes: int = Field(
+        16_777_216, ge=0, description="Memory for cached user vectors, in each process."
+    )
+
     bundle_poll_s: float = Field(
         2.0, gt=0, description="Seconds between two looks at bundles/CURRENT for a newly published bundle."
     )

@@ -6,6 +6,7 @@ With several workers, `recsys serve` sets PROMETHEUS_MULTIPROC_DIR and `/metrics
 import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +19,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from recsys.pipeline.pipeline import Answer
+from serving.cache import Cache
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series each, which nobody reads
@@ -86,6 +88,13 @@ class Telemetry:
         self.bundle_loads = Counter(
             "recsys_bundle_loads", "Bundles loaded or refused.", ("result",), registry=r
         )
+        self._cache = Gauge(
+            "recsys_cache",
+            "A cache's hits, misses and evictions since the start, and its bytes now.",
+            ("cache", "what"),
+            registry=r,
+            multiprocess_mode="livesum",
+        )
         self._version = ""
         # `labels` takes a lock and hashes tuples; a child is looked up once
         self._request_child = lru_cache(1024)(self._requests.labels)
@@ -109,6 +118,16 @@ class Telemetry:
     def degraded(self, reasons: Iterable[str]) -> None:
         for reason in reasons:
             self._degraded.labels(reason).inc()
+
+    def cache(self, name: str, cache: Cache[Any, Any]) -> None:
+        """Note how a cache has done so far."""
+        for what, value in (
+            ("hits", cache.hits),
+            ("misses", cache.misses),
+            ("evictions", cache.evictions),
+            ("bytes", cache.bytes),
+        ):
+            self._cache.labels(name, what).set(value)
 
     def bundle(self, version: str) -> None:
         """From now on this bundle answers."""

@@ -54,6 +54,9 @@ class Recommendations(Struct, frozen=True, kw_only=True):
     bundle: str
     items: list[Recommendation]
     degraded: list[str]
+    cached: Annotated[
+        bool, Meta(description="the list is a moment old: nothing the user did since changes it")
+    ]
     ms: Annotated[float, Meta(description="milliseconds inside the API")]
     funnel: Annotated[
         dict[str, Any] | UnsetType,

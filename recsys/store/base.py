@@ -137,6 +137,9 @@ class FeatureStore(Protocol):
     def user(self, user_id: str) -> EntityState:
         """One user's state; empty for an unknown user."""
 
+    def history_version(self, user_id: str, history: str) -> str:
+        """Changes when the user's history of that name does; the same for equal histories. "" for an empty one."""
+
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         """The items' states, merged over partitions, in the order asked."""
 

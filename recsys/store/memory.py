@@ -99,6 +99,11 @@ class MemoryFeatureStore:
         with self._lock:
             return _copy(self._users.get(user_id))
 
+    def history_version(self, user_id: str, history: str) -> str:
+        with self._lock:
+            visits = self._users.get(user_id, EntityState()).histories.get(history, [])
+            return f"{len(visits)}:{visits[-1].event_id}" if visits else ""
+
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         with self._lock:
             return [_copy(self._items.get(item_id)) for item_id in item_ids]

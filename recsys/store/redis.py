@@ -25,7 +25,7 @@ from recsys.errors import FingerprintMismatch, InvalidConfig, Unavailable
 from recsys.event_log import partition_of
 from recsys.features.state import EntityState
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
-from recsys.store.encoding import BatchEncoder, StateDecoder, pack_item, unpack_item
+from recsys.store.encoding import BatchEncoder, StateDecoder, pack_item, unpack_item, unpack_visit
 from recsys.types import Item
 
 CONNECT_TIMEOUT_S = 1.0
@@ -158,6 +158,15 @@ class RedisFeatureStore:
                 pipe.zrange(self._key(partition, "h", history, user_id), 0, -1, withscores=True)
             cells, *members = pipe.execute()
         return self._decoder.user(cells, dict(zip(self._kept, members, strict=True)))
+
+    def history_version(self, user_id: str, history: str) -> str:
+        partition = partition_of(user_id, self._config.partitions)
+        key = self._key(partition, "h", self._decoder.kept[history].name, user_id)
+        with _errors(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(key)
+            pipe.zrange(key, -1, -1)
+            n, newest = pipe.execute()
+        return f"{n}:{unpack_visit(newest[0], 0.0).event_id}" if newest else ""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         self._check()

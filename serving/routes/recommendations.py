@@ -6,7 +6,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recsys.pipeline.pipeline import Answer
 from recsys.request import Query
 from serving.body import decode
 from serving.explain import funnel
@@ -14,7 +13,7 @@ from serving.problems import Problem, request_id
 from serving.runtime import Runtime
 from serving.security import Scope
 from serving.services import Services, allow, services
-from serving.wire import Recommendation, RecommendationRequest, Recommendations
+from serving.wire import RecommendationRequest, Recommendations
 
 JSON = "application/json"
 ITEM_FEATURES = "item_features"  # named in `degraded` when the item feed has fallen behind
@@ -45,48 +44,26 @@ async def recommend(request: Request) -> Response:
 
 def _answer(parts: Services, runtime: Runtime, query: Query, began: float) -> bytes:
     """Everything of a request that costs processor time; runs in the pool."""
-    answer = runtime.pipeline.answer(query)
+    served = parts.results.answer(runtime, query)
+    answer = served.answer
     degraded = list(answer.degraded)
     if parts.feed.age_s > parts.settings.stale_after_s:
         degraded.append(ITEM_FEATURES)
-    parts.telemetry.answer(answer)
+    if not served.cached:
+        parts.telemetry.answer(answer)
     parts.telemetry.degraded(degraded)
     return _encode(
         Recommendations(
             request_id=query.request_id,
             user_id=query.user_id,
             bundle=runtime.bundle.manifest.version,
-            items=_lines(runtime, answer),
+            items=served.lines,
             degraded=degraded,
+            cached=served.cached,
             ms=round((time.perf_counter() - began) * 1e3, 3),
             funnel=funnel(runtime, answer) if query.explain else msgspec.UNSET,
         )
     )
-
-
-def _lines(runtime: Runtime, answer: Answer) -> list[Recommendation]:
-    shown = answer.candidates
-    found_by = shown.ranks >= 0  # (k, channels)
-    lines = []
-    for row, score, propensity, found in zip(
-        shown.rows.tolist(),
-        shown.score.tolist(),
-        answer.propensities.tolist(),
-        found_by.tolist(),
-        strict=True,
-    ):
-        item = runtime.catalogue.item(row)
-        lines.append(
-            Recommendation(
-                item_id=item.item_id,
-                score=score,
-                propensity=propensity,
-                channels=[name for name, yes in zip(shown.channels, found, strict=True) if yes],
-                title=item.title,
-                categories=list(item.categories),
-            )
-        )
-    return lines
 
 
 def _k(asked: int | None, parts: Services) -> int:

@@ -350,3 +350,22 @@ def test_the_catalogue_is_kept_and_its_changes_are_told(store: FeatureStore) -> 
     assert changed == {"a", "b", "unknown"}
     store.put_items([])
     store.delete_items([])
+
+
+def test_the_version_of_a_history_changes_with_it_and_only_with_it(store: FeatureStore) -> None:
+    def version() -> str:
+        return store.history_version("u", "engaged")
+
+    def event(kind: EventType, name: str, at: int = T0) -> Event:
+        return Event(name, kind, "u", f"item-{name}", at)
+
+    writer = Writer(store)
+    seen = [version()]
+    assert seen == [""]
+    for name, at in (("a", T0), ("b", T0 + 5), ("late", T0 + 2)):
+        writer.apply([event(EventType.CLICK, name, at)])
+        seen.append(version())
+    assert len(set(seen)) == 4
+    writer.apply([event(EventType.IMPRESSION, "shown")])
+    writer.apply([event(EventType.CLICK, "a")])  # a duplicate
+    assert version() == seen[-1]

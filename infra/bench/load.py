@@ -1,0 +1,170 @@
+"""An open-loop load of recommendation requests from a process of its own.
+
+A request is sent when it is due whether or not the earlier ones are answered, and its time counts from when it
+was due: a server that pauses cannot hide it (Tene, "coordinated omission"). The client is a few lines of asyncio on
+plain sockets, for a full HTTP library would need more of the two cores than the server that is measured.
+"""
+
+import asyncio
+import multiprocessing
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+
+import msgspec
+import numpy as np
+import uvloop
+
+from streaming.traffic import zipf
+
+_MAX_CONNECTIONS = 256
+_DRAIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """`rate` requests a second for `seconds`; `event_share` of them right after an event of the same user.
+
+    `users`: Zipf (exponent 1) over so many; `repeat`: share of requests that repeat one of the latest `hot` users
+    within the result cache's time, to bring the hit rate to a wanted level.
+    """
+
+    port: int
+    rate: float
+    seconds: float
+    users: int = 100_000
+    items: int = 100_000
+    k: int = 20
+    event_share: float = 0.2
+    hot: int = 0
+    hot_share: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class Answers:
+    """`ms` of each answered recommendation from when it was due; `failed` by status (0: no answer at all)."""
+
+    ms: list[float] = field(default_factory=list)
+    failed: dict[int, int] = field(default_factory=dict)
+    degraded: int = 0
+    took_s: float = 0.0
+    first_failed_s: float = 0.0
+    last_failed_s: float = 0.0
+
+    @property
+    def errors(self) -> int:
+        return sum(self.failed.values())
+
+    def percentile(self, q: float) -> float:
+        return float(np.percentile(self.ms, q)) if self.ms else float("nan")
+
+    @property
+    def per_s(self) -> float:
+        return len(self.ms) / self.took_s if self.took_s else 0.0
+
+
+def run_load(load: Load) -> Answers:
+    """Run it in another process and wait."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_process, args=(load, there), daemon=True)
+    process.start()
+    there.close()
+    answers: Answers = here.recv()
+    process.join()
+    return answers
+
+
+def _process(load: Load, out: Connection) -> None:
+    out.send(uvloop.run(_drive(load)))
+
+
+async def _drive(load: Load) -> Answers:
+    rng = np.random.default_rng(load.seed)
+    n = int(load.rate * load.seconds)
+    due = np.cumsum(rng.exponential(1 / load.rate, n))  # Poisson arrivals
+    user = rng.choice(load.users, n, p=zipf(load.users, 1.0))
+    if load.hot:
+        hot = rng.random(n) < load.hot_share
+        user[hot] = rng.integers(0, load.hot, int(hot.sum()))
+    item = rng.choice(load.items, n, p=zipf(load.items, 1.0))
+    after_event = rng.random(n) < load.event_share
+    pool = _Pool(load.port)
+    answers = Answers()
+    tasks: set[asyncio.Task[None]] = set()
+    began = time.perf_counter()
+    for i in range(n):
+        ahead = began + due[i] - time.perf_counter()
+        if ahead > 0:
+            await asyncio.sleep(ahead)
+        event = f"item-{item[i]:07d}" if after_event[i] else None
+        task = asyncio.create_task(_one(pool, load, answers, f"user-{user[i]}", event, began, due[i]))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    if tasks:
+        await asyncio.wait(tasks, timeout=_DRAIN_S)
+    answers.took_s = time.perf_counter() - began
+    for task in tasks:
+        task.cancel()
+        answers.failed[0] = answers.failed.get(0, 0) + 1
+    pool.close()
+    return answers
+
+
+async def _one(
+    pool: "_Pool", load: Load, answers: Answers, user: str, item: str | None, began: float, due: float
+) -> None:
+    sent_late = 0.0
+    try:
+        if item is not None:
+            event_began = time.perf_counter()
+            await pool.post(b"/v1/events", {"type": "click", "user_id": user, "item_id": item})
+            sent_late = time.perf_counter() - event_began  # the event is not part of the request's time
+        status, body = await pool.post(b"/v1/recommendations", {"user_id": user, "k": load.k})
+    except (OSError, EOFError, asyncio.IncompleteReadError):
+        status, body = 0, b""
+    now = time.perf_counter() - began
+    if status == 200:
+        answers.ms.append((now - due - sent_late) * 1e3)
+        answers.degraded += b'"degraded":[]' not in body
+    else:
+        answers.failed[status] = answers.failed.get(status, 0) + 1
+        answers.first_failed_s = answers.first_failed_s or now
+        answers.last_failed_s = now
+
+
+class _Pool:
+    """Keep-alive connections, as many as are needed at once."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
+        self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
+
+    async def post(self, path: bytes, content: object) -> tuple[int, bytes]:
+        body = msgspec.json.encode(content)
+        async with self._free:
+            if self._idle:
+                reader, writer = self._idle.pop()
+            else:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            try:
+                writer.write(
+                    b"POST %b HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+                    b"content-length: %d\r\n\r\n%b" % (path, len(body), body)
+                )
+                head = await reader.readuntil(b"\r\n\r\n")
+                status = int(head[9:12])
+                start = head.lower().index(b"content-length:") + 15
+                answer = await reader.readexactly(int(head[start : head.index(b"\r", start)]))
+            except BaseException:
+                writer.close()
+                raise
+            self._idle.append((reader, writer))
+        return status, answer
+
+    def close(self) -> None:
+        for _, writer in self._idle:
+            writer.close()

@@ -1,0 +1,52 @@
+"""What each library takes alone, in this process and this run: the request path cannot be faster than their sum."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.bundle import Bundle
+from recsys.features.definitions import FEATURES
+from recsys.rank.scorer import INPUTS, RankerSession
+from recsys.recall.ann import AnnIndex
+from recsys.recall.two_tower import UserTower
+from recsys.store.base import FeatureStore
+from streaming.traffic import zipf
+
+_ROUNDS = 200
+_LENGTH, _CANDIDATES, _RECALLED = 50, 500, 375
+
+
+def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[str, float]:
+    """Median milliseconds of each part on one thread, and their sum."""
+    rng = np.random.default_rng(seed)
+    n_items = len(AnnIndex.load(bundle.file("index.faiss")))
+    asked = [f"user-{u}" for u in rng.choice(users, _ROUNDS, p=zipf(users, 1.0))]
+    history = rng.integers(1, n_items + 1, (1, _LENGTH))
+    ones = np.ones_like(history)
+    index, tower = AnnIndex.load(bundle.file("index.faiss")), UserTower(bundle.file("user_tower.onnx"))
+    vector = tower.vectors(history, ones, ones)
+    ranker = RankerSession(bundle.file("ranker.onnx"))
+    features = rng.gamma(1, 10, (_CANDIDATES, FEATURES.dimension)).astype(np.float32)
+    numbers = rng.integers(1, n_items + 1, _CANDIDATES)
+    zeros = np.zeros(_CANDIDATES, np.int64)
+    arrays: tuple[NDArray[Any], ...] = (history, ones, ones, numbers, features, zeros)
+    inputs = dict(zip(INPUTS, arrays, strict=True))
+    parts = {
+        "floor_redis_ms": _median_ms(lambda i: store.user(asked[i])),
+        "floor_tower_ms": _median_ms(lambda i: tower.vectors(history, ones, ones)),
+        "floor_faiss_ms": _median_ms(lambda i: index.search(vector, _RECALLED)),
+        "floor_ranker_ms": _median_ms(lambda i: ranker.run(inputs)),
+    }
+    return parts | {"floor_total_ms": sum(parts.values())}
+
+
+def _median_ms(call: Callable[[int], object]) -> float:
+    times = []
+    for i in range(_ROUNDS):
+        began = time.perf_counter()
+        call(i)
+        times.append((time.perf_counter() - began) * 1e3)
+    return float(np.median(times[_ROUNDS // 10 :]))

@@ -1,0 +1,103 @@
+"""Answers by user, context and history version: a list is reused while nothing that the user did could change it.
+
+The key holds the version of the user's history in the store, so the first request after a click has been applied
+misses: a click never gets a stale list, whichever process took it. What else moves (item statistics, the user's
+own impressions) may be as old as the cache's time to live. Degraded answers are not kept.
+"""
+
+import contextlib
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+
+from recsys.errors import Unavailable
+from recsys.pipeline.pipeline import Answer
+from recsys.request import Query
+from serving.cache import Cache
+from serving.runtime import Runtime
+from serving.wire import Recommendation
+
+_LINE_BYTES = 700  # of one item of an answer: its line, its features, its part of the arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An answer and its lines as the client sees them."""
+
+    answer: Answer
+    lines: list[Recommendation]
+    cached: bool = False
+
+
+class ResultCache:
+    """`version_of(user)`: changes with the user's history; raises `Unavailable` when the store is away."""
+
+    def __init__(self, version_of: Callable[[str], str], max_bytes: int, ttl_s: float) -> None:
+        self.cache: Cache[Hashable, Served] = Cache(
+            max_bytes, lambda s: _LINE_BYTES * (1 + len(s.lines)), ttl_s
+        )
+        self._version_of = version_of
+        self._ttl_s = ttl_s
+
+    def answer(self, runtime: Runtime, query: Query) -> Served:
+        """The cached answer under the query's own request id and time, or a new one. Either is logged as shown."""
+        if query.explain or not self._ttl_s:
+            return _make(runtime, query)
+        try:
+            key = self._key(runtime, query)
+        except Unavailable:  # without the version nothing says that a cached answer still holds
+            return _make(runtime, query)
+
+        def make() -> tuple[Served, bool]:
+            served = _make(runtime, query)
+            return served, not served.answer.degraded
+
+        served = self.cache.get_or_make(key, make)
+        if served.answer.query.request_id == query.request_id:
+            return served
+        again = replace(served.answer.query, request_id=query.request_id, now_ms=query.now_ms)
+        answer = replace(served.answer, query=again)
+        for stage in runtime.pipeline.side_effects:
+            with contextlib.suppress(Unavailable):  # counted by the stage; the list is shown all the same
+                stage.after(answer)
+        return Served(answer, served.lines, cached=True)
+
+    def _key(self, runtime: Runtime, query: Query) -> Hashable:
+        return (
+            query.user_id,
+            self._version_of(query.user_id),
+            query.k,
+            frozenset(query.context.items()),
+            query.excluded_items,
+            runtime.bundle.manifest.version,
+            runtime.live.revision,
+        )
+
+
+def _make(runtime: Runtime, query: Query) -> Served:
+    answer = runtime.pipeline.answer(query)
+    return Served(answer, _lines(runtime, answer))
+
+
+def _lines(runtime: Runtime, answer: Answer) -> list[Recommendation]:
+    shown = answer.candidates
+    found_by = shown.ranks >= 0  # (k, channels)
+    lines = []
+    for row, score, propensity, found in zip(
+        shown.rows.tolist(),
+        shown.score.tolist(),
+        answer.propensities.tolist(),
+        found_by.tolist(),
+        strict=True,
+    ):
+        item = runtime.catalogue.item(row)
+        lines.append(
+            Recommendation(
+                item_id=item.item_id,
+                score=score,
+                propensity=propensity,
+                channels=[name for name, yes in zip(shown.channels, found, strict=True) if yes],
+                title=item.title,
+                categories=list(item.categories),
+            )
+        )
+    return lines

@@ -1,0 +1,139 @@
+"""Caches: bounded, timed, made once; and a cached list is never one that a click has overtaken."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recsys.recall.two_tower import UserTower
+from recsys.types import Topic
+from serving.cache import Cache
+from serving.user_vectors import CachedUserTower
+from tests.bundles import tiny_vectors, user_tower
+from tests.serving.conftest import Api, click
+from tests.serving.waiting import eventually
+
+
+def test_the_least_recently_used_leaves_when_the_bytes_are_used_up() -> None:
+    cache: Cache[str, str] = Cache(max_bytes=10, weigh=len)
+    cache.put("a", "xxxx")
+    cache.put("b", "yyyy")
+    assert cache.get("a") == "xxxx"
+    cache.put("c", "zz")
+    assert cache.bytes == 10
+    cache.put("d", "w")
+    assert cache.get("b") is None
+    assert (cache.get("a"), cache.get("c"), cache.get("d")) == ("xxxx", "zz", "w")
+    assert (cache.bytes, cache.evictions) == (7, 1)
+    cache.put("a", "x" * 11)  # heavier than the cache
+    assert cache.get("a") is None
+    assert (cache.hits, cache.misses) == (4, 2)
+
+
+def test_entries_end_with_their_time() -> None:
+    now = [0.0]
+    cache: Cache[str, str] = Cache(100, len, ttl_s=1.0, clock=lambda: now[0])
+    cache.put("a", "x")
+    now[0] = 1.0
+    assert cache.get("a") == "x"
+    now[0] = 1.01
+    assert cache.get("a") is None
+    assert cache.bytes == 0
+
+
+def test_callers_that_miss_at_once_share_one_flight() -> None:
+    cache: Cache[str, str] = Cache(100, len)
+    made: list[int] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def make() -> tuple[str, bool]:
+        made.append(1)
+        begun.set()
+        go.wait(20)
+        return "x", True
+
+    got: list[str] = []
+    threads = [threading.Thread(target=lambda: got.append(cache.get_or_make("a", make))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(20)
+    eventually(lambda: cache.misses == 5)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert (got, made) == (["x"] * 5, [1])
+
+
+def test_a_failed_flight_fails_for_all_and_is_tried_again() -> None:
+    cache: Cache[str, str] = Cache(100, len)
+
+    def fail() -> tuple[str, bool]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or_make("a", fail)
+    assert cache.get_or_make("a", lambda: ("x", False)) == "x"
+    assert cache.get("a") is None  # made, but not to be kept
+
+
+def test_cached_user_vectors_are_those_of_the_tower(tmp_path: Path) -> None:
+    model = user_tower(tiny_vectors(30))
+    plain, cached = UserTower(model), CachedUserTower(model, 10_000)
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(0, 31, (1, 5)) for _ in range(4)]
+    for history in histories * 2:
+        other = np.ones_like(history)
+        np.testing.assert_array_equal(
+            cached.vectors(history, other, other), plain.vectors(history, other, other)
+        )
+    assert (cached.cache.hits, cached.cache.misses) == (4, 4)
+
+
+def test_a_repeated_request_is_cached_and_logged_as_shown_again(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    first, second = api.recommend(k=5).json(), api.recommend(k=5).json()
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert first["items"] == second["items"]
+    assert first["request_id"] != second["request_id"]
+    logged = api.logged(Topic.IMPRESSIONS)
+    assert [i["request_id"] for i in logged] == [first["request_id"], second["request_id"]]
+    assert logged[0]["features"] == logged[1]["features"]
+
+
+@pytest.mark.parametrize("change", [{"k": 6}, {"context": {"tab": "1"}}, {"exclude": ["item-000"]}])
+def test_another_question_is_not_answered_from_the_cache(
+    make_api: Callable[..., Api], change: dict[str, Any]
+) -> None:
+    api = make_api(result_cache_ms=60_000)
+    api.recommend(k=5)
+    assert api.recommend(**{"k": 5, **change}).json()["cached"] is False
+    assert api.recommend("other", k=5).json()["cached"] is False
+    assert api.recommend(k=5).json()["cached"] is True
+
+
+def test_a_click_never_gets_a_cached_list(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    before = api.list_of(k=10)
+    assert api.recommend(k=10).json()["cached"] is True
+    api.apply([click(before[0])])
+    after = api.recommend(k=10).json()
+    assert after["cached"] is False
+    assert before[0] not in [item["item_id"] for item in after["items"]]
+
+
+def test_a_change_of_the_catalogue_is_not_hidden_by_the_cache(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    shown = api.list_of(k=5)
+    api.client.delete(f"/v1/items/{shown[0]}")
+    eventually(lambda: shown[0] not in api.list_of(k=5))
+
+
+def test_degraded_answers_are_not_kept(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    api.store.up = False
+    assert api.recommend().json()["degraded"] == ["user_features"]
+    api.store.up = True
+    eventually(lambda: api.recommend().json()["degraded"] == [])
