@@ -64,6 +64,9 @@ def test_readers_beside_a_writer_see_whole_items() -> None:
             rows = np.arange(n)
             if not (catalogue.created_ms[rows] == rows + 1).all() or not catalogue.alive[rows].all():
                 wrong.append("arrays")
+            next_row = catalogue.rows.get(f"i{n}")  # visible only after everything about it
+            if next_row is not None and catalogue.created_ms[next_row] != n + 1:
+                wrong.append("rows")
             if n and catalogue.item(n - 1).item_id != f"i{n - 1}":
                 wrong.append("items")
 

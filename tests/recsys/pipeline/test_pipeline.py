@@ -179,6 +179,16 @@ def test_a_non_finite_head_sinks_its_candidate_and_reads_as_zero(pool: ThreadPoo
     assert answer.candidates.scores[Head.CLICK].tolist() == pytest.approx([0.5, 0.6, 0.7, 0.0])
 
 
+def test_what_one_scorer_could_not_score_stays_at_the_end_whatever_the_next_one_says(
+    pool: ThreadPoolExecutor,
+) -> None:
+    first, second = (
+        scorer("rank", {0: math.nan, 1: 1, 2: 1, 3: 1}),
+        scorer("boost", {0: 99, 1: 3, 2: 2, 3: 1}),
+    )
+    assert make(pool, scorers=[first, second]).answer(query(k=4)).candidates.rows.tolist() == [1, 2, 3, 0]
+
+
 def test_when_all_scores_are_non_finite_the_order_of_recall_remains(pool: ThreadPoolExecutor) -> None:
     answer = make(pool, scorers=[scorer("rank", dict.fromkeys(range(4), math.nan))]).answer(query(k=4))
     assert answer.candidates.rows.tolist() == [0, 1, 2, 3]
