@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from infra.console import JsonFlag, console, print_json, print_mapping, print_table
+from infra.size import Population, predict
 from recsys.bundle import current_version, open_bundle
 from recsys.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS, Change, Effect, differences, listing, markdown
 from recsys.settings import Settings
+from recsys.store.base import StoreConfig
 
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
 
@@ -122,6 +124,24 @@ def diff(
     else:
         console.print("no change: examples, models and state are valid")
     raise typer.Exit(1 if changes else 0)
+
+
+@app.command()
+def size(
+    users: Annotated[int, typer.Option(min=1, help="Users with state.")],
+    items: Annotated[int, typer.Option(min=1, help="Items with state.")],
+    events_per_user: Annotated[int, typer.Option(min=1, help="Mean over `--days`, with impressions.")] = 100,
+    days: Annotated[int, typer.Option(min=1, help="Days over which these events are spread.")] = 30,
+    as_json: JsonFlag = False,
+) -> None:
+    """Predict the Redis memory of the online store, from a sample stored in a private Redis.
+
+    Example: recsys features size --users 1000000 --items 100000
+    """
+    population = Population(users, items, events_per_user, days)
+    found = predict(population, StoreConfig(Settings().partitions))
+    rows = {f"{name}_bytes": round(value) for name, value in asdict(found).items()}
+    print_mapping("predicted Redis memory", rows | {"total_bytes": round(found.total)}, as_json)
 
 
 def _definitions(saved: Path | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Each round sends the same seeded log at a steady rate, with duplicates, out-of-o
 and injects each kind of fault several times, each once the offsets have advanced since the last.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -52,19 +53,20 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class StreamDrill:
-    """`records` of the log at `rate` a second; each fault `repeats` times."""
+    """At least `records` at `rate` a second; each fault `repeats` times, `advance` records after the last one."""
 
     seed: int = 0
-    records: int = 120_000
+    records: int = 100_000
     rate: float = 1_500.0
     repeats: int = 4
+    advance: int = 3_000
     users: int = 2_000
     items: int = 500
     persistences: tuple[Persistence, ...] = (Persistence.AOF, Persistence.RDB)
 
     @classmethod
     def quick(cls, seed: int) -> "StreamDrill":
-        return cls(seed=seed, records=12_000, rate=400.0, repeats=1)
+        return cls(seed=seed, records=6_000, rate=400.0, repeats=1, advance=800)
 
 
 @dataclass
@@ -127,18 +129,20 @@ def _round(config: StreamDrill, persistence: Persistence, is_control: bool = Fal
     with StreamRig(persistence) as rig, ExitStack() as closing:
         offsets = closing.enter_context(_committed(rig)) if is_control else rig.offsets
         crew = _Crew(rig, (sys.executable, "-m", "infra.drill.control") if is_control else ())
-        sender = threading.Thread(target=_send, args=(rig.sink, config), daemon=True)
+        done = threading.Event()
+        sender = threading.Thread(target=_send, args=(rig.sink, config, done), daemon=True)
         sender.start()
         recovery: dict[Fault, list[float]] = {fault: [] for fault in Fault}
-        schedule = [fault for _ in range(config.repeats) for fault in Fault]
-        for n, fault in enumerate(schedule):
-            due = config.records * (n + 1) // (len(schedule) + 2)
+        for fault in [fault for _ in range(config.repeats) for fault in Fault]:
+            # a fault proves something only while offsets advance
+            due = sum(offsets().values()) + config.advance
             rig.wait_until(lambda: sum(offsets().values()) >= due, _TIMEOUT_S, f"progress before {fault}")  # noqa: B023
             before, began = rig.ends(), time.monotonic()
             crew.suffer(fault)
             rig.wait_until(lambda: _passed(offsets(), before), _TIMEOUT_S, f"recovery from {fault}")  # noqa: B023
             recovery[fault].append(time.monotonic() - began)
             console.print(f"  {fault} after {due} records: caught up in {recovery[fault][-1]:.1f} s")
+        done.set()
         sender.join()
         rig.sink.flush(60.0)
         ends = rig.ends()
@@ -207,29 +211,35 @@ class _Crew:
 # --- the log ----------------------------------------------------------------------------------------------------
 
 
-def _send(sink: EventSink, config: StreamDrill) -> None:
-    """Send the drill's records at its rate."""
+def _send(sink: EventSink, config: StreamDrill, done: threading.Event) -> None:
+    """Send records at the drill's rate until every fault is over, and at least as many as configured."""
     started = time.monotonic()
     for n, (topic, key, value) in enumerate(drill_records(config)):
+        if n >= config.records and done.is_set():
+            return
         if (wait := started + n / config.rate - time.monotonic()) > 0:
             time.sleep(wait)
         sink.append(topic, key, value)
 
 
 def drill_records(config: StreamDrill) -> Iterator[tuple[Topic, str, bytes]]:
-    """Topic, key and value of every record: mostly single events, some lists of impressions, and trouble."""
+    """Topic, key and value of endless records: mostly single events, some lists of impressions, and trouble."""
     rng = random.Random(config.seed)  # noqa: S311
     items = catalogue(config.items, config.seed)
     start_ms = time.time_ns() // 1_000_000 - 3 * MS_PER_HOUR
     recent: list[tuple[Topic, str, bytes]] = []
-    for n in range(config.records):
+    for n in itertools.count():
         fate = rng.random()
         if recent and fate < 0.03:  # sent again
             yield rng.choice(recent)
             continue
         user = f"user-{int(config.users * rng.random() ** 2)}"
         # out of order by up to ten minutes; with a few that are more than a day late
-        time_ms = start_ms + n * MS_PER_HOUR // config.records - rng.randrange(10 * MS_PER_MINUTE)
+        time_ms = (
+            start_ms
+            + min(2 * MS_PER_HOUR, n * MS_PER_HOUR // config.records)
+            - rng.randrange(10 * MS_PER_MINUTE)
+        )
         if fate < 0.035:
             yield Topic.EVENTS, user, rng.choice([b"{", b"null", b'{"type": "click"}', b"\xff"])
         elif fate < 0.04:
