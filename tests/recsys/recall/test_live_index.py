@@ -190,6 +190,7 @@ def test_a_killed_process_loses_no_accepted_change(tmp_path: Path) -> None:
     for _ in range(5):
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.recsys.recall.live_index_child", str(folder), str(number + 1)],
+            cwd=Path(__file__).parents[3],
             stdout=subprocess.PIPE,
             text=True,
         )
