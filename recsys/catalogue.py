@@ -33,6 +33,7 @@ class Catalogue:
             ValueError: an item id comes twice.
         """
         self.trained = len(items)
+        self.version = 0  # another number after every change
         self._items: list[Item] = []
         self._rows: dict[str, int] = {}
         self._categories: dict[str, int] = {}
@@ -98,6 +99,7 @@ class Catalogue:
             latest = {item.item_id: item for item in items}
             self._replace([item for item_id, item in latest.items() if item_id in self._rows])
             self._append([item for item_id, item in latest.items() if item_id not in self._rows])
+            self.version += 1
             return self.rows_of(item.item_id for item in items)
 
     def delete(self, item_ids: Iterable[str]) -> Rows:
@@ -105,6 +107,7 @@ class Catalogue:
         with self._lock:
             rows = self.rows_of(item_ids)
             self._columns["alive"][rows] = False
+            self.version += 1
             return rows
 
     def _append(self, items: Sequence[Item]) -> None:

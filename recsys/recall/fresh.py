@@ -11,7 +11,8 @@ from recsys.request import Query, Rows
 class FreshSource:
     """`recsys.pipeline.stages.Source`: the newest items, newest first.
 
-    The order is the same for everybody, so it is computed once every `refresh_ms` and kept.
+    The order is the same for everybody, so it is kept, and computed again when the catalogue has changed, at most
+    every `refresh_ms`. One request does that; the others use the old order meanwhile.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class FreshSource:
         self._limit = limit
         self._max_age_ms = max_age_ms
         self._refresh_ms = refresh_ms
-        self._newest = np.empty(0, np.int32)
-        self._made_ms: int | None = None
+        self._newest = _newest(catalogue, 10 * limit)
+        self._version = catalogue.version
+        self._made_ms = 0
         self._lock = threading.Lock()
 
     def recall(self, query: Query) -> Rows:
@@ -44,11 +46,15 @@ class FreshSource:
         return newest[query.may_show(newest)][: self._limit]
 
     def _current(self, now_ms: int) -> Rows:
-        with self._lock:
-            if self._made_ms is None or abs(now_ms - self._made_ms) >= self._refresh_ms:
+        version = self._catalogue.version
+        is_due = version != self._version and abs(now_ms - self._made_ms) >= self._refresh_ms
+        if is_due and self._lock.acquire(blocking=False):
+            try:
                 self._newest = _newest(self._catalogue, 10 * self._limit)
-                self._made_ms = now_ms
-            return self._newest
+                self._version, self._made_ms = version, now_ms
+            finally:
+                self._lock.release()
+        return self._newest
 
 
 def _newest(catalogue: Catalogue, n: int) -> Rows:

@@ -1,7 +1,7 @@
 """Popular items, overall and in the categories that the user has been looking at.
 
-The counts are decayed by whoever makes the table: the bundle holds the day's, serving replaces it every minute by
-one from the live item features (`Popularity` is immutable, `replace` swaps it).
+The counts are decayed by whoever makes the table: the bundle holds those of its training data, and a fresher table can
+take its place while requests run (`Popularity` is immutable, `replace` swaps it).
 """
 
 from dataclasses import dataclass, field

@@ -135,5 +135,7 @@ def test_fresh_items_have_an_age_limit_and_are_looked_up_now_and_then() -> None:
     source = FreshSource(catalogue, limit=5, max_age_ms=10_000, refresh_ms=100)
     assert source.recall(query()).tolist() == [11, 10]
     catalogue.put([Item("new", created_ms=19_000)])
-    assert source.recall(query()).tolist() == [11, 10]
-    assert source.recall(replace(query(), now_ms=20_100)).tolist() == [12, 11]
+    assert source.recall(query()).tolist() == [12, 11, 10]
+    catalogue.put([Item("newer", created_ms=19_500)])
+    assert source.recall(query()).tolist() == [12, 11, 10]
+    assert source.recall(replace(query(), now_ms=20_100)).tolist() == [13, 12, 11]
