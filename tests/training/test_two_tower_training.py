@@ -5,22 +5,25 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from pyspark.ml.torch.distributor import TorchDistributor
 from safetensors.numpy import load_file
 
 from recsys.bundle import FILES
 from recsys.errors import InvalidConfig, InvalidData
 from recsys.models.two_tower import TwoTowerShape
 from recsys.types import Item
-from training import export_two_tower
+from training import export_two_tower, train_two_tower
 from training.dataset import History, write_sequences
 from training.evaluate_recall import write_items
 from training.losses import LossName
+from training.spark import spark_session
 from training.train_two_tower import TwoTowerConfig, TwoTowerResult, Validation, main
 
 N_ITEMS = 30
@@ -115,7 +118,30 @@ def test_a_checkpoint_of_another_configuration_is_refused(config: TwoTowerConfig
         main(config.model_copy(update={"epochs": 1, "validation": Validation.NONE}))
 
 
-def test_two_processes_have_the_losses_of_one(config: TwoTowerConfig, tmp_path: Path) -> None:
+def torchrun(config_file: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*command, "-m", "training.train_two_tower", config_file],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+
+
+def torch_distributor(config_file: Path) -> None:
+    session = spark_session("local[2]", memory="1g")
+    try:
+        distributor = TorchDistributor(num_processes=2, local_mode=True, use_gpu=False)
+        distributor.run(train_two_tower.__file__, str(config_file))
+    finally:
+        session.stop()
+
+
+@pytest.mark.parametrize(
+    "launch", [torchrun, pytest.param(torch_distributor, marks=[pytest.mark.spark, pytest.mark.slow])]
+)
+def test_two_processes_have_the_losses_of_one(
+    config: TwoTowerConfig, tmp_path: Path, launch: Callable[[Path], None]
+) -> None:
     run = config.model_copy(
         update={
             "shape": config.shape.model_copy(update={"dropout": 0.0, "id_dropout": 0.0}),
@@ -125,12 +151,7 @@ def test_two_processes_have_the_losses_of_one(config: TwoTowerConfig, tmp_path: 
     )
     one = main(run.model_copy(update={"work": tmp_path / "one"}))
     (tmp_path / "config.json").write_text(run.model_dump_json())
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*torchrun, "-m", "training.train_two_tower", str(tmp_path / "config.json")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=True,
-    )
+    launch(tmp_path / "config.json")
     two = main(run)  # finished: read from the checkpoint
     assert [e.loss for e in two.epochs] == pytest.approx([e.loss for e in one.epochs], rel=1e-4)
     for a, b in zip(weights(one).values(), weights(two).values(), strict=True):
