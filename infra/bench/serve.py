@@ -32,6 +32,7 @@ from infra.processes import recsys_command
 from recsys.result import Goal, Result
 
 _START_TIMEOUT_S = 180.0
+_NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}
 _SUSTAINED = 0.97  # of the due requests answered within the run
 _SATURATED_P99_MS = 500.0
 
@@ -93,7 +94,7 @@ def run(config: ServeBench) -> Result:
         rig.start_worker()
         figures |= floors(bundle, rig.store, config.users, config.seed)
         load = Load(0, config.first_rate, config.step_s, config.users, config.items, seed=config.seed)
-        with api(rig, config.workers) as served:
+        with api(rig, config.workers, **_NO_CACHES) as served:
             load = replace(load, port=served.port)
             run_load(replace(load, rate=config.first_rate, seconds=config.step_s))  # warm-up
             curve = saturate(load, config.step)

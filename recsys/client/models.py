@@ -1,0 +1,66 @@
+"""What the API answers with. Fields that a newer API adds are ignored."""
+
+from typing import Any
+
+import msgspec
+
+from recsys.errors import RecsysError
+
+
+class ApiError(RecsysError):
+    """The API refused the request; `detail` says why, `request_id` finds it in the server's log."""
+
+    def __init__(self, status: int, detail: str, request_id: str) -> None:
+        super().__init__(f"{status}: {detail} (request {request_id})")
+        self.status = status
+        self.detail = detail
+        self.request_id = request_id
+
+
+class RecommendedItem(msgspec.Struct, frozen=True):
+    """One line of a list."""
+
+    item_id: str
+    score: float
+    propensity: float = 1.0
+    channels: tuple[str, ...] = ()
+    title: str = ""
+    categories: tuple[str, ...] = ()
+
+
+class Recommendations(msgspec.Struct, frozen=True):
+    """A list, the best item first. `degraded` names what could not do its work; `funnel` comes with `explain`."""
+
+    request_id: str
+    user_id: str
+    bundle: str
+    items: tuple[RecommendedItem, ...]
+    degraded: tuple[str, ...]
+    ms: float
+    cached: bool = False
+    funnel: dict[str, Any] | None = None
+
+
+class EventResult(msgspec.Struct, frozen=True):
+    """`status`: accepted, or rejected with a `reason`."""
+
+    status: str
+    event_id: str = ""
+    reason: str = ""
+
+
+class EventResults(msgspec.Struct, frozen=True):
+    """In the order of the events."""
+
+    accepted: int
+    rejected: int
+    results: tuple[EventResult, ...]
+
+
+class SimilarItem(msgspec.Struct, frozen=True):
+    """A neighbour of an item."""
+
+    item_id: str
+    score: float
+    title: str = ""
+    categories: tuple[str, ...] = ()

@@ -1,0 +1,110 @@
+"""The blocking client."""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from recsys.client.calls import Call, Calls, Retry, build, gave_up, key_header, result, worth_a_retry
+from recsys.client.models import EventResults, Recommendations, SimilarItem
+from recsys.types import Item
+
+
+class Client(Calls):
+    """Blocking. Thread-safe; keeps its connections until it is closed."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str = "",
+        timeout_s: float = 5.0,
+        retry: Retry | None = None,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._retry = retry or Retry()
+        self._sleep = sleep
+        self._http = httpx.Client(
+            base_url=url, headers=key_header(api_key), timeout=timeout_s, transport=transport
+        )
+
+    def recommend(
+        self,
+        user_id: str,
+        k: int | None = None,
+        context: Mapping[str, str] = {},
+        exclude: Iterable[str] = (),
+        explain: bool = False,
+    ) -> Recommendations:
+        """A list for one user."""
+        found: Recommendations = self._do(self.recommend_call(user_id, k, context, exclude, explain))
+        return found
+
+    def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults:
+        """Send events (see `event`); those without an id get one. Each is judged on its own."""
+        found: EventResults = self._do(self.send_call(events))
+        return found
+
+    def similar(self, item_id: str, k: int = 20) -> list[SimilarItem]:
+        """Neighbours of an item, the nearest first."""
+        return msgspec.convert(self._do(self.similar_call(item_id, k))["items"], list[SimilarItem])
+
+    def put_items(self, items: Sequence[Item]) -> None:
+        """Add or replace catalogue entries."""
+        self._do(self.put_items_call(items))
+
+    def delete_item(self, item_id: str) -> None:
+        """Take an item out of every list."""
+        self._do(self.on_call("DELETE", "items", item_id, kind=None))
+
+    def user(self, user_id: str) -> dict[str, Any]:
+        """What the platform holds of a user."""
+        found: dict[str, Any] = self._do(self.on_call("GET", "users", user_id))
+        return found
+
+    def forget_user(self, user_id: str) -> None:
+        """Remove a user's state."""
+        self._do(self.on_call("DELETE", "users", user_id, kind=None))
+
+    def bundles(self) -> dict[str, Any]:
+        """Every bundle, and which one answers."""
+        found: dict[str, Any] = self._do(self.on_call("GET", "bundles"))
+        return found
+
+    def activate(self, version: str) -> None:
+        """Swap a bundle in."""
+        self._do(self.on_call("POST", "bundles", version, "activate"))
+
+    def ready(self) -> dict[str, Any]:
+        """What the API depends on and how it is; also while it cannot answer requests."""
+        found: dict[str, Any] = self._do(Call("GET", "/readyz", dict[str, Any], status=frozenset({503})))
+        return found
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _do(self, call: Call) -> Any:
+        request = build(self._http, call)
+        for attempt in range(self._retry.attempts):
+            response, failure = None, ""
+            try:
+                response = self._http.send(request)
+            except httpx.TransportError as error:
+                failure = f"{type(error).__name__}: {error}"
+            if response is not None and not worth_a_retry(response, call):
+                return result(response, call)
+            if attempt + 1 < self._retry.attempts:
+                self._sleep(self._retry.wait_s(attempt, response, random.random()))  # noqa: S311
+        raise gave_up(request, response, failure)
