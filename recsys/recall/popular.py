@@ -27,7 +27,7 @@ class Popularity:
     def __post_init__(self) -> None:
         order = np.argsort(self.categories, kind="stable")
         codes, first = np.unique(self.categories[order], return_index=True)
-        parts = np.split(self.rows[order], first[1:])
+        parts = np.split(self.rows[order], first[1:]) if len(codes) else []
         object.__setattr__(self, "_by_category", dict(zip(codes.tolist(), parts, strict=True)))
 
     def of_category(self, code: int) -> Rows:

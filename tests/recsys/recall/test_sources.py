@@ -102,6 +102,13 @@ def test_popular_items_come_in_order_and_those_never_used_do_not() -> None:
     assert source.recall(query(seen=(1,), excluded=(3,))).tolist() == [4, 0]
 
 
+def test_an_empty_popular_table_has_nothing() -> None:
+    catalogue = Catalogue(ITEMS)
+    empty = popularity(*table(0, 0, 0), catalogue)
+    assert len(PopularSource(empty).recall(query())) == 0
+    assert len(PopularInCategoriesSource(empty, catalogue).recall(query(4))) == 0
+
+
 def test_the_popular_table_can_be_replaced() -> None:
     catalogue = Catalogue(ITEMS)
     source = PopularSource(popularity(*table(1, 2), catalogue))

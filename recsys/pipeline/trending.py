@@ -1,0 +1,65 @@
+"""What is popular now: the popularity channels' table made again from the live item features.
+
+The bundle's table is as old as its training data. This one counts the events of a minute ago, with the same integer
+decay as the feature. Whoever keeps the item features current calls `refresh`, now and then, off the requests' way.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from recsys.catalogue import Catalogue
+from recsys.errors import UnknownFeature
+from recsys.features.feature_set import FeatureSet
+from recsys.features.item_columns import ItemColumns
+from recsys.recall.popular import Popularity, popularity
+
+DECAYED = "item_engaged_decay7d"
+
+
+class Replaceable(Protocol):
+    """A source of `recsys.recall.popular`."""
+
+    def replace(self, table: Popularity) -> None: ...
+
+
+class Trending:
+    """Keeps popularity channels current."""
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        columns: ItemColumns,
+        catalogue: Catalogue,
+        base: Popularity,
+        sources: Sequence[Replaceable],
+        column: str = DECAYED,
+    ) -> None:
+        """
+        Args:
+            base: the bundle's table: follows behind what is popular now, and stands alone while nothing is.
+            column: the item feature that counts, from 0 for an item that nobody uses.
+
+        Raises:
+            UnknownFeature: `column` is no cached item feature of the set.
+        """
+        names = [features.names[place] for place in columns.columns]
+        if column not in names:
+            raise UnknownFeature(f"{column}: not an item feature; there are {', '.join(names)}")
+        self._place = names.index(column)
+        self._columns = columns
+        self._catalogue = catalogue
+        self._base = base
+        self._sources = sources
+
+    def refresh(self, now_ms: int) -> Popularity:
+        """Make the table of this moment and give it to the sources."""
+        rows = np.flatnonzero(self._catalogue.alive).astype(np.int32)
+        live = popularity(rows, self._columns.values(rows, now_ms)[:, self._place], self._catalogue)
+        rest = self._base.rows[~np.isin(self._base.rows, live.rows)]
+        ordered = np.concatenate([live.rows, rest])
+        table = Popularity(ordered, self._catalogue.main_category[ordered])
+        for source in self._sources:
+            source.replace(table)
+        return table

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from recsys.catalogue import Catalogue
+from recsys.errors import UnknownFeature
+from recsys.events import Event
+from recsys.features.definitions import FEATURES
+from recsys.features.item_columns import ItemColumns
+from recsys.features.state import EntityState
+from recsys.pipeline.trending import Trending
+from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
+from recsys.request import Query
+from recsys.types import MS_PER_DAY, EventType
+from tests.bundles import tiny_items
+
+ITEMS = tiny_items(8)
+NOW = 1_750_000_000_000
+QUERY = Query("r", "u", k=5, now_ms=NOW)
+
+
+def clicked(columns: ItemColumns, row: int, times: int, days_ago: int) -> None:
+    state = EntityState()
+    item = ITEMS[row].item_id
+    for i in range(times):
+        event = Event(f"e{row}-{i}", EventType.CLICK, "u", item, NOW - days_ago * MS_PER_DAY - i - 1)
+        for delta in FEATURES.fold(event).item:
+            state.change(delta)
+    columns.update(item, state)
+
+
+def test_what_is_used_now_comes_first_and_the_bundles_table_follows() -> None:
+    catalogue, columns = Catalogue(ITEMS), ItemColumns(ITEMS, FEATURES)
+    base = popularity(np.arange(8, dtype=np.int32), np.arange(8, 0, -1).astype(np.float32), catalogue)
+    overall, by_category = PopularSource(base), PopularInCategoriesSource(base, catalogue)
+    trending = Trending(FEATURES, columns, catalogue, base, [overall, by_category])
+    trending.refresh(NOW)
+    assert overall.recall(QUERY).tolist() == list(range(8))  # nothing is used yet
+    clicked(columns, 5, times=9, days_ago=0)
+    clicked(columns, 6, times=9, days_ago=14)  # as often, two half-lives ago
+    clicked(columns, 7, times=4, days_ago=0)
+    catalogue.delete([ITEMS[4].item_id])
+    trending.refresh(NOW)
+    assert overall.recall(QUERY).tolist() == [5, 7, 6, 0, 1, 2, 3, 4]
+
+
+def test_a_feature_that_is_not_there_is_named() -> None:
+    catalogue, columns = Catalogue(ITEMS), ItemColumns(ITEMS, FEATURES)
+    base = popularity(np.empty(0, np.int32), np.empty(0, np.float32), catalogue)
+    with pytest.raises(UnknownFeature, match="item_clicks_never"):
+        Trending(FEATURES, columns, catalogue, base, [], column="item_clicks_never")
