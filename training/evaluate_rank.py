@@ -34,9 +34,9 @@ Floats = NDArray[np.float64]
 HEADS = ("click", "long_view", "like", DWELL)
 
 LOOP = LoopConfig(
-    epochs=4, batch_size=512, learning_rate=1e-3, weight_decay=1e-3, embedding_decay=1e-2, patience=1
+    epochs=3, batch_size=512, learning_rate=1e-3, weight_decay=1e-3, embedding_decay=1e-2, patience=1
 )
-FOREST = TreesConfig(learning_rate=0.04, columns=0.3)
+FOREST = TreesConfig(learning_rate=0.04, columns=0.3, bins=63)
 NETWORK = RankerConfig(dropout=0.2)
 DCN_ALONE = replace(NETWORK, attention="none", expert_layers=(), tower_layers=())
 DIN_ALONE = replace(NETWORK, attention="din", cross_layers=0, shared_experts=1)
@@ -144,7 +144,7 @@ class _Bench:
 
         answers = blend(of_network(predict_logits(network, self.parts["train"])), forest[0])
         objective = distillation(as_answers(answers), loop, self.config.distillation)
-        student = self.network(STUDENT, replace(loop, epochs=2 * loop.epochs), objective)
+        student = self.network(STUDENT, replace(loop, epochs=loop.epochs + 2), objective)
         yield "student", of_network(predict_logits(student, test))
         yield "int8", of_network(self.served(student, loop.seed))
 

@@ -33,15 +33,19 @@ class Past:
         self._base, self._span = int(times.min()), int(times.max() - times.min()) + 3
         self._code = code.astype(np.int64) * self._span
         self._clock = times - self._base + 1
-        self._as_of = self._clock if as_of is None else np.clip(as_of - self._base + 1, 0, self._span - 1)
+        self._as_of = self._clock if as_of is None else as_of - self._base + 1
         self._order = np.lexsort((self._clock, code))
         self._sorted = (self._code + self._clock)[self._order]
-        self._end = np.searchsorted(self._sorted, self._code + self._as_of, side="left")
+        self._end = self._first_at(self._as_of)
+
+    def _first_at(self, clock: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Place, in sorted order, of the first row of each row's key at `clock` or later."""
+        within = np.clip(clock, 0, self._span - 1)  # before the first row and after the last one are all the same
+        return np.searchsorted(self._sorted, self._code + within, side="left")
 
     def sum(self, values: NDArray[Any], window: int | None = None) -> Floats:
         """(n,) sums over the past, of the last `window` of the clock if given."""
-        start = self._code if window is None else self._code + np.maximum(self._as_of - window, 0)
-        begin = np.searchsorted(self._sorted, start, side="left")
+        begin = self._first_at(np.zeros_like(self._as_of) if window is None else self._as_of - window)
         sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64)[self._order])])
         return np.asarray(sums[self._end] - sums[np.minimum(begin, self._end)])
 

@@ -26,6 +26,7 @@ class TreesConfig:
     leaves: int = 31
     least_rows: int = 80
     columns: float = 0.6
+    bins: int = 255
     stop_after: int = 50
     seed: int = 0
 
@@ -47,6 +48,7 @@ def trees(
             "learning_rate": config.learning_rate,
             "num_leaves": config.leaves,
             "min_data_in_leaf": config.least_rows,
+            "max_bin": config.bins,
             "feature_fraction": config.columns,
             "bagging_fraction": 0.8,
             "bagging_freq": 1,

@@ -1,0 +1,185 @@
+"""The whole ladder on a small world, and gates that trip on spoiled rungs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.errors import InvalidBundle
+from recsys.metrics import auc
+from recsys.models.ranker import Ranker, RankerConfig
+from recsys.types import Head
+from training import ladder
+from training.compress import prune_experts, zero_smallest
+from training.gates import (
+    auc_difference,
+    gauc_difference,
+    quantization_gate,
+    refuse,
+    student_gate,
+    top_overlap,
+)
+from training.ladder import RUNGS, LadderConfig, LadderInput, Rung, read_rungs, served, synthetic_input
+from training.ladder_data import LadderData, make
+from training.rank_dataset import RankExamples
+from training.rank_loop import LoopConfig, inputs_of
+
+SMALL = LadderData(n_items=3_000, n_creators=200, n_users=500, rows=6_000, n_features=24, history_length=8)
+LOOP = LoopConfig(epochs=1, batch_size=512, learning_rate=5e-3)
+
+
+def config(out: Path) -> LadderConfig:
+    base = LadderConfig(out)
+    return replace(
+        base,
+        teacher=RankerConfig(width=8, attention="din", own_experts=1, expert_layers=(16, 8), cross_rank=4),
+        student=replace(base.student, width=8, item_buckets=4_000, expert_layers=(16, 8), cross_rank=4),
+        teacher_loop=LOOP,
+        student_loop=LOOP,
+        tuning_loop=LOOP,
+    )
+
+
+@pytest.fixture(scope="module")
+def world() -> LadderInput:
+    return synthetic_input(SMALL, config(Path()))
+
+
+@pytest.fixture(scope="module")
+def built(world: LadderInput, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Rung]]:
+    out = tmp_path_factory.mktemp("ladder")
+    return out, ladder.main(config(out), world)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_every_rung_is_smaller_and_can_be_served(built: tuple[Path, list[Rung]]) -> None:
+    out, rungs = built
+    by_name = {rung.name: rung for rung in rungs}
+    assert tuple(by_name) == RUNGS
+    sizes = [by_name[name].bytes for name in ("teacher", "student", "pruned", "rows-int8", "rows-int4")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert by_name["int8"].bytes < by_name["rows-int8"].bytes
+    assert by_name["unstructured"].bytes == by_name["student"].bytes  # zeros weigh as much as numbers
+    assert by_name["rows-int8"].overlap > 0.95
+    assert [r.name for r in read_rungs(out)] == list(RUNGS)
+    for name in RUNGS:
+        assert {"ranker.onnx", "calibration.json", "rung.json"} <= {p.name for p in (out / name).iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_a_ladder_that_is_built_is_not_trained_again(
+    built: tuple[Path, list[Rung]], world: LadderInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rungs = built
+
+    def fail(*_: object, **__: object) -> int:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(ladder, "fit", fail)
+    again = ladder.main(config(out), world)
+    assert [rung.metrics for rung in again] == [rung.metrics for rung in rungs]
+
+
+def rung(name: str, size: int, *reasons: str, gated: bool = True) -> Rung:
+    return Rung(name, size, {}, 1.0, reasons, gated)
+
+
+def test_the_smallest_rung_that_passed_is_served() -> None:
+    rungs = [
+        rung("teacher", 900),
+        rung("student", 90),
+        rung("unstructured", 10, gated=False),
+        rung("rows-int8", 30),
+        rung("int8", 20, "click: AUC fell"),
+    ]
+    assert served(rungs).name == "rows-int8"
+
+
+def test_nothing_is_served_when_every_gate_fails() -> None:
+    with pytest.raises(InvalidBundle, match="student: like: AUC fell"):
+        served([rung("teacher", 900), rung("student", 90, "like: AUC fell by 0.1")])
+
+
+@pytest.fixture(scope="module")
+def judged() -> tuple[RankExamples, dict[Head, np.ndarray]]:
+    """Rows of a world with the truth's own probabilities, roughly: labels blurred."""
+    rows = make(replace(SMALL, rows=20_000)).examples
+    rng = np.random.default_rng(0)
+    scores = {}
+    for head in (Head.CLICK, Head.CONVERSION, Head.LIKE):
+        base = rows.label(head).mean()
+        logit = np.log(base / (1 - base)) + 2 * (rows.label(head) - base) + rng.normal(0, 1, len(rows))
+        scores[head] = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    scores[Head.DWELL] = rows.label(Head.DWELL)
+    return rows, scores
+
+
+def test_a_faithful_copy_passes_and_a_spoiled_one_is_refused(judged) -> None:  # type: ignore[no-untyped-def]
+    rows, scores = judged
+    rng = np.random.default_rng(1)
+    faithful = {h: s * np.float32(1 + 1e-5) for h, s in scores.items()}
+    assert student_gate(faithful, scores, rows) == []
+    assert quantization_gate(faithful, scores, rows, overlap=0.999) == []
+
+    spoiled = {**scores, Head.LIKE: rng.permutation(scores[Head.LIKE])}
+    assert any(r.startswith("like: AUC fell") for r in student_gate(spoiled, scores, rows))
+    assert any(r.startswith("like: AUC changed") for r in quantization_gate(spoiled, scores, rows, 0.999))
+
+    overconfident = {**scores, Head.CLICK: np.sqrt(scores[Head.CLICK])}  # the same order, other levels
+    reasons = student_gate(overconfident, scores, rows)
+    assert any("click: calibration error" in reason for reason in reasons)
+    assert quantization_gate(scores, scores, rows, overlap=0.9) == [
+        "top-50 overlap 0.900 with fp32, at least 0.98 is needed"
+    ]
+    with pytest.raises(InvalidBundle, match="int8 is refused: like"):
+        refuse("int8", quantization_gate(spoiled, scores, rows, 0.999))
+
+
+def test_nan_scores_are_refused(judged) -> None:  # type: ignore[no-untyped-def]
+    rows, scores = judged
+    broken = {**scores, Head.CLICK: np.full_like(scores[Head.CLICK], np.nan)}
+    assert student_gate(broken, scores, rows)
+
+
+def test_bootstrap_intervals_hold_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(4_000) < 0.4).astype(np.float32)
+    good = (labels + rng.normal(0, 1.0, 4_000)).astype(np.float32)
+    worse = (labels + rng.normal(0, 1.5, 4_000)).astype(np.float32)
+    found = auc_difference(labels, good, worse)
+    assert found.value == pytest.approx(
+        auc(labels.astype(int), good) - auc(labels.astype(int), worse), abs=1e-9
+    )
+    assert 0 < found.low < found.value < found.high
+    assert auc_difference(labels, good, good).high == 0
+    by_user = gauc_difference(labels, good, worse, rng.integers(0, 200, 4_000))
+    assert 0 < by_user.low < by_user.value < by_user.high
+
+
+def test_overlap_counts_what_both_lists_share() -> None:
+    ours = np.array([[3.0, 2.0, 1.0, 0.0]], np.float32)
+    assert top_overlap(ours, ours, k=2) == 1.0
+    assert top_overlap(ours, -ours, k=2) == 0.0
+    assert top_overlap(ours, np.array([[3.0, 0.0, 2.0, 1.0]], np.float32), k=2) == 0.5
+
+
+def test_pruning_shrinks_matrices_and_keeps_the_strongest_units(world: LadderInput) -> None:
+    torch.manual_seed(0)
+    ranker = Ranker(config(Path()).student, world.student_data).eval()
+    assert ranker.experts is not None
+    first = ranker.experts.get_parameter("shared.0.0.weight")
+    with torch.no_grad():
+        first[::2] *= 1e-6  # half of the units do nothing
+        ranker.experts.get_parameter("shared.0.0.bias")[::2] = 0
+    pruned = prune_experts(ranker, 0.5)
+    assert pruned.experts is not None
+    assert pruned.experts.get_parameter("shared.0.0.weight").shape == (8, first.shape[1])
+    inputs = inputs_of(world.test.take(slice(0, 50)))
+    for a, b in zip(ranker(*inputs), pruned(*inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    sparse = zero_smallest(ranker, 0.5)
+    assert (sparse.wide.weight == 0).float().mean() == pytest.approx(0.5, abs=0.02)
