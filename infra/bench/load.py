@@ -48,10 +48,10 @@ class Answers:
 
     ms: list[float] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
+    accepted_events: list[str] = field(default_factory=list)  # ids that were answered with 202
     degraded: int = 0
+    bad_at_s: list[float] = field(default_factory=list)  # when degraded and failed answers came
     took_s: float = 0.0
-    first_failed_s: float = 0.0
-    last_failed_s: float = 0.0
 
     @property
     def errors(self) -> int:
@@ -120,7 +120,9 @@ async def _one(
     try:
         if item is not None:
             event_began = time.perf_counter()
-            await pool.post(b"/v1/events", {"type": "click", "user_id": user, "item_id": item})
+            event = {"type": "click", "user_id": user, "item_id": item, "event_id": f"load-{load.seed}-{due}"}
+            if (await pool.post(b"/v1/events", event))[0] == 202:
+                answers.accepted_events.append(event["event_id"])
             sent_late = time.perf_counter() - event_began  # the event is not part of the request's time
         status, body = await pool.post(b"/v1/recommendations", {"user_id": user, "k": load.k})
     except (OSError, EOFError, asyncio.IncompleteReadError):
@@ -128,11 +130,12 @@ async def _one(
     now = time.perf_counter() - began
     if status == 200:
         answers.ms.append((now - due - sent_late) * 1e3)
-        answers.degraded += b'"degraded":[]' not in body
+        if b'"degraded":[]' not in body:
+            answers.degraded += 1
+            answers.bad_at_s.append(now)
     else:
         answers.failed[status] = answers.failed.get(status, 0) + 1
-        answers.first_failed_s = answers.first_failed_s or now
-        answers.last_failed_s = now
+        answers.bad_at_s.append(now)
 
 
 class _Pool:

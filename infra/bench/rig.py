@@ -31,7 +31,7 @@ class StreamRig:
     def __init__(self, persistence: Persistence = Persistence.NONE) -> None:
         self._persistence = persistence
         self._open = ExitStack()
-        self._workers: list[ChildProcess] = []
+        self.workers: list[ChildProcess] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as opening:
@@ -61,11 +61,11 @@ class StreamRig:
             "RECSYS_PARTITIONS": str(PARTITIONS),
             "RECSYS_HOME": str(self.home),
         }
-        log = self.home / f"worker-{len(self._workers)}.log"
+        log = self.home / f"worker-{len(self.workers)}.log"
         worker = ChildProcess(
             list(command) or recsys_command("stream", "worker", "--json"), log, environ=environ
         )
-        self._workers.append(worker)
+        self.workers.append(worker)
         return worker
 
     def worker_logs(self) -> str:
@@ -101,11 +101,11 @@ class StreamRig:
         started = time.monotonic()
         while not condition():
             if time.monotonic() - started > timeout_s:
-                tails = "; ".join(worker.log_tail(2) for worker in self._workers)
+                tails = "; ".join(worker.log_tail(2) for worker in self.workers)
                 raise Unavailable(f"{what}: not within {timeout_s:.0f} s; workers: {tails}")
             time.sleep(0.02)
         return time.monotonic() - started
 
     def _stop_workers(self) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             worker.stop()

@@ -19,6 +19,17 @@ def _group() -> None:
 
 
 @app.command()
+def serve(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+    """Kill and freeze Redis, the broker, the worker and an API process, overload it, publish a broken bundle.
+
+    Example: recsys drill serve --quick
+    """
+    from infra.drill.serve import ServeDrill, run
+
+    finish(run(ServeDrill.quick(seed) if quick else ServeDrill(seed)), as_json)
+
+
+@app.command()
 def stream(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
     """Kill and freeze workers, kill Redis (AOF, then RDB), rebalance; then a control without our guards.
 

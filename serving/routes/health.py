@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import PlainTextResponse
 
 from recsys.errors import Unavailable
 from serving.schemas import Health
@@ -42,7 +43,7 @@ def ready(request: Request, response: Response) -> Health:
     )
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(services(request).telemetry.exposition(), media_type=CONTENT_TYPE_LATEST)

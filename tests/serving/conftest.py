@@ -10,6 +10,7 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
+from recsys.event_log import MemoryEventLog
 from recsys.events import Event, parse_event
 from recsys.features.definitions import FEATURES
 from recsys.store.base import Batch
@@ -80,22 +81,9 @@ def make_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
     clients: list[TestClient] = []
 
     def make(bundle: bool = True, **settings: Any) -> Api:
-        home = tmp_path / "var"
-        if bundle:
-            write_tiny_bundle(home / "bundles", "v1")
-        memory = MemoryFeatureStore(FEATURES)
-        store, sink = FlakyStore(memory), FlakySink()
-        made: list[Services] = []
-
-        def services(given: ServingSettings, telemetry: Telemetry) -> Services:
-            made.append(compose(given, telemetry, store, store, sink, now_ms=lambda: NOW_MS))
-            return made[0]
-
-        given = ServingSettings(home=home, deadline_ms=20_000, bundle_poll_s=0.05, **settings)
-        client = TestClient(create_app(given, services), raise_server_exceptions=False)
-        client.__enter__()
-        clients.append(client)
-        return Api(client, made[0], store, sink)
+        api = open_api(tmp_path / "var", bundle, **settings)
+        clients.append(api.client)
+        return api
 
     yield make
     for client in clients:
@@ -105,3 +93,26 @@ def make_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
 @pytest.fixture
 def api(make_api: Callable[..., Api]) -> Api:
     return make_api()
+
+
+def open_api(home: Path, bundle: bool = True, **settings: Any) -> Api:
+    """Start an API in process; leave its client's context when done."""
+    if bundle:
+        write_tiny_bundle(home / "bundles", "v1")
+    store, sink = FlakyStore(MemoryFeatureStore(FEATURES)), FlakySink()
+    made: list[Services] = []
+
+    def services(given: ServingSettings, telemetry: Telemetry) -> Services:
+        made.append(compose(given, telemetry, store, store, sink, now_ms=lambda: NOW_MS))
+        return made[0]
+
+    given = ServingSettings(home=home, **{"deadline_ms": 20_000, "bundle_poll_s": 0.05, **settings})
+    client = TestClient(create_app(given, services), raise_server_exceptions=False)
+    client.__enter__()
+    return Api(client, made[0], store, sink)
+
+
+def memory_services(given: ServingSettings, telemetry: Telemetry) -> Services:
+    """Everything in memory, with nothing to break."""
+    store = MemoryFeatureStore(FEATURES)
+    return compose(given, telemetry, store, store, MemoryEventLog(), now_ms=lambda: NOW_MS)
