@@ -101,7 +101,7 @@ def _tower_and_search(config: RecallBench) -> dict[str, float]:
         TwoTowerShape(dim=config.dimension), [Item(str(i)) for i in range(config.tower_items)]
     ).eval()
     items = learnt_like(config.tower_items, config.dimension, 1, config.seed).items
-    index = RescoredIndex(AnnIndex.build(items), items.__getitem__)
+    index = RescoredIndex(AnnIndex.build(items), lambda rows: items.take(rows, axis=0))
     random = np.random.default_rng(config.seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "user_tower.onnx"

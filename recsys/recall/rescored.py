@@ -31,7 +31,7 @@ def rescore(found: Found, queries: Floats, vectors_of: Callable[[Rows], Floats],
     if missing.all():
         return Found(found.scores[:, :k], found.rows[:, :k])
     vectors = vectors_of(np.where(missing, found.rows.max(), found.rows).ravel())
-    scores = np.einsum("bd,bmd->bm", queries, vectors.reshape(*found.rows.shape, -1))
+    scores = np.matmul(vectors.reshape(*found.rows.shape, -1), queries[:, :, None])[..., 0]
     scores[missing] = -np.inf
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return Found(np.take_along_axis(scores, best, axis=1), np.take_along_axis(found.rows, best, axis=1))

@@ -49,7 +49,10 @@ class Base:
 
     def vectors_of(self, rows: Rows) -> NDArray[np.float32]:
         """(n, d) of rows that are all in the base."""
-        return self.vectors[np.searchsorted(self.rows, rows)]
+        is_dense = (
+            len(self.rows) and self.rows[-1] == len(self.rows) - 1
+        )  # nothing but 0 … n - 1, as in a bundle
+        return self.vectors.take(rows if is_dense else np.searchsorted(self.rows, rows), axis=0)
 
 
 class Snapshots:

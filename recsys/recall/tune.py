@@ -74,7 +74,7 @@ def measure(
         size = _bytes(index) / max(len(items), 1)
         forms: list[tuple[bool, VectorIndex]] = [(False, index)]
         if rescored and config.kind in (Kind.SQ8, Kind.IVF_SQ8, Kind.IVF_PQ, Kind.IVF_RABITQ):
-            forms.append((True, RescoredIndex(index, items.__getitem__)))
+            forms.append((True, RescoredIndex(index, lambda rows: items.take(rows, axis=0))))
         for effort in EFFORTS.get(config.kind, (0,)):
             if effort:
                 index.set_effort(effort)
