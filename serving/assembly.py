@@ -18,6 +18,7 @@ from recsys.pipeline.stages import SideEffect
 from recsys.rerank.rules import RuleBook
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
+from recsys.store.token_bucket import RedisTokenBuckets
 from serving.breaker import Breaker, Guarded
 from serving.impression_log import ImpressionLog, ImpressionWriter
 from serving.inline import InlineExecutor
@@ -47,7 +48,7 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
             "set RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, or run `recsys up` and `recsys serve`"
         )
     config = StoreConfig(partitions=settings.partitions)
-    return compose(
+    services = compose(
         settings,
         telemetry,
         store=RedisFeatureStore(settings.redis_url, FEATURES, config),
@@ -56,6 +57,16 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         ),
         sink=KafkaSink(settings.kafka_bootstrap),
     )
+    if settings.rate_per_key:
+        buckets = RedisTokenBuckets(
+            settings.redis_url,
+            settings.rate_per_key,
+            settings.burst_per_key,
+            settings.store_timeout_ms / 1e3,
+        )
+        guard = Breaker()
+        services.take_tokens = lambda key, tokens: guard.call(lambda: buckets.take(key, tokens))
+    return services
 
 
 def compose(

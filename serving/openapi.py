@@ -14,6 +14,7 @@ _PROBLEMS = {
     403: "The key lacks the scope",
     413: "The body or the batch is too large",
     422: "A field is not valid",
+    429: "The key has used up its rate; retry after the seconds in Retry-After",
     503: "Nothing can be answered now; retry after the seconds in Retry-After",
 }
 _EXAMPLE_EVENT = {
@@ -87,7 +88,7 @@ def _merge(content: dict[str, Any]) -> None:
             ),
             "responses": {
                 "200": _answer("The list, the best item first", wire.Recommendations, _EXAMPLE_ANSWER),
-                **_problems(400, 401, 403, 413, 422, 503),
+                **_problems(400, 401, 403, 413, 422, 429, 503),
             },
         }
     }
@@ -111,7 +112,7 @@ def _merge(content: dict[str, Any]) -> None:
                     wire.EventResults,
                     {"accepted": 1, "rejected": 0, "results": [{"status": "accepted", "event_id": "01970…"}]},
                 ),
-                **_problems(400, 401, 403, 413, 422, 503),
+                **_problems(400, 401, 403, 413, 422, 429, 503),
             },
         }
     }

@@ -1,13 +1,16 @@
 """What the routes work with: made once by the composition root (`serving.assembly`), closed with the app."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import Request
 
+from recsys.errors import Unavailable
 from recsys.store.base import FeatureStore
 from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
@@ -44,7 +47,28 @@ class Services:
     close: Callable[[], object] = lambda: (
         None
     )  # leaves every part; accepted records are delivered or stay spooled
+    take_tokens: Callable[[str, int], float] | None = (
+        None  # key, tokens → seconds to wait; may raise Unavailable
+    )
     in_flight: int = 0
+
+    async def limit(self, caller: Caller, tokens: int = 1) -> None:
+        """Count this request against the key's rate. Without Redis nobody is limited: an outage of the counter must
+        not become one of the API.
+
+        Raises:
+            Problem: 429 with Retry-After.
+        """
+        if self.take_tokens is None or not caller.name:
+            return
+        take = partial(self.take_tokens, caller.name, tokens)
+        try:
+            wait_s = await asyncio.get_running_loop().run_in_executor(self.io, take)
+        except Unavailable:
+            return
+        if wait_s > 0:
+            headers = {"retry-after": str(math.ceil(wait_s))}
+            raise Problem(429, f"the key {caller.name!r} has used up its rate; retry later", headers)
 
     def runtime(self) -> Runtime:
         """What answers now.

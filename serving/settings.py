@@ -74,6 +74,14 @@ class ServingSettings(Settings):
     api_keys: Path | None = Field(
         None, description="File of API keys, hashed (`recsys serve --new-key`); empty: no key is asked for."
     )
+    rate_per_key: float = Field(
+        0.0,
+        ge=0,
+        description="Requests and events a second for each API key, over all processes; 0: no limit.",
+    )
+    burst_per_key: int = Field(
+        1_000, ge=1, description="Requests and events that a key may send at once after a pause."
+    )
     cors_origins: tuple[str, ...] = Field(
         (), description="Origins of other sites whose pages may call the API."
     )

@@ -23,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 
 async def post_events(request: Request) -> Response:
     parts = services(request)
-    allow(request, Scope.WRITE)
+    caller = allow(request, Scope.WRITE)
     body = decode_any(await request.body())
     single = not (isinstance(body, dict) and body.keys() == {"events"})
     raws = [body] if single else body["events"]
@@ -31,6 +31,7 @@ async def post_events(request: Request) -> Response:
         raise Problem(422, "events: a list of events is needed")
     if len(raws) > parts.settings.max_batch:
         raise Problem(413, f"events: at most {parts.settings.max_batch} in one request, got {len(raws)}")
+    await parts.limit(caller, max(1, len(raws)))
     results = await asyncio.get_running_loop().run_in_executor(parts.io, accept, parts, raws)
     rejected = sum(result.status == "rejected" for result in results)
     parts.telemetry.events.labels("accepted").inc(len(results) - rejected)

@@ -25,7 +25,7 @@ _encode = msgspec.json.Encoder().encode
 async def recommend(request: Request) -> Response:
     began = time.perf_counter()
     parts = services(request)
-    allow(request, Scope.READ)
+    await parts.limit(allow(request, Scope.READ))
     asked = decode(_decoder, await request.body())
     explain = _flag(request, "explain")
     query = Query(

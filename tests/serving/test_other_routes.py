@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from recsys.bundle import current_version
+from recsys.errors import Unavailable
 from serving.security import Scope, new_key
 from tests.bundles import tiny_items, write_tiny_bundle
 from tests.serving.conftest import Api, click
@@ -191,6 +192,36 @@ def test_with_keys_on_each_route_asks_for_its_scope(make_api: Callable[..., Api]
             )
     for url in ("/healthz", "/readyz", "/metrics", "/", "/openapi.json"):
         assert status("GET", url, None) == 200
+
+
+def test_a_key_that_sends_too_much_gets_429_and_an_outage_of_the_counter_limits_nobody(
+    make_api: Callable[..., Api], tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.json"
+    key = new_key(path, "shop", [Scope.READ, Scope.WRITE])
+    api = make_api(api_keys=path)
+    left = {"shop": 4}
+
+    def take(name: str, tokens: int) -> float:
+        if tokens > left[name]:
+            return 2.5
+        left[name] -= tokens
+        return 0.0
+
+    api.services.take_tokens = take
+    headers = {"x-api-key": key}
+    batch = {"events": [api.event("item-001")] * 3}
+    assert api.client.post("/v1/events", json=batch, headers=headers).status_code == 202
+    assert api.client.post("/v1/recommendations", json={"user_id": "u"}, headers=headers).status_code == 200
+    refused = api.client.post("/v1/recommendations", json={"user_id": "u"}, headers=headers)
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "3"
+
+    def broken(name: str, tokens: int) -> float:
+        raise Unavailable("away")
+
+    api.services.take_tokens = broken
+    assert api.client.post("/v1/recommendations", json={"user_id": "u"}, headers=headers).status_code == 200
 
 
 def test_the_openapi_document_has_every_route_with_examples(api: Api) -> None:

@@ -1,0 +1,57 @@
+"""Rate limits that several processes share: a token bucket a key, in Redis, by its clock."""
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from recsys.errors import Unavailable
+
+# A full bucket is not stored: it expires when it has filled up again.
+_TAKE = """
+local now = redis.call('TIME')
+local at = now[1] + now[2] / 1e6
+local rate, burst, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at')
+local tokens = math.min(burst, (tonumber(bucket[1]) or burst) + rate * math.max(0, at - (tonumber(bucket[2]) or at)))
+local missing = wanted - tokens
+if missing <= 0 then
+  tokens = tokens - wanted
+end
+redis.call('HSET', KEYS[1], 'tokens', tostring(tokens), 'at', tostring(at))
+redis.call('PEXPIRE', KEYS[1], math.ceil(1000 * (burst - tokens) / rate) + 1000)
+return tostring(math.max(0, missing) / rate)
+"""
+
+
+class RedisTokenBuckets:
+    """Thread-safe. `rate` tokens a second flow into each bucket, up to `burst`."""
+
+    def __init__(
+        self, url: str, rate: float, burst: int, timeout_s: float, namespace: str = "recsys"
+    ) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._namespace = namespace
+        client = redis.Redis.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+        )
+        self._client = client
+        self._take = client.register_script(_TAKE)
+
+    def take(self, key: str, tokens: int = 1) -> float:
+        """Take the tokens and return 0.0, or take none and return the seconds until there are enough.
+
+        More tokens than a full bucket holds count as a full bucket.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
+        wanted = min(tokens, self._burst)
+        try:
+            waits = self._take([f"{self._namespace}:limit:{key}"], [self._rate, self._burst, wanted])
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise Unavailable(f"Redis: {error}") from error
+        return float(waits)
+
+    def close(self) -> None:
+        self._client.close()

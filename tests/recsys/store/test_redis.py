@@ -1,0 +1,160 @@
+"""What only the Redis store has: bounds, namespaces, a server that goes away."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from infra.local.redis import RedisServer
+from recsys.errors import InvalidConfig, Unavailable
+from recsys.events import Event
+from recsys.features.definitions import FEATURES
+from recsys.features.state import EntityState, parse_cell
+from recsys.store.base import Applied, Batch, Outcome, StoreConfig
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType
+
+pytestmark = pytest.mark.redis
+
+T0 = 1_700_000_000_000
+CONFIG = StoreConfig(partitions=1)
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    client = redis.Redis.from_url(redis_url, decode_responses=True)
+    yield client
+    client.close()
+
+
+class Feeder:
+    """Applies events to the one partition, one batch a call."""
+
+    def __init__(self, store: RedisFeatureStore) -> None:
+        self.store = store
+        self._epoch = store.claim("events", 0, "log").epoch
+        self._offset = 0
+        self._watermark = 0
+
+    def apply(self, *events: Event) -> Applied:
+        previous, self._offset = self._offset, self._offset + len(events)
+        self._watermark = max([self._watermark, *(e.event_time_ms for e in events)])
+        offsets = range(previous, self._offset)
+        return self.store.apply(
+            Batch("events", 0, self._epoch, previous, self._offset, self._watermark, offsets, events)
+        )
+
+
+def click(number: int, time_ms: int, user: str = "u", item: str = "i") -> Event:
+    return Event(f"{number}", EventType.CLICK, user, item, time_ms, context={"categories": "A"})
+
+
+def test_tiles_that_no_window_reaches_are_removed(redis_url: str, client: Any) -> None:
+    store = RedisFeatureStore(redis_url, FEATURES, CONFIG)
+    feeder = Feeder(store)
+    days = 400
+    for number in range(days * 4):
+        feeder.apply(click(number, T0 + number * MS_PER_DAY // 4))
+    state, now = store.user("u"), T0 + days * MS_PER_DAY
+    retention = {a.name: (a.hop_ms, a.retention_ms) for a in FEATURES.aggregates if a.entity == "user"}
+    every = EntityState()
+    for number in range(days * 4):
+        for delta in FEATURES.fold(click(number, T0 + number * MS_PER_DAY // 4)).user:
+            every.change(delta)
+    needed = {
+        name: value
+        for name, value in every.cells.items()
+        if (cell := parse_cell(name)).tile < 0
+        or cell.tile >= (now - retention[cell.name][1]) // retention[cell.name][0]
+    }
+    assert needed.items() <= state.cells.items()  # nothing that a reader needs is gone
+    assert len(state.cells) < len(needed) + 2 * 64 < len(every.cells) / 4
+    assert client.hlen("recsys:{0}:i:i") < 400
+
+
+def test_event_ids_are_forgotten_behind_the_watermark(redis_url: str, client: Any) -> None:
+    feeder = Feeder(RedisFeatureStore(redis_url, FEATURES, CONFIG))
+    for hour in range(100):
+        feeder.apply(click(hour, T0 + hour * MS_PER_HOUR))
+    buckets = client.keys("recsys:{0}:d:events:*")
+    assert len(buckets) == CONFIG.dedupe_ms // CONFIG.dedupe_bucket_ms + 1
+    assert client.zcard("recsys:{0}:d:events") == len(buckets)
+    assert feeder.apply(click(80, T0 + 80 * MS_PER_HOUR)).duplicates == 1
+
+
+def test_histories_of_the_same_types_are_stored_once(redis_url: str, client: Any) -> None:
+    store = RedisFeatureStore(redis_url, FEATURES, CONFIG)
+    Feeder(store).apply(*(click(n, T0 + n) for n in range(60)))
+    assert client.keys("recsys:{0}:h:*") == ["recsys:{0}:h:seen:u"]
+    histories = store.user("u").histories
+    assert histories["engaged"] == histories["seen"][-50:]
+
+
+def test_idle_state_expires(redis_url: str, client: Any) -> None:
+    Feeder(RedisFeatureStore(redis_url, FEATURES, CONFIG)).apply(click(1, T0))
+    for key in ("u:u", "i:i", "h:seen:u"):
+        assert 0 < client.pttl(f"recsys:{{0}}:{key}") <= CONFIG.idle_ms
+
+
+def test_the_change_stream_is_bounded(redis_url: str, client: Any) -> None:
+    store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=1, changes=10))
+    feeder = Feeder(store)
+    for number in range(500):
+        feeder.apply(click(number, T0 + number * MS_PER_MINUTE, item=f"i{number}"))
+    assert client.xlen("recsys:{0}:changed") < 200  # trimmed by whole nodes
+
+
+def test_namespaces_do_not_see_each_other(redis_url: str) -> None:
+    one, other = (RedisFeatureStore(redis_url, FEATURES, CONFIG, namespace) for namespace in ("one", "other"))
+    Feeder(one).apply(click(1, T0))
+    assert other.user("u") == EntityState()
+    assert other.fingerprint() is None
+    assert dict(one.all_items()).keys() == {"i"}
+    assert list(other.all_items()) == []
+
+
+def test_all_keys_of_a_partition_share_its_hash_tag(redis_url: str, client: Any) -> None:
+    store = RedisFeatureStore(redis_url, FEATURES, CONFIG)
+    Feeder(store).apply(*(click(n, T0 + n, f"u{n}", f"{{x}}{n}") for n in range(5)))
+    keys = set(client.keys("*")) - {"recsys:meta"}
+    assert len(keys) > 10
+    assert all(key.startswith("recsys:{0}:") for key in keys)
+    assert len({client.execute_command("CLUSTER", "KEYSLOT", key) for key in keys}) == 1
+
+
+def test_a_server_that_is_away_is_unavailable_and_then_works_again() -> None:
+    with RedisServer() as server:
+        store = RedisFeatureStore(server.url, FEATURES, CONFIG, timeout_s=2.0)
+        feeder = Feeder(store)
+        feeder.apply(click(1, T0))
+        server.kill()
+        for use in (lambda: store.user("u"), store.ping, lambda: feeder.apply(click(2, T0))):
+            with pytest.raises(Unavailable, match="Redis"):
+                use()
+        server.start()  # empty, and without the scripts
+        assert feeder.apply(click(3, T0)).outcome is Outcome.FENCED
+        Feeder(store).apply(click(1, T0))
+        assert store.user("u").histories["seen"][0].event_id == "1"
+        store.close()
+
+
+def test_a_full_server_is_unavailable_and_changes_nothing() -> None:
+    with RedisServer() as server:
+        store = RedisFeatureStore(server.url, FEATURES, CONFIG)
+        feeder = Feeder(store)
+        feeder.apply(click(1, T0))
+        before = store.user("u")
+        limit = redis.Redis.from_url(server.url)
+        limit.config_set("maxmemory", "1mb")
+        with pytest.raises(Unavailable, match="maxmemory"):
+            feeder.apply(click(2, T0 + 1))
+        assert store.user("u") == before
+        limit.config_set("maxmemory", "0")
+        limit.close()
+        store.close()
+
+
+def test_a_url_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="redis_url"):
+        RedisFeatureStore("localhost:6379", FEATURES)
