@@ -10,7 +10,7 @@ import typer
 from infra.console import JsonFlag, console, print_json, print_mapping, print_table
 from infra.size import Population, predict
 from recsys.bundle import current_version, open_bundle
-from recsys.errors import InvalidData
+from recsys.errors import InvalidConfig, InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS, Change, Effect, differences, listing, markdown
 from recsys.settings import Settings
@@ -19,7 +19,7 @@ from recsys.store.base import StoreConfig
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
 
 Master = Annotated[str, typer.Option(help="Spark master: local[2], yarn, k8s://…, spark://….")]
-Memory = Annotated[str, typer.Option(help="Memory of the Spark driver; everything's when it is local.")]
+Memory = Annotated[str, typer.Option(help="Memory of the Spark driver, and of each executor.")]
 
 
 @app.command("build")
@@ -40,6 +40,9 @@ def build_(
     rebuild: Annotated[bool, typer.Option(help="Also days that are up to date.")] = False,
     master: Master = "local[*]",
     memory: Memory = "2g",
+    conf: Annotated[
+        list[str] | None, typer.Option(help="A Spark setting, KEY=VALUE; may be repeated.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Build labelled examples, with features as of each instant, and sequences, from the lake.
@@ -66,7 +69,7 @@ def build_(
         rebuild=rebuild,
     )
     with console.status("starting Spark") as status:
-        spark = spark_session(master, memory)
+        spark = spark_session(master, memory, [_setting(text) for text in conf or ()])
         try:
 
             def progress(line: str) -> None:
@@ -78,6 +81,13 @@ def build_(
             spark.stop()
     content: dict[str, Any] = asdict(report) | {"days": len(report.days), "skipped": len(report.skipped)}
     print_mapping("features", content, as_json)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidConfig(f"--conf {text}: write it as KEY=VALUE")
+    return key, value
 
 
 @app.command("list")

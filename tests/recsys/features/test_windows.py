@@ -1,0 +1,48 @@
+"""Windows: the hop rule, the sawtooth, and weights that are exact on every machine."""
+
+import pytest
+
+from recsys.features.windows import DECAY_UNIT, EVER, Window, decayed, hop_for, last
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
+from tests.recsys.features.oracle import decay_weight
+
+
+@pytest.mark.parametrize(
+    ("window_ms", "hop_ms"),
+    [
+        (MS_PER_HOUR, 5 * MS_PER_MINUTE),
+        (12 * MS_PER_HOUR, 5 * MS_PER_MINUTE),
+        (13 * MS_PER_HOUR, MS_PER_HOUR),
+        (12 * MS_PER_DAY, MS_PER_HOUR),
+        (13 * MS_PER_DAY, MS_PER_DAY),
+    ],
+)
+def test_hop_follows_from_the_window(window_ms: int, hop_ms: int) -> None:
+    assert hop_for(window_ms) == hop_ms
+    assert last(window_ms).hop_ms == hop_ms
+
+
+def test_a_window_is_between_its_length_and_one_hop_more() -> None:
+    window = last(MS_PER_HOUR)
+    assert window.weight_list == [1] * 13  # twelve whole tiles of five minutes and the current one
+    assert window.retention_ms == MS_PER_HOUR + 5 * MS_PER_MINUTE
+
+
+@pytest.mark.parametrize("window", [decayed(MS_PER_HOUR), decayed(2 * MS_PER_DAY), decayed(7 * MS_PER_DAY)])
+def test_decay_weights_are_the_rounded_powers_of_two(window: Window) -> None:
+    weights = window.weight_list
+    assert weights[0] == DECAY_UNIT == window.unit
+    assert weights[window.half_life] == DECAY_UNIT // 2
+    assert weights[-1] == DECAY_UNIT // 16
+    assert weights == [decay_weight(age, window.half_life) for age in range(window.tiles)]
+
+
+def test_lifetime_is_one_tile_of_weight_one() -> None:
+    assert (EVER.hop_ms, EVER.weight_list, EVER.unit) == (0, [1], 1)
+
+
+def test_windows_that_do_not_fit_their_hop_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of its hop"):
+        last(MS_PER_HOUR + 1)
+    with pytest.raises(ValueError, match="multiple of its hop"):
+        decayed(4 * MS_PER_DAY + MS_PER_HOUR)
