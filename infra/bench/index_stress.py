@@ -16,7 +16,8 @@ from recsys.recall.live_index import LiveIndex
 
 Floats = NDArray[np.float32]
 
-_PER_STEP = 10  # items a change
+_STEP_S = 0.01  # between changes; each takes what has come by then, as a reader of a queue would
+_MOST = 500  # items a change
 _TOLERANCE = 1e-4  # of a score
 
 
@@ -107,27 +108,25 @@ def stress(config: StressConfig) -> dict[str, float]:
 def _change(config: StressConfig, index: LiveIndex, world: _World) -> None:
     """Alternately add, remove and replace, at the rate wanted."""
     random = np.random.default_rng(config.seed + 1000)
-    step_s = _PER_STEP / config.per_second
     began = time.perf_counter()
     step = 0
-    while not world.stop.is_set():
-        kind = step % 3
-        pool = np.flatnonzero(~world.alive if kind == 0 else world.alive)
-        rows = random.choice(pool, _PER_STEP, replace=False).astype(np.int32)
+    while not world.stop.wait(_STEP_S):
+        due = int((time.perf_counter() - began) * config.per_second) - world.changes
+        pool = np.flatnonzero(~world.alive if step % 3 == 0 else world.alive)
+        rows = random.choice(pool, min(max(due, 1), _MOST, len(pool)), replace=False).astype(np.int32)
         world.began[rows] = time.perf_counter()
-        if kind == 1:
+        if step % 3 == 1:
             index.remove(rows)
             world.alive[rows] = False
         else:
-            new = random.standard_normal((_PER_STEP, config.dimension), np.float32)
+            new = random.standard_normal((len(rows), config.dimension), np.float32)
             new /= np.linalg.norm(new, axis=1, keepdims=True)
             index.upsert(rows, new)
             world.vectors[rows] = new
             world.alive[rows] = True
         world.ended[rows] = time.perf_counter()
-        world.changes += _PER_STEP
+        world.changes += len(rows)
         step += 1
-        time.sleep(max(0.0, began + step * step_s - time.perf_counter()))
 
 
 def _search(config: StressConfig, index: LiveIndex, world: _World, tally: _Tally, seed: int) -> None:
