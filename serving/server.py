@@ -24,6 +24,7 @@ from serving.telemetry import MULTIPROCESS_DIR
 
 _BACKLOG = 2_048
 _GRACE_S = 10
+_KEEP_ALIVE_S = 75  # longer than the idle time of usual clients and proxies: the client closes, not we
 
 
 def run(settings: ServingSettings, announce: Callable[[str], None]) -> None:
@@ -46,6 +47,7 @@ def run(settings: ServingSettings, announce: Callable[[str], None]) -> None:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
+            timeout_keep_alive=_KEEP_ALIVE_S,
         )
         if settings.workers > 1:
             _run_workers(config, listener)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -106,7 +107,7 @@ def _all_faults(drill: _Drill) -> dict[str, float]:
 
 def _during(drill: _Drill, name: str, fault: Callable[[], None]) -> tuple[dict[str, float], Answers]:
     """Figures of a load in whose middle the fault happens (in this thread: children belong to it)."""
-    load = replace(drill.load, seed=hash(name) % 1_000_003)
+    load = replace(drill.load, seed=zlib.crc32(name.encode()))
     found: list[Answers] = []
     loading = threading.Thread(target=lambda: found.append(run_load(load)))
     began = time.perf_counter()
@@ -121,6 +122,8 @@ def _during(drill: _Drill, name: str, fault: Callable[[], None]) -> tuple[dict[s
         f"{name}: {answers.errors} of {len(answers.ms) + answers.errors} failed {answers.failed or ''},"
         f" {answers.degraded} degraded, p99 {answers.percentile(99):.0f} ms"
     )
+    if answers.errors > len(answers.ms):
+        console.print(drill.served.process.log_tail(20), markup=False)
     return {
         f"{name}_errors": answers.errors,
         f"{name}_degraded": answers.degraded,
