@@ -23,6 +23,7 @@ from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 from tests.bundles import write_tiny_bundle
 from tests.serving.flaky import FlakySink, FlakyStore
+from tests.serving.waiting import eventually
 
 NOW_MS = 1_750_000_000_000
 
@@ -51,8 +52,12 @@ class Api:
     def event(self, item_id: str, user_id: str = "u1", kind: str = "click", **more: Any) -> dict[str, Any]:
         return {"type": kind, "user_id": user_id, "item_id": item_id, **more}
 
-    def logged(self, topic: Topic) -> list[dict[str, Any]]:
-        """What the log has taken, in order, once everything accepted has been delivered."""
+    def logged(self, topic: Topic, at_least: int = 0) -> list[dict[str, Any]]:
+        """What the log has taken, in order, once everything accepted has been delivered.
+
+        at_least: impressions are written by a thread after the answer; wait for so many.
+        """
+        eventually(lambda: sum(taken == topic for taken, _, _ in self.sink.taken) >= at_least)
         assert self.services.events.flush(20)
         assert self.services.impressions.flush(20)
         return [orjson.loads(value) for taken, _, value in self.sink.taken if taken == topic]

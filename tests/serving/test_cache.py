@@ -98,7 +98,7 @@ def test_a_repeated_request_is_cached_and_logged_as_shown_again(make_api: Callab
     assert (first["cached"], second["cached"]) == (False, True)
     assert first["items"] == second["items"]
     assert first["request_id"] != second["request_id"]
-    logged = api.logged(Topic.IMPRESSIONS)
+    logged = api.logged(Topic.IMPRESSIONS, 2)
     assert [i["request_id"] for i in logged] == [first["request_id"], second["request_id"]]
     assert logged[0]["features"] == logged[1]["features"]
 

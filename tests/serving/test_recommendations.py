@@ -117,7 +117,7 @@ def test_without_a_deadline_left_optional_stages_are_cut_and_named(make_api: Cal
 def test_every_answer_is_logged_with_the_features_that_were_served(api: Api) -> None:
     api.apply([click("item-003")])
     answer = api.recommend(k=5, context={"tab": "1"}, query="?explain=true").json()
-    (raw,) = api.logged(Topic.IMPRESSIONS)
+    (raw,) = api.logged(Topic.IMPRESSIONS, 1)
     impression = parse_impression(raw)
     assert impression.request_id == answer["request_id"]
     assert (impression.user_id, impression.bundle, impression.time_ms) == ("u1", "v1", NOW_MS)
