@@ -23,6 +23,7 @@ from serving.settings import ServingSettings
 from serving.telemetry import MULTIPROCESS_DIR
 
 _BACKLOG = 2_048
+_HEALTHY_S = 60  # a worker that does not react for so long is replaced; importing on a busy machine takes seconds
 _GRACE_S = 10
 _KEEP_ALIVE_S = 75  # longer than the idle time of usual clients and proxies: the client closes, not we
 
@@ -48,6 +49,7 @@ def run(settings: ServingSettings, announce: Callable[[str], None]) -> None:
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
             timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_worker_healthcheck=_HEALTHY_S,
         )
         if settings.workers > 1:
             _run_workers(config, listener)
