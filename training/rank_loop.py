@@ -20,8 +20,10 @@ from recsys.models.ranker import HEADS, RankerLogits
 from recsys.types import Head
 from training.checkpoint import TrainingState
 from training.rank_dataset import RankExamples
+from training.robust import with_attack
 from training.seeding import seed_step
 
+Rows = NDArray[np.int64]
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 # What a step minimises: the model's logits, the batch's labels (B, heads), the batch's rows in the training set.
 Objective = Callable[[RankerLogits, Tensor, NDArray[np.int64]], Tensor]
@@ -40,6 +42,7 @@ class LoopConfig:
     loss_weights: Mapping[str, float] = field(
         default_factory=lambda: {Head.CLICK: 1.0, Head.CONVERSION: 1.0, Head.LIKE: 0.5, Head.DWELL: 0.3}
     )
+    attack: float = 0.0  # > 0: adversarial training, epsilon of `training.robust`
     seed: int = 0
 
 
@@ -82,7 +85,12 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate(step)
             batch = train.take(rows)
-            loss = minimised(model(*inputs_of(batch)), torch.from_numpy(batch.labels), rows)
+            inputs, labels = inputs_of(batch), torch.from_numpy(batch.labels)
+
+            def loss_of(inputs: Inputs = inputs, labels: Tensor = labels, rows: Rows = rows) -> Tensor:
+                return minimised(model(*inputs), labels, rows)
+
+            loss = with_attack(model, loss_of, config.attack) if config.attack else loss_of()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)

@@ -19,6 +19,7 @@ from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from recsys.rank.calibration import calibrate, write_calibrations
 from recsys.types import Head
 from training.calibrate import fit_calibrations
+from training.clean import Cleaned, Cleaning, clean
 from training.dataset import read_items
 from training.export_ranker import export_ranker
 from training.rank_dataset import RankExamples, item_fields, read_examples, temporal_split
@@ -40,6 +41,7 @@ class RankerTraining:
     validation: float = 0.1  # the latest share of the examples
     model: RankerConfig = field(default_factory=RankerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    cleaning: Cleaning | None = None  # leave bots and repeated rows out of the training rows
     threads: int = 1  # with others on the machine two are slower than one
 
 
@@ -71,6 +73,8 @@ def main(
     item_ids = [item.item_id for item in items]
     examples = read_examples(config.examples, item_ids, config.n_features, config.history_length)
     train, validation = temporal_split(examples, config.validation)
+    cleaned = clean(train, config.cleaning) if config.cleaning else Cleaned(train, {}, {})
+    train = cleaned.examples
 
     facts = item_fields(items, config.item_attributes)
     ranker = Ranker(config.model, ranker_data(train, len(items), facts.codes, facts.sizes, config.model.bins))
@@ -98,7 +102,12 @@ def main(
     )
     save_file(golden, config.out / "golden.safetensors")
     write_calibrations(config.out / "calibration.json", calibrations)
-    summary = {"config": asdict(config), "metrics": metrics, "seed": config.loop.seed}
+    summary = {
+        "config": asdict(config),
+        "metrics": metrics,
+        "seed": config.loop.seed,
+        "cleaning": {"removed": cleaned.removed, "corrected": cleaned.corrected},
+    }
     (config.out / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")
     return RankerReport(metrics, epochs, len(examples), config.out)
 
