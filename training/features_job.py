@@ -120,7 +120,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     if not missing:
         return Report(skipped=skipped)
 
-    events = _events(spark, job).where(sf.col(_DAY) <= _day_after(missing[-1], job.window_ms)).cache()
+    events = read_events(spark, job).where(sf.col(_DAY) <= _day_after(missing[-1], job.window_ms)).cache()
     try:
         progress(f"{len(missing)} days to build, {len(skipped)} are up to date")
         n_events = events.count()
@@ -239,7 +239,7 @@ def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, ru
 # --- reading the lake -------------------------------------------------------------------------------------------
 
 
-def _events(spark: SparkSession, job: FeatureJob) -> DataFrame:
+def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
     """Flat events with their buckets and what features read from the context."""
     context = {"categories": "categories", "creator": "creator"}
     context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}

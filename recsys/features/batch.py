@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.features.spec import Floats, Ints, Look, Match, Signal, Total, number
-from recsys.features.state import BUCKETS, Entity, History, Measure, Op, Split
+from recsys.features.state import BUCKETS, Aggregate, Entity, History, Measure, Op, Split
 from recsys.types import EventType
 
 Array = NDArray[np.int64]
@@ -40,7 +40,7 @@ class EventColumns:
     categories: Array
     creators: Array
 
-    def amounts(self, signal: Signal) -> tuple[Array, Array]:
+    def amounts(self, signal: Signal | Aggregate) -> tuple[Array, Array]:
         """(rows, amounts): the events that count, and what each adds."""
         chosen = np.isin(self.kind, [KIND[t] for t in signal.types])
         if signal.attributed:
@@ -56,6 +56,31 @@ class EventColumns:
             return rows, self.time_ms[rows]
         # rint rounds halves to even, as Python's round does
         return rows, np.rint(self.value[rows] * signal.scale).astype(np.int64)
+
+    def buckets(self, split: Split) -> Array:
+        """(n, k) buckets that a split divides the events by; `NO_BUCKET` pads."""
+        return self.categories if split is Split.CATEGORY else self.creators
+
+    def cells(self, aggregate: Aggregate) -> tuple[Array, Array, Array, Array]:
+        """(key, tile, bucket, amount) of every cell of an aggregate; -1: the cell's name has no such part."""
+        rows, amounts = self.amounts(aggregate)
+        buckets = np.full(rows.size, -1, np.int64)
+        if aggregate.split is not Split.NONE:
+            split = self.buckets(aggregate.split)[rows]
+            there = split.ravel() != NO_BUCKET
+            rows, amounts = rows.repeat(split.shape[1])[there], amounts.repeat(split.shape[1])[there]
+            buckets = split.ravel()[there]
+        hop = aggregate.hop_ms
+        tiles = self.time_ms[rows] // hop if hop else np.full(rows.size, -1, np.int64)
+        order = np.lexsort((buckets, tiles, self.key[rows]))
+        cells = np.stack((self.key[rows], tiles, buckets))[:, order]
+        first = np.flatnonzero(np.any(np.diff(cells, axis=1, prepend=-2), axis=0))
+        ends = np.append(first[1:], order.size)
+        if aggregate.op is not Op.ADD:  # times, sorted within a key: events are
+            place = ends - 1 if aggregate.op is Op.MAX else first
+            return (*cells[:, first], amounts[order][place])
+        sums = np.concatenate(([0], np.cumsum(amounts[order], dtype=np.int64)))
+        return (*cells[:, first], sums[ends] - sums[first])
 
 
 @dataclass(frozen=True)
@@ -107,7 +132,7 @@ class BatchSource:
         rows, amounts = events.amounts(signal)
         if split is Split.NONE:
             return _Series(events.key[rows], events.time_ms[rows], amounts)
-        buckets = (events.categories if split is Split.CATEGORY else events.creators)[rows]
+        buckets = events.buckets(split)[rows]
         rows, amounts = rows.repeat(buckets.shape[1]), amounts.repeat(buckets.shape[1])
         keys = _pair(events.key[rows], buckets.ravel())
         there = keys >= 0

@@ -16,9 +16,9 @@ from recsys.errors import InvalidData
 from recsys.events import Event
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS, differences
+from recsys.features.reference import reference_features
 from recsys.lake import EVENTS, DayWriter, day_of, events_table, write_parquet
 from recsys.types import MS_PER_DAY, EventType
-from tests.recsys.features.oracle import oracle_features
 from tests.recsys.features.worlds import catalogue, population, random_log
 from training import features_job
 from training.features_job import FeatureJob, build
@@ -88,7 +88,7 @@ def test_examples_are_the_impressions_with_features_as_of_their_instant(
     for row in RNG.sample(rows, 60):
         user = next(u for u in USERS if u.user_id == row["user_id"])
         item = next(i for i in ITEMS if i.item_id == row["item_id"])
-        expected = oracle_features(FEATURES, LOG, user, item, row["event_time_ms"], {"tab": "1"})
+        expected = reference_features(FEATURES, LOG, user, item, row["event_time_ms"], {"tab": "1"})
         np.testing.assert_array_equal(np.array(row["features"], np.float32), expected)
 
 

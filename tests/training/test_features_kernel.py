@@ -8,8 +8,8 @@ import pytest
 
 from recsys.events import Event
 from recsys.features.definitions import ENGAGEMENT, FEATURES
+from recsys.features.reference import reference_features
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
-from tests.recsys.features.oracle import oracle_features
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 from tests.training.feature_rows import event_rows, with_items, with_users
 from training.build_examples import LabelConfig, Popularity, label
@@ -44,7 +44,7 @@ def test_examples_equal_brute_force(seed: int) -> None:
         user = next(u for u in users if u.user_id == example["user_id"])
         item = next(i for i in items if i.item_id == example["item_id"])
         now = example["event_time_ms"]
-        expected = oracle_features(FEATURES, events, user, item, now, {"tab": "1"})
+        expected = reference_features(FEATURES, events, user, item, now, {"tab": "1"})
         wrong = np.flatnonzero(matrix[row].view(np.uint32) != expected.view(np.uint32))
         assert not wrong.size, [(FEATURES.names[i], matrix[row, i], expected[i]) for i in wrong]
         before = [

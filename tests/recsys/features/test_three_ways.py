@@ -12,9 +12,9 @@ from recsys.events import Event
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
+from recsys.features.reference import reference_features
 from recsys.features.state import EntityState
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, Item, User
-from tests.recsys.features.oracle import oracle_features
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 
 CONTEXT = {"tab": "4"}
@@ -52,7 +52,7 @@ def merged(states: list[EntityState]) -> EntityState:
 
 
 def brute_force(events: list[Event], user: User, items: list[Item], now_ms: int) -> NDArray[np.float32]:
-    return np.stack([oracle_features(FEATURES, events, user, i, now_ms, CONTEXT) for i in items])
+    return np.stack([reference_features(FEATURES, events, user, i, now_ms, CONTEXT) for i in items])
 
 
 def assert_same_bits(left: NDArray[np.float32], right: NDArray[np.float32]) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from recsys.features.reference import decay_weight
 from recsys.features.windows import DECAY_UNIT, EVER, Window, decayed, hop_for, last
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
-from tests.recsys.features.oracle import decay_weight
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The brute-force oracle: every integer straight from the list of events, by the definition alone.
+"""The reference: every integer straight from the list of events, by the definition alone.
 
-No tiles, no cells, no cumulative sums, no weight tables: a window is a comparison of times, a decay a power of two
-computed with 60 digits. Slow on purpose (chronon's `NaiveAggregator`); the fold and the batch kernel must agree.
+No tiles that are stored, no cells, no cumulative sums, no weight tables: a decay is a power of two computed with 60
+digits. Slow on purpose (chronon's `NaiveAggregator`). The tests and `recsys bench parity` hold the fold and the batch
+kernel to it; nothing else uses it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def decay_weight(age: int, half_life: int) -> int:
         )
 
 
-class OracleSource:
+class ReferenceSource:
     """`Source` of one user and one item at one instant."""
 
     def __init__(
@@ -115,7 +116,7 @@ class OracleSource:
         return self._item.created_ms
 
 
-def oracle_features(
+def reference_features(
     features: FeatureSet,
     events: Sequence[Event],
     user: User,
@@ -124,7 +125,7 @@ def oracle_features(
     context: Mapping[str, str],
 ) -> NDArray[np.float32]:
     """(D,) float32."""
-    source = OracleSource(events, user, item, now_ms, context)
+    source = ReferenceSource(events, user, item, now_ms, context)
     return np.array(list(chain.from_iterable(f.values(source) for f in features.features)), np.float32)
 
 
