@@ -34,6 +34,7 @@ class LoopConfig:
     """How long and how fast. `patience`: epochs without a better validation score before stopping."""
 
     epochs: int = 6
+    rows_an_epoch: int = 150_000  # at most, drawn anew each epoch: time is bounded, whatever the lake holds
     batch_size: int = 1024
     learning_rate: float = 2e-3
     weight_decay: float = 0.0  # of matrices, decoupled
@@ -67,7 +68,8 @@ def fit(
     """
     minimised = objective or (lambda logits, labels, _: ranking_loss(logits, labels, config.loss_weights))
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate)
-    steps_an_epoch = -(-len(train) // config.batch_size)
+    rows_an_epoch = min(len(train), config.rows_an_epoch)
+    steps_an_epoch = -(-rows_an_epoch // config.batch_size)
     rate = _warm_then_cosine(steps_an_epoch * config.epochs)
     state = TrainingState(model, None, optimizer)
     identity = {"loop": asdict(config), "rows": len(train), "last_ms": int(train.time_ms[-1])}
@@ -78,7 +80,7 @@ def fit(
     while len(scores) < config.epochs and len(scores) - _best_epoch(scores) <= config.patience:
         epoch = len(scores)
         model.train()
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(train))
+        order = np.random.default_rng((config.seed, epoch)).permutation(len(train))[:rows_an_epoch]
         for i, rows in enumerate(np.array_split(order, steps_an_epoch)):
             step = epoch * steps_an_epoch + i
             seed_step(config.seed, step)

@@ -24,7 +24,7 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed and data give the 
 Epochs = Annotated[int, typer.Option(min=1, help="At most; training stops early.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget checkpoints of an interrupted run.")]
 RECALL_EPOCHS = 20
-RANK_EPOCHS = 6
+RANK_EPOCHS = 4
 
 
 @app.command()

@@ -168,13 +168,20 @@ class Ranker(nn.Module):
         """(U, L) int64 each → the user's part."""
         mask = (history > 0) & (history <= self.data.n_items)
         events = (
-            self.items(history)[0]
+            self._history_items(history)
             + self.event_type(in_vocabulary(types, N_TYPES))
             + self.event_gap(in_vocabulary(gaps, N_GAPS))
         ) * mask.unsqueeze(2)
         summary = events.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
         keys, values = (events, events) if self.attention is None else self.attention.remember(events)
         return UserPart(keys, values, mask, summary)
+
+    def _history_items(self, history: Tensor) -> Tensor:
+        """`items` of a whole batch of histories: with more events than items, each item is computed once."""
+        if not self.training or history.numel() <= self.data.n_items:
+            return self.items(history)[0]
+        table, _ = self.items(torch.arange(self.data.n_items + 1, device=history.device))
+        return F.embedding(in_vocabulary(history, self.data.n_items + 1), table)
 
     def inputs(self, user: UserPart, vectors: Tensor, features: Tensor, position: Tensor) -> Tensor:
         """Everything the crosses and experts see, (B, width of all parts)."""
@@ -199,10 +206,7 @@ class Ranker(nn.Module):
         vectors, bias = self.items(items)
         x = self.inputs(user, vectors, features, position)
         crossed = self.cross(x) if self.config.cross_layers else x
-        if self.experts is None:
-            deep = [crossed] * len(HEADS)
-        else:
-            deep = self.experts(crossed)
+        deep = [crossed] * len(HEADS) if self.experts is None else self.experts(crossed)
         linear = self.wide(x) + bias
         return RankerLogits(
             *(

@@ -66,6 +66,16 @@ def test_one_user_broadcast_equals_the_user_repeated(shape: dict[str, object]) -
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_training_on_large_batches_computes_the_same() -> None:
+    model = ranker()
+    inputs = request(9, users=9)
+    assert inputs[0].numel() > N_ITEMS
+    expected = model(*inputs)
+    model.train()
+    for a, b in zip(model(*inputs), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("attention", ["dot", "din"])
 def test_padding_changes_nothing_and_an_empty_history_is_finite(attention: str) -> None:
     model = ranker(attention=attention)
