@@ -80,3 +80,14 @@ def rank(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) ->
 
     ladder = Settings().home / "work" / "ladder"
     finish(run(RankBench.quick(ladder, seed) if quick else RankBench(ladder, seed)), as_json)
+
+
+@app.command()
+def parity(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+    """Stream, batch and brute force give the same bits; served = logged = recomputed.
+
+    Example: recsys bench parity --json
+    """
+    from infra.bench.parity import ParityBench, run
+
+    finish(run(ParityBench.quick(seed) if quick else ParityBench(seed=seed)), as_json)
