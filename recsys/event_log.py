@@ -56,6 +56,9 @@ class EventSource(Protocol):
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """The next `poll` of that partition starts here."""
 
+    def unseek(self, topic: str, partition: int) -> None:
+        """`poll` reads that partition no more."""
+
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         """Up to `max_records` records of all sought partitions, in offset order within each.
 
@@ -157,6 +160,9 @@ class MemoryEventSource:
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self._position[topic, partition] = offset
         self._log_ids[topic] = self.log_id(topic)
+
+    def unseek(self, topic: str, partition: int) -> None:
+        self._position.pop((topic, partition), None)
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         for topic, sought in self._log_ids.items():

@@ -11,11 +11,17 @@ The store, not Kafka, is the source of truth for offsets:
 4. Offsets go to Kafka, too, but only so that its tools can show the lag.
 5. FENCED, GAP, and any outage: give the claim up and start at 1, where the store says.
 
+Workers share the partitions by a sign of life in the store: partition p belongs to the p-th living worker, counted
+around. That may be out of date for a moment; what two workers write meanwhile is decided by the epoch.
+
 The next batch is parsed while the store applies the last one, so one batch is always on its way. Whatever is
 read for a partition after its claim was given up is thrown away: reading starts again at the stored offset.
 """
 
 import contextlib
+import math
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +43,7 @@ from recsys.types import MS_PER_HOUR, MS_PER_MINUTE, Topic
 from streaming.batches import Claim, Late, Misrouted, Prepared, Preparer
 from streaming.dead_letter import send_dead_letter
 from streaming.lateness import TimeRules
-from streaming.log import KafkaGroup, KafkaSink, KafkaSource
+from streaming.log import KafkaSink, KafkaSource
 from streaming.metrics import WorkerMetrics
 from streaming.settings import StreamSettings
 
@@ -61,11 +67,13 @@ class WorkerConfig:
     poll_s: float = 0.2
     fenced_pause_s: float = 1.0
     max_backoff_s: float = 5.0
+    alive_every_s: float = 1.0
+    dead_after_s: float = 5.0
     report_s: float = 1.0
 
 
 class FeatureWorker:
-    """One worker, on one thread. `assigned` and `revoked` are the callbacks of its `KafkaGroup`."""
+    """One worker, on one thread. `name` must differ from every other worker's."""
 
     def __init__(
         self,
@@ -74,7 +82,9 @@ class FeatureWorker:
         config: WorkerConfig | None = None,
         metrics: WorkerMetrics | None = None,
         clock: Callable[[], float] = time.time,
+        name: str = "",
     ) -> None:
+        """`config.partitions` are shared with the other workers, unless `own` says which are this one's."""
         self._store = store
         self._sink = sink
         self._config = config or WorkerConfig()
@@ -87,15 +97,13 @@ class FeatureWorker:
         self._pending: tuple[Prepared, Future[Applied]] | None = None
         self._applier = ThreadPoolExecutor(1, "apply")
         self._reported = 0.0
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._shared_at = -math.inf  # when the partitions were last shared out; +inf: they are fixed
 
-    def assigned(self, partitions: Iterable[Partition]) -> None:
-        """These are this worker's from now on; they are claimed before the next read."""
-        self._owned.update(dict.fromkeys(partitions, 0.0))
-
-    def revoked(self, partitions: Iterable[Partition]) -> None:
-        for partition in partitions:
-            self._owned.pop(partition, None)
-            self._claims.pop(partition, None)
+    def own(self, numbers: Iterable[int]) -> None:
+        """Work on these partitions, whatever other workers do."""
+        self._shared_at = math.inf
+        self._owned = {(topic, number): 0.0 for topic in TOPICS for number in numbers}
 
     def run(self, source: EventSource, stop: threading.Event) -> None:
         """Work until `stop`, then finish what was read. Outages of Redis and Kafka are waited out.
@@ -123,10 +131,13 @@ class FeatureWorker:
         with contextlib.suppress(Unavailable):  # the next claimant reads again what is not stored
             self._finish()
             self._report(source)
+            self._store.leave(self.name)
         self._applier.shutdown()
 
     def step(self, source: EventSource) -> int:
         """Read once and apply; the last batch may still be on its way. Returns the number of records read."""
+        if time.monotonic() - self._shared_at >= self._config.alive_every_s:
+            self._share(source)
         self._claim(source)
         records = source.poll(self._config.poll_s, self._config.max_poll)
         records.sort(key=_partition)  # stable: in offset order within each
@@ -155,6 +166,22 @@ class FeatureWorker:
                     f"topic {topic} has {found} partitions, the worker is set to {self._config.partitions}; "
                     f"set RECSYS_PARTITIONS={found}"
                 )
+
+    def _share(self, source: EventSource) -> None:
+        """Take what is this worker's part now, leave what is not."""
+        living = self._store.workers(self.name, int(self._config.dead_after_s * 1_000))
+        self._shared_at = time.monotonic()
+        numbers = [n for n in range(self._config.partitions) if living[n % len(living)] == self.name]
+        mine = {(topic, number) for topic in TOPICS for number in numbers}
+        lost = self._owned.keys() - mine
+        if lost:
+            self._finish()
+        for where in lost:
+            del self._owned[where]
+            if self._claims.pop(where, None):
+                source.unseek(*where)
+        for where in mine - self._owned.keys():
+            self._owned[where] = 0.0
 
     def _claim(self, source: EventSource) -> None:
         """(1) Claim what is owned and not claimed yet, and read it from the stored offset."""
@@ -212,8 +239,10 @@ class FeatureWorker:
             _log.warning(f"batch {applied.outcome}", topic=str(batch.topic), partition=batch.partition)
             del self._claims[partition]
             if applied.outcome is Outcome.FENCED:
-                # Somebody else claimed it. If the group gave it to them, `revoked` comes first.
+                # Somebody else claimed it: look at once who is there, and do not fight over it.
                 self._owned[partition] = time.monotonic() + self._config.fenced_pause_s
+                if self._shared_at < math.inf:
+                    self._shared_at = -math.inf
         return False
 
     def _give_up(self) -> None:
@@ -229,7 +258,6 @@ class FeatureWorker:
         if isinstance(source, KafkaSource):
             for topic, partition in self._claims:
                 self.metrics.lag.labels(topic, partition).set(source.lag(topic, partition) or 0)
-        if isinstance(source, KafkaGroup):
             source.commit({partition: claim.position for partition, claim in self._claims.items()})
 
 
@@ -245,7 +273,7 @@ def _kind(error: InvalidEvent) -> str:
 
 
 def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = ()) -> WorkerMetrics:
-    """Run one worker until `stop`. Without `partitions` the broker deals them out among all workers."""
+    """Run one worker until `stop`. Without `partitions` it shares them with the other workers."""
     rules = TimeRules(int(settings.future_minutes * MS_PER_MINUTE), int(settings.late_hours * MS_PER_HOUR))
     store = RedisFeatureStore(
         settings.redis_url, FEATURES, StoreConfig(settings.partitions, dedupe_ms=rules.late_ms)
@@ -255,19 +283,9 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
     worker = FeatureWorker(store, sink, config)
     if settings.worker_metrics_port:
         start_http_server(settings.worker_metrics_port, registry=worker.metrics.registry)
-    source: KafkaSource
     if partitions:
-        source = KafkaSource(settings.kafka_bootstrap)
-    else:
-        source = KafkaGroup(
-            settings.kafka_bootstrap,
-            GROUP,
-            TOPICS,
-            worker.assigned,
-            worker.revoked,
-            settings.session_timeout_ms,
-        )
-    worker.assigned((topic, number) for topic in TOPICS for number in partitions)
+        worker.own(partitions)
+    source = KafkaSource(settings.kafka_bootstrap, group_id=GROUP)
     try:
         worker.run(source, stop)
     finally:

@@ -14,9 +14,6 @@ class StreamSettings(Settings):
     archive_max_seconds: float = Field(
         10.0, gt=0, description="or when the oldest waiting record is this old."
     )
-    session_timeout_ms: int = Field(
-        6_000, ge=1_000, description="Kafka gives a dead worker's partitions to others after this time."
-    )
     late_hours: float = Field(
         24.0,
         gt=0,

@@ -35,7 +35,7 @@ app = typer.Typer(no_args_is_help=True, help="Feature worker, archiver, replay, 
 @app.command()
 def worker(
     partitions: Annotated[
-        str, typer.Option(help="Fixed partitions, such as 0,1; empty: the broker deals them out.")
+        str, typer.Option(help="Fixed partitions, such as 0,1; empty: shared with the other workers.")
     ] = "",
     as_json: JsonFlag = False,
 ) -> None:

@@ -25,6 +25,7 @@ from recsys.types import Topic
 from streaming.settings import StreamSettings
 
 GROUP = "control"
+SESSION_TIMEOUT_MS = 6_000
 
 
 class UnguardedStore(RedisFeatureStore):
@@ -70,7 +71,7 @@ def main() -> None:
         auto_offset_reset="earliest",
         enable_auto_commit=True,
         auto_commit_interval_ms=1_000,
-        session_timeout_ms=settings.session_timeout_ms,
+        session_timeout_ms=SESSION_TIMEOUT_MS,
     )
     while not stop.is_set():
         for records in consumer.poll(timeout_ms=200, max_records=500).values():

@@ -9,7 +9,8 @@ rebalancing, seeking, compression. Its limits, all measured; a real Kafka has no
 * No transactions in effect: `read_committed` shows aborted records.
 * No retention, `delete_records` or `create_partitions`: memory grows with the log.
 * A fetch that waits for records is answered half of its `fetch_max_wait_ms` after they came: keep that short.
-* Joining a group takes half the session timeout: use `session_timeout_ms=6000`.
+* Joining a consumer group takes half the session timeout, and a group whose leader leaves during a join never
+  forms again.
 """
 
 import shutil

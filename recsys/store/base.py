@@ -134,6 +134,12 @@ class FeatureStore(Protocol):
     def apply(self, batch: Batch) -> Applied:
         """Apply the batch and its offset atomically, each event id once."""
 
+    def workers(self, worker: str, ttl_ms: int) -> list[str]:
+        """Say that `worker` lives. Returns the names, sorted, of all that said so within `ttl_ms`."""
+
+    def leave(self, worker: str) -> None:
+        """The worker ends: its partitions may be taken over at once."""
+
     def user(self, user_id: str) -> EntityState:
         """One user's state; empty for an unknown user."""
 

@@ -25,6 +25,7 @@ class MemoryFeatureStore:
         self._fingerprint: str | None = None
         self._checkpoints: dict[tuple[str, int], Checkpoint] = {}
         self._seen: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self._workers: dict[str, float] = {}
         self._users: dict[str, EntityState] = {}
         self._items: dict[str, EntityState] = {}
         self._catalogue: dict[str, Item | None] = {}
@@ -94,6 +95,17 @@ class MemoryFeatureStore:
             for delta in folded.item:
                 item.change(delta)
         return bool(folded.item)
+
+    def workers(self, worker: str, ttl_ms: int) -> list[str]:
+        with self._lock:
+            now = time.monotonic()
+            self._workers[worker] = now
+            self._workers = {name: at for name, at in self._workers.items() if at > now - ttl_ms / 1_000}
+            return sorted(self._workers)
+
+    def leave(self, worker: str) -> None:
+        with self._lock:
+            self._workers.pop(worker, None)
 
     def user(self, user_id: str) -> EntityState:
         with self._lock:

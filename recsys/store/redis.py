@@ -3,6 +3,7 @@
 Everything of partition p carries the hash tag `{p}`, so that one script call is atomic on a Cluster, too:
 
     NS:meta                        fingerprint and number of partitions, written by the first writer
+    NS:workers                     feature workers, by their last sign of life (sorted set)
     NS:{c}:catalogue               items put since the bundle, empty where deleted (hash)
     NS:{p}:cp:TOPIC                checkpoint (hash): epoch, offset, watermark, log_id
     NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes)
@@ -69,8 +70,9 @@ class RedisFeatureStore:
                 url,
                 socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
                 socket_timeout=timeout_s,
-                # once more on a new connection: the pool's may be from before a restart
-                retry=Retry(NoBackoff(), 1),
+                # once more on a new connection, for the pool's may be from before a restart; but a server that
+                # was slow once is not waited for twice
+                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
                 health_check_interval=0,
             )
         except ValueError as error:
@@ -80,6 +82,7 @@ class RedisFeatureStore:
         self._claim = self._redis.register_script(_script("claim.lua"))
         self._apply = self._redis.register_script(_script("apply.lua"))
         self._publish = self._redis.register_script(_script("publish.lua"))
+        self._workers = self._redis.register_script(_script("workers.lua"))
 
     # --- the writer ------------------------------------------------------------------------------------------
 
@@ -104,6 +107,14 @@ class RedisFeatureStore:
                 keys, [self._key(batch.partition, ""), str(batch.topic), encoded, ids]
             )
         return Applied(Outcome(outcome.decode()), *numbers)
+
+    def workers(self, worker: str, ttl_ms: int) -> list[str]:
+        with _errors():
+            return [name.decode() for name in self._workers([f"{self._namespace}:workers"], [worker, ttl_ms])]
+
+    def leave(self, worker: str) -> None:
+        with _errors():
+            self._redis.zrem(f"{self._namespace}:workers", worker)
 
     def _register(self) -> None:
         """The first writer decides what the store holds; everybody else must agree.

@@ -2,13 +2,11 @@
 
 import contextlib
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer.subscription_state import ConsumerRebalanceListener
-from kafka.errors import IllegalStateError, OffsetOutOfRangeError
+from kafka.errors import OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from recsys.errors import InvalidData, LogReplaced, Unavailable
@@ -56,6 +54,10 @@ class KafkaSource:
             self._consumer.assign([*self._consumer.assignment(), where])
         self._consumer.seek(where, offset)
 
+    def unseek(self, topic: str, partition: int) -> None:
+        gone = TopicPartition(str(topic), partition)
+        self._consumer.assign([where for where in self._consumer.assignment() if where != gone])
+
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         self._check_identity()
         with kafka_errors(self._bootstrap):
@@ -92,6 +94,15 @@ class KafkaSource:
         where = TopicPartition(str(topic), partition)
         end = self._consumer.highwater(where) if where in self._consumer.assignment() else None
         return None if end is None else max(0, end - self._consumer.position(where))
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Tell Kafka how far we are, without waiting: for lag displays, never for recovery. Needs `group_id`."""
+        self._consumer.commit_async(
+            {
+                TopicPartition(topic, p): OffsetAndMetadata(offset, "", -1)
+                for (topic, p), offset in offsets.items()
+            }
+        )
 
     def close(self) -> None:
         self._open.close()
@@ -138,82 +149,6 @@ class KafkaSource:
                         f"topic {topic} is not the one that was read; claim its partitions again"
                     )
             self._checked = time.monotonic()
-
-
-class KafkaGroup(KafkaSource):
-    """A `KafkaSource` whose partitions the broker deals out among all members of `group`.
-
-    The callbacks run inside `poll`, on its thread. `on_assigned` gets the partitions that are now this member's
-    and must `seek` each: nothing of a partition is delivered before. `on_revoked` gets those that it lost, after
-    another member may have them already: what guards their state must be fenced.
-    """
-
-    def __init__(
-        self,
-        bootstrap: str,
-        group: str,
-        topics: Sequence[str],
-        on_assigned: Callable[[list[Partition]], None],
-        on_revoked: Callable[[list[Partition]], None],
-        session_timeout_ms: int = 6_000,
-    ) -> None:
-        super().__init__(
-            bootstrap,
-            group_id=group,
-            session_timeout_ms=session_timeout_ms,
-            heartbeat_interval_ms=session_timeout_ms // 3,
-        )
-        self._callbacks = {True: on_assigned, False: on_revoked}
-        self._changes: deque[tuple[bool, list[Partition]]] = deque()
-        self._sought: set[Partition] = set()
-        self._consumer.subscribe(
-            [str(topic) for topic in topics], listener=_Listener(self._consumer, self._changes)
-        )
-
-    def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Start delivering a partition. If it was taken away meanwhile, nothing: `on_revoked` will tell."""
-        if topic not in self._log_ids:
-            self.log_id(topic)
-        where = TopicPartition(str(topic), partition)
-        with contextlib.suppress(ValueError, IllegalStateError):
-            self._consumer.seek(where, offset)
-            self._consumer.resume(where)
-            self._sought.add((str(topic), partition))
-
-    def poll(self, timeout_s: float, max_records: int) -> list[Record]:
-        records = super().poll(timeout_s, max_records)
-        while self._changes:
-            assigned, partitions = self._changes.popleft()
-            self._sought.difference_update(partitions)
-            records = [r for r in records if (r.topic, r.partition) not in partitions]
-            self._callbacks[assigned](partitions)
-        return [r for r in records if (r.topic, r.partition) in self._sought]
-
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Tell Kafka how far we are, without waiting: for lag displays, never for recovery."""
-        self._consumer.commit_async(
-            {
-                TopicPartition(topic, p): OffsetAndMetadata(offset, "", -1)
-                for (topic, p), offset in offsets.items()
-            }
-        )
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """On the consumer's own thread: hold new partitions until they are sought, and note the change."""
-
-    def __init__(self, consumer: Any, changes: "deque[tuple[bool, list[Partition]]]") -> None:
-        self._consumer = consumer
-        self._changes = changes
-
-    def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        self._consumer.pause(*assigned)
-        for where in assigned:
-            self._consumer.seek(where, 0)  # any position, so that none is asked of Kafka
-        self._changes.append((True, [(where.topic, where.partition) for where in assigned]))
-
-    def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        self._changes.append((False, [(where.topic, where.partition) for where in revoked]))
 
 
 def _record(raw: Any) -> Record:

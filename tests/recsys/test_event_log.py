@@ -124,3 +124,21 @@ def test_end_offset_is_that_of_the_next_record_for_whoever_asks(log: Log) -> Non
 
 def test_log_id_is_the_same_for_every_reader(log: Log) -> None:
     assert log.source().log_id(log.topic) == log.source().log_id(log.topic) != ""
+
+
+def test_a_partition_is_read_no_more_and_the_others_go_on(log: Log) -> None:
+    source = seek_all(log, log.source())
+    keys = [f"user-{n}" for n in range(30)]
+    kept = [key for key in keys if partition_of(key, PARTITIONS) != 0]
+    assert 0 < len(kept) < 30
+    for key in keys:
+        log.sink.append(log.topic, key, b"1")
+    log.sink.flush()
+    read(source, 30)
+    source.unseek(log.topic, 0)
+    for key in keys:
+        log.sink.append(log.topic, key, b"2")
+    log.sink.flush()
+    found = read(source, len(kept)) + source.poll(0.5, 100)
+    assert sorted(r.key for r in found if r.value == b"2") == sorted(kept)
+    source.unseek(log.topic, 0)  # again is no error

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -57,7 +58,7 @@ def new_store() -> MemoryFeatureStore:
 
 def new_worker(store: FeatureStore, log: MemoryEventLog, config: WorkerConfig = CONFIG) -> FeatureWorker:
     worker = FeatureWorker(store, log, config)
-    worker.assigned(EVERY)
+    worker.own(range(PARTITIONS))
     return worker
 
 
@@ -288,15 +289,27 @@ def test_stopping_finishes_what_was_read() -> None:
     assert_holds(store, events)
 
 
-def test_a_revoked_partition_is_left_alone() -> None:
-    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(200)
-    worker = new_worker(store, log)
-    source = log.source()
-    drain(worker, source)
-    worker.revoked([(Topic.EVENTS, 0)])
-    send(log, events)
-    drain(worker, source)
-    assert_holds(store, [e for e in events if partition_of(e.user_id, PARTITIONS) != 0])
+def test_workers_share_the_partitions_and_take_over_from_one_that_leaves_or_dies() -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(400)
+    config = replace(CONFIG, alive_every_s=0.0, dead_after_s=0.3)
+    workers = {name: FeatureWorker(store, log, config, name=name) for name in "abc"}
+    sources = {name: log.source() for name in workers}
+
+    def work(names: str, sent: Sequence[Event]) -> dict[str, int]:
+        before = {name: workers[name].metrics.totals().get("events_applied", 0) for name in names}
+        send(log, sent)
+        for _ in range(40):
+            for name in names:
+                workers[name].step(sources[name])
+        return {name: workers[name].metrics.totals()["events_applied"] - before[name] for name in names}
+
+    assert work("a", events[:100])["a"] == 100
+    assert all(work("abc", events[100:200]).values())
+    store.leave("a")
+    assert sum(work("bc", events[200:300]).values()) == 100
+    time.sleep(0.4)  # `b` is silent for longer than `dead_after_s`
+    assert work("c", events[300:])["c"] == 100
+    assert_holds(store, events)
 
 
 def test_the_topics_must_have_the_configured_partitions() -> None:

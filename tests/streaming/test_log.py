@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 
 import pytest
 from kafka import TopicPartition
@@ -15,7 +14,7 @@ from infra.local.process import free_port
 from recsys.errors import InvalidConfig, InvalidData, InvalidEvent, LogReplaced, Unavailable
 from recsys.event_log import Record, partition_of
 from recsys.types import Topic
-from streaming.log import KafkaGroup, KafkaSink, KafkaSource, Partition, create_topics, reachable
+from streaming.log import KafkaSink, KafkaSource, create_topics, reachable
 
 pytestmark = pytest.mark.kafka
 PARTITIONS = 4
@@ -251,108 +250,3 @@ def test_the_number_of_partitions_is_fixed(kafka_bootstrap: str, new_topic: Call
     create_topics(kafka_bootstrap, [topic], 2)
     with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=3"):
         create_topics(kafka_bootstrap, [topic], 3)
-
-
-# --- groups -----------------------------------------------------------------------------------------------------
-
-
-class Member:
-    """A group member on a thread of its own, that seeks where `positions` says, as a worker does by its store."""
-
-    def __init__(self, bootstrap: str, group: str, topic: str, positions: dict[Partition, int]) -> None:
-        self.owned: set[Partition] = set()
-        self.records: list[Record] = []
-        self._topic = topic
-        self._positions = positions
-        self._stop = threading.Event()
-        self._group = KafkaGroup(bootstrap, group, [topic], self._assigned, self._revoked)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _assigned(self, partitions: list[Partition]) -> None:
-        self.owned.update(partitions)
-        for topic, partition in partitions:
-            self._group.seek(topic, partition, self._positions.get((topic, partition), 0))
-
-    def _revoked(self, partitions: list[Partition]) -> None:
-        self.owned.difference_update(partitions)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                records = self._group.poll(0.1, 100)
-            except Unavailable:
-                continue
-            except LogReplaced:
-                self._positions.clear()
-                self._group.log_id(self._topic)
-                self._assigned(list(self.owned))
-                continue
-            for record in records:
-                assert (record.topic, record.partition) in self.owned
-                self.records.append(record)
-                self._positions[record.topic, record.partition] = record.offset + 1
-        self._group.commit(dict(self._positions))
-        self._group.close()
-
-    def leave(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-@pytest.mark.slow
-def test_members_share_the_partitions_and_take_over_those_of_one_that_leaves(
-    kafka_bootstrap: str, new_topic: Callable[..., str], closing: ExitStack
-) -> None:
-    topic, sink = new_topic(PARTITIONS), KafkaSink(kafka_bootstrap)
-    closing.callback(sink.close)
-    positions: dict[Partition, int] = {}
-    every = {(topic, p) for p in range(PARTITIONS)}
-    sent = 0
-
-    def send(count: int) -> None:
-        nonlocal sent
-        for n in range(sent, sent + count):
-            sink.append(topic, f"user-{n}", str(n).encode())
-        sink.flush()
-        sent += count
-
-    def seen() -> list[int]:
-        return sorted({int(r.value) for member in members for r in member.records})
-
-    members = [Member(kafka_bootstrap, f"group-{topic}", topic, positions)]
-    closing.callback(lambda: members[-1].leave())
-    send(50)
-    eventually(lambda: seen() == list(range(50)), "the first member reads everything")
-    members.append(Member(kafka_bootstrap, f"group-{topic}", topic, positions))
-    first, second = members
-    eventually(lambda: len(first.owned) == len(second.owned) == PARTITIONS // 2, "an even share")
-    assert first.owned | second.owned == every
-    send(50)
-    eventually(lambda: seen() == list(range(100)), "both read on")
-    assert {(r.topic, r.partition) for r in second.records} <= second.owned
-    first.leave()
-    eventually(lambda: second.owned == every, "the one that stays takes over")
-    send(50)
-    eventually(lambda: seen() == list(range(150)), "and reads everything")
-
-
-@pytest.mark.slow
-def test_a_member_reads_on_when_the_broker_comes_back_without_its_log(
-    kafka_broker: KafkaBroker, closing: ExitStack
-) -> None:
-    sink = KafkaSink(kafka_broker.bootstrap, max_outage_s=PATIENCE_S)
-    closing.callback(sink.close)
-    member = Member(kafka_broker.bootstrap, "group", Topic.EVENTS, {})
-    closing.callback(member.leave)
-
-    def all_of(life: bytes) -> bool:
-        return {r.key for r in member.records if r.value == life} == {f"user-{n}" for n in range(20)}
-
-    for life in (b"first", b"second"):
-        for n in range(20):
-            sink.append(Topic.EVENTS, f"user-{n}", life)
-        sink.flush(PATIENCE_S)
-        eventually(partial(all_of, life), f"the {life!r} life")
-        kafka_broker.kill()
-        kafka_broker.start()

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
@@ -369,3 +370,13 @@ def test_the_version_of_a_history_changes_with_it_and_only_with_it(store: Featur
     writer.apply([event(EventType.IMPRESSION, "shown")])
     writer.apply([event(EventType.CLICK, "a")])  # a duplicate
     assert version() == seen[-1]
+
+
+def test_workers_see_who_lives(store: FeatureStore, open_store: OpenStore) -> None:
+    assert store.workers("b", 60_000) == ["b"]
+    assert open_store().workers("a", 60_000) == ["a", "b"]
+    store.leave("a")
+    store.leave("unknown")
+    assert store.workers("b", 60_000) == ["b"]
+    time.sleep(0.05)
+    assert store.workers("c", 20) == ["c"]  # the others have been silent for longer than that
