@@ -122,7 +122,7 @@ def build_runtime(
         TwoTowerSource(tower, index, limit=3 * n // 4),
         ItemToItemSource(near["neighbours"], near["scores"], limit=n // 3),
         PopularInCategoriesSource(table, catalogue, limit=n // 4),
-        PopularSource(table, limit=n),
+        PopularSource(table, limit=n, optional=False),  # whatever is late or away, there is a list
         FreshSource(catalogue, limit=n // 10),
     ]
     calibrations = (

@@ -20,6 +20,7 @@ from streaming.traffic import zipf
 
 _MAX_CONNECTIONS = 256
 _DRAIN_S = 10.0
+EMPTY_LIST = -1  # counted as a failure: there is always something to show
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Load:
 
 @dataclass
 class Answers:
-    """`ms` of each answered recommendation from when it was due; `failed` by status (0: no answer at all)."""
+    """`ms` of each answered recommendation from when it was due; `failed` by status (0: no answer at all, -1: an empty list)."""
 
     ms: list[float] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
@@ -128,6 +129,8 @@ async def _one(
     except (OSError, EOFError, asyncio.IncompleteReadError):
         status, body = 0, b""
     now = time.perf_counter() - began
+    if status == 200 and b'"items":[]' in body:
+        status = EMPTY_LIST
     if status == 200:
         answers.ms.append((now - due - sent_late) * 1e3)
         if b'"degraded":[]' not in body:

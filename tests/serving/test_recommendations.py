@@ -112,6 +112,7 @@ def test_without_a_deadline_left_optional_stages_are_cut_and_named(make_api: Cal
     answer = api.recommend(k=5)
     assert answer.status_code == 200
     assert {"user_features", "two_tower", "rank"} <= set(answer.json()["degraded"])
+    assert len(answer.json()["items"]) == 5
 
 
 def test_every_answer_is_logged_with_the_features_that_were_served(api: Api) -> None:
