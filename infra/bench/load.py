@@ -45,7 +45,8 @@ class Load:
 
 @dataclass
 class Answers:
-    """`ms` of each answered recommendation from when it was due; `failed` by status (0: no answer at all, -1: an empty list)."""
+    """`ms` of each answered recommendation from when it was due; `failed` by status (0: no answer at all, -1: an
+    empty list)."""
 
     ms: list[float] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
