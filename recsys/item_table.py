@@ -25,6 +25,13 @@ def read_items(path: Path) -> list[Item]:
         raise InvalidData(f"{path}: no column {', '.join(sorted(missing))}; import the data set again")
     columns = (table.column(name).to_pylist() for name in _COLUMNS)
     return [
-        Item(item_id, title or "", tuple(categories or ()), creator or "", created_ms or 0, dict(attributes or ()))
+        Item(
+            item_id,
+            title or "",
+            tuple(categories or ()),
+            creator or "",
+            created_ms or 0,
+            dict(attributes or ()),
+        )
         for item_id, title, categories, creator, created_ms, attributes in zip(*columns, strict=True)
     ]

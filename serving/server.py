@@ -23,7 +23,9 @@ from serving.settings import ServingSettings
 from serving.telemetry import MULTIPROCESS_DIR
 
 _BACKLOG = 2_048
-_HEALTHY_S = 60  # a worker that does not react for so long is replaced; importing on a busy machine takes seconds
+_HEALTHY_S = (
+    60  # a worker that does not react for so long is replaced; importing on a busy machine takes seconds
+)
 _GRACE_S = 10
 _KEEP_ALIVE_S = 75  # longer than the idle time of usual clients and proxies: the client closes, not we
 

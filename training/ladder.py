@@ -239,11 +239,18 @@ def served(rungs: list[Rung]) -> Rung:
     Raises:
         InvalidBundle: none but the teacher passed; says why.
     """
-    candidates = [rung for rung in rungs if rung.gated and rung.name != "teacher"]
-    passed = [rung for rung in candidates if not rung.reasons]
-    if not passed:
-        refuse("every rung", [f"{rung.name}: {reason}" for rung in candidates for reason in rung.reasons])
-    return min(passed, key=lambda rung: rung.bytes)
+    found = candidate(rungs)
+    if found.reasons:
+        refused = [rung for rung in rungs if rung.gated and rung.reasons]
+        refuse("every rung", [f"{rung.name}: {reason}" for rung in refused for reason in rung.reasons])
+    return found
+
+
+def candidate(rungs: list[Rung]) -> Rung:
+    """What a report is about: the served rung, or the smallest refused one when no gate was passed."""
+    gated = [rung for rung in rungs if rung.gated]
+    passed = [rung for rung in gated if not rung.reasons and rung.name != "teacher"]
+    return min(passed or gated, key=lambda rung: rung.bytes)
 
 
 def read_rungs(out: Path) -> list[Rung]:

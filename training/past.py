@@ -40,7 +40,9 @@ class Past:
 
     def _first_at(self, clock: NDArray[np.int64]) -> NDArray[np.int64]:
         """Place, in sorted order, of the first row of each row's key at `clock` or later."""
-        within = np.clip(clock, 0, self._span - 1)  # before the first row and after the last one are all the same
+        within = np.clip(
+            clock, 0, self._span - 1
+        )  # before the first row and after the last one are all the same
         return np.searchsorted(self._sorted, self._code + within, side="left")
 
     def sum(self, values: NDArray[Any], window: int | None = None) -> Floats:

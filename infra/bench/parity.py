@@ -25,11 +25,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from infra.bench.feature_world import FeatureWorld
 from infra.bench.rig import StreamRig
 from infra.processes import recsys_command
 from recsys.datasets.base import USER_SCHEMA
 from recsys.datasets.catalogue import items_path, items_table, users_path
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.events import Event
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
@@ -38,22 +39,12 @@ from recsys.features.state import Entity, EntityState, parse_cell
 from recsys.impressions import Impression, ShownItem, impression_events
 from recsys.lake import IMPRESSIONS, write_parquet
 from recsys.result import Goal, Result
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from streaming.commit import read_checkpoint
 from training.features_job import FeatureJob, build
 from training.spark import spark_session
 from training.state_job import entity_state, state
 
-_CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Kids", "News", "Romance", "War")
-_MIX = {
-    EventType.IMPRESSION: 10,
-    EventType.CLICK: 4,
-    EventType.DWELL: 4,
-    EventType.LIKE: 1,
-    EventType.ADD_TO_CART: 1,
-    EventType.PURCHASE: 1,
-    EventType.RATING: 1,
-}
 _WAIT_S = 900.0
 _encode = msgspec.json.Encoder().encode
 
@@ -79,17 +70,11 @@ class ParityBench:
         return cls(seed=seed, events=6_000, users=100, items=80, segments=3, requests=8, lines=20, sampled=60)
 
 
-@dataclass
-class _World:
-    users: list[User]
-    items: list[Item]
-    start_ms: int
-
-
 def run(config: ParityBench) -> Result:
     """The whole comparison on private servers."""
     rng = random.Random(config.seed)  # noqa: S311
-    world = _world(config, rng)
+    days = config.segments * (config.segment_ms + 1) / MS_PER_DAY
+    world = FeatureWorld.make(config.users, config.items, days, config.seed)
     with StreamRig() as rig:
         started = time.monotonic()
         archiver = rig.start_worker(*recsys_command("stream", "archive", "--json"))
@@ -130,25 +115,8 @@ def run(config: ParityBench) -> Result:
 # --- the stream -------------------------------------------------------------------------------------------------
 
 
-def _world(config: ParityBench, rng: random.Random) -> _World:
-    length_ms = config.segments * (config.segment_ms + 1)
-    start_ms = time.time_ns() // 1_000_000 // MS_PER_DAY * MS_PER_DAY - MS_PER_DAY - length_ms
-    items = [
-        Item(
-            f"item-{i}",
-            categories=tuple(rng.sample(_CATEGORIES, rng.randint(0, 5))),
-            creator=rng.choice(["", *(f"creator-{c}" for c in range(config.items // 20 + 1))]),
-            created_ms=rng.choice([0, start_ms - rng.randrange(90 * MS_PER_DAY)]),
-            attributes={"duration_ms": str(rng.randrange(300_000))} if rng.random() < 0.9 else {},
-        )
-        for i in range(config.items)
-    ]
-    users = [User(f"user-{u}", {"age": str(18 + u % 60)}) for u in range(config.users)]
-    return _World(users, items, start_ms)
-
-
 def _stream(
-    rig: StreamRig, config: ParityBench, world: _World, rng: random.Random
+    rig: StreamRig, config: ParityBench, world: FeatureWorld, rng: random.Random
 ) -> tuple[list[Event], list[Impression]]:
     """Send segment after segment; serve when the worker has applied all before. (events as sent, what was served)."""
     sent: list[Event] = []
@@ -156,7 +124,9 @@ def _stream(
     per_segment = -(-config.events // config.segments)
     for segment in range(config.segments):
         start_ms = world.start_ms + segment * (config.segment_ms + 1)
-        for event in _segment(config, world, rng, segment, start_ms, per_segment):
+        for event in world.log(
+            per_segment, start_ms, config.segment_ms, config.lateness_ms, config.duplicates, f"s{segment}"
+        ):
             rig.sink.append(Topic.EVENTS, event.user_id, _encode(event.to_dict()))
             sent.append(event)
         _settle(rig)
@@ -173,52 +143,15 @@ def _settle(rig: StreamRig) -> None:
     rig.wait_until(lambda: rig.applied() >= rig.appended(), _WAIT_S, "applying what was sent")
 
 
-def _segment(
-    config: ParityBench, world: _World, rng: random.Random, segment: int, start_ms: int, n: int
-) -> list[Event]:
-    """Events of [start, start + segment), in order of arrival: up to `lateness_ms` late, some twice."""
-    arrivals: list[tuple[int, int, Event]] = []
-    kinds, weights = list(_MIX), list(_MIX.values())
-    for i in range(n):
-        time_ms = start_ms + rng.randrange(config.segment_ms)
-        item = world.items[int(config.items * rng.random() ** 2)]
-        kind = rng.choices(kinds, weights)[0]
-        event = Event(
-            event_id=derived_id(time_ms, "parity", config.seed, segment, i),
-            type=kind,
-            user_id=world.users[int(config.users * rng.random() ** 2)].user_id,
-            item_id=item.item_id,
-            event_time_ms=time_ms,
-            request_id=f"r{rng.randrange(n)}" if rng.random() < 0.8 else None,
-            value=_value(kind, rng),
-            context=_item_context(item) | {"tab": str(rng.randrange(4))},
-        )
-        arrivals.append((time_ms + rng.randrange(config.lateness_ms), i, event))
-        if rng.random() < config.duplicates:
-            arrivals.append((time_ms + rng.randrange(config.lateness_ms), n + i, event))
-    return [event for *_, event in sorted(arrivals, key=lambda a: a[:2])]
-
-
-def _value(kind: EventType, rng: random.Random) -> float | None:
-    if kind is EventType.DWELL:
-        return rng.choice([None, -1.0, round(rng.lognormvariate(9, 1), 1)])
-    return rng.randrange(1, 11) / 2 if kind is EventType.RATING else None
-
-
-def _item_context(item: Item) -> dict[str, str]:
-    context = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator}
-    return {name: text for name, text in context.items() if text}
-
-
 def _serve(
-    rig: StreamRig, config: ParityBench, world: _World, rng: random.Random, now_ms: int, name: str
+    rig: StreamRig, config: ParityBench, world: FeatureWorld, rng: random.Random, now_ms: int, name: str
 ) -> list[Impression]:
     """Lists as the API serves them: the user from Redis, the items from the columns, features logged as read."""
     columns = ItemColumns(world.items, FEATURES)
     columns.load(rig.store.all_items())
     lists = []
     for n in range(config.requests):
-        user = world.users[int(config.users * rng.random() ** 2)]
+        user = world.user(rng)
         rows = np.array(rng.sample(range(config.items), config.lines), np.int32)
         context = {"tab": str(n % 4)}
         matrix = assemble(
@@ -250,7 +183,7 @@ def _recomputed(
     spark: SparkSession,
     home: Path,
     config: ParityBench,
-    world: _World,
+    world: FeatureWorld,
     events: Sequence[Event],
     served: Sequence[Impression],
     users: Mapping[str, EntityState],
@@ -325,7 +258,7 @@ def _live(entity: Entity, state_: EntityState, now_ms: int) -> dict[str, int]:
     return live
 
 
-def _brute_force_differs(example: Mapping[str, Any], events: "_Events", world: _World) -> int:
+def _brute_force_differs(example: Mapping[str, Any], events: "_Events", world: FeatureWorld) -> int:
     user = next(u for u in world.users if u.user_id == example["user_id"])
     item = next(i for i in world.items if i.item_id == example["item_id"])
     shown = events.by_id[example["example_id"]]
@@ -370,7 +303,7 @@ def _archived(rig: StreamRig) -> int:
     return sum(offset for _, offset in read_checkpoint(rig.home / "lake").values())
 
 
-def _write_tables(lake: Path, world: _World) -> None:
+def _write_tables(lake: Path, world: FeatureWorld) -> None:
     users = {
         "user_id": [u.user_id for u in world.users],
         "attributes": [list(u.attributes.items()) for u in world.users],

@@ -91,3 +91,14 @@ def parity(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) 
     from infra.bench.parity import ParityBench, run
 
     finish(run(ParityBench.quick(seed) if quick else ParityBench(seed=seed)), as_json)
+
+
+@app.command()
+def features(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+    """One user's and 500 items' features for a ranker, against a hash and a JSON document an item.
+
+    Example: recsys bench features --json
+    """
+    from infra.bench.features import FeatureBench, run
+
+    finish(run(FeatureBench.quick(seed) if quick else FeatureBench(seed=seed)), as_json)

@@ -126,7 +126,7 @@ def _rank(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, 
         loop=LoopConfig(epochs=epochs, seed=seed),
     )
     with _epochs_bar("ranker", epochs) as (bars, bar):
-        report = train_ranker.main(config, lambda epoch, score: bars.update(bar, completed=epoch + 1))
+        report = train_ranker.main(config, lambda epoch, score: bars.update(bar, completed=epoch))
     _forget(True, checkpoints)
     return dict(report.metrics)
 

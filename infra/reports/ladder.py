@@ -17,7 +17,7 @@ from recsys.rank.scorer import RankerSession
 from recsys.result import Goal, Result
 from training.export_ranker import random_inputs
 from training.gates import OVERLAP
-from training.ladder import ONNX, Rung, read_rungs, served
+from training.ladder import ONNX, Rung, candidate, read_rungs
 
 matplotlib.use("Agg")  # no display
 CANDIDATES, LENGTH, CALLS = 500, 50, 60
@@ -41,7 +41,7 @@ def report(ladder: Path, out: Path) -> Result:
     rungs = read_rungs(ladder)
     if not rungs:
         raise InvalidData(f"{ladder}: no ladder; build it with `recsys train ladder`")
-    chosen = served(rungs)
+    chosen = candidate(rungs)
     figures: dict[str, float] = {}
     for rung in rungs:
         model = ladder / rung.name / ONNX
@@ -56,7 +56,11 @@ def report(ladder: Path, out: Path) -> Result:
             f"{rung.name}_passed": float(not rung.reasons),
             **{f"{rung.name}_{name}": value for name, value in rung.metrics.items()},
         }
-    figures |= {"served_mb": chosen.bytes / 1e6, "served_overlap": chosen.overlap}
+    figures |= {
+        "served_mb": chosen.bytes / 1e6,
+        "served_overlap": chosen.overlap,
+        "served_passed_gate": float(not chosen.reasons),
+    }
     out.mkdir(parents=True, exist_ok=True)
     _plot(rungs, [r.bytes / 1e6 for r in rungs], "MB", out / "quality-bytes.svg")
     _plot(rungs, [figures[f"{r.name}_p99_ms"] for r in rungs], "p99, ms", out / "quality-p99.svg")
@@ -65,6 +69,7 @@ def report(ladder: Path, out: Path) -> Result:
         "teacher_mb": Goal(">=", 200),
         "served_mb": Goal("<=", 5),
         "served_overlap": Goal(">=", OVERLAP),
+        "served_passed_gate": Goal("==", 1),
     }
     return Result("report ladder", 0, figures, goals)
 

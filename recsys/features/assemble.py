@@ -20,7 +20,6 @@ from recsys.features.state import (
     BUCKETS,
     Entity,
     EntityState,
-    History,
     Split,
     Visit,
     category_buckets,
@@ -95,7 +94,12 @@ class _RequestSource:
         self._attributes = {Entity.USER: user_attributes, Entity.CONTEXT: context}
         self._columns = columns
         self._rows = rows
-        self._histories = user.histories
+        # (4, N) and (1, N): a loop over few rows of many is quicker than a reduction of many short rows
+        self._buckets = {
+            Split.CATEGORY: np.ascontiguousarray(columns.categories[rows].T),
+            Split.CREATOR: np.ascontiguousarray(columns.creators[rows].T),
+        }
+        self._visits = {name: visits[-MAX_LOOK:] for name, visits in user.histories.items()}
         self._cells: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # tile, bucket, amount
         for cell, amount in user.cells.items():
             name, tile, bucket = parse_cell(cell)
@@ -104,9 +108,10 @@ class _RequestSource:
         self._masks: dict[tuple[str, Match], Ints] = {}
 
     def total(self, total: Total) -> Ints:
-        if total not in self._totals:
-            self._totals[total] = self._read(total)
-        return self._totals[total]
+        found = self._totals.get(total)
+        if found is None:
+            found = self._totals[total] = self._read(total)
+        return found
 
     def _read(self, total: Total) -> Ints:
         if total.entity is Entity.ITEM:
@@ -117,21 +122,15 @@ class _RequestSource:
             return cells[0][2] if cells else 0
         newest = self._now // window.hop_ms if window.hop_ms else -1
         weights, tiles = window.weight_list, window.tiles
-        by_bucket: dict[int, int] = defaultdict(int)
+        if total.split is Split.NONE:
+            return sum(weights[newest - tile] * n for tile, _, n in cells if 0 <= newest - tile < tiles)
+        table = np.zeros(BUCKETS + 1, np.int64)
+        by_bucket: dict[int, int] = {}
         for tile, bucket, amount in cells:
             if 0 <= newest - tile < tiles:
-                by_bucket[bucket] += weights[newest - tile] * amount
-        if total.split is Split.NONE:
-            return by_bucket[-1]
-        return self._candidates_part(by_bucket, total.split)
-
-    def _candidates_part(self, by_bucket: Mapping[int, int], split: Split) -> NDArray[np.int64]:
-        """Sum over each candidate's categories (creator) of the user's amounts by bucket, (N,) int64."""
-        table = np.zeros(BUCKETS + 1, np.int64)
-        table[list(by_bucket.keys())] = list(by_bucket.values())
-        keys = self._columns.categories if split is Split.CATEGORY else self._columns.creators
-        result: NDArray[np.int64] = table[keys[self._rows]].sum(axis=1)
-        return result
+                by_bucket[bucket] = by_bucket.get(bucket, 0) + weights[newest - tile] * amount
+        table[list(by_bucket)] = list(by_bucket.values())
+        return _added(table[self._buckets[total.split]])
 
     def count(self, look: Look) -> Ints:
         mask = self._matching(look)
@@ -140,40 +139,38 @@ class _RequestSource:
         return np.bitwise_count(mask).astype(np.int64)
 
     def latest_ms(self, look: Look) -> Ints:
-        times = [0] + [v.event_time_ms for v in self._visits(look.history)]
+        times = [0, *(visit[0] for visit in self._visits.get(look.history.name, ()))]
         mask = self._matching(look)
         if isinstance(mask, int):
             return times[mask.bit_length()]
-        return np.array(times, np.int64)[np.frexp(mask.astype(np.float64))[1]]
-
-    def _visits(self, history: History) -> list[Visit]:
-        """The latest visits, as many as any look may take."""
-        return self._histories.get(history.name, [])[-MAX_LOOK:]
+        # the exponent of a mask as a float is the number of its highest bit, from 1
+        return np.array(times, np.int64)[np.frexp(mask)[1]]
 
     def _matching(self, look: Look) -> Ints:
         """Bit i: the i-th of the latest visits matches and is among the newest that the look takes."""
         key = look.history.name, look.match
-        if key not in self._masks:
-            self._masks[key] = self._mask(self._visits(look.history), look.match)
-        older = max(len(self._visits(look.history)) - look.newest, 0)
-        return self._masks[key] >> older << older
+        visits = self._visits.get(look.history.name, [])
+        mask = self._masks.get(key)
+        if mask is None:
+            mask = self._masks[key] = self._mask(visits, look.match)
+        older = len(visits) - look.newest
+        return mask >> older << older if older > 0 else mask
 
     def _mask(self, visits: list[Visit], match: Match) -> Ints:
         if match is Match.ANY:
             return (1 << len(visits)) - 1
-        bits: dict[int, int] = defaultdict(int)
+        bits: dict[int, int] = {}
         if match is Match.CATEGORY:
             for i, visit in enumerate(visits):
                 for bucket in category_buckets(visit.categories):
-                    bits[bucket] |= 1 << i
+                    bits[bucket] = bits.get(bucket, 0) | 1 << i
             table = np.zeros(BUCKETS + 1, np.int64)
-            table[list(bits.keys())] = list(bits.values())
-            mask: NDArray[np.int64] = np.bitwise_or.reduce(
-                table[self._columns.categories[self._rows]], axis=1
-            )
-            return mask
+            table[list(bits)] = list(bits.values())
+            found = table[self._buckets[Split.CATEGORY]]
+            return np.bitwise_or.reduce(found, axis=0)
         for i, visit in enumerate(visits):
-            bits[self._columns.row(visit.item_id)] |= 1 << i
+            row = self._columns.row(visit.item_id)
+            bits[row] = bits.get(row, 0) | 1 << i
         return _lookup(bits, self._rows)
 
     def attribute(self, entity: Entity, name: str, default: float, vocabulary: tuple[str, ...]) -> Floats:
@@ -184,6 +181,14 @@ class _RequestSource:
 
     def created_ms(self) -> Ints:
         return self._columns.created(self._rows)
+
+
+def _added(parts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of the rows, (N,) int64."""
+    total: NDArray[np.int64] = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _lookup(table: Mapping[int, int], keys: NDArray[np.int32]) -> NDArray[np.int64]:
