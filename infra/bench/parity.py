@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.sql import SparkSession
 
 from infra.bench.feature_world import FeatureWorld
 from infra.bench.rig import StreamRig
@@ -42,7 +41,7 @@ from recsys.result import Goal, Result
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from streaming.commit import read_checkpoint
 from training.features_job import FeatureJob, build
-from training.spark import spark_session
+from training.spark import Session, spark_session
 from training.state_job import entity_state, state
 
 _WAIT_S = 900.0
@@ -180,7 +179,7 @@ def _serve(
 
 
 def _recomputed(
-    spark: SparkSession,
+    spark: Session,
     home: Path,
     config: ParityBench,
     world: FeatureWorld,

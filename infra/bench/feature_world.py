@@ -1,0 +1,97 @@
+"""A seeded log for the benches of features: users, items, and events of every type, out of order and with repeats."""
+
+import random
+import time
+from dataclasses import dataclass
+
+from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.types import MS_PER_DAY, EventType, Item, User
+
+_CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Kids", "News", "Romance", "War")
+_MIX = {
+    EventType.IMPRESSION: 10,
+    EventType.CLICK: 4,
+    EventType.DWELL: 4,
+    EventType.LIKE: 1,
+    EventType.ADD_TO_CART: 1,
+    EventType.PURCHASE: 1,
+    EventType.RATING: 1,
+}
+
+
+@dataclass(frozen=True)
+class FeatureWorld:
+    """Low numbers are popular: user and item k are drawn in proportion to k^-1/2. The log starts at `start_ms`."""
+
+    users: list[User]
+    items: list[Item]
+    start_ms: int
+    seed: int
+
+    @classmethod
+    def make(cls, users: int, items: int, days: float, seed: int) -> "FeatureWorld":
+        """A world whose log of `days` ends a day ago."""
+        rng = random.Random(seed)  # noqa: S311
+        end_ms = time.time_ns() // 1_000_000 // MS_PER_DAY * MS_PER_DAY - MS_PER_DAY
+        start_ms = end_ms - round(days * MS_PER_DAY)
+        creators = ["", *(f"creator-{c}" for c in range(items // 20 + 1))]
+        return cls(
+            users=[User(f"user-{u}", {"age": str(18 + u % 60)}) for u in range(users)],
+            items=[
+                Item(
+                    f"item-{i}",
+                    categories=tuple(rng.sample(_CATEGORIES, rng.randint(0, 5))),
+                    creator=rng.choice(creators),
+                    created_ms=rng.choice([0, start_ms - rng.randrange(90 * MS_PER_DAY)]),
+                    attributes={"duration_ms": str(rng.randrange(300_000))} if rng.random() < 0.9 else {},
+                )
+                for i in range(items)
+            ],
+            start_ms=start_ms,
+            seed=seed,
+        )
+
+    def user(self, rng: random.Random) -> User:
+        return self.users[int(len(self.users) * rng.random() ** 2)]
+
+    def log(
+        self,
+        n: int,
+        first_ms: int,
+        length_ms: int,
+        late_ms: int = 0,
+        repeated: float = 0.0,
+        name: str = "log",
+    ) -> list[Event]:
+        """`n` events of [first, first + length) by arrival: each up to `late_ms` late, the share `repeated` twice."""
+        rng = random.Random(f"{self.seed} {name}")  # noqa: S311
+        kinds, weights = list(_MIX), list(_MIX.values())
+        arrivals: list[tuple[int, int, Event]] = []
+        for i in range(n):
+            time_ms = first_ms + rng.randrange(length_ms)
+            item = self.items[int(len(self.items) * rng.random() ** 2)]
+            kind = rng.choices(kinds, weights)[0]
+            event = Event(
+                event_id=derived_id(time_ms, self.seed, name, i),
+                type=kind,
+                user_id=self.user(rng).user_id,
+                item_id=item.item_id,
+                event_time_ms=time_ms,
+                request_id=f"{name}-{rng.randrange(n)}" if rng.random() < 0.8 else None,
+                value=_value(kind, rng),
+                context=_context(item) | {"tab": str(rng.randrange(4))},
+            )
+            copies = 2 if rng.random() < repeated else 1
+            arrivals += [(time_ms + rng.randrange(late_ms + 1), i + n * c, event) for c in range(copies)]
+        return [event for *_, event in sorted(arrivals, key=lambda a: a[:2])]
+
+
+def _value(kind: EventType, rng: random.Random) -> float | None:
+    if kind is EventType.DWELL:
+        return rng.choice([None, -1.0, round(rng.lognormvariate(9, 1), 1)])
+    return rng.randrange(1, 11) / 2 if kind is EventType.RATING else None
+
+
+def _context(item: Item) -> dict[str, str]:
+    context = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator}
+    return {name: text for name, text in context.items() if text}
