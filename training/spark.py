@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 
 from pyspark.sql import SparkSession
 
-# Half of the work of a job of minutes: measured 27 against 51 CPU seconds. A long one wants the full compiler.
 # For callers outside this package: only `training` imports pyspark.
 Session: TypeAlias = SparkSession
 
+# Half of the work of a job of minutes: measured 27 against 51 CPU seconds. A long one wants the full compiler.
 _SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 SUCCESS = "_SUCCESS"
 
