@@ -167,7 +167,7 @@ class _RequestSource:
             table = np.zeros(BUCKETS + 1, np.int64)
             table[list(bits)] = list(bits.values())
             found = table[self._buckets[Split.CATEGORY]]
-            return np.bitwise_or.reduce(found, axis=0)
+            return np.asarray(np.bitwise_or.reduce(found, axis=0), np.int64)
         for i, visit in enumerate(visits):
             row = self._columns.row(visit.item_id)
             bits[row] = bits.get(row, 0) | 1 << i
