@@ -1,17 +1,13 @@
 #!/usr/bin/env bash
-# Programs that only tests need: promtool (rules are tested with it) and Chromium (the page is). Installed where apt-get may;
-# without them those tests are skipped and say so.
+# promtool, which only the tests of the alerting rules need. Installed where apt-get may; without it those tests are skipped
+# and say so.
 set -euo pipefail
 
-missing=()
-command -v promtool >/dev/null || missing+=(prometheus)
-command -v chromium >/dev/null || missing+=(chromium)
-[ ${#missing[@]} -eq 0 ] && exit 0
-
+command -v promtool >/dev/null && exit 0
 if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
-  echo "installing for the tests: ${missing[*]}"
+  echo "installing for the tests: prometheus (promtool)"
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null
 else
-  echo "not installed: ${missing[*]} (Debian's packages); the tests that need them will be skipped" >&2
+  echo "promtool is not installed (Debian: apt-get install prometheus): the tests of alerting rules are skipped" >&2
 fi
