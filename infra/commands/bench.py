@@ -102,3 +102,14 @@ def features(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False
     from infra.bench.features import FeatureBench, run
 
     finish(run(FeatureBench.quick(seed) if quick else FeatureBench(seed=seed)), as_json)
+
+
+@app.command()
+def batch(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+    """The Spark job at 1x, 2x and 4x the events: time, CPU, memory.
+
+    Example: recsys bench batch --json
+    """
+    from infra.bench.batch import BatchBench, run
+
+    finish(run(BatchBench.quick(seed) if quick else BatchBench(seed=seed)), as_json)
