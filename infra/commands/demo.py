@@ -67,7 +67,7 @@ def _moved(item: str, position: int, before: list[str]) -> str:
 
 def _print_next_steps(outcome: Outcome, url: str) -> None:
     console.print(f"""
-Serving on [bold]{url}[/] until Ctrl-C. The page: {url}/    The API: {url}/docs
+Serving on [bold]{url}[/] until Ctrl-C. The page: {url}/    The API: {url}/openapi.json
 
   curl -s {url}/v1/recommendations -H 'content-type: application/json' \\
        -d '{{"user_id": "{outcome.user}", "k": 5}}'
