@@ -63,7 +63,7 @@ class FeatureGroups:
             group()
 
     def _ids(self, name: str) -> NDArray[np.int64]:
-        return self.log[name].to_numpy(np.int64)
+        return np.asarray(self.log[name].to_numpy(np.int64))
 
     def _column(self, name: str) -> NDArray[np.float64]:
         return np.asarray(np.nan_to_num(self.log[name].to_numpy(np.float64, na_value=0.0)))
