@@ -196,8 +196,10 @@ class _Series:
 
     def _windowed(self, total: Total, codes: Array, times: Array) -> Array:
         hop, tiles = total.window.hop_ms, total.window.tiles
-        start = np.maximum(times // hop - (tiles - 1), 0) * hop if hop else np.zeros_like(times)
-        return self._sums[self._at(codes, times)] - self._sums[self._at(codes, start)]
+        newest = times // hop if hop else np.zeros_like(times)
+        start = np.maximum(newest - (tiles - 1), 0) * hop
+        end = (newest - total.window.skip + 1) * hop if total.window.skip else times
+        return self._sums[self._at(codes, end)] - self._sums[self._at(codes, start)]
 
     def _decayed(self, total: Total, codes: Array, times: Array) -> Array:
         """The current tile by its events so far, the older ones by their sums: at most `tiles` of them a query."""

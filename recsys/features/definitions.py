@@ -22,7 +22,7 @@ from recsys.features.kinds import (
 )
 from recsys.features.spec import Look, Match, Signal
 from recsys.features.state import Entity, History, Measure, Op, Split
-from recsys.features.windows import EVER, decayed, last
+from recsys.features.windows import EVER, decayed, last, settled
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType
 
 USER, ITEM, PAIR, REQUEST = Entity.USER, Entity.ITEM, Entity.USER_ITEM, Entity.CONTEXT
@@ -33,6 +33,7 @@ ENGAGEMENT = frozenset(
 )
 STARS_SCALE = 10  # ratings are kept in tenths of a star
 GOOD_STARS = 4.0
+ACTIVITY = ("low_active", "middle_active", "high_active", "full_active")
 
 # Signals. What is divided by impressions counts only events that name the request that showed the item: a click
 # from elsewhere (a search, an imported history) has no impression to be divided by.
@@ -53,6 +54,9 @@ HOUR, SIX_HOURS = last(MS_PER_HOUR), last(6 * MS_PER_HOUR)
 DAY, WEEK, MONTH = last(MS_PER_DAY), last(7 * MS_PER_DAY), last(30 * MS_PER_DAY)
 FAST = decayed(2 * MS_PER_DAY)  # 1-hour tiles, followed for 8 days
 SLOW = decayed(7 * MS_PER_DAY)  # 1-day tiles, followed for 28 days
+# Rates of a user's own outcomes are a profile as of last midnight. A running rate would be a better guess of the
+# user's level and a worse one of the next label: who has just clicked has fewer clicks left (docs/ranking.md).
+PROFILE, SLOW_PROFILE = settled(MONTH), settled(SLOW)
 
 # Histories: `engaged` feeds the models, `seen` the exact seen filter, `shown` the fatigue features
 ENGAGED_VISITS = History("engaged", ENGAGEMENT, 50)
@@ -64,14 +68,14 @@ FEATURES = FeatureSet(
     features=(
         # The user: how active, how choosy, how patient
         Count("user_shown", USER, SHOWN, over=(HOUR, SIX_HOURS, MONTH)),
-        Count("user_clicks", USER, CLICKED, over=(HOUR, SIX_HOURS, MONTH)),
-        Count("user_engaged", USER, ENGAGED, over=(EVER, MONTH)),
-        Ratio("user_ctr", USER, CLICKED, SHOWN, over=(HOUR, MONTH, SLOW), alpha=4.0, beta=6.0),
-        Ratio("user_conversion_rate", USER, CONVERTED, CLICKED, over=(MONTH,), alpha=2.0, beta=2.0),
-        Ratio("user_conversions_per_shown", USER, CONVERTED, SHOWN, over=(MONTH, SLOW), alpha=3.0, beta=7.0),
-        Ratio("user_like_rate", USER, LIKED, SHOWN, over=(MONTH,), alpha=0.2, beta=9.8),
-        Mean("user_mean_dwell_ms", USER, DWELL_MS, DWELT, over=(MONTH,)),
-        Ratio("user_dwell_rate", USER, DWELT, SHOWN, over=(MONTH,), alpha=1.0, beta=1.0),
+        Count("user_clicks", USER, CLICKED, over=(PROFILE,)),
+        Count("user_engaged", USER, ENGAGED, over=(PROFILE,)),
+        Ratio("user_ctr", USER, CLICKED, SHOWN, over=(PROFILE, SLOW_PROFILE), alpha=4.0, beta=6.0),
+        Ratio("user_conversion_rate", USER, CONVERTED, CLICKED, over=(PROFILE,), alpha=2.0, beta=2.0),
+        Ratio("user_conversions_per_shown", USER, CONVERTED, SHOWN, over=(PROFILE,), alpha=3.0, beta=7.0),
+        Ratio("user_like_rate", USER, LIKED, SHOWN, over=(PROFILE,), alpha=0.2, beta=9.8),
+        Mean("user_mean_dwell_ms", USER, DWELL_MS, DWELT, over=(PROFILE,)),
+        Ratio("user_dwell_rate", USER, DWELT, SHOWN, over=(PROFILE,), alpha=1.0, beta=1.0),
         Count("user_ratings", USER, RATED, over=(EVER,)),
         Mean("user_mean_stars", USER, STARS, RATED, over=(EVER,)),
         Ratio("user_good_rate", USER, RATED_GOOD, RATED, over=(EVER,), alpha=2.0, beta=2.0),
@@ -83,6 +87,8 @@ FEATURES = FeatureSet(
         Attribute("user_fans", USER, "fans_user_num"),
         Attribute("user_friends", USER, "friend_user_num"),
         Attribute("user_age", USER, "age"),
+        Attribute("user_gender", USER, "gender", vocabulary=("F", "M")),
+        Attribute("user_activity", USER, "user_active_degree", vocabulary=ACTIVITY),
         # The item: how popular, how good, how fresh
         Count("item_shown", ITEM, SHOWN, over=(EVER, DAY, WEEK)),
         Count("item_clicks", ITEM, CLICKED, over=(EVER, DAY, WEEK)),
@@ -102,6 +108,7 @@ FEATURES = FeatureSet(
         CategoryCount("item_categories", ITEM),
         Attribute("item_duration_ms", ITEM, "duration_ms"),
         Attribute("item_year", ITEM, "release_year"),
+        Attribute("item_music_type", ITEM, "music_type"),
         # The user and the item: taste, fatigue, repetition
         Affinity("category_affinity", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
         Count("category_engaged", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
@@ -111,7 +118,7 @@ FEATURES = FeatureSet(
             PAIR,
             CLICKED,
             SHOWN,
-            over=(SLOW,),
+            over=(SLOW_PROFILE,),
             split=CATEGORY,
             alpha=4.0,
             beta=6.0,
@@ -124,7 +131,7 @@ FEATURES = FeatureSet(
             PAIR,
             CLICKED,
             SHOWN,
-            over=(SLOW,),
+            over=(SLOW_PROFILE,),
             split=CREATOR,
             alpha=4.0,
             beta=6.0,

@@ -74,7 +74,7 @@ class ReferenceSource:
         result = 0
         for event in events:
             age = self._now // window.hop_ms - event.event_time_ms // window.hop_ms if window.hop_ms else 0
-            if age >= window.tiles:
+            if not window.skip <= age < window.tiles:
                 continue
             weight = decay_weight(age, window.half_life) if window.half_life else 1
             result += weight * _amount(signal, event) * self._overlap(total.split, event)

@@ -6,7 +6,7 @@ w and w + hop long); a decay is a table of fixed-point integers. So every total 
 the batch kernel, the item columns and the scalar path need to know nothing but the table.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -22,14 +22,15 @@ _DECAY_HALF_LIVES = 4  # a decay ends here, at 1/16 of the weight
 class Window:
     """A weight table over tile ages.
 
-    `label` names it in feature names. `hop_ms` 0: all time, one cell. Otherwise tiles of age 0 … `tiles` - 1 count,
-    with weight 1, or with a weight that halves every `half_life` tiles when that is not 0.
+    `label` names it in feature names. `hop_ms` 0: all time, one cell. Otherwise tiles of age `skip` … `tiles` - 1
+    count, with weight 1, or with a weight that halves every `half_life` tiles when that is not 0.
     """
 
     label: str
     hop_ms: int
     tiles: int
     half_life: int = 0
+    skip: int = 0
 
     @property
     def unit(self) -> int:
@@ -44,12 +45,12 @@ class Window:
     @property
     def weights(self) -> NDArray[np.int64]:
         """(tiles,) int64, by age."""
-        return _weights(self.tiles, self.half_life)
+        return _weights(self.tiles, self.half_life, self.skip)
 
     @property
     def weight_list(self) -> list[int]:
         """The same as Python integers."""
-        return _weight_list(self.tiles, self.half_life)
+        return _weight_list(self.tiles, self.half_life, self.skip)
 
 
 EVER = Window("ever", 0, 1)
@@ -83,6 +84,15 @@ def decayed(half_life_ms: int) -> Window:
     )
 
 
+def settled(window: Window) -> Window:
+    """The same without the current tile: with tiles of a day, as of last midnight (UTC).
+
+    >>> settled(last(30 * MS_PER_DAY)).label
+    '30d_settled'
+    """
+    return replace(window, label=f"{window.label}_settled", skip=1)
+
+
 def hop_for(window_ms: int) -> int:
     """The tile of a window: 5 minutes up to 12 hours, 1 hour up to 12 days, 1 day beyond (as chronon)."""
     if window_ms <= 12 * MS_PER_HOUR:
@@ -101,15 +111,14 @@ def _label(duration_ms: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _weight_list(tiles: int, half_life: int) -> list[int]:
-    if not half_life:
-        return [1] * tiles
-    return [_halved(age, half_life) for age in range(tiles)]
+def _weight_list(tiles: int, half_life: int, skip: int) -> list[int]:
+    weight = [_halved(age, half_life) if half_life else 1 for age in range(tiles)]
+    return [0] * skip + weight[skip:]
 
 
 @lru_cache(maxsize=256)
-def _weights(tiles: int, half_life: int) -> NDArray[np.int64]:
-    table = np.array(_weight_list(tiles, half_life), dtype=np.int64)
+def _weights(tiles: int, half_life: int, skip: int) -> NDArray[np.int64]:
+    table = np.array(_weight_list(tiles, half_life, skip), dtype=np.int64)
     table.setflags(write=False)
     return table
 

@@ -3,7 +3,7 @@
 import pytest
 
 from recsys.features.reference import decay_weight
-from recsys.features.windows import DECAY_UNIT, EVER, Window, decayed, hop_for, last
+from recsys.features.windows import DECAY_UNIT, EVER, Window, decayed, hop_for, last, settled
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 
 
@@ -35,6 +35,13 @@ def test_decay_weights_are_the_rounded_powers_of_two(window: Window) -> None:
     assert weights[window.half_life] == DECAY_UNIT // 2
     assert weights[-1] == DECAY_UNIT // 16
     assert weights == [decay_weight(age, window.half_life) for age in range(window.tiles)]
+
+
+def test_settled_leaves_the_current_tile_out() -> None:
+    assert settled(last(MS_PER_HOUR)).weight_list == [0] + [1] * 12
+    slow = decayed(7 * MS_PER_DAY)
+    assert settled(slow).weight_list == [0, *slow.weight_list[1:]]
+    assert settled(slow).unit == slow.unit
 
 
 def test_lifetime_is_one_tile_of_weight_one() -> None:
