@@ -22,13 +22,14 @@ from training.ladder import ONNX, Rung, candidate, read_rungs
 matplotlib.use("Agg")  # no display
 CANDIDATES, LENGTH, CALLS = 500, 50, 60
 _MEMORY = """
-import resource, sys
-import numpy, onnxruntime
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-from recsys.rank.scorer import RankerSession
+import os, sys
 from pathlib import Path
-RankerSession(Path(sys.argv[1]))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+from recsys.rank.scorer import RankerSession
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+before = resident()
+session = RankerSession(Path(sys.argv[1]))
+print((resident() - before) / 2**20)
 """
 
 
@@ -109,7 +110,9 @@ def _latency(model: Path) -> tuple[float, float]:
 
 
 def _memory(model: Path) -> float:
-    """MiB that loading the model adds to a process."""
+    """MiB of resident memory that loading the model adds to a process (Linux; NaN elsewhere)."""
+    if not Path("/proc/self/statm").exists():
+        return float("nan")
     done = subprocess.run(
         [sys.executable, "-c", _MEMORY, str(model)], capture_output=True, text=True, check=True, timeout=300
     )
