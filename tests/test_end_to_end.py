@@ -27,7 +27,13 @@ from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from recsys.types import EventType, Topic
 
-pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.kafka, pytest.mark.redis]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.spark,
+    pytest.mark.kafka,
+    pytest.mark.redis,
+    pytest.mark.timeout(1_200),
+]
 
 PARTITIONS = 4
 USERS, ITEMS, GENRES = 60, 120, 4
