@@ -81,6 +81,8 @@ def export_ranker(
             verbose=False,
         )
         assert program is not None  # noqa: S101 - only without dynamo
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces of the export: a fifth of a megabyte that nobody reads
         program.save(str(aside), external_data=False)
     golden = check_against_torch(served, aside, n_items, n_features, length, rng)
     aside.rename(path)
