@@ -7,6 +7,7 @@ and injects each kind of fault several times, each once the offsets have advance
 """
 
 import itertools
+import math
 import os
 import random
 import signal
@@ -38,6 +39,7 @@ from streaming.dead_letter import read_dead_letters
 
 WORKERS = 2
 _TIMEOUT_S = 300.0
+_TICK_S = 0.1
 _FROZEN_S = (
     9.0  # longer than the group's session timeout: the broker gives its partitions to the other worker
 )
@@ -56,10 +58,10 @@ class StreamDrill:
     """At least `records` at `rate` a second; each fault `repeats` times, `advance` records after the last one."""
 
     seed: int = 0
-    records: int = 100_000
-    rate: float = 1_500.0
-    repeats: int = 4
-    advance: int = 3_000
+    records: int = 60_000
+    rate: float = 800.0
+    repeats: int = 3
+    advance: int = 2_000
     users: int = 2_000
     items: int = 500
     persistences: tuple[Persistence, ...] = (Persistence.AOF, Persistence.RDB)
@@ -167,11 +169,21 @@ def _passed(offsets: Offsets, ends: Offsets) -> bool:
 
 @contextmanager
 def _committed(rig: StreamRig) -> Iterator[Callable[[], Offsets]]:
-    """The control's progress, which only Kafka knows."""
+    """The control's progress, which only Kafka knows; asked for twice a second at most."""
     consumer = KafkaConsumer(bootstrap_servers=rig.kafka.bootstrap, group_id=control.GROUP)
-    places = {where: TopicPartition(str(where[0]), where[1]) for where in EVERY}
+    asked, found = -math.inf, Offsets()
+
+    def offsets() -> Offsets:
+        nonlocal asked, found
+        if time.monotonic() - asked > 0.5:
+            found = {
+                where: consumer.committed(TopicPartition(str(where[0]), where[1])) or 0 for where in EVERY
+            }
+            asked = time.monotonic()
+        return found
+
     try:
-        yield lambda: {where: consumer.committed(place) or 0 for where, place in places.items()}
+        yield offsets
     finally:
         consumer.close()
 
@@ -212,14 +224,18 @@ class _Crew:
 
 
 def _send(sink: EventSink, config: StreamDrill, done: threading.Event) -> None:
-    """Send records at the drill's rate until every fault is over, and at least as many as configured."""
-    started = time.monotonic()
-    for n, (topic, key, value) in enumerate(drill_records(config)):
-        if n >= config.records and done.is_set():
-            return
-        if (wait := started + n / config.rate - time.monotonic()) > 0:
-            time.sleep(wait)
-        sink.append(topic, key, value)
+    """Send records at the drill's rate until every fault is over, and at least as many as configured.
+
+    Those of a tick together: the embedded broker gets slower with every batch that its log holds.
+    """
+    started, sent = time.monotonic(), 0
+    records = drill_records(config)
+    while sent < config.records or not done.is_set():
+        due = int((time.monotonic() - started) * config.rate)
+        for topic, key, value in itertools.islice(records, due - sent):
+            sink.append(topic, key, value)
+        sent = due
+        time.sleep(_TICK_S)
 
 
 def drill_records(config: StreamDrill) -> Iterator[tuple[Topic, str, bytes]]:
