@@ -7,8 +7,8 @@ rebalancing, seeking, compression. Its limits, all measured; a real Kafka has no
   notice, and an idempotent producer must be created anew.
 * `end_offsets` is wrong: take the high watermark from a fetch. `offsets_for_times` is wrong too.
 * No transactions in effect: `read_committed` shows aborted records.
-* No retention, `delete_records` or `create_partitions`: memory grows with the log, and so does the time of a fetch (with
-  the number of batches, wherever it starts): after some ten thousand small batches it is slow.
+* No retention, `delete_records` or `create_partitions`: memory grows with the log, and so does the time of a fetch
+  (with the number of batches, wherever it starts): after some ten thousand small batches it is slow.
 * A fetch that waits for records is answered half of its `fetch_max_wait_ms` after they came: keep that short.
 * Joining a consumer group takes half the session timeout, and a group whose leader leaves during a join never
   forms again.
