@@ -6,7 +6,7 @@ It keeps every tile and every event id: nothing here is pruned.
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from recsys.errors import FingerprintMismatch
 from recsys.events import Event
@@ -18,8 +18,15 @@ from recsys.types import Item
 class MemoryFeatureStore:
     """`FeatureStore` in memory; thread-safe by one lock."""
 
-    def __init__(self, features: StateDefinition, config: StoreConfig | None = None) -> None:
+    def __init__(
+        self,
+        features: StateDefinition,
+        config: StoreConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` gives the seconds by which workers count as alive."""
         self._features = features
+        self._clock = clock
         self._config = config or StoreConfig()
         self._lock = threading.Condition()
         self._fingerprint: str | None = None
@@ -98,7 +105,7 @@ class MemoryFeatureStore:
 
     def workers(self, worker: str, ttl_ms: int) -> list[str]:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             self._workers[worker] = now
             self._workers = {name: at for name, at in self._workers.items() if at > now - ttl_ms / 1_000}
             return sorted(self._workers)

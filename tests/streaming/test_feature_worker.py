@@ -290,8 +290,10 @@ def test_stopping_finishes_what_was_read() -> None:
 
 
 def test_workers_share_the_partitions_and_take_over_from_one_that_leaves_or_dies() -> None:
-    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(400)
-    config = replace(CONFIG, alive_every_s=0.0, dead_after_s=0.3)
+    now = 0.0
+    store = MemoryFeatureStore(FEATURES, StoreConfig(PARTITIONS), clock=lambda: now)
+    log, events = MemoryEventLog(PARTITIONS), make_events(400)
+    config = replace(CONFIG, alive_every_s=0.0, dead_after_s=5.0)
     workers = {name: FeatureWorker(store, log, config, name=name) for name in "abc"}
     sources = {name: log.source() for name in workers}
 
@@ -301,13 +303,15 @@ def test_workers_share_the_partitions_and_take_over_from_one_that_leaves_or_dies
         for _ in range(40):
             for name in names:
                 workers[name].step(sources[name])
-        return {name: workers[name].metrics.totals()["events_applied"] - before[name] for name in names}
+        after = {name: workers[name].metrics.totals().get("events_applied", 0) for name in names}
+        return {name: after[name] - before[name] for name in names}
 
     assert work("a", events[:100])["a"] == 100
+    work("abc", [])  # all know of each other
     assert all(work("abc", events[100:200]).values())
     store.leave("a")
     assert sum(work("bc", events[200:300]).values()) == 100
-    time.sleep(0.4)  # `b` is silent for longer than `dead_after_s`
+    now += 6.0  # `b` is silent for longer than `dead_after_s`
     assert work("c", events[300:])["c"] == 100
     assert_holds(store, events)
 

@@ -44,6 +44,7 @@ def process() -> None:
     vectors = table(torch.arange(ROWS)).detach()
     if rank == 0:
         torch.save({"losses": torch.stack(losses), "vectors": vectors}, sys.argv[1])
+    torch.distributed.barrier()  # a process that leaves while another still talks to it takes it down
     torch.distributed.destroy_process_group()
 
 
