@@ -1,8 +1,9 @@
 """`recsys evaluate rank`: the ranker against baselines on real impressions (`training.kuairand_rank`).
 
 Every model sees the same rows; the published baseline sees its own 40 simple features, all others every group. The
-teacher is the mean, in log odds, of the multi-task network and of LightGBM; the student is one small network that
-learnt from both labels and teacher, and `int8` is the student as it would be served.
+teacher is the mean, in log odds, of the multi-task network with dot-product attention, of the same with DIN's, and of
+LightGBM; the student is one small network that learnt from both labels and teacher, and `int8` is the student as it
+would be served.
 """
 
 import tempfile
@@ -38,6 +39,7 @@ LOOP = LoopConfig(
 )
 FOREST = TreesConfig(learning_rate=0.04, columns=0.3, bins=63)
 NETWORK = RankerConfig(dropout=0.2)
+DIN_NETWORK = replace(NETWORK, attention="din")
 DCN_ALONE = replace(NETWORK, attention="none", expert_layers=(), tower_layers=())
 DIN_ALONE = replace(NETWORK, attention="din", cross_layers=0, shared_experts=1)
 STUDENT = replace(
@@ -73,7 +75,7 @@ class RankEvaluation:
     quick: bool = False  # one seed, one epoch, few trees
     contributions: bool = True
     loop: LoopConfig = field(default_factory=lambda: LOOP)
-    distillation: Distillation = field(default_factory=lambda: Distillation(weight=0.7, temperature=1.0))
+    distillation: Distillation = field(default_factory=lambda: Distillation(weight=0.8))
 
 
 def main(config: RankEvaluation, report: Callable[[str], None] = lambda line: None) -> Result:
@@ -138,11 +140,15 @@ class _Bench:
 
         forest = self.forest(replace(FOREST, trees=most, seed=loop.seed))
         yield "lightgbm", forest[1]
-        network = self.network(NETWORK, loop)
-        yield "network", of_network(predict_logits(network, test))
-        yield "teacher", blend(of_network(predict_logits(network, test)), forest[1])
+        networks = [self.network(shape, loop) for shape in (NETWORK, DIN_NETWORK)]
+        on_train, on_test = (
+            [of_network(predict_logits(network, self.parts[part])) for network in networks]
+            for part in ("train", "test")
+        )
+        yield from zip(("network", "din_network"), on_test, strict=True)
+        yield "teacher", blend(*on_test, forest[1])
 
-        answers = blend(of_network(predict_logits(network, self.parts["train"])), forest[0])
+        answers = blend(*on_train, forest[0])
         objective = distillation(as_answers(answers), loop, self.config.distillation)
         student = self.network(STUDENT, replace(loop, epochs=loop.epochs + 2), objective)
         yield "student", of_network(predict_logits(student, test))
@@ -248,9 +254,9 @@ def as_answers(logits: Mapping[str, Floats]) -> RankerLogits:
     return RankerLogits(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
 
 
-def blend(first: Mapping[str, Floats], second: Mapping[str, Floats]) -> Logits:
+def blend(*models: Mapping[str, Floats]) -> Logits:
     """The mean of the logits, head by head."""
-    return {head: (first[head] + second[head]) / 2 for head in HEADS}
+    return {head: np.mean([logits[head] for logits in models], axis=0) for head in HEADS}
 
 
 def _ranker_data(data: Kuairand, train: RankExamples, names: tuple[str, ...]) -> RankerData:

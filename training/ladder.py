@@ -85,10 +85,18 @@ class LadderConfig:
         )
     )
     teacher_loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=2, learning_rate=1e-3))
-    student_loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=6, learning_rate=3e-3))
-    tuning_loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=2, learning_rate=1e-3))
+    student_loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            epochs=10, learning_rate=3e-3, weight_decay=1e-2, embedding_decay=0.3, patience=4
+        )
+    )
+    tuning_loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            epochs=4, learning_rate=1e-3, weight_decay=1e-2, embedding_decay=0.3
+        )
+    )
     distillation: Distillation = field(default_factory=Distillation)
-    pruned_share: float = 0.4
+    pruned_share: float = 0.25
     zeroed_share: float = 0.5
     seed: int = 0
     threads: int = 1
@@ -144,10 +152,16 @@ def main(
     seed_everything(config.seed)
     rungs: list[Rung] = []
 
+    def pruned_reasons() -> tuple[str, ...]:
+        return next(rung.reasons for rung in rungs if rung.name == "pruned")
+
     def add(
         name: str, model: Ranker | None, against: Scores | None = None, quantized: bool = False
     ) -> Scores:
-        """Export (or, for `int8`, quantize the exported) model, score it as served, gate it."""
+        """Export (or, for `int8`, quantize the exported) model, score it as served, gate it.
+
+        What a gate has refused stays refused in fewer bits: quantized rungs inherit the reasons of `pruned`.
+        """
         folder = config.out / name
         folder.mkdir(parents=True, exist_ok=True)
         if model is None:
@@ -165,6 +179,8 @@ def main(
                 if quantized
                 else student_gate(scores, against, given.test)
             )
+        if quantized:
+            reasons += [f"pruned, which it is made of: {reason}" for reason in pruned_reasons()]
         size = (folder / ONNX).stat().st_size
         rung = Rung(name, size, figures(scores, given.test), overlap, tuple(reasons), name != "unstructured")
         (folder / RUNG).write_text(json.dumps(asdict(rung), indent=2), encoding="utf-8")

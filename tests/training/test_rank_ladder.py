@@ -65,6 +65,9 @@ def test_every_rung_is_smaller_and_can_be_served(built: tuple[Path, list[Rung]])
     assert by_name["unstructured"].bytes == by_name["student"].bytes  # zeros weigh as much as numbers
     assert by_name["rows-int8"].overlap > 0.95
     assert [r.name for r in read_rungs(out)] == list(RUNGS)
+    for name in ("rows-int8", "rows-int4", "int8"):  # fewer bits heal nothing
+        inherited = [reason for reason in by_name[name].reasons if reason.startswith("pruned, which")]
+        assert len(inherited) == len(by_name["pruned"].reasons)
     for name in RUNGS:
         assert {"ranker.onnx", "calibration.json", "rung.json"} <= {p.name for p in (out / name).iterdir()}
 
