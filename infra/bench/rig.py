@@ -31,7 +31,8 @@ class StreamRig:
     def __init__(self, persistence: Persistence = Persistence.NONE) -> None:
         self._persistence = persistence
         self._open = ExitStack()
-        self.workers: list[ChildProcess] = []
+        self.workers: list[ChildProcess] = []  # all that were ever started
+        self._running: list[ChildProcess] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as opening:
@@ -66,7 +67,18 @@ class StreamRig:
             list(command) or recsys_command("stream", "worker", "--json"), log, environ=environ
         )
         self.workers.append(worker)
+        self._running.append(worker)
         return worker
+
+    def stop_worker(self, worker: ChildProcess) -> None:
+        """In order."""
+        self._running.remove(worker)
+        worker.stop()
+
+    def kill_worker(self, worker: ChildProcess) -> None:
+        """kill -9."""
+        self._running.remove(worker)
+        worker.kill()
 
     def worker_logs(self) -> str:
         """Everything that all workers have logged."""
@@ -96,14 +108,17 @@ class StreamRig:
         """Seconds until the condition held.
 
         Raises:
-            Unavailable: it did not hold in time; with the end of the workers' logs.
+            Unavailable: it did not hold in time, with the end of the workers' logs; or a worker ended by itself.
         """
         started = time.monotonic()
         while not condition():
+            for worker in self._running:
+                if not worker.alive:
+                    raise Unavailable(f"{what}: a worker ended by itself: {worker.log_tail()}")
             if time.monotonic() - started > timeout_s:
                 tails = "; ".join(worker.log_tail(2) for worker in self.workers)
                 raise Unavailable(f"{what}: not within {timeout_s:.0f} s; workers: {tails}")
-            time.sleep(0.02)
+            time.sleep(0.05)
         return time.monotonic() - started
 
     def _stop_workers(self) -> None:

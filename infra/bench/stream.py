@@ -71,7 +71,7 @@ def run(config: StreamBench) -> Result:
         freshness, lags, sent = _live(rig, config)
         total = config.events + sent
         rig.wait_until(lambda: rig.applied() >= total, _CATCH_UP_S, "applying the live events")
-        worker.stop()
+        rig.stop_worker(worker)
         totals = json.loads(worker.log.read_text(encoding="utf-8").splitlines()[-1])
     figures = {
         "replay_events_per_s": replayed,

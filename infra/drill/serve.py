@@ -145,7 +145,7 @@ def _restart(kill: Callable[[], object], start: Callable[[], object], pause_s: f
 
 
 def _restart_worker(rig: StreamRig, pause_s: float) -> None:
-    rig.workers[-1].kill()
+    rig.kill_worker(rig.workers[-1])
     time.sleep(pause_s)
     rig.start_worker()
 

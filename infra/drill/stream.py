@@ -43,14 +43,14 @@ _TICK_S = 0.1
 _FROZEN_S = (
     9.0  # longer than the group's session timeout: the broker gives its partitions to the other worker
 )
-_STORM, _STORM_S = 3, 3.0  # so many times a worker joins for so long
+_STORM = 3  # so many times a worker joins and leaves
 
 
 class Fault(StrEnum):
     KILL_WORKER = "kill_worker"  # kill -9, and another starts
     FREEZE_WORKER = "freeze_worker"  # SIGSTOP until it has lost its partitions, then SIGCONT
     KILL_REDIS = "kill_redis"  # kill -9, and it starts from what is on disk
-    REBALANCE = "rebalance"  # a third worker joins, and leaves before things have settled
+    REBALANCE = "rebalance"  # a third worker joins and leaves, again and again
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class _Crew:
     def suffer(self, fault: Fault) -> None:
         match fault:
             case Fault.KILL_WORKER:
-                self._workers.pop(0).kill()
+                self._rig.kill_worker(self._workers.pop(0))
                 self._workers.append(self._rig.start_worker(*self._command))
             case Fault.FREEZE_WORKER:
                 frozen = self._workers[0]
@@ -211,13 +211,18 @@ class _Crew:
                 self._rig.redis.start()
             case Fault.REBALANCE:
                 for _ in range(_STORM):
-                    third = self._rig.start_worker(*self._command)
-                    time.sleep(_STORM_S)
-                    third.stop()
+                    self._join_and_leave()
+
+    def _join_and_leave(self) -> None:
+        third = self._rig.start_worker(*self._command)
+        self._rig.wait_until(
+            lambda: "claimed" in third.log.read_text(encoding="utf-8"), _TIMEOUT_S, "a third worker"
+        )
+        self._rig.stop_worker(third)
 
     def stop(self) -> None:
         for worker in self._workers:
-            worker.stop()
+            self._rig.stop_worker(worker)
 
 
 # --- the log ----------------------------------------------------------------------------------------------------
