@@ -100,7 +100,9 @@ def _archiver(settings: Settings) -> Progress:
 
 
 def _worker(settings: Settings) -> Progress:
-    store = RedisFeatureStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions))
+    store = RedisFeatureStore(
+        settings.redis_url, FEATURES, StoreConfig(settings.partitions), settings.redis_namespace
+    )
 
     def progress(topic: str, partition: int) -> tuple[str, int] | None:
         stored = store.checkpoint(topic, partition)

@@ -21,6 +21,11 @@ class Settings(BaseSettings):
         Path("var"), description="Folder of everything that is written: lake, features, bundles."
     )
     redis_url: str = Field("", description="Redis to use; empty: the embedded one that `recsys up` started.")
+    redis_namespace: str = Field(
+        "recsys",
+        min_length=1,
+        description="Keeps several systems, or states to be swapped, apart on one Redis.",
+    )
     kafka_bootstrap: str = Field("", description="Kafka to use, host:port; empty: the embedded one.")
     partitions: int = Field(
         4, ge=1, le=1024, description="Partitions of each topic; fixed once events exist."

@@ -51,9 +51,13 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
     services = compose(
         settings,
         telemetry,
-        store=RedisFeatureStore(settings.redis_url, FEATURES, config),
+        store=RedisFeatureStore(settings.redis_url, FEATURES, config, settings.redis_namespace),
         request_store=RedisFeatureStore(
-            settings.redis_url, FEATURES, config, timeout_s=settings.store_timeout_ms / 1e3
+            settings.redis_url,
+            FEATURES,
+            config,
+            settings.redis_namespace,
+            timeout_s=settings.store_timeout_ms / 1e3,
         ),
         sink=KafkaSink(settings.kafka_bootstrap),
     )

@@ -276,7 +276,10 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
     """Run one worker until `stop`. Without `partitions` it shares them with the other workers."""
     rules = TimeRules(int(settings.future_minutes * MS_PER_MINUTE), int(settings.late_hours * MS_PER_HOUR))
     store = RedisFeatureStore(
-        settings.redis_url, FEATURES, StoreConfig(settings.partitions, dedupe_ms=rules.late_ms)
+        settings.redis_url,
+        FEATURES,
+        StoreConfig(settings.partitions, dedupe_ms=rules.late_ms),
+        settings.redis_namespace,
     )
     sink = KafkaSink(settings.kafka_bootstrap)
     config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)

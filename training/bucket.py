@@ -44,20 +44,29 @@ class Codes:
 
 
 def event_columns(rows: pa.Table, key: str, keys: Codes, items: Codes) -> EventColumns:
-    """The kernel's arrays of rows that `sorted_events` has sorted by `key`."""
+    """The kernel's arrays of rows that `sorted_events` has sorted by `key`.
+
+    `request_id` may be given as `attributed` alone; without categories and creator the splits are empty.
+    """
     codes = keys.of(rows.column(key))
     # codes follow the order of first appearance, which is not the order of ids: sort by code, keeping time order
     order = np.argsort(codes, kind="stable")
+    names, missing = rows.column_names, pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
+    attributed = (
+        rows.column("attributed") if "attributed" in names else pc.is_valid(rows.column("request_id"))
+    )
+    categories = rows.column("categories") if "categories" in names else missing
+    creators = rows.column("creator") if "creator" in names else missing
     value = np.asarray(pc.fill_null(rows.column("value"), np.nan), np.float64)
     return EventColumns(
         key=codes[order],
         time_ms=_integers(rows.column(TIME))[order],
         kind=np.asarray(pc.index_in(rows.column("type"), value_set=KINDS)).astype(np.int8)[order],
         value=value[order],
-        attributed=np.asarray(pc.is_valid(rows.column("request_id")))[order],
+        attributed=np.asarray(attributed)[order],
         item=items.of(rows.column("item_id"))[order],
-        categories=_category_buckets(rows.column("categories"))[order],
-        creators=_creator_buckets(rows.column("creator"))[order],
+        categories=_category_buckets(categories)[order],
+        creators=_creator_buckets(creators)[order],
     )
 
 

@@ -27,8 +27,8 @@ _NEVER_MS = np.iinfo(np.int64).max
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of splitmix64
 _DRAWS = 3  # candidates drawn for each negative that is wanted: some are known to the user, or repeat
 
-# What the later stages need of an example beside its labels.
-ITEM_TEXTS = ("categories", "creator")
+# What events say of their item, and the later passes read of an example.
+ITEM_CONTEXT = ("categories", "creator")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def example_schema(context: tuple[str, ...]) -> pa.Schema:
             pa.field("like", pa.int8()),
             pa.field("dwell_ms", pa.int64()),
             pa.field("sampled", pa.bool_()),
-            *(pa.field(name, pa.string()) for name in (*ITEM_TEXTS, *context)),
+            *(pa.field(name, pa.string()) for name in (*ITEM_CONTEXT, *context)),
         ]
     )
 
@@ -193,7 +193,7 @@ def _labelled(
         "like": flag(liked),
         "dwell_ms": pa.array(dwell),
         "sampled": pa.array(np.zeros(n, bool)),
-        **{name: picked.column(name) for name in (*ITEM_TEXTS, *context)},
+        **{name: picked.column(name) for name in (*ITEM_CONTEXT, *context)},
     }
     return pa.table(columns).cast(example_schema(context))
 

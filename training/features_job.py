@@ -9,7 +9,7 @@ The long rows are made last, so no shuffle carries them. Days are written aside 
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -38,7 +38,7 @@ from training.bucket import (
     queries,
     sorted_events,
 )
-from training.build_examples import LabelConfig, Popularity, example_schema, label
+from training.build_examples import ITEM_CONTEXT, LabelConfig, Popularity, example_schema, label
 from training.sequences import SEQUENCE_SCHEMA, sequences
 from training.spark import OutputFolder
 
@@ -56,7 +56,7 @@ _OTHER_SIDE = FEATURES.placed(lambda f: f.entity is not Entity.ITEM)
 
 EXAMPLE_SCHEMA = pa.schema(
     [
-        *(_BARE.field(n) for n in _BARE.names if n not in ("categories", "creator", *REQUEST_TEXTS.values())),
+        *(_BARE.field(n) for n in _BARE.names if n not in (*ITEM_CONTEXT, *REQUEST_TEXTS.values())),
         pa.field("history_items", pa.list_(pa.string())),
         pa.field("history_types", pa.list_(pa.string())),
         pa.field("history_times", pa.list_(pa.int64())),
@@ -70,7 +70,8 @@ class FeatureJob:
     """What to build, from where, to where. `lake` and `output` may be any path that Hadoop reads.
 
     Days are UTC, both ends included; empty: the lake's first and last. Days that are built for these definitions
-    and whose labels were complete are left alone, unless `rebuild`.
+    and whose labels were complete are left alone, unless `rebuild`. `forgotten` is `recsys.forget.forgotten_users`:
+    their rows are left out at once, before a compaction removes them.
     """
 
     lake: str
@@ -82,6 +83,7 @@ class FeatureJob:
     seed: int = 0
     buckets: int = 64
     rebuild: bool = False
+    forgotten: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,11 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     run = uuid.uuid4().hex[:8]
     examples = OutputFolder(spark, f"{job.output}/examples", run)
     marks = {day: _mark(job, day, lake_days[-1]) for day in wanted}
-    done = {} if job.rebuild else examples.marks()
+    done = examples.marks()
+    examples.remove(
+        [name for name in done if name.removeprefix(f"{_DAY}=") not in lake_days]
+    )  # all forgotten
+    done = {} if job.rebuild else done
     missing = [
         d for d in wanted if done.get(f"{_DAY}={d}") != marks[d] or not json.loads(marks[d])["complete"]
     ]
@@ -120,12 +126,13 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     if not missing:
         return Report(skipped=skipped)
 
-    events = read_events(spark, job).where(sf.col(_DAY) <= _day_after(missing[-1], job.window_ms)).cache()
+    events = read_events(spark, job).where(sf.col(_DAY) <= _day_after(missing[-1], job.window_ms))
     try:
         progress(f"{len(missing)} days to build, {len(skipped)} are up to date")
         n_events = events.count()
         progress(f"{n_events:,} events read")
         rows = _examples(spark, job, events, missing)
+        rows = rows.sortWithinPartitions(_DAY, TIME, "example_id")  # the writer sorts by day anyway
         rows.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.aside)
         counts = spark.read.parquet(examples.aside).groupBy("sampled").count().collect()
         examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
@@ -134,7 +141,6 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         progress(f"{n_examples:,} examples written")
         n_sequences = _write_sequences(spark, job, events, run)
     finally:
-        events.unpersist()
         examples.discard()
     return Report(
         days=tuple(missing),
@@ -156,12 +162,16 @@ def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Seq
         seed=job.seed,
     )
     popularity = spark.sparkContext.broadcast(_popularity(events, config))
-    by_user, by_item = events.groupBy("user_bucket"), events.groupBy("item_bucket")
+    # each pass reads the lake anew, and only the columns that it needs: a cache of the events costs more than that
+    attributed = sf.col("request_id").isNotNull().alias("attributed")
+    common = ("event_id", "type", "item_id", TIME, "value", attributed)
+    by_item = events.select("item_bucket", *common).groupBy("item_bucket")
+    by_user = events.select("user_bucket", "user_id", *common, *ITEM_CONTEXT).groupBy("user_bucket")
 
     def labelled(rows: pa.Table) -> pa.Table:
         return label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
 
-    bare = by_user.applyInArrow(labelled, _spark_schema(_BARE))
+    bare = events.groupBy("user_bucket").applyInArrow(labelled, _spark_schema(_BARE))
     bare = bare.where(_day_column().isin(list(days)))  # days in between may be up to date
     bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
     bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ("created_ms",))
@@ -227,7 +237,9 @@ def _histories(events: pa.Table, users: Codes, keys: Any, times: Any) -> dict[st
 def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, run: str) -> int:
     folder = OutputFolder(spark, job.output, run)
     try:
-        rows = events.groupBy("user_bucket").applyInArrow(sequences, _spark_schema(SEQUENCE_SCHEMA))
+        wanted = sf.col("type").isin([str(t) for t in ENGAGEMENT])
+        engaged = events.where(wanted).select("user_bucket", "user_id", "event_id", "type", "item_id", TIME)
+        rows = engaged.groupBy("user_bucket").applyInArrow(sequences, _spark_schema(SEQUENCE_SCHEMA))
         rows.write.option("compression", "zstd").parquet(f"{folder.aside}/sequences")
         count = spark.read.parquet(f"{folder.aside}/sequences").count()
         folder.publish({"sequences": ""})
@@ -241,9 +253,14 @@ def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, ru
 
 def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
     """Flat events with their buckets and what features read from the context."""
-    context = {"categories": "categories", "creator": "creator"}
+    context = {name: name for name in ITEM_CONTEXT}
     context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}
-    return spark.read.parquet(f"{job.lake}/events").select(
+    events = spark.read.parquet(f"{job.lake}/events")
+    if job.forgotten:
+        marks = spark.createDataFrame(list(job.forgotten.items()), "digest string, until_ms long")
+        theirs = (sf.sha2("user_id", 256) == marks.digest) & (sf.col(TIME) <= marks.until_ms)
+        events = events.join(sf.broadcast(marks), theirs, "left_anti")
+    return events.select(
         *_EVENT_COLUMNS,
         *(sf.col("context")[name].alias(column) for column, name in context.items()),
         sf.col(_DAY).cast("string").alias(_DAY),
@@ -309,7 +326,9 @@ def _lake_days(spark: SparkSession, lake: str) -> list[str]:
 
 def _mark(job: FeatureJob, day: str, newest: str) -> str:
     """What a finished day says of itself; a day that says otherwise is built again."""
-    made_with = {k: v for k, v in asdict(job).items() if k in ("window_ms", "negatives", "seed")}
+    made_with: dict[str, Any] = {
+        k: v for k, v in asdict(job).items() if k in ("window_ms", "negatives", "seed")
+    }
     complete = newest > _day_after(day, job.window_ms - 1)
     return json.dumps(
         {"fingerprint": FEATURES.fingerprint, "complete": complete, **made_with}, sort_keys=True

@@ -90,7 +90,9 @@ def read_examples(
     table = pa.concat_tables(pq.ParquetFile(p).read(columns=list(COLUMNS)) for p in found)
     if not len(table):
         raise InvalidData(f"{folder}: the example files are empty; build them with `recsys features build`")
-    return examples_of(table.sort_by([("event_time_ms", "ascending")]), item_ids, n_features, length)
+    # by time, and rows of one instant in an order that does not depend on the files
+    order = [(name, "ascending") for name in ("event_time_ms", "user_id", "item_id")]
+    return examples_of(table.sort_by(order), item_ids, n_features, length)
 
 
 def examples_of(table: pa.Table, item_ids: Sequence[str], n_features: int, length: int) -> RankExamples:

@@ -5,7 +5,7 @@ Locally, on a cluster (`--master`), on any file system that Hadoop knows (`file:
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from pyspark.sql import SparkSession
@@ -88,6 +88,11 @@ class OutputFolder:
     def discard(self) -> None:
         """Remove what was written aside."""
         self._fs.delete(self._path(self.aside), True)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove partitions."""
+        for name in names:
+            self._fs.delete(self._path(f"{self._folder}/{name}"), True)
 
     def names(self) -> list[str]:
         """What the folder holds; empty when it does not exist."""

@@ -38,6 +38,7 @@ STATE_SCHEMA = pa.schema(
         pa.field("cells", pa.list_(pa.string())),
         pa.field("amounts", pa.list_(pa.int64())),
         pa.field("visits", pa.list_(_VISIT)),
+        pa.field("latest_ms", pa.int64()),  # the latest event time in it
     ]
 )
 
@@ -54,14 +55,14 @@ def user_states(rows: pa.Table) -> pa.Table:
     """The states of some users, from all their events."""
     rows, keys, columns = _bucket(rows, "user_id")
     cells = _cells(Entity.USER, columns, len(keys.ids))
-    return _table(Entity.USER, keys, cells, _visits(rows, columns, len(keys.ids)))
+    return _table(Entity.USER, keys, columns, cells, _visits(rows, columns, len(keys.ids)))
 
 
 def item_states(rows: pa.Table) -> pa.Table:
     """The states of some items, from all their events."""
     _, keys, columns = _bucket(rows, "item_id")
     n = len(keys.ids)
-    return _table(Entity.ITEM, keys, _cells(Entity.ITEM, columns, n), [[] for _ in range(n)])
+    return _table(Entity.ITEM, keys, columns, _cells(Entity.ITEM, columns, n), [[] for _ in range(n)])
 
 
 def entity_state(row: Mapping[str, Any]) -> EntityState:
@@ -109,13 +110,19 @@ def _visits(rows: pa.Table, columns: EventColumns, n: int) -> list[list[dict[str
 
 
 def _table(
-    entity: Entity, keys: Codes, cells: list[dict[str, int]], visits: list[list[dict[str, Any]]]
+    entity: Entity,
+    keys: Codes,
+    events: EventColumns,
+    cells: list[dict[str, int]],
+    visits: list[list[dict[str, Any]]],
 ) -> pa.Table:
+    ends = np.searchsorted(events.key, np.arange(len(cells)), side="right")
     columns = {
         "entity": [entity.value] * len(cells),
         "id": keys.ids,
         "cells": [list(c) for c in cells],
         "amounts": [list(c.values()) for c in cells],
         "visits": visits,
+        "latest_ms": events.time_ms[ends - 1],
     }
     return pa.table(columns, schema=STATE_SCHEMA)

@@ -1,6 +1,7 @@
 """`recsys features`: build examples with Spark, list the definitions, say what a change of them invalidates."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,13 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from infra.console import JsonFlag, console, print_json, print_mapping, print_table
+from infra.local.services import connected
 from infra.size import Population, predict
 from recsys.bundle import current_version, open_bundle
 from recsys.errors import InvalidConfig, InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS, Change, Effect, differences, listing, markdown
+from recsys.forget import forgotten_users
 from recsys.settings import Settings
-from recsys.store.base import StoreConfig
+from recsys.store.backfill import Covered
+from recsys.store.base import FeatureStore, StateDefinition, StoreConfig
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import MS_PER_HOUR, Topic
+from streaming.commit import exclusive, read_checkpoint
+from streaming.settings import StreamSettings
 
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
 
@@ -67,6 +75,7 @@ def build_(
         seed=seed,
         buckets=buckets,
         rebuild=rebuild,
+        forgotten=_forgotten(lake or settings.lake.as_posix()),
     )
     with console.status("starting Spark") as status:
         spark = spark_session(master, memory, [_setting(text) for text in conf or ()])
@@ -83,11 +92,57 @@ def build_(
     print_mapping("features", content, as_json)
 
 
+def _forgotten(lake: str) -> Mapping[str, int]:
+    """Marks are written where the API runs; a lake elsewhere has them where it is mounted, or is compacted first."""
+    return {} if "://" in lake else forgotten_users(Path(lake))
+
+
 def _setting(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
         raise InvalidConfig(f"--conf {text}: write it as KEY=VALUE")
     return key, value
+
+
+@app.command("backfill")
+def backfill_(
+    namespace: Annotated[str, typer.Option(help="An empty namespace of the store; never the live one.")],
+    master: Master = "local[*]",
+    memory: Memory = "2g",
+    as_json: JsonFlag = False,
+) -> None:
+    """Load the state of everything in the lake into another namespace of Redis, beside the live one.
+
+    For new feature definitions, or a Redis that lost its data. Stop the archiver meanwhile; workers and the API go on
+    undisturbed. Afterwards start them with RECSYS_REDIS_NAMESPACE: workers continue right after the lake.
+
+    Example: recsys features backfill --namespace recsys-2
+    """
+    from training.backfill_job import main  # loads Spark
+    from training.features_job import FeatureJob
+    from training.spark import spark_session
+
+    settings = connected(StreamSettings())
+    dedupe_ms = round(settings.late_hours * MS_PER_HOUR)
+    config = StoreConfig(settings.partitions, dedupe_ms=dedupe_ms)
+
+    def open_store(definition: StateDefinition) -> FeatureStore:
+        return RedisFeatureStore(settings.redis_url, definition, config, namespace)
+
+    with exclusive(settings.lake), console.status("reading the lake"):
+        lake = settings.lake.absolute().as_posix()
+        job = FeatureJob(lake=lake, output="", forgotten=_forgotten(lake))
+        spark = spark_session(master, memory)
+        try:
+            covered = [
+                Covered(Topic(place.rpartition("/")[0]), int(place.rpartition("/")[2]), log_id, offset)
+                for place, (log_id, offset) in sorted(read_checkpoint(settings.lake).items())
+            ]
+            loaded = main(spark, job, covered, open_store, settings.partitions, dedupe_ms)
+        finally:
+            spark.stop()
+    print_mapping(f"backfilled {namespace}", asdict(loaded), as_json)
+    console.print(f"next: restart workers and the API with RECSYS_REDIS_NAMESPACE={namespace}")
 
 
 @app.command("list")

@@ -33,7 +33,9 @@ def forget(
     Example: recsys users forget 42
     """
     settings = connected(Settings())
-    store = RedisFeatureStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions))
+    store = RedisFeatureStore(
+        settings.redis_url, FEATURES, StoreConfig(settings.partitions), settings.redis_namespace
+    )
     try:
         had_state = store.forget_user(user)
     finally:

@@ -13,14 +13,20 @@ import pytest
 from pyspark.sql import SparkSession
 
 from recsys.errors import InvalidData
+from recsys.event_log import partition_of
 from recsys.events import Event
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS, differences
 from recsys.features.reference import reference_features
+from recsys.forget import user_digest
 from recsys.lake import EVENTS, DayWriter, day_of, events_table, write_parquet
-from recsys.types import MS_PER_DAY, EventType
+from recsys.store.backfill import Covered
+from recsys.store.base import StateDefinition, StoreConfig
+from recsys.store.memory import MemoryFeatureStore
+from recsys.types import MS_PER_DAY, EventType, Topic
 from tests.recsys.features.worlds import catalogue, population, random_log
-from training import features_job
+from tests.training.test_features_state import folded
+from training import backfill_job, features_job
 from training.features_job import FeatureJob, build
 from training.spark import spark_session
 
@@ -140,6 +146,47 @@ def test_a_failed_run_leaves_what_was_there(
         build(spark, replace(job, rebuild=True))
     assert read(output).equals(before)
     assert not list((output / "examples").glob("_building*"))
+
+
+def test_forgotten_users_are_left_out_at_once(
+    spark: SparkSession, built: tuple[FeatureJob, Path], tmp_path: Path
+) -> None:
+    job, _ = built
+    gone = USERS[0].user_id
+    job = replace(
+        job, output=str(tmp_path), forgotten={user_digest(gone): LOG[0].event_time_ms + 365 * MS_PER_DAY}
+    )
+    build(spark, job)
+    rows = read(tmp_path).to_pylist()
+    assert {r["user_id"] for r in rows} == {u.user_id for u in USERS[1:]}
+    others = [e for e in LOG if e.user_id != gone]
+    for row in RNG.sample(rows, 10):  # nor do they count in what items show
+        user = next(u for u in USERS if u.user_id == row["user_id"])
+        item = next(i for i in ITEMS if i.item_id == row["item_id"])
+        expected = reference_features(FEATURES, others, user, item, row["event_time_ms"], {"tab": "1"})
+        np.testing.assert_array_equal(np.array(row["features"], np.float32), expected)
+
+
+def test_backfill_loads_the_states_of_the_lake(spark: SparkSession, built: tuple[FeatureJob, Path]) -> None:
+    store = MemoryFeatureStore(FEATURES, StoreConfig(2))
+    covered = [Covered(Topic.EVENTS, p, "log", 1000 + p) for p in range(2)]
+    loaded = backfill_job.main(spark, built[0], covered, lambda f: _opened(store, f), 2, MS_PER_DAY)
+    assert (loaded.users, loaded.items, loaded.present) == (len(USERS), len(ITEMS), 0)
+    assert loaded.ids == sum(e.event_time_ms >= max(e.event_time_ms for e in LOG) - MS_PER_DAY for e in LOG)
+    users, items = folded(LOG)
+    assert {u.user_id: store.user(u.user_id) for u in USERS} == users
+    assert dict(store.all_items()) == items
+    for place in covered:
+        stored = store.checkpoint(place.topic, place.partition)
+        assert stored is not None
+        assert (stored.offset, stored.log_id) == (place.offset, "log")
+        theirs = [e.event_time_ms for e in LOG if partition_of(e.user_id, 2) == place.partition]
+        assert stored.watermark_ms == max(theirs)
+
+
+def _opened(store: MemoryFeatureStore, features: StateDefinition) -> MemoryFeatureStore:
+    store._features = features
+    return store
 
 
 def test_days_without_events_are_an_error(spark: SparkSession, built: tuple[FeatureJob, Path]) -> None:

@@ -1,0 +1,226 @@
+"""Loading whole states into an empty store, through the same atomic script that applies events.
+
+States are a monoid, so a state is folded as one event would be: a `StateFold` is a feature definition under which an
+event stands for the state that was given for it. Event ids make loading idempotent: what was loaded is a duplicate.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from recsys.errors import InvalidConfig, Unavailable
+from recsys.event_log import partition_of
+from recsys.events import MAX_TIME_MS, Event
+from recsys.features.state import Aggregate, Delta, Entity, EntityState, History, Visit, parse_cell
+from recsys.store.base import Applied, Batch, FeatureStore, Folded, Outcome, StateDefinition
+from recsys.types import EventType, Topic
+
+TOPIC = "backfill"
+_DONE = 1  # the offset of TOPIC once everything is loaded
+_CELLS_PER_CALL = 2_000  # a script blocks the server: a few milliseconds
+_IDS_PER_CALL = 500
+T = TypeVar("T")
+
+
+class StateRow(NamedTuple):
+    """The state of one user or item from everything before the backfill's end."""
+
+    entity: Entity
+    id: str
+    state: EntityState
+    latest_ms: int  # the latest event time in it
+
+
+@dataclass(frozen=True)
+class Covered:
+    """Where a topic partition of the log continues after the lake."""
+
+    topic: Topic
+    partition: int
+    log_id: str
+    offset: int
+
+
+class _Change(NamedTuple):
+    user: Sequence[Delta]
+    item: Sequence[Delta]
+    visits: Sequence[tuple[History, Visit]]
+
+
+_NOTHING = _Change((), (), ())
+
+
+class StateFold:
+    """`StateDefinition` for loading: `stand_in` gives the event whose fold is that state, once."""
+
+    def __init__(self, features: StateDefinition) -> None:
+        self.fingerprint: str = features.fingerprint
+        self.aggregates: Sequence[Aggregate] = features.aggregates
+        self.histories: Sequence[History] = features.histories
+        self._aggregate = {(a.entity, a.name): a for a in features.aggregates}
+        self._waiting: dict[str, Folded] = {}
+
+    def stand_in(self, row: StateRow) -> Event:
+        deltas = [self._delta(row.entity, cell, amount) for cell, amount in row.state.cells.items()]
+        visits = [(h, v) for h in self.histories for v in row.state.histories.get(h.name, ())]
+        is_user = row.entity is Entity.USER
+        event_id = f"{TOPIC} {row.entity} {row.id}"
+        self._waiting[event_id] = _Change(deltas, (), visits) if is_user else _Change((), deltas, ())
+        user, item = (row.id, "") if is_user else ("", row.id)
+        return Event(event_id, EventType.IMPRESSION, user, item, 0)
+
+    def fold(self, event: Event) -> Folded:
+        """Nothing for an event that stands for nothing: its id is remembered, and that is all."""
+        return self._waiting.pop(event.event_id, _NOTHING)
+
+    def _delta(self, entity: Entity, cell: str, amount: int) -> Delta:
+        return Delta(cell, self._aggregate[entity, parse_cell(cell).name].op, amount)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What one backfill did. `present`: rows that an earlier, interrupted run had loaded."""
+
+    users: int
+    items: int
+    present: int
+    ids: int
+
+
+def backfill(
+    features: StateDefinition,
+    open_store: Callable[[StateDefinition], FeatureStore],
+    partitions: int,
+    rows: Iterable[StateRow],
+    recent: Iterable[tuple[str, str, int]],
+    covered: Sequence[Covered],
+) -> Loaded:
+    """Fill an empty store so that a worker continues after `covered` with the effect of each event once.
+
+    1. Each state is merged into its partition, under a topic of its own.
+    2. The ids of `recent` events are remembered, so that a retry that is still on its way is a duplicate.
+    3. Last, the offsets: before them a worker would start at 0 and count twice, so workers start afterwards.
+
+    Args:
+        open_store: a store for the definition that it is given.
+        recent: (event id, user id, event time) of events within the dedupe window.
+        covered: how far the states go in each topic partition of the log that they were made of.
+
+    Raises:
+        InvalidConfig: the store is not empty, or was filled up to other offsets.
+    """
+    fold = StateFold(features)
+    store = open_store(fold)
+    try:
+        _refuse_used(store, covered)
+        name = ",".join(f"{c.topic}/{c.partition}@{c.log_id}:{c.offset}" for c in covered)
+        loader = _Loader(fold, store, partitions, name)
+        counts = loader.load(rows)
+        n_ids = loader.remember(recent, covered)
+        loader.finish(covered)
+    finally:
+        store.close()
+    return Loaded(*counts, n_ids)
+
+
+def _refuse_used(store: FeatureStore, covered: Sequence[Covered]) -> None:
+    """A worker that ran here has counted events that the states have, too."""
+    for place in covered:
+        stored = store.checkpoint(place.topic, place.partition)
+        if stored and stored.offset and (stored.log_id, stored.offset) != (place.log_id, place.offset):
+            raise InvalidConfig(
+                f"the store is in use: {place.topic}/{place.partition} is at offset {stored.offset}; "
+                "backfill into another namespace: --namespace NAME"
+            )
+
+
+class _Loader:
+    """Writes through the claims of one backfill."""
+
+    def __init__(self, fold: StateFold, store: FeatureStore, partitions: int, name: str) -> None:
+        self._fold, self._store, self._partitions = fold, store, partitions
+        self._epochs: dict[tuple[str, int], int] = {}
+        self._watermarks = dict.fromkeys(range(partitions), 0)
+        for partition in range(partitions):
+            stored = store.checkpoint(TOPIC, partition)
+            if stored and (stored.log_id != name or stored.offset):
+                raise InvalidConfig(
+                    "the store is filled already; backfill into another namespace: --namespace NAME"
+                )
+            self._claim(TOPIC, partition, name)
+
+    def load(self, rows: Iterable[StateRow]) -> tuple[int, int, int]:
+        """(users, items, of these present before)."""
+        waiting: dict[int, list[Event]] = {p: [] for p in range(self._partitions)}
+        cells = dict.fromkeys(range(self._partitions), 0)
+        users = items = present = 0
+        for row in rows:
+            partition = partition_of(row.id, self._partitions)
+            users += row.entity is Entity.USER
+            items += row.entity is Entity.ITEM
+            if row.entity is Entity.USER:
+                self._watermarks[partition] = max(self._watermarks[partition], row.latest_ms)
+            waiting[partition].append(self._fold.stand_in(row))
+            cells[partition] += len(row.state.cells) + sum(map(len, row.state.histories.values()))
+            if cells[partition] >= _CELLS_PER_CALL:
+                present += self._apply(TOPIC, partition, waiting[partition]).duplicates
+                waiting[partition], cells[partition] = [], 0
+        for partition, events in waiting.items():
+            present += self._apply(TOPIC, partition, events).duplicates
+        return users, items, present
+
+    def remember(self, recent: Iterable[tuple[str, str, int]], covered: Sequence[Covered]) -> int:
+        """Let both topics know these ids; which of them an event came by is not in the lake's rows."""
+        topics = sorted({place.topic for place in covered})
+        for place in covered:
+            self._claim(place.topic, place.partition, place.log_id)
+        count = 0
+        for chunk in _chunks(recent, _IDS_PER_CALL):
+            by_partition: dict[int, list[Event]] = {}
+            for event_id, user_id, time_ms in chunk:
+                event = Event(event_id, EventType.IMPRESSION, user_id, "", time_ms)
+                by_partition.setdefault(partition_of(user_id, self._partitions), []).append(event)
+            count += len(chunk)
+            for partition, events in by_partition.items():
+                for topic in topics:
+                    if (topic, partition) in self._epochs:  # else its worker starts at the beginning
+                        self._apply(topic, partition, events, 0, self._watermarks[partition])
+        return count
+
+    def finish(self, covered: Sequence[Covered]) -> None:
+        """Let workers continue after the lake, and forget the ids of the stand-ins."""
+        for partition in range(self._partitions):
+            self._apply(TOPIC, partition, [], _DONE, MAX_TIME_MS)
+        for place in covered:
+            self._apply(place.topic, place.partition, [], place.offset, self._watermarks[place.partition])
+
+    def _claim(self, topic: str, partition: int, log_id: str) -> None:
+        self._epochs[topic, partition] = self._store.claim(topic, partition, log_id).epoch
+
+    def _apply(
+        self, topic: str, partition: int, events: list[Event], next_offset: int = 0, watermark_ms: int = 0
+    ) -> Applied:
+        applied = self._store.apply(
+            Batch(
+                topic=topic,
+                partition=partition,
+                epoch=self._epochs[topic, partition],
+                previous=0,
+                next_offset=next_offset,
+                watermark_ms=watermark_ms,
+                offsets=[0] * len(events),
+                events=events,
+            )
+        )
+        if applied.outcome is not Outcome.APPLIED:
+            raise Unavailable(
+                f"{topic}/{partition}: {applied.outcome}: something else writes to this namespace"
+            )
+        return applied
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
