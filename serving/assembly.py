@@ -26,7 +26,7 @@ from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
 from serving.outbox import Outbox
 from serving.results import ResultCache
-from serving.runtime import USER_FEATURES, Limits, Runtime, build_runtime
+from serving.runtime import USER_FEATURES, Limits, Runtime, build_runtime, weigh
 from serving.security import Keys
 from serving.services import Services
 from serving.settings import ServingSettings
@@ -171,6 +171,8 @@ def _host(
         code_fingerprint=FEATURES.fingerprint,
         store_fingerprint=store_fingerprint,
         telemetry=telemetry,
+        weigh=weigh,
+        max_bytes=settings.bundle_bytes,
     )
 
 
@@ -181,5 +183,7 @@ def _gauges(services: Services) -> None:
     telemetry.outbox_bytes.labels("impressions").set(services.impressions.backlog_bytes)
     telemetry.item_features_age.set(services.feed.age_s)
     telemetry.cache("results", services.results.cache)
-    if services.host.runtime is not None:
-        telemetry.cache("user_vectors", services.host.runtime.tower.cache)
+    telemetry.bundle_bytes.set(sum(services.host.loaded.values()))
+    runtime = services.host.runtime()
+    if runtime is not None:
+        telemetry.cache("user_vectors", runtime.tower.cache)

@@ -1,18 +1,24 @@
-"""The model host: which bundle answers, and how another one takes its place without losing a request.
+"""The model host: which bundles are loaded, which one answers, and how another one takes its place without losing a
+request.
 
 A bundle is loaded and checked aside; then one reference changes. Requests that have begun keep the old runtime
-until they end, then it is freed. A bundle that is refused leaves the old one where it is.
+until they end, then it is freed. A bundle that is refused leaves everything as it is.
+
+Beside the one that answers there may be others: those that somebody wants (an arm of an experiment, the shadow), and
+those that were used before, for a quick way back. Together they take at most `max_bytes`; above it the least recently
+used one that nobody wants is unloaded, and a wanted one that does not fit is refused.
 """
 
+import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from recsys.bundle import Bundle, current_version, open_bundle, publish
-from recsys.errors import FingerprintMismatch, InvalidBundle, RecsysError
+from recsys.errors import FingerprintMismatch, InvalidBundle, InvalidConfig, RecsysError
 from serving.telemetry import Telemetry
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +36,7 @@ R = TypeVar("R", bound=Loaded)
 
 class ModelHost(Generic[R]):
     """Thread-safe. `load` makes a bundle ready to answer, or raises `InvalidBundle`; `release` is told of
-    a runtime that no new request will get.
+    a runtime that no new request will get; `weigh` estimates a bundle's bytes in memory before it is loaded.
 
     `fingerprint` gives that of the feature definitions in the store; None when the store is empty or away.
     """
@@ -43,6 +49,8 @@ class ModelHost(Generic[R]):
         code_fingerprint: str,
         store_fingerprint: Callable[[], str | None],
         telemetry: Telemetry,
+        weigh: Callable[[Bundle], int] = lambda bundle: 1,
+        max_bytes: int = 0,
     ) -> None:
         self._bundles = bundles
         self._load = load
@@ -50,21 +58,39 @@ class ModelHost(Generic[R]):
         self._code_fingerprint = code_fingerprint
         self._store_fingerprint = store_fingerprint
         self._telemetry = telemetry
+        self._weigh = weigh
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()  # one load at a time; never taken by requests
-        self._runtime: R | None = None
+        self._pool: Mapping[str, R] = {}  # replaced as a whole: requests read it without the lock
+        self._bytes: dict[str, int] = {}
+        self._used: dict[str, int] = {}  # version → when it was used last, as a count
+        self._count = itertools.count()
+        self._active: R | None = None
         self._refused: dict[str, str] = {}
+        self._wanted: frozenset[str] = frozenset()
+        self.wanted: list[Callable[[], Collection[str]]] = []  # who wants which versions beside the active one
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    @property
-    def runtime(self) -> R | None:
-        """What answers now. Take it once a request."""
-        return self._runtime
+    def runtime(self, version: str = "") -> R | None:
+        """What answers now or, by version, a bundle that is loaded beside it; None when it is not. Take it once a
+        request. A version becomes loaded because one of `wanted` names it: a request never waits for that."""
+        if not version:
+            return self._active
+        found = self._pool.get(version)
+        if found is not None:
+            self._used[version] = next(self._count)
+        return found
 
     @property
     def active(self) -> str | None:
-        runtime = self._runtime
+        runtime = self._active
         return runtime.bundle.manifest.version if runtime else None
+
+    @property
+    def loaded(self) -> Mapping[str, int]:
+        """Every loaded version and the bytes that it is thought to take."""
+        return {version: self._bytes.get(version, 0) for version in self._pool}
 
     @property
     def refused(self) -> Mapping[str, str]:
@@ -72,29 +98,44 @@ class ModelHost(Generic[R]):
         return dict(self._refused)
 
     def activate(self, version: str) -> None:
-        """Load, check and swap in one bundle. Returns when it answers.
+        """Load, check and swap in one bundle. Returns when it answers. It may be larger than the limit alone: then
+        nothing is kept beside it.
 
         Raises:
             InvalidBundle: a file is missing or altered, or the golden outputs differ. The old one goes on.
             FingerprintMismatch: it was trained on other feature definitions. The old one goes on.
         """
         with self._lock:
-            if version == self.active:
+            previous = self.active
+            if version == previous:
                 return
-            try:
-                runtime = self._open(version)
-            except RecsysError as error:
-                self._refused[version] = str(error)
-                self._telemetry.bundle_loads.labels("refused").inc()
-                _log.error("bundle refused", version=version, active=self.active, reason=str(error))
-                raise
-            old, self._runtime = self._runtime, runtime
-            if old is not None:
-                self._release(old)
-            self._refused.pop(version, None)
-            self._telemetry.bundle_loads.labels("loaded").inc()
+            self._active = self._loaded_or_load(version, must_fit=False)
             self._telemetry.bundle(version)
-            _log.info("bundle active", version=version, previous=old.bundle.manifest.version if old else None)
+            self._make_room()
+            _log.info("bundle active", version=version, previous=previous)
+
+    def load(self, version: str) -> None:
+        """Load and check a bundle beside the one that answers.
+
+        Raises:
+            InvalidBundle, FingerprintMismatch: as `activate`.
+            InvalidConfig: it does not fit into the memory limit beside those in use.
+        """
+        with self._lock:
+            self._loaded_or_load(version, must_fit=True)
+
+    def unload(self, version: str) -> None:
+        """Free a bundle; requests that have begun with it are answered. One that is not loaded is no error.
+
+        Raises:
+            InvalidConfig: it is in use.
+        """
+        with self._lock:
+            if version in self._in_use():
+                raise InvalidConfig(
+                    f"bundle {version!r} is in use: activate another one, or take it out of the experiment first"
+                )
+            self._drop(version)
 
     def publish(self, version: str) -> None:
         """`activate`, then make it the current one for the other processes and for the next start."""
@@ -102,8 +143,9 @@ class ModelHost(Generic[R]):
         publish(self._bundles, version)
 
     def follow(self, every_s: float) -> None:
-        """Load the published bundle now, and every newly published one from now on, in a thread."""
-        self._look()
+        """Load the published bundle and the wanted ones now, and what is published or wanted from now on in a
+        thread."""
+        self.look()
         self._thread = threading.Thread(target=self._watch, args=(every_s,), name="model-host", daemon=True)
         self._thread.start()
 
@@ -111,26 +153,80 @@ class ModelHost(Generic[R]):
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self._runtime is not None:
-            self._release(self._runtime)
+        for runtime in self._pool.values():
+            self._release(runtime)
+
+    def look(self) -> None:
+        """Load what has been published or is wanted since; what is refused is noted and changes nothing."""
+        version = current_version(self._bundles)
+        # what was refused stays refused until somebody activates it by hand
+        if version is not None and version != self.active and version not in self._refused:
+            self._try(self.activate, version)
+        wanted = frozenset(version for wants in self.wanted for version in wants())
+        if wanted != self._wanted:
+            with self._lock:
+                self._wanted = wanted
+                for version in wanted:
+                    self._refused.pop(version, None)  # asked for anew: worth another try
+        for version in sorted(wanted - self._pool.keys() - self._refused.keys()):
+            self._try(self.load, version)
 
     def _watch(self, every_s: float) -> None:
         while not self._stop.wait(every_s):
             try:
-                self._look()
+                self.look()
             except Exception:
                 _log.exception("looking for a new bundle failed")
 
-    def _look(self) -> None:
-        version = current_version(self._bundles)
-        if version is None or version == self.active or version in self._refused:
-            return  # what was refused stays refused until somebody activates it by hand
+    @staticmethod
+    def _try(step: Callable[[str], None], version: str) -> None:
         try:
-            self.activate(version)
+            step(version)
         except RecsysError:
-            return  # noted by `activate`
+            return  # noted by the step
 
-    def _open(self, version: str) -> R:
+    def _loaded_or_load(self, version: str, must_fit: bool) -> R:
+        found = self._pool.get(version)
+        if found is None:
+            try:
+                found = self._open(version, must_fit)
+            except RecsysError as error:
+                self._refused[version] = str(error)
+                self._telemetry.bundle_loads.labels("refused").inc()
+                _log.error("bundle refused", version=version, active=self.active, reason=str(error))
+                raise
+            self._pool = {**self._pool, version: found}
+            self._telemetry.bundle_loads.labels("loaded").inc()
+        self._refused.pop(version, None)
+        self._used[version] = next(self._count)
+        return found
+
+    def _in_use(self) -> frozenset[str]:
+        return self._wanted | ({self.active} if self.active else set())
+
+    def _make_room(self, needed: int = 0) -> int:
+        """Unload what nobody uses, the least recently used first, until `needed` bytes more fit; the bytes that are
+        still missing, 0 when they do."""
+        spare = sorted(self._pool.keys() - self._in_use(), key=lambda version: self._used[version])
+        missing = self._missing(needed)
+        while missing and spare:
+            self._drop(spare.pop(0))
+            missing = self._missing(needed)
+        return missing
+
+    def _missing(self, needed: int) -> int:
+        return max(0, sum(self._bytes.values()) + needed - self._max_bytes)
+
+    def _drop(self, version: str) -> None:
+        runtime = self._pool.get(version)
+        if runtime is None:
+            return
+        self._pool = {other: kept for other, kept in self._pool.items() if other != version}
+        self._bytes.pop(version, None)
+        self._release(runtime)
+        _log.info("bundle unloaded", version=version)
+
+    def _open(self, version: str, must_fit: bool) -> R:
         bundle = open_bundle(self._bundles / version)
         trained_on = bundle.manifest.feature_fingerprint
         for owner, fingerprint in (
@@ -143,8 +239,16 @@ class ModelHost(Generic[R]):
                     " rebuild the features and train again"
                 )
         try:
-            return self._load(bundle)
+            needed = self._weigh(bundle)
+            if must_fit and self._make_room(needed):
+                raise InvalidConfig(
+                    f"{version}: needs about {needed >> 20} MiB beside the bundles in use, the limit for all is"
+                    f" {self._max_bytes >> 20} MiB; raise RECSYS_BUNDLE_BYTES"
+                )
+            runtime = self._load(bundle)
         except RecsysError:
             raise
         except Exception as error:  # a library's own error: a file that it cannot read
             raise InvalidBundle(f"{version}: cannot be loaded: {type(error).__name__}: {error}") from error
+        self._bytes[version] = needed
+        return runtime

@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -43,6 +44,7 @@ from serving.user_vectors import CachedUserTower
 USER_FEATURES = "user_features"  # how `degraded` names a store that does not give the user's state
 
 _CALIBRATION = "calibration.json"
+_ITEM_BYTES = 2_000  # of a catalogue entry, its features and its Python objects, beside what the files hold
 _RERANK_POOL = 100  # candidates that compete for the list: five times what is shown
 # the share of the candidates that each recall channel is sure of; the rest is fused by rank
 _QUOTAS: Mapping[str, float] = {
@@ -82,6 +84,13 @@ class Limits:
     candidates: int = 500
     history: int = ENGAGED_VISITS.size
     vector_cache_bytes: int = 0
+
+
+def weigh(bundle: Bundle) -> int:
+    """Bytes that the bundle is thought to take in memory: its files, most of which are kept as they are, and what
+    each item takes beside them (measured, see tests/serving/test_model_pool.py)."""
+    files = sum(bundle.file(name).stat().st_size for name in bundle.manifest.files)
+    return files + _ITEM_BYTES * int(pq.read_metadata(bundle.file("items.parquet")).num_rows)
 
 
 def build_runtime(

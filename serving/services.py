@@ -76,7 +76,7 @@ class Services:
         Raises:
             Problem: 503, with what to do.
         """
-        runtime = self.host.runtime
+        runtime = self.host.runtime()
         if runtime is None:
             why = "; ".join(self.host.refused.values())
             raise Problem(

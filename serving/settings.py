@@ -53,6 +53,11 @@ class ServingSettings(Settings):
     bundle_poll_s: float = Field(
         2.0, gt=0, description="Seconds between two looks at bundles/CURRENT for a newly published bundle."
     )
+    bundle_bytes: int = Field(
+        268_435_456,
+        ge=0,
+        description="Memory for all loaded bundles of a process; unused ones above it are unloaded.",
+    )
     stale_after_s: float = Field(
         30.0, gt=0, description="Item features not refreshed for this long are named in `degraded`."
     )

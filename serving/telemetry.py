@@ -88,6 +88,12 @@ class Telemetry:
         self.bundle_loads = Counter(
             "recsys_bundle_loads", "Bundles loaded or refused.", ("result",), registry=r
         )
+        self.bundle_bytes = Gauge(
+            "recsys_bundle_bytes",
+            "Memory that the loaded bundles are thought to take.",
+            registry=r,
+            multiprocess_mode="livesum",
+        )
         self._cache = Gauge(
             "recsys_cache",
             "A cache's hits, misses and evictions since the start, and its bytes now.",

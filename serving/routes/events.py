@@ -72,7 +72,7 @@ def _completed(parts: Services, raw: Any) -> Any:
         full["event_id"] = new_id()
     if full.get("event_time_ms") is None:
         full["event_time_ms"] = parts.now_ms()
-    runtime, item_id, context = parts.host.runtime, full.get("item_id"), full.get("context")
+    runtime, item_id, context = parts.host.runtime(), full.get("item_id"), full.get("context")
     if runtime is None or not isinstance(item_id, str) or not isinstance(context, dict | None):
         return full
     row = runtime.catalogue.rows.get(item_id)

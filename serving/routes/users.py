@@ -23,7 +23,7 @@ def user(request: Request, user_id: UserId) -> UserSummary:
     parts = services(request)
     state = parts.store.user(user_id)
     visits = state.histories.get(ENGAGED_VISITS.name, [])
-    runtime = parts.host.runtime
+    runtime = parts.host.runtime()
     return UserSummary(
         user_id=user_id,
         known=bool(state.cells or state.histories),

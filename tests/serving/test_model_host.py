@@ -55,7 +55,7 @@ def test_a_request_keeps_the_runtime_it_began_with(tmp_path: Path) -> None:
     write(tmp_path, "v2")
     host = make_host(tmp_path)
     host.activate("v1")
-    mine = host.runtime
+    mine = host.runtime()
     host.activate("v2")
     assert mine is not None
     assert mine.bundle.manifest.version == "v1"
@@ -108,7 +108,7 @@ def test_a_librarys_own_error_while_loading_is_an_invalid_bundle(tmp_path: Path)
     host = make_host(tmp_path, load)
     with pytest.raises(InvalidBundle, match="not a FAISS index"):
         host.activate("v1")
-    assert host.runtime is None
+    assert host.runtime() is None
 
 
 def test_a_refused_bundle_is_not_tried_again_until_somebody_asks(tmp_path: Path) -> None:
@@ -148,6 +148,6 @@ def test_publishing_through_the_host_changes_current_only_when_the_bundle_is_goo
 def test_an_empty_folder_is_no_error(tmp_path: Path) -> None:
     host = make_host(tmp_path)
     host.follow(10)
-    assert host.runtime is None
+    assert host.runtime() is None
     assert host.active is None
     host.close()
