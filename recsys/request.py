@@ -57,6 +57,7 @@ class Query:
     context: Mapping[str, str] = field(default_factory=dict)
     excluded_items: frozenset[str] = frozenset()
     explain: bool = False
+    arm: str = ""  # the experiments' arms, as the impression is logged (`recsys.experiments.assignment`)
 
     known: bool = False  # the store has state of this user
     user: EntityState = field(default_factory=EntityState)

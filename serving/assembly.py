@@ -20,13 +20,14 @@ from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from recsys.store.token_bucket import RedisTokenBuckets
 from serving.breaker import Breaker, Guarded
+from serving.experiments import Experiments
 from serving.impression_log import ImpressionLog, ImpressionWriter
 from serving.inline import InlineExecutor
 from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
 from serving.outbox import Outbox
 from serving.results import ResultCache
-from serving.runtime import USER_FEATURES, Limits, Runtime, build_runtime, weigh
+from serving.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime, weigh
 from serving.security import Keys
 from serving.services import Services
 from serving.settings import ServingSettings
@@ -102,13 +103,17 @@ def compose(
         feed = ItemFeed(store, now_ms)
         opened.callback(feed.close)
         breaker = Breaker()
-        host = _host(settings, telemetry, store, request_store, breaker, feed, writer)
+        path = PathConfig(candidates=settings.candidates)
+        host = _host(settings, telemetry, store, request_store, breaker, feed, writer, path)
         opened.callback(host.close)
+        experiments = Experiments(settings.experiments, path)
+        host.wanted.append(lambda: experiments.bundles)
         services = Services(
             settings=settings,
             telemetry=telemetry,
             keys=Keys(settings.api_keys),
             host=host,
+            experiments=experiments,
             store=store,
             results=ResultCache(
                 lambda user_id: breaker.call(
@@ -139,11 +144,12 @@ def _host(
     breaker: Breaker,
     feed: ItemFeed,
     writer: ImpressionWriter,
+    path: PathConfig,
 ) -> ModelHost[Runtime]:
     attributes = UserAttributes(settings.lake / "users" / "users.parquet", FEATURES)
     read_user = Guarded(UserHydrator(request_store, attributes.of, name=USER_FEATURES), breaker)
     rules = RuleBook(settings.rules) if settings.rules else None
-    limits = Limits(candidates=settings.candidates, vector_cache_bytes=settings.vector_cache_bytes)
+    limits = Limits(path, vector_cache_bytes=settings.vector_cache_bytes)
     pool = InlineExecutor()
 
     def side_effects(bundle: Bundle, catalogue: Catalogue) -> list[SideEffect]:

@@ -74,14 +74,11 @@ class ImpressionLog:
     name = "impression_log"
     optional = True
 
-    def __init__(
-        self, writer: ImpressionWriter, catalogue: Catalogue, bundle: str, fingerprint: str, arm: str = ""
-    ) -> None:
+    def __init__(self, writer: ImpressionWriter, catalogue: Catalogue, bundle: str, fingerprint: str) -> None:
         self._writer = writer
         self._catalogue = catalogue
         self._bundle = bundle
         self._fingerprint = fingerprint
-        self._arm = arm
 
     def after(self, answer: Answer) -> None:
         if len(answer.candidates):
@@ -107,6 +104,6 @@ class ImpressionLog:
                 for position, item in enumerate(map(self._catalogue.item, shown.rows.tolist()))
             ],
             features=shown.features,
-            arm=self._arm,
+            arm=query.arm,
             context=dict(query.context),
         )

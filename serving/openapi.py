@@ -27,6 +27,7 @@ _EXAMPLE_ANSWER = {
     "request_id": "01970000-0000-7000-8000-000000000000",
     "user_id": "196",
     "bundle": "20260101-120000",
+    "arms": {"diversity": "dpp"},
     "items": [
         {
             "item_id": "50",

@@ -68,6 +68,7 @@ class ResultCache:
             query.k,
             frozenset(query.context.items()),
             query.excluded_items,
+            query.arm,
             runtime.bundle.manifest.version,
             runtime.live.revision,
         )

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from recsys.pipeline.pipeline import Pipeline
 from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
 from recsys.rank.calibration import read_calibrations
 from recsys.rank.scorer import RankerSession, RankScorer
-from recsys.rank.value_model import ValueModel
+from recsys.rank.value_model import DEFAULT_WEIGHTS, ValueModel
 from recsys.recall.ann import AnnIndex
 from recsys.recall.fresh import FreshSource
 from recsys.recall.live_index import LiveIndex
@@ -37,6 +38,7 @@ from recsys.request import Rows
 from recsys.rerank.reranker import RerankConfig, Reranker
 from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
 from recsys.rerank.rules import RuleBook
+from recsys.types import Head
 from serving.golden import check_golden
 from serving.live_catalogue import LiveCatalogue
 from serving.user_vectors import CachedUserTower
@@ -46,6 +48,7 @@ USER_FEATURES = "user_features"  # how `degraded` names a store that does not gi
 _CALIBRATION = "calibration.json"
 _ITEM_BYTES = 2_000  # of a catalogue entry, its features and its Python objects, beside what the files hold
 _RERANK_POOL = 100  # candidates that compete for the list: five times what is shown
+_PATHS = 64  # request paths of one bundle that are kept composed
 # the share of the candidates that each recall channel is sure of; the rest is fused by rank
 _QUOTAS: Mapping[str, float] = {
     "two_tower": 0.4,
@@ -57,8 +60,20 @@ _QUOTAS: Mapping[str, float] = {
 
 
 @dataclass(frozen=True)
+class PathConfig:
+    """What an experiment may change of the request path. Hashable: pipelines are kept by it."""
+
+    candidates: int = 500
+    rerank: RerankConfig = field(default_factory=lambda: RerankConfig(pool=_RERANK_POOL))
+    weights: tuple[tuple[Head, float], ...] = tuple(DEFAULT_WEIGHTS.items())  # of the value model
+
+
+@dataclass(frozen=True)
 class Runtime:
-    """A loaded bundle. One is shared by all requests; a new bundle is a new one."""
+    """A loaded bundle. One is shared by all requests; a new bundle is a new one.
+
+    `compose` makes another request path of the same models, index and catalogue.
+    """
 
     bundle: Bundle
     catalogue: Catalogue
@@ -67,6 +82,12 @@ class Runtime:
     pipeline: Pipeline
     neighbours: NDArray[np.int32]
     neighbour_scores: NDArray[np.float32]
+    compose: Callable[[PathConfig], Pipeline] = field(repr=False)
+
+    def on(self, path: PathConfig) -> "Runtime":
+        """This bundle with another request path, composed once."""
+        pipeline = self.compose(path)
+        return self if pipeline is self.pipeline else replace(self, pipeline=pipeline)
 
     def similar(self, row: int, k: int) -> tuple[Rows, NDArray[np.float32]]:
         """At most k living neighbours of an item and their scores, the nearest first."""
@@ -81,7 +102,7 @@ class Runtime:
 class Limits:
     """How much of everything one request takes."""
 
-    candidates: int = 500
+    path: PathConfig = field(default_factory=PathConfig)
     history: int = ENGAGED_VISITS.size
     vector_cache_bytes: int = 0
 
@@ -126,35 +147,41 @@ def build_runtime(
     index = LiveIndex(Base(ann, np.arange(len(items), dtype=np.int32), vectors))
     tower = CachedUserTower(bundle.file("user_tower.onnx"), limits.vector_cache_bytes)
     live = LiveCatalogue(catalogue, LiveItems(catalogue, index, vectors, arrays.get("attributes")), columns)
-    n = limits.candidates
-    sources: list[Source] = [
-        TwoTowerSource(tower, index, limit=3 * n // 4),
-        ItemToItemSource(near["neighbours"], near["scores"], limit=n // 3),
-        PopularInCategoriesSource(table, catalogue, limit=n // 4),
-        PopularSource(table, limit=n, optional=False),  # whatever is late or away, there is a list
-        FreshSource(catalogue, limit=n // 10),
-    ]
     calibrations = (
         read_calibrations(bundle.file(_CALIBRATION)) if _CALIBRATION in bundle.manifest.files else {}
     )
-    pipeline = Pipeline(
-        query_hydrators=[read_user, HistoryHydrator(catalogue, limits.history)],
-        sources=[*sources, *([PinnedSource(rules, catalogue)] if rules else [])],
-        merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
-        candidate_hydrators=[FeatureHydrator(FEATURES, columns)],
-        filters=[
-            SeenFilter(),
-            DeletedFilter(catalogue),
-            *([RuleFilter(rules, catalogue)] if rules else []),
-        ],
-        scorers=[
-            RankScorer(
-                RankerSession(bundle.file("ranker.onnx")), catalogue.trained, calibrations, ValueModel()
-            ),
-            *([RuleBoost(rules, catalogue)] if rules else []),
-        ],
-        selector=Reranker(RerankConfig(pool=_RERANK_POOL), catalogue, index.vectors, rules),
-        side_effects=side_effects(bundle, catalogue),
-        pool=pool,
-    )
-    return Runtime(bundle, catalogue, live, tower, pipeline, near["neighbours"], near["scores"])
+    ranker = RankerSession(bundle.file("ranker.onnx"))
+    effects = side_effects(bundle, catalogue)
+
+    @lru_cache(_PATHS)
+    def compose(path: PathConfig) -> Pipeline:
+        n = path.candidates
+        sources: list[Source] = [
+            TwoTowerSource(tower, index, limit=3 * n // 4),
+            ItemToItemSource(near["neighbours"], near["scores"], limit=n // 3),
+            PopularInCategoriesSource(table, catalogue, limit=n // 4),
+            PopularSource(table, limit=n, optional=False),  # whatever is late or away, there is a list
+            FreshSource(catalogue, limit=n // 10),
+        ]
+        value = ValueModel(dict(path.weights))
+        return Pipeline(
+            query_hydrators=[read_user, HistoryHydrator(catalogue, limits.history)],
+            sources=[*sources, *([PinnedSource(rules, catalogue)] if rules else [])],
+            merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
+            candidate_hydrators=[FeatureHydrator(FEATURES, columns)],
+            filters=[
+                SeenFilter(),
+                DeletedFilter(catalogue),
+                *([RuleFilter(rules, catalogue)] if rules else []),
+            ],
+            scorers=[
+                RankScorer(ranker, catalogue.trained, calibrations, value),
+                *([RuleBoost(rules, catalogue)] if rules else []),
+            ],
+            selector=Reranker(path.rerank, catalogue, index.vectors, rules),
+            side_effects=effects,
+            pool=pool,
+        )
+
+    pipeline = compose(limits.path)
+    return Runtime(bundle, catalogue, live, tower, pipeline, near["neighbours"], near["scores"], compose)

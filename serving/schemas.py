@@ -1,6 +1,6 @@
 """What the other routes take and give (pydantic). The hot ones are in `serving.wire`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -101,6 +101,35 @@ class Bundles(BaseModel):
 class Activated(BaseModel):
     active: str
     previous: str | None
+
+
+class ArmInfo(BaseModel):
+    """One variant. `bundle` empty: the published one."""
+
+    name: str
+    share: float = Field(description="of the experiment's users")
+    bundle: str
+    settings: dict[str, Any]
+
+
+class ExperimentInfo(BaseModel):
+    """Arms on the users of one layer whose bucket is in [first, last)."""
+
+    name: str
+    layer: str
+    salt: str
+    first: float
+    last: float
+    arms: list[ArmInfo]
+
+
+class RunningExperiments(BaseModel):
+    """`error`: why the file's latest content is not used. `arms`: of the user that was asked for."""
+
+    experiments: list[ExperimentInfo]
+    error: str = ""
+    user_id: str | None = None
+    arms: dict[str, str] | None = None
 
 
 class Health(BaseModel):

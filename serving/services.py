@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from recsys.errors import Unavailable
 from recsys.store.base import FeatureStore
+from serving.experiments import Assigned, Experiments
 from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
 from serving.outbox import Outbox
@@ -36,6 +37,7 @@ class Services:
     telemetry: Telemetry
     keys: Keys
     host: ModelHost[Runtime]
+    experiments: Experiments
     store: FeatureStore
     results: ResultCache
     feed: ItemFeed
@@ -86,6 +88,17 @@ class Services:
                 else "no bundle is published yet: run `recsys train all`, then `recsys bundle publish VERSION`",
             )
         return runtime
+
+    def assigned(self, user_id: str) -> tuple[Runtime, Assigned]:
+        """What answers this user: the arms' bundle and request path. An arm's bundle that is not loaded (yet) is
+        replaced by the published one: the impression says which it was, and `degraded` names it.
+
+        Raises:
+            Problem: 503, with what to do.
+        """
+        assigned = self.experiments.of(user_id)
+        runtime = (self.host.runtime(assigned.bundle) if assigned.bundle else None) or self.runtime()
+        return runtime.on(assigned.path), assigned
 
     async def compute(self, work: Callable[..., T], *arguments: object) -> T:
         """Run a request's computation in the pool, or refuse it at once when too many wait already.

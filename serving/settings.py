@@ -64,6 +64,9 @@ class ServingSettings(Settings):
     rules: Path | None = Field(
         None, description="YAML file of business rules (pin, block, boost); read again when it changes."
     )
+    experiments: Path | None = Field(
+        None, description="YAML file of experiments (layers, arms, shares); read again when it changes."
+    )
     spool: Path | None = Field(
         None, description="Folder for accepted records on their way to Kafka; empty: `spool` in home."
     )

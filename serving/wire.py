@@ -52,6 +52,7 @@ class Recommendations(Struct, frozen=True, kw_only=True):
     request_id: str
     user_id: str
     bundle: str
+    arms: Annotated[dict[str, str], Meta(description="experiment → the arm that this user is in")]
     items: list[Recommendation]
     degraded: list[str]
     cached: Annotated[

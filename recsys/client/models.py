@@ -39,6 +39,7 @@ class Recommendations(msgspec.Struct, frozen=True):
     ms: float
     cached: bool = False
     funnel: dict[str, Any] | None = None
+    arms: dict[str, str] = msgspec.field(default_factory=dict)  # experiment → arm
 
 
 class EventResult(msgspec.Struct, frozen=True):

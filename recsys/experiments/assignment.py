@@ -10,9 +10,12 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Names are logged as `experiment:arm@propensity`, several of them joined by "|".
+Name = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$")]
 
 
 class Arm(BaseModel):
@@ -20,12 +23,14 @@ class Arm(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=64)
+    name: Name
     weight: float = Field(
         1.0, gt=0, description="Share of the experiment's users, relative to the other arms."
     )
-    bundle: str = ""
-    settings: Mapping[str, str] = Field(default_factory=dict)
+    bundle: str = Field("", description="Version that answers; empty: the published one.")
+    settings: Mapping[str, Any] = Field(
+        default_factory=dict, description="What the variant changes, by name."
+    )
 
 
 class Experiment(BaseModel):
@@ -33,8 +38,8 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=64)
-    layer: str = Field("default", min_length=1, max_length=64)
+    name: Name
+    layer: Name = "default"
     salt: str = Field("", description="Empty: the name. Another salt shuffles the users anew.")
     first: float = Field(0.0, ge=0, le=1)
     last: float = Field(1.0, ge=0, le=1)
@@ -60,8 +65,40 @@ class Assignment:
 
     @property
     def label(self) -> str:
-        """As it is logged: `experiment:arm`."""
+        """`experiment:arm`."""
         return f"{self.experiment}:{self.arm.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What the log says of one assignment."""
+
+    arm: str
+    propensity: float
+
+
+def exposures_text(assignments: Iterable[Assignment]) -> str:
+    """The `arm` of an impression record: `experiment:arm@propensity`, joined by "|"; empty without experiments."""
+    return "|".join(f"{a.label}@{a.propensity:.6g}" for a in assignments)
+
+
+def parse_exposures(text: str) -> dict[str, Exposure]:
+    """Experiment → exposure: the inverse of `exposures_text`.
+
+    >>> parse_exposures("rerank:dpp@0.5|recall:wide@0.25")["recall"]
+    Exposure(arm='wide', propensity=0.25)
+
+    Raises:
+        ValueError: it is not such a text.
+    """
+    found = {}
+    for part in text.split("|") if text else ():
+        label, _, propensity = part.partition("@")
+        experiment, _, arm = label.partition(":")
+        if not experiment or not arm:
+            raise ValueError(f"{text[:80]!r} is not `experiment:arm@propensity`")
+        found[experiment] = Exposure(arm, float(propensity))
+    return found
 
 
 class Assigner:

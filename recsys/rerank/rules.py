@@ -12,7 +12,6 @@
 A file that becomes invalid changes nothing: the last good rules stay, and `RuleBook.error` says why.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from recsys.errors import InvalidConfig
 from recsys.request import Query
 from recsys.types import Item
+from recsys.watched import WatchedFile
 
 
 class _Model(BaseModel):
@@ -137,40 +137,13 @@ class RuleBook:
         Raises:
             InvalidConfig: the file cannot be read or is invalid now; later it only sets `error`.
         """
-        self.error = ""
-        self._path = path
-        self._check_every_s = check_every_s
-        self._clock = clock
-        self._stamp = _stamp(path)
-        self._rules = read_rules(path)
-        self._checked_s = clock()
-        self._lock = threading.Lock()
+        self._file = WatchedFile(path, read_rules, check_every_s, clock)
+
+    @property
+    def error(self) -> str:
+        """Why the file's latest content is not used; empty when it is."""
+        return self._file.error
 
     def holding(self, query: Query) -> list[Rule]:
         """The rules that hold for this request, in the order of the file."""
-        if self._clock() - self._checked_s >= self._check_every_s and self._lock.acquire(blocking=False):
-            try:
-                self._refresh()
-            finally:
-                self._lock.release()
-        return [rule for rule in self._rules.rules if rule.when.holds(query)]
-
-    def _refresh(self) -> None:
-        self._checked_s = self._clock()
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._rules = read_rules(self._path)
-            self.error = ""
-        except InvalidConfig as error:
-            self.error = str(error)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
+        return [rule for rule in self._file.value.rules if rule.when.holds(query)]

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from recsys.request import Query
 from serving.body import decode
+from serving.experiments import Assigned
 from serving.explain import funnel
 from serving.problems import Problem, request_id
 from serving.runtime import Runtime
@@ -17,6 +18,7 @@ from serving.wire import RecommendationRequest, Recommendations
 
 JSON = "application/json"
 ITEM_FEATURES = "item_features"  # named in `degraded` when the item feed has fallen behind
+ARM_BUNDLE = "arm_bundle"  # the bundle of the user's arm is not loaded; the published one answers
 
 _decoder = msgspec.json.Decoder(RecommendationRequest)
 _encode = msgspec.json.Encoder().encode
@@ -28,6 +30,7 @@ async def recommend(request: Request) -> Response:
     await parts.limit(allow(request, Scope.READ))
     asked = decode(_decoder, await request.body())
     explain = _flag(request, "explain")
+    runtime, assigned = parts.assigned(asked.user_id)
     query = Query(
         request_id=request_id(request),
         user_id=asked.user_id,
@@ -37,18 +40,21 @@ async def recommend(request: Request) -> Response:
         context=asked.context,
         excluded_items=frozenset(asked.exclude),
         explain=explain,
+        arm=assigned.exposures,
     )
-    body = await parts.compute(_answer, parts, parts.runtime(), query, began)
+    body = await parts.compute(_answer, parts, runtime, assigned, query, began)
     return Response(body, media_type=JSON)
 
 
-def _answer(parts: Services, runtime: Runtime, query: Query, began: float) -> bytes:
+def _answer(parts: Services, runtime: Runtime, assigned: Assigned, query: Query, began: float) -> bytes:
     """Everything of a request that costs processor time; runs in the pool."""
     served = parts.results.answer(runtime, query)
     answer = served.answer
     degraded = list(answer.degraded)
     if parts.feed.age_s > parts.settings.stale_after_s:
         degraded.append(ITEM_FEATURES)
+    if assigned.bundle not in ("", runtime.bundle.manifest.version):
+        degraded.append(ARM_BUNDLE)
     if not served.cached:
         parts.telemetry.answer(answer)
     parts.telemetry.degraded(degraded)
@@ -57,6 +63,7 @@ def _answer(parts: Services, runtime: Runtime, query: Query, began: float) -> by
             request_id=query.request_id,
             user_id=query.user_id,
             bundle=runtime.bundle.manifest.version,
+            arms=dict(assigned.arms),
             items=served.lines,
             degraded=degraded,
             cached=served.cached,

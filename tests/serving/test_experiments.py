@@ -1,0 +1,188 @@
+"""Experiments in the request path: sticky arms, what they change, what the answer and the log say of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recsys.bundle import publish
+from recsys.errors import InvalidConfig
+from recsys.experiments.assignment import Exposure, parse_exposures
+from recsys.impressions import parse_impression
+from recsys.rerank.reranker import Diversity
+from recsys.types import Head, Topic
+from serving.experiments import Experiments, read_experiments
+from serving.runtime import PathConfig
+from tests.bundles import write_tiny_bundle
+from tests.serving.conftest import Api
+from tests.serving.waiting import eventually
+
+EXPLORING = """
+experiments:
+  - name: explore
+    layer: rerank
+    arms:
+      - name: control
+        settings: {rerank: {diversity: none}}
+      - name: draws
+        weight: 3
+        settings: {rerank: {diversity: none}, exploration: {places: [0, 1], pool: 10}}
+  - name: wide
+    layer: recall
+    last: 0.5
+    arms: [{name: narrow, settings: {candidates: 12}}]
+"""
+USERS = [f"user-{n}" for n in range(60)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "experiments.yaml"
+    path.write_text(EXPLORING, encoding="utf-8")
+    return path
+
+
+def test_answers_follow_the_arm_and_the_log_says_which_with_its_propensity(
+    make_api: Callable[..., Api], file: Path
+) -> None:
+    api = make_api(experiments=file)
+    answers = {user: api.recommend(user, k=5).json() for user in USERS}
+    arms = {user: answer["arms"] for user, answer in answers.items()}
+    assert {found["explore"] for found in arms.values()} == {"control", "draws"}
+    assert {"wide" in found for found in arms.values()} == {True, False}
+
+    lists = {tuple(i["item_id"] for i in a["items"]) for a in answers.values()}
+    control = [a for user, a in answers.items() if arms[user] == {"explore": "control"}]
+    assert len({tuple(i["item_id"] for i in a["items"]) for a in control}) == 1, "nothing is drawn"
+    assert len(lists) > 5, "the other arm draws"
+    for user, answer in answers.items():
+        drawn = [item["propensity"] < 1 for item in answer["items"]]
+        assert drawn == [arms[user]["explore"] == "draws"] * 2 + [False] * 3
+
+    logged = [parse_impression(raw) for raw in api.logged(Topic.IMPRESSIONS, at_least=len(USERS))]
+    for impression in logged:
+        exposures = parse_exposures(impression.arm)
+        assert {name: x.arm for name, x in exposures.items()} == arms[impression.user_id]
+        share = {"control": 0.25, "draws": 0.75}[exposures["explore"].arm]
+        assert exposures["explore"] == Exposure(exposures["explore"].arm, share)
+
+
+def test_a_user_keeps_the_arm_and_a_cached_list_the_exposure(
+    make_api: Callable[..., Api], file: Path
+) -> None:
+    api = make_api(experiments=file, result_cache_ms=60_000)
+    first, again = (api.recommend("user-1").json() for _ in range(2))
+    assert again["cached"]
+    assert first["arms"] == again["arms"] != {}
+    assert len({raw["arm"] for raw in api.logged(Topic.IMPRESSIONS, at_least=2)}) == 1
+
+
+def test_another_arm_never_gets_the_cached_list(make_api: Callable[..., Api], file: Path) -> None:
+    api = make_api(experiments=file, result_cache_ms=60_000)
+    user = next(u for u in USERS if api.recommend(u, k=5).json()["arms"]["explore"] == "draws")
+    file.write_text(EXPLORING.replace("weight: 3", "weight: 0.000001"), encoding="utf-8")
+    eventually(lambda: api.recommend(user, k=5).json()["arms"]["explore"] == "control")
+    assert all(item["propensity"] == 1 for item in api.recommend(user, k=5).json()["items"])
+
+
+def test_fewer_candidates_are_ranked_in_the_arm_that_says_so(
+    make_api: Callable[..., Api], file: Path
+) -> None:
+    api = make_api(experiments=file)
+    for user in USERS[:20]:
+        answer = api.recommend(user, query="?explain=true", k=20).json()
+        assert (len(answer["funnel"]["ranked"]) <= 12) == ("wide" in answer["arms"])
+
+
+def test_an_arm_has_its_own_bundle_and_without_it_the_published_one_and_says_so(
+    make_api: Callable[..., Api], file: Path, tmp_path: Path
+) -> None:
+    arms = "{name: old}, {name: new, bundle: v2}"
+    file.write_text(f"experiments: [{{name: models, arms: [{arms}]}}]", encoding="utf-8")
+    api = make_api(experiments=file)
+    user = next(u for u in USERS if api.recommend(u).json()["arms"] == {"models": "new"})
+    answer = api.recommend(user).json()
+    assert (answer["bundle"], answer["degraded"]) == ("v1", ["arm_bundle"])
+
+    write_tiny_bundle(tmp_path / "var" / "bundles", "v2", seed=1)
+    publish(tmp_path / "var" / "bundles", "v1")
+    file.write_text(f"experiments: [{{name: models, salt: models, arms: [{arms}]}}, ]", encoding="utf-8")
+    api.services.host.load("v2")
+    eventually(lambda: api.recommend(user).json()["bundle"] == "v2")
+    assert api.recommend(user).json()["degraded"] == []
+    other = next(u for u in USERS if api.recommend(u).json()["arms"] == {"models": "old"})
+    assert api.recommend(other).json()["bundle"] == "v1"
+
+
+def test_the_route_lists_what_runs_and_whose_arms(make_api: Callable[..., Api], file: Path) -> None:
+    api = make_api(experiments=file)
+    found = api.client.get("/v1/experiments").json()
+    assert [e["name"] for e in found["experiments"]] == ["explore", "wide"]
+    assert [arm["share"] for arm in found["experiments"][0]["arms"]] == [0.25, 0.75]
+    assert found["experiments"][1]["last"] == 0.5
+    assert found["error"] == ""
+    named = api.client.get("/v1/experiments", params={"user_id": "user-1"}).json()
+    assert named["arms"] == api.recommend("user-1").json()["arms"]
+
+
+def test_without_a_file_nobody_is_in_an_experiment(api: Api) -> None:
+    assert api.client.get("/v1/experiments").json()["experiments"] == []
+    assert api.recommend().json()["arms"] == {}
+    assert api.logged(Topic.IMPRESSIONS, at_least=1)[0]["arm"] == ""
+
+
+def test_a_file_that_becomes_invalid_changes_nothing_and_is_reported(
+    make_api: Callable[..., Api], file: Path
+) -> None:
+    api = make_api(experiments=file)
+    before = api.recommend("user-1").json()["arms"]
+    file.write_text("experiments: [{name: x, arms: [{name: a, settings: {candidats: 3}}]}]", encoding="utf-8")
+    eventually(lambda: "candidats" in api.client.get("/v1/experiments").json()["error"])
+    assert api.recommend("user-1").json()["arms"] == before
+
+
+def test_an_arm_changes_what_it_names_and_nothing_else(file: Path) -> None:
+    file.write_text(
+        "experiments: [{name: x, arms: [{name: a, settings: {rerank: {diversity: dpp},"
+        " exploration: {places: [3]}, weights: {click: 1, conversion: 4}}}]}]",
+        encoding="utf-8",
+    )
+    base = PathConfig(candidates=77)
+    path = Experiments(file, base).of("anybody").path
+    assert path.candidates == 77
+    assert path.rerank.diversity is Diversity.DPP
+    assert (path.rerank.pool, path.rerank.strength) == (base.rerank.pool, base.rerank.strength)
+    assert path.rerank.exploration.places == (3,)
+    assert dict(path.weights) == {Head.CLICK: 1.0, Head.CONVERSION: 4.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("experiments: [{name: a:b, arms: [{name: c}]}]", "name"),
+        ("experiments: [{name: a, arms: []}]", "arms"),
+        (
+            "experiments: [{name: a, arms: [{name: c, settings: {candidates: 0}}]}]",
+            "a:c: settings: candidates",
+        ),
+        ("experiments: [{name: a, arms: [{name: c, settings: {rerank: {exploration: {}}}}]}]", "beside"),
+        ("experiments: [{name: a, arms: [{name: c}]}, {name: b, arms: [{name: c}]}]", "overlap"),
+        (
+            "experiments: [{name: a, arms: [{name: c, bundle: x}]},"
+            " {name: b, layer: other, arms: [{name: c, bundle: y}]}]",
+            "both set bundle",
+        ),
+        ("experiments: {", "not YAML"),
+        ("experimentz: []", "experimentz"),
+    ],
+)
+def test_contradictions_are_refused_with_their_place(file: Path, content: str, message: str) -> None:
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(InvalidConfig, match=message) as caught:
+        read_experiments(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="No such file"):
+        Experiments(tmp_path / "none.yaml", PathConfig())
