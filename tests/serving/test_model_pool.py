@@ -43,7 +43,9 @@ class Pool:
             max_bytes=LIMIT,
         )
         for version in SIZES:
-            with write_bundle(bundles, Manifest(version, 1, FINGERPRINT, ("a",), (0, 1), 0, {}, {})) as folder:
+            with write_bundle(
+                bundles, Manifest(version, 1, FINGERPRINT, ("a",), (0, 1), 0, {}, {})
+            ) as folder:
                 for name in FILES:
                     (folder / name).write_text(f"{name} of {version}")
 
