@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "up": ("services", "Run the embedded Redis and Kafka until Ctrl-C."),
     "status": ("services", "What runs, what is reachable, which bundle is published."),
     "serve": ("serve", "Answer requests with the published bundle."),
+    "explain": ("explain", "The whole funnel of one request: who found, scored, moved and removed what."),
     "data": ("data", "Fetch, validate and import data sets."),
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
     "features": ("features", "Build training examples with Spark; list and compare definitions."),

@@ -33,8 +33,9 @@ FILES: Mapping[str, str] = {
     "ranker.onnx": "history and candidates with features → one output per head",
     "golden.safetensors": "inputs of both models and the outputs they must give",
     "calibration.json": "optional: per head, how a raw score becomes a probability",
+    "feature_histograms.json": "optional: how the ranker's training features were distributed, to notice drift",
 }
-OPTIONAL = frozenset({"calibration.json"})
+OPTIONAL = frozenset({"calibration.json", "feature_histograms.json"})
 
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 

@@ -15,7 +15,7 @@ import recsys
 from serving import openapi, problems
 from serving.assembly import assemble
 from serving.edge import Edge
-from serving.routes import bundles, events, experiments, health, items, recommendations, users
+from serving.routes import bundles, events, experiments, health, items, recommendations, system, users
 from serving.schemas import Problem
 from serving.services import Services
 from serving.settings import ServingSettings
@@ -67,7 +67,7 @@ def create_app(
     # hot routes: plain Starlette, two to three times the requests of a response_model (docs/serving.md)
     app.router.routes.append(HotRoute("/v1/recommendations", recommendations.recommend, methods=["POST"]))
     app.router.routes.append(HotRoute("/v1/events", events.post_events, methods=["POST"]))
-    for module in (items, users, bundles, experiments, health):
+    for module in (items, users, bundles, experiments, system, health):
         app.include_router(module.router)
     app.router.routes.append(HotRoute("/", _page, include_in_schema=False))
     app.mount("/static", StaticFiles(directory=WEB), name="static")

@@ -24,6 +24,7 @@ from serving.experiments import Experiments
 from serving.impression_log import ImpressionLog, ImpressionWriter
 from serving.inline import InlineExecutor
 from serving.item_feed import ItemFeed
+from serving.log_ends import LogEnds
 from serving.model_host import ModelHost
 from serving.outbox import Outbox
 from serving.results import ResultCache
@@ -33,7 +34,7 @@ from serving.services import Services
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 from serving.user_attributes import UserAttributes
-from streaming.log import KafkaSink
+from streaming.log import KafkaSink, KafkaSource
 
 IO_THREADS = 4
 
@@ -62,6 +63,14 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         ),
         sink=KafkaSink(settings.kafka_bootstrap),
     )
+    ends = LogEnds(lambda: KafkaSource(settings.kafka_bootstrap), settings.partitions)
+    services.log_ends, close = ends, services.close
+
+    def close_all() -> None:
+        ends.close()
+        close()
+
+    services.close = close_all
     if settings.rate_per_key:
         buckets = RedisTokenBuckets(
             settings.redis_url,

@@ -80,7 +80,8 @@ def _merge(content: dict[str, Any]) -> None:
                 {
                     "name": "explain",
                     "in": "query",
-                    "description": "Add `funnel`: channels, scores and milliseconds of each stage, features, removals.",
+                    "description": "Add `funnel`: stages with milliseconds, channels, scores, features with age and"
+                    " contribution, moves, removals.",
                     "schema": {"type": "boolean", "default": False},
                 }
             ],

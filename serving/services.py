@@ -2,9 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -17,13 +17,16 @@ from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
 from serving.outbox import Outbox
 from serving.problems import Problem
+from serving.rates import Window
 from serving.results import ResultCache
 from serving.runtime import Runtime
 from serving.security import Caller, Keys, Scope
+from serving.served_features import ServedFeatures
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 
 T = TypeVar("T")
+LogEndsOf = Callable[[str], Sequence[int]]  # topic → the next offset of each partition; may raise Unavailable
 
 
 @dataclass
@@ -52,6 +55,9 @@ class Services:
     take_tokens: Callable[[str, int], float] | None = (
         None  # key, tokens → seconds to wait; may raise Unavailable
     )
+    log_ends: LogEndsOf | None = None  # None: this log cannot be asked
+    served: ServedFeatures = field(default_factory=ServedFeatures)
+    window: Window = field(default_factory=Window)
     in_flight: int = 0
 
     async def limit(self, caller: Caller, tokens: int = 1) -> None:

@@ -13,6 +13,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     disable_created_metrics,
     generate_latest,
 )
@@ -146,8 +147,18 @@ class Telemetry:
         """The text that Prometheus scrapes."""
         for refresh in self.before_scrape:
             refresh()
+        return generate_latest(self._everyone())
+
+    def collect(self) -> Iterable[Metric]:
+        """The same as objects."""
+        for refresh in self.before_scrape:
+            refresh()
+        return self._everyone().collect()
+
+    def _everyone(self) -> CollectorRegistry:
+        """This process's metrics; with several workers, the sum of all."""
         if MULTIPROCESS_DIR not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
-        return generate_latest(everyone)
+        return everyone

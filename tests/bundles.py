@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from recsys.bundle import Bundle, Manifest, open_bundle, publish, write_bundle
 from recsys.datasets.base import ITEM_SCHEMA
 from recsys.features.definitions import FEATURES
+from recsys.features.drift import histograms, write_histograms
 from recsys.features.feature_set import FeatureSet
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.types import Head, Item
@@ -85,6 +86,8 @@ def write_tiny_bundle(
         AnnIndex.build(vectors, IndexConfig()).save(folder / "index.faiss")
         save_file(_item_to_item(vectors), folder / "item_to_item.safetensors")
         save_file(_popular(len(items), seed), folder / "popular.safetensors")
+        zeros = np.zeros((100, features.dimension), np.float32)
+        write_histograms(folder / "feature_histograms.json", histograms(zeros))
         save_file(_golden(tower, ranker, len(items), features.dimension, seed), folder / "golden.safetensors")
     return publish(bundles, version) if current else open_bundle(bundles / version)
 

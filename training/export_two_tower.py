@@ -71,6 +71,7 @@ def main(
         "config": result.config.model_dump(mode="json"),
         "metrics": result.validation,
         "seed": result.config.seed,
+        "curve": [{"epoch": e.epoch, "loss": e.loss, "validation": e.validation} for e in result.epochs],
     }
     (work / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     return work

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from recsys.features.drift import histograms, write_histograms
 from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
@@ -25,6 +26,8 @@ from training.export_ranker import export_ranker
 from training.rank_dataset import RankExamples, item_fields, read_examples, temporal_split
 from training.rank_loop import LoopConfig, fit, predict
 from training.seeding import seed_everything
+
+_HISTOGRAM_ROWS = 50_000  # of the training features: plenty for ten bins
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,19 @@ def main(
 
     facts = item_fields(items, config.item_attributes)
     ranker = Ranker(config.model, ranker_data(train, len(items), facts.codes, facts.sizes, config.model.bins))
+    curve: list[tuple[int, float]] = []
+
+    def note(epoch: int, score: float) -> None:
+        curve.append((epoch, score))
+        report(epoch, score)
+
     epochs = fit(
         ranker,
         train,
         validation,
         config.loop,
         checkpoints=config.checkpoints / f"ranker-{config.loop.seed}.safetensors",
-        report=report,
+        report=note,
     )
 
     raw = predict(ranker, validation)
@@ -102,10 +111,13 @@ def main(
     )
     save_file(golden, config.out / "golden.safetensors")
     write_calibrations(config.out / "calibration.json", calibrations)
+    sample = np.random.default_rng(config.loop.seed).permutation(len(train))[:_HISTOGRAM_ROWS]
+    write_histograms(config.out / "feature_histograms.json", histograms(train.features[sample]))
     summary = {
         "config": asdict(config),
         "metrics": metrics,
         "seed": config.loop.seed,
+        "curve": [{"epoch": epoch, "validation": {"score": score}} for epoch, score in curve],
         "cleaning": {"removed": cleaned.removed, "corrected": cleaned.corrected},
     }
     (config.out / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")

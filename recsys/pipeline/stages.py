@@ -102,3 +102,4 @@ class StageOutcome:
     error: str = ""
     removed: Mapping[str, int] = field(default_factory=dict)
     non_finite: int = 0  # scorers: candidates that sank because a score was NaN or infinite
+    began_ms: float = 0.0  # since the request entered the pipeline

@@ -16,8 +16,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Finished(Generic[T]):
-    """What a call came to: a result or an error, and the milliseconds it took."""
+    """What a call came to: a result or an error, when it began (`time.perf_counter`) and the milliseconds it took."""
 
+    began: float
     ms: float
     result: T | None = None
     error: Exception | None = None
@@ -28,8 +29,8 @@ def _attempt(call: Callable[[], T]) -> _Finished[T]:
     try:
         result = call()
     except Exception as error:
-        return _Finished((time.perf_counter() - began) * 1e3, error=error)
-    return _Finished((time.perf_counter() - began) * 1e3, result=result)
+        return _Finished(began, (time.perf_counter() - began) * 1e3, error=error)
+    return _Finished(began, (time.perf_counter() - began) * 1e3, result=result)
 
 
 class Trace:
@@ -39,6 +40,7 @@ class Trace:
         self.outcomes: list[StageOutcome] = []
         self._deadline_s = deadline_s
         self._clock = clock
+        self._began = time.perf_counter()
 
     def run(
         self,
@@ -117,17 +119,17 @@ class Trace:
     ) -> T | None:
         if finished.error is not None:
             error = f"{type(finished.error).__name__}: {finished.error}"
-            self._record(stage, kind, Status.FAILED, count_in, count_in, finished.ms, error)
+            self._record(stage, kind, Status.FAILED, count_in, count_in, finished.ms, finished.began, error)
             if not stage.optional:
                 raise StageFailed(stage.name, error, tuple(self.outcomes)) from finished.error
             return None
         result = finished.result
         n = count_out(result) if count_out and result is not None else count_in
-        self._record(stage, kind, Status.OK, count_in, n, finished.ms)
+        self._record(stage, kind, Status.OK, count_in, n, finished.ms, finished.began)
         return result
 
     def _cut(self, stage: Stage, kind: str, status: Status, count: int) -> None:
-        self._record(stage, kind, status, count, count, 0.0, "out of time")
+        self._record(stage, kind, status, count, count, 0.0, time.perf_counter(), "out of time")
 
     def _record(
         self,
@@ -137,6 +139,9 @@ class Trace:
         count_in: int,
         count_out: int,
         ms: float,
+        began: float,
         error: str = "",
     ) -> None:
-        self.outcomes.append(StageOutcome(stage.name, kind, status, count_in, count_out, ms, error))
+        began_ms = (began - self._began) * 1e3
+        outcome = StageOutcome(stage.name, kind, status, count_in, count_out, ms, error, began_ms=began_ms)
+        self.outcomes.append(outcome)

@@ -57,6 +57,7 @@ def _answer(parts: Services, runtime: Runtime, assigned: Assigned, query: Query,
         degraded.append(ARM_BUNDLE)
     if not served.cached:
         parts.telemetry.answer(answer)
+        parts.served.note(runtime, answer)
     parts.telemetry.degraded(degraded)
     return _encode(
         Recommendations(
@@ -68,7 +69,7 @@ def _answer(parts: Services, runtime: Runtime, assigned: Assigned, query: Query,
             degraded=degraded,
             cached=served.cached,
             ms=round((time.perf_counter() - began) * 1e3, 3),
-            funnel=funnel(runtime, answer) if query.explain else msgspec.UNSET,
+            funnel=funnel(runtime, answer, parts.store) if query.explain else msgspec.UNSET,
         )
     )
 

@@ -1,0 +1,60 @@
+"""How long the event log is, for whoever looks at the System view. Asked at most every two seconds."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from recsys.errors import Unavailable
+from recsys.event_log import EventSource
+
+_KEEP_S = 2.0
+_PAUSE_S = 15.0  # after a log that did not answer: asking it costs seconds
+
+
+class LogEnds:
+    """`ends(topic)` → the next offset of each partition. Thread-safe; connects on first use."""
+
+    def __init__(
+        self,
+        connect: Callable[[], EventSource],
+        partitions: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connect = connect
+        self._partitions = partitions
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._source: EventSource | None = None
+        self._kept: dict[str, tuple[float, Sequence[int]]] = {}
+        self._away_until = 0.0
+
+    def __call__(self, topic: str) -> Sequence[int]:
+        """
+        Raises:
+            Unavailable: the log does not answer, or did not a moment ago.
+        """
+        with self._lock:
+            at, ends = self._kept.get(topic, (0.0, ()))
+            if ends and self._clock() - at < _KEEP_S:
+                return ends
+            if self._clock() < self._away_until:
+                raise Unavailable("the event log did not answer a moment ago")
+            try:
+                if self._source is None:
+                    self._source = self._connect()
+                ends = [self._source.end_offset(topic, p) for p in range(self._partitions)]
+            except Unavailable:
+                self._away_until = self._clock() + _PAUSE_S
+                self._drop()
+                raise
+            self._kept[topic] = self._clock(), ends
+            return ends
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()

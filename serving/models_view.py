@@ -1,0 +1,85 @@
+"""What the Data and models view shows: the data's validation report, how training went, and what was measured since.
+
+Read from the home folder, as the commands have left it: `lake/import-report.json`, `work/*/summary.json`, and every
+result that was kept in `results/` (`recsys evaluate recall --json > var/results/recall.json`).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, Field, ValidationError
+
+IMPORT_REPORT = "import-report.json"
+RESULTS = "results"
+_MAX_BYTES = 4 << 20  # a result or report that is larger is none of ours
+_log = structlog.get_logger(__name__)
+
+
+class Epoch(BaseModel):
+    """One epoch of a training; `validation` by metric."""
+
+    epoch: int
+    loss: float | None = None
+    validation: dict[str, float] = {}
+
+
+class Training(BaseModel):
+    """The latest training of one model in this home; it need not be the one that is served."""
+
+    model: str
+    metrics: dict[str, float] = {}
+    curve: list[Epoch] = []
+
+
+class KeptResult(BaseModel):
+    """One result of `recsys bench`, `evaluate`, `report` or `drill`, as its `--json` gives it."""
+
+    file: str
+    command: str
+    met: bool
+    figures: dict[str, float | None]
+    goals: dict[str, Any] = {}
+    hardware: dict[str, Any] = {}
+
+
+class ModelsState(BaseModel):
+    data: dict[str, Any] | None = Field(description="the import's validation report")
+    trainings: list[Training]
+    results: list[KeptResult]
+
+
+def models_state(home: Path, lake: Path) -> ModelsState:
+    """What is not there, or cannot be read, is left out."""
+    data = _read(lake / IMPORT_REPORT)
+    trainings = [
+        Training.model_validate({**content, "model": path.parent.name})
+        for path in sorted((home / "work").glob("*/summary.json"))
+        if isinstance(content := _read(path), dict) and "metrics" in content
+    ]
+    return ModelsState(
+        data=data if isinstance(data, dict) else None, trainings=trainings, results=_results(home / RESULTS)
+    )
+
+
+def _results(folder: Path) -> list[KeptResult]:
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        content = _read(path)
+        if not isinstance(content, dict):
+            continue
+        try:
+            found.append(KeptResult.model_validate({**content, "file": path.name}))
+        except ValidationError as error:
+            _log.warning("not a result", path=str(path), problems=error.error_count())
+    return found
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return None
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,92 @@
+"""Rates and percentiles of the last minute, from what the telemetry counts since the start.
+
+A snapshot is taken when somebody looks; what happened is the difference to the oldest one within the window. So nothing
+runs while nobody looks, and with several processes the sum of all is shown, whichever of them is asked.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from prometheus_client import Metric
+
+REQUESTS, SECONDS, STAGES = "recsys_http_requests", "recsys_http_seconds", "recsys_stage_seconds"
+DEGRADED, CACHE = "recsys_degraded", "recsys_cache"
+WINDOW_S = 60.0
+
+Buckets = dict[float, float]  # upper bound in seconds → how many took at most so long
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Counts since the start, at one moment of the clock."""
+
+    at_s: float = 0.0
+    requests: dict[tuple[str, str], float] = field(default_factory=dict)  # route, status → requests
+    routes: dict[str, Buckets] = field(default_factory=dict)
+    stages: dict[str, Buckets] = field(default_factory=dict)
+    degraded: dict[str, float] = field(default_factory=dict)  # reason → answers
+    caches: dict[str, dict[str, float]] = field(default_factory=dict)  # cache → what → number
+
+
+def snapshot(metrics: Iterable[Metric], at_s: float) -> Snapshot:
+    """What the telemetry's metrics say now."""
+    found = Snapshot(at_s, {}, {}, {}, {}, {})
+    buckets = {SECONDS: found.routes, STAGES: found.stages}
+    for metric in metrics:
+        for sample in metric.samples:
+            labels = sample.labels
+            if metric.name == REQUESTS and sample.name.endswith("_total"):
+                key = labels["route"], labels["status"]
+                found.requests[key] = found.requests.get(key, 0.0) + sample.value
+            elif metric.name in buckets and sample.name.endswith("_bucket"):
+                name = labels["route"] if metric.name == SECONDS else labels["stage"]
+                buckets[metric.name].setdefault(name, {})[float(labels["le"])] = sample.value
+            elif metric.name == DEGRADED and sample.name.endswith("_total"):
+                found.degraded[labels["reason"]] = sample.value
+            elif metric.name == CACHE:
+                found.caches.setdefault(labels["cache"], {})[labels["what"]] = sample.value
+    return found
+
+
+class Window:
+    """The latest snapshot against the oldest of the last `WINDOW_S`, or against the start. Thread-safe enough: a
+    snapshot that is lost by a race costs precision, nothing else.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._taken: deque[Snapshot] = deque([Snapshot(clock())])
+
+    def look(self, metrics: Iterable[Metric]) -> tuple[Snapshot, Snapshot]:
+        """Then and now."""
+        now = snapshot(metrics, self._clock())
+        while len(self._taken) > 1 and now.at_s - self._taken[0].at_s > WINDOW_S:
+            self._taken.popleft()
+        then = self._taken[0]
+        self._taken.append(now)
+        return then, now
+
+
+def quantile(then: Buckets, now: Buckets, q: float) -> float | None:
+    """Seconds below which a share `q` of what came since `then` lies, linear within a bucket; None: nothing came."""
+    bounds = sorted(now)
+    counts = [now[bound] - then.get(bound, 0.0) for bound in bounds]
+    if not counts or counts[-1] <= 0:
+        return None
+    wanted = q * counts[-1]
+    below_bound = below = 0.0
+    for bound, count in zip(bounds, counts, strict=True):
+        if count >= wanted and count > below:
+            if bound == float("inf"):
+                return below_bound
+            return below_bound + (bound - below_bound) * (wanted - below) / (count - below)
+        below_bound, below = bound, count
+    return below_bound
+
+
+def added(then: Buckets, now: Buckets) -> float:
+    """How many observations lie between."""
+    most = float("inf")
+    return now.get(most, 0.0) - then.get(most, 0.0)

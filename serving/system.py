@@ -1,0 +1,172 @@
+"""What the System view shows: how the API does now, how far the stream is, how far features have drifted."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, Field
+
+from recsys.errors import InvalidBundle, Unavailable
+from recsys.features.drift import drift, read_histograms
+from recsys.types import Topic
+from serving.rates import Buckets, Snapshot, added, quantile
+from serving.runtime import Runtime
+from serving.services import LogEndsOf, Services
+
+HISTOGRAMS = "feature_histograms.json"
+LEAST_ROWS = 200  # fewer served rows say nothing about a distribution
+STREAMED = (Topic.EVENTS, Topic.IMPRESSIONS)
+
+
+class Timing(BaseModel):
+    """One route or stage in the window. Percentiles are null when nothing happened."""
+
+    name: str
+    per_s: float
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class CacheState(BaseModel):
+    name: str
+    hits: int
+    misses: int
+    bytes: int
+    hit_share: float | None = Field(description="since the start")
+
+
+class PartitionState(BaseModel):
+    """How far the feature worker is in one topic partition."""
+
+    topic: str
+    partition: int
+    offset: int | None = Field(description="next record to apply; null: never claimed")
+    lag: int | None = Field(
+        description="records in the log that are not applied; null: the log cannot be asked"
+    )
+    newest_event_ms: int | None = Field(description="latest event time applied")
+
+
+class Drift(BaseModel):
+    """PSI of served values against the training's: below 0.1 stable, above 0.25 another population."""
+
+    rows: int = Field(description="served items compared, of this process")
+    psi: dict[str, float] = Field(description="by feature column, the largest first")
+    missing: str = Field("", description="why there is none")
+
+
+class SystemState(BaseModel):
+    """Rates and percentiles are of the last `window_s`; all processes of this API together."""
+
+    window_s: float
+    bundle: str | None
+    requests_per_s: float
+    errors_per_s: float = Field(description="answers with 5xx")
+    routes: list[Timing]
+    stages: list[Timing]
+    degraded: dict[str, int] = Field(description="answers of the window by what they lacked")
+    caches: list[CacheState]
+    stream: list[PartitionState]
+    item_features_age_s: float
+    outbox_bytes: int
+    drift: Drift
+
+
+def system_state(parts: Services) -> SystemState:
+    """Everything; what cannot be asked is null, not an error."""
+    then, now = parts.window.look(parts.telemetry.collect())
+    seconds = max(now.at_s - then.at_s, 1e-3)
+    requests = {key: n - then.requests.get(key, 0.0) for key, n in now.requests.items()}
+    return SystemState(
+        window_s=round(seconds, 3),
+        bundle=parts.host.active,
+        requests_per_s=sum(requests.values()) / seconds,
+        errors_per_s=sum(n for (_, status), n in requests.items() if status.startswith("5")) / seconds,
+        routes=_timings(then.routes, now.routes, seconds),
+        stages=_timings(then.stages, now.stages, seconds),
+        degraded=_degraded(then, now),
+        caches=_caches(now),
+        stream=_stream(parts),
+        item_features_age_s=parts.feed.age_s,
+        outbox_bytes=parts.events.backlog_bytes + parts.impressions.backlog_bytes,
+        drift=_drift(parts, parts.host.runtime),
+    )
+
+
+def _timings(then: dict[str, Buckets], now: dict[str, Buckets], seconds: float) -> list[Timing]:
+    """In the order in which they were first seen: for stages, that of the request path."""
+    return [
+        Timing(
+            name=name,
+            per_s=added(then.get(name, {}), buckets) / seconds,
+            p50_ms=_ms(quantile(then.get(name, {}), buckets, 0.5)),
+            p99_ms=_ms(quantile(then.get(name, {}), buckets, 0.99)),
+        )
+        for name, buckets in now.items()
+    ]
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 3)
+
+
+def _degraded(then: Snapshot, now: Snapshot) -> dict[str, int]:
+    more = {reason: int(n - then.degraded.get(reason, 0.0)) for reason, n in now.degraded.items()}
+    return {reason: n for reason, n in more.items() if n}
+
+
+def _caches(now: Snapshot) -> list[CacheState]:
+    return [
+        CacheState(
+            name=name,
+            hits=int(of.get("hits", 0)),
+            misses=int(of.get("misses", 0)),
+            bytes=int(of.get("bytes", 0)),
+            hit_share=of.get("hits", 0) / asked
+            if (asked := of.get("hits", 0) + of.get("misses", 0))
+            else None,
+        )
+        for name, of in now.caches.items()
+    ]
+
+
+def _stream(parts: Services) -> list[PartitionState]:
+    found = []
+    for topic in STREAMED:
+        ends = _ends(parts.log_ends, topic)
+        for partition in range(parts.settings.partitions):
+            try:
+                checkpoint = parts.store.checkpoint(topic, partition)
+            except Unavailable:
+                return []
+            offset = checkpoint.offset if checkpoint else None
+            lag = max(0, ends[partition] - (offset or 0)) if partition < len(ends) else None
+            newest = checkpoint.watermark_ms if checkpoint and checkpoint.watermark_ms > 0 else None
+            found.append(
+                PartitionState(
+                    topic=topic, partition=partition, offset=offset, lag=lag, newest_event_ms=newest
+                )
+            )
+    return found
+
+
+def _ends(log_ends: LogEndsOf | None, topic: str) -> Sequence[int]:
+    try:
+        return log_ends(topic) if log_ends else ()
+    except Unavailable:
+        return ()
+
+
+def _drift(parts: Services, runtime: Runtime | None) -> Drift:
+    if runtime is None:
+        return Drift(rows=0, psi={}, missing="no bundle is loaded")
+    manifest = runtime.bundle.manifest
+    if HISTOGRAMS not in manifest.files:
+        return Drift(rows=0, psi={}, missing=f"the bundle has no {HISTOGRAMS}; train again")
+    served = parts.served.matrix(manifest.version)
+    if len(served) < LEAST_ROWS:
+        return Drift(rows=len(served), psi={}, missing=f"fewer than {LEAST_ROWS} items served yet")
+    try:
+        trained = read_histograms(runtime.bundle.file(HISTOGRAMS))
+        found = drift(trained, manifest.feature_names, served)
+    except (InvalidBundle, ValueError) as error:
+        return Drift(rows=len(served), psi={}, missing=str(error))
+    return Drift(rows=len(served), psi={name: round(psi, 4) for name, psi in found.items()})

@@ -1,0 +1,151 @@
+"""The System view's numbers: rates of a window, percentiles, stream positions, drift; the Data view's files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from recsys.errors import Unavailable
+from recsys.result import Goal, Result
+from recsys.types import Topic
+from serving.log_ends import LogEnds
+from serving.rates import STAGES, Window, added, quantile
+from tests.serving.conftest import Api, click
+
+
+def test_percentiles_of_buckets() -> None:
+    then = {0.01: 5.0, 0.02: 5.0, float("inf"): 5.0}
+    now = {0.01: 5.0, 0.02: 15.0, float("inf"): 15.0}  # ten more, all between 10 and 20 ms
+    assert quantile(then, now, 0.5) == pytest.approx(0.015)
+    assert quantile(then, now, 0.99) == pytest.approx(0.0199)
+    assert quantile(now, now, 0.5) is None
+    assert quantile({}, {0.01: 0.0, float("inf"): 4.0}, 0.5) == 0.01  # all that the buckets tell
+    assert added(then, now) == 10
+
+
+def test_the_window_forgets_what_was_before_it() -> None:
+    registry, at = CollectorRegistry(), [0.0]
+    requests = Counter("recsys_http_requests", "", ("route", "method", "status"), registry=registry)
+    stage = Histogram(STAGES, "", ("stage",), registry=registry)
+    window = Window(lambda: at[0])
+
+    def in_window() -> float:
+        then, now = window.look(registry.collect())
+        return now.requests["/", "200"] - then.requests.get(("/", "200"), 0.0)
+
+    requests.labels("/", "GET", "200").inc(7)
+    stage.labels("rank").observe(0.01)
+    at[0] = 10.0
+    assert in_window() == 7  # since the start
+    requests.labels("/", "GET", "200").inc(2)
+    at[0] = 65.0
+    assert in_window() == 2  # the start is out of the window, the look at 10 s is in it
+
+
+def test_system_says_how_the_api_does(api: Api) -> None:
+    api.apply([click("item-003")])
+    for _ in range(3):
+        api.recommend(k=5)
+    api.store.up = False
+    api.recommend("u2", k=5)
+    api.store.up = True
+    state = api.client.get("/v1/system").json()
+    assert state["bundle"] == "v1"
+    assert state["requests_per_s"] > 0
+    assert state["degraded"] == {"user_features": 1}
+    stages = {stage["name"]: stage for stage in state["stages"]}
+    assert 0 < stages["rank"]["p50_ms"] <= stages["rank"]["p99_ms"]
+    assert next(iter(stages)) == "user_features"
+    assert {cache["name"] for cache in state["caches"]} == {"results", "user_vectors"}
+    assert state["drift"]["missing"].startswith("fewer than 200")
+
+
+def test_stream_positions_and_lag(api: Api) -> None:
+    api.apply([click("item-003"), click("item-004")])
+    partitions = api.services.settings.partitions
+
+    def position() -> dict[str, object]:
+        stream = api.client.get("/v1/system").json()["stream"]
+        assert len(stream) == 2 * partitions
+        found: dict[str, object] = next(
+            s for s in stream if (s["topic"], s["partition"]) == (Topic.EVENTS, 0)
+        )
+        return found
+
+    assert position()["offset"] == 2
+    assert position()["lag"] is None
+    api.services.log_ends = lambda topic: [5] * partitions
+    assert position()["lag"] == 3
+
+    def away(topic: str) -> list[int]:
+        raise Unavailable("away")
+
+    api.services.log_ends = away
+    assert position()["lag"] is None
+    api.store.up = False
+    assert api.client.get("/v1/system").json()["stream"] == []
+
+
+def test_a_log_that_does_not_answer_is_left_alone_for_a_while() -> None:
+    at, tries = [0.0], [0]
+
+    def connect() -> None:
+        tries[0] += 1
+        raise Unavailable("no broker")
+
+    ends = LogEnds(connect, 4, lambda: at[0])  # type: ignore[arg-type]
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            ends("events")
+    assert tries[0] == 1
+    at[0] = 60.0
+    with pytest.raises(Unavailable):
+        ends("events")
+    assert tries[0] == 2
+
+
+def test_drift_compares_what_is_served_with_the_training(api: Api) -> None:
+    for i in range(25):
+        api.recommend(f"u{i}", k=10)
+    state = api.client.get("/v1/system").json()["drift"]
+    assert state["rows"] == 250
+    assert state["missing"] == ""
+    psi = state["psi"]
+    assert list(psi.values()) == sorted(psi.values(), reverse=True)
+    # the tiny bundle was "trained" on zeros: a constant 0 is stable, the hour of the day is not
+    assert psi["user_clicks_30d_settled"] == pytest.approx(0, abs=1e-3)
+    assert psi["item_age_days"] > 1
+
+
+def test_models_shows_what_the_commands_have_left(
+    api: Api, make_api: Callable[..., Api], tmp_path: Path
+) -> None:
+    assert api.client.get("/v1/models").json() == {"data": None, "trainings": [], "results": []}
+    home = api.services.settings.home
+    for folder in ("lake", "results", "work/ranker"):
+        (home / folder).mkdir(parents=True)
+    (home / "lake" / "import-report.json").write_text('{"dataset": "ml", "events": 3}')
+    curve = [{"epoch": 1, "validation": {"score": 0.7}}]
+    (home / "work" / "ranker" / "summary.json").write_text(
+        json.dumps({"metrics": {"click_auc": 0.71}, "curve": curve, "config": {}, "seed": 0})
+    )
+    result = Result("evaluate recall", 0, {"two_tower_hr@10": 0.2}, {"two_tower_hr@10": Goal(">=", 0.1)})
+    (home / "results" / "recall.json").write_text(json.dumps(result.to_dict()))
+    (home / "results" / "broken.json").write_text("{")
+    (home / "results" / "other.json").write_text('{"not": "a result"}')
+    state = api.client.get("/v1/models").json()
+    assert state["data"]["events"] == 3
+    assert state["trainings"][0]["model"] == "ranker"
+    assert state["trainings"][0]["curve"][0]["validation"] == {"score": 0.7}
+    assert [r["file"] for r in state["results"]] == ["recall.json"]
+    assert state["results"][0]["met"] is True
+
+
+def test_served_lists_are_forgotten_with_their_bundle(api: Api) -> None:
+    api.recommend(k=3)
+    assert len(api.services.served.matrix("v1")) == 3
+    assert api.services.served.matrix("v2").shape == (0, 0)
+    assert np.isfinite(api.services.served.matrix("v1")).all()
