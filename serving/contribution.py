@@ -50,17 +50,14 @@ def contributions(scorer: Scorer, query: Query, shown: Candidates) -> dict[str, 
 
 
 @lru_cache(maxsize=1)
-def _columns() -> Mapping[str, NDArray[np.intp]]:
+def _columns() -> Mapping[str, list[int]]:
     """Feature → its columns."""
     return {
-        feature.name: FEATURES.placed(lambda f, wanted=feature: f is wanted)[1]
-        for feature in FEATURES.features
+        feature.name: [FEATURES.column(name) for name in feature.columns] for feature in FEATURES.features
     }
 
 
 def _nobody(now_ms: int) -> NDArray[np.float32]:
     """(D,) the features of an unknown user and an item of which nothing is known."""
-    columns = ItemColumns([Item("")], FEATURES)
-    row = np.zeros(1, np.int32)
-    matrix: NDArray[np.float32] = assemble(FEATURES, EntityState(), {}, columns, row, now_ms, {})
-    return matrix[0]
+    columns, row = ItemColumns([Item("")], FEATURES), np.zeros(1, np.int32)
+    return assemble(FEATURES, EntityState(), {}, columns, row, now_ms, {}).reshape(-1)

@@ -87,7 +87,7 @@ def system_state(parts: Services) -> SystemState:
         stream=_stream(parts),
         item_features_age_s=parts.feed.age_s,
         outbox_bytes=parts.events.backlog_bytes + parts.impressions.backlog_bytes,
-        drift=_drift(parts, parts.host.runtime),
+        drift=_drift(parts, parts.host.runtime()),
     )
 
 

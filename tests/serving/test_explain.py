@@ -41,14 +41,14 @@ def test_without_the_store_ages_are_unknown_and_the_rest_is_there(api: Api) -> N
 
 def answer_of(api: Api) -> Answer:
     api.apply([click("item-003"), click("item-004")])
-    runtime = api.services.host.runtime
+    runtime = api.services.host.runtime()
     assert runtime is not None
     return runtime.pipeline.answer(Query("r", "u1", k=4, now_ms=NOW_MS, explain=True))
 
 
 def test_a_contribution_is_the_value_less_the_value_without_the_feature(api: Api) -> None:
     answer = answer_of(api)
-    runtime = api.services.host.runtime
+    runtime = api.services.host.runtime()
     assert runtime is not None
     scorer, shown = runtime.pipeline.scorers[0], answer.candidates
     found = contributions(scorer, answer.query, shown)
