@@ -1,6 +1,5 @@
 """The feature values of the latest served lists, kept to be compared with what the ranker was trained on."""
 
-import threading
 from collections import deque
 
 import numpy as np
@@ -13,26 +12,18 @@ LISTS = 500
 
 
 class ServedFeatures:
-    """The last `LISTS` lists of this process, by the bundle that made them. Thread-safe."""
+    """The last `LISTS` lists of this process, each with the bundle that made it. Thread-safe: a deque's append is."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lists: deque[NDArray[np.float32]] = deque(maxlen=LISTS)
-        self._bundle = ""
+        self._lists: deque[tuple[str, NDArray[np.float32]]] = deque(maxlen=LISTS)
 
     def note(self, runtime: Runtime, answer: Answer) -> None:
         """Keep a reference: the hot path copies nothing."""
         features, manifest = answer.candidates.features, runtime.bundle.manifest
-        if features.shape[1] != len(manifest.feature_names):
-            return
-        with self._lock:
-            if manifest.version != self._bundle:
-                self._bundle = manifest.version
-                self._lists.clear()
-            self._lists.append(features)
+        if features.shape[1] == len(manifest.feature_names):
+            self._lists.append((manifest.version, features))
 
     def matrix(self, bundle: str) -> NDArray[np.float32]:
         """(N, D) of the lists that this bundle made; (0, 0): none yet."""
-        with self._lock:
-            lists = list(self._lists) if bundle == self._bundle else []
+        lists = [features for version, features in self._lists.copy() if version == bundle]
         return np.concatenate(lists) if lists else np.empty((0, 0), np.float32)

@@ -144,7 +144,7 @@ def test_models_shows_what_the_commands_have_left(
     assert state["results"][0]["met"] is True
 
 
-def test_served_lists_are_forgotten_with_their_bundle(api: Api) -> None:
+def test_served_lists_belong_to_their_bundle(api: Api) -> None:
     api.recommend(k=3)
     assert len(api.services.served.matrix("v1")) == 3
     assert api.services.served.matrix("v2").shape == (0, 0)
