@@ -77,6 +77,7 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
             settings.rate_per_key,
             settings.burst_per_key,
             settings.store_timeout_ms / 1e3,
+            settings.redis_namespace,
         )
         guard = Breaker()
         services.take_tokens = lambda key, tokens: guard.call(lambda: buckets.take(key, tokens))

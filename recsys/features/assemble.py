@@ -1,11 +1,10 @@
 """Serving's read: one user and N candidates to one (N, D) float32 matrix.
 
-The user's few hundred cells are read as Python integers (faster than arrays of one), the item side is gathered
-from `ItemColumns`, and only what depends on both is computed for each candidate.
+The user's cells become all totals at once (`UserTotals`), the item side is gathered from `ItemColumns`, and only what
+depends on both is computed for each candidate.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -13,18 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.features.feature_set import FeatureSet
+from recsys.features.feature_set import FeatureSet, runs
 from recsys.features.item_columns import ItemColumns
 from recsys.features.spec import MAX_LOOK, Feature, Floats, Ints, Look, Match, Total, number
-from recsys.features.state import (
-    BUCKETS,
-    Entity,
-    EntityState,
-    Split,
-    Visit,
-    category_buckets,
-    parse_cell,
-)
+from recsys.features.state import BUCKETS, Entity, EntityState, Split, Visit, category_buckets
+from recsys.features.user_totals import UserTotals
 
 
 def assemble(
@@ -50,9 +42,13 @@ def assemble(
     """
     plan = _plan(features)
     matrix = np.empty((len(rows), features.dimension), np.float32)
-    matrix[:, columns.columns] = columns.values(rows, now_ms)
-    source = _RequestSource(user, user_attributes, columns, rows, now_ms, context)
-    matrix[:, plan.shared_columns] = [v for f in plan.shared for v in f.values(source)]
+    steady = columns.values(rows, now_ms)
+    for there, here in columns.runs:
+        matrix[:, there] = steady[:, here]
+    source = _RequestSource(plan.totals, user, user_attributes, columns, rows, now_ms, context)
+    shared = np.array([v for f in plan.shared for v in f.values(source)], np.float32)
+    for there, here in plan.shared_runs:
+        matrix[:, there] = shared[here]
     paired = chain.from_iterable(f.values(source) for f in plan.paired)
     for column, value in zip(plan.paired_columns, paired, strict=True):
         matrix[:, column] = value
@@ -62,8 +58,9 @@ def assemble(
 class _Plan(NamedTuple):
     """`shared`: one value a request (user, context). `paired`: one a candidate, not cached with the item."""
 
+    totals: UserTotals
     shared: tuple[Feature, ...]
-    shared_columns: NDArray[np.intp]
+    shared_runs: list[tuple[slice, slice]]
     paired: tuple[Feature, ...]
     paired_columns: list[int]
 
@@ -74,7 +71,15 @@ def _plan(features: FeatureSet) -> _Plan:
     paired, paired_columns = features.placed(
         lambda f: f.entity is Entity.USER_ITEM or (f.entity is Entity.ITEM and f.ticking)
     )
-    return _Plan(shared, shared_columns, paired, paired_columns.tolist())
+    return _Plan(UserTotals(features), shared, runs(shared_columns), paired, paired_columns.tolist())
+
+
+_BITS = 1 << np.arange(MAX_LOOK)
+
+
+@lru_cache(maxsize=1 << 16)
+def _distinct_buckets(categories: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(set(category_buckets(categories)))
 
 
 class _RequestSource:
@@ -82,6 +87,7 @@ class _RequestSource:
 
     def __init__(
         self,
+        totals: UserTotals,
         user: EntityState,
         user_attributes: Mapping[str, str],
         columns: ItemColumns,
@@ -90,47 +96,22 @@ class _RequestSource:
         context: Mapping[str, str],
     ) -> None:
         self.now_ms: Ints = now_ms
-        self._now = now_ms
         self._attributes = {Entity.USER: user_attributes, Entity.CONTEXT: context}
         self._columns = columns
         self._rows = rows
         # (4, N) and (1, N): a loop over few rows of many is quicker than a reduction of many short rows
         self._buckets = {
-            Split.CATEGORY: np.ascontiguousarray(columns.categories[rows].T),
-            Split.CREATOR: np.ascontiguousarray(columns.creators[rows].T),
+            Split.CATEGORY: np.ascontiguousarray(columns.categories.take(rows, axis=0).T),
+            Split.CREATOR: np.ascontiguousarray(columns.creators.take(rows, axis=0).T),
         }
+        self._user_totals = totals.read(user.cells, now_ms, self._buckets)
         self._visits = {name: visits[-MAX_LOOK:] for name, visits in user.histories.items()}
-        self._cells: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # tile, bucket, amount
-        for cell, amount in user.cells.items():
-            name, tile, bucket = parse_cell(cell)
-            self._cells[name].append((tile, bucket, amount))
-        self._totals: dict[Total, Ints] = {}
+        self._times: dict[str, NDArray[np.int64]] = {}
         self._masks: dict[tuple[str, Match], Ints] = {}
 
     def total(self, total: Total) -> Ints:
-        found = self._totals.get(total)
-        if found is None:
-            found = self._totals[total] = self._read(total)
-        return found
-
-    def _read(self, total: Total) -> Ints:
-        if total.entity is Entity.ITEM:
-            return self._columns.total(total, self._rows)
-        cells = self._cells.get(total.aggregate_name, ())
-        window = total.window
-        if not window.hop_ms and total.split is Split.NONE:
-            return cells[0][2] if cells else 0
-        newest = self._now // window.hop_ms if window.hop_ms else -1
-        weights, tiles = window.weight_list, window.tiles
-        if total.split is Split.NONE:
-            return sum(weights[newest - tile] * n for tile, _, n in cells if 0 <= newest - tile < tiles)
-        table = np.zeros(BUCKETS + 1, np.int64)
-        by_bucket: dict[int, int] = {}
-        for tile, bucket, amount in cells:
-            if 0 <= newest - tile < tiles:
-                by_bucket[bucket] = by_bucket.get(bucket, 0) + weights[newest - tile] * amount
-        table[list(by_bucket)] = list(by_bucket.values())
-        return _added(table[self._buckets[total.split]])
+        found = self._user_totals.get(total)
+        return self._columns.total(total, self._rows) if found is None else found
 
     def count(self, look: Look) -> Ints:
         mask = self._matching(look)
@@ -139,12 +120,16 @@ class _RequestSource:
         return np.bitwise_count(mask).astype(np.int64)
 
     def latest_ms(self, look: Look) -> Ints:
-        times = [0, *(visit[0] for visit in self._visits.get(look.history.name, ()))]
+        name = look.history.name
+        times = self._times.get(name)
+        if times is None:
+            times = np.array([0, *(visit[0] for visit in self._visits.get(name, ()))], np.int64)
+            self._times[name] = times
         mask = self._matching(look)
         if isinstance(mask, int):
-            return times[mask.bit_length()]
+            return int(times[mask.bit_length()])
         # the exponent of a mask as a float is the number of its highest bit, from 1
-        return np.array(times, np.int64)[np.frexp(mask)[1]]
+        return times[np.frexp(mask)[1]]
 
     def _matching(self, look: Look) -> Ints:
         """Bit i: the i-th of the latest visits matches and is among the newest that the look takes."""
@@ -156,22 +141,30 @@ class _RequestSource:
         older = len(visits) - look.newest
         return mask >> older << older if older > 0 else mask
 
-    def _mask(self, visits: list[Visit], match: Match) -> Ints:
+    def _mask(self, visits: Sequence[Visit], match: Match) -> Ints:
         if match is Match.ANY:
             return (1 << len(visits)) - 1
-        bits: dict[int, int] = {}
-        if match is Match.CATEGORY:
-            for i, visit in enumerate(visits):
-                for bucket in category_buckets(visit.categories):
-                    bits[bucket] = bits.get(bucket, 0) | 1 << i
-            table = np.zeros(BUCKETS + 1, np.int64)
-            table[list(bits)] = list(bits.values())
-            found = table[self._buckets[Split.CATEGORY]]
-            return np.asarray(np.bitwise_or.reduce(found, axis=0), np.int64)
-        for i, visit in enumerate(visits):
-            row = self._columns.row(visit.item_id)
-            bits[row] = bits.get(row, 0) | 1 << i
-        return _lookup(bits, self._rows)
+        if match is Match.ITEM:
+            return self._same_item(visits)
+        buckets = [_distinct_buckets(visit[4]) for visit in visits]
+        table = np.zeros(BUCKETS + 1, np.int64)
+        bits = np.repeat(_BITS[: len(visits)], list(map(len, buckets)))
+        np.add.at(table, list(chain.from_iterable(buckets)), bits)  # each bit once: as good as a bitwise or
+        first: NDArray[np.int64]
+        first, *others = table.take(self._buckets[Split.CATEGORY])
+        for other in others:
+            first = first | other
+        return first
+
+    def _same_item(self, visits: Sequence[Visit]) -> Ints:
+        visited = self._columns.rows([visit[3] for visit in visits])
+        hits = np.flatnonzero(visited[:, None] == self._rows)
+        if not hits.size:
+            return 0  # as a rule: what was engaged is not recommended again
+        visit, candidate = np.divmod(hits, len(self._rows))
+        mask = np.zeros(len(self._rows), np.int64)
+        np.add.at(mask, candidate, _BITS[visit])
+        return mask
 
     def attribute(self, entity: Entity, name: str, default: float, vocabulary: tuple[str, ...]) -> Floats:
         return number(self._attributes[entity].get(name), default, vocabulary)
@@ -181,20 +174,3 @@ class _RequestSource:
 
     def created_ms(self) -> Ints:
         return self._columns.created(self._rows)
-
-
-def _added(parts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sum of the rows, (N,) int64."""
-    total: NDArray[np.int64] = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-def _lookup(table: Mapping[int, int], keys: NDArray[np.int32]) -> NDArray[np.int64]:
-    """`table[key]` for each key, 0 for those it lacks."""
-    known = np.array(sorted(table), np.int64)
-    values = np.array([table[k] for k in known.tolist()] + [0], np.int64)
-    place = np.searchsorted(known, keys)
-    found = np.append(known, -2)[place] == keys
-    return np.where(found, values[place], 0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.features.feature_set import FeatureSet
+from recsys.features.feature_set import FeatureSet, runs
 from recsys.features.kinds import Attribute
 from recsys.features.spec import Floats, Ints, Look, Total, number
 from recsys.features.state import (
@@ -64,6 +64,11 @@ class ItemColumns:
         return len(self._rows)
 
     @property
+    def runs(self) -> list[tuple[slice, slice]]:
+        """`columns` as stretches; see `feature_set.runs`."""
+        return self._layout.runs
+
+    @property
     def columns(self) -> NDArray[np.intp]:
         """Where the columns of `values` belong in a feature matrix. Features that tick are not among them."""
         return self._layout.columns
@@ -71,6 +76,10 @@ class ItemColumns:
     def row(self, item_id: str) -> int:
         """The item's row; -1 for an item that is not in the catalogue."""
         return self._rows.get(item_id, -1)
+
+    def rows(self, item_ids: Iterable[str]) -> NDArray[np.int32]:
+        """`row` of each, (n,) int32."""
+        return np.array([self._rows.get(item_id, -1) for item_id in item_ids], np.int32)
 
     def load(self, states: Iterable[tuple[str, EntityState]]) -> None:
         """Take over the states of many items."""
@@ -143,7 +152,7 @@ class ItemColumns:
             stale = rows[self._stamps[rows] != self._layout.period(now_ms)]
             if stale.size:
                 self._compute(np.unique(stale), now_ms)
-            return self._values[rows]
+            return self._values.take(rows, axis=0)
 
     def total(self, total: Total, rows: NDArray[np.int32]) -> NDArray[np.int64]:
         """The integers of a feature that ticks, (N,) int64; call `values` for these rows first."""
@@ -180,6 +189,7 @@ class _Layout:
 
     def __init__(self, features: FeatureSet) -> None:
         self.steady, self.columns = features.placed(lambda f: f.entity is Entity.ITEM and not f.ticking)
+        self.runs = runs(self.columns)
         ticking, _ = features.placed(lambda f: f.entity is Entity.ITEM and f.ticking)
         self.ticking_totals = tuple(dict.fromkeys(t for f in ticking for t in f.totals))
         if any(t.window.hop_ms for t in self.ticking_totals):

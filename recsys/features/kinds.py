@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.features.spec import Feature, Floats, Ints, Look, Signal, Source, Total
+from recsys.features.spec import Feature, Floats, Ints, Look, Signal, Source, Total, total_of
 from recsys.features.state import Entity, Split
 from recsys.features.windows import Window
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
@@ -44,7 +44,7 @@ class Count(Feature):
 
     @cached_property
     def totals(self) -> Sequence[Total]:
-        return [Total(_owner(self.entity), self.signal, w, self.split) for w in self.over]
+        return [total_of(_owner(self.entity), self.signal, w, self.split) for w in self.over]
 
     def values(self, source: Source) -> list[Floats]:
         return [source.total(t) / (t.window.unit * self.signal.scale) for t in self.totals]
@@ -65,7 +65,7 @@ class Ratio(Feature):
     @cached_property
     def totals(self) -> Sequence[Total]:
         owner = _owner(self.entity)
-        return [Total(owner, s, w, self.split) for w in self.over for s in (self.part, self.whole)]
+        return [total_of(owner, s, w, self.split) for w in self.over for s in (self.part, self.whole)]
 
     def values(self, source: Source) -> list[Floats]:
         totals = self.totals
@@ -89,7 +89,7 @@ class Mean(Feature):
 
     @cached_property
     def totals(self) -> Sequence[Total]:
-        return [Total(self.entity, s, w) for w in self.over for s in (self.amount, self.events)]
+        return [total_of(self.entity, s, w) for w in self.over for s in (self.amount, self.events)]
 
     def values(self, source: Source) -> list[Floats]:
         totals = self.totals
@@ -113,7 +113,7 @@ class Affinity(Feature):
 
     @cached_property
     def totals(self) -> Sequence[Total]:
-        return [Total(Entity.USER, self.signal, w, s) for w in self.over for s in (self.split, Split.NONE)]
+        return [total_of(Entity.USER, self.signal, w, s) for w in self.over for s in (self.split, Split.NONE)]
 
     def values(self, source: Source) -> list[Floats]:
         parts = source.categories() if self.split is Split.CATEGORY else 1
@@ -147,7 +147,7 @@ class Lift(Feature):
     @cached_property
     def totals(self) -> Sequence[Total]:
         return [
-            Total(Entity.USER, signal, w, split)
+            total_of(Entity.USER, signal, w, split)
             for w in self.over
             for split in (self.split, Split.NONE)
             for signal in (self.part, self.whole)
@@ -175,7 +175,7 @@ class Recency(Feature):
 
     @cached_property
     def totals(self) -> Sequence[Total]:
-        return [Total(self.entity, self.signal, w) for w in self.over]
+        return [total_of(self.entity, self.signal, w) for w in self.over]
 
     def values(self, source: Source) -> list[Floats]:
         return [_seconds_since(source.total(t), source.now_ms, self.default) for t in self.totals]
@@ -243,7 +243,7 @@ class ItemAge(Feature):
     def values(self, source: Source) -> list[Floats]:
         created = source.created_ms()
         age = (source.now_ms - created) / MS_PER_DAY
-        return [where(created > 0, where(age > 0, age, 0.0), self.default)]
+        return [where(created > 0, _not_negative(age), self.default)]
 
 
 @dataclass(frozen=True)
@@ -284,5 +284,8 @@ def _owner(entity: Entity) -> Entity:
 
 
 def _seconds_since(then_ms: Ints, now_ms: Ints, default: float) -> Floats:
-    seconds = (now_ms - then_ms) / MS_PER_SECOND
-    return where(then_ms > 0, where(seconds > 0, seconds, 0.0), default)
+    return where(then_ms > 0, _not_negative((now_ms - then_ms) / MS_PER_SECOND), default)
+
+
+def _not_negative(x: Floats) -> Floats:
+    return np.maximum(x, 0.0) if isinstance(x, np.ndarray) else max(x, 0.0)

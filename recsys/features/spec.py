@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -78,6 +78,12 @@ class Total:
             scale=self.signal.scale,
             attributed=self.signal.attributed,
         )
+
+
+@cache
+def total_of(entity: Entity, signal: Signal, window: Window, split: Split = Split.NONE) -> Total:
+    """The one `Total` of these parts: dictionaries find it by identity, without comparing all that it consists of."""
+    return Total(entity, signal, window, split)
 
 
 class Match(StrEnum):

@@ -104,13 +104,16 @@ def _numbered(deltas: Iterable[Delta], cells: dict[str, int], ops: list[str]) ->
 
 
 def pack_visit(visit: Visit) -> str:
-    """A history's member. It starts with the event id: Redis orders equal scores by member."""
+    """A history's member. It starts with the event id: Redis orders equal scores by member, as visits are ordered.
+
+    The separator is below every character of an id, so an id that another one begins with comes first in both orders.
+    """
     categories = CATEGORY_SEPARATOR.join(visit.categories)
     return _SEPARATOR.join((visit.event_id, visit.type, visit.item_id, categories))
 
 
 @lru_cache(maxsize=1 << 16)
-def unpack_visit(member: bytes, score: float) -> Visit:
+def unpack_visit(member: bytes, score: bytes) -> Visit:
     """The inverse of `pack_visit`. Cached: a user's history is read with each request, and hardly changes between."""
     event_id, kind, item_id, joined = member.decode().split(_SEPARATOR, 3)
     categories = tuple(joined.split(CATEGORY_SEPARATOR)) if joined else ()
@@ -125,33 +128,39 @@ class StateDecoder:
         self._histories = {h.name: h for h in features.histories}
         self.kept = kept_histories(features.histories)
 
-    def user(
-        self, cells: Mapping[bytes, bytes], sets: Mapping[str, Sequence[tuple[bytes, float]]]
-    ) -> EntityState:
-        """`sets`: the members and scores of each kept history."""
-        state = EntityState({name.decode(): int(value) for name, value in cells.items()})
-        for name, members in sets.items():
-            visits = sorted(unpack_visit(member, score) for member, score in members)
+    def user(self, cells: Sequence[bytes], sets: Mapping[str, Sequence[bytes]]) -> EntityState:
+        """What Redis sends, in its order, which is that of visits.
+
+        Args:
+            cells: names and amounts in turn.
+            sets: for each kept history, members and scores in turn.
+        """
+        state = EntityState(_cells(cells))
+        for name, flat in sets.items():
+            visits = list(map(unpack_visit, flat[::2], flat[1::2]))
             if visits:
                 for wanted, kept in self.kept.items():
                     if kept.name == name:
                         state.histories[wanted] = visits[-self._histories[wanted].size :]
         return state
 
-    def item(self, shares: Iterable[Mapping[bytes, bytes]]) -> EntityState:
+    def item(self, shares: Iterable[Sequence[bytes]]) -> EntityState:
         """The merge of the shares that the partitions hold."""
         filled = [share for share in shares if share]
         if len(filled) == 1:
-            return EntityState({name.decode(): int(value) for name, value in filled[0].items()})
+            return EntityState(_cells(filled[0]))
         state = EntityState()
         for share in filled:
-            for name, value in share.items():
-                cell = name.decode()
-                state.change(Delta(cell, self._op(cell), int(value)))
+            for cell, amount in _cells(share).items():
+                state.change(Delta(cell, self._op(cell), amount))
         return state
 
     def _op(self, cell: str) -> Op:
         return self._ops[parse_cell(cell).name]
+
+
+def _cells(flat: Sequence[bytes]) -> dict[str, int]:
+    return dict(zip(map(bytes.decode, flat[::2]), map(int, flat[1::2]), strict=True))
 
 
 def pack_item(item: Item) -> bytes:

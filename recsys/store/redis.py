@@ -74,11 +74,13 @@ class RedisFeatureStore:
                 # was slow once is not waited for twice
                 retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
                 health_check_interval=0,
+                protocol=2,  # flat replies: reading a user takes half the time that nested ones take
             )
         except ValueError as error:
             raise InvalidConfig(f"redis_url: {error}") from error
-        # the client turns each score into text and back; a history has a thousand
-        self._redis.set_response_callback("ZRANGE", lambda pairs, **options: pairs)
+        # as they come: the decoder makes of them what it needs
+        self._redis.set_response_callback("HGETALL", lambda flat, **options: flat)
+        self._redis.set_response_callback("ZRANGE", lambda flat, **options: flat)
         self._claim = self._redis.register_script(_script("claim.lua"))
         self._apply = self._redis.register_script(_script("apply.lua"))
         self._publish = self._redis.register_script(_script("publish.lua"))
@@ -177,7 +179,7 @@ class RedisFeatureStore:
             pipe.zcard(key)
             pipe.zrange(key, -1, -1)
             n, newest = pipe.execute()
-        return f"{n}:{unpack_visit(newest[0], 0.0).event_id}" if newest else ""
+        return f"{n}:{unpack_visit(newest[0], b'0').event_id}" if newest else ""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         self._check()
