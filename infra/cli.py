@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
     "features": ("features", "Build training examples with Spark; list and compare definitions."),
     "train": ("train", "Train both models and publish a bundle."),
+    "tune": ("tune", "Search for better parameters within limits."),
     "index": ("index", "Measure and choose nearest-neighbour indexes."),
     "evaluate": ("evaluate", "Offline quality against baselines."),
     "bench": ("bench", "Measure a part of the system against its goals."),

@@ -1,11 +1,14 @@
 """`recsys evaluate rank`: the ranker against baselines on real impressions (`training.kuairand_rank`).
 
+What a model has scored is kept in a work folder: an interrupted evaluation goes on with the next model.
+
 Every model sees the same rows; the published baseline sees its own 40 simple features, all others every group. The
 teacher is the mean, in log odds, of the multi-task network with dot-product attention, of the same with DIN's, and of
 LightGBM; the student is one small network that learnt from both labels and teacher, and `int8` is the student as it
 would be served.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from recsys.metrics import auc, gauc, xauc
 from recsys.models.blocks import numeric_statistics
@@ -33,6 +37,8 @@ from training.seeding import seed_everything
 
 Floats = NDArray[np.float64]
 HEADS = ("click", "long_view", "like", DWELL)
+PARTS = ("train", "validation", "test")
+TEST = PARTS.index("test")
 
 LOOP = LoopConfig(
     epochs=3, batch_size=512, learning_rate=1e-3, weight_decay=1e-3, embedding_decay=1e-2, patience=1
@@ -72,6 +78,7 @@ class RankEvaluation:
     data: Path
     seed: int = 0
     seeds: int = 3
+    work: Path | None = None  # where scores are kept; None: nowhere
     quick: bool = False  # one seed, one epoch, few trees
     contributions: bool = True
     loop: LoopConfig = field(default_factory=lambda: LOOP)
@@ -123,6 +130,7 @@ class _Bench:
         self.ranker_data = _ranker_data(self.data, self.parts["train"], names)
         labels = {**{h: self.data.labels[h] for h in HEADS[:3]}, DWELL: np.log1p(self.data.labels["dwell_s"])}
         self.labels = {part: {h: v[mask] for h, v in labels.items()} for part, mask in self.masks.items()}
+        self._kept = Kept(None if config.work is None else config.work / _identity(config, names))
 
     def describe(self) -> str:
         sizes = ", ".join(f"{part} {len(rows):,}" for part, rows in self.parts.items())
@@ -130,40 +138,50 @@ class _Bench:
 
     def models(self, loop: LoopConfig) -> Iterator[tuple[str, Mapping[str, Floats]]]:
         """(name, logits of the test rows by head) of every model; comparisons run under the first seed only."""
-        most = 40 if self.config.quick else 600
-        test = self.parts["test"]
-        if loop.seed == self.config.seed:
-            yield "lightgbm_baseline", self.forest(TreesConfig(trees=most, seed=loop.seed), "static")[1]
-            yield "logistic", self.logistic()
+        most, seed, keep = 40 if self.config.quick else 600, loop.seed, self._kept
+        if seed == self.config.seed:
+            baseline = TreesConfig(trees=most, seed=seed)
+            yield "lightgbm_baseline", keep("baseline", lambda: self.forest(baseline, "static"))[TEST]
             for name, shape in (("dcn_alone", DCN_ALONE), ("din_alone", DIN_ALONE)):
-                yield name, of_network(predict_logits(self.network(shape, loop), test))
+                yield name, keep(name, lambda shape=shape: self.answers(self.network(shape, loop)))[TEST]
 
-        forest = self.forest(replace(FOREST, trees=most, seed=loop.seed))
-        yield "lightgbm", forest[1]
-        networks = [self.network(shape, loop) for shape in (NETWORK, DIN_NETWORK)]
-        on_train, on_test = (
-            [of_network(predict_logits(network, self.parts[part])) for network in networks]
-            for part in ("train", "test")
-        )
-        yield from zip(("network", "din_network"), on_test, strict=True)
-        yield "teacher", blend(*on_test, forest[1])
+        forest = keep(f"lightgbm-{seed}", lambda: self.forest(replace(FOREST, trees=most, seed=seed)))
+        yield "lightgbm", forest[TEST]
+        linear = keep("logistic", self.logistic)
+        yield "logistic", linear[TEST]
+        found = [linear, forest]
+        for name, shape in (("network", NETWORK), ("din_network", DIN_NETWORK)):
+            found.append(keep(f"{name}-{seed}", lambda shape=shape: self.answers(self.network(shape, loop))))
+            yield name, found[-1][TEST]
+        on_train, _, on_test = (blend(*part) for part in zip(*found, strict=True))
+        yield "teacher", on_test
 
-        answers = blend(*on_train, forest[0])
-        objective = distillation(as_answers(answers), loop, self.config.distillation)
+        student, int8 = keep(f"student-{seed}", lambda: self.student(on_train, loop))
+        yield "student", student
+        yield "int8", int8
+
+    def answers(self, network: Ranker) -> list[Logits]:
+        """Logits of `PARTS`."""
+        return [of_network(predict_logits(network, self.parts[part])) for part in PARTS]
+
+    def student(self, teacher: Logits, loop: LoopConfig) -> list[Logits]:
+        """Distilled from the teacher's logits of the training rows: the student's of the test rows, in fp32 and as it
+        is served."""
+        objective = distillation(as_answers(teacher), loop, self.config.distillation)
         student = self.network(STUDENT, replace(loop, epochs=loop.epochs + 2), objective)
-        yield "student", of_network(predict_logits(student, test))
-        yield "int8", of_network(self.served(student, loop.seed))
+        test = self.parts["test"]
+        return [of_network(predict_logits(student, test)), of_network(self.served(student, loop.seed))]
 
     def forest(self, config: TreesConfig, *groups: str) -> list[Logits]:
-        """LightGBM on these groups (default: all); logits of the training and of the test rows."""
+        """LightGBM on these groups (default: all); logits of `PARTS`."""
         train, validation, test = self.matrices(*groups)
-        return trees(
-            train, self.labels["train"], validation, self.labels["validation"], [train, test], config
-        )
+        labels, held_out = self.labels["train"], self.labels["validation"]
+        return trees(train, labels, validation, held_out, [train, validation, test], config)
 
-    def logistic(self) -> Logits:
-        train, _, test = self.matrices()
-        return logistic_regression(train, self.labels["train"], [test])[0]
+    def logistic(self) -> list[Logits]:
+        """Logits of `PARTS`."""
+        parts = self.matrices()
+        return logistic_regression(parts[0], self.labels["train"], parts)
 
     def matrices(self, *groups: str) -> list[Matrix]:
         matrix = self.data.matrix(self.data.names(*groups))
@@ -234,6 +252,35 @@ class _Bench:
             found[f"group_{name}_click_auc"] = auc(happened, logits["click"])
             found[f"group_{name}_click_gauc"] = gauc(happened, logits["click"], self.parts["test"].users)
         return found
+
+
+class Kept:
+    """Logits by name, in files; what is there already is not computed again."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def __call__(self, name: str, compute: Callable[[], list[Logits]]) -> list[Logits]:
+        if self._folder is None:
+            return compute()
+        path = self._folder / f"{name}.safetensors"
+        if path.exists():
+            arrays = load_file(path)
+            parts = 1 + max(int(key.split("/")[0]) for key in arrays)
+            return [{head: arrays[f"{i}/{head}"] for head in HEADS} for i in range(parts)]
+        found = compute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        arrays = {f"{i}/{head}": logits[head] for i, logits in enumerate(found) for head in HEADS}
+        aside = path.with_suffix(".tmp")
+        save_file(arrays, aside)
+        aside.rename(path)
+        return found
+
+
+def _identity(config: RankEvaluation, names: tuple[str, ...]) -> str:
+    """Of everything that decides the scores but the seed, which is in the names of the files."""
+    shapes = (FOREST, NETWORK, DIN_NETWORK, DCN_ALONE, DIN_ALONE, STUDENT, config.loop, config.distillation)
+    return hashlib.sha256(repr((names, config.quick, config.seed, shapes)).encode()).hexdigest()[:16]
 
 
 def of_network(logits: RankerLogits) -> Logits:

@@ -4,30 +4,32 @@
     student       distilled; user part once, hashed item rows        gate against the teacher
     unstructured  half of the student's weights zeroed               for comparison only: no gain in a dense kernel
     pruned        the experts' weakest units removed, fine-tuned     gate against the teacher
+    rows-fp16     pruned, embedding rows in 16 bits                  gate against pruned
     rows-int8     pruned, embedding rows in 8 bits                   gate against pruned
     rows-int4     pruned, embedding rows in 4 bits                   gate against pruned
     int8          rows-int8, matrix products in 8 bits too           gate against pruned
 
-Each rung is a folder with `ranker.onnx`, its calibration and `rung.json`; trained weights are kept, so an
-interrupted ladder goes on where it stopped. The smallest rung that passed its gate is what is served.
+Each rung is a folder (`training.rungs`) that can be published as it is; trained weights are kept, so an interrupted
+ladder goes on where it stopped. The smallest rung that passed its gate is what is served.
 """
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
-from itertools import pairwise
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from recsys.errors import InvalidConfig
 from recsys.models.compact import quantize_tables
-from recsys.models.ranker import Ranker, RankerConfig, RankerData, RankerLogits
+from recsys.models.ranker import Ranker, RankerConfig, RankerLogits
 from recsys.rank.calibration import calibrate, write_calibrations
 from recsys.rank.scorer import RankerSession
 from recsys.types import Head
@@ -35,16 +37,16 @@ from training.calibrate import fit_calibrations
 from training.compress import prune_experts, quantize_linear_layers, zero_smallest
 from training.distill import Distillation, distillation
 from training.export_ranker import export_ranker
-from training.gates import quantization_gate, refuse, student_gate, top_overlap
-from training.ladder_data import LadderData, make
+from training.gates import quantization_gate, student_gate, top_overlap
+from training.ladder_input import LadderInput
 from training.rank_dataset import RankExamples
 from training.rank_loop import LoopConfig, fit, predict, predict_logits
+from training.rungs import ONNX, RUNG, WEIGHTS, Rung, save_trained
 from training.seeding import seed_everything
-from training.train_ranker import figures, ranker_data
+from training.train_ranker import figures
 
 REQUESTS, CANDIDATES = 40, 500  # over which top-50 overlap is measured
-RUNGS = ("teacher", "student", "unstructured", "pruned", "rows-int8", "rows-int4", "int8")
-ONNX, RUNG, WEIGHTS = "ranker.onnx", "rung.json", "weights.safetensors"
+IDENTITY, GOLDEN = "ladder.json", "golden.safetensors"
 
 Scores = dict[Head, NDArray[np.float32]]
 Scorer = Callable[[RankExamples], Scores]
@@ -102,44 +104,6 @@ class LadderConfig:
     threads: int = 1
 
 
-@dataclass(frozen=True)
-class LadderInput:
-    """What the ladder stands on. The student sees `student_data`: the teacher's, with cheaper item fields."""
-
-    train: RankExamples
-    validation: RankExamples
-    test: RankExamples
-    teacher_data: RankerData
-    student_data: RankerData
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One step: its size, its quality on the test rows (calibrated on validation), why it is refused if so."""
-
-    name: str
-    bytes: int
-    metrics: Mapping[str, float]
-    overlap: float  # top 50 of 500 in common with the rung before quantization; 1 where nothing is quantized
-    reasons: tuple[str, ...]
-    gated: bool = True  # False: stands in the table for comparison, never served
-
-
-def synthetic_input(data: LadderData, config: LadderConfig) -> LadderInput:
-    """Synthetic ids, cut by time 75 : 10 : 15. The student reads the category alone, as a byte."""
-    world = make(data)
-    rows, codes, sizes = world.examples, world.fields.codes, world.fields.sizes
-    cuts = [0, int(len(rows) * 0.75), int(len(rows) * 0.85), len(rows)]
-    train, validation, test = (rows.take(slice(a, b)) for a, b in pairwise(cuts))
-    return LadderInput(
-        train,
-        validation,
-        test,
-        ranker_data(train, data.n_items, codes, sizes, config.teacher.bins),
-        ranker_data(train, data.n_items, codes[:, :1].astype(np.uint8), sizes[:1], config.student.bins),
-    )
-
-
 def main(
     config: LadderConfig, given: LadderInput, report: Callable[[str], None] = lambda line: None
 ) -> list[Rung]:
@@ -147,81 +111,150 @@ def main(
 
     Args:
         report: called with one line as each rung is done.
+
+    Raises:
+        InvalidConfig: `out` holds a ladder of another configuration or other data.
     """
     torch.set_num_threads(config.threads)
     seed_everything(config.seed)
-    rungs: list[Rung] = []
+    _claim(config, given)
+    ladder = _Ladder(config, given, report)
 
-    def pruned_reasons() -> tuple[str, ...]:
-        return next(rung.reasons for rung in rungs if rung.name == "pruned")
+    of_teacher = ladder.add("teacher", ladder.teacher)
+
+    student = ladder.trained(
+        "student", Ranker(config.student, given.student_data), ladder.distil(config.student_loop)
+    )
+    ladder.add("student", student, student_of=of_teacher)
+    ladder.add("unstructured", zero_smallest(student, config.zeroed_share))
+
+    pruned = prune_experts(student, config.pruned_share)
+    pruned = ladder.trained("pruned", pruned, ladder.distil(config.tuning_loop))
+    of_pruned = ladder.add("pruned", pruned, student_of=of_teacher)
+
+    for name, bits in (("rows-fp16", 16), ("rows-int8", 8), ("rows-int4", 4)):
+        ladder.add(name, quantized_tables(pruned, bits), quantized_from=of_pruned)
+    ladder.add("int8", None, quantized_from=of_pruned)
+    return ladder.rungs
+
+
+def train_teacher(config: LadderConfig, given: LadderInput) -> Ranker:
+    """The first step alone: train the teacher, or read it back."""
+    torch.set_num_threads(config.threads)
+    seed_everything(config.seed)
+    _claim(config, given)
+    return _Ladder(config, given, lambda line: None).teacher
+
+
+class _Ladder:
+    """What the rungs have in common: the data, the teacher and its answers, and the way a rung is judged."""
+
+    def __init__(self, config: LadderConfig, given: LadderInput, report: Callable[[str], None]) -> None:
+        self.config, self.given, self.report = config, given, report
+        self.rungs: list[Rung] = []
+
+    @cached_property
+    def teacher(self) -> Ranker:
+        config, given = self.config, self.given
+
+        def train(model: Ranker, path: Path) -> object:
+            return fit(model, given.train, given.validation, config.teacher_loop, checkpoints=path)
+
+        return self.trained("teacher", Ranker(config.teacher, given.teacher_data), train)
+
+    @cached_property
+    def answers(self) -> RankerLogits:
+        """The teacher's logits of every training row, asked for once and only when something is distilled."""
+        return predict_logits(self.teacher, self.given.train, as_served=False)
+
+    def distil(self, loop: LoopConfig) -> Callable[[Ranker, Path], object]:
+        def train(model: Ranker, path: Path) -> object:
+            objective = distillation(self.answers, loop, self.config.distillation)
+            return fit(model, self.given.train, self.given.validation, loop, objective, checkpoints=path)
+
+        return train
+
+    def trained(self, name: str, model: Ranker, train: Callable[[Ranker, Path], object]) -> Ranker:
+        """Train, or read back what an earlier run has trained; an interrupted training goes on from its
+        checkpoint."""
+        folder = self.config.out / name
+        if (folder / WEIGHTS).exists():
+            model.load_state_dict(load_file(folder / WEIGHTS))
+            return model.eval()
+        folder.mkdir(parents=True, exist_ok=True)
+        train(model, folder / "checkpoint.safetensors")
+        save_trained(model, folder)
+        return model.eval()
 
     def add(
-        name: str, model: Ranker | None, against: Scores | None = None, quantized: bool = False
+        self,
+        name: str,
+        model: Ranker | None,
+        student_of: Scores | None = None,
+        quantized_from: Scores | None = None,
     ) -> Scores:
-        """Export (or, for `int8`, quantize the exported) model, score it as served, gate it.
+        """Export the model (None: quantize the export of `rows-int8`), score it as served, gate it.
 
         What a gate has refused stays refused in fewer bits: quantized rungs inherit the reasons of `pruned`.
         """
-        folder = config.out / name
+        given, folder = self.given, self.config.out / name
         folder.mkdir(parents=True, exist_ok=True)
         if model is None:
-            quantize_linear_layers(config.out / "rows-int8" / ONNX, folder / ONNX)
+            _quantize_products(folder.parent / "rows-int8", folder)
         else:
-            _export(model, folder, given, config.seed)
+            self._export(model, folder)
         # a torch model scores as its export does, which has just been checked, and in larger batches
         scorer = partial(onnx_scores, folder / ONNX) if model is None else partial(predict, model)
         scores = _calibrated(scorer, given, folder)
-        overlap = _overlap(folder, config.out / "pruned", given) if quantized else 1.0
-        reasons: list[str] = []
-        if against is not None:
-            reasons = (
-                quantization_gate(scores, against, given.test, overlap)
-                if quantized
-                else student_gate(scores, against, given.test)
-            )
-        if quantized:
-            reasons += [f"pruned, which it is made of: {reason}" for reason in pruned_reasons()]
+        overlap, reasons = 1.0, []
+        if student_of is not None:
+            reasons = student_gate(scores, student_of, given.test)
+        if quantized_from is not None:
+            overlap = _overlap(folder, folder.parent / "pruned", given)
+            reasons = quantization_gate(scores, quantized_from, given.test, overlap)
+            pruned = next(rung for rung in self.rungs if rung.name == "pruned")
+            reasons += [f"pruned, which it is made of: {reason}" for reason in pruned.reasons]
         size = (folder / ONNX).stat().st_size
         rung = Rung(name, size, figures(scores, given.test), overlap, tuple(reasons), name != "unstructured")
         (folder / RUNG).write_text(json.dumps(asdict(rung), indent=2), encoding="utf-8")
-        rungs.append(rung)
-        report(_line(rung))
+        shapes = {
+            "rung": name,
+            "teacher": asdict(self.config.teacher),
+            "student": asdict(self.config.student),
+        }
+        summary = {"config": shapes, "metrics": rung.metrics, "seed": self.config.seed}
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+        self.rungs.append(rung)
+        self.report(_line(rung))
         return scores
 
-    teacher = _trained(
-        Ranker(config.teacher, given.teacher_data),
-        config.out / "teacher",
-        lambda model, path: fit(model, given.train, given.validation, config.teacher_loop, checkpoints=path),
-    )
-    of_teacher = add("teacher", teacher)
+    def _export(self, model: Ranker, folder: Path) -> None:
+        length, data = self.given.train.history.shape[1], self.given.student_data
+        golden = export_ranker(model, folder / ONNX, data.n_items, data.n_features, length, self.config.seed)
+        save_arrays(golden, folder / GOLDEN)
 
-    @cache
-    def answers() -> RankerLogits:
-        return predict_logits(teacher, given.train, as_served=False)
 
-    def distil(loop: LoopConfig) -> Callable[[Ranker, Path], object]:
-        return lambda model, path: fit(
-            model,
-            given.train,
-            given.validation,
-            loop,
-            distillation(answers(), loop, config.distillation),
-            checkpoints=path,
+def _claim(config: LadderConfig, given: LadderInput) -> None:
+    """Note what the ladder is built from; trained weights are read back only for the same configuration and data."""
+    content = asdict(config)
+    content |= {"out": "", "threads": 0, "rows": len(given.train), "last_ms": int(given.train.time_ms[-1])}
+    wanted = json.dumps(content, indent=2)
+    path = config.out / IDENTITY
+    if path.exists() and path.read_text(encoding="utf-8") != wanted:
+        raise InvalidConfig(
+            f"{config.out}: a ladder of another configuration or data; begin anew with `--fresh`"
         )
+    config.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(wanted, encoding="utf-8")
 
-    student = Ranker(config.student, given.student_data)
-    student = _trained(student, config.out / "student", distil(config.student_loop))
-    add("student", student, of_teacher)
-    add("unstructured", zero_smallest(student, config.zeroed_share))
 
-    pruned = prune_experts(student, config.pruned_share)
-    pruned = _trained(pruned, config.out / "pruned", distil(config.tuning_loop))
-    of_pruned = add("pruned", pruned, of_teacher)
-
-    add("rows-int8", quantized_tables(pruned, 8), of_pruned, quantized=True)
-    add("rows-int4", quantized_tables(pruned, 4), of_pruned, quantized=True)
-    add("int8", None, of_pruned, quantized=True)
-    return rungs
+def _quantize_products(source: Path, folder: Path) -> None:
+    """`source`'s model with matrix products in 8 bits, and its golden inputs with the outputs of the new model."""
+    quantize_linear_layers(source / ONNX, folder / ONNX)
+    golden = load_arrays(source / GOLDEN)
+    inputs = {n.removeprefix("ranker/in/"): a for n, a in golden.items() if n.startswith("ranker/in/")}
+    found = RankerSession(folder / ONNX).run(inputs)
+    save_arrays(golden | {f"ranker/out/{head}": scores for head, scores in found.items()}, folder / GOLDEN)
 
 
 def quantized_tables(ranker: Ranker, bits: int) -> Ranker:
@@ -229,50 +262,6 @@ def quantized_tables(ranker: Ranker, bits: int) -> Ranker:
     quantized = copy.deepcopy(ranker)
     quantize_tables(quantized, bits)
     return quantized
-
-
-def trained_ranker(folder: Path, config: RankerConfig) -> Ranker:
-    """The torch model of a rung that was trained (teacher, student), from its weights alone."""
-    weights = load_file(folder / WEIGHTS)
-    fields = weights["fields"]
-    data = RankerData(
-        n_items=len(fields) - 1,
-        n_features=len(weights["numeric_columns"]),
-        mean=weights["numeric.mean"],
-        scale=weights["numeric.scale"],
-        edges=weights["numeric.edges"],
-        fields=fields,
-        field_sizes=tuple(len(weights[f"field.{i}.weight"]) for i in range(fields.shape[1])),
-    )
-    ranker = Ranker(config, data)
-    ranker.load_state_dict(weights)
-    return ranker.eval()
-
-
-def served(rungs: list[Rung]) -> Rung:
-    """The smallest rung that passed its gate.
-
-    Raises:
-        InvalidBundle: none but the teacher passed; says why.
-    """
-    found = candidate(rungs)
-    if found.reasons:
-        refused = [rung for rung in rungs if rung.gated and rung.reasons]
-        refuse("every rung", [f"{rung.name}: {reason}" for rung in refused for reason in rung.reasons])
-    return found
-
-
-def candidate(rungs: list[Rung]) -> Rung:
-    """What a report is about: the served rung, or the smallest refused one when no gate was passed."""
-    gated = [rung for rung in rungs if rung.gated]
-    passed = [rung for rung in gated if not rung.reasons and rung.name != "teacher"]
-    return min(passed or gated, key=lambda rung: rung.bytes)
-
-
-def read_rungs(out: Path) -> list[Rung]:
-    """The rungs that a ladder has left in `out`, in the order of `RUNGS`."""
-    found = [out / name / RUNG for name in RUNGS]
-    return [Rung(**json.loads(path.read_text(encoding="utf-8"))) for path in found if path.exists()]
 
 
 def score_requests(session: RankerSession, test: RankExamples) -> NDArray[np.float32]:
@@ -297,25 +286,6 @@ def _request(test: RankExamples, user: int, rows: NDArray[np.int64]) -> dict[str
 
 def _value(scores: Scores) -> NDArray[np.float32]:
     return scores[Head.CLICK] * (1 + scores[Head.CONVERSION])
-
-
-def _trained(model: Ranker, folder: Path, train: Callable[[Ranker, Path], object]) -> Ranker:
-    """Train, or read back what an earlier run has trained; an interrupted training goes on from its checkpoint."""
-    weights = folder / WEIGHTS
-    if weights.exists():
-        model.load_state_dict(load_file(weights))
-        return model.eval()
-    folder.mkdir(parents=True, exist_ok=True)
-    train(model, folder / "checkpoint.safetensors")
-    save_file({name: weight.contiguous() for name, weight in model.state_dict().items()}, weights)
-    return model.eval()
-
-
-def _export(model: Ranker, folder: Path, given: LadderInput, seed: int) -> None:
-    length = given.train.history.shape[1]
-    data = given.student_data
-    golden = export_ranker(model, folder / ONNX, data.n_items, data.n_features, length, seed)
-    save_arrays(golden, folder / "golden.safetensors")
 
 
 def onnx_scores(path: Path, examples: RankExamples) -> Scores:

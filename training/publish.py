@@ -18,6 +18,7 @@ from recsys.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.recall.ann import AnnIndex
 from training.dataset import read_items
+from training.rungs import check_publishable
 
 SUMMARY = "summary.json"
 GOLDEN = "golden.safetensors"
@@ -41,8 +42,9 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
 
     Raises:
         InvalidData: a work folder is incomplete.
-        InvalidBundle: the version exists already.
+        InvalidBundle: the version exists already, or the ranker is a rung that its gate has refused.
     """
+    check_publishable(config.ranker)
     now = datetime.fromtimestamp(clock(), UTC)
     summaries = {"two_tower": _summary(config.two_tower), "ranker": _summary(config.ranker)}
     manifest = Manifest(

@@ -20,7 +20,7 @@ from recsys.models.ranker import HEADS, RankerLogits
 from recsys.types import Head
 from training.checkpoint import TrainingState
 from training.rank_dataset import RankExamples
-from training.robust import with_attack
+from training.robust import Attack, with_attack
 from training.seeding import seed_step
 
 Rows = NDArray[np.int64]
@@ -44,6 +44,7 @@ class LoopConfig:
         default_factory=lambda: {Head.CLICK: 1.0, Head.CONVERSION: 1.0, Head.LIKE: 0.5, Head.DWELL: 0.3}
     )
     attack: float = 0.0  # > 0: adversarial training, epsilon of `training.robust`
+    attack_steps: int = 1  # 1: FGSM; more: PGD, each step costs another run
     seed: int = 0
 
 
@@ -66,6 +67,7 @@ def fit(
     Returns:
         epochs run, those of an interrupted run included.
     """
+    attack = Attack(config.attack, config.attack_steps)
     minimised = objective or (lambda logits, labels, _: ranking_loss(logits, labels, config.loss_weights))
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate)
     rows_an_epoch = min(len(train), config.rows_an_epoch)
@@ -92,7 +94,7 @@ def fit(
             def loss_of(inputs: Inputs = inputs, labels: Tensor = labels, rows: Rows = rows) -> Tensor:
                 return minimised(model(*inputs), labels, rows)
 
-            loss = with_attack(model, loss_of, config.attack) if config.attack else loss_of()
+            loss = with_attack(model, loss_of, attack) if config.attack else loss_of()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)

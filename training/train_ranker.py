@@ -56,6 +56,7 @@ class RankerReport:
     epochs: int
     examples: int
     out: Path
+    removed: Mapping[str, int]  # training rows that cleaning left out, by reason
 
 
 def main(
@@ -121,7 +122,7 @@ def main(
         "cleaning": {"removed": cleaned.removed, "corrected": cleaned.corrected},
     }
     (config.out / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")
-    return RankerReport(metrics, epochs, len(examples), config.out)
+    return RankerReport(metrics, epochs, len(examples), config.out, cleaned.removed)
 
 
 def ranker_data(

@@ -1,8 +1,8 @@
 """`recsys bench rank`: every rung of the ladder and the eager teacher, timed in one run on the same cores.
 
-500 candidates of one request on one thread and on two; eight requests by one and by two threads. Rungs take turns
-in every round, so that a busy neighbour hurts all alike. The roofline says how far the served form is from
-what this machine's arithmetic and memory would allow, both measured here.
+500 candidates of one request, and eight such requests waiting, each on one thread and on two, by every runtime there
+is. Forms take turns in every round, so that a busy neighbour hurts all alike. The roofline says how far the served
+form is from what this machine's arithmetic and memory would allow, both measured here.
 """
 
 import statistics
@@ -12,23 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
+from infra.bench.runtimes import Inputs, runs
 from recsys.errors import InvalidData
 from recsys.models.ranker import Ranker, ServedRanker
-from recsys.rank.scorer import INPUTS, RankerSession
+from recsys.rank.scorer import INPUTS
 from recsys.result import Goal, Result
 from training.export_ranker import random_inputs
-from training.ladder import ONNX, LadderConfig, Rung, candidate, read_rungs, trained_ranker
+from training.rungs import ONNX, candidate, read_rungs, trained_ranker
 
 CANDIDATES, REQUESTS, LENGTH = 500, 8, 50
-
-Inputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -54,18 +51,21 @@ def run(config: RankBench) -> Result:
     if len(rungs) < 2:
         raise InvalidData(f"{config.ladder}: no ladder; build it with `recsys train ladder`")
     torch.set_num_threads(1)
-    teacher = trained_ranker(config.ladder / "teacher", LadderConfig(config.ladder).teacher)
+    teacher = trained_ranker(config.ladder / "teacher")
     inputs = random_inputs(
         teacher.data.n_items, teacher.data.n_features, LENGTH, CANDIDATES, np.random.default_rng(config.seed)
     )
     about = candidate(rungs)
     chosen = about.name
-    one, two = (
-        {r.name: RankerSession(config.ladder / r.name / ONNX, threads=n) for r in rungs} for n in (1, 2)
-    )
-    forms: dict[str, Callable[[], object]] = {"eager_teacher": _eager(teacher, inputs)}
-    forms |= {r.name: partial(one[r.name].run, inputs) for r in rungs}
-    forms |= {f"{r.name}_2_threads": partial(two[r.name].run, inputs) for r in rungs}
+    files = {rung.name: config.ladder / rung.name / ONNX for rung in rungs}
+    student = trained_ranker(config.ladder / "student")
+    one, two = (runs(files, "pruned", threads) for threads in (1, 2))
+    forms: dict[str, Callable[[], object]] = {
+        "eager_teacher": _eager(teacher, inputs),
+        "eager_student": _eager(student, inputs),
+    }
+    forms |= {name: partial(call, inputs) for name, call in one.items()}
+    forms |= {f"{name}_2_threads": partial(call, inputs) for name, call in two.items()}
     times = _timed(forms, config)
 
     figures: dict[str, float] = {}
@@ -74,9 +74,11 @@ def run(config: RankBench) -> Result:
         figures |= {f"{name}_min_ms": low, f"{name}_p50_ms": middle, f"{name}_p99_ms": high}
     for rung in rungs:
         figures[f"{rung.name}_mb"] = rung.bytes / 1e6
-    for threads in (1, 2):
-        figures[f"served_8_requests_{threads}_threads_per_s"] = _throughput(one[chosen], inputs, threads)
-    figures |= _roofline(config.ladder, rungs, chosen, inputs, figures[f"{chosen}_p50_ms"])
+    for name, call in one.items():
+        for threads in (1, 2):
+            rate = _throughput(partial(call, inputs), threads, 5 if name == "teacher" else config.rounds)
+            figures[f"{name}_8_requests_{threads}_threads_per_s"] = rate
+    figures |= _roofline(student, inputs, figures[f"{chosen}_p50_ms"])
     figures |= {
         "served_mb": figures[f"{chosen}_mb"],
         "served_p50_ms": figures[f"{chosen}_p50_ms"],
@@ -122,30 +124,23 @@ def _timed(forms: Mapping[str, Callable[[], object]], config: RankBench) -> dict
     return times
 
 
-def _throughput(session: RankerSession, inputs: Inputs, threads: int) -> float:
-    """Requests a second when eight are waiting; the median of 20 times eight."""
+def _throughput(call: Callable[[], object], threads: int, rounds: int) -> float:
+    """Requests a second when eight are waiting; the median of `rounds` times eight."""
     with ThreadPoolExecutor(threads) as pool:
         seconds = []
-        for _ in range(20):
+        for _ in range(rounds):
             start = time.perf_counter()
-            list(pool.map(lambda _: session.run(inputs), range(REQUESTS)))
+            list(pool.map(lambda _: call(), range(REQUESTS)))
             seconds.append(time.perf_counter() - start)
     return REQUESTS / statistics.median(seconds)
 
 
-def _roofline(
-    ladder: Path,
-    rungs: list[Rung],
-    chosen: str,
-    inputs: Inputs,
-    p50_ms: float,
-) -> dict[str, float]:
+def _roofline(student: Ranker, inputs: Inputs, p50_ms: float) -> dict[str, float]:
     """Operations and bytes of one served request against this machine's measured peaks.
 
     Operations are counted on the torch student (pruning makes the served one smaller still); bytes are the inputs and
     every weight but the item rows, of which only those of the request are read.
     """
-    student = trained_ranker(ladder / "student", LadderConfig(ladder).student)
     with FlopCounterMode(display=False) as counter:
         _eager(student, inputs)()
     flops = float(counter.get_total_flops())

@@ -8,7 +8,7 @@ import typer
 
 from infra.console import JsonFlag, console, print_json, print_mapping, print_table
 from recsys import bundle as bundles
-from recsys.errors import InvalidBundle
+from recsys.errors import InvalidBundle, InvalidConfig
 from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and publish bundles.")
@@ -64,12 +64,34 @@ def verify(version: Version = "", as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def publish(version: Annotated[str, typer.Argument(help="The version to serve from now on.")]) -> None:
+def publish(
+    version: Annotated[str, typer.Argument(help="The version to serve from now on.")] = "",
+    rung: Annotated[
+        str, typer.Option(help="Instead: a new bundle with this rung of `recsys train ladder --lake`.")
+    ] = "",
+) -> None:
     """Verify a bundle and make it the current one; a running API swaps it in by itself.
+
+    With `--rung`, a bundle of the trained two-tower and that rung is built first. A rung that its gate has refused
+    is not published; the reason is said.
 
     Example: recsys bundle publish 20260101-120000
     """
-    bundles.publish(Settings().bundles, version)
+    settings = Settings()
+    if bool(version) == bool(rung):
+        raise InvalidConfig("name either a version (`recsys bundle list`) or a rung (`--rung int8`)")
+    if rung:
+        from training import publish as assembly  # numpy, FAISS and torch: not for a list of bundles
+
+        work = settings.home / "work"
+        config = assembly.PublishConfig(
+            lake=settings.lake,
+            two_tower=work / "two_tower",
+            ranker=work / "ladder-lake" / rung,
+            bundles=settings.bundles,
+        )
+        version = assembly.main(config).manifest.version
+    bundles.publish(settings.bundles, version)
     console.print(f"published {version}; a running API loads it within a few seconds (`recsys status`)")
 
 

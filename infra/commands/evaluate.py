@@ -46,9 +46,18 @@ def rank(
 ) -> None:
     """Teacher and INT8 student against logistic regression, LightGBM, DCN-v2 and DIN, on real impressions.
 
+    Interrupted, it goes on with the next model: scores are kept in <home>/evaluate/rank.
+
     Example: recsys evaluate rank --data ../shared/data/kuairand-pure-part --json
     """
     from training.evaluate_rank import RankEvaluation, main
 
-    config = RankEvaluation(data=data, seed=seed, seeds=seeds, contributions=contributions, quick=quick)
+    config = RankEvaluation(
+        data=data,
+        seed=seed,
+        seeds=seeds,
+        work=Settings().home / "evaluate" / "rank",
+        quick=quick,
+        contributions=contributions,
+    )
     finish(main(config, report=console.print), as_json)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from infra.commands.features_select import select
 from infra.console import JsonFlag, console, print_json, print_mapping, print_table
 from infra.local.services import connected
 from infra.size import Population, predict
@@ -25,6 +26,7 @@ from streaming.commit import exclusive, read_checkpoint
 from streaming.settings import StreamSettings
 
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
+app.command()(select)
 
 Master = Annotated[str, typer.Option(help="Spark master: local[2], yarn, k8s://…, spark://….")]
 Memory = Annotated[str, typer.Option(help="Memory of the Spark driver, and of each executor.")]

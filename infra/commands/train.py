@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from infra.console import JsonFlag, QuickFlag, console, print_mapping
 from recsys.features.definitions import FEATURES
 from recsys.settings import Settings
 from training import export_two_tower, publish, train_ranker, train_two_tower
+from training.clean import Cleaning
 from training.publish import PublishConfig
 from training.rank_loop import LoopConfig
 from training.train_ranker import RankerTraining
@@ -23,6 +25,11 @@ app = typer.Typer(no_args_is_help=True, help="Train both models on the lake's fe
 Seed = Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")]
 Epochs = Annotated[int, typer.Option(min=1, help="At most; training stops early.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget checkpoints of an interrupted run.")]
+Compress = Annotated[
+    bool, typer.Option("--compress", help="Distil, prune and quantize; serve the smallest rung that passes.")
+]
+Robust = Annotated[float, typer.Option(min=0, help="Train against attacks of this size on embeddings.")]
+Cleaned = Annotated[bool, typer.Option("--clean", help="Leave bots and repeated rows out of training.")]
 RECALL_EPOCHS = 20
 RANK_EPOCHS = 4
 
@@ -40,13 +47,20 @@ def recall(
 
 @app.command()
 def rank(
-    seed: Seed = 0, epochs: Epochs = RANK_EPOCHS, fresh: Fresh = False, as_json: JsonFlag = False
+    seed: Seed = 0,
+    epochs: Epochs = RANK_EPOCHS,
+    compress: Compress = False,
+    robust: Robust = 0.0,
+    cleaned: Cleaned = False,
+    fresh: Fresh = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Train the ranker into <home>/work/ranker. An interrupted run goes on where it was.
 
     Example: recsys train rank --seed 1
     """
-    print_mapping("ranker, validation", _rank(Settings(), seed, epochs, fresh), as_json)
+    options = RankOptions(seed, epochs, compress, robust, cleaned)
+    print_mapping("ranker", _rank(Settings(), options, fresh), as_json)
 
 
 @app.command("all")
@@ -54,6 +68,7 @@ def all_(
     seed: Seed = 0,
     recall_epochs: Epochs = RECALL_EPOCHS,
     rank_epochs: Epochs = RANK_EPOCHS,
+    compress: Compress = False,
     fresh: Fresh = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -62,10 +77,11 @@ def all_(
     Example: recsys train all
     """
     settings = Settings()
-    metrics = {
+    metrics: dict[str, object] = {
         f"recall {name}": value for name, value in _recall(settings, seed, recall_epochs, fresh).items()
     }
-    metrics |= {f"rank {name}": value for name, value in _rank(settings, seed, rank_epochs, fresh).items()}
+    options = RankOptions(seed, rank_epochs, compress)
+    metrics |= {f"rank {name}": value for name, value in _rank(settings, options, fresh).items()}
     bundle = publish.main(
         PublishConfig(
             lake=settings.lake,
@@ -79,20 +95,30 @@ def all_(
 
 
 @app.command()
-def ladder(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+def ladder(
+    seed: Seed = 0,
+    lake: Annotated[
+        bool, typer.Option("--lake", help="The lake's examples instead of synthetic ids.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Of the teacher, with --lake.")] = RANK_EPOCHS,
+    student: Annotated[Path | None, typer.Option(help="Shape from `recsys tune rank`.")] = None,
+    fresh: Fresh = False,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Teacher → student → pruned → INT8 at the case study's size (synthetic ids), into <home>/work/ladder.
 
     Interrupted, it goes on with the step it was at. Then: `recsys report ladder`, `recsys bench rank`.
 
     Example: recsys train ladder
     """
-    from training.ladder import LadderConfig, main, served, synthetic_input
-    from training.ladder_data import LadderData
+    from infra.ladders import ladder_folder, ladder_of
+    from training.ladder import main
+    from training.rungs import served
 
-    out = _work(Settings(), "ladder-quick" if quick else "ladder")
-    data = LadderData.quick(seed) if quick else LadderData(seed=seed)
-    config = LadderConfig(out=out, seed=seed)
-    rungs = main(config, synthetic_input(data, config), report=console.print)
+    settings = Settings()
+    _forget(fresh, ladder_folder(settings, lake, quick))
+    rungs = main(*ladder_of(settings, lake, quick, seed, epochs, student), report=console.print)
     print_mapping("compression ladder", {r.name: f"{r.bytes / 1e6:.2f} MB" for r in rungs}, as_json)
     console.print(f"served: {served(rungs).name}")
 
@@ -114,7 +140,20 @@ def _recall(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str
     return result.validation
 
 
-def _rank(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, float]:
+@dataclass(frozen=True)
+class RankOptions:
+    """How `recsys train rank` trains."""
+
+    seed: int
+    epochs: int
+    compress: bool = False
+    robust: float = 0.0
+    cleaned: bool = False
+
+
+def _rank(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, object]:
+    if options.compress:
+        return _compressed(settings, options, fresh)
     checkpoints = settings.checkpoints / "ranker"
     _forget(fresh, checkpoints)
     config = RankerTraining(
@@ -123,12 +162,32 @@ def _rank(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, 
         items=settings.lake / "items" / "items.parquet",
         out=_work(settings, "ranker"),
         checkpoints=checkpoints,
-        loop=LoopConfig(epochs=epochs, seed=seed),
+        loop=LoopConfig(epochs=options.epochs, seed=options.seed, attack=options.robust),
+        cleaning=Cleaning() if options.cleaned else None,
     )
-    with _epochs_bar("ranker", epochs) as (bars, bar):
+    with _epochs_bar("ranker", options.epochs) as (bars, bar):
         report = train_ranker.main(config, lambda epoch, score: bars.update(bar, completed=epoch))
     _forget(True, checkpoints)
-    return dict(report.metrics)
+    return {**report.metrics, **{f"left out: {reason}": n for reason, n in report.removed.items()}}
+
+
+def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, object]:
+    """The lake's own ladder; the smallest rung that passed becomes <home>/work/ranker, the teacher when none did."""
+    from infra.ladders import ladder_folder, ladder_of
+    from training.ladder import main
+    from training.rungs import candidate, take
+
+    folder = ladder_folder(settings, lake=True)
+    _forget(fresh, folder)
+    rungs = main(*ladder_of(settings, True, False, options.seed, options.epochs), report=console.print)
+    chosen = candidate(rungs)
+    if chosen.reasons:
+        console.print(
+            f"no smaller rung passed its gate, the teacher is served; {chosen.name}: {chosen.reasons}"
+        )
+        chosen = rungs[0]
+    take(folder / chosen.name, _work(settings, "ranker"))
+    return {"rung": chosen.name, "mb": chosen.bytes / 1e6, **chosen.metrics}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from recsys.rank.scorer import RankerSession
 from recsys.result import Goal, Result
 from training.export_ranker import random_inputs
 from training.gates import OVERLAP
-from training.ladder import ONNX, Rung, candidate, read_rungs
+from training.rungs import ONNX, Rung, candidate, read_rungs
 
 matplotlib.use("Agg")  # no display
 CANDIDATES, LENGTH, CALLS = 500, 50, 60

@@ -1,7 +1,7 @@
 """Embedding tables that take little room, as plain tensor operations: they export to ONNX and run everywhere.
 
 A *table* is any module that maps int64 numbers (…) to float32 rows (…, width). `nn.Embedding` is one; here are one
-that shares rows between numbers, and two that store a row in 8 or 4 bits a number.
+that shares rows between numbers, and three that store a row in 16, 8 or 4 bits a number.
 """
 
 import torch
@@ -34,6 +34,21 @@ class HashedTable(nn.Module):
         rows: Tensor = self.rows(torch.where(known, first, zero)) + self.rows(
             torch.where(known, second, zero)
         )
+        return rows
+
+
+class HalfTable(nn.Module):
+    """Rows in 16 bits (IEEE half precision): relative error ≤ 2⁻¹¹."""
+
+    rows: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        """weight: (rows, width) float32."""
+        super().__init__()
+        self.register_buffer("rows", weight.half())
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        rows: Tensor = self.rows[numbers].float()
         return rows
 
 
@@ -83,9 +98,9 @@ def quantize_tables(model: nn.Module, bits: int, least_rows: int = 256) -> None:
 
     Small tables stay: they weigh nothing, and every error counts.
     """
-    kinds = {8: QuantizedTable, 4: QuantizedTable4}
+    kinds = {16: HalfTable, 8: QuantizedTable, 4: QuantizedTable4}
     if bits not in kinds:
-        raise ValueError(f"{bits} bits: 8 or 4")
+        raise ValueError(f"{bits} bits: 16, 8 or 4")
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Embedding) and child.num_embeddings >= least_rows:

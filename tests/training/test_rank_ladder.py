@@ -9,8 +9,9 @@ import torch
 
 from recsys.errors import InvalidBundle
 from recsys.metrics import auc
-from recsys.models.ranker import Ranker, RankerConfig
+from recsys.models.ranker import Ranker
 from recsys.types import Head
+from tests.training.ladder_world import SMALL, config
 from training import ladder
 from training.compress import prune_experts, zero_smallest
 from training.gates import (
@@ -21,30 +22,17 @@ from training.gates import (
     student_gate,
     top_overlap,
 )
-from training.ladder import RUNGS, LadderConfig, LadderInput, Rung, read_rungs, served, synthetic_input
-from training.ladder_data import LadderData, make
+from training.ladder_data import make
+from training.ladder_input import LadderInput, synthetic_input
 from training.rank_dataset import RankExamples
-from training.rank_loop import LoopConfig, inputs_of
-
-SMALL = LadderData(n_items=3_000, n_creators=200, n_users=500, rows=6_000, n_features=24, history_length=8)
-LOOP = LoopConfig(epochs=1, batch_size=512, learning_rate=5e-3)
-
-
-def config(out: Path) -> LadderConfig:
-    base = LadderConfig(out)
-    return replace(
-        base,
-        teacher=RankerConfig(width=8, attention="din", own_experts=1, expert_layers=(16, 8), cross_rank=4),
-        student=replace(base.student, width=8, item_buckets=1_500, expert_layers=(16, 8), cross_rank=4),
-        teacher_loop=LOOP,
-        student_loop=LOOP,
-        tuning_loop=LOOP,
-    )
+from training.rank_loop import inputs_of
+from training.rungs import RUNGS, Rung, read_rungs, served
 
 
 @pytest.fixture(scope="module")
 def world() -> LadderInput:
-    return synthetic_input(SMALL, config(Path()))
+    shapes = config(Path())
+    return synthetic_input(SMALL, shapes.teacher, shapes.student)
 
 
 @pytest.fixture(scope="module")

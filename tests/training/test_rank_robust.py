@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from recsys.metrics import auc
 from recsys.models.ranker import RankerLogits
-from training.robust import attacked, with_attack
+from training.robust import Attack, attacked, with_attack
 
 
 class Toy(nn.Module):
@@ -28,7 +28,7 @@ def test_an_attack_moves_every_embedding_against_its_label() -> None:
     def loss(logits: RankerLogits) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits(logits.click, labels)
 
-    after = attacked(model, lambda: model(numbers), loss, epsilon=0.3).click
+    after = attacked(model, lambda: model(numbers), loss, Attack(0.3)).click
     torch.testing.assert_close(after, before - 0.3 * (2 * labels - 1))
     happened = labels.numpy().astype(np.int64)
     assert auc(happened, after.numpy()) < auc(happened, before.numpy())
@@ -44,7 +44,29 @@ def test_the_trained_loss_is_the_mean_of_clean_and_attacked() -> None:
         return total
 
     clean = loss().item()
-    found = with_attack(model, loss, epsilon=0.5)
+    found = with_attack(model, loss, Attack(0.5))
     assert abs(found.item() - (clean + clean + 0.5) / 2) < 1e-6
     found.backward()  # type: ignore[no-untyped-call]
     assert model.table.weight.grad is not None
+
+
+def test_more_steps_stay_within_epsilon_and_hurt_no_less() -> None:
+    """A loss with a bend: the first gradient points away from the worst place, later ones find it."""
+    torch.manual_seed(0)
+    model, numbers = Toy(), torch.arange(200)
+    before = model(numbers).click.detach()
+
+    def loss(logits: RankerLogits) -> Tensor:
+        return -((logits.click - before - 0.05) ** 2 - 0.2 * (logits.click - before)).sum()
+
+    one, ten = (attacked(model, lambda: model(numbers), loss, Attack(0.3, steps)).click for steps in (1, 10))
+    assert ((ten - before).abs() <= 0.3 + 1e-6).all()
+    assert loss(RankerLogits(ten, ten, ten, ten)) > loss(RankerLogits(one, one, one, one))
+
+
+def test_training_under_pgd_has_gradients() -> None:
+    torch.manual_seed(0)
+    model, numbers = Toy(), torch.tensor([3, 5])
+    with_attack(model, lambda: (model(numbers).click ** 2).sum(), Attack(0.1, steps=3)).backward()  # type: ignore[no-untyped-call]
+    assert model.table.weight.grad is not None
+    assert (model.table.weight.grad[[3, 5], 0] != 0).all()
