@@ -12,6 +12,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ class _Bench:
             baseline = TreesConfig(trees=most, seed=seed)
             yield "lightgbm_baseline", keep("baseline", lambda: self.forest(baseline, "static"))[TEST]
             for name, shape in (("dcn_alone", DCN_ALONE), ("din_alone", DIN_ALONE)):
-                yield name, keep(name, lambda shape=shape: self.answers(self.network(shape, loop)))[TEST]
+                yield name, keep(name, partial(self.answers, shape, loop))[TEST]
 
         forest = keep(f"lightgbm-{seed}", lambda: self.forest(replace(FOREST, trees=most, seed=seed)))
         yield "lightgbm", forest[TEST]
@@ -151,7 +152,7 @@ class _Bench:
         yield "logistic", linear[TEST]
         found = [linear, forest]
         for name, shape in (("network", NETWORK), ("din_network", DIN_NETWORK)):
-            found.append(keep(f"{name}-{seed}", lambda shape=shape: self.answers(self.network(shape, loop))))
+            found.append(keep(f"{name}-{seed}", partial(self.answers, shape, loop)))
             yield name, found[-1][TEST]
         on_train, _, on_test = (blend(*part) for part in zip(*found, strict=True))
         yield "teacher", on_test
@@ -160,8 +161,9 @@ class _Bench:
         yield "student", student
         yield "int8", int8
 
-    def answers(self, network: Ranker) -> list[Logits]:
-        """Logits of `PARTS`."""
+    def answers(self, shape: RankerConfig, loop: LoopConfig) -> list[Logits]:
+        """Train a network; its logits of `PARTS`."""
+        network = self.network(shape, loop)
         return [of_network(predict_logits(network, self.parts[part])) for part in PARTS]
 
     def student(self, teacher: Logits, loop: LoopConfig) -> list[Logits]:

@@ -59,12 +59,17 @@ def read_shape(path: Path) -> RankerConfig:
         InvalidConfig: the file is missing, or does not describe a ranker.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return RankerConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        return shape_of(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise InvalidConfig(
             f"{path}: no shape of a ranker, as `recsys tune rank` writes it: {error}"
         ) from error
+
+
+def shape_of(content: Mapping[str, Any]) -> RankerConfig:
+    """A configuration that was written as JSON, where tuples became lists."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    return RankerConfig(**values)
 
 
 def check_publishable(folder: Path) -> None:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -110,16 +111,19 @@ def main(
     crosses = propose(config, model_kept, ranked, names, kept, train, validation)
 
     figures = {"features": float(len(names)), "kept": float(len(kept)), "crosses": float(len(crosses))}
-    with_crosses = [_crossed(rows, kept, crosses, names) for rows in (train, validation, test)]
-    model_crossed = fit(config, *with_crosses[:2], list(range(with_crosses[0].features.shape[1])))
+    crossed_train, crossed_validation, crossed_test = (
+        _crossed(rows, kept, crosses, names) for rows in (train, validation, test)
+    )
+    all_crossed = list(range(len(kept) + len(crosses)))
+    model_crossed = fit(config, crossed_train, crossed_validation, all_crossed)
     for period, rows, crossed in (
-        ("validation", validation, with_crosses[1]),
-        ("test", test, with_crosses[2]),
+        ("validation", validation, crossed_validation),
+        ("test", test, crossed_test),
     ):
         found = {
             "all": scores(model, rows, everything),
             "kept": scores(model_kept, rows, kept),
-            "crossed": scores(model_crossed, crossed, list(range(crossed.features.shape[1]))),
+            "crossed": scores(model_crossed, crossed, all_crossed),
         }
         for name, values in found.items():
             figures[f"{period}_auc_{name}"] = auc(rows.clicks, values)
@@ -227,7 +231,7 @@ def propose(
     return sorted(good, key=lambda one: (-one.gain, one.name))[: config.proposals]
 
 
-OPERATIONS: Mapping[str, Callable[[Matrix, Matrix], Matrix]] = {
+OPERATIONS: Mapping[str, Callable[[Matrix, Matrix], NDArray[Any]]] = {
     "×": lambda a, b: a * b,
     "÷": lambda a, b: a / np.where(np.abs(b) < 1e-6, np.float32(np.nan), b),
     "−": lambda a, b: a - b,

@@ -27,6 +27,7 @@ from training.export_ranker import export_ranker, random_inputs
 from training.ladder import LadderConfig, quantized_tables, train_teacher
 from training.ladder_input import LadderInput
 from training.rank_loop import LoopConfig, fit, predict, predict_logits, selection_score
+from training.rungs import shape_of
 from training.seeding import seed_everything
 
 matplotlib.use("Agg")  # no display
@@ -80,14 +81,15 @@ def main(
         seed_everything(config.seed)
         student = Ranker(shape, given.student_data)
         mb, ms = cost(student, given, config.out / "trial.onnx", config.seed)
-        excess = [mb / config.max_mb - 1, ms / config.max_ms - 1]
+        excess = {"mb": mb / config.max_mb - 1, "ms": ms / config.max_ms - 1}
+        for name, by in excess.items():
+            trial.set_constraint(name, by)  # at most 0
         score = BROKEN
-        if max(excess) <= 0:
+        if max(excess.values()) <= 0:
             loop = replace(config.loop, learning_rate=learning_rate, seed=config.seed)
             learn = distillation(answers, loop, Distillation(weight))
             fit(student, given.train, given.validation, loop, learn)
             score = selection_score(predict(student, given.validation), given.validation)
-        trial.set_user_attr("excess", excess)
         trial.set_user_attr("shape", asdict(shape))
         trial.set_user_attr("mb", mb)
         report(f"trial {trial.number}: score {score:.4f}, {mb:.2f} MB, {ms:.2f} ms")
@@ -99,9 +101,7 @@ def main(
         study_name=f"student-seed{config.seed}-{limits}",
         load_if_exists=True,
         directions=["maximize", "minimize"],
-        sampler=optuna.samplers.TPESampler(
-            seed=config.seed, constraints_func=lambda t: t.user_attrs["excess"]
-        ),
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
     )
     if not study.trials:
         study.enqueue_trial(start(ladder, config.loop))
@@ -116,7 +116,7 @@ def propose(trial: optuna.Trial, base: RankerConfig) -> RankerConfig:
     layers = trial.suggest_int("layers", 1, 2)
     buckets = 0
     if base.item_buckets:
-        buckets = 2 ** trial.suggest_int("log2_buckets", 13, 17)
+        buckets = 2 ** trial.suggest_int("log2_buckets", 10, 17)
     return replace(
         base,
         width=trial.suggest_categorical("width", [8, 16, 24, 32]),
@@ -177,9 +177,8 @@ def front(tried: list[Tried]) -> list[Tried]:
 
 
 def _tried(trial: optuna.trial.FrozenTrial) -> Tried:
-    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in trial.user_attrs["shape"].items()}
     score, ms = trial.values
-    return Tried(RankerConfig(**shape), score, trial.user_attrs["mb"], ms)
+    return Tried(shape_of(trial.user_attrs["shape"]), score, trial.user_attrs["mb"], ms)
 
 
 def _result(config: RankTuning, tried: list[Tried], report: Callable[[str], None]) -> Result:

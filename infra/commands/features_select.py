@@ -46,4 +46,5 @@ def select(
         names = FEATURES.names
         rows = read_examples(settings.features / "examples", [], FEATURES.dimension, length=1)
         parts = list(by_time(rows))
-    finish(main(config, names, *(Split.of(part) for part in parts), report=console.print), as_json)
+    train, validation, test = (Split.of(part) for part in parts)
+    finish(main(config, names, train, validation, test, report=console.print), as_json)

@@ -168,7 +168,7 @@ def test_pruning_shrinks_matrices_and_keeps_the_strongest_units(world: LadderInp
         ranker.experts.get_parameter("shared.0.0.bias")[::2] = 0
     pruned = prune_experts(ranker, 0.5)
     assert pruned.experts is not None
-    assert pruned.experts.get_parameter("shared.0.0.weight").shape == (8, first.shape[1])
+    assert pruned.experts.get_parameter("shared.0.0.weight").shape == (16, first.shape[1])
     inputs = inputs_of(world.test.take(slice(0, 50)))
     for a, b in zip(ranker(*inputs), pruned(*inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

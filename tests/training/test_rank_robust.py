@@ -57,7 +57,9 @@ def test_more_steps_stay_within_epsilon_and_hurt_no_less() -> None:
     before = model(numbers).click.detach()
 
     def loss(logits: RankerLogits) -> Tensor:
-        return -((logits.click - before - 0.05) ** 2 - 0.2 * (logits.click - before)).sum()
+        moved = logits.click - before
+        total: Tensor = (0.2 * moved - (moved - 0.05) ** 2).sum()
+        return total
 
     one, ten = (attacked(model, lambda: model(numbers), loss, Attack(0.3, steps)).click for steps in (1, 10))
     assert ((ten - before).abs() <= 0.3 + 1e-6).all()

@@ -53,9 +53,13 @@ def test_the_product_is_proposed_and_raises_auc_on_rows_that_chose_nothing(
 
 def test_crosses_are_defined_everywhere() -> None:
     features = np.array([[6.0, 3.0], [1.0, 0.0], [np.nan, 1.0]], np.float32)
-    np.testing.assert_array_equal(cross("a × b", features, ("a", "b")), np.float32([18, 0, np.nan]))
-    np.testing.assert_array_equal(cross("a ÷ b", features, ("a", "b")), np.float32([2, np.nan, np.nan]))
-    np.testing.assert_array_equal(cross("b − a", features, ("a", "b")), np.float32([-3, -1, np.nan]))
+    np.testing.assert_array_equal(cross("a × b", features, ("a", "b")), np.array([18, 0, np.nan], np.float32))
+    np.testing.assert_array_equal(
+        cross("a ÷ b", features, ("a", "b")), np.array([2, np.nan, np.nan], np.float32)
+    )
+    np.testing.assert_array_equal(
+        cross("b − a", features, ("a", "b")), np.array([-3, -1, np.nan], np.float32)
+    )
 
 
 def test_one_label_only_is_refused(tmp_path: Path) -> None:

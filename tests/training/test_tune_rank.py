@@ -24,7 +24,7 @@ def world() -> LadderInput:
 @pytest.fixture(scope="module")
 def tuned(world: LadderInput, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     home = tmp_path_factory.mktemp("tune")
-    tuning = RankTuning(home / "tune", trials=3, max_mb=5, max_ms=1_000, loop=LOOP)
+    tuning = RankTuning(home / "tune", trials=2, max_mb=5, max_ms=1_000, loop=LOOP)
     return home, main(tuning, config(home / "ladder"), world)
 
 
@@ -32,7 +32,7 @@ def test_the_search_starts_from_the_ladders_student_and_keeps_the_best(tuned: tu
     home, result = tuned
     assert result.met
     figures = result.figures
-    assert figures["trials"] == figures["within_limits"] == 3
+    assert figures["trials"] == figures["within_limits"] == 2
     assert figures["best_score"] >= figures["start_score"] > 0.5
     assert {"pareto.svg", "student.json", "study.log"} <= {p.name for p in (home / "tune").iterdir()}
     shape = read_shape(home / "tune" / "student.json")
@@ -50,7 +50,7 @@ def test_a_finished_study_trains_nothing_again(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(tune_rank, "fit", fail)
-    tuning = RankTuning(home / "tune", trials=3, max_mb=5, max_ms=1_000, loop=LOOP)
+    tuning = RankTuning(home / "tune", trials=2, max_mb=5, max_ms=1_000, loop=LOOP)
     assert main(tuning, config(home / "ladder"), world).figures == result.figures
 
 
@@ -63,7 +63,7 @@ def test_a_shape_beyond_a_limit_is_not_trained(
         raise AssertionError("trained although too large")
 
     monkeypatch.setattr(tune_rank, "fit", fail)
-    tuning = RankTuning(tmp_path, trials=2, max_mb=0.001, max_ms=1_000, loop=LOOP)
+    tuning = RankTuning(tmp_path, trials=1, max_mb=0.001, max_ms=1_000, loop=LOOP)
     result = main(tuning, config(home / "ladder"), world)
     assert result.figures["within_limits"] == 0
     assert not result.met  # NaN meets nothing
