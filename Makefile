@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 EXTRAS := train,spark,milvus,dev
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-fast lint format clean
+.PHONY: help setup demo test test-fast lint audit format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,15 +34,21 @@ test: setup lint  ## every check and every test
 test-fast: setup  ## the tests that take under two minutes together
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: setup  ## ruff, mypy --strict, import contracts
+lint: setup  ## ruff, mypy --strict, import contracts, bandit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -ll -r recsys streaming serving training infra
+
+audit:  ## pinned versions against the known vulnerabilities (needs pypi.org or osv.dev)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
 
 format: setup  ## rewrite the files as ruff would
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove what setup and runs have made
-	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-audit var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

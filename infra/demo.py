@@ -200,7 +200,9 @@ def _import(
 
 def _stream(children: Children, settings: Settings, outcome: Outcome, redis_url: str) -> None:
     records = count_rows(settings.lake)
-    store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=settings.partitions), settings.redis_namespace)
+    store = RedisFeatureStore(
+        redis_url, FEATURES, StoreConfig(partitions=settings.partitions), settings.redis_namespace
+    )
     children.start("worker", "stream", "worker")
     children.start("archive", "stream", "archive")
     try:

@@ -10,17 +10,19 @@ from starlette.responses import FileResponse
 from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+from starlette_compress import CompressMiddleware
 
 import recsys
 from serving import openapi, problems
 from serving.assembly import assemble
 from serving.edge import Edge
-from serving.routes import bundles, events, experiments, health, items, recommendations, system, users
+from serving.routes import bundles, events, experiments, health, items, rank, recommendations, system, users
 from serving.schemas import Problem
 from serving.services import Services
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 
+_COMPRESSED_FROM = 1_000  # bytes; below it the headers and the time cost more than the network does
 WEB = Path(__file__).parent / "web"
 _DESCRIPTION = (
     "Recommendations from a two-tower recall, a ranker and a rerank stage, with features at most a second old."
@@ -66,6 +68,10 @@ def create_app(
     )
     # hot routes: plain Starlette, two to three times the requests of a response_model (docs/serving.md)
     app.router.routes.append(HotRoute("/v1/recommendations", recommendations.recommend, methods=["POST"]))
+    app.router.routes.append(
+        HotRoute("/v1/recommendations/batch", recommendations.recommend_batch, methods=["POST"])
+    )
+    app.router.routes.append(HotRoute("/v1/rank", rank.rank, methods=["POST"]))
     app.router.routes.append(HotRoute("/v1/events", events.post_events, methods=["POST"]))
     for module in (items, users, bundles, experiments, system, health):
         app.include_router(module.router)
@@ -80,6 +86,7 @@ def create_app(
             allow_methods=["*"],
             allow_headers=["*"],
         )
+    app.add_middleware(CompressMiddleware, minimum_size=_COMPRESSED_FROM, brotli=False)
     app.add_middleware(Edge, telemetry=telemetry, max_body_bytes=settings.max_body_bytes)
     return app
 

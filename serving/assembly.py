@@ -18,8 +18,10 @@ from recsys.pipeline.stages import SideEffect
 from recsys.rerank.rules import RuleBook
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
+from recsys.store.replays import MemoryReplays, RedisReplays
 from recsys.store.token_bucket import RedisTokenBuckets
 from serving.breaker import Breaker, Guarded
+from serving.cursors import Cursors, cursor_key
 from serving.experiments import Experiments
 from serving.impression_log import ImpressionLog, ImpressionWriter
 from serving.inline import InlineExecutor
@@ -71,6 +73,12 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         close()
 
     services.close = close_all
+    services.replays = RedisReplays(
+        settings.redis_url,
+        settings.idempotency_s,
+        settings.store_timeout_ms / 1e3,
+        settings.redis_namespace,
+    )
     if settings.rate_per_key:
         buckets = RedisTokenBuckets(
             settings.redis_url,
@@ -138,6 +146,8 @@ def compose(
             cpu=cpu,
             io=io,
             now_ms=now_ms,
+            cursors=Cursors(cursor_key(settings.cursor_key_file), settings.cursor_s * 1_000),
+            replays=MemoryReplays(),
         )
         telemetry.before_scrape.append(lambda: _gauges(services))
         feed.start()

@@ -68,9 +68,8 @@ class ModelHost(Generic[R]):
         self._active: R | None = None
         self._refused: dict[str, str] = {}
         self._wanted: frozenset[str] = frozenset()
-        self.wanted: list[
-            Callable[[], Collection[str]]
-        ] = []  # who wants which versions beside the active one
+        # who wants which versions beside the active one
+        self.wanted: list[Callable[[], Collection[str]]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 

@@ -12,6 +12,7 @@ _PROBLEMS = {
     400: "The body is not JSON",
     401: "No valid API key",
     403: "The key lacks the scope",
+    410: "The cursor is too old; begin the list anew",
     413: "The body or the batch is too large",
     422: "A field is not valid",
     429: "The key has used up its rate; retry after the seconds in Retry-After",
@@ -43,6 +44,30 @@ _EXAMPLE_ANSWER = {
     "ms": 4.1,
 }
 
+_EXAMPLE_RANKING = {
+    "request_id": "01970000-0000-7000-8000-000000000000",
+    "user_id": "196",
+    "bundle": "20260101-120000",
+    "arms": {},
+    "items": [
+        {
+            "item_id": "302",
+            "score": 0.84,
+            "scores": {"click": 0.61, "conversion": 0.22, "like": 0.05, "dwell": 1.1},
+        }
+    ],
+    "unknown": ["377"],
+    "degraded": [],
+    "ms": 2.3,
+}
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Made by the client for one request: sent again with the same body, it has one effect and gets the"
+    " same answer, ids included.",
+    "schema": {"type": "string", "pattern": r"^[\x21-\x7e]{1,128}$"},
+}
+
 
 def install(app: FastAPI) -> None:
     """Make `app.openapi()` complete. Call it after the last route was added."""
@@ -63,6 +88,10 @@ def _merge(content: dict[str, Any]) -> None:
     structs = (
         wire.RecommendationRequest,
         wire.Recommendations,
+        wire.RecommendationBatch,
+        wire.BatchAnswers,
+        wire.RankRequest,
+        wire.Ranking,
         wire.EventRequest,
         wire.EventBatch,
         wire.EventResults,
@@ -86,10 +115,56 @@ def _merge(content: dict[str, Any]) -> None:
                 }
             ],
             "requestBody": _body(
-                [wire.RecommendationRequest], {"user": {"value": {"user_id": "196", "k": 10}}}
+                [wire.RecommendationRequest],
+                {
+                    "user": {"value": {"user_id": "196", "k": 10}},
+                    "first page": {"value": {"user_id": "196", "k": 10, "cursor": ""}},
+                },
             ),
             "responses": {
                 "200": _answer("The list, the best item first", wire.Recommendations, _EXAMPLE_ANSWER),
+                **_problems(400, 401, 403, 410, 413, 422, 429, 503),
+            },
+        }
+    }
+    paths["/v1/recommendations/batch"] = {
+        "post": {
+            "tags": ["recommendations"],
+            "operationId": "recommendBatch",
+            "summary": "Recommend items to many users",
+            "description": "Each request is answered or refused on its own; all count against the rate.",
+            "requestBody": _body(
+                [wire.RecommendationBatch],
+                {"users": {"value": {"requests": [{"user_id": "196", "k": 5}, {"user_id": "186", "k": 5}]}}},
+            ),
+            "responses": {
+                "200": _answer(
+                    "One answer for each request, in their order",
+                    wire.BatchAnswers,
+                    {
+                        "answers": [
+                            {"status": 200, "answer": _EXAMPLE_ANSWER},
+                            {"status": 422, "detail": "k: 500 is more than 200"},
+                        ]
+                    },
+                ),
+                **_problems(400, 401, 403, 413, 422, 429, 503),
+            },
+        }
+    }
+    paths["/v1/rank"] = {
+        "post": {
+            "tags": ["recommendations"],
+            "operationId": "rank",
+            "summary": "Rank candidates of your own",
+            "description": "All of them come back in the order of the ranker, with the score of each head; nothing is"
+            " filtered or rearranged, and nothing is logged as shown.",
+            "requestBody": _body(
+                [wire.RankRequest],
+                {"candidates": {"value": {"user_id": "196", "items": ["242", "302", "377"]}}},
+            ),
+            "responses": {
+                "200": _answer("The candidates, the best first", wire.Ranking, _EXAMPLE_RANKING),
                 **_problems(400, 401, 403, 413, 422, 429, 503),
             },
         }
@@ -101,6 +176,7 @@ def _merge(content: dict[str, Any]) -> None:
             "summary": "Send one event or a batch",
             "description": "202 means kept: the events reach the stream even when Kafka is away or this process dies."
             " In a batch each event is judged on its own.",
+            "parameters": [_IDEMPOTENCY_KEY],
             "requestBody": _body(
                 [wire.EventRequest, wire.EventBatch],
                 {

@@ -28,6 +28,7 @@ _TITLES = {
     404: "Not found",
     405: "Method not allowed",
     409: "Conflict",
+    410: "Gone",
     413: "Content too large",
     422: "Not valid",
     429: "Too many requests",
@@ -73,6 +74,13 @@ def problem_response(request: Request, problem: Problem) -> Response:
     return Response(body, problem.status, problem.headers, MEDIA_TYPE)
 
 
+def problem_of(error: Exception) -> Problem:
+    """How an error on purpose is told to the client."""
+    if isinstance(error, Problem):
+        return error
+    return Problem(next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500), str(error))
+
+
 def request_id(request: Request) -> str:
     """The id that `serving.edge` gave to this request."""
     return str(request.scope.get("request_id", ""))
@@ -96,8 +104,7 @@ def install(app: FastAPI) -> None:
         return problem_response(request, Problem(422, f"{where}: {first['msg']}"))
 
     async def on_expected(request: Request, error: Exception) -> Response:
-        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-        return problem_response(request, Problem(status, str(error)))
+        return problem_response(request, problem_of(error))
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http)

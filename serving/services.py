@@ -12,6 +12,8 @@ from starlette.requests import Request
 
 from recsys.errors import Unavailable
 from recsys.store.base import FeatureStore
+from recsys.store.replays import Replays
+from serving.cursors import Cursors
 from serving.experiments import Assigned, Experiments
 from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
@@ -49,6 +51,8 @@ class Services:
     cpu: Executor
     io: Executor
     now_ms: Callable[[], int]
+    cursors: Cursors
+    replays: Replays
     close: Callable[[], object] = lambda: (
         None
     )  # leaves every part; accepted records are delivered or stay spooled

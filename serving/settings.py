@@ -39,6 +39,15 @@ class ServingSettings(Settings):
         1_000, ge=1, le=100_000, description="Most events, items or requests in one batch request."
     )
 
+    cursor_s: int = Field(3_600, ge=1, description="Seconds for which the cursor of a paged list holds.")
+    cursor_key: Path | None = Field(
+        None,
+        description="File of the key that signs cursors, the same for all processes; empty: made in home.",
+    )
+    idempotency_s: int = Field(
+        86_400, ge=1, description="Seconds for which an Idempotency-Key of POST /v1/items is remembered."
+    )
+
     result_cache_ms: int = Field(
         500,
         ge=0,
@@ -93,6 +102,10 @@ class ServingSettings(Settings):
     cors_origins: tuple[str, ...] = Field(
         (), description="Origins of other sites whose pages may call the API."
     )
+
+    @property
+    def cursor_key_file(self) -> Path:
+        return self.cursor_key or self.home / "cursor.key"
 
     @property
     def spool_folder(self) -> Path:

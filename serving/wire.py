@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from recsys.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, SCHEMA_VERSION
 from recsys.types import EventType
 
+MAX_CURSOR = 200_000  # a thousand ids of 128 characters, and the signature
 PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE)]
@@ -33,6 +34,16 @@ class RecommendationRequest(Request):
     exclude: Annotated[list[Id], Meta(max_length=1_000, description="items that must not be in the list")] = (
         field(default_factory=list)
     )
+    cursor: (
+        Annotated[
+            str,
+            Meta(
+                max_length=MAX_CURSOR,
+                description="for lists in pages: empty for the first, then that of the answer before",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
@@ -59,10 +70,66 @@ class Recommendations(Struct, frozen=True, kw_only=True):
         bool, Meta(description="the list is a moment old: nothing the user did since changes it")
     ]
     ms: Annotated[float, Meta(description="milliseconds inside the API")]
+    cursor: Annotated[
+        str | UnsetType, Meta(description="when one was sent: asks for the next page; absent at the end")
+    ] = UNSET
     funnel: Annotated[
         dict[str, Any] | UnsetType,
         Meta(description="with `?explain=true`: stages, candidates, removed items"),
     ] = UNSET
+
+
+class RecommendationBatch(Request):
+    """Many lists in one request, each answered or refused on its own."""
+
+    requests: Annotated[list[RecommendationRequest], Meta(min_length=1)]
+
+
+class BatchAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of a batch: `status` is what it would have got alone, with either the answer or the reason."""
+
+    status: int
+    answer: Recommendations | UnsetType = UNSET
+    detail: str = ""
+
+
+class BatchAnswers(Struct, frozen=True, kw_only=True):
+    """In the order of the requests."""
+
+    answers: list[BatchAnswer]
+
+
+class RankRequest(Request):
+    """Candidates of the caller's own, to be ranked for one user."""
+
+    user_id: Id
+    items: Annotated[
+        list[Id], Meta(min_length=1, max_length=1_000, description="the candidates, in any order")
+    ]
+    context: Annotated[Context, Meta(description="device, page, …")] = field(default_factory=dict)
+
+
+class RankedItem(Struct, frozen=True, kw_only=True):
+    """One candidate, the best first."""
+
+    item_id: str
+    score: float
+    scores: Annotated[
+        dict[str, float], Meta(description="by head: click, conversion given a click, like, log1p seconds")
+    ]
+
+
+class Ranking(Struct, frozen=True, kw_only=True):
+    """All candidates that the catalogue knows, ordered. Without the ranker (`degraded`) in the order sent."""
+
+    request_id: str
+    user_id: str
+    bundle: str
+    arms: Annotated[dict[str, str], Meta(description="experiment → the arm that this user is in")]
+    items: list[RankedItem]
+    unknown: Annotated[list[str], Meta(description="candidates that are not in the catalogue")]
+    degraded: list[str]
+    ms: Annotated[float, Meta(description="milliseconds inside the API")]
 
 
 class EventRequest(Request):

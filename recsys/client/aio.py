@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ import httpx
 import msgspec
 
 from recsys.client.calls import Call, Calls, Retry, build, gave_up, key_header, result, worth_a_retry
-from recsys.client.models import EventResults, Recommendations, SimilarItem
+from recsys.client.models import BatchAnswer, EventResults, Ranking, Recommendations, SimilarItem
 from recsys.types import Item
 
 
@@ -39,7 +39,32 @@ class AsyncClient(Calls):
         explain: bool = False,
     ) -> Recommendations:
         """A list for one user."""
-        found: Recommendations = await self._do(self.recommend_call(user_id, k, context, exclude, explain))
+        body = self.question(user_id, k, context, exclude)
+        found: Recommendations = await self._do(self.recommend_call(body, explain))
+        return found
+
+    async def pages(
+        self, user_id: str, k: int | None = None, context: Mapping[str, str] = {}, exclude: Iterable[str] = ()
+    ) -> AsyncIterator[Recommendations]:
+        """One list in pages of k items, none of them twice, until nothing is left. Each page is a new answer: what the
+        user does between two of them changes the next one."""
+        body = self.question(user_id, k, context, exclude, cursor="")
+        while True:
+            page: Recommendations = await self._do(self.recommend_call(body))
+            if page.items:
+                yield page
+            if page.cursor is None:
+                return
+            body["cursor"] = page.cursor
+
+    async def recommend_many(self, questions: Sequence[Mapping[str, Any]]) -> list[BatchAnswer]:
+        """A list for each `question(…)`, in their order; each may be refused on its own."""
+        found: list[BatchAnswer] = (await self._do(self.batch_call(questions)))["answers"]
+        return found
+
+    async def rank(self, user_id: str, items: Iterable[str], context: Mapping[str, str] = {}) -> Ranking:
+        """Candidates of the caller's own, in the ranker's order."""
+        found: Ranking = await self._do(self.rank_call(user_id, items, context))
         return found
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults:
@@ -57,7 +82,7 @@ class AsyncClient(Calls):
 
     async def delete_item(self, item_id: str) -> None:
         """Take an item out of every list."""
-        await self._do(self.on_call("DELETE", "items", item_id, kind=None))
+        await self._do(self.on_call("DELETE", "items", item_id, kind=None, once=True))
 
     async def user(self, user_id: str) -> dict[str, Any]:
         """What the platform holds of a user."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from recsys.client.models import ApiError, EventResults, Recommendations
+from recsys.client.models import ApiError, BatchAnswer, EventResults, Ranking, Recommendations
 from recsys.errors import Unavailable
 from recsys.events import new_id
 from recsys.types import Item
@@ -43,6 +43,7 @@ class Call:
     body: Any = None
     params: Mapping[str, str] | None = None
     status: frozenset[int] = frozenset()  # answers that are no errors beside 2xx
+    once: bool = False  # a late retry must not do it again: it goes under an idempotency key
 
 
 class Calls:
@@ -54,14 +55,32 @@ class Calls:
         return _identified({"type": kind, "user_id": user_id, "item_id": item_id, **fields})
 
     @staticmethod
-    def recommend_call(
-        user_id: str, k: int | None, context: Mapping[str, str], exclude: Iterable[str], explain: bool
-    ) -> Call:
+    def question(
+        user_id: str,
+        k: int | None = None,
+        context: Mapping[str, str] = {},
+        exclude: Iterable[str] = (),
+        cursor: str | None = None,
+    ) -> dict[str, Any]:
+        """One request of a batch. `cursor`: for pages, empty for the first."""
         body: dict[str, Any] = {"user_id": user_id, "context": dict(context), "exclude": list(exclude)}
-        if k is not None:
-            body["k"] = k
+        return body | {name: value for name, value in (("k", k), ("cursor", cursor)) if value is not None}
+
+    @staticmethod
+    def recommend_call(body: Mapping[str, Any], explain: bool = False) -> Call:
         params = {"explain": "true"} if explain else None
         return Call("POST", "/v1/recommendations", Recommendations, body, params)
+
+    @staticmethod
+    def batch_call(questions: Sequence[Mapping[str, Any]]) -> Call:
+        return Call(
+            "POST", "/v1/recommendations/batch", dict[str, list[BatchAnswer]], {"requests": questions}
+        )
+
+    @staticmethod
+    def rank_call(user_id: str, items: Iterable[str], context: Mapping[str, str]) -> Call:
+        body = {"user_id": user_id, "items": list(items), "context": dict(context)}
+        return Call("POST", "/v1/rank", Ranking, body)
 
     @staticmethod
     def send_call(events: Sequence[Mapping[str, Any]]) -> Call:
@@ -76,11 +95,12 @@ class Calls:
 
     @staticmethod
     def put_items_call(items: Sequence[Item]) -> Call:
-        return Call("POST", "/v1/items", dict[str, Any], {"items": [msgspec.to_builtins(i) for i in items]})
+        body = {"items": [msgspec.to_builtins(item) for item in items]}
+        return Call("POST", "/v1/items", dict[str, Any], body, once=True)
 
     @staticmethod
-    def on_call(method: str, *path: str, kind: Any = dict[str, Any]) -> Call:
-        return Call(method, "/v1/" + "/".join(quote(part, safe="") for part in path), kind)
+    def on_call(method: str, *path: str, kind: Any = dict[str, Any], once: bool = False) -> Call:
+        return Call(method, "/v1/" + "/".join(quote(part, safe="") for part in path), kind, once=once)
 
 
 def _identified(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +116,8 @@ def build(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
     """One request for all tries: its id is the same on each."""
     content = None if call.body is None else msgspec.json.encode(call.body)
     headers = {"x-request-id": new_id()} | ({"content-type": "application/json"} if content else {})
+    if call.once:
+        headers["idempotency-key"] = headers["x-request-id"]
     return http.build_request(call.method, call.path, content=content, params=call.params, headers=headers)
 
 

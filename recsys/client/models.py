@@ -38,8 +38,38 @@ class Recommendations(msgspec.Struct, frozen=True):
     degraded: tuple[str, ...]
     ms: float
     cached: bool = False
+    cursor: str | None = None  # of a list in pages: where the next one begins; None at the end
     funnel: dict[str, Any] | None = None
     arms: dict[str, str] = msgspec.field(default_factory=dict)  # experiment → arm
+
+
+class RankedItem(msgspec.Struct, frozen=True):
+    """One of the caller's candidates; `scores` by head."""
+
+    item_id: str
+    score: float
+    scores: dict[str, float] = {}
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """The caller's candidates, the best first; `unknown` are not in the catalogue."""
+
+    request_id: str
+    user_id: str
+    bundle: str
+    items: tuple[RankedItem, ...]
+    unknown: tuple[str, ...]
+    degraded: tuple[str, ...]
+    ms: float
+    arms: dict[str, str] = {}  # experiment → the arm that this user is in
+
+
+class BatchAnswer(msgspec.Struct, frozen=True):
+    """One of a batch: `answer`, or the `status` and `detail` of its refusal."""
+
+    status: int
+    answer: Recommendations | None = None
+    detail: str = ""
 
 
 class EventResult(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ import httpx
 import msgspec
 
 from recsys.client.calls import Call, Calls, Retry, build, gave_up, key_header, result, worth_a_retry
-from recsys.client.models import EventResults, Recommendations, SimilarItem
+from recsys.client.models import BatchAnswer, EventResults, Ranking, Recommendations, SimilarItem
 from recsys.types import Item
 
 
@@ -41,7 +41,32 @@ class Client(Calls):
         explain: bool = False,
     ) -> Recommendations:
         """A list for one user."""
-        found: Recommendations = self._do(self.recommend_call(user_id, k, context, exclude, explain))
+        body = self.question(user_id, k, context, exclude)
+        found: Recommendations = self._do(self.recommend_call(body, explain))
+        return found
+
+    def pages(
+        self, user_id: str, k: int | None = None, context: Mapping[str, str] = {}, exclude: Iterable[str] = ()
+    ) -> Iterator[Recommendations]:
+        """One list in pages of k items, none of them twice, until nothing is left. Each page is a new answer: what the
+        user does between two of them changes the next one."""
+        body = self.question(user_id, k, context, exclude, cursor="")
+        while True:
+            page: Recommendations = self._do(self.recommend_call(body))
+            if page.items:
+                yield page
+            if page.cursor is None:
+                return
+            body["cursor"] = page.cursor
+
+    def recommend_many(self, questions: Sequence[Mapping[str, Any]]) -> list[BatchAnswer]:
+        """A list for each `question(…)`, in their order; each may be refused on its own."""
+        found: list[BatchAnswer] = (self._do(self.batch_call(questions)))["answers"]
+        return found
+
+    def rank(self, user_id: str, items: Iterable[str], context: Mapping[str, str] = {}) -> Ranking:
+        """Candidates of the caller's own, in the ranker's order."""
+        found: Ranking = self._do(self.rank_call(user_id, items, context))
         return found
 
     def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults:
@@ -59,7 +84,7 @@ class Client(Calls):
 
     def delete_item(self, item_id: str) -> None:
         """Take an item out of every list."""
-        self._do(self.on_call("DELETE", "items", item_id, kind=None))
+        self._do(self.on_call("DELETE", "items", item_id, kind=None, once=True))
 
     def user(self, user_id: str) -> dict[str, Any]:
         """What the platform holds of a user."""

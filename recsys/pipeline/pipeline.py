@@ -50,6 +50,8 @@ from recsys.pipeline.stages import (
 from recsys.pipeline.trace import Trace
 from recsys.request import Candidates, Query, Rows, Selection
 
+GIVEN = "given"  # the channel of candidates that the caller brought
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -143,6 +145,24 @@ class Pipeline:
             Explanation(recalled, removed, candidates) if query.explain else None,
         )
         return self._after(answer, trace)
+
+    def rank(self, query: Query, rows: Rows) -> Answer:
+        """Order the caller's candidates, all of them: hydrators and scorers only. Without a scorer they keep the
+        caller's order. `query.k` is not read; nothing is filtered, rearranged or logged as shown.
+
+        Args:
+            rows: (N,) int32, no repeats.
+
+        Raises:
+            StageFailed: a required stage failed.
+        """
+        trace = Trace(query.deadline_s, self.clock)
+        query = self._hydrate_query(query, trace, query.deadline_s)
+        place = np.arange(len(rows))
+        candidates = Candidates(rows, (GIVEN,), place[:, None].astype(np.int16), -place.astype(np.float32))
+        candidates = self._hydrate(query, candidates, trace)
+        candidates, _ = self._score(query, candidates, trace)
+        return Answer(query, candidates, np.ones(len(rows), np.float32), tuple(trace.outcomes))
 
     def _hydrate_query(self, query: Query, trace: Trace, until_s: float) -> Query:
         for stage in self.query_hydrators:

@@ -1,6 +1,7 @@
 """`POST /v1/events`: one event or a batch. 202 means kept: in the spool on disk, on its way to Kafka."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -9,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.errors import InvalidEvent
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, new_id, parse_event
+from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, parse_event
 from recsys.types import Topic
 from serving.body import decode_any
+from serving.idempotency import event_ids, key_of
 from serving.outbox import Message
 from serving.problems import Problem
 from serving.security import Scope
@@ -24,7 +26,9 @@ _encode = msgspec.json.Encoder().encode
 async def post_events(request: Request) -> Response:
     parts = services(request)
     caller = allow(request, Scope.WRITE)
-    body = decode_any(await request.body())
+    key = key_of(request)
+    content = await request.body()
+    body = decode_any(content)
     single = not (isinstance(body, dict) and body.keys() == {"events"})
     raws = [body] if single else body["events"]
     if not isinstance(raws, list):
@@ -32,7 +36,9 @@ async def post_events(request: Request) -> Response:
     if len(raws) > parts.settings.max_batch:
         raise Problem(413, f"events: at most {parts.settings.max_batch} in one request, got {len(raws)}")
     await parts.limit(caller, max(1, len(raws)))
-    results = await asyncio.get_running_loop().run_in_executor(parts.io, accept, parts, raws)
+    results = await asyncio.get_running_loop().run_in_executor(
+        parts.io, accept, parts, raws, event_ids(caller.name, key, content)
+    )
     rejected = sum(result.status == "rejected" for result in results)
     parts.telemetry.events.labels("accepted").inc(len(results) - rejected)
     parts.telemetry.events.labels("rejected").inc(rejected)
@@ -42,7 +48,7 @@ async def post_events(request: Request) -> Response:
     return Response(_encode(answer), 202, media_type="application/json")
 
 
-def accept(parts: Services, raws: list[Any]) -> list[EventResult]:
+def accept(parts: Services, raws: list[Any], make_id: Callable[[int], str]) -> list[EventResult]:
     """Check every event, keep the good ones together, say what became of each.
 
     Raises:
@@ -50,9 +56,9 @@ def accept(parts: Services, raws: list[Any]) -> list[EventResult]:
     """
     results: list[EventResult] = []
     messages: list[Message] = []
-    for raw in raws:
+    for place, raw in enumerate(raws):
         try:
-            event = parse_event(_completed(parts, raw))
+            event = parse_event(_completed(parts, raw, make_id, place))
         except InvalidEvent as error:
             results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
             continue
@@ -63,13 +69,13 @@ def accept(parts: Services, raws: list[Any]) -> list[EventResult]:
     return results
 
 
-def _completed(parts: Services, raw: Any) -> Any:
+def _completed(parts: Services, raw: Any, make_id: Callable[[int], str], place: int) -> Any:
     """The event with what the client may leave out: its id, its time, and what the catalogue knows of the item."""
     if not isinstance(raw, dict):
         return raw
     full = dict(raw)
     if full.get("event_id") is None:
-        full["event_id"] = new_id()
+        full["event_id"] = make_id(place)
     if full.get("event_time_ms") is None:
         full["event_time_ms"] = parts.now_ms()
     runtime, item_id, context = parts.host.runtime(), full.get("item_id"), full.get("context")

@@ -2,9 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+import msgspec
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from recsys.types import Item
+from serving.idempotency import PATTERN, REPLAYED, once
 from serving.problems import Problem
 from serving.schemas import Id, ItemEntries, ItemEntry, ItemsStored, SimilarItem, SimilarItems
 from serving.security import Scope
@@ -12,6 +14,14 @@ from serving.services import allow, services
 
 router = APIRouter(tags=["items"])
 
+JSON = "application/json"
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        pattern=PATTERN,
+        description="Made by the client for one request: sent again, it has one effect and gets the same answer",
+    ),
+]
 ItemId = Annotated[Id, Path(description="the item's id")]
 
 
@@ -39,25 +49,39 @@ def similar(
     )
 
 
-@router.post("/v1/items", status_code=202)
-def put_items(request: Request, body: ItemEntry | ItemEntries) -> ItemsStored:
+@router.post("/v1/items", status_code=202, response_model=ItemsStored)
+def put_items(
+    request: Request, body: ItemEntry | ItemEntries, idempotency_key: IdempotencyKey = ""
+) -> Response:
     """Add or replace one item or many. They can be recommended within a second, before any model knows them."""
-    allow(request, Scope.WRITE)
+    caller = allow(request, Scope.WRITE)
     parts = services(request)
     entries = body.items if isinstance(body, ItemEntries) else [body]
     if len(entries) > parts.settings.max_batch:
         raise Problem(413, f"items: at most {parts.settings.max_batch} in one request, got {len(entries)}")
-    items = [_item(entry, parts.now_ms()) for entry in entries]
-    parts.store.put_items(items)
-    return ItemsStored(stored=len(items))
+
+    def store() -> bytes:
+        items = [_item(entry, parts.now_ms()) for entry in entries]
+        parts.store.put_items(items)
+        return msgspec.json.encode({"stored": len(items)})
+
+    content = body.model_dump_json().encode()
+    answer, replayed = once(parts.replays, caller.name, idempotency_key, "put items", content, store)
+    return Response(answer, 202, REPLAYED if replayed else None, JSON)
 
 
 @router.delete("/v1/items/{item_id}", status_code=204)
-def delete_item(request: Request, item_id: ItemId) -> Response:
+def delete_item(request: Request, item_id: ItemId, idempotency_key: IdempotencyKey = "") -> Response:
     """Take an item out of every list. Its statistics stay, for when it comes back."""
-    allow(request, Scope.WRITE)
-    services(request).store.delete_items([item_id])
-    return Response(status_code=204)
+    caller = allow(request, Scope.WRITE)
+    parts = services(request)
+
+    def delete() -> bytes:
+        parts.store.delete_items([item_id])
+        return b""
+
+    _, replayed = once(parts.replays, caller.name, idempotency_key, "delete item", item_id.encode(), delete)
+    return Response(status_code=204, headers=REPLAYED if replayed else None)
 
 
 def _item(entry: ItemEntry, now_ms: int) -> Item:

@@ -153,6 +153,58 @@ def test_items_are_sent_whole(client: Callable[[Server], Client]) -> None:
     }
 
 
+def test_changes_of_items_go_under_one_key_for_all_tries(client: Callable[[Server], Client]) -> None:
+    server = Server(busy(), ok({"stored": 1}, 202), httpx.ConnectError("no"), httpx.Response(204))
+    api = client(server)
+    api.put_items([Item("a")])
+    api.delete_item("a")
+    first, second, third, fourth = (request.headers["idempotency-key"] for request in server.requests)
+    assert first == second != third == fourth
+
+
+def test_pages_follow_the_cursor_to_the_end(client: Callable[[Server], Client]) -> None:
+    server = Server(ok(ANSWER | {"cursor": "c1"}), ok(ANSWER | {"cursor": "c2"}), ok(ANSWER | {"items": []}))
+    assert len(list(client(server).pages("u", k=1))) == 2
+    sent = [msgspec.json.decode(request.content)["cursor"] for request in server.requests]
+    assert sent == ["", "c1", "c2"]
+
+
+def test_a_batch_tells_what_became_of_each(client: Callable[[Server], Client]) -> None:
+    server = Server(ok({"answers": [{"status": 200, "answer": ANSWER}, {"status": 422, "detail": "k"}]}))
+    api = client(server)
+    good, bad = api.recommend_many([api.question("u", k=3), api.question("v")])
+    assert good.answer is not None
+    assert good.answer.items[0].item_id == "i"
+    assert (bad.status, bad.answer, bad.detail) == (422, None, "k")
+    assert [r["user_id"] for r in msgspec.json.decode(server.requests[0].content)["requests"]] == ["u", "v"]
+
+
+def test_own_candidates_are_ranked(client: Callable[[Server], Client]) -> None:
+    line = {"item_id": "b", "score": 0.5, "scores": {"click": 0.4}}
+    server = Server(ok(ANSWER | {"items": [line], "unknown": ["a"]}))
+    ranking = client(server).rank("u", ["a", "b"], context={"tab": "1"})
+    assert (ranking.items[0].item_id, ranking.items[0].scores["click"], ranking.unknown) == ("b", 0.4, ("a",))
+    sent = msgspec.json.decode(server.requests[0].content)
+    assert sent == {"user_id": "u", "items": ["a", "b"], "context": {"tab": "1"}}
+
+
+def test_the_async_client_pages_batches_and_ranks_too() -> None:
+    server = Server(
+        ok(ANSWER | {"cursor": "c1"}),
+        ok(ANSWER),
+        ok({"answers": [{"status": 200, "answer": ANSWER}]}),
+        ok(ANSWER | {"unknown": []}),
+    )
+
+    async def ask() -> tuple[int, int, str]:
+        async with AsyncClient("http://api", transport=httpx.MockTransport(server.answer_async)) as api:
+            pages = [page async for page in api.pages("u")]
+            answers = await api.recommend_many([api.question("u")])
+            return len(pages), len(answers), (await api.rank("u", ["i"])).items[0].item_id
+
+    assert asyncio.run(ask()) == (2, 1, "i")
+
+
 def test_the_async_client_does_the_same() -> None:
     server = Server(busy(), ok())
 

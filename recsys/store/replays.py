@@ -1,0 +1,72 @@
+"""Answers that were given under an idempotency key, for those who ask again: shared by all processes."""
+
+import threading
+from collections import OrderedDict
+from typing import Any, Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from recsys.errors import Unavailable
+
+_MEMORY_LIMIT = 10_000
+
+
+class Replays(Protocol):
+    """Thread-safe. What was written first under a key stays."""
+
+    def get(self, key: str) -> bytes | None:
+        """Raises: Unavailable."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Raises: Unavailable."""
+
+
+class MemoryReplays:
+    """Of this process, the latest ten thousand."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, key: str) -> bytes | None:
+        with self._lock:
+            return self._values.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        with self._lock:
+            self._values.setdefault(key, value)
+            while len(self._values) > _MEMORY_LIMIT:
+                self._values.popitem(last=False)
+
+
+class RedisReplays:
+    """In Redis, each for `ttl_s` seconds."""
+
+    def __init__(self, url: str, ttl_s: int, timeout_s: float, namespace: str = "recsys") -> None:
+        self._ttl_s = ttl_s
+        self._namespace = namespace
+        # Any: the client's types leave open whether replies are bytes or text
+        self._client: Any = redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            value: bytes | None = self._client.get(self._name(key))
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise Unavailable(f"Redis: {error}") from error
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        try:
+            self._client.set(self._name(key), value, ex=self._ttl_s, nx=True)
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise Unavailable(f"Redis: {error}") from error
+
+    def _name(self, key: str) -> str:
+        return f"{self._namespace}:replay:{key}"

@@ -1,0 +1,82 @@
+"""`Idempotency-Key`: a request that is sent again has one effect, and gets the answer of the first.
+
+Two ways. Events need nothing stored: the ids that the server makes for them follow from the key, so the answer is the
+same in every process, with Redis away too, and the store applies each id once. Changes of items are kept for a day with
+their answer, so that a late retry does not undo what came after it.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+
+import msgspec
+from starlette.requests import Request
+
+from recsys.events import new_id
+from recsys.store.replays import Replays
+from serving.problems import Problem
+
+HEADER = "idempotency-key"
+REPLAYED = {"idempotency-replayed": "true"}
+PATTERN = r"^[\x21-\x7e]{1,128}$"
+_KEY = re.compile(PATTERN)
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    body_digest: bytes
+    answer: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(_Kept)
+
+
+def key_of(request: Request) -> str:
+    """The header, empty when there is none.
+
+    Raises:
+        Problem: 422 when it is longer than 128 characters, or has others than printable ASCII.
+    """
+    key: str = request.headers.get(HEADER, "")
+    if key and not _KEY.fullmatch(key):
+        raise Problem(422, "idempotency-key: 1 to 128 printable ASCII characters without blanks are needed")
+    return key
+
+
+def event_ids(caller: str, key: str, body: bytes) -> Callable[[int], str]:
+    """The ids of events that come without one, by their place in the body: new ones or, under a key, the same whenever
+    this body comes again. Another body under the same key is another request."""
+    if not key:
+        return lambda place: new_id()
+    name = _digest(caller.encode(), key.encode(), body).hex()
+    return lambda place: f"{name}-{place}"
+
+
+def once(
+    replays: Replays, caller: str, key: str, operation: str, body: bytes, work: Callable[[], bytes]
+) -> tuple[bytes, bool]:
+    """The answer of `work` and False; or that of the first time, and True, without doing it again.
+
+    Two requests that are here at once both work; that is harmless for what is an upsert.
+
+    Raises:
+        Problem: 422 when the key was used for another request.
+        Unavailable: Redis is away; nothing was done.
+    """
+    if not key:
+        return work(), False
+    name = _digest(caller.encode(), operation.encode(), key.encode()).hex()
+    digest = _digest(body)
+    found = replays.get(name)
+    if found is not None:
+        kept = _decoder.decode(found)
+        if kept.body_digest != digest:
+            raise Problem(422, f"idempotency-key: {key!r} was used for another request; make a new key")
+        return kept.answer, True
+    answer = work()
+    replays.put(name, _encode(_Kept(digest, answer)))
+    return answer, False
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
