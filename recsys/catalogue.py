@@ -82,8 +82,7 @@ class Catalogue:
 
     def rows_of(self, item_ids: Iterable[str]) -> Rows:
         """Rows of those ids that the catalogue has, in order; unknown ids are left out."""
-        known = (self._rows.get(item_id) for item_id in item_ids)
-        return np.fromiter((row for row in known if row is not None), np.int32)
+        return np.array([row for row in map(self._rows.get, item_ids) if row is not None], np.int32)
 
     def category_code(self, category: str) -> int:
         """The code in `main_category`; `NO_CODE` for a category that no item has."""

@@ -117,13 +117,15 @@ class Candidates:
 
     def take(self, positions: NDArray[Any]) -> Self:
         """Those at `positions`: (M,) integers in the order wanted, or an (N,) bool mask."""
+        if positions.dtype == bool:
+            positions = np.flatnonzero(positions)
         return replace(
             self,
             rows=self.rows[positions],
-            ranks=self.ranks[positions],
+            ranks=self.ranks.take(positions, axis=0),  # many times as quick as indexing by rows
             score=self.score[positions],
             scores={head: values[positions] for head, values in self.scores.items()},
-            features=self.features[positions],
+            features=self.features.take(positions, axis=0),
         )
 
     def channels_of(self, position: int) -> dict[str, int]:

@@ -24,7 +24,6 @@ from serving.breaker import Breaker, Guarded
 from serving.cursors import Cursors, cursor_key
 from serving.experiments import Experiments
 from serving.impression_log import ImpressionLog, ImpressionWriter
-from serving.inline import InlineExecutor
 from serving.item_feed import ItemFeed
 from serving.log_ends import LogEnds
 from serving.model_host import ModelHost
@@ -170,7 +169,6 @@ def _host(
     read_user = Guarded(UserHydrator(request_store, attributes.of, name=USER_FEATURES), breaker)
     rules = RuleBook(settings.rules) if settings.rules else None
     limits = Limits(path, vector_cache_bytes=settings.vector_cache_bytes)
-    pool = InlineExecutor()
 
     def side_effects(bundle: Bundle, catalogue: Catalogue) -> list[SideEffect]:
         if not settings.log_impressions:
@@ -180,7 +178,7 @@ def _host(
         ]
 
     def load(bundle: Bundle) -> Runtime:
-        runtime = build_runtime(bundle, read_user, limits, rules, side_effects, pool)
+        runtime = build_runtime(bundle, read_user, limits, rules, side_effects)
         feed.attach(runtime.live)
         return runtime
 

@@ -1,7 +1,6 @@
 """A bundle made ready to answer: its item table, its models and index, and the request path composed of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -121,7 +120,6 @@ def build_runtime(
     limits: Limits,
     rules: RuleBook | None,
     side_effects: Callable[[Bundle, Catalogue], Sequence[SideEffect]],
-    pool: Executor,
 ) -> Runtime:
     """Load every file of the bundle, check the models, compose the request path.
 
@@ -181,7 +179,6 @@ def build_runtime(
             ],
             selector=Reranker(path.rerank, catalogue, index.vectors, rules),
             side_effects=effects,
-            pool=pool,
         )
 
     pipeline = compose(limits.path)

@@ -20,8 +20,9 @@ Composing one (serving does, in `serving.assembly`):
     answer.candidates.rows, answer.propensities, answer.degraded
 
 Time: optional stages stop counting when the query's deadline has passed; hydrators of the query and sources share
-the first `recall_share` of the time, so that ranking keeps the rest. They run in the pool and can time out; the
-later stages are computation and are only skipped as a whole.
+the first `recall_share` of the time, so that ranking keeps the rest. With a pool they run side by side and can time
+out; without one they run one after the other in the request's thread and, like the later stages, are only skipped as
+a whole.
 """
 
 import time
@@ -85,7 +86,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The stages, composed once and shared by all requests. `pool` belongs to whoever made it."""
+    """The stages, composed once and shared by all requests.
+
+    pool: where query hydrators and sources run; it belongs to whoever made it. None: in the request's own thread,
+    which is quicker where a channel takes some hundred microseconds and holds Python's lock most of that time.
+    """
 
     query_hydrators: Sequence[QueryHydrator]
     sources: Sequence[Source]
@@ -94,7 +99,7 @@ class Pipeline:
     filters: Sequence[Filter]
     scorers: Sequence[Scorer]
     selector: Selector
-    pool: Executor
+    pool: Executor | None = None
     side_effects: Sequence[SideEffect] = ()
     recall_share: float = 0.6
     clock: Callable[[], float] = field(default=time.monotonic)
@@ -167,13 +172,13 @@ class Pipeline:
     def _hydrate_query(self, query: Query, trace: Trace, until_s: float) -> Query:
         for stage in self.query_hydrators:
             call = partial(stage.hydrate_query, query)
-            hydrated = trace.run_in_pool(self.pool, "query_hydrator", [(stage, call)], until_s)
+            hydrated = trace.run_all(self.pool, "query_hydrator", [(stage, call)], until_s)
             query = hydrated.get(stage.name, query)
         return query
 
     def _recall(self, query: Query, trace: Trace, until_s: float) -> dict[str, Rows]:
         calls = [(source, partial(source.recall, query)) for source in self.sources]
-        return trace.run_in_pool(self.pool, "source", calls, until_s, count_out=len)
+        return trace.run_all(self.pool, "source", calls, until_s, count_out=len)
 
     def _merge(self, recalled: Mapping[str, Rows], trace: Trace) -> Candidates:
         found = sum(map(len, recalled.values()))
@@ -199,11 +204,10 @@ class Pipeline:
             masks = trace.run(stage, "filter", len(candidates), call)
             if masks is None:
                 continue
-            gone = np.zeros(len(candidates), bool)
-            for mask in masks.values():
-                gone |= mask
             removed[stage.name] = {reason: candidates.rows[mask] for reason, mask in masks.items()}
-            candidates = candidates.take(~gone)
+            gone = np.logical_or.reduce([*masks.values()]) if masks else np.zeros(0, bool)
+            if gone.any():
+                candidates = candidates.take(~gone)
             counts = {reason: len(rows) for reason, rows in removed[stage.name].items()}
             trace.amend(count_out=len(candidates), removed=counts)
         return candidates, removed
@@ -218,12 +222,15 @@ class Pipeline:
                 candidates, good = _replace_non_finite(scored)
                 trace.amend(non_finite=int((~good).sum()))
                 finite &= good
-        order = np.lexsort((-candidates.score, ~finite))  # stable: ties keep the order of recall
-        return candidates.take(order), int(finite.sum())
+        n = int(finite.sum())
+        worst_first = candidates.score if n == len(finite) else np.where(finite, candidates.score, -np.inf)
+        order = np.argsort(-worst_first, kind="stable")  # ties keep the order of recall
+        return candidates.take(order), n
 
     def _select(self, query: Query, candidates: Candidates, finite: int, trace: Trace) -> Selection:
         """The selector sees finite scores only; what sank fills up the list when there is too little else."""
-        call = partial(_selection, self.selector, query, candidates.take(np.arange(finite)))
+        good = candidates if finite == len(candidates) else candidates.take(np.arange(finite))
+        call = partial(_selection, self.selector, query, good)
         selection = trace.run(self.selector, "selector", len(candidates), call)
         if selection is None:
             selection = _certain(np.arange(min(query.k, finite)))

@@ -60,33 +60,37 @@ class Trace:
             return None
         return self._settle(stage, kind, count_in, _attempt(call), count_out)
 
-    def run_in_pool(
+    def run_all(
         self,
-        pool: Executor,
+        pool: Executor | None,
         kind: str,
         calls: Sequence[tuple[Stage, Callable[[], T]]],
         until_s: float,
         count_out: Callable[[T], int] | None = None,
     ) -> dict[str, T]:
-        """Call stages side by side; results by name of those that were done by `until_s`.
+        """Call stages side by side in the pool, or without one in turn; results by name of those that were done by
+        `until_s`.
 
         Required stages are waited for without limit.
 
         Raises:
             StageFailed: a required one raised.
         """
-        futures: list[tuple[Stage, Future[_Finished[T]] | None]] = [
-            (stage, None if self._is_late(stage, until_s) else pool.submit(_attempt, call))
-            for stage, call in calls
-        ]
+        futures: list[Future[_Finished[T]] | None] = (
+            [None if self._is_late(stage, until_s) else pool.submit(_attempt, call) for stage, call in calls]
+            if pool
+            else []
+        )
         results: dict[str, T] = {}
-        for stage, future in futures:
-            if future is None:
-                self._cut(stage, kind, Status.SKIPPED, 0)
-                continue
-            finished = self._wait(stage, future, until_s)
+        for place, (stage, call) in enumerate(calls):
+            if pool:
+                future = futures[place]
+                late, finished = future is None, future and self._wait(stage, future, until_s)
+            else:
+                late = self._is_late(stage, until_s)
+                finished = None if late else _attempt(call)
             if finished is None:
-                self._cut(stage, kind, Status.TIMED_OUT, 0)
+                self._cut(stage, kind, Status.SKIPPED if late else Status.TIMED_OUT, 0)
                 continue
             result = self._settle(stage, kind, 0, finished, count_out)
             if result is not None:

@@ -60,13 +60,19 @@ class _View:
         return self.in_base + int(self.delta_alive.sum())
 
     def search(self, queries: Floats, k: int) -> Found:
-        if not self.n and not len(self.gone) and not self.base.index.compressed:
-            return self.base.index.search(queries, k)
+        if not self.n and not len(self.gone):
+            return self._search_unchanged(queries, k)
         parts = [self._search_base(queries, k), self._search_delta(queries, k)]
         scores = np.concatenate([part.scores for part in parts], axis=1)
         rows = np.concatenate([part.rows for part in parts], axis=1)
         best = np.argsort(-scores, axis=1, kind="stable")[:, : min(k, len(self))]
         return Found(np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1))
+
+    def _search_unchanged(self, queries: Floats, k: int) -> Found:
+        if not self.base.index.compressed:
+            return self.base.index.search(queries, k)
+        found = self.base.index.search(queries, with_margin(k))
+        return rescore(found, queries, self.base.vectors_of, k)
 
     def _search_base(self, queries: Floats, k: int) -> Found:
         """Ask for so many more that k living ones are left; ask again for twice as many where they are not."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from recsys.recall.grouping import first_seen
 from recsys.request import ABSENT, Candidates, Rows, no_candidates
 
 RRF_K = 60  # Cormack, Clarke, Büttcher 2009: fusion by the sum of 1 / (60 + rank)
@@ -29,16 +30,21 @@ class QuotaMerger:
         channels = tuple(recalled)
         if not any(len(rows) for rows in recalled.values()):
             return no_candidates(channels)
-        rows, first = np.unique(np.concatenate(list(recalled.values())), return_index=True)
+        rows, places = first_seen(np.concatenate(list(recalled.values())))
         ranks = np.full((len(rows), len(channels)), ABSENT, np.int16)
         fused = np.zeros(len(rows), np.float32)
         guaranteed = np.zeros(len(rows), bool)
+        start = 0
         for column, (channel, returned) in enumerate(recalled.items()):
-            place = np.searchsorted(rows, returned)
-            rank = np.arange(len(returned))
+            place = places[start : start + len(returned)]
+            rank = np.arange(len(returned), dtype=np.int32)
             ranks[place, column] = np.minimum(rank, _MAX_RANK)
-            fused[place] += np.float32(self.weights.get(channel, 1.0)) / (RRF_K + 1 + rank)
+            fused[place] += np.float32(self.weights.get(channel, 1.0)) / (rank + np.float32(RRF_K + 1))
             guaranteed[place[: self.quotas.get(channel, 0)]] = True
-        kept = np.lexsort((first, -fused, ~guaranteed))[: max(self.limit, int(guaranteed.sum()))]
-        order = kept[np.lexsort((first[kept], -fused[kept]))]
-        return Candidates(rows[order].astype(np.int32), channels, ranks[order], fused[order])
+            start += len(returned)
+        order = np.argsort(-fused, kind="stable")  # ties stay in the order of channels
+        if len(order) > self.limit:
+            sure = guaranteed[order]
+            room = max(self.limit - int(sure.sum()), 0)
+            order = order[sure | (np.cumsum(~sure) <= room)]
+        return Candidates(rows[order], channels, ranks.take(order, axis=0), fused[order])

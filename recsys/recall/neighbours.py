@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.recall.grouping import first_seen
 from recsys.recall.vector_index import NO_ROW, VectorIndex
 from recsys.request import Query, Rows
 
@@ -82,8 +83,8 @@ class VectorNeighboursSource:
 def _best(rows: Rows, scores: NDArray[np.float32], query: Query, limit: int) -> Rows:
     """Sum the scores of each row over all lines; the best `limit` that may be shown."""
     there = rows != NO_ROW
-    found, where = np.unique(rows[there], return_inverse=True)
-    total = np.bincount(where, weights=scores[there], minlength=len(found))
+    found, places = first_seen(rows[there])
+    total = np.bincount(places, weights=scores[there], minlength=len(found))
     shown = query.may_show(found)
     found, total = found[shown], total[shown]
-    return found[np.lexsort((found, -total))[:limit]].astype(np.int32)
+    return found[np.argsort(-total, kind="stable")[:limit]]  # of equal sums first what was met first

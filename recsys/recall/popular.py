@@ -4,6 +4,7 @@ The counts are decayed by whoever makes the table: the bundle holds those of its
 take its place while requests run (`Popularity` is immutable, `replace` swaps it).
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,19 +92,27 @@ class PopularInCategoriesSource:
         """Best first: a category's i-th item comes at its weight / (i + 1)."""
         table = self._table
         codes = self._catalogue.main_category[query.recent_rows[: self._recent]]
-        weights = np.where(codes != NO_CODE, 0.9 ** np.arange(len(codes)), 0.0)
+        weights: dict[int, float] = {}
+        for age, code in enumerate(codes.tolist()):
+            if code != NO_CODE:
+                weights[code] = weights.get(code, 0.0) + 0.9**age
         rows, priority = [np.empty(0, np.int32)], [np.empty(0)]
-        for code in np.unique(codes[codes != NO_CODE]).tolist():
-            weight = weights[codes == code].sum()
-            quota = int(np.ceil(self._limit * weight / weights.sum()))
+        total = sum(weights.values())
+        for code, weight in sorted(weights.items()):
+            quota = math.ceil(self._limit * weight / total)
             best = _showable(table.of_category(code), query, quota)
             rows.append(best)
-            priority.append(weight / (1 + np.arange(len(best))))
+            priority.append(weight / np.arange(1, len(best) + 1))
         order = np.argsort(-np.concatenate(priority), kind="stable")
         return np.concatenate(rows)[order[: self._limit]]
 
 
 def _showable(ordered: Rows, query: Query, limit: int) -> Rows:
     """The first `limit` that may be shown."""
-    first = ordered[: limit + query.hidden]
-    return first[query.may_show(first)][:limit]
+    shown: Rows = ordered[:0]
+    for more in (limit // 4, query.hidden):  # all that is hidden is seldom at the top
+        first = ordered[: limit + min(more, query.hidden)]
+        shown = first[query.may_show(first)][:limit]
+        if len(shown) == limit:
+            break
+    return shown

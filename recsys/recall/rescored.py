@@ -30,11 +30,13 @@ def rescore(found: Found, queries: Floats, vectors_of: Callable[[Rows], Floats],
     missing = found.rows == NO_ROW
     if missing.all():
         return Found(found.scores[:, :k], found.rows[:, :k])
-    vectors = vectors_of(np.where(missing, found.rows.max(), found.rows).ravel())
-    scores = np.matmul(vectors.reshape(*found.rows.shape, -1), queries[:, :, None])[..., 0]
+    rows = np.where(missing, found.rows.max(), found.rows) if missing.any() else found.rows
+    vectors = vectors_of(rows.ravel()).reshape(*rows.shape, -1)
+    scores = np.matmul(vectors, queries[:, :, None])[..., 0]
     scores[missing] = -np.inf
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return Found(np.take_along_axis(scores, best, axis=1), np.take_along_axis(found.rows, best, axis=1))
+    flat = best + np.arange(len(rows))[:, None] * rows.shape[1]
+    return Found(scores.take(flat), found.rows.take(flat))
 
 
 class RescoredIndex:

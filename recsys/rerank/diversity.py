@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 _TINY = 1e-6
+_LEAST = np.float32(1e-30)
+_ROWS = 32  # of the Cholesky factor at first; doubled when a list is longer
 
 
 class Objective(Protocol):
@@ -47,19 +49,18 @@ class MaximalMarginalRelevance:
             vectors: (N, d) of length 1, or 0 for an item without a vector.
             diversity: 0 is relevance alone, 1 ignores relevance.
         """
-        self._relevance = (1 - diversity) * relevance
+        self._relevance = np.float32(1 - diversity) * relevance
         self._vectors = vectors
-        self._diversity = diversity
-        self._nearest: Floats | None = None  # no item chosen yet: nothing to be like
+        self._diversity = np.float32(diversity)
+        # diversity · the nearest chosen one's cosine; of an empty list as if all were opposite, the same for everybody
+        self._penalty = np.full(len(relevance), -self._diversity)
 
     def gains(self) -> Floats:
-        if self._nearest is None:
-            return self._relevance
-        return self._relevance - self._diversity * self._nearest
+        return self._relevance - self._penalty
 
     def choose(self, position: int) -> None:
-        cosines = self._vectors @ self._vectors[position]
-        self._nearest = cosines if self._nearest is None else np.maximum(self._nearest, cosines)
+        cosines = self._vectors @ (self._diversity * self._vectors[position])
+        np.maximum(self._penalty, cosines, out=self._penalty)
 
 
 class DeterminantalPointProcess:
@@ -71,23 +72,26 @@ class DeterminantalPointProcess:
 
     def __init__(self, relevance: Floats, vectors: Floats, diversity: float) -> None:
         """As of `MaximalMarginalRelevance`, with `diversity` in (0, 1]."""
-        self._quality = np.exp((1 - diversity) / (2 * diversity) * relevance)
+        self._quality = np.exp(np.float32((1 - diversity) / (2 * diversity)) * relevance)
         self._vectors = vectors
-        self._rows: list[Floats] = []  # of the transposed Cholesky factor, one a chosen item
+        self._factor = np.empty((_ROWS, len(relevance)), np.float32)  # transposed, one row a chosen item
+        self._chosen = 0
         self._squares = self._quality**2 * np.float32(1 + _TINY)
 
     def gains(self) -> Floats:
-        gains: Floats = np.log(np.maximum(self._squares, np.float32(1e-30)))
+        gains: Floats = np.log(np.maximum(self._squares, _LEAST))
         return gains
 
     def choose(self, position: int) -> None:
         similar = (1 + self._vectors @ self._vectors[position]) / 2
-        row = self._quality[position] * self._quality * similar
-        for earlier in self._rows:
-            row = row - earlier[position] * earlier
-        row = row / np.sqrt(max(self._squares[position], np.float32(1e-30)))
-        self._rows.append(row)
-        self._squares = self._squares - row**2
+        earlier = self._factor[: self._chosen]
+        row = self._quality[position] * self._quality * similar - earlier[:, position] @ earlier
+        row /= np.sqrt(max(self._squares[position], _LEAST))
+        if self._chosen == len(self._factor):
+            self._factor = np.concatenate([self._factor, np.empty_like(self._factor)])
+        self._factor[self._chosen] = row
+        self._chosen += 1
+        self._squares -= row * row
 
 
 def scaled(scores: Floats) -> Floats:

@@ -50,22 +50,29 @@ def greedy(
     """
     pins = pins or {}
     chosen: dict[int, int] = {}
-    free = np.ones(n, bool)
-    free[list(pins.values())] = False
+    taken = np.zeros(n, np.float32)  # added to the gains: -inf where a candidate is in the list, or pinned
+    taken[list(pins.values())] = -np.inf
+    left = n - len(set(pins.values()))
     for place in places:
         if place in pins:
             position = pins[place]
-        elif free.any():
-            allowed = free.copy()
-            for cap in caps:
-                allowed &= ~cap.full
-            open_to = allowed if allowed.any() else free
-            position = int(np.argmax(np.where(open_to, objective.gains(), -np.inf)))
+        elif left:
+            position = _best(objective.gains() + taken, caps)
+            taken[position] = -np.inf
+            left -= 1
         else:
             continue
         chosen[place] = position
-        free[position] = False
         objective.choose(position)
         for cap in caps:
             cap.choose(position)
     return chosen
+
+
+def _best(gains: NDArray[np.float32], caps: Sequence[Cap]) -> int:
+    """The greatest gain that no cap forbids; when caps forbid all that is left, the greatest of all."""
+    allowed = gains
+    for cap in caps:
+        allowed = np.where(cap.full, np.float32(-np.inf), allowed)
+    best = int(allowed.argmax())
+    return best if allowed[best] > -np.inf else int(gains.argmax())

@@ -90,10 +90,10 @@ class Reranker:
         k = min(query.k, len(candidates))
         pins = self._pins(query, candidates, k)
         explored = [place for place in self._config.exploration.places if place < k and place not in pins]
-        pool = np.union1d(np.arange(min(len(candidates), max(self._config.pool, k))), list(pins.values()))
-        chosen = self._fill(
-            candidates, pool.astype(np.int64), pins, [p for p in range(k) if p not in explored]
-        )
+        pool = np.arange(min(len(candidates), max(self._config.pool, k)))
+        if pins:
+            pool = np.union1d(pool, list(pins.values()))
+        chosen = self._fill(candidates, pool, pins, [p for p in range(k) if p not in explored])
         propensities = np.ones(k, np.float32)
         if explored:
             drawn, probability = self._draw(query, candidates, set(chosen.values()), len(explored))
@@ -115,26 +115,25 @@ class Reranker:
     def _fill(
         self, candidates: Candidates, pool: NDArray[np.int64], pins: dict[int, int], places: list[int]
     ) -> dict[int, int]:
-        considered = candidates.take(pool)
+        rows, scores = candidates.rows[pool], candidates.score[pool]
         inside = {place: int(np.searchsorted(pool, position)) for place, position in pins.items()}
-        chosen = greedy(self._objective(considered), len(pool), places, self._caps(considered), inside)
-        return {place: int(pool[position]) for place, position in chosen.items()}
+        chosen = greedy(self._objective(rows, scores), len(pool), places, self._caps(rows), inside)
+        return dict(zip(chosen, pool[list(chosen.values())].tolist(), strict=True))
 
-    def _objective(self, considered: Candidates) -> Objective:
+    def _objective(self, rows: Rows, scores: NDArray[np.float32]) -> Objective:
         if self._config.diversity is Diversity.NONE:
-            return Relevance(considered.score)
+            return Relevance(scores)
         objective = (
             MaximalMarginalRelevance if self._config.diversity is Diversity.MMR else DeterminantalPointProcess
         )
-        vectors = unit(self._vectors_of(considered.rows))
-        return objective(scaled(considered.score), vectors, self._config.strength)
+        return objective(scaled(scores), unit(self._vectors_of(rows)), self._config.strength)
 
-    def _caps(self, considered: Candidates) -> list[Cap]:
+    def _caps(self, rows: Rows) -> list[Cap]:
         caps = []
         if self._config.per_category:
-            caps.append(Cap(self._catalogue.main_category[considered.rows], self._config.per_category))
+            caps.append(Cap(self._catalogue.main_category[rows], self._config.per_category))
         if self._config.per_creator:
-            caps.append(Cap(self._catalogue.creator[considered.rows], self._config.per_creator))
+            caps.append(Cap(self._catalogue.creator[rows], self._config.per_creator))
         return caps
 
     def _draw(
