@@ -2,39 +2,45 @@
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import compress
 
 import orjson
 import structlog
 
 from recsys.catalogue import Catalogue
 from recsys.errors import Unavailable
+from recsys.features.state import EntityState
 from recsys.impressions import Impression, ShownItem
 from recsys.pipeline.pipeline import Answer
+from recsys.request import ABSENT
 from recsys.types import Topic
 from serving.outbox import Outbox
 from serving.telemetry import Telemetry
 
 _BATCH = 100
+_NOT_KEPT = EntityState()  # an impression that waits must not hold the user's whole state
 _log = structlog.get_logger(__name__)
 
 
 class ImpressionWriter:
-    """Takes impressions from any thread and puts them into the outbox from one of its own.
+    """Takes impressions from any thread; makes and encodes them, and puts them into the outbox, in one of its own.
 
     At most `limit` wait in memory; when the spool cannot take them (full disk, Kafka away for hours) they are
     dropped and counted: an impression was never promised to anybody, an answer must not wait for it.
     """
 
-    def __init__(self, outbox: Outbox, telemetry: Telemetry, limit: int = 10_000) -> None:
+    def __init__(self, outbox: Outbox, telemetry: Telemetry, limit: int = 5_000) -> None:
         self._outbox = outbox
         self._dropped = telemetry.impressions_dropped
-        self._queue: queue.Queue[Impression | None] = queue.Queue(limit)
+        self._queue: queue.Queue[Callable[[], Impression] | None] = queue.Queue(limit)
         self._thread = threading.Thread(target=self._write_forever, name="impressions", daemon=True)
         self._thread.start()
 
-    def put(self, impression: Impression) -> None:
-        """Never waits.
+    def put(self, impression: Callable[[], Impression]) -> None:
+        """Never waits; the impression is made later.
 
         Raises:
             Unavailable: the queue is full.
@@ -57,7 +63,7 @@ class ImpressionWriter:
             while len(batch) < _BATCH and not self._queue.empty():
                 batch.append(self._queue.get())
             ended = None in batch
-            self._write([impression for impression in batch if impression is not None])
+            self._write([make() for make in batch if make is not None])
 
     def _write(self, batch: Sequence[Impression]) -> None:
         messages = [(Topic.IMPRESSIONS, i.user_id, orjson.dumps(i.to_dict())) for i in batch]
@@ -82,10 +88,18 @@ class ImpressionLog:
 
     def after(self, answer: Answer) -> None:
         if len(answer.candidates):
-            self._writer.put(self.impression(answer))
+            bare = replace(answer, query=replace(answer.query, user=_NOT_KEPT), explanation=None)
+            self._writer.put(partial(self.impression, bare))
 
     def impression(self, answer: Answer) -> Impression:
         query, shown = answer.query, answer.candidates
+        lines = zip(
+            map(self._catalogue.item, shown.rows.tolist()),
+            shown.score.tolist(),
+            answer.propensities.tolist(),
+            (shown.ranks != ABSENT).tolist(),
+            strict=True,
+        )
         return Impression(
             request_id=query.request_id,
             user_id=query.user_id,
@@ -96,12 +110,13 @@ class ImpressionLog:
                 ShownItem(
                     item_id=item.item_id,
                     position=position,
-                    score=float(shown.score[position]),
-                    propensity=float(answer.propensities[position]),
-                    channels=tuple(shown.channels_of(position)),
+                    score=score,
+                    propensity=propensity,
+                    channels=tuple(compress(shown.channels, found)),
                     categories=item.categories,
+                    creator=item.creator,
                 )
-                for position, item in enumerate(map(self._catalogue.item, shown.rows.tolist()))
+                for position, (item, score, propensity, found) in enumerate(lines)
             ],
             features=shown.features,
             arm=query.arm,

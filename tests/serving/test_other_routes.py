@@ -130,7 +130,7 @@ def test_metrics_count_requests_stages_and_degradations(api: Api) -> None:
     api.recommend()
     text = api.client.get("/metrics").text
     assert 'recsys_http_requests_total{method="POST",route="/v1/recommendations",status="200"} 2.0' in text
-    assert 'recsys_stage_seconds_count{stage="rank"} 2.0' in text
+    assert 'recsys_stage_seconds_count{stage="rank"} 1.0' in text  # one request in eight is timed
     assert 'recsys_degraded_total{reason="user_features"} 1.0' in text
     assert 'recsys_bundle_info{version="v1"} 1.0' in text
     assert "recsys_item_features_age_seconds" in text
