@@ -1,14 +1,31 @@
-"""A bounded cache: least recently used out first, entries live for a time, and it says how well it does."""
+"""A bounded cache: least recently used out first, entries live for a time, and it says how well it does.
+
+What is asked for again and again can be made anew before its time is over, beside the requests: then nobody waits
+for it, and no crowd misses it at once.
+"""
 
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+_HOT_HITS = 2  # an entry that was hit so often in its time is hot
+_AHEAD = 0.7  # of its time to live, after which a hot entry is made anew
+
+
+@dataclass(slots=True)
+class _Entry(Generic[V]):
+    made_s: float
+    weight: int
+    value: V
+    hits: int = 0
+    renewing: bool = False
 
 
 class Cache(Generic[K, V]):
@@ -21,19 +38,23 @@ class Cache(Generic[K, V]):
         ttl_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.hits = self.misses = self.evictions = self.bytes = 0
-        self._max_bytes = max_bytes
+        self.hits = self.misses = self.evictions = self.bytes = self.prefetched = 0
+        self.made_with = self.max_bytes = max_bytes  # `resize` changes the latter
         self._weigh = weigh
         self._ttl_s = ttl_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._entries: OrderedDict[K, tuple[float, int, V]] = OrderedDict()
+        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._flights: dict[K, Future[V]] = {}
 
     def get(self, key: K) -> V | None:
+        entry = self._hit(key)
+        return None if entry is None else entry.value
+
+    def _hit(self, key: K) -> _Entry[V] | None:
         with self._lock:
             entry = self._entries.get(key)
-            if entry is not None and self._ttl_s is not None and self._clock() - entry[0] > self._ttl_s:
+            if entry is not None and self._ttl_s is not None and self._clock() - entry.made_s > self._ttl_s:
                 self._remove(key)
                 entry = None
             if entry is None:
@@ -41,29 +62,50 @@ class Cache(Generic[K, V]):
                 return None
             self._entries.move_to_end(key)
             self.hits += 1
-            return entry[2]
+            entry.hits += 1
+            return entry
 
     def put(self, key: K, value: V) -> None:
         """An entry heavier than the whole cache is not kept."""
         weight = self._weigh(value)
         with self._lock:
             self._remove(key)
-            if weight > self._max_bytes:
+            if weight > self.max_bytes:
                 return
-            self._entries[key] = (self._clock(), weight, value)
+            self._entries[key] = _Entry(self._clock(), weight, value)
             self.bytes += weight
-            while self.bytes > self._max_bytes:
-                self._remove(next(iter(self._entries)))
-                self.evictions += 1
+            self._push_out()
 
-    def get_or_make(self, key: K, make: Callable[[], tuple[V, bool]]) -> V:
+    def renew(self, key: K, value: V) -> None:
+        """Put what was made before anybody had to wait for it."""
+        self.put(key, value)
+        self.prefetched += 1
+
+    def resize(self, max_bytes: int) -> None:
+        """From now on at most so many bytes."""
+        with self._lock:
+            self.max_bytes = max_bytes
+            self._push_out()
+
+    def get_or_make(
+        self,
+        key: K,
+        make: Callable[[], tuple[V, bool]],
+        due: Callable[[], object] | None = None,
+    ) -> V:
         """The cached value, or what `make` gives; it is kept when `make` says so too.
 
         Of several callers that miss the same key at once, one makes the value and the others wait for it.
+
+        Args:
+            due: called once for a hot entry whose time is nearly over: a chance to `renew` it beside the requests.
         """
-        value = self.get(key)
-        if value is not None:
-            return value
+        entry = self._hit(key)
+        if entry is not None:
+            if due is not None and self._is_due(entry):
+                entry.renewing = True
+                due()
+            return entry.value
         mine: Future[V] = Future()
         with self._lock:
             flight = self._flights.setdefault(key, mine)
@@ -82,7 +124,17 @@ class Cache(Generic[K, V]):
                 del self._flights[key]
         return value
 
+    def _is_due(self, entry: _Entry[V]) -> bool:
+        if self._ttl_s is None or entry.renewing or entry.hits < _HOT_HITS:
+            return False
+        return self._clock() - entry.made_s > _AHEAD * self._ttl_s
+
+    def _push_out(self) -> None:
+        while self.bytes > self.max_bytes:
+            self._remove(next(iter(self._entries)))
+            self.evictions += 1
+
     def _remove(self, key: K) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self.bytes -= entry[1]
+            self.bytes -= entry.weight

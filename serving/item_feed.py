@@ -17,7 +17,11 @@ from recsys.store.base import FeatureStore
 from recsys.types import Item
 
 _BLOCK_MS = 200
-_PAUSE_S = 0.03  # between two looks: many changes at once cost little more than one
+_PAUSE_S = (
+    0.03,
+    0.5,
+)  # least and most between two looks: many changes of an item at once cost what one costs
+_SHARE = 4.0  # the pause is so many times the processor time of the last look: requests have most of a core
 _RETRY_S = 0.5
 
 _log = structlog.get_logger(__name__)
@@ -83,9 +87,12 @@ class ItemFeed:
 
     def _follow_forever(self) -> None:
         away = False
-        while not self._stop.wait(_PAUSE_S):
+        pause_s = _PAUSE_S[0]
+        while not self._stop.wait(pause_s):
+            began = time.thread_time()
             try:
                 self._step()
+                pause_s = min(max(_PAUSE_S[0], _SHARE * (time.thread_time() - began)), _PAUSE_S[1])
                 if away:
                     _log.info("the store is back; items are current again")
                 away = False

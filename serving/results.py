@@ -6,16 +6,20 @@ own impressions) may be as old as the cache's time to live. Degraded answers are
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import partial
 
-from recsys.errors import Unavailable
+from recsys.errors import RecsysError, Unavailable
+from recsys.features.state import EntityState
 from recsys.pipeline.pipeline import Answer
 from recsys.request import Query
 from serving.cache import Cache
 from serving.runtime import Runtime
 from serving.wire import Recommendation
 
+_NOT_KEPT = EntityState()
 _LINE_BYTES = 700  # of one item of an answer: its line, its features, its part of the arrays
 
 
@@ -29,14 +33,27 @@ class Served:
 
 
 class ResultCache:
-    """`version_of(user)`: changes with the user's history; raises `Unavailable` when the store is away."""
+    """Thread-safe."""
 
-    def __init__(self, version_of: Callable[[str], str], max_bytes: int, ttl_s: float) -> None:
+    def __init__(
+        self,
+        version_of: Callable[[str], str],
+        max_bytes: int,
+        ttl_s: float,
+        spare: Callable[[Callable[[], object]], object] = lambda job: None,
+    ) -> None:
+        """
+        Args:
+            version_of: changes with the user's history; raises `Unavailable` when the store is away.
+            spare: does a job when there is time to spare, or never: lists of users who ask again and again are made
+                anew before they expire.
+        """
         self.cache: Cache[Hashable, Served] = Cache(
             max_bytes, lambda s: _LINE_BYTES * (1 + len(s.lines)), ttl_s
         )
         self._version_of = version_of
         self._ttl_s = ttl_s
+        self._spare = spare
 
     def answer(self, runtime: Runtime, query: Query) -> Served:
         """The cached answer under the query's own request id and time, or a new one. Either is logged as shown."""
@@ -48,10 +65,11 @@ class ResultCache:
             return _make(runtime, query)
 
         def make() -> tuple[Served, bool]:
-            served = _make(runtime, query)
+            served = _bare(_make(runtime, query))
             return served, not served.answer.degraded
 
-        served = self.cache.get_or_make(key, make)
+        due = partial(self._spare, partial(self._renew, key, runtime, query))
+        served = self.cache.get_or_make(key, make, due)
         if served.answer.query.request_id == query.request_id:
             return served
         again = replace(served.answer.query, request_id=query.request_id, now_ms=query.now_ms)
@@ -60,6 +78,14 @@ class ResultCache:
             with contextlib.suppress(Unavailable):  # counted by the stage; the list is shown all the same
                 stage.after(answer)
         return Served(answer, served.lines, cached=True)
+
+    def _renew(self, key: Hashable, runtime: Runtime, query: Query) -> None:
+        """With all the time it takes: nobody waits. If the user has done something since, nobody asks for the key."""
+        unhurried = replace(query, deadline_s=math.inf)
+        with contextlib.suppress(RecsysError):
+            served = _bare(_make(runtime, unhurried, shown=False))
+            if not served.answer.degraded:
+                self.cache.renew(key, served)
 
     def _key(self, runtime: Runtime, query: Query) -> Hashable:
         return (
@@ -74,9 +100,15 @@ class ResultCache:
         )
 
 
-def _make(runtime: Runtime, query: Query) -> Served:
-    answer = runtime.pipeline.answer(query)
+def _make(runtime: Runtime, query: Query, shown: bool = True) -> Served:
+    answer = runtime.pipeline.answer(query, shown)
     return Served(answer, _lines(runtime, answer))
+
+
+def _bare(served: Served) -> Served:
+    """Without the user's whole state, which is many times as large as the list."""
+    answer = replace(served.answer, query=replace(served.answer.query, user=_NOT_KEPT))
+    return Served(answer, served.lines)
 
 
 def _lines(runtime: Runtime, answer: Answer) -> list[Recommendation]:

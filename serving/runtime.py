@@ -105,6 +105,8 @@ class Limits:
     path: PathConfig = field(default_factory=PathConfig)
     history: int = ENGAGED_VISITS.size
     vector_cache_bytes: int = 0
+    batch: int = 1
+    batch_wait_ms: float = 0.0
 
 
 def weigh(bundle: Bundle) -> int:
@@ -144,7 +146,9 @@ def build_runtime(
             raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(items)}")
     table = popularity(best["rows"], best["scores"], catalogue)
     index = LiveIndex(Base(ann, np.arange(len(items), dtype=np.int32), vectors))
-    tower = CachedUserTower(bundle.file("user_tower.onnx"), limits.vector_cache_bytes)
+    tower = CachedUserTower(
+        bundle.file("user_tower.onnx"), limits.vector_cache_bytes, limits.batch, limits.batch_wait_ms / 1e3
+    )
     live = LiveCatalogue(catalogue, LiveItems(catalogue, index, vectors, arrays.get("attributes")), columns)
     calibrations = (
         read_calibrations(bundle.file(_CALIBRATION)) if _CALIBRATION in bundle.manifest.files else {}

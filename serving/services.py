@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from serving.telemetry import Telemetry
 
 T = TypeVar("T")
 LogEndsOf = Callable[[str], Sequence[int]]  # topic → the next offset of each partition; may raise Unavailable
+_WORK_WEIGHT = 0.05  # of the latest computation in `work_s`: some twenty decide
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Services:
     served: ServedFeatures = field(default_factory=ServedFeatures)
     window: Window = field(default_factory=Window)
     in_flight: int = 0
+    work_s: float = 0.0  # what one computation has lately taken in the pool
 
     async def limit(self, caller: Caller, tokens: int = 1) -> None:
         """Count this request against the key's rate. Without Redis nobody is limited: an outage of the counter must
@@ -111,19 +114,28 @@ class Services:
         return runtime.on(assigned.path), assigned
 
     async def compute(self, work: Callable[..., T], *arguments: object) -> T:
-        """Run a request's computation in the pool, or refuse it at once when too many wait already.
+        """Run a request's computation in the pool, or refuse it at once when so many wait already that it would spend
+        half of its time waiting: under overload those that are accepted are answered in time, not all of them late.
 
         Raises:
             Problem: 503 with Retry-After.
         """
-        if self.in_flight >= self.settings.max_in_flight:
+        waits_s = self.in_flight * self.work_s / self.settings.threads
+        if self.in_flight >= self.settings.max_in_flight or waits_s > self.settings.deadline_ms / 2e3:
             self.telemetry.shed.inc()
             raise Problem(503, "too many requests; retry later")
         self.in_flight += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.cpu, work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self.cpu, self._timed, work, *arguments)
         finally:
             self.in_flight -= 1
+
+    def _timed(self, work: Callable[..., T], *arguments: object) -> T:
+        began = time.monotonic()
+        try:
+            return work(*arguments)
+        finally:  # two threads may overwrite each other's: it is an estimate
+            self.work_s += _WORK_WEIGHT * (time.monotonic() - began - self.work_s)
 
 
 def services(request: Request) -> Services:

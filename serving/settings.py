@@ -15,6 +15,19 @@ class ServingSettings(Settings):
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port.")
     threads: int = Field(2, ge=1, le=64, description="Threads of one API process that answer requests.")
 
+    batch: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Requests of one process that the user tower may run on together; 1: each alone.",
+    )
+    batch_wait_ms: float = Field(
+        2.0,
+        ge=0,
+        le=100,
+        description="How long one may wait for others, when they come often enough to be expected.",
+    )
+
     deadline_ms: int = Field(
         80,
         ge=1,

@@ -23,7 +23,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from recsys.pipeline.pipeline import Answer
 from serving.cache import Cache
 
-STAGE_SAMPLE = 8  # a request has some fifteen stages; counting all of them would take it a sixth of a millisecond
+STAGE_SAMPLE = (
+    8  # a request has some fifteen stages; counting all of them would take it a sixth of a millisecond
+)
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series each, which nobody reads
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.15, 0.5, 2.0)
@@ -99,7 +101,7 @@ class Telemetry:
         )
         self._cache = Gauge(
             "recsys_cache",
-            "A cache's hits, misses and evictions since the start, and its bytes now.",
+            "A cache's hits, misses, evictions and prefetches since the start; its bytes and their bound now.",
             ("cache", "what"),
             registry=r,
             multiprocess_mode="livesum",
@@ -137,7 +139,9 @@ class Telemetry:
             ("hits", cache.hits),
             ("misses", cache.misses),
             ("evictions", cache.evictions),
+            ("prefetched", cache.prefetched),
             ("bytes", cache.bytes),
+            ("max_bytes", cache.max_bytes),
         ):
             self._cache.labels(name, what).set(value)
 

@@ -126,8 +126,11 @@ class Pipeline:
             *self.side_effects,
         )
 
-    def answer(self, query: Query) -> Answer:
+    def answer(self, query: Query, shown: bool = True) -> Answer:
         """Run every stage.
+
+        Args:
+            shown: False: nobody will see the list now, so it has no side effects.
 
         Raises:
             StageFailed: a required stage failed; it carries the outcomes so far.
@@ -149,7 +152,7 @@ class Pipeline:
             tuple(trace.outcomes),
             Explanation(recalled, removed, candidates) if query.explain else None,
         )
-        return self._after(answer, trace)
+        return self._after(answer, trace) if shown else answer
 
     def rank(self, query: Query, rows: Rows) -> Answer:
         """Order the caller's candidates, all of them: hydrators and scorers only. Without a scorer they keep the

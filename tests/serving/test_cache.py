@@ -11,6 +11,7 @@ import pytest
 from recsys.recall.two_tower import UserTower
 from recsys.types import Topic
 from serving.cache import Cache
+from serving.memory import MemoryGuard, memory_left
 from serving.user_vectors import CachedUserTower
 from tests.bundles import tiny_vectors, user_tower
 from tests.serving.conftest import Api, click
@@ -42,6 +43,46 @@ def test_entries_end_with_their_time() -> None:
     now[0] = 1.01
     assert cache.get("a") is None
     assert cache.bytes == 0
+
+
+def test_a_hot_entry_is_renewed_once_before_its_time_is_over() -> None:
+    now, due = [0.0], []
+    cache: Cache[str, str] = Cache(100, len, ttl_s=1.0, clock=lambda: now[0])
+
+    def ask() -> str:
+        return cache.get_or_make("a", lambda: ("x", True), lambda: due.append(now[0]))
+
+    assert [ask() for _ in range(3)] == ["x"] * 3
+    assert due == []  # hot, but fresh
+    now[0] = 0.8
+    assert [ask() for _ in range(3)] == ["x"] * 3
+    assert due == [0.8]
+    cache.renew("a", "y")
+    now[0] = 1.5  # the first would be gone
+    assert (ask(), cache.prefetched, due) == ("y", 1, [0.8])
+    cache.put("cold", "z")
+    now[0] = 2.3
+    assert cache.get_or_make("cold", lambda: ("z", True), lambda: due.append(0.0)) == "z"
+    assert due == [0.8]  # one hit does not make it hot
+
+
+def test_caches_shrink_while_memory_is_short_and_grow_again() -> None:
+    cache: Cache[int, str] = Cache(100, len)
+    for key in range(10):
+        cache.put(key, "x" * 10)
+    left = [0.05]
+    guard = MemoryGuard(lambda: [cache], lambda: left[0])
+    guard.look()
+    assert (cache.max_bytes, cache.bytes, cache.evictions) == (50, 50, 5)
+    assert cache.get(9) is not None  # the latest stay
+    left[0] = 0.10  # neither short nor enough
+    guard.look()
+    assert cache.max_bytes == 50
+    left[0] = 0.5
+    guard.look()
+    guard.look()
+    assert cache.max_bytes == 100
+    assert 0 < memory_left() <= 1
 
 
 def test_callers_that_miss_at_once_share_one_flight() -> None:
@@ -137,3 +178,20 @@ def test_degraded_answers_are_not_kept(make_api: Callable[..., Api]) -> None:
     assert api.recommend().json()["degraded"] == ["user_features"]
     api.store.up = True
     eventually(lambda: api.recommend().json()["degraded"] == [])
+
+
+def test_the_list_of_a_user_who_keeps_asking_is_made_anew_beside_the_requests(
+    make_api: Callable[..., Api],
+) -> None:
+    api = make_api(result_cache_ms=400)
+    first = api.recommend(k=5).json()["request_id"]
+
+    def prefetched() -> bool:
+        api.recommend(k=5)
+        return api.services.results.cache.prefetched > 0
+
+    eventually(prefetched)
+    asked = api.services.results.cache
+    logged = {impression["request_id"] for impression in api.logged(Topic.IMPRESSIONS, 1)}
+    assert first in logged
+    assert len(logged) <= asked.hits + asked.misses  # what was made ahead was shown to nobody
