@@ -27,8 +27,9 @@ EMPTY_LIST = -1  # counted as a failure: there is always something to show
 class Load:
     """`rate` requests a second for `seconds`; `event_share` of them right after an event of the same user.
 
-    `users`: Zipf (exponent 1) over so many; `repeat`: share of requests that repeat one of the latest `hot` users
-    within the result cache's time, to bring the hit rate to a wanted level.
+    `users`: Zipf (exponent 1) over so many. `hot_share` of the requests come from `hot` users alone, again and again
+    and without events, so that a result cache has something to hit; events go before the others, so that their share
+    of all requests stays the same.
     """
 
     port: int
@@ -54,6 +55,8 @@ class Answers:
     degraded: int = 0
     bad_at_s: list[float] = field(default_factory=list)  # when degraded and failed answers came
     took_s: float = 0.0
+    cpu_s: float = 0.0  # of the generator itself
+    late_ms: float = 0.0  # the latest that the generator itself was with a request
 
     @property
     def errors(self) -> int:
@@ -88,19 +91,21 @@ async def _drive(load: Load) -> Answers:
     n = int(load.rate * load.seconds)
     due = np.cumsum(rng.exponential(1 / load.rate, n))  # Poisson arrivals
     user = rng.choice(load.users, n, p=zipf(load.users, 1.0))
-    if load.hot:
-        hot = rng.random(n) < load.hot_share
-        user[hot] = rng.integers(0, load.hot, int(hot.sum()))
+    hot_share = load.hot_share if load.hot else 0.0
+    hot = rng.random(n) < hot_share
+    user[hot] = rng.integers(0, max(load.hot, 1), int(hot.sum()))
     item = rng.choice(load.items, n, p=zipf(load.items, 1.0))
-    after_event = rng.random(n) < load.event_share
+    after_event = ~hot & (rng.random(n) * (1 - hot_share) < load.event_share)
     pool = _Pool(load.port)
     answers = Answers()
+    cpu_before = time.process_time()
     tasks: set[asyncio.Task[None]] = set()
     began = time.perf_counter()
     for i in range(n):
         ahead = began + due[i] - time.perf_counter()
         if ahead > 0:
             await asyncio.sleep(ahead)
+        answers.late_ms = max(answers.late_ms, -ahead * 1e3)
         event = f"item-{item[i]:07d}" if after_event[i] else None
         task = asyncio.create_task(_one(pool, load, answers, f"user-{user[i]}", event, began, due[i]))
         tasks.add(task)
@@ -108,6 +113,7 @@ async def _drive(load: Load) -> Answers:
     if tasks:
         await asyncio.wait(tasks, timeout=_DRAIN_S)
     answers.took_s = time.perf_counter() - began
+    answers.cpu_s = time.process_time() - cpu_before
     for task in tasks:
         task.cancel()
         answers.failed[0] = answers.failed.get(0, 0) + 1

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.bench.http_floor import bare_server, median_ms
 from recsys.bundle import Bundle
 from recsys.features.definitions import FEATURES
 from recsys.rank.scorer import INPUTS, RankerSession
@@ -15,7 +16,7 @@ from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore
 from streaming.traffic import zipf
 
-_ROUNDS = 200
+ROUNDS = 200
 _LENGTH, _CANDIDATES, _RECALLED = 50, 500, 375
 
 
@@ -23,7 +24,7 @@ def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[s
     """Median milliseconds of each part on one thread, and their sum."""
     rng = np.random.default_rng(seed)
     n_items = len(AnnIndex.load(bundle.file("index.faiss")))
-    asked = [f"user-{u}" for u in rng.choice(users, _ROUNDS, p=zipf(users, 1.0))]
+    user_of = zipf_users(users, seed)
     history = rng.integers(1, n_items + 1, (1, _LENGTH))
     ones = np.ones_like(history)
     index, tower = AnnIndex.load(bundle.file("index.faiss")), UserTower(bundle.file("user_tower.onnx"))
@@ -35,18 +36,26 @@ def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[s
     arrays: tuple[NDArray[Any], ...] = (history, ones, ones, numbers, features, zeros)
     inputs = dict(zip(INPUTS, arrays, strict=True))
     parts = {
-        "floor_redis_ms": _median_ms(lambda i: store.user(asked[i])),
+        "floor_redis_ms": _median_ms(lambda i: store.user(user_of(i))),
         "floor_tower_ms": _median_ms(lambda i: tower.vectors(history, ones, ones)),
         "floor_faiss_ms": _median_ms(lambda i: index.search(vector, _RECALLED)),
         "floor_ranker_ms": _median_ms(lambda i: ranker.run(inputs)),
     }
+    with bare_server() as port:
+        parts["floor_http_ms"] = median_ms(port, user_of, ROUNDS)
     return parts | {"floor_total_ms": sum(parts.values())}
+
+
+def zipf_users(users: int, seed: int) -> Callable[[int], str]:
+    """Number of a request → its user, by Zipf's law."""
+    drawn = np.random.default_rng(seed).choice(users, ROUNDS, p=zipf(users, 1.0))
+    return lambda i: f"user-{drawn[i]}"
 
 
 def _median_ms(call: Callable[[int], object]) -> float:
     times = []
-    for i in range(_ROUNDS):
+    for i in range(ROUNDS):
         began = time.perf_counter()
         call(i)
         times.append((time.perf_counter() - began) * 1e3)
-    return float(np.median(times[_ROUNDS // 10 :]))
+    return float(np.median(times[ROUNDS // 10 :]))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.console import JsonFlag, finish
+from infra.console import JsonFlag, QuickFlag, finish
 from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Tables and plots of what was measured.")
@@ -28,3 +28,31 @@ def ladder(
 
     settings = Settings()
     finish(report(settings.home / "work" / "ladder", out or settings.home / "reports" / "ladder"), as_json)
+
+
+@app.command()
+def diversity(
+    data: Annotated[Path, typer.Option(help="A data set's folder, or a lake.")] = Path(
+        "../shared/data/ml-100k"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="Where the plot goes; default <home>/reports/diversity.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampled cases.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """What the diversity dial of MMR and DPP costs in NDCG on what users chose next, and gains in distance.
+
+    Example: recsys report diversity --data var/datasets/ml-100k
+    """
+    from infra.reports.diversity import DiversityReport, report
+
+    home = Settings().home
+    work, where = home / "work" / "diversity", out or home / "reports" / "diversity"
+    config = (
+        DiversityReport.quick(data, work, where, seed)
+        if quick
+        else DiversityReport(data, work, where, seed=seed)
+    )
+    finish(report(config), as_json)

@@ -22,6 +22,12 @@ def serve(
         int | None, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any free one.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that share the port.")] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Settings from this file; `recsys tune serving` writes one."
+        ),
+    ] = None,
     new_key_name: Annotated[
         str | None,
         typer.Option("--new-key", help="Add an API key of this name to RECSYS_API_KEYS, show it, and end."),
@@ -30,13 +36,15 @@ def serve(
 ) -> None:
     """Answer requests until Ctrl-C, with the published bundle; newly published ones are swapped in.
 
-    Options win over RECSYS_HOST, RECSYS_PORT and RECSYS_WORKERS. Redis and Kafka are those of RECSYS_REDIS_URL and
-    RECSYS_KAFKA_BOOTSTRAP, else those of `recsys up`.
+    Options win over RECSYS_HOST, RECSYS_PORT and RECSYS_WORKERS, and these over the profile. Redis and Kafka are
+    those of RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, else those of `recsys up`.
 
     Example: recsys serve --port 8000 --workers 2
     """
     given = {"host": host, "port": port, "workers": workers}
-    settings = ServingSettings().model_copy(update={k: v for k, v in given.items() if v is not None})
+    settings = ServingSettings(_env_file=profile).model_copy(
+        update={k: v for k, v in given.items() if v is not None}
+    )
     if new_key_name is not None:
         _show_new_key(settings.api_keys, new_key_name, scope or [Scope.READ])
         return

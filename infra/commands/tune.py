@@ -1,5 +1,6 @@
 """`recsys tune`: search for better parameters within limits."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,3 +45,22 @@ def rank(
     out = settings.home / "work" / f"tune-{config.out.name}"
     tuning = RankTuning(out, 3 if quick else trials, max_mb, max_ms, seed=seed)
     finish(main(tuning, config, given, report=console.print), as_json)
+
+
+@app.command()
+def serving(
+    out: Annotated[
+        Path | None, typer.Option(help="Where the profile goes; default <home>/serving.env.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the workload.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Processes, threads and batch size that answer most requests on this machine; written as a profile.
+
+    Example: recsys tune serving --out var/serving.env
+    """
+    from infra.bench.tune_serving import ServingTuning, run
+
+    profile = out or Settings().home / "serving.env"
+    finish(run(ServingTuning.quick(profile, seed) if quick else ServingTuning(profile, seed)), as_json)
