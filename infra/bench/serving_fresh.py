@@ -41,7 +41,7 @@ def measure(config: Freshness, items: Sequence[Item]) -> list[float]:
     traffic = multiprocessing.get_context("spawn").Process(target=_traffic, args=(config, items), daemon=True)
     traffic.start()
     time.sleep(_WARM_UP_S)
-    found = []
+    found: list[float] = []
     connection = http.client.HTTPConnection("127.0.0.1", config.port, timeout=30)
     ends = time.monotonic() + config.seconds
     while (began := time.monotonic()) < ends:

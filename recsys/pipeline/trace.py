@@ -76,23 +76,20 @@ class Trace:
         Raises:
             StageFailed: a required one raised.
         """
-        futures: list[Future[_Finished[T]] | None] = (
-            [None if self._is_late(stage, until_s) else pool.submit(_attempt, call) for stage, call in calls]
-            if pool
-            else []
-        )
+        if pool is None:
+            outcomes = (self._attempt_in_time(stage, call, until_s) for stage, call in calls)
+        else:
+            futures = [
+                None if self._is_late(stage, until_s) else pool.submit(_attempt, call)
+                for stage, call in calls
+            ]
+            outcomes = (self._wait(call[0], f, until_s) for call, f in zip(calls, futures, strict=True))
         results: dict[str, T] = {}
-        for place, (stage, call) in enumerate(calls):
-            if pool:
-                future = futures[place]
-                late, finished = future is None, future and self._wait(stage, future, until_s)
-            else:
-                late = self._is_late(stage, until_s)
-                finished = None if late else _attempt(call)
-            if finished is None:
-                self._cut(stage, kind, Status.SKIPPED if late else Status.TIMED_OUT, 0)
+        for (stage, _), outcome in zip(calls, outcomes, strict=True):
+            if isinstance(outcome, Status):
+                self._cut(stage, kind, outcome, 0)
                 continue
-            result = self._settle(stage, kind, 0, finished, count_out)
+            result = self._settle(stage, kind, 0, outcome, count_out)
             if result is not None:
                 results[stage.name] = result
         return results
@@ -104,14 +101,21 @@ class Trace:
     def _is_late(self, stage: Stage, until_s: float) -> bool:
         return stage.optional and self._clock() >= until_s
 
-    def _wait(self, stage: Stage, future: "Future[_Finished[T]]", until_s: float) -> _Finished[T] | None:
+    def _attempt_in_time(self, stage: Stage, call: Callable[[], T], until_s: float) -> _Finished[T] | Status:
+        return Status.SKIPPED if self._is_late(stage, until_s) else _attempt(call)
+
+    def _wait(
+        self, stage: Stage, future: "Future[_Finished[T]] | None", until_s: float
+    ) -> _Finished[T] | Status:
+        if future is None:
+            return Status.SKIPPED
         if not stage.optional or math.isinf(until_s):
             return future.result()
         try:
             return future.result(timeout=max(0.0, until_s - self._clock()))
         except FutureTimeout:
             future.cancel()  # helps when it has not begun; one that has runs to its end, unheard
-            return None
+            return Status.TIMED_OUT
 
     def _settle(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from recsys.recall.two_tower import UserTower
 from serving.batching import MicroBatcher
@@ -69,7 +70,7 @@ def test_batched_user_vectors_are_those_of_the_tower(tmp_path: Path) -> None:
     plain, batched = UserTower(model), CachedUserTower(model, 0, batch=4, wait_s=0.05)
     histories = [np.random.default_rng(i).integers(0, 31, (1, 5)) for i in range(40)]
 
-    def ask(history: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def ask(history: NDArray[np.int64]) -> NDArray[np.float32]:
         return batched.vectors(history, np.ones_like(history), np.ones_like(history))
 
     with ThreadPoolExecutor(4) as threads:
