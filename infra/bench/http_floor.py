@@ -1,18 +1,15 @@
-"""What the HTTP server takes alone: a Starlette route that decodes a request and sends a ready list of 20 items."""
+"""What the HTTP server takes alone: an ASGI app that decodes a request and sends a ready list of 20 items."""
 
 import http.client
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import numpy as np
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from infra.local.process import free_port
 from recsys.errors import Unavailable
@@ -34,6 +31,7 @@ _BODY = msgspec.json.encode(
         for i in range(20)
     ]
 )
+_HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(_BODY)).encode())]
 
 
 def median_ms(port: int, user_of: Callable[[int], str], rounds: int, k: int = 20) -> float:
@@ -64,14 +62,20 @@ def bare_server() -> Iterator[int]:
         process.join()
 
 
-async def _answer(request: Request) -> Response:
-    _decode(await request.body())
-    return Response(_BODY, media_type="application/json")
+async def _answer(scope: Any, receive: Any, send: Any) -> None:
+    """As little as a server can do: no routes, no middleware, no ids."""
+    message = await receive()
+    body = bytes(message["body"])
+    while message.get("more_body"):
+        message = await receive()
+        body += message["body"]
+    _decode(body)
+    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+    await send({"type": "http.response.body", "body": _BODY})
 
 
 def _serve(port: int) -> None:
-    app = Starlette(routes=[Route("/v1/recommendations", _answer, methods=["POST"])])
-    uvicorn.run(app, port=port, log_level="warning", access_log=False)
+    uvicorn.run(_answer, port=port, log_level="warning", access_log=False, lifespan="off")
 
 
 def _wait(port: int) -> None:
