@@ -52,7 +52,9 @@ class Answers:
     ms: list[float] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
     accepted_events: list[str] = field(default_factory=list)  # ids that were answered with 202
+    refused_events: int = 0  # answered, but not with 202
     degraded: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)  # answers by what they name in `degraded`
     bad_at_s: list[float] = field(default_factory=list)  # when degraded and failed answers came
     took_s: float = 0.0
     cpu_s: float = 0.0  # of the generator itself
@@ -131,6 +133,8 @@ async def _one(
             event = {"type": "click", "user_id": user, "item_id": item, "event_id": f"load-{load.seed}-{due}"}
             if (await pool.post(b"/v1/events", event))[0] == 202:
                 answers.accepted_events.append(event["event_id"])
+            else:
+                answers.refused_events += 1
             sent_late = time.perf_counter() - event_began  # the event is not part of the request's time
         status, body = await pool.post(b"/v1/recommendations", {"user_id": user, "k": load.k})
     except (OSError, EOFError, asyncio.IncompleteReadError):
@@ -142,6 +146,8 @@ async def _one(
         answers.ms.append((now - due - sent_late) * 1e3)
         if b'"degraded":[]' not in body:
             answers.degraded += 1
+            for reason in msgspec.json.decode(body)["degraded"]:
+                answers.reasons[reason] = answers.reasons.get(reason, 0) + 1
             answers.bad_at_s.append(now)
     else:
         answers.failed[status] = answers.failed.get(status, 0) + 1

@@ -20,7 +20,8 @@ def _group() -> None:
 
 @app.command()
 def serve(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
-    """Kill and freeze Redis, the broker, the worker and an API process, overload it, publish a broken bundle.
+    """Kill, freeze and slow Redis, kill and freeze the broker, kill a worker and an API process, fill the spool's disk,
+    let the clock jump, overload it, publish a broken bundle.
 
     Example: recsys drill serve --quick
     """

@@ -1,0 +1,73 @@
+"""A TCP proxy that can be slow: what is between an API and a Redis on a bad network."""
+
+import asyncio
+import contextlib
+import threading
+from types import TracebackType
+from typing import Self
+
+_CHUNK = 1 << 16
+
+
+class SlowProxy:
+    """A context manager: forwards 127.0.0.1:`port` to `target_port`, every piece from the client `delay_s` late.
+
+    A call of Redis is one piece there and one back, so it takes `delay_s` longer. What the target closes or refuses,
+    the proxy closes.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self.delay_s = 0.0  # may be changed at any time
+        self.port = 0
+        self._target_port = target_port
+        self._loop = asyncio.new_event_loop()
+        self._listens = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="slow-proxy", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._listens.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._connect, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        self._listens.set()
+        self._loop.run_forever()
+        server.close()
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.close()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.wait(
+            [
+                asyncio.create_task(self._forward(reader, back, slow=True)),
+                asyncio.create_task(self._forward(there, writer, slow=False)),
+            ],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        back.close()
+        writer.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, slow: bool) -> None:
+        with contextlib.suppress(OSError):
+            while piece := await reader.read(_CHUNK):
+                if slow and self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                writer.write(piece)
+                await writer.drain()
