@@ -37,7 +37,8 @@ CHANGE_TIMEOUT_S = 30.0
 CATCH_UP_TIMEOUT_S = 1_800.0
 DATA_SET = "movielens-100k"
 # Enough to beat popularity by far, in minutes on two cores; `recsys train all` alone trains longer.
-EPOCHS = ("--recall-epochs", "8", "--rank-epochs", "2")
+RECALL_EPOCHS, RANK_EPOCHS = 8, 2
+RECALL_EVENTS = 1_000_000  # passes over a larger log are fewer
 # What a run leaves and the next one makes anew; the fetched data sets stay.
 REMADE = ("lake", "features", "work", "checkpoints", "bundles", "redis", "spool", "run", "logs")
 ENGAGED = frozenset({EventType.CLICK, EventType.RATING, EventType.PURCHASE, EventType.LIKE})
@@ -110,7 +111,11 @@ def busy_user(settings: Settings) -> str:
 
 
 def click_and_watch(api: Api, user: str, outcome: Outcome) -> None:
-    """Ask, click three items of one category, ask until the answer has changed; fill in `outcome`."""
+    """Ask, click three items of one category, ask until the answer has changed; fill in `outcome`.
+
+    Raises:
+        Unavailable: it does not change.
+    """
     outcome.user = user
     outcome.before = api.recommend(user)
     outcome.clicked = _of_one_category(outcome.before)
@@ -121,8 +126,9 @@ def click_and_watch(api: Api, user: str, outcome: Outcome) -> None:
     while time.monotonic() < deadline:
         outcome.after = api.recommend(user)
         if [item["item_id"] for item in outcome.after] != shown:
-            break
-    outcome.change_ms = round((time.perf_counter() - started) * 1000, 1)
+            outcome.change_ms = round((time.perf_counter() - started) * 1000, 1)
+            return
+    raise Unavailable(f"the list is the same {CHANGE_TIMEOUT_S:.0f} s after the clicks: `recsys status`")
 
 
 def _of_one_category(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,6 +146,12 @@ def _click(user: str, item: str) -> dict[str, Any]:
         "item_id": item,
         "event_time_ms": time.time_ns() // 1_000_000,
     }
+
+
+def epochs(events: int) -> tuple[str, ...]:
+    """How long `recsys train all` trains on a log of so many events: minutes, whatever its size."""
+    recall = max(1, min(RECALL_EPOCHS, RECALL_EVENTS // max(events, 1)))
+    return "--recall-epochs", str(recall), "--rank-epochs", str(RANK_EPOCHS)
 
 
 def serve(children: Children, port: int = 0) -> Api:
@@ -173,7 +185,7 @@ def run_demo(
             with outcome.step("build features with Spark"):
                 children.run("features", "build")
             with outcome.step("train both models and publish"):
-                children.run("train", "all", *EPOCHS)
+                children.run("train", "all", *epochs(outcome.counts["events imported"]))
             with outcome.step("serve"):
                 api = serve(children, 0 if once else port)
             with outcome.step("click and watch"):
