@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+from starlette.applications import Starlette
+
 from recsys.bundle import Bundle
 from recsys.catalogue import Catalogue
 from recsys.errors import InvalidConfig, Unavailable
@@ -22,21 +24,25 @@ from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from recsys.store.replays import MemoryReplays, RedisReplays
 from recsys.store.token_bucket import RedisTokenBuckets
+from serving.apart import Apart
 from serving.breaker import Breaker, Guarded
 from serving.cache import Cache
 from serving.cursors import Cursors, cursor_key
 from serving.experiments import Experiments
+from serving.hop import Hop
 from serving.impression_log import ImpressionLog, ImpressionWriter
 from serving.item_feed import ItemFeed
 from serving.log_ends import LogEnds
 from serving.memory import MemoryGuard
 from serving.model_host import ModelHost
 from serving.outbox import Outbox
+from serving.parts import NearestCall, RankCall, load_rank_part, part_app, rank
+from serving.recall_part import RecallPart
 from serving.results import ResultCache
 from serving.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime, weigh
 from serving.security import Keys
 from serving.services import Services
-from serving.settings import ServingSettings
+from serving.settings import Role, ServingSettings
 from serving.telemetry import Telemetry
 from serving.user_attributes import UserAttributes
 from streaming.log import KafkaSink, KafkaSource
@@ -186,6 +192,12 @@ def _host(
         batch_wait_ms=settings.batch_wait_ms,
     )
 
+    wait_s = settings.deadline_ms / 1e3
+    apart = Apart(
+        Hop(settings.recall_url, wait_s) if settings.recall_url else None,
+        Hop(settings.rank_url, wait_s) if settings.rank_url else None,
+    )
+
     def side_effects(bundle: Bundle, catalogue: Catalogue) -> list[SideEffect]:
         if not settings.log_impressions:
             return []
@@ -194,7 +206,7 @@ def _host(
         ]
 
     def load(bundle: Bundle) -> Runtime:
-        runtime = build_runtime(bundle, read_user, limits, rules, side_effects)
+        runtime = build_runtime(bundle, read_user, limits, rules, side_effects, apart)
         feed.attach(runtime.live)
         _settle()
         return runtime
@@ -228,6 +240,61 @@ def _settle() -> None:
 def _caches(services: Services) -> list[Cache[Any, Any]]:
     loaded = (services.host.runtime(version) for version in services.host.loaded)
     return [services.results.cache, *(runtime.tower.cache for runtime in loaded if runtime)]
+
+
+def assemble_part(settings: ServingSettings, telemetry: Telemetry) -> Starlette:
+    """The application of `settings.role`, recall or rank. Ranking needs neither Redis nor Kafka; recall follows the
+    catalogue in Redis, which need not be there yet.
+
+    Raises:
+        InvalidConfig: recall without an address of Redis.
+    """
+    if settings.role is Role.RANK:
+        ranks = ModelHost(
+            settings.bundles,
+            load_rank_part,
+            release=lambda part: None,
+            code_fingerprint=FEATURES.fingerprint,
+            store_fingerprint=lambda: None,
+            telemetry=telemetry,
+            weigh=weigh,
+            max_bytes=settings.bundle_bytes,
+        )
+        return part_app(ranks, settings, "/parts/rank", RankCall, rank, ranks.close)
+    if not settings.redis_url:
+        raise InvalidConfig("set RECSYS_REDIS_URL, or run `recsys up`: recall follows the catalogue there")
+    config = StoreConfig(partitions=settings.partitions)
+    store = RedisFeatureStore(settings.redis_url, FEATURES, config, settings.redis_namespace)
+    return recall_app(settings, telemetry, store)
+
+
+def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureStore) -> Starlette:
+    """The application of the role recall, on any store."""
+    feed = ItemFeed(store, lambda: time.time_ns() // 1_000_000)
+
+    def load(bundle: Bundle) -> RecallPart:
+        part = RecallPart(bundle)
+        feed.attach(part)
+        return part
+
+    host = ModelHost(
+        settings.bundles,
+        load,
+        release=feed.detach,
+        code_fingerprint=FEATURES.fingerprint,
+        store_fingerprint=lambda: None,
+        telemetry=telemetry,
+        weigh=weigh,
+        max_bytes=settings.bundle_bytes,
+    )
+
+    def close() -> None:
+        host.close()
+        feed.close()
+        store.close()
+
+    feed.start()
+    return part_app(host, settings, "/parts/nearest", NearestCall, RecallPart.nearest, close)
 
 
 def _gauges(services: Services) -> None:

@@ -38,6 +38,7 @@ from recsys.rerank.reranker import RerankConfig, Reranker
 from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
 from recsys.rerank.rules import RuleBook
 from recsys.types import Head
+from serving.apart import TOGETHER, Apart
 from serving.golden import check_golden
 from serving.live_catalogue import LiveCatalogue
 from serving.user_vectors import CachedUserTower
@@ -122,8 +123,12 @@ def build_runtime(
     limits: Limits,
     rules: RuleBook | None,
     side_effects: Callable[[Bundle, Catalogue], Sequence[SideEffect]],
+    apart: Apart = TOGETHER,
 ) -> Runtime:
     """Load every file of the bundle, check the models, compose the request path.
+
+    Args:
+        apart: which parts other processes have; they load the bundle first.
 
     Raises:
         InvalidBundle: a file cannot be used, two files disagree, or the golden outputs differ.
@@ -153,14 +158,15 @@ def build_runtime(
     calibrations = (
         read_calibrations(bundle.file(_CALIBRATION)) if _CALIBRATION in bundle.manifest.files else {}
     )
-    ranker = RankerSession(bundle.file("ranker.onnx"))
+    apart.prepare(bundle.manifest.version)
+    ranker = apart.ranker(bundle) or RankerSession(bundle.file("ranker.onnx"))
     effects = side_effects(bundle, catalogue)
 
     @lru_cache(_PATHS)
     def compose(path: PathConfig) -> Pipeline:
         n = path.candidates
         sources: list[Source] = [
-            TwoTowerSource(tower, index, limit=3 * n // 4),
+            apart.two_tower(bundle, catalogue, 3 * n // 4) or TwoTowerSource(tower, index, limit=3 * n // 4),
             ItemToItemSource(near["neighbours"], near["scores"], limit=n // 3),
             PopularInCategoriesSource(table, catalogue, limit=n // 4),
             PopularSource(table, limit=n, optional=False),  # whatever is late or away, there is a list

@@ -5,22 +5,26 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from recsys.errors import Unavailable
 from serving.app import create_app
-from serving.settings import ServingSettings
-from serving.telemetry import MULTIPROCESS_DIR
+from serving.assembly import assemble_part
+from serving.settings import Role, ServingSettings
+from serving.telemetry import MULTIPROCESS_DIR, Telemetry
 
 _BACKLOG = 2_048
 _HEALTHY_S = (
@@ -39,8 +43,9 @@ def run(settings: ServingSettings, announce: Callable[[str], None]) -> None:
     Raises:
         Unavailable: the port is taken, or the app cannot start.
     """
-    with _listen(settings.host, settings.port) as listener:
-        announce(f"http://{settings.host}:{listener.getsockname()[1]}")
+    with _listen_on(settings) as listener:
+        where = listener.getsockname()
+        announce(f"unix:{settings.uds}" if settings.uds else f"http://{settings.host}:{where[1]}")
         parent = os.getpid() if settings.workers > 1 else None
         config = uvicorn.Config(
             partial(_app, settings, parent),
@@ -62,12 +67,12 @@ def run(settings: ServingSettings, announce: Callable[[str], None]) -> None:
             raise Unavailable("the API did not start; its log says why")
 
 
-def _app(settings: ServingSettings, parent: int | None) -> FastAPI:
+def _app(settings: ServingSettings, parent: int | None) -> FastAPI | Starlette:
     """The app of one process. A worker leaves when its parent is gone, however that ended."""
     log_to_stderr(settings.log_level)
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent,), name="parent-watch", daemon=True).start()
-    return create_app(settings)
+    return create_app(settings) if settings.role is Role.API else assemble_part(settings, Telemetry())
 
 
 def log_to_stderr(level: str) -> None:
@@ -83,6 +88,26 @@ def _leave_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _listen_on(settings: ServingSettings) -> socket.socket:
+    return _listen_unix(settings.uds) if settings.uds else _listen(settings.host, settings.port)
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    """Only processes of the same user may connect."""
+    listener = socket.socket(socket.AF_UNIX)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_socket():
+        path.unlink()  # of a process that is gone
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(f"cannot listen on {path} ({error.strerror}); choose another --uds") from error
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    listener.listen(_BACKLOG)
+    return listener
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,10 +1,19 @@
 """Settings of the API process. Environment variables with the prefix `RECSYS_`."""
 
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field
 
 from recsys.settings import Settings
+
+
+class Role(StrEnum):
+    """What a process of `recsys serve` does."""
+
+    API = "api"
+    RECALL = "recall"
+    RANK = "rank"
 
 
 class ServingSettings(Settings):
@@ -26,6 +35,17 @@ class ServingSettings(Settings):
         ge=0,
         le=100,
         description="How long one may wait for others, when they come often enough to be expected.",
+    )
+
+    role: Role = Field(
+        Role.API, description="api, or one part of the request path as a process of its own: recall, rank."
+    )
+    uds: Path | None = Field(None, description="Unix socket to listen on instead of host and port.")
+    recall_url: str = Field(
+        "", description="Process that has tower and index: http://host:port or unix:/path; empty: this one."
+    )
+    rank_url: str = Field(
+        "", description="Process that has the ranker: http://host:port or unix:/path; empty: this one."
     )
 
     deadline_ms: int = Field(

@@ -113,3 +113,14 @@ def batch(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -
     from infra.bench.batch import BatchBench, run
 
     finish(run(BatchBench.quick(seed) if quick else BatchBench(seed=seed)), as_json)
+
+
+@app.command()
+def hop(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+    """Rank 500 candidates in this process, and in another one over a Unix socket and over TCP.
+
+    Example: recsys bench hop --json
+    """
+    from infra.bench.hop import HopBench, run
+
+    finish(run(HopBench.quick(seed) if quick else HopBench(seed)), as_json)

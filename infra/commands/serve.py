@@ -10,7 +10,7 @@ from infra.local.services import connected
 from recsys.errors import InvalidConfig
 from serving.security import Scope, new_key
 from serving.server import run
-from serving.settings import ServingSettings
+from serving.settings import Role, ServingSettings
 
 app = typer.Typer()
 
@@ -28,6 +28,10 @@ def serve(
             exists=True, dir_okay=False, help="Settings from this file; `recsys tune serving` writes one."
         ),
     ] = None,
+    role: Annotated[
+        Role | None, typer.Option(help="api, or one part as a process of its own: recall, rank.")
+    ] = None,
+    uds: Annotated[Path | None, typer.Option(help="Unix socket to listen on instead of a port.")] = None,
     new_key_name: Annotated[
         str | None,
         typer.Option("--new-key", help="Add an API key of this name to RECSYS_API_KEYS, show it, and end."),
@@ -41,14 +45,15 @@ def serve(
 
     Example: recsys serve --port 8000 --workers 2
     """
-    given = {"host": host, "port": port, "workers": workers}
+    given = {"host": host, "port": port, "workers": workers, "role": role, "uds": uds}
     settings = ServingSettings(_env_file=profile).model_copy(
         update={k: v for k, v in given.items() if v is not None}
     )
     if new_key_name is not None:
         _show_new_key(settings.api_keys, new_key_name, scope or [Scope.READ])
         return
-    run(connected(settings), lambda url: console.print(f"recsys API: [bold]{url}[/]  (Ctrl-C stops it)"))
+    connect = connected(settings) if settings.role is not Role.RANK else settings  # needs neither
+    run(connect, lambda url: console.print(f"recsys {settings.role}: [bold]{url}[/]  (Ctrl-C stops it)"))
 
 
 def _show_new_key(path: Path | None, name: str, scopes: list[Scope]) -> None:

@@ -7,6 +7,7 @@ the number of candidates. One intra-op thread: requests run beside each other, n
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -53,6 +54,13 @@ class RankerSession:
         return dict(zip(Head, found, strict=True))
 
 
+class Ranker(Protocol):
+    """What the scorer asks: a session here, or one in another process."""
+
+    def run(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[Head, NDArray[np.float32]]:
+        """All heads of the inputs `INPUTS`, shapes as in docs/architecture.md."""
+
+
 class RankScorer:
     """`recsys.pipeline.stages.Scorer`: sets every head's score and their value as the order."""
 
@@ -60,7 +68,7 @@ class RankScorer:
 
     def __init__(
         self,
-        session: RankerSession,
+        session: Ranker,
         trained_items: int,
         calibrations: Mapping[Head, Calibration],
         value_model: ValueModel,

@@ -1,0 +1,218 @@
+"""Recall and ranking in processes of their own: the same answers as in one, and a defined answer when one is away."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+
+from recsys.errors import InvalidConfig, Unavailable
+from serving.apart import RemoteTwoTower
+from serving.assembly import assemble_part, recall_app
+from serving.hop import Array, Hop
+from serving.parts import PREPARE, Nearest, Prepare, RankCall
+from serving.settings import Role, ServingSettings
+from serving.telemetry import Telemetry
+from tests.bundles import write_tiny_bundle
+from tests.serving.conftest import Api, click
+from tests.serving.waiting import eventually
+
+
+@contextmanager
+def listening(app: Starlette, path: Path) -> Iterator[None]:
+    """The app under uvicorn on a Unix socket, in a thread."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(64)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    eventually(lambda: server.started)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+        path.unlink()
+
+
+class Parts:
+    """Both other processes, on the home and the store of an API."""
+
+    def __init__(self, home: Path, sockets: Path) -> None:
+        self.home = home
+        self._sockets = sockets
+        self._open: dict[Role, ExitStack] = {}
+        self.api: Api | None = None
+
+    def url(self, role: Role) -> str:
+        return f"unix:{self._sockets / role}.sock"
+
+    def start(self, role: Role) -> None:
+        settings = ServingSettings(home=self.home, role=role, bundle_poll_s=0.05)
+        if role is Role.RANK:
+            app = assemble_part(settings, Telemetry())
+        else:
+            assert self.api is not None
+            app = recall_app(settings, Telemetry(), self.api.store)
+        self._open[role] = ExitStack()
+        self._open[role].enter_context(listening(app, self._sockets / f"{role}.sock"))
+
+    def stop(self, role: Role) -> None:
+        self._open.pop(role).close()
+
+    def close(self) -> None:
+        for role in list(self._open):
+            self.stop(role)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Parts]:
+    parts = Parts(tmp_path / "var", tmp_path)
+    yield parts
+    parts.close()
+
+
+@pytest.fixture(params=["together", "apart"])
+def api(request: pytest.FixtureRequest, parts: Parts, make_api: Callable[..., Api]) -> Api:
+    """The contract's API, in one process or in three."""
+    return make_api() if request.param == "together" else apart(parts, make_api)
+
+
+def apart(parts: Parts, make_api: Callable[..., Api], **settings: Any) -> Api:
+    urls = {"recall_url": parts.url(Role.RECALL), "rank_url": parts.url(Role.RANK)}
+    parts.api = api = make_api(**urls, **settings)
+    for role in (Role.RECALL, Role.RANK):
+        parts.start(role)
+    eventually(lambda: api.recommend("nobody", k=1).json()["degraded"] == [])
+    return api
+
+
+def test_lists_are_complete_and_nothing_is_degraded(api: Api) -> None:
+    api.apply([click("item-003"), click("item-010")])
+    answer = api.recommend(k=10).json()
+    assert answer["degraded"] == []
+    channels = {channel for item in answer["items"] for channel in item["channels"]}
+    assert "two_tower" in channels
+    assert not {"item-003", "item-010"} & {item["item_id"] for item in answer["items"]}
+
+
+def test_a_new_item_is_recalled_and_a_deleted_one_is_not(api: Api) -> None:
+    api.apply([click("item-003")])
+    api.client.post("/v1/items", json={"item_id": "new", "title": "New", "categories": ["category-1"]})
+    api.client.delete("/v1/items/item-004")
+    eventually(lambda: "new" in api.list_of(k=200) and "item-004" not in api.list_of(k=200))
+    assert api.recommend().json()["degraded"] == []
+
+
+def test_a_swap_degrades_no_answer(api: Api) -> None:
+    api.apply([click("item-003")])
+    bundles = api.services.settings.bundles
+    write_tiny_bundle(bundles, "v2", seed=5, current=False)
+    before = api.list_of(k=10)
+    api.services.host.publish("v2")
+    answer = api.recommend(k=10).json()
+    assert (answer["bundle"], answer["degraded"]) == ("v2", [])
+    assert [item["item_id"] for item in answer["items"]] != before
+    api.services.host.publish("v1")
+    assert api.list_of(k=10) == before
+
+
+def test_ranking_own_candidates(api: Api) -> None:
+    answer = api.client.post("/v1/rank", json={"user_id": "u", "items": ["item-001", "item-002"]}).json()
+    assert answer["degraded"] == []
+    assert len(answer["items"]) == 2
+
+
+def test_both_forms_give_the_same_lists_and_scores(parts: Parts, make_api: Callable[..., Api]) -> None:
+    one, three = make_api(), apart(parts, make_api, bundle=False)
+    history = [click(f"item-{i:03d}", at=1_749_999_000_000 + i) for i in (3, 9, 27)]
+    new = {"item_id": "new", "title": "New", "categories": ["category-1"], "created_ms": 1}
+    for api in (one, three):
+        api.apply(history)
+        api.client.post("/v1/items", json=new)
+    eventually(lambda: all("new" in api.list_of(k=200) for api in (one, three)))
+    for user in ("u1", "nobody"):
+        first, second = (api.recommend(user, k=40).json()["items"] for api in (one, three))
+        assert [i["item_id"] for i in first] == [i["item_id"] for i in second]
+        assert [i["score"] for i in first] == [i["score"] for i in second]
+        assert [i["channels"] for i in first] == [i["channels"] for i in second]
+
+
+@pytest.mark.parametrize(
+    ("role", "stage"), [(Role.RECALL, "two_tower"), (Role.RANK, "rank")], ids=lambda v: str(v)
+)
+def test_a_part_that_dies_is_named_and_is_used_again_when_it_is_back(
+    parts: Parts, make_api: Callable[..., Api], role: Role, stage: str
+) -> None:
+    api = apart(parts, make_api)
+    api.apply([click("item-003")])
+    parts.stop(role)
+    answer = api.recommend(k=10).json()
+    assert answer["degraded"] == [stage]
+    assert len(answer["items"]) == 10
+    parts.start(role)
+    eventually(lambda: api.recommend(k=10).json()["degraded"] == [])
+
+
+def test_an_api_starts_while_its_parts_are_away(parts: Parts, make_api: Callable[..., Api]) -> None:
+    api = make_api(recall_url=parts.url(Role.RECALL), rank_url=parts.url(Role.RANK))
+    api.apply([click("item-003")])
+    assert api.recommend(k=5).json()["degraded"] == ["two_tower", "rank"]
+
+
+def test_a_part_refuses_what_it_does_not_understand_and_loads_what_it_is_asked_for(parts: Parts) -> None:
+    write_tiny_bundle(parts.home / "bundles", "v1")
+    write_tiny_bundle(parts.home / "bundles", "v2", seed=1, current=False)
+    parts.start(Role.RANK)
+    hop = Hop(parts.url(Role.RANK), 20)
+    with pytest.raises(Unavailable, match="422"):
+        hop.call("/parts/rank", {"no": "call"}, dict[str, Array])
+    with pytest.raises(Unavailable, match="404"):
+        hop.call("/parts/nearest", {}, Nearest)
+    with pytest.raises(Unavailable, match="422.*no manifest"):
+        hop.call(PREPARE, Prepare("v9"), bool)
+    wrong = RankCall("v1", {"history": Array("<f8", (1,), b"12345678")})
+    hop = Hop(parts.url(Role.RANK), 20)  # another breaker
+    with pytest.raises(Unavailable, match="422.*dtype"):
+        hop.call("/parts/rank", wrong, dict[str, Array])
+    with pytest.raises(Unavailable, match="503.*not loaded"):
+        hop.call("/parts/rank", RankCall("v2", {}), dict[str, Array])
+
+    def status() -> str:
+        with pytest.raises(Unavailable) as refused:
+            Hop(parts.url(Role.RANK), 20).call("/parts/rank", RankCall("v2", {}), dict[str, Array])
+        return str(refused.value)
+
+    eventually(lambda: "422" in status())  # loaded meanwhile: now it is the inputs that are wrong
+    hop.close()
+
+
+def test_arrays_travel_as_they_are_and_nothing_else_does() -> None:
+    for array in (np.arange(6, dtype=np.int64).reshape(2, 3), np.zeros((0, 4), np.float32)):
+        np.testing.assert_array_equal(Array.of(array).numpy(), array)
+        assert Array.of(array).numpy().dtype == array.dtype
+    with pytest.raises(ValueError, match="dtype"):
+        Array("|O", (1,), b"").numpy()
+    with pytest.raises(ValueError, match="reshape"):
+        Array("<f4", (3,), b"1234").numpy()
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "https://x", "unix:", "http://"])
+def test_urls_that_are_none(url: str) -> None:
+    with pytest.raises(InvalidConfig, match="unix:/path"):
+        Hop(url, 1)
+
+
+def test_items_that_this_process_does_not_know_yet_are_left_out(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    catalogue = api.services.runtime().catalogue
+    source = RemoteTwoTower(Hop("unix:/nowhere", 1), "v1", catalogue, 10)
+    rows = source._rows(Nearest(Array.of(np.array([4, -1, 7, -2], np.int32)), ["item-009", "unheard of"]))
+    assert rows.tolist() == [4, 9, 7]
