@@ -38,6 +38,7 @@ class BatchBench:
     users: int = 5_000
     items: int = 5_000
     days: int = 10
+    buckets: int = 64
     memory: str = "2g"
 
     @classmethod
@@ -52,10 +53,11 @@ def run(config: BatchBench) -> Result:
         lakes = {scale: _lake(Path(folder) / f"lake-{scale}", config, scale) for scale in _SCALES}
         spark = spark_session("local[2]", config.memory)
         try:
-            build(spark, FeatureJob(str(lakes[1]), f"{folder}/warm-up"))
+            build(spark, FeatureJob(str(lakes[1]), f"{folder}/warm-up", buckets=config.buckets))
             for scale in _SCALES:
                 with _measured() as cost:
-                    report = build(spark, FeatureJob(str(lakes[scale]), f"{folder}/out-{scale}"))
+                    job = FeatureJob(str(lakes[scale]), f"{folder}/out-{scale}", buckets=config.buckets)
+                    report = build(spark, job)
                 figures |= {
                     f"events_{scale}x": report.events,
                     f"examples_{scale}x": report.examples,

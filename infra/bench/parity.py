@@ -63,6 +63,7 @@ class ParityBench:
     requests: int = 40
     lines: int = 50
     sampled: int = 400  # lines and impressions that brute force recomputes
+    buckets: int = 64
 
     @classmethod
     def quick(cls, seed: int) -> "ParityBench":
@@ -191,7 +192,7 @@ def _recomputed(
     rng: random.Random,
 ) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=home) as output:
-        job = FeatureJob(str(home / "lake"), output, negatives=0)
+        job = FeatureJob(str(home / "lake"), output, negatives=0, buckets=config.buckets)
         build(spark, job)
         examples = {row["example_id"]: row for row in _read(Path(output) / "examples")}
         rows = state(spark, job, now_ms).toArrow().to_pylist()
@@ -229,7 +230,7 @@ def _compare_states(
         entity = Entity(row["entity"])
         theirs = (users if entity is Entity.USER else items).get(row["id"], EntityState())
         ours = entity_state(row)
-        left, right = _live(entity, ours, now_ms), _live(entity, theirs, now_ms)
+        left, right = live_cells(entity, ours, now_ms), live_cells(entity, theirs, now_ms)
         compared += len(left.keys() | right.keys())
         wrong += sum(left.get(cell) != right.get(cell) for cell in left.keys() | right.keys())
         visits += sum(map(len, ours.histories.values()))
@@ -244,7 +245,7 @@ def _compare_states(
     }
 
 
-def _live(entity: Entity, state_: EntityState, now_ms: int) -> dict[str, int]:
+def live_cells(entity: Entity, state_: EntityState, now_ms: int) -> dict[str, int]:
     """Without tiles that no window reaches: the store may have dropped them."""
     live = {}
     for cell, amount in state_.cells.items():

@@ -54,10 +54,11 @@ class StreamRig:
     ) -> None:
         self._open.close()
 
-    def start_worker(self, *command: str) -> ChildProcess:
+    def start_worker(self, *command: str, namespace: str = "recsys") -> ChildProcess:
         """A feature worker, or another program that takes the same settings."""
         environ = {
             "RECSYS_REDIS_URL": self.redis.url,
+            "RECSYS_REDIS_NAMESPACE": namespace,
             "RECSYS_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
             "RECSYS_PARTITIONS": str(PARTITIONS),
             "RECSYS_HOME": str(self.home),
