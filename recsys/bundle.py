@@ -25,7 +25,7 @@ CURRENT = "CURRENT"  # a file in the bundles folder: the version that serving lo
 
 FILES: Mapping[str, str] = {
     "items.parquet": "item table; an item's row here is its number in every other file",
-    "user_tower.onnx": "history, types, gaps → user vector",
+    "user_tower.onnx": "history, types, gaps (and profile) → user vector",
     "item_vectors.safetensors": "`vectors` (n_items, d), `attributes` (1 + buckets, d) of fresh items; float32",
     "index.faiss": "inner-product index over the item vectors",
     "item_to_item.safetensors": "`neighbours` (n_items, m) int32, -1 for none; `scores` (n_items, m) float32",

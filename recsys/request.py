@@ -68,6 +68,9 @@ class Query:
     gaps: NDArray[np.int64] = field(default_factory=_no_numbers)
     recent_rows: Rows = field(default_factory=_no_rows)  # engaged items, newest first, no repeats
     seen_rows: Rows = field(default_factory=_no_rows)  # must not be shown again; sorted, no repeats
+    again_rows: Rows = field(
+        default_factory=_no_rows
+    )  # seen, but may come back; newest first, not in `seen_rows`
     excluded_rows: Rows = field(default_factory=_no_rows)  # of `excluded_items`; sorted, no repeats
 
     @property

@@ -23,10 +23,11 @@ class EventType(StrEnum):
 
 
 class Topic(StrEnum):
-    """Kafka topics, all keyed by user id."""
+    """Kafka topics, keyed by user id; `ITEMS` by item id."""
 
     EVENTS = "events"
     IMPRESSIONS = "impressions"
+    ITEMS = "items"
     DEAD_LETTER = "dead-letter"
 
 

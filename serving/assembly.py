@@ -190,6 +190,8 @@ def _host(
         vector_cache_bytes=settings.vector_cache_bytes,
         batch=settings.batch,
         batch_wait_ms=settings.batch_wait_ms,
+        again=settings.again,
+        index=settings.index,
     )
 
     wait_s = settings.deadline_ms / 1e3

@@ -8,17 +8,25 @@ from collections.abc import Iterable, Sequence
 from recsys.catalogue import Catalogue
 from recsys.features.item_columns import ItemColumns
 from recsys.features.state import EntityState
+from recsys.pipeline.trending import Trending
 from recsys.recall.live_items import LiveItems
 from recsys.types import Item
+
+_TRENDING_MS = 30_000  # what is popular changes slowly, and looking at every item takes time
 
 
 class LiveCatalogue:
     """Catalogue, index and feature columns of one runtime, changed together."""
 
-    def __init__(self, catalogue: Catalogue, items: LiveItems, columns: ItemColumns) -> None:
+    def __init__(
+        self, catalogue: Catalogue, items: LiveItems, columns: ItemColumns, trending: Trending | None = None
+    ) -> None:
+        """`trending`: renewed every `_TRENDING_MS` of the clock that `refresh` is given."""
         self._catalogue = catalogue
         self._items = items
         self._columns = columns
+        self._trending = trending
+        self._trended_ms = 0
         self.revision = 0  # grows with each change of what there is to recommend
 
     def apply(
@@ -36,6 +44,9 @@ class LiveCatalogue:
     def refresh(self, now_ms: int) -> None:
         """Compute what requests would otherwise have to."""
         self._columns.refresh(now_ms)
+        if self._trending is not None and now_ms - self._trended_ms >= _TRENDING_MS:
+            self._trending.refresh(now_ms)
+            self._trended_ms = now_ms
 
     def _put(self, items: Sequence[Item]) -> None:
         """A row can be recalled as soon as the catalogue has it, so its feature columns must be there before."""

@@ -20,17 +20,16 @@ from recsys.pipeline.filters import DeletedFilter, SeenFilter
 from recsys.pipeline.hydrators import HistoryHydrator
 from recsys.pipeline.pipeline import Pipeline
 from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
+from recsys.pipeline.trending import Trending
 from recsys.rank.calibration import read_calibrations
 from recsys.rank.scorer import RankerSession, RankScorer
 from recsys.rank.value_model import DEFAULT_WEIGHTS, ValueModel
-from recsys.recall.ann import AnnIndex
+from recsys.recall.again import Again, AgainSource
 from recsys.recall.fresh import FreshSource
-from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
 from recsys.recall.merge import QuotaMerger
 from recsys.recall.neighbours import ItemToItemSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
-from recsys.recall.snapshots import Base
 from recsys.recall.two_tower import TwoTowerSource
 from recsys.recall.vector_index import NO_ROW
 from recsys.request import Rows
@@ -40,6 +39,7 @@ from recsys.rerank.rules import RuleBook
 from recsys.types import Head
 from serving.apart import TOGETHER, Apart
 from serving.golden import check_golden
+from serving.index_place import IndexPlace
 from serving.live_catalogue import LiveCatalogue
 from serving.user_vectors import CachedUserTower
 
@@ -57,6 +57,7 @@ _QUOTAS: Mapping[str, float] = {
     "popular_in_categories": 0.1,
     "popular": 0.1,
     "fresh": 0.05,
+    "again": 0.02,
 }
 
 
@@ -108,6 +109,8 @@ class Limits:
     vector_cache_bytes: int = 0
     batch: int = 1
     batch_wait_ms: float = 0.0
+    again: Again = field(default_factory=Again)
+    index: IndexPlace = field(default_factory=IndexPlace)
 
 
 def weigh(bundle: Bundle) -> int:
@@ -141,20 +144,21 @@ def build_runtime(
     vectors = arrays["vectors"]
     near = load_file(bundle.file("item_to_item.safetensors"))
     best = load_file(bundle.file("popular.safetensors"))
-    ann = AnnIndex.load(bundle.file("index.faiss"))
     for name, n in (
         ("item_vectors", len(vectors)),
         ("item_to_item", len(near["neighbours"])),
-        ("index", len(ann)),
     ):
         if n != len(items):
             raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(items)}")
     table = popularity(best["rows"], best["scores"], catalogue)
-    index = LiveIndex(Base(ann, np.arange(len(items), dtype=np.int32), vectors))
+    index = limits.index.open(bundle, vectors)
     tower = CachedUserTower(
         bundle.file("user_tower.onnx"), limits.vector_cache_bytes, limits.batch, limits.batch_wait_ms / 1e3
     )
-    live = LiveCatalogue(catalogue, LiveItems(catalogue, index, vectors, arrays.get("attributes")), columns)
+    trending = Trending(FEATURES, columns, catalogue, table)
+    live = LiveCatalogue(
+        catalogue, LiveItems(catalogue, index, vectors, arrays.get("attributes")), columns, trending
+    )
     calibrations = (
         read_calibrations(bundle.file(_CALIBRATION)) if _CALIBRATION in bundle.manifest.files else {}
     )
@@ -165,16 +169,21 @@ def build_runtime(
     @lru_cache(_PATHS)
     def compose(path: PathConfig) -> Pipeline:
         n = path.candidates
+        in_categories = PopularInCategoriesSource(table, catalogue, limit=n // 4)
+        popular = PopularSource(table, limit=n, optional=False)  # whatever is late or away, there is a list
+        for source in (popular, in_categories):
+            trending.keep(source)
         sources: list[Source] = [
             apart.two_tower(bundle, catalogue, 3 * n // 4) or TwoTowerSource(tower, index, limit=3 * n // 4),
             ItemToItemSource(near["neighbours"], near["scores"], limit=n // 3),
-            PopularInCategoriesSource(table, catalogue, limit=n // 4),
-            PopularSource(table, limit=n, optional=False),  # whatever is late or away, there is a list
+            in_categories,
+            popular,
             FreshSource(catalogue, limit=n // 10),
+            *([AgainSource()] if limits.again != Again() else []),
         ]
         value = ValueModel(dict(path.weights))
         return Pipeline(
-            query_hydrators=[read_user, HistoryHydrator(catalogue, limits.history)],
+            query_hydrators=[read_user, HistoryHydrator(catalogue, limits.history, limits.again)],
             sources=[*sources, *([PinnedSource(rules, catalogue)] if rules else [])],
             merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
             candidate_hydrators=[FeatureHydrator(FEATURES, columns)],

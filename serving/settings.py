@@ -5,7 +5,10 @@ from pathlib import Path
 
 from pydantic import Field
 
+from recsys.recall.again import Again
 from recsys.settings import Settings
+from recsys.types import MS_PER_DAY
+from serving.index_place import IndexPlace
 
 
 class Role(StrEnum):
@@ -119,6 +122,22 @@ class ServingSettings(Settings):
         False,
         description="Flush the spool to disk before each 202: outlives a power cut, costs milliseconds.",
     )
+    index_shards: int = Field(
+        1, ge=1, le=1_024, description="Parts of the vector index that one search goes through in parallel."
+    )
+    milvus_uri: str = Field(
+        "",
+        description="Milvus that searches the bundle's vectors (extra `milvus`); empty: FAISS, in process.",
+    )
+    milvus_token: str = Field(
+        "", repr=False, description="Token of that Milvus, user:password or an API key."
+    )
+    again_carts: bool = Field(
+        False, description="Recommend again what was put into the cart and not bought since."
+    )
+    again_days: float = Field(
+        0.0, ge=0, description="Recommend again what was bought so many days ago; 0: never."
+    )
     log_impressions: bool = Field(True, description="Write what was shown to the impressions topic.")
 
     api_keys: Path | None = Field(
@@ -139,6 +158,14 @@ class ServingSettings(Settings):
     @property
     def cursor_key_file(self) -> Path:
         return self.cursor_key or self.home / "cursor.key"
+
+    @property
+    def index(self) -> IndexPlace:
+        return IndexPlace(self.index_shards, self.milvus_uri, self.milvus_token)
+
+    @property
+    def again(self) -> Again:
+        return Again(self.again_carts, round(self.again_days * MS_PER_DAY))
 
     @property
     def spool_folder(self) -> Path:

@@ -7,8 +7,6 @@ from types import MappingProxyType
 import pyarrow.parquet as pq
 
 from recsys.features.feature_set import FeatureSet
-from recsys.features.kinds import Attribute
-from recsys.features.state import Entity
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -17,9 +15,7 @@ class UserAttributes:
     """By user id, in memory; only the attributes that some feature reads. A missing file means that none are known."""
 
     def __init__(self, path: Path, features: FeatureSet) -> None:
-        wanted = {
-            f.attribute for f in features.features if isinstance(f, Attribute) and f.entity is Entity.USER
-        }
+        wanted = features.user_attributes
         self._by_user: dict[str, Mapping[str, str]] = {}
         if not wanted or not path.exists():
             return

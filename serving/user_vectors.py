@@ -11,7 +11,7 @@ from recsys.recall.two_tower import UserTower
 from serving.batching import MicroBatcher
 from serving.cache import Cache
 
-_Encoded = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+_Encoded = tuple[NDArray[np.int64], ...]
 _KEY_BYTES = 16
 _ENTRY_BYTES = 300  # Python's own part of an entry
 
@@ -30,14 +30,19 @@ class CachedUserTower(UserTower):
         self._batcher = MicroBatcher(self._together, batch, wait_s) if batch > 1 else None
 
     def vectors(
-        self, history: NDArray[np.int64], types: NDArray[np.int64], gaps: NDArray[np.int64]
+        self,
+        history: NDArray[np.int64],
+        types: NDArray[np.int64],
+        gaps: NDArray[np.int64],
+        profile: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
         if len(history) != 1:
-            return super().vectors(history, types, gaps)
-        key = blake2b(history.tobytes() + types.tobytes() + gaps.tobytes(), digest_size=_KEY_BYTES).digest()
+            return super().vectors(history, types, gaps, profile)
+        whole = b"".join(a.tobytes() for a in (history, types, gaps, profile) if a is not None)
+        key = blake2b(whole, digest_size=_KEY_BYTES).digest()
         found = self.cache.get(key)
         if found is None:
-            one = (history, types, gaps)
+            one = tuple(a for a in (history, types, gaps, profile) if a is not None)
             found = self._batcher.call(one) if self._batcher else super().vectors(*one)
             self.cache.put(key, found)
         return found

@@ -5,7 +5,8 @@ visible in one step, and reading starts again at those offsets. File names carry
 and last offset; rows carry partition and offset.
 
 The topic `impressions` becomes rows of `lake/impressions` and, expanded, impression events of `lake/events`,
-so that `lake/events` holds everything that changes a feature. Two kinds of records are passed over and counted:
+so that `lake/events` holds everything that changes a feature. The topic `items` changes `lake/items/items.parquet`,
+the catalogue that the next model is trained on. Two kinds of records are passed over and counted:
 those that `recsys stream replay` read from the lake itself (header `replay`), and those that break the
 contract, which the feature worker sends to the dead letters.
 """
@@ -20,10 +21,12 @@ import msgspec
 import pyarrow as pa
 import structlog
 
+from recsys.datasets.catalogue import items_path, with_changes
 from recsys.errors import InvalidEvent, LogReplaced, Unavailable
 from recsys.event_log import EventSource, Record
 from recsys.events import Event, parse_event
 from recsys.impressions import Impression, impression_events, parse_impression
+from recsys.item_changes import ItemChange, newest, parse_item_change
 from recsys.lake import DAY_PREFIX, EVENTS, IMPRESSIONS, events_table, impressions_table, split_by_day
 from recsys.types import Topic
 from streaming.commit import commit, exclusive, recover
@@ -31,7 +34,7 @@ from streaming.log import KafkaSource
 from streaming.replay import REPLAY_HEADER
 from streaming.settings import StreamSettings
 
-TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS)
+TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS)
 MAX_RECORDS_PER_POLL = 2_000
 RETRY_S = 1.0
 
@@ -74,10 +77,15 @@ class _Waiting:
     event_offsets: list[int] = field(default_factory=list)
     impressions: list[Impression] = field(default_factory=list)
     impression_offsets: list[int] = field(default_factory=list)
+    changes: list[ItemChange] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return len(self.events) + len(self.impressions) + len(self.changes)
 
 
 class Archiver:
-    """Reads both topics into the lake. Not thread-safe; hold `exclusive(lake)` around it."""
+    """Reads the topics into the lake. Not thread-safe; hold `exclusive(lake)` around it."""
 
     def __init__(
         self,
@@ -119,7 +127,7 @@ class Archiver:
             return 0
         for record in records:
             self._take(record)
-        rows = sum(len(w.events) + len(w.impressions) for w in self._waiting.values())
+        rows = sum(w.size for w in self._waiting.values())
         if rows >= self._max_rows or self._monotonic() - self._since >= self._max_seconds:
             self.flush()
         return len(records)
@@ -132,10 +140,11 @@ class Archiver:
             return
         moved = {f"{topic}/{p}": (w.log_id, w.next) for (topic, p), w in read.items()}
         files = [file for (topic, p), w in read.items() for file in _files(topic, p, w)]
+        files += _catalogue(self._lake, [change for w in read.values() for change in w.changes])
         commit(self._lake, files, self._checkpoint | moved)
         self._checkpoint |= moved
         for where, w in read.items():
-            self.totals.archived += len(w.events) + len(w.impressions)
+            self.totals.archived += w.size
             self._waiting[where] = _Waiting(w.log_id, w.next, w.next)
         self.totals.rows += sum(table.num_rows for _, table in files)
         self.totals.commits += 1
@@ -162,6 +171,8 @@ class Archiver:
             if record.topic == Topic.EVENTS:
                 waiting.events.append(parse_event(raw))
                 waiting.event_offsets.append(record.offset)
+            elif record.topic == Topic.ITEMS:
+                waiting.changes.append(parse_item_change(raw))
             else:
                 waiting.impressions.append(parse_impression(raw))
                 waiting.impression_offsets.append(record.offset)
@@ -169,8 +180,17 @@ class Archiver:
             self.totals.poison += 1
 
 
+def _catalogue(lake: Path, changes: list[ItemChange]) -> list[tuple[Path, pa.Table]]:
+    """The item table after the changes, if there are any."""
+    if not changes:
+        return []
+    path = items_path(lake)
+    latest = {item_id: change.item for item_id, change in newest(changes).items()}
+    return [(path.relative_to(lake), with_changes(path, latest))]
+
+
 def _files(topic: str, partition: int, waiting: _Waiting) -> Iterator[tuple[Path, pa.Table]]:
-    """Where each day's rows go, below the lake. A topic is either of events or of impressions."""
+    """Where each day's rows go, below the lake. A topic is of events, of impressions, or of neither."""
     name = (
         f"{topic}-{waiting.log_id[-8:]}-p{partition:04d}-{waiting.first:012d}-{waiting.next - 1:012d}.parquet"
     )

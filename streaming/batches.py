@@ -1,8 +1,9 @@
-"""From records of the log to batches of events that the store can apply, in offset order."""
+"""From records of the log to batches that the store can apply, in offset order: events, or changes of items."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -10,6 +11,7 @@ from recsys.errors import InvalidEvent
 from recsys.event_log import Record, partition_of
 from recsys.events import Event, parse_event
 from recsys.impressions import impression_events, parse_impression
+from recsys.item_changes import ItemChange, parse_item_change
 from recsys.store.base import Batch, Checkpoint
 from recsys.types import Topic
 from streaming.lateness import TimeRules
@@ -23,7 +25,7 @@ class Late(InvalidEvent):
 
 
 class Misrouted(InvalidEvent):
-    """In a partition where nobody will look for its user."""
+    """In a partition where nobody will look for its user or item."""
 
 
 @dataclass(slots=True)
@@ -56,9 +58,10 @@ class Claim:
 
 @dataclass(slots=True)
 class Prepared:
-    """A batch, and what became of the records that are not in it."""
+    """A batch, the changes of items that go before it, and what became of the records that are not in it."""
 
     batch: Batch
+    changes: Sequence[ItemChange] = ()
     refused: list[tuple[Record, InvalidEvent]] = field(default_factory=list)
     clamped: int = 0
     oldest_append_ms: int = 0
@@ -76,6 +79,7 @@ class Preparer:
         """Consecutive records of the claimed partition as batches; moves the claim's position and watermark."""
         offsets: list[int] = []
         events: list[Event] = []
+        changes: list[ItemChange] = []
         refused: list[tuple[Record, InvalidEvent]] = []
         previous, clamped, oldest = claim.position, 0, 0
         taken = 0
@@ -83,23 +87,25 @@ class Preparer:
             if record.offset < claim.position:
                 continue  # read before a seek
             try:
-                found, moved = self._events(record, claim.watermark_ms)
+                if record.topic == Topic.ITEMS:
+                    changes.append(self._change(record))
+                else:
+                    found, moved = self._events(record, claim.watermark_ms)
+                    events += found
+                    offsets += [record.offset] * len(found)
+                    clamped += moved
+                    claim.watermark_ms = max([claim.watermark_ms, *(e.event_time_ms for e in found)])
             except InvalidEvent as error:
                 refused.append((record, error))
-            else:
-                events += found
-                offsets += [record.offset] * len(found)
-                clamped += moved
-                claim.watermark_ms = max(claim.watermark_ms, *(e.event_time_ms for e in found))
             claim.position = record.offset + 1
             taken += 1
             oldest = oldest or record.append_time_ms
             if len(events) >= self._max_events or taken >= 4 * self._max_events:
-                yield Prepared(claim.batch(previous, offsets, events), refused, clamped, oldest)
-                offsets, events, refused = [], [], []
+                yield Prepared(claim.batch(previous, offsets, events), changes, refused, clamped, oldest)
+                offsets, events, changes, refused = [], [], [], []
                 previous, clamped, oldest, taken = claim.position, 0, 0, 0
         if taken:
-            yield Prepared(claim.batch(previous, offsets, events), refused, clamped, oldest)
+            yield Prepared(claim.batch(previous, offsets, events), changes, refused, clamped, oldest)
 
     def _events(self, record: Record, watermark_ms: int) -> tuple[list[Event], int]:
         """The events of one record, and how many had their time clamped.
@@ -122,12 +128,25 @@ class Preparer:
                 raise Late(f"late: by {watermark_ms - time_ms} ms, allowed are {self._rules.late_ms} ms")
         return events, clamped
 
+    def _change(self, record: Record) -> ItemChange:
+        """Raises `InvalidEvent`, as `_events`."""
+        change = parse_item_change(_json(record))
+        if _partition_of(change.item_id, self._partitions) != record.partition:
+            raise Misrouted(
+                f"misrouted: item {change.item_id} belongs into another partition; key records by item id"
+            )
+        return change
 
-def _parse(record: Record) -> list[Event]:
+
+def _json(record: Record) -> Any:
     try:
-        raw = _decode(record.value)
+        return _decode(record.value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidEvent(f"json: {error}") from error
+
+
+def _parse(record: Record) -> list[Event]:
+    raw = _json(record)
     if record.topic == Topic.IMPRESSIONS:
         return impression_events(parse_impression(raw))
     return [parse_event(raw)]

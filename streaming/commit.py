@@ -79,7 +79,7 @@ def _finish(lake: Path) -> None:
     """Step 3; repeating it is harmless."""
     folder = lake / FOLDER
     ready = folder / "commit"
-    for source in sorted(ready.glob("*/*/*.parquet")):
+    for source in sorted(ready.rglob("*.parquet")):
         target = lake / source.relative_to(ready)
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)

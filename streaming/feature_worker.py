@@ -7,7 +7,8 @@ The store, not Kafka, is the source of truth for offsets:
    `topic:partition:offset`, acknowledged before its batch is applied.
 3. One atomic call of the store for about a hundred events: refused when the epoch is an old one (FENCED) or
    records are missing before it (GAP); below the stored offset skipped; known event ids dropped; states, offset
-   and watermark written together.
+   and watermark written together. Changes of items are written before their batch's offset: doing that twice, or
+   by two workers, changes nothing.
 4. Offsets go to Kafka, too, but only so that its tools can show the lag.
 5. FENCED, GAP, and any outage: give the claim up and start at 1, where the store says.
 
@@ -47,7 +48,7 @@ from streaming.log import KafkaSink, KafkaSource
 from streaming.metrics import WorkerMetrics
 from streaming.settings import StreamSettings
 
-TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS)
+TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS)
 GROUP = "feature-worker"
 Partition = tuple[str, int]
 
@@ -150,7 +151,7 @@ class FeatureWorker:
                 self._finish()
                 if self._claims.get(partition) is not claim:
                     break  # given up while this batch was parsed
-                self._pending = (prepared, self._applier.submit(self._store.apply, prepared.batch))
+                self._pending = (prepared, self._applier.submit(self._apply, prepared))
         if not records:
             self._finish()
         if time.monotonic() - self._reported >= self._config.report_s:
@@ -202,6 +203,11 @@ class FeatureWorker:
             self.metrics.dead_letters.labels(_kind(error)).inc()
         if prepared.refused:
             self._sink.flush()
+
+    def _apply(self, prepared: Prepared) -> Applied:
+        """(3) On the applier's thread."""
+        self._store.change_items(prepared.changes)
+        return self._store.apply(prepared.batch)
 
     def _finish(self) -> None:
         """(3) Wait for the batch that is on its way."""

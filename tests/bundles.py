@@ -63,8 +63,9 @@ def write_tiny_bundle(
     features: FeatureSet = FEATURES,
     seed: int = 0,
     current: bool = True,
+    attributes: NDArray[np.float32] | None = None,
 ) -> Bundle:
-    """Write and verify a bundle; `current`: publish it too."""
+    """Write and verify a bundle; `current`: publish it too. `attributes`: (1 + buckets, d), for items to come."""
     items = tiny_items() if items is None else items
     vectors = tiny_vectors(len(items), seed)
     manifest = Manifest(
@@ -82,7 +83,8 @@ def write_tiny_bundle(
         _write_items(folder / "items.parquet", items)
         (folder / "user_tower.onnx").write_bytes(tower)
         (folder / "ranker.onnx").write_bytes(ranker)
-        save_file({"vectors": vectors}, folder / "item_vectors.safetensors")
+        arrays = {"vectors": vectors} | ({} if attributes is None else {"attributes": attributes})
+        save_file(arrays, folder / "item_vectors.safetensors")
         AnnIndex.build(vectors, IndexConfig()).save(folder / "index.faiss")
         save_file(_item_to_item(vectors), folder / "item_to_item.safetensors")
         save_file(_popular(len(items), seed), folder / "popular.safetensors")

@@ -5,9 +5,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,7 +25,17 @@ class Progress:
     loss: float = 0.0  # of the epoch so far, summed over targets
     targets: int = 0
     seconds: float = 0.0
+    loader_seconds: float = 0.0
+    waited_seconds: float = 0.0
     reports: list[dict[str, Any]] = field(default_factory=list)  # one a finished epoch
+
+
+class Optimizer(Protocol):
+    """The part of `torch.optim.Optimizer` that a checkpoint needs."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -38,7 +47,7 @@ class TrainingState(Generic[Model]):
 
     model: Model
     average: AveragedModel | None
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     best: dict[str, Tensor] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
 
@@ -47,15 +56,20 @@ class TrainingState(Generic[Model]):
         """The weights that count: the average where there is one."""
         return self.model if self.average is None else cast(Model, self.average.module)
 
-    def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write aside, flush to disk, rename: a kill at any moment leaves the old checkpoint or the new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def save(self, path: Path, identity: Mapping[str, Any], write: bool = True) -> None:
+        """Write aside, flush to disk, rename: a kill at any moment leaves the old checkpoint or the new one.
+
+        Of several processes all must call it, for what is dealt out to them; one of them has `write` set.
+        """
         tensors = {
             **_prefixed("model", self.model.state_dict()),
             **_prefixed("optimizer", _optimizer_tensors(self.optimizer)),
             **_prefixed("average", self.average.state_dict() if self.average is not None else {}),
             **_prefixed("best", self.best),
         }
+        if not write:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
         header = {
             "identity": json.dumps(identity, sort_keys=True),
             "progress": json.dumps(asdict(self.progress)),
@@ -92,13 +106,13 @@ class TrainingState(Generic[Model]):
         return True
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """Flat: `<parameter index>.<name>`."""
     slots = optimizer.state_dict()["state"]
     return {f"{index}.{name}": value for index, slot in slots.items() for name, value in slot.items()}
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Learning rates and the like stay as configured."""
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -1,4 +1,4 @@
-"""What needs no learning: item neighbours by co-occurrence, and popularity with decay."""
+"""Item neighbours by co-occurrence, filled up by vectors, and popularity with decay."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from recsys.recall.ann import AnnIndex
 from recsys.types import MS_PER_DAY
 from training.dataset import History
 
@@ -49,6 +50,38 @@ def item_neighbours(
         values = np.take_along_axis(both, best, axis=1)
         neighbours[start : start + rows, :keep] = np.where(values > 0, best, -1)
         scores[start : start + rows, :keep] = values
+    return neighbours, scores
+
+
+def filled_up(
+    neighbours: NDArray[np.int32], scores: NDArray[np.float32], vectors: NDArray[np.float32]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Empty places of `item_neighbours` get the items with the nearest vectors, behind all that co-occur.
+
+    So an item that few or none have had has neighbours too.
+
+    Args:
+        vectors: (n_items, d) float32 of length 1.
+
+    Returns:
+        Copies. A cosine c scores max(c, 0) / 2 of the least score of its item, or of the table where it has none.
+    """
+    neighbours, scores = neighbours.copy(), scores.copy()
+    n, m = neighbours.shape
+    least = float(scores[scores > 0].min(initial=1.0))
+    index = AnnIndex.build(vectors)
+    short = np.flatnonzero((neighbours < 0).any(axis=1))
+    for start in range(0, len(short), 1024):
+        rows = short[start : start + 1024]
+        found = index.search(vectors[rows], min(2 * m + 1, n))  # itself and the m it has may come first
+        for row, near, cosines in zip(rows, found.rows, found.scores, strict=True):
+            known = neighbours[row] >= 0
+            new = (near >= 0) & (near != row) & ~np.isin(near, neighbours[row, known])
+            size = min(int(new.sum()), int((~known).sum()))
+            places = np.flatnonzero(~known)[:size]
+            floor = scores[row, known].min() if known.any() else least
+            neighbours[row, places] = near[new][:size]
+            scores[row, places] = floor / 2 * np.maximum(cosines[new][:size], 0)
     return neighbours, scores
 
 

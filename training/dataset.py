@@ -7,7 +7,8 @@ data; a thread prepares batches ahead of the model. Histories of like length sha
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,8 +21,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.errors import InvalidData
+from recsys.models.attributes import PROFILE_SLOTS, profile_rows
 from recsys.models.encoding import EncodedHistory, encode_arrays
-from recsys.types import EventType, Item
+from recsys.types import MS_PER_SECOND, EventType, Item, User
 
 SEQUENCE_SCHEMA = pa.schema(
     [
@@ -32,6 +34,7 @@ SEQUENCE_SCHEMA = pa.schema(
     ]
 )
 T = TypeVar("T")
+SAME_MOMENT_MS = MS_PER_SECOND
 _TYPE_NAMES = pa.array([str(t) for t in EventType])
 
 
@@ -158,13 +161,31 @@ class SequenceFiles:
                 yield History(user, numbers[known], types[known], times[known])
 
 
+class Profiles:
+    """The static attributes of known users, as rows of the two-tower's table."""
+
+    def __init__(self, users: Iterable[User] = (), names: Collection[str] = ()) -> None:
+        """`names`: the attributes that serving keeps; others are left out."""
+        kept = {u.user_id: {n: v for n, v in u.attributes.items() if n in names} for u in users}
+        self._rows = {user_id: profile_rows(known) for user_id, known in kept.items() if known}
+        self._none = np.zeros(PROFILE_SLOTS, np.int64)
+
+    def of(self, histories: Iterable[History]) -> NDArray[np.int64]:
+        """(B, PROFILE_SLOTS) int64; zeros for users of whom nothing is known."""
+        return np.stack([self._rows.get(h.user_id, self._none) for h in histories])
+
+
 class Batch(NamedTuple):
-    """Inputs and the item that followed each position. Each (B, L) int64, left-padded; target 0: none there."""
+    """Inputs and the item that followed each position. Each (B, L) int64, left-padded; target 0: none there.
+
+    profile: (B, PROFILE_SLOTS) int64.
+    """
 
     history: NDArray[np.int64]
     types: NDArray[np.int64]
     gaps: NDArray[np.int64]
     targets: NDArray[np.int64]
+    profile: NDArray[np.int64]
 
     @property
     def n_targets(self) -> int:
@@ -172,24 +193,62 @@ class Batch(NamedTuple):
 
     def shard(self, rank: int, world: int) -> "Batch":
         """The rows of one of `world` processes."""
-        return Batch(*(array[rank::world] for array in (self.history, self.types, self.gaps, self.targets)))
+        arrays = (self.history, self.types, self.gaps, self.targets, self.profile)
+        return Batch(*(array[rank::world] for array in arrays))
 
 
-def make_batch(histories: Sequence[History], max_length: int) -> Batch:
-    """Every event is a target, predicted from those before it; the first of all from an empty history.
+@dataclass(frozen=True)
+class Targets:
+    """Which events of a history are predicted.
 
     An item that the user has had before is no target: serving filters seen items out, and the click, like and
     purchase of one exposure would teach the model to repeat the newest item.
+
+    wanted: event type number; only items that got such an event within `SAME_MOMENT_MS` of their first one are
+        targets (a long view follows its click). 0: any type.
+    half_life_ms: an event so long before `newest_ms` is a target in every second epoch only, one twice as long
+        before in every fourth, and so on: what is liked changes. 0: every event, always.
     """
+
+    wanted: int = 0
+    half_life_ms: float = 0.0
+    newest_ms: int = 0
+
+    def of(self, history: History, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """(n,) bool."""
+        n = len(history.numbers)
+        _, first, item = np.unique(history.numbers, return_index=True, return_inverse=True)
+        chosen = np.zeros(n, np.bool_)
+        if self.wanted:
+            begun = first[item]  # where each event's item was first met
+            at_once = history.times - history.times[begun] < SAME_MOMENT_MS
+            chosen[begun[at_once & (history.types == self.wanted)]] = True
+        else:
+            chosen[first] = True
+        if self.half_life_ms:
+            age = np.maximum(self.newest_ms - history.times, 0)
+            chosen &= rng.random(n) < 0.5 ** (age / self.half_life_ms)
+        return chosen
+
+
+def make_batch(
+    histories: Sequence[History],
+    max_length: int,
+    targets_of: Targets | None = None,
+    rng: np.random.Generator | None = None,
+    profiles: Profiles | None = None,
+) -> Batch:
+    """Every target is predicted from the events before it; the first of all from an empty history."""
+    chosen, rng = targets_of or Targets(), rng or np.random.default_rng(0)
     length = min(max(len(h.numbers) for h in histories), max_length)
     targets = np.zeros((len(histories), length), np.int64)
     encoded: list[EncodedHistory] = []
     for row, h in enumerate(histories):
         n = min(len(h.numbers), length)
-        targets[row, -n:] = np.where(_first_time(h.numbers), h.numbers, 0)[-n:]
+        targets[row, -n:] = np.where(chosen.of(h, rng), h.numbers, 0)[-n:]
         encoded.append(encode_arrays(h.numbers[:-1], h.types[:-1], h.times[:-1], int(h.times[-1]), length))
     history, types, gaps = (np.stack(arrays) for arrays in zip(*encoded, strict=True))
-    return Batch(history, types, gaps, targets)
+    return Batch(history, types, gaps, targets, (profiles or Profiles()).of(histories))
 
 
 class Windows(StrEnum):
@@ -206,6 +265,8 @@ class BatchPlan:
     max_length: int
     tokens: int
     windows: Windows = Windows.ALL
+    targets: Targets = Targets()
+    profiles: Profiles | None = None
     shuffled_users: int = 8192  # held in memory to shuffle
     pooled_users: int = 1024  # of these, histories of like length share a batch
 
@@ -237,7 +298,9 @@ def epoch_batches(
             batches += _by_length(windows, plan)
         share = len(pool) / max(len(batches), 1)
         for done, at in enumerate(rng.permutation(len(batches)), start=1):
-            yield make_batch(batches[at], plan.max_length), seen + round(done * share)
+            batch = make_batch(batches[at], plan.max_length, plan.targets, rng, plan.profiles)
+            if batch.n_targets:
+                yield batch, seen + round(done * share)
         seen += len(pool)
 
 
@@ -261,12 +324,6 @@ def _by_length(histories: list[History], plan: BatchPlan) -> list[list[History]]
     return batches
 
 
-def _first_time(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-    first = np.zeros(len(numbers), np.bool_)
-    first[np.unique(numbers, return_index=True)[1]] = True
-    return first
-
-
 def _chunks(histories: Iterator[History], size: int) -> Iterator[list[History]]:
     chunk: list[History] = []
     for history in histories:
@@ -276,6 +333,17 @@ def _chunks(histories: Iterator[History], size: int) -> Iterator[list[History]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+def timed(source: Iterator[T]) -> Iterator[tuple[T, float]]:
+    """Each item with the seconds of processor time that the thread took to make it."""
+    while True:
+        began = time.thread_time()
+        try:
+            item = next(source)
+        except StopIteration:
+            return
+        yield item, time.thread_time() - began
 
 
 def prefetched(source: Iterator[T], ahead: int = 8) -> Iterator[T]:

@@ -18,8 +18,18 @@ def processes() -> Iterator[tuple[int, int]]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield dist.get_rank(), dist.get_world_size()
+        dist.barrier()  # who leaves while another still talks to it takes that one down; not after an error: no wait
     finally:
         dist.destroy_process_group()
+
+
+def from_first(value: bool) -> bool:
+    """What the first process says: for decisions, such as by the clock, that all must take alike."""
+    if not dist.is_initialized():
+        return value
+    said = torch.tensor(int(value), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.broadcast(said, 0)
+    return bool(said)
 
 
 def summed(value: Tensor) -> float:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.datasets.base import ITEM_SCHEMA
+from recsys.datasets.catalogue import users_path
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
 from recsys.errors import InvalidConfig
@@ -111,11 +112,14 @@ def main(config: RecallEvaluation) -> Result:
     figures = {"baselines_s": time.monotonic() - started}
     scorers = {name: scorer for name, (scorer, _) in fitted.items()}
     trained = train_two_tower.main(training_config(config, split))
-    scorers[TWO_TOWER] = two_tower_scorer(trained.model, trained.config.max_length)
+    scorers[TWO_TOWER] = two_tower_scorer(trained.model, trained.config.max_length, trained.profiles)
     figures |= {
         "two_tower_training_s": sum(e.seconds for e in trained.epochs),
         "two_tower_s_per_epoch": float(np.mean([e.seconds for e in trained.epochs])),
         "two_tower_epochs": float(len(trained.epochs)),
+        "two_tower_targets_per_s": float(np.median([e.targets_per_s for e in trained.epochs])),
+        "loader_targets_per_s": float(np.median([e.loader_targets_per_s for e in trained.epochs])),
+        "waited_for_loader_s": sum(e.waited_s for e in trained.epochs),
     }
     popularity = np.asarray(interactions(split.refit, len(split.items)).sum(0), np.float64).ravel()
     slices = slice_cases(test, popularity, {h.user_id for h in split.refit})
@@ -143,16 +147,19 @@ def goals(protocol: Protocol, figures: dict[str, float], baselines: Sequence[str
 def read_split(config: RecallEvaluation) -> Split:
     if config.protocol is Protocol.ML_1M:
         return leave_one_out(*read_ordered_sequences(config.data))
-    lake = config.data
-    if not (lake / "events").is_dir():  # a data set: its lake, with the times as they are, is made once
-        lake = config.work / "lake"
-        if not (lake / "import-report.json").exists():
-            import_dataset(open_dataset(config.data), lake)
+    lake = lake_of(config)
+    if lake != config.data and not (lake / "import-report.json").exists():
+        import_dataset(open_dataset(config.data), lake)
     items = read_items(lake / "items" / "items.parquet")
     histories = lake_histories(lake, items, ENGAGEMENT)
     if config.protocol is Protocol.KUAIRAND:
         return temporal(histories, items, _KUAIRAND_VALIDATION_MS, _KUAIRAND_TEST_MS, EventType.PURCHASE)
     return temporal_shares(histories, items)
+
+
+def lake_of(config: RecallEvaluation) -> Path:
+    """The data itself if it is a lake; else where that of the data set is made, once, with its times as they are."""
+    return config.data if (config.data / "events").is_dir() else config.work / "lake"
 
 
 def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
@@ -165,10 +172,14 @@ def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
     if config.quick:
         shape = shape.model_copy(update={"dim": 32, "blocks": 1, "heads": 1, "hidden": 64})
         changes = {"epochs": 1, "max_length": 50, **changes}
+    users = users_path(lake_of(config))
+    if users.exists():
+        shape = shape.model_copy(update={"profile": True})
     settings = {
         "sequences": sequences,
+        "users": users if users.exists() else None,
         "items": items,
-        "work": config.work / ("quick" if config.quick else f"two_tower-{config.seed}"),
+        "work": config.work / _run_name(config),
         "seed": config.seed,
         "threads": config.threads,
         "progress": config.progress,
@@ -179,6 +190,12 @@ def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
         return TwoTowerConfig.model_validate({**settings, **_TRAINING[config.protocol], **changes})
     except ValueError as error:
         raise InvalidConfig(f"training configuration: {error}") from error
+
+
+def _run_name(config: RecallEvaluation) -> str:
+    """Where the run's checkpoints are: runs that differ do not go on from each other's."""
+    varied = [str(config.training["augmentation"])] if "augmentation" in config.training else []
+    return "-".join(["quick" if config.quick else "two_tower", str(config.seed), *varied])
 
 
 def write_items(path: Path, items: Sequence[Item]) -> None:

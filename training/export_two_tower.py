@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from recsys.errors import InvalidBundle
+from recsys.models.attributes import PROFILE_SLOTS
 from recsys.models.encoding import encode_arrays
 from recsys.models.two_tower import ServedUserTower
-from training.cooccurrence import interactions, item_neighbours, popularity
-from training.dataset import History, SequenceFiles
+from training.cooccurrence import filled_up, interactions, item_neighbours, popularity
+from training.dataset import History, Profiles, SequenceFiles
 from training.train_two_tower import TwoTowerResult
 
 INPUTS = ("history", "types", "gaps")
+PROFILE = "profile"  # with a shape that has one
 OUTPUT = "user_vector"
 TOLERANCE = 1e-4  # of the exported tower against torch's
 GOLDEN_CASES = 8
@@ -48,22 +50,27 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     histories = list(SequenceFiles(result.config.sequences, result.items).read())
     n_items = len(result.items)
-    golden = golden_inputs(histories, served_length)
     tower = ServedUserTower(result.model).eval()
+    golden = golden_inputs(histories, served_length)
+    if tower.takes_profile:
+        golden = (*golden, golden_profiles(histories, result.profiles))
     export_user_tower(tower, work / "user_tower.onnx")
     expected = check_user_tower(tower, work / "user_tower.onnx", golden)
 
-    similar, scores = item_neighbours(interactions(histories, n_items), neighbours)
+    vectors = item_vectors(result)
+    similar, scores = filled_up(
+        *item_neighbours(interactions(histories, n_items), neighbours), vectors["vectors"]
+    )
     popular = popularity(histories, n_items, half_life_days)
     order = np.argsort(-popular, kind="stable")
-    save_file(item_vectors(result), work / "item_vectors.safetensors")
+    save_file(vectors, work / "item_vectors.safetensors")
     save_file({"neighbours": similar, "scores": scores}, work / "item_to_item.safetensors")
     save_file(
         {"rows": order.astype(np.int32), "scores": popular[order].astype(np.float32)},
         work / "popular.safetensors",
     )
     save_file(
-        {f"user_tower/in/{name}": array for name, array in zip(INPUTS, golden, strict=True)}
+        {f"user_tower/in/{name}": array for name, array in zip(_inputs(tower), golden, strict=True)}
         | {f"user_tower/out/{OUTPUT}": expected},
         work / "golden.safetensors",
     )
@@ -99,10 +106,23 @@ def golden_inputs(histories: list[History], length: int) -> tuple[NDArray[np.int
     return tuple(np.stack(arrays) for arrays in zip(*encoded, strict=True))
 
 
+def golden_profiles(histories: list[History], profiles: Profiles) -> NDArray[np.int64]:
+    """(cases, PROFILE_SLOTS) int64: the users of `golden_inputs`, with somebody known as the empty history."""
+    return profiles.of([histories[-1], *histories[: GOLDEN_CASES - 1]])
+
+
+def _inputs(tower: ServedUserTower) -> tuple[str, ...]:
+    return (*INPUTS, PROFILE) if tower.takes_profile else INPUTS
+
+
 def export_user_tower(tower: ServedUserTower, path: Path) -> None:
     """ONNX with dynamic batch and length."""
     batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1)
     example = tuple(torch.ones(2, 3, dtype=torch.int64) for _ in INPUTS)
+    dynamic: tuple[dict[int, torch.export.Dim], ...] = tuple({0: batch, 1: length} for _ in INPUTS)
+    if tower.takes_profile:
+        example = (*example, torch.ones(2, PROFILE_SLOTS, dtype=torch.int64))
+        dynamic = (*dynamic, {0: batch})
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that we do not use
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,9 +130,9 @@ def export_user_tower(tower: ServedUserTower, path: Path) -> None:
             tower,
             example,
             path,
-            input_names=list(INPUTS),
+            input_names=list(_inputs(tower)),
             output_names=[OUTPUT],
-            dynamic_shapes=tuple({0: batch, 1: length} for _ in INPUTS),
+            dynamic_shapes=dynamic,
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -129,15 +149,18 @@ def check_user_tower(
         InvalidBundle: an output differs by more than `TOLERANCE`.
     """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    width = inputs[0].shape[1]
-    for part in (
-        inputs,
-        *(tuple(a[i : i + 1, width - n :] for a in inputs) for i, n in enumerate((width, 1, 2, 7))),
-    ):
+    names, width = _inputs(tower), inputs[0].shape[1]
+
+    def cut(case: int, n: int) -> tuple[NDArray[np.int64], ...]:
+        """One case with its newest n events."""
+        events = tuple(a[case : case + 1, width - n :] for a in inputs[: len(INPUTS)])
+        return (*events, *(a[case : case + 1] for a in inputs[len(INPUTS) :]))
+
+    for part in (inputs, *(cut(case, n) for case, n in enumerate((width, 1, 2, 7)))):
         with torch.inference_mode():
             ours = tower(*(torch.from_numpy(np.ascontiguousarray(a)) for a in part)).numpy()
-        theirs = session.run([OUTPUT], dict(zip(INPUTS, part, strict=True)))[0]
+        theirs = session.run([OUTPUT], dict(zip(names, part, strict=True)))[0]
         difference = float(np.abs(ours - theirs).max())
         if not difference <= TOLERANCE * max(1.0, float(np.abs(ours).max())):
             raise InvalidBundle(f"{path}: differs from torch by {difference:.2g} on shape {part[0].shape}")
-    return np.asarray(session.run([OUTPUT], dict(zip(INPUTS, inputs, strict=True)))[0], np.float32)
+    return np.asarray(session.run([OUTPUT], dict(zip(names, inputs, strict=True)))[0], np.float32)

@@ -26,17 +26,28 @@ class LossName(StrEnum):
 
 
 class Loss(Protocol):
-    def __call__(self, users: Tensor, targets: Tensor, items: Items) -> Tensor:
-        """users (N, d), targets (N,) int64 item numbers (1 and up) → the sum of the N losses."""
+    def draw(self) -> Tensor | None:
+        """Negatives of one batch, (n,) int64 item numbers, by torch's generator; None where there are none to draw."""
+        ...
+
+    def __call__(self, users: Tensor, targets: Tensor, items: Items, negatives: Tensor | None) -> Tensor:
+        """users (N, d), targets (N,) int64 item numbers (1 and up), what `draw` gave → the sum of the N losses."""
         ...
 
 
-def full_softmax(users: Tensor, targets: Tensor, items: Items) -> Tensor:
+class FullSoftmax:
     """Cross-entropy over the whole catalogue, in chunks: the (N, n_items) logits never exist at once."""
-    table = items.all_vectors()[1:]
-    return F.linear_cross_entropy(
-        users, table, targets - 1, reduction="sum", options=nn.LinearCrossEntropyOptions()
-    )
+
+    def draw(self) -> None:
+        return None
+
+    def __call__(
+        self, users: Tensor, targets: Tensor, items: Items, negatives: Tensor | None = None
+    ) -> Tensor:
+        table = items.all_vectors()[1:]
+        return F.linear_cross_entropy(
+            users, table, targets - 1, reduction="sum", options=nn.LinearCrossEntropyOptions()
+        )
 
 
 @dataclass(frozen=True)
@@ -47,21 +58,27 @@ class SampledSoftmax:
     n: int
     logq: bool = True
 
-    def __call__(self, users: Tensor, targets: Tensor, items: Items) -> Tensor:
-        negatives = 1 + torch.multinomial(self.probabilities.to(users.device), self.n, replacement=True)
-        return sampled_cross_entropy(
-            users, targets, negatives, items, self.probabilities if self.logq else None
-        )
+    def draw(self) -> Tensor:
+        return 1 + torch.multinomial(self.probabilities, self.n, replacement=True)
+
+    def __call__(self, users: Tensor, targets: Tensor, items: Items, negatives: Tensor | None) -> Tensor:
+        drawn = (self.draw() if negatives is None else negatives).to(users.device)
+        return sampled_cross_entropy(users, targets, drawn, items, self.probabilities if self.logq else None)
 
 
 @dataclass(frozen=True)
 class InBatch:
-    """The batch's targets are the negatives: drawn, in effect, by popularity."""
+    """The batch's targets are the negatives: drawn, in effect, by popularity. Each process has those of its rows."""
 
     probabilities: Tensor
     logq: bool = True
 
-    def __call__(self, users: Tensor, targets: Tensor, items: Items) -> Tensor:
+    def draw(self) -> None:
+        return None
+
+    def __call__(
+        self, users: Tensor, targets: Tensor, items: Items, negatives: Tensor | None = None
+    ) -> Tensor:
         return sampled_cross_entropy(
             users, targets, targets, items, self.probabilities if self.logq else None
         )
@@ -82,7 +99,7 @@ def sampled_cross_entropy(
 def make_loss(name: LossName, counts: Tensor, negatives: int, logq: bool = True) -> Loss:
     """The loss of that name. `counts` (n_items,): how often each item occurs in the training data."""
     if name is LossName.FULL:
-        return full_softmax
+        return FullSoftmax()
     popularity = (counts.double() + 1) / (counts.double() + 1).sum()  # no item has probability 0
     uniform = torch.full_like(popularity, 1 / len(popularity))
     if name is LossName.IN_BATCH:

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 from recsys.metrics import ranks_of
 from recsys.models.encoding import encode_arrays
 from recsys.models.two_tower import ItemTable, TwoTower
-from recsys.types import MS_PER_SECOND
-from training.dataset import Cut, History
+from training.dataset import SAME_MOMENT_MS, Cut, History, Profiles
 
 # histories, and when each is asked → (n, n_items) float32 scores
 Scorer = Callable[[Sequence[History], Sequence[int]], NDArray[np.float32]]
-SAME_MOMENT_MS = MS_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def _gets(history: History, at: int, wanted: int) -> bool:
     return bool((same_item & (history.types[soon] == wanted)).any())
 
 
-def two_tower_scorer(model: TwoTower, max_length: int) -> Scorer:
+def two_tower_scorer(model: TwoTower, max_length: int, profiles: Profiles | None = None) -> Scorer:
     """Scores of the served position, the newest of each history, by the model as it is when they are asked for."""
     model.eval()
 
@@ -74,7 +72,8 @@ def two_tower_scorer(model: TwoTower, max_length: int) -> Scorer:
             for h, now in zip(histories, now_ms, strict=True)
         ]
         device = table.all_vectors().device
-        inputs = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*encoded, strict=True))
+        arrays = [*map(np.stack, zip(*encoded, strict=True)), (profiles or Profiles()).of(histories)]
+        inputs = (torch.from_numpy(array).to(device) for array in arrays)
         users = model(*inputs, items=table)[:, -1]
         return np.asarray((users @ table.all_vectors()[1:].T).cpu().numpy(), np.float32)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,10 +24,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from recsys.errors import InvalidData
+from recsys.datasets.catalogue import table_users
+from recsys.errors import InvalidConfig, InvalidData
+from recsys.features.definitions import FEATURES
 from recsys.metrics import hit_rate, ndcg
-from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape
-from recsys.types import Item
+from recsys.models.encoding import TYPE_NUMBERS
+from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape, id_scale
+from recsys.types import MS_PER_DAY, EventType, Item
 from training.augment import Augmentation, augmenter
 from training.checkpoint import TrainingState
 from training.cooccurrence import interactions, item_neighbours
@@ -35,18 +39,22 @@ from training.dataset import (
     BatchPlan,
     BeforeTime,
     Cut,
+    Profiles,
     SequenceFiles,
+    Targets,
     Windows,
     before_last,
     epoch_batches,
     keep_all,
     prefetched,
     read_items,
+    timed,
 )
-from training.distributed import processes, summed
+from training.distributed import from_first, processes, summed
 from training.losses import Loss, LossName, make_loss
 from training.retrieval import Cases, cases_after, next_item_ranks, two_tower_scorer
 from training.seeding import seed_everything, seed_step
+from training.sharded_embedding import ShardedAdam, ShardedEmbedding, clip_gradients
 
 
 class Validation(StrEnum):
@@ -62,18 +70,32 @@ class TwoTowerConfig(BaseModel):
 
     sequences: Path = Field(description="Folder of sequence files.")
     items: Path = Field(description="The item table, items.parquet.")
+    users: Path | None = Field(
+        None, description="The user table, users.parquet, for a `shape` with `profile`."
+    )
     work: Path = Field(description="Folder for the checkpoint and what is exported.")
     seed: int = Field(0, ge=0, description="Fixes the result, on the same hardware and threads bit for bit.")
     shape: TwoTowerShape = Field(TwoTowerShape(), description="Size of the model.")
 
     loss: LossName = Field(LossName.FULL, description="What the next item is told apart from.")
     negatives: int = Field(1024, ge=0, description="Negatives a batch, of the sampled losses.")
+    shard_items: bool = Field(
+        False, description="Deal the rows of the id table out to the processes; needs a sampled loss."
+    )
     logq: bool = Field(True, description="Correct sampled losses for how likely a negative was drawn.")
 
     epochs: int = Field(10, ge=1, description="Passes over the data; the learning rate ends with the last.")
     max_length: int = Field(50, ge=2, description="Events that the user tower looks at.")
     batch_tokens: int = Field(2048, ge=1, description="Positions a batch, over all processes.")
     windows: Windows = Field(Windows.ALL, description="What is trained on of histories over `max_length`.")
+    wanted: EventType | None = Field(
+        None, description="Predict only items that got such an event at once; empty: every new item."
+    )
+    half_life_days: float = Field(
+        0.0,
+        ge=0,
+        description="Train half as often on what is so much older than the newest; 0: on all alike.",
+    )
     augmentation: Augmentation = Field(Augmentation.NONE, description="How inputs are varied.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak of AdamW's.")
     warmup_steps: int = Field(50, ge=0, description="Steps until the peak; then cosine to 2 %.")
@@ -99,12 +121,18 @@ class TwoTowerConfig(BaseModel):
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch. `loss`: mean cross-entropy a target; `validation`: empty without held-out events."""
+    """One epoch. `loss`: mean cross-entropy a target; `validation`: empty without held-out events.
+
+    targets_per_s: of the model's steps; loader_targets_per_s: that the loader's thread can make, by its processor
+    time; waited_s: what the model waited for it.
+    """
 
     epoch: int
     loss: float
     seconds: float
     targets_per_s: float
+    loader_targets_per_s: float
+    waited_s: float
     validation: dict[str, float]
 
 
@@ -116,6 +144,7 @@ class TwoTowerResult:
     items: Sequence[Item]
     config: TwoTowerConfig
     epochs: Sequence[EpochReport]  # of the last phase
+    profiles: Profiles
     validation: dict[str, float]  # of the best epoch before the refit; empty without validation
 
 
@@ -124,8 +153,11 @@ def main(config: TwoTowerConfig) -> TwoTowerResult:
 
     Raises:
         InvalidData: sequences or item table are missing or unusable.
-        InvalidConfig: a checkpoint in `config.work` is of another configuration.
+        InvalidConfig: a checkpoint in `config.work` is of another configuration, or the loss needs the whole table of
+            sharded items.
     """
+    if config.shard_items and config.loss is LossName.FULL:
+        raise InvalidConfig("shard_items: the full softmax needs every item's vector; choose a sampled loss")
     if config.threads:
         torch.set_num_threads(config.threads)
     with processes() as (rank, world):
@@ -137,14 +169,19 @@ def _train(config: TwoTowerConfig, rank: int, world: int) -> TwoTowerResult:
     data = _read(config)
     if config.validation is Validation.NONE:
         model, reports = _fit(config, data, "refit", config.epochs, rank, world)
-        return TwoTowerResult(model, data.items, config, reports, {})
+        return TwoTowerResult(model, data.items, config, reports, data.profiles, {})
     model, reports = _fit(config, data, "fit", config.epochs, rank, world)
     best = max(reports, key=lambda report: report.validation["ndcg@10"])
     if config.refit:
         model, reports = _fit(
-            config, replace(data, cut=keep_all, held_out=None), "refit", best.epoch, rank, world
+            config,
+            _counted(data.items, data.files, data.profiles, keep_all),
+            "refit",
+            best.epoch,
+            rank,
+            world,
         )
-    return TwoTowerResult(model, data.items, config, reports, best.validation)
+    return TwoTowerResult(model, data.items, config, reports, data.profiles, best.validation)
 
 
 def _fit(
@@ -153,15 +190,24 @@ def _fit(
     """Train from random weights; the best epoch's weights where events are held out, else the last's."""
     seed_everything(config.seed)
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
-    model = TwoTower(config.shape, data.items).to("cpu" if device == "auto" else device)
+    table = _sharded_ids(config, data) if config.shard_items else None
+    model = TwoTower(config.shape, data.items, table).to("cpu" if device == "auto" else device)
     average = _average(model, config.ema) if config.ema else None
-    state = TrainingState(model, average, _optimizer(model, config))
+    optimizer = _optimizer(model, config, table)
+    state = TrainingState(model, average, optimizer)
     loss_of = make_loss(config.loss, data.counts, config.negatives, config.logq)
     step: nn.Module = _TwoTowerStep(model, loss_of, config)
     if world > 1:
+        own = ["model.items.ids.shard"] if table is not None else []
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, own)  # type: ignore[no-untyped-call]
         step = DistributedDataParallel(step)
     change = augmenter(config.augmentation, neighbours=_neighbours(config, data))
-    plan = BatchPlan(config.max_length, config.batch_tokens, config.windows)
+    targets = Targets(
+        wanted=TYPE_NUMBERS[config.wanted] if config.wanted else 0,
+        half_life_ms=config.half_life_days * MS_PER_DAY,
+        newest_ms=data.newest_ms,
+    )
+    plan = BatchPlan(config.max_length, config.batch_tokens, config.windows, targets, data.profiles)
 
     path, identity = config.work / f"{phase}.safetensors", _identity(config, data, phase)
     state.restore(path, identity)
@@ -171,36 +217,58 @@ def _fit(
         while at.epoch < epochs and not _stale(at.reports, config.patience):
             model.train()
             batches = epoch_batches(data.files, data.cut, plan, config.seed, at.epoch, change)
-            for index, (batch, read) in enumerate(prefetched(batches)):
-                if index < at.batch:  # trained on before the run was interrupted
-                    continue
+            asked = time.monotonic()
+            for index, ((batch, read), loading) in enumerate(prefetched(timed(batches))):
                 started = time.monotonic()
+                if index < at.batch:  # trained on before the run was interrupted
+                    asked = started
+                    continue
                 done = at.epoch + read / data.files.users
-                for group in state.optimizer.param_groups:
+                for group in optimizer.param_groups:
                     group["lr"] = _learning_rate(config, at.step, done / epochs)
+                seed_step(config.seed, at.step)
+                negatives = loss_of.draw()  # the same in every process
                 seed_step(config.seed, at.step, rank)
-                loss = step(batch.shard(rank, world)) * (world / batch.n_targets)
-                state.optimizer.zero_grad(set_to_none=True)
+                loss = step(batch.shard(rank, world), negatives) * (world / batch.n_targets)
+                optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-                state.optimizer.step()
+                if table is None:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                else:
+                    clip_gradients(list(model.parameters()), table, config.clip)
+                optimizer.step()
                 if average is not None:
                     average.update_parameters(model)
                 at.step, at.batch = at.step + 1, index + 1
                 at.targets += batch.n_targets
                 at.loss += summed(loss) / world * batch.n_targets
+                at.loader_seconds += loading
+                at.waited_seconds += started - asked
                 at.seconds += time.monotonic() - started
                 bars.update(bar, completed=done)
-                if rank == 0 and time.monotonic() - saved > config.checkpoint_s:
-                    state.save(path, identity)
+                if from_first(time.monotonic() - saved > config.checkpoint_s):
+                    state.save(path, identity, write=rank == 0)
                     saved = time.monotonic()
-            _finish_epoch(state, data.held_out, config)
-            if rank == 0:
-                state.save(path, identity)
+                asked = time.monotonic()
+            _finish_epoch(state, data, config)
+            state.save(path, identity, write=rank == 0)
     reports = [EpochReport(**report) for report in at.reports]
     if state.best:
         state.kept.load_state_dict(state.best)
-    return state.kept.eval().cpu(), reports
+    return _whole(state.kept, config, data).eval().cpu(), reports
+
+
+def _sharded_ids(config: TwoTowerConfig, data: "_Data") -> ShardedEmbedding:
+    return ShardedEmbedding(1 + len(data.items), config.shape.dim, config.seed, id_scale(config.shape))
+
+
+def _whole(model: TwoTower, config: TwoTowerConfig, data: "_Data") -> TwoTower:
+    """The model with all its rows in this process, which scoring and export need."""
+    if not config.shard_items:
+        return model
+    whole = TwoTower(config.shape, data.items)
+    whole.load_state_dict(model.state_dict())
+    return whole
 
 
 class _TwoTowerStep(nn.Module):
@@ -213,15 +281,15 @@ class _TwoTowerStep(nn.Module):
         self._tabled = config.loss is LossName.FULL
         self._bf16 = config.bf16
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The sum of the losses of the batch's targets."""
+    def forward(self, batch: Batch, negatives: Tensor | None) -> Tensor:
+        """The sum of the losses of the batch's targets. `negatives`: what the loss has drawn for this batch."""
         device = self.model.user.log_scale.device
-        history, types, gaps, targets = (torch.from_numpy(array).to(device) for array in batch)
+        history, types, gaps, targets, profile = (torch.from_numpy(array).to(device) for array in batch)
         items = ItemTable(self.model.items) if self._tabled else self.model.items
         with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-            users = self.model(history, types, gaps, items)
+            users = self.model(history, types, gaps, profile, items)
         real = targets > 0
-        return self._loss_of(users[real].float(), targets[real], items)
+        return self._loss_of(users[real].float(), targets[real], items, negatives)
 
 
 @dataclass(frozen=True)
@@ -229,6 +297,8 @@ class _Data:
     items: Sequence[Item]
     files: SequenceFiles
     counts: Tensor  # (n_items,) events an item
+    newest_ms: int  # time of the newest event that is trained on
+    profiles: Profiles
     cut: Cut
     held_out: Cases | None
 
@@ -238,17 +308,34 @@ def _read(config: TwoTowerConfig) -> _Data:
     items = read_items(config.items)
     files = SequenceFiles(config.sequences, items)
     cut = _cut(config, files)
-    counts = np.zeros(len(items), np.int64)
-    for history in files.read():
-        counts += np.bincount(history.numbers[: cut(history)] - 1, minlength=len(items))
+    data = _counted(items, files, _profiles(config), cut)
     if config.validation is Validation.NONE:
-        return _Data(items, files, torch.from_numpy(counts), cut, None)
+        return data
     cases = cases_after(files.read(), cut).sample(config.validation_cases, config.seed)
     if not len(cases):
         raise InvalidData(
             f"{config.sequences}: nothing happens after the validation cut; choose validation none"
         )
-    return _Data(items, files, torch.from_numpy(counts), cut, cases)
+    return replace(data, held_out=cases)
+
+
+def _profiles(config: TwoTowerConfig) -> Profiles:
+    if not config.shape.profile:
+        return Profiles()
+    if config.users is None or not config.users.exists():
+        raise InvalidConfig(
+            "shape.profile: the users' static attributes are needed; set `users`, or leave it"
+        )
+    return Profiles(table_users(pq.read_table(config.users)), FEATURES.user_attributes)
+
+
+def _counted(items: Sequence[Item], files: SequenceFiles, profiles: Profiles, cut: Cut) -> _Data:
+    counts, newest = np.zeros(len(items), np.int64), 0
+    for history in files.read():
+        kept = history.before(cut(history))
+        counts += np.bincount(kept.numbers - 1, minlength=len(items))
+        newest = max(newest, int(kept.times[-1]) if len(kept.times) else 0)
+    return _Data(items, files, torch.from_numpy(counts), newest, profiles, cut, None)
 
 
 def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
@@ -272,16 +359,20 @@ def _neighbours(config: TwoTowerConfig, data: _Data) -> NDArray[np.int32] | None
     return item_neighbours(interactions(histories, len(data.items)), m=10)[0]
 
 
-def _optimizer(model: nn.Module, config: TwoTowerConfig) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, tables, norms and biases do not."""
+def _optimizer(
+    model: nn.Module, config: TwoTowerConfig, table: ShardedEmbedding | None
+) -> torch.optim.Optimizer | ShardedAdam:
+    """AdamW; matrices decay, tables, norms and biases do not. The rows of a sharded table: SparseAdam."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in tables]
-    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
+    dense = [p for p in model.parameters() if table is None or p is not table.shard]
+    matrices = [p for p in dense if p.ndim >= 2 and id(p) not in tables]
+    others = [p for p in dense if p.ndim < 2 or id(p) in tables]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+    adam = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+    return adam if table is None else ShardedAdam(adam, table, config.learning_rate)
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:
@@ -294,19 +385,28 @@ def _learning_rate(config: TwoTowerConfig, step: int, done: float) -> float:
     return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def _finish_epoch(state: TrainingState[TwoTower], held_out: Cases | None, config: TwoTowerConfig) -> None:
+def _finish_epoch(state: TrainingState[TwoTower], data: _Data, config: TwoTowerConfig) -> None:
     """Report the epoch, validate, and remember the best weights."""
     at = state.progress
     scores: dict[str, float] = {}
-    if held_out is not None:
-        scorer = two_tower_scorer(state.kept, config.max_length)
-        ranks = next_item_ranks(scorer, held_out)
+    if data.held_out is not None:
+        scorer = two_tower_scorer(_whole(state.kept, config, data), config.max_length, data.profiles)
+        ranks = next_item_ranks(scorer, data.held_out)
         scores = {"hr@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
-    report = EpochReport(at.epoch + 1, at.loss / at.targets, at.seconds, at.targets / at.seconds, scores)
+    report = EpochReport(
+        epoch=at.epoch + 1,
+        loss=at.loss / at.targets,
+        seconds=at.seconds,
+        targets_per_s=at.targets / at.seconds,
+        loader_targets_per_s=at.targets / max(at.loader_seconds, 1e-9),
+        waited_s=at.waited_seconds,
+        validation=scores,
+    )
     at.reports.append(asdict(report))
     if scores and _best(at.reports) == len(at.reports) - 1:
         state.best = {name: t.detach().clone() for name, t in state.kept.state_dict().items()}
-    at.epoch, at.batch, at.loss, at.targets, at.seconds = at.epoch + 1, 0, 0.0, 0, 0.0
+    at.epoch, at.batch, at.targets = at.epoch + 1, 0, 0
+    at.loss = at.seconds = at.loader_seconds = at.waited_seconds = 0.0
 
 
 def _best(reports: Sequence[dict[str, Any]]) -> int:
@@ -321,7 +421,7 @@ def _stale(reports: Sequence[dict[str, Any]], patience: int) -> bool:
 
 def _identity(config: TwoTowerConfig, data: _Data, phase: str) -> dict[str, Any]:
     """What a checkpoint must agree on with the run that goes on from it: settings and size of the data."""
-    free = {"sequences", "items", "work", "threads", "device", "checkpoint_s", "progress"}
+    free = {"sequences", "items", "users", "work", "threads", "device", "checkpoint_s", "progress"}
     size = {"users": data.files.users, "n_items": len(data.items), "events": int(data.counts.sum())}
     return {"phase": phase, **size, **config.model_dump(mode="json", exclude=free)}
 

@@ -1,7 +1,7 @@
 """The curve of recall against speed, one line an index."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,12 +12,14 @@ from matplotlib import pyplot as plt
 from recsys.recall.tune import Measured
 
 
-def plot_indexes(found: Sequence[Measured], path: Path, title: str) -> None:
-    """Save a PNG: up is better recall, right is faster."""
+def plot_indexes(found: Mapping[str, Sequence[Measured]], path: Path, title: str) -> None:
+    """Save a PNG: up is better recall, right is faster. `found`: by the name of the vectors."""
     lines: dict[str, list[Measured]] = defaultdict(list)
-    for measured in found:
-        lists = f" {measured.config.lists} lists" if measured.config.kind.startswith("ivf") else ""
-        lines[f"{measured.label}{lists}, {measured.bytes_per_vector:.0f} B"].append(measured)
+    for vectors, each in found.items():
+        for measured in each:
+            lists = f" {measured.config.lists} lists" if measured.config.kind.startswith("ivf") else ""
+            label = f"{vectors}: {measured.label}{lists}, {measured.bytes_per_vector:.0f} B"
+            lines[label].append(measured)
     figure, axes = plt.subplots(figsize=(9, 6))
     for label, points in lines.items():
         axes.plot([p.speedup for p in points], [p.recall for p in points], marker="o", label=label)

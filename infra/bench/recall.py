@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from infra.bench.index_plot import plot_indexes
 from infra.bench.index_stress import StressConfig, stress
 from infra.bench.vectors import Vectors, learnt_like, random_vectors
 from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
@@ -34,6 +35,7 @@ class RecallBench:
     stress_items: int = 100_000
     stress_s: float = 30.0
     seed: int = 0
+    plot: Path | None = None  # a PNG of recall against speed
 
     @classmethod
     def quick(cls, seed: int = 0) -> "RecallBench":
@@ -46,10 +48,14 @@ class RecallBench:
 def run(config: RecallBench) -> Result:
     """Learnt-like vectors carry the goals; random ones, the hard case, are shown beside them."""
     figures: dict[str, float] = {}
+    curves: dict[str, list[Measured]] = {}
     for name, make in (("learnt", learnt_like), ("random", random_vectors)):
-        data = make(config.items, config.dimension, config.queries, config.seed)
-        figures |= {f"{name}_{key}": value for key, value in _index(data).items()}
-        del data
+        curves[name] = _measured(make(config.items, config.dimension, config.queries, config.seed))
+        figures |= {f"{name}_{key}": value for key, value in _figures(curves[name]).items()}
+    if config.plot is not None:
+        plot_indexes(
+            curves, config.plot, f"{config.items:,} × {config.dimension}, synthetic vectors, k = 500"
+        )
     figures |= _tower_and_search(config)
     figures |= {f"stress_{k}": v for k, v in stress(_stress_config(config)).items()}
     return Result(
@@ -63,15 +69,18 @@ def run(config: RecallBench) -> Result:
             "tower_and_search_p50_ms": Goal("<=", 2),
             "stress_failed_searches": Goal("==", 0),
             "stress_wrong_searches": Goal("==", 0),
-            "stress_items_changed_per_s": Goal(">=", 900),
+            "stress_items_changed_per_s": Goal(">=", 1_000),
         },
     )
 
 
-def _index(data: Vectors) -> dict[str, float]:
-    """The default index of large catalogues, rescored, over all its efforts."""
+def _measured(data: Vectors) -> list[Measured]:
+    """The default index of large catalogues, over all its efforts, rescored and not."""
     lists = 1 << round(np.log2(4 * np.sqrt(len(data.items))))
-    found = list(measure(data.items, data.queries, [IndexConfig(Kind.IVF_SQ8, lists=lists)]))
+    return list(measure(data.items, data.queries, [IndexConfig(Kind.IVF_SQ8, lists=lists)]))
+
+
+def _figures(found: list[Measured]) -> dict[str, float]:
     rescored = [m for m in found if m.rescored]
     figures = {
         "exact_ms": float(np.median([m.exact_ms for m in found])),
@@ -129,6 +138,7 @@ def _stress_config(config: RecallBench) -> StressConfig:
         items=config.stress_items,
         dimension=config.dimension,
         seconds=config.stress_s,
+        per_second=1_100,  # a tenth more than the goal: what is sent can only be kept up with, not exceeded
         searchers=1,
         seed=config.seed,
     )

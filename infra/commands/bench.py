@@ -32,11 +32,12 @@ def recall(
     seed: Seed = 0,
     quick: QuickFlag = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="Ten million vectors on a CUDA device instead.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write recall against speed to this PNG file.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """The index: recall and speed against exact search, memory, changes while it is searched; tower and search.
 
-    Example: recsys bench recall --quick
+    Example: recsys bench recall --plot var/recall.png --json
     """
     if gpu:
         from infra.bench import recall_gpu
@@ -47,7 +48,8 @@ def recall(
         )
     from infra.bench.recall import RecallBench, run
 
-    finish(run(RecallBench.quick(seed) if quick else RecallBench(seed=seed)), as_json)
+    config = RecallBench.quick(seed) if quick else RecallBench(seed=seed)
+    finish(run(replace(config, plot=plot)), as_json)
 
 
 @app.command()

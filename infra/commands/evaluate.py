@@ -8,6 +8,7 @@ import typer
 from infra.console import JsonFlag, QuickFlag, console, finish
 from recsys.settings import Settings
 from training import evaluate_recall
+from training.augment import Augmentation
 from training.evaluate_recall import Protocol, RecallEvaluation
 
 app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.")
@@ -19,6 +20,9 @@ def recall(
     protocol: Annotated[Protocol, typer.Option(help="How the data is cut into training and test.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as torch chooses.")] = 0,
+    augmentation: Annotated[
+        Augmentation, typer.Option(help="Vary the two-tower's training histories so.")
+    ] = Augmentation.NONE,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -30,7 +34,14 @@ def recall(
     """
     work = Settings().home / "evaluate" / "recall" / f"{protocol}-{data.resolve().name}"
     config = RecallEvaluation(
-        data=data, protocol=protocol, work=work, seed=seed, threads=threads, quick=quick, progress=not as_json
+        data=data,
+        protocol=protocol,
+        work=work,
+        seed=seed,
+        threads=threads,
+        quick=quick,
+        progress=not as_json,
+        training={} if augmentation is Augmentation.NONE else {"augmentation": augmentation},
     )
     finish(evaluate_recall.main(config), as_json)
 

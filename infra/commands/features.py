@@ -139,6 +139,7 @@ def backfill_(
             covered = [
                 Covered(Topic(place.rpartition("/")[0]), int(place.rpartition("/")[2]), log_id, offset)
                 for place, (log_id, offset) in sorted(read_checkpoint(settings.lake).items())
+                if not place.startswith(f"{Topic.ITEMS}/")  # the worker reads the catalogue's changes again
             ]
             loaded = main(spark, job, covered, open_store, settings.partitions, dedupe_ms)
         finally:

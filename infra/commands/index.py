@@ -55,9 +55,8 @@ def tune(
         )
     chosen = pick(found, recall, max_bytes)
     if plot is not None:
-        plot_indexes(
-            found, plot, f"{len(data.items):,} × {data.items.shape[1]}, {Path(vectors).name} vectors"
-        )
+        title = f"{len(data.items):,} × {data.items.shape[1]}, {Path(vectors).name} vectors"
+        plot_indexes({Path(vectors).stem: found}, plot, title)
     if as_json:
         print_json({"measured": [_row(m) for m in found], "chosen": _row(chosen) if chosen else None})
     else:

@@ -11,7 +11,9 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from infra.console import JsonFlag, QuickFlag, console, print_mapping
+from recsys.datasets.catalogue import users_path
 from recsys.features.definitions import FEATURES
+from recsys.models.two_tower import TwoTowerShape
 from recsys.settings import Settings
 from training import export_two_tower, publish, train_ranker, train_two_tower
 from training.clean import Cleaning
@@ -127,9 +129,12 @@ def _recall(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str
     work = _work(settings, "two_tower")
     checkpoints = settings.checkpoints / "two_tower"
     _forget(fresh, checkpoints)
+    users = users_path(settings.lake)
     config = TwoTowerConfig(
         sequences=settings.features / "sequences",
         items=settings.lake / "items" / "items.parquet",
+        users=users if users.exists() else None,
+        shape=TwoTowerShape(profile=users.exists()),
         work=checkpoints,
         seed=seed,
         epochs=epochs,

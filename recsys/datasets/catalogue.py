@@ -1,10 +1,11 @@
 """The lake's `items/items.parquet` and `users/users.parquet`: one row an id, sorted by id."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.datasets.base import ITEM_SCHEMA, USER_SCHEMA
@@ -69,6 +70,16 @@ def merged(new: pa.Table, path: Path, key: str) -> pa.Table:
     """`new`, and the rows of the file whose keys it lacks: other data sets' items stay. Sorted by key."""
     tables = [new, _read(path, new.schema)] if path.exists() else [new]
     return first_of_each(pa.concat_tables(tables), key).sort_by(key)
+
+
+def with_changes(path: Path, changes: Mapping[str, Item | None]) -> pa.Table:
+    """The item table at `path`, or an empty one, with items put and (None) taken out. Sorted by id."""
+    new = items_table([item for item in changes.values() if item is not None])
+    if not path.exists():
+        return new.sort_by("item_id")
+    old = _read(path, ITEM_SCHEMA)
+    kept = old.filter(pc.invert(pc.is_in(old.column("item_id"), pa.array(list(changes), pa.string()))))
+    return pa.concat_tables([kept, new]).sort_by("item_id")
 
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:

@@ -92,6 +92,11 @@ class FeatureSet:
         """The features that are an attribute of user, item or request."""
         return tuple(f for f in self.features if isinstance(f, Attribute))
 
+    @property
+    def user_attributes(self) -> frozenset[str]:
+        """Names of the users' static attributes that some feature reads: what serving keeps of a user table."""
+        return frozenset(f.attribute for f in self.attributes if f.entity is Entity.USER)
+
     def column(self, name: str) -> int:
         """The place of a column in a feature matrix.
 

@@ -154,6 +154,15 @@ class ItemColumns:
                 self._compute(np.unique(stale), now_ms)
             return self._values.take(rows, axis=0)
 
+    def column(self, place: int, rows: NDArray[np.int32], now_ms: int) -> NDArray[np.float32]:
+        """Column `place` of `values`, (N,) float32, without copying the others."""
+        with self._lock:
+            stale = rows[self._stamps[rows] != self._layout.period(now_ms)]
+            if stale.size:
+                self._compute(np.unique(stale), now_ms)
+            found: NDArray[np.float32] = self._values[rows, place]
+        return found
+
     def total(self, total: Total, rows: NDArray[np.int32]) -> NDArray[np.int64]:
         """The integers of a feature that ticks, (N,) int64; call `values` for these rows first."""
         with self._lock:

@@ -1,10 +1,11 @@
-"""An item's attributes as rows of one hashed table, so that an item unseen in training still has a vector.
+"""Attributes of items and users as rows of hashed tables: an item or user unseen in training still has a vector.
 
 Numpy only: training builds its item tower on it, serving makes the vector of a fresh item with it.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from recsys.types import Item
 
 SLOTS = 16  # attributes an item at most; the first ones are kept
+PROFILE_SLOTS = 8  # attributes a user at most
+PROFILE_BUCKETS = 1024  # rows of the users' table, without the one for none
+_EXACT = 32  # whole numbers below this are words of their own
 
 
 def attribute_texts(item: Item) -> Iterator[str]:
@@ -35,9 +39,35 @@ def hash_attributes(items: Sequence[Item], buckets: int) -> NDArray[np.int64]:
     table = np.zeros((len(items), SLOTS), np.int64)
     for row, item in enumerate(items):
         for slot, text in zip(range(SLOTS), attribute_texts(item), strict=False):
-            digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-            table[row, slot] = 1 + int.from_bytes(digest, "little") % buckets
+            table[row, slot] = _hashed(text, buckets)
     return table
+
+
+def profile_rows(attributes: Mapping[str, str]) -> NDArray[np.int64]:
+    """(PROFILE_SLOTS,) int64 rows of the users' table for a user's static attributes; 0 for none.
+
+    Numbers of 32 and more count by quarter octaves: a table cannot learn a word for every registration day.
+    """
+    rows = np.zeros(PROFILE_SLOTS, np.int64)
+    for slot, (name, value) in zip(range(PROFILE_SLOTS), sorted(attributes.items()), strict=False):
+        rows[slot] = _hashed(f"{name}={_coarse(value)}", PROFILE_BUCKETS)
+    return rows
+
+
+def _coarse(value: str) -> str:
+    """Exact for words and small numbers.
+
+    >>> [_coarse(text) for text in ("F", "31", "32", "36", "1000")]
+    ['F', '31', '>20', '>20', '>39']
+    """
+    if not value.isdecimal() or int(value) < _EXACT:
+        return value
+    return f">{int(4 * math.log2(int(value)))}"
+
+
+def _hashed(text: str, buckets: int) -> int:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return 1 + int.from_bytes(digest, "little") % buckets
 
 
 def vectors_from_attributes(items: Sequence[Item], table: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,7 +2,8 @@
 
 The item tower adds an id embedding to the mean of its attributes' embeddings. In training the id is sometimes
 left out (`id_dropout`), so an item that came after training has a usable vector from its attributes alone. The
-user tower reads the same item vectors (tied), the event types and the gaps between events (`recsys.models.encoding`).
+user tower reads the same item vectors (tied), the event types, the gaps between events (`recsys.models.encoding`)
+and, with `profile`, the user's static attributes: all that is known of somebody without a history.
 """
 
 import math
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.models.attributes import SLOTS, hash_attributes
+from recsys.models.attributes import PROFILE_BUCKETS, SLOTS, hash_attributes
 from recsys.models.encoding import N_GAPS, N_TYPES
 from recsys.models.transformer import Block, causal_mask
 from recsys.types import Item
@@ -33,10 +34,18 @@ class TwoTowerShape(BaseModel):
     max_distance: int = Field(200, ge=1, description="Events further back share one position bias.")
     attribute_buckets: int = Field(4096, ge=1, description="Rows of the hashed attribute table.")
     dropout: float = Field(0.2, ge=0, lt=1, description="On the inputs and on both outputs of a block.")
-    id_dropout: float = Field(0.1, ge=0, le=1, description="How often an item is trained without its id.")
+    id_dropout: float = Field(
+        0.1, ge=0, le=1, description="How often an item is trained without its id, a user without attributes."
+    )
+    profile: bool = Field(False, description="Read the user's static attributes too.")
     normalised: bool = Field(
         False, description="Cosine with a learnt scale instead of the plain dot product."
     )
+
+
+def id_scale(shape: TwoTowerShape) -> float:
+    """Standard deviation of a new embedding's numbers; its vectors are about 1/4 long."""
+    return float(shape.dim**-0.5 / 4)
 
 
 class ItemTower(nn.Module):
@@ -44,22 +53,24 @@ class ItemTower(nn.Module):
 
     attributes: Tensor
 
-    def __init__(self, shape: TwoTowerShape, items: Sequence[Item]) -> None:
+    def __init__(self, shape: TwoTowerShape, items: Sequence[Item], ids: nn.Module | None = None) -> None:
+        """`ids`: another table of 1 + n_items rows, row 0 for the start of a history; it is not initialised here."""
         super().__init__()
         self.id_dropout = shape.id_dropout
-        self.ids = nn.Embedding(1 + len(items), shape.dim)  # row 0: the start of a history
+        self.ids = nn.Embedding(1 + len(items), shape.dim) if ids is None else ids
         self.words = nn.Embedding(1 + shape.attribute_buckets, shape.dim, padding_idx=0)
         slots = np.zeros((1 + len(items), SLOTS), np.int64)
         slots[1:] = hash_attributes(items, shape.attribute_buckets)
         self.register_buffer("attributes", torch.from_numpy(slots), persistent=False)
         for table in (self.ids, self.words):
-            nn.init.normal_(table.weight, std=shape.dim**-0.5 / 4)
+            if isinstance(table, nn.Embedding):
+                nn.init.normal_(table.weight, std=id_scale(shape))
         with torch.no_grad():
             self.words.weight[0].zero_()
 
     def all_vectors(self) -> Tensor:
         """(1 + n_items, d), row 0 the padding item's."""
-        return self._vectors(self.ids.weight, self.attributes)
+        return self._vectors(cast(Tensor, self.ids.weight), self.attributes)
 
     def forward(self, numbers: Tensor) -> Tensor:
         """(…,) int64 item numbers → (…, d)."""
@@ -104,32 +115,65 @@ class UserTower(nn.Module):
         )
         self.norm = nn.RMSNorm(shape.dim, eps=1e-6)
         self.dropout = nn.Dropout(shape.dropout)
+        self.profile_dropout = shape.id_dropout
+        self.profile = nn.Embedding(1 + PROFILE_BUCKETS, shape.dim, padding_idx=0) if shape.profile else None
+        if self.profile is not None:
+            nn.init.zeros_(self.profile.weight)
         # scores are cosines times its exponential: sqrt(d) at first, for scores of variance 1
         self.log_scale = nn.Parameter(torch.tensor(0.5 * math.log(shape.dim)))
 
-    def forward(self, item_vectors: Tensor, history: Tensor, types: Tensor, gaps: Tensor) -> Tensor:
-        """item_vectors (B, L, d) of `history` (B, L), with types and gaps (B, L) → (B, L, d)."""
+    def forward(
+        self,
+        item_vectors: Tensor,
+        history: Tensor,
+        types: Tensor,
+        gaps: Tensor,
+        profile: Tensor | None = None,
+    ) -> Tensor:
+        """item_vectors (B, L, d) of `history` (B, L), with types and gaps (B, L) → (B, L, d).
+
+        profile: (B, PROFILE_SLOTS) rows of the users' attribute table (`recsys.models.attributes`).
+        """
         x = item_vectors * item_vectors.shape[-1] ** 0.5 + self.types(types) + self.gaps(gaps)
+        if self.profile is not None and profile is not None:
+            x = x + self._profile(profile)[:, None]
         x = self.dropout(x)
         mask = causal_mask(history)
         for block in self.blocks:
             x = block(x, mask)
         return F.normalize(self.norm(x), dim=-1) * self.log_scale.exp()
 
+    def _profile(self, rows: Tensor) -> Tensor:
+        """(B, PROFILE_SLOTS) → (B, d), the mean of what is known."""
+        table = cast(nn.Embedding, self.profile)
+        if self.training and self.profile_dropout > 0:
+            rows = rows * (torch.rand(len(rows), 1, device=rows.device) >= self.profile_dropout)
+        return F.embedding_bag(rows, table.weight, mode="mean", padding_idx=0)
+
 
 class TwoTower(nn.Module):
     """Both towers. Score of user u and item i: dot product of their vectors, a scaled cosine."""
 
-    def __init__(self, shape: TwoTowerShape, items: Sequence[Item]) -> None:
-        """`items`: the item table; item i has number i + 1."""
+    def __init__(self, shape: TwoTowerShape, items: Sequence[Item], ids: nn.Module | None = None) -> None:
+        """`items`: the item table; item i has number i + 1. `ids`: as `ItemTower` takes it."""
         super().__init__()
-        self.items = ItemTower(shape, items)
+        self.items = ItemTower(shape, items, ids)
         self.user = UserTower(shape)
 
-    def forward(self, history: Tensor, types: Tensor, gaps: Tensor, items: Items | None = None) -> Tensor:
-        """(B, L) each → user vectors (B, L, d), one a position. `items`: look vectors up there instead."""
+    def forward(
+        self,
+        history: Tensor,
+        types: Tensor,
+        gaps: Tensor,
+        profile: Tensor | None = None,
+        items: Items | None = None,
+    ) -> Tensor:
+        """(B, L) each, profile (B, PROFILE_SLOTS) → user vectors (B, L, d), one a position.
+
+        items: look vectors up there instead.
+        """
         vectors = (items or self.items)(history)
-        return cast(Tensor, self.user(vectors, history, types, gaps))
+        return cast(Tensor, self.user(vectors, history, types, gaps, profile))
 
 
 class ServedUserTower(nn.Module):
@@ -142,6 +186,10 @@ class ServedUserTower(nn.Module):
         self.user = model.user
         self.register_buffer("table", model.items.all_vectors().detach().clone())
 
-    def forward(self, history: Tensor, types: Tensor, gaps: Tensor) -> Tensor:
-        """(B, L) int64 each → (B, d) float32."""
-        return cast(Tensor, self.user(self.table[history], history, types, gaps)[:, -1])
+    @property
+    def takes_profile(self) -> bool:
+        return self.user.profile is not None
+
+    def forward(self, history: Tensor, types: Tensor, gaps: Tensor, profile: Tensor | None = None) -> Tensor:
+        """(B, L) int64 each, profile (B, PROFILE_SLOTS) int64 → (B, d) float32."""
+        return cast(Tensor, self.user(self.table[history], history, types, gaps, profile)[:, -1])

@@ -8,6 +8,7 @@ import numpy as np
 from recsys.catalogue import Catalogue
 from recsys.features.state import Visit
 from recsys.models.encoding import encode_visits
+from recsys.recall.again import Again
 from recsys.request import Query, Rows
 from recsys.store.base import FeatureStore
 
@@ -43,29 +44,39 @@ class HistoryHydrator:
     """
 
     def __init__(
-        self, catalogue: Catalogue, length: int, name: str = "history", optional: bool = False
+        self,
+        catalogue: Catalogue,
+        length: int,
+        again: Again | None = None,
+        name: str = "history",
+        optional: bool = False,
     ) -> None:
         """
         Args:
             length: L, the history length that the models were trained with.
+            again: which seen items may be recommended again; None: none.
         """
         self.name = name
         self.optional = optional
         self._catalogue = catalogue
         self._length = length
+        self._again = again or Again()
 
     def hydrate_query(self, query: Query) -> Query:
         rows, trained = self._catalogue.rows, self._catalogue.trained
         engaged = query.user.histories.get(ENGAGED, [])
         known = [visit for visit in engaged if rows.get(visit.item_id, trained) < trained]
         encoded = encode_visits(known, rows, query.now_ms, self._length)
+        seen = query.user.histories.get(SEEN, [])
+        again = dict.fromkeys(self._again.items(seen, query.now_ms))
         return replace(
             query,
             history=encoded.history,
             types=encoded.types,
             gaps=encoded.gaps,
             recent_rows=self._recent(engaged),
-            seen_rows=self._sorted(visit.item_id for visit in query.user.histories.get(SEEN, [])),
+            seen_rows=self._sorted(visit.item_id for visit in seen if visit.item_id not in again),
+            again_rows=self._catalogue.rows_of(again),
             excluded_rows=self._sorted(query.excluded_items),
         )
 

@@ -4,8 +4,9 @@ The bundle's table is as old as its training data. This one counts the events of
 decay as the feature. Whoever keeps the item features current calls `refresh`, now and then, off the requests' way.
 """
 
-from collections.abc import Sequence
+import threading
 from typing import Protocol
+from weakref import WeakSet
 
 import numpy as np
 
@@ -33,7 +34,6 @@ class Trending:
         columns: ItemColumns,
         catalogue: Catalogue,
         base: Popularity,
-        sources: Sequence[Replaceable],
         column: str = DECAYED,
     ) -> None:
         """
@@ -51,15 +51,25 @@ class Trending:
         self._columns = columns
         self._catalogue = catalogue
         self._base = base
-        self._sources = sources
+        self._current = base
+        self._sources: WeakSet[Replaceable] = WeakSet()
+        self._lock = threading.Lock()
+
+    def keep(self, source: Replaceable) -> None:
+        """Give this source the current table now and with each `refresh`, as long as it exists."""
+        with self._lock:
+            source.replace(self._current)
+            self._sources.add(source)
 
     def refresh(self, now_ms: int) -> Popularity:
         """Make the table of this moment and give it to the sources."""
         rows = np.flatnonzero(self._catalogue.alive).astype(np.int32)
-        live = popularity(rows, self._columns.values(rows, now_ms)[:, self._place], self._catalogue)
+        live = popularity(rows, self._columns.column(self._place, rows, now_ms), self._catalogue)
         rest = self._base.rows[~np.isin(self._base.rows, live.rows)]
         ordered = np.concatenate([live.rows, rest])
         table = Popularity(ordered, self._catalogue.main_category[ordered])
-        for source in self._sources:
-            source.replace(table)
+        with self._lock:
+            self._current = table
+            for source in self._sources:
+                source.replace(table)
         return table

@@ -5,6 +5,7 @@ while that is fast enough, then inverted lists with 8-bit codes. FAISS's own `k 
 asked" (id -1) become the `Found` of `vector_index`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -63,6 +64,7 @@ class AnnIndex:
     def __init__(self, index: Any, threads: int = 1) -> None:
         self._index = index
         self._resources: Any = None  # a GPU index borrows these
+        self._parts: Sequence[AnnIndex] = ()  # of a sharded index, which borrows them
         self.threads = threads
 
     @classmethod
@@ -100,6 +102,33 @@ class AnnIndex:
         return cls(index, threads)
 
     @classmethod
+    def sharded(
+        cls,
+        vectors: NDArray[np.float32],
+        shards: int,
+        config: IndexConfig | None = None,
+        rows: Rows | None = None,
+    ) -> Self:
+        """Parts of the vectors as indexes of their own; a search goes through all of them, a thread each.
+
+        For catalogues that one index of a machine builds or searches too slowly. It is not saved: build it again.
+
+        Args: as `build`; `config` is that of each part.
+        """
+        rows = np.arange(len(vectors), dtype=np.int32) if rows is None else rows
+        shards_of: Any = faiss.IndexShards  # its stubs know one argument only
+        index = shards_of(vectors.shape[1], True, False)  # with threads; ids are those of the parts
+        parts = [
+            cls.build(vectors[part], config or choose(len(part)), rows[part])
+            for part in np.array_split(np.arange(len(vectors)), shards)
+        ]
+        for each in parts:
+            index.add_shard(each._index)
+        found = cls(index)
+        found._parts = parts
+        return found
+
+    @classmethod
     def load(cls, path: Path, threads: int = 1) -> Self:
         """
         Raises:
@@ -116,6 +145,9 @@ class AnnIndex:
         return cls(index, threads)
 
     def save(self, path: Path) -> None:
+        """Raises `InvalidConfig` for a sharded index."""
+        if self._parts:
+            raise InvalidConfig("a sharded index cannot be saved; build it again from the vectors")
         faiss.write_index(self._index, str(path))
 
     def to_gpu(self, device: int = 0) -> "AnnIndex":
@@ -141,12 +173,17 @@ class AnnIndex:
     @property
     def compressed(self) -> bool:
         """Whether scores come from codes, not from the vectors themselves."""
+        if self._parts:
+            return any(part.compressed for part in self._parts)
         inside = _inside(self._index)
         return not isinstance(inside, (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat))
 
     def set_effort(self, effort: int) -> None:
         """Search with this effort (see `Kind`) from now on. Not beside searches: it is for tuning and loading."""
-        _set_effort(self._index, effort)
+        for part in self._parts:
+            part.set_effort(effort)
+        if not self._parts:
+            _set_effort(self._index, effort)
 
     @property
     def dimension(self) -> int:

@@ -22,7 +22,9 @@ _BATCH = 5_000  # rows an insert: Milvus takes messages of up to 64 MB
 
 
 class MilvusIndex:
-    """`MutableIndex` in one collection of a Milvus server."""
+    """`MutableIndex` in one collection of a Milvus server. Left unchanged it can be the base of a `LiveIndex`."""
+
+    compressed = True  # the server chooses the index: its scores may come from codes
 
     def __init__(
         self,
@@ -79,14 +81,13 @@ class MilvusIndex:
         return int(counted[0]["count(*)"])
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
-        """See `VectorIndex.search`; at most `MOST` results.
+        """See `VectorIndex.search`; at most `MOST` results, whatever k is.
 
         Raises:
             Unavailable: the server does not answer in time.
         """
         queries = check_queries(queries, k, self.dimension)
-        if k > MOST:
-            raise ValueError(f"k: Milvus gives at most {MOST}, asked for {k}")
+        k = min(k, MOST)
         if not len(queries):
             return nothing(0)
         with _unavailable():

@@ -14,17 +14,26 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidData
+from recsys.errors import InvalidConfig, InvalidData
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.journal import Change, Journal, replay
+from recsys.recall.vector_index import VectorIndex
 from recsys.request import Rows
 
 _CURRENT = "CURRENT"
+
+
+class BaseIndex(VectorIndex, Protocol):
+    """What a live index keeps as its main index and never changes."""
+
+    @property
+    def compressed(self) -> bool:
+        """Whether scores may come from codes, not from the vectors themselves."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Base:
     only the index itself needs memory.
     """
 
-    index: AnnIndex
+    index: BaseIndex
     rows: Rows
     vectors: NDArray[np.float32]
 
@@ -89,6 +98,8 @@ class Snapshots:
         aside = self._folder / f".{generation}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
+        if not isinstance(base.index, AnnIndex):
+            raise InvalidConfig("only an index of this process can be persisted")
         base.index.save(aside / "index.faiss")
         np.save(aside / "rows.npy", base.rows)
         np.save(aside / "vectors.npy", base.vectors)

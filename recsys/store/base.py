@@ -13,6 +13,7 @@ from typing import Protocol
 from recsys.errors import InvalidConfig
 from recsys.events import Event
 from recsys.features.state import Aggregate, Delta, EntityState, History, Visit
+from recsys.item_changes import ItemChange
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, Item
 
 
@@ -161,16 +162,16 @@ class FeatureStore(Protocol):
     def forget_user(self, user_id: str) -> bool:
         """Remove every state of the user. True if there was any."""
 
-    def put_items(self, items: Sequence[Item]) -> None:
-        """Upsert catalogue entries that are newer than the bundle's item table."""
+    def change_items(self, changes: Sequence[ItemChange]) -> None:
+        """Put and delete catalogue entries, in this order. A change older than what is known of its item is ignored.
 
-    def delete_items(self, item_ids: Sequence[str]) -> None:
-        """Take items out of the catalogue, those of the bundle too: the deletion itself is kept."""
+        Of a deleted item, one of the bundle too, the deletion itself is kept.
+        """
 
     def catalogue(self, item_ids: Sequence[str] | None = None) -> Iterable[tuple[str, Item | None]]:
-        """What `put_items` and `delete_items` have left, by item id: the entry, or None where it was deleted.
+        """What `change_items` has left, by item id: the entry, or None where it was deleted.
 
-        All of them, or those of `item_ids` that were ever put or deleted.
+        All of them, or those of `item_ids` that were ever changed.
         """
 
     def close(self) -> None: ...

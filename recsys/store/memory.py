@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from recsys.errors import FingerprintMismatch
 from recsys.events import Event
 from recsys.features.state import EntityState
+from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.types import Item
 
@@ -36,6 +37,7 @@ class MemoryFeatureStore:
         self._users: dict[str, EntityState] = {}
         self._items: dict[str, EntityState] = {}
         self._catalogue: dict[str, Item | None] = {}
+        self._changed_ms: dict[str, int] = {}  # when each entry was changed
         self._changes: list[set[str]] = []
         self._trimmed = 0  # how many changes lie before the first of `_changes`
 
@@ -154,15 +156,17 @@ class MemoryFeatureStore:
         with self._lock:
             return self._users.pop(user_id, None) is not None
 
-    def put_items(self, items: Sequence[Item]) -> None:
+    def change_items(self, changes: Sequence[ItemChange]) -> None:
         with self._lock:
-            self._catalogue.update((item.item_id, item) for item in items)
-            self._announce({item.item_id for item in items})
-
-    def delete_items(self, item_ids: Sequence[str]) -> None:
-        with self._lock:
-            self._catalogue.update((item_id, None) for item_id in item_ids)
-            self._announce(set(item_ids))
+            changed: set[str] = set()
+            for change in changes:
+                known = self._changed_ms.get(change.item_id, -1), self._catalogue.get(change.item_id)
+                if change.changed_ms >= known[0] and (change.changed_ms, change.item) != known:
+                    self._changed_ms[change.item_id] = change.changed_ms
+                    self._catalogue[change.item_id] = change.item
+                    changed.add(change.item_id)
+            if changed:
+                self._announce(changed)
 
     def catalogue(self, item_ids: Sequence[str] | None = None) -> Iterator[tuple[str, Item | None]]:
         with self._lock:

@@ -4,7 +4,7 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
 
     NS:meta                        fingerprint and number of partitions, written by the first writer
     NS:workers                     feature workers, by their last sign of life (sorted set)
-    NS:{c}:catalogue               items put since the bundle, empty where deleted (hash)
+    NS:{c}:catalogue  :times       items put since the bundle, empty where deleted; when (hashes)
     NS:{p}:cp:TOPIC                checkpoint (hash): epoch, offset, watermark, log_id
     NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes)
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
@@ -25,6 +25,7 @@ from redis.retry import Retry
 from recsys.errors import FingerprintMismatch, InvalidConfig, Unavailable
 from recsys.event_log import partition_of
 from recsys.features.state import EntityState
+from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.store.encoding import BatchEncoder, StateDecoder, pack_item, unpack_item, unpack_visit
 from recsys.types import Item
@@ -83,7 +84,7 @@ class RedisFeatureStore:
         self._redis.set_response_callback("ZRANGE", lambda flat, **options: flat)
         self._claim = self._redis.register_script(_script("claim.lua"))
         self._apply = self._redis.register_script(_script("apply.lua"))
-        self._publish = self._redis.register_script(_script("publish.lua"))
+        self._change = self._redis.register_script(_script("catalogue.lua"))
         self._workers = self._redis.register_script(_script("workers.lua"))
 
     # --- the writer ------------------------------------------------------------------------------------------
@@ -233,17 +234,17 @@ class RedisFeatureStore:
         with _errors():
             return bool(self._redis.unlink(self._key(partition, "u", user_id), *histories))
 
-    def put_items(self, items: Sequence[Item]) -> None:
-        if items:
+    def change_items(self, changes: Sequence[ItemChange]) -> None:
+        for start in range(0, len(changes), _PAGE):
+            arguments: list[str | int | bytes] = [self._config.changes, _SEPARATOR]
+            for change in changes[start : start + _PAGE]:
+                entry = _DELETED if change.item is None else pack_item(change.item)
+                arguments += [change.item_id, change.changed_ms, entry]
+            stream = self._key(_CATALOGUE, "changed")
             with _errors():
-                self._redis.hset(self._catalogue, mapping={i.item_id: pack_item(i) for i in items})
-            self._announce([i.item_id for i in items])
-
-    def delete_items(self, item_ids: Sequence[str]) -> None:
-        if item_ids:
-            with _errors():
-                self._redis.hset(self._catalogue, mapping=dict.fromkeys(item_ids, _DELETED))
-            self._announce(item_ids)
+                self._change(
+                    [self._catalogue, f"{self._catalogue}:times", stream, f"{stream}:last"], arguments
+                )
 
     def catalogue(self, item_ids: Sequence[str] | None = None) -> Iterator[tuple[str, Item | None]]:
         with _errors():
@@ -258,12 +259,6 @@ class RedisFeatureStore:
 
     def close(self) -> None:
         self._redis.close()
-
-    def _announce(self, item_ids: Sequence[str]) -> None:
-        """Tell readers of the change stream to look at these catalogue entries again."""
-        stream = self._key(_CATALOGUE, "changed")
-        with _errors():
-            self._publish([stream, f"{stream}:last"], [self._config.changes, _SEPARATOR.join(item_ids)])
 
     # --- names -----------------------------------------------------------------------------------------------
 

@@ -1,16 +1,20 @@
 """Items: their neighbours, and changes of the catalogue between two bundles."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import msgspec
+import orjson
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from recsys.types import Item
+from recsys.errors import Unavailable
+from recsys.item_changes import ItemChange
+from recsys.types import Item, Topic
 from serving.idempotency import PATTERN, REPLAYED, once
 from serving.problems import Problem
 from serving.schemas import Id, ItemEntries, ItemEntry, ItemsStored, SimilarItem, SimilarItems
 from serving.security import Scope
-from serving.services import allow, services
+from serving.services import Services, allow, services
 
 router = APIRouter(tags=["items"])
 
@@ -61,8 +65,9 @@ def put_items(
         raise Problem(413, f"items: at most {parts.settings.max_batch} in one request, got {len(entries)}")
 
     def store() -> bytes:
-        items = [_item(entry, parts.now_ms()) for entry in entries]
-        parts.store.put_items(items)
+        now_ms = parts.now_ms()
+        items = [_item(entry, now_ms) for entry in entries]
+        _change(parts, [ItemChange(item.item_id, item, now_ms) for item in items])
         return msgspec.json.encode({"stored": len(items)})
 
     content = body.model_dump_json().encode()
@@ -77,11 +82,24 @@ def delete_item(request: Request, item_id: ItemId, idempotency_key: IdempotencyK
     parts = services(request)
 
     def delete() -> bytes:
-        parts.store.delete_items([item_id])
+        _change(parts, [ItemChange(item_id, None, parts.now_ms())])
         return b""
 
     _, replayed = once(parts.replays, caller.name, idempotency_key, "delete item", item_id.encode(), delete)
     return Response(status_code=204, headers=REPLAYED if replayed else None)
+
+
+def _change(parts: Services, changes: list[ItemChange]) -> None:
+    """Keep the changes for the log, which brings them to the lake; and into the store at once, if it is there.
+
+    While it is away the feature worker does that later: a change that the store has already is no change.
+
+    Raises:
+        Unavailable: they cannot be kept now; nothing is changed.
+    """
+    parts.events.put([(Topic.ITEMS, change.item_id, orjson.dumps(change.to_dict())) for change in changes])
+    with suppress(Unavailable):
+        parts.store.change_items(changes)
 
 
 def _item(entry: ItemEntry, now_ms: int) -> Item:

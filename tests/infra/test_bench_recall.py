@@ -1,6 +1,7 @@
 """The benches of recall run, small; their figures are not judged here."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,18 @@ from recsys.recall.vector_index import Found
 from tests.bundles import tiny_vectors, user_tower
 
 
-def test_the_bench_gives_every_figure_of_its_goals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bench_gives_every_figure_of_its_goals_and_draws_the_curve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     stand_in = user_tower(
         tiny_vectors(1500, dimension=16)
     )  # exporting the real one takes torch half a minute
     monkeypatch.setattr(bench, "export_user_tower", lambda tower, path: path.write_bytes(stand_in))
-    result = bench.run(
-        RecallBench(items=4000, dimension=16, queries=10, tower_items=1500, stress_items=500, stress_s=0.5)
+    config = RecallBench(
+        items=4000, dimension=16, queries=10, tower_items=1500, stress_items=500, stress_s=0.5
     )
+    result = bench.run(replace(config, plot=tmp_path / "curve.png"))
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert result.goals.keys() <= result.figures.keys()
     assert result.figures["stress_failed_searches"] == result.figures["stress_wrong_searches"] == 0
     assert not math.isnan(result.figures["learnt_probes_128_recall_500"])

@@ -7,9 +7,11 @@ import pytest
 
 from recsys.bundle import current_version
 from recsys.errors import Unavailable
+from recsys.item_changes import parse_item_change
+from recsys.types import Topic
 from serving.security import Scope, new_key
 from tests.bundles import tiny_items, write_tiny_bundle
-from tests.serving.conftest import Api, click
+from tests.serving.conftest import NOW_MS, Api, click
 from tests.serving.waiting import eventually
 
 
@@ -38,6 +40,32 @@ def test_items_are_stored_one_or_many(api: Api) -> None:
     assert (stored["a"].categories, stored["a"].created_ms) == (("x",), 5)
     assert api.client.delete("/v1/items/a").status_code == 204
     assert {i for i, item in api.store.catalogue() if item} == {"new", "b"}
+    logged = [parse_item_change(raw) for raw in api.logged(Topic.ITEMS)]
+    assert [(change.item_id, change.item is None) for change in logged] == [
+        ("new", False),
+        ("a", False),
+        ("b", False),
+        ("a", True),
+    ]
+    assert logged[1].item == stored["a"]
+
+
+def test_items_are_accepted_while_redis_is_away_and_refused_when_they_cannot_be_kept(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.store.up = False
+    assert api.client.post("/v1/items", json={"item_id": "new"}).status_code == 202
+    assert api.client.delete("/v1/items/old").status_code == 204
+    api.store.up = True
+    assert dict(api.store.catalogue()) == {}  # the feature worker will do it
+    assert [change["changed_ms"] for change in api.logged(Topic.ITEMS)] == [NOW_MS] * 2
+
+    def full(messages: object) -> None:
+        raise Unavailable("the spool is full")
+
+    monkeypatch.setattr(api.services.events, "put", full)
+    assert api.client.post("/v1/items", json={"item_id": "lost"}).status_code == 503
+    assert dict(api.store.catalogue()) == {}
 
 
 @pytest.mark.parametrize(
@@ -68,8 +96,6 @@ def test_routes_that_need_redis_say_so_when_it_is_away(api: Api) -> None:
     for response in (
         api.client.get("/v1/users/u1"),
         api.client.delete("/v1/users/u1"),
-        api.client.post("/v1/items", json={"item_id": "a"}),
-        api.client.delete("/v1/items/a"),
     ):
         assert response.status_code == 503
         assert response.headers["retry-after"]

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from recsys.events import Event
 from recsys.impressions import parse_impression
-from recsys.types import Topic
+from recsys.types import EventType, Topic
 from tests.bundles import tiny_items
 from tests.serving.conftest import NOW_MS, Api, click
 from tests.serving.waiting import eventually
@@ -128,6 +129,17 @@ def test_every_answer_is_logged_with_the_features_that_were_served(api: Api) -> 
     assert [list(i.channels) for i in impression.items] == [i["channels"] for i in answer["items"]]
     for row, shown in zip(impression.features, answer["funnel"]["shown"], strict=True):
         assert row.tolist() == list(shown["features"].values())
+
+
+def test_what_lies_in_the_cart_comes_back_where_that_is_wanted(make_api: Callable[..., Api]) -> None:
+    for settings, channels in (({"again_carts": True}, {"again"}), ({"bundle": False}, set())):
+        api = make_api(**settings)
+        cart = Event("cart", EventType.ADD_TO_CART, "u1", "item-003", NOW_MS - 60_000)
+        api.apply([cart, click("item-004")])
+        shown = {item["item_id"]: item["channels"] for item in api.recommend(k=40).json()["items"]}
+        assert channels <= set(shown.get("item-003", []))
+        assert ("item-003" in shown) == bool(channels)
+        assert "item-004" not in shown
 
 
 def test_impressions_can_be_switched_off(make_api: Callable[..., Api]) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.datasets.catalogue import read_items
 from recsys.errors import InvalidConfig
 from recsys.event_log import MemoryEventLog
 from recsys.events import Event, derived_id
 from recsys.impressions import Impression, ShownItem, impression_events
+from recsys.item_changes import ItemChange
 from recsys.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events
-from recsys.types import MS_PER_DAY, EventType, Topic
+from recsys.types import MS_PER_DAY, EventType, Item, Topic
 from streaming.archive import Archiver
 from streaming.commit import exclusive
 from streaming.replay import REPLAY_HEADER
@@ -86,6 +88,33 @@ def test_impressions_become_served_features_and_impression_events(tmp_path: Path
     assert sorted(read_events(tmp_path), key=lambda e: e.position or 0) == expected
 
 
+def test_changes_of_items_become_the_item_table(tmp_path: Path) -> None:
+    def change(item_id: str, item: Item | None, at: int) -> None:
+        log.append(Topic.ITEMS, item_id, msgspec.json.encode(ItemChange(item_id, item, at).to_dict()))
+
+    log = MemoryEventLog()
+    for n, item_id in enumerate("dbca"):
+        change(item_id, Item(item_id, f"Film {n}", ("A",), attributes={"year": "1999"}), 1 + n)
+    archiver = Archiver(log.source(), tmp_path)
+    drain(archiver)
+    assert [item.item_id for item in read_items(tmp_path)] == ["a", "b", "c", "d"]
+    change("b", None, 10)
+    change("c", Item("c", "another title"), 11)
+    change("c", Item("c", "late"), 5)
+    change("never", None, 12)
+    change("e", Item("e"), 13)
+    drain(archiver)
+    drain(Archiver(log.source(), tmp_path))
+    assert {item.item_id: item.title for item in read_items(tmp_path)} == {
+        "a": "Film 3",
+        "c": "another title",
+        "d": "Film 0",
+        "e": "",
+    }
+    assert read_items(tmp_path)[0].attributes == {"year": "1999"}
+    assert archiver.totals.archived == 9
+
+
 def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path: Path) -> None:
     log, replayed = MemoryEventLog(), event(0)
     value = msgspec.json.encode(replayed.to_dict())
@@ -93,11 +122,12 @@ def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path
     for poison in (b"", b"{", b"\xff", b"{}", b"[1]"):
         log.append(Topic.EVENTS, "u", poison)
         log.append(Topic.IMPRESSIONS, "u", poison)
+        log.append(Topic.ITEMS, "i", poison)
     send(log, event(1))
     archiver = Archiver(log.source(), tmp_path)
     drain(archiver)
     assert list(read_events(tmp_path)) == [event(1)]
-    assert (archiver.totals.replayed, archiver.totals.poison) == (1, 10)
+    assert (archiver.totals.replayed, archiver.totals.poison) == (1, 15)
     again = Archiver(log.source(), tmp_path)
     assert again.step(0.0) == 0, "what was passed over is not read again"
 
@@ -175,6 +205,9 @@ def test_dying_before_any_change_of_the_file_system(tmp_path: Path) -> None:
     for changes in itertools.count():
         lake, log, died = tmp_path / str(changes), MemoryEventLog(partitions=2), 0
         send(log, *(event(n) for n in range(60)))
+        for n in range(6):
+            added = ItemChange(f"i{n}", Item(f"i{n}"), START_MS)
+            log.append(Topic.ITEMS, added.item_id, msgspec.json.encode(added.to_dict()))
         for _ in range(2):
             try:
                 with dying_after(changes):
@@ -184,6 +217,7 @@ def test_dying_before_any_change_of_the_file_system(tmp_path: Path) -> None:
         send(log, *(event(n) for n in range(60, 80)))
         drain(Archiver(log.source(), lake))
         assert Counter(event_ids(lake)) == {event(n).event_id: 1 for n in range(80)}, f"died after {changes}"
+        assert [item.item_id for item in read_items(lake)] == [f"i{n}" for n in range(6)]
         if not died:
             break
     assert changes > 15, "the flush has more steps than that"

@@ -15,9 +15,10 @@ from recsys.events import Event
 from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState
 from recsys.impressions import Impression, ShownItem
+from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Topic
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic
 from streaming.dead_letter import read_dead_letters
 from streaming.feature_worker import TOPICS, FeatureWorker, WorkerConfig
 from streaming.lateness import TimeRules
@@ -89,6 +90,32 @@ def test_every_event_is_applied() -> None:
     drain(worker, log.source())
     assert_holds(store, events)
     assert worker.metrics.totals()["events_applied"] == 500
+
+
+def test_changes_of_items_reach_the_catalogue_once_and_poison_does_not() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+
+    def change(item_id: str, item: Item | None, at: int) -> None:
+        log.append(Topic.ITEMS, item_id, msgspec.json.encode(ItemChange(item_id, item, at).to_dict()))
+
+    for n in range(30):
+        change(f"i{n}", Item(f"i{n}", f"Film {n}", ("A",)), T0 + n)
+    change("i3", None, T0 + 50)
+    change("i4", Item("i4", "too late"), T0 - 1)
+    log.append(Topic.ITEMS, "i5", b"{")
+    log.append(Topic.ITEMS, "i5", b'{"deleted": "i5"}')
+    elsewhere = next(
+        name for name in "abc" if partition_of(name, PARTITIONS) != partition_of("i5", PARTITIONS)
+    )
+    log.append(Topic.ITEMS, "i5", msgspec.json.encode(ItemChange(elsewhere, None, T0).to_dict()))
+    drain(new_worker(store, log), log.source())
+    expected = {f"i{n}": Item(f"i{n}", f"Film {n}", ("A",)) for n in range(30)} | {"i3": None}
+    assert dict(store.catalogue()) == expected
+    assert reasons(log) == ["item change", "json", "misrouted"]
+    cursor, _ = store.changed_items("", 0)
+    again = new_worker(store, log)  # from the stored offsets: nothing is read twice
+    drain(again, log.source())
+    assert store.changed_items(cursor, 0)[1] == set()
 
 
 def test_an_impression_becomes_one_event_an_item() -> None:

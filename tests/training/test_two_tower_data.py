@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from recsys.errors import InvalidData
-from recsys.types import Item
+from recsys.models.attributes import profile_rows
+from recsys.types import Item, User
 from training.augment import Augmentation, augmenter
 from training.dataset import (
     BatchPlan,
     BeforeTime,
     History,
+    Profiles,
     SequenceFiles,
+    Targets,
     Windows,
     before_last,
     epoch_batches,
@@ -50,6 +53,31 @@ def test_a_long_history_keeps_its_newest_events_and_their_context() -> None:
 
 def test_an_item_of_before_is_no_target() -> None:
     assert make_batch([history("u", 1, 1, 2, 1, 3)], 10).targets.tolist() == [[1, 0, 2, 0, 3]]
+
+
+def test_targets_follow_what_is_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    times = np.array([0, 5, 50_000, 50_001, 90_000, 99_000])
+    views = History("u", np.array([1, 1, 2, 3, 3, 2]), np.array([2, 6, 2, 6, 6, 6]), times)
+    assert Targets().of(views, rng).tolist() == [True, False, True, True, False, False]
+    wanted = Targets(wanted=6).of(views, rng)  # 2 got its event later, in another moment
+    assert wanted.tolist() == [True, False, False, True, False, False]
+
+
+def test_older_targets_are_trained_on_less_often() -> None:
+    rng = np.random.default_rng(0)
+    old = History("u", np.arange(1, 4), np.full(3, 2), np.array([0, 1_000, 2_000]))
+    rule = Targets(half_life_ms=1_000, newest_ms=2_000)
+    often = np.mean([rule.of(old, rng) for _ in range(4_000)], axis=0)
+    np.testing.assert_allclose(often, [0.25, 0.5, 1.0], atol=0.03)
+
+
+def test_profiles_are_those_of_the_attributes_that_serving_keeps() -> None:
+    users = [User("u", {"age": "24", "gender": "M", "zip": "1"}), User("v", {"zip": "2"})]
+    profiles = Profiles(users, {"age", "gender"}).of([history("u", 1), history("v", 1), history("w", 1)])
+    assert np.count_nonzero(profiles, axis=1).tolist() == [2, 0, 0]
+    assert profiles[0].tolist() == profile_rows({"gender": "M", "age": "24"}).tolist()
+    assert make_batch([history("u", 5)], 10, profiles=Profiles(users, {"age"})).profile.any()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from recsys.errors import InvalidData
 from recsys.models.encoding import TYPE_NUMBERS
 from recsys.types import EventType, Item
 from training import baselines
-from training.cooccurrence import interactions, item_neighbours, popularity
+from training.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.dataset import History
 from training.evaluate_recall import Protocol, RecallEvaluation, main, slice_cases
 from training.protocols import leave_one_out, read_ordered_sequences, temporal, temporal_shares
@@ -92,6 +92,20 @@ def test_neighbours_by_brute_force() -> None:
     np.testing.assert_allclose(np.take_along_axis(expected, neighbours.astype(int), 1), scores, rtol=1e-5)
     few, _ = item_neighbours(interactions([history("u", 1, 2)], 4), m=5)
     assert few.tolist() == [[1, -1, -1, -1, -1], [0, -1, -1, -1, -1], [-1] * 5, [-1] * 5]
+
+
+def test_empty_places_get_the_nearest_vectors_behind_what_co_occurs() -> None:
+    angles = np.array([0.0, 0.1, 0.3, 2.0], np.float32)
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    neighbours = np.array([[3, -1], [-1, -1], [-1, -1], [0, 1]], np.int32)
+    scores = np.array([[0.4, 0], [0, 0], [0, 0], [0.4, 0.2]], np.float32)
+    near, similar = filled_up(neighbours, scores, vectors)
+    assert near.tolist() == [[3, 1], [0, 2], [1, 0], [0, 1]]
+    np.testing.assert_allclose(similar[0], [0.4, 0.2 * np.cos(0.1)], rtol=1e-5)
+    np.testing.assert_allclose(similar[1], [0.1 * np.cos(0.1), 0.1 * np.cos(0.2)], rtol=1e-5)
+    assert (neighbours[1] == -1).all()
+    few, _ = filled_up(np.full((2, 4), -1, np.int32), np.zeros((2, 4), np.float32), vectors[:2])
+    assert few.tolist() == [[1, -1, -1, -1], [0, -1, -1, -1]]
 
 
 def test_popularity_decays_by_half_a_half_life() -> None:

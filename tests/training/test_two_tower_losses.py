@@ -7,7 +7,7 @@ from torch import Tensor
 from recsys.errors import InvalidConfig
 from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape
 from recsys.types import Item
-from training.losses import LossName, full_softmax, make_loss, sampled_cross_entropy
+from training.losses import FullSoftmax, LossName, make_loss, sampled_cross_entropy
 
 N_ITEMS = 6
 SHAPE = TwoTowerShape(dim=8, blocks=1, heads=1, hidden=8, attribute_buckets=16)
@@ -34,7 +34,7 @@ def by_hand(users: Tensor, items: ItemTable) -> Tensor:
 
 
 def test_full_softmax_is_the_sum_of_cross_entropies(users: Tensor, items: ItemTable) -> None:
-    loss = full_softmax(users, TARGETS, items)
+    loss = FullSoftmax()(users, TARGETS, items)
     assert torch.allclose(loss, by_hand(users, items), atol=1e-5)
     ours = torch.autograd.grad(loss, users, retain_graph=True)[0]
     assert torch.allclose(ours, torch.autograd.grad(by_hand(users, items), users)[0], atol=1e-5)
@@ -51,9 +51,9 @@ def test_corrected_samples_estimate_the_full_softmax(users: Tensor, items: ItemT
     torch.manual_seed(2)
     counts = torch.tensor([100, 50, 20, 5, 1, 0])
     many = 200_000
-    corrected = make_loss(name, counts, many)(users, TARGETS, items)
+    corrected = make_loss(name, counts, many)(users, TARGETS, items, None)
     assert corrected.item() == pytest.approx(by_hand(users, items).item(), rel=0.01)
-    plain = make_loss(name, counts, many, logq=False)(users, TARGETS, items)
+    plain = make_loss(name, counts, many, logq=False)(users, TARGETS, items, None)
     assert plain.item() > corrected.item() + 1  # n negatives in place of 5 other items
 
 
@@ -63,7 +63,7 @@ def test_a_negative_that_is_the_target_is_left_out(users: Tensor, items: ItemTab
 
 
 def test_in_batch_uses_the_other_targets(users: Tensor, items: ItemTable) -> None:
-    loss = make_loss(LossName.IN_BATCH, torch.zeros(N_ITEMS), 0, logq=False)(users, TARGETS, items)
+    loss = make_loss(LossName.IN_BATCH, torch.zeros(N_ITEMS), 0, logq=False)(users, TARGETS, items, None)
     scores = users @ items(TARGETS).T
     assert torch.allclose(loss, (torch.logsumexp(scores, 1) - scores.diagonal()).sum(), atol=1e-5)
 

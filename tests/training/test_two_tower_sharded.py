@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from training.distributed import processes
 from training.sharded_embedding import ShardedEmbedding
 
 ROWS, DIM, STEPS, WORLD, RATE = 23, 6, 12, 2, 0.2
@@ -24,9 +25,12 @@ def wanted(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def process() -> None:
-    """One of the processes: trains the sharded table; the first writes the losses and the gathered table."""
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
+    """One of the processes: trains the sharded table; the first writes the losses and the whole table."""
+    with processes() as (rank, _):
+        train(rank)
+
+
+def train(rank: int) -> None:
     table = ShardedEmbedding(ROWS, DIM, seed=3)
     optimizer = torch.optim.SparseAdam(table.parameters(), lr=RATE)
     losses = []
@@ -35,17 +39,18 @@ def process() -> None:
         loss = (table(numbers) - wanted(numbers)).square().sum() * WORLD
         optimizer.zero_grad()
         loss.backward()
-        assert table.shard.weight.grad is not None
-        assert table.shard.weight.grad.is_sparse
+        assert table.shard.grad is not None
+        assert table.shard.grad.is_sparse
         optimizer.step()  # type: ignore[no-untyped-call]
         total = loss.detach() / WORLD
         torch.distributed.all_reduce(total)
         losses.append(total)
     vectors = table(torch.arange(ROWS)).detach()
+    whole = table.state_dict()["weight"]
+    assert torch.equal(whole, vectors)
+    assert torch.equal(table.own(whole), table.shard)
     if rank == 0:
         torch.save({"losses": torch.stack(losses), "vectors": vectors}, sys.argv[1])
-    torch.distributed.barrier()  # a process that leaves while another still talks to it takes it down
-    torch.distributed.destroy_process_group()
 
 
 def alone() -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,16 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pyspark.ml.torch.distributor import TorchDistributor
 from safetensors.numpy import load_file
 
 from recsys.bundle import FILES
+from recsys.datasets.base import USER_SCHEMA
 from recsys.errors import InvalidConfig, InvalidData
 from recsys.models.two_tower import TwoTowerShape
-from recsys.types import Item
+from recsys.recall.ann import AnnIndex
+from recsys.recall.two_tower import TwoTowerSource, UserTower
+from recsys.request import Query
+from recsys.types import Item, User
 from training import export_two_tower, train_two_tower
+from training.checkpoint import TrainingState
 from training.dataset import History, write_sequences
 from training.evaluate_recall import write_items
 from training.losses import LossName
@@ -136,26 +143,99 @@ def torch_distributor(config_file: Path) -> None:
         session.stop()
 
 
+SHARDED = {"loss": LossName.MIXED, "negatives": 16, "shard_items": True, "ema": 0.9}
+
+
 @pytest.mark.parametrize(
-    "launch", [torchrun, pytest.param(torch_distributor, marks=[pytest.mark.spark, pytest.mark.slow])]
+    ("launch", "changes"),
+    [
+        pytest.param(torchrun, {}, id="torchrun"),
+        pytest.param(torchrun, SHARDED, id="torchrun, sharded table"),
+        pytest.param(
+            torch_distributor, {}, marks=[pytest.mark.spark, pytest.mark.slow], id="TorchDistributor"
+        ),
+    ],
 )
 def test_two_processes_have_the_losses_of_one(
-    config: TwoTowerConfig, tmp_path: Path, launch: Callable[[Path], None]
+    config: TwoTowerConfig, tmp_path: Path, launch: Callable[[Path], None], changes: dict[str, object]
 ) -> None:
-    run = config.model_copy(
-        update={
-            "shape": config.shape.model_copy(update={"dropout": 0.0, "id_dropout": 0.0}),
-            "epochs": 2,
-            "validation": Validation.NONE,
-        }
-    )
+    """With a sharded table the validation runs too, and checkpoints are written in the middle of an epoch."""
+    common = {"shape": config.shape.model_copy(update={"dropout": 0.0, "id_dropout": 0.0}), "epochs": 2}
+    alone = {"validation": Validation.LAST_ITEM if changes else Validation.NONE, "checkpoint_s": 0.0}
+    run = config.model_copy(update={**common, **alone, **changes})
     one = main(run.model_copy(update={"work": tmp_path / "one"}))
     (tmp_path / "config.json").write_text(run.model_dump_json())
     launch(tmp_path / "config.json")
     two = main(run)  # finished: read from the checkpoint
     assert [e.loss for e in two.epochs] == pytest.approx([e.loss for e in one.epochs], rel=1e-4)
+    assert two.validation == pytest.approx(one.validation, rel=0.02)
     for a, b in zip(weights(one).values(), weights(two).values(), strict=True):
         assert torch.allclose(a, b, atol=2e-3)
+
+
+def test_a_sharded_table_learns_and_resumes_from_any_step(config: TwoTowerConfig, tmp_path: Path) -> None:
+    run = config.model_copy(update={**SHARDED, "validation": Validation.LAST_ITEM})
+    whole = main(run.model_copy(update={"work": tmp_path / "whole"}))
+    assert whole.validation["ndcg@10"] > 0.9
+    assert whole.epochs[0].loader_targets_per_s > 0
+    half = run.model_copy(update={"checkpoint_s": 0.0, "refit": False})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingState, "save", _save_and_stop(TrainingState.save, 20))
+        with pytest.raises(KeyboardInterrupt):
+            main(half)
+    assert (
+        main(half).epochs[-1].validation
+        == main(half.model_copy(update={"work": tmp_path / "again"})).epochs[-1].validation
+    )
+
+
+def _save_and_stop(save: Callable[..., None], at: int) -> Callable[..., None]:
+    left = iter(range(at))
+
+    def saved(*arguments: object, **options: object) -> None:
+        save(*arguments, **options)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    return saved
+
+
+def test_a_sharded_table_needs_a_sampled_loss(config: TwoTowerConfig) -> None:
+    with pytest.raises(InvalidConfig, match="choose a sampled loss"):
+        main(config.model_copy(update={"shard_items": True}))
+
+
+def test_a_stranger_is_known_by_static_attributes(config: TwoTowerConfig, tmp_path: Path) -> None:
+    """Planted: "F" begin with the first ten items, "M" with the last ten."""
+    rng, histories, users = np.random.default_rng(0), [], []
+    for n in range(200):
+        gender = "FM"[n % 2]
+        numbers = rng.permutation(10)[:4] + 1 + (20 if gender == "M" else 0)
+        histories.append(History(f"u{n}", numbers, np.full(4, 2), np.arange(1, 5) * 1_000))
+        users.append(User(f"u{n}", {"gender": gender, "shoe size": str(n)}))  # serving keeps no shoe size
+    write_sequences(config.sequences / "a.parquet", histories, ITEMS)
+    rows = [{"user_id": u.user_id, "attributes": list(u.attributes.items())} for u in users]
+    pq.write_table(pa.Table.from_pylist(rows, USER_SCHEMA), tmp_path / "users.parquet")
+    run = config.model_copy(
+        update={
+            "users": tmp_path / "users.parquet",
+            "shape": config.shape.model_copy(update={"profile": True}),
+            "validation": Validation.NONE,
+        }
+    )
+    with pytest.raises(InvalidConfig, match="set `users`"):
+        main(run.model_copy(update={"users": None}))
+    work = export_two_tower.main(main(run), tmp_path / "bundle", neighbours=4)
+    tower = UserTower(work / "user_tower.onnx")
+    index = AnnIndex.build(load_file(work / "item_vectors.safetensors")["vectors"])
+    source = TwoTowerSource(tower, index, limit=5)
+    nobody = np.zeros(4, np.int64)
+    for attributes, group in (({"gender": "F"}, 0), ({"gender": "M"}, 2)):
+        query = Query("r", "new", 5, 0, attributes=attributes, history=nobody, types=nobody, gaps=nobody)
+        assert {int(row) // 10 for row in source.recall(query)} == {group}
+    assert len(source.recall(Query("r", "new", 5, 0, history=nobody, types=nobody, gaps=nobody))) == 0
+    check = {n.removeprefix("user_tower/in/"): a for n, a in load_file(work / "golden.safetensors").items()}
+    assert check["profile"].any(axis=1).all()
 
 
 def test_export_is_what_the_bundle_wants(config: TwoTowerConfig, tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ def die(path: Path, target: Path) -> Path:
     return target
 
 
-def save_and_die(self: TrainingState[Any], path: Path, identity: Mapping[str, Any]) -> None:
+def save_and_die(
+    self: TrainingState[Any], path: Path, identity: Mapping[str, Any], write: bool = True
+) -> None:
     global saves
     saves += 1
     if saves == fatal and moment == "before":
         Path.rename = die  # type: ignore[method-assign,assignment]
-    save(self, path, identity)
+    save(self, path, identity, write)
     if saves == fatal:
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -32,7 +32,9 @@ def test_what_is_used_now_comes_first_and_the_bundles_table_follows() -> None:
     catalogue, columns = Catalogue(ITEMS), ItemColumns(ITEMS, FEATURES)
     base = popularity(np.arange(8, dtype=np.int32), np.arange(8, 0, -1).astype(np.float32), catalogue)
     overall, by_category = PopularSource(base), PopularInCategoriesSource(base, catalogue)
-    trending = Trending(FEATURES, columns, catalogue, base, [overall, by_category])
+    trending = Trending(FEATURES, columns, catalogue, base)
+    trending.keep(overall)
+    trending.keep(by_category)
     trending.refresh(NOW)
     assert overall.recall(QUERY).tolist() == list(range(8))  # nothing is used yet
     clicked(columns, 5, times=9, days_ago=0)
@@ -47,4 +49,4 @@ def test_a_feature_that_is_not_there_is_named() -> None:
     catalogue, columns = Catalogue(ITEMS), ItemColumns(ITEMS, FEATURES)
     base = popularity(np.empty(0, np.int32), np.empty(0, np.float32), catalogue)
     with pytest.raises(UnknownFeature, match="item_clicks_never"):
-        Trending(FEATURES, columns, catalogue, base, [], column="item_clicks_never")
+        Trending(FEATURES, columns, catalogue, base, column="item_clicks_never")

@@ -13,6 +13,7 @@ from recsys.pipeline import hydrators
 from recsys.pipeline.filters import DeletedFilter, SeenFilter
 from recsys.pipeline.hydrators import HistoryHydrator, UserHydrator
 from recsys.pipeline.stages import Filter, QueryHydrator
+from recsys.recall.again import Again
 from recsys.request import Query
 from recsys.store.base import FeatureStore
 from recsys.types import EventType, Item
@@ -70,6 +71,19 @@ def test_histories_become_arrays() -> None:
     assert query.excluded_rows.tolist() == [0, 2]
     assert query.hidden == 4
     assert query.may_show(np.arange(4, dtype=np.int32)).tolist() == [False, False, False, True]
+
+
+def test_what_may_come_back_is_not_seen() -> None:
+    seen = [
+        Visit(1, "1", EventType.PURCHASE, "a", ()),
+        Visit(2, "2", EventType.ADD_TO_CART, "b", ()),
+        Visit(3, "3", EventType.CLICK, "c", ()),
+    ]
+    query = replace(Query("r", "u1", 3, 5000), user=EntityState({}, {SEEN_VISITS.name: seen}))
+    default = HistoryHydrator(catalogue(), length=4).hydrate_query(query)
+    assert (default.seen_rows.tolist(), default.again_rows.tolist()) == ([0, 1, 2], [])
+    both = HistoryHydrator(catalogue(), 4, Again(carts=True, repeat_after_ms=4000)).hydrate_query(query)
+    assert (both.seen_rows.tolist(), both.again_rows.tolist()) == ([2], [1, 0])
 
 
 def test_an_unknown_user_has_empty_histories() -> None:

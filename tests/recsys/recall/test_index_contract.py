@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,8 +14,12 @@ from recsys.recall.ann import AnnIndex, IndexConfig, Kind
 from recsys.recall.gpu import BatchingIndex, TopKIndex
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.rescored import RescoredIndex
+from recsys.recall.snapshots import Base
 from recsys.recall.vector_index import NO_ROW, MutableIndex, VectorIndex
 from tests.recsys.recall.test_ann import QUERIES, VECTORS, Floats, exact
+
+if TYPE_CHECKING:
+    from recsys.recall.milvus import MilvusIndex
 
 HAS_MILVUS = importlib.util.find_spec("pymilvus") and importlib.util.find_spec("milvus_lite")
 needs_milvus = pytest.mark.skipif(not HAS_MILVUS, reason="needs the `milvus` extra")
@@ -47,6 +51,9 @@ class Makers:
     def every_list(self, vectors: Floats) -> VectorIndex:
         return AnnIndex.build(vectors, IndexConfig(Kind.IVF_FLAT, lists=8, effort=8))
 
+    def sharded(self, vectors: Floats) -> VectorIndex:
+        return AnnIndex.sharded(vectors, 3, IndexConfig(Kind.FLAT))
+
     def rescored(self, vectors: Floats) -> VectorIndex:
         return RescoredIndex(AnnIndex.build(vectors, IndexConfig(Kind.SQ8)), VECTORS.__getitem__)
 
@@ -64,17 +71,22 @@ class Makers:
     def live_compressed(self, vectors: Floats) -> MutableIndex:
         return LiveIndex.build(vectors, config=IndexConfig(Kind.SQ8))
 
-    def milvus(self, vectors: Floats) -> MutableIndex:
+    def milvus(self, vectors: Floats) -> "MilvusIndex":
         from recsys.recall.milvus import MilvusIndex
 
         index = MilvusIndex.filled(str(self.folder / "milvus.db"), vectors, "items", index_type="FLAT")
         self.closers.append(index.close)
         return index
 
+    def live_on_milvus(self, vectors: Floats) -> MutableIndex:
+        """As `RECSYS_MILVUS_URI` makes it: the collection is the base, changes stay in this process."""
+        base = Base(self.milvus(vectors), np.arange(len(vectors), dtype=np.int32), vectors)
+        return LiveIndex(base, rebuild_at=None)
 
-MILVUS = pytest.param("milvus", marks=needs_milvus)
-ALL = ["flat", "every_list", "rescored", "torch", "batched", "live", "live_compressed", MILVUS]
-MUTABLE = ["live", "live_compressed", MILVUS]
+
+MILVUS = [pytest.param(name, marks=needs_milvus) for name in ("milvus", "live_on_milvus")]
+ALL = ["flat", "every_list", "sharded", "rescored", "torch", "batched", "live", "live_compressed", *MILVUS]
+MUTABLE = ["live", "live_compressed", *MILVUS]
 
 
 @pytest.fixture

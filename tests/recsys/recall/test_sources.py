@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from recsys.catalogue import Catalogue
+from recsys.features.state import Visit
 from recsys.pipeline.stages import Source
+from recsys.recall.again import Again, AgainSource
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.fresh import FreshSource
 from recsys.recall.neighbours import ItemToItemSource, VectorNeighboursSource
@@ -14,7 +16,7 @@ from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popu
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from recsys.recall.vector_index import NO_ROW
 from recsys.request import Query, Rows
-from recsys.types import Item
+from recsys.types import EventType, Item
 from tests.bundles import tiny_vectors, user_tower
 
 N = 12
@@ -83,6 +85,39 @@ def test_item_to_item_starts_from_known_recent_items_only() -> None:
     assert source.recall(query(0, 1)).tolist() == [2, 3]
     assert len(source.recall(query())) == 0
     assert len(source.recall(query(11))) == 0  # newer than the table
+
+
+def test_carts_are_continued_and_purchases_repeated_when_they_are_old() -> None:
+    def visit(item_id: str, kind: EventType, at: int) -> Visit:
+        return Visit(at, f"{at}", kind, item_id, ())
+
+    seen = [
+        visit("bought", EventType.ADD_TO_CART, 1),
+        visit("carted", EventType.ADD_TO_CART, 2),
+        visit("bought", EventType.PURCHASE, 3),
+        visit("clicked", EventType.CLICK, 4),
+        visit("in use", EventType.PURCHASE, 5),
+        visit("carted again", EventType.PURCHASE, 6),
+        visit("in use", EventType.CLICK, 100),
+        visit("carted again", EventType.ADD_TO_CART, 101),
+        visit("carted", EventType.CLICK, 102),
+    ]
+    assert Again().items(seen, 10**9) == []
+    assert Again(carts=True).items(seen, 10**9) == ["carted", "carted again"]
+    assert Again(repeat_after_ms=50).items(seen, 120) == ["bought"]
+    assert Again(carts=True, repeat_after_ms=50).items(seen, 150) == [
+        "carted",
+        "carted again",
+        "in use",
+        "bought",
+    ]
+
+
+def test_the_again_channel_gives_what_may_come_back() -> None:
+    source: Source = AgainSource(limit=2)
+    assert len(source.recall(query(3, 7))) == 0
+    back = replace(query(excluded=(5,)), again_rows=rows(7, 5, 3, 1))
+    assert source.recall(back).tolist() == [7, 3]
 
 
 def test_vector_neighbours_are_near_the_newest_items() -> None:

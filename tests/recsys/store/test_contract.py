@@ -14,6 +14,7 @@ from recsys.events import Event
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import FeatureSet
 from recsys.features.state import EntityState
+from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from recsys.store.redis import RedisFeatureStore
@@ -339,18 +340,34 @@ def test_a_forgotten_user_is_gone(store: FeatureStore) -> None:
 def test_the_catalogue_is_kept_and_its_changes_are_told(store: FeatureStore) -> None:
     cursor, _ = store.changed_items("", 0)
     items = [Item("a", "Ä", ("Action", "Drama"), "c", 5, {"year": "1999"}), Item("b")]
-    store.put_items(items)
+    store.change_items([ItemChange(item.item_id, item, 10) for item in items])
     assert dict(store.catalogue()) == {item.item_id: item for item in items}
-    store.put_items([Item("b", "new")])
-    store.delete_items(["a", "unknown"])
+    gone = [ItemChange(item_id, None, 20) for item_id in ("a", "unknown")]
+    store.change_items([ItemChange("b", Item("b", "new"), 20), *gone])
     left = {"a": None, "b": Item("b", "new"), "unknown": None}
     assert dict(store.catalogue()) == left
     assert dict(store.catalogue(["b", "a", "never"])) == {"a": None, "b": Item("b", "new")}
     assert list(store.catalogue([])) == []
     _, changed = store.changed_items(cursor, 0)
     assert changed == {"a", "b", "unknown"}
-    store.put_items([])
-    store.delete_items([])
+    store.change_items([])
+
+
+def test_an_older_change_of_an_item_changes_nothing_and_a_repeated_one_is_not_told(
+    store: FeatureStore,
+) -> None:
+    put, gone = ItemChange("a", Item("a", "one"), 10), ItemChange("a", None, 20)
+    store.change_items([put, gone, put])
+    assert dict(store.catalogue()) == {"a": None}
+    cursor, _ = store.changed_items("", 0)
+    store.change_items([put, gone])  # a worker reads the log again
+    assert store.changed_items(cursor, 0)[1] == set()
+    later = ItemChange("a", Item("a", "at the same time"), 20)  # the order of the log decides
+    store.change_items([later])
+    assert dict(store.catalogue()) == {"a": later.item}
+    many = [ItemChange(f"i{n}", Item(f"i{n}"), 1) for n in range(1200)]
+    store.change_items(many)
+    assert len(dict(store.catalogue())) == 1201
 
 
 def test_the_version_of_a_history_changes_with_it_and_only_with_it(store: FeatureStore) -> None:

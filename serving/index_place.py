@@ -1,0 +1,65 @@
+"""Where a bundle's vectors are searched: this process's FAISS index, parts of it in parallel, or a Milvus cluster.
+
+All three are the unchanging base of a `LiveIndex`: what is added, replaced and deleted while the bundle is served is
+searched exactly in this process, so changes behave the same.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.bundle import Bundle
+from recsys.errors import InvalidBundle, InvalidConfig
+from recsys.recall.ann import AnnIndex
+from recsys.recall.live_index import LiveIndex
+from recsys.recall.snapshots import Base, BaseIndex
+
+_SEARCH_S = 1.0  # a request cannot wait longer
+
+
+@dataclass(frozen=True)
+class IndexPlace:
+    """shards: parts that one search goes through in parallel. milvus_uri: search there instead; empty: here."""
+
+    shards: int = 1
+    milvus_uri: str = ""
+    milvus_token: str = ""
+
+    def open(self, bundle: Bundle, vectors: NDArray[np.float32]) -> LiveIndex:
+        """The index of the bundle's (n_items, d) vectors, row i of item i.
+
+        Raises:
+            InvalidBundle: the bundle's index does not fit its vectors.
+            InvalidConfig: Milvus is asked for and its client is not installed.
+            Unavailable: Milvus does not answer.
+        """
+        rows = np.arange(len(vectors), dtype=np.int32)
+        if self.milvus_uri:
+            # a rebuild would bring the whole catalogue into this process: the delta is kept until the next bundle
+            return LiveIndex(Base(self._milvus(bundle, vectors), rows, vectors), rebuild_at=None)
+        if self.shards > 1:
+            return LiveIndex(Base(AnnIndex.sharded(vectors, self.shards), rows, vectors))
+        index = AnnIndex.load(bundle.file("index.faiss"))
+        if len(index) != len(vectors):
+            raise InvalidBundle(
+                f"{bundle.path.name}: index has {len(index)} rows, the item table {len(vectors)}"
+            )
+        return LiveIndex(Base(index, rows, vectors))
+
+    def _milvus(self, bundle: Bundle, vectors: NDArray[np.float32]) -> BaseIndex:
+        """The collection named after the bundle. Whoever comes first fills it; twice does no harm."""
+        try:
+            from recsys.recall.milvus import MilvusIndex
+        except ImportError as error:
+            raise InvalidConfig(
+                f"RECSYS_MILVUS_URI needs the `milvus` extra: pip install '.[milvus]' ({error})"
+            ) from error
+        name = "items_" + re.sub(r"\W", "_", bundle.manifest.version, flags=re.ASCII)
+        uri, dimension, token = self.milvus_uri, vectors.shape[1], self.milvus_token
+        filler = MilvusIndex(uri, dimension, name, token)
+        if len(filler) != len(vectors):
+            filler.upsert(np.arange(len(vectors), dtype=np.int32), vectors)
+        filler.close()
+        return MilvusIndex(uri, dimension, name, token, timeout_s=_SEARCH_S)
