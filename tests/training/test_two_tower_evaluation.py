@@ -9,6 +9,7 @@ from recsys.errors import InvalidData
 from recsys.models.encoding import TYPE_NUMBERS
 from recsys.types import EventType, Item
 from training import baselines
+from training.baselines import Past
 from training.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.dataset import History
 from training.evaluate_recall import Protocol, RecallEvaluation, main, slice_cases
@@ -117,11 +118,19 @@ def test_popularity_decays_by_half_a_half_life() -> None:
     assert popularity([timeless], 3, half_life_days=14).tolist() == [1, 1, 0]
 
 
+def test_recent_popularity_beats_what_was_popular_long_ago() -> None:
+    old = [history(f"o{u}", 1) for u in range(5)]
+    new = [history(f"n{u}", 2, start_ms=100 * 86_400_000) for u in range(2)]
+    past = Past([*old, *new], 3)
+    assert baselines.popularity(past)(old[:1], [0]).tolist() == [[5, 2, 0]]
+    assert baselines.recent_popularity(1.0)(past)(old[:1], [0]).argmax() == 1
+
+
 def test_ease_solves_its_least_squares_problem() -> None:
     """Each column of B minimises |x_j - X b|² + λ |b|² with b_j = 0."""
     seen = interactions(HISTORIES, 12)
     x = seen.toarray().astype(float)
-    scores = baselines.ease(3.0)(seen)(HISTORIES, [0] * len(HISTORIES))
+    scores = baselines.ease(3.0)(Past(HISTORIES, 12))(HISTORIES, [0] * len(HISTORIES))
     for item in (0, 7):
         others = [i for i in range(12) if i != item]
         gram = x[:, others].T @ x[:, others] + 3.0 * np.eye(11)
@@ -132,7 +141,7 @@ def test_ease_solves_its_least_squares_problem() -> None:
 @pytest.mark.parametrize("fit", [baselines.item_knn(5, 1.0), baselines.ease(1.0), baselines.als(8, 5.0)])
 def test_baselines_find_what_always_goes_together(fit: baselines.Fit) -> None:
     pairs = [history(f"u{u}", 2 * (u % 6) + 1, 2 * (u % 6) + 2) for u in range(60)]
-    scorer = fit(interactions(pairs, 12))
+    scorer = fit(Past(pairs, 12))
     cases = Cases([history("new", 5), history("new", 12)], np.array([5, 10]), [0, 0])
     assert next_item_ranks(scorer, cases).tolist() == [0, 0]
 
