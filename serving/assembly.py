@@ -19,11 +19,13 @@ from recsys.event_log import EventSink
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.pipeline.stages import SideEffect
+from recsys.recall.again import Again
 from recsys.rerank.rules import RuleBook
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from recsys.store.replays import MemoryReplays, RedisReplays
 from recsys.store.token_bucket import RedisTokenBuckets
+from recsys.types import MS_PER_DAY
 from serving.apart import Apart
 from serving.breaker import Breaker, Guarded
 from serving.cache import Cache
@@ -31,6 +33,7 @@ from serving.cursors import Cursors, cursor_key
 from serving.experiments import Experiments
 from serving.hop import Hop
 from serving.impression_log import ImpressionLog, ImpressionWriter
+from serving.index_place import IndexPlace
 from serving.item_feed import ItemFeed
 from serving.log_ends import LogEnds
 from serving.memory import MemoryGuard
@@ -190,8 +193,8 @@ def _host(
         vector_cache_bytes=settings.vector_cache_bytes,
         batch=settings.batch,
         batch_wait_ms=settings.batch_wait_ms,
-        again=settings.again,
-        index=settings.index,
+        again=Again(settings.again_carts, round(settings.again_days * MS_PER_DAY)),
+        index=IndexPlace(settings.index_shards, settings.milvus_uri, settings.milvus_token),
     )
 
     wait_s = settings.deadline_ms / 1e3

@@ -5,10 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from recsys.recall.again import Again
 from recsys.settings import Settings
-from recsys.types import MS_PER_DAY
-from serving.index_place import IndexPlace
 
 
 class Role(StrEnum):
@@ -158,14 +155,6 @@ class ServingSettings(Settings):
     @property
     def cursor_key_file(self) -> Path:
         return self.cursor_key or self.home / "cursor.key"
-
-    @property
-    def index(self) -> IndexPlace:
-        return IndexPlace(self.index_shards, self.milvus_uri, self.milvus_token)
-
-    @property
-    def again(self) -> Again:
-        return Again(self.again_carts, round(self.again_days * MS_PER_DAY))
 
     @property
     def spool_folder(self) -> Path:
