@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := train,spark,milvus,dev
+EXTRAS := train,spark,milvus,otel,dev
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup demo test test-fast lint audit format clean

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# promtool, which only the tests of the alerting rules need. Installed where apt-get may; without it those tests are skipped
-# and say so.
+# What only tests need: promtool (alerting rules) and Chromium with a font (the page). Installed where apt-get may; without
+# them those tests are skipped and say so.
 set -euo pipefail
 
-command -v promtool >/dev/null && exit 0
+missing=()
+command -v promtool >/dev/null || missing+=(prometheus)
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing+=(chromium fonts-dejavu-core)
+[ ${#missing[@]} -eq 0 ] && exit 0
 if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
-  echo "installing for the tests: prometheus (promtool)"
+  echo "installing for the tests: ${missing[*]}"
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else
-  echo "promtool is not installed (Debian: apt-get install prometheus): the tests of alerting rules are skipped" >&2
+  echo "not installed: ${missing[*]} (Debian: apt-get install ${missing[*]}); the tests that need them are skipped" >&2
 fi

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
         4, ge=1, le=1024, description="Partitions of each topic; fixed once events exist."
     )
     log_level: str = Field("info", description="debug, info, warning or error.")
+    traces: str = Field(
+        "", description="Where OpenTelemetry traces go: console, or otlp (extra `otel`); empty: nowhere."
+    )
 
     @property
     def lake(self) -> Path:

@@ -13,6 +13,7 @@ from starlette.types import Scope
 from starlette_compress import CompressMiddleware
 
 import recsys
+from recsys.tracing import Traces, open_traces
 from serving import openapi, problems
 from serving.assembly import assemble
 from serving.edge import Edge
@@ -43,9 +44,15 @@ class HotRoute(Route):
 def create_app(
     settings: ServingSettings | None = None,
     make_services: Callable[[ServingSettings, Telemetry], Services] = assemble,
+    traces: Traces | None = None,
 ) -> FastAPI:
-    """The app. Servers are connected when it starts, and left when it stops, not before."""
+    """The app. Servers are connected when it starts, and left when it stops, not before.
+
+    Args:
+        traces: instead of those that the settings name.
+    """
     settings = settings or ServingSettings()
+    traces = traces or open_traces(settings.traces, "recsys-api")
     telemetry = Telemetry()
 
     @asynccontextmanager
@@ -56,6 +63,8 @@ def create_app(
             yield
         finally:
             services.close()
+            if traces is not None:
+                traces.close()
 
     app = FastAPI(
         title="recsys",
@@ -87,7 +96,7 @@ def create_app(
             allow_headers=["*"],
         )
     app.add_middleware(CompressMiddleware, minimum_size=_COMPRESSED_FROM, brotli=False)
-    app.add_middleware(Edge, telemetry=telemetry, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Edge, telemetry=telemetry, max_body_bytes=settings.max_body_bytes, traces=traces)
     return app
 
 

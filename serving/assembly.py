@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 from starlette.applications import Starlette
 
@@ -41,6 +41,7 @@ from serving.model_host import ModelHost
 from serving.outbox import Outbox
 from serving.parts import NearestCall, RankCall, load_rank_part, part_app, rank
 from serving.recall_part import RecallPart
+from serving.request_spans import TracedReads
 from serving.results import ResultCache
 from serving.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime, weigh
 from serving.security import Keys
@@ -68,13 +69,7 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         settings,
         telemetry,
         store=RedisFeatureStore(settings.redis_url, FEATURES, config, settings.redis_namespace),
-        request_store=RedisFeatureStore(
-            settings.redis_url,
-            FEATURES,
-            config,
-            settings.redis_namespace,
-            timeout_s=settings.store_timeout_ms / 1e3,
-        ),
+        request_store=_request_store(settings, config),
         sink=KafkaSink(settings.kafka_bootstrap),
     )
     ends = LogEnds(lambda: KafkaSource(settings.kafka_bootstrap), settings.partitions)
@@ -102,6 +97,18 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         guard = Breaker()
         services.take_tokens = lambda key, tokens: guard.call(lambda: buckets.take(key, tokens))
     return services
+
+
+def _request_store(settings: ServingSettings, config: StoreConfig) -> FeatureStore:
+    """What a request waits for: with its short timeout, and with spans when traces are on."""
+    store = RedisFeatureStore(
+        settings.redis_url,
+        FEATURES,
+        config,
+        settings.redis_namespace,
+        timeout_s=settings.store_timeout_ms / 1e3,
+    )
+    return cast("FeatureStore", TracedReads(store)) if settings.traces else store
 
 
 def compose(

@@ -10,6 +10,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.events import new_id
+from recsys.tracing import TRACEPARENT, Traces, current_span
 from serving.problems import MEDIA_TYPE, Problem, problem_body
 from serving.telemetry import Telemetry
 
@@ -29,10 +30,14 @@ _log = structlog.get_logger(__name__)
 class Edge:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, max_body_bytes: int, traces: Traces | None = None
+    ) -> None:
+        """`traces`: a span for each request, `recsys.tracing.current_span` while it is answered."""
         self._app = app
         self._telemetry = telemetry
         self._max_body_bytes = max_body_bytes
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,6 +46,10 @@ class Edge:
         began = time.perf_counter()
         request_id = _request_id(scope)
         scope["request_id"] = request_id
+        span = None
+        if self._traces is not None:
+            span = self._traces.begin(scope["method"], _traceparent(scope))
+            current_span.set(span)  # of this request's task; the server starts a new one for the next
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -69,6 +78,11 @@ class Edge:
         finally:
             self._telemetry.in_flight.dec()
             route = getattr(scope.get("route"), "path", "other")
+            if span is not None:
+                failed = f"status {status}" if status >= 500 else ""
+                span.end(
+                    name=f"{scope['method']} {route}", failed=failed, status=status, request_id=request_id
+                )
             self._telemetry.request(route, scope["method"], status, time.perf_counter() - began)
 
     def _bounded(self, receive: Receive) -> Receive:
@@ -92,6 +106,14 @@ def _request_id(scope: Scope) -> str:
         if name == REQUEST_ID and _PLAIN_ID.fullmatch(value):
             return str(value, "ascii")
     return new_id()
+
+
+def _traceparent(scope: Scope) -> str:
+    """Of the client's span, when it has one."""
+    for name, value in scope["headers"]:
+        if name == TRACEPARENT.encode():
+            return str(value, "latin-1")
+    return ""
 
 
 def _refuse_long(scope: Scope, limit: int) -> None:

@@ -16,8 +16,9 @@ from recsys.features.state import EntityState
 from recsys.impressions import Impression, ShownItem
 from recsys.pipeline.pipeline import Answer
 from recsys.request import ABSENT
+from recsys.tracing import Headers, current_headers
 from recsys.types import Topic
-from serving.outbox import Outbox
+from serving.outbox import Message, Outbox
 from serving.telemetry import Telemetry
 
 _BATCH = 100
@@ -35,18 +36,18 @@ class ImpressionWriter:
     def __init__(self, outbox: Outbox, telemetry: Telemetry, limit: int = 5_000) -> None:
         self._outbox = outbox
         self._dropped = telemetry.impressions_dropped
-        self._queue: queue.Queue[Callable[[], Impression] | None] = queue.Queue(limit)
+        self._queue: queue.Queue[tuple[Callable[[], Impression], Headers] | None] = queue.Queue(limit)
         self._thread = threading.Thread(target=self._write_forever, name="impressions", daemon=True)
         self._thread.start()
 
-    def put(self, impression: Callable[[], Impression]) -> None:
-        """Never waits; the impression is made later.
+    def put(self, impression: Callable[[], Impression], headers: Headers = ()) -> None:
+        """Never waits; the impression is made later. `headers`: of its record.
 
         Raises:
             Unavailable: the queue is full.
         """
         try:
-            self._queue.put_nowait(impression)
+            self._queue.put_nowait((impression, headers))
         except queue.Full:
             self._dropped.inc()
             raise Unavailable("the impression log is full") from None
@@ -63,10 +64,12 @@ class ImpressionWriter:
             while len(batch) < _BATCH and not self._queue.empty():
                 batch.append(self._queue.get())
             ended = None in batch
-            self._write([make() for make in batch if make is not None])
+            self._write([(make(), headers) for make, headers in filter(None, batch)])
 
-    def _write(self, batch: Sequence[Impression]) -> None:
-        messages = [(Topic.IMPRESSIONS, i.user_id, orjson.dumps(i.to_dict())) for i in batch]
+    def _write(self, batch: Sequence[tuple[Impression, Headers]]) -> None:
+        messages = [
+            Message(Topic.IMPRESSIONS, i.user_id, orjson.dumps(i.to_dict()), headers) for i, headers in batch
+        ]
         try:
             self._outbox.put(messages)
         except Unavailable as error:
@@ -89,7 +92,7 @@ class ImpressionLog:
     def after(self, answer: Answer) -> None:
         if len(answer.candidates):
             bare = replace(answer, query=replace(answer.query, user=_NOT_KEPT), explanation=None)
-            self._writer.put(partial(self.impression, bare))
+            self._writer.put(partial(self.impression, bare), current_headers())
 
     def impression(self, answer: Answer) -> Impression:
         query, shown = answer.query, answer.candidates

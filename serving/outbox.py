@@ -5,7 +5,7 @@ and delivers it in order. So a record survives the death of the broker and of th
 that starts on the folder adopts the segments of dead ones. After a crash a record may be delivered twice:
 records carry ids, and the store applies each id once.
 
-A segment is a sequence of frames: u32 length, u32 CRC-32, msgpack of (topic, key, value). A frame that a
+A segment is a sequence of frames: u32 length, u32 CRC-32, msgpack of (topic, key, value, headers). A frame that a
 dying process has written in part fails its CRC and ends the segment.
 """
 
@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -35,7 +36,15 @@ _BATCH = 500
 _FLUSH_S = 5.0
 _BACKOFF_S = (0.05, 2.0)  # first and longest wait after a failed delivery
 
-Message = tuple[str, str, bytes]  # topic, key, value
+
+class Message(NamedTuple):
+    """One record on its way to the log. A plain tuple does as well; `headers` may be missing."""
+
+    topic: str
+    key: str
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.msgpack.Encoder().encode

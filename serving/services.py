@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from recsys.errors import Unavailable
 from recsys.store.base import FeatureStore
+from recsys.tracing import carried
 from recsys.store.replays import Replays
 from serving.cursors import Cursors
 from serving.experiments import Assigned, Experiments
@@ -126,7 +127,9 @@ class Services:
             raise Problem(503, "too many requests; retry later")
         self.in_flight += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.cpu, self._timed, work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(
+                self.cpu, carried(self._timed), work, *arguments
+            )
         finally:
             self.in_flight -= 1
 

@@ -13,6 +13,7 @@ from recsys.events import Event, parse_event
 from recsys.impressions import impression_events, parse_impression
 from recsys.item_changes import ItemChange, parse_item_change
 from recsys.store.base import Batch, Checkpoint
+from recsys.tracing import parent_of
 from recsys.types import Topic
 from streaming.lateness import TimeRules
 
@@ -65,6 +66,7 @@ class Prepared:
     refused: list[tuple[Record, InvalidEvent]] = field(default_factory=list)
     clamped: int = 0
     oldest_append_ms: int = 0
+    parents: list[str] = field(default_factory=list)  # `traceparent`s that came with the records
 
 
 class Preparer:
@@ -83,6 +85,7 @@ class Preparer:
         refused: list[tuple[Record, InvalidEvent]] = []
         previous, clamped, oldest = claim.position, 0, 0
         taken = 0
+        parents: list[str] = []
         for record in records:
             if record.offset < claim.position:
                 continue  # read before a seek
@@ -99,13 +102,15 @@ class Preparer:
                 refused.append((record, error))
             claim.position = record.offset + 1
             taken += 1
+            if record.headers and (parent := parent_of(record.headers)):
+                parents.append(parent)
             oldest = oldest or record.append_time_ms
             if len(events) >= self._max_events or taken >= 4 * self._max_events:
-                yield Prepared(claim.batch(previous, offsets, events), changes, refused, clamped, oldest)
-                offsets, events, changes, refused = [], [], [], []
+                yield Prepared(claim.batch(previous, offsets, events), changes, refused, clamped, oldest, parents)
+                offsets, events, changes, refused, parents = [], [], [], [], []
                 previous, clamped, oldest, taken = claim.position, 0, 0, 0
         if taken:
-            yield Prepared(claim.batch(previous, offsets, events), changes, refused, clamped, oldest)
+            yield Prepared(claim.batch(previous, offsets, events), changes, refused, clamped, oldest, parents)
 
     def _events(self, record: Record, watermark_ms: int) -> tuple[list[Event], int]:
         """The events of one record, and how many had their time clamped.

@@ -40,6 +40,7 @@ from recsys.event_log import EventSink, EventSource, Record
 from recsys.features.definitions import FEATURES
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
+from recsys.tracing import Traces, open_traces
 from recsys.types import MS_PER_HOUR, MS_PER_MINUTE, Topic
 from streaming.batches import Claim, Late, Misrouted, Prepared, Preparer
 from streaming.dead_letter import send_dead_letter
@@ -84,8 +85,10 @@ class FeatureWorker:
         metrics: WorkerMetrics | None = None,
         clock: Callable[[], float] = time.time,
         name: str = "",
+        traces: Traces | None = None,
     ) -> None:
         """`config.partitions` are shared with the other workers, unless `own` says which are this one's."""
+        self._traces = traces
         self._store = store
         self._sink = sink
         self._config = config or WorkerConfig()
@@ -224,6 +227,19 @@ class FeatureWorker:
             if prepared.oldest_append_ms:
                 self.metrics.freshness.observe(max(0.0, self._clock() - prepared.oldest_append_ms / 1_000))
 
+    def _apply(self, prepared: Prepared) -> Applied:
+        """On the applier's thread. With traces on, each record that came with a trace gets its part of it."""
+        if self._traces is None or not prepared.parents:
+            return self._store.apply(prepared.batch)
+        batch, began_ns = prepared.batch, time.time_ns()
+        applied = self._store.apply(batch)
+        ended_ns = time.time_ns()
+        for parent in prepared.parents:
+            span = self._traces.begin(f"apply {batch.topic}", parent, began_ns)
+            span.child("redis apply", began_ns).end(ended_ns, system="redis", events=len(batch.events))
+            span.end(ended_ns, partition=batch.partition, outcome=str(applied.outcome))
+        return applied
+
     def _check_claims(self) -> None:
         """A batch of nothing tells whether the store still is where this worker believes it to be.
 
@@ -289,7 +305,8 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
     )
     sink = KafkaSink(settings.kafka_bootstrap)
     config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
-    worker = FeatureWorker(store, sink, config)
+    traces = open_traces(settings.traces, "recsys-worker")
+    worker = FeatureWorker(store, sink, config, traces=traces)
     if settings.worker_metrics_port:
         start_http_server(settings.worker_metrics_port, registry=worker.metrics.registry)
     if partitions:
@@ -301,4 +318,6 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
         source.close()
         sink.close()
         store.close()
+        if traces is not None:
+            traces.close()
     return worker.metrics

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from recsys.errors import InvalidEvent
 from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, parse_event
+from recsys.tracing import carried, current_headers
 from recsys.types import Topic
 from serving.body import decode_any
 from serving.idempotency import event_ids, key_of
@@ -37,7 +38,7 @@ async def post_events(request: Request) -> Response:
         raise Problem(413, f"events: at most {parts.settings.max_batch} in one request, got {len(raws)}")
     await parts.limit(caller, max(1, len(raws)))
     results = await asyncio.get_running_loop().run_in_executor(
-        parts.io, accept, parts, raws, event_ids(caller.name, key, content)
+        parts.io, carried(accept), parts, raws, event_ids(caller.name, key, content)
     )
     rejected = sum(result.status == "rejected" for result in results)
     parts.telemetry.events.labels("accepted").inc(len(results) - rejected)
@@ -56,13 +57,14 @@ def accept(parts: Services, raws: list[Any], make_id: Callable[[int], str]) -> l
     """
     results: list[EventResult] = []
     messages: list[Message] = []
+    headers = current_headers()
     for place, raw in enumerate(raws):
         try:
             event = parse_event(_completed(parts, raw, make_id, place))
         except InvalidEvent as error:
             results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
             continue
-        messages.append(_message(event))
+        messages.append(Message(Topic.EVENTS, event.user_id, orjson.dumps(event.to_dict()), headers))
         results.append(EventResult(status="accepted", event_id=event.event_id))
     if messages:
         parts.events.put(messages)
@@ -88,10 +90,6 @@ def _completed(parts: Services, raw: Any, make_id: Callable[[int], str], place: 
     known = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator}
     full["context"] = {key: text for key, text in known.items() if text} | (context or {})
     return full
-
-
-def _message(event: Event) -> Message:
-    return Topic.EVENTS, event.user_id, orjson.dumps(event.to_dict())
 
 
 def _id_of(raw: Any) -> str:

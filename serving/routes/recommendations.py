@@ -12,10 +12,12 @@ from starlette.responses import Response
 from recsys.errors import RecsysError
 from recsys.pipeline.pipeline import Answer
 from recsys.request import Query
+from recsys.tracing import current_span
 from serving.body import decode
 from serving.experiments import Assigned
 from serving.explain import funnel
 from serving.problems import Problem, problem_of, request_id
+from serving.request_spans import stage_spans
 from serving.runtime import Runtime
 from serving.security import Scope
 from serving.services import Services, allow, services
@@ -109,6 +111,8 @@ def _answer(
     if not served.cached:
         parts.telemetry.answer(answer)
         parts.served.note(runtime, answer)
+        if (span := current_span.get()) is not None:
+            stage_spans(span, answer)
     degraded = degradations(parts, runtime, assigned, answer)
     return _encode(
         Recommendations(

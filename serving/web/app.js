@@ -1,149 +1,110 @@
-// The page: who, what they did, what is recommended and why. Plain requests to the same API that everybody uses.
-const byId = (id) => document.getElementById(id);
-const REFRESH_MS = 50;
-const GIVE_UP_MS = 15_000;
+// The shell: who is looked at, which view is open, and what the views share. Each view is a file in views/.
+import { readHealth, recommend, saveKey } from "./api.js";
+import { useLoaded } from "./parts.js";
+import { html, render, useCallback, useEffect, useRef, useState } from "./vendor/toolkit.js";
+import { Feed } from "./views/feed.js";
+import { Funnel } from "./views/funnel.js";
+import { Models } from "./views/models.js";
+import { System } from "./views/system.js";
 
-const state = { user: "", shown: [], requestId: "" };
+const VIEWS = [
+  ["feed", "Feed", Feed],
+  ["funnel", "Funnel", Funnel],
+  ["system", "System", System],
+  ["models", "Data & models", Models],
+];
+const LENGTH = 12;
+const HEALTH_EVERY_MS = 5000;
 
-async function call(path, body) {
-  const key = sessionStorage.getItem("api-key");
-  const response = await fetch(path, {
-    method: body ? "POST" : "GET",
-    headers: { ...(body && { "content-type": "application/json" }), ...(key && { "x-api-key": key }) },
-    body: body && JSON.stringify(body),
-  });
-  if (response.status === 401) {
-    const entered = prompt("This API asks for a key:");
-    if (entered) {
-      sessionStorage.setItem("api-key", entered);
-      return call(path, body);
+/** `#/funnel?user=196` → ["funnel", "196"] */
+function place() {
+  const [view, query] = location.hash.replace(/^#\/?/, "").split("?");
+  return [VIEWS.some(([name]) => name === view) ? view : "feed", new URLSearchParams(query).get("user") ?? "1"];
+}
+
+const link = (view, user) => `#/${view}?user=${encodeURIComponent(user)}`;
+
+function App() {
+  const [[view, user], setPlace] = useState(place);
+  const [answer, setAnswer] = useState(null);
+  const [error, setError] = useState(null);
+  const [asksKey, setAsksKey] = useState("");
+  const main = useRef(null);
+
+  useEffect(() => {
+    const change = () => {
+      setPlace(place());
+      scrollTo(0, 0);
+      main.current?.focus({ preventScroll: true });
+    };
+    addEventListener("hashchange", change);
+    return () => removeEventListener("hashchange", change);
+  }, []);
+  useEffect(() => {
+    document.title = `${VIEWS.find(([name]) => name === view)[1]} · recsys`;
+  }, [view]);
+
+  const ask = useCallback(async () => {
+    try {
+      const found = await recommend(user, LENGTH);
+      setAnswer(found);
+      setError(null);
+      return found;
+    } catch (problem) {
+      setError(problem);
+      setAnswer(null);
+      if (problem.status === 401) setAsksKey(problem.message);
+      return null;
     }
-  }
-  const content = response.status === 204 ? null : await response.json();
-  if (!response.ok) throw new Error(content.detail ?? response.statusText);
-  return content;
+  }, [user]);
+  useEffect(() => {
+    setAnswer(null);
+    ask();
+  }, [ask]);
+
+  const shared = { user, answer, error, ask, setAnswer, askKey: setAsksKey, choose: (id) => (location.hash = link(view, id)) };
+  const View = VIEWS.find(([name]) => name === view)[2];
+  return html`
+    <header class="top">
+      <a class="brand" href=${link("feed", user)}>recsys</a>
+      <nav aria-label="Views">
+        ${VIEWS.map(([name, title]) => html`<a href=${link(name, user)} aria-current=${name === view ? "page" : undefined}>${title}</a>`)}
+      </nav>
+      <${Health} />
+    </header>
+    <main id="main" tabindex="-1" ref=${main}><${View} ...${shared} /></main>
+    ${asksKey && html`<${KeyDialog} why=${asksKey} done=${() => { setAsksKey(""); ask(); }} />`}`;
 }
 
-const ask = () => call("/v1/recommendations?explain=true", { user_id: state.user, k: 12, context: { page: "demo" } });
-const ids = (answer) => answer.items.map((item) => item.item_id);
-const same = (a, b) => a.length === b.length && a.every((x, i) => x === b[i]);
-
-async function show() {
-  say("…");
-  try {
-    const [answer] = await Promise.all([ask(), showHistory(), showHealth()]);
-    showList(answer, []);
-    say(`${answer.items.length} items in ${answer.ms.toFixed(1)} ms by bundle ${answer.bundle}`, answer.degraded);
-  } catch (error) {
-    say(`No list: ${error.message}`);
-    byId("list").replaceChildren();
-  }
+function Health() {
+  const [health, error] = useLoaded(readHealth, HEALTH_EVERY_MS);
+  if (error) return html`<p class="health bad" role="status"><span class="dot"></span>the API is away</p>`;
+  if (!health) return html`<p class="health" role="status"></p>`;
+  const state = !health.ready ? "bad" : health.degraded.length ? "warn" : "good";
+  const text = !health.ready ? "no bundle" : health.degraded.length ? `degraded: ${health.degraded.join(", ")}` : health.bundle;
+  return html`<p class=${`health ${state}`} role="status"><span class="dot"></span>${text}</p>`;
 }
 
-async function act(type, item, button) {
-  const began = performance.now();
-  button.disabled = true;
-  const before = state.shown;
-  try {
-    await call("/v1/events", { type, user_id: state.user, item_id: item.item_id, request_id: state.requestId, position: before.indexOf(item.item_id) });
-    for (;;) {
-      const answer = await ask();
-      const ms = performance.now() - began;
-      if (!same(ids(answer), before)) {
-        showList(answer, before);
-        say(`The list changed ${ms.toFixed(0)} ms after your ${type}, through Kafka and Redis.`, answer.degraded);
-        await showHistory();
-        return;
-      }
-      if (ms > GIVE_UP_MS) return say(`Your ${type} is kept, but the list has not changed for ${GIVE_UP_MS / 1000} s. Is the worker running?`);
-      say(`Waiting for the list to change: ${ms.toFixed(0)} ms`);
-      await new Promise((resume) => setTimeout(resume, REFRESH_MS));
-    }
-  } catch (error) {
-    say(`Not sent: ${error.message}`);
-  } finally {
-    button.disabled = false;
-  }
+function KeyDialog({ why, done }) {
+  const box = useRef(null);
+  useEffect(() => box.current.showModal(), []);
+  const use = (event) => {
+    event.preventDefault();
+    saveKey(new FormData(event.target).get("key").trim());
+    done();
+  };
+  return html`
+    <dialog ref=${box} aria-labelledby="key-title" onClose=${done}>
+      <form onSubmit=${use}>
+        <h2 id="key-title">This API asks for a key</h2>
+        <p>${why}</p>
+        <label>API key <input name="key" type="password" autocomplete="off" required /></label>
+        <p class="dim">Kept in this tab until it is closed.</p>
+        <div class="row"><button>Use this key</button><button type="button" class="quiet" onClick=${() => box.current.close()}>Cancel</button></div>
+      </form>
+    </dialog>`;
 }
 
-function showList(answer, before) {
-  state.shown = ids(answer);
-  state.requestId = answer.request_id;
-  const shown = new Map((answer.funnel.shown ?? []).map((line) => [line.item_id, line]));
-  byId("list").replaceChildren(...answer.items.map((item, place) => {
-    const line = byId("line").content.cloneNode(true);
-    const fill = (name, text) => { line.querySelector(`.${name}`).textContent = text; };
-    fill("title", item.title || item.item_id);
-    fill("categories", item.categories.join(", "));
-    fill("moved", moved(item.item_id, place, before));
-    fill("why", why(item, shown.get(item.item_id)));
-    for (const button of line.querySelectorAll("button")) {
-      button.setAttribute("aria-label", `${button.textContent} ${item.title || item.item_id}`);
-      button.addEventListener("click", () => act(button.dataset.type, item, button));
-    }
-    return line;
-  }));
-  showStages(answer.funnel.stages);
-}
-
-function moved(id, place, before) {
-  if (!before.length) return "";
-  const old = before.indexOf(id);
-  if (old < 0) return "new";
-  return old === place ? "" : `${old > place ? "▲" : "▼"} ${Math.abs(old - place)}`;
-}
-
-function why(item, line) {
-  const found = item.channels.map((name) => (line?.channels[name] === undefined ? name : `${name} #${line.channels[name] + 1}`));
-  const scores = Object.entries(line?.scores ?? {}).map(([head, value]) => `${head} ${value.toFixed(3)}`);
-  return [`found by ${found.join(", ")}`, `score ${item.score.toFixed(3)}`, ...scores].join(" · ");
-}
-
-function showStages(stages) {
-  byId("stages").tBodies[0].replaceChildren(...stages.map((stage) => {
-    const row = document.createElement("tr");
-    for (const text of [stage.stage, stage.in, stage.out, stage.status === "ok" ? stage.ms.toFixed(2) : stage.status]) {
-      const cell = document.createElement("td");
-      cell.textContent = text;
-      row.append(cell);
-    }
-    if (stage.status !== "ok") row.className = "degraded";
-    return row;
-  }));
-}
-
-async function showHistory() {
-  const user = await call(`/v1/users/${encodeURIComponent(state.user)}`);
-  const lines = user.history.slice(0, 15).map((visit) => {
-    const line = document.createElement("li");
-    line.textContent = `${visit.type}: ${visit.title || visit.item_id}, ${new Date(visit.event_time_ms).toLocaleString()}`;
-    return line;
-  });
-  byId("history").replaceChildren(...lines);
-  if (!lines.length) byId("history").textContent = "Nothing yet: this user is unknown. Click something.";
-}
-
-async function showHealth() {
-  const response = await fetch("/readyz");
-  const health = await response.json();
-  byId("health").textContent = health.degraded?.length ? `degraded: ${health.degraded.join(", ")}` : `bundle ${health.bundle}`;
-  byId("health").classList.toggle("degraded", Boolean(health.degraded?.length));
-}
-
-function say(text, degraded = []) {
-  byId("status").textContent = degraded.length ? `${text} Degraded: ${degraded.join(", ")}.` : text;
-  byId("status").classList.toggle("degraded", degraded.length > 0);
-}
-
-function choose(user) {
-  state.user = byId("user").value = user;
-  history.replaceState(null, "", `?user=${encodeURIComponent(user)}`);
-  show();
-}
-
-byId("who").addEventListener("submit", (event) => {
-  event.preventDefault();
-  choose(byId("user").value.trim());
-});
-byId("new-user").addEventListener("click", () => choose(`guest-${crypto.randomUUID().slice(0, 8)}`));
-choose(new URLSearchParams(location.search).get("user") ?? byId("user").value);
+const root = document.getElementById("app");
+root.replaceChildren();
+render(html`<${App} />`, root);

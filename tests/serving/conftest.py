@@ -57,10 +57,10 @@ class Api:
 
         at_least: impressions are written by a thread after the answer; wait for so many.
         """
-        eventually(lambda: sum(taken == topic for taken, _, _ in self.sink.taken) >= at_least)
+        eventually(lambda: sum(taken.topic == topic for taken in self.sink.taken) >= at_least)
         assert self.services.events.flush(20)
         assert self.services.impressions.flush(20)
-        return [orjson.loads(value) for taken, _, value in self.sink.taken if taken == topic]
+        return [orjson.loads(taken.value) for taken in self.sink.taken if taken.topic == topic]
 
     def apply_events(self) -> None:
         """What the feature worker does: everything logged so far goes into the store."""

@@ -19,7 +19,7 @@ class FlakySink:
 
     def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         self._check()
-        self._queued.append((topic, key, value))
+        self._queued.append(Message(topic, key, value, tuple(headers)))
 
     def flush(self, timeout_s: float = 10.0) -> None:
         self._check()

@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 def message(i: int, size: int = 10) -> Message:
-    return ("events", f"u{i % 3}", f"{i}:".encode().ljust(size, b"x"))
+    return Message("events", f"u{i % 3}", f"{i}:".encode().ljust(size, b"x"))
 
 
 def test_records_arrive_in_order_and_leave_the_folder_empty(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""The spans of one request, when traces are on: its stages from what they have left behind, Redis as it is asked."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from recsys.features.state import EntityState
+from recsys.pipeline.pipeline import Answer
+from recsys.store.base import FeatureStore
+from recsys.tracing import Span, current_span
+
+T = TypeVar("T")
+_NS_PER_MS = 1e6
+
+
+def stage_spans(span: Span, answer: Answer) -> None:
+    """A span a stage, made from the outcomes when the pipeline has just ended: the stages know nothing of traces."""
+    total_ms = max((outcome.began_ms + outcome.ms for outcome in answer.outcomes), default=0.0)
+    began_ns = time.time_ns() - round(total_ms * _NS_PER_MS)
+    for outcome in answer.outcomes:
+        start = began_ns + round(outcome.began_ms * _NS_PER_MS)
+        stage = span.child(f"stage {outcome.stage}", start)
+        stage.end(
+            start + round(outcome.ms * _NS_PER_MS),
+            failed=outcome.error,
+            kind=outcome.kind,
+            count_in=outcome.count_in,
+            count_out=outcome.count_out,
+        )
+
+
+class TracedReads:
+    """The two reads of a request with a span each; everything else is the store's own."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+
+    def user(self, user_id: str) -> EntityState:
+        return _traced("redis user", lambda: self._store.user(user_id))
+
+    def history_version(self, user_id: str, history: str) -> str:
+        return _traced("redis history_version", lambda: self._store.history_version(user_id, history))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def _traced(name: str, read: Callable[[], T]) -> T:
+    parent = current_span.get()
+    if parent is None:
+        return read()
+    span, failed = parent.child(name, time.time_ns()), ""
+    try:
+        return read()
+    except Exception as error:
+        failed = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        span.end(failed=failed, system="redis")

@@ -1,0 +1,42 @@
+// The API as the page uses it: plain requests, the same that everybody sends.
+
+const KEY = "recsys-api-key";
+
+/** An answer that is not a success; `status` 0: no answer at all. `detail` says what to do. */
+export class ApiProblem extends Error {
+  constructor(status, detail, requestId = "") {
+    super(detail);
+    this.status = status;
+    this.requestId = requestId;
+  }
+}
+
+export const saveKey = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
+
+async function call(method, path, body) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { ...(body && { "content-type": "application/json" }), ...(key && { "x-api-key": key }) };
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+  } catch {
+    throw new ApiProblem(0, "The API does not answer. Is `recsys serve` running?");
+  }
+  const content = response.status === 204 ? null : await response.json().catch(() => null);
+  // readyz says 503 and still has something to tell
+  if (!response.ok && path !== "/readyz") {
+    throw new ApiProblem(response.status, content?.detail ?? response.statusText, content?.request_id);
+  }
+  return content;
+}
+
+export const recommend = (user, k) =>
+  call("POST", "/v1/recommendations?explain=true", { user_id: user, k, context: { page: "demo" } });
+export const sendEvent = (event) => call("POST", "/v1/events", event);
+export const readUser = (user) => call("GET", `/v1/users/${encodeURIComponent(user)}`);
+export const readSystem = () => call("GET", "/v1/system");
+export const readModels = () => call("GET", "/v1/models");
+export const readBundles = () => call("GET", "/v1/bundles");
+export const readExperiments = () => call("GET", "/v1/experiments");
+export const readHealth = () => call("GET", "/readyz");
+export const activate = (version) => call("POST", `/v1/bundles/${encodeURIComponent(version)}/activate`);

@@ -1,0 +1,46 @@
+// Numbers, times and names as people read them.
+
+const LOCALE = "en";
+const whole = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 0 });
+
+export const count = (n) => (n === null || n === undefined ? "–" : whole.format(n));
+
+/** Three significant digits, without exponents for what has a usual size. */
+export function number(x) {
+  if (x === null || x === undefined || Number.isNaN(x)) return "–";
+  if (x === 0) return "0";
+  const size = Math.abs(x);
+  if (size >= 1000) return whole.format(x);
+  if (size < 0.001) return x.toExponential(1);
+  return x.toLocaleString(LOCALE, { maximumSignificantDigits: 3 });
+}
+
+export const ms = (x) => (x === null || x === undefined ? "–" : x >= 100 ? `${whole.format(x)}` : x.toFixed(x >= 10 ? 1 : 2));
+export const score = (x) => (x === null || x === undefined ? "–" : x.toFixed(3));
+export const signed = (x) => `${x > 0 ? "+" : x < 0 ? "−" : ""}${Math.abs(x).toFixed(4)}`;
+export const percent = (x) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(1)} %`);
+
+export function bytes(n) {
+  if (n === null || n === undefined) return "–";
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let at = 0;
+  for (; n >= 1024 && at < units.length - 1; at += 1) n /= 1024;
+  return `${at ? n.toFixed(1) : n} ${units[at]}`;
+}
+
+/** "12 s", "3 min", "5 h", "2 d". */
+export function age(milliseconds) {
+  if (milliseconds === null || milliseconds === undefined) return "–";
+  const seconds = Math.max(0, milliseconds / 1000);
+  if (seconds < 1) return "now";
+  for (const [length, unit] of [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]) {
+    if (seconds >= length) return `${Math.floor(seconds / length)} ${unit}`;
+  }
+  return "now";
+}
+
+export const when = (milliseconds) =>
+  new Date(milliseconds).toLocaleString(LOCALE, { dateStyle: "medium", timeStyle: "short" });
+
+/** `two_tower` → "two tower". */
+export const words = (name) => name.replaceAll("_", " ");

@@ -1,0 +1,129 @@
+// What the views are made of.
+import { html, uPlot, useEffect, useLayoutEffect, useRef, useState } from "./vendor/toolkit.js";
+
+export const Panel = ({ title, note, children, id, actions }) => html`
+  <section class="panel" aria-labelledby=${id}>
+    <header><h2 id=${id}>${title}</h2>${actions}</header>
+    ${note && html`<p class="note">${note}</p>`}
+    ${children}
+  </section>`;
+
+export const Empty = ({ title, children }) => html`<div class="empty"><strong>${title}</strong><p>${children}</p></div>`;
+
+export const Problem = ({ error, retry }) => html`
+  <div class="empty problem" role="alert">
+    <strong>${error.status === 503 ? "Not available now" : error.status ? `Error ${error.status}` : "No connection"}</strong>
+    <p>${error.message}</p>
+    ${error.requestId && html`<p class="dim">request ${error.requestId}</p>`}
+    ${retry && html`<button type="button" onClick=${retry}>Try again</button>`}
+  </div>`;
+
+export const Tile = ({ label, value, unit, note, state }) => html`
+  <div class=${`tile ${state ?? ""}`}>
+    <span class="label">${label}</span>
+    <span class="value">${value}${unit && value !== "–" && html`<small> ${unit}</small>`}</span>
+    ${note && html`<span class="dim">${note}</span>`}
+  </div>`;
+
+/** A table that scrolls inside itself on a narrow screen, and can be reached by the keyboard to do so.
+ * `head`: a title a column; [title] above numbers, which are aligned right. */
+export const Table = ({ caption, head, children, className }) => html`
+  <div class="scroll" role="region" aria-label=${caption} tabindex="0">
+    <table class=${className}>
+      <caption class="sr">${caption}</caption>
+      <thead><tr>${head.map((title) => (Array.isArray(title) ? html`<th scope="col" class="num">${title[0]}</th>` : html`<th scope="col">${title}</th>`))}</tr></thead>
+      <tbody>${children}</tbody>
+    </table>
+  </div>`;
+
+/** A bar from `from` to `from + size`, both shares of the width. The number beside it says the same in words. */
+export const Bar = ({ from = 0, size, tone = "" }) => html`
+  <span class=${`bar ${tone}`} aria-hidden="true"><span style=${{ left: `${100 * from}%`, width: `${100 * Math.max(size, 0.004)}%` }}></span></span>`;
+
+/** A bar to the left or right of the middle: `value` in -1 … 1. */
+export const Diverging = ({ value }) =>
+  html`<${Bar} from=${value < 0 ? 0.5 + value / 2 : 0.5} size=${Math.abs(value) / 2} tone=${value < 0 ? "minus" : "plus"} />`;
+
+/** Run `load` now and every `everyMs` (0: once) while the page is visible. → [content, error, reload] */
+export function useLoaded(load, everyMs = 0, needs = []) {
+  const [state, set] = useState([null, null]);
+  const latest = useRef(load);
+  latest.current = load;
+  const reload = useRef(() => {});
+  useEffect(() => {
+    let over = false;
+    let timer;
+    const step = async () => {
+      clearTimeout(timer);
+      try {
+        if (!document.hidden) {
+          const content = await latest.current();
+          if (!over) set([content, null]);
+        }
+      } catch (error) {
+        if (!over) set(([content]) => [content, error]);
+      }
+      if (!over && everyMs) timer = setTimeout(step, everyMs);
+    };
+    reload.current = step;
+    step();
+    return () => {
+      over = true;
+      clearTimeout(timer);
+    };
+  }, [everyMs, ...needs]);
+  return [...state, () => reload.current()];
+}
+
+/** A custom property as a canvas can paint it: `light-dark()` resolved. */
+function colour(name, box) {
+  const probe = box.appendChild(document.createElement("i"));
+  probe.style.color = `var(${name})`;
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+/** Lines over x. `series`: [{label, values, tone}], tone a custom property of style.css. The table below it, or the
+ * label, says the same to those who do not see it. */
+export function Chart({ label, x, series, time = false, fromZero = false, height = 180, unit = "" }) {
+  const box = useRef(null);
+  const plot = useRef(null);
+  const [mode, setMode] = useState(dark.matches);
+  const shape = `${series.map((s) => s.label)}|${time}|${mode}`;
+  useEffect(() => {
+    const change = () => setMode(dark.matches);
+    dark.addEventListener("change", change);
+    return () => dark.removeEventListener("change", change);
+  }, []);
+  useLayoutEffect(() => {
+    const axis = { stroke: colour("--dim", box.current), grid: { stroke: colour("--line", box.current), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
+    plot.current = new uPlot(
+      {
+        width: box.current.clientWidth,
+        height,
+        scales: { x: { time }, y: { range: (_, low, high) => [fromZero ? 0 : low, high > low || fromZero ? Math.max(high * 1.05, high > 0 ? 0 : 1) : low + 1] } },
+        cursor: { points: { size: 6 }, drag: { x: false, y: false } },
+        legend: { live: false, show: series.length > 1 },
+        axes: [axis, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],
+        series: [
+          { label: time ? "time" : "epoch" },
+          ...series.map((s) => ({ label: s.label, stroke: colour(s.tone, box.current), width: 2, points: { show: x.length < 30, size: 5 } })),
+        ],
+      },
+      [x, ...series.map((s) => s.values)],
+      box.current,
+    );
+    const watch = new ResizeObserver(() => plot.current?.setSize({ width: box.current.clientWidth, height }));
+    watch.observe(box.current);
+    return () => {
+      watch.disconnect();
+      plot.current.destroy();
+      plot.current = null;
+    };
+  }, [shape]);
+  useLayoutEffect(() => plot.current?.setData([x, ...series.map((s) => s.values)]), [x, series]);
+  return html`<div class="chart" role="img" aria-label=${label} ref=${box}></div>`;
+}

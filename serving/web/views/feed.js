@@ -1,0 +1,157 @@
+// Feed: a user's list, why each item is there, and how it changes with what the user does.
+import { ApiProblem, readUser, sendEvent } from "../api.js";
+import { age, ms, score, signed, words } from "../format.js";
+import { Bar, Empty, Panel, Problem, useLoaded } from "../parts.js";
+import { html, useEffect, useState } from "../vendor/toolkit.js";
+
+const ACTIONS = [
+  ["click", "Click", {}],
+  ["like", "Like", {}],
+  ["purchase", "Buy", { value: 9.99 }],
+  ["dwell", "Dwell 30 s", { value: 30_000 }],
+];
+const IN_HISTORY = new Set(["click", "like", "purchase"]);
+const LOOK_EVERY_MS = 25;
+const GIVE_UP_MS = 15_000;
+const STRONGEST = 2;
+
+export function Feed({ user, answer, error, ask, choose }) {
+  const [said, say] = useState("");
+  const [moves, setMoves] = useState(new Map());
+  const [busy, setBusy] = useState(false);
+  const [history, historyError, reload] = useLoaded(() => readUser(user), 0, [user, answer]);
+  useEffect(() => {
+    setMoves(new Map());
+    say("");
+  }, [user]);
+
+  const act = async ([type, label, more], item, place) => {
+    setBusy(true);
+    const before = answer.items.map((other) => other.item_id);
+    const began = performance.now();
+    try {
+      await sendEvent({ type, user_id: user, item_id: item.item_id, request_id: answer.request_id, position: place, event_time_ms: Date.now(), ...more });
+      if (!IN_HISTORY.has(type)) {
+        say(`${label} is kept. It changes what is known of the item now, and your profile from midnight on.`);
+        return;
+      }
+      await until(() => inHistory(user, item.item_id, type, began), began);
+      const after = await ask();
+      if (!after) return;
+      const took = performance.now() - began;
+      const changed = movesOf(before, after.items.map((other) => other.item_id));
+      setMoves(changed.moves);
+      const what = changed.same ? "The list is the same" : `The list changed: ${changed.text}`;
+      say(`${what}. ${ms(took)} ms after your ${type}, through Kafka and Redis.`);
+    } catch (problem) {
+      say(problem.message);
+    } finally {
+      setBusy(false);
+    }
+  };
+
+  return html`
+    <h1 class="sr">Feed</h1>
+    <${Who} user=${user} choose=${choose} />
+    <p class="said" role="status" aria-live="polite">${said}</p>
+    <div class="split">
+      <${Panel} id="list-title" title="Recommended" note=${answer && summary(answer)}>
+        ${error && html`<${Problem} error=${error} retry=${ask} />`}
+        ${!error && !answer && html`<${Waiting} />`}
+        ${answer && !answer.items.length && html`<${Empty} title="Nothing to recommend">Everything in the catalogue has been seen or is blocked.<//>`}
+        ${answer && html`<ol class="list">${answer.items.map((item, place) => html`
+          <${Line} key=${item.item_id} item=${item} place=${place} funnel=${answer.funnel} move=${moves.get(item.item_id)}
+            best=${answer.items[0].score} busy=${busy} act=${(action) => act(action, item, place)} />`)}</ol>`}
+      <//>
+      <${Panel} id="history-title" title="History" note=${history && `${history.seen} items will not be shown again`}>
+        ${historyError && html`<${Problem} error=${historyError} retry=${reload} />`}
+        ${history && !history.history.length && html`<${Empty} title="Nobody knows this user yet">Click something: the list answers within a moment.<//>`}
+        ${history && html`<ol class="history">${history.history.slice(0, 20).map((visit) => html`
+          <li><span class="kind">${words(visit.type)}</span> <span>${visit.title || visit.item_id}</span>
+            <time class="dim" datetime=${new Date(visit.event_time_ms).toISOString()}>${age(Date.now() - visit.event_time_ms)}</time></li>`)}</ol>`}
+      <//>
+    </div>`;
+}
+
+function Who({ user, choose }) {
+  const submit = (event) => {
+    event.preventDefault();
+    const wanted = new FormData(event.target).get("user").trim();
+    if (wanted) choose(wanted);
+  };
+  return html`
+    <form class="who" onSubmit=${submit}>
+      <label for="user">User</label>
+      <input id="user" name="user" key=${user} defaultValue=${user} required maxlength="128" autocomplete="off" spellcheck="false" />
+      <button>Show</button>
+      <button type="button" class="quiet" onClick=${() => choose(`guest-${Math.random().toString(36).slice(2, 8)}`)}>New user</button>
+    </form>`;
+}
+
+const Waiting = () => html`<div class="waiting" aria-label="Loading">${[1, 2, 3, 4].map(() => html`<span></span>`)}</div>`;
+
+function summary(answer) {
+  const degraded = answer.degraded.length ? ` · degraded: ${answer.degraded.map(words).join(", ")}` : "";
+  return `${answer.items.length} items in ${ms(answer.ms)} ms · bundle ${answer.bundle}${degraded}`;
+}
+
+function Line({ item, place, funnel, move, best, busy, act }) {
+  const name = item.title || item.item_id;
+  const shown = funnel.shown[place];
+  return html`
+    <li>
+      <span class="place" aria-hidden="true">${place + 1}</span>
+      <div class="what">
+        <div class="title"><strong>${name}</strong>${move && html`<span class=${`move ${move.tone}`}>${move.text}</span>`}</div>
+        <div class="dim">${item.categories.map(words).join(" · ")}</div>
+        <p class="why">${why(shown)}</p>
+        <div class="actions" role="group" aria-label=${`What you do with ${name}`}>
+          ${ACTIONS.map((action) => html`<button type="button" class="quiet" disabled=${busy} data-type=${action[0]} aria-label=${`${action[1]} ${name}`} onClick=${() => act(action)}>${action[1]}</button>`)}
+        </div>
+      </div>
+      <div class="score"><span class="value">${score(item.score)}</span><${Bar} size=${best > 0 ? item.score / best : 0} /></div>
+    </li>`;
+}
+
+/** One sentence: who found it, what spoke for it, what moved it. */
+function why(shown) {
+  const found = Object.entries(shown.channels).map(([channel, rank]) => `${words(channel)} #${rank + 1}`).join(", ");
+  const strong = Object.entries(shown.contributions ?? {})
+    .filter(([, share]) => share > 0)
+    .sort((a, b) => b[1] - a[1])
+    .slice(0, STRONGEST)
+    .map(([name, share]) => `${words(name)} ${signed(share)}`)
+    .join(", ");
+  const moved = shown.moved_by && shown.rank !== null ? ` · ranked ${shown.rank + 1}, moved by ${shown.moved_by}` : "";
+  return `Found by ${found || "filling up"}${strong && ` · for it: ${strong}`}${moved}`;
+}
+
+async function inHistory(user, item, type) {
+  const { history } = await readUser(user);
+  return history.some((visit) => visit.item_id === item && visit.type === type);
+}
+
+async function until(isThere, began) {
+  while (!(await isThere())) {
+    if (performance.now() - began > GIVE_UP_MS) {
+      throw new ApiProblem(0, `It is kept, but has not been applied for ${GIVE_UP_MS / 1000} s. Is the worker running (recsys stream worker)?`);
+    }
+    await new Promise((resume) => setTimeout(resume, LOOK_EVERY_MS));
+  }
+}
+
+/** What differs between two lists of ids: a badge an item, and a sentence. */
+export function movesOf(before, after) {
+  const moves = new Map();
+  let moved = 0;
+  for (const [place, id] of after.entries()) {
+    const old = before.indexOf(id);
+    if (old < 0) moves.set(id, { text: "new", tone: "new" });
+    else if (old !== place) moves.set(id, old > place ? { text: `▲ ${old - place}`, tone: "up" } : { text: `▼ ${place - old}`, tone: "down" });
+    if (old >= 0 && old !== place) moved += 1;
+  }
+  const added = after.filter((id) => !before.includes(id)).length;
+  const left = before.filter((id) => !after.includes(id)).length;
+  const parts = [added && `${added} new`, left && `${left} gone`, moved && `${moved} moved`].filter(Boolean);
+  return { moves, same: !parts.length, text: parts.join(", ") };
+}

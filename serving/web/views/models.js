@@ -1,0 +1,107 @@
+// Data and models: what the import found, how training went, and what was measured. `/v1/models` reads the home folder.
+import { readModels } from "../api.js";
+import { count, number, words } from "../format.js";
+import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../parts.js";
+import { html } from "../vendor/toolkit.js";
+
+const TONES = ["--accent", "--warm", "--up", "--dim"];
+const RECALL = "_hr@10";
+
+export function Models() {
+  const [state, error, reload] = useLoaded(readModels);
+  if (!state) return html`<h1>Data & models</h1>${error ? html`<${Problem} error=${error} retry=${reload} />` : html`<${Empty} title="Reading…">The home folder is being read.<//>`}`;
+  const ladders = state.results.filter((result) => result.command === "report ladder");
+  const recalls = state.results.filter((result) => result.command === "evaluate recall");
+  const others = state.results.filter((result) => !ladders.includes(result) && !recalls.includes(result));
+  return html`
+    <h1>Data & models</h1>
+    <${Data} data=${state.data} />
+    <${Panel} id="training-title" title="Training" note="The latest training of each model in this home; the served bundle may be another.">
+      ${state.trainings.length ? html`<div class="split even">${state.trainings.map((training) => html`<${Curve} key=${training.model} training=${training} />`)}</div>`
+        : html`<${Empty} title="Nothing was trained here">recsys train all leaves its curves in the home folder.<//>`}
+    <//>
+    ${recalls.map((result) => html`<${Recall} key=${result.file} result=${result} />`)}
+    ${ladders.map((result) => html`<${Ladder} key=${result.file} result=${result} />`)}
+    <${Panel} id="results-title" title="Other results" note="Every result that was kept: recsys bench recall --json > var/results/bench-recall.json">
+      ${others.length ? others.map((result) => html`<${Result} key=${result.file} result=${result} />`)
+        : html`<${Empty} title="None is kept">Results in the folder results of the home are shown here.<//>`}
+    <//>`;
+}
+
+function Data({ data }) {
+  if (!data) return html`<${Panel} id="data-title" title="Data"><${Empty} title="No import report">recsys data import writes one beside the lake.<//><//>`;
+  const days = Object.entries(data.events_by_day ?? {});
+  const types = [...new Set(days.flatMap(([, byType]) => Object.keys(byType)))].sort();
+  const reasons = Object.entries(data.broken_by_reason ?? {});
+  return html`
+    <${Panel} id="data-title" title=${`Data: ${data.dataset}`}>
+      <div class="tiles">
+        <${Tile} label="events" value=${count(data.events)} />
+        <${Tile} label="users" value=${count(data.users)} />
+        <${Tile} label="items" value=${count(data.items)} />
+        <${Tile} label="duplicates dropped" value=${count(data.duplicates)} />
+        <${Tile} label="broken rows" value=${count(data.broken)} state=${data.broken ? "warn" : ""} />
+        <${Tile} label="unknown items" value=${count(data.unknown_items?.items)} note=${data.unknown_items?.events ? `in ${count(data.unknown_items.events)} events` : ""} />
+      </div>
+      ${days.length > 1 && html`<${Chart} label=${`Events by day: ${types.join(", ")}`} time=${true} x=${days.map(([day]) => Date.parse(day) / 1000)}
+        series=${types.map((type, i) => ({ label: words(type), tone: TONES[i % TONES.length], values: days.map(([, byType]) => byType[type] ?? 0) }))} />`}
+      ${reasons.length > 0 && html`<${Table} caption="Broken rows by reason" head=${["reason", ["rows"]]}>${reasons.map(([reason, rows]) => html`<tr><th scope="row">${reason}</th><td class="num">${count(rows)}</td></tr>`)}<//>`}
+    <//>`;
+}
+
+function Curve({ training }) {
+  const names = [...new Set(training.curve.flatMap((epoch) => Object.keys(epoch.validation)))];
+  const metrics = Object.entries(training.metrics);
+  return html`
+    <div>
+      <h3>${words(training.model)}</h3>
+      ${training.curve.length > 0 && names.length > 0 && html`<${Chart} label=${`Validation of ${words(training.model)} by epoch: ${names.join(", ")}`} x=${training.curve.map((epoch) => epoch.epoch)}
+        series=${names.map((name, i) => ({ label: words(name), tone: TONES[i % TONES.length], values: training.curve.map((epoch) => epoch.validation[name] ?? null) }))} />`}
+      <${Table} caption=${`Metrics of ${words(training.model)}`} head=${["metric", ["value"]]}>
+        ${metrics.map(([name, value]) => html`<tr><th scope="row">${words(name)}</th><td class="num">${number(value)}</td></tr>`)}
+      <//>
+    </div>`;
+}
+
+/** `<model>_hr@10[_<slice>]`: a row a model, a column a slice. */
+function Recall({ result }) {
+  const models = Object.keys(result.figures).filter((name) => name.endsWith(RECALL)).map((name) => name.slice(0, -RECALL.length));
+  const prefix = `${models[0]}${RECALL}`;
+  const slices = Object.keys(result.figures).filter((name) => name.startsWith(`${prefix}_`)).map((name) => name.slice(prefix.length + 1));
+  const most = Math.max(...models.map((model) => result.figures[`${model}${RECALL}`]), 0.001);
+  return html`
+    <${Panel} id=${`recall-${result.file}`} title="Recall, by slice" note=${`HR@10 · ${result.file}`}>
+      <${Table} caption="Hit rate at 10 by model and slice" head=${["model", ["all"], "", ...slices.map((slice) => [words(slice)])]}>
+        ${models.sort((a, b) => result.figures[`${b}${RECALL}`] - result.figures[`${a}${RECALL}`]).map((model) => html`
+          <tr><th scope="row">${words(model)}</th><td class="num strong">${number(result.figures[`${model}${RECALL}`])}</td>
+            <td class="wide"><${Bar} size=${result.figures[`${model}${RECALL}`] / most} /></td>
+            ${slices.map((slice) => html`<td class="num">${number(result.figures[`${model}${RECALL}_${slice}`])}</td>`)}</tr>`)}
+      <//>
+    <//>`;
+}
+
+function Ladder({ result }) {
+  const rungs = Object.keys(result.figures).filter((name) => name.endsWith("_memory_mib")).map((name) => name.slice(0, -"_memory_mib".length));
+  const columns = [["mb", "MB"], ["memory_mib", "memory MiB"], ["p50_ms", "p50 ms"], ["p99_ms", "p99 ms"], ["click_auc", "click AUC"], ["overlap", "overlap"]];
+  const most = Math.max(...rungs.map((rung) => result.figures[`${rung}_mb`]), 0.001);
+  return html`
+    <${Panel} id=${`ladder-${result.file}`} title="Compression ladder" note=${result.file}>
+      <${Table} caption="Size, speed and quality of each rung" head=${["rung", "size", ...columns.map(([, title]) => [title]), "gate"]}>
+        ${rungs.map((rung) => html`
+          <tr><th scope="row">${words(rung)}</th><td class="wide"><${Bar} size=${result.figures[`${rung}_mb`] / most} /></td>
+            ${columns.map(([name]) => html`<td class="num">${number(result.figures[`${rung}_${name}`])}</td>`)}
+            <td>${result.figures[`${rung}_passed`] ? "passed" : "refused"}</td></tr>`)}
+      <//>
+    <//>`;
+}
+
+const Result = ({ result }) => html`
+  <details>
+    <summary><b>${result.command}</b> <span class=${`tag ${result.met ? "good" : "bad"}`}>${result.met ? "goals met" : "goals missed"}</span> <span class="dim">${result.file}</span></summary>
+    <${Table} caption=${`Figures of ${result.command}`} head=${["figure", ["value"], ["goal"], ""]}>
+      ${Object.entries(result.figures).map(([name, value]) => {
+        const goal = result.goals[name];
+        return html`<tr><th scope="row">${words(name)}</th><td class="num">${number(value)}</td><td class="num">${goal ? `${goal.op} ${number(goal.value)}` : ""}</td><td>${goal ? html`<span class=${`tag ${goal.met ? "good" : "bad"}`}>${goal.met ? "met" : "missed"}</span>` : ""}</td></tr>`;
+      })}
+    <//>
+  </details>`;

@@ -1,0 +1,85 @@
+"""The page in a real Chromium, on a real API with a worker, Redis and Kafka of its own and the tiny bundle."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from infra.demo import Api, serve
+from infra.local.kafka import KafkaBroker
+from infra.local.redis import RedisServer
+from infra.processes import Children
+from tests.bundles import write_tiny_bundle
+
+PARTITIONS = 4
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    write_tiny_bundle(folder / "bundles", "v1")
+    write_tiny_bundle(folder / "bundles", "v2", seed=1, current=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def children(home: Path) -> Iterator[Children]:
+    with RedisServer() as redis, KafkaBroker(partitions=PARTITIONS) as kafka:
+        environ = {
+            "RECSYS_HOME": str(home),
+            "RECSYS_REDIS_URL": redis.url,
+            "RECSYS_KAFKA_BOOTSTRAP": kafka.bootstrap,
+            "RECSYS_PARTITIONS": str(PARTITIONS),
+            "RECSYS_DEADLINE_MS": "5000",  # a busy machine is not what is tested
+            "RECSYS_STORE_TIMEOUT_MS": "2000",
+            "OMP_NUM_THREADS": "1",
+        }
+        with Children(home / "logs", environ) as owned:
+            owned.start("worker", "stream", "worker")
+            yield owned
+
+
+@pytest.fixture(scope="session")
+def api(children: Children) -> Api:
+    return serve(children)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is missing: apt-get install chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def context(browser: Browser, api: Api) -> Iterator[BrowserContext]:
+    made = browser.new_context(base_url=api.url, viewport={"width": 1280, "height": 900})
+    made.set_default_timeout(30_000)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """Fails when the page logs an error: a script that throws, a file that is missing, a policy that was broken."""
+    opened = context.new_page()
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield opened
+    assert errors == []
