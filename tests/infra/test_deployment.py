@@ -11,6 +11,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from prometheus_client import Metric
 from typer.core import TyperGroup
 
 from infra.cli import COMMANDS, load
@@ -145,6 +146,58 @@ def queries() -> Iterator[str]:
     for _, document in documents():
         if document["kind"] == "ScaledObject":
             yield from (trigger["metadata"]["query"] for trigger in document["spec"]["triggers"])
+    for rule in adapter_rules():
+        yield from (rule["seriesQuery"], rule["metricsQuery"])
+
+
+def autoscaler_metrics() -> Iterator[str]:
+    """What the autoscalers ask the Prometheus adapter for."""
+    for _, document in documents():
+        if document["kind"] == "HorizontalPodAutoscaler" and "spec" in document:
+            for metric in document["spec"]["metrics"]:
+                if metric["type"] in ("Pods", "External"):
+                    yield metric[metric["type"].lower()]["metric"]["name"]
+
+
+def adapter_rules() -> list[dict[str, Any]]:
+    """The adapter's rules, of pods and external ones."""
+    content = next(d for _, d in documents() if d.get("metadata", {}).get("name") == "prometheus-adapter-rules")
+    config = yaml.safe_load(content["data"]["config.yaml"])
+    return [*config["rules"], *config["externalRules"]]
+
+
+def test_every_metric_of_an_autoscaler_is_made_by_the_adapter() -> None:
+    assert set(autoscaler_metrics()) == {rule["name"]["as"] for rule in adapter_rules()}
+
+
+def test_every_bucket_that_a_query_names_is_exported() -> None:
+    buckets = {
+        (sample.name, sample.labels["le"])
+        for metric in _observed()
+        for sample in metric.samples
+        if "le" in sample.labels
+    }
+    named = {
+        found for query in queries() for found in re.findall(r'(recsys_\w+_bucket)\{[^}]*le="([^"]+)"', query)
+    }
+    assert named
+    assert named <= buckets
+
+
+def _observed() -> Iterator[Metric]:
+    """Every metric with one observation, so that histograms with labels show their buckets."""
+    telemetry, worker = Telemetry(), WorkerMetrics()
+    telemetry.request("/v1/recommendations", "POST", 200, 0.01)
+    yield from telemetry.registry.collect()
+    yield from worker.registry.collect()
+
+
+def test_every_alert_fires_in_a_rule_test() -> None:
+    groups = yaml.safe_load((INFRA / "prometheus" / "rules.yml").read_text())["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
+    cases = yaml.safe_load((ROOT / "tests" / "infra" / "rules_test.yml").read_text())["tests"]
+    fired = {t["alertname"] for case in cases for t in case["alert_rule_test"] if t["exp_alerts"]}
+    assert fired == alerts
 
 
 def test_every_query_names_a_metric_that_is_exported() -> None:
