@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "status": ("services", "What runs, what is reachable, which bundle is published."),
     "serve": ("serve", "Answer requests with the published bundle."),
     "explain": ("explain", "The whole funnel of one request: who found, scored, moved and removed what."),
+    "size": ("size", "Processes, memory, partitions and cost for a load."),
     "data": ("data", "Fetch, validate and import data sets."),
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
     "features": ("features", "Build training examples with Spark; list and compare definitions."),

@@ -161,7 +161,9 @@ def autoscaler_metrics() -> Iterator[str]:
 
 def adapter_rules() -> list[dict[str, Any]]:
     """The adapter's rules, of pods and external ones."""
-    content = next(d for _, d in documents() if d.get("metadata", {}).get("name") == "prometheus-adapter-rules")
+    content = next(
+        d for _, d in documents() if d.get("metadata", {}).get("name") == "prometheus-adapter-rules"
+    )
     config = yaml.safe_load(content["data"]["config.yaml"])
     return [*config["rules"], *config["externalRules"]]
 

@@ -72,7 +72,9 @@ def test_the_funnel_shows_stages_scores_and_what_speaks_for_an_item(page: Page) 
     shares = page.get_by_role("region", name="Contributions of features to the score")
     assert shares.locator("tbody tr").count() > 3
     page.get_by_role("button", name=re.compile("All .* features")).click()
-    expect(shares.locator("tbody tr")).to_have_count(len(FEATURES.features) + 2)  # and the history, and the item
+    expect(shares.locator("tbody tr")).to_have_count(
+        len(FEATURES.features) + 2
+    )  # and the history, and the item
 
 
 def test_a_bundle_is_switched_from_the_system_view(page: Page) -> None:
