@@ -17,7 +17,8 @@ TRACEPARENT = "traceparent"
 EXPORTERS = ("", "console", "otlp")
 
 Headers = tuple[tuple[str, bytes], ...]  # of a record of the event log
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 Value = str | int | float | bool
 
 

@@ -13,8 +13,8 @@ from starlette.requests import Request
 
 from recsys.errors import Unavailable
 from recsys.store.base import FeatureStore
-from recsys.tracing import carried
 from recsys.store.replays import Replays
+from recsys.tracing import carried
 from serving.cursors import Cursors
 from serving.experiments import Assigned, Experiments
 from serving.item_feed import ItemFeed

@@ -10,6 +10,7 @@ from recsys.types import Topic
 from serving.rates import Buckets, Snapshot, added, quantile
 from serving.runtime import Runtime
 from serving.services import LogEndsOf, Services
+from serving.telemetry import STAGE_SAMPLE
 
 HISTOGRAMS = "feature_histograms.json"
 LEAST_ROWS = 200  # fewer served rows say nothing about a distribution
@@ -81,7 +82,7 @@ def system_state(parts: Services) -> SystemState:
         requests_per_s=sum(requests.values()) / seconds,
         errors_per_s=sum(n for (_, status), n in requests.items() if status.startswith("5")) / seconds,
         routes=_timings(then.routes, now.routes, seconds),
-        stages=_timings(then.stages, now.stages, seconds),
+        stages=_timings(then.stages, now.stages, seconds / STAGE_SAMPLE),
         degraded=_degraded(then, now),
         caches=_caches(now),
         stream=_stream(parts),

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.errors import InvalidEvent
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, parse_event
+from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, parse_event
 from recsys.tracing import carried, current_headers
 from recsys.types import Topic
 from serving.body import decode_any
