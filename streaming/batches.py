@@ -106,7 +106,9 @@ class Preparer:
                 parents.append(parent)
             oldest = oldest or record.append_time_ms
             if len(events) >= self._max_events or taken >= 4 * self._max_events:
-                yield Prepared(claim.batch(previous, offsets, events), changes, refused, clamped, oldest, parents)
+                yield Prepared(
+                    claim.batch(previous, offsets, events), changes, refused, clamped, oldest, parents
+                )
                 offsets, events, changes, refused, parents = [], [], [], [], []
                 previous, clamped, oldest, taken = claim.position, 0, 0, 0
         if taken:

@@ -208,9 +208,13 @@ class FeatureWorker:
             self._sink.flush()
 
     def _apply(self, prepared: Prepared) -> Applied:
-        """(3) On the applier's thread."""
+        """(3) On the applier's thread. With traces on, each record that came with a trace gets its part of it."""
+        began_ns = time.time_ns()
         self._store.change_items(prepared.changes)
-        return self._store.apply(prepared.batch)
+        applied = self._store.apply(prepared.batch)
+        if self._traces is not None:
+            _trace(self._traces, prepared, applied, began_ns)
+        return applied
 
     def _finish(self) -> None:
         """(3) Wait for the batch that is on its way."""
@@ -226,19 +230,6 @@ class FeatureWorker:
             self.metrics.clamped.inc(prepared.clamped)
             if prepared.oldest_append_ms:
                 self.metrics.freshness.observe(max(0.0, self._clock() - prepared.oldest_append_ms / 1_000))
-
-    def _apply(self, prepared: Prepared) -> Applied:
-        """On the applier's thread. With traces on, each record that came with a trace gets its part of it."""
-        if self._traces is None or not prepared.parents:
-            return self._store.apply(prepared.batch)
-        batch, began_ns = prepared.batch, time.time_ns()
-        applied = self._store.apply(batch)
-        ended_ns = time.time_ns()
-        for parent in prepared.parents:
-            span = self._traces.begin(f"apply {batch.topic}", parent, began_ns)
-            span.child("redis apply", began_ns).end(ended_ns, system="redis", events=len(batch.events))
-            span.end(ended_ns, partition=batch.partition, outcome=str(applied.outcome))
-        return applied
 
     def _check_claims(self) -> None:
         """A batch of nothing tells whether the store still is where this worker believes it to be.
@@ -281,6 +272,15 @@ class FeatureWorker:
             for topic, partition in self._claims:
                 self.metrics.lag.labels(topic, partition).set(source.lag(topic, partition) or 0)
             source.commit({partition: claim.position for partition, claim in self._claims.items()})
+
+
+def _trace(traces: Traces, prepared: Prepared, applied: Applied, began_ns: int) -> None:
+    """The worker's part of the trace of each record that came with one."""
+    batch, ended_ns = prepared.batch, time.time_ns()
+    for parent in prepared.parents:
+        span = traces.begin(f"apply {batch.topic}", parent, began_ns)
+        span.child("redis apply", began_ns).end(ended_ns, system="redis", events=len(batch.events))
+        span.end(ended_ns, partition=batch.partition, outcome=str(applied.outcome))
 
 
 def _partition(record: Record) -> Partition:

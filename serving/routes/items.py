@@ -9,8 +9,10 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from recsys.errors import Unavailable
 from recsys.item_changes import ItemChange
+from recsys.tracing import current_headers
 from recsys.types import Item, Topic
 from serving.idempotency import PATTERN, REPLAYED, once
+from serving.outbox import Message
 from serving.problems import Problem
 from serving.schemas import Id, ItemEntries, ItemEntry, ItemsStored, SimilarItem, SimilarItems
 from serving.security import Scope
@@ -97,7 +99,10 @@ def _change(parts: Services, changes: list[ItemChange]) -> None:
     Raises:
         Unavailable: they cannot be kept now; nothing is changed.
     """
-    parts.events.put([(Topic.ITEMS, change.item_id, orjson.dumps(change.to_dict())) for change in changes])
+    headers = current_headers()
+    parts.events.put(
+        [Message(Topic.ITEMS, change.item_id, orjson.dumps(change.to_dict()), headers) for change in changes]
+    )
     with suppress(Unavailable):
         parts.store.change_items(changes)
 
