@@ -72,3 +72,23 @@ def rank(
         contributions=contributions,
     )
     finish(main(config, report=console.print), as_json)
+
+
+@app.command()
+def robust(
+    seed: Annotated[int, typer.Option(min=0, help="Of the rows, the robots and the training.")] = 0,
+    epsilon: Annotated[float, typer.Option(min=0, help="How far an attack may move an embedding.")] = 0.05,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Clean and attacked AUC of rankers trained plainly, under FGSM and under PGD; AUC with robots in the training
+    rows, before and after cleaning. Synthetic rows.
+
+    Example: recsys evaluate robust --json
+    """
+    from dataclasses import replace
+
+    from training.evaluate_robust import RobustEvaluation, main
+
+    config = RobustEvaluation.quick(seed) if quick else RobustEvaluation(seed)
+    finish(main(replace(config, epsilon=epsilon), report=console.print), as_json)

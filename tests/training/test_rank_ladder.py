@@ -1,15 +1,21 @@
 """The whole ladder on a small world, and gates that trip on spoiled rungs."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
-from recsys.errors import InvalidBundle
+from infra.bench import rank
+from infra.bench.rank import RankBench
+from infra.reports.ladder import report
+from recsys.errors import InvalidBundle, InvalidConfig, InvalidData
 from recsys.metrics import auc
 from recsys.models.ranker import Ranker
+from recsys.rank.scorer import RankerSession
 from recsys.types import Head
 from tests.training.ladder_world import SMALL, config
 from training import ladder
@@ -26,7 +32,7 @@ from training.ladder_data import make
 from training.ladder_input import LadderInput, synthetic_input
 from training.rank_dataset import RankExamples
 from training.rank_loop import inputs_of
-from training.rungs import RUNGS, Rung, read_rungs, served
+from training.rungs import RUNGS, Rung, candidate, read_rungs, served
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +53,24 @@ def test_every_rung_is_smaller_and_can_be_served(built: tuple[Path, list[Rung]])
     out, rungs = built
     by_name = {rung.name: rung for rung in rungs}
     assert tuple(by_name) == RUNGS
-    sizes = [by_name[name].bytes for name in ("teacher", "student", "pruned", "rows-int8")]
+    sizes = [by_name[name].bytes for name in ("teacher", "student", "pruned", "rows-fp16", "rows-int8")]
     assert sizes == sorted(sizes, reverse=True)
     assert by_name["int8"].bytes < by_name["rows-int8"].bytes
     assert by_name["unstructured"].bytes == by_name["student"].bytes  # zeros weigh as much as numbers
     assert by_name["rows-int8"].overlap > 0.95
     assert [r.name for r in read_rungs(out)] == list(RUNGS)
-    for name in ("rows-int8", "rows-int4", "int8"):  # fewer bits heal nothing
+    for name in ("rows-fp16", "rows-int8", "rows-int4", "int8"):  # fewer bits heal nothing
         inherited = [reason for reason in by_name[name].reasons if reason.startswith("pruned, which")]
         assert len(inherited) == len(by_name["pruned"].reasons)
     for name in RUNGS:
-        assert {"ranker.onnx", "calibration.json", "rung.json"} <= {p.name for p in (out / name).iterdir()}
+        files = {"ranker.onnx", "calibration.json", "golden.safetensors", "summary.json", "rung.json"}
+        assert files <= {p.name for p in (out / name).iterdir()}
+    golden = load_file(
+        out / "int8" / "golden.safetensors"
+    )  # what a model host checks when it loads the bundle
+    inputs = {n.removeprefix("ranker/in/"): a for n, a in golden.items() if n.startswith("ranker/in/")}
+    for head, scores in RankerSession(out / "int8" / "ranker.onnx").run(inputs).items():
+        np.testing.assert_allclose(scores, golden[f"ranker/out/{head}"], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -73,6 +86,47 @@ def test_a_ladder_that_is_built_is_not_trained_again(
     monkeypatch.setattr(ladder, "fit", fail)
     again = ladder.main(config(out), world)
     assert [rung.metrics for rung in again] == [rung.metrics for rung in rungs]
+
+
+@pytest.mark.slow
+def test_the_bench_times_every_rung_by_every_runtime(built: tuple[Path, list[Rung]]) -> None:
+    out, rungs = built
+    result = rank.run(RankBench(out, rounds=1, calls=1))
+    for name in (*RUNGS, "eager_teacher", "eager_student"):
+        assert result.figures[f"{name}_p50_ms"] > 0
+    forms = [*RUNGS, "openvino_bf16"] if find_spec("openvino") else RUNGS
+    for name in forms:
+        assert result.figures[f"{name}_2_threads_p50_ms"] > 0
+        assert result.figures[f"{name}_8_requests_2_threads_per_s"] > 0
+    assert result.figures["served_mb"] == candidate(rungs).bytes / 1e6
+    assert result.figures["roofline_mflop"] > 0
+    assert result.goals.keys() >= {"served_p50_ms", "eager_teacher_over_served", "served_overlap"}
+
+
+@pytest.mark.slow
+def test_the_report_shows_every_rung_and_its_gate(built: tuple[Path, list[Rung]], tmp_path: Path) -> None:
+    out, rungs = built
+    result = report(out, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"quality-bytes.svg", "quality-p99.svg", "ladder.md"}
+    lines = (tmp_path / "ladder.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in RUNGS]
+    for one in rungs:
+        assert result.figures[f"{one.name}_click_gauc"] == one.metrics["click_gauc"]
+        for figure in ("memory_mib", "p50_ms", "p99_ms", "requests_per_s", "click_calibration_error"):
+            assert np.isfinite(result.figures[f"{one.name}_{figure}"]), (one.name, figure)
+
+
+def test_without_a_ladder_bench_and_report_say_what_to_do(tmp_path: Path) -> None:
+    for call in (lambda: rank.run(RankBench(tmp_path)), lambda: report(tmp_path, tmp_path)):
+        with pytest.raises(InvalidData, match="recsys train ladder"):
+            call()
+
+
+@pytest.mark.slow
+def test_a_ladder_of_other_data_is_not_mixed_in(built: tuple[Path, list[Rung]], world: LadderInput) -> None:
+    out, _ = built
+    with pytest.raises(InvalidConfig, match="--fresh"):
+        ladder.main(replace(config(out), seed=1), world)
 
 
 def rung(name: str, size: int, *reasons: str, gated: bool = True) -> Rung:

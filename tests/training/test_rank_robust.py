@@ -4,6 +4,10 @@ from torch import Tensor, nn
 
 from recsys.metrics import auc
 from recsys.models.ranker import RankerLogits
+from recsys.types import Head
+from training import evaluate_robust
+from training.evaluate_robust import RobustEvaluation, with_robots
+from training.ladder_data import LadderData, make
 from training.robust import Attack, attacked, with_attack
 
 
@@ -72,3 +76,25 @@ def test_training_under_pgd_has_gradients() -> None:
     with_attack(model, lambda: (model(numbers).click ** 2).sum(), Attack(0.1, steps=3)).backward()  # type: ignore[no-untyped-call]
     assert model.table.weight.grad is not None
     assert (model.table.weight.grad[[3, 5], 0] != 0).all()
+
+
+def test_robots_are_told_from_people_and_the_effect_is_reported() -> None:
+    result = evaluate_robust.main(RobustEvaluation(rows=3_000, epochs=1, steps=2))
+    figures = result.figures
+    assert figures["robots_removed"] == 1
+    assert figures["people_removed"] <= 0.01
+    for name in ("plain", "fgsm", "pgd"):  # who knows the labels can only do harm
+        assert figures[f"{name}_attacked_pgd_auc"] < figures[f"{name}_clean_auc"]
+    assert (
+        figures["plain_attacked_fgsm_auc"] < 0.5
+    )  # an attack of the embeddings' own size turns the order round
+
+
+def test_robots_are_mixed_in_by_time_and_click_everything() -> None:
+    rows = make(LadderData(n_items=300, n_creators=20, n_users=50, rows=1_000, n_features=24)).examples
+    dirty = with_robots(rows, 0.8, np.random.default_rng(0))
+    robots = dirty.users > rows.users.max()
+    assert robots.sum() == 800
+    assert (dirty.label(Head.CLICK)[robots] == 1).all()
+    assert (np.diff(dirty.time_ms) >= 0).all()
+    assert len(dirty) == 1_800

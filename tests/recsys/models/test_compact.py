@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from recsys.models.compact import (
+    HalfTable,
     HashedTable,
     QuantizedTable,
     QuantizedTable4,
@@ -25,6 +26,13 @@ def test_error_is_at_most_half_a_step_of_the_row(kind: type[QuantizedTable], lev
     step = table.abs().amax(1, keepdim=True) / levels
     assert ((found - table).abs() <= step * 0.5001 + 1e-12).all()
     assert (found[7] == 0).all()
+
+
+def test_half_rows_keep_three_digits() -> None:
+    table = weights()
+    found = HalfTable(table)(torch.arange(300))
+    torch.testing.assert_close(found, table, rtol=2**-11, atol=1e-7)
+    assert stored_bytes(HalfTable(table)) == stored_bytes(nn.Embedding(300, 16)) / 2
 
 
 def test_int4_needs_an_even_width() -> None:
