@@ -70,7 +70,14 @@ def serve(
 
 
 @app.command()
-def rank(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+def rank(
+    seed: Seed = 0,
+    lake: Annotated[
+        bool, typer.Option("--lake", help="The lake's ladder instead of the synthetic one.")
+    ] = False,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
     """500 candidates through every rung of the ladder and the eager teacher, in one run; roofline.
 
     Build the ladder first, with `recsys train ladder`.
@@ -78,9 +85,10 @@ def rank(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) ->
     Example: recsys bench rank --json
     """
     from infra.bench.rank import RankBench, run
+    from infra.ladders import ladder_folder
     from recsys.settings import Settings
 
-    ladder = Settings().home / "work" / "ladder"
+    ladder = ladder_folder(Settings(), lake)
     finish(run(RankBench.quick(ladder, seed) if quick else RankBench(ladder, seed)), as_json)
 
 

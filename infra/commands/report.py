@@ -16,6 +16,10 @@ def ladder(
     out: Annotated[
         Path | None, typer.Option(help="Where the plots go; default <home>/reports/ladder.")
     ] = None,
+    lake: Annotated[
+        bool, typer.Option("--lake", help="The lake's ladder instead of the synthetic one.")
+    ] = False,
+    quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Every rung of the compression ladder: bytes, memory, p50, p99, quality; plots beside the table.
@@ -24,10 +28,13 @@ def ladder(
 
     Example: recsys report ladder --json
     """
-    from infra.reports.ladder import report
+    from infra.ladders import ladder_folder
+    from infra.reports.ladder import CALLS, report
 
     settings = Settings()
-    finish(report(settings.home / "work" / "ladder", out or settings.home / "reports" / "ladder"), as_json)
+    folder = ladder_folder(settings, lake)
+    plots = out or settings.home / "reports" / folder.name
+    finish(report(folder, plots, calls=6 if quick else CALLS), as_json)
 
 
 @app.command()

@@ -33,7 +33,7 @@ print((resident() - before) / 2**20)
 """
 
 
-def report(ladder: Path, out: Path) -> Result:
+def report(ladder: Path, out: Path, calls: int = CALLS) -> Result:
     """Figures of every rung; plots `quality-bytes.svg`, `quality-p99.svg` and `ladder.md` in `out`.
 
     Raises:
@@ -46,7 +46,7 @@ def report(ladder: Path, out: Path) -> Result:
     figures: dict[str, float] = {}
     for rung in rungs:
         model = ladder / rung.name / ONNX
-        p50, p99 = _latency(model)
+        p50, p99 = _latency(model, calls)
         figures |= {
             f"{rung.name}_mb": rung.bytes / 1e6,
             f"{rung.name}_memory_mib": _memory(model),
@@ -95,13 +95,13 @@ def table(rungs: list[Rung], figures: dict[str, float]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latency(model: Path) -> tuple[float, float]:
+def _latency(model: Path, calls: int) -> tuple[float, float]:
     """p50 and p99 milliseconds of 500 candidates on one thread."""
     session = RankerSession(model)
     inputs = random_inputs(1_000, session.n_features or 1, LENGTH, CANDIDATES, np.random.default_rng(0))
     session.run(inputs)
     times = []
-    for _ in range(CALLS):
+    for _ in range(calls):
         start = time.perf_counter()
         session.run(inputs)
         times.append(1e3 * (time.perf_counter() - start))
