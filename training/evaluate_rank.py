@@ -8,7 +8,6 @@ LightGBM; the student is one small network that learnt from both labels and teac
 would be served.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from recsys.metrics import auc, gauc, xauc
 from recsys.models.blocks import numeric_statistics
@@ -29,6 +27,7 @@ from training.compress import quantize_linear_layers
 from training.distill import Distillation, distillation
 from training.export_ranker import export_ranker
 from training.gates import auc_difference, gauc_difference
+from training.kept import Kept
 from training.kuairand_rank import Kuairand, categorical, examples, load, split, video_fields
 from training.ladder import onnx_scores, quantized_tables
 from training.rank_baselines import DWELL, Logits, Matrix, TreesConfig, logistic_regression, trees
@@ -44,7 +43,7 @@ TEST = PARTS.index("test")
 LOOP = LoopConfig(
     epochs=3, batch_size=512, learning_rate=1e-3, weight_decay=1e-3, embedding_decay=1e-2, patience=1
 )
-FOREST = TreesConfig(learning_rate=0.04, columns=0.3, bins=63)
+FOREST = TreesConfig(learning_rate=0.08, columns=0.3, bins=63)
 NETWORK = RankerConfig(dropout=0.2)
 DIN_NETWORK = replace(NETWORK, attention="din")
 DCN_ALONE = replace(NETWORK, attention="none", expert_layers=(), tower_layers=())
@@ -131,7 +130,7 @@ class _Bench:
         self.ranker_data = _ranker_data(self.data, self.parts["train"], names)
         labels = {**{h: self.data.labels[h] for h in HEADS[:3]}, DWELL: np.log1p(self.data.labels["dwell_s"])}
         self.labels = {part: {h: v[mask] for h, v in labels.items()} for part, mask in self.masks.items()}
-        self._kept = Kept(None if config.work is None else config.work / _identity(config, names))
+        self._kept = Kept(config.work, about=(names, config.quick))
 
     def describe(self) -> str:
         sizes = ", ".join(f"{part} {len(rows):,}" for part, rows in self.parts.items())
@@ -139,45 +138,60 @@ class _Bench:
 
     def models(self, loop: LoopConfig) -> Iterator[tuple[str, Mapping[str, Floats]]]:
         """(name, logits of the test rows by head) of every model; comparisons run under the first seed only."""
-        most, seed, keep = 40 if self.config.quick else 600, loop.seed, self._kept
+        most, seed = 40 if self.config.quick else 600, loop.seed
         if seed == self.config.seed:
-            baseline = TreesConfig(trees=most, seed=seed)
-            yield "lightgbm_baseline", keep("baseline", lambda: self.forest(baseline, "static"))[TEST]
+            yield "lightgbm_baseline", self.forest(TreesConfig(trees=most, seed=seed), "static")[TEST]
             for name, shape in (("dcn_alone", DCN_ALONE), ("din_alone", DIN_ALONE)):
-                yield name, keep(name, partial(self.answers, shape, loop))[TEST]
+                yield name, self.answers(name, shape, loop)[TEST]
 
-        forest = keep(f"lightgbm-{seed}", lambda: self.forest(replace(FOREST, trees=most, seed=seed)))
+        forest = self.forest(replace(FOREST, trees=most, seed=seed))
         yield "lightgbm", forest[TEST]
-        linear = keep("logistic", self.logistic)
+        linear = self._kept("logistic", "", self.logistic)
         yield "logistic", linear[TEST]
         found = [linear, forest]
         for name, shape in (("network", NETWORK), ("din_network", DIN_NETWORK)):
-            found.append(keep(f"{name}-{seed}", partial(self.answers, shape, loop)))
+            found.append(self.answers(name, shape, loop))
             yield name, found[-1][TEST]
         on_train, _, on_test = (blend(*part) for part in zip(*found, strict=True))
         yield "teacher", on_test
 
-        student, int8 = keep(f"student-{seed}", lambda: self.student(on_train, loop))
+        everything = (FOREST, NETWORK, DIN_NETWORK, STUDENT, loop, self.config.distillation)
+        student, int8 = self._kept("student", everything, partial(self.student, on_train, loop))
         yield "student", student
         yield "int8", int8
 
-    def answers(self, shape: RankerConfig, loop: LoopConfig) -> list[Logits]:
+    def answers(self, name: str, shape: RankerConfig, loop: LoopConfig) -> list[Logits]:
         """Train a network; its logits of `PARTS`."""
-        network = self.network(shape, loop)
-        return [of_network(predict_logits(network, self.parts[part])) for part in PARTS]
+
+        def compute() -> list[Logits]:
+            network = self.network(name, shape, loop)
+            return [of_network(predict_logits(network, self.parts[part])) for part in PARTS]
+
+        return self._kept(name, (shape, loop), compute)
 
     def student(self, teacher: Logits, loop: LoopConfig) -> list[Logits]:
         """Distilled from the teacher's logits of the training rows: the student's of the test rows, in fp32 and as it
         is served."""
         objective = distillation(as_answers(teacher), loop, self.config.distillation)
-        student = self.network(STUDENT, replace(loop, epochs=loop.epochs + 2), objective)
+        student = self.network("student", STUDENT, replace(loop, epochs=loop.epochs + 2), objective)
         test = self.parts["test"]
         return [of_network(predict_logits(student, test)), of_network(self.served(student, loop.seed))]
 
     def forest(self, config: TreesConfig, *groups: str) -> list[Logits]:
         """LightGBM on these groups (default: all); logits of `PARTS`."""
+        found: list[Logits] = [{} for _ in PARTS]
+        for head in HEADS:
+            one_head = self._kept(
+                f"trees-{head}", (config, groups), partial(self.trees, config, groups, head)
+            )
+            for all_heads, logits in zip(found, one_head, strict=True):
+                all_heads |= logits
+        return found
+
+    def trees(self, config: TreesConfig, groups: tuple[str, ...], head: str) -> list[Logits]:
+        """As `forest`, of one head."""
         train, validation, test = self.matrices(*groups)
-        labels, held_out = self.labels["train"], self.labels["validation"]
+        labels, held_out = ({head: self.labels[part][head]} for part in PARTS[:2])
         return trees(train, labels, validation, held_out, [train, validation, test], config)
 
     def logistic(self) -> list[Logits]:
@@ -189,10 +203,15 @@ class _Bench:
         matrix = self.data.matrix(self.data.names(*groups))
         return [matrix[mask] for mask in self.masks.values()]
 
-    def network(self, shape: RankerConfig, loop: LoopConfig, objective: Objective | None = None) -> Ranker:
+    def network(
+        self, name: str, shape: RankerConfig, loop: LoopConfig, objective: Objective | None = None
+    ) -> Ranker:
+        """Trained; an interrupted training goes on from its last epoch."""
         seed_everything(loop.seed)
         ranker = Ranker(shape, self.ranker_data)
-        fit(ranker, self.parts["train"], self.parts["validation"], loop, objective)
+        work = self.config.work
+        path = None if work is None else work / f"{name}-{loop.seed}-{loop.epochs}.checkpoint"
+        fit(ranker, self.parts["train"], self.parts["validation"], loop, objective, checkpoints=path)
         return ranker
 
     def served(self, student: Ranker, seed: int) -> RankerLogits:
@@ -247,42 +266,12 @@ class _Bench:
         chosen: dict[str, tuple[str, ...]] = {f"with_{g}": ("static", g) for g in others}
         chosen |= {f"without_{g}": tuple(h for h in self.data.groups if h != g) for g in others}
         for name, groups in chosen.items():
-            train, validation, test = self.matrices(*groups)
-            labels = {part: {"click": self.labels[part]["click"]} for part in self.parts}
-            (logits,) = trees(train, labels["train"], validation, labels["validation"], [test], FOREST)
-            happened = labels["test"]["click"].astype(np.int64)
+            trees_of = partial(self.trees, FOREST, groups, "click")
+            logits = self._kept("trees-click", (FOREST, groups), trees_of)[TEST]
+            happened = self.labels["test"]["click"].astype(np.int64)
             found[f"group_{name}_click_auc"] = auc(happened, logits["click"])
             found[f"group_{name}_click_gauc"] = gauc(happened, logits["click"], self.parts["test"].users)
         return found
-
-
-class Kept:
-    """Logits by name, in files; what is there already is not computed again."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-
-    def __call__(self, name: str, compute: Callable[[], list[Logits]]) -> list[Logits]:
-        if self._folder is None:
-            return compute()
-        path = self._folder / f"{name}.safetensors"
-        if path.exists():
-            arrays = load_file(path)
-            parts = 1 + max(int(key.split("/")[0]) for key in arrays)
-            return [{head: arrays[f"{i}/{head}"] for head in HEADS} for i in range(parts)]
-        found = compute()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        arrays = {f"{i}/{head}": logits[head] for i, logits in enumerate(found) for head in HEADS}
-        aside = path.with_suffix(".tmp")
-        save_file(arrays, aside)
-        aside.rename(path)
-        return found
-
-
-def _identity(config: RankEvaluation, names: tuple[str, ...]) -> str:
-    """Of everything that decides the scores but the seed, which is in the names of the files."""
-    shapes = (FOREST, NETWORK, DIN_NETWORK, DCN_ALONE, DIN_ALONE, STUDENT, config.loop, config.distillation)
-    return hashlib.sha256(repr((names, config.quick, config.seed, shapes)).encode()).hexdigest()[:16]
 
 
 def of_network(logits: RankerLogits) -> Logits:

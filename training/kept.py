@@ -1,0 +1,52 @@
+"""What was computed is not computed again: scores of a model in a file named by what they depend on."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+Parts = list[dict[str, NDArray[np.float64]]]  # of each part of the data: scores by head
+
+
+class Kept:
+    """Call it with a name, what the scores depend on, and the computation."""
+
+    def __init__(self, folder: Path | None, about: object) -> None:
+        """
+        Args:
+            folder: where files are kept; None: nothing is.
+            about: what all scores depend on, besides their own configuration.
+        """
+        self._folder, self._about = folder, about
+
+    def __call__(self, name: str, configuration: object, compute: Callable[[], Parts]) -> Parts:
+        if self._folder is None:
+            return compute()
+        digest = hashlib.sha256(repr((self._about, configuration)).encode()).hexdigest()[:16]
+        path = self._folder / f"{name}-{digest}.safetensors"
+        if path.exists():
+            return _parts(load_file(path))
+        found = compute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".tmp")
+        save_file(
+            {
+                f"{i}/{head}": np.ascontiguousarray(x)
+                for i, part in enumerate(found)
+                for head, x in part.items()
+            },
+            aside,
+        )
+        aside.rename(path)
+        return found
+
+
+def _parts(arrays: dict[str, NDArray[np.float64]]) -> Parts:
+    found: Parts = [{} for _ in {key.split("/")[0] for key in arrays}]
+    for key, scores in arrays.items():
+        part, head = key.split("/")
+        found[int(part)][head] = scores
+    return found
