@@ -5,6 +5,7 @@ that shares rows between numbers, and three that store a row in 16, 8 or 4 bits 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Two odd multipliers and shifts (Dietzfelbinger's multiply-shift): numbers that collide in one do not in the other.
@@ -48,7 +49,7 @@ class HalfTable(nn.Module):
         self.register_buffer("rows", weight.half())
 
     def forward(self, numbers: Tensor) -> Tensor:
-        rows: Tensor = self.rows[numbers].float()
+        rows: Tensor = lookup(self.rows, numbers).float()
         return rows
 
 
@@ -66,7 +67,7 @@ class QuantizedTable(nn.Module):
         self.register_buffer("scale", (largest / 127).unsqueeze(1))
 
     def forward(self, numbers: Tensor) -> Tensor:
-        rows: Tensor = self.q[numbers].float() * self.scale[numbers]
+        rows: Tensor = lookup(self.q, numbers).float() * lookup(self.scale, numbers)
         return rows
 
 
@@ -87,10 +88,15 @@ class QuantizedTable4(nn.Module):
         self.register_buffer("scale", (largest / 7).unsqueeze(1))
 
     def forward(self, numbers: Tensor) -> Tensor:
-        packed = self.q[numbers].float()
+        packed = lookup(self.q, numbers).float()
         high = torch.floor(packed / 16)
         low = packed - 16 * high
-        return (torch.stack([low, high], dim=-1).flatten(-2) - 8) * self.scale[numbers]
+        return (torch.stack([low, high], dim=-1).flatten(-2) - 8) * lookup(self.scale, numbers)
+
+
+def lookup(table: Tensor, numbers: Tensor) -> Tensor:
+    """Rows (…, width) of a table. `table[numbers]` says the same, but exports as a copy of the table for each use."""
+    return F.embedding(numbers, table)
 
 
 def quantize_tables(model: nn.Module, bits: int, least_rows: int = 256) -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.models.blocks import CrossNetwork, DinAttention, DotAttention, Experts, NumericFeatures, mlp
-from recsys.models.compact import HashedTable
+from recsys.models.compact import HashedTable, lookup
 from recsys.models.encoding import N_GAPS, N_TYPES
 from recsys.types import Head
 
@@ -158,7 +158,7 @@ class Ranker(nn.Module):
         row: Tensor = self.item(numbers)
         vectors, bias = row[..., : self.config.width], row[..., self.config.width :]
         if self.from_fields is not None:
-            codes = self.fields[numbers].long()
+            codes = lookup(self.fields, numbers).long()
             vectors = vectors + self.from_fields(
                 torch.cat([table(codes[..., i]) for i, table in enumerate(self.field)], dim=-1)
             )

@@ -107,3 +107,12 @@ def test_the_users_part_of_the_served_graph_has_batch_size_one(
                 products += 1
                 assert "candidates" not in shapes[node.output[0]], node.name
     assert products >= 2  # keys and values, at least
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_table_is_stored_once_however_often_it_is_read(
+    forms: dict[int, tuple[ServedRanker, RankerSession, Path]], bits: int
+) -> None:
+    """History and candidates read it, by two hashes each. A copy for each would undo the quantization."""
+    stored = [i.name for i in onnx.load(forms[bits][2]).graph.initializer if i.dims and i.dims[0] == 601]
+    assert len(stored) == (2 if bits in (8, 4) else 1), stored  # integers come with their scales
