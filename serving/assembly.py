@@ -52,6 +52,7 @@ from serving.user_attributes import UserAttributes
 from streaming.log import KafkaSink, KafkaSource
 
 IO_THREADS = 4
+_IMPRESSIONS_LINGER_S = 0.2  # nobody waits for them; features may be a second old
 
 
 def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
@@ -131,7 +132,7 @@ def compose(
         spool, most = settings.spool_folder, settings.spool_max_bytes
         events = Outbox(spool / "events", sink, most, settings.spool_fsync)
         opened.callback(events.close)
-        impressions = Outbox(spool / "impressions", sink, most)
+        impressions = Outbox(spool / "impressions", sink, most, linger_s=_IMPRESSIONS_LINGER_S)
         opened.callback(impressions.close)
         writer = ImpressionWriter(impressions, telemetry)
         opened.callback(writer.close)

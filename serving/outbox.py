@@ -57,12 +57,21 @@ class Outbox:
     `put` returns when the records are in the file (and on the disk, with `fsync`).
     """
 
-    def __init__(self, folder: Path, sink: EventSink, max_bytes: int, fsync: bool = False) -> None:
+    def __init__(
+        self, folder: Path, sink: EventSink, max_bytes: int, fsync: bool = False, linger_s: float = 0.0
+    ) -> None:
+        """
+        Args:
+            linger_s: how long a record waits for others before they are delivered together: a delivery costs
+                client and broker about as much for one record as for a hundred.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._sink = sink
         self._max_bytes = max_bytes
         self._fsync = fsync
+        self._linger_s = linger_s
+        self._flushing = 0  # callers of `flush`, for whom nothing lingers
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._closing = False
@@ -105,7 +114,12 @@ class Outbox:
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything accepted before is delivered; False when the time was not enough."""
         with self._wake:
-            return self._wake.wait_for(lambda: self._backlog() == 0, timeout_s)
+            self._flushing += 1
+            self._wake.notify_all()
+            try:
+                return self._wake.wait_for(lambda: self._backlog() == 0, timeout_s)
+            finally:
+                self._flushing -= 1
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Deliver what can be delivered in the time; the rest stays in the folder for the next process."""
@@ -116,6 +130,9 @@ class Outbox:
         self._thread.join()
         for segment in self._segments:
             segment.close(delete=segment.unread == 0)
+
+    def _is_pressing(self) -> bool:
+        return self._closing or self._flushing > 0 or self._backlog() >= _READ_BYTES
 
     def _backlog(self) -> int:
         return sum(segment.unread for segment in self._segments)
@@ -131,6 +148,8 @@ class Outbox:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._closing or self._backlog() > 0)
+                if self._linger_s:
+                    self._wake.wait_for(self._is_pressing, self._linger_s)
                 if self._closing:
                     return
                 segment = next(s for s in self._segments if s.unread)

@@ -128,3 +128,27 @@ def test_many_threads_put_at_once_over_several_segments(
     for group in groups:  # each thread's order is kept
         assert [m for m in sink.taken if m in set(group)] == group
     assert list(tmp_path.iterdir()) == []
+
+
+class CountingSink(FlakySink):
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushes = 0
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        super().flush(timeout_s)
+        self.flushes += 1
+
+
+def test_records_that_linger_are_delivered_together_and_a_flush_does_not_wait(tmp_path: Path) -> None:
+    sink = CountingSink()
+    outbox = Outbox(tmp_path, sink, MIB, linger_s=600.0)
+    sent = [message(i) for i in range(100)]
+    for one in sent:
+        outbox.put([one])
+    assert sink.taken == []
+    assert outbox.flush(20)
+    assert (sink.taken, sink.flushes) == (sent, 1)
+    outbox.put([message(0)])
+    outbox.close()  # nor does the end
+    assert sink.taken == [*sent, message(0)]
