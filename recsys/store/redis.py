@@ -33,6 +33,7 @@ from recsys.types import Item
 CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 5.0
 _PAGE = 500  # items read in one round trip when all are read
+_SHARES = 250  # items that one call of the script reads: Redis is blocked for half a millisecond
 _CATALOGUE = "c"
 _DELETED = b""
 _SEPARATOR = "\x1f"  # a control character, which no id may contain
@@ -86,6 +87,7 @@ class RedisFeatureStore:
         self._apply = self._redis.register_script(_script("apply.lua"))
         self._change = self._redis.register_script(_script("catalogue.lua"))
         self._workers = self._redis.register_script(_script("workers.lua"))
+        self._shares = self._redis.register_script(_script("shares.lua"))
 
     # --- the writer ------------------------------------------------------------------------------------------
 
@@ -184,14 +186,15 @@ class RedisFeatureStore:
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         self._check()
-        partitions = range(self._config.partitions)
-        with _errors(), self._redis.pipeline(transaction=False) as pipe:
-            for item_id in item_ids:
-                for partition in partitions:
-                    pipe.hgetall(self._key(partition, "i", item_id))
-            shares = pipe.execute()
-        step = len(partitions)
-        return [self._decoder.item(shares[i : i + step]) for i in range(0, len(shares), step)]
+        states: list[EntityState] = []
+        for start in range(0, len(item_ids), _SHARES):
+            joined = _SEPARATOR.join(item_ids[start : start + _SHARES])
+            with _errors(), self._redis.pipeline(transaction=False) as pipe:
+                for partition in range(self._config.partitions):
+                    self._shares([self._key(partition, "i", "")], [joined], client=pipe)
+                of_partitions = pipe.execute()
+            states += map(self._decoder.item, zip(*of_partitions, strict=True))
+        return states
 
     def all_items(self) -> Iterator[tuple[str, EntityState]]:
         found: set[str] = set()
