@@ -18,6 +18,7 @@ from streaming.traffic import zipf
 
 ROUNDS = 200
 _LENGTH, _CANDIDATES, _RECALLED = 50, 500, 375
+_BATCH = 4
 
 
 def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[str, float]:
@@ -43,7 +44,34 @@ def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[s
     }
     with bare_server() as port:
         parts["floor_http_ms"] = median_ms(port, user_of, ROUNDS)
-    return parts | {"floor_total_ms": sum(parts.values())}
+    return parts | {"floor_total_ms": sum(parts.values())} | _batched(index, tower, ranker, n_items, rng)
+
+
+def _batched(
+    index: AnnIndex, tower: UserTower, ranker: RankerSession, n_items: int, rng: np.random.Generator
+) -> dict[str, float]:
+    """Milliseconds a request when several run together: what a micro-batch could win. The ranker's graph takes one
+    user, so twice the candidates stand for two users."""
+    history = rng.integers(1, n_items + 1, (_BATCH, _LENGTH))
+    ones = np.ones_like(history)
+    vectors = tower.vectors(history, ones, ones)
+    twice = 2 * _CANDIDATES
+    features = rng.gamma(1, 10, (twice, FEATURES.dimension)).astype(np.float32)
+    numbers = rng.integers(1, n_items + 1, twice)
+    arrays: tuple[NDArray[Any], ...] = (
+        history[:1],
+        ones[:1],
+        ones[:1],
+        numbers,
+        features,
+        np.zeros_like(numbers),
+    )
+    inputs = dict(zip(INPUTS, arrays, strict=True))
+    return {
+        f"batch{_BATCH}_tower_ms": _median_ms(lambda i: tower.vectors(history, ones, ones)) / _BATCH,
+        f"batch{_BATCH}_faiss_ms": _median_ms(lambda i: index.search(vectors, _RECALLED)) / _BATCH,
+        "batch2_ranker_ms": _median_ms(lambda i: ranker.run(inputs)) / 2,
+    }
 
 
 def zipf_users(users: int, seed: int) -> Callable[[int], str]:
