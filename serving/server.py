@@ -31,6 +31,7 @@ _HEALTHY_S = (
     60  # a worker that does not react for so long is replaced; importing on a busy machine takes seconds
 )
 _GRACE_S = 10
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _KEEP_ALIVE_S = 75  # longer than the idle time of usual clients and proxies: the client closes, not we
 
 
@@ -128,6 +129,10 @@ def _run_workers(config: uvicorn.Config, listener: socket.socket) -> None:
     """Workers that die are replaced. They count their metrics in files of one folder, so each can show the sum."""
     folder = tempfile.mkdtemp(prefix="recsys-metrics-")
     os.environ[MULTIPROCESS_DIR] = folder
+    for (
+        library
+    ) in _ONE_THREAD:  # read when a worker imports it: cores are shared by requests, not used by each
+        os.environ.setdefault(library, "1")
     try:
         Multiprocess(config, sockets=[listener]).run()
     finally:

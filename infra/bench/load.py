@@ -155,7 +155,7 @@ async def _one(
 
 
 class _Pool:
-    """Keep-alive connections, as many as are needed at once."""
+    """Keep-alive connections, as many as are needed at once; they take turns, so every API process gets its share."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -166,7 +166,7 @@ class _Pool:
         body = msgspec.json.encode(content)
         async with self._free:
             if self._idle:
-                reader, writer = self._idle.pop()
+                reader, writer = self._idle.popleft()
             else:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             try:
