@@ -81,7 +81,13 @@ _TRAINING: Mapping[Protocol, Mapping[str, object]] = {
         "warmup_steps": 200,
         "ema": 0.999,
     },
-    Protocol.KUAIRAND: {"epochs": 4},
+    Protocol.KUAIRAND: {
+        "wanted": EventType.PURCHASE,  # a long view, which is what is asked for
+        "half_life_days": 3.0,  # what is watched changes by the day
+        "epochs": 8,
+        "validation_cases": 3000,
+        "ema": 0.99,
+    },
     Protocol.TEMPORAL: {"epochs": 8},
 }
 _GOALS: Mapping[Protocol, Mapping[str, float]] = {

@@ -203,7 +203,7 @@ def _fit(
         step = DistributedDataParallel(step)
     change = augmenter(config.augmentation, neighbours=_neighbours(config, data))
     targets = Targets(
-        wanted=TYPE_NUMBERS[config.wanted] if config.wanted else 0,
+        wanted=_wanted(config),
         half_life_ms=config.half_life_days * MS_PER_DAY,
         newest_ms=data.newest_ms,
     )
@@ -311,12 +311,16 @@ def _read(config: TwoTowerConfig) -> _Data:
     data = _counted(items, files, _profiles(config), cut)
     if config.validation is Validation.NONE:
         return data
-    cases = cases_after(files.read(), cut).sample(config.validation_cases, config.seed)
+    cases = cases_after(files.read(), cut, _wanted(config)).sample(config.validation_cases, config.seed)
     if not len(cases):
         raise InvalidData(
             f"{config.sequences}: nothing happens after the validation cut; choose validation none"
         )
     return replace(data, held_out=cases)
+
+
+def _wanted(config: TwoTowerConfig) -> int:
+    return TYPE_NUMBERS[config.wanted] if config.wanted else 0
 
 
 def _profiles(config: TwoTowerConfig) -> Profiles:
