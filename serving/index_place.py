@@ -5,14 +5,14 @@ searched exactly in this process, so changes behave the same.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.errors import InvalidBundle, InvalidConfig
-from recsys.recall.ann import AnnIndex
+from recsys.recall.ann import AnnIndex, choose
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base, BaseIndex
 
@@ -40,7 +40,8 @@ class IndexPlace:
             # a rebuild would bring the whole catalogue into this process: the delta is kept until the next bundle
             return LiveIndex(Base(self._milvus(bundle, vectors), rows, vectors), rebuild_at=None)
         if self.shards > 1:
-            return LiveIndex(Base(AnnIndex.sharded(vectors, self.shards), rows, vectors))
+            config = replace(choose(len(vectors)), shards=self.shards)
+            return LiveIndex(Base.build(vectors, config=config), config)
         index = AnnIndex.load(bundle.file("index.faiss"))
         if len(index) != len(vectors):
             raise InvalidBundle(

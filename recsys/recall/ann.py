@@ -6,7 +6,7 @@ asked" (id -1) become the `Found` of `vector_index`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -48,6 +48,9 @@ class IndexConfig:
     build_effort: int = 80  # candidates kept while the graph is built
     refine: float = 6.0  # times k that the short codes pass on to the 8-bit ones
     seed: int = 0  # of the clustering
+    shards: int = (
+        1  # parts that one search goes through in parallel, a thread each; such an index is not saved
+    )
 
 
 def choose(n: int) -> IndexConfig:
@@ -89,9 +92,12 @@ class AnnIndex:
             raise ValueError(f"vectors: (n, d) float32 is needed, got shape {vectors.shape}")
         if not np.isfinite(vectors).all():
             raise ValueError("vectors: NaN or infinity among them; train the two-tower again")
+        config = config or choose(len(vectors))
+        if config.shards > 1:
+            return cls._sharded(vectors, config, rows, threads)
         vectors = np.ascontiguousarray(vectors, np.float32)
         faiss.omp_set_num_threads(threads)
-        index = _empty(len(vectors), vectors.shape[1], config or choose(len(vectors)))
+        index = _empty(len(vectors), vectors.shape[1], config)
         if len(vectors):
             index.train(vectors)
             if rows is None:
@@ -102,29 +108,20 @@ class AnnIndex:
         return cls(index, threads)
 
     @classmethod
-    def sharded(
-        cls,
-        vectors: NDArray[np.float32],
-        shards: int,
-        config: IndexConfig | None = None,
-        rows: Rows | None = None,
+    def _sharded(
+        cls, vectors: NDArray[np.float32], config: IndexConfig, rows: Rows | None, threads: int
     ) -> Self:
-        """Parts of the vectors as indexes of their own; a search goes through all of them, a thread each.
-
-        For catalogues that one index of a machine builds or searches too slowly. It is not saved: build it again.
-
-        Args: as `build`; `config` is that of each part.
-        """
+        """An index of each part, joined by FAISS's `IndexShards`."""
         rows = np.arange(len(vectors), dtype=np.int32) if rows is None else rows
         shards_of: Any = faiss.IndexShards  # its stubs know one argument only
         index = shards_of(vectors.shape[1], True, False)  # with threads; ids are those of the parts
         parts = [
-            cls.build(vectors[part], config or choose(len(part)), rows[part])
-            for part in np.array_split(np.arange(len(vectors)), shards)
+            cls.build(vectors[part], replace(config, shards=1), rows[part], threads)
+            for part in np.array_split(np.arange(len(vectors)), config.shards)
         ]
         for each in parts:
             index.add_shard(each._index)
-        found = cls(index)
+        found = cls(index, threads)
         found._parts = parts
         return found
 

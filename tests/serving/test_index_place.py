@@ -53,7 +53,7 @@ def test_an_index_of_other_size_is_refused_and_a_sharded_one_is_not_saved(tmp_pa
     bundle = write_tiny_bundle(tmp_path / "bundles")
     with pytest.raises(InvalidBundle, match="index has 40 rows"):
         IndexPlace().open(open_bundle(bundle.path), tiny_vectors(39))
-    sharded = AnnIndex.sharded(tiny_vectors(2_000), 2, IndexConfig(Kind.IVF_SQ8, lists=8))
+    sharded = AnnIndex.build(tiny_vectors(2_000), IndexConfig(Kind.IVF_SQ8, lists=8, shards=2))
     assert sharded.compressed
     with pytest.raises(Exception, match="build it again"):
         sharded.save(tmp_path / "index.faiss")

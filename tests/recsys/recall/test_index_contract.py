@@ -52,7 +52,7 @@ class Makers:
         return AnnIndex.build(vectors, IndexConfig(Kind.IVF_FLAT, lists=8, effort=8))
 
     def sharded(self, vectors: Floats) -> VectorIndex:
-        return AnnIndex.sharded(vectors, 3, IndexConfig(Kind.FLAT))
+        return AnnIndex.build(vectors, IndexConfig(Kind.FLAT, shards=3))
 
     def rescored(self, vectors: Floats) -> VectorIndex:
         return RescoredIndex(AnnIndex.build(vectors, IndexConfig(Kind.SQ8)), VECTORS.__getitem__)
@@ -67,6 +67,12 @@ class Makers:
 
     def live(self, vectors: Floats) -> MutableIndex:
         return live_with_a_delta(vectors)
+
+    def live_sharded(self, vectors: Floats) -> MutableIndex:
+        """Rebuilt once: still in parts."""
+        index = LiveIndex.build(vectors, config=IndexConfig(Kind.FLAT, shards=2))
+        index.rebuild()
+        return index
 
     def live_compressed(self, vectors: Floats) -> MutableIndex:
         return LiveIndex.build(vectors, config=IndexConfig(Kind.SQ8))
@@ -85,8 +91,19 @@ class Makers:
 
 
 MILVUS = [pytest.param(name, marks=needs_milvus) for name in ("milvus", "live_on_milvus")]
-ALL = ["flat", "every_list", "sharded", "rescored", "torch", "batched", "live", "live_compressed", *MILVUS]
-MUTABLE = ["live", "live_compressed", *MILVUS]
+ALL = [
+    "flat",
+    "every_list",
+    "sharded",
+    "rescored",
+    "torch",
+    "batched",
+    "live",
+    "live_sharded",
+    "live_compressed",
+    *MILVUS,
+]
+MUTABLE = ["live", "live_sharded", "live_compressed", *MILVUS]
 
 
 @pytest.fixture
