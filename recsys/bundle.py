@@ -152,8 +152,13 @@ def publish(bundles: Path, version: str) -> Bundle:
 
 def current_version(bundles: Path) -> str | None:
     """The published version, None when there is none yet."""
+    return named_version(bundles / CURRENT)
+
+
+def named_version(pointer: Path) -> str | None:
+    """The version that a file names, None when there is no such file or no version in it."""
     try:
-        version = (bundles / CURRENT).read_text(encoding="utf-8").strip()
+        version = pointer.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
     return version if _VERSION.fullmatch(version) else None

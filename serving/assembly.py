@@ -47,6 +47,7 @@ from serving.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_ru
 from serving.security import Keys
 from serving.services import Services
 from serving.settings import Role, ServingSettings
+from serving.shadow import Shadow
 from serving.telemetry import Telemetry
 from serving.user_attributes import UserAttributes
 from streaming.log import KafkaSink, KafkaSource
@@ -147,6 +148,8 @@ def compose(
         opened.callback(host.close)
         experiments = Experiments(settings.experiments, path)
         host.wanted.append(lambda: experiments.bundles)
+        shadow = Shadow(settings.bundles, host, settings.shadow_share, telemetry)
+        opened.callback(shadow.close)
         services = Services(
             settings=settings,
             telemetry=telemetry,
@@ -172,12 +175,14 @@ def compose(
             now_ms=now_ms,
             cursors=Cursors(cursor_key(settings.cursor_key_file), settings.cursor_s * 1_000),
             replays=MemoryReplays(),
+            shadow=shadow,
         )
         telemetry.before_scrape.append(lambda: _gauges(services))
         guard = MemoryGuard(lambda: _caches(services))
         opened.callback(guard.close)
         guard.start()
         feed.start()
+        shadow.start()
         host.follow(settings.bundle_poll_s)
         services.close = opened.pop_all().close
     return services

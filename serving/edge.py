@@ -50,7 +50,21 @@ class Edge:
         if self._traces is not None:
             span = self._traces.begin(scope["method"], _traceparent(scope))
             current_span.set(span)  # of this request's task; the server starts a new one for the next
-        status = 0
+        status = received = 0
+
+        async def bounded() -> Message:
+            """`receive` that stops a body without Content-Length when it grows too long."""
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_body_bytes:
+                raise _too_long(self._max_body_bytes)
+            return message
+
+        async def send_unless_too_long(message: Message) -> None:
+            """Not what the app says of a body that it did not get: FastAPI calls it one that cannot be parsed."""
+            if status or received <= self._max_body_bytes:
+                await send_with_headers(message)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -65,7 +79,9 @@ class Edge:
         self._telemetry.in_flight.inc()
         try:
             _refuse_long(scope, self._max_body_bytes)
-            await self._app(scope, self._bounded(receive), send_with_headers)
+            await self._app(scope, bounded, send_unless_too_long)
+            if received > self._max_body_bytes and not status:
+                raise _too_long(self._max_body_bytes)
         except Problem as problem:
             await _send_problem(problem, request_id, send_with_headers)
         except Exception:
@@ -84,20 +100,6 @@ class Edge:
                     name=f"{scope['method']} {route}", failed=failed, status=status, request_id=request_id
                 )
             self._telemetry.request(route, scope["method"], status, time.perf_counter() - began)
-
-    def _bounded(self, receive: Receive) -> Receive:
-        """`receive` that stops a body without Content-Length when it grows too long."""
-        received = 0
-
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise _too_long(self._max_body_bytes)
-            return message
-
-        return bounded
 
 
 def _request_id(scope: Scope) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import orjson
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -17,6 +18,8 @@ from recsys.errors import (
     StageFailed,
     Unavailable,
 )
+
+_log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -78,6 +81,9 @@ def problem_of(error: Exception) -> Problem:
     """How an error on purpose is told to the client."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, StageFailed):  # its reason is of the code's inside: for the log, not for the client
+        _log.error("a required stage failed", stage=error.stage, error=str(error))
+        return Problem(503, f"the required stage {error.stage!r} failed; report it with the request id")
     return Problem(next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500), str(error))
 
 

@@ -91,11 +91,46 @@ class BundleInfo(BaseModel):
     items: int | None = None
     metrics: dict[str, float] = {}
     refused: str = Field("", description="why it cannot be served")
+    loaded_bytes: int = Field(
+        0, description="memory that it is thought to take in this process; 0: not loaded"
+    )
 
 
 class Bundles(BaseModel):
     active: str | None
     bundles: list[BundleInfo]
+
+
+class ItemChange(BaseModel):
+    item_id: str
+    lists: int
+
+
+class ShadowReport(BaseModel):
+    """How the shadow's lists differ from those that were shown, in this process, since the pair of bundles began."""
+
+    active: str
+    shadow: str
+    requests: int
+    failed: int
+    left_out: int = Field(description="requests of the sample for which the shadow had no time")
+    identical_share: float
+    same_first_share: float
+    overlap_mean: float = Field(description="share of the items that both lists have")
+    score_difference_mean: float = Field(description="absolute, of the items that both lists have")
+    ms_mean: float
+    shadow_ms_mean: float
+    last_error: str
+    gains: list[ItemChange] = Field(description="items that would be in more lists")
+    losses: list[ItemChange] = Field(description="items that would be in fewer lists")
+
+
+class Shadowed(BaseModel):
+    shadow: str
+
+
+class Unloaded(BaseModel):
+    loaded: list[str]
 
 
 class Activated(BaseModel):

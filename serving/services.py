@@ -27,6 +27,7 @@ from serving.runtime import Runtime
 from serving.security import Caller, Keys, Scope
 from serving.served_features import ServedFeatures
 from serving.settings import ServingSettings
+from serving.shadow import Shadow
 from serving.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Services:
     io: Executor
     now_ms: Callable[[], int]
     cursors: Cursors
+    shadow: Shadow
     replays: Replays
     close: Callable[[], object] = lambda: (
         None
@@ -117,11 +119,14 @@ class Services:
     async def compute(self, work: Callable[..., T], *arguments: object) -> T:
         """Run a request's computation in the pool, or refuse it at once when so many wait already that it would spend
         half of its time waiting: under overload those that are accepted are answered in time, not all of them late.
+        While fewer wait than there are threads nobody is refused: slow answers, as when Redis has just gone, are no
+        overload.
 
         Raises:
             Problem: 503 with Retry-After.
         """
-        waits_s = self.in_flight * self.work_s / self.settings.threads
+        threads = self.settings.threads
+        waits_s = self.in_flight * self.work_s / threads if self.in_flight >= 2 * threads else 0.0
         if self.in_flight >= self.settings.max_in_flight or waits_s > self.settings.deadline_ms / 2e3:
             self.telemetry.shed.inc()
             raise Problem(503, "too many requests; retry later")

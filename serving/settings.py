@@ -100,6 +100,9 @@ class ServingSettings(Settings):
         ge=0,
         description="Memory for all loaded bundles of a process; unused ones above it are unloaded.",
     )
+    shadow_share: float = Field(
+        0.1, gt=0, le=1, description="Share of the requests that a shadow bundle answers, too."
+    )
     stale_after_s: float = Field(
         30.0, gt=0, description="Item features not refreshed for this long are named in `degraded`."
     )

@@ -99,6 +99,9 @@ class Telemetry:
             registry=r,
             multiprocess_mode="livesum",
         )
+        self.shadow = Counter(
+            "recsys_shadow", "Requests that the shadow bundle answered, too.", ("result",), registry=r
+        )
         self._cache = Gauge(
             "recsys_cache",
             "A cache's hits, misses, evictions and prefetches since the start; its bytes and their bound now.",

@@ -8,6 +8,7 @@ import typer
 
 from infra.console import JsonFlag, console, print_json, print_mapping, print_table
 from recsys import bundle as bundles
+from recsys.client import Client
 from recsys.errors import InvalidBundle, InvalidConfig
 from recsys.settings import Settings
 
@@ -93,6 +94,48 @@ def publish(
         version = assembly.main(config).manifest.version
     bundles.publish(settings.bundles, version)
     console.print(f"published {version}; a running API loads it within a few seconds (`recsys status`)")
+
+
+@app.command()
+def shadow(
+    version: Annotated[
+        str, typer.Argument(help="The version that answers a share of the requests, too.")
+    ] = "",
+    off: Annotated[bool, typer.Option("--off", help="End the shadow.")] = False,
+    api: Annotated[str, typer.Option(help="Where the API listens.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="API_KEY", help="API key with the scope admin.")] = "",
+) -> None:
+    """Answer a share of the requests with another bundle, too; nobody sees it. `recsys bundle diff` tells the rest.
+
+    Example: recsys bundle shadow 20260101-120000
+    """
+    if bool(version) == off:
+        raise InvalidConfig("name the version of the shadow, or end it with --off")
+    with Client(api, key, timeout_s=120.0) as client:
+        if off:
+            client.end_shadow()
+            console.print("no shadow any more")
+        else:
+            client.begin_shadow(version)
+            console.print(f"shadow: {version}; `recsys bundle diff` tells how its lists differ")
+
+
+@app.command()
+def diff(
+    api: Annotated[str, typer.Option(help="Where the API listens.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="API_KEY", help="API key, when the API asks for one.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """How the lists of the shadow differ from those that were shown, in the process that answers.
+
+    Example: recsys bundle diff
+    """
+    with Client(api, key) as client:
+        report = client.shadow_report()
+    if not as_json:
+        for side in ("gains", "losses"):
+            report[side] = ", ".join(f"{c['item_id']} ({c['lists']})" for c in report[side])
+    print_mapping(f"{report['shadow']} against {report['active']}", report, as_json)
 
 
 def _path(version: str) -> Path:

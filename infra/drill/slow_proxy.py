@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 _CHUNK = 1 << 16
+_GRACE_S = 5.0
 
 
 class SlowProxy:
@@ -21,6 +22,7 @@ class SlowProxy:
         self.port = 0
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._listens = threading.Event()
         self._thread = threading.Thread(target=self._run, name="slow-proxy", daemon=True)
 
@@ -42,10 +44,10 @@ class SlowProxy:
         self._listens.set()
         self._loop.run_forever()
         server.close()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        for writer in self._writers:
+            writer.close()
+        if tasks := asyncio.all_tasks(self._loop):
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=_GRACE_S))
         self._loop.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,15 +56,10 @@ class SlowProxy:
         except OSError:
             writer.close()
             return
-        await asyncio.wait(
-            [
-                asyncio.create_task(self._forward(reader, back, slow=True)),
-                asyncio.create_task(self._forward(there, writer, slow=False)),
-            ],
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        back.close()
-        writer.close()
+        both = {back, writer}
+        self._writers |= both
+        await asyncio.gather(self._forward(reader, back, slow=True), self._forward(there, writer, slow=False))
+        self._writers -= both
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, slow: bool) -> None:
         with contextlib.suppress(OSError):
@@ -71,3 +68,4 @@ class SlowProxy:
                     await asyncio.sleep(self.delay_s)
                 writer.write(piece)
                 await writer.drain()
+        writer.close()  # what one side has ended, ends on the other

@@ -30,7 +30,8 @@ class SmallDisk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.real:
-            subprocess.run(["umount", str(self.folder)], check=True)
+            # lazily: a process that was told to end may have a file open still
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
     def fill(self) -> None:
         """Until the kernel says that no space is left."""

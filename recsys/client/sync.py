@@ -104,6 +104,18 @@ class Client(Calls):
         """Swap a bundle in."""
         self._do(self.on_call("POST", "bundles", version, "activate"))
 
+    def begin_shadow(self, version: str) -> None:
+        """Answer a share of the requests with this bundle, too; nobody sees it."""
+        self._do(self.on_call("POST", "bundles", version, "shadow"))
+
+    def end_shadow(self) -> None:
+        self._do(self.on_call("DELETE", "bundles", "shadow", kind=None))
+
+    def shadow_report(self) -> dict[str, Any]:
+        """How the shadow's lists differ from those that were shown."""
+        found: dict[str, Any] = self._do(self.on_call("GET", "bundles", "shadow"))
+        return found
+
     def ready(self) -> dict[str, Any]:
         """What the API depends on and how it is; also while it cannot answer requests."""
         found: dict[str, Any] = self._do(Call("GET", "/readyz", dict[str, Any], status=frozenset({503})))

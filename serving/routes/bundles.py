@@ -1,19 +1,24 @@
 """Bundles: which there are, which one answers, and switching by hand (scope admin)."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Request, Response
 
 from recsys.bundle import open_bundle, versions
-from recsys.errors import InvalidBundle
+from recsys.errors import InvalidBundle, InvalidConfig
 from serving.problems import Problem, request_id
-from serving.schemas import Activated, BundleInfo, Bundles
+from serving.schemas import Activated, BundleInfo, Bundles, Shadowed, ShadowReport, Unloaded
+from serving.schemas import Problem as Body
 from serving.security import Scope
 from serving.services import Services, allow, services
+from serving.shadow import set_shadow
 
 router = APIRouter(tags=["bundles"])
 _audit = structlog.get_logger("audit")
+
+_CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Body, "description": "The bundle is in use"}}
+_NO_BUNDLE: dict[int | str, dict[str, Any]] = {404: {"model": Body, "description": "There is no such bundle"}}
 
 Version = Annotated[
     str, Path(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$", description="as GET /v1/bundles names it")
@@ -36,8 +41,7 @@ def activate(request: Request, version: Version) -> Activated:
     """Load, check and swap in a bundle, and publish it for the other workers. No request is dropped."""
     caller = allow(request, Scope.ADMIN)
     parts = services(request)
-    if version not in versions(parts.settings.bundles):
-        raise Problem(404, f"there is no bundle {version!r}; GET /v1/bundles lists them")
+    _known(parts, version)
     previous = parts.host.active
     _audit.info(
         "activate bundle",
@@ -48,6 +52,61 @@ def activate(request: Request, version: Version) -> Activated:
     )
     parts.host.publish(version)
     return Activated(active=version, previous=previous)
+
+
+@router.get("/v1/bundles/shadow", responses={404: {"model": Body, "description": "There is no shadow"}})
+def shadow_report(request: Request) -> ShadowReport:
+    """How the shadow's lists differ from those that were shown. Of the process that answers; `recsys_shadow` in
+    `/metrics` counts for all."""
+    allow(request, Scope.READ)
+    report = services(request).shadow.report()
+    if report is None:
+        raise Problem(404, "there is no shadow; begin with POST /v1/bundles/VERSION/shadow")
+    return ShadowReport.model_validate(report)
+
+
+@router.post("/v1/bundles/{version}/shadow", responses=_CONFLICT | _NO_BUNDLE)
+def begin_shadow(request: Request, version: Version) -> Shadowed:
+    """Answer a share of the requests with this bundle, too, seen by nobody, in all processes, until it is ended."""
+    caller = allow(request, Scope.ADMIN)
+    parts = services(request)
+    _known(parts, version)
+    if version == parts.host.active:
+        raise Problem(409, f"bundle {version!r} answers already; a shadow is another one")
+    _audit.info("begin shadow", version=version, key=caller.name, request_id=request_id(request))
+    parts.host.load(version)
+    set_shadow(parts.settings.bundles, version)
+    parts.host.look()
+    return Shadowed(shadow=version)
+
+
+@router.delete("/v1/bundles/shadow", status_code=204)
+def end_shadow(request: Request) -> Response:
+    """No shadow any more. Doing it again is no error."""
+    caller = allow(request, Scope.ADMIN)
+    parts = services(request)
+    _audit.info("end shadow", version=parts.shadow.version, key=caller.name, request_id=request_id(request))
+    set_shadow(parts.settings.bundles, None)
+    parts.host.look()
+    return Response(status_code=204)
+
+
+@router.post("/v1/bundles/{version}/unload", responses=_CONFLICT)
+def unload(request: Request, version: Version) -> Unloaded:
+    """Free a bundle that is not in use, in this process; the least recently used go by themselves."""
+    caller = allow(request, Scope.ADMIN)
+    parts = services(request)
+    _audit.info("unload bundle", version=version, key=caller.name, request_id=request_id(request))
+    try:
+        parts.host.unload(version)
+    except InvalidConfig as error:
+        raise Problem(409, str(error)) from error
+    return Unloaded(loaded=sorted(parts.host.loaded))
+
+
+def _known(parts: Services, version: str) -> None:
+    if version not in versions(parts.settings.bundles):
+        raise Problem(404, f"there is no bundle {version!r}; GET /v1/bundles lists them")
 
 
 def _info(parts: Services, version: str) -> BundleInfo:
@@ -62,4 +121,5 @@ def _info(parts: Services, version: str) -> BundleInfo:
         created_ms=manifest.created_ms,
         metrics=dict(manifest.metrics),
         refused=refused,
+        loaded_bytes=parts.host.loaded.get(version, 0),
     )

@@ -111,6 +111,7 @@ def _answer(
     if not served.cached:
         parts.telemetry.answer(answer)
         parts.served.note(runtime, answer)
+        parts.shadow.offer(runtime, answer)
         if (span := current_span.get()) is not None:
             stage_spans(span, answer)
     degraded = degradations(parts, runtime, assigned, answer)

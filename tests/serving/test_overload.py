@@ -51,5 +51,7 @@ def test_nobody_is_refused_while_nothing_waits(make_api: Callable[..., Api]) -> 
     api.services.work_s = 60.0  # however slow the last ones were
     assert api.recommend().status_code == 200
     assert api.services.work_s < 60.0
-    api.services.work_s, api.services.in_flight = 60.0, 1
+    api.services.work_s, api.services.in_flight = 60.0, 2 * api.services.settings.threads - 1
+    assert api.recommend().status_code == 200
+    api.services.work_s, api.services.in_flight = 60.0, 2 * api.services.settings.threads
     assert api.recommend().status_code == 503
