@@ -39,9 +39,7 @@ def ladder(
 
 @app.command()
 def diversity(
-    data: Annotated[Path, typer.Option(help="A data set's folder, or a lake.")] = Path(
-        "../shared/data/ml-100k"
-    ),
+    data: Annotated[Path, typer.Option(help="A data set's folder, or a lake.")],
     out: Annotated[
         Path | None, typer.Option(help="Where the plot goes; default <home>/reports/diversity.")
     ] = None,
