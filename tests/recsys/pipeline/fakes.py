@@ -72,7 +72,7 @@ def top_k(query: Query, candidates: Candidates) -> Selection:
     return Selection(np.arange(n), np.ones(n, np.float32))
 
 
-def make(pool: ThreadPoolExecutor, **fields: Any) -> Pipeline:
+def make(pool: ThreadPoolExecutor | None, **fields: Any) -> Pipeline:
     """A pipeline of one source and no more, with `fields` of `Pipeline` replaced."""
     defaults: dict[str, Any] = {
         "query_hydrators": [],

@@ -12,7 +12,7 @@ import pytest
 from recsys.errors import InvalidConfig, StageFailed
 from recsys.pipeline.pipeline import Answer
 from recsys.pipeline.stages import StageOutcome, Status
-from recsys.request import Candidates, Query, Selection
+from recsys.request import Candidates, Query, Rows, Selection
 from recsys.types import Head
 from tests.recsys.pipeline.fakes import Fake, make, rows, scorer, source, top_k
 
@@ -225,3 +225,35 @@ def test_two_stages_of_one_name_are_refused(pool: ThreadPoolExecutor) -> None:
 def test_candidates_refuse_arrays_of_another_length() -> None:
     with pytest.raises(ValueError, match="score has 1"):
         Candidates(rows(1, 2), (), np.empty((2, 0), np.int16), np.ones(1, np.float32))
+
+
+def test_without_a_pool_stages_run_in_turn_and_late_optional_ones_are_skipped() -> None:
+    now = [0.0]
+
+    def slow(_: Query) -> Rows:
+        now[0] += 1.0
+        return rows(5)
+
+    pipeline = make(
+        None,
+        sources=[
+            source("first", 1),
+            Fake("slow", slow),
+            source("optional", 2),
+            source("required", 3, optional=False),
+        ],
+        clock=lambda: now[0],
+    )
+    answer = pipeline.answer(query(k=9, deadline_s=1.0))  # recall has 0.6 of it
+    statuses = {o.stage: o.status for o in answer.outcomes}
+    assert statuses["first"] is statuses["slow"] is statuses["required"] is Status.OK
+    assert statuses["optional"] is Status.SKIPPED
+    assert sorted(answer.candidates.rows.tolist()) == [1, 3, 5]
+
+
+def test_a_list_that_nobody_sees_has_no_side_effects(pool: ThreadPoolExecutor) -> None:
+    log = Fake("log", lambda answer: None)
+    pipeline = make(pool, side_effects=[log])
+    shown, unseen = pipeline.answer(query()), pipeline.answer(query(), shown=False)
+    assert log.calls == 1
+    assert shown.candidates.rows.tolist() == unseen.candidates.rows.tolist()

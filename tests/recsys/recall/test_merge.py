@@ -2,6 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.recall.grouping import first_seen
 from recsys.recall.merge import QuotaMerger
 from recsys.request import ABSENT, Rows
 
@@ -57,3 +58,10 @@ def test_the_merge_is_a_bounded_union(recalled: dict[str, list[int]], limit: int
         expected = {channel: found.index(row) for channel, found in recalled.items() if row in found}
         assert merged.channels_of(position) == expected
     assert (merged.ranks >= ABSENT).all()
+
+
+@given(st.lists(st.integers(0, 50), max_size=60))
+def test_first_seen_is_its_literal_self(values: list[int]) -> None:
+    different, places = first_seen(rows(*values))
+    assert different.tolist() == list(dict.fromkeys(values))
+    assert different[places].tolist() == values
