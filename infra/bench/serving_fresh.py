@@ -53,17 +53,21 @@ def measure(config: Freshness, items: Sequence[Item]) -> list[float]:
 
 
 def _probe(connection: http.client.HTTPConnection, user: str) -> float:
-    first = _list(connection, user)[0]
+    while not (before := _list(connection, user)):  # refused: the API is busy
+        time.sleep(_POLL_S)
+    first = before[0]
     began = time.monotonic()
     _post(connection, "/v1/events", {"type": "click", "user_id": user, "item_id": first})
     while (waited := time.monotonic() - began) < _GIVE_UP_S:
-        if first not in _list(connection, user):
+        shown = _list(connection, user)
+        if shown and first not in shown:
             return (time.monotonic() - began) * 1e3
         time.sleep(_POLL_S)
     return waited * 1e3
 
 
 def _list(connection: http.client.HTTPConnection, user: str) -> list[str]:
+    """Empty when the request was refused: there is always something to show."""
     answer = _post(connection, "/v1/recommendations", {"user_id": user})
     return [item["item_id"] for item in answer.get("items", ())]
 
