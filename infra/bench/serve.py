@@ -65,8 +65,8 @@ class ServeBench:
     half_s: float = 20.0
     overload: float = 10.0
     cached_rate: float = 200.0
-    hot_users: int = 20
-    hot_share: float = 0.75  # of which some miss: the first after each half second, in each worker
+    hot_users: int = 8
+    hot_share: float = 0.75  # some of them miss: the first in each half second, in each worker
     fresh_s: float = 12.0
     events_per_s: float = 2_000.0
     plot: Path | None = None
