@@ -96,7 +96,12 @@ def _topic(source: KafkaSource, topic: Topic, readers: Mapping[str, Progress]) -
 
 def _archiver(settings: Settings) -> Progress:
     checkpoint = read_checkpoint(settings.lake)
-    return lambda topic, partition: checkpoint.get(f"{topic}/{partition}")
+
+    def progress(topic: str, partition: int) -> tuple[str, int] | None:
+        place = checkpoint.get(f"{topic}/{partition}")
+        return (place.log_id, place.offset) if place else None
+
+    return progress
 
 
 def _worker(settings: Settings) -> Progress:

@@ -96,12 +96,12 @@ def parse_event(raw: Any) -> Event:
     if version != SCHEMA_VERSION:
         raise InvalidEvent(f"schema_version: {version!r} is not supported, expected {SCHEMA_VERSION}")
     return Event(
-        event_id=_identifier(raw, "event_id"),
+        event_id=identifier(raw, "event_id"),
         type=_TYPES[event_type],
-        user_id=_identifier(raw, "user_id"),
-        item_id=_identifier(raw, "item_id"),
+        user_id=identifier(raw, "user_id"),
+        item_id=identifier(raw, "item_id"),
         event_time_ms=_time(raw),
-        request_id=_identifier(raw, "request_id") if raw.get("request_id") is not None else None,
+        request_id=identifier(raw, "request_id") if raw.get("request_id") is not None else None,
         position=_position(raw),
         value=_value(raw),
         context=_context(raw),
@@ -109,7 +109,12 @@ def parse_event(raw: Any) -> Event:
     )
 
 
-def _identifier(raw: Mapping[str, Any], name: str) -> str:
+def identifier(raw: Mapping[str, Any], name: str) -> str:
+    """The id in a field of a record.
+
+    Raises:
+        InvalidEvent: it is missing, no text, too long, or has control characters.
+    """
     value = raw.get(name)
     if not isinstance(value, str) or not value:
         raise InvalidEvent(f"{name}: a non-empty string is required, got {value!r:.80}")

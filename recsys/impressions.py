@@ -5,7 +5,7 @@ Rankers train on these served values; recomputing them in Spark is the parity te
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import InvalidEvent
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, MAX_TIME_MS, Event, derived_id, identifier
 from recsys.types import EventType
 
 
@@ -79,30 +79,45 @@ def parse_impression(raw: Any) -> Impression:
     try:
         items = tuple(
             ShownItem(
-                item_id=i["item_id"],
+                item_id=identifier(i, "item_id"),
                 position=int(i["position"]),
                 score=float(i["score"]),
                 propensity=float(i["propensity"]),
-                channels=tuple(i["channels"]),
-                categories=tuple(i["categories"]),
-                creator=i.get("creator", ""),
+                channels=_texts(i["channels"]),
+                categories=_texts(i["categories"]),
+                creator=_texts([i.get("creator", "")])[0],
             )
             for i in raw["items"]
         )
         block = np.frombuffer(base64.b64decode(raw["features"]), dtype="<f4")
         return Impression(
-            request_id=raw["request_id"],
-            user_id=raw["user_id"],
-            time_ms=int(raw["time_ms"]),
+            request_id=identifier(raw, "request_id"),
+            user_id=identifier(raw, "user_id"),
+            time_ms=_time(raw["time_ms"]),
             bundle=raw["bundle"],
             fingerprint=raw["fingerprint"],
             items=items,
             features=block.reshape(len(items), -1) if items else block.reshape(0, 0),
             arm=raw["arm"],
-            context=dict(raw["context"]),
+            context=dict(zip(_texts(raw["context"]), _texts(raw["context"].values()), strict=True)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, InvalidEvent) as error:
         raise InvalidEvent(f"impression: {type(error).__name__}: {error}") from error
+
+
+def _time(value: Any) -> int:
+    time_ms = int(value)
+    if not 0 < time_ms < MAX_TIME_MS:
+        raise ValueError(f"time_ms: Unix milliseconds are required, got {value!r:.80}")
+    return time_ms
+
+
+def _texts(values: Iterable[Any]) -> tuple[str, ...]:
+    """Anything else would surface where the list is expanded, and stop whoever reads the log."""
+    texts = tuple(values)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"texts are required, got {texts!r:.80}")
+    return texts
 
 
 def impression_events(impression: Impression) -> list[Event]:

@@ -5,10 +5,11 @@ visible in one step, and reading starts again at those offsets. File names carry
 and last offset; rows carry partition and offset.
 
 The topic `impressions` becomes rows of `lake/impressions` and, expanded, impression events of `lake/events`,
-so that `lake/events` holds everything that changes a feature. The topic `items` changes `lake/items/items.parquet`,
-the catalogue that the next model is trained on. Two kinds of records are passed over and counted:
-those that `recsys stream replay` read from the lake itself (header `replay`), and those that break the
-contract, which the feature worker sends to the dead letters.
+so that `lake/events` holds everything that changes a feature, and nothing else: `streaming.batches.accept` decides
+for the archiver as for the feature worker, with the same watermarks. The topic `items` changes
+`lake/items/items.parquet`, the catalogue that the next model is trained on. Two kinds of records are passed over and
+counted: those that `recsys stream replay` read from the lake itself (header `replay`), and those that the feature
+worker sends to the dead letters, because they break the contract or are late.
 """
 
 import threading
@@ -17,19 +18,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import pyarrow as pa
 import structlog
 
 from recsys.datasets.catalogue import items_path, with_changes
 from recsys.errors import InvalidEvent, LogReplaced, Unavailable
 from recsys.event_log import EventSource, Record
-from recsys.events import Event, parse_event
-from recsys.impressions import Impression, impression_events, parse_impression
-from recsys.item_changes import ItemChange, newest, parse_item_change
+from recsys.events import Event
+from recsys.impressions import Impression
+from recsys.item_changes import ItemChange, newest
 from recsys.lake import DAY_PREFIX, EVENTS, IMPRESSIONS, events_table, impressions_table, split_by_day
 from recsys.types import Topic
-from streaming.commit import commit, exclusive, recover
+from streaming.batches import Late, accept, accept_change
+from streaming.commit import Place, commit, exclusive, recover
+from streaming.lateness import TimeRules
 from streaming.log import KafkaSource
 from streaming.replay import REPLAY_HEADER
 from streaming.settings import StreamSettings
@@ -47,7 +49,11 @@ def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
         source = KafkaSource(settings.kafka_bootstrap)
         try:
             archiver = Archiver(
-                source, settings.lake, settings.archive_max_rows, settings.archive_max_seconds
+                source,
+                settings.lake,
+                settings.archive_max_rows,
+                settings.archive_max_seconds,
+                rules=settings.time_rules,
             )
             archiver.run(stop)
         finally:
@@ -62,6 +68,7 @@ class Totals:
     archived: int = 0
     replayed: int = 0  # passed over: they came from the lake
     poison: int = 0  # passed over: the feature worker dead-letters them
+    late: int = 0  # the same, because they came too late
     rows: int = 0
     commits: int = 0
 
@@ -73,15 +80,13 @@ class _Waiting:
     log_id: str
     first: int
     next: int
+    watermark_ms: int
+    size: int = 0  # records
     events: list[Event] = field(default_factory=list)
     event_offsets: list[int] = field(default_factory=list)
     impressions: list[Impression] = field(default_factory=list)
     impression_offsets: list[int] = field(default_factory=list)
     changes: list[ItemChange] = field(default_factory=list)
-
-    @property
-    def size(self) -> int:
-        return len(self.events) + len(self.impressions) + len(self.changes)
 
 
 class Archiver:
@@ -94,7 +99,10 @@ class Archiver:
         max_rows: int = 50_000,
         max_seconds: float = 10.0,
         monotonic: Callable[[], float] = time.monotonic,
+        rules: TimeRules | None = None,
     ) -> None:
+        """`rules`: those of the feature worker."""
+        self._rules = rules or TimeRules()
         self._source = source
         self._lake = lake
         self._max_rows = max_rows
@@ -138,14 +146,14 @@ class Archiver:
         read = {where: w for where, w in self._waiting.items() if w.next > w.first}
         if not read:
             return
-        moved = {f"{topic}/{p}": (w.log_id, w.next) for (topic, p), w in read.items()}
+        moved = {f"{topic}/{p}": Place(w.log_id, w.next, w.watermark_ms) for (topic, p), w in read.items()}
         files = [file for (topic, p), w in read.items() for file in _files(topic, p, w)]
         files += _catalogue(self._lake, [change for w in read.values() for change in w.changes])
         commit(self._lake, files, self._checkpoint | moved)
         self._checkpoint |= moved
         for where, w in read.items():
             self.totals.archived += w.size
-            self._waiting[where] = _Waiting(w.log_id, w.next, w.next)
+            self._waiting[where] = _Waiting(w.log_id, w.next, w.next, w.watermark_ms)
         self.totals.rows += sum(table.num_rows for _, table in files)
         self.totals.commits += 1
 
@@ -154,30 +162,39 @@ class Archiver:
         self._waiting.clear()
         for topic in TOPICS:
             log_id = self._source.log_id(topic)
-            for partition in range(self._source.partitions(topic)):
-                known, offset = self._checkpoint.get(f"{topic}/{partition}", (log_id, 0))
-                start = offset if known == log_id else 0
+            self._partitions = self._source.partitions(topic)
+            for partition in range(self._partitions):
+                known = self._checkpoint.get(f"{topic}/{partition}", Place(log_id, 0))
+                start = known.offset if known.log_id == log_id else 0
                 self._source.seek(topic, partition, start)
-                self._waiting[topic, partition] = _Waiting(log_id, start, start)
+                # as in the store, the watermark outlives the log
+                self._waiting[topic, partition] = _Waiting(log_id, start, start, known.watermark_ms)
 
     def _take(self, record: Record) -> None:
         waiting = self._waiting[record.topic, record.partition]
         waiting.next = record.offset + 1
+        try:
+            if record.topic == Topic.ITEMS:
+                waiting.changes.append(accept_change(record, self._partitions))
+                waiting.size += 1
+                return
+            events, _, impression = accept(record, waiting.watermark_ms, self._partitions, self._rules)
+        except InvalidEvent as error:
+            if isinstance(error, Late):
+                self.totals.late += 1
+            else:
+                self.totals.poison += 1
+            return
+        waiting.watermark_ms = max([waiting.watermark_ms, *(e.event_time_ms for e in events)])
         if any(name == REPLAY_HEADER for name, _ in record.headers):
             self.totals.replayed += 1
             return
-        try:
-            raw = msgspec.json.decode(record.value)
-            if record.topic == Topic.EVENTS:
-                waiting.events.append(parse_event(raw))
-                waiting.event_offsets.append(record.offset)
-            elif record.topic == Topic.ITEMS:
-                waiting.changes.append(parse_item_change(raw))
-            else:
-                waiting.impressions.append(parse_impression(raw))
-                waiting.impression_offsets.append(record.offset)
-        except (msgspec.DecodeError, UnicodeDecodeError, InvalidEvent):
-            self.totals.poison += 1
+        waiting.size += 1
+        waiting.events += events
+        waiting.event_offsets += [record.offset] * len(events)
+        if impression is not None:
+            waiting.impressions.append(impression)
+            waiting.impression_offsets.append(record.offset)
 
 
 def _catalogue(lake: Path, changes: list[ItemChange]) -> list[tuple[Path, pa.Table]]:
@@ -194,12 +211,8 @@ def _files(topic: str, partition: int, waiting: _Waiting) -> Iterator[tuple[Path
     name = (
         f"{topic}-{waiting.log_id[-8:]}-p{partition:04d}-{waiting.first:012d}-{waiting.next - 1:012d}.parquet"
     )
-    shown = zip(waiting.impressions, waiting.impression_offsets, strict=True)
-    expanded = [(event, offset) for impression, offset in shown for event in impression_events(impression)]
-    events = waiting.events + [event for event, _ in expanded]
-    offsets = waiting.event_offsets + [offset for _, offset in expanded]
     tables = {
-        EVENTS: events_table(events, partition, offsets),
+        EVENTS: events_table(waiting.events, partition, waiting.event_offsets),
         IMPRESSIONS: impressions_table(waiting.impressions, partition, waiting.impression_offsets),
     }
     for kind, table in tables.items():

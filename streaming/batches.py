@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from recsys.errors import InvalidEvent
 from recsys.event_log import Record, partition_of
 from recsys.events import Event, parse_event
-from recsys.impressions import impression_events, parse_impression
+from recsys.impressions import Impression, impression_events, parse_impression
 from recsys.item_changes import ItemChange, parse_item_change
 from recsys.store.base import Batch, Checkpoint
 from recsys.tracing import parent_of
@@ -91,9 +91,9 @@ class Preparer:
                 continue  # read before a seek
             try:
                 if record.topic == Topic.ITEMS:
-                    changes.append(self._change(record))
+                    changes.append(accept_change(record, self._partitions))
                 else:
-                    found, moved = self._events(record, claim.watermark_ms)
+                    found, moved, _ = accept(record, claim.watermark_ms, self._partitions, self._rules)
                     events += found
                     offsets += [record.offset] * len(found)
                     clamped += moved
@@ -114,35 +114,45 @@ class Preparer:
         if taken:
             yield Prepared(claim.batch(previous, offsets, events), changes, refused, clamped, oldest, parents)
 
-    def _events(self, record: Record, watermark_ms: int) -> tuple[list[Event], int]:
-        """The events of one record, and how many had their time clamped.
 
-        Raises:
-            InvalidEvent: nothing of the record may be applied; the message begins with the kind of fault.
-        """
-        events = _parse(record)
-        clamped = 0
-        for i, event in enumerate(events):
-            if _partition_of(event.user_id, self._partitions) != record.partition:
-                raise Misrouted(
-                    f"misrouted: user {event.user_id} belongs into another partition; key records by user id"
-                )
-            time_ms = self._rules.clamped(event.event_time_ms, record.append_time_ms)
-            if time_ms != event.event_time_ms:
-                events[i] = replace(event, event_time_ms=time_ms)
-                clamped += 1
-            if self._rules.is_late(time_ms, watermark_ms):
-                raise Late(f"late: by {watermark_ms - time_ms} ms, allowed are {self._rules.late_ms} ms")
-        return events, clamped
+class Accepted(NamedTuple):
+    """The events of one record with the times that count, how many of them were moved, and the list as shown."""
 
-    def _change(self, record: Record) -> ItemChange:
-        """Raises `InvalidEvent`, as `_events`."""
-        change = parse_item_change(_json(record))
-        if _partition_of(change.item_id, self._partitions) != record.partition:
+    events: list[Event]
+    clamped: int
+    impression: Impression | None
+
+
+def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules) -> Accepted:
+    """What of a record counts, decided by the log alone: the worker and the archiver decide the same.
+
+    Raises:
+        InvalidEvent: nothing of the record may be applied; the message begins with the kind of fault.
+    """
+    events, impression = _parse(record)
+    clamped = 0
+    for i, event in enumerate(events):
+        if _partition_of(event.user_id, partitions) != record.partition:
             raise Misrouted(
-                f"misrouted: item {change.item_id} belongs into another partition; key records by item id"
+                f"misrouted: user {event.user_id} belongs into another partition; key records by user id"
             )
-        return change
+        time_ms = rules.clamped(event.event_time_ms, record.append_time_ms)
+        if time_ms != event.event_time_ms:
+            events[i] = replace(event, event_time_ms=time_ms)
+            clamped += 1
+        if rules.is_late(time_ms, watermark_ms):
+            raise Late(f"late: by {watermark_ms - time_ms} ms, allowed are {rules.late_ms} ms")
+    return Accepted(events, clamped, impression)
+
+
+def accept_change(record: Record, partitions: int) -> ItemChange:
+    """The same for a record of the topic `items`."""
+    change = parse_item_change(_json(record))
+    if _partition_of(change.item_id, partitions) != record.partition:
+        raise Misrouted(
+            f"misrouted: item {change.item_id} belongs into another partition; key records by item id"
+        )
+    return change
 
 
 def _json(record: Record) -> Any:
@@ -152,8 +162,9 @@ def _json(record: Record) -> Any:
         raise InvalidEvent(f"json: {error}") from error
 
 
-def _parse(record: Record) -> list[Event]:
+def _parse(record: Record) -> tuple[list[Event], Impression | None]:
     raw = _json(record)
     if record.topic == Topic.IMPRESSIONS:
-        return impression_events(parse_impression(raw))
-    return [parse_event(raw)]
+        impression = parse_impression(raw)
+        return impression_events(impression), impression
+    return [parse_event(raw)], None

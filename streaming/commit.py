@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -23,7 +24,16 @@ from recsys.lake import write_parquet
 FOLDER = "_archive"
 _CHECKPOINT = "checkpoint.json"
 
-Checkpoint = Mapping[str, tuple[str, int]]  # "topic/partition" → (log id, next offset)
+
+class Place(NamedTuple):
+    """How far the lake is in one topic partition: the log, the next offset, the latest event time so far."""
+
+    log_id: str
+    offset: int
+    watermark_ms: int = 0
+
+
+Checkpoint = Mapping[str, Place]  # by "topic/partition"
 
 
 def commit(lake: Path, files: Sequence[tuple[Path, pa.Table]], checkpoint: Checkpoint) -> None:
@@ -38,7 +48,7 @@ def commit(lake: Path, files: Sequence[tuple[Path, pa.Table]], checkpoint: Check
     _finish(lake)
 
 
-def recover(lake: Path) -> dict[str, tuple[str, int]]:
+def recover(lake: Path) -> dict[str, Place]:
     """Clean up after a crash; returns the checkpoint."""
     folder = lake / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,13 +57,13 @@ def recover(lake: Path) -> dict[str, tuple[str, int]]:
     return read_checkpoint(lake)
 
 
-def read_checkpoint(lake: Path) -> dict[str, tuple[str, int]]:
+def read_checkpoint(lake: Path) -> dict[str, Place]:
     """How far the lake is; empty in a new one."""
     try:
         content = json.loads((lake / FOLDER / _CHECKPOINT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    return {where: (log_id, offset) for where, (log_id, offset) in content.items()}
+    return {where: Place(*place) for where, place in content.items()}
 
 
 @contextmanager

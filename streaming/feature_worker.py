@@ -41,7 +41,7 @@ from recsys.features.definitions import FEATURES
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from recsys.tracing import Traces, open_traces
-from recsys.types import MS_PER_HOUR, MS_PER_MINUTE, Topic
+from recsys.types import Topic
 from streaming.batches import Claim, Late, Misrouted, Prepared, Preparer
 from streaming.dead_letter import send_dead_letter
 from streaming.lateness import TimeRules
@@ -296,7 +296,7 @@ def _kind(error: InvalidEvent) -> str:
 
 def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = ()) -> WorkerMetrics:
     """Run one worker until `stop`. Without `partitions` it shares them with the other workers."""
-    rules = TimeRules(int(settings.future_minutes * MS_PER_MINUTE), int(settings.late_hours * MS_PER_HOUR))
+    rules = settings.time_rules
     store = RedisFeatureStore(
         settings.redis_url,
         FEATURES,

@@ -3,6 +3,8 @@
 from pydantic import Field
 
 from recsys.settings import Settings
+from recsys.types import MS_PER_HOUR, MS_PER_MINUTE
+from streaming.lateness import TimeRules
 
 
 class StreamSettings(Settings):
@@ -28,3 +30,8 @@ class StreamSettings(Settings):
     worker_metrics_port: int = Field(
         0, ge=0, le=65_535, description="Port of the worker's /metrics; 0: none."
     )
+
+    @property
+    def time_rules(self) -> TimeRules:
+        """What the worker and the archiver do with event times."""
+        return TimeRules(int(self.future_minutes * MS_PER_MINUTE), int(self.late_hours * MS_PER_HOUR))

@@ -29,7 +29,11 @@ def main(
         open_store,
         partitions,
         _rows(state(spark, job, MAX_TIME_MS)),
-        _recent(read_events(spark, job), dedupe_ms),
+        _recent(
+            read_events(spark, job),
+            dedupe_ms,
+            min((c.watermark_ms for c in covered if c.watermark_ms), default=0),
+        ),
         covered,
     )
 
@@ -41,9 +45,12 @@ def _rows(states: DataFrame) -> Iterator[StateRow]:
         )
 
 
-def _recent(events: DataFrame, dedupe_ms: int) -> Iterator[tuple[str, str, int]]:
-    """(event id, user id, event time) within the dedupe window of the newest."""
-    newest = events.agg(sf.max(TIME)).collect()[0][0] or 0
-    recent = events.where(sf.col(TIME) >= newest - dedupe_ms).select("event_id", "user_id", TIME)
+def _recent(events: DataFrame, dedupe_ms: int, watermark_ms: int) -> Iterator[tuple[str, str, int]]:
+    """(event id, user id, event time) within the dedupe window of the partition that is furthest behind.
+
+    `watermark_ms`: its watermark; 0 where the lake does not know it, then the newest event's time stands for it.
+    """
+    since = (watermark_ms or events.agg(sf.max(TIME)).collect()[0][0] or 0) - dedupe_ms
+    recent = events.where(sf.col(TIME) >= since).select("event_id", "user_id", TIME)
     for row in recent.toLocalIterator(prefetchPartitions=True):
         yield row[0], row[1], row[2]

@@ -300,7 +300,7 @@ def _out_of_order(events: Sequence[Event]) -> int:
 
 def _archived(rig: StreamRig) -> int:
     """Records that the archiver has committed."""
-    return sum(offset for _, offset in read_checkpoint(rig.home / "lake").values())
+    return sum(place.offset for place in read_checkpoint(rig.home / "lake").values())
 
 
 def _write_tables(lake: Path, world: FeatureWorld) -> None:

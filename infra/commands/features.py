@@ -21,8 +21,8 @@ from recsys.settings import Settings
 from recsys.store.backfill import Covered
 from recsys.store.base import FeatureStore, StateDefinition, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_HOUR, Topic
-from streaming.commit import exclusive, read_checkpoint
+from recsys.types import Topic
+from streaming.commit import Place, exclusive, read_checkpoint
 from streaming.settings import StreamSettings
 
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
@@ -94,6 +94,11 @@ def build_(
     print_mapping("features", content, as_json)
 
 
+def _covered(name: str, place: Place) -> Covered:
+    topic, _, partition = name.rpartition("/")
+    return Covered(Topic(topic), int(partition), place.log_id, place.offset, place.watermark_ms)
+
+
 def _forgotten(lake: str) -> Mapping[str, int]:
     """Marks are written where the API runs; a lake elsewhere has them where it is mounted, or is compacted first."""
     return {} if "://" in lake else forgotten_users(Path(lake))
@@ -125,7 +130,7 @@ def backfill_(
     from training.spark import spark_session
 
     settings = connected(StreamSettings())
-    dedupe_ms = round(settings.late_hours * MS_PER_HOUR)
+    dedupe_ms = settings.time_rules.late_ms
     config = StoreConfig(settings.partitions, dedupe_ms=dedupe_ms)
 
     def open_store(definition: StateDefinition) -> FeatureStore:
@@ -137,9 +142,9 @@ def backfill_(
         spark = spark_session(master, memory)
         try:
             covered = [
-                Covered(Topic(place.rpartition("/")[0]), int(place.rpartition("/")[2]), log_id, offset)
-                for place, (log_id, offset) in sorted(read_checkpoint(settings.lake).items())
-                if not place.startswith(f"{Topic.ITEMS}/")  # the worker reads the catalogue's changes again
+                _covered(name, place)
+                for name, place in sorted(read_checkpoint(settings.lake).items())
+                if not name.startswith(f"{Topic.ITEMS}/")  # the worker reads the catalogue's changes again
             ]
             loaded = main(spark, job, covered, open_store, settings.partitions, dedupe_ms)
         finally:

@@ -34,12 +34,16 @@ class StateRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Covered:
-    """Where a topic partition of the log continues after the lake."""
+    """Where a topic partition of the log continues after the lake, and its watermark there.
+
+    0 with an offset: the lake does not know it; then it is the latest event time of the partition's users.
+    """
 
     topic: Topic
     partition: int
     log_id: str
     offset: int
+    watermark_ms: int = 0
 
 
 class _Change(NamedTuple):
@@ -172,9 +176,11 @@ class _Loader:
 
     def remember(self, recent: Iterable[tuple[str, str, int]], covered: Sequence[Covered]) -> int:
         """Let both topics know these ids; which of them an event came by is not in the lake's rows."""
-        topics = sorted({place.topic for place in covered})
         for place in covered:
             self._claim(place.topic, place.partition, place.log_id)
+        places: dict[int, list[Covered]] = {}
+        for place in covered:
+            places.setdefault(place.partition, []).append(place)
         count = 0
         for chunk in _chunks(recent, _IDS_PER_CALL):
             by_partition: dict[int, list[Event]] = {}
@@ -183,9 +189,8 @@ class _Loader:
                 by_partition.setdefault(partition_of(user_id, self._partitions), []).append(event)
             count += len(chunk)
             for partition, events in by_partition.items():
-                for topic in topics:
-                    if (topic, partition) in self._epochs:  # else its worker starts at the beginning
-                        self._apply(topic, partition, events, 0, self._watermarks[partition])
+                for place in places.get(partition, ()):  # none: its worker starts at the beginning
+                    self._apply(place.topic, partition, events, 0, self._watermark(place))
         return count
 
     def finish(self, covered: Sequence[Covered]) -> None:
@@ -193,7 +198,10 @@ class _Loader:
         for partition in range(self._partitions):
             self._apply(TOPIC, partition, [], _DONE, MAX_TIME_MS)
         for place in covered:
-            self._apply(place.topic, place.partition, [], place.offset, self._watermarks[place.partition])
+            self._apply(place.topic, place.partition, [], place.offset, self._watermark(place))
+
+    def _watermark(self, place: Covered) -> int:
+        return place.watermark_ms or (self._watermarks[place.partition] if place.offset else 0)
 
     def _claim(self, topic: str, partition: int, log_id: str) -> None:
         self._epochs[topic, partition] = self._store.claim(topic, partition, log_id).epoch

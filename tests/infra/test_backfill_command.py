@@ -71,7 +71,7 @@ def test_a_backfilled_namespace_goes_on_like_the_live_one(monkeypatch: pytest.Mo
         send(rig, streamed, WORLD.start_ms + 3 * MS_PER_DAY)
         sent = rig.appended()
         rig.wait_until(
-            lambda: sum(offset for _, offset in read_checkpoint(lake).values()) >= sent, WAIT_S, "archiving"
+            lambda: sum(place.offset for place in read_checkpoint(lake).values()) >= sent, WAIT_S, "archiving"
         )
         rig.stop_worker(archiver)
 

@@ -43,7 +43,19 @@ def test_expansion_gives_valid_events_with_the_same_ids_each_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"features": "AAAA"}, {"items": None}, {"time_ms": "soon"}, {"items": [{}]}]
+    "change",
+    [
+        {"features": "AAAA"},
+        {"items": None},
+        {"items": [{}]},
+        {"items": [IMPRESSION.to_dict()["items"][0] | {"categories": [1]}, IMPRESSION.to_dict()["items"][1]]},
+        {"time_ms": "soon"},
+        {"time_ms": 0},
+        {"user_id": 5},
+        {"user_id": ""},
+        {"context": {"device": 1}},
+        {"context": "tv"},
+    ],
 )
 def test_a_broken_record_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(InvalidEvent, match="impression"):

@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import pytest
 
 from recsys.datasets.catalogue import read_items
 from recsys.errors import InvalidConfig
-from recsys.event_log import MemoryEventLog
+from recsys.event_log import MemoryEventLog, MemoryEventSource, Record
 from recsys.events import Event, derived_id
 from recsys.impressions import Impression, ShownItem, impression_events
 from recsys.item_changes import ItemChange
@@ -22,6 +23,7 @@ from recsys.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_ev
 from recsys.types import MS_PER_DAY, EventType, Item, Topic
 from streaming.archive import Archiver
 from streaming.commit import exclusive
+from streaming.lateness import TimeRules
 from streaming.replay import REPLAY_HEADER
 
 START_MS = 1_700_000_000_000
@@ -46,7 +48,7 @@ def drain(archiver: Archiver) -> None:
 def test_events_of_several_days_and_partitions_come_back_in_order(tmp_path: Path) -> None:
     log, events = MemoryEventLog(), [event(n) for n in range(100)]
     send(log, *reversed(events))
-    archiver = Archiver(log.source(), tmp_path)
+    archiver = Archiver(log.source(), tmp_path, rules=TimeRules(late_ms=3 * MS_PER_DAY))
     drain(archiver)
     assert list(read_events(tmp_path)) == events
     assert len(days(tmp_path)) == 4
@@ -118,7 +120,7 @@ def test_changes_of_items_become_the_item_table(tmp_path: Path) -> None:
 def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path: Path) -> None:
     log, replayed = MemoryEventLog(), event(0)
     value = msgspec.json.encode(replayed.to_dict())
-    log.append(Topic.EVENTS, "u", value, [(REPLAY_HEADER, b"1")])
+    log.append(Topic.EVENTS, replayed.user_id, value, [(REPLAY_HEADER, b"1")])
     for poison in (b"", b"{", b"\xff", b"{}", b"[1]"):
         log.append(Topic.EVENTS, "u", poison)
         log.append(Topic.IMPRESSIONS, "u", poison)
@@ -130,6 +132,50 @@ def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path
     assert (archiver.totals.replayed, archiver.totals.poison) == (1, 15)
     again = Archiver(log.source(), tmp_path)
     assert again.step(0.0) == 0, "what was passed over is not read again"
+
+
+def test_what_the_worker_refuses_as_late_is_passed_over_by_a_new_archiver_too(tmp_path: Path) -> None:
+    def click(n: int, time_ms: int) -> Event:
+        return Event(str(n), EventType.CLICK, "u", "i", time_ms)
+
+    log = MemoryEventLog()
+    first, newest = click(0, START_MS), click(1, START_MS + 2 * MS_PER_DAY)
+    send(log, first, newest, click(2, START_MS + MS_PER_DAY - 1))
+    archiver = Archiver(log.source(), tmp_path)
+    drain(archiver)
+    allowed = click(3, START_MS + MS_PER_DAY)
+    send(log, click(4, START_MS), allowed)
+    again = Archiver(log.source(), tmp_path)  # learns the watermark from the lake
+    drain(again)
+    log.lose()
+    send(log, click(5, START_MS))
+    anew = Archiver(log.source(), tmp_path)
+    drain(anew)
+    assert list(read_events(tmp_path)) == [first, allowed, newest]
+    assert (archiver.totals.late, again.totals.late, anew.totals.late) == (1, 1, 1)
+
+
+def test_a_replay_moves_the_watermark_as_it_does_for_the_worker(tmp_path: Path) -> None:
+    log, replayed = MemoryEventLog(), event(39)
+    log.append(
+        Topic.EVENTS, replayed.user_id, msgspec.json.encode(replayed.to_dict()), [(REPLAY_HEADER, b"1")]
+    )
+    send(log, replace(event(0), event_time_ms=replayed.event_time_ms - MS_PER_DAY - 1))
+    archiver = Archiver(log.source(), tmp_path)
+    drain(archiver)
+    assert (archiver.totals.replayed, archiver.totals.late, count_rows(tmp_path)) == (1, 1, 0)
+
+
+def test_times_from_the_future_are_the_logs_time_here_too(tmp_path: Path) -> None:
+    class StampedSource(MemoryEventSource):
+        def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+            return [replace(r, append_time_ms=START_MS) for r in super().poll(timeout_s, max_records)]
+
+    log = MemoryEventLog()
+    send(log, replace(event(0), event_time_ms=START_MS + MS_PER_DAY))
+    drain(Archiver(StampedSource(log), tmp_path))
+    (found,) = read_events(tmp_path)
+    assert found.event_time_ms == START_MS
 
 
 def test_files_are_written_by_size_or_by_age(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def archived(lake: Path) -> Counter[str]:
 
 def progress(lake: Path) -> int:
     """How many records of the log the lake's checkpoint covers."""
-    return sum(offset for _, offset in read_checkpoint(lake).values())
+    return sum(place.offset for place in read_checkpoint(lake).values())
 
 
 def wait_for_progress(lake: Path, records: int) -> None:

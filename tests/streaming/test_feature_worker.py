@@ -144,6 +144,18 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_is_applied() -> None:
     assert worker.metrics.totals()["dead_letters_poison"] == 4
 
 
+def test_a_list_of_nothing_is_read_like_any_other() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    features = np.empty((0, 0), np.float32)
+    empty = Impression("r", "u1", T0, "b", FEATURES.fingerprint, (), features)
+    log.append(Topic.IMPRESSIONS, "u1", msgspec.json.encode(empty.to_dict()))
+    events = make_events(5)
+    send(log, events)
+    drain(new_worker(store, log), log.source())
+    assert_holds(store, events)
+    assert reasons(log) == []
+
+
 def test_a_user_in_the_wrong_partition_is_refused() -> None:
     log, store = MemoryEventLog(PARTITIONS), new_store()
     user = next(
