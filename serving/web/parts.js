@@ -104,7 +104,7 @@ export function Chart({ label, x, series, time = false, fromZero = false, height
       {
         width: box.current.clientWidth,
         height,
-        scales: { x: { time }, y: { range: (_, low, high) => [fromZero ? 0 : low, high > low || fromZero ? Math.max(high * 1.05, high > 0 ? 0 : 1) : low + 1] } },
+        scales: { x: { time }, ...(fromZero && { y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 1] } }) },
         cursor: { points: { size: 6 }, drag: { x: false, y: false } },
         legend: { live: false, show: series.length > 1 },
         axes: [axis, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],

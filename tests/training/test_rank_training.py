@@ -8,6 +8,7 @@ import torch
 from safetensors.numpy import load_file
 
 from recsys.errors import InvalidBundle
+from recsys.features.drift import read_histograms
 from recsys.models.ranker import Ranker, RankerConfig
 from recsys.rank.calibration import read_calibrations
 from recsys.rank.scorer import RankerSession
@@ -63,10 +64,16 @@ def test_main_learns_the_truth_and_leaves_what_a_bundle_needs(world: Path, tmp_p
         "ranker.onnx",
         "golden.safetensors",
         "calibration.json",
+        "feature_histograms.json",
         "summary.json",
     }
+    histograms = read_histograms(config.out / "feature_histograms.json")
+    assert len(histograms) == config.n_features
+    assert all(sum(histogram.shares) == pytest.approx(1) for histogram in histograms)
     assert set(read_calibrations(config.out / "calibration.json")) == {Head.CLICK, Head.CONVERSION, Head.LIKE}
     assert json.loads((config.out / "summary.json").read_text())["metrics"] == report.metrics
+    curve = json.loads((config.out / "summary.json").read_text())["curve"]
+    assert [epoch["epoch"] for epoch in curve] == list(range(1, report.epochs + 1))
 
     golden = load_file(config.out / "golden.safetensors")
     session = RankerSession(config.out / "ranker.onnx")

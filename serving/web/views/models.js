@@ -50,13 +50,16 @@ function Data({ data }) {
 }
 
 function Curve({ training }) {
-  const names = [...new Set(training.curve.flatMap((epoch) => Object.keys(epoch.validation)))];
+  const validated = [...new Set(training.curve.flatMap((epoch) => Object.keys(epoch.validation)))];
+  const names = validated.length ? validated : training.curve.some((epoch) => epoch.loss !== null) ? ["loss"] : [];
+  const at = (epoch, name) => (name === "loss" ? epoch.loss : epoch.validation[name]) ?? null;
   const metrics = Object.entries(training.metrics);
   return html`
     <div>
       <h3>${words(training.model)}</h3>
-      ${training.curve.length > 0 && names.length > 0 && html`<${Chart} label=${`Validation of ${words(training.model)} by epoch: ${names.join(", ")}`} x=${training.curve.map((epoch) => epoch.epoch)}
-        series=${names.map((name, i) => ({ label: words(name), tone: TONES[i % TONES.length], values: training.curve.map((epoch) => epoch.validation[name] ?? null) }))} />`}
+      ${training.curve.length > 1 && names.length > 0 && html`<${Chart} label=${`Training of ${words(training.model)} by epoch: ${names.join(", ")}`} x=${training.curve.map((epoch) => epoch.epoch)}
+        series=${names.map((name, i) => ({ label: words(name), tone: TONES[i % TONES.length], values: training.curve.map((epoch) => at(epoch, name)) }))} />
+        <p class="note">${names.map(words).join(", ")} by epoch</p>`}
       <${Table} caption=${`Metrics of ${words(training.model)}`} head=${["metric", ["value"]]}>
         ${metrics.map(([name, value]) => html`<tr><th scope="row">${words(name)}</th><td class="num">${number(value)}</td></tr>`)}
       <//>

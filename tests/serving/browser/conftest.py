@@ -1,5 +1,6 @@
 """The page in a real Chromium, on a real API with a worker, Redis and Kafka of its own and the tiny bundle."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from infra.demo import Api, serve
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import RedisServer
 from infra.processes import Children
+from recsys.result import Result
 from tests.bundles import write_tiny_bundle
 
 PARTITIONS = 4
@@ -31,7 +33,30 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     write_tiny_bundle(folder / "bundles", "v1")
     write_tiny_bundle(folder / "bundles", "v2", seed=1, current=False)
+    _write_what_commands_leave(folder)
     return folder
+
+
+def _write_what_commands_leave(home: Path) -> None:
+    """An import's report, a training and two results, as the Data and models view reads them."""
+    for name in ("lake", "work/ranker", "results"):
+        (home / name).mkdir(parents=True)
+    days = {f"2026-01-{day:02}": {"click": 10 * day, "like": day} for day in range(1, 6)}
+    report = {"dataset": "tiny", "events": 165, "events_by_day": days, "broken": 1}
+    (home / "lake" / "import-report.json").write_text(
+        json.dumps(report | {"broken_by_reason": {"u.data: rating: no number": 1}})
+    )
+    curve = [{"epoch": n, "validation": {"score": 0.6 + n / 50}} for n in range(1, 5)]
+    summary = {"metrics": {"click_auc": 0.68}, "curve": curve}
+    (home / "work" / "ranker" / "summary.json").write_text(json.dumps(summary))
+    rungs = {
+        f"{rung}_{name}": value
+        for rung in ("teacher", "int8")
+        for name, value in {"mb": 5.0, "memory_mib": 9.0, "p50_ms": 1.0, "p99_ms": 2.0, "passed": 1.0}.items()
+    }
+    recall = {"two_tower_hr@10": 0.19, "two_tower_hr@10_new_users": 0.11, "ease_hr@10": 0.14}
+    for result in (Result("report ladder", 0, rungs), Result("evaluate recall", 0, recall)):
+        (home / "results" / f"{result.command.split()[1]}.json").write_text(json.dumps(result.to_dict()))
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,18 @@ def test_a_bundle_is_switched_from_the_system_view(page: Page) -> None:
     expect(page.get_by_role("region", name="How far the feature worker is")).to_contain_text("events")
 
 
+def test_data_and_models_show_what_the_commands_have_left(page: Page) -> None:
+    page.goto("/#/models")
+    expect(page.get_by_role("heading", name="Data: tiny")).to_be_visible()
+    expect(page.get_by_role("img", name="Events by day: click, like")).to_be_visible()
+    expect(page.get_by_role("img", name="Training of ranker by epoch: score")).to_be_visible()
+    ladder = page.get_by_role("region", name="Size, speed and quality of each rung")
+    expect(ladder.get_by_role("rowheader")).to_have_text(["teacher", "int8"])
+    recall = page.get_by_role("region", name="Hit rate at 10 by model and slice")
+    expect(recall.get_by_role("columnheader")).to_have_text(["model", "all", "", "new users"])
+    expect(recall.get_by_role("rowheader")).to_have_text(["two tower", "ease"])
+
+
 def test_an_error_is_told_and_can_be_tried_again(page: Page, context: object) -> None:
     page.route(
         "**/v1/models", lambda route: route.fulfill(status=200, body="null", content_type="application/json")
