@@ -4,8 +4,8 @@ What a model has scored is kept in a work folder: an interrupted evaluation goes
 
 Every model sees the same rows; the published baseline sees its own 40 simple features, all others every group. The
 teacher is the mean, in log odds, of the multi-task network with dot-product attention, of the same with DIN's, of
-LightGBM and of logistic regression; the student is one small network that learnt from both labels and teacher, and `int8` is the student as it
-would be served.
+LightGBM and of logistic regression; the student is one small network that learnt from both labels and teacher, and
+`int8` is the student as it would be served.
 """
 
 import tempfile
