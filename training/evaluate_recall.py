@@ -84,7 +84,8 @@ _TRAINING: Mapping[Protocol, Mapping[str, object]] = {
     Protocol.KUAIRAND: {
         "wanted": EventType.PURCHASE,  # a long view, which is what is asked for
         "half_life_days": 3.0,  # what is watched changes by the day
-        "epochs": 8,
+        "epochs": 12,
+        "patience": 3,
         "validation_cases": 3000,
         "ema": 0.99,
     },

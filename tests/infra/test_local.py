@@ -124,7 +124,7 @@ def test_the_broker_has_the_projects_topics_and_forgets_when_it_stops() -> None:
         ids = set()
         for _ in range(2):
             source = KafkaSource(broker.bootstrap)
-            assert [source.partitions(topic) for topic in Topic] == [3, 3, 3]
+            assert [source.partitions(topic) for topic in Topic] == [3] * len(Topic)
             ids.add(source.log_id(Topic.EVENTS))
             source.close()
             broker.kill()

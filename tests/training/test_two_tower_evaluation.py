@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.errors import InvalidData
+from recsys.errors import InvalidConfig, InvalidData
 from recsys.models.encoding import TYPE_NUMBERS
 from recsys.types import EventType, Item
 from training import baselines
+from training.augment import Augmentation
 from training.baselines import Past
 from training.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.dataset import History
-from training.evaluate_recall import Protocol, RecallEvaluation, main, slice_cases
+from training.evaluate_recall import Protocol, RecallEvaluation, main, slice_cases, training_config
 from training.protocols import leave_one_out, read_ordered_sequences, temporal, temporal_shares
 from training.retrieval import Cases, next_item_ranks
 
@@ -186,6 +187,17 @@ def test_the_whole_evaluation(folder: Path) -> None:
     assert not result.met  # random sequences cannot be learnt, and the goals say so
     again = main(config)  # from the finished checkpoint
     assert again.figures["two_tower_ndcg10"] == result.figures["two_tower_ndcg10"]
+
+
+def test_an_augmented_run_does_not_go_on_from_a_plain_ones_checkpoint(folder: Path) -> None:
+    plain = RecallEvaluation(data=folder, protocol=Protocol.ML_1M, work=folder / "work", progress=False)
+    masked = plain.model_copy(update={"training": {"augmentation": "mask"}})
+    split = leave_one_out(*read_ordered_sequences(folder))
+    configs = [training_config(each, split) for each in (plain, masked)]
+    assert configs[0].work != configs[1].work
+    assert configs[1].augmentation is Augmentation.MASK
+    with pytest.raises(InvalidConfig, match="augmentation"):
+        training_config(plain.model_copy(update={"training": {"augmentation": "spin"}}), split)
 
 
 def test_a_folder_without_sequences_is_one_sentence(tmp_path: Path) -> None:
