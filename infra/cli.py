@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "size": ("size", "Processes, memory, partitions and cost for a load."),
     "data": ("data", "Fetch, validate and import data sets."),
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
+    "world": ("world", "A seeded world of users and items to try the system in."),
+    "ab": ("ab", "What experiments found, and whether to believe it."),
     "features": ("features", "Build training examples with Spark; list and compare definitions."),
     "train": ("train", "Train both models and publish a bundle."),
     "tune": ("tune", "Search for better parameters within limits."),

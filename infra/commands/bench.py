@@ -134,3 +134,14 @@ def hop(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> 
     from infra.bench.hop import HopBench, run
 
     finish(run(HopBench.quick(seed) if quick else HopBench(seed)), as_json)
+
+
+@app.command()
+def world(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+    """What a simulated world of a million users and a million items takes.
+
+    Example: recsys bench world --json
+    """
+    from infra.bench.world import WorldBench, run
+
+    finish(run(WorldBench.quick(seed) if quick else WorldBench(seed)), as_json)

@@ -1,10 +1,12 @@
 """`recsys stream`: the processes between the event log, the store and the lake, and what feeds them."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -15,9 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from infra.console import JsonFlag, console, print_json, print_mapping, print_table
 from infra.local.services import connected
 from infra.signals import stop_event
+from recsys.client import AsyncClient
+from recsys.client.calls import Retry
+from recsys.errors import InvalidConfig
 from recsys.events import Event
 from recsys.item_table import read_items
 from recsys.lake import count_rows
+from recsys.simulation.world import create_world, read_world
 from recsys.types import Topic
 from streaming import archive as archiver
 from streaming import feature_worker
@@ -28,6 +34,7 @@ from streaming.replay import Position
 from streaming.replay import replay as run_replay
 from streaming.settings import StreamSettings
 from streaming.traffic import Sent, drive, http_target, kafka_target, traffic_events
+from streaming.visitors import Population, VisitConfig, figures, play_day
 
 app = typer.Typer(no_args_is_help=True, help="Feature worker, archiver, replay, dead letters, traffic.")
 
@@ -145,13 +152,26 @@ def traffic(
     users: Annotated[int, typer.Option(min=1, help="How many users take part.")] = 10_000,
     skew: Annotated[float, typer.Option(min=0.0, help="Zipf's exponent; 0: everybody alike.")] = 1.1,
     seed: Annotated[int, typer.Option(help="Of users, items and types.")] = 0,
+    world: Annotated[
+        Path | None,
+        typer.Option(help="Users of this world (`recsys world past`) visit the API instead: see below."),
+    ] = None,
+    day: Annotated[int, typer.Option(min=0, help="Which day of the world is played.")] = 0,
+    k: Annotated[int, typer.Option(min=1, help="Items that a visitor asks for.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """Send made-up events of now about the lake's items, at a fixed rate, whatever the answers.
 
+    With --world its users come as clients of the API: they ask for lists, click, read, buy and leave. --rate is then
+    visits a second, and --seconds how long one day of the world lasts, with its quiet night and its evening.
+
     Example: recsys stream traffic --rate 1000 --seconds 60
     """
     settings = StreamSettings()
+    if world is not None:
+        config = VisitConfig(rate=rate, day_s=seconds, k=k, day=day)
+        print_mapping("visits", asyncio.run(_visits(api, world, config)), as_json)
+        return
     items = read_items(settings.lake / "items" / "items.parquet")
     events = traffic_events(items, users, skew, seed)
     count = round(rate * seconds)
@@ -174,6 +194,19 @@ async def _over_http(api: str, events: Iterator[Event], rate: float, count: int)
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=api, timeout=10.0, limits=limits) as client:
         return await drive(http_target(client), events, rate, count, stop_event())
+
+
+async def _visits(api: str, world: Path, config: VisitConfig) -> dict[str, float]:
+    if not api:
+        raise InvalidConfig("visitors need an API: add --api http://127.0.0.1:8000")
+    population = Population(create_world(read_world(world)))
+    transport = httpx.AsyncHTTPTransport(
+        limits=httpx.Limits(max_connections=512, max_keepalive_connections=512)
+    )
+    async with AsyncClient(api, timeout_s=10.0, retry=Retry(attempts=2), transport=transport) as client:
+        began = time.monotonic()
+        visits = await play_day(client, population, config, stop_event())
+        return figures(visits, time.monotonic() - began)
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,0 +1,137 @@
+"""Two arms compared in every metric, and whether the comparison can be trusted.
+
+`lifts`: ratio metrics by users, CUPED from the days before. `catalogue_lifts`: coverage and evenness, which belong to
+an arm as a whole, by bootstrap over users. `false_positive_rate`: the same comparison on random halves of those users.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from recsys.experiments.analysis import ArmData, Lift, compare, sample_ratio_p
+from recsys.experiments.outcomes import METRICS, Metric, Outcomes
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+RESAMPLES = 200
+LEVEL = 0.05
+WRONG_SPLIT = 0.001  # a sample-ratio p below it: no metric of the test can be trusted
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueLift:
+    """A figure of the whole arm. The interval is the bootstrap's."""
+
+    control: float
+    treatment: float
+    relative: float
+    low: float
+    high: float
+
+
+def lifts(outcomes: Outcomes, control: str, treatment: str) -> dict[str, Lift]:
+    """Every metric of `METRICS` that both arms have a denominator for."""
+    masks = [outcomes.arm == outcomes.arms.index(arm) for arm in (control, treatment)]
+    return _compared(outcomes, masks[0], masks[1])
+
+
+def split_p(outcomes: Outcomes) -> float:
+    """Sample-ratio check of all arms."""
+    counts = np.bincount(outcomes.arm, minlength=len(outcomes.arms))
+    return sample_ratio_p(counts.tolist(), outcomes.shares) if len(outcomes.arms) > 1 else 1.0
+
+
+def false_positive_rate(outcomes: Outcomes, rng: np.random.Generator, tests: int = 200) -> dict[str, float]:
+    """Metric → share of A/A tests with p < 0.05: two random halves of all users, `tests` times."""
+    wrong: dict[str, int] = {}
+    for _ in range(tests):
+        half = rng.permutation(len(outcomes.arm)) % 2 == 0
+        for name, lift in _compared(outcomes, half, ~half).items():
+            wrong[name] = wrong.get(name, 0) + (lift.p < LEVEL)
+    return {name: count / tests for name, count in wrong.items()}
+
+
+def catalogue_lifts(
+    outcomes: Outcomes, control: str, treatment: str, rng: np.random.Generator
+) -> dict[str, CatalogueLift]:
+    """Coverage (share of all shown items that the arm has shown) and evenness (1 - Gini of their impressions).
+
+    Both grow with the number of lists, so the larger arm is thinned to as many users as the smaller one has.
+    """
+    members = [np.flatnonzero(outcomes.arm == outcomes.arms.index(arm)) for arm in (control, treatment)]
+    n = min(map(len, members))
+    members = [rng.choice(m, n, replace=False) for m in members]
+    items = int(outcomes.shown_item.max(initial=-1)) + 1
+    plain = [_catalogue(outcomes, np.bincount(m, minlength=len(outcomes.arm)), items) for m in members]
+    drawn = [
+        [
+            _catalogue(outcomes, np.bincount(rng.choice(m, n), minlength=len(outcomes.arm)), items)
+            for m in members
+        ]
+        for _ in range(RESAMPLES)
+    ]
+    z = float(stats.norm.ppf(0.975))
+    found = {}
+    for name in plain[0]:
+        base, new = (side[name] for side in plain)
+        if not base:
+            continue
+        relative = new / base - 1
+        # a resample repeats users and so covers less, in both arms alike: its spread is used, not its centre
+        error = float(np.std([t[name] / c[name] - 1 for c, t in drawn if c[name]], ddof=1))
+        found[name] = CatalogueLift(base, new, relative, relative - z * error, relative + z * error)
+    return found
+
+
+def _compared(
+    outcomes: Outcomes, control: NDArray[np.bool_], treatment: NDArray[np.bool_]
+) -> dict[str, Lift]:
+    found = {}
+    for name, metric in METRICS.items():
+        arms = [_arm(outcomes, metric, mask) for mask in (control, treatment)]
+        if arms[0] is not None and arms[1] is not None and arms[0].numerator.any():
+            found[name] = compare(arms[0], arms[1])
+    return found
+
+
+def _arm(outcomes: Outcomes, metric: Metric, members: NDArray[np.bool_]) -> ArmData | None:
+    numerator, denominator = (outcomes.sums[n][members] for n in (metric.numerator, metric.denominator))
+    if len(numerator) < 2 or not denominator.sum():
+        return None
+    covariate = _covariate(outcomes.before, metric)
+    return ArmData(numerator, denominator, None if covariate is None else covariate[members])
+
+
+def _covariate(before: Mapping[str, Floats], metric: Metric) -> Floats | None:
+    """What the days before say of each user, linearised; 0 for a user who was not there. None: nothing."""
+    numerator, denominator = before[metric.numerator], before[metric.denominator]
+    if metric.denominator == "users":
+        return numerator if numerator.any() else None
+    if not denominator.sum() or not numerator.any():
+        return None
+    return np.asarray(numerator - numerator.sum() / denominator.sum() * denominator)
+
+
+def _catalogue(outcomes: Outcomes, weight: Ints, items: int) -> dict[str, float]:
+    counts = np.bincount(outcomes.shown_item, weight[outcomes.shown_user], minlength=items)
+    return {"coverage": float((counts > 0).mean()), "evenness": 1 - gini(counts)}
+
+
+def gini(counts: Floats) -> float:
+    """Of non-negative counts: 0 when all are equal, towards 1 when one has everything.
+
+    >>> gini(np.array([1.0, 1.0, 1.0, 1.0]))
+    0.0
+    >>> gini(np.array([0.0, 0.0, 0.0, 4.0]))
+    0.75
+    """
+    total = counts.sum()
+    if not total:
+        return 0.0
+    n = len(counts)
+    ordered = np.sort(counts)
+    return float(2 * (np.arange(1, n + 1) @ ordered) / (n * total) - (n + 1) / n)

@@ -1,0 +1,281 @@
+"""What the users of each arm did: sums per user, from the impression log and the events of the lake.
+
+The arm is what the impression log says was served. An action counts for the list whose `request_id` it carries, once
+an item. A user who was seen in two arms of the experiment (its shares or its salt were changed) counts for neither.
+A session ends when a user asks for nothing for half an hour; days are UTC, a visit over midnight is two.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from recsys.errors import InvalidData
+from recsys.experiments.assignment import parse_exposures
+from recsys.lake import EVENTS, IMPRESSIONS, TIME, days, read_day
+from recsys.types import MS_PER_MINUTE, EventType
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SESSION_GAP_MS = 30 * MS_PER_MINUTE
+_NOBODY, _CROSSED = -1, -2
+_ACTIONS: Mapping[str, str] = {
+    str(EventType.CLICK): "clicks",
+    str(EventType.LIKE): "likes",
+    str(EventType.PURCHASE): "purchases",
+}
+SUMS = (
+    "users",  # 1 for everybody: the denominator of what is counted by user
+    "lists",
+    "impressions",
+    "sessions",
+    *_ACTIONS.values(),
+    "dwell_s",
+    "revenue",
+    "distance",  # of the lists: share of pairs of different main category
+    "days",  # with a visit, but for the last one, of whose morrow nothing is known
+    "returns",  # of those days: followed by a visit on the next
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A ratio of two sums over users."""
+
+    numerator: str
+    denominator: str
+    meaning: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "ctr": Metric("clicks", "impressions", "clicks per shown item"),
+    "cvr": Metric("purchases", "clicks", "purchases per click"),
+    "dwell_per_session_s": Metric("dwell_s", "sessions", "seconds of reading in a session"),
+    "likes_per_list": Metric("likes", "lists", "likes per list"),
+    "revenue_per_user": Metric("revenue", "users", "money spent by a user"),
+    "list_distance": Metric("distance", "lists", "share of pairs in a list of different main category"),
+    "return_rate": Metric("returns", "days", "days with a visit that are followed by another such day"),
+}
+
+
+@dataclass
+class Outcomes:
+    """Every array over the users (n,); `arm` indexes `arms`. `shown`: (m,) user and item of every impression."""
+
+    arms: tuple[str, ...]
+    shares: tuple[float, ...]  # planned, of all users
+    arm: Ints
+    sums: Mapping[str, Floats]
+    before: Mapping[str, Floats]  # the same sums over the days before the experiment
+    crossed: int
+    shown_user: Ints
+    shown_item: Ints
+    day: str  # the last one that is in
+
+
+def first_day(lake: Path, experiment: str) -> str:
+    """The first day with an impression of the experiment.
+
+    Raises:
+        InvalidData: there is none.
+    """
+    for day in days(lake, IMPRESSIONS):
+        arms = read_day(lake, day, IMPRESSIONS, ["arm"]).column("arm").unique().to_pylist()
+        if any(experiment in parse_exposures(text) for text in arms):
+            return day
+    raise InvalidData(
+        f"{lake}: no impression of an experiment {experiment!r}; GET /v1/experiments names those running"
+    )
+
+
+def outcomes_by_day(lake: Path, experiment: str, last_day: str = "9999") -> Iterator[Outcomes]:
+    """The outcomes up to each day of the experiment, one after the other: what a report on that evening would see."""
+    start = first_day(lake, experiment)
+    tally = _Tally(experiment)
+    before = _Tally("")
+    for day in days(lake, EVENTS):
+        if day < start:
+            before.add_past(read_day(lake, day, EVENTS, _EVENT_COLUMNS))
+    for day in days(lake, IMPRESSIONS):
+        if start <= day <= last_day:
+            tally.add(
+                read_day(lake, day, IMPRESSIONS, ["request_id", "user_id", "item_id", "categories", "arm"]),
+                read_day(lake, day, EVENTS, _EVENT_COLUMNS),
+            )
+            yield tally.outcomes(before, day)
+
+
+_EVENT_COLUMNS = ["request_id", "user_id", "item_id", "type", "value"]
+
+
+class _Tally:
+    """Sums that grow day by day."""
+
+    def __init__(self, experiment: str) -> None:
+        self._experiment = experiment
+        self._users: dict[str, int] = {}
+        self._items: dict[str, int] = {}
+        self._arms: dict[str, float] = {}  # name → planned share
+        self._arm = np.empty(0, np.int64)
+        self._sums = {name: np.empty(0) for name in SUMS}
+        self._requests: dict[str, int] = {}  # of yesterday and today → user
+        self._yesterday: dict[str, int] = {}
+        self._active = np.empty(0, np.int64)  # users of the latest day
+        self._shown: list[tuple[Ints, Ints]] = []
+
+    def add(self, impressions: pa.Table, events: pa.Table) -> None:
+        """One day."""
+        arm = self._arm_of(impressions.column("arm"))
+        inside = impressions.filter(pa.array(arm != _NOBODY))
+        arm = arm[arm != _NOBODY]
+        user = self._codes(self._users, inside.column("user_id"))
+        item = self._codes(self._items, inside.column("item_id"))
+        self._grow()
+        self._assign(user, arm)
+        self._shown.append((user, item))
+        self._add("impressions", user)
+        self._lists(inside, user)
+        self._come_back(np.unique(user))
+        self._count_actions(events)
+
+    def add_past(self, events: pa.Table) -> None:
+        """A day before the experiment: everybody's, by the events alone."""
+        shown = events.filter(pc.equal(events.column("type"), str(EventType.IMPRESSION)))
+        shown = shown.filter(pc.is_valid(shown.column("request_id")))
+        user = self._codes(self._users, shown.column("user_id"))
+        self._grow()
+        self._add("impressions", user)
+        requests, first = _first_of_each(shown.column("request_id"))
+        self._add("lists", user[first])
+        self._add("sessions", user[_session_starts(user[first], _times(shown)[first])])
+        self._come_back(np.unique(user))
+        self._yesterday, self._requests = (
+            self._requests,
+            dict(zip(requests, user[first].tolist(), strict=True)),
+        )
+        self._count_actions(events)
+
+    def outcomes(self, before: "_Tally", day: str) -> Outcomes:
+        kept = np.flatnonzero(self._arm >= 0)
+        names = list(self._users)
+        past = np.array([before._users.get(names[i], -1) for i in kept], np.int64)
+        order = sorted(self._arms)  # by name: the day's order says nothing
+        number = np.array([order.index(name) for name in self._arms], np.int64)
+        place = np.full(len(names), -1, np.int64)
+        place[kept] = np.arange(len(kept))
+        user = np.concatenate([u for u, _ in self._shown])
+        item = np.concatenate([i for _, i in self._shown])
+        counted = place[user] >= 0
+        sums = {name: values[kept].copy() for name, values in self._sums.items()}
+        sums["users"] = np.ones(len(kept))
+        return Outcomes(
+            arms=tuple(order),
+            shares=tuple(self._arms[name] for name in order),
+            arm=number[self._arm[kept]] if len(kept) else kept,
+            sums=sums,
+            before={name: _looked_up(values, past) for name, values in before._sums.items()},
+            crossed=int((self._arm == _CROSSED).sum()),
+            shown_user=place[user[counted]],
+            shown_item=item[counted],
+            day=day,
+        )
+
+    def _arm_of(self, texts: pa.ChunkedArray) -> Ints:
+        """(n,) index of each impression's arm, `_NOBODY` outside of the experiment."""
+        encoded = texts.combine_chunks().dictionary_encode()
+        index = []
+        for text in encoded.dictionary.to_pylist():
+            exposure = parse_exposures(text).get(self._experiment)
+            if exposure is None:
+                index.append(_NOBODY)
+                continue
+            self._arms[exposure.arm] = exposure.propensity
+            index.append(list(self._arms).index(exposure.arm))
+        return np.array(index, np.int64)[np.asarray(encoded.indices)] if index else np.empty(0, np.int64)
+
+    def _assign(self, user: Ints, arm: Ints) -> None:
+        fresh = self._arm[user] == _NOBODY
+        self._arm[user[fresh]] = arm[fresh]
+        self._arm[user[self._arm[user] != arm]] = _CROSSED
+
+    def _lists(self, shown: pa.Table, user: Ints) -> None:
+        """Lists, their diversity, and the sessions that they make."""
+        requests, first = _first_of_each(shown.column("request_id"))
+        owner = user[first]
+        self._add("lists", owner)
+        self._add("sessions", owner[_session_starts(owner, _times(shown)[first])])
+        self._add("distance", owner, _distances(shown))
+        self._yesterday, self._requests = self._requests, dict(zip(requests, owner.tolist(), strict=True))
+
+    def _come_back(self, today: Ints) -> None:
+        self._add("days", self._active)
+        self._add("returns", np.intersect1d(self._active, today))
+        self._active = today
+
+    def _count_actions(self, events: pa.Table) -> None:
+        known = self._yesterday | self._requests
+        seen: set[tuple[str, str, str]] = set()
+        columns = (events.column(name).to_pylist() for name in _EVENT_COLUMNS)
+        for request, _, item, kind, value in zip(*columns, strict=True):
+            user = known.get(request)
+            if user is None or kind == EventType.IMPRESSION or (request, item, kind) in seen:
+                continue
+            seen.add((request, item, kind))
+            if kind in _ACTIONS:
+                self._sums[_ACTIONS[kind]][user] += 1
+            if kind == EventType.DWELL:
+                self._sums["dwell_s"][user] += (value or 0) / 1e3
+            if kind == EventType.PURCHASE:
+                self._sums["revenue"][user] += value or 0
+
+    def _codes(self, known: dict[str, int], column: pa.ChunkedArray) -> Ints:
+        encoded = column.combine_chunks().dictionary_encode()
+        number = [known.setdefault(text, len(known)) for text in encoded.dictionary.to_pylist()]
+        return np.array(number, np.int64)[np.asarray(encoded.indices)] if number else np.empty(0, np.int64)
+
+    def _grow(self) -> None:
+        more = len(self._users) - len(self._arm)
+        self._arm = np.concatenate([self._arm, np.full(more, _NOBODY)])
+        self._sums = {name: np.concatenate([v, np.zeros(more)]) for name, v in self._sums.items()}
+
+    def _add(self, name: str, user: Ints, amount: Floats | None = None) -> None:
+        self._sums[name] += np.bincount(user, amount, minlength=len(self._arm))
+
+
+def _first_of_each(requests: pa.ChunkedArray) -> tuple[list[str], Ints]:
+    """The different requests and the first row of each, in order of appearance."""
+    encoded = requests.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), np.unique(np.asarray(encoded.indices), return_index=True)[1]
+
+
+def _times(rows: pa.Table) -> Ints:
+    return np.asarray(rows.column(TIME), dtype=np.int64)
+
+
+def _session_starts(user: Ints, time_ms: Ints) -> Ints:
+    """Places of the lists that begin a session."""
+    order = np.lexsort((time_ms, user))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(user[order]) != 0) | (np.diff(time_ms[order]) > SESSION_GAP_MS)
+    return order[new]
+
+
+def _distances(shown: pa.Table) -> Floats:
+    """(lists,) share of the pairs of each list whose main categories differ; 0 for a list of one."""
+    request = np.asarray(shown.column("request_id").combine_chunks().dictionary_encode().indices, np.int64)
+    categories = shown.column("categories").to_pylist()
+    main = pa.array([names[0] if names else "" for names in categories]).dictionary_encode()
+    category = np.asarray(main.indices, np.int64)
+    n = np.bincount(request).astype(np.float64)
+    (owner, _), count = np.unique(np.stack([request, category]), axis=1, return_counts=True)
+    same = np.bincount(owner, count * (count - 1.0), minlength=len(n))
+    return np.asarray(np.where(n > 1, 1 - same / np.maximum(n * (n - 1), 1), 0.0))
+
+
+def _looked_up(values: Floats, places: Ints) -> Floats:
+    return np.where(places >= 0, values[np.maximum(places, 0)], 0.0) if len(values) else np.zeros(len(places))
