@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "Offline quality against baselines."),
     "bench": ("bench", "Measure a part of the system against its goals."),
     "report": ("report", "Tables and plots of what was measured."),
+    "case-study": ("case_study", "The promised table beside what is measured."),
     "drill": ("drill", "Break parts of the system on purpose, and count what is wrong afterwards."),
     "users": ("users", "Forget a user: in Redis now, in the lake with the next compaction."),
     "bundle": ("bundle", "List, inspect, verify and publish bundles."),

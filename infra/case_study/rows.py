@@ -1,0 +1,76 @@
+"""The rows of the case study: what was promised, what ours must reach, what was measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One row of the promised table. Changes are relative: -0.84 is 84 % less, 9.0 ten times as much."""
+
+    row: str
+    promised: float
+    ours: float
+    what: str
+
+
+PROMISES = (
+    Promise("response_time", -0.84, -0.95, "mean and p99 at equal load"),
+    Promise("throughput", 9.0, 24.0, "requests a second with p99 within the limit"),
+    Promise("model_size", -0.90, -0.95, "bytes that serving loads for ranking"),
+    Promise("memory", -0.75, -0.80, "RSS of a serving process under load"),
+    Promise("ctr", 0.15, 0.15, "simulated A/B"),
+    Promise("cvr", 0.10, 0.10, "simulated A/B"),
+    Promise("dwell", 0.20, 0.20, "simulated A/B"),
+    Promise("diversity", 0.25, 0.25, "simulated A/B"),
+    Promise("hardware_cost", -0.40, -0.90, "per million requests, by a price table"),
+    Promise("compute", -0.50, -0.90, "CPU-seconds per 1 000 requests"),
+    Promise("training_compute", -0.50, -0.50, "CPU-seconds per training run"),
+    Promise("storage", -0.30, -0.80, "bytes per million events in the lake"),
+    Promise("storage_online", -0.30, -0.80, "bytes per item and user online"),
+    Promise("network", -0.25, -0.60, "bytes per request on the wire, Redis and Kafka included"),
+    Promise("network_update", -0.25, -0.60, "bytes per model update"),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Before and after of one row, in one unit, and how it was found. A `part` of a row does not stand for the row."""
+
+    row: str
+    before: float
+    after: float
+    unit: str
+    how: str
+    part: str = ""
+
+    @property
+    def change(self) -> float:
+        return self.after / self.before - 1
+
+    def met(self, promise: Promise) -> bool:
+        """Whether ours is reached: less is better where less was promised."""
+        return self.change <= promise.ours if promise.ours < 0 else self.change >= promise.ours
+
+
+def table(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """Every promised row, with what was measured or null: nothing that is missing looks like something that is met."""
+    rows = []
+    for promise in PROMISES:
+        found = measured.get(promise.row)
+        rows.append(
+            {
+                "row": promise.row,
+                "what": promise.what,
+                "promised": promise.promised,
+                "ours_at_least": promise.ours,
+                "before": found.before if found else None,
+                "after": found.after if found else None,
+                "unit": found.unit if found else None,
+                "change": found.change if found else None,
+                "met": found.met(promise) if found else None,
+                "how": found.how if found else "not measured",
+            }
+        )
+    return rows
