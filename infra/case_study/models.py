@@ -9,7 +9,7 @@ from infra.case_study.rows import Measured
 from recsys.errors import InvalidData
 from recsys.rank.scorer import RankerSession
 from training.export_ranker import random_inputs
-from training.ladder import ONNX, Rung, candidate, read_rungs
+from training.rungs import ONNX, Rung, candidate, read_rungs
 
 TEACHER = "teacher"
 _LENGTH, _ITEMS = 50, 1_000

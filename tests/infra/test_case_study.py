@@ -11,7 +11,7 @@ from infra.case_study.study import CaseStudy, run
 from recsys.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from tests.bundles import ranker_model, tiny_vectors
-from training.ladder import ONNX, RUNG, RUNGS, Rung
+from training.rungs import ONNX, RUNG, RUNGS, Rung
 
 DETERMINISTIC = ("model_size_before", "model_size_after", "storage_before", "storage_after")
 
