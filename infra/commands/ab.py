@@ -16,7 +16,7 @@ def report(
     experiment: Annotated[str, typer.Argument(help="Its name, as `GET /v1/experiments` has it.")],
     control: Annotated[str, typer.Option(help="The arm to compare with; default: `control`.")] = "",
     seed: Annotated[int, typer.Option(help="Of the bootstrap and the A/A tests.")] = 0,
-    aa_tests: Annotated[int, typer.Option(min=1, help="A/A tests on random halves of the users.")] = 200,
+    aa_tests: Annotated[int, typer.Option(min=1, help="A/A tests on random halves of the users.")] = 1_000,
     out: Annotated[Path | None, typer.Option(help="Folder; default <home>/reports/ab/EXPERIMENT.")] = None,
     as_json: JsonFlag = False,
 ) -> None:

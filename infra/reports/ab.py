@@ -25,7 +25,7 @@ from recsys.experiments.outcomes import METRICS, Outcomes, outcomes_by_day
 from recsys.result import Goal, Result
 
 matplotlib.use("Agg")  # no display
-AA_TESTS = 200
+AA_TESTS = 1_000  # the rate that they find is then within 1.4 points of the true one, 19 times out of 20
 
 
 @dataclass(frozen=True)
