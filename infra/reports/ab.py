@@ -221,7 +221,8 @@ def _plot_lifts(
 ) -> None:
     rows: list[tuple[str, Lift | CatalogueLift]] = []
     for arm in found:
-        rows += [(f"{arm}: {name}", x) for name, x in (*found[arm].items(), *wide[arm].items())]
+        rows += [(f"{arm}: {name}", lift) for name, lift in found[arm].items()]
+        rows += [(f"{arm}: {name}", whole) for name, whole in wide[arm].items()]
     figure, axis = pyplot.subplots(figsize=(7, 0.4 * len(rows) + 1))
     for y, (_, x) in enumerate(reversed(rows)):
         axis.plot([100 * x.low, 100 * x.high], [y, y], color="tab:blue")

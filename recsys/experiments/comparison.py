@@ -117,7 +117,7 @@ def _covariate(before: Mapping[str, Floats], metric: Metric) -> Floats | None:
 
 
 def _catalogue(outcomes: Outcomes, weight: Ints, items: int) -> dict[str, float]:
-    counts = np.bincount(outcomes.shown_item, weight[outcomes.shown_user], minlength=items)
+    counts = np.bincount(outcomes.shown_item, weight[outcomes.shown_user], minlength=items).astype(np.float64)
     return {"coverage": float((counts > 0).mean()), "evenness": 1 - gini(counts)}
 
 

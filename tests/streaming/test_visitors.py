@@ -24,6 +24,9 @@ WORLD = create_world(CONFIG)
 KEEN = Behavior(WORLD, BehaviorConfig(click_bias=0.0))
 
 
+SHOWN = tuple(f"i{row}" for row in range(20))
+
+
 class Clock:
     """Time passes when everybody sleeps, to when the first one wakes."""
 
@@ -51,9 +54,7 @@ class Clock:
 class FakeShop:
     """Shows the same list to everybody, and remembers what it is told."""
 
-    def __init__(
-        self, clock: Clock, up: bool = True, items: Sequence[str] = tuple(f"i{n}" for n in range(20))
-    ) -> None:
+    def __init__(self, clock: Clock, up: bool = True, items: Sequence[str] = SHOWN) -> None:
         self.clock = clock
         self.up = up
         self.items = items
