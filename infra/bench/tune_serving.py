@@ -92,8 +92,11 @@ def run(config: ServingTuning) -> Result:
         base = best(tried)
         tried += [_try(rig, config, replace(base.setting, batch=batch)) for batch in config.batches]
     chosen = best(tried)
-    write_profile(config.profile, chosen.setting)
-    console.print(f"written: {config.profile}; use it with `recsys serve --profile {config.profile}`")
+    if chosen.saturation_per_s:
+        write_profile(config.profile, chosen.setting)
+        console.print(f"written: {config.profile}; use it with `recsys serve --profile {config.profile}`")
+    else:
+        console.print(f"no rate from {config.first_rate:.0f}/s on was sustained: nothing is written")
     figures: dict[str, float] = {}
     for one in tried:
         figures[f"{one.setting.name}_saturation_per_s"] = one.saturation_per_s
