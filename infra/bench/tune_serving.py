@@ -100,7 +100,8 @@ def run(config: ServingTuning) -> Result:
     figures: dict[str, float] = {}
     for one in tried:
         figures[f"{one.setting.name}_saturation_per_s"] = one.saturation_per_s
-        figures[f"{one.setting.name}_p99_ms"] = one.p99_ms
+        if one.saturation_per_s:
+            figures[f"{one.setting.name}_p99_ms"] = one.p99_ms
     figures |= {
         "chosen_workers": chosen.setting.workers,
         "chosen_threads": chosen.setting.threads,
