@@ -28,7 +28,7 @@ from recsys.rerank.greedy import greedy
 from recsys.rerank.reranker import Diversity, RerankConfig
 from recsys.result import Goal, Result
 from recsys.types import Item
-from training.baselines import ease
+from training.baselines import Past, ease
 from training.cooccurrence import interactions
 from training.evaluate_recall import Protocol, RecallEvaluation, read_split
 from training.protocols import Split
@@ -91,7 +91,7 @@ def _positions(config: DiversityReport) -> Iterator[tuple[str, Diversity, float]
 
 def _pools(split: Split, cases: Cases) -> tuple[NDArray[np.int64], Floats]:
     """(n, POOL) item rows and scores of each case, the best first."""
-    scorer = ease(_REGULARISATION)(interactions(split.refit, len(split.items)))
+    scorer = ease(_REGULARISATION)(Past(split.refit, len(split.items)))
     size = min(POOL, len(split.items))
     rows, found = np.zeros((len(cases), size), np.int64), np.zeros((len(cases), size), np.float32)
     for places, scores in scored(scorer, cases):
