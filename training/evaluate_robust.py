@@ -36,13 +36,14 @@ class RobustEvaluation:
     seed: int = 0
     rows: int = 60_000
     epochs: int = 3
+    batch_size: int = 512
     epsilon: float = 0.05
     steps: int = 5  # of PGD
     robots: float = 0.15  # rows of theirs for each honest one
 
     @classmethod
     def quick(cls, seed: int) -> "RobustEvaluation":
-        return cls(seed, rows=8_000, epochs=1)
+        return cls(seed, rows=8_000, epochs=4, batch_size=128)
 
 
 def main(config: RobustEvaluation, report: Callable[[str], None] = lambda line: None) -> Result:
@@ -112,7 +113,7 @@ def _network(
 ) -> Ranker:
     seed_everything(config.seed)
     network = Ranker(SHAPE, given.teacher_data)
-    loop = LoopConfig(epochs=config.epochs, batch_size=512, seed=config.seed)
+    loop = LoopConfig(epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     if attack is not None:
         loop = replace(loop, attack=attack.epsilon, attack_steps=attack.steps)
     fit(network, rows, given.validation, loop)
