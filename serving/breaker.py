@@ -1,6 +1,9 @@
-"""A circuit breaker around the online store: when Redis hangs, only a few requests wait for it, not all.
+"""A circuit breaker around another server: when it hangs, only a few requests wait for it, not all.
 
-Own code, because the usual library (pybreaker) holds its lock while it calls: one request at a time would read.
+Own code, after reading what there is: pybreaker 1.4 holds its lock while it calls, so one request at a time would read;
+circuitbreaker 2.1 has no lock, and lets every waiting thread through at once when it is half open; purgatory 3.0 is
+made for asyncio and has no lock either. The bulkheads are the pools: computation, the disk and the network, and the
+shadow have threads of their own (`serving.assembly`).
 """
 
 import threading

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Path, Request, Response
 
 from recsys.bundle import open_bundle, versions
 from recsys.errors import InvalidBundle, InvalidConfig
-from serving.problems import Problem, request_id
+from serving.audit import audit
+from serving.problems import Problem
 from serving.schemas import Activated, BundleInfo, Bundles, Shadowed, ShadowReport, Unloaded
 from serving.schemas import Problem as Body
 from serving.security import Scope
@@ -15,7 +15,6 @@ from serving.services import Services, allow, services
 from serving.shadow import set_shadow
 
 router = APIRouter(tags=["bundles"])
-_audit = structlog.get_logger("audit")
 
 _CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Body, "description": "The bundle is in use"}}
 _NO_BUNDLE: dict[int | str, dict[str, Any]] = {404: {"model": Body, "description": "There is no such bundle"}}
@@ -43,13 +42,7 @@ def activate(request: Request, version: Version) -> Activated:
     parts = services(request)
     _known(parts, version)
     previous = parts.host.active
-    _audit.info(
-        "activate bundle",
-        version=version,
-        previous=previous,
-        key=caller.name,
-        request_id=request_id(request),
-    )
+    audit(request, caller, "activate bundle", version=version, previous=previous)
     parts.host.publish(version)
     return Activated(active=version, previous=previous)
 
@@ -73,7 +66,7 @@ def begin_shadow(request: Request, version: Version) -> Shadowed:
     _known(parts, version)
     if version == parts.host.active:
         raise Problem(409, f"bundle {version!r} answers already; a shadow is another one")
-    _audit.info("begin shadow", version=version, key=caller.name, request_id=request_id(request))
+    audit(request, caller, "begin shadow", version=version)
     parts.host.load(version)
     set_shadow(parts.settings.bundles, version)
     parts.host.look()
@@ -85,7 +78,7 @@ def end_shadow(request: Request) -> Response:
     """No shadow any more. Doing it again is no error."""
     caller = allow(request, Scope.ADMIN)
     parts = services(request)
-    _audit.info("end shadow", version=parts.shadow.version, key=caller.name, request_id=request_id(request))
+    audit(request, caller, "end shadow", version=parts.shadow.version)
     set_shadow(parts.settings.bundles, None)
     parts.host.look()
     return Response(status_code=204)
@@ -96,7 +89,7 @@ def unload(request: Request, version: Version) -> Unloaded:
     """Free a bundle that is not in use, in this process; the least recently used go by themselves."""
     caller = allow(request, Scope.ADMIN)
     parts = services(request)
-    _audit.info("unload bundle", version=version, key=caller.name, request_id=request_id(request))
+    audit(request, caller, "unload bundle", version=version)
     try:
         parts.host.unload(version)
     except InvalidConfig as error:

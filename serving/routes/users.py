@@ -6,6 +6,8 @@ from fastapi import APIRouter, Path, Request, Response
 
 from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
 from recsys.features.state import Visit
+from recsys.forget import user_digest
+from serving.audit import audit
 from serving.runtime import Runtime
 from serving.schemas import Id, UserSummary, VisitLine
 from serving.security import Scope
@@ -36,7 +38,10 @@ def user(request: Request, user_id: UserId) -> UserSummary:
 @router.delete("/v1/users/{user_id}", status_code=204)
 def forget(request: Request, user_id: UserId) -> Response:
     """Remove everything that the online store holds of a user. Doing it again is no error."""
-    allow(request, Scope.ADMIN)
+    caller = allow(request, Scope.ADMIN)
+    audit(
+        request, caller, "forget user", user_sha256=user_digest(user_id)
+    )  # the id itself is to be forgotten
     services(request).store.forget_user(user_id)
     return Response(status_code=204)
 

@@ -1,5 +1,6 @@
 """Items, users, bundles, health, and the edge that all requests pass."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,6 +219,35 @@ def test_with_keys_on_each_route_asks_for_its_scope(make_api: Callable[..., Api]
             )
     for url in ("/healthz", "/readyz", "/metrics", "/", "/openapi.json"):
         assert status("GET", url, None) == 200
+
+
+def test_what_only_admins_may_is_written_down_whatever_the_log_level_is(
+    make_api: Callable[..., Api], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "keys.json"
+    key = new_key(path, "root", [Scope.ADMIN])
+    api = make_api(api_keys=path, log_level="error")
+    write_tiny_bundle(api.services.settings.bundles, "v2", seed=1, current=False)
+    headers = {"x-api-key": key, "x-request-id": "r1"}
+    for method, url in (
+        ("POST", "/v1/bundles/v2/activate"),
+        ("POST", "/v1/bundles/v1/shadow"),
+        ("DELETE", "/v1/bundles/shadow"),
+        ("POST", "/v1/bundles/v1/unload"),
+        ("DELETE", "/v1/users/somebody"),
+    ):
+        assert api.client.request(method, url, headers=headers).status_code in (200, 204)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"audit"' in line]
+    assert [line["action"] for line in lines] == [
+        "activate bundle",
+        "begin shadow",
+        "end shadow",
+        "unload bundle",
+        "forget user",
+    ]
+    assert {(line["key"], line["request_id"]) for line in lines} == {("root", "r1")}
+    assert "somebody" not in str(lines)
+    assert key not in str(lines)
 
 
 def test_a_key_that_sends_too_much_gets_429_and_an_outage_of_the_counter_limits_nobody(
