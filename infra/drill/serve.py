@@ -44,6 +44,7 @@ _CONNECTED_S = 2.0  # the load has begun, all connections are there
 _SLOW_S = 0.05
 _JUMP_S = MS_PER_HOUR / MS_PER_SECOND
 _DISK_BYTES = 4 << 20
+_REFILL_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ def run(config: ServeDrill) -> Result:
         "overload_p99_over_calm": Goal("<=", 2),
         "broken_bundles_served": Goal("==", 0),
     }
+    if drill.disk.real:  # else the fault was none
+        goals["disk_full_events_refused"] = Goal(">=", 1)
     return Result("drill serve", config.seed, drill.figures, goals)
 
 
@@ -196,13 +199,12 @@ def _jump(drill: _Drill, seconds: float) -> None:
 
 
 def _fill_disk(drill: _Drill) -> None:
-    """The broker hangs, so that the spool grows, on a disk that has no block left."""
-    pid = drill.rig.kafka.pid
-    os.kill(pid, signal.SIGSTOP)
-    drill.disk.fill()
-    time.sleep(drill.config.fault_s)
+    """No block is left, nor one that the spool gives back when a record is delivered."""
+    deadline = time.monotonic() + drill.config.fault_s
+    while time.monotonic() < deadline:
+        drill.disk.fill()
+        time.sleep(_REFILL_S)
     drill.disk.free()
-    os.kill(pid, signal.SIGCONT)
 
 
 def _restart(kill: Callable[[], object], start: Callable[[], object], pause_s: float) -> None:

@@ -1,6 +1,6 @@
 """Bundles: which there are, which one answers, and switching by hand (scope admin)."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
@@ -9,15 +9,11 @@ from recsys.errors import InvalidBundle, InvalidConfig
 from serving.audit import audit
 from serving.problems import Problem
 from serving.schemas import Activated, BundleInfo, Bundles, Shadowed, ShadowReport, Unloaded
-from serving.schemas import Problem as Body
 from serving.security import Scope
 from serving.services import Services, allow, services
 from serving.shadow import set_shadow
 
 router = APIRouter(tags=["bundles"])
-
-_CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Body, "description": "The bundle is in use"}}
-_NO_BUNDLE: dict[int | str, dict[str, Any]] = {404: {"model": Body, "description": "There is no such bundle"}}
 
 Version = Annotated[
     str, Path(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$", description="as GET /v1/bundles names it")
@@ -47,7 +43,7 @@ def activate(request: Request, version: Version) -> Activated:
     return Activated(active=version, previous=previous)
 
 
-@router.get("/v1/bundles/shadow", responses={404: {"model": Body, "description": "There is no shadow"}})
+@router.get("/v1/bundles/shadow")
 def shadow_report(request: Request) -> ShadowReport:
     """How the shadow's lists differ from those that were shown. Of the process that answers; `recsys_shadow` in
     `/metrics` counts for all."""
@@ -58,7 +54,7 @@ def shadow_report(request: Request) -> ShadowReport:
     return ShadowReport.model_validate(report)
 
 
-@router.post("/v1/bundles/{version}/shadow", responses=_CONFLICT | _NO_BUNDLE)
+@router.post("/v1/bundles/{version}/shadow")
 def begin_shadow(request: Request, version: Version) -> Shadowed:
     """Answer a share of the requests with this bundle, too, seen by nobody, in all processes, until it is ended."""
     caller = allow(request, Scope.ADMIN)
@@ -84,7 +80,7 @@ def end_shadow(request: Request) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/v1/bundles/{version}/unload", responses=_CONFLICT)
+@router.post("/v1/bundles/{version}/unload")
 def unload(request: Request, version: Version) -> Unloaded:
     """Free a bundle that is not in use, in this process; the least recently used go by themselves."""
     caller = allow(request, Scope.ADMIN)
