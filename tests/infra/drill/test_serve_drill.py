@@ -15,6 +15,8 @@ from infra.local.redis import RedisServer
 from recsys.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.store.redis import RedisFeatureStore
+from serving.outbox import Message, Outbox
+from tests.serving.flaky import FlakySink
 
 
 @pytest.mark.redis
@@ -82,3 +84,19 @@ def test_the_clock_of_a_process_jumps_and_its_monotonic_one_does_not(tmp_path: P
     assert abs(ahead_s()[0] + 3_600) < 60
     process.stdin.close()
     process.wait()
+
+
+def test_a_spool_on_a_full_disk_promises_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "disk", 1 << 20) as disk:
+        if not disk.real:
+            pytest.skip("a tmpfs needs root")
+        sink = FlakySink()
+        outbox = Outbox(disk.folder / "spool", sink, 1 << 30)
+        disk.fill()
+        with pytest.raises(Unavailable, match="No space left|disk is full"):
+            outbox.put([Message("events", "u", b"x" * 5_000)])
+        disk.free()
+        outbox.put([Message("events", "u", b"kept")])
+        assert outbox.flush(20)
+        assert [record[2] for record in sink.taken] == [b"kept"]
+        outbox.close()
