@@ -1,0 +1,49 @@
+"""`recsys users forget`: gone from Redis at once, from the lake with the next compaction."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.commands.users import app
+from recsys.events import Event
+from recsys.features.definitions import FEATURES
+from recsys.features.state import EntityState
+from recsys.lake import EVENTS, DayWriter, events_table, read_events
+from recsys.store.base import Batch, StoreConfig
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import EventType, Topic
+from streaming.compact import compact
+
+T0 = 1_700_000_000_000
+CLICKS = [Event(f"e{n}", EventType.CLICK, user, "i", T0 + n) for n, user in enumerate(["u", "v", "u"])]
+
+
+@pytest.mark.redis
+def test_every_trace_of_the_user_goes(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DayWriter(tmp_path / "lake", EVENTS, "test") as writer:
+        writer.write(events_table(CLICKS))
+    store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(1), "other")
+    epoch = store.claim(Topic.EVENTS, 0, "log").epoch
+    store.apply(Batch(Topic.EVENTS, 0, epoch, 0, 3, T0 + 2, range(3), CLICKS))
+    for name, value in {
+        "HOME": str(tmp_path),
+        "REDIS_URL": redis_url,
+        "KAFKA_BOOTSTRAP": "127.0.0.1:1",
+        "PARTITIONS": "1",
+        "REDIS_NAMESPACE": "other",
+    }.items():
+        monkeypatch.setenv(f"RECSYS_{name}", value)
+
+    done = CliRunner().invoke(app, ["forget", "u", "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout)["had_state"] is True
+    assert store.user("u") == EntityState()
+    assert store.user("v").cells
+    store.close()
+    compact(tmp_path / "lake")
+    assert list(read_events(tmp_path / "lake")) == [CLICKS[1]]
+    again = CliRunner().invoke(app, ["forget", "u", "--json"], catch_exceptions=False)
+    assert json.loads(again.stdout)["had_state"] is False
