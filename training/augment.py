@@ -1,6 +1,6 @@
 """Sequence augmentation: varied histories with the same meaning (Xie et al., 2022, CL4SRec; Liu et al., 2021, CoSeRec).
 
-Off by default: docs/recall.md has the measured effect of each.
+Off by default; docs/recall.md has what was measured.
 """
 
 from collections.abc import Callable
