@@ -99,7 +99,7 @@ def test_data_and_models_show_what_the_commands_have_left(page: Page) -> None:
     expect(recall.get_by_role("rowheader")).to_have_text(["two tower", "ease"])
 
 
-def test_an_error_is_told_and_can_be_tried_again(page: Page, context: object) -> None:
+def test_nothing_is_shown_while_nothing_is_known(page: Page) -> None:
     page.route(
         "**/v1/models", lambda route: route.fulfill(status=200, body="null", content_type="application/json")
     )
