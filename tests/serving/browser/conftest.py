@@ -1,4 +1,8 @@
-"""The page in a real Chromium, on a real API with a worker, Redis and Kafka of its own and the tiny bundle."""
+"""The page in a real Chromium, on a real API with a worker, Redis and Kafka of its own and the tiny bundle.
+
+Fixtures end with this package: while Playwright is open, its event loop runs in the thread of the tests, and
+`asyncio.run` of any other test would fail.
+"""
 
 import json
 import shutil
@@ -28,7 +32,7 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     write_tiny_bundle(folder / "bundles", "v1")
@@ -59,7 +63,7 @@ def _write_what_commands_leave(home: Path) -> None:
         (home / "results" / f"{result.command.split()[1]}.json").write_text(json.dumps(result.to_dict()))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def children(home: Path) -> Iterator[Children]:
     with RedisServer() as redis, KafkaBroker(partitions=PARTITIONS) as kafka:
         environ = {
@@ -76,12 +80,12 @@ def children(home: Path) -> Iterator[Children]:
             yield owned
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(children: Children) -> Api:
     return serve(children)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("chromium is missing: apt-get install chromium")
