@@ -118,7 +118,7 @@ def write_bundle(bundles: Path, manifest: Manifest) -> Iterator[Path]:
     Raises:
         InvalidBundle: the version's name is not a plain file name, exists already, or a file is missing.
     """
-    if not _VERSION.fullmatch(manifest.version):
+    if not is_version(manifest.version):
         raise InvalidBundle(f"version {manifest.version!r}: use letters, digits, dot, dash and underscore")
     target = bundles / manifest.version
     if target.exists():
@@ -161,7 +161,12 @@ def named_version(pointer: Path) -> str | None:
         version = pointer.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
-    return version if _VERSION.fullmatch(version) else None
+    return version if is_version(version) else None
+
+
+def is_version(name: str) -> bool:
+    """Whether a bundle may be called so: a plain file name, so that no path leads out of the bundles folder."""
+    return _VERSION.fullmatch(name) is not None
 
 
 def versions(bundles: Path) -> list[str]:

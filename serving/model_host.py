@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from recsys.bundle import Bundle, current_version, open_bundle, publish
+from recsys.bundle import CURRENT, Bundle, current_version, is_version, open_bundle, publish
 from recsys.errors import FingerprintMismatch, InvalidBundle, InvalidConfig, RecsysError
 from serving.telemetry import Telemetry
 
@@ -61,6 +61,8 @@ class ModelHost(Generic[R]):
         self._weigh = weigh
         self._max_bytes = max_bytes
         self._lock = threading.Lock()  # one load at a time; never taken by requests
+        self._following = threading.Lock()  # taken before the other: what answers and CURRENT change together
+        self._published_ns = 0  # when CURRENT was written, as last seen
         self._pool: Mapping[str, R] = {}  # replaced as a whole: requests read it without the lock
         self._bytes: dict[str, int] = {}
         self._used: dict[str, int] = {}  # version → when it was used last, as a count
@@ -140,8 +142,9 @@ class ModelHost(Generic[R]):
 
     def publish(self, version: str) -> None:
         """`activate`, then make it the current one for the other processes and for the next start."""
-        self.activate(version)
-        publish(self._bundles, version)
+        with self._following:  # or a look in between would go back to what CURRENT still names
+            self.activate(version)
+            publish(self._bundles, version)
 
     def follow(self, every_s: float) -> None:
         """Load the published bundle and the wanted ones now, and what is published or wanted from now on in a
@@ -159,10 +162,8 @@ class ModelHost(Generic[R]):
 
     def look(self) -> None:
         """Load what has been published or is wanted since; what is refused is noted and changes nothing."""
-        version = current_version(self._bundles)
-        # what was refused stays refused until somebody activates it by hand
-        if version is not None and version != self.active and version not in self._refused:
-            self._try(self.activate, version)
+        with self._following:
+            self._follow_published()
         wanted = frozenset(version for wants in self.wanted for version in wants())
         if wanted != self._wanted:
             with self._lock:
@@ -171,6 +172,23 @@ class ModelHost(Generic[R]):
                     self._refused.pop(version, None)  # asked for anew: worth another try
         for version in sorted(wanted - self._pool.keys() - self._refused.keys()):
             self._try(self.load, version)
+
+    def _follow_published(self) -> None:
+        written_ns, version = self._written_ns(), current_version(self._bundles)
+        if version is None or version == self.active:
+            return
+        if written_ns != self._published_ns:
+            with self._lock:
+                self._refused.pop(version, None)  # published anew: worth a try, even if there was no room beside
+        self._published_ns = written_ns
+        if version not in self._refused:  # else until somebody publishes it again
+            self._try(self.activate, version)
+
+    def _written_ns(self) -> int:
+        try:
+            return (self._bundles / CURRENT).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def _watch(self, every_s: float) -> None:
         while not self._stop.wait(every_s):
@@ -228,6 +246,8 @@ class ModelHost(Generic[R]):
         _log.info("bundle unloaded", version=version)
 
     def _open(self, version: str, must_fit: bool) -> R:
+        if not is_version(version):
+            raise InvalidBundle(f"{version!r} is not the name of a bundle")
         bundle = open_bundle(self._bundles / version)
         trained_on = bundle.manifest.feature_fingerprint
         for owner, fingerprint in (

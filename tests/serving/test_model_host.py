@@ -1,5 +1,6 @@
 """The model host: a good bundle takes over, a bad one changes nothing."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,45 @@ def test_publishing_through_the_host_changes_current_only_when_the_bundle_is_goo
     with pytest.raises(FingerprintMismatch):
         host.publish("v2")
     assert current_version(tmp_path) == "v1"
+
+
+def test_a_look_while_a_bundle_is_published_does_not_go_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "v1")
+    write(tmp_path, "v2")
+    host = make_host(tmp_path)
+    host.publish("v1")
+    look = threading.Thread(target=host.look)
+    during: list[str | None] = []
+
+    def slowly(bundles: Path, version: str) -> Bundle:
+        look.start()
+        look.join(0.1)
+        during.append(host.active)
+        return publish(bundles, version)
+
+    monkeypatch.setattr("serving.model_host.publish", slowly)
+    host.publish("v2")
+    look.join()
+    assert [*during, host.active] == ["v2", "v2"]
+
+
+def test_a_bundle_that_was_refused_is_tried_again_when_it_is_published_again(tmp_path: Path) -> None:
+    write(tmp_path, "v1")
+    write(tmp_path, "v2")
+    publish(tmp_path, "v2")
+    path = tmp_path / "v2" / "ranker.onnx"
+    good = path.read_bytes()
+    path.write_bytes(b"altered")
+    host = make_host(tmp_path)
+    host.look()
+    path.write_bytes(good)
+    host.look()
+    assert "v2" in host.refused
+    publish(tmp_path, "v2")  # as another worker does when an admin activates it there
+    host.look()
+    assert host.active == "v2"
 
 
 def test_an_empty_folder_is_no_error(tmp_path: Path) -> None:

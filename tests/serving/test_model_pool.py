@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recsys.bundle import FILES, Bundle, Manifest, publish, write_bundle
-from recsys.errors import InvalidConfig
+from recsys.errors import InvalidBundle, InvalidConfig
 from serving.model_host import ModelHost
 from serving.telemetry import Telemetry
 from tests.serving.waiting import eventually
@@ -120,6 +120,23 @@ def test_the_published_bundle_answers_even_when_it_is_larger_than_the_limit(pool
     pool.host.activate("huge")
     assert pool.host.active == "huge"
     assert pool.loaded() == {"huge"}
+
+
+def test_what_did_not_fit_beside_the_others_answers_once_it_is_published(pool: Pool) -> None:
+    publish(pool.bundles, "v1")
+    pool.host.wanted.append(lambda: {"huge"})
+    pool.host.look()
+    assert "huge" in pool.host.refused
+    publish(pool.bundles, "huge")
+    pool.host.look()
+    assert pool.host.active == "huge"
+    assert pool.host.refused == {}
+
+
+@pytest.mark.parametrize("name", ["../outside/v1", "/etc", "", ".v1-aside", "v1/", "v1\n"])
+def test_a_version_is_a_plain_name(pool: Pool, name: str) -> None:
+    with pytest.raises(InvalidBundle, match="not the name of a bundle"):
+        pool.host.load(name)
 
 
 def test_a_broken_wanted_bundle_changes_nothing_and_is_tried_again_when_asked_for_anew(pool: Pool) -> None:
