@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
@@ -64,17 +64,26 @@ class ImpressionWriter:
             while len(batch) < _BATCH and not self._queue.empty():
                 batch.append(self._queue.get())
             ended = None in batch
-            self._write([(make(), headers) for make, headers in filter(None, batch)])
+            self._write(list(self._messages(batch)))
 
-    def _write(self, batch: Sequence[tuple[Impression, Headers]]) -> None:
-        messages = [
-            Message(Topic.IMPRESSIONS, i.user_id, orjson.dumps(i.to_dict()), headers) for i, headers in batch
-        ]
+    def _messages(self, batch: Sequence[tuple[Callable[[], Impression], Headers] | None]) -> Iterator[Message]:
+        """Those that can be made: one that cannot must not take the thread, and every later one, with it."""
+        for make, headers in filter(None, batch):
+            try:
+                impression = make()
+                value = orjson.dumps(impression.to_dict())
+            except Exception:
+                self._dropped.inc()
+                _log.exception("an impression cannot be made")
+            else:
+                yield Message(Topic.IMPRESSIONS, impression.user_id, value, headers)
+
+    def _write(self, messages: Sequence[Message]) -> None:
         try:
             self._outbox.put(messages)
         except Unavailable as error:
-            self._dropped.inc(len(batch))
-            _log.warning("impressions dropped", count=len(batch), error=str(error))
+            self._dropped.inc(len(messages))
+            _log.warning("impressions dropped", count=len(messages), error=str(error))
 
 
 class ImpressionLog:

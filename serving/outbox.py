@@ -205,8 +205,14 @@ class _Segment:
 
     @classmethod
     def create(cls, folder: Path) -> "_Segment":
+        """Raises: Unavailable: the disk takes no more files."""
         path = folder / f"{new_id()}{_SUFFIX}"
-        file = path.open("x+b", buffering=0)
+        try:
+            file = path.open("x+b", buffering=0)
+        except OSError as error:
+            raise Unavailable(
+                f"the spool cannot be written ({error.strerror or error}); try again later"
+            ) from error
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return cls(path, file)
 

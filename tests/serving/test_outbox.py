@@ -3,10 +3,14 @@
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recsys.errors import Unavailable
+from recsys.impressions import Impression
+from serving.impression_log import ImpressionWriter
 from serving.outbox import Message, Outbox
+from serving.telemetry import Telemetry
 from tests.serving.flaky import FlakySink
 from tests.serving.waiting import eventually
 
@@ -103,6 +107,47 @@ def test_a_disk_that_refuses_the_write_is_told_and_heals(
     assert outbox.flush(20)
     outbox.close()
     assert sink.taken == [message(1)]
+
+
+def test_a_disk_that_takes_no_new_file_is_told_and_heals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.outbox._ROTATE_BYTES", 1)
+    outbox = Outbox(tmp_path, FlakySink(up=False), MIB)
+    outbox.put([message(0)])
+
+    def full(path: Path, *mode: str, **options: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(Unavailable, match="No space left"):
+            outbox.put([message(1)])
+    outbox.put([message(2)])
+    outbox.close(timeout_s=0)
+    sink = FlakySink()
+    heir = Outbox(tmp_path, sink, MIB)
+    heir.close()
+    assert sorted(sink.taken) == [message(0), message(2)]  # segments of the same millisecond have no order
+
+
+def test_an_impression_that_cannot_be_made_is_counted_and_the_next_ones_are_written(tmp_path: Path) -> None:
+    sink, telemetry = FlakySink(), Telemetry()
+    outbox = Outbox(tmp_path, sink, MIB)
+    writer = ImpressionWriter(outbox, telemetry)
+
+    def broken() -> Impression:
+        raise KeyError("an item that is gone")
+
+    def good() -> Impression:
+        return Impression("r", "u", 1, "v1", "f", [], np.zeros((0, 0), np.float32))
+
+    writer.put(broken)
+    writer.put(good)
+    writer.close()
+    outbox.close()
+    assert [sent.key for sent in sink.taken] == ["u"]
+    assert b"recsys_impressions_dropped_total 1.0" in telemetry.exposition()
 
 
 def test_many_threads_put_at_once_over_several_segments(
