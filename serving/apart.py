@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from recsys.bundle import Bundle
 from recsys.catalogue import Catalogue
 from recsys.errors import RecsysError
+from recsys.models.attributes import profile_rows
 from recsys.rank.scorer import OUTPUTS
 from recsys.request import Query, Rows
 from recsys.types import Head
@@ -58,16 +59,19 @@ class RemoteTwoTower:
         self._limit = limit
 
     def recall(self, query: Query) -> Rows:
-        """The nearest `limit` rows that may be shown; nothing without a history.
+        """The nearest `limit` rows that may be shown; nothing for somebody of whom nothing is known.
 
         Raises:
             Unavailable: the other process is away, or has not loaded this bundle.
         """
-        if not query.history.any():
+        profile = profile_rows(query.attributes)
+        if not query.history.any() and not profile.any():
             return np.empty(0, np.int32)
-        history, types, gaps = (Array.of(a[None]) for a in (query.history, query.types, query.gaps))
+        history, types, gaps, known = (
+            Array.of(a[None]) for a in (query.history, query.types, query.gaps, profile)
+        )
         n = self._limit + min(query.hidden, self._limit)
-        call = NearestCall(self._version, history, types, gaps, n)
+        call = NearestCall(self._version, history, types, gaps, known, n)
         rows = self._rows(self._hop.call("/parts/nearest", call, Nearest))
         return rows[query.may_show(rows)][: self._limit]
 

@@ -7,6 +7,7 @@ would be most of what it costs (`recsys bench hop`).
 import contextlib
 import socket
 from collections import deque
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -49,7 +50,7 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
 
 class Hop:
     """Thread-safe. `url`: http://host:port, or unix:/path/of/the/socket. A process that hangs or is away is asked by a
-    few calls only (`serving.breaker`)."""
+    few calls only (`serving.breaker`); one that refuses a call is well."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
         """
@@ -73,7 +74,9 @@ class Hop:
             Unavailable: the process is away, too slow, or cannot answer this.
         """
         body = _encode(content)
-        answer = self._breaker.call(lambda: self._send(path, body, timeout_s or self._timeout_s))
+        status, answer = self._breaker.call(lambda: self._send(path, body, timeout_s or self._timeout_s))
+        if status != HTTPStatus.OK:
+            raise Unavailable(f"{self._url}{path}: {status}: {answer[:200].decode(errors='replace')}")
         try:
             return msgspec.msgpack.decode(answer, type=kind)
         except msgspec.DecodeError as error:
@@ -83,7 +86,8 @@ class Hop:
         while self._idle:
             self._idle.pop().close()
 
-    def _send(self, path: str, body: bytes, timeout_s: float) -> bytes:
+    def _send(self, path: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
+        """Status and body of the answer, whatever they are."""
         try:
             kept = self._idle.pop()
         except IndexError:
@@ -91,9 +95,14 @@ class Hop:
         else:
             with contextlib.suppress(ConnectionError, HTTPException):  # closed by the other side meanwhile
                 return self._exchange(kept, path, body, timeout_s)
-        return self._exchange(self._connection(timeout_s), path, body, timeout_s)
+        try:
+            return self._exchange(self._connection(timeout_s), path, body, timeout_s)
+        except ConnectionError as error:  # it has ended in the middle of the call
+            raise Unavailable(f"{self._url}{path}: {error or type(error).__name__}") from error
 
-    def _exchange(self, connection: HTTPConnection, path: str, body: bytes, timeout_s: float) -> bytes:
+    def _exchange(
+        self, connection: HTTPConnection, path: str, body: bytes, timeout_s: float
+    ) -> tuple[int, bytes]:
         try:
             if connection.sock is not None:
                 connection.sock.settimeout(timeout_s)
@@ -106,13 +115,8 @@ class Hop:
         except (OSError, HTTPException) as error:
             connection.close()
             raise Unavailable(f"{self._url}{path}: {error or type(error).__name__}") from error
-        if response.status != 200:
-            self._idle.append(connection)
-            raise Unavailable(
-                f"{self._url}{path}: {response.status}: {answer[:200].decode(errors='replace')}"
-            )
         self._idle.append(connection)
-        return answer
+        return response.status, answer
 
     def _connection(self, timeout_s: float) -> HTTPConnection:
         connection: HTTPConnection

@@ -48,12 +48,13 @@ class RankCall(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NearestCall(msgspec.Struct, frozen=True, array_like=True):
-    """A user's encoded history, (1, L) int64 each, and how many items are wanted."""
+    """A user's encoded history, (1, L) int64 each, profile, (1, PROFILE_SLOTS) int64, and how many items are wanted."""
 
     version: str
     history: Array
     types: Array
     gaps: Array
+    profile: Array
     n: int
 
 

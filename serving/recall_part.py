@@ -42,11 +42,15 @@ class RecallPart:
         self._tower = UserTower(bundle.file("user_tower.onnx"))
 
     def nearest(self, call: NearestCall) -> Nearest:
-        """
+        """Nothing for somebody of whom this tower reads nothing.
+
         Raises:
             ValueError: the arrays are no histories, or the tower gives NaN or infinity.
         """
-        vector = self._tower.vectors(call.history.numpy(), call.types.numpy(), call.gaps.numpy())
+        inputs = [array.numpy() for array in (call.history, call.types, call.gaps, call.profile)]
+        if not inputs[0].any() and not (self._tower.takes_profile and inputs[-1].any()):
+            return Nearest(Array.of(np.empty(0, np.int32)), [])
+        vector = self._tower.vectors(*inputs)
         if not np.isfinite(vector).all():
             raise ValueError("the user tower gave NaN or infinity")
         rows = self._index.search(vector, call.n).of(0).copy()

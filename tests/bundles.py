@@ -23,6 +23,7 @@ from recsys.datasets.base import ITEM_SCHEMA
 from recsys.features.definitions import FEATURES
 from recsys.features.drift import histograms, write_histograms
 from recsys.features.feature_set import FeatureSet
+from recsys.models.attributes import PROFILE_SLOTS
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.types import Head, Item
 
@@ -64,8 +65,10 @@ def write_tiny_bundle(
     seed: int = 0,
     current: bool = True,
     attributes: NDArray[np.float32] | None = None,
+    profile: bool = False,
 ) -> Bundle:
-    """Write and verify a bundle; `current`: publish it too. `attributes`: (1 + buckets, d), for items to come."""
+    """Write and verify a bundle; `current`: publish it too. `attributes`: (1 + buckets, d), for items to come.
+    `profile`: its tower reads the users' attributes."""
     items = tiny_items() if items is None else items
     vectors = tiny_vectors(len(items), seed)
     manifest = Manifest(
@@ -78,7 +81,7 @@ def write_tiny_bundle(
         metrics={},
         models={"two_tower": {"dimension": DIMENSION}, "ranker": {}},
     )
-    tower, ranker = user_tower(vectors), ranker_model(vectors, features.dimension, seed)
+    tower, ranker = user_tower(vectors, profile), ranker_model(vectors, features.dimension, seed)
     with write_bundle(bundles, manifest) as folder:
         _write_items(folder / "items.parquet", items)
         (folder / "user_tower.onnx").write_bytes(tower)
@@ -94,8 +97,8 @@ def write_tiny_bundle(
     return publish(bundles, version) if current else open_bundle(bundles / version)
 
 
-def user_tower(vectors: NDArray[np.float32]) -> bytes:
-    """ONNX: user_vector = Σ of the history's item vectors + a trace of types and gaps."""
+def user_tower(vectors: NDArray[np.float32], profile: bool = False) -> bytes:
+    """ONNX: user_vector = Σ of the history's item vectors + a trace of types and gaps, and of the profile."""
     table = np.vstack([np.zeros((1, vectors.shape[1]), np.float32), vectors])
     nodes = [
         helper.make_node("Gather", ["table", "history"], ["events"]),
@@ -111,7 +114,18 @@ def user_tower(vectors: NDArray[np.float32]) -> bytes:
         "axis_1": np.array([1], np.int64),
         "trace": np.array(1e-6, np.float32),
     }
-    inputs: _Signature = {name: (_INT, ["B", "L"]) for name in ("history", "types", "gaps")}
+    inputs: dict[str, tuple[int, Sequence[str | int]]] = {
+        name: (_INT, ["B", "L"]) for name in ("history", "types", "gaps")
+    }
+    if profile:
+        nodes[-1].output[0] = "of_history"
+        nodes += [
+            helper.make_node("Cast", ["profile"], ["profile_float"], to=_FLOAT),
+            helper.make_node("MatMul", ["profile_float", "taste"], ["of_profile"]),
+            helper.make_node("Add", ["of_history", "of_profile"], ["user_vector"]),
+        ]
+        constants["taste"] = 1e-2 * tiny_vectors(PROFILE_SLOTS, dimension=vectors.shape[1])
+        inputs["profile"] = (_INT, ["B", PROFILE_SLOTS])
     return _model(nodes, constants, inputs, {"user_vector": (_FLOAT, ["B", vectors.shape[1]])})
 
 
@@ -221,11 +235,12 @@ def _golden(
     tower: bytes, ranker: bytes, n: int, n_features: int, seed: int
 ) -> dict[str, NDArray[np.generic]]:
     random = np.random.default_rng(seed + 3)
-    history: _Arrays = {
+    history: dict[str, NDArray[np.generic]] = {
         "history": random.integers(0, n + 1, (1, _LENGTH)),
         "types": random.integers(0, 8, (1, _LENGTH)),
         "gaps": random.integers(0, 32, (1, _LENGTH)),
     }
+    profile = np.ones((1, PROFILE_SLOTS), np.int64)
     candidates: _Arrays = {
         "items": random.integers(0, n + 1, 16),
         "features": random.gamma(1.0, 10.0, (16, n_features)).astype(np.float32),
@@ -233,7 +248,7 @@ def _golden(
     }
     arrays: dict[str, NDArray[np.generic]] = {}
     cases: tuple[tuple[str, bytes, _Arrays], ...] = (
-        ("user_tower", tower, history),
+        ("user_tower", tower, history | ({"profile": profile} if b"profile" in tower else {})),
         ("ranker", ranker, {**history, **candidates}),
     )
     for name, model, inputs in cases:

@@ -3,23 +3,31 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 import uvicorn
+from safetensors.numpy import load_file
 from starlette.applications import Starlette
 
+from recsys.bundle import Bundle
+from recsys.catalogue import Catalogue
 from recsys.errors import InvalidConfig, Unavailable
-from serving.apart import RemoteTwoTower
+from recsys.recall.two_tower import TwoTowerSource, UserTower
+from recsys.request import Query
+from serving.apart import Apart, RemoteTwoTower
 from serving.assembly import assemble_part, recall_app
 from serving.hop import Array, Hop
-from serving.parts import PREPARE, Nearest, Prepare, RankCall
+from serving.index_place import IndexPlace
+from serving.parts import PREPARE, Nearest, NearestCall, Prepare, RankCall
+from serving.recall_part import RecallPart
 from serving.settings import Role, ServingSettings
 from serving.telemetry import Telemetry
-from tests.bundles import write_tiny_bundle
+from tests.bundles import tiny_items, write_tiny_bundle
 from tests.serving.conftest import Api, click
 from tests.serving.waiting import eventually
 
@@ -216,3 +224,73 @@ def test_items_that_this_process_does_not_know_yet_are_left_out(make_api: Callab
     source = RemoteTwoTower(Hop("unix:/nowhere", 1), "v1", catalogue, 10)
     rows = source._rows(Nearest(Array.of(np.array([4, -1, 7, -2], np.int32)), ["item-009", "unheard of"]))
     assert rows.tolist() == [4, 9, 7]
+
+
+class Here:
+    """A hop that goes nowhere: what the recall process would do, over the same wire format."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._part = RecallPart(bundle)
+
+    def call(self, path: str, call: NearestCall, kind: type[Nearest]) -> Nearest:
+        arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(call), type=NearestCall)
+        return msgspec.msgpack.decode(msgspec.msgpack.encode(self._part.nearest(arrived)), type=kind)
+
+
+@pytest.mark.parametrize("profile", [False, True])
+@pytest.mark.parametrize("attributes", [{}, {"gender": "F"}, {"gender": "M", "age": "20"}], ids=str)
+@pytest.mark.parametrize("history", [(), (3, 9)], ids=str)
+def test_what_is_known_of_a_user_reaches_the_tower_of_another_process(
+    tmp_path: Path, history: tuple[int, ...], attributes: dict[str, str], profile: bool
+) -> None:
+    bundle = write_tiny_bundle(tmp_path, profile=profile)
+    encoded = np.pad(np.array(history, np.int64), (5 - len(history), 0))
+    query = Query("r", "u", 5, 0, attributes=attributes, history=encoded, types=encoded, gaps=encoded)
+    index = IndexPlace().open(bundle, load_file(bundle.file("item_vectors.safetensors"))["vectors"])
+    here = TwoTowerSource(UserTower(bundle.file("user_tower.onnx")), index, limit=7)
+    there = RemoteTwoTower(cast("Hop", Here(bundle)), "tiny", Catalogue(tiny_items()), 7)
+    found = here.recall(query).tolist()
+    assert there.recall(query).tolist() == found
+    assert len(found) == (7 if history or (attributes and profile) else 0)
+
+
+@pytest.fixture
+def dying(tmp_path: Path) -> Iterator[str]:
+    """The URL of a process that takes a call and ends in the middle of it."""
+    path = tmp_path / "dying.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    yield f"unix:{path}"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+def test_a_process_that_ends_in_the_middle_of_a_call_is_away(dying: str) -> None:
+    hop = Hop(dying, 1)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match=dying):
+            hop.call(PREPARE, Prepare("v1"), bool)
+    with pytest.raises(Unavailable, match="tried again in a moment"):  # the breaker has counted them
+        hop.call(PREPARE, Prepare("v1"), bool)
+    Apart(recall=Hop(dying, 1)).prepare("v1")  # keeps nobody from loading a bundle
+
+
+def test_a_refused_call_does_not_keep_the_next_one_from_being_sent(parts: Parts) -> None:
+    write_tiny_bundle(parts.home / "bundles", "v1")
+    parts.start(Role.RANK)
+    hop = Hop(parts.url(Role.RANK), 20)
+    for _ in range(4):  # as an arm's bundle that is not loaded there; the breaker opens after three failures
+        with pytest.raises(Unavailable, match="503.*not loaded"):
+            hop.call("/parts/rank", RankCall("v9", {}), dict[str, Array])
+    assert hop.call(PREPARE, Prepare("v1"), bool)
+    hop.close()
