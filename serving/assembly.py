@@ -256,8 +256,7 @@ def _settle() -> None:
 
 
 def _caches(services: Services) -> list[Cache[Any, Any]]:
-    loaded = (services.host.runtime(version) for version in services.host.loaded)
-    return [services.results.cache, *(runtime.tower.cache for runtime in loaded if runtime)]
+    return [services.results.cache, *(runtime.tower.cache for runtime in services.host.runtimes)]
 
 
 def assemble_part(settings: ServingSettings, telemetry: Telemetry) -> Starlette:

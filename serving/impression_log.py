@@ -66,7 +66,9 @@ class ImpressionWriter:
             ended = None in batch
             self._write(list(self._messages(batch)))
 
-    def _messages(self, batch: Sequence[tuple[Callable[[], Impression], Headers] | None]) -> Iterator[Message]:
+    def _messages(
+        self, batch: Sequence[tuple[Callable[[], Impression], Headers] | None]
+    ) -> Iterator[Message]:
         """Those that can be made: one that cannot must not take the thread, and every later one, with it."""
         for make, headers in filter(None, batch):
             try:

@@ -91,6 +91,11 @@ class ModelHost(Generic[R]):
         return runtime.bundle.manifest.version if runtime else None
 
     @property
+    def runtimes(self) -> Collection[R]:
+        """Everything loaded. To look at one is not to use it."""
+        return self._pool.values()
+
+    @property
     def loaded(self) -> Mapping[str, int]:
         """Every loaded version and the bytes that it is thought to take."""
         return {version: self._bytes.get(version, 0) for version in self._pool}
@@ -179,7 +184,9 @@ class ModelHost(Generic[R]):
             return
         if written_ns != self._published_ns:
             with self._lock:
-                self._refused.pop(version, None)  # published anew: worth a try, even if there was no room beside
+                self._refused.pop(
+                    version, None
+                )  # published anew: worth a try, even if there was no room beside
         self._published_ns = written_ns
         if version not in self._refused:  # else until somebody publishes it again
             self._try(self.activate, version)

@@ -20,6 +20,7 @@ import structlog
 from recsys.bundle import named_version
 from recsys.errors import RecsysError
 from recsys.pipeline.pipeline import Answer
+from recsys.pipeline.stages import Status
 from serving.model_host import ModelHost
 from serving.runtime import Runtime
 from serving.telemetry import Telemetry
@@ -151,7 +152,9 @@ class Shadow:
             difference = self._difference
             runtime, answer = taken
             if difference is None or runtime.bundle.manifest.version != difference.active:
-                continue  # of an arm, or from before a swap
+                continue  # of an arm's bundle, or from before a swap
+            if runtime is not self._host.runtime():
+                continue  # of an arm with a request path of its own
             other = self._host.runtime(difference.shadow)
             if other is None:  # not loaded yet
                 with self._lock:
@@ -166,20 +169,24 @@ class Shadow:
         try:
             again = pipeline.answer(query)
         except RecsysError as error:
-            with self._lock:
-                difference.failed += 1
-                difference.last_error = str(error)
-            self._telemetry.shadow.labels("failed").inc()
+            self._note_failure(difference, str(error))
             return
         except Exception as error:
             _log.exception("the shadow failed", version=difference.shadow)
-            with self._lock:
-                difference.failed += 1
-                difference.last_error = f"{type(error).__name__}: {error}"
-            self._telemetry.shadow.labels("failed").inc()
+            self._note_failure(difference, f"{type(error).__name__}: {error}")
+            return
+        if again.degraded:  # what is missing is not what the bundle would have shown
+            errors = (f"{o.stage}: {o.error}" for o in again.outcomes if o.status is not Status.OK)
+            self._note_failure(difference, "; ".join(errors))
             return
         shadow_ms = (time.perf_counter() - began) * 1e3
         self._note(difference, _scores(runtime, answer), _scores(other, again), _ms(answer), shadow_ms)
+
+    def _note_failure(self, difference: Difference, error: str) -> None:
+        with self._lock:
+            difference.failed += 1
+            difference.last_error = error
+        self._telemetry.shadow.labels("failed").inc()
 
     def _note(
         self,

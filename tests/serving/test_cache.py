@@ -10,10 +10,11 @@ import pytest
 
 from recsys.recall.two_tower import UserTower
 from recsys.types import Topic
+from serving.assembly import _caches
 from serving.cache import Cache
 from serving.memory import MemoryGuard, memory_left
 from serving.user_vectors import CachedUserTower
-from tests.bundles import tiny_vectors, user_tower
+from tests.bundles import tiny_vectors, user_tower, write_tiny_bundle
 from tests.serving.conftest import Api, click
 from tests.serving.waiting import eventually
 
@@ -195,3 +196,14 @@ def test_the_list_of_a_user_who_keeps_asking_is_made_anew_beside_the_requests(
     logged = {impression["request_id"] for impression in api.logged(Topic.IMPRESSIONS, 1)}
     assert first in logged
     assert len(logged) <= asked.hits + asked.misses  # what was made ahead was shown to nobody
+
+
+def test_to_look_at_the_caches_of_bundles_is_not_to_use_the_bundles(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    host = api.services.host
+    write_tiny_bundle(api.services.settings.bundles, "v2", current=False)
+    host.load("v2")
+    assert host.runtime("v1") is not None  # v2 is the least recently used now, and goes first
+    used = dict(host._used)
+    assert len(_caches(api.services)) == 3
+    assert host._used == used

@@ -17,7 +17,7 @@ from tests.serving.waiting import eventually
 
 @pytest.fixture
 def api(make_api: Callable[..., Api]) -> Api:
-    api = make_api(shadow_share=1.0)
+    api = make_api(shadow_share=1.0, result_cache_ms=0)  # a cached list is not offered to the shadow
     write_tiny_bundle(api.services.settings.bundles, "v2", seed=5, current=False)
     write_tiny_bundle(api.services.settings.bundles, "same", seed=0, current=False)
     return api
@@ -112,6 +112,45 @@ def test_a_shadow_that_fails_is_counted_and_harms_nobody(api: Api) -> None:
     eventually(lambda: report(api)["failed"] == 1)
     assert "popular" in report(api)["last_error"]
     assert 'recsys_shadow_total{result="failed"} 1.0' in api.client.get("/metrics").text
+
+
+def test_a_shadow_without_one_of_its_stages_is_counted_as_failed_not_as_different(api: Api) -> None:
+    api.apply([click("item-003")])
+    api.client.post("/v1/bundles/same/shadow")
+    other = api.services.host.runtime("same")
+    assert other is not None
+
+    def broken(query: object) -> object:
+        raise ValueError("NaN")
+
+    (tower,) = [source for source in other.pipeline.sources if source.name == "two_tower"]
+    object.__setattr__(tower, "recall", broken)
+    api.recommend()
+    eventually(lambda: report(api)["failed"] == 1)
+    assert report(api)["requests"] == 0
+    assert report(api)["last_error"] == "two_tower: ValueError: NaN"
+
+
+def test_an_arm_with_a_request_path_of_its_own_is_not_compared(
+    make_api: Callable[..., Api], tmp_path: Path
+) -> None:
+    path = tmp_path / "experiments.yaml"
+    path.write_text(
+        "experiments: [{name: e, layer: l, arms: [{name: control}, {name: few, settings: {candidates: 5}}]}]"
+    )
+    api = make_api(shadow_share=1.0, experiments=path)
+    write_tiny_bundle(api.services.settings.bundles, "same", seed=0, current=False)
+    api.client.post("/v1/bundles/same/shadow")
+    users = sorted(
+        (f"u{i}" for i in range(12)),
+        key=lambda user: api.services.experiments.of(user).arms["e"] == "control",
+    )
+    arms = [api.recommend(user, k=3).json()["arms"]["e"] for user in users]
+    assert {*arms} == {"control", "few"}
+    assert arms[-1] == "control"  # one thread takes them in turn: after it, all have been looked at
+    eventually(lambda: report(api)["requests"] >= arms.count("control"))
+    assert report(api)["requests"] == arms.count("control")
+    assert report(api)["identical_share"] == 1
 
 
 def test_a_share_of_the_requests_is_taken(make_api: Callable[..., Api]) -> None:
