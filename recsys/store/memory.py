@@ -123,7 +123,7 @@ class MemoryFeatureStore:
     def history_version(self, user_id: str, history: str) -> str:
         with self._lock:
             visits = self._users.get(user_id, EntityState()).histories.get(history, [])
-            return f"{len(visits)}:{visits[-1].event_id}" if visits else ""
+            return f"{len(visits)}:{visits[0].event_id}:{visits[-1].event_id}" if visits else ""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         with self._lock:

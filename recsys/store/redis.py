@@ -180,9 +180,13 @@ class RedisFeatureStore:
         key = self._key(partition, "h", self._decoder.kept[history].name, user_id)
         with _errors(), self._redis.pipeline(transaction=False) as pipe:
             pipe.zcard(key)
+            pipe.zrange(key, 0, 0)  # a late visit of a full history pushes it out
             pipe.zrange(key, -1, -1)
-            n, newest = pipe.execute()
-        return f"{n}:{unpack_visit(newest[0], b'0').event_id}" if newest else ""
+            n, *ends = pipe.execute()
+        if not n:
+            return ""
+        oldest, newest = (unpack_visit(member, b"0").event_id for (member,) in ends)
+        return f"{n}:{oldest}:{newest}"
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         self._check()

@@ -11,7 +11,7 @@ import pytest
 from recsys.errors import FingerprintMismatch, InvalidConfig
 from recsys.event_log import partition_of
 from recsys.events import Event
-from recsys.features.definitions import FEATURES
+from recsys.features.definitions import FEATURES, SEEN_VISITS
 from recsys.features.feature_set import FeatureSet
 from recsys.features.state import EntityState
 from recsys.item_changes import ItemChange
@@ -387,6 +387,10 @@ def test_the_version_of_a_history_changes_with_it_and_only_with_it(store: Featur
     writer.apply([event(EventType.IMPRESSION, "shown")])
     writer.apply([event(EventType.CLICK, "a")])  # a duplicate
     assert version() == seen[-1]
+    writer.apply([event(EventType.CLICK, f"many-{n}", T0 + 10 + n) for n in range(SEEN_VISITS.size)])
+    full = version()
+    writer.apply([event(EventType.CLICK, "late-into-a-full-one", T0 + 10 + SEEN_VISITS.size - 3)])
+    assert version() != full
 
 
 def test_workers_see_who_lives(store: FeatureStore, open_store: OpenStore) -> None:
