@@ -127,6 +127,8 @@ class Archiver:
     def step(self, timeout_s: float = 0.5) -> int:
         """Read once, write files when it is time. Returns the number of records read."""
         try:
+            if not self._waiting:  # the log went away while its places were looked up
+                self._attach()
             records = self._source.poll(timeout_s, MAX_RECORDS_PER_POLL)
         except LogReplaced as error:
             _log.warning("the log starts anew", error=str(error))
@@ -159,7 +161,8 @@ class Archiver:
 
     def _attach(self) -> None:
         """Seek every partition to where the lake is."""
-        self._waiting.clear()
+        self._waiting = {}
+        waiting: dict[tuple[str, int], _Waiting] = {}
         for topic in TOPICS:
             log_id = self._source.log_id(topic)
             self._partitions = self._source.partitions(topic)
@@ -168,7 +171,8 @@ class Archiver:
                 start = known.offset if known.log_id == log_id else 0
                 self._source.seek(topic, partition, start)
                 # as in the store, the watermark outlives the log
-                self._waiting[topic, partition] = _Waiting(log_id, start, start, known.watermark_ms)
+                waiting[topic, partition] = _Waiting(log_id, start, start, known.watermark_ms)
+        self._waiting = waiting
 
     def _take(self, record: Record) -> None:
         waiting = self._waiting[record.topic, record.partition]

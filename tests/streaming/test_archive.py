@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.datasets.catalogue import read_items
-from recsys.errors import InvalidConfig
+from recsys.errors import InvalidConfig, Unavailable
 from recsys.event_log import MemoryEventLog, MemoryEventSource, Record
 from recsys.events import Event, derived_id
 from recsys.impressions import Impression, ShownItem, impression_events
@@ -207,6 +207,32 @@ def test_a_log_that_starts_anew_is_read_from_its_beginning(tmp_path: Path) -> No
     drain(archiver)
     assert list(read_events(tmp_path)) == [event(n) for n in range(30)]
     assert count_rows(tmp_path) == 30
+
+
+def test_a_log_that_goes_away_again_while_it_is_looked_up_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MemoryEventLog()
+    source = log.source()
+    archiver = Archiver(source, tmp_path)
+    send(log, *(event(n) for n in range(10)))
+    archiver.step(0.0)
+    log.lose()
+    send(log, *(event(n) for n in range(10, 30)))
+    log_id = source.log_id
+
+    def away(topic: str) -> str:
+        if topic == Topic.IMPRESSIONS:
+            raise Unavailable("the log is away")
+        return log_id(topic)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "log_id", away)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                archiver.step(0.0)
+    drain(archiver)
+    assert list(read_events(tmp_path)) == [event(n) for n in range(30)]
 
 
 def test_one_archiver_a_lake(tmp_path: Path) -> None:
