@@ -6,7 +6,7 @@ result that was kept in `results/` (`recsys evaluate recall --json > var/results
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from pydantic import BaseModel, Field, ValidationError
@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 IMPORT_REPORT = "import-report.json"
 RESULTS = "results"
 _MAX_BYTES = 4 << 20  # a result or report that is larger is none of ours
+M = TypeVar("M", bound=BaseModel)
 _log = structlog.get_logger(__name__)
 
 
@@ -53,33 +54,34 @@ class ModelsState(BaseModel):
 def models_state(home: Path, lake: Path) -> ModelsState:
     """What is not there, or cannot be read, is left out."""
     data = _read(lake / IMPORT_REPORT)
-    trainings = [
-        Training.model_validate({**content, "model": path.parent.name})
-        for path in sorted((home / "work").glob("*/summary.json"))
-        if isinstance(content := _read(path), dict) and "metrics" in content
-    ]
+    summaries = sorted((home / "work").glob("*/summary.json"))
+    trainings = (_valid(path, Training, {"model": path.parent.name}, needs="metrics") for path in summaries)
+    results = (
+        _valid(path, KeptResult, {"file": path.name}) for path in sorted((home / RESULTS).glob("*.json"))
+    )
     return ModelsState(
-        data=data if isinstance(data, dict) else None, trainings=trainings, results=_results(home / RESULTS)
+        data=data if isinstance(data, dict) else None,
+        trainings=[training for training in trainings if training],
+        results=[result for result in results if result],
     )
 
 
-def _results(folder: Path) -> list[KeptResult]:
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        content = _read(path)
-        if not isinstance(content, dict):
-            continue
-        try:
-            found.append(KeptResult.model_validate({**content, "file": path.name}))
-        except ValidationError as error:
-            _log.warning("not a result", path=str(path), problems=error.error_count())
-    return found
+def _valid(path: Path, kind: type[M], more: dict[str, str], needs: str = "") -> M | None:
+    content = _read(path)
+    if not isinstance(content, dict) or (needs and needs not in content):
+        return None
+    try:
+        return kind.model_validate({**content, **more})
+    except ValidationError as error:
+        _log.warning("left out", path=str(path), wanted=kind.__name__, problems=error.error_count())
+        return None
 
 
 def _read(path: Path) -> Any:
     try:
         if path.stat().st_size > _MAX_BYTES:
             return None
-        return json.loads(path.read_text(encoding="utf-8"))
+        # JSON as others understand it has no NaN
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)
     except (OSError, ValueError):
         return None

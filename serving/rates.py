@@ -4,6 +4,7 @@ A snapshot is taken when somebody looks; what happened is the difference to the 
 runs while nobody looks, and with several processes the sum of all is shown, whichever of them is asked.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from prometheus_client import Metric
 REQUESTS, SECONDS, STAGES = "recsys_http_requests", "recsys_http_seconds", "recsys_stage_seconds"
 DEGRADED, CACHE = "recsys_degraded", "recsys_cache"
 WINDOW_S = 60.0
+_KEEP_EVERY_S = 1.0
 
 Buckets = dict[float, float]  # upper bound in seconds → how many took at most so long
 
@@ -51,21 +53,23 @@ def snapshot(metrics: Iterable[Metric], at_s: float) -> Snapshot:
 
 
 class Window:
-    """The latest snapshot against the oldest of the last `WINDOW_S`, or against the start. Thread-safe enough: a
-    snapshot that is lost by a race costs precision, nothing else.
-    """
+    """The latest snapshot against the oldest of the last `WINDOW_S`, or against the start. Thread-safe. However often
+    somebody looks, one snapshot a second is kept."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._lock = threading.Lock()
         self._taken: deque[Snapshot] = deque([Snapshot(clock())])
 
     def look(self, metrics: Iterable[Metric]) -> tuple[Snapshot, Snapshot]:
         """Then and now."""
         now = snapshot(metrics, self._clock())
-        while len(self._taken) > 1 and now.at_s - self._taken[0].at_s > WINDOW_S:
-            self._taken.popleft()
-        then = self._taken[0]
-        self._taken.append(now)
+        with self._lock:
+            while len(self._taken) > 1 and now.at_s - self._taken[0].at_s > WINDOW_S:
+                self._taken.popleft()
+            then = self._taken[0]
+            if now.at_s - self._taken[-1].at_s >= _KEEP_EVERY_S:
+                self._taken.append(now)
         return then, now
 
 

@@ -45,6 +45,16 @@ def test_the_window_forgets_what_was_before_it() -> None:
     assert in_window() == 2  # the start is out of the window, the look at 10 s is in it
 
 
+def test_the_window_keeps_one_snapshot_a_second_however_often_somebody_looks() -> None:
+    at = [0.0]
+    window = Window(lambda: at[0])
+    for tenth in range(1_000):
+        at[0] = tenth / 10
+        then, now = window.look([])
+    assert (now.at_s, round(now.at_s - then.at_s)) == (99.9, 60)
+    assert len(window._taken) <= 62
+
+
 def test_system_says_how_the_api_does(api: Api) -> None:
     api.apply([click("item-003")])
     for _ in range(3):
@@ -134,13 +144,19 @@ def test_models_shows_what_the_commands_have_left(
     )
     result = Result("evaluate recall", 0, {"two_tower_hr@10": 0.2}, {"two_tower_hr@10": Goal(">=", 0.1)})
     (home / "results" / "recall.json").write_text(json.dumps(result.to_dict()))
+    (home / "work" / "other").mkdir()
+    (home / "work" / "other" / "summary.json").write_text('{"metrics": {"click_auc": "good"}}')
+    (home / "results" / "z.json").write_text(
+        '{"command": "bench", "met": false, "figures": {"p50_ms": NaN}, "goals": {"p50_ms": Infinity}}'
+    )
     (home / "results" / "broken.json").write_text("{")
     (home / "results" / "other.json").write_text('{"not": "a result"}')
     state = api.client.get("/v1/models").json()
     assert state["data"]["events"] == 3
-    assert state["trainings"][0]["model"] == "ranker"
+    assert [training["model"] for training in state["trainings"]] == ["ranker"]
     assert state["trainings"][0]["curve"][0]["validation"] == {"score": 0.7}
-    assert [r["file"] for r in state["results"]] == ["recall.json"]
+    assert [r["file"] for r in state["results"]] == ["recall.json", "z.json"]
+    assert state["results"][1]["figures"] == {"p50_ms": None}
     assert state["results"][0]["met"] is True
 
 
