@@ -20,6 +20,7 @@ from serving.runtime import Runtime
 from serving.wire import Recommendation
 
 _NOT_KEPT = EntityState()
+_TEXT_BYTES = 100  # Python's own part of a text in a set
 _LINE_BYTES = 700  # of one item of an answer: its line, its features, its part of the arrays
 
 
@@ -48,9 +49,7 @@ class ResultCache:
             spare: does a job when there is time to spare, or never: lists of users who ask again and again are made
                 anew before they expire.
         """
-        self.cache: Cache[Hashable, Served] = Cache(
-            max_bytes, lambda s: _LINE_BYTES * (1 + len(s.lines)), ttl_s
-        )
+        self.cache: Cache[Hashable, Served] = Cache(max_bytes, _weigh, ttl_s)
         self._version_of = version_of
         self._ttl_s = ttl_s
         self._spare = spare
@@ -98,6 +97,13 @@ class ResultCache:
             runtime.bundle.manifest.version,
             runtime.live.revision,
         )
+
+
+def _weigh(served: Served) -> int:
+    """Bytes, about: a client decides how much it excludes and what it says of the context, and both are in the key."""
+    query = served.answer.query
+    texts = [*query.excluded_items, *query.context, *query.context.values()]
+    return _LINE_BYTES * (1 + len(served.lines)) + sum(_TEXT_BYTES + len(text) for text in texts)
 
 
 def _make(runtime: Runtime, query: Query, shown: bool = True) -> Served:

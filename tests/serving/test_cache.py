@@ -207,3 +207,13 @@ def test_to_look_at_the_caches_of_bundles_is_not_to_use_the_bundles(make_api: Ca
     used = dict(host._used)
     assert len(_caches(api.services)) == 3
     assert host._used == used
+
+
+def test_what_a_client_excludes_weighs_in_the_cache_of_lists(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    cache = api.services.results.cache
+    api.recommend(k=5)
+    short = cache.bytes
+    excluded = [f"{n}".rjust(100, "x") for n in range(500)]
+    api.client.post("/v1/recommendations", json={"user_id": "u1", "k": 5, "exclude": excluded})
+    assert cache.bytes - 2 * short >= sum(map(len, excluded))
