@@ -63,7 +63,10 @@ def begin_shadow(request: Request, version: Version) -> Shadowed:
     if version == parts.host.active:
         raise Problem(409, f"bundle {version!r} answers already; a shadow is another one")
     audit(request, caller, "begin shadow", version=version)
-    parts.host.load(version)
+    try:
+        parts.host.load(version)
+    except InvalidConfig as error:  # no room beside the bundles in use
+        raise Problem(409, str(error)) from error
     set_shadow(parts.settings.bundles, version)
     parts.host.look()
     return Shadowed(shadow=version)

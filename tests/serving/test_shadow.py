@@ -172,6 +172,15 @@ def test_bad_shadows_are_refused(api: Api, tmp_path: Path) -> None:
     assert len(api.list_of(k=200)) == len(tiny_items())
 
 
+def test_a_shadow_that_does_not_fit_is_a_conflict_and_not_begun(make_api: Callable[..., Api]) -> None:
+    api = make_api(bundle_bytes=1)
+    write_tiny_bundle(api.services.settings.bundles, "v2", seed=5, current=False)
+    response = api.client.post("/v1/bundles/v2/shadow")
+    assert response.status_code == 409
+    assert "RECSYS_BUNDLE_BYTES" in response.json()["detail"]
+    assert api.client.get("/v1/bundles/shadow").status_code == 404
+
+
 def test_only_admins_begin_end_and_unload(make_api: Callable[..., Api], tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     reader, admin = new_key(path, "reader", [Scope.READ]), new_key(path, "admin", [Scope.ADMIN])
