@@ -18,7 +18,8 @@ _LENGTH, _ITEMS = 50, 1_000
 def models(ladder: Path, candidates: int, calls: int) -> list[Measured]:
     """Model size, and the compute of ranking alone (a part of the compute row: recall, features and HTTP are not in).
 
-    *Before*: the fp32 teacher. *After*: the rung that is served. Both by onnxruntime on one thread.
+    *Before*: the fp32 teacher. *After*: the rung that is served, which is the teacher when the gates refuse all others.
+    Both by onnxruntime on one thread.
 
     Raises:
         InvalidData: there is no ladder, or no teacher in it.
@@ -27,8 +28,9 @@ def models(ladder: Path, candidates: int, calls: int) -> list[Measured]:
     teacher = next((rung for rung in rungs if rung.name == TEACHER), None)
     if teacher is None:
         raise InvalidData(f"{ladder}: no ladder with a teacher; build it with `recsys train ladder`")
-    served = candidate(rungs)
-    refused = f"; its gate refused it: {', '.join(served.reasons)}" if served.reasons else ""
+    best = candidate(rungs)
+    served = teacher if best.reasons else best
+    refused = f"; gates refused the others, {best.name}: {', '.join(best.reasons)}" if best.reasons else ""
     how = f"ladder: {TEACHER} to {served.name}{refused}"
     seconds = [_cpu_seconds(ladder / rung.name / ONNX, candidates, calls) for rung in (teacher, served)]
     return [

@@ -86,6 +86,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
     if not path.exists():
         raise InvalidData(f"{path}: not there; import a data set first: recsys data import PATH")
     try:
-        return pq.read_table(path, partitioning=None).select(schema.names).cast(schema)
+        with path.open("rb") as file:  # opened once: the archiver may put another file in its place meanwhile
+            return pq.read_table(file).select(schema.names).cast(schema)
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise InvalidData(f"{path}: not a table of the lake: {error}") from error

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
 from recsys.features.state import Visit
-from recsys.forget import user_digest
+from recsys.forget import mark_forgotten, user_digest
 from serving.audit import audit
 from serving.runtime import Runtime
 from serving.schemas import Id, UserSummary, VisitLine
@@ -37,12 +37,14 @@ def user(request: Request, user_id: UserId) -> UserSummary:
 
 @router.delete("/v1/users/{user_id}", status_code=204)
 def forget(request: Request, user_id: UserId) -> Response:
-    """Remove everything that the online store holds of a user. Doing it again is no error."""
+    """Remove everything that the online store holds of a user, and mark the lake: `recsys stream compact` removes the
+    rows. Doing it again is no error."""
     caller = allow(request, Scope.ADMIN)
-    audit(
-        request, caller, "forget user", user_sha256=user_digest(user_id)
-    )  # the id itself is to be forgotten
-    services(request).store.forget_user(user_id)
+    parts = services(request)
+    # the id itself is to be forgotten
+    audit(request, caller, "forget user", user_sha256=user_digest(user_id))
+    parts.store.forget_user(user_id)
+    mark_forgotten(parts.settings.lake, user_id, parts.now_ms())
     return Response(status_code=204)
 
 

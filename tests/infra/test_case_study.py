@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.case_study.models import models
 from infra.case_study.rows import PROMISES, Measured, Promise, table
 from infra.case_study.study import CaseStudy, run
 from recsys.errors import InvalidData
@@ -53,6 +54,14 @@ def test_two_runs_of_a_seed_agree_on_every_deterministic_figure(ladder: Path, tm
     assert first["storage_change"] < -0.5
     assert first["storage_against_json_with_gzip_change"] > first["storage_change"]
     assert first["model_size_change"] < -0.9
+
+
+def test_what_the_gates_refused_makes_nothing_smaller(ladder: Path) -> None:
+    path = ladder / RUNGS[-1] / RUNG
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"reasons": ["spoiled"]}))
+    size, _ = models(ladder, candidates=20, calls=1)
+    assert size.before == size.after
+    assert "spoiled" in size.how
 
 
 def test_a_row_is_met_in_its_own_direction() -> None:

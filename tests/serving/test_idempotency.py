@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from recsys.errors import Unavailable
 from recsys.store.replays import MemoryReplays, RedisReplays, Replays
 from recsys.types import Topic
 from serving.security import Scope, new_key
 from tests.serving.conftest import NOW_MS, Api
-from tests.serving.waiting import eventually
 
 KEY = {"idempotency-key": "order-17"}
 
@@ -109,11 +109,14 @@ def test_a_key_that_was_used_for_another_item_is_422(api: Api) -> None:
     assert dict(api.store.inner.catalogue(["b"])) == {}
 
 
-def test_what_failed_is_not_remembered(api: Api) -> None:
-    api.store.up = False
-    assert api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 503
-    api.store.up = True
-    eventually(lambda: api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 202)
+def test_what_failed_is_not_remembered(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(messages: object) -> None:
+        raise Unavailable("the spool is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api.services.events, "put", full)
+        assert api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 503
+    assert api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 202
     assert "a" in dict(api.store.inner.catalogue(["a"]))
 
 

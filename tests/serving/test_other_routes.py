@@ -8,6 +8,7 @@ import pytest
 
 from recsys.bundle import current_version
 from recsys.errors import Unavailable
+from recsys.forget import forgotten_users, user_digest
 from recsys.item_changes import parse_item_change
 from recsys.types import Topic
 from serving.security import Scope, new_key
@@ -88,6 +89,7 @@ def test_a_user_has_a_history_and_can_be_forgotten(api: Api) -> None:
     ]
     assert user["seen"] == 2
     assert api.client.delete("/v1/users/u1").status_code == 204
+    assert forgotten_users(api.services.settings.lake) == {user_digest("u1"): NOW_MS}
     assert api.client.get("/v1/users/u1").json()["known"] is False
     assert api.client.delete("/v1/users/u1").status_code == 204
 
