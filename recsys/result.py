@@ -33,7 +33,7 @@ class Goal:
     value: float
 
     def met(self, figure: float) -> bool:
-        return not math.isnan(figure) and _OPERATORS[self.op](figure, self.value)
+        return not math.isnan(figure) and bool(_OPERATORS[self.op](figure, self.value))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ class Result:
             "seed": self.seed,
             "hardware": hardware(),
             "versions": versions(),
-            "figures": dict(self.figures),
+            "figures": {
+                name: figure if isinstance(figure, int) else float(figure)  # numpy's numbers are not JSON's
+                for name, figure in self.figures.items()
+            },
             "goals": {
                 name: {"op": goal.op, "value": goal.value, "met": goal.met(self.figures[name])}
                 for name, goal in self.goals.items()

@@ -1,7 +1,9 @@
 """The one result format: goals are judged as written, and NaN never meets one."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 
 from recsys.result import Goal, Result
@@ -31,6 +33,14 @@ def test_the_object_has_the_agreed_keys() -> None:
     assert content["met"] is False
     assert content["hardware"]["cores"] >= 1
     assert "numpy" in content["versions"]
+
+
+def test_numbers_of_numpy_are_numbers_in_json() -> None:
+    figures = {"share": np.float32(0.5), "wide": np.float64(0.25), "rows": 3}
+    result = Result("x", 0, figures, {"wide": Goal("<", 1.0)})  # type: ignore[arg-type]
+    content = json.loads(json.dumps(result.to_dict()))
+    assert content["figures"] == {"share": 0.5, "wide": 0.25, "rows": 3}
+    assert content["goals"]["wide"]["met"] is True
 
 
 def test_a_goal_without_a_figure_is_a_mistake() -> None:
