@@ -20,8 +20,10 @@ from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.pipeline.stages import SideEffect
 from recsys.recall.again import Again
+from recsys.rerank.reranker import RerankConfig
 from recsys.rerank.rules import RuleBook
 from recsys.store.base import FeatureStore, StoreConfig
+from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from recsys.store.replays import MemoryReplays, RedisReplays
 from recsys.store.token_bucket import RedisTokenBuckets
@@ -31,6 +33,7 @@ from serving.breaker import Breaker, Guarded
 from serving.cache import Cache
 from serving.cursors import Cursors, cursor_key
 from serving.experiments import Experiments
+from serving.feature_source import ItemFeatures
 from serving.hop import Hop
 from serving.impression_log import ImpressionLog, ImpressionWriter
 from serving.index_place import IndexPlace
@@ -43,10 +46,10 @@ from serving.parts import NearestCall, RankCall, load_rank_part, part_app, rank
 from serving.recall_part import RecallPart
 from serving.request_spans import TracedReads
 from serving.results import ResultCache
-from serving.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime, weigh
+from serving.runtime import RERANK_POOL, USER_FEATURES, Limits, PathConfig, Runtime, build_runtime, weigh
 from serving.security import Keys
 from serving.services import Services
-from serving.settings import Role, ServingSettings
+from serving.settings import FeatureSource, IndexKind, Role, ServingSettings
 from serving.shadow import Shadow
 from serving.telemetry import Telemetry
 from serving.user_attributes import UserAttributes
@@ -73,6 +76,7 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         store=RedisFeatureStore(settings.redis_url, FEATURES, config, settings.redis_namespace),
         request_store=_request_store(settings, config),
         sink=KafkaSink(settings.kafka_bootstrap),
+        nightly=_nightly(settings),
     )
     ends = LogEnds(lambda: KafkaSource(settings.kafka_bootstrap), settings.partitions)
     services.log_ends, close = ends, services.close
@@ -101,6 +105,12 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
     return services
 
 
+def _nightly(settings: ServingSettings) -> NightlyStore | None:
+    if settings.feature_source is FeatureSource.STREAM:
+        return None
+    return NightlyStore(settings.redis_url, settings.redis_namespace, settings.store_timeout_ms / 1e3)
+
+
 def _request_store(settings: ServingSettings, config: StoreConfig) -> FeatureStore:
     """What a request waits for: with its short timeout, and with spans when traces are on."""
     store = RedisFeatureStore(
@@ -120,16 +130,20 @@ def compose(
     request_store: FeatureStore,
     sink: EventSink,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    nightly: NightlyStore | None = None,
 ) -> Services:
     """Every part, on any store and log.
 
     Args:
         store: for everything that no recommendation waits for.
         request_store: the same data, with the short timeout of a request.
+        nightly: last night's features, which are then read instead of those in the stores.
     """
     with ExitStack() as opened:  # closed in reverse order: by the services, or here when a later part fails
         for resource in (store, request_store, sink):
             opened.callback(resource.close)
+        if nightly is not None:
+            opened.callback(nightly.close)
         spool, most = settings.spool_folder, settings.spool_max_bytes
         events = Outbox(spool / "events", sink, most, settings.spool_fsync)
         opened.callback(events.close)
@@ -143,8 +157,8 @@ def compose(
         feed = ItemFeed(store, now_ms)
         opened.callback(feed.close)
         breaker = Breaker()
-        path = PathConfig(candidates=settings.candidates)
-        host = _host(settings, telemetry, store, request_store, breaker, feed, writer, path)
+        path = PathConfig(settings.candidates, RerankConfig(pool=RERANK_POOL, diversity=settings.diversity))
+        host = _host(settings, telemetry, store, request_store, nightly, breaker, feed, writer, path)
         opened.callback(host.close)
         experiments = Experiments(settings.experiments, path)
         host.wanted.append(lambda: experiments.bundles)
@@ -193,13 +207,15 @@ def _host(
     telemetry: Telemetry,
     store: FeatureStore,
     request_store: FeatureStore,
+    nightly: NightlyStore | None,
     breaker: Breaker,
     feed: ItemFeed,
     writer: ImpressionWriter,
     path: PathConfig,
 ) -> ModelHost[Runtime]:
     attributes = UserAttributes(settings.lake / "users" / "users.parquet", FEATURES)
-    read_user = Guarded(UserHydrator(request_store, attributes.of, name=USER_FEATURES), breaker)
+    states = nightly or request_store
+    read_user = Guarded(UserHydrator(states, attributes.of, name=USER_FEATURES), breaker)
     rules = RuleBook(settings.rules) if settings.rules else None
     limits = Limits(
         path,
@@ -207,7 +223,13 @@ def _host(
         batch=settings.batch,
         batch_wait_ms=settings.batch_wait_ms,
         again=Again(settings.again_carts, round(settings.again_days * MS_PER_DAY)),
-        index=IndexPlace(settings.index_shards, settings.milvus_uri, settings.milvus_token),
+        index=IndexPlace(
+            settings.index_shards,
+            settings.milvus_uri,
+            settings.milvus_token,
+            settings.index is IndexKind.EXACT,
+        ),
+        features=ItemFeatures(settings.feature_source, nightly),
     )
 
     wait_s = settings.deadline_ms / 1e3

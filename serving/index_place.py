@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.errors import InvalidBundle, InvalidConfig
-from recsys.recall.ann import AnnIndex, choose
+from recsys.recall.ann import AnnIndex, IndexConfig, Kind, choose
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base, BaseIndex
 
@@ -21,11 +21,13 @@ _SEARCH_S = 1.0  # a request cannot wait longer
 
 @dataclass(frozen=True)
 class IndexPlace:
-    """shards: parts that one search goes through in parallel. milvus_uri: search there instead; empty: here."""
+    """shards: parts that one search goes through in parallel. milvus_uri: search there instead; empty: here.
+    exact: scan every vector, whatever index the bundle has."""
 
     shards: int = 1
     milvus_uri: str = ""
     milvus_token: str = ""
+    exact: bool = False
 
     def open(self, bundle: Bundle, vectors: NDArray[np.float32]) -> LiveIndex:
         """The index of the bundle's (n_items, d) vectors, row i of item i.
@@ -39,8 +41,9 @@ class IndexPlace:
         if self.milvus_uri:
             # a rebuild would bring the whole catalogue into this process: the delta is kept until the next bundle
             return LiveIndex(Base(self._milvus(bundle, vectors), rows, vectors), rebuild_at=None)
-        if self.shards > 1:
-            config = replace(choose(len(vectors)), shards=self.shards)
+        if self.shards > 1 or self.exact:
+            config = IndexConfig(Kind.FLAT) if self.exact else choose(len(vectors))
+            config = replace(config, shards=self.shards)
             return LiveIndex(Base.build(vectors, config=config), config)
         index = AnnIndex.load(bundle.file("index.faiss"))
         if len(index) != len(vectors):

@@ -19,14 +19,24 @@ class LiveCatalogue:
     """Catalogue, index and feature columns of one runtime, changed together."""
 
     def __init__(
-        self, catalogue: Catalogue, items: LiveItems, columns: ItemColumns, trending: Trending | None = None
+        self,
+        catalogue: Catalogue,
+        items: LiveItems,
+        columns: ItemColumns,
+        trending: Trending | None = None,
+        features: bool = True,
     ) -> None:
-        """`trending`: renewed every `_TRENDING_MS` of the clock that `refresh` is given."""
+        """
+        Args:
+            trending: renewed every `_TRENDING_MS` of the clock that `refresh` is given.
+            features: False: follow the catalogue alone; nobody reads the columns.
+        """
         self._catalogue = catalogue
         self._items = items
         self._columns = columns
         self._trending = trending
         self._trended_ms = 0
+        self._features = features
         self.revision = 0  # grows with each change of what there is to recommend
 
     def apply(
@@ -39,11 +49,13 @@ class LiveCatalogue:
         if gone:
             self._items.delete(gone)
             self.revision += 1
-        self._columns.load(states)
+        if self._features:
+            self._columns.load(states)
 
     def refresh(self, now_ms: int) -> None:
         """Compute what requests would otherwise have to."""
-        self._columns.refresh(now_ms)
+        if self._features:
+            self._columns.refresh(now_ms)
         if self._trending is not None and now_ms - self._trended_ms >= _TRENDING_MS:
             self._trending.refresh(now_ms)
             self._trended_ms = now_ms

@@ -15,7 +15,6 @@ from recsys.errors import InvalidBundle
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.item_table import read_items
-from recsys.pipeline.features import FeatureHydrator
 from recsys.pipeline.filters import DeletedFilter, SeenFilter
 from recsys.pipeline.hydrators import HistoryHydrator
 from recsys.pipeline.pipeline import Pipeline
@@ -38,6 +37,7 @@ from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
 from recsys.rerank.rules import RuleBook
 from recsys.types import Head
 from serving.apart import TOGETHER, Apart
+from serving.feature_source import ItemFeatures
 from serving.golden import check_golden
 from serving.index_place import IndexPlace
 from serving.live_catalogue import LiveCatalogue
@@ -48,7 +48,7 @@ USER_FEATURES = "user_features"  # how `degraded` names a store that does not gi
 _CALIBRATION = "calibration.json"
 _BUNDLE_BYTES = 28_000_000  # sessions of onnxruntime and what does not grow with the catalogue
 _ITEM_BYTES = 1_100  # of a catalogue entry, its features and its Python objects, beside what the files hold
-_RERANK_POOL = 100  # candidates that compete for the list: five times what is shown
+RERANK_POOL = 100  # candidates that compete for the list: five times what is shown
 _PATHS = 64  # request paths of one bundle that are kept composed
 # the share of the candidates that each recall channel is sure of; the rest is fused by rank
 _QUOTAS: Mapping[str, float] = {
@@ -66,7 +66,7 @@ class PathConfig:
     """What an experiment may change of the request path. Hashable: pipelines are kept by it."""
 
     candidates: int = 500
-    rerank: RerankConfig = field(default_factory=lambda: RerankConfig(pool=_RERANK_POOL))
+    rerank: RerankConfig = field(default_factory=lambda: RerankConfig(pool=RERANK_POOL))
     weights: tuple[tuple[Head, float], ...] = tuple(DEFAULT_WEIGHTS.items())  # of the value model
 
 
@@ -111,6 +111,7 @@ class Limits:
     batch_wait_ms: float = 0.0
     again: Again = field(default_factory=Again)
     index: IndexPlace = field(default_factory=IndexPlace)
+    features: ItemFeatures = field(default_factory=ItemFeatures)
 
 
 def weigh(bundle: Bundle) -> int:
@@ -156,9 +157,15 @@ def build_runtime(
         bundle.file("user_tower.onnx"), limits.vector_cache_bytes, limits.batch, limits.batch_wait_ms / 1e3
     )
     trending = Trending(FEATURES, columns, catalogue, table)
+    of_items = limits.features
     live = LiveCatalogue(
-        catalogue, LiveItems(catalogue, index, vectors, arrays.get("attributes")), columns, trending
+        catalogue,
+        LiveItems(catalogue, index, vectors, arrays.get("attributes")),
+        columns,
+        trending if of_items.live else None,
+        of_items.live,
     )
+    hydrator = of_items.hydrator(columns, catalogue)
     calibrations = (
         read_calibrations(bundle.file(_CALIBRATION)) if _CALIBRATION in bundle.manifest.files else {}
     )
@@ -186,7 +193,7 @@ def build_runtime(
             query_hydrators=[read_user, HistoryHydrator(catalogue, limits.history, limits.again)],
             sources=[*sources, *([PinnedSource(rules, catalogue)] if rules else [])],
             merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
-            candidate_hydrators=[FeatureHydrator(FEATURES, columns)],
+            candidate_hydrators=[hydrator],
             filters=[
                 SeenFilter(),
                 DeletedFilter(catalogue),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from recsys.rerank.reranker import Diversity
 from recsys.settings import Settings
 
 
@@ -14,6 +15,21 @@ class Role(StrEnum):
     API = "api"
     RECALL = "recall"
     RANK = "rank"
+
+
+class FeatureSource(StrEnum):
+    """Which features a request reads, and where the items' are."""
+
+    STREAM = "stream"
+    NIGHTLY = "nightly"
+    DOCUMENTS = "documents"
+
+
+class IndexKind(StrEnum):
+    """Which index of the item vectors is searched."""
+
+    BUNDLE = "bundle"
+    EXACT = "exact"
 
 
 class ServingSettings(Settings):
@@ -121,6 +137,17 @@ class ServingSettings(Settings):
     spool_fsync: bool = Field(
         False,
         description="Flush the spool to disk before each 202: outlives a power cut, costs milliseconds.",
+    )
+    feature_source: FeatureSource = Field(
+        FeatureSource.STREAM,
+        description="stream: features of this moment, the items' in memory; nightly: those that `recsys features"
+        " nightly` wrote, the items' in memory; documents: the same, the items' read from Redis with each request.",
+    )
+    diversity: Diversity = Field(
+        Diversity.MMR, description="How a list is reranked: mmr, dpp, or none (the order of the scores)."
+    )
+    index: IndexKind = Field(
+        IndexKind.BUNDLE, description="bundle: the bundle's own; exact: a scan of every vector."
     )
     index_shards: int = Field(
         1, ge=1, le=1_024, description="Parts of the vector index that one search goes through in parallel."

@@ -1,7 +1,9 @@
 """`recsys features`: build examples with Spark, list the definitions, say what a change of them invalidates."""
 
 import json
+import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,15 +13,18 @@ import typer
 from infra.commands.features_select import select
 from infra.console import JsonFlag, console, print_json, print_mapping, print_table
 from infra.local.services import connected
+from infra.nightly import write_nightly
 from infra.size import Population, predict
 from recsys.bundle import current_version, open_bundle
 from recsys.errors import InvalidConfig, InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS, Change, Effect, differences, listing, markdown
 from recsys.forget import forgotten_users
+from recsys.item_table import read_items
 from recsys.settings import Settings
 from recsys.store.backfill import Covered
 from recsys.store.base import FeatureStore, StateDefinition, StoreConfig
+from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from recsys.types import Topic
 from streaming.commit import Place, exclusive, read_checkpoint
@@ -151,6 +156,26 @@ def backfill_(
             spark.stop()
     print_mapping(f"backfilled {namespace}", asdict(loaded), as_json)
     console.print(f"next: restart workers and the API with RECSYS_REDIS_NAMESPACE={namespace}")
+
+
+@app.command("nightly")
+def nightly_(as_json: JsonFlag = False) -> None:
+    """Write every item's and user's features as JSON documents, for an API with RECSYS_FEATURE_SOURCE=documents.
+
+    What the store has now, for the items of the current bundle. Meant for `cron` and for the case study's *before*.
+
+    Example: recsys features nightly
+    """
+    settings = connected(Settings())
+    version = current_version(settings.bundles)
+    if version is None:
+        raise InvalidData(f"{settings.bundles}: no bundle is published; publish one with `recsys train all`")
+    items = read_items(open_bundle(settings.bundles / version).file("items.parquet"))
+    namespace = settings.redis_namespace
+    store = RedisFeatureStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions), namespace)
+    with closing(store), closing(NightlyStore(settings.redis_url, namespace)) as nightly:
+        written = write_nightly(store, nightly, items, time.time_ns() // 1_000_000)
+    print_mapping("nightly documents", asdict(written), as_json)
 
 
 @app.command("list")

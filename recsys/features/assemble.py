@@ -7,23 +7,45 @@ depends on both is computed for each candidate.
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.features.feature_set import FeatureSet, runs
-from recsys.features.item_columns import ItemColumns
 from recsys.features.spec import MAX_LOOK, Feature, Floats, Ints, Look, Match, Total, number
 from recsys.features.state import BUCKETS, Entity, EntityState, Split, Visit, category_buckets
 from recsys.features.user_totals import UserTotals
+
+
+class ItemSide(Protocol):
+    """What is known of the items: `ItemColumns`, or a batch job's documents. See `ItemColumns` for the members."""
+
+    @property
+    def runs(self) -> list[tuple[slice, slice]]: ...
+
+    @property
+    def categories(self) -> NDArray[np.int64]: ...
+
+    @property
+    def creators(self) -> NDArray[np.int64]: ...
+
+    def rows(self, item_ids: Sequence[str]) -> NDArray[np.int32]: ...
+
+    def values(self, rows: NDArray[np.int32], now_ms: int) -> NDArray[np.float32]: ...
+
+    def total(self, total: Total, rows: NDArray[np.int32]) -> NDArray[np.int64]: ...
+
+    def counted_categories(self, rows: NDArray[np.int32]) -> Ints: ...
+
+    def created(self, rows: NDArray[np.int32]) -> Ints: ...
 
 
 def assemble(
     features: FeatureSet,
     user: EntityState,
     user_attributes: Mapping[str, str],
-    columns: ItemColumns,
+    columns: ItemSide,
     rows: NDArray[np.int32],
     now_ms: int,
     context: Mapping[str, str],
@@ -90,7 +112,7 @@ class _RequestSource:
         totals: UserTotals,
         user: EntityState,
         user_attributes: Mapping[str, str],
-        columns: ItemColumns,
+        columns: ItemSide,
         rows: NDArray[np.int32],
         now_ms: int,
         context: Mapping[str, str],

@@ -73,6 +73,11 @@ class ItemColumns:
         """Where the columns of `values` belong in a feature matrix. Features that tick are not among them."""
         return self._layout.columns
 
+    @property
+    def ticking_totals(self) -> tuple[Total, ...]:
+        """What `total` knows: the integers behind features that tick."""
+        return self._layout.ticking_totals
+
     def row(self, item_id: str) -> int:
         """The item's row; -1 for an item that is not in the catalogue."""
         return self._rows.get(item_id, -1)

@@ -2,17 +2,23 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from recsys.catalogue import Catalogue
-from recsys.features.state import Visit
+from recsys.features.state import EntityState, Visit
 from recsys.models.encoding import encode_visits
 from recsys.recall.again import Again
 from recsys.request import Query, Rows
-from recsys.store.base import FeatureStore
 
 ENGAGED, SEEN = "engaged", "seen"  # names of the histories in `recsys.features.definitions`
+
+
+class UserStates(Protocol):
+    """A `FeatureStore`, or the documents of last night."""
+
+    def user(self, user_id: str) -> EntityState: ...
 
 
 class UserHydrator:
@@ -20,7 +26,7 @@ class UserHydrator:
 
     def __init__(
         self,
-        store: FeatureStore,
+        store: UserStates,
         attributes_of: Callable[[str], Mapping[str, str]] = lambda user_id: {},
         name: str = "user",
         optional: bool = True,

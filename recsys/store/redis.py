@@ -175,6 +175,15 @@ class RedisFeatureStore:
             cells, *members = pipe.execute()
         return self._decoder.user(cells, dict(zip(self._kept, members, strict=True)))
 
+    def user_ids(self) -> Iterator[str]:
+        """Everybody who has state, in no order, found by a scan of all keys: for batch jobs."""
+        for partition in range(self._config.partitions):
+            prefix = self._key(partition, "u", "")
+            pattern = f"{prefix}*"
+            with _errors():
+                for key in self._redis.scan_iter(pattern, count=_PAGE):
+                    yield key.decode().removeprefix(prefix)
+
     def history_version(self, user_id: str, history: str) -> str:
         partition = partition_of(user_id, self._config.partitions)
         key = self._key(partition, "h", self._decoder.kept[history].name, user_id)

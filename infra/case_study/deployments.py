@@ -1,0 +1,90 @@
+"""*Before*, *after*, and the steps between them: settings of `recsys serve` and the ranker of the bundle, nothing else.
+
+What each choice means and why it is no straw man: docs/adr/0009-before-and-after.md. All share the log, the catalogue,
+the recall channels and the number of candidates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+RungName = Literal["teacher", "student", "int8"]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One way to serve.
+
+    `rung`: of the ladder, the bundle's ranker. `settings`: environment of `recsys serve`. `stream`: a feature worker
+    runs; otherwise `recsys features nightly` does, once a night.
+    """
+
+    name: str
+    what: str
+    rung: RungName
+    settings: Mapping[str, str]
+    stream: bool = False
+    kept: bool = True  # whether the steps after this one have it, too
+
+    @property
+    def nightly(self) -> bool:
+        """Whether it reads last night's documents."""
+        return self.settings.get("RECSYS_FEATURE_SOURCE", "stream") != "stream"
+
+
+_DOCUMENTS = {"RECSYS_FEATURE_SOURCE": "documents"}
+_IN_MEMORY = {"RECSYS_FEATURE_SOURCE": "nightly"}
+_EXACT = {"RECSYS_INDEX": "exact"}
+_ONE_AT_A_TIME = {"RECSYS_THREADS": "1"}
+_NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}
+_BY_SCORE = {"RECSYS_DIVERSITY": "none"}
+# a slow request is answered all the same: none of its stages is cut
+_PATIENT = {"RECSYS_DEADLINE_MS": "5000", "RECSYS_STORE_TIMEOUT_MS": "1000"}
+
+BEFORE = Deployment(
+    "before",
+    "fp32 teacher, exact scan, last night's documents read with each request, one request at a time, no cache",
+    "teacher",
+    {**_DOCUMENTS, **_EXACT, **_ONE_AT_A_TIME, **_NO_CACHES, **_BY_SCORE, **_PATIENT},
+)
+AFTER = Deployment("after", "everything, with the defaults of `recsys serve`", "int8", {}, stream=True)
+
+# one means at a time, from before to after
+STEPS = (
+    BEFORE,
+    Deployment("student", "a distilled student ranks", "student", BEFORE.settings),
+    Deployment("int8", "pruned, in 8 bits", "int8", BEFORE.settings),
+    Deployment(
+        "ann",
+        "the bundle's index",
+        "int8",
+        {**_DOCUMENTS, **_ONE_AT_A_TIME, **_NO_CACHES, **_BY_SCORE, **_PATIENT},
+    ),
+    Deployment(
+        "columns",
+        "item features in memory",
+        "int8",
+        {**_IN_MEMORY, **_ONE_AT_A_TIME, **_NO_CACHES, **_BY_SCORE, **_PATIENT},
+    ),
+    Deployment(
+        "batching",
+        "two threads, the tower runs on several requests together",
+        "int8",
+        {**_IN_MEMORY, **_NO_CACHES, **_BY_SCORE, **_PATIENT, "RECSYS_BATCH": "4"},
+        kept=False,
+    ),
+    Deployment(
+        "caches",
+        "two threads, cached lists and user vectors",
+        "int8",
+        {**_IN_MEMORY, **_BY_SCORE, **_PATIENT},
+    ),
+    Deployment(
+        "stream",
+        "features of this moment by a feature worker",
+        "int8",
+        {**_BY_SCORE, **_PATIENT},
+        stream=True,
+    ),
+    AFTER,
+)

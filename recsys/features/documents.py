@@ -1,0 +1,123 @@
+"""Item features as finished numbers, one document an item: what a nightly batch job leaves for serving to read.
+
+The ordinary design, which `ItemColumns` (states in memory, values of this moment) is set against. A document is
+name → value: the item's cached columns, and the integers of the features that tick, by the names of their totals.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.features.feature_set import FeatureSet
+from recsys.features.item_columns import ItemColumns
+from recsys.features.spec import Ints, Total
+from recsys.types import Item
+
+Document = Mapping[str, float]
+_PAGE = 2_000
+
+
+class ItemDocuments:
+    """Makes documents, and arrays of documents."""
+
+    def __init__(self, features: FeatureSet) -> None:
+        unknown = ItemColumns([Item("")], features)
+        self.names = [features.names[place] for place in unknown.columns]
+        self.totals = unknown.ticking_totals
+
+    def of(
+        self, columns: ItemColumns, item_ids: Sequence[str], now_ms: int
+    ) -> Iterator[tuple[str, Document]]:
+        """The documents of these items as of `now_ms`."""
+        for start in range(0, len(item_ids), _PAGE):
+            page = item_ids[start : start + _PAGE]
+            rows = columns.rows(page)
+            values = columns.values(rows, now_ms).tolist()
+            integers = [columns.total(total, rows).tolist() for total in self.totals]
+            names = [*self.names, *(total.aggregate_name for total in self.totals)]
+            for item_id, floats, *whole in zip(page, values, *integers, strict=True):
+                yield item_id, dict(zip(names, [*floats, *whole], strict=True))
+
+    def arrays(
+        self, columns: ItemColumns, rows: NDArray[np.int32], documents: Sequence[Document | None]
+    ) -> tuple[NDArray[np.float32], dict[Total, NDArray[np.int64]]]:
+        """(N, C) float32 in the order of `ItemColumns.columns`, and (N,) of each total.
+
+        Args:
+            columns: what is known of an item without its document: it is as without events.
+            rows: of the items that the documents belong to.
+        """
+        names, nothing = self.names, [0.0] * len(self.names)
+        values = np.array(
+            [nothing if d is None else [d[name] for name in names] for d in documents], np.float32
+        ).reshape(len(documents), len(names))
+        missing = [i for i, d in enumerate(documents) if d is None]
+        if missing:
+            values[missing] = columns.values(rows[missing], 0)
+        totals = {
+            total: np.array([0 if d is None else d[total.aggregate_name] for d in documents], np.int64)
+            for total in self.totals
+        }
+        return values, totals
+
+
+class FixedItems:
+    """`assemble.ItemSide` of values that were computed elsewhere. What never changes comes from the catalogue."""
+
+    def __init__(
+        self,
+        columns: ItemColumns,
+        values: NDArray[np.float32],
+        totals: Mapping[Total, NDArray[np.int64]],
+        aligned: bool = False,
+    ) -> None:
+        """
+        Args:
+            columns: the catalogue, without events; its values are those of items beyond the n-th, which came later.
+            values: (n, C) float32; row i belongs to item i, or (`aligned`) to the i-th of the rows asked for.
+            totals: (n,) int64 of each.
+        """
+        self._columns = columns
+        self._values = values
+        self._totals = totals
+        self._aligned = aligned
+
+    @property
+    def runs(self) -> list[tuple[slice, slice]]:
+        return self._columns.runs
+
+    @property
+    def categories(self) -> NDArray[np.int64]:
+        return self._columns.categories
+
+    @property
+    def creators(self) -> NDArray[np.int64]:
+        return self._columns.creators
+
+    def rows(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
+        return self._columns.rows(item_ids)
+
+    def values(self, rows: NDArray[np.int32], now_ms: int) -> NDArray[np.float32]:
+        if self._aligned:
+            return self._values
+        found: NDArray[np.float32] = self._values[self._place(rows)]
+        later = rows >= len(self._values)
+        if later.any():
+            found[later] = self._columns.values(rows[later], now_ms)
+        return found
+
+    def total(self, total: Total, rows: NDArray[np.int32]) -> NDArray[np.int64]:
+        known = self._totals[total]
+        if self._aligned:
+            return known
+        return np.where(rows < len(known), known[self._place(rows)], 0)
+
+    def counted_categories(self, rows: NDArray[np.int32]) -> Ints:
+        return self._columns.counted_categories(rows)
+
+    def created(self, rows: NDArray[np.int32]) -> Ints:
+        return self._columns.created(rows)
+
+    def _place(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
+        return np.minimum(rows, len(self._values) - 1)

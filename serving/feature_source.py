@@ -1,0 +1,54 @@
+"""Where the items' features of a request come from, as `RECSYS_FEATURE_SOURCE` says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from recsys.catalogue import Catalogue
+from recsys.features.definitions import FEATURES
+from recsys.features.documents import Document, FixedItems, ItemDocuments
+from recsys.features.item_columns import ItemColumns
+from recsys.pipeline.features import DocumentHydrator, FeatureHydrator
+from recsys.pipeline.stages import CandidateHydrator
+from serving.settings import FeatureSource
+
+_PAGE = 500
+
+
+class Documents(Protocol):
+    """`recsys.store.nightly.NightlyStore`."""
+
+    def items(self, item_ids: Sequence[str]) -> Sequence[Document | None]: ...
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """`documents` is None when features are of the stream."""
+
+    source: FeatureSource = FeatureSource.STREAM
+    documents: Documents | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether the columns are to be kept current."""
+        return self.documents is None
+
+    def hydrator(self, columns: ItemColumns, catalogue: Catalogue) -> CandidateHydrator:
+        """For a bundle that is being loaded: NIGHTLY reads every document now.
+
+        Raises:
+            Unavailable: the documents cannot be read.
+        """
+        if self.documents is None:
+            return FeatureHydrator(FEATURES, columns)
+        if self.source is FeatureSource.DOCUMENTS:
+            return DocumentHydrator(FEATURES, columns, catalogue, self.documents.items)
+        rows = np.arange(len(catalogue), dtype=np.int32)
+        ids = catalogue.ids(rows.tolist())
+        pages = (self.documents.items(ids[start : start + _PAGE]) for start in range(0, len(ids), _PAGE))
+        found = [document for page in pages for document in page]
+        return FeatureHydrator(
+            FEATURES, FixedItems(columns, *ItemDocuments(FEATURES).arrays(columns, rows, found))
+        )

@@ -1,0 +1,96 @@
+"""Serving last night's documents: the same list as from memory while nothing happens, and blind to what does."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from infra.nightly import write_nightly
+from recsys.event_log import MemoryEventLog, partition_of
+from recsys.features.definitions import FEATURES
+from recsys.store.base import Batch, StoreConfig
+from recsys.store.nightly import NightlyStore
+from recsys.store.redis import RedisFeatureStore
+from serving.app import create_app
+from serving.assembly import compose
+from serving.services import Services
+from serving.settings import FeatureSource, ServingSettings
+from serving.telemetry import Telemetry
+from tests.bundles import tiny_items, write_tiny_bundle
+from tests.serving.conftest import NOW_MS, Api, click
+
+pytestmark = pytest.mark.redis
+CONFIG = StoreConfig(partitions=1)
+
+
+def _apply(store: RedisFeatureStore, first: int, items: list[str]) -> None:
+    epoch = store.claim("events", partition_of("u1", 1), "log").epoch
+    events = [click(item, at=NOW_MS - 60_000 + first + i) for i, item in enumerate(items)]
+    end = first + len(items)
+    store.apply(Batch("events", 0, epoch, first, end, events[-1].event_time_ms, range(first, end), events))
+
+
+def _answer(home: Path, url: str, source: FeatureSource) -> Any:
+    """A list of u1, in the order of scores, and the features that it was ranked by."""
+    services: list[Services] = []
+
+    def assembled(given: ServingSettings, telemetry: Telemetry) -> Services:
+        nightly = None if source is FeatureSource.STREAM else NightlyStore(url)
+        store, reads = (RedisFeatureStore(url, FEATURES, CONFIG) for _ in range(2))
+        services.append(compose(given, telemetry, store, reads, MemoryEventLog(), lambda: NOW_MS, nightly))
+        return services[0]
+
+    given = ServingSettings(
+        home=home, deadline_ms=20_000, feature_source=source, diversity="none", result_cache_ms=0
+    )
+    with TestClient(create_app(given, assembled)) as client:
+        body = client.post("/v1/recommendations", json={"user_id": "u1", "k": 20}).json()
+        served = services[0].served.matrix("v1")
+    assert body["degraded"] == []
+    scores = [item["score"] for item in body["items"]]
+    assert scores == sorted(scores, reverse=True)
+    return [item["item_id"] for item in body["items"]], served
+
+
+def test_documents_hold_what_the_stream_knew_and_no_more(redis_url: str, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundles", "v1")
+    with (
+        closing(RedisFeatureStore(redis_url, FEATURES, CONFIG)) as store,
+        closing(NightlyStore(redis_url)) as nightly,
+    ):
+        _apply(store, 0, ["item-003", "item-004"])
+        written = write_nightly(store, nightly, tiny_items(), NOW_MS)
+        assert (written.items, written.users) == (len(tiny_items()), 1)
+        assert nightly.user("u1") == store.user("u1")
+        assert not nightly.user("nobody").cells
+        assert nightly.items(["item-003", "nothing"])[1] is None
+        found = {source: _answer(tmp_path, redis_url, source) for source in FeatureSource}
+        items, features = found[FeatureSource.STREAM]
+        for source in (FeatureSource.NIGHTLY, FeatureSource.DOCUMENTS):
+            assert found[source][0] == items
+            np.testing.assert_array_equal(found[source][1], features)
+
+        _apply(store, 2, ["item-010", "item-011", "item-012"])
+        assert _answer(tmp_path, redis_url, FeatureSource.STREAM)[0] != items
+        assert _answer(tmp_path, redis_url, FeatureSource.DOCUMENTS)[0] == items
+
+
+def test_an_item_that_is_newer_than_the_documents_is_as_one_without_events(
+    redis_url: str, tmp_path: Path
+) -> None:
+    write_tiny_bundle(tmp_path / "bundles", "v1")
+    empty, _ = _answer(tmp_path, redis_url, FeatureSource.DOCUMENTS)  # no documents at all
+    assert empty == _answer(tmp_path, redis_url, FeatureSource.STREAM)[0]
+
+
+def test_an_exact_index_gives_the_lists_of_the_bundles_flat_one(make_api: Callable[..., Api]) -> None:
+    lists = []
+    for settings in ({}, {"index": "exact", "bundle": False}):
+        api = make_api(**settings)
+        api.apply([click("item-003"), click("item-004")])
+        lists.append(api.list_of(k=30))
+    assert lists[0] == lists[1]
