@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pydantic import BaseModel, Field
 
 from recsys.errors import InvalidBundle, Unavailable
-from recsys.features.drift import drift, read_histograms
+from recsys.features.drift import HISTOGRAMS, drift, read_histograms
 from recsys.types import Topic
 from serving.rates import Buckets, Snapshot, added, quantile
 from serving.runtime import Runtime
 from serving.services import LogEndsOf, Services
 from serving.telemetry import STAGE_SAMPLE
 
-HISTOGRAMS = "feature_histograms.json"
 LEAST_ROWS = 200  # fewer served rows say nothing about a distribution
 STREAMED = (Topic.EVENTS, Topic.IMPRESSIONS)
 

@@ -27,8 +27,9 @@ from recsys.result import Goal, Result
 from recsys.types import EventType, Item
 from training import train_two_tower
 from training.baselines import tuned
+from training.batches import Windows
 from training.cooccurrence import interactions
-from training.dataset import Windows, read_items, write_sequences
+from training.dataset import read_items, write_sequences
 from training.lake_histories import lake_histories
 from training.protocols import Split, leave_one_out, read_ordered_sequences, temporal, temporal_shares
 from training.retrieval import Cases, Scorer, scored, two_tower_scorer

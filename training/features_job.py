@@ -2,7 +2,7 @@
 
 Three passes, each a bucket of keys at a time (`applyInArrow`), so that memory is one bucket a core:
 1. by user: label the impressions (`build_examples`);
-2. by item: the item side of each example's features, from the item's events;
+2. by item: the item side of each example's features, from the item's events (`features_kernel`);
 3. by user: the user's side, what depends on both, and the history before the example.
 The long rows are made last, so no shuffle carries them. Days are written aside and moved into place.
 """
@@ -16,53 +16,31 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from recsys.errors import InvalidData
-from recsys.features.batch import BatchSource, spans_before
-from recsys.features.definitions import ENGAGED_VISITS, ENGAGEMENT, FEATURES
+from recsys.features.definitions import ENGAGEMENT, FEATURES
 from recsys.features.describe import DEFINITIONS
-from recsys.features.state import Entity
 from recsys.types import MS_PER_DAY, EventType
-from training.bucket import (
-    TIME,
-    Codes,
-    attribute_columns,
-    event_columns,
-    fill,
-    lists_of,
-    matrix_of,
-    queries,
-    sorted_events,
+from training.bucket import TIME
+from training.build_examples import ITEM_CONTEXT, LabelConfig, Popularity, label
+from training.features_kernel import (
+    BARE_SCHEMA,
+    EXAMPLE_SCHEMA,
+    ITEM_TEXTS,
+    REQUEST_TEXTS,
+    USER_TEXTS,
+    item_side,
+    user_side,
 )
-from training.build_examples import ITEM_CONTEXT, LabelConfig, Popularity, example_schema, label
 from training.sequences import SEQUENCE_SCHEMA, sequences
 from training.spark import OutputFolder
 
 _EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
 _DAY = "dt"
 _POPULARITY_ROWS = 1_000_000
-
-USER_TEXTS = attribute_columns(FEATURES, Entity.USER)
-ITEM_TEXTS = attribute_columns(FEATURES, Entity.ITEM)
-REQUEST_TEXTS = attribute_columns(FEATURES, Entity.CONTEXT)
-_BARE = example_schema(tuple(REQUEST_TEXTS.values()))
-
-_ITEM_SIDE = FEATURES.placed(lambda f: f.entity is Entity.ITEM)
-_OTHER_SIDE = FEATURES.placed(lambda f: f.entity is not Entity.ITEM)
-
-EXAMPLE_SCHEMA = pa.schema(
-    [
-        *(_BARE.field(n) for n in _BARE.names if n not in (*ITEM_CONTEXT, *REQUEST_TEXTS.values())),
-        pa.field("history_items", pa.list_(pa.string())),
-        pa.field("history_types", pa.list_(pa.string())),
-        pa.field("history_times", pa.list_(pa.int64())),
-        pa.field("features", pa.list_(pa.float32())),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -171,67 +149,16 @@ def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Seq
     def labelled(rows: pa.Table) -> pa.Table:
         return label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
 
-    bare = events.groupBy("user_bucket").applyInArrow(labelled, _spark_schema(_BARE))
+    bare = events.groupBy("user_bucket").applyInArrow(labelled, _spark_schema(BARE_SCHEMA))
     bare = bare.where(_day_column().isin(list(days)))  # days in between may be up to date
     bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
     bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ("created_ms",))
-    half = _BARE.append(pa.field("item_features", pa.list_(pa.float32())))
+    half = BARE_SCHEMA.append(pa.field("item_features", pa.list_(pa.float32())))
     sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, _spark_schema(half))
     sided = sided.withColumn("user_bucket", _bucket("user_id", job.buckets))
     sided = _joined(spark, sided, f"{job.lake}/users", "user_id", USER_TEXTS)
     full = sided.groupBy("user_bucket").cogroup(by_user)
     return full.applyInArrow(user_side, _spark_schema(EXAMPLE_SCHEMA)).withColumn(_DAY, _day_column())
-
-
-def item_side(examples: pa.Table, events: pa.Table) -> pa.Table:
-    """Append `item_features` to bare examples; `events` are all events of their items."""
-    events = sorted_events(events, "item_id")
-    items = Codes(events.column("item_id"))
-    columns = event_columns(events, "item_id", items, items)
-    asked = queries(examples, "item_id", items, items, ITEM_TEXTS)
-    matrix = np.zeros((examples.num_rows, FEATURES.dimension), np.float32)
-    fill(matrix, _ITEM_SIDE, BatchSource(Entity.ITEM, columns, asked))
-    side = lists_of(matrix[:, _ITEM_SIDE[1]])
-    return examples.select(_BARE.names).append_column("item_features", side)
-
-
-def user_side(examples: pa.Table, events: pa.Table) -> pa.Table:
-    """Complete the features and add the histories; `events` are all events of the examples' users."""
-    events = sorted_events(events, "user_id")
-    order = [("user_id", "ascending"), (TIME, "ascending"), ("example_id", "ascending")]
-    examples = examples.take(pc.sort_indices(examples, sort_keys=order))
-    users = Codes(events.column("user_id"))
-    items = Codes(events.column("item_id"))
-    columns = event_columns(events, "user_id", users, items)
-    asked = queries(examples, "user_id", users, items, USER_TEXTS | REQUEST_TEXTS)
-    matrix = np.empty((examples.num_rows, FEATURES.dimension), np.float32)
-    item_features = matrix_of(examples.column("item_features").chunks, _ITEM_SIDE[1].size)
-    matrix[:, _ITEM_SIDE[1]] = item_features
-    fill(matrix, _OTHER_SIDE, BatchSource(Entity.USER, columns, asked))
-    histories = _histories(events, users, asked.key, asked.time_ms)
-    kept = {n: examples.column(n) for n in EXAMPLE_SCHEMA.names if n in examples.column_names}
-    return pa.table(kept | histories | {"features": lists_of(matrix)}).select(EXAMPLE_SCHEMA.names)
-
-
-def _histories(events: pa.Table, users: Codes, keys: Any, times: Any) -> dict[str, pa.Array]:
-    """The latest engagements before each instant, oldest first, as list columns."""
-    engaged = events.filter(pc.is_in(events.column("type"), value_set=pa.array(sorted(map(str, ENGAGEMENT)))))
-    starts, ends = spans_before(
-        users.of(engaged.column("user_id")),
-        np.asarray(engaged.column(TIME)),
-        keys,
-        times,
-        ENGAGED_VISITS.size,
-    )
-    lengths = ends - starts
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    rows = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, lengths)
-    at = engaged.take(pa.array(rows))
-    bounds = pa.array(offsets, pa.int32())
-    return {
-        name: pa.ListArray.from_arrays(bounds, at.column(column).combine_chunks())
-        for name, column in (("history_items", "item_id"), ("history_types", "type"), ("history_times", TIME))
-    }
 
 
 def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, run: str) -> int:

@@ -28,6 +28,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file
 
 from recsys.errors import InvalidConfig
+from recsys.features.drift import HISTOGRAMS, Histogram, sampled_histograms, write_histograms
 from recsys.models.compact import quantize_tables
 from recsys.models.ranker import Ranker, RankerConfig, RankerLogits
 from recsys.rank.calibration import calibrate, write_calibrations
@@ -167,6 +168,11 @@ class _Ladder:
         """The teacher's logits of every training row, asked for once and only when something is distilled."""
         return predict_logits(self.teacher, self.given.train, as_served=False)
 
+    @cached_property
+    def histograms(self) -> list[Histogram]:
+        """Of the training features: every rung was made from the same rows."""
+        return sampled_histograms(self.given.train.features, self.config.seed)
+
     def distil(self, loop: LoopConfig) -> Callable[[Ranker, Path], object]:
         def train(model: Ranker, path: Path) -> object:
             objective = distillation(self.answers, loop, self.config.distillation)
@@ -214,6 +220,7 @@ class _Ladder:
             reasons = quantization_gate(scores, quantized_from, given.test, overlap)
             pruned = next(rung for rung in self.rungs if rung.name == "pruned")
             reasons += [f"pruned, which it is made of: {reason}" for reason in pruned.reasons]
+        write_histograms(folder / HISTOGRAMS, self.histograms)
         size = (folder / ONNX).stat().st_size
         rung = Rung(name, size, figures(scores, given.test), overlap, tuple(reasons), name != "unstructured")
         (folder / RUNG).write_text(json.dumps(asdict(rung), indent=2), encoding="utf-8")

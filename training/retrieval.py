@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from recsys.metrics import ranks_of
 from recsys.models.encoding import encode_arrays
 from recsys.models.two_tower import ItemTable, TwoTower
-from training.dataset import SAME_MOMENT_MS, Cut, History, Profiles
+from training.batches import SAME_MOMENT_MS
+from training.dataset import Cut, History, Profiles
 
 # histories, and when each is asked → (n, n_items) float32 scores
 Scorer = Callable[[Sequence[History], Sequence[int]], NDArray[np.float32]]

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from recsys.errors import InvalidBundle, InvalidConfig, InvalidData
+from recsys.features.drift import HISTOGRAMS
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from training.gates import refuse
 
@@ -92,6 +93,10 @@ def take(rung: Path, work: Path) -> None:
     work.mkdir(parents=True)
     for name in (ONNX, "calibration.json", "golden.safetensors", "summary.json", RUNG):
         shutil.copyfile(rung / name, work / name)
+    if (
+        rung / HISTOGRAMS
+    ).exists():  # a ladder of an earlier version has none: served without a view of drift
+        shutil.copyfile(rung / HISTOGRAMS, work / HISTOGRAMS)
 
 
 def served(rungs: list[Rung]) -> Rung:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from recsys.features.drift import histograms, write_histograms
+from recsys.features.drift import HISTOGRAMS, sampled_histograms, write_histograms
 from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
@@ -26,8 +26,6 @@ from training.export_ranker import export_ranker
 from training.rank_dataset import RankExamples, item_fields, read_examples, temporal_split
 from training.rank_loop import LoopConfig, fit, predict
 from training.seeding import seed_everything
-
-_HISTOGRAM_ROWS = 50_000  # of the training features: plenty for ten bins
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,7 @@ def main(
     )
     save_file(golden, config.out / "golden.safetensors")
     write_calibrations(config.out / "calibration.json", calibrations)
-    sample = np.random.default_rng(config.loop.seed).permutation(len(train))[:_HISTOGRAM_ROWS]
-    write_histograms(config.out / "feature_histograms.json", histograms(train.features[sample]))
+    write_histograms(config.out / HISTOGRAMS, sampled_histograms(train.features, config.loop.seed))
     summary = {
         "config": asdict(config),
         "metrics": metrics,

@@ -32,26 +32,13 @@ from recsys.models.encoding import TYPE_NUMBERS
 from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape, id_scale
 from recsys.types import MS_PER_DAY, EventType, Item
 from training.augment import Augmentation, augmenter
+from training.batches import Batch, BatchPlan, Targets, Windows, epoch_batches
 from training.checkpoint import TrainingState
 from training.cooccurrence import interactions, item_neighbours
-from training.dataset import (
-    Batch,
-    BatchPlan,
-    BeforeTime,
-    Cut,
-    Profiles,
-    SequenceFiles,
-    Targets,
-    Windows,
-    before_last,
-    epoch_batches,
-    keep_all,
-    prefetched,
-    read_items,
-    timed,
-)
+from training.dataset import BeforeTime, Cut, Profiles, SequenceFiles, before_last, keep_all, read_items
 from training.distributed import from_first, processes, summed
 from training.losses import Loss, LossName, make_loss
+from training.prefetch import prefetched, timed
 from training.retrieval import Cases, cases_after, next_item_ranks, two_tower_scorer
 from training.seeding import seed_everything, seed_step
 from training.sharded_embedding import ShardedAdam, ShardedEmbedding, clip_gradients

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from recsys.errors import InvalidBundle
 
+HISTOGRAMS = "feature_histograms.json"  # the bundle's file
 BINS = 10
+_SAMPLED_ROWS = 50_000  # plenty for ten bins
 _LEAST_SHARE = 1e-4  # of an empty bin: the logarithm needs one
 
 
@@ -53,6 +55,11 @@ def _shares(edges: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[
 def histograms(features: NDArray[np.float32]) -> list[Histogram]:
     """One a column of `features` (N, D), N > 0."""
     return [Histogram.of(column) for column in features.T]
+
+
+def sampled_histograms(features: NDArray[np.float32], seed: int) -> list[Histogram]:
+    """The same of at most fifty thousand rows, drawn by `seed`."""
+    return histograms(features[np.random.default_rng(seed).permutation(len(features))[:_SAMPLED_ROWS]])
 
 
 def write_histograms(path: Path, found: Sequence[Histogram]) -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from recsys.events import CATEGORIES, CREATOR, Event
 from recsys.types import Item, User
-from training.features_job import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS
+from training.features_kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS
 
 _TYPES = {"event_time_ms": pa.int64(), "position": pa.int64(), "value": pa.float64()}
 

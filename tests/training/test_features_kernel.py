@@ -13,7 +13,7 @@ from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 from tests.training.feature_rows import event_rows, with_items, with_users
 from training.build_examples import LabelConfig, Popularity, label
-from training.features_job import EXAMPLE_SCHEMA, REQUEST_TEXTS, item_side, user_side
+from training.features_kernel import EXAMPLE_SCHEMA, REQUEST_TEXTS, item_side, user_side
 from training.sequences import sequences
 
 CONTEXT = tuple(REQUEST_TEXTS.values())

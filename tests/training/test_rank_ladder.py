@@ -13,6 +13,7 @@ from infra.bench import rank
 from infra.bench.rank import RankBench
 from infra.reports.ladder import report
 from recsys.errors import InvalidBundle, InvalidConfig, InvalidData
+from recsys.features.drift import HISTOGRAMS, read_histograms
 from recsys.metrics import auc
 from recsys.models.ranker import Ranker
 from recsys.rank.scorer import RankerSession
@@ -58,6 +59,8 @@ def test_every_rung_is_smaller_and_can_be_served(built: tuple[Path, list[Rung]])
     assert by_name["int8"].bytes < by_name["rows-int8"].bytes
     assert by_name["unstructured"].bytes == by_name["student"].bytes  # zeros weigh as much as numbers
     assert by_name["rows-int8"].overlap > 0.95
+    for name in RUNGS:  # drift can be told whichever is served
+        assert len(read_histograms(out / name / HISTOGRAMS)) == SMALL.n_features
     assert [r.name for r in read_rungs(out)] == list(RUNGS)
     for name in ("rows-fp16", "rows-int8", "rows-int4", "int8"):  # fewer bits heal nothing
         inherited = [reason for reason in by_name[name].reasons if reason.startswith("pruned, which")]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import InvalidBundle, InvalidConfig, InvalidData
+from recsys.features.drift import HISTOGRAMS
 from tests.training.rank_world import N_FEATURES, write_world
 from training import publish
 from training.ladder import LadderConfig
@@ -45,15 +46,23 @@ def test_a_rung_that_passed_becomes_the_ranker(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     (work / "old").write_text("of another model", encoding="utf-8")
-    take(rung_folder(tmp_path / "int8"), work)
+    rung = rung_folder(tmp_path / "int8")
+    (rung / HISTOGRAMS).write_text("[]", encoding="utf-8")
+    take(rung, work)
     assert {p.name for p in work.iterdir()} == {
         RUNG,
         ONNX,
         "calibration.json",
         "golden.safetensors",
         "summary.json",
+        HISTOGRAMS,
     }
     assert read_rung(work).reasons == ()
+
+
+def test_a_rung_without_histograms_is_served_without_drift(tmp_path: Path) -> None:
+    take(rung_folder(tmp_path / "int8"), tmp_path / "work")
+    assert not (tmp_path / "work" / HISTOGRAMS).exists()
 
 
 def test_a_ranker_that_is_no_rung_has_no_gate(tmp_path: Path) -> None:

@@ -11,21 +11,17 @@ from recsys.errors import InvalidData
 from recsys.models.attributes import profile_rows
 from recsys.types import Item, User
 from training.augment import Augmentation, augmenter
+from training.batches import BatchPlan, Targets, Windows, epoch_batches, make_batch
 from training.dataset import (
-    BatchPlan,
     BeforeTime,
     History,
     Profiles,
     SequenceFiles,
-    Targets,
-    Windows,
     before_last,
-    epoch_batches,
     keep_all,
-    make_batch,
-    prefetched,
     write_sequences,
 )
+from training.prefetch import prefetched
 
 ITEMS = [Item(f"i{n}") for n in range(9)]
 
