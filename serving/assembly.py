@@ -158,7 +158,9 @@ def compose(
         opened.callback(feed.close)
         breaker = Breaker()
         path = PathConfig(settings.candidates, RerankConfig(pool=RERANK_POOL, diversity=settings.diversity))
-        host = _host(settings, telemetry, store, request_store, nightly, breaker, feed, writer, path)
+        apart = _apart(settings)
+        opened.callback(apart.close)
+        host = _host(settings, telemetry, store, request_store, nightly, breaker, feed, writer, path, apart)
         opened.callback(host.close)
         experiments = Experiments(settings.experiments, path)
         host.wanted.append(lambda: experiments.bundles)
@@ -212,6 +214,7 @@ def _host(
     feed: ItemFeed,
     writer: ImpressionWriter,
     path: PathConfig,
+    apart: Apart,
 ) -> ModelHost[Runtime]:
     attributes = UserAttributes(settings.lake / "users" / "users.parquet", FEATURES)
     states = nightly or request_store
@@ -230,12 +233,6 @@ def _host(
             settings.index is IndexKind.EXACT,
         ),
         features=ItemFeatures(settings.feature_source, nightly),
-    )
-
-    wait_s = settings.deadline_ms / 1e3
-    apart = Apart(
-        Hop(settings.recall_url, wait_s) if settings.recall_url else None,
-        Hop(settings.rank_url, wait_s) if settings.rank_url else None,
     )
 
     def side_effects(bundle: Bundle, catalogue: Catalogue) -> list[SideEffect]:
@@ -266,6 +263,14 @@ def _host(
         telemetry=telemetry,
         weigh=weigh,
         max_bytes=settings.bundle_bytes,
+    )
+
+
+def _apart(settings: ServingSettings) -> Apart:
+    wait_s = settings.deadline_ms / 1e3
+    return Apart(
+        Hop(settings.recall_url, wait_s) if settings.recall_url else None,
+        Hop(settings.rank_url, wait_s) if settings.rank_url else None,
     )
 
 

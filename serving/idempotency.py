@@ -2,7 +2,8 @@
 
 Two ways. Events need nothing stored: the ids that the server makes for them follow from the key, so the answer is the
 same in every process, with Redis away too, and the store applies each id once. Changes of items are kept for a day with
-their answer, so that a late retry does not undo what came after it.
+their answer, so that a late retry does not undo what came after it. If the first attempt failed between its effect and
+its answer, the retry repeats it with the first attempt's time: older than what came in between, it changes nothing.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ _KEY = re.compile(PATTERN)
 
 class _Kept(msgspec.Struct, array_like=True):
     body_digest: bytes
-    answer: bytes
+    content: bytes  # the answer, or the time of the first attempt
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,27 +54,42 @@ def event_ids(caller: str, key: str, body: bytes) -> Callable[[int], str]:
 
 
 def once(
-    replays: Replays, caller: str, key: str, operation: str, body: bytes, work: Callable[[], bytes]
+    replays: Replays,
+    caller: str,
+    key: str,
+    operation: str,
+    body: bytes,
+    now_ms: int,
+    work: Callable[[int], bytes],
 ) -> tuple[bytes, bool]:
-    """The answer of `work` and False; or that of the first time, and True, without doing it again.
+    """The answer of `work(now_ms)` and False; or that of the first time, and True, without doing it again.
 
-    Two requests that are here at once both work; that is harmless for what is an upsert.
+    `work` is an upsert whose newest time wins. It is done again, with the time of the first attempt, when that did not
+    get as far as its answer, and when two requests are here at once: neither changes anything.
 
     Raises:
         Problem: 422 when the key was used for another request.
-        Unavailable: Redis is away; nothing was done.
+        Unavailable: Redis is away; the same request may be sent again.
     """
     if not key:
-        return work(), False
+        return work(now_ms), False
     name = _digest(caller.encode(), operation.encode(), key.encode()).hex()
     digest = _digest(body)
-    found = replays.get(name)
-    if found is not None:
-        kept = _decoder.decode(found)
-        if kept.body_digest != digest:
+
+    def kept(place: str) -> bytes | None:
+        found = replays.get(place)
+        if found is None:
+            return None
+        record = _decoder.decode(found)
+        if record.body_digest != digest:
             raise Problem(422, f"idempotency-key: {key!r} was used for another request; make a new key")
-        return kept.answer, True
-    answer = work()
+        return record.content
+
+    answer = kept(name)
+    if answer is not None:
+        return answer, True
+    replays.put(f"{name}-began", _encode(_Kept(digest, b"%d" % now_ms)))  # what was there first stays
+    answer = work(int(kept(f"{name}-began") or now_ms))
     replays.put(name, _encode(_Kept(digest, answer)))
     return answer, False
 

@@ -1,12 +1,15 @@
 """Items in process memory, kept current by the store's stream of changes: what is in the catalogue, and item features.
 
 Reading 500 items' features from Redis takes milliseconds a request; reading what changed takes microseconds once.
-One thread owns every change, so what is being loaded cannot miss or reorder an update.
+One thread owns every change, so what is being loaded cannot miss or reorder an update. A follower that raises is set
+aside and loaded anew, less and less often while it goes on; the others stay current.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -23,6 +26,9 @@ _PAUSE_S = (
 )  # least and most between two looks: many changes of an item at once cost what one costs
 _SHARE = 4.0  # the pause is so many times the processor time of the last look: requests have most of a core
 _RETRY_S = 0.5
+_MOST_RETRY_S = (
+    60.0  # loading everything for a follower that fails each time must not take the feed's whole time
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +45,20 @@ class Follower(Protocol):
         """Called often: a chance to compute ahead of the requests."""
 
 
+@dataclass
+class _Entry:
+    """One follower. `tried`: a load has been attempted. After `failures` in a row it is loaded at `retry_at` of the
+    clock, and counts as well again once it has worked until `well_at`."""
+
+    follower: Follower
+    tried: threading.Event = field(default_factory=threading.Event)
+    loaded: bool = False
+    failures: int = 0
+    retry_at: float = 0.0
+    well_at: float = 0.0
+    error: str = ""
+
+
 class ItemFeed:
     """Follows the store's changes for every attached follower. Thread-safe."""
 
@@ -49,8 +69,7 @@ class ItemFeed:
         self._now_ms = now_ms
         self._clock = clock
         self._lock = threading.Lock()
-        self._loaded: list[Follower] = []
-        self._waiting: list[tuple[Follower, threading.Event]] = []
+        self._entries: list[_Entry] = []
         self._cursor: str | None = None  # None: position unknown, everything must be read again
         self._current_at = clock()
         self._stop = threading.Event()
@@ -64,21 +83,25 @@ class ItemFeed:
 
         False: the store is away, or slower than `timeout_s`; it is done as soon as it can be.
         """
-        tried = threading.Event()
+        entry = _Entry(follower)
         with self._lock:
-            self._waiting.append((follower, tried))
-        tried.wait(timeout_s)
-        return any(loaded is follower for loaded in self._snapshot())
+            self._entries.append(entry)
+        entry.tried.wait(timeout_s)
+        return entry.loaded
 
     def detach(self, follower: Follower) -> None:
         with self._lock:
-            self._loaded = [other for other in self._loaded if other is not follower]
-            self._waiting = [entry for entry in self._waiting if entry[0] is not follower]
+            self._entries = [entry for entry in self._entries if entry.follower is not follower]
 
     @property
     def age_s(self) -> float:
-        """Seconds since the followers were last known to equal the store."""
+        """Seconds since every follower was last known to equal the store."""
         return self._clock() - self._current_at
+
+    @property
+    def error(self) -> str:
+        """Why a follower is set aside; empty: none is."""
+        return next((entry.error for entry in self._snapshot() if entry.error), "")
 
     def close(self) -> None:
         self._stop.set()
@@ -112,9 +135,8 @@ class ItemFeed:
         """1. know the position  2. load who waits, from a later moment than it  3. apply what changed after it."""
         if self._cursor is None:
             self._cursor, _ = self._store.changed_items("", 0)
-            with self._lock:
-                self._waiting += [(follower, threading.Event()) for follower in self._loaded]
-                self._loaded = []
+            for entry in self._snapshot():
+                entry.loaded = False
         self._load_waiting()
         self._cursor, changed = self._store.changed_items(self._cursor, _BLOCK_MS)
         if changed is None:
@@ -122,34 +144,54 @@ class ItemFeed:
             return
         if changed:
             self._apply(list(changed))
-        self._current_at = self._clock()
-        for follower in self._snapshot():
-            follower.refresh(self._now_ms())
+        if not self.error:
+            self._current_at = self._clock()
+        for entry in self._loaded():
+            self._try(entry, partial(entry.follower.refresh, self._now_ms()))
 
     def _apply(self, item_ids: list[str]) -> None:
-        entries = list(self._store.catalogue(item_ids))
+        changes = list(self._store.catalogue(item_ids))
         states = list(zip(item_ids, self._store.items(item_ids), strict=True))
-        for follower in self._snapshot():
-            follower.apply(entries, states)
+        for entry in self._loaded():
+            self._try(entry, partial(entry.follower.apply, changes, states))
 
     def _load_waiting(self) -> None:
-        with self._lock:
-            waiting = list(self._waiting)
-        for follower, tried in waiting:
-            follower.apply(self._store.catalogue(), self._store.all_items())
-            follower.refresh(self._now_ms())
-            with self._lock:
-                if any(entry[0] is follower for entry in self._waiting):  # not detached meanwhile
-                    self._waiting = [entry for entry in self._waiting if entry[0] is not follower]
-                    self._loaded.append(follower)
-            tried.set()
+        for entry in self._snapshot():
+            if not entry.loaded and self._clock() >= entry.retry_at:
+                entry.loaded = self._try(entry, partial(self._load, entry.follower))
+                entry.tried.set()
+
+    def _load(self, follower: Follower) -> None:
+        follower.apply(self._store.catalogue(), self._store.all_items())
+        follower.refresh(self._now_ms())
+
+    def _try(self, entry: _Entry, step: Callable[[], None]) -> bool:
+        """Whether it worked. What the store raises ends the look; what the follower raises sets it aside."""
+        try:
+            step()
+        except Unavailable:
+            raise
+        except Exception as error:
+            entry.loaded = False
+            entry.failures += 1
+            wait_s = min(_RETRY_S * 2 ** (entry.failures - 1), _MOST_RETRY_S)
+            entry.retry_at = self._clock() + wait_s
+            entry.well_at = entry.retry_at + wait_s
+            entry.error = f"{type(error).__name__}: {error}"
+            _log.exception("items cannot be refreshed; reading all of them again", retry_s=wait_s)
+            return False
+        if entry.failures and self._clock() >= entry.well_at:
+            entry.failures, entry.error = 0, ""
+        return True
 
     def _give_up_waiting(self) -> None:
         """Let those go on who wait in `attach`; they are still loaded later."""
-        with self._lock:
-            for _, tried in self._waiting:
-                tried.set()
+        for entry in self._snapshot():
+            entry.tried.set()
 
-    def _snapshot(self) -> list[Follower]:
+    def _snapshot(self) -> list[_Entry]:
         with self._lock:
-            return list(self._loaded)
+            return list(self._entries)
+
+    def _loaded(self) -> list[_Entry]:
+        return [entry for entry in self._snapshot() if entry.loaded]

@@ -10,7 +10,7 @@ the bundle; a process that does not have it (yet) answers 503 and loads it besid
 """
 
 import asyncio
-from collections import deque
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -79,6 +79,26 @@ def load_rank_part(bundle: Bundle) -> RankPart:
     return RankPart(bundle, RankerSession(bundle.file("ranker.onnx")))
 
 
+class Asked:
+    """The versions that were asked for last, which are kept loaded: one in use is never pushed out by one that was only
+    tried. Thread-safe: calls note, the thread that loads bundles reads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest: dict[str, None] = {}  # the last one asked for at the end
+
+    def note(self, version: str) -> None:
+        with self._lock:
+            self._latest.pop(version, None)
+            self._latest[version] = None
+            while len(self._latest) > _ASKED:
+                del self._latest[next(iter(self._latest))]
+
+    def versions(self) -> set[str]:
+        with self._lock:
+            return set(self._latest)
+
+
 P = TypeVar("P", bound=Loaded)
 
 
@@ -92,9 +112,9 @@ class _App(Generic[P]):
         self._settings = settings
         self._decode = msgspec.msgpack.Decoder(kind).decode
         self._work = work
-        self._asked: deque[str] = deque(maxlen=_ASKED)
+        self._asked = Asked()
         self._cpu = ThreadPoolExecutor(settings.threads, "cpu")
-        host.wanted.append(lambda: set(self._asked))
+        host.wanted.append(self._asked.versions)
 
     async def work(self, request: Request) -> Response:
         try:
@@ -105,6 +125,7 @@ class _App(Generic[P]):
         if part is None:
             self._ask_for(call.version)
             return PlainTextResponse(f"bundle {call.version!r} is not loaded", 503)
+        self._asked.note(call.version)
         try:
             body = await asyncio.get_running_loop().run_in_executor(self._cpu, self._answer, part, call)
         except ValueError as error:
@@ -127,8 +148,8 @@ class _App(Generic[P]):
         return _encode(self._work(part, call))
 
     def _ask_for(self, version: str) -> None:
-        if version not in self._asked and version in versions(self._settings.bundles):
-            self._asked.append(version)
+        if version in versions(self._settings.bundles):
+            self._asked.note(version)
 
 
 def part_app(

@@ -14,7 +14,6 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -22,12 +21,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsys.errors import FingerprintMismatch, InvalidConfig, Unavailable
+from recsys.errors import FingerprintMismatch, InvalidConfig
 from recsys.event_log import partition_of
 from recsys.features.state import EntityState
 from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.store.encoding import BatchEncoder, StateDecoder, pack_item, unpack_item, unpack_visit
+from recsys.store.redis_errors import redis_errors
 from recsys.types import Item
 
 CONNECT_TIMEOUT_S = 1.0
@@ -93,12 +93,12 @@ class RedisFeatureStore:
 
     def claim(self, topic: str, partition: int, log_id: str) -> Checkpoint:
         self._register()
-        with _errors():
+        with redis_errors():
             epoch, offset, watermark = self._claim([self._key(partition, "cp", topic)], [log_id])
         return Checkpoint(epoch, offset, watermark, log_id)
 
     def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
-        with _errors():
+        with redis_errors():
             epoch, offset, watermark, log_id = self._redis.hmget(
                 self._key(partition, "cp", topic), "epoch", "offset", "watermark", "log_id"
             )
@@ -107,18 +107,18 @@ class RedisFeatureStore:
     def apply(self, batch: Batch) -> Applied:
         encoded, ids = self._encoder.encode(batch)
         keys = [self._key(batch.partition, "cp", batch.topic)]
-        with _errors():
+        with redis_errors():
             outcome, *numbers = self._apply(
                 keys, [self._key(batch.partition, ""), str(batch.topic), encoded, ids]
             )
         return Applied(Outcome(outcome.decode()), *numbers)
 
     def workers(self, worker: str, ttl_ms: int) -> list[str]:
-        with _errors():
+        with redis_errors():
             return [name.decode() for name in self._workers([f"{self._namespace}:workers"], [worker, ttl_ms])]
 
     def leave(self, worker: str) -> None:
-        with _errors():
+        with redis_errors():
             self._redis.zrem(f"{self._namespace}:workers", worker)
 
     def _register(self) -> None:
@@ -128,7 +128,7 @@ class RedisFeatureStore:
             FingerprintMismatch: the states belong to other feature definitions.
             InvalidConfig: users lie in another number of partitions.
         """
-        with _errors(), self._redis.pipeline() as pipe:
+        with redis_errors(), self._redis.pipeline() as pipe:
             pipe.hsetnx(self._meta, "fingerprint", self._features.fingerprint)
             pipe.hsetnx(self._meta, "partitions", self._config.partitions)
             pipe.execute()
@@ -138,7 +138,7 @@ class RedisFeatureStore:
     def _check(self) -> None:
         if self._checked:
             return
-        with _errors():
+        with redis_errors():
             fingerprint, partitions = self._redis.hmget(self._meta, "fingerprint", "partitions")
         if fingerprint is None:
             return  # an empty store fits everybody; look again next time
@@ -157,18 +157,18 @@ class RedisFeatureStore:
     # --- readers ---------------------------------------------------------------------------------------------
 
     def ping(self) -> None:
-        with _errors():
+        with redis_errors():
             self._redis.ping()
 
     def fingerprint(self) -> str | None:
-        with _errors():
+        with redis_errors():
             stored = self._redis.hget(self._meta, "fingerprint")
         return stored.decode() if stored else None
 
     def user(self, user_id: str) -> EntityState:
         self._check()
         partition = partition_of(user_id, self._config.partitions)
-        with _errors(), self._redis.pipeline(transaction=False) as pipe:
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._key(partition, "u", user_id))
             for history in self._kept:
                 pipe.zrange(self._key(partition, "h", history, user_id), 0, -1, withscores=True)
@@ -187,7 +187,7 @@ class RedisFeatureStore:
     def history_version(self, user_id: str, history: str) -> str:
         partition = partition_of(user_id, self._config.partitions)
         key = self._key(partition, "h", self._decoder.kept[history].name, user_id)
-        with _errors(), self._redis.pipeline(transaction=False) as pipe:
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             pipe.zcard(key)
             pipe.zrange(key, 0, 0)  # a late visit of a full history pushes it out
             pipe.zrange(key, -1, -1)
@@ -202,7 +202,7 @@ class RedisFeatureStore:
         states: list[EntityState] = []
         for start in range(0, len(item_ids), _SHARES):
             joined = _SEPARATOR.join(item_ids[start : start + _SHARES])
-            with _errors(), self._redis.pipeline(transaction=False) as pipe:
+            with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
                 for partition in range(self._config.partitions):
                     self._shares([self._key(partition, "i", "")], [joined], client=pipe)
                 of_partitions = pipe.execute()
@@ -212,7 +212,7 @@ class RedisFeatureStore:
     def all_items(self) -> Iterator[tuple[str, EntityState]]:
         found: set[str] = set()
         for partition in range(self._config.partitions):
-            with _errors():
+            with redis_errors():
                 found.update(
                     m.decode() for m in self._redis.sscan_iter(self._key(partition, "items"), count=_PAGE)
                 )
@@ -225,7 +225,7 @@ class RedisFeatureStore:
 
     def changed_items(self, cursor: str, block_ms: int) -> tuple[str, set[str] | None]:
         streams = [self._key(p, "changed") for p in (*range(self._config.partitions), _CATALOGUE)]
-        with _errors():
+        with redis_errors():
             if not cursor:
                 last = self._redis.mget([f"{stream}:last" for stream in streams])
                 return ",".join(i.decode() if i else "0-0" for i in last), set()
@@ -247,7 +247,7 @@ class RedisFeatureStore:
         self._check()
         partition = partition_of(user_id, self._config.partitions)
         histories = [self._key(partition, "h", history, user_id) for history in self._kept]
-        with _errors():
+        with redis_errors():
             return bool(self._redis.unlink(self._key(partition, "u", user_id), *histories))
 
     def change_items(self, changes: Sequence[ItemChange]) -> None:
@@ -257,13 +257,13 @@ class RedisFeatureStore:
                 entry = _DELETED if change.item is None else pack_item(change.item)
                 arguments += [change.item_id, change.changed_ms, entry]
             stream = self._key(_CATALOGUE, "changed")
-            with _errors():
+            with redis_errors():
                 self._change(
                     [self._catalogue, f"{self._catalogue}:times", stream, f"{stream}:last"], arguments
                 )
 
     def catalogue(self, item_ids: Sequence[str] | None = None) -> Iterator[tuple[str, Item | None]]:
-        with _errors():
+        with redis_errors():
             if item_ids is None:
                 pairs = self._redis.hscan_iter(self._catalogue, count=_PAGE)
                 found = {item_id.decode(): raw for item_id, raw in pairs}  # a scan may repeat itself
@@ -298,16 +298,3 @@ def _order(stream_id: str) -> tuple[int, int]:
     """Stream ids are `milliseconds-number` and order by both."""
     ms, number = stream_id.split("-")
     return int(ms), int(number)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn what the client raises into errors of this project."""
-    try:
-        yield
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        raise Unavailable(f"Redis: {error}") from error
-    except redis.ReadOnlyError as error:
-        raise Unavailable(f"Redis is a read-only replica now: {error}") from error
-    except redis.OutOfMemoryError as error:
-        raise Unavailable(f"Redis is full; raise maxmemory: {error}") from error

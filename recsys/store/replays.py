@@ -8,7 +8,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsys.errors import Unavailable
+from recsys.store.redis_errors import redis_errors
 
 _MEMORY_LIMIT = 10_000
 
@@ -56,17 +56,13 @@ class RedisReplays:
         )
 
     def get(self, key: str) -> bytes | None:
-        try:
+        with redis_errors():
             value: bytes | None = self._client.get(self._name(key))
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise Unavailable(f"Redis: {error}") from error
         return value
 
     def put(self, key: str, value: bytes) -> None:
-        try:
+        with redis_errors():
             self._client.set(self._name(key), value, ex=self._ttl_s, nx=True)
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise Unavailable(f"Redis: {error}") from error
 
     def _name(self, key: str) -> str:
         return f"{self._namespace}:replay:{key}"

@@ -4,7 +4,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsys.errors import Unavailable
+from recsys.store.redis_errors import redis_errors
 
 # A full bucket is not stored: it expires when it has filled up again.
 _TAKE = """
@@ -44,13 +44,11 @@ class RedisTokenBuckets:
         More tokens than a full bucket holds count as a full bucket.
 
         Raises:
-            Unavailable: Redis does not answer.
+            Unavailable: Redis does not answer, or takes no writes.
         """
         wanted = min(tokens, self._burst)
-        try:
+        with redis_errors():
             waits = self._take([f"{self._namespace}:limit:{key}"], [self._rate, self._burst, wanted])
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise Unavailable(f"Redis: {error}") from error
         return float(waits)
 
     def close(self) -> None:

@@ -66,5 +66,7 @@ def _kafka(parts: Services) -> str:
 
 
 def _item_features(parts: Services) -> str:
-    age_s = parts.feed.age_s
+    age_s, error = parts.feed.age_s, parts.feed.error
+    if error:
+        return f"a bundle cannot take them over: {error}; its log says where"
     return OK if age_s <= parts.settings.stale_after_s else f"not refreshed for {age_s:.0f} s"

@@ -66,14 +66,15 @@ def put_items(
     if len(entries) > parts.settings.max_batch:
         raise Problem(413, f"items: at most {parts.settings.max_batch} in one request, got {len(entries)}")
 
-    def store() -> bytes:
-        now_ms = parts.now_ms()
+    def store(now_ms: int) -> bytes:
         items = [_item(entry, now_ms) for entry in entries]
         _change(parts, [ItemChange(item.item_id, item, now_ms) for item in items])
         return msgspec.json.encode({"stored": len(items)})
 
     content = body.model_dump_json().encode()
-    answer, replayed = once(parts.replays, caller.name, idempotency_key, "put items", content, store)
+    answer, replayed = once(
+        parts.replays, caller.name, idempotency_key, "put items", content, parts.now_ms(), store
+    )
     return Response(answer, 202, REPLAYED if replayed else None, JSON)
 
 
@@ -83,11 +84,13 @@ def delete_item(request: Request, item_id: ItemId, idempotency_key: IdempotencyK
     caller = allow(request, Scope.WRITE)
     parts = services(request)
 
-    def delete() -> bytes:
-        _change(parts, [ItemChange(item_id, None, parts.now_ms())])
+    def delete(now_ms: int) -> bytes:
+        _change(parts, [ItemChange(item_id, None, now_ms)])
         return b""
 
-    _, replayed = once(parts.replays, caller.name, idempotency_key, "delete item", item_id.encode(), delete)
+    _, replayed = once(
+        parts.replays, caller.name, idempotency_key, "delete item", item_id.encode(), parts.now_ms(), delete
+    )
     return Response(status_code=204, headers=REPLAYED if replayed else None)
 
 

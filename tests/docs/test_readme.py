@@ -60,9 +60,13 @@ def test_every_documented_command_exists_with_its_options(document: Path, line: 
     while words and not words[0].startswith("-") and isinstance(command, TyperGroup):
         assert words[0] in command.commands, f"{document}: `{line}`: no command {words[0]!r}"
         command = command.commands[words.pop(0)]  # type: ignore[assignment]
-    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    used = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
-    assert used <= known, f"{document}: `{line}`: unknown {used - known}"
+    if "--help" in words or isinstance(command, TyperGroup):
+        return
+    parser = command.make_parser(command.context_class(command))
+    given, more, _ = parser.parse_args(words)  # raises for unknown options, and for those without their value
+    assert not more, f"{document}: `{line}`: too many arguments: {more}"
+    missing = {p.name for p in command.params if p.required and given.get(p.name or "") in (None, ())}
+    assert not missing, f"{document}: `{line}`: {missing} must be given"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -23,12 +23,12 @@ from serving.apart import Apart, RemoteTwoTower
 from serving.assembly import assemble_part, recall_app
 from serving.hop import Array, Hop
 from serving.index_place import IndexPlace
-from serving.parts import PREPARE, Nearest, NearestCall, Prepare, RankCall
+from serving.parts import PREPARE, Asked, Nearest, NearestCall, Prepare, RankCall
 from serving.recall_part import RecallPart
 from serving.settings import Role, ServingSettings
 from serving.telemetry import Telemetry
 from tests.bundles import tiny_items, write_tiny_bundle
-from tests.serving.conftest import Api, click
+from tests.serving.conftest import Api, click, open_api
 from tests.serving.waiting import eventually
 
 
@@ -294,3 +294,19 @@ def test_a_refused_call_does_not_keep_the_next_one_from_being_sent(parts: Parts)
             hop.call("/parts/rank", RankCall("v9", {}), dict[str, Array])
     assert hop.call(PREPARE, Prepare("v1"), bool)
     hop.close()
+
+
+def test_a_version_in_use_is_not_pushed_out_by_versions_that_were_only_tried() -> None:
+    asked = Asked()
+    for version in ("used", "a", "b", "c", "used", "d", "e", "f"):
+        asked.note(version)
+    assert asked.versions() == {"used", "d", "e", "f"}
+
+
+def test_hops_are_closed_with_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Hop] = []
+    monkeypatch.setattr(Hop, "close", lambda hop: closed.append(hop))
+    nobody = f"unix:{tmp_path}/nobody.sock"
+    api = open_api(tmp_path / "var", recall_url=nobody, rank_url=nobody)
+    api.client.__exit__(None, None, None)
+    assert len(closed) == 2

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
+from infra.local.redis import RedisServer
 from recsys.errors import Unavailable
 from recsys.store.replays import MemoryReplays, RedisReplays, Replays
+from recsys.store.token_bucket import RedisTokenBuckets
 from recsys.types import Topic
 from serving.security import Scope, new_key
 from tests.serving.conftest import NOW_MS, Api
@@ -118,6 +121,56 @@ def test_what_failed_is_not_remembered(api: Api, monkeypatch: pytest.MonkeyPatch
         assert api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 503
     assert api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 202
     assert "a" in dict(api.store.inner.catalogue(["a"]))
+
+
+class FailsOnAnswers(MemoryReplays):
+    """Redis goes away between the effect and its answer, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = False
+
+    def put(self, key: str, value: bytes) -> None:
+        if not key.endswith("-began") and not self.failed:
+            self.failed = True
+            raise Unavailable("away")
+        super().put(key, value)
+
+
+def test_a_retry_after_a_lost_answer_does_not_undo_what_came_in_between(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(NOW_MS, NOW_MS + 10))
+    monkeypatch.setattr(api.services, "now_ms", lambda: next(clock))
+    api.services.replays = FailsOnAnswers()
+    old, new = {"item_id": "new", "title": "old"}, {"item_id": "new", "title": "newer"}
+    assert api.client.post("/v1/items", json=old, headers=KEY).status_code == 503
+    assert api.client.post("/v1/items", json=new).status_code == 202
+    again = api.client.post("/v1/items", json=old, headers=KEY)
+    assert (again.status_code, again.json()) == (202, {"stored": 1})
+    entry = dict(api.store.inner.catalogue(["new"]))["new"]
+    assert entry is not None
+    assert entry.title == "newer"
+    other = api.client.post("/v1/items", json={"item_id": "b"}, headers=KEY)
+    assert other.status_code == 422
+
+
+@pytest.mark.redis
+def test_a_full_redis_and_a_replica_are_away_not_broken() -> None:
+    with RedisServer() as server, redis.Redis.from_url(server.url) as client:
+        replays, buckets = RedisReplays(server.url, 60, 5.0), RedisTokenBuckets(server.url, 1.0, 5, 5.0)
+        client.config_set("maxmemory", "1")
+        client.config_set("maxmemory-policy", "noeviction")
+        with pytest.raises(Unavailable, match="full"):
+            replays.put("a", b"b")
+        with pytest.raises(Unavailable, match="full"):
+            buckets.take("a")
+        client.config_set("maxmemory", "0")
+        client.replicaof("127.0.0.1", "1")
+        with pytest.raises(Unavailable, match="read-only replica"):
+            replays.put("a", b"b")
+        with pytest.raises(Unavailable, match="read-only replica"):
+            buckets.take("a")
 
 
 @pytest.mark.parametrize("key", ["x" * 129, "with blank", "ä".encode().decode("latin-1")])

@@ -74,6 +74,31 @@ class Columns:
         pass
 
 
+class Failing(Columns):
+    """Raises while `broken`, in what its name says."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self.step = step
+        self.broken = True
+        self.tries = 0
+
+    def apply(
+        self, entries: Iterable[tuple[str, Item | None]], states: Iterable[tuple[str, EntityState]]
+    ) -> None:
+        super().apply(entries, states)
+        self._fail("apply")
+
+    def refresh(self, now_ms: int) -> None:
+        self._fail("refresh")
+
+    def _fail(self, step: str) -> None:
+        if step == self.step:
+            self.tries += 1
+            if self.broken:
+                raise ValueError("cannot take this")
+
+
 @pytest.fixture
 def store() -> Store:
     return Store()
@@ -165,3 +190,23 @@ def test_catalogue_entries_come_with_the_load_and_with_the_changes(store: Store,
     store.change("a", 1)
     store.change("b", 1)
     eventually(lambda: columns.entries == {"a": None, "b": Item("b")})
+
+
+@pytest.mark.parametrize("step", ["apply", "refresh"])
+def test_a_follower_that_always_raises_is_tried_less_and_less_and_the_others_stay_current(
+    store: Store, feed: ItemFeed, step: str
+) -> None:
+    good, bad = Columns(), Failing(step)
+    assert feed.attach(good, 20)
+    assert not feed.attach(bad, 20)
+    assert feed.error == "ValueError: cannot take this"
+    store.change("a", 1)
+    eventually(lambda: good.counts == {"a": 1})
+    eventually(lambda: bad.tries >= 3)
+    eventually(lambda: feed.age_s > 0.5)
+    waits = next(entry for entry in feed._snapshot() if entry.follower is bad)
+    assert waits.well_at - waits.retry_at >= 2.0  # after 0.5 and 1 s
+    bad.broken = False
+    store.change("a", 2)
+    eventually(lambda: bad.counts == good.counts == {"a": 2})
+    eventually(lambda: feed.error == "" and feed.age_s < 0.3)
