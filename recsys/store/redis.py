@@ -180,7 +180,7 @@ class RedisFeatureStore:
         for partition in range(self._config.partitions):
             prefix = self._key(partition, "u", "")
             pattern = f"{prefix}*"
-            with _errors():
+            with redis_errors():
                 for key in self._redis.scan_iter(pattern, count=_PAGE):
                     yield key.decode().removeprefix(prefix)
 
