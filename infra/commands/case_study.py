@@ -16,11 +16,14 @@ def case_study(
     seed: Annotated[int, typer.Option(min=0, help="Of everything simulated.")] = 0,
     quick: QuickFlag = False,
     out: Annotated[Path | None, typer.Option(help="Folder; default <home>/reports/case-study.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what an interrupted run has measured.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Before and after, row by row; rows that are not measured yet say so, and the exit code is then 1.
+    """Before and after, row by row. Exit code 0 when every row was measured, also where a goal was missed.
 
-    Build the ladder first, with `recsys train ladder`.
+    Build the ladder first, with `recsys train ladder`. An interrupted run goes on where it was.
 
     Example: recsys case-study --quick --json
     """
@@ -28,4 +31,5 @@ def case_study(
 
     home = Settings().home
     ladder, folder = home / "work" / "ladder", out or home / "reports" / "case-study"
-    finish(run(CaseStudy.quick(ladder, folder, seed) if quick else CaseStudy(ladder, folder, seed)), as_json)
+    sizes = CaseStudy.quick if quick else CaseStudy.full
+    finish(run(sizes(ladder, folder, seed), fresh), as_json)

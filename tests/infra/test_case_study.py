@@ -1,20 +1,20 @@
 """The case study: every promised row is there, what is not measured says so, deterministic figures agree."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 
-from infra.case_study.models import models
+from infra.case_study.models import Models
 from infra.case_study.rows import PROMISES, Measured, Promise, table
-from infra.case_study.study import CaseStudy, run
+from infra.case_study.section import Found, Sheet, measure_all
+from infra.case_study.storage import Lake
+from infra.case_study.study import KEPT, CaseStudy, run
 from recsys.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from tests.bundles import ranker_model, tiny_vectors
 from training.rungs import ONNX, RUNG, RUNGS, Rung
-
-DETERMINISTIC = ("model_size_before", "model_size_after", "storage_before", "storage_after")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def ladder(tmp_path: Path) -> Path:
 
 
 def study(ladder: Path, out: Path) -> CaseStudy:
-    return CaseStudy(ladder, out, seed=3, users=60, items=80, days=2, candidates=20, calls=3)
+    return CaseStudy(out, 3, [Models(ladder, candidates=20, calls=3), Lake(3, users=60, items=80, days=2)])
 
 
 def test_every_row_is_there_and_nothing_unmeasured_looks_met(ladder: Path, tmp_path: Path) -> None:
@@ -43,23 +43,66 @@ def test_every_row_is_there_and_nothing_unmeasured_looks_met(ladder: Path, tmp_p
     assert not result.met
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert report.count("not measured") == len(PROMISES) - 2
-    assert "<table>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<table>" in page
+    assert 'src="data:image/png;base64,' in page
+    assert "http" not in page  # self-contained
     assert content["hardware"]["cores"] > 0
     assert content["figures"] == dict(result.figures)
 
 
 def test_two_runs_of_a_seed_agree_on_every_deterministic_figure(ladder: Path, tmp_path: Path) -> None:
-    first, second = (run(study(ladder, tmp_path / name)).figures for name in ("a", "b"))
-    assert all(first[name] == second[name] for name in DETERMINISTIC)
-    assert first["storage_change"] < -0.5
-    assert first["storage_against_json_with_gzip_change"] > first["storage_change"]
-    assert first["model_size_change"] < -0.9
+    exact = []
+    for name in ("a", "b"):
+        figures = run(study(ladder, tmp_path / name)).figures
+        rows = json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8"))["rows"]
+        exact.append({row["row"]: (row["before"], row["after"]) for row in rows if row["exact"]})
+    assert exact[0] == exact[1]
+    assert exact[0].keys() >= {"model_size", "storage"}
+    assert figures["storage_change"] < -0.5
+    assert figures["storage_against_json_with_gzip_change"] > figures["storage_change"]
+    assert figures["model_size_change"] < -0.9
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A section that counts how often it is measured."""
+
+    log: Path
+    size: int
+
+    @property
+    def name(self) -> str:
+        return "counted"
+
+    def measure(self) -> Found:
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"{self.size}\n")
+        row = Measured("ctr", 1.0, 1.5, "share", "counted", interval=(0.4, 0.6), simulated=True)
+        return Found([row], [Sheet("a table", ["x"], [["y"], [2.0]])], {"n": [1]})
+
+
+def test_an_interrupted_study_goes_on_and_a_finished_one_begins_anew(tmp_path: Path) -> None:
+    log, kept = tmp_path / "log", tmp_path / "out" / KEPT
+    first = measure_all([Counted(log, 1)], kept)
+    assert measure_all([Counted(log, 1)], kept) == first
+    assert log.read_text() == "1\n"
+    measure_all([Counted(log, 2)], kept)  # another configuration
+    assert log.read_text() == "1\n2\n"
+    run(CaseStudy(tmp_path / "out", 0, [Counted(log, 2)]))
+    assert log.read_text() == "1\n2\n"
+    run(CaseStudy(tmp_path / "out", 0, [Counted(log, 2)]))
+    assert log.read_text() == "1\n2\n2\n"
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "*simulated*; counted" in report
+    assert "+50.0% (+40.0% … +60.0%)" in report
+    assert "## a table" in report
 
 
 def test_what_the_gates_refused_makes_nothing_smaller(ladder: Path) -> None:
     path = ladder / RUNGS[-1] / RUNG
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"reasons": ["spoiled"]}))
-    size, _ = models(ladder, candidates=20, calls=1)
+    size, _ = Models(ladder, candidates=20, calls=1).measure().rows
     assert size.before == size.after
     assert "spoiled" in size.how
 
@@ -70,6 +113,8 @@ def test_a_row_is_met_in_its_own_direction() -> None:
     assert not Measured("a", 100, 51, "", "").met(less)
     assert Measured("b", 1, 25, "", "").met(more)
     assert not Measured("b", 1, 24, "", "").met(more)
+    wide = Measured("b", 1, 26, "", "", interval=(8.9, 40.0))
+    assert not wide.met(more)  # what was promised is within the interval
     assert {row["how"] for row in table({})} == {"not measured"}
 
 
