@@ -32,6 +32,7 @@ from serving.apart import Apart
 from serving.breaker import Breaker, Guarded
 from serving.cache import Cache
 from serving.cursors import Cursors, cursor_key
+from serving.experiment_outcomes import ExperimentOutcomes
 from serving.experiments import Experiments
 from serving.feature_source import ItemFeatures
 from serving.hop import Hop
@@ -192,8 +193,10 @@ def compose(
             cursors=Cursors(cursor_key(settings.cursor_key_file), settings.cursor_s * 1_000),
             replays=MemoryReplays(),
             shadow=shadow,
+            outcomes=ExperimentOutcomes(settings.lake),
         )
         telemetry.before_scrape.append(lambda: _gauges(services))
+        services.window.begin(telemetry.collect())
         guard = MemoryGuard(lambda: _caches(services))
         opened.callback(guard.close)
         guard.start()

@@ -1,16 +1,19 @@
-"""Rates and percentiles of the last minute, from what the telemetry counts since the start.
+"""Rates and percentiles of the last minute, from what the telemetry and the feature workers count since their starts.
 
 A snapshot is taken when somebody looks; what happened is the difference to the oldest one within the window. So nothing
-runs while nobody looks, and with several processes the sum of all is shown, whichever of them is asked.
+runs while nobody looks, and with several processes the sum of all is shown, whichever of them is asked. The first
+snapshot is taken when the process starts: what others have counted before that is not of its first minute.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from prometheus_client import Metric
+
+from recsys.worker_report import WorkerReport
 
 REQUESTS, SECONDS, STAGES = "recsys_http_requests", "recsys_http_seconds", "recsys_stage_seconds"
 DEGRADED, CACHE = "recsys_degraded", "recsys_cache"
@@ -30,11 +33,14 @@ class Snapshot:
     stages: dict[str, Buckets] = field(default_factory=dict)
     degraded: dict[str, float] = field(default_factory=dict)  # reason → answers
     caches: dict[str, dict[str, float]] = field(default_factory=dict)  # cache → what → number
+    workers: Mapping[str, WorkerReport] | None = None  # by name; None: nobody asked, or the store was away
 
 
-def snapshot(metrics: Iterable[Metric], at_s: float) -> Snapshot:
-    """What the telemetry's metrics say now."""
-    found = Snapshot(at_s, {}, {}, {}, {}, {})
+def snapshot(
+    metrics: Iterable[Metric], at_s: float, workers: Mapping[str, WorkerReport] | None = None
+) -> Snapshot:
+    """What the telemetry's metrics and the workers' reports say now."""
+    found = Snapshot(at_s, {}, {}, {}, {}, {}, workers)
     buckets = {SECONDS: found.routes, STAGES: found.stages}
     for metric in metrics:
         for sample in metric.samples:
@@ -53,7 +59,7 @@ def snapshot(metrics: Iterable[Metric], at_s: float) -> Snapshot:
 
 
 class Window:
-    """The latest snapshot against the oldest of the last `WINDOW_S`, or against the start. Thread-safe. However often
+    """The latest snapshot against the oldest of the last `WINDOW_S`, or against `begin`. Thread-safe. However often
     somebody looks, one snapshot a second is kept."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,13 +67,22 @@ class Window:
         self._lock = threading.Lock()
         self._taken: deque[Snapshot] = deque([Snapshot(clock())])
 
-    def look(self, metrics: Iterable[Metric]) -> tuple[Snapshot, Snapshot]:
-        """Then and now."""
+    def begin(self, metrics: Iterable[Metric]) -> None:
+        """From here on: the metrics of several processes, or of one that was started again, do not begin at 0."""
         now = snapshot(metrics, self._clock())
+        with self._lock:
+            self._taken = deque([now])
+
+    def look(
+        self, metrics: Iterable[Metric], workers: Mapping[str, WorkerReport] | None = None
+    ) -> tuple[Snapshot, Snapshot]:
+        """Then and now."""
+        now = snapshot(metrics, self._clock(), workers)
         with self._lock:
             while len(self._taken) > 1 and now.at_s - self._taken[0].at_s > WINDOW_S:
                 self._taken.popleft()
-            then = self._taken[0]
+            known = next((taken.workers for taken in self._taken if taken.workers is not None), None)
+            then = replace(self._taken[0], workers=known)
             if now.at_s - self._taken[-1].at_s >= _KEEP_EVERY_S:
                 self._taken.append(now)
         return then, now
@@ -76,7 +91,9 @@ class Window:
 def quantile(then: Buckets, now: Buckets, q: float) -> float | None:
     """Seconds below which a share `q` of what came since `then` lies, linear within a bucket; None: nothing came."""
     bounds = sorted(now)
-    counts = [now[bound] - then.get(bound, 0.0) for bound in bounds]
+    counts = [
+        now[bound] - then.get(bound, 0.0) for bound in bounds
+    ]  # a process that has gone may make it negative
     if not counts or counts[-1] <= 0:
         return None
     wanted = q * counts[-1]
@@ -93,4 +110,19 @@ def quantile(then: Buckets, now: Buckets, q: float) -> float | None:
 def added(then: Buckets, now: Buckets) -> float:
     """How many observations lie between."""
     most = float("inf")
-    return now.get(most, 0.0) - then.get(most, 0.0)
+    return max(0.0, now.get(most, 0.0) - then.get(most, 0.0))
+
+
+def made_readable(then: Snapshot, now: Snapshot) -> Buckets | None:
+    """Cumulative counts of what the living workers have made readable meanwhile, by how long it took; None: unknown.
+
+    A worker that was not there then has begun since, so all of its counts are of this time.
+    """
+    if then.workers is None or now.workers is None:
+        return None
+    found: Buckets = {}
+    for name, report in now.workers.items():
+        before = then.workers[name].freshness if name in then.workers else {}
+        for bound, count in report.freshness.items():
+            found[bound] = found.get(bound, 0.0) + count - before.get(bound, 0.0)
+    return found

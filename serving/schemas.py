@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.events import CATEGORY_SEPARATOR, MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH
+from recsys.experiments.growth import Growth
 from serving.wire import PRINTABLE
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE)]
@@ -156,6 +157,12 @@ class ExperimentInfo(BaseModel):
     first: float
     last: float
     arms: list[ArmInfo]
+
+
+class ArmOutcomes(Growth):
+    """As `recsys ab report` finds them, over time."""
+
+    age_s: float = Field(description="since the lake was read for this answer")
 
 
 class RunningExperiments(BaseModel):

@@ -16,6 +16,7 @@ from recsys.store.base import FeatureStore
 from recsys.store.replays import Replays
 from recsys.tracing import carried
 from serving.cursors import Cursors
+from serving.experiment_outcomes import ExperimentOutcomes
 from serving.experiments import Assigned, Experiments
 from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
@@ -57,6 +58,7 @@ class Services:
     now_ms: Callable[[], int]
     cursors: Cursors
     shadow: Shadow
+    outcomes: ExperimentOutcomes
     replays: Replays
     close: Callable[[], object] = lambda: (
         None

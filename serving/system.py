@@ -1,17 +1,20 @@
 """What the System view shows: how the API does now, how far the stream is, how far features have drifted."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, Field
 
 from recsys.errors import InvalidBundle, Unavailable
 from recsys.features.drift import HISTOGRAMS, drift, read_histograms
 from recsys.types import Topic
-from serving.rates import Buckets, Snapshot, added, quantile
+from recsys.worker_report import WorkerReport, read_report
+from serving.rates import Buckets, Snapshot, added, made_readable, quantile
 from serving.runtime import Runtime
 from serving.services import LogEndsOf, Services
 from serving.telemetry import STAGE_SAMPLE
 
+_LEAST_S = 1.0  # one request in the first hundredth of a second is no hundred a second
 LEAST_ROWS = 200  # fewer served rows say nothing about a distribution
 STREAMED = (Topic.EVENTS, Topic.IMPRESSIONS)
 
@@ -45,6 +48,34 @@ class PartitionState(BaseModel):
     newest_event_ms: int | None = Field(description="latest event time applied")
 
 
+class WorkerState(BaseModel):
+    """One feature worker, as it reported to the store; counts are since its start."""
+
+    name: str
+    reported_s: float = Field(description="since its latest report")
+    partitions: int = Field(description="that it holds, of all topics")
+    lag: int | None = Field(description="records of its partitions that it has not read")
+    applied: int
+    duplicates: int
+    dead_letters: int
+    outages: int = Field(description="times that Redis or Kafka was away")
+
+
+class FreshnessBucket(BaseModel):
+    up_to_ms: float | None = Field(description="null: longer than any bound")
+    batches: int
+
+
+class Freshness(BaseModel):
+    """From the log taking a record to its features being readable, in the window: the oldest record of each batch."""
+
+    p50_ms: float | None
+    p99_ms: float | None
+    buckets: list[FreshnessBucket] = Field(
+        description="empty: unknown; no worker reports, or the store is away"
+    )
+
+
 class Drift(BaseModel):
     """PSI of served values against the training's: below 0.1 stable, above 0.25 another population."""
 
@@ -65,6 +96,8 @@ class SystemState(BaseModel):
     degraded: dict[str, int] = Field(description="answers of the window by what they lacked")
     caches: list[CacheState]
     stream: list[PartitionState]
+    workers: list[WorkerState]
+    freshness: Freshness
     item_features_age_s: float
     outbox_bytes: int
     drift: Drift
@@ -72,9 +105,9 @@ class SystemState(BaseModel):
 
 def system_state(parts: Services) -> SystemState:
     """Everything; what cannot be asked is null, not an error."""
-    then, now = parts.window.look(parts.telemetry.collect())
-    seconds = max(now.at_s - then.at_s, 1e-3)
-    requests = {key: n - then.requests.get(key, 0.0) for key, n in now.requests.items()}
+    then, now = parts.window.look(parts.telemetry.collect(), _reports(parts))
+    seconds = max(now.at_s - then.at_s, _LEAST_S)
+    requests = {key: max(0.0, n - then.requests.get(key, 0.0)) for key, n in now.requests.items()}
     return SystemState(
         window_s=round(seconds, 3),
         bundle=parts.host.active,
@@ -85,13 +118,15 @@ def system_state(parts: Services) -> SystemState:
         degraded=_degraded(then, now),
         caches=_caches(now),
         stream=_stream(parts),
+        workers=[_worker(parts, name, report) for name, report in (now.workers or {}).items()],
+        freshness=_freshness(made_readable(then, now)),
         item_features_age_s=parts.feed.age_s,
         outbox_bytes=parts.events.backlog_bytes + parts.impressions.backlog_bytes,
         drift=_drift(parts, parts.host.runtime()),
     )
 
 
-def _timings(then: dict[str, Buckets], now: dict[str, Buckets], seconds: float) -> list[Timing]:
+def _timings(then: Mapping[str, Buckets], now: Mapping[str, Buckets], seconds: float) -> list[Timing]:
     """In the order in which they were first seen: for stages, that of the request path."""
     return [
         Timing(
@@ -146,6 +181,45 @@ def _stream(parts: Services) -> list[PartitionState]:
                 )
             )
     return found
+
+
+def _reports(parts: Services) -> dict[str, WorkerReport] | None:
+    try:
+        found = parts.store.reports()
+    except Unavailable:
+        return None
+    reports = {name: read_report(content) for name, content in found.items()}
+    return {name: report for name, report in reports.items() if report is not None}
+
+
+def _worker(parts: Services, name: str, report: WorkerReport) -> WorkerState:
+    return WorkerState(
+        name=name,
+        reported_s=max(0.0, (parts.now_ms() - report.at_ms) / 1e3),
+        partitions=report.partitions,
+        lag=report.lag,
+        applied=report.applied,
+        duplicates=report.duplicates,
+        dead_letters=report.dead_letters,
+        outages=report.outages,
+    )
+
+
+def _freshness(counts: Buckets | None) -> Freshness:
+    if not counts:
+        return Freshness(p50_ms=None, p99_ms=None, buckets=[])
+    bounds = sorted(counts)
+    below = [0.0, *(counts[bound] for bound in bounds)]
+    return Freshness(
+        p50_ms=_ms(quantile({}, counts, 0.5)),
+        p99_ms=_ms(quantile({}, counts, 0.99)),
+        buckets=[
+            FreshnessBucket(
+                up_to_ms=None if math.isinf(bound) else bound * 1e3, batches=round(counts[bound] - less)
+            )
+            for bound, less in zip(bounds, below, strict=False)
+        ],
+    )
 
 
 def _ends(log_ends: LogEndsOf | None, topic: str) -> Sequence[int]:

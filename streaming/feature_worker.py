@@ -266,12 +266,17 @@ class FeatureWorker:
             self._pending = None
 
     def _report(self, source: EventSource) -> None:
-        """(4) Lag for the metrics and for Kafka's own tools."""
+        """(4) Lag for the metrics and for Kafka's own tools; and a report to the store, which the API shows."""
         self._reported = time.monotonic()
+        lag: int | None = None
         if isinstance(source, KafkaSource):
-            for topic, partition in self._claims:
-                self.metrics.lag.labels(topic, partition).set(source.lag(topic, partition) or 0)
+            lags = {partition: source.lag(*partition) or 0 for partition in self._claims}
+            for partition, records in lags.items():
+                self.metrics.lag.labels(*partition).set(records)
             source.commit({partition: claim.position for partition, claim in self._claims.items()})
+            lag = sum(lags.values())
+        report = self.metrics.report(int(self._clock() * 1_000), lag, len(self._claims))
+        self._store.report(self.name, report.encode(), int(self._config.dead_after_s * 1_000))
 
 
 def _trace(traces: Traces, prepared: Prepared, applied: Applied, began_ns: int) -> None:

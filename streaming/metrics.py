@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from recsys.worker_report import WorkerReport
+
 _FRESHNESS_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600)
 
 
@@ -37,6 +39,25 @@ class WorkerMetrics:
             "From the log taking a record to its features being readable; the oldest of each batch.",
             buckets=_FRESHNESS_BUCKETS,
             registry=self.registry,
+        )
+
+    def report(self, at_ms: int, lag: int | None, partitions: int) -> WorkerReport:
+        """What the API shows of this worker."""
+        totals = self.totals()
+        return WorkerReport(
+            at_ms=at_ms,
+            applied=totals.get("events_applied", 0),
+            duplicates=totals.get("events_duplicate", 0),
+            dead_letters=sum(n for name, n in totals.items() if name.startswith("dead_letters_")),
+            outages=totals["outages"],
+            lag=lag,
+            partitions=partitions,
+            freshness={
+                float(sample.labels["le"]): sample.value
+                for metric in self.freshness.collect()
+                for sample in metric.samples
+                if sample.name.endswith("_bucket")
+            },
         )
 
     def totals(self) -> dict[str, int]:

@@ -11,12 +11,14 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.errors import InvalidData
 from recsys.experiments.analysis import Lift
 from recsys.experiments.comparison import (
     WRONG_SPLIT,
     CatalogueLift,
     catalogue_lifts,
+    comparable,
+    control_of,
     false_positive_rate,
     lifts,
     split_p,
@@ -57,9 +59,11 @@ def report(config: AbReport) -> Result:
     looks: list[_Day] = []
     outcomes: Outcomes | None = None
     for outcomes in outcomes_by_day(config.lake, config.experiment):
-        control = _control(config, outcomes)
+        control = control_of(outcomes, config.control)
         treatments = [arm for arm in outcomes.arms if arm != control]
-        found = {arm: lifts(outcomes, control, arm) for arm in treatments if _both(outcomes, control, arm)}
+        found = {
+            arm: lifts(outcomes, control, arm) for arm in treatments if comparable(outcomes, control, arm)
+        }
         looks.append(_Day(outcomes.day, found, _values(outcomes)))
     if outcomes is None or not looks[-1].lifts:
         raise InvalidData(
@@ -81,16 +85,6 @@ def report(config: AbReport) -> Result:
         figures,
         {"split_p": Goal(">=", WRONG_SPLIT), "aa_false_positive_error": Goal("<=", 0.02)},
     )
-
-
-def _control(config: AbReport, outcomes: Outcomes) -> str:
-    if config.control and config.control not in outcomes.arms:
-        raise InvalidConfig(f"no arm {config.control!r}; there are {', '.join(outcomes.arms)}")
-    return config.control or ("control" if "control" in outcomes.arms else outcomes.arms[0])
-
-
-def _both(outcomes: Outcomes, *arms: str) -> bool:
-    return all((outcomes.arm == outcomes.arms.index(arm)).sum() > 1 for arm in arms)
 
 
 def _values(outcomes: Outcomes) -> dict[str, dict[str, float]]:

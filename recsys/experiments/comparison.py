@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from recsys.experiments.analysis import ArmData, Lift, compare, sample_ratio_p
+from recsys.errors import InvalidConfig
+from recsys.experiments.analysis import ArmData, Estimate, Lift, compare, estimate, sample_ratio_p
 from recsys.experiments.outcomes import METRICS, Metric, Outcomes
 
 Floats = NDArray[np.float64]
@@ -37,6 +38,29 @@ def lifts(outcomes: Outcomes, control: str, treatment: str) -> dict[str, Lift]:
     """Every metric of `METRICS` that both arms have a denominator for."""
     masks = [outcomes.arm == outcomes.arms.index(arm) for arm in (control, treatment)]
     return _compared(outcomes, masks[0], masks[1])
+
+
+def estimates(outcomes: Outcomes, arm: str) -> dict[str, Estimate]:
+    """Every metric of `METRICS` that the arm has two users and a denominator for, by itself."""
+    members = outcomes.arm == outcomes.arms.index(arm)
+    found = {name: _arm(outcomes, metric, members) for name, metric in METRICS.items()}
+    return {name: estimate(data) for name, data in found.items() if data is not None}
+
+
+def control_of(outcomes: Outcomes, wanted: str = "") -> str:
+    """The arm that the others are compared with: the wanted one, else the one named `control`, else the first by name.
+
+    Raises:
+        InvalidConfig: there is no such arm.
+    """
+    if wanted and wanted not in outcomes.arms:
+        raise InvalidConfig(f"no arm {wanted!r}; there are {', '.join(outcomes.arms)}")
+    return wanted or ("control" if "control" in outcomes.arms else outcomes.arms[0])
+
+
+def comparable(outcomes: Outcomes, *arms: str) -> bool:
+    """Whether each arm has two users or more."""
+    return all((outcomes.arm == outcomes.arms.index(arm)).sum() > 1 for arm in arms)
 
 
 def split_p(outcomes: Outcomes) -> float:

@@ -5,6 +5,7 @@ an item. A user who was seen in two arms of the experiment (its shares or its sa
 A session ends when a user asks for nothing for half an hour; days are UTC, a visit over midnight is two.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from recsys.errors import InvalidData
 from recsys.experiments.assignment import parse_exposures
 from recsys.lake import EVENTS, IMPRESSIONS, TIME, days, read_day
-from recsys.types import MS_PER_MINUTE, EventType
+from recsys.types import MS_PER_DAY, MS_PER_MINUTE, EventType
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -78,23 +79,50 @@ class Outcomes:
     day: str  # the last one that is in
 
 
+def first_impression(lake: Path, experiment: str) -> tuple[str, int] | None:
+    """The first day with an impression of the experiment, and that impression's time, Unix milliseconds."""
+    for day in days(lake, IMPRESSIONS):
+        rows = read_day(lake, day, IMPRESSIONS, ["arm"])  # by time
+        texts = rows.column("arm").unique().to_pylist()
+        inside = [text for text in texts if experiment in parse_exposures(text)]
+        if inside:
+            at = pc.index(pc.is_in(rows.column("arm"), value_set=pa.array(inside)), True).as_py()
+            return day, rows.column(TIME)[at].as_py()
+    return None
+
+
 def first_day(lake: Path, experiment: str) -> str:
     """The first day with an impression of the experiment.
 
     Raises:
         InvalidData: there is none.
     """
-    for day in days(lake, IMPRESSIONS):
-        arms = read_day(lake, day, IMPRESSIONS, ["arm"]).column("arm").unique().to_pylist()
-        if any(experiment in parse_exposures(text) for text in arms):
-            return day
-    raise InvalidData(
-        f"{lake}: no impression of an experiment {experiment!r}; GET /v1/experiments names those running"
-    )
+    found = first_impression(lake, experiment)
+    if found is None:
+        raise InvalidData(
+            f"{lake}: no impression of an experiment {experiment!r}; GET /v1/experiments names those running"
+        )
+    return found[0]
 
 
 def outcomes_by_day(lake: Path, experiment: str, last_day: str = "9999") -> Iterator[Outcomes]:
-    """The outcomes up to each day of the experiment, one after the other: what a report on that evening would see."""
+    """The outcomes up to each day of the experiment, one after the other: what a report on that evening would see.
+
+    Raises:
+        InvalidData: there is no impression of the experiment.
+    """
+    return (outcomes for _, outcomes in outcomes_by_step(lake, experiment, MS_PER_DAY, last_day))
+
+
+def outcomes_by_step(
+    lake: Path, experiment: str, step_ms: int, last_day: str = "9999"
+) -> Iterator[tuple[int, Outcomes]]:
+    """The same at every multiple of `step_ms`, which divides a day, with the look's time: what a report at that moment
+    would see.
+
+    Raises:
+        InvalidData: there is no impression of the experiment.
+    """
     start = first_day(lake, experiment)
     tally = _Tally(experiment)
     before = _Tally("")
@@ -103,14 +131,33 @@ def outcomes_by_day(lake: Path, experiment: str, last_day: str = "9999") -> Iter
             before.add_past(read_day(lake, day, EVENTS, _EVENT_COLUMNS))
     for day in days(lake, IMPRESSIONS):
         if start <= day <= last_day:
-            tally.add(
-                read_day(lake, day, IMPRESSIONS, ["request_id", "user_id", "item_id", "categories", "arm"]),
-                read_day(lake, day, EVENTS, _EVENT_COLUMNS),
-            )
-            yield tally.outcomes(before, day)
+            shown = read_day(lake, day, IMPRESSIONS, _SHOWN_COLUMNS)
+            events = read_day(lake, day, EVENTS, _EVENT_COLUMNS)
+            for until_ms in _looks_within(shown, events, step_ms):
+                sofar = copy.deepcopy(tally)
+                sofar.add(_until(shown, until_ms), _until(events, until_ms))
+                if sofar.begun:
+                    yield until_ms, sofar.outcomes(before, day)
+            tally.add(shown, events)
+            yield _last_ms(shown, events) + 1, tally.outcomes(before, day)
 
 
+_SHOWN_COLUMNS = ["request_id", "user_id", "item_id", "categories", "arm"]
 _EVENT_COLUMNS = ["request_id", "user_id", "item_id", "type", "value"]
+
+
+def _looks_within(shown: pa.Table, events: pa.Table, step_ms: int) -> range:
+    """The multiples of the step after the day's first impression and before its end."""
+    first, last = shown.column(TIME)[0].as_py(), _last_ms(shown, events)
+    return range((first // step_ms + 1) * step_ms, last + 1, step_ms)
+
+
+def _last_ms(shown: pa.Table, events: pa.Table) -> int:
+    return max(int(rows.column(TIME)[-1].as_py()) for rows in (shown, events) if rows.num_rows)
+
+
+def _until(rows: pa.Table, until_ms: int) -> pa.Table:
+    return rows.filter(pc.less(rows.column(TIME), until_ms))
 
 
 class _Tally:
@@ -128,8 +175,13 @@ class _Tally:
         self._active = np.empty(0, np.int64)  # users of the latest day
         self._shown: list[tuple[Ints, Ints]] = []
 
+    @property
+    def begun(self) -> bool:
+        """Somebody has been shown an arm."""
+        return bool(self._arms)
+
     def add(self, impressions: pa.Table, events: pa.Table) -> None:
-        """One day."""
+        """One day, or the part of it that has passed."""
         arm = self._arm_of(impressions.column("arm"))
         inside = impressions.filter(pa.array(arm != _NOBODY))
         arm = arm[arm != _NOBODY]

@@ -141,6 +141,12 @@ class FeatureStore(Protocol):
     def leave(self, worker: str) -> None:
         """The worker ends: its partitions may be taken over at once."""
 
+    def report(self, worker: str, content: bytes, ttl_ms: int) -> None:
+        """What a worker says of itself; forgotten after `ttl_ms`, and when it leaves."""
+
+    def reports(self) -> dict[str, bytes]:
+        """The latest report of every worker that has one."""
+
     def user(self, user_id: str) -> EntityState:
         """One user's state; empty for an unknown user."""
 

@@ -34,6 +34,7 @@ class MemoryFeatureStore:
         self._checkpoints: dict[tuple[str, int], Checkpoint] = {}
         self._seen: dict[tuple[str, int], set[str]] = defaultdict(set)
         self._workers: dict[str, float] = {}
+        self._reports: dict[str, tuple[bytes, float]] = {}  # → until when it holds
         self._users: dict[str, EntityState] = {}
         self._items: dict[str, EntityState] = {}
         self._catalogue: dict[str, Item | None] = {}
@@ -115,6 +116,16 @@ class MemoryFeatureStore:
     def leave(self, worker: str) -> None:
         with self._lock:
             self._workers.pop(worker, None)
+            self._reports.pop(worker, None)
+
+    def report(self, worker: str, content: bytes, ttl_ms: int) -> None:
+        with self._lock:
+            self._reports[worker] = (content, self._clock() + ttl_ms / 1_000)
+
+    def reports(self) -> dict[str, bytes]:
+        with self._lock:
+            now = self._clock()
+            return {name: content for name, (content, until) in self._reports.items() if until > now}
 
     def user(self, user_id: str) -> EntityState:
         with self._lock:

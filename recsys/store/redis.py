@@ -4,6 +4,8 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
 
     NS:meta                        fingerprint and number of partitions, written by the first writer
     NS:workers                     feature workers, by their last sign of life (sorted set)
+    NS:worker:<name>               what one of them says of itself; expires
+    NS:reporting                   who did so (set)
     NS:{c}:catalogue  :times       items put since the bundle, empty where deleted; when (hashes)
     NS:{p}:cp:TOPIC                checkpoint (hash): epoch, offset, watermark, log_id
     NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes)
@@ -120,6 +122,25 @@ class RedisFeatureStore:
     def leave(self, worker: str) -> None:
         with redis_errors():
             self._redis.zrem(f"{self._namespace}:workers", worker)
+            self._redis.delete(self._report_key(worker))
+
+    def report(self, worker: str, content: bytes, ttl_ms: int) -> None:
+        with redis_errors():
+            self._redis.set(self._report_key(worker), content, px=ttl_ms)
+            self._redis.sadd(f"{self._namespace}:reporting", worker)
+
+    def reports(self) -> dict[str, bytes]:
+        with redis_errors():
+            names = sorted(name.decode() for name in self._redis.smembers(f"{self._namespace}:reporting"))
+            contents = self._redis.mget([self._report_key(name) for name in names]) if names else []
+            found = dict(zip(names, contents, strict=True))
+            gone = [name for name, content in found.items() if content is None]
+            if gone:  # one that reports again meanwhile is back within its next report
+                self._redis.srem(f"{self._namespace}:reporting", *gone)
+        return {name: content for name, content in found.items() if content is not None}
+
+    def _report_key(self, worker: str) -> str:
+        return f"{self._namespace}:worker:{worker}"
 
     def _register(self) -> None:
         """The first writer decides what the store holds; everybody else must agree.

@@ -1,12 +1,13 @@
-"""`GET /v1/experiments`: which experiments run, and which arms a user is in."""
+"""`GET /v1/experiments`: which experiments run, which arms a user is in, and what the arms have earned."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 
 from recsys.events import MAX_ID_LENGTH
 from recsys.experiments.assignment import Experiment
-from serving.schemas import ArmInfo, ExperimentInfo, RunningExperiments
+from serving.problems import Problem
+from serving.schemas import ArmInfo, ArmOutcomes, ExperimentInfo, RunningExperiments
 from serving.security import Scope
 from serving.services import allow, services
 from serving.wire import PRINTABLE
@@ -31,6 +32,23 @@ def experiments(
         user_id=user_id,
         arms=None if user_id is None else dict(running.of(user_id).arms),
     )
+
+
+@router.get("/v1/experiments/{name}/outcomes")
+def outcomes(
+    request: Request,
+    name: Annotated[
+        str, Path(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE, description="a running one")
+    ],
+) -> ArmOutcomes:
+    """Exposures and outcomes of each arm as they have grown, with 95 % intervals by users. They are read from the lake
+    by a process of its own: behind by the archiver's wait and by `age_s`."""
+    allow(request, Scope.READ)
+    parts = services(request)
+    if name not in {experiment.name for experiment in parts.experiments.running}:
+        raise Problem(404, f"no experiment {name!r} is running; GET /v1/experiments names those that are")
+    growth, age_s = parts.outcomes.of(name)
+    return ArmOutcomes(age_s=round(age_s, 3), **dict(growth))
 
 
 def _info(experiment: Experiment) -> ExperimentInfo:

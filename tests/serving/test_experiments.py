@@ -1,5 +1,6 @@
 """Experiments in the request path: sticky arms, what they change, what the answer and the log say of them."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +8,15 @@ import pytest
 
 from recsys.errors import InvalidConfig
 from recsys.experiments.assignment import Exposure, parse_exposures
+from recsys.experiments.growth import Growth
 from recsys.impressions import parse_impression
 from recsys.rerank.reranker import Diversity
-from recsys.types import Head, Topic
+from recsys.types import EventType, Head, Topic
+from serving.experiment_outcomes import ExperimentOutcomes
 from serving.experiments import Experiments, read_experiments
 from serving.runtime import PathConfig
 from tests.bundles import write_tiny_bundle
+from tests.recsys.experiments.lakes import LakeBuilder, day
 from tests.serving.conftest import Api
 from tests.serving.waiting import eventually
 
@@ -183,3 +187,57 @@ def test_contradictions_are_refused_with_their_place(file: Path, content: str, m
 def test_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="No such file"):
         Experiments(tmp_path / "none.yaml", PathConfig())
+
+
+def test_outcomes_of_the_arms_are_read_from_the_lake(make_api: Callable[..., Api], file: Path) -> None:
+    api = make_api(experiments=file)
+    found = api.client.get("/v1/experiments/explore/outcomes").json()
+    assert (found["experiment"], found["looks_ms"], found["arms"]) == ("explore", [], [])
+    lake = LakeBuilder()  # what the archiver would have written meanwhile
+    for n, arm in enumerate(["control", "draws"] * 3):
+        request = lake.show(f"u{n}", day(0), ["i1/p", "i2/p"], f"explore:{arm}@0.5")
+        lake.act(EventType.CLICK, f"u{n}", day(0) + 1_000, "i1/p", request)
+    lake.write(api.services.settings.lake)
+    api.services.outcomes = ExperimentOutcomes(api.services.settings.lake)
+    found = api.client.get("/v1/experiments/explore/outcomes").json()
+    assert {arm["name"]: arm["users"][-1] for arm in found["arms"]} == {"control": 3, "draws": 3}
+    assert found["arms"][0]["metrics"]["ctr"][-1]["value"] == 0.5
+    assert found["age_s"] >= 0
+    missing = api.client.get("/v1/experiments/other/outcomes")
+    assert missing.status_code == 404
+    assert "GET /v1/experiments" in missing.json()["detail"]
+
+
+def test_a_lake_that_cannot_be_read_is_503_and_says_why(make_api: Callable[..., Api], file: Path) -> None:
+    api = make_api(experiments=file)
+    broken = api.services.settings.lake / "impressions" / "dt=2026-01-01" / "x.parquet"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no parquet")
+    response = api.client.get("/v1/experiments/explore/outcomes")
+    assert response.status_code == 503
+    assert "not a readable Parquet file" in response.json()["detail"]
+
+
+def test_outcomes_are_read_once_in_a_while_and_whoever_comes_meanwhile_gets_the_last_ones() -> None:
+    at, reads, go = [0.0], [0], threading.Event()
+    go.set()
+
+    def read(lake: Path, experiment: str) -> Growth:
+        reads[0] += 1
+        assert go.wait(20)
+        return Growth(experiment=experiment, crossed=reads[0])
+
+    outcomes = ExperimentOutcomes(Path(), read, lambda: at[0])
+    assert outcomes.of("x") == (Growth(experiment="x", crossed=1), 0.0)
+    at[0] = 5.0
+    assert outcomes.of("x")[1] == 5.0
+    assert reads[0] == 1
+    at[0] = 30.0
+    go.clear()
+    slow = threading.Thread(target=outcomes.of, args=("x",))
+    slow.start()
+    eventually(lambda: reads[0] == 2)
+    assert outcomes.of("x") == (Growth(experiment="x", crossed=1), 30.0)
+    go.set()
+    slow.join()
+    assert outcomes.of("x") == (Growth(experiment="x", crossed=2), 0.0)

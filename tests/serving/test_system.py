@@ -11,9 +11,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from recsys.errors import Unavailable
 from recsys.result import Goal, Result
 from recsys.types import Topic
+from recsys.worker_report import WorkerReport
 from serving.log_ends import LogEnds
-from serving.rates import STAGES, Window, added, quantile
-from tests.serving.conftest import Api, click
+from serving.rates import STAGES, Window, added, made_readable, quantile
+from streaming.metrics import WorkerMetrics
+from tests.serving.conftest import NOW_MS, Api, click
 
 
 def test_percentiles_of_buckets() -> None:
@@ -43,6 +45,68 @@ def test_the_window_forgets_what_was_before_it() -> None:
     requests.labels("/", "GET", "200").inc(2)
     at[0] = 65.0
     assert in_window() == 2  # the start is out of the window, the look at 10 s is in it
+
+
+def test_what_was_counted_before_the_start_is_not_of_the_first_minute() -> None:
+    registry, at = CollectorRegistry(), [0.0]
+    requests = Counter("recsys_http_requests", "", ("route", "method", "status"), registry=registry)
+    requests.labels("/", "GET", "200").inc(1_000_000)  # of processes that ran before, or beside
+    window = Window(lambda: at[0])
+    window.begin(registry.collect())
+    at[0] = 2.0
+    requests.labels("/", "GET", "200").inc(3)
+    then, now = window.look(registry.collect())
+    assert (now.requests["/", "200"] - then.requests["/", "200"], now.at_s - then.at_s) == (3, 2.0)
+
+
+def report(*counts: float) -> WorkerReport:
+    return WorkerReport(NOW_MS, 0, 0, 0, 0, 0, 4, dict(zip((0.01, 0.1, float("inf")), counts, strict=True)))
+
+
+def test_freshness_is_that_of_the_window_over_all_workers_that_live() -> None:
+    at = [0.0]
+    window = Window(lambda: at[0])
+    then, now = window.look([], None)  # the store is away
+    assert made_readable(then, now) is None
+    at[0] = 2.0
+    then, now = window.look([], {"a": report(90, 100, 100), "gone": report(5, 5, 5)})
+    assert made_readable(then, now) is None, "what was before the first report is not of this minute"
+    at[0] = 4.0
+    then, now = window.look([], {"a": report(92, 104, 104), "new": report(1, 1, 2)})
+    assert made_readable(then, now) == {0.01: 3, 0.1: 5, float("inf"): 6}
+
+
+def test_a_worker_says_how_it_does(api: Api) -> None:
+    at = [0.0]
+    api.services.window = Window(lambda: at[0])
+    assert api.client.get("/v1/system").json()["workers"] == []
+    metrics = WorkerMetrics()
+    sent = metrics.report(NOW_MS - 500, 7, 4)
+    api.store.report("w1", sent.encode(), 60_000)
+    api.store.report("w0", b"of another version", 60_000)
+    at[0] = 2.0
+    api.client.get("/v1/system")
+    metrics.events.labels("applied").inc(100)
+    metrics.freshness.observe(0.03)
+    api.store.report("w1", metrics.report(NOW_MS - 500, 7, 4).encode(), 60_000)
+    state = api.client.get("/v1/system").json()
+    assert state["workers"] == [
+        {
+            "name": "w1",
+            "reported_s": 0.5,
+            "partitions": 4,
+            "lag": 7,
+            "applied": 100,
+            "duplicates": 0,
+            "dead_letters": 0,
+            "outages": 0,
+        }
+    ]
+    assert 20 < state["freshness"]["p50_ms"] < 50
+    assert [b["up_to_ms"] for b in state["freshness"]["buckets"] if b["batches"]] == [50]
+    api.store.up = False
+    state = api.client.get("/v1/system").json()
+    assert (state["workers"], state["freshness"]["buckets"]) == ([], [])
 
 
 def test_the_window_keeps_one_snapshot_a_second_however_often_somebody_looks() -> None:

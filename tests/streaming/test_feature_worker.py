@@ -19,6 +19,7 @@ from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic
+from recsys.worker_report import read_report
 from streaming.dead_letter import read_dead_letters
 from streaming.feature_worker import TOPICS, FeatureWorker, WorkerConfig
 from streaming.lateness import TimeRules
@@ -90,6 +91,19 @@ def test_every_event_is_applied() -> None:
     drain(worker, log.source())
     assert_holds(store, events)
     assert worker.metrics.totals()["events_applied"] == 500
+
+
+def test_a_worker_reports_of_itself_until_it_leaves() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    send(log, make_events(50))
+    worker = new_worker(store, log, replace(CONFIG, report_s=0.0))
+    drain(worker, log.source())
+    report = read_report(store.reports()[worker.name])
+    assert report is not None
+    assert (report.applied, report.partitions, report.lag) == (50, len(EVERY), None)
+    assert {0.005, float("inf")} <= report.freshness.keys()
+    store.leave(worker.name)
+    assert store.reports() == {}
 
 
 def test_changes_of_items_reach_the_catalogue_once_and_poison_does_not() -> None:

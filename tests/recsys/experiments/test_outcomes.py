@@ -8,8 +8,8 @@ import pytest
 from recsys.errors import InvalidData
 from recsys.experiments.assignment import Arm, Assigner, Experiment, exposures_text
 from recsys.experiments.comparison import catalogue_lifts, false_positive_rate, gini, lifts, split_p
-from recsys.experiments.outcomes import Outcomes, first_day, outcomes_by_day
-from recsys.types import EventType
+from recsys.experiments.outcomes import Outcomes, first_day, outcomes_by_day, outcomes_by_step
+from recsys.types import MS_PER_HOUR, EventType
 from tests.recsys.experiments.lakes import LakeBuilder, day
 
 A, B = "x:a@0.5", "x:b@0.5|other:c@1"
@@ -167,3 +167,26 @@ def test_gini_knows_the_ends() -> None:
     assert gini(np.full(5, 3.0)) == pytest.approx(0)
     assert gini(np.zeros(4)) == 0
     assert gini(np.array([0, 0, 0, 0, 9.0])) == pytest.approx(0.8)
+
+
+def test_looks_within_a_day_see_what_had_happened_by_then(tmp_path: Path) -> None:
+    lake = LakeBuilder()
+    morning = lake.show("u1", day(0, 9.5), ["i1/p"], A)
+    lake.show("u0", day(0, 8), ["i1/p"], "other:c@1")
+    lake.show("u2", day(0, 11.5), ["i1/p", "i2/p"], B)
+    lake.act(EventType.CLICK, "u1", day(0, 12.5), "i1/p", morning)
+    lake.show("u3", day(1, 0.5), ["i1/p"], B)
+    lake.write(tmp_path)
+    looks = list(outcomes_by_step(tmp_path, "x", MS_PER_HOUR))
+    assert [at for at, _ in looks] == [
+        *(day(0, hour) for hour in (10, 11, 12)),
+        day(0, 12.5) + 1,
+        day(1, 0.5) + 1,
+    ]
+    assert [len(found.arm) for _, found in looks] == [1, 1, 2, 2, 3]
+    assert [found.sums["clicks"].sum() for _, found in looks] == [0, 0, 0, 1, 1]
+    by_day = list(outcomes_by_day(tmp_path, "x"))
+    for found, (_, look) in zip(by_day, looks[-2:], strict=True):
+        assert {name: sums.tolist() for name, sums in found.sums.items()} == {
+            name: sums.tolist() for name, sums in look.sums.items()
+        }

@@ -393,6 +393,18 @@ def test_the_version_of_a_history_changes_with_it_and_only_with_it(store: Featur
     assert version() != full
 
 
+def test_workers_report_of_themselves_while_they_live(store: FeatureStore, open_store: OpenStore) -> None:
+    assert store.reports() == {}
+    store.report("a", b"\x00one", 60_000)
+    store.report("a", b"two", 60_000)
+    other = open_store()
+    other.report("b", b"b", 20)
+    time.sleep(0.05)  # b's has expired
+    assert store.reports() == other.reports() == {"a": b"two"}
+    store.leave("a")
+    assert other.reports() == {}
+
+
 def test_workers_see_who_lives(store: FeatureStore, open_store: OpenStore) -> None:
     assert store.workers("b", 60_000) == ["b"]
     assert open_store().workers("a", 60_000) == ["a", "b"]
