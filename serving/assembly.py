@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -299,7 +300,7 @@ def assemble_part(settings: ServingSettings, telemetry: Telemetry) -> Starlette:
     if settings.role is Role.RANK:
         ranks = ModelHost(
             settings.bundles,
-            load_rank_part,
+            partial(load_rank_part, device=settings.rank_device),
             release=lambda part: None,
             code_fingerprint=FEATURES.fingerprint,
             store_fingerprint=lambda: None,

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from recsys.bundle import Bundle, versions
 from recsys.errors import RecsysError
-from recsys.rank.scorer import RankerSession
+from recsys.rank.scorer import Device, RankerSession
 from serving.golden import check_golden
 from serving.hop import MEDIA_TYPE, Array
 from serving.model_host import Loaded, ModelHost
@@ -73,10 +73,10 @@ class RankPart:
     session: RankerSession
 
 
-def load_rank_part(bundle: Bundle) -> RankPart:
-    """Raises: InvalidBundle."""
+def load_rank_part(bundle: Bundle, device: Device = Device.CPU) -> RankPart:
+    """Raises: InvalidBundle, InvalidConfig."""
     check_golden(bundle)
-    return RankPart(bundle, RankerSession(bundle.file("ranker.onnx")))
+    return RankPart(bundle, RankerSession(bundle.file("ranker.onnx"), device=device))
 
 
 class Asked:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from recsys.rank.scorer import Device
 from recsys.rerank.reranker import Diversity
 from recsys.settings import Settings
 
@@ -62,6 +63,11 @@ class ServingSettings(Settings):
     )
     rank_url: str = Field(
         "", description="Process that has the ranker: http://host:port or unix:/path; empty: this one."
+    )
+
+    rank_device: Device = Field(
+        Device.CPU,
+        description="Where `recsys serve --role rank` computes: cpu, or cuda (the image serving-cuda).",
     )
 
     deadline_ms: int = Field(

@@ -30,7 +30,7 @@ from recsys.item_changes import ItemChange, newest
 from recsys.lake import DAY_PREFIX, EVENTS, IMPRESSIONS, events_table, impressions_table, split_by_day
 from recsys.types import Topic
 from streaming.batches import Late, accept, accept_change
-from streaming.commit import Place, commit, exclusive, recover
+from streaming.commit import ALIVE, FOLDER, Place, commit, exclusive, recover
 from streaming.lateness import TimeRules
 from streaming.log import KafkaSource
 from streaming.replay import REPLAY_HEADER
@@ -116,12 +116,14 @@ class Archiver:
 
     def run(self, stop: threading.Event) -> None:
         """Archive until `stop`, then write what waits. Outages of the log are waited out."""
+        alive = self._lake / FOLDER / ALIVE
         while not stop.is_set():
             try:
                 self.step()
             except Unavailable as error:
                 _log.warning("the archiver waits for the log", error=str(error))
                 stop.wait(RETRY_S)
+            alive.touch()
         self.flush()
 
     def step(self, timeout_s: float = 0.5) -> int:

@@ -22,6 +22,7 @@ from recsys.errors import InvalidConfig
 from recsys.lake import write_parquet
 
 FOLDER = "_archive"
+ALIVE = "alive"  # touched whenever the archiver has looked at the log: its health check reads the time
 _CHECKPOINT = "checkpoint.json"
 
 

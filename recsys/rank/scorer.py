@@ -6,6 +6,7 @@ the number of candidates. One intra-op thread: requests run beside each other, n
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidBundle
+from recsys.errors import InvalidBundle, InvalidConfig
 from recsys.rank.calibration import Calibration, calibrate
 from recsys.rank.value_model import ValueModel
 from recsys.request import Candidates, Query
@@ -23,22 +24,47 @@ INPUTS = ("history", "types", "gaps", "items", "features", "position")
 OUTPUTS = tuple(str(head) for head in Head)
 
 
+class Device(StrEnum):
+    """Where onnxruntime computes. What CUDA has no kernel for, as 8-bit products, stays on the CPU."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+_PROVIDERS = {
+    Device.CPU: ["CPUExecutionProvider"],
+    Device.CUDA: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+
+
 class RankerSession:
     """`ranker.onnx` with checked names. Thread-safe: onnxruntime's `run` is."""
 
-    def __init__(self, model: Path | bytes, threads: int = 1) -> None:
+    def __init__(self, model: Path | bytes, threads: int = 1, device: Device = Device.CPU) -> None:
         """
         Raises:
             InvalidBundle: the file is no ONNX model, or has other inputs or outputs than docs/architecture.md says.
+            InvalidConfig: CUDA is asked for and is not there.
         """
+        if device is Device.CUDA and "CUDAExecutionProvider" not in ort.get_available_providers():
+            raise InvalidConfig(
+                f"onnxruntime {ort.__version__} computes on the CPU alone: use the image recsys:serving-cuda, or"
+                " RECSYS_RANK_DEVICE=cpu"
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(source, options, providers=_PROVIDERS[device])
         except Exception as error:  # onnxruntime raises many kinds without a common base of its own
             raise InvalidBundle(f"ranker.onnx: {error}") from error
+        if (
+            self._session.get_providers()[0] != _PROVIDERS[device][0]
+        ):  # it goes on without, and only logs that
+            raise InvalidConfig(
+                "onnxruntime finds no CUDA device or libraries; its log on standard error says which"
+            )
         inputs = {i.name: i for i in self._session.get_inputs()}
         outputs = [o.name for o in self._session.get_outputs()]
         if set(inputs) != set(INPUTS) or set(outputs) != set(OUTPUTS):

@@ -38,5 +38,6 @@ export const readSystem = () => call("GET", "/v1/system");
 export const readModels = () => call("GET", "/v1/models");
 export const readBundles = () => call("GET", "/v1/bundles");
 export const readExperiments = () => call("GET", "/v1/experiments");
+export const readOutcomes = (name) => call("GET", `/v1/experiments/${encodeURIComponent(name)}/outcomes`);
 export const readHealth = () => call("GET", "/readyz");
 export const activate = (version) => call("POST", `/v1/bundles/${encodeURIComponent(version)}/activate`);

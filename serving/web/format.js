@@ -39,8 +39,23 @@ export function age(milliseconds) {
   return "now";
 }
 
+/** "now", "3 min ago". */
+export const ago = (milliseconds) => {
+  const text = age(milliseconds);
+  return text === "now" || text === "–" ? text : `${text} ago`;
+};
+
+/** A percentile that was read from a histogram whose first bucket ends at half a millisecond. */
+export const bucketed = (x) => (x !== null && x !== undefined && x < 0.5 ? "< 0.5" : ms(x));
+
+export const change = (share) => `${share > 0 ? "+" : share < 0 ? "−" : ""}${Math.abs(100 * share).toFixed(1)} %`;
+
+export const probability = (p) => (p < 0.001 ? "< 0.001" : p.toFixed(3));
+
 export const when = (milliseconds) =>
   new Date(milliseconds).toLocaleString(LOCALE, { dateStyle: "medium", timeStyle: "short" });
 
-/** `two_tower` → "two tower". */
-export const words = (name) => name.replaceAll("_", " ");
+const SHORT = new Set(["ctr", "cvr", "auc", "gauc", "mb"]);
+
+/** `two_tower` → "two tower", `click_auc` → "click AUC". */
+export const words = (name) => name.split("_").map((word) => (SHORT.has(word) ? word.toUpperCase() : word)).join(" ");

@@ -1,4 +1,5 @@
 // What the views are made of.
+import { number } from "./format.js";
 import { html, uPlot, useEffect, useLayoutEffect, useRef, useState } from "./vendor/toolkit.js";
 
 export const Panel = ({ title, note, children, id, actions }) => html`
@@ -84,36 +85,57 @@ function colour(name, box) {
   return found;
 }
 
+const faint = (rgb) => rgb.replace(/^rgb\((.*)\)$/, "rgba($1, .16)");
+
+/** What is drawn, bands first so that every line lies above them. */
+const drawn = (series) => [
+  ...series.filter((s) => s.high).flatMap((s) => [{ tone: s.tone, bound: "high", values: s.high }, { tone: s.tone, bound: "low", values: s.low }]),
+  ...series,
+];
+
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** Lines over x. `series`: [{label, values, tone}], tone a custom property of style.css. The table below it, or the
- * label, says the same to those who do not see it. */
-export function Chart({ label, x, series, time = false, fromZero = false, height = 180, unit = "" }) {
+/** Ticks of a time axis: seconds when it spans minutes, days when it spans days. */
+function clock(plot, ticks) {
+  const span = plot.scales.x.max - plot.scales.x.min;
+  const parts = span < 1200 ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : span < 172_800 ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" };
+  const text = new Intl.DateTimeFormat("en-GB", parts);
+  return ticks.map((tick) => text.format(tick * 1000));
+}
+
+/** Lines over x. `series`: [{label, values, tone, low, high}], tone a custom property of style.css; between `low` and
+ * `high` lies a band. `span`: seconds that a time axis shows at least. The table below it, or the label, says the same
+ * to those who do not see it. */
+export function Chart({ label, x, series, time = false, span = 0, fromZero = false, height = 180, show = number }) {
   const box = useRef(null);
   const plot = useRef(null);
   const [mode, setMode] = useState(dark.matches);
-  const shape = `${series.map((s) => s.label)}|${time}|${mode}`;
+  const shape = `${series.map((s) => `${s.label}${s.high ? "~" : ""}`)}|${time}|${mode}`;
   useEffect(() => {
     const change = () => setMode(dark.matches);
     dark.addEventListener("change", change);
     return () => dark.removeEventListener("change", change);
   }, []);
   useLayoutEffect(() => {
-    const axis = { stroke: colour("--dim", box.current), grid: { stroke: colour("--line", box.current), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
+    const axis = { stroke: colour("--dim", box.current), grid: { stroke: colour("--line", box.current), width: 1 }, ticks: { show: false }, font: "12px system-ui", space: 60 };
+    const lines = drawn(series);
     plot.current = new uPlot(
       {
         width: box.current.clientWidth,
         height,
-        scales: { x: { time }, ...(fromZero && { y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 1] } }) },
+        padding: [12, 12, 0, 0],
+        scales: { x: { time, ...(span && { range: ({ data: [at] }) => [Math.min(at[0], at.at(-1) - span), at.at(-1)] }) }, ...(fromZero && { y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 1] } }) },
         cursor: { points: { size: 6 }, drag: { x: false, y: false } },
-        legend: { live: false, show: series.length > 1 },
-        axes: [axis, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],
+        legend: { show: false },
+        axes: [{ ...axis, ...(time && { values: clock }) }, { ...axis, size: 56, space: 36, values: (_, ticks) => ticks.map(show) }],
         series: [
-          { label: time ? "time" : "epoch" },
-          ...series.map((s) => ({ label: s.label, stroke: colour(s.tone, box.current), width: 2, points: { show: x.length < 30, size: 5 } })),
+          {},
+          ...lines.map((line) =>
+            line.bound ? { stroke: "transparent", points: { show: false } } : { stroke: colour(line.tone, box.current), width: 2, points: { show: x.length < 30, size: 5 } }),
         ],
+        bands: lines.flatMap((line, i) => (line.bound === "high" ? [{ series: [i + 1, i + 2], fill: faint(colour(line.tone, box.current)) }] : [])),
       },
-      [x, ...series.map((s) => s.values)],
+      [x, ...lines.map((line) => line.values)],
       box.current,
     );
     const watch = new ResizeObserver(() => plot.current?.setSize({ width: box.current.clientWidth, height }));
@@ -124,6 +146,8 @@ export function Chart({ label, x, series, time = false, fromZero = false, height
       plot.current = null;
     };
   }, [shape]);
-  useLayoutEffect(() => plot.current?.setData([x, ...series.map((s) => s.values)]), [x, series]);
-  return html`<div class="chart" role="img" aria-label=${label} ref=${box}></div>`;
+  useLayoutEffect(() => plot.current?.setData([x, ...drawn(series).map((line) => line.values)]), [x, series]);
+  return html`
+    ${series.length > 1 && html`<ul class="legend">${series.map((s) => html`<li><span style=${{ background: `var(${s.tone})` }}></span>${s.label}</li>`)}</ul>`}
+    <div class="chart" role="img" aria-label=${label} style=${{ minHeight: `${height}px` }} ref=${box}></div>`;
 }

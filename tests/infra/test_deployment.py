@@ -18,6 +18,7 @@ from infra.cli import COMMANDS, load
 from infra.settings_table import ALL
 from recsys.settings import PREFIX
 from serving.telemetry import Telemetry
+from streaming.commit import ALIVE, FOLDER
 from streaming.metrics import WorkerMetrics
 
 INFRA = Path(__file__).parents[2] / "infra"
@@ -25,7 +26,8 @@ ROOT = INFRA.parent
 KUBERNETES = "1.33"
 # Resources of operators, whose schemas Kubernetes does not ship.
 FOREIGN = ("strimzi.io", "keda.sh", "sparkoperator.k8s.io", "opstreelabs.in", "kustomize.config.k8s.io")
-OUR_IMAGES = ("recsys:serving", "recsys:training")
+OUR_IMAGES = ("recsys:serving", "recsys:serving-cuda", "recsys:training")
+ONCE = {"topics", "features", "train", "traffic"}  # they end by themselves: nothing to watch
 
 
 def documents() -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -117,14 +119,41 @@ def test_compose_services_are_confined_and_watched() -> None:
     services = compose()["services"]
     for name, service in services.items():
         assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert name in ONCE or "healthcheck" in service, name
         if service.get("image") in OUR_IMAGES:
-            assert service["read_only"] is True, name
             assert service["user"] != "root", name
         for needed, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
                 assert "healthcheck" in services[needed], f"{name} waits for {needed}"
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name} is open to the network"
+
+
+def test_what_the_archivers_health_checks_look_at_is_what_it_touches() -> None:
+    path = f"/var/lib/recsys/lake/{FOLDER}/{ALIVE}"
+    assert path in compose()["services"]["archive"]["healthcheck"]["test"][-1]
+    (archive,) = (container for _, container in containers() if container["name"] == "archive")
+    assert path in archive["livenessProbe"]["exec"]["command"][-1]
+
+
+def test_kafka_keeps_its_records_in_the_volume() -> None:
+    kafka = compose()["services"]["kafka"]
+    assert f"kafka:{kafka['environment']['KAFKA_LOG_DIRS']}" in kafka["volumes"]
+
+
+def test_stages_of_the_dockerfile_are_built_from_earlier_ones_and_compose_names_them() -> None:
+    stages: list[str] = []
+    for line in (INFRA / "docker" / "Dockerfile").read_text().splitlines():
+        if copied := re.match(r"COPY --from=(\S+)", line):
+            assert copied[1] in stages, line
+        if found := re.match(r"FROM (\S+) AS (\S+)", line):
+            assert found[1] in stages or found[1] == "python:${PYTHON}", line
+            stages.append(found[2])
+    assert stages[-1] == "serving", "what is built without a target"
+    targets = {s["build"]["target"] for s in compose()["services"].values() if "build" in s}
+    assert targets == {"serving", "serving-cuda", "training"} <= set(stages)
 
 
 def exported_metrics() -> set[str]:

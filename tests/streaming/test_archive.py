@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from recsys.item_changes import ItemChange
 from recsys.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events
 from recsys.types import MS_PER_DAY, EventType, Item, Topic
 from streaming.archive import Archiver
-from streaming.commit import exclusive
+from streaming.commit import ALIVE, FOLDER, exclusive
 from streaming.lateness import TimeRules
 from streaming.replay import REPLAY_HEADER
 
@@ -233,6 +234,20 @@ def test_a_log_that_goes_away_again_while_it_is_looked_up_is_waited_for(
                 archiver.step(0.0)
     drain(archiver)
     assert list(read_events(tmp_path)) == [event(n) for n in range(30)]
+
+
+def test_an_archiver_shows_that_it_looks_at_the_log_also_while_that_is_away(tmp_path: Path) -> None:
+    archiver, stop = Archiver(MemoryEventLog(1).source(), tmp_path), threading.Event()
+
+    def away(timeout_s: float = 0.5) -> int:
+        stop.set()
+        raise Unavailable("away")
+
+    archiver.step = away  # type: ignore[method-assign]
+    alive = tmp_path / FOLDER / ALIVE
+    assert not alive.exists()
+    archiver.run(stop)
+    assert alive.exists()
 
 
 def test_one_archiver_a_lake(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 // Feed: a user's list, why each item is there, and how it changes with what the user does.
 import { ApiProblem, readUser, sendEvent } from "../api.js";
 import { age, ms, score, signed, words } from "../format.js";
-import { Bar, Empty, Panel, Problem, useLoaded } from "../parts.js";
+import { Empty, Panel, Problem, useLoaded } from "../parts.js";
 import { html, useEffect, useState } from "../vendor/toolkit.js";
 
 const ACTIONS = [
@@ -61,7 +61,7 @@ export function Feed({ user, answer, error, ask, choose }) {
         ${answer && !answer.items.length && html`<${Empty} title="Nothing to recommend">Everything in the catalogue has been seen or is blocked.<//>`}
         ${answer && html`<ol class="list">${answer.items.map((item, place) => html`
           <${Line} key=${item.item_id} item=${item} place=${place} funnel=${answer.funnel} move=${moves.get(item.item_id)}
-            best=${answer.items[0].score} busy=${busy} act=${(action) => act(action, item, place)} />`)}</ol>`}
+            busy=${busy} act=${(action) => act(action, item, place)} />`)}</ol>`}
       <//>
       <${Panel} id="history-title" title="History" note=${history && `${history.seen} items will not be shown again`}>
         ${historyError && html`<${Problem} error=${historyError} retry=${reload} />`}
@@ -95,7 +95,7 @@ function summary(answer) {
   return `${answer.items.length} items in ${ms(answer.ms)} ms · bundle ${answer.bundle}${degraded}`;
 }
 
-function Line({ item, place, funnel, move, best, busy, act }) {
+function Line({ item, place, funnel, move, busy, act }) {
   const name = item.title || item.item_id;
   const shown = funnel.shown[place];
   return html`
@@ -109,7 +109,7 @@ function Line({ item, place, funnel, move, best, busy, act }) {
           ${ACTIONS.map((action) => html`<button type="button" class="quiet" disabled=${busy} data-type=${action[0]} aria-label=${`${action[1]} ${name}`} onClick=${() => act(action)}>${action[1]}</button>`)}
         </div>
       </div>
-      <div class="score"><span class="value">${score(item.score)}</span><${Bar} size=${best > 0 ? item.score / best : 0} /></div>
+      <span class="score" title="score"><span class="sr">score </span>${score(item.score)}</span>
     </li>`;
 }
 

@@ -1,11 +1,14 @@
 // System: how it does now. Everything is `/v1/system`, `/v1/bundles` and `/v1/experiments`, looked at every two seconds.
-import { activate, readBundles, readExperiments, readSystem } from "../api.js";
-import { age, bytes, count, ms, number, percent, when, words } from "../format.js";
+import { activate, readBundles, readSystem } from "../api.js";
+import { age, ago, bucketed, bytes, count, ms, number, percent, when, words } from "../format.js";
 import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../parts.js";
 import { html, useEffect, useState } from "../vendor/toolkit.js";
+import { Experiments } from "./experiments.js";
+import { Stream } from "./stream.js";
 
 const EVERY_MS = 2000;
-const KEPT = 150; // points of the charts: five minutes
+const SPAN_S = 300; // of the charts
+const KEPT = (1000 * SPAN_S) / EVERY_MS;
 const HOT = "/v1/recommendations";
 const DRIFTS = 12;
 const MOVING = 0.1;
@@ -26,18 +29,18 @@ export function System({ askKey }) {
       <button type="button" class="quiet" aria-pressed=${paused} onClick=${() => pause(!paused)}>${paused ? "Go on" : "Pause"}</button></div>
     ${error && html`<p class="banner">${error.message}</p>`}
     <${Tiles} state=${state} />
-    <div class="split even">
-      <${Panel} id="rate-title" title="Requests a second"><${Chart} label="Requests a second over time" time=${true} fromZero=${true} x=${past.map((p) => p.at)} series=${[{ label: "requests/s", tone: "--accent", values: past.map((p) => p.qps) }]} /><//>
-      <${Panel} id="latency-title" title="Recommendation, milliseconds"><${Chart} label="Median and 99th percentile of a recommendation over time" time=${true} fromZero=${true} x=${past.map((p) => p.at)}
+    <div class="split even tall">
+      <${Panel} id="rate-title" title="Requests a second"><${Chart} label="Requests a second over time" time=${true} span=${SPAN_S} fromZero=${true} x=${past.map((p) => p.at)} series=${[{ label: "requests/s", tone: "--accent", values: past.map((p) => p.qps) }]} /><//>
+      <${Panel} id="latency-title" title="Recommendation, milliseconds"><${Chart} label="Median and 99th percentile of a recommendation over time" time=${true} span=${SPAN_S} fromZero=${true} x=${past.map((p) => p.at)}
         series=${[{ label: "p50", tone: "--accent", values: past.map((p) => p.p50) }, { label: "p99", tone: "--warm", values: past.map((p) => p.p99) }]} /><//>
     </div>
     <div class="split even">
-      <${Stages} stages=${state.stages} />
-      <div><${Stream} state=${state} /><${Caches} caches=${state.caches} /></div>
+      <div><${Stages} stages=${state.stages} /><${Caches} caches=${state.caches} /></div>
+      <div><${Stream} state=${state} /></div>
     </div>
+    <${Experiments} />
     <${Bundles} askKey=${askKey} />
-    <${Drift} drift=${state.drift} />
-    <${Experiments} />`;
+    <${Drift} drift=${state.drift} />`;
 }
 
 function Tiles({ state }) {
@@ -50,7 +53,8 @@ function Tiles({ state }) {
       <${Tile} label="errors (5xx)" value=${number(state.errors_per_s)} unit="/s" state=${state.errors_per_s > 0 ? "bad" : ""} />
       <${Tile} label="recommendation p99" value=${ms(hot?.p99_ms)} unit="ms" note=${hot?.p50_ms == null ? "none in this time" : `p50 ${ms(hot.p50_ms)} ms`} />
       <${Tile} label="stream lag" value=${lags.length ? count(lags.reduce((a, b) => a + b, 0)) : "–"} unit="records" note=${lags.length ? "" : "the log cannot be asked"} />
-      <${Tile} label="item features" value=${age(state.item_features_age_s * 1000)} note="since they were known to be current" />
+      <${Tile} label="event to feature, p99" value=${ms(state.freshness.p99_ms)} unit="ms" note=${state.freshness.p50_ms === null ? "no event in this time" : `p50 ${ms(state.freshness.p50_ms)} ms`} />
+      <${Tile} label="item features" value=${age(state.item_features_age_s * 1000)} note="since last known current" />
       <${Tile} label="degraded answers" value=${count(degraded.reduce((sum, [, n]) => sum + n, 0))} state=${degraded.length ? "warn" : ""} note=${degraded.map(([reason, n]) => `${words(reason)} ${n}`).join(", ") || "none"} />
     </div>`;
 }
@@ -61,31 +65,9 @@ function Stages({ stages }) {
     <${Panel} id="stages-title" title="Stages of a recommendation">
       ${stages.length ? html`
         <${Table} caption="Percentiles of each stage" head=${["stage", ["p50 ms"], ["p99 ms"], ""]}>
-          ${stages.map((stage) => html`<tr><th scope="row">${words(stage.name)}</th><td class="num">${ms(stage.p50_ms)}</td><td class="num">${ms(stage.p99_ms)}</td><td class="wide">${stage.p99_ms !== null && html`<${Bar} size=${stage.p99_ms / most} />`}</td></tr>`)}
+          ${stages.map((stage) => html`<tr><th scope="row">${words(stage.name)}</th><td class="num">${bucketed(stage.p50_ms)}</td><td class="num">${bucketed(stage.p99_ms)}</td><td class="wide">${stage.p99_ms !== null && html`<${Bar} size=${stage.p99_ms / most} />`}</td></tr>`)}
         <//>` : html`<${Empty} title="No request yet">Ask for a list in the Feed.<//>`}
     <//>`;
-}
-
-function Stream({ state }) {
-  if (!state.stream.length) return html`<${Panel} id="stream-title" title="Stream"><${Empty} title="The store is away">How far the worker is, is written there.<//><//>`;
-  const topics = Object.groupBy ? Object.groupBy(state.stream, (part) => part.topic) : group(state.stream);
-  return html`
-    <${Panel} id="stream-title" title="Stream">
-      <${Table} caption="How far the feature worker is" head=${["topic", ["applied"], ["lag"], ["newest event"]]}>
-        ${Object.entries(topics).map(([topic, parts]) => {
-          const newest = Math.max(...parts.map((part) => part.newest_event_ms ?? 0));
-          const lag = parts.some((part) => part.lag === null) ? null : parts.reduce((sum, part) => sum + part.lag, 0);
-          return html`<tr><th scope="row">${topic}</th><td class="num">${count(parts.reduce((sum, part) => sum + (part.offset ?? 0), 0))}</td><td class="num">${count(lag)}</td><td class="num">${newest ? `${age(Date.now() - newest)} ago` : "–"}</td></tr>`;
-        })}
-      <//>
-      <p class="dim">Waiting for Kafka in this process: ${bytes(state.outbox_bytes)}.</p>
-    <//>`;
-}
-
-function group(parts) {
-  const found = {};
-  for (const part of parts) (found[part.topic] ??= []).push(part);
-  return found;
 }
 
 const Caches = ({ caches }) => html`
@@ -140,23 +122,6 @@ function Drift({ drift }) {
         <p>${count(drift.rows)} served items: ${moved} of ${entries.length} features above ${OTHER}.</p>
         <${Table} caption="Features that moved most" head=${["feature", ["PSI"], "", "verdict"]}>
           ${listed.map(([name, psi]) => html`<tr><th scope="row">${words(name)}</th><td class="num">${psi.toFixed(3)}</td><td class="wide"><${Bar} size=${Math.min(1, psi)} tone=${psi > OTHER ? "minus" : ""} /></td><td class="dim">${verdict(psi)}</td></tr>`)}
-        <//>`}
-    <//>`;
-}
-
-function Experiments() {
-  const [found, error, reload] = useLoaded(readExperiments, 30_000);
-  const changes = (arm) => Object.entries(arm.settings).map(([name, value]) => `${words(name)} ${value}`).join(", ") || "–";
-  return html`
-    <${Panel} id="arms-title" title="Experiments" note="Who is in which arm follows from a hash of the user; what the arms earn is a report over the lake (docs/experiments.md).">
-      ${error && html`<${Problem} error=${error} retry=${reload} />`}
-      ${found?.error && html`<p class="banner">${found.error}</p>`}
-      ${found && !found.experiments.length && html`<${Empty} title="None is running">Everybody gets the published bundle.<//>`}
-      ${found && found.experiments.length > 0 && html`
-        <${Table} caption="Arms of the running experiments" head=${["experiment", "users", "arm", ["share"], "bundle", "changes"]}>
-          ${found.experiments.flatMap((experiment) => experiment.arms.map((arm) => html`
-            <tr><th scope="row">${experiment.name}</th><td class="dim">${percent(experiment.last - experiment.first)} of ${experiment.layer}</td><td>${arm.name}</td>
-              <td class="num">${percent(arm.share)}</td><td>${arm.bundle || "published"}</td><td class="dim">${changes(arm)}</td></tr>`))}
         <//>`}
     <//>`;
 }

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -15,7 +16,7 @@ from recsys.rank.calibration import (
     read_calibrations,
     write_calibrations,
 )
-from recsys.rank.scorer import RankerSession, RankScorer
+from recsys.rank.scorer import Device, RankerSession, RankScorer
 from recsys.rank.value_model import ValueModel
 from recsys.request import Candidates, Query, no_candidates
 from recsys.types import Head
@@ -143,3 +144,11 @@ def test_a_broken_calibration_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "calibration.json").write_text(content)
     with pytest.raises(InvalidBundle):
         read_calibrations(tmp_path / "calibration.json")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA"
+)
+def test_cuda_without_a_build_for_it_is_refused_not_computed_elsewhere() -> None:
+    with pytest.raises(InvalidConfig, match="serving-cuda"):
+        RankerSession(model(), device=Device.CUDA)

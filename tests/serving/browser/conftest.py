@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
@@ -17,7 +18,9 @@ from infra.local.kafka import KafkaBroker
 from infra.local.redis import RedisServer
 from infra.processes import Children
 from recsys.result import Result
+from recsys.types import EventType
 from tests.bundles import write_tiny_bundle
+from tests.recsys.experiments.lakes import LakeBuilder, day
 
 PARTITIONS = 4
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -38,7 +41,31 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_bundle(folder / "bundles", "v1")
     write_tiny_bundle(folder / "bundles", "v2", seed=1, current=False)
     _write_what_commands_leave(folder)
+    _write_experiment(folder)
     return folder
+
+
+EXPERIMENTS = """
+experiments:
+  - name: diversity
+    layer: rerank
+    arms: [{name: control}, {name: dpp, settings: {rerank: {diversity: dpp}}}]
+  - {name: unseen, layer: models, last: 0.5, arms: [{name: all}]}
+"""
+ARM_USERS = 40
+
+
+def _write_experiment(home: Path) -> None:
+    """Two arms that users were shown for five hours, as the archiver keeps it. The second one's click more."""
+    (home / "experiments.yaml").write_text(EXPERIMENTS, encoding="utf-8")
+    rng, lake = np.random.default_rng(0), LakeBuilder()
+    for n in range(5 * ARM_USERS):
+        user, at = n % ARM_USERS, day(0, 9 + n / ARM_USERS)
+        arm = ("control", "dpp")[user % 2]
+        request = lake.show(f"u{user}", at, ["a/p", "b/q", "c/p"], f"diversity:{arm}@0.5")
+        for item in np.array(["a/p", "b/q", "c/p"])[rng.random(3) < (0.2, 0.4)[user % 2]]:
+            lake.act(EventType.CLICK, f"u{user}", at + 1_000, str(item), request)
+    lake.write(home / "lake")
 
 
 def _write_what_commands_leave(home: Path) -> None:
@@ -71,6 +98,7 @@ def children(home: Path) -> Iterator[Children]:
             "RECSYS_REDIS_URL": redis.url,
             "RECSYS_KAFKA_BOOTSTRAP": kafka.bootstrap,
             "RECSYS_PARTITIONS": str(PARTITIONS),
+            "RECSYS_EXPERIMENTS": str(home / "experiments.yaml"),
             "RECSYS_DEADLINE_MS": "5000",  # a busy machine is not what is tested
             "RECSYS_STORE_TIMEOUT_MS": "2000",
             "OMP_NUM_THREADS": "1",

@@ -87,6 +87,33 @@ def test_a_bundle_is_switched_from_the_system_view(page: Page) -> None:
     expect(page.get_by_role("region", name="How far the feature worker is")).to_contain_text("events")
 
 
+def test_arms_are_shown_with_their_outcomes_and_intervals(page: Page) -> None:
+    page.goto("/#/system")
+    arms = page.get_by_role("region", name="Arms of diversity", exact=True)
+    treated = arms.get_by_role("row").filter(has=page.get_by_role("rowheader", name="dpp", exact=True))
+    expect(treated).to_contain_text(re.compile(r"\d+ %.*… .*%.*\[.*%\]"), timeout=60_000)
+    expect(arms).to_contain_text("control")
+    expect(
+        page.get_by_role("img", name=re.compile("^CTR of each arm over time.*control .*%, dpp .*%"))
+    ).to_be_visible()
+    page.get_by_role("combobox", name="Metric").select_option("dwell_per_session_s")
+    expect(arms.get_by_role("columnheader", name="dwell per session s")).to_be_visible()
+    expect(page.get_by_text("seconds of reading in a session")).to_be_visible()
+    expect(page.get_by_text("Nobody in it is in the lake yet")).to_be_visible()  # the other experiment
+
+
+def test_a_click_is_in_the_freshness_of_the_workers(page: Page) -> None:
+    page.goto("/#/system")
+    workers = page.get_by_role("region", name="Feature workers, by their own reports")
+    expect(workers.get_by_role("rowheader")).to_have_count(1)
+    page.request.post("/v1/events", data={"type": "click", "user_id": "fresh", "item_id": "item-003"})
+    took = page.get_by_role("region", name="Batches by how long they took")
+    expect(took.get_by_role("rowheader").first).to_have_text(re.compile(r"ms|s$"))
+    expect(page.locator("#fresh-title").locator("xpath=../..")).to_contain_text(
+        re.compile(r"p50 .* ms, p99 .* ms")
+    )
+
+
 def test_data_and_models_show_what_the_commands_have_left(page: Page) -> None:
     page.goto("/#/models")
     expect(page.get_by_role("heading", name="Data: tiny")).to_be_visible()
