@@ -35,8 +35,17 @@ class Loss(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class FullSoftmax:
-    """Cross-entropy over the whole catalogue, in chunks: the (N, n_items) logits never exist at once."""
+    """Cross-entropy over the whole catalogue, in chunks: the (N, n_items) logits never exist at once.
+
+    adjustment: (n_items,) float32 added to the logits in training only (logit adjustment; Menon et al., 2021): what
+    is popular is then explained by its popularity, and the vectors hold what is left. None: nothing.
+    smoothing: share of the target's probability that is spread over all items.
+    """
+
+    adjustment: Tensor | None = None
+    smoothing: float = 0.0
 
     def draw(self) -> None:
         return None
@@ -46,7 +55,13 @@ class FullSoftmax:
     ) -> Tensor:
         table = items.all_vectors()[1:]
         return F.linear_cross_entropy(
-            users, table, targets - 1, reduction="sum", options=nn.LinearCrossEntropyOptions()
+            users,
+            table,
+            targets - 1,
+            linear_bias=None if self.adjustment is None else self.adjustment.to(users.device),
+            reduction="sum",
+            label_smoothing=self.smoothing,
+            options=nn.LinearCrossEntropyOptions(),
         )
 
 
@@ -96,11 +111,29 @@ def sampled_cross_entropy(
     return (torch.logsumexp(torch.cat([positive, logits], dim=1), dim=1, keepdim=True) - positive).sum()
 
 
-def make_loss(name: LossName, counts: Tensor, negatives: int, logq: bool = True) -> Loss:
-    """The loss of that name. `counts` (n_items,): how often each item occurs in the training data."""
-    if name is LossName.FULL:
-        return FullSoftmax()
+def make_loss(
+    name: LossName,
+    counts: Tensor,
+    negatives: int,
+    logq: bool = True,
+    adjustment: float = 0.0,
+    smoothing: float = 0.0,
+) -> Loss:
+    """The loss of that name.
+
+    Args:
+        counts: (n_items,), how often each item occurs in the training data.
+        adjustment: of the full softmax: this times each item's log popularity is added to its logits.
+        smoothing: of the full softmax.
+
+    Raises:
+        InvalidConfig: no negatives, or an option of the full softmax for another loss.
+    """
     popularity = (counts.double() + 1) / (counts.double() + 1).sum()  # no item has probability 0
+    if name is LossName.FULL:
+        return FullSoftmax((adjustment * popularity.log()).float() if adjustment else None, smoothing)
+    if adjustment or smoothing:
+        raise InvalidConfig(f"popularity_adjustment and label_smoothing need the loss full, not {name}")
     uniform = torch.full_like(popularity, 1 / len(popularity))
     if name is LossName.IN_BATCH:
         return InBatch(popularity.float(), logq)

@@ -70,6 +70,10 @@ class TwoTowerConfig(BaseModel):
         False, description="Deal the rows of the id table out to the processes; needs a sampled loss."
     )
     logq: bool = Field(True, description="Correct sampled losses for how likely a negative was drawn.")
+    popularity_adjustment: float = Field(
+        0.0, ge=0, description="Of the full softmax: how far popularity is trained away; 1: wholly."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the full softmax.")
 
     epochs: int = Field(10, ge=1, description="Passes over the data; the learning rate ends with the last.")
     max_length: int = Field(50, ge=2, description="Events that the user tower looks at.")
@@ -182,7 +186,14 @@ def _fit(
     average = _average(model, config.ema) if config.ema else None
     optimizer = _optimizer(model, config, table)
     state = TrainingState(model, average, optimizer)
-    loss_of = make_loss(config.loss, data.counts, config.negatives, config.logq)
+    loss_of = make_loss(
+        config.loss,
+        data.counts,
+        config.negatives,
+        config.logq,
+        config.popularity_adjustment,
+        config.label_smoothing,
+    )
     step: nn.Module = _TwoTowerStep(model, loss_of, config)
     if world > 1:
         own = ["model.items.ids.shard"] if table is not None else []
