@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +27,7 @@ from recsys.models.two_tower import TwoTowerShape
 from recsys.result import Goal, Result
 from recsys.types import EventType, Item
 from training import train_two_tower
+from training.augment import Augmentation
 from training.baselines import tuned
 from training.batches import Windows
 from training.cooccurrence import interactions
@@ -33,7 +35,7 @@ from training.dataset import read_items, write_sequences
 from training.lake_histories import lake_histories
 from training.protocols import Split, leave_one_out, read_ordered_sequences, temporal, temporal_shares
 from training.retrieval import Cases, Scorer, scored, two_tower_scorer
-from training.train_two_tower import TwoTowerConfig, Validation
+from training.two_tower_config import TwoTowerConfig, Validation
 
 TWO_TOWER = "two_tower"
 LIST_LENGTH = 10  # of coverage, Gini and popularity bias
@@ -69,7 +71,7 @@ class RecallEvaluation(BaseModel):
 
 # The recipes: chosen on validation cases, docs/recall.md says how.
 _SHAPES: Mapping[Protocol, TwoTowerShape] = {
-    Protocol.ML_1M: TwoTowerShape(dim=128, blocks=2, heads=4, hidden=256, id_dropout=0.0),
+    Protocol.ML_1M: TwoTowerShape(dim=128, blocks=2, heads=4, hidden=256, dropout=0.3, id_dropout=0.0),
     Protocol.KUAIRAND: TwoTowerShape(dim=64, blocks=2, heads=2, hidden=128),
     Protocol.TEMPORAL: TwoTowerShape(dim=64, blocks=2, heads=2, hidden=128),
 }
@@ -78,16 +80,16 @@ _TRAINING: Mapping[Protocol, Mapping[str, object]] = {
         "validation": Validation.NONE,  # the number of epochs was chosen on the second-last items
         "windows": Windows.NEWEST,
         "max_length": 200,
-        "epochs": 14,
+        "augmentation": Augmentation.REORDER,
+        "epochs": 20,
         "warmup_steps": 200,
         "ema": 0.999,
     },
     Protocol.KUAIRAND: {
         "wanted": EventType.PURCHASE,  # a long view, which is what is asked for
-        "half_life_days": 3.0,  # what is watched changes by the day
-        "epochs": 12,
-        "patience": 3,
-        "validation_cases": 3000,
+        "half_life_days": 30.0,
+        "validation": Validation.NONE,  # the number of epochs was chosen on 05-03
+        "epochs": 8,
         "ema": 0.99,
     },
     Protocol.TEMPORAL: {"epochs": 8},
@@ -192,6 +194,7 @@ def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
         "threads": config.threads,
         "progress": config.progress,
         "shape": shape,
+        "bf16": torch.cuda.is_available(),
         "validation_from_ms": split.validation_from_ms,
     }
     try:

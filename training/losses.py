@@ -41,11 +41,9 @@ class FullSoftmax:
 
     adjustment: (n_items,) float32 added to the logits in training only (logit adjustment; Menon et al., 2021): what
     is popular is then explained by its popularity, and the vectors hold what is left. None: nothing.
-    smoothing: share of the target's probability that is spread over all items.
     """
 
     adjustment: Tensor | None = None
-    smoothing: float = 0.0
 
     def draw(self) -> None:
         return None
@@ -60,7 +58,6 @@ class FullSoftmax:
             targets - 1,
             linear_bias=None if self.adjustment is None else self.adjustment.to(users.device),
             reduction="sum",
-            label_smoothing=self.smoothing,
             options=nn.LinearCrossEntropyOptions(),
         )
 
@@ -117,23 +114,21 @@ def make_loss(
     negatives: int,
     logq: bool = True,
     adjustment: float = 0.0,
-    smoothing: float = 0.0,
 ) -> Loss:
     """The loss of that name.
 
     Args:
         counts: (n_items,), how often each item occurs in the training data.
         adjustment: of the full softmax: this times each item's log popularity is added to its logits.
-        smoothing: of the full softmax.
 
     Raises:
-        InvalidConfig: no negatives, or an option of the full softmax for another loss.
+        InvalidConfig: no negatives, or an adjustment for another loss than the full softmax.
     """
     popularity = (counts.double() + 1) / (counts.double() + 1).sum()  # no item has probability 0
     if name is LossName.FULL:
-        return FullSoftmax((adjustment * popularity.log()).float() if adjustment else None, smoothing)
-    if adjustment or smoothing:
-        raise InvalidConfig(f"popularity_adjustment and label_smoothing need the loss full, not {name}")
+        return FullSoftmax((adjustment * popularity.log()).float() if adjustment else None)
+    if adjustment:
+        raise InvalidConfig(f"popularity_adjustment: needs the loss full, not {name}")
     uniform = torch.full_like(popularity, 1 / len(popularity))
     if name is LossName.IN_BATCH:
         return InBatch(popularity.float(), logq)

@@ -9,105 +9,33 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from recsys.datasets.catalogue import table_users
-from recsys.errors import InvalidConfig, InvalidData
-from recsys.features.definitions import FEATURES
+from recsys.errors import InvalidConfig
 from recsys.metrics import hit_rate, ndcg
-from recsys.models.encoding import TYPE_NUMBERS
-from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape, id_scale
-from recsys.types import MS_PER_DAY, EventType, Item
-from training.augment import Augmentation, augmenter
-from training.batches import Batch, BatchPlan, Targets, Windows, epoch_batches
+from recsys.models.two_tower import ItemTable, TwoTower, id_scale
+from recsys.types import MS_PER_DAY, Item
+from training.augment import augmenter
+from training.batches import Batch, BatchPlan, Targets, epoch_batches
 from training.checkpoint import TrainingState
-from training.cooccurrence import interactions, item_neighbours
-from training.dataset import BeforeTime, Cut, Profiles, SequenceFiles, before_last, keep_all, read_items
+from training.dataset import Profiles, keep_all
 from training.distributed import from_first, processes, summed
 from training.losses import Loss, LossName, make_loss
 from training.prefetch import prefetched, timed
-from training.retrieval import Cases, cases_after, next_item_ranks, two_tower_scorer
+from training.retrieval import next_item_ranks, two_tower_scorer
 from training.seeding import seed_everything, seed_step
 from training.sharded_embedding import ShardedAdam, ShardedEmbedding, clip_gradients
-
-
-class Validation(StrEnum):
-    NONE = "none"
-    TIME = "time"  # the newest `validation_share` of all events, each predicted from what was before it
-    LAST_ITEM = "last_item"  # each history's last event
-
-
-class TwoTowerConfig(BaseModel):
-    """Everything that a run depends on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sequences: Path = Field(description="Folder of sequence files.")
-    items: Path = Field(description="The item table, items.parquet.")
-    users: Path | None = Field(
-        None, description="The user table, users.parquet, for a `shape` with `profile`."
-    )
-    work: Path = Field(description="Folder for the checkpoint and what is exported.")
-    seed: int = Field(0, ge=0, description="Fixes the result, on the same hardware and threads bit for bit.")
-    shape: TwoTowerShape = Field(TwoTowerShape(), description="Size of the model.")
-
-    loss: LossName = Field(LossName.FULL, description="What the next item is told apart from.")
-    negatives: int = Field(1024, ge=0, description="Negatives a batch, of the sampled losses.")
-    shard_items: bool = Field(
-        False, description="Deal the rows of the id table out to the processes; needs a sampled loss."
-    )
-    logq: bool = Field(True, description="Correct sampled losses for how likely a negative was drawn.")
-    popularity_adjustment: float = Field(
-        0.0, ge=0, description="Of the full softmax: how far popularity is trained away; 1: wholly."
-    )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the full softmax.")
-
-    epochs: int = Field(10, ge=1, description="Passes over the data; the learning rate ends with the last.")
-    max_length: int = Field(50, ge=2, description="Events that the user tower looks at.")
-    batch_tokens: int = Field(2048, ge=1, description="Positions a batch, over all processes.")
-    windows: Windows = Field(Windows.ALL, description="What is trained on of histories over `max_length`.")
-    wanted: EventType | None = Field(
-        None, description="Predict only items that got such an event at once; empty: every new item."
-    )
-    half_life_days: float = Field(
-        0.0,
-        ge=0,
-        description="Train half as often on what is so much older than the newest; 0: on all alike.",
-    )
-    augmentation: Augmentation = Field(Augmentation.NONE, description="How inputs are varied.")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak of AdamW's.")
-    warmup_steps: int = Field(50, ge=0, description="Steps until the peak; then cosine to 2 %.")
-    weight_decay: float = Field(0.01, ge=0, description="On all but the embeddings.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0: none.")
-    device: str = Field("auto", description="cpu, cuda, or auto: a GPU if there is one.")
-    bf16: bool = Field(False, description="Autocast to bfloat16: faster with AMX or a GPU, slower without.")
-
-    validation: Validation = Field(Validation.TIME, description="What early stopping looks at.")
-    validation_share: float = Field(0.1, gt=0, lt=1, description="Newest events held out, of `time`.")
-    validation_from_ms: int = Field(
-        0, ge=0, description="When `time` begins, in place of a share; 0: the share."
-    )
-    validation_cases: int = Field(1000, ge=1, description="Held-out events scored after each epoch.")
-    patience: int = Field(2, ge=1, description="Epochs without a better NDCG@10 before stopping.")
-    refit: bool = Field(True, description="Train again on everything for the best number of epochs.")
-
-    threads: int = Field(0, ge=0, description="Threads of torch; 0: as torch chooses.")
-    checkpoint_s: float = Field(60.0, ge=0, description="Seconds between checkpoints.")
-    progress: bool = Field(True, description="Show a progress bar.")
+from training.two_tower_config import TwoTowerConfig, Validation
+from training.two_tower_data import TrainingData, counted, read_training_data, substitutes, wanted_type
 
 
 @dataclass(frozen=True)
@@ -157,7 +85,7 @@ def main(config: TwoTowerConfig) -> TwoTowerResult:
 
 def _train(config: TwoTowerConfig, rank: int, world: int) -> TwoTowerResult:
     """Find the number of epochs on what is held out, then train on everything."""
-    data = _read(config)
+    data = read_training_data(config)
     if config.validation is Validation.NONE:
         model, reports = _fit(config, data, "refit", config.epochs, rank, world)
         return TwoTowerResult(model, data.items, config, reports, data.profiles, {})
@@ -166,7 +94,7 @@ def _train(config: TwoTowerConfig, rank: int, world: int) -> TwoTowerResult:
     if config.refit:
         model, reports = _fit(
             config,
-            _counted(data.items, data.files, data.profiles, keep_all),
+            counted(data.items, data.files, data.profiles, keep_all),
             "refit",
             best.epoch,
             rank,
@@ -176,7 +104,7 @@ def _train(config: TwoTowerConfig, rank: int, world: int) -> TwoTowerResult:
 
 
 def _fit(
-    config: TwoTowerConfig, data: "_Data", phase: str, epochs: int, rank: int, world: int
+    config: TwoTowerConfig, data: TrainingData, phase: str, epochs: int, rank: int, world: int
 ) -> tuple[TwoTower, list[EpochReport]]:
     """Train from random weights; the best epoch's weights where events are held out, else the last's."""
     seed_everything(config.seed)
@@ -192,16 +120,15 @@ def _fit(
         config.negatives,
         config.logq,
         config.popularity_adjustment,
-        config.label_smoothing,
     )
     step: nn.Module = _TwoTowerStep(model, loss_of, config)
     if world > 1:
         own = ["model.items.ids.shard"] if table is not None else []
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, own)  # type: ignore[no-untyped-call]
         step = DistributedDataParallel(step)
-    change = augmenter(config.augmentation, neighbours=_neighbours(config, data))
+    change = augmenter(config.augmentation, neighbours=substitutes(config, data))
     targets = Targets(
-        wanted=_wanted(config),
+        wanted=wanted_type(config),
         half_life_ms=config.half_life_days * MS_PER_DAY,
         newest_ms=data.newest_ms,
     )
@@ -256,11 +183,11 @@ def _fit(
     return _whole(state.kept, config, data).eval().cpu(), reports
 
 
-def _sharded_ids(config: TwoTowerConfig, data: "_Data") -> ShardedEmbedding:
+def _sharded_ids(config: TwoTowerConfig, data: TrainingData) -> ShardedEmbedding:
     return ShardedEmbedding(1 + len(data.items), config.shape.dim, config.seed, id_scale(config.shape))
 
 
-def _whole(model: TwoTower, config: TwoTowerConfig, data: "_Data") -> TwoTower:
+def _whole(model: TwoTower, config: TwoTowerConfig, data: TrainingData) -> TwoTower:
     """The model with all its rows in this process, which scoring and export need."""
     if not config.shard_items:
         return model
@@ -290,77 +217,6 @@ class _TwoTowerStep(nn.Module):
         return self._loss_of(users[real].float(), targets[real], items, negatives)
 
 
-@dataclass(frozen=True)
-class _Data:
-    items: Sequence[Item]
-    files: SequenceFiles
-    counts: Tensor  # (n_items,) events an item
-    newest_ms: int  # time of the newest event that is trained on
-    profiles: Profiles
-    cut: Cut
-    held_out: Cases | None
-
-
-def _read(config: TwoTowerConfig) -> _Data:
-    """One pass over the files: how often each item occurs, and what is held out."""
-    items = read_items(config.items)
-    files = SequenceFiles(config.sequences, items)
-    cut = _cut(config, files)
-    data = _counted(items, files, _profiles(config), cut)
-    if config.validation is Validation.NONE:
-        return data
-    cases = cases_after(files.read(), cut, _wanted(config)).sample(config.validation_cases, config.seed)
-    if not len(cases):
-        raise InvalidData(
-            f"{config.sequences}: nothing happens after the validation cut; choose validation none"
-        )
-    return replace(data, held_out=cases)
-
-
-def _wanted(config: TwoTowerConfig) -> int:
-    return TYPE_NUMBERS[config.wanted] if config.wanted else 0
-
-
-def _profiles(config: TwoTowerConfig) -> Profiles:
-    if not config.shape.profile:
-        return Profiles()
-    if config.users is None or not config.users.exists():
-        raise InvalidConfig(
-            "shape.profile: the users' static attributes are needed; set `users`, or leave it"
-        )
-    return Profiles(table_users(pq.read_table(config.users)), FEATURES.user_attributes)
-
-
-def _counted(items: Sequence[Item], files: SequenceFiles, profiles: Profiles, cut: Cut) -> _Data:
-    counts, newest = np.zeros(len(items), np.int64), 0
-    for history in files.read():
-        kept = history.before(cut(history))
-        counts += np.bincount(kept.numbers - 1, minlength=len(items))
-        newest = max(newest, int(kept.times[-1]) if len(kept.times) else 0)
-    return _Data(items, files, torch.from_numpy(counts), newest, profiles, cut, None)
-
-
-def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
-    if config.validation is Validation.NONE:
-        return keep_all
-    if config.validation is Validation.LAST_ITEM:
-        return before_last
-    if config.validation_from_ms:
-        return BeforeTime(config.validation_from_ms)
-    times = np.concatenate([h.times for h in files.read()] or [np.zeros(1, np.int64)])
-    if times.min() <= 0:
-        raise InvalidData(f"{config.sequences}: events without times; choose validation last_item or none")
-    return BeforeTime(int(np.quantile(times, 1 - config.validation_share)))
-
-
-def _neighbours(config: TwoTowerConfig, data: _Data) -> NDArray[np.int32] | None:
-    """What substitution draws from; needed by no other augmentation."""
-    if config.augmentation is not Augmentation.SUBSTITUTE:
-        return None
-    histories = [history.before(data.cut(history)) for history in data.files.read()]
-    return item_neighbours(interactions(histories, len(data.items)), m=10)[0]
-
-
 def _optimizer(
     model: nn.Module, config: TwoTowerConfig, table: ShardedEmbedding | None
 ) -> torch.optim.Optimizer | ShardedAdam:
@@ -387,7 +243,7 @@ def _learning_rate(config: TwoTowerConfig, step: int, done: float) -> float:
     return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def _finish_epoch(state: TrainingState[TwoTower], data: _Data, config: TwoTowerConfig) -> None:
+def _finish_epoch(state: TrainingState[TwoTower], data: TrainingData, config: TwoTowerConfig) -> None:
     """Report the epoch, validate, and remember the best weights."""
     at = state.progress
     scores: dict[str, float] = {}
@@ -421,7 +277,7 @@ def _stale(reports: Sequence[dict[str, Any]], patience: int) -> bool:
     return bool(reports and reports[-1]["validation"]) and len(reports) - 1 - _best(reports) >= patience
 
 
-def _identity(config: TwoTowerConfig, data: _Data, phase: str) -> dict[str, Any]:
+def _identity(config: TwoTowerConfig, data: TrainingData, phase: str) -> dict[str, Any]:
     """What a checkpoint must agree on with the run that goes on from it: settings and size of the data."""
     free = {"sequences", "items", "users", "work", "threads", "device", "checkpoint_s", "progress"}
     size = {"users": data.files.users, "n_items": len(data.items), "events": int(data.counts.sum())}

@@ -21,8 +21,8 @@ def recall(
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as torch chooses.")] = 0,
     augmentation: Annotated[
-        Augmentation, typer.Option(help="Vary the two-tower's training histories so.")
-    ] = Augmentation.NONE,
+        Augmentation | None, typer.Option(help="Vary the two-tower's training histories so, not as chosen.")
+    ] = None,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -41,7 +41,7 @@ def recall(
         threads=threads,
         quick=quick,
         progress=not as_json,
-        training={} if augmentation is Augmentation.NONE else {"augmentation": augmentation},
+        training={} if augmentation is None else {"augmentation": augmentation},
     )
     finish(evaluate_recall.main(config), as_json)
 

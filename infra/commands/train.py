@@ -20,7 +20,7 @@ from training.clean import Cleaning
 from training.publish import PublishConfig
 from training.rank_loop import LoopConfig
 from training.train_ranker import RankerTraining
-from training.train_two_tower import TwoTowerConfig
+from training.two_tower_config import TwoTowerConfig
 
 app = typer.Typer(no_args_is_help=True, help="Train both models on the lake's features.")
 

@@ -31,7 +31,8 @@ from training.dataset import History, write_sequences
 from training.evaluate_recall import write_items
 from training.losses import LossName
 from training.spark import spark_session
-from training.train_two_tower import TwoTowerConfig, TwoTowerResult, Validation, main
+from training.train_two_tower import TwoTowerResult, main
+from training.two_tower_config import TwoTowerConfig, Validation
 
 N_ITEMS = 30
 ITEMS = [Item(f"i{n:02}", categories=(f"c{n % 3}",)) for n in range(N_ITEMS)]

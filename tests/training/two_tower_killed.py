@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoint import TrainingState
-from training.train_two_tower import TwoTowerConfig, main
+from training.train_two_tower import main
+from training.two_tower_config import TwoTowerConfig
 
 config, fatal, moment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 saves = 0
