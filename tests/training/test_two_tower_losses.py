@@ -40,6 +40,20 @@ def test_full_softmax_is_the_sum_of_cross_entropies(users: Tensor, items: ItemTa
     assert torch.allclose(ours, torch.autograd.grad(by_hand(users, items), users)[0], atol=1e-5)
 
 
+def test_adjusted_logits_are_those_plus_the_log_of_popularity(users: Tensor, items: ItemTable) -> None:
+    counts = torch.tensor([100, 50, 20, 5, 1, 0])
+    loss = make_loss(LossName.FULL, counts, 0, adjustment=0.5)(users, TARGETS, items, None)
+    scores = users @ items.all_vectors()[1:].T + 0.5 * torch.log((counts + 1) / (counts + 1).sum())
+    wanted = (torch.logsumexp(scores, 1) - scores[torch.arange(3), TARGETS - 1]).sum()
+    assert torch.allclose(loss, wanted, atol=1e-5)
+    assert not torch.allclose(loss, by_hand(users, items), atol=1e-2)
+
+
+def test_an_adjustment_is_refused_by_the_sampled_losses() -> None:
+    with pytest.raises(InvalidConfig, match="popularity_adjustment"):
+        make_loss(LossName.MIXED, torch.ones(3), 10, adjustment=0.5)
+
+
 def test_every_item_once_as_a_uniform_negative_is_the_full_softmax(users: Tensor, items: ItemTable) -> None:
     everything = torch.arange(1, N_ITEMS + 1)
     loss = sampled_cross_entropy(users, TARGETS, everything, items, torch.full((N_ITEMS,), 1 / N_ITEMS))
