@@ -150,6 +150,41 @@ def publish(bundles: Path, version: str) -> Bundle:
     return bundle
 
 
+def copy_bundle(bundle: Bundle, bundles: Path) -> int:
+    """Copy a bundle into another folder of bundles, such as that of another host. Of files that a bundle there has
+    already, by checksum, only a link is made.
+
+    Returns:
+        the bytes that had to be copied.
+
+    Raises:
+        InvalidBundle: the version is there already, or the copy is damaged.
+    """
+    version = bundle.manifest.version
+    if (bundles / version).exists():
+        raise InvalidBundle(f"{bundles / version} exists already; a published bundle never changes")
+    there = {}
+    for other in versions(bundles):
+        for name, checksum in _read_manifest(bundles / other / MANIFEST).files.items():
+            there[checksum] = bundles / other / name
+    bundles.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=bundles))
+    copied = 0
+    try:
+        for name, checksum in {**bundle.manifest.files, MANIFEST: ""}.items():
+            if checksum in there:
+                os.link(there[checksum], aside / name)
+            else:
+                shutil.copyfile(bundle.path / name, aside / name)
+                copied += (aside / name).stat().st_size
+        open_bundle(aside)
+        aside.chmod(0o755)
+        aside.rename(bundles / version)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return copied
+
+
 def current_version(bundles: Path) -> str | None:
     """The published version, None when there is none yet."""
     return named_version(bundles / CURRENT)

@@ -50,12 +50,12 @@ def run(config: BatchBench) -> Result:
     """Build examples and sequences of each lake."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="recsys-batch-") as folder:
-        lakes = {scale: _lake(Path(folder) / f"lake-{scale}", config, scale) for scale in _SCALES}
+        lakes = {scale: write_lake(Path(folder) / f"lake-{scale}", config, scale) for scale in _SCALES}
         spark = spark_session("local[2]", config.memory)
         try:
             build(spark, FeatureJob(str(lakes[1]), f"{folder}/warm-up", buckets=config.buckets))
             for scale in _SCALES:
-                with _measured() as cost:
+                with measured() as cost:
                     job = FeatureJob(str(lakes[scale]), f"{folder}/out-{scale}", buckets=config.buckets)
                     report = build(spark, job)
                 figures |= {
@@ -78,7 +78,8 @@ def run(config: BatchBench) -> Result:
     return Result("bench batch", config.seed, figures, goals)
 
 
-def _lake(lake: Path, config: BatchBench, scale: int) -> Path:
+def write_lake(lake: Path, config: BatchBench, scale: int = 1) -> Path:
+    """A lake of `scale` times the events."""
     world = FeatureWorld.make(config.users * scale, config.items, config.days, config.seed)
     with DayWriter(lake, EVENTS, "bench") as writer:
         for part in range(scale):
@@ -96,16 +97,18 @@ def _lake(lake: Path, config: BatchBench, scale: int) -> Path:
 
 
 @dataclass
-class _Cost:
+class Cost:
+    """Of what ran."""
+
     wall_s: float = 0.0
     cpu_s: float = 0.0
     memory_mib: float = 0.0
 
 
 @contextmanager
-def _measured() -> Iterator[_Cost]:
+def measured() -> Iterator[Cost]:
     """What the children of this process (the JVM and its workers) cost meanwhile."""
-    cost, stop = _Cost(), threading.Event()
+    cost, stop = Cost(), threading.Event()
     started, before = time.monotonic(), _cpu_s()
 
     def sample() -> None:

@@ -10,8 +10,9 @@ Three layouts in one run, on one Redis that the same events filled:
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import orjson
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from infra.bench.feature_world import FeatureWorld
 from infra.local.redis import RedisServer
+from recsys.event_log import partition_of
 from recsys.events import Event
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
@@ -59,7 +61,7 @@ def run(config: FeatureBench) -> Result:
     now_ms = world.start_ms + length_ms
     with RedisServer() as server:
         store = RedisFeatureStore(server.url, FEATURES, StoreConfig(partitions=1))
-        _fill(store, world.log(config.events, world.start_ms, length_ms))
+        fill(store, world.log(config.events, world.start_ms, length_ms))
         columns = ItemColumns(world.items, FEATURES)
         load_s = _seconds(lambda: columns.load(store.all_items()))
         refresh_s = _seconds(lambda: columns.refresh(now_ms))
@@ -177,23 +179,21 @@ def _interleaved(reads: list[Callable[[], object]], n: int) -> list[list[float]]
     return [taken[_WARM_UP:] for taken in seconds]
 
 
-def _fill(store: RedisFeatureStore, events: list[Event]) -> None:
-    """Apply the events as a worker does."""
-    claim = store.claim(Topic.EVENTS, 0, "bench")
-    batch = Batch(Topic.EVENTS, 0, claim.epoch, 0, 0, 0, (), ())
-    for start in range(0, len(events), _BATCH):
-        part = events[start : start + _BATCH]
-        end = start + len(part)
-        watermark = max(batch.watermark_ms, *(e.event_time_ms for e in part))
-        batch = replace(
-            batch,
-            previous=start,
-            next_offset=end,
-            watermark_ms=watermark,
-            offsets=range(start, end),
-            events=part,
-        )
-        store.apply(batch)
+def fill(store: RedisFeatureStore, events: list[Event], partitions: int = 1) -> None:
+    """Apply the events as workers do, each partition's in their order."""
+    by_partition: dict[int, list[Event]] = defaultdict(list)
+    for event in events:
+        by_partition[partition_of(event.user_id, partitions)].append(event)
+    for partition, own in sorted(by_partition.items()):
+        claim = store.claim(Topic.EVENTS, partition, "bench")
+        watermark = 0
+        for start in range(0, len(own), _BATCH):
+            part = own[start : start + _BATCH]
+            end = start + len(part)
+            watermark = max(watermark, *(e.event_time_ms for e in part))
+            store.apply(
+                Batch(Topic.EVENTS, partition, claim.epoch, start, end, watermark, range(start, end), part)
+            )
 
 
 def _seconds(call: Callable[[], object]) -> float:

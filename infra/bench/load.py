@@ -59,6 +59,7 @@ class Answers:
     took_s: float = 0.0
     cpu_s: float = 0.0  # of the generator itself
     late_ms: float = 0.0  # the latest that the generator itself was with a request
+    bytes: int = 0  # HTTP, both ways, events included
 
     @property
     def errors(self) -> int:
@@ -116,6 +117,7 @@ async def _drive(load: Load) -> Answers:
         await asyncio.wait(tasks, timeout=_DRAIN_S)
     answers.took_s = time.perf_counter() - began
     answers.cpu_s = time.process_time() - cpu_before
+    answers.bytes = pool.bytes
     for task in tasks:
         task.cancel()
         answers.failed[0] = answers.failed.get(0, 0) + 1
@@ -161,6 +163,7 @@ class _Pool:
         self._port = port
         self._idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self.bytes = 0  # sent and received
 
     async def post(self, path: bytes, content: object) -> tuple[int, bytes]:
         body = msgspec.json.encode(content)
@@ -170,10 +173,11 @@ class _Pool:
             else:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             try:
-                writer.write(
+                message = (
                     b"POST %b HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
                     b"content-length: %d\r\n\r\n%b" % (path, len(body), body)
                 )
+                writer.write(message)
                 head = await reader.readuntil(b"\r\n\r\n")
                 status = int(head[9:12])
                 start = head.lower().index(b"content-length:") + 15
@@ -182,6 +186,7 @@ class _Pool:
                 writer.close()
                 raise
             self._idle.append((reader, writer))
+            self.bytes += len(message) + len(head) + len(answer)
         return status, answer
 
     def close(self) -> None:

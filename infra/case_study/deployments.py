@@ -53,7 +53,7 @@ AFTER = Deployment("after", "everything, with the defaults of `recsys serve`", "
 STEPS = (
     BEFORE,
     Deployment("student", "a distilled student ranks", "student", BEFORE.settings),
-    Deployment("int8", "pruned, in 8 bits", "int8", BEFORE.settings),
+    Deployment("int8", "the student in 8 bits (pruned, in the ladder)", "int8", BEFORE.settings),
     Deployment(
         "ann",
         "the bundle's index",

@@ -68,7 +68,7 @@ def _staircase(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
     for name, label, shift, colour in (
         ("p50_ms", "p50 (ms)", -0.3, AFTER_COLOUR),
         ("p99_ms", "p99 (ms)", 0.0, "#7fb0de"),
-        ("cpu_ms", "processor time a request (ms)", 0.3, BEFORE_COLOUR),
+        ("api_cpu_ms", "processor time of the API a request (ms)", 0.3, BEFORE_COLOUR),
     ):
         axes.bar(at + shift, [step[name] for step in steps], 0.28, label=label, color=colour)
     axes.set(yscale="log", ylabel="milliseconds", xticks=at, xticklabels=names)

@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.case_study.models import Models
+from infra.case_study.online import Online
 from infra.case_study.report import write_report
 from infra.case_study.rows import PROMISES, Measured
 from infra.case_study.section import Found, Section, measure_all
+from infra.case_study.served import Size
+from infra.case_study.steps import Steps
 from infra.case_study.storage import Lake
+from infra.case_study.training import Training
+from infra.case_study.under_load import UnderLoad
+from infra.case_study.updates import Updates
 from recsys.result import Goal, Result
 
 KEPT = "sections"  # what an interrupted study has measured
@@ -27,13 +33,42 @@ class CaseStudy:
     sections: Sequence[Section]
 
     @classmethod
-    def full(cls, ladder: Path, out: Path, seed: int) -> "CaseStudy":
-        """`ladder`: of `recsys train ladder`."""
-        return cls(out, seed, [Models(ladder), Lake(seed)])
+    def full(cls, home: Path, out: Path, seed: int) -> "CaseStudy":
+        """`home`: where `recsys train ladder` has left the ladder, if it was run."""
+        ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
+        size = Size(seed=seed)
+        return cls(
+            out,
+            seed,
+            [
+                Models(ladder, networks, seed),
+                Lake(seed),
+                Online(seed),
+                Updates(networks, seed),
+                Training(seed),
+                UnderLoad(networks, size),
+                Steps(networks, ladder, size),
+            ],
+        )
 
     @classmethod
-    def quick(cls, ladder: Path, out: Path, seed: int) -> "CaseStudy":
-        return cls(out, seed, [Models(ladder, calls=40), Lake(seed, users=300, items=500, days=3)])
+    def quick(cls, home: Path, out: Path, seed: int) -> "CaseStudy":
+        """The same rankers and the same code; fewer items, users, events and seconds."""
+        ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
+        size = Size(items=20_000, users=20_000, past_events=20_000, seed=seed)
+        return cls(
+            out,
+            seed,
+            [
+                Models(ladder, networks, seed, calls=40),
+                Lake(seed, users=300, items=500, days=3),
+                Online(seed, events=20_000, users=300, items=1_000),
+                Updates(networks, seed, items=20_000),
+                Training(seed, rows=8_000, ids=20_000, events=30_000, days=7),
+                UnderLoad(networks, size, first_rates=(6.0, 40.0), step=1.5, step_s=3.0, steady_s=12.0),
+                Steps(networks, ladder, size, seconds=8.0),
+            ],
+        )
 
 
 def run(study: CaseStudy, fresh: bool = False) -> Result:
@@ -41,7 +76,7 @@ def run(study: CaseStudy, fresh: bool = False) -> Result:
     `fresh`; a finished one begins anew.
 
     Raises:
-        InvalidData: the ladder has not been built.
+        Unavailable: a server or process of it does not start.
     """
     kept = study.out / KEPT
     if fresh:

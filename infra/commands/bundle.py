@@ -97,6 +97,23 @@ def publish(
 
 
 @app.command()
+def copy(
+    to: Annotated[Path, typer.Argument(help="Another folder of bundles: a mounted disk, another home's.")],
+    version: Annotated[str, typer.Option(help="A bundle's version; default: the published one.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Copy a bundle to another folder of bundles; files that are there already, by checksum, are linked.
+
+    Example: recsys bundle copy /mnt/host-2/bundles
+    """
+    bundle = bundles.open_bundle(_path(version))
+    copied = bundles.copy_bundle(bundle, to)
+    size = sum(path.stat().st_size for path in bundle.path.iterdir())
+    content = {"version": bundle.manifest.version, "bytes": size, "copied_bytes": copied}
+    print_mapping(f"copied to {to}", content, as_json)
+
+
+@app.command()
 def shadow(
     version: Annotated[
         str, typer.Argument(help="The version that answers a share of the requests, too.")

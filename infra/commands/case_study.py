@@ -23,13 +23,14 @@ def case_study(
 ) -> None:
     """Before and after, row by row. Exit code 0 when every row was measured, also where a goal was missed.
 
-    Build the ladder first, with `recsys train ladder`. An interrupted run goes on where it was.
+    Build the ladder before, with `recsys train ladder`: without one, networks are untrained, and their quality is not
+    in the report. An interrupted run goes on where it was.
 
     Example: recsys case-study --quick --json
     """
     from infra.case_study.study import CaseStudy, run
 
     home = Settings().home
-    ladder, folder = home / "work" / "ladder", out or home / "reports" / "case-study"
+    folder = out or home / "reports" / "case-study"
     sizes = CaseStudy.quick if quick else CaseStudy.full
-    finish(run(sizes(ladder, folder, seed), fresh), as_json)
+    finish(run(sizes(home, folder, seed), fresh), as_json)

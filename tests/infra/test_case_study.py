@@ -29,8 +29,12 @@ def ladder(tmp_path: Path) -> Path:
     return tmp_path / "ladder"
 
 
+def _models(ladder: Path, calls: int) -> Models:
+    return Models(ladder, ladder.parent / "networks", 3, candidates=20, calls=calls)
+
+
 def study(ladder: Path, out: Path) -> CaseStudy:
-    return CaseStudy(out, 3, [Models(ladder, candidates=20, calls=3), Lake(3, users=60, items=80, days=2)])
+    return CaseStudy(out, 3, [_models(ladder, 3), Lake(3, users=60, items=80, days=2)])
 
 
 def test_every_row_is_there_and_nothing_unmeasured_looks_met(ladder: Path, tmp_path: Path) -> None:
@@ -102,7 +106,7 @@ def test_an_interrupted_study_goes_on_and_a_finished_one_begins_anew(tmp_path: P
 def test_what_the_gates_refused_makes_nothing_smaller(ladder: Path) -> None:
     path = ladder / RUNGS[-1] / RUNG
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"reasons": ["spoiled"]}))
-    size, _ = Models(ladder, candidates=20, calls=1).measure().rows
+    size, _ = _models(ladder, 1).measure().rows
     assert size.before == size.after
     assert "spoiled" in size.how
 
@@ -118,6 +122,7 @@ def test_a_row_is_met_in_its_own_direction() -> None:
     assert {row["how"] for row in table({})} == {"not measured"}
 
 
-def test_without_a_ladder_it_says_what_to_run(tmp_path: Path) -> None:
+def test_a_ladder_without_a_teacher_is_refused(ladder: Path) -> None:
+    (ladder / "teacher" / RUNG).unlink()
     with pytest.raises(InvalidData, match="recsys train ladder"):
-        run(study(tmp_path / "none", tmp_path / "out"))
+        _models(ladder, 1).measure()

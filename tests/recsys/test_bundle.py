@@ -10,6 +10,7 @@ from recsys.bundle import (
     MANIFEST,
     OPTIONAL,
     Manifest,
+    copy_bundle,
     current_version,
     open_bundle,
     publish,
@@ -113,6 +114,27 @@ def test_publishing_verifies_first_and_keeps_the_old_one(tmp_path: Path) -> None
         publish(tmp_path, "v2")
     assert current_version(tmp_path) == "v1"
     assert versions(tmp_path) == ["v1", "v2"]
+
+
+def test_a_copy_takes_only_the_files_that_are_not_there(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    first = open_bundle(write(here, "v1"))
+    size = sum(path.stat().st_size for path in first.path.iterdir())
+    assert copy_bundle(first, there) == size
+    with write_bundle(here, manifest("v2")) as folder:
+        for name in REQUIRED:
+            (folder / name).write_bytes((first.path / name).read_bytes())
+        (folder / "ranker.onnx").write_bytes(b"another ranker")
+    second = open_bundle(here / "v2")
+    assert copy_bundle(second, there) == len(b"another ranker") + (second.path / MANIFEST).stat().st_size
+    assert open_bundle(there / "v2").manifest == second.manifest
+    assert open_bundle(there / "v1").manifest == first.manifest
+    with pytest.raises(InvalidBundle, match="exists already"):
+        copy_bundle(second, there)
+    (second.path / "ranker.onnx").write_bytes(b"damaged here..")
+    with pytest.raises(InvalidBundle, match="SHA-256"):
+        copy_bundle(second, tmp_path / "elsewhere")
+    assert versions(tmp_path / "elsewhere") == []
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
