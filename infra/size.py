@@ -1,14 +1,16 @@
 """How much Redis a system needs, predicted from a sample that is really stored.
 
 A share of the users and items is folded into a private Redis by the store's own code, so the prediction follows
-the feature definitions, the key layout and the server's encodings. Activity is drawn per user and popularity per
-item (log-normal, independent of how many there are), so a sample's mean is the population's.
+the feature definitions, the key layout and the server's encodings. Activity of users and popularity of items are
+log-normal and spread evenly over their distribution, so a sample's mean is the population's.
 """
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import redis
@@ -24,6 +26,7 @@ from recsys.store.redis import RedisFeatureStore
 from recsys.types import MS_PER_DAY, EventType, Topic
 
 SAMPLE_USERS = 500
+_WIDE_ITEMS = 20_000  # more than anybody remembers
 _BATCH = 100  # as the worker
 _END_MS = 1_700_000_000_000
 _ACTIVITY_SIGMA = 1.0
@@ -75,9 +78,15 @@ class Size:
 
 
 def predict(population: Population, config: StoreConfig, sample_users: int = SAMPLE_USERS) -> Size:
-    """The size of the whole population's state, from a sample of `sample_users`."""
+    """The size of the whole population's state, from samples of `sample_users`.
+
+    Users and items need one each. An item's state grows with the events on it, so the sample has as many for each; but
+    then it has so few items that a user meets the same ones again and again, and remembers less than in a catalogue.
+    """
     sample = population.sample(sample_users)
     found = measure(sample, config)
+    wide = replace(sample, items=max(sample.items, min(population.items, _WIDE_ITEMS)))
+    users = measure(wide, config).users if wide.items > sample.items else found.users
     ids = (
         population.users
         * population.events_per_user
@@ -85,7 +94,7 @@ def predict(population: Population, config: StoreConfig, sample_users: int = SAM
     )
     ids_per_bucket = ids * config.dedupe_bucket_ms / config.dedupe_ms / config.partitions
     return Size(
-        users=found.users * population.users / sample.users,
+        users=users * population.users / sample.users,
         items=found.items * population.items / sample.items,
         event_ids=ids * _bytes_per_event_id(ids_per_bucket),
         changes=found.changes * _kept_batches(population, config) / _kept_batches(sample, config),
@@ -162,15 +171,23 @@ def _fill(store: RedisFeatureStore, population: Population, config: StoreConfig)
             apply(partition)
 
 
+def _spread(n: int, sigma: float, rng: random.Random) -> list[float]:
+    """Log-normal values with mean 1, one from each n-th of the distribution: twenty drawn freely would often be half
+    as active again as the population that they stand for."""
+    values = [math.exp(sigma * NormalDist().inv_cdf((i + 0.5) / n)) for i in range(n)]
+    rng.shuffle(values)
+    mean = sum(values) / n
+    return [value / mean for value in values]
+
+
 def _events(population: Population) -> Iterator[Event]:
     """Everybody's events in the order of time."""
     rng = random.Random(population.seed)  # noqa: S311
     items = catalogue(population.items, population.seed)
-    popularity = [rng.lognormvariate(0.0, _POPULARITY_SIGMA) for _ in items]
-    shift = -(_ACTIVITY_SIGMA**2) / 2  # so that the mean is 1
+    popularity = _spread(len(items), _POPULARITY_SIGMA, rng)
     plan = []
-    for user in range(population.users):
-        count = round(population.events_per_user * rng.lognormvariate(shift, _ACTIVITY_SIGMA))
+    for user, activity in enumerate(_spread(population.users, _ACTIVITY_SIGMA, rng)):
+        count = round(population.events_per_user * activity)
         plan += [(_END_MS - rng.randrange(population.days * MS_PER_DAY), user) for _ in range(count)]
     plan.sort()
     shown = rng.choices(items, popularity, k=len(plan))

@@ -5,19 +5,24 @@ const whole = new Intl.NumberFormat(LOCALE, { maximumFractionDigits: 0 });
 
 export const count = (n) => (n === null || n === undefined ? "–" : whole.format(n));
 
-/** Three significant digits, without exponents for what has a usual size. */
+/** Three significant digits, so that a column lines up, without exponents for what has a usual size. */
 export function number(x) {
   if (x === null || x === undefined || Number.isNaN(x)) return "–";
   if (x === 0) return "0";
   const size = Math.abs(x);
   if (size >= 1000) return whole.format(x);
   if (size < 0.001) return x.toExponential(1);
-  return x.toLocaleString(LOCALE, { maximumSignificantDigits: 3 });
+  return x.toLocaleString(LOCALE, { minimumSignificantDigits: Number.isInteger(x) ? 1 : 3, maximumSignificantDigits: 3 });
 }
+
+/** The same at an axis, where the ticks are round: no zeros behind them. */
+export const tick = (x) => x.toLocaleString(LOCALE, { maximumSignificantDigits: 4 });
 
 export const ms = (x) => (x === null || x === undefined ? "–" : x >= 100 ? `${whole.format(x)}` : x.toFixed(x >= 10 ? 1 : 2));
 export const score = (x) => (x === null || x === undefined ? "–" : x.toFixed(3));
-export const signed = (x) => `${x > 0 ? "+" : x < 0 ? "−" : ""}${Math.abs(x).toFixed(4)}`;
+export const signed = (x, places = 4) => `${x > 0 ? "+" : x < 0 ? "−" : ""}${Math.abs(x).toFixed(places)}`;
+/** A rate of a few percent needs more places than a share of many. */
+export const rate = (x) => `${(100 * x).toFixed(Math.abs(x) < 0.1 ? 2 : 1)} %`;
 export const percent = (x) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(1)} %`);
 
 export function bytes(n) {
@@ -55,7 +60,7 @@ export const probability = (p) => (p < 0.001 ? "< 0.001" : p.toFixed(3));
 export const when = (milliseconds) =>
   new Date(milliseconds).toLocaleString(LOCALE, { dateStyle: "medium", timeStyle: "short" });
 
-const SHORT = new Set(["ctr", "cvr", "auc", "gauc", "mb"]);
+const SHORT = /^(ctr|cvr|auc|gauc|mb|hr@\d+|ndcg@\d+)$/;
 
 /** `two_tower` → "two tower", `click_auc` → "click AUC". */
-export const words = (name) => name.split("_").map((word) => (SHORT.has(word) ? word.toUpperCase() : word)).join(" ");
+export const words = (name) => name.split("_").map((word) => (SHORT.test(word) ? word.toUpperCase() : word)).join(" ");

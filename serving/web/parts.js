@@ -1,5 +1,5 @@
 // What the views are made of.
-import { number } from "./format.js";
+import { tick } from "./format.js";
 import { html, uPlot, useEffect, useLayoutEffect, useRef, useState } from "./vendor/toolkit.js";
 
 export const Panel = ({ title, note, children, id, actions }) => html`
@@ -95,10 +95,10 @@ const drawn = (series) => [
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** Ticks of a time axis: seconds when it spans minutes, days when it spans days. */
-function clock(plot, ticks) {
-  const span = plot.scales.x.max - plot.scales.x.min;
-  const parts = span < 1200 ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : span < 172_800 ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" };
+/** Ticks of a time axis: seconds where they are closer than a minute, days where they are days. */
+function clock(_, ticks) {
+  const step = ticks[1] - ticks[0];
+  const parts = step < 60 ? { hour: "2-digit", minute: "2-digit", second: "2-digit" } : step < 86_400 ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" };
   const text = new Intl.DateTimeFormat("en-GB", parts);
   return ticks.map((tick) => text.format(tick * 1000));
 }
@@ -106,7 +106,7 @@ function clock(plot, ticks) {
 /** Lines over x. `series`: [{label, values, tone, low, high}], tone a custom property of style.css; between `low` and
  * `high` lies a band. `span`: seconds that a time axis shows at least. The table below it, or the label, says the same
  * to those who do not see it. */
-export function Chart({ label, x, series, time = false, span = 0, fromZero = false, height = 180, show = number }) {
+export function Chart({ label, x, series, time = false, span = 0, fromZero = false, height = 180, show = tick }) {
   const box = useRef(null);
   const plot = useRef(null);
   const [mode, setMode] = useState(dark.matches);
@@ -127,7 +127,7 @@ export function Chart({ label, x, series, time = false, span = 0, fromZero = fal
         scales: { x: { time, ...(span && { range: ({ data: [at] }) => [Math.min(at[0], at.at(-1) - span), at.at(-1)] }) }, ...(fromZero && { y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 1] } }) },
         cursor: { points: { size: 6 }, drag: { x: false, y: false } },
         legend: { show: false },
-        axes: [{ ...axis, ...(time && { values: clock }) }, { ...axis, size: 56, space: 36, values: (_, ticks) => ticks.map(show) }],
+        axes: [{ ...axis, size: 30, ...(time ? { values: clock } : { incrs: [1, 2, 5, 10, 20, 50, 100] }) }, { ...axis, size: 56, space: 36, values: (_, ticks) => ticks.map(show) }],
         series: [
           {},
           ...lines.map((line) =>

@@ -19,6 +19,17 @@ def test_the_prediction_is_within_a_fifth_of_the_measurement(population: Populat
     assert predicted.users == pytest.approx(measured.users, rel=0.2)
 
 
+@pytest.mark.slow
+@pytest.mark.redis
+def test_a_capped_sample_of_busy_users_is_within_a_quarter_of_the_measurement() -> None:
+    """What `recsys size` does when each user has thousands of events: twenty users stand for all."""
+    population, config = Population(80, 4_000, 1_000), StoreConfig()
+    predicted = predict(population, config, sample_users=20)
+    measured = measure(replace(population, seed=1), config)
+    assert predicted.total == pytest.approx(measured.total, rel=0.25)
+    assert predicted.users == pytest.approx(measured.users, rel=0.25)
+
+
 def test_a_sample_keeps_the_events_of_each_user_and_item() -> None:
     sample = Population(1_000, 300, 50).sample(100)
     assert (sample.users, sample.items, sample.events_per_user) == (100, 30, 50)

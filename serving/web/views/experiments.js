@@ -1,6 +1,6 @@
 // Experiments: who is in which arm, and what the arms have earned so far, with intervals. `/v1/experiments/…/outcomes`.
 import { readExperiments, readOutcomes } from "../api.js";
-import { ago, change, count, number, percent, probability, words } from "../format.js";
+import { ago, change, count, number, percent, probability, rate, tick, words } from "../format.js";
 import { Chart, Empty, Panel, Problem, Table, useLoaded } from "../parts.js";
 import { html, useState } from "../vendor/toolkit.js";
 
@@ -50,10 +50,10 @@ function Growth({ found, metric }) {
     <p class="note">${found.metrics[metric]}. Newest list ${ago(Date.now() - found.newest_ms)}, read ${ago(1000 * found.age_s)}.${found.crossed > 0 && ` Left out, seen in two arms: ${count(found.crossed)}.`}</p>
     ${found.split_p < WRONG_SPLIT && html`<p class="banner">The users are not split as planned (p ${probability(found.split_p)}): trust none of this.</p>`}
     ${fewest < FEW && html`<p class="banner">Fewer than ${FEW} users in an arm: the intervals are rough.</p>`}
-    ${x.length > 1 && html`<${Chart} label=${`${words(metric)} of each arm over time, with its interval: ${found.arms.map((arm) => `${arm.name} ${value(arm, metric)}`).join(", ")}`} time=${true} x=${x} series=${series} show=${shown(metric)} height=${200} />`}`;
+    ${x.length > 1 && html`<${Chart} label=${`${words(metric)} of each arm over time, with its interval: ${found.arms.map((arm) => `${arm.name} ${value(arm, metric)}`).join(", ")}`} time=${true} x=${x} series=${series} show=${SHARES.has(metric) ? (x) => `${tick(100 * x)} %` : tick} height=${200} />`}`;
 }
 
-const shown = (metric) => (SHARES.has(metric) ? (x) => `${number(100 * x)} %` : number);
+const shown = (metric) => (SHARES.has(metric) ? rate : number);
 const value = (arm, metric) => {
   const look = arm.metrics[metric].at(-1);
   return look ? shown(metric)(look.value) : "–";

@@ -120,7 +120,7 @@ function why(shown) {
     .filter(([, share]) => share > 0)
     .sort((a, b) => b[1] - a[1])
     .slice(0, STRONGEST)
-    .map(([name, share]) => `${words(name)} ${signed(share)}`)
+    .map(([name, share]) => `${words(name)} ${signed(share, 2)}`)
     .join(", ");
   const moved = shown.moved_by && shown.rank !== null ? ` · ranked ${shown.rank + 1}, moved by ${shown.moved_by}` : "";
   return `Found by ${found || "filling up"}${strong && ` · for it: ${strong}`}${moved}`;

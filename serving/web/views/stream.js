@@ -25,7 +25,7 @@ export function Stream({ state }) {
 const Workers = ({ workers }) => html`
   <${Panel} id="workers-title" title="Feature workers">
     ${workers.length ? html`
-      <${Table} caption="Feature workers, by their own reports" head=${["worker", ["partitions"], ["lag"], ["applied"], ["dead letters"], ["outages"], ["said"]]}>
+      <${Table} caption="Feature workers, by their own reports" className="workers" head=${["worker", ["partitions"], ["lag"], ["applied"], ["dead letters"], ["outages"], ["said"]]}>
         ${workers.map((worker) => html`
           <tr><th scope="row" class="name">${worker.name}</th><td class="num">${count(worker.partitions)}</td><td class="num">${count(worker.lag)}</td><td class="num">${count(worker.applied)}</td>
             <td class=${`num ${worker.dead_letters ? "bad" : ""}`}>${count(worker.dead_letters)}</td><td class="num">${count(worker.outages)}</td><td class="num">${ago(1000 * worker.reported_s)}</td></tr>`)}

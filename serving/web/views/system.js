@@ -98,14 +98,14 @@ function Bundles({ askKey }) {
       ${error && html`<${Problem} error=${error} retry=${reload} />`}
       ${found && !found.bundles.length && html`<${Empty} title="No bundle yet">recsys train all makes and publishes one.<//>`}
       ${found && found.bundles.length > 0 && html`
-        <${Table} caption="Bundles with their metrics" head=${["version", "made", ...metrics.map((metric) => [words(metric)]), ""]}>
+        <${Table} caption="Bundles with their metrics" className="bundles" head=${["version", "", "made", ...metrics.map((metric) => [words(metric)])]}>
           ${found.bundles.toReversed().map((bundle) => html`
             <tr class=${bundle.active ? "chosen" : ""}>
               <th scope="row">${bundle.version}</th>
-              <td class="dim">${bundle.created_ms ? when(bundle.created_ms) : "–"}</td>
-              ${metrics.map((metric) => html`<td class="num">${number(bundle.metrics[metric])}</td>`)}
               <td>${bundle.active ? html`<span class="tag good">answers</span>` : html`<button type="button" class="quiet" onClick=${() => swap(bundle.version)}>Activate<span class="sr"> ${bundle.version}</span></button>`}
                 ${bundle.refused && html`<p class="dim bad">refused: ${bundle.refused}</p>`}</td>
+              <td class="dim made">${bundle.created_ms ? when(bundle.created_ms) : "–"}</td>
+              ${metrics.map((metric) => html`<td class="num">${number(bundle.metrics[metric])}</td>`)}
             </tr>`)}
         <//>`}
     <//>`;
