@@ -27,7 +27,9 @@ TABLE = Path(__file__).parent / "sizing.yaml"
 DAYS = 30  # of activity in the online store
 MOST_PER_WORKER = 4  # partitions that one worker should have at the planned load: room to grow fourfold
 _SAMPLE_EVENTS = 3_000
-_SAMPLE_STATE_EVENTS = 200_000  # applied to a private Redis at most: some twenty seconds
+_SAMPLE_STATE_EVENTS = (
+    200_000  # applied to a private Redis at most, twice: half a minute each on a busy machine
+)
 _LEAST_USERS = 20  # in that sample, however much each of them does
 _RECORD_BYTES = 70  # Kafka's own part of a record in a batch: offsets, times, key
 _GIB = 2**30
@@ -120,7 +122,7 @@ def read_table(path: Path = TABLE) -> Table:
 
 
 def measure_units(load: Load, table: Table, config: StoreConfig, seed: int = 0) -> Unit:
-    """Sample everything that has a size. Takes some twenty seconds: two processes and a private Redis."""
+    """Sample everything that has a size. Takes about a minute: two processes and a private Redis, filled twice."""
     shown_per_day = load.qps / table.peak_factor * 86_400 * table.impressions_per_request
     per_user = max(1, round((load.events_per_day + shown_per_day) * DAYS / load.users))
     log, lake = event_bytes(seed)

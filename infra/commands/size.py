@@ -23,7 +23,7 @@ def size(
     ] = TABLE,
     as_json: JsonFlag = False,
 ) -> None:
-    """Processes, memory, partitions, bytes and cost a month. Samples are really stored: it takes some twenty seconds.
+    """Processes, memory, partitions, bytes and cost a month. Samples are really stored: it takes about a minute.
 
     Example: recsys size --qps 500 --users 1000000 --items 100000 --events-per-day 20000000
     """
