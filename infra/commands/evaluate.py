@@ -52,6 +52,7 @@ def rank(
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="As many runs, one a seed.")] = 3,
     contributions: Annotated[bool, typer.Option(help="Also measure what each feature group adds.")] = True,
+    processes: Annotated[int, typer.Option(min=1, help="Models that are trained side by side.")] = 1,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -61,13 +62,15 @@ def rank(
 
     Example: recsys evaluate rank --data ../shared/data/kuairand-pure-part --json
     """
-    from training.evaluate_rank import RankEvaluation, main
+    from training.evaluate_rank import main
+    from training.rank_yardstick import RankEvaluation
 
     config = RankEvaluation(
         data=data,
         seed=seed,
         seeds=seeds,
         work=Settings().home / "evaluate" / "rank",
+        processes=processes,
         quick=quick,
         contributions=contributions,
     )

@@ -1,18 +1,20 @@
 """The yardstick on a tiny slice: every model is judged, what was computed is kept, nothing looks ahead."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.errors import InvalidData
+from recsys.errors import InvalidConfig, InvalidData
 from recsys.result import Result
 from tests.training.kuairand_slice import write_slice
-from training import evaluate_rank
-from training.evaluate_rank import RankEvaluation, as_answers, main, of_network
+from training import rank_yardstick
+from training.evaluate_rank import main
 from training.kept import Kept
 from training.kuairand_rank import load
+from training.rank_yardstick import RankEvaluation, as_answers, of_network
 
 MODELS = (
     "lightgbm_baseline",
@@ -72,8 +74,24 @@ def test_an_interrupted_evaluation_trains_nothing_twice(
         raise AssertionError("trained again")
 
     for name in ("fit", "trees", "logistic_regression"):
-        monkeypatch.setattr(evaluate_rank, name, fail)
+        monkeypatch.setattr(rank_yardstick, name, fail)
     assert main(config).figures == result.figures
+
+
+@pytest.mark.slow
+def test_models_trained_side_by_side_are_the_same(
+    evaluated: tuple[RankEvaluation, Result], tmp_path: Path
+) -> None:
+    config, result = evaluated
+    lines: list[str] = []
+    together = main(replace(config, work=tmp_path, processes=2), lines.append)
+    assert together.figures == result.figures
+    assert any(line.startswith("stage 2 of 2: 1 of 1") for line in lines)
+
+
+def test_several_processes_need_a_folder(slice_: Path) -> None:
+    with pytest.raises(InvalidConfig, match="work"):
+        main(RankEvaluation(slice_, processes=2))
 
 
 def test_scores_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
