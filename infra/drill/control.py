@@ -20,7 +20,7 @@ from recsys.errors import InvalidEvent, Unavailable
 from recsys.event_log import partition_of
 from recsys.events import Event, parse_event
 from recsys.features.definitions import FEATURES
-from recsys.features.state import Op
+from recsys.features.state import Entity, Op
 from recsys.impressions import impression_events, parse_impression
 from recsys.store.base import StoreConfig
 from recsys.store.encoding import pack_visit
@@ -36,14 +36,18 @@ class UnguardedStore(RedisFeatureStore):
 
     def add(self, events: list[Event]) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
-            extremes: dict[tuple[str, str], tuple[Op, int]] = {}
+            extremes: dict[tuple[str, bytes], tuple[Op, int]] = {}
             for event in events:
                 folded = FEATURES.fold(event)
                 partition = partition_of(event.user_id, self._config.partitions)
                 user = self._key(partition, "u", event.user_id)
                 item = self._key(partition, "i", event.item_id)
-                for key, deltas in ((user, folded.user), (item, folded.item)):
-                    for cell, op, amount in deltas:
+                for entity, key, deltas in (
+                    (Entity.USER, user, folded.user),
+                    (Entity.ITEM, item, folded.item),
+                ):
+                    for name, _, amount in deltas:
+                        cell, op = self._encoder.field(entity, name)
                         if op is Op.ADD:
                             pipe.hincrby(key, cell, amount)
                         else:
@@ -62,7 +66,7 @@ class UnguardedStore(RedisFeatureStore):
             pipe.execute()
         self._put_extremes(extremes)
 
-    def _put_extremes(self, extremes: dict[tuple[str, str], tuple[Op, int]]) -> None:
+    def _put_extremes(self, extremes: dict[tuple[str, bytes], tuple[Op, int]]) -> None:
         """Read, compare, write."""
         with self._redis.pipeline(transaction=False) as pipe:
             for key, cell in extremes:

@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,7 +19,6 @@ from recsys.features.state import (
     BUCKETS,
     CATEGORIES_PER_EVENT,
     KEY_MARK,
-    TILE_MARK,
     Aggregate,
     Delta,
     Entity,
@@ -31,7 +30,7 @@ from recsys.features.state import (
     category_buckets,
     creator_buckets,
 )
-from recsys.types import EventType
+from recsys.types import MS_PER_DAY, EventType
 
 _FORMAT = 1  # of states; a change of cell names or of the fold's meaning changes every fingerprint
 
@@ -42,6 +41,10 @@ class Folded(NamedTuple):
     user: list[Delta]
     item: list[Delta]
     visits: list[tuple[History, Visit]]
+
+
+Changes = tuple[list[Delta], list[Delta]]
+NOT_SPLIT = -1  # in place of a bucket
 
 
 class FeatureSet:
@@ -130,69 +133,69 @@ def runs(columns: NDArray[np.intp]) -> list[tuple[slice, slice]]:
     return [(slice(int(columns[a]), int(columns[a]) + b - a), slice(a, b)) for a, b in stretches]
 
 
-class _Rule(NamedTuple):
-    """One aggregate that an event may change. `plain`: every event of the type adds 1."""
-
-    name: str
-    op: Op
-    hop_ms: int
-    split: Split
-    plain: bool
-    aggregate: Aggregate
-
-
-def _rule(a: Aggregate) -> _Rule:
-    plain = a.measure is Measure.ONE and a.min_value is None and not a.attributed
-    return _Rule(a.name, a.op, a.hop_ms, a.split, plain, a)
-
-
 class _Plan:
-    """What an event of one type changes, prepared. Kept flat: it runs for every event."""
+    """What an event of one type changes, prepared: it runs for every event.
+
+    Most rules add 1 to a cell that time, categories and creator name, so what they make is made once and kept.
+    """
 
     def __init__(
         self, type_: EventType, aggregates: Iterable[Aggregate], histories: Iterable[History]
     ) -> None:
-        rules = [_rule(a) for a in aggregates if type_ in a.types]
-        self._hops = sorted({r.hop_ms for r in rules if r.hop_ms})
-        self._user = [r for r in rules if r.aggregate.entity is Entity.USER]
-        self._item = [r for r in rules if r.aggregate.entity is Entity.ITEM]
+        rules = [a for a in aggregates if type_ in a.types]
+        plain = [a for a in rules if a.measure is Measure.ONE and a.min_value is None]
+        self._other = [a for a in rules if a not in plain]
+        self._whole, self._by_category, self._by_creator = (
+            _Steady([a for a in plain if a.split is split]) for split in Split
+        )
         self._histories = [h for h in histories if type_ in h.types]
 
     def fold(self, event: Event) -> Folded:
-        time = event.event_time_ms
-        categories = event.categories
-        tiles = {hop: f"{TILE_MARK}{time // hop}" for hop in self._hops}
-        tiles[0] = ""
-        endings: Mapping[Split, list[str]] = {
-            Split.NONE: [""],
-            Split.CATEGORY: [f"{KEY_MARK}{bucket}" for bucket in category_buckets(categories)],
-            Split.CREATOR: [f"{KEY_MARK}{b}" for b in creator_buckets(event.creator)],
-        }
+        time, named, categories = event.event_time_ms, event.request_id is not None, event.categories
+        user, item = self._whole.changes(time, named, (NOT_SPLIT,))
+        user, item = [*user], [*item]
+        for steady, buckets in (
+            (self._by_category, category_buckets(categories)),
+            (self._by_creator, creator_buckets(event.creator)),
+        ):
+            if buckets and steady.rules:
+                of_user, of_item = steady.changes(time, named, buckets)
+                user += of_user
+                item += of_item
+        for aggregate in self._other:
+            if aggregate.accepts(event):
+                (user if aggregate.entity is Entity.USER else item).extend(aggregate.fold(event))
         visits = []
         if self._histories:
             visit = Visit(time, event.event_id, event.type, event.item_id, categories)
             visits = [(history, visit) for history in self._histories]
-        return Folded(
-            _deltas(self._user, event, tiles, endings), _deltas(self._item, event, tiles, endings), visits
-        )
+        return Folded(user, item, visits)
 
 
-def _deltas(
-    rules: list[_Rule], event: Event, tiles: Mapping[int, str], endings: Mapping[Split, list[str]]
-) -> list[Delta]:
-    deltas = []
-    for name, op, hop_ms, split, plain, aggregate in rules:
-        amount = 1
-        if not plain:
-            if not aggregate.accepts(event):
-                continue
-            amount = aggregate.amount(event)
-        stem = name + tiles[hop_ms]
-        if split is Split.NONE:
-            deltas.append(Delta(stem, op, amount))
-        else:
-            deltas += [Delta(stem + ending, op, amount) for ending in endings[split]]
-    return deltas
+class _Steady:
+    """Rules of one split that add 1: their changes are the same until the finest tile ends, so they are kept."""
+
+    def __init__(self, rules: Sequence[Aggregate]) -> None:
+        self.rules = rules
+        # hops divide one another
+        self._hop_ms = min((a.hop_ms for a in rules if a.hop_ms), default=MS_PER_DAY)
+        self._kept = lru_cache(maxsize=1 << 12)(self._make)
+
+    def changes(self, time_ms: int, named: bool, buckets: tuple[int, ...]) -> Changes:
+        """Of the user and of the item. `named`: the event names the request that showed the item."""
+        return self._kept(time_ms // self._hop_ms, named, buckets)
+
+    def _make(self, tile: int, named: bool, buckets: tuple[int, ...]) -> Changes:
+        user: list[Delta] = []
+        item: list[Delta] = []
+        for rule in self.rules:
+            if named or not rule.attributed:
+                stem = rule.stem(tile * self._hop_ms)
+                into = user if rule.entity is Entity.USER else item
+                into += [
+                    Delta(stem if b == NOT_SPLIT else f"{stem}{KEY_MARK}{b}", rule.op, 1) for b in buckets
+                ]
+        return user, item
 
 
 def _aggregates(totals: Sequence[Total]) -> tuple[Aggregate, ...]:

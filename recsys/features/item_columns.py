@@ -13,24 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.features.cells import CellCoding, aggregates_of, tiles_of
 from recsys.features.feature_set import FeatureSet, runs
 from recsys.features.kinds import Attribute
 from recsys.features.spec import Floats, Ints, Look, Total, number
 from recsys.features.state import (
     BUCKETS,
     CATEGORIES_PER_EVENT,
-    Aggregate,
     Entity,
     EntityState,
     category_buckets,
     creator_buckets,
-    parse_cell,
 )
 from recsys.types import MS_PER_DAY, Item
 
-Cells = NDArray[np.int64]  # (2, k): aggregate number << _TILE_BITS | tile; amount
+Cells = NDArray[np.int64]  # (2, k): codes (see `features.cells`) and amounts
 
-_TILE_BITS = 40
 _STALE = np.iinfo(np.int64).min
 _CHUNK = 2_000  # rows that `refresh` computes under one lock: a few milliseconds
 NO_BUCKET = BUCKETS  # pads `categories` and `creators`; per-bucket vectors have 0 there
@@ -208,8 +206,8 @@ class _Layout:
         self.ticking_totals = tuple(dict.fromkeys(t for f in ticking for t in f.totals))
         if any(t.window.hop_ms for t in self.ticking_totals):
             raise ValueError("a feature that ticks reads lifetime totals only")
-        aggregates: list[Aggregate] = [a for a in features.aggregates if a.entity is Entity.ITEM]
-        self._numbers = {a.name: number for number, a in enumerate(aggregates)}
+        self._coding = CellCoding(features.aggregates, Entity.ITEM)
+        aggregates = self._coding.aggregates
         self._totals = [
             [t for t in features.totals if t.entity is Entity.ITEM and t.aggregate_name == a.name]
             for a in aggregates
@@ -221,25 +219,19 @@ class _Layout:
         return now_ms // self._hop_ms
 
     def encode(self, state: EntityState) -> Cells:
-        """A state's cells as integers. Cells of other feature sets are left out."""
-        codes, amounts = [], []
-        for cell, amount in state.cells.items():
-            name, tile, _ = parse_cell(cell)
-            number_ = self._numbers.get(name)
-            if number_ is not None:
-                codes.append(number_ << _TILE_BITS | max(tile, 0))
-                amounts.append(amount)
-        return np.array((codes, amounts), dtype=np.int64)
+        """A state's cells as integers."""
+        return np.array(self._coding.pack(state.cells))
 
     def decode(self, cells: Sequence[Cells], now_ms: int) -> Mapping[Total, NDArray[np.int64]]:
         """Every total of every given state as of `now_ms`, (len(cells),) int64 each."""
         n = len(cells)
         owner = np.repeat(np.arange(n), [c.shape[1] for c in cells])
         codes, amounts = np.concatenate(cells, axis=1) if n else np.empty((2, 0), np.int64)
-        order = np.argsort(codes >> _TILE_BITS, kind="stable")
-        owner, codes, amounts = owner[order], codes[order], amounts[order]
-        tiles = codes & ((1 << _TILE_BITS) - 1)
-        ends = np.searchsorted(codes, np.arange(len(self._totals) + 1) << _TILE_BITS)
+        aggregates = aggregates_of(codes)
+        order = np.argsort(aggregates, kind="stable")
+        owner, amounts, tiles = owner[order], amounts[order], tiles_of(codes[order])
+        # cells of other feature sets come after the last
+        ends = np.searchsorted(aggregates[order], np.arange(len(self._totals) + 1))
         found: dict[Total, NDArray[np.int64]] = {}
         for i, totals in enumerate(self._totals):
             part = slice(ends[i], ends[i + 1])

@@ -9,6 +9,7 @@ cut into tiles of `hop_ms`; a tile's cell counts what happened in [tile · hop, 
 """
 
 import zlib
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -128,9 +129,13 @@ class Aggregate:
             return event.event_time_ms
         return round((event.value or 0.0) * self.scale)
 
+    def stem(self, time_ms: int) -> str:
+        """The name, up to the bucket, of the cell that counts that time."""
+        return f"{self.name}{TILE_MARK}{time_ms // self.hop_ms}" if self.hop_ms else self.name
+
     def fold(self, event: Event) -> list[Delta]:
         """The changes that an accepted event makes."""
-        stem = f"{self.name}{TILE_MARK}{event.event_time_ms // self.hop_ms}" if self.hop_ms else self.name
+        stem = self.stem(event.event_time_ms)
         amount = self.amount(event)
         return [Delta(stem + key, self.op, amount) for key in self.keys(event)]
 
@@ -178,7 +183,7 @@ class History:
 class EntityState:
     """What is known of one user or item: cells, and for users the histories (oldest first) by name."""
 
-    cells: dict[str, int] = field(default_factory=dict)
+    cells: MutableMapping[str, int] = field(default_factory=dict)
     histories: dict[str, list[Visit]] = field(default_factory=dict)
 
     def change(self, delta: Delta) -> None:

@@ -5,31 +5,24 @@ are a handful of array operations; a loop in Python would cost as much as everyt
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recsys.features.cells import CellCoding, Ints64, aggregates_of, buckets_of, tiles_of
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Ints, Total
-from recsys.features.state import BUCKETS, Entity, Split, parse_cell
-
-Ints64 = NDArray[np.int64]
-
-_BUCKET_BITS = 13  # a bucket, or `BUCKETS` for none
-_TILE_BITS = 40
-_CACHED_CELLS = 1 << 16  # the users of a day share most names
+from recsys.features.state import BUCKETS, Entity, Split
 
 
 class UserTotals:
     """How the cells of a user become the totals that a feature set reads of users. Thread-safe."""
 
     def __init__(self, features: FeatureSet) -> None:
-        aggregates = [a.name for a in features.aggregates if a.entity is Entity.USER]
-        self._numbers = {name: number for number, name in enumerate(aggregates)}
+        self._coding = CellCoding(features.aggregates, Entity.USER)
+        aggregates = [a.name for a in self._coding.aggregates]
         totals = [t for t in features.totals if t.entity is Entity.USER]
         totals.sort(
-            key=lambda t: self._numbers[t.aggregate_name]
+            key=lambda t: aggregates.index(t.aggregate_name)
         )  # those that read one cell follow each other
         self._plain = [t for t in totals if t.split is Split.NONE]
         self._split = {split: [t for t in totals if t.split is split] for split in Split if split}
@@ -56,7 +49,6 @@ class UserTotals:
             self._tables[split] = slice(end, end + (BUCKETS + 1) * len(members))
             end = self._tables[split].stop
         self._size = end
-        self._code = lru_cache(_CACHED_CELLS)(self._encode)
 
     def read(
         self, cells: Mapping[str, int], now_ms: int, buckets: Mapping[Split, Ints64]
@@ -77,15 +69,11 @@ class UserTotals:
         return found
 
     def _sums(self, cells: Mapping[str, int], now_ms: int) -> Ints64:
-        n = len(cells)
-        codes = np.fromiter(map(self._code, cells), np.int64, n)
-        amounts = np.fromiter(cells.values(), np.int64, n)
-        aggregate = codes >> (_TILE_BITS + _BUCKET_BITS)
-        tile = codes >> _BUCKET_BITS & ((1 << _TILE_BITS) - 1)
-        bucket = codes & ((1 << _BUCKET_BITS) - 1)
+        codes, amounts = self._coding.pack(cells)
+        aggregate, tile, bucket = aggregates_of(codes), tiles_of(codes), buckets_of(codes)
         # one entry for each pair of a cell and a total that reads it
         reads = self._reads[aggregate]
-        cell = np.repeat(np.arange(n), reads)
+        cell = np.repeat(np.arange(len(codes)), reads)
         nth = np.arange(len(cell)) - (np.cumsum(reads) - reads)[cell]
         total = self._first[aggregate[cell]] + nth
         age = (now_ms // np.maximum(self._hop, 1) * (self._hop > 0))[total] - tile[cell]
@@ -98,9 +86,3 @@ class UserTotals:
             self._weights[self._weights_at[total] + age] * amounts[cell],
         )
         return sums
-
-    def _encode(self, cell: str) -> int:
-        name, tile, bucket = parse_cell(cell)
-        number = self._numbers.get(name, len(self._numbers))
-        bucket = bucket if bucket >= 0 else BUCKETS
-        return (number << _TILE_BITS | max(tile, 0)) << _BUCKET_BITS | bucket

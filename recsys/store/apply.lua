@@ -1,89 +1,95 @@
 -- Apply one batch of events and its offset, all or nothing.
 -- KEYS[1] checkpoint   ARGV[1] key prefix with the partition's hash tag   ARGV[2] topic
--- ARGV[3] batch (MessagePack: header, rows)   ARGV[4] event ids, 16 bytes each
+-- ARGV[3] batch (MessagePack): header, event ids, visits, cells of users, cells of items; added up over its events
+-- ARGV[4] event ids, 16 bytes each   ARGV[5] fields, 8 bytes each; both in the order of the batch, which has their numbers
 -- Every other key is made from ARGV[1], so it lies in the slot of KEYS[1] (docs/adr: keys of the online store).
--- Returns {outcome, offset, applied, duplicates, skipped}.
+-- Returns {outcome, offset, …}. Nothing is written unless the outcome is 'applied':
+--   fenced   another claimant has a later epoch        gap   records before the batch are missing
+--   behind   some of its events are below the offset   known, bucket, id, …   these ids have been seen
+-- The last two are rare: the caller adds the batch up again without those events, and calls again.
 
 local call = redis.call
-local prefix, topic, ids = ARGV[1], ARGV[2], ARGV[4]
-local batch = cmsgpack.unpack(ARGV[3])
-local head, rows = batch[1], batch[2]
-local names, ops = head.cells, head.ops
+local prefix, topic = ARGV[1], ARGV[2]
+local head, ids, visits, users, items = unpack(cmsgpack.unpack(ARGV[3]))
 local PRUNE_STEP = 64 -- a hash is searched for expired tiles each time it has grown by so many cells
+local ADD, LEAST, MOST = string.byte('+<>', 1, 3)
+
+local function cut(text, width) -- returns what gives the next n pieces
+  local at = 1
+  return function(n)
+    local pieces = {}
+    for i = 1, n do pieces[i] = string.sub(text, at, at + width - 1) at = at + width end
+    return pieces
+  end
+end
+
+local SLICE = 1000 -- a Lua call takes some thousand arguments
+local function each_slice(list, visit)
+  for first = 1, #list, SLICE do visit(first, math.min(#list, first + SLICE - 1)) end
+end
 
 -- (3a) Only the partition's last claimant may write, and only what follows what is stored.
 local stored = call('HMGET', KEYS[1], 'epoch', 'offset', 'watermark', 'oldest_bucket')
 local offset = tonumber(stored[2] or 0)
-if tonumber(stored[1]) ~= head.epoch then return {'fenced', offset, 0, 0, 0} end
-if head.previous > offset then return {'gap', offset, 0, 0, 0} end
+if tonumber(stored[1]) ~= head.epoch then return {'fenced', offset} end
+if head.previous > offset then return {'gap', offset} end
 
--- Sum up what changes, so that each cell is written once a batch.
-local users, items, visits = {}, {}, {}
+-- (3b) Events below the offset were applied before: a replay.
+if head.first < offset then return {'behind', offset} end
 
-local function gather(into, id, changes)
-  local cells = into[id]
-  if not cells then cells = {} into[id] = cells end
-  for i = 1, #changes, 2 do
-    local cell, amount = changes[i], changes[i + 1]
-    local old, op = cells[cell], ops[cell]
-    if not old then cells[cell] = amount
-    elseif op == '+' then cells[cell] = old + amount
-    elseif op == '<' then cells[cell] = math.min(old, amount)
-    else cells[cell] = math.max(old, amount) end
-  end
-end
-
-local applied, duplicates, skipped = 0, 0, 0
-local buckets = {}
-for i = 1, #rows do
-  local row = rows[i] -- offset, bucket, user, item, user changes, item changes, visits
-  if row[1] < offset then
-    skipped = skipped + 1 -- (3b) applied before: a replay
-  else
-    local bucket = buckets[row[2]]
-    if not bucket then
-      bucket = prefix .. 'd:' .. topic .. ':' .. row[2]
-      buckets[row[2]] = bucket
-      call('ZADD', prefix .. 'd:' .. topic, row[2], row[2])
-    end
-    if call('SADD', bucket, string.sub(ids, 16 * i - 15, 16 * i)) == 0 then
-      duplicates = duplicates + 1 -- (3c) sent twice
-    else
-      applied = applied + 1
-      gather(users, row[3], row[5])
-      gather(items, row[4], row[6])
-      for _, visit in ipairs(row[7]) do -- history, time, member
-        local key = prefix .. 'h:' .. visit[1] .. ':' .. row[3]
-        call('ZADD', key, visit[2], visit[3])
-        visits[key] = head.sizes[visit[1]]
+-- (3c) Ids that are known were sent twice.
+local registry = prefix .. 'd:' .. topic
+local known = {'known', offset}
+local next_ids = cut(ARGV[4], 16)
+for _, row in ipairs(ids) do -- bucket, number of ids
+  local bucket, keys = row[1], next_ids(row[2])
+  row[2] = keys
+  each_slice(keys, function(first, last)
+    for i, seen in ipairs(call('SMISMEMBER', registry .. ':' .. bucket, unpack(keys, first, last))) do
+      if seen == 1 then
+        known[#known + 1] = bucket
+        known[#known + 1] = keys[first + i - 1]
       end
     end
-  end
+  end)
+end
+if #known > 2 then return known end
+for _, row in ipairs(ids) do
+  local bucket, keys = row[1], row[2]
+  each_slice(keys, function(first, last) call('SADD', registry .. ':' .. bucket, unpack(keys, first, last)) end)
+  call('ZADD', registry, bucket, bucket)
 end
 
 -- (3d) Write the cells. A hash that has grown a lot loses the tiles that no window reaches any more.
+-- A field is its aggregate's number in 2 bytes, its tile in 4, its bucket in 2; the most significant byte first.
 local function prune(key, oldest_tile)
   for _, field in ipairs(call('HKEYS', key)) do
-    local name, tile = string.match(field, '^([^@]+)@(%d+)')
-    local oldest = name and oldest_tile[name]
-    if oldest and tonumber(tile) < oldest then call('HDEL', key, field) end
+    local a, b, c, d, e, f = string.byte(field, 1, 6)
+    if ((c * 256 + d) * 256 + e) * 256 + f < oldest_tile[a * 256 + b + 1] then call('HDEL', key, field) end
   end
 end
 
-local function write(key, cells, oldest_tile) -- returns true if the entity is new
-  local fresh = 0
-  for cell, amount in pairs(cells) do
-    local name, op = names[cell], ops[cell]
-    if op == '+' then
-      if call('HINCRBY', key, name, amount) == amount then fresh = fresh + 1 end
-    else
-      local old = tonumber(call('HGET', key, name) or nil)
-      if not old then fresh = fresh + 1 end
-      if not old or (op == '<' and amount < old) or (op == '>' and amount > old) then
-        call('HSET', key, name, amount)
+local next_fields = cut(ARGV[5], 8)
+local function write(key, amounts, ops, oldest_tile) -- returns true if the entity is new
+  local fields, fresh = next_fields(#amounts), 0
+  each_slice(fields, function(first, last)
+    local old, changes = call('HMGET', key, unpack(fields, first, last)), {}
+    for i = first, last do
+      local before, amount = old[i - first + 1], amounts[i]
+      if before then
+        before = tonumber(before)
+        local op = string.byte(ops, i)
+        if op == ADD then amount = before + amount
+        elseif op == LEAST then amount = math.min(before, amount)
+        elseif op == MOST then amount = math.max(before, amount) end
+      else
+        fresh = fresh + 1
       end
+      local at = 2 * (i - first)
+      changes[at + 1], changes[at + 2] = fields[i], amount
     end
-  end
+    call('HSET', key, unpack(changes))
+  end)
   call('PEXPIRE', key, head.idle_ms)
   if fresh == 0 then return false end
   local size = call('HLEN', key)
@@ -91,19 +97,18 @@ local function write(key, cells, oldest_tile) -- returns true if the entity is n
   return size == fresh
 end
 
-for user, cells in pairs(users) do
-  if next(cells) then write(prefix .. 'u:' .. user, cells, head.oldest_user_tile) end
-end
-for key, size in pairs(visits) do
+for _, row in ipairs(users[2]) do write(prefix .. 'u:' .. row[1], row[2], row[3], users[1]) end
+for _, row in ipairs(visits) do
+  local key, size, members = prefix .. 'h:' .. row[1], row[2], row[3] -- members: time, visit, time, visit, …
+  each_slice(members, function(first, last) call('ZADD', key, unpack(members, first, last)) end)
   call('ZREMRANGEBYRANK', key, 0, -(size + 1))
   call('PEXPIRE', key, head.idle_ms)
 end
 local changed = {}
-for item, cells in pairs(items) do
-  if next(cells) then
-    if write(prefix .. 'i:' .. item, cells, head.oldest_item_tile) then call('SADD', prefix .. 'items', item) end
-    changed[#changed + 1] = item
-  end
+for i, row in ipairs(items[2]) do
+  local item = row[1]
+  if write(prefix .. 'i:' .. item, row[2], row[3], items[1]) then call('SADD', prefix .. 'items', item) end
+  changed[i] = item
 end
 
 -- (3e) Tell readers which items changed. Each entry names its predecessor: a reader sees what was trimmed.
@@ -117,7 +122,6 @@ end
 
 -- (3f) Forget the event ids that are too old to come again: such an event would be a late one.
 if head.oldest_bucket > tonumber(stored[4] or 0) then
-  local registry = prefix .. 'd:' .. topic
   for _, bucket in ipairs(call('ZRANGEBYSCORE', registry, '-inf', '(' .. head.oldest_bucket)) do
     call('UNLINK', registry .. ':' .. bucket)
   end
@@ -128,4 +132,4 @@ end
 offset = math.max(offset, head.next)
 call('HSET', KEYS[1], 'offset', offset, 'oldest_bucket', head.oldest_bucket,
   'watermark', math.max(tonumber(stored[3] or 0), head.watermark))
-return {'applied', offset, applied, duplicates, skipped}
+return {'applied', offset}

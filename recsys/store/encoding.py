@@ -1,18 +1,21 @@
 """How a batch travels to the script that applies it, and how states and items lie in Redis.
 
-A batch is one MessagePack value. Cell names repeat from event to event, so it holds each name once and the
-events refer to it by number.
+A batch holds what its events change together, as one MessagePack value; what is binary goes beside it, for Redis's
+MessagePack knows text only. A cell is a field of eight bytes (`features.cells`) with its amount as decimal digits.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
-from recsys.events import CATEGORY_SEPARATOR
-from recsys.features.state import Delta, Entity, EntityState, History, Op, Visit, parse_cell
-from recsys.store.base import Batch, StateDefinition, StoreConfig
+from recsys.events import CATEGORY_SEPARATOR, Event
+from recsys.features.cells import CODE_BYTES, CellCoding, PackedCells
+from recsys.features.state import Delta, Entity, EntityState, History, Op, Visit
+from recsys.store.base import Batch, Folded, StateDefinition, StoreConfig
 from recsys.types import EventType, Item
 
 ID_BYTES = 16
@@ -38,69 +41,107 @@ def kept_histories(histories: Iterable[History]) -> dict[str, History]:
     return {history.name: longest[history.types] for history in histories}
 
 
+class FoldedEvent(NamedTuple):
+    """One event of a batch and what it changes. `bucket`: of its event time; `key`: see `event_key`."""
+
+    offset: int
+    bucket: int
+    key: bytes
+    event: Event
+    changes: Folded
+
+
 class BatchEncoder:
-    """Makes the two arguments of `apply.lua`: the batch, and its event ids of 16 bytes each."""
+    """Makes the arguments of `apply.lua`: what a batch changes, added up, so that each cell travels once."""
 
     def __init__(self, features: StateDefinition, config: StoreConfig) -> None:
         self._features = features
         self._config = config
-        self._kept = {h.name: h for h in kept_histories(features.histories).values()}
-        self._sizes = {name: h.size for name, h in self._kept.items()}
-        self._tiled = {
-            entity: [a for a in features.aggregates if a.hop_ms and a.entity is entity]
-            for entity in (Entity.USER, Entity.ITEM)
-        }
+        self._kept = {h.name: h.size for h in kept_histories(features.histories).values()}
+        self._codings = {e: CellCoding(features.aggregates, e) for e in (Entity.USER, Entity.ITEM)}
+        self.field = lru_cache(maxsize=1 << 17)(self._field)
 
-    def encode(self, batch: Batch) -> tuple[bytes, bytes]:
-        cells: dict[str, int] = {}
-        ops: list[str] = []
-        fold, kept, bucket_ms = self._features.fold, self._kept, self._config.dedupe_bucket_ms
-        rows = []
-        for offset, event in zip(batch.offsets, batch.events, strict=True):
-            folded = fold(event)
-            visits = [(h.name, v.event_time_ms, pack_visit(v)) for h, v in folded.visits if h.name in kept]
-            rows.append(
-                (
-                    offset,
-                    event.event_time_ms // bucket_ms,
-                    event.user_id,
-                    event.item_id,
-                    _numbered(folded.user, cells, ops),
-                    _numbered(folded.item, cells, ops),
-                    visits,
-                )
+    def fold(self, batch: Batch) -> list[FoldedEvent]:
+        """Once for each event, also for those that come twice."""
+        fold, bucket_ms = self._features.fold, self._config.dedupe_bucket_ms
+        return [
+            FoldedEvent(
+                offset, event.event_time_ms // bucket_ms, event_key(event.event_id), event, fold(event)
             )
+            for offset, event in zip(batch.offsets, batch.events, strict=True)
+        ]
+
+    def encode(self, batch: Batch, rows: Sequence[FoldedEvent]) -> tuple[bytes, bytes, bytes]:
+        """The batch with only these of its events, whose ids differ within their bucket."""
+        users: dict[str, dict[str, int]] = {}
+        items: dict[str, dict[str, int]] = {}
+        visits: dict[tuple[str, str], list[int | str]] = {}
+        buckets: dict[int, list[bytes]] = {}
+        for _, bucket, key, event, changes in rows:
+            buckets.setdefault(bucket, []).append(key)
+            if changes.user:
+                _add(users.setdefault(event.user_id, {}), changes.user)
+            if changes.item:
+                _add(items.setdefault(event.item_id, {}), changes.item)
+            for history, visit in changes.visits:
+                if history.name in self._kept:
+                    members = visits.setdefault((history.name, event.user_id), [])
+                    members += (visit.event_time_ms, pack_visit(visit))
+        config = self._config
         header = {
             "epoch": batch.epoch,
             "previous": batch.previous,
             "next": batch.next_offset,
+            "first": rows[0].offset if rows else batch.next_offset,
             "watermark": batch.watermark_ms,
-            "oldest_bucket": (batch.watermark_ms - self._config.dedupe_ms) // bucket_ms,
-            "changes": self._config.changes,
-            "idle_ms": self._config.idle_ms,
-            "sizes": self._sizes,
-            "oldest_user_tile": self._oldest_tiles(Entity.USER, batch.watermark_ms),
-            "oldest_item_tile": self._oldest_tiles(Entity.ITEM, batch.watermark_ms),
-            "cells": list(cells),
-            "ops": ops,
+            "oldest_bucket": (batch.watermark_ms - config.dedupe_ms) // config.dedupe_bucket_ms,
+            "changes": config.changes,
+            "idle_ms": config.idle_ms,
         }
-        return _pack((header, rows)), b"".join([event_key(e.event_id) for e in batch.events])
+        fields: list[bytes] = []
+        content = (
+            header,
+            [(bucket, len(keys)) for bucket, keys in buckets.items()],
+            [(f"{name}:{user}", self._kept[name], members) for (name, user), members in visits.items()],
+            (self._oldest_tiles(Entity.USER, batch.watermark_ms), self._rows(Entity.USER, users, fields)),
+            (self._oldest_tiles(Entity.ITEM, batch.watermark_ms), self._rows(Entity.ITEM, items, fields)),
+        )
+        ids = b"".join([key for keys in buckets.values() for key in keys])
+        return _pack(content), ids, b"".join(fields)
 
-    def _oldest_tiles(self, entity: Entity, watermark_ms: int) -> dict[str, int]:
-        """Aggregate name → the first tile that a reader at the watermark, or later, may still look at."""
-        return {a.name: (watermark_ms - a.retention_ms) // a.hop_ms for a in self._tiled[entity]}
+    def _oldest_tiles(self, entity: Entity, watermark_ms: int) -> list[int]:
+        """By number of the aggregate, the first tile that a reader at the watermark, or later, may still look at."""
+        aggregates = self._codings[entity].aggregates
+        return [(watermark_ms - a.retention_ms) // a.hop_ms if a.hop_ms else 0 for a in aggregates]
+
+    def _rows(
+        self, entity: Entity, changed: Mapping[str, Mapping[str, int]], fields: list[bytes]
+    ) -> list[tuple[str, list[int], str]]:
+        """Id, amounts and operations of each; appends the fields."""
+        rows = []
+        for id_, cells in changed.items():
+            names, ops = zip(*[self.field(entity, cell) for cell in cells], strict=True)
+            fields += names
+            rows.append((id_, list(cells.values()), "".join(ops)))
+        return rows
+
+    def _field(self, entity: Entity, cell: str) -> tuple[bytes, Op]:
+        """The cell's name in Redis, and how amounts enter it."""
+        coding = self._codings[entity]
+        code = coding.code(cell)
+        return code.to_bytes(CODE_BYTES, "big"), coding.op(code)
 
 
-def _numbered(deltas: Iterable[Delta], cells: dict[str, int], ops: list[str]) -> list[int]:
-    """[cell number, amount, cell number, amount, …]; numbers count from 1, as Lua does."""
-    flat: list[int] = []
+def _add(cells: dict[str, int], deltas: Iterable[Delta]) -> None:
+    """What changes one entity, merged: deltas are a monoid as states are."""
     for cell, op, amount in deltas:
-        number = cells.get(cell)
-        if number is None:
-            number = cells[cell] = len(cells) + 1
-            ops.append(op)
-        flat += (number, amount)
-    return flat
+        old = cells.get(cell)
+        if old is None:
+            cells[cell] = amount
+        elif op is Op.ADD:
+            cells[cell] = old + amount
+        else:
+            cells[cell] = max(old, amount) if op is Op.MAX else min(old, amount)
 
 
 def pack_visit(visit: Visit) -> str:
@@ -124,7 +165,7 @@ class StateDecoder:
     """Makes an `EntityState` of what Redis returns."""
 
     def __init__(self, features: StateDefinition) -> None:
-        self._ops = {a.name: a.op for a in features.aggregates if a.entity is Entity.ITEM}
+        self._codings = {e: CellCoding(features.aggregates, e) for e in (Entity.USER, Entity.ITEM)}
         self._histories = {h.name: h for h in features.histories}
         self.kept = kept_histories(features.histories)
 
@@ -135,7 +176,7 @@ class StateDecoder:
             cells: names and amounts in turn.
             sets: for each kept history, members and scores in turn.
         """
-        state = EntityState(_cells(cells))
+        state = EntityState(self._cells(Entity.USER, cells))
         for name, flat in sets.items():
             visits = list(map(unpack_visit, flat[::2], flat[1::2]))
             if visits:
@@ -147,20 +188,26 @@ class StateDecoder:
     def item(self, shares: Iterable[Sequence[bytes]]) -> EntityState:
         """The merge of the shares that the partitions hold."""
         filled = [share for share in shares if share]
-        if len(filled) == 1:
-            return EntityState(_cells(filled[0]))
-        state = EntityState()
+        if len(filled) <= 1:
+            return EntityState(self._cells(Entity.ITEM, filled[0] if filled else ()))
+        coding = self._codings[Entity.ITEM]
+        cells: dict[bytes, int] = {}
         for share in filled:
-            for cell, amount in _cells(share).items():
-                state.change(Delta(cell, self._op(cell), amount))
-        return state
+            for field, text in zip(share[::2], share[1::2], strict=True):
+                amount, old = int(text), cells.get(field)
+                if old is not None:
+                    op = coding.op(int.from_bytes(field, "big"))
+                    amount = old + amount if op is Op.ADD else (max if op is Op.MAX else min)(old, amount)
+                cells[field] = amount
+        return EntityState(_packed(coding, cells.keys(), cells.values()))
 
-    def _op(self, cell: str) -> Op:
-        return self._ops[parse_cell(cell).name]
+    def _cells(self, entity: Entity, flat: Sequence[bytes]) -> PackedCells:
+        return _packed(self._codings[entity], flat[::2], flat[1::2])
 
 
-def _cells(flat: Sequence[bytes]) -> dict[str, int]:
-    return dict(zip(map(bytes.decode, flat[::2]), map(int, flat[1::2]), strict=True))
+def _packed(coding: CellCoding, fields: Collection[bytes], amounts: Iterable[bytes | int]) -> PackedCells:
+    codes = np.frombuffer(b"".join(fields), ">i8").astype(np.int64)
+    return PackedCells(coding, codes, np.fromiter(map(int, amounts), np.int64, len(codes)))
 
 
 def pack_item(item: Item) -> bytes:

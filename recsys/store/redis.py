@@ -1,14 +1,14 @@
-"""The online feature store on Redis (or Valkey); the only module of `recsys` that imports its client.
+"""The online feature store on Redis (or Valkey).
 
 Everything of partition p carries the hash tag `{p}`, so that one script call is atomic on a Cluster, too:
 
-    NS:meta                        fingerprint and number of partitions, written by the first writer
+    NS:meta                        fingerprint.layout and number of partitions, written by the first writer
     NS:workers                     feature workers, by their last sign of life (sorted set)
     NS:worker:<name>               what one of them says of itself; expires
     NS:reporting                   who did so (set)
     NS:{c}:catalogue  :times       items put since the bundle, empty where deleted; when (hashes)
     NS:{p}:cp:TOPIC                checkpoint (hash): epoch, offset, watermark, log_id
-    NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes)
+    NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes; `encoding`)
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
     NS:{p}:items                   the items that have a share here (set)
     NS:{p}:d:TOPIC:BUCKET          event ids seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
@@ -32,6 +32,7 @@ from recsys.store.encoding import BatchEncoder, StateDecoder, pack_item, unpack_
 from recsys.store.redis_errors import redis_errors
 from recsys.types import Item
 
+_LAYOUT = 2  # of keys and values; 1 had cells by name
 CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 5.0
 _PAGE = 500  # items read in one round trip when all are read
@@ -61,7 +62,7 @@ class RedisFeatureStore:
         Raises:
             InvalidConfig: the URL is not a Redis URL.
         """
-        self._features = features
+        self._fingerprint = f"{features.fingerprint}.{_LAYOUT}"
         self._config = config or StoreConfig()
         self._namespace = namespace
         self._encoder = BatchEncoder(features, self._config)
@@ -107,13 +108,29 @@ class RedisFeatureStore:
         return Checkpoint(int(epoch), int(offset), int(watermark), log_id.decode()) if epoch else None
 
     def apply(self, batch: Batch) -> Applied:
-        encoded, ids = self._encoder.encode(batch)
+        rows, duplicates, skipped = self._encoder.fold(batch), 0, 0
+        distinct = {(row.bucket, row.key): row for row in reversed(rows)}  # of equal ids, the first
+        if len(distinct) < len(rows):
+            duplicates = len(rows) - len(distinct)
+            rows = list(reversed(distinct.values()))
         keys = [self._key(batch.partition, "cp", batch.topic)]
-        with redis_errors():
-            outcome, *numbers = self._apply(
-                keys, [self._key(batch.partition, ""), str(batch.topic), encoded, ids]
-            )
-        return Applied(Outcome(outcome.decode()), *numbers)
+        while True:
+            prefix, encoded = self._key(batch.partition, ""), self._encoder.encode(batch, rows)
+            with redis_errors():
+                outcome, offset, *known = self._apply(keys, [prefix, str(batch.topic), *encoded])
+            if outcome == b"behind":  # a replay
+                later = [row for row in rows if row.offset >= offset]
+                skipped += len(rows) - len(later)
+                rows = later
+            elif outcome == b"known":  # sent twice
+                seen = set(zip(known[::2], known[1::2], strict=True))
+                duplicates += len(seen)
+                rows = [row for row in rows if (row.bucket, row.key) not in seen]
+            else:
+                break
+        if outcome != b"applied":
+            return Applied(Outcome(outcome.decode()), offset)
+        return Applied(Outcome.APPLIED, offset, len(rows), duplicates, skipped)
 
     def workers(self, worker: str, ttl_ms: int) -> list[str]:
         with redis_errors():
@@ -150,7 +167,7 @@ class RedisFeatureStore:
             InvalidConfig: users lie in another number of partitions.
         """
         with redis_errors(), self._redis.pipeline() as pipe:
-            pipe.hsetnx(self._meta, "fingerprint", self._features.fingerprint)
+            pipe.hsetnx(self._meta, "fingerprint", self._fingerprint)
             pipe.hsetnx(self._meta, "partitions", self._config.partitions)
             pipe.execute()
         self._checked = False
@@ -163,10 +180,11 @@ class RedisFeatureStore:
             fingerprint, partitions = self._redis.hmget(self._meta, "fingerprint", "partitions")
         if fingerprint is None:
             return  # an empty store fits everybody; look again next time
-        if fingerprint.decode() != self._features.fingerprint:
+        if fingerprint.decode() != self._fingerprint:
             raise FingerprintMismatch(
                 f"the store {self._namespace} holds states of the feature definitions {fingerprint.decode()}, "
-                f"this process has {self._features.fingerprint}; use another namespace and replay the log into it"
+                f"this process has {self._fingerprint} (after the dot: the layout of the store); use another "
+                "namespace and replay the log into it, or the lake: recsys features backfill"
             )
         if int(partitions) != self._config.partitions:
             raise InvalidConfig(
@@ -184,7 +202,7 @@ class RedisFeatureStore:
     def fingerprint(self) -> str | None:
         with redis_errors():
             stored = self._redis.hget(self._meta, "fingerprint")
-        return stored.decode() if stored else None
+        return stored.decode().partition(".")[0] if stored else None
 
     def user(self, user_id: str) -> EntityState:
         self._check()

@@ -1,7 +1,7 @@
 """Backfill: states from a lake, then a worker that continues, equal one that saw every event. Memory and Redis."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -91,7 +91,7 @@ def states(store: FeatureStore) -> dict[tuple[Entity, str], EntityState]:
     return {key: EntityState(live(key[0], state.cells), state.histories) for key, state in found.items()}
 
 
-def live(entity: Entity, cells: dict[str, int]) -> dict[str, int]:
+def live(entity: Entity, cells: Mapping[str, int]) -> dict[str, int]:
     now = max(e.event_time_ms for e in LOG)
     result = {}
     for cell, amount in cells.items():

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from infra.local.redis import RedisServer
-from recsys.errors import InvalidConfig, Unavailable
+from recsys.errors import FingerprintMismatch, InvalidConfig, Unavailable
 from recsys.events import Event
 from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState, parse_cell
@@ -121,6 +121,32 @@ def test_all_keys_of_a_partition_share_its_hash_tag(redis_url: str, client: Any)
     assert len(keys) > 10
     assert all(key.startswith("recsys:{0}:") for key in keys)
     assert len({client.execute_command("CLUSTER", "KEYSLOT", key) for key in keys}) == 1
+
+
+def test_a_store_of_the_layout_before_is_refused(redis_url: str, client: Any) -> None:
+    client.hset("recsys:meta", mapping={"fingerprint": FEATURES.fingerprint, "partitions": 1})
+    store = RedisFeatureStore(redis_url, FEATURES, CONFIG)
+    for use in (lambda: store.claim("events", 0, "log"), lambda: store.user("u")):
+        with pytest.raises(FingerprintMismatch, match="backfill"):
+            use()
+    assert store.fingerprint() == FEATURES.fingerprint
+
+
+def test_a_batch_of_any_size_is_applied(redis_url: str) -> None:
+    store = RedisFeatureStore(redis_url, FEATURES, CONFIG)
+    feeder = Feeder(store)
+    log = [click(n, T0 + n * MS_PER_HOUR // 1_000, item=f"i{n % 7}") for n in range(9_000)]
+    log += [click(n, T0, "other", f"i{n}") for n in range(9_000, 9_010)]
+    assert feeder.apply(*log).applied == len(log)
+    assert feeder.apply(*log[::2]).duplicates == len(log) / 2
+    assert sum(state.cells["lastengaged"] > T0 for _, state in store.all_items()) == 7
+
+
+def test_amounts_are_exact(redis_url: str) -> None:
+    feeder = Feeder(RedisFeatureStore(redis_url, FEATURES, CONFIG))
+    for number, dwell in enumerate([999_999_999_999.0, 10_000.0, 1.0, 123_456_789_012.0]):
+        feeder.apply(Event(f"{number}", EventType.DWELL, "u", "i", T0, value=dwell))
+    assert feeder.store.items(["i"])[0].cells["dwellms"] == 1_123_456_799_012
 
 
 def test_a_server_that_is_away_is_unavailable_and_then_works_again() -> None:

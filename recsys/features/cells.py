@@ -1,0 +1,116 @@
+"""Cells as integers: eight bytes each for the online store, and arrays for serving, instead of names.
+
+A code is `aggregate << 48 | tile << 16 | bucket`; the aggregate is its number among those of its entity, by name. The
+numbers follow from the feature definitions, so a code means nothing without them: who stores codes stores the
+definitions' fingerprint beside them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.features.state import KEY_MARK, TILE_MARK, Aggregate, Entity, Op, Split, parse_cell
+
+Ints64 = NDArray[np.int64]
+
+CODE_BYTES = 8
+_BUCKET_BITS = 16
+_TILE_BITS = 32
+_CACHED_CELLS = 1 << 16  # the users of a day share most names
+
+
+def aggregates_of(codes: Ints64) -> Ints64:
+    """Their numbers."""
+    return codes >> (_TILE_BITS + _BUCKET_BITS)
+
+
+def tiles_of(codes: Ints64) -> Ints64:
+    """0 where a cell has none."""
+    return codes >> _BUCKET_BITS & ((1 << _TILE_BITS) - 1)
+
+
+def buckets_of(codes: Ints64) -> Ints64:
+    """0 where a cell has none."""
+    return codes & ((1 << _BUCKET_BITS) - 1)
+
+
+class CellCoding:
+    """Names and codes of the cells of one entity. Thread-safe."""
+
+    def __init__(self, aggregates: Iterable[Aggregate], entity: Entity) -> None:
+        self.aggregates: Sequence[Aggregate] = [a for a in aggregates if a.entity is entity]
+        self._numbers = {a.name: number for number, a in enumerate(self.aggregates)}
+        # what a name must say; codings of equal shape read each other's codes
+        self.shape = tuple((a.name, a.hop_ms, a.split) for a in self.aggregates)
+        self.code = lru_cache(_CACHED_CELLS)(self._code)
+        self.name = lru_cache(_CACHED_CELLS)(self._name)
+
+    def op(self, code: int) -> Op:
+        return self.aggregates[code >> (_TILE_BITS + _BUCKET_BITS)].op
+
+    def pack(self, cells: Mapping[str, int]) -> tuple[Ints64, Ints64]:
+        """Codes and amounts, (n,) int64 each. Cells of other feature sets get the number after the last."""
+        if isinstance(cells, PackedCells) and (packed := cells.packed(self)) is not None:
+            return packed
+        n = len(cells)
+        codes = np.fromiter(map(self.code, cells), np.int64, n)
+        return codes, np.fromiter(cells.values(), np.int64, n)
+
+    def _code(self, cell: str) -> int:
+        name, tile, bucket = parse_cell(cell)
+        number = self._numbers.get(name, len(self._numbers))
+        return (number << _TILE_BITS | max(tile, 0)) << _BUCKET_BITS | max(bucket, 0)
+
+    def _name(self, code: int) -> str:
+        aggregate = self.aggregates[code >> (_TILE_BITS + _BUCKET_BITS)]
+        tile = code >> _BUCKET_BITS & ((1 << _TILE_BITS) - 1)
+        stem = f"{aggregate.name}{TILE_MARK}{tile}" if aggregate.hop_ms else aggregate.name
+        bucket = code & ((1 << _BUCKET_BITS) - 1)
+        return stem if aggregate.split is Split.NONE else f"{stem}{KEY_MARK}{bucket}"
+
+
+class PackedCells(MutableMapping[str, int]):
+    """Cells as the store sends them: arrays for who computes with them, a mapping for who asks by name."""
+
+    __slots__ = ("_amounts", "_changed", "_codes", "_coding", "_named")
+
+    def __init__(self, coding: CellCoding, codes: Ints64, amounts: Ints64) -> None:
+        """`codes`, `amounts`: (n,) int64, each cell once."""
+        self._coding = coding
+        self._codes, self._amounts = codes, amounts
+        self._named: dict[str, int] | None = None  # made when somebody asks
+        self._changed = False
+
+    def packed(self, coding: CellCoding) -> tuple[Ints64, Ints64] | None:
+        """Codes and amounts, (n,) int64 each; None if they are of another coding, or were changed by name."""
+        if self._changed or (coding is not self._coding and coding.shape != self._coding.shape):
+            return None
+        return self._codes, self._amounts
+
+    def _dict(self) -> dict[str, int]:
+        if self._named is None:
+            names = map(self._coding.name, self._codes.tolist())
+            self._named = dict(zip(names, self._amounts.tolist(), strict=True))
+        return self._named
+
+    def __getitem__(self, cell: str) -> int:
+        return self._dict()[cell]
+
+    def __setitem__(self, cell: str, amount: int) -> None:
+        self._dict()[cell] = amount
+        self._changed = True
+
+    def __delitem__(self, cell: str) -> None:
+        del self._dict()[cell]
+        self._changed = True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dict())
+
+    def __len__(self) -> int:
+        return len(self._codes) if self._named is None else len(self._named)
+
+    def __repr__(self) -> str:
+        return repr(self._dict())
