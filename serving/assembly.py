@@ -23,6 +23,7 @@ from recsys.pipeline.stages import SideEffect
 from recsys.recall.again import Again
 from recsys.rerank.reranker import RerankConfig
 from recsys.rerank.rules import RuleBook
+from recsys.simulation.clock import clock_of
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
@@ -79,6 +80,7 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         request_store=_request_store(settings, config),
         sink=KafkaSink(settings.kafka_bootstrap),
         nightly=_nightly(settings),
+        now_ms=clock_of(settings.clock),
     )
     ends = LogEnds(lambda: KafkaSource(settings.kafka_bootstrap), settings.partitions)
     services.log_ends, close = ends, services.close

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
+from typing import Protocol
 
 import orjson
 import structlog
@@ -88,13 +89,20 @@ class ImpressionWriter:
             _log.warning("impressions dropped", count=len(messages), error=str(error))
 
 
+class Impressions(Protocol):
+    """Where what was shown goes: `ImpressionWriter`."""
+
+    def put(self, impression: Callable[[], Impression], headers: Headers = ()) -> None:
+        """Raises: Unavailable."""
+
+
 class ImpressionLog:
     """Side effect of the pipeline: one record an answered request."""
 
     name = "impression_log"
     optional = True
 
-    def __init__(self, writer: ImpressionWriter, catalogue: Catalogue, bundle: str, fingerprint: str) -> None:
+    def __init__(self, writer: Impressions, catalogue: Catalogue, bundle: str, fingerprint: str) -> None:
         self._writer = writer
         self._catalogue = catalogue
         self._bundle = bundle

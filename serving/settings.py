@@ -155,6 +155,10 @@ class ServingSettings(Settings):
     index: IndexKind = Field(
         IndexKind.BUNDLE, description="bundle: the bundle's own; exact: a scan of every vector."
     )
+    clock: Path | None = Field(
+        None,
+        description="File of a simulated world's time, kept by `recsys stream traffic --world`; empty: real time.",
+    )
     index_shards: int = Field(
         1, ge=1, le=1_024, description="Parts of the vector index that one search goes through in parallel."
     )

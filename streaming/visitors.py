@@ -9,8 +9,8 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +23,6 @@ from recsys.simulation.world import Ints, World
 from recsys.types import MS_PER_DAY, EventType, Item
 
 _CONTEXT = {"client": "simulated"}
-_ANNOUNCE_S = 1.0  # between two looks at what came and went
 _PUT = 500  # items in one request
 
 
@@ -31,7 +30,11 @@ class Shop(Protocol):
     """What a visitor needs of the API: `recsys.client.AsyncClient` has it."""
 
     async def recommend(
-        self, user_id: str, k: int | None = None, context: Mapping[str, str] = ...
+        self,
+        user_id: str,
+        k: int | None = None,
+        context: Mapping[str, str] = ...,
+        exclude: Iterable[str] = ...,
     ) -> Recommendations: ...
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults: ...
@@ -47,7 +50,7 @@ class VisitConfig:
 
     `rate`: visits a second, in the mean over the day; `day_s`: how long the day lasts, so that its curve is seen
     whole; `k`: items a visitor asks for; `max_lists`: of one visit; `reading`: share of the reading time that is
-    waited, in the day's time.
+    waited, in the day's time; `announce_s`: between two looks at what came and went.
     """
 
     rate: float = 10.0
@@ -56,6 +59,7 @@ class VisitConfig:
     day: int = 0
     max_lists: int = 10
     reading: float = 1.0
+    announce_s: float = 1.0
 
 
 @dataclass
@@ -72,6 +76,12 @@ class Visits:
     events: Counter[str] = field(default_factory=Counter)
     degraded: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
+
+    def add(self, other: "Visits") -> None:
+        """Another day's."""
+        for f in fields(self):
+            mine, theirs = getattr(self, f.name), getattr(other, f.name)
+            setattr(self, f.name, max(mine, theirs) if f.name == "most_at_once" else mine + theirs)
 
 
 class Population:
@@ -97,23 +107,28 @@ async def visit(
     wait: Callable[[float], Any],
     visits: Visits,
 ) -> None:
-    """One visit of one user: lists until the user has enough. `wait` takes seconds of the world."""
+    """One visit of one user: lists until the user has enough, none of which repeats what the visit has shown, as a
+    feed's client asks. `wait` takes seconds of the world."""
     behavior, visitor = population.behavior, population.visitor(row)
     if visitor.shown and not behavior.returns(visitor):
         visits.stayed_away += 1
         return
     visits.begun += 1
     behavior.begin_session(visitor)
+    seen: set[str] = set()
     for _ in range(config.max_lists):
         began = time.perf_counter()
         try:
-            answer = await shop.recommend(f"u{row}", config.k, _CONTEXT)
+            answer = await shop.recommend(f"u{row}", config.k, _CONTEXT, sorted(seen))
         except (Unavailable, ApiError):
             visits.refused += 1
             return
         visits.seconds.append(time.perf_counter() - began)
         visits.lists += 1
         visits.degraded.update(answer.degraded)
+        if not answer.items:  # nothing more to show
+            return
+        seen.update(item.item_id for item in answer.items)
         rows = _rows(population.world, answer)
         response = behavior.respond(visitor, rows, now_ms())
         done = actions(population.world, rows, response)
@@ -175,7 +190,9 @@ async def play_day(
     async def wait(world_seconds: float) -> None:
         await sleep(world_seconds / speed)
 
-    announcing = asyncio.create_task(_announce(shop, world, start_ms, now_ms, visits, sleep))
+    announcing = asyncio.create_task(
+        _announce(shop, world, start_ms, now_ms, visits, sleep, config.announce_s)
+    )
     running: set[asyncio.Task[None]] = set()
     failed: list[BaseException] = []
 
@@ -224,11 +241,12 @@ async def _announce(
     now_ms: Callable[[], int],
     visits: Visits,
     sleep: Callable[[float], Any],
+    every_s: float,
 ) -> None:
     """Tell the API what came and went, as a shop's catalogue service would. An outage is made up for later."""
     told_ms = start_ms
     while True:
-        await sleep(_ANNOUNCE_S)
+        await sleep(every_s)
         until_ms = now_ms()
         came, went = changes(world, told_ms, until_ms)
         try:

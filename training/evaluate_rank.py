@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from recsys.errors import InvalidConfig
-from recsys.metrics import auc, gauc, xauc
+from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.result import Goal, Result
 from training.gates import auc_difference, gauc_difference
 from training.rank_baselines import DWELL
@@ -113,6 +113,7 @@ def judge(yardstick: Yardstick, logits: Mapping[str, Floats]) -> dict[str, float
         happened = labels[head].astype(np.int64)
         found[f"{head}_auc"] = auc(happened, logits[head])
         found[f"{head}_gauc"] = gauc(happened, logits[head], users)
+        found[f"{head}_calibration_error"] = calibration_error(happened, 1 / (1 + np.exp(-logits[head])))
     seconds, predicted = np.expm1(labels[DWELL]), np.expm1(np.maximum(logits[DWELL], 0))
     found["dwell_xauc"] = xauc(seconds, predicted, pairs=2_000_000)
     found["dwell_mae_s"] = float(np.abs(seconds - predicted).mean())

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.case_study.effect import Effect
+from infra.case_study.funnel import Funnel
 from infra.case_study.models import Models
 from infra.case_study.online import Online
 from infra.case_study.report import write_report
@@ -33,8 +35,8 @@ class CaseStudy:
     sections: Sequence[Section]
 
     @classmethod
-    def full(cls, home: Path, out: Path, seed: int) -> "CaseStudy":
-        """`home`: where `recsys train ladder` has left the ladder, if it was run."""
+    def full(cls, home: Path, out: Path, seed: int, data: Path | None = None) -> "CaseStudy":
+        """`home`: where `recsys train ladder` has left the ladder, if it was run. `data`: folder of real data sets."""
         ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
         size = Size(seed=seed)
         return cls(
@@ -46,13 +48,15 @@ class CaseStudy:
                 Online(seed),
                 Updates(networks, seed),
                 Training(seed),
+                Effect(seed),
+                Funnel(data, out / "evaluate", seed),
                 UnderLoad(networks, size),
                 Steps(networks, ladder, size),
             ],
         )
 
     @classmethod
-    def quick(cls, home: Path, out: Path, seed: int) -> "CaseStudy":
+    def quick(cls, home: Path, out: Path, seed: int, data: Path | None = None) -> "CaseStudy":
         """The same rankers and the same code; fewer items, users, events and seconds."""
         ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
         size = Size(items=20_000, users=20_000, past_events=20_000, seed=seed)
@@ -65,6 +69,8 @@ class CaseStudy:
                 Online(seed, events=20_000, users=300, items=1_000),
                 Updates(networks, seed, items=20_000),
                 Training(seed, rows=8_000, ids=20_000, events=30_000, days=7),
+                Effect.quick(seed),
+                Funnel(data, out / "evaluate", seed, is_quick=True),
                 UnderLoad(networks, size, first_rates=(6.0, 40.0), step=1.5, step_s=3.0, steady_s=12.0),
                 Steps(networks, ladder, size, seconds=8.0),
             ],

@@ -16,6 +16,10 @@ def case_study(
     seed: Annotated[int, typer.Option(min=0, help="Of everything simulated.")] = 0,
     quick: QuickFlag = False,
     out: Annotated[Path | None, typer.Option(help="Folder; default <home>/reports/case-study.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with ml-100k and kuairand-pure-part, for quality on real data."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what an interrupted run has measured.")
     ] = False,
@@ -33,4 +37,4 @@ def case_study(
     home = Settings().home
     folder = out or home / "reports" / "case-study"
     sizes = CaseStudy.quick if quick else CaseStudy.full
-    finish(run(sizes(home, folder, seed), fresh), as_json)
+    finish(run(sizes(home, folder, seed, data), fresh), as_json)

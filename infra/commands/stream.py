@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -23,8 +23,9 @@ from recsys.errors import InvalidConfig
 from recsys.events import Event
 from recsys.item_table import read_items
 from recsys.lake import count_rows
+from recsys.simulation.clock import CLOCK_FILE, LEAD_S, WorldClock, wall_ms, write_clock
 from recsys.simulation.world import create_world, read_world
-from recsys.types import Topic
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from streaming import archive as archiver
 from streaming import feature_worker
 from streaming.compact import compact as compact_lake
@@ -34,7 +35,7 @@ from streaming.replay import Position
 from streaming.replay import replay as run_replay
 from streaming.settings import StreamSettings
 from streaming.traffic import Sent, drive, http_target, kafka_target, traffic_events
-from streaming.visitors import Population, VisitConfig, figures, play_day
+from streaming.visitors import Population, VisitConfig, Visits, figures, play_day
 
 app = typer.Typer(no_args_is_help=True, help="Feature worker, archiver, replay, dead letters, traffic.")
 
@@ -157,20 +158,22 @@ def traffic(
         typer.Option(help="Users of this world (`recsys world past`) visit the API instead: see below."),
     ] = None,
     day: Annotated[int, typer.Option(min=0, help="Which day of the world is played.")] = 0,
+    days: Annotated[int, typer.Option(min=1, help="How many days of the world, one after the other.")] = 1,
     k: Annotated[int, typer.Option(min=1, help="Items that a visitor asks for.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """Send made-up events of now about the lake's items, at a fixed rate, whatever the answers.
 
     With --world its users come as clients of the API: they ask for lists, click, read, buy and leave. --rate is then
-    visits a second, and --seconds how long one day of the world lasts, with its quiet night and its evening.
+    visits a second, and --seconds how long one day of the world lasts, with its quiet night and its evening. What time
+    it is in the world is kept in world-clock.json beside it: start the API with RECSYS_CLOCK=<home>/world-clock.json.
 
     Example: recsys stream traffic --rate 1000 --seconds 60
     """
     settings = StreamSettings()
     if world is not None:
         config = VisitConfig(rate=rate, day_s=seconds, k=k, day=day)
-        print_mapping("visits", asyncio.run(_visits(api, world, config)), as_json)
+        print_mapping("visits", asyncio.run(_visits(api, world, config, days)), as_json)
         return
     items = read_items(settings.lake / "items" / "items.parquet")
     events = traffic_events(items, users, skew, seed)
@@ -196,17 +199,34 @@ async def _over_http(api: str, events: Iterator[Event], rate: float, count: int)
         return await drive(http_target(client), events, rate, count, stop_event())
 
 
-async def _visits(api: str, world: Path, config: VisitConfig) -> dict[str, float]:
+async def _visits(api: str, world: Path, config: VisitConfig, days: int) -> dict[str, float]:
     if not api:
         raise InvalidConfig("visitors need an API: add --api http://127.0.0.1:8000")
     population = Population(create_world(read_world(world)))
-    transport = httpx.AsyncHTTPTransport(
-        limits=httpx.Limits(max_connections=512, max_keepalive_connections=512)
-    )
+    clock = world.with_name(CLOCK_FILE)
+    first_ms = population.world.config.start_ms + config.day * MS_PER_DAY
+    until_ms = first_ms + days * MS_PER_DAY + MS_PER_HOUR
+    limits = httpx.Limits(max_connections=512, max_keepalive_connections=512)
+    transport = httpx.AsyncHTTPTransport(limits=limits)
+    visits, stop = Visits(), stop_event()
     async with AsyncClient(api, timeout_s=10.0, retry=Retry(attempts=2), transport=transport) as client:
         began = time.monotonic()
-        visits = await play_day(client, population, config, stop_event())
-        return figures(visits, time.monotonic() - began)
+        for day in range(days):
+            begins = WorldClock(
+                wall_ms=wall_ms() + round(LEAD_S * 1e3),
+                world_ms=first_ms + day * MS_PER_DAY,
+                speed=86_400 / config.day_s,
+                until_ms=until_ms,
+            )
+            write_clock(clock, begins)
+            await asyncio.sleep(LEAD_S)
+            visits.add(await play_day(client, population, replace(config, day=config.day + day), stop))
+            if stop.is_set():
+                break
+        took_s = time.monotonic() - began
+    now_ms = begins.at(wall_ms())
+    write_clock(clock, WorldClock(wall_ms=wall_ms(), world_ms=now_ms, speed=0, until_ms=now_ms))
+    return figures(visits, took_s)
 
 
 def _numbers(text: str) -> list[int]:

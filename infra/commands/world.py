@@ -1,6 +1,5 @@
 """`recsys world`: a seeded ground truth to try the system in."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,10 @@ from typing import Annotated
 import typer
 
 from infra.console import JsonFlag, finish, print_mapping
+from recsys.datasets.catalogue import items_path
+from recsys.errors import InvalidConfig
 from recsys.settings import Settings
+from recsys.simulation.clock import CLOCK_FILE, WorldClock, wall_ms, write_clock
 from recsys.simulation.past import PastConfig, write_past
 from recsys.simulation.world import WorldConfig, create_world
 from recsys.types import MS_PER_DAY
@@ -22,6 +24,9 @@ def past(
     items: Annotated[int, typer.Option(min=1, help="Items when the world begins.")] = 2_000,
     days: Annotated[int, typer.Option(min=1, help="Days before today that are in the log.")] = 7,
     k: Annotated[int, typer.Option(min=1, help="Items in a list of the shop before.")] = 10,
+    ahead: Annotated[
+        int, typer.Option(min=0, help="Days between the log and today: so many can be played.")
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Another world.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -33,13 +38,20 @@ def past(
     Example: recsys world past --users 2000 --items 2000 --days 7
     """
     settings = Settings()
-    today_ms = time.time_ns() // 1_000_000 // MS_PER_DAY * MS_PER_DAY
-    config = WorldConfig(
-        seed=seed, users=users, items=items, days=days + 30, start_ms=today_ms - days * MS_PER_DAY
-    )
-    written = write_past(create_world(config), settings.lake, PastConfig(days=days, k=k))
     path = settings.home / "world.json"  # beside the lake, never in it: it is the truth
+    if items_path(settings.lake).exists():
+        raise InvalidConfig(
+            f"{settings.lake} has a catalogue already, which the world's would replace: choose another RECSYS_HOME,"
+            f" or move {settings.lake} away"
+        )
+    today_ms = wall_ms() // MS_PER_DAY * MS_PER_DAY
+    start_ms = today_ms - (days + ahead) * MS_PER_DAY
+    config = WorldConfig(seed=seed, users=users, items=items, days=days + 30, start_ms=start_ms)
+    written = write_past(create_world(config), settings.lake, PastConfig(days=days, k=k))
     path.write_text(config.model_dump_json(indent=1), encoding="utf-8")
+    ends_ms = start_ms + days * MS_PER_DAY
+    clock = WorldClock(wall_ms=wall_ms(), world_ms=ends_ms, speed=0, until_ms=ends_ms)
+    write_clock(path.with_name(CLOCK_FILE), clock)
     print_mapping("world", {**asdict(written), "world": str(path)}, as_json)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,17 +59,22 @@ class FakeShop:
         self.up = up
         self.items = items
         self.asked: list[tuple[float, str]] = []
+        self.excluded: list[set[str]] = []
+        self.shown: dict[str, list[str]] = {}
         self.events: list[Mapping[str, Any]] = []
         self.came: list[Item] = []
         self.went: list[str] = []
 
     async def recommend(
-        self, user_id: str, k: int | None = None, context: Mapping[str, str] = {}
+        self, user_id: str, k: int | None = None, context: Mapping[str, str] = {}, exclude: Iterable[str] = ()
     ) -> Recommendations:
         if not self.up:
             raise Unavailable("away")
         self.asked.append((self.clock(), user_id))
-        lines = tuple(RecommendedItem(item_id, 1.0) for item_id in self.items[:k])
+        self.excluded.append(set(exclude))
+        left = [item_id for item_id in self.items if item_id not in self.excluded[-1]]
+        self.shown[f"r{len(self.asked)}"] = left[:k]
+        lines = tuple(RecommendedItem(item_id, 1.0) for item_id in left[:k])
         return Recommendations(f"r{len(self.asked)}", user_id, "b", lines, (), 1.0)
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults:
@@ -98,6 +103,19 @@ def test_the_day_has_as_many_visits_as_asked_at_the_hours_of_the_world() -> None
     assert hours[18:23].sum() > 2 * hours[3:8].sum(), "four seconds an hour: the evening is busy"
 
 
+def test_a_visit_asks_for_nothing_twice_and_ends_where_there_is_nothing_more() -> None:
+    shop = FakeShop(Clock())
+    visits = play(shop)
+    assert {len(excluded) for excluded in shop.excluded} == {0, 10, 20}, "20 items, 10 a list"
+    assert shop.excluded.count(set()) == visits.begun, "another visit begins anew"
+
+
+def test_days_add_up() -> None:
+    both = Visits(lists=3, most_at_once=5, events=Counter(click=2), seconds=[0.1])
+    both.add(Visits(lists=4, most_at_once=2, events=Counter(click=1, like=1), seconds=[0.2]))
+    assert both == Visits(lists=7, most_at_once=5, events=Counter(click=3, like=1), seconds=[0.1, 0.2])
+
+
 def test_events_keep_the_contract_and_belong_to_what_was_shown() -> None:
     shop = FakeShop(Clock())
     visits = play(shop)
@@ -107,7 +125,7 @@ def test_events_keep_the_contract_and_belong_to_what_was_shown() -> None:
         parsed = parse_event({"event_id": "e", "event_time_ms": 1, **event})
         assert parsed.request_id is not None
         assert parsed.position is not None
-        assert shop.items[parsed.position] == parsed.item_id
+        assert shop.shown[parsed.request_id][parsed.position] == parsed.item_id
     clicks = {(e["request_id"], e["item_id"]) for e in shop.events if e["type"] == "click"}
     assert all((e["request_id"], e["item_id"]) in clicks for e in shop.events)
     allowed = {"type", "user_id", "item_id", "request_id", "position", "value"}

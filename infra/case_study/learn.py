@@ -1,0 +1,153 @@
+"""What both arms learn from one log: one two-tower, and a ranker for each age of the features. In process, no Spark.
+
+The kernels are those of the Spark job (`training.features_kernel`), on the whole log as one bucket: a case study's log
+is small. A ranker must be trained on features as old as those that it will be served: `nightly` gives each example what
+was known at the midnight before it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.bundle import Bundle
+from recsys.features.definitions import FEATURES
+from recsys.item_table import read_items
+from recsys.lake import DAY_PREFIX, days, read_day, write_parquet
+from recsys.models.ranker import RankerConfig
+from recsys.models.two_tower import TwoTowerShape
+from recsys.types import MS_PER_DAY
+from training import export_two_tower, publish, train_ranker, train_two_tower
+from training.bucket import TIME
+from training.build_examples import ITEM_CONTEXT, LabelConfig, label
+from training.features_kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS, item_side, user_side
+from training.publish import PublishConfig
+from training.rank_loop import LoopConfig
+from training.sequences import sequences
+from training.train_ranker import RankerTraining
+from training.two_tower_config import TwoTowerConfig
+
+SMALL = RankerConfig(
+    width=16, shared_experts=2, expert_layers=(64, 32)
+)  # enough for a log of a few 100,000 lists
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How long both models are trained, and how large the ranker is."""
+
+    recall_epochs: int = 5
+    rank_epochs: int = 3
+    rows_an_epoch: int = 150_000
+    example_days: int = 7  # the ranker's; features know the whole log
+    history: int = 20  # events of a user that the ranker is trained on
+    ranker: RankerConfig = field(default_factory=lambda: SMALL)
+    seed: int = 0
+
+
+def read_log(lake: Path) -> pa.Table:
+    """Every event of the lake, flat: what the kernels of `training.features_kernel` read."""
+    rows = pa.concat_tables([read_day(lake, day) for day in days(lake)])
+    context = rows.column("context")
+    names = {**{name: name for name in ITEM_CONTEXT}, **{c: name for (_, name), c in REQUEST_TEXTS.items()}}
+    flat = rows.select(
+        ["event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value"]
+    ).append_column("attributed", pc.is_valid(rows.column("request_id")))
+    for column, name in names.items():
+        flat = flat.append_column(column, pc.map_lookup(context, name, "first"))
+    return flat.combine_chunks()
+
+
+def write_examples(log: pa.Table, items: Path, out: Path, days: int, nightly: bool) -> int:
+    """Label the impressions of the last `days` and add their features: as of the instant, or with `nightly` as of the
+    midnight before. Writes `out`/dt=…; returns the number of rows."""
+    end_ms = (pc.max(log.column(TIME)).as_py() // MS_PER_DAY + 1) * MS_PER_DAY
+    config = LabelConfig(end_ms - days * MS_PER_DAY, end_ms, negatives=0)
+    bare = label(log, config, tuple(REQUEST_TEXTS.values()))
+    bare = _with_items(bare, items)
+    written = 0
+    for day, rows, known in _by_day(bare, log, nightly):
+        half = item_side(rows, known)
+        for column in USER_TEXTS.values():  # a world's users have no attributes
+            half = half.append_column(column, pa.nulls(len(half), pa.string()))
+        table = user_side(half, known)
+        write_parquet(out / f"{DAY_PREFIX}{day}" / "part.parquet", table)
+        written += table.num_rows
+    return written
+
+
+def _by_day(bare: pa.Table, log: pa.Table, nightly: bool) -> Iterator[tuple[str, pa.Table, pa.Table]]:
+    """Each day's examples, and the events that their features may know."""
+    day, event_ms = np.asarray(bare.column(TIME)) // MS_PER_DAY, log.column(TIME)
+    for number in np.unique(day).tolist():
+        known = log.filter(pc.less(event_ms, number * MS_PER_DAY)) if nightly else log
+        if known.num_rows:  # before the first night nothing is known
+            name = str(np.datetime64(number, "D"))
+            yield name, bare.filter(pa.array(day == number)), known
+
+
+def _with_items(bare: pa.Table, items: Path) -> pa.Table:
+    """What the item table says of each example's item; null where it is not in it."""
+    table = read_items(items)
+    place = pc.index_in(bare.column("item_id"), value_set=pa.array([item.item_id for item in table]))
+    for (_, name), column in ITEM_TEXTS.items():
+        texts = pa.array([item.attributes.get(name) for item in table], pa.string())
+        bare = bare.append_column(column, texts.take(place))
+    created = pa.array([item.created_ms for item in table], pa.int64())
+    return bare.append_column("created_ms", created.take(place))
+
+
+def learn(lake: Path, work: Path, bundles: Path, config: Learning) -> dict[str, Bundle]:
+    """Train on the lake and publish the bundles `before` (features of last night) and `after`; same recall, same
+    ranker, same seed."""
+    log = read_log(lake)
+    items = lake / "items" / "items.parquet"
+    write_parquet(work / "sequences" / "part.parquet", sequences(log))
+    towers = train_two_tower.main(
+        TwoTowerConfig(
+            sequences=work / "sequences",
+            items=items,
+            shape=TwoTowerShape(),
+            work=work / "checkpoints",
+            seed=config.seed,
+            epochs=config.recall_epochs,
+            threads=1,
+            progress=False,
+        )
+    )
+    export_two_tower.main(towers, work / "two_tower")
+    return {
+        name: _bundle(name, log, lake, work, bundles, config, nightly=name == "before")
+        for name in ("before", "after")
+    }
+
+
+def _bundle(
+    name: str, log: pa.Table, lake: Path, work: Path, bundles: Path, config: Learning, nightly: bool
+) -> Bundle:
+    items = lake / "items" / "items.parquet"
+    write_examples(log, items, work / name / "examples", config.example_days, nightly)
+    train_ranker.main(
+        RankerTraining(
+            n_features=FEATURES.dimension,
+            examples=work / name / "examples",
+            items=items,
+            out=work / name / "ranker",
+            checkpoints=work / name / "checkpoints",
+            history_length=config.history,
+            model=config.ranker,
+            loop=LoopConfig(epochs=config.rank_epochs, rows_an_epoch=config.rows_an_epoch, seed=config.seed),
+        )
+    )
+    return publish.main(
+        PublishConfig(
+            lake=lake,
+            two_tower=work / "two_tower",
+            ranker=work / name / "ranker",
+            bundles=bundles,
+            version=name,
+        )
+    )

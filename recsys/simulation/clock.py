@@ -1,0 +1,68 @@
+"""The time of a world that is played faster than it passes: a file that says what time it is there.
+
+Whoever plays the world writes it; the API reads it (`RECSYS_CLOCK`), so that requests, impressions and events carry the
+world's time. Windows, decay, sessions and days then mean what they say, in features as in `recsys ab report`.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recsys.errors import InvalidConfig
+from recsys.watched import WatchedFile
+
+CLOCK_FILE = "world-clock.json"  # beside world.json
+LEAD_S = 2.0  # from writing a clock to its start: readers look once a second
+
+
+class WorldClock(BaseModel):
+    """From `wall_ms` on the world's time is `world_ms` and runs at `speed`, to `until_ms`. Unix milliseconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wall_ms: int = Field(gt=0)
+    world_ms: int = Field(gt=0)
+    speed: float = Field(ge=0)
+    until_ms: int = Field(gt=0)
+
+    def at(self, wall_ms: int) -> int:
+        passed_ms = max(wall_ms - self.wall_ms, 0) * self.speed
+        return min(self.world_ms + int(passed_ms), self.until_ms)
+
+
+def write_clock(path: Path, clock: WorldClock) -> None:
+    aside = path.with_suffix(".tmp")
+    aside.write_text(clock.model_dump_json(), encoding="utf-8")
+    aside.rename(path)
+
+
+def read_clock(path: Path) -> WorldClock:
+    """
+    Raises:
+        InvalidConfig: the file is missing or no such clock.
+    """
+    try:
+        return WorldClock.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidConfig(f"{path}: {error.strerror}; `recsys world past` writes it") from error
+    except ValidationError as error:
+        raise InvalidConfig(f"{path}: not a world's clock: {error.errors()[0]['msg']}") from error
+
+
+def wall_ms() -> int:
+    """Unix milliseconds, really."""
+    return time.time_ns() // 1_000_000
+
+
+def clock_of(path: Path | None) -> Callable[[], int]:
+    """What time it is, in Unix milliseconds: in the world of that file, or really.
+
+    Raises:
+        InvalidConfig: the file cannot be used now; one that becomes invalid later changes nothing.
+    """
+    if path is None:
+        return wall_ms
+    file = WatchedFile(path, read_clock)
+    return lambda: file.value.at(wall_ms())

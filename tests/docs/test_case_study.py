@@ -1,0 +1,51 @@
+"""The documents' table of the case study is what the kept results say, number by number."""
+
+import json
+from typing import Any
+
+import pytest
+
+from infra.case_study.document import BEGIN, DOCUMENTS, END, KEPT, written
+from infra.case_study.rows import PROMISES
+from recsys.errors import InvalidData
+
+RESULTS: dict[str, Any] = {
+    "run": "recsys case-study --quick",
+    "seed": 3,
+    "hardware": {"cores": 2},
+    "rows": [
+        {
+            "row": "ctr", "what": "simulated A/B", "unit": "clicks", "promised": 0.15, "before": 0.1, "after": 0.125,
+            "change": 0.25, "interval": [0.2, 0.3], "simulated": True, "met": True,
+        },
+        {
+            "row": "memory", "what": "RSS", "unit": None, "promised": -0.75, "before": None, "after": None,
+            "change": None, "interval": None, "simulated": None, "met": None,
+        },
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not KEPT.exists(), reason="no results are kept yet: python -m infra.case_study.document")
+def test_documents_say_what_the_kept_results_say() -> None:
+    results = json.loads(KEPT.read_text(encoding="utf-8"))
+    assert [row["row"] for row in results["rows"]] == [promise.row for promise in PROMISES]
+    texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
+    assert any(BEGIN in text for text in texts)
+    for path, text in zip(DOCUMENTS, texts, strict=True):
+        assert text == written(text, results), f"{path.name}: run `python -m infra.case_study.document`"
+
+
+def test_a_changed_number_is_put_right() -> None:
+    text = written(f"# A\n{BEGIN}\n{END}\ntail", RESULTS)
+    assert "| ctr (clicks, *simulated*) | +15% | 0.1 | 0.125 | +25.0% [+20.0%, +30.0%] | met |" in text
+    assert "| memory (RSS) | -75% | | | | not measured |" in text
+    assert text.endswith(f"{END}\ntail")
+    assert written(text, RESULTS) == text
+    assert written(text.replace("0.125", "0.135"), RESULTS) == text
+
+
+def test_a_document_without_markers_is_left_alone_and_half_a_pair_is_refused() -> None:
+    assert written("plain", RESULTS) == "plain"
+    with pytest.raises(InvalidData, match="after it"):
+        written(f"{BEGIN} and no end", RESULTS)
