@@ -20,11 +20,10 @@ from recsys.store.base import FeatureStore
 from recsys.types import Item
 
 _BLOCK_MS = 200
-_PAUSE_S = (
-    0.03,
-    0.5,
-)  # least and most between two looks: many changes of an item at once cost what one costs
-_SHARE = 4.0  # the pause is so many times the processor time of the last look: requests have most of a core
+# least and most between two looks: many changes of an item at once cost what one costs, and a look that finds few
+# costs hardly less than one that finds many
+_PAUSE_S = (0.15, 0.5)
+_SHARE = 15.0  # the pause is so many times the processor time of the last look: requests have most of a core
 _RETRY_S = 0.5
 _MOST_RETRY_S = (
     60.0  # loading everything for a follower that fails each time must not take the feed's whole time
