@@ -1,15 +1,17 @@
 """What travels along the request path: the query, its candidates as arrays, and what is selected.
 
 `Query` is what is asked and, once hydrated, what is known of the asker. `Candidates` are parallel arrays, never one
-object an item: a stage works on all of them at once. Both are immutable; a stage returns a changed copy.
+object an item: a stage works on all of them at once. Both are immutable; a stage returns a changed copy. They are
+msgspec structs because a request makes some ten such copies (`replace`): 0.2 µs each, 8 µs for a frozen dataclass.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import force_setattr, replace
 from numpy.typing import NDArray
 
 from recsys.features.state import EntityState
@@ -20,12 +22,9 @@ Rows = NDArray[np.int32]
 ABSENT = -1  # the rank of a candidate in a channel that did not return it
 
 
-def _no_rows() -> Rows:
-    return np.empty(0, np.int32)
-
-
-def _no_numbers() -> NDArray[np.int64]:
-    return np.empty(0, np.int64)
+_NO_ROWS: Rows = np.empty(0, np.int32)
+_NO_NUMBERS: NDArray[np.int64] = np.empty(0, np.int64)
+_NO_FEATURES: NDArray[np.float32] = np.empty((0, 0), np.float32)
 
 
 def among(rows: Rows, some: Rows) -> NDArray[np.bool_]:
@@ -36,13 +35,11 @@ def among(rows: Rows, some: Rows) -> NDArray[np.bool_]:
     """
     if not len(some):
         return np.zeros(rows.shape, bool)
-    place = np.minimum(np.searchsorted(some, rows), len(some) - 1)
-    found: NDArray[np.bool_] = some[place] == rows
+    found: NDArray[np.bool_] = some.take(some.searchsorted(rows), mode="clip") == rows
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True, eq=False):
     """One request for recommendations.
 
     `deadline_s` is on the clock of the pipeline (monotonic seconds); infinite means none. What follows `explain` is
@@ -63,15 +60,13 @@ class Query:
     user: EntityState = field(default_factory=EntityState)
     attributes: Mapping[str, str] = field(default_factory=dict)
     # inputs of the models, (L,) int64, newest last, left-padded with 0 (`recsys.models.encoding`)
-    history: NDArray[np.int64] = field(default_factory=_no_numbers)
-    types: NDArray[np.int64] = field(default_factory=_no_numbers)
-    gaps: NDArray[np.int64] = field(default_factory=_no_numbers)
-    recent_rows: Rows = field(default_factory=_no_rows)  # engaged items, newest first, no repeats
-    seen_rows: Rows = field(default_factory=_no_rows)  # must not be shown again; sorted, no repeats
-    again_rows: Rows = field(
-        default_factory=_no_rows
-    )  # seen, but may come back; newest first, not in `seen_rows`
-    excluded_rows: Rows = field(default_factory=_no_rows)  # of `excluded_items`; sorted, no repeats
+    history: NDArray[np.int64] = _NO_NUMBERS
+    types: NDArray[np.int64] = _NO_NUMBERS
+    gaps: NDArray[np.int64] = _NO_NUMBERS
+    recent_rows: Rows = _NO_ROWS  # engaged items, newest first, no repeats
+    seen_rows: Rows = _NO_ROWS  # must not be shown again; sorted, no repeats
+    again_rows: Rows = _NO_ROWS  # seen, but may come back; newest first, not in `seen_rows`
+    excluded_rows: Rows = _NO_ROWS  # of `excluded_items`; sorted, no repeats
 
     @property
     def hidden(self) -> int:
@@ -80,11 +75,13 @@ class Query:
 
     def may_show(self, rows: Rows) -> NDArray[np.bool_]:
         """(n,) bool: neither seen nor excluded. Sources may use it; the filters decide."""
-        return ~(among(rows, self.seen_rows) | among(rows, self.excluded_rows))
+        hidden = among(rows, self.seen_rows)
+        if len(self.excluded_rows):
+            hidden |= among(rows, self.excluded_rows)
+        return ~hidden
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(Struct, frozen=True, eq=False):
     """N candidates; entry i of every array belongs to the same item.
 
     rows: (N,) int32 into the item table, no repeats.
@@ -99,12 +96,18 @@ class Candidates:
     ranks: NDArray[np.int16]
     score: NDArray[np.float32]
     scores: Mapping[Head, NDArray[np.float32]] = field(default_factory=dict)
-    features: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    features: NDArray[np.float32] = _NO_FEATURES
 
     def __post_init__(self) -> None:
         n = len(self.rows)
-        if self.features.shape == (0, 0):
-            object.__setattr__(self, "features", np.empty((n, 0), np.float32))
+        if self.features is _NO_FEATURES:
+            force_setattr(self, "features", np.empty((n, 0), np.float32))
+        fits = len(self.score) == len(self.features) == n and self.ranks.shape == (n, len(self.channels))
+        if not fits or any(len(values) != n for values in self.scores.values()):
+            raise ValueError(self._misfit())
+
+    def _misfit(self) -> str:
+        n = len(self.rows)
         lengths = {
             "ranks": len(self.ranks),
             "score": len(self.score),
@@ -112,8 +115,7 @@ class Candidates:
             **{f"scores[{head}]": len(values) for head, values in self.scores.items()},
         }
         wrong = ", ".join(f"{name} has {length}" for name, length in lengths.items() if length != n)
-        if wrong or self.ranks.shape[1:] != (len(self.channels),):
-            raise ValueError(f"{n} candidates of {len(self.channels)} channels: {wrong or self.ranks.shape}")
+        return f"{n} candidates of {len(self.channels)} channels: {wrong or self.ranks.shape}"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -131,14 +133,17 @@ class Candidates:
             features=self.features.take(positions, axis=0),
         )
 
+    def without_features(self) -> Self:
+        """The same candidates with (N, 0) features."""
+        return replace(self, features=_NO_FEATURES)
+
     def channels_of(self, position: int) -> dict[str, int]:
         """Rank by channel of one candidate, only the channels that returned it."""
         ranks = self.ranks[position]
         return {name: int(rank) for name, rank in zip(self.channels, ranks, strict=True) if rank != ABSENT}
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """What is shown, in order.
 
     positions: (≤ k,) integers into the candidates, no repeats.
@@ -151,4 +156,4 @@ class Selection:
 
 def no_candidates(channels: tuple[str, ...] = ()) -> Candidates:
     """Zero candidates of these channels."""
-    return Candidates(_no_rows(), channels, np.empty((0, len(channels)), np.int16), np.empty(0, np.float32))
+    return Candidates(_NO_ROWS, channels, np.empty((0, len(channels)), np.int16), np.empty(0, np.float32))

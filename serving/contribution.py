@@ -6,10 +6,10 @@ together, and two that say the same thing stand in for each other.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.features.assemble import assemble

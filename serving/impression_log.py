@@ -3,13 +3,13 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import compress
 from typing import Protocol
 
 import orjson
 import structlog
+from msgspec.structs import replace
 
 from recsys.catalogue import Catalogue
 from recsys.errors import Unavailable

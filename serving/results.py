@@ -8,8 +8,10 @@ own impressions) may be as old as the cache's time to live. Degraded answers are
 import contextlib
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from recsys.errors import RecsysError, Unavailable
 from recsys.features.state import EntityState
@@ -24,8 +26,7 @@ _TEXT_BYTES = 100  # Python's own part of a text in a set
 _LINE_BYTES = 700  # of one item of an answer: its line, its features, its part of the arrays
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True, eq=False):
     """An answer and its lines as the client sees them."""
 
     answer: Answer

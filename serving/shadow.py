@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from msgspec.structs import replace as changed
 
 from recsys.bundle import named_version
 from recsys.errors import RecsysError
@@ -164,7 +165,7 @@ class Shadow:
 
     def _compare(self, difference: Difference, runtime: Runtime, answer: Answer, other: Runtime) -> None:
         pipeline = replace(other.pipeline, side_effects=())
-        query = replace(answer.query, deadline_s=float("inf"), explain=False)
+        query = changed(answer.query, deadline_s=float("inf"), explain=False)
         began = time.perf_counter()
         try:
             again = pipeline.answer(query)

@@ -1,10 +1,10 @@
 """Query hydrators: what the online store knows of the user, and that as the arrays that recall and ranking read."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 
 from recsys.catalogue import Catalogue
 from recsys.features.state import EntityState, Visit

@@ -28,10 +28,12 @@ a whole.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.errors import InvalidConfig, StageFailed
@@ -54,8 +56,7 @@ from recsys.request import Candidates, Query, Rows, Selection
 GIVEN = "given"  # the channel of candidates that the caller brought
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True, eq=False):
     """The funnel of one request, kept in explain mode only.
 
     recalled: channel → rows as the channel returned them.
@@ -68,8 +69,7 @@ class Explanation:
     ranked: Candidates
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True, eq=False):
     """What a request got. `candidates` are the shown items in order; `propensities` (≤ k,) float32."""
 
     query: Query  # hydrated
@@ -143,14 +143,15 @@ class Pipeline:
         candidates = self._merge(recalled, trace)
         candidates = self._hydrate(query, candidates, trace)
         candidates, removed = self._filter(query, candidates, trace)
-        candidates, finite = self._score(query, candidates, trace)
-        selection = self._select(query, candidates, finite, trace)
+        candidates, order, finite = self._score(query, candidates, trace)
+        # the features of what is not shown are left where they are: most of a candidate's bytes
+        selection = self._select(query, candidates.without_features().take(order), finite, trace)
         answer = Answer(
             query,
-            candidates.take(selection.positions),
+            candidates.take(order[selection.positions]),
             selection.propensities,
             tuple(trace.outcomes),
-            Explanation(recalled, removed, candidates) if query.explain else None,
+            Explanation(recalled, removed, candidates.take(order)) if query.explain else None,
         )
         return self._after(answer, trace) if shown else answer
 
@@ -169,8 +170,8 @@ class Pipeline:
         place = np.arange(len(rows))
         candidates = Candidates(rows, (GIVEN,), place[:, None].astype(np.int16), -place.astype(np.float32))
         candidates = self._hydrate(query, candidates, trace)
-        candidates, _ = self._score(query, candidates, trace)
-        return Answer(query, candidates, np.ones(len(rows), np.float32), tuple(trace.outcomes))
+        candidates, order, _ = self._score(query, candidates, trace)
+        return Answer(query, candidates.take(order), np.ones(len(rows), np.float32), tuple(trace.outcomes))
 
     def _hydrate_query(self, query: Query, trace: Trace, until_s: float) -> Query:
         for stage in self.query_hydrators:
@@ -207,28 +208,30 @@ class Pipeline:
             masks = trace.run(stage, "filter", len(candidates), call)
             if masks is None:
                 continue
-            removed[stage.name] = {reason: candidates.rows[mask] for reason, mask in masks.items()}
-            gone = np.logical_or.reduce([*masks.values()]) if masks else np.zeros(0, bool)
-            if gone.any():
-                candidates = candidates.take(~gone)
-            counts = {reason: len(rows) for reason, rows in removed[stage.name].items()}
+            counts = {reason: int(np.count_nonzero(mask)) for reason, mask in masks.items()}
+            if query.explain:
+                removed[stage.name] = {reason: candidates.rows[mask] for reason, mask in masks.items()}
+            if any(counts.values()):
+                candidates = candidates.take(~np.logical_or.reduce([*masks.values()]))
             trace.amend(count_out=len(candidates), removed=counts)
         return candidates, removed
 
-    def _score(self, query: Query, candidates: Candidates, trace: Trace) -> tuple[Candidates, int]:
-        """Candidates best first, and how many of them have finite scores; the others are at the end."""
+    def _score(
+        self, query: Query, candidates: Candidates, trace: Trace
+    ) -> tuple[Candidates, NDArray[np.intp], int]:
+        """Scored candidates, their order, the best first, and how many have finite scores; the others come last."""
         finite = np.ones(len(candidates), bool)
         for stage in self.scorers:
             call = partial(_same_rows, stage.score, query, candidates)
             scored = trace.run(stage, "scorer", len(candidates), call, count_out=len)
             if scored is not None:
                 candidates, good = _replace_non_finite(scored)
-                trace.amend(non_finite=int((~good).sum()))
                 finite &= good
-        n = int(finite.sum())
+                trace.amend(non_finite=len(good) - int(np.count_nonzero(good)))
+        n = int(np.count_nonzero(finite))
         worst_first = candidates.score if n == len(finite) else np.where(finite, candidates.score, -np.inf)
         order = np.argsort(-worst_first, kind="stable")  # ties keep the order of recall
-        return candidates.take(order), n
+        return candidates, order, n
 
     def _select(self, query: Query, candidates: Candidates, finite: int, trace: Trace) -> Selection:
         """The selector sees finite scores only; what sank fills up the list when there is too little else."""
@@ -256,7 +259,7 @@ def _same_rows(
     stage: Callable[[Query, Candidates], Candidates], query: Query, before: Candidates
 ) -> Candidates:
     after = stage(query, before)
-    if not np.array_equal(before.rows, after.rows):
+    if after.rows is not before.rows and not np.array_equal(before.rows, after.rows):
         raise ValueError(f"rows must keep length and order: {len(before)} candidates in, {len(after)} out")
     return after
 
@@ -273,14 +276,14 @@ def _masks(stage: Filter, query: Query, candidates: Candidates) -> Mapping[str, 
 
 def _selection(stage: Selector, query: Query, candidates: Candidates) -> Selection:
     selection = stage.select(query, candidates)
-    positions = selection.positions
+    positions = selection.positions.tolist()
     if len(positions) > query.k or len(selection.propensities) != len(positions):
         raise ValueError(
             f"{len(positions)} selected with {len(selection.propensities)} propensities, k {query.k}"
         )
-    if len(positions) and (positions.min() < 0 or positions.max() >= len(candidates)):
+    if positions and not 0 <= min(positions) <= max(positions) < len(candidates):
         raise ValueError(f"selected a position outside the {len(candidates)} candidates")
-    if len(np.unique(positions)) != len(positions):
+    if len(set(positions)) != len(positions):
         raise ValueError("selected one candidate twice")
     return selection
 
@@ -296,7 +299,7 @@ def _replace_non_finite(candidates: Candidates) -> tuple[Candidates, NDArray[np.
     """
     good = np.isfinite(candidates.score)
     for values in candidates.scores.values():
-        good = good & np.isfinite(values)
+        good &= np.isfinite(values)
     if good.all():
         return candidates, good
     lowest = candidates.score[good].min() - np.float32(1) if good.any() else np.float32(0)

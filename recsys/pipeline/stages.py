@@ -8,11 +8,11 @@ Stages are shared by all requests and run in several threads: they hold no state
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from recsys.request import Candidates, Query, Rows, Selection
@@ -73,7 +73,7 @@ class Selector(Stage, Protocol):
     """Chooses the shown list; diversity, rules and exploration live here."""
 
     def select(self, query: Query, candidates: Candidates) -> Selection:
-        """`candidates` come best first, with finite scores."""
+        """`candidates` come best first, with finite scores, and without features: those are for scorers."""
 
 
 class SideEffect(Stage, Protocol):
@@ -89,8 +89,7 @@ class Status(StrEnum):
     SKIPPED = "skipped"  # the deadline had passed before it began
 
 
-@dataclass(frozen=True, slots=True)
-class StageOutcome:
+class StageOutcome(Struct, frozen=True):
     """What one stage did to one request. Counts are candidates; `removed` is by reason (filters only)."""
 
     stage: str

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from msgspec.structs import replace
 
 from recsys.errors import StageFailed
 from recsys.pipeline.stages import Stage, StageOutcome, Status
@@ -14,8 +15,7 @@ from recsys.pipeline.stages import Stage, StageOutcome, Status
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Finished(Generic[T]):
+class _Finished(NamedTuple, Generic[T]):
     """What a call came to: a result or an error, when it began (`time.perf_counter`) and the milliseconds it took."""
 
     began: float

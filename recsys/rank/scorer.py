@@ -5,13 +5,13 @@ the number of candidates. One intra-op thread: requests run beside each other, n
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.errors import InvalidBundle, InvalidConfig

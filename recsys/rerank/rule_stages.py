@@ -1,9 +1,9 @@
 """The rules as stages of the request path: a source of what is pinned, a filter, a scorer. The reranker places pins."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.catalogue import Catalogue

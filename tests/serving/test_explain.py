@@ -1,10 +1,10 @@
 """What an explained answer adds: ages, contributions, moves, removals, and when each stage began."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from recsys.features.definitions import FEATURES
 from recsys.pipeline.pipeline import Answer

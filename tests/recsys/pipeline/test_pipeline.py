@@ -4,10 +4,10 @@ import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from recsys.errors import InvalidConfig, StageFailed
 from recsys.pipeline.pipeline import Answer

@@ -1,9 +1,9 @@
 """Hydrators and filters: from the stored history to model inputs and to what must not be shown."""
 
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
+from msgspec.structs import replace
 
 from recsys.catalogue import Catalogue
 from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS

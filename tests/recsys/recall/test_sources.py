@@ -1,9 +1,8 @@
 """Known answers of every recall channel, on a catalogue of twelve items."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from recsys.catalogue import Catalogue
 from recsys.features.state import Visit
