@@ -7,6 +7,7 @@ becomes visible after everything about it is written.
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,8 @@ class Catalogue:
 
     def rows_of(self, item_ids: Iterable[str]) -> Rows:
         """Rows of those ids that the catalogue has, in order; unknown ids are left out."""
-        return np.array([row for row in map(self._rows.get, item_ids) if row is not None], np.int32)
+        rows = np.fromiter(map(self._rows.get, item_ids, repeat(-1)), np.int32)
+        return rows[rows >= 0]
 
     def category_code(self, category: str) -> int:
         """The code in `main_category`; `NO_CODE` for a category that no item has."""

@@ -74,14 +74,17 @@ def encode_arrays(
 
 
 def encode_visits(
-    visits: Iterable[Visit], rows: Mapping[str, int], now_ms: int, length: int
+    visits: Iterable[Visit], rows: Mapping[str, int], now_ms: int, length: int, n_items: int = 1 << 62
 ) -> EncodedHistory:
     """Encode a stored history (oldest first). `rows` maps an item id to its row in the item table.
 
-    Items that the model does not know are left out. Visits later than `now_ms` (clocks differ) count as just now.
+    Items that the model does not know (no row, or one from `n_items` on) are left out. Visits later than `now_ms`
+    (clocks differ) count as just now.
     """
     known = [
-        (rows[v.item_id] + 1, TYPE_NUMBERS[v.type], v.event_time_ms) for v in visits if v.item_id in rows
+        (row + 1, TYPE_NUMBERS[v.type], v.event_time_ms)
+        for v in visits
+        if (row := rows.get(v.item_id, n_items)) < n_items
     ]
     columns = np.array(known[-length:], dtype=np.int64).reshape(-1, 3).T
     return encode_arrays(columns[0], columns[1], columns[2], now_ms, length)

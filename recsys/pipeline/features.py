@@ -1,6 +1,7 @@
 """Candidate hydrators: the feature matrix that the ranker reads, and that the impression log keeps."""
 
 from collections.abc import Callable, Sequence
+
 from msgspec.structs import replace
 
 from recsys.catalogue import Catalogue

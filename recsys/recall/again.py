@@ -24,6 +24,8 @@ class Again:
 
     def items(self, seen: Iterable[Visit], now_ms: int) -> list[str]:
         """Ids of the items, that of the newest visit first. `seen`: oldest first."""
+        if not (self.carts or self.repeat_after_ms):
+            return []
         cart: set[str] = set()
         bought: set[str] = set()
         latest: dict[str, int] = {}

@@ -5,7 +5,9 @@ take its place while requests run (`Popularity` is immutable, `replace` swaps it
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +61,7 @@ class PopularSource:
         self._table = table
 
     def recall(self, query: Query) -> Rows:
-        return _showable(self._table.rows, query, self._limit)
+        return _showable([self._table.rows], query, [self._limit])[0]
 
 
 class PopularInCategoriesSource:
@@ -96,23 +98,35 @@ class PopularInCategoriesSource:
         for age, code in enumerate(codes.tolist()):
             if code != NO_CODE:
                 weights[code] = weights.get(code, 0.0) + 0.9**age
-        rows, priority = [np.empty(0, np.int32)], [np.empty(0)]
+        if not weights:
+            return table.rows[:0]
         total = sum(weights.values())
-        for code, weight in sorted(weights.items()):
-            quota = math.ceil(self._limit * weight / total)
-            best = _showable(table.of_category(code), query, quota)
-            rows.append(best)
-            priority.append(weight / np.arange(1, len(best) + 1))
+        by_code = sorted(weights.items())
+        quotas = [math.ceil(self._limit * weight / total) for _, weight in by_code]
+        best = _showable([table.of_category(code) for code, _ in by_code], query, quotas)
+        priority = [
+            weight / np.arange(1, len(rows) + 1) for (_, weight), rows in zip(by_code, best, strict=True)
+        ]
         order = np.argsort(-np.concatenate(priority), kind="stable")
-        return np.concatenate(rows)[order[: self._limit]]
+        rows: Rows = np.concatenate(best)[order[: self._limit]]
+        return rows
 
 
-def _showable(ordered: Rows, query: Query, limit: int) -> Rows:
-    """The first `limit` that may be shown."""
-    shown: Rows = ordered[:0]
-    for more in (limit // 4, query.hidden):  # all that is hidden is seldom at the top
-        first = ordered[: limit + min(more, query.hidden)]
-        shown = first[query.may_show(first)][:limit]
-        if len(shown) == limit:
+def _showable(lists: Sequence[Rows], query: Query, limits: Sequence[int]) -> list[Rows]:
+    """Of each list the first so many that may be shown; the query is asked once for all of them."""
+    shown: list[Rows] = []
+    # all that is hidden is seldom at the top
+    for spare in ([limit // 4 for limit in limits], [query.hidden] * len(limits)):
+        heads = [
+            rows[: limit + min(more, query.hidden)]
+            for rows, limit, more in zip(lists, limits, spare, strict=True)
+        ]
+        mask = query.may_show(np.concatenate(heads))
+        ends = list(accumulate(map(len, heads)))
+        shown = [
+            head[mask[end - len(head) : end]][:limit]
+            for head, limit, end in zip(heads, limits, ends, strict=True)
+        ]
+        if all(len(s) == limit for s, limit in zip(shown, limits, strict=True)):
             break
     return shown
