@@ -24,7 +24,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def query(k: int = 3, **fields: object) -> Query:
-    return replace(Query("r1", "u1", k=k, now_ms=1_000), **fields)  # type: ignore[arg-type]
+    return replace(Query("r1", "u1", k=k, now_ms=1_000), **fields)
 
 
 def outcome(answer: Answer, stage: str) -> StageOutcome:
