@@ -112,7 +112,9 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
 def _nightly(settings: ServingSettings) -> NightlyStore | None:
     if settings.feature_source is FeatureSource.STREAM:
         return None
-    return NightlyStore(settings.redis_url, settings.redis_namespace, settings.store_timeout_ms / 1e3)
+    return NightlyStore(
+        settings.redis_url, FEATURES, settings.redis_namespace, settings.store_timeout_ms / 1e3
+    )
 
 
 def _request_store(settings: ServingSettings, config: StoreConfig) -> FeatureStore:

@@ -48,7 +48,7 @@ class Online:
         with RedisServer() as server:
             with (
                 closing(RedisFeatureStore(server.url, FEATURES, StoreConfig(partitions=4))) as store,
-                closing(NightlyStore(server.url)) as nightly,
+                closing(NightlyStore(server.url, FEATURES)) as nightly,
             ):
                 fill(store, world.log(self.events, _START_MS, length_ms), partitions=4)
                 write_nightly(store, nightly, world.items, _START_MS + length_ms)

@@ -20,6 +20,7 @@ from infra.case_study.networks import with_network, write_network
 from infra.console import console
 from infra.nightly import write_nightly
 from recsys.bundle import Bundle
+from recsys.features.definitions import FEATURES
 from recsys.store.nightly import NightlyStore
 
 _CATCH_UP_S = 120.0
@@ -54,7 +55,7 @@ class ServedWorld:
             self._base = write_bench_bundle(self.rig.home / "base", self.items, size.seed)
             write_past(self.rig.store, self.items, size.users, size.past_events, PARTITIONS, size.seed)
             self.redis: Any = opening.enter_context(closing(redis.Redis.from_url(self.rig.redis.url)))
-            nightly = opening.enter_context(closing(NightlyStore(self.rig.redis.url)))
+            nightly = opening.enter_context(closing(NightlyStore(self.rig.redis.url, FEATURES)))
             self.documents = write_nightly(self.rig.store, nightly, self.items, time.time_ns() // 1_000_000)
             self._open = opening.pop_all()
         return self

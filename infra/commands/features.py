@@ -173,7 +173,7 @@ def nightly_(as_json: JsonFlag = False) -> None:
     items = read_items(open_bundle(settings.bundles / version).file("items.parquet"))
     namespace = settings.redis_namespace
     store = RedisFeatureStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions), namespace)
-    with closing(store), closing(NightlyStore(settings.redis_url, namespace)) as nightly:
+    with closing(store), closing(NightlyStore(settings.redis_url, FEATURES, namespace)) as nightly:
         written = write_nightly(store, nightly, items, time.time_ns() // 1_000_000)
     print_mapping("nightly documents", asdict(written), as_json)
 

@@ -18,24 +18,43 @@ from redis.retry import Retry
 
 from recsys.errors import InvalidConfig, Unavailable
 from recsys.features.documents import Document
-from recsys.features.state import EntityState
+from recsys.features.state import EntityState, Visit
+from recsys.store.base import StateDefinition
+from recsys.store.encoding import kept_histories
 from recsys.store.redis import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
 
 _PAGE = 500  # documents in one round trip
 _document = msgspec.json.Decoder(dict[str, float]).decode
-_state = msgspec.json.Decoder(EntityState).decode
+
+
+class _User(msgspec.Struct):
+    """A user's document. A history that is the end of a longer one is not written."""
+
+    cells: dict[str, int]
+    histories: dict[str, list[Visit]]
+
+
+_user = msgspec.json.Decoder(_User).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class NightlyStore:
     """Thread-safe. Every method may raise `Unavailable`. Readers know it as `user` and `items`."""
 
-    def __init__(self, url: str, namespace: str = "recsys", timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        features: StateDefinition,
+        namespace: str = "recsys",
+        timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
         """Never connects.
 
         Raises:
             InvalidConfig: the URL is not a Redis URL.
         """
+        self._sizes = {history.name: history.size for history in features.histories}
+        self._kept = {name: kept.name for name, kept in kept_histories(features.histories).items()}
         self._prefix = f"{namespace}:{{nightly}}:"
         try:
             self._redis: Any = redis.Redis.from_url(
@@ -54,7 +73,7 @@ class NightlyStore:
 
     def write_users(self, states: Iterable[tuple[str, EntityState]]) -> int:
         """Write each user's state; how many there were."""
-        return self._write("u", states)
+        return self._write("u", ((user_id, self._document(state)) for user_id, state in states))
 
     def items(self, item_ids: Sequence[str]) -> list[Document | None]:
         """One MGET. None: no document."""
@@ -67,10 +86,22 @@ class NightlyStore:
     def user(self, user_id: str) -> EntityState:
         """Empty for who was unknown last night."""
         raw = self._call("get", f"{self._prefix}u:{user_id}")
-        return EntityState() if raw is None else _state(raw)
+        if raw is None:
+            return EntityState()
+        document = _user(raw)
+        histories = {
+            name: document.histories[kept][-self._sizes[name] :]
+            for name, kept in self._kept.items()
+            if kept in document.histories
+        }
+        return EntityState(document.cells, histories)
 
     def close(self) -> None:
         self._redis.close()
+
+    def _document(self, state: EntityState) -> _User:
+        kept = {name: visits for name, visits in state.histories.items() if self._kept.get(name) == name}
+        return _User(dict(state.cells), kept)
 
     def _write(self, kind: str, contents: Iterable[tuple[str, Any]]) -> int:
         n, left = 0, iter(contents)

@@ -39,7 +39,7 @@ def _answer(home: Path, url: str, source: FeatureSource) -> Any:
     services: list[Services] = []
 
     def assembled(given: ServingSettings, telemetry: Telemetry) -> Services:
-        nightly = None if source is FeatureSource.STREAM else NightlyStore(url)
+        nightly = None if source is FeatureSource.STREAM else NightlyStore(url, FEATURES)
         store, reads = (RedisFeatureStore(url, FEATURES, CONFIG) for _ in range(2))
         services.append(compose(given, telemetry, store, reads, MemoryEventLog(), lambda: NOW_MS, nightly))
         return services[0]
@@ -60,7 +60,7 @@ def test_documents_hold_what_the_stream_knew_and_no_more(redis_url: str, tmp_pat
     write_tiny_bundle(tmp_path / "bundles", "v1")
     with (
         closing(RedisFeatureStore(redis_url, FEATURES, CONFIG)) as store,
-        closing(NightlyStore(redis_url)) as nightly,
+        closing(NightlyStore(redis_url, FEATURES)) as nightly,
     ):
         _apply(store, 0, ["item-003", "item-004"])
         written = write_nightly(store, nightly, tiny_items(), NOW_MS)
