@@ -134,7 +134,7 @@ async def visit(
         done = actions(population.world, rows, response)
         if done:
             await wait(config.reading * done[-1].after_ms / 1e3)
-            await _report(shop, row, answer.request_id, done, visits)
+            await _report(shop, row, answer.request_id, done, now_ms(), visits)
         if not response.stays:
             return
 
@@ -146,7 +146,10 @@ def _rows(world: World, answer: Recommendations) -> Ints:
     return rows
 
 
-async def _report(shop: Shop, row: int, request_id: str, done: Sequence[Action], visits: Visits) -> None:
+async def _report(
+    shop: Shop, row: int, request_id: str, done: Sequence[Action], time_ms: int, visits: Visits
+) -> None:
+    """Everything at once, when the reading is over. The time is the world's: a client's clock says when it happened."""
     events = []
     for action in done:
         event: dict[str, Any] = {
@@ -155,6 +158,7 @@ async def _report(shop: Shop, row: int, request_id: str, done: Sequence[Action],
             "item_id": f"i{action.row}",
             "request_id": request_id,
             "position": action.position,
+            "event_time_ms": time_ms,
         }
         events.append(event if action.value is None else event | {"value": action.value})
     try:

@@ -168,18 +168,19 @@ class Lab(Shop):
         )
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults:
-        now_ms = self.clock()
         catalogue = next(iter(self.sides.values())).runtime.catalogue
         kept = []
         for raw in events:
             item = catalogue.item(catalogue.rows[raw["item_id"]])
             kept.append(
                 Event(
-                    event_id=derived_id(now_ms, raw["request_id"], raw["type"], raw["position"]),
+                    event_id=derived_id(
+                        raw["event_time_ms"], raw["request_id"], raw["type"], raw["position"]
+                    ),
                     type=EventType(raw["type"]),
                     user_id=raw["user_id"],
                     item_id=raw["item_id"],
-                    event_time_ms=now_ms,
+                    event_time_ms=raw["event_time_ms"],
                     request_id=raw["request_id"],
                     position=raw["position"],
                     value=raw.get("value"),

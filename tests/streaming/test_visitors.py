@@ -16,7 +16,7 @@ from recsys.events import parse_event
 from recsys.simulation.actions import actions, changes, row_of
 from recsys.simulation.behavior import Behavior, BehaviorConfig
 from recsys.simulation.world import WorldConfig, create_world
-from recsys.types import MS_PER_DAY, EventType, Item
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item
 from streaming.visitors import Population, Shop, VisitConfig, Visits, play_day
 
 CONFIG = WorldConfig(seed=5, users=300, items=200, new_items_per_day=40, days=4, item_life_days=3)
@@ -122,13 +122,14 @@ def test_events_keep_the_contract_and_belong_to_what_was_shown() -> None:
     assert visits.events == Counter(e["type"] for e in shop.events)
     assert visits.events[EventType.CLICK] > 20
     for event in shop.events:
-        parsed = parse_event({"event_id": "e", "event_time_ms": 1, **event})
+        parsed = parse_event({"event_id": "e", **event})
+        assert 0 <= parsed.event_time_ms - CONFIG.start_ms < MS_PER_DAY + MS_PER_HOUR, "the world's time"
         assert parsed.request_id is not None
         assert parsed.position is not None
         assert shop.shown[parsed.request_id][parsed.position] == parsed.item_id
     clicks = {(e["request_id"], e["item_id"]) for e in shop.events if e["type"] == "click"}
     assert all((e["request_id"], e["item_id"]) in clicks for e in shop.events)
-    allowed = {"type", "user_id", "item_id", "request_id", "position", "value"}
+    allowed = {"type", "user_id", "item_id", "request_id", "position", "value", "event_time_ms"}
     assert all(event.keys() <= allowed for event in shop.events), "nothing of the truth"
 
 
