@@ -49,11 +49,11 @@ class Funnel:
         sheets, data = [], {}
         for name in there:
             result = evaluate_recall.main(self._recall(name))
-            sheets.append(_channels(name, result))
+            sheets.append(channels(name, result))
             data[f"recall_{name}"] = dict(result.figures)
         if KUAIRAND in there:
             result = evaluate_rank.main(self._rank())
-            sheets.append(_rankers(result))
+            sheets.append(rankers(result))
             data["rank"] = dict(result.figures)
         return Found([], sheets, data)
 
@@ -83,7 +83,7 @@ class Funnel:
         return self.data or Path()
 
 
-def _channels(name: str, result: Result) -> Sheet:
+def channels(name: str, result: Result) -> Sheet:
     """A channel's ceiling is its hit rate at 200; what it loses until the list of ten when nothing ranks after it."""
     figures = result.figures
     models = sorted(key.removesuffix("_hr200") for key in figures if key.endswith("_hr200"))
@@ -103,7 +103,8 @@ def _channels(name: str, result: Result) -> Sheet:
     )  # fmt: skip
 
 
-def _rankers(result: Result) -> Sheet:
+def rankers(result: Result) -> Sheet:
+    """What `recsys evaluate rank` found of the two that the arms serve."""
     lines: list[list[str | float]] = []
     for model, label in _RANKERS.items():
         for head in _HEADS:
