@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 import structlog
 
-from recsys.datasets.catalogue import items_path, with_changes
+from recsys.datasets.catalogue import change_times, items_path, times_path, times_table, with_changes
 from recsys.errors import InvalidEvent, LogReplaced, Unavailable
 from recsys.event_log import EventSource, Record
 from recsys.events import Event
@@ -204,12 +204,21 @@ class Archiver:
 
 
 def _catalogue(lake: Path, changes: list[ItemChange]) -> list[tuple[Path, pa.Table]]:
-    """The item table after the changes, if there are any."""
-    if not changes:
+    """The item table after the changes, if there are any, and their times: an older change may be delivered again."""
+    times = change_times(lake) if changes else {}
+    latest = {
+        item_id: change
+        for item_id, change in newest(changes).items()
+        if change.changed_ms >= times.get(item_id, 0)
+    }
+    if not latest:
         return []
-    path = items_path(lake)
-    latest = {item_id: change.item for item_id, change in newest(changes).items()}
-    return [(path.relative_to(lake), with_changes(path, latest))]
+    times |= {item_id: change.changed_ms for item_id, change in latest.items()}
+    items = with_changes(items_path(lake), {item_id: change.item for item_id, change in latest.items()})
+    return [
+        (items_path(lake).relative_to(lake), items),
+        (times_path(lake).relative_to(lake), times_table(times)),
+    ]
 
 
 def _files(topic: str, partition: int, waiting: _Waiting) -> Iterator[tuple[Path, pa.Table]]:

@@ -58,7 +58,7 @@ def worker(
 
 @app.command()
 def archive(as_json: JsonFlag = False) -> None:
-    """Write the topics `events` and `impressions` to the lake until Ctrl-C, each record exactly once.
+    """Write the topics `events`, `impressions` and `items` to the lake until Ctrl-C, each record exactly once.
 
     Example: recsys stream archive
     """

@@ -82,6 +82,28 @@ def with_changes(path: Path, changes: Mapping[str, Item | None]) -> pa.Table:
     return pa.concat_tables([kept, new]).sort_by("item_id")
 
 
+TIMES_SCHEMA = pa.schema([("item_id", pa.string()), ("changed_ms", pa.int64())])
+
+
+def times_path(lake: Path) -> Path:
+    """When each item was last changed through the log; what only an import has put is not there."""
+    return lake / "items" / "_changed.parquet"
+
+
+def change_times(lake: Path) -> dict[str, int]:
+    """Item id → Unix milliseconds of its latest change, deletions included; empty before the first."""
+    if not times_path(lake).exists():
+        return {}
+    table = _read(times_path(lake), TIMES_SCHEMA)
+    return dict(zip(table.column("item_id").to_pylist(), table.column("changed_ms").to_pylist(), strict=True))
+
+
+def times_table(times: Mapping[str, int]) -> pa.Table:
+    """The inverse of `change_times`, sorted by id."""
+    rows = sorted(times.items())
+    return pa.table([[item_id for item_id, _ in rows], [ms for _, ms in rows]], schema=TIMES_SCHEMA)
+
+
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
     if not path.exists():
         raise InvalidData(f"{path}: not there; import a data set first: recsys data import PATH")

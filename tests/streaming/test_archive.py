@@ -118,6 +118,24 @@ def test_changes_of_items_become_the_item_table(tmp_path: Path) -> None:
     assert archiver.totals.archived == 9
 
 
+def test_an_old_change_of_an_item_that_is_delivered_again_changes_nothing(tmp_path: Path) -> None:
+    def deliver(item_id: str, item: Item | None, at: int) -> None:
+        log.append(Topic.ITEMS, item_id, msgspec.json.encode(ItemChange(item_id, item, at).to_dict()))
+        drain(Archiver(log.source(), tmp_path))  # each in a commit of its own, by an archiver of its own
+
+    log = MemoryEventLog()
+    deliver("a", Item("a", "old"), 1)
+    deliver("a", Item("a", "new"), 2)
+    deliver("a", Item("a", "old"), 1)
+    deliver("gone", Item("gone"), 3)
+    deliver("gone", None, 4)
+    deliver("gone", Item("gone"), 3)
+    assert [(item.item_id, item.title) for item in read_items(tmp_path)] == [("a", "new")]
+    deliver("a", Item("a", "of the same time"), 2)
+    deliver("gone", Item("gone", "again"), 5)
+    assert [item.title for item in read_items(tmp_path)] == ["of the same time", "again"]
+
+
 def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path: Path) -> None:
     log, replayed = MemoryEventLog(), event(0)
     value = msgspec.json.encode(replayed.to_dict())
