@@ -95,6 +95,7 @@ class ResultCache:
             frozenset(query.context.items()),
             query.excluded_items,
             query.arm,
+            runtime.path.text,  # an arm whose settings change in the file keeps its name
             runtime.bundle.manifest.version,
             runtime.live.revision,
         )

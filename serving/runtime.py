@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -69,6 +69,11 @@ class PathConfig:
     rerank: RerankConfig = field(default_factory=lambda: RerankConfig(pool=RERANK_POOL))
     weights: tuple[tuple[Head, float], ...] = tuple(DEFAULT_WEIGHTS.items())  # of the value model
 
+    @cached_property
+    def text(self) -> str:
+        """All of it as a key that is compared and hashed at no price."""
+        return repr(self)
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -84,12 +89,15 @@ class Runtime:
     pipeline: Pipeline
     neighbours: NDArray[np.int32]
     neighbour_scores: NDArray[np.float32]
+    path: PathConfig  # what `pipeline` was composed of
     compose: Callable[[PathConfig], Pipeline] = field(repr=False)
 
     def on(self, path: PathConfig) -> "Runtime":
         """This bundle with another request path, composed once."""
+        if path is self.path:  # as a rule; comparing two takes longer than many a stage
+            return self
         pipeline = self.compose(path)
-        return self if pipeline is self.pipeline else replace(self, pipeline=pipeline)
+        return self if pipeline is self.pipeline else replace(self, pipeline=pipeline, path=path)
 
     def similar(self, row: int, k: int) -> tuple[Rows, NDArray[np.float32]]:
         """At most k living neighbours of an item and their scores, the nearest first."""
@@ -208,4 +216,5 @@ def build_runtime(
         )
 
     pipeline = compose(limits.path)
-    return Runtime(bundle, catalogue, live, tower, pipeline, near["neighbours"], near["scores"], compose)
+    near_rows, near_scores = near["neighbours"], near["scores"]
+    return Runtime(bundle, catalogue, live, tower, pipeline, near_rows, near_scores, limits.path, compose)

@@ -88,6 +88,19 @@ def test_another_arm_never_gets_the_cached_list(make_api: Callable[..., Api], fi
     assert all(item["propensity"] == 1 for item in api.recommend(user, k=5).json()["items"])
 
 
+def test_an_arm_with_other_settings_never_gets_the_cached_list_of_the_old_ones(
+    make_api: Callable[..., Api], file: Path
+) -> None:
+    api = make_api(experiments=file, result_cache_ms=60_000)
+    user = next(u for u in USERS if api.recommend(u, k=5).json()["arms"]["explore"] == "draws")
+    file.write_text(EXPLORING.replace("places: [0, 1]", "places: [2]"), encoding="utf-8")
+
+    def drawn() -> list[bool]:
+        return [item["propensity"] < 1 for item in api.recommend(user, k=5).json()["items"]]
+
+    eventually(lambda: drawn() == [False, False, True, False, False])
+
+
 def test_fewer_candidates_are_ranked_in_the_arm_that_says_so(
     make_api: Callable[..., Api], file: Path
 ) -> None:
