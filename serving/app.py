@@ -7,9 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse
-from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
 from starlette_compress import CompressMiddleware
 
 import recsys
@@ -17,6 +15,7 @@ from recsys.tracing import Traces, open_traces
 from serving import openapi, problems
 from serving.assembly import assemble
 from serving.edge import Edge
+from serving.hot_routes import HotRoute, HotRoutes
 from serving.routes import bundles, events, experiments, health, items, rank, recommendations, system, users
 from serving.schemas import Problem
 from serving.services import Services
@@ -29,16 +28,6 @@ _DESCRIPTION = (
     "Recommendations from a two-tower recall, a ranker and a rerank stage, with features at most a second old."
     " Errors are RFC 9457 problem+json. With API keys on, send `X-API-Key` or `Authorization: Bearer`."
 )
-
-
-class HotRoute(Route):
-    """A plain Starlette route that names itself in the scope, as FastAPI's do: metrics count by its path."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child_scope = super().matches(scope)
-        if match is not Match.NONE:
-            child_scope["route"] = self
-        return match, child_scope
 
 
 def create_app(
@@ -76,18 +65,20 @@ def create_app(
         responses={422: {"model": Problem}},
     )
     # hot routes: plain Starlette, two to three times the requests of a response_model (docs/serving.md)
-    app.router.routes.append(HotRoute("/v1/recommendations", recommendations.recommend, methods=["POST"]))
-    app.router.routes.append(
-        HotRoute("/v1/recommendations/batch", recommendations.recommend_batch, methods=["POST"])
-    )
-    app.router.routes.append(HotRoute("/v1/rank", rank.rank, methods=["POST"]))
-    app.router.routes.append(HotRoute("/v1/events", events.post_events, methods=["POST"]))
+    hot = [
+        HotRoute("/v1/recommendations", recommendations.recommend, methods=["POST"]),
+        HotRoute("/v1/recommendations/batch", recommendations.recommend_batch, methods=["POST"]),
+        HotRoute("/v1/rank", rank.rank, methods=["POST"]),
+        HotRoute("/v1/events", events.post_events, methods=["POST"]),
+    ]
+    app.router.routes += hot
     for module in (items, users, bundles, experiments, system, health):
         app.include_router(module.router)
     app.router.routes.append(HotRoute("/", _page, include_in_schema=False))
     app.mount("/static", StaticFiles(directory=WEB), name="static")
     openapi.install(app)
     problems.install(app)
+    app.add_middleware(HotRoutes, routes=hot)  # what is added later is further outside
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

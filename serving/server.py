@@ -55,6 +55,7 @@ def run(settings: ServingSettings, announce: Callable[[str], None]) -> None:
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing reads the client's address
             timeout_graceful_shutdown=_GRACE_S,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_worker_healthcheck=_HEALTHY_S,

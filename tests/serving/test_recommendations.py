@@ -88,7 +88,7 @@ def test_a_dead_redis_is_asked_by_few_requests_only(api: Api) -> None:
 
 
 def test_stale_item_features_are_named(make_api: Callable[..., Api]) -> None:
-    api = make_api(stale_after_s=0.2)
+    api = make_api(stale_after_s=1.0)
     assert "item_features" not in api.recommend().json()["degraded"]
     api.store.up = False
     eventually(lambda: "item_features" in api.recommend().json()["degraded"])
