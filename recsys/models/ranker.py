@@ -189,7 +189,8 @@ class Ranker(nn.Module):
         if self.attention is not None:
             attended = self.attention(vectors, user.keys, user.values, user.mask)
             parts += [attended, vectors * user.summary]
-        parts.append(self.numeric(features[:, self.numeric_columns]))
+        # without codes all columns are taken as they are: an exported gather of columns is two transpositions
+        parts.append(self.numeric(features[:, self.numeric_columns] if self.data.categorical else features))
         for (column, size), table in zip(self.data.categorical, self.category, strict=True):
             parts.append(table(code_of(features[:, column], size)))
         parts.append(self.position(position.clamp(0, self.config.positions - 1)))
