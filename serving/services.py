@@ -118,11 +118,12 @@ class Services:
         runtime = (self.host.runtime(assigned.bundle) if assigned.bundle else None) or self.runtime()
         return runtime.on(assigned.path), assigned
 
-    async def compute(self, work: Callable[..., T], *arguments: object) -> T:
-        """Run a request's computation in the pool, or refuse it at once when so many wait already that it would spend
-        half of its time waiting: under overload those that are accepted are answered in time, not all of them late.
-        While fewer wait than there are threads nobody is refused: slow answers, as when Redis has just gone, are no
-        overload.
+    def admit(self) -> None:
+        """Refuse a request at once when so many wait already that it would spend half of its time waiting: under
+        overload those that are accepted are answered in time, not all of them late. While fewer wait than there are
+        threads nobody is refused: slow answers, as when Redis has just gone, are no overload.
+
+        Call it before anything is done for the request: a refusal takes time from those that were accepted.
 
         Raises:
             Problem: 503 with Retry-After.
@@ -132,6 +133,14 @@ class Services:
         if self.in_flight >= self.settings.max_in_flight or waits_s > self.settings.deadline_ms / 2e3:
             self.telemetry.shed.inc()
             raise Problem(503, "too many requests; retry later")
+
+    async def compute(self, work: Callable[..., T], *arguments: object) -> T:
+        """Run a request's computation in the pool, or refuse it: `admit` once more, for others came meanwhile.
+
+        Raises:
+            Problem: 503 with Retry-After.
+        """
+        self.admit()
         self.in_flight += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(

@@ -41,7 +41,9 @@ _encode = msgspec.json.Encoder().encode
 async def recommend(request: Request) -> Response:
     began = time.perf_counter()
     parts = services(request)
-    await parts.limit(allow(request, Scope.READ))
+    caller = allow(request, Scope.READ)
+    parts.admit()
+    await parts.limit(caller)
     asked = decode(_decoder, await request.body())
     body = await _list(parts, asked, request_id(request), began, _flag(request, "explain"))
     return Response(body, media_type=JSON)
