@@ -15,7 +15,7 @@ Without caches:
 With caches:
 5. rates again, with a load of which 70 % hit the result cache.
 6. freshness: from a click to a changed answer, with 2 000 events a second beside it.
-7. memory: resident set after each of all these loads, more than an hour's requests of five a second.
+7. memory: resident set after each of these loads; `requests` more of them tell whether it stays flat.
 """
 
 import os
@@ -47,6 +47,7 @@ _START_TIMEOUT_S = 180.0
 NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}
 _SUSTAINED = 0.97  # of the due requests answered within the run
 _SATURATED_P99_MS = 500.0
+_WATCHED_S = 30.0  # of load between two looks at the memory
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class ServeBench:
     hot_share: float = 0.75  # some of them miss: the first in each half second, in each worker
     fresh_s: float = 12.0
     events_per_s: float = 2_000.0
+    requests: int = 0  # answered with caches at least, while memory is watched
     plot: Path | None = None
 
     @classmethod
@@ -209,6 +211,12 @@ def _with_caches(
     )
     steady = run_load(replace(load, rate=max(saturation / 2, 1.0), seconds=config.half_s))
     memory.note(len(steady.ms))
+    longer = replace(load, rate=max(saturation / 2, 1.0), seconds=_WATCHED_S)
+    while memory.requests[-1] < config.requests:
+        answered = len(run_load(longer).ms)
+        memory.note(answered)
+        if not answered:
+            break
     return curve, {
         "cached_saturation_per_s": saturation,
         "cached_hit_share": hits / max(hits + misses, 1.0),

@@ -57,6 +57,9 @@ def serve(
     seed: Seed = 0,
     quick: QuickFlag = False,
     plot: Annotated[Path | None, typer.Option(help="Write the latency curve to this PNG file.")] = None,
+    requests: Annotated[
+        int, typer.Option(min=0, help="Answers with caches, at least, while memory is watched.")
+    ] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """The whole request path under an open load: saturation, percentiles at half of it, stages against their floors.
@@ -66,7 +69,7 @@ def serve(
     from infra.bench.serve import ServeBench, run
 
     config = ServeBench.quick(seed) if quick else ServeBench(seed)
-    finish(run(replace(config, plot=plot)), as_json)
+    finish(run(replace(config, plot=plot, requests=requests)), as_json)
 
 
 @app.command()
