@@ -29,11 +29,24 @@ class RecencyAttention(nn.Module):
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         at = torch.arange(length, device=x.device)
         distance = (at[:, None] - at[None, :]).clamp(0, self.recency.shape[1] - 1)
-        bias = self.recency[:, distance] + mask  # (B, heads, L, L)
+        return self._attend(q, k, v, self.recency[:, distance] + mask)  # (B, heads, L, L)
+
+    def newest(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Of `forward` the last row alone, (B, 1, d); mask (B, 1, 1, L)."""
+        batch, length, dim = x.shape
+        of_query, of_rest = self.qkv.weight[:dim], self.qkv.weight[dim:]
+        q = F.linear(x[:, -1:], of_query).view(batch, 1, self.heads, dim // self.heads).transpose(1, 2)
+        k, v = (
+            F.linear(x, of_rest).view(batch, length, 2, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        )
+        distance = torch.arange(length - 1, -1, -1, device=x.device).clamp(0, self.recency.shape[1] - 1)
+        return self._attend(q, k, v, self.recency[:, distance].unsqueeze(1) + mask)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """q (B, heads, Q, d / heads), k and v with L for Q, bias (…, heads, Q, L) → (B, Q, d)."""
         # written out: torch's fused attention has no gradient for a learnt bias, and its export breaks on the layout
         weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + bias, dim=-1)
-        attended = weights @ v
-        return cast(Tensor, self.out(attended.transpose(1, 2).reshape(batch, length, dim)))
+        return cast(Tensor, self.out((weights @ v).transpose(1, 2).flatten(2)))
 
 
 class SwiGLU(nn.Module):
@@ -63,6 +76,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), mask))
         return cast(Tensor, x + self.dropout(self.feed_forward(self.feed_forward_norm(x))))
+
+    def newest(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Of `forward` the last position alone, (B, 1, d): of the last block nothing else is served."""
+        last = x[:, -1:] + self.dropout(self.attention.newest(self.attention_norm(x), mask[:, :, -1:]))
+        return cast(Tensor, last + self.dropout(self.feed_forward(self.feed_forward_norm(last))))
 
 
 def causal_mask(history: Tensor) -> Tensor:

@@ -134,13 +134,35 @@ class UserTower(nn.Module):
 
         profile: (B, PROFILE_SLOTS) rows of the users' attribute table (`recsys.models.attributes`).
         """
-        x = item_vectors * item_vectors.shape[-1] ** 0.5 + self.types(types) + self.gaps(gaps)
-        if self.profile is not None and profile is not None:
-            x = x + self._profile(profile)[:, None]
-        x = self.dropout(x)
+        x = self._events(item_vectors, types, gaps, profile)
         mask = causal_mask(history)
         for block in self.blocks:
             x = block(x, mask)
+        return self._scaled(x)
+
+    def newest(
+        self,
+        item_vectors: Tensor,
+        history: Tensor,
+        types: Tensor,
+        gaps: Tensor,
+        profile: Tensor | None = None,
+    ) -> Tensor:
+        """Of `forward` the last position alone, (B, d), without computing what the last block makes of the others."""
+        x = self._events(item_vectors, types, gaps, profile)
+        mask = causal_mask(history)
+        *earlier, last = cast(list[Block], list(self.blocks))
+        for block in earlier:
+            x = block(x, mask)
+        return self._scaled(last.newest(x, mask))[:, 0]
+
+    def _events(self, item_vectors: Tensor, types: Tensor, gaps: Tensor, profile: Tensor | None) -> Tensor:
+        x = item_vectors * item_vectors.shape[-1] ** 0.5 + self.types(types) + self.gaps(gaps)
+        if self.profile is not None and profile is not None:
+            x = x + self._profile(profile)[:, None]
+        return cast(Tensor, self.dropout(x))
+
+    def _scaled(self, x: Tensor) -> Tensor:
         return F.normalize(self.norm(x), dim=-1) * self.log_scale.exp()
 
     def _profile(self, rows: Tensor) -> Tensor:
@@ -192,4 +214,4 @@ class ServedUserTower(nn.Module):
 
     def forward(self, history: Tensor, types: Tensor, gaps: Tensor, profile: Tensor | None = None) -> Tensor:
         """(B, L) int64 each, profile (B, PROFILE_SLOTS) int64 → (B, d) float32."""
-        return cast(Tensor, self.user(self.table[history], history, types, gaps, profile)[:, -1])
+        return self.user.newest(self.table[history], history, types, gaps, profile)
