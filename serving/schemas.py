@@ -15,8 +15,25 @@ Category = Annotated[
 ]
 
 
+_ITEM = {"item_id": "242", "title": "Kolya", "categories": ["Comedy"]}
+_ENTRY = _ITEM | {"creator": "sverak", "created_ms": 1_750_000_000_000, "attributes": {"year": "1996"}}
+
+
+def _example(**fields: Any) -> ConfigDict:
+    """What the OpenAPI document shows of a model."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details. `detail` says what to do."""
+
+    model_config = _example(
+        type="about:blank",
+        title="Not found",
+        status=404,
+        detail="item '7' is not in the catalogue; add it with POST /v1/items",
+        request_id="0197f3d0-6a3b-7c4e-8f00-1a2b3c4d5e6f",
+    )
 
     type: str
     title: str
@@ -40,6 +57,8 @@ class SimilarItem(ItemLine):
 class SimilarItems(BaseModel):
     """Neighbours of an item, the nearest first."""
 
+    model_config = _example(item_id="196", bundle="20260101-120000", items=[_ITEM | {"score": 0.87}])
+
     item_id: str
     bundle: str
     items: list[SimilarItem]
@@ -48,7 +67,7 @@ class SimilarItems(BaseModel):
 class ItemEntry(BaseModel):
     """A catalogue entry. It can be recommended within a second, before any model knows it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid") | _example(**_ENTRY)
 
     item_id: Id
     title: Text = ""
@@ -59,12 +78,14 @@ class ItemEntry(BaseModel):
 
 
 class ItemEntries(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid") | _example(items=[_ENTRY])
 
     items: list[ItemEntry] = Field(min_length=1)
 
 
 class ItemsStored(BaseModel):
+    model_config = _example(stored=1)
+
     stored: int
 
 
@@ -77,6 +98,14 @@ class VisitLine(ItemLine):
 
 class UserSummary(BaseModel):
     """What the platform holds of a user."""
+
+    model_config = _example(
+        user_id="196",
+        known=True,
+        history=[_ITEM | {"type": "click", "event_time_ms": 1_750_000_000_000}],
+        seen=17,
+        cells=212,
+    )
 
     user_id: str
     known: bool
@@ -127,14 +156,20 @@ class ShadowReport(BaseModel):
 
 
 class Shadowed(BaseModel):
+    model_config = _example(shadow="20260101-120000")
+
     shadow: str
 
 
 class Unloaded(BaseModel):
+    model_config = _example(loaded=["20260101-120000"])
+
     loaded: list[str]
 
 
 class Activated(BaseModel):
+    model_config = _example(active="20260102-120000", previous="20260101-120000")
+
     active: str
     previous: str | None
 
@@ -176,6 +211,10 @@ class RunningExperiments(BaseModel):
 
 class Health(BaseModel):
     """`ready` means that requests are answered; `degraded` names what is missing meanwhile."""
+
+    model_config = _example(
+        ready=True, bundle="20260101-120000", degraded=[], checks={"redis": "ok", "kafka": "ok"}
+    )
 
     ready: bool
     bundle: str | None

@@ -11,6 +11,7 @@ from recsys.errors import Unavailable
 from recsys.forget import forgotten_users, user_digest
 from recsys.item_changes import parse_item_change
 from recsys.types import Topic
+from serving import schemas
 from serving.security import Scope, new_key
 from tests.bundles import tiny_items, write_tiny_bundle
 from tests.serving.conftest import NOW_MS, Api, click
@@ -299,6 +300,22 @@ def test_the_openapi_document_has_every_route_with_examples(api: Api) -> None:
         __import__("re").findall(r'"#/components/schemas/(\w+)"', str(document).replace("'", '"'))
     )
     assert referenced <= set(document["components"]["schemas"])
+
+
+def test_examples_of_models_are_what_the_models_take(api: Api) -> None:
+    shown = api.client.get("/openapi.json").json()["components"]["schemas"]
+    for name in (
+        "ItemEntry",
+        "ItemEntries",
+        "ItemsStored",
+        "SimilarItems",
+        "UserSummary",
+        "Problem",
+        "Health",
+    ):
+        (example,) = shown[name]["examples"]
+        getattr(schemas, name).model_validate(example)
+    assert api.client.post("/v1/items", json=shown["ItemEntry"]["examples"][0]).status_code == 202
 
 
 def test_the_page_is_served_with_its_own_files_only(api: Api) -> None:
