@@ -68,6 +68,7 @@ class Funnel:
             threads=1,
             quick=self.is_quick,
             progress=False,
+            training={"epochs": 8} if self.is_quick else {},  # one epoch of the small tower learns nothing
         )
 
     def _rank(self) -> RankEvaluation:
