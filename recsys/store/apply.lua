@@ -34,8 +34,8 @@ local offset = tonumber(stored[2] or 0)
 if tonumber(stored[1]) ~= head.epoch then return {'fenced', offset} end
 if head.previous > offset then return {'gap', offset} end
 
--- (3b) Events below the offset were applied before: a replay.
-if head.first < offset then return {'behind', offset} end
+-- (3b) Events below the offset were applied before: a replay. Without events nothing can count twice.
+if #ids > 0 and head.first < offset then return {'behind', offset} end
 
 -- (3c) Ids that are known were sent twice.
 local registry = prefix .. 'd:' .. topic

@@ -117,8 +117,8 @@ def backfill(
     fold = StateFold(features)
     store = open_store(fold)
     try:
-        _refuse_used(store, covered)
         name = ",".join(f"{c.topic}/{c.partition}@{c.log_id}:{c.offset}" for c in covered)
+        _refuse_used(store, covered, name)
         loader = _Loader(fold, store, partitions, name)
         counts = loader.load(rows)
         n_ids = loader.remember(recent, covered)
@@ -128,11 +128,18 @@ def backfill(
     return Loaded(*counts, n_ids)
 
 
-def _refuse_used(store: FeatureStore, covered: Sequence[Covered]) -> None:
-    """A worker that ran here has counted events that the states have, too."""
+def _refuse_used(store: FeatureStore, covered: Sequence[Covered], name: str) -> None:
+    """A worker that ran here has counted events that the states have, too.
+
+    An interrupted backfill may have set its offsets, which an idle live system may have as well: its topic tells.
+    """
+    mark = store.checkpoint(TOPIC, 0)
+    resumed = mark is not None and mark.log_id == name
     for place in covered:
         stored = store.checkpoint(place.topic, place.partition)
-        if stored and stored.offset and (stored.log_id, stored.offset) != (place.log_id, place.offset):
+        if not stored or not stored.offset:
+            continue
+        if not resumed or (stored.log_id, stored.offset) != (place.log_id, place.offset):
             raise InvalidConfig(
                 f"the store is in use: {place.topic}/{place.partition} is at offset {stored.offset}; "
                 "backfill into another namespace: --namespace NAME"
@@ -194,11 +201,11 @@ class _Loader:
         return count
 
     def finish(self, covered: Sequence[Covered]) -> None:
-        """Let workers continue after the lake, and forget the ids of the stand-ins."""
-        for partition in range(self._partitions):
-            self._apply(TOPIC, partition, [], _DONE, MAX_TIME_MS)
+        """Let workers continue after the lake, and then forget the ids of the stand-ins: to be run again until then."""
         for place in covered:
             self._apply(place.topic, place.partition, [], place.offset, self._watermark(place))
+        for partition in range(self._partitions):
+            self._apply(TOPIC, partition, [], _DONE, MAX_TIME_MS)
 
     def _watermark(self, place: Covered) -> int:
         return place.watermark_ms or (self._watermarks[place.partition] if place.offset else 0)

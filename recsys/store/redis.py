@@ -28,7 +28,14 @@ from recsys.event_log import partition_of
 from recsys.features.state import EntityState
 from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
-from recsys.store.encoding import BatchEncoder, StateDecoder, pack_item, unpack_item, unpack_visit
+from recsys.store.encoding import (
+    BatchEncoder,
+    FoldedEvent,
+    StateDecoder,
+    pack_item,
+    unpack_item,
+    unpack_visit,
+)
 from recsys.store.redis_errors import redis_errors
 from recsys.types import Item
 
@@ -108,14 +115,16 @@ class RedisFeatureStore:
         return Checkpoint(int(epoch), int(offset), int(watermark), log_id.decode()) if epoch else None
 
     def apply(self, batch: Batch) -> Applied:
-        rows, duplicates, skipped = self._encoder.fold(batch), 0, 0
-        distinct = {(row.bucket, row.key): row for row in reversed(rows)}  # of equal ids, the first
-        if len(distinct) < len(rows):
-            duplicates = len(rows) - len(distinct)
-            rows = list(reversed(distinct.values()))
+        rows, skipped = self._encoder.fold(batch), 0
+        seen: set[tuple[int, bytes]] = set()
         keys = [self._key(batch.partition, "cp", batch.topic)]
         while True:
-            prefix, encoded = self._key(batch.partition, ""), self._encoder.encode(batch, rows)
+            fresh: dict[tuple[int, bytes], FoldedEvent] = {}
+            for row in rows:  # of equal ids, the first; the order of offsets stays
+                if (row.bucket, row.key) not in seen:
+                    fresh.setdefault((row.bucket, row.key), row)
+            prefix = self._key(batch.partition, "")
+            encoded = self._encoder.encode(batch, list(fresh.values()))
             with redis_errors():
                 outcome, offset, *known = self._apply(keys, [prefix, str(batch.topic), *encoded])
             if outcome == b"behind":  # a replay
@@ -123,14 +132,12 @@ class RedisFeatureStore:
                 skipped += len(rows) - len(later)
                 rows = later
             elif outcome == b"known":  # sent twice
-                seen = set(zip(known[::2], known[1::2], strict=True))
-                duplicates += len(seen)
-                rows = [row for row in rows if (row.bucket, row.key) not in seen]
+                seen.update(zip(known[::2], known[1::2], strict=True))
             else:
                 break
         if outcome != b"applied":
             return Applied(Outcome(outcome.decode()), offset)
-        return Applied(Outcome.APPLIED, offset, len(rows), duplicates, skipped)
+        return Applied(Outcome.APPLIED, offset, len(fresh), len(rows) - len(fresh), skipped)
 
     def workers(self, worker: str, ttl_ms: int) -> list[str]:
         with redis_errors():

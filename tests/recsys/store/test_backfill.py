@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import pytest
 
@@ -11,7 +12,7 @@ from recsys.events import Event
 from recsys.features.definitions import FEATURES
 from recsys.features.state import Entity, EntityState, parse_cell
 from recsys.store.backfill import Covered, StateRow, backfill
-from recsys.store.base import Batch, FeatureStore, StateDefinition, StoreConfig
+from recsys.store.base import Applied, Batch, FeatureStore, StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from recsys.store.redis import RedisFeatureStore
 from recsys.types import MS_PER_DAY, Topic
@@ -145,6 +146,35 @@ def test_a_store_that_a_worker_uses_is_refused(open_store: Open) -> None:
     run(open_store(FEATURES), LAKE[:50], dict.fromkeys(range(PARTITIONS), 0))
     with pytest.raises(InvalidConfig, match="in use"):
         fill(open_store)
+
+
+def test_a_caught_up_live_store_is_refused_though_its_offsets_are_the_lakes(open_store: Open) -> None:
+    run(open_store(FEATURES), LAKE, dict.fromkeys(range(PARTITIONS), 0))
+    before = states(open_store(FEATURES))
+    with pytest.raises(InvalidConfig, match="in use"):
+        fill(open_store)
+    assert states(open_store(FEATURES)) == before
+
+
+def test_a_backfill_that_was_interrupted_between_its_offsets_is_run_again(open_store: Open) -> None:
+    class Interrupted:
+        def __init__(self, store: FeatureStore) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        def apply(self, batch: Batch) -> Applied:
+            if batch.topic == Topic.EVENTS and batch.partition == 1 and batch.next_offset:
+                raise ConnectionError("the cluster went away")
+            return self._store.apply(batch)
+
+    with pytest.raises(ConnectionError):
+        fill(lambda features: cast("FeatureStore", Interrupted(open_store(features))))
+    fill(open_store)
+    store = open_store(FEATURES)
+    run(store, REST, {c.partition: c.offset for c in covered()})
+    assert states(store) == expected()
 
 
 def test_filling_twice_is_refused(open_store: Open) -> None:

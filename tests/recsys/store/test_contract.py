@@ -18,7 +18,7 @@ from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_HOUR, EventType, Item
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item
 
 T0 = 1_700_000_000_000
 PARTITIONS = 3
@@ -197,6 +197,41 @@ def test_a_batch_that_overlaps_is_applied_from_the_stored_offset(store: FeatureS
     result = store.apply(writer.batch(0, log[5:], previous=5))
     assert (result.skipped, result.applied, result.offset) == (5, len(log) - 10, len(log))
     assert_holds(store, log)
+
+
+@pytest.mark.parametrize("n", [0, 10])
+def test_a_replay_that_ends_below_the_stored_offset_changes_nothing(store: FeatureStore, n: int) -> None:
+    log = events_of_one_partition()[:20]
+    writer = Writer(store)
+    store.apply(writer.batch(0, log))
+    epoch = writer.checkpoints[0].epoch
+    again = store.apply(Batch(TOPIC, 0, epoch, 0, 10, T0, range(n), log[:n]))  # 0: dead letters only
+    assert again == Applied(Outcome.APPLIED, 20, 0, 0, n)
+    assert_holds(store, log)
+
+
+def test_a_replay_of_a_batch_with_duplicates_counts_nothing_twice(store: FeatureStore) -> None:
+    writer = Writer(store)
+    a, b, c = events_of_one_partition()[:3]
+    batch = writer.batch(0, [a, b, a])
+    assert store.apply(batch) == Applied(Outcome.APPLIED, 3, 2, 1)
+    assert store.apply(batch) == Applied(Outcome.APPLIED, 3, skipped=3)
+    # ends beyond the stored offset; the log's new record of `b` is a duplicate, whatever lies before it
+    result = store.apply(writer.batch(0, [a, b, a, c, b, c], previous=0))
+    assert result == Applied(Outcome.APPLIED, 6, 1, 2, 3)
+    assert_holds(store, [a, b, c])
+
+
+def test_a_replayed_record_behind_a_duplicate_is_skipped(store: FeatureStore) -> None:
+    """The event id alone would not tell: it is no longer remembered."""
+    writer = Writer(store)
+    epoch = writer.checkpoints[0].epoch
+    a, b = (Event(name, EventType.CLICK, "u", name, T0) for name in "ab")
+    assert store.apply(Batch(TOPIC, 0, epoch, 0, 2, T0, range(2), [b, b])).applied == 1
+    store.apply(Batch(TOPIC, 0, epoch, 2, 3, T0 + 2 * MS_PER_DAY, [], []))  # forgets ids of T0
+    again = store.apply(Batch(TOPIC, 0, epoch, 0, 5, T0, range(5), [a, b, a, a, a]))
+    assert (again.skipped, again.applied, again.duplicates) == (3, 1, 1)
+    assert_holds(store, [b, a])
 
 
 def test_a_gap_is_refused(store: FeatureStore) -> None:
