@@ -137,12 +137,13 @@ class ItemFeed:
             for entry in self._snapshot():
                 entry.loaded = False
         self._load_waiting()
-        self._cursor, changed = self._store.changed_items(self._cursor, _BLOCK_MS)
+        cursor, changed = self._store.changed_items(self._cursor, _BLOCK_MS)
         if changed is None:
             self._cursor = None
             return
         if changed:
             self._apply(list(changed))
+        self._cursor = cursor  # only now: when the store goes away in between, the changes are read again
         if not self.error:
             self._current_at = self._clock()
         for entry in self._loaded():

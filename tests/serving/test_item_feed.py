@@ -21,6 +21,7 @@ class Store:
         self.changes: list[str] = []
         self.first_kept = 0
         self.away = False
+        self.away_after_catalogue = False  # once: the next read after that of changed entries raises
         self.full_reads = 0
         self.before_all_items = threading.Event()
         self.before_all_items.set()
@@ -31,6 +32,9 @@ class Store:
 
     def items(self, item_ids: list[str]) -> list[EntityState]:
         self._check()
+        if self.away_after_catalogue:
+            self.away_after_catalogue = False
+            raise Unavailable("away between two reads")
         return [EntityState({"n": self.states[item_id]}) for item_id in item_ids]
 
     def catalogue(self, item_ids: list[str] | None = None) -> Iterator[tuple[str, Item | None]]:
@@ -148,6 +152,19 @@ def test_after_a_gap_in_the_changes_everything_is_read_again(store: Store, feed:
     store.away = False
     eventually(lambda: columns.counts == {"a": 7, "b": 8})
     assert store.full_reads == reads + 1
+
+
+def test_changes_are_not_lost_when_the_store_goes_away_between_two_reads(store: Store, feed: ItemFeed) -> None:
+    columns = Columns()
+    assert feed.attach(columns, 20)
+    reads = store.full_reads
+    store.away_after_catalogue = True
+    store.entries["a"] = None
+    store.change("a", 7)
+    eventually(lambda: columns.counts == {"a": 7})
+    assert columns.entries == {"a": None}
+    assert not store.away_after_catalogue
+    assert store.full_reads == reads, "the change was read again, not everything"
 
 
 def test_the_age_grows_while_the_store_is_away_and_falls_when_it_is_back(
