@@ -64,9 +64,11 @@ def comparable(outcomes: Outcomes, *arms: str) -> bool:
 
 
 def split_p(outcomes: Outcomes) -> float:
-    """Sample-ratio check of all arms."""
+    """Sample-ratio check of all arms; 1 where there is nothing to check: one arm, or all users have crossed."""
     counts = np.bincount(outcomes.arm, minlength=len(outcomes.arms))
-    return sample_ratio_p(counts.tolist(), outcomes.shares) if len(outcomes.arms) > 1 else 1.0
+    if len(outcomes.arms) < 2 or not counts.any():
+        return 1.0
+    return sample_ratio_p(counts.tolist(), outcomes.shares)
 
 
 def false_positive_rate(outcomes: Outcomes, rng: np.random.Generator, tests: int = 200) -> dict[str, float]:

@@ -7,6 +7,7 @@ import pytest
 
 from recsys.experiments.analysis import ArmData, estimate
 from recsys.experiments.comparison import lifts
+from recsys.experiments.growth import Growth
 from recsys.experiments.growth_reader import growth
 from recsys.experiments.outcomes import outcomes_by_day
 from recsys.types import EventType
@@ -67,6 +68,18 @@ def test_the_lifts_are_those_of_the_report(lake: Path) -> None:
 def test_nobody_in_it_yet(lake: Path, tmp_path: Path) -> None:
     assert growth(lake, "y").looks_ms == []
     assert growth(tmp_path / "no lake", "x").arms == []
+
+
+def test_users_who_have_all_crossed_leave_nothing_to_check(tmp_path: Path) -> None:
+    built = LakeBuilder()
+    for user in range(3):
+        for hour, arm in enumerate(["control", "b"]):
+            built.show(f"u{user}", day(0, 8 + hour), ["i1/p"], f"x:{arm}@0.5")
+    built.write(tmp_path)
+    found = growth(tmp_path, "x")
+    assert (found.crossed, found.split_p) == (3, 1.0)
+    assert [arm.users[-1] for arm in found.arms] == [0, 0]
+    assert Growth.model_validate_json(found.model_dump_json()) == found
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
