@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from recsys.errors import Unavailable
 from recsys.experiments.growth import Growth
 
@@ -40,18 +42,26 @@ def read_apart(lake: Path, experiment: str) -> Growth:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise Unavailable(f"the lake cannot be read: {said[-1] if said else done.returncode}")
-    return Growth.model_validate_json(done.stdout)
+    try:
+        return Growth.model_validate_json(done.stdout)
+    except ValidationError as error:
+        raise Unavailable(
+            f"the outcomes are not as expected ({error.errors()[0]['msg']}); use `recsys ab report {experiment}`"
+        ) from error
 
 
 @dataclass(frozen=True)
 class _Kept:
-    growth: Growth
+    """The latest answer, or why there is none."""
+
+    answer: Growth | Unavailable
     at_s: float
     took_s: float
 
 
 class ExperimentOutcomes:
-    """Reads one experiment at a time and keeps the answers for a while. Thread-safe."""
+    """Reads one experiment at a time and keeps the answers, failures too, for a while. Nobody waits for somebody else's
+    reading: it would take the threads that other routes need. Thread-safe."""
 
     def __init__(
         self, lake: Path, read: Read = read_apart, clock: Callable[[], float] = time.monotonic
@@ -66,20 +76,30 @@ class ExperimentOutcomes:
         """The latest answer and its age in seconds. Whoever comes while it is read anew gets the one before.
 
         Raises:
-            Unavailable: the lake cannot be read.
+            Unavailable: the lake cannot be read, or it is being read and there is no answer yet.
         """
+        if not self._fresh(experiment) and self._reading.acquire(blocking=False):
+            try:
+                if not self._fresh(experiment):  # somebody else may have read it just now
+                    self._kept[experiment] = self._now(experiment)
+            finally:
+                self._reading.release()
         kept = self._kept.get(experiment)
-        if kept is None or not (self._fresh(kept) or self._reading.locked()):
-            with self._reading:
-                kept = self._kept.get(experiment)  # somebody else may have read it while this one waited
-                if kept is None or not self._fresh(kept):
-                    kept = self._kept[experiment] = self._now(experiment)
-        return kept.growth, self._clock() - kept.at_s
+        if kept is None:
+            raise Unavailable("the lake is being read; ask again in a moment")
+        if isinstance(kept.answer, Unavailable):
+            raise Unavailable(str(kept.answer))
+        return kept.answer, self._clock() - kept.at_s
 
-    def _fresh(self, kept: _Kept) -> bool:
-        return self._clock() - kept.at_s < max(_EVERY_S, _SHARE * kept.took_s)
+    def _fresh(self, experiment: str) -> bool:
+        kept = self._kept.get(experiment)
+        return kept is not None and self._clock() - kept.at_s < max(_EVERY_S, _SHARE * kept.took_s)
 
     def _now(self, experiment: str) -> _Kept:
         began = self._clock()
-        growth = self._read(self._lake, experiment)
-        return _Kept(growth, began, self._clock() - began)
+        answer: Growth | Unavailable
+        try:
+            answer = self._read(self._lake, experiment)
+        except Unavailable as error:
+            answer = error
+        return _Kept(answer, began, self._clock() - began)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from recsys.errors import InvalidConfig
+from recsys.errors import InvalidConfig, Unavailable
 from recsys.experiments.assignment import Exposure, parse_exposures
 from recsys.experiments.growth import Growth
 from recsys.impressions import parse_impression
 from recsys.rerank.reranker import Diversity
 from recsys.types import EventType, Head, Topic
-from serving.experiment_outcomes import ExperimentOutcomes
+from serving.experiment_outcomes import ExperimentOutcomes, read_apart
 from serving.experiments import Experiments, read_experiments
 from serving.runtime import PathConfig
 from tests.bundles import write_tiny_bundle
@@ -254,3 +254,42 @@ def test_outcomes_are_read_once_in_a_while_and_whoever_comes_meanwhile_gets_the_
     go.set()
     slow.join()
     assert outcomes.of("x") == (Growth(experiment="x", crossed=2), 0.0)
+
+
+def test_nobody_waits_for_a_reading_that_is_not_theirs_and_a_failure_is_kept_as_an_answer_is() -> None:
+    at, reads, go = [0.0], [0], threading.Event()
+
+    def read(lake: Path, experiment: str) -> Growth:
+        reads[0] += 1
+        assert go.wait(20)
+        raise Unavailable("no lake")
+
+    def failure(experiment: str) -> str:
+        with pytest.raises(Unavailable) as caught:
+            outcomes.of(experiment)
+        return str(caught.value)
+
+    outcomes = ExperimentOutcomes(Path(), read, lambda: at[0])
+    slow = threading.Thread(target=failure, args=("x",))
+    slow.start()
+    eventually(lambda: reads[0] == 1)
+    for experiment in ("x", "y"):
+        assert "being read" in failure(experiment)
+    go.set()
+    slow.join()
+    assert [failure("x") for _ in range(3)] == ["no lake"] * 3
+    assert reads[0] == 1
+    at[0] = 30.0
+    failure("x")
+    assert reads[0] == 2
+
+
+def test_an_answer_of_the_reader_that_is_none_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = tmp_path / "python"
+    nothing.write_text("#!/bin/sh\necho null\n", encoding="utf-8")
+    nothing.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(nothing))
+    with pytest.raises(Unavailable, match="recsys ab report x"):
+        read_apart(tmp_path, "x")

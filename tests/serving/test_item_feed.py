@@ -154,7 +154,9 @@ def test_after_a_gap_in_the_changes_everything_is_read_again(store: Store, feed:
     assert store.full_reads == reads + 1
 
 
-def test_changes_are_not_lost_when_the_store_goes_away_between_two_reads(store: Store, feed: ItemFeed) -> None:
+def test_changes_are_not_lost_when_the_store_goes_away_between_two_reads(
+    store: Store, feed: ItemFeed
+) -> None:
     columns = Columns()
     assert feed.attach(columns, 20)
     reads = store.full_reads
