@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,12 +80,7 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         InvalidBundle: naming the first file that is missing, unlisted or altered.
     """
-    try:
-        manifest = _read_manifest(path / MANIFEST)
-    except FileNotFoundError:
-        raise InvalidBundle(f"{path}: no {MANIFEST}; publish a bundle with `recsys train all`") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise InvalidBundle(f"{path / MANIFEST}: {error}") from error
+    manifest = _read_manifest(path)
     missing = FILES.keys() - OPTIONAL - manifest.files.keys()
     if missing:
         raise InvalidBundle(f"{path}: the manifest lacks {', '.join(sorted(missing))}")
@@ -99,16 +94,26 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest)
 
 
-def _read_manifest(path: Path) -> Manifest:
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    checksum = raw.pop("manifest_sha256")
-    if checksum != _digest(raw):
-        raise ValueError("its own checksum does not match; copy or train it again")
-    if raw.get("format") != FORMAT:
-        raise ValueError(f"format {raw.get('format')!r} is not supported, expected {FORMAT}")
-    raw["feature_names"] = tuple(raw["feature_names"])
-    raw["data_window_ms"] = tuple(raw["data_window_ms"])
-    return Manifest(**raw)
+def _read_manifest(bundle: Path) -> Manifest:
+    """
+    Raises:
+        InvalidBundle: there is none, it is damaged, or of another format.
+    """
+    path = bundle / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        checksum = raw.pop("manifest_sha256")
+        if checksum != _digest(raw):
+            raise ValueError("its own checksum does not match; copy or train it again")
+        if raw.get("format") != FORMAT:
+            raise ValueError(f"format {raw.get('format')!r} is not supported, expected {FORMAT}")
+        raw["feature_names"] = tuple(raw["feature_names"])
+        raw["data_window_ms"] = tuple(raw["data_window_ms"])
+        return Manifest(**raw)
+    except FileNotFoundError:
+        raise InvalidBundle(f"{bundle}: no {MANIFEST}; publish a bundle with `recsys train all`") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidBundle(f"{path}: {error}") from error
 
 
 @contextmanager
@@ -152,7 +157,7 @@ def publish(bundles: Path, version: str) -> Bundle:
 
 def copy_bundle(bundle: Bundle, bundles: Path) -> int:
     """Copy a bundle into another folder of bundles, such as that of another host. Of files that a bundle there has
-    already, by checksum, only a link is made.
+    already, by checksum, only a link is made; where it is damaged, or its disk has no links, it is copied.
 
     Returns:
         the bytes that had to be copied.
@@ -163,18 +168,13 @@ def copy_bundle(bundle: Bundle, bundles: Path) -> int:
     version = bundle.manifest.version
     if (bundles / version).exists():
         raise InvalidBundle(f"{bundles / version} exists already; a published bundle never changes")
-    there = {}
-    for other in versions(bundles):
-        for name, checksum in _read_manifest(bundles / other / MANIFEST).files.items():
-            there[checksum] = bundles / other / name
+    there = _files(bundles)
     bundles.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=bundles))
     copied = 0
     try:
         for name, checksum in {**bundle.manifest.files, MANIFEST: ""}.items():
-            if checksum in there:
-                os.link(there[checksum], aside / name)
-            else:
+            if checksum not in there or not _linked(there[checksum], checksum, aside / name):
                 shutil.copyfile(bundle.path / name, aside / name)
                 copied += (aside / name).stat().st_size
         open_bundle(aside)
@@ -183,6 +183,27 @@ def copy_bundle(bundle: Bundle, bundles: Path) -> int:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return copied
+
+
+def _files(bundles: Path) -> dict[str, Path]:
+    """SHA-256 → a file that should have it, of every bundle whose manifest can be read."""
+    found = {}
+    for version in versions(bundles):
+        with suppress(InvalidBundle):
+            for name, checksum in _read_manifest(bundles / version).files.items():
+                found[checksum] = bundles / version / name
+    return found
+
+
+def _linked(file: Path, checksum: str, target: Path) -> bool:
+    """Whether the file is what its manifest says and could be linked."""
+    try:
+        if sha256(file) != checksum:
+            return False
+        os.link(file, target)
+    except OSError:
+        return False
+    return True
 
 
 def current_version(bundles: Path) -> str | None:

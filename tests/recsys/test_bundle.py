@@ -1,6 +1,7 @@
 """A bundle is written whole or not at all, and one flipped byte anywhere is noticed."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,49 @@ def test_a_copy_takes_only_the_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundle, match="SHA-256"):
         copy_bundle(second, tmp_path / "elsewhere")
     assert versions(tmp_path / "elsewhere") == []
+
+
+def same_again(first: Path, version: str) -> Path:
+    """Another version with the same files."""
+    with write_bundle(first.parent, manifest(version)) as folder:
+        for name in REQUIRED:
+            (folder / name).write_bytes((first / name).read_bytes())
+    return first.parent / version
+
+
+@pytest.mark.parametrize("content", ["{}", "{", "[]", "7", '{"manifest_sha256": "x", "format": 99}'])
+def test_a_bundle_with_an_unreadable_manifest_does_not_stop_a_copy(tmp_path: Path, content: str) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    first = write(here, "v1")
+    copy_bundle(open_bundle(first), there)
+    (there / "other").mkdir()
+    (there / "other" / MANIFEST).write_text(content)
+    second = open_bundle(same_again(first, "v2"))
+    assert copy_bundle(second, there) == (second.path / MANIFEST).stat().st_size
+
+
+def test_a_file_that_is_damaged_there_or_gone_is_copied_and_not_linked(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    first = write(here, "v1")
+    copy_bundle(open_bundle(first), there)
+    (there / "v1" / "ranker.onnx").write_bytes(b"rotten")
+    (there / "v1" / "index.faiss").unlink()
+    second = open_bundle(same_again(first, "v2"))
+    names = (MANIFEST, "ranker.onnx", "index.faiss")
+    assert copy_bundle(second, there) == sum((second.path / name).stat().st_size for name in names)
+    assert open_bundle(there / "v2").manifest == second.manifest
+
+
+def test_without_hard_links_every_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("this disk has no hard links")
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    first = write(here, "v1")
+    copy_bundle(open_bundle(first), there)
+    monkeypatch.setattr(os, "link", refuse)
+    second = open_bundle(same_again(first, "v2"))
+    assert copy_bundle(second, there) == sum(path.stat().st_size for path in second.path.iterdir())
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
