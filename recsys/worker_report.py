@@ -6,9 +6,11 @@ import msgspec
 class WorkerReport(msgspec.Struct, frozen=True):
     """`freshness`: upper bound in seconds → how many batches took at most so long, from the log taking their oldest
     record to its features being readable.
+    `alive_s`: seconds since its start, that is how long it has counted.
     `lag`: records of its partitions that it has not read yet; None: this log cannot be asked."""
 
     at_ms: int
+    alive_s: float
     applied: int
     duplicates: int
     dead_letters: int

@@ -81,11 +81,19 @@ class Window:
         with self._lock:
             while len(self._taken) > 1 and now.at_s - self._taken[0].at_s > WINDOW_S:
                 self._taken.popleft()
-            known = next((taken.workers for taken in self._taken if taken.workers is not None), None)
-            then = replace(self._taken[0], workers=known)
+            then = replace(self._taken[0], workers=self._oldest_reports())
             if now.at_s - self._taken[-1].at_s >= _KEEP_EVERY_S:
                 self._taken.append(now)
         return then, now
+
+    def _oldest_reports(self) -> Mapping[str, WorkerReport] | None:
+        """Of each worker its oldest within the window: reports may have been away meanwhile, all or one worker's."""
+        known = [taken.workers for taken in self._taken if taken.workers is not None]
+        return (
+            {name: report for workers in reversed(known) for name, report in workers.items()}
+            if known
+            else None
+        )
 
 
 def quantile(then: Buckets, now: Buckets, q: float) -> float | None:
@@ -116,12 +124,15 @@ def added(then: Buckets, now: Buckets) -> float:
 def made_readable(then: Snapshot, now: Snapshot) -> Buckets | None:
     """Cumulative counts of what the living workers have made readable meanwhile, by how long it took; None: unknown.
 
-    A worker that was not there then has begun since, so all of its counts are of this time.
+    All counts of a worker that has begun since are of this time. One that is older but was not there then, as after an
+    outage of its reports, is left out: how much of what it has counted is of this time nobody knows.
     """
     if then.workers is None or now.workers is None:
         return None
     found: Buckets = {}
     for name, report in now.workers.items():
+        if name not in then.workers and report.alive_s > now.at_s - then.at_s:
+            continue
         before = then.workers[name].freshness if name in then.workers else {}
         for bound, count in report.freshness.items():
             found[bound] = found.get(bound, 0.0) + count - before.get(bound, 0.0)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from recsys.errors import InvalidBundle, Unavailable
 from recsys.features.drift import HISTOGRAMS, drift, read_histograms
+from recsys.simulation.clock import wall_ms
 from recsys.types import Topic
 from recsys.worker_report import WorkerReport, read_report
 from serving.rates import Buckets, Snapshot, added, made_readable, quantile
@@ -118,7 +119,7 @@ def system_state(parts: Services) -> SystemState:
         degraded=_degraded(then, now),
         caches=_caches(now),
         stream=_stream(parts),
-        workers=[_worker(parts, name, report) for name, report in (now.workers or {}).items()],
+        workers=[_worker(name, report) for name, report in (now.workers or {}).items()],
         freshness=_freshness(made_readable(then, now)),
         item_features_age_s=parts.feed.age_s,
         outbox_bytes=parts.events.backlog_bytes + parts.impressions.backlog_bytes,
@@ -192,10 +193,10 @@ def _reports(parts: Services) -> dict[str, WorkerReport] | None:
     return {name: report for name, report in reports.items() if report is not None}
 
 
-def _worker(parts: Services, name: str, report: WorkerReport) -> WorkerState:
+def _worker(name: str, report: WorkerReport) -> WorkerState:
     return WorkerState(
         name=name,
-        reported_s=max(0.0, (parts.now_ms() - report.at_ms) / 1e3),
+        reported_s=max(0.0, (wall_ms() - report.at_ms) / 1e3),  # no worker knows a simulated world's time
         partitions=report.partitions,
         lag=report.lag,
         applied=report.applied,

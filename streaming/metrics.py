@@ -1,5 +1,7 @@
 """What the feature worker tells Prometheus."""
 
+import time
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from recsys.worker_report import WorkerReport
@@ -12,6 +14,7 @@ class WorkerMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        self._began = time.monotonic()
         self.events = Counter(
             "recsys_stream_events", "Events by outcome.", ["outcome"], registry=self.registry
         )
@@ -46,6 +49,7 @@ class WorkerMetrics:
         totals = self.totals()
         return WorkerReport(
             at_ms=at_ms,
+            alive_s=time.monotonic() - self._began,
             applied=totals.get("events_applied", 0),
             duplicates=totals.get("events_duplicate", 0),
             dead_letters=sum(n for name, n in totals.items() if name.startswith("dead_letters_")),

@@ -12,6 +12,7 @@ from recsys.errors import Unavailable
 from recsys.result import Goal, Result
 from recsys.types import Topic
 from recsys.worker_report import WorkerReport
+from serving import system
 from serving.log_ends import LogEnds
 from serving.rates import STAGES, Window, added, made_readable, quantile
 from streaming.metrics import WorkerMetrics
@@ -59,8 +60,9 @@ def test_what_was_counted_before_the_start_is_not_of_the_first_minute() -> None:
     assert (now.requests["/", "200"] - then.requests["/", "200"], now.at_s - then.at_s) == (3, 2.0)
 
 
-def report(*counts: float) -> WorkerReport:
-    return WorkerReport(NOW_MS, 0, 0, 0, 0, 0, 4, dict(zip((0.01, 0.1, float("inf")), counts, strict=True)))
+def report(*counts: float, alive_s: float = 1.0) -> WorkerReport:
+    freshness = dict(zip((0.01, 0.1, float("inf")), counts, strict=True))
+    return WorkerReport(NOW_MS, alive_s, 0, 0, 0, 0, 0, 4, freshness)
 
 
 def test_freshness_is_that_of_the_window_over_all_workers_that_live() -> None:
@@ -76,7 +78,27 @@ def test_freshness_is_that_of_the_window_over_all_workers_that_live() -> None:
     assert made_readable(then, now) == {0.01: 3, 0.1: 5, float("inf"): 6}
 
 
-def test_a_worker_says_how_it_does(api: Api) -> None:
+def test_what_a_worker_counted_before_its_reports_came_back_is_not_of_the_last_minute() -> None:
+    at = [0.0]
+    window = Window(lambda: at[0])
+
+    def looked(at_s: float, *counts: float) -> object:
+        at[0] = at_s
+        return made_readable(*window.look([], {"a": report(*counts, alive_s=1_000 + at_s)} if counts else {}))
+
+    looked(1, 900, 1_000, 1_000)
+    assert looked(30) == {}, "it does not report"
+    assert looked(40, 950, 1_060, 1_060) == {0.01: 50, 0.1: 60, float("inf"): 60}, "since the look at 1 s"
+    assert looked(80) == {}
+    assert looked(120, 2_000, 2_000, 2_000) == {}, "its last report was before the window"
+    assert looked(122, 2_001, 2_003, 2_003) == {0.01: 1, 0.1: 3, float("inf"): 3}
+
+
+def test_a_worker_says_how_it_does(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "wall_ms", lambda: NOW_MS)
+    api.services.now_ms = lambda: (
+        NOW_MS + 86_400_000
+    )  # a simulated world's time, of which the worker knows nothing
     at = [0.0]
     api.services.window = Window(lambda: at[0])
     assert api.client.get("/v1/system").json()["workers"] == []
