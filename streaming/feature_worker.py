@@ -102,6 +102,7 @@ class FeatureWorker:
         self._pending: tuple[Prepared, Future[Applied]] | None = None
         self._applier = ThreadPoolExecutor(1, "apply")
         self._reported = 0.0
+        self._positions: dict[Partition, int] = {}  # at the last check of the claims
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         self._shared_at = -math.inf  # when the partitions were last shared out; +inf: they are fixed
 
@@ -235,12 +236,15 @@ class FeatureWorker:
     def _check_claims(self) -> None:
         """A batch of nothing tells whether the store still is where this worker believes it to be.
 
-        Without it, what Redis forgot in a crash would be missing until the partition's next event.
+        Without it, what Redis forgot in a crash would be missing until the partition's next event. Partitions that had
+        some since the last check were told by those.
         """
         self._finish()
-        for claim in list(self._claims.values()):
-            nothing = claim.batch(claim.position, [], [])
-            self._accepted(nothing, self._store.apply(nothing))
+        for where, claim in list(self._claims.items()):
+            if claim.position == self._positions.get(where):
+                nothing = claim.batch(claim.position, [], [])
+                self._accepted(nothing, self._store.apply(nothing))
+        self._positions = {where: claim.position for where, claim in self._claims.items()}
 
     def _accepted(self, batch: Batch, applied: Applied) -> bool:
         """(5) Give the claim up when the store refused its batch."""

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -32,11 +33,13 @@ class KafkaSource:
         self._bootstrap = bootstrap
         self._log_ids: dict[str, str] = {}
         self._checked = 0.0
+        self._asking: Future[str] | None = None  # which topic is not the one that was read; empty: none
         self._open = contextlib.ExitStack()
         self._consumer = self._new_consumer(**options)
         self._probe: Any = None
         self._probed: dict[TopicPartition, int] = {}
         self._admin = self._open.enter_context(connect(bootstrap))
+        self._asker = self._open.enter_context(ThreadPoolExecutor(1, "log-identity"))
 
     def partitions(self, topic: str) -> int:
         return len(self._describe(topic)["partitions"])
@@ -141,14 +144,27 @@ class KafkaSource:
         return found
 
     def _check_identity(self, now: bool = False) -> None:
-        """At most once a second: is each topic still the one that `log_id` named?"""
-        if now or time.monotonic() - self._checked >= IDENTITY_CHECK_S:
-            for topic, known in self._log_ids.items():
-                if str(self._describe(topic)["topic_id"]) != known:
-                    raise LogReplaced(
-                        f"topic {topic} is not the one that was read; claim its partitions again"
-                    )
+        """Once a second: is each topic still the one that `log_id` named? Asked beside the reading, which would wait
+        for the answer otherwise; `now` waits.
+
+        Raises:
+            LogReplaced: a topic is another one.
+        """
+        if now:
+            self._asking = None  # what was asked may be older than what made us ask
+        if self._asking is None and (now or time.monotonic() - self._checked >= IDENTITY_CHECK_S):
+            self._asking = self._asker.submit(self._replaced, dict(self._log_ids))
             self._checked = time.monotonic()
+        if self._asking is not None and (now or self._asking.done()):
+            asked, self._asking = self._asking, None
+            if replaced := asked.result():
+                raise LogReplaced(
+                    f"topic {replaced} is not the one that was read; claim its partitions again"
+                )
+
+    def _replaced(self, log_ids: Mapping[str, str]) -> str:
+        """The first topic that has another id; empty when there is none."""
+        return next((t for t, known in log_ids.items() if str(self._describe(t)["topic_id"]) != known), "")
 
 
 def _record(raw: Any) -> Record:
