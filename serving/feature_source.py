@@ -1,12 +1,14 @@
 """Where the items' features of a request come from, as `RECSYS_FEATURE_SOURCE` says."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from recsys.catalogue import Catalogue
+from recsys.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.features.documents import Document, FixedItems, ItemDocuments
 from recsys.features.item_columns import ItemColumns
@@ -19,6 +21,8 @@ _PAGE = 500
 
 class Documents(Protocol):
     """`recsys.store.nightly.NightlyStore`."""
+
+    def check(self) -> None: ...
 
     def items(self, item_ids: Sequence[str]) -> Sequence[Document | None]: ...
 
@@ -40,10 +44,13 @@ class ItemFeatures:
 
         Raises:
             Unavailable: the documents cannot be read.
+            FingerprintMismatch: they are of other feature definitions.
         """
         if self.documents is None:
             return FeatureHydrator(FEATURES, columns)
         if self.source is FeatureSource.DOCUMENTS:
+            with suppress(Unavailable):  # Redis need not be there yet: each read checks again
+                self.documents.check()
             return DocumentHydrator(FEATURES, columns, catalogue, self.documents.items)
         rows = np.arange(len(catalogue), dtype=np.int32)
         ids = catalogue.ids(rows.tolist())

@@ -1,7 +1,6 @@
 """`recsys features`: build examples with Spark, list the definitions, say what a change of them invalidates."""
 
 import json
-import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -22,11 +21,13 @@ from recsys.features.describe import DEFINITIONS, Change, Effect, differences, l
 from recsys.forget import forgotten_users
 from recsys.item_table import read_items
 from recsys.settings import Settings
+from recsys.simulation.clock import clock_of
 from recsys.store.backfill import Covered
 from recsys.store.base import FeatureStore, StateDefinition, StoreConfig
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from recsys.types import Topic
+from serving.settings import ServingSettings
 from streaming.commit import Place, exclusive, read_checkpoint
 from streaming.settings import StreamSettings
 
@@ -162,11 +163,13 @@ def backfill_(
 def nightly_(as_json: JsonFlag = False) -> None:
     """Write every item's and user's features as JSON documents, for an API with RECSYS_FEATURE_SOURCE=documents.
 
-    What the store has now, for the items of the current bundle. Meant for `cron` and for the case study's *before*.
+    What the store has now, for the items of the current bundle, as of the time of the API's clock (RECSYS_CLOCK). A
+    document goes after three nights without being written again; all of other feature definitions go at once. Meant
+    for `cron` and for the case study's *before*.
 
     Example: recsys features nightly
     """
-    settings = connected(Settings())
+    settings = connected(ServingSettings())
     version = current_version(settings.bundles)
     if version is None:
         raise InvalidData(f"{settings.bundles}: no bundle is published; publish one with `recsys train all`")
@@ -174,7 +177,7 @@ def nightly_(as_json: JsonFlag = False) -> None:
     namespace = settings.redis_namespace
     store = RedisFeatureStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions), namespace)
     with closing(store), closing(NightlyStore(settings.redis_url, FEATURES, namespace)) as nightly:
-        written = write_nightly(store, nightly, items, time.time_ns() // 1_000_000)
+        written = write_nightly(store, nightly, items, clock_of(settings.clock)())
     print_mapping("nightly documents", asdict(written), as_json)
 
 

@@ -26,7 +26,9 @@ def forget(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove every state of a user from Redis, and mark the lake: `recsys stream compact` removes the rows.
+    """Remove every state of a user from Redis, with the document of last night, and mark the lake.
+
+    `recsys stream compact` removes the rows from the lake.
 
     Events of theirs that are still on their way count again; ask once more after the last of them.
 

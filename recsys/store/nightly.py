@@ -2,9 +2,11 @@
 
     NS:{nightly}:i:ITEM   name → value, see `recsys.features.documents`
     NS:{nightly}:u:USER   cells and histories of the user
+    NS:{nightly}:meta     fingerprint of the feature definitions that they were made with
 
-Nothing updates a document until the next night. It is the ordinary design that the live store is set against
-(`recsys case-study`), and a fallback for who runs no stream.
+Nothing updates a document until the next night; one that is not written again, of an item or user that is gone, goes
+after three. `RedisFeatureStore.forget_user` removes a user's at once. It is the ordinary design that the live store is
+set against (`recsys case-study`), and a fallback for who runs no stream.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,13 +18,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsys.errors import InvalidConfig, Unavailable
+from recsys.errors import FingerprintMismatch, InvalidConfig
 from recsys.features.documents import Document
 from recsys.features.state import EntityState, Visit
 from recsys.store.base import StateDefinition
 from recsys.store.encoding import kept_histories
-from recsys.store.redis import CONNECT_TIMEOUT_S, READ_TIMEOUT_S
+from recsys.store.redis import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, nightly_key
+from recsys.store.redis_errors import redis_errors
+from recsys.types import MS_PER_DAY
 
+KEPT_MS = 3 * MS_PER_DAY  # two nights without the job are survived
 _PAGE = 500  # documents in one round trip
 _document = msgspec.json.Decoder(dict[str, float]).decode
 
@@ -55,7 +60,8 @@ class NightlyStore:
         """
         self._sizes = {history.name: history.size for history in features.histories}
         self._kept = {name: kept.name for name, kept in kept_histories(features.histories).items()}
-        self._prefix = f"{namespace}:{{nightly}}:"
+        self._fingerprint = features.fingerprint
+        self._namespace = namespace
         try:
             self._redis: Any = redis.Redis.from_url(
                 url,
@@ -75,17 +81,29 @@ class NightlyStore:
         """Write each user's state; how many there were."""
         return self._write("u", ((user_id, self._document(state)) for user_id, state in states))
 
+    def check(self) -> None:
+        """
+        Raises:
+            FingerprintMismatch: the documents are of other feature definitions.
+        """
+        self._read([])
+
     def items(self, item_ids: Sequence[str]) -> list[Document | None]:
-        """One MGET. None: no document."""
-        if not item_ids:
-            return []
-        prefix = f"{self._prefix}i:"
-        raws = self._call("mget", [prefix + item_id for item_id in item_ids])
+        """One MGET. None: no document.
+
+        Raises:
+            FingerprintMismatch: as `check`.
+        """
+        raws = self._read([self._key("i", item_id) for item_id in item_ids])
         return [None if raw is None else _document(raw) for raw in raws]
 
     def user(self, user_id: str) -> EntityState:
-        """Empty for who was unknown last night."""
-        raw = self._call("get", f"{self._prefix}u:{user_id}")
+        """Empty for who was unknown last night.
+
+        Raises:
+            FingerprintMismatch: as `check`.
+        """
+        [raw] = self._read([self._key("u", user_id)])
         if raw is None:
             return EntityState()
         document = _user(raw)
@@ -103,17 +121,39 @@ class NightlyStore:
         kept = {name: visits for name, visits in state.histories.items() if self._kept.get(name) == name}
         return _User(dict(state.cells), kept)
 
+    def _key(self, *parts: str) -> str:
+        return nightly_key(self._namespace, *parts)
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The fingerprint comes with every read: a job of another version may write while this process serves."""
+        with redis_errors():
+            found: list[bytes | None] = self._redis.mget(self._key("meta"), *keys)
+        meta, *raws = found
+        written = meta.decode() if meta else ""
+        if written != self._fingerprint and (written or any(raws)):
+            raise FingerprintMismatch(
+                f"the nightly documents of {self._namespace} are of the feature definitions "
+                f"{written or 'of an earlier version'}, this process has {self._fingerprint}; run `recsys features "
+                "nightly` of this version, then restart the API or publish the bundle again"
+            )
+        return raws
+
     def _write(self, kind: str, contents: Iterable[tuple[str, Any]]) -> int:
+        self._drop_others()
         n, left = 0, iter(contents)
         while page := list(islice(left, _PAGE)):
-            self._call("mset", {f"{self._prefix}{kind}:{key}": _encode(content) for key, content in page})
+            with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+                for key, content in page:
+                    pipe.set(self._key(kind, key), _encode(content), px=KEPT_MS)
+                pipe.execute()
             n += len(page)
         return n
 
-    def _call(self, command: str, argument: object) -> Any:
-        try:
-            return getattr(self._redis, command)(argument)
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise Unavailable(f"Redis: {error}") from error
-        except redis.OutOfMemoryError as error:
-            raise Unavailable(f"Redis is full; raise maxmemory: {error}") from error
+    def _drop_others(self) -> None:
+        """No document of other definitions stays, also of an item or user that is not written again."""
+        with redis_errors():
+            if self._redis.get(self._key("meta")) == self._fingerprint.encode():
+                return
+            for key in self._redis.scan_iter(self._key("*"), count=_PAGE):
+                self._redis.unlink(key)
+            self._redis.set(self._key("meta"), self._fingerprint)

@@ -12,6 +12,7 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
     NS:{p}:items                   the items that have a share here (set)
     NS:{p}:d:TOPIC:BUCKET          event ids seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
+    NS:{nightly}:u:USER            the user's document of last night (`nightly`), which is forgotten here, too
     NS:{p}:changed  :last          the stream of changed items, and its last entry; {c} has one for the catalogue
 """
 
@@ -222,13 +223,19 @@ class RedisFeatureStore:
         return self._decoder.user(cells, dict(zip(self._kept, members, strict=True)))
 
     def user_ids(self) -> Iterator[str]:
-        """Everybody who has state, in no order, found by a scan of all keys: for batch jobs."""
-        for partition in range(self._config.partitions):
-            prefix = self._key(partition, "u", "")
-            pattern = f"{prefix}*"
-            with redis_errors():
-                for key in self._redis.scan_iter(pattern, count=_PAGE):
-                    yield key.decode().removeprefix(prefix)
+        """Everybody who has state, once, in no order, found by one scan of all keys: for batch jobs.
+
+        Holds the ids in memory, for a scan may repeat itself: some 100 bytes a user.
+        """
+        before, between = self._key("*", "u", "").split("*")
+        partitions = {str(partition) for partition in range(self._config.partitions)}
+        found: set[str] = set()
+        with redis_errors():
+            for key in self._redis.scan_iter(f"{before}*{between}*", count=_PAGE):
+                partition, _, user_id = key.decode().removeprefix(before).partition(between)
+                if partition in partitions and user_id not in found:  # the pattern fits other keys as well
+                    found.add(user_id)
+                    yield user_id
 
     def history_version(self, user_id: str, history: str) -> str:
         partition = partition_of(user_id, self._config.partitions)
@@ -294,7 +301,9 @@ class RedisFeatureStore:
         partition = partition_of(user_id, self._config.partitions)
         histories = [self._key(partition, "h", history, user_id) for history in self._kept]
         with redis_errors():
-            return bool(self._redis.unlink(self._key(partition, "u", user_id), *histories))
+            state = self._redis.unlink(self._key(partition, "u", user_id), *histories)
+            document = self._redis.unlink(nightly_key(self._namespace, "u", user_id))  # in another slot
+        return bool(state or document)
 
     def change_items(self, changes: Sequence[ItemChange]) -> None:
         for start in range(0, len(changes), _PAGE):
@@ -334,6 +343,11 @@ class RedisFeatureStore:
 
     def _key(self, tag: int | str, *parts: str) -> str:
         return f"{self._namespace}:{{{tag}}}:{':'.join(parts)}"
+
+
+def nightly_key(namespace: str, *parts: str) -> str:
+    """A key of `recsys.store.nightly`."""
+    return f"{namespace}:{{nightly}}:{':'.join(parts)}"
 
 
 def _script(name: str) -> str:

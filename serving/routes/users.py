@@ -37,8 +37,8 @@ def user(request: Request, user_id: UserId) -> UserSummary:
 
 @router.delete("/v1/users/{user_id}", status_code=204)
 def forget(request: Request, user_id: UserId) -> Response:
-    """Remove everything that the online store holds of a user, and mark the lake: `recsys stream compact` removes the
-    rows. Doing it again is no error."""
+    """Remove everything that the online store holds of a user, last night's document too, and mark the lake: `recsys
+    stream compact` removes the rows. Doing it again is no error."""
     caller = allow(request, Scope.ADMIN)
     parts = services(request)
     # the id itself is to be forgotten

@@ -12,6 +12,7 @@ from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState
 from recsys.lake import EVENTS, DayWriter, events_table, read_events
 from recsys.store.base import Batch, StoreConfig
+from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from recsys.types import EventType, Topic
 from streaming.compact import compact
@@ -29,6 +30,9 @@ def test_every_trace_of_the_user_goes(
     store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(1), "other")
     epoch = store.claim(Topic.EVENTS, 0, "log").epoch
     store.apply(Batch(Topic.EVENTS, 0, epoch, 0, 3, T0 + 2, range(3), CLICKS))
+    nightly = NightlyStore(redis_url, FEATURES, "other")
+    nightly.write_users((user, store.user(user)) for user in store.user_ids())
+    assert nightly.user("u").histories
     for name, value in {
         "HOME": str(tmp_path),
         "REDIS_URL": redis_url,
@@ -42,6 +46,9 @@ def test_every_trace_of_the_user_goes(
     assert json.loads(done.stdout)["had_state"] is True
     assert store.user("u") == EntityState()
     assert store.user("v").cells
+    assert nightly.user("u") == EntityState()
+    assert nightly.user("v").cells
+    nightly.close()
     store.close()
     compact(tmp_path / "lake")
     assert list(read_events(tmp_path / "lake")) == [CLICKS[1]]

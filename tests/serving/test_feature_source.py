@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from infra.commands.features import app
 from infra.nightly import write_nightly
 from recsys.event_log import MemoryEventLog, partition_of
 from recsys.features.definitions import FEATURES
+from recsys.features.feature_set import FeatureSet
+from recsys.simulation.clock import WorldClock, wall_ms, write_clock
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
@@ -34,8 +38,8 @@ def _apply(store: RedisFeatureStore, first: int, items: list[str]) -> None:
     store.apply(Batch("events", 0, epoch, first, end, events[-1].event_time_ms, range(first, end), events))
 
 
-def _answer(home: Path, url: str, source: FeatureSource) -> Any:
-    """A list of u1, in the order of scores, and the features that it was ranked by."""
+def _response(home: Path, url: str, source: FeatureSource) -> Any:
+    """The answer to u1, and the features that it was ranked by."""
     services: list[Services] = []
 
     def assembled(given: ServingSettings, telemetry: Telemetry) -> Services:
@@ -49,7 +53,12 @@ def _answer(home: Path, url: str, source: FeatureSource) -> Any:
     )
     with TestClient(create_app(given, assembled)) as client:
         body = client.post("/v1/recommendations", json={"user_id": "u1", "k": 20}).json()
-        served = services[0].served.matrix("v1")
+        return body, services[0].served.matrix("v1")
+
+
+def _answer(home: Path, url: str, source: FeatureSource) -> Any:
+    """A list of u1, in the order of scores, and the features that it was ranked by."""
+    body, served = _response(home, url, source)
     assert body["degraded"] == []
     scores = [item["score"] for item in body["items"]]
     assert scores == sorted(scores, reverse=True)
@@ -85,6 +94,39 @@ def test_an_item_that_is_newer_than_the_documents_is_as_one_without_events(
     write_tiny_bundle(tmp_path / "bundles", "v1")
     empty, _ = _answer(tmp_path, redis_url, FeatureSource.DOCUMENTS)  # no documents at all
     assert empty == _answer(tmp_path, redis_url, FeatureSource.STREAM)[0]
+
+
+def test_a_bundle_is_refused_while_the_documents_are_of_other_definitions(
+    redis_url: str, tmp_path: Path
+) -> None:
+    write_tiny_bundle(tmp_path / "bundles", "v1")
+    with closing(NightlyStore(redis_url, FeatureSet(FEATURES.features[:3]))) as other:
+        other.write_items([("item-003", {})])
+    for source in (FeatureSource.NIGHTLY, FeatureSource.DOCUMENTS):
+        body = _response(tmp_path, redis_url, source)[0]
+        assert "run `recsys features nightly`" in body["detail"]
+
+
+def test_the_job_writes_as_of_the_simulated_time(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_bundle(tmp_path / "bundles", "v1")
+    clock = tmp_path / "world-clock.json"
+    write_clock(clock, WorldClock(wall_ms=1, world_ms=NOW_MS, speed=0, until_ms=NOW_MS))
+    for name, value in {"HOME": tmp_path, "CLOCK": clock, "REDIS_URL": redis_url, "PARTITIONS": 1}.items():
+        monkeypatch.setenv(f"RECSYS_{name}", str(value))
+    monkeypatch.setenv("RECSYS_KAFKA_BOOTSTRAP", "127.0.0.1:1")
+    with (
+        closing(RedisFeatureStore(redis_url, FEATURES, CONFIG)) as store,
+        closing(NightlyStore(redis_url, FEATURES)) as nightly,
+    ):
+        _apply(store, 0, ["item-003", "item-004"])
+        CliRunner().invoke(app, ["nightly"], catch_exceptions=False)
+        found = nightly.items(["item-003"])
+        write_nightly(store, nightly, tiny_items(), NOW_MS)
+        assert found == nightly.items(["item-003"])
+        write_nightly(store, nightly, tiny_items(), wall_ms())
+        assert found != nightly.items(["item-003"])
 
 
 def test_an_exact_index_gives_the_lists_of_the_bundles_flat_one(make_api: Callable[..., Api]) -> None:

@@ -1,6 +1,7 @@
 """What only the Redis store has: bounds, namespaces, a server that goes away."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import redis
 
 from infra.local.redis import RedisServer
 from recsys.errors import FingerprintMismatch, InvalidConfig, Unavailable
+from recsys.event_log import partition_of
 from recsys.events import Event
 from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState, parse_cell
@@ -184,3 +186,29 @@ def test_a_full_server_is_unavailable_and_changes_nothing() -> None:
 def test_a_url_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidConfig, match="redis_url"):
         RedisFeatureStore("localhost:6379", FEATURES)
+
+
+def test_users_are_found_once_by_one_scan(
+    redis_url: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=8))
+    users = {f"user {n}" for n in range(30)} | {"a}:u:b", "{0}:u:"}
+    for user in users:
+        partition = partition_of(user, 8)
+        claim = store.claim("events", partition, "log")
+        n = claim.offset
+        store.apply(Batch("events", partition, claim.epoch, n, n + 1, T0, [n], [click(n, T0, user)]))
+    client.set("recsys:{nightly}:u:somebody", "{}")
+    client.set("recsys:{9}:u:somebody", "of another number of partitions")
+    client.config_resetstat()
+    assert sorted(store.user_ids()) == sorted(users)
+    assert client.info("commandstats")["cmdstat_scan"]["calls"] == 1
+
+    scan = store._redis.scan_iter  # a scan repeats keys while the server resizes its table: not at will
+
+    def repeated(*args: Any, **options: Any) -> Iterator[bytes]:
+        return chain(scan(*args, **options), scan(*args, **options))
+
+    monkeypatch.setattr(store._redis, "scan_iter", repeated)
+    assert sorted(store.user_ids()) == sorted(users)
+    store.close()
