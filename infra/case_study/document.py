@@ -55,11 +55,12 @@ def written(text: str, results: Mapping[str, Any]) -> str:
 
 def main(results: Path) -> None:
     """Keep the results, and write every document."""
+    content = json.loads(results.read_text(encoding="utf-8"))
+    texts = {path: written(path.read_text(encoding="utf-8"), content) for path in DOCUMENTS}
     if results.resolve() != KEPT:
         shutil.copyfile(results, KEPT)
-    content = json.loads(KEPT.read_text(encoding="utf-8"))
-    for path in DOCUMENTS:
-        path.write_text(written(path.read_text(encoding="utf-8"), content), encoding="utf-8")
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

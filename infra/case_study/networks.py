@@ -4,6 +4,8 @@ What a network takes in time, memory and bytes does not depend on its weights; w
 is ever read from these. The ids are the ladder's (half a million items, 200 000 creators), whatever is served.
 """
 
+import hashlib
+import inspect
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +18,12 @@ from safetensors.numpy import load_file, save_file
 from infra.case_study.deployments import RungName
 from recsys.bundle import MANIFEST, Bundle, publish, write_bundle
 from recsys.features.definitions import FEATURES
+from recsys.models import blocks, ranker
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
 from recsys.rank.scorer import RankerSession
+from training import compress
+from training import export_ranker as export_ranker_module
 from training.compress import quantize_linear_layers
 from training.export_ranker import export_ranker, random_inputs
 from training.ladder import LadderConfig, quantized_tables
@@ -36,7 +41,7 @@ def write_network(folder: Path, rung: RungName, seed: int, ids: int = 0, creator
     """
     sizes = LadderData()
     ids, creators = ids or sizes.n_items, creators or sizes.n_creators
-    there = folder / f"{rung}-{ids}-{seed}"
+    there = folder / f"{rung}-{ids}-{seed}-{_code()}"
     if there.exists():
         return there
     aside = folder / f"{there.name}.tmp"
@@ -57,20 +62,28 @@ def write_network(folder: Path, rung: RungName, seed: int, ids: int = 0, creator
         fields=fields if teacher else fields.to(torch.uint8),
         field_sizes=widths,
     )
-    ranker = Ranker(shape, data).eval()
+    network = Ranker(shape, data).eval()
     if rung == "int8":
         plain = aside / "plain.onnx"
-        export_ranker(quantized_tables(ranker, bits=8), plain, ids, FEATURES.dimension, LENGTH, seed)
+        export_ranker(quantized_tables(network, bits=8), plain, ids, FEATURES.dimension, LENGTH, seed)
         quantize_linear_layers(plain, aside / ONNX)
         plain.unlink()
     else:
-        export_ranker(ranker, aside / ONNX, ids, FEATURES.dimension, LENGTH, seed)
+        export_ranker(network, aside / ONNX, ids, FEATURES.dimension, LENGTH, seed)
     inputs = random_inputs(ids, FEATURES.dimension, LENGTH, 64, np.random.default_rng(seed))
     found = RankerSession(aside / ONNX).run(inputs)
     golden: dict[str, NDArray[np.generic]] = {f"ranker/in/{k}": v for k, v in inputs.items()}
     save_file(golden | {f"ranker/out/{k}": v for k, v in found.items()}, aside / GOLDEN)
     aside.rename(there)
     return there
+
+
+def _code() -> str:
+    """Changes with the features and with the code that makes a network: one of other code is not measured."""
+    digest = hashlib.sha256(FEATURES.fingerprint.encode())
+    for module in (blocks, ranker, export_ranker_module, compress):
+        digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()[:12]
 
 
 def with_network(bundle: Bundle, network: Path, bundles: Path, version: str) -> Bundle:
