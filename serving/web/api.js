@@ -2,12 +2,13 @@
 
 const KEY = "recsys-api-key";
 
-/** An answer that is not a success; `status` 0: no answer at all. `detail` says what to do. */
+/** An answer that is not a success; `status` 0: no answer at all. `detail` says what to do, `retryS` when to ask again; 0: not said. */
 export class ApiProblem extends Error {
-  constructor(status, detail, requestId = "") {
+  constructor(status, detail, requestId = "", retryS = 0) {
     super(detail);
     this.status = status;
     this.requestId = requestId;
+    this.retryS = retryS;
   }
 }
 
@@ -25,7 +26,7 @@ async function call(method, path, body) {
   const content = response.status === 204 ? null : await response.json().catch(() => null);
   // readyz says 503 and still has something to tell
   if (!response.ok && path !== "/readyz") {
-    throw new ApiProblem(response.status, content?.detail ?? response.statusText, content?.request_id);
+    throw new ApiProblem(response.status, content?.detail ?? response.statusText, content?.request_id, Number(response.headers.get("retry-after")));
   }
   return content;
 }

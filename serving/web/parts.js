@@ -45,7 +45,7 @@ export const Bar = ({ from = 0, size, tone = "" }) => html`
 export const Diverging = ({ value }) =>
   html`<${Bar} from=${value < 0 ? 0.5 + value / 2 : 0.5} size=${Math.abs(value) / 2} tone=${value < 0 ? "minus" : "plus"} />`;
 
-/** Run `load` now and every `everyMs` (0: once) while the page is visible. → [content, error, reload] */
+/** Run `load` now and every `everyMs` (0: once) while the page is visible, sooner where a problem says when to ask again. → [content, error, reload] */
 export function useLoaded(load, everyMs = 0, needs = []) {
   const [state, set] = useState([null, null]);
   const latest = useRef(load);
@@ -56,6 +56,7 @@ export function useLoaded(load, everyMs = 0, needs = []) {
     let timer;
     const step = async () => {
       clearTimeout(timer);
+      let nextMs = everyMs;
       try {
         if (!document.hidden) {
           const content = await latest.current();
@@ -63,8 +64,9 @@ export function useLoaded(load, everyMs = 0, needs = []) {
         }
       } catch (error) {
         if (!over) set(([content]) => [content, error]);
+        if (error.retryS) nextMs = Math.min(everyMs, 1000 * error.retryS);
       }
-      if (!over && everyMs) timer = setTimeout(step, everyMs);
+      if (!over && everyMs) timer = setTimeout(step, nextMs);
     };
     reload.current = step;
     step();
