@@ -46,11 +46,8 @@ class RankerSession:
             InvalidBundle: the file is no ONNX model, or has other inputs or outputs than docs/architecture.md says.
             InvalidConfig: CUDA is asked for and is not there.
         """
-        if device is Device.CUDA and "CUDAExecutionProvider" not in ort.get_available_providers():
-            raise InvalidConfig(
-                f"onnxruntime {ort.__version__} computes on the CPU alone: use the image recsys:serving-cuda, or"
-                " RECSYS_RANK_DEVICE=cpu"
-            )
+        if device is Device.CUDA:
+            _prepare_cuda()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -78,6 +75,21 @@ class RankerSession:
         """All heads of the inputs `INPUTS`, shapes as in docs/architecture.md."""
         found: Sequence[NDArray[np.float32]] = self._session.run(OUTPUTS, dict(arrays))
         return dict(zip(Head, found, strict=True))
+
+
+def _prepare_cuda() -> None:
+    """Where CUDA and cuDNN are pip's wheels, onnxruntime finds them only after `preload_dlls`, new in 1.21.
+
+    Raises:
+        InvalidConfig: this onnxruntime has no CUDA.
+    """
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise InvalidConfig(
+            f"onnxruntime {ort.__version__} computes on the CPU alone: use the image recsys:serving-cuda, or"
+            " RECSYS_RANK_DEVICE=cpu"
+        )
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
 
 
 class Ranker(Protocol):

@@ -152,3 +152,23 @@ def test_a_broken_calibration_is_refused(tmp_path: Path, content: str) -> None:
 def test_cuda_without_a_build_for_it_is_refused_not_computed_elsewhere() -> None:
     with pytest.raises(InvalidConfig, match="serving-cuda"):
         RankerSession(model(), device=Device.CUDA)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [(Device.CUDA, ["preload", "session"]), (Device.CPU, ["session"])]
+)
+def test_cuda_libraries_of_pip_are_loaded_before_the_session(
+    monkeypatch: pytest.MonkeyPatch, device: Device, expected: list[str]
+) -> None:
+    done: list[str] = []
+
+    def session(*_: object, **__: object) -> None:
+        done.append("session")
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: done.append("preload"), raising=False)
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    with pytest.raises(InvalidBundle, match="far enough"):
+        RankerSession(b"", device=device)
+    assert done == expected
