@@ -22,12 +22,22 @@ _SEARCH_S = 1.0  # a request cannot wait longer
 @dataclass(frozen=True)
 class IndexPlace:
     """shards: parts that one search goes through in parallel. milvus_uri: search there instead; empty: here.
-    exact: scan every vector, whatever index the bundle has."""
+    exact: scan every vector, whatever index the bundle has.
+
+    Raises:
+        InvalidConfig: exact, and in Milvus.
+    """
 
     shards: int = 1
     milvus_uri: str = ""
     milvus_token: str = ""
     exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.exact and self.milvus_uri:
+            raise InvalidConfig(
+                "RECSYS_INDEX=exact scans in this process, RECSYS_MILVUS_URI searches in Milvus: unset one"
+            )
 
     def open(self, bundle: Bundle, vectors: NDArray[np.float32]) -> LiveIndex:
         """The index of the bundle's (n_items, d) vectors, row i of item i.

@@ -153,7 +153,8 @@ class ServingSettings(Settings):
         Diversity.MMR, description="How a list is reranked: mmr, dpp, or none (the order of the scores)."
     )
     index: IndexKind = Field(
-        IndexKind.BUNDLE, description="bundle: the bundle's own; exact: a scan of every vector."
+        IndexKind.BUNDLE,
+        description="bundle: the bundle's own; exact: a scan of every vector, not in Milvus.",
     )
     clock: Path | None = Field(
         None,

@@ -66,9 +66,10 @@ def write_tiny_bundle(
     current: bool = True,
     attributes: NDArray[np.float32] | None = None,
     profile: bool = False,
+    index: IndexConfig = IndexConfig(),  # noqa: B008 - it never changes
 ) -> Bundle:
     """Write and verify a bundle; `current`: publish it too. `attributes`: (1 + buckets, d), for items to come.
-    `profile`: its tower reads the users' attributes."""
+    `profile`: its tower reads the users' attributes. `index`: another kind than exact needs a thousand items."""
     items = tiny_items() if items is None else items
     vectors = tiny_vectors(len(items), seed)
     manifest = Manifest(
@@ -88,7 +89,7 @@ def write_tiny_bundle(
         (folder / "ranker.onnx").write_bytes(ranker)
         arrays = {"vectors": vectors} | ({} if attributes is None else {"attributes": attributes})
         save_file(arrays, folder / "item_vectors.safetensors")
-        AnnIndex.build(vectors, IndexConfig()).save(folder / "index.faiss")
+        AnnIndex.build(vectors, index).save(folder / "index.faiss")
         save_file(_item_to_item(vectors), folder / "item_to_item.safetensors")
         save_file(_popular(len(items), seed), folder / "popular.safetensors")
         zeros = np.zeros((100, features.dimension), np.float32)

@@ -85,8 +85,8 @@ def make_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
     """`make_api(**settings)`; `bundle=False`: nothing is published."""
     clients: list[TestClient] = []
 
-    def make(bundle: bool = True, **settings: Any) -> Api:
-        api = open_api(tmp_path / "var", bundle, **settings)
+    def make(bundle: bool = True, home: Path | None = None, **settings: Any) -> Api:
+        api = open_api(home or tmp_path / "var", bundle, **settings)
         clients.append(api.client)
         return api
 

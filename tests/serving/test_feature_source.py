@@ -15,12 +15,15 @@ from infra.nightly import write_nightly
 from recsys.event_log import MemoryEventLog, partition_of
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import FeatureSet
+from recsys.recall.ann import IndexConfig, Kind
+from recsys.recall.live_index import LiveIndex
 from recsys.simulation.clock import WorldClock, wall_ms, write_clock
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from serving.app import create_app
 from serving.assembly import compose
+from serving.index_place import IndexPlace
 from serving.services import Services
 from serving.settings import FeatureSource, ServingSettings
 from serving.telemetry import Telemetry
@@ -129,10 +132,26 @@ def test_the_job_writes_as_of_the_simulated_time(
         assert found != nightly.items(["item-003"])
 
 
-def test_an_exact_index_gives_the_lists_of_the_bundles_flat_one(make_api: Callable[..., Api]) -> None:
-    lists = []
-    for settings in ({}, {"index": "exact", "bundle": False}):
-        api = make_api(**settings)
+def test_an_exact_index_is_searched_instead_of_the_bundles_and_gives_the_lists_of_a_flat_one(
+    make_api: Callable[..., Api], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[LiveIndex] = []
+    open_index = IndexPlace.open
+
+    def recorded(place: IndexPlace, *arguments: Any) -> LiveIndex:
+        opened.append(open_index(place, *arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(IndexPlace, "open", recorded)
+    for version, kind in (("flat", Kind.FLAT), ("codes", Kind.IVF_SQ8)):
+        write_tiny_bundle(
+            tmp_path / version / "bundles", version, tiny_items(1_200), index=IndexConfig(kind, lists=4)
+        )
+    lists, compressed = [], []
+    for version, kind in (("flat", "bundle"), ("codes", "bundle"), ("codes", "exact")):
+        api = make_api(bundle=False, home=tmp_path / version, index=kind)
         api.apply([click("item-003"), click("item-004")])
         lists.append(api.list_of(k=30))
-    assert lists[0] == lists[1]
+        compressed.append(opened[-1]._view.base.index.compressed)
+    assert compressed == [False, True, False]
+    assert lists[0] == lists[2]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recsys.bundle import open_bundle
-from recsys.errors import InvalidBundle
+from recsys.errors import InvalidBundle, InvalidConfig
 from recsys.recall.ann import AnnIndex, IndexConfig, Kind
 from serving.index_place import IndexPlace
 from tests.bundles import tiny_vectors, write_tiny_bundle
@@ -47,6 +47,11 @@ def test_the_lists_are_the_same_wherever_the_vectors_are(
     assert lists[0] == lists[1]
     api.client.delete(f"/v1/items/{found[0]}")
     eventually(lambda: found[0] not in api.list_of(k=30))
+
+
+def test_exact_and_milvus_together_are_refused_at_the_start(make_api: Callable[..., Api]) -> None:
+    with pytest.raises(InvalidConfig, match="RECSYS_MILVUS_URI"):
+        make_api(index="exact", milvus_uri="http://localhost:19530")
 
 
 def test_an_index_of_other_size_is_refused_and_a_sharded_one_is_not_saved(tmp_path: Path) -> None:
