@@ -5,6 +5,8 @@ What a model has scored is kept in a work folder: an interrupted evaluation goes
 
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +41,7 @@ def main(config: RankEvaluation, report: Callable[[str], None] = lambda line: No
         report: called with one line a finished model.
 
     Raises:
-        InvalidConfig: several processes and no work folder to leave their scores in.
+        InvalidConfig: several processes and no work folder to leave their scores in, or one of them was killed.
     """
     if config.processes > 1 and config.work is None:
         raise InvalidConfig("processes: more than one needs `work`, where they leave their scores")
@@ -80,13 +82,24 @@ _jobs: Sequence[Callable[[], object]] = ()  # of the stage that forked processes
 def train_side_by_side(
     stages: Sequence[Sequence[Callable[[], object]]], processes: int, report: Callable[[str], None]
 ) -> None:
-    """Run each stage's jobs in forked processes, which share the data; what they compute is what they keep on disk."""
+    """Run each stage's jobs in forked processes, which share the data; what they compute is what they keep on disk.
+
+    Raises:
+        InvalidConfig: a process was killed, as the kernel does when memory runs out.
+    """
     global _jobs
     for number, stage in enumerate(stages, start=1):
         _jobs = stage
-        with multiprocessing.get_context("fork").Pool(processes) as pool:
-            for done, _ in enumerate(pool.imap_unordered(_run_job, range(len(stage)), chunksize=1), start=1):
-                report(f"stage {number} of {len(stages)}: {done} of {len(stage)} trained")
+        # not multiprocessing.Pool, which waits for ever for a process that was killed
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+            try:
+                for done, _ in enumerate(pool.map(_run_job, range(len(stage))), start=1):
+                    report(f"stage {number} of {len(stages)}: {done} of {len(stage)} trained")
+            except BrokenProcessPool as error:
+                raise InvalidConfig(
+                    f"one of {processes} training processes was killed, probably for want of memory: use fewer with"
+                    " --processes; what has been trained is kept"
+                ) from error
 
 
 def _run_job(place: int) -> None:

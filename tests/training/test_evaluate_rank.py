@@ -1,5 +1,7 @@
 """The yardstick on a tiny slice: every model is judged, what was computed is kept, nothing looks ahead."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from recsys.errors import InvalidConfig, InvalidData
 from recsys.result import Result
 from tests.training.kuairand_slice import write_slice
 from training import rank_yardstick
-from training.evaluate_rank import main
+from training.evaluate_rank import main, train_side_by_side
 from training.kept import Kept
 from training.kuairand_rank import load
 from training.rank_yardstick import RankEvaluation, as_answers, of_network
@@ -92,6 +94,18 @@ def test_models_trained_side_by_side_are_the_same(
 def test_several_processes_need_a_folder(slice_: Path) -> None:
     with pytest.raises(InvalidConfig, match="work"):
         main(RankEvaluation(slice_, processes=2))
+
+
+def test_a_training_process_that_is_killed_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
+    def killed() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    lines: list[str] = []
+    first = [(tmp_path / name).touch for name in "abc"]
+    with pytest.raises(InvalidConfig, match="fewer"):
+        train_side_by_side([first, [killed, *first]], 2, lines.append)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
+    assert lines == [f"stage 1 of 2: {n} of 3 trained" for n in (1, 2, 3)]
 
 
 def test_scores_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
