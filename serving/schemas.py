@@ -213,7 +213,10 @@ class Health(BaseModel):
     """`ready` means that requests are answered; `degraded` names what is missing meanwhile."""
 
     model_config = _example(
-        ready=True, bundle="20260101-120000", degraded=[], checks={"redis": "ok", "kafka": "ok"}
+        ready=True,
+        bundle="20260101-120000",
+        degraded=[],
+        checks={"bundle": "ok", "store": "ok", "kafka": "ok", "item_features": "ok"},
     )
 
     ready: bool
