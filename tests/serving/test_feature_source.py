@@ -148,8 +148,8 @@ def test_an_exact_index_is_searched_instead_of_the_bundles_and_gives_the_lists_o
             tmp_path / version / "bundles", version, tiny_items(1_200), index=IndexConfig(kind, lists=4)
         )
     lists, compressed = [], []
-    for version, kind in (("flat", "bundle"), ("codes", "bundle"), ("codes", "exact")):
-        api = make_api(bundle=False, home=tmp_path / version, index=kind)
+    for version, index in (("flat", "bundle"), ("codes", "bundle"), ("codes", "exact")):
+        api = make_api(bundle=False, home=tmp_path / version, index=index)
         api.apply([click("item-003"), click("item-004")])
         lists.append(api.list_of(k=30))
         compressed.append(opened[-1]._view.base.index.compressed)
