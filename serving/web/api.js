@@ -39,6 +39,12 @@ export const readSystem = () => call("GET", "/v1/system");
 export const readModels = () => call("GET", "/v1/models");
 export const readBundles = () => call("GET", "/v1/bundles");
 export const readExperiments = () => call("GET", "/v1/experiments");
-export const readOutcomes = (name) => call("GET", `/v1/experiments/${encodeURIComponent(name)}/outcomes`);
+let outcomes = Promise.resolve();
+/** One after another: the API reads one experiment at a time, and sends whoever comes meanwhile away. */
+export const readOutcomes = (name) => {
+  const found = outcomes.then(() => call("GET", `/v1/experiments/${encodeURIComponent(name)}/outcomes`));
+  outcomes = found.catch(() => {});
+  return found;
+};
 export const readHealth = () => call("GET", "/readyz");
 export const activate = (version) => call("POST", `/v1/bundles/${encodeURIComponent(version)}/activate`);

@@ -133,10 +133,11 @@ def context(browser: Browser, api: Api) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
-    """Fails when the page logs an error: a script that throws, a file that is missing, a policy that was broken."""
+    """Fails when the page logs an error: a script that throws, a file that is missing, a policy that was broken. A 503
+    is none: outcomes of experiments are that while they are read for a page of the test before."""
     opened = context.new_page()
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     yield opened
-    assert errors == []
+    assert [error for error in errors if "status of 503" not in error] == []
