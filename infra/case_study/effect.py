@@ -8,7 +8,7 @@ import asyncio
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -85,7 +85,7 @@ class Effect:
             home = Path(folder)
             lake = home / "lake"
             write_past(world, lake, PastConfig(days=self.past_days))
-            bundles = learn(lake, home / "work", home / "bundles", self.learning)
+            bundles = learn(lake, home / "work", home / "bundles", replace(self.learning, seed=self.seed))
             behavior = Watched(world)
             play(Population(world, behavior), behavior, bundles, lake, self)
             *_, outcomes = outcomes_by_day(lake, EXPERIMENT)
