@@ -23,20 +23,30 @@ BEGIN, END = "<!-- case study: written by infra.case_study.document -->", "<!-- 
 
 def table(results: Mapping[str, Any]) -> str:
     """The rows as Markdown, and how they were found."""
-    lines = ["| row | promised | before | after | change | |", "|---|---|---|---|---|---|"]
+    lines = ["| row | promised | our goal | before | after | change | |", "|---|---|---|---|---|---|---|"]
     for row in results["rows"]:
         simulated = ", *simulated*" if row["simulated"] else ""
         name = f"{row['row'].replace('_', ' ')} ({row['unit'] or row['what']}{simulated})"
         if row["change"] is None:
-            lines.append(f"| {name} | {row['promised']:+.0%} | | | | not measured |")
+            lines.append(
+                f"| {name} | {row['promised']:+.0%} | {row['ours_at_least']:+.0%} | | | | not measured |"
+            )
             continue
         low_high = f" [{row['interval'][0]:+.1%}, {row['interval'][1]:+.1%}]" if row["interval"] else ""
         lines.append(
-            f"| {name} | {row['promised']:+.0%} | {row['before']:.4g} | {row['after']:.4g}"
-            f" | {row['change']:+.1%}{low_high} | {'met' if row['met'] else '**missed**'} |"
+            f"| {name} | {row['promised']:+.0%} | {row['ours_at_least']:+.0%} | {row['before']:.4g}"
+            f" | {row['after']:.4g} | {row['change']:+.1%}{low_high} | {_verdict(row)} |"
         )
     hardware = ", ".join(f"{key} {value}" for key, value in results["hardware"].items())
     return "\n".join([*lines, "", f"`{results['run']}`, seed {results['seed']}; {hardware}."])
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["met"]:
+        return "met"
+    sign = 1 if row["promised"] > 0 else -1
+    worst = min(sign * end for end in row["interval"] or [row["change"]])
+    return "promise met, goal **missed**" if worst > sign * row["promised"] else "**missed**"
 
 
 def written(text: str, results: Mapping[str, Any]) -> str:

@@ -15,11 +15,12 @@ RESULTS: dict[str, Any] = {
     "hardware": {"cores": 2},
     "rows": [
         {
-            "row": "ctr", "what": "simulated A/B", "unit": "clicks", "promised": 0.15, "before": 0.1, "after": 0.125,
-            "change": 0.25, "interval": [0.2, 0.3], "simulated": True, "met": True,
+            "row": "ctr", "what": "simulated A/B", "unit": "clicks", "promised": 0.15, "ours_at_least": 0.15,
+            "before": 0.1, "after": 0.125, "change": 0.25, "interval": [0.2, 0.3], "simulated": True, "met": True,
         },
         {
-            "row": "memory", "what": "RSS", "unit": None, "promised": -0.75, "before": None, "after": None,
+            "row": "memory", "what": "RSS", "unit": None, "promised": -0.75, "ours_at_least": -0.8,
+            "before": None, "after": None,
             "change": None, "interval": None, "simulated": None, "met": None,
         },
     ],
@@ -38,11 +39,24 @@ def test_documents_say_what_the_kept_results_say() -> None:
 
 def test_a_changed_number_is_put_right() -> None:
     text = written(f"# A\n{BEGIN}\n{END}\ntail", RESULTS)
-    assert "| ctr (clicks, *simulated*) | +15% | 0.1 | 0.125 | +25.0% [+20.0%, +30.0%] | met |" in text
-    assert "| memory (RSS) | -75% | | | | not measured |" in text
+    assert "| ctr (clicks, *simulated*) | +15% | +15% | 0.1 | 0.125 | +25.0% [+20.0%, +30.0%] | met |" in text
+    assert "| memory (RSS) | -75% | -80% | | | | not measured |" in text
     assert text.endswith(f"{END}\ntail")
     assert written(text, RESULTS) == text
     assert written(text.replace("0.125", "0.135"), RESULTS) == text
+
+
+def test_a_row_may_keep_the_promise_and_miss_our_goal() -> None:
+    row = RESULTS["rows"][0] | {
+        "promised": -0.5,
+        "ours_at_least": -0.9,
+        "change": -0.7,
+        "interval": None,
+        "met": False,
+    }
+    assert "promise met, goal **missed**" in written(f"{BEGIN}\n{END}", RESULTS | {"rows": [row]})
+    reaches_in = row | {"interval": [-0.8, -0.4]}
+    assert "goal" not in written(f"{BEGIN}\n{END}", RESULTS | {"rows": [reaches_in]}).split("\n")[3]
 
 
 def test_a_document_without_markers_is_left_alone_and_half_a_pair_is_refused() -> None:
