@@ -14,16 +14,14 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from recsys.errors import FingerprintMismatch, InvalidConfig
+from recsys.errors import FingerprintMismatch
 from recsys.features.documents import Document
 from recsys.features.state import EntityState, Visit
 from recsys.store.base import StateDefinition
 from recsys.store.encoding import kept_histories
-from recsys.store.redis import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, nightly_key
+from recsys.store.redis import nightly_key
+from recsys.store.redis_client import READ_TIMEOUT_S, connect
 from recsys.store.redis_errors import redis_errors
 from recsys.types import MS_PER_DAY
 
@@ -62,16 +60,7 @@ class NightlyStore:
         self._kept = {name: kept.name for name, kept in kept_histories(features.histories).items()}
         self._fingerprint = features.fingerprint
         self._namespace = namespace
-        try:
-            self._redis: Any = redis.Redis.from_url(
-                url,
-                socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
-                socket_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-                protocol=2,
-            )
-        except ValueError as error:
-            raise InvalidConfig(f"redis_url: {error}") from error
+        self._redis = connect(url, timeout_s)
 
     def write_items(self, documents: Iterable[tuple[str, Document]]) -> int:
         """Write each item's document; how many there were."""

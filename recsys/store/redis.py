@@ -18,11 +18,6 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
 
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
-from typing import Any
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from recsys.errors import FingerprintMismatch, InvalidConfig
 from recsys.event_log import partition_of
@@ -37,12 +32,11 @@ from recsys.store.encoding import (
     unpack_item,
     unpack_visit,
 )
+from recsys.store.redis_client import READ_TIMEOUT_S, connect
 from recsys.store.redis_errors import redis_errors
 from recsys.types import Item
 
 _LAYOUT = 2  # of keys and values; 1 had cells by name
-CONNECT_TIMEOUT_S = 1.0
-READ_TIMEOUT_S = 5.0
 _PAGE = 500  # items read in one round trip when all are read
 _SHARES = 250  # items that one call of the script reads: Redis is blocked for half a millisecond
 _CATALOGUE = "c"
@@ -77,20 +71,7 @@ class RedisFeatureStore:
         self._decoder = StateDecoder(features)
         self._kept = sorted({h.name for h in self._decoder.kept.values()})
         self._checked = False
-        try:
-            # Any: the client's types leave open whether replies are bytes or text
-            self._redis: Any = redis.Redis.from_url(
-                url,
-                socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
-                socket_timeout=timeout_s,
-                # once more on a new connection, for the pool's may be from before a restart; but a server that
-                # was slow once is not waited for twice
-                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-                health_check_interval=0,
-                protocol=2,  # flat replies: reading a user takes half the time that nested ones take
-            )
-        except ValueError as error:
-            raise InvalidConfig(f"redis_url: {error}") from error
+        self._redis = connect(url, timeout_s)
         # as they come: the decoder makes of them what it needs
         self._redis.set_response_callback("HGETALL", lambda flat, **options: flat)
         self._redis.set_response_callback("ZRANGE", lambda flat, **options: flat)

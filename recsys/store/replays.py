@@ -2,12 +2,9 @@
 
 import threading
 from collections import OrderedDict
-from typing import Any, Protocol
+from typing import Protocol
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
+from recsys.store.redis_client import connect
 from recsys.store.redis_errors import redis_errors
 
 _MEMORY_LIMIT = 10_000
@@ -47,13 +44,7 @@ class RedisReplays:
     def __init__(self, url: str, ttl_s: int, timeout_s: float, namespace: str = "recsys") -> None:
         self._ttl_s = ttl_s
         self._namespace = namespace
-        # Any: the client's types leave open whether replies are bytes or text
-        self._client: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-        )
+        self._client = connect(url, timeout_s)
 
     def get(self, key: str) -> bytes | None:
         with redis_errors():

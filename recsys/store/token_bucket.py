@@ -1,9 +1,6 @@
 """Rate limits that several processes share: a token bucket a key, in Redis, by its clock."""
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
+from recsys.store.redis_client import connect
 from recsys.store.redis_errors import redis_errors
 
 # A full bucket is not stored: it expires when it has filled up again.
@@ -32,9 +29,7 @@ class RedisTokenBuckets:
         self._rate = rate
         self._burst = burst
         self._namespace = namespace
-        client = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-        )
+        client = connect(url, timeout_s, retries=0)  # tokens are not taken twice
         self._client = client
         self._take = client.register_script(_TAKE)
 
