@@ -8,10 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, cast
-
-from starlette.applications import Starlette
 
 from recsys.bundle import Bundle
 from recsys.catalogue import Catalogue
@@ -45,14 +42,12 @@ from serving.log_ends import LogEnds
 from serving.memory import MemoryGuard
 from serving.model_host import ModelHost
 from serving.outbox import Outbox
-from serving.parts import NearestCall, RankCall, load_rank_part, part_app, rank
-from serving.recall_part import RecallPart
 from serving.request_spans import TracedReads
 from serving.results import ResultCache
 from serving.runtime import RERANK_POOL, USER_FEATURES, Limits, PathConfig, Runtime, build_runtime, weigh
 from serving.security import Keys
 from serving.services import Services
-from serving.settings import FeatureSource, IndexKind, Role, ServingSettings
+from serving.settings import FeatureSource, IndexKind, ServingSettings
 from serving.shadow import Shadow
 from serving.telemetry import Telemetry
 from serving.user_attributes import UserAttributes
@@ -292,61 +287,6 @@ def _settle() -> None:
 
 def _caches(services: Services) -> list[Cache[Any, Any]]:
     return [services.results.cache, *(runtime.tower.cache for runtime in services.host.runtimes)]
-
-
-def assemble_part(settings: ServingSettings, telemetry: Telemetry) -> Starlette:
-    """The application of `settings.role`, recall or rank. Ranking needs neither Redis nor Kafka; recall follows the
-    catalogue in Redis, which need not be there yet.
-
-    Raises:
-        InvalidConfig: recall without an address of Redis.
-    """
-    if settings.role is Role.RANK:
-        ranks = ModelHost(
-            settings.bundles,
-            partial(load_rank_part, device=settings.rank_device),
-            release=lambda part: None,
-            code_fingerprint=FEATURES.fingerprint,
-            store_fingerprint=lambda: None,
-            telemetry=telemetry,
-            weigh=weigh,
-            max_bytes=settings.bundle_bytes,
-        )
-        return part_app(ranks, settings, "/parts/rank", RankCall, rank, ranks.close)
-    if not settings.redis_url:
-        raise InvalidConfig("set RECSYS_REDIS_URL, or run `recsys up`: recall follows the catalogue there")
-    config = StoreConfig(partitions=settings.partitions)
-    store = RedisFeatureStore(settings.redis_url, FEATURES, config, settings.redis_namespace)
-    return recall_app(settings, telemetry, store)
-
-
-def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureStore) -> Starlette:
-    """The application of the role recall, on any store."""
-    feed = ItemFeed(store, lambda: time.time_ns() // 1_000_000)
-
-    def load(bundle: Bundle) -> RecallPart:
-        part = RecallPart(bundle)
-        feed.attach(part)
-        return part
-
-    host = ModelHost(
-        settings.bundles,
-        load,
-        release=feed.detach,
-        code_fingerprint=FEATURES.fingerprint,
-        store_fingerprint=lambda: None,
-        telemetry=telemetry,
-        weigh=weigh,
-        max_bytes=settings.bundle_bytes,
-    )
-
-    def close() -> None:
-        host.close()
-        feed.close()
-        store.close()
-
-    feed.start()
-    return part_app(host, settings, "/parts/nearest", NearestCall, RecallPart.nearest, close)
 
 
 def _gauges(services: Services) -> None:

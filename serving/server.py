@@ -22,7 +22,7 @@ from uvicorn.supervisors import Multiprocess
 
 from recsys.errors import Unavailable
 from serving.app import create_app
-from serving.assembly import assemble_part
+from serving.part_assembly import assemble_part
 from serving.settings import Role, ServingSettings
 from serving.telemetry import MULTIPROCESS_DIR, Telemetry
 

@@ -20,9 +20,9 @@ from recsys.errors import InvalidConfig, Unavailable
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from recsys.request import Query
 from serving.apart import Apart, RemoteTwoTower
-from serving.assembly import assemble_part, recall_app
 from serving.hop import Array, Hop
 from serving.index_place import IndexPlace
+from serving.part_assembly import assemble_part, recall_app
 from serving.parts import PREPARE, Asked, Nearest, NearestCall, Prepare, RankCall
 from serving.recall_part import RecallPart
 from serving.settings import Role, ServingSettings
