@@ -23,6 +23,7 @@ from serving.outbox import Message, Outbox
 from serving.telemetry import Telemetry
 
 _BATCH = 100
+_LINGER_S = 0.05  # waking a thread for each answer would take the answers' processor time
 _NOT_KEPT = EntityState()  # an impression that waits must not hold the user's whole state
 _log = structlog.get_logger(__name__)
 
@@ -38,6 +39,7 @@ class ImpressionWriter:
         self._outbox = outbox
         self._dropped = telemetry.impressions_dropped
         self._queue: queue.Queue[tuple[Callable[[], Impression], Headers] | None] = queue.Queue(limit)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write_forever, name="impressions", daemon=True)
         self._thread.start()
 
@@ -55,6 +57,7 @@ class ImpressionWriter:
 
     def close(self) -> None:
         """Write what is queued and stop."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
 
@@ -62,6 +65,8 @@ class ImpressionWriter:
         ended = False
         while not ended:
             batch = [self._queue.get()]
+            if self._queue.qsize() < _BATCH:
+                self._closing.wait(_LINGER_S)
             while len(batch) < _BATCH and not self._queue.empty():
                 batch.append(self._queue.get())
             ended = None in batch

@@ -22,7 +22,7 @@ from recsys.types import Item
 _BLOCK_MS = 200
 # least and most between two looks: many changes of an item at once cost what one costs, and a look that finds few
 # costs hardly less than one that finds many
-_PAUSE_S = (0.15, 0.5)
+_PAUSE_S = (0.3, 0.5)
 _SHARE = 15.0  # the pause is so many times the processor time of the last look: requests have most of a core
 _RETRY_S = 0.5
 _MOST_RETRY_S = (
