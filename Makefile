@@ -6,6 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,spark,milvus,otel,dev
+JOBS ?= 2
+# whole files, so that each process starts a file's servers once; in the order of tests/conftest.py
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup demo test test-fast lint audit format clean
@@ -29,10 +32,10 @@ demo: setup  ## the whole loop on MovieLens-100K, then keep serving
 
 test: setup lint  ## every check and every test
 	infra/ensure_tools.sh
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: setup  ## the tests that take under two minutes together
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: setup  ## ruff, mypy --strict, import contracts, bandit
 	$(BIN)/ruff check .

@@ -72,6 +72,7 @@ class ItemFeed:
         self._cursor: str | None = None  # None: position unknown, everything must be read again
         self._current_at = clock()
         self._stop = threading.Event()
+        self._wanted = threading.Event()  # ends a pause: somebody waits to be loaded, or the end
         self._thread = threading.Thread(target=self._follow_forever, name="item-feed", daemon=True)
 
     def start(self) -> None:
@@ -85,6 +86,7 @@ class ItemFeed:
         entry = _Entry(follower)
         with self._lock:
             self._entries.append(entry)
+        self._wanted.set()
         entry.tried.wait(timeout_s)
         return entry.loaded
 
@@ -104,13 +106,18 @@ class ItemFeed:
 
     def close(self) -> None:
         self._stop.set()
+        self._wanted.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _follow_forever(self) -> None:
         away = False
         pause_s = _PAUSE_S[0]
-        while not self._stop.wait(pause_s):
+        while True:
+            self._wanted.wait(pause_s)
+            if self._stop.is_set():
+                return
+            self._wanted.clear()
             began = time.thread_time()
             try:
                 self._step()

@@ -1,7 +1,8 @@
 """Real servers for the tests, on free ports, started once and stopped at the end.
 
 `redis_url` and `new_topic` give each test a database and topics of its own on the shared servers. A test that
-kills a server takes a private one: `RedisServer(...)` or `kafka_broker`, both start in a fraction of a second.
+kills a server takes a private one: `RedisServer(...)` or `kafka_broker`, both start in a fraction of a second. With
+`pytest -n` "once" is once in each process.
 """
 
 import itertools
@@ -20,6 +21,12 @@ hypothesis.settings.load_profile("project")
 
 _TEST_DATABASES = 1024
 _numbers = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: when several processes share the files, none is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

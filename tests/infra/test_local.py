@@ -192,6 +192,7 @@ def test_a_file_of_services_that_have_ended_is_not_believed(settings: Settings) 
         connected(settings)
 
 
+@pytest.mark.slow
 @pytest.mark.redis
 @pytest.mark.kafka
 def test_up_and_status(tmp_path: Path) -> None:

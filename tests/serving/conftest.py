@@ -1,8 +1,11 @@
 """An API on a memory store, a memory log and the tiny bundle: everything real but the servers and the network."""
 
+import functools
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -16,6 +19,7 @@ from recsys.features.definitions import FEATURES
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
 from recsys.types import EventType, Topic
+from serving import assembly
 from serving.app import create_app
 from serving.assembly import compose
 from serving.services import Services
@@ -80,6 +84,22 @@ def click(item_id: str, user_id: str = "u1", at: int = NOW_MS - 60_000) -> Event
     return Event(f"{user_id}-{item_id}-{at}", EventType.CLICK, user_id, item_id, at)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsettled() -> Iterator[None]:
+    """No app of a test looks through the heap of the whole test run, torch and all: most of a start's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "_settle", lambda: None)
+        yield
+
+
+@functools.cache
+def _published() -> TemporaryDirectory[str]:
+    """A folder with the tiny bundle, made once a process."""
+    folder = TemporaryDirectory()
+    write_tiny_bundle(Path(folder.name), "v1")
+    return folder
+
+
 @pytest.fixture
 def make_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
     """`make_api(**settings)`; `bundle=False`: nothing is published."""
@@ -103,7 +123,7 @@ def api(make_api: Callable[..., Api]) -> Api:
 def open_api(home: Path, bundle: bool = True, **settings: Any) -> Api:
     """Start an API in process; leave its client's context when done."""
     if bundle:
-        write_tiny_bundle(home / "bundles", "v1")
+        shutil.copytree(_published().name, home / "bundles", dirs_exist_ok=True)
     store, sink = FlakyStore(MemoryFeatureStore(FEATURES)), FlakySink()
     made: list[Services] = []
 

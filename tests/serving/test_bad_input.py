@@ -88,6 +88,7 @@ def test_bodies_that_are_no_request(shared: Api, path: str, body: bytes) -> None
         is_told(response, 400, 413, 422)
 
 
+@pytest.mark.slow
 @given(body=st.one_of(near_events, json_values, st.fixed_dictionaries({"events": st.lists(near_events)})))
 @settings(max_examples=300, suppress_health_check=list(HealthCheck))
 def test_fuzzed_event_bodies(shared: Api, body: Any) -> None:

@@ -211,6 +211,7 @@ def test_catalogue_entries_come_with_the_load_and_with_the_changes(store: Store,
     eventually(lambda: columns.entries == {"a": None, "b": Item("b")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["apply", "refresh"])
 def test_a_follower_that_always_raises_is_tried_less_and_less_and_the_others_stay_current(
     store: Store, feed: ItemFeed, step: str

@@ -53,6 +53,7 @@ def everything(bootstrap: str, topic: str) -> list[Record]:
 # --- the sink ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_records_outlive_a_broker_that_is_away_for_a_while(
     kafka_broker: KafkaBroker, closing: ExitStack
 ) -> None:
@@ -91,6 +92,7 @@ def test_the_idempotent_producer_is_made_anew_when_the_log_was_lost(
         kafka_broker.start()
 
 
+@pytest.mark.slow
 def test_a_sink_can_be_made_before_there_is_a_broker(closing: ExitStack) -> None:
     broker = KafkaBroker()
     sink = KafkaSink(broker.bootstrap, max_outage_s=PATIENCE_S)

@@ -16,6 +16,8 @@ from recsys.types import Head
 from training.export_ranker import export_ranker, random_inputs
 from training.ladder import quantized_tables
 
+pytestmark = pytest.mark.slow  # three exports of a ranker
+
 N_ITEMS, D, LENGTH = 400, 6, 8
 BITS = (32, 8, 4)  # 16: every rung of a ladder is compared in the same way
 

@@ -167,6 +167,7 @@ def judged() -> tuple[RankExamples, dict[Head, np.ndarray]]:
     return rows, scores
 
 
+@pytest.mark.slow
 def test_a_faithful_copy_passes_and_a_spoiled_one_is_refused(judged) -> None:  # type: ignore[no-untyped-def]
     rows, scores = judged
     rng = np.random.default_rng(1)

@@ -42,6 +42,7 @@ def build(train: RankExamples, seed: int = 0) -> Ranker:
     return Ranker(SMALL, ranker_data(train, 40, fields, (5,), SMALL.bins))
 
 
+@pytest.mark.slow
 def test_main_learns_the_truth_and_leaves_what_a_bundle_needs(world: Path, tmp_path: Path) -> None:
     config = RankerTraining(
         n_features=N_FEATURES,
@@ -127,6 +128,7 @@ def test_loss_is_finite_at_both_ends() -> None:
     torch.testing.assert_close(found[1:4], torch.log1p(-torch.exp(x[1:4])))
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_from_torch_is_refused(
     splits: tuple[RankExamples, RankExamples], tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def tuned(world: LadderInput, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return home, main(tuning, config(home / "ladder"), world)
 
 
+@pytest.mark.slow
 def test_the_search_starts_from_the_ladders_student_and_keeps_the_best(tuned: tuple[Path, Result]) -> None:
     home, result = tuned
     assert result.met
@@ -41,6 +42,7 @@ def test_the_search_starts_from_the_ladders_student_and_keeps_the_best(tuned: tu
     assert json.loads((home / "ladder" / "teacher" / "shape.json").read_text())["attention"] == "din"
 
 
+@pytest.mark.slow
 def test_a_finished_study_trains_nothing_again(
     tuned: tuple[Path, Result], world: LadderInput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +56,7 @@ def test_a_finished_study_trains_nothing_again(
     assert main(tuning, config(home / "ladder"), world).figures == result.figures
 
 
+@pytest.mark.slow
 def test_a_shape_beyond_a_limit_is_not_trained(
     tuned: tuple[Path, Result], world: LadderInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

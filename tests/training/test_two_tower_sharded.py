@@ -68,6 +68,7 @@ def alone() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(losses), table.weight.detach()
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_table_of_one(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD)]
     subprocess.run(

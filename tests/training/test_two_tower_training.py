@@ -100,6 +100,7 @@ def test_the_same_seed_gives_the_same_weights(config: TwoTowerConfig, tmp_path: 
     assert not same_weights(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"], ids=["before rename", "after rename"])
 def test_resumes_bit_for_bit_after_kill_9(config: TwoTowerConfig, tmp_path: Path, moment: str) -> None:
     """A process is killed in the middle of an epoch, while (or just after) it writes its 20th checkpoint."""
@@ -147,6 +148,7 @@ def torch_distributor(config_file: Path) -> None:
 SHARDED = {"loss": LossName.MIXED, "negatives": 16, "shard_items": True, "ema": 0.9}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launch", "changes"),
     [
@@ -174,6 +176,7 @@ def test_two_processes_have_the_losses_of_one(
         assert torch.allclose(a, b, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_sharded_table_learns_and_resumes_from_any_step(config: TwoTowerConfig, tmp_path: Path) -> None:
     run = config.model_copy(update={**SHARDED, "validation": Validation.LAST_ITEM})
     whole = main(run.model_copy(update={"work": tmp_path / "whole"}))
@@ -206,6 +209,7 @@ def test_a_sharded_table_needs_a_sampled_loss(config: TwoTowerConfig) -> None:
         main(config.model_copy(update={"shard_items": True}))
 
 
+@pytest.mark.slow
 def test_a_stranger_is_known_by_static_attributes(config: TwoTowerConfig, tmp_path: Path) -> None:
     """Planted: "F" begin with the first ten items, "M" with the last ten."""
     rng, histories, users = np.random.default_rng(0), [], []
@@ -239,6 +243,7 @@ def test_a_stranger_is_known_by_static_attributes(config: TwoTowerConfig, tmp_pa
     assert check["profile"].any(axis=1).all()
 
 
+@pytest.mark.slow
 def test_export_is_what_the_bundle_wants(config: TwoTowerConfig, tmp_path: Path) -> None:
     result = main(config.model_copy(update={"epochs": 10, "validation": Validation.NONE}))
     work = export_two_tower.main(result, tmp_path / "bundle", neighbours=4)
