@@ -47,7 +47,7 @@ from serving.results import ResultCache
 from serving.runtime import RERANK_POOL, USER_FEATURES, Limits, PathConfig, Runtime, build_runtime, weigh
 from serving.security import Keys
 from serving.services import Services
-from serving.settings import FeatureSource, IndexKind, ServingSettings
+from serving.settings import FeatureSource, ServingSettings
 from serving.shadow import Shadow
 from serving.telemetry import Telemetry
 from serving.user_attributes import UserAttributes
@@ -229,12 +229,7 @@ def _host(
         batch=settings.batch,
         batch_wait_ms=settings.batch_wait_ms,
         again=Again(settings.again_carts, round(settings.again_days * MS_PER_DAY)),
-        index=IndexPlace(
-            settings.index_shards,
-            settings.milvus_uri,
-            settings.milvus_token,
-            settings.index is IndexKind.EXACT,
-        ),
+        index=IndexPlace.of(settings),
         features=ItemFeatures(settings.feature_source, nightly),
     )
 

@@ -1,4 +1,5 @@
-"""Where a bundle's vectors are searched: this process's FAISS index, parts of it in parallel, or a Milvus cluster.
+"""Where the API or a recall process searches a bundle's vectors: its own FAISS index, parts of it in parallel, or a
+Milvus cluster.
 
 All three are the unchanging base of a `LiveIndex`: what is added, replaced and deleted while the bundle is served is
 searched exactly in this process, so changes behave the same.
@@ -15,6 +16,7 @@ from recsys.errors import InvalidBundle, InvalidConfig
 from recsys.recall.ann import AnnIndex, IndexConfig, Kind, choose
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base, BaseIndex
+from serving.settings import IndexKind, ServingSettings
 
 _SEARCH_S = 1.0  # a request cannot wait longer
 
@@ -25,7 +27,7 @@ class IndexPlace:
     exact: scan every vector, whatever index the bundle has.
 
     Raises:
-        InvalidConfig: exact, and in Milvus.
+        InvalidConfig: exact or in shards, and in Milvus.
     """
 
     shards: int = 1
@@ -38,6 +40,20 @@ class IndexPlace:
             raise InvalidConfig(
                 "RECSYS_INDEX=exact scans in this process, RECSYS_MILVUS_URI searches in Milvus: unset one"
             )
+        if self.shards > 1 and self.milvus_uri:
+            raise InvalidConfig(
+                "RECSYS_INDEX_SHARDS parts the index of this process, RECSYS_MILVUS_URI searches in Milvus: unset one"
+            )
+
+    @classmethod
+    def of(cls, settings: ServingSettings) -> "IndexPlace":
+        """Where the settings say."""
+        return cls(
+            settings.index_shards,
+            settings.milvus_uri,
+            settings.milvus_token,
+            settings.index is IndexKind.EXACT,
+        )
 
     def open(self, bundle: Bundle, vectors: NDArray[np.float32]) -> LiveIndex:
         """The index of the bundle's (n_items, d) vectors, row i of item i.

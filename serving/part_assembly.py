@@ -10,6 +10,7 @@ from recsys.features.definitions import FEATURES
 from recsys.simulation.clock import clock_of
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
+from serving.index_place import IndexPlace
 from serving.item_feed import ItemFeed
 from serving.model_host import ModelHost
 from serving.parts import NearestCall, RankCall, load_rank_part, part_app, rank
@@ -48,9 +49,10 @@ def assemble_part(settings: ServingSettings, telemetry: Telemetry) -> Starlette:
 def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureStore) -> Starlette:
     """The application of the role recall, on any store."""
     feed = ItemFeed(store, clock_of(settings.clock))
+    place = IndexPlace.of(settings)
 
     def load(bundle: Bundle) -> RecallPart:
-        part = RecallPart(bundle)
+        part = RecallPart(bundle, place)
         feed.attach(part)
         return part
 

@@ -10,34 +10,32 @@ from recsys.catalogue import Catalogue
 from recsys.errors import InvalidBundle
 from recsys.features.state import EntityState
 from recsys.item_table import read_items
-from recsys.recall.ann import AnnIndex
-from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
-from recsys.recall.snapshots import Base
 from recsys.recall.two_tower import UserTower
 from recsys.types import Item
 from serving.golden import check_golden
 from serving.hop import Array
+from serving.index_place import IndexPlace
 from serving.parts import Nearest, NearestCall
 
 
 class RecallPart:
     """Tower and index of one bundle; `serving.item_feed.Follower`: follows the catalogue, needs no features."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, place: IndexPlace) -> None:
         """
         Raises:
             InvalidBundle: a file cannot be used, or the golden outputs differ.
+            InvalidConfig, Unavailable: Milvus is asked for, and its client or Milvus itself is missing.
         """
         check_golden(bundle)
         items = read_items(bundle.file("items.parquet"))
         arrays = load_file(bundle.file("item_vectors.safetensors"))
-        ann = AnnIndex.load(bundle.file("index.faiss"))
-        if not len(items) == len(arrays["vectors"]) == len(ann):
-            raise InvalidBundle(f"{bundle.path.name}: items, vectors and index differ in number")
+        if len(items) != len(arrays["vectors"]):
+            raise InvalidBundle(f"{bundle.path.name}: items and vectors differ in number")
         self.bundle = bundle
         self._catalogue = Catalogue(items)
-        self._index = LiveIndex(Base(ann, np.arange(len(items), dtype=np.int32), arrays["vectors"]))
+        self._index = place.open(bundle, arrays["vectors"])
         self._items = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
         self._tower = UserTower(bundle.file("user_tower.onnx"))
 

@@ -1,6 +1,5 @@
 """`recsys users`: what is known of one user, and forgetting them."""
 
-import time
 from typing import Annotated
 
 import typer
@@ -9,9 +8,10 @@ from infra.console import JsonFlag, print_mapping
 from infra.local.services import connected
 from recsys.features.definitions import FEATURES
 from recsys.forget import mark_forgotten
-from recsys.settings import Settings
+from recsys.simulation.clock import clock_of
 from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore
+from serving.settings import ServingSettings
 
 app = typer.Typer(no_args_is_help=True, help="Users who ask to be forgotten.")
 
@@ -34,7 +34,7 @@ def forget(
 
     Example: recsys users forget 42
     """
-    settings = connected(Settings())
+    settings = connected(ServingSettings())
     store = RedisFeatureStore(
         settings.redis_url, FEATURES, StoreConfig(settings.partitions), settings.redis_namespace
     )
@@ -42,5 +42,5 @@ def forget(
         had_state = store.forget_user(user)
     finally:
         store.close()
-    mark = mark_forgotten(settings.lake, user, time.time_ns() // 1_000_000)
+    mark = mark_forgotten(settings.lake, user, clock_of(settings.clock)())
     print_mapping(f"forgotten: {user}", {"had_state": had_state, "mark": str(mark)}, as_json)

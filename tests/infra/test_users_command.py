@@ -10,11 +10,13 @@ from infra.commands.users import app
 from recsys.events import Event
 from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState
+from recsys.forget import forgotten_users, user_digest
 from recsys.lake import EVENTS, DayWriter, events_table, read_events
+from recsys.simulation.clock import CLOCK_FILE, WorldClock, write_clock
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import EventType, Topic
+from recsys.types import MS_PER_DAY, EventType, Topic
 from streaming.compact import compact
 
 T0 = 1_700_000_000_000
@@ -39,11 +41,16 @@ def test_every_trace_of_the_user_goes(
         "KAFKA_BOOTSTRAP": "127.0.0.1:1",
         "PARTITIONS": "1",
         "REDIS_NAMESPACE": "other",
+        "CLOCK": str(tmp_path / CLOCK_FILE),
     }.items():
         monkeypatch.setenv(f"RECSYS_{name}", value)
 
+    later = T0 + MS_PER_DAY
+    write_clock(tmp_path / CLOCK_FILE, WorldClock(wall_ms=1, world_ms=later, speed=0, until_ms=later))
+
     done = CliRunner().invoke(app, ["forget", "u", "--json"], catch_exceptions=False)
     assert json.loads(done.stdout)["had_state"] is True
+    assert forgotten_users(tmp_path / "lake") == {user_digest("u"): later}, "in the world's time"
     assert store.user("u") == EntityState()
     assert store.user("v").cells
     assert nightly.user("u") == EntityState()

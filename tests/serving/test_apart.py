@@ -229,8 +229,8 @@ def test_items_that_this_process_does_not_know_yet_are_left_out(make_api: Callab
 class Here:
     """A hop that goes nowhere: what the recall process would do, over the same wire format."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._part = RecallPart(bundle)
+    def __init__(self, bundle: Bundle, place: IndexPlace) -> None:
+        self._part = RecallPart(bundle, place)
 
     def call(self, path: str, call: NearestCall, kind: type[Nearest]) -> Nearest:
         arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(call), type=NearestCall)
@@ -240,15 +240,16 @@ class Here:
 @pytest.mark.parametrize("profile", [False, True])
 @pytest.mark.parametrize("attributes", [{}, {"gender": "F"}, {"gender": "M", "age": "20"}], ids=str)
 @pytest.mark.parametrize("history", [(), (3, 9)], ids=str)
+@pytest.mark.parametrize("shards", [1, 3])
 def test_what_is_known_of_a_user_reaches_the_tower_of_another_process(
-    tmp_path: Path, history: tuple[int, ...], attributes: dict[str, str], profile: bool
+    tmp_path: Path, shards: int, history: tuple[int, ...], attributes: dict[str, str], profile: bool
 ) -> None:
     bundle = write_tiny_bundle(tmp_path, profile=profile)
     encoded = np.pad(np.array(history, np.int64), (5 - len(history), 0))
     query = Query("r", "u", 5, 0, attributes=attributes, history=encoded, types=encoded, gaps=encoded)
     index = IndexPlace().open(bundle, load_file(bundle.file("item_vectors.safetensors"))["vectors"])
     here = TwoTowerSource(UserTower(bundle.file("user_tower.onnx")), index, limit=7)
-    there = RemoteTwoTower(cast("Hop", Here(bundle)), "tiny", Catalogue(tiny_items()), 7)
+    there = RemoteTwoTower(cast("Hop", Here(bundle, IndexPlace(shards))), "tiny", Catalogue(tiny_items()), 7)
     found = here.recall(query).tolist()
     assert there.recall(query).tolist() == found
     assert len(found) == (7 if history or (attributes and profile) else 0)

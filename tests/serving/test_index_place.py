@@ -49,9 +49,12 @@ def test_the_lists_are_the_same_wherever_the_vectors_are(
     eventually(lambda: found[0] not in api.list_of(k=30))
 
 
-def test_exact_and_milvus_together_are_refused_at_the_start(make_api: Callable[..., Api]) -> None:
+@pytest.mark.parametrize("here", [{"index": "exact"}, {"index_shards": 2}], ids=["exact", "shards"])
+def test_what_is_of_this_process_and_milvus_together_are_refused_at_the_start(
+    make_api: Callable[..., Api], here: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidConfig, match="RECSYS_MILVUS_URI"):
-        make_api(index="exact", milvus_uri="http://localhost:19530")
+        make_api(**here, milvus_uri="http://localhost:19530")
 
 
 def test_an_index_of_other_size_is_refused_and_a_sharded_one_is_not_saved(tmp_path: Path) -> None:
