@@ -4,16 +4,17 @@ A batch holds what its events change together, as one MessagePack value; what is
 MessagePack knows text only. A cell is a field of eight bytes (`features.cells`) with its amount as decimal digits.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from recsys.events import CATEGORY_SEPARATOR, Event
-from recsys.features.cells import CODE_BYTES, CellCoding, PackedCells
+from recsys.features.cells import CODE_BYTES, CellCoding, Ints64, PackedCells, aggregates_of
 from recsys.features.state import Delta, Entity, EntityState, History, Op, Visit
 from recsys.store.base import Batch, Folded, StateDefinition, StoreConfig
 from recsys.types import EventType, Item
@@ -176,7 +177,7 @@ class StateDecoder:
             cells: names and amounts in turn.
             sets: for each kept history, members and scores in turn.
         """
-        state = EntityState(self._cells(Entity.USER, cells))
+        state = EntityState(PackedCells(self._codings[Entity.USER], *_cells(cells)))
         for name, flat in sets.items():
             visits = list(map(unpack_visit, flat[::2], flat[1::2]))
             if visits:
@@ -185,29 +186,43 @@ class StateDecoder:
                         state.histories[wanted] = visits[-self._histories[wanted].size :]
         return state
 
-    def item(self, shares: Iterable[Sequence[bytes]]) -> EntityState:
-        """The merge of the shares that the partitions hold."""
-        filled = [share for share in shares if share]
-        if len(filled) <= 1:
-            return EntityState(self._cells(Entity.ITEM, filled[0] if filled else ()))
+    def items(self, shares: Iterable[Sequence[Sequence[bytes]]]) -> list[EntityState]:
+        """For each item the merge of the shares that the partitions hold. Many at once, for who follows the changes
+        of a whole catalogue: one pass over all cells, not one an item."""
         coding = self._codings[Entity.ITEM]
-        cells: dict[bytes, int] = {}
-        for share in filled:
-            for field, text in zip(share[::2], share[1::2], strict=True):
-                amount, old = int(text), cells.get(field)
-                if old is not None:
-                    op = coding.op(int.from_bytes(field, "big"))
-                    amount = old + amount if op is Op.ADD else (max if op is Op.MAX else min)(old, amount)
-                cells[field] = amount
-        return EntityState(_packed(coding, cells.keys(), cells.values()))
-
-    def _cells(self, entity: Entity, flat: Sequence[bytes]) -> PackedCells:
-        return _packed(self._codings[entity], flat[::2], flat[1::2])
+        flats = [[*chain.from_iterable(of_item)] for of_item in shares]
+        codes, amounts = _cells(chain.from_iterable(flats))
+        owners = np.repeat(np.arange(len(flats)), [len(flat) // 2 for flat in flats])
+        owners, codes, amounts = _merged(coding, owners, codes, amounts)
+        ends = np.searchsorted(owners, np.arange(len(flats) + 1))
+        return [
+            EntityState(PackedCells(coding, codes[start:end], amounts[start:end]))
+            for start, end in pairwise(ends.tolist())
+        ]
 
 
-def _packed(coding: CellCoding, fields: Collection[bytes], amounts: Iterable[bytes | int]) -> PackedCells:
-    codes = np.frombuffer(b"".join(fields), ">i8").astype(np.int64)
-    return PackedCells(coding, codes, np.fromiter(map(int, amounts), np.int64, len(codes)))
+def _cells(flat: Iterable[bytes]) -> tuple[Ints64, Ints64]:
+    """Codes and amounts, (n,) int64 each, of names and amounts in turn."""
+    every = [*flat]
+    codes = np.frombuffer(b"".join(every[::2]), ">i8").astype(np.int64)
+    return codes, np.fromiter(map(int, every[1::2]), np.int64, len(codes))
+
+
+def _merged(
+    coding: CellCoding, owners: Ints64, codes: Ints64, amounts: Ints64
+) -> tuple[Ints64, Ints64, Ints64]:
+    """Each cell of each owner once, in the order of owners; what partitions hold of it as its operation says."""
+    if not len(codes):
+        return owners, codes, amounts
+    order = np.lexsort((codes, owners))
+    owners, codes, amounts = owners[order], codes[order], amounts[order]
+    starts = np.flatnonzero(np.r_[True, (owners[1:] != owners[:-1]) | (codes[1:] != codes[:-1])])
+    owners, codes = owners[starts], codes[starts]
+    ops = np.array([a.op for a in coding.aggregates])[aggregates_of(codes)]
+    merged = np.add.reduceat(amounts, starts)
+    for op, reduce in ((Op.MAX, np.maximum.reduceat), (Op.MIN, np.minimum.reduceat)):
+        merged = np.where(ops == op, reduce(amounts, starts), merged)
+    return owners, codes, merged
 
 
 def pack_item(item: Item) -> bytes:

@@ -240,7 +240,7 @@ class RedisFeatureStore:
                 for partition in range(self._config.partitions):
                     self._shares([self._key(partition, "i", "")], [joined], client=pipe)
                 of_partitions = pipe.execute()
-            states += map(self._decoder.item, zip(*of_partitions, strict=True))
+            states += self._decoder.items(zip(*of_partitions, strict=True))
         return states
 
     def all_items(self) -> Iterator[tuple[str, EntityState]]:
