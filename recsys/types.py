@@ -28,6 +28,7 @@ class Topic(StrEnum):
     EVENTS = "events"
     IMPRESSIONS = "impressions"
     ITEMS = "items"
+    USERS = "users"
     DEAD_LETTER = "dead-letter"
 
 

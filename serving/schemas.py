@@ -83,10 +83,35 @@ class ItemEntries(BaseModel):
     items: list[ItemEntry] = Field(min_length=1)
 
 
-class ItemsStored(BaseModel):
+class Stored(BaseModel):
     model_config = _example(stored=1)
 
     stored: int
+
+
+_ATTRIBUTES = {"age": "31", "gender": "F"}
+
+
+class UserBody(BaseModel):
+    """A user's static attributes. They replace all that were known."""
+
+    model_config = ConfigDict(extra="forbid") | _example(attributes=_ATTRIBUTES)
+
+    attributes: dict[Text, Text] = Field({}, max_length=MAX_CONTEXT_ENTRIES)
+
+
+class UserEntry(UserBody):
+    model_config = ConfigDict(extra="forbid") | _example(user_id="196", attributes=_ATTRIBUTES)
+
+    user_id: Id
+
+
+class UserEntries(BaseModel):
+    model_config = ConfigDict(extra="forbid") | _example(
+        users=[{"user_id": "196", "attributes": _ATTRIBUTES}]
+    )
+
+    users: list[UserEntry] = Field(min_length=1)
 
 
 class VisitLine(ItemLine):
@@ -105,6 +130,7 @@ class UserSummary(BaseModel):
         history=[_ITEM | {"type": "click", "event_time_ms": 1_750_000_000_000}],
         seen=17,
         cells=212,
+        attributes=_ATTRIBUTES,
     )
 
     user_id: str
@@ -112,6 +138,9 @@ class UserSummary(BaseModel):
     history: list[VisitLine] = Field(description="engaged items, the newest first")
     seen: int = Field(description="items that will not be shown again")
     cells: int = Field(description="integers of state behind the user's features")
+    attributes: dict[str, str] | None = Field(
+        None, description="static attributes that were put; null: none were, so an import's are the latest"
+    )
 
 
 class BundleInfo(BaseModel):

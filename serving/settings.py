@@ -100,7 +100,7 @@ class ServingSettings(Settings):
         description="File of the key that signs cursors, the same for all processes; empty: made in home.",
     )
     idempotency_s: int = Field(
-        86_400, ge=1, description="Seconds for which an Idempotency-Key of POST /v1/items is remembered."
+        86_400, ge=1, description="Seconds for which an Idempotency-Key of a put item or user is remembered."
     )
 
     result_cache_ms: int = Field(

@@ -1,4 +1,4 @@
-"""Static attributes of users (age group, registration, …) as the lake has them."""
+"""Static attributes of users (age group, registration, …): what was put last, or what the lake had at the start."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,15 +7,16 @@ from types import MappingProxyType
 import pyarrow.parquet as pq
 
 from recsys.features.feature_set import FeatureSet
+from recsys.features.state import EntityState
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class UserAttributes:
-    """By user id, in memory; only the attributes that some feature reads. A missing file means that none are known."""
+    """The lake's by user id, in memory; only those that some feature reads. A missing file means that it has none."""
 
     def __init__(self, path: Path, features: FeatureSet) -> None:
-        wanted = features.user_attributes
+        wanted = self._wanted = features.user_attributes
         self._by_user: dict[str, Mapping[str, str]] = {}
         if not wanted or not path.exists():
             return
@@ -27,5 +28,8 @@ class UserAttributes:
                 if kept:
                     self._by_user[user_id] = kept
 
-    def of(self, user_id: str) -> Mapping[str, str]:
-        return self._by_user.get(user_id, _NONE)
+    def of(self, user_id: str, state: EntityState) -> Mapping[str, str]:
+        """What the store has in the user's state is newer than the lake's table, and replaces all of it."""
+        if state.attributes is None:
+            return self._by_user.get(user_id, _NONE)
+        return {name: text for name, text in state.attributes.items() if name in self._wanted}

@@ -6,10 +6,10 @@ and last offset; rows carry partition and offset.
 
 The topic `impressions` becomes rows of `lake/impressions` and, expanded, impression events of `lake/events`,
 so that `lake/events` holds everything that changes a feature, and nothing else: `streaming.batches.accept` decides
-for the archiver as for the feature worker, with the same watermarks. The topic `items` changes
-`lake/items/items.parquet`, the catalogue that the next model is trained on. Two kinds of records are passed over and
-counted: those that `recsys stream replay` read from the lake itself (header `replay`), and those that the feature
-worker sends to the dead letters, because they break the contract or are late.
+for the archiver as for the feature worker, with the same watermarks. The topics `items` and `users` change
+`lake/items/items.parquet` and `lake/users/users.parquet`, which the next model is trained on. Two kinds of records
+are passed over and counted: those that `recsys stream replay` read from the lake itself (header `replay`), and those
+that the feature worker sends to the dead letters, because they break the contract or are late.
 """
 
 import threading
@@ -21,22 +21,23 @@ from pathlib import Path
 import pyarrow as pa
 import structlog
 
-from recsys.datasets.catalogue import change_times, items_path, times_path, times_table, with_changes
+from recsys.datasets.changed import items_after, users_after
 from recsys.errors import InvalidEvent, LogReplaced, Unavailable
 from recsys.event_log import EventSource, Record
 from recsys.events import Event
 from recsys.impressions import Impression
-from recsys.item_changes import ItemChange, newest
+from recsys.item_changes import ItemChange
 from recsys.lake import DAY_PREFIX, EVENTS, IMPRESSIONS, events_table, impressions_table, split_by_day
 from recsys.types import Topic
-from streaming.batches import Late, accept, accept_change
+from recsys.user_changes import UserChange
+from streaming.batches import Late, accept, accept_item_change, accept_user_change
 from streaming.commit import ALIVE, FOLDER, Place, commit, exclusive, recover
 from streaming.lateness import TimeRules
 from streaming.log import KafkaSource
 from streaming.replay import REPLAY_HEADER
 from streaming.settings import StreamSettings
 
-TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS)
+TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
 MAX_RECORDS_PER_POLL = 2_000
 RETRY_S = 1.0
 
@@ -86,7 +87,8 @@ class _Waiting:
     event_offsets: list[int] = field(default_factory=list)
     impressions: list[Impression] = field(default_factory=list)
     impression_offsets: list[int] = field(default_factory=list)
-    changes: list[ItemChange] = field(default_factory=list)
+    items: list[ItemChange] = field(default_factory=list)
+    users: list[UserChange] = field(default_factory=list)
 
 
 class Archiver:
@@ -152,7 +154,8 @@ class Archiver:
             return
         moved = {f"{topic}/{p}": Place(w.log_id, w.next, w.watermark_ms) for (topic, p), w in read.items()}
         files = [file for (topic, p), w in read.items() for file in _files(topic, p, w)]
-        files += _catalogue(self._lake, [change for w in read.values() for change in w.changes])
+        files += items_after(self._lake, [change for w in read.values() for change in w.items])
+        files += users_after(self._lake, [change for w in read.values() for change in w.users])
         commit(self._lake, files, self._checkpoint | moved)
         self._checkpoint |= moved
         for where, w in read.items():
@@ -180,8 +183,11 @@ class Archiver:
         waiting = self._waiting[record.topic, record.partition]
         waiting.next = record.offset + 1
         try:
-            if record.topic == Topic.ITEMS:
-                waiting.changes.append(accept_change(record, self._partitions))
+            if record.topic in (Topic.ITEMS, Topic.USERS):
+                if record.topic == Topic.ITEMS:
+                    waiting.items.append(accept_item_change(record, self._partitions))
+                else:
+                    waiting.users.append(accept_user_change(record, self._partitions))
                 waiting.size += 1
                 return
             events, _, impression = accept(record, waiting.watermark_ms, self._partitions, self._rules)
@@ -201,24 +207,6 @@ class Archiver:
         if impression is not None:
             waiting.impressions.append(impression)
             waiting.impression_offsets.append(record.offset)
-
-
-def _catalogue(lake: Path, changes: list[ItemChange]) -> list[tuple[Path, pa.Table]]:
-    """The item table after the changes, if there are any, and their times: an older change may be delivered again."""
-    times = change_times(lake) if changes else {}
-    latest = {
-        item_id: change
-        for item_id, change in newest(changes).items()
-        if change.changed_ms >= times.get(item_id, 0)
-    }
-    if not latest:
-        return []
-    times |= {item_id: change.changed_ms for item_id, change in latest.items()}
-    items = with_changes(items_path(lake), {item_id: change.item for item_id, change in latest.items()})
-    return [
-        (items_path(lake).relative_to(lake), items),
-        (times_path(lake).relative_to(lake), times_table(times)),
-    ]
 
 
 def _files(topic: str, partition: int, waiting: _Waiting) -> Iterator[tuple[Path, pa.Table]]:

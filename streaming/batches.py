@@ -1,4 +1,4 @@
-"""From records of the log to batches that the store can apply, in offset order: events, or changes of items."""
+"""From records of the log to batches that the store can apply, in offset order: events, or changes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from recsys.item_changes import ItemChange, parse_item_change
 from recsys.store.base import Batch, Checkpoint
 from recsys.tracing import parent_of
 from recsys.types import Topic
+from recsys.user_changes import UserChange, parse_user_change
 from streaming.lateness import TimeRules
 
 _decode = msgspec.json.Decoder().decode
@@ -59,10 +60,11 @@ class Claim:
 
 @dataclass(slots=True)
 class Prepared:
-    """A batch, the changes of items that go before it, and what became of the records that are not in it."""
+    """A batch, the changes of items and users that go before it, and what became of the records that are not in it."""
 
     batch: Batch
-    changes: Sequence[ItemChange] = ()
+    items: Sequence[ItemChange] = ()
+    users: Sequence[UserChange] = ()
     refused: list[tuple[Record, InvalidEvent]] = field(default_factory=list)
     clamped: int = 0
     oldest_append_ms: int = 0
@@ -81,7 +83,8 @@ class Preparer:
         """Consecutive records of the claimed partition as batches; moves the claim's position and watermark."""
         offsets: list[int] = []
         events: list[Event] = []
-        changes: list[ItemChange] = []
+        items: list[ItemChange] = []
+        users: list[UserChange] = []
         refused: list[tuple[Record, InvalidEvent]] = []
         previous, clamped, oldest = claim.position, 0, 0
         taken = 0
@@ -91,7 +94,9 @@ class Preparer:
                 continue  # read before a seek
             try:
                 if record.topic == Topic.ITEMS:
-                    changes.append(accept_change(record, self._partitions))
+                    items.append(accept_item_change(record, self._partitions))
+                elif record.topic == Topic.USERS:
+                    users.append(accept_user_change(record, self._partitions))
                 else:
                     found, moved, _ = accept(record, claim.watermark_ms, self._partitions, self._rules)
                     events += found
@@ -106,13 +111,13 @@ class Preparer:
                 parents.append(parent)
             oldest = oldest or record.append_time_ms
             if len(events) >= self._max_events or taken >= 4 * self._max_events:
-                yield Prepared(
-                    claim.batch(previous, offsets, events), changes, refused, clamped, oldest, parents
-                )
-                offsets, events, changes, refused, parents = [], [], [], [], []
+                batch = claim.batch(previous, offsets, events)
+                yield Prepared(batch, items, users, refused, clamped, oldest, parents)
+                offsets, events, items, users, refused, parents = [], [], [], [], [], []
                 previous, clamped, oldest, taken = claim.position, 0, 0, 0
         if taken:
-            yield Prepared(claim.batch(previous, offsets, events), changes, refused, clamped, oldest, parents)
+            batch = claim.batch(previous, offsets, events)
+            yield Prepared(batch, items, users, refused, clamped, oldest, parents)
 
 
 class Accepted(NamedTuple):
@@ -132,10 +137,7 @@ def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules)
     events, impression = _parse(record)
     clamped = 0
     for i, event in enumerate(events):
-        if _partition_of(event.user_id, partitions) != record.partition:
-            raise Misrouted(
-                f"misrouted: user {event.user_id} belongs into another partition; key records by user id"
-            )
+        _check_place(record, "user", event.user_id, partitions)
         time_ms = rules.clamped(event.event_time_ms, record.append_time_ms)
         if time_ms != event.event_time_ms:
             events[i] = replace(event, event_time_ms=time_ms)
@@ -145,14 +147,23 @@ def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules)
     return Accepted(events, clamped, impression)
 
 
-def accept_change(record: Record, partitions: int) -> ItemChange:
+def accept_item_change(record: Record, partitions: int) -> ItemChange:
     """The same for a record of the topic `items`."""
     change = parse_item_change(_json(record))
-    if _partition_of(change.item_id, partitions) != record.partition:
-        raise Misrouted(
-            f"misrouted: item {change.item_id} belongs into another partition; key records by item id"
-        )
+    _check_place(record, "item", change.item_id, partitions)
     return change
+
+
+def accept_user_change(record: Record, partitions: int) -> UserChange:
+    """The same for a record of the topic `users`."""
+    change = parse_user_change(_json(record))
+    _check_place(record, "user", change.user_id, partitions)
+    return change
+
+
+def _check_place(record: Record, kind: str, key: str, partitions: int) -> None:
+    if _partition_of(key, partitions) != record.partition:
+        raise Misrouted(f"misrouted: {kind} {key} belongs into another partition; key records by {kind} id")
 
 
 def _json(record: Record) -> Any:

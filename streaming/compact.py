@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recsys.datasets.changed import change_times
 from recsys.forget import forgotten_users, user_digest
 from recsys.lake import DAY_PREFIX, EVENTS, IMPRESSIONS, TIME, days, read_day, write_parquet
 
@@ -80,7 +81,11 @@ def _without(rows: pa.Table, forgotten: Mapping[str, int]) -> pa.Table:
 
 def _clean_users(path: Path, forgotten: Mapping[str, int], done: Compacted) -> None:
     rows = pq.read_table(path)
-    keep = [user_digest(user) not in forgotten for user in rows.column("user_id").to_pylist()]
+    changed = change_times(path)  # who was put after the wish is there again
+    keep = [
+        changed.get(user, 0) > forgotten.get(user_digest(user), -1)
+        for user in rows.column("user_id").to_pylist()
+    ]
     if not all(keep):
         write_parquet(path, rows.filter(pa.array(keep)))
         done.rows_removed += keep.count(False)

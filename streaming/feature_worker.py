@@ -7,8 +7,8 @@ The store, not Kafka, is the source of truth for offsets:
    `topic:partition:offset`, acknowledged before its batch is applied.
 3. One atomic call of the store for about a hundred events: refused when the epoch is an old one (FENCED) or
    records are missing before it (GAP); below the stored offset skipped; known event ids dropped; states, offset
-   and watermark written together. Changes of items are written before their batch's offset: doing that twice, or
-   by two workers, changes nothing.
+   and watermark written together. Changes of items and users are written before their batch's offset: doing
+   that twice, or by two workers, changes nothing.
 4. Offsets go to Kafka, too, but only so that its tools can show the lag.
 5. FENCED, GAP, and any outage: give the claim up and start at 1, where the store says.
 
@@ -50,7 +50,7 @@ from streaming.log import KafkaSink, KafkaSource
 from streaming.metrics import WorkerMetrics
 from streaming.settings import StreamSettings
 
-TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS)
+TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
 GROUP = "feature-worker"
 Partition = tuple[str, int]
 
@@ -212,7 +212,8 @@ class FeatureWorker:
     def _apply(self, prepared: Prepared) -> Applied:
         """(3) On the applier's thread. With traces on, each record that came with a trace gets its part of it."""
         began_ns = time.time_ns()
-        self._store.change_items(prepared.changes)
+        self._store.change_items(prepared.items)
+        self._store.change_users(prepared.users)
         applied = self._store.apply(prepared.batch)
         if self._traces is not None:
             _trace(self._traces, prepared, applied, began_ns)

@@ -150,7 +150,8 @@ def backfill_(
             covered = [
                 _covered(name, place)
                 for name, place in sorted(read_checkpoint(settings.lake).items())
-                if not name.startswith(f"{Topic.ITEMS}/")  # the worker reads the catalogue's changes again
+                # the worker reads the changes of items and users again
+                if not name.startswith((f"{Topic.ITEMS}/", f"{Topic.USERS}/"))
             ]
             loaded = main(spark, job, covered, open_store, settings.partitions, dedupe_ms)
         finally:

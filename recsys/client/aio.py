@@ -11,7 +11,7 @@ import msgspec
 
 from recsys.client.calls import Call, Calls, Retry, build, gave_up, key_header, result, worth_a_retry
 from recsys.client.models import BatchAnswer, EventResults, Ranking, Recommendations, SimilarItem
-from recsys.types import Item
+from recsys.types import Item, User
 
 
 class AsyncClient(Calls):
@@ -88,6 +88,14 @@ class AsyncClient(Calls):
         """What the platform holds of a user."""
         found: dict[str, Any] = await self._do(self.on_call("GET", "users", user_id))
         return found
+
+    async def put_user(self, user: User) -> None:
+        """Set a user's static attributes, all of them."""
+        await self._do(self.put_user_call(user))
+
+    async def put_users(self, users: Sequence[User]) -> None:
+        """The same for many."""
+        await self._do(self.put_users_call(users))
 
     async def forget_user(self, user_id: str) -> None:
         """Remove a user's state."""

@@ -12,7 +12,7 @@ import msgspec
 from recsys.client.models import ApiError, BatchAnswer, EventResults, Ranking, Recommendations
 from recsys.errors import Unavailable
 from recsys.events import new_id
-from recsys.types import Item
+from recsys.types import Item, User
 
 RETRIED = frozenset({429, 502, 503, 504})
 
@@ -97,6 +97,16 @@ class Calls:
     def put_items_call(items: Sequence[Item]) -> Call:
         body = {"items": [msgspec.to_builtins(item) for item in items]}
         return Call("POST", "/v1/items", dict[str, Any], body, once=True)
+
+    @staticmethod
+    def put_users_call(users: Sequence[User]) -> Call:
+        body = {"users": [msgspec.to_builtins(user) for user in users]}
+        return Call("POST", "/v1/users", dict[str, Any], body, once=True)
+
+    @staticmethod
+    def put_user_call(user: User) -> Call:
+        body = {"attributes": dict(user.attributes)}
+        return Call("PUT", f"/v1/users/{quote(user.user_id, safe='')}", dict[str, Any], body, once=True)
 
     @staticmethod
     def on_call(method: str, *path: str, kind: Any = dict[str, Any], once: bool = False) -> Call:

@@ -11,7 +11,7 @@ import msgspec
 
 from recsys.client.calls import Call, Calls, Retry, build, gave_up, key_header, result, worth_a_retry
 from recsys.client.models import BatchAnswer, EventResults, Ranking, Recommendations, SimilarItem
-from recsys.types import Item
+from recsys.types import Item, User
 
 
 class Client(Calls):
@@ -90,6 +90,14 @@ class Client(Calls):
         """What the platform holds of a user."""
         found: dict[str, Any] = self._do(self.on_call("GET", "users", user_id))
         return found
+
+    def put_user(self, user: User) -> None:
+        """Set a user's static attributes, all of them."""
+        self._do(self.put_user_call(user))
+
+    def put_users(self, users: Sequence[User]) -> None:
+        """The same for many."""
+        self._do(self.put_users_call(users))
 
     def forget_user(self, user_id: str) -> None:
         """Remove a user's state."""

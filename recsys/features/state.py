@@ -9,7 +9,7 @@ cut into tiles of `hop_ms`; a tile's cell counts what happened in [tile · hop, 
 """
 
 import zlib
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -181,10 +181,14 @@ class History:
 
 @dataclass(slots=True)
 class EntityState:
-    """What is known of one user or item: cells, and for users the histories (oldest first) by name."""
+    """What is known of one user or item: cells, and for users the histories (oldest first) by name.
+
+    `attributes`: a user's static attributes as last put through the log; None: never, so the lake's are the latest.
+    """
 
     cells: MutableMapping[str, int] = field(default_factory=dict)
     histories: dict[str, list[Visit]] = field(default_factory=dict)
+    attributes: Mapping[str, str] | None = None
 
     def change(self, delta: Delta) -> None:
         """Apply one delta in place."""

@@ -29,7 +29,7 @@ class UserHydrator:
     def __init__(
         self,
         store: UserStates,
-        attributes_of: Callable[[str], Mapping[str, str]] = lambda user_id: {},
+        attributes_of: Callable[[str, EntityState], Mapping[str, str]] = lambda user_id, state: {},
         name: str = "user",
         optional: bool = True,
     ) -> None:
@@ -41,7 +41,7 @@ class UserHydrator:
     def hydrate_query(self, query: Query) -> Query:
         user = self._store.user(query.user_id)
         known = bool(user.cells or user.histories)
-        return replace(query, user=user, known=known, attributes=self._attributes_of(query.user_id))
+        return replace(query, user=user, known=known, attributes=self._attributes_of(query.user_id, user))
 
 
 class HistoryHydrator:

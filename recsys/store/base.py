@@ -15,6 +15,7 @@ from recsys.events import Event
 from recsys.features.state import Aggregate, Delta, EntityState, History, Visit
 from recsys.item_changes import ItemChange
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, Item
+from recsys.user_changes import UserChange
 
 
 class Folded(Protocol):
@@ -166,7 +167,13 @@ class FeatureStore(Protocol):
         """
 
     def forget_user(self, user_id: str) -> bool:
-        """Remove every state of the user. True if there was any."""
+        """Remove every state of the user, and the attributes. True if there was anything."""
+
+    def change_users(self, changes: Sequence[UserChange]) -> None:
+        """Replace or delete users' static attributes, in this order. A change older than what is known is ignored.
+
+        Of a deleted user nothing is kept, so the changes before a deletion must not come after it.
+        """
 
     def change_items(self, changes: Sequence[ItemChange]) -> None:
         """Put and delete catalogue entries, in this order. A change older than what is known of its item is ignored.

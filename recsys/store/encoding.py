@@ -225,6 +225,14 @@ def _merged(
     return owners, codes, merged
 
 
+def pack_attributes(attributes: Mapping[str, str]) -> bytes:
+    return msgspec.json.encode(attributes)
+
+
+def unpack_attributes(raw: bytes) -> dict[str, str]:
+    return msgspec.json.decode(raw, type=dict[str, str])
+
+
 def pack_item(item: Item) -> bytes:
     return msgspec.json.encode(item)
 

@@ -6,7 +6,7 @@ It keeps every tile and every event id: nothing here is pruned.
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from recsys.errors import FingerprintMismatch
 from recsys.events import Event
@@ -14,6 +14,7 @@ from recsys.features.state import EntityState
 from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.types import Item
+from recsys.user_changes import UserChange
 
 
 class MemoryFeatureStore:
@@ -37,6 +38,7 @@ class MemoryFeatureStore:
         self._reports: dict[str, tuple[bytes, float]] = {}  # → until when it holds
         self._users: dict[str, EntityState] = {}
         self._items: dict[str, EntityState] = {}
+        self._attributes: dict[str, tuple[int, Mapping[str, str]]] = {}  # of users, and when they were put
         self._catalogue: dict[str, Item | None] = {}
         self._changed_ms: dict[str, int] = {}  # when each entry was changed
         self._changes: list[set[str]] = []
@@ -129,7 +131,9 @@ class MemoryFeatureStore:
 
     def user(self, user_id: str) -> EntityState:
         with self._lock:
-            return _copy(self._users.get(user_id))
+            state, put = _copy(self._users.get(user_id)), self._attributes.get(user_id)
+            state.attributes = put and put[1]
+            return state
 
     def history_version(self, user_id: str, history: str) -> str:
         with self._lock:
@@ -165,7 +169,18 @@ class MemoryFeatureStore:
 
     def forget_user(self, user_id: str) -> bool:
         with self._lock:
-            return self._users.pop(user_id, None) is not None
+            state, put = self._users.pop(user_id, None), self._attributes.pop(user_id, None)
+            return not (state is None and put is None)
+
+    def change_users(self, changes: Sequence[UserChange]) -> None:
+        with self._lock:
+            for change in changes:
+                if change.changed_ms < self._attributes.get(change.user_id, (0, {}))[0]:
+                    continue
+                if change.user is None:
+                    self._attributes.pop(change.user_id, None)
+                else:
+                    self._attributes[change.user_id] = change.changed_ms, dict(change.user.attributes)
 
     def change_items(self, changes: Sequence[ItemChange]) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
     NS:{c}:catalogue  :times       items put since the bundle, empty where deleted; when (hashes)
     NS:{p}:cp:TOPIC                checkpoint (hash): epoch, offset, watermark, log_id
     NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes; `encoding`)
+    NS:{p}:a:USER                  static attributes put since the import (hash): attributes, changed_ms
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
     NS:{p}:items                   the items that have a share here (set)
     NS:{p}:d:TOPIC:BUCKET          event ids seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
@@ -28,13 +29,16 @@ from recsys.store.encoding import (
     BatchEncoder,
     FoldedEvent,
     StateDecoder,
+    pack_attributes,
     pack_item,
+    unpack_attributes,
     unpack_item,
     unpack_visit,
 )
 from recsys.store.redis_client import READ_TIMEOUT_S, connect
 from recsys.store.redis_errors import redis_errors
 from recsys.types import Item
+from recsys.user_changes import UserChange
 
 _LAYOUT = 2  # of keys and values; 1 had cells by name
 _PAGE = 500  # items read in one round trip when all are read
@@ -78,6 +82,7 @@ class RedisFeatureStore:
         self._claim = self._redis.register_script(_script("claim.lua"))
         self._apply = self._redis.register_script(_script("apply.lua"))
         self._change = self._redis.register_script(_script("catalogue.lua"))
+        self._put_attributes = self._redis.register_script(_script("attributes.lua"))
         self._workers = self._redis.register_script(_script("workers.lua"))
         self._shares = self._redis.register_script(_script("shares.lua"))
 
@@ -198,10 +203,14 @@ class RedisFeatureStore:
         partition = partition_of(user_id, self._config.partitions)
         with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._key(partition, "u", user_id))
+            pipe.hget(self._key(partition, "a", user_id), "attributes")
             for history in self._kept:
                 pipe.zrange(self._key(partition, "h", history, user_id), 0, -1, withscores=True)
-            cells, *members = pipe.execute()
-        return self._decoder.user(cells, dict(zip(self._kept, members, strict=True)))
+            cells, attributes, *members = pipe.execute()
+        state = self._decoder.user(cells, dict(zip(self._kept, members, strict=True)))
+        if attributes is not None:
+            state.attributes = unpack_attributes(attributes)
+        return state
 
     def user_ids(self) -> Iterator[str]:
         """Everybody who has state, once, in no order, found by one scan of all keys: for batch jobs.
@@ -282,9 +291,21 @@ class RedisFeatureStore:
         partition = partition_of(user_id, self._config.partitions)
         histories = [self._key(partition, "h", history, user_id) for history in self._kept]
         with redis_errors():
-            state = self._redis.unlink(self._key(partition, "u", user_id), *histories)
+            state = self._redis.unlink(
+                self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories
+            )
             document = self._redis.unlink(nightly_key(self._namespace, "u", user_id))  # in another slot
         return bool(state or document)
+
+    def change_users(self, changes: Sequence[UserChange]) -> None:
+        if not changes:
+            return
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for change in changes:
+                key = self._key(partition_of(change.user_id, self._config.partitions), "a", change.user_id)
+                put = b"" if change.user is None else pack_attributes(change.user.attributes)
+                self._put_attributes([key], [change.changed_ms, put, self._config.idle_ms], client=pipe)
+            pipe.execute()
 
     def change_items(self, changes: Sequence[ItemChange]) -> None:
         for start in range(0, len(changes), _PAGE):

@@ -1,33 +1,20 @@
 """Items: their neighbours, and changes of the catalogue between two bundles."""
 
-from contextlib import suppress
 from typing import Annotated
 
-import msgspec
-import orjson
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from recsys.errors import Unavailable
 from recsys.item_changes import ItemChange
-from recsys.tracing import current_headers
 from recsys.types import Item, Topic
-from serving.idempotency import PATTERN, REPLAYED, once
-from serving.outbox import Message
+from serving.accepted_changes import IdempotencyKey, keep, stored_once
+from serving.idempotency import REPLAYED, once
 from serving.problems import Problem
-from serving.schemas import Id, ItemEntries, ItemEntry, ItemsStored, SimilarItem, SimilarItems
+from serving.schemas import Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
 from serving.security import Scope
 from serving.services import Services, allow, services
 
 router = APIRouter(tags=["items"])
 
-JSON = "application/json"
-IdempotencyKey = Annotated[
-    str,
-    Header(
-        pattern=PATTERN,
-        description="Made by the client for one request: sent again, it has one effect and gets the same answer",
-    ),
-]
 ItemId = Annotated[Id, Path(description="the item's id")]
 
 
@@ -55,7 +42,7 @@ def similar(
     )
 
 
-@router.post("/v1/items", status_code=202, response_model=ItemsStored)
+@router.post("/v1/items", status_code=202, response_model=Stored)
 def put_items(
     request: Request, body: ItemEntry | ItemEntries, idempotency_key: IdempotencyKey = ""
 ) -> Response:
@@ -66,16 +53,13 @@ def put_items(
     if len(entries) > parts.settings.max_batch:
         raise Problem(413, f"items: at most {parts.settings.max_batch} in one request, got {len(entries)}")
 
-    def store(now_ms: int) -> bytes:
+    def store(now_ms: int) -> int:
         items = [_item(entry, now_ms) for entry in entries]
         _change(parts, [ItemChange(item.item_id, item, now_ms) for item in items])
-        return msgspec.json.encode({"stored": len(items)})
+        return len(items)
 
     content = body.model_dump_json().encode()
-    answer, replayed = once(
-        parts.replays, caller.name, idempotency_key, "put items", content, parts.now_ms(), store
-    )
-    return Response(answer, 202, REPLAYED if replayed else None, JSON)
+    return stored_once(parts, caller.name, idempotency_key, "put items", content, store)
 
 
 @router.delete("/v1/items/{item_id}", status_code=204)
@@ -95,19 +79,7 @@ def delete_item(request: Request, item_id: ItemId, idempotency_key: IdempotencyK
 
 
 def _change(parts: Services, changes: list[ItemChange]) -> None:
-    """Keep the changes for the log, which brings them to the lake; and into the store at once, if it is there.
-
-    While it is away the feature worker does that later: a change that the store has already is no change.
-
-    Raises:
-        Unavailable: they cannot be kept now; nothing is changed.
-    """
-    headers = current_headers()
-    parts.events.put(
-        [Message(Topic.ITEMS, change.item_id, orjson.dumps(change.to_dict()), headers) for change in changes]
-    )
-    with suppress(Unavailable):
-        parts.store.change_items(changes)
+    keep(parts, Topic.ITEMS, changes, parts.store.change_items)
 
 
 def _item(entry: ItemEntry, now_ms: int) -> Item:

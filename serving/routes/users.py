@@ -1,17 +1,22 @@
-"""Users: what the platform holds of one, and forgetting it."""
+"""Users: their static attributes, what the platform holds of one, and forgetting it."""
 
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Path, Request, Response
 
 from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
 from recsys.features.state import Visit
 from recsys.forget import mark_forgotten, user_digest
+from recsys.types import Topic, User
+from recsys.user_changes import UserChange
+from serving.accepted_changes import IdempotencyKey, keep, stored_once
 from serving.audit import audit
+from serving.problems import Problem
 from serving.runtime import Runtime
-from serving.schemas import Id, UserSummary, VisitLine
+from serving.schemas import Id, Stored, UserBody, UserEntries, UserEntry, UserSummary, VisitLine
 from serving.security import Scope
-from serving.services import allow, services
+from serving.services import Services, allow, services
 
 router = APIRouter(tags=["users"])
 
@@ -32,7 +37,25 @@ def user(request: Request, user_id: UserId) -> UserSummary:
         history=[_line(runtime, visit) for visit in reversed(visits)],
         seen=len(state.histories.get(SEEN_VISITS.name, [])),
         cells=len(state.cells),
+        attributes=None if state.attributes is None else dict(state.attributes),
     )
+
+
+@router.put("/v1/users/{user_id}", status_code=202, response_model=Stored)
+def put_user(
+    request: Request, user_id: UserId, body: UserBody, idempotency_key: IdempotencyKey = ""
+) -> Response:
+    """Set a user's static attributes, all of them. The next request of that user sees those that some feature reads."""
+    return _put(request, [User(user_id, body.attributes)], idempotency_key)
+
+
+@router.post("/v1/users", status_code=202, response_model=Stored)
+def put_users(
+    request: Request, body: UserEntry | UserEntries, idempotency_key: IdempotencyKey = ""
+) -> Response:
+    """The same for one user or many."""
+    entries = body.users if isinstance(body, UserEntries) else [body]
+    return _put(request, [User(entry.user_id, entry.attributes) for entry in entries], idempotency_key)
 
 
 @router.delete("/v1/users/{user_id}", status_code=204)
@@ -43,9 +66,27 @@ def forget(request: Request, user_id: UserId) -> Response:
     parts = services(request)
     # the id itself is to be forgotten
     audit(request, caller, "forget user", user_sha256=user_digest(user_id))
+    _change(parts, [UserChange(user_id, None, parts.now_ms())])  # after what is still on its way to the store
     parts.store.forget_user(user_id)
     mark_forgotten(parts.settings.lake, user_id, parts.now_ms())
     return Response(status_code=204)
+
+
+def _put(request: Request, users: list[User], key: str) -> Response:
+    caller = allow(request, Scope.WRITE)
+    parts = services(request)
+    if len(users) > parts.settings.max_batch:
+        raise Problem(413, f"users: at most {parts.settings.max_batch} in one request, got {len(users)}")
+
+    def store(now_ms: int) -> int:
+        _change(parts, [UserChange(user.user_id, user, now_ms) for user in users])
+        return len(users)
+
+    return stored_once(parts, caller.name, key, "put users", msgspec.json.encode(users), store)
+
+
+def _change(parts: Services, changes: list[UserChange]) -> None:
+    keep(parts, Topic.USERS, changes, parts.store.change_users)
 
 
 def _line(runtime: Runtime | None, visit: Visit) -> VisitLine:

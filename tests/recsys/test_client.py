@@ -10,7 +10,7 @@ import pytest
 
 from recsys.client import ApiError, AsyncClient, Client, Retry
 from recsys.errors import Unavailable
-from recsys.types import Item
+from recsys.types import Item, User
 
 ANSWER = {
     "request_id": "r",
@@ -151,6 +151,21 @@ def test_items_are_sent_whole(client: Callable[[Server], Client]) -> None:
             }
         ]
     }
+
+
+def test_users_are_sent_one_or_many_under_a_key(client: Callable[[Server], Client]) -> None:
+    server = Server(busy(), ok({"stored": 1}, 202), ok({"stored": 2}, 202))
+    api = client(server)
+    api.put_user(User("a/b", {"age": "31"}))
+    api.put_users([User("a", {"age": "31"}), User("b")])
+    again, one, many = server.requests
+    assert (one.method, one.url.raw_path) == ("PUT", b"/v1/users/a%2Fb")
+    assert msgspec.json.decode(one.content) == {"attributes": {"age": "31"}}
+    assert msgspec.json.decode(many.content) == {
+        "users": [{"user_id": "a", "attributes": {"age": "31"}}, {"user_id": "b", "attributes": {}}]
+    }
+    keys = [request.headers["idempotency-key"] for request in (again, one, many)]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_changes_of_items_go_under_one_key_for_all_tries(client: Callable[[Server], Client]) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from recsys.changes import newest
 from recsys.errors import InvalidEvent
-from recsys.item_changes import ItemChange, newest, parse_item_change
+from recsys.item_changes import ItemChange, parse_item_change
 from recsys.types import Item
 
 FULL = Item("42", "Ä\nfilm", ("Drama", "War"), "maker", 5, {"year": "1999"})

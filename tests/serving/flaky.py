@@ -43,7 +43,12 @@ class FlakyStore:
         self.refused: Counter[str] = Counter()
 
     def __getattr__(self, name: str) -> Any:
-        if not self.up and name != "close":
-            self.refused[name] += 1
-            raise Unavailable("Redis is switched off")
-        return getattr(self.inner, name)
+        method = getattr(self.inner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if not self.up and name != "close":
+                self.refused[name] += 1
+                raise Unavailable("Redis is switched off")
+            return method(*arguments, **options)
+
+        return call

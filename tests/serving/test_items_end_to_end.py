@@ -1,4 +1,5 @@
-"""A cold item's way with real parts: API → Kafka → Redis, index and lake; and out again. No time is measured."""
+"""What is put, with real parts: an item's way from API or Kafka to Redis, index and lake, and out again; and a
+user's. No time is measured."""
 
 import threading
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from infra.local.kafka import KafkaBroker
-from recsys.datasets.catalogue import read_items
+from recsys.datasets.catalogue import read_items, read_users, users_path
 from recsys.features.definitions import FEATURES
 from recsys.item_changes import ItemChange
 from recsys.models.attributes import hash_attributes
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import Item, Topic
+from recsys.types import Item, Topic, User
+from recsys.user_changes import UserChange
 from serving.app import create_app
 from serving.settings import ServingSettings
 from streaming import archive, feature_worker
@@ -116,3 +118,31 @@ def test_any_producer_may_change_items_through_kafka(loop: Loop) -> None:
     send(ItemChange("cold", None, 6))
     eventually(lambda: loop.channels_of("cold") == [])
     eventually(lambda: not loop.in_lake("cold"))
+
+
+def test_attributes_of_a_user_reach_the_ranker_and_the_lake_and_go(loop: Loop) -> None:
+    def age() -> float:
+        """As the ranker reads it."""
+        answer = loop.client.post("/v1/recommendations?explain=true", json={"user_id": "u7"}).json()
+        return float(answer["funnel"]["shown"][0]["features"]["user_age"])
+
+    def in_lake() -> dict[str, str] | None:
+        users = read_users(loop.lake) if users_path(loop.lake).exists() else []
+        return next((dict(user.attributes) for user in users if user.user_id == "u7"), None)
+
+    unknown = age()
+    assert loop.client.put("/v1/users/u7", json={"attributes": {"age": "31"}}).status_code == 202
+    assert age() == 31 != unknown  # the very next request
+    eventually(lambda: in_lake() == {"age": "31"})
+
+    change = UserChange("u7", User("u7", {"age": "32", "shoe size": "44"}), 2_000_000_000_000)
+    loop.sink.append(Topic.USERS, "u7", msgspec.json.encode(change.to_dict()))  # any producer may
+    loop.sink.flush(30)
+    eventually(lambda: age() == 32)
+    eventually(lambda: in_lake() == {"age": "32", "shoe size": "44"})
+
+    gone = UserChange("u7", None, 2_000_000_000_001)
+    loop.sink.append(Topic.USERS, "u7", msgspec.json.encode(gone.to_dict()))
+    loop.sink.flush(30)
+    eventually(lambda: age() == unknown)
+    eventually(lambda: in_lake() is None)

@@ -11,6 +11,7 @@ from recsys.errors import Unavailable
 from recsys.forget import forgotten_users, user_digest
 from recsys.item_changes import parse_item_change
 from recsys.types import Topic
+from recsys.user_changes import parse_user_change
 from serving import schemas
 from serving.security import Scope, new_key
 from tests.bundles import tiny_items, write_tiny_bundle
@@ -93,6 +94,61 @@ def test_a_user_has_a_history_and_can_be_forgotten(api: Api) -> None:
     assert forgotten_users(api.services.settings.lake) == {user_digest("u1"): NOW_MS}
     assert api.client.get("/v1/users/u1").json()["known"] is False
     assert api.client.delete("/v1/users/u1").status_code == 204
+
+
+def test_users_attributes_are_kept_for_the_log_and_read_by_the_next_request(
+    make_api: Callable[..., Api],
+) -> None:
+    api = make_api(result_cache_ms=0)
+
+    def put(**attributes: str) -> None:
+        response = api.client.put("/v1/users/u1", json={"attributes": attributes})
+        assert (response.status_code, response.json()) == (202, {"stored": 1})
+
+    put(age="31", shoe="44")
+    assert api.client.get("/v1/users/u1").json()["attributes"] == {"age": "31", "shoe": "44"}
+    assert api.client.get("/v1/users/u1").json()["known"] is False  # has done nothing yet
+    many = {"users": [{"user_id": "u1", "attributes": {}}, {"user_id": "u2", "attributes": {"age": "5"}}]}
+    assert api.client.post("/v1/users", json=many).json() == {"stored": 2}
+    assert api.client.get("/v1/users/u1").json()["attributes"] == {}
+    assert api.client.delete("/v1/users/u2").status_code == 204
+    assert api.client.get("/v1/users/u2").json()["attributes"] is None
+    changes = [parse_user_change(raw) for raw in api.logged(Topic.USERS)]
+    assert [(c.user_id, c.user and dict(c.user.attributes)) for c in changes] == [
+        ("u1", {"age": "31", "shoe": "44"}),
+        ("u1", {}),
+        ("u2", {"age": "5"}),
+        ("u2", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"attributes": {"age": 31}}, 422),
+        ({"attributes": {str(n): "" for n in range(99)}}, 422),
+        ({"attributes": {}, "user_id": "other"}, 422),
+        ({"age": "31"}, 422),
+    ],
+)
+def test_bad_attributes_are_422(api: Api, body: object, status: int) -> None:
+    assert api.client.put("/v1/users/u1", json=body).status_code == status
+
+
+def test_many_users_are_limited_and_a_key_makes_one_effect(make_api: Callable[..., Api]) -> None:
+    api = make_api(max_batch=2)
+    users = [{"user_id": f"u{n}", "attributes": {}} for n in range(3)]
+    assert api.client.post("/v1/users", json={"users": users}).status_code == 413
+    for _ in range(2):
+        response = api.client.put(
+            "/v1/users/u1", json={"attributes": {"age": "1"}}, headers={"idempotency-key": "k"}
+        )
+    assert response.headers["idempotency-replayed"] == "true"
+    assert len(api.logged(Topic.USERS)) == 1
+    other = api.client.put(
+        "/v1/users/u2", json={"attributes": {"age": "1"}}, headers={"idempotency-key": "k"}
+    )
+    assert other.status_code == 422
 
 
 def test_routes_that_need_redis_say_so_when_it_is_away(api: Api) -> None:
@@ -214,12 +270,18 @@ def test_with_keys_on_each_route_asks_for_its_scope(make_api: Callable[..., Api]
 
     ask = ("POST", "/v1/recommendations", {"user_id": "u"})
     send = ("POST", "/v1/events", {"type": "click", "user_id": "u", "item_id": "item-001"})
+    put: tuple[str, str, object] = ("PUT", "/v1/users/u", {"attributes": {}})
     swap = ("POST", "/v1/bundles/v1/activate", None)
-    for (method, url, body), allowed in ((ask, {reader, admin}), (send, {writer, admin}), (swap, {admin})):
+    for (method, url, body), allowed in (
+        (ask, {reader, admin}),
+        (send, {writer, admin}),
+        (put, {writer, admin}),
+        (swap, {admin}),
+    ):
         assert status(method, url, None, body) == 401
         for key in (reader, writer, admin):
             assert status(method, url, key, body) == (
-                (202 if url == "/v1/events" else 200) if key in allowed else 403
+                (202 if writer in allowed else 200) if key in allowed else 403
             )
     for url in ("/healthz", "/readyz", "/metrics", "/", "/openapi.json"):
         assert status("GET", url, None) == 200
@@ -308,7 +370,7 @@ def test_examples_of_models_are_what_the_models_take(api: Api) -> None:
     for name in (
         "ItemEntry",
         "ItemEntries",
-        "ItemsStored",
+        "Stored",
         "SimilarItems",
         "UserSummary",
         "Problem",

@@ -33,14 +33,12 @@ def rig() -> Iterator[StreamRig]:
         yield rig
 
 
+PATIENT = {"RECSYS_DEADLINE_MS": "20000", "RECSYS_STORE_TIMEOUT_MS": "20000"}
+
+
 @pytest.fixture(scope="module")
 def served(rig: StreamRig) -> Iterator[Api]:
-    settings = {
-        "RECSYS_DEADLINE_MS": "20000",
-        "RECSYS_STORE_TIMEOUT_MS": "20000",
-        "RECSYS_BUNDLE_POLL_S": "0.1",
-    }
-    with api(rig, workers=1, **settings) as served:
+    with api(rig, workers=1, RECSYS_BUNDLE_POLL_S="0.1", **PATIENT) as served:
         yield served
 
 
@@ -108,7 +106,7 @@ def test_accepted_events_survive_kill_9_of_the_api_while_kafka_is_away(rig: Stre
 
 def test_sigterm_answers_what_it_has_taken_and_delivers_every_impression(rig: StreamRig) -> None:
     home = rig.home / "spool-of-the-stopped"
-    with api(rig, workers=2, RECSYS_SPOOL=str(home)) as served:
+    with api(rig, workers=2, RECSYS_SPOOL=str(home), **PATIENT) as served:
         with Client(served.url, timeout_s=30) as client:
             ids = {client.recommend(f"leaver-{i}", k=2).request_id for i in range(20)}
         served.process.stop()

@@ -14,10 +14,12 @@ from streaming.visitors import Population, VisitConfig, Visits, play_day
 from tests.bundles import write_tiny_bundle
 from tests.serving.conftest import open_api
 
+N_ITEMS = 200  # more than one visit can see: an empty list would be no impression
+
 
 def test_a_day_of_visits_over_http(tmp_path: Path) -> None:
-    world = create_world(WorldConfig(seed=2, users=60, items=50, new_items_per_day=0))
-    items = sorted((world.item(row) for row in range(50)), key=lambda item: item.item_id)
+    world = create_world(WorldConfig(seed=2, users=60, items=N_ITEMS, new_items_per_day=0))
+    items = sorted((world.item(row) for row in range(N_ITEMS)), key=lambda item: item.item_id)
     write_tiny_bundle(tmp_path / "bundles", "v1", items)
     api = open_api(tmp_path, bundle=False)
     try:

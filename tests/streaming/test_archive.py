@@ -14,14 +14,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.datasets.catalogue import read_items
+from recsys.datasets.catalogue import read_items, read_users, users_path, users_table
+from recsys.datasets.changed import change_times
 from recsys.errors import InvalidConfig, Unavailable
 from recsys.event_log import MemoryEventLog, MemoryEventSource, Record
 from recsys.events import Event, derived_id
 from recsys.impressions import Impression, ShownItem, impression_events
 from recsys.item_changes import ItemChange
-from recsys.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events
-from recsys.types import MS_PER_DAY, EventType, Item, Topic
+from recsys.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
+from recsys.types import MS_PER_DAY, EventType, Item, Topic, User
+from recsys.user_changes import UserChange
 from streaming.archive import Archiver
 from streaming.commit import ALIVE, FOLDER, exclusive
 from streaming.lateness import TimeRules
@@ -136,6 +138,30 @@ def test_an_old_change_of_an_item_that_is_delivered_again_changes_nothing(tmp_pa
     assert [item.title for item in read_items(tmp_path)] == ["of the same time", "again"]
 
 
+def test_changes_of_users_become_the_user_table_and_of_a_deleted_one_nothing_stays(tmp_path: Path) -> None:
+    def deliver(user_id: str, attributes: dict[str, str] | None, at: int) -> None:
+        user = None if attributes is None else User(user_id, attributes)
+        log.append(Topic.USERS, user_id, msgspec.json.encode(UserChange(user_id, user, at).to_dict()))
+
+    imported = users_table([User("a", {"age": "1"}), User("z", {"age": "9"})])
+    write_parquet(users_path(tmp_path), imported)
+    log = MemoryEventLog()
+    deliver("b", {"age": "2"}, 5)
+    deliver("a", {"gender": "F"}, 5)
+    drain(Archiver(log.source(), tmp_path))
+    assert read_users(tmp_path) == [
+        User("a", {"gender": "F"}),
+        User("b", {"age": "2"}),
+        User("z", {"age": "9"}),
+    ]
+    deliver("b", {"age": "1"}, 4)
+    deliver("a", None, 6)
+    deliver("never", None, 6)
+    drain(Archiver(log.source(), tmp_path))
+    assert read_users(tmp_path) == [User("b", {"age": "2"}), User("z", {"age": "9"})]
+    assert change_times(users_path(tmp_path)) == {"b": 5}
+
+
 def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path: Path) -> None:
     log, replayed = MemoryEventLog(), event(0)
     value = msgspec.json.encode(replayed.to_dict())
@@ -144,11 +170,12 @@ def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path
         log.append(Topic.EVENTS, "u", poison)
         log.append(Topic.IMPRESSIONS, "u", poison)
         log.append(Topic.ITEMS, "i", poison)
+        log.append(Topic.USERS, "u", poison)
     send(log, event(1))
     archiver = Archiver(log.source(), tmp_path)
     drain(archiver)
     assert list(read_events(tmp_path)) == [event(1)]
-    assert (archiver.totals.replayed, archiver.totals.poison) == (1, 15)
+    assert (archiver.totals.replayed, archiver.totals.poison) == (1, 20)
     again = Archiver(log.source(), tmp_path)
     assert again.step(0.0) == 0, "what was passed over is not read again"
 

@@ -6,11 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.datasets.catalogue import read_users, users_table
+from recsys.datasets.changed import users_after
 from recsys.errors import InvalidData
 from recsys.events import Event
 from recsys.forget import forgotten_users, mark_forgotten
 from recsys.lake import EVENTS, days, events_table, read_day, read_events, split_by_day, write_parquet
-from recsys.types import MS_PER_DAY, EventType
+from recsys.types import MS_PER_DAY, EventType, User
+from recsys.user_changes import UserChange
 from streaming.compact import compact
 
 T0 = 1_700_000_000_000
@@ -51,7 +54,7 @@ def test_a_day_becomes_one_file_with_the_same_events(lake: Path, events: list[Ev
 
 
 def test_a_forgotten_users_rows_go_and_later_ones_stay(lake: Path, events: list[Event]) -> None:
-    users = pa.table({"user_id": [f"u{n}" for n in range(4)], "age": [1, 2, 3, 4]})
+    users = users_table([User(f"u{n}", {"age": str(n)}) for n in range(4)])
     write_parquet(lake / "users" / "users.parquet", users)
     compact(lake)
     until = events[29].event_time_ms
@@ -63,6 +66,16 @@ def test_a_forgotten_users_rows_go_and_later_ones_stay(lake: Path, events: list[
     write(lake, "imported-again", events)
     compact(lake)
     assert list(read_events(lake)) == [e for e in events if e.user_id != "u1" or e.event_time_ms > until]
+
+
+def test_a_forgotten_user_who_was_put_later_stays(tmp_path: Path) -> None:
+    put = [UserChange(user_id, User(user_id), 10) for user_id in ("back", "gone", "other")]
+    for path, table in users_after(tmp_path, put):
+        write_parquet(tmp_path / path, table)
+    mark_forgotten(tmp_path, "gone", 10)
+    mark_forgotten(tmp_path, "back", 9)
+    assert compact(tmp_path).rows_removed == 1
+    assert read_users(tmp_path) == [User("back"), User("other")]
 
 
 def test_a_day_of_nobody_else_disappears(tmp_path: Path) -> None:

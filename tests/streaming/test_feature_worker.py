@@ -18,7 +18,8 @@ from recsys.impressions import Impression, ShownItem
 from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
+from recsys.user_changes import UserChange
 from recsys.worker_report import read_report
 from streaming.dead_letter import read_dead_letters
 from streaming.feature_worker import TOPICS, FeatureWorker, WorkerConfig
@@ -130,6 +131,20 @@ def test_changes_of_items_reach_the_catalogue_once_and_poison_does_not() -> None
     again = new_worker(store, log)  # from the stored offsets: nothing is read twice
     drain(again, log.source())
     assert store.changed_items(cursor, 0)[1] == set()
+
+
+def test_attributes_of_users_reach_the_store_and_poison_does_not() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    for n in range(30):
+        put = UserChange(f"u{n}", User(f"u{n}", {"age": str(n)}), T0 + n)
+        log.append(Topic.USERS, put.user_id, msgspec.json.encode(put.to_dict()))
+    log.append(Topic.USERS, "u3", msgspec.json.encode(UserChange("u3", None, T0 + 50).to_dict()))
+    log.append(Topic.USERS, "u5", b'{"user": {"user_id": "u5", "attributes": {"age": 5}}, "changed_ms": 5}')
+    drain(new_worker(store, log), log.source())
+    assert [store.user(f"u{n}").attributes for n in range(30)] == [
+        None if n == 3 else {"age": str(n)} for n in range(30)
+    ]
+    assert reasons(log) == ["attributes"]
 
 
 def test_an_impression_becomes_one_event_an_item() -> None:

@@ -49,7 +49,7 @@ def test_names_of_the_histories_are_those_of_the_definitions() -> None:
 
 
 def test_a_user_is_known_when_there_is_state() -> None:
-    stage: QueryHydrator = UserHydrator(cast(FeatureStore, Store()), lambda user_id: {"age": "30"})
+    stage: QueryHydrator = UserHydrator(cast(FeatureStore, Store()), lambda user_id, state: {"age": "30"})
     known = stage.hydrate_query(Query("r", "u1", 3, 0))
     assert known.known
     assert known.user == STATE

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -18,7 +19,8 @@ from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
+from recsys.user_changes import UserChange
 
 T0 = 1_700_000_000_000
 PARTITIONS = 3
@@ -370,6 +372,31 @@ def test_a_forgotten_user_is_gone(store: FeatureStore) -> None:
     assert store.user(user) == EntityState()
     assert store.user(other) == expected(log)[0][other]
     assert store.forget_user(user) is False
+
+
+def test_the_newest_attributes_of_a_user_count_until_the_user_goes(store: FeatureStore) -> None:
+    def put(at: int, attributes: dict[str, str] | None) -> None:
+        store.change_users([UserChange("u", None if attributes is None else User("u", attributes), at)])
+
+    Writer(store).apply([Event("1", EventType.CLICK, "u", "i", T0)])
+    state = store.user("u")
+    assert state.attributes is None
+    put(10, {"age": "31", "Ä": ""})
+    put(9, {"age": "30"})
+    assert store.user("u") == replace(state, attributes={"age": "31", "Ä": ""})
+    put(10, {})  # of the same time: the later one
+    assert store.user("u").attributes == {}
+    put(9, None)
+    assert store.user("u").attributes == {}
+    put(11, None)
+    assert store.user("u") == state
+    put(12, {"age": "32"})
+    store.change_users([UserChange(f"u{n}", User(f"u{n}", {"n": str(n)}), 1) for n in range(9)])
+    assert [store.user(f"u{n}").attributes for n in range(9)] == [{"n": str(n)} for n in range(9)]
+    assert store.forget_user("u") is True
+    assert store.user("u") == EntityState()
+    assert store.forget_user("u0") is True  # who has attributes alone is somebody, too
+    store.change_users([])
 
 
 def test_the_catalogue_is_kept_and_its_changes_are_told(store: FeatureStore) -> None:

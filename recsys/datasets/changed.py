@@ -1,0 +1,86 @@
+"""The lake's tables of items and of users after changes from the log.
+
+Beside each table `_changed.parquet` has the time of each id's last change, so that an older change that comes again
+counts for nothing. What only an import has put is not in it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.changes import C, newest
+from recsys.datasets.catalogue import items_path, items_table, read_table, users_path, users_table
+from recsys.item_changes import ItemChange
+from recsys.user_changes import UserChange
+
+Written = list[tuple[Path, pa.Table]]  # paths below the lake
+
+
+def items_after(lake: Path, changes: Sequence[ItemChange]) -> Written:
+    """Item table and times after the changes; nothing when none of them counts. A deleted item's time stays."""
+    times = change_times(items_path(lake)) if changes else {}
+    latest = _later(times, changes)
+    if not latest:
+        return []
+    put = items_table([change.item for change in latest.values() if change.item is not None])
+    return _written(lake, items_path(lake), put, latest, times | _times(latest))
+
+
+def users_after(lake: Path, changes: Sequence[UserChange]) -> Written:
+    """The same for users. Nothing of a deleted one stays, not even the id."""
+    times = change_times(users_path(lake)) if changes else {}
+    latest = _later(times, changes)
+    if not latest:
+        return []
+    put = users_table([change.user for change in latest.values() if change.user is not None])
+    gone = {user_id for user_id, change in latest.items() if change.user is None}
+    kept = {user_id: ms for user_id, ms in (times | _times(latest)).items() if user_id not in gone}
+    return _written(lake, users_path(lake), put, latest, kept)
+
+
+def times_path(table: Path) -> Path:
+    return table.with_name("_changed.parquet")
+
+
+def change_times(table: Path) -> dict[str, int]:
+    """Id → Unix milliseconds of its last change through the log, of the table of items or of users."""
+    path = times_path(table)
+    if not path.exists():
+        return {}
+    key = _key(table)
+    found = read_table(path, pa.schema([(key, pa.string()), ("changed_ms", pa.int64())]))
+    return dict(zip(found.column(key).to_pylist(), found.column("changed_ms").to_pylist(), strict=True))
+
+
+def _later(times: Mapping[str, int], changes: Iterable[C]) -> dict[str, C]:
+    return {key: change for key, change in newest(changes).items() if change.changed_ms >= times.get(key, 0)}
+
+
+def _times(latest: Mapping[str, ItemChange] | Mapping[str, UserChange]) -> dict[str, int]:
+    return {key: change.changed_ms for key, change in latest.items()}
+
+
+def _written(
+    lake: Path, table: Path, put: pa.Table, changed: Iterable[str], times: Mapping[str, int]
+) -> Written:
+    key, rows = _key(table), put
+    if table.exists():
+        old = read_table(table, put.schema)
+        kept = old.filter(pc.invert(pc.is_in(old.column(key), pa.array(list(changed), pa.string()))))
+        rows = pa.concat_tables([kept, put])
+    return [
+        (table.relative_to(lake), rows.sort_by(key)),
+        (times_path(table).relative_to(lake), times_table(key, sorted(times.items()))),
+    ]
+
+
+def times_table(key: str, rows: Sequence[tuple[str, int]]) -> pa.Table:
+    """What `change_times` reads."""
+    schema = pa.schema([(key, pa.string()), ("changed_ms", pa.int64())])
+    return pa.table([[id_ for id_, _ in rows], [ms for _, ms in rows]], schema=schema)
+
+
+def _key(table: Path) -> str:
+    return "item_id" if table.stem == "items" else "user_id"

@@ -1,0 +1,8 @@
+-- Replace or delete a user's static attributes, unless what is known is newer.
+-- KEYS[1] the user's attributes   ARGV[1] changed at, milliseconds   ARGV[2] attributes as JSON; empty: deleted
+-- ARGV[3] milliseconds after which they are dropped
+local known = tonumber(redis.call('HGET', KEYS[1], 'changed_ms') or '-1')
+if tonumber(ARGV[1]) < known then return 0 end
+if ARGV[2] == '' then return redis.call('UNLINK', KEYS[1]) end
+redis.call('HSET', KEYS[1], 'changed_ms', ARGV[1], 'attributes', ARGV[2])
+return redis.call('PEXPIRE', KEYS[1], ARGV[3])

@@ -1,0 +1,52 @@
+"""What the routes of items and of users share: a change is kept for the log, then written to the store, and a request
+that is sent again has one effect."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated
+
+import msgspec
+import orjson
+from fastapi import Header, Response
+
+from recsys.changes import C
+from recsys.errors import Unavailable
+from recsys.tracing import current_headers
+from recsys.types import Topic
+from serving.idempotency import PATTERN, REPLAYED, once
+from serving.outbox import Message
+from serving.services import Services
+
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        pattern=PATTERN,
+        description="Made by the client for one request: sent again, it has one effect and gets the same answer",
+    ),
+]
+
+
+def keep(parts: Services, topic: Topic, changes: Sequence[C], apply: Callable[[Sequence[C]], None]) -> None:
+    """Keep the changes for the log, which brings them to the lake; and `apply` them to the store, if it is there.
+
+    While it is away the feature worker does that later: a change that the store has already is no change.
+
+    Raises:
+        Unavailable: they cannot be kept now; nothing is changed.
+    """
+    headers = current_headers()
+    parts.events.put([Message(topic, c.key, orjson.dumps(c.to_dict()), headers) for c in changes])
+    with suppress(Unavailable):
+        apply(changes)
+
+
+def stored_once(
+    parts: Services, caller: str, key: str, operation: str, body: bytes, store: Callable[[int], int]
+) -> Response:
+    """202 with how many `store(now_ms)` has stored; a request that comes again under its key stores nothing again."""
+
+    def work(now_ms: int) -> bytes:
+        return msgspec.json.encode({"stored": store(now_ms)})
+
+    answer, replayed = once(parts.replays, caller, key, operation, body, parts.now_ms(), work)
+    return Response(answer, 202, REPLAYED if replayed else None, "application/json")
