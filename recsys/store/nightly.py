@@ -23,6 +23,7 @@ from recsys.store.encoding import kept_histories
 from recsys.store.redis import nightly_key
 from recsys.store.redis_client import READ_TIMEOUT_S, connect
 from recsys.store.redis_errors import redis_errors
+from recsys.store.redis_reads import ThreadReads
 from recsys.types import MS_PER_DAY
 
 KEPT_MS = 3 * MS_PER_DAY  # two nights without the job are survived
@@ -61,6 +62,7 @@ class NightlyStore:
         self._fingerprint = features.fingerprint
         self._namespace = namespace
         self._redis = connect(url, timeout_s)
+        self._reads = ThreadReads(self._redis)
 
     def write_items(self, documents: Iterable[tuple[str, Document]]) -> int:
         """Write each item's document; how many there were."""
@@ -104,6 +106,7 @@ class NightlyStore:
         return EntityState(document.cells, histories)
 
     def close(self) -> None:
+        self._reads.close()
         self._redis.close()
 
     def _document(self, state: EntityState) -> _User:
@@ -116,8 +119,9 @@ class NightlyStore:
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
         """The fingerprint comes with every read: a job of another version may write while this process serves."""
         with redis_errors():
-            found: list[bytes | None] = self._redis.mget(self._key("meta"), *keys)
-        meta, *raws = found
+            [found] = self._reads.ask(("MGET", self._key("meta"), *keys))
+        meta: bytes | None = found[0]
+        raws: list[bytes | None] = found[1:]
         written = meta.decode() if meta else ""
         if written != self._fingerprint and (written or any(raws)):
             raise FingerprintMismatch(

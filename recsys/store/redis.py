@@ -37,6 +37,7 @@ from recsys.store.encoding import (
 )
 from recsys.store.redis_client import READ_TIMEOUT_S, connect
 from recsys.store.redis_errors import redis_errors
+from recsys.store.redis_reads import ThreadReads
 from recsys.types import Item
 from recsys.user_changes import UserChange
 
@@ -76,9 +77,7 @@ class RedisFeatureStore:
         self._kept = sorted({h.name for h in self._decoder.kept.values()})
         self._checked = False
         self._redis = connect(url, timeout_s)
-        # as they come: the decoder makes of them what it needs
-        self._redis.set_response_callback("HGETALL", lambda flat, **options: flat)
-        self._redis.set_response_callback("ZRANGE", lambda flat, **options: flat)
+        self._reads = ThreadReads(self._redis)
         self._claim = self._redis.register_script(_script("claim.lua"))
         self._apply = self._redis.register_script(_script("apply.lua"))
         self._change = self._redis.register_script(_script("catalogue.lua"))
@@ -201,12 +200,13 @@ class RedisFeatureStore:
     def user(self, user_id: str) -> EntityState:
         self._check()
         partition = partition_of(user_id, self._config.partitions)
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(self._key(partition, "u", user_id))
-            pipe.hget(self._key(partition, "a", user_id), "attributes")
-            for history in self._kept:
-                pipe.zrange(self._key(partition, "h", history, user_id), 0, -1, withscores=True)
-            cells, attributes, *members = pipe.execute()
+        histories = [self._key(partition, "h", history, user_id) for history in self._kept]
+        with redis_errors():
+            cells, attributes, *members = self._reads.ask(
+                ("HGETALL", self._key(partition, "u", user_id)),
+                ("HGET", self._key(partition, "a", user_id), "attributes"),
+                *(("ZRANGE", history, 0, -1, "WITHSCORES") for history in histories),
+            )
         state = self._decoder.user(cells, dict(zip(self._kept, members, strict=True)))
         if attributes is not None:
             state.attributes = unpack_attributes(attributes)
@@ -230,11 +230,9 @@ class RedisFeatureStore:
     def history_version(self, user_id: str, history: str) -> str:
         partition = partition_of(user_id, self._config.partitions)
         key = self._key(partition, "h", self._decoder.kept[history].name, user_id)
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(key)
-            pipe.zrange(key, 0, 0)  # a late visit of a full history pushes it out
-            pipe.zrange(key, -1, -1)
-            n, *ends = pipe.execute()
+        oldest_too = ("ZRANGE", key, 0, 0)  # a late visit of a full history pushes it out
+        with redis_errors():
+            n, *ends = self._reads.ask(("ZCARD", key), oldest_too, ("ZRANGE", key, -1, -1))
         if not n:
             return ""
         oldest, newest = (unpack_visit(member, b"0").event_id for (member,) in ends)
@@ -331,6 +329,7 @@ class RedisFeatureStore:
             yield item_id, None if raw == _DELETED else unpack_item(raw)
 
     def close(self) -> None:
+        self._reads.close()
         self._redis.close()
 
     # --- names -----------------------------------------------------------------------------------------------
