@@ -4,8 +4,9 @@
     log seconds    = b + c · log(duration) + user + item + noise      of what was clicked
 
 `place` is the surface that showed the item (KuaiRand's `tab`: it has no positions). User and item effects are normal
-around 0; their variances are estimated with them (EM on the Laplace approximation of a crossed random-effects model):
-those seen rarely are shrunk, those never seen are drawn from the population.
+around 0; their variances are estimated with them (EM on the Laplace approximation of a crossed random-effects model).
+Those seen rarely are shrunk, which predicts best; whoever lives it again draws each effect from what is known of it
+(those never seen from the population), for shrunk means differ less from each other than people do.
 """
 
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Effects:
-    """One additive model. `user`, `item`, `place` by number; NaN where the log had none. `*_sd`: of the population."""
+    """One additive model. `user`, `item`, `place` by number; NaN where the log had none. `*_sd`: of the population;
+    `*_doubt`: the posterior standard deviation of each, the population's where the log had none."""
 
     base: float
     user: Floats
@@ -58,13 +60,14 @@ class Effects:
     place: Floats
     user_sd: float
     item_sd: float
+    user_doubt: Floats
+    item_doubt: Floats
 
     def linear(self, shown: Exposures, rng: np.random.Generator | None = None) -> Floats:
-        """(n,) what the model adds up to. With a generator the unknown are drawn, else they are average."""
-        user, item = (
-            np.where(np.isnan(e), 0.0 if rng is None else rng.normal(0, sd, len(e)), e)
-            for e, sd in ((self.user, self.user_sd), (self.item, self.item_sd))
-        )
+        """(n,) what the model adds up to: each effect at its mean, or with a generator drawn from its posterior."""
+        user, item = np.nan_to_num(self.user), np.nan_to_num(self.item)
+        if rng is not None:
+            user, item = rng.normal(user, self.user_doubt), rng.normal(item, self.item_doubt)
         place = np.nan_to_num(self.place)
         return np.asarray(self.base + user[shown.user] + item[shown.item] + place[shown.place])
 
@@ -143,6 +146,7 @@ class _Group:
         self.value = np.zeros(size)
         self.seen = np.bincount(code, minlength=size) > 0
         self.variance = 1.0
+        self.uncertainty = np.ones(size)  # posterior variance of each
         self.freedom = 0.0
 
     def step(self, gradient: Floats, curvature: Floats) -> None:
@@ -154,6 +158,7 @@ class _Group:
         self.value = np.where(self.seen, self.value + slope * uncertainty, 0.0)
         self.freedom = float((information * uncertainty)[self.seen].sum())
         self.variance = max(float((self.value**2 + uncertainty)[self.seen].mean()), _TINY)
+        self.uncertainty = np.where(self.seen, uncertainty, self.variance)
 
 
 class _Fitted:
@@ -170,7 +175,8 @@ class _Fitted:
     def effects(self) -> Effects:
         user, item, place = (np.where(g.seen, g.value, np.nan) for g in self.groups)
         sd = [float(np.sqrt(g.variance)) for g in self.groups]
-        return Effects(self.base, user, item, place, sd[0], sd[1])
+        doubt = [np.sqrt(g.uncertainty) for g in self.groups]
+        return Effects(self.base, user, item, place, sd[0], sd[1], doubt[0], doubt[1])
 
 
 def _sigmoid(x: Floats) -> Floats:
