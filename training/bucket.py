@@ -13,7 +13,14 @@ from recsys.events import CATEGORY_SEPARATOR
 from recsys.features.batch import NO_BUCKET, BatchSource, EventColumns, Queries
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Feature
-from recsys.features.state import CATEGORIES_PER_EVENT, Entity, category_buckets, creator_buckets
+from recsys.features.state import (
+    CATEGORIES_PER_EVENT,
+    Entity,
+    Split,
+    bucket_of,
+    category_buckets,
+    creator_buckets,
+)
 from recsys.types import EventType
 
 TIME = "event_time_ms"
@@ -65,8 +72,9 @@ def event_columns(rows: pa.Table, key: str, keys: Codes, items: Codes) -> EventC
         value=value[order],
         attributed=np.asarray(attributed)[order],
         item=items.of(rows.column("item_id"))[order],
-        categories=_category_buckets(categories)[order],
-        creators=_creator_buckets(creators)[order],
+        buckets={
+            split: b[order] for split, b in _buckets(categories, creators, rows.column("item_id")).items()
+        },
     )
 
 
@@ -79,8 +87,7 @@ def queries(
         key=keys.of(rows.column(key)),
         time_ms=_integers(rows.column(TIME)),
         item=items.of(rows.column("item_id")),
-        categories=_category_buckets(rows.column("categories")),
-        creators=_creator_buckets(rows.column("creator")),
+        buckets=_buckets(*(rows.column(name) for name in ("categories", "creator", "item_id"))),
         created_ms=_integers(pc.fill_null(created, 0)) if created else np.zeros(rows.num_rows, np.int64),
         attributes={pair: rows.column(column).to_pylist() for pair, column in attributes.items()},
     )
@@ -126,8 +133,15 @@ def _category_buckets(column: pa.ChunkedArray) -> NDArray[np.int64]:
     )
 
 
-def _creator_buckets(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    return _per_text(column, 1, creator_buckets)
+def _buckets(
+    categories: pa.ChunkedArray, creators: pa.ChunkedArray, items: pa.ChunkedArray
+) -> dict[Split, NDArray[np.int64]]:
+    """What the kernel divides rows by: (n, 4) of categories, (n, 1) of the creator and of the item's id."""
+    return {
+        Split.CATEGORY: _category_buckets(categories),
+        Split.CREATOR: _per_text(creators, 1, creator_buckets),
+        Split.ITEM: _per_text(items, 1, lambda item_id: (bucket_of(item_id),)),
+    }
 
 
 def _per_text(column: pa.ChunkedArray, width: int, buckets: Any) -> NDArray[np.int64]:

@@ -34,6 +34,8 @@ SMALL = RankerConfig(
     width=16, shared_experts=2, expert_layers=(64, 32)
 )  # enough for a log of a few 100,000 lists
 
+_USERS_AT_ONCE = 2_000
+
 
 @dataclass(frozen=True)
 class Learning:
@@ -73,10 +75,22 @@ def write_examples(log: pa.Table, items: Path, out: Path, days: int, nightly: bo
         half = item_side(rows, known)
         for column in USER_TEXTS.values():  # a world's users have no attributes
             half = half.append_column(column, pa.nulls(len(half), pa.string()))
-        table = user_side(half, known)
+        table = _with_users(half, known)
         write_parquet(out / f"{DAY_PREFIX}{day}" / "part.parquet", table)
         written += table.num_rows
     return written
+
+
+def _with_users(half: pa.Table, known: pa.Table) -> pa.Table:
+    """`user_side` of some users after the other: the kernel has room for a million pairs of a user and an item."""
+    users = pc.unique(half.column("user_id"))
+    parts = []
+    for first in range(0, len(users), _USERS_AT_ONCE):
+        some = users.slice(first, _USERS_AT_ONCE)
+        parts.append(
+            user_side(*(t.filter(pc.is_in(t.column("user_id"), value_set=some)) for t in (half, known)))
+        )
+    return pa.concat_tables(parts)
 
 
 def _by_day(bare: pa.Table, log: pa.Table, nightly: bool) -> Iterator[tuple[str, pa.Table, pa.Table]]:

@@ -30,6 +30,9 @@ class ItemSide(Protocol):
     @property
     def creators(self) -> NDArray[np.int64]: ...
 
+    @property
+    def ids(self) -> NDArray[np.int64]: ...
+
     def rows(self, item_ids: Sequence[str]) -> NDArray[np.int32]: ...
 
     def values(self, rows: NDArray[np.int32], now_ms: int) -> NDArray[np.float32]: ...
@@ -121,10 +124,11 @@ class _RequestSource:
         self._attributes = {Entity.USER: user_attributes, Entity.CONTEXT: context}
         self._columns = columns
         self._rows = rows
-        # (4, N) and (1, N): a loop over few rows of many is quicker than a reduction of many short rows
+        # (4, N), (1, N) and (1, N): a loop over few rows of many is quicker than a reduction of many short rows
         self._buckets = {
             Split.CATEGORY: np.ascontiguousarray(columns.categories.take(rows, axis=0).T),
             Split.CREATOR: np.ascontiguousarray(columns.creators.take(rows, axis=0).T),
+            Split.ITEM: columns.ids.take(rows)[None],
         }
         self._user_totals = totals.read(user.cells, now_ms, self._buckets)
         self._visits = {name: visits[-MAX_LOOK:] for name, visits in user.histories.items()}

@@ -27,8 +27,8 @@ _MAX_KEYS = 1 << (62 - _TIME_BITS)
 class EventColumns:
     """The events of some users, or of some items, sorted by (key, time, event id), each event id once.
 
-    `key`: code of the user (item) that owns the event; `item`: code of the item. Arrays (n,); `categories` (n, 4)
-    and `creators` (n, 1) buckets padded with `NO_BUCKET`; `value` is NaN where the event has none.
+    `key`: code of the user (item) that owns the event; `item`: code of the item. Arrays (n,); `buckets`: (n, k) for
+    each split, padded with `NO_BUCKET`; `value` is NaN where the event has none.
     """
 
     key: Array
@@ -37,8 +37,7 @@ class EventColumns:
     value: NDArray[np.float64]
     attributed: NDArray[np.bool_]
     item: Array
-    categories: Array
-    creators: Array
+    buckets: Mapping[Split, Array]
 
     def amounts(self, signal: Signal | Aggregate) -> tuple[Array, Array]:
         """(rows, amounts): the events that count, and what each adds."""
@@ -57,16 +56,12 @@ class EventColumns:
         # rint rounds halves to even, as Python's round does
         return rows, np.rint(self.value[rows] * signal.scale).astype(np.int64)
 
-    def buckets(self, split: Split) -> Array:
-        """(n, k) buckets that a split divides the events by; `NO_BUCKET` pads."""
-        return self.categories if split is Split.CATEGORY else self.creators
-
     def cells(self, aggregate: Aggregate) -> tuple[Array, Array, Array, Array]:
         """(key, tile, bucket, amount) of every cell of an aggregate; -1: the cell's name has no such part."""
         rows, amounts = self.amounts(aggregate)
         buckets = np.full(rows.size, -1, np.int64)
         if aggregate.split is not Split.NONE:
-            split = self.buckets(aggregate.split)[rows]
+            split = self.buckets[aggregate.split][rows]
             there = split.ravel() != NO_BUCKET
             rows, amounts = rows.repeat(split.shape[1])[there], amounts.repeat(split.shape[1])[there]
             buckets = split.ravel()[there]
@@ -93,8 +88,7 @@ class Queries:
     key: Array
     time_ms: Array
     item: Array
-    categories: Array
-    creators: Array
+    buckets: Mapping[Split, Array]
     created_ms: Array
     attributes: Mapping[tuple[Entity, str], Sequence[str | None]]
 
@@ -122,8 +116,7 @@ class BatchSource:
         series, q = self._series[signal, split], self._queries
         if split is Split.NONE:
             return series.total(total, q.key, q.time_ms)
-        buckets = q.categories if split is Split.CATEGORY else q.creators
-        parts = [series.total(total, _pair(q.key, column), q.time_ms) for column in buckets.T]
+        parts = [series.total(total, _pair(q.key, column), q.time_ms) for column in q.buckets[split].T]
         result: Array = np.sum(parts, axis=0, dtype=np.int64)
         return result
 
@@ -132,7 +125,7 @@ class BatchSource:
         rows, amounts = events.amounts(signal)
         if split is Split.NONE:
             return _Series(events.key[rows], events.time_ms[rows], amounts)
-        buckets = events.buckets(split)[rows]
+        buckets = events.buckets[split][rows]
         rows, amounts = rows.repeat(buckets.shape[1]), amounts.repeat(buckets.shape[1])
         keys = _pair(events.key[rows], buckets.ravel())
         there = keys >= 0
@@ -155,7 +148,7 @@ class BatchSource:
         return np.array([number(text, default, vocabulary) for text in texts], np.float64)
 
     def categories(self) -> Ints:
-        counts: Array = (self._queries.categories != NO_BUCKET).sum(axis=1, dtype=np.int64)
+        counts: Array = (self._queries.buckets[Split.CATEGORY] != NO_BUCKET).sum(axis=1, dtype=np.int64)
         return counts
 
     def created_ms(self) -> Ints:
@@ -244,7 +237,8 @@ class _Visits:
         if match is Match.ITEM:
             self._matches = events.item[rows][self._visit] == queries.item[self._query]
         elif match is Match.CATEGORY:
-            self._matches = _share_any(events.categories[rows][self._visit], queries.categories[self._query])
+            theirs, mine = (side.buckets[Split.CATEGORY] for side in (events, queries))
+            self._matches = _share_any(theirs[rows][self._visit], mine[self._query])
         else:
             self._matches = np.ones(self._visit.size, np.bool_)
 

@@ -26,7 +26,7 @@ from recsys.features.windows import EVER, decayed, last, settled
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType
 
 USER, ITEM, PAIR, REQUEST = Entity.USER, Entity.ITEM, Entity.USER_ITEM, Entity.CONTEXT
-CATEGORY, CREATOR = Split.CATEGORY, Split.CREATOR
+CATEGORY, CREATOR, OWN = Split.CATEGORY, Split.CREATOR, Split.ITEM
 
 ENGAGEMENT = frozenset(
     {EventType.CLICK, EventType.LIKE, EventType.ADD_TO_CART, EventType.PURCHASE, EventType.RATING}
@@ -58,10 +58,12 @@ SLOW = decayed(7 * MS_PER_DAY)  # 1-day tiles, followed for 28 days
 # user's level and a worse one of the next label: who has just clicked has fewer clicks left (docs/ranking.md).
 PROFILE, SLOW_PROFILE = settled(MONTH), settled(SLOW)
 
-# Histories: `engaged` feeds the models, `seen` the exact seen filter, `shown` the fatigue features
+# Histories: `engaged` feeds the models, `seen` the exact seen filter, `shown` what the latest list was like. How often
+# an item was shown to the user is counted by its bucket instead: eight bytes an item and day where a visit takes a
+# hundred, so fatigue is remembered for weeks, not for the latest fifty places.
 ENGAGED_VISITS = History("engaged", ENGAGEMENT, 50)
 SEEN_VISITS = History("seen", ENGAGEMENT, 1000)
-SHOWN_VISITS = History("shown", frozenset({EventType.IMPRESSION}), 50)
+SHOWN_VISITS = History("shown", frozenset({EventType.IMPRESSION}), 20)
 
 FEATURES = FeatureSet(
     histories=(ENGAGED_VISITS, SEEN_VISITS, SHOWN_VISITS),
@@ -107,6 +109,7 @@ FEATURES = FeatureSet(
         ItemAge("item_age_days", ITEM),
         CategoryCount("item_categories", ITEM),
         Attribute("item_duration_ms", ITEM, "duration_ms"),
+        Attribute("item_price", ITEM, "price"),
         Attribute("item_year", ITEM, "release_year"),
         Attribute("item_music_type", ITEM, "music_type"),
         # The user and the item: taste, fatigue, repetition
@@ -142,8 +145,8 @@ FEATURES = FeatureSet(
         VisitCount("category_share_of_last_10", PAIR, Look(ENGAGED_VISITS, 10, Match.CATEGORY), share=True),
         VisitCount("category_share_of_last_50", PAIR, Look(ENGAGED_VISITS, 50, Match.CATEGORY), share=True),
         VisitRecency("seconds_since_category_engaged", PAIR, Look(ENGAGED_VISITS, 50, Match.CATEGORY)),
-        VisitCount("item_shown_to_user", PAIR, Look(SHOWN_VISITS, 50, Match.ITEM)),
-        VisitRecency("seconds_since_item_shown", PAIR, Look(SHOWN_VISITS, 50, Match.ITEM)),
+        Count("item_shown_to_user", PAIR, SHOWN, over=(SLOW,), split=OWN),
+        VisitRecency("seconds_since_item_shown", PAIR, Look(SHOWN_VISITS, 20, Match.ITEM)),
         VisitCount("category_share_of_shown_20", PAIR, Look(SHOWN_VISITS, 20, Match.CATEGORY), share=True),
         # The request
         HourOfDay("hour", REQUEST),

@@ -95,6 +95,10 @@ class FixedItems:
     def creators(self) -> NDArray[np.int64]:
         return self._columns.creators
 
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        return self._columns.ids
+
     def rows(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
         return self._columns.rows(item_ids)
 

@@ -27,8 +27,7 @@ from recsys.features.state import (
     Op,
     Split,
     Visit,
-    category_buckets,
-    creator_buckets,
+    split_buckets,
 )
 from recsys.types import MS_PER_DAY, EventType
 
@@ -136,7 +135,7 @@ def runs(columns: NDArray[np.intp]) -> list[tuple[slice, slice]]:
 class _Plan:
     """What an event of one type changes, prepared: it runs for every event.
 
-    Most rules add 1 to a cell that time, categories and creator name, so what they make is made once and kept.
+    Most rules add 1 to a cell that time, categories, creator or item name, so what they make is made once and kept.
     """
 
     def __init__(
@@ -145,20 +144,17 @@ class _Plan:
         rules = [a for a in aggregates if type_ in a.types]
         plain = [a for a in rules if a.measure is Measure.ONE and a.min_value is None]
         self._other = [a for a in rules if a not in plain]
-        self._whole, self._by_category, self._by_creator = (
-            _Steady([a for a in plain if a.split is split]) for split in Split
-        )
+        self._whole = _Steady([a for a in plain if a.split is Split.NONE])
+        by_split = [(split, _Steady([a for a in plain if a.split is split])) for split in Split if split]
+        self._by_split = [(split, steady) for split, steady in by_split if steady.rules]
         self._histories = [h for h in histories if type_ in h.types]
 
     def fold(self, event: Event) -> Folded:
         time, named, categories = event.event_time_ms, event.request_id is not None, event.categories
         user, item = self._whole.changes(time, named, (NOT_SPLIT,))
         user, item = [*user], [*item]
-        for steady, buckets in (
-            (self._by_category, category_buckets(categories)),
-            (self._by_creator, creator_buckets(event.creator)),
-        ):
-            if buckets and steady.rules:
+        for split, steady in self._by_split:
+            if buckets := split_buckets(split, event):
                 of_user, of_item = steady.changes(time, named, buckets)
                 user += of_user
                 item += of_item

@@ -22,6 +22,7 @@ from recsys.features.state import (
     CATEGORIES_PER_EVENT,
     Entity,
     EntityState,
+    bucket_of,
     category_buckets,
     creator_buckets,
 )
@@ -37,7 +38,8 @@ NO_BUCKET = BUCKETS  # pads `categories` and `creators`; per-bucket vectors have
 class ItemColumns:
     """Item features of `items`; row i is `items[i]`.
 
-    Attributes: `categories` (n, 4) and `creators` (n, 1) int64, buckets padded with `NO_BUCKET`.
+    Attributes: `categories` (n, 4) and `creators` (n, 1) int64, buckets padded with `NO_BUCKET`; `ids` (n,) int64, the
+    bucket of each item's own id.
     """
 
     def __init__(self, items: Sequence[Item], features: FeatureSet) -> None:
@@ -48,6 +50,7 @@ class ItemColumns:
         self.categories = _padded([category_buckets(i.categories) for i in items], CATEGORIES_PER_EVENT)
         self._category_counts = (self.categories != NO_BUCKET).sum(axis=1, dtype=np.int64)
         self.creators = _padded([creator_buckets(i.creator) for i in items], 1)
+        self.ids = np.fromiter((bucket_of(i.item_id) for i in items), np.int64, n)
         self._created_ms = np.fromiter((i.created_ms for i in items), np.int64, n)
         self._attribute_features = features.attributes
         self._attributes = _attribute_columns(items, self._attribute_features)
@@ -109,6 +112,7 @@ class ItemColumns:
             )
             self._category_counts[where] = (self.categories[where] != NO_BUCKET).sum(axis=1)
             self.creators[where] = _padded([creator_buckets(i.creator) for i in items], 1)
+            self.ids[where] = [bucket_of(i.item_id) for i in items]
             self._created_ms[where] = [i.created_ms for i in items]
             for key, column in _attribute_columns(items, self._attribute_features).items():
                 self._attributes[key][where] = column
@@ -122,6 +126,7 @@ class ItemColumns:
         more = n + n // 8 + 64 - len(self._stamps)
         self.categories = _longer(self.categories, more, NO_BUCKET)
         self.creators = _longer(self.creators, more, NO_BUCKET)
+        self.ids = _longer(self.ids, more, NO_BUCKET)
         self._category_counts = _longer(self._category_counts, more, 0)
         self._created_ms = _longer(self._created_ms, more, 0)
         self._attributes = {key: _longer(column, more, 0) for key, column in self._attributes.items()}

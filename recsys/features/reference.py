@@ -86,8 +86,10 @@ class ReferenceSource:
             return 1
         if split is Split.CATEGORY:
             mine, theirs = buckets_of(self._item.categories), buckets_of(event.categories)
-        else:
+        elif split is Split.CREATOR:
             mine, theirs = ([crc32(c) % BUCKETS] if c else [] for c in (self._item.creator, event.creator))
+        else:
+            mine, theirs = ([crc32(i) % BUCKETS] for i in (self._item.item_id, event.item_id))
         return sum(a == b for a in mine for b in theirs)
 
     def _visits(self, look: Look) -> list[Event]:

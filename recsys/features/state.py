@@ -45,11 +45,12 @@ class Measure(StrEnum):
 
 
 class Split(StrEnum):
-    """Whether an aggregate keeps one cell, or one for each category or creator of the event's item."""
+    """Whether an aggregate keeps one cell, or one for each category or creator of the event's item, or the item."""
 
     NONE = ""
     CATEGORY = "category"
     CREATOR = "creator"
+    ITEM = "item"
 
 
 class Delta(NamedTuple):
@@ -63,7 +64,7 @@ class Delta(NamedTuple):
 TILE_MARK = "@"
 KEY_MARK = "#"
 
-# The cap on a split: categories (creators) are hashed into this many buckets. A cap of the kind "keep the k
+# The cap on a split: categories (creators, items) are hashed into this many buckets. A cap of the kind "keep the k
 # strongest" would depend on the order of arrival; hashing keeps the state a monoid and bounds it all the same.
 BUCKETS = 4096
 CATEGORIES_PER_EVENT = 4  # only the first, the main ones, enter a split
@@ -71,7 +72,7 @@ CATEGORIES_PER_EVENT = 4  # only the first, the main ones, enter a split
 
 @lru_cache(maxsize=1 << 16)
 def bucket_of(text: str) -> int:
-    """The bucket of a category or creator: CRC-32, the same everywhere."""
+    """The bucket of a category, creator or item id: CRC-32, the same everywhere."""
     return zlib.crc32(text.encode()) % BUCKETS
 
 
@@ -84,6 +85,13 @@ def category_buckets(categories: tuple[str, ...]) -> tuple[int, ...]:
 def creator_buckets(creator: str) -> tuple[int, ...]:
     """The creator's bucket; none for an unknown creator."""
     return (bucket_of(creator),) if creator else ()
+
+
+def split_buckets(split: Split, event: Event) -> tuple[int, ...]:
+    """The buckets of what an event is split by."""
+    if split is Split.CATEGORY:
+        return category_buckets(event.categories)
+    return creator_buckets(event.creator) if split is Split.CREATOR else (bucket_of(event.item_id),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +125,7 @@ class Aggregate:
         """The ends of the names of the cells that an accepted event changes: "" or `#bucket`s."""
         if self.split is Split.NONE:
             return [""]
-        by_category = self.split is Split.CATEGORY
-        buckets = category_buckets(event.categories) if by_category else creator_buckets(event.creator)
-        return [f"{KEY_MARK}{bucket}" for bucket in buckets]
+        return [f"{KEY_MARK}{bucket}" for bucket in split_buckets(self.split, event)]
 
     def amount(self, event: Event) -> int:
         """What an accepted event contributes."""

@@ -78,7 +78,7 @@ class World:
             categories=(f"c{self.item_category[row]}",),
             creator=f"m{self.item_creator[row]}",
             created_ms=int(self.born_ms[row]),
-            attributes={"price": f"{self.price[row]:.2f}", "duration_s": f"{self.duration[row]:.0f}"},
+            attributes={"price": f"{self.price[row]:.2f}", "duration_ms": f"{self.duration[row] * 1e3:.0f}"},
         )
 
     def user(self, row: int) -> User:

@@ -63,6 +63,26 @@ def test_nightly_examples_know_nothing_of_their_own_day(tmp_path: Path) -> None:
     assert (shown["night"] < shown["now"]).mean() > 0.5
 
 
+def test_a_ranker_learns_from_price_duration_and_repeats(tmp_path: Path) -> None:
+    """Each by the name that the world writes: a feature whose attribute is missing is silently its default."""
+    world = create_world(WorldConfig(seed=3, users=40, items=60, days=3))
+    write_past(world, tmp_path / "lake", PastConfig(days=3))
+    write_examples(
+        read_log(tmp_path / "lake"), tmp_path / "lake" / "items" / "items.parquet", tmp_path / "out", 2, False
+    )
+    table = pq.ParquetFile(next((tmp_path / "out").glob("dt=*/*.parquet"))).read()
+    rows = [int(item_id[1:]) for item_id in table["item_id"].to_pylist()]
+    features = np.stack(table["features"].to_numpy(zero_copy_only=False))
+    columns = dict(zip(FEATURES.names, features.T, strict=True))
+    alive = columns["item_price"] > 0  # what expired in the past is not in its catalogue
+    assert alive.mean() > 0.9
+    np.testing.assert_allclose(columns["item_price"][alive], world.price[rows][alive], atol=0.006)
+    np.testing.assert_allclose(
+        columns["item_duration_ms"][alive], world.duration[rows][alive] * 1e3, rtol=1e-3
+    )
+    assert columns["item_shown_to_user_decay7d"].max() > 3
+
+
 @pytest.mark.slow
 def test_two_tests_of_one_seed_agree_and_every_row_has_an_interval() -> None:
     first, second = TINY.measure(), TINY.measure()

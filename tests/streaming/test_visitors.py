@@ -143,7 +143,7 @@ def test_the_shop_hears_of_new_and_expired_items() -> None:
     assert told <= born
     assert len(told) > 0.6 * len(born), "what came, but for the last minutes and what went at once"
     assert len(shop.went) == visits.items_went > 10
-    assert all(set(item.attributes) == {"price", "duration_s"} for item in shop.came)
+    assert all(set(item.attributes) == {"price", "duration_ms"} for item in shop.came)
 
 
 def test_an_api_that_is_away_costs_its_requests_only() -> None:

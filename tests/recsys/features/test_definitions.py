@@ -41,6 +41,7 @@ def test_an_impression_changes_these_cells() -> None:
         Delta(f"shown.dca@19000#{bucket_of('a')}", Op.ADD, 1),
         Delta(f"shown.dca@19000#{bucket_of('b')}", Op.ADD, 1),
         Delta(f"shown.dcr@19000#{bucket_of('ann')}", Op.ADD, 1),
+        Delta(f"shown.dit@19000#{bucket_of('i')}", Op.ADD, 1),
     }
     assert set(folded.item) == {Delta("shown", Op.ADD, 1), Delta(f"shown.h@{19_000 * 24 + 7}", Op.ADD, 1)}
     assert [history.name for history, _ in folded.visits] == ["shown"]

@@ -16,6 +16,7 @@ TOTALS = UserTotals(FEATURES)
 BY_SPLIT = {
     Split.CATEGORY: np.array([[3, 7, BUCKETS], [4, BUCKETS, BUCKETS]]),  # two categories, one, none
     Split.CREATOR: np.array([[7, 9, BUCKETS]]),
+    Split.ITEM: np.array([[2, 5, 11]]),
 }
 
 

@@ -40,4 +40,4 @@ def test_events_keep_the_contract_and_name_what_was_shown(tmp_path: Path) -> Non
         assert (event.request_id, event.item_id) in shown
         if event.item_id in items:  # the others have expired since
             assert event.categories == items[event.item_id].categories
-    assert all(set(item.attributes) == {"price", "duration_s"} for item in items.values())
+    assert all(set(item.attributes) == {"price", "duration_ms"} for item in items.values())

@@ -134,7 +134,7 @@ def test_visits_are_ordered_and_follow_the_rhythm(world: World) -> None:
 def test_the_catalogue_tells_nothing_of_the_truth(world: World) -> None:
     item = world.item(3)
     assert item.item_id == "i3"
-    assert set(item.attributes) == {"price", "duration_s"}
+    assert set(item.attributes) == {"price", "duration_ms"}
 
 
 def test_unknown_settings_are_refused() -> None:
