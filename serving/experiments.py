@@ -44,6 +44,9 @@ class ArmSettings(BaseModel):
     rerank: RerankConfig | None = Field(None, description="Fields of the rerank stage; those given change.")
     exploration: Exploration | None = Field(None, description="Places of the list that are drawn.")
     weights: dict[Head, float] | None = Field(None, description="The value model's weight of each head.")
+    shown_discount: float | None = Field(
+        None, gt=0, le=1, description="What each earlier impression of an item leaves of its value; 1: all."
+    )
 
     def apply(self, path: PathConfig) -> PathConfig:
         """The request path with this arm's changes."""
@@ -57,6 +60,7 @@ class ArmSettings(BaseModel):
             candidates=self.candidates or path.candidates,
             rerank=rerank,
             weights=path.weights if self.weights is None else tuple(self.weights.items()),
+            shown_discount=self.shown_discount or path.shown_discount,
         )
 
 

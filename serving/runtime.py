@@ -21,6 +21,7 @@ from recsys.pipeline.pipeline import Pipeline
 from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
 from recsys.pipeline.trending import Trending
 from recsys.rank.calibration import read_calibrations
+from recsys.rank.impression_discount import ImpressionDiscount
 from recsys.rank.scorer import RankerSession, RankScorer
 from recsys.rank.value_model import DEFAULT_WEIGHTS, ValueModel
 from recsys.recall.again import Again, AgainSource
@@ -49,6 +50,7 @@ _CALIBRATION = "calibration.json"
 _BUNDLE_BYTES = 28_000_000  # sessions of onnxruntime and what does not grow with the catalogue
 _ITEM_BYTES = 1_100  # of a catalogue entry, its features and its Python objects, beside what the files hold
 RERANK_POOL = 100  # candidates that compete for the list: five times what is shown
+_SHOWN = FEATURES.names.index("item_shown_to_user_decay7d")
 _PATHS = 64  # request paths of one bundle that are kept composed
 # the share of the candidates that each recall channel is sure of; the rest is fused by rank
 _QUOTAS: Mapping[str, float] = {
@@ -68,6 +70,7 @@ class PathConfig:
     candidates: int = 500
     rerank: RerankConfig = field(default_factory=lambda: RerankConfig(pool=RERANK_POOL))
     weights: tuple[tuple[Head, float], ...] = tuple(DEFAULT_WEIGHTS.items())  # of the value model
+    shown_discount: float = 1.0  # what each earlier impression of an item leaves of its value
 
     @cached_property
     def text(self) -> str:
@@ -209,6 +212,7 @@ def build_runtime(
             ],
             scorers=[
                 RankScorer(ranker, catalogue.trained, calibrations, value),
+                *([ImpressionDiscount(_SHOWN, path.shown_discount)] if path.shown_discount != 1 else []),
                 *([RuleBoost(rules, catalogue)] if rules else []),
             ],
             selector=Reranker(path.rerank, catalogue, index.vectors, rules),
