@@ -80,7 +80,7 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         InvalidBundle: naming the first file that is missing, unlisted or altered.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     missing = FILES.keys() - OPTIONAL - manifest.files.keys()
     if missing:
         raise InvalidBundle(f"{path}: the manifest lacks {', '.join(sorted(missing))}")
@@ -94,8 +94,9 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest)
 
 
-def _read_manifest(bundle: Path) -> Manifest:
-    """
+def read_manifest(bundle: Path) -> Manifest:
+    """What the bundle says of itself; its files are not looked at (`open_bundle`).
+
     Raises:
         InvalidBundle: there is none, it is damaged, or of another format.
     """
@@ -190,7 +191,7 @@ def _files(bundles: Path) -> dict[str, Path]:
     found = {}
     for version in versions(bundles):
         with suppress(InvalidBundle):
-            for name, checksum in _read_manifest(bundles / version).files.items():
+            for name, checksum in read_manifest(bundles / version).files.items():
                 found[checksum] = bundles / version / name
     return found
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
@@ -18,7 +18,7 @@ from serving.edge import Edge
 from serving.hot_routes import HotRoute, HotRoutes
 from serving.routes import bundles, events, experiments, health, items, rank, recommendations, system, users
 from serving.schemas import Problem
-from serving.services import Services
+from serving.services import Services, limited
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 
@@ -72,8 +72,9 @@ def create_app(
         HotRoute("/v1/events", events.post_events, methods=["POST"]),
     ]
     app.router.routes += hot
-    for module in (items, users, bundles, experiments, system, health):
-        app.include_router(module.router)
+    for module in (items, users, bundles, experiments, system):
+        app.include_router(module.router, dependencies=[Depends(limited)])
+    app.include_router(health.router)
     app.router.routes.append(HotRoute("/", _page, include_in_schema=False))
     app.mount("/static", StaticFiles(directory=WEB), name="static")
     openapi.install(app)

@@ -153,10 +153,17 @@ class Outbox:
                 if self._closing:
                     return
                 segment = next(s for s in self._segments if s.unread)
-            messages, end = segment.read(_BATCH)
-            if not self._deliver(deque(messages)):
-                return
-            self._note_delivered(segment, end)
+            try:
+                messages, end = segment.read(_BATCH)
+                if not self._deliver(deque(messages)):
+                    return
+            except Exception as error:  # unexpected: whoever looks must see it, and this thread must live
+                _log.exception("records cannot be delivered; they are kept on disk")
+                self._note_failing(error)
+                with self._wake:
+                    self._wake.wait_for(lambda: self._closing, _BACKOFF_S[1])
+            else:
+                self._note_delivered(segment, end)
 
     def _deliver(self, messages: deque[Message]) -> bool:
         """Try until the log has acknowledged all of them; False when the outbox closes before."""
@@ -168,9 +175,7 @@ class Outbox:
                     messages.popleft()  # the sink keeps it from here on
                 self._sink.flush(_FLUSH_S)
             except Unavailable as error:
-                if self._failing_since is None:
-                    self._failing_since = time.monotonic()
-                    _log.warning("Kafka does not take records; they are kept on disk", error=str(error))
+                self._note_failing(error)
                 with self._wake:
                     self._wake.wait_for(lambda: self._closing, wait_s)
                 wait_s = min(2 * wait_s, _BACKOFF_S[1])
@@ -178,6 +183,11 @@ class Outbox:
                 self._failing_since = None
                 return True
         return False
+
+    def _note_failing(self, error: Exception) -> None:
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+            _log.warning("Kafka does not take records; they are kept on disk", error=str(error))
 
     def _append(self, message: Message) -> None:
         try:
@@ -293,7 +303,7 @@ def _messages(block: bytes) -> Iterator[tuple[Message, int]]:
     while start + _FRAME.size <= len(block):
         length, crc = _FRAME.unpack_from(block, start)
         payload = block[start + _FRAME.size : start + _FRAME.size + length]
-        if len(payload) != length or zlib.crc32(payload) != crc:
-            return
+        if not length or len(payload) != length or zlib.crc32(payload) != crc:
+            return  # zeros are what a power cut may leave: no record is empty, though their checksum fits
         yield _decode(payload), _FRAME.size + length
         start += _FRAME.size + length

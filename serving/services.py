@@ -163,6 +163,16 @@ def services(request: Request) -> Services:
     return found
 
 
+async def limited(request: Request) -> None:
+    """Of routes that are not hot: each request counts against the rate of its key.
+
+    Raises:
+        Problem: 401 for an unknown key, 429 with Retry-After.
+    """
+    parts = services(request)
+    await parts.limit(parts.keys.caller(request.headers))
+
+
 def allow(request: Request, scope: Scope) -> Caller:
     """The caller, when the key allows it.
 

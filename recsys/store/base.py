@@ -152,7 +152,8 @@ class FeatureStore(Protocol):
         """One user's state; empty for an unknown user."""
 
     def history_version(self, user_id: str, history: str) -> str:
-        """Changes when the user's history of that name does; the same for equal histories. "" for an empty one."""
+        """Changes when the user's history of that name does, or the attributes that were put; the same for equal ones.
+        "" when there are neither."""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         """The items' states, merged over partitions, in the order asked."""

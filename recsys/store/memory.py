@@ -138,7 +138,9 @@ class MemoryFeatureStore:
     def history_version(self, user_id: str, history: str) -> str:
         with self._lock:
             visits = self._users.get(user_id, EntityState()).histories.get(history, [])
-            return f"{len(visits)}:{visits[0].event_id}:{visits[-1].event_id}" if visits else ""
+            put = self._attributes.get(user_id)
+            ends = [visit.event_id for visit in (*visits[:1], *visits[-1:])]
+            return ":".join((str(len(visits)), *ends, str(put[0]) if put else "")) if visits or put else ""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         with self._lock:

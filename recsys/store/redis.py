@@ -232,11 +232,14 @@ class RedisFeatureStore:
         key = self._key(partition, "h", self._decoder.kept[history].name, user_id)
         oldest_too = ("ZRANGE", key, 0, 0)  # a late visit of a full history pushes it out
         with redis_errors():
-            n, *ends = self._reads.ask(("ZCARD", key), oldest_too, ("ZRANGE", key, -1, -1))
-        if not n:
-            return ""
-        oldest, newest = (unpack_visit(member, b"0").event_id for (member,) in ends)
-        return f"{n}:{oldest}:{newest}"
+            put_ms, n, *ends = self._reads.ask(
+                ("HGET", self._key(partition, "a", user_id), "changed_ms"),
+                ("ZCARD", key),
+                oldest_too,
+                ("ZRANGE", key, -1, -1),
+            )
+        visits = [unpack_visit(member, b"0").event_id for end in ends for member in end]
+        return ":".join((str(n), *visits, put_ms.decode() if put_ms else "")) if n or put_ms else ""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         self._check()

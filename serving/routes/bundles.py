@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from recsys.bundle import open_bundle, versions
+from recsys.bundle import read_manifest, versions
 from recsys.errors import InvalidBundle, InvalidConfig
 from serving.audit import audit
 from serving.problems import Problem
@@ -104,7 +104,7 @@ def _known(parts: Services, version: str) -> None:
 def _info(parts: Services, version: str) -> BundleInfo:
     refused = parts.host.refused.get(version, "")
     try:
-        manifest = open_bundle(parts.settings.bundles / version).manifest
+        manifest = read_manifest(parts.settings.bundles / version)
     except InvalidBundle as error:
         return BundleInfo(version=version, active=False, refused=refused or str(error))
     return BundleInfo(

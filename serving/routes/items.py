@@ -18,7 +18,7 @@ router = APIRouter(tags=["items"])
 ItemId = Annotated[Id, Path(description="the item's id")]
 
 
-@router.get("/v1/items/{item_id}/similar")
+@router.get("/v1/items/{item_id:path}/similar")
 def similar(
     request: Request,
     item_id: ItemId,
@@ -62,7 +62,7 @@ def put_items(
     return stored_once(parts, caller.name, idempotency_key, "put items", content, store)
 
 
-@router.delete("/v1/items/{item_id}", status_code=204)
+@router.delete("/v1/items/{item_id:path}", status_code=204)
 def delete_item(request: Request, item_id: ItemId, idempotency_key: IdempotencyKey = "") -> Response:
     """Take an item out of every list. Its statistics stay, for when it comes back."""
     caller = allow(request, Scope.WRITE)

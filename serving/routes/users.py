@@ -23,7 +23,7 @@ router = APIRouter(tags=["users"])
 UserId = Annotated[Id, Path(description="the user's id")]
 
 
-@router.get("/v1/users/{user_id}")
+@router.get("/v1/users/{user_id:path}")
 def user(request: Request, user_id: UserId) -> UserSummary:
     """A user's recent history and how much state there is. An unknown user is not an error: `known` is false."""
     allow(request, Scope.READ)
@@ -41,7 +41,7 @@ def user(request: Request, user_id: UserId) -> UserSummary:
     )
 
 
-@router.put("/v1/users/{user_id}", status_code=202, response_model=Stored)
+@router.put("/v1/users/{user_id:path}", status_code=202, response_model=Stored)
 def put_user(
     request: Request, user_id: UserId, body: UserBody, idempotency_key: IdempotencyKey = ""
 ) -> Response:
@@ -58,7 +58,7 @@ def put_users(
     return _put(request, [User(entry.user_id, entry.attributes) for entry in entries], idempotency_key)
 
 
-@router.delete("/v1/users/{user_id}", status_code=204)
+@router.delete("/v1/users/{user_id:path}", status_code=204)
 def forget(request: Request, user_id: UserId) -> Response:
     """Remove everything that the online store holds of a user, last night's document too, and mark the lake: `recsys
     stream compact` removes the rows. Doing it again is no error."""

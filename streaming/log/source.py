@@ -174,6 +174,8 @@ def _record(raw: Any) -> Record:
         offset=raw.offset,
         key=raw.key.decode(errors="replace") if raw.key else "",
         value=raw.value or b"",
-        append_time_ms=raw.timestamp,
+        append_time_ms=min(
+            raw.timestamp, time.time_ns() // 1_000_000
+        ),  # a topic of others may have the producers' time
         headers=tuple(raw.headers),
     )

@@ -59,7 +59,9 @@ def create_topics(bootstrap: str, topics: Sequence[str], partitions: int) -> Non
     """
     with connect(bootstrap) as admin:
         there = {t["name"]: len(t["partitions"]) for t in admin.describe_topics() if not t["error_code"]}
-        missing = {str(t): {"num_partitions": partitions} for t in topics if t not in there}
+        # the broker's time, not the producer's: a clock that is wrong must not decide what counts as future or late
+        new = {"num_partitions": partitions, "configs": {"message.timestamp.type": "LogAppendTime"}}
+        missing = {str(t): new for t in topics if t not in there}
         if missing:
             admin.create_topics(missing, wait_for_metadata=True)
     differing = {str(t): there[t] for t in topics if there.get(t, partitions) != partitions}

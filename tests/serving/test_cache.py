@@ -156,6 +156,14 @@ def test_another_question_is_not_answered_from_the_cache(
     assert api.recommend(k=5).json()["cached"] is True
 
 
+def test_attributes_that_are_put_are_seen_by_the_next_request(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    api.recommend(k=5)
+    assert api.recommend(k=5).json()["cached"] is True
+    assert api.client.put("/v1/users/u1", json={"attributes": {"age": "31"}}).status_code == 202
+    assert api.recommend(k=5).json()["cached"] is False
+
+
 def test_a_click_never_gets_a_cached_list(make_api: Callable[..., Api]) -> None:
     api = make_api(result_cache_ms=60_000)
     before = api.list_of(k=10)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -316,6 +317,18 @@ def test_what_only_admins_may_is_written_down_whatever_the_log_level_is(
     assert key not in str(lines)
 
 
+def test_an_id_may_have_a_slash(api: Api) -> None:
+    name = "shop/42"
+    encoded = quote(name, safe="")
+    assert api.client.post("/v1/items", json={"item_id": name, "title": "t"}).status_code == 202
+    eventually(lambda: api.client.get(f"/v1/items/{encoded}/similar").status_code == 200)
+    assert api.client.delete(f"/v1/items/{encoded}").status_code == 204
+    eventually(lambda: api.client.get(f"/v1/items/{encoded}/similar").status_code == 404)
+    assert api.client.put(f"/v1/users/{encoded}", json={"attributes": {"age": "31"}}).status_code == 202
+    assert api.client.get(f"/v1/users/{encoded}").json()["user_id"] == name
+    assert api.client.delete(f"/v1/users/{encoded}").status_code == 204
+
+
 def test_a_key_that_sends_too_much_gets_429_and_an_outage_of_the_counter_limits_nobody(
     make_api: Callable[..., Api], tmp_path: Path
 ) -> None:
@@ -338,6 +351,9 @@ def test_a_key_that_sends_too_much_gets_429_and_an_outage_of_the_counter_limits_
     refused = api.client.post("/v1/recommendations", json={"user_id": "u"}, headers=headers)
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "3"
+    for url in ("/v1/items/item-001/similar", "/v1/users/u", "/v1/bundles"):
+        assert api.client.get(url, headers=headers).status_code == 429
+    assert api.client.get("/readyz").status_code == 200, "whoever looks after us is not limited"
 
     def broken(name: str, tokens: int) -> float:
         raise Unavailable("away")

@@ -80,6 +80,35 @@ def test_a_record_written_in_part_ends_a_segment_and_the_whole_ones_before_it_ar
     assert sink.taken == [message(0)]
 
 
+def test_zeros_that_a_power_cut_leaves_end_a_segment_too(tmp_path: Path) -> None:
+    dead = Outbox(tmp_path, FlakySink(up=False), MIB)
+    dead.put([message(0)])
+    dead.close(timeout_s=0)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes() + bytes(64))
+    sink = FlakySink()
+    heir = Outbox(tmp_path, sink, MIB)
+    heir.put([message(1)])
+    assert heir.flush(20)
+    heir.close()
+    assert sink.taken == [message(0), message(1)]
+
+
+def test_what_nobody_expected_is_told_and_does_not_end_the_delivery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = FlakySink()
+    outbox = Outbox(tmp_path, sink, MIB)
+    with monkeypatch.context() as broken:
+        broken.setattr(sink, "append", lambda *record: 1 / 0)
+        outbox.put([message(0)])
+        eventually(lambda: outbox.failing_s > 0)
+    assert outbox.flush(20)
+    assert outbox.failing_s == 0
+    outbox.close()
+    assert sink.taken == [message(0)]
+
+
 def test_a_full_spool_accepts_nothing_of_a_put_and_says_so(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, FlakySink(up=False), max_bytes=1_000)
     outbox.put([message(0, 400)])

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from kafka import TopicPartition
+from kafka import KafkaProducer, TopicPartition
 from kafka.errors import OffsetOutOfRangeError
 
 from infra.local.kafka import KafkaBroker
 from infra.local.process import free_port
 from recsys.errors import InvalidConfig, InvalidData, InvalidEvent, LogReplaced, Unavailable
 from recsys.event_log import Record, partition_of
-from recsys.types import Topic
+from recsys.types import MS_PER_DAY, Topic
 from streaming.log import KafkaSink, KafkaSource, create_topics, reachable
 
 pytestmark = pytest.mark.kafka
@@ -48,6 +48,15 @@ def everything(bootstrap: str, topic: str) -> list[Record]:
         return records
     finally:
         source.close()
+
+
+def test_the_time_of_a_record_is_never_the_future_of_a_producer(kafka_broker: KafkaBroker) -> None:
+    create_topics(kafka_broker.bootstrap, ["clocks"], 1)
+    producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
+    producer.send("clocks", b"{}", timestamp_ms=time.time_ns() // 1_000_000 + 2 * MS_PER_DAY)
+    producer.close()
+    (record,) = everything(kafka_broker.bootstrap, "clocks")
+    assert record.append_time_ms <= time.time_ns() // 1_000_000
 
 
 # --- the sink ---------------------------------------------------------------------------------------------------

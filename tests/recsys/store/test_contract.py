@@ -455,6 +455,16 @@ def test_the_version_of_a_history_changes_with_it_and_only_with_it(store: Featur
     assert version() != full
 
 
+def test_attributes_that_are_put_change_the_version_of_every_history(store: FeatureStore) -> None:
+    versions = [store.history_version("u", "engaged")]
+    for at in (1, 2):
+        store.change_users([UserChange("u", User("u", {"n": "1"}), at)])
+        versions.append(store.history_version("u", "engaged"))
+    assert len(set(versions)) == 3
+    Writer(store).apply([Event("a", EventType.CLICK, "u", "item", T0)])
+    assert store.history_version("u", "engaged") not in versions
+
+
 def test_workers_report_of_themselves_while_they_live(store: FeatureStore, open_store: OpenStore) -> None:
     assert store.reports() == {}
     store.report("a", b"\x00one", 60_000)
