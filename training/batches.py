@@ -48,11 +48,13 @@ class Targets:
         targets (a long view follows its click). 0: any type.
     half_life_ms: an event so long before `newest_ms` is a target in every second epoch only, one twice as long
         before in every fourth, and so on: what is liked changes. 0: every event, always.
+    newer_than_ms: an event of that time or earlier is no target; it is still read as history.
     """
 
     wanted: int = 0
     half_life_ms: float = 0.0
     newest_ms: int = 0
+    newer_than_ms: int = 0
 
     def of(self, history: History, rng: np.random.Generator) -> NDArray[np.bool_]:
         """(n,) bool."""
@@ -68,6 +70,8 @@ class Targets:
         if self.half_life_ms:
             age = np.maximum(self.newest_ms - history.times, 0)
             chosen &= rng.random(n) < 0.5 ** (age / self.half_life_ms)
+        if self.newer_than_ms:
+            chosen &= history.times > self.newer_than_ms
         return chosen
 
 
@@ -145,12 +149,14 @@ def epoch_batches(
 
 
 def _windows(history: History, plan: BatchPlan) -> Iterator[History]:
-    """The history up to the end of each window; `make_batch` keeps the newest `max_length` of each."""
-    n = len(history.numbers)
-    if n and plan.windows is Windows.NEWEST:
+    """The history up to the end of each window; `make_batch` keeps the newest `max_length` of each. Windows of which
+    every event is too old to be a target are left out."""
+    n, newer_than = len(history.numbers), plan.targets.newer_than_ms
+    old = int(np.searchsorted(history.times, newer_than, side="right")) if newer_than else 0
+    if n > old and plan.windows is Windows.NEWEST:
         yield history
-    elif n:
-        yield from (history.before(end) for end in range(n, 0, -plan.max_length))
+    elif n > old:
+        yield from (history.before(end) for end in range(n, old, -plan.max_length))
 
 
 def _by_length(histories: list[History], plan: BatchPlan) -> list[list[History]]:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
+from recsys.models.compact import quantize_tables
 from recsys.models.ranker import Ranker
 
 
@@ -34,6 +36,8 @@ def prune_experts(ranker: Ranker, share: float) -> Ranker:
                 graph.get_pruning_group(
                     linear, torch_pruning.prune_linear_out_channels, idxs=removed.tolist()
                 ).prune()
+    hidden = [linear.out_features for linear in linears]
+    pruned.config = replace(ranker.config, expert_layers=tuple(hidden))  # as another run would build it
     return pruned
 
 
@@ -47,6 +51,13 @@ def zero_smallest(ranker: Ranker, share: float) -> Ranker:
             limit = weight.abs().flatten().kthvalue(max(1, int(weight.numel() * share))).values
             weight[weight.abs() <= limit] = 0.0
     return sparse
+
+
+def quantized_tables(ranker: Ranker, bits: int) -> Ranker:
+    """A copy with its embedding rows in `bits` bits."""
+    quantized = copy.deepcopy(ranker)
+    quantize_tables(quantized, bits)
+    return quantized
 
 
 def quantize_linear_layers(model: Path, out: Path) -> None:

@@ -1,7 +1,8 @@
 """What the bundle gets from the two-tower's training, written into its work folder.
 
 `user_tower.onnx`, `item_vectors.safetensors`, `item_to_item.safetensors`, `popular.safetensors`, `golden.safetensors`,
-`summary.json`; `recsys.bundle.FILES` says what each holds. `training.publish` makes a bundle of them.
+`summary.json`; `recsys.bundle.FILES` says what each holds. `training.publish` makes a bundle of them. Beside them the
+weights, from which another night's training goes on.
 """
 
 import json
@@ -22,6 +23,7 @@ from recsys.models.two_tower import ServedUserTower
 from training.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.dataset import History, Profiles, SequenceFiles
 from training.train_two_tower import TwoTowerResult
+from training.two_tower_start import keep
 
 INPUTS = ("history", "types", "gaps")
 PROFILE = "profile"  # with a shape that has one
@@ -81,6 +83,7 @@ def main(
         "curve": [{"epoch": e.epoch, "loss": e.loss, "validation": e.validation} for e in result.epochs],
     }
     (work / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    keep(result.model, result.config, result.items, result.newest_ms, work)
     return work
 
 

@@ -13,7 +13,6 @@ Each rung is a folder (`training.rungs`) that can be published as it is; trained
 ladder goes on where it stopped. The smallest rung that passed its gate is what is served.
 """
 
-import copy
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -29,13 +28,12 @@ from safetensors.torch import load_file
 
 from recsys.errors import InvalidConfig
 from recsys.features.drift import HISTOGRAMS, Histogram, sampled_histograms, write_histograms
-from recsys.models.compact import quantize_tables
 from recsys.models.ranker import Ranker, RankerConfig, RankerLogits
 from recsys.rank.calibration import calibrate, write_calibrations
 from recsys.rank.scorer import RankerSession
 from recsys.types import Head
 from training.calibrate import fit_calibrations
-from training.compress import prune_experts, quantize_linear_layers, zero_smallest
+from training.compress import prune_experts, quantize_linear_layers, quantized_tables, zero_smallest
 from training.distill import Distillation, distillation
 from training.export_ranker import export_ranker
 from training.gates import quantization_gate, student_gate, top_overlap
@@ -47,6 +45,7 @@ from training.seeding import seed_everything
 from training.train_ranker import figures
 
 REQUESTS, CANDIDATES = 40, 500  # over which top-50 overlap is measured
+_ROWS = (("rows-fp16", 16), ("rows-int8", 8), ("rows-int4", 4))
 IDENTITY, GOLDEN = "ladder.json", "golden.safetensors"
 
 Scores = dict[Head, NDArray[np.float32]]
@@ -103,12 +102,13 @@ class LadderConfig:
     zeroed_share: float = 0.5
     seed: int = 0
     threads: int = 1
+    compared: bool = True  # False: only what lies on the way to int8, for a training that serves it
 
 
 def main(
     config: LadderConfig, given: LadderInput, report: Callable[[str], None] = lambda line: None
 ) -> list[Rung]:
-    """Build what is missing and return every rung, in the order of `RUNGS`.
+    """Build what is missing and return every rung that was asked for, in the order of `RUNGS`.
 
     Args:
         report: called with one line as each rung is done.
@@ -127,13 +127,14 @@ def main(
         "student", Ranker(config.student, given.student_data), ladder.distil(config.student_loop)
     )
     ladder.add("student", student, student_of=of_teacher)
-    ladder.add("unstructured", zero_smallest(student, config.zeroed_share))
+    if config.compared:
+        ladder.add("unstructured", zero_smallest(student, config.zeroed_share))
 
     pruned = prune_experts(student, config.pruned_share)
     pruned = ladder.trained("pruned", pruned, ladder.distil(config.tuning_loop))
     of_pruned = ladder.add("pruned", pruned, student_of=of_teacher)
 
-    for name, bits in (("rows-fp16", 16), ("rows-int8", 8), ("rows-int4", 4)):
+    for name, bits in _ROWS if config.compared else _ROWS[1:2]:
         ladder.add(name, quantized_tables(pruned, bits), quantized_from=of_pruned)
     ladder.add("int8", None, quantized_from=of_pruned)
     return ladder.rungs
@@ -206,7 +207,7 @@ class _Ladder:
         given, folder = self.given, self.config.out / name
         folder.mkdir(parents=True, exist_ok=True)
         if model is None:
-            _quantize_products(folder.parent / "rows-int8", folder)
+            quantize_products(folder.parent / "rows-int8", folder)
         else:
             self._export(model, folder)
         # a torch model scores as its export does, which has just been checked, and in larger batches
@@ -244,6 +245,7 @@ class _Ladder:
 def _claim(config: LadderConfig, given: LadderInput) -> None:
     """Note what the ladder is built from; trained weights are read back only for the same configuration and data."""
     content = asdict(config)
+    del content["compared"]  # a rung is the same without those beside it
     content |= {"out": "", "threads": 0, "rows": len(given.train), "last_ms": int(given.train.time_ms[-1])}
     wanted = json.dumps(content, indent=2)
     path = config.out / IDENTITY
@@ -255,20 +257,13 @@ def _claim(config: LadderConfig, given: LadderInput) -> None:
     path.write_text(wanted, encoding="utf-8")
 
 
-def _quantize_products(source: Path, folder: Path) -> None:
+def quantize_products(source: Path, folder: Path) -> None:
     """`source`'s model with matrix products in 8 bits, and its golden inputs with the outputs of the new model."""
     quantize_linear_layers(source / ONNX, folder / ONNX)
     golden = load_arrays(source / GOLDEN)
     inputs = {n.removeprefix("ranker/in/"): a for n, a in golden.items() if n.startswith("ranker/in/")}
     found = RankerSession(folder / ONNX).run(inputs)
     save_arrays(golden | {f"ranker/out/{head}": scores for head, scores in found.items()}, folder / GOLDEN)
-
-
-def quantized_tables(ranker: Ranker, bits: int) -> Ranker:
-    """A copy with its embedding rows in `bits` bits."""
-    quantized = copy.deepcopy(ranker)
-    quantize_tables(quantized, bits)
-    return quantized
 
 
 def score_requests(session: RankerSession, test: RankExamples) -> NDArray[np.float32]:

@@ -9,8 +9,9 @@ import numpy as np
 from recsys.models.ranker import RankerConfig, RankerData
 from training.dataset import read_items
 from training.ladder_data import LadderData, make
+from training.origin import Origin
 from training.rank_dataset import RankExamples, item_fields, read_examples
-from training.train_ranker import ranker_data
+from training.train_ranker import ranker_data, ranker_origin
 
 TRAIN, VALIDATION = 0.75, 0.10  # shares of the rows, by time; the rest is the test
 
@@ -24,6 +25,7 @@ class LadderInput:
     test: RankExamples
     teacher_data: RankerData
     student_data: RankerData
+    origin: Origin | None = None  # of the lake's; what a night's update needs
 
 
 def synthetic_input(data: LadderData, teacher: RankerConfig, student: RankerConfig) -> LadderInput:
@@ -59,7 +61,9 @@ def lake_input(
     teacher_data, student_data = (
         ranker_data(train, len(table), facts.codes, facts.sizes, shape.bins) for shape in (teacher, student)
     )
-    return LadderInput(train, validation, test, teacher_data, student_data)
+    return LadderInput(
+        train, validation, test, teacher_data, student_data, ranker_origin(table, facts, (), train)
+    )
 
 
 def by_time(rows: RankExamples) -> tuple[RankExamples, RankExamples, RankExamples]:

@@ -4,8 +4,8 @@ Reads `features/examples/dt=…/*.parquet` (columns in docs/architecture.md) and
 in memory: 10 M examples with 50 features and 50 events of history take 5 GB; train on fewer days beyond that.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,33 +135,51 @@ def temporal_split(examples: RankExamples, validation: float) -> tuple[RankExamp
 
 @dataclass(frozen=True)
 class ItemFields:
-    """Categorical facts of the items: (n_items + 1, n_fields) codes, row 0 and code 0 unknown."""
+    """Categorical facts of the items: (n_items + 1, n_fields) codes, row 0 and code 0 unknown.
+
+    values: a field's name → its values, code i + 1 is the i-th; empty where nobody asked for them.
+    """
 
     codes: NDArray[np.int64]
     sizes: tuple[int, ...]
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def item_fields(items: Sequence[Item], attributes: Sequence[str] = (), least: int = 2) -> ItemFields:
+def item_fields(
+    items: Sequence[Item],
+    attributes: Sequence[str] = (),
+    least: int = 2,
+    known: Mapping[str, Sequence[str]] | None = None,
+) -> ItemFields:
     """Main category, second category, creator, and the named attributes.
 
     A value of fewer than `least` items is unknown; a field without any value is left out.
+
+    Args:
+        known: fields and values that have their codes already; exactly these fields are returned, and values that are
+            new get the next codes.
     """
-    columns = [
-        [i.categories[0] if i.categories else "" for i in items],
-        [i.categories[1] if len(i.categories) > 1 else "" for i in items],
-        [i.creator for i in items],
-        *([i.attributes.get(name, "") for i in items] for name in attributes),
-    ]
-    codes = np.zeros((len(items) + 1, len(columns)), np.int64)
-    sizes = []
-    for j, column in enumerate(columns):
-        values, inverse, counts = np.unique(np.array(column), return_inverse=True, return_counts=True)
-        kept = (counts >= least) & (values != "")
-        numbers = np.where(kept, np.cumsum(kept), 0)
-        codes[1:, j] = numbers[inverse]
-        sizes.append(int(kept.sum()) + 1)
-    used = [j for j, size in enumerate(sizes) if size > 1]
-    return ItemFields(codes[:, used], tuple(sizes[j] for j in used))
+    columns = {
+        "category": [i.categories[0] if i.categories else "" for i in items],
+        "second_category": [i.categories[1] if len(i.categories) > 1 else "" for i in items],
+        "creator": [i.creator for i in items],
+        **{f"attribute {name}": [i.attributes.get(name, "") for i in items] for name in attributes},
+    }
+    codes: list[NDArray[np.int64]] = []
+    values: dict[str, Sequence[str]] = {}
+    for name in columns if known is None else known:
+        column = np.array(columns[name])
+        found, counts = np.unique(column, return_counts=True)
+        often = found[(counts >= least) & (found != "")].tolist()
+        old = list((known or {}).get(name, ()))
+        names = old + sorted({*often} - {*old})
+        if not names:
+            continue
+        values[name] = names
+        code = {value: i for i, value in enumerate(names, start=1)}
+        codes.append(np.array([0, *(code.get(value, 0) for value in column.tolist())], np.int64))
+    table = np.stack(codes, axis=1) if codes else np.zeros((len(items) + 1, 0), np.int64)
+    return ItemFields(table, tuple(len(names) + 1 for names in values.values()), values)
 
 
 def _histories(

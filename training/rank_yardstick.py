@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData, RankerLogits
 from recsys.types import Head
-from training.compress import quantize_linear_layers
+from training.compress import quantize_linear_layers, quantized_tables
 from training.distill import Distillation, distillation
 from training.export_ranker import export_ranker
 from training.kept import Kept
 from training.kuairand_rank import Kuairand, categorical, examples, load, split, video_fields
-from training.ladder import onnx_scores, quantized_tables
+from training.ladder import onnx_scores
 from training.rank_baselines import DWELL, Logits, Matrix, TreesConfig, logistic_regression, trees
 from training.rank_dataset import RankExamples
 from training.rank_loop import LoopConfig, Objective, fit, predict_logits

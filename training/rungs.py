@@ -87,12 +87,17 @@ def check_publishable(folder: Path) -> None:
 
 
 def take(rung: Path, work: Path) -> None:
-    """Make a rung the ranker that `recsys train all` publishes: `work` becomes a copy of what a bundle needs of it."""
+    """Make a rung the ranker that `recsys train all` publishes: `work` becomes a copy of what a bundle needs of it,
+    and of the weights that a night's update goes on from."""
     check_publishable(rung)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     for name in (ONNX, "calibration.json", "golden.safetensors", "summary.json", RUNG):
         shutil.copyfile(rung / name, work / name)
+    trained = rung if (rung / WEIGHTS).exists() else rung.parent / "pruned"  # fewer bits are made of it
+    for name in (WEIGHTS, SHAPE):
+        if (trained / name).exists():
+            shutil.copyfile(trained / name, work / name)
     if (
         rung / HISTOGRAMS
     ).exists():  # a ladder of an earlier version has none: served without a view of drift

@@ -4,27 +4,31 @@ The same seed and data give the same weights, also when the run was interrupted 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from recsys.features.definitions import FEATURES
 from recsys.features.drift import HISTOGRAMS, sampled_histograms, write_histograms
 from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from recsys.rank.calibration import calibrate, write_calibrations
-from recsys.types import Head
+from recsys.types import Head, Item
 from training.calibrate import fit_calibrations
 from training.clean import Cleaned, Cleaning, clean
 from training.dataset import read_items
 from training.export_ranker import export_ranker
-from training.rank_dataset import RankExamples, item_fields, read_examples, temporal_split
+from training.origin import ORIGIN, Origin
+from training.rank_dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
 from training.rank_loop import LoopConfig, fit, predict
+from training.rungs import ONNX, save_trained
 from training.seeding import seed_everything
 
 
@@ -95,31 +99,68 @@ def main(
         report=note,
     )
 
+    metrics = write_ranker(ranker, train, validation, config.out, config.loop.seed)
+    (config.out / ORIGIN).unlink(missing_ok=True)  # an interrupted write leaves nothing to go on from
+    save_trained(ranker, config.out)
+    ranker_origin(items, facts, config.item_attributes, train).write(config.out)
+    cleaning = {"removed": cleaned.removed, "corrected": cleaned.corrected}
+    write_summary(config.out, config, metrics, config.loop.seed, curve, {"cleaning": cleaning})
+    return RankerReport(metrics, epochs, len(examples), config.out, cleaned.removed)
+
+
+def write_ranker(
+    ranker: Ranker, train: RankExamples, validation: RankExamples, out: Path, seed: int
+) -> dict[str, float]:
+    """Calibrate, export and note the training features' histograms: what a bundle gets, but for the summary. The
+    figures of the validation rows."""
     raw = predict(ranker, validation)
     calibrations = fit_calibrations(raw, validation)
-    metrics = figures(calibrate(raw, calibrations), validation)
-
-    config.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     golden = export_ranker(
         ranker,
-        config.out / "ranker.onnx",
-        len(items),
-        config.n_features,
-        config.history_length,
-        config.loop.seed,
+        out / ONNX,
+        ranker.data.n_items,
+        ranker.data.n_features,
+        train.history.shape[1],
+        seed,
     )
-    save_file(golden, config.out / "golden.safetensors")
-    write_calibrations(config.out / "calibration.json", calibrations)
-    write_histograms(config.out / HISTOGRAMS, sampled_histograms(train.features, config.loop.seed))
+    save_file(golden, out / "golden.safetensors")
+    write_calibrations(out / "calibration.json", calibrations)
+    write_histograms(out / HISTOGRAMS, sampled_histograms(train.features, seed))
+    return figures(calibrate(raw, calibrations), validation)
+
+
+def write_summary(
+    out: Path,
+    config: Any,
+    metrics: Mapping[str, float],
+    seed: int,
+    curve: Sequence[tuple[int, float]],
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """`summary.json`, as `training.publish` reads it. `config`: a dataclass; `curve`: (epoch, score)."""
     summary = {
         "config": asdict(config),
         "metrics": metrics,
-        "seed": config.loop.seed,
+        "seed": seed,
         "curve": [{"epoch": epoch, "validation": {"score": score}} for epoch, score in curve],
-        "cleaning": {"removed": cleaned.removed, "corrected": cleaned.corrected},
+        **(more or {}),
     }
-    (config.out / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")
-    return RankerReport(metrics, epochs, len(examples), config.out, cleaned.removed)
+    (out / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")
+
+
+def ranker_origin(
+    items: Sequence[Item], facts: ItemFields, attributes: Sequence[str], train: RankExamples, nights: int = 0
+) -> Origin:
+    """What the weights of a ranker stand on."""
+    agreed = {
+        "feature fingerprint": FEATURES.fingerprint,
+        "number of features": train.features.shape[1],
+        "history length": train.history.shape[1],
+        "item attributes": list(attributes),
+    }
+    ids = [item.item_id for item in items]
+    return Origin(agreed, ids, int(train.time_ms[-1]), facts.values, nights)
 
 
 def ranker_data(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from recsys.errors import InvalidConfig
+from recsys.errors import InvalidConfig, InvalidData
 from recsys.metrics import hit_rate, ndcg
 from recsys.models.two_tower import ItemTable, TwoTower, id_scale
 from recsys.types import MS_PER_DAY, Item
@@ -36,6 +36,7 @@ from training.seeding import seed_everything, seed_step
 from training.sharded_embedding import ShardedAdam, ShardedEmbedding, clip_gradients
 from training.two_tower_config import TwoTowerConfig, Validation
 from training.two_tower_data import TrainingData, counted, read_training_data, substitutes, wanted_type
+from training.two_tower_start import start_from
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,21 @@ class TwoTowerResult:
     epochs: Sequence[EpochReport]  # of the last phase
     profiles: Profiles
     validation: dict[str, float]  # of the best epoch before the refit; empty without validation
+    newest_ms: int  # time of the newest event that was trained on
 
 
 def main(config: TwoTowerConfig) -> TwoTowerResult:
     """Train, or go on from the checkpoints in `config.work` if they belong to the same configuration.
 
     Raises:
-        InvalidData: sequences or item table are missing or unusable.
-        InvalidConfig: a checkpoint in `config.work` is of another configuration, or the loss needs the whole table of
-            sharded items.
+        InvalidData: sequences, item table or `config.start` are missing or unusable.
+        InvalidConfig: a checkpoint in `config.work` or `config.start` is of another configuration, or sharded items
+            do not go with the loss or the start.
     """
     if config.shard_items and config.loss is LossName.FULL:
         raise InvalidConfig("shard_items: the full softmax needs every item's vector; choose a sampled loss")
+    if config.shard_items and config.start is not None:
+        raise InvalidConfig("start: rows that are dealt out to processes begin anew; leave `shard_items`")
     if config.threads:
         torch.set_num_threads(config.threads)
     with processes() as (rank, world):
@@ -86,31 +90,31 @@ def main(config: TwoTowerConfig) -> TwoTowerResult:
 def _train(config: TwoTowerConfig, rank: int, world: int) -> TwoTowerResult:
     """Find the number of epochs on what is held out, then train on everything."""
     data = read_training_data(config)
+    if config.newer_than_ms >= data.newest_ms > 0:
+        raise InvalidData(
+            f"{config.sequences}: nothing is newer than {config.newer_than_ms} ms; build features"
+        )
     if config.validation is Validation.NONE:
         model, reports = _fit(config, data, "refit", config.epochs, rank, world)
-        return TwoTowerResult(model, data.items, config, reports, data.profiles, {})
+        return TwoTowerResult(model, data.items, config, reports, data.profiles, {}, data.newest_ms)
     model, reports = _fit(config, data, "fit", config.epochs, rank, world)
     best = max(reports, key=lambda report: report.validation["ndcg@10"])
     if config.refit:
-        model, reports = _fit(
-            config,
-            counted(data.items, data.files, data.profiles, keep_all),
-            "refit",
-            best.epoch,
-            rank,
-            world,
-        )
-    return TwoTowerResult(model, data.items, config, reports, data.profiles, best.validation)
+        data = counted(data.items, data.files, data.profiles, keep_all)
+        model, reports = _fit(config, data, "refit", best.epoch, rank, world)
+    return TwoTowerResult(model, data.items, config, reports, data.profiles, best.validation, data.newest_ms)
 
 
 def _fit(
     config: TwoTowerConfig, data: TrainingData, phase: str, epochs: int, rank: int, world: int
 ) -> tuple[TwoTower, list[EpochReport]]:
-    """Train from random weights; the best epoch's weights where events are held out, else the last's."""
+    """Train from random weights or `config.start`; the best epoch's where events are held out, else the last's."""
     seed_everything(config.seed)
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
     table = _sharded_ids(config, data) if config.shard_items else None
     model = TwoTower(config.shape, data.items, table).to("cpu" if device == "auto" else device)
+    if config.start is not None:
+        start_from(config.start, model, config.shape, data.items)
     average = _average(model, config.ema) if config.ema else None
     optimizer = _optimizer(model, config, table)
     state = TrainingState(model, average, optimizer)
@@ -131,6 +135,7 @@ def _fit(
         wanted=wanted_type(config),
         half_life_ms=config.half_life_days * MS_PER_DAY,
         newest_ms=data.newest_ms,
+        newer_than_ms=config.newer_than_ms,
     )
     plan = BatchPlan(config.max_length, config.batch_tokens, config.windows, targets, data.profiles)
 

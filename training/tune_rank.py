@@ -22,9 +22,10 @@ from optuna.storages.journal import JournalFileBackend
 from recsys.models.ranker import Ranker, RankerConfig
 from recsys.rank.scorer import RankerSession
 from recsys.result import Goal, Result
+from training.compress import quantized_tables
 from training.distill import Distillation, distillation
 from training.export_ranker import export_ranker, random_inputs
-from training.ladder import LadderConfig, quantized_tables, train_teacher
+from training.ladder import LadderConfig, train_teacher
 from training.ladder_input import LadderInput
 from training.rank_loop import LoopConfig, fit, predict, predict_logits, selection_score
 from training.rungs import shape_of

@@ -32,6 +32,11 @@ class TwoTowerConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Fixes the result, on the same hardware and threads bit for bit.")
     shape: TwoTowerShape = Field(TwoTowerShape(), description="Size of the model.")
 
+    start: Path | None = Field(
+        None, description="Work folder of an earlier two-tower to go on from; empty: random weights."
+    )
+    newer_than_ms: int = Field(0, ge=0, description="Predict only what happened after it; 0: everything.")
+
     loss: LossName = Field(LossName.FULL, description="What the next item is told apart from.")
     negatives: int = Field(1024, ge=0, description="Negatives a batch, of the sampled losses.")
     shard_items: bool = Field(

@@ -25,10 +25,10 @@ from recsys.rank.scorer import RankerSession
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
 from recsys.types import Item
-from training.compress import quantize_linear_layers
+from training.compress import quantize_linear_layers, quantized_tables
 from training.export_ranker import export_ranker, random_inputs
 from training.export_two_tower import export_user_tower
-from training.ladder import LadderConfig, quantized_tables
+from training.ladder import LadderConfig
 
 DIMENSION, LENGTH, NEIGHBOURS = 64, 50, 50
 

@@ -24,9 +24,9 @@ from recsys.models.ranker import Ranker, RankerData
 from recsys.rank.scorer import RankerSession
 from training import compress
 from training import export_ranker as export_ranker_module
-from training.compress import quantize_linear_layers
+from training.compress import quantize_linear_layers, quantized_tables
 from training.export_ranker import export_ranker, random_inputs
-from training.ladder import LadderConfig, quantized_tables
+from training.ladder import LadderConfig
 from training.ladder_data import CATEGORIES, LadderData
 from training.rungs import ONNX
 

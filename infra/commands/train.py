@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +11,15 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from infra.console import JsonFlag, QuickFlag, console, print_mapping
+from recsys.bundle import Bundle
 from recsys.datasets.catalogue import users_path
 from recsys.features.definitions import FEATURES
 from recsys.models.two_tower import TwoTowerShape
 from recsys.settings import Settings
 from training import export_two_tower, publish, train_ranker, train_two_tower
 from training.clean import Cleaning
+from training.nightly import FULL_EVERY, nights_since_full, update_ranker, update_two_tower
+from training.nightly_ranker import RankerUpdate
 from training.publish import PublishConfig
 from training.rank_loop import LoopConfig
 from training.train_ranker import RankerTraining
@@ -84,16 +87,53 @@ def all_(
     }
     options = RankOptions(seed, rank_epochs, compress)
     metrics |= {f"rank {name}": value for name, value in _rank(settings, options, fresh).items()}
-    bundle = publish.main(
-        PublishConfig(
-            lake=settings.lake,
-            two_tower=_work(settings, "two_tower"),
-            ranker=_work(settings, "ranker"),
-            bundles=settings.bundles,
-        )
-    )
+    bundle = _publish(settings)
     print_mapping("published", {"version": bundle.manifest.version, **metrics}, as_json)
     console.print("next: `recsys serve`, or `recsys bundle inspect`")
+
+
+@app.command()
+def nightly(
+    full_every: Annotated[
+        int, typer.Option(min=1, help="Train in full when the last time is so many nights ago; 1: always.")
+    ] = FULL_EVERY,
+    full: Annotated[bool, typer.Option("--full", help="Train in full tonight.")] = False,
+    seed: Seed = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let both models go on from yesterday's weights with what is new since, and publish the bundle.
+
+    Run it after `recsys features build`. In full (as `recsys train all --compress`) the first time and each
+    `--full-every` nights; a night in between reads the new days alone.
+
+    Example: recsys train nightly
+    """
+    settings = Settings()
+    towers, ranker = _work(settings, "two_tower"), _work(settings, "ranker")
+    if full or nights_since_full(towers, ranker) + 1 >= full_every:
+        _recall(settings, seed, RECALL_EPOCHS, False)
+        figures = _rank(settings, RankOptions(seed, RANK_EPOCHS, compress=True), False)
+    else:
+        update_two_tower(_two_tower(settings, seed, 1), towers)
+        report = update_ranker(
+            RankerUpdate(
+                n_features=FEATURES.dimension,
+                examples=settings.features / "examples",
+                items=settings.lake / "items" / "items.parquet",
+                work=ranker,
+                out=ranker.with_name("ranker.new"),
+            ),
+        )
+        figures = {
+            "examples": report.examples,
+            "score before": report.score_before,
+            "score after": report.score_after,
+            **report.metrics,
+        }
+        if not report.learnt:
+            console.print("the ranker would have become worse by the new examples: yesterday's stays")
+    bundle = _publish(settings)
+    print_mapping("published", {"version": bundle.manifest.version, **figures}, as_json)
 
 
 @app.command()
@@ -126,23 +166,36 @@ def ladder(
 
 
 def _recall(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, float]:
-    work = _work(settings, "two_tower")
-    checkpoints = settings.checkpoints / "two_tower"
-    _forget(fresh, checkpoints)
+    config = _two_tower(settings, seed, epochs)
+    _forget(fresh, config.work)
+    result = train_two_tower.main(config)
+    export_two_tower.main(result, _work(settings, "two_tower"))
+    _forget(True, config.work)  # done: the next run trains on the next data from the start
+    return result.validation
+
+
+def _two_tower(settings: Settings, seed: int, epochs: int) -> TwoTowerConfig:
     users = users_path(settings.lake)
-    config = TwoTowerConfig(
+    return TwoTowerConfig(
         sequences=settings.features / "sequences",
         items=settings.lake / "items" / "items.parquet",
         users=users if users.exists() else None,
         shape=TwoTowerShape(profile=users.exists()),
-        work=checkpoints,
+        work=settings.checkpoints / "two_tower",
         seed=seed,
         epochs=epochs,
     )
-    result = train_two_tower.main(config)
-    export_two_tower.main(result, work)
-    _forget(True, checkpoints)  # done: the next run trains on the next data from the start
-    return result.validation
+
+
+def _publish(settings: Settings) -> Bundle:
+    return publish.main(
+        PublishConfig(
+            lake=settings.lake,
+            two_tower=_work(settings, "two_tower"),
+            ranker=_work(settings, "ranker"),
+            bundles=settings.bundles,
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -177,14 +230,16 @@ def _rank(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, ob
 
 
 def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, object]:
-    """The lake's own ladder; the smallest rung that passed becomes <home>/work/ranker, the teacher when none did."""
+    """The lake's own ladder, as far as int8 needs it. The smallest rung that passed becomes <home>/work/ranker; the
+    teacher when none did."""
     from infra.ladders import ladder_folder, ladder_of
     from training.ladder import main
     from training.rungs import candidate, take
 
     folder = ladder_folder(settings, lake=True)
     _forget(fresh, folder)
-    rungs = main(*ladder_of(settings, True, False, options.seed, options.epochs), report=console.print)
+    config, given = ladder_of(settings, True, False, options.seed, options.epochs)
+    rungs = main(replace(config, compared=False), given, report=console.print)
     chosen = candidate(rungs)
     if chosen.reasons:
         console.print(
@@ -192,6 +247,8 @@ def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[s
         )
         chosen = rungs[0]
     take(folder / chosen.name, _work(settings, "ranker"))
+    assert given.origin is not None  # noqa: S101 - of the lake's examples
+    given.origin.write(_work(settings, "ranker"))
     return {"rung": chosen.name, "mb": chosen.bytes / 1e6, **chosen.metrics}
 
 

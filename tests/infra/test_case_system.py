@@ -80,20 +80,22 @@ def test_every_step_answers_and_equal_features_give_equal_lists(networks: Path, 
     assert set(some) <= {step.name for step in STEPS}
 
 
-class _LadderOfTheLastRun(Training):
-    """Real Spark; the ladder, which has tests of its own, is not trained once more."""
-
-    def _ranker(self, out: Path) -> tuple[float, float]:
-        return 5.0, 2.0
-
-
 @pytest.mark.slow
-def test_a_training_run_is_weighed_with_everything_it_needs() -> None:
-    whole, examples, ranker, student = _LadderOfTheLastRun(0, events=2_000, days=3).measure().rows
-    assert whole.before == pytest.approx(examples.before + ranker.before)
-    assert whole.after == pytest.approx(examples.after + ranker.after)
-    assert ranker.after == pytest.approx(ranker.before + student.after)
-    assert min(examples.before, examples.after) > 0
+@pytest.mark.timeout(1_200)
+def test_a_nights_training_is_weighed_with_everything_it_needs() -> None:
+    found = Training(0, users=60, items=80, days=3, recall_epochs=1).measure()
+    whole, between, in_full, rarely = found.rows
+    costs = found.data["costs"]
+    for row, name in ((between, "update"), (in_full, "full")):
+        assert row.before == pytest.approx(sum(costs["before"].values()))
+        assert row.after == pytest.approx(sum(costs[name].values()))
+    assert whole.after == pytest.approx((in_full.after + 6 * between.after) / 7)  # the full night is counted
+    assert min(between.after, in_full.after) < rarely.after < max(between.after, in_full.after)
+    assert costs["update"]["ranker"] < costs["full"]["ranker"]
+    assert min(cost for kind in costs.values() for cost in kind.values()) > 0
+    scores = {line[0]: line[1] for line in found.sheets[1].lines}
+    assert len(scores) == 3
+    assert all(0.3 < auc < 1 for auc in scores.values())
 
 
 @pytest.mark.slow

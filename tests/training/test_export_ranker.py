@@ -13,8 +13,8 @@ from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData, ServedRanker
 from recsys.rank.scorer import INPUTS, RankerSession
 from recsys.types import Head
+from training.compress import quantized_tables
 from training.export_ranker import export_ranker, random_inputs
-from training.ladder import quantized_tables
 
 pytestmark = pytest.mark.slow  # three exports of a ranker
 

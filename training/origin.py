@@ -1,0 +1,75 @@
+"""Where a trained model stands: what the numbers in its weights mean, and how far it has learnt.
+
+Kept beside the weights in a model's work folder, so that the next night's training can go on from there
+(`recsys train nightly`) and does not begin with random numbers.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.errors import InvalidConfig, InvalidData
+
+ORIGIN = "origin.json"
+FULL = "train in full: `recsys train all`, or `recsys train nightly --full`"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of one model.
+
+    must_agree: JSON-ready; what a run must share that goes on from the weights (sizes, feature fingerprint).
+    item_ids: number i + 1 is item_ids[i]. fields: an item field → its values, code i + 1 is the i-th.
+    trained_until_ms: time of the newest row that it was trained on.
+    nights: updates since it was trained in full.
+    """
+
+    must_agree: Mapping[str, Any]
+    item_ids: Sequence[str]
+    trained_until_ms: int
+    fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    nights: int = 0
+
+    def write(self, folder: Path) -> None:
+        (folder / ORIGIN).write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    def check(self, wanted: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            InvalidConfig: naming what differs.
+        """
+        ours: dict[str, Any] = json.loads(json.dumps(wanted))
+        for name in sorted({*ours, *self.must_agree}):
+            if ours.get(name) != self.must_agree.get(name):
+                raise InvalidConfig(
+                    f"yesterday's model has another {name} ({self.must_agree.get(name)}, now {ours.get(name)}),"
+                    f" so training cannot go on from it; {FULL}"
+                )
+
+
+def read_origin(folder: Path) -> Origin:
+    """
+    Raises:
+        InvalidData: nothing was trained there, or by an earlier version.
+    """
+    try:
+        return Origin(**json.loads((folder / ORIGIN).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InvalidData(f"{folder}: no model to go on from; {FULL}") from None
+    except (ValueError, TypeError) as error:
+        raise InvalidData(f"{folder / ORIGIN}: {error}; {FULL}") from error
+
+
+def old_numbers(old: Sequence[str], new: Sequence[str]) -> NDArray[np.int64]:
+    """(1 + len(new),) the number that each number had before: 0 for 0 and for an item that is new.
+
+    >>> old_numbers(["a", "c"], ["a", "b", "c"]).tolist()
+    [0, 1, 0, 2]
+    """
+    number = {item_id: i for i, item_id in enumerate(old, start=1)}
+    return np.array([0, *(number.get(item_id, 0) for item_id in new)], np.int64)
