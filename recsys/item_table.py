@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recsys.errors import InvalidData
+from recsys.parquet import read_columns
 from recsys.types import Item
 
 _COLUMNS = ("item_id", "title", "categories", "creator", "created_ms", "attributes")
@@ -18,11 +18,9 @@ def read_items(path: Path) -> list[Item]:
         InvalidData: the file is missing, is no Parquet, or lacks a column.
     """
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS))
+        table = read_columns(path, _COLUMNS)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InvalidData(f"{path}: not a readable item table: {error}") from error
-    if missing := set(_COLUMNS) - set(table.column_names):
-        raise InvalidData(f"{path}: no column {', '.join(sorted(missing))}; import the data set again")
+        raise InvalidData(f"{path}: not a readable item table: {error}; import the data set again") from error
     columns = (table.column(name).to_pylist() for name in _COLUMNS)
     return [
         Item(

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from recsys.errors import InvalidData
 from recsys.events import EVENT_FIELDS, Event
 from recsys.impressions import Impression, impression_events
+from recsys.parquet import read_columns
 from recsys.types import MS_PER_DAY, EventType
 
 EVENTS = "events"
@@ -259,7 +260,7 @@ def read_day(lake: Path, day: str, table: str = EVENTS, columns: Sequence[str] |
     parts = []
     for path in sorted((lake / table / f"{DAY_PREFIX}{day}").glob("[!._]*.parquet")):
         try:
-            parts.append(pq.read_table(path, columns=names, partitioning=None))
+            parts.append(read_columns(path, names))
         except (pa.ArrowInvalid, OSError) as error:
             raise InvalidData(f"{path}: not a readable Parquet file of the lake: {error}") from error
     wanted = pa.schema([schema.field(name) for name in names])

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import pyarrow.parquet as pq
-
 from recsys.features.feature_set import FeatureSet
 from recsys.features.state import EntityState
+from recsys.parquet import read_columns
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -20,7 +19,7 @@ class UserAttributes:
         self._by_user: dict[str, Mapping[str, str]] = {}
         if not wanted or not path.exists():
             return
-        table = pq.read_table(path, columns=["user_id", "attributes"])
+        table = read_columns(path, ["user_id", "attributes"])
         for batch in table.to_batches(max_chunksize=10_000):
             users, attributes = (column.to_pylist() for column in batch.columns)
             for user_id, pairs in zip(users, attributes, strict=True):

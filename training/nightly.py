@@ -50,7 +50,7 @@ def update_ranker(config: RankerUpdate) -> UpdateReport:
     """`training.nightly_ranker.main`; what it leaves in `out` takes the place of `work`.
 
     Raises:
-        InvalidConfig, InvalidData, InvalidBundle: as it does.
+        InvalidConfig, InvalidData: as it does.
     """
     shutil.rmtree(config.out, ignore_errors=True)  # of a night that was killed
     report = nightly_ranker.main(config)

@@ -21,7 +21,7 @@ from recsys.rank.scorer import RankerSession
 from recsys.types import MS_PER_SECOND, Item
 from training.compress import quantized_tables
 from training.dataset import read_items
-from training.gates import OVERLAP, refuse, top_overlap
+from training.gates import OVERLAP, top_overlap
 from training.ladder import quantize_products, score_requests
 from training.origin import FULL, Origin, old_numbers, read_origin
 from training.rank_dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
@@ -31,6 +31,7 @@ from training.seeding import seed_everything
 from training.train_ranker import ranker_origin, write_ranker, write_summary
 
 _BITS = {"rows-fp16": 16, "rows-int8": 8, "rows-int4": 4, "int8": 8}  # of a rung's embedding rows
+NIGHT = LoopConfig(epochs=1, learning_rate=5e-4, batch_size=512)
 _JUDGED = 2_000  # newest validation rows whose lists show what 8 bits change
 
 
@@ -46,7 +47,7 @@ class RankerUpdate:
     history_length: int = 50
     item_attributes: tuple[str, ...] = ()
     validation: float = 0.1  # the latest share of the new examples; trained on the night after
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(epochs=1, learning_rate=5e-4, batch_size=512))
+    loop: LoopConfig = field(default_factory=lambda: NIGHT)
     threads: int = 1
 
 
@@ -56,9 +57,13 @@ class UpdateReport:
 
     score_before: float
     score_after: float
-    learnt: bool  # False: it would have become worse, so yesterday's weights stay
     examples: int
     metrics: dict[str, float]
+
+    @property
+    def learnt(self) -> bool:
+        """False: it would have become worse, so yesterday's weights stay."""
+        return self.score_after >= self.score_before
 
 
 def main(config: RankerUpdate) -> UpdateReport:
@@ -67,7 +72,6 @@ def main(config: RankerUpdate) -> UpdateReport:
     Raises:
         InvalidConfig: yesterday's ranker had other features, history or numbering.
         InvalidData: there is none, or nothing is new.
-        InvalidBundle: in 8 bits it orders otherwise than in 32.
     """
     torch.set_num_threads(config.threads)
     seed_everything(config.loop.seed)
@@ -79,18 +83,26 @@ def main(config: RankerUpdate) -> UpdateReport:
     origin.check(now.must_agree)
 
     ranker = carried_over(config.work, origin, items, facts)
-    before = selection_score(predict(ranker, validation), validation)
-    weights = {name: weight.clone() for name, weight in ranker.state_dict().items()}
-    fit(ranker, train, validation, config.loop)
-    after = selection_score(predict(ranker, validation), validation)
-    if learnt := after >= before:
-        weights = ranker.state_dict()
-    ranker.load_state_dict(weights)
+    before, after = go_on(ranker, train, validation, config.loop)
 
     metrics = _write(ranker, train, validation, config)
     now.write(config.out)
     write_summary(config.out, config, metrics, config.loop.seed, [(1, after)])
-    return UpdateReport(before, after, learnt, len(rows), metrics)
+    return UpdateReport(before, after, len(rows), metrics)
+
+
+def go_on(
+    ranker: Ranker, train: RankExamples, validation: RankExamples, loop: LoopConfig
+) -> tuple[float, float]:
+    """Train in place; scores of the validation rows before and after. A ranker that became worse gets its weights
+    back."""
+    before = selection_score(predict(ranker, validation), validation)
+    weights = {name: weight.clone() for name, weight in ranker.state_dict().items()}
+    fit(ranker, train, validation, loop)
+    after = selection_score(predict(ranker, validation), validation)
+    if after < before:
+        ranker.load_state_dict(weights)
+    return before, after
 
 
 def new_examples(config: RankerUpdate, origin: Origin, items: Sequence[Item]) -> RankExamples:
@@ -148,19 +160,24 @@ def _write(
     metrics = write_ranker(served, train, validation, out, seed)
     overlap = 1.0
     if rung == "int8":
-        fp32 = out / "rows" / ONNX
-        fp32.parent.mkdir()
-        for name in (ONNX, "golden.safetensors"):
-            (out / name).rename(fp32.parent / name)
-        quantize_products(fp32.parent, out)
-        judged = validation.take(slice(-_JUDGED, None))
-        ours, theirs = (score_requests(RankerSession(path), judged) for path in (out / ONNX, fp32))
-        overlap = top_overlap(ours, theirs)
-        shutil.rmtree(fp32.parent)
-        if overlap < OVERLAP:
-            refuse(rung, [f"top-50 overlap {overlap:.3f} with its matrix products in 32 bits"])
+        rung, overlap = _quantized_products(out, validation.take(slice(-_JUDGED, None)))
     save_trained(ranker, out)
     if rung:
         found = Rung(rung, (out / ONNX).stat().st_size, metrics, overlap, ())
         (out / RUNG).write_text(json.dumps(asdict(found), indent=2), encoding="utf-8")
     return metrics
+
+
+def _quantized_products(out: Path, judged: RankExamples) -> tuple[str, float]:
+    """Put the matrix products of `out`'s ranker in 8 bits, unless the lists become others than the ladder's gate
+    allows: then they stay in 32 until a training in full. The rung that it is now, and the overlap of the lists."""
+    products = out / "products"
+    products.mkdir()
+    quantize_products(out, products)
+    ours, theirs = (score_requests(RankerSession(folder / ONNX), judged) for folder in (products, out))
+    overlap = top_overlap(ours, theirs)
+    if overlap >= OVERLAP:
+        for path in products.iterdir():
+            path.replace(out / path.name)
+    shutil.rmtree(products)
+    return ("int8", overlap) if overlap >= OVERLAP else ("rows-int8", 1.0)

@@ -82,7 +82,7 @@ class Yardstick:
         self.masks = split(self.data)
         rows = examples(self.data, names)
         self.parts = {part: rows.take(mask) for part, mask in self.masks.items()}
-        self.ranker_data = _ranker_data(self.data, self.parts["train"], names)
+        self.ranker_data = ranker_data_of(self.data, self.parts["train"], names)
         labels = {**{h: self.data.labels[h] for h in HEADS[:3]}, DWELL: np.log1p(self.data.labels["dwell_s"])}
         self.labels = {part: {h: v[mask] for h, v in labels.items()} for part, mask in self.masks.items()}
         self._kept = Kept(config.work, about=(names, config.quick))
@@ -251,7 +251,8 @@ def blend(*models: Mapping[str, Floats]) -> Logits:
     return {head: np.mean([logits[head] for logits in models], axis=0) for head in HEADS}
 
 
-def _ranker_data(data: Kuairand, train: RankExamples, names: tuple[str, ...]) -> RankerData:
+def ranker_data_of(data: Kuairand, train: RankExamples, names: tuple[str, ...]) -> RankerData:
+    """What a network of the yardstick stores of its training rows."""
     codes = categorical(data, names)
     numeric = [i for i in range(len(names)) if i not in {column for column, _ in codes}]
     mean, scale, edges = numeric_statistics(torch.from_numpy(train.features[:, numeric]), NETWORK.bins)

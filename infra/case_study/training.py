@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import SparkSession
 
 from infra.bench.batch import measured
 from infra.case_study.rows import Measured
@@ -102,7 +102,7 @@ class _Night:
         self._tables = home / "lake" / "items" / "items.parquet"
         self._job = FeatureJob(str(home / "lake"), str(home / "features"), last_day=self._tonight)
 
-    def run(self, spark: SparkSession) -> dict[str, Costs]:
+    def run(self, spark: Any) -> dict[str, Costs]:
         """The costs of `full` (yesterday), `update` and `before` (both tonight)."""
         home, items = self._home, self._items(self._tonight)
         build(spark, replace(self._job, last_day=self._before[-1]))  # warms up, too

@@ -27,6 +27,7 @@ from infra.console import console
 from recsys.errors import Unavailable
 
 LIMIT_MS = 500  # of p99, the same for both: `infra.bench.serve.sustained`
+_LIMITS_MS = (80, 100, 200, LIMIT_MS)  # 80: the deadline of *after*
 _GIB_MIB = 1024
 _MONTH_S = 30 * 86_400
 _MILLION = 1_000_000
@@ -58,7 +59,7 @@ class UnderLoad:
             after = self._deployment(world, AFTER, self.first_rates[1], before.rate)
         return Found(
             _rows(before, after, self.size, self.workers, self.hot),
-            [_sheet(before, after)],
+            [_sheet(before, after), _limits(before, after)],
             {
                 "response_ms": {"before": before.equal.ms, "after": after.equal.ms},
                 "curves": {"before": before.curve, "after": after.curve},
@@ -94,6 +95,10 @@ class UnderLoad:
                 throughput=throughput,
                 throughput_degraded=max(a.degraded for a in curve.values() if sustained(a)),
                 hot_throughput=hot,
+                by_limit={
+                    limit: max((a.per_s for a in curve.values() if sustained(a, limit)), default=0.0)
+                    for limit in _LIMITS_MS
+                },
                 equal=equal.answers,
                 rss_mib=largest_rss_mib(served.process.pid),
                 busy_rate=half,
@@ -154,6 +159,7 @@ class Loaded:
     throughput: float
     throughput_degraded: int  # of the step that had most of them
     hot_throughput: float
+    by_limit: Mapping[int, float]  # largest measured rate with p99 within so many milliseconds; 0: none was
     equal: Answers
     rss_mib: float
     busy_rate: float
@@ -268,3 +274,14 @@ def _sheet(before: Loaded, after: Loaded) -> Sheet:
     )
     lines.append(["lists answered degraded at equal load", before.equal.degraded, after.equal.degraded])
     return Sheet("What a request takes, by process and wire", ("", "before", "after"), lines)
+
+
+def _limits(before: Loaded, after: Loaded) -> Sheet:
+    """How much the ratio of the throughputs depends on the limit that one chooses."""
+    lines: list[list[str | float]] = []
+    for limit in _LIMITS_MS:
+        rates = before.by_limit[limit], after.by_limit[limit]
+        times = f"x {rates[1] / rates[0]:.1f}" if rates[0] else ""
+        lines.append([f"p99 within {limit} ms", *(rate or "none of the measured" for rate in rates), times])
+    note = "The same limit for both, at least 97 % answered; rates in steps, each for some seconds, so p99 is coarse."
+    return Sheet("Requests a second by limit", ("", "before", "after", ""), lines, note)

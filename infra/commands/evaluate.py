@@ -78,6 +78,22 @@ def rank(
 
 
 @app.command()
+def nightly(
+    data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """A ranker that goes on from yesterday's weights against one trained anew each night, on the days after.
+
+    Example: recsys evaluate nightly --data ../shared/data/kuairand-pure-part --json
+    """
+    from training.evaluate_nightly import NightlyEvaluation, main
+
+    finish(main(NightlyEvaluation(data, seed, quick), report=console.print), as_json)
+
+
+@app.command()
 def robust(
     seed: Annotated[int, typer.Option(min=0, help="Of the rows, the robots and the training.")] = 0,
     epsilon: Annotated[float, typer.Option(min=0, help="How far an attack may move an embedding.")] = 0.05,

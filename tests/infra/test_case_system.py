@@ -59,6 +59,12 @@ def test_before_and_after_are_measured_under_the_same_load(networks: Path) -> No
     assert before["bytes_"]["redis"] > 5 * after["bytes_"]["redis"]  # 500 documents against one user
     assert after["bytes_"]["kafka"] > before["bytes_"]["kafka"]  # a worker reads what was written
     assert len(found.data["response_ms"]["before"]) > 10
+    limits = found.sheets[1].lines
+    assert [line[0] for line in limits] == [f"p99 within {ms} ms" for ms in (80, 100, 200, 500)]
+    for side in (before, after):
+        rates = [side["by_limit"][ms] for ms in (80, 100, 200, 500)]
+        assert rates == sorted(rates)  # a looser limit never allows less
+        assert rates[-1] == side["throughput"]
 
 
 @pytest.mark.slow
@@ -93,7 +99,7 @@ def test_a_nights_training_is_weighed_with_everything_it_needs() -> None:
     assert min(between.after, in_full.after) < rarely.after < max(between.after, in_full.after)
     assert costs["update"]["ranker"] < costs["full"]["ranker"]
     assert min(cost for kind in costs.values() for cost in kind.values()) > 0
-    scores = {line[0]: line[1] for line in found.sheets[1].lines}
+    scores = {line[0]: float(line[1]) for line in found.sheets[1].lines}
     assert len(scores) == 3
     assert all(0.3 < auc < 1 for auc in scores.values())
 

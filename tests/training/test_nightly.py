@@ -9,16 +9,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from recsys.errors import InvalidConfig, InvalidData
 from recsys.models.ranker import RankerConfig
 from recsys.models.two_tower import TwoTowerShape
 from recsys.rank.scorer import RankerSession
 from recsys.types import Head, Item
+from tests.training.kuairand_slice import write_slice
 from tests.training.rank_world import DAY_MS, N_FEATURES, write_world
 from tests.training.test_two_tower_training import ITEMS, planted
-from training import export_two_tower, nightly_ranker, train_ranker, train_two_tower
+from training import evaluate_nightly, export_two_tower, nightly_ranker, train_ranker, train_two_tower
 from training.dataset import History, read_items, write_sequences
+from training.evaluate_nightly import NightlyEvaluation
 from training.evaluate_recall import write_items
 from training.nightly import nights_since_full, update_ranker, update_two_tower
 from training.nightly_ranker import RankerUpdate, carried_over
@@ -89,16 +92,25 @@ def test_a_night_learns_what_is_new_and_replaces_the_work_folder(world: Path, tm
     assert 0 < update_ranker(config).examples < report.examples / 2
 
 
-def test_an_int8_rung_stays_one(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("gate", "name"), [(0.5, "int8"), (1.1, "rows-int8")])
+def test_an_int8_rung_stays_one_as_long_as_its_lists_agree(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: float, name: str
+) -> None:
+    monkeypatch.setattr(nightly_ranker, "OVERLAP", gate)
     config = night(world, tmp_path)
     (config.work / RUNG).write_text(json.dumps(asdict(Rung("int8", 1, {}, 1.0, ()))))
     update_ranker(config)
     found = json.loads((config.work / RUNG).read_text())
-    assert found["name"] == "int8"
+    assert found["name"] == name
     assert found["bytes"] == (config.work / "ranker.onnx").stat().st_size
-    assert found["overlap"] >= 0.98
-    assert not (config.work / "rows").exists()
-    RankerSession(config.work / "ranker.onnx")
+    assert 0.5 < found["overlap"] <= 1.0
+    assert {p.name for p in config.work.iterdir()} == {p.name for p in (world / "ranker").iterdir()} | {RUNG}
+    model = (config.work / "ranker.onnx").read_bytes()
+    assert (b"DynamicQuantizeLinear" in model) == (name == "int8")
+    golden = load_file(config.work / "golden.safetensors")
+    inputs = {n.removeprefix("ranker/in/"): a for n, a in golden.items() if n.startswith("ranker/in/")}
+    for head, scores in RankerSession(config.work / "ranker.onnx").run(inputs).items():
+        np.testing.assert_allclose(scores, golden[f"ranker/out/{head}"], rtol=1e-3, atol=1e-3)
 
 
 def test_weights_follow_the_items_ids(world: Path) -> None:
@@ -225,3 +237,12 @@ def test_a_two_tower_of_another_shape_is_refused(towers: TwoTowerConfig, tmp_pat
         update_two_tower(wider, tmp_path / "two_tower")
     vectors = pq.read_table(towers.items)
     assert len(vectors) == len(ITEMS) + 1
+
+
+def test_nights_are_compared_with_trainings_anew(tmp_path: Path) -> None:
+    write_slice(tmp_path)
+    result = evaluate_nightly.main(NightlyEvaluation(tmp_path, quick=True))
+    assert result.figures["nights"] == 1
+    for kind in evaluate_nightly.KINDS:
+        assert 0.4 < result.figures[f"{kind}_click_auc"] < 1
+    assert result.figures["left_cpu_s"] == 0 < result.figures["updated_cpu_s"]

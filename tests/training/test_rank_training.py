@@ -67,6 +67,9 @@ def test_main_learns_the_truth_and_leaves_what_a_bundle_needs(world: Path, tmp_p
         "calibration.json",
         "feature_histograms.json",
         "summary.json",
+        "weights.safetensors",  # these three: what a night's update goes on from
+        "shape.json",
+        "origin.json",
     }
     histograms = read_histograms(config.out / "feature_histograms.json")
     assert len(histograms) == config.n_features
