@@ -68,7 +68,7 @@ class CaseStudy:
                 Lake(seed, users=300, items=500, days=3),
                 Online(seed, events=20_000, users=300, items=1_000),
                 Updates(networks, seed, items=20_000),
-                Training(seed, rows=8_000, ids=20_000, events=30_000, days=7),
+                Training(seed, users=150, items=500, days=7),
                 Effect.quick(seed),
                 Funnel(data, out / "evaluate", seed, is_quick=True),
                 UnderLoad(networks, size, first_rates=(6.0, 40.0), step=1.5, step_s=3.0, steady_s=12.0),

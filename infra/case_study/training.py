@@ -57,7 +57,7 @@ class Training:
     """`days` of a shop of `users` and `items`; the last one is new tonight. One more tests what was learnt."""
 
     seed: int
-    users: int = 2_000
+    users: int = 800
     items: int = 2_000
     days: int = 14
     recall_epochs: int = 20
