@@ -5,20 +5,36 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from kafka.partitioner import Partitioner
 
 from recsys.errors import InvalidEvent, Unavailable
+from recsys.event_log import partition_of
 from streaming.log.topics import kafka_errors
 
 DELIVERY_TIMEOUT_MS = 30_000
 STALL_S = 5.0
+LINGER_MS = 5  # Kafka's own default from 4.0 on
 MAX_RECORD_BYTES = 1_000_000  # Kafka's default of 1 MiB, less the key, the headers and the framing
 
 _log = structlog.get_logger(__name__)
+
+
+_partition_of = lru_cache(maxsize=1 << 16)(partition_of)  # a user's key comes with each of the user's events
+
+
+class _ByKey(Partitioner):  # type: ignore[misc]  # untyped
+    """The rule of Kafka's own clients, by `partition_of`. Keys are text here."""
+
+    def partition(
+        self, topic: str, key: Any, serialized_key: bytes, value: Any, serialized_value: bytes, cluster: Any
+    ) -> int:
+        return _partition_of(serialized_key.decode(), len(cluster.partitions_for_topic(topic)))
 
 
 class _Pending(NamedTuple):
@@ -132,7 +148,6 @@ class KafkaSink:
         if producer is None:
             return record
         try:
-            # The default partitioner for records with keys is `partition_of`.
             future = producer.send(record.topic, record.value, record.key.encode(), record.headers)
         except KafkaError as error:
             raise Unavailable(f"Kafka at {self._bootstrap}, topic {record.topic}: {error}") from error
@@ -173,7 +188,8 @@ class KafkaSink:
                 bootstrap_timeout_ms=2_000,
                 acks="all",
                 enable_idempotence=True,
-                linger_ms=2,
+                linger_ms=LINGER_MS,
+                partitioner=_ByKey(),
                 batch_size=128 * 1024,
                 request_timeout_ms=DELIVERY_TIMEOUT_MS // 3,
                 delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
