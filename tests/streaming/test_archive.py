@@ -332,6 +332,7 @@ def dying_after(changes: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_dying_before_any_change_of_the_file_system(tmp_path: Path) -> None:
     """Die before the first, the second, … change, twice in a row so that recovery dies too; then go on."""
     for changes in itertools.count():

@@ -34,6 +34,7 @@ def test_the_interval_covers_a_planted_lift() -> None:
     assert np.mean([x.relative for x in lifts]) == pytest.approx(0.1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_against_a_is_significant_in_five_percent() -> None:
     rng = np.random.default_rng(11)
     false_positives = np.mean([compare(arm(rng), arm(rng)).p < 0.05 for _ in range(2_000)])
