@@ -21,6 +21,13 @@ DOCUMENTS = (ROOT / "docs" / "case-study.md", ROOT / "README.md")
 BEGIN, END = "<!-- case study: written by infra.case_study.document -->", "<!-- end of the case study -->"
 
 
+TWO_AFTERS = (
+    "*After* of the simulated rows is an experiment's arm with a reranking of its own (at most three items of a"
+    " category, a place that explores), and its figure is *before* times one plus the lift that CUPED has adjusted;"
+    " *after* of all other rows is `recsys serve` as it comes."
+)
+
+
 def table(results: Mapping[str, Any]) -> str:
     """The rows as Markdown, and how they were found."""
     lines = ["| row | promised | our goal | before | after | change | |", "|---|---|---|---|---|---|---|"]
@@ -38,7 +45,10 @@ def table(results: Mapping[str, Any]) -> str:
             f" | {row['after']:.4g} | {row['change']:+.1%}{low_high} | {_verdict(row)} |"
         )
     hardware = ", ".join(f"{key} {value}" for key, value in results["hardware"].items())
-    return "\n".join([*lines, "", f"`{results['run']}`, seed {results['seed']}; {hardware}."])
+    run = f"`{results['run']}`, seed {results['seed']}; {hardware}."
+    return "\n".join(
+        [*lines, "", run, *([TWO_AFTERS] if any(r["simulated"] for r in results["rows"]) else [])]
+    )
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
