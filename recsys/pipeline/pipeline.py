@@ -19,10 +19,10 @@ Composing one (serving does, in `serving.assembly`):
     answer = pipeline.answer(Query("r1", "u1", k=20, now_ms=..., deadline_s=time.monotonic() + 0.1))
     answer.candidates.rows, answer.propensities, answer.degraded
 
-Time: optional stages stop counting when the query's deadline has passed; hydrators of the query and sources share
-the first `recall_share` of the time, so that ranking keeps the rest. With a pool they run side by side and can time
-out; without one they run one after the other in the request's thread and, like the later stages, are only skipped as
-a whole.
+Time: optional stages stop counting when the query's deadline has passed, but side effects always happen. Hydrators of
+the query and sources share the first `recall_share` of the time, so that ranking keeps the rest. With a pool they run
+side by side and can time out; without one they run one after the other in the request's thread and, like the later
+stages, are only skipped as a whole.
 """
 
 import time
@@ -250,8 +250,10 @@ class Pipeline:
         return selection
 
     def _after(self, answer: Answer, trace: Trace) -> Answer:
+        """Side effects happen however late it is: a list that is shown is logged."""
         for stage in self.side_effects:
-            trace.run(stage, "side_effect", len(answer.candidates), partial(stage.after, answer))
+            call = partial(stage.after, answer)
+            trace.run(stage, "side_effect", len(answer.candidates), call, late_too=True)
         return replace(answer, outcomes=tuple(trace.outcomes))
 
 

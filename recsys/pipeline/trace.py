@@ -49,13 +49,17 @@ class Trace:
         count_in: int,
         call: Callable[[], T],
         count_out: Callable[[T], int] | None = None,
+        late_too: bool = False,
     ) -> T | None:
         """Call a stage in this thread. None: it is optional, and was skipped or failed.
+
+        Args:
+            late_too: an optional stage is not skipped after the deadline either.
 
         Raises:
             StageFailed: it is required and raised.
         """
-        if stage.optional and self._clock() >= self._deadline_s:
+        if stage.optional and not late_too and self._clock() >= self._deadline_s:
             self._cut(stage, kind, Status.SKIPPED, count_in)
             return None
         return self._settle(stage, kind, count_in, _attempt(call), count_out)

@@ -139,10 +139,16 @@ def test_after_the_deadline_optional_stages_are_skipped_and_required_ones_run(
         scorer("value", dict.fromkeys(range(4), 1.0), optional=False),
         Fake("extra", ValueError("x")),
     )
+    log = Fake("log", lambda answer: None)
     pipeline = make(
-        pool, clock=lambda: 10.0, sources=[source("a", 0, 1, optional=False)], scorers=[optional, required]
+        pool,
+        clock=lambda: 10.0,
+        sources=[source("a", 0, 1, optional=False)],
+        scorers=[optional, required],
+        side_effects=[log],
     )
     answer = pipeline.answer(query(deadline_s=9.0))
+    assert log.calls == 1, "what is shown is logged, however late"
     assert optional.calls == 0
     assert required.calls == 1
     assert outcome(answer, "extra").status is Status.SKIPPED
