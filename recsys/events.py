@@ -6,10 +6,9 @@ stream worker never load more.
 """
 
 import hashlib
-import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -20,6 +19,7 @@ SCHEMA_VERSION = 1
 MAX_ID_LENGTH = 128
 MAX_CONTEXT_ENTRIES = 32
 MAX_CONTEXT_LENGTH = 512
+MAX_POSITION = 999_999
 # 2100-01-01: later than that is a unit error (microseconds sent as milliseconds).
 MAX_TIME_MS = 4_102_444_800_000
 
@@ -104,7 +104,7 @@ def parse_event(raw: Any) -> Event:
         request_id=identifier(raw, "request_id") if raw.get("request_id") is not None else None,
         position=_position(raw),
         value=_value(raw),
-        context=_context(raw),
+        context=parse_context(raw.get("context")),
         schema_version=SCHEMA_VERSION,
     )
 
@@ -136,7 +136,7 @@ def _position(raw: Mapping[str, Any]) -> int | None:
     value = raw.get("position")
     if value is None:
         return None
-    if type(value) is not int or not 0 <= value < 1_000_000:
+    if type(value) is not int or not 0 <= value <= MAX_POSITION:
         raise InvalidEvent(f"position: an integer from 0 is required, got {value!r:.80}")
     return value
 
@@ -145,13 +145,17 @@ def _value(raw: Mapping[str, Any]) -> float | None:
     value = raw.get("value")
     if value is None:
         return None
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e12:
+    if type(value) not in (int, float) or not abs(value) <= 1e12:  # neither is what is not a number
         raise InvalidEvent(f"value: a finite number is required, got {value!r:.80}")
     return float(value)
 
 
-def _context(raw: Mapping[str, Any]) -> Mapping[str, str]:
-    value = raw.get("context")
+def parse_context(value: Any) -> Mapping[str, str]:
+    """The context of a record's decoded JSON; empty when there is none.
+
+    Raises:
+        InvalidEvent: it is no object of a few short strings.
+    """
     if not value:
         if value is None or value == {}:
             return {}
@@ -162,6 +166,20 @@ def _context(raw: Mapping[str, Any]) -> Mapping[str, str]:
         if type(key) is not str or type(text) is not str or len(key) + len(text) > MAX_CONTEXT_LENGTH:
             raise InvalidEvent(f"context: {str(key)[:40]!r} needs a string of at most {MAX_CONTEXT_LENGTH}")
     return value
+
+
+def item_context(context: Mapping[str, str], categories: Sequence[str], creator: str) -> dict[str, str]:
+    """The context with what makes an event complete in itself, the item's categories and creator at that time, as far
+    as there is room: of too many categories the first ones, which are the main ones."""
+    full, room = dict(context), MAX_CONTEXT_LENGTH - len(CATEGORIES)
+    joined = CATEGORY_SEPARATOR.join(categories)
+    if len(joined) > room:
+        joined = joined[: room + 1].rpartition(CATEGORY_SEPARATOR)[0]
+    for key, text in ((CATEGORIES, joined), (CREATOR, creator)):
+        fits = len(key) + len(text) <= MAX_CONTEXT_LENGTH
+        if text and fits and (key in full or len(full) < MAX_CONTEXT_ENTRIES):
+            full[key] = text
+    return full
 
 
 def new_id(

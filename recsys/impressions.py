@@ -5,16 +5,20 @@ Rankers train on these served values; recomputing them in Spark is the parity te
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.changes import parse_time
 from recsys.errors import InvalidEvent
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, MAX_TIME_MS, Event, derived_id, identifier
+from recsys.events import MAX_POSITION, Event, derived_id, identifier, item_context, parse_context
+from recsys.experiments.assignment import parse_exposures
 from recsys.types import EventType
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,53 +75,67 @@ class Impression:
 
 
 def parse_impression(raw: Any) -> Impression:
-    """The inverse of `Impression.to_dict`.
+    """The inverse of `Impression.to_dict`. What it accepts can be expanded, and written to the lake.
 
     Raises:
-        InvalidEvent: a field is missing or the feature block does not fit the number of items.
+        InvalidEvent: a field is missing or not what it must be, or the feature block does not fit the number of items.
     """
     try:
         items = tuple(
             ShownItem(
                 item_id=identifier(i, "item_id"),
-                position=int(i["position"]),
-                score=float(i["score"]),
-                propensity=float(i["propensity"]),
-                channels=_texts(i["channels"]),
-                categories=_texts(i["categories"]),
-                creator=_texts([i.get("creator", "")])[0],
+                position=_position(i["position"]),
+                score=_number(i["score"], "score"),
+                propensity=_number(i["propensity"], "propensity"),
+                channels=_texts(i["channels"], "channels"),
+                categories=_texts(i["categories"], "categories"),
+                creator=_text(i.get("creator", ""), "creator"),
             )
             for i in raw["items"]
         )
         block = np.frombuffer(base64.b64decode(raw["features"]), dtype="<f4")
+        arm = _text(raw["arm"], "arm")
+        parse_exposures(arm)
         return Impression(
             request_id=identifier(raw, "request_id"),
             user_id=identifier(raw, "user_id"),
-            time_ms=_time(raw["time_ms"]),
-            bundle=raw["bundle"],
-            fingerprint=raw["fingerprint"],
+            time_ms=parse_time(raw["time_ms"], "time_ms"),
+            bundle=_text(raw["bundle"], "bundle"),
+            fingerprint=_text(raw["fingerprint"], "fingerprint"),
             items=items,
             features=block.reshape(len(items), -1) if items else block.reshape(0, 0),
-            arm=raw["arm"],
-            context=dict(zip(_texts(raw["context"]), _texts(raw["context"].values()), strict=True)),
+            arm=arm,
+            context=dict(parse_context(raw["context"])),
         )
     except (AttributeError, KeyError, TypeError, ValueError, InvalidEvent) as error:
         raise InvalidEvent(f"impression: {type(error).__name__}: {error}") from error
 
 
-def _time(value: Any) -> int:
-    time_ms = int(value)
-    if not 0 < time_ms < MAX_TIME_MS:
-        raise ValueError(f"time_ms: Unix milliseconds are required, got {value!r:.80}")
-    return time_ms
+# Anything else would surface where the record is expanded or written, and stop whoever reads the log.
 
 
-def _texts(values: Iterable[Any]) -> tuple[str, ...]:
-    """Anything else would surface where the list is expanded, and stop whoever reads the log."""
-    texts = tuple(values)
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"texts are required, got {texts!r:.80}")
-    return texts
+def _position(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_POSITION:
+        raise InvalidEvent(f"position: an integer from 0 is required, got {value!r:.80}")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if type(value) not in (int, float) or not abs(value) <= _LARGEST:
+        raise InvalidEvent(f"{name}: a finite float32 is required, got {value!r:.80}")
+    return float(value)
+
+
+def _text(value: Any, name: str) -> str:
+    if type(value) is not str:
+        raise InvalidEvent(f"{name}: a string is required, got {value!r:.80}")
+    return value
+
+
+def _texts(values: Any, name: str) -> tuple[str, ...]:
+    if type(values) is not list:
+        raise InvalidEvent(f"{name}: a list of strings is required, got {values!r:.80}")
+    return tuple(_text(value, name) for value in values)
 
 
 def impression_events(impression: Impression) -> list[Event]:
@@ -131,13 +149,7 @@ def impression_events(impression: Impression) -> list[Event]:
             event_time_ms=impression.time_ms,
             request_id=impression.request_id,
             position=item.position,
-            context=impression.context | _item_context(item),
+            context=item_context(impression.context, item.categories, item.creator),
         )
         for item in impression.items
     ]
-
-
-def _item_context(item: ShownItem) -> dict[str, str]:
-    """What makes the event complete in itself: the item's categories and creator at that time."""
-    context = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator}
-    return {name: text for name, text in context.items() if text}

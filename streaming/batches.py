@@ -169,7 +169,7 @@ def _check_place(record: Record, kind: str, key: str, partitions: int) -> None:
 def _json(record: Record) -> Any:
     try:
         return _decode(record.value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deep
         raise InvalidEvent(f"json: {error}") from error
 
 

@@ -98,6 +98,8 @@ def parse_exposures(text: str) -> dict[str, Exposure]:
         if not experiment or not arm:
             raise ValueError(f"{text[:80]!r} is not `experiment:arm@propensity`")
         found[experiment] = Exposure(arm, float(propensity))
+        if not 0 < found[experiment].propensity <= 1:
+            raise ValueError(f"{text[:80]!r} has a propensity that is no probability")
     return found
 
 

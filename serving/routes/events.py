@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.errors import InvalidEvent
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, parse_event
+from recsys.events import item_context, parse_event
 from recsys.tracing import carried, current_headers
 from recsys.types import Topic
 from serving.body import decode_any
@@ -86,9 +86,8 @@ def _completed(parts: Services, raw: Any, make_id: Callable[[int], str], place: 
     row = runtime.catalogue.rows.get(item_id)
     if row is None:
         return full
-    item = runtime.catalogue.item(row)
-    known = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator}
-    full["context"] = {key: text for key, text in known.items() if text} | (context or {})
+    item, context = runtime.catalogue.item(row), context or {}
+    full["context"] = item_context(context, item.categories, item.creator) | context
     return full
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import InvalidEvent
-from recsys.events import EVENT_FIELDS, MAX_TIME_MS, Event, derived_id, new_id, parse_event
+from recsys.events import EVENT_FIELDS, MAX_TIME_MS, Event, derived_id, item_context, new_id, parse_event
+from recsys.lake import events_table
 from recsys.types import EventType
 
 VALID: dict[str, Any] = {
@@ -63,6 +64,7 @@ def test_optional_fields_may_be_absent() -> None:
         ({"position": "1"}, "position"),
         ({"value": float("nan")}, "value"),
         ({"value": float("inf")}, "value"),
+        ({"value": 10**400}, "value"),
         ({"value": "5"}, "value"),
         ({"value": True}, "value"),
         ({"context": {"a": 1}}, "context"),
@@ -93,20 +95,38 @@ def test_only_objects_are_events(raw: object) -> None:
 
 
 @given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5)
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=8), inner),
+        max_leaves=5,
+    )
 )
-def test_any_value_of_any_field_is_parsed_or_refused(value: object) -> None:
+def test_any_value_of_any_field_is_refused_or_can_be_written_to_the_lake(value: object) -> None:
     for name in EVENT_FIELDS:
         try:
-            parse_event(VALID | {name: value})
+            event = parse_event(VALID | {name: value})
         except InvalidEvent as error:
             assert str(error)
+        else:
+            assert events_table([event]).num_rows == 1
 
 
 def test_categories_come_from_the_context() -> None:
     event = parse_event(VALID | {"context": {"categories": "Action|Sci-Fi"}})
     assert event.categories == ("Action", "Sci-Fi")
     assert parse_event(VALID).categories == ()
+
+
+def test_of_an_items_categories_and_creator_only_what_fits_enters_a_context() -> None:
+    names = [f"{n:0128}" for n in range(5)]
+    context = item_context({"page": "home"}, names, "creator")
+    assert context == {"page": "home", "categories": "|".join(names[:3]), "creator": "creator"}
+    assert parse_event(VALID | {"context": context}).categories == tuple(names[:3])
+    exactly = ["x" * 251, "x" * 250]
+    assert item_context({}, exactly, "") == {"categories": "|".join(exactly)}
+    assert item_context({}, ["x" * 600], "y" * 600) == {}
+    full = {str(n): "" for n in range(31)} | {"categories": "of the client"}
+    assert item_context(full, ["Drama"], "creator") == full | {"categories": "Drama"}
 
 
 def test_new_ids_are_uuid7_and_sort_by_time() -> None:

@@ -1,13 +1,18 @@
 """The impression log's record survives the wire, and expands to the same events every time."""
 
 import json
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.errors import InvalidEvent
 from recsys.events import parse_event
 from recsys.impressions import Impression, ShownItem, impression_events, parse_impression
+from recsys.lake import events_table, impressions_table
 from recsys.types import EventType
 
 IMPRESSION = Impression(
@@ -21,9 +26,15 @@ IMPRESSION = Impression(
         ShownItem("i2", 1, 0.25, 0.1, ("popular", "fresh")),
     ),
     features=np.array([[1.0, 0.1], [np.float32(1e-38), 3.0]], dtype=np.float32),
-    arm="b",
+    arm="rerank:dpp@0.5",
     context={"device": "tv"},
 )
+
+
+def with_item(**fields: Any) -> dict[str, Any]:
+    """What replaces the items, to have these fields in the first one."""
+    first, second = IMPRESSION.to_dict()["items"]
+    return {"items": [first | fields, second]}
 
 
 def test_features_survive_json_bit_by_bit() -> None:
@@ -48,13 +59,30 @@ def test_expansion_gives_valid_events_with_the_same_ids_each_time() -> None:
         {"features": "AAAA"},
         {"items": None},
         {"items": [{}]},
-        {"items": [IMPRESSION.to_dict()["items"][0] | {"categories": [1]}, IMPRESSION.to_dict()["items"][1]]},
+        with_item(categories=[1]),
+        with_item(categories="Drama"),
+        with_item(position=-1),
+        with_item(position=10**30),
+        with_item(position="1"),
+        with_item(score=10**400),
+        with_item(score=1e300),
+        with_item(score="nan"),
+        with_item(propensity=None),
+        with_item(creator=None),
+        {"bundle": 5},
+        {"fingerprint": None},
+        {"arm": ["rerank:dpp@0.5"]},
+        {"arm": "rerank"},
+        {"arm": "rerank:dpp@often"},
+        {"arm": "rerank:dpp@nan"},
+        {"arm": "rerank:dpp@0"},
         {"time_ms": "soon"},
         {"time_ms": 0},
         {"user_id": 5},
         {"user_id": ""},
         {"context": {"device": 1}},
         {"context": "tv"},
+        {"context": {str(n): "" for n in range(33)}},
     ],
 )
 def test_a_broken_record_is_refused(change: dict[str, object]) -> None:
@@ -67,3 +95,25 @@ def test_a_missing_field_is_refused() -> None:
     del record["bundle"]
     with pytest.raises(InvalidEvent, match="bundle"):
         parse_impression(record)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from([10**30, -(10**400)]) | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(value=json_values)
+def test_what_is_accepted_can_be_expanded_replayed_and_written(value: object) -> None:
+    for change in (
+        *({name: value} for name in IMPRESSION.to_dict()),
+        *(with_item(**{name: value}) for name in IMPRESSION.to_dict()["items"][0]),
+    ):
+        try:
+            impression = parse_impression(IMPRESSION.to_dict() | change)
+        except InvalidEvent:
+            continue
+        events = impression_events(impression)
+        assert [parse_event(msgspec.json.decode(msgspec.json.encode(e.to_dict()))) for e in events] == events
+        assert events_table(events).num_rows == impressions_table([impression]).num_rows == len(events)

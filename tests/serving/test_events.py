@@ -40,6 +40,15 @@ def test_what_the_client_says_of_the_item_wins_over_the_catalogue(api: Api) -> N
     assert (event.event_id, event.event_time_ms) == ("e1", 7)
 
 
+@pytest.mark.parametrize("entries", [30, 31, 32])
+def test_an_event_is_not_refused_for_what_the_server_adds(api: Api, entries: int) -> None:
+    sent = {f"key-{n}": "" for n in range(entries)}
+    assert api.client.post("/v1/events", json=api.event("item-005", context=sent)).status_code == 202
+    added = {"categories": "category-1", "creator": "creator-5"}
+    kept = dict([*added.items()][: 32 - entries])
+    assert parse_event(api.logged(Topic.EVENTS)[0]).context == sent | kept
+
+
 def test_an_item_that_the_catalogue_does_not_know_is_accepted_as_it_is(api: Api) -> None:
     assert api.client.post("/v1/events", json=api.event("brand-new")).status_code == 202
     assert parse_event(api.logged(Topic.EVENTS)[0]).context == {}
@@ -72,6 +81,7 @@ def test_a_batch_is_judged_event_by_event(api: Api) -> None:
         {"position": -1},
         {"value": "much"},
         {"value": 1e300},
+        {"value": 10**400},
         {"context": {"a": 1}},
         {"context": [1]},
         {"context": {"a": "x" * 600}},

@@ -166,7 +166,7 @@ def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path
     log, replayed = MemoryEventLog(), event(0)
     value = msgspec.json.encode(replayed.to_dict())
     log.append(Topic.EVENTS, replayed.user_id, value, [(REPLAY_HEADER, b"1")])
-    for poison in (b"", b"{", b"\xff", b"{}", b"[1]"):
+    for poison in (b"", b"{", b"\xff", b"{}", b"[1]", b"[" * 100_000):
         log.append(Topic.EVENTS, "u", poison)
         log.append(Topic.IMPRESSIONS, "u", poison)
         log.append(Topic.ITEMS, "i", poison)
