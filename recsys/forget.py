@@ -43,3 +43,8 @@ def forgotten_users(lake: Path) -> Mapping[str, int]:
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidData(f"{path}: not a mark of a forgotten user: {error}") from error
     return found
+
+
+def is_forgotten(forgotten: Mapping[str, int], user_id: str, time_ms: int) -> bool:
+    """Whether what the user did at that time must go, by what `forgotten_users` has found."""
+    return bool(forgotten) and time_ms <= forgotten.get(user_digest(user_id), -1)

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from recsys.errors import InvalidData
 from recsys.events import EVENT_FIELDS, Event
+from recsys.first_of_each import first_of_each_id
 from recsys.impressions import Impression, impression_events
 from recsys.parquet import read_columns
 from recsys.types import MS_PER_DAY, EventType
@@ -265,7 +266,7 @@ def read_day(lake: Path, day: str, table: str = EVENTS, columns: Sequence[str] |
             raise InvalidData(f"{path}: not a readable Parquet file of the lake: {error}") from error
     wanted = pa.schema([schema.field(name) for name in names])
     rows = pa.concat_tables([part.cast(wanted) for part in parts]) if parts else wanted.empty_table()
-    return _first_of_each_id(
+    return first_of_each_id(
         rows.take(pc.sort_indices(rows, [(TIME, "ascending"), ("event_id", "ascending")]))
     )
 
@@ -275,12 +276,3 @@ def read_events(lake: Path, first_day: str = "", last_day: str = "9999") -> Iter
     for day in days(lake):
         if first_day <= day <= last_day:
             yield from table_events(read_day(lake, day))
-
-
-def _first_of_each_id(rows: pa.Table) -> pa.Table:
-    """Drop repeated ids of a table sorted by (event time, event id)."""
-    if rows.num_rows < 2:
-        return rows
-    ids = rows.column("event_id").combine_chunks()
-    keep = np.concatenate(([True], np.asarray(pc.not_equal(ids[1:], ids[:-1]))))
-    return rows if keep.all() else rows.filter(pa.array(keep))

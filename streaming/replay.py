@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from recsys.event_log import EventSink
+from recsys.forget import forgotten_users, is_forgotten
 from recsys.lake import day_of, read_events
 from recsys.types import MS_PER_SECOND, Topic
 
@@ -78,13 +79,15 @@ def replay(
 ) -> Replayed:
     """Send the lake's events after `position` to the topic `events`, by (event time, event id).
 
+    What a user wishes to be forgotten is not sent, though it lies in the lake until the next compaction.
     `speed`: event seconds a second; 0 means as fast as the log takes them. `on_progress` hears how many events
     the log has acknowledged.
 
     Raises:
         Unavailable: the log does not take events any more; the next run goes on from there.
+        InvalidData: a mark of a forgotten user cannot be read.
     """
-    done = position.load()
+    done, forgotten = position.load(), forgotten_users(lake)
     events = read_events(lake, max(first_day, day_of(done[0])), last_day)
     started, origin_ms, sent, last = monotonic(), None, 0, done
 
@@ -94,6 +97,8 @@ def replay(
         on_progress(sent)
 
     for event in itertools.dropwhile(lambda e: (e.event_time_ms, e.event_id) <= done, events):
+        if is_forgotten(forgotten, event.user_id, event.event_time_ms):
+            continue
         if speed > 0:
             origin_ms = event.event_time_ms if origin_ms is None else origin_ms
             due = started + (event.event_time_ms - origin_ms) / MS_PER_SECOND / speed

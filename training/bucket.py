@@ -21,6 +21,7 @@ from recsys.features.state import (
     category_buckets,
     creator_buckets,
 )
+from recsys.first_of_each import first_of_each_id
 from recsys.types import EventType
 
 TIME = "event_time_ms"
@@ -30,12 +31,7 @@ KINDS = pa.array([str(kind) for kind in EventType])
 def sorted_events(rows: pa.Table, key: str) -> pa.Table:
     """Rows by (key, event time, event id), each event once: clients that retry may have sent it twice."""
     order = [(key, "ascending"), (TIME, "ascending"), ("event_id", "ascending")]
-    rows = rows.take(pc.sort_indices(rows, sort_keys=order)).combine_chunks()
-    if rows.num_rows < 2:
-        return rows
-    ids = rows.column("event_id").combine_chunks()
-    new = np.concatenate(([True], np.asarray(pc.not_equal(ids[1:], ids[:-1]))))
-    return rows if new.all() else rows.filter(pa.array(new)).combine_chunks()
+    return first_of_each_id(rows.take(pc.sort_indices(rows, sort_keys=order))).combine_chunks()
 
 
 class Codes:

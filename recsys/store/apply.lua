@@ -5,7 +5,7 @@
 -- Every other key is made from ARGV[1], so it lies in the slot of KEYS[1] (docs/adr: keys of the online store).
 -- Returns {outcome, offset, …}. Nothing is written unless the outcome is 'applied':
 --   fenced   another claimant has a later epoch        gap   records before the batch are missing
---   behind   some of its events are below the offset   known, bucket, id, …   these ids have been seen
+--   behind   some of its events are below the offset   known, id, …   these ids have been seen
 -- The last two are rare: the caller adds the batch up again without those events, and calls again.
 
 local call = redis.call
@@ -37,21 +37,21 @@ if head.previous > offset then return {'gap', offset} end
 -- (3b) Events below the offset were applied before: a replay. Without events nothing can count twice.
 if #ids > 0 and head.first < offset then return {'behind', offset} end
 
--- (3c) Ids that are known were sent twice.
+-- (3c) Ids that are known were sent twice. A retry may have been given another event time, and so lie in the bucket
+-- beside that of the first attempt.
 local registry = prefix .. 'd:' .. topic
 local known = {'known', offset}
 local next_ids = cut(ARGV[4], 16)
 for _, row in ipairs(ids) do -- bucket, number of ids
   local bucket, keys = row[1], next_ids(row[2])
   row[2] = keys
-  each_slice(keys, function(first, last)
-    for i, seen in ipairs(call('SMISMEMBER', registry .. ':' .. bucket, unpack(keys, first, last))) do
-      if seen == 1 then
-        known[#known + 1] = bucket
-        known[#known + 1] = keys[first + i - 1]
+  for near = bucket - 1, bucket + 1 do
+    each_slice(keys, function(first, last)
+      for i, seen in ipairs(call('SMISMEMBER', registry .. ':' .. near, unpack(keys, first, last))) do
+        if seen == 1 then known[#known + 1] = keys[first + i - 1] end
       end
-    end
-  end)
+    end)
+  end
 end
 if #known > 2 then return known end
 for _, row in ipairs(ids) do

@@ -51,7 +51,8 @@ class StoreConfig:
     """Bounds that writers and readers of one store share.
 
     `dedupe_ms`: event ids are remembered while their event time is within this of the watermark; it must
-    exceed the time that a producer may retry. `dedupe_bucket_ms`: ids are forgotten in buckets of this size.
+    exceed the time that a producer may retry. `dedupe_bucket_ms`: ids are forgotten in buckets of this size; an
+    id that comes again with another event time is known if the two are no further apart than this.
     `changes`: how many batches of changed items the change stream keeps for readers that were away.
     `idle_ms`: the state of a user or item without events is dropped after so long (wall clock).
     """

@@ -73,7 +73,7 @@ class BatchEncoder:
         ]
 
     def encode(self, batch: Batch, rows: Sequence[FoldedEvent]) -> tuple[bytes, bytes, bytes]:
-        """The batch with only these of its events, whose ids differ within their bucket."""
+        """The batch with only these of its events, whose ids differ."""
         users: dict[str, dict[str, int]] = {}
         items: dict[str, dict[str, int]] = {}
         visits: dict[tuple[str, str], list[int | str]] = {}

@@ -102,13 +102,13 @@ class RedisFeatureStore:
 
     def apply(self, batch: Batch) -> Applied:
         rows, skipped = self._encoder.fold(batch), 0
-        seen: set[tuple[int, bytes]] = set()
+        seen: set[bytes] = set()
         keys = [self._key(batch.partition, "cp", batch.topic)]
         while True:
-            fresh: dict[tuple[int, bytes], FoldedEvent] = {}
+            fresh: dict[bytes, FoldedEvent] = {}
             for row in rows:  # of equal ids, the first; the order of offsets stays
-                if (row.bucket, row.key) not in seen:
-                    fresh.setdefault((row.bucket, row.key), row)
+                if row.key not in seen:
+                    fresh.setdefault(row.key, row)
             prefix = self._key(batch.partition, "")
             encoded = self._encoder.encode(batch, list(fresh.values()))
             with redis_errors():
@@ -118,7 +118,7 @@ class RedisFeatureStore:
                 skipped += len(rows) - len(later)
                 rows = later
             elif outcome == b"known":  # sent twice
-                seen.update(zip(known[::2], known[1::2], strict=True))
+                seen.update(known)
             else:
                 break
         if outcome != b"applied":

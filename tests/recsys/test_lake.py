@@ -1,7 +1,7 @@
 """The lake: its schema is the event's, its files are whole, its readers see every event once and in order."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_type_hints
@@ -99,6 +99,14 @@ def test_equal_times_are_ordered_by_id_and_a_repeated_id_is_given_once(tmp_path:
             writer.write(events_table(part[::-1]))
     assert count_rows(tmp_path) == 14
     assert list(read_events(tmp_path)) == rows
+
+
+def test_a_repeated_id_with_another_time_is_given_once_with_the_first(tmp_path: Path) -> None:
+    first, other = event(1, NOON_MS), event(2, NOON_MS + 1)
+    again = replace(first, event_time_ms=NOON_MS + 2)
+    with DayWriter(tmp_path, EVENTS, "a") as writer:
+        writer.write(events_table([again, other, first]))
+    assert list(read_events(tmp_path)) == [first, other]
 
 
 def test_importing_again_replaces_what_the_name_wrote_before_and_nothing_else(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from recsys.errors import Unavailable
 from recsys.event_log import MemoryEventLog, Record
 from recsys.events import Event, derived_id, parse_event
+from recsys.forget import mark_forgotten
 from recsys.lake import EVENTS, DayWriter, day_of, events_table
 from recsys.types import MS_PER_DAY, EventType, Topic
 from streaming import replay as replay_module
@@ -85,6 +86,17 @@ def test_a_finished_replay_sends_nothing_again_but_into_another_log(
     assert replay(tmp_path, Log(), position(tmp_path, "another")).events == len(events)
     position(tmp_path, "another").forget()
     assert replay(tmp_path, Log(), position(tmp_path, "another")).events == len(events)
+
+
+def test_a_forgotten_user_does_not_come_back_before_the_lake_is_compacted(
+    tmp_path: Path, events: Sequence[Event]
+) -> None:
+    log, until_ms = Log(), events[17].event_time_ms
+    mark_forgotten(tmp_path, "u1", until_ms)
+    replay(tmp_path, log, position(tmp_path))
+    kept = [e for e in events if e.user_id != "u1" or e.event_time_ms > until_ms]
+    assert log.events() == kept != list(events)
+    assert any(e.user_id == "u1" for e in kept)
 
 
 def test_days_are_chosen_with_both_ends(tmp_path: Path, events: Sequence[Event]) -> None:

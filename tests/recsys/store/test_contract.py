@@ -181,6 +181,18 @@ def test_an_event_sent_twice_counts_once(store: FeatureStore) -> None:
     assert_holds(store, log)
 
 
+@pytest.mark.parametrize("moved_ms", [-MS_PER_HOUR, -1, 1, MS_PER_HOUR])
+def test_an_event_sent_twice_with_another_time_counts_once(store: FeatureStore, moved_ms: int) -> None:
+    """What comes without a time is given one on each attempt; the two lie in buckets side by side."""
+    edge = T0 // MS_PER_HOUR * MS_PER_HOUR
+    first = Event("a", EventType.CLICK, "u", "i", edge + (0 if moved_ms < 0 else MS_PER_HOUR - 1))
+    again = replace(first, event_time_ms=first.event_time_ms + moved_ms)
+    writer = Writer(store)
+    assert sum(r.duplicates for r in writer.apply([first, again])) == 1
+    assert sum(r.duplicates for r in writer.apply([again])) == 1
+    assert_holds(store, [first])
+
+
 def test_a_replayed_batch_changes_nothing(store: FeatureStore) -> None:
     log = events_of_one_partition()
     writer = Writer(store)
