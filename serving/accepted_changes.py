@@ -3,7 +3,7 @@ that is sent again has one effect."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import orjson
@@ -26,16 +26,28 @@ IdempotencyKey = Annotated[
 ]
 
 
-def keep(parts: Services, topic: Topic, changes: Sequence[C], apply: Callable[[Sequence[C]], None]) -> None:
+def keep(
+    parts: Services,
+    topic: Topic,
+    changes: Sequence[C],
+    parse: Callable[[Any], C],
+    apply: Callable[[Sequence[C]], None],
+) -> None:
     """Keep the changes for the log, which brings them to the lake; and `apply` them to the store, if it is there.
 
-    While it is away the feature worker does that later: a change that the store has already is no change.
+    While it is away the feature worker does that later: a change that the store has already is no change. `parse` is
+    what worker and archiver read the topic with: what they would refuse is refused here.
 
     Raises:
+        InvalidEvent: one of them is refused; nothing is changed.
         Unavailable: they cannot be kept now; nothing is changed.
     """
-    headers = current_headers()
-    parts.events.put([Message(topic, c.key, orjson.dumps(c.to_dict()), headers) for c in changes])
+    headers, raws = current_headers(), [change.to_dict() for change in changes]
+    for raw in raws:
+        parse(raw)
+    parts.events.put(
+        [Message(topic, c.key, orjson.dumps(raw), headers) for c, raw in zip(changes, raws, strict=True)]
+    )
     with suppress(Unavailable):
         apply(changes)
 

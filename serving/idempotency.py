@@ -1,7 +1,8 @@
 """`Idempotency-Key`: a request that is sent again has one effect, and gets the answer of the first.
 
-Two ways. Events need nothing stored: the ids that the server makes for them follow from the key, so the answer is the
-same in every process, with Redis away too, and the store applies each id once. Changes of items are kept for a day with
+Two ways. Of events no answer is stored: the ids that the server makes for them follow from the key, so the answer is
+the same in every process, with Redis away too, and the store applies each id once. Only the time of the first attempt
+is kept, for events that come without theirs. Changes of items are kept for a day with
 their answer, so that a late retry does not undo what came after it. If the first attempt failed between its effect and
 its answer, the retry repeats it with the first attempt's time: older than what came in between, it changes nothing.
 """
@@ -9,10 +10,12 @@ its answer, the retry repeats it with the first attempt's time: older than what 
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 from starlette.requests import Request
 
+from recsys.errors import Unavailable
 from recsys.events import new_id
 from recsys.store.replays import Replays
 from serving.problems import Problem
@@ -51,6 +54,18 @@ def event_ids(caller: str, key: str, body: bytes) -> Callable[[int], str]:
         return lambda place: new_id()
     name = _digest(caller.encode(), key.encode(), body).hex()
     return lambda place: f"{name}-{place}"
+
+
+def first_time_ms(replays: Replays, caller: str, key: str, body: bytes, now_ms: int) -> int:
+    """When this body came first under its key: the time of events that come without one. Without a key, or while Redis
+    is away, it is now; the store still knows an id whose time has moved by less than a bucket of its dedupe window."""
+    if not key:
+        return now_ms
+    name = f"{_digest(caller.encode(), b'events', key.encode(), body).hex()}-began"
+    with suppress(Unavailable):
+        replays.put(name, b"%d" % now_ms)  # what was there first stays
+        return int(replays.get(name) or now_ms)
+    return now_ms
 
 
 def once(

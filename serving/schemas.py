@@ -4,7 +4,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from recsys.events import CATEGORY_SEPARATOR, MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH
+from recsys.events import (
+    CATEGORY_SEPARATOR,
+    MAX_CONTEXT_ENTRIES,
+    MAX_CONTEXT_LENGTH,
+    MAX_ID_LENGTH,
+    MAX_TIME_MS,
+)
 from recsys.experiments.growth import Growth
 from serving.wire import PRINTABLE
 
@@ -73,7 +79,9 @@ class ItemEntry(BaseModel):
     title: Text = ""
     categories: list[Category] = Field([], max_length=32)
     creator: Annotated[str, Field(max_length=MAX_ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
-    created_ms: int | None = Field(None, ge=0, lt=2**53, description="Unix milliseconds; now when absent")
+    created_ms: int | None = Field(
+        None, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; now when absent"
+    )
     attributes: dict[Text, Text] = Field({}, max_length=MAX_CONTEXT_ENTRIES)
 
 

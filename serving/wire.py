@@ -23,10 +23,20 @@ class Request(Struct, forbid_unknown_fields=True, kw_only=True):
     """Base of what clients send: unknown fields are refused, a misspelt one must not be ignored."""
 
 
-class RecommendationRequest(Request):
-    """Ask for a list for one user."""
+class UserRequest(Request):
+    """Base of what is asked for one user."""
 
     user_id: Id
+
+    def __post_init__(self) -> None:
+        """As in events: what is shown to the user is logged under this id, and read with the events' rules."""
+        if not self.user_id.isprintable():
+            raise ValueError("user_id: control characters are not allowed")
+
+
+class RecommendationRequest(UserRequest):
+    """Ask for a list for one user."""
+
     k: Annotated[int, Meta(ge=1, description="items wanted; the API's default when absent")] | None = None
     context: Annotated[Context, Meta(description="device, page, …; logged with the impression")] = field(
         default_factory=dict
@@ -99,10 +109,9 @@ class BatchAnswers(Struct, frozen=True, kw_only=True):
     answers: list[BatchAnswer]
 
 
-class RankRequest(Request):
+class RankRequest(UserRequest):
     """Candidates of the caller's own, to be ranked for one user."""
 
-    user_id: Id
     items: Annotated[
         list[Id], Meta(min_length=1, max_length=1_000, description="the candidates, in any order")
     ]

@@ -14,7 +14,7 @@ from recsys.events import item_context, parse_event
 from recsys.tracing import carried, current_headers
 from recsys.types import Topic
 from serving.body import decode_any
-from serving.idempotency import event_ids, key_of
+from serving.idempotency import event_ids, first_time_ms, key_of
 from serving.outbox import Message
 from serving.problems import Problem
 from serving.security import Scope
@@ -38,7 +38,7 @@ async def post_events(request: Request) -> Response:
         raise Problem(413, f"events: at most {parts.settings.max_batch} in one request, got {len(raws)}")
     await parts.limit(caller, max(1, len(raws)))
     results = await asyncio.get_running_loop().run_in_executor(
-        parts.io, carried(accept), parts, raws, event_ids(caller.name, key, content)
+        parts.io, carried(_accept_once), parts, raws, caller.name, key, content
     )
     rejected = sum(result.status == "rejected" for result in results)
     parts.telemetry.events.labels("accepted").inc(len(results) - rejected)
@@ -49,8 +49,16 @@ async def post_events(request: Request) -> Response:
     return Response(_encode(answer), 202, media_type="application/json")
 
 
-def accept(parts: Services, raws: list[Any], make_id: Callable[[int], str]) -> list[EventResult]:
-    """Check every event, keep the good ones together, say what became of each.
+def _accept_once(parts: Services, raws: list[Any], caller: str, key: str, body: bytes) -> list[EventResult]:
+    """What the server gives to events that come without id or time, the same whenever the body comes under this key."""
+    now_ms = parts.now_ms()
+    if any(isinstance(raw, dict) and raw.get("event_time_ms") is None for raw in raws):
+        now_ms = first_time_ms(parts.replays, caller, key, body, now_ms)
+    return accept(parts, raws, event_ids(caller, key, body), now_ms)
+
+
+def accept(parts: Services, raws: list[Any], make_id: Callable[[int], str], now_ms: int) -> list[EventResult]:
+    """Check every event, keep the good ones together, say what became of each. `now_ms`: of those without a time.
 
     Raises:
         Unavailable: they cannot be kept now; none was.
@@ -60,7 +68,7 @@ def accept(parts: Services, raws: list[Any], make_id: Callable[[int], str]) -> l
     headers = current_headers()
     for place, raw in enumerate(raws):
         try:
-            event = parse_event(_completed(parts, raw, make_id, place))
+            event = parse_event(_completed(parts, raw, make_id(place), now_ms))
         except InvalidEvent as error:
             results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
             continue
@@ -71,15 +79,15 @@ def accept(parts: Services, raws: list[Any], make_id: Callable[[int], str]) -> l
     return results
 
 
-def _completed(parts: Services, raw: Any, make_id: Callable[[int], str], place: int) -> Any:
+def _completed(parts: Services, raw: Any, event_id: str, now_ms: int) -> Any:
     """The event with what the client may leave out: its id, its time, and what the catalogue knows of the item."""
     if not isinstance(raw, dict):
         return raw
     full = dict(raw)
     if full.get("event_id") is None:
-        full["event_id"] = make_id(place)
+        full["event_id"] = event_id
     if full.get("event_time_ms") is None:
-        full["event_time_ms"] = parts.now_ms()
+        full["event_time_ms"] = now_ms
     runtime, item_id, context = parts.host.runtime(), full.get("item_id"), full.get("context")
     if runtime is None or not isinstance(item_id, str) or not isinstance(context, dict | None):
         return full

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from recsys.item_changes import ItemChange
+from recsys.item_changes import ItemChange, parse_item_change
 from recsys.types import Item, Topic
 from serving.accepted_changes import IdempotencyKey, keep, stored_once
 from serving.idempotency import REPLAYED, once
@@ -79,7 +79,7 @@ def delete_item(request: Request, item_id: ItemId, idempotency_key: IdempotencyK
 
 
 def _change(parts: Services, changes: list[ItemChange]) -> None:
-    keep(parts, Topic.ITEMS, changes, parts.store.change_items)
+    keep(parts, Topic.ITEMS, changes, parse_item_change, parts.store.change_items)
 
 
 def _item(entry: ItemEntry, now_ms: int) -> Item:

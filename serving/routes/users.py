@@ -9,7 +9,7 @@ from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
 from recsys.features.state import Visit
 from recsys.forget import mark_forgotten, user_digest
 from recsys.types import Topic, User
-from recsys.user_changes import UserChange
+from recsys.user_changes import UserChange, parse_user_change
 from serving.accepted_changes import IdempotencyKey, keep, stored_once
 from serving.audit import audit
 from serving.problems import Problem
@@ -86,7 +86,7 @@ def _put(request: Request, users: list[User], key: str) -> Response:
 
 
 def _change(parts: Services, changes: list[UserChange]) -> None:
-    keep(parts, Topic.USERS, changes, parts.store.change_users)
+    keep(parts, Topic.USERS, changes, parse_user_change, parts.store.change_users)
 
 
 def _line(runtime: Runtime | None, visit: Visit) -> VisitLine:

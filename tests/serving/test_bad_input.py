@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys.events import EVENT_FIELDS, parse_event
+from recsys.events import EVENT_FIELDS, MAX_TIME_MS, parse_event
 from recsys.types import EventType, Topic
 from tests.serving.conftest import Api, open_api
 
@@ -121,6 +121,32 @@ def test_ids_that_nobody_knows_are_no_errors_where_that_has_a_meaning(shared: Ap
 @pytest.mark.parametrize("path", ["/v1/items/%00/similar", "/v1/users/%0a", "/v1/users/" + "x" * 200])
 def test_ids_in_paths_that_are_no_ids(shared: Api, path: str) -> None:
     is_told(shared.client.get(path), 404, 422)
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u200b", "\u2028"])
+def test_what_worker_and_archiver_would_refuse_is_not_accepted(shared: Api, blank: str) -> None:
+    def changes() -> list[Any]:
+        return shared.logged(Topic.ITEMS) + shared.logged(Topic.USERS)
+
+    id_, client, before = f"a{blank}b", shared.client, changes()
+    for item in (
+        {"item_id": id_},
+        {"item_id": "ok", "categories": [id_]},
+        {"item_id": "ok", "creator": id_},
+        {"item_id": "ok", "created_ms": MAX_TIME_MS},
+    ):
+        is_told(client.post("/v1/items", json=item), 422)
+        is_told(client.post("/v1/items", json={"items": [{"item_id": "ok"}, item]}), 422)
+    is_told(client.post("/v1/users", json={"user_id": id_}), 422)
+    is_told(client.put(f"/v1/users/{id_}", json={"attributes": {}}), 422)
+    is_told(client.delete(f"/v1/users/{id_}"), 422)
+    is_told(client.delete(f"/v1/items/{id_}"), 422)
+    is_told(client.post("/v1/recommendations", json={"user_id": id_}), 422)
+    is_told(client.post("/v1/recommendations/batch", json={"requests": [{"user_id": id_}]}), 422)
+    is_told(client.post("/v1/rank", json={"user_id": id_, "items": ["item-001"]}), 422)
+    is_told(client.post("/v1/events", json=shared.event("item-001", id_)), 422)
+    assert changes() == before
+    assert dict(shared.store.inner.catalogue(["ok", id_])) == {}
 
 
 def test_a_required_stage_that_fails_is_named_and_its_error_is_not(make_api: Callable[..., Api]) -> None:

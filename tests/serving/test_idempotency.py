@@ -10,7 +10,7 @@ from infra.local.redis import RedisServer
 from recsys.errors import Unavailable
 from recsys.store.replays import MemoryReplays, RedisReplays, Replays
 from recsys.store.token_bucket import RedisTokenBuckets
-from recsys.types import Topic
+from recsys.types import MS_PER_HOUR, Topic
 from serving.security import Scope, new_key
 from tests.serving.conftest import NOW_MS, Api
 
@@ -54,6 +54,21 @@ def test_events_sent_again_get_the_same_ids_when_the_store_is_away_and_in_anothe
     other.store.up = False
     assert one.client.post("/v1/events", json=one.event("item-001"), headers=KEY).json() == first
     assert other.client.post("/v1/events", json=one.event("item-001"), headers=KEY).json() == first
+
+
+def test_events_sent_again_keep_the_time_of_the_first_attempt(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = iter(range(5))
+    monkeypatch.setattr(api.services, "now_ms", lambda: NOW_MS + next(hours) * MS_PER_HOUR)
+    batch = {"events": [api.event("item-001"), api.event("item-002", event_time_ms=7)]}
+    for headers in (KEY, KEY, {"idempotency-key": "another"}):
+        assert api.client.post("/v1/events", json=batch, headers=headers).status_code == 202
+    times = [e["event_time_ms"] for e in api.logged(Topic.EVENTS)]
+    assert times[:4] == [NOW_MS, 7] * 2
+    assert times[4] > NOW_MS
+    api.services.replays = Away()
+    assert api.client.post("/v1/events", json=batch, headers=KEY).status_code == 202
 
 
 def test_other_keys_other_bodies_and_other_callers_are_other_requests(
@@ -121,6 +136,11 @@ def test_what_failed_is_not_remembered(api: Api, monkeypatch: pytest.MonkeyPatch
         assert api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 503
     assert api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 202
     assert "a" in dict(api.store.inner.catalogue(["a"]))
+
+
+class Away(MemoryReplays):
+    def put(self, key: str, value: bytes) -> None:
+        raise Unavailable("away")
 
 
 class FailsOnAnswers(MemoryReplays):
