@@ -1,9 +1,11 @@
 """The journal of a live index: every change since its snapshot, so that a killed process loses none.
 
 One record a change: header (operation, number of rows), rows, vectors, CRC-32 of all that. A record is one write,
-so a process that is killed leaves at most one torn record, at the end; it was not acknowledged and is cut off.
+so a process that is killed leaves at most one torn record, at the end; it was not acknowledged and is cut off. So is
+one that a full disk tore, at once: the next change must not come behind it.
 """
 
+import errno
 import os
 import struct
 import zlib
@@ -43,18 +45,32 @@ class Journal:
 
     def __init__(self, path: Path, fsync: bool = False) -> None:
         self._file = path.open("ab", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size  # up to the end of the last whole record
         self._fsync = fsync
 
     def append(self, change: Change) -> None:
-        """The change is safe from a kill of this process when this returns."""
+        """The change is safe from a kill of this process when this returns.
+
+        Raises:
+            OSError: it could not be written, and the file is as it was: make room on the disk and send it again.
+        """
         body = (
             _HEADER.pack(change.operation, len(change.rows))
             + change.rows.astype("<i4").tobytes()
             + change.vectors.astype("<f4").tobytes()
         )
-        self._file.write(body + _CRC.pack(zlib.crc32(body)))
-        if self._fsync:
-            os.fsync(self._file.fileno())
+        record = body + _CRC.pack(zlib.crc32(body))
+        try:
+            if (written := self._file.write(record)) != len(record):
+                raise OSError(
+                    errno.ENOSPC, f"only {written} of {len(record)} bytes were written", self._file.name
+                )
+            if self._fsync:
+                os.fsync(self._file.fileno())
+        except BaseException:
+            os.ftruncate(self._file.fileno(), self._size)
+            raise
+        self._size += len(record)
 
     def close(self) -> None:
         self._file.close()

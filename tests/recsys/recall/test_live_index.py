@@ -1,6 +1,7 @@
 """The live index equals a dictionary searched exactly: after any changes, during a rebuild, after a kill."""
 
 import random
+import resource
 import subprocess
 import sys
 import threading
@@ -221,6 +222,28 @@ def _same(index: LiveIndex, items: dict[int, Floats]) -> bool:
     return bool(
         np.array_equal(index.vectors(np.array(list(items), np.int32)), np.array(list(items.values())))
     )
+
+
+@pytest.mark.parametrize("room", [0, 5, 20])
+def test_a_change_that_the_disk_has_no_room_for_is_refused_and_later_ones_count(
+    tmp_path: Path, room: int
+) -> None:
+    """The limit of the process on file sizes stands for the disk: it, too, takes a part of a write."""
+    table = vectors(10)
+    index = LiveIndex.create(tmp_path, Base.build(table), rebuild_at=None)
+    index.upsert([50], vectors(1, seed=1))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "1.journal").stat().st_size + room, limit[1]))
+    try:
+        with pytest.raises(OSError, match="journal|too large"):
+            index.upsert([51], vectors(1, seed=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    index.upsert([52], vectors(1, seed=3))
+    index.close()
+    again = LiveIndex.open(tmp_path, rebuild_at=None)
+    check(again, dict(enumerate(table)) | {50: vectors(1, seed=1)[0], 52: vectors(1, seed=3)[0]})
+    again.close()
 
 
 def test_folders_are_not_mixed_up(tmp_path: Path) -> None:
