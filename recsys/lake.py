@@ -6,12 +6,15 @@ one Arrow schema: `EVENT_SCHEMA` follows from the fields of `recsys.events.Event
 renamed; a reader never sees half of one. Days are UTC.
 """
 
+import fcntl
 import os
+import re
 import shutil
 import tempfile
 import typing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType, UnionType
@@ -34,6 +37,7 @@ IMPRESSIONS = "impressions"
 TIME = "event_time_ms"
 DAY_PREFIX = "dt="
 COMPRESSION = "zstd"
+_NUMBERED = re.compile(r"-\d{4}\.parquet$")  # the end of what `DayWriter` writes
 
 _TEXTS = pa.map_(pa.string(), pa.string())
 _ARROW: Mapping[Any, pa.DataType] = {
@@ -171,6 +175,27 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def rewriting(lake: Path) -> Iterator[None]:
+    """Hold this while a file of the lake is read, changed and written again; waits for whoever holds it.
+
+    For moments, unlike the archiver's lock: importer, compaction and archiver take turns. It ends with the process.
+    """
+    lake.mkdir(parents=True, exist_ok=True)
+    with (lake / "rewriting.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def is_replaceable(path: Path) -> bool:
+    """True for a file of `DayWriter`, which finds its earlier files by their names: keep them apart.
+
+    >>> is_replaceable(Path("import-ml-100k-0000.parquet")), is_replaceable(Path("day-0011223344556677.parquet"))
+    (True, False)
+    """
+    return _NUMBERED.search(path.name) is not None
+
+
 class DayWriter:
     """Writes any amount of rows into `lake/<table>/dt=…/<name>-NNNN.parquet` within bounded memory.
 
@@ -209,7 +234,8 @@ class DayWriter:
         try:
             if kind is None:
                 self._flush()
-                self._replace()
+                with rewriting(self._target.parent):
+                    self._replace()
         finally:
             shutil.rmtree(self._aside, ignore_errors=True)
 
@@ -244,7 +270,7 @@ def days(lake: Path, table: str = EVENTS) -> list[str]:
 def count_rows(lake: Path, table: str = EVENTS, first_day: str = "", last_day: str = "9999") -> int:
     """Rows in the files of those days, by their footers: repeated event ids count."""
     chosen = (day for day in days(lake, table) if first_day <= day <= last_day)
-    files = (path for day in chosen for path in (lake / table / f"{DAY_PREFIX}{day}").glob("[!._]*.parquet"))
+    files = (path for day in chosen for path in day_files(lake, day, table))
     return sum(pq.read_metadata(path).num_rows for path in files)
 
 
@@ -256,10 +282,20 @@ def read_day(lake: Path, day: str, table: str = EVENTS, columns: Sequence[str] |
     Raises:
         InvalidData: a file cannot be read as Parquet in the lake's schema.
     """
+    return read_files(day_files(lake, day, table), table, columns)
+
+
+def day_files(lake: Path, day: str, table: str = EVENTS) -> list[Path]:
+    """The files of one day, by name."""
+    return sorted((lake / table / f"{DAY_PREFIX}{day}").glob("[!._]*.parquet"))
+
+
+def read_files(paths: Sequence[Path], table: str = EVENTS, columns: Sequence[str] | None = None) -> pa.Table:
+    """As `read_day`, of some files."""
     schema = EVENT_SCHEMA if table == EVENTS else IMPRESSION_SCHEMA
     names = schema.names if columns is None else list(dict.fromkeys((*columns, TIME, "event_id")))
     parts = []
-    for path in sorted((lake / table / f"{DAY_PREFIX}{day}").glob("[!._]*.parquet")):
+    for path in paths:
         try:
             parts.append(read_columns(path, names))
         except (pa.ArrowInvalid, OSError) as error:

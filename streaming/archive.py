@@ -27,7 +27,15 @@ from recsys.event_log import EventSource, Record
 from recsys.events import Event
 from recsys.impressions import Impression
 from recsys.item_changes import ItemChange
-from recsys.lake import DAY_PREFIX, EVENTS, IMPRESSIONS, events_table, impressions_table, split_by_day
+from recsys.lake import (
+    DAY_PREFIX,
+    EVENTS,
+    IMPRESSIONS,
+    events_table,
+    impressions_table,
+    rewriting,
+    split_by_day,
+)
 from recsys.types import Topic
 from recsys.user_changes import UserChange
 from streaming.batches import Late, accept, accept_item_change, accept_user_change
@@ -154,9 +162,10 @@ class Archiver:
             return
         moved = {f"{topic}/{p}": Place(w.log_id, w.next, w.watermark_ms) for (topic, p), w in read.items()}
         files = [file for (topic, p), w in read.items() for file in _files(topic, p, w)]
-        files += items_after(self._lake, [change for w in read.values() for change in w.items])
-        files += users_after(self._lake, [change for w in read.values() for change in w.users])
-        commit(self._lake, files, self._checkpoint | moved)
+        with rewriting(self._lake):
+            files += items_after(self._lake, [change for w in read.values() for change in w.items])
+            files += users_after(self._lake, [change for w in read.values() for change in w.users])
+            commit(self._lake, files, self._checkpoint | moved)
         self._checkpoint |= moved
         for where, w in read.items():
             self.totals.archived += w.size

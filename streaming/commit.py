@@ -5,7 +5,8 @@
 3. The files move to their places, the checkpoint last; then the empty folder goes.
 
 `recover` throws a `writing` folder away and finishes a `commit` folder, so whoever was killed when, the lake
-holds exactly the rows before its checkpoint.
+holds exactly the rows before its checkpoint. A commit may replace a table that others rewrite, too, so the
+archiver holds `recsys.lake.rewriting` from reading that table to step 3.
 """
 
 import fcntl
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from recsys.errors import InvalidConfig
-from recsys.lake import write_parquet
+from recsys.lake import rewriting, write_parquet
 
 FOLDER = "_archive"
 ALIVE = "alive"  # touched whenever the archiver has looked at the log: its health check reads the time
@@ -38,7 +39,7 @@ Checkpoint = Mapping[str, Place]  # by "topic/partition"
 
 
 def commit(lake: Path, files: Sequence[tuple[Path, pa.Table]], checkpoint: Checkpoint) -> None:
-    """Put tables at their paths below the lake, and replace the checkpoint, in one step."""
+    """Put tables at their paths below the lake, and replace the checkpoint, in one step. Hold `rewriting(lake)`."""
     folder = lake / FOLDER
     writing = folder / "writing"
     writing.mkdir(parents=True)
@@ -46,7 +47,7 @@ def commit(lake: Path, files: Sequence[tuple[Path, pa.Table]], checkpoint: Check
         write_parquet(writing / path, table)
     (writing / _CHECKPOINT).write_text(json.dumps(checkpoint, indent=2), encoding="utf-8")
     writing.rename(folder / "commit")
-    _finish(lake)
+    finish(lake)
 
 
 def recover(lake: Path) -> dict[str, Place]:
@@ -54,7 +55,8 @@ def recover(lake: Path) -> dict[str, Place]:
     folder = lake / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "writing", ignore_errors=True)
-    _finish(lake)
+    with rewriting(lake):
+        finish(lake)
     return read_checkpoint(lake)
 
 
@@ -86,8 +88,8 @@ def exclusive(lake: Path) -> Iterator[None]:
         yield
 
 
-def _finish(lake: Path) -> None:
-    """Step 3; repeating it is harmless."""
+def finish(lake: Path) -> None:
+    """Step 3; repeating it is harmless. Hold `rewriting(lake)`: what is found then is of an archiver that died."""
     folder = lake / FOLDER
     ready = folder / "commit"
     for source in sorted(ready.rglob("*.parquet")):

@@ -1,13 +1,15 @@
 """Compaction: one file a day instead of the archiver's many, without the users who asked to be forgotten.
 
-A day is rewritten when it has more than one file, or rows that must go. Readers see each event once all the time:
+A day's files become one when they are more, or have rows that must go. Readers see each event once all the time:
 the new file appears whole, then the old ones go, and between the two `recsys.lake.read_day` drops the repeated
-ids. A crash in between leaves files that the next compaction merges again. The archiver may go on meanwhile: only
-files that were there at the start are replaced.
+ids. A crash in between leaves files that the next compaction merges again. An importer's files keep their names, by
+which its next run replaces them; only rows that must go leave them. Archiver and importer may go on meanwhile: of the
+archiver's files only those that were there at the start are replaced, and what several of them rewrite (the table of
+users, an importer's file) is rewritten under `recsys.lake.rewriting`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,18 @@ import pyarrow.parquet as pq
 
 from recsys.datasets.changed import change_times
 from recsys.forget import forgotten_users, user_digest
-from recsys.lake import DAY_PREFIX, EVENTS, IMPRESSIONS, TIME, days, read_day, write_parquet
+from recsys.lake import (
+    EVENTS,
+    IMPRESSIONS,
+    TIME,
+    day_files,
+    days,
+    is_replaceable,
+    read_files,
+    rewriting,
+    write_parquet,
+)
+from streaming.commit import finish
 
 _USERS = Path("users") / "users.parquet"
 
@@ -38,24 +51,39 @@ def compact(lake: Path) -> Compacted:
     for table in (EVENTS, IMPRESSIONS):
         for day in days(lake, table):
             _compact_day(lake, table, day, forgotten, done)
-    if forgotten and (lake / _USERS).exists():
-        _clean_users(lake / _USERS, forgotten, done)
+    with rewriting(lake):
+        finish(lake)  # of an archiver that was killed: its table of users would come back over ours
+        if forgotten and (lake / _USERS).exists():
+            _clean_users(lake / _USERS, forgotten, done)
     return done
 
 
 def _compact_day(lake: Path, table: str, day: str, forgotten: Mapping[str, int], done: Compacted) -> None:
-    folder = lake / table / f"{DAY_PREFIX}{day}"
-    files = sorted(folder.glob("[!._]*.parquet"))
-    if len(files) == 1 and not _has_forgotten(files[0], forgotten):
-        return
-    before = sum(pq.read_metadata(path).num_rows for path in files)
-    rows = _without(read_day(lake, day, table), forgotten)
-    digest = hashlib.sha256("".join(path.name for path in files).encode()).hexdigest()
-    if rows.num_rows:
-        write_parquet(folder / f"day-{digest[:16]}.parquet", rows)
+    files_before = done.files_before
+    files = day_files(lake, day, table)
+    ours = [path for path in files if not is_replaceable(path)]
+    if len(ours) > 1 or (ours and _has_forgotten(ours[0], forgotten)):
+        digest = hashlib.sha256("".join(path.name for path in ours).encode()).hexdigest()
+        _rewrite(ours, table, ours[0].with_name(f"day-{digest[:16]}.parquet"), forgotten, done)
     for path in files:
-        path.unlink()
-    done.days += 1
+        if is_replaceable(path) and forgotten:
+            with rewriting(lake):
+                if path.exists() and _has_forgotten(path, forgotten):  # no import has replaced it
+                    _rewrite([path], table, path, forgotten, done)
+    done.days += done.files_before > files_before
+
+
+def _rewrite(
+    files: Sequence[Path], table: str, target: Path, forgotten: Mapping[str, int], done: Compacted
+) -> None:
+    """One file instead of some, which may be among them; none when no row is left."""
+    before = sum(pq.read_metadata(path).num_rows for path in files)
+    rows = _without(read_files(files, table), forgotten)
+    if rows.num_rows:
+        write_parquet(target, rows)
+    for path in files:
+        if path != target or not rows.num_rows:
+            path.unlink()
     done.files_before += len(files)
     done.files_after += bool(rows.num_rows)
     done.rows_removed += before - rows.num_rows

@@ -112,7 +112,9 @@ def replay(
 
 @app.command()
 def compact(as_json: JsonFlag = False) -> None:
-    """One file a day in the lake, without the rows of users who asked to be forgotten. The archiver may go on.
+    """One file a day instead of the archiver's many, without the rows of users who asked to be forgotten.
+
+    Imported files stay as they are but for those rows. Archiver and imports may go on.
 
     Example: recsys stream compact
     """

@@ -22,7 +22,7 @@ from recsys.datasets.rejected import Rejected
 from recsys.datasets.report import ImportReport
 from recsys.datasets.spill import Spill
 from recsys.errors import InvalidData
-from recsys.lake import EVENTS, TIME, DayWriter, day_of, write_parquet
+from recsys.lake import EVENTS, TIME, DayWriter, day_of, rewriting, write_parquet
 from recsys.types import MS_PER_DAY, Item
 
 REPORT = "import-report.json"
@@ -60,8 +60,9 @@ def import_dataset(
         with DayWriter(lake, EVENTS, name, max_rows) as writer:
             for rows in run.sorted_events():
                 writer.write(rows)
-        write_parquet(items_path(lake), merged(run.items(), items_path(lake), "item_id"))
-        write_parquet(users_path(lake), merged(run.users, users_path(lake), "user_id"))
+        with rewriting(lake):
+            write_parquet(items_path(lake), merged(run.items(), items_path(lake), "item_id"))
+            write_parquet(users_path(lake), merged(run.users, users_path(lake), "user_id"))
         run.rejected.publish(lake / REJECTED / f"{name}.parquet")
     report = run.finished()
     _write_json(lake / REPORT, report)

@@ -1,5 +1,6 @@
 """Compaction keeps every event but those of forgotten users, whatever crashes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,10 +12,19 @@ from recsys.datasets.changed import users_after
 from recsys.errors import InvalidData
 from recsys.events import Event
 from recsys.forget import forgotten_users, mark_forgotten
-from recsys.lake import EVENTS, days, events_table, read_day, read_events, split_by_day, write_parquet
+from recsys.lake import (
+    EVENTS,
+    DayWriter,
+    days,
+    events_table,
+    read_events,
+    read_files,
+    split_by_day,
+    write_parquet,
+)
 from recsys.types import MS_PER_DAY, EventType, User
 from recsys.user_changes import UserChange
-from streaming.compact import compact
+from streaming.compact import Compacted, compact
 
 T0 = 1_700_000_000_000
 
@@ -78,6 +88,22 @@ def test_a_forgotten_user_who_was_put_later_stays(tmp_path: Path) -> None:
     assert read_users(tmp_path) == [User("back"), User("other")]
 
 
+def test_forgotten_users_leave_an_importers_files_which_keep_their_names(
+    tmp_path: Path, events: list[Event]
+) -> None:
+    for name in ("import-a", "import-b"):
+        with DayWriter(tmp_path, EVENTS, name) as writer:
+            writer.write(events_table([replace(e, event_id=f"{name}-{e.event_id}") for e in events]))
+    before = files(tmp_path)
+    assert compact(tmp_path) == Compacted()
+    mark_forgotten(tmp_path, "u1", events[-1].event_time_ms)
+    done = compact(tmp_path)
+    assert (done.days, done.rows_removed) == (len(days(tmp_path)), 2 * sum(e.user_id == "u1" for e in events))
+    assert files(tmp_path) == before
+    assert {e.user_id for e in read_events(tmp_path)} == {"u0", "u2", "u3"}
+    assert compact(tmp_path) == Compacted()
+
+
 def test_a_day_of_nobody_else_disappears(tmp_path: Path) -> None:
     write(tmp_path, "only", [Event("1", EventType.CLICK, "u", "i", T0)])
     mark_forgotten(tmp_path, "u", T0)
@@ -110,12 +136,12 @@ def test_files_that_arrive_meanwhile_stay(
 ) -> None:
     late = Event("999", EventType.CLICK, "u9", "i", T0 + 1)
 
-    def read_day_then_archive(*arguments: object) -> pa.Table:
-        rows = read_day(*arguments)  # type: ignore[arg-type]
+    def read_then_archive(*arguments: object) -> pa.Table:
+        rows = read_files(*arguments)  # type: ignore[arg-type]
         write(lake, "archived", [late])
         return rows
 
-    monkeypatch.setattr("streaming.compact.read_day", read_day_then_archive)
+    monkeypatch.setattr("streaming.compact.read_files", read_then_archive)
     compact(lake)
     assert sorted(e.event_id for e in read_events(lake)) == sorted([*(e.event_id for e in events), "999"])
 

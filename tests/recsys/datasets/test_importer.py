@@ -14,8 +14,10 @@ from recsys.datasets.opening import open_dataset
 from recsys.datasets.streams import read_events as stream_events
 from recsys.datasets.streams import read_items, read_users
 from recsys.errors import InvalidData
-from recsys.lake import days, read_events
-from recsys.types import MS_PER_DAY
+from recsys.events import Event
+from recsys.lake import EVENTS, day_of, days, events_table, read_events, write_parquet
+from recsys.types import MS_PER_DAY, EventType
+from streaming.compact import compact
 from tests.recsys.datasets import samples
 
 NOW_MS = 1_790_000_000_000
@@ -84,6 +86,21 @@ def test_a_later_shift_replaces_the_earlier_one(tmp_path: Path) -> None:
     import_dataset(dataset, lake, end_ms=NOW_MS)
     import_dataset(dataset, lake, end_ms=NOW_MS + 3 * WEEK_MS)
     assert len(list(read_events(lake))) == len(samples.RATINGS)
+
+
+def test_a_later_shift_replaces_the_earlier_one_after_a_compaction_too(tmp_path: Path) -> None:
+    dataset, lake = open_dataset(samples.movielens_100k(tmp_path / "m")), tmp_path / "lake"
+    import_dataset(dataset, lake, end_ms=NOW_MS)
+    archived = [
+        Event(f"a{n}", EventType.CLICK, "u", "i", next(read_events(lake)).event_time_ms) for n in range(2)
+    ]
+    (day,) = {day_of(event.event_time_ms) for event in archived}
+    for event in archived:
+        path = lake / EVENTS / f"dt={day}" / f"events-abc-p0000-00000000000{event.event_id[1]}.parquet"
+        write_parquet(path, events_table([event]))
+    assert compact(lake).files_after == 1
+    import_dataset(dataset, lake, end_ms=NOW_MS + 3 * WEEK_MS)
+    assert len(list(read_events(lake))) == len(samples.RATINGS) + len(archived)
 
 
 def test_data_sets_live_beside_each_other(tmp_path: Path) -> None:
