@@ -4,6 +4,7 @@ Full catalogue, seen items left out, the same cases for every model. Beside accu
 recommended and how unequally; and slices of the cases where models differ.
 """
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -121,7 +122,8 @@ def main(config: RecallEvaluation) -> Result:
     fitted = tuned(split.train, split.validation.sample(1000, config.seed), split.refit, len(split.items))
     figures = {"baselines_s": time.monotonic() - started}
     scorers = {name: scorer for name, (scorer, _) in fitted.items()}
-    trained = train_two_tower.main(training_config(config, split))
+    training = training_config(config, split)
+    trained = train_two_tower.main(training)
     scorers[TWO_TOWER] = two_tower_scorer(trained.model, trained.config.max_length, trained.profiles)
     figures |= {
         "two_tower_training_s": sum(e.seconds for e in trained.epochs),
@@ -139,6 +141,7 @@ def main(config: RecallEvaluation) -> Result:
     for name, scorer in scorers.items():
         metrics = measure(scorer, test, popularity, slices)
         figures |= {f"{name}_{metric}": value for metric, value in metrics.items()}
+    shutil.rmtree(training.work)  # done: the next run trains with the code and the data of its time
     return Result("evaluate recall", config.seed, figures, goals(config.protocol, figures, sorted(fitted)))
 
 

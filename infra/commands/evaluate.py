@@ -28,7 +28,7 @@ def recall(
 ) -> None:
     """Train the two-tower and its baselines on the past, ask for what came next.
 
-    Interrupted, it goes on from its checkpoint in <home>/evaluate/recall.
+    Interrupted, it goes on from its checkpoint in <home>/evaluate/recall; finished, it leaves none.
 
     Example: recsys evaluate recall --data ../shared/data/ml-1m --protocol ml-1m --json
     """

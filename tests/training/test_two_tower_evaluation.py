@@ -1,6 +1,7 @@
 """Splits that do not leak, baselines against brute force, and the evaluation command's whole run on tiny data."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from recsys.errors import InvalidConfig, InvalidData
 from recsys.models.encoding import TYPE_NUMBERS
 from recsys.types import EventType, Item
-from training import baselines
+from training import baselines, train_two_tower
 from training.augment import Augmentation
 from training.baselines import Past
 from training.cooccurrence import filled_up, interactions, item_neighbours, popularity
@@ -16,6 +17,8 @@ from training.dataset import History
 from training.evaluate_recall import Protocol, RecallEvaluation, main, slice_cases, training_config
 from training.protocols import leave_one_out, read_ordered_sequences, temporal, temporal_shares
 from training.retrieval import Cases, next_item_ranks
+from training.train_two_tower import TwoTowerResult
+from training.two_tower_config import TwoTowerConfig
 
 CLICK, PURCHASE = TYPE_NUMBERS[EventType.CLICK], TYPE_NUMBERS[EventType.PURCHASE]
 ITEMS = [Item(str(n)) for n in range(12)]
@@ -185,8 +188,33 @@ def test_the_whole_evaluation(folder: Path) -> None:
         assert 0 < result.figures[f"{model}_coverage10"] <= 1
     assert result.figures["cases"] == 59
     assert not result.met  # random sequences cannot be learnt, and the goals say so
-    again = main(config)  # from the finished checkpoint
-    assert again.figures["two_tower_ndcg10"] == result.figures["two_tower_ndcg10"]
+    assert not list((folder / "work").rglob("*.safetensors")), "the next run would not train"
+
+
+def test_a_killed_evaluation_goes_on_from_its_checkpoints(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    config = RecallEvaluation(
+        data=folder, protocol=Protocol.ML_1M, work=folder / "work", quick=True, threads=1, progress=False
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("training.evaluate_recall.measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(config)
+    (checkpoint,) = (folder / "work").rglob("*.safetensors")
+    kept = checkpoint.stat().st_mtime_ns
+
+    def trained(asked: TwoTowerConfig) -> TwoTowerResult:
+        result = train_two_tower.main(asked)
+        assert checkpoint.stat().st_mtime_ns == kept, "trained again"
+        return result
+
+    monkeypatch.setattr("training.evaluate_recall.train_two_tower", SimpleNamespace(main=trained))
+    main(config)
+    assert not checkpoint.exists()
 
 
 def test_an_augmented_run_does_not_go_on_from_a_plain_ones_checkpoint(folder: Path) -> None:
