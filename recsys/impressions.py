@@ -8,6 +8,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,10 +140,13 @@ def _texts(values: Any, name: str) -> tuple[str, ...]:
 
 
 def impression_events(impression: Impression) -> list[Event]:
-    """One impression event an item, with ids derived from the request: expanding twice gives the same ids."""
+    """One impression event an item, with ids derived from the request: expanding twice gives the same ids. So does a
+    request that is answered twice, because its client saw no answer, if its id tells when it was made."""
+    made_ms = _made_ms(impression.request_id) or impression.time_ms
+    request = (impression.request_id, impression.user_id)
     return [
         Event(
-            event_id=derived_id(impression.time_ms, impression.request_id, item.position, item.item_id),
+            event_id=derived_id(made_ms, *request, item.position, item.item_id),
             type=EventType.IMPRESSION,
             user_id=impression.user_id,
             item_id=item.item_id,
@@ -153,3 +157,13 @@ def impression_events(impression: Impression) -> list[Event]:
         )
         for item in impression.items
     ]
+
+
+def _made_ms(request_id: str) -> int:
+    """The time in a request id that is a UUIDv7, or that of a batch, to which a place is appended; 0 for any other id,
+    which a client may use for many requests."""
+    try:
+        id_ = UUID(request_id[:36])
+    except ValueError:
+        return 0
+    return id_.int >> 80 if id_.version == 7 else 0

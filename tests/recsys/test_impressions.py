@@ -1,6 +1,7 @@
 """The impression log's record survives the wire, and expands to the same events every time."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import InvalidEvent
-from recsys.events import parse_event
+from recsys.events import new_id, parse_event
 from recsys.impressions import Impression, ShownItem, impression_events, parse_impression
 from recsys.lake import events_table, impressions_table
 from recsys.types import EventType
@@ -51,6 +52,21 @@ def test_expansion_gives_valid_events_with_the_same_ids_each_time() -> None:
     assert len({e.event_id for e in events}) == 2
     assert {e.type for e in events} == {EventType.IMPRESSION}
     assert events[0].categories == ("Action", "Drama")
+
+
+@pytest.mark.parametrize("place", ["", ".3"])
+def test_a_request_that_is_answered_twice_gives_the_same_ids(place: str) -> None:
+    def ids(request_id: str, seconds_later: int, user_id: str = "u1") -> list[str]:
+        time_ms = IMPRESSION.time_ms + 1_000 * seconds_later
+        shown = replace(IMPRESSION, request_id=request_id, user_id=user_id, time_ms=time_ms)
+        return [e.event_id for e in impression_events(shown)]
+
+    request_id = new_id() + place
+    assert ids(request_id, 0) == ids(request_id, 5)
+    assert not {*ids(request_id, 0)} & {*ids(new_id() + place, 0), *ids(request_id, 0, "u2")}
+    assert not {*ids("of a session", 0)} & {*ids("of a session", 5)}, (
+        "other ids may be used for many requests"
+    )
 
 
 @pytest.mark.parametrize(
