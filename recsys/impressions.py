@@ -1,7 +1,8 @@
 """The impression log: what was shown, by which bundle and arm, and the feature values that were served.
 
-Rankers train on these served values; recomputing them in Spark is the parity test. One record a request on the
-`impressions` topic; the feature worker expands it into one impression event an item.
+Rankers are trained on the values that Spark computes as of the same instant; the served ones are what those are held
+against (`recsys bench parity`) and what off-policy estimates read. One record a request on the `impressions` topic; the
+feature worker expands it into one impression event an item.
 """
 
 import base64
