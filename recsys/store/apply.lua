@@ -46,11 +46,14 @@ for _, row in ipairs(ids) do -- bucket, number of ids
   local bucket, keys = row[1], next_ids(row[2])
   row[2] = keys
   for near = bucket - 1, bucket + 1 do
-    each_slice(keys, function(first, last)
-      for i, seen in ipairs(call('SMISMEMBER', registry .. ':' .. near, unpack(keys, first, last))) do
-        if seen == 1 then known[#known + 1] = keys[first + i - 1] end
-      end
-    end)
+    local set = registry .. ':' .. near
+    if call('EXISTS', set) == 1 then
+      each_slice(keys, function(first, last)
+        for i, seen in ipairs(call('SMISMEMBER', set, unpack(keys, first, last))) do
+          if seen == 1 then known[#known + 1] = keys[first + i - 1] end
+        end
+      end)
+    end
   end
 end
 if #known > 2 then return known end
