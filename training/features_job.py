@@ -48,8 +48,8 @@ class FeatureJob:
     """What to build, from where, to where. `lake` and `output` may be any path that Hadoop reads.
 
     Days are UTC, both ends included; empty: the lake's first and last. Days that are built for these definitions
-    and whose labels were complete are left alone, unless `rebuild`. `forgotten` is `recsys.forget.forgotten_users`:
-    their rows are left out at once, before a compaction removes them.
+    are left alone, unless `rebuild` or rows came to the days that label them (or went). `forgotten` is
+    `recsys.forget.forgotten_users`: their rows are left out at once, before a compaction removes them.
     """
 
     lake: str
@@ -78,7 +78,7 @@ class Report:
 
 
 def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] = lambda _: None) -> Report:
-    """Build the days that are missing or outdated, and the sequences.
+    """Build the days that are missing or outdated, and the sequences, which are always of the whole lake.
 
     Raises:
         InvalidData: the lake has no events in those days.
@@ -91,33 +91,33 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         )
     run = uuid.uuid4().hex[:8]
     examples = OutputFolder(spark, f"{job.output}/examples", run)
-    marks = {day: _mark(job, day, lake_days[-1]) for day in wanted}
+    rows = _rows_of_days(spark, job, wanted)
+    marks = {day: _mark(job, day, rows) for day in wanted}
     done = examples.marks()
     examples.remove(
         [name for name in done if name.removeprefix(f"{_DAY}=") not in lake_days]
     )  # all forgotten
     done = {} if job.rebuild else done
-    missing = [
-        d for d in wanted if done.get(f"{_DAY}={d}") != marks[d] or not json.loads(marks[d])["complete"]
-    ]
+    missing = [d for d in wanted if done.get(f"{_DAY}={d}") != marks[d]]
     skipped = tuple(d for d in wanted if d not in missing)
     if not missing:
         return Report(skipped=skipped)
 
-    events = read_events(spark, job).where(sf.col(_DAY) <= _day_after(missing[-1], job.window_ms))
+    everything = read_events(spark, job)
+    events = everything.where(sf.col(_DAY) <= _label_days(missing[-1], job.window_ms)[-1])
     try:
         progress(f"{len(missing)} days to build, {len(skipped)} are up to date")
         n_events = events.count()
         progress(f"{n_events:,} events read")
-        rows = _examples(spark, job, events, missing)
-        rows = rows.sortWithinPartitions(_DAY, TIME, "example_id")  # the writer sorts by day anyway
-        rows.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.aside)
+        built = _examples(spark, job, events, missing)
+        built = built.sortWithinPartitions(_DAY, TIME, "example_id")  # the writer sorts by day anyway
+        built.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.aside)
         counts = spark.read.parquet(examples.aside).groupBy("sampled").count().collect()
         examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
         n_examples = sum(row["count"] for row in counts)
         progress(f"{n_examples:,} examples written")
-        n_sequences = _write_sequences(spark, job, events, run)
+        n_sequences = _write_sequences(spark, job, everything, run)
     finally:
         examples.discard()
     return Report(
@@ -251,14 +251,25 @@ def _lake_days(spark: SparkSession, lake: str) -> list[str]:
 # --- days -------------------------------------------------------------------------------------------------------
 
 
-def _mark(job: FeatureJob, day: str, newest: str) -> str:
-    """What a finished day says of itself; a day that says otherwise is built again."""
+def _rows_of_days(spark: SparkSession, job: FeatureJob, days: Sequence[str]) -> dict[str, int]:
+    """Rows of each day from the first of `days` to the last that may label one of them; from the files' footers."""
+    span = sf.col(_DAY).between(days[0], _label_days(days[-1], job.window_ms)[-1])
+    counts = read_events(spark, job).where(span).groupBy(_DAY).count().collect()
+    return {row[_DAY]: row["count"] for row in counts}
+
+
+def _mark(job: FeatureJob, day: str, rows: Mapping[str, int]) -> str:
+    """What a finished day says of itself; a day that says otherwise is built again.
+
+    It was built of the rows that may label it, and outcomes may come late: whoever waits for "complete" waits for
+    the latest client, so a day is built early and again when more has come.
+    """
     made_with: dict[str, Any] = {
         k: v for k, v in asdict(job).items() if k in ("window_ms", "negatives", "seed")
     }
-    complete = newest > _day_after(day, job.window_ms - 1)
+    built_of = {label_day: rows.get(label_day, 0) for label_day in _label_days(day, job.window_ms)}
     return json.dumps(
-        {"fingerprint": FEATURES.fingerprint, "complete": complete, **made_with}, sort_keys=True
+        {"fingerprint": FEATURES.fingerprint, "built_of": built_of, **made_with}, sort_keys=True
     )
 
 
@@ -266,9 +277,10 @@ def _start_ms(day: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000
 
 
-def _day_after(day: str, window_ms: int) -> str:
-    """The last day whose events may label an impression of `day`."""
-    return (date.fromisoformat(day) + timedelta(days=-(-window_ms // MS_PER_DAY))).isoformat()
+def _label_days(day: str, window_ms: int) -> list[str]:
+    """The days whose events may label an impression of `day`, itself first."""
+    first, more = date.fromisoformat(day), -(-window_ms // MS_PER_DAY)
+    return [(first + timedelta(days=n)).isoformat() for n in range(more + 1)]
 
 
 def _day_column() -> Any:

@@ -100,15 +100,18 @@ class _Night:
         write_past(create_world(world), home / "lake", PastConfig(days=config.days + 1))
         *self._before, self._tonight, self._tomorrow = map(str, lake.days(home / "lake"))
         self._tables = home / "lake" / "items" / "items.parquet"
-        self._job = FeatureJob(str(home / "lake"), str(home / "features"), last_day=self._tonight)
+        self._job = FeatureJob(str(home / "lake"), str(home / "features"))
+        for day in (self._tonight, self._tomorrow):  # not there yet
+            self._day(day).rename(home / day)
 
     def run(self, spark: Any) -> dict[str, Costs]:
         """The costs of `full` (yesterday), `update` and `before` (both tonight)."""
         home, items = self._home, self._items(self._tonight)
-        build(spark, replace(self._job, last_day=self._before[-1]))  # warms up, too
+        build(spark, self._job)  # warms up, too
         towers, ranker = self._full(self._items(self._before[-1]))
         shutil.copytree(home / "ranker", home / "yesterday")
-        with measured() as new_day:
+        self._begin(self._tonight)
+        with measured() as new_day:  # and the day before, which gets its last outcomes
             build(spark, self._job)
         full = Costs(new_day.cpu_s, towers, ranker)
         update = Costs(
@@ -123,7 +126,8 @@ class _Night:
             self._cold_two_tower(items, home / "before" / "two_tower"),
             _cpu_s(lambda: train_ranker.main(self._teacher(items))),
         )
-        build(spark, replace(self._job, last_day=self._tomorrow))
+        self._begin(self._tomorrow)
+        build(spark, self._job)
         return {"before": before, "full": full, "update": update}
 
     def quality(self) -> dict[str, tuple[float, float]]:
@@ -147,6 +151,13 @@ class _Night:
             "after: the student, updated tonight": _clicks(trained_ranker(home / "ranker"), rows),
             "the student of last night": _clicks(old, rows),
         }
+
+    def _begin(self, day: str) -> None:
+        """Its events come to the lake."""
+        (self._home / day).rename(self._day(day))
+
+    def _day(self, day: str) -> Path:
+        return self._home / "lake" / lake.EVENTS / f"{lake.DAY_PREFIX}{day}"
 
     def _items(self, day: str) -> Path:
         """The item table as it was at the end of that day."""

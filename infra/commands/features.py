@@ -63,7 +63,8 @@ def build_(
 ) -> None:
     """Build labelled examples, with features as of each instant, and sequences, from the lake.
 
-    Days that are up to date are left alone; others are replaced whole.
+    Days that are up to date are left alone; others are replaced whole. Sequences are of the whole lake, whatever days
+    are asked for.
 
     Example: recsys features build --from 2026-04-25 --to 2026-05-08
     """

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,11 @@ def read(output: Path, day: str = "*") -> pa.Table:
     return rows.sort_by("example_id").replace_schema_metadata(None)
 
 
+def sequences(output: Path) -> pa.Table:
+    files = (output / "sequences").glob("*.parquet")
+    return pa.concat_tables(pq.ParquetFile(f).read() for f in files).sort_by("user_id")
+
+
 @pytest.fixture(scope="module")
 def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureJob, Path]:
     folder = tmp_path_factory.mktemp("built")
@@ -102,16 +108,15 @@ def test_a_day_is_where_its_rows_say(built: tuple[FeatureJob, Path]) -> None:
     _, output = built
     for day in DAYS:
         assert {day_of(t) for t in read(output, day).column("event_time_ms").to_pylist()} == {day}
-        assert json.loads((output / "examples" / f"dt={day}" / "_SUCCESS").read_text())["complete"] is (
-            DAYS.index(day) < len(DAYS) - 2
-        )
+        mark = json.loads((output / "examples" / f"dt={day}" / "_SUCCESS").read_text())
+        next_day = day_of(features_job._start_ms(day) + MS_PER_DAY)
+        of_day = Counter(day_of(e.event_time_ms) for e in LOG)
+        assert mark["built_of"] == {day: of_day[day], next_day: of_day[next_day]}
 
 
 def test_sequences_and_definitions_are_beside_them(built: tuple[FeatureJob, Path]) -> None:
     _, output = built
-    rows = pa.concat_tables(
-        pq.ParquetFile(f).read() for f in (output / "sequences").glob("*.parquet")
-    ).to_pylist()
+    rows = sequences(output).to_pylist()
     assert {r["user_id"] for r in rows} == {u.user_id for u in USERS}
     assert all(r["times"] == sorted(r["times"]) for r in rows)
     saved = json.loads((output / "examples" / DEFINITIONS).read_text())
@@ -124,12 +129,28 @@ def test_day_by_day_gives_the_same_rows_and_leaves_finished_days_alone(
     job, output = built
     early = replace(job, output=str(tmp_path), last_day=DAYS[1], buckets=5)
     assert build(spark, early).days == tuple(DAYS[:2])
+    assert sequences(tmp_path).equals(sequences(output)), "a part of the days, but everybody's whole history"
     report = build(spark, replace(early, last_day=""))
-    assert report.days == tuple(
-        DAYS[2:]
-    )  # the lake had two more days, so the labels of the first were complete
+    assert report.days == tuple(DAYS[2:])
     assert report.skipped == tuple(DAYS[:2])
     assert read(tmp_path).equals(read(output))
+
+
+def test_a_day_is_built_again_when_an_outcome_of_it_comes_late(spark: SparkSession, tmp_path: Path) -> None:
+    """As after an outage: the days after it are in the lake when the outcome comes."""
+    lake = write_lake(tmp_path, LOG)
+    job = FeatureJob(str(lake), str(tmp_path / "features"), last_day=DAYS[1], buckets=3)
+    build(spark, job)
+    assert build(spark, job).skipped == tuple(DAYS[:2])
+    (shown, *_) = [r for r in read(tmp_path / "features", DAYS[0]).to_pylist() if not r["conversion"]]
+    at = max(features_job._start_ms(DAYS[1]), shown["event_time_ms"] + 1)
+    bought = Event("late", EventType.PURCHASE, shown["user_id"], shown["item_id"], at, shown["request_id"])
+    write_parquet(lake / EVENTS / f"dt={DAYS[1]}" / "late.parquet", events_table([bought]))
+    assert build(spark, job).days == tuple(DAYS[:2])
+    (found,) = [
+        r for r in read(tmp_path / "features", DAYS[0]).to_pylist() if r["example_id"] == shown["example_id"]
+    ]
+    assert found["conversion"] == 1
 
 
 def test_a_failed_run_leaves_what_was_there(
