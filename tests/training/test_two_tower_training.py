@@ -30,6 +30,8 @@ from training.checkpoint import TrainingState
 from training.dataset import History, write_sequences
 from training.evaluate_recall import write_items
 from training.losses import LossName
+from training.origin import ORIGIN
+from training.rungs import WEIGHTS
 from training.spark import spark_session
 from training.train_two_tower import TwoTowerResult, main
 from training.two_tower_config import TwoTowerConfig, Validation
@@ -248,7 +250,8 @@ def test_export_is_what_the_bundle_wants(config: TwoTowerConfig, tmp_path: Path)
     result = main(config.model_copy(update={"epochs": 10, "validation": Validation.NONE}))
     work = export_two_tower.main(result, tmp_path / "bundle", neighbours=4)
     written = {path.name for path in work.iterdir()}
-    assert written - FILES.keys() == {"summary.json"}
+    of_training = {"summary.json", ORIGIN, WEIGHTS}
+    assert written - FILES.keys() == of_training, "what the next night goes on from stays out of the bundle"
     assert json.loads((work / "summary.json").read_text())["seed"] == 0
     golden, vectors = load_file(work / "golden.safetensors"), load_file(work / "item_vectors.safetensors")
     session = onnxruntime.InferenceSession(work / "user_tower.onnx")
