@@ -175,7 +175,7 @@ class _Steady:
         self.rules = rules
         # hops divide one another
         self._hop_ms = min((a.hop_ms for a in rules if a.hop_ms), default=MS_PER_DAY)
-        self._kept = lru_cache(maxsize=1 << 12)(self._make)
+        self._kept = lru_cache(maxsize=1 << 14)(self._make)  # items fall into 2^12 buckets, named or not
 
     def changes(self, time_ms: int, named: bool, buckets: tuple[int, ...]) -> Changes:
         """Of the user and of the item. `named`: the event names the request that showed the item."""
