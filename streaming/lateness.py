@@ -1,8 +1,8 @@
 """Event times that cannot be used as they are: from the future, or too old.
 
 Both decisions depend on the log alone (when it took the record, what came before it), never on the clock of
-whoever reads it. A replay decides the same. Topics that we create carry the broker's time; where a topic or a broker
-carries the producers' instead, a record from the future counts as taken when it was first read (`streaming.log.source`).
+whoever reads it. A replay decides the same. Topics that we create carry the broker's time; where one carries the
+producers' instead, a record from the future counts as taken when it is read (`streaming.log.source`).
 """
 
 from dataclasses import dataclass
