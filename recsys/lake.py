@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from recsys.errors import InvalidData
 from recsys.events import EVENT_FIELDS, Event
-from recsys.first_of_each import first_of_each_id
+from recsys.first_of_each import first_of_each
 from recsys.impressions import Impression, impression_events
 from recsys.parquet import read_columns
 from recsys.types import MS_PER_DAY, EventType
@@ -302,9 +302,8 @@ def read_files(paths: Sequence[Path], table: str = EVENTS, columns: Sequence[str
             raise InvalidData(f"{path}: not a readable Parquet file of the lake: {error}") from error
     wanted = pa.schema([schema.field(name) for name in names])
     rows = pa.concat_tables([part.cast(wanted) for part in parts]) if parts else wanted.empty_table()
-    return first_of_each_id(
-        rows.take(pc.sort_indices(rows, [(TIME, "ascending"), ("event_id", "ascending")]))
-    )
+    order = [(TIME, "ascending"), ("event_id", "ascending")]
+    return first_of_each(rows.take(pc.sort_indices(rows, order)), "event_id")
 
 
 def read_events(lake: Path, first_day: str = "", last_day: str = "9999") -> Iterator[Event]:

@@ -21,7 +21,7 @@ from recsys.features.state import (
     category_buckets,
     creator_buckets,
 )
-from recsys.first_of_each import first_of_each_id
+from recsys.first_of_each import first_of_each
 from recsys.types import EventType
 
 TIME = "event_time_ms"
@@ -31,7 +31,7 @@ KINDS = pa.array([str(kind) for kind in EventType])
 def sorted_events(rows: pa.Table, key: str) -> pa.Table:
     """Rows by (key, event time, event id), each event once: clients that retry may have sent it twice."""
     order = [(key, "ascending"), (TIME, "ascending"), ("event_id", "ascending")]
-    return first_of_each_id(rows.take(pc.sort_indices(rows, sort_keys=order))).combine_chunks()
+    return first_of_each(rows.take(pc.sort_indices(rows, sort_keys=order)), "event_id").combine_chunks()
 
 
 class Codes:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.datasets.base import ITEM_SCHEMA, USER_SCHEMA
 from recsys.errors import InvalidData
+from recsys.first_of_each import first_of_each
 from recsys.types import Item, User
 
 
@@ -62,13 +62,6 @@ def users_table(users: Sequence[User]) -> pa.Table:
     """A table in `USER_SCHEMA`."""
     rows = [{"user_id": user.user_id, "attributes": list(user.attributes.items())} for user in users]
     return pa.Table.from_pylist(rows, USER_SCHEMA)
-
-
-def first_of_each(table: pa.Table, key: str) -> pa.Table:
-    """The first row of each key, in the table's order."""
-    codes = table.column(key).combine_chunks().dictionary_encode().indices
-    _, first = np.unique(np.asarray(codes), return_index=True)
-    return table if len(first) == table.num_rows else table.take(pa.array(np.sort(first)))
 
 
 def merged(new: pa.Table, path: Path, key: str) -> pa.Table:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from recsys.datasets.base import ITEM_SCHEMA, Batch, Dataset, sealed
-from recsys.datasets.catalogue import first_of_each, table_items, table_users
+from recsys.datasets.catalogue import table_items, table_users
 from recsys.errors import InvalidData
 from recsys.events import Event
+from recsys.first_of_each import first_of_each
 from recsys.lake import table_events
 from recsys.types import Item, User
 
