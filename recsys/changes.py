@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from recsys.errors import InvalidEvent
-from recsys.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, MAX_TIME_MS
+from recsys.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, parse_time
 
 
 class Change(Protocol):
@@ -77,14 +77,4 @@ def parse_text(value: Any, name: str, most: int, empty: bool = True, printable: 
         raise InvalidEvent(f"{name}: a string of at most {most} characters is required, got {value!r:.80}")
     if printable and not value.isprintable():
         raise InvalidEvent(f"{name}: control characters are not allowed")
-    return value
-
-
-def parse_time(value: Any, name: str) -> int:
-    """
-    Raises:
-        InvalidEvent: not Unix milliseconds.
-    """
-    if type(value) is not int or not 0 < value < MAX_TIME_MS:
-        raise InvalidEvent(f"{name}: Unix milliseconds as an integer are required, got {value!r:.80}")
     return value

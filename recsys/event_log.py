@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from recsys.errors import LogReplaced
@@ -83,6 +84,10 @@ def partition_of(key: str, partitions: int) -> int:
     [3, 0, 0]
     """
     return (_murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+# for streams: a user's key comes with each of the user's events
+remembered_partition_of = lru_cache(maxsize=1 << 17)(partition_of)
 
 
 def _murmur2(data: bytes) -> int:

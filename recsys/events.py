@@ -100,9 +100,9 @@ def parse_event(raw: Any) -> Event:
         type=_TYPES[event_type],
         user_id=identifier(raw, "user_id"),
         item_id=identifier(raw, "item_id"),
-        event_time_ms=_time(raw),
+        event_time_ms=parse_time(raw.get("event_time_ms"), "event_time_ms"),
         request_id=identifier(raw, "request_id") if raw.get("request_id") is not None else None,
-        position=_position(raw),
+        position=None if raw.get("position") is None else parse_position(raw["position"]),
         value=_value(raw),
         context=parse_context(raw.get("context")),
         schema_version=SCHEMA_VERSION,
@@ -125,17 +125,21 @@ def identifier(raw: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _time(raw: Mapping[str, Any]) -> int:
-    value = raw.get("event_time_ms")
+def parse_time(value: Any, name: str) -> int:
+    """
+    Raises:
+        InvalidEvent: not Unix milliseconds.
+    """
     if type(value) is not int or not 0 < value < MAX_TIME_MS:
-        raise InvalidEvent(f"event_time_ms: Unix milliseconds as an integer are required, got {value!r:.80}")
+        raise InvalidEvent(f"{name}: Unix milliseconds as an integer are required, got {value!r:.80}")
     return value
 
 
-def _position(raw: Mapping[str, Any]) -> int | None:
-    value = raw.get("position")
-    if value is None:
-        return None
+def parse_position(value: Any) -> int:
+    """
+    Raises:
+        InvalidEvent: not a place of a list, from 0.
+    """
     if type(value) is not int or not 0 <= value <= MAX_POSITION:
         raise InvalidEvent(f"position: an integer from 0 is required, got {value!r:.80}")
     return value

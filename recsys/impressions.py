@@ -14,9 +14,16 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.changes import parse_time
 from recsys.errors import InvalidEvent
-from recsys.events import MAX_POSITION, Event, derived_id, identifier, item_context, parse_context
+from recsys.events import (
+    Event,
+    derived_id,
+    identifier,
+    item_context,
+    parse_context,
+    parse_position,
+    parse_time,
+)
 from recsys.experiments.assignment import parse_exposures
 from recsys.types import EventType
 
@@ -86,7 +93,7 @@ def parse_impression(raw: Any) -> Impression:
         items = tuple(
             ShownItem(
                 item_id=identifier(i, "item_id"),
-                position=_position(i["position"]),
+                position=parse_position(i["position"]),
                 score=_number(i["score"], "score"),
                 propensity=_number(i["propensity"], "propensity"),
                 channels=_texts(i["channels"], "channels"),
@@ -114,12 +121,6 @@ def parse_impression(raw: Any) -> Impression:
 
 
 # Anything else would surface where the record is expanded or written, and stop whoever reads the log.
-
-
-def _position(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= MAX_POSITION:
-        raise InvalidEvent(f"position: an integer from 0 is required, got {value!r:.80}")
-    return value
 
 
 def _number(value: Any, name: str) -> float:

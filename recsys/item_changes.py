@@ -7,9 +7,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from recsys.changes import parse_attributes, parse_id, parse_parts, parse_text, parse_time
+from recsys.changes import parse_attributes, parse_id, parse_parts, parse_text
 from recsys.errors import InvalidEvent
-from recsys.events import CATEGORY_SEPARATOR, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH
+from recsys.events import CATEGORY_SEPARATOR, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, parse_time
 from recsys.types import Item
 
 MAX_CATEGORIES = 32

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
 from recsys.errors import InvalidEvent
-from recsys.event_log import Record, partition_of
+from recsys.event_log import Record, remembered_partition_of
 from recsys.events import Event, parse_event
 from recsys.impressions import Impression, impression_events, parse_impression
 from recsys.item_changes import ItemChange, parse_item_change
@@ -19,7 +18,6 @@ from recsys.user_changes import UserChange, parse_user_change
 from streaming.lateness import TimeRules
 
 _decode = msgspec.json.Decoder().decode
-_partition_of = lru_cache(maxsize=1 << 17)(partition_of)
 
 
 class Late(InvalidEvent):
@@ -162,7 +160,7 @@ def accept_user_change(record: Record, partitions: int) -> UserChange:
 
 
 def _check_place(record: Record, kind: str, key: str, partitions: int) -> None:
-    if _partition_of(key, partitions) != record.partition:
+    if remembered_partition_of(key, partitions) != record.partition:
         raise Misrouted(f"misrouted: {kind} {key} belongs into another partition; key records by {kind} id")
 
 

@@ -5,7 +5,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import structlog
@@ -14,7 +13,7 @@ from kafka.errors import KafkaError
 from kafka.partitioner import Partitioner
 
 from recsys.errors import InvalidEvent, Unavailable
-from recsys.event_log import partition_of
+from recsys.event_log import remembered_partition_of
 from streaming.log.topics import kafka_errors
 
 DELIVERY_TIMEOUT_MS = 30_000
@@ -25,16 +24,13 @@ MAX_RECORD_BYTES = 1_000_000  # Kafka's default of 1 MiB, less the key, the head
 _log = structlog.get_logger(__name__)
 
 
-_partition_of = lru_cache(maxsize=1 << 16)(partition_of)  # a user's key comes with each of the user's events
-
-
 class _ByKey(Partitioner):  # type: ignore[misc]  # untyped
     """The rule of Kafka's own clients, by `partition_of`. Keys are text here."""
 
     def partition(
         self, topic: str, key: Any, serialized_key: bytes, value: Any, serialized_value: bytes, cluster: Any
     ) -> int:
-        return _partition_of(serialized_key.decode(), len(cluster.partitions_for_topic(topic)))
+        return remembered_partition_of(serialized_key.decode(), len(cluster.partitions_for_topic(topic)))
 
 
 class _Pending(NamedTuple):
