@@ -4,6 +4,7 @@ Import → replay through Kafka → Spark → train → publish → serve → cl
 restarted once each while events arrive; afterwards every counter in Redis must equal the fold of what was accepted.
 """
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from infra.demo import Api, Outcome, click_and_watch, serve
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import Persistence, RedisServer
 from infra.processes import Children
+from recsys.bundle import versions
 from recsys.errors import Unavailable
 from recsys.events import Event, parse_event
 from recsys.features.definitions import FEATURES, SHOWN
@@ -26,6 +28,7 @@ from recsys.settings import Settings
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from recsys.types import EventType, Topic
+from training.origin import read_origin
 
 pytestmark = [
     pytest.mark.slow,
@@ -176,6 +179,19 @@ def test_the_loop_closes_and_survives_kills(
     assert len(log) == everything
     assert {e.event_id for e in sent} <= {e.event_id for e in log}
     assert_counters(store, log)
+    assert_a_night_goes_on(children, Settings(home=home))
+
+
+def assert_a_night_goes_on(children: Children, settings: Settings) -> None:
+    """What came since the training is learnt by both models, and another bundle is published."""
+    published = versions(settings.bundles)
+    children.run("features", "build")
+    children.run("train", "nightly", "--seed", "3")
+    assert len(versions(settings.bundles)) == len(published) + 1
+    for model in ("two_tower", "ranker"):
+        work = settings.home / "work" / model
+        assert read_origin(work).nights == 1
+        assert json.loads((work / "summary.json").read_text())["seed"] == 3
 
 
 def sent_events(lake: Path) -> list[Event]:

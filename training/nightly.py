@@ -1,7 +1,7 @@
 """A night between two trainings in full: both models go on from yesterday's weights. `recsys train nightly`.
 
 Each new work folder is written aside and put in the old one's place when it is whole, so a killed night changes
-nothing and the next run begins again from yesterday's.
+nothing and the next run begins again from yesterday's; killed between the two renames, it trains in full.
 """
 
 import math

@@ -19,7 +19,7 @@ from recsys.settings import Settings
 from training import export_two_tower, publish, train_ranker, train_two_tower
 from training.clean import Cleaning
 from training.nightly import FULL_EVERY, nights_since_full, update_ranker, update_two_tower
-from training.nightly_ranker import RankerUpdate
+from training.nightly_ranker import NIGHT, RankerUpdate
 from training.publish import PublishConfig
 from training.rank_loop import LoopConfig
 from training.train_ranker import RankerTraining
@@ -122,6 +122,7 @@ def nightly(
                 items=settings.lake / "items" / "items.parquet",
                 work=ranker,
                 out=ranker.with_name("ranker.new"),
+                loop=replace(NIGHT, seed=seed),
             ),
         )
         figures = {
