@@ -157,9 +157,9 @@ class Outbox:
                 messages, end = segment.read(_BATCH)
                 if not self._deliver(deque(messages)):
                     return
-            except Exception as error:  # unexpected: whoever looks must see it, and this thread must live
+            except Exception:  # unexpected: whoever looks must see it, and this thread must live
                 _log.exception("records cannot be delivered; they are kept on disk")
-                self._note_failing(error)
+                self._failing_since = self._failing_since or time.monotonic()
                 with self._wake:
                     self._wake.wait_for(lambda: self._closing, _BACKOFF_S[1])
             else:
@@ -175,7 +175,9 @@ class Outbox:
                     messages.popleft()  # the sink keeps it from here on
                 self._sink.flush(_FLUSH_S)
             except Unavailable as error:
-                self._note_failing(error)
+                if self._failing_since is None:
+                    self._failing_since = time.monotonic()
+                    _log.warning("Kafka does not take records; they are kept on disk", error=str(error))
                 with self._wake:
                     self._wake.wait_for(lambda: self._closing, wait_s)
                 wait_s = min(2 * wait_s, _BACKOFF_S[1])
@@ -183,11 +185,6 @@ class Outbox:
                 self._failing_since = None
                 return True
         return False
-
-    def _note_failing(self, error: Exception) -> None:
-        if self._failing_since is None:
-            self._failing_since = time.monotonic()
-            _log.warning("Kafka does not take records; they are kept on disk", error=str(error))
 
     def _append(self, message: Message) -> None:
         try:

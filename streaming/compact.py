@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.datasets.changed import change_times
-from recsys.forget import forgotten_users, user_digest
+from recsys.forget import forgotten_users, is_forgotten, user_digest
 from recsys.lake import (
     EVENTS,
     IMPRESSIONS,
@@ -110,10 +110,8 @@ def _without(rows: pa.Table, forgotten: Mapping[str, int]) -> pa.Table:
 def _clean_users(path: Path, forgotten: Mapping[str, int], done: Compacted) -> None:
     rows = pq.read_table(path)
     changed = change_times(path)  # who was put after the wish is there again
-    keep = [
-        changed.get(user, 0) > forgotten.get(user_digest(user), -1)
-        for user in rows.column("user_id").to_pylist()
-    ]
+    users = rows.column("user_id").to_pylist()
+    keep = [not is_forgotten(forgotten, user, changed.get(user, 0)) for user in users]
     if not all(keep):
         write_parquet(path, rows.filter(pa.array(keep)))
         done.rows_removed += keep.count(False)

@@ -106,11 +106,13 @@ class Calls:
     @staticmethod
     def put_user_call(user: User) -> Call:
         body = {"attributes": dict(user.attributes)}
-        return Call("PUT", f"/v1/users/{quote(user.user_id, safe='')}", dict[str, Any], body, once=True)
+        return Calls.on_call("PUT", "users", user.user_id, body=body, once=True)
 
     @staticmethod
-    def on_call(method: str, *path: str, kind: Any = dict[str, Any], once: bool = False) -> Call:
-        return Call(method, "/v1/" + "/".join(quote(part, safe="") for part in path), kind, once=once)
+    def on_call(
+        method: str, *path: str, kind: Any = dict[str, Any], body: Any = None, once: bool = False
+    ) -> Call:
+        return Call(method, "/v1/" + "/".join(quote(part, safe="") for part in path), kind, body, once=once)
 
 
 def _identified(event: Mapping[str, Any]) -> dict[str, Any]:

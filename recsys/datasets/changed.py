@@ -50,7 +50,7 @@ def change_times(table: Path) -> dict[str, int]:
     if not path.exists():
         return {}
     key = _key(table)
-    found = read_table(path, pa.schema([(key, pa.string()), ("changed_ms", pa.int64())]))
+    found = read_table(path, _times_schema(key))
     return dict(zip(found.column(key).to_pylist(), found.column("changed_ms").to_pylist(), strict=True))
 
 
@@ -78,8 +78,11 @@ def _written(
 
 def times_table(key: str, rows: Sequence[tuple[str, int]]) -> pa.Table:
     """What `change_times` reads."""
-    schema = pa.schema([(key, pa.string()), ("changed_ms", pa.int64())])
-    return pa.table([[id_ for id_, _ in rows], [ms for _, ms in rows]], schema=schema)
+    return pa.table([[id_ for id_, _ in rows], [ms for _, ms in rows]], schema=_times_schema(key))
+
+
+def _times_schema(key: str) -> pa.Schema:
+    return pa.schema([(key, pa.string()), ("changed_ms", pa.int64())])
 
 
 def _key(table: Path) -> str:

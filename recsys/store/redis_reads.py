@@ -50,9 +50,8 @@ class ThreadReads:
                 connection.disconnect()
 
     def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
-        self._kept.connection = (
-            None  # until the last reply is read: what is left unread would answer the next command
-        )
+        # not kept until the last reply is read: what is left unread would answer the next command
+        self._kept.connection = None
         try:
             connection.send_packed_command(connection.pack_commands(commands))
             replies = [connection.read_response() for _ in commands]

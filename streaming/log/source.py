@@ -71,7 +71,8 @@ class KafkaSource:
                 self._check_identity(now=True)
                 self._start_where_the_log_starts(error)
                 return []
-        return [_record(raw) for batch in found.values() for raw in batch]
+        now_ms = time.time_ns() // 1_000_000
+        return [_record(raw, now_ms) for batch in found.values() for raw in batch]
 
     def end_offset(self, topic: str, partition: int) -> int:
         """By a fetch: the embedded broker answers `end_offsets` wrongly."""
@@ -168,15 +169,14 @@ class KafkaSource:
         return next((t for t, known in log_ids.items() if str(self._describe(t)["topic_id"]) != known), "")
 
 
-def _record(raw: Any) -> Record:
+def _record(raw: Any, now_ms: int) -> Record:
+    """A topic that others have made may carry the producers' time: the log takes nothing in the future."""
     return Record(
         topic=raw.topic,
         partition=raw.partition,
         offset=raw.offset,
         key=raw.key.decode(errors="replace") if raw.key else "",
         value=raw.value or b"",
-        append_time_ms=min(
-            raw.timestamp, time.time_ns() // 1_000_000
-        ),  # a topic of others may have the producers' time
+        append_time_ms=min(raw.timestamp, now_ms),
         headers=tuple(raw.headers),
     )
