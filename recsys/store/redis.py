@@ -18,7 +18,6 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
 """
 
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 
 from recsys.errors import FingerprintMismatch, InvalidConfig
 from recsys.event_log import partition_of
@@ -35,9 +34,10 @@ from recsys.store.encoding import (
     unpack_item,
     unpack_visit,
 )
-from recsys.store.redis_client import READ_TIMEOUT_S, connect
+from recsys.store.redis_client import READ_TIMEOUT_S, connect, script
 from recsys.store.redis_errors import redis_errors
 from recsys.store.redis_reads import ThreadReads
+from recsys.store.redis_workers import RedisWorkers
 from recsys.types import Item
 from recsys.user_changes import UserChange
 
@@ -50,7 +50,7 @@ _SEPARATOR = "\x1f"  # a control character, which no id may contain
 _MAX_BLOCK_MS = 2_000  # well below the read timeout
 
 
-class RedisFeatureStore:
+class RedisFeatureStore(RedisWorkers):
     """`FeatureStore` on one Redis server. `namespace` keeps several systems, and tests, apart on it."""
 
     def __init__(
@@ -69,21 +69,19 @@ class RedisFeatureStore:
         Raises:
             InvalidConfig: the URL is not a Redis URL.
         """
+        super().__init__(connect(url, timeout_s), namespace)
         self._fingerprint = f"{features.fingerprint}.{_LAYOUT}"
         self._config = config or StoreConfig()
-        self._namespace = namespace
         self._encoder = BatchEncoder(features, self._config)
         self._decoder = StateDecoder(features)
         self._kept = sorted({h.name for h in self._decoder.kept.values()})
         self._checked = False
-        self._redis = connect(url, timeout_s)
         self._reads = ThreadReads(self._redis)
-        self._claim = self._redis.register_script(_script("claim.lua"))
-        self._apply = self._redis.register_script(_script("apply.lua"))
-        self._change = self._redis.register_script(_script("catalogue.lua"))
-        self._put_attributes = self._redis.register_script(_script("attributes.lua"))
-        self._workers = self._redis.register_script(_script("workers.lua"))
-        self._shares = self._redis.register_script(_script("shares.lua"))
+        self._claim = self._redis.register_script(script("claim.lua"))
+        self._apply = self._redis.register_script(script("apply.lua"))
+        self._change = self._redis.register_script(script("catalogue.lua"))
+        self._put_attributes = self._redis.register_script(script("attributes.lua"))
+        self._shares = self._redis.register_script(script("shares.lua"))
 
     # --- the writer ------------------------------------------------------------------------------------------
 
@@ -124,33 +122,6 @@ class RedisFeatureStore:
         if outcome != b"applied":
             return Applied(Outcome(outcome.decode()), offset)
         return Applied(Outcome.APPLIED, offset, len(fresh), len(rows) - len(fresh), skipped)
-
-    def workers(self, worker: str, ttl_ms: int) -> list[str]:
-        with redis_errors():
-            return [name.decode() for name in self._workers([f"{self._namespace}:workers"], [worker, ttl_ms])]
-
-    def leave(self, worker: str) -> None:
-        with redis_errors():
-            self._redis.zrem(f"{self._namespace}:workers", worker)
-            self._redis.delete(self._report_key(worker))
-
-    def report(self, worker: str, content: bytes, ttl_ms: int) -> None:
-        with redis_errors():
-            self._redis.set(self._report_key(worker), content, px=ttl_ms)
-            self._redis.sadd(f"{self._namespace}:reporting", worker)
-
-    def reports(self) -> dict[str, bytes]:
-        with redis_errors():
-            names = sorted(name.decode() for name in self._redis.smembers(f"{self._namespace}:reporting"))
-            contents = self._redis.mget([self._report_key(name) for name in names]) if names else []
-            found = dict(zip(names, contents, strict=True))
-            gone = [name for name, content in found.items() if content is None]
-            if gone:  # one that reports again meanwhile is back within its next report
-                self._redis.srem(f"{self._namespace}:reporting", *gone)
-        return {name: content for name, content in found.items() if content is not None}
-
-    def _report_key(self, worker: str) -> str:
-        return f"{self._namespace}:worker:{worker}"
 
     def _register(self) -> None:
         """The first writer decides what the store holds; everybody else must agree.
@@ -352,10 +323,6 @@ class RedisFeatureStore:
 def nightly_key(namespace: str, *parts: str) -> str:
     """A key of `recsys.store.nightly`."""
     return f"{namespace}:{{nightly}}:{':'.join(parts)}"
-
-
-def _script(name: str) -> str:
-    return files("recsys.store").joinpath(name).read_text(encoding="utf-8")
 
 
 def _order(stream_id: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """How every store of this project reaches Redis."""
 
+from importlib.resources import files
 from typing import Any
 
 import redis
@@ -36,3 +37,8 @@ def connect(url: str, timeout_s: float = READ_TIMEOUT_S, retries: int = 1) -> An
         )
     except ValueError as error:
         raise InvalidConfig(f"redis_url: {error}") from error
+
+
+def script(name: str) -> str:
+    """A Lua script of this package."""
+    return files("recsys.store").joinpath(name).read_text(encoding="utf-8")

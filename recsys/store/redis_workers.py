@@ -1,0 +1,46 @@
+"""Who works on a store: signs of life, by which workers share the partitions, and what each says of itself."""
+
+from typing import Any
+
+from recsys.store.redis_client import script
+from recsys.store.redis_errors import redis_errors
+
+
+class RedisWorkers:
+    """This part of a `FeatureStore`, under NS:workers, NS:worker:<name> and NS:reporting."""
+
+    def __init__(self, client: Any, namespace: str) -> None:
+        """
+        Args:
+            client: of `redis_client.connect`.
+        """
+        self._redis = client
+        self._namespace = namespace
+        self._living = client.register_script(script("workers.lua"))
+
+    def workers(self, worker: str, ttl_ms: int) -> list[str]:
+        with redis_errors():
+            return [name.decode() for name in self._living([f"{self._namespace}:workers"], [worker, ttl_ms])]
+
+    def leave(self, worker: str) -> None:
+        with redis_errors():
+            self._redis.zrem(f"{self._namespace}:workers", worker)
+            self._redis.delete(self._report_key(worker))
+
+    def report(self, worker: str, content: bytes, ttl_ms: int) -> None:
+        with redis_errors():
+            self._redis.set(self._report_key(worker), content, px=ttl_ms)
+            self._redis.sadd(f"{self._namespace}:reporting", worker)
+
+    def reports(self) -> dict[str, bytes]:
+        with redis_errors():
+            names = sorted(name.decode() for name in self._redis.smembers(f"{self._namespace}:reporting"))
+            contents = self._redis.mget([self._report_key(name) for name in names]) if names else []
+            found = dict(zip(names, contents, strict=True))
+            gone = [name for name, content in found.items() if content is None]
+            if gone:  # one that reports again meanwhile is back within its next report
+                self._redis.srem(f"{self._namespace}:reporting", *gone)
+        return {name: content for name, content in found.items() if content is not None}
+
+    def _report_key(self, worker: str) -> str:
+        return f"{self._namespace}:worker:{worker}"
