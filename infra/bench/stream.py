@@ -6,8 +6,8 @@ Everything is real and embedded: lake → replay → Kafka → `recsys stream wo
 2. sustained: one worker starts on that full log; events a second from its first batch to its last;
 3. freshness: `rate` events a second from another process, and among them a probe every `probe_every_s`; how
    long from handing a probe to the log until a reader of the change stream has read its item's new state.
-   The worker's lag is sampled all the time. The first and the last quarter of the probes are also told apart: the
-   embedded broker's fetches take longer with every batch that the log has, a real Kafka's do not.
+   The worker's lag is sampled all the time. The first and the last quarter of the probes are also told apart, for
+   the embedded broker's fetches take longer with every batch that its log has.
 """
 
 import asyncio
