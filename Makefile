@@ -25,13 +25,13 @@ $(STAMP): pyproject.toml constraints.txt
 
 .PHONY: java
 java:
-	@infra/ensure_java.sh
+	@infra/setup/ensure_java.sh
 
 demo: setup  ## the whole loop on MovieLens-100K, then keep serving
 	$(BIN)/recsys demo
 
 test: setup lint  ## every check and every test
-	infra/ensure_tools.sh
+	infra/setup/ensure_tools.sh
 	$(PYTEST)
 
 test-fast: setup  ## the tests that take under two minutes together

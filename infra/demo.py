@@ -18,10 +18,10 @@ from typing import Any
 
 import httpx
 
-from infra.console import console
+from infra.cli.output import console
+from infra.local.children import Children
 from infra.local.process import free_port
 from infra.local.services import embedded
-from infra.processes import Children
 from recsys.errors import Unavailable
 from recsys.events import new_id
 from recsys.features.definitions import FEATURES

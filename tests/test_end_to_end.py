@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from infra.demo import Api, Outcome, click_and_watch, serve
+from infra.local.children import Children
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import Persistence, RedisServer
-from infra.processes import Children
 from recsys.bundle import versions
 from recsys.errors import Unavailable
 from recsys.events import Event, parse_event

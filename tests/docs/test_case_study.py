@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from infra.case_study.document import BEGIN, DOCUMENTS, END, KEPT, written
-from infra.case_study.rows import PROMISES
+from infra.evaluation.case_study.document import BEGIN, DOCUMENTS, END, KEPT, written
+from infra.evaluation.case_study.rows import PROMISES
 from recsys.errors import InvalidData
 
 RESULTS: dict[str, Any] = {
@@ -33,7 +33,9 @@ def test_documents_say_what_the_kept_results_say() -> None:
     texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
     assert any(BEGIN in text for text in texts)
     for path, text in zip(DOCUMENTS, texts, strict=True):
-        assert text == written(text, results), f"{path.name}: run `python -m infra.case_study.document`"
+        assert text == written(text, results), (
+            f"{path.name}: run `python -m infra.evaluation.case_study.document`"
+        )
 
 
 def test_a_changed_number_is_put_right() -> None:

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup
 
-from infra.cli import COMMANDS, load
-from infra.settings_table import ALL, settings_table
+from infra.cli.main import COMMANDS, load
+from infra.cli.settings_table import ALL, settings_table
 from recsys.errors import InvalidConfig
 from recsys.settings import Settings, refuse_unknown
 
@@ -31,7 +31,7 @@ def commands(document: Path) -> list[str]:
 
 def test_the_table_of_settings_is_the_codes() -> None:
     assert settings_table() in (ROOT / "README.md").read_text(encoding="utf-8"), (
-        "paste the output of `python -m infra.settings_table` into README.md"
+        "paste the output of `python -m infra.cli.settings_table` into README.md"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from infra.commands.features import app
+from infra.cli.commands.features import app
 from infra.nightly import write_nightly
 from recsys.event_log import MemoryEventLog, partition_of
 from recsys.features.definitions import FEATURES

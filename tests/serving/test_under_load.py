@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from infra.bench.rig import PARTITIONS, StreamRig
-from infra.bench.serve import Api, api
+from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
+from infra.evaluation.benchmarks.serve import Api, api
 from recsys.bundle import publish
 from recsys.client import Client
 from recsys.types import Topic
@@ -121,8 +121,8 @@ def test_sigterm_answers_what_it_has_taken_and_delivers_every_impression(rig: St
 
 
 def test_a_taken_port_is_one_sentence(rig: StreamRig, served: Api, tmp_path: Path) -> None:
+    from infra.local.children import recsys_command
     from infra.local.process import ChildProcess
-    from infra.processes import recsys_command
 
     environ = os.environ | {"RECSYS_REDIS_URL": rig.redis.url, "RECSYS_KAFKA_BOOTSTRAP": rig.kafka.bootstrap}
     process = ChildProcess(

@@ -80,7 +80,7 @@ def test_killed_again_and_again_the_archiver_loses_and_doubles_nothing(
         "RECSYS_REDIS_URL": "redis://unused",
         "RECSYS_ARCHIVE_MAX_ROWS": "10",  # hardly a moment without a commit
     }
-    command = [sys.executable, "-m", "infra.cli", "stream", "archive"]
+    command = [sys.executable, "-m", "infra.cli.main", "stream", "archive"]
     lake, rng = tmp_path / "lake", random.Random(7)
     with traffic(kafka_broker.bootstrap, rate=500) as sent:
         for _ in range(KILLS):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from infra.bench import rank
-from infra.bench.rank import RankBench
-from infra.reports.ladder import report
+from infra.evaluation.benchmarks import rank
+from infra.evaluation.benchmarks.rank import RankBench
+from infra.evaluation.reports.ladder import report
 from recsys.errors import InvalidBundle, InvalidConfig, InvalidData
 from recsys.features.drift import HISTOGRAMS, read_histograms
 from recsys.metrics import auc

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from infra.bench.index_stress import StressConfig, stress
+from infra.evaluation.benchmarks.index_stress import StressConfig, stress
 from recsys.errors import InvalidConfig, InvalidData
 from recsys.recall.ann import IndexConfig, Kind
 from recsys.recall.journal import Change, Journal, Operation, replay

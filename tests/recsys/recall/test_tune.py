@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from infra.bench.vectors import learnt_like, random_vectors
+from infra.evaluation.benchmarks.vectors import learnt_like, random_vectors
 from recsys.recall.ann import IndexConfig, Kind
 from recsys.recall.tune import Measured, candidates, measure, pick
 

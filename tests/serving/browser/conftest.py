@@ -14,9 +14,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 from infra.demo import Api, serve
+from infra.local.children import Children
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import RedisServer
-from infra.processes import Children
 from recsys.result import Result
 from recsys.types import EventType
 from tests.bundles import write_tiny_bundle

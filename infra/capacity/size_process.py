@@ -1,0 +1,65 @@
+"""Resident memory of an API process by catalogue size, from two processes that really hold one.
+
+python -m infra.capacity.size_process 12000    # bytes that a process with 12,000 items holds
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from infra.evaluation.benchmarks.stream import catalogue
+from recsys.catalogue import Catalogue
+from recsys.errors import Unavailable
+from recsys.features.definitions import FEATURES
+from recsys.features.item_columns import ItemColumns
+from recsys.recall.ann import AnnIndex
+from recsys.recall.live_index import LiveIndex
+from recsys.recall.snapshots import Base
+from serving import app
+
+DIMENSION = 64  # of item vectors, as trained by default
+SAMPLES = (2_000, 12_000)
+_NOW_MS = 1_700_000_000_000
+
+
+def predict(items: int, samples: tuple[int, int] = SAMPLES) -> float:
+    """Bytes with so many items: a straight line through the two samples."""
+    low, high = (measure(n) for n in samples)
+    return high + (items - samples[1]) * (high - low) / (samples[1] - samples[0])
+
+
+def measure(items: int) -> float:
+    """Bytes of a process of its own that holds so many.
+
+    Raises:
+        Unavailable: it failed; its last line says why.
+    """
+    command = [sys.executable, "-m", "infra.capacity.size_process", str(items)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        raise Unavailable(f"measuring the memory of {items} items failed: {done.stderr.strip()[-200:]}")
+    return float(done.stdout)
+
+
+def resident_with(n: int) -> int:
+    """Bytes of this process once it holds the item side of a runtime: catalogue, features, vectors, index."""
+    items = catalogue(n, 0)
+    vectors = np.random.default_rng(0).standard_normal((n, DIMENSION), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    held = (
+        app,  # with everything that the API imports
+        Catalogue(items),
+        columns := ItemColumns(items, FEATURES),
+        LiveIndex(Base(AnnIndex.build(vectors), np.arange(n, dtype=np.int32), vectors)),
+    )
+    columns.refresh(_NOW_MS)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    assert held  # noqa: S101 - alive until here
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    print(resident_with(int(sys.argv[1])))  # noqa: T201 - read by `measure`

@@ -1,0 +1,167 @@
+"""`recsys bundle`: look at bundles, check them, make one the current one."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
+from recsys import bundle as bundles
+from recsys.client import Client
+from recsys.errors import InvalidBundle, InvalidConfig
+from recsys.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and publish bundles.")
+
+Version = Annotated[str, typer.Argument(help="A bundle's version; default: the published one.")]
+
+
+@app.command("list")
+def list_(as_json: JsonFlag = False) -> None:
+    """Every bundle, the published one marked.
+
+    Example: recsys bundle list
+    """
+    folder = Settings().bundles
+    current = bundles.current_version(folder)
+    found = [
+        {"version": v, "current": v == current, "metrics": bundles.open_bundle(folder / v).manifest.metrics}
+        for v in bundles.versions(folder)
+    ]
+    if as_json:
+        print_json(found)
+        return
+    rows = [(b["version"], "●" if b["current"] else "", _short(b["metrics"])) for b in found]
+    print_table(f"bundles in {folder}", ("version", "current", "metrics"), rows)
+
+
+@app.command()
+def inspect(version: Version = "", as_json: JsonFlag = False) -> None:
+    """One bundle's manifest.
+
+    Example: recsys bundle inspect
+    """
+    manifest = bundles.open_bundle(_path(version)).manifest
+    created = datetime.fromtimestamp(manifest.created_ms / 1000, UTC).isoformat(timespec="seconds")
+    content: dict[str, object] = {"created": created, **vars(manifest)}
+    if not as_json:
+        content["feature_names"] = f"{len(manifest.feature_names)} features"
+        content["files"] = ", ".join(manifest.files)
+        content["metrics"] = _short(manifest.metrics)
+    print_mapping(manifest.version, content, as_json)
+
+
+@app.command()
+def verify(version: Version = "", as_json: JsonFlag = False) -> None:
+    """Check every byte of a bundle against its manifest. Exits non-zero when one differs.
+
+    Example: recsys bundle verify
+    """
+    bundle = bundles.open_bundle(_path(version))
+    size = sum((bundle.path / name).stat().st_size for name in bundle.manifest.files)
+    content = {"version": bundle.manifest.version, "files": len(bundle.manifest.files), "bytes": size}
+    print_mapping("verified", content, as_json)
+
+
+@app.command()
+def publish(
+    version: Annotated[str, typer.Argument(help="The version to serve from now on.")] = "",
+    rung: Annotated[
+        str, typer.Option(help="Instead: a new bundle with this rung of `recsys train ladder --lake`.")
+    ] = "",
+) -> None:
+    """Verify a bundle and make it the current one; a running API swaps it in by itself.
+
+    With `--rung`, a bundle of the trained two-tower and that rung is built first. A rung that its gate has refused
+    is not published; the reason is said.
+
+    Example: recsys bundle publish 20260101-120000
+    """
+    settings = Settings()
+    if bool(version) == bool(rung):
+        raise InvalidConfig("name either a version (`recsys bundle list`) or a rung (`--rung int8`)")
+    if rung:
+        from training import publish as assembly  # numpy, FAISS and torch: not for a list of bundles
+
+        work = settings.home / "work"
+        config = assembly.PublishConfig(
+            lake=settings.lake,
+            two_tower=work / "two_tower",
+            ranker=work / "ladder-lake" / rung,
+            bundles=settings.bundles,
+        )
+        version = assembly.main(config).manifest.version
+    bundles.publish(settings.bundles, version)
+    console.print(f"published {version}; a running API loads it within a few seconds (`recsys status`)")
+
+
+@app.command()
+def copy(
+    to: Annotated[Path, typer.Argument(help="Another folder of bundles: a mounted disk, another home's.")],
+    version: Annotated[str, typer.Option(help="A bundle's version; default: the published one.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Copy a bundle to another folder of bundles; files that are there already, by checksum, are linked.
+
+    Example: recsys bundle copy /mnt/host-2/bundles
+    """
+    bundle = bundles.open_bundle(_path(version))
+    copied = bundles.copy_bundle(bundle, to)
+    size = sum(path.stat().st_size for path in bundle.path.iterdir())
+    content = {"version": bundle.manifest.version, "bytes": size, "copied_bytes": copied}
+    print_mapping(f"copied to {to}", content, as_json)
+
+
+@app.command()
+def shadow(
+    version: Annotated[
+        str, typer.Argument(help="The version that answers a share of the requests, too.")
+    ] = "",
+    off: Annotated[bool, typer.Option("--off", help="End the shadow.")] = False,
+    api: Annotated[str, typer.Option(help="Where the API listens.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="API_KEY", help="API key with the scope admin.")] = "",
+) -> None:
+    """Answer a share of the requests with another bundle, too; nobody sees it. `recsys bundle diff` tells the rest.
+
+    Example: recsys bundle shadow 20260101-120000
+    """
+    if bool(version) == off:
+        raise InvalidConfig("name the version of the shadow, or end it with --off")
+    with Client(api, key, timeout_s=120.0) as client:
+        if off:
+            client.end_shadow()
+            console.print("no shadow any more")
+        else:
+            client.begin_shadow(version)
+            console.print(f"shadow: {version}; `recsys bundle diff` tells how its lists differ")
+
+
+@app.command()
+def diff(
+    api: Annotated[str, typer.Option(help="Where the API listens.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="API_KEY", help="API key, when the API asks for one.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """How the lists of the shadow differ from those that were shown, in the process that answers.
+
+    Example: recsys bundle diff
+    """
+    with Client(api, key) as client:
+        report = client.shadow_report()
+    if not as_json:
+        for side in ("gains", "losses"):
+            report[side] = ", ".join(f"{c['item_id']} ({c['lists']})" for c in report[side])
+    print_mapping(f"{report['shadow']} against {report['active']}", report, as_json)
+
+
+def _path(version: str) -> Path:
+    folder = Settings().bundles
+    chosen = version or bundles.current_version(folder)
+    if chosen is None:
+        raise InvalidBundle(f"no bundle is published in {folder}: run `recsys train all`, or name a version")
+    return folder / chosen
+
+
+def _short(metrics: object) -> str:
+    return ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()) if isinstance(metrics, dict) else ""

@@ -1,0 +1,114 @@
+"""`recsys data`: get data sets, check them, write them into the lake."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
+from recsys.datasets.fetch import FETCHABLE, fetch
+from recsys.datasets.importer import Progress as Report
+from recsys.datasets.importer import import_dataset, validate_dataset
+from recsys.datasets.opening import FORMATS, open_dataset
+from recsys.datasets.report import ImportReport
+from recsys.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Fetch, validate and import data sets.")
+
+Data = Annotated[Path, typer.Argument(help="Folder of the data set; with a mapping, also one table.")]
+Format = Annotated[
+    str | None, typer.Option("--format", help=f"One of {', '.join(FORMATS)}; default: found out.")
+]
+MappingFile = Annotated[
+    Path | None, typer.Option("--mapping", help="YAML that maps your own tables' columns.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse the data set if any row is broken.")]
+ShiftToNow = Annotated[
+    bool,
+    typer.Option("--shift-to-now", help="Move all times by whole weeks, so that the log ends this week."),
+]
+
+
+@app.command("fetch")
+def fetch_(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(FETCHABLE)}.")], as_json: JsonFlag = False
+) -> None:
+    """Download a public data set into <home>/datasets; again is a no-op.
+
+    Example: recsys data fetch movielens-100k
+    """
+    with console.status(f"fetching {name}"):
+        fetched = fetch(name, Settings().home / "datasets")
+    print_mapping(f"data set {name}", {"path": str(fetched.path), "source": fetched.source}, as_json)
+
+
+@app.command("import")
+def import_(
+    path: Data,
+    layout: Format = None,
+    mapping: MappingFile = None,
+    strict: Strict = False,
+    shift_to_now: ShiftToNow = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a data set into the lake; broken rows go to lake/rejected with the reason.
+
+    Example: recsys data import var/datasets/ml-100k --shift-to-now
+    """
+    dataset, lake = open_dataset(path, layout, mapping), Settings().lake
+    with _progress() as progress:
+        report = import_dataset(dataset, lake, strict=strict, end_ms=_end(shift_to_now), progress=progress)
+    _print(report, as_json)
+
+
+@app.command()
+def validate(
+    path: Data,
+    layout: Format = None,
+    mapping: MappingFile = None,
+    strict: Strict = False,
+    shift_to_now: ShiftToNow = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """The report of an import that writes nothing.
+
+    Example: recsys data validate my-shop --mapping my-shop/mapping.yaml
+    """
+    dataset = open_dataset(path, layout, mapping)
+    with _progress() as progress:
+        report = validate_dataset(dataset, strict=strict, end_ms=_end(shift_to_now), progress=progress)
+    _print(report, as_json)
+
+
+def _end(shift_to_now: bool) -> int | None:
+    return time.time_ns() // 1_000_000 if shift_to_now else None
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}: {task.completed:,} events"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks = {}
+
+        def show(phase: str, rows: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=None)
+            bars.update(tasks[phase], completed=rows)
+
+        yield show
+
+
+def _print(report: ImportReport, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_dict())
+        return
+    for title, columns, rows in report.tables():
+        print_table(title, columns, rows)

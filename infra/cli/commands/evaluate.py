@@ -1,0 +1,113 @@
+"""`recsys evaluate`: offline quality against baselines, on data that the models have not seen."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.output import JsonFlag, QuickFlag, console, finish
+from recsys.settings import Settings
+from training import evaluate_recall
+from training.augment import Augmentation
+from training.evaluate_recall import Protocol, RecallEvaluation
+
+app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.")
+
+
+@app.command()
+def recall(
+    data: Annotated[Path, typer.Option(help="A data set's folder, or a lake (protocol temporal).")],
+    protocol: Annotated[Protocol, typer.Option(help="How the data is cut into training and test.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as torch chooses.")] = 0,
+    augmentation: Annotated[
+        Augmentation | None, typer.Option(help="Vary the two-tower's training histories so, not as chosen.")
+    ] = None,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the two-tower and its baselines on the past, ask for what came next.
+
+    Interrupted, it goes on from its checkpoint in <home>/evaluate/recall; finished, it leaves none.
+
+    Example: recsys evaluate recall --data ../shared/data/ml-1m --protocol ml-1m --json
+    """
+    work = Settings().home / "evaluate" / "recall" / f"{protocol}-{data.resolve().name}"
+    config = RecallEvaluation(
+        data=data,
+        protocol=protocol,
+        work=work,
+        seed=seed,
+        threads=threads,
+        quick=quick,
+        progress=not as_json,
+        training={} if augmentation is None else {"augmentation": augmentation},
+    )
+    finish(evaluate_recall.main(config), as_json)
+
+
+@app.command()
+def rank(
+    data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="As many runs, one a seed.")] = 3,
+    contributions: Annotated[bool, typer.Option(help="Also measure what each feature group adds.")] = True,
+    processes: Annotated[int, typer.Option(min=1, help="Models that are trained side by side.")] = 1,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Teacher and INT8 student against logistic regression, LightGBM, DCN-v2 and DIN, on real impressions.
+
+    Interrupted, it goes on with the next model: scores are kept in <home>/evaluate/rank.
+
+    Example: recsys evaluate rank --data ../shared/data/kuairand-pure-part --json
+    """
+    from training.evaluate_rank import main
+    from training.rank_yardstick import RankEvaluation
+
+    config = RankEvaluation(
+        data=data,
+        seed=seed,
+        seeds=seeds,
+        work=Settings().home / "evaluate" / "rank",
+        processes=processes,
+        quick=quick,
+        contributions=contributions,
+    )
+    finish(main(config, report=console.print), as_json)
+
+
+@app.command()
+def nightly(
+    data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """A ranker that goes on from yesterday's weights against one trained anew each night, on the days after.
+
+    Example: recsys evaluate nightly --data ../shared/data/kuairand-pure-part --json
+    """
+    from training.evaluate_nightly import NightlyEvaluation, main
+
+    finish(main(NightlyEvaluation(data, seed, quick), report=console.print), as_json)
+
+
+@app.command()
+def robust(
+    seed: Annotated[int, typer.Option(min=0, help="Of the rows, the robots and the training.")] = 0,
+    epsilon: Annotated[float, typer.Option(min=0, help="How far an attack may move an embedding.")] = 0.05,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Clean and attacked AUC of rankers trained plainly, under FGSM and under PGD; AUC with robots in the training
+    rows, before and after cleaning. Synthetic rows.
+
+    Example: recsys evaluate robust --json
+    """
+    from dataclasses import replace
+
+    from training.evaluate_robust import RobustEvaluation, main
+
+    config = RobustEvaluation.quick(seed) if quick else RobustEvaluation(seed)
+    finish(main(replace(config, epsilon=epsilon), report=console.print), as_json)

@@ -1,0 +1,122 @@
+"""`recsys explain`: the whole funnel of one request, for a person at a terminal."""
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from infra.cli.output import JsonFlag, print_json, print_table
+from recsys.client import Client
+from recsys.client.models import Recommendations
+
+app = typer.Typer()
+_TOP = 6  # contributions shown of each item
+
+
+@app.command()
+def explain(
+    user: Annotated[str, typer.Argument(help="The user's id; an unknown one is a new user.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Items in the list.")] = 10,
+    api: Annotated[str, typer.Option(help="Where the API listens.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="API_KEY", help="API key, when the API asks for one.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask the API for a list and show how it came about: stages, channels, scores, features, moves, removals.
+
+    The list is shown to nobody, but it is logged like any other: the API cannot know.
+
+    Example: recsys explain 196 -k 5
+    """
+    with Client(api, key, timeout_s=30.0) as client:
+        answer = client.recommend(user, k, explain=True)
+    if as_json:
+        print_json(msgspec.to_builtins(answer))
+    else:
+        _print(answer)
+
+
+def _print(answer: Recommendations) -> None:
+    funnel: dict[str, Any] = answer.funnel or {}
+    degraded = f", degraded: {', '.join(answer.degraded)}" if answer.degraded else ""
+    print_table(
+        f"{answer.user_id}: {len(answer.items)} items in {answer.ms:.1f} ms by bundle {answer.bundle}{degraded}",
+        ("stage", "began ms", "ms", "in", "out", "status"),
+        [
+            (
+                s["stage"],
+                f"{s['began_ms']:.2f}",
+                f"{s['ms']:.2f}",
+                s["in"],
+                s["out"],
+                s["error"] or s["status"],
+            )
+            for s in funnel["stages"]
+        ],
+    )
+    print_table(
+        "shown",
+        ("", "item", "found by (rank)", "score", "heads", "from rank"),
+        [
+            (
+                place,
+                line["title"] or line["item_id"],
+                ", ".join(f"{name} {rank + 1}" for name, rank in line["channels"].items()),
+                f"{line['score']:.4f}",
+                " ".join(f"{head} {value:.3f}" for head, value in line["scores"].items()),
+                _moved(line),
+            )
+            for place, line in enumerate(funnel["shown"], start=1)
+        ],
+    )
+    print_table(
+        "why (contribution to the score; age of the newest event behind it)",
+        ("item", "strongest features"),
+        [(line["title"] or line["item_id"], _why(line, funnel["features"])) for line in funnel["shown"]],
+    )
+    removed = [
+        (
+            stage,
+            reason,
+            found["count"],
+            ", ".join(item["title"] or item["item_id"] for item in found["items"][:5]),
+        )
+        for stage, reasons in funnel["removed"].items()
+        for reason, found in reasons.items()
+        if found["count"]
+    ]
+    print_table("removed", ("filter", "reason", "items", "the first of them"), removed)
+
+
+def _moved(line: dict[str, Any]) -> str:
+    rank = "" if line["rank"] is None else str(line["rank"] + 1)
+    return f"{rank} ({line['moved_by']})" if line["moved_by"] else rank
+
+
+def _why(line: dict[str, Any], features: dict[str, Any]) -> str:
+    """The strongest contributions: name, value, age."""
+    shares: dict[str, float] = line.get("contributions", {})
+    ages: dict[str, int | None] = line.get("ages_ms") or {}
+    strongest = sorted(shares.items(), key=lambda entry: -abs(entry[1]))[:_TOP]
+    return "\n".join(
+        f"{share:+.4f} {name}{_values(name, line, features)}{_age(ages.get(name))}"
+        for name, share in strongest
+        if share
+    )
+
+
+def _values(name: str, line: dict[str, Any], features: dict[str, Any]) -> str:
+    columns = features.get(name, {}).get("columns", [])
+    return (
+        " = " + " ".join(f"{line['features'][c]:.4g}" for c in columns)
+        if columns and line["features"]
+        else ""
+    )
+
+
+def _age(ms: int | None) -> str:
+    if ms is None:
+        return ""
+    for unit, length in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000)):
+        if ms >= length:
+            return f", {ms / length:.0f} {unit} old"
+    return f", {ms} ms old"

@@ -1,0 +1,276 @@
+"""`recsys features`: build examples with Spark, list the definitions, say what a change of them invalidates."""
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra.capacity.size import Population, predict
+from infra.cli.commands.features_select import select
+from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
+from infra.local.services import connected
+from infra.nightly import write_nightly
+from recsys.bundle import current_version, open_bundle
+from recsys.errors import InvalidConfig, InvalidData
+from recsys.features.definitions import FEATURES
+from recsys.features.describe import DEFINITIONS, Change, Effect, differences, listing, markdown
+from recsys.forget import forgotten_users
+from recsys.item_table import read_items
+from recsys.settings import Settings
+from recsys.simulation.clock import clock_of
+from recsys.store.backfill import Covered
+from recsys.store.base import FeatureStore, StateDefinition, StoreConfig
+from recsys.store.nightly import NightlyStore
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import Topic
+from serving.settings import ServingSettings
+from streaming.commit import Place, exclusive, read_checkpoint
+from streaming.settings import StreamSettings
+
+app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
+app.command()(select)
+
+Master = Annotated[str, typer.Option(help="Spark master: local[2], yarn, k8s://…, spark://….")]
+Memory = Annotated[str, typer.Option(help="Memory of the Spark driver, and of each executor.")]
+
+
+@app.command("build")
+def build_(
+    first: Annotated[
+        str, typer.Option("--from", help="First day, YYYY-MM-DD; empty: the lake's first.")
+    ] = "",
+    last: Annotated[str, typer.Option("--to", help="Last day, YYYY-MM-DD; empty: the lake's last.")] = "",
+    lake: Annotated[
+        str, typer.Option(help="Lake to read, also hdfs:// or s3a://; empty: RECSYS_HOME/lake.")
+    ] = "",
+    output: Annotated[str, typer.Option(help="Folder to write; empty: RECSYS_HOME/features.")] = "",
+    negatives: Annotated[int, typer.Option(min=0, help="Drawn for each positive without an impression.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the negatives.")] = 0,
+    buckets: Annotated[
+        int, typer.Option(min=1, help="Keys are dealt to so many; memory is one a core.")
+    ] = 64,
+    rebuild: Annotated[bool, typer.Option(help="Also days that are up to date.")] = False,
+    master: Master = "local[*]",
+    memory: Memory = "2g",
+    conf: Annotated[
+        list[str] | None, typer.Option(help="A Spark setting, KEY=VALUE; may be repeated.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Build labelled examples, with features as of each instant, and sequences, from the lake.
+
+    Days that are up to date are left alone; others are replaced whole. Sequences are of the whole lake, whatever days
+    are asked for.
+
+    Example: recsys features build --from 2026-04-25 --to 2026-05-08
+    """
+    from training.features_job import (  # loads Spark, which `list` and `diff` need not wait for
+        FeatureJob,
+        build,
+    )
+    from training.spark import spark_session
+
+    settings = Settings()
+    job = FeatureJob(
+        lake=lake or settings.lake.absolute().as_posix(),
+        output=output or settings.features.absolute().as_posix(),
+        first_day=first,
+        last_day=last,
+        negatives=negatives,
+        seed=seed,
+        buckets=buckets,
+        rebuild=rebuild,
+        forgotten=_forgotten(lake or settings.lake.as_posix()),
+    )
+    with console.status("starting Spark") as status:
+        spark = spark_session(master, memory, [_setting(text) for text in conf or ()])
+        try:
+
+            def progress(line: str) -> None:
+                console.print(line, highlight=False)
+                status.update("building")
+
+            report = build(spark, job, progress)
+        finally:
+            spark.stop()
+    content: dict[str, Any] = asdict(report) | {"days": len(report.days), "skipped": len(report.skipped)}
+    print_mapping("features", content, as_json)
+
+
+def _covered(name: str, place: Place) -> Covered:
+    topic, _, partition = name.rpartition("/")
+    return Covered(Topic(topic), int(partition), place.log_id, place.offset, place.watermark_ms)
+
+
+def _forgotten(lake: str) -> Mapping[str, int]:
+    """Marks are written where the API runs; a lake elsewhere has them where it is mounted, or is compacted first."""
+    return {} if "://" in lake else forgotten_users(Path(lake))
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidConfig(f"--conf {text}: write it as KEY=VALUE")
+    return key, value
+
+
+@app.command("backfill")
+def backfill_(
+    namespace: Annotated[str, typer.Option(help="An empty namespace of the store; never the live one.")],
+    master: Master = "local[*]",
+    memory: Memory = "2g",
+    as_json: JsonFlag = False,
+) -> None:
+    """Load the state of everything in the lake into another namespace of Redis, beside the live one.
+
+    For new feature definitions, or a Redis that lost its data. Stop the archiver meanwhile; workers and the API go on
+    undisturbed. Afterwards start them with RECSYS_REDIS_NAMESPACE: workers continue right after the lake.
+
+    Example: recsys features backfill --namespace recsys-2
+    """
+    from training.backfill_job import main  # loads Spark
+    from training.features_job import FeatureJob
+    from training.spark import spark_session
+
+    settings = connected(StreamSettings())
+    dedupe_ms = settings.time_rules.late_ms
+    config = StoreConfig(settings.partitions, dedupe_ms=dedupe_ms)
+
+    def open_store(definition: StateDefinition) -> FeatureStore:
+        return RedisFeatureStore(settings.redis_url, definition, config, namespace)
+
+    with exclusive(settings.lake), console.status("reading the lake"):
+        lake = settings.lake.absolute().as_posix()
+        job = FeatureJob(lake=lake, output="", forgotten=_forgotten(lake))
+        spark = spark_session(master, memory)
+        try:
+            covered = [
+                _covered(name, place)
+                for name, place in sorted(read_checkpoint(settings.lake).items())
+                # the worker reads the changes of items and users again
+                if not name.startswith((f"{Topic.ITEMS}/", f"{Topic.USERS}/"))
+            ]
+            loaded = main(spark, job, covered, open_store, settings.partitions, dedupe_ms)
+        finally:
+            spark.stop()
+    print_mapping(f"backfilled {namespace}", asdict(loaded), as_json)
+    console.print(f"next: restart workers and the API with RECSYS_REDIS_NAMESPACE={namespace}")
+
+
+@app.command("nightly")
+def nightly_(as_json: JsonFlag = False) -> None:
+    """Write every item's and user's features as JSON documents, for an API with RECSYS_FEATURE_SOURCE=documents.
+
+    What the store has now, for the items of the current bundle, as of the time of the API's clock (RECSYS_CLOCK). A
+    document goes after three nights without being written again; all of other feature definitions go at once. Meant
+    for `cron` and for the case study's *before*.
+
+    Example: recsys features nightly
+    """
+    settings = connected(ServingSettings())
+    version = current_version(settings.bundles)
+    if version is None:
+        raise InvalidData(f"{settings.bundles}: no bundle is published; publish one with `recsys train all`")
+    items = read_items(open_bundle(settings.bundles / version).file("items.parquet"))
+    namespace = settings.redis_namespace
+    store = RedisFeatureStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions), namespace)
+    with closing(store), closing(NightlyStore(settings.redis_url, FEATURES, namespace)) as nightly:
+        written = write_nightly(store, nightly, items, clock_of(settings.clock)())
+    print_mapping("nightly documents", asdict(written), as_json)
+
+
+@app.command("list")
+def list_(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="The table of docs/features.md.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Every feature. `--json` gives the definitions themselves, which `diff` compares.
+
+    Example: recsys features list --json > before.json
+    """
+    if as_json:
+        print_json(FEATURES.describe())
+    elif as_markdown:
+        typer.echo(markdown(FEATURES), nl=False)
+    else:
+        rows = [(r.feature, r.entity, r.kind, r.reads, len(r.columns)) for r in listing(FEATURES)]
+        title = f"{len(rows)} features, {FEATURES.dimension} columns, fingerprint {FEATURES.fingerprint}"
+        print_table(title, ("feature", "of", "kind", "reads", "columns"), rows)
+
+
+@app.command()
+def diff(
+    saved: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Definitions from `recsys features list --json`; none: those of the built examples."
+        ),
+    ] = None,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Compare with the current bundle instead.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """What the current definitions make invalid. Exit code 1 when anything is.
+
+    Example: recsys features diff before.json
+    """
+    changes = _bundle_changes() if bundle else differences(_definitions(saved), FEATURES.describe())
+    if as_json:
+        print_json([asdict(change) for change in changes])
+    elif changes:
+        print_table("since then", ("what", "name", "effect"), [(c.what, c.name, c.effect) for c in changes])
+    else:
+        console.print("no change: examples, models and state are valid")
+    raise typer.Exit(1 if changes else 0)
+
+
+@app.command()
+def size(
+    users: Annotated[int, typer.Option(min=1, help="Users with state.")],
+    items: Annotated[int, typer.Option(min=1, help="Items with state.")],
+    events_per_user: Annotated[int, typer.Option(min=1, help="Mean over `--days`, with impressions.")] = 100,
+    days: Annotated[int, typer.Option(min=1, help="Days over which these events are spread.")] = 30,
+    as_json: JsonFlag = False,
+) -> None:
+    """Predict the Redis memory of the online store, from a sample stored in a private Redis.
+
+    Example: recsys features size --users 1000000 --items 100000
+    """
+    population = Population(users, items, events_per_user, days)
+    found = predict(population, StoreConfig(Settings().partitions))
+    rows = {f"{name}_bytes": round(value) for name, value in asdict(found).items()}
+    print_mapping("predicted Redis memory", rows | {"total_bytes": round(found.total)}, as_json)
+
+
+def _definitions(saved: Path | None) -> dict[str, Any]:
+    path = saved or Settings().features / "examples" / DEFINITIONS
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidData(f"{path}: no definitions; save some with `recsys features list --json`") from None
+    except ValueError as error:
+        raise InvalidData(f"{path}: not definitions from `recsys features list --json`: {error}") from error
+    if not isinstance(content, dict) or not content.keys() >= {"features", "state", "histories"}:
+        raise InvalidData(f"{path}: not definitions from `recsys features list --json`")
+    return content
+
+
+def _bundle_changes() -> list[Change]:
+    """A bundle keeps the names and the fingerprint only."""
+    bundles = Settings().bundles
+    version = current_version(bundles)
+    if version is None:
+        raise InvalidData(f"{bundles}: no bundle is published; publish one with `recsys train all`")
+    manifest = open_bundle(bundles / version).manifest
+    if manifest.feature_fingerprint == FEATURES.fingerprint:
+        return []
+    old, new = set(manifest.feature_names), set(FEATURES.names)
+    changes = [Change("added", name, Effect.MODELS) for name in FEATURES.names if name not in old]
+    changes += [Change("removed", name, Effect.MODELS) for name in manifest.feature_names if name not in new]
+    fallback = Change("changed", "a definition, a window or the order", Effect.MODELS)
+    return changes or [fallback]

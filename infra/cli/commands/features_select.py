@@ -1,0 +1,50 @@
+"""`recsys features select`, a command of its own file: it needs LightGBM, the other feature commands do not."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.output import JsonFlag, QuickFlag, console, finish
+from recsys.features.definitions import FEATURES
+from recsys.settings import Settings
+
+
+def select(
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the KuaiRand-Pure slice; default: the lake's examples.")
+    ] = None,
+    crosses: Annotated[int, typer.Option(min=0, help="Crosses to propose, at most.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same choice.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Rank the features by gain and permutation, drop the useless, propose crosses, show the effect on later rows.
+
+    The choice goes to <home>/reports/features/selection.json.
+
+    Example: recsys features select --crosses 5 --json
+    """
+    from dataclasses import replace
+
+    from training.ladder_input import by_time
+    from training.rank_dataset import read_examples
+    from training.select_features import Selection, Split, main
+
+    settings = Settings()
+    config = Selection(settings.home / "reports" / "features", proposals=crosses, seed=seed)
+    if quick:
+        config = replace(config, trees=30, repeats=1, crossed=4)
+    if data is not None:
+        from training import kuairand_rank
+
+        kuairand = kuairand_rank.load(data)
+        names = kuairand.names()
+        rows = kuairand_rank.examples(kuairand, names)
+        parts = [rows.take(mask) for mask in kuairand_rank.split(kuairand).values()]
+    else:
+        names = FEATURES.names
+        rows = read_examples(settings.features / "examples", [], FEATURES.dimension, length=1)
+        parts = list(by_time(rows))
+    train, validation, test = (Split.of(part) for part in parts)
+    finish(main(config, names, train, validation, test, report=console.print), as_json)

@@ -1,0 +1,63 @@
+"""`recsys report`: tables and plots of what was measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.output import JsonFlag, QuickFlag, finish
+from recsys.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Tables and plots of what was measured.")
+
+
+@app.command()
+def ladder(
+    out: Annotated[
+        Path | None, typer.Option(help="Where the plots go; default <home>/reports/ladder.")
+    ] = None,
+    lake: Annotated[
+        bool, typer.Option("--lake", help="The lake's ladder instead of the synthetic one.")
+    ] = False,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Every rung of the compression ladder: bytes, memory, p50, p99, quality; plots beside the table.
+
+    Build the ladder first, with `recsys train ladder`.
+
+    Example: recsys report ladder --json
+    """
+    from infra.evaluation.reports.ladder import CALLS, report
+    from infra.ladders import ladder_folder
+
+    settings = Settings()
+    folder = ladder_folder(settings, lake)
+    plots = out or settings.home / "reports" / folder.name
+    finish(report(folder, plots, calls=6 if quick else CALLS), as_json)
+
+
+@app.command()
+def diversity(
+    data: Annotated[Path, typer.Option(help="A data set's folder, or a lake.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the plot goes; default <home>/reports/diversity.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampled cases.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """What the diversity dial of MMR and DPP costs in NDCG on what users chose next, and gains in distance.
+
+    Example: recsys report diversity --data var/datasets/ml-100k
+    """
+    from infra.evaluation.reports.diversity import DiversityReport, report
+
+    home = Settings().home
+    work, where = home / "work" / "diversity", out or home / "reports" / "diversity"
+    config = (
+        DiversityReport.quick(data, work, where, seed)
+        if quick
+        else DiversityReport(data, work, where, seed=seed)
+    )
+    finish(report(config), as_json)

@@ -1,0 +1,66 @@
+"""`recsys serve`: the API."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.output import console
+from infra.local.services import connected
+from recsys.errors import InvalidConfig
+from serving.security import Scope, new_key
+from serving.server import run
+from serving.settings import Role, ServingSettings
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any free one.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that share the port.")] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Settings from this file; `recsys tune serving` writes one."
+        ),
+    ] = None,
+    role: Annotated[
+        Role | None, typer.Option(help="api, or one part as a process of its own: recall, rank.")
+    ] = None,
+    uds: Annotated[Path | None, typer.Option(help="Unix socket to listen on instead of a port.")] = None,
+    new_key_name: Annotated[
+        str | None,
+        typer.Option("--new-key", help="Add an API key of this name to RECSYS_API_KEYS, show it, and end."),
+    ] = None,
+    scope: Annotated[list[Scope] | None, typer.Option(help="Scopes of the new key; default: read.")] = None,
+) -> None:
+    """Answer requests until Ctrl-C, with the published bundle; newly published ones are swapped in.
+
+    Options win over RECSYS_HOST, RECSYS_PORT and RECSYS_WORKERS, and these over the profile. Redis and Kafka are
+    those of RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, else those of `recsys up`.
+
+    Example: recsys serve --port 8000 --workers 2
+    """
+    given = {"host": host, "port": port, "workers": workers, "role": role, "uds": uds}
+    settings = ServingSettings(_env_file=profile).model_copy(
+        update={k: v for k, v in given.items() if v is not None}
+    )
+    if new_key_name is not None:
+        _show_new_key(settings.api_keys, new_key_name, scope or [Scope.READ])
+        return
+    connect = connected(settings) if settings.role is not Role.RANK else settings  # needs neither
+    run(connect, lambda url: console.print(f"recsys {settings.role}: [bold]{url}[/]  (Ctrl-C stops it)"))
+
+
+def _show_new_key(path: Path | None, name: str, scopes: list[Scope]) -> None:
+    if path is None:
+        raise InvalidConfig(
+            "set RECSYS_API_KEYS to the file that shall hold the keys, for example var/keys.json"
+        )
+    key = new_key(path, name, scopes)
+    console.print(f"The only time that this key is shown (scopes: {', '.join(scopes)}):")
+    typer.echo(key)

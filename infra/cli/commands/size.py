@@ -1,0 +1,35 @@
+"""`recsys size`: what to run for a load, and what it costs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.capacity.model import TABLE, Load, as_mapping, measure_units, plan, read_table
+from infra.cli.output import JsonFlag, console, print_mapping
+from recsys.store.base import StoreConfig
+
+app = typer.Typer()
+
+
+@app.command()
+def size(
+    qps: Annotated[float, typer.Option(min=0.1, help="Recommendations a second, at the peak.")],
+    users: Annotated[int, typer.Option(min=1, help="Users with state.")],
+    items: Annotated[int, typer.Option(min=1, help="Items in the catalogue.")],
+    events_per_day: Annotated[float, typer.Option(min=1, help="Clicks, dwells, …; impressions come on top.")],
+    table: Annotated[
+        Path, typer.Option(help="What a process does and what things cost; edit a copy.")
+    ] = TABLE,
+    as_json: JsonFlag = False,
+) -> None:
+    """Processes, memory, partitions, bytes and cost a month. Samples are really stored: it takes about a minute.
+
+    Example: recsys size --qps 500 --users 1000000 --items 100000 --events-per-day 20000000
+    """
+    load, figures = Load(qps, users, items, events_per_day), read_table(table)
+    with console.status("storing samples"):
+        units = measure_units(load, figures, StoreConfig())
+    print_mapping("for this load", as_mapping(plan(load, figures, units)), as_json)
+    if not as_json:
+        console.print(f"by {table}: put in what you measured and what you pay; docs/operations.md says how")

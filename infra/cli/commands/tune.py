@@ -1,0 +1,66 @@
+"""`recsys tune`: search for better parameters within limits."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.output import JsonFlag, QuickFlag, console, finish
+from recsys.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Search for better parameters within limits.")
+
+
+@app.callback()
+def _group() -> None:
+    """Search for better parameters within limits."""
+
+
+@app.command()
+def rank(
+    trials: Annotated[
+        int, typer.Option(min=1, help="Students to try, those of an earlier run included.")
+    ] = 30,
+    max_mb: Annotated[float, typer.Option(min=0.01, help="Largest file, embedding rows in INT8.")] = 5.0,
+    max_ms: Annotated[float, typer.Option(min=0.01, help="Longest time for 500 candidates.")] = 1.2,
+    lake: Annotated[
+        bool, typer.Option("--lake", help="The lake's examples instead of synthetic ids.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of data, sampler and training.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """The small ranker's shape and training by Optuna, within a size and a latency; the Pareto front is plotted.
+
+    Distils the teacher of `recsys train ladder` (trained first if there is none). Interrupted, the study goes on.
+    The best student is written for `recsys train ladder --student`.
+
+    Example: recsys tune rank --trials 30 --max-mb 5 --max-ms 1.2
+    """
+    from infra.ladders import ladder_of
+    from training.tune_rank import RankTuning, main
+
+    settings = Settings()
+    config, given = ladder_of(settings, lake=lake, quick=quick, seed=seed)
+    out = settings.home / "work" / f"tune-{config.out.name}"
+    tuning = RankTuning(out, 3 if quick else trials, max_mb, max_ms, seed=seed)
+    finish(main(tuning, config, given, report=console.print), as_json)
+
+
+@app.command()
+def serving(
+    out: Annotated[
+        Path | None, typer.Option(help="Where the profile goes; default <home>/serving.env.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the workload.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Processes, threads and batch size that answer most requests on this machine; written as a profile.
+
+    Example: recsys tune serving --out var/serving.env
+    """
+    from infra.evaluation.benchmarks.tune_serving import ServingTuning, run
+
+    profile = out or Settings().home / "serving.env"
+    finish(run(ServingTuning.quick(profile, seed) if quick else ServingTuning(profile, seed)), as_json)

@@ -1,0 +1,96 @@
+"""The `recsys` command. Groups and commands live in `infra/commands` and are imported when they are called:
+`recsys stream worker` must not load torch, and `recsys --help` must not load anything.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from infra.cli.logs import configure_logs
+from infra.cli.output import one_sentence_on_error
+from infra.cli.settings_table import ALL
+from recsys.settings import Settings, refuse_unknown
+
+# command or group → its module in infra.cli.commands, and its line in `recsys --help`
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("demo", "The whole loop once: import, stream, train, serve, click."),
+    "up": ("services", "Run the embedded Redis and Kafka until Ctrl-C."),
+    "status": ("services", "What runs, what is reachable, which bundle is published."),
+    "serve": ("serve", "Answer requests with the published bundle."),
+    "explain": ("explain", "The whole funnel of one request: who found, scored, moved and removed what."),
+    "size": ("size", "Processes, memory, partitions and cost for a load."),
+    "data": ("data", "Fetch, validate and import data sets."),
+    "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
+    "world": ("world", "A seeded world of users and items to try the system in."),
+    "ab": ("ab", "What experiments found, and whether to believe it."),
+    "features": ("features", "Build training examples with Spark; list and compare definitions."),
+    "train": ("train", "Train both models and publish a bundle."),
+    "tune": ("tune", "Search for better parameters within limits."),
+    "index": ("index", "Measure and choose nearest-neighbour indexes."),
+    "evaluate": ("evaluate", "Offline quality against baselines."),
+    "bench": ("bench", "Measure a part of the system against its goals."),
+    "report": ("report", "Tables and plots of what was measured."),
+    "case-study": ("case_study", "The promised table beside what is measured."),
+    "drill": ("drill", "Break parts of the system on purpose, and count what is wrong afterwards."),
+    "users": ("users", "Forget a user: in Redis now, in the lake with the next compaction."),
+    "bundle": ("bundle", "List, inspect, verify and publish bundles."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Knows the names and imports the rest on use (click's documentation, "Lazily loading subcommands").
+
+    `Any`: typer carries its own copy of click, whose types have no public name.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Enough for the list in the help; `resolve_command` gives the real one."""
+        if cmd_name not in COMMANDS:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name and command else command, rest
+
+
+def load(name: str) -> TyperCommand | TyperGroup:
+    """Import one command or group."""
+    module = importlib.import_module(f"infra.cli.commands.{COMMANDS[name][0]}")
+    group = typer.main.get_group(module.app)
+    if module.__name__.rpartition(".")[2] == name and name not in group.commands:
+        group.name = name
+        return group
+    return cast("TyperCommand", group.commands[name])
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="recsys",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    help="Train, stream and serve recommendations. Start with `recsys demo`.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Train, stream and serve recommendations. Start with `recsys demo`."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    with one_sentence_on_error():
+        refuse_unknown(ALL)
+        configure_logs(Settings().log_level)
+        app()
+
+
+if __name__ == "__main__":
+    main()

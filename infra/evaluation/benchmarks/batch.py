@@ -1,0 +1,154 @@
+"""`recsys bench batch`: what the Spark job costs at 1×, 2× and 4× the events.
+
+Users grow with the events, items do not, so that the histories of items get longer. Wall time, CPU time and the largest
+memory of the JVM and its Python workers, measured after a warm-up run, in one session.
+"""
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+
+from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
+from recsys.datasets.base import USER_SCHEMA
+from recsys.datasets.catalogue import items_path, items_table, users_path
+from recsys.lake import EVENTS, DayWriter, events_table, write_parquet
+from recsys.result import Goal, Result
+from recsys.types import MS_PER_DAY
+from training.features_job import FeatureJob, build
+from training.spark import spark_session
+
+_SAMPLE_S = 0.2
+_SCALES = (1, 2, 4)
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class BatchBench:
+    """`events` of `users` and `items` over `days` at 1×."""
+
+    seed: int = 0
+    events: int = 250_000
+    users: int = 5_000
+    items: int = 5_000
+    days: int = 10
+    buckets: int = 64
+    memory: str = "2g"
+
+    @classmethod
+    def quick(cls, seed: int) -> "BatchBench":
+        return cls(seed=seed, events=10_000, users=200, items=200, days=3)
+
+
+def run(config: BatchBench) -> Result:
+    """Build examples and sequences of each lake."""
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="recsys-batch-") as folder:
+        lakes = {scale: write_lake(Path(folder) / f"lake-{scale}", config, scale) for scale in _SCALES}
+        spark = spark_session("local[2]", config.memory)
+        try:
+            build(spark, FeatureJob(str(lakes[1]), f"{folder}/warm-up", buckets=config.buckets))
+            for scale in _SCALES:
+                with measured() as cost:
+                    job = FeatureJob(str(lakes[scale]), f"{folder}/out-{scale}", buckets=config.buckets)
+                    report = build(spark, job)
+                figures |= {
+                    f"events_{scale}x": report.events,
+                    f"examples_{scale}x": report.examples,
+                    f"wall_s_{scale}x": cost.wall_s,
+                    f"cpu_s_{scale}x": cost.cpu_s,
+                    f"memory_mib_{scale}x": cost.memory_mib,
+                }
+        finally:
+            spark.stop()
+    more = (figures["events_4x"] - figures["events_1x"]) / 1e6
+    figures |= {
+        "wall_4x_over_1x": figures["wall_s_4x"] / figures["wall_s_1x"],
+        "memory_4x_over_1x": figures["memory_mib_4x"] / figures["memory_mib_1x"],
+        "wall_s_per_million_events": (figures["wall_s_4x"] - figures["wall_s_1x"]) / more,
+        "cpu_s_per_million_events": (figures["cpu_s_4x"] - figures["cpu_s_1x"]) / more,
+    }
+    goals = {"wall_4x_over_1x": Goal("<=", 4.0), "memory_4x_over_1x": Goal("<=", 2.0)}
+    return Result("bench batch", config.seed, figures, goals)
+
+
+def write_lake(lake: Path, config: BatchBench, scale: int = 1) -> Path:
+    """A lake of `scale` times the events."""
+    world = FeatureWorld.make(config.users * scale, config.items, config.days, config.seed)
+    with DayWriter(lake, EVENTS, "bench") as writer:
+        for part in range(scale):
+            length_ms = config.days * MS_PER_DAY
+            writer.write(
+                events_table(world.log(config.events, world.start_ms, length_ms, name=f"part-{part}"))
+            )
+    users = {
+        "user_id": [u.user_id for u in world.users],
+        "attributes": [list(u.attributes.items()) for u in world.users],
+    }
+    write_parquet(items_path(lake), items_table(world.items))
+    write_parquet(users_path(lake), pa.table(users, schema=USER_SCHEMA))
+    return lake
+
+
+@dataclass
+class Cost:
+    """Of what ran."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    memory_mib: float = 0.0
+
+
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """What the children of this process (the JVM and its workers) cost meanwhile."""
+    cost, stop = Cost(), threading.Event()
+    started, before = time.monotonic(), _cpu_s()
+
+    def sample() -> None:
+        while not stop.wait(_SAMPLE_S):
+            cost.memory_mib = max(cost.memory_mib, _memory_mib())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        yield cost
+    finally:
+        stop.set()
+        sampler.join()
+        cost.wall_s = time.monotonic() - started
+        cost.cpu_s = _cpu_s() - before
+
+
+def _children() -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return found
+
+
+def _cpu_s() -> float:
+    """CPU seconds of all children, those that have ended included where their parent waited for them."""
+    total = 0.0
+    for child in _children():
+        try:
+            times = child.cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def _memory_mib() -> float:
+    """Resident memory of all children; pages that forked workers share count once in each."""
+    total = 0
+    for child in _children():
+        try:
+            total += child.memory_info().rss
+        except psutil.Error:
+            continue
+    return total / _MIB

@@ -1,0 +1,317 @@
+"""`recsys bench parity`: served = logged = recomputed, and stream = batch = brute force.
+
+A seeded log arrives out of order and with duplicates, through Kafka and the feature worker into Redis. Between its
+segments lists are served from Redis, logged with their features, and their impressions go the same way. The
+archiver lands everything; Spark builds examples and states from the lake. Compared, bit by bit:
+
+1. cells and histories of every user and item: Redis against Spark;
+2. the features of every served line: as logged against Spark's recomputation as of that instant;
+3. a sample of those, and of the log's own impressions in the middle of things: Spark against brute force.
+"""
+
+import random
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
+from infra.evaluation.benchmarks.rig import StreamRig
+from infra.local.children import recsys_command
+from recsys.datasets.base import USER_SCHEMA
+from recsys.datasets.catalogue import items_path, items_table, users_path
+from recsys.events import Event
+from recsys.features.assemble import assemble
+from recsys.features.definitions import FEATURES
+from recsys.features.item_columns import ItemColumns
+from recsys.features.reference import reference_features
+from recsys.features.state import Entity, EntityState, parse_cell
+from recsys.impressions import Impression, ShownItem, impression_events
+from recsys.lake import IMPRESSIONS, write_parquet
+from recsys.result import Goal, Result
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, Topic
+from streaming.commit import read_checkpoint
+from training.features_job import FeatureJob, build
+from training.spark import Session, spark_session
+from training.state_job import entity_state, state
+
+_WAIT_S = 900.0
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class ParityBench:
+    """`events` in `segments` of `segment_ms`; after each, `requests` lists of `lines` items are served."""
+
+    seed: int = 0
+    events: int = 200_000
+    users: int = 2_000
+    items: int = 1_000
+    segments: int = 6
+    segment_ms: int = 16 * MS_PER_HOUR
+    lateness_ms: int = 6 * MS_PER_HOUR
+    duplicates: float = 0.02
+    requests: int = 40
+    lines: int = 50
+    sampled: int = 400  # lines and impressions that brute force recomputes
+    buckets: int = 64
+
+    @classmethod
+    def quick(cls, seed: int) -> "ParityBench":
+        return cls(seed=seed, events=6_000, users=100, items=80, segments=3, requests=8, lines=20, sampled=60)
+
+
+def run(config: ParityBench) -> Result:
+    """The whole comparison on private servers."""
+    rng = random.Random(config.seed)  # noqa: S311
+    days = config.segments * (config.segment_ms + 1) / MS_PER_DAY
+    world = FeatureWorld.make(config.users, config.items, days, config.seed)
+    with StreamRig() as rig:
+        started = time.monotonic()
+        archiver = rig.start_worker(*recsys_command("stream", "archive", "--json"))
+        for _ in range(2):
+            rig.start_worker()
+        events, served = _stream(rig, config, world, rng)
+        streamed_s = time.monotonic() - started
+        now_ms = served[-1].time_ms + 1
+        users = {u.user_id: rig.store.user(u.user_id) for u in world.users}
+        items = dict(rig.store.all_items())
+        expected = len(events) + len(served)
+        rig.wait_until(lambda: _archived(rig) >= expected, _WAIT_S, "archiving everything")
+        archiver.stop()
+        _write_tables(rig.home / "lake", world)
+        lake_ms = time.monotonic()
+        spark = spark_session("local[2]")
+        try:
+            figures = _recomputed(spark, rig.home, config, world, events, served, users, items, now_ms, rng)
+        finally:
+            spark.stop()
+        figures["batch_s"] = time.monotonic() - lake_ms
+    sent = len({e.event_id for e in events})
+    figures |= {
+        "events": sent + sum(len(s.items) for s in served),
+        "duplicates_sent": len(events) - sent,
+        "out_of_order_sent": _out_of_order(events),
+        "stream_s": streamed_s,
+    }
+    goals = {name: Goal("==", 0) for name in figures if name.startswith("mismatching")}
+    goals |= {
+        "events": Goal(">=", config.events),
+        "duplicates_sent": Goal(">", 0),
+        "compared_floats": Goal(">", 0),
+    }
+    return Result("bench parity", config.seed, figures, goals)
+
+
+# --- the stream -------------------------------------------------------------------------------------------------
+
+
+def _stream(
+    rig: StreamRig, config: ParityBench, world: FeatureWorld, rng: random.Random
+) -> tuple[list[Event], list[Impression]]:
+    """Send segment after segment; serve when the worker has applied all before. (events as sent, what was served)."""
+    sent: list[Event] = []
+    served: list[Impression] = []
+    per_segment = -(-config.events // config.segments)
+    for segment in range(config.segments):
+        start_ms = world.start_ms + segment * (config.segment_ms + 1)
+        for event in world.log(
+            per_segment, start_ms, config.segment_ms, config.lateness_ms, config.duplicates, f"s{segment}"
+        ):
+            rig.sink.append(Topic.EVENTS, event.user_id, _encode(event.to_dict()))
+            sent.append(event)
+        _settle(rig)
+        lists = _serve(rig, config, world, rng, start_ms + config.segment_ms, f"request-{segment}")
+        for shown in lists:
+            rig.sink.append(Topic.IMPRESSIONS, shown.user_id, _encode(shown.to_dict()))
+        served += lists
+        _settle(rig)
+    return sent, served
+
+
+def _settle(rig: StreamRig) -> None:
+    rig.sink.flush(60.0)
+    rig.wait_until(lambda: rig.applied() >= rig.appended(), _WAIT_S, "applying what was sent")
+
+
+def _serve(
+    rig: StreamRig, config: ParityBench, world: FeatureWorld, rng: random.Random, now_ms: int, name: str
+) -> list[Impression]:
+    """Lists as the API serves them: the user from Redis, the items from the columns, features logged as read."""
+    columns = ItemColumns(world.items, FEATURES)
+    columns.load(rig.store.all_items())
+    lists = []
+    for n in range(config.requests):
+        user = world.user(rng)
+        rows = np.array(rng.sample(range(config.items), config.lines), np.int32)
+        context = {"tab": str(n % 4)}
+        matrix = assemble(
+            FEATURES, rig.store.user(user.user_id), user.attributes, columns, rows, now_ms, context
+        )
+        shown = [
+            ShownItem(i.item_id, position, 0.0, categories=i.categories, creator=i.creator)
+            for position, i in enumerate(world.items[row] for row in rows)
+        ]
+        lists.append(
+            Impression(
+                request_id=f"{name}-{n}",
+                user_id=user.user_id,
+                time_ms=now_ms,
+                bundle="parity",
+                fingerprint=FEATURES.fingerprint,
+                items=shown,
+                features=matrix,
+                context=context,
+            )
+        )
+    return lists
+
+
+# --- the recomputation ------------------------------------------------------------------------------------------
+
+
+def _recomputed(
+    spark: Session,
+    home: Path,
+    config: ParityBench,
+    world: FeatureWorld,
+    events: Sequence[Event],
+    served: Sequence[Impression],
+    users: Mapping[str, EntityState],
+    items: Mapping[str, EntityState],
+    now_ms: int,
+    rng: random.Random,
+) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=home) as output:
+        job = FeatureJob(str(home / "lake"), output, negatives=0, buckets=config.buckets)
+        build(spark, job)
+        examples = {row["example_id"]: row for row in _read(Path(output) / "examples")}
+        rows = state(spark, job, now_ms).toArrow().to_pylist()
+    figures = _compare_states(rows, users, items, now_ms)
+
+    logged = {row["event_id"]: row["features"] for row in _read(home / "lake" / IMPRESSIONS)}
+    pairs = [
+        (np.array(f, np.float32), np.array(examples[e]["features"], np.float32)) for e, f in logged.items()
+    ]
+    figures |= {
+        "lines_served": sum(len(s.items) for s in served),
+        "lines_logged": len(logged),
+        "compared_floats": sum(a.size for a, _ in pairs),
+        "mismatching_served_floats": sum(_different_bits(a, b) for a, b in pairs),
+    }
+    everything = _unique([*events, *(e for s in served for e in impression_events(s))])
+    sample = rng.sample(sorted(examples), min(config.sampled, len(examples)))
+    sample += rng.sample(sorted(logged), min(config.sampled, len(logged)))
+    wrong = sum(_brute_force_differs(examples[e], everything, world) for e in sample)
+    return figures | {
+        "compared_with_brute_force": len(sample) * FEATURES.dimension,
+        "mismatching_brute_force_floats": wrong,
+    }
+
+
+def _compare_states(
+    rows: Sequence[Mapping[str, Any]],
+    users: Mapping[str, EntityState],
+    items: Mapping[str, EntityState],
+    now_ms: int,
+) -> dict[str, float]:
+    """Integers of Redis against Spark's: the cells that a window still reaches, and every visit."""
+    compared = wrong = visits = wrong_visits = 0
+    for row in rows:
+        entity = Entity(row["entity"])
+        theirs = (users if entity is Entity.USER else items).get(row["id"], EntityState())
+        ours = entity_state(row)
+        left, right = live_cells(entity, ours, now_ms), live_cells(entity, theirs, now_ms)
+        compared += len(left.keys() | right.keys())
+        wrong += sum(left.get(cell) != right.get(cell) for cell in left.keys() | right.keys())
+        visits += sum(map(len, ours.histories.values()))
+        wrong_visits += ours.histories != theirs.histories
+    known = {(row["entity"], row["id"]) for row in rows}
+    wrong += sum((Entity.ITEM.value, i) not in known for i in items)
+    return {
+        "compared_integers": compared,
+        "mismatching_integers": wrong,
+        "compared_visits": visits,
+        "mismatching_histories": wrong_visits,
+    }
+
+
+def live_cells(entity: Entity, state_: EntityState, now_ms: int) -> dict[str, int]:
+    """Without tiles that no window reaches: the store may have dropped them."""
+    live = {}
+    for cell, amount in state_.cells.items():
+        name, tile, _ = parse_cell(cell)
+        aggregate = FEATURES.aggregate(entity, name)
+        # a cell that nobody owns is kept, so that it shows as a mismatch
+        hop = aggregate.hop_ms if aggregate else 0
+        if aggregate is None or not hop or now_ms // hop - tile < aggregate.retention_ms // hop:
+            live[cell] = amount
+    return live
+
+
+def _brute_force_differs(example: Mapping[str, Any], events: "_Events", world: FeatureWorld) -> int:
+    user = next(u for u in world.users if u.user_id == example["user_id"])
+    item = next(i for i in world.items if i.item_id == example["item_id"])
+    shown = events.by_id[example["example_id"]]
+    near = events.near(user.user_id, item.item_id)
+    expected = reference_features(FEATURES, near, user, item, example["event_time_ms"], shown.context)
+    return _different_bits(np.array(example["features"], np.float32), expected)
+
+
+class _Events:
+    """Every event once, by id and by user or item."""
+
+    def __init__(self, events: Mapping[str, Event]) -> None:
+        self.by_id = events
+        self._of: dict[str, list[Event]] = defaultdict(list)
+        for event in events.values():
+            self._of[event.user_id].append(event)
+            self._of[event.item_id].append(event)
+
+    def near(self, user_id: str, item_id: str) -> list[Event]:
+        """What the features of the pair can depend on."""
+        return [*self._of[user_id], *(e for e in self._of[item_id] if e.user_id != user_id)]
+
+
+def _unique(events: Sequence[Event]) -> _Events:
+    return _Events({event.event_id: event for event in events})
+
+
+def _different_bits(left: NDArray[np.float32], right: NDArray[np.float32]) -> int:
+    return int(np.count_nonzero(left.view(np.uint32) != right.view(np.uint32)))
+
+
+def _out_of_order(events: Sequence[Event]) -> int:
+    times = np.array([e.event_time_ms for e in events])
+    return int(np.count_nonzero(times < np.maximum.accumulate(times)))
+
+
+# --- the lake ---------------------------------------------------------------------------------------------------
+
+
+def _archived(rig: StreamRig) -> int:
+    """Records that the archiver has committed."""
+    return sum(place.offset for place in read_checkpoint(rig.home / "lake").values())
+
+
+def _write_tables(lake: Path, world: FeatureWorld) -> None:
+    users = {
+        "user_id": [u.user_id for u in world.users],
+        "attributes": [list(u.attributes.items()) for u in world.users],
+    }
+    write_parquet(items_path(lake), items_table(world.items))
+    write_parquet(users_path(lake), pa.table(users, schema=USER_SCHEMA))
+
+
+def _read(folder: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("dt=*/[!._]*.parquet")):
+        yield from pq.ParquetFile(path).read().to_pylist()

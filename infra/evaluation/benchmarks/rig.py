@@ -1,0 +1,127 @@
+"""A private Redis, a private broker and feature workers as processes: what benches and drills of the stream run on."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from infra.local.children import recsys_command
+from infra.local.kafka import KafkaBroker
+from infra.local.process import ChildProcess
+from infra.local.redis import Persistence, RedisServer
+from recsys.errors import Unavailable
+from recsys.features.definitions import FEATURES
+from recsys.store.base import StoreConfig
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import Topic
+from streaming.log import KafkaSink, KafkaSource
+
+TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS)
+PARTITIONS = 4
+EVERY = [(topic, partition) for topic in TOPICS for partition in range(PARTITIONS)]
+Offsets = dict[tuple[Topic, int], int]
+
+
+class StreamRig:
+    """A context manager. Workers are processes of the `recsys stream worker` command; their logs are in `home`."""
+
+    def __init__(self, persistence: Persistence = Persistence.NONE) -> None:
+        self._persistence = persistence
+        self._open = ExitStack()
+        self.workers: list[ChildProcess] = []  # all that were ever started
+        self._running: list[ChildProcess] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opening:
+            self.home = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="recsys-rig-")))
+            self.redis = opening.enter_context(RedisServer(self.home / "redis", self._persistence))
+            self.kafka = opening.enter_context(KafkaBroker(self.home / "kafka", PARTITIONS))
+            self.sink = KafkaSink(self.kafka.bootstrap)
+            opening.callback(self.sink.close)
+            self.source = KafkaSource(self.kafka.bootstrap)
+            opening.callback(self.source.close)
+            self.store = RedisFeatureStore(self.redis.url, FEATURES, StoreConfig(PARTITIONS))
+            opening.callback(self.store.close)
+            opening.callback(self._stop_workers)
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def start_worker(self, *command: str, namespace: str = "recsys") -> ChildProcess:
+        """A feature worker, or another program that takes the same settings."""
+        environ = {
+            "RECSYS_REDIS_URL": self.redis.url,
+            "RECSYS_REDIS_NAMESPACE": namespace,
+            "RECSYS_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+            "RECSYS_PARTITIONS": str(PARTITIONS),
+            "RECSYS_HOME": str(self.home),
+        }
+        log = self.home / f"worker-{len(self.workers)}.log"
+        worker = ChildProcess(
+            list(command) or recsys_command("stream", "worker", "--json"), log, environ=environ
+        )
+        self.workers.append(worker)
+        self._running.append(worker)
+        return worker
+
+    def stop_worker(self, worker: ChildProcess) -> None:
+        """In order."""
+        self._running.remove(worker)
+        worker.stop()
+
+    def kill_worker(self, worker: ChildProcess) -> None:
+        """kill -9."""
+        self._running.remove(worker)
+        worker.kill()
+
+    def worker_logs(self) -> str:
+        """Everything that all workers have logged."""
+        return "".join(path.read_text(encoding="utf-8") for path in sorted(self.home.glob("worker-*.log")))
+
+    def offsets(self) -> Offsets:
+        """How far the store is in each topic partition; empty while it is away."""
+        try:
+            found = {where: self.store.checkpoint(*where) for where in EVERY}
+        except Unavailable:
+            return {}
+        return {where: checkpoint.offset if checkpoint else 0 for where, checkpoint in found.items()}
+
+    def applied(self) -> int:
+        """Records that the store has passed."""
+        return sum(self.offsets().values())
+
+    def ends(self) -> Offsets:
+        """The offset that the next record of each topic partition will get."""
+        return {where: self.source.end_offset(*where) for where in EVERY}
+
+    def appended(self) -> int:
+        """Records that the log has."""
+        return sum(self.ends().values())
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> float:
+        """Seconds until the condition held.
+
+        Raises:
+            Unavailable: it did not hold in time, with the end of the workers' logs; or a worker ended by itself.
+        """
+        started = time.monotonic()
+        while not condition():
+            for worker in self._running:
+                if not worker.alive:
+                    raise Unavailable(f"{what}: a worker ended by itself: {worker.log_tail()}")
+            if time.monotonic() - started > timeout_s:
+                tails = "; ".join(worker.log_tail(2) for worker in self.workers)
+                raise Unavailable(f"{what}: not within {timeout_s:.0f} s; workers: {tails}")
+            time.sleep(0.05)
+        return time.monotonic() - started
+
+    def _stop_workers(self) -> None:
+        for worker in self.workers:
+            worker.stop()

@@ -1,0 +1,296 @@
+"""`recsys bench serve`: the whole request path under an open load, at rates up to saturation.
+
+Everything is real and on this machine: Redis, the broker, a feature worker, the API's workers and the load generator
+are processes that share its cores. The bundle has 100 k items × 64 and the ladder's INT8 student with random weights
+(`infra.evaluation.benchmarks.serving_bundle`); 500 candidates are ranked, 20 returned; users by Zipf's law; 20 % of the requests
+follow an event of the same user.
+
+Without caches:
+1. floors: what FAISS, onnxruntime, Redis and the HTTP server take alone, and the path beside them, one request at a
+   time.
+2. rates: geometric steps until a rate is not sustained; the last one that was is the saturation.
+3. half: at half of the saturation, percentiles from when each request was due; stages; processor time by process.
+4. overload: ten times that rate: what is refused, and how long the accepted ones take.
+
+With caches:
+5. rates again, with a load of which 70 % hit the result cache.
+6. freshness: from a click to a changed answer, with 2 000 events a second beside it.
+7. memory: resident set after each of these loads; `requests` more of them tell whether it stays flat.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from infra.cli.output import console
+from infra.evaluation.benchmarks.http_floor import median_ms
+from infra.evaluation.benchmarks.load import Answers, Load, run_load
+from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
+from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_past
+from infra.evaluation.benchmarks.serving_floors import ROUNDS, floors, zipf_users
+from infra.evaluation.benchmarks.serving_fresh import Freshness, measure
+from infra.evaluation.benchmarks.serving_plot import plot_serving
+from infra.evaluation.benchmarks.serving_watch import MemoryCurve, Watch
+from infra.local.children import recsys_command
+from infra.local.process import ChildProcess, free_port
+from recsys.result import Goal, Result
+from recsys.types import Item
+
+_START_TIMEOUT_S = 180.0
+NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}
+_SUSTAINED = 0.97  # of the due requests answered within the run
+_SATURATED_P99_MS = 500.0
+_WATCHED_S = 30.0  # of load between two looks at the memory
+
+
+@dataclass(frozen=True)
+class ServeBench:
+    """The workload's sizes; `quick` has less of everything but the same code."""
+
+    seed: int = 0
+    items: int = 100_000
+    users: int = 100_000
+    past_events: int = 200_000
+    workers: int = 2
+    threads: int = 2
+    first_rate: float = 60.0
+    step: float = 1.3
+    step_s: float = 6.0
+    half_s: float = 20.0
+    overload: float = 10.0
+    cached_rate: float = 200.0
+    hot_users: int = 8
+    hot_share: float = 0.75  # some of them miss: the first in each half second, in each worker
+    fresh_s: float = 12.0
+    events_per_s: float = 2_000.0
+    requests: int = 0  # answered with caches at least, while memory is watched
+    plot: Path | None = None
+
+    @classmethod
+    def quick(cls, seed: int) -> "ServeBench":
+        return cls(
+            seed,
+            items=20_000,
+            past_events=30_000,
+            first_rate=30.0,
+            step=1.6,
+            step_s=3.0,
+            half_s=6.0,
+            cached_rate=60.0,
+            fresh_s=4.0,
+            events_per_s=500.0,
+        )
+
+
+@dataclass(frozen=True)
+class Api:
+    """A running API process tree."""
+
+    port: int
+    process: ChildProcess
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stages(self) -> dict[str, tuple[float, float]]:
+        """Stage → (seconds, requests) so far, all workers together."""
+        text = httpx.get(f"{self.url}/metrics", timeout=30).text
+        read = {
+            part: dict(re.findall(rf'recsys_stage_seconds_{part}{{stage="(\w+)"}} (\S+)', text))
+            for part in ("sum", "count")
+        }
+        return {s: (float(read["sum"][s]), float(n)) for s, n in read["count"].items()}
+
+    def cache(self, name: str) -> tuple[float, float]:
+        """Hits and misses so far, all workers together."""
+        text = httpx.get(f"{self.url}/metrics", timeout=30).text
+        found = dict(re.findall(rf'recsys_cache{{cache="{name}",what="(\w+)"}} (\S+)', text))
+        return float(found["hits"]), float(found["misses"])
+
+
+def run(config: ServeBench) -> Result:
+    """Every part."""
+    items = bench_items(config.items, config.seed)
+    with StreamRig() as rig:
+        console.print(f"bundle of {config.items} items, {config.past_events} events into Redis …")
+        bundle = write_bench_bundle(rig.home / "bundles", items, config.seed)
+        write_past(rig.store, items, config.users, config.past_events, PARTITIONS, config.seed)
+        rig.start_worker()
+        figures = floors(bundle, rig.store, config.users, config.seed)
+        with api(rig, config.workers, **NO_CACHES, RECSYS_THREADS=str(config.threads)) as served:
+            curve, found = _without_caches(rig, served, config)
+        figures |= found
+        with api(rig, config.workers, RECSYS_THREADS=str(config.threads)) as served:
+            cached_curve, found = _with_caches(rig, served, config, items)
+        figures |= found
+    figures["path_over_floors"] = figures["path_ms"] / figures["floor_total_ms"]
+    if config.plot:
+        plot_serving(config.plot, curve, cached_curve, figures)
+    goals = {
+        "half_p50_ms": Goal("<=", 5),
+        "half_p99_ms": Goal("<=", 20),
+        "half_errors": Goal("==", 0),
+        "saturation_per_s": Goal(">=", 350),
+        "cached_saturation_per_s": Goal(">=", 1_200),
+        "fresh_p99_ms": Goal("<=", 100),
+        "overload_p99_ms": Goal("<=", 80),  # the deadline of a request
+        "overload_other_errors": Goal("==", 0),
+        "worker_rss_mib": Goal("<=", 600),
+        "worker_rss_growth_mib": Goal("<=", 20),
+        "path_over_floors": Goal("<=", 1.6),
+    }
+    return Result("bench serve", config.seed, figures, goals)
+
+
+def _without_caches(
+    rig: StreamRig, served: Api, config: ServeBench
+) -> tuple[dict[float, Answers], dict[str, float]]:
+    load = Load(served.port, config.first_rate, config.step_s, config.users, config.items, seed=config.seed)
+    run_load(load)  # warm-up
+    figures = {"path_ms": median_ms(served.port, zipf_users(config.users, config.seed), ROUNDS)}
+    curve = saturate(load, config.step)
+    saturation = max((a.per_s for a in curve.values() if sustained(a)), default=0.0)
+    half_rate = max(saturation / 2, 1.0)
+    before = served.stages()
+    with Watch(
+        api=served.process.pid, redis=rig.redis.pid, kafka=rig.kafka.pid, stream=rig.workers[0].pid
+    ) as watch:
+        half = run_load(replace(load, rate=half_rate, seconds=config.half_s, seed=config.seed + 100))
+    figures |= _per_stage(before, served.stages()) | {
+        "saturation_per_s": saturation,
+        "half_rate_per_s": half_rate,
+        **{f"half_p{q}_ms": half.percentile(q) for q in (50, 90, 99)},
+        "half_errors": half.errors,
+        "half_degraded": half.degraded,
+        "half_generator_late_ms": half.late_ms,
+        "half_cpu_load_ms": 1e3 * half.cpu_s / max(len(half.ms), 1),
+        **{f"half_cpu_{name}_ms": 1e3 * s / max(len(half.ms), 1) for name, s in watch.cpu_s.items()},
+    }
+    over = run_load(replace(load, rate=half_rate * config.overload, seed=config.seed + 101))
+    shed = over.failed.get(503, 0)
+    return curve, figures | {
+        "overload_rate_per_s": half_rate * config.overload,
+        "overload_answered_per_s": over.per_s,
+        "overload_refused": shed,
+        "overload_other_errors": over.errors - shed,
+        "overload_p99_ms": over.percentile(99),
+        "overload_generator_late_ms": over.late_ms,
+    }
+
+
+def _with_caches(
+    rig: StreamRig, served: Api, config: ServeBench, items: Sequence[Item]
+) -> tuple[dict[float, Answers], dict[str, float]]:
+    load = Load(
+        served.port,
+        config.cached_rate,
+        config.step_s,
+        config.users,
+        config.items,
+        hot=config.hot_users,
+        hot_share=config.hot_share,
+        seed=config.seed + 1_000,
+    )
+    run_load(load)  # warm-up
+    memory = MemoryCurve(served.process.pid)
+    before = served.cache("results")
+    curve = saturate(load, config.step, lambda answers: memory.note(len(answers.ms)))
+    hits, misses = (now - old for now, old in zip(served.cache("results"), before, strict=True))
+    saturation = max((a.per_s for a in curve.values() if sustained(a)), default=0.0)
+    fresh = measure(
+        Freshness(served.port, rig.kafka.bootstrap, config.events_per_s, config.fresh_s, seed=config.seed),
+        items,
+    )
+    steady = run_load(replace(load, rate=max(saturation / 2, 1.0), seconds=config.half_s))
+    memory.note(len(steady.ms))
+    longer = replace(load, rate=max(saturation / 2, 1.0), seconds=_WATCHED_S)
+    while memory.requests[-1] < config.requests:
+        answered = len(run_load(longer).ms)
+        memory.note(answered)
+        if not answered:
+            break
+    return curve, {
+        "cached_saturation_per_s": saturation,
+        "cached_hit_share": hits / max(hits + misses, 1.0),
+        "cached_half_p50_ms": steady.percentile(50),
+        "cached_half_p99_ms": steady.percentile(99),
+        "fresh_events_per_s": config.events_per_s,
+        "fresh_probes": len(fresh),
+        "fresh_p50_ms": float(np.percentile(fresh, 50)),
+        "fresh_p99_ms": float(np.percentile(fresh, 99)),
+        "worker_rss_mib": max(memory.mib),
+        "worker_rss_growth_mib": memory.growth_mib,
+        "worker_rss_requests": float(memory.requests[-1]),
+    }
+
+
+@contextmanager
+def api(rig: StreamRig, workers: int, **settings: str) -> Iterator[Api]:
+    """`recsys serve` on the rig, ready to answer."""
+    port = free_port()
+    environ = {
+        "RECSYS_REDIS_URL": rig.redis.url,
+        "RECSYS_KAFKA_BOOTSTRAP": rig.kafka.bootstrap,
+        "RECSYS_PARTITIONS": str(PARTITIONS),
+        "RECSYS_HOME": str(rig.home),
+        "OMP_NUM_THREADS": "1",
+        **settings,
+    }
+    command = recsys_command("serve", "--port", str(port), "--workers", str(workers))
+    process = ChildProcess(command, rig.home / f"api-{port}.log", environ=os.environ | environ)
+    served = Api(port, process)
+    try:
+        process.wait_until(lambda: _ready(served.url), _START_TIMEOUT_S)
+        yield served
+    finally:
+        process.stop()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def sustained(answers: Answers, limit_ms: float = _SATURATED_P99_MS) -> bool:
+    """Everything that was due was answered, in time: p99 within the limit."""
+    answered = len(answers.ms) >= _SUSTAINED * (len(answers.ms) + answers.errors)
+    return answered and answers.percentile(99) <= limit_ms
+
+
+def saturate(
+    load: Load, step: float, after_each: Callable[[Answers], object] = lambda answers: None
+) -> dict[float, Answers]:
+    """Rate → answers, rates growing until one is not sustained."""
+    curve: dict[float, Answers] = {}
+    while True:
+        answers = curve[load.rate] = run_load(load)
+        console.print(
+            f"{load.rate:6.0f}/s due: {answers.per_s:6.0f}/s answered, p50 {answers.percentile(50):.1f} ms,"
+            f" p99 {answers.percentile(99):.1f} ms, {answers.errors} errors"
+        )
+        after_each(answers)
+        if not sustained(answers):
+            return curve
+        load = replace(load, rate=load.rate * step, seed=load.seed + 1)
+
+
+def _per_stage(
+    before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]
+) -> dict[str, float]:
+    """Mean milliseconds of each stage between two looks."""
+    means = {}
+    for stage, (seconds, n) in after.items():
+        old_seconds, old_n = before.get(stage, (0.0, 0.0))
+        if n > old_n:
+            means[f"stage_{stage}_ms"] = 1e3 * (seconds - old_seconds) / (n - old_n)
+    return means | {"stage_total_ms": sum(means.values())}

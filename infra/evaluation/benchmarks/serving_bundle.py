@@ -1,0 +1,116 @@
+"""A bundle of the bench's size with untrained models: the architectures that are served, random weights.
+
+What a request costs does not depend on the weights. Item vectors are clustered by category, as learnt ones are
+(random directions are the hard case of an inverted-list index, see docs/recall-index.md).
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from infra.evaluation.benchmarks.serving_fixture import CATEGORIES
+from recsys.bundle import Bundle, Manifest, publish, write_bundle
+from recsys.datasets.base import ITEM_SCHEMA
+from recsys.features.definitions import FEATURES
+from recsys.models.blocks import numeric_statistics
+from recsys.models.ranker import Ranker, RankerData
+from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
+from recsys.rank.scorer import RankerSession
+from recsys.recall.ann import AnnIndex
+from recsys.recall.two_tower import UserTower
+from recsys.types import Item
+from training.compress import quantize_linear_layers, quantized_tables
+from training.export_ranker import export_ranker, random_inputs
+from training.export_two_tower import export_user_tower
+from training.ladder import LadderConfig
+
+DIMENSION, LENGTH, NEIGHBOURS = 64, 50, 50
+
+
+def write_bench_bundle(bundles: Path, items: list[Item], seed: int, version: str = "bench") -> Bundle:
+    """Write and publish it: two-tower of the default shape, the ladder's INT8 student, an index of `choose(n)`."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    vectors = _clustered(items, rng)
+    manifest = Manifest(
+        version=version,
+        created_ms=time.time_ns() // 1_000_000,
+        feature_fingerprint=FEATURES.fingerprint,
+        feature_names=FEATURES.names,
+        data_window_ms=(0, 1),
+        seed=seed,
+        metrics={},
+        models={"two_tower": {}, "ranker": {}},
+    )
+    with write_bundle(bundles, manifest) as folder:
+        golden = _write_ranker(folder, len(items), seed) | _write_tower(folder, items, vectors)
+        save_file(golden, folder / "golden.safetensors")
+        save_file({"vectors": vectors}, folder / "item_vectors.safetensors")
+        index = AnnIndex.build(vectors)
+        index.save(folder / "index.faiss")
+        near = index.search(vectors, NEIGHBOURS)
+        save_file(
+            {"neighbours": near.rows, "scores": np.maximum(near.scores, 0)},
+            folder / "item_to_item.safetensors",
+        )
+        scores = (1 / np.arange(1, len(items) + 1)).astype(np.float32)
+        save_file(
+            {"rows": rng.permutation(len(items)).astype(np.int32), "scores": scores},
+            folder / "popular.safetensors",
+        )
+        pq.write_table(_table(items), folder / "items.parquet")
+    return publish(bundles, version)
+
+
+def _clustered(items: list[Item], rng: np.random.Generator) -> NDArray[np.float32]:
+    centres = rng.standard_normal((4 * CATEGORIES, DIMENSION), np.float32)
+    category = np.array([int(item.categories[0].split("-")[1]) for item in items])
+    chosen = 4 * category + rng.integers(0, 4, len(items))
+    vectors = centres[chosen] + 0.7 * rng.standard_normal((len(items), DIMENSION), np.float32)
+    unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+def _write_ranker(folder: Path, n_items: int, seed: int) -> dict[str, NDArray[np.generic]]:
+    config = LadderConfig(out=folder).student
+    sample = torch.rand(2_000, FEATURES.dimension) * 100
+    data = RankerData(
+        n_items,
+        FEATURES.dimension,
+        *numeric_statistics(sample, config.bins),
+        fields=torch.zeros(n_items + 1, 0, dtype=torch.int64),
+        field_sizes=(),
+    )
+    ranker = quantized_tables(Ranker(config, data).eval(), bits=8)
+    plain = folder / "plain.onnx"
+    export_ranker(ranker, plain, n_items, FEATURES.dimension, LENGTH, seed)
+    quantize_linear_layers(plain, folder / "ranker.onnx")
+    plain.unlink()
+    inputs = random_inputs(n_items, FEATURES.dimension, LENGTH, 64, np.random.default_rng(seed))
+    found = RankerSession(folder / "ranker.onnx").run(inputs)
+    return {f"ranker/in/{k}": v for k, v in inputs.items()} | {f"ranker/out/{k}": v for k, v in found.items()}
+
+
+def _write_tower(
+    folder: Path, items: list[Item], vectors: NDArray[np.float32]
+) -> dict[str, NDArray[np.generic]]:
+    tower = ServedUserTower(TwoTower(TwoTowerShape(dim=DIMENSION), items).eval())
+    tower.table = torch.from_numpy(np.vstack([np.zeros((1, DIMENSION), np.float32), vectors]))
+    export_user_tower(tower.eval(), folder / "user_tower.onnx")
+    history = np.arange(1, LENGTH + 1)[None]
+    inputs = {"history": history, "types": np.ones_like(history), "gaps": np.ones_like(history)}
+    found = UserTower(folder / "user_tower.onnx").vectors(**inputs)
+    golden: dict[str, NDArray[np.generic]] = {f"user_tower/in/{k}": v for k, v in inputs.items()}
+    return golden | {"user_tower/out/user_vector": found}
+
+
+def _table(items: list[Item]) -> pa.Table:
+    names = ("item_id", "title", "categories", "creator", "created_ms")
+    columns = {name: [getattr(item, name) for item in items] for name in names}
+    return pa.table(columns | {"attributes": [[] for _ in items]}, schema=ITEM_SCHEMA)

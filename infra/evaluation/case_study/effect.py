@@ -1,0 +1,226 @@
+"""The rows of effect, *simulated*: CTR, CVR, dwell and diversity of *before* and *after* in one A/B test.
+
+Both arms are trained on the same log of a simple shop, the same world's users visit both, each user one of them
+(a sticky hash). Nothing is planted: the world does not know which arm answered. Every figure follows from the seed.
+"""
+
+import asyncio
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.evaluation.case_study.exploration import Played, off_policy
+from infra.evaluation.case_study.learn import Learning, learn
+from infra.evaluation.case_study.rows import Measured
+from infra.evaluation.case_study.section import Found, Sheet
+from infra.evaluation.case_study.simulated_ab import Deployment, Lab
+from infra.evaluation.case_study.virtual_time import run_virtually
+from recsys.bundle import Bundle
+from recsys.experiments.analysis import ArmData, Lift, compare
+from recsys.experiments.assignment import Arm, Assigner, Experiment
+from recsys.experiments.comparison import CatalogueLift, catalogue_lifts, lifts, split_p
+from recsys.experiments.outcomes import METRICS, Outcomes, outcomes_by_day
+from recsys.lake import read_events
+from recsys.rerank.reranker import Diversity, Exploration, RerankConfig
+from recsys.simulation.actions import row_of
+from recsys.simulation.behavior import Behavior, Response, Visitor
+from recsys.simulation.past import PastConfig, write_past
+from recsys.simulation.world import Ints, World, WorldConfig, create_world
+from recsys.types import MS_PER_DAY, Head
+from serving.runtime import PathConfig
+from streaming.visitors import Population, VisitConfig, play_day
+
+EXPERIMENT = "case-study"
+BEFORE, AFTER = "before", "after"
+CANDIDATES = 200
+
+# Before: the order of the predicted click. After: what an item is worth, by all heads; at most three of a category.
+BEFORE_PATH = PathConfig(CANDIDATES, RerankConfig(diversity=Diversity.NONE), ((Head.CLICK, 1.0),))
+# The last place explores.
+AFTER_PATH = PathConfig(
+    CANDIDATES,
+    RerankConfig(
+        diversity=Diversity.NONE, pool=100, per_category=3, exploration=Exploration(places=(9,), pool=6)
+    ),
+)
+_ROWS = {  # row of the table → metric of the experiment, unit
+    "ctr": ("ctr", "clicks per shown item"),
+    "cvr": ("cvr", "purchases per click"),
+    "dwell": ("dwell_per_session_s", "seconds of reading in a session"),
+    "diversity": ("list_distance", "share of pairs in a list of different main category"),
+}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The A/B test. `past_days` are learnt from, `days` are played; `k`: items in a list."""
+
+    seed: int = 0
+    users: int = 4_000
+    items: int = 3_000
+    past_days: int = 14
+    days: int = 7
+    k: int = 10
+    learning: Learning = field(default_factory=Learning)
+
+    @classmethod
+    def quick(cls, seed: int) -> "Effect":
+        return cls(seed, users=1_500, items=1_500, days=3, learning=Learning(recall_epochs=4, rank_epochs=2))
+
+    @property
+    def name(self) -> str:
+        return "effect"
+
+    def measure(self) -> Found:
+        world = create_world(
+            WorldConfig(seed=self.seed, users=self.users, items=self.items, days=self.past_days + self.days)
+        )
+        with tempfile.TemporaryDirectory(prefix="recsys-effect-") as folder:
+            home = Path(folder)
+            lake = home / "lake"
+            write_past(world, lake, PastConfig(days=self.past_days))
+            bundles = learn(lake, home / "work", home / "bundles", replace(self.learning, seed=self.seed))
+            behavior = Watched(world)
+            play(Population(world, behavior), behavior, bundles, lake, self)
+            *_, outcomes = outcomes_by_day(lake, EXPERIMENT)
+        return _found(self, outcomes, behavior, bundles)
+
+
+class Watched(Behavior):
+    """The world's answers, and what only a simulation can know of them: how attractive what was shown truly was, and
+    what else an explored place would have earned. `lab` is the shop that makes the lists."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.relevance: defaultdict[int, list[float]] = defaultdict(list)  # user → of each list
+        self.played: list[Played] = []
+        self.lab: Lab | None = None
+
+    def respond(self, visitor: Visitor, rows: Ints, now_ms: int) -> Response:
+        self.relevance[visitor.row].append(float(self.attraction(visitor, rows, now_ms).mean()))
+        draw = self.lab.draw if self.lab else None
+        if draw is None or self.lab is None:
+            return super().respond(visitor, rows, now_ms)
+        pool = np.array([row_of(item_id) for item_id in self.lab.ids(draw.pool)], np.int64)
+        truth = self.expected(visitor, rows, draw.place, pool, now_ms)
+        response = super().respond(visitor, rows, now_ms)
+        self.played.append(Played(draw, bool(response.clicked[draw.place]), truth))
+        return response
+
+    def expected(
+        self, visitor: Visitor, rows: Ints, place: int, pool: Ints, now_ms: int
+    ) -> NDArray[np.float64]:
+        """(n,) probability of a click on each of `pool` at that place of the list, over what is examined before it."""
+        categories = self._world.item_category
+        examined = (1.0 + np.arange(place + 1)) ** -self._config.examination
+        alike = categories[rows[:place]][None, :] == categories[pool][:, None]
+        tired = self._config.sameness_fatigue * (alike * examined[:place]).sum(axis=1)
+        odds = self._logits(visitor, pool, now_ms) - tired
+        return np.asarray(examined[place] / (1 + np.exp(-odds)), np.float64)
+
+
+def assigner() -> Assigner:
+    """Half of the users each, for as long as the experiment has this name."""
+    return Assigner([Experiment(name=EXPERIMENT, arms=(Arm(name=BEFORE), Arm(name=AFTER)))])
+
+
+def play(
+    population: Population, behavior: Watched, bundles: Mapping[str, Bundle], lake: Path, test: Effect
+) -> None:
+    """Play the days into the lake, which has the past."""
+    lab = Lab(
+        {
+            BEFORE: Deployment(bundles[BEFORE], BEFORE_PATH, nightly=True),
+            AFTER: Deployment(bundles[AFTER], AFTER_PATH),
+        },
+        assigner(),
+        EXPERIMENT,
+    )
+    behavior.lab = lab
+    start_ms = population.world.config.start_ms + test.past_days * MS_PER_DAY
+    lab.learn_past(read_events(lake), start_ms)
+    run_virtually(_days(lab, population, lake, test))
+
+
+async def _days(lab: Lab, population: Population, lake: Path, test: Effect) -> None:
+    loop, world = asyncio.get_running_loop(), population.world
+    for day in range(test.past_days, test.past_days + test.days):
+        start_ms = world.config.start_ms + day * MS_PER_DAY
+        lab.clock = partial(_now_ms, start_ms, loop.time())
+        everybody = len(world.visits(day)[0]) / 86_400
+        visit = VisitConfig(rate=everybody, day_s=86_400, k=test.k, day=day, announce_s=60.0)
+        await play_day(lab, population, visit, monotonic=loop.time)
+        lab.midnight(lake, day, start_ms + MS_PER_DAY)
+
+
+def _now_ms(start_ms: int, began_s: float) -> int:
+    return start_ms + int((asyncio.get_running_loop().time() - began_s) * 1e3)
+
+
+def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping[str, Bundle]) -> Found:
+    found: dict[str, Lift | CatalogueLift] = {**lifts(outcomes, BEFORE, AFTER)}
+    found["relevance"] = _relevance(behavior.relevance)
+    rng = np.random.default_rng(test.seed)
+    found |= catalogue_lifts(outcomes, BEFORE, AFTER, rng)
+    counts = np.bincount(outcomes.arm, minlength=2)
+    how = (
+        f"simulated A/B, {counts.sum()} users, {outcomes.sums['lists'].sum():.0f} lists of {test.k},"
+        f" {test.days} days after {test.past_days} to learn from, seed {test.seed}"
+    )
+    rows = [_row(row, found[metric], unit, how) for row, (metric, unit) in _ROWS.items() if metric in found]
+    meanings = {name: metric.meaning for name, metric in METRICS.items()} | {
+        "relevance": "true probability of a click on a shown item, looked at alone",
+        "coverage": "share of all shown items that the arm has shown",
+        "evenness": "1 - Gini of the items' impressions",
+    }
+    lines: list[list[str | float]] = [
+        [name, x.control, x.treatment, f"{x.relative:+.1%}", f"{x.low:+.1%} to {x.high:+.1%}",
+         f"{x.variance_kept:.2f}" if isinstance(x, Lift) else "", meanings[name]]
+        for name, x in found.items()
+    ]  # fmt: skip
+    sheet = Sheet(
+        "The A/B test (simulated)",
+        ["metric", BEFORE, AFTER, "change", "95 % interval", "variance left by CUPED", "meaning"],
+        lines,
+        f"{how}. Users: {BEFORE} {counts[outcomes.arms.index(BEFORE)]}, {AFTER} {counts[outcomes.arms.index(AFTER)]};"
+        f" sample ratio p = {split_p(outcomes):.3g}. Intervals by user: delta method, CUPED from the days before;"
+        " coverage and evenness by bootstrap.",
+    )
+    estimates, explored = off_policy(behavior.played)
+    data = {
+        "off_policy": explored,
+        "sample_ratio_p": split_p(outcomes),
+        "metrics": {
+            name: {
+                "before": x.control, "after": x.treatment, "change": x.relative, "low": x.low, "high": x.high
+            }
+            for name, x in found.items()
+        },
+        "models": {name: dict(bundle.manifest.metrics) for name, bundle in bundles.items()},
+    }  # fmt: skip
+    return Found(rows, [sheet, estimates], data)
+
+
+def _row(row: str, x: Lift | CatalogueLift, unit: str, how: str) -> Measured:
+    """`after` is what the lift makes of `before`: CUPED takes out what the arms' users differed in beforehand."""
+    after = x.control * (1 + x.relative)
+    return Measured(row, x.control, after, unit, how, interval=(x.low, x.high), simulated=True, exact=True)
+
+
+def _relevance(of_lists: Mapping[int, list[float]]) -> Lift:
+    arms: dict[str, list[list[float]]] = {BEFORE: [], AFTER: []}
+    chooser = assigner()
+    for row, values in sorted(of_lists.items()):
+        arms[chooser.assign(f"u{row}")[0].arm.name].append(values)
+
+    def data(users: list[list[float]]) -> ArmData:
+        sums: NDArray[np.float64] = np.array([sum(user) for user in users])
+        return ArmData(sums, np.array([len(user) for user in users], np.float64))
+
+    return compare(data(arms[BEFORE]), data(arms[AFTER]))

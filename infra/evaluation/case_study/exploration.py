@@ -1,0 +1,99 @@
+"""Off-policy estimates from the propensities that serving logged in the A/B test, beside the truth. *Simulated.*
+
+`after` draws the last place of a list from the best candidates left over. What would it earn there if it drew from the
+best two only? IPS, SNIPS and doubly robust answer from the log; the world knows the true click probability of every
+item that could have been drawn, at that place of that list.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.evaluation.case_study.section import Sheet
+from recsys.experiments.off_policy import Estimate, Log, doubly_robust, ips, snips
+from recsys.pipeline.pipeline import Answer
+from recsys.rerank.reranker import Exploration
+from recsys.types import Head
+
+Floats = NDArray[np.float64]
+BEST = 2  # the policy that is asked about draws from so many
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One place of one list. `pool` (n,): catalogue rows, the best first; `predicted` (n,): the ranker's P(click)."""
+
+    place: int
+    pool: NDArray[np.int32]
+    drawn: int  # which of the pool
+    propensity: float  # as served and logged
+    predicted: Floats
+
+
+@dataclass(frozen=True)
+class Played:
+    """A draw and what came of it. `truth` (n,): probability of a click on each of the pool at that place."""
+
+    draw: Draw
+    clicked: bool
+    truth: Floats
+
+
+def draw_of(answer: Answer, exploration: Exploration) -> Draw | None:
+    """The explored place of an answer in explain mode; None where the list is too short for it."""
+    shown, explanation = answer.candidates.rows, answer.explanation
+    if explanation is None or len(exploration.places) != 1 or exploration.places[0] >= len(shown):
+        return None
+    place = exploration.places[0]
+    ranked = explanation.ranked
+    left = ranked.take(~np.isin(ranked.rows, np.delete(shown, place)))
+    pool = left.take(np.arange(min(exploration.pool, len(left))))
+    return Draw(
+        place,
+        pool.rows,
+        int(np.flatnonzero(pool.rows == shown[place])[0]),
+        float(answer.propensities[place]),
+        pool.scores[Head.CLICK].astype(np.float64),
+    )
+
+
+def off_policy(played: Sequence[Played]) -> tuple[Sheet, dict[str, float]]:
+    """What drawing from the best `BEST` would earn: three estimates, how far each is off, and the truth."""
+    kept = [p for p in played if len(p.draw.pool) >= BEST]
+    title = "Off-policy from logged propensities (simulated)"
+    if len(kept) < 2:
+        return Sheet(title, [], [], "Too few explored lists."), {}
+    new = np.array([p.draw.drawn < BEST for p in kept]) / BEST
+    reward = np.array([p.clicked for p in kept], np.float64)
+    log = Log(reward, np.array([p.draw.propensity for p in kept]), new)
+    # a crude reward model: the ranker's probability, scaled to the clicks at that place
+    taken = np.array([p.draw.predicted[p.draw.drawn] for p in kept])
+    scale = reward.mean() / taken.mean()
+    best = np.array([p.draw.predicted[:BEST].mean() for p in kept])
+    found: dict[str, Estimate] = {
+        "IPS": ips(log),
+        "SNIPS": snips(log),
+        "doubly robust": doubly_robust(log, scale * taken, scale * best),
+    }
+    truth = float(np.mean([p.truth[:BEST].mean() for p in kept]))
+    lines: list[list[str | float]] = [["truth", truth, "", ""]]
+    data = {"truth": truth, "logged": float(reward.mean()), "lists": float(len(kept))}
+    for name, estimate in found.items():
+        lines.append(
+            [
+                name,
+                estimate.value,
+                f"{estimate.low:.4f} to {estimate.high:.4f}",
+                f"{estimate.value / truth - 1:+.1%}",
+            ]
+        )
+        data |= {
+            name: estimate.value, f"{name} low": estimate.low, f"{name} high": estimate.high
+        }  # fmt: skip
+    note = (
+        f"{len(kept)} lists whose place {kept[0].draw.place + 1} was drawn from {len(kept[0].draw.pool)}; logged clicks"
+        f" there: {reward.mean():.4f} a list. Asked: clicks if it were drawn from the best {BEST}."
+    )
+    return Sheet(title, ["estimate", "clicks a list", "95 % interval", "off by"], lines, note), data

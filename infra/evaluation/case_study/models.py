@@ -1,0 +1,112 @@
+"""The ranking model before and after, from the compression ladder: bytes, and the processor time of one ranking."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from infra.evaluation.case_study.deployments import RungName
+from infra.evaluation.case_study.networks import write_network
+from infra.evaluation.case_study.rows import Measured
+from infra.evaluation.case_study.section import Found, Sheet
+from recsys.errors import InvalidData
+from recsys.rank.scorer import RankerSession
+from training.export_ranker import random_inputs
+from training.rungs import ONNX, Rung, candidate, read_rungs
+
+TEACHER = "teacher"
+_LENGTH, _ITEMS = 50, 1_000
+
+
+@dataclass(frozen=True)
+class Models:
+    """Model size, and the compute of ranking alone (a part of the compute row: recall, features and HTTP are not in).
+
+    *Before*: the fp32 teacher. *After*: the rung that is served, which is the teacher when the gates refuse all others.
+    Both by onnxruntime on one thread. Without a ladder: the same architectures with untrained weights, which no gate
+    was asked about.
+    """
+
+    ladder: Path
+    networks: Path
+    seed: int
+    ids: int = 0
+    candidates: int = 500
+    calls: int = 200
+
+    @property
+    def name(self) -> str:
+        return "models"
+
+    def measure(self) -> Found:
+        """
+        Raises:
+            InvalidData: there is a ladder, but no teacher in it.
+        """
+        rungs = read_rungs(self.ladder)
+        how, files = self._trained(rungs) if rungs else self._untrained()
+        seconds = [self._cpu_seconds(file) for file in files]
+        size = [float(file.stat().st_size) for file in files]
+        return Found(
+            [
+                Measured("model_size", size[0], size[1], "bytes", how, exact=True),
+                Measured(
+                    "compute",
+                    1_000 * seconds[0],
+                    1_000 * seconds[1],
+                    "CPU-seconds per 1 000 requests",
+                    f"{how}; {self.candidates} candidates, {self.calls} calls",
+                    "ranking alone",
+                ),
+            ],
+            [_sheet(rungs)] if rungs else [],
+        )
+
+    def _trained(self, rungs: Sequence[Rung]) -> tuple[str, list[Path]]:
+        teacher = next((rung for rung in rungs if rung.name == TEACHER), None)
+        if teacher is None:
+            raise InvalidData(f"{self.ladder}: a ladder without a teacher; go on with `recsys train ladder`")
+        best = candidate(list(rungs))
+        served = teacher if best.reasons else best
+        refused = (
+            f"; gates refused the others, {best.name}: {', '.join(best.reasons)}" if best.reasons else ""
+        )
+        how = f"ladder: {TEACHER} to {served.name}{refused}"
+        return how, [self.ladder / rung.name / ONNX for rung in (teacher, served)]
+
+    def _untrained(self) -> tuple[str, list[Path]]:
+        how = "architectures of the ladder, untrained (no gate was asked): teacher to int8"
+        rungs: tuple[RungName, ...] = ("teacher", "int8")
+        return how, [write_network(self.networks, rung, self.seed, self.ids) / ONNX for rung in rungs]
+
+    def _cpu_seconds(self, model: Path) -> float:
+        """Processor time of one call, the median: other load on the machine does not count."""
+        session = RankerSession(model)
+        inputs = random_inputs(
+            _ITEMS, session.n_features or 1, _LENGTH, self.candidates, np.random.default_rng(0)
+        )
+        session.run(inputs)
+        times = []
+        for _ in range(self.calls):
+            began = time.process_time()
+            session.run(inputs)
+            times.append(time.process_time() - began)
+        return float(np.median(times))
+
+
+def _sheet(rungs: Sequence[Rung]) -> Sheet:
+    """What each rung costs in quality."""
+    lines: list[list[str | float]] = [
+        [
+            rung.name,
+            f"{rung.bytes:,}",
+            f"{rung.metrics['click_auc']:.4f}" if "click_auc" in rung.metrics else "",
+            f"{rung.overlap:.3f}",
+            "; ".join(rung.reasons) or ("" if rung.gated else "for comparison"),
+        ]
+        for rung in rungs
+    ]
+    note = "Trained on synthetic ids at the case study's size by `recsys train ladder`."
+    return Sheet("The ladder", ("rung", "bytes", "click AUC", "top-50 overlap", "refused"), lines, note)

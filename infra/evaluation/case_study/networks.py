@@ -1,0 +1,102 @@
+"""The rankers of the case study with untrained weights: architectures and sizes of the ladder, random numbers in them.
+
+What a network takes in time, memory and bytes does not depend on its weights; what it is good for does, so no quality
+is ever read from these. The ids are the ladder's (half a million items, 200 000 creators), whatever is served.
+"""
+
+import hashlib
+import inspect
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from infra.evaluation.case_study.deployments import RungName
+from recsys.bundle import MANIFEST, Bundle, publish, write_bundle
+from recsys.features.definitions import FEATURES
+from recsys.models import blocks, ranker
+from recsys.models.blocks import numeric_statistics
+from recsys.models.ranker import Ranker, RankerData
+from recsys.rank.scorer import RankerSession
+from training import compress
+from training import export_ranker as export_ranker_module
+from training.compress import quantize_linear_layers, quantized_tables
+from training.export_ranker import export_ranker, random_inputs
+from training.ladder import LadderConfig
+from training.ladder_data import CATEGORIES, LadderData
+from training.rungs import ONNX
+
+GOLDEN, LENGTH = "golden.safetensors", 50
+
+
+def write_network(folder: Path, rung: RungName, seed: int, ids: int = 0, creators: int = 0) -> Path:
+    """Write `folder`/RUNG with the ranker and its golden outputs, if it is not there yet.
+
+    Args:
+        ids, creators: that the network knows; 0: as the ladder.
+    """
+    sizes = LadderData()
+    ids, creators = ids or sizes.n_items, creators or sizes.n_creators
+    there = folder / f"{rung}-{ids}-{seed}-{_code()}"
+    if there.exists():
+        return there
+    aside = folder / f"{there.name}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    torch.manual_seed(seed)
+    teacher = rung == "teacher"
+    config = LadderConfig(out=folder)
+    shape = config.teacher if teacher else config.student
+    sample = torch.rand(2_000, FEATURES.dimension) * 100
+    # as in the ladder: the student reads the category alone, as a byte
+    widths = (CATEGORIES + 1, creators + 1) if teacher else (CATEGORIES + 1,)
+    fields = torch.stack([torch.randint(width, (ids + 1,)) for width in widths], dim=1)
+    data = RankerData(
+        ids,
+        FEATURES.dimension,
+        *numeric_statistics(sample, shape.bins),
+        fields=fields if teacher else fields.to(torch.uint8),
+        field_sizes=widths,
+    )
+    network = Ranker(shape, data).eval()
+    if rung == "int8":
+        plain = aside / "plain.onnx"
+        export_ranker(quantized_tables(network, bits=8), plain, ids, FEATURES.dimension, LENGTH, seed)
+        quantize_linear_layers(plain, aside / ONNX)
+        plain.unlink()
+    else:
+        export_ranker(network, aside / ONNX, ids, FEATURES.dimension, LENGTH, seed)
+    inputs = random_inputs(ids, FEATURES.dimension, LENGTH, 64, np.random.default_rng(seed))
+    found = RankerSession(aside / ONNX).run(inputs)
+    golden: dict[str, NDArray[np.generic]] = {f"ranker/in/{k}": v for k, v in inputs.items()}
+    save_file(golden | {f"ranker/out/{k}": v for k, v in found.items()}, aside / GOLDEN)
+    aside.rename(there)
+    return there
+
+
+def _code() -> str:
+    """Changes with the features and with the code that makes a network: one of other code is not measured."""
+    digest = hashlib.sha256(FEATURES.fingerprint.encode())
+    for module in (blocks, ranker, export_ranker_module, compress):
+        digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()[:12]
+
+
+def with_network(bundle: Bundle, network: Path, bundles: Path, version: str) -> Bundle:
+    """Publish a copy of the bundle whose ranker is this one."""
+    with write_bundle(bundles, replace(bundle.manifest, version=version, files={})) as folder:
+        for name in bundle.manifest.files:
+            shutil.copyfile(bundle.file(name), folder / name)
+        shutil.copyfile(network / ONNX, folder / ONNX)
+        towers = {k: v for k, v in load_file(bundle.file(GOLDEN)).items() if k.startswith("user_tower/")}
+        save_file(towers | load_file(network / GOLDEN), folder / GOLDEN)
+    return publish(bundles, version)
+
+
+def bundle_bytes(bundle: Bundle) -> dict[str, int]:
+    """File → bytes, the manifest included."""
+    return {name: (bundle.path / name).stat().st_size for name in (*bundle.manifest.files, MANIFEST)}

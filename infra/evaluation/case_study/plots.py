@@ -1,0 +1,76 @@
+"""The plots of the case study, as PNG: every row, response times, and what each means buys."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from io import BytesIO
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from infra.evaluation.case_study.section import Found
+
+mpl.use("Agg")  # no display
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+BEFORE_COLOUR, AFTER_COLOUR = "#8a8a8a", "#2a6fbb"
+
+
+def plots(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Found]) -> dict[str, bytes]:
+    """Title → PNG, of what was measured."""
+    drawn = {"After against before, row by row": _png(partial(_bars, rows=rows), (10, 6))}
+    for each in found.values():
+        if "response_ms" in each.data:
+            draw = partial(_distribution, ms=each.data["response_ms"])
+            drawn["Response times at equal load"] = _png(draw, (10, 4))
+        if "steps" in each.data:
+            drawn["What each means buys"] = _png(partial(_staircase, steps=each.data["steps"]), (10, 5))
+    return drawn
+
+
+def _png(draw: Callable[[Axes], object], size: tuple[float, float]) -> bytes:
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    draw(axes)
+    out = BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    plt.close(figure)
+    return out.getvalue()
+
+
+def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """After as a share of before, logarithmic; what was promised as a mark."""
+    shown = [row for row in rows if row["change"] is not None]
+    names = [row["row"].replace("_", " ") for row in shown]
+    ratios = [max(1 + row["change"], 1e-4) for row in shown]
+    colours = [AFTER_COLOUR if row["met"] else "#c44e52" for row in shown]
+    axes.barh(names, np.array(ratios) - 1, left=1, color=colours)
+    promised = [1 + row["promised"] for row in shown]
+    axes.plot(promised, names, "k|", markersize=14, label="promised")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set(xscale="log", xlabel="after / before (red: our own goal was missed)")
+    axes.invert_yaxis()
+    axes.legend()
+
+
+def _distribution(axes: Axes, ms: Mapping[str, Sequence[float]]) -> None:
+    for (name, values), colour in zip(ms.items(), (BEFORE_COLOUR, AFTER_COLOUR), strict=False):
+        ordered = np.sort(values)
+        axes.plot(ordered, np.arange(1, len(ordered) + 1) / len(ordered), color=colour, label=name)
+    axes.set(xscale="log", xlabel="milliseconds from when due", ylabel="share of the requests", ylim=(0, 1))
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+
+
+def _staircase(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
+    names = [step["name"] for step in steps]
+    at = np.arange(len(names))
+    for name, label, shift, colour in (
+        ("p50_ms", "p50 (ms)", -0.3, AFTER_COLOUR),
+        ("p99_ms", "p99 (ms)", 0.0, "#7fb0de"),
+        ("api_cpu_ms", "processor time of the API a request (ms)", 0.3, BEFORE_COLOUR),
+    ):
+        axes.bar(at + shift, [step[name] for step in steps], 0.28, label=label, color=colour)
+    axes.set(yscale="log", ylabel="milliseconds", xticks=at, xticklabels=names)
+    axes.grid(visible=True, axis="y", alpha=0.3)
+    axes.legend()

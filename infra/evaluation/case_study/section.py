@@ -1,0 +1,85 @@
+"""A section measures some rows of the case study at once. What it has found is kept until the whole study is done.
+
+A section is a frozen dataclass: its fields decide what it measures, so its kept JSON is valid for equal fields only.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from infra.cli.output import console
+from infra.evaluation.case_study.rows import Measured
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of the report beside the rows: what a row was made of, or what has no promise."""
+
+    title: str
+    columns: Sequence[str]
+    lines: Sequence[Sequence[str | float]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """`data`: JSON-ready, for plots and for whoever reads `results.json`."""
+
+    rows: Sequence[Measured]
+    sheets: Sequence[Sheet] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Section(Protocol):
+    """Give it a `name` that no other section has."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str: ...
+
+    def measure(self) -> Found: ...
+
+
+def measure_all(sections: Iterable[Section], kept: Path) -> dict[str, Found]:
+    """Section → what it found: measured now, or read from `kept` where an interrupted study left it."""
+    found = {}
+    for section in sections:
+        path = kept / f"{section.name}.json"
+        identity = json.loads(json.dumps(asdict(section), default=str))
+        old = _read(path)
+        if old is not None and old["of"] == identity:
+            console.print(f"{section.name}: kept from an interrupted run ({path})")
+            found[section.name] = _found(old)
+            continue
+        console.print(f"{section.name} …")
+        began = time.monotonic()
+        found[section.name] = section.measure()
+        took_s = time.monotonic() - began
+        console.print(f"{section.name}: {took_s:.0f} s")
+        kept.mkdir(parents=True, exist_ok=True)
+        content = {"of": identity, "took_s": took_s, "found": asdict(found[section.name])}
+        aside = path.with_suffix(".tmp")
+        aside.write_text(json.dumps(content, default=float), encoding="utf-8")
+        aside.rename(path)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content
+
+
+def _found(content: Mapping[str, Any]) -> Found:
+    found = content["found"]
+    rows = [
+        Measured(**{**row, "interval": tuple(row["interval"]) if row["interval"] else None})
+        for row in found["rows"]
+    ]
+    return Found(rows, [Sheet(**sheet) for sheet in found["sheets"]], found["data"])

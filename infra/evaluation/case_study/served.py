@@ -1,0 +1,90 @@
+"""One world on one machine that every deployment of the case study is served on: log, store, documents, bundles."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+
+from infra.cli.output import console
+from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
+from infra.evaluation.benchmarks.serve import Api, api
+from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_past
+from infra.evaluation.case_study.deployments import Deployment
+from infra.evaluation.case_study.networks import with_network, write_network
+from infra.nightly import write_nightly
+from recsys.bundle import Bundle
+from recsys.features.definitions import FEATURES
+from recsys.store.nightly import NightlyStore
+
+_CATCH_UP_S = 120.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the world. `ids`: that the rankers know; 0: as the ladder."""
+
+    items: int = 100_000
+    users: int = 50_000
+    past_events: int = 200_000
+    ids: int = 0
+    seed: int = 0
+
+
+class ServedWorld:
+    """A context manager. The past is applied by the store's own code, the documents are of that moment."""
+
+    def __init__(self, size: Size, networks: Path) -> None:
+        """`networks`: folder where the untrained rankers are kept from one section to the next."""
+        self.size = size
+        self._networks = networks
+        self.items = bench_items(size.items, size.seed)
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        size = self.size
+        with ExitStack() as opening:
+            self.rig = opening.enter_context(StreamRig())
+            console.print(f"a world of {size.items} items, {size.past_events} past events …")
+            self._base = write_bench_bundle(self.rig.home / "base", self.items, size.seed)
+            write_past(self.rig.store, self.items, size.users, size.past_events, PARTITIONS, size.seed)
+            self.redis: Any = opening.enter_context(closing(redis.Redis.from_url(self.rig.redis.url)))
+            nightly = opening.enter_context(closing(NightlyStore(self.rig.redis.url, FEATURES)))
+            self.documents = write_nightly(self.rig.store, nightly, self.items, time.time_ns() // 1_000_000)
+            self._open = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def home(self, deployment: Deployment) -> tuple[Path, Bundle]:
+        """RECSYS_HOME of the deployment, with its bundle published there."""
+        size, home = self.size, self.rig.home / deployment.rung
+        network = write_network(self._networks, deployment.rung, size.seed, size.ids)
+        if (home / "bundles").exists():
+            shutil.rmtree(home)
+        return home, with_network(self._base, network, home / "bundles", deployment.rung)
+
+    @contextmanager
+    def serve(self, deployment: Deployment, workers: int) -> Iterator[Api]:
+        """`recsys serve` as this deployment, and a feature worker if it has one."""
+        home, _ = self.home(deployment)
+        worker = self.rig.start_worker() if deployment.stream else None
+        try:
+            if worker is not None:  # what was logged while there was none
+                self.rig.wait_until(
+                    lambda: self.rig.applied() >= self.rig.appended(), _CATCH_UP_S, "the worker's start"
+                )
+            with api(self.rig, workers, **{"RECSYS_HOME": str(home), **deployment.settings}) as served:
+                yield served
+        finally:
+            if worker is not None:
+                self.rig.stop_worker(worker)

@@ -1,0 +1,230 @@
+"""The shop of the simulated A/B test: the request path that serving composes, in this process, in virtual time.
+
+Two deployments of one catalogue. What users do is folded into `after`'s features at once and into `before`'s at
+midnight, whoever did it: in an A/B test both arms learn from everybody. It has the methods of `recsys.client`, so that
+the world's users (`streaming.visitors`) visit it as they visit an API. Nothing depends on real time or on threads: one
+seed gives one log.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.evaluation.case_study.exploration import Draw, draw_of
+from recsys.bundle import Bundle
+from recsys.catalogue import Catalogue
+from recsys.client.models import EventResults, Recommendations, RecommendedItem
+from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.experiments.assignment import Assigner, exposures_text
+from recsys.features.definitions import FEATURES
+from recsys.features.state import EntityState
+from recsys.impressions import Impression, impression_events
+from recsys.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impressions_table
+from recsys.pipeline.hydrators import UserHydrator
+from recsys.request import Query, Rows
+from recsys.store.base import Batch
+from recsys.store.memory import MemoryFeatureStore
+from recsys.types import EventType, Item, Topic
+from serving.impression_log import ImpressionLog
+from serving.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime
+from streaming.visitors import Shop
+
+_LOOK_MS = (
+    5 * 60_000
+)  # item features are as old as that (a live system's: a second); users' are of the instant
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One arm: its models, its request path, and whether its features are those of last night."""
+
+    bundle: Bundle
+    path: PathConfig
+    nightly: bool = False
+
+
+class _Night:
+    """What was known of the users last midnight. As much of a `FeatureStore` as a request reads."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, EntityState] = {}
+
+    def user(self, user_id: str) -> EntityState:
+        return self._users.get(user_id, EntityState())
+
+    def learn(self, users: Mapping[str, EntityState]) -> None:
+        self._users.update(users)
+
+
+class _Side:
+    """A deployment that runs, and what has changed in the store since it last looked."""
+
+    def __init__(
+        self, deployment: Deployment, store: MemoryFeatureStore, impressions: list[Impression]
+    ) -> None:
+        self.nightly = deployment.nightly
+        self._store = store
+        self._night = _Night()
+        self._users: set[str] = set()
+        self._items: set[str] = set()
+        self._looked_ms = 0
+        version = deployment.bundle.manifest.version
+
+        def log(bundle: Bundle, catalogue: Catalogue) -> list[ImpressionLog]:
+            return [ImpressionLog(_Now(impressions), catalogue, version, FEATURES.fingerprint)]
+
+        read_user = UserHydrator(self._night if self.nightly else store, name=USER_FEATURES)
+        self.runtime: Runtime = build_runtime(
+            deployment.bundle, read_user, Limits(deployment.path), None, log
+        )
+
+    def changed(self, events: Sequence[Event]) -> None:
+        self._items.update(event.item_id for event in events)
+        if self.nightly:
+            self._users.update(event.user_id for event in events)
+
+    def at(self, now_ms: int) -> Runtime:
+        """The runtime as a request of that time finds it."""
+        if not self.nightly and now_ms - self._looked_ms >= _LOOK_MS:
+            self.look(now_ms)
+        return self.runtime
+
+    def look(self, now_ms: int) -> None:
+        """Take over what has changed."""
+        self._night.learn({user_id: self._store.user(user_id) for user_id in sorted(self._users)})
+        items = sorted(self._items)
+        self.runtime.live.apply((), zip(items, self._store.items(items), strict=True))
+        self.runtime.live.refresh(now_ms)
+        self._users, self._items, self._looked_ms = set(), set(), now_ms
+
+
+@dataclass
+class _Now:
+    """Where `ImpressionLog` puts what was shown: made at once, not by a thread."""
+
+    into: list[Impression]
+
+    def put(self, impression: Any, headers: Any = ()) -> None:
+        self.into.append(impression())
+
+
+@dataclass
+class Lab(Shop):
+    """`streaming.visitors.Shop` of two arms. `clock`: the simulated time, set by whoever owns the loop."""
+
+    deployments: Mapping[str, Deployment]
+    assigner: Assigner
+    experiment: str
+    clock: Callable[[], int] = lambda: 0
+    draw: Draw | None = None  # of the latest answer
+    _events: list[Event] = field(default_factory=list)
+    _impressions: list[Impression] = field(default_factory=list)
+    _requests: int = 0
+
+    def __post_init__(self) -> None:
+        self._store = MemoryFeatureStore(FEATURES)
+        self._epoch = self._store.claim(Topic.EVENTS, 0, "lab").epoch
+        self._applied = 0
+        self.sides = {name: _Side(d, self._store, self._impressions) for name, d in self.deployments.items()}
+
+    def learn_past(self, events: Iterable[Event], now_ms: int) -> None:
+        """What is known as the experiment begins: in both arms everything up to that midnight."""
+        self._fold(list(events))
+        for side in self.sides.values():
+            side.look(now_ms)
+
+    async def recommend(
+        self,
+        user_id: str,
+        k: int | None = None,
+        context: Mapping[str, str] = {},
+        exclude: Iterable[str] = (),
+    ) -> Recommendations:
+        now_ms = self.clock()
+        assignments = self.assigner.assign(user_id)
+        arm = {a.experiment: a.arm.name for a in assignments}[self.experiment]
+        self._requests += 1
+        query = Query(
+            request_id=f"lab-{self._requests}",
+            user_id=user_id,
+            k=k or 10,
+            now_ms=now_ms,
+            deadline_s=math.inf,
+            context=dict(context),
+            excluded_items=frozenset(exclude),
+            arm=exposures_text(assignments),
+            explain=bool(self.deployments[arm].path.rerank.exploration.places),
+        )
+        runtime = self.sides[arm].at(now_ms)
+        answer = runtime.pipeline.answer(query)
+        self.draw = draw_of(answer, self.deployments[arm].path.rerank.exploration)
+        self._keep(impression_events(self._impressions[-1]) if len(answer.candidates) else [])
+        lines = zip(answer.candidates.rows.tolist(), answer.candidates.score.tolist(), strict=True)
+        items = tuple(RecommendedItem(runtime.catalogue.item(row).item_id, score) for row, score in lines)
+        return Recommendations(
+            query.request_id, user_id, runtime.bundle.manifest.version, items, answer.degraded, 0.0
+        )
+
+    async def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults:
+        catalogue = next(iter(self.sides.values())).runtime.catalogue
+        kept = []
+        for raw in events:
+            item = catalogue.item(catalogue.rows[raw["item_id"]])
+            kept.append(
+                Event(
+                    event_id=derived_id(
+                        raw["event_time_ms"], raw["request_id"], raw["type"], raw["position"]
+                    ),
+                    type=EventType(raw["type"]),
+                    user_id=raw["user_id"],
+                    item_id=raw["item_id"],
+                    event_time_ms=raw["event_time_ms"],
+                    request_id=raw["request_id"],
+                    position=raw["position"],
+                    value=raw.get("value"),
+                    context={CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator},
+                )
+            )
+        self._keep(kept)
+        return EventResults(len(kept), 0, ())
+
+    async def put_items(self, items: Sequence[Item]) -> None:
+        for side in self.sides.values():
+            side.runtime.live.apply([(item.item_id, item) for item in items], ())
+
+    async def delete_item(self, item_id: str) -> None:
+        for side in self.sides.values():
+            side.runtime.live.apply([(item_id, None)], ())
+
+    def ids(self, rows: Rows) -> list[str]:
+        """Item ids of catalogue rows, which both arms number alike."""
+        return next(iter(self.sides.values())).runtime.catalogue.ids(rows.tolist())
+
+    def _keep(self, events: Sequence[Event]) -> None:
+        self._events += events
+        self._fold(events)
+
+    def _fold(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        first, last = self._applied, self._applied + len(events)
+        newest_ms = max(event.event_time_ms for event in events)
+        self._store.apply(
+            Batch(Topic.EVENTS, 0, self._epoch, first, last, newest_ms, range(first, last), events)
+        )
+        self._applied = last
+        for side in self.sides.values():
+            side.changed(events)
+
+    def midnight(self, lake: Path, day: int, now_ms: int) -> None:
+        """The nightly batch: `before` learns of the day, the day goes to the lake."""
+        for side in self.sides.values():
+            side.look(now_ms)
+        with DayWriter(lake, EVENTS, f"lab-{day:03d}") as writer:
+            writer.write(events_table(self._events))
+        with DayWriter(lake, IMPRESSIONS, f"lab-{day:03d}") as writer:
+            writer.write(impressions_table(self._impressions))
+        self._events.clear()
+        self._impressions.clear()

@@ -1,0 +1,119 @@
+"""`recsys case-study`: the promised table beside what this system measures, each row with how it was found.
+
+The exit code says whether every row was measured; a row that misses its goal is in the table as missed.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.evaluation.case_study.effect import Effect
+from infra.evaluation.case_study.funnel import Funnel
+from infra.evaluation.case_study.models import Models
+from infra.evaluation.case_study.online import Online
+from infra.evaluation.case_study.report import write_report
+from infra.evaluation.case_study.rows import PROMISES, Measured
+from infra.evaluation.case_study.section import Found, Section, measure_all
+from infra.evaluation.case_study.served import Size
+from infra.evaluation.case_study.steps import Steps
+from infra.evaluation.case_study.storage import Lake
+from infra.evaluation.case_study.training import Training
+from infra.evaluation.case_study.under_load import UnderLoad
+from infra.evaluation.case_study.updates import Updates
+from recsys.result import Goal, Result
+
+KEPT = "sections"  # what an interrupted study has measured
+
+
+@dataclass(frozen=True)
+class CaseStudy:
+    """What is measured, and where the report goes."""
+
+    out: Path
+    seed: int
+    sections: Sequence[Section]
+
+    @classmethod
+    def full(cls, home: Path, out: Path, seed: int, data: Path | None = None) -> "CaseStudy":
+        """`home`: where `recsys train ladder` has left the ladder, if it was run. `data`: folder of real data sets."""
+        ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
+        size = Size(seed=seed)
+        return cls(
+            out,
+            seed,
+            [
+                Models(ladder, networks, seed),
+                Lake(seed),
+                Online(seed),
+                Updates(networks, seed),
+                Training(seed),
+                Effect(seed),
+                Funnel(data, out / "evaluate", seed),
+                UnderLoad(networks, size),
+                Steps(networks, ladder, size),
+            ],
+        )
+
+    @classmethod
+    def quick(cls, home: Path, out: Path, seed: int, data: Path | None = None) -> "CaseStudy":
+        """The same rankers and the same code; fewer items, users, events and seconds."""
+        ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
+        size = Size(items=20_000, users=20_000, past_events=20_000, seed=seed)
+        return cls(
+            out,
+            seed,
+            [
+                Models(ladder, networks, seed, calls=40),
+                Lake(seed, users=300, items=500, days=3),
+                Online(seed, events=20_000, users=300, items=1_000),
+                Updates(networks, seed, items=20_000),
+                Training(seed, users=150, items=500, days=7),
+                Effect.quick(seed),
+                Funnel(data, out / "evaluate", seed, is_quick=True),
+                UnderLoad(networks, size, first_rates=(6.0, 40.0), step=1.5, step_s=3.0, steady_s=12.0),
+                Steps(networks, ladder, size, seconds=8.0),
+            ],
+        )
+
+
+def run(study: CaseStudy, fresh: bool = False) -> Result:
+    """Measure, and write `report.md`, `report.html` and `results.json`. An interrupted run goes on where it was, unless
+    `fresh`; a finished one begins anew.
+
+    Raises:
+        Unavailable: a server or process of it does not start.
+    """
+    kept = study.out / KEPT
+    if fresh:
+        shutil.rmtree(kept, ignore_errors=True)
+    found = measure_all(study.sections, kept)
+    result = _result(study.seed, found)
+    write_report(study.out, result, found)
+    shutil.rmtree(kept, ignore_errors=True)
+    return result
+
+
+def _result(seed: int, found: Mapping[str, Found]) -> Result:
+    measured = [row for each in found.values() for row in each.rows]
+    whole = {row.row: row for row in measured if not row.part}
+    missing = [promise.row for promise in PROMISES if promise.row not in whole]
+    missed = [p.row for p in PROMISES if p.row in whole and not whole[p.row].met(p)]
+    figures: dict[str, float] = {
+        "rows": len(PROMISES),
+        "rows_not_measured": len(missing),
+        "rows_missed": len(missed),
+    }
+    for promise in PROMISES:
+        if row := whole.get(promise.row):
+            figures |= {
+                f"{promise.row}_before": row.before,
+                f"{promise.row}_after": row.after,
+                f"{promise.row}_change": row.change,
+            }
+    figures |= {f"{_name(row)}_change": row.change for row in measured if row.part}
+    return Result("case-study", seed, figures, {"rows_not_measured": Goal("==", 0)})
+
+
+def _name(row: Measured) -> str:
+    return f"{row.row}_{row.part.replace(' ', '_').lower()}"

@@ -1,0 +1,68 @@
+"""Bytes that a model update sends to each host: the whole bundle of *before*, and what has changed of *after*'s."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
+from infra.evaluation.benchmarks.serving_fixture import bench_items
+from infra.evaluation.case_study.networks import bundle_bytes, with_network, write_network
+from infra.evaluation.case_study.rows import Measured
+from infra.evaluation.case_study.section import Found, Sheet
+from recsys.bundle import Bundle, copy_bundle
+
+
+@dataclass(frozen=True)
+class Updates:
+    """Two nights: everything that is trained is trained anew, the catalogue stays. *Before* copies the teacher's
+    bundle, *after* lets `recsys bundle copy` leave out the files that the host has."""
+
+    networks: Path
+    seed: int
+    items: int = 100_000
+    ids: int = 0
+
+    @property
+    def name(self) -> str:
+        return "updates"
+
+    def measure(self) -> Found:
+        items = bench_items(self.items, self.seed)
+        with tempfile.TemporaryDirectory(prefix="recsys-case-") as folder:
+            home = Path(folder)
+            nights = [write_bench_bundle(home / f"base-{n}", items, self.seed + n) for n in range(2)]
+            teacher = write_network(self.networks, "teacher", self.seed, self.ids)
+            before = with_network(nights[1], teacher, home / "before", "night-1")
+            small = [write_network(self.networks, "int8", self.seed + n, self.ids) for n in range(2)]
+            first, second = (
+                with_network(nights[n], small[n], home / "after", f"night-{n}") for n in range(2)
+            )
+            ranker_alone = with_network(nights[0], small[1], home / "after", "ranker-alone")
+            changed, only_ranker = (
+                _second_copy(first, later, home / f"host-{later.manifest.version}")
+                for later in (second, ranker_alone)
+            )
+            sizes = bundle_bytes(before), bundle_bytes(second)
+        whole = [float(sum(of.values())) for of in sizes]
+        how = f"bundles of {self.items} items; everything trained anew"
+
+        def row(after: float, part: str = "") -> Measured:
+            return Measured("network_update", whole[0], after, "bytes per model update", how, part)
+
+        lines: list[list[str | float]] = [
+            [name, f"{sizes[0].get(name, 0):,}", f"{sizes[1].get(name, 0):,}"] for name in sizes[0]
+        ]
+        return Found(
+            [
+                row(float(changed)),
+                row(whole[1], "the whole bundle of after"),
+                row(float(only_ranker), "only the ranker trained anew"),
+            ],
+            [Sheet("Files of a bundle, bytes", ("", "before", "after"), lines)],
+        )
+
+
+def _second_copy(first: Bundle, second: Bundle, host: Path) -> int:
+    """Bytes that the second bundle takes to a host that has the first one."""
+    copy_bundle(first, host)
+    return copy_bundle(second, host)

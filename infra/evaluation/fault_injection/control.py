@@ -1,0 +1,134 @@
+"""The control of the stream drill: a feature worker as it is usually written. It must come out wrong.
+
+It applies events one by one, and Kafka keeps its offsets, committed once a second after the fact. What a crash
+replays is counted twice; what Redis forgets in a crash is gone, since Kafka's offset is already past it; an event
+that was sent twice counts twice; a worker that was frozen goes on writing to partitions that are not its own.
+"""
+
+import contextlib
+import math
+import os
+import time
+from typing import Any
+
+import msgspec
+import redis
+from kafka import KafkaConsumer, TopicPartition
+
+from infra.cli.signals import stop_event
+from recsys.errors import InvalidEvent, Unavailable
+from recsys.event_log import partition_of
+from recsys.events import Event, parse_event
+from recsys.features.definitions import FEATURES
+from recsys.features.state import Entity, Op
+from recsys.impressions import impression_events, parse_impression
+from recsys.store.base import StoreConfig
+from recsys.store.encoding import pack_visit
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import Topic
+from streaming.settings import StreamSettings
+
+GROUP = "control"
+
+
+class UnguardedStore(RedisFeatureStore):
+    """Writes where the real store does, without epochs, offsets and event ids. For the control only."""
+
+    def add(self, events: list[Event]) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            extremes: dict[tuple[str, bytes], tuple[Op, int]] = {}
+            for event in events:
+                folded = FEATURES.fold(event)
+                partition = partition_of(event.user_id, self._config.partitions)
+                user = self._key(partition, "u", event.user_id)
+                item = self._key(partition, "i", event.item_id)
+                for entity, key, deltas in (
+                    (Entity.USER, user, folded.user),
+                    (Entity.ITEM, item, folded.item),
+                ):
+                    for name, _, amount in deltas:
+                        cell, op = self._encoder.field(entity, name)
+                        if op is Op.ADD:
+                            pipe.hincrby(key, cell, amount)
+                        else:
+                            known = extremes.get((key, cell), (op, amount))[1]
+                            extremes[key, cell] = (
+                                op,
+                                max(known, amount) if op is Op.MAX else min(known, amount),
+                            )
+                if folded.item:
+                    pipe.sadd(self._key(partition, "items"), event.item_id)
+                for history, visit in folded.visits:
+                    if history.name in self._kept:
+                        key = self._key(partition, "h", history.name, event.user_id)
+                        pipe.zadd(key, {pack_visit(visit): visit.event_time_ms})
+                        pipe.zremrangebyrank(key, 0, -history.size - 1)
+            pipe.execute()
+        self._put_extremes(extremes)
+
+    def _put_extremes(self, extremes: dict[tuple[str, bytes], tuple[Op, int]]) -> None:
+        """Read, compare, write."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key, cell in extremes:
+                pipe.hget(key, cell)
+            stored = pipe.execute()
+            for ((key, cell), (op, amount)), old in zip(extremes.items(), stored, strict=True):
+                if old is None or (amount > int(old) if op is Op.MAX else amount < int(old)):
+                    pipe.hset(key, cell, amount)
+            pipe.execute()
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    settings, stop = StreamSettings(), stop_event()
+    store = UnguardedStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions))
+    consumer = KafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap,
+        group_id=GROUP,
+        auto_offset_reset="earliest",
+        enable_auto_commit=True,
+        auto_commit_interval_ms=1_000,
+    )
+    name, shared_at = f"control-{os.getpid()}", -math.inf
+    while not stop.is_set():
+        if time.monotonic() - shared_at > 1.0:
+            shared_at = time.monotonic()
+            with contextlib.suppress(Unavailable):
+                _share(store, consumer, name, settings.partitions)
+        if not consumer.assignment():
+            time.sleep(0.1)
+            continue
+        for records in consumer.poll(timeout_ms=200, max_records=500).values():
+            events = [event for record in records for event in _parse(record.topic, record.value)]
+            while not stop.is_set():
+                try:
+                    store.add(events)
+                    break
+                except redis.RedisError:
+                    time.sleep(0.2)
+    consumer.close()
+    store.leave(name)
+
+
+def _share(store: UnguardedStore, consumer: Any, name: str, partitions: int) -> None:
+    """The workers share the partitions as ours do; each goes on at Kafka's committed offset."""
+    living = store.workers(name, 5_000)
+    numbers = [n for n in range(partitions) if living[n % len(living)] == name]
+    mine = {TopicPartition(str(t), n) for t in (Topic.EVENTS, Topic.IMPRESSIONS) for n in numbers}
+    if mine != consumer.assignment():
+        if consumer.assignment():
+            consumer.commit()
+        consumer.assign(sorted(mine))
+        print("claimed", len(mine), flush=True)  # noqa: T201 - the drill waits for it
+
+
+def _parse(topic: str, value: bytes) -> list[Event]:
+    try:
+        raw = msgspec.json.decode(value)
+        return impression_events(parse_impression(raw)) if topic == Topic.IMPRESSIONS else [parse_event(raw)]
+    except (msgspec.DecodeError, InvalidEvent):
+        return []
+
+
+if __name__ == "__main__":
+    main()

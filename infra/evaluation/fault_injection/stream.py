@@ -1,0 +1,301 @@
+"""`recsys drill stream`: faults while offsets advance, then every cell is compared with a recomputation of the log.
+
+Rounds: our workers on a Redis that keeps an append-only file; the same on one that keeps snapshots; and the
+control (`infra.evaluation.fault_injection.control`: offsets only in Kafka), which must come out wrong, or the drill proves nothing.
+Each round sends the same seeded log at a steady rate, with duplicates, out-of-order and late events and poison,
+and injects each kind of fault several times, each once the offsets have advanced since the last.
+"""
+
+import itertools
+import math
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+import numpy as np
+from kafka import KafkaConsumer, TopicPartition
+
+from infra.cli.output import console
+from infra.evaluation.benchmarks.rig import EVERY, TOPICS, Offsets, StreamRig
+from infra.evaluation.benchmarks.stream import catalogue
+from infra.evaluation.fault_injection import control
+from infra.evaluation.fault_injection.verify import Differences, Expected, differences, expected_states
+from infra.local.redis import Persistence
+from recsys.event_log import EventSink
+from recsys.events import Event, derived_id
+from recsys.features.definitions import FEATURES
+from recsys.impressions import Impression, ShownItem
+from recsys.result import Goal, Result
+from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType, Item, Topic
+from streaming.dead_letter import read_dead_letters
+
+WORKERS = 2
+_TIMEOUT_S = 300.0
+_TICK_S = 0.1
+_FROZEN_S = (
+    9.0  # longer than the group's session timeout: the broker gives its partitions to the other worker
+)
+_STORM = 3  # so many times a worker joins and leaves
+
+
+class Fault(StrEnum):
+    KILL_WORKER = "kill_worker"  # kill -9, and another starts
+    FREEZE_WORKER = "freeze_worker"  # SIGSTOP until it has lost its partitions, then SIGCONT
+    KILL_REDIS = "kill_redis"  # kill -9, and it starts from what is on disk
+    REBALANCE = "rebalance"  # a third worker joins and leaves, again and again
+
+
+@dataclass(frozen=True)
+class StreamDrill:
+    """At least `records` at `rate` a second; each fault `repeats` times, `advance` records after the last one."""
+
+    seed: int = 0
+    records: int = 60_000
+    rate: float = 800.0
+    repeats: int = 3
+    advance: int = 2_000
+    users: int = 2_000
+    items: int = 500
+    persistences: tuple[Persistence, ...] = (Persistence.AOF, Persistence.RDB)
+
+    @classmethod
+    def quick(cls, seed: int) -> "StreamDrill":
+        return cls(seed=seed, records=6_000, rate=400.0, repeats=1, advance=800)
+
+
+@dataclass
+class Outcome:
+    """What one round left behind."""
+
+    expected: Expected
+    differences: Differences
+    dead_letters: int
+    recovery_s: dict[Fault, list[float]]
+    fenced: int
+    gaps: int
+    outages: int
+
+
+def run(config: StreamDrill) -> Result:
+    """All rounds, one after another."""
+    figures: dict[str, float] = {}
+    goals: dict[str, Goal] = {}
+    for persistence in config.persistences:
+        console.print(f"{persistence}: {config.records} records, each fault {config.repeats} times")
+        found = _round(config, persistence)
+        figures |= _figures(f"{persistence}_", found)
+        goals |= {
+            f"{persistence}_{name}": Goal("==", 0)
+            for name in ("wrong_cells", "lost", "doubled", "wrong_sequences", "dead_letters_missing")
+        }
+    console.print("control: the same with offsets in Kafka only")
+    figures |= _figures("control_", _round(config, Persistence.AOF, is_control=True))
+    goals["control_wrong_cells"] = Goal(">", 0)
+    return Result("drill stream", config.seed, figures, goals)
+
+
+def _figures(prefix: str, found: Outcome) -> dict[str, float]:
+    figures: dict[str, float] = {
+        "events": found.expected.events,
+        "duplicates_sent": found.expected.duplicates,
+        "cells": found.differences.cells,
+        "wrong_cells": found.differences.wrong_cells,
+        "lost": found.differences.lost,
+        "doubled": found.differences.doubled,
+        "sequences": found.differences.sequences,
+        "wrong_sequences": found.differences.wrong_sequences,
+        "dead_letters_expected": found.expected.dead_letters,
+        "dead_letters_distinct": found.dead_letters,
+        "dead_letters_missing": abs(found.expected.dead_letters - found.dead_letters),
+        "fenced": found.fenced,
+        "gaps": found.gaps,
+        "outages": found.outages,
+    }
+    for fault, seconds in found.recovery_s.items():
+        figures[f"{fault}_recovery_max_s"] = max(seconds)
+    return {prefix + name: value for name, value in figures.items()}
+
+
+# --- one round --------------------------------------------------------------------------------------------------
+
+
+def _round(config: StreamDrill, persistence: Persistence, is_control: bool = False) -> Outcome:
+    with StreamRig(persistence) as rig, ExitStack() as closing:
+        offsets = closing.enter_context(_committed(rig)) if is_control else rig.offsets
+        crew = _Crew(
+            rig, (sys.executable, "-m", "infra.evaluation.fault_injection.control") if is_control else ()
+        )
+        done = threading.Event()
+        sender = threading.Thread(target=_send, args=(rig.sink, config, done), daemon=True)
+        sender.start()
+        recovery: dict[Fault, list[float]] = {fault: [] for fault in Fault}
+        for fault in [fault for _ in range(config.repeats) for fault in Fault]:
+            # a fault proves something only while offsets advance
+            due = sum(offsets().values()) + config.advance
+            rig.wait_until(lambda: sum(offsets().values()) >= due, _TIMEOUT_S, f"progress before {fault}")  # noqa: B023
+            before, began = rig.ends(), time.monotonic()
+            crew.suffer(fault)
+            rig.wait_until(lambda: _passed(offsets(), before), _TIMEOUT_S, f"recovery from {fault}")  # noqa: B023
+            recovery[fault].append(time.monotonic() - began)
+            console.print(f"  {fault} after {due} records: caught up in {recovery[fault][-1]:.1f} s")
+        done.set()
+        sender.join()
+        rig.sink.flush(60.0)
+        ends = rig.ends()
+        rig.wait_until(lambda: _passed(offsets(), ends), _TIMEOUT_S, "the end of the log")
+        crew.stop()
+        expected = expected_states(rig.source, TOPICS, FEATURES)
+        logs = rig.worker_logs()
+        return Outcome(
+            expected=expected,
+            differences=differences(expected, rig.store),
+            dead_letters=sum(1 for _ in read_dead_letters(rig.source)),
+            recovery_s=recovery,
+            fenced=logs.count("batch fenced"),
+            gaps=logs.count("batch gap"),
+            outages=logs.count("starts again from the stored offsets"),
+        )
+
+
+def _passed(offsets: Offsets, ends: Offsets) -> bool:
+    return all(offsets.get(where, -1) >= end for where, end in ends.items())
+
+
+@contextmanager
+def _committed(rig: StreamRig) -> Iterator[Callable[[], Offsets]]:
+    """The control's progress, which only Kafka knows; asked for twice a second at most."""
+    consumer = KafkaConsumer(bootstrap_servers=rig.kafka.bootstrap, group_id=control.GROUP)
+    asked, found = -math.inf, Offsets()
+
+    def offsets() -> Offsets:
+        nonlocal asked, found
+        if time.monotonic() - asked > 0.5:
+            found = {
+                where: consumer.committed(TopicPartition(str(where[0]), where[1])) or 0 for where in EVERY
+            }
+            asked = time.monotonic()
+        return found
+
+    try:
+        yield offsets
+    finally:
+        consumer.close()
+
+
+class _Crew:
+    """The workers of a round, and what happens to them."""
+
+    def __init__(self, rig: StreamRig, command: tuple[str, ...]) -> None:
+        self._rig = rig
+        self._command = command
+        self._workers = [rig.start_worker(*command) for _ in range(WORKERS)]
+
+    def suffer(self, fault: Fault) -> None:
+        match fault:
+            case Fault.KILL_WORKER:
+                self._rig.kill_worker(self._workers.pop(0))
+                self._workers.append(self._rig.start_worker(*self._command))
+            case Fault.FREEZE_WORKER:
+                frozen = self._workers[0]
+                os.kill(frozen.pid, signal.SIGSTOP)
+                time.sleep(_FROZEN_S)
+                os.kill(frozen.pid, signal.SIGCONT)
+            case Fault.KILL_REDIS:
+                self._rig.redis.kill()
+                self._rig.redis.start()
+            case Fault.REBALANCE:
+                for _ in range(_STORM):
+                    self._join_and_leave()
+
+    def _join_and_leave(self) -> None:
+        third = self._rig.start_worker(*self._command)
+        self._rig.wait_until(
+            lambda: "claimed" in third.log.read_text(encoding="utf-8"), _TIMEOUT_S, "a third worker"
+        )
+        self._rig.stop_worker(third)
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            self._rig.stop_worker(worker)
+
+
+# --- the log ----------------------------------------------------------------------------------------------------
+
+
+def _send(sink: EventSink, config: StreamDrill, done: threading.Event) -> None:
+    """Send records at the drill's rate until every fault is over, and at least as many as configured.
+
+    Those of a tick together: the embedded broker gets slower with every batch that its log holds.
+    """
+    started, sent = time.monotonic(), 0
+    records = drill_records(config)
+    while sent < config.records or not done.is_set():
+        due = int((time.monotonic() - started) * config.rate)
+        for topic, key, value in itertools.islice(records, due - sent):
+            sink.append(topic, key, value)
+        sent = due
+        time.sleep(_TICK_S)
+
+
+def drill_records(config: StreamDrill) -> Iterator[tuple[Topic, str, bytes]]:
+    """Topic, key and value of endless records: mostly single events, some lists of impressions, and trouble."""
+    rng = random.Random(config.seed)  # noqa: S311
+    items = catalogue(config.items, config.seed)
+    start_ms = time.time_ns() // 1_000_000 - 3 * MS_PER_HOUR
+    recent: list[tuple[Topic, str, bytes]] = []
+    for n in itertools.count():
+        fate = rng.random()
+        if recent and fate < 0.03:  # sent again
+            yield rng.choice(recent)
+            continue
+        user = f"user-{int(config.users * rng.random() ** 2)}"
+        # out of order by up to ten minutes; with a few that are more than a day late
+        time_ms = (
+            start_ms
+            + min(2 * MS_PER_HOUR, n * MS_PER_HOUR // config.records)
+            - rng.randrange(10 * MS_PER_MINUTE)
+        )
+        if fate < 0.035:
+            yield Topic.EVENTS, user, rng.choice([b"{", b"null", b'{"type": "click"}', b"\xff"])
+        elif fate < 0.04:
+            yield Topic.EVENTS, user, _event(rng, n, user, time_ms - 2 * MS_PER_DAY, items)
+        else:
+            record = (
+                (Topic.IMPRESSIONS, user, _impression(rng, n, user, time_ms, items))
+                if fate < 0.1
+                else (Topic.EVENTS, user, _event(rng, n, user, time_ms, items))
+            )
+            recent = [*recent[-99:], record]
+            yield record
+
+
+def _event(rng: random.Random, n: int, user: str, time_ms: int, items: Sequence[Item]) -> bytes:
+    item = rng.choice(items)
+    event = Event(
+        event_id=derived_id(time_ms, "drill", n),
+        type=rng.choice(list(EventType)),
+        user_id=user,
+        item_id=item.item_id,
+        event_time_ms=time_ms,
+        value=float(rng.randint(1, 5)),
+        context={"categories": "|".join(item.categories), "creator": item.creator},
+    )
+    return msgspec.json.encode(event.to_dict())
+
+
+def _impression(rng: random.Random, n: int, user: str, time_ms: int, items: Sequence[Item]) -> bytes:
+    shown = [
+        ShownItem(item.item_id, position, rng.random(), categories=item.categories, creator=item.creator)
+        for position, item in enumerate(rng.sample(items, 8))
+    ]
+    features = np.zeros((len(shown), 1), dtype=np.float32)
+    impression = Impression(f"request-{n}", user, time_ms, "drill", FEATURES.fingerprint, shown, features)
+    return msgspec.json.encode(impression.to_dict())

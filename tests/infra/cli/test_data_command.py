@@ -1,0 +1,53 @@
+"""`recsys data` from the command line: what it prints, what it writes, how it fails."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.cli.commands.data import app
+from recsys.errors import InvalidData
+from recsys.lake import days
+from tests.recsys.datasets import samples
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RECSYS_HOME", str(tmp_path / "var"))
+    return tmp_path / "var"
+
+
+def test_import_prints_one_json_object_and_writes_the_lake(home: Path, tmp_path: Path) -> None:
+    done = runner.invoke(app, ["import", str(samples.kuairand_csv(tmp_path / "k")), "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["events_by_type"] == {"impression": 3, "click": 2, "dwell": 3, "like": 1, "purchase": 1}
+    assert days(home / "lake") == ["2022-04-25"]
+    assert json.loads((home / "lake" / "import-report.json").read_text()) == report
+
+
+def test_shift_to_now_ends_the_log_now(home: Path, tmp_path: Path) -> None:
+    done = runner.invoke(
+        app, ["import", str(samples.movielens_100k(tmp_path / "m")), "--shift-to-now", "--json"]
+    )
+    assert json.loads(done.stdout)["shift_weeks"] > 1_400
+
+
+def test_validate_shows_tables_and_writes_nothing(home: Path, tmp_path: Path) -> None:
+    folder = samples.table(tmp_path / "t", ["a,x,875000000000,1,,", "a,x,soon,1,,"])
+    done = runner.invoke(app, ["validate", str(folder), "--mapping", str(folder / "mapping.yaml")])
+    assert done.exit_code == 0, done.output
+    for part in ("data set t", "1997-09-23", "is not a time in milliseconds", "'soon'"):
+        assert part in done.stdout
+    assert not home.exists()
+
+
+def test_strict_fails_with_the_first_broken_rows(home: Path, tmp_path: Path) -> None:
+    folder = samples.table(tmp_path / "t", ["a,x,soon,1,,"])
+    done = runner.invoke(app, ["import", str(folder), "--strict"])
+    assert isinstance(done.exception, InvalidData)  # `recsys` prints it as one sentence
+    assert "row 2, column t" in str(done.exception)
+    assert days(home / "lake") == []

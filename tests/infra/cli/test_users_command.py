@@ -1,0 +1,63 @@
+"""`recsys users forget`: gone from Redis at once, from the lake with the next compaction."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from infra.cli.commands.users import app
+from recsys.events import Event
+from recsys.features.definitions import FEATURES
+from recsys.features.state import EntityState
+from recsys.forget import forgotten_users, user_digest
+from recsys.lake import EVENTS, DayWriter, events_table, read_events
+from recsys.simulation.clock import CLOCK_FILE, WorldClock, write_clock
+from recsys.store.base import Batch, StoreConfig
+from recsys.store.nightly import NightlyStore
+from recsys.store.redis import RedisFeatureStore
+from recsys.types import MS_PER_DAY, EventType, Topic
+from streaming.compact import compact
+
+T0 = 1_700_000_000_000
+CLICKS = [Event(f"e{n}", EventType.CLICK, user, "i", T0 + n) for n, user in enumerate(["u", "v", "u"])]
+
+
+@pytest.mark.redis
+def test_every_trace_of_the_user_goes(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DayWriter(tmp_path / "lake", EVENTS, "test") as writer:
+        writer.write(events_table(CLICKS))
+    store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(1), "other")
+    epoch = store.claim(Topic.EVENTS, 0, "log").epoch
+    store.apply(Batch(Topic.EVENTS, 0, epoch, 0, 3, T0 + 2, range(3), CLICKS))
+    nightly = NightlyStore(redis_url, FEATURES, "other")
+    nightly.write_users((user, store.user(user)) for user in store.user_ids())
+    assert nightly.user("u").histories
+    for name, value in {
+        "HOME": str(tmp_path),
+        "REDIS_URL": redis_url,
+        "KAFKA_BOOTSTRAP": "127.0.0.1:1",
+        "PARTITIONS": "1",
+        "REDIS_NAMESPACE": "other",
+        "CLOCK": str(tmp_path / CLOCK_FILE),
+    }.items():
+        monkeypatch.setenv(f"RECSYS_{name}", value)
+
+    later = T0 + MS_PER_DAY
+    write_clock(tmp_path / CLOCK_FILE, WorldClock(wall_ms=1, world_ms=later, speed=0, until_ms=later))
+
+    done = CliRunner().invoke(app, ["forget", "u", "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout)["had_state"] is True
+    assert forgotten_users(tmp_path / "lake") == {user_digest("u"): later}, "in the world's time"
+    assert store.user("u") == EntityState()
+    assert store.user("v").cells
+    assert nightly.user("u") == EntityState()
+    assert nightly.user("v").cells
+    nightly.close()
+    store.close()
+    compact(tmp_path / "lake")
+    assert list(read_events(tmp_path / "lake")) == [CLICKS[1]]
+    again = CliRunner().invoke(app, ["forget", "u", "--json"], catch_exceptions=False)
+    assert json.loads(again.stdout)["had_state"] is False

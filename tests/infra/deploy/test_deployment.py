@@ -1,0 +1,267 @@
+"""What an adopter deploys agrees with the code: renaming a setting, a command or a metric fails here."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from prometheus_client import Metric
+from typer.core import TyperGroup
+
+from infra.cli.main import COMMANDS, load
+from infra.cli.settings_table import ALL
+from recsys.settings import PREFIX
+from serving.telemetry import Telemetry
+from streaming.commit import ALIVE, FOLDER
+from streaming.metrics import WorkerMetrics
+
+INFRA = Path(__file__).parents[3] / "infra" / "deploy"
+ROOT = Path(__file__).parents[3]
+KUBERNETES = "1.33"
+# Resources of operators, whose schemas Kubernetes does not ship.
+FOREIGN = ("strimzi.io", "keda.sh", "sparkoperator.k8s.io", "opstreelabs.in", "kustomize.config.k8s.io")
+OUR_IMAGES = ("recsys:serving", "recsys:serving-cuda", "recsys:training")
+ONCE = {"topics", "features", "train", "traffic"}  # they end by themselves: nothing to watch
+
+
+def documents() -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted((INFRA / "k8s").rglob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            yield path.relative_to(INFRA), document
+
+
+def compose() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
+    return content
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod's spec in the manifests."""
+    for path, document in documents():
+        spec = document.get("spec", {})
+        if document["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        if "template" in spec and "spec" in spec["template"]:
+            yield f"{path}:{document['metadata']['name']}", spec["template"]["spec"]
+
+
+def containers() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, pod in pods():
+        for container in pod.get("initContainers", []) + pod["containers"]:
+            yield name, container
+
+
+def command_lines() -> Iterator[tuple[str, list[str]]]:
+    """Arguments of every container that runs `recsys`."""
+    for name, container in containers():
+        if container["image"] in OUR_IMAGES:
+            yield name, container["args"]
+    for name, service in compose()["services"].items():
+        if service.get("image") in OUR_IMAGES and "entrypoint" not in service:
+            yield f"compose:{name}", service["command"]
+
+
+@pytest.mark.parametrize(("path", "document"), documents(), ids=str)
+def test_every_manifest_fits_kubernetes_schema(path: Path, document: dict[str, Any]) -> None:
+    if any(group in document["apiVersion"] for group in FOREIGN):
+        assert {"apiVersion", "kind"} <= document.keys()
+    else:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_kustomizations_name_files_that_exist() -> None:
+    for path, document in documents():
+        if document["kind"] == "Kustomization":
+            for resource in document["resources"]:
+                assert (INFRA / path.parent / resource).exists(), f"{path}: {resource}"
+            named = {p.name for p in (INFRA / path.parent).glob("*.yaml")} - {"kustomization.yaml"}
+            assert named <= set(document["resources"]), f"{path}: not listed"
+
+
+@pytest.mark.parametrize(("name", "pod"), pods(), ids=str)
+def test_pods_have_the_least_privilege_and_limits(name: str, pod: dict[str, Any]) -> None:
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    for container in pod.get("initContainers", []) + pod["containers"]:
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"]["drop"] == ["ALL"]
+        assert container["resources"]["limits"]["memory"]
+
+
+def test_every_variable_that_is_set_is_a_setting() -> None:
+    known = {f"{PREFIX}{name}".upper() for cls in ALL for name in cls.model_fields}
+    sources = [*(INFRA / "k8s").rglob("*.yaml"), INFRA / "compose.yaml", INFRA / "docker" / "Dockerfile"]
+    used = {name: path for path in sources for name in re.findall(r"\bRECSYS_[A-Z_]+", path.read_text())}
+    assert used
+    assert used.keys() <= known, {name: str(used[name]) for name in used.keys() - known}
+
+
+@pytest.mark.parametrize(("name", "arguments"), command_lines(), ids=str)
+def test_every_container_runs_a_command_that_exists(name: str, arguments: list[str]) -> None:
+    assert arguments[0] in COMMANDS
+    command: Any = load(arguments[0])
+    words = arguments[1:]
+    if isinstance(command, TyperGroup):
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_compose_services_are_confined_and_watched() -> None:
+    services = compose()["services"]
+    for name, service in services.items():
+        assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert name in ONCE or "healthcheck" in service, name
+        if service.get("image") in OUR_IMAGES:
+            assert service["user"] != "root", name
+        for needed, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in services[needed], f"{name} waits for {needed}"
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), f"{name} is open to the network"
+
+
+def test_what_the_archivers_health_checks_look_at_is_what_it_touches() -> None:
+    path = f"/var/lib/recsys/lake/{FOLDER}/{ALIVE}"
+    assert path in compose()["services"]["archive"]["healthcheck"]["test"][-1]
+    (archive,) = (container for _, container in containers() if container["name"] == "archive")
+    assert path in archive["livenessProbe"]["exec"]["command"][-1]
+
+
+def test_kafka_keeps_its_records_in_the_volume() -> None:
+    kafka = compose()["services"]["kafka"]
+    assert f"kafka:{kafka['environment']['KAFKA_LOG_DIRS']}" in kafka["volumes"]
+
+
+def test_stages_of_the_dockerfile_are_built_from_earlier_ones_and_compose_names_them() -> None:
+    stages: list[str] = []
+    for line in (INFRA / "docker" / "Dockerfile").read_text().splitlines():
+        if copied := re.match(r"COPY --from=(\S+)", line):
+            assert copied[1] in stages, line
+        if found := re.match(r"FROM (\S+) AS (\S+)", line):
+            assert found[1] in stages or found[1] == "python:${PYTHON}", line
+            stages.append(found[2])
+    assert stages[-1] == "serving", "what is built without a target"
+    targets = {s["build"]["target"] for s in compose()["services"].values() if "build" in s}
+    assert targets == {"serving", "serving-cuda", "training"} <= set(stages)
+
+
+def exported_metrics() -> set[str]:
+    """Every sample name that the API and the worker can export."""
+    names: set[str] = set()
+    for registry in (Telemetry().registry, WorkerMetrics().registry):
+        for metric in registry.collect():
+            suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+            names.update(metric.name + suffix for suffix in suffixes.get(metric.type, ("",)))
+    return names
+
+
+def queries() -> Iterator[str]:
+    for group in yaml.safe_load((INFRA / "prometheus" / "rules.yml").read_text())["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+    for path in (INFRA / "grafana" / "dashboards").glob("*.json"):
+        for panel in json.loads(path.read_text())["panels"]:
+            yield from (target["expr"] for target in panel["targets"])
+    for _, document in documents():
+        if document["kind"] == "ScaledObject":
+            yield from (trigger["metadata"]["query"] for trigger in document["spec"]["triggers"])
+    for rule in adapter_rules():
+        yield from (rule["seriesQuery"], rule["metricsQuery"])
+
+
+def autoscaler_metrics() -> Iterator[str]:
+    """What the autoscalers ask the Prometheus adapter for."""
+    for _, document in documents():
+        if document["kind"] == "HorizontalPodAutoscaler" and "spec" in document:
+            for metric in document["spec"]["metrics"]:
+                if metric["type"] in ("Pods", "External"):
+                    yield metric[metric["type"].lower()]["metric"]["name"]
+
+
+def adapter_rules() -> list[dict[str, Any]]:
+    """The adapter's rules, of pods and external ones."""
+    content = next(
+        d for _, d in documents() if d.get("metadata", {}).get("name") == "prometheus-adapter-rules"
+    )
+    config = yaml.safe_load(content["data"]["config.yaml"])
+    return [*config["rules"], *config["externalRules"]]
+
+
+def test_every_metric_of_an_autoscaler_is_made_by_the_adapter() -> None:
+    assert set(autoscaler_metrics()) == {rule["name"]["as"] for rule in adapter_rules()}
+
+
+def test_every_bucket_that_a_query_names_is_exported() -> None:
+    buckets = {
+        (sample.name, sample.labels["le"])
+        for metric in _observed()
+        for sample in metric.samples
+        if "le" in sample.labels
+    }
+    named = {
+        found for query in queries() for found in re.findall(r'(recsys_\w+_bucket)\{[^}]*le="([^"]+)"', query)
+    }
+    assert named
+    assert named <= buckets
+
+
+def _observed() -> Iterator[Metric]:
+    """Every metric with one observation, so that histograms with labels show their buckets."""
+    telemetry, worker = Telemetry(), WorkerMetrics()
+    telemetry.request("/v1/recommendations", "POST", 200, 0.01)
+    yield from telemetry.registry.collect()
+    yield from worker.registry.collect()
+
+
+def test_every_alert_fires_in_a_rule_test() -> None:
+    groups = yaml.safe_load((INFRA / "prometheus" / "rules.yml").read_text())["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
+    cases = yaml.safe_load((ROOT / "tests" / "infra" / "deploy" / "rules_test.yml").read_text())["tests"]
+    fired = {t["alertname"] for case in cases for t in case["alert_rule_test"] if t["exp_alerts"]}
+    assert fired == alerts
+
+
+def test_every_query_names_a_metric_that_is_exported() -> None:
+    known = exported_metrics()
+    for query in queries():
+        used = set(re.findall(r"\brecsys_\w+", query))
+        assert used <= known, f"{query}: {used - known}"
+        assert used or "recsys:" in query
+
+
+def test_every_alert_has_its_runbook() -> None:
+    headings = {
+        re.sub(r"[^a-z0-9-]", "", line.lstrip("# ").strip().lower().replace(" ", "-"))
+        for line in (ROOT / "docs" / "operations.md").read_text().splitlines()
+        if line.startswith("#")
+    }
+    for group in yaml.safe_load((INFRA / "prometheus" / "rules.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                page, _, anchor = rule["annotations"]["runbook"].partition("#")
+                assert page == "docs/operations.md"
+                assert anchor in headings, rule["alert"]
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is missing: apt-get install prometheus")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "rules", "infra/deploy/prometheus/rules.yml"),
+        ("test", "rules", "tests/infra/deploy/rules_test.yml"),
+    ],
+    ids=" ".join,
+)
+def test_rules_are_valid_and_fire_when_they_must(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(["promtool", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,226 @@
+"""The embedded services: real servers that start, die, come back, and never outlive who started them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from infra.local.kafka import KafkaBroker
+from infra.local.process import ChildProcess, pid_alive
+from infra.local.redis import Persistence, RedisServer, server_binary
+from infra.local.services import Services, connected, embedded, running
+from recsys.errors import Unavailable
+from recsys.settings import Settings
+from recsys.types import Topic
+from streaming.log import KafkaSource, reachable
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+
+def test_a_child_that_ends_early_tells_why(tmp_path: Path) -> None:
+    child = ChildProcess([sys.executable, "-c", "print('no luck'); exit(3)"], tmp_path / "log")
+    with pytest.raises(Unavailable, match=r"ended with 3: no luck"):
+        child.wait_until(lambda: False, 30)
+
+
+def test_a_child_that_is_never_ready_is_killed(tmp_path: Path) -> None:
+    child = ChildProcess([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
+    with pytest.raises(Unavailable, match="not ready"):
+        child.wait_until(lambda: False, 0.1)
+    assert not child.alive
+
+
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    program = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(60)
+"""
+    child = ChildProcess([sys.executable, "-c", program], tmp_path / "log")
+    child.wait_until(lambda: "deaf" in child.log_tail(), 30)
+    child.stop(timeout_s=0.2)
+    assert not child.alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
+def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    program = f"""
+import time
+from pathlib import Path
+from infra.local.process import ChildProcess
+child = ChildProcess(["sleep", "60"], Path({str(tmp_path / "log")!r}))
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert pid_alive(child)
+        parent.kill()
+    assert eventually(lambda: not pid_alive(child))
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------
+
+
+def test_the_servers_binary_is_there() -> None:
+    assert os.access(server_binary(), os.X_OK)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("persistence", "kept"), [(Persistence.NONE, None), (Persistence.RDB, b"1"), (Persistence.AOF, b"1")]
+)
+def test_what_a_killed_redis_keeps(persistence: Persistence, kept: bytes | None) -> None:
+    with RedisServer(persistence=persistence) as server, redis.Redis.from_url(server.url) as client:
+        client.set("a", 1)
+        if persistence is Persistence.RDB:
+            client.save()
+        if persistence is Persistence.AOF:
+            assert client.waitaof(1, 0, 30_000)[0] == 1
+        before = server.pid
+        server.kill()
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+        server.start()
+        assert server.pid != before
+        assert client.get("a") == kept
+
+
+@pytest.mark.redis
+def test_two_servers_are_two_servers() -> None:
+    with RedisServer() as first, RedisServer() as second:
+        redis.Redis.from_url(first.url).set("a", 1)
+        assert redis.Redis.from_url(second.url).get("a") is None
+        data = first.data
+    assert not data.exists()
+
+
+# --- Kafka ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.kafka
+def test_the_broker_has_the_projects_topics_and_forgets_when_it_stops() -> None:
+    with KafkaBroker(partitions=3) as broker:
+        ids = set()
+        for _ in range(2):
+            source = KafkaSource(broker.bootstrap)
+            assert [source.partitions(topic) for topic in Topic] == [3] * len(Topic)
+            ids.add(source.log_id(Topic.EVENTS))
+            source.close()
+            broker.kill()
+            assert not reachable(broker.bootstrap, 0.2)
+            broker.start()
+        assert len(ids) == 2
+
+
+# --- both -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, redis_url="", kafka_bootstrap="")
+
+
+@pytest.mark.redis
+@pytest.mark.kafka
+def test_other_commands_find_the_embedded_services_while_they_run(settings: Settings) -> None:
+    with pytest.raises(Unavailable, match="recsys up"):
+        connected(settings)
+    with embedded(settings) as services:
+        assert running(settings) == services
+        found = connected(settings)
+        assert (found.redis_url, found.kafka_bootstrap) == (services.redis_url, services.kafka_bootstrap)
+        assert found.home == settings.home
+        explicit = settings.model_copy(update={"redis_url": "redis://elsewhere"})
+        assert connected(explicit).redis_url == "redis://elsewhere"
+        assert connected(explicit).kafka_bootstrap == services.kafka_bootstrap
+        with pytest.raises(Unavailable, match="run already"), embedded(settings):
+            pass
+        redis.Redis.from_url(services.redis_url).set("a", 1)
+    assert running(settings) is None
+    assert not services.alive
+    with embedded(settings) as services:
+        assert redis.Redis.from_url(services.redis_url).get("a") == b"1"
+    with embedded(settings, fresh=True) as services:
+        assert redis.Redis.from_url(services.redis_url).get("a") is None
+
+
+@pytest.mark.redis
+def test_what_is_set_is_not_started(settings: Settings, redis_url: str) -> None:
+    both = settings.model_copy(update={"redis_url": redis_url, "kafka_bootstrap": "elsewhere:9092"})
+    with embedded(both) as services:
+        assert services == Services(redis_url, "elsewhere:9092")
+    assert connected(both) is both
+
+
+def test_a_file_of_services_that_have_ended_is_not_believed(settings: Settings) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    path = settings.home / "run" / "services.json"
+    path.parent.mkdir(parents=True)
+    services = {
+        "redis_url": "redis://x",
+        "kafka_bootstrap": "x:1",
+        "redis_pid": ended.pid,
+        "kafka_pid": os.getpid(),
+    }
+    path.write_text(json.dumps(services), encoding="utf-8")
+    assert running(settings) is None
+    path.write_text("{ half", encoding="utf-8")
+    assert running(settings) is None
+    with pytest.raises(Unavailable, match="recsys up"):
+        connected(settings)
+
+
+@pytest.mark.slow
+@pytest.mark.redis
+@pytest.mark.kafka
+def test_up_and_status(tmp_path: Path) -> None:
+    """`recsys up` until Ctrl-C, `recsys status` beside it, nothing left afterwards."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("RECSYS_")} | {
+        "RECSYS_HOME": str(tmp_path)
+    }
+    recsys = [sys.executable, "-m", "infra.cli.main"]
+
+    def status() -> dict[str, dict[str, object]]:
+        done = subprocess.run([*recsys, "status", "--json"], env=environ, capture_output=True, check=False)
+        found: dict[str, dict[str, object]] = json.loads(done.stdout)
+        assert done.returncode == (0 if found["redis"]["reachable"] and found["kafka"]["reachable"] else 1)
+        return found
+
+    assert not status()["redis"]["reachable"]
+    with subprocess.Popen([*recsys, "up"], env=environ, stderr=subprocess.PIPE) as up:
+        services = tmp_path / "run" / "services.json"
+        assert eventually(services.exists, 60)
+        pids = [json.loads(services.read_text())[name] for name in ("redis_pid", "kafka_pid")]
+        found = status()
+        assert found["redis"]["reachable"]
+        topics: Any = found["kafka"]["topics"]
+        assert {name: topic["end_offsets"] for name, topic in topics.items()} == {
+            str(t): [0] * 4 for t in Topic
+        }
+        assert topics["events"]["worker_lag"] == topics["impressions"]["archiver_lag"] == 0
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == 0
+    assert not services.exists()
+    assert not any(pid_alive(pid) for pid in pids)
