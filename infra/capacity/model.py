@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.capacity import size, size_process
 from infra.evaluation.benchmarks.stream import catalogue
+from infra.evaluation.load.traffic import traffic_events
 from recsys.errors import InvalidConfig
 from recsys.lake import COMPRESSION, events_table
 from recsys.store.base import StoreConfig
-from streaming.traffic import traffic_events
 
 TABLE = Path(__file__).parent / "sizing.yaml"
 DAYS = 30  # of activity in the online store

@@ -2,7 +2,7 @@
 
 What RecSim (Ie et al. 2019) calls document and user models: latent vectors decide affinity, quality is seen only
 after the click, and nothing of this module is known to the recommender: it meets the world over HTTP and Kafka
-(`streaming.traffic`). Everything is drawn from `WorldConfig.seed`; `recsys.simulation.behavior` answers lists.
+(`infra.evaluation.load.traffic`). Everything is drawn from `WorldConfig.seed`; `recsys.simulation.behavior` answers lists.
 Whatever is measured in it is *simulated*.
 """
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from infra.evaluation.load.traffic import drive, kafka_target, traffic_events
 from infra.local.kafka import KafkaBroker
 from recsys.events import Event
 from recsys.lake import EVENTS
 from recsys.types import Item
 from streaming.commit import read_checkpoint
 from streaming.log import KafkaSink
-from streaming.traffic import drive, kafka_target, traffic_events
 
 KILLS = 3
 PATIENCE_S = 60.0

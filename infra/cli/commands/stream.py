@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
 from infra.cli.signals import stop_event
+from infra.evaluation.load.traffic import Sent, drive, http_target, kafka_target, traffic_events
+from infra.evaluation.load.visitors import Population, VisitConfig, Visits, figures, play_day
 from infra.local.services import connected
 from recsys.client import AsyncClient
 from recsys.client.calls import Retry
@@ -34,8 +36,6 @@ from streaming.log import KafkaSink, KafkaSource
 from streaming.replay import Position
 from streaming.replay import replay as run_replay
 from streaming.settings import StreamSettings
-from streaming.traffic import Sent, drive, http_target, kafka_target, traffic_events
-from streaming.visitors import Population, VisitConfig, Visits, figures, play_day
 
 app = typer.Typer(no_args_is_help=True, help="Feature worker, archiver, replay, dead letters, traffic.")
 

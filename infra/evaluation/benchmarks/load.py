@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import uvloop
 
-from streaming.traffic import zipf
+from infra.evaluation.load.traffic import zipf
 
 _MAX_CONNECTIONS = 256
 _DRAIN_S = 10.0

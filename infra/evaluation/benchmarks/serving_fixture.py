@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from infra.evaluation.load.traffic import zipf
 from recsys.event_log import partition_of
 from recsys.events import CATEGORIES as CATEGORIES_KEY
 from recsys.events import CATEGORY_SEPARATOR, CREATOR, Event
 from recsys.store.base import Batch, FeatureStore
 from recsys.types import MS_PER_DAY, EventType, Item
-from streaming.traffic import zipf
 
 CATEGORIES, CREATORS = 32, 2_000
 _MIX = (EventType.IMPRESSION, EventType.CLICK, EventType.LIKE)

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.evaluation.benchmarks.http_floor import bare_server, median_ms
+from infra.evaluation.load.traffic import zipf
 from recsys.bundle import Bundle
 from recsys.features.definitions import FEATURES
 from recsys.rank.scorer import INPUTS, RankerSession
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore
-from streaming.traffic import zipf
 
 ROUNDS = 200
 _LENGTH, _CANDIDATES, _RECALLED = 50, 500, 375

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
+from infra.evaluation.load.traffic import drive, kafka_target, traffic_events
 from recsys.types import Item
 from streaming.log import KafkaSink
-from streaming.traffic import drive, kafka_target, traffic_events
 
 _POLL_S = 0.002
 _GIVE_UP_S = 5.0

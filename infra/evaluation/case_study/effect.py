@@ -21,6 +21,7 @@ from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.case_study.simulated_ab import Deployment, Lab
 from infra.evaluation.case_study.virtual_time import run_virtually
+from infra.evaluation.load.visitors import Population, VisitConfig, play_day
 from recsys.bundle import Bundle
 from recsys.experiments.analysis import ArmData, Lift, compare
 from recsys.experiments.assignment import Arm, Assigner, Experiment
@@ -34,7 +35,6 @@ from recsys.simulation.past import PastConfig, write_past
 from recsys.simulation.world import Ints, World, WorldConfig, create_world
 from recsys.types import MS_PER_DAY, Head
 from serving.runtime import PathConfig
-from streaming.visitors import Population, VisitConfig, play_day
 
 EXPERIMENT = "case-study"
 BEFORE, AFTER = "before", "after"

@@ -2,7 +2,7 @@
 
 Two deployments of one catalogue. What users do is folded into `after`'s features at once and into `before`'s at
 midnight, whoever did it: in an A/B test both arms learn from everybody. It has the methods of `recsys.client`, so that
-the world's users (`streaming.visitors`) visit it as they visit an API. Nothing depends on real time or on threads: one
+the world's users (`infra.evaluation.load.visitors`) visit it as they visit an API. Nothing depends on real time or on threads: one
 seed gives one log.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.evaluation.case_study.exploration import Draw, draw_of
+from infra.evaluation.load.visitors import Shop
 from recsys.bundle import Bundle
 from recsys.catalogue import Catalogue
 from recsys.client.models import EventResults, Recommendations, RecommendedItem
@@ -29,7 +30,6 @@ from recsys.store.memory import MemoryFeatureStore
 from recsys.types import EventType, Item, Topic
 from serving.impression_log import ImpressionLog
 from serving.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime
-from streaming.visitors import Shop
 
 _LOOK_MS = (
     5 * 60_000
@@ -112,7 +112,7 @@ class _Now:
 
 @dataclass
 class Lab(Shop):
-    """`streaming.visitors.Shop` of two arms. `clock`: the simulated time, set by whoever owns the loop."""
+    """`infra.evaluation.load.visitors.Shop` of two arms. `clock`: the simulated time, set by whoever owns the loop."""
 
     deployments: Mapping[str, Deployment]
     assigner: Assigner

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from infra.evaluation.load.visitors import Population, Shop, VisitConfig, Visits, play_day
 from recsys.client import AsyncClient
 from recsys.client.models import EventResults, Recommendations, RecommendedItem
 from recsys.errors import InvalidConfig, Unavailable
@@ -17,7 +18,6 @@ from recsys.simulation.actions import actions, changes, row_of
 from recsys.simulation.behavior import Behavior, BehaviorConfig
 from recsys.simulation.world import WorldConfig, create_world
 from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item
-from streaming.visitors import Population, Shop, VisitConfig, Visits, play_day
 
 CONFIG = WorldConfig(seed=5, users=300, items=200, new_items_per_day=40, days=4, item_life_days=3)
 WORLD = create_world(CONFIG)

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from infra.evaluation.load.traffic import drive, http_target, kafka_target, traffic_events, zipf
 from recsys.errors import Unavailable
 from recsys.event_log import MemoryEventLog
 from recsys.events import Event, parse_event
 from recsys.types import EventType, Item, Topic
-from streaming.traffic import drive, http_target, kafka_target, traffic_events, zipf
 
 ITEMS = [Item(f"i{n}", categories=("A", "B"), creator="c") for n in range(50)]
 

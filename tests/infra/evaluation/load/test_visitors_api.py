@@ -5,12 +5,12 @@ from pathlib import Path
 
 import httpx
 
+from infra.evaluation.load.visitors import Population, VisitConfig, Visits, play_day
 from recsys.client import AsyncClient
 from recsys.impressions import parse_impression
 from recsys.simulation.behavior import Behavior, BehaviorConfig
 from recsys.simulation.world import WorldConfig, create_world
 from recsys.types import Topic
-from streaming.visitors import Population, VisitConfig, Visits, play_day
 from tests.bundles import write_tiny_bundle
 from tests.serving.conftest import open_api
 
