@@ -22,14 +22,14 @@ from infra.cli.output import console
 from infra.local.children import Children
 from infra.local.process import free_port
 from infra.local.services import embedded
-from recsys.errors import Unavailable
-from recsys.events import new_id
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.events import new_id
+from recsys.contracts.types import EventType, Topic
 from recsys.features.definitions import FEATURES
-from recsys.lake import EVENTS, count_rows, days, read_day
+from recsys.lake.lake import EVENTS, count_rows, days, read_day
 from recsys.settings import Settings
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import EventType, Topic
 
 CLICKS = 3
 ASK = 10  # items in the lists that the demo shows

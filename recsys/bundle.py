@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 
 PREFIX = "RECSYS_"
 

@@ -9,10 +9,10 @@ import msgspec
 import orjson
 from fastapi import Header, Response
 
-from recsys.changes import C
-from recsys.errors import Unavailable
-from recsys.tracing import current_headers
-from recsys.types import Topic
+from recsys.contracts.changes import C
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.types import Topic
+from recsys.observability.tracing import current_headers
 from serving.idempotency import PATTERN, REPLAYED, once
 from serving.outbox import Message
 from serving.services import Services

@@ -12,12 +12,12 @@ import structlog
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
-from recsys.catalogue import Catalogue
-from recsys.errors import RecsysError
+from recsys.contracts.errors import RecsysError
+from recsys.contracts.request import Query, Rows
+from recsys.contracts.types import Head
+from recsys.items.catalogue import Catalogue
 from recsys.models.attributes import profile_rows
-from recsys.rank.scorer import OUTPUTS
-from recsys.request import Query, Rows
-from recsys.types import Head
+from recsys.ranking.scorer import OUTPUTS
 from serving.hop import Array, Hop
 from serving.parts import PREPARE, Nearest, NearestCall, Prepare, RankCall
 
@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class RemoteRanker:
-    """`recsys.rank.scorer.Ranker`: the session of another process."""
+    """`recsys.ranking.scorer.Ranker`: the session of another process."""
 
     def __init__(self, hop: Hop, version: str) -> None:
         self._hop = hop

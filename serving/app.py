@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 from starlette_compress import CompressMiddleware
 
 import recsys
-from recsys.tracing import Traces, open_traces
+from recsys.observability.tracing import Traces, open_traces
 from serving import openapi, problems
 from serving.assembly import assemble
 from serving.edge import Edge

@@ -11,13 +11,14 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 from recsys.bundle import Bundle
-from recsys.catalogue import Catalogue
-from recsys.errors import InvalidConfig, Unavailable
-from recsys.event_log import EventSink
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.event_log import EventSink
+from recsys.contracts.types import MS_PER_DAY
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
+from recsys.items.catalogue import Catalogue
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.pipeline.stages import SideEffect
-from recsys.recall.again import Again
+from recsys.recall.repeat_consumption import Again
 from recsys.rerank.reranker import RerankConfig
 from recsys.rerank.rules import RuleBook
 from recsys.simulation.clock import clock_of
@@ -26,7 +27,6 @@ from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from recsys.store.replays import MemoryReplays, RedisReplays
 from recsys.store.token_bucket import RedisTokenBuckets
-from recsys.types import MS_PER_DAY
 from serving.apart import Apart
 from serving.breaker import Breaker, Guarded
 from serving.cache import Cache

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.request import Query
 from recsys.pipeline.stages import QueryHydrator
-from recsys.request import Query
 
 T = TypeVar("T")
 

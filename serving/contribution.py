@@ -12,13 +12,13 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from recsys.contracts.request import Candidates, Query
+from recsys.contracts.types import Item
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.features.state import EntityState
 from recsys.pipeline.stages import Scorer
-from recsys.request import Candidates, Query
-from recsys.types import Item
 
 HISTORY, ITEM = "history", "item"  # beside the features: what the model reads of the user and the item itself
 _UNKNOWN_ROW = np.iinfo(np.int32).max  # the ranker knows no such item

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from serving.problems import Problem
 
 MAX_SHOWN = 1_000  # items over all pages: what recall reaches is not much deeper

@@ -9,8 +9,8 @@ import time
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recsys.events import new_id
-from recsys.tracing import TRACEPARENT, Traces, current_span
+from recsys.contracts.events import new_id
+from recsys.observability.tracing import TRACEPARENT, Traces, current_span
 from serving.problems import MEDIA_TYPE, Problem, problem_body
 from serving.telemetry import Telemetry
 
@@ -33,7 +33,7 @@ class Edge:
     def __init__(
         self, app: ASGIApp, telemetry: Telemetry, max_body_bytes: int, traces: Traces | None = None
     ) -> None:
-        """`traces`: a span for each request, `recsys.tracing.current_span` while it is answered."""
+        """`traces`: a span for each request, `recsys.observability.tracing.current_span` while it is answered."""
         self._app = app
         self._telemetry = telemetry
         self._max_body_bytes = max_body_bytes

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from recsys.experiments.growth import Growth
 
 _EVERY_S = 10.0

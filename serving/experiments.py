@@ -27,11 +27,11 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.types import Head
 from recsys.experiments.assignment import Arm, Assigner, Assignment, Experiment, exposures_text
 from recsys.rerank.reranker import Exploration, RerankConfig
-from recsys.types import Head
-from recsys.watched import WatchedFile
+from recsys.watched_file import WatchedFile
 from serving.runtime import PathConfig
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from recsys.catalogue import Catalogue
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.request import Candidates, Rows
 from recsys.features.age import ages
 from recsys.features.definitions import FEATURES
+from recsys.items.catalogue import Catalogue
 from recsys.pipeline.pipeline import Answer, Explanation
 from recsys.pipeline.stages import StageOutcome
-from recsys.request import Candidates, Rows
 from recsys.store.base import FeatureStore
 from serving.contribution import contributions
 from serving.runtime import USER_FEATURES, Runtime

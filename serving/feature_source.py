@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from recsys.catalogue import Catalogue
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.features.documents import Document, FixedItems, ItemDocuments
 from recsys.features.item_columns import ItemColumns
+from recsys.items.catalogue import Catalogue
 from recsys.pipeline.features import DocumentHydrator, FeatureHydrator
 from recsys.pipeline.stages import CandidateHydrator
 from serving.settings import FeatureSource

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
 
 MODELS = ("user_tower", "ranker")
 TOLERANCE = 1e-3  # absolute or relative, whichever allows more

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidConfig, Unavailable
+from recsys.contracts.errors import InvalidConfig, Unavailable
 from serving.breaker import Breaker
 
 T = TypeVar("T")

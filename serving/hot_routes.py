@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from recsys.errors import RecsysError
+from recsys.contracts.errors import RecsysError
 from serving.problems import Problem, problem_of, problem_response
 
 

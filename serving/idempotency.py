@@ -15,8 +15,8 @@ from contextlib import suppress
 import msgspec
 from starlette.requests import Request
 
-from recsys.errors import Unavailable
-from recsys.events import new_id
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.events import new_id
 from recsys.store.replays import Replays
 from serving.problems import Problem
 

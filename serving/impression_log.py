@@ -11,14 +11,14 @@ import orjson
 import structlog
 from msgspec.structs import replace
 
-from recsys.catalogue import Catalogue
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.impressions import Impression, ShownItem
+from recsys.contracts.request import ABSENT
+from recsys.contracts.types import Topic
 from recsys.features.state import EntityState
-from recsys.impressions import Impression, ShownItem
+from recsys.items.catalogue import Catalogue
+from recsys.observability.tracing import Headers, current_headers
 from recsys.pipeline.pipeline import Answer
-from recsys.request import ABSENT
-from recsys.tracing import Headers, current_headers
-from recsys.types import Topic
 from serving.outbox import Message, Outbox
 from serving.telemetry import Telemetry
 

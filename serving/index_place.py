@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
-from recsys.errors import InvalidBundle, InvalidConfig
+from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.recall.ann import AnnIndex, IndexConfig, Kind, choose
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base, BaseIndex

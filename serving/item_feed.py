@@ -14,10 +14,10 @@ from typing import Protocol
 
 import structlog
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.types import Item
 from recsys.features.state import EntityState
 from recsys.store.base import FeatureStore
-from recsys.types import Item
 
 _BLOCK_MS = 200
 # least and most between two looks: many changes of an item at once cost what one costs, and a look that finds few

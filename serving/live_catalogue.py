@@ -5,12 +5,12 @@ The item feed is its only writer; requests read beside it without a lock.
 
 from collections.abc import Iterable, Sequence
 
-from recsys.catalogue import Catalogue
+from recsys.contracts.types import Item
 from recsys.features.item_columns import ItemColumns
 from recsys.features.state import EntityState
+from recsys.items.catalogue import Catalogue
 from recsys.pipeline.trending import Trending
 from recsys.recall.live_items import LiveItems
-from recsys.types import Item
 
 _TRENDING_MS = 30_000  # what is popular changes slowly, and looking at every item takes time
 

@@ -4,8 +4,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from recsys.errors import Unavailable
-from recsys.event_log import EventSource
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.event_log import EventSource
 
 _KEEP_S = 2.0
 _PAUSE_S = 15.0  # after a log that did not answer: asking it costs seconds

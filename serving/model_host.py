@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from recsys.bundle import CURRENT, Bundle, current_version, is_version, open_bundle, publish
-from recsys.errors import FingerprintMismatch, InvalidBundle, InvalidConfig, RecsysError
+from recsys.contracts.errors import FingerprintMismatch, InvalidBundle, InvalidConfig, RecsysError
 from serving.telemetry import Telemetry
 
 _log = structlog.get_logger(__name__)

@@ -24,9 +24,9 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from recsys.errors import InvalidEvent, Unavailable
-from recsys.event_log import EventSink
-from recsys.events import new_id
+from recsys.contracts.errors import InvalidEvent, Unavailable
+from recsys.contracts.event_log import EventSink
+from recsys.contracts.events import new_id
 
 _FRAME = struct.Struct("<II")
 _SUFFIX = ".outbox"

@@ -5,7 +5,7 @@ from functools import partial
 from starlette.applications import Starlette
 
 from recsys.bundle import Bundle
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from recsys.features.definitions import FEATURES
 from recsys.simulation.clock import clock_of
 from recsys.store.base import FeatureStore, StoreConfig

@@ -24,8 +24,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from recsys.bundle import Bundle, versions
-from recsys.errors import RecsysError
-from recsys.rank.scorer import Device, RankerSession
+from recsys.contracts.errors import RecsysError
+from recsys.ranking.scorer import Device, RankerSession
 from serving.golden import check_golden
 from serving.hop import MEDIA_TYPE, Array
 from serving.model_host import Loaded, ModelHost
@@ -41,7 +41,7 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RankCall(msgspec.Struct, frozen=True, array_like=True):
-    """`inputs` are those of `recsys.rank.scorer.INPUTS`."""
+    """`inputs` are those of `recsys.ranking.scorer.INPUTS`."""
 
     version: str
     inputs: dict[str, Array]

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from recsys.errors import (
+from recsys.contracts.errors import (
     FingerprintMismatch,
     InvalidBundle,
     InvalidData,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Metric
 
-from recsys.worker_report import WorkerReport
+from recsys.observability.worker_report import WorkerReport
 
 REQUESTS, SECONDS, STAGES = "recsys_http_requests", "recsys_http_seconds", "recsys_stage_seconds"
 DEGRADED, CACHE = "recsys_degraded", "recsys_cache"

@@ -6,13 +6,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
-from recsys.catalogue import Catalogue
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.types import Item
 from recsys.features.state import EntityState
-from recsys.item_table import read_items
+from recsys.items.catalogue import Catalogue
+from recsys.items.item_table import read_items
 from recsys.recall.live_items import LiveItems
 from recsys.recall.two_tower import UserTower
-from recsys.types import Item
 from serving.golden import check_golden
 from serving.hop import Array
 from serving.index_place import IndexPlace

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from recsys.features.state import EntityState
+from recsys.observability.tracing import Span, current_span
 from recsys.pipeline.pipeline import Answer
 from recsys.store.base import FeatureStore
-from recsys.tracing import Span, current_span
 
 T = TypeVar("T")
 _NS_PER_MS = 1e6

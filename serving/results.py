@@ -13,10 +13,10 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
-from recsys.errors import RecsysError, Unavailable
+from recsys.contracts.errors import RecsysError, Unavailable
+from recsys.contracts.request import Query
 from recsys.features.state import EntityState
 from recsys.pipeline.pipeline import Answer
-from recsys.request import Query
 from serving.cache import Cache
 from serving.runtime import Runtime
 from serving.wire import Recommendation

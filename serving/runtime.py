@@ -10,33 +10,33 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
-from recsys.catalogue import Catalogue
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.request import Rows
+from recsys.contracts.types import Head
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.features.item_columns import ItemColumns
-from recsys.item_table import read_items
+from recsys.items.catalogue import Catalogue
+from recsys.items.item_table import read_items
 from recsys.pipeline.filters import DeletedFilter, SeenFilter
 from recsys.pipeline.hydrators import HistoryHydrator
 from recsys.pipeline.pipeline import Pipeline
 from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
 from recsys.pipeline.trending import Trending
-from recsys.rank.calibration import read_calibrations
-from recsys.rank.impression_discount import ImpressionDiscount
-from recsys.rank.scorer import RankerSession, RankScorer
-from recsys.rank.value_model import DEFAULT_WEIGHTS, ValueModel
-from recsys.recall.again import Again, AgainSource
+from recsys.ranking.calibration import read_calibrations
+from recsys.ranking.impression_discount import ImpressionDiscount
+from recsys.ranking.scorer import RankerSession, RankScorer
+from recsys.ranking.value_model import DEFAULT_WEIGHTS, ValueModel
 from recsys.recall.fresh import FreshSource
 from recsys.recall.live_items import LiveItems
 from recsys.recall.merge import QuotaMerger
 from recsys.recall.neighbours import ItemToItemSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
+from recsys.recall.repeat_consumption import Again, AgainSource
 from recsys.recall.two_tower import TwoTowerSource
 from recsys.recall.vector_index import NO_ROW
-from recsys.request import Rows
 from recsys.rerank.reranker import RerankConfig, Reranker
 from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
 from recsys.rerank.rules import RuleBook
-from recsys.types import Head
 from serving.apart import TOGETHER, Apart
 from serving.feature_source import ItemFeatures
 from serving.golden import check_golden

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from recsys.events import (
+from recsys.contracts.events import (
     CATEGORY_SEPARATOR,
     MAX_CONTEXT_ENTRIES,
     MAX_CONTEXT_LENGTH,

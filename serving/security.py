@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from serving.problems import Problem
 
 _NAME = re.compile(r"[a-z0-9-]{1,32}")

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from serving.app import create_app
 from serving.part_assembly import assemble_part
 from serving.settings import Role, ServingSettings

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.observability.tracing import carried
 from recsys.store.base import FeatureStore
 from recsys.store.replays import Replays
-from recsys.tracing import carried
 from serving.cursors import Cursors
 from serving.experiment_outcomes import ExperimentOutcomes
 from serving.experiments import Assigned, Experiments

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from recsys.rank.scorer import Device
+from recsys.ranking.scorer import Device
 from recsys.rerank.reranker import Diversity
 from recsys.settings import Settings
 

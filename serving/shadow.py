@@ -19,7 +19,7 @@ import structlog
 from msgspec.structs import replace as changed
 
 from recsys.bundle import named_version
-from recsys.errors import RecsysError
+from recsys.contracts.errors import RecsysError
 from recsys.pipeline.pipeline import Answer
 from recsys.pipeline.stages import Status
 from serving.model_host import ModelHost

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, Field
 
-from recsys.errors import InvalidBundle, Unavailable
+from recsys.contracts.errors import InvalidBundle, Unavailable
+from recsys.contracts.types import Topic
 from recsys.features.drift import HISTOGRAMS, drift, read_histograms
+from recsys.observability.worker_report import WorkerReport, read_report
 from recsys.simulation.clock import wall_ms
-from recsys.types import Topic
-from recsys.worker_report import WorkerReport, read_report
 from serving.rates import Buckets, Snapshot, added, made_readable, quantile
 from serving.runtime import Runtime
 from serving.services import LogEndsOf, Services

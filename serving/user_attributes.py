@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from recsys.features.feature_set import FeatureSet
 from recsys.features.state import EntityState
-from recsys.parquet import read_columns
+from recsys.lake.parquet import read_columns
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from recsys.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, SCHEMA_VERSION
-from recsys.types import EventType
+from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, SCHEMA_VERSION
+from recsys.contracts.types import EventType
 
 MAX_CURSOR = 200_000  # a thousand ids of 128 characters, and the signature
 PRINTABLE = r"^[^\x00-\x1f\x7f]+$"

@@ -21,13 +21,15 @@ from pathlib import Path
 import pyarrow as pa
 import structlog
 
+from recsys.contracts.errors import InvalidEvent, LogReplaced, Unavailable
+from recsys.contracts.event_log import EventSource, Record
+from recsys.contracts.events import Event
+from recsys.contracts.impressions import Impression
+from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.types import Topic
+from recsys.contracts.user_changes import UserChange
 from recsys.datasets.changed import items_after, users_after
-from recsys.errors import InvalidEvent, LogReplaced, Unavailable
-from recsys.event_log import EventSource, Record
-from recsys.events import Event
-from recsys.impressions import Impression
-from recsys.item_changes import ItemChange
-from recsys.lake import (
+from recsys.lake.lake import (
     DAY_PREFIX,
     EVENTS,
     IMPRESSIONS,
@@ -36,8 +38,6 @@ from recsys.lake import (
     rewriting,
     split_by_day,
 )
-from recsys.types import Topic
-from recsys.user_changes import UserChange
 from streaming.batches import Late, accept, accept_item_change, accept_user_change
 from streaming.commit import ALIVE, FOLDER, Place, commit, exclusive, recover
 from streaming.lateness import TimeRules

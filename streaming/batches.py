@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from recsys.errors import InvalidEvent
-from recsys.event_log import Record, remembered_partition_of
-from recsys.events import Event, parse_event
-from recsys.impressions import Impression, impression_events, parse_impression
-from recsys.item_changes import ItemChange, parse_item_change
+from recsys.contracts.errors import InvalidEvent
+from recsys.contracts.event_log import Record, remembered_partition_of
+from recsys.contracts.events import Event, parse_event
+from recsys.contracts.impressions import Impression, impression_events, parse_impression
+from recsys.contracts.item_changes import ItemChange, parse_item_change
+from recsys.contracts.types import Topic
+from recsys.contracts.user_changes import UserChange, parse_user_change
+from recsys.observability.tracing import parent_of
 from recsys.store.base import Batch, Checkpoint
-from recsys.tracing import parent_of
-from recsys.types import Topic
-from recsys.user_changes import UserChange, parse_user_change
 from streaming.lateness import TimeRules
 
 _decode = msgspec.json.Decoder().decode

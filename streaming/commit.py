@@ -6,7 +6,7 @@
 
 `recover` throws a `writing` folder away and finishes a `commit` folder, so whoever was killed when, the lake
 holds exactly the rows before its checkpoint. A commit may replace a table that others rewrite, too, so the
-archiver holds `recsys.lake.rewriting` from reading that table to step 3.
+archiver holds `recsys.lake.lake.rewriting` from reading that table to step 3.
 """
 
 import fcntl
@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from recsys.errors import InvalidConfig
-from recsys.lake import rewriting, write_parquet
+from recsys.contracts.errors import InvalidConfig
+from recsys.lake.lake import rewriting, write_parquet
 
 FOLDER = "_archive"
 ALIVE = "alive"  # touched whenever the archiver has looked at the log: its health check reads the time

@@ -1,11 +1,11 @@
 """Compaction: one file a day instead of the archiver's many, without the users who asked to be forgotten.
 
 A day's files become one when they are more, or have rows that must go. Readers see each event once all the time:
-the new file appears whole, then the old ones go, and between the two `recsys.lake.read_day` drops the repeated
+the new file appears whole, then the old ones go, and between the two `recsys.lake.lake.read_day` drops the repeated
 ids. A crash in between leaves files that the next compaction merges again. An importer's files keep their names, by
 which its next run replaces them; only rows that must go leave them. Archiver and importer may go on meanwhile: of the
 archiver's files only those that were there at the start are replaced, and what several of them rewrite (the table of
-users, an importer's file) is rewritten under `recsys.lake.rewriting`.
+users, an importer's file) is rewritten under `recsys.lake.lake.rewriting`.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.datasets.changed import change_times
-from recsys.forget import forgotten_users, is_forgotten, user_digest
-from recsys.lake import (
+from recsys.lake.forget import forgotten_users, is_forgotten, user_digest
+from recsys.lake.lake import (
     EVENTS,
     IMPRESSIONS,
     TIME,

@@ -7,8 +7,8 @@ The value is the original bytes; the headers say where it came from and why it w
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from recsys.event_log import EventSink, EventSource, Record
-from recsys.types import Topic
+from recsys.contracts.event_log import EventSink, EventSource, Record
+from recsys.contracts.types import Topic
 
 REASON = "reason"
 MAX_REASON_BYTES = 1_000

@@ -36,13 +36,13 @@ from prometheus_client import start_http_server
 from tenacity import RetryError, Retrying, retry_if_exception_type, sleep_using_event, stop_when_event_set
 from tenacity.wait import wait_exponential_jitter
 
-from recsys.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
-from recsys.event_log import EventSink, EventSource, Record
+from recsys.contracts.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
+from recsys.contracts.event_log import EventSink, EventSource, Record
+from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
+from recsys.observability.tracing import Traces, open_traces
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from recsys.tracing import Traces, open_traces
-from recsys.types import Topic
 from streaming.batches import Claim, Late, Misrouted, Prepared, Preparer
 from streaming.dead_letter import send_dead_letter
 from streaming.lateness import TimeRules

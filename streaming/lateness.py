@@ -7,8 +7,8 @@ producers' instead, a record from the future counts as taken when it is read (`s
 
 from dataclasses import dataclass
 
-from recsys.errors import InvalidConfig
-from recsys.types import MS_PER_DAY, MS_PER_MINUTE
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE
 
 
 @dataclass(frozen=True, slots=True)

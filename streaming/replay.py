@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from recsys.event_log import EventSink
-from recsys.forget import forgotten_users, is_forgotten
-from recsys.lake import day_of, read_events
-from recsys.types import MS_PER_SECOND, Topic
+from recsys.contracts.event_log import EventSink
+from recsys.contracts.types import MS_PER_SECOND, Topic
+from recsys.lake.forget import forgotten_users, is_forgotten
+from recsys.lake.lake import day_of, read_events
 
 REPLAY_HEADER = "replay"
 ACKNOWLEDGE_EVERY = 20_000

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from recsys.contracts.types import MS_PER_HOUR, MS_PER_MINUTE
 from recsys.settings import Settings
-from recsys.types import MS_PER_HOUR, MS_PER_MINUTE
 from streaming.lateness import TimeRules
 
 

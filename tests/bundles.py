@@ -19,13 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from recsys.bundle import Bundle, Manifest, open_bundle, publish, write_bundle
+from recsys.contracts.types import Head, Item
 from recsys.datasets.base import ITEM_SCHEMA
 from recsys.features.definitions import FEATURES
 from recsys.features.drift import histograms, write_histograms
 from recsys.features.feature_set import FeatureSet
 from recsys.models.attributes import PROFILE_SLOTS
 from recsys.recall.ann import AnnIndex, IndexConfig
-from recsys.types import Head, Item
 
 DIMENSION = 8
 NEIGHBOURS = 10

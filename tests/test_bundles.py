@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from recsys.item_table import read_items
-from recsys.rank.scorer import RankerSession
+from recsys.items.item_table import read_items
+from recsys.ranking.scorer import RankerSession
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
 from serving.golden import check_golden

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 
-from recsys.events import MAX_TIME_MS
+from recsys.contracts.events import MAX_TIME_MS
 from recsys.features.definitions import FEATURES
 from recsys.features.state import Entity
 from recsys.store.backfill import Covered, Loaded, StateRow, backfill

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.types import MS_PER_SECOND
 from recsys.models.encoding import EncodedHistory, encode_arrays
-from recsys.types import MS_PER_SECOND
 from training.dataset import Cut, History, Profiles, SequenceFiles
 
 SAME_MOMENT_MS = MS_PER_SECOND

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.events import CATEGORY_SEPARATOR
+from recsys.contracts.events import CATEGORY_SEPARATOR
+from recsys.contracts.types import EventType
 from recsys.features.batch import NO_BUCKET, BatchSource, EventColumns, Queries
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Feature
@@ -21,8 +22,7 @@ from recsys.features.state import (
     category_buckets,
     creator_buckets,
 )
-from recsys.first_of_each import first_of_each
-from recsys.types import EventType
+from recsys.lake.first_of_each import first_of_each
 
 TIME = "event_time_ms"
 KINDS = pa.array([str(kind) for kind in EventType])

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import ENGAGEMENT, GOOD_STARS
-from recsys.types import MS_PER_DAY, EventType
 from training.bucket import KINDS, TIME, sorted_events
 
 GREAT_STARS = 5.0  # a rating of at least this is a like; of at least GOOD_STARS, a conversion

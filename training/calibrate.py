@@ -1,4 +1,4 @@
-"""Fit `recsys.rank.calibration` on validation rows."""
+"""Fit `recsys.ranking.calibration` on validation rows."""
 
 from collections.abc import Mapping
 
@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from recsys.rank.calibration import Calibration, Isotonic, Platt
-from recsys.types import Head
+from recsys.contracts.types import Head
+from recsys.ranking.calibration import Calibration, Isotonic, Platt
 from training.rank_dataset import RankExamples
 
 LEAST_FOR_ISOTONIC = 2_000  # positives; with fewer, steps are noise and Platt's two numbers are safer

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import IsolationForest
 
-from recsys.types import MS_PER_MINUTE, Head
+from recsys.contracts.types import MS_PER_MINUTE, Head
 from training.rank_dataset import RankExamples
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from recsys.contracts.types import MS_PER_DAY
 from recsys.recall.ann import AnnIndex
-from recsys.types import MS_PER_DAY
 from training.dataset import History
 
 

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import EventType, Item, User
 from recsys.models.attributes import PROFILE_SLOTS, profile_rows
-from recsys.types import EventType, Item, User
 
 SEQUENCE_SCHEMA = pa.schema(
     [

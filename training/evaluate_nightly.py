@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recsys.contracts.types import Head
 from recsys.metrics import auc, gauc
 from recsys.models.ranker import Ranker
 from recsys.result import Goal, Result
-from recsys.types import Head
 from training.kuairand_rank import examples, load
 from training.nightly_ranker import NIGHT, go_on
 from training.rank_dataset import RankExamples, temporal_split

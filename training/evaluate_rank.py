@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.result import Goal, Result
 from training.gates import auc_difference, gauc_difference

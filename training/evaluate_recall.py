@@ -17,16 +17,16 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.types import EventType, Item
 from recsys.datasets.base import ITEM_SCHEMA
 from recsys.datasets.catalogue import users_path
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
-from recsys.errors import InvalidConfig
 from recsys.features.definitions import ENGAGEMENT
 from recsys.metrics import coverage, gini, hit_rate, mrr, ndcg, popularity_bias, ranks_of
 from recsys.models.two_tower import TwoTowerShape
 from recsys.result import Goal, Result
-from recsys.types import EventType, Item
 from training import train_two_tower
 from training.augment import Augmentation
 from training.baselines import tuned

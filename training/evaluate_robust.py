@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.contracts.types import Head
 from recsys.metrics import auc
 from recsys.models.ranker import Ranker, RankerConfig, RankerLogits
 from recsys.result import Goal, Result
-from recsys.types import Head
 from training.clean import Cleaned, Cleaning, clean
 from training.ladder_data import LadderData
 from training.ladder_input import LadderInput, synthetic_input

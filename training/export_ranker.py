@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.types import Head
 from recsys.models.encoding import N_GAPS, N_TYPES
 from recsys.models.ranker import ServedRanker
-from recsys.rank.scorer import INPUTS, OUTPUTS, RankerSession
-from recsys.types import Head
+from recsys.ranking.scorer import INPUTS, OUTPUTS, RankerSession
 
 TOLERANCE = 1e-4  # torch against onnxruntime, absolute and relative; both are float32
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
 from recsys.models.attributes import PROFILE_SLOTS
 from recsys.models.encoding import encode_arrays
 from recsys.models.two_tower import ServedUserTower

@@ -20,10 +20,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import ENGAGEMENT, FEATURES
 from recsys.features.describe import DEFINITIONS
-from recsys.types import MS_PER_DAY, EventType
 from training.bucket import TIME
 from training.build_examples import ITEM_CONTEXT, LabelConfig, Popularity, label
 from training.features_kernel import (
@@ -49,7 +49,7 @@ class FeatureJob:
 
     Days are UTC, both ends included; empty: the lake's first and last. Days that are built for these definitions
     are left alone, unless `rebuild` or rows came to the days that label them (or went). `forgotten` is
-    `recsys.forget.forgotten_users`: their rows are left out at once, before a compaction removes them.
+    `recsys.lake.forget.forgotten_users`: their rows are left out at once, before a compaction removes them.
     """
 
     lake: str

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.types import Head
 from recsys.metrics import auc, calibration_error
-from recsys.types import Head
 from training.rank_dataset import RankExamples
 
 Scores = Mapping[Head, NDArray[np.float32]]

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import EventType, Head
 from recsys.models.encoding import TYPE_NUMBERS
-from recsys.types import EventType, Head
 from training.kuairand_features import TEST_FROM, TRAIN_UNTIL, VALIDATION_DAY, FeatureGroups
 from training.rank_dataset import ItemFields, RankExamples
 

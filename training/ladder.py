@@ -26,12 +26,12 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.types import Head
 from recsys.features.drift import HISTOGRAMS, Histogram, sampled_histograms, write_histograms
 from recsys.models.ranker import Ranker, RankerConfig, RankerLogits
-from recsys.rank.calibration import calibrate, write_calibrations
-from recsys.rank.scorer import RankerSession
-from recsys.types import Head
+from recsys.ranking.calibration import calibrate, write_calibrations
+from recsys.ranking.scorer import RankerSession
 from training.calibrate import fit_calibrations
 from training.compress import prune_experts, quantize_linear_layers, quantized_tables, zero_smallest
 from training.distill import Distillation, distillation

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.types import EventType, Head
 from recsys.models.encoding import N_GAPS, TYPE_NUMBERS
-from recsys.types import EventType, Head
 from training.rank_dataset import ItemFields, RankExamples
 
 FACTORS = 8

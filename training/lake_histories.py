@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.errors import InvalidData
-from recsys.lake import TIME, days, read_day
-from recsys.types import EventType, Item
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import EventType, Item
+from recsys.lake.lake import TIME, days, read_day
 from training.dataset import History
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from recsys.models.two_tower import Items
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 from training import export_two_tower, nightly_ranker, train_two_tower
 from training.nightly_ranker import RankerUpdate, UpdateReport
 from training.origin import read_origin

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import MS_PER_SECOND, Item
 from recsys.models.ranker import Ranker, RankerData
-from recsys.rank.scorer import RankerSession
-from recsys.types import MS_PER_SECOND, Item
+from recsys.ranking.scorer import RankerSession
 from training.compress import quantized_tables
 from training.dataset import read_items
 from training.gates import OVERLAP, top_overlap

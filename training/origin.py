@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
 
 ORIGIN = "origin.json"
 FULL = "train in full: `recsys train all`, or `recsys train nightly --full`"

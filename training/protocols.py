@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import EventType, Item
 from recsys.models.encoding import TYPE_NUMBERS
-from recsys.types import EventType, Item
 from training.dataset import BeforeTime, Cut, History, before_last
 from training.retrieval import Cases, cases_after
 

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import load_file, save_file
 
-from recsys import lake
 from recsys.bundle import FILES, Bundle, Manifest, open_bundle, publish, write_bundle
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
+from recsys.lake import lake
 from recsys.recall.ann import AnnIndex
 from training.dataset import read_items
 from training.rungs import check_publishable

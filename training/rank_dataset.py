@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import MS_PER_SECOND, Head, Item
 from recsys.models.encoding import TYPE_NUMBERS, gap_buckets
-from recsys.types import MS_PER_SECOND, Head, Item
 
 COLUMNS = (
     "user_id",

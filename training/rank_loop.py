@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import Head
 from recsys.metrics import auc, gauc
 from recsys.models.ranker import HEADS, RankerLogits
-from recsys.types import Head
 from training.checkpoint import TrainingState
 from training.rank_dataset import RankExamples
 from training.robust import Attack, with_attack

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recsys.contracts.types import Head
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData, RankerLogits
-from recsys.types import Head
 from training.compress import quantize_linear_layers, quantized_tables
 from training.distill import Distillation, distillation
 from training.export_ranker import export_ranker

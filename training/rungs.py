@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from recsys.errors import InvalidBundle, InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
 from recsys.features.drift import HISTOGRAMS
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from training.gates import refuse

@@ -22,10 +22,10 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import Head
 from recsys.metrics import auc, gauc
 from recsys.result import Goal, Result
-from recsys.types import Head
 from training.rank_dataset import RankExamples
 
 Matrix = NDArray[np.float32]

@@ -13,11 +13,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from recsys.events import CATEGORY_SEPARATOR
+from recsys.contracts.events import CATEGORY_SEPARATOR
+from recsys.contracts.types import EventType
 from recsys.features.batch import EventColumns
 from recsys.features.definitions import FEATURES
 from recsys.features.state import KEY_MARK, TILE_MARK, Entity, EntityState, Visit
-from recsys.types import EventType
 from training.bucket import TIME, Codes, event_columns, sorted_events
 from training.features_job import FeatureJob, read_events
 

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from recsys.contracts.types import Head, Item
 from recsys.features.definitions import FEATURES
 from recsys.features.drift import HISTOGRAMS, sampled_histograms, write_histograms
 from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
-from recsys.rank.calibration import calibrate, write_calibrations
-from recsys.types import Head, Item
+from recsys.ranking.calibration import calibrate, write_calibrations
 from training.calibrate import fit_calibrations
 from training.clean import Cleaned, Cleaning, clean
 from training.dataset import read_items

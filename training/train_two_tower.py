@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import MS_PER_DAY, Item
 from recsys.metrics import hit_rate, ndcg
 from recsys.models.two_tower import ItemTable, TwoTower, id_scale
-from recsys.types import MS_PER_DAY, Item
 from training.augment import augmenter
 from training.batches import Batch, BatchPlan, Targets, epoch_batches
 from training.checkpoint import TrainingState

@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from recsys.models.ranker import Ranker, RankerConfig
-from recsys.rank.scorer import RankerSession
+from recsys.ranking.scorer import RankerSession
 from recsys.result import Goal, Result
 from training.compress import quantized_tables
 from training.distill import Distillation, distillation

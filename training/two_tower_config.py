@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from recsys.contracts.types import EventType
 from recsys.models.two_tower import TwoTowerShape
-from recsys.types import EventType
 from training.augment import Augmentation
 from training.batches import Windows
 from training.losses import LossName

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import Item
 from recsys.datasets.catalogue import table_users
-from recsys.errors import InvalidConfig, InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.models.encoding import TYPE_NUMBERS
-from recsys.types import Item
 from training.augment import Augmentation
 from training.cooccurrence import interactions, item_neighbours
 from training.dataset import BeforeTime, Cut, Profiles, SequenceFiles, before_last, keep_all, read_items

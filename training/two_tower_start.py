@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from recsys.contracts.types import Item
 from recsys.models.two_tower import TwoTower, TwoTowerShape
-from recsys.types import Item
 from training.origin import ORIGIN, Origin, old_numbers, read_origin
 from training.rungs import WEIGHTS
 from training.two_tower_config import TwoTowerConfig

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from infra.capacity import size, size_process
 from infra.evaluation.benchmarks.stream import catalogue
 from infra.evaluation.load.traffic import traffic_events
-from recsys.errors import InvalidConfig
-from recsys.lake import COMPRESSION, events_table
+from recsys.contracts.errors import InvalidConfig
+from recsys.lake.lake import COMPRESSION, events_table
 from recsys.store.base import StoreConfig
 
 TABLE = Path(__file__).parent / "sizing.yaml"

@@ -17,13 +17,13 @@ import redis
 
 from infra.evaluation.benchmarks.stream import catalogue
 from infra.local.redis import RedisServer
-from recsys.event_log import partition_of
-from recsys.events import Event, derived_id
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import Event, derived_id
+from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.encoding import event_key
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_DAY, EventType, Topic
 
 SAMPLE_USERS = 500
 _WIDE_ITEMS = 20_000  # more than anybody remembers

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from infra.evaluation.benchmarks.stream import catalogue
-from recsys.catalogue import Catalogue
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
+from recsys.items.catalogue import Catalogue
 from recsys.recall.ann import AnnIndex
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base

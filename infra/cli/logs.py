@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 
 _LEVELS = {
     "debug": logging.DEBUG,

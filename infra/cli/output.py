@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recsys.errors import RecsysError
+from recsys.contracts.errors import RecsysError
 from recsys.result import Result
 
 # Progress and messages go to standard error, so that `--json` output is the only thing on standard output.

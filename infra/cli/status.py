@@ -9,12 +9,12 @@ import redis
 
 from infra.local.services import connected, running
 from recsys.bundle import current_version
-from recsys.errors import RecsysError, Unavailable
+from recsys.contracts.errors import RecsysError, Unavailable
+from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.settings import Settings
 from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import Topic
 from streaming.commit import read_checkpoint
 from streaming.log import KafkaSource
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from infra.local.process import ChildProcess
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 
 
 class Children:

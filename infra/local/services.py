@@ -16,7 +16,7 @@ from typing import TypeVar
 from infra.local.kafka import KafkaBroker
 from infra.local.process import pid_alive
 from infra.local.redis import Persistence, RedisServer
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from recsys.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

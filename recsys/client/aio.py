@@ -11,7 +11,7 @@ import msgspec
 
 from recsys.client.calls import Call, Calls, Retry, build, gave_up, key_header, result, worth_a_retry
 from recsys.client.models import BatchAnswer, EventResults, Ranking, Recommendations, SimilarItem
-from recsys.types import Item, User
+from recsys.contracts.types import Item, User
 
 
 class AsyncClient(Calls):

@@ -10,9 +10,9 @@ import httpx
 import msgspec
 
 from recsys.client.models import ApiError, BatchAnswer, EventResults, Ranking, Recommendations
-from recsys.errors import Unavailable
-from recsys.events import new_id
-from recsys.types import Item, User
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.events import new_id
+from recsys.contracts.types import Item, User
 
 RETRIED = frozenset({429, 502, 503, 504})
 

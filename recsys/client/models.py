@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from recsys.errors import RecsysError
+from recsys.contracts.errors import RecsysError
 
 
 class ApiError(RecsysError):

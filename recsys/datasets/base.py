@@ -6,8 +6,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from recsys.events import SCHEMA_VERSION, derived_id
-from recsys.lake import EVENT_SCHEMA, TIME
+from recsys.contracts.events import SCHEMA_VERSION, derived_id
+from recsys.lake.lake import EVENT_SCHEMA, TIME
 
 # An event before it has an id: ids follow from the time, which an import may still shift. `key` tells events
 # apart that are equal in user, item, type and time.

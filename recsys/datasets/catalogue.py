@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import Item, User
 from recsys.datasets.base import ITEM_SCHEMA, USER_SCHEMA
-from recsys.errors import InvalidData
-from recsys.first_of_each import first_of_each
-from recsys.types import Item, User
+from recsys.lake.first_of_each import first_of_each
 
 
 def items_path(lake: Path) -> Path:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.changes import C, newest
+from recsys.contracts.changes import C, newest
+from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.user_changes import UserChange
 from recsys.datasets.catalogue import items_path, items_table, read_table, users_path, users_table
-from recsys.item_changes import ItemChange
-from recsys.user_changes import UserChange
 
 Written = list[tuple[Path, pa.Table]]  # paths below the lake
 

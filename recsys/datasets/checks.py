@@ -1,6 +1,6 @@
 """Column checks: arrays in, clean arrays out, and for every row the first thing that is wrong with it.
 
-The rules are those of `recsys.events.parse_event`, a whole column at a time; the tests hold both to the same
+The rules are those of `recsys.contracts.events.parse_event`, a whole column at a time; the tests hold both to the same
 verdict.
 """
 
@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from recsys.contracts.events import MAX_ID_LENGTH, MAX_TIME_MS
 from recsys.datasets.base import Broken
 from recsys.datasets.mapping import TimeColumn
 from recsys.datasets.reading import Chunk
-from recsys.events import MAX_ID_LENGTH, MAX_TIME_MS
 
 _PER_UNIT = {"s": 1_000.0, "ms": 1.0, "us": 0.001}
 _MAX_VALUE = 1e12

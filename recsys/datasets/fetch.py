@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from recsys.errors import InvalidConfig, InvalidData, RecsysError, Unavailable
+from recsys.contracts.errors import InvalidConfig, InvalidData, RecsysError, Unavailable
 
 _PUBLISHER = "https://files.grouplens.org/datasets/movielens/{}.zip"
 _WHEEL = "recbole==1.2.1"

@@ -15,16 +15,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import MS_PER_DAY, Item
 from recsys.datasets.base import ITEM_SCHEMA, USER_SCHEMA, Batch, Dataset, sealed
 from recsys.datasets.catalogue import items_path, items_table, merged, users_path
 from recsys.datasets.rejected import FOLDER as REJECTED
 from recsys.datasets.rejected import Rejected
 from recsys.datasets.report import ImportReport
 from recsys.datasets.spill import Spill
-from recsys.errors import InvalidData
-from recsys.first_of_each import first_of_each
-from recsys.lake import EVENTS, TIME, DayWriter, day_of, rewriting, write_parquet
-from recsys.types import MS_PER_DAY, Item
+from recsys.lake.first_of_each import first_of_each
+from recsys.lake.lake import EVENTS, TIME, DayWriter, day_of, rewriting, write_parquet
 
 REPORT = "import-report.json"
 Progress = Callable[[str, int], None]  # what is being done, rows done so far

@@ -19,15 +19,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from recsys.contracts.events import MAX_TIME_MS
+from recsys.contracts.types import MS_PER_MINUTE, EventType
 from recsys.datasets.base import DRAFT_SCHEMA, Batch
 from recsys.datasets.checks import Checker
 from recsys.datasets.mapped import MappedDataset
 from recsys.datasets.mapper import ItemContext, texts_by_name
 from recsys.datasets.mapping import EventRule, EventTable, Files, ItemTable, Mapping, TimeColumn, UserTable
 from recsys.datasets.reading import header, read_chunks
-from recsys.events import MAX_TIME_MS
-from recsys.lake import TIME
-from recsys.types import MS_PER_MINUTE, EventType
+from recsys.lake.lake import TIME
 
 HISTORY = "user_sequences.parquet"
 SYNTHETIC_TIME = "synthetic_time"  # context of events whose order is known but not their time

@@ -10,9 +10,9 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recsys.errors import InvalidConfig
-from recsys.events import MAX_CONTEXT_ENTRIES
-from recsys.types import EventType
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.events import MAX_CONTEXT_ENTRIES
+from recsys.contracts.types import EventType
 
 TimeUnit = Literal["s", "ms", "us", "iso"]
 Columns = Annotated[list[str], Field(min_length=1)]

@@ -12,10 +12,10 @@ A rating becomes a rating event; its stars are the value.
 
 from pathlib import Path
 
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import EventType
 from recsys.datasets.mapping import EventRule, EventTable, Files, ItemTable, Mapping, TimeColumn, UserTable
 from recsys.datasets.reading import header
-from recsys.errors import InvalidData
-from recsys.types import EventType
 
 _RATING = [EventRule(type=EventType.RATING, value="rating")]
 _SECONDS = TimeColumn(column="timestamp", unit="s")

@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.datasets.base import Dataset
 from recsys.datasets.kuairand import KuaiRand, kuairand
 from recsys.datasets.kuairand import looks_like as is_kuairand
 from recsys.datasets.mapped import MappedDataset
 from recsys.datasets.mapping import Mapping, read_mapping
 from recsys.datasets.movielens import movielens_1m, movielens_100k, movielens_csv, recbole
-from recsys.errors import InvalidConfig, InvalidData
 
 MAPPING_FILE = "mapping.yaml"
 # format → the file that tells it, how it maps

@@ -16,10 +16,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from recsys.contracts.errors import InvalidData
 from recsys.datasets.base import Broken
 from recsys.datasets.mapping import Files
 from recsys.datasets.utf8 import NOT_TEXT, Utf8File
-from recsys.errors import InvalidData
 
 _BLOCK_BYTES = 4 << 20
 _CHUNK_ROWS = 50_000

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.datasets.base import Broken
-from recsys.lake import COMPRESSION
+from recsys.lake.lake import COMPRESSION
 
 FOLDER = "rejected"
 SCHEMA = pa.schema(

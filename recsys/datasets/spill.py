@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from recsys.lake import TIME
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
+from recsys.lake.lake import TIME
 
 _SPANS_MS = (MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, 1_000, 1)
 _FAST = pa.ipc.IpcWriteOptions(compression="lz4")

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.events import Event
+from recsys.contracts.types import Item, User
 from recsys.datasets.base import ITEM_SCHEMA, Batch, Dataset, sealed
 from recsys.datasets.catalogue import table_items, table_users
-from recsys.errors import InvalidData
-from recsys.events import Event
-from recsys.first_of_each import first_of_each
-from recsys.lake import table_events
-from recsys.types import Item, User
+from recsys.lake.first_of_each import first_of_each
+from recsys.lake.lake import table_events
 
 
 def read_items(dataset: Dataset) -> Iterator[Item]:

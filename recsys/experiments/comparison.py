@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from recsys.experiments.analysis import ArmData, Estimate, Lift, compare, estimate, sample_ratio_p
 from recsys.experiments.outcomes import METRICS, Metric, Outcomes
 

@@ -11,12 +11,12 @@ import os
 import sys
 from pathlib import Path
 
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from recsys.experiments.analysis import Lift
 from recsys.experiments.comparison import comparable, control_of, estimates, lifts, split_p
 from recsys.experiments.growth import AgainstControl, ArmGrowth, Growth, Interval
 from recsys.experiments.outcomes import METRICS, Outcomes, first_impression, outcomes_by_step
-from recsys.lake import IMPRESSIONS, TIME, days, read_day
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
+from recsys.lake.lake import IMPRESSIONS, TIME, days, read_day
 
 # Between two looks: short while the experiment is young, so that it has some twenty.
 STEPS_MS = (

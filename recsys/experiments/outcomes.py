@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType
 from recsys.experiments.assignment import parse_exposures
-from recsys.lake import EVENTS, IMPRESSIONS, TIME, days, read_day
-from recsys.types import MS_PER_DAY, MS_PER_MINUTE, EventType
+from recsys.lake.lake import EVENTS, IMPRESSIONS, TIME, days, read_day
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.types import EventType
 from recsys.features.spec import Floats, Ints, Look, Match, Signal, Total, number
 from recsys.features.state import BUCKETS, Aggregate, Entity, History, Measure, Op, Split
-from recsys.types import EventType
 
 Array = NDArray[np.int64]
 KIND = {kind: code for code, kind in enumerate(EventType)}  # how `EventColumns.kind` numbers the types

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.types import Item
 from recsys.features.feature_set import FeatureSet
 from recsys.features.item_columns import ItemColumns
 from recsys.features.spec import Ints, Total
-from recsys.types import Item
 
 Document = Mapping[str, float]
 _PAGE = 2_000

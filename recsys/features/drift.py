@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
 
 HISTOGRAMS = "feature_histograms.json"  # the bundle's file
 BINS = 10

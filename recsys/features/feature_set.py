@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import UnknownFeature
-from recsys.events import Event
+from recsys.contracts.errors import UnknownFeature
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.kinds import Attribute
 from recsys.features.spec import Feature, Look, Total
 from recsys.features.state import (
@@ -29,7 +30,6 @@ from recsys.features.state import (
     Visit,
     split_buckets,
 )
-from recsys.types import MS_PER_DAY, EventType
 
 _FORMAT = 1  # of states; a change of cell names or of the fold's meaning changes every fingerprint
 

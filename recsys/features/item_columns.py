@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.types import MS_PER_DAY, Item
 from recsys.features.cells import CellCoding, aggregates_of, tiles_of
 from recsys.features.feature_set import FeatureSet, runs
 from recsys.features.kinds import Attribute
@@ -26,7 +27,6 @@ from recsys.features.state import (
     category_buckets,
     creator_buckets,
 )
-from recsys.types import MS_PER_DAY, Item
 
 Cells = NDArray[np.int64]  # (2, k): codes (see `features.cells`) and amounts
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
 from recsys.features.spec import Feature, Floats, Ints, Look, Signal, Source, Total, total_of
 from recsys.features.state import Entity, Split
 from recsys.features.windows import Window
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
 
 EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 

@@ -12,11 +12,11 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.events import Event
+from recsys.contracts.events import Event
+from recsys.contracts.types import Item, User
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Floats, Ints, Look, Match, Signal, Total, number
 from recsys.features.state import BUCKETS, CATEGORIES_PER_EVENT, Entity, Measure, Op, Split
-from recsys.types import Item, User
 
 
 def crc32(text: str) -> int:

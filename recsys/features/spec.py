@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.types import EventType
 from recsys.features.state import Aggregate, Entity, History, Measure, Op, Split
 from recsys.features.windows import HOP_CODES, Window
-from recsys.types import EventType
 
 # A number for one (user, item) pair, or an array (N,) of them; numbers broadcast.
 Ints: TypeAlias = int | NDArray[np.int64]

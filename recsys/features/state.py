@@ -15,8 +15,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from recsys.events import Event
-from recsys.types import EventType
+from recsys.contracts.events import Event
+from recsys.contracts.types import EventType
 
 
 class Entity(StrEnum):

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 
 DECAY_UNIT = 1 << 16  # the weight of age 0; fixed point, 16 bits
 _DECAY_HALF_LIVES = 4  # a decay ends here, at 1/16 of the weight

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.types import Item
+from recsys.contracts.types import Item
 
 SLOTS = 16  # attributes an item at most; the first ones are kept
 PROFILE_SLOTS = 8  # attributes a user at most

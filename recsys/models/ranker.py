@@ -6,7 +6,7 @@
     categorical features → embeddings ────┤     └─ wide: linear in x, per-item bias ───────────────────┘
     position → embedding ─────────────────┘
 
-Heads as `recsys.types.Head`. Conversion is ESMM's (Ma et al. 2018): the head gives P(conversion | click), and
+Heads as `recsys.contracts.types.Head`. Conversion is ESMM's (Ma et al. 2018): the head gives P(conversion | click), and
 training fits P(click) · P(conversion | click) over all impressions, so nothing is learnt on clicked rows alone.
 Out of vocabulary: item number 0 has its own embedding, trained by dropping a share of the item numbers.
 """
@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.contracts.types import Head
 from recsys.models.blocks import CrossNetwork, DinAttention, DotAttention, Experts, NumericFeatures, mlp
 from recsys.models.compact import HashedTable, lookup
 from recsys.models.encoding import N_GAPS, N_TYPES
-from recsys.types import Head
 
 HEADS = tuple(Head)
 

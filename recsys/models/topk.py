@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 
 CHUNK = 1_000_000  # items scored at a time: 64 queries take 256 MB of scores
 

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.contracts.types import Item
 from recsys.models.attributes import PROFILE_BUCKETS, SLOTS, hash_attributes
 from recsys.models.encoding import N_GAPS, N_TYPES
 from recsys.models.transformer import Block, causal_mask
-from recsys.types import Item
 
 
 class TwoTowerShape(BaseModel):

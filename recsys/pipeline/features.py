@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from recsys.catalogue import Catalogue
+from recsys.contracts.request import Candidates, Query
 from recsys.features.assemble import ItemSide, assemble
 from recsys.features.documents import Document, FixedItems, ItemDocuments
 from recsys.features.feature_set import FeatureSet
 from recsys.features.item_columns import ItemColumns
-from recsys.request import Candidates, Query
+from recsys.items.catalogue import Catalogue
 
 
 class FeatureHydrator:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.catalogue import Catalogue
-from recsys.request import Candidates, Query, among
+from recsys.contracts.request import Candidates, Query, among
+from recsys.items.catalogue import Catalogue
 
 SEEN, EXCLUDED, DELETED = "seen", "excluded", "deleted"
 

@@ -7,11 +7,11 @@ from typing import Protocol
 import numpy as np
 from msgspec.structs import replace
 
-from recsys.catalogue import Catalogue
+from recsys.contracts.request import Query, Rows
 from recsys.features.state import EntityState, Visit
+from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import encode_visits
-from recsys.recall.again import Again
-from recsys.request import Query, Rows
+from recsys.recall.repeat_consumption import Again
 
 _ITEM_ID = attrgetter("item_id")
 ENGAGED, SEEN = "engaged", "seen"  # names of the histories in `recsys.features.definitions`

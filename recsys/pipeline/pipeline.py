@@ -36,7 +36,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidConfig, StageFailed
+from recsys.contracts.errors import InvalidConfig, StageFailed
+from recsys.contracts.request import Candidates, Query, Rows, Selection
 from recsys.pipeline.stages import (
     CandidateHydrator,
     Filter,
@@ -51,7 +52,6 @@ from recsys.pipeline.stages import (
     Status,
 )
 from recsys.pipeline.trace import Trace
-from recsys.request import Candidates, Query, Rows, Selection
 
 GIVEN = "given"  # the channel of candidates that the caller brought
 

@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Struct, field
 from numpy.typing import NDArray
 
-from recsys.request import Candidates, Query, Rows, Selection
+from recsys.contracts.request import Candidates, Query, Rows, Selection
 
 if TYPE_CHECKING:
     from recsys.pipeline.pipeline import Answer

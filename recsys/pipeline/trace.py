@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from recsys.errors import StageFailed
+from recsys.contracts.errors import StageFailed
 from recsys.pipeline.stages import Stage, StageOutcome, Status
 
 T = TypeVar("T")

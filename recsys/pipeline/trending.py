@@ -10,10 +10,10 @@ from weakref import WeakSet
 
 import numpy as np
 
-from recsys.catalogue import Catalogue
-from recsys.errors import UnknownFeature
+from recsys.contracts.errors import UnknownFeature
 from recsys.features.feature_set import FeatureSet
 from recsys.features.item_columns import ItemColumns
+from recsys.items.catalogue import Catalogue
 from recsys.recall.popular import Popularity, popularity
 
 DECAYED = "item_engaged_decay7d"

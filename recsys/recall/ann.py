@@ -15,9 +15,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidBundle, InvalidConfig
+from recsys.contracts.errors import InvalidBundle, InvalidConfig
+from recsys.contracts.request import Rows
 from recsys.recall.vector_index import NO_ROW, Found, check_queries, nothing
-from recsys.request import Rows
 
 EXACT_UP_TO = 20_000  # items; exact search takes half a millisecond there
 LEAST = 1_000  # vectors for anything but exact search: FAISS wants 39 a cluster

@@ -4,8 +4,8 @@ import threading
 
 import numpy as np
 
-from recsys.catalogue import Catalogue
-from recsys.request import Query, Rows
+from recsys.contracts.request import Query, Rows
+from recsys.items.catalogue import Catalogue
 
 
 class FreshSource:

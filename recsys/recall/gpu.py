@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.request import Rows
 from recsys.recall.vector_index import Found, VectorIndex, check_queries, nothing
-from recsys.request import Rows
 
 Floats = NDArray[np.float32]
 # (B, d) queries, k → scores (B, k), positions (B, k)

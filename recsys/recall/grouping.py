@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.request import Rows
+from recsys.contracts.request import Rows
 
 
 def first_seen(rows: Rows) -> tuple[Rows, NDArray[np.int64]]:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidData
-from recsys.request import Rows
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.request import Rows
 
 _HEADER = struct.Struct("<BI")
 _CRC = struct.Struct("<I")

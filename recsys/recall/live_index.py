@@ -19,13 +19,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.request import Rows, among
 from recsys.recall.ann import IndexConfig
 from recsys.recall.journal import Change, Journal, Operation
 from recsys.recall.rescored import rescore, with_margin
 from recsys.recall.snapshots import Base, Snapshots
 from recsys.recall.vector_index import NO_ROW, Found, check_queries, check_vectors
-from recsys.request import Rows, among
 
 Floats = NDArray[np.float32]
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.catalogue import Catalogue
+from recsys.contracts.request import Rows
+from recsys.contracts.types import Item
+from recsys.items.catalogue import Catalogue
 from recsys.models.attributes import vectors_from_attributes
 from recsys.recall.vector_index import MutableIndex
-from recsys.request import Rows
-from recsys.types import Item
 
 
 class LiveItems:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from recsys.contracts.request import ABSENT, Candidates, Rows, no_candidates
 from recsys.recall.grouping import first_seen
-from recsys.request import ABSENT, Candidates, Rows, no_candidates
 
 RRF_K = 60  # Cormack, Clarke, Büttcher 2009: fusion by the sum of 1 / (60 + rank)
 _MAX_RANK = np.iinfo(np.int16).max

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pymilvus import DataType, MilvusClient, MilvusException
 
-from recsys.errors import InvalidConfig, Unavailable
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.request import Rows
 from recsys.recall.vector_index import Found, check_queries, check_vectors, nothing
-from recsys.request import Rows
 
 MOST = 16_384  # results that Milvus gives to one search
 _ROW, _VECTOR = "row", "vector"

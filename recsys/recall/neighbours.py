@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.request import Query, Rows
 from recsys.recall.grouping import first_seen
 from recsys.recall.vector_index import NO_ROW, VectorIndex
-from recsys.request import Query, Rows
 
 _NEWEST_FIRST = np.float32(0.85)  # what an older item weighs beside the one after it
 

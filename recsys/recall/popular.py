@@ -12,8 +12,8 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.catalogue import NO_CODE, Catalogue
-from recsys.request import Query, Rows
+from recsys.contracts.request import Query, Rows
+from recsys.items.catalogue import NO_CODE, Catalogue
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.request import Rows
 from recsys.recall.vector_index import NO_ROW, Found, VectorIndex
-from recsys.request import Rows
 
 Floats = NDArray[np.float32]
 

@@ -19,11 +19,11 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.request import Rows
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.journal import Change, Journal, replay
 from recsys.recall.vector_index import VectorIndex
-from recsys.request import Rows
 
 _CURRENT = "CURRENT"
 

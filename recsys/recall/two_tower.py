@@ -6,10 +6,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.request import Query, Rows
 from recsys.models.attributes import profile_rows
 from recsys.recall.vector_index import VectorIndex
-from recsys.request import Query, Rows
 
 INPUTS = ("history", "types", "gaps")
 PROFILE = "profile"  # of towers that read the users' static attributes

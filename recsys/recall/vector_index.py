@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.request import Rows
+from recsys.contracts.request import Rows
 
 NO_ROW = -1  # fills up results of indexes that found fewer than k
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.catalogue import NO_CODE
+from recsys.items.catalogue import NO_CODE
 from recsys.rerank.diversity import Objective
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from recsys.catalogue import Catalogue
-from recsys.request import ABSENT, Candidates, Query, Rows, Selection
+from recsys.contracts.request import ABSENT, Candidates, Query, Rows, Selection
+from recsys.items.catalogue import Catalogue
 from recsys.rerank.diversity import (
     DeterminantalPointProcess,
     MaximalMarginalRelevance,

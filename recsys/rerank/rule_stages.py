@@ -6,8 +6,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from recsys.catalogue import Catalogue
-from recsys.request import Candidates, Query, Rows
+from recsys.contracts.request import Candidates, Query, Rows
+from recsys.items.catalogue import Catalogue
 from recsys.rerank.rules import RuleBook, Target
 
 

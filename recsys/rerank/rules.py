@@ -21,10 +21,10 @@ from typing import Self
 import yaml
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recsys.errors import InvalidConfig
-from recsys.request import Query
-from recsys.types import Item
-from recsys.watched import WatchedFile
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.request import Query
+from recsys.contracts.types import Item
+from recsys.watched_file import WatchedFile
 
 
 class _Model(BaseModel):

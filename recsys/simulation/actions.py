@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from recsys.contracts.types import EventType, Item
 from recsys.simulation.behavior import Response
 from recsys.simulation.world import Ints, World
-from recsys.types import EventType, Item
 
 _SCAN_MS = 800  # to look at one item without a click
 

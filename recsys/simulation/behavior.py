@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from recsys.contracts.types import MS_PER_DAY
 from recsys.simulation.world import Floats, Ints, World
-from recsys.types import MS_PER_DAY
 
 
 class BehaviorConfig(BaseModel):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recsys.errors import InvalidConfig
-from recsys.watched import WatchedFile
+from recsys.contracts.errors import InvalidConfig
+from recsys.watched_file import WatchedFile
 
 CLOCK_FILE = "world-clock.json"  # beside world.json
 LEAD_S = 2.0  # from writing a clock to its start: readers look once a second

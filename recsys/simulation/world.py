@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recsys.errors import InvalidConfig
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, Item, User
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Item, User
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

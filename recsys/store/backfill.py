@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from recsys.errors import InvalidConfig, Unavailable
-from recsys.event_log import partition_of
-from recsys.events import MAX_TIME_MS, Event
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import MAX_TIME_MS, Event
+from recsys.contracts.types import EventType, Topic
 from recsys.features.state import Aggregate, Delta, Entity, EntityState, History, Visit, parse_cell
 from recsys.store.base import Applied, Batch, FeatureStore, Folded, Outcome, StateDefinition
-from recsys.types import EventType, Topic
 
 TOPIC = "backfill"
 _DONE = 1  # the offset of TOPIC once everything is loaded

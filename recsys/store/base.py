@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from recsys.errors import InvalidConfig
-from recsys.events import Event
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.events import Event
+from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Item
+from recsys.contracts.user_changes import UserChange
 from recsys.features.state import Aggregate, Delta, EntityState, History, Visit
-from recsys.item_changes import ItemChange
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, Item
-from recsys.user_changes import UserChange
 
 
 class Folded(Protocol):

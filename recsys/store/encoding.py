@@ -13,11 +13,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from recsys.events import CATEGORY_SEPARATOR, Event
+from recsys.contracts.events import CATEGORY_SEPARATOR, Event
+from recsys.contracts.types import EventType, Item
 from recsys.features.cells import CODE_BYTES, CellCoding, Ints64, PackedCells, aggregates_of
 from recsys.features.state import Delta, Entity, EntityState, History, Op, Visit
 from recsys.store.base import Batch, Folded, StateDefinition, StoreConfig
-from recsys.types import EventType, Item
 
 ID_BYTES = 16
 _SEPARATOR = "\x1f"  # a control character, which no id may contain

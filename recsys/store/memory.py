@@ -8,13 +8,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from recsys.errors import FingerprintMismatch
-from recsys.events import Event
+from recsys.contracts.errors import FingerprintMismatch
+from recsys.contracts.events import Event
+from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.types import Item
+from recsys.contracts.user_changes import UserChange
 from recsys.features.state import EntityState
-from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
-from recsys.types import Item
-from recsys.user_changes import UserChange
 
 
 class MemoryFeatureStore:

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from recsys.errors import FingerprintMismatch
+from recsys.contracts.errors import FingerprintMismatch
+from recsys.contracts.types import MS_PER_DAY
 from recsys.features.documents import Document
 from recsys.features.state import EntityState, Visit
 from recsys.store.base import StateDefinition
@@ -24,7 +25,6 @@ from recsys.store.redis import nightly_key
 from recsys.store.redis_client import READ_TIMEOUT_S, connect
 from recsys.store.redis_errors import redis_errors
 from recsys.store.redis_reads import ThreadReads
-from recsys.types import MS_PER_DAY
 
 KEPT_MS = 3 * MS_PER_DAY  # two nights without the job are survived
 _PAGE = 500  # documents in one round trip

@@ -19,10 +19,12 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
 
 from collections.abc import Iterator, Sequence
 
-from recsys.errors import FingerprintMismatch, InvalidConfig
-from recsys.event_log import partition_of
+from recsys.contracts.errors import FingerprintMismatch, InvalidConfig
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.types import Item
+from recsys.contracts.user_changes import UserChange
 from recsys.features.state import EntityState
-from recsys.item_changes import ItemChange
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.store.encoding import (
     BatchEncoder,
@@ -38,8 +40,6 @@ from recsys.store.redis_client import READ_TIMEOUT_S, connect, script
 from recsys.store.redis_errors import redis_errors
 from recsys.store.redis_reads import ThreadReads
 from recsys.store.redis_workers import RedisWorkers
-from recsys.types import Item
-from recsys.user_changes import UserChange
 
 _LAYOUT = 2  # of keys and values; 1 had cells by name
 _PAGE = 500  # items read in one round trip when all are read

@@ -7,7 +7,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 
 CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 5.0

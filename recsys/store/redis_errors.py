@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import redis
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from recsys.bundle import read_manifest, versions
-from recsys.errors import InvalidBundle, InvalidConfig
+from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from serving.audit import audit
 from serving.problems import Problem
 from serving.schemas import Activated, BundleInfo, Bundles, Shadowed, ShadowReport, Unloaded

@@ -9,10 +9,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recsys.errors import InvalidEvent
-from recsys.events import item_context, parse_event
-from recsys.tracing import carried, current_headers
-from recsys.types import Topic
+from recsys.contracts.errors import InvalidEvent
+from recsys.contracts.events import item_context, parse_event
+from recsys.contracts.types import Topic
+from recsys.observability.tracing import carried, current_headers
 from serving.body import decode_any
 from serving.idempotency import event_ids, first_time_ms, key_of
 from serving.outbox import Message

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 
-from recsys.events import MAX_ID_LENGTH
+from recsys.contracts.events import MAX_ID_LENGTH
 from recsys.experiments.assignment import Experiment
 from serving.problems import Problem
 from serving.schemas import ArmInfo, ArmOutcomes, ExperimentInfo, RunningExperiments

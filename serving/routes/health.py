@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from serving.schemas import Health
 from serving.services import Services, services
 

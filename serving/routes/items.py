@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from recsys.item_changes import ItemChange, parse_item_change
-from recsys.types import Item, Topic
+from recsys.contracts.item_changes import ItemChange, parse_item_change
+from recsys.contracts.types import Item, Topic
 from serving.accepted_changes import IdempotencyKey, keep, stored_once
 from serving.idempotency import REPLAYED, once
 from serving.problems import Problem

@@ -7,7 +7,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recsys.request import Candidates, Query
+from recsys.contracts.request import Candidates, Query
 from serving.body import decode
 from serving.experiments import Assigned
 from serving.problems import request_id

@@ -9,10 +9,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recsys.errors import RecsysError
+from recsys.contracts.errors import RecsysError
+from recsys.contracts.request import Query
+from recsys.observability.tracing import current_span
 from recsys.pipeline.pipeline import Answer
-from recsys.request import Query
-from recsys.tracing import current_span
 from serving.body import decode
 from serving.experiments import Assigned
 from serving.explain import funnel

@@ -5,11 +5,11 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
 
+from recsys.contracts.types import Topic, User
+from recsys.contracts.user_changes import UserChange, parse_user_change
 from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
 from recsys.features.state import Visit
-from recsys.forget import mark_forgotten, user_digest
-from recsys.types import Topic, User
-from recsys.user_changes import UserChange, parse_user_change
+from recsys.lake.forget import mark_forgotten, user_digest
 from serving.accepted_changes import IdempotencyKey, keep, stored_once
 from serving.audit import audit
 from serving.problems import Problem

@@ -12,8 +12,8 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner import Partitioner
 
-from recsys.errors import InvalidEvent, Unavailable
-from recsys.event_log import remembered_partition_of
+from recsys.contracts.errors import InvalidEvent, Unavailable
+from recsys.contracts.event_log import remembered_partition_of
 from streaming.log.topics import kafka_errors
 
 DELIVERY_TIMEOUT_MS = 30_000

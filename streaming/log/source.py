@@ -10,8 +10,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
-from recsys.errors import InvalidData, LogReplaced, Unavailable
-from recsys.event_log import Record
+from recsys.contracts.errors import InvalidData, LogReplaced, Unavailable
+from recsys.contracts.event_log import Record
 from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors
 
 IDENTITY_CHECK_S = 1.0

@@ -7,7 +7,7 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from recsys.errors import InvalidConfig, Unavailable
+from recsys.contracts.errors import InvalidConfig, Unavailable
 
 CONNECT_TIMEOUT_MS = 5_000
 

@@ -7,7 +7,7 @@ import pytest
 
 from infra.evaluation.case_study.document import BEGIN, DOCUMENTS, END, KEPT, written
 from infra.evaluation.case_study.rows import PROMISES
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 
 RESULTS: dict[str, Any] = {
     "run": "recsys case-study --quick",

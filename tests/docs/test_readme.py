@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from infra.cli.main import COMMANDS, load
 from infra.cli.settings_table import ALL, settings_table
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from recsys.settings import Settings, refuse_unknown
 
 ROOT = Path(__file__).parents[2]

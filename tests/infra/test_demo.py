@@ -1,4 +1,4 @@
-"""What the demo decides by itself; the loop that it runs is tests/test_end_to_end.py."""
+"""What the demo decides by itself; the loop that it runs is tests/e2e/test_loop.py."""
 
 from collections.abc import Sequence
 from itertools import chain, repeat
@@ -8,7 +8,7 @@ import pytest
 
 from infra import demo
 from infra.demo import Api, Outcome, click_and_watch, epochs
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from recsys.bundle import (
     versions,
     write_bundle,
 )
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
 
 REQUIRED = sorted(FILES.keys() - OPTIONAL)
 

@@ -13,12 +13,12 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from recsys.event_log import MemoryEventLog
-from recsys.events import Event, parse_event
+from recsys.contracts.event_log import MemoryEventLog
+from recsys.contracts.events import Event, parse_event
+from recsys.contracts.types import EventType, Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
-from recsys.types import EventType, Topic
 from serving import assembly
 from serving.app import create_app
 from serving.assembly import compose

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from recsys.store.memory import MemoryFeatureStore
 from serving.outbox import Message
 

@@ -15,10 +15,10 @@ from safetensors.numpy import load_file
 from starlette.applications import Starlette
 
 from recsys.bundle import Bundle
-from recsys.catalogue import Catalogue
-from recsys.errors import InvalidConfig, Unavailable
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.request import Query
+from recsys.items.catalogue import Catalogue
 from recsys.recall.two_tower import TwoTowerSource, UserTower
-from recsys.request import Query
 from serving.apart import Apart, RemoteTwoTower
 from serving.hop import Array, Hop
 from serving.index_place import IndexPlace

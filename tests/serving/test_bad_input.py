@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys.events import EVENT_FIELDS, MAX_TIME_MS, parse_event
-from recsys.types import EventType, Topic
+from recsys.contracts.events import EVENT_FIELDS, MAX_TIME_MS, parse_event
+from recsys.contracts.types import EventType, Topic
 from tests.serving.conftest import Api, open_api
 
 POSTS = ("/v1/recommendations", "/v1/recommendations/batch", "/v1/rank", "/v1/events", "/v1/items")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recsys.contracts.types import Topic
 from recsys.recall.two_tower import UserTower
-from recsys.types import Topic
 from serving.assembly import _caches
 from serving.cache import Cache
 from serving.memory import MemoryGuard, memory_left

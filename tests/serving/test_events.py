@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from recsys.events import EVENT_FIELDS, parse_event
-from recsys.types import Topic
+from recsys.contracts.events import EVENT_FIELDS, parse_event
+from recsys.contracts.types import Topic
 from serving.wire import EventRequest
 from tests.serving.conftest import NOW_MS, Api
 from tests.serving.waiting import eventually

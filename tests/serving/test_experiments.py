@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from recsys.errors import InvalidConfig, Unavailable
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.impressions import parse_impression
+from recsys.contracts.types import EventType, Head, Topic
 from recsys.experiments.assignment import Exposure, parse_exposures
 from recsys.experiments.growth import Growth
-from recsys.impressions import parse_impression
 from recsys.rerank.reranker import Diversity
-from recsys.types import EventType, Head, Topic
 from serving.experiment_outcomes import ExperimentOutcomes, read_apart
 from serving.experiments import Experiments, read_experiments
 from serving.runtime import PathConfig

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from recsys.contracts.request import Query
 from recsys.features.definitions import FEATURES
 from recsys.pipeline.pipeline import Answer
-from recsys.request import Query
 from serving.contribution import HISTORY, ITEM, contributions
 from tests.serving.conftest import NOW_MS, Api, click
 

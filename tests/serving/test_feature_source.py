@@ -11,8 +11,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from infra.cli.commands.features import app
-from infra.nightly import write_nightly
-from recsys.event_log import MemoryEventLog, partition_of
+from recsys.contracts.event_log import MemoryEventLog, partition_of
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import FeatureSet
 from recsys.recall.ann import IndexConfig, Kind
@@ -20,6 +19,7 @@ from recsys.recall.live_index import LiveIndex
 from recsys.simulation.clock import WorldClock, wall_ms, write_clock
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.nightly import NightlyStore
+from recsys.store.nightly_job import write_nightly
 from recsys.store.redis import RedisFeatureStore
 from serving.app import create_app
 from serving.assembly import compose

@@ -7,10 +7,10 @@ import pytest
 import redis
 
 from infra.local.redis import RedisServer
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.types import MS_PER_HOUR, Topic
 from recsys.store.replays import MemoryReplays, RedisReplays, Replays
 from recsys.store.token_bucket import RedisTokenBuckets
-from recsys.types import MS_PER_HOUR, Topic
 from serving.security import Scope, new_key
 from tests.serving.conftest import NOW_MS, Api
 

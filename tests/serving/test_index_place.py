@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recsys.bundle import open_bundle
-from recsys.errors import InvalidBundle, InvalidConfig
+from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.recall.ann import AnnIndex, IndexConfig, Kind
 from serving.index_place import IndexPlace
 from tests.bundles import tiny_vectors, write_tiny_bundle

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.types import Item
 from recsys.features.state import EntityState
-from recsys.types import Item
 from serving.item_feed import ItemFeed
 from tests.serving.waiting import eventually
 

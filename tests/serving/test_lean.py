@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from recsys.datasets.base import USER_SCHEMA
-from recsys.lake import write_parquet
+from recsys.lake.lake import write_parquet
 from tests.bundles import write_tiny_bundle
 
 _SERVES = """

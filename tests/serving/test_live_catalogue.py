@@ -2,9 +2,9 @@
 
 from typing import cast
 
-from recsys.catalogue import Catalogue
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
+from recsys.items.catalogue import Catalogue
 from recsys.pipeline.trending import Trending
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems

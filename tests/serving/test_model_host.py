@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recsys.bundle import FILES, Bundle, Manifest, current_version, publish, write_bundle
-from recsys.errors import FingerprintMismatch, InvalidBundle
+from recsys.contracts.errors import FingerprintMismatch, InvalidBundle
 from serving.model_host import ModelHost
 from serving.telemetry import Telemetry
 from tests.serving.waiting import eventually

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recsys.bundle import FILES, Bundle, Manifest, publish, write_bundle
-from recsys.errors import InvalidBundle, InvalidConfig
+from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from serving.model_host import ModelHost
 from serving.telemetry import Telemetry
 from tests.serving.waiting import eventually

@@ -8,11 +8,11 @@ from urllib.parse import quote
 import pytest
 
 from recsys.bundle import current_version
-from recsys.errors import Unavailable
-from recsys.forget import forgotten_users, user_digest
-from recsys.item_changes import parse_item_change
-from recsys.types import Topic
-from recsys.user_changes import parse_user_change
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.item_changes import parse_item_change
+from recsys.contracts.types import Topic
+from recsys.contracts.user_changes import parse_user_change
+from recsys.lake.forget import forgotten_users, user_digest
 from serving import schemas
 from serving.security import Scope, new_key
 from tests.bundles import tiny_items, write_tiny_bundle

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.errors import Unavailable
-from recsys.impressions import Impression
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.impressions import Impression
 from serving.impression_log import ImpressionWriter
 from serving.outbox import Message, Outbox
 from serving.telemetry import Telemetry

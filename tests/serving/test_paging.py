@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from serving.cursors import MAX_SHOWN, Cursors, cursor_key
 from serving.problems import Problem
 from tests.bundles import tiny_items

@@ -7,7 +7,7 @@ import httpx
 import pytest
 import zstandard
 
-from recsys.types import Topic
+from recsys.contracts.types import Topic
 from tests.serving.conftest import Api, click
 from tests.serving.waiting import eventually
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from recsys.events import Event
-from recsys.impressions import parse_impression
-from recsys.types import EventType, Topic
+from recsys.contracts.events import Event
+from recsys.contracts.impressions import parse_impression
+from recsys.contracts.types import EventType, Topic
 from tests.bundles import tiny_items
 from tests.serving.conftest import NOW_MS, Api, click
 from tests.serving.waiting import eventually

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from serving.problems import Problem
 from serving.security import ANYONE, Keys, Scope, new_key
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from recsys.errors import StageFailed
-from recsys.types import Topic
+from recsys.contracts.errors import StageFailed
+from recsys.contracts.types import Topic
 from serving.security import Scope, new_key
 from serving.shadow import set_shadow
 from tests.bundles import tiny_items, write_tiny_bundle

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.types import Topic
+from recsys.observability.worker_report import WorkerReport
 from recsys.result import Goal, Result
-from recsys.types import Topic
-from recsys.worker_report import WorkerReport
 from serving import system
 from serving.log_ends import LogEnds
 from serving.rates import STAGES, Window, added, made_readable, quantile

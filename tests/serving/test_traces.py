@@ -13,13 +13,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.testclient import TestClient
 
-from recsys.errors import InvalidConfig
-from recsys.event_log import MemoryEventLog
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.event_log import MemoryEventLog
+from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
-from recsys.otel import OtelTraces
+from recsys.observability.otel import OtelTraces
+from recsys.observability.tracing import open_traces, parent_of
 from recsys.store.memory import MemoryFeatureStore
-from recsys.tracing import open_traces, parent_of
-from recsys.types import Topic
 from serving.app import create_app
 from serving.assembly import compose
 from serving.outbox import Message, Outbox
@@ -135,7 +135,7 @@ def test_off_there_are_no_spans_and_no_headers(api: Api) -> None:
     api.logged(Topic.EVENTS)
     assert [taken.headers for taken in api.sink.taken] == [()]
     assert open_traces("", "x") is None
-    script = "import serving.app, sys; assert 'recsys.otel' not in sys.modules"
+    script = "import serving.app, sys; assert 'recsys.observability.otel' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -15,7 +15,7 @@ from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
 from infra.evaluation.benchmarks.serve import Api, api
 from recsys.bundle import publish
 from recsys.client import Client
-from recsys.types import Topic
+from recsys.contracts.types import Topic
 from tests.bundles import write_tiny_bundle
 from tests.serving.waiting import eventually
 

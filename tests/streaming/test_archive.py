@@ -14,16 +14,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.event_log import MemoryEventLog, MemoryEventSource, Record
+from recsys.contracts.events import Event, derived_id
+from recsys.contracts.impressions import Impression, ShownItem, impression_events
+from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.types import MS_PER_DAY, EventType, Item, Topic, User
+from recsys.contracts.user_changes import UserChange
 from recsys.datasets.catalogue import read_items, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
-from recsys.errors import InvalidConfig, Unavailable
-from recsys.event_log import MemoryEventLog, MemoryEventSource, Record
-from recsys.events import Event, derived_id
-from recsys.impressions import Impression, ShownItem, impression_events
-from recsys.item_changes import ItemChange
-from recsys.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
-from recsys.types import MS_PER_DAY, EventType, Item, Topic, User
-from recsys.user_changes import UserChange
+from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
 from streaming.archive import Archiver
 from streaming.commit import ALIVE, FOLDER, exclusive
 from streaming.lateness import TimeRules

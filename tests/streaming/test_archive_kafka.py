@@ -18,9 +18,9 @@ import pytest
 
 from infra.evaluation.load.traffic import drive, kafka_target, traffic_events
 from infra.local.kafka import KafkaBroker
-from recsys.events import Event
-from recsys.lake import EVENTS
-from recsys.types import Item
+from recsys.contracts.events import Event
+from recsys.contracts.types import Item
+from recsys.lake.lake import EVENTS
 from streaming.commit import read_checkpoint
 from streaming.log import KafkaSink
 

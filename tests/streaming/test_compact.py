@@ -7,12 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, EventType, User
+from recsys.contracts.user_changes import UserChange
 from recsys.datasets.catalogue import read_users, users_table
 from recsys.datasets.changed import users_after
-from recsys.errors import InvalidData
-from recsys.events import Event
-from recsys.forget import forgotten_users, mark_forgotten
-from recsys.lake import (
+from recsys.lake.forget import forgotten_users, mark_forgotten
+from recsys.lake.lake import (
     EVENTS,
     DayWriter,
     days,
@@ -22,8 +24,6 @@ from recsys.lake import (
     split_by_day,
     write_parquet,
 )
-from recsys.types import MS_PER_DAY, EventType, User
-from recsys.user_changes import UserChange
 from streaming.compact import Compacted, compact
 
 T0 = 1_700_000_000_000

@@ -1,7 +1,7 @@
 """Dead letters keep the bytes, the origin and the reason; one that was sent again is counted once."""
 
-from recsys.event_log import MemoryEventLog, Record
-from recsys.types import Topic
+from recsys.contracts.event_log import MemoryEventLog, Record
+from recsys.contracts.types import Topic
 from streaming.dead_letter import MAX_REASON_BYTES, read_dead_letters, send_dead_letter
 
 

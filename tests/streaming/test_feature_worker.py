@@ -9,18 +9,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from recsys.errors import InvalidConfig, Unavailable
-from recsys.event_log import MemoryEventLog, MemoryEventSource, Record, partition_of
-from recsys.events import Event
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.event_log import MemoryEventLog, MemoryEventSource, Record, partition_of
+from recsys.contracts.events import Event
+from recsys.contracts.impressions import Impression, ShownItem
+from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
+from recsys.contracts.user_changes import UserChange
 from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState
-from recsys.impressions import Impression, ShownItem
-from recsys.item_changes import ItemChange
+from recsys.observability.worker_report import read_report
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
-from recsys.user_changes import UserChange
-from recsys.worker_report import read_report
 from streaming.dead_letter import read_dead_letters
 from streaming.feature_worker import TOPICS, FeatureWorker, WorkerConfig
 from streaming.lateness import TimeRules

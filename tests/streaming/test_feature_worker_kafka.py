@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from infra.local.kafka import KafkaBroker
+from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import Topic
 from streaming.dead_letter import read_dead_letters
 from streaming.feature_worker import main
 from streaming.log import KafkaSink, KafkaSource

@@ -11,9 +11,9 @@ from kafka.errors import OffsetOutOfRangeError
 
 from infra.local.kafka import KafkaBroker
 from infra.local.process import free_port
-from recsys.errors import InvalidConfig, InvalidData, InvalidEvent, LogReplaced, Unavailable
-from recsys.event_log import Record, partition_of
-from recsys.types import MS_PER_DAY, Topic
+from recsys.contracts.errors import InvalidConfig, InvalidData, InvalidEvent, LogReplaced, Unavailable
+from recsys.contracts.event_log import Record, partition_of
+from recsys.contracts.types import MS_PER_DAY, Topic
 from streaming.log import KafkaSink, KafkaSource, create_topics, reachable
 
 pytestmark = pytest.mark.kafka

@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from recsys.errors import Unavailable
-from recsys.event_log import MemoryEventLog, Record
-from recsys.events import Event, derived_id, parse_event
-from recsys.forget import mark_forgotten
-from recsys.lake import EVENTS, DayWriter, day_of, events_table
-from recsys.types import MS_PER_DAY, EventType, Topic
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.event_log import MemoryEventLog, Record
+from recsys.contracts.events import Event, derived_id, parse_event
+from recsys.contracts.types import MS_PER_DAY, EventType, Topic
+from recsys.lake.forget import mark_forgotten
+from recsys.lake.lake import EVENTS, DayWriter, day_of, events_table
 from streaming import replay as replay_module
 from streaming.replay import REPLAY_HEADER, Position, replay
 

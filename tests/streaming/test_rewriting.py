@@ -8,16 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from recsys.contracts.event_log import MemoryEventLog
+from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.types import Item, Topic, User
+from recsys.contracts.user_changes import UserChange
 from recsys.datasets.base import Dataset
 from recsys.datasets.catalogue import read_items, read_users, users_path, users_table
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
-from recsys.event_log import MemoryEventLog
-from recsys.forget import mark_forgotten
-from recsys.item_changes import ItemChange
-from recsys.lake import rewriting, write_parquet
-from recsys.types import Item, Topic, User
-from recsys.user_changes import UserChange
+from recsys.lake.forget import mark_forgotten
+from recsys.lake.lake import rewriting, write_parquet
 from streaming import commit as committing
 from streaming.archive import Archiver
 from streaming.compact import compact

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from recsys.events import CATEGORIES, CREATOR, Event
-from recsys.types import Item, User
+from recsys.contracts.events import CATEGORIES, CREATOR, Event
+from recsys.contracts.types import Item, User
 from training.features_kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS
 
 _TYPES = {"event_time_ms": pa.int64(), "position": pa.int64(), "value": pa.float64()}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.result import Result
 from tests.training.kuairand_slice import write_slice
 from training import rank_yardstick

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.contracts.types import Head
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData, ServedRanker
-from recsys.rank.scorer import INPUTS, RankerSession
-from recsys.types import Head
+from recsys.ranking.scorer import INPUTS, RankerSession
 from training.compress import quantized_tables
 from training.export_ranker import export_ranker, random_inputs
 

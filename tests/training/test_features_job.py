@@ -13,18 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from recsys.errors import InvalidData
-from recsys.event_log import partition_of
-from recsys.events import Event
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS, differences
 from recsys.features.reference import reference_features
-from recsys.forget import user_digest
-from recsys.lake import EVENTS, DayWriter, day_of, events_table, write_parquet
+from recsys.lake.forget import user_digest
+from recsys.lake.lake import EVENTS, DayWriter, day_of, events_table, write_parquet
 from recsys.store.backfill import Covered
 from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
-from recsys.types import MS_PER_DAY, EventType, Topic
 from tests.recsys.features.worlds import catalogue, population, random_log
 from tests.training.test_features_state import folded
 from training import backfill_job, features_job

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.events import Event
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
 from recsys.features.definitions import ENGAGEMENT, FEATURES
 from recsys.features.reference import reference_features
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 from tests.training.feature_rows import event_rows, with_items, with_users
 from training.build_examples import LabelConfig, Popularity, label

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from recsys.events import Event
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR
 from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState
-from recsys.types import MS_PER_DAY, MS_PER_HOUR
 from tests.recsys.features.worlds import catalogue, population, random_log
 from tests.training.feature_rows import event_rows
 from training.state_job import entity_state, item_states, user_states

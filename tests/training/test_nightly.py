@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import Head, Item
 from recsys.models.ranker import RankerConfig
 from recsys.models.two_tower import TwoTowerShape
-from recsys.rank.scorer import RankerSession
-from recsys.types import Head, Item
+from recsys.ranking.scorer import RankerSession
 from tests.training.kuairand_slice import write_slice
 from tests.training.rank_world import DAY_MS, N_FEATURES, write_world
 from tests.training.test_two_tower_training import ITEMS, planted

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from recsys.types import MS_PER_MINUTE, Head
+from recsys.contracts.types import MS_PER_MINUTE, Head
 from training.clean import Cleaning, clean
 from training.rank_dataset import RankExamples
 

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import EventType, Head, Item
 from recsys.features.state import Visit
 from recsys.models.encoding import encode_visits
-from recsys.types import EventType, Head, Item
 from tests.training.rank_world import DAY_MS, EXAMPLE_SCHEMA, N_FEATURES, write_world
 from training.rank_dataset import examples_of, item_fields, read_examples, temporal_split
 

@@ -12,12 +12,12 @@ from safetensors.numpy import load_file
 from infra.evaluation.benchmarks import rank
 from infra.evaluation.benchmarks.rank import RankBench
 from infra.evaluation.reports.ladder import report
-from recsys.errors import InvalidBundle, InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
+from recsys.contracts.types import Head
 from recsys.features.drift import HISTOGRAMS, read_histograms
 from recsys.metrics import auc
 from recsys.models.ranker import Ranker
-from recsys.rank.scorer import RankerSession
-from recsys.types import Head
+from recsys.ranking.scorer import RankerSession
 from tests.training.ladder_world import SMALL, config
 from training import ladder
 from training.compress import prune_experts, zero_smallest

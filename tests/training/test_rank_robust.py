@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recsys.contracts.types import Head
 from recsys.metrics import auc
 from recsys.models.ranker import RankerLogits
-from recsys.types import Head
 from training import evaluate_robust
 from training.evaluate_robust import RobustEvaluation, with_robots
 from training.ladder_data import LadderData, make

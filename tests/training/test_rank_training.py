@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.types import Head
 from recsys.features.drift import read_histograms
 from recsys.models.ranker import Ranker, RankerConfig
-from recsys.rank.calibration import read_calibrations
-from recsys.rank.scorer import RankerSession
-from recsys.types import Head
+from recsys.ranking.calibration import read_calibrations
+from recsys.ranking.scorer import RankerSession
 from tests.training.rank_world import N_FEATURES, write_world
 from training import train_ranker
 from training.export_ranker import export_ranker

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.errors import InvalidBundle, InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
 from recsys.features.drift import HISTOGRAMS
 from tests.training.rank_world import N_FEATURES, write_world
 from training import publish

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 from recsys.result import Result
 from training.select_features import Selection, Split, cross, main
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import Item, User
 from recsys.models.attributes import profile_rows
-from recsys.types import Item, User
 from training.augment import Augmentation, augmenter
 from training.batches import BatchPlan, Targets, Windows, epoch_batches, make_batch
 from training.dataset import (

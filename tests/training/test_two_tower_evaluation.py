@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import EventType, Item
 from recsys.models.encoding import TYPE_NUMBERS
-from recsys.types import EventType, Item
 from training import baselines, train_two_tower
 from training.augment import Augmentation
 from training.baselines import Past

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.types import Item
 from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape
-from recsys.types import Item
 from training.losses import FullSoftmax, LossName, make_loss, sampled_cross_entropy
 
 N_ITEMS = 6

@@ -18,13 +18,13 @@ from pyspark.ml.torch.distributor import TorchDistributor
 from safetensors.numpy import load_file
 
 from recsys.bundle import FILES
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.request import Query
+from recsys.contracts.types import Item, User
 from recsys.datasets.base import USER_SCHEMA
-from recsys.errors import InvalidConfig, InvalidData
 from recsys.models.two_tower import TwoTowerShape
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import TwoTowerSource, UserTower
-from recsys.request import Query
-from recsys.types import Item, User
 from training import export_two_tower, train_two_tower
 from training.checkpoint import TrainingState
 from training.dataset import History, write_sequences

@@ -9,7 +9,7 @@ import typer
 from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
 from recsys import bundle as bundles
 from recsys.client import Client
-from recsys.errors import InvalidBundle, InvalidConfig
+from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and publish bundles.")

@@ -13,20 +13,20 @@ from infra.capacity.size import Population, predict
 from infra.cli.commands.features_select import select
 from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
 from infra.local.services import connected
-from infra.nightly import write_nightly
 from recsys.bundle import current_version, open_bundle
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS, Change, Effect, differences, listing, markdown
-from recsys.forget import forgotten_users
-from recsys.item_table import read_items
+from recsys.items.item_table import read_items
+from recsys.lake.forget import forgotten_users
 from recsys.settings import Settings
 from recsys.simulation.clock import clock_of
 from recsys.store.backfill import Covered
 from recsys.store.base import FeatureStore, StateDefinition, StoreConfig
 from recsys.store.nightly import NightlyStore
+from recsys.store.nightly_job import write_nightly
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import Topic
 from serving.settings import ServingSettings
 from streaming.commit import Place, exclusive, read_checkpoint
 from streaming.settings import StreamSettings

@@ -7,7 +7,7 @@ import typer
 
 from infra.cli.output import console
 from infra.local.services import connected
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from serving.security import Scope, new_key
 from serving.server import run
 from serving.settings import Role, ServingSettings

@@ -8,7 +8,7 @@ from infra.cli.output import JsonFlag, console, print_json, print_table
 from infra.cli.signals import stop_event
 from infra.cli.status import gather
 from infra.local.services import embedded
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from recsys.settings import Settings
 
 app = typer.Typer()

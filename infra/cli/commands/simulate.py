@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from infra.cli.output import JsonFlag, finish, print_mapping
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.types import MS_PER_DAY
 from recsys.datasets.catalogue import items_path
-from recsys.errors import InvalidConfig
 from recsys.settings import Settings
 from recsys.simulation.clock import CLOCK_FILE, WorldClock, wall_ms, write_clock
-from recsys.simulation.past import PastConfig, write_past
+from recsys.simulation.history import PastConfig, write_past
 from recsys.simulation.world import WorldConfig, create_world
-from recsys.types import MS_PER_DAY
 
 app = typer.Typer(no_args_is_help=True, help="A seeded world of users and items to try the system in.")
 

@@ -21,13 +21,13 @@ from infra.evaluation.load.visitors import Population, VisitConfig, Visits, figu
 from infra.local.services import connected
 from recsys.client import AsyncClient
 from recsys.client.calls import Retry
-from recsys.errors import InvalidConfig
-from recsys.events import Event
-from recsys.item_table import read_items
-from recsys.lake import count_rows
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
+from recsys.items.item_table import read_items
+from recsys.lake.lake import count_rows
 from recsys.simulation.clock import CLOCK_FILE, LEAD_S, WorldClock, wall_ms, write_clock
 from recsys.simulation.world import create_world, read_world
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from streaming import archive as archiver
 from streaming import feature_worker
 from streaming.compact import compact as compact_lake

@@ -7,7 +7,7 @@ import typer
 from infra.cli.output import JsonFlag, print_mapping
 from infra.local.services import connected
 from recsys.features.definitions import FEATURES
-from recsys.forget import mark_forgotten
+from recsys.lake.forget import mark_forgotten
 from recsys.simulation.clock import clock_of
 from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore

@@ -16,11 +16,11 @@ import psutil
 import pyarrow as pa
 
 from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
+from recsys.contracts.types import MS_PER_DAY
 from recsys.datasets.base import USER_SCHEMA
 from recsys.datasets.catalogue import items_path, items_table, users_path
-from recsys.lake import EVENTS, DayWriter, events_table, write_parquet
+from recsys.lake.lake import EVENTS, DayWriter, events_table, write_parquet
 from recsys.result import Goal, Result
-from recsys.types import MS_PER_DAY
 from training.features_job import FeatureJob, build
 from training.spark import spark_session
 

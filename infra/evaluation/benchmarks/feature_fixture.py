@@ -4,8 +4,8 @@ import random
 import time
 from dataclasses import dataclass
 
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
-from recsys.types import MS_PER_DAY, EventType, Item, User
+from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.contracts.types import MS_PER_DAY, EventType, Item, User
 
 _CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Kids", "News", "Romance", "War")
 _MIX = {

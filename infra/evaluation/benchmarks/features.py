@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
 from infra.local.redis import RedisServer
-from recsys.event_log import partition_of
-from recsys.events import Event
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, Topic
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
@@ -32,7 +33,6 @@ from recsys.features.state import EntityState
 from recsys.result import Goal, Result
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_DAY, MS_PER_MINUTE, Topic
 
 _BATCH = 100
 _PAGE = 1_000

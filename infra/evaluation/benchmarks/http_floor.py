@@ -12,7 +12,7 @@ import numpy as np
 import uvicorn
 
 from infra.local.process import free_port
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from serving.wire import Recommendation, RecommendationRequest
 
 _START_S = 60.0

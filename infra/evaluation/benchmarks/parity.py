@@ -27,18 +27,18 @@ from numpy.typing import NDArray
 from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
 from infra.evaluation.benchmarks.rig import StreamRig
 from infra.local.children import recsys_command
+from recsys.contracts.events import Event
+from recsys.contracts.impressions import Impression, ShownItem, impression_events
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from recsys.datasets.base import USER_SCHEMA
 from recsys.datasets.catalogue import items_path, items_table, users_path
-from recsys.events import Event
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.features.reference import reference_features
 from recsys.features.state import Entity, EntityState, parse_cell
-from recsys.impressions import Impression, ShownItem, impression_events
-from recsys.lake import IMPRESSIONS, write_parquet
+from recsys.lake.lake import IMPRESSIONS, write_parquet
 from recsys.result import Goal, Result
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from streaming.commit import read_checkpoint
 from training.features_job import FeatureJob, build
 from training.spark import Session, spark_session

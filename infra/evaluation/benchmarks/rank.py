@@ -18,9 +18,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from infra.evaluation.benchmarks.runtimes import Inputs, runs
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 from recsys.models.ranker import Ranker, ServedRanker
-from recsys.rank.scorer import INPUTS
+from recsys.ranking.scorer import INPUTS
 from recsys.result import Goal, Result
 from training.export_ranker import random_inputs
 from training.rungs import ONNX, candidate, read_rungs, trained_ranker

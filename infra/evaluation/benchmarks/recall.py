@@ -11,13 +11,13 @@ import torch
 from infra.evaluation.benchmarks.index_plot import plot_indexes
 from infra.evaluation.benchmarks.index_stress import StressConfig, stress
 from infra.evaluation.benchmarks.vectors import Vectors, learnt_like, random_vectors
+from recsys.contracts.types import Item
 from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
 from recsys.recall.ann import AnnIndex, IndexConfig, Kind
 from recsys.recall.rescored import RescoredIndex
 from recsys.recall.tune import Measured, measure
 from recsys.recall.two_tower import UserTower
 from recsys.result import Goal, Result
-from recsys.types import Item
 from training.export_two_tower import export_user_tower
 
 _HISTORY = 50

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.evaluation.benchmarks.vectors import learnt_like
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from recsys.models.topk import ChunkedTopK
 from recsys.recall.ann import AnnIndex, IndexConfig, Kind
 from recsys.recall.gpu import TopKIndex

@@ -12,11 +12,11 @@ from infra.local.children import recsys_command
 from infra.local.kafka import KafkaBroker
 from infra.local.process import ChildProcess
 from infra.local.redis import Persistence, RedisServer
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import Topic
 from streaming.log import KafkaSink, KafkaSource
 
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from recsys.rank.scorer import RankerSession
+from recsys.ranking.scorer import RankerSession
 
 Inputs = Mapping[str, NDArray[Any]]
 Run = Callable[[Inputs], object]

@@ -40,8 +40,8 @@ from infra.evaluation.benchmarks.serving_plot import plot_serving
 from infra.evaluation.benchmarks.serving_watch import MemoryCurve, Watch
 from infra.local.children import recsys_command
 from infra.local.process import ChildProcess, free_port
+from recsys.contracts.types import Item
 from recsys.result import Goal, Result
-from recsys.types import Item
 
 _START_TIMEOUT_S = 180.0
 NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}

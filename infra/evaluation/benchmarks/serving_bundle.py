@@ -16,15 +16,15 @@ from safetensors.numpy import save_file
 
 from infra.evaluation.benchmarks.serving_fixture import CATEGORIES
 from recsys.bundle import Bundle, Manifest, publish, write_bundle
+from recsys.contracts.types import Item
 from recsys.datasets.base import ITEM_SCHEMA
 from recsys.features.definitions import FEATURES
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
 from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
-from recsys.rank.scorer import RankerSession
+from recsys.ranking.scorer import RankerSession
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
-from recsys.types import Item
 from training.compress import quantize_linear_layers, quantized_tables
 from training.export_ranker import export_ranker, random_inputs
 from training.export_two_tower import export_user_tower

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from infra.evaluation.load.traffic import zipf
-from recsys.event_log import partition_of
-from recsys.events import CATEGORIES as CATEGORIES_KEY
-from recsys.events import CATEGORY_SEPARATOR, CREATOR, Event
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import CATEGORIES as CATEGORIES_KEY
+from recsys.contracts.events import CATEGORY_SEPARATOR, CREATOR, Event
+from recsys.contracts.types import MS_PER_DAY, EventType, Item
 from recsys.store.base import Batch, FeatureStore
-from recsys.types import MS_PER_DAY, EventType, Item
 
 CATEGORIES, CREATORS = 32, 2_000
 _MIX = (EventType.IMPRESSION, EventType.CLICK, EventType.LIKE)

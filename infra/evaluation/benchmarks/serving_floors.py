@@ -11,7 +11,7 @@ from infra.evaluation.benchmarks.http_floor import bare_server, median_ms
 from infra.evaluation.load.traffic import zipf
 from recsys.bundle import Bundle
 from recsys.features.definitions import FEATURES
-from recsys.rank.scorer import INPUTS, RankerSession
+from recsys.ranking.scorer import INPUTS, RankerSession
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from infra.evaluation.load.traffic import drive, kafka_target, traffic_events
-from recsys.types import Item
+from recsys.contracts.types import Item
 from streaming.log import KafkaSink
 
 _POLL_S = 0.002

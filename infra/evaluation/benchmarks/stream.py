@@ -27,10 +27,10 @@ import numpy as np
 
 from infra.evaluation.benchmarks.rig import StreamRig
 from infra.evaluation.load.traffic import drive, kafka_target, traffic_events
-from recsys.events import Event, new_id
-from recsys.lake import EVENTS, DayWriter, events_table
+from recsys.contracts.events import Event, new_id
+from recsys.contracts.types import EventType, Item, Topic
+from recsys.lake.lake import EVENTS, DayWriter, events_table
 from recsys.result import Goal, Result
-from recsys.types import EventType, Item, Topic
 from streaming.log import KafkaSink
 from streaming.replay import Position, replay
 

@@ -19,9 +19,9 @@ from infra.evaluation.benchmarks.serving_bundle import LENGTH, write_bench_bundl
 from infra.evaluation.benchmarks.serving_fixture import bench_items
 from infra.local.children import Children
 from infra.local.process import free_port
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
-from recsys.rank.scorer import Ranker, RankerSession
+from recsys.ranking.scorer import Ranker, RankerSession
 from recsys.result import Goal, Result
 from serving.apart import RemoteRanker
 from serving.hop import Hop

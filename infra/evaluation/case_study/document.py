@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 
 ROOT = Path(__file__).parents[3]
 KEPT = ROOT / "docs" / "case-study.json"

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.evaluation.case_study.section import Sheet
+from recsys.contracts.types import Head
 from recsys.experiments.off_policy import Estimate, Log, doubly_robust, ips, snips
 from recsys.pipeline.pipeline import Answer
 from recsys.rerank.reranker import Exploration
-from recsys.types import Head
 
 Floats = NDArray[np.float64]
 BEST = 2  # the policy that is asked about draws from so many

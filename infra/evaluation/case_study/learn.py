@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.bundle import Bundle
+from recsys.contracts.types import MS_PER_DAY
 from recsys.features.definitions import FEATURES
-from recsys.item_table import read_items
-from recsys.lake import DAY_PREFIX, days, read_day, write_parquet
+from recsys.items.item_table import read_items
+from recsys.lake.lake import DAY_PREFIX, days, read_day, write_parquet
 from recsys.models.ranker import RankerConfig
 from recsys.models.two_tower import TwoTowerShape
-from recsys.types import MS_PER_DAY
 from training import export_two_tower, publish, train_ranker, train_two_tower
 from training.bucket import TIME
 from training.build_examples import ITEM_CONTEXT, LabelConfig, label

@@ -11,8 +11,8 @@ from infra.evaluation.case_study.deployments import RungName
 from infra.evaluation.case_study.networks import write_network
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
-from recsys.errors import InvalidData
-from recsys.rank.scorer import RankerSession
+from recsys.contracts.errors import InvalidData
+from recsys.ranking.scorer import RankerSession
 from training.export_ranker import random_inputs
 from training.rungs import ONNX, Rung, candidate, read_rungs
 

@@ -21,7 +21,7 @@ from recsys.features.definitions import FEATURES
 from recsys.models import blocks, ranker
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
-from recsys.rank.scorer import RankerSession
+from recsys.ranking.scorer import RankerSession
 from training import compress
 from training import export_ranker as export_ranker_module
 from training.compress import quantize_linear_layers, quantized_tables

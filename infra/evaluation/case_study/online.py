@@ -12,12 +12,12 @@ from infra.evaluation.benchmarks.features import fill
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found
 from infra.local.redis import RedisServer
-from infra.nightly import write_nightly
+from recsys.contracts.types import MS_PER_DAY
 from recsys.features.definitions import FEATURES
 from recsys.store.base import StoreConfig
 from recsys.store.nightly import NightlyStore
+from recsys.store.nightly_job import write_nightly
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_DAY
 
 _START_MS = 1_750_000_000_000 // MS_PER_DAY * MS_PER_DAY
 # the part of a key after its partition → what it belongs to

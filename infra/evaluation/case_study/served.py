@@ -18,10 +18,10 @@ from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
 from infra.evaluation.benchmarks.serving_fixture import bench_items, write_past
 from infra.evaluation.case_study.deployments import Deployment
 from infra.evaluation.case_study.networks import with_network, write_network
-from infra.nightly import write_nightly
 from recsys.bundle import Bundle
 from recsys.features.definitions import FEATURES
 from recsys.store.nightly import NightlyStore
+from recsys.store.nightly_job import write_nightly
 
 _CATCH_UP_S = 120.0
 

@@ -15,19 +15,19 @@ from typing import Any
 from infra.evaluation.case_study.exploration import Draw, draw_of
 from infra.evaluation.load.visitors import Shop
 from recsys.bundle import Bundle
-from recsys.catalogue import Catalogue
 from recsys.client.models import EventResults, Recommendations, RecommendedItem
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.contracts.impressions import Impression, impression_events
+from recsys.contracts.request import Query, Rows
+from recsys.contracts.types import EventType, Item, Topic
 from recsys.experiments.assignment import Assigner, exposures_text
 from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState
-from recsys.impressions import Impression, impression_events
-from recsys.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impressions_table
+from recsys.items.catalogue import Catalogue
+from recsys.lake.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impressions_table
 from recsys.pipeline.hydrators import UserHydrator
-from recsys.request import Query, Rows
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
-from recsys.types import EventType, Item, Topic
 from serving.impression_log import ImpressionLog
 from serving.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime
 

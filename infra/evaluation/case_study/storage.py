@@ -9,8 +9,8 @@ import orjson
 
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found
-from recsys.lake import DAY_PREFIX, EVENTS, read_events
-from recsys.simulation.past import PastConfig, write_past
+from recsys.lake.lake import DAY_PREFIX, EVENTS, read_events
+from recsys.simulation.history import PastConfig, write_past
 from recsys.simulation.world import WorldConfig, create_world
 
 _MILLION = 1_000_000

@@ -26,14 +26,14 @@ from infra.evaluation.benchmarks.batch import measured
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.ladders import seeded
-from recsys import lake
+from recsys.contracts.types import MS_PER_DAY, Head
 from recsys.features.definitions import FEATURES
-from recsys.lake import write_parquet
+from recsys.lake import lake
+from recsys.lake.lake import write_parquet
 from recsys.metrics import auc, gauc
 from recsys.models.ranker import Ranker
-from recsys.simulation.past import PastConfig, write_past
+from recsys.simulation.history import PastConfig, write_past
 from recsys.simulation.world import WorldConfig, create_world
-from recsys.types import MS_PER_DAY, Head
 from training import export_two_tower, ladder, train_ranker, train_two_tower
 from training.dataset import read_items
 from training.features_job import FeatureJob, build

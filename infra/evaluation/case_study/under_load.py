@@ -24,7 +24,7 @@ from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.case_study.served import ServedWorld, Size
 from infra.evaluation.case_study.wire import Wire
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 
 LIMIT_MS = 500  # of p99, the same for both: `infra.evaluation.benchmarks.serve.sustained`
 _LIMITS_MS = (80, 100, 200, LIMIT_MS)  # 80: the deadline of *after*

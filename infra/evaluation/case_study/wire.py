@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from infra.evaluation.benchmarks.rig import EVERY, StreamRig
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from streaming.log import KafkaSource
 
 RECORD_BYTES = 70  # the log's own part of a record: offsets, times, key length

@@ -16,16 +16,16 @@ import redis
 from kafka import KafkaConsumer, TopicPartition
 
 from infra.cli.signals import stop_event
-from recsys.errors import InvalidEvent, Unavailable
-from recsys.event_log import partition_of
-from recsys.events import Event, parse_event
+from recsys.contracts.errors import InvalidEvent, Unavailable
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import Event, parse_event
+from recsys.contracts.impressions import impression_events, parse_impression
+from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.features.state import Entity, Op
-from recsys.impressions import impression_events, parse_impression
 from recsys.store.base import StoreConfig
 from recsys.store.encoding import pack_visit
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import Topic
 from streaming.settings import StreamSettings
 
 GROUP = "control"

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from recsys.client import Client
-from recsys.errors import RecsysError
+from recsys.contracts.errors import RecsysError
 
 _CLIENTS = 2
 _PAUSE_S = 0.05

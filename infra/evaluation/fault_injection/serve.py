@@ -34,9 +34,9 @@ from infra.evaluation.fault_injection.slow_proxy import SlowProxy
 from infra.evaluation.fault_injection.small_disk import SmallDisk
 from recsys.bundle import publish
 from recsys.client import Client
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.types import MS_PER_HOUR, MS_PER_SECOND, Topic
 from recsys.result import Goal, Result
-from recsys.types import MS_PER_HOUR, MS_PER_SECOND, Topic
 
 _WORKERS = 2
 _USERS = 10_000

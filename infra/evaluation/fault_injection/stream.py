@@ -29,12 +29,12 @@ from infra.evaluation.benchmarks.stream import catalogue
 from infra.evaluation.fault_injection import control
 from infra.evaluation.fault_injection.verify import Differences, Expected, differences, expected_states
 from infra.local.redis import Persistence
-from recsys.event_log import EventSink
-from recsys.events import Event, derived_id
+from recsys.contracts.event_log import EventSink
+from recsys.contracts.events import Event, derived_id
+from recsys.contracts.impressions import Impression, ShownItem
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType, Item, Topic
 from recsys.features.definitions import FEATURES
-from recsys.impressions import Impression, ShownItem
 from recsys.result import Goal, Result
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType, Item, Topic
 from streaming.dead_letter import read_dead_letters
 
 WORKERS = 2

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from recsys.errors import InvalidEvent
-from recsys.event_log import EventSource, Record
-from recsys.events import Event, parse_event
+from recsys.contracts.errors import InvalidEvent
+from recsys.contracts.event_log import EventSource, Record
+from recsys.contracts.events import Event, parse_event
+from recsys.contracts.impressions import impression_events, parse_impression
+from recsys.contracts.types import Topic
 from recsys.features.state import EntityState
-from recsys.impressions import impression_events, parse_impression
 from recsys.store.base import FeatureStore, StateDefinition
-from recsys.types import Topic
 from streaming.lateness import TimeRules
 
 

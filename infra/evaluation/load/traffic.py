@@ -16,10 +16,10 @@ import httpx
 import msgspec
 import numpy as np
 
-from recsys.errors import Unavailable
-from recsys.event_log import EventSink
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
-from recsys.types import EventType, Item, Topic
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.event_log import EventSink
+from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.contracts.types import EventType, Item, Topic
 
 TICK_S = 0.005
 _BLOCK = 1_024

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from recsys.client.models import ApiError, EventResults, Recommendations
-from recsys.errors import InvalidConfig, Unavailable
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.types import MS_PER_DAY, EventType, Item
 from recsys.simulation.actions import Action, actions, changes, row_of
 from recsys.simulation.behavior import Behavior, Visitor
 from recsys.simulation.world import Ints, World
-from recsys.types import MS_PER_DAY, EventType, Item
 
 _CONTEXT = {"client": "simulated"}
 _PUT = 500  # items in one request

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 from recsys.experiments.analysis import Lift
 from recsys.experiments.comparison import (
     WRONG_SPLIT,

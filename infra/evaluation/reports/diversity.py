@@ -15,6 +15,7 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
+from recsys.contracts.types import Item
 from recsys.metrics import coverage, intra_list_diversity
 from recsys.rerank.diversity import (
     DeterminantalPointProcess,
@@ -27,7 +28,6 @@ from recsys.rerank.diversity import (
 from recsys.rerank.greedy import greedy
 from recsys.rerank.reranker import Diversity, RerankConfig
 from recsys.result import Goal, Result
-from recsys.types import Item
 from training.baselines import Past, ease
 from training.cooccurrence import interactions
 from training.evaluate_recall import Protocol, RecallEvaluation, read_split

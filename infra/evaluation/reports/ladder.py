@@ -12,8 +12,8 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
-from recsys.errors import InvalidData
-from recsys.rank.scorer import RankerSession
+from recsys.contracts.errors import InvalidData
+from recsys.ranking.scorer import RankerSession
 from recsys.result import Goal, Result
 from training.export_ranker import random_inputs
 from training.gates import OVERLAP
@@ -24,7 +24,7 @@ CANDIDATES, LENGTH, CALLS = 500, 50, 60
 _MEMORY = """
 import os, sys
 from pathlib import Path
-from recsys.rank.scorer import RankerSession
+from recsys.ranking.scorer import RankerSession
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 before = resident()

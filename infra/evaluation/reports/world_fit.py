@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import stats
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 from recsys.metrics import auc, gauc
 from recsys.result import Goal, Result
 from recsys.simulation.fitted import Exposures, FittedResponse, Outcome, fit

@@ -6,7 +6,7 @@ import pytest
 
 from infra.capacity.model import Load, Table, Unit, as_mapping, event_bytes, plan, read_table
 from infra.capacity.size_process import measure, predict
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 
 UNIT = Unit(redis=1e9, api_process=500e6, event_in_log=300, event_in_lake=50)
 

@@ -11,14 +11,14 @@ from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
 from infra.evaluation.benchmarks.parity import live_cells
 from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
 from infra.local.children import recsys_command
-from recsys.events import Event
+from recsys.contracts.events import Event
+from recsys.contracts.impressions import Impression, ShownItem
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from recsys.features.definitions import FEATURES
 from recsys.features.state import Entity, EntityState
-from recsys.impressions import Impression, ShownItem
-from recsys.lake import EVENTS, DayWriter, events_table
+from recsys.lake.lake import EVENTS, DayWriter, events_table
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from streaming.commit import read_checkpoint
 from streaming.replay import Position, replay
 

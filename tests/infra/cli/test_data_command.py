@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.cli.commands.data import app
-from recsys.errors import InvalidData
-from recsys.lake import days
+from recsys.contracts.errors import InvalidData
+from recsys.lake.lake import days
 from tests.recsys.datasets import samples
 
 runner = CliRunner()

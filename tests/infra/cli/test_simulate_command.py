@@ -6,11 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.cli.commands.simulate import app
-from recsys.errors import InvalidConfig
-from recsys.lake import days
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.types import MS_PER_DAY
+from recsys.lake.lake import days
 from recsys.simulation.clock import CLOCK_FILE, read_clock
 from recsys.simulation.world import read_world
-from recsys.types import MS_PER_DAY
 
 SMALL = ["past", "--users", "20", "--items", "30", "--days", "2", "--ahead", "3"]
 

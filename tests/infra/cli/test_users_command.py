@@ -7,16 +7,16 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.cli.commands.users import app
-from recsys.events import Event
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState
-from recsys.forget import forgotten_users, user_digest
-from recsys.lake import EVENTS, DayWriter, events_table, read_events
+from recsys.lake.forget import forgotten_users, user_digest
+from recsys.lake.lake import EVENTS, DayWriter, events_table, read_events
 from recsys.simulation.clock import CLOCK_FILE, WorldClock, write_clock
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_DAY, EventType, Topic
 from streaming.compact import compact
 
 T0 = 1_700_000_000_000

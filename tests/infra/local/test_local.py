@@ -17,9 +17,9 @@ from infra.local.kafka import KafkaBroker
 from infra.local.process import ChildProcess, pid_alive
 from infra.local.redis import Persistence, RedisServer, server_binary
 from infra.local.services import Services, connected, embedded, running
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.types import Topic
 from recsys.settings import Settings
-from recsys.types import Topic
 from streaming.log import KafkaSource, reachable
 
 

@@ -3,9 +3,9 @@
 import threading
 from pathlib import Path
 
+from recsys.contracts.types import Item
 from recsys.datasets.catalogue import items_path, items_table, read_items
-from recsys.lake import write_parquet
-from recsys.types import Item
+from recsys.lake.lake import write_parquet
 
 FEW, MANY = ([Item(f"i{n}", f"Item {n}", (f"c{n % 7}",)) for n in range(size)] for size in (3, 3_000))
 

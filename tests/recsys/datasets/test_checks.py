@@ -11,14 +11,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from recsys.contracts.errors import InvalidEvent
+from recsys.contracts.events import MAX_TIME_MS, parse_event
 from recsys.datasets.base import ITEM_SCHEMA, sealed
 from recsys.datasets.checks import Checker
 from recsys.datasets.mapped import MappedDataset
 from recsys.datasets.mapping import Mapping, TimeColumn, TimeUnit
 from recsys.datasets.reading import Chunk
-from recsys.errors import InvalidEvent
-from recsys.events import MAX_TIME_MS, parse_event
-from recsys.lake import table_events
+from recsys.lake.lake import table_events
 
 
 def check(*cells: object, kind: pa.DataType | None = None) -> Checker:

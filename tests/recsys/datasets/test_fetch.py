@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.datasets import fetch as module
 from recsys.datasets.fetch import fetch
-from recsys.errors import InvalidConfig, Unavailable
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

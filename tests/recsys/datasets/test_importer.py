@@ -8,15 +8,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.datasets import catalogue
 from recsys.datasets.importer import REPORT, import_dataset, validate_dataset
 from recsys.datasets.opening import open_dataset
 from recsys.datasets.streams import read_events as stream_events
 from recsys.datasets.streams import read_items, read_users
-from recsys.errors import InvalidData
-from recsys.events import Event
-from recsys.lake import EVENTS, day_of, days, events_table, read_events, write_parquet
-from recsys.types import MS_PER_DAY, EventType
+from recsys.lake.lake import EVENTS, day_of, days, events_table, read_events, write_parquet
 from streaming.compact import compact
 from tests.recsys.datasets import samples
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from recsys.types import MS_PER_DAY
+from recsys.contracts.types import MS_PER_DAY
 from tests.recsys.datasets import samples
 
 _IMPORT = """

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import EventType
 from recsys.datasets.opening import open_dataset
 from recsys.datasets.streams import read_events, read_items, read_users
-from recsys.errors import InvalidData
-from recsys.types import EventType
 from tests.recsys.datasets import samples
 
 Writer = Callable[[Path], Path]

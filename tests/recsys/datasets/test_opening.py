@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import EventType
 from recsys.datasets.mapping import read_mapping
 from recsys.datasets.opening import FORMATS, open_dataset
 from recsys.datasets.streams import read_events, read_items, read_users
-from recsys.errors import InvalidConfig, InvalidData
-from recsys.types import EventType
 from tests.recsys.datasets import samples
 
 SHOP = Path(__file__).parents[3] / "examples" / "shop"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.contracts.errors import InvalidData
 from recsys.datasets import reading
 from recsys.datasets.base import Broken
 from recsys.datasets.mapping import Files
 from recsys.datasets.reading import read_chunks
-from recsys.errors import InvalidData
 
 
 def read(path: Path, wanted: list[str], **how: object) -> tuple[list[tuple[object, ...]], list[Broken]]:

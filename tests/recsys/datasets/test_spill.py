@@ -9,9 +9,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.contracts.types import MS_PER_DAY
 from recsys.datasets.spill import Spill
-from recsys.lake import TIME
-from recsys.types import MS_PER_DAY
+from recsys.lake.lake import TIME
 
 SCHEMA = pa.schema([(TIME, pa.int64()), ("n", pa.int64())])
 TIMES = st.integers(0, 3 * MS_PER_DAY) | st.integers(0, 20) | st.integers(MS_PER_DAY, MS_PER_DAY + 5_000)

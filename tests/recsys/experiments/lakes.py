@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.events import Event, derived_id
-from recsys.impressions import Impression, ShownItem, impression_events
-from recsys.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impressions_table
-from recsys.types import MS_PER_DAY, EventType
+from recsys.contracts.events import Event, derived_id
+from recsys.contracts.impressions import Impression, ShownItem, impression_events
+from recsys.contracts.types import MS_PER_DAY, EventType
+from recsys.lake.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impressions_table
 
 START_MS = 1_750_032_000_000  # a midnight, UTC
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recsys.contracts.types import EventType
 from recsys.experiments.analysis import ArmData, estimate
 from recsys.experiments.comparison import lifts
 from recsys.experiments.growth import Growth
 from recsys.experiments.growth_reader import growth
 from recsys.experiments.outcomes import outcomes_by_day
-from recsys.types import EventType
 from tests.recsys.experiments.lakes import LakeBuilder, day
 
 USERS, DAYS = 60, 3

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import MS_PER_HOUR, EventType
 from recsys.experiments.assignment import Arm, Assigner, Experiment, exposures_text
 from recsys.experiments.comparison import catalogue_lifts, false_positive_rate, gini, lifts, split_p
 from recsys.experiments.outcomes import Outcomes, first_day, outcomes_by_day, outcomes_by_step
-from recsys.types import MS_PER_HOUR, EventType
 from tests.recsys.experiments.lakes import LakeBuilder, day
 
 A, B = "x:a@0.5", "x:b@0.5|other:c@1"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from recsys.errors import UnknownFeature
-from recsys.events import CATEGORIES, CREATOR, Event
+from recsys.contracts.errors import UnknownFeature
+from recsys.contracts.events import CATEGORIES, CREATOR, Event
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType
 from recsys.features.definitions import CLICKED, ENGAGED_VISITS, FEATURES, SEEN_VISITS, SHOWN, USER
 from recsys.features.describe import Change, Effect, differences, listing, markdown
 from recsys.features.feature_set import FeatureSet
@@ -15,7 +16,6 @@ from recsys.features.kinds import Count, Ratio
 from recsys.features.spec import Look, Signal
 from recsys.features.state import Delta, Entity, Op, bucket_of, parse_cell
 from recsys.features.windows import EVER, last
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType
 
 DOCS = Path(__file__).parents[3] / "docs" / "features.md"
 TIME_MS = 19_000 * MS_PER_DAY + 7 * MS_PER_HOUR

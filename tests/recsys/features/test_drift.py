@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
 from recsys.features.drift import Histogram, drift, histograms, read_histograms, write_histograms
 
 

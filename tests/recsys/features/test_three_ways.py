@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recsys.events import Event
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Item, User
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.features.reference import reference_features
 from recsys.features.state import EntityState
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, Item, User
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 
 CONTEXT = {"tab": "4"}

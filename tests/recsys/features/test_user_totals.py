@@ -4,12 +4,12 @@ import random
 
 import numpy as np
 
+from recsys.contracts.types import MS_PER_DAY
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import runs
 from recsys.features.spec import Total
 from recsys.features.state import BUCKETS, Aggregate, Entity, Split
 from recsys.features.user_totals import UserTotals
-from recsys.types import MS_PER_DAY
 
 NOW = 20_000 * MS_PER_DAY + 12_345_678
 TOTALS = UserTotals(FEATURES)

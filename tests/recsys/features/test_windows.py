@@ -2,9 +2,9 @@
 
 import pytest
 
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from recsys.features.reference import decay_weight
 from recsys.features.windows import DECAY_UNIT, EVER, Window, decayed, hop_for, last, settled
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 
 
 @pytest.mark.parametrize(

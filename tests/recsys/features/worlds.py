@@ -2,8 +2,8 @@
 
 import random
 
-from recsys.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
-from recsys.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Item, User
+from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Item, User
 
 START_MS = 19_100 * MS_PER_DAY
 _TYPES = [*EventType, EventType.IMPRESSION, EventType.IMPRESSION, EventType.CLICK]

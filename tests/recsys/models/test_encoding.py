@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.contracts.types import EventType
 from recsys.features.state import Visit
 from recsys.models.encoding import (
     N_GAPS,
@@ -12,7 +13,6 @@ from recsys.models.encoding import (
     encode_visits,
     gap_buckets,
 )
-from recsys.types import EventType
 
 
 def visit(item: str, time_ms: int, kind: EventType = EventType.CLICK) -> Visit:

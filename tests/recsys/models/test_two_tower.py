@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.contracts.types import Item
 from recsys.models.attributes import SLOTS, attribute_texts, hash_attributes, vectors_from_attributes
 from recsys.models.two_tower import ItemTable, ServedUserTower, TwoTower, TwoTowerShape
-from recsys.types import Item
 
 ITEMS = [
     Item("a", "The Matrix", ("Action", "Sci-Fi"), attributes={"year": "1999"}),

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from recsys.errors import InvalidConfig, StageFailed
+from recsys.contracts.errors import InvalidConfig, StageFailed
+from recsys.contracts.request import Candidates, Query, Rows, Selection
+from recsys.contracts.types import Head
 from recsys.pipeline.pipeline import Answer
 from recsys.pipeline.stages import StageOutcome, Status
-from recsys.request import Candidates, Query, Rows, Selection
-from recsys.types import Head
 from tests.recsys.pipeline.fakes import Fake, make, rows, scorer, source, top_k
 
 

@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from recsys.catalogue import Catalogue
-from recsys.errors import UnknownFeature
-from recsys.events import Event
+from recsys.contracts.errors import UnknownFeature
+from recsys.contracts.events import Event
+from recsys.contracts.request import Query
+from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.features.state import EntityState
+from recsys.items.catalogue import Catalogue
 from recsys.pipeline.trending import Trending
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
-from recsys.request import Query
-from recsys.types import MS_PER_DAY, EventType
 from tests.bundles import tiny_items
 
 ITEMS = tiny_items(8)

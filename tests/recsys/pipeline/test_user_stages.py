@@ -5,18 +5,18 @@ from typing import cast
 import numpy as np
 from msgspec.structs import replace
 
-from recsys.catalogue import Catalogue
+from recsys.contracts.request import Query
+from recsys.contracts.types import EventType, Item
 from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
 from recsys.features.state import EntityState, Visit
+from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import TYPE_NUMBERS
 from recsys.pipeline import hydrators
 from recsys.pipeline.filters import DeletedFilter, SeenFilter
 from recsys.pipeline.hydrators import HistoryHydrator, UserHydrator
 from recsys.pipeline.stages import Filter, QueryHydrator
-from recsys.recall.again import Again
-from recsys.request import Query
+from recsys.recall.repeat_consumption import Again
 from recsys.store.base import FeatureStore
-from recsys.types import EventType, Item
 from tests.recsys.pipeline.fakes import no_channels
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recsys.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle
 from recsys.recall.ann import EXACT_UP_TO, AnnIndex, IndexConfig, Kind, choose
 from recsys.recall.vector_index import NO_ROW, VectorIndex
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from recsys.models.topk import ChunkedTopK
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.gpu import BatchingIndex, Floats, TopKIndex

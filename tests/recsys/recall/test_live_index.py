@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.evaluation.benchmarks.index_stress import StressConfig, stress
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.recall.ann import IndexConfig, Kind
 from recsys.recall.journal import Change, Journal, Operation, replay
 from recsys.recall.live_index import LiveIndex

@@ -1,10 +1,10 @@
 import numpy as np
 
-from recsys.catalogue import Catalogue
+from recsys.contracts.types import Item
+from recsys.items.catalogue import Catalogue
 from recsys.models.attributes import vectors_from_attributes
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
-from recsys.types import Item
 from tests.bundles import DIMENSION, tiny_items, tiny_vectors
 
 ITEMS = tiny_items(20)

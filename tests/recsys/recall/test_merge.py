@@ -2,9 +2,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.contracts.request import ABSENT, Rows
 from recsys.recall.grouping import first_seen
 from recsys.recall.merge import QuotaMerger
-from recsys.request import ABSENT, Rows
 
 
 def rows(*values: int) -> Rows:

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from recsys.catalogue import Catalogue
+from recsys.contracts.request import Query, Rows
+from recsys.contracts.types import EventType, Item
 from recsys.features.state import Visit
+from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Source
-from recsys.recall.again import Again, AgainSource
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.fresh import FreshSource
 from recsys.recall.neighbours import ItemToItemSource, VectorNeighboursSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
+from recsys.recall.repeat_consumption import Again, AgainSource
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from recsys.recall.vector_index import NO_ROW
-from recsys.request import Query, Rows
-from recsys.types import EventType, Item
 from tests.bundles import tiny_vectors, user_tower
 
 N = 12

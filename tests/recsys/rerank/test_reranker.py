@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.catalogue import Catalogue
+from recsys.contracts.request import ABSENT, Candidates, Query
+from recsys.contracts.types import Item
+from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Selector
-from recsys.request import ABSENT, Candidates, Query
 from recsys.rerank.reranker import Diversity, Exploration, RerankConfig, Reranker
 from recsys.rerank.rules import RuleBook
-from recsys.types import Item
 
 N = 30
 CATALOGUE = Catalogue([Item(f"i{i}", categories=(f"c{i % 3}",), creator=f"w{i % 10}") for i in range(N)])

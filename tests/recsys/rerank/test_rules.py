@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.catalogue import Catalogue
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.request import Candidates, Query
+from recsys.contracts.types import Item
+from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Filter, Scorer, Source
-from recsys.request import Candidates, Query
 from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
 from recsys.rerank.rules import RuleBook, read_rules
-from recsys.types import Item
 
 ITEMS = [
     Item("a", categories=("Action", "Trailer"), creator="x"),

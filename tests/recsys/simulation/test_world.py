@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR
 from recsys.simulation.behavior import Behavior, BehaviorConfig, Visitor
 from recsys.simulation.world import Ints, World, WorldConfig, create_world
-from recsys.types import MS_PER_DAY, MS_PER_HOUR
 
 CONFIG = WorldConfig(seed=3, users=300, items=800, new_items_per_day=20, days=10)
 LIST = 10

@@ -6,16 +6,16 @@ from typing import Any, cast
 
 import pytest
 
-from recsys.errors import InvalidConfig
-from recsys.event_log import partition_of
-from recsys.events import Event
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, Topic
 from recsys.features.definitions import FEATURES
 from recsys.features.state import Entity, EntityState, parse_cell
 from recsys.store.backfill import Covered, StateRow, backfill
 from recsys.store.base import Applied, Batch, FeatureStore, StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_DAY, Topic
 from tests.recsys.features.worlds import catalogue, population, random_log
 
 PARTITIONS = 2

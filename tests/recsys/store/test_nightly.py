@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from infra.local.redis import RedisServer
-from recsys.errors import FingerprintMismatch, Unavailable
+from recsys.contracts.errors import FingerprintMismatch, Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import FeatureSet
 from recsys.features.state import EntityState

@@ -8,14 +8,14 @@ import pytest
 import redis
 
 from infra.local.redis import RedisServer
-from recsys.errors import FingerprintMismatch, InvalidConfig, Unavailable
-from recsys.event_log import partition_of
-from recsys.events import Event
+from recsys.contracts.errors import FingerprintMismatch, InvalidConfig, Unavailable
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType
 from recsys.features.definitions import FEATURES
 from recsys.features.state import EntityState, parse_cell
 from recsys.store.base import Applied, Batch, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType
 
 pytestmark = pytest.mark.redis
 

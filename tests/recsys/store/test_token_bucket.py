@@ -2,7 +2,7 @@
 
 import pytest
 
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from recsys.store.token_bucket import RedisTokenBuckets
 
 pytestmark = pytest.mark.redis

@@ -17,8 +17,8 @@ from infra.demo import Api, serve
 from infra.local.children import Children
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import RedisServer
+from recsys.contracts.types import EventType
 from recsys.result import Result
-from recsys.types import EventType
 from tests.bundles import write_tiny_bundle
 from tests.recsys.experiments.lakes import LakeBuilder, day
 

@@ -14,7 +14,7 @@ from infra.evaluation.benchmarks.index_stress import StressConfig, stress
 from infra.evaluation.benchmarks.recall import RecallBench
 from infra.evaluation.benchmarks.recall_gpu import GpuBench
 from infra.evaluation.benchmarks.recall_gpu import run as run_gpu
-from recsys.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig
 from recsys.recall.ann import Kind
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.vector_index import Found

@@ -11,7 +11,7 @@ from infra.evaluation.case_study.rows import PROMISES, Measured, Promise, table
 from infra.evaluation.case_study.section import Found, Sheet, measure_all
 from infra.evaluation.case_study.storage import Lake
 from infra.evaluation.case_study.study import KEPT, CaseStudy, run
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from tests.bundles import ranker_model, tiny_vectors
 from training.rungs import ONNX, RUNG, RUNGS, Rung

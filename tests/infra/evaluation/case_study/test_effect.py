@@ -11,11 +11,11 @@ import pytest
 from infra.evaluation.case_study.effect import AFTER, BEFORE, Effect, assigner
 from infra.evaluation.case_study.learn import Learning, read_log, write_examples
 from infra.evaluation.case_study.virtual_time import run_virtually
+from recsys.contracts.types import MS_PER_DAY
 from recsys.features.definitions import FEATURES
 from recsys.models.ranker import RankerConfig
-from recsys.simulation.past import PastConfig, write_past
+from recsys.simulation.history import PastConfig, write_past
 from recsys.simulation.world import WorldConfig, create_world
-from recsys.types import MS_PER_DAY
 
 TINY = Effect(
     seed=1,

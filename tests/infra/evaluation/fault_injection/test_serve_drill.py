@@ -12,7 +12,7 @@ from infra.evaluation.fault_injection.jumping_clock import JumpingClock
 from infra.evaluation.fault_injection.slow_proxy import SlowProxy
 from infra.evaluation.fault_injection.small_disk import SmallDisk
 from infra.local.redis import RedisServer
-from recsys.errors import Unavailable
+from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.store.redis import RedisFeatureStore
 from serving.outbox import Message, Outbox

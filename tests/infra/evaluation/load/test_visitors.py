@@ -12,12 +12,12 @@ import pytest
 from infra.evaluation.load.visitors import Population, Shop, VisitConfig, Visits, play_day
 from recsys.client import AsyncClient
 from recsys.client.models import EventResults, Recommendations, RecommendedItem
-from recsys.errors import InvalidConfig, Unavailable
-from recsys.events import parse_event
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.events import parse_event
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item
 from recsys.simulation.actions import actions, changes, row_of
 from recsys.simulation.behavior import Behavior, BehaviorConfig
 from recsys.simulation.world import WorldConfig, create_world
-from recsys.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item
 
 CONFIG = WorldConfig(seed=5, users=300, items=200, new_items_per_day=40, days=4, item_life_days=3)
 WORLD = create_world(CONFIG)

@@ -7,10 +7,10 @@ import httpx
 
 from infra.evaluation.load.visitors import Population, VisitConfig, Visits, play_day
 from recsys.client import AsyncClient
-from recsys.impressions import parse_impression
+from recsys.contracts.impressions import parse_impression
+from recsys.contracts.types import Topic
 from recsys.simulation.behavior import Behavior, BehaviorConfig
 from recsys.simulation.world import WorldConfig, create_world
-from recsys.types import Topic
 from tests.bundles import write_tiny_bundle
 from tests.serving.conftest import open_api
 

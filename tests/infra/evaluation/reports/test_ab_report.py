@@ -6,7 +6,7 @@ import pytest
 
 from infra.evaluation.reports.ab import AbReport, report
 from infra.evaluation.reports.off_policy import OffPolicy, run
-from recsys.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from tests.recsys.experiments.lakes import LakeBuilder, day
 from tests.recsys.experiments.test_outcomes import PLANTED, planted_lake
 

@@ -7,7 +7,7 @@ import pytest
 
 from infra.evaluation.reports import diversity
 from infra.evaluation.reports.diversity import DiversityReport, report
-from recsys.types import Item
+from recsys.contracts.types import Item
 from training.dataset import History
 from training.protocols import Split
 from training.retrieval import Cases

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.evaluation.reports.world_fit import WorldFit, read_log, run
-from recsys.errors import InvalidData
+from recsys.contracts.errors import InvalidData
 
 
 def write_log(folder: Path, days: int, rows: int = 6_000) -> None:

@@ -1,0 +1,207 @@
+"""The event: the one schema of everything a user does.
+
+The Kafka JSON, the lake's Arrow schema, Spark's `StructType` and the HTTP models are derived from `Event`'s
+fields or tested equal to them. This module needs only the standard library, so that Spark executors and the
+stream worker never load more.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from recsys.contracts.errors import InvalidEvent
+from recsys.contracts.types import EventType
+
+SCHEMA_VERSION = 1
+MAX_ID_LENGTH = 128
+MAX_CONTEXT_ENTRIES = 32
+MAX_CONTEXT_LENGTH = 512
+MAX_POSITION = 999_999
+# 2100-01-01: later than that is a unit error (microseconds sent as milliseconds).
+MAX_TIME_MS = 4_102_444_800_000
+
+# Context keys that the platform itself reads; anything else is carried along untouched.
+CATEGORIES = "categories"  # the item's categories at the time of the event, joined by "|"
+CREATOR = "creator"  # the item's creator
+CATEGORY_SEPARATOR = "|"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One action of one user on one item.
+
+    `event_time_ms` is Unix time in milliseconds, when it happened (not when it arrived). `value` means what
+    `EventType` says. `context` holds short strings: device, page, and the item's categories at that time,
+    which make an event complete in itself: the stream and the batch see the same categories.
+    """
+
+    event_id: str
+    type: EventType
+    user_id: str
+    item_id: str
+    event_time_ms: int
+    request_id: str | None = None
+    position: int | None = None
+    value: float | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        joined = self.context.get(CATEGORIES)
+        return tuple(joined.split(CATEGORY_SEPARATOR)) if joined else ()
+
+    @property
+    def creator(self) -> str:
+        return self.context.get(CREATOR, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values, fields in declaration order."""
+        return {
+            "event_id": self.event_id,
+            "type": str(self.type),
+            "user_id": self.user_id,
+            "item_id": self.item_id,
+            "event_time_ms": self.event_time_ms,
+            "request_id": self.request_id,
+            "position": self.position,
+            "value": self.value,
+            "context": dict(self.context),
+            "schema_version": self.schema_version,
+        }
+
+
+EVENT_FIELDS = tuple(f.name for f in fields(Event))
+_FIELD_SET = frozenset(EVENT_FIELDS)
+_TYPES = {str(t): t for t in EventType}
+
+
+def parse_event(raw: Any) -> Event:
+    """Check decoded JSON and make an `Event` of it.
+
+    Raises:
+        InvalidEvent: with the field and the reason; the caller sends both to the dead-letter topic.
+    """
+    if not isinstance(raw, dict):
+        raise InvalidEvent(f"an event is a JSON object, got {type(raw).__name__}")
+    if not raw.keys() <= _FIELD_SET:
+        raise InvalidEvent(f"unknown fields: {', '.join(sorted(map(str, raw.keys() - _FIELD_SET)))}")
+    event_type = raw.get("type")
+    if not isinstance(event_type, str) or event_type not in _TYPES:
+        raise InvalidEvent(f"type: {event_type!r} is not one of {', '.join(_TYPES)}")
+    version = raw.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise InvalidEvent(f"schema_version: {version!r} is not supported, expected {SCHEMA_VERSION}")
+    return Event(
+        event_id=identifier(raw, "event_id"),
+        type=_TYPES[event_type],
+        user_id=identifier(raw, "user_id"),
+        item_id=identifier(raw, "item_id"),
+        event_time_ms=parse_time(raw.get("event_time_ms"), "event_time_ms"),
+        request_id=identifier(raw, "request_id") if raw.get("request_id") is not None else None,
+        position=None if raw.get("position") is None else parse_position(raw["position"]),
+        value=_value(raw),
+        context=parse_context(raw.get("context")),
+        schema_version=SCHEMA_VERSION,
+    )
+
+
+def identifier(raw: Mapping[str, Any], name: str) -> str:
+    """The id in a field of a record.
+
+    Raises:
+        InvalidEvent: it is missing, no text, too long, or has control characters.
+    """
+    value = raw.get(name)
+    if not isinstance(value, str) or not value:
+        raise InvalidEvent(f"{name}: a non-empty string is required, got {value!r:.80}")
+    if len(value) > MAX_ID_LENGTH:
+        raise InvalidEvent(f"{name}: longer than {MAX_ID_LENGTH} characters")
+    if not value.isprintable():
+        raise InvalidEvent(f"{name}: control characters are not allowed")
+    return value
+
+
+def parse_time(value: Any, name: str) -> int:
+    """
+    Raises:
+        InvalidEvent: not Unix milliseconds.
+    """
+    if type(value) is not int or not 0 < value < MAX_TIME_MS:
+        raise InvalidEvent(f"{name}: Unix milliseconds as an integer are required, got {value!r:.80}")
+    return value
+
+
+def parse_position(value: Any) -> int:
+    """
+    Raises:
+        InvalidEvent: not a place of a list, from 0.
+    """
+    if type(value) is not int or not 0 <= value <= MAX_POSITION:
+        raise InvalidEvent(f"position: an integer from 0 is required, got {value!r:.80}")
+    return value
+
+
+def _value(raw: Mapping[str, Any]) -> float | None:
+    value = raw.get("value")
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not abs(value) <= 1e12:  # neither is what is not a number
+        raise InvalidEvent(f"value: a finite number is required, got {value!r:.80}")
+    return float(value)
+
+
+def parse_context(value: Any) -> Mapping[str, str]:
+    """The context of a record's decoded JSON; empty when there is none.
+
+    Raises:
+        InvalidEvent: it is no object of a few short strings.
+    """
+    if not value:
+        if value is None or value == {}:
+            return {}
+        raise InvalidEvent("context: an object of strings is required")
+    if not isinstance(value, dict) or len(value) > MAX_CONTEXT_ENTRIES:
+        raise InvalidEvent(f"context: an object of at most {MAX_CONTEXT_ENTRIES} strings is required")
+    for key, text in value.items():
+        if type(key) is not str or type(text) is not str or len(key) + len(text) > MAX_CONTEXT_LENGTH:
+            raise InvalidEvent(f"context: {str(key)[:40]!r} needs a string of at most {MAX_CONTEXT_LENGTH}")
+    return value
+
+
+def item_context(context: Mapping[str, str], categories: Sequence[str], creator: str) -> dict[str, str]:
+    """The context with what makes an event complete in itself, the item's categories and creator at that time, as far
+    as there is room: of too many categories the first ones, which are the main ones."""
+    full, room = dict(context), MAX_CONTEXT_LENGTH - len(CATEGORIES)
+    joined = CATEGORY_SEPARATOR.join(categories)
+    if len(joined) > room:
+        joined = joined[: room + 1].rpartition(CATEGORY_SEPARATOR)[0]
+    for key, text in ((CATEGORIES, joined), (CREATOR, creator)):
+        fits = len(key) + len(text) <= MAX_CONTEXT_LENGTH
+        if text and fits and (key in full or len(full) < MAX_CONTEXT_ENTRIES):
+            full[key] = text
+    return full
+
+
+def new_id(
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> str:
+    """A UUIDv7 (RFC 9562): sorts by time. Clock and randomness can be injected."""
+    return _uuid7(now_ms(), random_bytes(10))
+
+
+def derived_id(time_ms: int, *parts: object) -> str:
+    """The UUIDv7 that the same time and parts always give: importing or expanding twice is idempotent."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=10).digest()
+    return _uuid7(time_ms, digest)
+
+
+def _uuid7(time_ms: int, entropy: bytes) -> str:
+    high = (time_ms & (1 << 48) - 1) << 80
+    low = int.from_bytes(entropy, "big") & ~(0xF << 76) & ~(0b11 << 62)
+    text = f"{high | 7 << 76 | 0b10 << 62 | low:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,0 +1,171 @@
+"""The impression log: what was shown, by which bundle and arm, and the feature values that were served.
+
+Rankers are trained on the values that Spark computes as of the same instant; the served ones are what those are held
+against (`recsys bench parity`) and what off-policy estimates read. One record a request on the `impressions` topic; the
+feature worker expands it into one impression event an item.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.contracts.errors import InvalidEvent
+from recsys.contracts.events import (
+    Event,
+    derived_id,
+    identifier,
+    item_context,
+    parse_context,
+    parse_position,
+    parse_time,
+)
+from recsys.contracts.types import EventType
+from recsys.experiments.assignment import parse_exposures
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownItem:
+    """One line of the list. `propensity`: probability that the policy put it there (1.0: deterministic)."""
+
+    item_id: str
+    position: int
+    score: float
+    propensity: float = 1.0
+    channels: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    creator: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Impression:
+    """One answered request. `features` is (n_items, n_features) float32, columns in the bundle's order."""
+
+    request_id: str
+    user_id: str
+    time_ms: int
+    bundle: str
+    fingerprint: str
+    items: Sequence[ShownItem]
+    features: NDArray[np.float32]
+    arm: str = ""
+    context: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the features travel as base64 of little-endian float32, row by row."""
+        return {
+            "request_id": self.request_id,
+            "user_id": self.user_id,
+            "time_ms": self.time_ms,
+            "bundle": self.bundle,
+            "fingerprint": self.fingerprint,
+            "arm": self.arm,
+            "context": self.context,
+            "items": [
+                {
+                    "item_id": i.item_id,
+                    "position": i.position,
+                    "score": i.score,
+                    "propensity": i.propensity,
+                    "channels": list(i.channels),
+                    "categories": list(i.categories),
+                    "creator": i.creator,
+                }
+                for i in self.items
+            ],
+            "features": base64.b64encode(np.ascontiguousarray(self.features, dtype="<f4").tobytes()).decode(),
+        }
+
+
+def parse_impression(raw: Any) -> Impression:
+    """The inverse of `Impression.to_dict`. What it accepts can be expanded, and written to the lake.
+
+    Raises:
+        InvalidEvent: a field is missing or not what it must be, or the feature block does not fit the number of items.
+    """
+    try:
+        items = tuple(
+            ShownItem(
+                item_id=identifier(i, "item_id"),
+                position=parse_position(i["position"]),
+                score=_number(i["score"], "score"),
+                propensity=_number(i["propensity"], "propensity"),
+                channels=_texts(i["channels"], "channels"),
+                categories=_texts(i["categories"], "categories"),
+                creator=_text(i.get("creator", ""), "creator"),
+            )
+            for i in raw["items"]
+        )
+        block = np.frombuffer(base64.b64decode(raw["features"]), dtype="<f4")
+        arm = _text(raw["arm"], "arm")
+        parse_exposures(arm)
+        return Impression(
+            request_id=identifier(raw, "request_id"),
+            user_id=identifier(raw, "user_id"),
+            time_ms=parse_time(raw["time_ms"], "time_ms"),
+            bundle=_text(raw["bundle"], "bundle"),
+            fingerprint=_text(raw["fingerprint"], "fingerprint"),
+            items=items,
+            features=block.reshape(len(items), -1) if items else block.reshape(0, 0),
+            arm=arm,
+            context=dict(parse_context(raw["context"])),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, InvalidEvent) as error:
+        raise InvalidEvent(f"impression: {type(error).__name__}: {error}") from error
+
+
+# Anything else would surface where the record is expanded or written, and stop whoever reads the log.
+
+
+def _number(value: Any, name: str) -> float:
+    if type(value) not in (int, float) or not abs(value) <= _LARGEST:
+        raise InvalidEvent(f"{name}: a finite float32 is required, got {value!r:.80}")
+    return float(value)
+
+
+def _text(value: Any, name: str) -> str:
+    if type(value) is not str:
+        raise InvalidEvent(f"{name}: a string is required, got {value!r:.80}")
+    return value
+
+
+def _texts(values: Any, name: str) -> tuple[str, ...]:
+    if type(values) is not list:
+        raise InvalidEvent(f"{name}: a list of strings is required, got {values!r:.80}")
+    return tuple(_text(value, name) for value in values)
+
+
+def impression_events(impression: Impression) -> list[Event]:
+    """One impression event an item, with ids derived from the request: expanding twice gives the same ids. So does a
+    request that is answered twice, because its client saw no answer, if its id tells when it was made."""
+    made_ms = _made_ms(impression.request_id) or impression.time_ms
+    request = (impression.request_id, impression.user_id)
+    return [
+        Event(
+            event_id=derived_id(made_ms, *request, item.position, item.item_id),
+            type=EventType.IMPRESSION,
+            user_id=impression.user_id,
+            item_id=item.item_id,
+            event_time_ms=impression.time_ms,
+            request_id=impression.request_id,
+            position=item.position,
+            context=item_context(impression.context, item.categories, item.creator),
+        )
+        for item in impression.items
+    ]
+
+
+def _made_ms(request_id: str) -> int:
+    """The time in a request id that is a UUIDv7, or that of a batch, to which a place is appended; 0 for any other id,
+    which a client may use for many requests."""
+    try:
+        id_ = UUID(request_id[:36])
+    except ValueError:
+        return 0
+    return id_.int >> 80 if id_.version == 7 else 0

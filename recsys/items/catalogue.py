@@ -1,0 +1,146 @@
+"""The item table in process: an item's row is its number everywhere, and its attributes are arrays by row.
+
+Rows 0 … `trained` - 1 are the bundle's `items.parquet`, the items that the models know. Items that arrive later
+get the next rows; a deleted item keeps its row, so that no row ever means two items. Reading needs no lock: a row
+becomes visible after everything about it is written.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.contracts.request import Rows
+from recsys.contracts.types import Item
+
+NO_CODE = -1
+
+_COLUMNS = np.dtype(
+    [("main_category", np.int32), ("creator", np.int32), ("created_ms", np.int64), ("alive", np.bool_)]
+)
+
+
+class Catalogue:
+    """Items by row. Thread-safe: any number of readers beside `put` and `delete`."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        """
+        Args:
+            items: the bundle's item table, in its order.
+
+        Raises:
+            ValueError: an item id comes twice.
+        """
+        self.trained = len(items)
+        self.version = 0  # another number after every change
+        self._items: list[Item] = []
+        self._rows: dict[str, int] = {}
+        self._categories: dict[str, int] = {}
+        self._creators: dict[str, int] = {}
+        self._columns = {name: np.empty(len(items), _COLUMNS[name]) for name in _COLUMNS.names or ()}
+        self._n = 0
+        self._lock = threading.Lock()
+        self._append(items)
+        if len(self._rows) != len(items):
+            raise ValueError(f"{len(items)} items have only {len(self._rows)} different ids")
+
+    def __len__(self) -> int:
+        """Rows given out, those of deleted items included."""
+        return self._n
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Item id → row, deleted items included. Do not change it."""
+        return self._rows
+
+    @property
+    def main_category(self) -> Rows:
+        """(n,) int32 code of each item's first category, `NO_CODE` without one."""
+        return self._columns["main_category"][: self._n]
+
+    @property
+    def creator(self) -> Rows:
+        """(n,) int32 code of each item's creator, `NO_CODE` without one."""
+        return self._columns["creator"][: self._n]
+
+    @property
+    def created_ms(self) -> NDArray[np.int64]:
+        """(n,) Unix milliseconds, 0 where unknown."""
+        return self._columns["created_ms"][: self._n]
+
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        """(n,) False for deleted items."""
+        return self._columns["alive"][: self._n]
+
+    def item(self, row: int) -> Item:
+        return self._items[row]
+
+    def ids(self, rows: Iterable[int]) -> list[str]:
+        return [self._items[row].item_id for row in rows]
+
+    def rows_of(self, item_ids: Iterable[str]) -> Rows:
+        """Rows of those ids that the catalogue has, in order; unknown ids are left out."""
+        rows = np.fromiter(map(self._rows.get, item_ids, repeat(-1)), np.int32)
+        return rows[rows >= 0]
+
+    def category_code(self, category: str) -> int:
+        """The code in `main_category`; `NO_CODE` for a category that no item has."""
+        return self._categories.get(category, NO_CODE)
+
+    def creator_code(self, creator: str) -> int:
+        """The code in `creator`; `NO_CODE` for a creator that no item has."""
+        return self._creators.get(creator, NO_CODE)
+
+    def put(self, items: Sequence[Item]) -> Rows:
+        """Add or replace; (n,) int32 rows in the order given."""
+        with self._lock:
+            latest = {item.item_id: item for item in items}
+            self._replace([item for item_id, item in latest.items() if item_id in self._rows])
+            self._append([item for item_id, item in latest.items() if item_id not in self._rows])
+            self.version += 1
+            return self.rows_of(item.item_id for item in items)
+
+    def delete(self, item_ids: Iterable[str]) -> Rows:
+        """Mark as gone; rows of those that the catalogue had."""
+        with self._lock:
+            rows = self.rows_of(item_ids)
+            self._columns["alive"][rows] = False
+            self.version += 1
+            return rows
+
+    def _append(self, items: Sequence[Item]) -> None:
+        first, end = self._n, self._n + len(items)
+        if end > len(self._columns["alive"]):
+            self._columns = {name: _grown(column, 2 * end) for name, column in self._columns.items()}
+        self._write(np.arange(first, end), items)
+        self._items.extend(items)
+        self._n = end
+        self._rows.update({item.item_id: first + i for i, item in enumerate(items)})
+
+    def _replace(self, items: Sequence[Item]) -> None:
+        rows = [self._rows[item.item_id] for item in items]
+        for row, item in zip(rows, items, strict=True):
+            self._items[row] = item
+        self._write(np.array(rows, np.int64), items)
+
+    def _write(self, rows: NDArray[np.int64], items: Sequence[Item]) -> None:
+        main = (item.categories[0] if item.categories else "" for item in items)
+        self._columns["main_category"][rows] = _codes(self._categories, main)
+        self._columns["creator"][rows] = _codes(self._creators, (item.creator for item in items))
+        self._columns["created_ms"][rows] = [item.created_ms for item in items]
+        self._columns["alive"][rows] = True
+
+
+def _codes(known: dict[str, int], names: Iterable[str]) -> Rows:
+    """A number for each name, the next free one for a new name, `NO_CODE` for the empty one."""
+    codes = (known.setdefault(name, len(known)) if name else NO_CODE for name in names)
+    return np.fromiter(codes, np.int32)
+
+
+def _grown(column: NDArray[np.generic], capacity: int) -> NDArray[np.generic]:
+    grown = np.empty(capacity, column.dtype)
+    grown[: len(column)] = column
+    return grown

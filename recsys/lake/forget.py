@@ -1,0 +1,50 @@
+"""Users who asked to be forgotten: marks in the lake that the next compaction obeys.
+
+`lake/forget/<sha256 of the user id>.json` says until which event time everything of that user must go; the id
+itself is not kept. A mark stays: data that is imported again later would bring the user back.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from recsys.contracts.errors import InvalidData
+
+FOLDER = "forget"
+
+
+def user_digest(user_id: str) -> str:
+    """What a mark knows of its user."""
+    return hashlib.sha256(user_id.encode()).hexdigest()
+
+
+def mark_forgotten(lake: Path, user_id: str, until_ms: int) -> Path:
+    """Ask the next compaction to remove everything of the user up to that event time. Idempotent."""
+    folder = lake / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{user_digest(user_id)}.json"
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps({"until_ms": until_ms}), encoding="utf-8")
+    aside.rename(path)
+    return path
+
+
+def forgotten_users(lake: Path) -> Mapping[str, int]:
+    """Digest of the user id → the last event time that must go.
+
+    Raises:
+        InvalidData: a mark cannot be read; compaction must not go on without it.
+    """
+    found = {}
+    for path in sorted((lake / FOLDER).glob("*.json")):
+        try:
+            found[path.stem] = int(json.loads(path.read_text(encoding="utf-8"))["until_ms"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidData(f"{path}: not a mark of a forgotten user: {error}") from error
+    return found
+
+
+def is_forgotten(forgotten: Mapping[str, int], user_id: str, time_ms: int) -> bool:
+    """Whether what the user did at that time must go, by what `forgotten_users` has found."""
+    return bool(forgotten) and time_ms <= forgotten.get(user_digest(user_id), -1)

@@ -1,0 +1,313 @@
+"""The lake: Parquet files partitioned by event day, the long memory that training reads.
+
+`lake/events/dt=YYYY-MM-DD/*.parquet` holds every event, `lake/impressions/dt=…/*.parquet` one row a shown item
+with the feature values that were served. Importers and the archiver both write through this module, so there is
+one Arrow schema: `EVENT_SCHEMA` follows from the fields of `recsys.contracts.events.Event`. Files are written aside and
+renamed; a reader never sees half of one. Days are UTC.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import typing
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType, UnionType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.events import EVENT_FIELDS, Event
+from recsys.contracts.impressions import Impression, impression_events
+from recsys.contracts.types import MS_PER_DAY, EventType
+from recsys.lake.first_of_each import first_of_each
+from recsys.lake.parquet import read_columns
+
+EVENTS = "events"
+IMPRESSIONS = "impressions"
+TIME = "event_time_ms"
+DAY_PREFIX = "dt="
+COMPRESSION = "zstd"
+_NUMBERED = re.compile(r"-\d{4}\.parquet$")  # the end of what `DayWriter` writes
+
+_TEXTS = pa.map_(pa.string(), pa.string())
+_ARROW: Mapping[Any, pa.DataType] = {
+    str: pa.string(),
+    EventType: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    Mapping[str, str]: _TEXTS,
+}
+# Where the event log had the record; null for imported data sets.
+_ORIGIN = (pa.field("partition", pa.int32()), pa.field("offset", pa.int64()))
+
+
+def _event_field(name: str, hint: Any) -> pa.Field:
+    if isinstance(hint, UnionType):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+        return pa.field(name, _ARROW[hint])
+    return pa.field(name, _ARROW[hint], nullable=False)
+
+
+EVENT_SCHEMA = pa.schema(
+    [*(_event_field(name, hint) for name, hint in typing.get_type_hints(Event).items()), *_ORIGIN]
+)
+IMPRESSION_SCHEMA = pa.schema(
+    [
+        pa.field("event_id", pa.string(), nullable=False),  # of the impression event in `events`
+        pa.field("request_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field(TIME, pa.int64(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("propensity", pa.float64(), nullable=False),
+        pa.field("channels", pa.list_(pa.string()), nullable=False),
+        pa.field("categories", pa.list_(pa.string()), nullable=False),
+        pa.field("creator", pa.string(), nullable=False),
+        pa.field("bundle", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("arm", pa.string(), nullable=False),
+        pa.field("context", _TEXTS, nullable=False),
+        pa.field("features", pa.list_(pa.float32()), nullable=False),  # in the bundle's column order
+        *_ORIGIN,
+    ]
+)
+
+
+def day_of(time_ms: int) -> str:
+    """The UTC day of a Unix time in milliseconds.
+
+    >>> day_of(893286638000)
+    '1998-04-22'
+    """
+    return datetime.fromtimestamp(time_ms // 1_000, UTC).strftime("%Y-%m-%d")
+
+
+# --- rows to tables ---------------------------------------------------------------------------------------------
+
+
+def events_table(
+    events: Sequence[Event], partition: int | None = None, offsets: Sequence[int] | None = None
+) -> pa.Table:
+    """A table in `EVENT_SCHEMA`; `offsets[i]` is where the event log had `events[i]`."""
+    columns: dict[str, Any] = {name: [getattr(e, name) for e in events] for name in EVENT_FIELDS}
+    columns["context"] = [list(e.context.items()) for e in events]
+    columns["partition"] = [partition] * len(events)
+    columns["offset"] = offsets if offsets is not None else [None] * len(events)
+    return pa.table(columns, schema=EVENT_SCHEMA)
+
+
+def impressions_table(
+    impressions: Sequence[Impression], partition: int | None = None, offsets: Sequence[int] | None = None
+) -> pa.Table:
+    """A table in `IMPRESSION_SCHEMA`, one row a shown item."""
+    rows: list[dict[str, Any]] = []
+    for n, impression in enumerate(impressions):
+        shown = zip(impression.items, impression_events(impression), impression.features, strict=True)
+        rows += [
+            {
+                "event_id": event.event_id,
+                "request_id": impression.request_id,
+                "user_id": impression.user_id,
+                "item_id": item.item_id,
+                TIME: impression.time_ms,
+                "position": item.position,
+                "score": item.score,
+                "propensity": item.propensity,
+                "channels": item.channels,
+                "categories": item.categories,
+                "creator": item.creator,
+                "bundle": impression.bundle,
+                "fingerprint": impression.fingerprint,
+                "arm": impression.arm,
+                "context": list(impression.context.items()),
+                "features": features,
+                "partition": partition,
+                "offset": offsets[n] if offsets is not None else None,
+            }
+            for item, event, features in shown
+        ]
+    return pa.Table.from_pylist(rows, schema=IMPRESSION_SCHEMA)
+
+
+def table_events(table: pa.Table) -> Iterator[Event]:
+    """The events of a table in `EVENT_SCHEMA`, in its order."""
+    columns = [table.column(name).to_pylist() for name in EVENT_FIELDS]
+    kind, context = EVENT_FIELDS.index("type"), EVENT_FIELDS.index("context")
+    for row in zip(*columns, strict=True):
+        values = list(row)
+        values[kind] = EventType(values[kind])
+        values[context] = dict(values[context])
+        yield Event(*values)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def split_by_day(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each UTC day, in the table's order within a day."""
+    day = np.asarray(table.column(TIME)) // MS_PER_DAY
+    for number in np.unique(day):
+        yield day_of(int(number) * MS_PER_DAY), table.filter(pa.array(day == number))
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table so that the file exists whole or not at all, and survives a power cut once it exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            pq.write_table(table, file, compression=COMPRESSION)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def rewriting(lake: Path) -> Iterator[None]:
+    """Hold this while a file of the lake is read, changed and written again; waits for whoever holds it.
+
+    For moments, unlike the archiver's lock: importer, compaction and archiver take turns. It ends with the process.
+    """
+    lake.mkdir(parents=True, exist_ok=True)
+    with (lake / "rewriting.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def is_replaceable(path: Path) -> bool:
+    """True for a file of `DayWriter`, which finds its earlier files by their names: keep them apart.
+
+    >>> is_replaceable(Path("import-ml-100k-0000.parquet")), is_replaceable(Path("day-0011223344556677.parquet"))
+    (True, False)
+    """
+    return _NUMBERED.search(path.name) is not None
+
+
+class DayWriter:
+    """Writes any amount of rows into `lake/<table>/dt=…/<name>-NNNN.parquet` within bounded memory.
+
+    A context manager: on a clean exit the files replace those that the same `name` wrote before, so importing
+    again is idempotent; on an error nothing of the lake has changed. `max_rows` rows at most are held in memory.
+    """
+
+    def __init__(self, lake: Path, table: str, name: str, max_rows: int = 500_000) -> None:
+        self._target = lake / table
+        self._name = name
+        self._max_rows = max_rows
+        self._held: dict[str, list[pa.Table]] = defaultdict(list)
+        self._held_rows = 0
+        self._flushes = 0
+        self.rows = 0  # written so far, by all calls
+
+    def __enter__(self) -> Self:
+        self._target.mkdir(parents=True, exist_ok=True)
+        for left_behind in self._target.glob(f"_{self._name}~*"):  # by one that was killed
+            shutil.rmtree(left_behind, ignore_errors=True)
+        self._aside = Path(tempfile.mkdtemp(prefix=f"_{self._name}~", dir=self._target))
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows of any days, in any order."""
+        for day, rows in split_by_day(table):
+            self._held[day].append(rows)
+        self._held_rows += table.num_rows
+        self.rows += table.num_rows
+        if self._held_rows >= self._max_rows:
+            self._flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                with rewriting(self._target.parent):
+                    self._replace()
+        finally:
+            shutil.rmtree(self._aside, ignore_errors=True)
+
+    def _flush(self) -> None:
+        for day, tables in self._held.items():
+            file = f"{self._name}-{self._flushes:04d}.parquet"
+            write_parquet(self._aside / f"{DAY_PREFIX}{day}" / file, pa.concat_tables(tables))
+        self._held.clear()
+        self._held_rows = 0
+        self._flushes += 1
+
+    def _replace(self) -> None:
+        new = {path.relative_to(self._aside) for path in self._aside.glob(f"{DAY_PREFIX}*/*.parquet")}
+        pattern = f"{DAY_PREFIX}*/{self._name}-[0-9][0-9][0-9][0-9].parquet"
+        old = {path.relative_to(self._target) for path in self._target.glob(pattern)}
+        for path in sorted(new):
+            (self._target / path).parent.mkdir(exist_ok=True)
+            (self._aside / path).rename(self._target / path)
+        for path in sorted(old - new):
+            (self._target / path).unlink()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def days(lake: Path, table: str = EVENTS) -> list[str]:
+    """The days that have files, in order."""
+    paths = (lake / table).glob(f"{DAY_PREFIX}*/[!._]*.parquet")
+    return sorted({path.parent.name.removeprefix(DAY_PREFIX) for path in paths})
+
+
+def count_rows(lake: Path, table: str = EVENTS, first_day: str = "", last_day: str = "9999") -> int:
+    """Rows in the files of those days, by their footers: repeated event ids count."""
+    chosen = (day for day in days(lake, table) if first_day <= day <= last_day)
+    files = (path for day in chosen for path in day_files(lake, day, table))
+    return sum(pq.read_metadata(path).num_rows for path in files)
+
+
+def read_day(lake: Path, day: str, table: str = EVENTS, columns: Sequence[str] | None = None) -> pa.Table:
+    """One day by (event time, event id), each event id once: clients that retry may have sent it twice.
+
+    `columns` selects some; the two of the order are always read.
+
+    Raises:
+        InvalidData: a file cannot be read as Parquet in the lake's schema.
+    """
+    return read_files(day_files(lake, day, table), table, columns)
+
+
+def day_files(lake: Path, day: str, table: str = EVENTS) -> list[Path]:
+    """The files of one day, by name."""
+    return sorted((lake / table / f"{DAY_PREFIX}{day}").glob("[!._]*.parquet"))
+
+
+def read_files(paths: Sequence[Path], table: str = EVENTS, columns: Sequence[str] | None = None) -> pa.Table:
+    """As `read_day`, of some files."""
+    schema = EVENT_SCHEMA if table == EVENTS else IMPRESSION_SCHEMA
+    names = schema.names if columns is None else list(dict.fromkeys((*columns, TIME, "event_id")))
+    parts = []
+    for path in paths:
+        try:
+            parts.append(read_columns(path, names))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InvalidData(f"{path}: not a readable Parquet file of the lake: {error}") from error
+    wanted = pa.schema([schema.field(name) for name in names])
+    rows = pa.concat_tables([part.cast(wanted) for part in parts]) if parts else wanted.empty_table()
+    order = [(TIME, "ascending"), ("event_id", "ascending")]
+    return first_of_each(rows.take(pc.sort_indices(rows, order)), "event_id")
+
+
+def read_events(lake: Path, first_day: str = "", last_day: str = "9999") -> Iterator[Event]:
+    """Every event by (event time, event id), day by day, both ends included. Memory: one day."""
+    for day in days(lake):
+        if first_day <= day <= last_day:
+            yield from table_events(read_day(lake, day))

@@ -1,0 +1,499 @@
+"""What every feature store must do: one suite, run on memory and on a real Redis."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from recsys.contracts.errors import FingerprintMismatch, InvalidConfig
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import Event
+from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
+from recsys.contracts.user_changes import UserChange
+from recsys.features.definitions import FEATURES, SEEN_VISITS
+from recsys.features.feature_set import FeatureSet
+from recsys.features.state import EntityState
+from recsys.store.base import Applied, Batch, Checkpoint, FeatureStore, Outcome, StoreConfig
+from recsys.store.memory import MemoryFeatureStore
+from recsys.store.redis import RedisFeatureStore
+
+T0 = 1_700_000_000_000
+PARTITIONS = 3
+TOPIC = "events"
+CONFIG = StoreConfig(partitions=PARTITIONS, changes=8)
+OpenStore = Callable[[], FeatureStore]
+
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+def open_store(request: pytest.FixtureRequest) -> OpenStore:
+    """Opens the store of this test; each call is another client of the same store."""
+    if request.param == "memory":
+        store = MemoryFeatureStore(FEATURES, CONFIG)
+        return lambda: store
+    url = request.getfixturevalue("redis_url")
+    return lambda: RedisFeatureStore(url, FEATURES, CONFIG)
+
+
+@pytest.fixture
+def store(open_store: OpenStore) -> Iterator[FeatureStore]:
+    store = open_store()
+    yield store
+    store.close()
+
+
+def events(n: int, seed: int = 0, users: int = 5, items: int = 7) -> list[Event]:
+    rng = random.Random(seed)
+    return [
+        Event(
+            event_id=f"{seed}-{i}",
+            type=rng.choice(list(EventType)),
+            user_id=f"user {rng.randrange(users)}",
+            item_id=f"item:{rng.randrange(items)}",
+            event_time_ms=T0 + rng.randrange(3 * MS_PER_HOUR),
+            value=float(rng.randrange(6)),
+            context={"categories": rng.choice(["Action|Drama", "Comédie", ""]), "creator": "é"},
+        )
+        for i in range(n)
+    ]
+
+
+def events_of_one_partition() -> list[Event]:
+    own = [e for e in events(200, users=20) if partition_of(e.user_id, PARTITIONS) == 0]
+    assert len(own) > 30
+    return own
+
+
+class Writer:
+    """Hands events to the store, partition by partition, as the worker does."""
+
+    def __init__(self, store: FeatureStore, log_id: str = "log") -> None:
+        self.store = store
+        self.checkpoints = {p: store.claim(TOPIC, p, log_id) for p in range(PARTITIONS)}
+
+    def batch(self, partition: int, events: Sequence[Event], previous: int | None = None) -> Batch:
+        stored = self.checkpoints[partition]
+        first = stored.offset if previous is None else previous
+        return Batch(
+            topic=TOPIC,
+            partition=partition,
+            epoch=stored.epoch,
+            previous=first,
+            next_offset=first + len(events),
+            watermark_ms=max((e.event_time_ms for e in events), default=0),
+            offsets=range(first, first + len(events)),
+            events=events,
+        )
+
+    def apply(self, events: Sequence[Event]) -> list[Applied]:
+        results = []
+        for partition in range(PARTITIONS):
+            own = [e for e in events if partition_of(e.user_id, PARTITIONS) == partition]
+            result = self.store.apply(self.batch(partition, own))
+            stored = self.checkpoints[partition]
+            self.checkpoints[partition] = Checkpoint(
+                stored.epoch, result.offset, stored.watermark_ms, stored.log_id
+            )
+            results.append(result)
+        return results
+
+
+def expected(events: Sequence[Event]) -> tuple[dict[str, EntityState], dict[str, EntityState]]:
+    """States of users and items by folding one event after another."""
+    users: dict[str, EntityState] = {}
+    items: dict[str, EntityState] = {}
+    for event in events:
+        folded = FEATURES.fold(event)
+        user = users.setdefault(event.user_id, EntityState())
+        item = items.setdefault(event.item_id, EntityState())
+        for delta in folded.user:
+            user.change(delta)
+        for history, visit in folded.visits:
+            user.visit(history, visit)
+        for delta in folded.item:
+            item.change(delta)
+    return users, items
+
+
+def assert_holds(store: FeatureStore, events: Sequence[Event]) -> None:
+    users, items = expected(events)
+    for user_id, state in users.items():
+        assert store.user(user_id) == state
+    assert dict(store.all_items()) == {item: state for item, state in items.items() if state.cells}
+    names = sorted(items)
+    assert store.items(names) == [items[name] for name in names]
+
+
+def test_an_empty_store_knows_nothing(store: FeatureStore) -> None:
+    store.ping()
+    assert store.fingerprint() is None
+    assert store.user("nobody") == EntityState()
+    assert store.items(["nothing", "else"]) == [EntityState(), EntityState()]
+    assert store.items([]) == []
+    assert list(store.all_items()) == []
+    assert list(store.catalogue()) == []
+    assert store.forget_user("nobody") is False
+
+
+def test_states_are_the_fold_of_the_events(store: FeatureStore) -> None:
+    log = events(300)
+    results = Writer(store).apply(log)
+    assert sum(r.applied for r in results) == 300
+    assert {r.outcome for r in results} == {Outcome.APPLIED}
+    assert_holds(store, log)
+
+
+def test_the_order_of_events_does_not_matter(store: FeatureStore) -> None:
+    log = events(200)
+    shuffled = log.copy()
+    random.Random(1).shuffle(shuffled)
+    writer = Writer(store)
+    for start in range(0, 200, 20):
+        writer.apply(shuffled[start : start + 20])
+    assert_holds(store, log)
+
+
+def test_histories_keep_the_latest_by_time_then_id(store: FeatureStore) -> None:
+    clicks = [
+        Event(f"{i % 10}:{i}", EventType.CLICK, "u", f"item{i}", T0 + i // 3, context={"categories": "A"})
+        for i in range(1_200)
+    ]
+    random.Random(2).shuffle(clicks)
+    Writer(store).apply(clicks)
+    state = store.user("u")
+    in_order = sorted(clicks, key=lambda e: (e.event_time_ms, e.event_id))
+    assert [v.event_id for v in state.histories["seen"]] == [e.event_id for e in in_order[-1_000:]]
+    assert [v.event_id for v in state.histories["engaged"]] == [e.event_id for e in in_order[-50:]]
+
+
+def test_an_event_sent_twice_counts_once(store: FeatureStore) -> None:
+    log = events(50)
+    writer = Writer(store)
+    first = writer.apply(log + log[:10])
+    second = writer.apply(log[40:])
+    assert sum(r.duplicates for r in first) == 10
+    assert sum(r.duplicates for r in second) == 10
+    assert sum(r.applied for r in second) == 0
+    assert_holds(store, log)
+
+
+@pytest.mark.parametrize("moved_ms", [-MS_PER_HOUR, -1, 1, MS_PER_HOUR])
+def test_an_event_sent_twice_with_another_time_counts_once(store: FeatureStore, moved_ms: int) -> None:
+    """What comes without a time is given one on each attempt; the two lie in buckets side by side."""
+    edge = T0 // MS_PER_HOUR * MS_PER_HOUR
+    first = Event("a", EventType.CLICK, "u", "i", edge + (0 if moved_ms < 0 else MS_PER_HOUR - 1))
+    again = replace(first, event_time_ms=first.event_time_ms + moved_ms)
+    writer = Writer(store)
+    assert sum(r.duplicates for r in writer.apply([first, again])) == 1
+    assert sum(r.duplicates for r in writer.apply([again])) == 1
+    assert_holds(store, [first])
+
+
+def test_a_replayed_batch_changes_nothing(store: FeatureStore) -> None:
+    log = events_of_one_partition()
+    writer = Writer(store)
+    batch = writer.batch(0, log)
+    assert store.apply(batch).applied == len(log)
+    again = store.apply(batch)
+    assert (again.outcome, again.skipped, again.applied) == (Outcome.APPLIED, len(log), 0)
+    assert again.offset == len(log)
+    assert_holds(store, log)
+
+
+def test_a_batch_that_overlaps_is_applied_from_the_stored_offset(store: FeatureStore) -> None:
+    log = events_of_one_partition()
+    writer = Writer(store)
+    store.apply(writer.batch(0, log[:10]))
+    result = store.apply(writer.batch(0, log[5:], previous=5))
+    assert (result.skipped, result.applied, result.offset) == (5, len(log) - 10, len(log))
+    assert_holds(store, log)
+
+
+@pytest.mark.parametrize("n", [0, 10])
+def test_a_replay_that_ends_below_the_stored_offset_changes_nothing(store: FeatureStore, n: int) -> None:
+    log = events_of_one_partition()[:20]
+    writer = Writer(store)
+    store.apply(writer.batch(0, log))
+    epoch = writer.checkpoints[0].epoch
+    again = store.apply(Batch(TOPIC, 0, epoch, 0, 10, T0, range(n), log[:n]))  # 0: dead letters only
+    assert again == Applied(Outcome.APPLIED, 20, 0, 0, n)
+    assert_holds(store, log)
+
+
+def test_a_replay_of_a_batch_with_duplicates_counts_nothing_twice(store: FeatureStore) -> None:
+    writer = Writer(store)
+    a, b, c = events_of_one_partition()[:3]
+    batch = writer.batch(0, [a, b, a])
+    assert store.apply(batch) == Applied(Outcome.APPLIED, 3, 2, 1)
+    assert store.apply(batch) == Applied(Outcome.APPLIED, 3, skipped=3)
+    # ends beyond the stored offset; the log's new record of `b` is a duplicate, whatever lies before it
+    result = store.apply(writer.batch(0, [a, b, a, c, b, c], previous=0))
+    assert result == Applied(Outcome.APPLIED, 6, 1, 2, 3)
+    assert_holds(store, [a, b, c])
+
+
+def test_a_replayed_record_behind_a_duplicate_is_skipped(store: FeatureStore) -> None:
+    """The event id alone would not tell: it is no longer remembered."""
+    writer = Writer(store)
+    epoch = writer.checkpoints[0].epoch
+    a, b = (Event(name, EventType.CLICK, "u", name, T0) for name in "ab")
+    assert store.apply(Batch(TOPIC, 0, epoch, 0, 2, T0, range(2), [b, b])).applied == 1
+    store.apply(Batch(TOPIC, 0, epoch, 2, 3, T0 + 2 * MS_PER_DAY, [], []))  # forgets ids of T0
+    again = store.apply(Batch(TOPIC, 0, epoch, 0, 5, T0, range(5), [a, b, a, a, a]))
+    assert (again.skipped, again.applied, again.duplicates) == (3, 1, 1)
+    assert_holds(store, [b, a])
+
+
+def test_a_gap_is_refused(store: FeatureStore) -> None:
+    writer = Writer(store)
+    log = events_of_one_partition()
+    result = store.apply(writer.batch(0, log[10:], previous=10))
+    assert (result.outcome, result.offset) == (Outcome.GAP, 0)
+    assert store.user(log[10].user_id) == EntityState()
+
+
+def test_holes_in_a_compacted_log_are_no_gap(store: FeatureStore) -> None:
+    writer = Writer(store)
+    first, second = events_of_one_partition()[:2]
+    epoch = writer.checkpoints[0].epoch
+    assert store.apply(Batch(TOPIC, 0, epoch, 0, 8, T0, [7], [first])).offset == 8
+    result = store.apply(Batch(TOPIC, 0, epoch, 8, 31, T0, [30], [second]))
+    assert (result.outcome, result.applied, result.offset) == (Outcome.APPLIED, 1, 31)
+
+
+def test_only_the_last_claimant_writes(store: FeatureStore, open_store: OpenStore) -> None:
+    log = events(30)
+    old = Writer(store)
+    new = Writer(open_store())
+    assert all(new.checkpoints[p].epoch > old.checkpoints[p].epoch for p in range(PARTITIONS))
+    assert {r.outcome for r in old.apply(log)} == {Outcome.FENCED}
+    assert list(store.all_items()) == []
+    assert {r.outcome for r in new.apply(log)} == {Outcome.APPLIED}
+    assert_holds(store, log)
+
+
+def test_a_store_that_forgot_the_claim_fences(store: FeatureStore) -> None:
+    assert store.apply(Batch(TOPIC, 0, 1, 0, 0, 0, [], [])).outcome is Outcome.FENCED
+
+
+def test_a_claim_continues_where_the_last_one_ended(store: FeatureStore) -> None:
+    log = events(60)
+    results = Writer(store).apply(log)
+    again = Writer(store)
+    for partition, result in enumerate(results):
+        own = [e.event_time_ms for e in log if partition_of(e.user_id, PARTITIONS) == partition]
+        stored = again.checkpoints[partition]
+        assert (stored.offset, stored.watermark_ms) == (result.offset, max(own, default=0))
+
+
+def test_a_checkpoint_can_be_looked_at_without_claiming(store: FeatureStore) -> None:
+    assert store.checkpoint(TOPIC, 0) is None
+    writer = Writer(store)
+    log = events(30)
+    for partition, result in enumerate(writer.apply(log)):
+        seen = store.checkpoint(TOPIC, partition)
+        assert seen is not None
+        assert (seen.offset, seen.epoch) == (result.offset, writer.checkpoints[partition].epoch)
+        assert seen.log_id == writer.checkpoints[partition].log_id
+
+
+def test_another_life_of_the_log_starts_at_zero_and_counts_nothing_twice(store: FeatureStore) -> None:
+    log = events(60)
+    Writer(store, "first life").apply(log)
+    again = Writer(store, "second life")
+    assert {c.offset for c in again.checkpoints.values()} == {0}
+    assert sum(r.duplicates for r in again.apply(log)) == 60
+    assert_holds(store, log)
+
+
+def test_a_batch_of_dead_letters_only_moves_the_offset(store: FeatureStore) -> None:
+    epoch = Writer(store).checkpoints[0].epoch
+    assert store.apply(Batch(TOPIC, 0, epoch, 0, 17, 5, [], [])).offset == 17
+    assert store.claim(TOPIC, 0, "log").offset == 17
+
+
+def test_other_definitions_are_refused(store: FeatureStore, request: pytest.FixtureRequest) -> None:
+    store.claim(TOPIC, 0, "log")
+    assert store.fingerprint() == FEATURES.fingerprint
+    if isinstance(store, RedisFeatureStore):
+        url = request.getfixturevalue("redis_url")
+        other = RedisFeatureStore(url, FeatureSet(FEATURES.features[:3]), CONFIG)
+        for use in (
+            lambda: other.claim(TOPIC, 0, "log"),
+            lambda: other.user("u"),
+            lambda: other.items(["i"]),
+        ):
+            with pytest.raises(FingerprintMismatch, match="namespace"):
+                use()
+        wider = RedisFeatureStore(url, FEATURES, StoreConfig(partitions=PARTITIONS + 1))
+        with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=3"):
+            wider.user("u")
+
+
+def test_changed_items_are_told_once(store: FeatureStore) -> None:
+    writer = Writer(store)
+    cursor, changed = store.changed_items("", 0)
+    assert changed == set()
+    log = events(20)
+    writer.apply(log)
+    told: set[str] = set()
+    for _ in range(PARTITIONS):
+        cursor, changed = store.changed_items(cursor, 10)
+        assert changed is not None
+        told |= changed
+    assert told == {e.item_id for e in log if FEATURES.fold(e).item}
+    assert store.changed_items(cursor, 10) == (cursor, set())
+
+
+def test_a_reader_waits_for_the_next_change(store: FeatureStore, open_store: OpenStore) -> None:
+    writer = Writer(store)
+    cursor, _ = store.changed_items("", 0)
+    click = Event("1", EventType.CLICK, "u", "i", T0)
+    timer = threading.Timer(0.1, lambda: writer.apply([click]))
+    timer.start()
+    reader = open_store()
+    _, changed = next(found for found in (reader.changed_items(cursor, 2_000) for _ in count()) if found[1])
+    timer.join()
+    assert changed == {"i"}
+
+
+def test_a_reader_that_was_away_too_long_is_told(store: FeatureStore) -> None:
+    writer = Writer(store)
+    cursor, _ = store.changed_items("", 0)
+    click = [Event(str(i), EventType.CLICK, "u", f"i{i}", T0) for i in range(400)]
+    for event in click[:2]:
+        writer.apply([event])
+    _, changed = store.changed_items(cursor, 0)
+    assert changed == {"i0", "i1"}
+    for event in click[2:]:
+        writer.apply([event])
+    newest, changed = store.changed_items(cursor, 0)
+    assert changed is None
+    assert store.changed_items(newest, 0) == (newest, set())
+
+
+def test_a_forgotten_user_is_gone(store: FeatureStore) -> None:
+    log = events(200)
+    Writer(store).apply(log)
+    user, other = log[0].user_id, next(e.user_id for e in log if e.user_id != log[0].user_id)
+    assert store.forget_user(user) is True
+    assert store.user(user) == EntityState()
+    assert store.user(other) == expected(log)[0][other]
+    assert store.forget_user(user) is False
+
+
+def test_the_newest_attributes_of_a_user_count_until_the_user_goes(store: FeatureStore) -> None:
+    def put(at: int, attributes: dict[str, str] | None) -> None:
+        store.change_users([UserChange("u", None if attributes is None else User("u", attributes), at)])
+
+    Writer(store).apply([Event("1", EventType.CLICK, "u", "i", T0)])
+    state = store.user("u")
+    assert state.attributes is None
+    put(10, {"age": "31", "Ä": ""})
+    put(9, {"age": "30"})
+    assert store.user("u") == replace(state, attributes={"age": "31", "Ä": ""})
+    put(10, {})  # of the same time: the later one
+    assert store.user("u").attributes == {}
+    put(9, None)
+    assert store.user("u").attributes == {}
+    put(11, None)
+    assert store.user("u") == state
+    put(12, {"age": "32"})
+    store.change_users([UserChange(f"u{n}", User(f"u{n}", {"n": str(n)}), 1) for n in range(9)])
+    assert [store.user(f"u{n}").attributes for n in range(9)] == [{"n": str(n)} for n in range(9)]
+    assert store.forget_user("u") is True
+    assert store.user("u") == EntityState()
+    assert store.forget_user("u0") is True  # who has attributes alone is somebody, too
+    store.change_users([])
+
+
+def test_the_catalogue_is_kept_and_its_changes_are_told(store: FeatureStore) -> None:
+    cursor, _ = store.changed_items("", 0)
+    items = [Item("a", "Ä", ("Action", "Drama"), "c", 5, {"year": "1999"}), Item("b")]
+    store.change_items([ItemChange(item.item_id, item, 10) for item in items])
+    assert dict(store.catalogue()) == {item.item_id: item for item in items}
+    gone = [ItemChange(item_id, None, 20) for item_id in ("a", "unknown")]
+    store.change_items([ItemChange("b", Item("b", "new"), 20), *gone])
+    left = {"a": None, "b": Item("b", "new"), "unknown": None}
+    assert dict(store.catalogue()) == left
+    assert dict(store.catalogue(["b", "a", "never"])) == {"a": None, "b": Item("b", "new")}
+    assert list(store.catalogue([])) == []
+    _, changed = store.changed_items(cursor, 0)
+    assert changed == {"a", "b", "unknown"}
+    store.change_items([])
+
+
+def test_an_older_change_of_an_item_changes_nothing_and_a_repeated_one_is_not_told(
+    store: FeatureStore,
+) -> None:
+    put, gone = ItemChange("a", Item("a", "one"), 10), ItemChange("a", None, 20)
+    store.change_items([put, gone, put])
+    assert dict(store.catalogue()) == {"a": None}
+    cursor, _ = store.changed_items("", 0)
+    store.change_items([put, gone])  # a worker reads the log again
+    assert store.changed_items(cursor, 0)[1] == set()
+    later = ItemChange("a", Item("a", "at the same time"), 20)  # the order of the log decides
+    store.change_items([later])
+    assert dict(store.catalogue()) == {"a": later.item}
+    many = [ItemChange(f"i{n}", Item(f"i{n}"), 1) for n in range(1200)]
+    store.change_items(many)
+    assert len(dict(store.catalogue())) == 1201
+
+
+def test_the_version_of_a_history_changes_with_it_and_only_with_it(store: FeatureStore) -> None:
+    def version() -> str:
+        return store.history_version("u", "engaged")
+
+    def event(kind: EventType, name: str, at: int = T0) -> Event:
+        return Event(name, kind, "u", f"item-{name}", at)
+
+    writer = Writer(store)
+    seen = [version()]
+    assert seen == [""]
+    for name, at in (("a", T0), ("b", T0 + 5), ("late", T0 + 2)):
+        writer.apply([event(EventType.CLICK, name, at)])
+        seen.append(version())
+    assert len(set(seen)) == 4
+    writer.apply([event(EventType.IMPRESSION, "shown")])
+    writer.apply([event(EventType.CLICK, "a")])  # a duplicate
+    assert version() == seen[-1]
+    writer.apply([event(EventType.CLICK, f"many-{n}", T0 + 10 + n) for n in range(SEEN_VISITS.size)])
+    full = version()
+    writer.apply([event(EventType.CLICK, "late-into-a-full-one", T0 + 10 + SEEN_VISITS.size - 3)])
+    assert version() != full
+
+
+def test_attributes_that_are_put_change_the_version_of_every_history(store: FeatureStore) -> None:
+    versions = [store.history_version("u", "engaged")]
+    for at in (1, 2):
+        store.change_users([UserChange("u", User("u", {"n": "1"}), at)])
+        versions.append(store.history_version("u", "engaged"))
+    assert len(set(versions)) == 3
+    Writer(store).apply([Event("a", EventType.CLICK, "u", "item", T0)])
+    assert store.history_version("u", "engaged") not in versions
+
+
+def test_workers_report_of_themselves_while_they_live(store: FeatureStore, open_store: OpenStore) -> None:
+    assert store.reports() == {}
+    store.report("a", b"\x00one", 60_000)
+    store.report("a", b"two", 60_000)
+    other = open_store()
+    other.report("b", b"b", 20)
+    time.sleep(0.05)  # b's has expired
+    assert store.reports() == other.reports() == {"a": b"two"}
+    store.leave("a")
+    assert other.reports() == {}
+
+
+def test_workers_see_who_lives(store: FeatureStore, open_store: OpenStore) -> None:
+    assert store.workers("b", 60_000) == ["b"]
+    assert open_store().workers("a", 60_000) == ["a", "b"]
+    store.leave("a")
+    store.leave("unknown")
+    assert store.workers("b", 60_000) == ["b"]
+    time.sleep(0.05)
+    assert store.workers("c", 20) == ["c"]  # the others have been silent for longer than that

@@ -1,0 +1,51 @@
+"""Changes of items on the log: what is written is read again, what breaks the contract is refused with the reason."""
+
+import json
+from typing import Any
+
+import pytest
+
+from recsys.contracts.changes import newest
+from recsys.contracts.errors import InvalidEvent
+from recsys.contracts.item_changes import ItemChange, parse_item_change
+from recsys.contracts.types import Item
+
+FULL = Item("42", "Ä\nfilm", ("Drama", "War"), "maker", 5, {"year": "1999"})
+
+
+@pytest.mark.parametrize("item", [FULL, Item("42"), None])
+def test_what_is_written_is_read_again(item: Item | None) -> None:
+    change = ItemChange("42", item, 1_750_000_000_000)
+    assert parse_item_change(json.loads(json.dumps(change.to_dict()))) == change
+
+
+def test_the_newest_change_counts_and_of_equal_times_the_later_one() -> None:
+    changes = [ItemChange("a", FULL, 5), ItemChange("a", None, 9), ItemChange("a", FULL, 7)]
+    assert newest(changes)["a"].item is None
+    assert newest([*changes, ItemChange("a", FULL, 9)])["a"].item == FULL
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ([], "item change"),
+        ({"changed_ms": 5}, "item change"),
+        ({"item": {"item_id": "a"}, "deleted": "a", "changed_ms": 5}, "item change"),
+        ({"deleted": "", "changed_ms": 5}, "deleted"),
+        ({"deleted": "a", "changed_ms": 0}, "changed_ms"),
+        ({"deleted": "a", "changed_ms": "5"}, "changed_ms"),
+        ({"item": "a", "changed_ms": 5}, "item"),
+        ({"item": {"title": "no id"}, "changed_ms": 5}, "item_id"),
+        ({"item": {"item_id": "a\x00"}, "changed_ms": 5}, "item_id"),
+        ({"item": {"item_id": "a", "colour": "red"}, "changed_ms": 5}, "item"),
+        ({"item": {"item_id": "a", "categories": "Drama"}, "changed_ms": 5}, "categories"),
+        ({"item": {"item_id": "a", "categories": ["x|y"]}, "changed_ms": 5}, "categories"),
+        ({"item": {"item_id": "a", "categories": ["x"] * 33}, "changed_ms": 5}, "categories"),
+        ({"item": {"item_id": "a", "attributes": {"year": 1999}}, "changed_ms": 5}, "attributes"),
+        ({"item": {"item_id": "a", "created_ms": -1}, "changed_ms": 5}, "created_ms"),
+        ({"item": {"item_id": "a", "title": "x" * 513}, "changed_ms": 5}, "title"),
+    ],
+)
+def test_what_breaks_the_contract_is_refused(raw: Any, says: str) -> None:
+    with pytest.raises(InvalidEvent, match=f"^{says}"):
+        parse_item_change(raw)

@@ -1,0 +1,79 @@
+import threading
+
+import numpy as np
+import pytest
+
+from recsys.contracts.types import Item
+from recsys.items.catalogue import NO_CODE, Catalogue
+
+ITEMS = [
+    Item("a", categories=("Action", "Comedy"), creator="x", created_ms=1),
+    Item("b", creator="y", created_ms=2),
+    Item("c", categories=("Comedy",), creator="x"),
+]
+
+
+def test_rows_are_the_order_of_the_table() -> None:
+    catalogue = Catalogue(ITEMS)
+    assert catalogue.trained == len(catalogue) == 3
+    assert catalogue.rows_of(["c", "unknown", "a"]).tolist() == [2, 0]
+    assert catalogue.ids([2, 0]) == ["c", "a"]
+    assert catalogue.item(1) == ITEMS[1]
+    assert catalogue.main_category.tolist() == [
+        catalogue.category_code("Action"),
+        NO_CODE,
+        catalogue.category_code("Comedy"),
+    ]
+    assert catalogue.creator.tolist() == [0, 1, 0]
+    assert catalogue.created_ms.tolist() == [1, 2, 0]
+    assert catalogue.category_code("Drama") == catalogue.creator_code("z") == NO_CODE
+
+
+def test_new_items_get_the_next_rows_and_old_ones_keep_theirs() -> None:
+    catalogue = Catalogue(ITEMS)
+    changed = Item("b", categories=("Drama",), creator="z", created_ms=7)
+    found = catalogue.put([Item("d", creator="y"), changed, Item("e"), Item("d", creator="x")])
+    assert found.tolist() == [3, 1, 4, 3]
+    assert (catalogue.trained, len(catalogue)) == (3, 5)
+    assert catalogue.item(1) == changed
+    assert catalogue.creator[3] == catalogue.creator_code("x")  # the last of two entries of one id holds
+    assert catalogue.main_category[1] == catalogue.category_code("Drama")
+
+
+def test_a_deleted_item_keeps_its_row_and_may_come_back() -> None:
+    catalogue = Catalogue(ITEMS)
+    assert catalogue.delete(["b", "unknown"]).tolist() == [1]
+    assert catalogue.alive.tolist() == [True, False, True]
+    assert catalogue.put([ITEMS[1]]).tolist() == [1]
+    assert catalogue.alive.all()
+
+
+def test_two_items_of_one_id_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 items have only 1"):
+        Catalogue([Item("a"), Item("a")])
+
+
+def test_readers_beside_a_writer_see_whole_items() -> None:
+    catalogue = Catalogue([])
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            n = len(catalogue)
+            rows = np.arange(n)
+            if not (catalogue.created_ms[rows] == rows + 1).all() or not catalogue.alive[rows].all():
+                wrong.append("arrays")
+            next_row = catalogue.rows.get(f"i{n}")  # visible only after everything about it
+            if next_row is not None and catalogue.created_ms[next_row] != n + 1:
+                wrong.append("rows")
+            if n and catalogue.item(n - 1).item_id != f"i{n - 1}":
+                wrong.append("items")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(3000):
+        catalogue.put([Item(f"i{i}", created_ms=i + 1)])
+    done.set()
+    reader.join()
+    assert not wrong
