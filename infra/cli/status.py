@@ -15,7 +15,7 @@ from recsys.features.definitions import FEATURES
 from recsys.settings import Settings
 from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from streaming.commit import read_checkpoint
+from streaming.lake_writer.commit import read_checkpoint
 from streaming.log import KafkaSource
 
 _TIMEOUT_S = 2.0

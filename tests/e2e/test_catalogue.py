@@ -21,9 +21,10 @@ from recsys.models.attributes import hash_attributes
 from recsys.store.redis import RedisFeatureStore
 from serving.app import create_app
 from serving.settings import ServingSettings
-from streaming import archive, feature_worker
+from streaming.lake_writer import archive
 from streaming.log import KafkaSink
 from streaming.settings import StreamSettings
+from streaming.worker import feature_worker
 from tests.bundles import DIMENSION, tiny_vectors, write_tiny_bundle
 from tests.serving.waiting import eventually
 

@@ -15,7 +15,7 @@ from recsys.result import Goal, Result
 from serving import system
 from serving.log_ends import LogEnds
 from serving.rates import STAGES, Window, added, made_readable, quantile
-from streaming.metrics import WorkerMetrics
+from streaming.worker.metrics import WorkerMetrics
 from tests.serving.conftest import NOW_MS, Api, click
 
 

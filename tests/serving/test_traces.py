@@ -27,7 +27,7 @@ from serving.request_spans import TracedReads
 from serving.services import Services
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
-from streaming.feature_worker import FeatureWorker
+from streaming.worker.feature_worker import FeatureWorker
 from tests.bundles import write_tiny_bundle
 from tests.serving.conftest import Api
 from tests.serving.flaky import FlakySink

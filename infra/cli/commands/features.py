@@ -28,7 +28,7 @@ from recsys.store.nightly import NightlyStore
 from recsys.store.nightly_job import write_nightly
 from recsys.store.redis import RedisFeatureStore
 from serving.settings import ServingSettings
-from streaming.commit import Place, exclusive, read_checkpoint
+from streaming.lake_writer.commit import Place, exclusive, read_checkpoint
 from streaming.settings import StreamSettings
 
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")

@@ -28,14 +28,14 @@ from recsys.items.item_table import read_items
 from recsys.lake.lake import count_rows
 from recsys.simulation.clock import CLOCK_FILE, LEAD_S, WorldClock, wall_ms, write_clock
 from recsys.simulation.world import create_world, read_world
-from streaming import archive as archiver
-from streaming import feature_worker
-from streaming.compact import compact as compact_lake
-from streaming.dead_letter import read_dead_letters
+from streaming.lake_writer import archive as archiver
+from streaming.lake_writer.compact import compact as compact_lake
 from streaming.log import KafkaSink, KafkaSource
 from streaming.replay import Position
 from streaming.replay import replay as run_replay
 from streaming.settings import StreamSettings
+from streaming.worker import feature_worker
+from streaming.worker.dead_letter import read_dead_letters
 
 app = typer.Typer(no_args_is_help=True, help="Feature worker, archiver, replay, dead letters, traffic.")
 

@@ -39,7 +39,7 @@ from recsys.features.reference import reference_features
 from recsys.features.state import Entity, EntityState, parse_cell
 from recsys.lake.lake import IMPRESSIONS, write_parquet
 from recsys.result import Goal, Result
-from streaming.commit import read_checkpoint
+from streaming.lake_writer.commit import read_checkpoint
 from training.features_job import FeatureJob, build
 from training.spark import Session, spark_session
 from training.state_job import entity_state, state

@@ -19,7 +19,7 @@ from recsys.features.state import Entity, EntityState
 from recsys.lake.lake import EVENTS, DayWriter, events_table
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from streaming.commit import read_checkpoint
+from streaming.lake_writer.commit import read_checkpoint
 from streaming.replay import Position, replay
 
 NAMESPACE = "recsys-2"

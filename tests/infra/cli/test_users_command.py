@@ -17,7 +17,7 @@ from recsys.simulation.clock import CLOCK_FILE, WorldClock, write_clock
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
-from streaming.compact import compact
+from streaming.lake_writer.compact import compact
 
 T0 = 1_700_000_000_000
 CLICKS = [Event(f"e{n}", EventType.CLICK, user, "i", T0 + n) for n, user in enumerate(["u", "v", "u"])]

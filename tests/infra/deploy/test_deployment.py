@@ -18,8 +18,8 @@ from infra.cli.main import COMMANDS, load
 from infra.cli.settings_table import ALL
 from recsys.settings import PREFIX
 from serving.telemetry import Telemetry
-from streaming.commit import ALIVE, FOLDER
-from streaming.metrics import WorkerMetrics
+from streaming.lake_writer.commit import ALIVE, FOLDER
+from streaming.worker.metrics import WorkerMetrics
 
 INFRA = Path(__file__).parents[3] / "infra" / "deploy"
 ROOT = Path(__file__).parents[3]

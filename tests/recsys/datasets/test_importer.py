@@ -17,7 +17,7 @@ from recsys.datasets.opening import open_dataset
 from recsys.datasets.streams import read_events as stream_events
 from recsys.datasets.streams import read_items, read_users
 from recsys.lake.lake import EVENTS, day_of, days, events_table, read_events, write_parquet
-from streaming.compact import compact
+from streaming.lake_writer.compact import compact
 from tests.recsys.datasets import samples
 
 NOW_MS = 1_790_000_000_000

@@ -21,7 +21,7 @@ from infra.local.kafka import KafkaBroker
 from recsys.contracts.events import Event
 from recsys.contracts.types import Item
 from recsys.lake.lake import EVENTS
-from streaming.commit import read_checkpoint
+from streaming.lake_writer.commit import read_checkpoint
 from streaming.log import KafkaSink
 
 KILLS = 3

@@ -18,9 +18,9 @@ from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
 from recsys.lake.forget import mark_forgotten
 from recsys.lake.lake import rewriting, write_parquet
-from streaming import commit as committing
-from streaming.archive import Archiver
-from streaming.compact import compact
+from streaming.lake_writer import commit as committing
+from streaming.lake_writer.archive import Archiver
+from streaming.lake_writer.compact import compact
 from tests.recsys.datasets import samples
 
 CHANGED_MS = 1_700_000_000_000
@@ -71,7 +71,7 @@ def test_a_put_that_comes_during_a_compaction_stays(
     tmp_path: Path, in_the_middle: Callable[[str, str, Callable[[], None]], threading.Thread]
 ) -> None:
     lake = lake_of_forgotten(tmp_path)
-    archiving = in_the_middle("streaming.compact", "write_parquet", lambda: archive(lake))
+    archiving = in_the_middle("streaming.lake_writer.compact", "write_parquet", lambda: archive(lake))
     compact(lake)
     archiving.join()
     assert read_users(lake) == [NEW_USER, User("stays")]
@@ -94,7 +94,7 @@ def test_an_import_that_comes_during_a_commit_stays(
     tmp_path: Path, in_the_middle: Callable[[str, str, Callable[[], None]], threading.Thread]
 ) -> None:
     dataset, lake = open_dataset(samples.movielens_100k(tmp_path / "m")), tmp_path / "lake"
-    importing = in_the_middle("streaming.archive", "commit", lambda: _import(dataset, lake))
+    importing = in_the_middle("streaming.lake_writer.archive", "commit", lambda: _import(dataset, lake))
     archive(lake)
     importing.join()
     assert NEW_USER in read_users(lake)

@@ -30,7 +30,7 @@ from recsys.lake.lake import (
     rewriting,
     write_parquet,
 )
-from streaming.commit import finish
+from streaming.lake_writer.commit import finish
 
 _USERS = Path("users") / "users.parquet"
 

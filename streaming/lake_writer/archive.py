@@ -1,11 +1,11 @@
 """The archiver: the event log's long memory, as Parquet files of the lake by event day.
 
-Each record ends up in the lake exactly once: `streaming.commit` makes the files and the offsets after them
+Each record ends up in the lake exactly once: `streaming.lake_writer.commit` makes the files and the offsets after them
 visible in one step, and reading starts again at those offsets. File names carry topic, log, partition, first
 and last offset; rows carry partition and offset.
 
 The topic `impressions` becomes rows of `lake/impressions` and, expanded, impression events of `lake/events`,
-so that `lake/events` holds everything that changes a feature, and nothing else: `streaming.batches.accept` decides
+so that `lake/events` holds everything that changes a feature, and nothing else: `streaming.worker.batches.accept` decides
 for the archiver as for the feature worker, with the same watermarks. The topics `items` and `users` change
 `lake/items/items.parquet` and `lake/users/users.parquet`, which the next model is trained on. Two kinds of records
 are passed over and counted: those that `recsys stream replay` read from the lake itself (header `replay`), and those
@@ -38,12 +38,12 @@ from recsys.lake.lake import (
     rewriting,
     split_by_day,
 )
-from streaming.batches import Late, accept, accept_item_change, accept_user_change
-from streaming.commit import ALIVE, FOLDER, Place, commit, exclusive, recover
-from streaming.lateness import TimeRules
+from streaming.lake_writer.commit import ALIVE, FOLDER, Place, commit, exclusive, recover
 from streaming.log import KafkaSource
 from streaming.replay import REPLAY_HEADER
 from streaming.settings import StreamSettings
+from streaming.worker.batches import Late, accept, accept_item_change, accept_user_change
+from streaming.worker.lateness import TimeRules
 
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
 MAX_RECORDS_PER_POLL = 2_000

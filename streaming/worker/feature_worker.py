@@ -43,12 +43,12 @@ from recsys.features.definitions import FEATURES
 from recsys.observability.tracing import Traces, open_traces
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from streaming.batches import Claim, Late, Misrouted, Prepared, Preparer
-from streaming.dead_letter import send_dead_letter
-from streaming.lateness import TimeRules
 from streaming.log import KafkaSink, KafkaSource
-from streaming.metrics import WorkerMetrics
 from streaming.settings import StreamSettings
+from streaming.worker.batches import Claim, Late, Misrouted, Prepared, Preparer
+from streaming.worker.dead_letter import send_dead_letter
+from streaming.worker.lateness import TimeRules
+from streaming.worker.metrics import WorkerMetrics
 
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
 GROUP = "feature-worker"

@@ -2,7 +2,7 @@
 
 from recsys.contracts.event_log import MemoryEventLog, Record
 from recsys.contracts.types import Topic
-from streaming.dead_letter import MAX_REASON_BYTES, read_dead_letters, send_dead_letter
+from streaming.worker.dead_letter import MAX_REASON_BYTES, read_dead_letters, send_dead_letter
 
 
 def test_a_dead_letter_says_what_it_was_where_and_why() -> None:

@@ -11,12 +11,12 @@ from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from streaming.dead_letter import read_dead_letters
-from streaming.feature_worker import main
 from streaming.log import KafkaSink, KafkaSource
-from streaming.metrics import WorkerMetrics
 from streaming.settings import StreamSettings
-from tests.streaming.test_feature_worker import assert_holds, make_events, wait_for
+from streaming.worker.dead_letter import read_dead_letters
+from streaming.worker.feature_worker import main
+from streaming.worker.metrics import WorkerMetrics
+from tests.streaming.worker.test_feature_worker import assert_holds, make_events, wait_for
 
 PARTITIONS = 4
 

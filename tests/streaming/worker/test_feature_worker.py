@@ -21,9 +21,9 @@ from recsys.features.state import EntityState
 from recsys.observability.worker_report import read_report
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
-from streaming.dead_letter import read_dead_letters
-from streaming.feature_worker import TOPICS, FeatureWorker, WorkerConfig
-from streaming.lateness import TimeRules
+from streaming.worker.dead_letter import read_dead_letters
+from streaming.worker.feature_worker import TOPICS, FeatureWorker, WorkerConfig
+from streaming.worker.lateness import TimeRules
 
 T0 = 1_700_000_000_000
 PARTITIONS = 3

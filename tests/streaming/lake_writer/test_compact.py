@@ -24,7 +24,7 @@ from recsys.lake.lake import (
     split_by_day,
     write_parquet,
 )
-from streaming.compact import Compacted, compact
+from streaming.lake_writer.compact import Compacted, compact
 
 T0 = 1_700_000_000_000
 
@@ -141,7 +141,7 @@ def test_files_that_arrive_meanwhile_stay(
         write(lake, "archived", [late])
         return rows
 
-    monkeypatch.setattr("streaming.compact.read_files", read_then_archive)
+    monkeypatch.setattr("streaming.lake_writer.compact.read_files", read_then_archive)
     compact(lake)
     assert sorted(e.event_id for e in read_events(lake)) == sorted([*(e.event_id for e in events), "999"])
 

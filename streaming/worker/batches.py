@@ -15,7 +15,7 @@ from recsys.contracts.types import Topic
 from recsys.contracts.user_changes import UserChange, parse_user_change
 from recsys.observability.tracing import parent_of
 from recsys.store.base import Batch, Checkpoint
-from streaming.lateness import TimeRules
+from streaming.worker.lateness import TimeRules
 
 _decode = msgspec.json.Decoder().decode
 
