@@ -27,30 +27,38 @@ from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from recsys.store.replays import MemoryReplays, RedisReplays
 from recsys.store.token_bucket import RedisTokenBuckets
-from serving.apart import Apart
+from serving.api.cursors import Cursors, cursor_key
+from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes
+from serving.api.monitoring.log_ends import LogEnds
+from serving.api.security import Keys
 from serving.breaker import Breaker, Guarded
-from serving.cache import Cache
-from serving.cursors import Cursors, cursor_key
-from serving.experiment_outcomes import ExperimentOutcomes
-from serving.experiments import Experiments
-from serving.feature_source import ItemFeatures
-from serving.hop import Hop
-from serving.impression_log import ImpressionLog, ImpressionWriter
-from serving.index_place import IndexPlace
-from serving.item_feed import ItemFeed
-from serving.log_ends import LogEnds
-from serving.memory import MemoryGuard
-from serving.model_host import ModelHost
-from serving.outbox import Outbox
-from serving.request_spans import TracedReads
-from serving.results import ResultCache
-from serving.runtime import RERANK_POOL, USER_FEATURES, Limits, PathConfig, Runtime, build_runtime, weigh
-from serving.security import Keys
+from serving.caching.cache import Cache
+from serving.caching.memory_guard import MemoryGuard
+from serving.engine.experiments import Experiments
+from serving.engine.feature_source import ItemFeatures
+from serving.engine.index_backend import IndexPlace
+from serving.engine.item_feed import ItemFeed
+from serving.engine.model_host import ModelHost
+from serving.engine.request_spans import TracedReads
+from serving.engine.result_cache import ResultCache
+from serving.engine.runtime import (
+    RERANK_POOL,
+    USER_FEATURES,
+    Limits,
+    PathConfig,
+    Runtime,
+    build_runtime,
+    weigh,
+)
+from serving.engine.shadow import Shadow
+from serving.engine.user_attributes import UserAttributes
+from serving.ingest.impression_log import ImpressionLog, ImpressionWriter
+from serving.ingest.outbox import Outbox
+from serving.remote.client import Apart
+from serving.remote.transport import Hop
 from serving.services import Services
 from serving.settings import FeatureSource, ServingSettings
-from serving.shadow import Shadow
 from serving.telemetry import Telemetry
-from serving.user_attributes import UserAttributes
 from streaming.log import KafkaSink, KafkaSource
 
 IO_THREADS = 4

@@ -88,7 +88,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def request_id(request: Request) -> str:
-    """The id that `serving.edge` gave to this request."""
+    """The id that `serving.api.middleware` gave to this request."""
     return str(request.scope.get("request_id", ""))
 
 

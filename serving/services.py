@@ -15,20 +15,20 @@ from recsys.contracts.errors import Unavailable
 from recsys.observability.tracing import carried
 from recsys.store.base import FeatureStore
 from recsys.store.replays import Replays
-from serving.cursors import Cursors
-from serving.experiment_outcomes import ExperimentOutcomes
-from serving.experiments import Assigned, Experiments
-from serving.item_feed import ItemFeed
-from serving.model_host import ModelHost
-from serving.outbox import Outbox
+from serving.api.cursors import Cursors
+from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes
+from serving.api.monitoring.rates import Window
+from serving.api.security import Caller, Keys, Scope
+from serving.engine.experiments import Assigned, Experiments
+from serving.engine.item_feed import ItemFeed
+from serving.engine.model_host import ModelHost
+from serving.engine.result_cache import ResultCache
+from serving.engine.runtime import Runtime
+from serving.engine.served_features import ServedFeatures
+from serving.engine.shadow import Shadow
+from serving.ingest.outbox import Outbox
 from serving.problems import Problem
-from serving.rates import Window
-from serving.results import ResultCache
-from serving.runtime import Runtime
-from serving.security import Caller, Keys, Scope
-from serving.served_features import ServedFeatures
 from serving.settings import ServingSettings
-from serving.shadow import Shadow
 from serving.telemetry import Telemetry
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from recsys.pipeline.pipeline import Answer
-from serving.cache import Cache
+from serving.caching.cache import Cache
 
 STAGE_SAMPLE = (
     8  # a request has some fifteen stages; counting all of them would take it a sixth of a millisecond

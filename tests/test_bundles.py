@@ -9,7 +9,7 @@ from recsys.items.item_table import read_items
 from recsys.ranking.scorer import RankerSession
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
-from serving.golden import check_golden
+from serving.engine.golden import check_golden
 from tests.bundles import tiny_items, write_tiny_bundle
 
 

@@ -18,7 +18,7 @@ from recsys.items.catalogue import Catalogue
 from recsys.recall.ann import AnnIndex
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base
-from serving import app
+from serving.api import app
 
 DIMENSION = 64  # of item vectors, as trained by default
 SAMPLES = (2_000, 12_000)

@@ -19,7 +19,7 @@ from recsys.datasets.catalogue import read_items, read_users, users_path
 from recsys.features.definitions import FEATURES
 from recsys.models.attributes import hash_attributes
 from recsys.store.redis import RedisFeatureStore
-from serving.app import create_app
+from serving.api.app import create_app
 from serving.settings import ServingSettings
 from streaming.lake_writer import archive
 from streaming.log import KafkaSink

@@ -20,7 +20,7 @@ from recsys.features.definitions import FEATURES
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
 from serving import assembly
-from serving.app import create_app
+from serving.api.app import create_app
 from serving.assembly import compose
 from serving.services import Services
 from serving.settings import ServingSettings

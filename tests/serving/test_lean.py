@@ -13,13 +13,13 @@ from tests.bundles import write_tiny_bundle
 _SERVES = """
 import sys
 from pathlib import Path
-import serving.server
+import serving.api.server
 from recsys.bundle import open_bundle
 from recsys.features.definitions import FEATURES
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.store.memory import MemoryFeatureStore
-from serving.runtime import USER_FEATURES, Limits, build_runtime
-from serving.user_attributes import UserAttributes
+from serving.engine.runtime import USER_FEATURES, Limits, build_runtime
+from serving.engine.user_attributes import UserAttributes
 
 bundle = open_bundle(Path(sys.argv[1]))
 read_user = UserHydrator(MemoryFeatureStore(FEATURES), name=USER_FEATURES)

@@ -20,10 +20,10 @@ from recsys.features.definitions import FEATURES
 from recsys.observability.otel import OtelTraces
 from recsys.observability.tracing import open_traces, parent_of
 from recsys.store.memory import MemoryFeatureStore
-from serving.app import create_app
+from serving.api.app import create_app
 from serving.assembly import compose
-from serving.outbox import Message, Outbox
-from serving.request_spans import TracedReads
+from serving.engine.request_spans import TracedReads
+from serving.ingest.outbox import Message, Outbox
 from serving.services import Services
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
@@ -135,7 +135,7 @@ def test_off_there_are_no_spans_and_no_headers(api: Api) -> None:
     api.logged(Topic.EVENTS)
     assert [taken.headers for taken in api.sink.taken] == [()]
     assert open_traces("", "x") is None
-    script = "import serving.app, sys; assert 'recsys.observability.otel' not in sys.modules"
+    script = "import serving.api.app, sys; assert 'recsys.observability.otel' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -8,8 +8,8 @@ import typer
 from infra.cli.output import console
 from infra.local.services import connected
 from recsys.contracts.errors import InvalidConfig
-from serving.security import Scope, new_key
-from serving.server import run
+from serving.api.security import Scope, new_key
+from serving.api.server import run
 from serving.settings import Role, ServingSettings
 
 app = typer.Typer()

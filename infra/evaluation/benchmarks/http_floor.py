@@ -13,7 +13,7 @@ import uvicorn
 
 from infra.local.process import free_port
 from recsys.contracts.errors import Unavailable
-from serving.wire import Recommendation, RecommendationRequest
+from serving.api.wire import Recommendation, RecommendationRequest
 
 _START_S = 60.0
 _JSON = {"content-type": "application/json"}

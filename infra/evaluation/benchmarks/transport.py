@@ -23,9 +23,9 @@ from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.ranking.scorer import Ranker, RankerSession
 from recsys.result import Goal, Result
-from serving.apart import RemoteRanker
-from serving.hop import Hop
-from serving.parts import PREPARE, Prepare
+from serving.remote.client import RemoteRanker
+from serving.remote.service import PREPARE, Prepare
+from serving.remote.transport import Hop
 
 _START_TIMEOUT_S = 120.0
 _TIMEOUT_S = 10.0

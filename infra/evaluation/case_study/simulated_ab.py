@@ -28,8 +28,8 @@ from recsys.lake.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impre
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
-from serving.impression_log import ImpressionLog
-from serving.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime
+from serving.engine.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime
+from serving.ingest.impression_log import ImpressionLog
 
 _LOOK_MS = (
     5 * 60_000

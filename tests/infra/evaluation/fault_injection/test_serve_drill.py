@@ -15,7 +15,7 @@ from infra.local.redis import RedisServer
 from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.store.redis import RedisFeatureStore
-from serving.outbox import Message, Outbox
+from serving.ingest.outbox import Message, Outbox
 from tests.serving.flaky import FlakySink
 
 

@@ -1,0 +1,22 @@
+"""The audit log: who did what only admins may, one line each on standard error, whatever the log level is."""
+
+import sys
+
+import structlog
+from starlette.requests import Request
+
+from serving.api.security import Caller
+from serving.problems import request_id
+
+
+def audit(request: Request, caller: Caller, action: str, **facts: object) -> None:
+    """Write it before it is done: what fails has been tried."""
+    log = structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.BoundLogger,
+    )
+    log.info("audit", action=action, key=caller.name, request_id=request_id(request), **facts)

@@ -1,0 +1,93 @@
+"""Items: their neighbours, and changes of the catalogue between two bundles."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from recsys.contracts.item_changes import ItemChange, parse_item_change
+from recsys.contracts.types import Item, Topic
+from serving.api.accepted_changes import IdempotencyKey, keep, stored_once
+from serving.api.idempotency import REPLAYED, once
+from serving.api.schemas import Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
+from serving.api.security import Scope
+from serving.problems import Problem
+from serving.services import Services, allow, services
+
+router = APIRouter(tags=["items"])
+
+ItemId = Annotated[Id, Path(description="the item's id")]
+
+
+@router.get("/v1/items/{item_id:path}/similar")
+def similar(
+    request: Request,
+    item_id: ItemId,
+    k: Annotated[int, Query(ge=1, le=1_000, description="neighbours wanted")] = 20,
+) -> SimilarItems:
+    """The nearest items of an item: those that the same users engage with, filled up by vector distance."""
+    allow(request, Scope.READ)
+    runtime = services(request).runtime()
+    catalogue = runtime.catalogue
+    row = catalogue.rows.get(item_id)
+    if row is None or not catalogue.alive[row]:
+        raise Problem(404, f"item {item_id!r} is not in the catalogue; add it with POST /v1/items")
+    rows, scores = runtime.similar(row, k)
+    return SimilarItems(
+        item_id=item_id,
+        bundle=runtime.bundle.manifest.version,
+        items=[
+            SimilarItem(item_id=i.item_id, title=i.title, categories=list(i.categories), score=float(score))
+            for i, score in zip((catalogue.item(int(r)) for r in rows), scores, strict=True)
+        ],
+    )
+
+
+@router.post("/v1/items", status_code=202, response_model=Stored)
+def put_items(
+    request: Request, body: ItemEntry | ItemEntries, idempotency_key: IdempotencyKey = ""
+) -> Response:
+    """Add or replace one item or many. They can be recommended within a second, before any model knows them."""
+    caller = allow(request, Scope.WRITE)
+    parts = services(request)
+    entries = body.items if isinstance(body, ItemEntries) else [body]
+    if len(entries) > parts.settings.max_batch:
+        raise Problem(413, f"items: at most {parts.settings.max_batch} in one request, got {len(entries)}")
+
+    def store(now_ms: int) -> int:
+        items = [_item(entry, now_ms) for entry in entries]
+        _change(parts, [ItemChange(item.item_id, item, now_ms) for item in items])
+        return len(items)
+
+    content = body.model_dump_json().encode()
+    return stored_once(parts, caller.name, idempotency_key, "put items", content, store)
+
+
+@router.delete("/v1/items/{item_id:path}", status_code=204)
+def delete_item(request: Request, item_id: ItemId, idempotency_key: IdempotencyKey = "") -> Response:
+    """Take an item out of every list. Its statistics stay, for when it comes back."""
+    caller = allow(request, Scope.WRITE)
+    parts = services(request)
+
+    def delete(now_ms: int) -> bytes:
+        _change(parts, [ItemChange(item_id, None, now_ms)])
+        return b""
+
+    _, replayed = once(
+        parts.replays, caller.name, idempotency_key, "delete item", item_id.encode(), parts.now_ms(), delete
+    )
+    return Response(status_code=204, headers=REPLAYED if replayed else None)
+
+
+def _change(parts: Services, changes: list[ItemChange]) -> None:
+    keep(parts, Topic.ITEMS, changes, parse_item_change, parts.store.change_items)
+
+
+def _item(entry: ItemEntry, now_ms: int) -> Item:
+    return Item(
+        item_id=entry.item_id,
+        title=entry.title,
+        categories=tuple(entry.categories),
+        creator=entry.creator,
+        created_ms=now_ms if entry.created_ms is None else entry.created_ms,
+        attributes=entry.attributes,
+    )

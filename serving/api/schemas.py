@@ -1,0 +1,262 @@
+"""What the other routes take and give (pydantic). The hot ones are in `serving.api.wire`."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from recsys.contracts.events import (
+    CATEGORY_SEPARATOR,
+    MAX_CONTEXT_ENTRIES,
+    MAX_CONTEXT_LENGTH,
+    MAX_ID_LENGTH,
+    MAX_TIME_MS,
+)
+from recsys.experiments.growth import Growth
+from serving.api.wire import PRINTABLE
+
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE)]
+Text = Annotated[str, Field(max_length=MAX_CONTEXT_LENGTH)]
+Category = Annotated[
+    str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=rf"^[^\{CATEGORY_SEPARATOR}\x00-\x1f\x7f]+$")
+]
+
+
+_ITEM = {"item_id": "242", "title": "Kolya", "categories": ["Comedy"]}
+_ENTRY = _ITEM | {"creator": "sverak", "created_ms": 1_750_000_000_000, "attributes": {"year": "1996"}}
+
+
+def _example(**fields: Any) -> ConfigDict:
+    """What the OpenAPI document shows of a model."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. `detail` says what to do."""
+
+    model_config = _example(
+        type="about:blank",
+        title="Not found",
+        status=404,
+        detail="item '7' is not in the catalogue; add it with POST /v1/items",
+        request_id="0197f3d0-6a3b-7c4e-8f00-1a2b3c4d5e6f",
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+class ItemLine(BaseModel):
+    """An item as lists show it."""
+
+    item_id: str
+    title: str
+    categories: list[str]
+
+
+class SimilarItem(ItemLine):
+    score: float
+
+
+class SimilarItems(BaseModel):
+    """Neighbours of an item, the nearest first."""
+
+    model_config = _example(item_id="196", bundle="20260101-120000", items=[_ITEM | {"score": 0.87}])
+
+    item_id: str
+    bundle: str
+    items: list[SimilarItem]
+
+
+class ItemEntry(BaseModel):
+    """A catalogue entry. It can be recommended within a second, before any model knows it."""
+
+    model_config = ConfigDict(extra="forbid") | _example(**_ENTRY)
+
+    item_id: Id
+    title: Text = ""
+    categories: list[Category] = Field([], max_length=32)
+    creator: Annotated[str, Field(max_length=MAX_ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    created_ms: int | None = Field(
+        None, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; now when absent"
+    )
+    attributes: dict[Text, Text] = Field({}, max_length=MAX_CONTEXT_ENTRIES)
+
+
+class ItemEntries(BaseModel):
+    model_config = ConfigDict(extra="forbid") | _example(items=[_ENTRY])
+
+    items: list[ItemEntry] = Field(min_length=1)
+
+
+class Stored(BaseModel):
+    model_config = _example(stored=1)
+
+    stored: int
+
+
+_ATTRIBUTES = {"age": "31", "gender": "F"}
+
+
+class UserBody(BaseModel):
+    """A user's static attributes. They replace all that were known."""
+
+    model_config = ConfigDict(extra="forbid") | _example(attributes=_ATTRIBUTES)
+
+    attributes: dict[Text, Text] = Field({}, max_length=MAX_CONTEXT_ENTRIES)
+
+
+class UserEntry(UserBody):
+    model_config = ConfigDict(extra="forbid") | _example(user_id="196", attributes=_ATTRIBUTES)
+
+    user_id: Id
+
+
+class UserEntries(BaseModel):
+    model_config = ConfigDict(extra="forbid") | _example(
+        users=[{"user_id": "196", "attributes": _ATTRIBUTES}]
+    )
+
+    users: list[UserEntry] = Field(min_length=1)
+
+
+class VisitLine(ItemLine):
+    """One entry of a user's history."""
+
+    type: str
+    event_time_ms: int
+
+
+class UserSummary(BaseModel):
+    """What the platform holds of a user."""
+
+    model_config = _example(
+        user_id="196",
+        known=True,
+        history=[_ITEM | {"type": "click", "event_time_ms": 1_750_000_000_000}],
+        seen=17,
+        cells=212,
+        attributes=_ATTRIBUTES,
+    )
+
+    user_id: str
+    known: bool
+    history: list[VisitLine] = Field(description="engaged items, the newest first")
+    seen: int = Field(description="items that will not be shown again")
+    cells: int = Field(description="integers of state behind the user's features")
+    attributes: dict[str, str] | None = Field(
+        None, description="static attributes that were put; null: none were, so an import's are the latest"
+    )
+
+
+class BundleInfo(BaseModel):
+    version: str
+    active: bool
+    created_ms: int | None = None
+    items: int | None = None
+    metrics: dict[str, float] = {}
+    refused: str = Field("", description="why it cannot be served")
+    loaded_bytes: int = Field(
+        0, description="memory that it is thought to take in this process; 0: not loaded"
+    )
+
+
+class Bundles(BaseModel):
+    active: str | None
+    bundles: list[BundleInfo]
+
+
+class ItemChange(BaseModel):
+    item_id: str
+    lists: int
+
+
+class ShadowReport(BaseModel):
+    """How the shadow's lists differ from those that were shown, in this process, since the pair of bundles began."""
+
+    active: str
+    shadow: str
+    requests: int
+    failed: int
+    left_out: int = Field(description="requests of the sample for which the shadow had no time")
+    identical_share: float
+    same_first_share: float
+    overlap_mean: float = Field(description="share of the items that both lists have")
+    score_difference_mean: float = Field(description="absolute, of the items that both lists have")
+    ms_mean: float
+    shadow_ms_mean: float
+    last_error: str
+    gains: list[ItemChange] = Field(description="items that would be in more lists")
+    losses: list[ItemChange] = Field(description="items that would be in fewer lists")
+
+
+class Shadowed(BaseModel):
+    model_config = _example(shadow="20260101-120000")
+
+    shadow: str
+
+
+class Unloaded(BaseModel):
+    model_config = _example(loaded=["20260101-120000"])
+
+    loaded: list[str]
+
+
+class Activated(BaseModel):
+    model_config = _example(active="20260102-120000", previous="20260101-120000")
+
+    active: str
+    previous: str | None
+
+
+class ArmInfo(BaseModel):
+    """One variant. `bundle` empty: the published one."""
+
+    name: str
+    share: float = Field(description="of the experiment's users")
+    bundle: str
+    settings: dict[str, Any]
+
+
+class ExperimentInfo(BaseModel):
+    """Arms on the users of one layer whose bucket is in [first, last)."""
+
+    name: str
+    layer: str
+    salt: str
+    first: float
+    last: float
+    arms: list[ArmInfo]
+
+
+class ArmOutcomes(Growth):
+    """As `recsys ab report` finds them, over time."""
+
+    age_s: float = Field(description="since the lake was read for this answer")
+
+
+class RunningExperiments(BaseModel):
+    """`error`: why the file's latest content is not used. `arms`: of the user that was asked for."""
+
+    experiments: list[ExperimentInfo]
+    error: str = ""
+    user_id: str | None = None
+    arms: dict[str, str] | None = None
+
+
+class Health(BaseModel):
+    """`ready` means that requests are answered; `degraded` names what is missing meanwhile."""
+
+    model_config = _example(
+        ready=True,
+        bundle="20260101-120000",
+        degraded=[],
+        checks={"bundle": "ok", "store": "ok", "kafka": "ok", "item_features": "ok"},
+    )
+
+    ready: bool
+    bundle: str | None
+    degraded: list[str]
+    checks: dict[str, str]

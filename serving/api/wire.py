@@ -1,0 +1,180 @@
+"""What the hot routes take and give: msgspec structs, decoded several times faster than by pydantic.
+
+The OpenAPI document is made of them (`serving.api.openapi`). Lengths are limited here; the numbers that an operator may
+change (`k`, batch sizes) are checked in the routes. The other routes use pydantic models (`serving.api.schemas`).
+"""
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, SCHEMA_VERSION
+from recsys.contracts.types import EventType
+
+MAX_CURSOR = 200_000  # a thousand ids of 128 characters, and the signature
+PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE)]
+Text = Annotated[str, Meta(max_length=MAX_CONTEXT_LENGTH // 2)]
+Context = Annotated[dict[Text, Text], Meta(max_length=MAX_CONTEXT_ENTRIES)]
+
+
+class Request(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Base of what clients send: unknown fields are refused, a misspelt one must not be ignored."""
+
+
+class UserRequest(Request):
+    """Base of what is asked for one user."""
+
+    user_id: Id
+
+    def __post_init__(self) -> None:
+        """As in events: what is shown to the user is logged under this id, and read with the events' rules."""
+        if not self.user_id.isprintable():
+            raise ValueError("user_id: control characters are not allowed")
+
+
+class RecommendationRequest(UserRequest):
+    """Ask for a list for one user."""
+
+    k: Annotated[int, Meta(ge=1, description="items wanted; the API's default when absent")] | None = None
+    context: Annotated[Context, Meta(description="device, page, …; logged with the impression")] = field(
+        default_factory=dict
+    )
+    exclude: Annotated[list[Id], Meta(max_length=1_000, description="items that must not be in the list")] = (
+        field(default_factory=list)
+    )
+    cursor: (
+        Annotated[
+            str,
+            Meta(
+                max_length=MAX_CURSOR,
+                description="for lists in pages: empty for the first, then that of the answer before",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Recommendation(Struct, frozen=True, kw_only=True):
+    """One line of the list, the best first."""
+
+    item_id: str
+    score: float
+    propensity: Annotated[float, Meta(description="probability that the policy shows it at this place")]
+    channels: Annotated[list[str], Meta(description="recall channels that found it")]
+    title: str
+    categories: list[str]
+
+
+class Recommendations(Struct, frozen=True, kw_only=True):
+    """The answer. `degraded` names every part that could not do its work; empty when all is well."""
+
+    request_id: str
+    user_id: str
+    bundle: str
+    arms: Annotated[dict[str, str], Meta(description="experiment → the arm that this user is in")]
+    items: list[Recommendation]
+    degraded: list[str]
+    cached: Annotated[
+        bool, Meta(description="the list is a moment old: nothing the user did since changes it")
+    ]
+    ms: Annotated[float, Meta(description="milliseconds inside the API")]
+    cursor: Annotated[
+        str | UnsetType, Meta(description="when one was sent: asks for the next page; absent at the end")
+    ] = UNSET
+    funnel: Annotated[
+        dict[str, Any] | UnsetType,
+        Meta(description="with `?explain=true`: stages, candidates, removed items"),
+    ] = UNSET
+
+
+class RecommendationBatch(Request):
+    """Many lists in one request, each answered or refused on its own."""
+
+    requests: Annotated[list[RecommendationRequest], Meta(min_length=1)]
+
+
+class BatchAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of a batch: `status` is what it would have got alone, with either the answer or the reason."""
+
+    status: int
+    answer: Recommendations | UnsetType = UNSET
+    detail: str = ""
+
+
+class BatchAnswers(Struct, frozen=True, kw_only=True):
+    """In the order of the requests."""
+
+    answers: list[BatchAnswer]
+
+
+class RankRequest(UserRequest):
+    """Candidates of the caller's own, to be ranked for one user."""
+
+    items: Annotated[
+        list[Id], Meta(min_length=1, max_length=1_000, description="the candidates, in any order")
+    ]
+    context: Annotated[Context, Meta(description="device, page, …")] = field(default_factory=dict)
+
+
+class RankedItem(Struct, frozen=True, kw_only=True):
+    """One candidate, the best first."""
+
+    item_id: str
+    score: float
+    scores: Annotated[
+        dict[str, float], Meta(description="by head: click, conversion given a click, like, log1p seconds")
+    ]
+
+
+class Ranking(Struct, frozen=True, kw_only=True):
+    """All candidates that the catalogue knows, ordered. Without the ranker (`degraded`) in the order sent."""
+
+    request_id: str
+    user_id: str
+    bundle: str
+    arms: Annotated[dict[str, str], Meta(description="experiment → the arm that this user is in")]
+    items: list[RankedItem]
+    unknown: Annotated[list[str], Meta(description="candidates that are not in the catalogue")]
+    degraded: list[str]
+    ms: Annotated[float, Meta(description="milliseconds inside the API")]
+
+
+class EventRequest(Request):
+    """One event. `event_id` and `event_time_ms` are filled in when absent; send an id to make retries safe."""
+
+    type: EventType
+    user_id: Id
+    item_id: Id
+    event_id: Id | None = None
+    event_time_ms: Annotated[int, Meta(gt=0, description="Unix milliseconds, when it happened")] | None = None
+    request_id: Annotated[Id, Meta(description="of the answer that showed the item")] | None = None
+    position: Annotated[int, Meta(ge=0, lt=1_000_000)] | None = None
+    value: (
+        Annotated[float, Meta(description="dwell: milliseconds; purchase: price; rating: stars")] | None
+    ) = None
+    context: Context = field(default_factory=dict)
+    schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+
+
+class EventBatch(Request):
+    """Many events; each is judged on its own."""
+
+    events: list[EventRequest]
+
+
+class EventResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one event of the request: `accepted`, or `rejected` with the reason."""
+
+    status: str
+    event_id: str = ""
+    reason: str = ""
+
+
+class EventResults(Struct, frozen=True, kw_only=True):
+    """In the order of the request."""
+
+    accepted: int
+    rejected: int
+    results: list[EventResult]

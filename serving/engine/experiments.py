@@ -1,0 +1,194 @@
+"""Experiments in the request path: whose requests run in which arm, and what that changes.
+
+    experiments:
+      - name: diversity
+        layer: rerank
+        arms:
+          - name: control
+          - name: dpp
+            settings: {rerank: {diversity: dpp, strength: 0.4}}
+      - name: ranker
+        layer: models
+        last: 0.2                      # a fifth of the users
+        salt: second-try               # shuffles them anew
+        arms:
+          - {name: control, weight: 1}
+          - {name: student, weight: 1, bundle: 20260101-120000}
+
+Assignment is a hash of the user (`recsys.experiments.assignment`): nothing is stored, every process agrees. Experiments
+of different layers meet the same user, so they must not set the same thing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.types import Head
+from recsys.experiments.assignment import Arm, Assigner, Assignment, Experiment, exposures_text
+from recsys.rerank.reranker import Exploration, RerankConfig
+from recsys.watched_file import WatchedFile
+from serving.engine.runtime import PathConfig
+
+
+class ArmSettings(BaseModel):
+    """What an arm may change. Whatever is absent stays as it is without experiments."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    candidates: int | None = Field(None, ge=1, le=10_000, description="Candidates that are ranked.")
+    rerank: RerankConfig | None = Field(None, description="Fields of the rerank stage; those given change.")
+    exploration: Exploration | None = Field(None, description="Places of the list that are drawn.")
+    weights: dict[Head, float] | None = Field(None, description="The value model's weight of each head.")
+    shown_discount: float | None = Field(
+        None, gt=0, le=1, description="What each earlier impression of an item leaves of its value; 1: all."
+    )
+
+    def apply(self, path: PathConfig) -> PathConfig:
+        """The request path with this arm's changes."""
+        rerank = path.rerank
+        if self.rerank is not None:
+            given = {name: getattr(self.rerank, name) for name in self.rerank.model_fields_set}
+            rerank = rerank.model_copy(update=given)
+        if self.exploration is not None:
+            rerank = rerank.model_copy(update={"exploration": self.exploration})
+        return PathConfig(
+            candidates=self.candidates or path.candidates,
+            rerank=rerank,
+            weights=path.weights if self.weights is None else tuple(self.weights.items()),
+            shown_discount=self.shown_discount or path.shown_discount,
+        )
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    experiments: tuple[Experiment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """One user's arms, and what they make of the request.
+
+    `exposures` is what the impression record says; `bundle` empty: the published one.
+    """
+
+    arms: Mapping[str, str]
+    exposures: str
+    path: PathConfig
+    bundle: str = ""
+
+
+class Experiments:
+    """The experiments of a file, read again when it changes. Without a file nobody is in one. Thread-safe."""
+
+    def __init__(self, path: Path | None, base: PathConfig, check_every_s: float = 1.0) -> None:
+        """
+        Raises:
+            InvalidConfig: the file is invalid now; later the last good one stays, and `error` says why.
+        """
+        self._file = (
+            WatchedFile(path, lambda p: _Plan(read_experiments(p), base), check_every_s) if path else None
+        )
+        self._nobody = _Plan(Assigner(()), base)
+
+    @property
+    def running(self) -> Sequence[Experiment]:
+        return self._plan.assigner.experiments
+
+    @property
+    def error(self) -> str:
+        return self._file.error if self._file else ""
+
+    @property
+    def bundles(self) -> frozenset[str]:
+        """Versions that some arm asks for."""
+        return frozenset(arm.bundle for e in self.running for arm in e.arms if arm.bundle)
+
+    def of(self, user_id: str) -> Assigned:
+        return self._plan.of(user_id)
+
+    @property
+    def _plan(self) -> "_Plan":
+        return self._file.value if self._file else self._nobody
+
+
+class _Plan:
+    """One content of the file, and what its combinations of arms come to."""
+
+    def __init__(self, assigner: Assigner, base: PathConfig) -> None:
+        self.assigner = assigner
+        self._base = base
+        self._combined = lru_cache(1_024)(self._combine)
+
+    def of(self, user_id: str) -> Assigned:
+        assignments = self.assigner.assign(user_id)
+        return self._combined(tuple((a.experiment, a.arm.name) for a in assignments))
+
+    def _combine(self, labels: tuple[tuple[str, str], ...]) -> Assigned:
+        """Every user with the same arms gets the same object."""
+        experiments = {e.name: e for e in self.assigner.experiments}
+        assignments = [_assignment(experiments[name], arm) for name, arm in labels]
+        path = self._base
+        for assignment in assignments:
+            path = ArmSettings.model_validate(assignment.arm.settings).apply(path)
+        return Assigned(
+            arms=dict(labels),
+            exposures=exposures_text(assignments),
+            path=path,
+            bundle="".join(a.arm.bundle for a in assignments),  # at most one layer chooses bundles
+        )
+
+
+def _assignment(experiment: Experiment, name: str) -> Assignment:
+    arm = next(arm for arm in experiment.arms if arm.name == name)
+    return Assignment(experiment.name, arm, arm.weight / sum(a.weight for a in experiment.arms))
+
+
+def read_experiments(path: Path) -> Assigner:
+    """
+    Raises:
+        InvalidConfig: naming the file, the place in it and what is wrong there.
+    """
+    try:
+        found = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        assigner = Assigner(found.experiments)
+    except OSError as error:
+        raise InvalidConfig(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InvalidConfig(f"{path}: not YAML: {error}") from error
+    except ValidationError as error:
+        raise InvalidConfig(f"{path}: {_first(error)}") from error
+    except ValueError as error:
+        raise InvalidConfig(f"{path}: {error}") from error
+    owner: dict[str, str] = {}
+    for experiment in found.experiments:
+        for name in {name for arm in experiment.arms for name in _changes(path, experiment, arm)}:
+            if owner.setdefault(name, experiment.layer) != experiment.layer:
+                raise InvalidConfig(
+                    f"{path}: layers {owner[name]!r} and {experiment.layer!r} both set {name}: one user may meet"
+                    " both; put the experiments into one layer"
+                )
+    return assigner
+
+
+def _changes(path: Path, experiment: Experiment, arm: Arm) -> set[str]:
+    """What an arm sets, by name; `rerank` and the exploration in it are two things."""
+    try:
+        settings = ArmSettings.model_validate(arm.settings)
+    except ValidationError as error:
+        raise InvalidConfig(f"{path}: {experiment.name}:{arm.name}: settings: {_first(error)}") from error
+    if settings.rerank is not None and "exploration" in settings.rerank.model_fields_set:
+        raise InvalidConfig(
+            f"{path}: {experiment.name}:{arm.name}: give `exploration` beside `rerank`, not in it"
+        )
+    return set(settings.model_fields_set) | ({"bundle"} if arm.bundle else set())
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -1,0 +1,29 @@
+"""The feature values of the latest served lists, kept to be compared with what the ranker was trained on."""
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.pipeline.pipeline import Answer
+from serving.engine.runtime import Runtime
+
+LISTS = 500
+
+
+class ServedFeatures:
+    """The last `LISTS` lists of this process, each with the bundle that made it. Thread-safe: a deque's append is."""
+
+    def __init__(self) -> None:
+        self._lists: deque[tuple[str, NDArray[np.float32]]] = deque(maxlen=LISTS)
+
+    def note(self, runtime: Runtime, answer: Answer) -> None:
+        """Keep a reference: the hot path copies nothing."""
+        features, manifest = answer.candidates.features, runtime.bundle.manifest
+        if features.shape[1] == len(manifest.feature_names):
+            self._lists.append((manifest.version, features))
+
+    def matrix(self, bundle: str) -> NDArray[np.float32]:
+        """(N, D) of the lists that this bundle made; (0, 0): none yet."""
+        lists = [features for version, features in self._lists.copy() if version == bundle]
+        return np.concatenate(lists) if lists else np.empty((0, 0), np.float32)

@@ -1,0 +1,226 @@
+"""Shadow scoring: a sample of the requests is answered again with another bundle, and what would have changed is noted.
+
+Nobody waits for it and nobody sees it: one thread takes the sample behind the answers, and leaves out what it has no
+time for. The shadow's answer has no side effects: nothing is logged as shown. Which bundle it is says the file
+`bundles/SHADOW`, so all processes follow it, and the next start does.
+"""
+
+import os
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+from msgspec.structs import replace as changed
+
+from recsys.bundle import named_version
+from recsys.contracts.errors import RecsysError
+from recsys.pipeline.pipeline import Answer
+from recsys.pipeline.stages import Status
+from serving.engine.model_host import ModelHost
+from serving.engine.runtime import Runtime
+from serving.telemetry import Telemetry
+
+FILE = "SHADOW"
+_QUEUE = 100  # requests that wait for the shadow
+_ITEMS = 2_000  # items whose gains and losses are counted
+_TOP = 10
+_log = structlog.get_logger(__name__)
+
+
+def set_shadow(bundles: Path, version: str | None) -> None:
+    """Make this version the shadow of all processes; None: no shadow."""
+    if version is None:
+        (bundles / FILE).unlink(missing_ok=True)
+        return
+    aside = bundles / f".{FILE}-{os.getpid()}"
+    aside.write_text(version + "\n", encoding="utf-8")
+    aside.rename(bundles / FILE)
+
+
+@dataclass
+class Difference:
+    """How the lists of two bundles differ, over the requests so far. `changes`: item → lists that it would be in and is
+    not, less those that it is in and would not be."""
+
+    active: str
+    shadow: str
+    requests: int = 0
+    failed: int = 0
+    left_out: int = 0  # the shadow was too slow for them
+    identical: int = 0
+    same_first: int = 0
+    overlap_sum: float = 0.0
+    score_difference_sum: float = 0.0
+    compared_items: int = 0
+    ms_sum: float = 0.0
+    shadow_ms_sum: float = 0.0
+    last_error: str = ""
+    changes: Counter[str] = field(default_factory=Counter)
+
+    def report(self) -> dict[str, Any]:
+        """JSON-ready. Means are 0 before the first request."""
+        n, items = max(1, self.requests), max(1, self.compared_items)
+        ordered = self.changes.most_common()
+        return {
+            "active": self.active,
+            "shadow": self.shadow,
+            "requests": self.requests,
+            "failed": self.failed,
+            "left_out": self.left_out,
+            "identical_share": self.identical / n,
+            "same_first_share": self.same_first / n,
+            "overlap_mean": self.overlap_sum / n,
+            "score_difference_mean": self.score_difference_sum / items,
+            "ms_mean": self.ms_sum / n,
+            "shadow_ms_mean": self.shadow_ms_sum / n,
+            "last_error": self.last_error,
+            "gains": [{"item_id": i, "lists": n} for i, n in ordered[:_TOP] if n > 0],
+            "losses": [{"item_id": i, "lists": -n} for i, n in ordered[::-1][:_TOP] if n < 0],
+        }
+
+
+class Shadow:
+    """Thread-safe. `share` of the requests are taken, every so many-th: no random number decides."""
+
+    def __init__(self, bundles: Path, host: ModelHost[Runtime], share: float, telemetry: Telemetry) -> None:
+        self._bundles = bundles
+        self._host = host
+        self._share = share
+        self._telemetry = telemetry
+        self._owed = 0.0
+        self._queue: queue.Queue[tuple[Runtime, Answer] | None] = queue.Queue(_QUEUE)
+        self._lock = threading.Lock()
+        self._difference: Difference | None = None
+        self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
+        host.wanted.append(self._wanted)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Leave out what waits, and stop."""
+        while True:
+            try:
+                self._queue.get_nowait()
+            except queue.Empty:
+                break
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def version(self) -> str | None:
+        return named_version(self._bundles / FILE)
+
+    def offer(self, runtime: Runtime, answer: Answer) -> None:
+        """Take a share of the answers; never waits. A request that was degraded says nothing of a bundle."""
+        difference = self._difference
+        if difference is None or answer.degraded:
+            return
+        self._owed += self._share  # a lost update between two threads takes one request less
+        if self._owed < 1:
+            return
+        self._owed -= 1
+        try:
+            self._queue.put_nowait((runtime, answer))
+        except queue.Full:
+            with self._lock:
+                difference.left_out += 1
+
+    def report(self) -> dict[str, Any] | None:
+        """Since this pair of bundles began, in this process; None without a shadow."""
+        with self._lock:
+            return self._difference.report() if self._difference else None
+
+    def _wanted(self) -> Collection[str]:
+        """Called by the host now and then: follow the file, begin anew when the pair has changed."""
+        version, active = self.version, self._host.active
+        pair = (active, version) if version and active and version != active else None
+        with self._lock:
+            old = self._difference
+            if pair != ((old.active, old.shadow) if old else None):
+                self._difference = Difference(*pair) if pair else None
+        return (version,) if pair and version else ()
+
+    def _work(self) -> None:
+        while (taken := self._queue.get()) is not None:
+            difference = self._difference
+            runtime, answer = taken
+            if difference is None or runtime.bundle.manifest.version != difference.active:
+                continue  # of an arm's bundle, or from before a swap
+            if runtime is not self._host.runtime():
+                continue  # of an arm with a request path of its own
+            other = self._host.runtime(difference.shadow)
+            if other is None:  # not loaded yet
+                with self._lock:
+                    difference.left_out += 1
+            else:
+                self._compare(difference, runtime, answer, other)
+
+    def _compare(self, difference: Difference, runtime: Runtime, answer: Answer, other: Runtime) -> None:
+        pipeline = replace(other.pipeline, side_effects=())
+        query = changed(answer.query, deadline_s=float("inf"), explain=False)
+        began = time.perf_counter()
+        try:
+            again = pipeline.answer(query)
+        except RecsysError as error:
+            self._note_failure(difference, str(error))
+            return
+        except Exception as error:
+            _log.exception("the shadow failed", version=difference.shadow)
+            self._note_failure(difference, f"{type(error).__name__}: {error}")
+            return
+        if again.degraded:  # what is missing is not what the bundle would have shown
+            errors = (f"{o.stage}: {o.error}" for o in again.outcomes if o.status is not Status.OK)
+            self._note_failure(difference, "; ".join(errors))
+            return
+        shadow_ms = (time.perf_counter() - began) * 1e3
+        self._note(difference, _scores(runtime, answer), _scores(other, again), _ms(answer), shadow_ms)
+
+    def _note_failure(self, difference: Difference, error: str) -> None:
+        with self._lock:
+            difference.failed += 1
+            difference.last_error = error
+        self._telemetry.shadow.labels("failed").inc()
+
+    def _note(
+        self,
+        difference: Difference,
+        shown: dict[str, float],
+        instead: dict[str, float],
+        ms: float,
+        shadow_ms: float,
+    ) -> None:
+        """Both lists by item, the first item first."""
+        both = shown.keys() & instead.keys()
+        identical = list(shown) == list(instead)
+        with self._lock:
+            difference.requests += 1
+            difference.identical += identical
+            difference.same_first += next(iter(shown), None) == next(iter(instead), None)
+            difference.overlap_sum += len(both) / max(1, len(shown), len(instead))
+            difference.score_difference_sum += sum(abs(shown[item] - instead[item]) for item in both)
+            difference.compared_items += len(both)
+            difference.ms_sum += ms
+            difference.shadow_ms_sum += shadow_ms
+            difference.changes.update(instead.keys() - both)
+            difference.changes.subtract(shown.keys() - both)
+            if len(difference.changes) > _ITEMS:
+                largest = sorted(difference.changes.items(), key=lambda change: -abs(change[1]))
+                difference.changes = Counter(dict(largest[: _ITEMS // 2]))
+        self._telemetry.shadow.labels("identical" if identical else "different").inc()
+
+
+def _scores(runtime: Runtime, answer: Answer) -> dict[str, float]:
+    shown = answer.candidates
+    return dict(zip(runtime.catalogue.ids(shown.rows.tolist()), shown.score.tolist(), strict=True))
+
+
+def _ms(answer: Answer) -> float:
+    return sum(outcome.ms for outcome in answer.outcomes)

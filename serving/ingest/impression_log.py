@@ -1,0 +1,151 @@
+"""The impression log as the last stage of the request path: queue, and let a thread encode and spool it."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import compress
+from typing import Protocol
+
+import orjson
+import structlog
+from msgspec.structs import replace
+
+from recsys.contracts.errors import Unavailable
+from recsys.contracts.impressions import Impression, ShownItem
+from recsys.contracts.request import ABSENT
+from recsys.contracts.types import Topic
+from recsys.features.state import EntityState
+from recsys.items.catalogue import Catalogue
+from recsys.observability.tracing import Headers, current_headers
+from recsys.pipeline.pipeline import Answer
+from serving.ingest.outbox import Message, Outbox
+from serving.telemetry import Telemetry
+
+_BATCH = 100
+_LINGER_S = 0.05  # waking a thread for each answer would take the answers' processor time
+_NOT_KEPT = EntityState()  # an impression that waits must not hold the user's whole state
+_log = structlog.get_logger(__name__)
+
+
+class ImpressionWriter:
+    """Takes impressions from any thread; makes and encodes them, and puts them into the outbox, in one of its own.
+
+    At most `limit` wait in memory; when the spool cannot take them (full disk, Kafka away for hours) they are
+    dropped and counted: an impression was never promised to anybody, an answer must not wait for it.
+    """
+
+    def __init__(self, outbox: Outbox, telemetry: Telemetry, limit: int = 5_000) -> None:
+        self._outbox = outbox
+        self._dropped = telemetry.impressions_dropped
+        self._queue: queue.Queue[tuple[Callable[[], Impression], Headers] | None] = queue.Queue(limit)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._write_forever, name="impressions", daemon=True)
+        self._thread.start()
+
+    def put(self, impression: Callable[[], Impression], headers: Headers = ()) -> None:
+        """Never waits; the impression is made later. `headers`: of its record.
+
+        Raises:
+            Unavailable: the queue is full.
+        """
+        try:
+            self._queue.put_nowait((impression, headers))
+        except queue.Full:
+            self._dropped.inc()
+            raise Unavailable("the impression log is full") from None
+
+    def close(self) -> None:
+        """Write what is queued and stop."""
+        self._closing.set()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _write_forever(self) -> None:
+        ended = False
+        while not ended:
+            batch = [self._queue.get()]
+            if self._queue.qsize() < _BATCH:
+                self._closing.wait(_LINGER_S)
+            while len(batch) < _BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            ended = None in batch
+            self._write(list(self._messages(batch)))
+
+    def _messages(
+        self, batch: Sequence[tuple[Callable[[], Impression], Headers] | None]
+    ) -> Iterator[Message]:
+        """Those that can be made: one that cannot must not take the thread, and every later one, with it."""
+        for make, headers in filter(None, batch):
+            try:
+                impression = make()
+                value = orjson.dumps(impression.to_dict())
+            except Exception:
+                self._dropped.inc()
+                _log.exception("an impression cannot be made")
+            else:
+                yield Message(Topic.IMPRESSIONS, impression.user_id, value, headers)
+
+    def _write(self, messages: Sequence[Message]) -> None:
+        try:
+            self._outbox.put(messages)
+        except Unavailable as error:
+            self._dropped.inc(len(messages))
+            _log.warning("impressions dropped", count=len(messages), error=str(error))
+
+
+class Impressions(Protocol):
+    """Where what was shown goes: `ImpressionWriter`."""
+
+    def put(self, impression: Callable[[], Impression], headers: Headers = ()) -> None:
+        """Raises: Unavailable."""
+
+
+class ImpressionLog:
+    """Side effect of the pipeline: one record an answered request."""
+
+    name = "impression_log"
+    optional = True
+
+    def __init__(self, writer: Impressions, catalogue: Catalogue, bundle: str, fingerprint: str) -> None:
+        self._writer = writer
+        self._catalogue = catalogue
+        self._bundle = bundle
+        self._fingerprint = fingerprint
+
+    def after(self, answer: Answer) -> None:
+        if len(answer.candidates):
+            bare = replace(answer, query=replace(answer.query, user=_NOT_KEPT), explanation=None)
+            self._writer.put(partial(self.impression, bare), current_headers())
+
+    def impression(self, answer: Answer) -> Impression:
+        query, shown = answer.query, answer.candidates
+        lines = zip(
+            map(self._catalogue.item, shown.rows.tolist()),
+            shown.score.tolist(),
+            answer.propensities.tolist(),
+            (shown.ranks != ABSENT).tolist(),
+            strict=True,
+        )
+        return Impression(
+            request_id=query.request_id,
+            user_id=query.user_id,
+            time_ms=query.now_ms,
+            bundle=self._bundle,
+            fingerprint=self._fingerprint,
+            items=[
+                ShownItem(
+                    item_id=item.item_id,
+                    position=position,
+                    score=score,
+                    propensity=propensity,
+                    channels=tuple(compress(shown.channels, found)),
+                    categories=item.categories,
+                    creator=item.creator,
+                )
+                for position, (item, score, propensity, found) in enumerate(lines)
+            ],
+            features=shown.features,
+            arm=query.arm,
+            context=dict(query.context),
+        )

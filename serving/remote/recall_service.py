@@ -1,0 +1,76 @@
+"""What a recall process has of a bundle: tower and index, and the items that have arrived since."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from recsys.bundle import Bundle
+from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.types import Item
+from recsys.features.state import EntityState
+from recsys.items.catalogue import Catalogue
+from recsys.items.item_table import read_items
+from recsys.recall.live_items import LiveItems
+from recsys.recall.two_tower import UserTower
+from serving.engine.golden import check_golden
+from serving.engine.index_backend import IndexPlace
+from serving.remote.service import Nearest, NearestCall
+from serving.remote.transport import Array
+
+
+class RecallPart:
+    """Tower and index of one bundle; `serving.engine.item_feed.Follower`: follows the catalogue, needs no features."""
+
+    def __init__(self, bundle: Bundle, place: IndexPlace) -> None:
+        """
+        Raises:
+            InvalidBundle: a file cannot be used, or the golden outputs differ.
+            InvalidConfig, Unavailable: Milvus is asked for, and its client or Milvus itself is missing.
+        """
+        check_golden(bundle)
+        items = read_items(bundle.file("items.parquet"))
+        arrays = load_file(bundle.file("item_vectors.safetensors"))
+        if len(items) != len(arrays["vectors"]):
+            raise InvalidBundle(f"{bundle.path.name}: items and vectors differ in number")
+        self.bundle = bundle
+        self._catalogue = Catalogue(items)
+        self._index = place.open(bundle, arrays["vectors"])
+        self._items = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
+        self._tower = UserTower(bundle.file("user_tower.onnx"))
+
+    def nearest(self, call: NearestCall) -> Nearest:
+        """Nothing for somebody of whom this tower reads nothing.
+
+        Raises:
+            ValueError: the arrays are no histories, or the tower gives NaN or infinity.
+        """
+        inputs = [array.numpy() for array in (call.history, call.types, call.gaps, call.profile)]
+        if not inputs[0].any() and not (self._tower.takes_profile and inputs[-1].any()):
+            return Nearest(Array.of(np.empty(0, np.int32)), [])
+        vector = self._tower.vectors(*inputs)
+        if not np.isfinite(vector).all():
+            raise ValueError("the user tower gave NaN or infinity")
+        rows = self._index.search(vector, call.n).of(0).copy()
+        newer = np.flatnonzero(rows >= self._catalogue.trained)
+        ids = self._catalogue.ids(rows[newer].tolist())
+        rows[newer] = -1 - np.arange(len(newer), dtype=np.int32)
+        return Nearest(Array.of(rows), ids)
+
+    def apply(
+        self, entries: Iterable[tuple[str, Item | None]], states: Iterable[tuple[str, EntityState]]
+    ) -> None:
+        known = dict(entries)
+        changed = [item for item in known.values() if item is not None and not self._has(item)]
+        if changed:
+            self._items.put(changed)
+        gone = [item_id for item_id, item in known.items() if item is None]
+        if gone:
+            self._items.delete(gone)
+
+    def refresh(self, now_ms: int) -> None:
+        """Nothing is computed ahead."""
+
+    def _has(self, item: Item) -> bool:
+        row = self._catalogue.rows.get(item.item_id)
+        return row is not None and bool(self._catalogue.alive[row]) and self._catalogue.item(row) == item

@@ -1,0 +1,227 @@
+"""Caches: bounded, timed, made once; and a cached list is never one that a click has overtaken."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recsys.contracts.types import Topic
+from recsys.recall.two_tower import UserTower
+from serving.assembly import _caches
+from serving.caching.cache import Cache
+from serving.caching.memory_guard import MemoryGuard, memory_left
+from serving.engine.user_vectors import CachedUserTower
+from tests.bundles import tiny_vectors, user_tower, write_tiny_bundle
+from tests.serving.conftest import Api, click
+from tests.serving.waiting import eventually
+
+
+def test_the_least_recently_used_leaves_when_the_bytes_are_used_up() -> None:
+    cache: Cache[str, str] = Cache(max_bytes=10, weigh=len)
+    cache.put("a", "xxxx")
+    cache.put("b", "yyyy")
+    assert cache.get("a") == "xxxx"
+    cache.put("c", "zz")
+    assert cache.bytes == 10
+    cache.put("d", "w")
+    assert cache.get("b") is None
+    assert (cache.get("a"), cache.get("c"), cache.get("d")) == ("xxxx", "zz", "w")
+    assert (cache.bytes, cache.evictions) == (7, 1)
+    cache.put("a", "x" * 11)  # heavier than the cache
+    assert cache.get("a") is None
+    assert (cache.hits, cache.misses) == (4, 2)
+
+
+def test_entries_end_with_their_time() -> None:
+    now = [0.0]
+    cache: Cache[str, str] = Cache(100, len, ttl_s=1.0, clock=lambda: now[0])
+    cache.put("a", "x")
+    now[0] = 1.0
+    assert cache.get("a") == "x"
+    now[0] = 1.01
+    assert cache.get("a") is None
+    assert cache.bytes == 0
+
+
+def test_a_hot_entry_is_renewed_once_before_its_time_is_over() -> None:
+    now, due = [0.0], []
+    cache: Cache[str, str] = Cache(100, len, ttl_s=1.0, clock=lambda: now[0])
+
+    def ask() -> str:
+        return cache.get_or_make("a", lambda: ("x", True), lambda: due.append(now[0]))
+
+    assert [ask() for _ in range(3)] == ["x"] * 3
+    assert due == []  # hot, but fresh
+    now[0] = 0.8
+    assert [ask() for _ in range(3)] == ["x"] * 3
+    assert due == [0.8]
+    cache.renew("a", "y")
+    now[0] = 1.5  # the first would be gone
+    assert (ask(), cache.prefetched, due) == ("y", 1, [0.8])
+    cache.put("cold", "z")
+    now[0] = 2.3
+    assert cache.get_or_make("cold", lambda: ("z", True), lambda: due.append(0.0)) == "z"
+    assert due == [0.8]  # one hit does not make it hot
+
+
+def test_caches_shrink_while_memory_is_short_and_grow_again() -> None:
+    cache: Cache[int, str] = Cache(100, len)
+    for key in range(10):
+        cache.put(key, "x" * 10)
+    left = [0.05]
+    guard = MemoryGuard(lambda: [cache], lambda: left[0])
+    guard.look()
+    assert (cache.max_bytes, cache.bytes, cache.evictions) == (50, 50, 5)
+    assert cache.get(9) is not None  # the latest stay
+    left[0] = 0.10  # neither short nor enough
+    guard.look()
+    assert cache.max_bytes == 50
+    left[0] = 0.5
+    guard.look()
+    guard.look()
+    assert cache.max_bytes == 100
+    assert 0 < memory_left() <= 1
+
+
+def test_callers_that_miss_at_once_share_one_flight() -> None:
+    cache: Cache[str, str] = Cache(100, len)
+    made: list[int] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def make() -> tuple[str, bool]:
+        made.append(1)
+        begun.set()
+        go.wait(20)
+        return "x", True
+
+    got: list[str] = []
+    threads = [threading.Thread(target=lambda: got.append(cache.get_or_make("a", make))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(20)
+    eventually(lambda: cache.misses == 5)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert (got, made) == (["x"] * 5, [1])
+
+
+def test_a_failed_flight_fails_for_all_and_is_tried_again() -> None:
+    cache: Cache[str, str] = Cache(100, len)
+
+    def fail() -> tuple[str, bool]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or_make("a", fail)
+    assert cache.get_or_make("a", lambda: ("x", False)) == "x"
+    assert cache.get("a") is None  # made, but not to be kept
+
+
+def test_cached_user_vectors_are_those_of_the_tower(tmp_path: Path) -> None:
+    model = user_tower(tiny_vectors(30))
+    plain, cached = UserTower(model), CachedUserTower(model, 10_000)
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(0, 31, (1, 5)) for _ in range(4)]
+    for history in histories * 2:
+        other = np.ones_like(history)
+        np.testing.assert_array_equal(
+            cached.vectors(history, other, other), plain.vectors(history, other, other)
+        )
+    assert (cached.cache.hits, cached.cache.misses) == (4, 4)
+
+
+def test_a_repeated_request_is_cached_and_logged_as_shown_again(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    first, second = api.recommend(k=5).json(), api.recommend(k=5).json()
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert first["items"] == second["items"]
+    assert first["request_id"] != second["request_id"]
+    logged = api.logged(Topic.IMPRESSIONS, 2)
+    assert [i["request_id"] for i in logged] == [first["request_id"], second["request_id"]]
+    assert logged[0]["features"] == logged[1]["features"]
+
+
+@pytest.mark.parametrize("change", [{"k": 6}, {"context": {"tab": "1"}}, {"exclude": ["item-000"]}])
+def test_another_question_is_not_answered_from_the_cache(
+    make_api: Callable[..., Api], change: dict[str, Any]
+) -> None:
+    api = make_api(result_cache_ms=60_000)
+    api.recommend(k=5)
+    assert api.recommend(**{"k": 5, **change}).json()["cached"] is False
+    assert api.recommend("other", k=5).json()["cached"] is False
+    assert api.recommend(k=5).json()["cached"] is True
+
+
+def test_attributes_that_are_put_are_seen_by_the_next_request(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    api.recommend(k=5)
+    assert api.recommend(k=5).json()["cached"] is True
+    assert api.client.put("/v1/users/u1", json={"attributes": {"age": "31"}}).status_code == 202
+    assert api.recommend(k=5).json()["cached"] is False
+
+
+def test_a_click_never_gets_a_cached_list(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    before = api.list_of(k=10)
+    assert api.recommend(k=10).json()["cached"] is True
+    api.apply([click(before[0])])
+    after = api.recommend(k=10).json()
+    assert after["cached"] is False
+    assert before[0] not in [item["item_id"] for item in after["items"]]
+
+
+def test_a_change_of_the_catalogue_is_not_hidden_by_the_cache(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    shown = api.list_of(k=5)
+    api.client.delete(f"/v1/items/{shown[0]}")
+    eventually(lambda: shown[0] not in api.list_of(k=5))
+
+
+def test_degraded_answers_are_not_kept(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    api.store.up = False
+    assert api.recommend().json()["degraded"] == ["user_features"]
+    api.store.up = True
+    eventually(lambda: api.recommend().json()["degraded"] == [])
+
+
+def test_the_list_of_a_user_who_keeps_asking_is_made_anew_beside_the_requests(
+    make_api: Callable[..., Api],
+) -> None:
+    api = make_api(result_cache_ms=400)
+    first = api.recommend(k=5).json()["request_id"]
+
+    def prefetched() -> bool:
+        api.recommend(k=5)
+        return api.services.results.cache.prefetched > 0
+
+    eventually(prefetched)
+    asked = api.services.results.cache
+    logged = {impression["request_id"] for impression in api.logged(Topic.IMPRESSIONS, 1)}
+    assert first in logged
+    assert len(logged) <= asked.hits + asked.misses  # what was made ahead was shown to nobody
+
+
+def test_to_look_at_the_caches_of_bundles_is_not_to_use_the_bundles(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    host = api.services.host
+    write_tiny_bundle(api.services.settings.bundles, "v2", current=False)
+    host.load("v2")
+    assert host.runtime("v1") is not None  # v2 is the least recently used now, and goes first
+    used = dict(host._used)
+    assert len(_caches(api.services)) == 3
+    assert host._used == used
+
+
+def test_what_a_client_excludes_weighs_in_the_cache_of_lists(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+    cache = api.services.results.cache
+    api.recommend(k=5)
+    short = cache.bytes
+    excluded = [f"{n}".rjust(100, "x") for n in range(500)]
+    api.client.post("/v1/recommendations", json={"user_id": "u1", "k": 5, "exclude": excluded})
+    assert cache.bytes - 2 * short >= sum(map(len, excluded))
