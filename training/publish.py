@@ -17,8 +17,8 @@ from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.lake import lake
 from recsys.recall.ann import AnnIndex
-from training.dataset import read_items
-from training.rungs import check_publishable
+from training.compression.variants import check_publishable
+from training.two_tower.sequences import read_items
 
 SUMMARY = "summary.json"
 GOLDEN = "golden.safetensors"

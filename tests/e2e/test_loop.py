@@ -28,7 +28,7 @@ from recsys.lake.lake import count_rows, read_events
 from recsys.settings import Settings
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from training.origin import read_origin
+from training.warm_start import read_origin
 
 pytestmark = [
     pytest.mark.slow,

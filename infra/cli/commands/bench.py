@@ -88,8 +88,8 @@ def rank(
     Example: recsys bench rank --json
     """
     from infra.evaluation.benchmarks.rank import RankBench, run
-    from infra.ladders import ladder_folder
     from recsys.settings import Settings
+    from training.compression.configs import ladder_folder
 
     ladder = ladder_folder(Settings(), lake)
     finish(run(RankBench.quick(ladder, seed) if quick else RankBench(ladder, seed)), as_json)

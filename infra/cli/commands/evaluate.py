@@ -7,9 +7,9 @@ import typer
 
 from infra.cli.output import JsonFlag, QuickFlag, console, finish
 from recsys.settings import Settings
-from training import evaluate_recall
-from training.augment import Augmentation
-from training.evaluate_recall import Protocol, RecallEvaluation
+from training.evaluation import recall as evaluate_recall
+from training.evaluation.recall import Protocol, RecallEvaluation
+from training.two_tower.augment import Augmentation
 
 app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.")
 
@@ -62,8 +62,8 @@ def rank(
 
     Example: recsys evaluate rank --data ../shared/data/kuairand-pure-part --json
     """
-    from training.evaluate_rank import main
-    from training.rank_yardstick import RankEvaluation
+    from training.evaluation.kuairand.benchmark import RankEvaluation
+    from training.evaluation.kuairand.evaluate import main
 
     config = RankEvaluation(
         data=data,
@@ -88,7 +88,7 @@ def nightly(
 
     Example: recsys evaluate nightly --data ../shared/data/kuairand-pure-part --json
     """
-    from training.evaluate_nightly import NightlyEvaluation, main
+    from training.nightly.evaluate import NightlyEvaluation, main
 
     finish(main(NightlyEvaluation(data, seed, quick), report=console.print), as_json)
 
@@ -107,7 +107,7 @@ def robust(
     """
     from dataclasses import replace
 
-    from training.evaluate_robust import RobustEvaluation, main
+    from training.evaluation.robustness import RobustEvaluation, main
 
     config = RobustEvaluation.quick(seed) if quick else RobustEvaluation(seed)
     finish(main(replace(config, epsilon=epsilon), report=console.print), as_json)

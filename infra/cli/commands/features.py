@@ -68,11 +68,11 @@ def build_(
 
     Example: recsys features build --from 2026-04-25 --to 2026-05-08
     """
-    from training.features_job import (  # loads Spark, which `list` and `diff` need not wait for
+    from training.features.job import (  # loads Spark, which `list` and `diff` need not wait for
         FeatureJob,
         build,
     )
-    from training.spark import spark_session
+    from training.features.spark import spark_session
 
     settings = Settings()
     job = FeatureJob(
@@ -132,9 +132,9 @@ def backfill_(
 
     Example: recsys features backfill --namespace recsys-2
     """
-    from training.backfill_job import main  # loads Spark
-    from training.features_job import FeatureJob
-    from training.spark import spark_session
+    from training.features.backfill_job import main  # loads Spark
+    from training.features.job import FeatureJob
+    from training.features.spark import spark_session
 
     settings = connected(StreamSettings())
     dedupe_ms = settings.time_rules.late_ms

@@ -27,16 +27,16 @@ def select(
     """
     from dataclasses import replace
 
-    from training.ladder_input import by_time
-    from training.rank_dataset import read_examples
-    from training.select_features import Selection, Split, main
+    from training.compression.ladder_input import by_time
+    from training.evaluation.feature_selection import Selection, Split, main
+    from training.ranker.dataset import read_examples
 
     settings = Settings()
     config = Selection(settings.home / "reports" / "features", proposals=crosses, seed=seed)
     if quick:
         config = replace(config, trees=30, repeats=1, crossed=4)
     if data is not None:
-        from training import kuairand_rank
+        from training.evaluation.kuairand import log as kuairand_rank
 
         kuairand = kuairand_rank.load(data)
         names = kuairand.names()

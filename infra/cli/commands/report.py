@@ -29,7 +29,7 @@ def ladder(
     Example: recsys report ladder --json
     """
     from infra.evaluation.reports.ladder import CALLS, report
-    from infra.ladders import ladder_folder
+    from training.compression.configs import ladder_folder
 
     settings = Settings()
     folder = ladder_folder(settings, lake)

@@ -16,14 +16,17 @@ from recsys.datasets.catalogue import users_path
 from recsys.features.definitions import FEATURES
 from recsys.models.two_tower import TwoTowerShape
 from recsys.settings import Settings
-from training import export_two_tower, publish, train_ranker, train_two_tower
-from training.clean import Cleaning
-from training.nightly import FULL_EVERY, nights_since_full, update_ranker, update_two_tower
-from training.nightly_ranker import NIGHT, RankerUpdate
+from training import publish
+from training.nightly.ranker import NIGHT, RankerUpdate
+from training.nightly.update import FULL_EVERY, nights_since_full, update_ranker, update_two_tower
 from training.publish import PublishConfig
-from training.rank_loop import LoopConfig
-from training.train_ranker import RankerTraining
-from training.two_tower_config import TwoTowerConfig
+from training.ranker import train as train_ranker
+from training.ranker.clean import Cleaning
+from training.ranker.loop import LoopConfig
+from training.ranker.train import RankerTraining
+from training.two_tower import export as export_two_tower
+from training.two_tower import train as train_two_tower
+from training.two_tower.config import TwoTowerConfig
 
 app = typer.Typer(no_args_is_help=True, help="Train both models on the lake's features.")
 
@@ -155,9 +158,9 @@ def ladder(
 
     Example: recsys train ladder
     """
-    from infra.ladders import ladder_folder, ladder_of
-    from training.ladder import main
-    from training.rungs import served
+    from training.compression.configs import ladder_folder, ladder_of
+    from training.compression.ladder import main
+    from training.compression.variants import served
 
     settings = Settings()
     _forget(fresh, ladder_folder(settings, lake, quick))
@@ -233,9 +236,9 @@ def _rank(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, ob
 def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, object]:
     """The lake's own ladder, as far as int8 needs it. The smallest rung that passed becomes <home>/work/ranker; the
     teacher when none did."""
-    from infra.ladders import ladder_folder, ladder_of
-    from training.ladder import main
-    from training.rungs import candidate, take
+    from training.compression.configs import ladder_folder, ladder_of
+    from training.compression.ladder import main
+    from training.compression.variants import candidate, take
 
     folder = ladder_folder(settings, lake=True)
     _forget(fresh, folder)

@@ -37,8 +37,8 @@ def rank(
 
     Example: recsys tune rank --trials 30 --max-mb 5 --max-ms 1.2
     """
-    from infra.ladders import ladder_of
-    from training.tune_rank import RankTuning, main
+    from training.compression.configs import ladder_of
+    from training.compression.tune import RankTuning, main
 
     settings = Settings()
     config, given = ladder_of(settings, lake=lake, quick=quick, seed=seed)

@@ -21,8 +21,8 @@ from recsys.datasets.base import USER_SCHEMA
 from recsys.datasets.catalogue import items_path, items_table, users_path
 from recsys.lake.lake import EVENTS, DayWriter, events_table, write_parquet
 from recsys.result import Goal, Result
-from training.features_job import FeatureJob, build
-from training.spark import spark_session
+from training.features.job import FeatureJob, build
+from training.features.spark import spark_session
 
 _SAMPLE_S = 0.2
 _SCALES = (1, 2, 4)

@@ -40,9 +40,9 @@ from recsys.features.state import Entity, EntityState, parse_cell
 from recsys.lake.lake import IMPRESSIONS, write_parquet
 from recsys.result import Goal, Result
 from streaming.lake_writer.commit import read_checkpoint
-from training.features_job import FeatureJob, build
-from training.spark import Session, spark_session
-from training.state_job import entity_state, state
+from training.features.job import FeatureJob, build
+from training.features.spark import Session, spark_session
+from training.features.state_job import entity_state, state
 
 _WAIT_S = 900.0
 _encode = msgspec.json.Encoder().encode

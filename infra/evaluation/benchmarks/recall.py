@@ -18,7 +18,7 @@ from recsys.recall.rescored import RescoredIndex
 from recsys.recall.tune import Measured, measure
 from recsys.recall.two_tower import UserTower
 from recsys.result import Goal, Result
-from training.export_two_tower import export_user_tower
+from training.two_tower.export import export_user_tower
 
 _HISTORY = 50
 _REQUESTS = 300

@@ -25,10 +25,10 @@ from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
 from recsys.ranking.scorer import RankerSession
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
-from training.compress import quantize_linear_layers, quantized_tables
-from training.export_ranker import export_ranker, random_inputs
-from training.export_two_tower import export_user_tower
-from training.ladder import LadderConfig
+from training.compression.ladder import LadderConfig
+from training.compression.quantize import quantize_linear_layers, quantized_tables
+from training.ranker.export import export_ranker, random_inputs
+from training.two_tower.export import export_user_tower
 
 DIMENSION, LENGTH, NEIGHBOURS = 64, 50, 50
 

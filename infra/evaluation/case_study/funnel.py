@@ -9,9 +9,10 @@ from pathlib import Path
 
 from infra.evaluation.case_study.section import Found, Sheet
 from recsys.result import Result
-from training import evaluate_rank, evaluate_recall
-from training.evaluate_recall import TWO_TOWER, Protocol, RecallEvaluation
-from training.rank_yardstick import RankEvaluation
+from training.evaluation import recall as evaluate_recall
+from training.evaluation.kuairand import evaluate as evaluate_rank
+from training.evaluation.kuairand.benchmark import RankEvaluation
+from training.evaluation.recall import TWO_TOWER, Protocol, RecallEvaluation
 
 MOVIELENS, KUAIRAND = "ml-100k", "kuairand-pure-part"
 _PROTOCOLS = {MOVIELENS: Protocol.TEMPORAL, KUAIRAND: Protocol.KUAIRAND}

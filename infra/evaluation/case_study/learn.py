@@ -1,6 +1,6 @@
 """What both arms learn from one log: one two-tower, and a ranker for each age of the features. In process, no Spark.
 
-The kernels are those of the Spark job (`training.features_kernel`), on the whole log as one bucket: a case study's log
+The kernels are those of the Spark job (`training.features.kernel`), on the whole log as one bucket: a case study's log
 is small. A ranker must be trained on features as old as those that it will be served: `nightly` gives each example what
 was known at the midnight before it.
 """
@@ -20,15 +20,18 @@ from recsys.items.item_table import read_items
 from recsys.lake.lake import DAY_PREFIX, days, read_day, write_parquet
 from recsys.models.ranker import RankerConfig
 from recsys.models.two_tower import TwoTowerShape
-from training import export_two_tower, publish, train_ranker, train_two_tower
-from training.bucket import TIME
-from training.build_examples import ITEM_CONTEXT, LabelConfig, label
-from training.features_kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS, item_side, user_side
+from training import publish
+from training.features.arrow_columns import TIME
+from training.features.kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS, item_side, user_side
+from training.features.labels import ITEM_CONTEXT, LabelConfig, label
+from training.features.sequences import sequences
 from training.publish import PublishConfig
-from training.rank_loop import LoopConfig
-from training.sequences import sequences
-from training.train_ranker import RankerTraining
-from training.two_tower_config import TwoTowerConfig
+from training.ranker import train as train_ranker
+from training.ranker.loop import LoopConfig
+from training.ranker.train import RankerTraining
+from training.two_tower import export as export_two_tower
+from training.two_tower import train as train_two_tower
+from training.two_tower.config import TwoTowerConfig
 
 SMALL = RankerConfig(
     width=16, shared_experts=2, expert_layers=(64, 32)
@@ -51,7 +54,7 @@ class Learning:
 
 
 def read_log(lake: Path) -> pa.Table:
-    """Every event of the lake, flat: what the kernels of `training.features_kernel` read."""
+    """Every event of the lake, flat: what the kernels of `training.features.kernel` read."""
     rows = pa.concat_tables([read_day(lake, day) for day in days(lake)])
     context = rows.column("context")
     names = {**{name: name for name in ITEM_CONTEXT}, **{c: name for (_, name), c in REQUEST_TEXTS.items()}}

@@ -13,8 +13,8 @@ from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from recsys.contracts.errors import InvalidData
 from recsys.ranking.scorer import RankerSession
-from training.export_ranker import random_inputs
-from training.rungs import ONNX, Rung, candidate, read_rungs
+from training.compression.variants import ONNX, Rung, candidate, read_rungs
+from training.ranker.export import random_inputs
 
 TEACHER = "teacher"
 _LENGTH, _ITEMS = 50, 1_000

@@ -22,13 +22,13 @@ from recsys.models import blocks, ranker
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
 from recsys.ranking.scorer import RankerSession
-from training import compress
-from training import export_ranker as export_ranker_module
-from training.compress import quantize_linear_layers, quantized_tables
-from training.export_ranker import export_ranker, random_inputs
-from training.ladder import LadderConfig
-from training.ladder_data import CATEGORIES, LadderData
-from training.rungs import ONNX
+from training.compression import quantize as compress
+from training.compression.ladder import LadderConfig
+from training.compression.quantize import quantize_linear_layers, quantized_tables
+from training.compression.synthetic import CATEGORIES, LadderData
+from training.compression.variants import ONNX
+from training.ranker import export as export_ranker_module
+from training.ranker.export import export_ranker, random_inputs
 
 GOLDEN, LENGTH = "golden.safetensors", 50
 

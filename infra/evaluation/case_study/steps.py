@@ -15,7 +15,7 @@ from infra.evaluation.benchmarks.serving_watch import Watch, largest_rss_mib
 from infra.evaluation.case_study.deployments import STEPS, Deployment
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.case_study.served import ServedWorld, Size
-from training.rungs import read_rungs
+from training.compression.variants import read_rungs
 
 _K = 20
 _WARM_S = 2.0

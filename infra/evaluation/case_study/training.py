@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 from infra.evaluation.benchmarks.batch import measured
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
-from infra.ladders import seeded
 from recsys.contracts.types import MS_PER_DAY, Head
 from recsys.features.definitions import FEATURES
 from recsys.lake import lake
@@ -34,20 +33,24 @@ from recsys.metrics import auc, gauc
 from recsys.models.ranker import Ranker
 from recsys.simulation.history import PastConfig, write_past
 from recsys.simulation.world import WorldConfig, create_world
-from training import export_two_tower, ladder, train_ranker, train_two_tower
-from training.dataset import read_items
-from training.features_job import FeatureJob, build
-from training.ladder import LadderConfig
-from training.ladder_input import lake_input
-from training.nightly import FULL_EVERY, update_ranker, update_two_tower
-from training.nightly_ranker import RankerUpdate, carried_over
-from training.origin import read_origin
-from training.rank_dataset import RankExamples, item_fields, read_examples
-from training.rank_loop import predict
-from training.rungs import RUNG, take, trained_ranker
-from training.spark import spark_session
-from training.train_ranker import RankerTraining
-from training.two_tower_config import TwoTowerConfig
+from training.compression import ladder
+from training.compression.configs import seeded
+from training.compression.ladder import LadderConfig
+from training.compression.ladder_input import lake_input
+from training.compression.variants import RUNG, take, trained_ranker
+from training.features.job import FeatureJob, build
+from training.features.spark import spark_session
+from training.nightly.ranker import RankerUpdate, carried_over
+from training.nightly.update import FULL_EVERY, update_ranker, update_two_tower
+from training.ranker import train as train_ranker
+from training.ranker.dataset import RankExamples, item_fields, read_examples
+from training.ranker.loop import predict
+from training.ranker.train import RankerTraining
+from training.two_tower import export as export_two_tower
+from training.two_tower import train as train_two_tower
+from training.two_tower.config import TwoTowerConfig
+from training.two_tower.sequences import read_items
+from training.warm_start import read_origin
 
 _LENGTH = 50
 

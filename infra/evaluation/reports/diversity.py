@@ -28,11 +28,11 @@ from recsys.rerank.diversity import (
 from recsys.rerank.greedy import greedy
 from recsys.rerank.reranker import Diversity, RerankConfig
 from recsys.result import Goal, Result
-from training.baselines import Past, ease
-from training.cooccurrence import interactions
-from training.evaluate_recall import Protocol, RecallEvaluation, read_split
-from training.protocols import Split
-from training.retrieval import Cases, scored
+from training.evaluation.baselines import Past, ease
+from training.evaluation.protocols import Split
+from training.evaluation.recall import Protocol, RecallEvaluation, read_split
+from training.evaluation.retrieval import Cases, scored
+from training.two_tower.cooccurrence import interactions
 
 matplotlib.use("Agg")  # no display
 POOL, K, DIMENSION = 100, 10, 32

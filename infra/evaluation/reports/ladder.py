@@ -15,9 +15,9 @@ from matplotlib import pyplot
 from recsys.contracts.errors import InvalidData
 from recsys.ranking.scorer import RankerSession
 from recsys.result import Goal, Result
-from training.export_ranker import random_inputs
-from training.gates import OVERLAP
-from training.rungs import ONNX, Rung, candidate, read_rungs
+from training.compression.gates import OVERLAP
+from training.compression.variants import ONNX, Rung, candidate, read_rungs
+from training.ranker.export import random_inputs
 
 matplotlib.use("Agg")  # no display
 CANDIDATES, LENGTH, CALLS = 500, 50, 60

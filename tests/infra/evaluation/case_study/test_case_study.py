@@ -14,7 +14,7 @@ from infra.evaluation.case_study.study import KEPT, CaseStudy, run
 from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from tests.bundles import ranker_model, tiny_vectors
-from training.rungs import ONNX, RUNG, RUNGS, Rung
+from training.compression.variants import ONNX, RUNG, RUNGS, Rung
 
 
 @pytest.fixture

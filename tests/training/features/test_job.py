@@ -1,0 +1,216 @@
+"""The Spark job on a small lake: the kernels' rows, by day, again and again, and nothing half."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, EventType, Topic
+from recsys.features.definitions import FEATURES
+from recsys.features.describe import DEFINITIONS, differences
+from recsys.features.reference import reference_features
+from recsys.lake.forget import user_digest
+from recsys.lake.lake import EVENTS, DayWriter, day_of, events_table, write_parquet
+from recsys.store.backfill import Covered
+from recsys.store.base import StateDefinition, StoreConfig
+from recsys.store.memory import MemoryFeatureStore
+from tests.recsys.features.worlds import catalogue, population, random_log
+from tests.training.features.test_state_job import folded
+from training.features import backfill_job
+from training.features import job as features_job
+from training.features.job import FeatureJob, build
+from training.features.spark import spark_session
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
+
+RNG = random.Random(5)
+USERS, ITEMS = population(RNG, 6), catalogue(RNG, 8)
+LOG = random_log(RNG, USERS, ITEMS, 240, 4 * MS_PER_DAY)
+DAYS = sorted({day_of(e.event_time_ms) for e in LOG})
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[SparkSession]:
+    session = spark_session("local[1]", "1g", [("spark.sql.shuffle.partitions", "2")])
+    yield session
+    session.stop()
+
+
+def write_lake(folder: Path, events: list[Event]) -> Path:
+    lake = folder / "lake"
+    with DayWriter(lake, EVENTS, "test") as writer:
+        writer.write(events_table(events))
+    texts = pa.map_(pa.string(), pa.string())
+    items = {
+        "item_id": [i.item_id for i in ITEMS],
+        "created_ms": [i.created_ms for i in ITEMS],
+        "attributes": pa.array([list(i.attributes.items()) for i in ITEMS], texts),
+    }
+    users = {
+        "user_id": [u.user_id for u in USERS],
+        "attributes": pa.array([list(u.attributes.items()) for u in USERS], texts),
+    }
+    write_parquet(lake / "items" / "items.parquet", pa.table(items))
+    write_parquet(lake / "users" / "users.parquet", pa.table(users))
+    return lake
+
+
+def read(output: Path, day: str = "*") -> pa.Table:
+    """Examples, in an order that does not depend on the files."""
+    files = sorted((output / "examples").glob(f"dt={day}/*.parquet"))
+    assert files
+    rows = pa.concat_tables(pq.ParquetFile(f).read() for f in files)
+    return rows.sort_by("example_id").replace_schema_metadata(None)
+
+
+def sequences(output: Path) -> pa.Table:
+    files = (output / "sequences").glob("*.parquet")
+    return pa.concat_tables(pq.ParquetFile(f).read() for f in files).sort_by("user_id")
+
+
+@pytest.fixture(scope="module")
+def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureJob, Path]:
+    folder = tmp_path_factory.mktemp("built")
+    job = FeatureJob(str(write_lake(folder, LOG)), str(folder / "features"), buckets=3)
+    report = build(spark, job)
+    assert report.days == tuple(DAYS)
+    assert (report.events, report.examples) == (len(LOG), read(folder / "features").num_rows)
+    return job, folder / "features"
+
+
+def test_examples_are_the_impressions_with_features_as_of_their_instant(
+    built: tuple[FeatureJob, Path],
+) -> None:
+    _, output = built
+    rows = read(output).to_pylist()
+    shown = [e.event_id for e in LOG if e.type is EventType.IMPRESSION]
+    alone = [r for r in rows if r["example_id"] not in set(shown) and not r["sampled"]]
+    assert {r["example_id"] for r in rows} >= set(shown)
+    assert {e.type for e in LOG if e.event_id in {r["example_id"] for r in alone}} <= {EventType.RATING}
+    for row in RNG.sample(rows, 60):
+        user = next(u for u in USERS if u.user_id == row["user_id"])
+        item = next(i for i in ITEMS if i.item_id == row["item_id"])
+        expected = reference_features(FEATURES, LOG, user, item, row["event_time_ms"], {"tab": "1"})
+        np.testing.assert_array_equal(np.array(row["features"], np.float32), expected)
+
+
+def test_a_day_is_where_its_rows_say(built: tuple[FeatureJob, Path]) -> None:
+    _, output = built
+    for day in DAYS:
+        assert {day_of(t) for t in read(output, day).column("event_time_ms").to_pylist()} == {day}
+        mark = json.loads((output / "examples" / f"dt={day}" / "_SUCCESS").read_text())
+        next_day = day_of(features_job._start_ms(day) + MS_PER_DAY)
+        of_day = Counter(day_of(e.event_time_ms) for e in LOG)
+        assert mark["built_of"] == {day: of_day[day], next_day: of_day[next_day]}
+
+
+def test_sequences_and_definitions_are_beside_them(built: tuple[FeatureJob, Path]) -> None:
+    _, output = built
+    rows = sequences(output).to_pylist()
+    assert {r["user_id"] for r in rows} == {u.user_id for u in USERS}
+    assert all(r["times"] == sorted(r["times"]) for r in rows)
+    saved = json.loads((output / "examples" / DEFINITIONS).read_text())
+    assert differences(saved, FEATURES.describe()) == []
+
+
+def test_day_by_day_gives_the_same_rows_and_leaves_finished_days_alone(
+    spark: SparkSession, built: tuple[FeatureJob, Path], tmp_path: Path
+) -> None:
+    job, output = built
+    early = replace(job, output=str(tmp_path), last_day=DAYS[1], buckets=5)
+    assert build(spark, early).days == tuple(DAYS[:2])
+    assert sequences(tmp_path).equals(sequences(output)), "a part of the days, but everybody's whole history"
+    report = build(spark, replace(early, last_day=""))
+    assert report.days == tuple(DAYS[2:])
+    assert report.skipped == tuple(DAYS[:2])
+    assert read(tmp_path).equals(read(output))
+
+
+def test_a_day_is_built_again_when_an_outcome_of_it_comes_late(spark: SparkSession, tmp_path: Path) -> None:
+    """As after an outage: the days after it are in the lake when the outcome comes."""
+    lake = write_lake(tmp_path, LOG)
+    job = FeatureJob(str(lake), str(tmp_path / "features"), last_day=DAYS[1], buckets=3)
+    build(spark, job)
+    assert build(spark, job).skipped == tuple(DAYS[:2])
+    (shown, *_) = [r for r in read(tmp_path / "features", DAYS[0]).to_pylist() if not r["conversion"]]
+    at = max(features_job._start_ms(DAYS[1]), shown["event_time_ms"] + 1)
+    bought = Event("late", EventType.PURCHASE, shown["user_id"], shown["item_id"], at, shown["request_id"])
+    write_parquet(lake / EVENTS / f"dt={DAYS[1]}" / "late.parquet", events_table([bought]))
+    assert build(spark, job).days == tuple(DAYS[:2])
+    (found,) = [
+        r for r in read(tmp_path / "features", DAYS[0]).to_pylist() if r["example_id"] == shown["example_id"]
+    ]
+    assert found["conversion"] == 1
+
+
+def test_a_failed_run_leaves_what_was_there(
+    spark: SparkSession, built: tuple[FeatureJob, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, output = built
+    before = read(output)
+
+    def broken(examples: pa.Table, events: pa.Table) -> pa.Table:
+        raise RuntimeError("a disk is full")
+
+    monkeypatch.setattr(features_job, "user_side", broken)
+    with pytest.raises(Exception, match="a disk is full"):
+        build(spark, replace(job, rebuild=True))
+    assert read(output).equals(before)
+    assert not list((output / "examples").glob("_building*"))
+
+
+def test_forgotten_users_are_left_out_at_once(
+    spark: SparkSession, built: tuple[FeatureJob, Path], tmp_path: Path
+) -> None:
+    job, _ = built
+    gone = USERS[0].user_id
+    job = replace(
+        job, output=str(tmp_path), forgotten={user_digest(gone): LOG[0].event_time_ms + 365 * MS_PER_DAY}
+    )
+    build(spark, job)
+    rows = read(tmp_path).to_pylist()
+    assert {r["user_id"] for r in rows} == {u.user_id for u in USERS[1:]}
+    others = [e for e in LOG if e.user_id != gone]
+    for row in RNG.sample(rows, 10):  # nor do they count in what items show
+        user = next(u for u in USERS if u.user_id == row["user_id"])
+        item = next(i for i in ITEMS if i.item_id == row["item_id"])
+        expected = reference_features(FEATURES, others, user, item, row["event_time_ms"], {"tab": "1"})
+        np.testing.assert_array_equal(np.array(row["features"], np.float32), expected)
+
+
+def test_backfill_loads_the_states_of_the_lake(spark: SparkSession, built: tuple[FeatureJob, Path]) -> None:
+    store = MemoryFeatureStore(FEATURES, StoreConfig(2))
+    covered = [Covered(Topic.EVENTS, p, "log", 1000 + p) for p in range(2)]
+    loaded = backfill_job.main(spark, built[0], covered, lambda f: _opened(store, f), 2, MS_PER_DAY)
+    assert (loaded.users, loaded.items, loaded.present) == (len(USERS), len(ITEMS), 0)
+    assert loaded.ids == sum(e.event_time_ms >= max(e.event_time_ms for e in LOG) - MS_PER_DAY for e in LOG)
+    users, items = folded(LOG)
+    assert {u.user_id: store.user(u.user_id) for u in USERS} == users
+    assert dict(store.all_items()) == items
+    for place in covered:
+        stored = store.checkpoint(place.topic, place.partition)
+        assert stored is not None
+        assert (stored.offset, stored.log_id) == (place.offset, "log")
+        theirs = [e.event_time_ms for e in LOG if partition_of(e.user_id, 2) == place.partition]
+        assert stored.watermark_ms == max(theirs)
+
+
+def _opened(store: MemoryFeatureStore, features: StateDefinition) -> MemoryFeatureStore:
+    store._features = features
+    return store
+
+
+def test_days_without_events_are_an_error(spark: SparkSession, built: tuple[FeatureJob, Path]) -> None:
+    with pytest.raises(InvalidData, match="no events from 2031"):
+        build(spark, replace(built[0], first_day="2031-01-01"))

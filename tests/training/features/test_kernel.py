@@ -1,0 +1,181 @@
+"""The job's kernels on a bucket: every feature of every example equals brute force; histories and labels too."""
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from recsys.contracts.events import Event
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
+from recsys.features.definitions import ENGAGEMENT, FEATURES
+from recsys.features.reference import reference_features
+from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
+from tests.training.features.feature_rows import event_rows, with_items, with_users
+from training.features.kernel import EXAMPLE_SCHEMA, REQUEST_TEXTS, item_side, user_side
+from training.features.labels import LabelConfig, Popularity, label
+from training.features.sequences import sequences
+
+CONTEXT = tuple(REQUEST_TEXTS.values())
+ALWAYS = LabelConfig(first_ms=0, end_ms=START_MS + 365 * MS_PER_DAY)
+
+
+def built(
+    events: list[Event], users: list[User], items: list[Item], config: LabelConfig = ALWAYS
+) -> pa.Table:
+    rows = event_rows(events)
+    bare = with_items(label(rows, config, CONTEXT), items)
+    return user_side(with_users(item_side(bare, rows), users), rows)
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2, 3))])
+def test_examples_equal_brute_force(seed: int) -> None:
+    rng = random.Random(seed)
+    users, items = population(rng), catalogue(rng)
+    events = random_log(rng, users, items, 250, rng.choice([MS_PER_HOUR, 5 * MS_PER_DAY, 40 * MS_PER_DAY]))
+    repeated = events + rng.sample(events, 40)
+    rng.shuffle(repeated)
+    table = built(repeated, users, items)
+    assert table.schema.equals(EXAMPLE_SCHEMA)
+    shown = {e.event_id: e for e in events if e.type is EventType.IMPRESSION}
+    assert table.num_rows >= len(shown)
+    matrix = np.array(table.column("features").to_pylist(), np.float32)
+    for row, example in enumerate(table.to_pylist()):
+        user = next(u for u in users if u.user_id == example["user_id"])
+        item = next(i for i in items if i.item_id == example["item_id"])
+        now = example["event_time_ms"]
+        expected = reference_features(FEATURES, events, user, item, now, {"tab": "1"})
+        wrong = np.flatnonzero(matrix[row].view(np.uint32) != expected.view(np.uint32))
+        assert not wrong.size, [(FEATURES.names[i], matrix[row, i], expected[i]) for i in wrong]
+        before = [
+            e for e in events if e.user_id == user.user_id and e.event_time_ms < now and e.type in ENGAGEMENT
+        ]
+        before = sorted(before, key=lambda e: (e.event_time_ms, e.event_id))[-50:]
+        assert example["history_items"] == [e.item_id for e in before]
+        assert example["history_types"] == [e.type for e in before]
+        assert example["history_times"] == [e.event_time_ms for e in before]
+
+
+def event(
+    kind: EventType,
+    minutes: float,
+    item: str = "a",
+    request: str | None = None,
+    value: float | None = None,
+    user: str = "u",
+) -> Event:
+    time = START_MS + int(minutes * 60_000)
+    name = f"{kind}-{user}-{item}-{minutes}-{request}"
+    return Event(name, kind, user, item, time, request_id=request, value=value)
+
+
+def labels(events: list[Event], config: LabelConfig = ALWAYS) -> dict[str, tuple[int, int, int, int]]:
+    """example id → click, conversion, like, dwell."""
+    table = label(event_rows(events), config, CONTEXT)
+    return {
+        r["example_id"]: (r["click"], r["conversion"], r["like"], r["dwell_ms"]) for r in table.to_pylist()
+    }
+
+
+IMPRESSION, CLICK, DWELL = EventType.IMPRESSION, EventType.CLICK, EventType.DWELL
+LIKE, PURCHASE, RATING = EventType.LIKE, EventType.PURCHASE, EventType.RATING
+
+
+def test_an_outcome_that_names_its_request_belongs_to_that_impression() -> None:
+    first, second = event(IMPRESSION, 0, request="r1"), event(IMPRESSION, 10, request="r2")
+    found = labels(
+        [
+            first,
+            second,
+            event(CLICK, 11, request="r1"),
+            event(DWELL, 12, request="r2", value=700.4),
+            event(DWELL, 13, request="r2", value=300.0),
+            event(PURCHASE, 14, request="r3"),  # of a request whose impression is not in the log
+            event(LIKE, 15, request="r1", item="b"),  # an item that r1 did not show
+        ]
+    )
+    assert found == {first.event_id: (1, 0, 0, 0), second.event_id: (0, 0, 0, 1000)}
+
+
+def test_an_outcome_without_a_request_belongs_to_the_latest_impression_within_the_window() -> None:
+    first, second = event(IMPRESSION, 0, request="r1"), event(IMPRESSION, 60, request="r2")
+    other = event(IMPRESSION, 70, request="r3", user="v")
+    day = 24 * 60
+    found = labels([first, second, other, event(CLICK, 30), event(LIKE, 60), event(PURCHASE, 61 + day)])
+    assert found[first.event_id] == (1, 0, 0, 0)
+    assert found[second.event_id] == (0, 0, 1, 0)  # the purchase came too late
+    assert found[other.event_id] == (0, 0, 0, 0)
+
+
+def test_nothing_follows_from_what_came_before() -> None:
+    shown = event(IMPRESSION, 10, request="r1")
+    assert labels([event(CLICK, 9, request="r1"), event(LIKE, 9), shown]) == {shown.event_id: (0, 0, 0, 0)}
+
+
+def test_ratings_without_impressions_are_positives() -> None:
+    good, bad, great = (
+        event(RATING, 0, value=4.0),
+        event(RATING, 1, "b", value=2.0),
+        event(RATING, 2, "c", value=5.0),
+    )
+    found = labels([good, bad, great, event(CLICK, 3, "d")])
+    assert found == {good.event_id: (1, 1, 0, 0), bad.event_id: (1, 0, 0, 0), great.event_id: (1, 1, 1, 0)}
+
+
+def test_a_rating_that_an_impression_accounts_for_is_its_label() -> None:
+    shown = event(IMPRESSION, 0)
+    assert labels([shown, event(RATING, 5, value=4.5)]) == {shown.event_id: (1, 1, 0, 0)}
+
+
+def test_only_the_days_asked_for() -> None:
+    events = [event(IMPRESSION, 24 * 60 * day, request=str(day)) for day in range(3)]
+    config = LabelConfig(first_ms=START_MS + MS_PER_DAY, end_ms=START_MS + 2 * MS_PER_DAY)
+    assert list(labels(events, config)) == [events[1].event_id]
+
+
+def test_negatives_were_popular_before_and_unknown_to_the_user() -> None:
+    rng = random.Random(3)
+    times = np.arange(100) + START_MS
+    items = np.array([rng.choice([0, 0, 0, 1, 2, 3]) for _ in times], np.int32)
+    items[50:] = 4  # popular, but only later
+    popularity = Popularity(times, items, ["a", "b", "c", "d", "e"], ["A", None, "C", "D", "E"], [None] * 5)
+    events = [Event(f"e{u}", RATING, f"u{u}", "a", START_MS + 50, value=5.0) for u in range(200)] + [
+        Event(f"k{u}", RATING, f"u{u}", "b", START_MS + 10, value=1.0) for u in range(200)
+    ]
+    config = LabelConfig(START_MS + 50, START_MS + 51, negatives=2)
+    table = label(event_rows(events), config, CONTEXT, popularity)
+    again = label(event_rows(list(reversed(events))), config, CONTEXT, popularity)
+    assert table.equals(again), "the same whatever the order of the rows"
+    drawn = [r for r in table.to_pylist() if r["sampled"]]
+    assert {r["item_id"] for r in drawn} == {"c", "d"}
+    assert all(r["click"] == 0 and r["categories"] == r["item_id"].upper() for r in drawn)
+    assert len({r["example_id"] for r in drawn}) == len(drawn) > 200
+    per_user = {(r["user_id"], r["item_id"]) for r in drawn}
+    assert len(per_user) == len(drawn), "no item twice for one positive"
+
+
+def test_no_negatives_before_anything_was_popular() -> None:
+    popularity = Popularity(np.array([START_MS]), np.array([0], np.int32), ["z"], [None], [None])
+    table = label(event_rows([event(RATING, 0, value=3.0)]), ALWAYS, CONTEXT, popularity)
+    assert table.num_rows == 1
+
+
+def test_sequences_hold_engagements_oldest_first() -> None:
+    events = [
+        event(CLICK, 5, "b"),
+        event(IMPRESSION, 1, "a"),
+        event(RATING, 2, "a", value=1.0),
+        event(LIKE, 9, "c", user="v"),
+        event(DWELL, 3, "a", value=5.0),
+    ]
+    rows = sequences(event_rows([*events, events[0]])).to_pylist()
+    assert rows == [
+        {
+            "user_id": "u",
+            "items": ["a", "b"],
+            "types": ["rating", "click"],
+            "times": [START_MS + 120_000, START_MS + 300_000],
+        },
+        {"user_id": "v", "items": ["c"], "types": ["like"], "times": [START_MS + 540_000]},
+    ]
+    assert sequences(event_rows([event(IMPRESSION, 0)])).num_rows == 0

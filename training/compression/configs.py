@@ -1,0 +1,63 @@
+"""Which ladder a command means: synthetic ids at the case study's size or small, or the lake's own examples."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from recsys.features.definitions import FEATURES
+from recsys.models.ranker import RankerConfig
+from recsys.settings import Settings
+from training.compression.ladder import LadderConfig
+from training.compression.ladder_input import LadderInput, lake_input, synthetic_input
+from training.compression.synthetic import LadderData
+from training.compression.variants import read_shape
+from training.ranker.loop import LoopConfig
+
+HISTORY_LENGTH = 50
+
+
+def ladder_folder(settings: Settings, lake: bool = False, quick: bool = False) -> Path:
+    """Where the ladder is built: one folder a kind of data."""
+    name = "ladder-lake" if lake else "ladder-quick" if quick else "ladder"
+    return settings.home / "work" / name
+
+
+def ladder_of(
+    settings: Settings, lake: bool, quick: bool, seed: int, epochs: int = 4, student: Path | None = None
+) -> tuple[LadderConfig, LadderInput]:
+    """The configuration and the data.
+
+    Args:
+        lake: the lake's examples; the teacher is then what `recsys train rank` trains, for `epochs`.
+        student: shape from `recsys tune rank`; default: the ladder's own.
+    """
+    out = ladder_folder(settings, lake, quick)
+    config = seeded(LadderConfig(out), seed)
+    if lake:
+        config = replace(
+            config,
+            teacher=RankerConfig(),
+            student=replace(config.student, item_buckets=0),  # a lake's catalogue needs no hashing
+            teacher_loop=LoopConfig(epochs=epochs, seed=seed),
+            student_loop=LoopConfig(epochs=2 * epochs, seed=seed),
+            tuning_loop=LoopConfig(epochs=epochs, learning_rate=1e-3, seed=seed),
+        )
+    if student is not None:
+        config = replace(config, student=read_shape(student))
+    if not lake:
+        data = LadderData.quick(seed) if quick else LadderData(seed=seed)
+        return config, synthetic_input(data, config.teacher, config.student)
+    examples, items = settings.features / "examples", settings.lake / "items" / "items.parquet"
+    return config, lake_input(
+        examples, items, FEATURES.dimension, HISTORY_LENGTH, config.teacher, config.student
+    )
+
+
+def seeded(config: LadderConfig, seed: int) -> LadderConfig:
+    """The same with one seed everywhere."""
+    return replace(
+        config,
+        seed=seed,
+        teacher_loop=replace(config.teacher_loop, seed=seed),
+        student_loop=replace(config.student_loop, seed=seed),
+        tuning_loop=replace(config.tuning_loop, seed=seed),
+    )

@@ -1,0 +1,73 @@
+"""What the compression ladder stands on: synthetic ids at the case study's size, or the lake's own examples."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from recsys.models.ranker import RankerConfig, RankerData
+from training.compression.synthetic import LadderData, make
+from training.ranker.dataset import RankExamples, item_fields, read_examples
+from training.ranker.train import ranker_data, ranker_origin
+from training.two_tower.sequences import read_items
+from training.warm_start import Origin
+
+TRAIN, VALIDATION = 0.75, 0.10  # shares of the rows, by time; the rest is the test
+
+
+@dataclass(frozen=True)
+class LadderInput:
+    """The student sees `student_data`: the teacher's, with cheaper item fields where they are many."""
+
+    train: RankExamples
+    validation: RankExamples
+    test: RankExamples
+    teacher_data: RankerData
+    student_data: RankerData
+    origin: Origin | None = None  # of the lake's; what a night's update needs
+
+
+def synthetic_input(data: LadderData, teacher: RankerConfig, student: RankerConfig) -> LadderInput:
+    """Synthetic ids. The student reads the category alone, as a byte."""
+    world = make(data)
+    codes, sizes = world.fields.codes, world.fields.sizes
+    train, validation, test = by_time(world.examples)
+    return LadderInput(
+        train,
+        validation,
+        test,
+        ranker_data(train, data.n_items, codes, sizes, teacher.bins),
+        ranker_data(train, data.n_items, codes[:, :1].astype(np.uint8), sizes[:1], student.bins),
+    )
+
+
+def lake_input(
+    examples: Path, items: Path, n_features: int, length: int, teacher: RankerConfig, student: RankerConfig
+) -> LadderInput:
+    """The examples that `recsys features build` wrote, as `recsys train rank` reads them.
+
+    Args:
+        examples: folder of the examples; n_features: D of each; length: L, events of history.
+        items: the lake's item table.
+
+    Raises:
+        InvalidData: the examples or the item table are missing or do not fit.
+    """
+    table = read_items(items)
+    rows = read_examples(examples, [item.item_id for item in table], n_features, length)
+    train, validation, test = by_time(rows)
+    facts = item_fields(table)
+    teacher_data, student_data = (
+        ranker_data(train, len(table), facts.codes, facts.sizes, shape.bins) for shape in (teacher, student)
+    )
+    return LadderInput(
+        train, validation, test, teacher_data, student_data, ranker_origin(table, facts, (), train)
+    )
+
+
+def by_time(rows: RankExamples) -> tuple[RankExamples, RankExamples, RankExamples]:
+    """Training, validation and test rows: `TRAIN`, `VALIDATION` and the rest, oldest first."""
+    cuts = [0, int(len(rows) * TRAIN), int(len(rows) * (TRAIN + VALIDATION)), len(rows)]
+    train, validation, test = (rows.take(slice(a, b)) for a, b in pairwise(cuts))
+    return train, validation, test

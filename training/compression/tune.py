@@ -1,0 +1,215 @@
+"""`recsys tune rank`: the student's shape and training by Optuna, within a size and a latency.
+
+Two things are sought at once: a high validation score (the mean of click AUC and GAUC, distilled from the ladder's
+teacher) and few milliseconds for 500 candidates. Size and time do not depend on the weights, so a shape is exported
+and timed before it is trained: one that breaks a limit costs a second, and only tells the sampler where not to look.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import optuna
+from matplotlib import pyplot
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from recsys.models.ranker import Ranker, RankerConfig
+from recsys.ranking.scorer import RankerSession
+from recsys.result import Goal, Result
+from training.compression.distill import Distillation, distillation
+from training.compression.ladder import LadderConfig, train_teacher
+from training.compression.ladder_input import LadderInput
+from training.compression.quantize import quantized_tables
+from training.compression.variants import shape_of
+from training.ranker.export import export_ranker, random_inputs
+from training.ranker.loop import LoopConfig, fit, predict, predict_logits, selection_score
+from training.seeding import seed_everything
+
+matplotlib.use("Agg")  # no display
+CANDIDATES, CALLS = 500, 40
+BROKEN = 0.0  # the score of a shape that breaks a limit: it is never trained
+
+
+@dataclass(frozen=True)
+class RankTuning:
+    """`out`: the study (an interrupted one goes on), `pareto.svg`, `student.json`."""
+
+    out: Path
+    trials: int = 30
+    max_mb: float = 5.0
+    max_ms: float = 1.2
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(epochs=3, weight_decay=1e-2, embedding_decay=0.3, patience=1)
+    )
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One student: rows in INT8, milliseconds the median of `CALLS`."""
+
+    shape: RankerConfig
+    score: float
+    mb: float
+    ms: float
+
+
+def main(
+    config: RankTuning,
+    ladder: LadderConfig,
+    given: LadderInput,
+    report: Callable[[str], None] = lambda line: None,
+) -> Result:
+    """Run the trials that are missing; the first one is the ladder's own student.
+
+    Args:
+        ladder: whose teacher is distilled (trained first if it is not there) and whose student is the start.
+    """
+    answers = predict_logits(train_teacher(ladder, given), given.train, as_served=False)
+    config.out.mkdir(parents=True, exist_ok=True)
+    limits = (config.max_mb, config.max_ms)
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        shape = propose(trial, ladder.student)
+        learning_rate = trial.suggest_float("learning_rate", 5e-4, 1e-2, log=True)
+        weight = trial.suggest_float("distillation", 0.5, 1.0)
+        seed_everything(config.seed)
+        student = Ranker(shape, given.student_data)
+        mb, ms = cost(student, given, config.out / "trial.onnx", config.seed)
+        excess = {"mb": mb / config.max_mb - 1, "ms": ms / config.max_ms - 1}
+        for name, by in excess.items():
+            trial.set_constraint(name, by)  # at most 0
+        score = BROKEN
+        if max(excess.values()) <= 0:
+            loop = replace(config.loop, learning_rate=learning_rate, seed=config.seed)
+            learn = distillation(answers, loop, Distillation(weight))
+            fit(student, given.train, given.validation, loop, learn)
+            score = selection_score(predict(student, given.validation), given.validation)
+        trial.set_user_attr("shape", asdict(shape))
+        trial.set_user_attr("mb", mb)
+        report(f"trial {trial.number}: score {score:.4f}, {mb:.2f} MB, {ms:.2f} ms")
+        return score, ms
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(config.out / "study.log"))),
+        study_name=f"student-seed{config.seed}-{limits}",
+        load_if_exists=True,
+        directions=["maximize", "minimize"],
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
+    )
+    if not study.trials:
+        study.enqueue_trial(start(ladder, config.loop))
+    done = sum(trial.state.is_finished() for trial in study.trials)
+    study.optimize(objective, n_trials=max(0, config.trials - done))
+    return _result(config, [_tried(t) for t in study.trials if t.values], report)
+
+
+def propose(trial: optuna.Trial, base: RankerConfig) -> RankerConfig:
+    """Layers, widths, crosses, attention and, for hashed items, the rows; what is not named stays as in `base`."""
+    hidden = trial.suggest_categorical("hidden", [32, 48, 64, 96, 128])
+    layers = trial.suggest_int("layers", 1, 2)
+    buckets = 0
+    if base.item_buckets:
+        buckets = 2 ** trial.suggest_int("log2_buckets", 10, 17)
+    return replace(
+        base,
+        width=trial.suggest_categorical("width", [8, 16, 24, 32]),
+        item_buckets=buckets,
+        attention_heads=trial.suggest_categorical("attention_heads", [1, 2]),
+        curve_width=trial.suggest_int("curve_width", 0, 2),
+        cross_layers=trial.suggest_int("cross_layers", 0, 3),
+        cross_rank=trial.suggest_categorical("cross_rank", [8, 16, 32]),
+        shared_experts=trial.suggest_int("experts", 1, 3),
+        expert_layers=(hidden, hidden // 2)[:layers],
+        dropout=trial.suggest_float("dropout", 0.0, 0.2),
+    )
+
+
+def start(ladder: LadderConfig, loop: LoopConfig) -> dict[str, Any]:
+    """The ladder's student as parameters of a trial, as near as the choices allow."""
+    shape = ladder.student
+    return {
+        "hidden": shape.expert_layers[0],
+        "layers": len(shape.expert_layers),
+        "log2_buckets": max(shape.item_buckets, 1).bit_length() - 1,
+        "width": shape.width,
+        "attention_heads": shape.attention_heads,
+        "curve_width": shape.curve_width,
+        "cross_layers": shape.cross_layers,
+        "cross_rank": shape.cross_rank,
+        "experts": shape.shared_experts,
+        "dropout": shape.dropout,
+        "learning_rate": loop.learning_rate,
+        "distillation": ladder.distillation.weight,
+    }
+
+
+def cost(student: Ranker, given: LadderInput, path: Path, seed: int) -> tuple[float, float]:
+    """(MB, milliseconds for 500 candidates on one thread) as it would be served, embedding rows in INT8."""
+    data, length = student.data, given.train.history.shape[1]
+    export_ranker(quantized_tables(student, 8), path, data.n_items, data.n_features, length, seed)
+    session = RankerSession(path)
+    rng = np.random.default_rng(seed)
+    inputs = random_inputs(data.n_items, data.n_features, length, CANDIDATES, rng)
+    seconds = []
+    for _ in range(CALLS):
+        begun = time.perf_counter()
+        session.run(inputs)
+        seconds.append(time.perf_counter() - begun)
+    mb = path.stat().st_size / 1e6
+    path.unlink()
+    return mb, 1e3 * float(np.median(seconds))
+
+
+def front(tried: list[Tried]) -> list[Tried]:
+    """Those that no other beats in score without being slower, fastest first."""
+    found: list[Tried] = []
+    for one in sorted(tried, key=lambda t: (t.ms, -t.score)):
+        if not found or one.score > found[-1].score:
+            found.append(one)
+    return found
+
+
+def _tried(trial: optuna.trial.FrozenTrial) -> Tried:
+    score, ms = trial.values
+    return Tried(shape_of(trial.user_attrs["shape"]), score, trial.user_attrs["mb"], ms)
+
+
+def _result(config: RankTuning, tried: list[Tried], report: Callable[[str], None]) -> Result:
+    """The best student within the limits goes to `student.json`, for `recsys train ladder --student`."""
+    within = [t for t in tried if t.mb <= config.max_mb and t.ms <= config.max_ms]
+    figures = {"trials": float(len(tried)), "within_limits": float(len(within))}
+    nan = float("nan")
+    best = max(within, key=lambda t: t.score, default=Tried(RankerConfig(), nan, nan, nan))
+    for name, one in (("start", tried[0]), ("best", best)):
+        figures |= {f"{name}_score": one.score, f"{name}_mb": one.mb, f"{name}_ms": one.ms}
+    figures["front"] = float(len(front(within)))
+    _plot(tried, front(within), config)
+    if within:
+        (config.out / "student.json").write_text(json.dumps(asdict(best.shape), indent=2), encoding="utf-8")
+        report(f"next: recsys train ladder --student {config.out / 'student.json'}")
+    goals = {"best_mb": Goal("<=", config.max_mb), "best_ms": Goal("<=", config.max_ms)}
+    return Result("tune rank", config.seed, figures, goals)
+
+
+def _plot(tried: list[Tried], best: list[Tried], config: RankTuning) -> None:
+    trained = [t for t in tried if t.score > BROKEN]
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    axes.scatter(
+        [t.ms for t in trained], [t.score for t in trained], s=[8 * t.mb + 8 for t in trained], alpha=0.5
+    )
+    axes.step([t.ms for t in best], [t.score for t in best], where="post", label="Pareto front")
+    axes.axvline(config.max_ms, linestyle=":", color="grey", label="limit")
+    axes.set_xlabel("ms, 500 candidates (area: MB)")
+    axes.set_ylabel("validation: mean of click AUC and GAUC")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(config.out / "pareto.svg")
+    pyplot.close(figure)

@@ -1,0 +1,285 @@
+"""The models of the ranking yardstick, and their scores of its rows: what `training.evaluation.kuairand.evaluate` judges.
+
+Every model sees the same rows; the published baseline sees its own 40 simple features, all others every group. The
+teacher is the mean, in log odds, of the multi-task network with dot-product attention, of the same with DIN's, of
+LightGBM and of logistic regression; the student is one small network that learnt from both labels and teacher, and
+`int8` is the student as it would be served.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.contracts.types import Head
+from recsys.models.blocks import numeric_statistics
+from recsys.models.ranker import Ranker, RankerConfig, RankerData, RankerLogits
+from training.compression.distill import Distillation, distillation
+from training.compression.ladder import onnx_scores
+from training.compression.quantize import quantize_linear_layers, quantized_tables
+from training.evaluation.kuairand.baselines import (
+    DWELL,
+    Logits,
+    Matrix,
+    TreesConfig,
+    logistic_regression,
+    trees,
+)
+from training.evaluation.kuairand.log import Kuairand, categorical, examples, load, split, video_fields
+from training.evaluation.kuairand.score_cache import Kept
+from training.ranker.dataset import RankExamples
+from training.ranker.export import export_ranker
+from training.ranker.loop import LoopConfig, Objective, fit, predict_logits
+from training.seeding import seed_everything
+
+Floats = NDArray[np.float64]
+HEADS = ("click", "long_view", "like", DWELL)
+PARTS = ("train", "validation", "test")
+TEST = PARTS.index("test")
+
+LOOP = LoopConfig(
+    epochs=3, batch_size=512, learning_rate=1e-3, weight_decay=1e-3, embedding_decay=1e-2, patience=1
+)
+FOREST = TreesConfig(learning_rate=0.08, columns=0.3, bins=63)
+NETWORK = RankerConfig(dropout=0.2)
+DIN_NETWORK = replace(NETWORK, attention="din")
+DCN_ALONE = replace(NETWORK, attention="none", expert_layers=(), tower_layers=())
+DIN_ALONE = replace(NETWORK, attention="din", cross_layers=0, shared_experts=1)
+STUDENT = replace(
+    NETWORK,
+    width=16,
+    attention_heads=1,
+    curve_width=1,
+    shared_experts=1,
+    expert_layers=(64, 32),
+    cross_layers=1,
+)
+
+
+@dataclass(frozen=True)
+class RankEvaluation:
+    """What to run. `seeds`: as many runs, from `seed`; `contributions`: also LightGBM with each group left out.
+
+    `processes`: models that are trained side by side, each on one thread; more than one needs `work`.
+    """
+
+    data: Path
+    seed: int = 0
+    seeds: int = 3
+    work: Path | None = None  # where scores are kept; None: nowhere
+    processes: int = 1
+    quick: bool = False  # one seed, one epoch, few trees
+    contributions: bool = True
+    loop: LoopConfig = field(default_factory=lambda: LOOP)
+    distillation: Distillation = field(default_factory=lambda: Distillation(weight=0.8))
+
+
+class Yardstick:
+    """The data in the forms that the models want."""
+
+    def __init__(self, config: RankEvaluation) -> None:
+        self.config = config
+        self.data: Kuairand = load(config.data)
+        names = self.data.names()
+        self.masks = split(self.data)
+        rows = examples(self.data, names)
+        self.parts = {part: rows.take(mask) for part, mask in self.masks.items()}
+        self.ranker_data = ranker_data_of(self.data, self.parts["train"], names)
+        labels = {**{h: self.data.labels[h] for h in HEADS[:3]}, DWELL: np.log1p(self.data.labels["dwell_s"])}
+        self.labels = {part: {h: v[mask] for h, v in labels.items()} for part, mask in self.masks.items()}
+        self._kept = Kept(config.work, about=(names, config.quick))
+
+    def describe(self) -> str:
+        sizes = ", ".join(f"{part} {len(rows):,}" for part, rows in self.parts.items())
+        return f"rows: {sizes}; features: {len(self.data.names())} in {len(self.data.groups)} groups"
+
+    def models(self, loop: LoopConfig) -> Iterator[tuple[str, Mapping[str, Floats]]]:
+        """(name, logits of the test rows by head) of every model; comparisons run under the first seed only."""
+        for name, (config, groups) in self.forests(loop).items():
+            yield name, self.forest(config, groups)[TEST]
+        yield "logistic", self.linear()[TEST]
+        for name, shape in self.shapes(loop).items():
+            yield name, self.answers(name, shape, loop)[TEST]
+        yield "teacher", self.teacher(loop)[TEST]
+        yield from zip(("student", "int8"), self.distilled(loop), strict=True)
+
+    def forests(self, loop: LoopConfig) -> dict[str, tuple[TreesConfig, tuple[str, ...]]]:
+        """Configuration and feature groups (none: all) of each LightGBM."""
+        most = 40 if self.config.quick else 600
+        found: dict[str, tuple[TreesConfig, tuple[str, ...]]] = {
+            "lightgbm": (replace(FOREST, trees=most, seed=loop.seed), ())
+        }
+        if loop.seed != self.config.seed:
+            return found
+        return {"lightgbm_baseline": (TreesConfig(trees=most, seed=loop.seed), ("static",)), **found}
+
+    def shapes(self, loop: LoopConfig) -> dict[str, RankerConfig]:
+        """Each network but the student."""
+        found = {"network": NETWORK, "din_network": DIN_NETWORK}
+        return (
+            found
+            if loop.seed != self.config.seed
+            else {"dcn_alone": DCN_ALONE, "din_alone": DIN_ALONE, **found}
+        )
+
+    def teacher(self, loop: LoopConfig) -> list[Logits]:
+        """The mean of its parts; logits of `PARTS`."""
+        config, groups = self.forests(loop)["lightgbm"]
+        found = [self.linear(), self.forest(config, groups)]
+        found += [self.answers(name, self.shapes(loop)[name], loop) for name in ("network", "din_network")]
+        return [blend(*part) for part in zip(*found, strict=True)]
+
+    def distilled(self, loop: LoopConfig) -> list[Logits]:
+        """The student's logits of the test rows, in fp32 and as it is served."""
+        everything = (FOREST, NETWORK, DIN_NETWORK, STUDENT, loop, self.config.distillation)
+        return self._kept("student", everything, partial(self.student, loop))
+
+    def linear(self) -> list[Logits]:
+        """Logistic regression; logits of `PARTS`."""
+        return self._kept("logistic", "", self.logistic)
+
+    def answers(self, name: str, shape: RankerConfig, loop: LoopConfig) -> list[Logits]:
+        """Train a network; its logits of `PARTS`."""
+
+        def compute() -> list[Logits]:
+            network = self.network(name, shape, loop)
+            return [of_network(predict_logits(network, self.parts[part])) for part in PARTS]
+
+        return self._kept(name, (shape, loop), compute)
+
+    def student(self, loop: LoopConfig) -> list[Logits]:
+        """Learns from the labels and from the teacher's logits of the training rows."""
+        objective = distillation(as_answers(self.teacher(loop)[0]), loop, self.config.distillation)
+        student = self.network("student", STUDENT, replace(loop, epochs=loop.epochs + 2), objective)
+        test = self.parts["test"]
+        return [of_network(predict_logits(student, test)), of_network(self.served(student, loop.seed))]
+
+    def forest(self, config: TreesConfig, groups: tuple[str, ...]) -> list[Logits]:
+        """LightGBM on these groups, a model a head; logits of `PARTS`."""
+        found: list[Logits] = [{} for _ in PARTS]
+        for head in HEADS:
+            for all_heads, logits in zip(found, self.tree(config, groups, head), strict=True):
+                all_heads |= logits
+        return found
+
+    def tree(self, config: TreesConfig, groups: tuple[str, ...], head: str) -> list[Logits]:
+        """As `forest`, of one head."""
+
+        def compute() -> list[Logits]:
+            train, validation, test = self.matrices(*groups)
+            labels, held_out = ({head: self.labels[part][head]} for part in PARTS[:2])
+            return trees(train, labels, validation, held_out, [train, validation, test], config)
+
+        return self._kept(f"trees-{head}", (config, groups), compute)
+
+    def logistic(self) -> list[Logits]:
+        """Logits of `PARTS`."""
+        parts = self.matrices()
+        return logistic_regression(parts[0], self.labels["train"], parts)
+
+    def matrices(self, *groups: str) -> list[Matrix]:
+        matrix = self.data.matrix(self.data.names(*groups))
+        return [matrix[mask] for mask in self.masks.values()]
+
+    def network(
+        self, name: str, shape: RankerConfig, loop: LoopConfig, objective: Objective | None = None
+    ) -> Ranker:
+        """Trained; an interrupted training goes on from its last epoch."""
+        seed_everything(loop.seed)
+        ranker = Ranker(shape, self.ranker_data)
+        work = self.config.work
+        path = None if work is None else work / f"{name}-{loop.seed}-{loop.epochs}.checkpoint"
+        fit(ranker, self.parts["train"], self.parts["validation"], loop, objective, checkpoints=path)
+        return ranker
+
+    def served(self, student: Ranker, seed: int) -> RankerLogits:
+        """The student with INT8 rows and INT8 matrix products, scored by onnxruntime."""
+        data = self.ranker_data
+        with tempfile.TemporaryDirectory() as folder:
+            rows, both = Path(folder, "rows.onnx"), Path(folder, "int8.onnx")
+            quantized = quantized_tables(student, 8)
+            export_ranker(
+                quantized, rows, data.n_items, data.n_features, self.parts["test"].history.shape[1], seed
+            )
+            quantize_linear_layers(rows, both)
+            scores = onnx_scores(both, self.parts["test"])
+        odds = [_logit(scores[head].astype(np.float64)) for head in (Head.CLICK, Head.CONVERSION, Head.LIKE)]
+        return RankerLogits(*map(torch.from_numpy, (*odds, scores[Head.DWELL].astype(np.float64))))
+
+    def contributions(self) -> Iterator[tuple[str, Mapping[str, Floats]]]:
+        """What each group adds to the static one, and what all lose without it: (name, LightGBM's click logits)."""
+        for name, groups in self.choices().items():
+            yield name, self.tree(FOREST, groups, "click")[TEST]
+
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """Groups of features by the name of a contribution."""
+        others = [group for group in self.data.groups if group != "static"]
+        found: dict[str, tuple[str, ...]] = {f"with_{g}": ("static", g) for g in others}
+        return found | {f"without_{g}": tuple(h for h in self.data.groups if h != g) for g in others}
+
+    def jobs(self, loops: Sequence[LoopConfig]) -> list[list[Callable[[], object]]]:
+        """Everything that is trained, in stages: the jobs of one do not need each other."""
+        first: list[Callable[[], object]] = [self.linear]
+        for loop in loops:
+            first += [partial(self.answers, name, shape, loop) for name, shape in self.shapes(loop).items()]
+        for loop in loops:
+            for config, groups in self.forests(loop).values():
+                first += [partial(self.tree, config, groups, head) for head in HEADS]
+        if self.config.contributions:
+            first += [partial(self.tree, FOREST, groups, "click") for groups in self.choices().values()]
+        return [first, [partial(self.distilled, loop) for loop in loops]]
+
+
+def of_network(logits: RankerLogits) -> Logits:
+    """Logits by the yardstick's heads: a long view is a click and its conversion, over all rows."""
+    click, conversion, like, dwell = (part.numpy().astype(np.float64) for part in logits)
+    return {
+        "click": click,
+        "long_view": _logit(_sigmoid(click) * _sigmoid(conversion)),
+        "like": like,
+        DWELL: dwell,
+    }
+
+
+def as_answers(logits: Mapping[str, Floats]) -> RankerLogits:
+    """The inverse of `of_network`: conversion given a click again, as the student's head is."""
+    given_click = _sigmoid(logits["long_view"]) / np.maximum(_sigmoid(logits["click"]), 1e-6)
+    columns = (logits["click"], _logit(np.clip(given_click, 1e-4, 1 - 1e-4)), logits["like"], logits[DWELL])
+    return RankerLogits(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
+
+
+def blend(*models: Mapping[str, Floats]) -> Logits:
+    """The mean of the logits, head by head."""
+    return {head: np.mean([logits[head] for logits in models], axis=0) for head in HEADS}
+
+
+def ranker_data_of(data: Kuairand, train: RankExamples, names: tuple[str, ...]) -> RankerData:
+    """What a network of the yardstick stores of its training rows."""
+    codes = categorical(data, names)
+    numeric = [i for i in range(len(names)) if i not in {column for column, _ in codes}]
+    mean, scale, edges = numeric_statistics(torch.from_numpy(train.features[:, numeric]), NETWORK.bins)
+    facts = video_fields(data)
+    return RankerData(
+        n_items=len(data.video_table),
+        n_features=len(names),
+        mean=mean,
+        scale=scale,
+        edges=edges,
+        fields=torch.from_numpy(facts.codes),
+        field_sizes=facts.sizes,
+        categorical=codes,
+    )
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def _logit(p: Floats) -> Floats:
+    p = np.clip(p, 1e-7, 1 - 1e-7)
+    return np.asarray(np.log(p) - np.log1p(-p))

@@ -1,0 +1,150 @@
+"""`recsys evaluate rank`: the ranker against baselines on real impressions (`training.evaluation.kuairand.log`).
+
+What a model has scored is kept in a work folder: an interrupted evaluation goes on with the next model.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from recsys.contracts.errors import InvalidConfig
+from recsys.metrics import auc, calibration_error, gauc, xauc
+from recsys.result import Goal, Result
+from training.compression.gates import auc_difference, gauc_difference
+from training.evaluation.kuairand.baselines import DWELL
+from training.evaluation.kuairand.benchmark import HEADS, Floats, RankEvaluation, Yardstick
+
+GOALS = {
+    "teacher_click_auc": Goal(">=", 0.765),
+    "teacher_click_gauc": Goal(">=", 0.645),
+    "teacher_long_view_auc": Goal(">=", 0.767),
+    "teacher_long_view_gauc": Goal(">=", 0.662),
+    "teacher_like_auc": Goal(">=", 0.890),
+    "teacher_dwell_xauc": Goal(">=", 0.695),
+    "teacher_dwell_mae_s": Goal("<=", 18.3),
+    "int8_click_auc": Goal(">=", 0.763),
+    "int8_long_view_auc": Goal(">=", 0.765),
+    "int8_like_auc": Goal(">=", 0.888),
+    "int8_dwell_xauc_below_teacher": Goal("<=", 0.002),
+}
+
+
+def main(config: RankEvaluation, report: Callable[[str], None] = lambda line: None) -> Result:
+    """Train and judge every model.
+
+    Args:
+        report: called with one line a finished model.
+
+    Raises:
+        InvalidConfig: several processes and no work folder to leave their scores in, or one of them was killed.
+    """
+    if config.processes > 1 and config.work is None:
+        raise InvalidConfig("processes: more than one needs `work`, where they leave their scores")
+    torch.set_num_threads(1)
+    if config.quick:
+        config = replace(config, seeds=1, contributions=False, loop=replace(config.loop, epochs=1))
+    yardstick = Yardstick(config)
+    report(yardstick.describe())
+    loops = [replace(config.loop, seed=seed) for seed in range(config.seed, config.seed + config.seeds)]
+    if config.processes > 1:
+        train_side_by_side(yardstick.jobs(loops), config.processes, report)
+    judged: dict[str, list[dict[str, float]]] = {}
+    first: dict[str, Mapping[str, Floats]] = {}
+    for loop in loops:
+        for name, logits in yardstick.models(loop):
+            judged.setdefault(name, []).append(judge(yardstick, logits))
+            first.setdefault(name, logits)
+            line = ", ".join(f"{k} {v:.4f}" for k, v in judged[name][-1].items())
+            report(f"seed {loop.seed} {name}: {line}")
+    figures = means(judged)
+    figures["int8_dwell_xauc_below_teacher"] = figures["teacher_dwell_xauc"] - figures["int8_dwell_xauc"]
+    for pair in (("teacher", "lightgbm_baseline"), ("int8", "teacher")):
+        figures |= compare(yardstick, *pair, first)
+    if config.contributions:
+        for name, logits in yardstick.contributions():
+            happened, users = (
+                yardstick.labels["test"]["click"].astype(np.int64),
+                yardstick.parts["test"].users,
+            )
+            figures[f"group_{name}_click_auc"] = auc(happened, logits["click"])
+            figures[f"group_{name}_click_gauc"] = gauc(happened, logits["click"], users)
+    return Result("evaluate rank", config.seed, figures, GOALS)
+
+
+_jobs: Sequence[Callable[[], object]] = ()  # of the stage that forked processes work on
+
+
+def train_side_by_side(
+    stages: Sequence[Sequence[Callable[[], object]]], processes: int, report: Callable[[str], None]
+) -> None:
+    """Run each stage's jobs in forked processes, which share the data; what they compute is what they keep on disk.
+
+    Raises:
+        InvalidConfig: a process was killed, as the kernel does when memory runs out.
+    """
+    global _jobs
+    for number, stage in enumerate(stages, start=1):
+        _jobs = stage
+        # not multiprocessing.Pool, which waits for ever for a process that was killed
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+            try:
+                for done, _ in enumerate(pool.map(_run_job, range(len(stage))), start=1):
+                    report(f"stage {number} of {len(stages)}: {done} of {len(stage)} trained")
+            except BrokenProcessPool as error:
+                raise InvalidConfig(
+                    f"one of {processes} training processes was killed, probably for want of memory: use fewer with"
+                    " --processes; what has been trained is kept"
+                ) from error
+
+
+def _run_job(place: int) -> None:
+    _jobs[place]()
+
+
+def means(judged: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float]:
+    """`<model>_<figure>` over the seeds, with its standard deviation where there are several."""
+    found: dict[str, float] = {}
+    for name, runs in judged.items():
+        for figure in runs[0]:
+            values = [run[figure] for run in runs]
+            found[f"{name}_{figure}"] = float(np.mean(values))
+            if len(values) > 1:
+                found[f"{name}_{figure}_sd"] = float(np.std(values, ddof=1))
+    return found
+
+
+def judge(yardstick: Yardstick, logits: Mapping[str, Floats]) -> dict[str, float]:
+    """The published figures on the test rows: AUC and GAUC a head, XAUC and mean absolute error of the dwell."""
+    labels, users = yardstick.labels["test"], yardstick.parts["test"].users
+    found = {}
+    for head in HEADS[:3]:
+        happened = labels[head].astype(np.int64)
+        found[f"{head}_auc"] = auc(happened, logits[head])
+        found[f"{head}_gauc"] = gauc(happened, logits[head], users)
+        found[f"{head}_calibration_error"] = calibration_error(happened, 1 / (1 + np.exp(-logits[head])))
+    seconds, predicted = np.expm1(labels[DWELL]), np.expm1(np.maximum(logits[DWELL], 0))
+    found["dwell_xauc"] = xauc(seconds, predicted, pairs=2_000_000)
+    found["dwell_mae_s"] = float(np.abs(seconds - predicted).mean())
+    return found
+
+
+def compare(
+    yardstick: Yardstick, ours: str, theirs: str, logits: Mapping[str, Mapping[str, Floats]]
+) -> dict[str, float]:
+    """Differences under the first seed with their 95 % bootstrap intervals (rows for AUC, users for GAUC)."""
+    labels, users = yardstick.labels["test"], yardstick.parts["test"].users
+    found: dict[str, float] = {}
+    for head in HEADS[:3]:
+        y, a, b = (x.astype(np.float32) for x in (labels[head], logits[ours][head], logits[theirs][head]))
+        for metric, difference in (
+            ("auc", auc_difference(y, a, b)),
+            ("gauc", gauc_difference(y, a, b, users)),
+        ):
+            name = f"{ours}_over_{theirs}_{head}_{metric}"
+            found |= {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
+    return found

@@ -1,0 +1,103 @@
+"""Score users against the whole catalogue, in batches of like length: for validation and for evaluation."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.metrics import ranks_of
+from recsys.models.encoding import encode_arrays
+from recsys.models.two_tower import ItemTable, TwoTower
+from training.two_tower.batches import SAME_MOMENT_MS
+from training.two_tower.sequences import Cut, History, Profiles
+
+# histories, and when each is asked → (n, n_items) float32 scores
+Scorer = Callable[[Sequence[History], Sequence[int]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Questions with known answers: this history, asked at that time; which item came next?"""
+
+    histories: Sequence[History]
+    targets: NDArray[np.int64]  # (n,) item rows
+    now_ms: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    def sample(self, n: int, seed: int) -> "Cases":
+        """At most `n` of them, at random."""
+        at = np.random.default_rng(seed).permutation(len(self))[:n]
+        return Cases([self.histories[i] for i in at], self.targets[at], [self.now_ms[i] for i in at])
+
+
+def cases_after(histories: Iterable[History], cut: Cut, wanted: int = 0) -> Cases:
+    """A case for each item that a user first met after the cut, with all the events before it.
+
+    Args:
+        cut: how many events of a history come before the first case.
+        wanted: event type number; only items that got such an event in the second of their first one are asked
+            for (a long view follows its click). 0: any type.
+    """
+    found: list[History] = []
+    targets: list[int] = []
+    times: list[int] = []
+    for history in histories:
+        for at in range(cut(history), len(history.numbers)):
+            if history.is_new(at) and (wanted == 0 or _gets(history, at, wanted)):
+                found.append(history.before(at))
+                targets.append(int(history.numbers[at]) - 1)
+                times.append(int(history.times[at]))
+    return Cases(found, np.array(targets, np.int64), times)
+
+
+def _gets(history: History, at: int, wanted: int) -> bool:
+    soon = slice(at, at + int(np.searchsorted(history.times[at:], history.times[at] + SAME_MOMENT_MS)))
+    same_item = history.numbers[soon] == history.numbers[at]
+    return bool((same_item & (history.types[soon] == wanted)).any())
+
+
+def two_tower_scorer(model: TwoTower, max_length: int, profiles: Profiles | None = None) -> Scorer:
+    """Scores of the served position, the newest of each history, by the model as it is when they are asked for."""
+    model.eval()
+
+    @torch.inference_mode()
+    def scores(histories: Sequence[History], now_ms: Sequence[int]) -> NDArray[np.float32]:
+        table = ItemTable(model.items)
+        longest = max(1, *(min(len(h.numbers), max_length) for h in histories))
+        encoded = [
+            encode_arrays(h.numbers, h.types, h.times, now, longest)
+            for h, now in zip(histories, now_ms, strict=True)
+        ]
+        device = table.all_vectors().device
+        arrays = [*map(np.stack, zip(*encoded, strict=True)), (profiles or Profiles()).of(histories)]
+        inputs = (torch.from_numpy(array).to(device) for array in arrays)
+        users = model(*inputs, items=table)[:, -1]
+        return np.asarray((users @ table.all_vectors()[1:].T).cpu().numpy(), np.float32)
+
+    return scores
+
+
+def scored(
+    scorer: Scorer, cases: Cases, batch: int = 128
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yields which cases (their places) and their scores; items that the history has are -inf."""
+    by_length = np.argsort([len(h.numbers) for h in cases.histories], kind="stable")
+    for start in range(0, len(cases), batch):
+        places = by_length[start : start + batch]
+        chosen = [cases.histories[p] for p in places]
+        scores = scorer(chosen, [cases.now_ms[p] for p in places])
+        for row, history in enumerate(chosen):
+            scores[row, history.numbers - 1] = -np.inf
+        yield places, scores
+
+
+def next_item_ranks(scorer: Scorer, cases: Cases) -> NDArray[np.int64]:
+    """The rank of each case's item in the full catalogue, seen items left out."""
+    ranks = np.zeros(len(cases), np.int64)
+    for places, scores in scored(scorer, cases):
+        ranks[places] = ranks_of(scores, cases.targets[places])
+    return ranks

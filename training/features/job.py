@@ -1,0 +1,291 @@
+"""The Spark job: labelled examples with the features as of their instant, day by day.
+
+Three passes, each a bucket of keys at a time (`applyInArrow`), so that memory is one bucket a core:
+1. by user: label the impressions (`build_examples`);
+2. by item: the item side of each example's features, from the item's events (`features_kernel`);
+3. by user: the user's side, what depends on both, and the history before the example.
+The long rows are made last, so no shuffle carries them. Days are written aside and moved into place.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as sf
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import MS_PER_DAY, EventType
+from recsys.features.definitions import ENGAGEMENT, FEATURES
+from recsys.features.describe import DEFINITIONS
+from training.features.arrow_columns import TIME
+from training.features.kernel import (
+    BARE_SCHEMA,
+    EXAMPLE_SCHEMA,
+    ITEM_TEXTS,
+    REQUEST_TEXTS,
+    USER_TEXTS,
+    item_side,
+    user_side,
+)
+from training.features.labels import ITEM_CONTEXT, LabelConfig, Popularity, label
+from training.features.sequences import SEQUENCE_SCHEMA, sequences
+from training.features.spark import OutputFolder
+
+_EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
+_DAY = "dt"
+_POPULARITY_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class FeatureJob:
+    """What to build, from where, to where. `lake` and `output` may be any path that Hadoop reads.
+
+    Days are UTC, both ends included; empty: the lake's first and last. Days that are built for these definitions
+    are left alone, unless `rebuild` or rows came to the days that label them (or went). `forgotten` is
+    `recsys.lake.forget.forgotten_users`: their rows are left out at once, before a compaction removes them.
+    """
+
+    lake: str
+    output: str
+    first_day: str = ""
+    last_day: str = ""
+    window_ms: int = MS_PER_DAY
+    negatives: int = 4
+    seed: int = 0
+    buckets: int = 64
+    rebuild: bool = False
+    forgotten: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did. `examples` counts the rows of the days it built."""
+
+    days: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    events: int = 0
+    examples: int = 0
+    positives: int = 0
+    sequences: int = 0
+    fingerprint: str = field(default_factory=lambda: FEATURES.fingerprint)
+
+
+def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] = lambda _: None) -> Report:
+    """Build the days that are missing or outdated, and the sequences, which are always of the whole lake.
+
+    Raises:
+        InvalidData: the lake has no events in those days.
+    """
+    lake_days = _lake_days(spark, job.lake)
+    wanted = [d for d in lake_days if (job.first_day or d) <= d <= (job.last_day or d)]
+    if not wanted:
+        raise InvalidData(
+            f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
+        )
+    run = uuid.uuid4().hex[:8]
+    examples = OutputFolder(spark, f"{job.output}/examples", run)
+    rows = _rows_of_days(spark, job, wanted)
+    marks = {day: _mark(job, day, rows) for day in wanted}
+    done = examples.marks()
+    examples.remove(
+        [name for name in done if name.removeprefix(f"{_DAY}=") not in lake_days]
+    )  # all forgotten
+    done = {} if job.rebuild else done
+    missing = [d for d in wanted if done.get(f"{_DAY}={d}") != marks[d]]
+    skipped = tuple(d for d in wanted if d not in missing)
+    if not missing:
+        return Report(skipped=skipped)
+
+    everything = read_events(spark, job)
+    events = everything.where(sf.col(_DAY) <= _label_days(missing[-1], job.window_ms)[-1])
+    try:
+        progress(f"{len(missing)} days to build, {len(skipped)} are up to date")
+        n_events = events.count()
+        progress(f"{n_events:,} events read")
+        built = _examples(spark, job, events, missing)
+        built = built.sortWithinPartitions(_DAY, TIME, "example_id")  # the writer sorts by day anyway
+        built.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.aside)
+        counts = spark.read.parquet(examples.aside).groupBy("sampled").count().collect()
+        examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
+        examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
+        n_examples = sum(row["count"] for row in counts)
+        progress(f"{n_examples:,} examples written")
+        n_sequences = _write_sequences(spark, job, everything, run)
+    finally:
+        examples.discard()
+    return Report(
+        days=tuple(missing),
+        skipped=skipped,
+        events=n_events,
+        examples=n_examples,
+        positives=sum(row["count"] for row in counts if not row["sampled"]),
+        sequences=n_sequences,
+    )
+
+
+def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Sequence[str]) -> DataFrame:
+    config = LabelConfig(
+        first_ms=_start_ms(days[0]),
+        end_ms=_start_ms(days[-1]) + MS_PER_DAY,
+        window_ms=job.window_ms,
+        unshown=_unshown(events),
+        negatives=job.negatives,
+        seed=job.seed,
+    )
+    popularity = spark.sparkContext.broadcast(_popularity(events, config))
+    # each pass reads the lake anew, and only the columns that it needs: a cache of the events costs more than that
+    attributed = sf.col("request_id").isNotNull().alias("attributed")
+    common = ("event_id", "type", "item_id", TIME, "value", attributed)
+    by_item = events.select("item_bucket", *common).groupBy("item_bucket")
+    by_user = events.select("user_bucket", "user_id", *common, *ITEM_CONTEXT).groupBy("user_bucket")
+
+    def labelled(rows: pa.Table) -> pa.Table:
+        return label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
+
+    bare = events.groupBy("user_bucket").applyInArrow(labelled, _spark_schema(BARE_SCHEMA))
+    bare = bare.where(_day_column().isin(list(days)))  # days in between may be up to date
+    bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
+    bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ("created_ms",))
+    half = BARE_SCHEMA.append(pa.field("item_features", pa.list_(pa.float32())))
+    sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, _spark_schema(half))
+    sided = sided.withColumn("user_bucket", _bucket("user_id", job.buckets))
+    sided = _joined(spark, sided, f"{job.lake}/users", "user_id", USER_TEXTS)
+    full = sided.groupBy("user_bucket").cogroup(by_user)
+    return full.applyInArrow(user_side, _spark_schema(EXAMPLE_SCHEMA)).withColumn(_DAY, _day_column())
+
+
+def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, run: str) -> int:
+    folder = OutputFolder(spark, job.output, run)
+    try:
+        wanted = sf.col("type").isin([str(t) for t in ENGAGEMENT])
+        engaged = events.where(wanted).select("user_bucket", "user_id", "event_id", "type", "item_id", TIME)
+        rows = engaged.groupBy("user_bucket").applyInArrow(sequences, _spark_schema(SEQUENCE_SCHEMA))
+        rows.write.option("compression", "zstd").parquet(f"{folder.aside}/sequences")
+        count = spark.read.parquet(f"{folder.aside}/sequences").count()
+        folder.publish({"sequences": ""})
+    finally:
+        folder.discard()
+    return int(count)
+
+
+# --- reading the lake -------------------------------------------------------------------------------------------
+
+
+def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
+    """Flat events with their buckets and what features read from the context."""
+    context = {name: name for name in ITEM_CONTEXT}
+    context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}
+    events = spark.read.parquet(f"{job.lake}/events")
+    if job.forgotten:
+        marks = spark.createDataFrame(list(job.forgotten.items()), "digest string, until_ms long")
+        theirs = (sf.sha2("user_id", 256) == marks.digest) & (sf.col(TIME) <= marks.until_ms)
+        events = events.join(sf.broadcast(marks), theirs, "left_anti")
+    return events.select(
+        *_EVENT_COLUMNS,
+        *(sf.col("context")[name].alias(column) for column, name in context.items()),
+        sf.col(_DAY).cast("string").alias(_DAY),
+        _bucket("user_id", job.buckets).alias("user_bucket"),
+        _bucket("item_id", job.buckets).alias("item_bucket"),
+    )
+
+
+def _bucket(column: str, buckets: int) -> Any:
+    return sf.pmod(sf.xxhash64(sf.col(column)), sf.lit(buckets)).cast("int")
+
+
+def _joined(
+    spark: SparkSession, rows: DataFrame, path: str, key: str, texts: dict[Any, str], more: Iterable[str] = ()
+) -> DataFrame:
+    """Add the attributes of items or users that features read; null where unknown."""
+    try:
+        table = spark.read.parquet(path)
+    except Exception as error:  # pyspark raises AnalysisException for a missing path
+        if "PATH_NOT_FOUND" not in str(error):
+            raise
+        return rows.select("*", *(sf.lit(None).cast("string").alias(column) for column in texts.values()))
+    picked = (sf.col("attributes")[name].alias(column) for (_, name), column in texts.items())
+    return rows.join(table.select(key, *more, *picked), key, "left")
+
+
+def _unshown(events: DataFrame) -> frozenset[EventType]:
+    """Ratings may be positives without an impression; in a log without any impression, every engagement may."""
+    has_impressions = not events.where(sf.col("type") == str(EventType.IMPRESSION)).isEmpty()
+    return frozenset({EventType.RATING}) if has_impressions else ENGAGEMENT
+
+
+def _popularity(events: DataFrame, config: LabelConfig) -> Popularity | None:
+    """What negatives are drawn from: engagements by time, thinned by their ids' hash when they are many."""
+    pool = events.where(sf.col("type").isin([str(t) for t in config.unshown]) & sf.col("request_id").isNull())
+    count = pool.count()
+    if not count or not config.negatives:
+        return None
+    keep_one_in = -(-count // _POPULARITY_ROWS)
+    pool = pool.where(sf.pmod(sf.xxhash64("event_id"), sf.lit(keep_one_in)) == 0)
+    table = pool.select("item_id", TIME, "event_id", "categories", "creator").toArrow()
+    table = table.sort_by([(TIME, "ascending"), ("event_id", "ascending")]).combine_chunks()
+    encoded = table.column("item_id").combine_chunks().dictionary_encode()
+    items = np.asarray(encoded.indices, np.int32)
+    _, newest = np.unique(items[::-1], return_index=True)
+    described = table.take(pa.array(len(items) - 1 - newest))
+    return Popularity(
+        times=np.asarray(table.column(TIME), np.int64),
+        items=items,
+        ids=encoded.dictionary.to_pylist(),
+        categories=described.column("categories").to_pylist(),
+        creators=described.column("creator").to_pylist(),
+    )
+
+
+def _lake_days(spark: SparkSession, lake: str) -> list[str]:
+    folder = OutputFolder(spark, f"{lake}/events", "")
+    return sorted(name.removeprefix(f"{_DAY}=") for name in folder.names() if name.startswith(f"{_DAY}="))
+
+
+# --- days -------------------------------------------------------------------------------------------------------
+
+
+def _rows_of_days(spark: SparkSession, job: FeatureJob, days: Sequence[str]) -> dict[str, int]:
+    """Rows of each day from the first of `days` to the last that may label one of them; from the files' footers."""
+    span = sf.col(_DAY).between(days[0], _label_days(days[-1], job.window_ms)[-1])
+    counts = read_events(spark, job).where(span).groupBy(_DAY).count().collect()
+    return {row[_DAY]: row["count"] for row in counts}
+
+
+def _mark(job: FeatureJob, day: str, rows: Mapping[str, int]) -> str:
+    """What a finished day says of itself; a day that says otherwise is built again.
+
+    It was built of the rows that may label it, and outcomes may come late: whoever waits for "complete" waits for
+    the latest client, so a day is built early and again when more has come.
+    """
+    made_with: dict[str, Any] = {
+        k: v for k, v in asdict(job).items() if k in ("window_ms", "negatives", "seed")
+    }
+    built_of = {label_day: rows.get(label_day, 0) for label_day in _label_days(day, job.window_ms)}
+    return json.dumps(
+        {"fingerprint": FEATURES.fingerprint, "built_of": built_of, **made_with}, sort_keys=True
+    )
+
+
+def _start_ms(day: str) -> int:
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000
+
+
+def _label_days(day: str, window_ms: int) -> list[str]:
+    """The days whose events may label an impression of `day`, itself first."""
+    first, more = date.fromisoformat(day), -(-window_ms // MS_PER_DAY)
+    return [(first + timedelta(days=n)).isoformat() for n in range(more + 1)]
+
+
+def _day_column() -> Any:
+    return sf.date_format(sf.timestamp_millis(sf.col(TIME)), "yyyy-MM-dd")
+
+
+def _spark_schema(schema: pa.Schema) -> Any:
+    return from_arrow_schema(schema)

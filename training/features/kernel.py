@@ -1,0 +1,100 @@
+"""What the Spark job runs on the executors: a bucket of examples and the events of its keys → features.
+
+Tables in, tables out, without Spark: the item side from all events of the items, the user's side and the history
+from all events of the users.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.features.batch import BatchSource, spans_before
+from recsys.features.definitions import ENGAGED_VISITS, ENGAGEMENT, FEATURES
+from recsys.features.state import Entity
+from training.features.arrow_columns import (
+    TIME,
+    Codes,
+    attribute_columns,
+    event_columns,
+    fill,
+    lists_of,
+    matrix_of,
+    queries,
+    sorted_events,
+)
+from training.features.labels import ITEM_CONTEXT, example_schema
+
+USER_TEXTS = attribute_columns(FEATURES, Entity.USER)
+ITEM_TEXTS = attribute_columns(FEATURES, Entity.ITEM)
+REQUEST_TEXTS = attribute_columns(FEATURES, Entity.CONTEXT)
+BARE_SCHEMA = example_schema(tuple(REQUEST_TEXTS.values()))
+
+_ITEM_SIDE = FEATURES.placed(lambda f: f.entity is Entity.ITEM)
+_OTHER_SIDE = FEATURES.placed(lambda f: f.entity is not Entity.ITEM)
+
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        *(
+            BARE_SCHEMA.field(n)
+            for n in BARE_SCHEMA.names
+            if n not in (*ITEM_CONTEXT, *REQUEST_TEXTS.values())
+        ),
+        pa.field("history_items", pa.list_(pa.string())),
+        pa.field("history_types", pa.list_(pa.string())),
+        pa.field("history_times", pa.list_(pa.int64())),
+        pa.field("features", pa.list_(pa.float32())),
+    ]
+)
+
+
+def item_side(examples: pa.Table, events: pa.Table) -> pa.Table:
+    """Append `item_features` to bare examples; `events` are all events of their items."""
+    events = sorted_events(events, "item_id")
+    items = Codes(events.column("item_id"))
+    columns = event_columns(events, "item_id", items, items)
+    asked = queries(examples, "item_id", items, items, ITEM_TEXTS)
+    matrix = np.zeros((examples.num_rows, FEATURES.dimension), np.float32)
+    fill(matrix, _ITEM_SIDE, BatchSource(Entity.ITEM, columns, asked))
+    side = lists_of(matrix[:, _ITEM_SIDE[1]])
+    return examples.select(BARE_SCHEMA.names).append_column("item_features", side)
+
+
+def user_side(examples: pa.Table, events: pa.Table) -> pa.Table:
+    """Complete the features and add the histories; `events` are all events of the examples' users."""
+    events = sorted_events(events, "user_id")
+    order = [("user_id", "ascending"), (TIME, "ascending"), ("example_id", "ascending")]
+    examples = examples.take(pc.sort_indices(examples, sort_keys=order))
+    users = Codes(events.column("user_id"))
+    items = Codes(events.column("item_id"))
+    columns = event_columns(events, "user_id", users, items)
+    asked = queries(examples, "user_id", users, items, USER_TEXTS | REQUEST_TEXTS)
+    matrix = np.empty((examples.num_rows, FEATURES.dimension), np.float32)
+    item_features = matrix_of(examples.column("item_features").chunks, _ITEM_SIDE[1].size)
+    matrix[:, _ITEM_SIDE[1]] = item_features
+    fill(matrix, _OTHER_SIDE, BatchSource(Entity.USER, columns, asked))
+    histories = _histories(events, users, asked.key, asked.time_ms)
+    kept = {n: examples.column(n) for n in EXAMPLE_SCHEMA.names if n in examples.column_names}
+    return pa.table(kept | histories | {"features": lists_of(matrix)}).select(EXAMPLE_SCHEMA.names)
+
+
+def _histories(events: pa.Table, users: Codes, keys: Any, times: Any) -> dict[str, pa.Array]:
+    """The latest engagements before each instant, oldest first, as list columns."""
+    engaged = events.filter(pc.is_in(events.column("type"), value_set=pa.array(sorted(map(str, ENGAGEMENT)))))
+    starts, ends = spans_before(
+        users.of(engaged.column("user_id")),
+        np.asarray(engaged.column(TIME)),
+        keys,
+        times,
+        ENGAGED_VISITS.size,
+    )
+    lengths = ends - starts
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    rows = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, lengths)
+    at = engaged.take(pa.array(rows))
+    bounds = pa.array(offsets, pa.int32())
+    return {
+        name: pa.ListArray.from_arrays(bounds, at.column(column).combine_chunks())
+        for name, column in (("history_items", "item_id"), ("history_types", "type"), ("history_times", TIME))
+    }

@@ -1,0 +1,34 @@
+"""One row a user: what they engaged with, oldest first. The two-tower is trained on these."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.features.definitions import ENGAGEMENT
+from training.features.arrow_columns import TIME, sorted_events
+
+SEQUENCE_SCHEMA = pa.schema(
+    [
+        pa.field("user_id", pa.string()),
+        pa.field("items", pa.list_(pa.string())),
+        pa.field("times", pa.list_(pa.int64())),
+        pa.field("types", pa.list_(pa.string())),
+    ]
+)
+_ENGAGEMENT = pa.array(sorted(str(kind) for kind in ENGAGEMENT))
+
+
+def sequences(rows: pa.Table) -> pa.Table:
+    """The sequences of some users, from all their events."""
+    rows = rows.filter(pc.is_in(rows.column("type"), value_set=_ENGAGEMENT))
+    if not rows.num_rows:
+        return SEQUENCE_SCHEMA.empty_table()
+    rows = sorted_events(rows, "user_id")
+    users = rows.column("user_id").combine_chunks()
+    starts = np.flatnonzero(np.concatenate(([True], np.asarray(pc.not_equal(users[1:], users[:-1])))))
+    offsets = pa.array(np.append(starts, len(users)), pa.int32())
+    lists = {
+        name: pa.ListArray.from_arrays(offsets, rows.column(column).combine_chunks())
+        for name, column in (("items", "item_id"), ("times", TIME), ("types", "type"))
+    }
+    return pa.table({"user_id": users.take(pa.array(starts)), **lists}).cast(SEQUENCE_SCHEMA)

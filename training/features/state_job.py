@@ -1,0 +1,128 @@
+"""The state as of a time, from the lake: the same cells and histories that the stream would have made.
+
+What `recsys features backfill` loads into an empty store, and what `recsys bench parity` compares the stream with.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as sf
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from recsys.contracts.events import CATEGORY_SEPARATOR
+from recsys.contracts.types import EventType
+from recsys.features.batch import EventColumns
+from recsys.features.definitions import FEATURES
+from recsys.features.state import KEY_MARK, TILE_MARK, Entity, EntityState, Visit
+from training.features.arrow_columns import TIME, Codes, event_columns, sorted_events
+from training.features.job import FeatureJob, read_events
+
+_VISIT = pa.struct(
+    [
+        pa.field("history", pa.string()),
+        pa.field(TIME, pa.int64()),
+        pa.field("event_id", pa.string()),
+        pa.field("type", pa.string()),
+        pa.field("item_id", pa.string()),
+        pa.field("categories", pa.string()),
+    ]
+)
+STATE_SCHEMA = pa.schema(
+    [
+        pa.field("entity", pa.string()),
+        pa.field("id", pa.string()),
+        pa.field("cells", pa.list_(pa.string())),
+        pa.field("amounts", pa.list_(pa.int64())),
+        pa.field("visits", pa.list_(_VISIT)),
+        pa.field("latest_ms", pa.int64()),  # the latest event time in it
+    ]
+)
+
+
+def state(spark: SparkSession, job: FeatureJob, before_ms: int) -> DataFrame:
+    """Every user's and item's state from the events strictly before `before_ms`, one row each (`STATE_SCHEMA`)."""
+    events = read_events(spark, job).where(sf.col(TIME) < before_ms)
+    schema = from_arrow_schema(STATE_SCHEMA)
+    users = events.groupBy("user_bucket").applyInArrow(user_states, schema)
+    return users.union(events.groupBy("item_bucket").applyInArrow(item_states, schema))
+
+
+def user_states(rows: pa.Table) -> pa.Table:
+    """The states of some users, from all their events."""
+    rows, keys, columns = _bucket(rows, "user_id")
+    cells = _cells(Entity.USER, columns, len(keys.ids))
+    return _table(Entity.USER, keys, columns, cells, _visits(rows, columns, len(keys.ids)))
+
+
+def item_states(rows: pa.Table) -> pa.Table:
+    """The states of some items, from all their events."""
+    _, keys, columns = _bucket(rows, "item_id")
+    n = len(keys.ids)
+    return _table(Entity.ITEM, keys, columns, _cells(Entity.ITEM, columns, n), [[] for _ in range(n)])
+
+
+def entity_state(row: Mapping[str, Any]) -> EntityState:
+    """One row of `STATE_SCHEMA` as the store's type."""
+    result = EntityState(dict(zip(row["cells"], row["amounts"], strict=True)))
+    for v in row["visits"]:
+        categories = tuple(v["categories"].split(CATEGORY_SEPARATOR)) if v["categories"] else ()
+        visit = Visit(v[TIME], v["event_id"], EventType(v["type"]), v["item_id"], categories)
+        result.histories.setdefault(v["history"], []).append(visit)
+    return result
+
+
+def _bucket(rows: pa.Table, key: str) -> tuple[pa.Table, Codes, EventColumns]:
+    rows = sorted_events(rows, key)
+    keys = Codes(rows.column(key))
+    return rows, keys, event_columns(rows, key, keys, Codes(rows.column("item_id")))
+
+
+def _cells(entity: Entity, columns: EventColumns, n: int) -> list[dict[str, int]]:
+    """Cell name → amount, for each key."""
+    result: list[dict[str, int]] = [{} for _ in range(n)]
+    for aggregate in FEATURES.aggregates:
+        if aggregate.entity is not entity:
+            continue
+        for key, tile, bucket, amount in zip(*(a.tolist() for a in columns.cells(aggregate)), strict=True):
+            stem = f"{aggregate.name}{TILE_MARK}{tile}" if tile >= 0 else aggregate.name
+            result[key][f"{stem}{KEY_MARK}{bucket}" if bucket >= 0 else stem] = amount
+    return result
+
+
+def _visits(rows: pa.Table, columns: EventColumns, n: int) -> list[list[dict[str, Any]]]:
+    """The latest visits of each history, oldest first. `rows` and `columns` are in the same order."""
+    result: list[list[dict[str, Any]]] = [[] for _ in range(n)]
+    for history in FEATURES.histories:
+        chosen = np.asarray(
+            pc.is_in(rows.column("type"), value_set=pa.array(sorted(map(str, history.types))))
+        )
+        at = np.flatnonzero(chosen)
+        ends = np.searchsorted(columns.key[at], np.arange(n), side="right")
+        keep = ends[columns.key[at]] - np.arange(at.size) <= history.size
+        picked = rows.select([TIME, "event_id", "type", "item_id", "categories"]).take(pa.array(at[keep]))
+        for key, visit in zip(columns.key[at[keep]].tolist(), picked.to_pylist(), strict=True):
+            result[key].append({"history": history.name, **visit})
+    return result
+
+
+def _table(
+    entity: Entity,
+    keys: Codes,
+    events: EventColumns,
+    cells: list[dict[str, int]],
+    visits: list[list[dict[str, Any]]],
+) -> pa.Table:
+    ends = np.searchsorted(events.key, np.arange(len(cells)), side="right")
+    columns = {
+        "entity": [entity.value] * len(cells),
+        "id": keys.ids,
+        "cells": [list(c) for c in cells],
+        "amounts": [list(c.values()) for c in cells],
+        "visits": visits,
+        "latest_ms": events.time_ms[ends - 1],
+    }
+    return pa.table(columns, schema=STATE_SCHEMA)

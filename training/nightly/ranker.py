@@ -1,0 +1,192 @@
+"""A night's update of the ranker: yesterday's weights go on with the examples that are new since.
+
+The network keeps its shape and the statistics of its inputs. Rows of items and of field values are carried over by
+name; what is new begins as an unknown item does. The teacher, if there was one, has no part in it: a night learns from
+labels alone, and the next training in full distils anew.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import MS_PER_SECOND, Item
+from recsys.models.ranker import Ranker, RankerData
+from recsys.ranking.scorer import RankerSession
+from training.compression.gates import OVERLAP, top_overlap
+from training.compression.ladder import quantize_products, score_requests
+from training.compression.quantize import quantized_tables
+from training.compression.variants import (
+    ONNX,
+    RUNG,
+    SHAPE,
+    WEIGHTS,
+    Rung,
+    read_rung,
+    read_shape,
+    save_trained,
+)
+from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
+from training.ranker.loop import LoopConfig, fit, predict, selection_score
+from training.ranker.train import ranker_origin, write_ranker, write_summary
+from training.seeding import seed_everything
+from training.two_tower.sequences import read_items
+from training.warm_start import FULL, Origin, old_numbers, read_origin
+
+_BITS = {"rows-fp16": 16, "rows-int8": 8, "rows-int4": 4, "int8": 8}  # of a rung's embedding rows
+NIGHT = LoopConfig(epochs=1, learning_rate=5e-4, batch_size=512)
+_JUDGED = 2_000  # newest validation rows whose lists show what 8 bits change
+
+
+@dataclass(frozen=True)
+class RankerUpdate:
+    """`work`: yesterday's work folder, only read. `out`: the new one. `n_features`: D, `FEATURES.dimension`."""
+
+    n_features: int
+    examples: Path
+    items: Path
+    work: Path
+    out: Path
+    history_length: int = 50
+    item_attributes: tuple[str, ...] = ()
+    validation: float = 0.1  # the latest share of the new examples; trained on the night after
+    loop: LoopConfig = field(default_factory=lambda: NIGHT)
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """Scores: mean of click AUC and GAUC on the validation rows (`selection_score`)."""
+
+    score_before: float
+    score_after: float
+    examples: int
+    metrics: dict[str, float]
+
+    @property
+    def learnt(self) -> bool:
+        """False: it would have become worse, so yesterday's weights stay."""
+        return self.score_after >= self.score_before
+
+
+def main(config: RankerUpdate) -> UpdateReport:
+    """Go on from `work` with what is newer, and leave in `out` what `recsys train rank` would.
+
+    Raises:
+        InvalidConfig: yesterday's ranker had other features, history or numbering.
+        InvalidData: there is none, or nothing is new.
+    """
+    torch.set_num_threads(config.threads)
+    seed_everything(config.loop.seed)
+    origin, items = read_origin(config.work), read_items(config.items)
+    facts = item_fields(items, config.item_attributes, known=origin.fields)
+    rows = new_examples(config, origin, items)
+    train, validation = temporal_split(rows, config.validation)
+    now = ranker_origin(items, facts, config.item_attributes, train, origin.nights + 1)
+    origin.check(now.must_agree)
+
+    ranker = carried_over(config.work, origin, items, facts)
+    before, after = go_on(ranker, train, validation, config.loop)
+
+    metrics = _write(ranker, train, validation, config)
+    now.write(config.out)
+    write_summary(config.out, config, metrics, config.loop.seed, [(1, after)])
+    return UpdateReport(before, after, len(rows), metrics)
+
+
+def go_on(
+    ranker: Ranker, train: RankExamples, validation: RankExamples, loop: LoopConfig
+) -> tuple[float, float]:
+    """Train in place; scores of the validation rows before and after. A ranker that became worse gets its weights
+    back."""
+    before = selection_score(predict(ranker, validation), validation)
+    weights = {name: weight.clone() for name, weight in ranker.state_dict().items()}
+    fit(ranker, train, validation, loop)
+    after = selection_score(predict(ranker, validation), validation)
+    if after < before:
+        ranker.load_state_dict(weights)
+    return before, after
+
+
+def new_examples(config: RankerUpdate, origin: Origin, items: Sequence[Item]) -> RankExamples:
+    """Those after the newest that yesterday's ranker was trained on, whatever nights were missed."""
+    newest = datetime.fromtimestamp(origin.trained_until_ms / MS_PER_SECOND, UTC).date().isoformat()
+    days = [path.name[3:] for path in config.examples.glob("dt=*") if path.name[3:] >= newest]
+    ids = [item.item_id for item in items]
+    nothing = InvalidData(f"{config.examples}: no examples since {newest}; first `recsys features build`")
+    if not days:
+        raise nothing
+    rows = read_examples(config.examples, ids, config.n_features, config.history_length, days)
+    rows = rows.take(rows.time_ms > origin.trained_until_ms)
+    if not len(rows):
+        raise nothing
+    return rows
+
+
+def carried_over(folder: Path, origin: Origin, items: Sequence[Item], facts: ItemFields) -> Ranker:
+    """Yesterday's ranker for today's item table.
+
+    Raises:
+        InvalidConfig: its items share rows by their numbers, and the numbers have changed.
+    """
+    weights, shape = load_file(folder / WEIGHTS), read_shape(folder / SHAPE)
+    ids = [item.item_id for item in items]
+    if shape.item_buckets and ids[: len(origin.item_ids)] != list(origin.item_ids):
+        raise InvalidConfig(f"{folder}: items share rows by their numbers, which have changed; {FULL}")
+    data = RankerData(
+        n_items=len(items),
+        n_features=len(weights["numeric_columns"]),
+        mean=weights["numeric.mean"],
+        scale=weights["numeric.scale"],
+        edges=weights["numeric.edges"],
+        fields=torch.from_numpy(facts.codes),
+        field_sizes=facts.sizes,
+    )
+    weights["fields"] = data.fields
+    if not shape.item_buckets:
+        weights["item.weight"] = weights["item.weight"][torch.from_numpy(old_numbers(origin.item_ids, ids))]
+    for i, size in enumerate(facts.sizes):
+        rows = weights[f"field.{i}.weight"]
+        weights[f"field.{i}.weight"] = torch.cat([rows, rows[:1].expand(size - len(rows), -1)])
+    ranker = Ranker(shape, data)
+    ranker.load_state_dict(weights)
+    return ranker.eval()
+
+
+def _write(
+    ranker: Ranker, train: RankExamples, validation: RankExamples, config: RankerUpdate
+) -> dict[str, float]:
+    """In the bits that yesterday's had: a ladder's rung stays that rung."""
+    out, seed = config.out, config.loop.seed
+    rung = read_rung(config.work).name if (config.work / RUNG).exists() else ""
+    served = quantized_tables(ranker, _BITS[rung]) if rung in _BITS else ranker
+    metrics = write_ranker(served, train, validation, out, seed)
+    overlap = 1.0
+    if rung == "int8":
+        rung, overlap = _quantized_products(out, validation.take(slice(-_JUDGED, None)))
+    save_trained(ranker, out)
+    if rung:
+        found = Rung(rung, (out / ONNX).stat().st_size, metrics, overlap, ())
+        (out / RUNG).write_text(json.dumps(asdict(found), indent=2), encoding="utf-8")
+    return metrics
+
+
+def _quantized_products(out: Path, judged: RankExamples) -> tuple[str, float]:
+    """Put the matrix products of `out`'s ranker in 8 bits, unless the lists become others than the ladder's gate
+    allows: then they stay in 32 until a training in full. The rung that it is now, and the overlap of the lists."""
+    products = out / "products"
+    products.mkdir()
+    quantize_products(out, products)
+    ours, theirs = (score_requests(RankerSession(folder / ONNX), judged) for folder in (products, out))
+    overlap = top_overlap(ours, theirs)
+    if overlap >= OVERLAP:
+        for path in products.iterdir():
+            path.replace(out / path.name)
+    shutil.rmtree(products)
+    return ("int8", overlap) if overlap >= OVERLAP else ("rows-int8", 1.0)

@@ -1,0 +1,214 @@
+"""The training loop of the ranker, shared by training, distillation and evaluation.
+
+Deterministic under a seed; interrupted, it goes on from the last whole epoch to the same weights.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import Head
+from recsys.metrics import auc, gauc
+from recsys.models.ranker import HEADS, RankerLogits
+from training.checkpoint import TrainingState
+from training.ranker.adversarial import Attack, with_attack
+from training.ranker.dataset import RankExamples
+from training.seeding import seed_step
+
+Rows = NDArray[np.int64]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+# What a step minimises: the model's logits, the batch's labels (B, heads), the batch's rows in the training set.
+Objective = Callable[[RankerLogits, Tensor, NDArray[np.int64]], Tensor]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast. `patience`: epochs without a better validation score before stopping."""
+
+    epochs: int = 6
+    rows_an_epoch: int = 150_000  # at most, drawn anew each epoch: time is bounded, whatever the lake holds
+    batch_size: int = 1024
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0  # of matrices, decoupled
+    embedding_decay: float = 1e-4  # of embeddings: rare items stay near the average one
+    patience: int = 2
+    loss_weights: Mapping[str, float] = field(
+        default_factory=lambda: {Head.CLICK: 1.0, Head.CONVERSION: 1.0, Head.LIKE: 0.5, Head.DWELL: 0.3}
+    )
+    attack: float = 0.0  # > 0: adversarial training, epsilon of `training.ranker.adversarial`
+    attack_steps: int = 1  # 1: FGSM; more: PGD, each step costs another run
+    seed: int = 0
+
+
+def fit(
+    model: nn.Module,
+    train: RankExamples,
+    validation: RankExamples,
+    config: LoopConfig,
+    objective: Objective | None = None,
+    checkpoints: Path | None = None,
+    report: Callable[[int, float], None] = lambda epoch, score: None,
+) -> int:
+    """Train `model` in place to its best epoch by validation AUC *and* GAUC.
+
+    Args:
+        objective: default, `ranking_loss` with the configured weights.
+        checkpoints: file to resume from and to write after each epoch; deleted when done.
+        report: called after each epoch with its number and validation score.
+
+    Returns:
+        epochs run, those of an interrupted run included.
+    """
+    attack = Attack(config.attack, config.attack_steps)
+    minimised = objective or (lambda logits, labels, _: ranking_loss(logits, labels, config.loss_weights))
+    optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate)
+    rows_an_epoch = min(len(train), config.rows_an_epoch)
+    steps_an_epoch = -(-rows_an_epoch // config.batch_size)
+    rate = _warm_then_cosine(steps_an_epoch * config.epochs)
+    state = TrainingState(model, None, optimizer)
+    identity = {"loop": asdict(config), "rows": len(train), "last_ms": int(train.time_ms[-1])}
+    if checkpoints is not None:
+        state.restore(checkpoints, identity)
+
+    scores = [past["score"] for past in state.progress.reports]
+    while len(scores) < config.epochs and len(scores) - _best_epoch(scores) <= config.patience:
+        epoch = len(scores)
+        model.train()
+        order = np.random.default_rng((config.seed, epoch)).permutation(len(train))[:rows_an_epoch]
+        for i, rows in enumerate(np.array_split(order, steps_an_epoch)):
+            step = epoch * steps_an_epoch + i
+            seed_step(config.seed, step)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate(step)
+            batch = train.take(rows)
+            inputs, labels = inputs_of(batch), torch.from_numpy(batch.labels)
+
+            def loss_of(inputs: Inputs = inputs, labels: Tensor = labels, rows: Rows = rows) -> Tensor:
+                return minimised(model(*inputs), labels, rows)
+
+            loss = with_attack(model, loss_of, attack) if config.attack else loss_of()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+        scores.append(selection_score(predict(model, validation), validation))
+        report(epoch + 1, scores[-1])
+        if _best_epoch(scores) == len(scores):
+            state.best = {name: weight.clone() for name, weight in model.state_dict().items()}
+        state.progress.epoch = epoch + 1
+        state.progress.reports.append({"score": scores[-1]})
+        if checkpoints is not None:
+            state.save(checkpoints, identity)
+    model.load_state_dict(state.best)
+    model.eval()
+    if checkpoints is not None:
+        checkpoints.unlink(missing_ok=True)
+    return len(scores)
+
+
+def _best_epoch(scores: list[float]) -> int:
+    """From 1, the first of equals; 0 before the first epoch."""
+    return int(np.argmax(scores)) + 1 if scores else 0
+
+
+def ranking_loss(logits: RankerLogits, labels: Tensor, weights: Mapping[str, float]) -> Tensor:
+    """Weighted sum over the heads; conversion as ESMM: P(click) · P(conversion | click) over all rows.
+
+    Args:
+        labels: (B, heads) as `RankExamples.labels`. A NaN label (not known) is left out.
+    """
+    click, conversion, like, dwell = labels.unbind(1)
+    both = F.logsigmoid(logits.click) + F.logsigmoid(logits.conversion)
+    losses = {
+        Head.CLICK: F.binary_cross_entropy_with_logits(logits.click, click),
+        Head.CONVERSION: -(conversion * both + (1 - conversion) * log1mexp(both)).mean(),
+        Head.LIKE: F.binary_cross_entropy_with_logits(logits.like, like),
+        # the median is what the mean absolute error wants, and what a few very long views cannot pull away
+        Head.DWELL: F.l1_loss(logits.dwell, dwell),
+    }
+    return torch.stack([losses[head] * weights.get(head, 0.0) for head in HEADS]).sum()
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - e^x) for x < 0, exact at both ends (Mächler 2012)."""
+    x = x.clamp_max(-1e-7)
+    return torch.where(x > -0.693, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))
+
+
+def inputs_of(examples: RankExamples) -> Inputs:
+    """The model's inputs as tensors."""
+    return (
+        torch.from_numpy(examples.history).long(),
+        torch.from_numpy(examples.types).long(),
+        torch.from_numpy(examples.gaps).long(),
+        torch.from_numpy(examples.items),
+        torch.from_numpy(examples.features),
+        torch.from_numpy(examples.position),
+    )
+
+
+def predict_logits(
+    model: nn.Module, examples: RankExamples, batch_size: int = 4096, as_served: bool = True
+) -> RankerLogits:
+    """Logits of every row, in order. `as_served`: position is read as 0."""
+    model.eval()
+    found: list[RankerLogits] = []
+    with torch.inference_mode():
+        for start in range(0, len(examples), batch_size):
+            *before, position = inputs_of(examples.take(slice(start, start + batch_size)))
+            found.append(model(*before, torch.zeros_like(position) if as_served else position))
+    return RankerLogits(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def scores_of(logits: RankerLogits) -> dict[Head, NDArray[np.float32]]:
+    """What serving would output: probabilities, and dwell as log1p seconds."""
+    return {
+        Head.CLICK: torch.sigmoid(logits.click).numpy(),
+        Head.CONVERSION: torch.sigmoid(logits.conversion).numpy(),
+        Head.LIKE: torch.sigmoid(logits.like).numpy(),
+        Head.DWELL: F.relu(logits.dwell).numpy(),
+    }
+
+
+def predict(model: nn.Module, examples: RankExamples) -> dict[Head, NDArray[np.float32]]:
+    """Scores of every row, (n,) a head."""
+    return scores_of(predict_logits(model, examples))
+
+
+def selection_score(scores: Mapping[Head, NDArray[np.float32]], examples: RankExamples) -> float:
+    """Mean of click AUC and click GAUC. Within a request only the order within one user matters, across requests
+    also the level; a model that gains in one by losing in the other is not worth keeping."""
+    labels = examples.label(Head.CLICK).astype(np.int64)
+    both = [auc(labels, scores[Head.CLICK]), gauc(labels, scores[Head.CLICK], examples.users)]
+    known = [value for value in both if not np.isnan(value)]  # no user with both labels: no GAUC
+    if not known:
+        raise InvalidData("all validation rows have the same click label; take a longer validation period")
+    return sum(known) / len(known)
+
+
+def _parameter_groups(model: nn.Module, config: LoopConfig) -> list[dict[str, Any]]:
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if id(p) in tables], "weight_decay": config.embedding_decay},
+        {"params": [p for p in trained if id(p) not in tables], "weight_decay": config.weight_decay},
+    ]
+
+
+def _warm_then_cosine(steps: int, warm: float = 0.05) -> Callable[[int], float]:
+    """Learning rate as a share of its peak: linear up, cosine down to 2 %."""
+
+    def share(step: int) -> float:
+        if step < steps * warm:
+            return (step + 1) / max(steps * warm, 1)
+        return float(0.02 + 0.98 * (1 + np.cos(np.pi * (step / steps - warm) / (1 - warm))) / 2)
+
+    return share

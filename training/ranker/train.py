@@ -1,0 +1,201 @@
+"""Train the ranker: examples → `ranker.onnx`, calibration and golden scores in a work folder. Reads top to bottom.
+
+The same seed and data give the same weights, also when the run was interrupted and started again.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from recsys.contracts.types import Head, Item
+from recsys.features.definitions import FEATURES
+from recsys.features.drift import HISTOGRAMS, sampled_histograms, write_histograms
+from recsys.metrics import auc, calibration_error, gauc, xauc
+from recsys.models.blocks import numeric_statistics
+from recsys.models.ranker import Ranker, RankerConfig, RankerData
+from recsys.ranking.calibration import calibrate, write_calibrations
+from training.compression.variants import ONNX, save_trained
+from training.ranker.calibrate import fit_calibrations
+from training.ranker.clean import Cleaned, Cleaning, clean
+from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
+from training.ranker.export import export_ranker
+from training.ranker.loop import LoopConfig, fit, predict
+from training.seeding import seed_everything
+from training.two_tower.sequences import read_items
+from training.warm_start import ORIGIN, Origin
+
+
+@dataclass(frozen=True)
+class RankerTraining:
+    """Everything that decides a training run. `n_features`: D of the examples, `FEATURES.dimension`."""
+
+    n_features: int
+    examples: Path = Path("var/features/examples")
+    items: Path = Path("var/lake/items/items.parquet")
+    out: Path = Path("var/work/ranker")
+    checkpoints: Path = Path("var/checkpoints/ranker")
+    history_length: int = 50
+    item_attributes: tuple[str, ...] = ()  # item attributes to embed, besides categories and creator
+    validation: float = 0.1  # the latest share of the examples
+    model: RankerConfig = field(default_factory=RankerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    cleaning: Cleaning | None = None  # leave bots and repeated rows out of the training rows
+    threads: int = 1  # with others on the machine two are slower than one
+
+
+@dataclass(frozen=True)
+class RankerReport:
+    """Validation figures of the best epoch, by name."""
+
+    metrics: Mapping[str, float]
+    epochs: int
+    examples: int
+    out: Path
+    removed: Mapping[str, int]  # training rows that cleaning left out, by reason
+
+
+def main(
+    config: RankerTraining, report: Callable[[int, float], None] = lambda epoch, score: None
+) -> RankerReport:
+    """Train, keep the best epoch, calibrate, export.
+
+    Args:
+        report: called after each epoch with its number and validation score.
+
+    Raises:
+        InvalidData: the examples or the item table are missing or do not fit.
+    """
+    torch.set_num_threads(config.threads)
+    seed_everything(config.loop.seed)
+
+    items = read_items(config.items)
+    item_ids = [item.item_id for item in items]
+    examples = read_examples(config.examples, item_ids, config.n_features, config.history_length)
+    train, validation = temporal_split(examples, config.validation)
+    cleaned = clean(train, config.cleaning) if config.cleaning else Cleaned(train, {}, {})
+    train = cleaned.examples
+
+    facts = item_fields(items, config.item_attributes)
+    ranker = Ranker(config.model, ranker_data(train, len(items), facts.codes, facts.sizes, config.model.bins))
+    curve: list[tuple[int, float]] = []
+
+    def note(epoch: int, score: float) -> None:
+        curve.append((epoch, score))
+        report(epoch, score)
+
+    epochs = fit(
+        ranker,
+        train,
+        validation,
+        config.loop,
+        checkpoints=config.checkpoints / f"ranker-{config.loop.seed}.safetensors",
+        report=note,
+    )
+
+    metrics = write_ranker(ranker, train, validation, config.out, config.loop.seed)
+    (config.out / ORIGIN).unlink(missing_ok=True)  # an interrupted write leaves nothing to go on from
+    save_trained(ranker, config.out)
+    ranker_origin(items, facts, config.item_attributes, train).write(config.out)
+    cleaning = {"removed": cleaned.removed, "corrected": cleaned.corrected}
+    write_summary(config.out, config, metrics, config.loop.seed, curve, {"cleaning": cleaning})
+    return RankerReport(metrics, epochs, len(examples), config.out, cleaned.removed)
+
+
+def write_ranker(
+    ranker: Ranker, train: RankExamples, validation: RankExamples, out: Path, seed: int
+) -> dict[str, float]:
+    """Calibrate, export and note the training features' histograms: what a bundle gets, but for the summary. The
+    figures of the validation rows."""
+    raw = predict(ranker, validation)
+    calibrations = fit_calibrations(raw, validation)
+    out.mkdir(parents=True, exist_ok=True)
+    golden = export_ranker(
+        ranker,
+        out / ONNX,
+        ranker.data.n_items,
+        ranker.data.n_features,
+        train.history.shape[1],
+        seed,
+    )
+    save_file(golden, out / "golden.safetensors")
+    write_calibrations(out / "calibration.json", calibrations)
+    write_histograms(out / HISTOGRAMS, sampled_histograms(train.features, seed))
+    return figures(calibrate(raw, calibrations), validation)
+
+
+def write_summary(
+    out: Path,
+    config: Any,
+    metrics: Mapping[str, float],
+    seed: int,
+    curve: Sequence[tuple[int, float]],
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """`summary.json`, as `training.publish` reads it. `config`: a dataclass; `curve`: (epoch, score)."""
+    summary = {
+        "config": asdict(config),
+        "metrics": metrics,
+        "seed": seed,
+        "curve": [{"epoch": epoch, "validation": {"score": score}} for epoch, score in curve],
+        **(more or {}),
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")
+
+
+def ranker_origin(
+    items: Sequence[Item], facts: ItemFields, attributes: Sequence[str], train: RankExamples, nights: int = 0
+) -> Origin:
+    """What the weights of a ranker stand on."""
+    agreed = {
+        "feature fingerprint": FEATURES.fingerprint,
+        "number of features": train.features.shape[1],
+        "history length": train.history.shape[1],
+        "item attributes": list(attributes),
+    }
+    ids = [item.item_id for item in items]
+    return Origin(agreed, ids, int(train.time_ms[-1]), facts.values, nights)
+
+
+def ranker_data(
+    train: RankExamples, n_items: int, fields: NDArray[np.int64], field_sizes: tuple[int, ...], bins: int
+) -> RankerData:
+    """What the model stores of the training rows, and of nothing later."""
+    mean, scale, edges = numeric_statistics(torch.from_numpy(train.features), bins)
+    return RankerData(
+        n_items=n_items,
+        n_features=train.features.shape[1],
+        mean=mean,
+        scale=scale,
+        edges=edges,
+        fields=torch.from_numpy(fields),
+        field_sizes=field_sizes,
+    )
+
+
+def figures(scores: Mapping[Head, NDArray[np.float32]], examples: RankExamples) -> dict[str, float]:
+    """AUC, GAUC and calibration error a probability head, XAUC and mean absolute error of dwell. A head that has
+    only one label value has no AUC and is left out."""
+    found: dict[str, float] = {}
+    expected = {
+        Head.CLICK: (examples.label(Head.CLICK), scores[Head.CLICK]),
+        Head.CONVERSION: (examples.click_and_conversion, scores[Head.CLICK] * scores[Head.CONVERSION]),
+        Head.LIKE: (examples.label(Head.LIKE), scores[Head.LIKE]),
+    }
+    for head, (labels, probability) in expected.items():
+        happened = (labels > 0).astype(np.int64)
+        if 0 < happened.sum() < len(happened):
+            found[f"{head}_auc"] = auc(happened, probability)
+            found[f"{head}_gauc"] = gauc(happened, probability, examples.users)
+            found[f"{head}_calibration_error"] = calibration_error(happened, probability)
+    seconds, predicted = np.expm1(examples.label(Head.DWELL)), np.expm1(scores[Head.DWELL])
+    if seconds.any():
+        found["dwell_xauc"] = xauc(seconds, predicted)
+        found["dwell_mae_s"] = float(np.abs(seconds - predicted).mean())
+    return found

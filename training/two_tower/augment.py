@@ -1,0 +1,64 @@
+"""Sequence augmentation: varied histories with the same meaning (Xie et al., 2022, CL4SRec; Liu et al., 2021, CoSeRec).
+
+Off by default; docs/recall.md has what was measured.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.two_tower.sequences import History
+
+Change = Callable[[History, np.random.Generator], History]
+
+
+class Augmentation(StrEnum):
+    NONE = "none"
+    CROP = "crop"  # a consecutive part
+    MASK = "mask"  # without some events
+    REORDER = "reorder"  # a short stretch shuffled
+    SUBSTITUTE = "substitute"  # some items by a neighbour
+
+
+def augmenter(
+    kind: Augmentation, rate: float = 0.2, share: float = 0.5, neighbours: NDArray[np.int32] | None = None
+) -> Change | None:
+    """A function that changes about `rate` of the events of `share` of the histories.
+
+    Args:
+        neighbours: (n_items, m) item rows, -1 for none; needed by `SUBSTITUTE`.
+    """
+    if kind is Augmentation.NONE:
+        return None
+
+    def change(history: History, rng: np.random.Generator) -> History:
+        n = len(history.numbers)
+        if n < 4 or rng.random() >= share:
+            return history
+        if kind is Augmentation.CROP:
+            keep = max(2, round(n * (1 - rate)))
+            start = int(rng.integers(0, n - keep + 1))
+            return _take(history, np.arange(start, start + keep))
+        if kind is Augmentation.MASK:
+            kept = rng.random(n) >= rate
+            kept[-1] = True
+            return _take(history, np.flatnonzero(kept))
+        if kind is Augmentation.REORDER:
+            stretch = max(2, round(n * rate))
+            start = int(rng.integers(0, n - stretch + 1))
+            order = np.arange(n)
+            order[start : start + stretch] = start + rng.permutation(stretch)
+            return history._replace(numbers=history.numbers[order], types=history.types[order])
+        if neighbours is None:
+            raise ValueError("substitute needs the items' neighbours")
+        chosen = neighbours[history.numbers - 1, rng.integers(0, neighbours.shape[1], n)].astype(np.int64)
+        replaced = (rng.random(n) < rate) & (chosen >= 0)
+        return history._replace(numbers=np.where(replaced, chosen + 1, history.numbers))
+
+    return change
+
+
+def _take(history: History, at: NDArray[np.intp]) -> History:
+    return History(history.user_id, history.numbers[at], history.types[at], history.times[at])

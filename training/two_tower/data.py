@@ -1,0 +1,104 @@
+"""What the two-tower's trainer reads: one pass over the sequences, the cut of its validation, the users' attributes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import Item
+from recsys.datasets.catalogue import table_users
+from recsys.features.definitions import FEATURES
+from recsys.models.encoding import TYPE_NUMBERS
+from training.evaluation.retrieval import Cases, cases_after
+from training.two_tower.augment import Augmentation
+from training.two_tower.config import TwoTowerConfig, Validation
+from training.two_tower.cooccurrence import interactions, item_neighbours
+from training.two_tower.sequences import (
+    BeforeTime,
+    Cut,
+    Profiles,
+    SequenceFiles,
+    before_last,
+    keep_all,
+    read_items,
+)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What one phase trains on, and what is held out from it."""
+
+    items: Sequence[Item]
+    files: SequenceFiles
+    counts: Tensor  # (n_items,) events an item
+    newest_ms: int  # time of the newest event that is trained on
+    profiles: Profiles
+    cut: Cut
+    held_out: Cases | None
+
+
+def read_training_data(config: TwoTowerConfig) -> TrainingData:
+    """One pass over the files: how often each item occurs, and what is held out."""
+    items = read_items(config.items)
+    files = SequenceFiles(config.sequences, items)
+    cut = _cut(config, files)
+    data = counted(items, files, _profiles(config), cut)
+    if config.validation is Validation.NONE:
+        return data
+    cases = cases_after(files.read(), cut, wanted_type(config)).sample(config.validation_cases, config.seed)
+    if not len(cases):
+        raise InvalidData(
+            f"{config.sequences}: nothing happens after the validation cut; choose validation none"
+        )
+    return replace(data, held_out=cases)
+
+
+def wanted_type(config: TwoTowerConfig) -> int:
+    """Number of the event type that makes a target; 0: any."""
+    return TYPE_NUMBERS[config.wanted] if config.wanted else 0
+
+
+def _profiles(config: TwoTowerConfig) -> Profiles:
+    if not config.shape.profile:
+        return Profiles()
+    if config.users is None or not config.users.exists():
+        raise InvalidConfig(
+            "shape.profile: the users' static attributes are needed; set `users`, or leave it"
+        )
+    return Profiles(table_users(pq.read_table(config.users)), FEATURES.user_attributes)
+
+
+def counted(items: Sequence[Item], files: SequenceFiles, profiles: Profiles, cut: Cut) -> TrainingData:
+    """One pass over the histories before the cut; nothing held out."""
+    counts, newest = np.zeros(len(items), np.int64), 0
+    for history in files.read():
+        kept = history.before(cut(history))
+        counts += np.bincount(kept.numbers - 1, minlength=len(items))
+        newest = max(newest, int(kept.times[-1]) if len(kept.times) else 0)
+    return TrainingData(items, files, torch.from_numpy(counts), newest, profiles, cut, None)
+
+
+def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
+    if config.validation is Validation.NONE:
+        return keep_all
+    if config.validation is Validation.LAST_ITEM:
+        return before_last
+    if config.validation_from_ms:
+        return BeforeTime(config.validation_from_ms)
+    times = np.concatenate([h.times for h in files.read()] or [np.zeros(1, np.int64)])
+    if times.min() <= 0:
+        raise InvalidData(f"{config.sequences}: events without times; choose validation last_item or none")
+    return BeforeTime(int(np.quantile(times, 1 - config.validation_share)))
+
+
+def substitutes(config: TwoTowerConfig, data: TrainingData) -> NDArray[np.int32] | None:
+    """What substitution draws from; needed by no other augmentation."""
+    if config.augmentation is not Augmentation.SUBSTITUTE:
+        return None
+    histories = [history.before(data.cut(history)) for history in data.files.read()]
+    return item_neighbours(interactions(histories, len(data.items)), m=10)[0]

@@ -1,0 +1,44 @@
+"""Yesterday's two-tower as the start of tonight's: rows of items are carried over by their ids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from recsys.contracts.types import Item
+from recsys.models.two_tower import TwoTower, TwoTowerShape
+from training.compression.variants import WEIGHTS
+from training.two_tower.config import TwoTowerConfig
+from training.warm_start import ORIGIN, Origin, old_numbers, read_origin
+
+_IDS = "items.ids.weight"
+
+
+def keep(model: TwoTower, config: TwoTowerConfig, items: Sequence[Item], until_ms: int, folder: Path) -> None:
+    """Leave in `folder` what another run can start from. `until_ms`: time of the newest event trained on."""
+    nights = read_origin(config.start).nights + 1 if config.start is not None else 0
+    (folder / ORIGIN).unlink(missing_ok=True)  # an interrupted write leaves nothing to start from
+    save_file({name: weight.contiguous() for name, weight in model.state_dict().items()}, folder / WEIGHTS)
+    ids = [item.item_id for item in items]
+    Origin(_agreed(config.shape), ids, until_ms, nights=nights).write(folder)
+
+
+def start_from(folder: Path, model: TwoTower, shape: TwoTowerShape, items: Sequence[Item]) -> None:
+    """Load the weights. An item that is new has no id row of its own yet (zeros): its attributes are what is known.
+
+    Raises:
+        InvalidConfig: the earlier two-tower has another shape.
+        InvalidData: there is none.
+    """
+    origin = read_origin(folder)
+    origin.check(_agreed(shape))
+    weights = load_file(folder / WEIGHTS)
+    old = torch.from_numpy(old_numbers(origin.item_ids, [item.item_id for item in items]))
+    ids = weights[_IDS][old]
+    ids[1:][old[1:] == 0] = 0.0
+    model.load_state_dict(weights | {_IDS: ids})
+
+
+def _agreed(shape: TwoTowerShape) -> dict[str, object]:
+    return {f"two-tower's {name}": value for name, value in shape.model_dump(mode="json").items()}
