@@ -1,7 +1,7 @@
 """What a load needs: processes, memory, partitions, bytes, and what that costs. Arithmetic on measured figures.
 
-Nothing here is a law: the table (`infra/capacity/sizing.yaml`) says what one process did and what things cost, samples that are
-really stored say how large states, events and processes are.
+Nothing here is a law: the table (`infra/capacity/sizing.yaml`) says what one process did and what things cost,
+samples that are really stored say how large states, events and processes are.
 """
 
 import math

@@ -14,7 +14,7 @@ from recsys.contracts.types import User
 
 @dataclass(frozen=True, slots=True)
 class UserChange:
-    """`recsys.contracts.changes.Change`: a user's attributes, all of them, are replaced, or deleted (`user` is None)."""
+    """`recsys.contracts.changes.Change`: a user's attributes are replaced as a whole, or deleted (`user` is None)."""
 
     user_id: str
     user: User | None

@@ -1,8 +1,8 @@
 """Traces of one request through every process: what the code sees of OpenTelemetry, which it does not import.
 
 Off, nobody holds a `Traces`, and the request path asks one question: is there one? On, spans are made by
-`recsys.observability.otel`, the only module that imports OpenTelemetry. Between processes a span travels as a `traceparent` header
-(W3C Trace Context) of HTTP requests and Kafka records.
+`recsys.observability.otel`, the only module that imports OpenTelemetry. Between processes a span travels as a
+`traceparent` header (W3C Trace Context) of HTTP requests and Kafka records.
 """
 
 import importlib

@@ -2,8 +2,8 @@
 
 What RecSim (Ie et al. 2019) calls document and user models: latent vectors decide affinity, quality is seen only
 after the click, and nothing of this module is known to the recommender: it meets the world over HTTP and Kafka
-(`infra.evaluation.load.traffic`). Everything is drawn from `WorldConfig.seed`; `recsys.simulation.behavior` answers lists.
-Whatever is measured in it is *simulated*.
+(`infra.evaluation.load.traffic`). Everything is drawn from `WorldConfig.seed`; `recsys.simulation.behavior`
+answers lists. Whatever is measured in it is *simulated*.
 """
 
 from dataclasses import dataclass

@@ -34,7 +34,7 @@ from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 
 _COMPRESSED_FROM = 1_000  # bytes; below it the headers and the time cost more than the network does
-WEB = Path(__file__).parent / "web"
+WEB = Path(__file__).parents[1] / "web"
 _DESCRIPTION = (
     "Recommendations from a two-tower recall, a ranker and a rerank stage, with features at most a second old."
     " Errors are RFC 9457 problem+json. With API keys on, send `X-API-Key` or `Authorization: Bearer`."

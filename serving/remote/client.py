@@ -1,7 +1,7 @@
 """Recall and ranking by another process: the stages and sessions that take a hop instead of computing.
 
-The other side is `serving.remote.service`. Both have the same bundles, so rows of the item table mean the same in both; items
-that are newer than the bundle are numbered by each process as they arrive, so those travel by id.
+The other side is `serving.remote.service`. Both have the same bundles, so rows of the item table mean the same
+in both; items that are newer than the bundle are numbered by each process as they arrive, so those travel by id.
 """
 
 from collections.abc import Mapping

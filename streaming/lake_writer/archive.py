@@ -5,7 +5,8 @@ visible in one step, and reading starts again at those offsets. File names carry
 and last offset; rows carry partition and offset.
 
 The topic `impressions` becomes rows of `lake/impressions` and, expanded, impression events of `lake/events`,
-so that `lake/events` holds everything that changes a feature, and nothing else: `streaming.worker.batches.accept` decides
+so that `lake/events` holds everything that changes a feature, and nothing else:
+`streaming.worker.batches.accept` decides
 for the archiver as for the feature worker, with the same watermarks. The topics `items` and `users` change
 `lake/items/items.parquet` and `lake/users/users.parquet`, which the next model is trained on. Two kinds of records
 are passed over and counted: those that `recsys stream replay` read from the lake itself (header `replay`), and those

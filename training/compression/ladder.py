@@ -9,8 +9,8 @@
     rows-int4     pruned, embedding rows in 4 bits                   gate against pruned
     int8          rows-int8, matrix products in 8 bits too           gate against pruned
 
-Each rung is a folder (`training.compression.variants`) that can be published as it is; trained weights are kept, so an interrupted
-ladder goes on where it stopped. The smallest rung that passed its gate is what is served.
+Each rung is a folder (`training.compression.variants`) that can be published as it is; trained weights are
+kept, so an interrupted ladder goes on where it stopped. The smallest rung that passed its gate is what is served.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`recsys bench`: one command a figure; each is a module of `infra.evaluation.benchmarks` with a configuration and `run`.
+"""`recsys bench`: one command per figure; each is a module of `infra.evaluation.benchmarks` with a config and `run`.
 
 A command imports its module when it runs: one needs torch, the other must not wait for it.
 """

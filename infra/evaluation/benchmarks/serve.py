@@ -2,8 +2,8 @@
 
 Everything is real and on this machine: Redis, the broker, a feature worker, the API's workers and the load generator
 are processes that share its cores. The bundle has 100 k items × 64 and the ladder's INT8 student with random weights
-(`infra.evaluation.benchmarks.serving_bundle`); 500 candidates are ranked, 20 returned; users by Zipf's law; 20 % of the requests
-follow an event of the same user.
+(`infra.evaluation.benchmarks.serving_bundle`); 500 candidates are ranked, 20 returned; users by Zipf's law; 20
+% of the requests follow an event of the same user.
 
 Without caches:
 1. floors: what FAISS, onnxruntime, Redis and the HTTP server take alone, and the path beside them, one request at a

@@ -2,8 +2,8 @@
 
 Two deployments of one catalogue. What users do is folded into `after`'s features at once and into `before`'s at
 midnight, whoever did it: in an A/B test both arms learn from everybody. It has the methods of `recsys.client`, so that
-the world's users (`infra.evaluation.load.visitors`) visit it as they visit an API. Nothing depends on real time or on threads: one
-seed gives one log.
+the world's users (`infra.evaluation.load.visitors`) visit it as they visit an API. Nothing depends on real
+time or on threads: one seed gives one log.
 """
 
 import math

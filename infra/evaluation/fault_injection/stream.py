@@ -1,7 +1,8 @@
 """`recsys drill stream`: faults while offsets advance, then every cell is compared with a recomputation of the log.
 
 Rounds: our workers on a Redis that keeps an append-only file; the same on one that keeps snapshots; and the
-control (`infra.evaluation.fault_injection.control`: offsets only in Kafka), which must come out wrong, or the drill proves nothing.
+control (`infra.evaluation.fault_injection.control`: offsets only in Kafka), which must come out wrong, or the
+drill proves nothing.
 Each round sends the same seeded log at a steady rate, with duplicates, out-of-order and late events and poison,
 and injects each kind of fault several times, each once the offsets have advanced since the last.
 """

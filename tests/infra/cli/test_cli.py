@@ -38,7 +38,8 @@ def test_every_command_has_help_with_its_example(name: str) -> None:
     ],
 )
 def test_a_command_loads_only_what_it_needs(name: str, heavy: tuple[str, ...]) -> None:
-    code = f"import sys; from infra.cli.main import load; load({name!r}); print([m for m in {heavy} if m in sys.modules])"
+    loaded = f"print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys; from infra.cli.main import load; load({name!r}); {loaded}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,4 +1,4 @@
-"""The models of the ranking yardstick, and their scores of its rows: what `training.evaluation.kuairand.evaluate` judges.
+"""The models of the ranking benchmark and their scores of its rows, which `evaluate` judges.
 
 Every model sees the same rows; the published baseline sees its own 40 simple features, all others every group. The
 teacher is the mean, in log odds, of the multi-task network with dot-product attention, of the same with DIN's, of
