@@ -20,7 +20,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from recsys.pipeline.pipeline import Answer
+from recsys.contracts.request import Answer
 from serving.caching.cache import Cache
 
 STAGE_SAMPLE = (

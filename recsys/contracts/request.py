@@ -1,4 +1,4 @@
-"""What travels along the request path: the query, its candidates as arrays, and what is selected.
+"""What travels along the request path: the query, its candidates as arrays, what is selected, and the answer.
 
 `Query` is what is asked and, once hydrated, what is known of the asker. `Candidates` are parallel arrays, never one
 object an item: a stage works on all of them at once. Both are immutable; a stage returns a changed copy. They are
@@ -7,6 +7,7 @@ msgspec structs because a request makes some ten such copies (`replace`): 0.2 µ
 
 import math
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -152,6 +153,56 @@ class Selection(NamedTuple):
 
     positions: NDArray[np.int64]
     propensities: NDArray[np.float32]
+
+
+class Status(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"  # began, and had not finished when its time was over
+    SKIPPED = "skipped"  # the deadline had passed before it began
+
+
+class StageOutcome(Struct, frozen=True):
+    """What one stage did to one request. Counts are candidates; `removed` is by reason (filters only)."""
+
+    stage: str
+    kind: str  # "query_hydrator", "source", …
+    status: Status
+    count_in: int
+    count_out: int
+    ms: float
+    error: str = ""
+    removed: Mapping[str, int] = field(default_factory=dict)
+    non_finite: int = 0  # scorers: candidates that sank because a score was NaN or infinite
+    began_ms: float = 0.0  # since the request entered the pipeline
+
+
+class Explanation(Struct, frozen=True, eq=False):
+    """The funnel of one request, kept in explain mode only.
+
+    recalled: channel → rows as the channel returned them.
+    removed: filter → reason → rows.
+    ranked: every candidate that reached the selector, best first, with channel ranks, scores and features.
+    """
+
+    recalled: Mapping[str, Rows]
+    removed: Mapping[str, Mapping[str, Rows]]
+    ranked: Candidates
+
+
+class Answer(Struct, frozen=True, eq=False):
+    """What a request got. `candidates` are the shown items in order; `propensities` (≤ k,) float32."""
+
+    query: Query  # hydrated
+    candidates: Candidates
+    propensities: NDArray[np.float32]
+    outcomes: tuple[StageOutcome, ...]
+    explanation: Explanation | None = None
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Stages that did not do their part, in order."""
+        return tuple(outcome.stage for outcome in self.outcomes if outcome.status is not Status.OK)
 
 
 def no_candidates(channels: tuple[str, ...] = ()) -> Candidates:

@@ -32,12 +32,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidConfig, StageFailed
-from recsys.contracts.request import Candidates, Query, Rows, Selection
+from recsys.contracts.request import Answer, Candidates, Explanation, Query, Rows, Selection
 from recsys.pipeline.stages import (
     CandidateHydrator,
     Filter,
@@ -48,40 +47,10 @@ from recsys.pipeline.stages import (
     SideEffect,
     Source,
     Stage,
-    StageOutcome,
-    Status,
 )
 from recsys.pipeline.trace import Trace
 
 GIVEN = "given"  # the channel of candidates that the caller brought
-
-
-class Explanation(Struct, frozen=True, eq=False):
-    """The funnel of one request, kept in explain mode only.
-
-    recalled: channel → rows as the channel returned them.
-    removed: filter → reason → rows.
-    ranked: every candidate that reached the selector, best first, with channel ranks, scores and features.
-    """
-
-    recalled: Mapping[str, Rows]
-    removed: Mapping[str, Mapping[str, Rows]]
-    ranked: Candidates
-
-
-class Answer(Struct, frozen=True, eq=False):
-    """What a request got. `candidates` are the shown items in order; `propensities` (≤ k,) float32."""
-
-    query: Query  # hydrated
-    candidates: Candidates
-    propensities: NDArray[np.float32]
-    outcomes: tuple[StageOutcome, ...]
-    explanation: Explanation | None = None
-
-    @property
-    def degraded(self) -> tuple[str, ...]:
-        """Stages that did not do their part, in order."""
-        return tuple(outcome.stage for outcome in self.outcomes if outcome.status is not Status.OK)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,12 @@ Stages are shared by all requests and run in several threads: they hold no state
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
-from msgspec import Struct, field
 from numpy.typing import NDArray
 
-from recsys.contracts.request import Candidates, Query, Rows, Selection
-
-if TYPE_CHECKING:
-    from recsys.pipeline.pipeline import Answer
+from recsys.contracts.request import Answer, Candidates, Query, Rows, Selection
 
 
 class Stage(Protocol):
@@ -79,26 +74,4 @@ class Selector(Stage, Protocol):
 class SideEffect(Stage, Protocol):
     """Anything after the answer is known, such as the impression log. Must queue, not wait."""
 
-    def after(self, answer: "Answer") -> None: ...
-
-
-class Status(StrEnum):
-    OK = "ok"
-    FAILED = "failed"
-    TIMED_OUT = "timed_out"  # began, and had not finished when its time was over
-    SKIPPED = "skipped"  # the deadline had passed before it began
-
-
-class StageOutcome(Struct, frozen=True):
-    """What one stage did to one request. Counts are candidates; `removed` is by reason (filters only)."""
-
-    stage: str
-    kind: str  # "query_hydrator", "source", …
-    status: Status
-    count_in: int
-    count_out: int
-    ms: float
-    error: str = ""
-    removed: Mapping[str, int] = field(default_factory=dict)
-    non_finite: int = 0  # scorers: candidates that sank because a score was NaN or infinite
-    began_ms: float = 0.0  # since the request entered the pipeline
+    def after(self, answer: Answer) -> None: ...

@@ -10,7 +10,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from msgspec.structs import replace
 
 from recsys.contracts.errors import StageFailed
-from recsys.pipeline.stages import Stage, StageOutcome, Status
+from recsys.contracts.request import StageOutcome, Status
+from recsys.pipeline.stages import Stage
 
 T = TypeVar("T")
 

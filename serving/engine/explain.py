@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from recsys.contracts.errors import Unavailable
-from recsys.contracts.request import Candidates, Rows
+from recsys.contracts.request import Answer, Candidates, Explanation, Rows, StageOutcome
 from recsys.features.age import ages
 from recsys.features.definitions import FEATURES
 from recsys.items.catalogue import Catalogue
-from recsys.pipeline.pipeline import Answer, Explanation
-from recsys.pipeline.stages import StageOutcome
 from recsys.store.base import FeatureStore
 from serving.engine.contribution import contributions
 from serving.engine.runtime import USER_FEATURES, Runtime

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from recsys.contracts.request import Answer
 from recsys.features.state import EntityState
 from recsys.observability.tracing import Span, current_span
-from recsys.pipeline.pipeline import Answer
 from recsys.store.base import FeatureStore
 
 T = TypeVar("T")

@@ -14,9 +14,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from recsys.contracts.errors import RecsysError, Unavailable
-from recsys.contracts.request import Query
+from recsys.contracts.request import Answer, Query
 from recsys.features.state import EntityState
-from recsys.pipeline.pipeline import Answer
 from serving.api.wire import Recommendation
 from serving.caching.cache import Cache
 from serving.engine.runtime import Runtime

@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.pipeline.pipeline import Answer
+from recsys.contracts.request import Answer
 from serving.engine.runtime import Runtime
 
 LISTS = 500

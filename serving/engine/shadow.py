@@ -20,8 +20,7 @@ from msgspec.structs import replace as changed
 
 from recsys.bundle import named_version
 from recsys.contracts.errors import RecsysError
-from recsys.pipeline.pipeline import Answer
-from recsys.pipeline.stages import Status
+from recsys.contracts.request import Answer, Status
 from serving.engine.model_host import ModelHost
 from serving.engine.runtime import Runtime
 from serving.telemetry import Telemetry

@@ -13,12 +13,11 @@ from msgspec.structs import replace
 
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.impressions import Impression, ShownItem
-from recsys.contracts.request import ABSENT
+from recsys.contracts.request import ABSENT, Answer
 from recsys.contracts.types import Topic
 from recsys.features.state import EntityState
 from recsys.items.catalogue import Catalogue
 from recsys.observability.tracing import Headers, current_headers
-from recsys.pipeline.pipeline import Answer
 from serving.ingest.outbox import Message, Outbox
 from serving.telemetry import Telemetry
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.evaluation.case_study.section import Sheet
+from recsys.contracts.request import Answer
 from recsys.contracts.types import Head
 from recsys.experiments.off_policy import Estimate, Log, doubly_robust, ips, snips
-from recsys.pipeline.pipeline import Answer
 from recsys.rerank.reranker import Exploration
 
 Floats = NDArray[np.float64]

@@ -10,9 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.contracts.errors import RecsysError
-from recsys.contracts.request import Query
+from recsys.contracts.request import Answer, Query
 from recsys.observability.tracing import current_span
-from recsys.pipeline.pipeline import Answer
 from serving.api.body import decode
 from serving.api.security import Scope
 from serving.api.wire import (

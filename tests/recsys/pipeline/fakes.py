@@ -9,8 +9,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from recsys.contracts.request import Candidates, Query, Rows, Selection
-from recsys.pipeline.pipeline import Answer, Pipeline
+from recsys.contracts.request import Answer, Candidates, Query, Rows, Selection
+from recsys.pipeline.pipeline import Pipeline
 from recsys.recall.merge import QuotaMerger
 
 

@@ -10,10 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from recsys.contracts.errors import InvalidConfig, StageFailed
-from recsys.contracts.request import Candidates, Query, Rows, Selection
+from recsys.contracts.request import Answer, Candidates, Query, Rows, Selection, StageOutcome, Status
 from recsys.contracts.types import Head
-from recsys.pipeline.pipeline import Answer
-from recsys.pipeline.stages import StageOutcome, Status
 from tests.recsys.pipeline.fakes import Fake, make, rows, scorer, source, top_k
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from recsys.contracts.request import Query
+from recsys.contracts.request import Answer, Query
 from recsys.features.definitions import FEATURES
-from recsys.pipeline.pipeline import Answer
 from serving.engine.contribution import HISTORY, ITEM, contributions
 from tests.serving.conftest import NOW_MS, Api, click
 
