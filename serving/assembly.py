@@ -18,7 +18,7 @@ from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.pipeline.stages import SideEffect
-from recsys.recall.repeat_consumption import Again
+from recsys.recall.repeat_consumption import RepeatConsumption
 from recsys.rerank.reranker import RerankConfig
 from recsys.rerank.rules import RuleBook
 from recsys.simulation.clock import clock_of
@@ -236,7 +236,7 @@ def _host(
         vector_cache_bytes=settings.vector_cache_bytes,
         batch=settings.batch,
         batch_wait_ms=settings.batch_wait_ms,
-        again=Again(settings.again_carts, round(settings.again_days * MS_PER_DAY)),
+        repeat=RepeatConsumption(settings.repeat_carts, round(settings.repeat_after_days * MS_PER_DAY)),
         index=IndexPlace.of(settings),
         features=ItemFeatures(settings.feature_source, nightly),
     )

@@ -170,11 +170,11 @@ class ServingSettings(Settings):
     milvus_token: str = Field(
         "", repr=False, description="Token of that Milvus, user:password or an API key."
     )
-    again_carts: bool = Field(
-        False, description="Recommend again what was put into the cart and not bought since."
+    repeat_carts: bool = Field(
+        False, description="Recommend items that are in the cart and were not bought since."
     )
-    again_days: float = Field(
-        0.0, ge=0, description="Recommend again what was bought so many days ago; 0: never."
+    repeat_after_days: float = Field(
+        0.0, ge=0, description="Recommend a purchased item again after this many days; 0: never."
     )
     log_impressions: bool = Field(True, description="Write what was shown to the impressions topic.")
 

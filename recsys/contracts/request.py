@@ -66,7 +66,7 @@ class Query(Struct, frozen=True, eq=False):
     gaps: NDArray[np.int64] = _NO_NUMBERS
     recent_rows: Rows = _NO_ROWS  # engaged items, newest first, no repeats
     seen_rows: Rows = _NO_ROWS  # must not be shown again; sorted, no repeats
-    again_rows: Rows = _NO_ROWS  # seen, but may come back; newest first, not in `seen_rows`
+    repeat_rows: Rows = _NO_ROWS  # seen, but may return; newest first, not in `seen_rows`
     excluded_rows: Rows = _NO_ROWS  # of `excluded_items`; sorted, no repeats
 
     @property

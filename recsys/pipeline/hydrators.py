@@ -11,7 +11,7 @@ from recsys.contracts.request import Query, Rows
 from recsys.features.state import EntityState, Visit
 from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import encode_visits
-from recsys.recall.repeat_consumption import Again
+from recsys.recall.repeat_consumption import RepeatConsumption
 
 _ITEM_ID = attrgetter("item_id")
 ENGAGED, SEEN = "engaged", "seen"  # names of the histories in `recsys.features.definitions`
@@ -55,28 +55,28 @@ class HistoryHydrator:
         self,
         catalogue: Catalogue,
         length: int,
-        again: Again | None = None,
+        repeat: RepeatConsumption | None = None,
         name: str = "history",
         optional: bool = False,
     ) -> None:
         """
         Args:
             length: L, the history length that the models were trained with.
-            again: which seen items may be recommended again; None: none.
+            repeat: which seen items may be recommended once more; None: none.
         """
         self.name = name
         self.optional = optional
         self._catalogue = catalogue
         self._length = length
-        self._again = again or Again()
+        self._repeat = repeat or RepeatConsumption()
 
     def hydrate_query(self, query: Query) -> Query:
         catalogue = self._catalogue
         engaged = query.user.histories.get(ENGAGED, [])
         encoded = encode_visits(engaged, catalogue.rows, query.now_ms, self._length, catalogue.trained)
         seen = query.user.histories.get(SEEN, [])
-        again = dict.fromkeys(self._again.items(seen, query.now_ms))
-        hidden = [item_id for item_id in map(_ITEM_ID, seen) if item_id not in again]
+        repeated = dict.fromkeys(self._repeat.items(seen, query.now_ms))
+        hidden = [item_id for item_id in map(_ITEM_ID, seen) if item_id not in repeated]
         return replace(
             query,
             history=encoded.history,
@@ -84,7 +84,7 @@ class HistoryHydrator:
             gaps=encoded.gaps,
             recent_rows=self._recent(engaged),
             seen_rows=self._sorted(hidden),
-            again_rows=catalogue.rows_of(again),
+            repeat_rows=catalogue.rows_of(repeated),
             excluded_rows=self._sorted(query.excluded_items),
         )
 

@@ -1,7 +1,7 @@
-"""Continue and repeat: the few seen items that may come back, where the data has carts and purchases.
+"""Repeat consumption: the few seen items that may be recommended once more.
 
-What was put into the cart and not bought since is to be continued. What was bought longer ago than it lasts may be
-bought again. Everything else that was seen stays hidden; by default nothing comes back.
+An item in the cart that was not bought since is waiting to be bought; a consumable may be bought again after some time.
+Every other seen item stays hidden. By default nothing returns.
 """
 
 from collections.abc import Iterable
@@ -13,24 +13,24 @@ from recsys.features.state import Visit
 
 
 @dataclass(frozen=True)
-class Again:
-    """Which seen items may be recommended again.
+class RepeatConsumption:
+    """Which seen items may return.
 
-    carts: those in the cart. repeat_after_ms: those bought at least so long ago, and not met since; 0: never.
+    carts: those in the cart. after_ms: those bought, and not visited for at least this long since; 0: never.
     """
 
     carts: bool = False
-    repeat_after_ms: int = 0
+    after_ms: int = 0
 
     def items(self, seen: Iterable[Visit], now_ms: int) -> list[str]:
-        """Ids of the items, that of the newest visit first. `seen`: oldest first."""
-        if not (self.carts or self.repeat_after_ms):
+        """Ids of the items, most recently visited first. `seen`: oldest first."""
+        if not (self.carts or self.after_ms):
             return []
         cart: set[str] = set()
         bought: set[str] = set()
         latest: dict[str, int] = {}
         for visit in seen:
-            latest.pop(visit.item_id, None)  # the newest visits are at the end
+            latest.pop(visit.item_id, None)  # so that the dict is ordered by the latest visit
             latest[visit.item_id] = visit.event_time_ms
             if visit.type is EventType.ADD_TO_CART:
                 cart.add(visit.item_id)
@@ -41,18 +41,18 @@ class Again:
             item_id
             for item_id, at in reversed(latest.items())
             if (self.carts and item_id in cart)
-            or (self.repeat_after_ms and item_id in bought and now_ms - at >= self.repeat_after_ms)
+            or (self.after_ms and item_id in bought and now_ms - at >= self.after_ms)
         ]
 
 
-class AgainSource:
-    """`recsys.pipeline.stages.Source`: what the history hydrator found by `Again`."""
+class RepeatConsumptionSource:
+    """`recsys.pipeline.stages.Source`: the items that `HistoryHydrator` found by `RepeatConsumption`."""
 
-    def __init__(self, limit: int = 20, name: str = "again", optional: bool = True) -> None:
+    def __init__(self, limit: int = 20, name: str = "repeat_consumption", optional: bool = True) -> None:
         self.name = name
         self.optional = optional
         self._limit = limit
 
     def recall(self, query: Query) -> Rows:
-        rows: Rows = query.again_rows[query.may_show(query.again_rows)][: self._limit]
+        rows: Rows = query.repeat_rows[query.may_show(query.repeat_rows)][: self._limit]
         return rows

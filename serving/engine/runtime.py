@@ -31,7 +31,7 @@ from recsys.recall.live_items import LiveItems
 from recsys.recall.merge import QuotaMerger
 from recsys.recall.neighbours import ItemToItemSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
-from recsys.recall.repeat_consumption import Again, AgainSource
+from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
 from recsys.recall.two_tower import TwoTowerSource
 from recsys.recall.vector_index import NO_ROW
 from recsys.rerank.reranker import RerankConfig, Reranker
@@ -59,7 +59,7 @@ _QUOTAS: Mapping[str, float] = {
     "popular_in_categories": 0.1,
     "popular": 0.1,
     "fresh": 0.05,
-    "again": 0.02,
+    "repeat_consumption": 0.02,
 }
 
 
@@ -120,7 +120,7 @@ class Limits:
     vector_cache_bytes: int = 0
     batch: int = 1
     batch_wait_ms: float = 0.0
-    again: Again = field(default_factory=Again)
+    repeat: RepeatConsumption = field(default_factory=RepeatConsumption)
     index: IndexPlace = field(default_factory=IndexPlace)
     features: ItemFeatures = field(default_factory=ItemFeatures)
 
@@ -197,11 +197,11 @@ def build_runtime(
             in_categories,
             popular,
             FreshSource(catalogue, limit=n // 10),
-            *([AgainSource()] if limits.again != Again() else []),
+            *([RepeatConsumptionSource()] if limits.repeat != RepeatConsumption() else []),
         ]
         value = ValueModel(dict(path.weights))
         return Pipeline(
-            query_hydrators=[read_user, HistoryHydrator(catalogue, limits.history, limits.again)],
+            query_hydrators=[read_user, HistoryHydrator(catalogue, limits.history, limits.repeat)],
             sources=[*sources, *([PinnedSource(rules, catalogue)] if rules else [])],
             merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
             candidate_hydrators=[hydrator],

@@ -15,7 +15,7 @@ from recsys.pipeline import hydrators
 from recsys.pipeline.filters import DeletedFilter, SeenFilter
 from recsys.pipeline.hydrators import HistoryHydrator, UserHydrator
 from recsys.pipeline.stages import Filter, QueryHydrator
-from recsys.recall.repeat_consumption import Again
+from recsys.recall.repeat_consumption import RepeatConsumption
 from recsys.store.base import FeatureStore
 from tests.recsys.pipeline.fakes import no_channels
 
@@ -81,9 +81,9 @@ def test_what_may_come_back_is_not_seen() -> None:
     ]
     query = replace(Query("r", "u1", 3, 5000), user=EntityState({}, {SEEN_VISITS.name: seen}))
     default = HistoryHydrator(catalogue(), length=4).hydrate_query(query)
-    assert (default.seen_rows.tolist(), default.again_rows.tolist()) == ([0, 1, 2], [])
-    both = HistoryHydrator(catalogue(), 4, Again(carts=True, repeat_after_ms=4000)).hydrate_query(query)
-    assert (both.seen_rows.tolist(), both.again_rows.tolist()) == ([2], [1, 0])
+    assert (default.seen_rows.tolist(), default.repeat_rows.tolist()) == ([0, 1, 2], [])
+    both = HistoryHydrator(catalogue(), 4, RepeatConsumption(carts=True, after_ms=4000)).hydrate_query(query)
+    assert (both.seen_rows.tolist(), both.repeat_rows.tolist()) == ([2], [1, 0])
 
 
 def test_an_unknown_user_has_empty_histories() -> None:

@@ -13,7 +13,7 @@ from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.fresh import FreshSource
 from recsys.recall.neighbours import ItemToItemSource, VectorNeighboursSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
-from recsys.recall.repeat_consumption import Again, AgainSource
+from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from recsys.recall.vector_index import NO_ROW
 from tests.bundles import tiny_vectors, user_tower
@@ -101,10 +101,10 @@ def test_carts_are_continued_and_purchases_repeated_when_they_are_old() -> None:
         visit("carted again", EventType.ADD_TO_CART, 101),
         visit("carted", EventType.CLICK, 102),
     ]
-    assert Again().items(seen, 10**9) == []
-    assert Again(carts=True).items(seen, 10**9) == ["carted", "carted again"]
-    assert Again(repeat_after_ms=50).items(seen, 120) == ["bought"]
-    assert Again(carts=True, repeat_after_ms=50).items(seen, 150) == [
+    assert RepeatConsumption().items(seen, 10**9) == []
+    assert RepeatConsumption(carts=True).items(seen, 10**9) == ["carted", "carted again"]
+    assert RepeatConsumption(after_ms=50).items(seen, 120) == ["bought"]
+    assert RepeatConsumption(carts=True, after_ms=50).items(seen, 150) == [
         "carted",
         "carted again",
         "in use",
@@ -112,10 +112,10 @@ def test_carts_are_continued_and_purchases_repeated_when_they_are_old() -> None:
     ]
 
 
-def test_the_again_channel_gives_what_may_come_back() -> None:
-    source: Source = AgainSource(limit=2)
+def test_repeat_consumption_recalls_seen_items_that_may_return() -> None:
+    source: Source = RepeatConsumptionSource(limit=2)
     assert len(source.recall(query(3, 7))) == 0
-    back = replace(query(excluded=(5,)), again_rows=rows(7, 5, 3, 1))
+    back = replace(query(excluded=(5,)), repeat_rows=rows(7, 5, 3, 1))
     assert source.recall(back).tolist() == [7, 3]
 
 

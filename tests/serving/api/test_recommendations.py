@@ -132,7 +132,7 @@ def test_every_answer_is_logged_with_the_features_that_were_served(api: Api) -> 
 
 
 def test_what_lies_in_the_cart_comes_back_where_that_is_wanted(make_api: Callable[..., Api]) -> None:
-    for settings, channels in (({"again_carts": True}, {"again"}), ({"bundle": False}, set())):
+    for settings, channels in (({"repeat_carts": True}, {"repeat_consumption"}), ({"bundle": False}, set())):
         api = make_api(**settings)
         cart = Event("cart", EventType.ADD_TO_CART, "u1", "item-003", NOW_MS - 60_000)
         api.apply([cart, click("item-004")])
