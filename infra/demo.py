@@ -18,10 +18,10 @@ from typing import Any
 
 import httpx
 
-from infra.cli.output import console
 from infra.local.children import Children
 from infra.local.process import free_port
 from infra.local.services import embedded
+from infra.terminal import console
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.events import new_id
 from recsys.contracts.types import EventType, Topic

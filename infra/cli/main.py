@@ -10,8 +10,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from infra.cli.logs import configure_logs
-from infra.cli.output import one_sentence_on_error
 from infra.cli.settings_table import ALL
+from infra.terminal import one_sentence_on_error
 from recsys.settings import Settings, refuse_unknown
 
 # command or group → its module in infra.cli.commands, and its line in `recsys --help`

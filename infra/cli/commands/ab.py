@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import JsonFlag, finish
+from infra.terminal import JsonFlag, finish
 from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="What experiments found, and whether to believe it.")

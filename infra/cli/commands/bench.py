@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import JsonFlag, QuickFlag, finish
+from infra.terminal import JsonFlag, QuickFlag, finish
 
 app = typer.Typer(no_args_is_help=True, help="Measure a part of the system against its goals.")
 

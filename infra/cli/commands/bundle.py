@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
+from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys import bundle as bundles
 from recsys.client import Client
 from recsys.contracts.errors import InvalidBundle, InvalidConfig

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import JsonFlag, QuickFlag, finish
+from infra.terminal import JsonFlag, QuickFlag, finish
 from recsys.settings import Settings
 
 app = typer.Typer(help="The promised table beside what is measured.")

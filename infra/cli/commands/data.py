@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
+from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.datasets.fetch import FETCHABLE, fetch
 from recsys.datasets.importer import Progress as Report
 from recsys.datasets.importer import import_dataset, validate_dataset

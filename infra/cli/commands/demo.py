@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.cli.output import JsonFlag, console, print_json, print_table
 from infra.demo import Outcome, run_demo
+from infra.terminal import JsonFlag, console, print_json, print_table
 
 app = typer.Typer()
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import JsonFlag, QuickFlag, finish
+from infra.terminal import JsonFlag, QuickFlag, finish
 
 app = typer.Typer(
     no_args_is_help=True, help="Break parts of the system on purpose, and count what is wrong afterwards."

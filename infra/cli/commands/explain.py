@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from infra.cli.output import JsonFlag, print_json, print_table
+from infra.terminal import JsonFlag, print_json, print_table
 from recsys.client import Client
 from recsys.client.models import Recommendations
 

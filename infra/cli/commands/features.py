@@ -11,8 +11,8 @@ import typer
 
 from infra.capacity.size import Population, predict
 from infra.cli.commands.features_select import select
-from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
 from infra.local.services import connected
+from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.bundle import current_version, open_bundle
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import Topic

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import JsonFlag, QuickFlag, console, finish
+from infra.terminal import JsonFlag, QuickFlag, console, finish
 from recsys.features.definitions import FEATURES
 from recsys.settings import Settings
 

@@ -7,9 +7,9 @@ import typer
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from infra.cli.output import JsonFlag, console, print_json, print_table
 from infra.evaluation.benchmarks.index_plot import plot_indexes
 from infra.evaluation.benchmarks.vectors import Vectors, learnt_like, random_vectors, users_of
+from infra.terminal import JsonFlag, console, print_json, print_table
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.recall.ann import Kind
 from recsys.recall.tune import Measured, candidates, measure, pick

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import console
 from infra.local.services import connected
+from infra.terminal import console
 from recsys.contracts.errors import InvalidConfig
 from serving.api.security import Scope, new_key
 from serving.api.server import run

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.cli.output import JsonFlag, console, print_json, print_table
-from infra.cli.signals import stop_event
 from infra.cli.status import gather
 from infra.local.services import embedded
+from infra.signals import stop_event
+from infra.terminal import JsonFlag, console, print_json, print_table
 from recsys.contracts.errors import Unavailable
 from recsys.settings import Settings
 

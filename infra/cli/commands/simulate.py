@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import JsonFlag, finish, print_mapping
+from infra.terminal import JsonFlag, finish, print_mapping
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import MS_PER_DAY
 from recsys.datasets.catalogue import items_path

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from infra.capacity.model import TABLE, Load, as_mapping, measure_units, plan, read_table
-from infra.cli.output import JsonFlag, console, print_mapping
+from infra.terminal import JsonFlag, console, print_mapping
 from recsys.store.base import StoreConfig
 
 app = typer.Typer()

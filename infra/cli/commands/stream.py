@@ -14,11 +14,11 @@ import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from infra.cli.output import JsonFlag, console, print_json, print_mapping, print_table
-from infra.cli.signals import stop_event
 from infra.evaluation.load.traffic import Sent, drive, http_target, kafka_target, traffic_events
 from infra.evaluation.load.visitors import Population, VisitConfig, Visits, figures, play_day
 from infra.local.services import connected
+from infra.signals import stop_event
+from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.client import AsyncClient
 from recsys.client.calls import Retry
 from recsys.contracts.errors import InvalidConfig

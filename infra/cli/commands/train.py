@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from infra.cli.output import JsonFlag, QuickFlag, console, print_mapping
+from infra.terminal import JsonFlag, QuickFlag, console, print_mapping
 from recsys.bundle import Bundle
 from recsys.datasets.catalogue import users_path
 from recsys.features.definitions import FEATURES

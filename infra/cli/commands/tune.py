@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import JsonFlag, QuickFlag, console, finish
+from infra.terminal import JsonFlag, QuickFlag, console, finish
 from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Search for better parameters within limits.")

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from infra.cli.output import JsonFlag, print_mapping
 from infra.local.services import connected
+from infra.terminal import JsonFlag, print_mapping
 from recsys.features.definitions import FEATURES
 from recsys.lake.forget import mark_forgotten
 from recsys.simulation.clock import clock_of

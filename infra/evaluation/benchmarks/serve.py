@@ -28,7 +28,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from infra.cli.output import console
 from infra.evaluation.benchmarks.http_floor import median_ms
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
 from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
@@ -40,6 +39,7 @@ from infra.evaluation.benchmarks.serving_plot import plot_serving
 from infra.evaluation.benchmarks.serving_watch import MemoryCurve, Watch
 from infra.local.children import recsys_command
 from infra.local.process import ChildProcess, free_port
+from infra.terminal import console
 from recsys.contracts.types import Item
 from recsys.result import Goal, Result
 

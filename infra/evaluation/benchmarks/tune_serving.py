@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from infra.cli.output import console
 from infra.evaluation.benchmarks.load import Load, run_load
 from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
 from infra.evaluation.benchmarks.serve import NO_CACHES, api, saturate, sustained
 from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
 from infra.evaluation.benchmarks.serving_fixture import bench_items, write_past
+from infra.terminal import console
 from recsys.result import Goal, Result
 
 _AS_GOOD = 0.95  # of the best saturation: differences below that are noise

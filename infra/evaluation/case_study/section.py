@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from infra.cli.output import console
 from infra.evaluation.case_study.rows import Measured
+from infra.terminal import console
 
 
 @dataclass(frozen=True)

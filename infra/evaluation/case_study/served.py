@@ -11,13 +11,13 @@ from typing import Any, Self
 
 import redis
 
-from infra.cli.output import console
 from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
 from infra.evaluation.benchmarks.serve import Api, api
 from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
 from infra.evaluation.benchmarks.serving_fixture import bench_items, write_past
 from infra.evaluation.case_study.deployments import Deployment
 from infra.evaluation.case_study.networks import with_network, write_network
+from infra.terminal import console
 from recsys.bundle import Bundle
 from recsys.features.definitions import FEATURES
 from recsys.store.nightly import NightlyStore

@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import numpy as np
 
-from infra.cli.output import console
 from infra.evaluation.benchmarks.load import Load, run_load
 from infra.evaluation.benchmarks.serve import Api
 from infra.evaluation.benchmarks.serving_watch import Watch, largest_rss_mib
 from infra.evaluation.case_study.deployments import STEPS, Deployment
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.case_study.served import ServedWorld, Size
+from infra.terminal import console
 from training.compression.variants import read_rungs
 
 _K = 20

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from infra.capacity.model import Table, read_table
-from infra.cli.output import console
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
 from infra.evaluation.benchmarks.serve import Api, saturate, sustained
 from infra.evaluation.benchmarks.serving_watch import Watch, largest_rss_mib
@@ -24,6 +23,7 @@ from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.case_study.served import ServedWorld, Size
 from infra.evaluation.case_study.wire import Wire
+from infra.terminal import console
 from recsys.contracts.errors import Unavailable
 
 LIMIT_MS = 500  # of p99, the same for both: `infra.evaluation.benchmarks.serve.sustained`

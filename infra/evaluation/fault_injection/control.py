@@ -15,7 +15,7 @@ import msgspec
 import redis
 from kafka import KafkaConsumer, TopicPartition
 
-from infra.cli.signals import stop_event
+from infra.signals import stop_event
 from recsys.contracts.errors import InvalidEvent, Unavailable
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event, parse_event

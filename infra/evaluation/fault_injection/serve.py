@@ -22,7 +22,6 @@ from dataclasses import dataclass, field, replace
 import orjson
 import psutil
 
-from infra.cli.output import console
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
 from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
 from infra.evaluation.benchmarks.serve import Api, api
@@ -32,6 +31,7 @@ from infra.evaluation.fault_injection.jumping_clock import JumpingClock
 from infra.evaluation.fault_injection.retrying import RetryingClients
 from infra.evaluation.fault_injection.slow_proxy import SlowProxy
 from infra.evaluation.fault_injection.small_disk import SmallDisk
+from infra.terminal import console
 from recsys.bundle import publish
 from recsys.client import Client
 from recsys.contracts.errors import InvalidBundle

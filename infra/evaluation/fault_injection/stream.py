@@ -24,12 +24,12 @@ import msgspec
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
-from infra.cli.output import console
 from infra.evaluation.benchmarks.rig import EVERY, TOPICS, Offsets, StreamRig
 from infra.evaluation.benchmarks.stream import catalogue
 from infra.evaluation.fault_injection import control
 from infra.evaluation.fault_injection.verify import Differences, Expected, differences, expected_states
 from infra.local.redis import Persistence
+from infra.terminal import console
 from recsys.contracts.event_log import EventSink
 from recsys.contracts.events import Event, derived_id
 from recsys.contracts.impressions import Impression, ShownItem
