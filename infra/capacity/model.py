@@ -13,17 +13,13 @@ from pathlib import Path
 
 import orjson
 import pyarrow.parquet as pq
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.capacity import size, size_process
-from infra.evaluation.benchmarks.stream import catalogue
-from infra.evaluation.load.traffic import traffic_events
-from recsys.contracts.errors import InvalidConfig
+from infra.evaluation.load.traffic import synthetic_items, traffic_events
+from infra.sizing_table import SizingTable
 from recsys.lake.lake import COMPRESSION, events_table
 from recsys.store.base import StoreConfig
 
-TABLE = Path(__file__).parent / "sizing.yaml"
 DAYS = 30  # of activity in the online store
 MOST_PER_WORKER = 4  # partitions that one worker should have at the planned load: room to grow fourfold
 _SAMPLE_EVENTS = 3_000
@@ -33,43 +29,6 @@ _SAMPLE_STATE_EVENTS = (
 _LEAST_USERS = 20  # in that sample, however much each of them does
 _RECORD_BYTES = 70  # Kafka's own part of a record in a batch: offsets, times, key
 _GIB = 2**30
-
-
-class Measured(BaseModel):
-    """What one process does, a second."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    requests_per_s: float = Field(gt=0)
-    events_per_s: float = Field(gt=0)
-
-
-class Prices(BaseModel):
-    """A month, of one unit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    core: float = Field(ge=0)
-    memory_gib: float = Field(ge=0)
-    disk_gib: float = Field(ge=0)
-    object_gib: float = Field(ge=0)
-
-
-class Table(BaseModel):
-    """The editable table; its comments say what each line is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    measured: Measured
-    utilisation: float = Field(gt=0, le=1)
-    peak_factor: float = Field(ge=1)
-    kafka_days: float = Field(gt=0)
-    lake_days: float = Field(gt=0)
-    kafka_replicas: int = Field(ge=1)
-    redis_replicas: int = Field(ge=1)
-    redis_headroom: float = Field(ge=1)
-    impressions_per_request: int = Field(ge=0)
-    prices: Prices
 
 
 @dataclass(frozen=True)
@@ -108,20 +67,7 @@ class Plan:
     cost: float
 
 
-def read_table(path: Path = TABLE) -> Table:
-    """
-    Raises:
-        InvalidConfig: the file is missing, or a line is.
-    """
-    try:
-        return Table.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InvalidConfig(f"{path}: {error.strerror}; copy {TABLE}") from error
-    except (yaml.YAMLError, ValidationError) as error:
-        raise InvalidConfig(f"{path}: {error}") from error
-
-
-def measure_units(load: Load, table: Table, config: StoreConfig, seed: int = 0) -> Unit:
+def measure_units(load: Load, table: SizingTable, config: StoreConfig, seed: int = 0) -> Unit:
     """Sample everything that has a size. Takes about a minute: two processes and a private Redis, filled twice."""
     shown_per_day = load.qps / table.peak_factor * 86_400 * table.impressions_per_request
     per_user = max(1, round((load.events_per_day + shown_per_day) * DAYS / load.users))
@@ -138,7 +84,9 @@ def measure_units(load: Load, table: Table, config: StoreConfig, seed: int = 0) 
 
 def event_bytes(seed: int = 0, sample: int = _SAMPLE_EVENTS) -> tuple[float, float]:
     """Of one event: in the log (JSON, uncompressed), and in the lake (Parquet and zstd)."""
-    events = list(islice(traffic_events(catalogue(2_000, seed), users=10_000, skew=1.1, seed=seed), sample))
+    events = list(
+        islice(traffic_events(synthetic_items(2_000, seed), users=10_000, skew=1.1, seed=seed), sample)
+    )
     log = sum(len(orjson.dumps(event.to_dict())) for event in events) / len(events) + _RECORD_BYTES
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events.parquet"
@@ -146,7 +94,7 @@ def event_bytes(seed: int = 0, sample: int = _SAMPLE_EVENTS) -> tuple[float, flo
         return log, path.stat().st_size / len(events)
 
 
-def plan(load: Load, table: Table, unit: Unit) -> Plan:
+def plan(load: Load, table: SizingTable, unit: Unit) -> Plan:
     """The arithmetic, line by line."""
     shown_per_day = load.qps / table.peak_factor * 86_400 * table.impressions_per_request
     applied_per_day = load.events_per_day + shown_per_day

@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from infra.evaluation.benchmarks.stream import catalogue
+from infra.evaluation.load.traffic import synthetic_items
 from infra.local.redis import RedisServer
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event, derived_id
@@ -186,7 +186,7 @@ def _spread(n: int, sigma: float, rng: random.Random) -> list[float]:
 def _events(population: Population) -> Iterator[Event]:
     """Everybody's events in the order of time."""
     rng = random.Random(population.seed)  # noqa: S311
-    items = catalogue(population.items, population.seed)
+    items = synthetic_items(population.items, population.seed)
     popularity = _spread(len(items), _POPULARITY_SIGMA, rng)
     plan = []
     for user, activity in enumerate(_spread(population.users, _ACTIVITY_SIGMA, rng)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.evaluation.benchmarks.stream import catalogue
+from infra.evaluation.load.traffic import synthetic_items
 from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
@@ -46,7 +46,7 @@ def measure(items: int) -> float:
 
 def resident_with(n: int) -> int:
     """Bytes of this process once it holds the item side of a runtime: catalogue, features, vectors, index."""
-    items = catalogue(n, 0)
+    items = synthetic_items(n, 0)
     vectors = np.random.default_rng(0).standard_normal((n, DIMENSION), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     held = (

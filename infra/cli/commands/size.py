@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from infra.capacity.model import TABLE, Load, as_mapping, measure_units, plan, read_table
+from infra.capacity.model import Load, as_mapping, measure_units, plan
+from infra.sizing_table import TABLE, read_table
 from infra.terminal import JsonFlag, console, print_mapping
 from recsys.store.base import StoreConfig
 

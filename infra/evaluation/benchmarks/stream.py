@@ -15,7 +15,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import random
 import statistics
 import threading
 import time
@@ -26,7 +25,7 @@ import msgspec
 import numpy as np
 
 from infra.evaluation.benchmarks.rig import StreamRig
-from infra.evaluation.load.traffic import drive, kafka_target, traffic_events
+from infra.evaluation.load.traffic import drive, kafka_target, synthetic_items, traffic_events
 from recsys.contracts.events import Event, new_id
 from recsys.contracts.types import EventType, Item, Topic
 from recsys.lake.lake import EVENTS, DayWriter, events_table
@@ -34,7 +33,6 @@ from recsys.result import Goal, Result
 from streaming.log import KafkaSink
 from streaming.replay import Position, replay
 
-_CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Kids", "News", "Romance", "War")
 _WARM_UP_S = 2.0
 _CATCH_UP_S = 600.0
 
@@ -58,7 +56,7 @@ class StreamBench:
 
 def run(config: StreamBench) -> Result:
     """All three measurements on one set of servers."""
-    items = catalogue(config.items, config.seed)
+    items = synthetic_items(config.items, config.seed)
     with StreamRig() as rig:
         replayed = _replay(rig, config, items)
         worker = rig.start_worker()
@@ -103,19 +101,6 @@ def cpu_seconds(pid: int) -> float:
     """CPU time of a process so far: on a shared machine it says more than the clock."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def catalogue(n: int, seed: int) -> list[Item]:
-    """Items with one to three categories and one of n / 40 creators."""
-    rng = random.Random(seed)  # noqa: S311
-    return [
-        Item(
-            f"item-{i}",
-            categories=tuple(rng.sample(_CATEGORIES, rng.randint(1, 3))),
-            creator=f"c{rng.randrange(n // 40 + 1)}",
-        )
-        for i in range(n)
-    ]
 
 
 def _replay(rig: StreamRig, config: StreamBench, items: list[Item]) -> float:
@@ -166,7 +151,7 @@ def _live(rig: StreamRig, config: StreamBench) -> tuple[list[float], list[int], 
 def _generate(bootstrap: str, config: StreamBench) -> None:
     """In a process of its own, so that it does not slow the probes."""
     sink = KafkaSink(bootstrap)
-    events = traffic_events(catalogue(config.items, config.seed), config.users, seed=config.seed + 1)
+    events = traffic_events(synthetic_items(config.items, config.seed), config.users, seed=config.seed + 1)
     count = int(config.rate * (config.seconds + _WARM_UP_S))
     asyncio.run(drive(kafka_target(sink), events, config.rate, count))
     sink.flush(60.0)

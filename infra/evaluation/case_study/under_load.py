@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from infra.capacity.model import Table, read_table
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
 from infra.evaluation.benchmarks.serve import Api, saturate, sustained
 from infra.evaluation.benchmarks.serving_watch import Watch, largest_rss_mib
@@ -23,6 +22,7 @@ from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.case_study.served import ServedWorld, Size
 from infra.evaluation.case_study.wire import Wire
+from infra.sizing_table import SizingTable, read_table
 from infra.terminal import console
 from recsys.contracts.errors import Unavailable
 
@@ -180,7 +180,7 @@ class Loaded:
             "equal_degraded": self.equal.degraded,
         }
 
-    def cost(self, table: Table, workers: int) -> float:
+    def cost(self, table: SizingTable, workers: int) -> float:
         """Of a million requests: their processor time, and the memory of the API processes for as long as they take,
         all at the table's utilisation."""
         core_s = _MILLION * sum(self.cpu_s.values())

@@ -25,9 +25,9 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from infra.evaluation.benchmarks.rig import EVERY, TOPICS, Offsets, StreamRig
-from infra.evaluation.benchmarks.stream import catalogue
 from infra.evaluation.fault_injection import control
 from infra.evaluation.fault_injection.verify import Differences, Expected, differences, expected_states
+from infra.evaluation.load.traffic import synthetic_items
 from infra.local.redis import Persistence
 from infra.terminal import console
 from recsys.contracts.event_log import EventSink
@@ -249,7 +249,7 @@ def _send(sink: EventSink, config: StreamDrill, done: threading.Event) -> None:
 def drill_records(config: StreamDrill) -> Iterator[tuple[Topic, str, bytes]]:
     """Topic, key and value of endless records: mostly single events, some lists of impressions, and trouble."""
     rng = random.Random(config.seed)  # noqa: S311
-    items = catalogue(config.items, config.seed)
+    items = synthetic_items(config.items, config.seed)
     start_ms = time.time_ns() // 1_000_000 - 3 * MS_PER_HOUR
     recent: list[tuple[Topic, str, bytes]] = []
     for n in itertools.count():

@@ -6,6 +6,7 @@ omission"). Users and items follow Zipf's law; everything but the clock comes fr
 """
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from recsys.contracts.types import EventType, Item, Topic
 
 TICK_S = 0.005
 _BLOCK = 1_024
+_CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Kids", "News", "Romance", "War")
 _MIX = {  # how often each type occurs
     EventType.IMPRESSION: 0.6,
     EventType.CLICK: 0.25,
@@ -44,6 +46,19 @@ class Sent:
     accepted: int = 0
     refused: int = 0
     seconds: list[float] = field(default_factory=list)
+
+
+def synthetic_items(n: int, seed: int) -> list[Item]:
+    """Items with one to three categories and one of n / 40 creators."""
+    rng = random.Random(seed)  # noqa: S311
+    return [
+        Item(
+            f"item-{i}",
+            categories=tuple(rng.sample(_CATEGORIES, rng.randint(1, 3))),
+            creator=f"c{rng.randrange(n // 40 + 1)}",
+        )
+        for i in range(n)
+    ]
 
 
 def traffic_events(

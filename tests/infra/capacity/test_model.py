@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from infra.capacity.model import Load, Table, Unit, as_mapping, event_bytes, plan, read_table
+from infra.capacity.model import Load, Unit, as_mapping, event_bytes, plan
 from infra.capacity.size_process import measure, predict
+from infra.sizing_table import SizingTable, read_table
 from recsys.contracts.errors import InvalidConfig
 
 UNIT = Unit(redis=1e9, api_process=500e6, event_in_log=300, event_in_lake=50)
 
 
-def table(**changes: object) -> Table:
-    return Table.model_validate({**read_table().model_dump(), **changes})
+def table(**changes: object) -> SizingTable:
+    return SizingTable.model_validate({**read_table().model_dump(), **changes})
 
 
 def test_the_arithmetic_by_hand() -> None:
