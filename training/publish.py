@@ -42,7 +42,7 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
 
     Raises:
         InvalidData: a work folder is incomplete.
-        InvalidBundle: the version exists already, or the ranker is a rung that its gate has refused.
+        InvalidBundle: the version exists already, or the ranker is a variant that its gate has refused.
     """
     check_publishable(config.ranker)
     now = datetime.fromtimestamp(clock(), UTC)

@@ -21,7 +21,7 @@ def ladder_folder(settings: Settings, lake: bool = False, quick: bool = False) -
     return settings.home / "work" / name
 
 
-def ladder_of(
+def ladder_setup(
     settings: Settings, lake: bool, quick: bool, seed: int, epochs: int = 4, student: Path | None = None
 ) -> tuple[LadderConfig, LadderInput]:
     """The configuration and the data.

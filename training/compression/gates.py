@@ -1,4 +1,4 @@
-"""Gates of the compression ladder: a rung that lost quality is not published, and the reason is said."""
+"""Gates of the compression ladder: a variant that lost quality is not published, and the reason is said."""
 
 import itertools
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ CALIBRATION_FLOOR = 0.005  # … and below this an error is noise
 
 @dataclass(frozen=True)
 class Difference:
-    """AUC of one rung minus AUC of the reference on the same rows, with its 95 % bootstrap interval."""
+    """AUC of one variant minus AUC of the reference on the same rows, with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -123,14 +123,14 @@ def quantization_gate(
     return reasons
 
 
-def refuse(rung: str, reasons: list[str]) -> None:
+def refuse(variant: str, reasons: list[str]) -> None:
     """
     Raises:
         InvalidBundle: there is any reason.
     """
     if reasons:
         raise InvalidBundle(
-            f"{rung} is refused: {'; '.join(reasons)}. Train longer, prune less, or keep the rung before"
+            f"{variant} is refused: {'; '.join(reasons)}. Train longer, prune less, or keep the variant before"
         )
 
 

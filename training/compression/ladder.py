@@ -1,4 +1,4 @@
-"""The compression ladder: every rung measured, none spoiled.
+"""The compression ladder: every variant measured, none spoiled.
 
     teacher       fp32, DIN and PLE, a row an item                   the quality to keep
     student       distilled; user part once, hashed item rows        gate against the teacher
@@ -9,8 +9,8 @@
     rows-int4     pruned, embedding rows in 4 bits                   gate against pruned
     int8          rows-int8, matrix products in 8 bits too           gate against pruned
 
-Each rung is a folder (`training.compression.variants`) that can be published as it is; trained weights are
-kept, so an interrupted ladder goes on where it stopped. The smallest rung that passed its gate is what is served.
+Each variant is a folder (`training.compression.variants`) that can be published as it is; trained weights are
+kept, so an interrupted ladder goes on where it stopped. The smallest variant that passed its gate is what is served.
 """
 
 import json
@@ -41,7 +41,7 @@ from training.compression.quantize import (
     quantized_tables,
     zero_smallest,
 )
-from training.compression.variants import ONNX, RUNG, WEIGHTS, Rung, save_trained
+from training.compression.variants import ONNX, VARIANT, WEIGHTS, Variant, save_trained
 from training.ranker.calibrate import fit_calibrations
 from training.ranker.dataset import RankExamples
 from training.ranker.export import export_ranker
@@ -59,7 +59,7 @@ Scorer = Callable[[RankExamples], Scores]
 
 @dataclass(frozen=True)
 class LadderConfig:
-    """Both ends of the ladder and the steps between. `out` holds one folder a rung."""
+    """Both ends of the ladder and the steps between. `out` holds one folder a variant."""
 
     out: Path
     teacher: RankerConfig = field(
@@ -112,11 +112,11 @@ class LadderConfig:
 
 def main(
     config: LadderConfig, given: LadderInput, report: Callable[[str], None] = lambda line: None
-) -> list[Rung]:
-    """Build what is missing and return every rung that was asked for, in the order of `RUNGS`.
+) -> list[Variant]:
+    """Build what is missing and return every variant that was asked for, in the order of `VARIANTS`.
 
     Args:
-        report: called with one line as each rung is done.
+        report: called with one line as each variant is done.
 
     Raises:
         InvalidConfig: `out` holds a ladder of another configuration or other data.
@@ -142,7 +142,7 @@ def main(
     for name, bits in _ROWS if config.compared else _ROWS[1:2]:
         ladder.add(name, quantized_tables(pruned, bits), quantized_from=of_pruned)
     ladder.add("int8", None, quantized_from=of_pruned)
-    return ladder.rungs
+    return ladder.variants
 
 
 def train_teacher(config: LadderConfig, given: LadderInput) -> Ranker:
@@ -154,11 +154,11 @@ def train_teacher(config: LadderConfig, given: LadderInput) -> Ranker:
 
 
 class _Ladder:
-    """What the rungs have in common: the data, the teacher and its answers, and the way a rung is judged."""
+    """What the variants have in common: the data, the teacher and its answers, and the way a variant is judged."""
 
     def __init__(self, config: LadderConfig, given: LadderInput, report: Callable[[str], None]) -> None:
         self.config, self.given, self.report = config, given, report
-        self.rungs: list[Rung] = []
+        self.variants: list[Variant] = []
 
     @cached_property
     def teacher(self) -> Ranker:
@@ -176,7 +176,7 @@ class _Ladder:
 
     @cached_property
     def histograms(self) -> list[Histogram]:
-        """Of the training features: every rung was made from the same rows."""
+        """Of the training features: every variant was made from the same rows."""
         return sampled_histograms(self.given.train.features, self.config.seed)
 
     def distil(self, loop: LoopConfig) -> Callable[[Ranker, Path], object]:
@@ -207,7 +207,7 @@ class _Ladder:
     ) -> Scores:
         """Export the model (None: quantize the export of `rows-int8`), score it as served, gate it.
 
-        What a gate has refused stays refused in fewer bits: quantized rungs inherit the reasons of `pruned`.
+        What a gate has refused stays refused in fewer bits: quantized variants inherit the reasons of `pruned`.
         """
         given, folder = self.given, self.config.out / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,21 +224,23 @@ class _Ladder:
         if quantized_from is not None:
             overlap = _overlap(folder, folder.parent / "pruned", given)
             reasons = quantization_gate(scores, quantized_from, given.test, overlap)
-            pruned = next(rung for rung in self.rungs if rung.name == "pruned")
+            pruned = next(variant for variant in self.variants if variant.name == "pruned")
             reasons += [f"pruned, which it is made of: {reason}" for reason in pruned.reasons]
         write_histograms(folder / HISTOGRAMS, self.histograms)
         size = (folder / ONNX).stat().st_size
-        rung = Rung(name, size, figures(scores, given.test), overlap, tuple(reasons), name != "unstructured")
-        (folder / RUNG).write_text(json.dumps(asdict(rung), indent=2), encoding="utf-8")
+        variant = Variant(
+            name, size, figures(scores, given.test), overlap, tuple(reasons), name != "unstructured"
+        )
+        (folder / VARIANT).write_text(json.dumps(asdict(variant), indent=2), encoding="utf-8")
         shapes = {
-            "rung": name,
+            "variant": name,
             "teacher": asdict(self.config.teacher),
             "student": asdict(self.config.student),
         }
-        summary = {"config": shapes, "metrics": rung.metrics, "seed": self.config.seed}
+        summary = {"config": shapes, "metrics": variant.metrics, "seed": self.config.seed}
         (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
-        self.rungs.append(rung)
-        self.report(_line(rung))
+        self.variants.append(variant)
+        self.report(_line(variant))
         return scores
 
     def _export(self, model: Ranker, folder: Path) -> None:
@@ -250,7 +252,7 @@ class _Ladder:
 def _claim(config: LadderConfig, given: LadderInput) -> None:
     """Note what the ladder is built from; trained weights are read back only for the same configuration and data."""
     content = asdict(config)
-    del content["compared"]  # a rung is the same without those beside it
+    del content["compared"]  # a variant is the same without those beside it
     content |= {"out": "", "threads": 0, "rows": len(given.train), "last_ms": int(given.train.time_ms[-1])}
     wanted = json.dumps(content, indent=2)
     path = config.out / IDENTITY
@@ -303,7 +305,7 @@ def onnx_scores(path: Path, examples: RankExamples) -> Scores:
 
 
 def _calibrated(scorer: Scorer, given: LadderInput, folder: Path) -> Scores:
-    """Scores of the test rows, calibrated on the validation rows: each rung is calibrated for itself."""
+    """Scores of the test rows, calibrated on the validation rows: each variant is calibrated for itself."""
     calibrations = fit_calibrations(scorer(given.validation), given.validation)
     write_calibrations(folder / "calibration.json", calibrations)
     return calibrate(scorer(given.test), calibrations)
@@ -314,8 +316,8 @@ def _overlap(folder: Path, reference: Path, given: LadderInput) -> float:
     return top_overlap(ours, theirs)
 
 
-def _line(rung: Rung) -> str:
-    verdict = "" if rung.gated else " (comparison)"
-    verdict = f" refused: {'; '.join(rung.reasons)}" if rung.reasons else verdict
-    quality = f"click AUC {rung.metrics['click_auc']:.4f}, overlap {rung.overlap:.3f}"
-    return f"{rung.name}: {rung.bytes / 1e6:.2f} MB, {quality}{verdict}"
+def _line(variant: Variant) -> str:
+    verdict = "" if variant.gated else " (comparison)"
+    verdict = f" refused: {'; '.join(variant.reasons)}" if variant.reasons else verdict
+    quality = f"click AUC {variant.metrics['click_auc']:.4f}, overlap {variant.overlap:.3f}"
+    return f"{variant.name}: {variant.bytes / 1e6:.2f} MB, {quality}{verdict}"

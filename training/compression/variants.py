@@ -1,4 +1,4 @@
-"""What a ladder leaves: one folder a rung, each a publishable work folder, and which of them is served."""
+"""What a ladder leaves: one folder a variant, each a publishable work folder, and which of them is served."""
 
 import json
 import shutil
@@ -14,30 +14,33 @@ from recsys.features.drift import HISTOGRAMS
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from training.compression.gates import refuse
 
-RUNGS = ("teacher", "student", "unstructured", "pruned", "rows-fp16", "rows-int8", "rows-int4", "int8")
-ONNX, RUNG, WEIGHTS, SHAPE = "ranker.onnx", "rung.json", "weights.safetensors", "shape.json"
+VARIANTS = ("teacher", "student", "unstructured", "pruned", "rows-fp16", "rows-int8", "rows-int4", "int8")
+ONNX, VARIANT, WEIGHTS, SHAPE = "ranker.onnx", "variant.json", "weights.safetensors", "shape.json"
+_BUNDLED = (ONNX, "calibration.json", "golden.safetensors", "summary.json", HISTOGRAMS, VARIANT)
 
 
 @dataclass(frozen=True)
-class Rung:
+class Variant:
     """One step: its size, its quality on the test rows (calibrated on validation), why it is refused if so."""
 
     name: str
     bytes: int
     metrics: Mapping[str, float]
-    overlap: float  # top 50 of 500 in common with the rung before quantization; 1 where nothing is quantized
+    overlap: (
+        float  # top 50 of 500 in common with the variant before quantization; 1 where nothing is quantized
+    )
     reasons: tuple[str, ...]
     gated: bool = True  # False: stands in the table for comparison, never served
 
 
 def save_trained(ranker: Ranker, folder: Path) -> None:
-    """The weights of a rung that was trained, and its shape: enough to build it again without the data."""
+    """The weights of a variant that was trained, and its shape: enough to build it again without the data."""
     save_file({name: weight.contiguous() for name, weight in ranker.state_dict().items()}, folder / WEIGHTS)
     (folder / SHAPE).write_text(json.dumps(asdict(ranker.config), indent=2), encoding="utf-8")
 
 
 def trained_ranker(folder: Path) -> Ranker:
-    """The torch model of a rung that was trained (teacher, student), from its files alone."""
+    """The torch model of a variant that was trained (teacher, student), from its files alone."""
     weights = load_file(folder / WEIGHTS)
     fields = weights["fields"]
     data = RankerData(
@@ -74,68 +77,76 @@ def shape_of(content: Mapping[str, Any]) -> RankerConfig:
 
 
 def check_publishable(folder: Path) -> None:
-    """Refuse a rung that its gate has refused. A folder that is no rung (`recsys train rank`) has no gate.
+    """Refuse a variant that its gate has refused. A folder that is no variant (`recsys train rank`) has no gate.
 
     Raises:
         InvalidBundle: with the reasons.
     """
-    if (folder / RUNG).exists():
-        rung = read_rung(folder)
-        if not rung.gated:
-            raise InvalidBundle(f"{rung.name} is for comparison only; publish another rung")
-        refuse(rung.name, list(rung.reasons))
+    if (folder / VARIANT).exists():
+        variant = read_variant(folder)
+        if not variant.gated:
+            raise InvalidBundle(f"{variant.name} is for comparison only; publish another variant")
+        refuse(variant.name, list(variant.reasons))
 
 
-def take(rung: Path, work: Path) -> None:
-    """Make a rung the ranker that `recsys train all` publishes: `work` becomes a copy of what a bundle needs of it,
-    and of the weights that a night's update goes on from."""
-    check_publishable(rung)
+def take(variant: Path, work: Path) -> None:
+    """Replace `work` by what a bundle needs of a variant, and by the weights that a nightly update starts from.
+
+    Raises:
+        InvalidBundle: the variant failed its gate, or lacks a file.
+    """
+    check_publishable(variant)
+    missing = [name for name in _BUNDLED if not (variant / name).exists()]
+    if missing:
+        raise InvalidBundle(
+            f"{variant}: lacks {', '.join(missing)}; build it with `recsys train ladder --fresh`"
+        )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    for name in (ONNX, "calibration.json", "golden.safetensors", "summary.json", RUNG):
-        shutil.copyfile(rung / name, work / name)
-    trained = rung if (rung / WEIGHTS).exists() else rung.parent / "pruned"  # fewer bits are made of it
+    for name in _BUNDLED:
+        shutil.copyfile(variant / name, work / name)
+    # fewer bits are made of the pruned variant's weights
+    trained = variant if (variant / WEIGHTS).exists() else variant.parent / "pruned"
     for name in (WEIGHTS, SHAPE):
         if (trained / name).exists():
             shutil.copyfile(trained / name, work / name)
-    if (
-        rung / HISTOGRAMS
-    ).exists():  # a ladder of an earlier version has none: served without a view of drift
-        shutil.copyfile(rung / HISTOGRAMS, work / HISTOGRAMS)
 
 
-def served(rungs: list[Rung]) -> Rung:
-    """The smallest rung that passed its gate.
+def served(variants: list[Variant]) -> Variant:
+    """The smallest variant that passed its gate.
 
     Raises:
         InvalidBundle: none but the teacher passed; says why.
     """
-    found = candidate(rungs)
+    found = candidate(variants)
     if found.reasons:
-        refused = [rung for rung in rungs if rung.gated and rung.reasons]
-        refuse("every rung", [f"{rung.name}: {reason}" for rung in refused for reason in rung.reasons])
+        refused = [variant for variant in variants if variant.gated and variant.reasons]
+        refuse(
+            "every variant",
+            [f"{variant.name}: {reason}" for variant in refused for reason in variant.reasons],
+        )
     return found
 
 
-def candidate(rungs: list[Rung]) -> Rung:
-    """What a report is about: the served rung, or the smallest refused one when no gate was passed."""
-    gated = [rung for rung in rungs if rung.gated]
-    passed = [rung for rung in gated if not rung.reasons and rung.name != "teacher"]
-    return min(passed or gated, key=lambda rung: rung.bytes)
+def candidate(variants: list[Variant]) -> Variant:
+    """What a report is about: the served variant, or the smallest refused one when no gate was passed."""
+    gated = [variant for variant in variants if variant.gated]
+    passed = [variant for variant in gated if not variant.reasons and variant.name != "teacher"]
+    return min(passed or gated, key=lambda variant: variant.bytes)
 
 
-def read_rungs(out: Path) -> list[Rung]:
-    """The rungs that a ladder has left in `out`, in the order of `RUNGS`."""
-    return [read_rung(out / name) for name in RUNGS if (out / name / RUNG).exists()]
+def read_variants(out: Path) -> list[Variant]:
+    """The variants that a ladder has left in `out`, in the order of `VARIANTS`."""
+    return [read_variant(out / name) for name in VARIANTS if (out / name / VARIANT).exists()]
 
 
-def read_rung(folder: Path) -> Rung:
+def read_variant(folder: Path) -> Variant:
     """
     Raises:
-        InvalidData: there is no rung in the folder.
+        InvalidData: there is no variant in the folder.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / RUNG).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((folder / VARIANT).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InvalidData(f"{folder}: no rung of a ladder; build it with `recsys train ladder`") from None
-    return Rung(**{**content, "reasons": tuple(content["reasons"])})
+        raise InvalidData(f"{folder}: no variant of a ladder; build it with `recsys train ladder`") from None
+    return Variant(**{**content, "reasons": tuple(content["reasons"])})

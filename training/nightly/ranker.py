@@ -24,12 +24,12 @@ from training.compression.ladder import quantize_products, score_requests
 from training.compression.quantize import quantized_tables
 from training.compression.variants import (
     ONNX,
-    RUNG,
     SHAPE,
+    VARIANT,
     WEIGHTS,
-    Rung,
-    read_rung,
+    Variant,
     read_shape,
+    read_variant,
     save_trained,
 )
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
@@ -39,7 +39,7 @@ from training.seeding import seed_everything
 from training.two_tower.sequences import read_items
 from training.warm_start import FULL, Origin, old_numbers, read_origin
 
-_BITS = {"rows-fp16": 16, "rows-int8": 8, "rows-int4": 4, "int8": 8}  # of a rung's embedding rows
+_BITS = {"rows-fp16": 16, "rows-int8": 8, "rows-int4": 4, "int8": 8}  # of a variant's embedding rows
 NIGHT = LoopConfig(epochs=1, learning_rate=5e-4, batch_size=512)
 _JUDGED = 2_000  # newest validation rows whose lists show what 8 bits change
 
@@ -162,24 +162,24 @@ def carried_over(folder: Path, origin: Origin, items: Sequence[Item], facts: Ite
 def _write(
     ranker: Ranker, train: RankExamples, validation: RankExamples, config: RankerUpdate
 ) -> dict[str, float]:
-    """In the bits that yesterday's had: a ladder's rung stays that rung."""
+    """In the bits that yesterday's had: a ladder's variant stays that variant."""
     out, seed = config.out, config.loop.seed
-    rung = read_rung(config.work).name if (config.work / RUNG).exists() else ""
-    served = quantized_tables(ranker, _BITS[rung]) if rung in _BITS else ranker
+    variant = read_variant(config.work).name if (config.work / VARIANT).exists() else ""
+    served = quantized_tables(ranker, _BITS[variant]) if variant in _BITS else ranker
     metrics = write_ranker(served, train, validation, out, seed)
     overlap = 1.0
-    if rung == "int8":
-        rung, overlap = _quantized_products(out, validation.take(slice(-_JUDGED, None)))
+    if variant == "int8":
+        variant, overlap = _quantized_products(out, validation.take(slice(-_JUDGED, None)))
     save_trained(ranker, out)
-    if rung:
-        found = Rung(rung, (out / ONNX).stat().st_size, metrics, overlap, ())
-        (out / RUNG).write_text(json.dumps(asdict(found), indent=2), encoding="utf-8")
+    if variant:
+        found = Variant(variant, (out / ONNX).stat().st_size, metrics, overlap, ())
+        (out / VARIANT).write_text(json.dumps(asdict(found), indent=2), encoding="utf-8")
     return metrics
 
 
 def _quantized_products(out: Path, judged: RankExamples) -> tuple[str, float]:
     """Put the matrix products of `out`'s ranker in 8 bits, unless the lists become others than the ladder's gate
-    allows: then they stay in 32 until a training in full. The rung that it is now, and the overlap of the lists."""
+    allows: then they stay in 32 until a training in full. The variant that it is now, and the overlap of the lists."""
     products = out / "products"
     products.mkdir()
     quantize_products(out, products)

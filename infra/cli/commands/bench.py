@@ -81,7 +81,7 @@ def rank(
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """500 candidates through every rung of the ladder and the eager teacher, in one run; roofline.
+    """500 candidates through every variant of the ladder and the eager teacher, in one run; roofline.
 
     Build the ladder first, with `recsys train ladder`.
 

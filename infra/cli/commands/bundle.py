@@ -67,28 +67,28 @@ def verify(version: Version = "", as_json: JsonFlag = False) -> None:
 @app.command()
 def publish(
     version: Annotated[str, typer.Argument(help="The version to serve from now on.")] = "",
-    rung: Annotated[
-        str, typer.Option(help="Instead: a new bundle with this rung of `recsys train ladder --lake`.")
+    variant: Annotated[
+        str, typer.Option(help="Instead: a new bundle with this variant of `recsys train ladder --lake`.")
     ] = "",
 ) -> None:
     """Verify a bundle and make it the current one; a running API swaps it in by itself.
 
-    With `--rung`, a bundle of the trained two-tower and that rung is built first. A rung that its gate has refused
-    is not published; the reason is said.
+    With `--variant`, a bundle of the trained two-tower and that variant is built first. A variant that failed its gate
+    is not published; the reason is printed.
 
     Example: recsys bundle publish 20260101-120000
     """
     settings = Settings()
-    if bool(version) == bool(rung):
-        raise InvalidConfig("name either a version (`recsys bundle list`) or a rung (`--rung int8`)")
-    if rung:
+    if bool(version) == bool(variant):
+        raise InvalidConfig("name either a version (`recsys bundle list`) or a variant (`--variant int8`)")
+    if variant:
         from training import publish as assembly  # numpy, FAISS and torch: not for a list of bundles
 
         work = settings.home / "work"
         config = assembly.PublishConfig(
             lake=settings.lake,
             two_tower=work / "two_tower",
-            ranker=work / "ladder-lake" / rung,
+            ranker=work / "ladder-lake" / variant,
             bundles=settings.bundles,
         )
         version = assembly.main(config).manifest.version

@@ -22,7 +22,7 @@ def ladder(
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Every rung of the compression ladder: bytes, memory, p50, p99, quality; plots beside the table.
+    """Every variant of the compression ladder: bytes, memory, p50, p99, quality; plots beside the table.
 
     Build the ladder first, with `recsys train ladder`.
 

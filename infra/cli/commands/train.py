@@ -34,7 +34,8 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed and data give the 
 Epochs = Annotated[int, typer.Option(min=1, help="At most; training stops early.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget checkpoints of an interrupted run.")]
 Compress = Annotated[
-    bool, typer.Option("--compress", help="Distil, prune and quantize; serve the smallest rung that passes.")
+    bool,
+    typer.Option("--compress", help="Distil, prune and quantize; serve the smallest variant that passes."),
 ]
 Robust = Annotated[float, typer.Option(min=0, help="Train against attacks of this size on embeddings.")]
 Cleaned = Annotated[bool, typer.Option("--clean", help="Leave bots and repeated rows out of training.")]
@@ -158,15 +159,15 @@ def ladder(
 
     Example: recsys train ladder
     """
-    from training.compression.configs import ladder_folder, ladder_of
+    from training.compression.configs import ladder_folder, ladder_setup
     from training.compression.ladder import main
     from training.compression.variants import served
 
     settings = Settings()
     _forget(fresh, ladder_folder(settings, lake, quick))
-    rungs = main(*ladder_of(settings, lake, quick, seed, epochs, student), report=console.print)
-    print_mapping("compression ladder", {r.name: f"{r.bytes / 1e6:.2f} MB" for r in rungs}, as_json)
-    console.print(f"served: {served(rungs).name}")
+    variants = main(*ladder_setup(settings, lake, quick, seed, epochs, student), report=console.print)
+    print_mapping("compression ladder", {r.name: f"{r.bytes / 1e6:.2f} MB" for r in variants}, as_json)
+    console.print(f"served: {served(variants).name}")
 
 
 def _recall(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, float]:
@@ -234,26 +235,26 @@ def _rank(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, ob
 
 
 def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, object]:
-    """The lake's own ladder, as far as int8 needs it. The smallest rung that passed becomes <home>/work/ranker; the
+    """The lake's own ladder, as far as int8 needs it. The smallest variant that passed becomes <home>/work/ranker; the
     teacher when none did."""
-    from training.compression.configs import ladder_folder, ladder_of
+    from training.compression.configs import ladder_folder, ladder_setup
     from training.compression.ladder import main
     from training.compression.variants import candidate, take
 
     folder = ladder_folder(settings, lake=True)
     _forget(fresh, folder)
-    config, given = ladder_of(settings, True, False, options.seed, options.epochs)
-    rungs = main(replace(config, compared=False), given, report=console.print)
-    chosen = candidate(rungs)
+    config, given = ladder_setup(settings, True, False, options.seed, options.epochs)
+    variants = main(replace(config, compared=False), given, report=console.print)
+    chosen = candidate(variants)
     if chosen.reasons:
         console.print(
-            f"no smaller rung passed its gate, the teacher is served; {chosen.name}: {chosen.reasons}"
+            f"no smaller variant passed its gate, the teacher is served; {chosen.name}: {chosen.reasons}"
         )
-        chosen = rungs[0]
+        chosen = variants[0]
     take(folder / chosen.name, _work(settings, "ranker"))
     assert given.origin is not None  # noqa: S101 - of the lake's examples
     given.origin.write(_work(settings, "ranker"))
-    return {"rung": chosen.name, "mb": chosen.bytes / 1e6, **chosen.metrics}
+    return {"variant": chosen.name, "mb": chosen.bytes / 1e6, **chosen.metrics}
 
 
 @contextmanager

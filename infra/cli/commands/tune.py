@@ -37,11 +37,11 @@ def rank(
 
     Example: recsys tune rank --trials 30 --max-mb 5 --max-ms 1.2
     """
-    from training.compression.configs import ladder_of
+    from training.compression.configs import ladder_setup
     from training.compression.tune import RankTuning, main
 
     settings = Settings()
-    config, given = ladder_of(settings, lake=lake, quick=quick, seed=seed)
+    config, given = ladder_setup(settings, lake=lake, quick=quick, seed=seed)
     out = settings.home / "work" / f"tune-{config.out.name}"
     tuning = RankTuning(out, 3 if quick else trials, max_mb, max_ms, seed=seed)
     finish(main(tuning, config, given, report=console.print), as_json)

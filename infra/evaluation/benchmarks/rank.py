@@ -1,4 +1,4 @@
-"""`recsys bench rank`: every rung of the ladder and the eager teacher, timed in one run on the same cores.
+"""`recsys bench rank`: every variant of the ladder and the eager teacher, timed in one run on the same cores.
 
 500 candidates of one request, and eight such requests waiting, each on one thread and on two, by every runtime there
 is. Forms take turns in every round, so that a busy neighbour hurts all alike. The roofline says how far the served
@@ -22,7 +22,7 @@ from recsys.contracts.errors import InvalidData
 from recsys.models.ranker import Ranker, ServedRanker
 from recsys.ranking.scorer import INPUTS
 from recsys.result import Goal, Result
-from training.compression.variants import ONNX, candidate, read_rungs, trained_ranker
+from training.compression.variants import ONNX, candidate, read_variants, trained_ranker
 from training.ranker.export import random_inputs
 
 CANDIDATES, REQUESTS, LENGTH = 500, 8, 50
@@ -35,7 +35,7 @@ class RankBench:
     ladder: Path
     seed: int = 0
     rounds: int = 30
-    calls: int = 5  # of each rung in a round; the teacher is called once
+    calls: int = 5  # of each variant in a round; the teacher is called once
 
     @classmethod
     def quick(cls, ladder: Path, seed: int) -> "RankBench":
@@ -47,17 +47,17 @@ def run(config: RankBench) -> Result:
     Raises:
         InvalidData: there is no finished ladder.
     """
-    rungs = read_rungs(config.ladder)
-    if len(rungs) < 2:
+    variants = read_variants(config.ladder)
+    if len(variants) < 2:
         raise InvalidData(f"{config.ladder}: no ladder; build it with `recsys train ladder`")
     torch.set_num_threads(1)
     teacher = trained_ranker(config.ladder / "teacher")
     inputs = random_inputs(
         teacher.data.n_items, teacher.data.n_features, LENGTH, CANDIDATES, np.random.default_rng(config.seed)
     )
-    about = candidate(rungs)
+    about = candidate(variants)
     chosen = about.name
-    files = {rung.name: config.ladder / rung.name / ONNX for rung in rungs}
+    files = {variant.name: config.ladder / variant.name / ONNX for variant in variants}
     student = trained_ranker(config.ladder / "student")
     one, two = (runs(files, "pruned", threads) for threads in (1, 2))
     forms: dict[str, Callable[[], object]] = {
@@ -72,8 +72,8 @@ def run(config: RankBench) -> Result:
     for name, seconds in times.items():
         low, middle, high = np.percentile(np.array(seconds) * 1e3, [0, 50, 99])
         figures |= {f"{name}_min_ms": low, f"{name}_p50_ms": middle, f"{name}_p99_ms": high}
-    for rung in rungs:
-        figures[f"{rung.name}_mb"] = rung.bytes / 1e6
+    for variant in variants:
+        figures[f"{variant.name}_mb"] = variant.bytes / 1e6
     for name, call in one.items():
         for threads in (1, 2):
             rate = _throughput(partial(call, inputs), threads, 5 if name == "teacher" else config.rounds)

@@ -19,12 +19,12 @@ Run = Callable[[Inputs], object]
 Precision = Literal["f32", "bf16"]
 
 
-def runs(rungs: Mapping[str, Path], plain: str, threads: int) -> dict[str, Run]:
-    """Every rung by onnxruntime and, where it is installed, the fp32 file of `plain` by OpenVINO in both precisions."""
-    found: dict[str, Run] = {name: RankerSession(path, threads).run for name, path in rungs.items()}
-    if find_spec("openvino") is not None and plain in rungs:
-        found["openvino_f32"] = openvino_run(rungs[plain], threads, "f32")
-        found["openvino_bf16"] = openvino_run(rungs[plain], threads, "bf16")
+def runs(variants: Mapping[str, Path], plain: str, threads: int) -> dict[str, Run]:
+    """Every variant by onnxruntime and, where it is installed, the fp32 file of `plain` by OpenVINO (fp32, bf16)."""
+    found: dict[str, Run] = {name: RankerSession(path, threads).run for name, path in variants.items()}
+    if find_spec("openvino") is not None and plain in variants:
+        found["openvino_f32"] = openvino_run(variants[plain], threads, "f32")
+        found["openvino_bf16"] = openvino_run(variants[plain], threads, "bf16")
     return found
 
 

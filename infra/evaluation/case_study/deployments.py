@@ -8,20 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-RungName = Literal["teacher", "student", "int8"]
+VariantName = Literal["teacher", "student", "int8"]
 
 
 @dataclass(frozen=True)
 class Deployment:
     """One way to serve.
 
-    `rung`: of the ladder, the bundle's ranker. `settings`: environment of `recsys serve`. `stream`: a feature worker
+    `variant`: of the ladder, the bundle's ranker. `settings`: environment of `recsys serve`. `stream`: a feature worker
     runs; otherwise `recsys features nightly` does, once a night.
     """
 
     name: str
     what: str
-    rung: RungName
+    variant: VariantName
     settings: Mapping[str, str]
     stream: bool = False
     kept: bool = True  # whether the steps after this one have it, too

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.evaluation.case_study.deployments import RungName
+from infra.evaluation.case_study.deployments import VariantName
 from infra.evaluation.case_study.networks import write_network
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from recsys.contracts.errors import InvalidData
 from recsys.ranking.scorer import RankerSession
-from training.compression.variants import ONNX, Rung, candidate, read_rungs
+from training.compression.variants import ONNX, Variant, candidate, read_variants
 from training.ranker.export import random_inputs
 
 TEACHER = "teacher"
@@ -24,9 +24,9 @@ _LENGTH, _ITEMS = 50, 1_000
 class Models:
     """Model size, and the compute of ranking alone (a part of the compute row: recall, features and HTTP are not in).
 
-    *Before*: the fp32 teacher. *After*: the rung that is served, which is the teacher when the gates refuse all others.
-    Both by onnxruntime on one thread. Without a ladder: the same architectures with untrained weights, which no gate
-    was asked about.
+    *Before*: the fp32 teacher. *After*: the variant that is served: the teacher when the gates refuse all
+    others. Both by onnxruntime on one thread. Without a ladder: the same architectures with untrained weights, which no
+    gate was asked about.
     """
 
     ladder: Path
@@ -45,8 +45,8 @@ class Models:
         Raises:
             InvalidData: there is a ladder, but no teacher in it.
         """
-        rungs = read_rungs(self.ladder)
-        how, files = self._trained(rungs) if rungs else self._untrained()
+        variants = read_variants(self.ladder)
+        how, files = self._trained(variants) if variants else self._untrained()
         seconds = [self._cpu_seconds(file) for file in files]
         size = [float(file.stat().st_size) for file in files]
         return Found(
@@ -61,25 +61,27 @@ class Models:
                     "ranking alone",
                 ),
             ],
-            [_sheet(rungs)] if rungs else [],
+            [_sheet(variants)] if variants else [],
         )
 
-    def _trained(self, rungs: Sequence[Rung]) -> tuple[str, list[Path]]:
-        teacher = next((rung for rung in rungs if rung.name == TEACHER), None)
+    def _trained(self, variants: Sequence[Variant]) -> tuple[str, list[Path]]:
+        teacher = next((variant for variant in variants if variant.name == TEACHER), None)
         if teacher is None:
             raise InvalidData(f"{self.ladder}: a ladder without a teacher; go on with `recsys train ladder`")
-        best = candidate(list(rungs))
+        best = candidate(list(variants))
         served = teacher if best.reasons else best
         refused = (
             f"; gates refused the others, {best.name}: {', '.join(best.reasons)}" if best.reasons else ""
         )
         how = f"ladder: {TEACHER} to {served.name}{refused}"
-        return how, [self.ladder / rung.name / ONNX for rung in (teacher, served)]
+        return how, [self.ladder / variant.name / ONNX for variant in (teacher, served)]
 
     def _untrained(self) -> tuple[str, list[Path]]:
         how = "architectures of the ladder, untrained (no gate was asked): teacher to int8"
-        rungs: tuple[RungName, ...] = ("teacher", "int8")
-        return how, [write_network(self.networks, rung, self.seed, self.ids) / ONNX for rung in rungs]
+        variants: tuple[VariantName, ...] = ("teacher", "int8")
+        return how, [
+            write_network(self.networks, variant, self.seed, self.ids) / ONNX for variant in variants
+        ]
 
     def _cpu_seconds(self, model: Path) -> float:
         """Processor time of one call, the median: other load on the machine does not count."""
@@ -96,17 +98,17 @@ class Models:
         return float(np.median(times))
 
 
-def _sheet(rungs: Sequence[Rung]) -> Sheet:
-    """What each rung costs in quality."""
+def _sheet(variants: Sequence[Variant]) -> Sheet:
+    """What each variant costs in quality."""
     lines: list[list[str | float]] = [
         [
-            rung.name,
-            f"{rung.bytes:,}",
-            f"{rung.metrics['click_auc']:.4f}" if "click_auc" in rung.metrics else "",
-            f"{rung.overlap:.3f}",
-            "; ".join(rung.reasons) or ("" if rung.gated else "for comparison"),
+            variant.name,
+            f"{variant.bytes:,}",
+            f"{variant.metrics['click_auc']:.4f}" if "click_auc" in variant.metrics else "",
+            f"{variant.overlap:.3f}",
+            "; ".join(variant.reasons) or ("" if variant.gated else "for comparison"),
         ]
-        for rung in rungs
+        for variant in variants
     ]
     note = "Trained on synthetic ids at the case study's size by `recsys train ladder`."
-    return Sheet("The ladder", ("rung", "bytes", "click AUC", "top-50 overlap", "refused"), lines, note)
+    return Sheet("The ladder", ("variant", "bytes", "click AUC", "top-50 overlap", "refused"), lines, note)

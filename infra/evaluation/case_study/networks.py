@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from infra.evaluation.case_study.deployments import RungName
+from infra.evaluation.case_study.deployments import VariantName
 from recsys.bundle import MANIFEST, Bundle, publish, write_bundle
 from recsys.features.definitions import FEATURES
 from recsys.models import blocks, ranker
@@ -33,22 +33,22 @@ from training.ranker.export import export_ranker, random_inputs
 GOLDEN, LENGTH = "golden.safetensors", 50
 
 
-def write_network(folder: Path, rung: RungName, seed: int, ids: int = 0, creators: int = 0) -> Path:
-    """Write `folder`/RUNG with the ranker and its golden outputs, if it is not there yet.
+def write_network(folder: Path, variant: VariantName, seed: int, ids: int = 0, creators: int = 0) -> Path:
+    """Write `folder`/VARIANT with the ranker and its golden outputs, if it is not there yet.
 
     Args:
         ids, creators: that the network knows; 0: as the ladder.
     """
     sizes = LadderData()
     ids, creators = ids or sizes.n_items, creators or sizes.n_creators
-    there = folder / f"{rung}-{ids}-{seed}-{_code()}"
+    there = folder / f"{variant}-{ids}-{seed}-{_code()}"
     if there.exists():
         return there
     aside = folder / f"{there.name}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     torch.manual_seed(seed)
-    teacher = rung == "teacher"
+    teacher = variant == "teacher"
     config = LadderConfig(out=folder)
     shape = config.teacher if teacher else config.student
     sample = torch.rand(2_000, FEATURES.dimension) * 100
@@ -63,7 +63,7 @@ def write_network(folder: Path, rung: RungName, seed: int, ids: int = 0, creator
         field_sizes=widths,
     )
     network = Ranker(shape, data).eval()
-    if rung == "int8":
+    if variant == "int8":
         plain = aside / "plain.onnx"
         export_ranker(quantized_tables(network, bits=8), plain, ids, FEATURES.dimension, LENGTH, seed)
         quantize_linear_layers(plain, aside / ONNX)

@@ -67,11 +67,11 @@ class ServedWorld:
 
     def home(self, deployment: Deployment) -> tuple[Path, Bundle]:
         """RECSYS_HOME of the deployment, with its bundle published there."""
-        size, home = self.size, self.rig.home / deployment.rung
-        network = write_network(self._networks, deployment.rung, size.seed, size.ids)
+        size, home = self.size, self.rig.home / deployment.variant
+        network = write_network(self._networks, deployment.variant, size.seed, size.ids)
         if (home / "bundles").exists():
             shutil.rmtree(home)
-        return home, with_network(self._base, network, home / "bundles", deployment.rung)
+        return home, with_network(self._base, network, home / "bundles", deployment.variant)
 
     @contextmanager
     def serve(self, deployment: Deployment, workers: int) -> Iterator[Api]:

@@ -15,7 +15,7 @@ from infra.evaluation.case_study.deployments import STEPS, Deployment
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.case_study.served import ServedWorld, Size
 from infra.terminal import console
-from training.compression.variants import read_rungs
+from training.compression.variants import read_variants
 
 _K = 20
 _WARM_S = 2.0
@@ -41,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """Every step has one API process. `ladder`: where the quality of the rungs is read, if it was built."""
+    """Every step has one API process. `ladder`: where the quality of the variants is read, if it was built."""
 
     networks: Path
     ladder: Path
@@ -88,7 +88,7 @@ class Steps:
         with Watch(**pids) as watch:
             answers = run_load(load)
         overlap = None
-        if last is not None and last[0].rung == deployment.rung:
+        if last is not None and last[0].variant == deployment.variant:
             pairs = zip(last[1], lists, strict=True)
             overlap = float(np.mean([len(a & b) / max(len(a), 1) for a, b in pairs]))
         step = Step(
@@ -102,7 +102,7 @@ class Steps:
             largest_rss_mib(served.process.pid),
             answers.errors,
             overlap,
-            auc.get(deployment.rung),
+            auc.get(deployment.variant),
         )
         return step, lists
 
@@ -120,8 +120,8 @@ class Steps:
 
 
 def _click_auc(ladder: Path) -> dict[str, float]:
-    """Rung → AUC of the trained network on the ladder's test rows; empty without a ladder."""
-    return {rung.name: rung.metrics["click_auc"] for rung in read_rungs(ladder)}
+    """Variant → AUC of the trained network on the ladder's test rows; empty without a ladder."""
+    return {variant.name: variant.metrics["click_auc"] for variant in read_variants(ladder)}
 
 
 def _sheet(steps: Sequence[Step], config: Steps) -> Sheet:
@@ -145,8 +145,8 @@ def _sheet(steps: Sequence[Step], config: Steps) -> Sheet:
         f"One API process, {config.rate:g} requests/s for {config.seconds:g} s, {config.size.items} items. The others"
         " are Redis, the broker and, where there is one, the worker: at so low a rate mostly what they take while they"
         " wait. Networks are untrained here, so lists of different networks are not compared; their click AUC is that"
-        " of the trained rungs of `recsys train ladder` (synthetic), if it was built. Lists of equal means differ, too:"
-        " features tick from one look to the next, and untrained networks are nervous."
+        " of the trained variants of `recsys train ladder` (synthetic), if it was built. Lists of equal means differ,"
+        " too: features tick from one look to the next, and untrained networks are nervous."
     )
     head = [
         "step", "means", "p50, ms", "p99, ms", "CPU a request, API, ms", "CPU a request, others, ms",

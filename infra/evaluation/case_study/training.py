@@ -37,7 +37,7 @@ from training.compression import ladder
 from training.compression.configs import seeded
 from training.compression.ladder import LadderConfig
 from training.compression.ladder_input import lake_input
-from training.compression.variants import RUNG, take, trained_ranker
+from training.compression.variants import VARIANT, take, trained_ranker
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
 from training.nightly.ranker import RankerUpdate, carried_over
@@ -181,11 +181,11 @@ class _Night:
         def train() -> None:
             examples = home / "features" / "examples"
             given = lake_input(examples, items, FEATURES.dimension, _LENGTH, config.teacher, config.student)
-            rung = ladder.main(config, given)[-1]
+            variant = ladder.main(config, given)[-1]
             # what a gate says of so few rows is noise, and a cost is measured here; quality stands beside it
-            passed = json.dumps(asdict(replace(rung, reasons=())))
-            (config.out / rung.name / RUNG).write_text(passed, encoding="utf-8")
-            take(config.out / rung.name, home / "ranker")
+            passed = json.dumps(asdict(replace(variant, reasons=())))
+            (config.out / variant.name / VARIANT).write_text(passed, encoding="utf-8")
+            take(config.out / variant.name, home / "ranker")
             assert given.origin is not None  # noqa: S101 - of a lake
             given.origin.write(home / "ranker")
 

@@ -1,6 +1,6 @@
 """`recsys report ladder`: the table of the compression ladder, and its plots (quality against bytes, against p99).
 
-Each rung's memory is that of a fresh process that holds nothing but numpy, onnxruntime and the rung.
+Each variant's memory is that of a fresh process that holds nothing but numpy, onnxruntime and the variant.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ from recsys.contracts.errors import InvalidData
 from recsys.ranking.scorer import RankerSession
 from recsys.result import Goal, Result
 from training.compression.gates import OVERLAP
-from training.compression.variants import ONNX, Rung, candidate, read_rungs
+from training.compression.variants import ONNX, Variant, candidate, read_variants
 from training.ranker.export import random_inputs
 
 matplotlib.use("Agg")  # no display
@@ -34,28 +34,28 @@ print((resident() - before) / 2**20)
 
 
 def report(ladder: Path, out: Path, calls: int = CALLS) -> Result:
-    """Figures of every rung; plots `quality-bytes.svg`, `quality-p99.svg` and `ladder.md` in `out`.
+    """Figures of every variant; plots `quality-bytes.svg`, `quality-p99.svg` and `ladder.md` in `out`.
 
     Raises:
         InvalidData: there is no ladder.
     """
-    rungs = read_rungs(ladder)
-    if not rungs:
+    variants = read_variants(ladder)
+    if not variants:
         raise InvalidData(f"{ladder}: no ladder; build it with `recsys train ladder`")
-    chosen = candidate(rungs)
+    chosen = candidate(variants)
     figures: dict[str, float] = {}
-    for rung in rungs:
-        model = ladder / rung.name / ONNX
+    for variant in variants:
+        model = ladder / variant.name / ONNX
         p50, p99 = _latency(model, calls)
         figures |= {
-            f"{rung.name}_mb": rung.bytes / 1e6,
-            f"{rung.name}_memory_mib": _memory(model),
-            f"{rung.name}_p50_ms": p50,
-            f"{rung.name}_p99_ms": p99,
-            f"{rung.name}_requests_per_s": 1e3 / p50,
-            f"{rung.name}_overlap": rung.overlap,
-            f"{rung.name}_passed": float(not rung.reasons),
-            **{f"{rung.name}_{name}": value for name, value in rung.metrics.items()},
+            f"{variant.name}_mb": variant.bytes / 1e6,
+            f"{variant.name}_memory_mib": _memory(model),
+            f"{variant.name}_p50_ms": p50,
+            f"{variant.name}_p99_ms": p99,
+            f"{variant.name}_requests_per_s": 1e3 / p50,
+            f"{variant.name}_overlap": variant.overlap,
+            f"{variant.name}_passed": float(not variant.reasons),
+            **{f"{variant.name}_{name}": value for name, value in variant.metrics.items()},
         }
     figures |= {
         "served_mb": chosen.bytes / 1e6,
@@ -63,9 +63,9 @@ def report(ladder: Path, out: Path, calls: int = CALLS) -> Result:
         "served_passed_gate": float(not chosen.reasons),
     }
     out.mkdir(parents=True, exist_ok=True)
-    _plot(rungs, [r.bytes / 1e6 for r in rungs], "MB", out / "quality-bytes.svg")
-    _plot(rungs, [figures[f"{r.name}_p99_ms"] for r in rungs], "p99, ms", out / "quality-p99.svg")
-    (out / "ladder.md").write_text(table(rungs, figures), encoding="utf-8")
+    _plot(variants, [r.bytes / 1e6 for r in variants], "MB", out / "quality-bytes.svg")
+    _plot(variants, [figures[f"{r.name}_p99_ms"] for r in variants], "p99, ms", out / "quality-p99.svg")
+    (out / "ladder.md").write_text(table(variants, figures), encoding="utf-8")
     goals = {
         "teacher_mb": Goal(">=", 200),
         "served_mb": Goal("<=", 5),
@@ -75,8 +75,8 @@ def report(ladder: Path, out: Path, calls: int = CALLS) -> Result:
     return Result("report ladder", 0, figures, goals)
 
 
-def table(rungs: list[Rung], figures: dict[str, float]) -> str:
-    """Markdown, one line a rung."""
+def table(variants: list[Variant], figures: dict[str, float]) -> str:
+    """Markdown, one line a variant."""
     columns = (
         "mb",
         "memory_mib",
@@ -87,11 +87,13 @@ def table(rungs: list[Rung], figures: dict[str, float]) -> str:
         "click_calibration_error",
         "overlap",
     )
-    lines = [f"| rung | {' | '.join(columns)} | gate |", "|---" * (len(columns) + 2) + "|"]
-    for rung in rungs:
-        cells = " | ".join(f"{figures[f'{rung.name}_{column}']:.4g}" for column in columns)
-        gate = "; ".join(rung.reasons) if rung.reasons else ("passed" if rung.gated else "comparison")
-        lines.append(f"| {rung.name} | {cells} | {gate} |")
+    lines = [f"| variant | {' | '.join(columns)} | gate |", "|---" * (len(columns) + 2) + "|"]
+    for variant in variants:
+        cells = " | ".join(f"{figures[f'{variant.name}_{column}']:.4g}" for column in columns)
+        gate = (
+            "; ".join(variant.reasons) if variant.reasons else ("passed" if variant.gated else "comparison")
+        )
+        lines.append(f"| {variant.name} | {cells} | {gate} |")
     return "\n".join(lines) + "\n"
 
 
@@ -119,12 +121,16 @@ def _memory(model: Path) -> float:
     return float(done.stdout)
 
 
-def _plot(rungs: list[Rung], x: list[float], label: str, path: Path) -> None:
+def _plot(variants: list[Variant], x: list[float], label: str, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 4))
-    axes.semilogx(x, [r.metrics["click_auc"] for r in rungs], "o")
-    for rung, at in zip(rungs, x, strict=True):
+    axes.semilogx(x, [r.metrics["click_auc"] for r in variants], "o")
+    for variant, at in zip(variants, x, strict=True):
         axes.annotate(
-            rung.name, (at, rung.metrics["click_auc"]), xytext=(4, 4), textcoords="offset points", fontsize=8
+            variant.name,
+            (at, variant.metrics["click_auc"]),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=8,
         )
     axes.set_xlabel(label)
     axes.set_ylabel("click AUC (test)")

@@ -84,16 +84,16 @@ function Recall({ result }) {
 }
 
 function Ladder({ result }) {
-  const rungs = Object.keys(result.figures).filter((name) => name.endsWith("_memory_mib")).map((name) => name.slice(0, -"_memory_mib".length));
+  const variants = Object.keys(result.figures).filter((name) => name.endsWith("_memory_mib")).map((name) => name.slice(0, -"_memory_mib".length));
   const columns = [["mb", "MB"], ["memory_mib", "memory MiB"], ["p50_ms", "p50 ms"], ["p99_ms", "p99 ms"], ["click_auc", "click AUC"], ["overlap", "overlap"]];
-  const most = Math.max(...rungs.map((rung) => result.figures[`${rung}_mb`]), 0.001);
+  const most = Math.max(...variants.map((variant) => result.figures[`${variant}_mb`]), 0.001);
   return html`
     <${Panel} id=${`ladder-${result.file}`} title="Compression ladder" note=${result.file}>
-      <${Table} caption="Size, speed and quality of each rung" head=${["rung", "size", ...columns.map(([, title]) => [title]), "gate"]}>
-        ${rungs.map((rung) => html`
-          <tr><th scope="row">${words(rung)}</th><td class="wide"><${Bar} size=${result.figures[`${rung}_mb`] / most} /></td>
-            ${columns.map(([name]) => html`<td class="num">${number(result.figures[`${rung}_${name}`])}</td>`)}
-            <td>${result.figures[`${rung}_passed`] ? "passed" : "refused"}</td></tr>`)}
+      <${Table} caption="Size, speed and quality of each variant" head=${["variant", "size", ...columns.map(([, title]) => [title]), "gate"]}>
+        ${variants.map((variant) => html`
+          <tr><th scope="row">${words(variant)}</th><td class="wide"><${Bar} size=${result.figures[`${variant}_mb`] / most} /></td>
+            ${columns.map(([name]) => html`<td class="num">${number(result.figures[`${variant}_${name}`])}</td>`)}
+            <td>${result.figures[`${variant}_passed`] ? "passed" : "refused"}</td></tr>`)}
       <//>
     <//>`;
 }

@@ -80,13 +80,13 @@ def _write_what_commands_leave(home: Path) -> None:
     curve = [{"epoch": n, "validation": {"score": 0.6 + n / 50}} for n in range(1, 5)]
     summary = {"metrics": {"click_auc": 0.68}, "curve": curve}
     (home / "work" / "ranker" / "summary.json").write_text(json.dumps(summary))
-    rungs = {
-        f"{rung}_{name}": value
-        for rung in ("teacher", "int8")
+    variants = {
+        f"{variant}_{name}": value
+        for variant in ("teacher", "int8")
         for name, value in {"mb": 5.0, "memory_mib": 9.0, "p50_ms": 1.0, "p99_ms": 2.0, "passed": 1.0}.items()
     }
     recall = {"two_tower_hr@10": 0.19, "two_tower_hr@10_new_users": 0.11, "ease_hr@10": 0.14}
-    for result in (Result("report ladder", 0, rungs), Result("evaluate recall", 0, recall)):
+    for result in (Result("report ladder", 0, variants), Result("evaluate recall", 0, recall)):
         (home / "results" / f"{result.command.split()[1]}.json").write_text(json.dumps(result.to_dict()))
 
 

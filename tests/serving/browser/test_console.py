@@ -120,7 +120,7 @@ def test_data_and_models_show_what_the_commands_have_left(page: Page) -> None:
     expect(page.get_by_role("heading", name="Data: tiny")).to_be_visible()
     expect(page.get_by_role("img", name="Events by day: click, like")).to_be_visible()
     expect(page.get_by_role("img", name="Training of ranker by epoch: score")).to_be_visible()
-    ladder = page.get_by_role("region", name="Size, speed and quality of each rung")
+    ladder = page.get_by_role("region", name="Size, speed and quality of each variant")
     expect(ladder.get_by_role("rowheader")).to_have_text(["teacher", "int8"])
     recall = page.get_by_role("region", name="Hit rate at 10 by model and slice")
     expect(recall.get_by_role("columnheader")).to_have_text(["model", "all", "", "new users"])

@@ -1,4 +1,4 @@
-"""The whole ladder on a small world, and gates that trip on spoiled rungs."""
+"""The whole ladder on a small world, and gates that trip on spoiled variants."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ from training.compression.gates import (
 from training.compression.ladder_input import LadderInput, synthetic_input
 from training.compression.quantize import prune_experts, zero_smallest
 from training.compression.synthetic import make
-from training.compression.variants import RUNGS, Rung, candidate, read_rungs, served
+from training.compression.variants import VARIANTS, Variant, candidate, read_variants, served
 from training.ranker.dataset import RankExamples
 from training.ranker.loop import inputs_of
 
@@ -43,30 +43,30 @@ def world() -> LadderInput:
 
 
 @pytest.fixture(scope="module")
-def built(world: LadderInput, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Rung]]:
+def built(world: LadderInput, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Variant]]:
     out = tmp_path_factory.mktemp("ladder")
     return out, ladder.main(config(out), world)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
-def test_every_rung_is_smaller_and_can_be_served(built: tuple[Path, list[Rung]]) -> None:
-    out, rungs = built
-    by_name = {rung.name: rung for rung in rungs}
-    assert tuple(by_name) == RUNGS
+def test_every_variant_is_smaller_and_can_be_served(built: tuple[Path, list[Variant]]) -> None:
+    out, variants = built
+    by_name = {variant.name: variant for variant in variants}
+    assert tuple(by_name) == VARIANTS
     sizes = [by_name[name].bytes for name in ("teacher", "student", "pruned", "rows-fp16", "rows-int8")]
     assert sizes == sorted(sizes, reverse=True)
     assert by_name["int8"].bytes < by_name["rows-int8"].bytes
     assert by_name["unstructured"].bytes == by_name["student"].bytes  # zeros weigh as much as numbers
     assert by_name["rows-int8"].overlap > 0.95
-    for name in RUNGS:  # drift can be told whichever is served
+    for name in VARIANTS:  # drift can be told whichever is served
         assert len(read_histograms(out / name / HISTOGRAMS)) == SMALL.n_features
-    assert [r.name for r in read_rungs(out)] == list(RUNGS)
+    assert [r.name for r in read_variants(out)] == list(VARIANTS)
     for name in ("rows-fp16", "rows-int8", "rows-int4", "int8"):  # fewer bits heal nothing
         inherited = [reason for reason in by_name[name].reasons if reason.startswith("pruned, which")]
         assert len(inherited) == len(by_name["pruned"].reasons)
-    for name in RUNGS:
-        files = {"ranker.onnx", "calibration.json", "golden.safetensors", "summary.json", "rung.json"}
+    for name in VARIANTS:
+        files = {"ranker.onnx", "calibration.json", "golden.safetensors", "summary.json", "variant.json"}
         assert files <= {p.name for p in (out / name).iterdir()}
     golden = load_file(
         out / "int8" / "golden.safetensors"
@@ -79,41 +79,43 @@ def test_every_rung_is_smaller_and_can_be_served(built: tuple[Path, list[Rung]])
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
 def test_a_ladder_that_is_built_is_not_trained_again(
-    built: tuple[Path, list[Rung]], world: LadderInput, monkeypatch: pytest.MonkeyPatch
+    built: tuple[Path, list[Variant]], world: LadderInput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, rungs = built
+    out, variants = built
 
     def fail(*_: object, **__: object) -> int:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(ladder, "fit", fail)
     again = ladder.main(config(out), world)
-    assert [rung.metrics for rung in again] == [rung.metrics for rung in rungs]
+    assert [variant.metrics for variant in again] == [variant.metrics for variant in variants]
 
 
 @pytest.mark.slow
-def test_the_bench_times_every_rung_by_every_runtime(built: tuple[Path, list[Rung]]) -> None:
-    out, rungs = built
+def test_the_bench_times_every_variant_by_every_runtime(built: tuple[Path, list[Variant]]) -> None:
+    out, variants = built
     result = rank.run(RankBench(out, rounds=1, calls=1))
-    for name in (*RUNGS, "eager_teacher", "eager_student"):
+    for name in (*VARIANTS, "eager_teacher", "eager_student"):
         assert result.figures[f"{name}_p50_ms"] > 0
-    forms = [*RUNGS, "openvino_bf16"] if find_spec("openvino") else RUNGS
+    forms = [*VARIANTS, "openvino_bf16"] if find_spec("openvino") else VARIANTS
     for name in forms:
         assert result.figures[f"{name}_2_threads_p50_ms"] > 0
         assert result.figures[f"{name}_8_requests_2_threads_per_s"] > 0
-    assert result.figures["served_mb"] == candidate(rungs).bytes / 1e6
+    assert result.figures["served_mb"] == candidate(variants).bytes / 1e6
     assert result.figures["roofline_mflop"] > 0
     assert result.goals.keys() >= {"served_p50_ms", "eager_teacher_over_served", "served_overlap"}
 
 
 @pytest.mark.slow
-def test_the_report_shows_every_rung_and_its_gate(built: tuple[Path, list[Rung]], tmp_path: Path) -> None:
-    out, rungs = built
+def test_the_report_shows_every_variant_and_its_gate(
+    built: tuple[Path, list[Variant]], tmp_path: Path
+) -> None:
+    out, variants = built
     result = report(out, tmp_path, calls=3)
     assert {p.name for p in tmp_path.iterdir()} == {"quality-bytes.svg", "quality-p99.svg", "ladder.md"}
     lines = (tmp_path / "ladder.md").read_text(encoding="utf-8").splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in RUNGS]
-    for one in rungs:
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in VARIANTS]
+    for one in variants:
         assert result.figures[f"{one.name}_click_gauc"] == one.metrics["click_gauc"]
         for figure in ("memory_mib", "p50_ms", "p99_ms", "requests_per_s", "click_calibration_error"):
             assert np.isfinite(result.figures[f"{one.name}_{figure}"]), (one.name, figure)
@@ -127,30 +129,32 @@ def test_without_a_ladder_bench_and_report_say_what_to_do(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_ladder_of_other_data_is_not_mixed_in(built: tuple[Path, list[Rung]], world: LadderInput) -> None:
+def test_a_ladder_of_other_data_is_not_mixed_in(
+    built: tuple[Path, list[Variant]], world: LadderInput
+) -> None:
     out, _ = built
     with pytest.raises(InvalidConfig, match="--fresh"):
         ladder.main(replace(config(out), seed=1), world)
 
 
-def rung(name: str, size: int, *reasons: str, gated: bool = True) -> Rung:
-    return Rung(name, size, {}, 1.0, reasons, gated)
+def variant(name: str, size: int, *reasons: str, gated: bool = True) -> Variant:
+    return Variant(name, size, {}, 1.0, reasons, gated)
 
 
-def test_the_smallest_rung_that_passed_is_served() -> None:
-    rungs = [
-        rung("teacher", 900),
-        rung("student", 90),
-        rung("unstructured", 10, gated=False),
-        rung("rows-int8", 30),
-        rung("int8", 20, "click: AUC fell"),
+def test_the_smallest_variant_that_passed_is_served() -> None:
+    variants = [
+        variant("teacher", 900),
+        variant("student", 90),
+        variant("unstructured", 10, gated=False),
+        variant("rows-int8", 30),
+        variant("int8", 20, "click: AUC fell"),
     ]
-    assert served(rungs).name == "rows-int8"
+    assert served(variants).name == "rows-int8"
 
 
 def test_nothing_is_served_when_every_gate_fails() -> None:
     with pytest.raises(InvalidBundle, match="student: like: AUC fell"):
-        served([rung("teacher", 900), rung("student", 90, "like: AUC fell by 0.1")])
+        served([variant("teacher", 900), variant("student", 90, "like: AUC fell by 0.1")])
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Publishing is gated: a rung that lost quality is refused with the reason, whatever way it takes to a bundle."""
+"""Publishing is gated: a variant that lost quality is refused with the reason, whatever way it takes to a bundle."""
 
 import json
 from dataclasses import asdict
@@ -15,28 +15,28 @@ from training.compression.ladder import LadderConfig
 from training.compression.ladder_input import lake_input
 from training.compression.variants import (
     ONNX,
-    RUNG,
-    Rung,
+    VARIANT,
+    Variant,
     candidate,
     check_publishable,
-    read_rung,
     read_shape,
+    read_variant,
     take,
 )
 from training.publish import PublishConfig
 
 
-def rung_folder(folder: Path, *reasons: str, gated: bool = True) -> Path:
+def variant_folder(folder: Path, *reasons: str, gated: bool = True) -> Path:
     folder.mkdir(parents=True)
-    rung = Rung("int8", 2, {"click_auc": 0.7}, 1.0, reasons, gated)
-    (folder / RUNG).write_text(json.dumps(asdict(rung)), encoding="utf-8")
+    variant = Variant("int8", 2, {"click_auc": 0.7}, 1.0, reasons, gated)
+    (folder / VARIANT).write_text(json.dumps(asdict(variant)), encoding="utf-8")
     for name in (ONNX, "calibration.json", "golden.safetensors", "summary.json"):
         (folder / name).write_text(name, encoding="utf-8")
     return folder
 
 
-def test_a_spoiled_rung_is_not_published(tmp_path: Path) -> None:
-    folder = rung_folder(tmp_path / "int8", "click: AUC fell by 0.0100")
+def test_a_spoiled_variant_is_not_published(tmp_path: Path) -> None:
+    folder = variant_folder(tmp_path / "int8", "click: AUC fell by 0.0100")
     config = PublishConfig(lake=tmp_path, two_tower=tmp_path, ranker=folder, bundles=tmp_path / "bundles")
     with pytest.raises(InvalidBundle, match="int8 is refused: click: AUC fell by 0.0100"):
         publish.main(config)
@@ -48,44 +48,48 @@ def test_a_spoiled_rung_is_not_published(tmp_path: Path) -> None:
 
 def test_a_comparison_is_not_published_either(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundle, match="comparison"):
-        check_publishable(rung_folder(tmp_path / "unstructured", gated=False))
+        check_publishable(variant_folder(tmp_path / "unstructured", gated=False))
 
 
-def test_a_rung_that_passed_becomes_the_ranker(tmp_path: Path) -> None:
+def test_a_variant_that_passed_becomes_the_ranker(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     (work / "old").write_text("of another model", encoding="utf-8")
-    rung = rung_folder(tmp_path / "int8")
-    (rung / HISTOGRAMS).write_text("[]", encoding="utf-8")
-    take(rung, work)
+    variant = variant_folder(tmp_path / "int8")
+    (variant / HISTOGRAMS).write_text("[]", encoding="utf-8")
+    take(variant, work)
     assert {p.name for p in work.iterdir()} == {
-        RUNG,
+        VARIANT,
         ONNX,
         "calibration.json",
         "golden.safetensors",
         "summary.json",
         HISTOGRAMS,
     }
-    assert read_rung(work).reasons == ()
+    assert read_variant(work).reasons == ()
 
 
-def test_a_rung_without_histograms_is_served_without_drift(tmp_path: Path) -> None:
-    take(rung_folder(tmp_path / "int8"), tmp_path / "work")
-    assert not (tmp_path / "work" / HISTOGRAMS).exists()
+def test_a_variant_that_lacks_a_file_leaves_the_ranker_as_it_was(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "old").write_text("of another model", encoding="utf-8")
+    with pytest.raises(InvalidBundle, match=f"lacks {HISTOGRAMS}"):
+        take(variant_folder(tmp_path / "int8"), work)
+    assert [p.name for p in work.iterdir()] == ["old"]
 
 
-def test_a_ranker_that_is_no_rung_has_no_gate(tmp_path: Path) -> None:
+def test_a_ranker_that_is_no_variant_has_no_gate(tmp_path: Path) -> None:
     check_publishable(tmp_path)
     with pytest.raises(InvalidData, match="train ladder"):
-        read_rung(tmp_path)
+        read_variant(tmp_path)
 
 
 def test_the_candidate_is_the_smallest_that_passed_or_the_smallest_refused() -> None:
-    teacher = Rung("teacher", 9, {}, 1.0, ())
-    student, int8 = Rung("student", 5, {}, 1.0, ("a",)), Rung("int8", 2, {}, 1.0, ("b",))
+    teacher = Variant("teacher", 9, {}, 1.0, ())
+    student, int8 = Variant("student", 5, {}, 1.0, ("a",)), Variant("int8", 2, {}, 1.0, ("b",))
     assert candidate([teacher, student, int8]).name == "int8"
     assert candidate([teacher, student, int8]).reasons
-    assert candidate([teacher, Rung("student", 5, {}, 1.0, ()), int8]).name == "student"
+    assert candidate([teacher, Variant("student", 5, {}, 1.0, ()), int8]).name == "student"
 
 
 def test_shapes_are_read_back_or_refused(tmp_path: Path) -> None:

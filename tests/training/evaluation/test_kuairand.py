@@ -1,4 +1,4 @@
-"""The yardstick on a tiny slice: every model is judged, what was computed is kept, nothing looks ahead."""
+"""The benchmark on a tiny slice: every model is judged, what was computed is kept, nothing looks ahead."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ import pytest
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.result import Result
 from tests.training.evaluation.kuairand_slice import write_slice
-from training.evaluation.kuairand import benchmark as rank_yardstick
+from training.evaluation.kuairand import benchmark as rank_benchmark
 from training.evaluation.kuairand.benchmark import RankEvaluation, as_answers, of_network
 from training.evaluation.kuairand.evaluate import main, train_side_by_side
 from training.evaluation.kuairand.log import load
-from training.evaluation.kuairand.score_cache import Kept
+from training.evaluation.kuairand.score_cache import ScoreCache
 
 MODELS = (
     "lightgbm_baseline",
@@ -76,7 +76,7 @@ def test_an_interrupted_evaluation_trains_nothing_twice(
         raise AssertionError("trained again")
 
     for name in ("fit", "trees", "logistic_regression"):
-        monkeypatch.setattr(rank_yardstick, name, fail)
+        monkeypatch.setattr(rank_benchmark, name, fail)
     assert main(config).figures == result.figures
 
 
@@ -115,13 +115,13 @@ def test_scores_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
         calls.append(1)
         return [{"click": np.array([1.0, 2.0])}, {"click": np.array([3.0])}]
 
-    first = Kept(tmp_path, about="data")("model", 1, compute)
-    again = Kept(tmp_path, about="data")("model", 1, compute)
+    first = ScoreCache(tmp_path, about="data")("model", 1, compute)
+    again = ScoreCache(tmp_path, about="data")("model", 1, compute)
     assert len(calls) == 1
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a["click"], b["click"])
-    Kept(tmp_path, about="data")("model", 2, compute)
-    Kept(tmp_path, about="other data")("model", 1, compute)
+    ScoreCache(tmp_path, about="data")("model", 2, compute)
+    ScoreCache(tmp_path, about="other data")("model", 1, compute)
     assert len(calls) == 3
 
 

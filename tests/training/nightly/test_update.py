@@ -19,7 +19,7 @@ from recsys.ranking.scorer import RankerSession
 from tests.training.evaluation.kuairand_slice import write_slice
 from tests.training.ranker.rank_fixture import DAY_MS, N_FEATURES, write_world
 from tests.training.two_tower.test_train import ITEMS, planted
-from training.compression.variants import RUNG, Rung
+from training.compression.variants import VARIANT, Variant
 from training.evaluation.recall import write_items
 from training.nightly import evaluate as evaluate_nightly
 from training.nightly import ranker as nightly_ranker
@@ -97,18 +97,20 @@ def test_a_night_learns_what_is_new_and_replaces_the_work_folder(world: Path, tm
 
 
 @pytest.mark.parametrize(("gate", "name"), [(0.5, "int8"), (1.1, "rows-int8")])
-def test_an_int8_rung_stays_one_as_long_as_its_lists_agree(
+def test_an_int8_variant_stays_one_as_long_as_its_lists_agree(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: float, name: str
 ) -> None:
     monkeypatch.setattr(nightly_ranker, "OVERLAP", gate)
     config = night(world, tmp_path)
-    (config.work / RUNG).write_text(json.dumps(asdict(Rung("int8", 1, {}, 1.0, ()))))
+    (config.work / VARIANT).write_text(json.dumps(asdict(Variant("int8", 1, {}, 1.0, ()))))
     update_ranker(config)
-    found = json.loads((config.work / RUNG).read_text())
+    found = json.loads((config.work / VARIANT).read_text())
     assert found["name"] == name
     assert found["bytes"] == (config.work / "ranker.onnx").stat().st_size
     assert 0.5 < found["overlap"] <= 1.0
-    assert {p.name for p in config.work.iterdir()} == {p.name for p in (world / "ranker").iterdir()} | {RUNG}
+    assert {p.name for p in config.work.iterdir()} == {p.name for p in (world / "ranker").iterdir()} | {
+        VARIANT
+    }
     model = (config.work / "ranker.onnx").read_bytes()
     assert (b"DynamicQuantizeLinear" in model) == (name == "int8")
     golden = load_file(config.work / "golden.safetensors")

@@ -19,7 +19,7 @@ from training.ranker.export import export_ranker, random_inputs
 pytestmark = pytest.mark.slow  # three exports of a ranker
 
 N_ITEMS, D, LENGTH = 400, 6, 8
-BITS = (32, 8, 4)  # 16: every rung of a ladder is compared in the same way
+BITS = (32, 8, 4)  # 16: every variant of a ladder is compared in the same way
 
 
 def ranker(bits: int) -> Ranker:

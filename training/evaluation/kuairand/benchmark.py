@@ -31,7 +31,7 @@ from training.evaluation.kuairand.baselines import (
     trees,
 )
 from training.evaluation.kuairand.log import Kuairand, categorical, examples, load, split, video_fields
-from training.evaluation.kuairand.score_cache import Kept
+from training.evaluation.kuairand.score_cache import ScoreCache
 from training.ranker.dataset import RankExamples
 from training.ranker.export import export_ranker
 from training.ranker.loop import LoopConfig, Objective, fit, predict_logits
@@ -79,7 +79,7 @@ class RankEvaluation:
     distillation: Distillation = field(default_factory=lambda: Distillation(weight=0.8))
 
 
-class Yardstick:
+class Benchmark:
     """The data in the forms that the models want."""
 
     def __init__(self, config: RankEvaluation) -> None:
@@ -92,7 +92,7 @@ class Yardstick:
         self.ranker_data = ranker_data_of(self.data, self.parts["train"], names)
         labels = {**{h: self.data.labels[h] for h in HEADS[:3]}, DWELL: np.log1p(self.data.labels["dwell_s"])}
         self.labels = {part: {h: v[mask] for h, v in labels.items()} for part, mask in self.masks.items()}
-        self._kept = Kept(config.work, about=(names, config.quick))
+        self._cached = ScoreCache(config.work, about=(names, config.quick))
 
     def describe(self) -> str:
         sizes = ", ".join(f"{part} {len(rows):,}" for part, rows in self.parts.items())
@@ -137,11 +137,11 @@ class Yardstick:
     def distilled(self, loop: LoopConfig) -> list[Logits]:
         """The student's logits of the test rows, in fp32 and as it is served."""
         everything = (FOREST, NETWORK, DIN_NETWORK, STUDENT, loop, self.config.distillation)
-        return self._kept("student", everything, partial(self.student, loop))
+        return self._cached("student", everything, partial(self.student, loop))
 
     def linear(self) -> list[Logits]:
         """Logistic regression; logits of `PARTS`."""
-        return self._kept("logistic", "", self.logistic)
+        return self._cached("logistic", "", self.logistic)
 
     def answers(self, name: str, shape: RankerConfig, loop: LoopConfig) -> list[Logits]:
         """Train a network; its logits of `PARTS`."""
@@ -150,7 +150,7 @@ class Yardstick:
             network = self.network(name, shape, loop)
             return [of_network(predict_logits(network, self.parts[part])) for part in PARTS]
 
-        return self._kept(name, (shape, loop), compute)
+        return self._cached(name, (shape, loop), compute)
 
     def student(self, loop: LoopConfig) -> list[Logits]:
         """Learns from the labels and from the teacher's logits of the training rows."""
@@ -175,7 +175,7 @@ class Yardstick:
             labels, held_out = ({head: self.labels[part][head]} for part in PARTS[:2])
             return trees(train, labels, validation, held_out, [train, validation, test], config)
 
-        return self._kept(f"trees-{head}", (config, groups), compute)
+        return self._cached(f"trees-{head}", (config, groups), compute)
 
     def logistic(self) -> list[Logits]:
         """Logits of `PARTS`."""
@@ -236,7 +236,7 @@ class Yardstick:
 
 
 def of_network(logits: RankerLogits) -> Logits:
-    """Logits by the yardstick's heads: a long view is a click and its conversion, over all rows."""
+    """Logits by the benchmark's heads: a long view is a click and its conversion, over all rows."""
     click, conversion, like, dwell = (part.numpy().astype(np.float64) for part in logits)
     return {
         "click": click,
@@ -259,7 +259,7 @@ def blend(*models: Mapping[str, Floats]) -> Logits:
 
 
 def ranker_data_of(data: Kuairand, train: RankExamples, names: tuple[str, ...]) -> RankerData:
-    """What a network of the yardstick stores of its training rows."""
+    """What a network of the benchmark stores of its training rows."""
     codes = categorical(data, names)
     numeric = [i for i in range(len(names)) if i not in {column for column, _ in codes}]
     mean, scale, edges = numeric_statistics(torch.from_numpy(train.features[:, numeric]), NETWORK.bins)

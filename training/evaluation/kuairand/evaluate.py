@@ -17,7 +17,7 @@ from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.result import Goal, Result
 from training.compression.gates import auc_difference, gauc_difference
 from training.evaluation.kuairand.baselines import DWELL
-from training.evaluation.kuairand.benchmark import HEADS, Floats, RankEvaluation, Yardstick
+from training.evaluation.kuairand.benchmark import HEADS, Benchmark, Floats, RankEvaluation
 
 GOALS = {
     "teacher_click_auc": Goal(">=", 0.765),
@@ -48,28 +48,28 @@ def main(config: RankEvaluation, report: Callable[[str], None] = lambda line: No
     torch.set_num_threads(1)
     if config.quick:
         config = replace(config, seeds=1, contributions=False, loop=replace(config.loop, epochs=1))
-    yardstick = Yardstick(config)
-    report(yardstick.describe())
+    benchmark = Benchmark(config)
+    report(benchmark.describe())
     loops = [replace(config.loop, seed=seed) for seed in range(config.seed, config.seed + config.seeds)]
     if config.processes > 1:
-        train_side_by_side(yardstick.jobs(loops), config.processes, report)
+        train_side_by_side(benchmark.jobs(loops), config.processes, report)
     judged: dict[str, list[dict[str, float]]] = {}
     first: dict[str, Mapping[str, Floats]] = {}
     for loop in loops:
-        for name, logits in yardstick.models(loop):
-            judged.setdefault(name, []).append(judge(yardstick, logits))
+        for name, logits in benchmark.models(loop):
+            judged.setdefault(name, []).append(judge(benchmark, logits))
             first.setdefault(name, logits)
             line = ", ".join(f"{k} {v:.4f}" for k, v in judged[name][-1].items())
             report(f"seed {loop.seed} {name}: {line}")
     figures = means(judged)
     figures["int8_dwell_xauc_below_teacher"] = figures["teacher_dwell_xauc"] - figures["int8_dwell_xauc"]
     for pair in (("teacher", "lightgbm_baseline"), ("int8", "teacher")):
-        figures |= compare(yardstick, *pair, first)
+        figures |= compare(benchmark, *pair, first)
     if config.contributions:
-        for name, logits in yardstick.contributions():
+        for name, logits in benchmark.contributions():
             happened, users = (
-                yardstick.labels["test"]["click"].astype(np.int64),
-                yardstick.parts["test"].users,
+                benchmark.labels["test"]["click"].astype(np.int64),
+                benchmark.parts["test"].users,
             )
             figures[f"group_{name}_click_auc"] = auc(happened, logits["click"])
             figures[f"group_{name}_click_gauc"] = gauc(happened, logits["click"], users)
@@ -118,9 +118,9 @@ def means(judged: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, floa
     return found
 
 
-def judge(yardstick: Yardstick, logits: Mapping[str, Floats]) -> dict[str, float]:
+def judge(benchmark: Benchmark, logits: Mapping[str, Floats]) -> dict[str, float]:
     """The published figures on the test rows: AUC and GAUC a head, XAUC and mean absolute error of the dwell."""
-    labels, users = yardstick.labels["test"], yardstick.parts["test"].users
+    labels, users = benchmark.labels["test"], benchmark.parts["test"].users
     found = {}
     for head in HEADS[:3]:
         happened = labels[head].astype(np.int64)
@@ -134,10 +134,10 @@ def judge(yardstick: Yardstick, logits: Mapping[str, Floats]) -> dict[str, float
 
 
 def compare(
-    yardstick: Yardstick, ours: str, theirs: str, logits: Mapping[str, Mapping[str, Floats]]
+    benchmark: Benchmark, ours: str, theirs: str, logits: Mapping[str, Mapping[str, Floats]]
 ) -> dict[str, float]:
     """Differences under the first seed with their 95 % bootstrap intervals (rows for AUC, users for GAUC)."""
-    labels, users = yardstick.labels["test"], yardstick.parts["test"].users
+    labels, users = benchmark.labels["test"], benchmark.parts["test"].users
     found: dict[str, float] = {}
     for head in HEADS[:3]:
         y, a, b = (x.astype(np.float32) for x in (labels[head], logits[ours][head], logits[theirs][head]))

@@ -1,4 +1,4 @@
-"""Strictly past features of the KuaiRand slice, in named groups (`training.evaluation.kuairand.log` is the yardstick).
+"""Strictly past features of the KuaiRand slice, in named groups (`training.evaluation.kuairand.log` is the benchmark).
 
 The user's own labels enter as a *profile*: as of the night before, and in the test as of the model's publication
 (05-04 0:00). A running mean of a user's own labels would raise AUC, and sink GAUC by an artefact: among users with both
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import svds
 
-from training.evaluation.kuairand.point_in_time import Past
+from training.evaluation.kuairand.point_in_time import PointInTimeSums
 
 TRAIN_UNTIL, VALIDATION_DAY, TEST_FROM = 20220502, 20220503, 20220504
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
@@ -78,6 +78,9 @@ class FeatureGroups:
     def _mapped(self, values: pd.Series, keys: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.asarray(pd.Series(keys).map(values).fillna(0), np.float64)
 
+    def _sums(self, *keys: NDArray[Any]) -> PointInTimeSums:
+        return PointInTimeSums(keys, self.time)
+
     def _static(self) -> None:
         """What the published baseline uses: attributes, and counts of the sequences before 04-25."""
         watched, long, liked = (
@@ -123,11 +126,11 @@ class FeatureGroups:
     def _item(self) -> None:
         """How item, author and item on this page do: ever, in the last day, in the last three hours."""
         click, long, ratio = self._mean(self.click), self._mean(self.long), self._mean(self.ratio)
-        item = Past([self.video], self.time)
+        item = self._sums(self.video)
         ever = item.rate(self.click, click, 20), item.rate(self.long, long, 20)
         hours = item.rate(self.click, ever[0], 20, 3 * HOUR_MS)
-        on_page = Past([self.video, self.tab], self.time)
-        author = Past([self.author], self.time)
+        on_page = self._sums(self.video, self.tab)
+        author = self._sums(self.author)
         self.expected = on_page.rate(self.click, ever[0], 20), on_page.rate(self.long, ever[1], 20)
         self._add(
             "item",
@@ -154,28 +157,30 @@ class FeatureGroups:
 
     def _context(self) -> None:
         """How this page, hour, length and tag do, and users of the same anonymous attribute."""
-        page = Past([self.tab], self.time)
+        page = self._sums(self.tab)
         base = page.rate(self.click, self._mean(self.click), 50)
         bucket = np.digitize(self.duration_s, [10, 20, 40, 80])
-        tag = Past([self.tag], self.time).rate(self.click, self._mean(self.click), 50)
+        tag = self._sums(self.tag).rate(self.click, self._mean(self.click), 50)
         known = self.users.reindex(self.user)
         attributes = {i: known[f"onehot_feat{i}"].fillna(-1).to_numpy() for i in (1, 2, 3, 7, 8)}
         self._add(
             "context",
             page_c=base,
             page_c_3h=page.rate(self.click, base, 50, 3 * HOUR_MS),
-            page_hour_c=Past([self.tab, self.hour], self.time).rate(self.click, base, 50),
-            page_length_c=Past([self.tab, bucket], self.time).rate(self.click, base, 50),
-            page_length_r=Past([self.tab, bucket], self.time).rate(self.ratio, self._mean(self.ratio), 50),
+            page_hour_c=self._sums(self.tab, self.hour).rate(self.click, base, 50),
+            page_length_c=self._sums(self.tab, bucket).rate(self.click, base, 50),
+            page_length_r=self._sums(self.tab, bucket).rate(self.ratio, self._mean(self.ratio), 50),
             tag_c=tag,
-            tag_page_c=Past([self.tag, self.tab], self.time).rate(self.click, base, 50),
+            tag_page_c=self._sums(self.tag, self.tab).rate(self.click, base, 50),
             it_above_page=self.expected[0] - base,
             **{
-                f"attr{i}_c": Past([values], self.time).rate(self.click, self._mean(self.click), 50)
+                f"attr{i}_c": self._sums(values).rate(self.click, self._mean(self.click), 50)
                 for i, values in attributes.items()
             },
             **{
-                f"tag_attr{i}_c": Past([self.tag, attributes[i]], self.time).rate(self.click, tag, 30)
+                f"tag_attr{i}_c": PointInTimeSums([self.tag, attributes[i]], self.time).rate(
+                    self.click, tag, 30
+                )
                 for i in (1, 2)
             },
         )
@@ -206,12 +211,15 @@ class FeatureGroups:
 
     def _session(self) -> None:
         """Pace and repetition, without any label: gaps, counts, the same tag or author lately."""
-        user = Past([self.user], self.time)
+        user = self._sums(self.user)
         ordered = pd.DataFrame({"user": self.user, "time": self.time, "tag": self.tag, "tab": self.tab})
         before = ordered.groupby("user").shift(1)
         gap = ((ordered["time"] - before["time"]) / 1000).fillna(1e7)
         session = (gap > 1800).groupby(ordered["user"]).cumsum()
-        tag, author = Past([self.user, self.tag], self.time), Past([self.user, self.author], self.time)
+        tag, author = (
+            self._sums(self.user, self.tag),
+            self._sums(self.user, self.author),
+        )
         page_gap = ordered["time"] - ordered.groupby(["user", "tab"])["time"].shift(1)
         self._add(
             "session",
@@ -226,7 +234,7 @@ class FeatureGroups:
             tag_shown_1h=tag.count(HOUR_MS),
             tag_shown_1d=tag.count(DAY_MS),
             author_shown_1d=author.count(DAY_MS),
-            item_shown=Past([self.user, self.video], self.time).count(),
+            item_shown=self._sums(self.user, self.video).count(),
         )
 
     def _profile(self) -> None:
@@ -235,10 +243,10 @@ class FeatureGroups:
         published = int(day[self._ids("date") == TEST_FROM][0])
         as_of = np.minimum(day, published)
 
-        def past(*keys: NDArray[np.int64]) -> Past:
-            return Past([self.user, *keys], day, as_of)
+        def until_midnight(*keys: NDArray[np.int64]) -> PointInTimeSums:
+            return PointInTimeSums([self.user, *keys], day, as_of)
 
-        user, length = past(), np.digitize(self.duration_s, [10, 20, 40, 80])
+        user, length = until_midnight(), np.digitize(self.duration_s, [10, 20, 40, 80])
         patience = np.log1p(self.play_s)
         click = user.rate(self.click, self._mean(self.click), 4)
         dwell = user.rate(patience, self._mean(patience), 4)
@@ -253,12 +261,12 @@ class FeatureGroups:
             u_p=dwell,
             u_c_over=user.rate(self.click - self.expected[0], zero, 4),
             u_l_over=user.rate(self.long - self.expected[1], zero, 4),
-            u_page_n=past(self.tab).count(),
-            u_page_c=past(self.tab).rate(self.click, click, 3),
-            u_length_c=past(length).rate(self.click, click, 3) - click,
-            u_length_p=past(length).rate(patience, dwell, 3) - dwell,
-            u_tag_n=past(self.tag).count(),
-            u_tag_c=past(self.tag).rate(self.click, click, 3) - click,
+            u_page_n=until_midnight(self.tab).count(),
+            u_page_c=until_midnight(self.tab).rate(self.click, click, 3),
+            u_length_c=until_midnight(length).rate(self.click, click, 3) - click,
+            u_length_p=until_midnight(length).rate(patience, dwell, 3) - dwell,
+            u_tag_n=until_midnight(self.tag).count(),
+            u_tag_c=until_midnight(self.tag).rate(self.click, click, 3) - click,
         )
 
 

@@ -1,4 +1,4 @@
-"""The ranking yardstick: the KuaiRand slice as labelled rows with strictly past features.
+"""The ranking benchmark: the KuaiRand slice as labelled rows with strictly past features.
 
 Split: train ≤ 05-02, validation 05-03, test 05-04 … 05-08 (data days). Rows are every impression of the standard
 policy, duplicates of (user, video, time) dropped. Whole-period counts of `item_features.parquet` are not read:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-class Past:
+class PointInTimeSums:
     """Rows of one key in time order. `sum(values)` at row i adds the rows of the same key before `as_of[i]`."""
 
     def __init__(

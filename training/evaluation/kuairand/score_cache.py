@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 Parts = list[dict[str, NDArray[np.float64]]]  # of each part of the data: scores by head
 
 
-class Kept:
+class ScoreCache:
     """Call it with a name, what the scores depend on, and the computation."""
 
     def __init__(self, folder: Path | None, about: object) -> None:

@@ -14,18 +14,18 @@ from infra.evaluation.case_study.study import KEPT, CaseStudy, run
 from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from tests.bundles import ranker_model, tiny_vectors
-from training.compression.variants import ONNX, RUNG, RUNGS, Rung
+from training.compression.variants import ONNX, VARIANT, VARIANTS, Variant
 
 
 @pytest.fixture
 def ladder(tmp_path: Path) -> Path:
-    """A teacher and a served rung that are the same formula with more and fewer items."""
-    for name, items in (("teacher", 30_000), (RUNGS[-1], 1_000)):
+    """A teacher and a served variant that are the same formula with more and fewer items."""
+    for name, items in (("teacher", 30_000), (VARIANTS[-1], 1_000)):
         folder = tmp_path / "ladder" / name
         folder.mkdir(parents=True)
         (folder / ONNX).write_bytes(ranker_model(tiny_vectors(items), FEATURES.dimension))
-        rung = Rung(name, (folder / ONNX).stat().st_size, {"click_auc": 0.7}, 1.0, ())
-        (folder / RUNG).write_text(json.dumps(asdict(rung)), encoding="utf-8")
+        variant = Variant(name, (folder / ONNX).stat().st_size, {"click_auc": 0.7}, 1.0, ())
+        (folder / VARIANT).write_text(json.dumps(asdict(variant)), encoding="utf-8")
     return tmp_path / "ladder"
 
 
@@ -104,7 +104,7 @@ def test_an_interrupted_study_goes_on_and_a_finished_one_begins_anew(tmp_path: P
 
 
 def test_what_the_gates_refused_makes_nothing_smaller(ladder: Path) -> None:
-    path = ladder / RUNGS[-1] / RUNG
+    path = ladder / VARIANTS[-1] / VARIANT
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"reasons": ["spoiled"]}))
     size, _ = _models(ladder, 1).measure().rows
     assert size.before == size.after
@@ -123,6 +123,6 @@ def test_a_row_is_met_in_its_own_direction() -> None:
 
 
 def test_a_ladder_without_a_teacher_is_refused(ladder: Path) -> None:
-    (ladder / "teacher" / RUNG).unlink()
+    (ladder / "teacher" / VARIANT).unlink()
     with pytest.raises(InvalidData, match="recsys train ladder"):
         _models(ladder, 1).measure()

@@ -26,8 +26,8 @@ def test_each_step_differs_from_the_one_before_and_the_last_is_after() -> None:
     kept = [step for step in STEPS if step.kept]
     assert len({step.name for step in STEPS}) == len(STEPS)
     for step, following in pairwise(kept):
-        assert (step.rung, step.settings, step.stream) != (
-            following.rung,
+        assert (step.variant, step.settings, step.stream) != (
+            following.variant,
             following.settings,
             following.stream,
         )
