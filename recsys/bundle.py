@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.contracts.errors import InvalidBundle
+from recsys.files import atomic_write, staged_folder
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -129,30 +129,22 @@ def write_bundle(bundles: Path, manifest: Manifest) -> Iterator[Path]:
     target = bundles / manifest.version
     if target.exists():
         raise InvalidBundle(f"{target} exists already; a published bundle never changes")
-    bundles.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{manifest.version}-", dir=bundles))
-    try:
-        yield aside
-        files = {p.name: sha256(p) for p in sorted(aside.iterdir())}
+    with staged_folder(target) as staging:
+        yield staging
+        files = {p.name: sha256(p) for p in sorted(staging.iterdir())}
         missing = FILES.keys() - OPTIONAL - files.keys()
         if missing:
             raise InvalidBundle(f"{manifest.version}: not written: {', '.join(sorted(missing))}")
         content = asdict(manifest) | {"files": files}
         content = json.loads(json.dumps(content))  # tuples become lists, as a reader will see them
         content["manifest_sha256"] = _digest(content)
-        (aside / MANIFEST).write_text(json.dumps(content, indent=2), encoding="utf-8")
-        aside.chmod(0o755)
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        (staging / MANIFEST).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def publish(bundles: Path, version: str) -> Bundle:
     """Verify a bundle and make it the current one, atomically."""
     bundle = open_bundle(bundles / version)
-    aside = bundles / f".{CURRENT}-{os.getpid()}"
-    aside.write_text(version + "\n", encoding="utf-8")
-    aside.rename(bundles / CURRENT)
+    atomic_write(bundles / CURRENT, version + "\n")
     return bundle
 
 
@@ -170,19 +162,13 @@ def copy_bundle(bundle: Bundle, bundles: Path) -> int:
     if (bundles / version).exists():
         raise InvalidBundle(f"{bundles / version} exists already; a published bundle never changes")
     there = _files(bundles)
-    bundles.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=bundles))
     copied = 0
-    try:
+    with staged_folder(bundles / version) as staging:
         for name, checksum in {**bundle.manifest.files, MANIFEST: ""}.items():
-            if checksum not in there or not _linked(there[checksum], checksum, aside / name):
-                shutil.copyfile(bundle.path / name, aside / name)
-                copied += (aside / name).stat().st_size
-        open_bundle(aside)
-        aside.chmod(0o755)
-        aside.rename(bundles / version)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            if checksum not in there or not _linked(there[checksum], checksum, staging / name):
+                shutil.copyfile(bundle.path / name, staging / name)
+                copied += (staging / name).stat().st_size
+        open_bundle(staging)
     return copied
 
 

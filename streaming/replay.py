@@ -15,6 +15,7 @@ import msgspec
 
 from recsys.contracts.event_log import EventSink
 from recsys.contracts.types import MS_PER_SECOND, Topic
+from recsys.files import atomic_write
 from recsys.lake.forget import forgotten_users, is_forgotten
 from recsys.lake.lake import day_of, read_events
 
@@ -56,10 +57,7 @@ class Position:
 
     def save(self, event_time_ms: int, event_id: str) -> None:
         content = {"log_id": self._log_id, "event_time_ms": event_time_ms, "event_id": event_id}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._path.with_suffix(".new")
-        aside.write_text(json.dumps(content), encoding="utf-8")
-        aside.rename(self._path)
+        atomic_write(self._path, json.dumps(content))
 
     def forget(self) -> None:
         """Start from the beginning again."""

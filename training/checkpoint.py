@@ -1,7 +1,6 @@
 """The state of a training run, and how it survives a kill: safetensors with the counters as JSON; no pickle."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.files import staged_file
 
 
 @dataclass
@@ -57,7 +57,7 @@ class TrainingState(Generic[Model]):
         return self.model if self.average is None else cast(Model, self.average.module)
 
     def save(self, path: Path, identity: Mapping[str, Any], write: bool = True) -> None:
-        """Write aside, flush to disk, rename: a kill at any moment leaves the old checkpoint or the new one.
+        """Replace the checkpoint atomically: a kill at any moment leaves the old one or the new one.
 
         Of several processes all must call it, for what is dealt out to them; one of them has `write` set.
         """
@@ -69,16 +69,13 @@ class TrainingState(Generic[Model]):
         }
         if not write:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = {
             "identity": json.dumps(identity, sort_keys=True),
             "progress": json.dumps(asdict(self.progress)),
         }
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({k: t.detach().clone().contiguous() for k, t in tensors.items()}, aside, metadata=header)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.rename(path)
+        contiguous = {k: t.detach().clone().contiguous() for k, t in tensors.items()}
+        with staged_file(path, fsync=True) as temporary:
+            save_file(contiguous, temporary, metadata=header)
 
     def restore(self, path: Path, identity: Mapping[str, Any]) -> bool:
         """Go on from a checkpoint; False when there is none.

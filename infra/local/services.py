@@ -5,7 +5,6 @@ RECSYS_REDIS_URL or RECSYS_KAFKA_BOOTSTRAP always wins over an embedded one.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from infra.local.kafka import KafkaBroker
 from infra.local.process import pid_alive
 from infra.local.redis import Persistence, RedisServer
 from recsys.contracts.errors import Unavailable
+from recsys.files import atomic_write
 from recsys.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -80,7 +80,7 @@ def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
             kafka_pid=kafka.pid if kafka else 0,
         )
         stack.callback(_file(settings).unlink, missing_ok=True)
-        _write(_file(settings), services)
+        atomic_write(_file(settings), json.dumps(asdict(services), indent=2))
         yield services
 
 
@@ -108,9 +108,3 @@ def connected(settings: SettingsT) -> SettingsT:
 
 def _file(settings: Settings) -> Path:
     return settings.home / "run" / "services.json"
-
-
-def _write(path: Path, services: Services) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(asdict(services), indent=2), encoding="utf-8")
-    aside.rename(path)

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 
 from recsys.contracts.errors import InvalidConfig, InvalidData, RecsysError, Unavailable
+from recsys.files import staged_folder
 
 _PUBLISHER = "https://files.grouplens.org/datasets/movielens/{}.zip"
 _WHEEL = "recbole==1.2.1"
@@ -68,35 +69,31 @@ def fetch(name: str, folder: Path) -> Fetched:
     target = folder / archive.folder
     if (target / _SOURCE).exists():
         return Fetched(target, (target / _SOURCE).read_text(encoding="utf-8").strip())
-    sources: dict[str, Callable[[Path], None]] = {
-        _PUBLISHER.format(archive.folder): lambda to: _from_publisher(archive, to)
+    sources: dict[str, Callable[[Path, Path], None]] = {
+        _PUBLISHER.format(archive.folder): lambda work, to: _from_publisher(archive, work, to)
     }
     if name == "movielens-100k":
         sources[f"PyPI: {_WHEEL}"] = _from_wheel
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
     for source, take in sources.items():
-        with tempfile.TemporaryDirectory(prefix=f".{archive.folder}-", dir=folder) as work:
-            aside = Path(work) / archive.folder
-            aside.mkdir()
-            try:
-                take(aside)
-            except RecsysError as error:
-                failures.append(f"{source}: {error}")
-                continue
-            (aside / _SOURCE).write_text(source + "\n", encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)  # without `_SOURCE` it was never complete
-            aside.rename(target)
+        try:
+            with staged_folder(target) as staging, tempfile.TemporaryDirectory(dir=folder) as downloads:
+                take(Path(downloads), staging)
+                (staging / _SOURCE).write_text(source + "\n", encoding="utf-8")
+                shutil.rmtree(target, ignore_errors=True)  # without `_SOURCE` it was never complete
             return Fetched(target, source)
+        except RecsysError as error:
+            failures.append(f"{source}: {error}")
     raise Unavailable(
         f"{name} could not be fetched ({'; '.join(failures)}). "
         f"Put its files into {target} yourself, then: recsys data import {target}"
     )
 
 
-def _from_publisher(archive: _Archive, to: Path) -> None:
+def _from_publisher(archive: _Archive, work: Path, to: Path) -> None:
     digest = hashlib.md5(usedforsecurity=False)
-    packed = to.parent / "archive.zip"
+    packed = work / "archive.zip"
     try:
         with (
             httpx.stream(
@@ -115,11 +112,11 @@ def _from_publisher(archive: _Archive, to: Path) -> None:
     _unpack(packed, archive.folder, archive.files, to)
 
 
-def _from_wheel(to: Path) -> None:
+def _from_wheel(work: Path, to: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--timeout=10"]
     try:
         subprocess.run(
-            [*command, "--quiet", f"--dest={to.parent}", _WHEEL],
+            [*command, "--quiet", f"--dest={work}", _WHEEL],
             check=True,
             capture_output=True,
             text=True,
@@ -130,7 +127,7 @@ def _from_wheel(to: Path) -> None:
         raise Unavailable(f"pip download failed: {last}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"pip download failed: {error}") from error
-    wheel = next(to.parent.glob("*.whl"))
+    wheel = next(work.glob("*.whl"))
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != _WHEEL_SHA256:
         raise InvalidData(f"SHA-256 is {found} instead of {_WHEEL_SHA256}")

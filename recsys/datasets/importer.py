@@ -5,7 +5,6 @@ data set's earlier import are replaced. Memory holds the catalogue, the users, a
 """
 
 import json
-import os
 import tempfile
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from recsys.datasets.rejected import FOLDER as REJECTED
 from recsys.datasets.rejected import Rejected
 from recsys.datasets.report import ImportReport
 from recsys.datasets.spill import Spill
+from recsys.files import atomic_write
 from recsys.lake.first_of_each import first_of_each
 from recsys.lake.lake import EVENTS, TIME, DayWriter, day_of, rewriting, write_parquet
 
@@ -66,7 +66,7 @@ def import_dataset(
             write_parquet(users_path(lake), merged(run.users, users_path(lake), "user_id"))
         run.rejected.publish(lake / REJECTED / f"{name}.parquet")
     report = run.finished()
-    _write_json(lake / REPORT, report)
+    atomic_write(lake / REPORT, json.dumps(report.to_dict(), indent=2) + "\n")
     return report
 
 
@@ -202,9 +202,3 @@ def _shifted(items: pa.Table, shift_ms: int) -> pa.Table:
 
 def _counts(values: pa.ChunkedArray) -> Counter[str]:
     return Counter({row["values"]: row["counts"] for row in pc.value_counts(values).to_pylist()})
-
-
-def _write_json(path: Path, report: ImportReport) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-    aside.rename(path)

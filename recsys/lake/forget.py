@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from recsys.contracts.errors import InvalidData
+from recsys.files import atomic_write
 
 FOLDER = "forget"
 
@@ -21,12 +22,8 @@ def user_digest(user_id: str) -> str:
 
 def mark_forgotten(lake: Path, user_id: str, until_ms: int) -> Path:
     """Ask the next compaction to remove everything of the user up to that event time. Idempotent."""
-    folder = lake / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{user_digest(user_id)}.json"
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps({"until_ms": until_ms}), encoding="utf-8")
-    aside.rename(path)
+    path = lake / FOLDER / f"{user_digest(user_id)}.json"
+    atomic_write(path, json.dumps({"until_ms": until_ms}))
     return path
 
 

@@ -7,7 +7,6 @@ renamed; a reader never sees half of one. Days are UTC.
 """
 
 import fcntl
-import os
 import re
 import shutil
 import tempfile
@@ -29,6 +28,7 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_FIELDS, Event
 from recsys.contracts.impressions import Impression, impression_events
 from recsys.contracts.types import MS_PER_DAY, EventType
+from recsys.files import staged_file
 from recsys.lake.first_of_each import first_of_each
 from recsys.lake.parquet import read_columns
 
@@ -163,16 +163,8 @@ def split_by_day(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a table so that the file exists whole or not at all, and survives a power cut once it exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            pq.write_table(table, file, compression=COMPRESSION)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with staged_file(path, fsync=True) as temporary:
+        pq.write_table(table, temporary, compression=COMPRESSION)
 
 
 @contextmanager

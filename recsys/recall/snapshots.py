@@ -9,7 +9,6 @@ A generation appears by a rename, complete; then CURRENT changes, by a rename to
 generation and both journals give the same items.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.request import Rows
+from recsys.files import atomic_write, staged_folder
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.journal import Change, Journal, replay
 from recsys.recall.vector_index import VectorIndex
@@ -95,16 +95,13 @@ class Snapshots:
 
     def save(self, generation: int, base: Base) -> Base:
         """Write a generation, make it the current one and drop the older ones. Returns it as loaded from disk."""
-        aside = self._folder / f".{generation}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
         if not isinstance(base.index, AnnIndex):
             raise InvalidConfig("only an index of this process can be persisted")
-        base.index.save(aside / "index.faiss")
-        np.save(aside / "rows.npy", base.rows)
-        np.save(aside / "vectors.npy", base.vectors)
-        aside.rename(self._folder / str(generation))
-        self._point_to(generation)
+        with staged_folder(self._folder / str(generation)) as staging:
+            base.index.save(staging / "index.faiss")
+            np.save(staging / "rows.npy", base.rows)
+            np.save(staging / "vectors.npy", base.vectors)
+        atomic_write(self._folder / _CURRENT, f"{generation}\n", fsync=self._fsync)
         self._drop_before(generation)
         return self.load(generation)
 
@@ -124,15 +121,6 @@ class Snapshots:
 
     def _journals(self) -> list[int]:
         return sorted(int(path.stem) for path in self._folder.glob("*.journal"))
-
-    def _point_to(self, generation: int) -> None:
-        aside = self._folder / f".{_CURRENT}"
-        aside.write_text(f"{generation}\n", encoding="utf-8")
-        if self._fsync:
-            descriptor = os.open(aside, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-        aside.rename(self._folder / _CURRENT)
 
     def _drop_before(self, generation: int) -> None:
         for path in self._folder.iterdir():

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.contracts.errors import InvalidConfig
+from recsys.files import atomic_write
 from recsys.watched_file import WatchedFile
 
 CLOCK_FILE = "world-clock.json"  # beside world.json
@@ -33,9 +34,7 @@ class WorldClock(BaseModel):
 
 
 def write_clock(path: Path, clock: WorldClock) -> None:
-    aside = path.with_suffix(".tmp")
-    aside.write_text(clock.model_dump_json(), encoding="utf-8")
-    aside.rename(path)
+    atomic_write(path, clock.model_dump_json())
 
 
 def read_clock(path: Path) -> WorldClock:

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from recsys.contracts.errors import InvalidConfig
+from recsys.files import staged_file
 from serving.problems import Problem
 
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
@@ -92,10 +93,9 @@ def new_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
         raise InvalidConfig(f"{path} has a key {name!r} already; choose another name or remove its line")
     key = f"rk_{name}_{secrets.token_urlsafe(32)}"
     entries.append(_Entry(name, _digest(key), tuple(scopes)))
-    aside = path.with_name(f".{path.name}.new")
-    aside.touch(mode=stat.S_IRUSR | stat.S_IWUSR)
-    aside.write_bytes(msgspec.json.format(msgspec.json.encode(entries)))
-    aside.rename(path)
+    with staged_file(path) as temporary:
+        temporary.touch(mode=stat.S_IRUSR | stat.S_IWUSR)
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(entries)))
     return key
 
 

@@ -5,7 +5,6 @@ time for. The shadow's answer has no side effects: nothing is logged as shown. W
 `bundles/SHADOW`, so all processes follow it, and the next start does.
 """
 
-import os
 import queue
 import threading
 import time
@@ -21,6 +20,7 @@ from msgspec.structs import replace as changed
 from recsys.bundle import named_version
 from recsys.contracts.errors import RecsysError
 from recsys.contracts.request import Answer, Status
+from recsys.files import atomic_write
 from serving.engine.model_host import ModelHost
 from serving.engine.runtime import Runtime
 from serving.telemetry import Telemetry
@@ -37,9 +37,7 @@ def set_shadow(bundles: Path, version: str | None) -> None:
     if version is None:
         (bundles / FILE).unlink(missing_ok=True)
         return
-    aside = bundles / f".{FILE}-{os.getpid()}"
-    aside.write_text(version + "\n", encoding="utf-8")
-    aside.rename(bundles / FILE)
+    atomic_write(bundles / FILE, version + "\n")
 
 
 @dataclass

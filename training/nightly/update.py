@@ -1,6 +1,6 @@
 """A night between two trainings in full: both models go on from yesterday's weights. `recsys train nightly`.
 
-Each new work folder is written aside and put in the old one's place when it is whole, so a killed night changes
+Each new work folder is staged and takes the old one's place once complete, so a killed night changes
 nothing and the next run begins again from yesterday's; killed between the two renames, it trains in full.
 """
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recsys.contracts.errors import InvalidData
+from recsys.files import replace_folder, staged_folder
 from training.nightly import ranker as nightly_ranker
 from training.nightly.ranker import RankerUpdate, UpdateReport
 from training.two_tower import export as export_two_tower
@@ -43,8 +44,8 @@ def update_two_tower(config: TwoTowerConfig, work: Path) -> None:
     changes = {**_TOWERS, "start": work, "newer_than_ms": read_origin(work).trained_until_ms}
     shutil.rmtree(config.work, ignore_errors=True)
     result = train_two_tower.main(config.model_copy(update=changes))
-    with replaced(work) as aside:
-        export_two_tower.main(result, aside)
+    with replaced(work) as staging:
+        export_two_tower.main(result, staging)
     shutil.rmtree(config.work, ignore_errors=True)
 
 
@@ -56,23 +57,15 @@ def update_ranker(config: RankerUpdate) -> UpdateReport:
     """
     shutil.rmtree(config.out, ignore_errors=True)  # of a night that was killed
     report = nightly_ranker.main(config)
-    _put(config.out, config.work)
+    replace_folder(config.out, config.work)
     return report
 
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of `folder` when the block ends well."""
-    aside = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    _put(aside, folder)
-
-
-def _put(new: Path, folder: Path) -> None:
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old)
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    with staged_folder(new) as staging:
+        yield staging
+    replace_folder(new, folder)

@@ -17,6 +17,7 @@ from torch import nn
 
 from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.types import Head
+from recsys.files import staged_file
 from recsys.models.encoding import N_GAPS, N_TYPES
 from recsys.models.ranker import ServedRanker
 from recsys.ranking.scorer import INPUTS, OUTPUTS, RankerSession
@@ -62,31 +63,30 @@ def export_ranker(
     served = ServedRanker(ranker).eval()
     example = random_inputs(n_items, n_features, length, 7, rng)
     candidates, events = torch.export.Dim("candidates", min=1), torch.export.Dim("events", min=1)
-    aside = path.with_suffix(".tmp.onnx")
-    with _quiet():
-        program = torch.onnx.export(
-            served,
-            tuple(torch.from_numpy(example[name]) for name in INPUTS),
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_shapes={
-                "history": {1: events},
-                "types": {1: events},
-                "gaps": {1: events},
-                "items": {0: candidates},
-                "features": {0: candidates},
-                "position": {0: candidates},
-            },
-            dynamo=True,
-            verbose=False,
-        )
-        assert program is not None  # noqa: S101 - only without dynamo
-        for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # stack traces of the export: a fifth of a megabyte that nobody reads
-        program.save(str(aside), external_data=False)
-    golden = check_against_torch(served, aside, n_items, n_features, length, rng)
-    aside.rename(path)
-    return golden
+    with staged_file(path) as temporary:
+        with _quiet():
+            program = torch.onnx.export(
+                served,
+                tuple(torch.from_numpy(example[name]) for name in INPUTS),
+                input_names=list(INPUTS),
+                output_names=list(OUTPUTS),
+                dynamic_shapes={
+                    "history": {1: events},
+                    "types": {1: events},
+                    "gaps": {1: events},
+                    "items": {0: candidates},
+                    "features": {0: candidates},
+                    "position": {0: candidates},
+                },
+                dynamo=True,
+                verbose=False,
+            )
+            assert program is not None  # noqa: S101 - only without dynamo
+            for node in program.model.graph.all_nodes():
+                # stack traces of the export: 0.2 MB that nothing reads
+                node.metadata_props.clear()
+            program.save(str(temporary), external_data=False)
+        return check_against_torch(served, temporary, n_items, n_features, length, rng)
 
 
 def check_against_torch(

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from infra.evaluation.case_study.deployments import VariantName
 from recsys.bundle import MANIFEST, Bundle, publish, write_bundle
 from recsys.features.definitions import FEATURES
+from recsys.files import staged_folder
 from recsys.models import blocks, ranker
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
@@ -44,9 +45,6 @@ def write_network(folder: Path, variant: VariantName, seed: int, ids: int = 0, c
     there = folder / f"{variant}-{ids}-{seed}-{_code()}"
     if there.exists():
         return there
-    aside = folder / f"{there.name}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     torch.manual_seed(seed)
     teacher = variant == "teacher"
     config = LadderConfig(out=folder)
@@ -63,18 +61,18 @@ def write_network(folder: Path, variant: VariantName, seed: int, ids: int = 0, c
         field_sizes=widths,
     )
     network = Ranker(shape, data).eval()
-    if variant == "int8":
-        plain = aside / "plain.onnx"
-        export_ranker(quantized_tables(network, bits=8), plain, ids, FEATURES.dimension, LENGTH, seed)
-        quantize_linear_layers(plain, aside / ONNX)
-        plain.unlink()
-    else:
-        export_ranker(network, aside / ONNX, ids, FEATURES.dimension, LENGTH, seed)
     inputs = random_inputs(ids, FEATURES.dimension, LENGTH, 64, np.random.default_rng(seed))
-    found = RankerSession(aside / ONNX).run(inputs)
-    golden: dict[str, NDArray[np.generic]] = {f"ranker/in/{k}": v for k, v in inputs.items()}
-    save_file(golden | {f"ranker/out/{k}": v for k, v in found.items()}, aside / GOLDEN)
-    aside.rename(there)
+    with staged_folder(there) as staging:
+        if variant == "int8":
+            plain = staging / "plain.onnx"
+            export_ranker(quantized_tables(network, bits=8), plain, ids, FEATURES.dimension, LENGTH, seed)
+            quantize_linear_layers(plain, staging / ONNX)
+            plain.unlink()
+        else:
+            export_ranker(network, staging / ONNX, ids, FEATURES.dimension, LENGTH, seed)
+        found = RankerSession(staging / ONNX).run(inputs)
+        golden: dict[str, NDArray[np.generic]] = {f"ranker/in/{k}": v for k, v in inputs.items()}
+        save_file(golden | {f"ranker/out/{k}": v for k, v in found.items()}, staging / GOLDEN)
     return there
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from infra.evaluation.case_study.rows import Measured
 from infra.terminal import console
+from recsys.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,8 @@ def measure_all(sections: Iterable[Section], kept: Path) -> dict[str, Found]:
         found[section.name] = section.measure()
         took_s = time.monotonic() - began
         console.print(f"{section.name}: {took_s:.0f} s")
-        kept.mkdir(parents=True, exist_ok=True)
         content = {"of": identity, "took_s": took_s, "found": asdict(found[section.name])}
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(content, default=float), encoding="utf-8")
-        aside.rename(path)
+        atomic_write(path, json.dumps(content, default=float))
     return found
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from recsys.files import staged_file
+
 Parts = list[dict[str, NDArray[np.float64]]]  # of each part of the data: scores by head
 
 
@@ -30,17 +32,11 @@ class ScoreCache:
         if path.exists():
             return _parts(load_file(path))
         found = compute()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".tmp")
-        save_file(
-            {
-                f"{i}/{head}": np.ascontiguousarray(x)
-                for i, part in enumerate(found)
-                for head, x in part.items()
-            },
-            aside,
-        )
-        aside.rename(path)
+        arrays = {
+            f"{i}/{head}": np.ascontiguousarray(x) for i, part in enumerate(found) for head, x in part.items()
+        }
+        with staged_file(path) as temporary:
+            save_file(arrays, temporary)
         return found
 
 
