@@ -1,7 +1,6 @@
-"""Where a trained model stands: what the numbers in its weights mean, and how far it has learnt.
+"""The record of a trained model that lets the next training continue from its weights (`recsys train nightly`).
 
-Kept beside the weights in a model's work folder, so that the next night's training can go on from there
-(`recsys train nightly`) and does not begin with random numbers.
+It lies beside the weights in the model's work folder.
 """
 
 import json
@@ -15,17 +14,18 @@ from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
 
-ORIGIN = "origin.json"
+WARM_START = "warm_start.json"
+WEIGHTS = "weights.safetensors"
 FULL = "train in full: `recsys train all`, or `recsys train nightly --full`"
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Of one model.
+class WarmStart:
+    """What the numbers in a model's weights mean, and how far it has learnt.
 
-    must_agree: JSON-ready; what a run must share that goes on from the weights (sizes, feature fingerprint).
-    item_ids: number i + 1 is item_ids[i]. fields: an item field → its values, code i + 1 is the i-th.
-    trained_until_ms: time of the newest row that it was trained on.
+    must_agree: JSON-ready; what a run that continues from the weights must share (sizes, feature fingerprint).
+    item_ids: number i + 1 is item_ids[i]. fields: item field → its values; code i + 1 is the i-th.
+    trained_until_ms: time of the newest row it was trained on.
     nights: updates since it was trained in full.
     """
 
@@ -36,7 +36,7 @@ class Origin:
     nights: int = 0
 
     def write(self, folder: Path) -> None:
-        (folder / ORIGIN).write_text(json.dumps(asdict(self)), encoding="utf-8")
+        (folder / WARM_START).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     def check(self, wanted: Mapping[str, Any]) -> None:
         """
@@ -47,26 +47,26 @@ class Origin:
         for name in sorted({*ours, *self.must_agree}):
             if ours.get(name) != self.must_agree.get(name):
                 raise InvalidConfig(
-                    f"yesterday's model has another {name} ({self.must_agree.get(name)}, now {ours.get(name)}),"
-                    f" so training cannot go on from it; {FULL}"
+                    f"yesterday's model has a different {name} ({self.must_agree.get(name)}, now {ours.get(name)}),"
+                    f" so training cannot continue from it; {FULL}"
                 )
 
 
-def read_origin(folder: Path) -> Origin:
+def read_warm_start(folder: Path) -> WarmStart:
     """
     Raises:
-        InvalidData: nothing was trained there, or by an earlier version.
+        InvalidData: no model was trained there, or by an earlier version.
     """
     try:
-        return Origin(**json.loads((folder / ORIGIN).read_text(encoding="utf-8")))
+        return WarmStart(**json.loads((folder / WARM_START).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise InvalidData(f"{folder}: no model to go on from; {FULL}") from None
+        raise InvalidData(f"{folder}: no model to continue from; {FULL}") from None
     except (ValueError, TypeError) as error:
-        raise InvalidData(f"{folder / ORIGIN}: {error}; {FULL}") from error
+        raise InvalidData(f"{folder / WARM_START}: {error}; {FULL}") from error
 
 
 def old_numbers(old: Sequence[str], new: Sequence[str]) -> NDArray[np.int64]:
-    """(1 + len(new),) the number that each number had before: 0 for 0 and for an item that is new.
+    """(1 + len(new),) the number that each number had before: 0 for 0 and for a new item.
 
     >>> old_numbers(["a", "c"], ["a", "b", "c"]).tolist()
     [0, 1, 0, 2]

@@ -28,7 +28,7 @@ from recsys.lake.lake import count_rows, read_events
 from recsys.settings import Settings
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from training.warm_start import read_origin
+from training.warm_start import read_warm_start
 
 pytestmark = [
     pytest.mark.slow,
@@ -190,7 +190,7 @@ def assert_a_night_goes_on(children: Children, settings: Settings) -> None:
     assert len(versions(settings.bundles)) == len(published) + 1
     for model in ("two_tower", "ranker"):
         work = settings.home / "work" / model
-        assert read_origin(work).nights == 1
+        assert read_warm_start(work).nights == 1
         assert json.loads((work / "summary.json").read_text())["seed"] == 3
 
 

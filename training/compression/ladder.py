@@ -41,13 +41,14 @@ from training.compression.quantize import (
     quantized_tables,
     zero_smallest,
 )
-from training.compression.variants import ONNX, VARIANT, WEIGHTS, Variant, save_trained
+from training.compression.variants import ONNX, VARIANT, Variant, save_trained
 from training.ranker.calibrate import fit_calibrations
 from training.ranker.dataset import RankExamples
 from training.ranker.export import export_ranker
 from training.ranker.loop import LoopConfig, fit, predict, predict_logits
 from training.ranker.train import figures
 from training.seeding import seed_everything
+from training.warm_start import WEIGHTS
 
 REQUESTS, CANDIDATES = 40, 500  # over which top-50 overlap is measured
 _ROWS = (("rows-fp16", 16), ("rows-int8", 8), ("rows-int4", 4))

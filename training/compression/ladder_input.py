@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.items.item_table import read_items
 from recsys.models.ranker import RankerConfig, RankerData
 from training.compression.synthetic import LadderData, make
 from training.ranker.dataset import RankExamples, item_fields, read_examples
-from training.ranker.train import ranker_data, ranker_origin
-from training.two_tower.sequences import read_items
-from training.warm_start import Origin
+from training.ranker.train import ranker_data, ranker_warm_start
+from training.warm_start import WarmStart
 
 TRAIN, VALIDATION = 0.75, 0.10  # shares of the rows, by time; the rest is the test
 
@@ -25,7 +25,7 @@ class LadderInput:
     test: RankExamples
     teacher_data: RankerData
     student_data: RankerData
-    origin: Origin | None = None  # of the lake's; what a night's update needs
+    warm_start: WarmStart | None = None  # of the lake's; what a night's update needs
 
 
 def synthetic_input(data: LadderData, teacher: RankerConfig, student: RankerConfig) -> LadderInput:
@@ -62,7 +62,7 @@ def lake_input(
         ranker_data(train, len(table), facts.codes, facts.sizes, shape.bins) for shape in (teacher, student)
     )
     return LadderInput(
-        train, validation, test, teacher_data, student_data, ranker_origin(table, facts, (), train)
+        train, validation, test, teacher_data, student_data, ranker_warm_start(table, facts, (), train)
     )
 
 

@@ -13,9 +13,10 @@ from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
 from recsys.features.drift import HISTOGRAMS
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from training.compression.gates import refuse
+from training.warm_start import WEIGHTS
 
 VARIANTS = ("teacher", "student", "unstructured", "pruned", "rows-fp16", "rows-int8", "rows-int4", "int8")
-ONNX, VARIANT, WEIGHTS, SHAPE = "ranker.onnx", "variant.json", "weights.safetensors", "shape.json"
+ONNX, VARIANT, SHAPE = "ranker.onnx", "variant.json", "shape.json"
 _BUNDLED = (ONNX, "calibration.json", "golden.safetensors", "summary.json", HISTOGRAMS, VARIANT)
 
 

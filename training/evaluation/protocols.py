@@ -16,7 +16,7 @@ import numpy as np
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import EventType, Item
 from recsys.models.encoding import TYPE_NUMBERS
-from training.evaluation.retrieval import Cases, cases_after
+from training.two_tower.retrieval import Cases, cases_after
 from training.two_tower.sequences import BeforeTime, Cut, History, before_last
 
 SEQUENCES = "sequences_stable.txt"

@@ -24,6 +24,7 @@ from recsys.datasets.catalogue import users_path
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
 from recsys.features.definitions import ENGAGEMENT
+from recsys.items.item_table import read_items
 from recsys.metrics import coverage, gini, hit_rate, mrr, ndcg, popularity_bias, ranks_of
 from recsys.models.two_tower import TwoTowerShape
 from recsys.result import Goal, Result
@@ -36,13 +37,13 @@ from training.evaluation.protocols import (
     temporal,
     temporal_shares,
 )
-from training.evaluation.retrieval import Cases, Scorer, scored, two_tower_scorer
 from training.two_tower import train as train_two_tower
 from training.two_tower.augment import Augmentation
 from training.two_tower.batches import Windows
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions
-from training.two_tower.sequences import read_items, write_sequences
+from training.two_tower.retrieval import Cases, Scorer, scored, two_tower_scorer
+from training.two_tower.sequences import write_sequences
 
 TWO_TOWER = "two_tower"
 LIST_LENGTH = 10  # of coverage, Gini and popularity bias

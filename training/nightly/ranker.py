@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import MS_PER_SECOND, Item
+from recsys.items.item_table import read_items
 from recsys.models.ranker import Ranker, RankerData
 from recsys.ranking.scorer import RankerSession
 from training.compression.gates import OVERLAP, top_overlap
@@ -26,7 +27,6 @@ from training.compression.variants import (
     ONNX,
     SHAPE,
     VARIANT,
-    WEIGHTS,
     Variant,
     read_shape,
     read_variant,
@@ -34,10 +34,9 @@ from training.compression.variants import (
 )
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
 from training.ranker.loop import LoopConfig, fit, predict, selection_score
-from training.ranker.train import ranker_origin, write_ranker, write_summary
+from training.ranker.train import ranker_warm_start, write_ranker, write_summary
 from training.seeding import seed_everything
-from training.two_tower.sequences import read_items
-from training.warm_start import FULL, Origin, old_numbers, read_origin
+from training.warm_start import FULL, WEIGHTS, WarmStart, old_numbers, read_warm_start
 
 _BITS = {"rows-fp16": 16, "rows-int8": 8, "rows-int4": 4, "int8": 8}  # of a variant's embedding rows
 NIGHT = LoopConfig(epochs=1, learning_rate=5e-4, batch_size=512)
@@ -84,14 +83,14 @@ def main(config: RankerUpdate) -> UpdateReport:
     """
     torch.set_num_threads(config.threads)
     seed_everything(config.loop.seed)
-    origin, items = read_origin(config.work), read_items(config.items)
-    facts = item_fields(items, config.item_attributes, known=origin.fields)
-    rows = new_examples(config, origin, items)
+    previous, items = read_warm_start(config.work), read_items(config.items)
+    facts = item_fields(items, config.item_attributes, known=previous.fields)
+    rows = new_examples(config, previous, items)
     train, validation = temporal_split(rows, config.validation)
-    now = ranker_origin(items, facts, config.item_attributes, train, origin.nights + 1)
-    origin.check(now.must_agree)
+    now = ranker_warm_start(items, facts, config.item_attributes, train, previous.nights + 1)
+    previous.check(now.must_agree)
 
-    ranker = carried_over(config.work, origin, items, facts)
+    ranker = carried_over(config.work, previous, items, facts)
     before, after = go_on(ranker, train, validation, config.loop)
 
     metrics = _write(ranker, train, validation, config)
@@ -114,22 +113,22 @@ def go_on(
     return before, after
 
 
-def new_examples(config: RankerUpdate, origin: Origin, items: Sequence[Item]) -> RankExamples:
+def new_examples(config: RankerUpdate, previous: WarmStart, items: Sequence[Item]) -> RankExamples:
     """Those after the newest that yesterday's ranker was trained on, whatever nights were missed."""
-    newest = datetime.fromtimestamp(origin.trained_until_ms / MS_PER_SECOND, UTC).date().isoformat()
+    newest = datetime.fromtimestamp(previous.trained_until_ms / MS_PER_SECOND, UTC).date().isoformat()
     days = [path.name[3:] for path in config.examples.glob("dt=*") if path.name[3:] >= newest]
     ids = [item.item_id for item in items]
     nothing = InvalidData(f"{config.examples}: no examples since {newest}; first `recsys features build`")
     if not days:
         raise nothing
     rows = read_examples(config.examples, ids, config.n_features, config.history_length, days)
-    rows = rows.take(rows.time_ms > origin.trained_until_ms)
+    rows = rows.take(rows.time_ms > previous.trained_until_ms)
     if not len(rows):
         raise nothing
     return rows
 
 
-def carried_over(folder: Path, origin: Origin, items: Sequence[Item], facts: ItemFields) -> Ranker:
+def carried_over(folder: Path, previous: WarmStart, items: Sequence[Item], facts: ItemFields) -> Ranker:
     """Yesterday's ranker for today's item table.
 
     Raises:
@@ -137,7 +136,7 @@ def carried_over(folder: Path, origin: Origin, items: Sequence[Item], facts: Ite
     """
     weights, shape = load_file(folder / WEIGHTS), read_shape(folder / SHAPE)
     ids = [item.item_id for item in items]
-    if shape.item_buckets and ids[: len(origin.item_ids)] != list(origin.item_ids):
+    if shape.item_buckets and ids[: len(previous.item_ids)] != list(previous.item_ids):
         raise InvalidConfig(f"{folder}: items share rows by their numbers, which have changed; {FULL}")
     data = RankerData(
         n_items=len(items),
@@ -150,7 +149,7 @@ def carried_over(folder: Path, origin: Origin, items: Sequence[Item], facts: Ite
     )
     weights["fields"] = data.fields
     if not shape.item_buckets:
-        weights["item.weight"] = weights["item.weight"][torch.from_numpy(old_numbers(origin.item_ids, ids))]
+        weights["item.weight"] = weights["item.weight"][torch.from_numpy(old_numbers(previous.item_ids, ids))]
     for i, size in enumerate(facts.sizes):
         rows = weights[f"field.{i}.weight"]
         weights[f"field.{i}.weight"] = torch.cat([rows, rows[:1].expand(size - len(rows), -1)])

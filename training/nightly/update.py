@@ -17,7 +17,7 @@ from training.nightly.ranker import RankerUpdate, UpdateReport
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
-from training.warm_start import read_origin
+from training.warm_start import read_warm_start
 
 FULL_EVERY = 7  # nights
 _TOWERS = {"epochs": 1, "learning_rate": 5e-4, "validation": Validation.NONE, "refit": False}
@@ -26,7 +26,7 @@ _TOWERS = {"epochs": 1, "learning_rate": 5e-4, "validation": Validation.NONE, "r
 def nights_since_full(*works: Path) -> float:
     """Updates since the models in these work folders were trained in full; infinite where one never was."""
     try:
-        return max(read_origin(work).nights for work in works)
+        return max(read_warm_start(work).nights for work in works)
     except InvalidData:
         return math.inf
 
@@ -41,7 +41,7 @@ def update_two_tower(config: TwoTowerConfig, work: Path) -> None:
         InvalidConfig: yesterday's had another shape.
         InvalidData: there is none, or the data are unusable.
     """
-    changes = {**_TOWERS, "start": work, "newer_than_ms": read_origin(work).trained_until_ms}
+    changes = {**_TOWERS, "start": work, "newer_than_ms": read_warm_start(work).trained_until_ms}
     shutil.rmtree(config.work, ignore_errors=True)
     result = train_two_tower.main(config.model_copy(update=changes))
     with replaced(work) as staging:

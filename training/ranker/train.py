@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from recsys.contracts.types import Head, Item
 from recsys.features.definitions import FEATURES
 from recsys.features.drift import HISTOGRAMS, sampled_histograms, write_histograms
+from recsys.items.item_table import read_items
 from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
@@ -28,8 +29,7 @@ from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_
 from training.ranker.export import export_ranker
 from training.ranker.loop import LoopConfig, fit, predict
 from training.seeding import seed_everything
-from training.two_tower.sequences import read_items
-from training.warm_start import ORIGIN, Origin
+from training.warm_start import WARM_START, WarmStart
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def main(
     )
 
     metrics = write_ranker(ranker, train, validation, config.out, config.loop.seed)
-    (config.out / ORIGIN).unlink(missing_ok=True)  # an interrupted write leaves nothing to go on from
+    (config.out / WARM_START).unlink(missing_ok=True)  # an interrupted write leaves nothing to go on from
     save_trained(ranker, config.out)
-    ranker_origin(items, facts, config.item_attributes, train).write(config.out)
+    ranker_warm_start(items, facts, config.item_attributes, train).write(config.out)
     cleaning = {"removed": cleaned.removed, "corrected": cleaned.corrected}
     write_summary(config.out, config, metrics, config.loop.seed, curve, {"cleaning": cleaning})
     return RankerReport(metrics, epochs, len(examples), config.out, cleaned.removed)
@@ -149,9 +149,9 @@ def write_summary(
     (out / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")
 
 
-def ranker_origin(
+def ranker_warm_start(
     items: Sequence[Item], facts: ItemFields, attributes: Sequence[str], train: RankExamples, nights: int = 0
-) -> Origin:
+) -> WarmStart:
     """What the weights of a ranker stand on."""
     agreed = {
         "feature fingerprint": FEATURES.fingerprint,
@@ -160,7 +160,7 @@ def ranker_origin(
         "item attributes": list(attributes),
     }
     ids = [item.item_id for item in items]
-    return Origin(agreed, ids, int(train.time_ms[-1]), facts.values, nights)
+    return WarmStart(agreed, ids, int(train.time_ms[-1]), facts.values, nights)
 
 
 def ranker_data(

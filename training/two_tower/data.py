@@ -13,11 +13,12 @@ from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import Item
 from recsys.datasets.catalogue import table_users
 from recsys.features.definitions import FEATURES
+from recsys.items.item_table import read_items
 from recsys.models.encoding import TYPE_NUMBERS
-from training.evaluation.retrieval import Cases, cases_after
 from training.two_tower.augment import Augmentation
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions, item_neighbours
+from training.two_tower.retrieval import Cases, cases_after
 from training.two_tower.sequences import (
     BeforeTime,
     Cut,
@@ -25,7 +26,6 @@ from training.two_tower.sequences import (
     SequenceFiles,
     before_last,
     keep_all,
-    read_items,
 )
 
 

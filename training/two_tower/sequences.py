@@ -18,15 +18,8 @@ from numpy.typing import NDArray
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import EventType, Item, User
 from recsys.models.attributes import PROFILE_SLOTS, profile_rows
+from training.features.sequences import SEQUENCE_SCHEMA
 
-SEQUENCE_SCHEMA = pa.schema(
-    [
-        pa.field("user_id", pa.string(), nullable=False),
-        pa.field("items", pa.list_(pa.string()), nullable=False),
-        pa.field("times", pa.list_(pa.int64()), nullable=False),
-        pa.field("types", pa.list_(pa.string()), nullable=False),
-    ]
-)
 _TYPE_NAMES = pa.array([str(t) for t in EventType])
 
 
@@ -68,32 +61,6 @@ class BeforeTime:
 
     def __call__(self, history: History) -> int:
         return int(np.searchsorted(history.times, self.time_ms))
-
-
-def read_items(path: Path) -> list[Item]:
-    """The item table, sorted by item id: an item's place in it is its row everywhere.
-
-    Raises:
-        InvalidData: the file is missing or lacks a column.
-    """
-    try:
-        rows = pq.read_table(path).to_pylist()
-        items = [
-            Item(
-                r["item_id"],
-                r["title"],
-                tuple(r["categories"]),
-                r["creator"],
-                r["created_ms"],
-                dict(r["attributes"]),
-            )
-            for r in rows
-        ]
-    except FileNotFoundError:
-        raise InvalidData(f"{path}: no item table; import a data set first: `recsys data import`") from None
-    except (KeyError, pa.ArrowInvalid) as error:
-        raise InvalidData(f"{path}: not an item table: {error}") from error
-    return sorted(items, key=lambda item: item.item_id)
 
 
 def write_sequences(

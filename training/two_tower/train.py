@@ -5,7 +5,6 @@ is then trained again on everything for as many epochs. The same program runs in
 under Spark's `TorchDistributor` (docs/recall.md): each process takes its rows of every batch.
 """
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from recsys.contracts.types import MS_PER_DAY, Item
 from recsys.metrics import hit_rate, ndcg
 from recsys.models.two_tower import ItemTable, TwoTower, id_scale
 from training.checkpoint import TrainingState
-from training.evaluation.retrieval import next_item_ranks, two_tower_scorer
+from training.optim import warmup_cosine
 from training.seeding import seed_everything, seed_step
 from training.two_tower.augment import augmenter
 from training.two_tower.batches import Batch, BatchPlan, Targets, epoch_batches
@@ -34,6 +33,7 @@ from training.two_tower.data import TrainingData, counted, read_training_data, s
 from training.two_tower.distributed import from_first, processes, summed
 from training.two_tower.losses import Loss, LossName, make_loss
 from training.two_tower.prefetch import prefetched, timed
+from training.two_tower.retrieval import next_item_ranks, two_tower_scorer
 from training.two_tower.sequences import Profiles, keep_all
 from training.two_tower.sharded_embedding import ShardedAdam, ShardedEmbedding, clip_gradients
 from training.two_tower.warm_start import start_from
@@ -155,7 +155,9 @@ def _fit(
                     continue
                 done = at.epoch + read / data.files.users
                 for group in optimizer.param_groups:
-                    group["lr"] = _learning_rate(config, at.step, done / epochs)
+                    group["lr"] = config.learning_rate * warmup_cosine(
+                        at.step, config.warmup_steps, done / epochs
+                    )
                 seed_step(config.seed, at.step)
                 negatives = loss_of.draw()  # the same in every process
                 seed_step(config.seed, at.step, rank)
@@ -240,12 +242,6 @@ def _optimizer(
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-
-
-def _learning_rate(config: TwoTowerConfig, step: int, done: float) -> float:
-    """Linear warm-up, then cosine from the peak to 2 % of it. `done`: share of the run, 0 to 1."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    return config.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
 def _finish_epoch(state: TrainingState[TwoTower], data: TrainingData, config: TwoTowerConfig) -> None:

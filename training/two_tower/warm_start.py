@@ -8,20 +8,19 @@ from safetensors.torch import load_file, save_file
 
 from recsys.contracts.types import Item
 from recsys.models.two_tower import TwoTower, TwoTowerShape
-from training.compression.variants import WEIGHTS
 from training.two_tower.config import TwoTowerConfig
-from training.warm_start import ORIGIN, Origin, old_numbers, read_origin
+from training.warm_start import WARM_START, WEIGHTS, WarmStart, old_numbers, read_warm_start
 
 _IDS = "items.ids.weight"
 
 
 def keep(model: TwoTower, config: TwoTowerConfig, items: Sequence[Item], until_ms: int, folder: Path) -> None:
     """Leave in `folder` what another run can start from. `until_ms`: time of the newest event trained on."""
-    nights = read_origin(config.start).nights + 1 if config.start is not None else 0
-    (folder / ORIGIN).unlink(missing_ok=True)  # an interrupted write leaves nothing to start from
+    nights = read_warm_start(config.start).nights + 1 if config.start is not None else 0
+    (folder / WARM_START).unlink(missing_ok=True)  # an interrupted write leaves nothing to start from
     save_file({name: weight.contiguous() for name, weight in model.state_dict().items()}, folder / WEIGHTS)
     ids = [item.item_id for item in items]
-    Origin(_agreed(config.shape), ids, until_ms, nights=nights).write(folder)
+    WarmStart(_agreed(config.shape), ids, until_ms, nights=nights).write(folder)
 
 
 def start_from(folder: Path, model: TwoTower, shape: TwoTowerShape, items: Sequence[Item]) -> None:
@@ -31,10 +30,10 @@ def start_from(folder: Path, model: TwoTower, shape: TwoTowerShape, items: Seque
         InvalidConfig: the earlier two-tower has another shape.
         InvalidData: there is none.
     """
-    origin = read_origin(folder)
-    origin.check(_agreed(shape))
+    previous = read_warm_start(folder)
+    previous.check(_agreed(shape))
     weights = load_file(folder / WEIGHTS)
-    old = torch.from_numpy(old_numbers(origin.item_ids, [item.item_id for item in items]))
+    old = torch.from_numpy(old_numbers(previous.item_ids, [item.item_id for item in items]))
     ids = weights[_IDS][old]
     ids[1:][old[1:] == 0] = 0.0
     model.load_state_dict(weights | {_IDS: ids})

@@ -252,8 +252,8 @@ def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[s
         )
         chosen = variants[0]
     take(folder / chosen.name, _work(settings, "ranker"))
-    assert given.origin is not None  # noqa: S101 - of the lake's examples
-    given.origin.write(_work(settings, "ranker"))
+    assert given.warm_start is not None  # noqa: S101 - of the lake's examples
+    given.warm_start.write(_work(settings, "ranker"))
     return {"variant": chosen.name, "mb": chosen.bytes / 1e6, **chosen.metrics}
 
 

@@ -27,6 +27,7 @@ from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from recsys.contracts.types import MS_PER_DAY, Head
 from recsys.features.definitions import FEATURES
+from recsys.items.item_table import read_items
 from recsys.lake import lake
 from recsys.lake.lake import write_parquet
 from recsys.metrics import auc, gauc
@@ -49,8 +50,7 @@ from training.ranker.train import RankerTraining
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig
-from training.two_tower.sequences import read_items
-from training.warm_start import read_origin
+from training.warm_start import read_warm_start
 
 _LENGTH = 50
 
@@ -145,8 +145,8 @@ class _Night:
             _LENGTH,
             [self._tomorrow],
         )
-        origin = read_origin(home / "yesterday")
-        old = carried_over(home / "yesterday", origin, items, item_fields(items, known=origin.fields))
+        previous = read_warm_start(home / "yesterday")
+        old = carried_over(home / "yesterday", previous, items, item_fields(items, known=previous.fields))
         return {
             "before: the teacher, trained anew tonight": _clicks(
                 trained_ranker(home / "before" / "ranker"), rows
@@ -186,8 +186,8 @@ class _Night:
             passed = json.dumps(asdict(replace(variant, reasons=())))
             (config.out / variant.name / VARIANT).write_text(passed, encoding="utf-8")
             take(config.out / variant.name, home / "ranker")
-            assert given.origin is not None  # noqa: S101 - of a lake
-            given.origin.write(home / "ranker")
+            assert given.warm_start is not None  # noqa: S101 - of a lake
+            given.warm_start.write(home / "ranker")
 
         return towers, _cpu_s(train)
 

@@ -31,8 +31,8 @@ from recsys.result import Goal, Result
 from training.evaluation.baselines import Past, ease
 from training.evaluation.protocols import Split
 from training.evaluation.recall import Protocol, RecallEvaluation, read_split
-from training.evaluation.retrieval import Cases, scored
 from training.two_tower.cooccurrence import interactions
+from training.two_tower.retrieval import Cases, scored
 
 matplotlib.use("Agg")  # no display
 POOL, K, DIMENSION = 100, 10, 32

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import Head, Item
+from recsys.items.item_table import read_items
 from recsys.models.ranker import RankerConfig
 from recsys.models.two_tower import TwoTowerShape
 from recsys.ranking.scorer import RankerSession
@@ -33,8 +34,8 @@ from training.ranker.train import RankerTraining
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
-from training.two_tower.sequences import History, read_items, write_sequences
-from training.warm_start import ORIGIN, read_origin
+from training.two_tower.sequences import History, write_sequences
+from training.warm_start import WARM_START, read_warm_start
 
 pytestmark = pytest.mark.slow  # each exports networks
 SMALL = RankerConfig(width=8, expert_layers=(16, 8), tower_layers=(), shared_experts=2, cross_rank=4)
@@ -81,11 +82,11 @@ def night(world: Path, tmp_path: Path) -> RankerUpdate:
 
 def test_a_night_learns_what_is_new_and_replaces_the_work_folder(world: Path, tmp_path: Path) -> None:
     config = night(world, tmp_path)
-    before = read_origin(config.work)
+    before = read_warm_start(config.work)
     report = update_ranker(config)
     assert report.learnt
     assert report.score_after > report.score_before > 0.5
-    after = read_origin(config.work)
+    after = read_warm_start(config.work)
     assert after.nights == before.nights + 1 == 1
     assert before.trained_until_ms < 13 * DAY_MS < after.trained_until_ms
     rows = read_examples(world / "examples", before.item_ids, N_FEATURES, 6)
@@ -121,22 +122,22 @@ def test_an_int8_variant_stays_one_as_long_as_its_lists_agree(
 
 def test_weights_follow_the_items_ids(world: Path) -> None:
     """An item that sorts before all others moves every number by one; scores stay, and the new one is as unknown."""
-    origin, items = read_origin(world / "ranker"), read_items(world / "items" / "items.parquet")
+    previous, items = read_warm_start(world / "ranker"), read_items(world / "items" / "items.parquet")
     more = [
         Item("a-first", categories=("c1",)),
         *items,
         Item("z1", categories=("new",)),
         Item("z2", categories=("new",)),
     ]
-    facts, more_facts = (item_fields(table, known=origin.fields) for table in (items, more))
+    facts, more_facts = (item_fields(table, known=previous.fields) for table in (items, more))
     assert more_facts.sizes == (facts.sizes[0] + 1,)
     rows, more_rows = (
         read_examples(world / "examples", [i.item_id for i in table], N_FEATURES, 6)
         for table in (items, more)
     )
     assert (more_rows.items == rows.items + 1).all()
-    same = carried_over(world / "ranker", origin, items, facts)
-    moved = carried_over(world / "ranker", origin, more, more_facts)
+    same = carried_over(world / "ranker", previous, items, facts)
+    moved = carried_over(world / "ranker", previous, more, more_facts)
     for head in Head:
         np.testing.assert_array_equal(predict(same, rows)[head], predict(moved, more_rows)[head])
     weight = moved.state_dict()["item.weight"]
@@ -151,16 +152,16 @@ def test_weights_follow_the_items_ids(world: Path) -> None:
 )
 def test_another_input_is_refused(world: Path, tmp_path: Path, changes: dict[str, object], what: str) -> None:
     config = night(world, tmp_path)
-    with pytest.raises(InvalidConfig, match=f"another {what}.*recsys train all"):
+    with pytest.raises(InvalidConfig, match=f"different {what}.*recsys train all"):
         nightly_ranker.main(replace(config, **changes))  # type: ignore[arg-type]
 
 
 def test_another_feature_fingerprint_is_refused(world: Path, tmp_path: Path) -> None:
     config = night(world, tmp_path)
-    content = json.loads((config.work / ORIGIN).read_text())
+    content = json.loads((config.work / WARM_START).read_text())
     content["must_agree"]["feature fingerprint"] = "another"
-    (config.work / ORIGIN).write_text(json.dumps(content))
-    with pytest.raises(InvalidConfig, match="another feature fingerprint.*recsys train all"):
+    (config.work / WARM_START).write_text(json.dumps(content))
+    with pytest.raises(InvalidConfig, match="different feature fingerprint.*recsys train all"):
         update_ranker(config)
     assert (config.work / "ranker.onnx").exists()  # yesterday's is as it was
 
@@ -169,10 +170,10 @@ def test_rows_that_items_share_by_number_do_not_outlive_the_numbers(world: Path,
     config = night(world, tmp_path)
     shape = asdict(replace(SMALL, item_buckets=8))
     (config.work / "shape.json").write_text(json.dumps(shape))
-    origin, items = read_origin(config.work), read_items(config.items)
+    previous, items = read_warm_start(config.work), read_items(config.items)
     more = [Item("a-first"), *items]
     with pytest.raises(InvalidConfig, match="share rows by their numbers"):
-        carried_over(config.work, origin, more, item_fields(more, known=origin.fields))
+        carried_over(config.work, previous, more, item_fields(more, known=previous.fields))
 
 
 def test_without_yesterdays_model_or_new_examples_it_says_what_to_do(world: Path, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def towers(tmp_path: Path) -> TwoTowerConfig:
 
 def test_a_night_of_the_two_tower_goes_on_where_it_was(towers: TwoTowerConfig, tmp_path: Path) -> None:
     work = tmp_path / "two_tower"
-    before = read_origin(work)
+    before = read_warm_start(work)
     start = towers.model_copy(
         update={
             "start": work,
@@ -229,7 +230,7 @@ def test_a_night_of_the_two_tower_goes_on_where_it_was(towers: TwoTowerConfig, t
     cold = train_two_tower.main(start.model_copy(update={"start": None, "work": tmp_path / "cold"}))
     assert result.epochs[-1].loss < cold.epochs[-1].loss / 2
     update_two_tower(towers, work)
-    after = read_origin(work)
+    after = read_warm_start(work)
     assert after.nights == 1
     assert after.item_ids[0] == "a-first"
     assert after.trained_until_ms > before.trained_until_ms
@@ -239,7 +240,7 @@ def test_a_night_of_the_two_tower_goes_on_where_it_was(towers: TwoTowerConfig, t
 
 def test_a_two_tower_of_another_shape_is_refused(towers: TwoTowerConfig, tmp_path: Path) -> None:
     wider = towers.model_copy(update={"shape": towers.shape.model_copy(update={"dim": 64})})
-    with pytest.raises(InvalidConfig, match="another two-tower's dim.*recsys train all"):
+    with pytest.raises(InvalidConfig, match="different two-tower's dim.*recsys train all"):
         update_two_tower(wider, tmp_path / "two_tower")
     vectors = pq.read_table(towers.items)
     assert len(vectors) == len(ITEMS) + 1

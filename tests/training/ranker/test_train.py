@@ -69,7 +69,7 @@ def test_main_learns_the_truth_and_leaves_what_a_bundle_needs(world: Path, tmp_p
         "summary.json",
         "weights.safetensors",  # these three: what a night's update goes on from
         "shape.json",
-        "origin.json",
+        "warm_start.json",
     }
     histograms = read_histograms(config.out / "feature_histograms.json")
     assert len(histograms) == config.n_features

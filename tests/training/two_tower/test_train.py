@@ -26,7 +26,6 @@ from recsys.models.two_tower import TwoTowerShape
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from training.checkpoint import TrainingState
-from training.compression.variants import WEIGHTS
 from training.evaluation.recall import write_items
 from training.features.spark import spark_session
 from training.two_tower import export as export_two_tower
@@ -35,7 +34,7 @@ from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.losses import LossName
 from training.two_tower.sequences import History, write_sequences
 from training.two_tower.train import TwoTowerResult, main
-from training.warm_start import ORIGIN
+from training.warm_start import WARM_START, WEIGHTS
 
 N_ITEMS = 30
 ITEMS = [Item(f"i{n:02}", categories=(f"c{n % 3}",)) for n in range(N_ITEMS)]
@@ -251,7 +250,7 @@ def test_export_is_what_the_bundle_wants(config: TwoTowerConfig, tmp_path: Path)
     result = main(config.model_copy(update={"epochs": 10, "validation": Validation.NONE}))
     work = export_two_tower.main(result, tmp_path / "bundle", neighbours=4)
     written = {path.name for path in work.iterdir()}
-    of_training = {"summary.json", ORIGIN, WEIGHTS}
+    of_training = {"summary.json", WARM_START, WEIGHTS}
     assert written - FILES.keys() == of_training, "what the next night goes on from stays out of the bundle"
     assert json.loads((work / "summary.json").read_text())["seed"] == 0
     golden, vectors = load_file(work / "golden.safetensors"), load_file(work / "item_vectors.safetensors")

@@ -9,7 +9,7 @@ from infra.evaluation.reports import diversity
 from infra.evaluation.reports.diversity import DiversityReport, report
 from recsys.contracts.types import Item
 from training.evaluation.protocols import Split
-from training.evaluation.retrieval import Cases
+from training.two_tower.retrieval import Cases
 from training.two_tower.sequences import History
 
 GROUPS, EACH = 6, 12  # of items that the same users like
