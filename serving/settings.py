@@ -5,8 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from recsys.ranking.scorer import Device
-from recsys.rerank.reranker import Diversity
+from recsys.contracts.types import Device, Diversity
 from recsys.settings import Settings
 
 

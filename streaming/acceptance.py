@@ -1,14 +1,35 @@
-"""Event times that cannot be used as they are: from the future, or too old.
+"""Which records count, and at which event time. The feature worker and the archiver both ask here.
 
-Both decisions depend on the log alone (when it took the record, what came before it), never on the clock of
-whoever reads it. A replay decides the same. Topics that we create carry the broker's time; where one carries the
-producers' instead, a record from the future counts as taken when it is read (`streaming.log.source`).
+Every decision depends on the log alone (the append time, the earlier records of the partition), never on the
+reader's clock, so a replay decides the same. Topics that this project creates carry the broker's append time. For
+topics with the producer's time, `streaming.log.source` caps the append time at the time of reading.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from recsys.contracts.errors import InvalidConfig
-from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE
+import msgspec
+
+from recsys.contracts.errors import InvalidConfig, InvalidEvent
+from recsys.contracts.event_log import Record, remembered_partition_of
+from recsys.contracts.events import Event, parse_event
+from recsys.contracts.impressions import Impression, impression_events, parse_impression
+from recsys.contracts.item_changes import ItemChange, parse_item_change
+from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, Topic
+from recsys.contracts.user_changes import UserChange, parse_user_change
+
+# Header of records that `recsys stream replay` read from the lake: the archiver does not write them a second time.
+REPLAY_HEADER = "replay"
+
+_decode = msgspec.json.Decoder().decode
+
+
+class Late(InvalidEvent):
+    """The event is older than the window in which event ids are remembered."""
+
+
+class Misrouted(InvalidEvent):
+    """The record is in a partition that does not belong to its user or item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +44,72 @@ class TimeRules:
             raise InvalidConfig("future_ms must be at least 0 and late_ms positive")
 
     def clamped(self, event_time_ms: int, append_time_ms: int) -> int:
-        """The event's time; the log's time for an event from the future. 0: the log knows no time."""
+        """Return the append time for an event from the future, else the event time. Append time 0: unknown."""
         if append_time_ms and event_time_ms > append_time_ms + self.future_ms:
             return append_time_ms
         return event_time_ms
 
     def is_late(self, event_time_ms: int, watermark_ms: int) -> bool:
-        """True for an event whose id may have been forgotten: it could be one that was counted before.
+        """True for an event whose id may have expired: it could have been counted before.
 
         `watermark_ms`: the latest event time before it in its partition.
         """
         return event_time_ms < watermark_ms - self.late_ms
+
+
+class Accepted(NamedTuple):
+    """A record's events with corrected times, the number of corrected times, and the impression if it was one."""
+
+    events: list[Event]
+    clamped: int
+    impression: Impression | None
+
+
+def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules) -> Accepted:
+    """Parse and check a record of the topics `events` or `impressions`.
+
+    Raises:
+        InvalidEvent: nothing of the record may be applied; the message begins with the kind of fault.
+    """
+    raw, impression = _json(record), None
+    if record.topic == Topic.IMPRESSIONS:
+        impression = parse_impression(raw)
+        events = impression_events(impression)
+    else:
+        events = [parse_event(raw)]
+    clamped = 0
+    for i, event in enumerate(events):
+        _check_partition(record, "user", event.user_id, partitions)
+        time_ms = rules.clamped(event.event_time_ms, record.append_time_ms)
+        if time_ms != event.event_time_ms:
+            events[i] = replace(event, event_time_ms=time_ms)
+            clamped += 1
+        if rules.is_late(time_ms, watermark_ms):
+            raise Late(f"late: by {watermark_ms - time_ms} ms, allowed are {rules.late_ms} ms")
+    return Accepted(events, clamped, impression)
+
+
+def accept_item_change(record: Record, partitions: int) -> ItemChange:
+    """Parse and check a record of the topic `items`; raises as `accept` does."""
+    change = parse_item_change(_json(record))
+    _check_partition(record, "item", change.item_id, partitions)
+    return change
+
+
+def accept_user_change(record: Record, partitions: int) -> UserChange:
+    """Parse and check a record of the topic `users`; raises as `accept` does."""
+    change = parse_user_change(_json(record))
+    _check_partition(record, "user", change.user_id, partitions)
+    return change
+
+
+def _check_partition(record: Record, kind: str, key: str, partitions: int) -> None:
+    if remembered_partition_of(key, partitions) != record.partition:
+        raise Misrouted(f"misrouted: {kind} {key} belongs in another partition; key records by {kind} id")
+
+
+def _json(record: Record) -> Any:
+    try:
+        return _decode(record.value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deep
+        raise InvalidEvent(f"json: {error}") from error

@@ -1,7 +1,7 @@
-"""Replay: the lake's events through the event log again, in the order in which they happened.
+"""Replay: send the lake's events through the event log in event-time order.
 
-Each record carries the header `replay`, by which the archiver knows that the lake has it already. A position
-file makes a replay resumable: it names the log and the last event that the log has acknowledged.
+Each record carries the header `replay`, so the archiver does not write it a second time. A position file makes a
+replay resumable: it names the log and the last acknowledged event.
 """
 
 import itertools
@@ -18,8 +18,8 @@ from recsys.contracts.types import MS_PER_SECOND, Topic
 from recsys.files import atomic_write
 from recsys.lake.forget import forgotten_users, is_forgotten
 from recsys.lake.lake import day_of, read_events
+from streaming.acceptance import REPLAY_HEADER
 
-REPLAY_HEADER = "replay"
 ACKNOWLEDGE_EVERY = 20_000
 ACKNOWLEDGE_TIMEOUT_S = 60.0
 
@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What one run has sent."""
+    """What one run sent."""
 
     events: int
     seconds: float
@@ -39,14 +39,14 @@ class Replayed:
 
 
 class Position:
-    """How far a replay into one life of the log has come; into another one it starts from the beginning."""
+    """Progress of a replay into one log; a replaced log is replayed from the beginning."""
 
     def __init__(self, path: Path, log_id: str) -> None:
         self._path = path
         self._log_id = log_id
 
     def load(self) -> tuple[int, str]:
-        """(event time, event id) of the last event that is in the log; (0, "") for none."""
+        """(event time, event id) of the last acknowledged event; (0, "") for none."""
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -60,7 +60,7 @@ class Position:
         atomic_write(self._path, json.dumps(content))
 
     def forget(self) -> None:
-        """Start from the beginning again."""
+        """Restart from the beginning."""
         self._path.unlink(missing_ok=True)
 
 
@@ -77,13 +77,12 @@ def replay(
 ) -> Replayed:
     """Send the lake's events after `position` to the topic `events`, by (event time, event id).
 
-    What a user wishes to be forgotten is not sent, though it lies in the lake until the next compaction.
-    `speed`: event seconds a second; 0 means as fast as the log takes them. `on_progress` hears how many events
-    the log has acknowledged.
+    Events of forgotten users are skipped, even before a compaction has deleted them. `speed`: event seconds per
+    second; 0 for as fast as possible. `on_progress` gets the number of acknowledged events.
 
     Raises:
-        Unavailable: the log does not take events any more; the next run goes on from there.
-        InvalidData: a mark of a forgotten user cannot be read.
+        Unavailable: the log stopped accepting events; the next run resumes there.
+        InvalidData: a record of a forgotten user cannot be read.
     """
     done, forgotten = position.load(), forgotten_users(lake)
     events = read_events(lake, max(first_day, day_of(done[0])), last_day)

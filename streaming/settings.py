@@ -4,7 +4,7 @@ from pydantic import Field
 
 from recsys.contracts.types import MS_PER_HOUR, MS_PER_MINUTE
 from recsys.settings import Settings
-from streaming.worker.lateness import TimeRules
+from streaming.acceptance import TimeRules
 
 
 class StreamSettings(Settings):

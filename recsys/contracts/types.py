@@ -32,6 +32,21 @@ class Topic(StrEnum):
     DEAD_LETTER = "dead-letter"
 
 
+class Device(StrEnum):
+    """Where onnxruntime runs the ranker. Operators without a CUDA kernel, such as 8-bit products, stay on the CPU."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Diversity(StrEnum):
+    """Which objective the reranker uses."""
+
+    NONE = "none"
+    MMR = "mmr"
+    DPP = "dpp"
+
+
 class Head(StrEnum):
     """What the ranker predicts. `DWELL` is log1p(seconds); the others are probabilities."""
 

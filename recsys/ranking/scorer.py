@@ -5,7 +5,6 @@ the number of candidates. One intra-op thread: requests run beside each other, n
 """
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -16,19 +15,12 @@ from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.contracts.request import Candidates, Query
-from recsys.contracts.types import Head
+from recsys.contracts.types import Device, Head
 from recsys.ranking.calibration import Calibration, calibrate
 from recsys.ranking.value_model import ValueModel
 
 INPUTS = ("history", "types", "gaps", "items", "features", "position")
 OUTPUTS = tuple(str(head) for head in Head)
-
-
-class Device(StrEnum):
-    """Where onnxruntime computes. What CUDA has no kernel for, as 8-bit products, stays on the CPU."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 _PROVIDERS = {

@@ -6,13 +6,13 @@ objective under the caps; each exploration slot draws one of the best candidates
 
 import hashlib
 from collections.abc import Callable
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.contracts.request import ABSENT, Candidates, Query, Rows, Selection
+from recsys.contracts.types import Diversity
 from recsys.items.catalogue import Catalogue
 from recsys.rerank.diversity import (
     DeterminantalPointProcess,
@@ -24,14 +24,6 @@ from recsys.rerank.diversity import (
 )
 from recsys.rerank.greedy import Cap, greedy
 from recsys.rerank.rules import RuleBook
-
-
-class Diversity(StrEnum):
-    """Which objective orders the list."""
-
-    NONE = "none"
-    MMR = "mmr"
-    DPP = "dpp"
 
 
 class Exploration(BaseModel):

@@ -25,7 +25,8 @@ from starlette.routing import Route
 
 from recsys.bundle import Bundle, versions
 from recsys.contracts.errors import RecsysError
-from recsys.ranking.scorer import Device, RankerSession
+from recsys.contracts.types import Device
+from recsys.ranking.scorer import RankerSession
 from serving.engine.golden import check_golden
 from serving.engine.model_host import Loaded, ModelHost
 from serving.remote.transport import MEDIA_TYPE, Array

@@ -1,12 +1,12 @@
-"""Files of the lake and the checkpoint that belongs to them, visible together or not at all.
+"""Commit files and their checkpoint (the next offsets) to the lake atomically.
 
-1. Rows and checkpoint are written into `_archive/writing`.
-2. That folder is renamed to `_archive/commit`: the one atomic step that decides.
-3. The files move to their places, the checkpoint last; then the empty folder goes.
+1. Write rows and checkpoint into `_archive/writing`.
+2. Rename that folder to `_archive/commit`: the commit point.
+3. Move the files to their places, the checkpoint last, and remove the folder.
 
-`recover` throws a `writing` folder away and finishes a `commit` folder, so whoever was killed when, the lake
-holds exactly the rows before its checkpoint. A commit may replace a table that others rewrite, too, so the
-archiver holds `recsys.lake.lake.rewriting` from reading that table to step 3.
+`recover` discards a `writing` folder and finishes a `commit` folder, so after a crash at any point the lake holds
+exactly the rows before its checkpoint. A commit may replace a table that other processes rewrite, so the archiver
+holds `recsys.lake.lake.rewriting` from reading that table until step 3 is done.
 """
 
 import fcntl
@@ -23,12 +23,12 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.lake.lake import rewriting, write_parquet
 
 FOLDER = "_archive"
-ALIVE = "alive"  # touched whenever the archiver has looked at the log: its health check reads the time
+HEARTBEAT = "heartbeat"  # file touched after each poll of the log; the health check reads its time
 _CHECKPOINT = "checkpoint.json"
 
 
 class Place(NamedTuple):
-    """How far the lake is in one topic partition: the log, the next offset, the latest event time so far."""
+    """Progress in one topic partition: the log, the next offset, the latest event time so far."""
 
     log_id: str
     offset: int
@@ -39,7 +39,7 @@ Checkpoint = Mapping[str, Place]  # by "topic/partition"
 
 
 def commit(lake: Path, files: Sequence[tuple[Path, pa.Table]], checkpoint: Checkpoint) -> None:
-    """Put tables at their paths below the lake, and replace the checkpoint, in one step. Hold `rewriting(lake)`."""
+    """Write tables below the lake and replace the checkpoint, atomically. Hold `rewriting(lake)`."""
     folder = lake / FOLDER
     writing = folder / "writing"
     writing.mkdir(parents=True)
@@ -51,7 +51,7 @@ def commit(lake: Path, files: Sequence[tuple[Path, pa.Table]], checkpoint: Check
 
 
 def recover(lake: Path) -> dict[str, Place]:
-    """Clean up after a crash; returns the checkpoint."""
+    """Finish or discard an interrupted commit; returns the checkpoint."""
     folder = lake / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "writing", ignore_errors=True)
@@ -61,7 +61,7 @@ def recover(lake: Path) -> dict[str, Place]:
 
 
 def read_checkpoint(lake: Path) -> dict[str, Place]:
-    """How far the lake is; empty in a new one."""
+    """The checkpoint; empty for a new lake."""
     try:
         content = json.loads((lake / FOLDER / _CHECKPOINT).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def read_checkpoint(lake: Path) -> dict[str, Place]:
 
 @contextmanager
 def exclusive(lake: Path) -> Iterator[None]:
-    """Hold the lake for one archiver; the lock ends with the process.
+    """Lock the lake for one archiver; the lock ends with the process.
 
     Raises:
         InvalidConfig: another archiver runs on this lake.
@@ -82,14 +82,12 @@ def exclusive(lake: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InvalidConfig(
-                f"another archiver writes to {lake}; one is enough for all partitions"
-            ) from error
+            raise InvalidConfig(f"another archiver writes to {lake}; run one per lake") from error
         yield
 
 
 def finish(lake: Path) -> None:
-    """Step 3; repeating it is harmless. Hold `rewriting(lake)`: what is found then is of an archiver that died."""
+    """Step 3; idempotent. Hold `rewriting(lake)`: a commit found then is of an archiver that died."""
     folder = lake / FOLDER
     ready = folder / "commit"
     for source in sorted(ready.rglob("*.parquet")):

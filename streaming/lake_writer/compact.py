@@ -1,11 +1,11 @@
-"""Compaction: one file a day instead of the archiver's many, without the users who asked to be forgotten.
+"""Compaction: merge the archiver's files into one per day and delete the rows of forgotten users.
 
-A day's files become one when they are more, or have rows that must go. Readers see each event once all the time:
-the new file appears whole, then the old ones go, and between the two `recsys.lake.lake.read_day` drops the repeated
-ids. A crash in between leaves files that the next compaction merges again. An importer's files keep their names, by
-which its next run replaces them; only rows that must go leave them. Archiver and importer may go on meanwhile: of the
-archiver's files only those that were there at the start are replaced, and what several of them rewrite (the table of
-users, an importer's file) is rewritten under `recsys.lake.lake.rewriting`.
+Readers see each event once at any time: the new file appears atomically before the old ones are deleted, and in
+between `recsys.lake.lake.read_day` drops repeated ids. After a crash, the next compaction merges the files again.
+Imported files are rewritten only to delete rows, under their own names, because the next import replaces them by name.
+
+Archiver and importer may run at the same time: only the archiver's files that existed at the start are replaced, and
+tables that several processes rewrite are rewritten under `recsys.lake.lake.rewriting`.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ _USERS = Path("users") / "users.parquet"
 
 @dataclass
 class Compacted:
-    """What one compaction did. `rows_removed`: of forgotten users and, in events, repeated ids."""
+    """Counters of one compaction. `rows_removed`: rows of forgotten users and repeated event ids."""
 
     days: int = 0
     files_before: int = 0
@@ -52,7 +52,7 @@ def compact(lake: Path) -> Compacted:
         for day in days(lake, table):
             _compact_day(lake, table, day, forgotten, done)
     with rewriting(lake):
-        finish(lake)  # of an archiver that was killed: its table of users would come back over ours
+        finish(lake)  # an interrupted commit would overwrite the table of users below
         if forgotten and (lake / _USERS).exists():
             _clean_users(lake / _USERS, forgotten, done)
     return done
@@ -76,7 +76,7 @@ def _compact_day(lake: Path, table: str, day: str, forgotten: Mapping[str, int],
 def _rewrite(
     files: Sequence[Path], table: str, target: Path, forgotten: Mapping[str, int], done: Compacted
 ) -> None:
-    """One file instead of some, which may be among them; none when no row is left."""
+    """Replace files by one (`target` may be among them), or by none when no row is left."""
     before = sum(pq.read_metadata(path).num_rows for path in files)
     rows = _without(read_files(files, table), forgotten)
     if rows.num_rows:
@@ -97,7 +97,7 @@ def _has_forgotten(path: Path, forgotten: Mapping[str, int]) -> bool:
 
 
 def _without(rows: pa.Table, forgotten: Mapping[str, int]) -> pa.Table:
-    """The rows of everybody else, and those that are younger than the user's wish."""
+    """The rows without those of forgotten users up to the time of their request."""
     users = rows.column("user_id")
     gone = {u: forgotten[d] for u in pc.unique(users).to_pylist() if (d := user_digest(u)) in forgotten}
     for user, until_ms in gone.items():
@@ -109,7 +109,7 @@ def _without(rows: pa.Table, forgotten: Mapping[str, int]) -> pa.Table:
 
 def _clean_users(path: Path, forgotten: Mapping[str, int], done: Compacted) -> None:
     rows = pq.read_table(path)
-    changed = change_times(path)  # who was put after the wish is there again
+    changed = change_times(path)  # a user who was written after the request stays
     users = rows.column("user_id").to_pylist()
     keep = [not is_forgotten(forgotten, user, changed.get(user, 0)) for user in users]
     if not all(keep):

@@ -1,7 +1,7 @@
 """The event log on Kafka: the only package that imports a Kafka client (kafka-python 3).
 
-`KafkaSink` writes, `KafkaSource` reads partitions that its user chooses. Offsets committed to Kafka only show the
-lag: each reader keeps its own position with the effect of what it has read.
+`KafkaSink` writes. `KafkaSource` reads the partitions that the caller seeks. Offsets committed to Kafka only show the
+lag: each reader stores its offsets together with the effect of what it has read.
 """
 
 from streaming.log.sink import KafkaSink

@@ -1,4 +1,4 @@
-"""Writing to Kafka."""
+"""Write to Kafka."""
 
 import contextlib
 import threading
@@ -19,13 +19,13 @@ from streaming.log.topics import kafka_errors
 DELIVERY_TIMEOUT_MS = 30_000
 STALL_S = 5.0
 LINGER_MS = 5  # Kafka's own default from 4.0 on
-MAX_RECORD_BYTES = 1_000_000  # Kafka's default of 1 MiB, less the key, the headers and the framing
+MAX_RECORD_BYTES = 1_000_000  # Kafka's default of 1 MiB minus key, headers and framing
 
 _log = structlog.get_logger(__name__)
 
 
 class _ByKey(Partitioner):  # type: ignore[misc]  # untyped
-    """The rule of Kafka's own clients, by `partition_of`. Keys are text here."""
+    """The default rule of Kafka's clients; keys are strings here."""
 
     def partition(
         self, topic: str, key: Any, serialized_key: bytes, value: Any, serialized_value: bytes, cluster: Any
@@ -34,7 +34,7 @@ class _ByKey(Partitioner):  # type: ignore[misc]  # untyped
 
 
 class _Pending(NamedTuple):
-    """A record that is not acknowledged yet. `future` is None while there is no producer."""
+    """An unacknowledged record. `future` is None while there is no producer."""
 
     topic: str
     key: str
@@ -48,29 +48,29 @@ class _Pending(NamedTuple):
 
 
 class KafkaSink:
-    """`EventSink` on Kafka: acknowledged by all replicas, idempotent, in order for each key.
+    """`EventSink` on Kafka: acknowledged by all replicas, idempotent, ordered per key.
 
-    1. `append` keeps the record until it is acknowledged; at most `max_pending` are kept.
-    2. The producer retries by itself what can be retried without doubling.
-    3. When it gives up on a record, or nothing was acknowledged for `STALL_S` although records wait (the broker is
-       away, or lost its log and with it the producer's id), the keeper thread makes a new producer and sends
-       everything unacknowledged again, in order. That may double a record whose acknowledgement was lost; event
-       ids make it harmless.
-    4. Once the log has been away for `max_outage_s`, `append` refuses until it is back.
+    1. `append` buffers the record until it is acknowledged, at most `max_pending` records.
+    2. The producer retries what can be retried without duplicates.
+    3. When it gives up on a record, or records wait and none was acknowledged for `STALL_S` (the broker is away or
+       lost its log and with it the producer's id), the keeper thread creates a new producer and resends everything
+       unacknowledged, in order. A record whose acknowledgement was lost is then in the log twice; readers deduplicate
+       by event id.
+    4. When the log has been away for `max_outage_s`, `append` refuses records until it is back.
 
-    Creating a sink never fails; the first `flush` tells whether the log is there.
+    Creating a sink never fails; the first `flush` shows whether the log is reachable.
     """
 
     def __init__(self, bootstrap: str, max_pending: int = 50_000, max_outage_s: float = 15.0) -> None:
         self._bootstrap = bootstrap
         self._max_pending = max_pending
         self._max_outage_s = max_outage_s
-        self._lock = threading.RLock()  # of the six below
+        self._lock = threading.RLock()  # guards _pending … _producer and _away_since
         self._pending: deque[_Pending] = deque()
         self._acknowledged = 0
-        self._progress = time.monotonic()  # of the last acknowledgement, or of the first record that waits
+        self._progress = time.monotonic()  # time of the last acknowledgement, or of the first waiting record
         self._producer: Any = None
-        self._broken: Any = None  # the producer that has failed; set on its own thread, without the lock
+        self._broken: Any = None  # the failed producer; set by its own thread, without the lock
         self._away_since = time.monotonic()
         self._closed = False
         self._wake = threading.Event()
@@ -82,17 +82,19 @@ class KafkaSink:
         """Queue one record.
 
         Raises:
-            Unavailable: too many records wait for the log, it has been away for too long, or the sink is closed.
-            InvalidEvent: the record is larger than the log takes.
+            Unavailable: too many records wait, the log has been away too long, or the sink is closed.
+            InvalidEvent: the record is too large.
         """
         if len(value) > MAX_RECORD_BYTES:
-            raise InvalidEvent(f"a record of {len(value)} bytes: more than Kafka takes, {MAX_RECORD_BYTES}")
+            raise InvalidEvent(f"a record of {len(value)} bytes exceeds Kafka's limit of {MAX_RECORD_BYTES}")
         with self._lock:
             self._forget_acknowledged()
             if self._closed:
                 raise Unavailable("this sink is closed")
             if len(self._pending) >= self._max_pending:
-                raise Unavailable(f"Kafka at {self._bootstrap}: {self._max_pending} records wait already")
+                raise Unavailable(
+                    f"Kafka at {self._bootstrap}: {self._max_pending} records are waiting already"
+                )
             if self._producer is None and time.monotonic() - self._away_since > self._max_outage_s:
                 raise Unavailable(f"Kafka at {self._bootstrap} has been away for {self._max_outage_s:.0f} s")
             if not self._pending:
@@ -108,16 +110,16 @@ class KafkaSink:
             if left <= 0:
                 raise Unavailable(f"Kafka at {self._bootstrap}: {missing} records not acknowledged in time")
             if (producer := self._producer) is None or producer is self._broken:
-                time.sleep(min(left, 0.02))  # the keeper is at it
+                time.sleep(min(left, 0.02))  # the keeper replaces it
             else:
-                with contextlib.suppress(KafkaError):  # what failed is still missing, and sent again
+                with contextlib.suppress(KafkaError):  # failed records stay pending and are resent
                     producer.flush(timeout=min(left, 1.0))
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Flush and end.
+        """Flush and close.
 
         Raises:
-            Unavailable: naming how many records the log never acknowledged.
+            Unavailable: with the number of unacknowledged records.
         """
         try:
             self.flush(timeout_s)
@@ -140,7 +142,7 @@ class KafkaSink:
             self._progress = time.monotonic()
 
     def _send(self, record: _Pending, producer: Any) -> _Pending:
-        """Hand one record to the producer, if there is one."""
+        """Pass one record to the producer, if there is one."""
         if producer is None:
             return record
         try:
@@ -151,14 +153,14 @@ class KafkaSink:
         return record._replace(future=future)
 
     def _on_failure(self, producer: Any, error: Exception) -> None:
-        """On the producer's own thread: only tell the keeper."""
+        """Runs on the producer's thread: only wakes the keeper."""
         if self._broken is not producer:
             self._broken = producer
             _log.warning("kafka producer broken", error=str(error))
             self._wake.set()
 
     def _keep(self) -> None:
-        """The keeper thread: sees to it that there is a working producer."""
+        """The keeper thread: replaces broken and stalled producers."""
         while not self._closed:
             self._wake.wait(timeout=1.0)
             self._wake.clear()
@@ -167,7 +169,7 @@ class KafkaSink:
                     self._discard_producer()
                 if self._producer is None and not self._closed:
                     self._replace_producer()
-            except Exception as error:  # whatever it was: without its keeper the sink is dead
+            except Exception as error:  # any: without its keeper the sink is dead
                 _log.warning("kafka away", error=str(error), pending=len(self._pending))
                 time.sleep(0.2)
                 self._wake.set()
@@ -196,12 +198,12 @@ class KafkaSink:
             self._producer = producer
             waiting = [record for record in self._pending if not record.acknowledged]
             try:
-                again = deque(self._send(record, producer) for record in waiting)
+                resent = deque(self._send(record, producer) for record in waiting)
             except BaseException:
                 self._broken = producer
                 raise
-            self._acknowledged += len(self._pending) - len(again)
-            self._pending = again
+            self._acknowledged += len(self._pending) - len(resent)
+            self._pending = resent
             self._progress = time.monotonic()
 
     def _discard_producer(self) -> None:
@@ -209,7 +211,7 @@ class KafkaSink:
             producer, self._producer = self._producer, None
             self._away_since = time.monotonic()
         if producer is not None:
-            # `close(0)` gives up before it ends the thread when batches are unfinished, so end the thread first.
+            # with unfinished batches, `close` returns before its thread has ended: end the thread first
             producer._sender.force_close()
             with contextlib.suppress(KafkaError):
                 producer.close(timeout=2.0)

@@ -1,4 +1,4 @@
-"""Reading from Kafka, by position."""
+"""Read from Kafka, by offset."""
 
 import contextlib
 import time
@@ -15,18 +15,18 @@ from recsys.contracts.event_log import Record
 from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors
 
 IDENTITY_CHECK_S = 1.0
-# How long a fetch waits for records. The embedded broker answers half of it later even when some have come; less than
-# 10 ms gains nothing there (append to read, idle: 6 ms as with 4 ms) and costs processor time.
+# How long a fetch waits for records. The embedded broker answers half of this time after records have arrived; less
+# than 10 ms gains nothing there (append to read, idle: 6 ms as with 4 ms) and costs CPU time.
 FETCH_WAIT_MS = 10
 
 Partition = tuple[str, int]
 
 
 class KafkaSource:
-    """`EventSource` on Kafka: reads the partitions that were sought, from where they were sought."""
+    """`EventSource` on Kafka: reads the partitions that `seek` named, from there on."""
 
     def __init__(self, bootstrap: str, **options: Any) -> None:
-        """`options`: further ones of `KafkaConsumer`. Seeking offset 0 means the oldest record there is.
+        """`options`: passed to `KafkaConsumer`. Seeking to offset 0 means the oldest record.
 
         Raises:
             Unavailable: no broker answers.
@@ -34,7 +34,7 @@ class KafkaSource:
         self._bootstrap = bootstrap
         self._log_ids: dict[str, str] = {}
         self._checked = 0.0
-        self._asking: Future[str] | None = None  # which topic is not the one that was read; empty: none
+        self._asking: Future[str] | None = None  # the name of a replaced topic; empty: none
         self._open = contextlib.ExitStack()
         self._consumer = self._new_consumer(**options)
         self._probe: Any = None
@@ -46,7 +46,7 @@ class KafkaSource:
         return len(self._describe(topic)["partitions"])
 
     def log_id(self, topic: str) -> str:
-        """The topic's id. From now on `poll` raises `LogReplaced` when the topic has another one."""
+        """The topic's id. From now on `poll` raises `LogReplaced` when the id changes."""
         self._log_ids[str(topic)] = found = str(self._describe(topic)["topic_id"])
         return found
 
@@ -69,18 +69,18 @@ class KafkaSource:
                 found = self._consumer.poll(timeout_ms=int(timeout_s * 1_000), max_records=max_records)
             except OffsetOutOfRangeError as error:
                 self._check_identity(now=True)
-                self._start_where_the_log_starts(error)
+                self._seek_to_beginning(error)
                 return []
         now_ms = time.time_ns() // 1_000_000
         return [_record(raw, now_ms) for batch in found.values() for raw in batch]
 
     def end_offset(self, topic: str, partition: int) -> int:
-        """By a fetch: the embedded broker answers `end_offsets` wrongly."""
+        """Uses a fetch, because the embedded broker answers `end_offsets` wrongly."""
         where = TopicPartition(str(topic), partition)
         with kafka_errors(self._bootstrap):
             if self._probe is None:
                 self._probe = self._new_consumer(max_partition_fetch_bytes=16 * 1024)
-            self._probe.assign([])  # forgets the high watermark of an earlier call
+            self._probe.assign([])  # drops the high watermark of an earlier call
             self._probe.assign([where])
             self._probe.seek(where, self._probed.get(where, 0))
             deadline = time.monotonic() + CONNECT_TIMEOUT_MS / 1_000
@@ -95,13 +95,13 @@ class KafkaSource:
         return int(end)
 
     def lag(self, topic: str, partition: int) -> int | None:
-        """Records not read yet, as of the last fetch; None before the first."""
+        """Number of unread records at the last fetch; None before the first."""
         where = TopicPartition(str(topic), partition)
         end = self._consumer.highwater(where) if where in self._consumer.assignment() else None
         return None if end is None else max(0, end - self._consumer.position(where))
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Tell Kafka how far we are, without waiting: for lag displays, never for recovery. Needs `group_id`."""
+        """Commit offsets asynchronously, for lag displays only, never for recovery. Needs `group_id`."""
         self._consumer.commit_async(
             {
                 TopicPartition(topic, p): OffsetAndMetadata(offset, "", -1)
@@ -112,13 +112,13 @@ class KafkaSource:
     def close(self) -> None:
         self._open.close()
 
-    def _start_where_the_log_starts(self, error: OffsetOutOfRangeError) -> None:
-        """Offset 0 means the beginning of what the log still has; nothing else is skipped silently."""
+    def _seek_to_beginning(self, error: OffsetOutOfRangeError) -> None:
+        """Offset 0 means the oldest retained record; any other missing offset is an error."""
         (gone,) = error.args
         if any(gone.values()):
             raise InvalidData(
-                f"the log does not have the offsets asked for: {gone}; Kafka's retention must exceed the longest "
-                "outage of its readers. `recsys stream replay` brings events back from the lake"
+                f"the log no longer has these offsets: {gone}; Kafka's retention must exceed the longest outage "
+                "of its readers. `recsys stream replay` restores events from the lake"
             )
         for where, first in self._consumer.beginning_offsets(list(gone)).items():
             self._consumer.seek(where, first)
@@ -146,31 +146,28 @@ class KafkaSource:
         return found
 
     def _check_identity(self, now: bool = False) -> None:
-        """Once a second: is each topic still the one that `log_id` named? Asked beside the reading, which would wait
-        for the answer otherwise; `now` waits.
+        """Check once a second, on another thread, that each topic still has its id. `now`: check and wait.
 
         Raises:
-            LogReplaced: a topic is another one.
+            LogReplaced: a topic has another id.
         """
         if now:
-            self._asking = None  # what was asked may be older than what made us ask
+            self._asking = None  # a pending answer may predate the error that led here
         if self._asking is None and (now or time.monotonic() - self._checked >= IDENTITY_CHECK_S):
             self._asking = self._asker.submit(self._replaced, dict(self._log_ids))
             self._checked = time.monotonic()
         if self._asking is not None and (now or self._asking.done()):
             asked, self._asking = self._asking, None
             if replaced := asked.result():
-                raise LogReplaced(
-                    f"topic {replaced} is not the one that was read; claim its partitions again"
-                )
+                raise LogReplaced(f"topic {replaced} was deleted and created again; reclaim its partitions")
 
     def _replaced(self, log_ids: Mapping[str, str]) -> str:
-        """The first topic that has another id; empty when there is none."""
+        """The first topic whose id has changed; empty: none."""
         return next((t for t, known in log_ids.items() if str(self._describe(t)["topic_id"]) != known), "")
 
 
 def _record(raw: Any, now_ms: int) -> Record:
-    """A topic that others have made may carry the producers' time: the log takes nothing in the future."""
+    """Convert a record. With producer timestamps, the append time is capped at the time of reading."""
     return Record(
         topic=raw.topic,
         partition=raw.partition,

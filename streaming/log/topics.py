@@ -1,4 +1,4 @@
-"""Connecting to Kafka: its errors as ours, its topics."""
+"""Connect to Kafka, translate its errors, create topics."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ CONNECT_TIMEOUT_MS = 5_000
 
 @contextmanager
 def kafka_errors(bootstrap: str) -> Iterator[None]:
-    """Kafka's errors as ours."""
+    """Translate errors of the Kafka client into `Unavailable`."""
     try:
         yield
     except (KafkaError, OSError) as error:
@@ -23,7 +23,7 @@ def kafka_errors(bootstrap: str) -> Iterator[None]:
 
 @contextmanager
 def connect(bootstrap: str, timeout_ms: int = CONNECT_TIMEOUT_MS) -> Iterator[Any]:
-    """A Kafka administration client.
+    """Open a Kafka admin client.
 
     Raises:
         Unavailable: no broker answers in time.
@@ -42,7 +42,7 @@ def connect(bootstrap: str, timeout_ms: int = CONNECT_TIMEOUT_MS) -> Iterator[An
 
 
 def reachable(bootstrap: str, timeout_s: float = 2.0) -> bool:
-    """True if a broker answers there."""
+    """True if a broker answers at this address."""
     try:
         with connect(bootstrap, int(timeout_s * 1_000)):
             return True
@@ -51,15 +51,15 @@ def reachable(bootstrap: str, timeout_s: float = 2.0) -> bool:
 
 
 def create_topics(bootstrap: str, topics: Sequence[str], partitions: int) -> None:
-    """Create those topics that do not exist yet.
+    """Create the topics that do not exist yet.
 
     Raises:
         Unavailable: no broker answers.
-        InvalidConfig: a topic exists with another number of partitions.
+        InvalidConfig: a topic has a different number of partitions.
     """
     with connect(bootstrap) as admin:
         there = {t["name"]: len(t["partitions"]) for t in admin.describe_topics() if not t["error_code"]}
-        # the broker's time, not the producer's: a clock that is wrong must not decide what counts as future or late
+        # the broker's time, not the producer's: a wrong clock must not decide which events are future or late
         new = {"num_partitions": partitions, "configs": {"message.timestamp.type": "LogAppendTime"}}
         missing = {str(t): new for t in topics if t not in there}
         if missing:
@@ -67,6 +67,6 @@ def create_topics(bootstrap: str, topics: Sequence[str], partitions: int) -> Non
     differing = {str(t): there[t] for t in topics if there.get(t, partitions) != partitions}
     if differing:
         raise InvalidConfig(
-            f"topics {differing} have another number of partitions than RECSYS_PARTITIONS={partitions}; "
+            f"RECSYS_PARTITIONS={partitions}, but topics have other numbers of partitions: {differing}; "
             "the number is fixed once events exist"
         )

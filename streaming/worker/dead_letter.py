@@ -1,7 +1,7 @@
-"""Dead letters: records that broke the contract, kept as they came, with the reason.
+"""Dead letters: refused records with their original bytes and the reason.
 
-The value is the original bytes; the headers say where it came from and why it was refused; the key is
-`topic:partition:offset`, so that a record that is refused again after a crash is recognised as the same.
+Headers say where the record came from and why it was refused. The key is `topic:partition:offset`, so a record that is
+refused a second time after a crash is recognised as the same.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MAX_REASON_BYTES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused record: where it was, why it was refused, what it held."""
+    """A refused record."""
 
     topic: str
     partition: int
@@ -27,15 +27,15 @@ class DeadLetter:
 
     @property
     def kind(self) -> str:
-        """The part of the reason before the colon: what reasons are counted by."""
+        """The reason's part before the colon, for counting."""
         return self.reason.split(":", 1)[0]
 
 
 def send_dead_letter(sink: EventSink, record: Record, reason: str) -> None:
-    """Queue one; `sink.flush` before the record's offset is passed, or a crash loses it.
+    """Queue one dead letter. Call `sink.flush` before storing a later offset, or a crash loses it.
 
     Raises:
-        Unavailable: the log does not take it now.
+        Unavailable: the log does not accept it now.
     """
     origin = {"topic": record.topic, "partition": str(record.partition), "offset": str(record.offset)}
     headers = [(REASON, reason.encode()[:MAX_REASON_BYTES]), *((k, v.encode()) for k, v in origin.items())]
@@ -43,7 +43,7 @@ def send_dead_letter(sink: EventSink, record: Record, reason: str) -> None:
 
 
 def read_dead_letters(source: EventSource) -> Iterator[DeadLetter]:
-    """Every dead letter up to now, each once."""
+    """Read every dead letter up to now, each once."""
     ends = {p: source.end_offset(Topic.DEAD_LETTER, p) for p in range(source.partitions(Topic.DEAD_LETTER))}
     for partition, end in ends.items():
         if end:

@@ -1,22 +1,21 @@
-"""The feature worker: applies every event of its partitions to the online store, with the effect of once.
+"""The feature worker: applies each event of its partitions to the online store with an exactly-once effect.
 
 The store, not Kafka, is the source of truth for offsets:
 
-1. Claiming a partition gives it a new epoch and returns the stored offset and watermark; read from there.
-2. Parse. A record that breaks the contract, or is late, goes to the dead letters under the key
-   `topic:partition:offset`, acknowledged before its batch is applied.
-3. One atomic call of the store for about a hundred events: refused when the epoch is an old one (FENCED) or
-   records are missing before it (GAP); below the stored offset skipped; known event ids dropped; states, offset
-   and watermark written together. Changes of items and users are written before their batch's offset: doing
-   that twice, or by two workers, changes nothing.
-4. Offsets go to Kafka, too, but only so that its tools can show the lag.
-5. FENCED, GAP, and any outage: give the claim up and start at 1, where the store says.
+1. `_claim`: claiming a partition gives it a new epoch and returns the stored offset and watermark. Read from there.
+2. `_dead_letter`: a record that breaks the contract, or is late, goes to the dead letters under the key
+   `topic:partition:offset` and is acknowledged before its batch is applied.
+3. `_apply`: one atomic store call per batch of about 100 events. An old epoch (FENCED) or missing records (GAP)
+   refuse the batch; records below the stored offset and known event ids are skipped; states, offset and watermark
+   are written together. Item and user changes are written before their batch's offset, since they are idempotent.
+4. `_report`: offsets are also committed to Kafka, but only so that its tools can show the lag.
+5. `_accepted`, `_give_up`: after FENCED, GAP or an outage, give the claim up and restart at 1.
 
-Workers share the partitions by a sign of life in the store: partition p belongs to the p-th living worker, counted
-around. That may be out of date for a moment; what two workers write meanwhile is decided by the epoch.
+Workers share the partitions by heartbeats in the store: partition p belongs to live worker number p modulo their
+count. When two workers disagree for a moment, the epoch decides whose writes count.
 
-The next batch is parsed while the store applies the last one, so one batch is always on its way. Whatever is
-read for a partition after its claim was given up is thrown away: reading starts again at the stored offset.
+The next batch is parsed while the store applies the last one, so at most one batch is in flight. Records read after a
+claim was given up are discarded: reading restarts at the stored offset.
 """
 
 import contextlib
@@ -43,24 +42,23 @@ from recsys.features.definitions import FEATURES
 from recsys.observability.tracing import Traces, open_traces
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from streaming.log import KafkaSink, KafkaSource
+from streaming.acceptance import Late, Misrouted, TimeRules
+from streaming.log import KafkaSink, KafkaSource, Partition
 from streaming.settings import StreamSettings
-from streaming.worker.batches import Claim, Late, Misrouted, Prepared, Preparer
+from streaming.worker.batches import Claim, Prepared, batches
 from streaming.worker.dead_letter import send_dead_letter
-from streaming.worker.lateness import TimeRules
 from streaming.worker.metrics import WorkerMetrics
 
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
 GROUP = "feature-worker"
-Partition = tuple[str, int]
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """`max_poll`: records read at once; `max_batch`: events in one call of the store (it blocks Redis for
-    their time); `fenced_pause_s`: how long to wait before claiming a partition back from another worker.
+    """`max_poll`: records per poll. `max_batch`: events per store call, during which Redis is blocked.
+    `fenced_pause_s`: wait before a partition is claimed back from another worker.
     """
 
     partitions: int = 4
@@ -70,7 +68,7 @@ class WorkerConfig:
     poll_s: float = 0.2
     fenced_pause_s: float = 1.0
     max_backoff_s: float = 5.0
-    alive_every_s: float = 1.0
+    heartbeat_s: float = 1.0
     dead_after_s: float = 5.0
     report_s: float = 1.0
 
@@ -88,31 +86,29 @@ class FeatureWorker:
         name: str = "",
         traces: Traces | None = None,
     ) -> None:
-        """`config.partitions` are shared with the other workers, unless `own` says which are this one's."""
+        """The partitions are shared with the other workers, unless `own` fixes them."""
         self._traces = traces
         self._store = store
         self._sink = sink
         self._config = config or WorkerConfig()
         self.metrics = metrics or WorkerMetrics()
         self._clock = clock
-        preparer = Preparer(self._config.partitions, self._config.rules, self._config.max_batch)
-        self._batches = preparer.batches
-        self._owned: dict[Partition, float] = {}  # → monotonic time before which it must not be claimed
+        self._owned: dict[Partition, float] = {}  # → earliest monotonic time of the next claim
         self._claims: dict[Partition, Claim] = {}
         self._pending: tuple[Prepared, Future[Applied]] | None = None
         self._applier = ThreadPoolExecutor(1, "apply")
         self._reported = 0.0
         self._positions: dict[Partition, int] = {}  # at the last check of the claims
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
-        self._shared_at = -math.inf  # when the partitions were last shared out; +inf: they are fixed
+        self._shared_at = -math.inf  # time of the last assignment; +inf: fixed
 
     def own(self, numbers: Iterable[int]) -> None:
-        """Work on these partitions, whatever other workers do."""
+        """Fix this worker's partitions."""
         self._shared_at = math.inf
         self._owned = {(topic, number): 0.0 for topic in TOPICS for number in numbers}
 
     def run(self, source: EventSource, stop: threading.Event) -> None:
-        """Work until `stop`, then finish what was read. Outages of Redis and Kafka are waited out.
+        """Work until `stop`, then finish the batch in flight. Outages of Redis and Kafka are waited out.
 
         Raises:
             InvalidConfig: the topics or the store have another number of partitions than configured.
@@ -129,20 +125,20 @@ class FeatureWorker:
             try:
                 self.step(source)
             except (Unavailable, LogReplaced) as error:
-                _log.warning("feature worker starts again from the stored offsets", reason=str(error))
+                _log.warning("feature worker restarts from the stored offsets", reason=str(error))
                 self.metrics.outages.inc()
                 self._give_up()
-                with contextlib.suppress(RetryError):  # stopped meanwhile
+                with contextlib.suppress(RetryError):  # stopped in the meantime
                     recover(self._claim, source)
-        with contextlib.suppress(Unavailable):  # the next claimant reads again what is not stored
+        with contextlib.suppress(Unavailable):  # the next owner rereads what is not stored
             self._finish()
             self._report(source)
             self._store.leave(self.name)
         self._applier.shutdown()
 
     def step(self, source: EventSource) -> int:
-        """Read once and apply; the last batch may still be on its way. Returns the number of records read."""
-        if time.monotonic() - self._shared_at >= self._config.alive_every_s:
+        """Poll once and apply; the last batch may stay in flight. Returns the number of records read."""
+        if time.monotonic() - self._shared_at >= self._config.heartbeat_s:
             self._share(source)
         self._claim(source)
         records = source.poll(self._config.poll_s, self._config.max_poll)
@@ -151,8 +147,9 @@ class FeatureWorker:
             claim = self._claims.get(partition)
             if claim is None:
                 continue
-            for prepared in self._batches(claim, run):
-                self._refuse(prepared)
+            config = self._config
+            for prepared in batches(claim, run, config.partitions, config.rules, config.max_batch):
+                self._dead_letter(prepared)
                 self._finish()
                 if self._claims.get(partition) is not claim:
                     break  # given up while this batch was parsed
@@ -174,10 +171,10 @@ class FeatureWorker:
                 )
 
     def _share(self, source: EventSource) -> None:
-        """Take what is this worker's part now, leave what is not."""
-        living = self._store.workers(self.name, int(self._config.dead_after_s * 1_000))
+        """Send a heartbeat and update the partitions that this worker owns."""
+        live = self._store.workers(self.name, int(self._config.dead_after_s * 1_000))
         self._shared_at = time.monotonic()
-        numbers = [n for n in range(self._config.partitions) if living[n % len(living)] == self.name]
+        numbers = [n for n in range(self._config.partitions) if live[n % len(live)] == self.name]
         mine = {(topic, number) for topic in TOPICS for number in numbers}
         lost = self._owned.keys() - mine
         if lost:
@@ -190,7 +187,7 @@ class FeatureWorker:
             self._owned[where] = 0.0
 
     def _claim(self, source: EventSource) -> None:
-        """(1) Claim what is owned and not claimed yet, and read it from the stored offset."""
+        """(1) Claim owned partitions that are not claimed yet, and seek to the stored offset."""
         now = time.monotonic()
         for (topic, number), not_before in list(self._owned.items()):
             if (topic, number) in self._claims or now < not_before:
@@ -201,8 +198,8 @@ class FeatureWorker:
             self.metrics.claims.inc()
             _log.info("claimed", topic=str(topic), partition=number, offset=stored.offset, epoch=stored.epoch)
 
-    def _refuse(self, prepared: Prepared) -> None:
-        """(2) The dead letters of a batch are on the log before its offset is stored."""
+    def _dead_letter(self, prepared: Prepared) -> None:
+        """(2) Write a batch's dead letters to the log before its offset is stored."""
         for record, error in prepared.refused:
             send_dead_letter(self._sink, record, str(error))
             self.metrics.dead_letters.labels(_kind(error)).inc()
@@ -210,7 +207,7 @@ class FeatureWorker:
             self._sink.flush()
 
     def _apply(self, prepared: Prepared) -> Applied:
-        """(3) On the applier's thread. With traces on, each record that came with a trace gets its part of it."""
+        """(3) Runs on the applier thread. With traces on, each record that carries a trace gets a span."""
         began_ns = time.time_ns()
         self._store.change_items(prepared.items)
         self._store.change_users(prepared.users)
@@ -220,7 +217,7 @@ class FeatureWorker:
         return applied
 
     def _finish(self) -> None:
-        """(3) Wait for the batch that is on its way."""
+        """(3) Wait for the batch in flight."""
         if self._pending is None:
             return
         prepared, future = self._pending
@@ -235,16 +232,15 @@ class FeatureWorker:
                 self.metrics.freshness.observe(max(0.0, self._clock() - prepared.oldest_append_ms / 1_000))
 
     def _check_claims(self) -> None:
-        """A batch of nothing tells whether the store still is where this worker believes it to be.
+        """Apply an empty batch to idle partitions, to detect that the store has lost offsets.
 
-        Without it, what Redis forgot in a crash would be missing until the partition's next event. Partitions that had
-        some since the last check were told by those.
+        Without it, what Redis lost in a crash would be missing until the partition's next event.
         """
         self._finish()
         for where, claim in list(self._claims.items()):
             if claim.position == self._positions.get(where):
-                nothing = claim.batch(claim.position, [], [])
-                self._accepted(nothing, self._store.apply(nothing))
+                empty = claim.batch(claim.position)
+                self._accepted(empty, self._store.apply(empty))
         self._positions = {where: claim.position for where, claim in self._claims.items()}
 
     def _accepted(self, batch: Batch, applied: Applied) -> bool:
@@ -258,21 +254,21 @@ class FeatureWorker:
             _log.warning(f"batch {applied.outcome}", topic=str(batch.topic), partition=batch.partition)
             del self._claims[partition]
             if applied.outcome is Outcome.FENCED:
-                # Somebody else claimed it: look at once who is there, and do not fight over it.
+                # Another worker claimed it: check the heartbeats now, and pause before claiming it back.
                 self._owned[partition] = time.monotonic() + self._config.fenced_pause_s
                 if self._shared_at < math.inf:
                     self._shared_at = -math.inf
         return False
 
     def _give_up(self) -> None:
-        """(5) After an outage nobody knows what was applied, except the store."""
+        """(5) Give all claims up: after an outage only the store knows what was applied."""
         self._claims.clear()
         if self._pending is not None:
-            self._pending[1].exception()  # it has ended before the claim that comes next
+            self._pending[1].exception()  # wait for its end before the next claim
             self._pending = None
 
     def _report(self, source: EventSource) -> None:
-        """(4) Lag for the metrics and for Kafka's own tools; and a report to the store, which the API shows."""
+        """(4) Export the lag, commit offsets to Kafka for its tools, and store the report that the API shows."""
         self._reported = time.monotonic()
         lag: int | None = None
         if isinstance(source, KafkaSource):
@@ -286,7 +282,7 @@ class FeatureWorker:
 
 
 def _trace(traces: Traces, prepared: Prepared, applied: Applied, began_ns: int) -> None:
-    """The worker's part of the trace of each record that came with one."""
+    """Add the worker's spans to the trace of each record that carries one."""
     batch, ended_ns = prepared.batch, time.time_ns()
     for parent in prepared.parents:
         span = traces.begin(f"apply {batch.topic}", parent, began_ns)
@@ -299,20 +295,20 @@ def _partition(record: Record) -> Partition:
 
 
 def _kind(error: InvalidEvent) -> str:
-    """What dead letters are counted by: few values, whatever the reason says."""
+    """The metric label of a refused record: one of few values."""
     if isinstance(error, Late):
         return "late"
     return "misrouted" if isinstance(error, Misrouted) else "poison"
 
 
 def _collect_less() -> None:
-    """Let Python look for cyclic garbage rarely: events make none, and all caches are searched, 80 ms at a time."""
+    """Make cyclic garbage collection rare: events create no cycles, and a full collection takes 80 ms."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = ()) -> WorkerMetrics:
-    """Run one worker until `stop`. Without `partitions` it shares them with the other workers."""
+    """Run one worker until `stop`. Without `partitions`, it shares all of them with the other workers."""
     rules = settings.time_rules
     store = RedisFeatureStore(
         settings.redis_url,

@@ -1,4 +1,4 @@
-"""What the feature worker tells Prometheus."""
+"""The feature worker's Prometheus metrics."""
 
 import time
 
@@ -10,7 +10,7 @@ _FRESHNESS_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 6
 
 
 class WorkerMetrics:
-    """One set a worker; give each its own registry in a process with several."""
+    """The metrics of one worker. Several workers in one process need a registry each."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
@@ -19,33 +19,36 @@ class WorkerMetrics:
             "recsys_stream_events", "Events by outcome.", ["outcome"], registry=self.registry
         )
         self.dead_letters = Counter(
-            "recsys_stream_dead_letters", "Records refused, by reason.", ["reason"], registry=self.registry
+            "recsys_stream_dead_letters", "Refused records by reason.", ["reason"], registry=self.registry
         )
         self.clamped = Counter(
-            "recsys_stream_clamped", "Events from the future, moved to now.", registry=self.registry
+            "recsys_stream_clamped",
+            "Events with a future time, set to the log's time.",
+            registry=self.registry,
         )
         self.refused_batches = Counter(
             "recsys_stream_refused_batches",
-            "Batches that the store refused: fenced, gap.",
+            "Batches that the store refused, by outcome: fenced, gap.",
             ["outcome"],
             registry=self.registry,
         )
-        self.claims = Counter("recsys_stream_claims", "Partitions claimed.", registry=self.registry)
-        self.outages = Counter(
-            "recsys_stream_outages", "Times that Redis or Kafka was away.", registry=self.registry
-        )
+        self.claims = Counter("recsys_stream_claims", "Partition claims.", registry=self.registry)
+        self.outages = Counter("recsys_stream_outages", "Outages of Redis or Kafka.", registry=self.registry)
         self.lag = Gauge(
-            "recsys_stream_lag", "Records not read yet.", ["topic", "partition"], registry=self.registry
+            "recsys_stream_lag",
+            "Records not read yet, by partition.",
+            ["topic", "partition"],
+            registry=self.registry,
         )
         self.freshness = Histogram(
             "recsys_stream_freshness_seconds",
-            "From the log taking a record to its features being readable; the oldest of each batch.",
+            "Seconds from append to readable features, for the oldest record of each batch.",
             buckets=_FRESHNESS_BUCKETS,
             registry=self.registry,
         )
 
     def report(self, at_ms: int, lag: int | None, partitions: int) -> WorkerReport:
-        """What the API shows of this worker."""
+        """The report that the API shows."""
         totals = self.totals()
         return WorkerReport(
             at_ms=at_ms,
@@ -65,7 +68,7 @@ class WorkerMetrics:
         )
 
     def totals(self) -> dict[str, int]:
-        """The counters, by name and label."""
+        """All counters by name and labels."""
         return {
             "_".join(
                 [sample.name.removeprefix("recsys_stream_").removesuffix("_total"), *sample.labels.values()]

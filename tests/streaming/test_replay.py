@@ -13,7 +13,8 @@ from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.lake.forget import mark_forgotten
 from recsys.lake.lake import EVENTS, DayWriter, day_of, events_table
 from streaming import replay as replay_module
-from streaming.replay import REPLAY_HEADER, Position, replay
+from streaming.acceptance import REPLAY_HEADER
+from streaming.replay import Position, replay
 
 START_MS = 1_700_000_000_000
 STEP_MS = MS_PER_DAY // 10

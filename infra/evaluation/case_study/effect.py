@@ -23,13 +23,13 @@ from infra.evaluation.case_study.simulated_ab import Deployment, Lab
 from infra.evaluation.case_study.virtual_time import run_virtually
 from infra.evaluation.load.visitors import Population, VisitConfig, play_day
 from recsys.bundle import Bundle
-from recsys.contracts.types import MS_PER_DAY, Head
+from recsys.contracts.types import MS_PER_DAY, Diversity, Head
 from recsys.experiments.analysis import ArmData, Lift, compare
 from recsys.experiments.assignment import Arm, Assigner, Experiment
 from recsys.experiments.comparison import CatalogueLift, catalogue_lifts, lifts, split_p
 from recsys.experiments.outcomes import METRICS, Outcomes, outcomes_by_day
 from recsys.lake.lake import read_events
-from recsys.rerank.reranker import Diversity, Exploration, RerankConfig
+from recsys.rerank.reranker import Exploration, RerankConfig
 from recsys.simulation.actions import row_of
 from recsys.simulation.behavior import Behavior, Response, Visitor
 from recsys.simulation.history import PastConfig, write_past

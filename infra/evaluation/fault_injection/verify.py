@@ -16,7 +16,7 @@ from recsys.contracts.impressions import impression_events, parse_impression
 from recsys.contracts.types import Topic
 from recsys.features.state import EntityState
 from recsys.store.base import FeatureStore, StateDefinition
-from streaming.worker.lateness import TimeRules
+from streaming.acceptance import TimeRules
 
 
 @dataclass

@@ -15,7 +15,7 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
-from recsys.contracts.types import Item
+from recsys.contracts.types import Diversity, Item
 from recsys.metrics import coverage, intra_list_diversity
 from recsys.rerank.diversity import (
     DeterminantalPointProcess,
@@ -26,7 +26,7 @@ from recsys.rerank.diversity import (
     unit,
 )
 from recsys.rerank.greedy import greedy
-from recsys.rerank.reranker import Diversity, RerankConfig
+from recsys.rerank.reranker import RerankConfig
 from recsys.result import Goal, Result
 from training.evaluation.baselines import Past, ease
 from training.evaluation.protocols import Split

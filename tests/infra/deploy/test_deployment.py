@@ -18,7 +18,7 @@ from infra.cli.main import COMMANDS, load
 from infra.cli.settings_table import ALL
 from recsys.settings import PREFIX
 from serving.telemetry import Telemetry
-from streaming.lake_writer.commit import ALIVE, FOLDER
+from streaming.lake_writer.commit import FOLDER, HEARTBEAT
 from streaming.worker.metrics import WorkerMetrics
 
 INFRA = Path(__file__).parents[3] / "infra" / "deploy"
@@ -132,7 +132,7 @@ def test_compose_services_are_confined_and_watched() -> None:
 
 
 def test_what_the_archivers_health_checks_look_at_is_what_it_touches() -> None:
-    path = f"/var/lib/recsys/lake/{FOLDER}/{ALIVE}"
+    path = f"/var/lib/recsys/lake/{FOLDER}/{HEARTBEAT}"
     assert path in compose()["services"]["archive"]["healthcheck"]["test"][-1]
     (archive,) = (container for _, container in containers() if container["name"] == "archive")
     assert path in archive["livenessProbe"]["exec"]["command"][-1]

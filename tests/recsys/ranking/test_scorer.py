@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.contracts.request import Candidates, Query, no_candidates
-from recsys.contracts.types import Head
+from recsys.contracts.types import Device, Head
 from recsys.ranking.calibration import (
     Calibration,
     Isotonic,
@@ -18,7 +18,7 @@ from recsys.ranking.calibration import (
     read_calibrations,
     write_calibrations,
 )
-from recsys.ranking.scorer import Device, RankerSession, RankScorer
+from recsys.ranking.scorer import RankerSession, RankScorer
 from recsys.ranking.value_model import ValueModel
 
 CLICK_ONLY = ValueModel({Head.CLICK: 1.0})

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from recsys.contracts.request import ABSENT, Candidates, Query
-from recsys.contracts.types import Item
+from recsys.contracts.types import Diversity, Item
 from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Selector
-from recsys.rerank.reranker import Diversity, Exploration, RerankConfig, Reranker
+from recsys.rerank.reranker import Exploration, RerankConfig, Reranker
 from recsys.rerank.rules import RuleBook
 
 N = 30

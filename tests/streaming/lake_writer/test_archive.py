@@ -24,10 +24,9 @@ from recsys.contracts.user_changes import UserChange
 from recsys.datasets.catalogue import read_items, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
 from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
+from streaming.acceptance import REPLAY_HEADER, TimeRules
 from streaming.lake_writer.archive import Archiver
-from streaming.lake_writer.commit import ALIVE, FOLDER, exclusive
-from streaming.replay import REPLAY_HEADER
-from streaming.worker.lateness import TimeRules
+from streaming.lake_writer.commit import FOLDER, HEARTBEAT, exclusive
 
 START_MS = 1_700_000_000_000
 
@@ -289,10 +288,10 @@ def test_an_archiver_shows_that_it_looks_at_the_log_also_while_that_is_away(tmp_
         raise Unavailable("away")
 
     archiver.step = away  # type: ignore[method-assign]
-    alive = tmp_path / FOLDER / ALIVE
-    assert not alive.exists()
+    heartbeat = tmp_path / FOLDER / HEARTBEAT
+    assert not heartbeat.exists()
     archiver.run(stop)
-    assert alive.exists()
+    assert heartbeat.exists()
 
 
 def test_one_archiver_a_lake(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_record_that_kafka_cannot_take_is_refused_alone(
     topic, sink = new_topic(), KafkaSink(kafka_bootstrap)
     sink.append(topic, "u", b"1")
     sink.flush()
-    with pytest.raises(InvalidEvent, match="more than Kafka takes"):
+    with pytest.raises(InvalidEvent, match="exceeds Kafka's limit"):
         sink.append(topic, "u", b"x" * 2_000_000)
     sink.append(topic, "u", b"2")
     sink.close()

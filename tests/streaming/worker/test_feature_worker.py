@@ -21,9 +21,9 @@ from recsys.features.state import EntityState
 from recsys.observability.worker_report import read_report
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
+from streaming.acceptance import TimeRules
 from streaming.worker.dead_letter import read_dead_letters
 from streaming.worker.feature_worker import TOPICS, FeatureWorker, WorkerConfig
-from streaming.worker.lateness import TimeRules
 
 T0 = 1_700_000_000_000
 PARTITIONS = 3
@@ -360,7 +360,7 @@ def test_workers_share_the_partitions_and_take_over_from_one_that_leaves_or_dies
     now = 0.0
     store = MemoryFeatureStore(FEATURES, StoreConfig(PARTITIONS), clock=lambda: now)
     log, events = MemoryEventLog(PARTITIONS), make_events(400)
-    config = replace(CONFIG, alive_every_s=0.0, dead_after_s=5.0)
+    config = replace(CONFIG, heartbeat_s=0.0, dead_after_s=5.0)
     workers = {name: FeatureWorker(store, log, config, name=name) for name in "abc"}
     sources = {name: log.source() for name in workers}
 
