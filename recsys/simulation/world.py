@@ -110,7 +110,7 @@ class World:
 
 def create_world(config: WorldConfig) -> World:
     """Draw a world. 1 M users × 1 M items at 16 dimensions take 0.2 GB, 0.9 at the peak, and seconds
-    (`recsys bench world`)."""
+    (`recsys bench simulation`)."""
     rng = np.random.default_rng((config.seed, 0))
     categories = _unit(rng.normal(size=(config.categories, config.dimensions)))
     creator_category = rng.integers(0, config.categories, config.creators)

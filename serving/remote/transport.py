@@ -1,7 +1,7 @@
 """One hop to another process of ours: HTTP with msgpack, on kept connections over a Unix socket or TCP.
 
 `http.client` rather than a full client library: a hop is taken within a request, and most of what such a library does
-would be most of what it costs (`recsys bench hop`).
+would be most of what it costs (`recsys bench transport`).
 """
 
 import contextlib

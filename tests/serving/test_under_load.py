@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
 from infra.evaluation.benchmarks.serve import Api, api
+from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from recsys.bundle import publish
 from recsys.client import Client
 from recsys.contracts.types import Topic

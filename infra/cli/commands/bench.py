@@ -129,22 +129,22 @@ def batch(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -
 
 
 @app.command()
-def hop(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+def transport(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
     """Rank 500 candidates in this process, and in another one over a Unix socket and over TCP.
 
-    Example: recsys bench hop --json
+    Example: recsys bench transport --json
     """
-    from infra.evaluation.benchmarks.transport import HopBench, run
+    from infra.evaluation.benchmarks.transport import TransportBench, run
 
-    finish(run(HopBench.quick(seed) if quick else HopBench(seed)), as_json)
+    finish(run(TransportBench.quick(seed) if quick else TransportBench(seed)), as_json)
 
 
 @app.command()
-def world(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+def simulation(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
     """What a simulated world of a million users and a million items takes.
 
-    Example: recsys bench world --json
+    Example: recsys bench simulation --json
     """
-    from infra.evaluation.benchmarks.behavior import WorldBench, run
+    from infra.evaluation.benchmarks.simulation import SimulationBench, run
 
-    finish(run(WorldBench.quick(seed) if quick else WorldBench(seed)), as_json)
+    finish(run(SimulationBench.quick(seed) if quick else SimulationBench(seed)), as_json)

@@ -71,6 +71,6 @@ def fit(
 
     Example: recsys world fit --data ../shared/data/kuairand-pure-part --json
     """
-    from infra.evaluation.reports.world_fit import WorldFit, run
+    from infra.evaluation.reports.response_fit import ResponseFit, run
 
-    finish(run(WorldFit(data, held_out, seed)), as_json)
+    finish(run(ResponseFit(data, held_out, seed)), as_json)

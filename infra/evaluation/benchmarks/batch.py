@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 
-from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
+from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from recsys.contracts.types import MS_PER_DAY
 from recsys.datasets.base import USER_SCHEMA
 from recsys.datasets.catalogue import items_path, items_table, users_path
@@ -80,7 +80,7 @@ def run(config: BatchBench) -> Result:
 
 def write_lake(lake: Path, config: BatchBench, scale: int = 1) -> Path:
     """A lake of `scale` times the events."""
-    world = FeatureWorld.make(config.users * scale, config.items, config.days, config.seed)
+    world = FeatureFixture.make(config.users * scale, config.items, config.days, config.seed)
     with DayWriter(lake, EVENTS, "bench") as writer:
         for part in range(scale):
             length_ms = config.days * MS_PER_DAY

@@ -20,7 +20,7 @@ _MIX = {
 
 
 @dataclass(frozen=True)
-class FeatureWorld:
+class FeatureFixture:
     """Low numbers are popular: user and item k are drawn in proportion to k^-1/2. The log starts at `start_ms`."""
 
     users: list[User]
@@ -29,7 +29,7 @@ class FeatureWorld:
     seed: int
 
     @classmethod
-    def make(cls, users: int, items: int, days: float, seed: int) -> "FeatureWorld":
+    def make(cls, users: int, items: int, days: float, seed: int) -> "FeatureFixture":
         """A world whose log of `days` ends a day ago."""
         rng = random.Random(seed)  # noqa: S311
         end_ms = time.time_ns() // 1_000_000 // MS_PER_DAY * MS_PER_DAY - MS_PER_DAY

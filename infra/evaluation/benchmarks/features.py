@@ -21,7 +21,7 @@ import orjson
 import redis
 from numpy.typing import NDArray
 
-from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
+from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from infra.local.redis import RedisServer
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
@@ -58,7 +58,7 @@ class FeatureBench:
 
 def run(config: FeatureBench) -> Result:
     """Fill, read, compare."""
-    world = FeatureWorld.make(config.users, config.items, config.days, config.seed)
+    world = FeatureFixture.make(config.users, config.items, config.days, config.seed)
     length_ms = config.days * MS_PER_DAY
     now_ms = world.start_ms + length_ms
     with RedisServer() as server:
@@ -115,7 +115,7 @@ class _Reads:
         self,
         store: RedisFeatureStore,
         columns: ItemColumns,
-        world: FeatureWorld,
+        world: FeatureFixture,
         client: "redis.Redis",
         candidates: int,
         now_ms: int,

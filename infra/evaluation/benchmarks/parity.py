@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
-from infra.evaluation.benchmarks.rig import StreamRig
+from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
+from infra.evaluation.stream_rig import StreamRig
 from infra.local.children import recsys_command
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
@@ -74,7 +74,7 @@ def run(config: ParityBench) -> Result:
     """The whole comparison on private servers."""
     rng = random.Random(config.seed)  # noqa: S311
     days = config.segments * (config.segment_ms + 1) / MS_PER_DAY
-    world = FeatureWorld.make(config.users, config.items, days, config.seed)
+    world = FeatureFixture.make(config.users, config.items, days, config.seed)
     with StreamRig() as rig:
         started = time.monotonic()
         archiver = rig.start_worker(*recsys_command("stream", "archive", "--json"))
@@ -116,7 +116,7 @@ def run(config: ParityBench) -> Result:
 
 
 def _stream(
-    rig: StreamRig, config: ParityBench, world: FeatureWorld, rng: random.Random
+    rig: StreamRig, config: ParityBench, world: FeatureFixture, rng: random.Random
 ) -> tuple[list[Event], list[Impression]]:
     """Send segment after segment; serve when the worker has applied all before. (events as sent, what was served)."""
     sent: list[Event] = []
@@ -144,7 +144,7 @@ def _settle(rig: StreamRig) -> None:
 
 
 def _serve(
-    rig: StreamRig, config: ParityBench, world: FeatureWorld, rng: random.Random, now_ms: int, name: str
+    rig: StreamRig, config: ParityBench, world: FeatureFixture, rng: random.Random, now_ms: int, name: str
 ) -> list[Impression]:
     """Lists as the API serves them: the user from Redis, the items from the columns, features logged as read."""
     columns = ItemColumns(world.items, FEATURES)
@@ -183,7 +183,7 @@ def _recomputed(
     spark: Session,
     home: Path,
     config: ParityBench,
-    world: FeatureWorld,
+    world: FeatureFixture,
     events: Sequence[Event],
     served: Sequence[Impression],
     users: Mapping[str, EntityState],
@@ -258,7 +258,7 @@ def live_cells(entity: Entity, state_: EntityState, now_ms: int) -> dict[str, in
     return live
 
 
-def _brute_force_differs(example: Mapping[str, Any], events: "_Events", world: FeatureWorld) -> int:
+def _brute_force_differs(example: Mapping[str, Any], events: "_Events", world: FeatureFixture) -> int:
     user = next(u for u in world.users if u.user_id == example["user_id"])
     item = next(i for i in world.items if i.item_id == example["item_id"])
     shown = events.by_id[example["example_id"]]
@@ -303,7 +303,7 @@ def _archived(rig: StreamRig) -> int:
     return sum(place.offset for place in read_checkpoint(rig.home / "lake").values())
 
 
-def _write_tables(lake: Path, world: FeatureWorld) -> None:
+def _write_tables(lake: Path, world: FeatureFixture) -> None:
     users = {
         "user_id": [u.user_id for u in world.users],
         "attributes": [list(u.attributes.items()) for u in world.users],

@@ -30,13 +30,13 @@ import numpy as np
 
 from infra.evaluation.benchmarks.http_floor import median_ms
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
-from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
+from infra.evaluation.benchmarks.process_cost import MemoryCurve, Watch
 from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items, write_past
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_history
 from infra.evaluation.benchmarks.serving_floors import ROUNDS, floors, zipf_users
 from infra.evaluation.benchmarks.serving_fresh import Freshness, measure
 from infra.evaluation.benchmarks.serving_plot import plot_serving
-from infra.evaluation.benchmarks.serving_watch import MemoryCurve, Watch
+from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from infra.local.children import recsys_command
 from infra.local.process import ChildProcess, free_port
 from infra.terminal import console
@@ -57,7 +57,7 @@ class ServeBench:
     seed: int = 0
     items: int = 100_000
     users: int = 100_000
-    past_events: int = 200_000
+    history_events: int = 200_000
     workers: int = 2
     threads: int = 2
     first_rate: float = 60.0
@@ -78,7 +78,7 @@ class ServeBench:
         return cls(
             seed,
             items=20_000,
-            past_events=30_000,
+            history_events=30_000,
             first_rate=30.0,
             step=1.6,
             step_s=3.0,
@@ -120,9 +120,9 @@ def run(config: ServeBench) -> Result:
     """Every part."""
     items = bench_items(config.items, config.seed)
     with StreamRig() as rig:
-        console.print(f"bundle of {config.items} items, {config.past_events} events into Redis …")
+        console.print(f"bundle of {config.items} items, {config.history_events} events into Redis …")
         bundle = write_bench_bundle(rig.home / "bundles", items, config.seed)
-        write_past(rig.store, items, config.users, config.past_events, PARTITIONS, config.seed)
+        write_history(rig.store, items, config.users, config.history_events, PARTITIONS, config.seed)
         rig.start_worker()
         figures = floors(bundle, rig.store, config.users, config.seed)
         with api(rig, config.workers, **NO_CACHES, RECSYS_THREADS=str(config.threads)) as served:

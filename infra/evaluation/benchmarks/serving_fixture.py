@@ -40,7 +40,7 @@ def bench_items(n: int, seed: int) -> list[Item]:
     ]
 
 
-def write_past(
+def write_history(
     store: FeatureStore, items: Sequence[Item], users: int, events: int, partitions: int, seed: int
 ) -> None:
     """Apply `events` of the last half hour to the store, users and items by Zipf's law (exponent 1)."""

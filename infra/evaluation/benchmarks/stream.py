@@ -24,8 +24,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from infra.evaluation.benchmarks.rig import StreamRig
 from infra.evaluation.load.traffic import drive, kafka_target, synthetic_items, traffic_events
+from infra.evaluation.stream_rig import StreamRig
 from recsys.contracts.events import Event, new_id
 from recsys.contracts.types import EventType, Item, Topic
 from recsys.lake.lake import EVENTS, DayWriter, events_table

@@ -1,4 +1,4 @@
-"""`recsys bench hop`: what it costs to rank in another process.
+"""`recsys bench transport`: what it costs to rank in another process.
 
 The same ranker on the same 500 candidates: in this process, and in a process of `recsys serve --role rank` over a Unix
 socket and over TCP on this machine. One call at a time; the three take turns, so that whatever else the machine does
@@ -32,21 +32,21 @@ _TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
-class HopBench:
+class TransportBench:
     seed: int = 0
     items: int = 20_000
     candidates: int = 500
     rounds: int = 1_000
 
     @classmethod
-    def quick(cls, seed: int) -> "HopBench":
+    def quick(cls, seed: int) -> "TransportBench":
         return cls(seed, items=2_000, rounds=100)
 
 
-def run(config: HopBench) -> Result:
+def run(config: TransportBench) -> Result:
     """Median and p99 of each way, and the bytes that travel."""
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-hop-")))
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-transport-")))
         bundle = write_bench_bundle(home / "bundles", bench_items(config.items, config.seed), config.seed)
         children = stack.enter_context(Children(home, {"RECSYS_HOME": str(home), "OMP_NUM_THREADS": "1"}))
         port, socket = free_port(), home / "rank.sock"
@@ -63,9 +63,9 @@ def run(config: HopBench) -> Result:
         for q, p in (("p50", 50), ("p99", 99))
     }
     for name in ("uds", "tcp"):
-        figures[f"hop_{name}_ms"] = figures[f"{name}_p50_ms"] - figures["in_process_p50_ms"]
+        figures[f"transport_{name}_ms"] = figures[f"{name}_p50_ms"] - figures["in_process_p50_ms"]
     figures["request_bytes"] = float(sum(array.nbytes for array in inputs.values()))
-    return Result("bench hop", config.seed, figures, {"hop_uds_ms": Goal("<=", 1.0)})
+    return Result("bench transport", config.seed, figures, {"transport_uds_ms": Goal("<=", 1.0)})
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def _ready(children: Children, name: str, url: str) -> Iterator[Hop]:
     hop.close()
 
 
-def _inputs(config: HopBench) -> dict[str, NDArray[np.generic]]:
+def _inputs(config: TransportBench) -> dict[str, NDArray[np.generic]]:
     rng = np.random.default_rng(config.seed)
     history = rng.integers(1, config.items + 1, (1, LENGTH))
     ones = np.ones_like(history)

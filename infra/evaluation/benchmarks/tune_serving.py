@@ -12,10 +12,10 @@ from itertools import product
 from pathlib import Path
 
 from infra.evaluation.benchmarks.load import Load, run_load
-from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
 from infra.evaluation.benchmarks.serve import NO_CACHES, api, saturate, sustained
 from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items, write_past
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_history
+from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from infra.terminal import console
 from recsys.result import Goal, Result
 
@@ -51,7 +51,7 @@ class ServingTuning:
     seed: int = 0
     items: int = 100_000
     users: int = 100_000
-    past_events: int = 100_000
+    history_events: int = 100_000
     workers: tuple[int, ...] = ()  # () : one, and one a core
     threads: tuple[int, ...] = (1, 2)
     batches: tuple[int, ...] = (4,)
@@ -65,7 +65,7 @@ class ServingTuning:
             profile,
             seed,
             items=4_000,
-            past_events=5_000,
+            history_events=5_000,
             workers=(1,),
             threads=(1, 2),
             first_rate=20.0,
@@ -86,7 +86,7 @@ def run(config: ServingTuning) -> Result:
     items = bench_items(config.items, config.seed)
     with StreamRig() as rig:
         write_bench_bundle(rig.home / "bundles", items, config.seed)
-        write_past(rig.store, items, config.users, config.past_events, PARTITIONS, config.seed)
+        write_history(rig.store, items, config.users, config.history_events, PARTITIONS, config.seed)
         rig.start_worker()
         tried = [_try(rig, config, setting) for setting in _grid(config)]
         base = best(tried)

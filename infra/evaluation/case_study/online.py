@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
+from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from infra.evaluation.benchmarks.features import fill
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found
@@ -42,7 +42,7 @@ class Online:
         return "online"
 
     def measure(self) -> Found:
-        world = FeatureWorld.make(self.users, self.items, self.days, self.seed)
+        world = FeatureFixture.make(self.users, self.items, self.days, self.seed)
         world = replace(world, start_ms=_START_MS)  # the same bytes on every day
         length_ms = self.days * MS_PER_DAY
         with RedisServer() as server:

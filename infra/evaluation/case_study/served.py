@@ -11,12 +11,12 @@ from typing import Any, Self
 
 import redis
 
-from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
 from infra.evaluation.benchmarks.serve import Api, api
 from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items, write_past
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_history
 from infra.evaluation.case_study.deployments import Deployment
 from infra.evaluation.case_study.networks import with_network, write_network
+from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from infra.terminal import console
 from recsys.bundle import Bundle
 from recsys.features.definitions import FEATURES
@@ -32,12 +32,12 @@ class Size:
 
     items: int = 100_000
     users: int = 50_000
-    past_events: int = 200_000
+    history_events: int = 200_000
     ids: int = 0
     seed: int = 0
 
 
-class ServedWorld:
+class ServedScenario:
     """A context manager. The past is applied by the store's own code, the documents are of that moment."""
 
     def __init__(self, size: Size, networks: Path) -> None:
@@ -51,9 +51,9 @@ class ServedWorld:
         size = self.size
         with ExitStack() as opening:
             self.rig = opening.enter_context(StreamRig())
-            console.print(f"a world of {size.items} items, {size.past_events} past events …")
+            console.print(f"a world of {size.items} items, {size.history_events} past events …")
             self._base = write_bench_bundle(self.rig.home / "base", self.items, size.seed)
-            write_past(self.rig.store, self.items, size.users, size.past_events, PARTITIONS, size.seed)
+            write_history(self.rig.store, self.items, size.users, size.history_events, PARTITIONS, size.seed)
             self.redis: Any = opening.enter_context(closing(redis.Redis.from_url(self.rig.redis.url)))
             nightly = opening.enter_context(closing(NightlyStore(self.rig.redis.url, FEATURES)))
             self.documents = write_nightly(self.rig.store, nightly, self.items, time.time_ns() // 1_000_000)

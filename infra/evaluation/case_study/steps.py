@@ -9,11 +9,11 @@ import httpx
 import numpy as np
 
 from infra.evaluation.benchmarks.load import Load, run_load
+from infra.evaluation.benchmarks.process_cost import Watch, largest_rss_mib
 from infra.evaluation.benchmarks.serve import Api
-from infra.evaluation.benchmarks.serving_watch import Watch, largest_rss_mib
 from infra.evaluation.case_study.deployments import STEPS, Deployment
 from infra.evaluation.case_study.section import Found, Sheet
-from infra.evaluation.case_study.served import ServedWorld, Size
+from infra.evaluation.case_study.served import ServedScenario, Size
 from infra.terminal import console
 from training.compression.variants import read_variants
 
@@ -58,7 +58,7 @@ class Steps:
     def measure(self) -> Found:
         auc = _click_auc(self.ladder)
         steps: list[Step] = []
-        with ServedWorld(self.size, self.networks) as world:
+        with ServedScenario(self.size, self.networks) as world:
             last: tuple[Deployment, list[set[str]]] | None = None
             for deployment in (step for step in STEPS if step.name in self.steps):
                 console.print(f"step {deployment.name}: {deployment.what}")
@@ -71,7 +71,7 @@ class Steps:
 
     def _step(
         self,
-        world: ServedWorld,
+        world: ServedScenario,
         served: Api,
         deployment: Deployment,
         last: tuple[Deployment, list[set[str]]] | None,

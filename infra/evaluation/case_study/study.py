@@ -59,7 +59,7 @@ class CaseStudy:
     def quick(cls, home: Path, out: Path, seed: int, data: Path | None = None) -> "CaseStudy":
         """The same rankers and the same code; fewer items, users, events and seconds."""
         ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
-        size = Size(items=20_000, users=20_000, past_events=20_000, seed=seed)
+        size = Size(items=20_000, users=20_000, history_events=20_000, seed=seed)
         return cls(
             out,
             seed,

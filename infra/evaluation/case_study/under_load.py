@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
+from infra.evaluation.benchmarks.process_cost import Watch, largest_rss_mib
 from infra.evaluation.benchmarks.serve import Api, saturate, sustained
-from infra.evaluation.benchmarks.serving_watch import Watch, largest_rss_mib
 from infra.evaluation.case_study.deployments import AFTER, BEFORE, Deployment
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
-from infra.evaluation.case_study.served import ServedWorld, Size
+from infra.evaluation.case_study.served import ServedScenario, Size
 from infra.evaluation.case_study.wire import Wire
 from infra.sizing_table import SizingTable, read_table
 from infra.terminal import console
@@ -54,7 +54,7 @@ class UnderLoad:
         return "under_load"
 
     def measure(self) -> Found:
-        with ServedWorld(self.size, self.networks) as world:
+        with ServedScenario(self.size, self.networks) as world:
             before = self._deployment(world, BEFORE, self.first_rates[0])
             after = self._deployment(world, AFTER, self.first_rates[1], before.rate)
         return Found(
@@ -69,7 +69,7 @@ class UnderLoad:
         )
 
     def _deployment(
-        self, world: ServedWorld, deployment: Deployment, first_rate: float, rate: float = 0.0
+        self, world: ServedScenario, deployment: Deployment, first_rate: float, rate: float = 0.0
     ) -> "Loaded":
         """`rate`: of the equal load; 0: half of this one's throughput."""
         size = self.size
@@ -125,7 +125,7 @@ class UnderLoad:
             load = replace(load, rate=load.rate / 3)
         raise Unavailable("not even one request a second is sustained; is the machine busy?")
 
-    def _watched(self, world: ServedWorld, served: Api, deployment: Deployment, load: Load) -> "_Steady":
+    def _watched(self, world: ServedScenario, served: Api, deployment: Deployment, load: Load) -> "_Steady":
         """A steady load, and what a request takes of each process and wire."""
         wire = Wire(world.rig, world.redis, int(deployment.stream))
         with wire, Watch(**_pids(world, served, deployment)) as watch:
@@ -138,7 +138,7 @@ class UnderLoad:
         )
 
 
-def _pids(world: ServedWorld, served: Api, deployment: Deployment) -> dict[str, int]:
+def _pids(world: ServedScenario, served: Api, deployment: Deployment) -> dict[str, int]:
     rig = world.rig
     pids = {"api": served.process.pid, "redis": rig.redis.pid, "kafka": rig.kafka.pid}
     return pids | ({"worker": rig.workers[-1].pid} if deployment.stream else {})

@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from infra.evaluation.benchmarks.rig import EVERY, StreamRig
+from infra.evaluation.stream_rig import EVERY, StreamRig
 from recsys.contracts.errors import Unavailable
 from streaming.log import KafkaSource
 

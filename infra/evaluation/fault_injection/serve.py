@@ -23,14 +23,14 @@ import orjson
 import psutil
 
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
-from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
 from infra.evaluation.benchmarks.serve import Api, api
 from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items, write_past
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_history
 from infra.evaluation.fault_injection.jumping_clock import JumpingClock
 from infra.evaluation.fault_injection.retrying import RetryingClients
 from infra.evaluation.fault_injection.slow_proxy import SlowProxy
 from infra.evaluation.fault_injection.small_disk import SmallDisk
+from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from infra.terminal import console
 from recsys.bundle import publish
 from recsys.client import Client
@@ -53,7 +53,7 @@ class ServeDrill:
 
     seed: int = 0
     items: int = 20_000
-    past_events: int = 50_000
+    history_events: int = 50_000
     rate: float = 40.0
     load_s: float = 14.0
     fault_s: float = 3.0
@@ -61,7 +61,7 @@ class ServeDrill:
 
     @classmethod
     def quick(cls, seed: int) -> "ServeDrill":
-        return cls(seed, items=4_000, past_events=10_000, rate=15.0, load_s=8.0, fault_s=2.0)
+        return cls(seed, items=4_000, history_events=10_000, rate=15.0, load_s=8.0, fault_s=2.0)
 
 
 @dataclass
@@ -83,7 +83,7 @@ def run(config: ServeDrill) -> Result:
     with ExitStack() as stack:
         rig = stack.enter_context(StreamRig())
         write_bench_bundle(rig.home / "bundles", items, config.seed)
-        write_past(rig.store, items, _USERS, config.past_events, PARTITIONS, config.seed)
+        write_history(rig.store, items, _USERS, config.history_events, PARTITIONS, config.seed)
         rig.start_worker()
         proxy = stack.enter_context(SlowProxy(rig.redis.port))
         disk = stack.enter_context(SmallDisk(rig.home / "spool-disk", _DISK_BYTES))

@@ -24,10 +24,10 @@ import msgspec
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
-from infra.evaluation.benchmarks.rig import EVERY, TOPICS, Offsets, StreamRig
 from infra.evaluation.fault_injection import control
 from infra.evaluation.fault_injection.verify import Differences, Expected, differences, expected_states
 from infra.evaluation.load.traffic import synthetic_items
+from infra.evaluation.stream_rig import EVERY, TOPICS, Offsets, StreamRig
 from infra.local.redis import Persistence
 from infra.terminal import console
 from recsys.contracts.event_log import EventSink

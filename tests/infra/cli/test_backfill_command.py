@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.cli.commands.features import app
-from infra.evaluation.benchmarks.feature_fixture import FeatureWorld
+from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from infra.evaluation.benchmarks.parity import live_cells
-from infra.evaluation.benchmarks.rig import PARTITIONS, StreamRig
+from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from infra.local.children import recsys_command
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
@@ -23,7 +23,7 @@ from streaming.lake_writer.commit import read_checkpoint
 from streaming.replay import Position, replay
 
 NAMESPACE = "recsys-2"
-WORLD = FeatureWorld.make(users=12, items=15, days=4, seed=3)
+WORLD = FeatureFixture.make(users=12, items=15, days=4, seed=3)
 END_MS = WORLD.start_ms + 4 * MS_PER_DAY
 WAIT_S = 120.0
 

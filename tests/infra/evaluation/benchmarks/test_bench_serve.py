@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from infra.evaluation.benchmarks.load import Answers
+from infra.evaluation.benchmarks.process_cost import MemoryCurve
 from infra.evaluation.benchmarks.serve import ServeBench, run, sustained
-from infra.evaluation.benchmarks.serving_watch import MemoryCurve
 from infra.evaluation.benchmarks.tune_serving import Setting, _Tried, best, write_profile
 from serving.settings import ServingSettings
 
@@ -21,7 +21,7 @@ def test_every_part_of_the_bench_runs(tmp_path: Path) -> None:
         ServeBench(
             items=2_000,
             users=500,
-            past_events=2_000,
+            history_events=2_000,
             workers=1,
             first_rate=20.0,
             step=50.0,
@@ -55,7 +55,7 @@ def test_a_rate_is_sustained_when_what_was_due_is_answered_in_time() -> None:
 def test_growth_is_that_of_the_later_half(monkeypatch: pytest.MonkeyPatch) -> None:
     resident = iter([100.0, 180.0, 200.0, 203.0])
     monkeypatch.setattr(
-        "infra.evaluation.benchmarks.serving_watch.largest_rss_mib", lambda pid: next(resident)
+        "infra.evaluation.benchmarks.process_cost.largest_rss_mib", lambda pid: next(resident)
     )
     curve = MemoryCurve(1)
     for answered in (100, 100, 200):

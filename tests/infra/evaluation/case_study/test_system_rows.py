@@ -13,7 +13,7 @@ from infra.evaluation.case_study.training import Training
 from infra.evaluation.case_study.under_load import UnderLoad
 from infra.evaluation.case_study.updates import Updates
 
-SIZE = Size(items=1_200, users=200, past_events=500, ids=2_000)
+SIZE = Size(items=1_200, users=200, history_events=500, ids=2_000)
 
 
 @pytest.fixture(scope="module")

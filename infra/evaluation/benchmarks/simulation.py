@@ -1,4 +1,4 @@
-"""`recsys bench world`: what a world of this size takes: seconds, memory, visits of a day, lists answered.
+"""`recsys bench simulation`: what a world of this size takes: seconds, memory, visits of a day, lists answered.
 
 The world is made in a process of its own, so that its memory is the world's.
 """
@@ -20,7 +20,7 @@ _LIST = 20
 
 
 @dataclass(frozen=True)
-class WorldBench:
+class SimulationBench:
     """Sizes. `lists`: answered one after the other, by as many different users as there are."""
 
     seed: int = 0
@@ -29,19 +29,19 @@ class WorldBench:
     lists: int = 20_000
 
     @classmethod
-    def quick(cls, seed: int) -> "WorldBench":
+    def quick(cls, seed: int) -> "SimulationBench":
         return cls(seed, users=10_000, items=10_000, lists=2_000)
 
 
-def run(bench: WorldBench) -> Result:
+def run(bench: SimulationBench) -> Result:
     """Figures of one world; there are no goals, only what it takes."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         figures = pool.apply(_measure, (bench,))
-    return Result("bench world", bench.seed, figures)
+    return Result("bench simulation", bench.seed, figures)
 
 
-def _measure(bench: WorldBench) -> dict[str, float]:
+def _measure(bench: SimulationBench) -> dict[str, float]:
     before = _peak_mib()
     began = time.perf_counter()
     world = create_world(WorldConfig(seed=bench.seed, users=bench.users, items=bench.items))

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.evaluation.reports.world_fit import WorldFit, read_log, run
+from infra.evaluation.reports.response_fit import ResponseFit, read_log, run
 from recsys.contracts.errors import InvalidData
 
 
@@ -33,13 +33,13 @@ def write_log(folder: Path, days: int, rows: int = 6_000) -> None:
 
 def test_the_last_days_are_held_out_and_repeated(tmp_path: Path) -> None:
     write_log(tmp_path, days=8, rows=24_000)  # of a small log each item's drawn effect moves the mean
-    result = run(WorldFit(tmp_path))
+    result = run(ResponseFit(tmp_path))
     figures = result.figures
     assert (figures["days_fitted"], figures["days_held_out"]) == (6, 2)
     assert figures["impressions_fitted"] + figures["impressions_held_out"] == 24_000
     assert result.met, figures
     assert figures["click_gauc"] > 0.6
-    assert run(WorldFit(tmp_path)).figures == figures
+    assert run(ResponseFit(tmp_path)).figures == figures
 
 
 def test_repeats_count_once(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_repeats_count_once(tmp_path: Path) -> None:
 
 def test_no_log_and_a_single_day_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="no Parquet file"):
-        run(WorldFit(tmp_path))
+        run(ResponseFit(tmp_path))
     write_log(tmp_path, days=1, rows=100)
     with pytest.raises(InvalidData, match="one day only"):
-        run(WorldFit(tmp_path))
+        run(ResponseFit(tmp_path))

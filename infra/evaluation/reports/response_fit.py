@@ -25,7 +25,7 @@ _RATE = 0.02  # absolute error that is allowed of a rate
 
 
 @dataclass(frozen=True)
-class WorldFit:
+class ResponseFit:
     """`data`: folder with Parquet files of impressions in KuaiRand's columns; `held_out`: share of the days."""
 
     data: Path
@@ -43,7 +43,7 @@ class RealLog:
     sizes: tuple[int, int, int]
 
 
-def run(config: WorldFit) -> Result:
+def run(config: ResponseFit) -> Result:
     """Fit and compare.
 
     Raises:

@@ -1,10 +1,10 @@
 """The bench of the world, at a size of no time."""
 
-from infra.evaluation.benchmarks.behavior import WorldBench, run
+from infra.evaluation.benchmarks.simulation import SimulationBench, run
 
 
 def test_every_figure_is_there() -> None:
-    result = run(WorldBench(seed=1, users=500, items=300, lists=50))
+    result = run(SimulationBench(seed=1, users=500, items=300, lists=50))
     assert result.met
     assert result.figures["users"] == 500
     assert all(
