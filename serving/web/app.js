@@ -1,6 +1,6 @@
 // The shell: who is looked at, which view is open, and what the views share. Each view is a file in views/.
 import { readHealth, recommend, saveKey } from "./api.js";
-import { useLoaded } from "./parts.js";
+import { useLoaded } from "./components.js";
 import { html, render, useCallback, useEffect, useRef, useState } from "./vendor/toolkit.js";
 import { Feed } from "./views/feed.js";
 import { Funnel } from "./views/funnel.js";

@@ -1,7 +1,7 @@
 // Experiments: who is in which arm, and what the arms have earned so far, with intervals. `/v1/experiments/…/outcomes`.
 import { readExperiments, readOutcomes } from "../api.js";
 import { ago, change, count, number, percent, probability, rate, tick, words } from "../format.js";
-import { Chart, Empty, Panel, Problem, Table, useLoaded } from "../parts.js";
+import { Chart, Empty, Panel, Problem, Table, useLoaded } from "../components.js";
 import { html, useState } from "../vendor/toolkit.js";
 
 const EVERY_MS = 10_000;

@@ -1,7 +1,7 @@
 // Feed: a user's list, why each item is there, and how it changes with what the user does.
 import { ApiProblem, readUser, sendEvent } from "../api.js";
 import { age, ms, score, signed, words } from "../format.js";
-import { Empty, Panel, Problem, useLoaded } from "../parts.js";
+import { Empty, Panel, Problem, useLoaded } from "../components.js";
 import { html, useEffect, useState } from "../vendor/toolkit.js";
 
 const ACTIONS = [

@@ -1,6 +1,6 @@
 // Funnel: one request from recall to the list. The data is `?explain=true`, as `recsys explain` prints it.
 import { age, count, ms, number, score, signed, words } from "../format.js";
-import { Bar, Diverging, Empty, Panel, Problem, Table, Tile } from "../parts.js";
+import { Bar, Diverging, Empty, Panel, Problem, Table, Tile } from "../components.js";
 import { html, useEffect, useState } from "../vendor/toolkit.js";
 
 const SHARES = 14;

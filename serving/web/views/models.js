@@ -1,7 +1,7 @@
 // Data and models: what the import found, how training went, and what was measured. `/v1/models` reads the home folder.
 import { readModels } from "../api.js";
 import { count, number, words } from "../format.js";
-import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../parts.js";
+import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../components.js";
 import { html } from "../vendor/toolkit.js";
 
 const TONES = ["--accent", "--warm", "--up", "--dim"];

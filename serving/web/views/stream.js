@@ -1,6 +1,6 @@
 // How far and how fresh the stream is: by the store's offsets, and by what the feature workers report to it.
 import { age, ago, bytes, count, ms, number } from "../format.js";
-import { Bar, Empty, Panel, Table } from "../parts.js";
+import { Bar, Empty, Panel, Table } from "../components.js";
 import { html } from "../vendor/toolkit.js";
 
 export function Stream({ state }) {

@@ -1,7 +1,7 @@
 // System: how it does now. Everything is `/v1/system`, `/v1/bundles` and `/v1/experiments`, looked at every two seconds.
 import { activate, readBundles, readSystem } from "../api.js";
 import { age, ago, bucketed, bytes, count, ms, number, percent, when, words } from "../format.js";
-import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../parts.js";
+import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../components.js";
 import { html, useEffect, useState } from "../vendor/toolkit.js";
 import { Experiments } from "./experiments.js";
 import { Stream } from "./stream.js";
