@@ -110,7 +110,7 @@ def _merge(content: dict[str, Any]) -> None:
                     "name": "explain",
                     "in": "query",
                     "description": "Add `funnel`: stages with milliseconds, channels, scores, features with age and"
-                    " contribution, moves, removals.",
+                    " contribution, reasons, moves, removals.",
                     "schema": {"type": "boolean", "default": False},
                 }
             ],

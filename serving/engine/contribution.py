@@ -1,11 +1,14 @@
-"""What moved a score: the served ranker asked again, without one thing at a time.
+"""What moved a score: the served ranker is asked again with one input at a time left out.
 
-Occlusion: a feature's columns are set to what they are for an unknown user and an unknown item, and the item's value is
-computed anew; the difference is the feature's contribution. Differences need not add up to the score: features act
-together, and two that say the same thing stand in for each other.
+Occlusion: a feature's columns take the values of an unknown user and an unknown item, and the item is scored anew; the
+difference is the feature's contribution. Contributions need not add up to the score: features act together, and two
+that carry the same information stand in for each other.
+
+An item is in the list rather than another because of what differs between them. So its *reasons* leave out every
+feature that has the same value for all candidates of the request, however much that feature moves the score.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -20,7 +23,7 @@ from recsys.features.item_columns import ItemColumns
 from recsys.features.state import EntityState
 from recsys.pipeline.stages import Scorer
 
-HISTORY, ITEM = "history", "item"  # beside the features: what the model reads of the user and the item itself
+HISTORY, ITEM = "history", "item"  # inputs of the model besides the features
 _UNKNOWN_ROW = np.iinfo(np.int32).max  # the ranker knows no such item
 
 
@@ -47,6 +50,25 @@ def contributions(scorer: Scorer, query: Query, shown: Candidates) -> dict[str, 
     without = replace(query, history=nothing, types=nothing, gaps=nothing)
     found[HISTORY] = values[0] - scorer.score(without, shown).score
     return found
+
+
+def shared_by(candidates: Candidates) -> list[str]:
+    """Names of the inputs that are the same for all candidates: the user's `HISTORY` and features of one value."""
+    values = candidates.features
+    if values.shape[1] != FEATURES.dimension:
+        return []
+    same = (values == values[:1]).all(axis=0)
+    return [HISTORY, *(name for name, columns in _columns().items() if same[columns].all())]
+
+
+def reasons(contribution: Mapping[str, float], shared: Collection[str]) -> list[str]:
+    """Names of the inputs that set one item apart from the other candidates, the strongest first.
+
+    >>> reasons({"hour": 0.6, "item_clicks": -0.2, "item": 0.3, "price": 0.0}, shared=["hour"])
+    ['item', 'item_clicks']
+    """
+    differing = (name for name, share in contribution.items() if share and name not in shared)
+    return sorted(differing, key=lambda name: -abs(contribution[name]))
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from recsys.features.age import ages
 from recsys.features.definitions import FEATURES
 from recsys.items.catalogue import Catalogue
 from recsys.store.base import FeatureStore
-from serving.engine.contribution import contributions
+from serving.engine.contribution import contributions, reasons, shared_by
 from serving.engine.runtime import USER_FEATURES, Runtime
 
 MAX_RANKED = 100  # ranked candidates that are listed
@@ -23,7 +23,8 @@ PINNED = "pinned"  # the recall channel of pin rules
 
 
 def funnel(runtime: Runtime, answer: Answer, store: FeatureStore) -> dict[str, Any]:
-    """JSON-ready: `stages`, `channels`, `features` (what they are), `shown`, `ranked`, `removed`.
+    """JSON-ready: `stages`, `channels`, `features` (what they are), `shared` (those that are the same for all
+    candidates), `shown`, `ranked`, `removed`.
 
     Args:
         store: knows the items' states, for the ages of their features.
@@ -45,6 +46,7 @@ def _details(runtime: Runtime, answer: Answer, explained: Explanation, store: Fe
     detailed = shown.take(np.arange(min(len(shown), MAX_DETAILED)))
     feature_ages = _ages(answer, catalogue.ids(detailed.rows.tolist()), store)
     shares = contributions(runtime.pipeline.scorers[0], answer.query, detailed)
+    shared = shared_by(ranked)
     lines = []
     for i, row in enumerate(shown.rows.tolist()):
         line = {
@@ -56,11 +58,14 @@ def _details(runtime: Runtime, answer: Answer, explained: Explanation, store: Fe
         }
         if i < len(detailed):
             line["ages_ms"] = feature_ages[i] if feature_ages else None
-            line["contributions"] = {name: round(float(share[i]), 6) for name, share in shares.items()}
+            contribution = {name: round(float(share[i]), 6) for name, share in shares.items()}
+            line["contributions"] = contribution
+            line["reasons"] = reasons(contribution, shared)
         lines.append(line)
     return {
         "channels": {name: len(rows) for name, rows in explained.recalled.items()},
         "features": {f.name: {"of": str(f.entity), "columns": list(f.columns)} for f in FEATURES.features},
+        "shared": shared,
         "shown": lines,
         "ranked": [
             {**_candidate(catalogue, ranked, i), "place": place.get(int(ranked.rows[i]))}

@@ -10,7 +10,7 @@ from recsys.client import Client
 from recsys.client.models import Recommendations
 
 app = typer.Typer()
-_TOP = 6  # contributions shown of each item
+_TOP = 6  # features listed per item
 
 
 @app.command()
@@ -69,9 +69,17 @@ def _print(answer: Recommendations) -> None:
         ],
     )
     print_table(
-        "why (contribution to the score; age of the newest event behind it)",
+        "reasons (contribution to the score of what differs between candidates; age of its newest event)",
         ("item", "strongest features"),
-        [(line["title"] or line["item_id"], _why(line, funnel["features"])) for line in funnel["shown"]],
+        [
+            (line["title"] or line["item_id"], _inputs(line.get("reasons", []), line, funnel["features"]))
+            for line in funnel["shown"]
+        ],
+    )
+    print_table(
+        "the same for all candidates (contribution to the first item's score)",
+        ("strongest features",),
+        [(_inputs(_shared(funnel, line), line, funnel["features"]),) for line in funnel["shown"][:1]],
     )
     removed = [
         (
@@ -92,15 +100,19 @@ def _moved(line: dict[str, Any]) -> str:
     return f"{rank} ({line['moved_by']})" if line["moved_by"] else rank
 
 
-def _why(line: dict[str, Any], features: dict[str, Any]) -> str:
-    """The strongest contributions: name, value, age."""
+def _shared(funnel: dict[str, Any], line: dict[str, Any]) -> list[str]:
+    """Names of what moves the score of the item, but is no reason for it, the strongest first."""
     shares: dict[str, float] = line.get("contributions", {})
+    moving = (name for name in funnel["shared"] if shares.get(name))
+    return sorted(moving, key=lambda name: -abs(shares[name]))
+
+
+def _inputs(names: list[str], line: dict[str, Any], features: dict[str, Any]) -> str:
+    """The first of `names`: contribution, name, value, age."""
     ages: dict[str, int | None] = line.get("ages_ms") or {}
-    strongest = sorted(shares.items(), key=lambda entry: -abs(entry[1]))[:_TOP]
     return "\n".join(
-        f"{share:+.4f} {name}{_values(name, line, features)}{_age(ages.get(name))}"
-        for name, share in strongest
-        if share
+        f"{line['contributions'][name]:+.4f} {name}{_values(name, line, features)}{_age(ages.get(name))}"
+        for name in names[:_TOP]
     )
 
 

@@ -116,11 +116,10 @@ function Line({ item, place, funnel, move, busy, act }) {
 /** One sentence: who found it, what spoke for it, what moved it. */
 function why(shown) {
   const found = Object.entries(shown.channels).map(([channel, rank]) => `${words(channel)} #${rank + 1}`).join(", ");
-  const strong = Object.entries(shown.contributions ?? {})
-    .filter(([, share]) => share > 0)
-    .sort((a, b) => b[1] - a[1])
+  const strong = (shown.reasons ?? [])
+    .filter((name) => shown.contributions[name] > 0)
     .slice(0, STRONGEST)
-    .map(([name, share]) => `${words(name)} ${signed(share, 2)}`)
+    .map((name) => `${words(name)} ${signed(shown.contributions[name], 2)}`)
     .join(", ");
   const moved = shown.moved_by && shown.rank !== null ? ` · ranked ${shown.rank + 1}, moved by ${shown.moved_by}` : "";
   return `Found by ${found || "filling up"}${strong && ` · for it: ${strong}`}${moved}`;

@@ -26,7 +26,7 @@ export function Funnel({ user, answer, error, ask }) {
       <${Panel} id="items-title" title="Shown items" note="Choose one to see what speaks for it.">
         <${Items} shown=${shown} chosen=${chosen} choose=${choose} />
       <//>
-      <${Detail} item=${shown[Math.min(chosen, shown.length - 1)]} features=${funnel.features} />`}
+      <${Detail} item=${shown[Math.min(chosen, shown.length - 1)]} funnel=${funnel} />`}
     <div class="split even">
       <${Passed} ranked=${funnel.ranked ?? []} />
       <${Removed} removed=${funnel.removed ?? {}} />
@@ -84,27 +84,29 @@ function Items({ shown, chosen, choose }) {
     <//>`;
 }
 
-function Detail({ item, features }) {
+function Detail({ item, funnel: { features, shared } }) {
   const [all, setAll] = useState(false);
   if (!item.contributions) {
     return html`<${Panel} id="why-title" title=${item.title || item.item_id}><${Empty} title="No contributions">They are computed for the first 30 items of a ranked list.<//><//>`;
   }
-  const sorted = Object.entries(item.contributions).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
-  const most = Math.abs(sorted[0]?.[1] ?? 0) || 1;
-  const listed = all ? sorted : sorted.filter(([, share]) => share !== 0).slice(0, SHARES);
+  const strength = (name) => Math.abs(item.contributions[name]);
+  const others = Object.keys(item.contributions).filter((name) => !item.reasons.includes(name)).sort((a, b) => strength(b) - strength(a));
+  const names = [...item.reasons, ...others];
+  const listed = all ? names : item.reasons.slice(0, SHARES);
+  const most = Math.max(...listed.map(strength)) || 1;
   return html`
     <${Panel} id="why-title" title=${`Why ${item.title || item.item_id}`}
-      note="What the score would lose (blue) or gain (orange) if the ranker did not know this. Age: of the newest event behind the value."
-      actions=${html`<button type="button" class="quiet" aria-expanded=${all} onClick=${() => setAll(!all)}>${all ? "Strongest only" : `All ${sorted.length} features`}</button>`}>
+      note="What the score would lose (blue) or gain (orange) if the ranker did not know this. Reasons are what differs between candidates; features that are the same for all of them are listed last. Age: of the newest event behind the value."
+      actions=${html`<button type="button" class="quiet" aria-expanded=${all} onClick=${() => setAll(!all)}>${all ? "Strongest only" : `All ${names.length} features`}</button>`}>
       <${Table} caption="Contributions of features to the score" className="shares" head=${["feature", "of", ["value"], ["age"], "contribution", [""]]}>
-        ${listed.map(([name, share]) => html`
+        ${listed.map((name) => html`
           <tr>
-            <th scope="row">${words(name)}</th>
+            <th scope="row">${words(name)}${shared.includes(name) && html` <span class="dim">same for all</span>`}</th>
             <td class="dim">${words(features[name]?.of ?? "model")}</td>
             <td class="num">${(features[name]?.columns ?? []).map((column) => number(item.features[column])).join(" · ") || "–"}</td>
             <td class="num">${item.ages_ms ? age(item.ages_ms[name]) : "–"}</td>
-            <td class="wide"><${Diverging} value=${share / most} /></td>
-            <td class="num">${signed(share)}</td>
+            <td class="wide"><${Diverging} value=${item.contributions[name] / most} /></td>
+            <td class="num">${signed(item.contributions[name])}</td>
           </tr>`)}
       <//>
     <//>`;

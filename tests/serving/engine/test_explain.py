@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from recsys.contracts.request import Answer, Query
 from recsys.features.definitions import FEATURES
-from serving.engine.contribution import HISTORY, ITEM, contributions
+from serving.engine.contribution import HISTORY, ITEM, contributions, shared_by
 from tests.serving.conftest import NOW_MS, Api, click
 
 
@@ -62,6 +62,32 @@ def test_a_contribution_is_the_value_less_the_value_without_the_feature(api: Api
     assert np.abs(found[ITEM]).max() > 1e-4
     # the clock is the same for everybody
     assert not found["hour"].any()
+
+
+def test_reasons_are_what_differs_between_the_candidates(api: Api) -> None:
+    api.apply([click("item-003"), click("item-004"), click("item-009", "u2"), click("item-009", "u3")])
+    funnel = explained(api, k=5)
+    shared = funnel["shared"]
+    assert {"user_seconds_since_engaged", "user_history_length", "hour", HISTORY} <= set(shared)
+    assert "item_clicks_1h" not in shared and ITEM not in shared
+    for line in funnel["shown"]:
+        # the user's recency moves the score, but it would move that of every other candidate, too
+        assert abs(line["contributions"]["user_seconds_since_engaged"]) > 1e-4
+        assert not set(shared) & set(line["reasons"])
+        shares = line["contributions"]
+        differing = {name for name, share in shares.items() if share and name not in shared}
+        assert set(line["reasons"]) == differing and differing
+        assert line["reasons"] == sorted(differing, key=lambda name: -abs(shares[name]))
+
+
+def test_a_feature_is_shared_only_when_all_its_columns_are(api: Api) -> None:
+    candidates = answer_of(api).explanation.ranked  # type: ignore[union-attr]
+    ones = replace(candidates, features=np.ones_like(candidates.features))
+    assert shared_by(ones) == [HISTORY, *(feature.name for feature in FEATURES.features)]
+    for feature in FEATURES.features:
+        differing = np.ones_like(candidates.features)
+        differing[-1, FEATURES.column(feature.columns[-1])] = 2
+        assert feature.name not in shared_by(replace(candidates, features=differing))
 
 
 def test_moves_name_their_reason(api: Api) -> None:
