@@ -1,4 +1,4 @@
-"""The `recsys` command. Groups and commands live in `infra/commands` and are imported when they are called:
+"""The `recsys` command. Groups and commands live in `infra/cli/commands` and are imported when they are called:
 `recsys stream worker` must not load torch, and `recsys --help` must not load anything.
 """
 
@@ -24,7 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "size": ("size", "Processes, memory, partitions and cost for a load."),
     "data": ("data", "Fetch, validate and import data sets."),
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
-    "world": ("world", "A seeded world of users and items to try the system in."),
+    "simulate": ("simulate", "Simulate a shop's users, or fit a response model to a real log."),
     "ab": ("ab", "What experiments found, and whether to believe it."),
     "features": ("features", "Build training examples with Spark; list and compare definitions."),
     "train": ("train", "Train both models and publish a bundle."),

@@ -45,7 +45,7 @@ def read_clock(path: Path) -> WorldClock:
     try:
         return WorldClock.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InvalidConfig(f"{path}: {error.strerror}; `recsys world past` writes it") from error
+        raise InvalidConfig(f"{path}: {error.strerror}; `recsys simulate history` writes it") from error
     except ValidationError as error:
         raise InvalidConfig(f"{path}: not a world's clock: {error.errors()[0]['msg']}") from error
 

@@ -152,7 +152,7 @@ def create_world(config: WorldConfig) -> World:
 
 
 def read_world(path: Path) -> WorldConfig:
-    """The world that `recsys world past` wrote down.
+    """The world that `recsys simulate history` wrote down.
 
     Raises:
         InvalidConfig: the file is missing or no such configuration.
@@ -160,7 +160,7 @@ def read_world(path: Path) -> WorldConfig:
     try:
         return WorldConfig.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InvalidConfig(f"{path}: {error.strerror}; make one with `recsys world past`") from error
+        raise InvalidConfig(f"{path}: {error.strerror}; make one with `recsys simulate history`") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidConfig(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -157,7 +157,7 @@ def traffic(
     seed: Annotated[int, typer.Option(help="Of users, items and types.")] = 0,
     world: Annotated[
         Path | None,
-        typer.Option(help="Users of this world (`recsys world past`) visit the API instead: see below."),
+        typer.Option(help="Simulate users of this world (`recsys simulate history`): see below."),
     ] = None,
     day: Annotated[int, typer.Option(min=0, help="Which day of the world is played.")] = 0,
     days: Annotated[int, typer.Option(min=1, help="How many days of the world, one after the other.")] = 1,

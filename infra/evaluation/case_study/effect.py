@@ -32,7 +32,7 @@ from recsys.lake.lake import read_events
 from recsys.rerank.reranker import Exploration, RerankConfig
 from recsys.simulation.actions import row_of
 from recsys.simulation.behavior import Behavior, Response, Visitor
-from recsys.simulation.history import PastConfig, write_past
+from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import Ints, World, WorldConfig, create_world
 from serving.engine.runtime import PathConfig
 
@@ -84,7 +84,7 @@ class Effect:
         with tempfile.TemporaryDirectory(prefix="recsys-effect-") as folder:
             home = Path(folder)
             lake = home / "lake"
-            write_past(world, lake, PastConfig(days=self.past_days))
+            write_history(world, lake, HistoryConfig(days=self.past_days))
             bundles = learn(lake, home / "work", home / "bundles", replace(self.learning, seed=self.seed))
             behavior = Watched(world)
             play(Population(world, behavior), behavior, bundles, lake, self)

@@ -10,7 +10,7 @@ import orjson
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found
 from recsys.lake.lake import DAY_PREFIX, EVENTS, read_events
-from recsys.simulation.history import PastConfig, write_past
+from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import WorldConfig, create_world
 
 _MILLION = 1_000_000
@@ -36,7 +36,7 @@ class Lake:
         world = create_world(WorldConfig(seed=self.seed, users=self.users, items=self.items, days=self.days))
         with tempfile.TemporaryDirectory(prefix="recsys-case-") as folder:
             lake = Path(folder)
-            written = write_past(world, lake, PastConfig(days=self.days))
+            written = write_history(world, lake, HistoryConfig(days=self.days))
             packed = sum(path.stat().st_size for path in (lake / EVENTS).glob(f"{DAY_PREFIX}*/*.parquet"))
             lines = [orjson.dumps(event.to_dict()) + b"\n" for event in read_events(lake)]
         zipped = len(gzip.compress(b"".join(lines), compresslevel=6, mtime=0))

@@ -32,7 +32,7 @@ from recsys.lake import lake
 from recsys.lake.lake import write_parquet
 from recsys.metrics import auc, gauc
 from recsys.models.ranker import Ranker
-from recsys.simulation.history import PastConfig, write_past
+from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import WorldConfig, create_world
 from training.compression import ladder
 from training.compression.configs import seeded
@@ -100,7 +100,7 @@ class _Night:
     def __init__(self, config: Training, home: Path) -> None:
         self._config, self._home = config, home
         world = WorldConfig(seed=config.seed, users=config.users, items=config.items, days=config.days + 1)
-        write_past(create_world(world), home / "lake", PastConfig(days=config.days + 1))
+        write_history(create_world(world), home / "lake", HistoryConfig(days=config.days + 1))
         *self._before, self._tonight, self._tomorrow = map(str, lake.days(home / "lake"))
         self._tables = home / "lake" / "items" / "items.parquet"
         self._job = FeatureJob(str(home / "lake"), str(home / "features"))

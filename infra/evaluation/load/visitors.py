@@ -142,7 +142,9 @@ async def visit(
 def _rows(world: World, answer: Recommendations) -> Ints:
     rows = np.array([row_of(item.item_id) for item in answer.items], np.int64)
     if ((rows < 0) | (rows >= len(world.quality))).any():
-        raise InvalidConfig("the API's catalogue is not this world's: import it with `recsys world past`")
+        raise InvalidConfig(
+            "the API's catalogue is not this world's: import it with `recsys simulate history`"
+        )
     return rows
 
 

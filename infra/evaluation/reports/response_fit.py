@@ -1,4 +1,4 @@
-"""`recsys world fit`: a response model fitted to KuaiRand's impressions, and how well it repeats days it has not seen.
+"""`recsys simulate fit`: a response model fitted to KuaiRand, compared with days that it has not seen.
 
 The last days are held out. Their exposures are lived through again by the fitted users, and the outcome is set beside
 the real one: rates, dwell, how much people and items differ, and whether it orders impressions and items alike.
@@ -77,7 +77,7 @@ def run(config: ResponseFit) -> Result:
         "click_auc": Goal(">=", 0.65),
         "item_rate_rank_correlation": Goal(">=", 0.5),
     }
-    return Result("world fit", config.seed, figures, goals)
+    return Result("simulate fit", config.seed, figures, goals)
 
 
 def read_log(folder: Path) -> RealLog:

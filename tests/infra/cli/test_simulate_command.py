@@ -1,4 +1,4 @@
-"""`recsys world past`: what it writes, and that it replaces nobody's catalogue."""
+"""`recsys simulate history`: what it writes, and that it refuses to replace a catalogue."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from recsys.lake.lake import days
 from recsys.simulation.clock import CLOCK_FILE, read_clock
 from recsys.simulation.world import read_world
 
-SMALL = ["past", "--users", "20", "--items", "30", "--days", "2", "--ahead", "3"]
+SMALL = ["history", "--users", "20", "--items", "30", "--days", "2", "--ahead", "3"]
 
 
-def test_the_past_ends_where_the_clock_stands_and_a_second_one_is_refused(
+def test_the_history_ends_where_the_clock_stands_and_a_second_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path))

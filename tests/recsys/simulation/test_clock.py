@@ -21,7 +21,7 @@ def test_it_is_what_was_written(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_broken_file_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match="recsys world past"):
+    with pytest.raises(InvalidConfig, match="recsys simulate history"):
         clock_of(tmp_path / "none.json")
     (tmp_path / "broken.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InvalidConfig, match="not a world's clock"):

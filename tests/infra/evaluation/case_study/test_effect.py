@@ -14,7 +14,7 @@ from infra.evaluation.case_study.virtual_time import run_virtually
 from recsys.contracts.types import MS_PER_DAY
 from recsys.features.definitions import FEATURES
 from recsys.models.ranker import RankerConfig
-from recsys.simulation.history import PastConfig, write_past
+from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import WorldConfig, create_world
 
 TINY = Effect(
@@ -44,7 +44,7 @@ def test_virtual_time_jumps_and_keeps_the_order() -> None:
 
 def test_nightly_examples_know_nothing_of_their_own_day(tmp_path: Path) -> None:
     world = create_world(WorldConfig(seed=3, users=40, items=60, days=3))
-    write_past(world, tmp_path / "lake", PastConfig(days=3))
+    write_history(world, tmp_path / "lake", HistoryConfig(days=3))
     log = read_log(tmp_path / "lake")
     items = tmp_path / "lake" / "items" / "items.parquet"
     rows = {}
@@ -66,7 +66,7 @@ def test_nightly_examples_know_nothing_of_their_own_day(tmp_path: Path) -> None:
 def test_a_ranker_learns_from_price_duration_and_repeats(tmp_path: Path) -> None:
     """Each by the name that the world writes: a feature whose attribute is missing is silently its default."""
     world = create_world(WorldConfig(seed=3, users=40, items=60, days=3))
-    write_past(world, tmp_path / "lake", PastConfig(days=3))
+    write_history(world, tmp_path / "lake", HistoryConfig(days=3))
     write_examples(
         read_log(tmp_path / "lake"), tmp_path / "lake" / "items" / "items.parquet", tmp_path / "out", 2, False
     )

@@ -1,4 +1,4 @@
-"""`recsys world fit` on a small log in KuaiRand's columns."""
+"""`recsys simulate fit` on a small log in KuaiRand's columns."""
 
 from pathlib import Path
 
