@@ -6,7 +6,7 @@ feature worker expands it into one impression event an item.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -25,7 +25,6 @@ from recsys.contracts.events import (
     parse_time,
 )
 from recsys.contracts.types import EventType
-from recsys.experiments.assignment import parse_exposures
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -139,6 +138,44 @@ def _texts(values: Any, name: str) -> tuple[str, ...]:
     if type(values) is not list:
         raise InvalidEvent(f"{name}: a list of strings is required, got {values!r:.80}")
     return tuple(_text(value, name) for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """The arm of one experiment that a list was made under, and the probability with which it was assigned."""
+
+    arm: str
+    propensity: float
+
+
+def exposures_text(exposures: Mapping[str, Exposure]) -> str:
+    """`Impression.arm` of the exposures by experiment.
+
+    >>> exposures_text({"rerank": Exposure("dpp", 0.5), "recall": Exposure("wide", 0.25)})
+    'rerank:dpp@0.5|recall:wide@0.25'
+    """
+    return "|".join(f"{name}:{e.arm}@{e.propensity:.6g}" for name, e in exposures.items())
+
+
+def parse_exposures(text: str) -> dict[str, Exposure]:
+    """Experiment → exposure: the inverse of `exposures_text`.
+
+    >>> parse_exposures("rerank:dpp@0.5|recall:wide@0.25")["recall"]
+    Exposure(arm='wide', propensity=0.25)
+
+    Raises:
+        ValueError: the text has another form, or a propensity outside (0, 1].
+    """
+    found = {}
+    for part in text.split("|") if text else ():
+        label, _, propensity = part.partition("@")
+        experiment, _, arm = label.partition(":")
+        if not experiment or not arm:
+            raise ValueError(f"{text[:80]!r} is not `experiment:arm@propensity`")
+        found[experiment] = Exposure(arm, float(propensity))
+        if not 0 < found[experiment].propensity <= 1:
+            raise ValueError(f"{text[:80]!r} has a propensity outside (0, 1]")
+    return found
 
 
 def impression_events(impression: Impression) -> list[Event]:

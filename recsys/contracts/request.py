@@ -15,8 +15,8 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
 from numpy.typing import NDArray
 
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import Head
-from recsys.features.state import EntityState
 
 Rows = NDArray[np.int32]
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from recsys.contracts.impressions import Exposure
+
 # Names are logged as `experiment:arm@propensity`, several of them joined by "|".
 Name = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$")]
 
@@ -64,43 +66,9 @@ class Assignment:
     propensity: float
 
     @property
-    def label(self) -> str:
-        """`experiment:arm`."""
-        return f"{self.experiment}:{self.arm.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """What the log says of one assignment."""
-
-    arm: str
-    propensity: float
-
-
-def exposures_text(assignments: Iterable[Assignment]) -> str:
-    """The `arm` of an impression record: `experiment:arm@propensity`, joined by "|"; empty without experiments."""
-    return "|".join(f"{a.label}@{a.propensity:.6g}" for a in assignments)
-
-
-def parse_exposures(text: str) -> dict[str, Exposure]:
-    """Experiment → exposure: the inverse of `exposures_text`.
-
-    >>> parse_exposures("rerank:dpp@0.5|recall:wide@0.25")["recall"]
-    Exposure(arm='wide', propensity=0.25)
-
-    Raises:
-        ValueError: it is not such a text.
-    """
-    found = {}
-    for part in text.split("|") if text else ():
-        label, _, propensity = part.partition("@")
-        experiment, _, arm = label.partition(":")
-        if not experiment or not arm:
-            raise ValueError(f"{text[:80]!r} is not `experiment:arm@propensity`")
-        found[experiment] = Exposure(arm, float(propensity))
-        if not 0 < found[experiment].propensity <= 1:
-            raise ValueError(f"{text[:80]!r} has a propensity that is no probability")
-    return found
+    def exposure(self) -> Exposure:
+        """What the impression log says of it."""
+        return Exposure(self.arm.name, self.propensity)
 
 
 class Assigner:

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidData
+from recsys.contracts.impressions import parse_exposures
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType
-from recsys.experiments.assignment import parse_exposures
 from recsys.lake.lake import EVENTS, IMPRESSIONS, TIME, days, read_day
 
 Floats = NDArray[np.float64]

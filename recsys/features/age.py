@@ -6,9 +6,10 @@ Cells for all time keep no time of their own; they are as new as the newest tile
 
 from collections.abc import Iterable
 
+from recsys.contracts.state import EntityState
+from recsys.features.aggregates import Entity, Measure, parse_cell
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Feature, Total
-from recsys.features.state import Entity, EntityState, Measure, parse_cell
 
 
 class Ages:

@@ -12,9 +12,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.state import EntityState, Visit
+from recsys.features.aggregates import BUCKETS, Entity, Split, category_buckets
 from recsys.features.feature_set import FeatureSet, runs
 from recsys.features.spec import MAX_LOOK, Feature, Floats, Ints, Look, Match, Total, number
-from recsys.features.state import BUCKETS, Entity, EntityState, Split, Visit, category_buckets
 from recsys.features.user_totals import UserTotals
 
 

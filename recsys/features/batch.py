@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.state import History, Op
 from recsys.contracts.types import EventType
+from recsys.features.aggregates import BUCKETS, Aggregate, Entity, Measure, Split
 from recsys.features.spec import Floats, Ints, Look, Match, Signal, Total, number
-from recsys.features.state import BUCKETS, Aggregate, Entity, History, Measure, Op, Split
 
 Array = NDArray[np.int64]
 KIND = {kind: code for code, kind in enumerate(EventType)}  # how `EventColumns.kind` numbers the types

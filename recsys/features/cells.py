@@ -11,7 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.features.state import KEY_MARK, TILE_MARK, Aggregate, Entity, Op, Split, parse_cell
+from recsys.contracts.state import Op
+from recsys.features.aggregates import KEY_MARK, TILE_MARK, Aggregate, Entity, Split, parse_cell
 
 Ints64 = NDArray[np.int64]
 

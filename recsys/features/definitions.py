@@ -4,7 +4,9 @@ What the entries share is above them: the signals (which events count), the wind
 read the same signal over windows of the same hop share their cells, so an entry that reuses them costs no state.
 """
 
+from recsys.contracts.state import History, Op
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType
+from recsys.features.aggregates import Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import (
     Affinity,
@@ -22,7 +24,6 @@ from recsys.features.kinds import (
     Weekday,
 )
 from recsys.features.spec import Look, Match, Signal
-from recsys.features.state import Entity, History, Measure, Op, Split
 from recsys.features.windows import EVER, decayed, last, settled
 
 USER, ITEM, PAIR, REQUEST = Entity.USER, Entity.ITEM, Entity.USER_ITEM, Entity.CONTEXT

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from recsys.features.aggregates import Entity
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import Attribute
 from recsys.features.spec import Feature, Look, Match, Total
-from recsys.features.state import Entity
 
 DEFINITIONS = "_definitions.json"  # beside the examples: what the newest of them were built with
 

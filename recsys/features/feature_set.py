@@ -13,23 +13,20 @@ from numpy.typing import NDArray
 
 from recsys.contracts.errors import UnknownFeature
 from recsys.contracts.events import Event
+from recsys.contracts.state import Delta, History, Op, Visit
 from recsys.contracts.types import MS_PER_DAY, EventType
-from recsys.features.kinds import Attribute
-from recsys.features.spec import Feature, Look, Total
-from recsys.features.state import (
+from recsys.features.aggregates import (
     BUCKETS,
     CATEGORIES_PER_EVENT,
     KEY_MARK,
     Aggregate,
-    Delta,
     Entity,
-    History,
     Measure,
-    Op,
     Split,
-    Visit,
     split_buckets,
 )
+from recsys.features.kinds import Attribute
+from recsys.features.spec import Feature, Look, Total
 
 _FORMAT = 1  # of states; a change of cell names or of the fold's meaning changes every fingerprint
 

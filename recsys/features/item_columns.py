@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, Item
-from recsys.features.cells import CellCoding, aggregates_of, tiles_of
-from recsys.features.feature_set import FeatureSet, runs
-from recsys.features.kinds import Attribute
-from recsys.features.spec import Floats, Ints, Look, Total, number
-from recsys.features.state import (
+from recsys.features.aggregates import (
     BUCKETS,
     CATEGORIES_PER_EVENT,
     Entity,
-    EntityState,
     bucket_of,
     category_buckets,
     creator_buckets,
 )
+from recsys.features.cells import CellCoding, aggregates_of, tiles_of
+from recsys.features.feature_set import FeatureSet, runs
+from recsys.features.kinds import Attribute
+from recsys.features.spec import Floats, Ints, Look, Total, number
 
 Cells = NDArray[np.int64]  # (2, k): codes (see `features.cells`) and amounts
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
+from recsys.features.aggregates import Entity, Split
 from recsys.features.spec import Feature, Floats, Ints, Look, Signal, Source, Total, total_of
-from recsys.features.state import Entity, Split
 from recsys.features.windows import Window
 
 EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0

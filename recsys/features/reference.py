@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.contracts.events import Event
+from recsys.contracts.state import Op
 from recsys.contracts.types import Item, User
+from recsys.features.aggregates import BUCKETS, CATEGORIES_PER_EVENT, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Floats, Ints, Look, Match, Signal, Total, number
-from recsys.features.state import BUCKETS, CATEGORIES_PER_EVENT, Entity, Measure, Op, Split
 
 
 def crc32(text: str) -> int:

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.state import History, Op
 from recsys.contracts.types import EventType
-from recsys.features.state import Aggregate, Entity, History, Measure, Op, Split
+from recsys.features.aggregates import Aggregate, Entity, Measure, Split
 from recsys.features.windows import HOP_CODES, Window
 
 # A number for one (user, item) pair, or an array (N,) of them; numbers broadcast.

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from recsys.features.aggregates import BUCKETS, Entity, Split
 from recsys.features.cells import CellCoding, Ints64, aggregates_of, buckets_of, tiles_of
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Ints, Total
-from recsys.features.state import BUCKETS, Entity, Split
 
 
 class UserTotals:

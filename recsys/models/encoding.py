@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.state import Visit
 from recsys.contracts.types import MS_PER_SECOND, EventType
-from recsys.features.state import Visit
 
 PADDING = 0
 TYPE_NUMBERS: Mapping[EventType, int] = {t: i + 1 for i, t in enumerate(EventType)}

@@ -8,7 +8,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from recsys.contracts.request import Query, Rows
-from recsys.features.state import EntityState, Visit
+from recsys.contracts.state import EntityState, Visit
 from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import encode_visits
 from recsys.recall.repeat_consumption import RepeatConsumption

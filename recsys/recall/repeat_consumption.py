@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recsys.contracts.request import Query, Rows
+from recsys.contracts.state import Visit
 from recsys.contracts.types import EventType
-from recsys.features.state import Visit
 
 
 @dataclass(frozen=True)

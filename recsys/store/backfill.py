@@ -12,8 +12,9 @@ from typing import NamedTuple, TypeVar
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import MAX_TIME_MS, Event
+from recsys.contracts.state import Delta, EntityState, History, Visit
 from recsys.contracts.types import EventType, Topic
-from recsys.features.state import Aggregate, Delta, Entity, EntityState, History, Visit, parse_cell
+from recsys.features.aggregates import Aggregate, Entity, parse_cell
 from recsys.store.base import Applied, Batch, FeatureStore, Folded, Outcome, StateDefinition
 
 TOPIC = "backfill"

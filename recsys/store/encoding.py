@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 
 from recsys.contracts.events import CATEGORY_SEPARATOR, Event
+from recsys.contracts.state import Delta, EntityState, History, Op, Visit
 from recsys.contracts.types import EventType, Item
+from recsys.features.aggregates import Entity
 from recsys.features.cells import CODE_BYTES, CellCoding, Ints64, PackedCells, aggregates_of
-from recsys.features.state import Delta, Entity, EntityState, History, Op, Visit
 from recsys.store.base import Batch, Folded, StateDefinition, StoreConfig
 
 ID_BYTES = 16

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from recsys.contracts.errors import FingerprintMismatch
 from recsys.contracts.events import Event
 from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
 from recsys.contracts.user_changes import UserChange
-from recsys.features.state import EntityState
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from recsys.contracts.errors import FingerprintMismatch
+from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.types import MS_PER_DAY
 from recsys.features.documents import Document
-from recsys.features.state import EntityState, Visit
 from recsys.store.base import StateDefinition
 from recsys.store.encoding import kept_histories
 from recsys.store.redis import nightly_key

@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.contracts.request import Candidates, Query
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
-from recsys.features.state import EntityState
 from recsys.pipeline.stages import Scorer
 
 HISTORY, ITEM = "history", "item"  # inputs of the model besides the features

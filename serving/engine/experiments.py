@@ -28,8 +28,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.impressions import exposures_text
 from recsys.contracts.types import Head
-from recsys.experiments.assignment import Arm, Assigner, Assignment, Experiment, exposures_text
+from recsys.experiments.assignment import Arm, Assigner, Assignment, Experiment
 from recsys.rerank.reranker import Exploration, RerankConfig
 from recsys.watched_file import WatchedFile
 from serving.engine.runtime import PathConfig
@@ -138,7 +139,7 @@ class _Plan:
             path = ArmSettings.model_validate(assignment.arm.settings).apply(path)
         return Assigned(
             arms=dict(labels),
-            exposures=exposures_text(assignments),
+            exposures=exposures_text({a.experiment: a.exposure for a in assignments}),
             path=path,
             bundle="".join(a.arm.bundle for a in assignments),  # at most one layer chooses bundles
         )

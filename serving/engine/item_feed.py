@@ -15,8 +15,8 @@ from typing import Protocol
 import structlog
 
 from recsys.contracts.errors import Unavailable
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
-from recsys.features.state import EntityState
 from recsys.store.base import FeatureStore
 
 _BLOCK_MS = 200

@@ -5,9 +5,9 @@ The item feed is its only writer; requests read beside it without a lock.
 
 from collections.abc import Iterable, Sequence
 
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
 from recsys.features.item_columns import ItemColumns
-from recsys.features.state import EntityState
 from recsys.items.catalogue import Catalogue
 from recsys.pipeline.trending import Trending
 from recsys.recall.live_items import LiveItems

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from recsys.contracts.request import Answer
-from recsys.features.state import EntityState
+from recsys.contracts.state import EntityState
 from recsys.observability.tracing import Span, current_span
 from recsys.store.base import FeatureStore
 

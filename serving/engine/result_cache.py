@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from recsys.contracts.errors import RecsysError, Unavailable
 from recsys.contracts.request import Answer, Query
-from recsys.features.state import EntityState
+from recsys.contracts.state import EntityState
 from serving.api.wire import Recommendation
 from serving.caching.cache import Cache
 from serving.engine.runtime import Runtime

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from recsys.contracts.state import EntityState
 from recsys.features.feature_set import FeatureSet
-from recsys.features.state import EntityState
 from recsys.lake.parquet import read_columns
 
 _NONE: Mapping[str, str] = MappingProxyType({})

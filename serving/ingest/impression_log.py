@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.request import ABSENT, Answer
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import Topic
-from recsys.features.state import EntityState
 from recsys.items.catalogue import Catalogue
 from recsys.observability.tracing import Headers, current_headers
 from serving.ingest.outbox import Message, Outbox

@@ -7,8 +7,8 @@ from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
-from recsys.features.state import EntityState
 from recsys.items.catalogue import Catalogue
 from recsys.items.item_table import read_items
 from recsys.recall.live_items import LiveItems

@@ -21,9 +21,10 @@ from infra.local.redis import Persistence, RedisServer
 from recsys.bundle import versions
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.events import Event, parse_event
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import EventType, Topic
+from recsys.features.aggregates import TILE_MARK
 from recsys.features.definitions import FEATURES, SHOWN
-from recsys.features.state import TILE_MARK, EntityState
 from recsys.lake.lake import count_rows, read_events
 from recsys.settings import Settings
 from recsys.store.base import FeatureStore, StoreConfig

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.events import CATEGORY_SEPARATOR
 from recsys.contracts.types import EventType
-from recsys.features.batch import NO_BUCKET, BatchSource, EventColumns, Queries
-from recsys.features.feature_set import FeatureSet
-from recsys.features.spec import Feature
-from recsys.features.state import (
+from recsys.features.aggregates import (
     CATEGORIES_PER_EVENT,
     Entity,
     Split,
@@ -22,6 +19,9 @@ from recsys.features.state import (
     category_buckets,
     creator_buckets,
 )
+from recsys.features.batch import NO_BUCKET, BatchSource, EventColumns, Queries
+from recsys.features.feature_set import FeatureSet
+from recsys.features.spec import Feature
 from recsys.lake.first_of_each import first_of_each
 
 TIME = "event_time_ms"

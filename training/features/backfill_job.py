@@ -6,8 +6,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 
 from recsys.contracts.events import MAX_TIME_MS
+from recsys.features.aggregates import Entity
 from recsys.features.definitions import FEATURES
-from recsys.features.state import Entity
 from recsys.store.backfill import Covered, Loaded, StateRow, backfill
 from recsys.store.base import FeatureStore, StateDefinition
 from training.features.arrow_columns import TIME

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.features.aggregates import Entity
 from recsys.features.batch import BatchSource, spans_before
 from recsys.features.definitions import ENGAGED_VISITS, ENGAGEMENT, FEATURES
-from recsys.features.state import Entity
 from training.features.arrow_columns import (
     TIME,
     Codes,

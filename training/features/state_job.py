@@ -14,10 +14,11 @@ from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from recsys.contracts.events import CATEGORY_SEPARATOR
+from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.types import EventType
+from recsys.features.aggregates import KEY_MARK, TILE_MARK, Entity
 from recsys.features.batch import EventColumns
 from recsys.features.definitions import FEATURES
-from recsys.features.state import KEY_MARK, TILE_MARK, Entity, EntityState, Visit
 from training.features.arrow_columns import TIME, Codes, event_columns, sorted_events
 from training.features.job import FeatureJob, read_events
 

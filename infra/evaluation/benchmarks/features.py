@@ -25,11 +25,11 @@ from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from infra.local.redis import RedisServer
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, Topic
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
-from recsys.features.state import EntityState
 from recsys.result import Goal, Result
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.redis import RedisFeatureStore

@@ -29,14 +29,15 @@ from infra.evaluation.stream_rig import StreamRig
 from infra.local.children import recsys_command
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from recsys.datasets.base import USER_SCHEMA
 from recsys.datasets.catalogue import items_path, items_table, users_path
+from recsys.features.aggregates import Entity, parse_cell
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.features.reference import reference_features
-from recsys.features.state import Entity, EntityState, parse_cell
 from recsys.lake.lake import IMPRESSIONS, write_parquet
 from recsys.result import Goal, Result
 from streaming.lake_writer.commit import read_checkpoint

@@ -17,12 +17,12 @@ from infra.evaluation.load.visitors import Shop
 from recsys.bundle import Bundle
 from recsys.client.models import EventResults, Recommendations, RecommendedItem
 from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
-from recsys.contracts.impressions import Impression, impression_events
+from recsys.contracts.impressions import Impression, exposures_text, impression_events
 from recsys.contracts.request import Query, Rows
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import EventType, Item, Topic
-from recsys.experiments.assignment import Assigner, exposures_text
+from recsys.experiments.assignment import Assigner
 from recsys.features.definitions import FEATURES
-from recsys.features.state import EntityState
 from recsys.items.catalogue import Catalogue
 from recsys.lake.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impressions_table
 from recsys.pipeline.hydrators import UserHydrator
@@ -154,7 +154,7 @@ class Lab(Shop):
             deadline_s=math.inf,
             context=dict(context),
             excluded_items=frozenset(exclude),
-            arm=exposures_text(assignments),
+            arm=exposures_text({a.experiment: a.exposure for a in assignments}),
             explain=bool(self.deployments[arm].path.rerank.exploration.places),
         )
         runtime = self.sides[arm].at(now_ms)

@@ -20,9 +20,10 @@ from recsys.contracts.errors import InvalidEvent, Unavailable
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event, parse_event
 from recsys.contracts.impressions import impression_events, parse_impression
+from recsys.contracts.state import Op
 from recsys.contracts.types import Topic
+from recsys.features.aggregates import Entity
 from recsys.features.definitions import FEATURES
-from recsys.features.state import Entity, Op
 from recsys.store.base import StoreConfig
 from recsys.store.encoding import pack_visit
 from recsys.store.redis import RedisFeatureStore

@@ -13,8 +13,8 @@ from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.events import Event, parse_event
 from recsys.contracts.impressions import impression_events, parse_impression
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import Topic
-from recsys.features.state import EntityState
 from recsys.store.base import FeatureStore, StateDefinition
 from streaming.acceptance import TimeRules
 

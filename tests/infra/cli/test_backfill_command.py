@@ -13,9 +13,10 @@ from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from infra.local.children import recsys_command
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
+from recsys.features.aggregates import Entity
 from recsys.features.definitions import FEATURES
-from recsys.features.state import Entity, EntityState
 from recsys.lake.lake import EVENTS, DayWriter, events_table
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore

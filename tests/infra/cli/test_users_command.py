@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from infra.cli.commands.users import app
 from recsys.contracts.events import Event
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.features.definitions import FEATURES
-from recsys.features.state import EntityState
 from recsys.lake.forget import forgotten_users, user_digest
 from recsys.lake.lake import EVENTS, DayWriter, events_table, read_events
 from recsys.simulation.clock import CLOCK_FILE, WorldClock, write_clock

@@ -40,7 +40,7 @@ def test_weights_are_followed_and_propensities_say_so() -> None:
 
 def test_layers_are_independent_and_one_layer_is_exclusive() -> None:
     assigner = Assigner([two_arms("a", last=0.5), two_arms("b", first=0.5), two_arms("c", layer="ranking")])
-    pairs = Counter(tuple(x.label for x in assigner.assign(user)) for user in USERS)
+    pairs = Counter(tuple(f"{x.experiment}:{x.arm.name}" for x in assigner.assign(user)) for user in USERS)
     assert len(pairs) == 8  # (a or b, each arm) x (c, each arm)
     for count in pairs.values():
         assert count == pytest.approx(len(USERS) / 8, rel=0.1)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from recsys.contracts.errors import InvalidData
+from recsys.contracts.impressions import exposures_text
 from recsys.contracts.types import MS_PER_HOUR, EventType
-from recsys.experiments.assignment import Arm, Assigner, Experiment, exposures_text
+from recsys.experiments.assignment import Arm, Assigner, Experiment
 from recsys.experiments.comparison import catalogue_lifts, false_positive_rate, gini, lifts, split_p
 from recsys.experiments.outcomes import Outcomes, first_day, outcomes_by_day, outcomes_by_step
 from tests.recsys.experiments.lakes import LakeBuilder, day
@@ -107,7 +108,7 @@ def planted_lake(lake: Path, users: int = 400, shares: tuple[float, float] = (1,
         for number in range(4):
             if rng.random() < 0.2:
                 continue
-            arm = exposures_text(assigned) if number >= 2 else ""
+            arm = exposures_text({a.experiment: a.exposure for a in assigned}) if number >= 2 else ""
             pool = 20 if better and arm else 60
             items = [f"i{n}/c{n % 3}" for n in rng.choice(pool, 10, replace=False)]
             request = builder.show(user, day(number, 8 + rng.random()), items, arm)

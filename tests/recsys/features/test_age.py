@@ -1,10 +1,10 @@
 """Ages of features: exact to a tile, none where no event is behind a feature."""
 
 from recsys.contracts.events import Event
+from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType
 from recsys.features.age import ages
 from recsys.features.definitions import FEATURES
-from recsys.features.state import EntityState, Visit
 
 NOW_MS = 20_000 * MS_PER_DAY + 15 * MS_PER_HOUR
 

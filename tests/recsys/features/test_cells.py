@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from recsys.contracts.events import Event
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import EventType
+from recsys.features.aggregates import BUCKETS, Entity, parse_cell
 from recsys.features.cells import CellCoding, PackedCells, aggregates_of, buckets_of, tiles_of
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import FeatureSet
-from recsys.features.state import BUCKETS, Entity, EntityState, parse_cell
 
 CODING = CellCoding(FEATURES.aggregates, Entity.USER)
 LATEST_TILE = 4_102_444_800_000 // 300_000  # of 5 minutes, in 2100

@@ -8,13 +8,14 @@ import pytest
 
 from recsys.contracts.errors import UnknownFeature
 from recsys.contracts.events import CATEGORIES, CREATOR, Event
+from recsys.contracts.state import Delta, Op
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType
+from recsys.features.aggregates import Entity, bucket_of, parse_cell
 from recsys.features.definitions import CLICKED, ENGAGED_VISITS, FEATURES, SEEN_VISITS, SHOWN, USER
 from recsys.features.describe import Change, Effect, differences, listing, markdown
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import Count, Ratio
 from recsys.features.spec import Look, Signal
-from recsys.features.state import Delta, Entity, Op, bucket_of, parse_cell
 from recsys.features.windows import EVER, last
 
 DOCS = Path(__file__).parents[3] / "docs" / "features.md"

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, Item
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
-from recsys.features.state import EntityState
 
 NOW = 20_000 * MS_PER_DAY
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from recsys.contracts.events import Event
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Item, User
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.features.reference import reference_features
-from recsys.features.state import EntityState
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 
 CONTEXT = {"tab": "4"}

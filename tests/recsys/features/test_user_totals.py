@@ -5,10 +5,10 @@ import random
 import numpy as np
 
 from recsys.contracts.types import MS_PER_DAY
+from recsys.features.aggregates import BUCKETS, Aggregate, Entity, Split
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import runs
 from recsys.features.spec import Total
-from recsys.features.state import BUCKETS, Aggregate, Entity, Split
 from recsys.features.user_totals import UserTotals
 
 NOW = 20_000 * MS_PER_DAY + 12_345_678

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.contracts.state import Visit
 from recsys.contracts.types import EventType
-from recsys.features.state import Visit
 from recsys.models.encoding import (
     N_GAPS,
     TYPE_NUMBERS,

@@ -4,10 +4,10 @@ import pytest
 from recsys.contracts.errors import UnknownFeature
 from recsys.contracts.events import Event
 from recsys.contracts.request import Query
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
-from recsys.features.state import EntityState
 from recsys.items.catalogue import Catalogue
 from recsys.pipeline.trending import Trending
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity

@@ -6,9 +6,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from recsys.contracts.request import Query
+from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.types import EventType, Item
 from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
-from recsys.features.state import EntityState, Visit
 from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import TYPE_NUMBERS
 from recsys.pipeline import hydrators

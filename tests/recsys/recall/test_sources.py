@@ -5,8 +5,8 @@ import pytest
 from msgspec.structs import replace
 
 from recsys.contracts.request import Query, Rows
+from recsys.contracts.state import Visit
 from recsys.contracts.types import EventType, Item
-from recsys.features.state import Visit
 from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Source
 from recsys.recall.ann import AnnIndex, IndexConfig

@@ -9,9 +9,10 @@ import pytest
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, Topic
+from recsys.features.aggregates import Entity, parse_cell
 from recsys.features.definitions import FEATURES
-from recsys.features.state import Entity, EntityState, parse_cell
 from recsys.store.backfill import Covered, StateRow, backfill
 from recsys.store.base import Applied, Batch, FeatureStore, StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore

@@ -8,9 +8,9 @@ import redis
 
 from infra.local.redis import RedisServer
 from recsys.contracts.errors import FingerprintMismatch, Unavailable
+from recsys.contracts.state import EntityState
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import FeatureSet
-from recsys.features.state import EntityState
 from recsys.store.base import StoreConfig
 from recsys.store.nightly import KEPT_MS, NightlyStore
 from recsys.store.redis import RedisFeatureStore

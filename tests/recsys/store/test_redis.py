@@ -11,9 +11,10 @@ from infra.local.redis import RedisServer
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig, Unavailable
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType
+from recsys.features.aggregates import parse_cell
 from recsys.features.definitions import FEATURES
-from recsys.features.state import EntityState, parse_cell
 from recsys.store.base import Applied, Batch, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from recsys.contracts.errors import InvalidConfig, Unavailable
-from recsys.contracts.impressions import parse_impression
+from recsys.contracts.impressions import Exposure, parse_exposures, parse_impression
 from recsys.contracts.types import Diversity, EventType, Head, Topic
-from recsys.experiments.assignment import Exposure, parse_exposures
 from recsys.experiments.growth import Growth
 from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes, read_apart
 from serving.engine.experiments import Experiments, read_experiments

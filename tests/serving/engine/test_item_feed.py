@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from recsys.contracts.errors import Unavailable
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
-from recsys.features.state import EntityState
 from serving.engine.item_feed import ItemFeed
 from tests.serving.waiting import eventually
 

@@ -14,10 +14,10 @@ from recsys.contracts.event_log import MemoryEventLog, MemoryEventSource, Record
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
 from recsys.contracts.user_changes import UserChange
 from recsys.features.definitions import FEATURES
-from recsys.features.state import EntityState
 from recsys.observability.worker_report import read_report
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore

@@ -5,9 +5,9 @@ import random
 import pytest
 
 from recsys.contracts.events import Event
+from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR
 from recsys.features.definitions import FEATURES
-from recsys.features.state import EntityState
 from tests.recsys.features.worlds import catalogue, population, random_log
 from tests.training.features.feature_rows import event_rows
 from training.features.state_job import entity_state, item_states, user_states

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from recsys.contracts.errors import InvalidData
+from recsys.contracts.state import Visit
 from recsys.contracts.types import EventType, Head, Item
-from recsys.features.state import Visit
 from recsys.models.encoding import encode_visits
 from tests.training.ranker.rank_fixture import DAY_MS, EXAMPLE_SCHEMA, N_FEATURES, write_world
 from training.ranker.dataset import examples_of, item_fields, read_examples, temporal_split

@@ -1,21 +1,17 @@
-"""State: integers in named cells, bounded histories, and how one event folds into them.
+"""Aggregates: which events enter which cells of a user's or an item's state.
 
-Every operation commutes with itself (add, minimum, maximum, keep-the-latest-n), so a state is a commutative
-monoid: partial states merge in any order, late events give the same answer, and Spark may pre-aggregate.
-Integers only: a float sum depends on its order.
-
-An `Aggregate` is one thing that is stored; a feature (`recsys.features.spec`) is read from aggregates. Time is
-cut into tiles of `hop_ms`; a tile's cell counts what happened in [tile · hop, (tile + 1) · hop), as in chronon.
+A feature (`recsys.features.spec`) is read from aggregates. Time is cut into tiles of `hop_ms`; a tile's cell counts
+what happened in [tile · hop, (tile + 1) · hop), as in chronon.
 """
 
 import zlib
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
 from recsys.contracts.events import Event
+from recsys.contracts.state import Delta, Op
 from recsys.contracts.types import EventType
 
 
@@ -26,14 +22,6 @@ class Entity(StrEnum):
     ITEM = "item"
     USER_ITEM = "user_item"
     CONTEXT = "context"
-
-
-class Op(StrEnum):
-    """How a value enters its cell. A missing cell is 0 for ADD and absent for MIN and MAX."""
-
-    ADD = "+"
-    MIN = "<"
-    MAX = ">"
 
 
 class Measure(StrEnum):
@@ -51,14 +39,6 @@ class Split(StrEnum):
     CATEGORY = "category"
     CREATOR = "creator"
     ITEM = "item"
-
-
-class Delta(NamedTuple):
-    """One change of one cell."""
-
-    cell: str
-    op: Op
-    amount: int
 
 
 TILE_MARK = "@"
@@ -164,54 +144,3 @@ def parse_cell(cell: str) -> Cell:
     stem, _, bucket = cell.partition(KEY_MARK)
     name, _, tile = stem.partition(TILE_MARK)
     return Cell(name, int(tile) if tile else -1, int(bucket) if bucket else -1)
-
-
-class Visit(NamedTuple):
-    """One entry of a history, ordered by (event_time_ms, event_id)."""
-
-    event_time_ms: int
-    event_id: str
-    type: EventType
-    item_id: str
-    categories: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The latest `size` accepted events of a user, by (event time, event id)."""
-
-    name: str
-    types: frozenset[EventType]
-    size: int
-
-
-@dataclass(slots=True)
-class EntityState:
-    """What is known of one user or item: cells, and for users the histories (oldest first) by name.
-
-    `attributes`: a user's static attributes as last put through the log; None: never, so the lake's are the latest.
-    """
-
-    cells: MutableMapping[str, int] = field(default_factory=dict)
-    histories: dict[str, list[Visit]] = field(default_factory=dict)
-    attributes: Mapping[str, str] | None = None
-
-    def change(self, delta: Delta) -> None:
-        """Apply one delta in place."""
-        old = self.cells.get(delta.cell)
-        if old is None:
-            self.cells[delta.cell] = delta.amount
-        elif delta.op is Op.ADD:
-            self.cells[delta.cell] = old + delta.amount
-        elif delta.op is Op.MAX:
-            self.cells[delta.cell] = max(old, delta.amount)
-        else:
-            self.cells[delta.cell] = min(old, delta.amount)
-
-    def visit(self, history: History, visit: Visit) -> None:
-        """Add one visit in place, keeping order and the bound. Adding one that is there changes nothing."""
-        visits = self.histories.setdefault(history.name, [])
-        if visit not in visits:
-            visits.append(visit)
-            visits.sort()
-            del visits[: -history.size]
