@@ -18,7 +18,7 @@ from recsys.store.replays import Replays
 from serving.api.cursors import Cursors
 from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes
 from serving.api.monitoring.rates import Window
-from serving.api.security import Caller, Keys, Scope
+from serving.api.security import Caller, Keys
 from serving.engine.experiments import Assigned, Experiments
 from serving.engine.item_feed import ItemFeed
 from serving.engine.model_host import ModelHost
@@ -28,7 +28,7 @@ from serving.engine.served_features import ServedFeatures
 from serving.engine.shadow import Shadow
 from serving.ingest.outbox import Outbox
 from serving.problems import Problem
-from serving.settings import ServingSettings
+from serving.settings import Scope, ServingSettings
 from serving.telemetry import Telemetry
 
 T = TypeVar("T")

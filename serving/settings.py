@@ -9,6 +9,14 @@ from recsys.contracts.types import Device, Diversity
 from recsys.settings import Settings
 
 
+class Scope(StrEnum):
+    """What an API key may do."""
+
+    READ = "read"  # recommendations, similar items, users
+    WRITE = "write"  # events and items
+    ADMIN = "admin"  # bundles and everything else
+
+
 class Role(StrEnum):
     """What a process of `recsys serve` does."""
 

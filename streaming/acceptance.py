@@ -5,18 +5,19 @@ reader's clock, so a replay decides the same. Topics that this project creates c
 topics with the producer's time, `streaming.log.source` caps the append time at the time of reading.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
 
-from recsys.contracts.errors import InvalidConfig, InvalidEvent
+from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record, remembered_partition_of
 from recsys.contracts.events import Event, parse_event
 from recsys.contracts.impressions import Impression, impression_events, parse_impression
 from recsys.contracts.item_changes import ItemChange, parse_item_change
-from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, Topic
+from recsys.contracts.types import Topic
 from recsys.contracts.user_changes import UserChange, parse_user_change
+from streaming.time_rules import TimeRules
 
 # Header of records that `recsys stream replay` read from the lake: the archiver does not write them a second time.
 REPLAY_HEADER = "replay"
@@ -30,31 +31,6 @@ class Late(InvalidEvent):
 
 class Misrouted(InvalidEvent):
     """The record is in a partition that does not belong to its user or item."""
-
-
-@dataclass(frozen=True, slots=True)
-class TimeRules:
-    """`future_ms`: how far a client's clock may be ahead of the log's; `late_ms`: how old an event may be."""
-
-    future_ms: int = 5 * MS_PER_MINUTE
-    late_ms: int = MS_PER_DAY
-
-    def __post_init__(self) -> None:
-        if self.future_ms < 0 or self.late_ms <= 0:
-            raise InvalidConfig("future_ms must be at least 0 and late_ms positive")
-
-    def clamped(self, event_time_ms: int, append_time_ms: int) -> int:
-        """Return the append time for an event from the future, else the event time. Append time 0: unknown."""
-        if append_time_ms and event_time_ms > append_time_ms + self.future_ms:
-            return append_time_ms
-        return event_time_ms
-
-    def is_late(self, event_time_ms: int, watermark_ms: int) -> bool:
-        """True for an event whose id may have expired: it could have been counted before.
-
-        `watermark_ms`: the latest event time before it in its partition.
-        """
-        return event_time_ms < watermark_ms - self.late_ms
 
 
 class Accepted(NamedTuple):

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from recsys.contracts.types import MS_PER_HOUR, MS_PER_MINUTE
 from recsys.settings import Settings
-from streaming.acceptance import TimeRules
+from streaming.time_rules import TimeRules
 
 
 class StreamSettings(Settings):

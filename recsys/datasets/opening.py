@@ -6,6 +6,7 @@ from pathlib import Path
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.datasets.base import Dataset
+from recsys.datasets.formats import FORMATS, KUAIRAND, TABLE
 from recsys.datasets.kuairand import KuaiRand, kuairand
 from recsys.datasets.kuairand import looks_like as is_kuairand
 from recsys.datasets.mapped import MappedDataset
@@ -20,9 +21,6 @@ _LAYOUTS: dict[str, tuple[str, Callable[[Path], Mapping]]] = {
     "movielens-csv": ("ratings.csv", movielens_csv),
     "recbole": ("*.inter", recbole),
 }
-KUAIRAND = "kuairand"
-TABLE = "table"
-FORMATS = (*_LAYOUTS, KUAIRAND, TABLE)
 
 
 def open_dataset(path: Path, layout: str | None = None, mapping: Path | None = None) -> Dataset:

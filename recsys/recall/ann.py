@@ -7,7 +7,6 @@ asked" (id -1) become the `Found` of `vector_index`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,24 +16,11 @@ from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.contracts.request import Rows
+from recsys.recall.index_kind import Kind
 from recsys.recall.vector_index import NO_ROW, Found, check_queries, nothing
 
 EXACT_UP_TO = 20_000  # items; exact search takes half a millisecond there
 LEAST = 1_000  # vectors for anything but exact search: FAISS wants 39 a cluster
-
-
-class Kind(StrEnum):
-    """How vectors are stored and searched. `effort` of a search is what the comment says."""
-
-    FLAT = "flat"  # exact; no effort
-    SQ8 = "sq8"  # every 8-bit code; no effort
-    HNSW = "hnsw"  # graph; candidates kept while searching
-    IVF_FLAT = "ivf_flat"  # inverted lists; lists visited
-    IVF_SQ8 = "ivf_sq8"  # inverted lists of 8-bit codes; lists visited
-    IVF_PQ = (
-        "ivf_pq"  # 4-bit product codes scanned by SIMD, the best ones again by 8-bit codes; lists visited
-    )
-    IVF_RABITQ = "ivf_rabitq"  # 1-bit codes, the best ones again by 8-bit codes; lists visited
 
 
 @dataclass(frozen=True)

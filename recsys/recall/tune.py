@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.recall.ann import AnnIndex, IndexConfig, Kind
+from recsys.recall.ann import AnnIndex, IndexConfig
+from recsys.recall.index_kind import Kind
 from recsys.recall.rescored import RescoredIndex
 from recsys.recall.vector_index import VectorIndex
 

@@ -11,7 +11,6 @@ import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -19,15 +18,10 @@ import msgspec
 from recsys.contracts.errors import InvalidConfig
 from recsys.files import staged_file
 from serving.problems import Problem
+from serving.settings import Scope
 
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
 _KEY = re.compile(r"rk_([a-z0-9-]{1,32})_([A-Za-z0-9_-]{43})")
-
-
-class Scope(StrEnum):
-    READ = "read"  # recommendations, similar items, users
-    WRITE = "write"  # events and items
-    ADMIN = "admin"  # bundles and everything else
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

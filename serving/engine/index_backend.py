@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
-from recsys.recall.ann import AnnIndex, IndexConfig, Kind, choose
+from recsys.recall.ann import AnnIndex, IndexConfig, choose
+from recsys.recall.index_kind import Kind
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base, BaseIndex
 from serving.settings import IndexKind, ServingSettings

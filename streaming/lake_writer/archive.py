@@ -39,17 +39,11 @@ from recsys.lake.lake import (
     rewriting,
     split_by_day,
 )
-from streaming.acceptance import (
-    REPLAY_HEADER,
-    Late,
-    TimeRules,
-    accept,
-    accept_item_change,
-    accept_user_change,
-)
+from streaming.acceptance import REPLAY_HEADER, Late, accept, accept_item_change, accept_user_change
 from streaming.lake_writer.commit import FOLDER, HEARTBEAT, Place, commit, exclusive, recover
 from streaming.log import KafkaSource
 from streaming.settings import StreamSettings
+from streaming.time_rules import TimeRules
 
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
 MAX_RECORDS_PER_POLL = 2_000

@@ -11,7 +11,8 @@ from recsys.contracts.types import Topic
 from recsys.contracts.user_changes import UserChange
 from recsys.observability.tracing import parent_of
 from recsys.store.base import Batch, Checkpoint
-from streaming.acceptance import TimeRules, accept, accept_item_change, accept_user_change
+from streaming.acceptance import accept, accept_item_change, accept_user_change
+from streaming.time_rules import TimeRules
 
 
 @dataclass(slots=True)

@@ -42,9 +42,10 @@ from recsys.features.definitions import FEATURES
 from recsys.observability.tracing import Traces, open_traces
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from streaming.acceptance import Late, Misrouted, TimeRules
+from streaming.acceptance import Late, Misrouted
 from streaming.log import KafkaSink, KafkaSource, Partition
 from streaming.settings import StreamSettings
+from streaming.time_rules import TimeRules
 from streaming.worker.batches import Claim, Prepared, batches
 from streaming.worker.dead_letter import send_dead_letter
 from streaming.worker.metrics import WorkerMetrics

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from recsys.models.topk import ChunkedTopK
-from recsys.recall.ann import AnnIndex, IndexConfig, Kind
+from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.gpu import BatchingIndex, TopKIndex
+from recsys.recall.index_kind import Kind
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.rescored import RescoredIndex
 from recsys.recall.snapshots import Base

@@ -7,7 +7,6 @@ recommended and how unequally; and slices of the cases where models differ.
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from recsys.items.item_table import read_items
 from recsys.metrics import coverage, gini, hit_rate, mrr, ndcg, popularity_bias, ranks_of
 from recsys.models.two_tower import TwoTowerShape
 from recsys.result import Goal, Result
+from training.choices import Augmentation, Protocol
 from training.evaluation.baselines import tuned
 from training.evaluation.lake_histories import lake_histories
 from training.evaluation.protocols import (
@@ -38,7 +38,6 @@ from training.evaluation.protocols import (
     temporal_shares,
 )
 from training.two_tower import train as train_two_tower
-from training.two_tower.augment import Augmentation
 from training.two_tower.batches import Windows
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions
@@ -49,12 +48,6 @@ TWO_TOWER = "two_tower"
 LIST_LENGTH = 10  # of coverage, Gini and popularity bias
 LONG_HISTORY = 100
 TAIL = 0.8  # share of the catalogue, the least popular items, that is the tail
-
-
-class Protocol(StrEnum):
-    ML_1M = "ml-1m"  # leave one out on the stable order
-    KUAIRAND = "kuairand"  # next long view from 2022-05-04 on
-    TEMPORAL = "temporal"  # 80/10/10 by time, of any data set
 
 
 class RecallEvaluation(BaseModel):

@@ -19,7 +19,6 @@ from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.warm_start import read_warm_start
 
-FULL_EVERY = 7  # nights
 _TOWERS = {"epochs": 1, "learning_rate": 5e-4, "validation": Validation.NONE, "refit": False}
 
 

@@ -4,22 +4,14 @@ Off by default; docs/recall.md has what was measured.
 """
 
 from collections.abc import Callable
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.choices import Augmentation
 from training.two_tower.sequences import History
 
 Change = Callable[[History, np.random.Generator], History]
-
-
-class Augmentation(StrEnum):
-    NONE = "none"
-    CROP = "crop"  # a consecutive part
-    MASK = "mask"  # without some events
-    REORDER = "reorder"  # a short stretch shuffled
-    SUBSTITUTE = "substitute"  # some items by a neighbour
 
 
 def augmenter(

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.contracts.types import EventType
 from recsys.models.two_tower import TwoTowerShape
-from training.two_tower.augment import Augmentation
+from training.choices import Augmentation
 from training.two_tower.batches import Windows
 from training.two_tower.losses import LossName
 

@@ -15,7 +15,7 @@ from recsys.datasets.catalogue import table_users
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
 from recsys.models.encoding import TYPE_NUMBERS
-from training.two_tower.augment import Augmentation
+from training.choices import Augmentation
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions, item_neighbours
 from training.two_tower.retrieval import Cases, cases_after

@@ -11,9 +11,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.datasets.fetch import FETCHABLE, fetch
+from recsys.datasets.formats import FORMATS
 from recsys.datasets.importer import Progress as Report
 from recsys.datasets.importer import import_dataset, validate_dataset
-from recsys.datasets.opening import FORMATS, open_dataset
+from recsys.datasets.opening import open_dataset
 from recsys.datasets.report import ImportReport
 from recsys.settings import Settings
 

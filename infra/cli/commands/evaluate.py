@@ -7,9 +7,9 @@ import typer
 
 from infra.terminal import JsonFlag, QuickFlag, console, finish
 from recsys.settings import Settings
+from training.choices import Augmentation, Protocol
 from training.evaluation import recall as evaluate_recall
-from training.evaluation.recall import Protocol, RecallEvaluation
-from training.two_tower.augment import Augmentation
+from training.evaluation.recall import RecallEvaluation
 
 app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.")
 

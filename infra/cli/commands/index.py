@@ -11,7 +11,7 @@ from infra.evaluation.benchmarks.index_plot import plot_indexes
 from infra.evaluation.benchmarks.vectors import Vectors, learnt_like, random_vectors, users_of
 from infra.terminal import JsonFlag, console, print_json, print_table
 from recsys.contracts.errors import InvalidConfig, InvalidData
-from recsys.recall.ann import Kind
+from recsys.recall.index_kind import Kind
 from recsys.recall.tune import Measured, candidates, measure, pick
 
 app = typer.Typer(no_args_is_help=True, help="Measure and choose nearest-neighbour indexes.")

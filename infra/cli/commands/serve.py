@@ -8,9 +8,9 @@ import typer
 from infra.local.services import connected
 from infra.terminal import console
 from recsys.contracts.errors import InvalidConfig
-from serving.api.security import Scope, new_key
+from serving.api.security import new_key
 from serving.api.server import run
-from serving.settings import Role, ServingSettings
+from serving.settings import Role, Scope, ServingSettings
 
 app = typer.Typer()
 

@@ -17,8 +17,9 @@ from recsys.features.definitions import FEATURES
 from recsys.models.two_tower import TwoTowerShape
 from recsys.settings import Settings
 from training import publish
+from training.choices import FULL_EVERY
 from training.nightly.ranker import NIGHT, RankerUpdate
-from training.nightly.update import FULL_EVERY, nights_since_full, update_ranker, update_two_tower
+from training.nightly.update import nights_since_full, update_ranker, update_two_tower
 from training.publish import PublishConfig
 from training.ranker import train as train_ranker
 from training.ranker.clean import Cleaning

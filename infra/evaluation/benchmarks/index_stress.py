@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.recall.ann import IndexConfig, Kind
+from recsys.recall.ann import IndexConfig
+from recsys.recall.index_kind import Kind
 from recsys.recall.live_index import LiveIndex
 
 Floats = NDArray[np.float32]

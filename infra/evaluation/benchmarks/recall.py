@@ -13,7 +13,8 @@ from infra.evaluation.benchmarks.index_stress import StressConfig, stress
 from infra.evaluation.benchmarks.vectors import Vectors, learnt_like, random_vectors
 from recsys.contracts.types import Item
 from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
-from recsys.recall.ann import AnnIndex, IndexConfig, Kind
+from recsys.recall.ann import AnnIndex, IndexConfig
+from recsys.recall.index_kind import Kind
 from recsys.recall.rescored import RescoredIndex
 from recsys.recall.tune import Measured, measure
 from recsys.recall.two_tower import UserTower

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from infra.evaluation.benchmarks.vectors import learnt_like
 from recsys.contracts.errors import InvalidConfig
 from recsys.models.topk import ChunkedTopK
-from recsys.recall.ann import AnnIndex, IndexConfig, Kind
+from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.gpu import TopKIndex
+from recsys.recall.index_kind import Kind
 from recsys.recall.vector_index import VectorIndex
 from recsys.result import Goal, Result
 

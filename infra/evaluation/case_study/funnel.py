@@ -9,10 +9,11 @@ from pathlib import Path
 
 from infra.evaluation.case_study.section import Found, Sheet
 from recsys.result import Result
+from training.choices import Protocol
 from training.evaluation import recall as evaluate_recall
 from training.evaluation.kuairand import evaluate as evaluate_rank
 from training.evaluation.kuairand.benchmark import RankEvaluation
-from training.evaluation.recall import TWO_TOWER, Protocol, RecallEvaluation
+from training.evaluation.recall import TWO_TOWER, RecallEvaluation
 
 MOVIELENS, KUAIRAND = "ml-100k", "kuairand-pure-part"
 _PROTOCOLS = {MOVIELENS: Protocol.TEMPORAL, KUAIRAND: Protocol.KUAIRAND}

@@ -34,6 +34,7 @@ from recsys.metrics import auc, gauc
 from recsys.models.ranker import Ranker
 from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import WorldConfig, create_world
+from training.choices import FULL_EVERY
 from training.compression import ladder
 from training.compression.configs import seeded
 from training.compression.ladder import LadderConfig
@@ -42,7 +43,7 @@ from training.compression.variants import VARIANT, take, trained_ranker
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
 from training.nightly.ranker import RankerUpdate, carried_over
-from training.nightly.update import FULL_EVERY, update_ranker, update_two_tower
+from training.nightly.update import update_ranker, update_two_tower
 from training.ranker import train as train_ranker
 from training.ranker.dataset import RankExamples, item_fields, read_examples
 from training.ranker.loop import predict

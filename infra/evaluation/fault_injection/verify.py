@@ -16,7 +16,7 @@ from recsys.contracts.impressions import impression_events, parse_impression
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Topic
 from recsys.store.base import FeatureStore, StateDefinition
-from streaming.acceptance import TimeRules
+from streaming.time_rules import TimeRules
 
 
 @dataclass

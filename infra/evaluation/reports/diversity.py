@@ -28,9 +28,10 @@ from recsys.rerank.diversity import (
 from recsys.rerank.greedy import greedy
 from recsys.rerank.reranker import RerankConfig
 from recsys.result import Goal, Result
+from training.choices import Protocol
 from training.evaluation.baselines import Past, ease
 from training.evaluation.protocols import Split
-from training.evaluation.recall import Protocol, RecallEvaluation, read_split
+from training.evaluation.recall import RecallEvaluation, read_split
 from training.two_tower.cooccurrence import interactions
 from training.two_tower.retrieval import Cases, scored
 

@@ -8,10 +8,10 @@ from recsys.bundle import read_manifest, versions
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from serving.api.audit import audit
 from serving.api.schemas import Activated, BundleInfo, Bundles, Shadowed, ShadowReport, Unloaded
-from serving.api.security import Scope
 from serving.engine.shadow import set_shadow
 from serving.problems import Problem
 from serving.services import Services, allow, services
+from serving.settings import Scope
 
 router = APIRouter(tags=["bundles"])
 

@@ -15,11 +15,11 @@ from recsys.contracts.types import Topic
 from recsys.observability.tracing import carried, current_headers
 from serving.api.body import decode_any
 from serving.api.idempotency import event_ids, first_time_ms, key_of
-from serving.api.security import Scope
 from serving.api.wire import EventResult, EventResults
 from serving.ingest.outbox import Message
 from serving.problems import Problem
 from serving.services import Services, allow, services
+from serving.settings import Scope
 
 _encode = msgspec.json.Encoder().encode
 

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Path, Query, Request
 from recsys.contracts.events import MAX_ID_LENGTH
 from recsys.experiments.assignment import Experiment
 from serving.api.schemas import ArmInfo, ArmOutcomes, ExperimentInfo, RunningExperiments
-from serving.api.security import Scope
 from serving.api.wire import PRINTABLE
 from serving.problems import Problem
 from serving.services import allow, services
+from serving.settings import Scope
 
 router = APIRouter(tags=["experiments"])
 

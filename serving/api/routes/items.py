@@ -9,9 +9,9 @@ from recsys.contracts.types import Item, Topic
 from serving.api.accepted_changes import IdempotencyKey, keep, stored_once
 from serving.api.idempotency import REPLAYED, once
 from serving.api.schemas import Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
-from serving.api.security import Scope
 from serving.problems import Problem
 from serving.services import Services, allow, services
+from serving.settings import Scope
 
 router = APIRouter(tags=["items"])
 

@@ -10,12 +10,12 @@ from starlette.responses import Response
 from recsys.contracts.request import Candidates, Query
 from serving.api.body import decode
 from serving.api.routes.recommendations import degradations
-from serving.api.security import Scope
 from serving.api.wire import RankedItem, Ranking, RankRequest
 from serving.engine.experiments import Assigned
 from serving.engine.runtime import Runtime
 from serving.problems import request_id
 from serving.services import Services, allow, services
+from serving.settings import Scope
 
 _decoder = msgspec.json.Decoder(RankRequest)
 _encode = msgspec.json.Encoder().encode

@@ -13,7 +13,6 @@ from recsys.contracts.errors import RecsysError
 from recsys.contracts.request import Answer, Query
 from recsys.observability.tracing import current_span
 from serving.api.body import decode
-from serving.api.security import Scope
 from serving.api.wire import (
     BatchAnswer,
     Recommendation,
@@ -27,6 +26,7 @@ from serving.engine.request_spans import stage_spans
 from serving.engine.runtime import Runtime
 from serving.problems import Problem, problem_of, request_id
 from serving.services import Services, allow, services
+from serving.settings import Scope
 
 JSON = "application/json"
 ITEM_FEATURES = "item_features"  # named in `degraded` when the item feed has fallen behind

@@ -4,8 +4,8 @@ from fastapi import APIRouter, Request
 
 from serving.api.monitoring.models_view import ModelsState, models_state
 from serving.api.monitoring.system import SystemState, system_state
-from serving.api.security import Scope
 from serving.services import allow, services
+from serving.settings import Scope
 
 router = APIRouter(tags=["system"])
 

@@ -13,10 +13,10 @@ from recsys.lake.forget import mark_forgotten, user_digest
 from serving.api.accepted_changes import IdempotencyKey, keep, stored_once
 from serving.api.audit import audit
 from serving.api.schemas import Id, Stored, UserBody, UserEntries, UserEntry, UserSummary, VisitLine
-from serving.api.security import Scope
 from serving.engine.runtime import Runtime
 from serving.problems import Problem
 from serving.services import Services, allow, services
+from serving.settings import Scope
 
 router = APIRouter(tags=["users"])
 

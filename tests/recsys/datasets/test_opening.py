@@ -6,12 +6,17 @@ import pytest
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import EventType
+from recsys.datasets.formats import FORMATS, KUAIRAND, TABLE
 from recsys.datasets.mapping import read_mapping
-from recsys.datasets.opening import FORMATS, open_dataset
+from recsys.datasets.opening import _LAYOUTS, open_dataset
 from recsys.datasets.streams import read_events, read_items, read_users
 from tests.recsys.datasets import samples
 
 SHOP = Path(__file__).parents[3] / "examples" / "shop"
+
+
+def test_the_named_formats_are_those_that_can_be_opened() -> None:
+    assert (*_LAYOUTS, KUAIRAND, TABLE) == FORMATS
 
 
 def test_the_example_is_a_working_mapping() -> None:

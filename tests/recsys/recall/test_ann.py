@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidBundle
-from recsys.recall.ann import EXACT_UP_TO, AnnIndex, IndexConfig, Kind, choose
+from recsys.recall.ann import EXACT_UP_TO, AnnIndex, IndexConfig, choose
+from recsys.recall.index_kind import Kind
 from recsys.recall.vector_index import NO_ROW, VectorIndex
 
 Floats = NDArray[np.float32]

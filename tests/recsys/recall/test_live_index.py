@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from infra.evaluation.benchmarks.index_stress import StressConfig, stress
 from recsys.contracts.errors import InvalidConfig, InvalidData
-from recsys.recall.ann import IndexConfig, Kind
+from recsys.recall.ann import IndexConfig
+from recsys.recall.index_kind import Kind
 from recsys.recall.journal import Change, Journal, Operation, replay
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base, Snapshots

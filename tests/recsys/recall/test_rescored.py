@@ -1,6 +1,7 @@
 import numpy as np
 
-from recsys.recall.ann import AnnIndex, IndexConfig, Kind
+from recsys.recall.ann import AnnIndex, IndexConfig
+from recsys.recall.index_kind import Kind
 from recsys.recall.rescored import RescoredIndex, with_margin
 from recsys.recall.vector_index import NO_ROW, VectorIndex
 from tests.recsys.recall.test_ann import QUERIES, VECTORS, exact

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from infra.evaluation.benchmarks.vectors import learnt_like, random_vectors
-from recsys.recall.ann import IndexConfig, Kind
+from recsys.recall.ann import IndexConfig
+from recsys.recall.index_kind import Kind
 from recsys.recall.tune import Measured, candidates, measure, pick
 
 M = Measured(IndexConfig(Kind.FLAT), False, build_s=0, bytes_per_vector=256, ms=10, exact_ms=10, recall=1.0)

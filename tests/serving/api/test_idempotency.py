@@ -11,7 +11,8 @@ from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import MS_PER_HOUR, Topic
 from recsys.store.replays import MemoryReplays, RedisReplays, Replays
 from recsys.store.token_bucket import RedisTokenBuckets
-from serving.api.security import Scope, new_key
+from serving.api.security import new_key
+from serving.settings import Scope
 from tests.serving.conftest import NOW_MS, Api
 
 KEY = {"idempotency-key": "order-17"}

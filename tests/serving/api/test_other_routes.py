@@ -14,7 +14,8 @@ from recsys.contracts.types import Topic
 from recsys.contracts.user_changes import parse_user_change
 from recsys.lake.forget import forgotten_users, user_digest
 from serving.api import schemas
-from serving.api.security import Scope, new_key
+from serving.api.security import new_key
+from serving.settings import Scope
 from tests.bundles import tiny_items, write_tiny_bundle
 from tests.serving.conftest import NOW_MS, Api, click
 from tests.serving.waiting import eventually

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from recsys.contracts.errors import InvalidConfig
-from serving.api.security import ANYONE, Keys, Scope, new_key
+from serving.api.security import ANYONE, Keys, new_key
 from serving.problems import Problem
+from serving.settings import Scope
 
 
 @pytest.fixture

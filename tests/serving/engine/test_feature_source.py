@@ -14,7 +14,8 @@ from infra.cli.commands.features import app
 from recsys.contracts.event_log import MemoryEventLog, partition_of
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import FeatureSet
-from recsys.recall.ann import IndexConfig, Kind
+from recsys.recall.ann import IndexConfig
+from recsys.recall.index_kind import Kind
 from recsys.recall.live_index import LiveIndex
 from recsys.simulation.clock import WorldClock, wall_ms, write_clock
 from recsys.store.base import Batch, StoreConfig

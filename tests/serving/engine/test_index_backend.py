@@ -10,7 +10,8 @@ import pytest
 
 from recsys.bundle import open_bundle
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
-from recsys.recall.ann import AnnIndex, IndexConfig, Kind
+from recsys.recall.ann import AnnIndex, IndexConfig
+from recsys.recall.index_kind import Kind
 from serving.engine.index_backend import IndexPlace
 from tests.bundles import tiny_vectors, write_tiny_bundle
 from tests.serving.conftest import Api, click

@@ -8,8 +8,9 @@ import pytest
 
 from recsys.contracts.errors import StageFailed
 from recsys.contracts.types import Topic
-from serving.api.security import Scope, new_key
+from serving.api.security import new_key
 from serving.engine.shadow import set_shadow
+from serving.settings import Scope
 from tests.bundles import tiny_items, write_tiny_bundle
 from tests.serving.conftest import Api, click
 from tests.serving.waiting import eventually

@@ -24,9 +24,10 @@ from recsys.contracts.user_changes import UserChange
 from recsys.datasets.catalogue import read_items, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
 from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
-from streaming.acceptance import REPLAY_HEADER, TimeRules
+from streaming.acceptance import REPLAY_HEADER
 from streaming.lake_writer.archive import Archiver
 from streaming.lake_writer.commit import FOLDER, HEARTBEAT, exclusive
+from streaming.time_rules import TimeRules
 
 START_MS = 1_700_000_000_000
 

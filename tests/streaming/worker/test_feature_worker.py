@@ -21,7 +21,7 @@ from recsys.features.definitions import FEATURES
 from recsys.observability.worker_report import read_report
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
-from streaming.acceptance import TimeRules
+from streaming.time_rules import TimeRules
 from streaming.worker.dead_letter import read_dead_letters
 from streaming.worker.feature_worker import TOPICS, FeatureWorker, WorkerConfig
 

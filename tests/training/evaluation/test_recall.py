@@ -9,12 +9,12 @@ import pytest
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import EventType, Item
 from recsys.models.encoding import TYPE_NUMBERS
+from training.choices import Augmentation, Protocol
 from training.evaluation import baselines
 from training.evaluation.baselines import Past
 from training.evaluation.protocols import leave_one_out, read_ordered_sequences, temporal, temporal_shares
-from training.evaluation.recall import Protocol, RecallEvaluation, main, slice_cases, training_config
+from training.evaluation.recall import RecallEvaluation, main, slice_cases, training_config
 from training.two_tower import train as train_two_tower
-from training.two_tower.augment import Augmentation
 from training.two_tower.config import TwoTowerConfig
 from training.two_tower.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.two_tower.retrieval import Cases, next_item_ranks

@@ -10,7 +10,8 @@ import pytest
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import Item, User
 from recsys.models.attributes import profile_rows
-from training.two_tower.augment import Augmentation, augmenter
+from training.choices import Augmentation
+from training.two_tower.augment import augmenter
 from training.two_tower.batches import BatchPlan, Targets, Windows, epoch_batches, make_batch
 from training.two_tower.prefetch import prefetched
 from training.two_tower.sequences import (

@@ -15,7 +15,7 @@ from infra.evaluation.benchmarks.recall import RecallBench
 from infra.evaluation.benchmarks.recall_gpu import GpuBench
 from infra.evaluation.benchmarks.recall_gpu import run as run_gpu
 from recsys.contracts.errors import InvalidConfig
-from recsys.recall.ann import Kind
+from recsys.recall.index_kind import Kind
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.vector_index import Found
 from tests.bundles import tiny_vectors, user_tower

@@ -1,0 +1,23 @@
+"""Choices and defaults that the commands show in their help. Importing this module loads no library."""
+
+from enum import StrEnum
+
+FULL_EVERY = 7  # nights between two full trainings of `recsys train nightly`
+
+
+class Protocol(StrEnum):
+    """How `recsys evaluate recall` splits the data."""
+
+    ML_1M = "ml-1m"  # leave one out on the stable order
+    KUAIRAND = "kuairand"  # next long view from 2022-05-04 on
+    TEMPORAL = "temporal"  # 80/10/10 by time, of any data set
+
+
+class Augmentation(StrEnum):
+    """How training histories are varied."""
+
+    NONE = "none"
+    CROP = "crop"  # a consecutive part
+    MASK = "mask"  # without some events
+    REORDER = "reorder"  # a short stretch shuffled
+    SUBSTITUTE = "substitute"  # some items by a neighbour
