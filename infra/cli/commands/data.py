@@ -4,19 +4,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.datasets.fetch import FETCHABLE, fetch
 from recsys.datasets.formats import FORMATS
-from recsys.datasets.importer import Progress as Report
-from recsys.datasets.importer import import_dataset, validate_dataset
-from recsys.datasets.opening import open_dataset
-from recsys.datasets.report import ImportReport
 from recsys.settings import Settings
+
+if TYPE_CHECKING:
+    from recsys.datasets.importer import Progress
+    from recsys.datasets.report import ImportReport
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, validate and import data sets.")
 
@@ -60,6 +61,9 @@ def import_(
 
     Example: recsys data import var/datasets/ml-100k --shift-to-now
     """
+    from recsys.datasets.importer import import_dataset
+    from recsys.datasets.opening import open_dataset
+
     dataset, lake = open_dataset(path, layout, mapping), Settings().lake
     with _progress() as progress:
         report = import_dataset(dataset, lake, strict=strict, end_ms=_end(shift_to_now), progress=progress)
@@ -79,6 +83,9 @@ def validate(
 
     Example: recsys data validate my-shop --mapping my-shop/mapping.yaml
     """
+    from recsys.datasets.importer import validate_dataset
+    from recsys.datasets.opening import open_dataset
+
     dataset = open_dataset(path, layout, mapping)
     with _progress() as progress:
         report = validate_dataset(dataset, strict=strict, end_ms=_end(shift_to_now), progress=progress)
@@ -90,13 +97,13 @@ def _end(shift_to_now: bool) -> int | None:
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
+def _progress() -> Iterator["Progress"]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}: {task.completed:,} events"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
         tasks = {}
 
         def show(phase: str, rows: int) -> None:
@@ -107,7 +114,7 @@ def _progress() -> Iterator[Report]:
         yield show
 
 
-def _print(report: ImportReport, as_json: bool) -> None:
+def _print(report: "ImportReport", as_json: bool) -> None:
     if as_json:
         print_json(report.to_dict())
         return

@@ -8,8 +8,6 @@ import typer
 from infra.terminal import JsonFlag, QuickFlag, console, finish
 from recsys.settings import Settings
 from training.choices import Augmentation, Protocol
-from training.evaluation import recall as evaluate_recall
-from training.evaluation.recall import RecallEvaluation
 
 app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.")
 
@@ -32,6 +30,8 @@ def recall(
 
     Example: recsys evaluate recall --data ../shared/data/ml-1m --protocol ml-1m --json
     """
+    from training.evaluation.recall import RecallEvaluation, main
+
     work = Settings().home / "evaluate" / "recall" / f"{protocol}-{data.resolve().name}"
     config = RecallEvaluation(
         data=data,
@@ -43,7 +43,7 @@ def recall(
         progress=not as_json,
         training={} if augmentation is None else {"augmentation": augmentation},
     )
-    finish(evaluate_recall.main(config), as_json)
+    finish(main(config), as_json)
 
 
 @app.command()

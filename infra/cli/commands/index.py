@@ -1,18 +1,17 @@
 """`recsys index`: which index suits the vectors."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from infra.evaluation.benchmarks.index_plot import plot_indexes
-from infra.evaluation.benchmarks.vectors import Vectors, learnt_like, random_vectors, users_of
 from infra.terminal import JsonFlag, console, print_json, print_table
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.recall.index_kind import Kind
-from recsys.recall.tune import Measured, candidates, measure, pick
+
+if TYPE_CHECKING:
+    from infra.evaluation.benchmarks.vectors import Vectors
+    from recsys.recall.tune import Measured
 
 app = typer.Typer(no_args_is_help=True, help="Measure and choose nearest-neighbour indexes.")
 
@@ -45,6 +44,8 @@ def tune(
 
     Example: recsys index tune --recall 0.99 --items 100000 --plot curve.png
     """
+    from recsys.recall.tune import candidates, measure, pick
+
     data = _vectors(vectors, items, queries, seed)
     configs = [c for c in candidates(len(data.items)) if kinds is None or c.kind in kinds]
     found: list[Measured] = []
@@ -55,6 +56,8 @@ def tune(
         )
     chosen = pick(found, recall, max_bytes)
     if plot is not None:
+        from infra.evaluation.benchmarks.index_plot import plot_indexes
+
         title = f"{len(data.items):,} × {data.items.shape[1]}, {Path(vectors).name} vectors"
         plot_indexes({Path(vectors).stem: found}, plot, title)
     if as_json:
@@ -68,7 +71,12 @@ def tune(
         )
 
 
-def _vectors(name: str, items: int, queries: int, seed: int) -> Vectors:
+def _vectors(name: str, items: int, queries: int, seed: int) -> "Vectors":
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from infra.evaluation.benchmarks.vectors import Vectors, learnt_like, random_vectors, users_of
+
     if name in ("learnt", "random"):
         return (learnt_like if name == "learnt" else random_vectors)(items, 64, queries, seed)
     try:
@@ -80,7 +88,7 @@ def _vectors(name: str, items: int, queries: int, seed: int) -> Vectors:
     return Vectors(table, users_of(table, queries, seed))
 
 
-def _row(m: Measured) -> dict[str, object]:
+def _row(m: "Measured") -> dict[str, object]:
     return {
         "index": m.label,
         "lists": m.config.lists if m.config.kind.startswith("ivf") else "",

@@ -5,11 +5,8 @@ from typing import Annotated
 
 import typer
 
-from infra.local.services import connected
 from infra.terminal import console
 from recsys.contracts.errors import InvalidConfig
-from serving.api.security import new_key
-from serving.api.server import run
 from serving.settings import Role, Scope, ServingSettings
 
 app = typer.Typer()
@@ -45,6 +42,9 @@ def serve(
 
     Example: recsys serve --port 8000 --workers 2
     """
+    from infra.local.services import connected
+    from serving.api.server import run
+
     given = {"host": host, "port": port, "workers": workers, "role": role, "uds": uds}
     settings = ServingSettings(_env_file=profile).model_copy(
         update={k: v for k, v in given.items() if v is not None}
@@ -57,6 +57,8 @@ def serve(
 
 
 def _show_new_key(path: Path | None, name: str, scopes: list[Scope]) -> None:
+    from serving.api.security import new_key
+
     if path is None:
         raise InvalidConfig(
             "set RECSYS_API_KEYS to the file that shall hold the keys, for example var/keys.json"

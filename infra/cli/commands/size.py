@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from infra.capacity.model import Load, as_mapping, measure_units, plan
 from infra.sizing_table import TABLE, read_table
 from infra.terminal import JsonFlag, console, print_mapping
 from recsys.store.base import StoreConfig
@@ -28,6 +27,8 @@ def size(
 
     Example: recsys size --qps 500 --users 1000000 --items 100000 --events-per-day 20000000
     """
+    from infra.capacity.model import Load, as_mapping, measure_units, plan
+
     load, figures = Load(qps, users, items, events_per_day), read_table(table)
     with console.status("storing samples"):
         units = measure_units(load, figures, StoreConfig())

@@ -4,13 +4,7 @@ from typing import Annotated
 
 import typer
 
-from infra.local.services import connected
 from infra.terminal import JsonFlag, print_mapping
-from recsys.features.definitions import FEATURES
-from recsys.lake.forget import mark_forgotten
-from recsys.simulation.clock import clock_of
-from recsys.store.base import StoreConfig
-from recsys.store.redis import RedisFeatureStore
 from serving.settings import ServingSettings
 
 app = typer.Typer(no_args_is_help=True, help="Users who ask to be forgotten.")
@@ -34,6 +28,13 @@ def forget(
 
     Example: recsys users forget 42
     """
+    from infra.local.services import connected
+    from recsys.features.definitions import FEATURES
+    from recsys.lake.forget import mark_forgotten
+    from recsys.simulation.clock import clock_of
+    from recsys.store.base import StoreConfig
+    from recsys.store.redis import RedisFeatureStore
+
     settings = connected(ServingSettings())
     store = RedisFeatureStore(
         settings.redis_url, FEATURES, StoreConfig(settings.partitions), settings.redis_namespace
