@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+RECALL_EPOCHS = 20
+RANK_EPOCHS = 4
 FULL_EVERY = 7  # nights between two full trainings of `recsys train nightly`
 
 

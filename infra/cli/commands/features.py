@@ -5,31 +5,24 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.capacity.size import Population, predict
 from infra.cli.commands.features_select import select
-from infra.local.services import connected
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.bundle import current_version, open_bundle
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import Topic
-from recsys.features.definitions import FEATURES
-from recsys.features.describe import DEFINITIONS, Change, Effect, differences, listing, markdown
-from recsys.items.item_table import read_items
 from recsys.lake.forget import forgotten_users
 from recsys.settings import Settings
-from recsys.simulation.clock import clock_of
-from recsys.store.backfill import Covered
-from recsys.store.base import FeatureStore, StateDefinition, StoreConfig
-from recsys.store.nightly import NightlyStore
-from recsys.store.nightly_job import write_nightly
-from recsys.store.redis import RedisFeatureStore
+from recsys.store.base import StoreConfig
 from serving.settings import ServingSettings
-from streaming.lake_writer.commit import Place, exclusive, read_checkpoint
 from streaming.settings import StreamSettings
+
+if TYPE_CHECKING:
+    from recsys.features.describe import Change
+    from recsys.store.base import FeatureStore, StateDefinition
 
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
 app.command()(select)
@@ -68,10 +61,7 @@ def build_(
 
     Example: recsys features build --from 2026-04-25 --to 2026-05-08
     """
-    from training.features.job import (  # loads Spark, which `list` and `diff` need not wait for
-        FeatureJob,
-        build,
-    )
+    from training.features.job import FeatureJob, build
     from training.features.spark import spark_session
 
     settings = Settings()
@@ -101,11 +91,6 @@ def build_(
     print_mapping("features", content, as_json)
 
 
-def _covered(name: str, place: Place) -> Covered:
-    topic, _, partition = name.rpartition("/")
-    return Covered(Topic(topic), int(partition), place.log_id, place.offset, place.watermark_ms)
-
-
 def _forgotten(lake: str) -> Mapping[str, int]:
     """Marks are written where the API runs; a lake elsewhere has them where it is mounted, or is compacted first."""
     return {} if "://" in lake else forgotten_users(Path(lake))
@@ -132,7 +117,11 @@ def backfill_(
 
     Example: recsys features backfill --namespace recsys-2
     """
-    from training.features.backfill_job import main  # loads Spark
+    from infra.local.services import connected
+    from recsys.store.backfill import Covered
+    from recsys.store.redis import RedisFeatureStore
+    from streaming.lake_writer.commit import Place, exclusive, read_checkpoint
+    from training.features.backfill_job import main
     from training.features.job import FeatureJob
     from training.features.spark import spark_session
 
@@ -140,7 +129,11 @@ def backfill_(
     dedupe_ms = settings.time_rules.late_ms
     config = StoreConfig(settings.partitions, dedupe_ms=dedupe_ms)
 
-    def open_store(definition: StateDefinition) -> FeatureStore:
+    def covered(name: str, place: Place) -> Covered:
+        topic, _, partition = name.rpartition("/")
+        return Covered(Topic(topic), int(partition), place.log_id, place.offset, place.watermark_ms)
+
+    def open_store(definition: "StateDefinition") -> "FeatureStore":
         return RedisFeatureStore(settings.redis_url, definition, config, namespace)
 
     with exclusive(settings.lake), console.status("reading the lake"):
@@ -148,13 +141,13 @@ def backfill_(
         job = FeatureJob(lake=lake, output="", forgotten=_forgotten(lake))
         spark = spark_session(master, memory)
         try:
-            covered = [
-                _covered(name, place)
+            read = [
+                covered(name, place)
                 for name, place in sorted(read_checkpoint(settings.lake).items())
                 # the worker reads the changes of items and users again
                 if not name.startswith((f"{Topic.ITEMS}/", f"{Topic.USERS}/"))
             ]
-            loaded = main(spark, job, covered, open_store, settings.partitions, dedupe_ms)
+            loaded = main(spark, job, read, open_store, settings.partitions, dedupe_ms)
         finally:
             spark.stop()
     print_mapping(f"backfilled {namespace}", asdict(loaded), as_json)
@@ -171,6 +164,14 @@ def nightly_(as_json: JsonFlag = False) -> None:
 
     Example: recsys features nightly
     """
+    from infra.local.services import connected
+    from recsys.features.definitions import FEATURES
+    from recsys.items.item_table import read_items
+    from recsys.simulation.clock import clock_of
+    from recsys.store.nightly import NightlyStore
+    from recsys.store.nightly_job import write_nightly
+    from recsys.store.redis import RedisFeatureStore
+
     settings = connected(ServingSettings())
     version = current_version(settings.bundles)
     if version is None:
@@ -192,6 +193,9 @@ def list_(
 
     Example: recsys features list --json > before.json
     """
+    from recsys.features.definitions import FEATURES
+    from recsys.features.describe import listing, markdown
+
     if as_json:
         print_json(FEATURES.describe())
     elif as_markdown:
@@ -219,6 +223,9 @@ def diff(
 
     Example: recsys features diff before.json
     """
+    from recsys.features.definitions import FEATURES
+    from recsys.features.describe import differences
+
     changes = _bundle_changes() if bundle else differences(_definitions(saved), FEATURES.describe())
     if as_json:
         print_json([asdict(change) for change in changes])
@@ -241,6 +248,8 @@ def size(
 
     Example: recsys features size --users 1000000 --items 100000
     """
+    from infra.capacity.size import Population, predict
+
     population = Population(users, items, events_per_user, days)
     found = predict(population, StoreConfig(Settings().partitions))
     rows = {f"{name}_bytes": round(value) for name, value in asdict(found).items()}
@@ -248,6 +257,8 @@ def size(
 
 
 def _definitions(saved: Path | None) -> dict[str, Any]:
+    from recsys.features.describe import DEFINITIONS
+
     path = saved or Settings().features / "examples" / DEFINITIONS
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -260,8 +271,11 @@ def _definitions(saved: Path | None) -> dict[str, Any]:
     return content
 
 
-def _bundle_changes() -> list[Change]:
-    """A bundle keeps the names and the fingerprint only."""
+def _bundle_changes() -> list["Change"]:
+    """Compare with the names and the fingerprint, which is all that a bundle holds."""
+    from recsys.features.definitions import FEATURES
+    from recsys.features.describe import Change, Effect
+
     bundles = Settings().bundles
     version = current_version(bundles)
     if version is None:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from infra.terminal import JsonFlag, QuickFlag, console, finish
-from recsys.features.definitions import FEATURES
 from recsys.settings import Settings
 
 
@@ -27,6 +26,7 @@ def select(
     """
     from dataclasses import replace
 
+    from recsys.features.definitions import FEATURES
     from training.compression.ladder_input import by_time
     from training.evaluation.feature_selection import Selection, Split, main
     from training.ranker.dataset import read_examples
