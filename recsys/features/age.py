@@ -29,7 +29,7 @@ class Ages:
     def of(self, feature: Feature) -> int | None:
         """Milliseconds; None: no event is behind it (an attribute, the clock), or none has happened yet."""
         times = [self._total_ms(total) for total in feature.totals]
-        times += [self._history_ms(look.history.name) for look in feature.looks]
+        times += [self._history_ms(query.history.name) for query in feature.history_queries]
         newest = max(times, default=0)
         return max(0, self._now_ms - newest) if newest else None
 

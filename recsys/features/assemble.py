@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recsys.contracts.state import EntityState, Visit
 from recsys.features.aggregates import BUCKETS, Entity, Split, category_buckets
 from recsys.features.feature_set import FeatureSet, runs
-from recsys.features.spec import MAX_LOOK, Feature, Floats, Ints, Look, Match, Total, number
+from recsys.features.spec import MAX_VISITS, Feature, Floats, HistoryQuery, Ints, Match, Total, number
 from recsys.features.user_totals import UserTotals
 
 
@@ -100,7 +100,7 @@ def _plan(features: FeatureSet) -> _Plan:
     return _Plan(UserTotals(features), shared, runs(shared_columns), paired, paired_columns.tolist())
 
 
-_BITS = 1 << np.arange(MAX_LOOK)
+_BITS = 1 << np.arange(MAX_VISITS)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -132,7 +132,7 @@ class _RequestSource:
             Split.ITEM: columns.ids.take(rows)[None],
         }
         self._user_totals = totals.read(user.cells, now_ms, self._buckets)
-        self._visits = {name: visits[-MAX_LOOK:] for name, visits in user.histories.items()}
+        self._visits = {name: visits[-MAX_VISITS:] for name, visits in user.histories.items()}
         self._times: dict[str, NDArray[np.int64]] = {}
         self._masks: dict[tuple[str, Match], Ints] = {}
 
@@ -140,32 +140,32 @@ class _RequestSource:
         found = self._user_totals.get(total)
         return self._columns.total(total, self._rows) if found is None else found
 
-    def count(self, look: Look) -> Ints:
-        mask = self._matching(look)
+    def count(self, query: HistoryQuery) -> Ints:
+        mask = self._matching(query)
         if isinstance(mask, int):
             return mask.bit_count()
         return np.bitwise_count(mask).astype(np.int64)
 
-    def latest_ms(self, look: Look) -> Ints:
-        name = look.history.name
+    def latest_ms(self, query: HistoryQuery) -> Ints:
+        name = query.history.name
         times = self._times.get(name)
         if times is None:
             times = np.array([0, *(visit[0] for visit in self._visits.get(name, ()))], np.int64)
             self._times[name] = times
-        mask = self._matching(look)
+        mask = self._matching(query)
         if isinstance(mask, int):
             return int(times[mask.bit_length()])
         # the exponent of a mask as a float is the number of its highest bit, from 1
         return times[np.frexp(mask)[1]]
 
-    def _matching(self, look: Look) -> Ints:
-        """Bit i: the i-th of the latest visits matches and is among the newest that the look takes."""
-        key = look.history.name, look.match
-        visits = self._visits.get(look.history.name, [])
+    def _matching(self, query: HistoryQuery) -> Ints:
+        """Bit i: the i-th of the latest visits matches and is among the newest that the query reads."""
+        key = query.history.name, query.match
+        visits = self._visits.get(query.history.name, [])
         mask = self._masks.get(key)
         if mask is None:
-            mask = self._masks[key] = self._mask(visits, look.match)
-        older = len(visits) - look.newest
+            mask = self._masks[key] = self._mask(visits, query.match)
+        older = len(visits) - query.newest
         return mask >> older << older if older > 0 else mask
 
     def _mask(self, visits: Sequence[Visit], match: Match) -> Ints:

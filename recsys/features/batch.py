@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recsys.contracts.state import History, Op
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import BUCKETS, Aggregate, Entity, Measure, Split
-from recsys.features.spec import Floats, Ints, Look, Match, Signal, Total, number
+from recsys.features.spec import Floats, HistoryQuery, Ints, Match, Signal, Total, number
 
 Array = NDArray[np.int64]
 KIND = {kind: code for code, kind in enumerate(EventType)}  # how `EventColumns.kind` numbers the types
@@ -132,16 +132,16 @@ class BatchSource:
         there = keys >= 0
         return _Series(keys[there], events.time_ms[rows[there]], amounts[there])
 
-    def count(self, look: Look) -> Ints:
-        return self._matching(look).count(look.newest)
+    def count(self, query: HistoryQuery) -> Ints:
+        return self._matching(query).count(query.newest)
 
-    def latest_ms(self, look: Look) -> Ints:
-        return self._matching(look).latest_ms(look.newest)
+    def latest_ms(self, query: HistoryQuery) -> Ints:
+        return self._matching(query).latest_ms(query.newest)
 
-    def _matching(self, look: Look) -> "_Visits":
-        key = look.history.name, look.match
+    def _matching(self, query: HistoryQuery) -> "_Visits":
+        key = query.history.name, query.match
         if key not in self._visits:
-            self._visits[key] = _Visits(self._events, self._queries, look.history, look.match)
+            self._visits[key] = _Visits(self._events, self._queries, query.history, query.match)
         return self._visits[key]
 
     def attribute(self, entity: Entity, name: str, default: float, vocabulary: tuple[str, ...]) -> Floats:

@@ -4,6 +4,8 @@ What the entries share is above them: the signals (which events count), the wind
 read the same signal over windows of the same hop share their cells, so an entry that reuses them costs no state.
 """
 
+from functools import partial
+
 from recsys.contracts.state import History, Op
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType
 from recsys.features.aggregates import Entity, Measure, Split
@@ -23,7 +25,7 @@ from recsys.features.kinds import (
     VisitRecency,
     Weekday,
 )
-from recsys.features.spec import Look, Match, Signal
+from recsys.features.spec import HistoryQuery, Match, Signal
 from recsys.features.windows import EVER, decayed, last, settled
 
 USER, ITEM, PAIR, REQUEST = Entity.USER, Entity.ITEM, Entity.USER_ITEM, Entity.CONTEXT
@@ -65,6 +67,22 @@ PROFILE, SLOW_PROFILE = settled(MONTH), settled(SLOW)
 ENGAGED_VISITS = History("engaged", ENGAGEMENT, 50)
 SEEN_VISITS = History("seen", ENGAGEMENT, 1000)
 SHOWN_VISITS = History("shown", frozenset({EventType.IMPRESSION}), 20)
+LAST_10_OF_CATEGORY = HistoryQuery(ENGAGED_VISITS, 10, Match.CATEGORY)
+LAST_50_OF_CATEGORY = HistoryQuery(ENGAGED_VISITS, 50, Match.CATEGORY)
+LAST_50_OF_ITEM = HistoryQuery(ENGAGED_VISITS, 50, Match.ITEM)
+SHOWN_OF_CATEGORY = HistoryQuery(SHOWN_VISITS, 20, Match.CATEGORY)
+SHOWN_OF_ITEM = HistoryQuery(SHOWN_VISITS, 20, Match.ITEM)
+
+CLICK_LIFT = partial(
+    Lift,
+    entity=PAIR,
+    part=CLICKED,
+    whole=SHOWN,
+    over=(SLOW_PROFILE,),
+    alpha=4.0,
+    beta=6.0,
+    strength=10.0,
+)
 
 FEATURES = FeatureSet(
     histories=(ENGAGED_VISITS, SEEN_VISITS, SHOWN_VISITS),
@@ -82,9 +100,9 @@ FEATURES = FeatureSet(
         Count("user_ratings", USER, RATED, over=(EVER,)),
         Mean("user_mean_stars", USER, STARS, RATED, over=(EVER,)),
         Ratio("user_good_rate", USER, RATED_GOOD, RATED, over=(EVER,), alpha=2.0, beta=2.0),
-        VisitCount("user_history_length", USER, Look(ENGAGED_VISITS, 50)),
-        VisitRecency("user_seconds_since_engaged", USER, Look(ENGAGED_VISITS, 1)),
-        VisitRecency("user_seconds_since_shown", USER, Look(SHOWN_VISITS, 1)),
+        VisitCount("user_history_length", USER, HistoryQuery(ENGAGED_VISITS, 50)),
+        VisitRecency("user_seconds_since_engaged", USER, HistoryQuery(ENGAGED_VISITS, 1)),
+        VisitRecency("user_seconds_since_shown", USER, HistoryQuery(SHOWN_VISITS, 1)),
         Attribute("user_register_days", USER, "register_days"),
         Attribute("user_follows", USER, "follow_user_num"),
         Attribute("user_fans", USER, "fans_user_num"),
@@ -117,38 +135,18 @@ FEATURES = FeatureSet(
         Affinity("category_affinity", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
         Count("category_engaged", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
         Count("category_shown", PAIR, SHOWN, over=(SLOW,), split=CATEGORY),
-        Lift(
-            "category_click_lift",
-            PAIR,
-            CLICKED,
-            SHOWN,
-            over=(SLOW_PROFILE,),
-            split=CATEGORY,
-            alpha=4.0,
-            beta=6.0,
-            strength=10.0,
-        ),
+        CLICK_LIFT("category_click_lift", split=CATEGORY),
         Affinity("creator_affinity", PAIR, ENGAGED, over=(SLOW,), split=CREATOR),
         Count("creator_shown", PAIR, SHOWN, over=(SLOW,), split=CREATOR),
-        Lift(
-            "creator_click_lift",
-            PAIR,
-            CLICKED,
-            SHOWN,
-            over=(SLOW_PROFILE,),
-            split=CREATOR,
-            alpha=4.0,
-            beta=6.0,
-            strength=10.0,
-        ),
-        VisitCount("item_in_history", PAIR, Look(ENGAGED_VISITS, 50, Match.ITEM)),
-        VisitRecency("seconds_since_item_engaged", PAIR, Look(ENGAGED_VISITS, 50, Match.ITEM)),
-        VisitCount("category_share_of_last_10", PAIR, Look(ENGAGED_VISITS, 10, Match.CATEGORY), share=True),
-        VisitCount("category_share_of_last_50", PAIR, Look(ENGAGED_VISITS, 50, Match.CATEGORY), share=True),
-        VisitRecency("seconds_since_category_engaged", PAIR, Look(ENGAGED_VISITS, 50, Match.CATEGORY)),
+        CLICK_LIFT("creator_click_lift", split=CREATOR),
+        VisitCount("item_in_history", PAIR, LAST_50_OF_ITEM),
+        VisitRecency("seconds_since_item_engaged", PAIR, LAST_50_OF_ITEM),
+        VisitCount("category_share_of_last_10", PAIR, LAST_10_OF_CATEGORY, share=True),
+        VisitCount("category_share_of_last_50", PAIR, LAST_50_OF_CATEGORY, share=True),
+        VisitRecency("seconds_since_category_engaged", PAIR, LAST_50_OF_CATEGORY),
         Count("item_shown_to_user", PAIR, SHOWN, over=(SLOW,), split=OWN),
-        VisitRecency("seconds_since_item_shown", PAIR, Look(SHOWN_VISITS, 20, Match.ITEM)),
-        VisitCount("category_share_of_shown_20", PAIR, Look(SHOWN_VISITS, 20, Match.CATEGORY), share=True),
+        VisitRecency("seconds_since_item_shown", PAIR, SHOWN_OF_ITEM),
+        VisitCount("category_share_of_shown_20", PAIR, SHOWN_OF_CATEGORY, share=True),
         # The request
         HourOfDay("hour", REQUEST),
         Weekday("weekday", REQUEST),

@@ -8,7 +8,7 @@ from typing import Any
 from recsys.features.aggregates import Entity
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import Attribute
-from recsys.features.spec import Feature, Look, Match, Total
+from recsys.features.spec import Feature, HistoryQuery, Match, Total
 
 DEFINITIONS = "_definitions.json"  # beside the examples: what the newest of them were built with
 
@@ -45,7 +45,7 @@ def _reads(feature: Feature) -> str:
     if isinstance(feature, Attribute):
         owner = "request" if feature.entity is Entity.CONTEXT else feature.entity.value
         return f"`{feature.attribute}` of the {owner}"
-    parts = [_total(t) for t in feature.totals] + [_look(k) for k in feature.looks]
+    parts = [_total(t) for t in feature.totals] + [_history_query(k) for k in feature.history_queries]
     return "; ".join(dict.fromkeys(parts)) or "–"
 
 
@@ -54,9 +54,9 @@ def _total(total: Total) -> str:
     return f"{total.signal.name}{split} of the {total.entity}"
 
 
-def _look(look: Look) -> str:
-    which = "" if look.match is Match.ANY else f", same {look.match}"
-    return f"last {look.newest} {look.history.name}{which}"
+def _history_query(query: HistoryQuery) -> str:
+    which = "" if query.match is Match.ANY else f", same {query.match}"
+    return f"last {query.newest} {query.history.name}{which}"
 
 
 class Effect(StrEnum):

@@ -26,7 +26,7 @@ from recsys.features.aggregates import (
     split_buckets,
 )
 from recsys.features.kinds import Attribute
-from recsys.features.spec import Feature, Look, Total
+from recsys.features.spec import Feature, Total
 
 _FORMAT = 1  # of states; a change of cell names or of the fold's meaning changes every fingerprint
 
@@ -55,9 +55,9 @@ class FeatureSet:
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"feature names must differ: {sorted(self.names)}")
         self.totals: tuple[Total, ...] = tuple(dict.fromkeys(t for f in self.features for t in f.totals))
-        self.looks: tuple[Look, ...] = tuple(dict.fromkeys(k for f in self.features for k in f.looks))
         self.aggregates = _aggregates(self.totals)
-        self.histories = _histories([*histories, *(look.history for look in self.looks)])
+        read = [query.history for f in self.features for query in f.history_queries]
+        self.histories = _histories([*histories, *read])
         self._aggregate_by_key = {(a.entity, a.name): a for a in self.aggregates}
         self._plans = {t: _Plan(t, self.aggregates, self.histories) for t in EventType}
 

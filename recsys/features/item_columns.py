@@ -26,7 +26,7 @@ from recsys.features.aggregates import (
 from recsys.features.cells import CellCoding, aggregates_of, tiles_of
 from recsys.features.feature_set import FeatureSet, runs
 from recsys.features.kinds import Attribute
-from recsys.features.spec import Floats, Ints, Look, Total, number
+from recsys.features.spec import Floats, HistoryQuery, Ints, Total, number
 
 Cells = NDArray[np.int64]  # (2, k): codes (see `features.cells`) and amounts
 
@@ -275,10 +275,10 @@ class _ItemSource:
     def total(self, total: Total) -> Ints:
         return self._totals[total]
 
-    def count(self, look: Look) -> Ints:
+    def count(self, query: HistoryQuery) -> Ints:
         raise TypeError("an item has no histories")
 
-    def latest_ms(self, look: Look) -> Ints:
+    def latest_ms(self, query: HistoryQuery) -> Ints:
         raise TypeError("an item has no histories")
 
     def attribute(self, entity: Entity, name: str, default: float, vocabulary: tuple[str, ...]) -> Floats:

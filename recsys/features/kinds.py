@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
 from recsys.features.aggregates import Entity, Split
-from recsys.features.spec import Feature, Floats, Ints, Look, Signal, Source, Total, total_of
+from recsys.features.spec import Feature, Floats, HistoryQuery, Ints, Signal, Source, Total, total_of
 from recsys.features.windows import Window
 
 EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
@@ -186,19 +186,19 @@ class VisitCount(Feature):
     """How many of the latest visits match the candidate; with `share`, of those that there are."""
 
     kind = "visit_count"
-    look: Look
+    query: HistoryQuery
     share: bool = False
 
     @cached_property
-    def looks(self) -> Sequence[Look]:
-        every = Look(self.look.history, self.look.newest)
-        return (self.look, every) if self.share else (self.look,)
+    def history_queries(self) -> Sequence[HistoryQuery]:
+        every = HistoryQuery(self.query.history, self.query.newest)
+        return (self.query, every) if self.share else (self.query,)
 
     def values(self, source: Source) -> list[Floats]:
-        count = source.count(self.look)
+        count = source.count(self.query)
         if not self.share:
             return [count / 1]
-        n = source.count(self.looks[1])
+        n = source.count(self.history_queries[1])
         return [count / at_least_one(n)]
 
 
@@ -208,15 +208,15 @@ class VisitRecency(Feature):
 
     kind = "visit_recency"
     ticking = True
-    look: Look
+    query: HistoryQuery
     default: float = -1.0
 
     @cached_property
-    def looks(self) -> Sequence[Look]:
-        return (self.look,)
+    def history_queries(self) -> Sequence[HistoryQuery]:
+        return (self.query,)
 
     def values(self, source: Source) -> list[Floats]:
-        return [_seconds_since(source.latest_ms(self.look), source.now_ms, self.default)]
+        return [_seconds_since(source.latest_ms(self.query), source.now_ms, self.default)]
 
 
 @dataclass(frozen=True)

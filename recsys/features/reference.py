@@ -17,7 +17,7 @@ from recsys.contracts.state import Op
 from recsys.contracts.types import Item, User
 from recsys.features.aggregates import BUCKETS, CATEGORIES_PER_EVENT, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
-from recsys.features.spec import Floats, Ints, Look, Match, Signal, Total, number
+from recsys.features.spec import Floats, HistoryQuery, Ints, Match, Signal, Total, number
 
 
 def crc32(text: str) -> int:
@@ -93,21 +93,21 @@ class ReferenceSource:
             mine, theirs = ([crc32(i) % BUCKETS] for i in (self._item.item_id, event.item_id))
         return sum(a == b for a in mine for b in theirs)
 
-    def _visits(self, look: Look) -> list[Event]:
-        events = [e for e in self._events[Entity.USER] if e.type in look.history.types]
-        latest = sorted(events, key=lambda e: (e.event_time_ms, e.event_id))[-look.newest :]
-        if look.match is Match.ITEM:
+    def _visits(self, query: HistoryQuery) -> list[Event]:
+        events = [e for e in self._events[Entity.USER] if e.type in query.history.types]
+        latest = sorted(events, key=lambda e: (e.event_time_ms, e.event_id))[-query.newest :]
+        if query.match is Match.ITEM:
             return [e for e in latest if e.item_id == self._item.item_id]
-        if look.match is Match.CATEGORY:
+        if query.match is Match.CATEGORY:
             mine = set(buckets_of(self._item.categories))
             return [e for e in latest if mine & set(buckets_of(e.categories))]
         return latest
 
-    def count(self, look: Look) -> Ints:
-        return len(self._visits(look))
+    def count(self, query: HistoryQuery) -> Ints:
+        return len(self._visits(query))
 
-    def latest_ms(self, look: Look) -> Ints:
-        return max((e.event_time_ms for e in self._visits(look)), default=0)
+    def latest_ms(self, query: HistoryQuery) -> Ints:
+        return max((e.event_time_ms for e in self._visits(query)), default=0)
 
     def attribute(self, entity: Entity, name: str, default: float, vocabulary: tuple[str, ...]) -> Floats:
         return number(self._attributes[entity].get(name), default, vocabulary)

@@ -96,21 +96,21 @@ class Match(StrEnum):
 
 
 # A set of visits is a bit mask in an int64 (bit 0: the oldest), whose highest bit float64 still finds exactly.
-MAX_LOOK = 52
+MAX_VISITS = 52
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Those of the latest `newest` visits of a history that match. `newest` is at most `MAX_LOOK`."""
+class HistoryQuery:
+    """Those of the latest `newest` visits of a history that match. `newest` is at most `MAX_VISITS`."""
 
     history: History
     newest: int
     match: Match = Match.ANY
 
     def __post_init__(self) -> None:
-        if not 0 < self.newest <= min(MAX_LOOK, self.history.size):
+        if not 0 < self.newest <= min(MAX_VISITS, self.history.size):
             raise ValueError(
-                f"{self.history.name}: a look takes 1 … {MAX_LOOK} visits, at most the history's size"
+                f"{self.history.name}: a query reads 1 … {MAX_VISITS} visits, at most the history's size"
             )
 
 
@@ -123,10 +123,10 @@ class Source(Protocol):
     def total(self, total: Total) -> Ints:
         """The weighted sum; for MIN and MAX the cell, 0 where there is none."""
 
-    def count(self, look: Look) -> Ints:
+    def count(self, query: HistoryQuery) -> Ints:
         """How many of the visits match."""
 
-    def latest_ms(self, look: Look) -> Ints:
+    def latest_ms(self, query: HistoryQuery) -> Ints:
         """Event time of the latest matching visit; 0: none."""
 
     def attribute(self, entity: Entity, name: str, default: float, vocabulary: tuple[str, ...]) -> Floats:
@@ -179,8 +179,8 @@ class Feature:
         return ()
 
     @cached_property
-    def looks(self) -> Sequence[Look]:
-        """Every look into a history that `values` takes."""
+    def history_queries(self) -> Sequence[HistoryQuery]:
+        """Every history query that `values` makes."""
         return ()
 
     def values(self, source: Source) -> list[Floats]:
@@ -193,7 +193,7 @@ class Feature:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (Signal, Window, History, Total, Look)):
+    if isinstance(value, (Signal, Window, History, Total, HistoryQuery)):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]

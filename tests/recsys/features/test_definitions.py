@@ -15,7 +15,7 @@ from recsys.features.definitions import CLICKED, ENGAGED_VISITS, FEATURES, SEEN_
 from recsys.features.describe import Change, Effect, differences, listing, markdown
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import Count, Ratio
-from recsys.features.spec import Look, Signal
+from recsys.features.spec import HistoryQuery, Signal
 from recsys.features.windows import EVER, last
 
 DOCS = Path(__file__).parents[3] / "docs" / "features.md"
@@ -95,8 +95,8 @@ def test_conflicting_definitions_are_refused() -> None:
     other = Count("others", USER, Signal("click", frozenset({EventType.LIKE})), over=(EVER,))
     with pytest.raises(ValueError, match="two signals"):
         FeatureSet([clicks, other])
-    with pytest.raises(ValueError, match="a look takes"):
-        Look(ENGAGED_VISITS, 53)
+    with pytest.raises(ValueError, match="a query reads"):
+        HistoryQuery(ENGAGED_VISITS, 53)
 
 
 def test_the_fingerprint_changes_with_every_part_of_a_definition() -> None:
