@@ -27,9 +27,9 @@ from recsys.ranking.impression_discount import ImpressionDiscount
 from recsys.ranking.scorer import RankerSession, RankScorer
 from recsys.ranking.value_model import DEFAULT_WEIGHTS, ValueModel
 from recsys.recall.fresh import FreshSource
+from recsys.recall.item_to_item import ItemToItemSource
 from recsys.recall.live_items import LiveItems
 from recsys.recall.merge import QuotaMerger
-from recsys.recall.neighbours import ItemToItemSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
 from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
 from recsys.recall.two_tower import TwoTowerSource

@@ -11,7 +11,7 @@ from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Source
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.fresh import FreshSource
-from recsys.recall.neighbours import ItemToItemSource, VectorNeighboursSource
+from recsys.recall.item_to_item import ItemToItemSource, VectorNeighboursSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
 from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
 from recsys.recall.two_tower import TwoTowerSource, UserTower
