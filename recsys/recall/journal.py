@@ -1,8 +1,8 @@
 """The journal of a live index: every change since its snapshot, so that a killed process loses none.
 
-One record a change: header (operation, number of rows), rows, vectors, CRC-32 of all that. A record is one write,
-so a process that is killed leaves at most one torn record, at the end; it was not acknowledged and is cut off. So is
-one that a full disk tore, at once: the next change must not come behind it.
+One record per change: header (operation, number of rows), rows, vectors, CRC-32 of all of these. A record is one write,
+so a killed process leaves at most one torn record, at the end, which was not acknowledged and is cut off. A record torn
+by a full disk is cut off at once, so that the next one can follow.
 """
 
 import errno
@@ -30,7 +30,7 @@ class Operation(IntEnum):
 
 
 class Change(NamedTuple):
-    """Some rows get new vectors, or leave. `vectors` is (n, d) float32, (0, d) when rows leave."""
+    """Rows that get new vectors, (n, d) float32, or that are removed (`vectors` is (0, d))."""
 
     operation: Operation
     rows: Rows
@@ -40,19 +40,19 @@ class Change(NamedTuple):
 class Journal:
     """Appends changes to a file. Not thread-safe: the index's writer owns it.
 
-    `fsync`: every change survives a power failure too, at the price of a disk write each.
+    fsync: each change also survives a power failure, at the cost of a disk write.
     """
 
     def __init__(self, path: Path, fsync: bool = False) -> None:
         self._file = path.open("ab", buffering=0)
-        self._size = os.fstat(self._file.fileno()).st_size  # up to the end of the last whole record
+        self._size = os.fstat(self._file.fileno()).st_size  # end of the last whole record
         self._fsync = fsync
 
     def append(self, change: Change) -> None:
         """The change is safe from a kill of this process when this returns.
 
         Raises:
-            OSError: it could not be written, and the file is as it was: make room on the disk and send it again.
+            OSError: it could not be written, and the file is unchanged: free disk space and retry.
         """
         body = (
             _HEADER.pack(change.operation, len(change.rows))
@@ -77,10 +77,10 @@ class Journal:
 
 
 def replay(path: Path, dimension: int) -> Iterator[Change]:
-    """The changes of a journal in order; a torn one at the end is cut off the file. A missing file has none.
+    """The changes of a journal in order; a torn last record is cut off the file. A missing file has no changes.
 
     Raises:
-        InvalidData: a record inside the file is damaged; what came after it cannot be trusted.
+        InvalidData: a record before the last is damaged; what follows it cannot be trusted.
     """
     content = path.read_bytes() if path.exists() else b""
     position = 0
@@ -99,7 +99,7 @@ def replay(path: Path, dimension: int) -> Iterator[Change]:
 
 
 def _end(content: bytes, position: int, dimension: int) -> int:
-    """Where the record that starts here ends, by its header; beyond the content when even that is torn."""
+    """Where the record that starts at `position` should end; beyond the content when even its header is torn."""
     if len(content) - position < _HEADER.size:
         return len(content) + 1
     operation, n = _HEADER.unpack_from(content, position)

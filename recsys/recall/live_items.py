@@ -1,4 +1,4 @@
-"""New, changed and deleted items, into the catalogue and the index at once: findable when the call returns."""
+"""Put new, changed and deleted items into the catalogue and the index: a call's items are findable when it returns."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,10 +13,10 @@ from recsys.recall.vector_index import MutableIndex
 
 
 class LiveItems:
-    """One writer's view of what can be recommended. Thread-safe as its parts are.
+    """Changes what can be recommended. As thread-safe as its parts.
 
-    An item of the bundle keeps the vector it was trained with whatever its attributes become; an item that came
-    later has the vector of its attributes (`recsys.models.attributes`).
+    An item of the bundle keeps its trained vector even when its attributes change; a later item gets the vector of its
+    attributes (`recsys.models.attributes`).
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class LiveItems:
         Args:
             index: holds the bundle's items by their catalogue rows.
             trained: (catalogue.trained, d) the bundle's item vectors.
-            attributes: (1 + buckets, d) the bundle's table of attribute vectors; None: an old bundle without one,
-                then new items are in the catalogue only and are recalled as fresh items.
+            attributes: (1 + buckets, d) the bundle's table of attribute vectors; None: the bundle has none, so new
+                items are only in the catalogue and are recalled as fresh items.
         """
         self._catalogue = catalogue
         self._index = index
@@ -48,13 +48,13 @@ class LiveItems:
         return rows
 
     def delete(self, item_ids: Iterable[str]) -> Rows:
-        """Take items out; rows of those that were known."""
+        """Remove items; returns the rows of those that were known."""
         rows = self._catalogue.delete(item_ids)
         self._index.remove(rows)
         return rows
 
     def _vectors(self, items: Sequence[Item], rows: Rows) -> NDArray[np.float32]:
-        """(n, d); zeros for an item of which no vector can be made."""
+        """(n, d); zeros for an item without a vector."""
         vectors = np.zeros((len(items), self._index.dimension), np.float32)
         if self._attributes is not None:
             vectors[:] = vectors_from_attributes(items, self._attributes)

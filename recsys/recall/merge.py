@@ -1,4 +1,4 @@
-"""One list of candidates from many channels: a quota for each, the rest by reciprocal rank fusion."""
+"""Merge all channels into one list of candidates: a quota for each, the rest by reciprocal rank fusion."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ _MAX_RANK = np.iinfo(np.int16).max
 
 @dataclass(frozen=True)
 class QuotaMerger:
-    """Each channel's first `quotas[channel]` items are in; the best fused ranks fill up to `limit`.
+    """The first `quotas[channel]` items of each channel are included; the best fused ranks fill up to `limit`.
 
-    `score` of the candidates is the fused rank, sum over channels of weight / (60 + rank from 1), so the order
-    is sensible even where no scorer comes after. Candidates come best first; ties keep the order of channels.
+    `score` is the fused rank, the sum over channels of weight / (60 + rank from 1), so the order is sensible even
+    without a scorer. Candidates come best first; ties keep the order of channels.
     """
 
     quotas: Mapping[str, int]
@@ -42,7 +42,7 @@ class QuotaMerger:
             fused[place] += np.float32(self.weights.get(channel, 1.0)) / (rank + np.float32(RRF_K + 1))
             guaranteed[place[: self.quotas.get(channel, 0)]] = True
             start += len(returned)
-        order = np.argsort(-fused, kind="stable")  # ties stay in the order of channels
+        order = np.argsort(-fused, kind="stable")
         if len(order) > self.limit:
             sure = guaranteed[order]
             room = max(self.limit - int(sure.sum()), 0)

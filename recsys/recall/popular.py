@@ -1,7 +1,7 @@
-"""Popular items, overall and in the categories that the user has been looking at.
+"""Popular items, overall and in the categories of the user's recent items.
 
-The counts are decayed by whoever makes the table: the bundle holds those of its training data, and a fresher table can
-take its place while requests run (`Popularity` is immutable, `replace` swaps it).
+The counts come decayed: the bundle's table is of its training data, and `recsys.pipeline.trending` replaces it by a
+fresher one while requests run (a `Popularity` is immutable; `replace` swaps it).
 """
 
 import math
@@ -18,7 +18,7 @@ from recsys.items.catalogue import NO_CODE, Catalogue
 
 @dataclass(frozen=True)
 class Popularity:
-    """Items by decayed popularity, the best first.
+    """Items by decayed popularity, best first.
 
     rows: (n,) int32, no repeats. categories: (n,) int32, the main category of each.
     """
@@ -34,66 +34,56 @@ class Popularity:
         object.__setattr__(self, "_by_category", dict(zip(codes.tolist(), parts, strict=True)))
 
     def of_category(self, code: int) -> Rows:
-        """The rows of one category, the best first."""
+        """The rows of one category, best first."""
         return self._by_category.get(code, self.rows[:0])
 
 
 def popularity(rows: Rows, scores: NDArray[np.float32], catalogue: Catalogue) -> Popularity:
-    """Order rows by score; items with no score above 0 are not popular and are left out."""
+    """Order rows by score; items without a score above 0 are left out."""
     order = np.lexsort((rows, -scores))
     best = rows[order][scores[order] > 0]
     return Popularity(best, catalogue.main_category[best])
 
 
+@dataclass(eq=False)
 class PopularSource:
-    """`recsys.pipeline.stages.Source`: the most popular items overall. Needs nothing of the user."""
+    """`recsys.pipeline.stages.Source`: the most popular items overall. It works for every user."""
 
-    def __init__(
-        self, table: Popularity, limit: int = 100, name: str = "popular", optional: bool = True
-    ) -> None:
-        self.name = name
-        self.optional = optional
-        self._table = table
-        self._limit = limit
+    table: Popularity
+    limit: int = 100
+    name: str = "popular"
+    optional: bool = True
 
     def replace(self, table: Popularity) -> None:
         """Use another table from the next request on."""
-        self._table = table
+        self.table = table
 
     def recall(self, query: Query) -> Rows:
-        return _showable([self._table.rows], query, [self._limit])[0]
+        return _allowed([self.table.rows], query, [self.limit])[0]
 
 
+@dataclass(eq=False)
 class PopularInCategoriesSource:
-    """`recsys.pipeline.stages.Source`: popular items of the categories of the user's recent items.
+    """`recsys.pipeline.stages.Source`: popular items of the categories of the user's `recent` items.
 
-    Each category gets a share of `limit` by how often and how recently the user engaged with it.
+    Each category's share of `limit` follows how often and how recently the user engaged with it.
     """
 
-    def __init__(
-        self,
-        table: Popularity,
-        catalogue: Catalogue,
-        limit: int = 100,
-        recent: int = 20,
-        name: str = "popular_in_categories",
-        optional: bool = True,
-    ) -> None:
-        self.name = name
-        self.optional = optional
-        self._table = table
-        self._catalogue = catalogue
-        self._limit = limit
-        self._recent = recent
+    table: Popularity
+    catalogue: Catalogue
+    limit: int = 100
+    recent: int = 20
+    name: str = "popular_in_categories"
+    optional: bool = True
 
     def replace(self, table: Popularity) -> None:
         """Use another table from the next request on."""
-        self._table = table
+        self.table = table
 
     def recall(self, query: Query) -> Rows:
-        """Best first: a category's i-th item comes at its weight / (i + 1)."""
-        table = self._table
-        codes = self._catalogue.main_category[query.recent_rows[: self._recent]]
+        """Best first: the priority of a category's i-th item is the category's weight / (i + 1)."""
+        table = self.table
+        codes = self.catalogue.main_category[query.recent_rows[: self.recent]]
         weights: dict[int, float] = {}
         for age, code in enumerate(codes.tolist()):
             if code != NO_CODE:
@@ -102,20 +92,20 @@ class PopularInCategoriesSource:
             return table.rows[:0]
         total = sum(weights.values())
         by_code = sorted(weights.items())
-        quotas = [math.ceil(self._limit * weight / total) for _, weight in by_code]
-        best = _showable([table.of_category(code) for code, _ in by_code], query, quotas)
+        quotas = [math.ceil(self.limit * weight / total) for _, weight in by_code]
+        best = _allowed([table.of_category(code) for code, _ in by_code], query, quotas)
         priority = [
             weight / np.arange(1, len(rows) + 1) for (_, weight), rows in zip(by_code, best, strict=True)
         ]
         order = np.argsort(-np.concatenate(priority), kind="stable")
-        rows: Rows = np.concatenate(best)[order[: self._limit]]
+        rows: Rows = np.concatenate(best)[order[: self.limit]]
         return rows
 
 
-def _showable(lists: Sequence[Rows], query: Query, limits: Sequence[int]) -> list[Rows]:
-    """Of each list the first so many that may be shown; the query is asked once for all of them."""
+def _allowed(lists: Sequence[Rows], query: Query, limits: Sequence[int]) -> list[Rows]:
+    """The first `limit` rows of each list that may be shown. The query is asked once for all lists."""
     shown: list[Rows] = []
-    # all that is hidden is seldom at the top
+    # first with a small margin: hidden items are rarely all at the top
     for spare in ([limit // 4 for limit in limits], [query.hidden] * len(limits)):
         heads = [
             rows[: limit + min(more, query.hidden)]

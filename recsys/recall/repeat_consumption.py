@@ -45,14 +45,14 @@ class RepeatConsumption:
         ]
 
 
+@dataclass(frozen=True)
 class RepeatConsumptionSource:
     """`recsys.pipeline.stages.Source`: the items that `HistoryHydrator` found by `RepeatConsumption`."""
 
-    def __init__(self, limit: int = 20, name: str = "repeat_consumption", optional: bool = True) -> None:
-        self.name = name
-        self.optional = optional
-        self._limit = limit
+    limit: int = 20
+    name: str = "repeat_consumption"
+    optional: bool = True
 
     def recall(self, query: Query) -> Rows:
-        rows: Rows = query.repeat_rows[query.may_show(query.repeat_rows)][: self._limit]
+        rows: Rows = query.repeat_rows[query.may_show(query.repeat_rows)][: self.limit]
         return rows

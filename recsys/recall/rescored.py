@@ -1,8 +1,8 @@
-"""Exact scores for what a compressed index has found.
+"""Exact scores for the results of a compressed index.
 
-Eight-bit codes order the last of 500 neighbours a little wrongly. Asking for some more and scoring these few by the
-float vectors puts that right, for a tenth of a millisecond. The vectors need no memory of their own: they are a memory
-map, or those that reranking holds anyway.
+8-bit codes misorder the last of 500 neighbours slightly. Asking for a few more and rescoring all of them by the float
+vectors corrects that in a tenth of a millisecond. The vectors need no memory of their own: they are a memory map, or
+those that reranking holds anyway.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ Floats = NDArray[np.float32]
 
 
 def with_margin(k: int) -> int:
-    """How many to ask a compressed index for, to have the best k among them: a quarter more."""
+    """Number of results to ask of a compressed index so that the best k are among them: a quarter more."""
     return k + (k + 3) // 4
 
 
 def rescore(found: Found, queries: Floats, vectors_of: Callable[[Rows], Floats], k: int) -> Found:
-    """The best k of what was found, by exact inner products.
+    """The best k results by exact inner products.
 
     Args:
         vectors_of: (n,) rows → (n, d) float32.

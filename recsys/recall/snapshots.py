@@ -1,11 +1,11 @@
-"""Where a live index is kept: numbered generations of its main index, each with the journal of what came after.
+"""A live index on disk: numbered generations of its main index, each with the journal of later changes.
 
     CURRENT                   the generation to load
     7/index.faiss 7/rows.npy 7/vectors.npy
     7.journal                 changes since generation 7 was cut
-    8.journal                 changes since generation 8 was cut, which is perhaps still being built
+    8.journal                 changes since generation 8 was cut, which may still be building
 
-A generation appears by a rename, complete; then CURRENT changes, by a rename too. Killed in between, the older
+A complete generation appears by a rename; then CURRENT changes by a rename. After a kill in between, the older
 generation and both journals give the same items.
 """
 
@@ -29,19 +29,19 @@ _CURRENT = "CURRENT"
 
 
 class BaseIndex(VectorIndex, Protocol):
-    """What a live index keeps as its main index and never changes."""
+    """The main index of a live index, which never changes it."""
 
     @property
     def compressed(self) -> bool:
-        """Whether scores may come from codes, not from the vectors themselves."""
+        """Whether scores may come from codes instead of the vectors."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """The main index and what it was built from. It never changes.
+    """The main index and what it was built from; immutable.
 
-    rows: (n,) int32, sorted. vectors: (n, d) float32 by place in `rows`; a memory map when it is on disk, so that
-    only the index itself needs memory.
+    rows: (n,) int32, sorted. vectors: (n, d) float32 by place in `rows`; on disk a memory map, so that only the index
+    itself needs memory.
     """
 
     index: BaseIndex
@@ -52,21 +52,20 @@ class Base:
     def build(
         cls, vectors: NDArray[np.float32], rows: Rows | None = None, config: IndexConfig | None = None
     ) -> Self:
-        """Index (n, d) vectors of sorted rows; None: 0 … n - 1."""
+        """Index (n, d) vectors; `rows` are sorted, None: 0 … n - 1."""
         rows = np.arange(len(vectors), dtype=np.int32) if rows is None else rows
         return cls(AnnIndex.build(vectors, config, rows), rows, vectors)
 
     def vectors_of(self, rows: Rows) -> NDArray[np.float32]:
         """(n, d) of rows that are all in the base."""
-        is_dense = (
-            len(self.rows) and self.rows[-1] == len(self.rows) - 1
-        )  # nothing but 0 … n - 1, as in a bundle
+        is_dense = len(self.rows) and self.rows[-1] == len(self.rows) - 1  # rows 0 … n - 1, as in a bundle
+        # np.intp: `take` is several times slower with other integers
         places = rows.astype(np.intp) if is_dense else np.searchsorted(self.rows, rows)
-        return self.vectors.take(places, axis=0)  # several times as slow with other integers
+        return self.vectors.take(places, axis=0)
 
 
 class Snapshots:
-    """The folder of one live index. One process may write it."""
+    """The folder of one live index, written by one process."""
 
     def __init__(self, folder: Path, fsync: bool = False) -> None:
         self._folder = folder
@@ -94,7 +93,7 @@ class Snapshots:
         return Base(AnnIndex.load(folder / "index.faiss"), rows, vectors)
 
     def save(self, generation: int, base: Base) -> Base:
-        """Write a generation, make it the current one and drop the older ones. Returns it as loaded from disk."""
+        """Write a generation, make it current and delete the older ones. Returns it as loaded from disk."""
         if not isinstance(base.index, AnnIndex):
             raise InvalidConfig("only an index of this process can be persisted")
         with staged_folder(self._folder / str(generation)) as staging:
@@ -106,17 +105,17 @@ class Snapshots:
         return self.load(generation)
 
     def journal(self, generation: int) -> Journal:
-        """Where the changes since this generation's cut go."""
+        """The journal of changes since this generation was cut."""
         return Journal(self._folder / f"{generation}.journal", self._fsync)
 
     def changes(self, generation: int, dimension: int) -> Iterator[Change]:
-        """Every change since the generation was cut, over all journals."""
+        """All changes since the generation was cut, from all journals."""
         for number in self._journals():
             if number >= generation:
                 yield from replay(self._folder / f"{number}.journal", dimension)
 
     def newest_journal(self) -> int:
-        """The last journal begun; 0 when there is none."""
+        """Number of the newest journal; 0 when there is none."""
         return max(self._journals(), default=0)
 
     def _journals(self) -> list[int]:

@@ -1,37 +1,31 @@
 """The two-tower channel: the user's vector by onnxruntime, its nearest items by the index."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.request import Query, Rows
 from recsys.models.attributes import profile_rows
+from recsys.models.onnx_session import open_session
 from recsys.recall.vector_index import VectorIndex
 
 INPUTS = ("history", "types", "gaps")
-PROFILE = "profile"  # of towers that read the users' static attributes
+PROFILE = "profile"  # input of towers that read the users' static attributes
 OUTPUT = "user_vector"
 
 
 class UserTower:
-    """`user_tower.onnx` with checked names. Thread-safe: onnxruntime's `run` is."""
+    """`user_tower.onnx` with checked names. Thread-safe."""
 
     def __init__(self, model: Path | bytes, threads: int = 1) -> None:
         """
         Raises:
-            InvalidBundle: no ONNX model, or one with other inputs or outputs.
+            InvalidBundle: not an ONNX model, or one with other inputs or outputs.
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        source = model if isinstance(model, bytes) else str(model)
-        try:
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises many kinds without a common base of its own
-            raise InvalidBundle(f"user_tower.onnx: {error}") from error
+        self._session = open_session("user_tower.onnx", model, threads)
         inputs = {i.name for i in self._session.get_inputs()}
         outputs = [o.name for o in self._session.get_outputs()]
         self.takes_profile = PROFILE in inputs
@@ -50,7 +44,7 @@ class UserTower:
     ) -> NDArray[np.float32]:
         """(B, L) int64 each (`recsys.models.encoding`) → (B, d) float32.
 
-        profile: (B, PROFILE_SLOTS) int64 of `recsys.models.attributes`; None: nothing is known of the users.
+        profile: (B, PROFILE_SLOTS) int64 of `recsys.models.attributes`; None: unknown users.
         """
         inputs = dict(zip(INPUTS, (history, types, gaps), strict=True))
         if self.takes_profile:
@@ -59,33 +53,26 @@ class UserTower:
         return found
 
 
+@dataclass(frozen=True, eq=False)
 class TwoTowerSource:
-    """`recsys.pipeline.stages.Source`: the items nearest to the user; nothing for somebody of whom nothing is known."""
+    """`recsys.pipeline.stages.Source`: the items nearest to the user; nothing for an unknown user."""
 
-    def __init__(
-        self,
-        tower: UserTower,
-        index: VectorIndex,
-        limit: int = 300,
-        name: str = "two_tower",
-        optional: bool = True,
-    ) -> None:
-        self.name = name
-        self.optional = optional
-        self._tower = tower
-        self._index = index
-        self._limit = limit
+    tower: UserTower
+    index: VectorIndex
+    limit: int = 300
+    name: str = "two_tower"
+    optional: bool = True
 
     def recall(self, query: Query) -> Rows:
         """The nearest `limit` rows that may be shown.
 
-        Asks for as many more as are hidden from the user, at most as many again: the index cannot leave them out.
+        The index cannot leave out hidden items, so it is asked for as many more, at most twice `limit` in all.
         """
-        profile = profile_rows(query.attributes)[None] if self._tower.takes_profile else None
+        profile = profile_rows(query.attributes)[None] if self.tower.takes_profile else None
         if not query.history.any() and (profile is None or not profile.any()):
             return np.empty(0, np.int32)
-        vector = self._tower.vectors(query.history[None], query.types[None], query.gaps[None], profile)
+        vector = self.tower.vectors(query.history[None], query.types[None], query.gaps[None], profile)
         if not np.isfinite(vector).all():
-            raise ValueError("the user tower gave NaN or infinity")
-        rows = self._index.search(vector, self._limit + min(query.hidden, self._limit)).of(0)
-        return rows[query.may_show(rows)][: self._limit]
+            raise ValueError("the user tower returned NaN or infinity")
+        rows = self.index.search(vector, self.limit + min(query.hidden, self.limit)).of(0)
+        return rows[query.may_show(rows)][: self.limit]

@@ -1,4 +1,4 @@
-"""What recall asks of an index of item vectors, whoever keeps it: FAISS in process, a GPU, a Milvus server."""
+"""The interface of an index of item vectors: FAISS in process, a GPU, or a Milvus server."""
 
 from typing import NamedTuple, Protocol
 
@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from recsys.contracts.request import Rows
 
-NO_ROW = -1  # fills up results of indexes that found fewer than k
+NO_ROW = -1  # pads the results of an index that found fewer than k
 
 
 class Found(NamedTuple):
-    """The nearest items of B queries, the best first.
+    """The nearest items of B queries, best first.
 
     scores: (B, m) float32 inner products, -inf where there is no result.
-    rows: (B, m) int32, `NO_ROW` where there is no result; those are at the end of a line.
+    rows: (B, m) int32, `NO_ROW` where there is no result; always at the end of a line.
     m is k, or the number of items if that is smaller.
     """
 
@@ -22,7 +22,7 @@ class Found(NamedTuple):
     rows: Rows
 
     def of(self, query: int) -> Rows:
-        """The rows found for one query, without the filling."""
+        """The rows found for one query, without padding."""
         found: Rows = self.rows[query][self.rows[query] != NO_ROW]
         return found
 
@@ -34,13 +34,13 @@ class VectorIndex(Protocol):
     def dimension(self) -> int: ...
 
     def __len__(self) -> int:
-        """How many items can be found."""
+        """Number of items that can be found."""
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
         """
         Args:
             queries: (B, d) float32.
-            k: results a query, at least 1.
+            k: results per query, at least 1.
 
         Raises:
             ValueError: the queries are not (B, d), or k < 1.
@@ -51,20 +51,20 @@ class MutableIndex(VectorIndex, Protocol):
     """An index that changes. A search that begins after a change has returned sees it."""
 
     def upsert(self, rows: Rows, vectors: NDArray[np.float32]) -> None:
-        """Add rows or replace their vectors, (n, d) float32. Of a row that comes twice the last counts.
+        """Add rows or replace their vectors, (n, d) float32. The last vector of a repeated row counts.
 
         Raises:
-            ValueError: the vectors are not (n, d), or some value is not finite. Nothing is changed then.
+            ValueError: the vectors are not (n, d), or a value is not finite. Nothing is changed then.
         """
 
     def remove(self, rows: Rows) -> None:
-        """Take rows out; those that the index does not hold are ignored."""
+        """Remove rows; unknown ones are ignored."""
 
 
 def check_vectors(
     rows: Rows, vectors: NDArray[np.float32], dimension: int
 ) -> tuple[Rows, NDArray[np.float32]]:
-    """Rows and vectors of an upsert, each row once with its last vector, or a `ValueError`."""
+    """Rows and vectors of an upsert, each row once with its last vector; raises `ValueError`."""
     if vectors.shape != (len(rows), dimension):
         raise ValueError(f"vectors: ({len(rows)}, {dimension}) is needed, got {vectors.shape}")
     if not np.isfinite(vectors).all():
@@ -75,7 +75,7 @@ def check_vectors(
 
 
 def check_queries(queries: NDArray[np.float32], k: int, dimension: int) -> NDArray[np.float32]:
-    """The queries as a contiguous (B, d) float32 array, or a `ValueError` that says what is wrong."""
+    """The queries as a contiguous (B, d) float32 array; raises `ValueError`."""
     if queries.ndim != 2 or queries.shape[1] != dimension:
         raise ValueError(f"queries: (B, {dimension}) float32 is needed, got shape {queries.shape}")
     if k < 1:

@@ -1,4 +1,4 @@
-"""One suite for everything that calls itself a `VectorIndex`: FAISS, live, torch, batched, rescored, Milvus."""
+"""One suite for everything that calls itself a `VectorIndex`: FAISS, live, torch, rescored, Milvus."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import pytest
 
 from recsys.models.topk import ChunkedTopK
 from recsys.recall.ann import AnnIndex, IndexConfig
-from recsys.recall.gpu import BatchingIndex, TopKIndex
+from recsys.recall.gpu import TopKIndex
 from recsys.recall.index_kind import Kind
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.rescored import RescoredIndex
@@ -61,10 +61,10 @@ class Makers:
     def torch(self, vectors: Floats) -> VectorIndex:
         return TopKIndex(ChunkedTopK(vectors, "cpu", chunk=100), len(vectors), vectors.shape[1])
 
-    def batched(self, vectors: Floats) -> VectorIndex:
-        index = BatchingIndex(self.flat(vectors))
-        self.closers.append(index.close)
-        return index
+    def torch_with_rows(self, vectors: Floats) -> VectorIndex:
+        """The vectors are stored in another order than their rows."""
+        rows = np.arange(len(vectors), dtype=np.int32)[::-1]
+        return TopKIndex(ChunkedTopK(vectors[::-1], "cpu", chunk=100), len(vectors), vectors.shape[1], rows)
 
     def live(self, vectors: Floats) -> MutableIndex:
         return live_with_a_delta(vectors)
@@ -98,7 +98,7 @@ ALL = [
     "sharded",
     "rescored",
     "torch",
-    "batched",
+    "torch_with_rows",
     "live",
     "live_sharded",
     "live_compressed",

@@ -11,7 +11,7 @@ from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Source
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.fresh import FreshSource
-from recsys.recall.item_to_item import ItemToItemSource, VectorNeighboursSource
+from recsys.recall.item_to_item import ItemToItemSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
 from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
 from recsys.recall.two_tower import TwoTowerSource, UserTower
@@ -117,13 +117,6 @@ def test_repeat_consumption_recalls_seen_items_that_may_return() -> None:
     assert len(source.recall(query(3, 7))) == 0
     back = replace(query(excluded=(5,)), repeat_rows=rows(7, 5, 3, 1))
     assert source.recall(back).tolist() == [7, 3]
-
-
-def test_vector_neighbours_are_near_the_newest_items() -> None:
-    source: Source = VectorNeighboursSource(lambda found: VECTORS[found], EXACT, limit=3, recent=1)
-    nearest = [row for row in np.argsort(-(VECTORS @ VECTORS[5])).tolist() if row != 5]
-    assert source.recall(query(5, 8, seen=(5, 8))).tolist() == [row for row in nearest if row != 8][:3]
-    assert len(source.recall(query())) == 0
 
 
 def table(*scores: float) -> tuple[Rows, np.ndarray]:
