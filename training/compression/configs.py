@@ -31,16 +31,7 @@ def ladder_setup(
         student: shape from `recsys tune rank`; default: the ladder's own.
     """
     out = ladder_folder(settings, lake, quick)
-    config = seeded(LadderConfig(out), seed)
-    if lake:
-        config = replace(
-            config,
-            teacher=RankerConfig(),
-            student=replace(config.student, item_buckets=0),  # a lake's catalogue needs no hashing
-            teacher_loop=LoopConfig(epochs=epochs, seed=seed),
-            student_loop=LoopConfig(epochs=2 * epochs, seed=seed),
-            tuning_loop=LoopConfig(epochs=epochs, learning_rate=1e-3, seed=seed),
-        )
+    config = lake_ladder(out, seed, epochs) if lake else seeded(LadderConfig(out), seed)
     if student is not None:
         config = replace(config, student=read_shape(student))
     if not lake:
@@ -49,6 +40,20 @@ def ladder_setup(
     examples, items = settings.features / "examples", settings.lake / "items" / "items.parquet"
     return config, lake_input(
         examples, items, FEATURES.dimension, HISTORY_LENGTH, config.teacher, config.student
+    )
+
+
+def lake_ladder(out: Path, seed: int, epochs: int) -> LadderConfig:
+    """The ladder of `recsys train rank --compress`: its teacher is what `recsys train rank` trains, for `epochs`."""
+    config = LadderConfig(out)
+    return replace(
+        config,
+        teacher=RankerConfig(),
+        student=replace(config.student, item_buckets=0),  # a lake's catalogue needs no hashing
+        teacher_loop=LoopConfig(epochs=epochs, seed=seed),
+        student_loop=LoopConfig(epochs=2 * epochs, seed=seed),
+        tuning_loop=LoopConfig(epochs=epochs, learning_rate=1e-3, seed=seed),
+        seed=seed,
     )
 
 

@@ -1,11 +1,13 @@
 """What the compression ladder stands on: synthetic ids at the case study's size, or the lake's own examples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from recsys.contracts.types import Item
 from recsys.items.item_table import read_items
 from recsys.models.ranker import RankerConfig, RankerData
 from training.compression.synthetic import LadderData, make
@@ -56,14 +58,24 @@ def lake_input(
     """
     table = read_items(items)
     rows = read_examples(examples, [item.item_id for item in table], n_features, length)
-    train, validation, test = by_time(rows)
-    facts = item_fields(table)
+    return input_of_periods(table, *by_time(rows), teacher, student)
+
+
+def input_of_periods(
+    items: Sequence[Item],
+    train: RankExamples,
+    validation: RankExamples,
+    test: RankExamples,
+    teacher: RankerConfig,
+    student: RankerConfig,
+) -> LadderInput:
+    """Examples of three periods, with what both models store of the training rows and of the items."""
+    facts = item_fields(items)
     teacher_data, student_data = (
-        ranker_data(train, len(table), facts.codes, facts.sizes, shape.bins) for shape in (teacher, student)
+        ranker_data(train, len(items), facts.codes, facts.sizes, shape.bins) for shape in (teacher, student)
     )
-    return LadderInput(
-        train, validation, test, teacher_data, student_data, ranker_warm_start(table, facts, (), train)
-    )
+    warm_start = ranker_warm_start(items, facts, (), train)
+    return LadderInput(train, validation, test, teacher_data, student_data, warm_start)
 
 
 def by_time(rows: RankExamples) -> tuple[RankExamples, RankExamples, RankExamples]:

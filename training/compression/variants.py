@@ -136,6 +136,12 @@ def candidate(variants: list[Variant]) -> Variant:
     return min(passed or gated, key=lambda variant: variant.bytes)
 
 
+def published(variants: list[Variant]) -> Variant:
+    """What `recsys train rank --compress` publishes: the smallest that passed its gate, else the teacher."""
+    found = candidate(variants)
+    return variants[0] if found.reasons else found
+
+
 def read_variants(out: Path) -> list[Variant]:
     """The variants that a ladder has left in `out`, in the order of `VARIANTS`."""
     return [read_variant(out / name) for name in VARIANTS if (out / name / VARIANT).exists()]

@@ -50,17 +50,39 @@ def recall(
 def rank(
     data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="As many runs, one a seed.")] = 3,
-    contributions: Annotated[bool, typer.Option(help="Also measure what each feature group adds.")] = True,
-    processes: Annotated[int, typer.Option(min=1, help="Models that are trained side by side.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs, one per seed.")] = 3,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Teacher and INT8 student against logistic regression, LightGBM, DCN-v2 and DIN, on real impressions.
+    """The served ranker on the served features: import, Spark features, training, and the test days judged.
 
-    Interrupted, it goes on with the next model: scores are kept in <home>/evaluate/rank.
+    LightGBM on the same columns, and on published simple features, stand next to it. Interrupted, it continues with
+    the next step: lake, examples, weights and scores are stored in <home>/evaluate/rank.
 
-    Example: recsys evaluate rank --data ../shared/data/kuairand-pure-part --json
+    Example: recsys evaluate rank --data ../shared/data/kuairand-pure-part --seeds 1 --json
+    """
+    from training.evaluation.kuairand.served import ServedEvaluation, main
+
+    work = Settings().home / "evaluate" / "rank" / data.resolve().name
+    config = ServedEvaluation(data=data, work=work, seed=seed, seeds=seeds)
+    finish(main(config.quick() if quick else config, report=console.print), as_json)
+
+
+@app.command("rank-benchmark")
+def rank_benchmark(
+    data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs, one per seed.")] = 3,
+    contributions: Annotated[bool, typer.Option(help="Also measure what each feature group adds.")] = True,
+    processes: Annotated[int, typer.Option(min=1, help="Models that are trained in parallel.")] = 1,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Model benchmark: architectures and baselines on 123 KuaiRand-only features, which no product path serves.
+
+    Interrupted, it continues with the next model: scores are stored in <home>/evaluate/rank-benchmark.
+
+    Example: recsys evaluate rank-benchmark --data ../shared/data/kuairand-pure-part --json
     """
     from training.evaluation.kuairand.benchmark import RankEvaluation
     from training.evaluation.kuairand.evaluate import main
@@ -69,7 +91,7 @@ def rank(
         data=data,
         seed=seed,
         seeds=seeds,
-        work=Settings().home / "evaluate" / "rank",
+        work=Settings().home / "evaluate" / "rank-benchmark",
         processes=processes,
         quick=quick,
         contributions=contributions,

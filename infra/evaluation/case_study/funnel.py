@@ -109,7 +109,7 @@ def channels(name: str, result: Result) -> Sheet:
 
 
 def rankers(result: Result) -> Sheet:
-    """What `recsys evaluate rank` found of the two that the arms serve."""
+    """What `recsys evaluate rank-benchmark` found of the two that the arms serve."""
     lines: list[list[str | float]] = []
     for model, label in _RANKERS.items():
         for head in _HEADS:

@@ -53,6 +53,7 @@ def write_slice(folder: Path, users: int = 150, videos: int = 80, rows: int = 5_
     table = pd.DataFrame({"video_id": np.arange(videos), "author_id": author})
     table["tag"] = rng.integers(0, 8, videos)
     table["video_type"], table["upload_type"] = "NORMAL", rng.choice(["a", "b"], videos)
+    table["upload_dt"], table["video_duration"] = "2022-04-01", duration.astype(float)
     table["music_type"], table["server_width"], table["server_height"] = 9.0, 720.0, 1280.0
     table.to_csv(folder / "video_features_basic_pure.csv", index=False)
     watched = [rng.integers(0, videos, rng.integers(1, 30)) for _ in range(users)]
@@ -60,6 +61,7 @@ def write_slice(folder: Path, users: int = 150, videos: int = 80, rows: int = 5_
     pd.DataFrame(
         {
             "user_id": np.arange(users),
+            "last_time_ms": MIDNIGHT_MS - 60_000,
             "history_len": [len(w) for w in watched],
             "watch_seq": watched,
             "like_seq": [f[:1] for f in finished],

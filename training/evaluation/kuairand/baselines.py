@@ -31,6 +31,9 @@ class TreesConfig:
     seed: int = 0
 
 
+FOREST = TreesConfig(learning_rate=0.08, columns=0.3, bins=63)  # for many columns: faster, and as good
+
+
 def trees(
     train: Matrix,
     labels: Labels,

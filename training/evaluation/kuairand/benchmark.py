@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from recsys.contracts.types import Head
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData, RankerLogits
 from training.compression.distill import Distillation, distillation
@@ -24,12 +22,14 @@ from training.compression.ladder import onnx_scores
 from training.compression.quantize import quantize_linear_layers, quantized_tables
 from training.evaluation.kuairand.baselines import (
     DWELL,
+    FOREST,
     Logits,
     Matrix,
     TreesConfig,
     logistic_regression,
     trees,
 )
+from training.evaluation.kuairand.judge import HEADS, Floats, logit, of_scores, sigmoid
 from training.evaluation.kuairand.log import Kuairand, categorical, examples, load, split, video_fields
 from training.evaluation.kuairand.score_cache import ScoreCache
 from training.ranker.dataset import RankExamples
@@ -37,15 +37,12 @@ from training.ranker.export import export_ranker
 from training.ranker.loop import LoopConfig, Objective, fit, predict_logits
 from training.seeding import seed_everything
 
-Floats = NDArray[np.float64]
-HEADS = ("click", "long_view", "like", DWELL)
 PARTS = ("train", "validation", "test")
 TEST = PARTS.index("test")
 
 LOOP = LoopConfig(
     epochs=3, batch_size=512, learning_rate=1e-3, weight_decay=1e-3, embedding_decay=1e-2, patience=1
 )
-FOREST = TreesConfig(learning_rate=0.08, columns=0.3, bins=63)
 NETWORK = RankerConfig(dropout=0.2)
 DIN_NETWORK = replace(NETWORK, attention="din")
 DCN_ALONE = replace(NETWORK, attention="none", expert_layers=(), tower_layers=())
@@ -90,7 +87,7 @@ class Benchmark:
         rows = examples(self.data, names)
         self.parts = {part: rows.take(mask) for part, mask in self.masks.items()}
         self.ranker_data = ranker_data_of(self.data, self.parts["train"], names)
-        labels = {**{h: self.data.labels[h] for h in HEADS[:3]}, DWELL: np.log1p(self.data.labels["dwell_s"])}
+        labels = self.data.by_head()
         self.labels = {part: {h: v[mask] for h, v in labels.items()} for part, mask in self.masks.items()}
         self._cached = ScoreCache(config.work, about=(names, config.quick))
 
@@ -157,7 +154,7 @@ class Benchmark:
         objective = distillation(as_answers(self.teacher(loop)[0]), loop, self.config.distillation)
         student = self.network("student", STUDENT, replace(loop, epochs=loop.epochs + 2), objective)
         test = self.parts["test"]
-        return [of_network(predict_logits(student, test)), of_network(self.served(student, loop.seed))]
+        return [of_network(predict_logits(student, test)), self.served(student, loop.seed)]
 
     def forest(self, config: TreesConfig, groups: tuple[str, ...]) -> list[Logits]:
         """LightGBM on these groups, a model a head; logits of `PARTS`."""
@@ -197,7 +194,7 @@ class Benchmark:
         fit(ranker, self.parts["train"], self.parts["validation"], loop, objective, checkpoints=path)
         return ranker
 
-    def served(self, student: Ranker, seed: int) -> RankerLogits:
+    def served(self, student: Ranker, seed: int) -> Logits:
         """The student with INT8 rows and INT8 matrix products, scored by onnxruntime."""
         data = self.ranker_data
         with tempfile.TemporaryDirectory() as folder:
@@ -207,9 +204,7 @@ class Benchmark:
                 quantized, rows, data.n_items, data.n_features, self.parts["test"].history.shape[1], seed
             )
             quantize_linear_layers(rows, both)
-            scores = onnx_scores(both, self.parts["test"])
-        odds = [_logit(scores[head].astype(np.float64)) for head in (Head.CLICK, Head.CONVERSION, Head.LIKE)]
-        return RankerLogits(*map(torch.from_numpy, (*odds, scores[Head.DWELL].astype(np.float64))))
+            return of_scores(onnx_scores(both, self.parts["test"]))
 
     def contributions(self) -> Iterator[tuple[str, Mapping[str, Floats]]]:
         """What each group adds to the static one, and what all lose without it: (name, LightGBM's click logits)."""
@@ -240,7 +235,7 @@ def of_network(logits: RankerLogits) -> Logits:
     click, conversion, like, dwell = (part.numpy().astype(np.float64) for part in logits)
     return {
         "click": click,
-        "long_view": _logit(_sigmoid(click) * _sigmoid(conversion)),
+        "long_view": logit(sigmoid(click) * sigmoid(conversion)),
         "like": like,
         DWELL: dwell,
     }
@@ -248,8 +243,8 @@ def of_network(logits: RankerLogits) -> Logits:
 
 def as_answers(logits: Mapping[str, Floats]) -> RankerLogits:
     """The inverse of `of_network`: conversion given a click again, as the student's head is."""
-    given_click = _sigmoid(logits["long_view"]) / np.maximum(_sigmoid(logits["click"]), 1e-6)
-    columns = (logits["click"], _logit(np.clip(given_click, 1e-4, 1 - 1e-4)), logits["like"], logits[DWELL])
+    given_click = sigmoid(logits["long_view"]) / np.maximum(sigmoid(logits["click"]), 1e-6)
+    columns = (logits["click"], logit(np.clip(given_click, 1e-4, 1 - 1e-4)), logits["like"], logits[DWELL])
     return RankerLogits(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
 
 
@@ -274,12 +269,3 @@ def ranker_data_of(data: Kuairand, train: RankExamples, names: tuple[str, ...]) 
         field_sizes=facts.sizes,
         categorical=codes,
     )
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-x)))
-
-
-def _logit(p: Floats) -> Floats:
-    p = np.clip(p, 1e-7, 1 - 1e-7)
-    return np.asarray(np.log(p) - np.log1p(-p))

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from recsys.contracts.errors import InvalidConfig
-from recsys.metrics import auc, calibration_error, gauc, xauc
+from recsys.metrics import auc, gauc
 from recsys.result import Goal, Result
-from training.compression.gates import auc_difference, gauc_difference
-from training.evaluation.kuairand.baselines import DWELL
-from training.evaluation.kuairand.benchmark import HEADS, Benchmark, Floats, RankEvaluation
+from training.evaluation.kuairand.benchmark import Benchmark, RankEvaluation
+from training.evaluation.kuairand.judge import Floats, compare, judge, means
 
 GOALS = {
     "teacher_click_auc": Goal(">=", 0.765),
@@ -53,27 +52,25 @@ def main(config: RankEvaluation, report: Callable[[str], None] = lambda line: No
     loops = [replace(config.loop, seed=seed) for seed in range(config.seed, config.seed + config.seeds)]
     if config.processes > 1:
         train_side_by_side(benchmark.jobs(loops), config.processes, report)
+    labels, users = benchmark.labels["test"], benchmark.parts["test"].users
+    happened = labels["click"].astype(np.int64)
     judged: dict[str, list[dict[str, float]]] = {}
     first: dict[str, Mapping[str, Floats]] = {}
     for loop in loops:
         for name, logits in benchmark.models(loop):
-            judged.setdefault(name, []).append(judge(benchmark, logits))
+            judged.setdefault(name, []).append(judge(labels, users, logits))
             first.setdefault(name, logits)
             line = ", ".join(f"{k} {v:.4f}" for k, v in judged[name][-1].items())
             report(f"seed {loop.seed} {name}: {line}")
     figures = means(judged)
     figures["int8_dwell_xauc_below_teacher"] = figures["teacher_dwell_xauc"] - figures["int8_dwell_xauc"]
     for pair in (("teacher", "lightgbm_baseline"), ("int8", "teacher")):
-        figures |= compare(benchmark, *pair, first)
+        figures |= compare(labels, users, *pair, first)
     if config.contributions:
         for name, logits in benchmark.contributions():
-            happened, users = (
-                benchmark.labels["test"]["click"].astype(np.int64),
-                benchmark.parts["test"].users,
-            )
             figures[f"group_{name}_click_auc"] = auc(happened, logits["click"])
             figures[f"group_{name}_click_gauc"] = gauc(happened, logits["click"], users)
-    return Result("evaluate rank", config.seed, figures, GOALS)
+    return Result("evaluate rank-benchmark", config.seed, figures, GOALS)
 
 
 _jobs: Sequence[Callable[[], object]] = ()  # of the stage that forked processes work on
@@ -104,47 +101,3 @@ def train_side_by_side(
 
 def _run_job(place: int) -> None:
     _jobs[place]()
-
-
-def means(judged: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float]:
-    """`<model>_<figure>` over the seeds, with its standard deviation where there are several."""
-    found: dict[str, float] = {}
-    for name, runs in judged.items():
-        for figure in runs[0]:
-            values = [run[figure] for run in runs]
-            found[f"{name}_{figure}"] = float(np.mean(values))
-            if len(values) > 1:
-                found[f"{name}_{figure}_sd"] = float(np.std(values, ddof=1))
-    return found
-
-
-def judge(benchmark: Benchmark, logits: Mapping[str, Floats]) -> dict[str, float]:
-    """The published figures on the test rows: AUC and GAUC a head, XAUC and mean absolute error of the dwell."""
-    labels, users = benchmark.labels["test"], benchmark.parts["test"].users
-    found = {}
-    for head in HEADS[:3]:
-        happened = labels[head].astype(np.int64)
-        found[f"{head}_auc"] = auc(happened, logits[head])
-        found[f"{head}_gauc"] = gauc(happened, logits[head], users)
-        found[f"{head}_calibration_error"] = calibration_error(happened, 1 / (1 + np.exp(-logits[head])))
-    seconds, predicted = np.expm1(labels[DWELL]), np.expm1(np.maximum(logits[DWELL], 0))
-    found["dwell_xauc"] = xauc(seconds, predicted, pairs=2_000_000)
-    found["dwell_mae_s"] = float(np.abs(seconds - predicted).mean())
-    return found
-
-
-def compare(
-    benchmark: Benchmark, ours: str, theirs: str, logits: Mapping[str, Mapping[str, Floats]]
-) -> dict[str, float]:
-    """Differences under the first seed with their 95 % bootstrap intervals (rows for AUC, users for GAUC)."""
-    labels, users = benchmark.labels["test"], benchmark.parts["test"].users
-    found: dict[str, float] = {}
-    for head in HEADS[:3]:
-        y, a, b = (x.astype(np.float32) for x in (labels[head], logits[ours][head], logits[theirs][head]))
-        for metric, difference in (
-            ("auc", auc_difference(y, a, b)),
-            ("gauc", gauc_difference(y, a, b, users)),
-        ):
-            name = f"{ours}_over_{theirs}_{head}_{metric}"
-            found |= {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
-    return found

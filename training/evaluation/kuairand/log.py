@@ -46,6 +46,11 @@ class Kuairand:
     def matrix(self, names: tuple[str, ...]) -> NDArray[np.float32]:
         return np.stack([self.features[name] for name in names], axis=1)
 
+    def by_head(self) -> dict[str, NDArray[np.float64]]:
+        """The labels that the heads predict: 0/1, and log1p seconds for dwell."""
+        found = {name: column for name, column in self.labels.items() if name != "dwell_s"}
+        return {**found, "dwell": np.log1p(self.labels["dwell_s"])}
+
     def names(self, *groups: str) -> tuple[str, ...]:
         """Features of the groups, all of them by default."""
         return tuple(name for group in (groups or self.groups) for name in self.groups[group])

@@ -38,6 +38,6 @@ def test_every_head_of_both_rankers_has_a_line() -> None:
         for head in heads
         for metric in metrics
     }
-    sheet = rankers(Result("evaluate rank", 0, figures, {}))
+    sheet = rankers(Result("evaluate rank-benchmark", 0, figures, {}))
     assert len(sheet.lines) == 6
     assert KUAIRAND in sheet.title
