@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.contracts.errors import InvalidData
 from recsys.datasets.catalogue import items_path
+from recsys.datasets.formats import KUAIRAND
 from recsys.datasets.importer import REPORT, import_dataset
-from recsys.datasets.opening import KUAIRAND, open_dataset
+from recsys.datasets.opening import open_dataset
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
 from recsys.ranking.calibration import calibrate, read_calibrations
