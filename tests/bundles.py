@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -20,10 +19,10 @@ from safetensors.numpy import save_file
 
 from recsys.bundle import Bundle, Manifest, open_bundle, publish, write_bundle
 from recsys.contracts.types import Head, Item
-from recsys.datasets.base import ITEM_SCHEMA
 from recsys.features.definitions import FEATURES
 from recsys.features.drift import histograms, write_histograms
 from recsys.features.feature_set import FeatureSet
+from recsys.items.item_table import items_table
 from recsys.models.attributes import PROFILE_SLOTS
 from recsys.recall.ann import AnnIndex, IndexConfig
 
@@ -84,7 +83,7 @@ def write_tiny_bundle(
     )
     tower, ranker = user_tower(vectors, profile), ranker_model(vectors, features.dimension, seed)
     with write_bundle(bundles, manifest) as folder:
-        _write_items(folder / "items.parquet", items)
+        pq.write_table(items_table(items), folder / "items.parquet")
         (folder / "user_tower.onnx").write_bytes(tower)
         (folder / "ranker.onnx").write_bytes(ranker)
         arrays = {"vectors": vectors} | ({} if attributes is None else {"attributes": attributes})
@@ -201,21 +200,6 @@ def _model(
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
-
-
-def _write_items(path: Path, items: Sequence[Item]) -> None:
-    records = [
-        {
-            "item_id": item.item_id,
-            "title": item.title,
-            "categories": list(item.categories),
-            "creator": item.creator,
-            "created_ms": item.created_ms,
-            "attributes": list(item.attributes.items()),
-        }
-        for item in items
-    ]
-    pq.write_table(pa.Table.from_pylist(records, ITEM_SCHEMA), path)
 
 
 def _item_to_item(vectors: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:

@@ -18,19 +18,11 @@ DRAFT_SCHEMA = pa.schema(
     ]
     + [pa.field("key", pa.string())]
 )
-_TEXTS = pa.map_(pa.string(), pa.string())
-ITEM_SCHEMA = pa.schema(
-    [
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("title", pa.string(), nullable=False),
-        pa.field("categories", pa.list_(pa.string()), nullable=False),
-        pa.field("creator", pa.string(), nullable=False),
-        pa.field("created_ms", pa.int64(), nullable=False),
-        pa.field("attributes", _TEXTS, nullable=False),
-    ]
-)
 USER_SCHEMA = pa.schema(
-    [pa.field("user_id", pa.string(), nullable=False), pa.field("attributes", _TEXTS, nullable=False)]
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("attributes", pa.map_(pa.string(), pa.string()), nullable=False),
+    ]
 )
 
 

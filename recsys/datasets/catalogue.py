@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.contracts.errors import InvalidData
-from recsys.contracts.types import Item, User
-from recsys.datasets.base import ITEM_SCHEMA, USER_SCHEMA
+from recsys.contracts.types import User
+from recsys.datasets.base import USER_SCHEMA
 from recsys.lake.first_of_each import first_of_each
 
 
@@ -20,15 +20,6 @@ def users_path(lake: Path) -> Path:
     return lake / "users" / "users.parquet"
 
 
-def read_items(lake: Path) -> list[Item]:
-    """The lake's catalogue, sorted by id.
-
-    Raises:
-        InvalidData: there is none, or it cannot be read.
-    """
-    return table_items(read_table(items_path(lake), ITEM_SCHEMA))
-
-
 def read_users(lake: Path) -> list[User]:
     """The lake's known users, sorted by id.
 
@@ -38,24 +29,9 @@ def read_users(lake: Path) -> list[User]:
     return table_users(read_table(users_path(lake), USER_SCHEMA))
 
 
-def table_items(table: pa.Table) -> list[Item]:
-    """The rows of a table in `ITEM_SCHEMA`."""
-    return [
-        Item(**{**row, "categories": tuple(row["categories"]), "attributes": dict(row["attributes"])})
-        for row in table.to_pylist()
-    ]
-
-
 def table_users(table: pa.Table) -> list[User]:
     """The rows of a table in `USER_SCHEMA`."""
     return [User(row["user_id"], dict(row["attributes"])) for row in table.to_pylist()]
-
-
-def items_table(items: Sequence[Item]) -> pa.Table:
-    """A table in `ITEM_SCHEMA`."""
-    columns = {name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names}
-    columns["attributes"] = [list(item.attributes.items()) for item in items]
-    return pa.table(columns, schema=ITEM_SCHEMA)
 
 
 def users_table(users: Sequence[User]) -> pa.Table:

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from recsys.contracts.changes import C, newest
 from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.user_changes import UserChange
-from recsys.datasets.catalogue import items_path, items_table, read_table, users_path, users_table
+from recsys.datasets.catalogue import items_path, read_table, users_path, users_table
+from recsys.items.item_table import items_table
 
 Written = list[tuple[Path, pa.Table]]  # paths below the lake
 

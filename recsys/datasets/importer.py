@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import MS_PER_DAY, Item
-from recsys.datasets.base import ITEM_SCHEMA, USER_SCHEMA, Batch, Dataset, sealed
-from recsys.datasets.catalogue import items_path, items_table, merged, users_path
+from recsys.datasets.base import USER_SCHEMA, Batch, Dataset, sealed
+from recsys.datasets.catalogue import items_path, merged, users_path
 from recsys.datasets.rejected import FOLDER as REJECTED
 from recsys.datasets.rejected import Rejected
 from recsys.datasets.report import ImportReport
 from recsys.datasets.spill import Spill
 from recsys.files import atomic_write
+from recsys.items.item_table import ITEM_SCHEMA, items_table
 from recsys.lake.first_of_each import first_of_each
 from recsys.lake.lake import EVENTS, TIME, DayWriter, day_of, rewriting, write_parquet
 

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH
-from recsys.datasets.base import DRAFT_SCHEMA, ITEM_SCHEMA, USER_SCHEMA, Batch
+from recsys.datasets.base import DRAFT_SCHEMA, USER_SCHEMA, Batch
 from recsys.datasets.checks import Checker, Mask
 from recsys.datasets.mapping import EventRule, EventTable, ItemTable, UserTable
 from recsys.datasets.reading import read_chunks
+from recsys.items.item_table import ITEM_SCHEMA
 from recsys.lake.lake import TIME
 
 _LONGEST = MAX_CONTEXT_LENGTH - MAX_ID_LENGTH  # of an item's joined categories: they must fit into a context

@@ -7,8 +7,9 @@ import pyarrow as pa
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import Event
 from recsys.contracts.types import Item, User
-from recsys.datasets.base import ITEM_SCHEMA, Batch, Dataset, sealed
-from recsys.datasets.catalogue import table_items, table_users
+from recsys.datasets.base import Batch, Dataset, sealed
+from recsys.datasets.catalogue import table_users
+from recsys.items.item_table import ITEM_SCHEMA, table_items
 from recsys.lake.first_of_each import first_of_each
 from recsys.lake.lake import table_events
 

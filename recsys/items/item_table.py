@@ -1,5 +1,6 @@
-"""Reading `items.parquet`: the item table of a lake or a bundle."""
+"""The item table, `items.parquet` of a lake or a bundle: one row per item, sorted by id; the row is the item's number."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,28 +9,47 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import Item
 from recsys.lake.parquet import read_columns
 
-_COLUMNS = ("item_id", "title", "categories", "creator", "created_ms", "attributes")
+ITEM_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("categories", pa.list_(pa.string()), nullable=False),
+        pa.field("creator", pa.string(), nullable=False),
+        pa.field("created_ms", pa.int64(), nullable=False),
+        pa.field("attributes", pa.map_(pa.string(), pa.string()), nullable=False),
+    ]
+)
+
+
+def items_table(items: Sequence[Item]) -> pa.Table:
+    """A table in `ITEM_SCHEMA`."""
+    columns = {name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names}
+    columns["attributes"] = [list(item.attributes.items()) for item in items]
+    return pa.table(columns, schema=ITEM_SCHEMA)
+
+
+def table_items(table: pa.Table) -> list[Item]:
+    """The rows of a table that has the columns of `ITEM_SCHEMA`."""
+    columns = (table.column(name).to_pylist() for name in ITEM_SCHEMA.names)
+    return [
+        Item(
+            item_id, title or "", tuple(categories or ()), creator or "", created or 0, dict(attributes or ())
+        )
+        for item_id, title, categories, creator, created, attributes in zip(*columns, strict=True)
+    ]
 
 
 def read_items(path: Path) -> list[Item]:
     """Every item, in the table's order.
 
     Raises:
-        InvalidData: the file is missing, is no Parquet, or lacks a column.
+        InvalidData: the file is missing, is not Parquet, or lacks a column.
     """
     try:
-        table = read_columns(path, _COLUMNS)
+        return table_items(read_columns(path, ITEM_SCHEMA.names))
+    except FileNotFoundError:
+        raise InvalidData(
+            f"{path}: no item table; import a data set first: recsys data import PATH"
+        ) from None
     except (pa.ArrowInvalid, OSError) as error:
         raise InvalidData(f"{path}: not a readable item table: {error}; import the data set again") from error
-    columns = (table.column(name).to_pylist() for name in _COLUMNS)
-    return [
-        Item(
-            item_id,
-            title or "",
-            tuple(categories or ()),
-            creator or "",
-            created_ms or 0,
-            dict(attributes or ()),
-        )
-        for item_id, title, categories, creator, created_ms, attributes in zip(*columns, strict=True)
-    ]

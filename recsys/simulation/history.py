@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
 from recsys.contracts.types import MS_PER_DAY, EventType
-from recsys.datasets.catalogue import items_path, items_table
+from recsys.datasets.catalogue import items_path
+from recsys.items.item_table import items_table
 from recsys.lake.lake import EVENTS, DayWriter, events_table, write_parquet
 from recsys.simulation.actions import actions
 from recsys.simulation.behavior import Behavior, Visitor

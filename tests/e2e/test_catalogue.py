@@ -15,8 +15,9 @@ from infra.local.kafka import KafkaBroker
 from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.types import Item, Topic, User
 from recsys.contracts.user_changes import UserChange
-from recsys.datasets.catalogue import read_items, read_users, users_path
+from recsys.datasets.catalogue import read_users, users_path
 from recsys.features.definitions import FEATURES
+from recsys.items.item_table import read_items
 from recsys.models.attributes import hash_attributes
 from recsys.store.redis import RedisFeatureStore
 from serving.api.app import create_app
@@ -51,7 +52,7 @@ class Loop:
 
     def in_lake(self, item_id: str) -> bool:
         path = self.lake / "items" / "items.parquet"
-        return path.exists() and item_id in {item.item_id for item in read_items(self.lake)}
+        return path.exists() and item_id in {item.item_id for item in read_items(path)}
 
 
 @pytest.fixture

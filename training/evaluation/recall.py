@@ -10,20 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.contracts.errors import InvalidConfig
-from recsys.contracts.types import EventType, Item
-from recsys.datasets.base import ITEM_SCHEMA
+from recsys.contracts.types import EventType
 from recsys.datasets.catalogue import users_path
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
 from recsys.features.definitions import ENGAGEMENT
-from recsys.items.item_table import read_items
+from recsys.items.item_table import items_table, read_items
+from recsys.lake.lake import write_parquet
 from recsys.metrics import coverage, gini, hit_rate, mrr, ndcg, popularity_bias, ranks_of
 from recsys.models.two_tower import TwoTowerShape
 from recsys.result import Goal, Result
@@ -179,7 +177,7 @@ def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
     """Writes the split's training part where the trainer reads it."""
     sequences, items = config.work / "sequences", config.work / "items.parquet"
     write_sequences(sequences / "refit.parquet", split.refit, split.items)
-    write_items(items, split.items)
+    write_parquet(items, items_table(split.items))
     shape = _SHAPES[config.protocol]
     changes = dict(config.training)
     if config.quick:
@@ -210,21 +208,6 @@ def _run_name(config: RecallEvaluation) -> str:
     """Where the run's checkpoints are: runs that differ do not go on from each other's."""
     varied = [str(config.training["augmentation"])] if "augmentation" in config.training else []
     return "-".join(["quick" if config.quick else "two_tower", str(config.seed), *varied])
-
-
-def write_items(path: Path, items: Sequence[Item]) -> None:
-    rows = [
-        {
-            "item_id": item.item_id,
-            "title": item.title,
-            "categories": list(item.categories),
-            "creator": item.creator,
-            "created_ms": item.created_ms,
-            "attributes": list(item.attributes.items()),
-        }
-        for item in items
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=ITEM_SCHEMA), path, compression="zstd")
 
 
 def slice_cases(

@@ -18,7 +18,8 @@ import pyarrow as pa
 from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from recsys.contracts.types import MS_PER_DAY
 from recsys.datasets.base import USER_SCHEMA
-from recsys.datasets.catalogue import items_path, items_table, users_path
+from recsys.datasets.catalogue import items_path, users_path
+from recsys.items.item_table import items_table
 from recsys.lake.lake import EVENTS, DayWriter, events_table, write_parquet
 from recsys.result import Goal, Result
 from training.features.job import FeatureJob, build

@@ -32,12 +32,13 @@ from recsys.contracts.impressions import Impression, ShownItem, impression_event
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from recsys.datasets.base import USER_SCHEMA
-from recsys.datasets.catalogue import items_path, items_table, users_path
+from recsys.datasets.catalogue import items_path, users_path
 from recsys.features.aggregates import Entity, parse_cell
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.features.reference import reference_features
+from recsys.items.item_table import items_table
 from recsys.lake.lake import IMPRESSIONS, write_parquet
 from recsys.result import Goal, Result
 from streaming.lake_writer.commit import read_checkpoint

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -17,8 +16,8 @@ from safetensors.numpy import save_file
 from infra.evaluation.benchmarks.serving_fixture import CATEGORIES
 from recsys.bundle import Bundle, Manifest, publish, write_bundle
 from recsys.contracts.types import Item
-from recsys.datasets.base import ITEM_SCHEMA
 from recsys.features.definitions import FEATURES
+from recsys.items.item_table import items_table
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
 from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
@@ -64,7 +63,7 @@ def write_bench_bundle(bundles: Path, items: list[Item], seed: int, version: str
             {"rows": rng.permutation(len(items)).astype(np.int32), "scores": scores},
             folder / "popular.safetensors",
         )
-        pq.write_table(_table(items), folder / "items.parquet")
+        pq.write_table(items_table(items), folder / "items.parquet")
     return publish(bundles, version)
 
 
@@ -108,9 +107,3 @@ def _write_tower(
     found = UserTower(folder / "user_tower.onnx").vectors(**inputs)
     golden: dict[str, NDArray[np.generic]] = {f"user_tower/in/{k}": v for k, v in inputs.items()}
     return golden | {"user_tower/out/user_vector": found}
-
-
-def _table(items: list[Item]) -> pa.Table:
-    names = ("item_id", "title", "categories", "creator", "created_ms")
-    columns = {name: [getattr(item, name) for item in items] for name in names}
-    return pa.table(columns | {"attributes": [[] for _ in items]}, schema=ITEM_SCHEMA)

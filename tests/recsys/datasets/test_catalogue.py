@@ -4,7 +4,8 @@ import threading
 from pathlib import Path
 
 from recsys.contracts.types import Item
-from recsys.datasets.catalogue import items_path, items_table, read_items
+from recsys.datasets.catalogue import items_path
+from recsys.items.item_table import items_table, read_items
 from recsys.lake.lake import write_parquet
 
 FEW, MANY = ([Item(f"i{n}", f"Item {n}", (f"c{n % 7}",)) for n in range(size)] for size in (3, 3_000))
@@ -23,7 +24,7 @@ def test_a_reader_sees_one_table_or_the_other(tmp_path: Path) -> None:
     writer = threading.Thread(target=replace)
     writer.start()
     try:
-        sizes = {len(read_items(tmp_path)) for _ in range(100)}
+        sizes = {len(read_items(items_path(tmp_path))) for _ in range(100)}
     finally:
         stop.set()
         writer.join()

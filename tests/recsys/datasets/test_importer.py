@@ -16,6 +16,7 @@ from recsys.datasets.importer import REPORT, import_dataset, validate_dataset
 from recsys.datasets.opening import open_dataset
 from recsys.datasets.streams import read_events as stream_events
 from recsys.datasets.streams import read_items, read_users
+from recsys.items import item_table
 from recsys.lake.lake import EVENTS, day_of, days, events_table, read_events, write_parquet
 from streaming.lake_writer.compact import compact
 from tests.recsys.datasets import samples
@@ -47,7 +48,9 @@ def test_what_comes_out_of_the_lake_is_what_went_in(tmp_path: Path) -> None:
         first_of_id = {event.event_id: event for event in reversed(list(stream_events(dataset)))}
         expected = sorted(first_of_id.values(), key=lambda e: (e.event_time_ms, e.event_id))
         assert list(read_events(lake)) == expected
-        assert catalogue.read_items(lake) == sorted(read_items(dataset), key=lambda item: item.item_id)
+        assert item_table.read_items(catalogue.items_path(lake)) == sorted(
+            read_items(dataset), key=lambda item: item.item_id
+        )
         assert catalogue.read_users(lake) == sorted(read_users(dataset), key=lambda user: user.user_id)
 
 
@@ -108,7 +111,13 @@ def test_data_sets_live_beside_each_other(tmp_path: Path) -> None:
     import_dataset(open_dataset(samples.movielens_100k(tmp_path / "m")), lake)
     import_dataset(open_dataset(samples.kuairand_csv(tmp_path / "k")), lake)
     assert {event.user_id for event in read_events(lake)} == {"1", "2", "3"}
-    assert [item.item_id for item in catalogue.read_items(lake)] == ["10", "100", "101", "20", "30"]
+    assert [item.item_id for item in item_table.read_items(catalogue.items_path(lake))] == [
+        "10",
+        "100",
+        "101",
+        "20",
+        "30",
+    ]
 
 
 def test_a_shift_is_whole_weeks_and_ends_within_the_last_one(tmp_path: Path) -> None:
@@ -118,7 +127,7 @@ def test_a_shift_is_whole_weeks_and_ends_within_the_last_one(tmp_path: Path) -> 
     assert NOW_MS - WEEK_MS < max(times) <= NOW_MS
     shift = min(times) - samples.LOG_START_MS
     assert shift == report.shift_weeks * WEEK_MS
-    items = {item.item_id: item.created_ms for item in catalogue.read_items(lake)}
+    items = {item.item_id: item.created_ms for item in item_table.read_items(catalogue.items_path(lake))}
     assert items["100"] == 1_649_548_800_000 + shift  # the age of an item stays
     assert json.loads((lake / REPORT).read_text())["shift_weeks"] == report.shift_weeks
 
@@ -187,7 +196,10 @@ def test_without_a_catalogue_the_items_are_those_of_the_events(tmp_path: Path) -
         open_dataset(samples.table(tmp_path / "t", ["a,x,1000,1,,", "b,y,2000,1,,", "b,x,3000,1,,"])),
         tmp_path / "lake",
     )
-    assert [item.item_id for item in catalogue.read_items(tmp_path / "lake")] == ["x", "y"]
+    assert [item.item_id for item in item_table.read_items(catalogue.items_path(tmp_path / "lake"))] == [
+        "x",
+        "y",
+    ]
     assert (report.items, report.unknown_items) == (2, {})
 
 
@@ -204,7 +216,9 @@ def test_repeated_items_and_users_count_once(tmp_path: Path) -> None:
         file.write("10,Again,Drama\n")
     report = import_dataset(open_dataset(folder), tmp_path / "lake")
     assert (report.items, report.duplicate_items) == (3, 1)
-    titles = {item.item_id: item.title for item in catalogue.read_items(tmp_path / "lake")}
+    titles = {
+        item.item_id: item.title for item in item_table.read_items(catalogue.items_path(tmp_path / "lake"))
+    }
     assert titles["10"] == samples.TITLE  # the first one
 
 
@@ -231,4 +245,4 @@ def test_a_log_without_rows(tmp_path: Path) -> None:
 
 def test_a_lake_without_items_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="recsys data import"):
-        catalogue.read_items(tmp_path)
+        item_table.read_items(catalogue.items_path(tmp_path))

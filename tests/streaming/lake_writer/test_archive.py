@@ -21,8 +21,9 @@ from recsys.contracts.impressions import Impression, ShownItem, impression_event
 from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.types import MS_PER_DAY, EventType, Item, Topic, User
 from recsys.contracts.user_changes import UserChange
-from recsys.datasets.catalogue import read_items, read_users, users_path, users_table
+from recsys.datasets.catalogue import items_path, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
+from recsys.items.item_table import read_items
 from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
 from streaming.acceptance import REPLAY_HEADER
 from streaming.lake_writer.archive import Archiver
@@ -102,7 +103,7 @@ def test_changes_of_items_become_the_item_table(tmp_path: Path) -> None:
         change(item_id, Item(item_id, f"Film {n}", ("A",), attributes={"year": "1999"}), 1 + n)
     archiver = Archiver(log.source(), tmp_path)
     drain(archiver)
-    assert [item.item_id for item in read_items(tmp_path)] == ["a", "b", "c", "d"]
+    assert [item.item_id for item in read_items(items_path(tmp_path))] == ["a", "b", "c", "d"]
     change("b", None, 10)
     change("c", Item("c", "another title"), 11)
     change("c", Item("c", "late"), 5)
@@ -110,13 +111,13 @@ def test_changes_of_items_become_the_item_table(tmp_path: Path) -> None:
     change("e", Item("e"), 13)
     drain(archiver)
     drain(Archiver(log.source(), tmp_path))
-    assert {item.item_id: item.title for item in read_items(tmp_path)} == {
+    assert {item.item_id: item.title for item in read_items(items_path(tmp_path))} == {
         "a": "Film 3",
         "c": "another title",
         "d": "Film 0",
         "e": "",
     }
-    assert read_items(tmp_path)[0].attributes == {"year": "1999"}
+    assert read_items(items_path(tmp_path))[0].attributes == {"year": "1999"}
     assert archiver.totals.archived == 9
 
 
@@ -132,10 +133,10 @@ def test_an_old_change_of_an_item_that_is_delivered_again_changes_nothing(tmp_pa
     deliver("gone", Item("gone"), 3)
     deliver("gone", None, 4)
     deliver("gone", Item("gone"), 3)
-    assert [(item.item_id, item.title) for item in read_items(tmp_path)] == [("a", "new")]
+    assert [(item.item_id, item.title) for item in read_items(items_path(tmp_path))] == [("a", "new")]
     deliver("a", Item("a", "of the same time"), 2)
     deliver("gone", Item("gone", "again"), 5)
-    assert [item.title for item in read_items(tmp_path)] == ["of the same time", "again"]
+    assert [item.title for item in read_items(items_path(tmp_path))] == ["of the same time", "again"]
 
 
 def test_changes_of_users_become_the_user_table_and_of_a_deleted_one_nothing_stays(tmp_path: Path) -> None:
@@ -350,7 +351,7 @@ def test_dying_before_any_change_of_the_file_system(tmp_path: Path) -> None:
         send(log, *(event(n) for n in range(60, 80)))
         drain(Archiver(log.source(), lake))
         assert Counter(event_ids(lake)) == {event(n).event_id: 1 for n in range(80)}, f"died after {changes}"
-        assert [item.item_id for item in read_items(lake)] == [f"i{n}" for n in range(6)]
+        assert [item.item_id for item in read_items(items_path(lake))] == [f"i{n}" for n in range(6)]
         if not died:
             break
     assert changes > 15, "the flush has more steps than that"

@@ -13,9 +13,10 @@ from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.types import Item, Topic, User
 from recsys.contracts.user_changes import UserChange
 from recsys.datasets.base import Dataset
-from recsys.datasets.catalogue import read_items, read_users, users_path, users_table
+from recsys.datasets.catalogue import items_path, read_users, users_path, users_table
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
+from recsys.items.item_table import read_items
 from recsys.lake.forget import mark_forgotten
 from recsys.lake.lake import rewriting, write_parquet
 from streaming.lake_writer import commit as committing
@@ -84,8 +85,8 @@ def test_a_put_that_comes_during_an_import_stays(
     archiving = in_the_middle("recsys.datasets.importer", "write_parquet", lambda: archive(lake))
     import_dataset(dataset, lake)
     archiving.join()
-    assert NEW_ITEM in read_items(lake)
-    assert len(read_items(lake)) > 1
+    assert NEW_ITEM in read_items(items_path(lake))
+    assert len(read_items(items_path(lake))) > 1
     assert NEW_USER in read_users(lake)
     assert len(read_users(lake)) > 1
 

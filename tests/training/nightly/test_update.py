@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import Head, Item
-from recsys.items.item_table import read_items
+from recsys.items.item_table import items_table, read_items
+from recsys.lake.lake import write_parquet
 from recsys.models.ranker import RankerConfig
 from recsys.models.two_tower import TwoTowerShape
 from recsys.ranking.scorer import RankerSession
@@ -21,7 +22,6 @@ from tests.training.evaluation.kuairand_slice import write_slice
 from tests.training.ranker.rank_fixture import DAY_MS, N_FEATURES, write_world
 from tests.training.two_tower.test_train import ITEMS, planted
 from training.compression.variants import VARIANT, Variant
-from training.evaluation.recall import write_items
 from training.nightly import evaluate as evaluate_nightly
 from training.nightly import ranker as nightly_ranker
 from training.nightly.evaluate import NightlyEvaluation
@@ -193,7 +193,7 @@ def towers(tmp_path: Path) -> TwoTowerConfig:
     write_sequences(
         tmp_path / "sequences" / "a.parquet", [h.before(len(h.numbers) - 1) for h in histories], ITEMS
     )
-    write_items(tmp_path / "items.parquet", ITEMS)
+    write_parquet(tmp_path / "items.parquet", items_table(ITEMS))
     config = TwoTowerConfig(
         sequences=tmp_path / "sequences",
         items=tmp_path / "items.parquet",
@@ -211,7 +211,7 @@ def towers(tmp_path: Path) -> TwoTowerConfig:
     later = [History(h.user_id, h.numbers + 1, h.types, h.times) for h in histories]
     more = [Item("a-first", categories=("c1",)), *ITEMS]
     write_sequences(tmp_path / "sequences" / "a.parquet", later, more)
-    write_items(tmp_path / "items.parquet", more)
+    write_parquet(tmp_path / "items.parquet", items_table(more))
     return config
 
 

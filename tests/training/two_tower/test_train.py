@@ -22,11 +22,12 @@ from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.request import Query
 from recsys.contracts.types import Item, User
 from recsys.datasets.base import USER_SCHEMA
+from recsys.items.item_table import items_table
+from recsys.lake.lake import write_parquet
 from recsys.models.two_tower import TwoTowerShape
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from training.checkpoint import TrainingState
-from training.evaluation.recall import write_items
 from training.features.spark import spark_session
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
@@ -61,7 +62,7 @@ def planted(users: int, seed: int) -> list[History]:
 @pytest.fixture
 def config(tmp_path: Path) -> TwoTowerConfig:
     write_sequences(tmp_path / "sequences" / "a.parquet", planted(200, 0), ITEMS, row_group=64)
-    write_items(tmp_path / "items.parquet", ITEMS)
+    write_parquet(tmp_path / "items.parquet", items_table(ITEMS))
     return TwoTowerConfig(
         sequences=tmp_path / "sequences",
         items=tmp_path / "items.parquet",
