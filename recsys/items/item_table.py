@@ -1,4 +1,4 @@
-"""The item table, `items.parquet` of a lake or a bundle: one row per item, sorted by id; the row is the item's number."""
+"""The item table, `items.parquet` of a lake or a bundle: one row per item, sorted by id; a row is an item's number."""
 
 from collections.abc import Sequence
 from pathlib import Path
