@@ -1,69 +1,64 @@
-"""Files to chunks of raw columns, in bounded memory, each row with its number.
+"""Tables as chunks of raw columns, in bounded memory, each row with its number.
 
-Text columns stay text: a broken number is then one broken row, not a broken file. Empty cells are null.
+Cells of text files stay text, so that a broken number is one broken row and not a broken file. Empty cells are null.
 """
 
+import codecs
 import csv
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidData
 from recsys.datasets.base import Broken
 from recsys.datasets.mapping import Files
-from recsys.datasets.utf8 import NOT_TEXT, Utf8File
 
-_BLOCK_BYTES = 4 << 20
 _CHUNK_ROWS = 50_000
-_TEXT_KINDS = (
+_STRING_TYPES = (
     pa.types.is_string,
     pa.types.is_large_string,
     pa.types.is_string_view,
     pa.types.is_binary,
     pa.types.is_large_binary,
 )
+# Stands for bytes that the encoding cannot decode; Unicode reserves this code point, so no text contains it.
+_UNDECODABLE = "\ufdd0"
+_MARK_UNDECODABLE = "recsys-mark-undecodable"
+csv.field_size_limit(4 << 20)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows of one file: `table` holds the columns asked for, `numbers` (n,) int64 the row numbers."""
+    """Consecutive rows of one file."""
 
     file: str
-    table: pa.Table
-    numbers: NDArray[np.int64]
-    broken: Sequence[Broken] = field(
-        default_factory=tuple
-    )  # rows that are no rows: too few or too many cells
+    table: pa.Table  # the requested columns
+    numbers: NDArray[np.int64]  # (n,) row numbers
+    broken: Sequence[Broken] = field(default_factory=tuple)  # rows that could not be split or decoded
 
 
 def read_chunks(folder: Path, files: Files, columns: Sequence[str]) -> Iterator[Chunk]:
-    """The named columns of every file, file after file in the order of `files`.
+    """Read the named columns of each file, in the order of `files`.
 
     Raises:
         InvalidData: a file is missing, unreadable, or lacks a column.
     """
     for path in find(folder, files.files):
         try:
-            if path.suffix == ".parquet":
-                yield from _parquet(path, columns)
-            elif len(files.delimiter) > 1:
-                yield from _split_lines(path, files, columns)
-            else:
-                yield from _csv(path, files, columns)
-        except (OSError, pa.ArrowInvalid, pa.ArrowKeyError, UnicodeError, LookupError) as error:
+            yield from (_parquet(path, columns) if path.suffix == ".parquet" else _text(path, files, columns))
+        except (OSError, pa.ArrowInvalid, pa.ArrowKeyError, UnicodeError, LookupError, csv.Error) as error:
             raise InvalidData(f"{path}: cannot be read: {error}") from error
 
 
 def find(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files of each pattern, sorted within it.
+    """Find the files of each pattern, sorted within a pattern.
 
     Raises:
         InvalidData: nothing matches a pattern.
@@ -78,15 +73,8 @@ def find(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def header(path: Path, files: Files) -> list[str]:
-    """The column names of a text file: its first line, unless the mapping names them."""
-    if files.columns is not None:
-        return list(files.columns)
-    with path.open(encoding=files.encoding, errors="replace", newline="") as lines:  # reads beyond the header
-        if len(files.delimiter) > 1 or not files.quoted:
-            return next(lines, "").rstrip("\r\n").removeprefix("\ufeff").split(files.delimiter)
-        return [
-            name.removeprefix("\ufeff") for name in next(csv.reader(lines, delimiter=files.delimiter), [])
-        ]
+    """The column names of a text file: the mapping's, or those of the header line."""
+    return list(files.columns) if files.columns is not None else next(_records(path, files), [])
 
 
 def _require(path: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
@@ -102,13 +90,13 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Chunk]:
         _require(path, columns, file.schema_arrow.names)
         first = 1
         for batch in file.iter_batches(_CHUNK_ROWS, columns=list(columns)):
-            plain = [_plain(path, name, batch.column(name)) for name in columns]
-            table = pa.Table.from_arrays(plain, names=list(columns))
+            arrays = [_single_values(path, name, batch.column(name)) for name in columns]
+            table = pa.Table.from_arrays(arrays, names=list(columns))
             yield Chunk(path.name, table, np.arange(first, first + len(batch), dtype=np.int64))
             first += len(batch)
 
 
-def _plain(path: Path, name: str, column: pa.Array) -> pa.Array:
+def _single_values(path: Path, name: str, column: pa.Array) -> pa.Array:
     """A column of one of the types that the checks know: numbers, truth values, times, `string`."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -116,115 +104,75 @@ def _plain(path: Path, name: str, column: pa.Array) -> pa.Array:
         raise InvalidData(
             f"{path}: column {name} is {column.type}; only columns of single values can be mapped"
         )
-    if any(is_text(column.type) for is_text in _TEXT_KINDS):
-        texts = pc.cast(column, pa.string())
-        return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+    if any(is_string(column.type) for is_string in _STRING_TYPES):
+        return _null_if_empty(pc.cast(column, pa.string()))
     return pc.cast(column, pa.float64()) if pa.types.is_decimal(column.type) else column
 
 
-def _csv(path: Path, files: Files, columns: Sequence[str]) -> Iterator[Chunk]:
+def _text(path: Path, files: Files, columns: Sequence[str]) -> Iterator[Chunk]:
     names = header(path, files)
     _require(path, columns, names)
-    malformed: list[Broken] = []
-    numbers = _Numbers(first=1 if files.columns else 2)
-
-    def refuse(row: pyarrow.csv.InvalidRow) -> str:
-        numbers.skip(row.number)
-        malformed.append(_wrong_width(path, row.number, row.actual_columns, row.expected_columns))
-        return "skip"
-
-    stream = pyarrow.csv.open_csv(
-        Utf8File(path, files.encoding),
-        read_options=pyarrow.csv.ReadOptions(
-            use_threads=False,  # row numbers are known only so
-            block_size=_BLOCK_BYTES,
-            column_names=names,
-            skip_rows=0 if files.columns else 1,
-        ),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=files.delimiter,
-            quote_char='"' if files.quoted else False,
-            newlines_in_values=files.quoted,
-            ignore_empty_lines=False,  # they count as rows
-            invalid_row_handler=refuse,
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            include_columns=list(columns),
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
-    with stream:
-        for batch in stream:
-            broken, malformed = malformed, []
-            raw = pa.Table.from_batches([batch])
-            yield _readable(path, files.encoding, raw, numbers.take(len(batch)), broken)
-    if malformed:
-        yield Chunk(path.name, stream.schema.empty_table(), numbers.take(0), malformed)
+    rows = enumerate(_records(path, files), start=1)
+    if files.columns is None:
+        next(rows, None)
+    while (row := next(rows, None)) is not None:
+        chunk = itertools.chain([row], itertools.islice(rows, _CHUNK_ROWS - 1))
+        yield _chunk(path.name, files.encoding, names, columns, chunk)
 
 
-class _Numbers:
-    """Row numbers of a stream from which some rows are skipped."""
-
-    def __init__(self, first: int) -> None:
-        self._next = first
-        self._skipped: list[int] = []
-
-    def skip(self, number: int) -> None:
-        self._skipped.append(number)
-
-    def take(self, count: int) -> NDArray[np.int64]:
-        if not count:
-            return np.empty(0, dtype=np.int64)
-        ahead = np.arange(self._next, self._next + count + len(self._skipped), dtype=np.int64)
-        numbers = ahead[~np.isin(ahead, self._skipped)][:count]
-        self._next = int(numbers[-1]) + 1
-        self._skipped = [number for number in self._skipped if number >= self._next]
-        return numbers
+def _records(path: Path, files: Files) -> Iterator[list[str]]:
+    """The cells of each record; none for a blank line."""
+    is_utf8 = codecs.lookup(files.encoding).name == "utf-8"
+    encoding = "utf-8-sig" if is_utf8 else files.encoding  # drops a byte order mark
+    with path.open(encoding=encoding, errors=_MARK_UNDECODABLE, newline="") as lines:
+        if len(files.delimiter) == 1:
+            quoting = csv.QUOTE_MINIMAL if files.quoted else csv.QUOTE_NONE
+            yield from csv.reader(lines, delimiter=files.delimiter, quoting=quoting)
+        else:
+            stripped = (line.rstrip("\r\n") for line in lines)
+            yield from (line.split(files.delimiter) if line else [] for line in stripped)
 
 
-def _readable(
-    path: Path, encoding: str, table: pa.Table, numbers: NDArray[np.int64], broken: list[Broken]
+def _chunk(
+    file: str,
+    encoding: str,
+    names: Sequence[str],
+    columns: Sequence[str],
+    rows: Iterable[tuple[int, list[str]]],
 ) -> Chunk:
-    """Rows with bytes that are no text are broken, blank lines are left out."""
-    keep = np.logical_or.reduce([np.asarray(pc.is_valid(column)) for column in table.columns])
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        bad = np.asarray(pc.fill_null(pc.match_substring(column, NOT_TEXT), False)) & keep
-        broken += [Broken(path.name, int(n), name, f"not {encoding} text") for n in numbers[bad]]
-        keep &= ~bad
-    if not keep.all():
-        table, numbers = table.filter(pa.array(keep)), numbers[keep]
-    return Chunk(path.name, table, numbers, broken)
+    """Set aside rows of the wrong width and cells that could not be decoded; leave out rows without content."""
+    # One flat list: a list per row would keep the garbage collector busy.
+    cells: list[str] = []
+    kept: list[int] = []
+    broken: list[Broken] = []
+    for number, row in rows:
+        if len(row) != len(names):
+            if row:
+                broken.append(Broken(file, number, "", f"{len(row)} columns instead of {len(names)}"))
+        elif any(row):
+            cells += row
+            kept.append(number)
+    numbers = np.array(kept, dtype=np.int64)
+    arrays = [pa.array(cells[names.index(name) :: len(names)], pa.string()) for name in columns]
+    table = pa.Table.from_arrays([_null_if_empty(array) for array in arrays], names=list(columns))
+    good = np.ones(len(numbers), dtype=bool)
+    for name, array in zip(columns, arrays, strict=True):
+        bad = np.asarray(pc.match_substring(array, _UNDECODABLE)) & good
+        broken += [Broken(file, int(n), name, f"not {encoding} text") for n in numbers[bad]]
+        good &= ~bad
+    if not good.all():
+        table, numbers = table.filter(pa.array(good)), numbers[good]
+    return Chunk(file, table, numbers, broken)
 
 
-def _split_lines(path: Path, files: Files, columns: Sequence[str]) -> Iterator[Chunk]:
-    """Lines with a delimiter of several characters, as MovieLens writes them ("1::1193::5::978300760")."""
-    names = header(path, files)
-    _require(path, columns, names)
-    wanted = [names.index(name) for name in columns]
-    with path.open("rb") as lines:
-        numbered = enumerate(lines, start=1)
-        if files.columns is None:
-            next(numbered, None)
-        while chunk := list(itertools.islice(numbered, _CHUNK_ROWS)):
-            rows, numbers, broken = [], [], []
-            for number, line in chunk:
-                try:
-                    cells = line.decode(files.encoding).rstrip("\r\n").split(files.delimiter)
-                except UnicodeDecodeError:
-                    broken.append(Broken(path.name, number, "", f"not {files.encoding} text"))
-                    continue
-                if len(cells) == len(names):
-                    rows.append(cells)
-                    numbers.append(number)
-                elif cells != [""]:
-                    broken.append(_wrong_width(path, number, len(cells), len(names)))
-            cells_of = list(zip(*rows, strict=True)) if rows else [()] * len(names)
-            arrays = [pa.array([cell or None for cell in cells_of[i]], pa.string()) for i in wanted]
-            table = pa.Table.from_arrays(arrays, names=list(columns))
-            yield Chunk(path.name, table, np.array(numbers, dtype=np.int64), broken)
+def _null_if_empty(texts: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
-def _wrong_width(path: Path, number: int, actual: int, expected: int) -> Broken:
-    return Broken(path.name, number, "", f"{actual} columns instead of {expected}")
+def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return _UNDECODABLE, error.end
+
+
+codecs.register_error(_MARK_UNDECODABLE, _mark_undecodable)

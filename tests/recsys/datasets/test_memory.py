@@ -19,7 +19,7 @@ from recsys.datasets import reading
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
 
-reading._BLOCK_BYTES = 1 << 18
+reading._CHUNK_ROWS = 5_000
 report = import_dataset(open_dataset(Path(sys.argv[1])), Path(sys.argv[2]), max_rows=int(sys.argv[3]))
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))  # ru_maxrss is the parent's
 print(report.events, peak.split()[1])

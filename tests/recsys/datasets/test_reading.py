@@ -39,15 +39,16 @@ def test_rows_keep_their_numbers_beside_malformed_ones(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("block", [40, 200, 1 << 20])
+@pytest.mark.parametrize("rows_per_chunk", [1, 7, 1 << 20])
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(["ok", "short", "long", "bad", "both"]), max_size=60))
-def test_numbers_hold_across_blocks(block: int, kinds: list[str]) -> None:
-    """Whatever the block size: each row has the number of its line."""
+def test_row_numbers_are_those_of_the_lines_for_every_chunk_size(
+    rows_per_chunk: int, kinds: list[str]
+) -> None:
     text = {"ok": b"1,2", "short": b"1", "long": b"1,2,3", "bad": b"\xff,2", "both": b"\xff,2,3"}
     lines = [b"a,b", *(text[kind] for kind in kinds)]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "_BLOCK_BYTES", block)
+        patch.setattr(reading, "_CHUNK_ROWS", rows_per_chunk)
         path = Path(folder) / "t.csv"
         path.write_bytes(b"\n".join(lines) + b"\n")
         rows, broken = read(path, ["a", "b"])
@@ -82,7 +83,7 @@ def test_delimiters_of_several_characters(tmp_path: Path) -> None:
     assert rows == [(1, "1", "Se: 7"), (4, "3", None)]
     assert broken == [
         Broken("t.dat", 2, "", "2 columns instead of 3"),
-        Broken("t.dat", 5, "", "not utf-8 text"),
+        Broken("t.dat", 5, "b", "not utf-8 text"),
     ]
 
 
