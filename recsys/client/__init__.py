@@ -4,14 +4,12 @@
         answer = api.recommend("196", k=10)
         api.send([api.event("click", "196", answer.items[0].item_id, request_id=answer.request_id, position=0)])
 
-Requests that could not be answered (no connection, timeout, 429, 502, 503, 504) are sent again with exponential
-backoff and jitter, or after the seconds in Retry-After. That is safe for every call here: events, requests and changes
-of items carry ids that are made before the first try; the platform applies each event id once, and a change of items
-under one idempotency key once.
+Requests without an answer (no connection, timeout, 429, 502, 503, 504) are retried with exponential backoff and jitter,
+or after the seconds in Retry-After. Retries are safe: ids of events and requests and idempotency keys of catalogue
+changes are chosen before the first attempt, and the API applies each once.
 """
 
-from recsys.client.aio import AsyncClient
-from recsys.client.calls import Retry
+from recsys.client.clients import AsyncClient, Client
 from recsys.client.models import (
     ApiError,
     BatchAnswer,
@@ -23,7 +21,7 @@ from recsys.client.models import (
     RecommendedItem,
     SimilarItem,
 )
-from recsys.client.sync import Client
+from recsys.client.retry import Retry
 
 __all__ = [
     "ApiError",

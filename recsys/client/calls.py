@@ -1,156 +1,180 @@
-"""What both clients share: the requests, when they are tried again, and how answers are read."""
+"""The API's requests, each described once: the clients send them, blocking or awaited."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-import httpx
 import msgspec
 
-from recsys.client.models import ApiError, BatchAnswer, EventResults, Ranking, Recommendations
-from recsys.contracts.errors import Unavailable
+from recsys.client.models import BatchAnswer, EventResults, Ranking, Recommendations, SimilarItem
 from recsys.contracts.events import new_id
 from recsys.contracts.types import Item, User
 
-RETRIED = frozenset({429, 502, 503, 504})
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Retry:
-    """Up to `attempts` tries; before the n-th again, up to `first_s` · 2ⁿ seconds but never more than `longest_s`."""
-
-    attempts: int = 4
-    first_s: float = 0.1
-    longest_s: float = 5.0
-
-    def wait_s(self, attempt: int, response: httpx.Response | None, jitter: float) -> float:
-        """Seconds to wait after the `attempt`-th failure (from 0). `jitter` in [0, 1)."""
-        asked = response.headers.get("retry-after", "") if response is not None else ""
-        if asked.isdigit():
-            return min(float(asked), self.longest_s)
-        return float(min(self.first_s * 2**attempt, self.longest_s) * (0.5 + jitter / 2))
-
-
-@dataclass(frozen=True)
-class Call:
-    """One request and what its answer is decoded to."""
+class Call(Generic[T]):
+    """One request, and how its response is decoded."""
 
     method: str
     path: str
-    kind: Any = None
+    decode: Callable[[bytes], T]
     body: Any = None
     params: Mapping[str, str] | None = None
-    status: frozenset[int] = frozenset()  # answers that are no errors beside 2xx
-    once: bool = False  # a late retry must not do it again: it goes under an idempotency key
+    accepted: frozenset[int] = frozenset()  # statuses besides 2xx that are answers, not errors
+    idempotent: bool = False  # send an idempotency key, so that a late retry is not a second change
 
 
-class Calls:
-    """What both clients can ask for; they differ in how they wait."""
+def event(kind: str, user_id: str, item_id: str, **fields: Any) -> dict[str, Any]:
+    """An event with the current time and an id, so that sending it twice counts once. `fields`: value, position, …"""
+    return _identified({"type": kind, "user_id": user_id, "item_id": item_id, **fields})
 
-    @staticmethod
-    def event(kind: str, user_id: str, item_id: str, **fields: Any) -> dict[str, Any]:
-        """An event of now with an id, so that sending it twice counts once. `fields`: value, position, …"""
-        return _identified({"type": kind, "user_id": user_id, "item_id": item_id, **fields})
 
-    @staticmethod
-    def question(
-        user_id: str,
-        k: int | None = None,
-        context: Mapping[str, str] = {},
-        exclude: Iterable[str] = (),
-        cursor: str | None = None,
-    ) -> dict[str, Any]:
-        """One request of a batch. `cursor`: for pages, empty for the first."""
-        body: dict[str, Any] = {"user_id": user_id, "context": dict(context), "exclude": list(exclude)}
-        return body | {name: value for name, value in (("k", k), ("cursor", cursor)) if value is not None}
+def question(
+    user_id: str,
+    k: int | None = None,
+    context: Mapping[str, str] = {},
+    exclude: Iterable[str] = (),
+    cursor: str | None = None,
+) -> dict[str, Any]:
+    """One request of a batch. `cursor`: of the page to continue after; empty for the first page."""
+    body: dict[str, Any] = {"user_id": user_id, "context": dict(context), "exclude": list(exclude)}
+    return body | {name: value for name, value in (("k", k), ("cursor", cursor)) if value is not None}
 
-    @staticmethod
-    def recommend_call(body: Mapping[str, Any], explain: bool = False) -> Call:
-        params = {"explain": "true"} if explain else None
-        return Call("POST", "/v1/recommendations", Recommendations, body, params)
 
-    @staticmethod
-    def batch_call(questions: Sequence[Mapping[str, Any]]) -> Call:
-        return Call(
-            "POST", "/v1/recommendations/batch", dict[str, list[BatchAnswer]], {"requests": questions}
-        )
+def recommend(
+    user_id: str,
+    k: int | None = None,
+    context: Mapping[str, str] = {},
+    exclude: Iterable[str] = (),
+    explain: bool = False,
+) -> Call[Recommendations]:
+    """Recommend items to a user."""
+    params = {"explain": "true"} if explain else None
+    return replace(_page(question(user_id, k, context, exclude)), params=params)
 
-    @staticmethod
-    def rank_call(user_id: str, items: Iterable[str], context: Mapping[str, str]) -> Call:
-        body = {"user_id": user_id, "items": list(items), "context": dict(context)}
-        return Call("POST", "/v1/rank", Ranking, body)
 
-    @staticmethod
-    def send_call(events: Sequence[Mapping[str, Any]]) -> Call:
-        body = {"events": [_identified(event) for event in events]}
-        return Call("POST", "/v1/events", EventResults, body)
+def pages(
+    user_id: str, k: int | None = None, context: Mapping[str, str] = {}, exclude: Iterable[str] = ()
+) -> Call[Recommendations]:
+    """Recommend items page by page, each item once, until none is left. Each page is a new request: what the user does
+    between two pages changes the next one."""
+    return _page(question(user_id, k, context, exclude, cursor=""))
 
-    @staticmethod
-    def similar_call(item_id: str, k: int) -> Call:
-        return Call(
-            "GET", f"/v1/items/{quote(item_id, safe='')}/similar", dict[str, Any], params={"k": str(k)}
-        )
 
-    @staticmethod
-    def put_items_call(items: Sequence[Item]) -> Call:
-        body = {"items": [msgspec.to_builtins(item) for item in items]}
-        return Call("POST", "/v1/items", dict[str, Any], body, once=True)
+def page_after(call: Call[Recommendations], page: Recommendations) -> Call[Recommendations] | None:
+    return None if page.cursor is None else _page({**call.body, "cursor": page.cursor})
 
-    @staticmethod
-    def put_users_call(users: Sequence[User]) -> Call:
-        body = {"users": [msgspec.to_builtins(user) for user in users]}
-        return Call("POST", "/v1/users", dict[str, Any], body, once=True)
 
-    @staticmethod
-    def put_user_call(user: User) -> Call:
-        body = {"attributes": dict(user.attributes)}
-        return Calls.on_call("PUT", "users", user.user_id, body=body, once=True)
+def recommend_many(questions: Sequence[Mapping[str, Any]]) -> Call[list[BatchAnswer]]:
+    """Answer each `question(…)`, in order; each may be refused on its own."""
+    body = {"requests": questions}
+    return Call("POST", "/v1/recommendations/batch", _field("answers", list[BatchAnswer]), body)
 
-    @staticmethod
-    def on_call(
-        method: str, *path: str, kind: Any = dict[str, Any], body: Any = None, once: bool = False
-    ) -> Call:
-        return Call(method, "/v1/" + "/".join(quote(part, safe="") for part in path), kind, body, once=once)
+
+def rank(user_id: str, items: Iterable[str], context: Mapping[str, str] = {}) -> Call[Ranking]:
+    """Order the caller's candidates by the ranker."""
+    body = {"user_id": user_id, "items": list(items), "context": dict(context)}
+    return Call("POST", "/v1/rank", _json(Ranking), body)
+
+
+def send(events: Sequence[Mapping[str, Any]]) -> Call[EventResults]:
+    """Send events (see `event`). Those without an id get one; each is accepted or rejected on its own."""
+    return Call("POST", "/v1/events", _json(EventResults), {"events": [_identified(one) for one in events]})
+
+
+def similar(item_id: str, k: int = 20) -> Call[list[SimilarItem]]:
+    """Neighbours of an item, nearest first."""
+    decode = _field("items", list[SimilarItem])
+    return Call("GET", _path("items", item_id, "similar"), decode, params={"k": str(k)})
+
+
+def put_items(items: Sequence[Item]) -> Call[None]:
+    """Add or replace catalogue entries."""
+    body = {"items": [msgspec.to_builtins(item) for item in items]}
+    return Call("POST", "/v1/items", _ignore, body, idempotent=True)
+
+
+def delete_item(item_id: str) -> Call[None]:
+    """Remove an item from the catalogue and from every list."""
+    return Call("DELETE", _path("items", item_id), _ignore, idempotent=True)
+
+
+def user(user_id: str) -> Call[dict[str, Any]]:
+    """The platform's state of a user."""
+    return Call("GET", _path("users", user_id), _json(dict[str, Any]))
+
+
+def put_user(user: User) -> Call[None]:
+    """Replace a user's static attributes."""
+    body = {"attributes": dict(user.attributes)}
+    return Call("PUT", _path("users", user.user_id), _ignore, body, idempotent=True)
+
+
+def put_users(users: Sequence[User]) -> Call[None]:
+    """Replace the static attributes of several users."""
+    body = {"users": [msgspec.to_builtins(user) for user in users]}
+    return Call("POST", "/v1/users", _ignore, body, idempotent=True)
+
+
+def forget_user(user_id: str) -> Call[None]:
+    """Delete a user's state."""
+    return Call("DELETE", _path("users", user_id), _ignore)
+
+
+def bundles() -> Call[dict[str, Any]]:
+    """Every bundle, and the active one."""
+    return Call("GET", "/v1/bundles", _json(dict[str, Any]))
+
+
+def activate(version: str) -> Call[None]:
+    """Make a bundle the active one."""
+    return Call("POST", _path("bundles", version, "activate"), _ignore)
+
+
+def begin_shadow(version: str) -> Call[None]:
+    """Mirror traffic to this bundle; its responses are discarded."""
+    return Call("POST", _path("bundles", version, "shadow"), _ignore)
+
+
+def end_shadow() -> Call[None]:
+    """Stop mirroring traffic to the shadow bundle."""
+    return Call("DELETE", "/v1/bundles/shadow", _ignore)
+
+
+def shadow_report() -> Call[dict[str, Any]]:
+    """How the shadow's lists differ from the served ones."""
+    return Call("GET", "/v1/bundles/shadow", _json(dict[str, Any]))
+
+
+def ready() -> Call[dict[str, Any]]:
+    """Whether the API and its dependencies are ready; also answered while they are not."""
+    return Call("GET", "/readyz", _json(dict[str, Any]), accepted=frozenset({503}))
+
+
+def _page(body: dict[str, Any]) -> Call[Recommendations]:
+    return Call("POST", "/v1/recommendations", _json(Recommendations), body)
 
 
 def _identified(event: Mapping[str, Any]) -> dict[str, Any]:
-    """With id and time: a second try must be the same event, not one a moment later."""
+    # Assigned before the first attempt: a retry must send the same event.
     return {"event_id": new_id(), "event_time_ms": time.time_ns() // 1_000_000, **event}
 
 
-def key_header(api_key: str) -> dict[str, str]:
-    return {"x-api-key": api_key} if api_key else {}
+def _path(*segments: str) -> str:
+    return "/v1/" + "/".join(quote(segment, safe="") for segment in segments)
 
 
-def build(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
-    """One request for all tries: its id is the same on each."""
-    content = None if call.body is None else msgspec.json.encode(call.body)
-    headers = {"x-request-id": new_id()} | ({"content-type": "application/json"} if content else {})
-    if call.once:
-        headers["idempotency-key"] = headers["x-request-id"]
-    return http.build_request(call.method, call.path, content=content, params=call.params, headers=headers)
+def _json(kind: type[T]) -> Callable[[bytes], T]:
+    return msgspec.json.Decoder(kind).decode
 
 
-def worth_a_retry(response: httpx.Response, call: Call) -> bool:
-    return response.status_code in RETRIED - call.status
+def _field(name: str, kind: type[T]) -> Callable[[bytes], T]:
+    return lambda content: msgspec.json.decode(content, type=dict[str, kind])[name]  # type: ignore[valid-type]
 
 
-def result(response: httpx.Response, call: Call) -> Any:
-    if not response.is_success and response.status_code not in call.status:
-        raise refusal(response)
-    return None if call.kind is None else msgspec.json.decode(response.content, type=call.kind)
-
-
-def refusal(response: httpx.Response) -> ApiError:
-    try:
-        problem = msgspec.json.decode(response.content, type=dict[str, Any])
-    except msgspec.DecodeError:
-        problem = {"detail": response.text[:200]}
-    return ApiError(response.status_code, str(problem.get("detail", "")), str(problem.get("request_id", "")))
-
-
-def gave_up(request: httpx.Request, response: httpx.Response | None, failure: str) -> Unavailable:
-    why = failure if response is None else str(refusal(response))
-    return Unavailable(f"{request.method} {request.url}: no answer after several tries: {why}")
+def _ignore(content: bytes) -> None:
+    return None

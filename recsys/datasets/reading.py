@@ -126,8 +126,11 @@ def _records(path: Path, files: Files) -> Iterator[list[str]]:
     encoding = "utf-8-sig" if is_utf8 else files.encoding  # drops a byte order mark
     with path.open(encoding=encoding, errors=_MARK_UNDECODABLE, newline="") as lines:
         if len(files.delimiter) == 1:
-            quoting = csv.QUOTE_MINIMAL if files.quoted else csv.QUOTE_NONE
-            yield from csv.reader(lines, delimiter=files.delimiter, quoting=quoting)
+            yield from csv.reader(
+                lines,
+                delimiter=files.delimiter,
+                quoting=csv.QUOTE_MINIMAL if files.quoted else csv.QUOTE_NONE,
+            )
         else:
             stripped = (line.rstrip("\r\n") for line in lines)
             yield from (line.split(files.delimiter) if line else [] for line in stripped)

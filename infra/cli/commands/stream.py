@@ -19,8 +19,7 @@ from infra.evaluation.load.visitors import Population, VisitConfig, Visits, figu
 from infra.local.services import connected
 from infra.signals import stop_event
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
-from recsys.client import AsyncClient
-from recsys.client.calls import Retry
+from recsys.client import AsyncClient, Retry
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
