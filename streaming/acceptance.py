@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from recsys.contracts.changes import ItemChange, UserChange, parse_item_change, parse_user_change
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record, remembered_partition_of
 from recsys.contracts.events import Event, parse_event
 from recsys.contracts.impressions import Impression, impression_events, parse_impression
-from recsys.contracts.item_changes import ItemChange, parse_item_change
 from recsys.contracts.types import Topic
-from recsys.contracts.user_changes import UserChange, parse_user_change
 from streaming.time_rules import TimeRules
 
 # Header of records that `recsys stream replay` read from the lake: the archiver does not write them a second time.

@@ -1,35 +1,85 @@
-"""What changes of items and of users have in common, on the log, in the store and in the lake: the newest one counts.
+"""Changes of items and users: what the API accepts, and any producer may send, to the topics `items` and `users`.
 
-Whoever applies a change compares `changed_ms`: an older one changes nothing, so applying twice, or late, is harmless.
-Records are keyed by the id, so the changes of one item or user are in order and the topics can be compacted.
+{"item": {"item_id": "42", "title": "…", "categories": ["Drama"], …}, "changed_ms": 1750000000000}
+{"user": {"user_id": "196", "attributes": {"age": "31"}}, "changed_ms": 1750000000000}
+{"deleted": "42", "changed_ms": 1750000000000}
+
+On the log, in the store and in the lake the newest change counts: an older `changed_ms` has no effect, so applying a
+change twice, or late, is harmless. Records are keyed by the id, so changes of one id keep their order and the topics
+can be compacted.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from recsys.contracts.errors import InvalidEvent
-from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, parse_time
+from recsys.contracts.events import (
+    CATEGORY_SEPARATOR,
+    MAX_CONTEXT_ENTRIES,
+    MAX_CONTEXT_LENGTH,
+    MAX_ID_LENGTH,
+    parse_id,
+    parse_text,
+    parse_time,
+)
+from recsys.contracts.types import Item, User
+
+MAX_CATEGORIES = 32
+_ITEM_FIELDS = frozenset(Item.__slots__)
 
 
-class Change(Protocol):
-    """Something is put, or deleted, at `changed_ms` (Unix milliseconds)."""
+@dataclass(frozen=True, slots=True)
+class ItemChange:
+    """An item is added or replaced, or deleted (`item` is None)."""
+
+    item_id: str
+    item: Item | None
+    changed_ms: int
 
     @property
     def key(self) -> str:
-        """Whose change it is; the key of its record."""
-
-    @property
-    def changed_ms(self) -> int: ...
+        return self.item_id
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values."""
+        if self.item is None:
+            return {"deleted": self.item_id, "changed_ms": self.changed_ms}
+        entry = {name: getattr(self.item, name) for name in Item.__slots__}
+        entry |= {"categories": list(self.item.categories), "attributes": dict(self.item.attributes)}
+        return {"item": entry, "changed_ms": self.changed_ms}
 
 
-C = TypeVar("C", bound=Change)
+@dataclass(frozen=True, slots=True)
+class UserChange:
+    """A user's attributes are replaced as a whole, or deleted (`user` is None)."""
+
+    user_id: str
+    user: User | None
+    changed_ms: int
+
+    @property
+    def key(self) -> str:
+        return self.user_id
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values."""
+        if self.user is None:
+            return {"deleted": self.user_id, "changed_ms": self.changed_ms}
+        entry = {"user_id": self.user_id, "attributes": dict(self.user.attributes)}
+        return {"user": entry, "changed_ms": self.changed_ms}
+
+
+Change = ItemChange | UserChange
+C = TypeVar("C", ItemChange, UserChange)
 
 
 def newest(changes: Iterable[C]) -> dict[str, C]:
-    """The last change of each key; of equal times the later one."""
+    """The newest change of each key; of equal times the later one.
+
+    >>> list(newest([ItemChange("a", None, 2), ItemChange("a", None, 1)]).values())
+    [ItemChange(item_id='a', item=None, changed_ms=2)]
+    """
     found: dict[str, C] = {}
     for change in changes:
         known = found.get(change.key)
@@ -38,12 +88,49 @@ def newest(changes: Iterable[C]) -> dict[str, C]:
     return found
 
 
-def parse_parts(raw: Any, kind: str) -> tuple[Any, str, int]:
-    """What is put (None: nothing), the id that is deleted ("": none), and when, of a change's decoded JSON.
+def parse_item_change(raw: Any) -> ItemChange:
+    """An `ItemChange` from decoded JSON.
 
     Raises:
-        InvalidEvent: it is neither.
+        InvalidEvent: with the field and the reason.
     """
+    put, deleted, changed_ms = _parse(raw, "item")
+    if deleted:
+        return ItemChange(deleted, None, changed_ms)
+    item = _item(put)
+    return ItemChange(item.item_id, item, changed_ms)
+
+
+def parse_user_change(raw: Any) -> UserChange:
+    """A `UserChange` from decoded JSON.
+
+    Raises:
+        InvalidEvent: with the field and the reason.
+    """
+    put, deleted, changed_ms = _parse(raw, "user")
+    if deleted:
+        return UserChange(deleted, None, changed_ms)
+    if not isinstance(put, dict) or not put.keys() <= {"user_id", "attributes"}:
+        raise InvalidEvent("user: an object of user_id and attributes is required")
+    user = User(parse_id(put.get("user_id"), "user_id"), parse_attributes(put.get("attributes", {})))
+    return UserChange(user.user_id, user, changed_ms)
+
+
+def parse_attributes(raw: Any) -> dict[str, str]:
+    """Free text by name.
+
+    Raises:
+        InvalidEvent: not an object of a few short strings.
+    """
+    if not isinstance(raw, Mapping) or len(raw) > MAX_CONTEXT_ENTRIES:
+        raise InvalidEvent(f"attributes: an object of at most {MAX_CONTEXT_ENTRIES} strings is required")
+    for text in (*raw.keys(), *raw.values()):
+        parse_text(text, "attributes", MAX_CONTEXT_LENGTH, printable=False)
+    return dict(raw)
+
+
+def _parse(raw: Any, kind: str) -> tuple[Any, str, int]:
+    """What is put (None: nothing), the id that is deleted ("": none), and when."""
     if not isinstance(raw, dict) or raw.keys() not in ({kind, "changed_ms"}, {"deleted", "changed_ms"}):
         raise InvalidEvent(f"{kind} change: an object of {kind} or deleted, and changed_ms, is required")
     changed_ms = parse_time(raw["changed_ms"], "changed_ms")
@@ -52,29 +139,21 @@ def parse_parts(raw: Any, kind: str) -> tuple[Any, str, int]:
     return raw[kind], "", changed_ms
 
 
-def parse_id(value: Any, name: str) -> str:
-    return parse_text(value, name, MAX_ID_LENGTH, empty=False)
-
-
-def parse_attributes(raw: Any) -> dict[str, str]:
-    """Free text by name."""
-    if not isinstance(raw, Mapping) or len(raw) > MAX_CONTEXT_ENTRIES:
-        raise InvalidEvent(f"attributes: an object of at most {MAX_CONTEXT_ENTRIES} strings is required")
-    return {
-        parse_text(name, "attributes", MAX_CONTEXT_LENGTH, printable=False): parse_text(
-            value, "attributes", MAX_CONTEXT_LENGTH, printable=False
-        )
-        for name, value in raw.items()
-    }
-
-
-def parse_text(value: Any, name: str, most: int, empty: bool = True, printable: bool = True) -> str:
-    """
-    Raises:
-        InvalidEvent: not a string, too long, or with control characters.
-    """
-    if type(value) is not str or not (value or empty) or len(value) > most:
-        raise InvalidEvent(f"{name}: a string of at most {most} characters is required, got {value!r:.80}")
-    if printable and not value.isprintable():
-        raise InvalidEvent(f"{name}: control characters are not allowed")
-    return value
+def _item(raw: Any) -> Item:
+    if not isinstance(raw, dict) or not raw.keys() <= _ITEM_FIELDS:
+        raise InvalidEvent(f"item: an object of {', '.join(Item.__slots__)} is required")
+    categories = raw.get("categories", [])
+    if not isinstance(categories, list) or len(categories) > MAX_CATEGORIES:
+        raise InvalidEvent(f"categories: a list of at most {MAX_CATEGORIES} is required")
+    names = tuple(parse_id(name, "categories") for name in categories)
+    if any(CATEGORY_SEPARATOR in name for name in names):
+        raise InvalidEvent(f"categories: {CATEGORY_SEPARATOR!r} is not allowed in a name")
+    created_ms = raw.get("created_ms", 0)
+    return Item(
+        item_id=parse_id(raw.get("item_id"), "item_id"),
+        title=parse_text(raw.get("title", ""), "title", MAX_CONTEXT_LENGTH, printable=False),
+        categories=names,
+        creator=parse_text(raw.get("creator", ""), "creator", MAX_ID_LENGTH),
+        created_ms=parse_time(created_ms, "created_ms") if created_ms else 0,
+        attributes=parse_attributes(raw.get("attributes", {})),
+    )

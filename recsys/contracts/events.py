@@ -1,8 +1,8 @@
 """The event: the one schema of everything a user does.
 
-The Kafka JSON, the lake's Arrow schema, Spark's `StructType` and the HTTP models are derived from `Event`'s
-fields or tested equal to them. This module needs only the standard library, so that Spark executors and the
-stream worker never load more.
+The Kafka JSON, the lake's Arrow schema, Spark's `StructType` and the HTTP models follow from the fields of `Event` or
+are tested equal to them. This module needs only the standard library, so Spark executors and the feature worker load
+no more.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ MAX_POSITION = 999_999
 # 2100-01-01: later than that is a unit error (microseconds sent as milliseconds).
 MAX_TIME_MS = 4_102_444_800_000
 
-# Context keys that the platform itself reads; anything else is carried along untouched.
+# Context keys that the platform itself reads; all others are passed on unread.
 CATEGORIES = "categories"  # the item's categories at the time of the event, joined by "|"
 CREATOR = "creator"  # the item's creator
 CATEGORY_SEPARATOR = "|"
@@ -33,9 +33,9 @@ CATEGORY_SEPARATOR = "|"
 class Event:
     """One action of one user on one item.
 
-    `event_time_ms` is Unix time in milliseconds, when it happened (not when it arrived). `value` means what
-    `EventType` says. `context` holds short strings: device, page, and the item's categories at that time,
-    which make an event complete in itself: the stream and the batch see the same categories.
+    `event_time_ms` (Unix milliseconds) is when it happened, not when it arrived. `EventType` says what `value` means.
+    `context` holds short strings: device, page, and the item's categories and creator at that time, so stream and batch
+    see the same ones without a join.
     """
 
     event_id: str
@@ -80,10 +80,10 @@ _TYPES = {str(t): t for t in EventType}
 
 
 def parse_event(raw: Any) -> Event:
-    """Check decoded JSON and make an `Event` of it.
+    """An `Event` from decoded JSON.
 
     Raises:
-        InvalidEvent: with the field and the reason; the caller sends both to the dead-letter topic.
+        InvalidEvent: with the field and the reason.
     """
     if not isinstance(raw, dict):
         raise InvalidEvent(f"an event is a JSON object, got {type(raw).__name__}")
@@ -96,12 +96,12 @@ def parse_event(raw: Any) -> Event:
     if version != SCHEMA_VERSION:
         raise InvalidEvent(f"schema_version: {version!r} is not supported, expected {SCHEMA_VERSION}")
     return Event(
-        event_id=identifier(raw, "event_id"),
+        event_id=parse_id(raw.get("event_id"), "event_id"),
         type=_TYPES[event_type],
-        user_id=identifier(raw, "user_id"),
-        item_id=identifier(raw, "item_id"),
+        user_id=parse_id(raw.get("user_id"), "user_id"),
+        item_id=parse_id(raw.get("item_id"), "item_id"),
         event_time_ms=parse_time(raw.get("event_time_ms"), "event_time_ms"),
-        request_id=identifier(raw, "request_id") if raw.get("request_id") is not None else None,
+        request_id=None if raw.get("request_id") is None else parse_id(raw["request_id"], "request_id"),
         position=None if raw.get("position") is None else parse_position(raw["position"]),
         value=_value(raw),
         context=parse_context(raw.get("context")),
@@ -109,18 +109,24 @@ def parse_event(raw: Any) -> Event:
     )
 
 
-def identifier(raw: Mapping[str, Any], name: str) -> str:
-    """The id in a field of a record.
+def parse_id(value: Any, name: str) -> str:
+    """A non-empty id.
 
     Raises:
-        InvalidEvent: it is missing, no text, too long, or has control characters.
+        InvalidEvent: as `parse_text`.
     """
-    value = raw.get(name)
-    if not isinstance(value, str) or not value:
-        raise InvalidEvent(f"{name}: a non-empty string is required, got {value!r:.80}")
-    if len(value) > MAX_ID_LENGTH:
-        raise InvalidEvent(f"{name}: longer than {MAX_ID_LENGTH} characters")
-    if not value.isprintable():
+    return parse_text(value, name, MAX_ID_LENGTH, empty=False)
+
+
+def parse_text(value: Any, name: str, most: int, empty: bool = True, printable: bool = True) -> str:
+    """
+    Raises:
+        InvalidEvent: not a string, empty, longer than `most`, or with control characters.
+    """
+    if type(value) is not str or not (value or empty) or len(value) > most:
+        least = 0 if empty else 1
+        raise InvalidEvent(f"{name}: a string of {least} to {most} characters is required, got {value!r:.80}")
+    if printable and not value.isprintable():
         raise InvalidEvent(f"{name}: control characters are not allowed")
     return value
 
@@ -138,7 +144,7 @@ def parse_time(value: Any, name: str) -> int:
 def parse_position(value: Any) -> int:
     """
     Raises:
-        InvalidEvent: not a place of a list, from 0.
+        InvalidEvent: not a position in a list, from 0.
     """
     if type(value) is not int or not 0 <= value <= MAX_POSITION:
         raise InvalidEvent(f"position: an integer from 0 is required, got {value!r:.80}")
@@ -149,16 +155,16 @@ def _value(raw: Mapping[str, Any]) -> float | None:
     value = raw.get("value")
     if value is None:
         return None
-    if type(value) not in (int, float) or not abs(value) <= 1e12:  # neither is what is not a number
+    if type(value) not in (int, float) or not abs(value) <= 1e12:  # also True for NaN
         raise InvalidEvent(f"value: a finite number is required, got {value!r:.80}")
     return float(value)
 
 
 def parse_context(value: Any) -> Mapping[str, str]:
-    """The context of a record's decoded JSON; empty when there is none.
+    """The context of a decoded record; empty when there is none.
 
     Raises:
-        InvalidEvent: it is no object of a few short strings.
+        InvalidEvent: not an object of a few short strings.
     """
     if not value:
         if value is None or value == {}:
@@ -173,8 +179,7 @@ def parse_context(value: Any) -> Mapping[str, str]:
 
 
 def item_context(context: Mapping[str, str], categories: Sequence[str], creator: str) -> dict[str, str]:
-    """The context with what makes an event complete in itself, the item's categories and creator at that time, as far
-    as there is room: of too many categories the first ones, which are the main ones."""
+    """Add the item's categories and creator, as far as there is room: of too many categories, the first ones stay."""
     full, room = dict(context), MAX_CONTEXT_LENGTH - len(CATEGORIES)
     joined = CATEGORY_SEPARATOR.join(categories)
     if len(joined) > room:
@@ -195,7 +200,11 @@ def new_id(
 
 
 def derived_id(time_ms: int, *parts: object) -> str:
-    """The UUIDv7 that the same time and parts always give: importing or expanding twice is idempotent."""
+    """The UUIDv7 of this time and these parts: always the same, so importing or expanding twice is idempotent.
+
+    >>> derived_id(1_750_000_000_000, "u1", "i1")
+    '01977420-dc00-77ee-8927-74b970165161'
+    """
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=10).digest()
     return _uuid7(time_ms, digest)
 

@@ -1,8 +1,8 @@
 """The impression log: what was shown, by which bundle and arm, and the feature values that were served.
 
-Rankers are trained on the values that Spark computes as of the same instant; the served ones are what those are held
-against (`recsys bench parity`) and what off-policy estimates read. One record a request on the `impressions` topic; the
-feature worker expands it into one impression event an item.
+Rankers are trained on the values that Spark computes as of the same instant. `recsys bench parity` compares them with
+the served ones, and off-policy estimates read the served ones. One record per request on the topic `impressions`; the
+feature worker expands it into one impression event per item.
 """
 
 import base64
@@ -18,9 +18,9 @@ from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.events import (
     Event,
     derived_id,
-    identifier,
     item_context,
     parse_context,
+    parse_id,
     parse_position,
     parse_time,
 )
@@ -67,15 +67,8 @@ class Impression:
             "arm": self.arm,
             "context": self.context,
             "items": [
-                {
-                    "item_id": i.item_id,
-                    "position": i.position,
-                    "score": i.score,
-                    "propensity": i.propensity,
-                    "channels": list(i.channels),
-                    "categories": list(i.categories),
-                    "creator": i.creator,
-                }
+                {name: getattr(i, name) for name in ShownItem.__slots__}
+                | {"channels": list(i.channels), "categories": list(i.categories)}
                 for i in self.items
             ],
             "features": base64.b64encode(np.ascontiguousarray(self.features, dtype="<f4").tobytes()).decode(),
@@ -83,15 +76,16 @@ class Impression:
 
 
 def parse_impression(raw: Any) -> Impression:
-    """The inverse of `Impression.to_dict`. What it accepts can be expanded, and written to the lake.
+    """The inverse of `Impression.to_dict`. What it accepts can be expanded, and written to the lake: any other record
+    would stop the readers of the log.
 
     Raises:
-        InvalidEvent: a field is missing or not what it must be, or the feature block does not fit the number of items.
+        InvalidEvent: a field is missing or invalid, or the feature block does not fit the number of items.
     """
     try:
         items = tuple(
             ShownItem(
-                item_id=identifier(i, "item_id"),
+                item_id=parse_id(i.get("item_id"), "item_id"),
                 position=parse_position(i["position"]),
                 score=_number(i["score"], "score"),
                 propensity=_number(i["propensity"], "propensity"),
@@ -105,8 +99,8 @@ def parse_impression(raw: Any) -> Impression:
         arm = _text(raw["arm"], "arm")
         parse_exposures(arm)
         return Impression(
-            request_id=identifier(raw, "request_id"),
-            user_id=identifier(raw, "user_id"),
+            request_id=parse_id(raw.get("request_id"), "request_id"),
+            user_id=parse_id(raw.get("user_id"), "user_id"),
             time_ms=parse_time(raw["time_ms"], "time_ms"),
             bundle=_text(raw["bundle"], "bundle"),
             fingerprint=_text(raw["fingerprint"], "fingerprint"),
@@ -117,9 +111,6 @@ def parse_impression(raw: Any) -> Impression:
         )
     except (AttributeError, KeyError, TypeError, ValueError, InvalidEvent) as error:
         raise InvalidEvent(f"impression: {type(error).__name__}: {error}") from error
-
-
-# Anything else would surface where the record is expanded or written, and stop whoever reads the log.
 
 
 def _number(value: Any, name: str) -> float:
@@ -179,8 +170,8 @@ def parse_exposures(text: str) -> dict[str, Exposure]:
 
 
 def impression_events(impression: Impression) -> list[Event]:
-    """One impression event an item, with ids derived from the request: expanding twice gives the same ids. So does a
-    request that is answered twice, because its client saw no answer, if its id tells when it was made."""
+    """One impression event per item, with ids derived from the request: expanding twice gives the same ids. So does a
+    request that is answered twice, because its client saw no response, if its id carries a time."""
     made_ms = _made_ms(impression.request_id) or impression.time_ms
     request = (impression.request_id, impression.user_id)
     return [
@@ -199,8 +190,7 @@ def impression_events(impression: Impression) -> list[Event]:
 
 
 def _made_ms(request_id: str) -> int:
-    """The time in a request id that is a UUIDv7, or that of a batch, to which a place is appended; 0 for any other id,
-    which a client may use for many requests."""
+    """The time in a request id that begins with a UUIDv7; 0 for any other id, which a client may use many times."""
     try:
         id_ = UUID(request_id[:36])
     except ValueError:

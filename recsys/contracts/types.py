@@ -1,4 +1,4 @@
-"""The nouns that every package shares, and the one place for their names."""
+"""The nouns that every package shares."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,19 +11,19 @@ MS_PER_DAY = 24 * MS_PER_HOUR
 
 
 class EventType(StrEnum):
-    """What a user did. `value` of the event means what the comment says."""
+    """What a user did. The comments say what `Event.value` holds; the other types have none."""
 
-    IMPRESSION = "impression"  # value unused
-    CLICK = "click"  # value unused
+    IMPRESSION = "impression"
+    CLICK = "click"
     DWELL = "dwell"  # milliseconds
-    LIKE = "like"  # value unused
-    ADD_TO_CART = "add_to_cart"  # price, or unused
+    LIKE = "like"
+    ADD_TO_CART = "add_to_cart"  # price, or none
     PURCHASE = "purchase"  # price
     RATING = "rating"  # stars, as the data set counts them
 
 
 class Topic(StrEnum):
-    """Kafka topics, keyed by user id; `ITEMS` by item id."""
+    """Kafka topics, keyed by user id; `ITEMS` is keyed by item id."""
 
     EVENTS = "events"
     IMPRESSIONS = "impressions"
@@ -58,7 +58,7 @@ class Head(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A catalogue entry. `categories` are ordered, the main one first; `attributes` are free text by name."""
+    """A catalogue entry. The first category is the main one; `attributes` are free text by name."""
 
     item_id: str
     title: str = ""

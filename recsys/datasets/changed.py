@@ -10,9 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.contracts.changes import C, newest
-from recsys.contracts.item_changes import ItemChange
-from recsys.contracts.user_changes import UserChange
+from recsys.contracts.changes import C, ItemChange, UserChange, newest
 from recsys.datasets.catalogue import items_path, read_table, users_path, users_table
 from recsys.items.item_table import items_table
 

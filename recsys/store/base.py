@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.events import Event
-from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.state import Delta, EntityState, History, Visit
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Item
-from recsys.contracts.user_changes import UserChange
 from recsys.features.aggregates import Aggregate
 
 

@@ -19,12 +19,11 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
 
 from collections.abc import Iterator, Sequence
 
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig
 from recsys.contracts.event_log import partition_of
-from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
-from recsys.contracts.user_changes import UserChange
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.store.encoding import (
     BatchEncoder,

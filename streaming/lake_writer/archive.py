@@ -22,13 +22,12 @@ from pathlib import Path
 import pyarrow as pa
 import structlog
 
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidEvent, LogReplaced, Unavailable
 from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression
-from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.types import Topic
-from recsys.contracts.user_changes import UserChange
 from recsys.datasets.changed import items_after, users_after
 from recsys.lake.lake import (
     DAY_PREFIX,

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record
 from recsys.contracts.events import Event
-from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.types import Topic
-from recsys.contracts.user_changes import UserChange
 from recsys.observability.tracing import parent_of
 from recsys.store.base import Batch, Checkpoint
 from streaming.acceptance import accept, accept_item_change, accept_user_change

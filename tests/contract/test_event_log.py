@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from recsys.contracts.event_log import EventSink, EventSource, MemoryEventLog, Record, partition_of
+from recsys.contracts.event_log import EventSink, EventSource, Record, partition_of
 from streaming.log import KafkaSink, KafkaSource
+from tests.memory_event_log import MemoryEventLog
 
 PARTITIONS = 3
 

@@ -9,13 +9,12 @@ from itertools import count
 
 import pytest
 
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
-from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
-from recsys.contracts.user_changes import UserChange
 from recsys.features.definitions import FEATURES, SEEN_VISITS
 from recsys.features.feature_set import FeatureSet
 from recsys.store.base import Applied, Batch, Checkpoint, FeatureStore, Outcome, StoreConfig

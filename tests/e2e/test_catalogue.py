@@ -12,9 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from infra.local.kafka import KafkaBroker
-from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.types import Item, Topic, User
-from recsys.contracts.user_changes import UserChange
 from recsys.datasets.catalogue import read_users, users_path
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items

@@ -13,7 +13,6 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from recsys.contracts.event_log import MemoryEventLog
 from recsys.contracts.events import Event, parse_event
 from recsys.contracts.types import EventType, Topic
 from recsys.features.definitions import FEATURES
@@ -26,6 +25,7 @@ from serving.services import Services
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 from tests.bundles import write_tiny_bundle
+from tests.memory_event_log import MemoryEventLog
 from tests.serving.flaky import FlakySink, FlakyStore
 from tests.serving.waiting import eventually
 

@@ -14,7 +14,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starlette.testclient import TestClient
 
 from recsys.contracts.errors import InvalidConfig
-from recsys.contracts.event_log import MemoryEventLog
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.observability.otel import OtelTraces
@@ -29,6 +28,7 @@ from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 from streaming.worker.feature_worker import FeatureWorker
 from tests.bundles import write_tiny_bundle
+from tests.memory_event_log import MemoryEventLog
 from tests.serving.conftest import Api
 from tests.serving.flaky import FlakySink
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from recsys.contracts.errors import Unavailable
-from recsys.contracts.event_log import MemoryEventLog, Record
+from recsys.contracts.event_log import Record
 from recsys.contracts.events import Event, derived_id, parse_event
 from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.lake.forget import mark_forgotten
@@ -15,6 +15,7 @@ from recsys.lake.lake import EVENTS, DayWriter, day_of, events_table
 from streaming import replay as replay_module
 from streaming.acceptance import REPLAY_HEADER
 from streaming.replay import Position, replay
+from tests.memory_event_log import MemoryEventLog
 
 START_MS = 1_700_000_000_000
 STEP_MS = MS_PER_DAY // 10

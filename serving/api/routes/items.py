@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from recsys.contracts.item_changes import ItemChange, parse_item_change
+from recsys.contracts.changes import ItemChange, parse_item_change
 from recsys.contracts.types import Item, Topic
 from serving.api.accepted_changes import IdempotencyKey, keep, stored_once
 from serving.api.idempotency import REPLAYED, once

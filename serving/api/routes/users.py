@@ -5,9 +5,9 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
 
+from recsys.contracts.changes import UserChange, parse_user_change
 from recsys.contracts.state import Visit
 from recsys.contracts.types import Topic, User
-from recsys.contracts.user_changes import UserChange, parse_user_change
 from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
 from recsys.lake.forget import mark_forgotten, user_digest
 from serving.api.accepted_changes import IdempotencyKey, keep, stored_once

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from recsys.contracts.changes import newest
+from recsys.contracts.changes import ItemChange, newest, parse_item_change
 from recsys.contracts.errors import InvalidEvent
-from recsys.contracts.item_changes import ItemChange, parse_item_change
 from recsys.contracts.types import Item
 
 FULL = Item("42", "Ä\nfilm", ("Drama", "War"), "maker", 5, {"year": "1999"})

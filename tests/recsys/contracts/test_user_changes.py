@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from recsys.contracts.changes import UserChange, parse_user_change
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.types import User
-from recsys.contracts.user_changes import UserChange, parse_user_change
 
 
 @pytest.mark.parametrize("user", [User("7", {"age": "31", "Ä": "b\n"}), User("7"), None])

@@ -8,10 +8,9 @@ from urllib.parse import quote
 import pytest
 
 from recsys.bundle import current_version
+from recsys.contracts.changes import parse_item_change, parse_user_change
 from recsys.contracts.errors import Unavailable
-from recsys.contracts.item_changes import parse_item_change
 from recsys.contracts.types import Topic
-from recsys.contracts.user_changes import parse_user_change
 from recsys.lake.forget import forgotten_users, user_digest
 from serving.api import schemas
 from serving.api.security import new_key

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from infra.cli.commands.features import app
-from recsys.contracts.event_log import MemoryEventLog, partition_of
+from recsys.contracts.event_log import partition_of
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import FeatureSet
 from recsys.recall.ann import IndexConfig
@@ -29,6 +29,7 @@ from serving.services import Services
 from serving.settings import FeatureSource, ServingSettings
 from serving.telemetry import Telemetry
 from tests.bundles import tiny_items, write_tiny_bundle
+from tests.memory_event_log import MemoryEventLog
 from tests.serving.conftest import NOW_MS, Api, click
 
 pytestmark = pytest.mark.redis

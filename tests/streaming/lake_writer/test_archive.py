@@ -14,13 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig, Unavailable
-from recsys.contracts.event_log import MemoryEventLog, MemoryEventSource, Record
+from recsys.contracts.event_log import Record
 from recsys.contracts.events import Event, derived_id
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
-from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.types import MS_PER_DAY, EventType, Item, Topic, User
-from recsys.contracts.user_changes import UserChange
 from recsys.datasets.catalogue import items_path, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
 from recsys.items.item_table import read_items
@@ -29,6 +28,7 @@ from streaming.acceptance import REPLAY_HEADER
 from streaming.lake_writer.archive import Archiver
 from streaming.lake_writer.commit import FOLDER, HEARTBEAT, exclusive
 from streaming.time_rules import TimeRules
+from tests.memory_event_log import MemoryEventLog, MemoryEventSource
 
 START_MS = 1_700_000_000_000
 

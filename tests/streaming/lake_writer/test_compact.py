@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.contracts.changes import UserChange
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, EventType, User
-from recsys.contracts.user_changes import UserChange
 from recsys.datasets.catalogue import read_users, users_table
 from recsys.datasets.changed import users_after
 from recsys.lake.forget import forgotten_users, mark_forgotten

@@ -8,10 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from recsys.contracts.event_log import MemoryEventLog
-from recsys.contracts.item_changes import ItemChange
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.types import Item, Topic, User
-from recsys.contracts.user_changes import UserChange
 from recsys.datasets.base import Dataset
 from recsys.datasets.catalogue import items_path, read_users, users_path, users_table
 from recsys.datasets.importer import import_dataset
@@ -22,6 +20,7 @@ from recsys.lake.lake import rewriting, write_parquet
 from streaming.lake_writer import commit as committing
 from streaming.lake_writer.archive import Archiver
 from streaming.lake_writer.compact import compact
+from tests.memory_event_log import MemoryEventLog
 from tests.recsys.datasets import samples
 
 CHANGED_MS = 1_700_000_000_000

@@ -1,8 +1,9 @@
 """Dead letters keep the bytes, the origin and the reason; one that was sent again is counted once."""
 
-from recsys.contracts.event_log import MemoryEventLog, Record
+from recsys.contracts.event_log import Record
 from recsys.contracts.types import Topic
 from streaming.worker.dead_letter import MAX_REASON_BYTES, read_dead_letters, send_dead_letter
+from tests.memory_event_log import MemoryEventLog
 
 
 def test_a_dead_letter_says_what_it_was_where_and_why() -> None:

@@ -9,14 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig, Unavailable
-from recsys.contracts.event_log import MemoryEventLog, MemoryEventSource, Record, partition_of
+from recsys.contracts.event_log import Record, partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
-from recsys.contracts.item_changes import ItemChange
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
-from recsys.contracts.user_changes import UserChange
 from recsys.features.definitions import FEATURES
 from recsys.observability.worker_report import read_report
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
@@ -24,6 +23,7 @@ from recsys.store.memory import MemoryFeatureStore
 from streaming.time_rules import TimeRules
 from streaming.worker.dead_letter import read_dead_letters
 from streaming.worker.feature_worker import TOPICS, FeatureWorker, WorkerConfig
+from tests.memory_event_log import MemoryEventLog, MemoryEventSource
 
 T0 = 1_700_000_000_000
 PARTITIONS = 3

@@ -9,12 +9,12 @@ import pytest
 from infra.evaluation.fault_injection.stream import StreamDrill, drill_records, run
 from infra.evaluation.fault_injection.verify import Differences, differences, expected_states
 from infra.local.redis import Persistence
-from recsys.contracts.event_log import MemoryEventLog
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
+from tests.memory_event_log import MemoryEventLog
 
 T0 = 1_700_000_000_000
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS)

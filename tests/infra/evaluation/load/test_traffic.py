@@ -13,9 +13,9 @@ import pytest
 
 from infra.evaluation.load.traffic import drive, http_target, kafka_target, traffic_events, zipf
 from recsys.contracts.errors import Unavailable
-from recsys.contracts.event_log import MemoryEventLog
 from recsys.contracts.events import Event, parse_event
 from recsys.contracts.types import EventType, Item, Topic
+from tests.memory_event_log import MemoryEventLog
 
 ITEMS = [Item(f"i{n}", categories=("A", "B"), creator="c") for n in range(50)]
 

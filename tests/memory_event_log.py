@@ -1,0 +1,92 @@
+"""The event log in memory: `recsys.contracts.event_log` without a broker."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+
+from recsys.contracts.errors import LogReplaced
+from recsys.contracts.event_log import Record, partition_of
+
+
+class MemoryEventLog:
+    """`EventSink`, thread-safe; `source()` gives any number of `EventSource`s on it."""
+
+    def __init__(self, partitions: int = 4) -> None:
+        self._partitions = partitions
+        self._lock = threading.Lock()
+        self._records: dict[tuple[str, int], list[Record]] = defaultdict(list)
+        self._lives = 0
+
+    def lose(self) -> None:
+        """Forget everything, as an embedded broker does that is killed and started again."""
+        with self._lock:
+            self._records.clear()
+            self._lives += 1
+
+    def log_id(self, topic: str) -> str:
+        return f"{topic}-{self._lives}"
+
+    def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        partition = partition_of(key, self._partitions)
+        with self._lock:
+            log = self._records[topic, partition]
+            log.append(Record(topic, partition, len(log), key, value, headers=tuple(headers)))
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def source(self) -> "MemoryEventSource":
+        return MemoryEventSource(self)
+
+    def partitions(self, topic: str) -> int:
+        return self._partitions
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        with self._lock:
+            return self._records[topic, partition][offset : offset + limit]
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        with self._lock:
+            return len(self._records[topic, partition])
+
+
+class MemoryEventSource:
+    """Reads a `MemoryEventLog` by position."""
+
+    def __init__(self, log: MemoryEventLog) -> None:
+        self._log = log
+        self._position: dict[tuple[str, int], int] = {}
+        self._log_ids: dict[str, str] = {}
+
+    def partitions(self, topic: str) -> int:
+        return self._log.partitions(topic)
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        self._position[topic, partition] = offset
+        self._log_ids[topic] = self.log_id(topic)
+
+    def unseek(self, topic: str, partition: int) -> None:
+        self._position.pop((topic, partition), None)
+
+    def poll(self, timeout_s: float, max_records: int) -> list[Record]:
+        for topic, sought in self._log_ids.items():
+            if self.log_id(topic) != sought:
+                raise LogReplaced(f"topic {topic} is not the one that was read; claim its partitions again")
+        found: list[Record] = []
+        for (topic, partition), offset in self._position.items():
+            records = self._log.read(topic, partition, offset, max_records - len(found))
+            self._position[topic, partition] = offset + len(records)
+            found += records
+        return found
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        return self._log.end_offset(topic, partition)
+
+    def log_id(self, topic: str) -> str:
+        return self._log.log_id(topic)
+
+    def close(self) -> None:
+        pass
