@@ -11,7 +11,7 @@ TABLE = Path(__file__).parent / "capacity" / "sizing.yaml"
 
 
 class Measured(BaseModel):
-    """What one process does, a second."""
+    """Throughput of one process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,7 +20,7 @@ class Measured(BaseModel):
 
 
 class Prices(BaseModel):
-    """A month, of one unit."""
+    """Per unit and month."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,8 +31,6 @@ class Prices(BaseModel):
 
 
 class SizingTable(BaseModel):
-    """The editable table; its comments say what each line is."""
-
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     measured: Measured

@@ -1,7 +1,7 @@
-"""What a load needs: processes, memory, partitions, bytes, and what that costs. Arithmetic on measured figures.
+"""What a load needs and costs: processes, memory, partitions, bytes. Arithmetic on measured figures.
 
-Nothing here is a law: the table (`infra/capacity/sizing.yaml`) says what one process did and what things cost,
-samples that are really stored say how large states, events and processes are.
+The table (`infra/capacity/sizing.yaml`) says what one process did and what hardware costs; samples that are really
+stored say how large states, events and processes are.
 """
 
 import math
@@ -21,19 +21,18 @@ from recsys.lake.lake import COMPRESSION, events_table
 from recsys.store.base import StoreConfig
 
 DAYS = 30  # of activity in the online store
-MOST_PER_WORKER = 4  # partitions that one worker should have at the planned load: room to grow fourfold
+MOST_PER_WORKER = 4  # partitions per worker at the planned load: room to grow fourfold
 _SAMPLE_EVENTS = 3_000
-_SAMPLE_STATE_EVENTS = (
-    200_000  # applied to a private Redis at most, twice: half a minute each on a busy machine
-)
-_LEAST_USERS = 20  # in that sample, however much each of them does
-_RECORD_BYTES = 70  # Kafka's own part of a record in a batch: offsets, times, key
+# applied to a private Redis at most, twice: half a minute each on a busy machine
+_SAMPLE_STATE_EVENTS = 200_000
+_LEAST_USERS = 20  # in that sample
+_RECORD_BYTES = 70  # Kafka's overhead per record in a batch: offsets, times, key
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Load:
-    """`qps`: recommendations a second at the peak. `events_per_day`: clicks, dwells, purchases; not impressions."""
+    """`qps`: recommendations per second at the peak. `events_per_day`: without impressions."""
 
     qps: float
     users: int
@@ -43,7 +42,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Unit:
-    """Bytes of one of each, from samples."""
+    """Measured bytes."""
 
     redis: float  # the whole online store
     api_process: float
@@ -53,7 +52,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run. Bytes are of all replicas together; cost is a month's, in the table's currency."""
+    """What to run. Bytes are of all replicas together; cost is per month, in the table's currency."""
 
     api_processes: int
     worker_processes: int
@@ -69,8 +68,7 @@ class Plan:
 
 def measure_units(load: Load, table: SizingTable, config: StoreConfig, seed: int = 0) -> Unit:
     """Sample everything that has a size. Takes about a minute: two processes and a private Redis, filled twice."""
-    shown_per_day = load.qps / table.peak_factor * 86_400 * table.impressions_per_request
-    per_user = max(1, round((load.events_per_day + shown_per_day) * DAYS / load.users))
+    per_user = max(1, round(_applied_per_day(load, table) * DAYS / load.users))
     log, lake = event_bytes(seed)
     population = size.Population(load.users, load.items, per_user, DAYS, seed)
     stored = min(size.SAMPLE_USERS, max(_LEAST_USERS, _SAMPLE_STATE_EVENTS // per_user))
@@ -83,7 +81,7 @@ def measure_units(load: Load, table: SizingTable, config: StoreConfig, seed: int
 
 
 def event_bytes(seed: int = 0, sample: int = _SAMPLE_EVENTS) -> tuple[float, float]:
-    """Of one event: in the log (JSON, uncompressed), and in the lake (Parquet and zstd)."""
+    """Bytes of one event in the log (JSON, uncompressed) and in the lake (Parquet and zstd)."""
     events = list(
         islice(traffic_events(synthetic_items(2_000, seed), users=10_000, skew=1.1, seed=seed), sample)
     )
@@ -94,10 +92,15 @@ def event_bytes(seed: int = 0, sample: int = _SAMPLE_EVENTS) -> tuple[float, flo
         return log, path.stat().st_size / len(events)
 
 
+def _applied_per_day(load: Load, table: SizingTable) -> float:
+    """Events per day, impressions included."""
+    shown = load.qps / table.peak_factor * 86_400 * table.impressions_per_request
+    return load.events_per_day + shown
+
+
 def plan(load: Load, table: SizingTable, unit: Unit) -> Plan:
-    """The arithmetic, line by line."""
-    shown_per_day = load.qps / table.peak_factor * 86_400 * table.impressions_per_request
-    applied_per_day = load.events_per_day + shown_per_day
+    """Compute what the load needs."""
+    applied_per_day = _applied_per_day(load, table)
     at_peak = applied_per_day / 86_400 * table.peak_factor
     api = max(2, math.ceil(load.qps / (table.measured.requests_per_s * table.utilisation)))
     workers = max(2, math.ceil(at_peak / (table.measured.events_per_s * table.utilisation)))
@@ -125,8 +128,8 @@ def plan(load: Load, table: SizingTable, unit: Unit) -> Plan:
 
 
 def as_mapping(found: Plan) -> Mapping[str, float]:
-    """For people and machines: whole numbers where they are."""
-    rounded = {
-        name: value if isinstance(value, int) else round(value, 2) for name, value in asdict(found).items()
+    """The plan's fields, rounded: bytes to whole numbers."""
+    return {
+        name: value if isinstance(value, int) else round(value, None if name.endswith("_bytes") else 2)
+        for name, value in asdict(found).items()
     }
-    return {**rounded, **{name: round(rounded[name]) for name in rounded if name.endswith("_bytes")}}

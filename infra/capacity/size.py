@@ -1,7 +1,7 @@
-"""How much Redis a system needs, predicted from a sample that is really stored.
+"""Predict how much Redis a system needs, from a sample that is really stored.
 
-A share of the users and items is folded into a private Redis by the store's own code, so the prediction follows
-the feature definitions, the key layout and the server's encodings. Activity of users and popularity of items are
+A share of the users and items is folded into a private Redis by the store's own code, so the prediction follows the
+feature definitions, the key layout and the server's encodings. Activity of users and popularity of items are
 log-normal and spread evenly over their distribution, so a sample's mean is the population's.
 """
 
@@ -15,18 +15,18 @@ from typing import Any
 
 import redis
 
+from infra.evaluation.load.stored import fill
 from infra.evaluation.load.traffic import synthetic_items
 from infra.local.redis import RedisServer
-from recsys.contracts.event_log import partition_of
-from recsys.contracts.events import Event, derived_id
-from recsys.contracts.types import MS_PER_DAY, EventType, Topic
+from recsys.contracts.events import Event, derived_id, item_context
+from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import FEATURES
-from recsys.store.base import Batch, StoreConfig
+from recsys.store.base import StoreConfig
 from recsys.store.encoding import event_key
 from recsys.store.redis import RedisFeatureStore
 
 SAMPLE_USERS = 500
-_WIDE_ITEMS = 20_000  # more than anybody remembers
+_WIDE_ITEMS = 20_000  # more than any user's histories hold
 _BATCH = 100  # as the worker
 _END_MS = 1_700_000_000_000
 _ACTIVITY_SIGMA = 1.0
@@ -52,15 +52,10 @@ class Population:
     seed: int = 0
 
     def sample(self, users: int) -> "Population":
-        """A smaller one with the same events for each user and each item."""
+        """A smaller population with the same events per user and per item."""
         share = min(1.0, users / self.users)
-        return Population(
-            max(1, round(self.users * share)),
-            max(1, round(self.items * share)),
-            self.events_per_user,
-            self.days,
-            self.seed,
-        )
+        size = max(1, round(self.users * share)), max(1, round(self.items * share))
+        return replace(self, users=size[0], items=size[1])
 
 
 @dataclass(frozen=True)
@@ -78,10 +73,10 @@ class Size:
 
 
 def predict(population: Population, config: StoreConfig, sample_users: int = SAMPLE_USERS) -> Size:
-    """The size of the whole population's state, from samples of `sample_users`.
+    """Predict the size of the whole population's state from samples of `sample_users`.
 
-    Users and items need one each. An item's state grows with the events on it, so the sample has as many for each; but
-    then it has so few items that a user meets the same ones again and again, and remembers less than in a catalogue.
+    Users and items need one sample each. An item's state grows with its events, so the items' sample keeps the events
+    per item; but it then has so few items that its users meet the same ones repeatedly and remember too little.
     """
     sample = population.sample(sample_users)
     found = measure(sample, config)
@@ -97,26 +92,26 @@ def predict(population: Population, config: StoreConfig, sample_users: int = SAM
         users=users * population.users / sample.users,
         items=found.items * population.items / sample.items,
         event_ids=ids * _bytes_per_event_id(ids_per_bucket),
-        changes=found.changes * _kept_batches(population, config) / _kept_batches(sample, config),
+        changes=found.changes * _change_entries(population, config) / _change_entries(sample, config),
     )
 
 
 def measure(population: Population, config: StoreConfig) -> Size:
-    """Store all of it in a private Redis and weigh it."""
+    """Store the population in a private Redis and measure it."""
     with RedisServer() as server, closing(_client(server)) as client:
-        with suppress(redis.ResponseError):  # before version 7 there are none
-            # a histogram of 25 kB for each command that was ever used would weigh as much as a hundred users
+        with suppress(redis.ResponseError):  # before version 7
+            # a histogram of 25 kB for each command ever used would weigh as much as a hundred users
             client.config_set("latency-tracking", "no")
         empty = _used(client)
         with closing(RedisFeatureStore(server.url, FEATURES, config)) as store:
-            _fill(store, population, config)
+            fill(store, _events(population), config.partitions)
         whole = _used(client) - empty
         parts = dict.fromkeys(("users", "items", "event_ids", "changes"), 0.0)
         for key in client.scan_iter(count=1_000):
             kind = _PARTS.get(key.decode().split(":", 3)[2]) if key.count(b":") > 1 else None
             if kind:
                 parts[kind] += client.memory_usage(key, samples=0)
-    scale = whole / sum(parts.values())  # what keys do not weigh: the table of all keys, fragmentation
+    scale = whole / sum(parts.values())  # for the table of keys, and fragmentation
     return Size(**{name: size * scale for name, size in parts.items()})
 
 
@@ -129,54 +124,22 @@ def _used(client: Any) -> int:
 
 
 def _bytes_per_event_id(per_bucket: float) -> float:
-    """Redis packs small sets; so ask it about one of the size that matters."""
+    """Measure a set of the size that matters: Redis packs small ones."""
     ids = max(1, min(20_000, round(per_bucket)))
     with RedisServer() as server, closing(_client(server)) as client:
         client.sadd("bucket", *(event_key(str(n)) for n in range(ids)))
         return float(client.memory_usage("bucket", samples=0)) / ids
 
 
-def _kept_batches(population: Population, config: StoreConfig) -> float:
-    """Entries of all change streams."""
+def _change_entries(population: Population, config: StoreConfig) -> float:
+    """Entries of all change streams together."""
     batches = population.users * population.events_per_user / _BATCH
     return min(batches + config.partitions / 2, config.partitions * config.changes)
 
 
-def _fill(store: RedisFeatureStore, population: Population, config: StoreConfig) -> None:
-    waiting: list[list[Event]] = [[] for _ in range(config.partitions)]
-    stored = [store.claim(Topic.EVENTS, p, "size") for p in range(config.partitions)]
-    offsets = [0] * config.partitions
-
-    def apply(partition: int) -> None:
-        events = waiting[partition]
-        first, offsets[partition] = offsets[partition], offsets[partition] + len(events)
-        store.apply(
-            Batch(
-                topic=Topic.EVENTS,
-                partition=partition,
-                epoch=stored[partition].epoch,
-                previous=first,
-                next_offset=offsets[partition],
-                watermark_ms=events[-1].event_time_ms,
-                offsets=range(first, offsets[partition]),
-                events=events,
-            )
-        )
-        waiting[partition] = []
-
-    for event in _events(population):
-        partition = partition_of(event.user_id, config.partitions)
-        waiting[partition].append(event)
-        if len(waiting[partition]) >= _BATCH:
-            apply(partition)
-    for partition, events in enumerate(waiting):
-        if events:
-            apply(partition)
-
-
 def _spread(n: int, sigma: float, rng: random.Random) -> list[float]:
-    """Log-normal values with mean 1, one from each n-th of the distribution: twenty drawn freely would often be half
-    as active again as the population that they stand for."""
+    """Log-normal values with mean 1, one from each n-th of the distribution: a free draw of twenty users is often half
+    as active again as the population."""
     values = [math.exp(sigma * NormalDist().inv_cdf((i + 0.5) / n)) for i in range(n)]
     rng.shuffle(values)
     mean = sum(values) / n
@@ -184,7 +147,7 @@ def _spread(n: int, sigma: float, rng: random.Random) -> list[float]:
 
 
 def _events(population: Population) -> Iterator[Event]:
-    """Everybody's events in the order of time."""
+    """Events of all users in the order of time."""
     rng = random.Random(population.seed)  # noqa: S311
     items = synthetic_items(population.items, population.seed)
     popularity = _spread(len(items), _POPULARITY_SIGMA, rng)
@@ -203,5 +166,5 @@ def _events(population: Population) -> Iterator[Event]:
             item_id=item.item_id,
             event_time_ms=time_ms,
             value=8_000.0,
-            context={"categories": "|".join(item.categories), "creator": item.creator},
+            context=item_context({}, item.categories, item.creator),
         )

@@ -1,4 +1,4 @@
-"""Resident memory of an API process by catalogue size, from two processes that really hold one.
+"""Predict the resident memory of an API process by catalogue size, from two processes that really hold one.
 
 python -m infra.capacity.size_process 12000    # bytes that a process with 12,000 items holds
 """
@@ -26,13 +26,13 @@ _NOW_MS = 1_700_000_000_000
 
 
 def predict(items: int, samples: tuple[int, int] = SAMPLES) -> float:
-    """Bytes with so many items: a straight line through the two samples."""
+    """Bytes with that many items: a straight line through the two samples."""
     low, high = (measure(n) for n in samples)
     return high + (items - samples[1]) * (high - low) / (samples[1] - samples[0])
 
 
 def measure(items: int) -> float:
-    """Bytes of a process of its own that holds so many.
+    """Bytes of a new process that holds that many items.
 
     Raises:
         Unavailable: it failed; its last line says why.

@@ -1,11 +1,12 @@
-"""A private Redis, a private broker and feature workers as processes: what benches and drills of the stream run on."""
+"""A private Redis, a private broker and feature workers as processes, for benchmarks and fault-injection tests."""
 
+import os
+import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from infra.local.children import recsys_command
@@ -13,6 +14,7 @@ from infra.local.kafka import KafkaBroker
 from infra.local.process import ChildProcess
 from infra.local.redis import Persistence, RedisServer
 from recsys.contracts.errors import Unavailable
+from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import StoreConfig
@@ -31,7 +33,7 @@ class StreamRig:
     def __init__(self, persistence: Persistence = Persistence.NONE) -> None:
         self._persistence = persistence
         self._open = ExitStack()
-        self.workers: list[ChildProcess] = []  # all that were ever started
+        self.workers: list[ChildProcess] = []  # all ever started
         self._running: list[ChildProcess] = []
 
     def __enter__(self) -> Self:
@@ -49,9 +51,7 @@ class StreamRig:
             self._open = opening.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def start_worker(self, *command: str, namespace: str = "recsys") -> ChildProcess:
@@ -72,7 +72,7 @@ class StreamRig:
         return worker
 
     def stop_worker(self, worker: ChildProcess) -> None:
-        """In order."""
+        """SIGTERM."""
         self._running.remove(worker)
         worker.stop()
 
@@ -82,11 +82,11 @@ class StreamRig:
         worker.kill()
 
     def worker_logs(self) -> str:
-        """Everything that all workers have logged."""
+        """The logs of all workers."""
         return "".join(path.read_text(encoding="utf-8") for path in sorted(self.home.glob("worker-*.log")))
 
     def offsets(self) -> Offsets:
-        """How far the store is in each topic partition; empty while it is away."""
+        """How far the store is in each topic partition; empty while it is unavailable."""
         try:
             found = {where: self.store.checkpoint(*where) for where in EVERY}
         except Unavailable:
@@ -94,22 +94,22 @@ class StreamRig:
         return {where: checkpoint.offset if checkpoint else 0 for where, checkpoint in found.items()}
 
     def applied(self) -> int:
-        """Records that the store has passed."""
+        """Number of records that the store has passed."""
         return sum(self.offsets().values())
 
     def ends(self) -> Offsets:
-        """The offset that the next record of each topic partition will get."""
+        """The next offset of each topic partition."""
         return {where: self.source.end_offset(*where) for where in EVERY}
 
     def appended(self) -> int:
-        """Records that the log has."""
+        """Number of records in the log."""
         return sum(self.ends().values())
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> float:
         """Seconds until the condition held.
 
         Raises:
-            Unavailable: it did not hold in time, with the end of the workers' logs; or a worker ended by itself.
+            Unavailable: it did not hold in time (with the end of the workers' logs), or a worker ended by itself.
         """
         started = time.monotonic()
         while not condition():
@@ -125,3 +125,33 @@ class StreamRig:
     def _stop_workers(self) -> None:
         for worker in self.workers:
             worker.stop()
+
+
+def freeze(pid: int, seconds: float) -> None:
+    """SIGSTOP a process for that long."""
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)
+
+
+def records_between(
+    source: EventSource, starts: Offsets, ends: Offsets, timeout_s: float
+) -> Iterator[Record]:
+    """Each record of the log from `starts` up to `ends`.
+
+    Raises:
+        Unavailable: they could not be read in time.
+    """
+    left = {where: end for where, end in ends.items() if end > starts.get(where, 0)}
+    for topic, partition in left:
+        source.seek(topic, partition, starts.get((topic, partition), 0))
+    deadline = time.monotonic() + timeout_s
+    while left:
+        if time.monotonic() > deadline:
+            raise Unavailable(f"records could not be read back in {timeout_s:.0f} s: {sorted(left)}")
+        for record in source.poll(0.5, 2_000):
+            where = (Topic(record.topic), record.partition)
+            if record.offset < left.get(where, 0):
+                yield record
+            if where in left and record.offset + 1 >= left[where]:
+                del left[where]

@@ -56,7 +56,7 @@ def tune(
         )
     chosen = pick(found, recall, max_bytes)
     if plot is not None:
-        from infra.evaluation.benchmarks.index_plot import plot_indexes
+        from infra.evaluation.benchmarks.plots import plot_indexes
 
         title = f"{len(data.items):,} × {data.items.shape[1]}, {Path(vectors).name} vectors"
         plot_indexes({Path(vectors).stem: found}, plot, title)

@@ -1,26 +1,22 @@
-"""`recsys bench batch`: what the Spark job costs at 1×, 2× and 4× the events.
+"""`recsys bench batch`: wall time, CPU time and peak memory of the Spark job at 1×, 2× and 4× the events.
 
-Users grow with the events, items do not, so that the histories of items get longer. Wall time, CPU time and the largest
-memory of the JVM and its Python workers, measured after a warm-up run, in one session.
+Users grow with the events, items do not, so items get longer histories. One session, after a warm-up run; memory is
+that of the JVM and its Python workers.
 """
 
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pyarrow as pa
 
 from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from recsys.contracts.types import MS_PER_DAY
-from recsys.datasets.base import USER_SCHEMA
-from recsys.datasets.catalogue import items_path, users_path
-from recsys.items.item_table import items_table
-from recsys.lake.lake import EVENTS, DayWriter, events_table, write_parquet
+from recsys.lake.lake import EVENTS, DayWriter, events_table
 from recsys.result import Goal, Result
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
@@ -32,7 +28,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class BatchBench:
-    """`events` of `users` and `items` over `days` at 1×."""
+    """Sizes at 1×."""
 
     seed: int = 0
     events: int = 250_000
@@ -48,7 +44,7 @@ class BatchBench:
 
 
 def run(config: BatchBench) -> Result:
-    """Build examples and sequences of each lake."""
+    """Build examples and sequences of a lake of each size."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="recsys-batch-") as folder:
         lakes = {scale: write_lake(Path(folder) / f"lake-{scale}", config, scale) for scale in _SCALES}
@@ -80,27 +76,20 @@ def run(config: BatchBench) -> Result:
 
 
 def write_lake(lake: Path, config: BatchBench, scale: int = 1) -> Path:
-    """A lake of `scale` times the events."""
-    world = FeatureFixture.make(config.users * scale, config.items, config.days, config.seed)
+    """Write a lake of `scale` times the events."""
+    fixture = FeatureFixture.make(config.users * scale, config.items, config.days, config.seed)
     with DayWriter(lake, EVENTS, "bench") as writer:
         for part in range(scale):
             length_ms = config.days * MS_PER_DAY
             writer.write(
-                events_table(world.log(config.events, world.start_ms, length_ms, name=f"part-{part}"))
+                events_table(fixture.log(config.events, fixture.start_ms, length_ms, name=f"part-{part}"))
             )
-    users = {
-        "user_id": [u.user_id for u in world.users],
-        "attributes": [list(u.attributes.items()) for u in world.users],
-    }
-    write_parquet(items_path(lake), items_table(world.items))
-    write_parquet(users_path(lake), pa.table(users, schema=USER_SCHEMA))
+    fixture.write_tables(lake)
     return lake
 
 
 @dataclass
 class Cost:
-    """Of what ran."""
-
     wall_s: float = 0.0
     cpu_s: float = 0.0
     memory_mib: float = 0.0
@@ -108,7 +97,7 @@ class Cost:
 
 @contextmanager
 def measured() -> Iterator[Cost]:
-    """What the children of this process (the JVM and its workers) cost meanwhile."""
+    """What the children of this process (the JVM and its workers) cost inside the block."""
     cost, stop = Cost(), threading.Event()
     started, before = time.monotonic(), _cpu_s()
 
@@ -127,29 +116,20 @@ def measured() -> Iterator[Cost]:
         cost.cpu_s = _cpu_s() - before
 
 
-def _children() -> list[psutil.Process]:
-    found: list[psutil.Process] = psutil.Process().children(recursive=True)
-    return found
-
-
 def _cpu_s() -> float:
-    """CPU seconds of all children, those that have ended included where their parent waited for them."""
+    """CPU seconds of all descendants, those that have ended included where their parent waited for them."""
     total = 0.0
-    for child in _children():
-        try:
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
             times = child.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
 def _memory_mib() -> float:
-    """Resident memory of all children; pages that forked workers share count once in each."""
+    """Resident memory of all descendants; pages that forked workers share count once in each."""
     total = 0
-    for child in _children():
-        try:
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
             total += child.memory_info().rss
-        except psutil.Error:
-            continue
     return total / _MIB

@@ -1,13 +1,20 @@
-"""A seeded log for the benches of features: users, items, and events of every type, out of order and with repeats."""
+"""A seeded log for feature benchmarks: users, items, and events of every type, out of order and with duplicates."""
 
 import random
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+import pyarrow as pa
+
+from infra.evaluation.load.traffic import CATEGORIES
+from recsys.contracts.events import Event, derived_id, item_context
 from recsys.contracts.types import MS_PER_DAY, EventType, Item, User
+from recsys.datasets.base import USER_SCHEMA
+from recsys.datasets.catalogue import items_path, users_path
+from recsys.items.item_table import items_table
+from recsys.lake.lake import write_parquet
 
-_CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Kids", "News", "Romance", "War")
 _MIX = {
     EventType.IMPRESSION: 10,
     EventType.CLICK: 4,
@@ -30,7 +37,7 @@ class FeatureFixture:
 
     @classmethod
     def make(cls, users: int, items: int, days: float, seed: int) -> "FeatureFixture":
-        """A world whose log of `days` ends a day ago."""
+        """Users and items of a log of `days` that ends a day ago."""
         rng = random.Random(seed)  # noqa: S311
         end_ms = time.time_ns() // 1_000_000 // MS_PER_DAY * MS_PER_DAY - MS_PER_DAY
         start_ms = end_ms - round(days * MS_PER_DAY)
@@ -40,7 +47,7 @@ class FeatureFixture:
             items=[
                 Item(
                     f"item-{i}",
-                    categories=tuple(rng.sample(_CATEGORIES, rng.randint(0, 5))),
+                    categories=tuple(rng.sample(CATEGORIES, rng.randint(0, 5))),
                     creator=rng.choice(creators),
                     created_ms=rng.choice([0, start_ms - rng.randrange(90 * MS_PER_DAY)]),
                     attributes={"duration_ms": str(rng.randrange(300_000))} if rng.random() < 0.9 else {},
@@ -53,6 +60,15 @@ class FeatureFixture:
 
     def user(self, rng: random.Random) -> User:
         return self.users[int(len(self.users) * rng.random() ** 2)]
+
+    def write_tables(self, lake: Path) -> None:
+        """Write the item and user tables."""
+        users = {
+            "user_id": [u.user_id for u in self.users],
+            "attributes": [list(u.attributes.items()) for u in self.users],
+        }
+        write_parquet(items_path(lake), items_table(self.items))
+        write_parquet(users_path(lake), pa.table(users, schema=USER_SCHEMA))
 
     def log(
         self,
@@ -79,7 +95,7 @@ class FeatureFixture:
                 event_time_ms=time_ms,
                 request_id=f"{name}-{rng.randrange(n)}" if rng.random() < 0.8 else None,
                 value=_value(kind, rng),
-                context=_context(item) | {"tab": str(rng.randrange(4))},
+                context=item_context({}, item.categories, item.creator) | {"tab": str(rng.randrange(4))},
             )
             copies = 2 if rng.random() < repeated else 1
             arrivals += [(time_ms + rng.randrange(late_ms + 1), i + n * c, event) for c in range(copies)]
@@ -90,8 +106,3 @@ def _value(kind: EventType, rng: random.Random) -> float | None:
     if kind is EventType.DWELL:
         return rng.choice([None, -1.0, round(rng.lognormvariate(9, 1), 1)])
     return rng.randrange(1, 11) / 2 if kind is EventType.RATING else None
-
-
-def _context(item: Item) -> dict[str, str]:
-    context = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator}
-    return {name: text for name, text in context.items() if text}

@@ -1,20 +1,17 @@
-"""`recsys bench features`: one user's and 500 candidates' features, read for a ranker.
+"""`recsys bench features`: read the features of one user and 500 candidates for a ranker.
 
 Three layouts in one run, on one Redis that the same events filled:
 
 1. ours: items in process, the user in one round trip, features computed as of now: (500, D) float32;
-2. a hash an item, `HGETALL` × 500 in one pipeline: what a feature store's row per entity gives;
-3. a JSON document an item, one `MGET`.
+2. a hash per item, `HGETALL` × 500 in one pipeline: what a feature store's row per entity gives;
+3. a JSON document per item, one `MGET`.
 
-They take turns, so each finds the processor's caches as the others have left them; `ours_alone` reads without them.
-2 and 3 hold finished item values and read fewer features (nothing of user × item), which flatters them.
+They take turns, so each finds the processor's caches as the others left them; `ours_alone` reads without the others.
+2 and 3 hold finished item values and read fewer features (no user × item ones), which favours them.
 """
 
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import orjson
@@ -22,19 +19,18 @@ import redis
 from numpy.typing import NDArray
 
 from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
+from infra.evaluation.load.stored import fill
+from infra.evaluation.timing import percentiles_ms, seconds, take_turns
 from infra.local.redis import RedisServer
-from recsys.contracts.event_log import partition_of
-from recsys.contracts.events import Event
 from recsys.contracts.state import EntityState
-from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, Topic
+from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.result import Goal, Result
-from recsys.store.base import Batch, StoreConfig
+from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore
 
-_BATCH = 100
 _PAGE = 1_000
 _WARM_UP = 50
 
@@ -58,54 +54,55 @@ class FeatureBench:
 
 def run(config: FeatureBench) -> Result:
     """Fill, read, compare."""
-    world = FeatureFixture.make(config.users, config.items, config.days, config.seed)
+    fixture = FeatureFixture.make(config.users, config.items, config.days, config.seed)
     length_ms = config.days * MS_PER_DAY
-    now_ms = world.start_ms + length_ms
+    now_ms = fixture.start_ms + length_ms
     with RedisServer() as server:
         store = RedisFeatureStore(server.url, FEATURES, StoreConfig(partitions=1))
-        fill(store, world.log(config.events, world.start_ms, length_ms))
-        columns = ItemColumns(world.items, FEATURES)
-        load_s = _seconds(lambda: columns.load(store.all_items()))
-        refresh_s = _seconds(lambda: columns.refresh(now_ms))
+        fill(store, fixture.log(config.events, fixture.start_ms, length_ms))
+        columns = ItemColumns(fixture.items, FEATURES)
+        load_s = seconds(lambda: columns.load(store.all_items()))
+        refresh_s = seconds(lambda: columns.refresh(now_ms))
         state = next(iter(store.all_items()))
-        update_us = 1e6 * _median([_seconds(lambda: columns.update(*state)) for _ in range(200)])
-        client = redis.Redis.from_url(server.url, protocol=2)  # as ours: the client reads it quicker
+        update_us = 1e6 * float(np.median([seconds(lambda: columns.update(*state)) for _ in range(200)]))
+        client = redis.Redis.from_url(server.url, protocol=2)  # as our store: this client parses it faster
         rng = np.random.default_rng(config.seed)
-        reads = _Reads(store, columns, world, client, config.candidates, now_ms, rng)
+        reads = _Reads(store, columns, fixture, client, config.candidates, now_ms, rng)
         reads.write_rows()
-        kinds: list[Read] = [reads.ours, reads.hashes, reads.documents]
-        ours, hashes, documents = _interleaved(reads, kinds, config.reads)
-        [alone] = _interleaved(reads, [reads.ours], config.reads)
-        [assembly] = _interleaved(reads, [lambda _, rows: reads.assembly(rows, now_ms)], config.reads)
-        cells = [len(store.user(u.user_id).cells) for u in world.users[::20]]
+        times = {
+            **reads.times(config.reads, ours=reads.ours, hgetall=reads.hashes, json_mget=reads.documents),
+            **reads.times(config.reads, ours_alone=reads.ours),
+            **reads.times(config.reads, assembly=lambda _, rows: reads.assembly(rows, now_ms)),
+        }
+        cells = [len(store.user(u.user_id).cells) for u in fixture.users[::20]]
         rows = reads.request()[1]
-        boundary_ms = 1e3 * _seconds(lambda: reads.assembly(rows, now_ms + 5 * MS_PER_MINUTE))
+        boundary_ms = 1e3 * seconds(lambda: reads.assembly(rows, now_ms + 5 * MS_PER_MINUTE))
         store.close()
         client.close()
     figures = {
-        "ours_p50_ms": 1e3 * _median(ours),
-        "ours_p99_ms": 1e3 * float(np.percentile(ours, 99)),
-        "ours_alone_p50_ms": 1e3 * _median(alone),
-        "assembly_p50_ms": 1e3 * _median(assembly),
+        **percentiles_ms("ours", times["ours"]),
+        **percentiles_ms("ours_alone", times["ours_alone"], [50]),
+        **percentiles_ms("assembly", times["assembly"], [50]),
         "first_after_a_tile_ends_ms": boundary_ms,
-        "hgetall_p50_ms": 1e3 * _median(hashes),
-        "hgetall_p99_ms": 1e3 * float(np.percentile(hashes, 99)),
-        "json_mget_p50_ms": 1e3 * _median(documents),
-        "json_mget_p99_ms": 1e3 * float(np.percentile(documents, 99)),
-        "hgetall_times_slower": _median(hashes) / _median(ours),
-        "json_mget_times_slower": _median(documents) / _median(ours),
-        "cells_of_a_user_p50": _median(list(map(float, cells))),
+        **percentiles_ms("hgetall", times["hgetall"]),
+        **percentiles_ms("json_mget", times["json_mget"]),
+        "cells_of_a_user_p50": float(np.median(cells)),
         "columns": FEATURES.dimension,
         "load_items_per_s": config.items / load_s,
         "refresh_items_per_s": config.items / refresh_s,
         "update_item_us": update_us,
     }
+    for layout in ("hgetall", "json_mget"):
+        figures[f"{layout}_times_slower"] = figures[f"{layout}_p50_ms"] / figures["ours_p50_ms"]
     goals = {
         "ours_p50_ms": Goal("<=", 1.0),
         "hgetall_times_slower": Goal(">", 1.0),
         "json_mget_times_slower": Goal(">", 1.0),
     }
     return Result("bench features", config.seed, figures, goals)
+
+
+Read = Callable[[str, NDArray[np.int32]], object]
 
 
 class _Reads:
@@ -115,21 +112,21 @@ class _Reads:
         self,
         store: RedisFeatureStore,
         columns: ItemColumns,
-        world: FeatureFixture,
-        client: "redis.Redis",
+        fixture: FeatureFixture,
+        client: redis.Redis,
         candidates: int,
         now_ms: int,
         rng: np.random.Generator,
     ) -> None:
-        self._store, self._columns, self._world, self._client = store, columns, world, client
+        self._store, self._columns, self._fixture, self._client = store, columns, fixture, client
         self._candidates, self._now, self._rng = candidates, now_ms, rng
         self._names = [FEATURES.names[c] for c in columns.columns]
         self._fields = [name.encode() for name in self._names]
-        self._user = store.user(world.users[len(world.users) // 4].user_id)
+        self._user = store.user(fixture.users[len(fixture.users) // 4].user_id)
 
     def write_rows(self) -> None:
-        """The finished item values, as a hash and as a document an item."""
-        n = len(self._world.items)
+        """Store the finished item values, as a hash and as a document per item."""
+        n = len(self._fixture.items)
         for start in range(0, n, _PAGE):
             rows = np.arange(start, min(start + _PAGE, n), dtype=np.int32)
             with self._client.pipeline(transaction=False) as pipe:
@@ -168,47 +165,18 @@ class _Reads:
         return np.array([[item[name] for name in self._names] for item in items], np.float32)
 
     def request(self) -> tuple[str, NDArray[np.int32]]:
-        """A user and candidates at random; drawing them takes a part of a read's time, and is no part of it."""
-        user = self._world.users[int(len(self._world.users) * self._rng.random() ** 2)].user_id
-        rows = self._rng.choice(len(self._world.items), self._candidates, replace=False)
+        """Draw a user and candidates; not part of a read's time."""
+        user = self._fixture.users[int(len(self._fixture.users) * self._rng.random() ** 2)].user_id
+        rows = self._rng.choice(len(self._fixture.items), self._candidates, replace=False)
         return user, rows.astype(np.int32)
 
+    def times(self, n: int, **kinds: Read) -> dict[str, list[float]]:
+        """Milliseconds of `n` reads of each kind."""
+        requests = {name: [self.request() for _ in range(n + _WARM_UP)] for name in kinds}
 
-Read = Callable[[str, NDArray[np.int32]], object]
+        def form(name: str) -> Callable[[], object]:
+            waiting = iter(requests[name])
+            return lambda: kinds[name](*next(waiting))
 
-
-def _interleaved(reads: "_Reads", kinds: list[Read], n: int) -> list[list[float]]:
-    """Seconds of each read of each kind, in turns, so that all see the same machine; after a warm-up."""
-    seconds: list[list[float]] = [[] for _ in kinds]
-    for _ in range(n + _WARM_UP):
-        for taken, read in zip(seconds, kinds, strict=True):
-            user, rows = reads.request()
-            taken.append(_seconds(partial(read, user, rows)))
-    return [taken[_WARM_UP:] for taken in seconds]
-
-
-def fill(store: RedisFeatureStore, events: list[Event], partitions: int = 1) -> None:
-    """Apply the events as workers do, each partition's in their order."""
-    by_partition: dict[int, list[Event]] = defaultdict(list)
-    for event in events:
-        by_partition[partition_of(event.user_id, partitions)].append(event)
-    for partition, own in sorted(by_partition.items()):
-        claim = store.claim(Topic.EVENTS, partition, "bench")
-        watermark = 0
-        for start in range(0, len(own), _BATCH):
-            part = own[start : start + _BATCH]
-            end = start + len(part)
-            watermark = max(watermark, *(e.event_time_ms for e in part))
-            store.apply(
-                Batch(Topic.EVENTS, partition, claim.epoch, start, end, watermark, range(start, end), part)
-            )
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def _median(values: list[float]) -> float:
-    return float(np.median(values))
+        taken = take_turns({name: form(name) for name in kinds}, n, _WARM_UP)
+        return {name: [1e3 * s for s in each] for name, each in taken.items()}

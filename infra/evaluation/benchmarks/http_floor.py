@@ -1,16 +1,18 @@
-"""What the HTTP server takes alone: an ASGI app that decodes a request and sends a ready list of 20 items."""
+"""The floor of HTTP: an ASGI app that decodes a request and sends a ready list of 20 items."""
 
 import http.client
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 import uvicorn
 
+from infra.evaluation.timing import seconds
 from infra.local.process import free_port
 from recsys.contracts.errors import Unavailable
 from serving.api.wire import Recommendation, RecommendationRequest
@@ -35,22 +37,22 @@ _HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(
 
 
 def median_ms(port: int, user_of: Callable[[int], str], rounds: int, k: int = 20) -> float:
-    """Median time of `POST /v1/recommendations` on one connection, one request after the other."""
+    """Median milliseconds of `POST /v1/recommendations` on one connection, one request after the other."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    times = []
-    for i in range(rounds):
-        body = msgspec.json.encode({"user_id": user_of(i), "k": k})
-        began = time.perf_counter()
+
+    def request(body: bytes) -> None:
         connection.request("POST", "/v1/recommendations", body, _JSON)
         connection.getresponse().read()
-        times.append((time.perf_counter() - began) * 1e3)
+
+    bodies = [msgspec.json.encode({"user_id": user_of(i), "k": k}) for i in range(rounds)]
+    times = [seconds(partial(request, body)) for body in bodies]
     connection.close()
-    return float(np.median(times[rounds // 10 :]))
+    return 1e3 * float(np.median(times[rounds // 10 :]))
 
 
 @contextmanager
 def bare_server() -> Iterator[int]:
-    """Its port."""
+    """Run it in a process; yields its port."""
     port = free_port()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(port,), daemon=True)
     process.start()
@@ -63,7 +65,7 @@ def bare_server() -> Iterator[int]:
 
 
 async def _answer(scope: Any, receive: Any, send: Any) -> None:
-    """As little as a server can do: no routes, no middleware, no ids."""
+    """Do as little as a server can: no routes, no middleware, no ids."""
     message = await receive()
     body = bytes(message["body"])
     while message.get("more_body"):

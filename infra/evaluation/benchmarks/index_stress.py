@@ -1,7 +1,7 @@
-"""Searches beside changes: are all of them answered, and answered right?
+"""Search an index while it changes: is every search answered, and answered right?
 
 One thread adds, replaces and removes items at a given rate; others search for items that they know. A result is
-checked against what was true during the whole search: of items that were changing meanwhile nothing is claimed.
+checked against what was true during the whole search; items that changed meanwhile are not judged.
 """
 
 import threading
@@ -17,15 +17,13 @@ from recsys.recall.live_index import LiveIndex
 
 Floats = NDArray[np.float32]
 
-_STEP_S = 0.01  # between changes; each takes what has come by then, as a reader of a queue would
-_MOST = 500  # items a change
+_STEP_S = 0.01  # between changes; each takes all that is due, as a reader of a queue would
+_MOST = 500  # items per change
 _TOLERANCE = 1e-4  # of a score
 
 
 @dataclass(frozen=True)
 class StressConfig:
-    """How much of what for how long."""
-
     items: int = 100_000
     dimension: int = 64
     per_second: int = 1_000  # items added, replaced or removed
@@ -38,11 +36,8 @@ class StressConfig:
 
 
 @dataclass
-class _World:
-    """What is true. A row's entries are settled when its last change ended after it began.
-
-    began, ended: seconds of each row's last change. alive: after it. vectors: of living rows.
-    """
+class _Truth:
+    """The true state. `began`, `ended`: when each row's last change did; `alive`: after it; `vectors`: of live rows."""
 
     vectors: Floats
     alive: NDArray[np.bool_]
@@ -52,7 +47,7 @@ class _World:
     changes: int = 0
 
     def settled(self, rows: NDArray[np.int32], since: float) -> NDArray[np.bool_]:
-        """(n,) bool: nothing has happened to these rows from `since` until now."""
+        """(n,) bool: these rows have not changed since then."""
         ended = self.ended[rows]
         result: NDArray[np.bool_] = (ended < since) & (self.began[rows] <= ended)
         return result
@@ -68,34 +63,34 @@ class _Tally:
 
 
 def stress(config: StressConfig) -> dict[str, float]:
-    """Figures by name."""
+    """Run both sides and count; figures by name."""
     random = np.random.default_rng(config.seed)
     capacity = 2 * config.items
     vectors = random.standard_normal((capacity, config.dimension), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     zeros = np.zeros(capacity)
-    world = _World(vectors, np.arange(capacity) < config.items, zeros, zeros.copy())
+    truth = _Truth(vectors, np.arange(capacity) < config.items, zeros, zeros.copy())
     index = LiveIndex.build(
         vectors[: config.items].copy(), config=IndexConfig(config.kind), rebuild_at=config.rebuild_at
     )
     tallies = [_Tally() for _ in range(config.searchers)]
     threads = [
-        threading.Thread(target=_search, args=(config, index, world, tally, config.seed + 1 + i))
+        threading.Thread(target=_search, args=(config, index, truth, tally, config.seed + 1 + i))
         for i, tally in enumerate(tallies)
     ]
-    writer = threading.Thread(target=_change, args=(config, index, world))
+    writer = threading.Thread(target=_change, args=(config, index, truth))
     began = time.perf_counter()
     for thread in (*threads, writer):
         thread.start()
     time.sleep(config.seconds)
-    world.stop.set()
+    truth.stop.set()
     for thread in (*threads, writer):
         thread.join()
     took = time.perf_counter() - began
     index.close()
     ms = np.array([value for tally in tallies for value in tally.ms] or [np.nan])
     return {
-        "items_changed_per_s": world.changes / took,
+        "items_changed_per_s": truth.changes / took,
         "searches": float(len(ms)),
         "checked_results": float(sum(tally.checked for tally in tallies)),
         "failed_searches": float(sum(tally.failed for tally in tallies)),
@@ -106,37 +101,37 @@ def stress(config: StressConfig) -> dict[str, float]:
     }
 
 
-def _change(config: StressConfig, index: LiveIndex, world: _World) -> None:
-    """Alternately add, remove and replace, at the rate wanted."""
+def _change(config: StressConfig, index: LiveIndex, truth: _Truth) -> None:
+    """Add, remove and replace in turn, at the configured rate."""
     random = np.random.default_rng(config.seed + 1000)
     began = time.perf_counter()
     step = 0
-    while not world.stop.wait(_STEP_S):
-        due = int((time.perf_counter() - began) * config.per_second) - world.changes
-        pool = np.flatnonzero(~world.alive if step % 3 == 0 else world.alive)
+    while not truth.stop.wait(_STEP_S):
+        due = int((time.perf_counter() - began) * config.per_second) - truth.changes
+        pool = np.flatnonzero(~truth.alive if step % 3 == 0 else truth.alive)
         rows = random.choice(pool, min(max(due, 1), _MOST, len(pool)), replace=False).astype(np.int32)
-        world.began[rows] = time.perf_counter()
+        truth.began[rows] = time.perf_counter()
         if step % 3 == 1:
             index.remove(rows)
-            world.alive[rows] = False
+            truth.alive[rows] = False
         else:
             new = random.standard_normal((len(rows), config.dimension), np.float32)
             new /= np.linalg.norm(new, axis=1, keepdims=True)
             index.upsert(rows, new)
-            world.vectors[rows] = new
-            world.alive[rows] = True
-        world.ended[rows] = time.perf_counter()
-        world.changes += len(rows)
+            truth.vectors[rows] = new
+            truth.alive[rows] = True
+        truth.ended[rows] = time.perf_counter()
+        truth.changes += len(rows)
         step += 1
 
 
-def _search(config: StressConfig, index: LiveIndex, world: _World, tally: _Tally, seed: int) -> None:
+def _search(config: StressConfig, index: LiveIndex, truth: _Truth, tally: _Tally, seed: int) -> None:
     random = np.random.default_rng(seed)
-    while not world.stop.is_set():
-        target = random.integers(0, len(world.alive), 1).astype(np.int32)
-        query = world.vectors[target].copy()
+    while not truth.stop.is_set():
+        target = random.integers(0, len(truth.alive), 1).astype(np.int32)
+        query = truth.vectors[target].copy()
         began = time.perf_counter()
-        if not world.alive[target[0]] or not world.settled(target, began)[0]:
+        if not truth.alive[target[0]] or not truth.settled(target, began)[0]:
             continue
         try:
             found = index.search(query, config.k)
@@ -150,11 +145,11 @@ def _search(config: StressConfig, index: LiveIndex, world: _World, tally: _Tally
             len(rows) != config.k
             or len(np.unique(rows)) != len(rows)
             or (np.diff(scores) > 0).any()
-            or (target[0] not in rows and world.settled(target, began)[0])
+            or (target[0] not in rows and truth.settled(target, began)[0])
         )
-        exact = world.vectors[rows] @ query[0]
-        dead = ~world.alive[rows]
-        known = world.settled(rows, began)  # asked last: what was read above was true all along
+        exact = truth.vectors[rows] @ query[0]
+        dead = ~truth.alive[rows]
+        known = truth.settled(rows, began)  # asked last: what was read above was true all along
         is_wrong |= bool((dead & known).any() or (np.abs(exact - scores)[known] > _TOLERANCE).any())
         tally.checked += int(known.sum())
         tally.wrong += int(is_wrong)

@@ -1,16 +1,16 @@
 """An open-loop load of recommendation requests from a process of its own.
 
-A request is sent when it is due whether or not the earlier ones are answered, and its time counts from when it
-was due: a server that pauses cannot hide it (Tene, "coordinated omission"). The client is a few lines of asyncio on
-plain sockets, for a full HTTP library would need more of the two cores than the server that is measured.
+A request is sent when it is due, whether or not earlier ones were answered, and its time counts from when it was due:
+a server that pauses cannot hide it (Tene, "coordinated omission"). The client is a few lines of asyncio on plain
+sockets: a full HTTP library would need more of the two cores than the server under test.
 """
 
 import asyncio
 import multiprocessing
 import time
 from collections import deque
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 
 import msgspec
 import numpy as np
@@ -25,11 +25,10 @@ EMPTY_LIST = -1  # counted as a failure: there is always something to show
 
 @dataclass(frozen=True)
 class Load:
-    """`rate` requests a second for `seconds`; `event_share` of them right after an event of the same user.
+    """`rate` requests per second for `seconds`, `event_share` of them right after an event of the same user.
 
-    `users`: Zipf (exponent 1) over so many. `hot_share` of the requests come from `hot` users alone, again and again
-    and without events, so that a result cache has something to hit; events go before the others, so that their share
-    of all requests stays the same.
+    Users and items follow Zipf's law (exponent 1). `hot_share` of the requests repeat for only `hot` users, without
+    events, so that a result cache can hit; the others carry the events, so that `event_share` stays the same.
     """
 
     port: int
@@ -46,19 +45,19 @@ class Load:
 
 @dataclass
 class Answers:
-    """`ms` of each answered recommendation from when it was due; `failed` by status (0: no answer at all, -1: an
-    empty list)."""
+    """`ms` of each answered recommendation from when it was due; `failed` by status (0: no answer, -1: an empty
+    list)."""
 
     ms: list[float] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
     accepted_events: list[str] = field(default_factory=list)  # ids that were answered with 202
     refused_events: int = 0  # answered, but not with 202
     degraded: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)  # answers by what they name in `degraded`
+    reasons: dict[str, int] = field(default_factory=dict)  # answers by stage named in `degraded`
     bad_at_s: list[float] = field(default_factory=list)  # when degraded and failed answers came
     took_s: float = 0.0
     cpu_s: float = 0.0  # of the generator itself
-    late_ms: float = 0.0  # the latest that the generator itself was with a request
+    late_ms: float = 0.0  # largest delay of the generator itself
     bytes: int = 0  # HTTP, both ways, events included
 
     @property
@@ -75,18 +74,12 @@ class Answers:
 
 def run_load(load: Load) -> Answers:
     """Run it in another process and wait."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_process, args=(load, there), daemon=True)
-    process.start()
-    there.close()
-    answers: Answers = here.recv()
-    process.join()
-    return answers
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_run, load).result()
 
 
-def _process(load: Load, out: Connection) -> None:
-    out.send(uvloop.run(_drive(load)))
+def _run(load: Load) -> Answers:
+    return uvloop.run(_drive(load))
 
 
 async def _drive(load: Load) -> Answers:
@@ -137,7 +130,7 @@ async def _one(
                 answers.accepted_events.append(event["event_id"])
             else:
                 answers.refused_events += 1
-            sent_late = time.perf_counter() - event_began  # the event is not part of the request's time
+            sent_late = time.perf_counter() - event_began  # not part of the request's time
         status, body = await pool.post(b"/v1/recommendations", {"user_id": user, "k": load.k})
     except (OSError, EOFError, asyncio.IncompleteReadError):
         status, body = 0, b""
@@ -157,7 +150,7 @@ async def _one(
 
 
 class _Pool:
-    """Keep-alive connections, as many as are needed at once; they take turns, so every API process gets its share."""
+    """Keep-alive connections, as many as needed at once, used in turn so that every API process gets its share."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,12 +1,11 @@
 """`recsys bench rank`: every variant of the ladder and the eager teacher, timed in one run on the same cores.
 
-500 candidates of one request, and eight such requests waiting, each on one thread and on two, by every runtime there
-is. Forms take turns in every round, so that a busy neighbour hurts all alike. The roofline says how far the served
-form is from what this machine's arithmetic and memory would allow, both measured here.
+500 candidates of one request, and eight such requests waiting, each on one thread and on two, by every installed
+runtime. Forms take turns in every round. The roofline says how far the served form is from what this machine's
+arithmetic and memory allow, both measured here.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from infra.evaluation.benchmarks.runtimes import Inputs, runs
+from infra.evaluation.timing import seconds
 from recsys.contracts.errors import InvalidData
 from recsys.models.ranker import Ranker, ServedRanker
 from recsys.ranking.scorer import INPUTS
@@ -30,7 +30,7 @@ CANDIDATES, REQUESTS, LENGTH = 500, 8, 50
 
 @dataclass(frozen=True)
 class RankBench:
-    """`ladder`: the folder that `recsys train ladder` has left."""
+    """`ladder`: the folder of `recsys train ladder`."""
 
     ladder: Path
     seed: int = 0
@@ -69,8 +69,8 @@ def run(config: RankBench) -> Result:
     times = _timed(forms, config)
 
     figures: dict[str, float] = {}
-    for name, seconds in times.items():
-        low, middle, high = np.percentile(np.array(seconds) * 1e3, [0, 50, 99])
+    for name, taken in times.items():
+        low, middle, high = np.percentile(np.array(taken) * 1e3, [0, 50, 99])
         figures |= {f"{name}_min_ms": low, f"{name}_p50_ms": middle, f"{name}_p99_ms": high}
     for variant in variants:
         figures[f"{variant.name}_mb"] = variant.bytes / 1e6
@@ -117,22 +117,15 @@ def _timed(forms: Mapping[str, Callable[[], object]], config: RankBench) -> dict
         form()
     for _ in range(config.rounds):
         for name, form in forms.items():
-            for _ in range(1 if "teacher" in name else config.calls):
-                start = time.perf_counter()
-                form()
-                times[name].append(time.perf_counter() - start)
+            times[name] += [seconds(form) for _ in range(1 if "teacher" in name else config.calls)]
     return times
 
 
 def _throughput(call: Callable[[], object], threads: int, rounds: int) -> float:
-    """Requests a second when eight are waiting; the median of `rounds` times eight."""
+    """Requests per second when eight are waiting; the median of `rounds` times eight."""
     with ThreadPoolExecutor(threads) as pool:
-        seconds = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            list(pool.map(lambda _: call(), range(REQUESTS)))
-            seconds.append(time.perf_counter() - start)
-    return REQUESTS / statistics.median(seconds)
+        times = [seconds(lambda: list(pool.map(lambda _: call(), range(REQUESTS)))) for _ in range(rounds)]
+    return REQUESTS / statistics.median(times)
 
 
 def _roofline(student: Ranker, inputs: Inputs, p50_ms: float) -> dict[str, float]:
@@ -161,16 +154,10 @@ def _roofline(student: Ranker, inputs: Inputs, p50_ms: float) -> dict[str, float
 
 def _peak_flops(n: int = 768) -> float:
     a = torch.rand(n, n)
-    return 2 * n**3 / min(_seconds(lambda: a @ a) for _ in range(10))
+    return 2 * n**3 / min(seconds(lambda: a @ a) for _ in range(10))
 
 
 def _peak_bytes(size: int = 64_000_000) -> float:
     a = torch.zeros(size, dtype=torch.uint8)
     b = torch.empty_like(a)
-    return 2 * size / min(_seconds(lambda: b.copy_(a)) for _ in range(10))
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    return 2 * size / min(seconds(lambda: b.copy_(a)) for _ in range(10))

@@ -1,4 +1,4 @@
-"""`recsys bench recall`: how good, fast and small the index is, and whether it may be changed while it is searched."""
+"""`recsys bench recall`: quality, speed and size of the index, and whether it may change while it is searched."""
 
 import tempfile
 import time
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from infra.evaluation.benchmarks.index_plot import plot_indexes
 from infra.evaluation.benchmarks.index_stress import StressConfig, stress
+from infra.evaluation.benchmarks.plots import plot_indexes
 from infra.evaluation.benchmarks.vectors import Vectors, learnt_like, random_vectors
 from recsys.contracts.types import Item
 from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
@@ -27,7 +27,7 @@ _REQUESTS = 300
 
 @dataclass(frozen=True)
 class RecallBench:
-    """What is measured. The goals of the index are for a million vectors of 64 numbers."""
+    """The goals of the index are for a million vectors of 64 numbers."""
 
     items: int = 1_000_000
     dimension: int = 64
@@ -40,14 +40,13 @@ class RecallBench:
 
     @classmethod
     def quick(cls, seed: int = 0) -> "RecallBench":
-        """The same code in about a minute."""
         return cls(
             items=100_000, queries=50, tower_items=20_000, stress_items=20_000, stress_s=5.0, seed=seed
         )
 
 
 def run(config: RecallBench) -> Result:
-    """Learnt-like vectors carry the goals; random ones, the hard case, are shown beside them."""
+    """Measure learnt-like vectors, which carry the goals, and random ones, the hard case."""
     figures: dict[str, float] = {}
     curves: dict[str, list[Measured]] = {}
     for name, make in (("learnt", learnt_like), ("random", random_vectors)):
@@ -76,7 +75,7 @@ def run(config: RecallBench) -> Result:
 
 
 def _measured(data: Vectors) -> list[Measured]:
-    """The default index of large catalogues, over all its efforts, rescored and not."""
+    """Measure the default index of large catalogues at every effort, rescored and not."""
     lists = 1 << round(np.log2(4 * np.sqrt(len(data.items))))
     return list(measure(data.items, data.queries, [IndexConfig(Kind.IVF_SQ8, lists=lists)]))
 
@@ -102,10 +101,8 @@ def _best_recall(found: list[Measured], speedup: float) -> float:
 
 
 def _tower_and_search(config: RecallBench) -> dict[str, float]:
-    """From a history's arrays to 500 rows, on one thread: a tower of the shipped shape, the default index.
-
-    The tower's weights are untrained: they cost the same time.
-    """
+    """Time from a history's arrays to 500 rows on one thread: an untrained tower of the shipped shape, the default
+    index."""
     torch.manual_seed(config.seed)
     model = TwoTower(
         TwoTowerShape(dim=config.dimension), [Item(str(i)) for i in range(config.tower_items)]
@@ -139,7 +136,7 @@ def _stress_config(config: RecallBench) -> StressConfig:
         items=config.stress_items,
         dimension=config.dimension,
         seconds=config.stress_s,
-        per_second=1_100,  # a tenth more than the goal: what is sent can only be kept up with, not exceeded
+        per_second=1_100,  # a tenth above the goal: the index can keep up with the rate, not exceed it
         searchers=1,
         seed=config.seed,
     )

@@ -1,13 +1,14 @@
-"""`recsys bench recall --gpu`: batches of queries on a GPU against the same exact search on the processor."""
+"""`recsys bench recall --gpu`: batches of queries on a GPU against the same exact search on the CPU."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.evaluation.benchmarks.vectors import learnt_like
+from infra.evaluation.timing import median_s
 from recsys.contracts.errors import InvalidConfig
 from recsys.models.topk import ChunkedTopK
 from recsys.recall.ann import AnnIndex, IndexConfig
@@ -38,7 +39,7 @@ class GpuBench:
 
 
 def run(config: GpuBench) -> Result:
-    """Figures of FAISS on the GPU where its build is there, and of the chunked matrix product.
+    """Measure the chunked matrix product, and FAISS on the GPU where its build is installed.
 
     Raises:
         InvalidConfig: there is no such device.
@@ -46,7 +47,7 @@ def run(config: GpuBench) -> Result:
     data = learnt_like(config.items, config.dimension, config.batch, config.seed)
     cpu = AnnIndex.build(data.items, IndexConfig(Kind.FLAT))
     wanted = cpu.search(data.queries[:_CPU_QUERIES], config.k).rows
-    cpu_s = _seconds(lambda: cpu.search(data.queries[:1], config.k), 5)
+    cpu_s = median_s(lambda: cpu.search(data.queries[:1], config.k), 5)
     began = time.perf_counter()
     indexes: dict[str, VectorIndex] = {
         "torch": TopKIndex(ChunkedTopK(data.items, config.device), config.items, config.dimension)
@@ -61,24 +62,13 @@ def run(config: GpuBench) -> Result:
         figures["faiss_gpu_available"] = 0.0
     for name, index in indexes.items():
         found = index.search(data.queries[:_CPU_QUERIES], config.k).rows
-        seconds = _seconds(lambda i=index: i.search(data.queries, config.k), config.batches)  # type: ignore[misc]
+        seconds = median_s(partial(index.search, data.queries, config.k), config.batches)
         figures[f"{name}_recall_500"] = _recall(found, wanted)
         figures[f"{name}_qps"] = config.batch / seconds
         figures[f"{name}_vectors_per_s"] = config.batch * config.items / seconds
         figures[f"{name}_times_cpu"] = config.batch / seconds * cpu_s
     goals = {"torch_recall_500": Goal(">=", 0.99), "torch_times_cpu": Goal(">", 1)}
     return Result("bench recall --gpu", config.seed, figures, goals)
-
-
-def _seconds(work: Callable[[], object], times: int) -> float:
-    """Median of one call, after one to warm up."""
-    work()
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
 
 
 def _recall(found: NDArray[np.int32], wanted: NDArray[np.int32]) -> float:

@@ -1,7 +1,7 @@
-"""What can run an exported ranker: onnxruntime, which serving uses, and OpenVINO where it is installed.
+"""The runtimes of an exported ranker: onnxruntime, which serving uses, and OpenVINO where it is installed.
 
-OpenVINO is an optional extra (`pip install recsys-reference[openvino]`): on CPUs with AMX or AVX512-BF16 it multiplies
-in bfloat16 without another file, for the price of a dependency of 50 MB. `recsys bench rank` says what it would bring.
+OpenVINO is an optional extra (`pip install recsys-reference[openvino]`, 50 MB): on CPUs with AMX or AVX512-BF16 it
+multiplies in bfloat16 without another file. `recsys bench rank` says what it would bring.
 """
 
 import threading
@@ -29,7 +29,7 @@ def runs(variants: Mapping[str, Path], plain: str, threads: int) -> dict[str, Ru
 
 
 def openvino_run(model: Path, threads: int, precision: Precision) -> Run:
-    """A thread-safe call: each thread has a request of its own, as OpenVINO wants it."""
+    """A thread-safe call: each thread has its own request, as OpenVINO requires."""
     import openvino
 
     properties = {

@@ -1,21 +1,19 @@
 """`recsys bench serve`: the whole request path under an open load, at rates up to saturation.
 
-Everything is real and on this machine: Redis, the broker, a feature worker, the API's workers and the load generator
-are processes that share its cores. The bundle has 100 k items × 64 and the ladder's INT8 student with random weights
-(`infra.evaluation.benchmarks.serving_bundle`); 500 candidates are ranked, 20 returned; users by Zipf's law; 20
-% of the requests follow an event of the same user.
+Everything is real: Redis, the broker, a feature worker, the API's workers and the load generator are processes that
+share this machine's cores. The bundle has 100 k items × 64 and the ladder's INT8 student with random weights; 500
+candidates are ranked, 20 returned; users follow Zipf's law; 20 % of the requests follow an event of the same user.
 
 Without caches:
-1. floors: what FAISS, onnxruntime, Redis and the HTTP server take alone, and the path beside them, one request at a
-   time.
-2. rates: geometric steps until a rate is not sustained; the last one that was is the saturation.
+1. floors: what FAISS, onnxruntime, Redis and the HTTP server take alone, and the whole path, one request at a time.
+2. rates: geometric steps until a rate is not sustained; the last sustained one is the saturation.
 3. half: at half of the saturation, percentiles from when each request was due; stages; processor time by process.
-4. overload: ten times that rate: what is refused, and how long the accepted ones take.
+4. overload: ten times that rate: what is refused, and how long accepted requests take.
 
 With caches:
-5. rates again, with a load of which 70 % hit the result cache.
-6. freshness: from a click to a changed answer, with 2 000 events a second beside it.
-7. memory: resident set after each of these loads; `requests` more of them tell whether it stays flat.
+5. rates with a load of which 70 % hit the result cache.
+6. freshness: from a click to a changed answer, under 2 000 events per second.
+7. memory: resident set after each of these loads; `requests` more tell whether it stays flat.
 """
 
 import os
@@ -26,20 +24,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
-import numpy as np
 
 from infra.evaluation.benchmarks.http_floor import median_ms
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
-from infra.evaluation.benchmarks.process_cost import MemoryCurve, Watch
+from infra.evaluation.benchmarks.plots import plot_serving
+from infra.evaluation.benchmarks.process_cost import MemoryCurve, cpu_time
 from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
 from infra.evaluation.benchmarks.serving_fixture import bench_items, write_history
 from infra.evaluation.benchmarks.serving_floors import ROUNDS, floors, zipf_users
 from infra.evaluation.benchmarks.serving_fresh import Freshness, measure
-from infra.evaluation.benchmarks.serving_plot import plot_serving
 from infra.evaluation.stream_rig import PARTITIONS, StreamRig
+from infra.evaluation.timing import percentiles_ms
 from infra.local.children import recsys_command
 from infra.local.process import ChildProcess, free_port
 from infra.terminal import console
+from recsys.bundle import Bundle
 from recsys.contracts.types import Item
 from recsys.result import Goal, Result
 
@@ -47,13 +46,11 @@ _START_TIMEOUT_S = 180.0
 NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}
 _SUSTAINED = 0.97  # of the due requests answered within the run
 _SATURATED_P99_MS = 500.0
-_WATCHED_S = 30.0  # of load between two looks at the memory
+_MEMORY_LOAD_S = 30.0  # of load between two readings of the memory
 
 
 @dataclass(frozen=True)
 class ServeBench:
-    """The workload's sizes; `quick` has less of everything but the same code."""
-
     seed: int = 0
     items: int = 100_000
     users: int = 100_000
@@ -67,10 +64,10 @@ class ServeBench:
     overload: float = 10.0
     cached_rate: float = 200.0
     hot_users: int = 8
-    hot_share: float = 0.75  # some of them miss: the first in each half second, in each worker
+    hot_share: float = 0.75  # some miss: the first in each half second, in each worker
     fresh_s: float = 12.0
     events_per_s: float = 2_000.0
-    requests: int = 0  # answered with caches at least, while memory is watched
+    requests: int = 0  # to be answered with caches while memory is recorded
     plot: Path | None = None
 
     @classmethod
@@ -102,28 +99,27 @@ class Api:
 
     def stages(self) -> dict[str, tuple[float, float]]:
         """Stage → (seconds, requests) so far, all workers together."""
-        text = httpx.get(f"{self.url}/metrics", timeout=30).text
-        read = {
-            part: dict(re.findall(rf'recsys_stage_seconds_{part}{{stage="(\w+)"}} (\S+)', text))
-            for part in ("sum", "count")
-        }
-        return {s: (float(read["sum"][s]), float(n)) for s, n in read["count"].items()}
+        sums, counts = (
+            self._metric(rf'recsys_stage_seconds_{part}{{stage="(\w+)"}}') for part in ("sum", "count")
+        )
+        return {stage: (sums[stage], n) for stage, n in counts.items()}
 
     def cache(self, name: str) -> tuple[float, float]:
         """Hits and misses so far, all workers together."""
+        found = self._metric(rf'recsys_cache{{cache="{name}",what="(\w+)"}}')
+        return found["hits"], found["misses"]
+
+    def _metric(self, pattern: str) -> dict[str, float]:
         text = httpx.get(f"{self.url}/metrics", timeout=30).text
-        found = dict(re.findall(rf'recsys_cache{{cache="{name}",what="(\w+)"}} (\S+)', text))
-        return float(found["hits"]), float(found["misses"])
+        return {label: float(value) for label, value in re.findall(rf"{pattern} (\S+)", text)}
 
 
 def run(config: ServeBench) -> Result:
-    """Every part."""
+    """Measure every part on one set of servers."""
     items = bench_items(config.items, config.seed)
     with StreamRig() as rig:
         console.print(f"bundle of {config.items} items, {config.history_events} events into Redis …")
-        bundle = write_bench_bundle(rig.home / "bundles", items, config.seed)
-        write_history(rig.store, items, config.users, config.history_events, PARTITIONS, config.seed)
-        rig.start_worker()
+        bundle = prepare(rig, items, config.users, config.history_events, config.seed)
         figures = floors(bundle, rig.store, config.users, config.seed)
         with api(rig, config.workers, **NO_CACHES, RECSYS_THREADS=str(config.threads)) as served:
             curve, found = _without_caches(rig, served, config)
@@ -150,6 +146,14 @@ def run(config: ServeBench) -> Result:
     return Result("bench serve", config.seed, figures, goals)
 
 
+def prepare(rig: StreamRig, items: Sequence[Item], users: int, history_events: int, seed: int) -> Bundle:
+    """Publish the benchmark's bundle, fill the store, and start a feature worker."""
+    bundle = write_bench_bundle(rig.home / "bundles", items, seed)
+    write_history(rig.store, items, users, history_events, PARTITIONS, seed)
+    rig.start_worker()
+    return bundle
+
+
 def _without_caches(
     rig: StreamRig, served: Api, config: ServeBench
 ) -> tuple[dict[float, Answers], dict[str, float]]:
@@ -160,9 +164,9 @@ def _without_caches(
     saturation = max((a.per_s for a in curve.values() if sustained(a)), default=0.0)
     half_rate = max(saturation / 2, 1.0)
     before = served.stages()
-    with Watch(
+    with cpu_time(
         api=served.process.pid, redis=rig.redis.pid, kafka=rig.kafka.pid, stream=rig.workers[0].pid
-    ) as watch:
+    ) as cpu_s:
         half = run_load(replace(load, rate=half_rate, seconds=config.half_s, seed=config.seed + 100))
     figures |= _per_stage(before, served.stages()) | {
         "saturation_per_s": saturation,
@@ -172,7 +176,7 @@ def _without_caches(
         "half_degraded": half.degraded,
         "half_generator_late_ms": half.late_ms,
         "half_cpu_load_ms": 1e3 * half.cpu_s / max(len(half.ms), 1),
-        **{f"half_cpu_{name}_ms": 1e3 * s / max(len(half.ms), 1) for name, s in watch.cpu_s.items()},
+        **{f"half_cpu_{name}_ms": 1e3 * s / max(len(half.ms), 1) for name, s in cpu_s.items()},
     }
     over = run_load(replace(load, rate=half_rate * config.overload, seed=config.seed + 101))
     shed = over.failed.get(503, 0)
@@ -211,7 +215,7 @@ def _with_caches(
     )
     steady = run_load(replace(load, rate=max(saturation / 2, 1.0), seconds=config.half_s))
     memory.note(len(steady.ms))
-    longer = replace(load, rate=max(saturation / 2, 1.0), seconds=_WATCHED_S)
+    longer = replace(load, rate=max(saturation / 2, 1.0), seconds=_MEMORY_LOAD_S)
     while memory.requests[-1] < config.requests:
         answered = len(run_load(longer).ms)
         memory.note(answered)
@@ -224,8 +228,7 @@ def _with_caches(
         "cached_half_p99_ms": steady.percentile(99),
         "fresh_events_per_s": config.events_per_s,
         "fresh_probes": len(fresh),
-        "fresh_p50_ms": float(np.percentile(fresh, 50)),
-        "fresh_p99_ms": float(np.percentile(fresh, 99)),
+        **percentiles_ms("fresh", fresh),
         "worker_rss_mib": max(memory.mib),
         "worker_rss_growth_mib": memory.growth_mib,
         "worker_rss_requests": float(memory.requests[-1]),
@@ -262,7 +265,7 @@ def _ready(url: str) -> bool:
 
 
 def sustained(answers: Answers, limit_ms: float = _SATURATED_P99_MS) -> bool:
-    """Everything that was due was answered, in time: p99 within the limit."""
+    """Whether what was due was answered, with p99 within the limit."""
     answered = len(answers.ms) >= _SUSTAINED * (len(answers.ms) + answers.errors)
     return answered and answers.percentile(99) <= limit_ms
 
@@ -270,7 +273,7 @@ def sustained(answers: Answers, limit_ms: float = _SATURATED_P99_MS) -> bool:
 def saturate(
     load: Load, step: float, after_each: Callable[[Answers], object] = lambda answers: None
 ) -> dict[float, Answers]:
-    """Rate → answers, rates growing until one is not sustained."""
+    """Answers by rate; rates grow until one is not sustained."""
     curve: dict[float, Answers] = {}
     while True:
         answers = curve[load.rate] = run_load(load)
@@ -287,7 +290,7 @@ def saturate(
 def _per_stage(
     before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]
 ) -> dict[str, float]:
-    """Mean milliseconds of each stage between two looks."""
+    """Mean milliseconds of each stage between two readings."""
     means = {}
     for stage, (seconds, n) in after.items():
         old_seconds, old_n = before.get(stage, (0.0, 0.0))

@@ -1,10 +1,11 @@
-"""A bundle of the bench's size with untrained models: the architectures that are served, random weights.
+"""A bundle of the serving benchmark's size: the architectures that are served, with untrained weights.
 
 What a request costs does not depend on the weights. Item vectors are clustered by category, as learnt ones are
 (random directions are the hard case of an inverted-list index, see docs/recall-index.md).
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,16 @@ from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
 from training.compression.ladder import LadderConfig
 from training.compression.quantize import quantize_linear_layers, quantized_tables
+from training.compression.variants import ONNX
 from training.ranker.export import export_ranker, random_inputs
 from training.two_tower.export import export_user_tower
 
 DIMENSION, LENGTH, NEIGHBOURS = 64, 50, 50
 
 
-def write_bench_bundle(bundles: Path, items: list[Item], seed: int, version: str = "bench") -> Bundle:
-    """Write and publish it: two-tower of the default shape, the ladder's INT8 student, an index of `choose(n)`."""
+def write_bench_bundle(bundles: Path, items: Sequence[Item], seed: int, version: str = "bench") -> Bundle:
+    """Write and publish it: the default two-tower, the ladder's INT8 student, the index that a catalogue of this size
+    gets."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vectors = _clustered(items, rng)
@@ -67,7 +70,7 @@ def write_bench_bundle(bundles: Path, items: list[Item], seed: int, version: str
     return publish(bundles, version)
 
 
-def _clustered(items: list[Item], rng: np.random.Generator) -> NDArray[np.float32]:
+def _clustered(items: Sequence[Item], rng: np.random.Generator) -> NDArray[np.float32]:
     centres = rng.standard_normal((4 * CATEGORIES, DIMENSION), np.float32)
     category = np.array([int(item.categories[0].split("-")[1]) for item in items])
     chosen = 4 * category + rng.integers(0, 4, len(items))
@@ -86,18 +89,26 @@ def _write_ranker(folder: Path, n_items: int, seed: int) -> dict[str, NDArray[np
         fields=torch.zeros(n_items + 1, 0, dtype=torch.int64),
         field_sizes=(),
     )
-    ranker = quantized_tables(Ranker(config, data).eval(), bits=8)
-    plain = folder / "plain.onnx"
-    export_ranker(ranker, plain, n_items, FEATURES.dimension, LENGTH, seed)
-    quantize_linear_layers(plain, folder / "ranker.onnx")
-    plain.unlink()
+    return export_untrained(Ranker(config, data).eval(), folder, seed, int8=True)
+
+
+def export_untrained(ranker: Ranker, folder: Path, seed: int, int8: bool) -> dict[str, NDArray[np.generic]]:
+    """Write `folder`/ranker.onnx, in 8 bits or as it is; returns its golden arrays."""
+    n_items, model, plain = ranker.data.n_items, folder / ONNX, folder / "plain.onnx"
+    if int8:
+        export_ranker(quantized_tables(ranker, bits=8), plain, n_items, FEATURES.dimension, LENGTH, seed)
+        quantize_linear_layers(plain, model)
+        plain.unlink()
+    else:
+        export_ranker(ranker, model, n_items, FEATURES.dimension, LENGTH, seed)
     inputs = random_inputs(n_items, FEATURES.dimension, LENGTH, 64, np.random.default_rng(seed))
-    found = RankerSession(folder / "ranker.onnx").run(inputs)
-    return {f"ranker/in/{k}": v for k, v in inputs.items()} | {f"ranker/out/{k}": v for k, v in found.items()}
+    found = RankerSession(model).run(inputs)
+    golden: dict[str, NDArray[np.generic]] = {f"ranker/in/{k}": v for k, v in inputs.items()}
+    return golden | {f"ranker/out/{k}": v for k, v in found.items()}
 
 
 def _write_tower(
-    folder: Path, items: list[Item], vectors: NDArray[np.float32]
+    folder: Path, items: Sequence[Item], vectors: NDArray[np.float32]
 ) -> dict[str, NDArray[np.generic]]:
     tower = ServedUserTower(TwoTower(TwoTowerShape(dim=DIMENSION), items).eval())
     tower.table = torch.from_numpy(np.vstack([np.zeros((1, DIMENSION), np.float32), vectors]))

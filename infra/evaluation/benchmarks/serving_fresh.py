@@ -1,7 +1,7 @@
-"""From a click to a list that has changed, while 2 000 other events a second and other requests go through.
+"""Time from a click to a changed list, under 2 000 other events per second.
 
-A probe is a new user: it asks for a list, clicks its first item through the API, and asks again until that item is
-gone (what was clicked is not shown again). The time runs from before the click is sent to the changed answer.
+A probe is a new user: it asks for a list, clicks the first item through the API, and polls until that item is gone
+(a clicked item is not shown again). The time runs from before the click is sent to the changed answer.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _JSON = {"content-type": "application/json"}
 
 @dataclass(frozen=True)
 class Freshness:
-    """`events_per_s` straight to Kafka, users and items by Zipf's law; a probe every `every_s` for `seconds`."""
+    """`events_per_s` straight to Kafka; a probe every `every_s` for `seconds`."""
 
     port: int
     kafka: str
@@ -37,7 +37,7 @@ class Freshness:
 
 
 def measure(config: Freshness, items: Sequence[Item]) -> list[float]:
-    """Milliseconds of each probe; `_GIVE_UP_S` for one whose list did not change by then."""
+    """Milliseconds of each probe; `_GIVE_UP_S` where the list did not change by then."""
     traffic = multiprocessing.get_context("spawn").Process(target=_traffic, args=(config, items), daemon=True)
     traffic.start()
     time.sleep(_WARM_UP_S)
@@ -67,7 +67,7 @@ def _probe(connection: http.client.HTTPConnection, user: str) -> float:
 
 
 def _list(connection: http.client.HTTPConnection, user: str) -> list[str]:
-    """Empty when the request was refused: there is always something to show."""
+    """Item ids; empty when the request was refused, since there is always something to show."""
     answer = _post(connection, "/v1/recommendations", {"user_id": user})
     return [item["item_id"] for item in answer.get("items", ())]
 

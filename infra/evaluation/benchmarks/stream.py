@@ -14,16 +14,15 @@ import asyncio
 import itertools
 import json
 import multiprocessing
-import os
 import statistics
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from infra.evaluation.benchmarks.process_cost import cpu_seconds
 from infra.evaluation.load.traffic import drive, kafka_target, synthetic_items, traffic_events
 from infra.evaluation.stream_rig import StreamRig
 from recsys.contracts.events import Event, new_id
@@ -95,12 +94,6 @@ def run(config: StreamBench) -> Result:
         "not_applied_once": Goal("==", 0),
     }
     return Result("bench stream", config.seed, figures, goals)
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far: on a shared machine it says more than the clock."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _replay(rig: StreamRig, config: StreamBench, items: list[Item]) -> float:

@@ -1,26 +1,25 @@
 """`recsys bench transport`: what it costs to rank in another process.
 
-The same ranker on the same 500 candidates: in this process, and in a process of `recsys serve --role rank` over a Unix
-socket and over TCP on this machine. One call at a time; the three take turns, so that whatever else the machine does
-meets all of them. The hop is the difference of the medians.
+The same ranker on the same 500 candidates: in this process, and in `recsys serve --role rank` over a Unix socket and
+over TCP on this machine. One call at a time; the three take turns. The transport is the difference of the medians.
 """
 
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from infra.evaluation.benchmarks.serving_bundle import LENGTH, write_bench_bundle
+from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
 from infra.evaluation.benchmarks.serving_fixture import bench_items
+from infra.evaluation.benchmarks.serving_floors import ranker_inputs
+from infra.evaluation.timing import percentiles_ms, take_turns
 from infra.local.children import Children
 from infra.local.process import free_port
 from recsys.contracts.errors import Unavailable
-from recsys.features.definitions import FEATURES
 from recsys.ranking.scorer import Ranker, RankerSession
 from recsys.result import Goal, Result
 from serving.remote.client import RemoteRanker
@@ -55,13 +54,12 @@ def run(config: TransportBench) -> Result:
         ways: dict[str, Ranker] = {"in_process": RankerSession(bundle.file("ranker.onnx"))}
         for name, url in (("uds", f"unix:{socket}"), ("tcp", f"http://127.0.0.1:{port}")):
             ways[name] = RemoteRanker(stack.enter_context(_ready(children, name, url)), "bench")
-        inputs = _inputs(config)
-        times = _taking_turns(ways, inputs, config.rounds)
-    figures = {
-        f"{name}_{q}_ms": float(np.percentile(ms, p))
-        for name, ms in times.items()
-        for q, p in (("p50", 50), ("p99", 99))
-    }
+        inputs = ranker_inputs(config.items, config.candidates, np.random.default_rng(config.seed))
+        forms = {name: partial(ranker.run, inputs) for name, ranker in ways.items()}
+        times = take_turns(forms, config.rounds, config.rounds // 10)
+    figures: dict[str, float] = {}
+    for name, seconds in times.items():
+        figures |= percentiles_ms(name, [1e3 * s for s in seconds])
     for name in ("uds", "tcp"):
         figures[f"transport_{name}_ms"] = figures[f"{name}_p50_ms"] - figures["in_process_p50_ms"]
     figures["request_bytes"] = float(sum(array.nbytes for array in inputs.values()))
@@ -70,7 +68,7 @@ def run(config: TransportBench) -> Result:
 
 @contextmanager
 def _ready(children: Children, name: str, url: str) -> Iterator[Hop]:
-    """A hop to a process that has loaded the bundle."""
+    """A connection to a process that has loaded the bundle."""
 
     def loaded() -> bool:
         hop = Hop(url, _TIMEOUT_S)
@@ -85,30 +83,3 @@ def _ready(children: Children, name: str, url: str) -> Iterator[Hop]:
     hop = Hop(url, _TIMEOUT_S)
     yield hop
     hop.close()
-
-
-def _inputs(config: TransportBench) -> dict[str, NDArray[np.generic]]:
-    rng = np.random.default_rng(config.seed)
-    history = rng.integers(1, config.items + 1, (1, LENGTH))
-    ones = np.ones_like(history)
-    return {
-        "history": history,
-        "types": ones,
-        "gaps": ones,
-        "items": rng.integers(1, config.items + 1, config.candidates),
-        "features": rng.gamma(1, 10, (config.candidates, FEATURES.dimension)).astype(np.float32),
-        "position": np.zeros(config.candidates, np.int64),
-    }
-
-
-def _taking_turns(
-    ways: dict[str, Ranker], inputs: dict[str, NDArray[np.generic]], rounds: int
-) -> dict[str, list[float]]:
-    """Milliseconds of each call by way, after a tenth to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + rounds // 10):
-        for name, ranker in ways.items():
-            began = time.perf_counter()
-            ranker.run(inputs)
-            times[name].append((time.perf_counter() - began) * 1e3)
-    return {name: ms[rounds // 10 :] for name, ms in times.items()}

@@ -1,8 +1,8 @@
-"""`recsys tune serving`: which numbers of processes, threads and requests in a batch answer most on this machine.
+"""`recsys tune serving`: the numbers of processes, threads and requests per batch that answer most on this machine.
 
 The workload is that of `recsys bench serve` without cache hits. Processes and threads are searched together, then the
-batch with the best of them; a setting wins by its saturation, of those within 5 % of the best by p99 at that rate.
-What won is written as a file of settings that `recsys serve --profile` reads.
+batch size with the best of them. A setting wins by its saturation, within 5 % of the best by p99 at that rate. The
+winner is written as a file of settings that `recsys serve --profile` reads.
 """
 
 import os
@@ -12,10 +12,9 @@ from itertools import product
 from pathlib import Path
 
 from infra.evaluation.benchmarks.load import Load, run_load
-from infra.evaluation.benchmarks.serve import NO_CACHES, api, saturate, sustained
-from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items, write_history
-from infra.evaluation.stream_rig import PARTITIONS, StreamRig
+from infra.evaluation.benchmarks.serve import NO_CACHES, api, prepare, saturate, sustained
+from infra.evaluation.benchmarks.serving_fixture import bench_items
+from infra.evaluation.stream_rig import StreamRig
 from infra.terminal import console
 from recsys.result import Goal, Result
 
@@ -24,8 +23,6 @@ _AS_GOOD = 0.95  # of the best saturation: differences below that are noise
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the search."""
-
     workers: int
     threads: int
     batch: int = 1
@@ -45,14 +42,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class ServingTuning:
-    """Where the profile goes, and how thoroughly settings are tried."""
+    """`profile`: the file that is written."""
 
     profile: Path
     seed: int = 0
     items: int = 100_000
     users: int = 100_000
     history_events: int = 100_000
-    workers: tuple[int, ...] = ()  # () : one, and one a core
+    workers: tuple[int, ...] = ()  # (): one, and one per core
     threads: tuple[int, ...] = (1, 2)
     batches: tuple[int, ...] = (4,)
     first_rate: float = 80.0
@@ -85,9 +82,7 @@ def run(config: ServingTuning) -> Result:
     """Figures `<setting>_saturation_per_s` and `_p99_ms`, and the chosen numbers."""
     items = bench_items(config.items, config.seed)
     with StreamRig() as rig:
-        write_bench_bundle(rig.home / "bundles", items, config.seed)
-        write_history(rig.store, items, config.users, config.history_events, PARTITIONS, config.seed)
-        rig.start_worker()
+        prepare(rig, items, config.users, config.history_events, config.seed)
         tried = [_try(rig, config, setting) for setting in _grid(config)]
         base = best(tried)
         tried += [_try(rig, config, replace(base.setting, batch=batch)) for batch in config.batches]
@@ -112,13 +107,13 @@ def run(config: ServingTuning) -> Result:
 
 
 def best(tried: list[_Tried]) -> _Tried:
-    """Of those that saturate about as late as the best, the one with the shortest tail; the first of equals."""
+    """The one with the shortest tail among those that saturate about as late as the best."""
     most = max(one.saturation_per_s for one in tried)
     return min((t for t in tried if t.saturation_per_s >= _AS_GOOD * most), key=lambda t: t.p99_ms)
 
 
 def write_profile(path: Path, setting: Setting) -> None:
-    """NAME=value lines, as `recsys serve --profile` and shells read them."""
+    """Write NAME=value lines, as `recsys serve --profile` and shells read them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (f"{name}={value}\n" for name, value in setting.environ.items())
     path.write_text("".join(lines), encoding="utf-8")

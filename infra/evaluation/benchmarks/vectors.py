@@ -1,8 +1,8 @@
-"""Vectors to measure indexes on: those of a bundle, random ones, and ones that look learnt.
+"""Vectors to measure indexes on: random ones, and ones that look learnt.
 
-Random vectors are the hard case: nothing is near anything, so no list or graph can leave much out. Learnt ones have
-clusters of very different sizes and few strong directions; `learnt_like` draws such vectors in any number. They are
-synthetic, and figures on them say so.
+Random vectors are the hard case: nothing is near anything, so no list or graph can skip much. Learnt ones have
+clusters of very different sizes and few strong directions; `learnt_like` draws such vectors. They are synthetic, and
+figures on them say so.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _CHUNK = 100_000
 
 
 class Vectors(NamedTuple):
-    """items: (n, d) float32 of length 1. queries: (q, d) float32 of length 1, drawn apart from the items."""
+    """items: (n, d) float32 of length 1. queries: (q, d) float32 of length 1, not drawn from the items."""
 
     items: Floats
     queries: Floats
@@ -31,8 +31,9 @@ def random_vectors(n: int, d: int, queries: int, seed: int) -> Vectors:
 def learnt_like(n: int, d: int, queries: int, seed: int) -> Vectors:
     """Topics and sub-topics on the sphere.
 
-        A topic's share follows Zipf's law; a sub-topic lies near its topic, an item near its sub-topic, and the spread
-    XX"""
+    A sub-topic lies near its topic, an item near its sub-topic. Shares of sub-topics follow Zipf's law; the spread
+    falls from direction to direction.
+    """
     random = np.random.default_rng(seed)
     spectrum = (np.arange(1, d + 1, dtype=np.float32) ** -0.5)[random.permutation(d)]
     topics = random.standard_normal((200, d), np.float32) * spectrum
@@ -49,7 +50,7 @@ def learnt_like(n: int, d: int, queries: int, seed: int) -> Vectors:
 
 
 def users_of(items: Floats, queries: int, seed: int) -> Floats:
-    """(queries, d) float32 of length 1: each the mean of one to three items, a little beside it."""
+    """(queries, d) float32 of length 1: each near the mean of one to three items."""
     random = np.random.default_rng(seed)
     liked = [
         items[random.integers(0, len(items), random.integers(1, 4))].mean(axis=0) for _ in range(queries)

@@ -1,7 +1,7 @@
-"""The rankers of the case study with untrained weights: architectures and sizes of the ladder, random numbers in them.
+"""The rankers of the case study with untrained weights, in the architectures and sizes of the ladder.
 
-What a network takes in time, memory and bytes does not depend on its weights; what it is good for does, so no quality
-is ever read from these. The ids are the ladder's (half a million items, 200 000 creators), whatever is served.
+Time, memory and bytes of a network do not depend on its weights. Quality does, so none is ever read from these. The
+ids are the ladder's (half a million items, 200 000 creators), whatever is served.
 """
 
 import hashlib
@@ -10,11 +10,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from infra.evaluation.benchmarks.serving_bundle import export_untrained
 from infra.evaluation.case_study.deployments import VariantName
 from recsys.bundle import MANIFEST, Bundle, publish, write_bundle
 from recsys.features.definitions import FEATURES
@@ -22,23 +21,20 @@ from recsys.files import staged_folder
 from recsys.models import blocks, ranker
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
-from recsys.ranking.scorer import RankerSession
-from training.compression import quantize as compress
+from training.compression import quantize
 from training.compression.ladder import LadderConfig
-from training.compression.quantize import quantize_linear_layers, quantized_tables
 from training.compression.synthetic import CATEGORIES, LadderData
 from training.compression.variants import ONNX
-from training.ranker import export as export_ranker_module
-from training.ranker.export import export_ranker, random_inputs
+from training.ranker import export
 
-GOLDEN, LENGTH = "golden.safetensors", 50
+GOLDEN = "golden.safetensors"
 
 
 def write_network(folder: Path, variant: VariantName, seed: int, ids: int = 0, creators: int = 0) -> Path:
     """Write `folder`/VARIANT with the ranker and its golden outputs, if it is not there yet.
 
     Args:
-        ids, creators: that the network knows; 0: as the ladder.
+        ids, creators: number that the network knows; 0: as the ladder.
     """
     sizes = LadderData()
     ids, creators = ids or sizes.n_items, creators or sizes.n_creators
@@ -50,7 +46,7 @@ def write_network(folder: Path, variant: VariantName, seed: int, ids: int = 0, c
     config = LadderConfig(out=folder)
     shape = config.teacher if teacher else config.student
     sample = torch.rand(2_000, FEATURES.dimension) * 100
-    # as in the ladder: the student reads the category alone, as a byte
+    # as in the ladder: the student reads only the category, as a byte
     widths = (CATEGORIES + 1, creators + 1) if teacher else (CATEGORIES + 1,)
     fields = torch.stack([torch.randint(width, (ids + 1,)) for width in widths], dim=1)
     data = RankerData(
@@ -60,26 +56,16 @@ def write_network(folder: Path, variant: VariantName, seed: int, ids: int = 0, c
         fields=fields if teacher else fields.to(torch.uint8),
         field_sizes=widths,
     )
-    network = Ranker(shape, data).eval()
-    inputs = random_inputs(ids, FEATURES.dimension, LENGTH, 64, np.random.default_rng(seed))
     with staged_folder(there) as staging:
-        if variant == "int8":
-            plain = staging / "plain.onnx"
-            export_ranker(quantized_tables(network, bits=8), plain, ids, FEATURES.dimension, LENGTH, seed)
-            quantize_linear_layers(plain, staging / ONNX)
-            plain.unlink()
-        else:
-            export_ranker(network, staging / ONNX, ids, FEATURES.dimension, LENGTH, seed)
-        found = RankerSession(staging / ONNX).run(inputs)
-        golden: dict[str, NDArray[np.generic]] = {f"ranker/in/{k}": v for k, v in inputs.items()}
-        save_file(golden | {f"ranker/out/{k}": v for k, v in found.items()}, staging / GOLDEN)
+        golden = export_untrained(Ranker(shape, data).eval(), staging, seed, int8=variant == "int8")
+        save_file(golden, staging / GOLDEN)
     return there
 
 
 def _code() -> str:
-    """Changes with the features and with the code that makes a network: one of other code is not measured."""
+    """Digest of the features and of the code that makes a network: a network of other code is not measured."""
     digest = hashlib.sha256(FEATURES.fingerprint.encode())
-    for module in (blocks, ranker, export_ranker_module, compress):
+    for module in (blocks, ranker, export, quantize):
         digest.update(inspect.getsource(module).encode())
     return digest.hexdigest()[:12]
 

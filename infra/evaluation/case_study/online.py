@@ -8,9 +8,9 @@ from typing import Any
 import redis
 
 from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
-from infra.evaluation.benchmarks.features import fill
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found
+from infra.evaluation.load.stored import fill
 from infra.local.redis import RedisServer
 from recsys.contracts.types import MS_PER_DAY
 from recsys.features.definitions import FEATURES

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 
 from infra.evaluation.benchmarks.load import Load, run_load
-from infra.evaluation.benchmarks.process_cost import Watch, largest_rss_mib
+from infra.evaluation.benchmarks.process_cost import cpu_time, largest_rss_mib
 from infra.evaluation.benchmarks.serve import Api
 from infra.evaluation.case_study.deployments import STEPS, Deployment
 from infra.evaluation.case_study.section import Found, Sheet
@@ -85,7 +85,7 @@ class Steps:
         pids = {"api": served.process.pid, "redis": world.rig.redis.pid, "kafka": world.rig.kafka.pid}
         if deployment.stream:
             pids["worker"] = world.rig.workers[-1].pid
-        with Watch(**pids) as watch:
+        with cpu_time(**pids) as cpu_s:
             answers = run_load(load)
         overlap = None
         if last is not None and last[0].variant == deployment.variant:
@@ -97,8 +97,8 @@ class Steps:
             deployment.kept,
             answers.percentile(50),
             answers.percentile(99),
-            1e3 * watch.cpu_s.pop("api") / max(len(answers.ms), 1),
-            1e3 * sum(watch.cpu_s.values()) / max(len(answers.ms), 1),
+            1e3 * cpu_s.pop("api") / max(len(answers.ms), 1),
+            1e3 * sum(cpu_s.values()) / max(len(answers.ms), 1),
             largest_rss_mib(served.process.pid),
             answers.errors,
             overlap,

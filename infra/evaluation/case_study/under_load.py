@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
-from infra.evaluation.benchmarks.process_cost import Watch, largest_rss_mib
+from infra.evaluation.benchmarks.process_cost import cpu_time, largest_rss_mib
 from infra.evaluation.benchmarks.serve import Api, saturate, sustained
 from infra.evaluation.case_study.deployments import AFTER, BEFORE, Deployment
 from infra.evaluation.case_study.rows import Measured
@@ -84,7 +84,7 @@ class UnderLoad:
             equal = self._watched(world, served, deployment, replace(steady, rate=rate or half))
             busy = self._watched(world, served, deployment, replace(steady, rate=half)) if rate else equal
             time.sleep(_SETTLE_S)
-            with Watch(**_pids(world, served, deployment)) as idle:
+            with cpu_time(**_pids(world, served, deployment)) as idle:
                 time.sleep(_IDLE_S)
             hot = throughput
             if deployment is AFTER:  # before has nothing that asking again could make quicker
@@ -105,7 +105,7 @@ class UnderLoad:
                 cpu_s=busy.cpu_s,
                 equal_cpu_s=equal.cpu_s,
                 beyond_idle_cpu_s={
-                    name: max(0.0, seconds - idle.cpu_s[name] / _IDLE_S / busy.answers.per_s)
+                    name: max(0.0, seconds - idle[name] / _IDLE_S / busy.answers.per_s)
                     for name, seconds in busy.cpu_s.items()
                 },
                 bytes_=busy.bytes_,
@@ -128,12 +128,12 @@ class UnderLoad:
     def _watched(self, world: ServedScenario, served: Api, deployment: Deployment, load: Load) -> "_Steady":
         """A steady load, and what a request takes of each process and wire."""
         wire = Wire(world.rig, world.redis, int(deployment.stream))
-        with wire, Watch(**_pids(world, served, deployment)) as watch:
+        with wire, cpu_time(**_pids(world, served, deployment)) as cpu_s:
             answers = run_load(load)
         n = max(len(answers.ms), 1)
         return _Steady(
             answers,
-            {name: seconds / n for name, seconds in watch.cpu_s.items()},
+            {name: seconds / n for name, seconds in cpu_s.items()},
             {"http": answers.bytes / n, "redis": wire.redis / n, "kafka": wire.kafka / n},
         )
 

@@ -1,19 +1,18 @@
-"""Bytes that travel between the processes of the system while a load runs: HTTP, Redis, Kafka.
+"""Bytes between the processes of the system while a load runs.
 
-HTTP is what the load generator sends and receives. Redis is what the server counts itself (`INFO`, both ways). Kafka is
-the records that were appended, their keys, values and the log's own part of each, once to the broker and once more to
-each reader; requests of the protocol without records are not in.
+Redis: what the server counts itself (`INFO`, both ways). Kafka: the appended records (key, value, overhead), once to
+the broker and once to each reader; protocol requests without records are not counted. HTTP: counted by the load
+generator.
 """
 
 import time
-from types import TracebackType
+from contextlib import closing
 from typing import Any, Self
 
-from infra.evaluation.stream_rig import EVERY, StreamRig
-from recsys.contracts.errors import Unavailable
+from infra.evaluation.stream_rig import StreamRig, records_between
 from streaming.log import KafkaSource
 
-RECORD_BYTES = 70  # the log's own part of a record: offsets, times, key length
+RECORD_BYTES = 70  # the log's overhead per record: offsets, times, key length
 _SETTLE_S = 0.6  # impressions are written a fifth of a second after the answer
 _READ_S = 60.0
 
@@ -30,10 +29,8 @@ class Wire:
         self._before = self._counted()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
             return
         time.sleep(_SETTLE_S)
         self.redis = self._counted() - self._before
@@ -45,20 +42,6 @@ class Wire:
 
     def _appended(self) -> float:
         """Bytes of the records that came since."""
-        ends = self._rig.ends()
-        left = sum(ends[where] - self._ends[where] for where in EVERY)
-        source = KafkaSource(self._rig.kafka.bootstrap)
-        total, deadline = 0.0, time.monotonic() + _READ_S
-        try:
-            for topic, partition in EVERY:
-                if ends[topic, partition] > self._ends[topic, partition]:
-                    source.seek(topic, partition, self._ends[topic, partition])
-            while left > 0:
-                if time.monotonic() > deadline:
-                    raise Unavailable(f"Kafka: {left} records could not be read back in {_READ_S:.0f} s")
-                for record in source.poll(0.1, 1_000):
-                    left -= 1
-                    total += len(record.value) + len(record.key.encode()) + RECORD_BYTES
-        finally:
-            source.close()
-        return total
+        with closing(KafkaSource(self._rig.kafka.bootstrap)) as source:
+            records = records_between(source, self._ends, self._rig.ends(), _READ_S)
+            return float(sum(len(r.value) + len(r.key.encode()) + RECORD_BYTES for r in records))

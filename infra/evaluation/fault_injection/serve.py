@@ -1,36 +1,34 @@
-"""`recsys drill serve`: an answer whatever dies.
+"""`recsys drill serve`: fault-injection test of the API.
 
 A steady load asks for lists and sends events while one part after the other is killed, frozen, slowed, filled or
-overloaded. For each fault: how many requests failed, the p99 from when each was due, what the degraded answers named,
-and how long after the fault had ended the last failed or degraded answer came. The load does not retry: what it counts
-is what the API did. Beside it, the official client, which retries, asks while an API process is killed.
+overloaded. For each fault: failed requests, p99 from when each was due, stages named as degraded, and how long after
+the end of the fault the last failed or degraded answer came. The load does not retry, so it counts what the API did.
+The official client, which retries, runs alongside while an API process is killed.
 
-Every event that was answered with 202 must be in the log in the end. The broker is killed last, after that count: the
-embedded one forgets all its records.
+Every event that was answered with 202 must be in the log at the end. The broker is killed last, after that count,
+because the embedded one forgets its records.
 """
 
-import os
 import shutil
-import signal
 import threading
 import time
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import orjson
 import psutil
 
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
-from infra.evaluation.benchmarks.serve import Api, api
-from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items, write_history
+from infra.evaluation.benchmarks.serve import Api, api, prepare
+from infra.evaluation.benchmarks.serving_fixture import bench_items
 from infra.evaluation.fault_injection.jumping_clock import JumpingClock
 from infra.evaluation.fault_injection.retrying import RetryingClients
 from infra.evaluation.fault_injection.slow_proxy import SlowProxy
 from infra.evaluation.fault_injection.small_disk import SmallDisk
-from infra.evaluation.stream_rig import PARTITIONS, StreamRig
+from infra.evaluation.stream_rig import PARTITIONS, StreamRig, freeze
 from infra.terminal import console
 from recsys.bundle import publish
 from recsys.client import Client
@@ -40,16 +38,20 @@ from recsys.result import Goal, Result
 
 _WORKERS = 2
 _USERS = 10_000
-_CONNECTED_S = 2.0  # the load has begun, all connections are there
+_CONNECTED_S = 2.0  # until the load's process has started and connected
 _SLOW_S = 0.05
 _JUMP_S = MS_PER_HOUR / MS_PER_SECOND
 _DISK_BYTES = 4 << 20
 _REFILL_S = 0.005
+_UNFAILING = (
+    *("calm", "redis_frozen", "redis_slow", "redis_killed", "broker_frozen"),
+    *("worker_killed", "broken_bundle", "clock_forward", "clock_back", "disk_full"),
+)
 
 
 @dataclass(frozen=True)
 class ServeDrill:
-    """`rate` requests a second; each fault lasts `fault_s` within a load of `load_s`."""
+    """`rate` requests per second; each fault lasts `fault_s` within a load of `load_s`."""
 
     seed: int = 0
     items: int = 20_000
@@ -78,13 +80,11 @@ class _Drill:
 
 
 def run(config: ServeDrill) -> Result:
-    """Every fault, one after the other, on one system."""
+    """Inject every fault, one after the other, into one system."""
     items = bench_items(config.items, config.seed)
     with ExitStack() as stack:
         rig = stack.enter_context(StreamRig())
-        write_bench_bundle(rig.home / "bundles", items, config.seed)
-        write_history(rig.store, items, _USERS, config.history_events, PARTITIONS, config.seed)
-        rig.start_worker()
+        prepare(rig, items, _USERS, config.history_events, config.seed)
         proxy = stack.enter_context(SlowProxy(rig.redis.port))
         disk = stack.enter_context(SmallDisk(rig.home / "spool-disk", _DISK_BYTES))
         clock = JumpingClock(rig.home / "clock")
@@ -100,40 +100,29 @@ def run(config: ServeDrill) -> Result:
         run_load(replace(load, seconds=config.load_s / 4))  # warm-up
         drill = _Drill(config, rig, proxy, disk, clock, served, load)
         _all_faults(drill)
-    unfailing = (
-        "calm",
-        "redis_frozen",
-        "redis_slow",
-        "redis_killed",
-        "broker_frozen",
-        "worker_killed",
-        "broken_bundle",
-        "clock_forward",
-        "clock_back",
-        "disk_full",
-    )
-    goals = {f"{fault}_errors": Goal("==", 0) for fault in unfailing} | {
+    goals = {f"{fault}_errors": Goal("==", 0) for fault in _UNFAILING} | {
         "api_killed_client_errors": Goal("==", 0),
         "accepted_events_lost": Goal("==", 0),
         "overload_other_errors": Goal("==", 0),
         "overload_p99_over_calm": Goal("<=", 2),
         "broken_bundles_served": Goal("==", 0),
     }
-    if drill.disk.real:  # else the fault was none
+    if drill.disk.real:  # else nothing was filled
         goals["disk_full_events_refused"] = Goal(">=", 1)
     return Result("drill serve", config.seed, drill.figures, goals)
 
 
 def _all_faults(drill: _Drill) -> None:
     rig, pause_s, figures = drill.rig, drill.config.fault_s, drill.figures
+    kill_worker = partial(rig.kill_worker, rig.workers[-1])
     _during(drill, "calm", lambda: None)
-    _during(drill, "redis_frozen", lambda: _freeze(rig.redis.pid, pause_s))
+    _during(drill, "redis_frozen", lambda: freeze(rig.redis.pid, pause_s))
     _during(drill, "redis_slow", lambda: _slow(drill))
-    _during(drill, "worker_killed", lambda: _restart_worker(rig, pause_s))
+    _during(drill, "worker_killed", lambda: _restart(kill_worker, rig.start_worker, pause_s))
     _during(drill, "broken_bundle", lambda: _publish_broken(drill))
     _during(drill, "clock_forward", lambda: _jump(drill, _JUMP_S))
     _during(drill, "clock_back", lambda: _jump(drill, -_JUMP_S))
-    _during(drill, "broker_frozen", lambda: _freeze(rig.kafka.pid, pause_s))
+    _during(drill, "broker_frozen", lambda: freeze(rig.kafka.pid, pause_s))
     figures["disk_full_real"] = float(drill.disk.real)
     _during(drill, "disk_full", lambda: _fill_disk(drill))
     with RetryingClients(drill.served.url, drill.config.seed) as clients:
@@ -149,7 +138,7 @@ def _all_faults(drill: _Drill) -> None:
 
 
 def _during(drill: _Drill, name: str, fault: Callable[[], None]) -> None:
-    """Figures of a load in whose middle the fault happens (in this thread: children belong to it)."""
+    """Run a load with the fault in its middle (in this thread, which owns the child processes)."""
     load = replace(drill.load, seed=zlib.crc32(name.encode()))
     found: list[Answers] = []
     loading = threading.Thread(target=lambda: found.append(run_load(load)))
@@ -180,12 +169,6 @@ def _during(drill: _Drill, name: str, fault: Callable[[], None]) -> None:
     }
 
 
-def _freeze(pid: int, seconds: float) -> None:
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(seconds)
-    os.kill(pid, signal.SIGCONT)
-
-
 def _slow(drill: _Drill) -> None:
     drill.proxy.delay_s = _SLOW_S
     time.sleep(drill.config.fault_s)
@@ -199,7 +182,7 @@ def _jump(drill: _Drill, seconds: float) -> None:
 
 
 def _fill_disk(drill: _Drill) -> None:
-    """No block is left, nor one that the spool gives back when a record is delivered."""
+    """Keep the disk full, including blocks that the spool frees when a record is delivered."""
     deadline = time.monotonic() + drill.config.fault_s
     while time.monotonic() < deadline:
         drill.disk.fill()
@@ -213,20 +196,14 @@ def _restart(kill: Callable[[], object], start: Callable[[], object], pause_s: f
     start()
 
 
-def _restart_worker(rig: StreamRig, pause_s: float) -> None:
-    rig.kill_worker(rig.workers[-1])
-    time.sleep(pause_s)
-    rig.start_worker()
-
-
 def _kill_one_worker(served: Api) -> None:
-    """The busiest of the API's processes; its supervisor starts another."""
+    """Kill the busiest of the API's processes; its supervisor starts another."""
     children = psutil.Process(served.process.pid).children(recursive=True)
     max(children, key=lambda p: p.memory_info().rss).kill()
 
 
 def _publish_broken(drill: _Drill) -> None:
-    """A bundle with one wrong byte: by the command it cannot be published, by hand it is not served."""
+    """Break one byte of a bundle: the command must refuse to publish it, and if CURRENT names it, it is not served."""
     bundles = drill.rig.home / "bundles"
     shutil.copytree(bundles / "bench", bundles / "broken")
     path = bundles / "broken" / "ranker.onnx"
@@ -244,7 +221,7 @@ def _publish_broken(drill: _Drill) -> None:
 
 
 def _overload(drill: _Drill) -> None:
-    """Ten times the load: what is more than can be done is refused, at once and with 503."""
+    """Send ten times the load: the excess is refused at once, with 503."""
     load = replace(drill.load, rate=drill.load.rate * drill.config.overload, seconds=drill.config.load_s / 2)
     answers = run_load(replace(load, seed=zlib.crc32(b"overload")))
     shed = answers.failed.get(503, 0)
@@ -264,7 +241,7 @@ def _overload(drill: _Drill) -> None:
 
 
 def _lost_events(rig: StreamRig, accepted: list[str]) -> int:
-    """Events answered with 202 that the log does not have in the end."""
+    """Events that were answered with 202 and are not in the log."""
     missing = set(accepted)
     for partition in range(PARTITIONS):
         rig.source.seek(Topic.EVENTS, partition, 0)

@@ -1,14 +1,15 @@
-"""What the store must hold after a drill, recomputed from the log itself, and how far it is from that.
+"""What the store must hold, recomputed from the log, and how far it is from that.
 
-The recomputation shares the fold of one event with the worker, and nothing else: it reads the log once, in order,
-without batches, claims or offsets.
+The recomputation shares only the fold of one event with the worker: it reads the log once, in order, without batches,
+claims or offsets.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from infra.evaluation.stream_rig import records_between
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.events import Event, parse_event
@@ -18,10 +19,12 @@ from recsys.contracts.types import Topic
 from recsys.store.base import FeatureStore, StateDefinition
 from streaming.time_rules import TimeRules
 
+_READ_S = 600.0
+
 
 @dataclass
 class Expected:
-    """Every state that the log leads to, and how many records must be dead letters."""
+    """Every state that the log leads to, and the number of records that must be dead letters."""
 
     users: dict[str, EntityState]
     items: dict[str, EntityState]
@@ -47,7 +50,8 @@ def expected_states(source: EventSource, topics: tuple[Topic, ...], features: St
     expected, rules = Expected({}, {}), TimeRules()
     watermarks: dict[tuple[str, int], int] = {}
     seen: set[str] = set()
-    for record in _records(source, topics):
+    ends = {(t, p): source.end_offset(t, p) for t in topics for p in range(source.partitions(t))}
+    for record in records_between(source, {}, ends, _READ_S):
         where = (record.topic, record.partition)
         try:
             events = _parse(record)
@@ -91,21 +95,6 @@ def _compare_cells(expected: Mapping[str, int], stored: Mapping[str, int], found
         found.wrong_cells += difference != 0
         found.lost += difference < 0
         found.doubled += difference > 0
-
-
-def _records(source: EventSource, topics: tuple[Topic, ...]) -> Iterator[Record]:
-    """Every record from the beginning to what is the end now."""
-    ends = {(t, p): source.end_offset(t, p) for t in topics for p in range(source.partitions(t))}
-    ends = {where: end for where, end in ends.items() if end}
-    for topic, partition in ends:
-        source.seek(topic, partition, 0)
-    while ends:
-        for record in source.poll(1.0, 2_000):
-            where = (Topic(record.topic), record.partition)
-            if where in ends:
-                yield record
-                if record.offset + 1 >= ends[where]:
-                    del ends[where]
 
 
 def _parse(record: Record) -> list[Event]:

@@ -1,8 +1,8 @@
-"""Event traffic at a fixed rate, through Kafka or over HTTP: for load tests, drills and looking at a live system.
+"""Load generation: seeded event traffic at a fixed rate, through Kafka or over HTTP.
 
-The load is open: an event is sent when it is due, whether or not the earlier ones were answered, as real users
-do. A generator that waits for answers would hide exactly the pauses one is looking for (Tene, "coordinated
-omission"). Users and items follow Zipf's law; everything but the clock comes from one seed.
+The load is open: an event is sent when it is due, whether or not earlier ones were answered. A generator that waits
+for answers would hide exactly the pauses that a load test is to find (Tene, "coordinated omission"). Users and items
+follow Zipf's law; everything but the clock comes from one seed.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ import numpy as np
 
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.event_log import EventSink
-from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.contracts.events import Event, derived_id, item_context
 from recsys.contracts.types import EventType, Item, Topic
 
 TICK_S = 0.005
 _BLOCK = 1_024
-_CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Kids", "News", "Romance", "War")
+CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Kids", "News", "Romance", "War")
 _MIX = {  # how often each type occurs
     EventType.IMPRESSION: 0.6,
     EventType.CLICK: 0.25,
@@ -54,7 +54,7 @@ def synthetic_items(n: int, seed: int) -> list[Item]:
     return [
         Item(
             f"item-{i}",
-            categories=tuple(rng.sample(_CATEGORIES, rng.randint(1, 3))),
+            categories=tuple(rng.sample(CATEGORIES, rng.randint(1, 3))),
             creator=f"c{rng.randrange(n // 40 + 1)}",
         )
         for i in range(n)
@@ -94,7 +94,6 @@ def zipf(size: int, skew: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]
 def _event(
     number: int, seed: int, time_ms: int, user_id: str, item: Item, kind: EventType, amount: float
 ) -> Event:
-    context = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator}
     return Event(
         event_id=derived_id(time_ms, "traffic", seed, number),
         type=kind,
@@ -102,7 +101,7 @@ def _event(
         item_id=item.item_id,
         event_time_ms=time_ms,
         value=amount if kind in (EventType.DWELL, EventType.PURCHASE) else None,
-        context={name: text for name, text in context.items() if text},
+        context=item_context({}, item.categories, item.creator),
     )
 
 
