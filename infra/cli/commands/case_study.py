@@ -8,12 +8,12 @@ import typer
 from infra.terminal import JsonFlag, QuickFlag, finish
 from recsys.settings import Settings
 
-app = typer.Typer(help="The promised table beside what is measured.")
+app = typer.Typer(help="The promised table and what is measured.")
 
 
 @app.command("case-study")
 def case_study(
-    seed: Annotated[int, typer.Option(min=0, help="Of everything simulated.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     quick: QuickFlag = False,
     out: Annotated[Path | None, typer.Option(help="Folder; default <home>/reports/case-study.")] = None,
     data: Annotated[
@@ -21,14 +21,14 @@ def case_study(
         typer.Option(help="Folder with ml-100k and kuairand-pure-part, for quality on real data."),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget what an interrupted run has measured.")
+        bool, typer.Option("--fresh", help="Discard what an interrupted run has measured.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Before and after, row by row. Exit code 0 when every row was measured, also where a goal was missed.
+    """Before and after, row by row. Exit code 0 when every row was measured, even where a goal was missed.
 
-    Build the ladder before, with `recsys train ladder`: without one, networks are untrained, and their quality is not
-    in the report. An interrupted run goes on where it was.
+    Build the ladder first, with `recsys train ladder`: without one, networks are untrained, and the report has no
+    quality of theirs. An interrupted run resumes.
 
     Example: recsys case-study --quick --json
     """
@@ -36,5 +36,4 @@ def case_study(
 
     home = Settings().home
     folder = out or home / "reports" / "case-study"
-    sizes = CaseStudy.quick if quick else CaseStudy.full
-    finish(run(sizes(home, folder, seed, data), fresh), as_json)
+    finish(run(CaseStudy.of(home, folder, seed, data, quick), fresh), as_json)

@@ -1,9 +1,9 @@
-"""The case study's table in documents: written from `results.json` alone, so that no number in it is typed.
+"""Write the table of docs/case-study.md from `results.json`, so that no number in it is typed.
 
     python -m infra.evaluation.case_study.document var/reports/case-study/results.json
 
-keeps those results as docs/case-study.json and writes their table between the markers of every document that has them.
-A test holds the documents to the kept results.
+copies those results to docs/case-study.json and writes their table between the document's markers. A test compares the
+two.
 """
 
 import json
@@ -16,14 +16,12 @@ from typing import Any
 from recsys.contracts.errors import InvalidData
 
 ROOT = Path(__file__).parents[3]
-KEPT = ROOT / "docs" / "case-study.json"
-DOCUMENTS = (ROOT / "docs" / "case-study.md", ROOT / "README.md")
+RESULTS = ROOT / "docs" / "case-study.json"
+DOCUMENT = ROOT / "docs" / "case-study.md"
 BEGIN, END = (
     "<!-- case study: written by infra.evaluation.case_study.document -->",
     "<!-- end of the case study -->",
 )
-
-
 TWO_AFTERS = (
     "*After* of the simulated rows is an experiment's arm with a reranking of its own (at most three items of a"
     " category, a place that explores), and its figure is *before* times one plus the lift that CUPED has adjusted;"
@@ -37,21 +35,17 @@ def table(results: Mapping[str, Any]) -> str:
     for row in results["rows"]:
         simulated = ", *simulated*" if row["simulated"] else ""
         name = f"{row['row'].replace('_', ' ')} ({row['unit'] or row['what']}{simulated})"
-        if row["change"] is None:
-            lines.append(
-                f"| {name} | {row['promised']:+.0%} | {row['ours_at_least']:+.0%} | | | | not measured |"
-            )
-            continue
-        low_high = f" [{row['interval'][0]:+.1%}, {row['interval'][1]:+.1%}]" if row["interval"] else ""
-        lines.append(
-            f"| {name} | {row['promised']:+.0%} | {row['ours_at_least']:+.0%} | {row['before']:.4g}"
-            f" | {row['after']:.4g} | {row['change']:+.1%}{low_high} | {_verdict(row)} |"
-        )
+        measured = "| | | not measured"
+        if row["change"] is not None:
+            low_high = f" [{row['interval'][0]:+.1%}, {row['interval'][1]:+.1%}]" if row["interval"] else ""
+            change = f"{row['change']:+.1%}{low_high}"
+            measured = f"{row['before']:.4g} | {row['after']:.4g} | {change} | {_verdict(row)}"
+        lines.append(f"| {name} | {row['promised']:+.0%} | {row['ours_at_least']:+.0%} | {measured} |")
     hardware = ", ".join(f"{key} {value}" for key, value in results["hardware"].items())
     run = f"`{results['run']}`, seed {results['seed']}; {hardware}."
-    return "\n".join(
-        [*lines, "", run, *([TWO_AFTERS] if any(r["simulated"] for r in results["rows"]) else [])]
-    )
+    if any(row["simulated"] for row in results["rows"]):
+        run += f"\n{TWO_AFTERS}"
+    return "\n".join([*lines, "", run])
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
@@ -63,7 +57,7 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 
 def written(text: str, results: Mapping[str, Any]) -> str:
-    """The document with the table between its markers; as it is without markers.
+    """The document with the table between its markers; unchanged without markers.
 
     Raises:
         InvalidData: the end is missing.
@@ -77,14 +71,13 @@ def written(text: str, results: Mapping[str, Any]) -> str:
 
 
 def main(results: Path) -> None:
-    """Keep the results, and write every document."""
+    """Copy the results, and write the document."""
     content = json.loads(results.read_text(encoding="utf-8"))
-    texts = {path: written(path.read_text(encoding="utf-8"), content) for path in DOCUMENTS}
-    if results.resolve() != KEPT:
-        shutil.copyfile(results, KEPT)
-    for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+    text = written(DOCUMENT.read_text(encoding="utf-8"), content)
+    if results.resolve() != RESULTS:
+        shutil.copyfile(results, RESULTS)
+    DOCUMENT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else KEPT)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS)

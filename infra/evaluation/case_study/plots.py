@@ -1,31 +1,28 @@
-"""The plots of the case study, as PNG: every row, response times, and what each means buys."""
+"""The plots of the case study, as PNG: every row, response times, and what each step buys."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 
 from infra.evaluation.case_study.section import Found
-
-mpl.use("Agg")  # no display
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
+from infra.evaluation.plotting import pyplot as plt
 
 BEFORE_COLOUR, AFTER_COLOUR = "#8a8a8a", "#2a6fbb"
 
 
 def plots(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Found]) -> dict[str, bytes]:
-    """Title → PNG, of what was measured."""
+    """PNGs of what was measured, by title."""
     drawn = {"After against before, row by row": _png(partial(_bars, rows=rows), (10, 6))}
     for each in found.values():
         if "response_ms" in each.data:
             draw = partial(_distribution, ms=each.data["response_ms"])
             drawn["Response times at equal load"] = _png(draw, (10, 4))
         if "steps" in each.data:
-            drawn["What each means buys"] = _png(partial(_staircase, steps=each.data["steps"]), (10, 5))
+            drawn["What each step buys"] = _png(partial(_staircase, steps=each.data["steps"]), (10, 5))
     return drawn
 
 
@@ -39,7 +36,7 @@ def _png(draw: Callable[[Axes], object], size: tuple[float, float]) -> bytes:
 
 
 def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """After as a share of before, logarithmic; what was promised as a mark."""
+    """After as a share of before, logarithmic; the promise as a mark."""
     shown = [row for row in rows if row["change"] is not None]
     names = [row["row"].replace("_", " ") for row in shown]
     ratios = [max(1 + row["change"], 1e-4) for row in shown]
@@ -68,7 +65,7 @@ def _staircase(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
     for name, label, shift, colour in (
         ("p50_ms", "p50 (ms)", -0.3, AFTER_COLOUR),
         ("p99_ms", "p99 (ms)", 0.0, "#7fb0de"),
-        ("api_cpu_ms", "processor time of the API a request (ms)", 0.3, BEFORE_COLOUR),
+        ("api_cpu_ms", "processor time of the API per request (ms)", 0.3, BEFORE_COLOUR),
     ):
         axes.bar(at + shift, [step[name] for step in steps], 0.28, label=label, color=colour)
     axes.set(yscale="log", ylabel="milliseconds", xticks=at, xticklabels=names)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.evaluation.case_study.plots import plots
-from infra.evaluation.case_study.rows import Measured, table
+from infra.evaluation.case_study.rows import table
 from infra.evaluation.case_study.section import Found, Sheet
 from recsys.result import Result
 
@@ -26,11 +26,11 @@ def write_report(out: Path, result: Result, found: Mapping[str, Found]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     measured = [row for each in found.values() for row in each.rows]
     rows = table({row.row: row for row in measured if not row.part})
-    parts = [row for row in measured if row.part]
+    parts = [asdict(row) | {"change": row.change} for row in measured if row.part]
     content = result.to_dict() | {
         "run": " ".join(["recsys", *sys.argv[1:]]),
         "rows": rows,
-        "parts": [asdict(part) | {"change": part.change} for part in parts],
+        "parts": parts,
         "sheets": [asdict(sheet) for each in found.values() for sheet in each.sheets],
         "data": {name: each.data for name, each in found.items()},
     }
@@ -54,41 +54,28 @@ def write_report(out: Path, result: Result, found: Mapping[str, Found]) -> None:
     )
 
 
-def _rows_sheet(rows: Sequence[Mapping[str, Any]], parts: Sequence[Measured]) -> Sheet:
+def _rows_sheet(rows: Sequence[Mapping[str, Any]], parts: Sequence[Mapping[str, Any]]) -> Sheet:
     lines: list[list[str]] = []
     for row in rows:
+        goals = [_percent(row["promised"]), _percent(row["ours_at_least"])]
         if row["change"] is None:
-            name = f"{row['row']} ({row['what']})"
-            lines.append([name, _percent(row["promised"]), _percent(row["ours_at_least"]), *[""] * 3])
-            lines[-1] += ["not measured", ""]
-            continue
-        lines.append(
-            [
-                f"{row['row']} ({row['unit']}; {row['what']})",
-                _percent(row["promised"]),
-                _percent(row["ours_at_least"]),
-                f"{row['before']:.4g}",
-                f"{row['after']:.4g}",
-                _change(row["change"], row["interval"]),
-                "met" if row["met"] else "missed",
-                ("*simulated*; " if row["simulated"] else "") + row["how"],
-            ]
-        )
-    lines += [
-        [
-            f"{part.row}, {part.part} ({part.unit})",
-            "",
-            "",
-            f"{part.before:.4g}",
-            f"{part.after:.4g}",
-            _change(part.change, part.interval),
-            "a part",
-            ("*simulated*; " if part.simulated else "") + part.how,
-        ]
-        for part in parts
-    ]
+            lines.append([f"{row['row']} ({row['what']})", *goals, "", "", "", "not measured", ""])
+        else:
+            name, verdict = f"{row['row']} ({row['unit']}; {row['what']})", "met" if row["met"] else "missed"
+            lines.append([name, *goals, *_measured(row), verdict, _how(row)])
+    for part in parts:
+        name = f"{part['row']}, {part['part']} ({part['unit']})"
+        lines.append([name, "", "", *_measured(part), "a part", _how(part)])
     head = ("row", "promised", "ours, at least", "before", "after", "change", "", "how")
     return Sheet("Promised and measured", head, lines)
+
+
+def _measured(row: Mapping[str, Any]) -> list[str]:
+    return [f"{row['before']:.4g}", f"{row['after']:.4g}", _change(row["change"], row["interval"])]
+
+
+def _how(row: Mapping[str, Any]) -> str:
+    return ("*simulated*; " if row["simulated"] else "") + str(row["how"])
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""The rows of the case study: what was promised, what ours must reach, what was measured."""
+"""The rows of the case study: what was promised, our goal, and what was measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Promise:
-    """One row of the promised table. Changes are relative: -0.84 is 84 % less, 9.0 ten times as much."""
+    """One promised row. Changes are relative: -0.84 is 84 % less, 9.0 is ten times as much."""
 
     row: str
     promised: float
@@ -37,9 +37,9 @@ PROMISES = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Before and after of one row, in one unit, and how it was found. A `part` of a row does not stand for the row.
+    """Before and after of one row in one unit, and how it was found. A `part` does not stand for its row.
 
-    interval: 95 % of the change, where it was estimated from a sample. exact: the same seed gives the same figures.
+    interval: 95 % of the change, where it is estimated from a sample. exact: the same seed gives the same figures.
     """
 
     row: str
@@ -57,8 +57,8 @@ class Measured:
         return self.after / self.before - 1
 
     def met(self, promise: Promise) -> bool:
-        """Whether ours is reached: less is better where less was promised. An interval must exclude what was promised,
-        too."""
+        """Whether our goal is reached; less is better where less was promised. An interval must also exclude the
+        promise."""
         sign = 1 if promise.ours > 0 else -1
         worst = min((sign * end for end in self.interval), default=0.0) if self.interval else None
         return sign * self.change >= sign * promise.ours and (
@@ -67,23 +67,18 @@ class Measured:
 
 
 def table(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
-    """Every promised row, with what was measured or null: nothing that is missing looks like something that is met."""
+    """Every promised row, with what was measured or null: a missing row cannot look like one that is met."""
     rows = []
     for promise in PROMISES:
         found = measured.get(promise.row)
+        columns = ("before", "after", "unit", "change", "interval", "simulated", "exact")
         rows.append(
             {
                 "row": promise.row,
                 "what": promise.what,
                 "promised": promise.promised,
                 "ours_at_least": promise.ours,
-                "before": found.before if found else None,
-                "after": found.after if found else None,
-                "unit": found.unit if found else None,
-                "change": found.change if found else None,
-                "interval": found.interval if found else None,
-                "simulated": found.simulated if found else None,
-                "exact": found.exact if found else None,
+                **{column: getattr(found, column, None) for column in columns},
                 "met": found.met(promise) if found else None,
                 "how": found.how if found else "not measured",
             }

@@ -1,6 +1,6 @@
-"""A section measures some rows of the case study at once. What it has found is kept until the whole study is done.
+"""A section measures some rows of the case study. Its result is stored until the whole study is done.
 
-A section is a frozen dataclass: its fields decide what it measures, so its kept JSON is valid for equal fields only.
+A section is a frozen dataclass: its fields decide what it measures, so a stored result is valid for equal fields only.
 """
 
 import json
@@ -17,7 +17,7 @@ from recsys.files import atomic_write
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of the report beside the rows: what a row was made of, or what has no promise."""
+    """A further table of the report: what a row is made of, or what has no promise."""
 
     title: str
     columns: Sequence[str]
@@ -27,7 +27,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Found:
-    """`data`: JSON-ready, for plots and for whoever reads `results.json`."""
+    """`data`: JSON-ready, for the plots and for readers of `results.json`."""
 
     rows: Sequence[Measured]
     sheets: Sequence[Sheet] = ()
@@ -35,7 +35,7 @@ class Found:
 
 
 class Section(Protocol):
-    """Give it a `name` that no other section has."""
+    """`name` is unique."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -45,15 +45,15 @@ class Section(Protocol):
     def measure(self) -> Found: ...
 
 
-def measure_all(sections: Iterable[Section], kept: Path) -> dict[str, Found]:
-    """Section → what it found: measured now, or read from `kept` where an interrupted study left it."""
+def measure_all(sections: Iterable[Section], stored: Path) -> dict[str, Found]:
+    """Results by section: measured now, or read from the folder `stored` where an interrupted study left them."""
     found = {}
     for section in sections:
-        path = kept / f"{section.name}.json"
+        path = stored / f"{section.name}.json"
         identity = json.loads(json.dumps(asdict(section), default=str))
         old = _read(path)
         if old is not None and old["of"] == identity:
-            console.print(f"{section.name}: kept from an interrupted run ({path})")
+            console.print(f"{section.name}: stored by an interrupted run ({path})")
             found[section.name] = _found(old)
             continue
         console.print(f"{section.name} …")

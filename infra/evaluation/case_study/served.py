@@ -1,4 +1,4 @@
-"""One world on one machine that every deployment of the case study is served on: log, store, documents, bundles."""
+"""The scenario that every deployment of the case study is served on: log, store, documents, bundles."""
 
 import shutil
 import time
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import redis
@@ -28,7 +27,7 @@ _CATCH_UP_S = 120.0
 
 @dataclass(frozen=True)
 class Size:
-    """Of the world. `ids`: that the rankers know; 0: as the ladder."""
+    """`ids`: number that the rankers know; 0: as the ladder."""
 
     items: int = 100_000
     users: int = 50_000
@@ -38,10 +37,10 @@ class Size:
 
 
 class ServedScenario:
-    """A context manager. The past is applied by the store's own code, the documents are of that moment."""
+    """A context manager. History is applied by the store's own code; the documents are written after it."""
 
     def __init__(self, size: Size, networks: Path) -> None:
-        """`networks`: folder where the untrained rankers are kept from one section to the next."""
+        """`networks`: folder of the untrained rankers, shared by the sections."""
         self.size = size
         self._networks = networks
         self.items = bench_items(size.items, size.seed)
@@ -51,7 +50,7 @@ class ServedScenario:
         size = self.size
         with ExitStack() as opening:
             self.rig = opening.enter_context(StreamRig())
-            console.print(f"a world of {size.items} items, {size.history_events} past events …")
+            console.print(f"{size.items} items, {size.history_events} events of history …")
             self._base = write_bench_bundle(self.rig.home / "base", self.items, size.seed)
             write_history(self.rig.store, self.items, size.users, size.history_events, PARTITIONS, size.seed)
             self.redis: Any = opening.enter_context(closing(redis.Redis.from_url(self.rig.redis.url)))
@@ -60,13 +59,11 @@ class ServedScenario:
             self._open = opening.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def home(self, deployment: Deployment) -> tuple[Path, Bundle]:
-        """RECSYS_HOME of the deployment, with its bundle published there."""
+        """Publish the deployment's bundle; returns its RECSYS_HOME and the bundle."""
         size, home = self.size, self.rig.home / deployment.variant
         network = write_network(self._networks, deployment.variant, size.seed, size.ids)
         if (home / "bundles").exists():
@@ -75,11 +72,11 @@ class ServedScenario:
 
     @contextmanager
     def serve(self, deployment: Deployment, workers: int) -> Iterator[Api]:
-        """`recsys serve` as this deployment, and a feature worker if it has one."""
+        """Run `recsys serve` as this deployment, and a feature worker if it has one."""
         home, _ = self.home(deployment)
         worker = self.rig.start_worker() if deployment.stream else None
         try:
-            if worker is not None:  # what was logged while there was none
+            if worker is not None:  # it catches up with what was logged before
                 self.rig.wait_until(
                     lambda: self.rig.applied() >= self.rig.appended(), _CATCH_UP_S, "the worker's start"
                 )

@@ -1,11 +1,9 @@
-"""The middle column: from *before* to *after* one means at a time, each step measured at the same low rate."""
+"""The steps from *before* to *after*, one change at a time, each measured at the same low rate."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 
 from infra.evaluation.benchmarks.load import Load, run_load
@@ -15,6 +13,7 @@ from infra.evaluation.case_study.deployments import STEPS, Deployment
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.case_study.served import ServedScenario, Size
 from infra.terminal import console
+from recsys.client import Client
 from training.compression.variants import read_variants
 
 _K = 20
@@ -23,8 +22,8 @@ _WARM_S = 2.0
 
 @dataclass(frozen=True)
 class Step:
-    """One step. `overlap`: share of the shown items that the step before shows to the same users, too; None where the
-    networks differ, since theirs are untrained."""
+    """One step. `overlap`: share of the shown items that the step before shows to the same users; None where the
+    networks differ, since they are untrained."""
 
     name: str
     what: str
@@ -41,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """Every step has one API process. `ladder`: where the quality of the variants is read, if it was built."""
+    """Every step has one API process. `ladder`: where the variants' quality is read, if it was built."""
 
     networks: Path
     ladder: Path
@@ -56,14 +55,14 @@ class Steps:
         return "steps"
 
     def measure(self) -> Found:
-        auc = _click_auc(self.ladder)
+        auc = {variant.name: variant.metrics["click_auc"] for variant in read_variants(self.ladder)}
         steps: list[Step] = []
-        with ServedScenario(self.size, self.networks) as world:
+        with ServedScenario(self.size, self.networks) as scenario:
             last: tuple[Deployment, list[set[str]]] | None = None
             for deployment in (step for step in STEPS if step.name in self.steps):
                 console.print(f"step {deployment.name}: {deployment.what}")
-                with world.serve(deployment, 1) as served:
-                    step, lists = self._step(world, served, deployment, last, auc)
+                with scenario.serve(deployment, 1) as served:
+                    step, lists = self._step(scenario, served, deployment, last, auc)
                 steps.append(step)
                 if deployment.kept:
                     last = deployment, lists
@@ -71,20 +70,18 @@ class Steps:
 
     def _step(
         self,
-        world: ServedScenario,
+        scenario: ServedScenario,
         served: Api,
         deployment: Deployment,
         last: tuple[Deployment, list[set[str]]] | None,
         auc: Mapping[str, float],
     ) -> tuple[Step, list[set[str]]]:
-        lists = self._lists(served)
-        load = Load(
-            served.port, self.rate, self.seconds, self.size.users, self.size.items, seed=self.size.seed
-        )
-        run_load(Load(served.port, self.rate, _WARM_S, self.size.users, self.size.items, seed=1))
-        pids = {"api": served.process.pid, "redis": world.rig.redis.pid, "kafka": world.rig.kafka.pid}
+        lists, size = self._lists(served), self.size
+        load = Load(served.port, self.rate, self.seconds, size.users, size.items, seed=size.seed)
+        run_load(replace(load, seconds=_WARM_S, seed=1))
+        pids = {"api": served.process.pid, "redis": scenario.rig.redis.pid, "kafka": scenario.rig.kafka.pid}
         if deployment.stream:
-            pids["worker"] = world.rig.workers[-1].pid
+            pids["worker"] = scenario.rig.workers[-1].pid
         with cpu_time(**pids) as cpu_s:
             answers = run_load(load)
         overlap = None
@@ -107,25 +104,13 @@ class Steps:
         return step, lists
 
     def _lists(self, served: Api) -> list[set[str]]:
-        """What the first users, who are the most active ones, are shown."""
-        with httpx.Client(base_url=served.url, timeout=30) as client:
-            return [
-                {item["item_id"] for item in self._list(client, user)["items"]}
-                for user in range(self.compared)
-            ]
-
-    def _list(self, client: httpx.Client, user: int) -> Any:
-        answer = client.post("/v1/recommendations", json={"user_id": f"user-{user}", "k": _K})
-        return answer.raise_for_status().json()
-
-
-def _click_auc(ladder: Path) -> dict[str, float]:
-    """Variant → AUC of the trained network on the ladder's test rows; empty without a ladder."""
-    return {variant.name: variant.metrics["click_auc"] for variant in read_variants(ladder)}
+        """Lists of the first users, who are the most active ones."""
+        with Client(served.url, timeout_s=30) as client:
+            answers = [client.recommend(f"user-{user}", k=_K) for user in range(self.compared)]
+        return [{item.item_id for item in answer.items} for answer in answers]
 
 
 def _sheet(steps: Sequence[Step], config: Steps) -> Sheet:
-    unknown = ""
     lines: list[list[str | float]] = [
         [
             step.name,
@@ -135,21 +120,21 @@ def _sheet(steps: Sequence[Step], config: Steps) -> Sheet:
             step.api_cpu_ms,
             step.other_cpu_ms,
             step.rss_mib,
-            unknown if step.overlap is None else f"{step.overlap:.3f}",
-            unknown if step.click_auc is None else f"{step.click_auc:.4f}",
+            "" if step.overlap is None else f"{step.overlap:.3f}",
+            "" if step.click_auc is None else f"{step.click_auc:.4f}",
             str(step.failed),
         ]
         for step in steps
     ]
     note = (
         f"One API process, {config.rate:g} requests/s for {config.seconds:g} s, {config.size.items} items. The others"
-        " are Redis, the broker and, where there is one, the worker: at so low a rate mostly what they take while they"
-        " wait. Networks are untrained here, so lists of different networks are not compared; their click AUC is that"
-        " of the trained variants of `recsys train ladder` (synthetic), if it was built. Lists of equal means differ,"
-        " too: features tick from one look to the next, and untrained networks are nervous."
+        " are Redis, the broker and, where there is one, the worker: at such a low rate mostly what they take"
+        " while waiting. Networks are untrained, so lists of different networks are not compared; their click AUC is that"
+        " of the trained variants of `recsys train ladder` (synthetic), if it was built. Lists of equal steps differ,"
+        " too: features tick between two requests, and untrained networks amplify it."
     )
     head = [
-        "step", "means", "p50, ms", "p99, ms", "CPU a request, API, ms", "CPU a request, others, ms",
-        "memory, MiB", "same items as before it", "click AUC", "failed",
+        "step", "change", "p50, ms", "p99, ms", "CPU per request, API, ms", "CPU per request, others, ms",
+        "memory, MiB", "same items as the step before", "click AUC", "failed",
     ]  # fmt: skip
-    return Sheet("What each means buys", head, lines, note)
+    return Sheet("What each step buys", head, lines, note)

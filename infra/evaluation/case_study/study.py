@@ -1,6 +1,6 @@
-"""`recsys case-study`: the promised table beside what this system measures, each row with how it was found.
+"""`recsys case-study`: the promised table and what this system measures, each row with how it was found.
 
-The exit code says whether every row was measured; a row that misses its goal is in the table as missed.
+The exit code says whether every row was measured; a row that misses its goal is marked as missed in the table.
 """
 
 import shutil
@@ -23,74 +23,69 @@ from infra.evaluation.case_study.under_load import UnderLoad
 from infra.evaluation.case_study.updates import Updates
 from recsys.result import Goal, Result
 
-KEPT = "sections"  # what an interrupted study has measured
+STORED = "sections"  # folder of what an interrupted study has measured
 
 
 @dataclass(frozen=True)
 class CaseStudy:
-    """What is measured, and where the report goes."""
+    """`out`: folder of the report."""
 
     out: Path
     seed: int
     sections: Sequence[Section]
 
     @classmethod
-    def full(cls, home: Path, out: Path, seed: int, data: Path | None = None) -> "CaseStudy":
-        """`home`: where `recsys train ladder` has left the ladder, if it was run. `data`: folder of real data sets."""
+    def of(
+        cls, home: Path, out: Path, seed: int, data: Path | None = None, quick: bool = False
+    ) -> "CaseStudy":
+        """`home`: has the ladder, if `recsys train ladder` was run. `data`: folder of real data sets. `quick`: the same
+        rankers and code with fewer items, users, events and seconds."""
         ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
-        size = Size(seed=seed)
-        return cls(
-            out,
-            seed,
-            [
-                Models(ladder, networks, seed),
-                Lake(seed),
-                Online(seed),
-                Updates(networks, seed),
-                Training(seed),
-                Effect(seed),
-                Funnel(data, out / "evaluate", seed),
-                UnderLoad(networks, size),
-                Steps(networks, ladder, size),
-            ],
-        )
-
-    @classmethod
-    def quick(cls, home: Path, out: Path, seed: int, data: Path | None = None) -> "CaseStudy":
-        """The same rankers and the same code; fewer items, users, events and seconds."""
-        ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
-        size = Size(items=20_000, users=20_000, history_events=20_000, seed=seed)
-        return cls(
-            out,
-            seed,
-            [
+        funnel = Funnel(data, out / "evaluate", seed, is_quick=quick)
+        sections: Sequence[Section]
+        if quick:
+            size = Size(items=20_000, users=20_000, history_events=20_000, seed=seed)
+            sections = [
                 Models(ladder, networks, seed, calls=40),
                 Lake(seed, users=300, items=500, days=3),
                 Online(seed, events=20_000, users=300, items=1_000),
                 Updates(networks, seed, items=20_000),
                 Training(seed, users=150, items=500, days=7),
                 Effect.quick(seed),
-                Funnel(data, out / "evaluate", seed, is_quick=True),
+                funnel,
                 UnderLoad(networks, size, first_rates=(6.0, 40.0), step=1.5, step_s=3.0, steady_s=12.0),
                 Steps(networks, ladder, size, seconds=8.0),
-            ],
-        )
+            ]
+        else:
+            size = Size(seed=seed)
+            sections = [
+                Models(ladder, networks, seed),
+                Lake(seed),
+                Online(seed),
+                Updates(networks, seed),
+                Training(seed),
+                Effect(seed),
+                funnel,
+                UnderLoad(networks, size),
+                Steps(networks, ladder, size),
+            ]
+        return cls(out, seed, sections)
 
 
 def run(study: CaseStudy, fresh: bool = False) -> Result:
-    """Measure, and write `report.md`, `report.html` and `results.json`. An interrupted run goes on where it was, unless
-    `fresh`; a finished one begins anew.
+    """Measure, and write `report.md`, `report.html` and `results.json`. An interrupted run resumes unless `fresh`; a
+    finished one starts from scratch.
 
     Raises:
-        Unavailable: a server or process of it does not start.
+        Unavailable: a server or process does not start.
     """
-    kept = study.out / KEPT
+    stored = study.out / STORED
     if fresh:
-        shutil.rmtree(kept, ignore_errors=True)
-    found = measure_all(study.sections, kept)
+        shutil.rmtree(stored, ignore_errors=True)
+    found = measure_all(study.sections, stored)
     result = _result(study.seed, found)
     write_report(study.out, result, found)
-    shutil.rmtree(kept, ignore_errors=True)
+    shutil.rmtree(stored, ignore_errors=True)
     return result
 
 

@@ -1,13 +1,13 @@
 """Before and after over HTTP under an open load: response times, throughput, memory, processor time, bytes, cost.
 
-One world, one machine, one run; each deployment has as many API processes as the other. In this order, for each:
-1. warm-up; 2. rates, growing until one is not sustained (p99 within the limit, 97 % answered): throughput; 3. *before*
-at half of its throughput, and *after* at the very same rate: response times; 4. *after* at half of its own throughput:
-processor time and bytes a request, where each is as busy as the other; 5. resident memory after all that.
+One scenario, one machine, one run, the same number of API processes. In this order, for each deployment: 1. warm-up;
+2. rates, growing until one is not sustained (p99 within the limit, 97 % answered): throughput; 3. *before* at half of
+its throughput, and *after* at the same rate: response times; 4. *after* at half of its own throughput, where both are
+equally busy: processor time and bytes per request; 5. resident memory after all that.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ _SETTLE_S, _IDLE_S = 2.0, 4.0
 
 @dataclass(frozen=True)
 class UnderLoad:
-    """`first_rates`: of before and of after, where the search for the throughput begins. `hot`: share of the requests
-    of few users who ask again and again, in the mix that caches are made for."""
+    """`first_rates`: of before and of after, where the search for the throughput begins. `hot`: share of requests that
+    a few users repeat, in the mix that caches are made for."""
 
     networks: Path
     size: Size = field(default_factory=Size)
@@ -54,9 +54,9 @@ class UnderLoad:
         return "under_load"
 
     def measure(self) -> Found:
-        with ServedScenario(self.size, self.networks) as world:
-            before = self._deployment(world, BEFORE, self.first_rates[0])
-            after = self._deployment(world, AFTER, self.first_rates[1], before.rate)
+        with ServedScenario(self.size, self.networks) as scenario:
+            before = self._deployment(scenario, BEFORE, self.first_rates[0])
+            after = self._deployment(scenario, AFTER, self.first_rates[1], before.rate)
         return Found(
             _rows(before, after, self.size, self.workers, self.hot),
             [_sheet(before, after), _limits(before, after)],
@@ -69,25 +69,25 @@ class UnderLoad:
         )
 
     def _deployment(
-        self, world: ServedScenario, deployment: Deployment, first_rate: float, rate: float = 0.0
+        self, scenario: ServedScenario, deployment: Deployment, first_rate: float, rate: float = 0.0
     ) -> "Loaded":
-        """`rate`: of the equal load; 0: half of this one's throughput."""
+        """`rate`: of the equal load; 0: half of this deployment's throughput."""
         size = self.size
         console.print(f"{deployment.name}: {deployment.what}")
-        with world.serve(deployment, self.workers) as served:
+        with scenario.serve(deployment, self.workers) as served:
             load = Load(served.port, first_rate, self.step_s, size.users, size.items, seed=size.seed)
             run_load(replace(load, seconds=_WARM_S))
             curve = self._curve(load)
             throughput = max(a.per_s for a in curve.values() if sustained(a))
             steady = replace(load, seconds=self.steady_s, seed=size.seed + 100)
             half = max(throughput / 2, 1.0)
-            equal = self._watched(world, served, deployment, replace(steady, rate=rate or half))
-            busy = self._watched(world, served, deployment, replace(steady, rate=half)) if rate else equal
+            equal = self._watched(scenario, served, deployment, replace(steady, rate=rate or half))
+            busy = self._watched(scenario, served, deployment, replace(steady, rate=half)) if rate else equal
             time.sleep(_SETTLE_S)
-            with cpu_time(**_pids(world, served, deployment)) as idle:
+            with cpu_time(**_pids(scenario, served, deployment)) as idle:
                 time.sleep(_IDLE_S)
             hot = throughput
-            if deployment is AFTER:  # before has nothing that asking again could make quicker
+            if deployment is AFTER:  # before has no caches
                 asked_again = replace(load, rate=throughput, hot=8, hot_share=self.hot)
                 hot = max(a.per_s for a in self._curve(asked_again).values() if sustained(a))
             return Loaded(
@@ -113,7 +113,7 @@ class UnderLoad:
             )
 
     def _curve(self, load: Load) -> dict[float, Answers]:
-        """Rates until one is not sustained, begun lower where the first one is not.
+        """Rates until one is not sustained, starting lower if the first one is not.
 
         Raises:
             Unavailable: not even one request a second is.
@@ -125,10 +125,12 @@ class UnderLoad:
             load = replace(load, rate=load.rate / 3)
         raise Unavailable("not even one request a second is sustained; is the machine busy?")
 
-    def _watched(self, world: ServedScenario, served: Api, deployment: Deployment, load: Load) -> "_Steady":
-        """A steady load, and what a request takes of each process and wire."""
-        wire = Wire(world.rig, world.redis, int(deployment.stream))
-        with wire, cpu_time(**_pids(world, served, deployment)) as cpu_s:
+    def _watched(
+        self, scenario: ServedScenario, served: Api, deployment: Deployment, load: Load
+    ) -> "_Steady":
+        """Run a steady load; what a request takes of each process and wire."""
+        wire = Wire(scenario.rig, scenario.redis, int(deployment.stream))
+        with wire, cpu_time(**_pids(scenario, served, deployment)) as cpu_s:
             answers = run_load(load)
         n = max(len(answers.ms), 1)
         return _Steady(
@@ -138,8 +140,8 @@ class UnderLoad:
         )
 
 
-def _pids(world: ServedScenario, served: Api, deployment: Deployment) -> dict[str, int]:
-    rig = world.rig
+def _pids(scenario: ServedScenario, served: Api, deployment: Deployment) -> dict[str, int]:
+    rig = scenario.rig
     pids = {"api": served.process.pid, "redis": rig.redis.pid, "kafka": rig.kafka.pid}
     return pids | ({"worker": rig.workers[-1].pid} if deployment.stream else {})
 
@@ -153,13 +155,13 @@ class _Steady:
 
 @dataclass(frozen=True)
 class Loaded:
-    """One deployment under load. Processor time and bytes are a request's, by process and by wire."""
+    """One deployment under load. Processor time and bytes are per request, by process and by wire."""
 
     rate: float
     throughput: float
     throughput_degraded: int  # of the step that had most of them
     hot_throughput: float
-    by_limit: Mapping[int, float]  # largest measured rate with p99 within so many milliseconds; 0: none was
+    by_limit: Mapping[int, float]  # limit of p99 in ms → largest measured rate; 0: none was sustained
     equal: Answers
     rss_mib: float
     busy_rate: float
@@ -190,65 +192,59 @@ class Loaded:
 
 
 def _rows(before: Loaded, after: Loaded, size: Size, workers: int, hot: float) -> list[Measured]:
-    both = (before, after)
-    world = f"{size.items} items, untrained weights, {workers} API processes"
-    equal = f"{before.rate:.1f} requests/s, {len(before.equal.ms)} and {len(after.equal.ms)} answers, {world}"
-    if failed := [f"{loaded.equal.errors} failed" for loaded in both if loaded.equal.errors]:
+    scenario = f"{size.items} items, untrained weights, {workers} API processes"
+    equal = (
+        f"{before.rate:.1f} requests/s, {len(before.equal.ms)} and {len(after.equal.ms)} answers, {scenario}"
+    )
+    if failed := [f"{side.equal.errors} failed" for side in (before, after) if side.equal.errors]:
         equal += f"; {', '.join(failed)}"
     half = f"at half of each one's throughput ({before.busy_rate:.0f} and {after.busy_rate:.0f} requests/s)"
-    table = read_table()
-
-    def row(name: str, of: tuple[float, float], unit: str, how: str, part: str = "") -> Measured:
-        return Measured(name, *of, unit, how, part)
-
-    cpu = [1_000 * sum(loaded.cpu_s.values()) for loaded in both]
-    cpu_equal = [1_000 * sum(loaded.equal_cpu_s.values()) for loaded in both]
-    mean = [float(np.mean(loaded.equal.ms)) for loaded in both]
-    cpu_more = [1_000 * sum(loaded.beyond_idle_cpu_s.values()) for loaded in both]
-    carried = [sum(loaded.bytes_.values()) for loaded in both]
     within = f"p99 within {LIMIT_MS} ms, at least 97 % answered, rates in steps"
+    table = read_table()
+    prices = f"{table.prices.core:g} per core and {table.prices.memory_gib:g} per GiB a month"
+
+    def row(name: str, of: Callable[[Loaded], float], unit: str, how: str, part: str = "") -> Measured:
+        return Measured(name, of(before), of(after), unit, how, part)
+
+    def cpu(of: Callable[[Loaded], Mapping[str, float]], how: str, part: str = "") -> Measured:
+        unit = "CPU-seconds per 1 000 requests"
+        return row("compute", lambda side: 1_000 * sum(of(side).values()), unit, how, part)
+
     return [
-        row("response_time", (mean[0], mean[1]), "ms", equal),
-        row("response_time_p99", (before.equal.percentile(99), after.equal.percentile(99)), "ms", equal),
-        row("throughput", (before.throughput, after.throughput), "requests/s", f"{within}, {world}"),
+        row("response_time", lambda side: float(np.mean(side.equal.ms)), "ms", equal),
+        row("response_time_p99", lambda side: side.equal.percentile(99), "ms", equal),
+        row("throughput", lambda side: side.throughput, "requests/s", f"{within}, {scenario}"),
         row(
             "throughput",
-            (before.hot_throughput, after.hot_throughput),
+            lambda side: side.hot_throughput,
             "requests/s",
-            f"{within}; {hot:.0%} of the requests are of 8 users who ask again and again; before has no caches",
+            f"{within}; {hot:.0%} of the requests are repeated by 8 users; before has no caches",
             "cached lists asked for again",
         ),
-        row("memory", (before.rss_mib, after.rss_mib), "MiB", f"the largest API process, {world}"),
-        row(
-            "compute",
-            (cpu[0], cpu[1]),
-            "CPU-seconds per 1 000 requests",
+        row("memory", lambda side: side.rss_mib, "MiB", f"the largest API process, {scenario}"),
+        cpu(
+            lambda side: side.cpu_s,
             f"API, Redis, broker and (after) worker, {half}; every fifth request follows an event",
         ),
-        row(
-            "compute",
-            (cpu_equal[0], cpu_equal[1]),
-            "CPU-seconds per 1 000 requests",
+        cpu(
+            lambda side: side.equal_cpu_s,
             f"{before.rate:.1f} requests/s, where after is idle most of the time and what it does then counts",
             "at equal load",
         ),
-        row(
-            "compute",
-            (cpu_more[0], cpu_more[1]),
-            "CPU-seconds per 1 000 requests",
-            f"{half}, less what the same processes take in {_IDLE_S:g} s without requests: they wait by asking",
+        cpu(
+            lambda side: side.beyond_idle_cpu_s,
+            f"{half}, less what the same processes take in {_IDLE_S:g} s without requests: they wait by polling",
             "beyond waiting",
         ),
         row(
             "hardware_cost",
-            (before.cost(table, workers), after.cost(table, workers)),
+            lambda side: side.cost(table, workers),
             "a million requests, in the currency of infra/capacity/sizing.yaml",
-            f"measured CPU-seconds and memory; {table.prices.core:g} a core and {table.prices.memory_gib:g} a GiB "
-            f"a month, utilisation {table.utilisation:g}",
+            f"measured CPU-seconds and memory; {prices}, utilisation {table.utilisation:g}",
         ),
         row(
             "network",
-            (carried[0], carried[1]),
+            lambda side: sum(side.bytes_.values()),
             "bytes per request",
             f"HTTP as sent and received, Redis by INFO, Kafka by its records, {half}",
         ),
@@ -257,31 +253,28 @@ def _rows(before: Loaded, after: Loaded, size: Size, workers: int, hot: float) -
 
 def _sheet(before: Loaded, after: Loaded) -> Sheet:
     lines: list[list[str | float]] = []
+
+    def line(name: str, of: Callable[[Loaded], float]) -> None:
+        lines.append([name, of(before), of(after)])
+
     for name in sorted({*before.cpu_s, *after.cpu_s}):
-        of = [1e3 * loaded.cpu_s.get(name, 0.0) for loaded in (before, after)]
-        lines.append([f"processor time of {name}, ms a request", *of])
-        more = [1e3 * loaded.beyond_idle_cpu_s.get(name, 0.0) for loaded in (before, after)]
-        lines.append(["… of it beyond waiting", *more])
-    lines += [[f"{name}, bytes a request", before.bytes_[name], after.bytes_[name]] for name in before.bytes_]
+        line(f"processor time of {name}, ms per request", lambda side: 1e3 * side.cpu_s.get(name, 0.0))  # noqa: B023
+        line("… of it beyond waiting", lambda side: 1e3 * side.beyond_idle_cpu_s.get(name, 0.0))  # noqa: B023
+    for name in before.bytes_:
+        line(f"{name}, bytes per request", lambda side: side.bytes_[name])  # noqa: B023
     for q in (50, 90, 99):
-        lines.append([f"p{q} at equal load, ms", before.equal.percentile(q), after.equal.percentile(q)])
-    lines.append(
-        [
-            "lists answered degraded while the rates grew, at most",
-            before.throughput_degraded,
-            after.throughput_degraded,
-        ]
-    )
-    lines.append(["lists answered degraded at equal load", before.equal.degraded, after.equal.degraded])
+        line(f"p{q} at equal load, ms", lambda side: side.equal.percentile(q))  # noqa: B023
+    line("lists answered degraded while the rates grew, at most", lambda side: side.throughput_degraded)
+    line("lists answered degraded at equal load", lambda side: side.equal.degraded)
     return Sheet("What a request takes, by process and wire", ("", "before", "after"), lines)
 
 
 def _limits(before: Loaded, after: Loaded) -> Sheet:
-    """How much the ratio of the throughputs depends on the limit that one chooses."""
+    """How much the ratio of the throughputs depends on the chosen limit."""
     lines: list[list[str | float]] = []
     for limit in _LIMITS_MS:
         rates = before.by_limit[limit], after.by_limit[limit]
         times = f"x {rates[1] / rates[0]:.1f}" if rates[0] else ""
         lines.append([f"p99 within {limit} ms", *(rate or "none of the measured" for rate in rates), times])
     note = "The same limit for both, at least 97 % answered; rates in steps, each for some seconds, so p99 is coarse."
-    return Sheet("Requests a second by limit", ("", "before", "after", ""), lines, note)
+    return Sheet("Requests per second by limit", ("", "before", "after", ""), lines, note)

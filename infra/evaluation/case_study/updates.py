@@ -1,4 +1,4 @@
-"""Bytes that a model update sends to each host: the whole bundle of *before*, and what has changed of *after*'s."""
+"""Bytes that a model update sends to each host: the whole bundle of *before*, the changed files of *after*."""
 
 import tempfile
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from recsys.bundle import Bundle, copy_bundle
 
 @dataclass(frozen=True)
 class Updates:
-    """Two nights: everything that is trained is trained anew, the catalogue stays. *Before* copies the teacher's
-    bundle, *after* lets `recsys bundle copy` leave out the files that the host has."""
+    """Two nights: every model is trained from scratch, the catalogue stays. *Before* copies the teacher's bundle;
+    *after*'s `recsys bundle copy` leaves out files that the host has."""
 
     networks: Path
     seed: int
@@ -44,7 +44,7 @@ class Updates:
             )
             sizes = bundle_bytes(before), bundle_bytes(second)
         whole = [float(sum(of.values())) for of in sizes]
-        how = f"bundles of {self.items} items; everything trained anew"
+        how = f"bundles of {self.items} items; everything retrained"
 
         def row(after: float, part: str = "") -> Measured:
             return Measured("network_update", whole[0], after, "bytes per model update", how, part)
@@ -56,13 +56,13 @@ class Updates:
             [
                 row(float(changed)),
                 row(whole[1], "the whole bundle of after"),
-                row(float(only_ranker), "only the ranker trained anew"),
+                row(float(only_ranker), "only the ranker retrained"),
             ],
             [Sheet("Files of a bundle, bytes", ("", "before", "after"), lines)],
         )
 
 
 def _second_copy(first: Bundle, second: Bundle, host: Path) -> int:
-    """Bytes that the second bundle takes to a host that has the first one."""
+    """Bytes sent for the second bundle to a host that has the first one."""
     copy_bundle(first, host)
     return copy_bundle(second, host)

@@ -10,7 +10,7 @@ from infra.evaluation.case_study.models import Models
 from infra.evaluation.case_study.rows import PROMISES, Measured, Promise, table
 from infra.evaluation.case_study.section import Found, Sheet, measure_all
 from infra.evaluation.case_study.storage import Lake
-from infra.evaluation.case_study.study import KEPT, CaseStudy, run
+from infra.evaluation.case_study.study import STORED, CaseStudy, run
 from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from tests.bundles import ranker_model, tiny_vectors
@@ -86,12 +86,12 @@ class Counted:
         return Found([row], [Sheet("a table", ["x"], [["y"], [2.0]])], {"n": [1]})
 
 
-def test_an_interrupted_study_goes_on_and_a_finished_one_begins_anew(tmp_path: Path) -> None:
-    log, kept = tmp_path / "log", tmp_path / "out" / KEPT
-    first = measure_all([Counted(log, 1)], kept)
-    assert measure_all([Counted(log, 1)], kept) == first
+def test_an_interrupted_study_resumes_and_a_finished_one_starts_from_scratch(tmp_path: Path) -> None:
+    log, stored = tmp_path / "log", tmp_path / "out" / STORED
+    first = measure_all([Counted(log, 1)], stored)
+    assert measure_all([Counted(log, 1)], stored) == first
     assert log.read_text() == "1\n"
-    measure_all([Counted(log, 2)], kept)  # another configuration
+    measure_all([Counted(log, 2)], stored)  # another configuration
     assert log.read_text() == "1\n2\n"
     run(CaseStudy(tmp_path / "out", 0, [Counted(log, 2)]))
     assert log.read_text() == "1\n2\n"
