@@ -128,10 +128,10 @@ def _sheet(steps: Sequence[Step], config: Steps) -> Sheet:
     ]
     note = (
         f"One API process, {config.rate:g} requests/s for {config.seconds:g} s, {config.size.items} items. The others"
-        " are Redis, the broker and, where there is one, the worker: at such a low rate mostly what they take"
-        " while waiting. Networks are untrained, so lists of different networks are not compared; their click AUC is that"
-        " of the trained variants of `recsys train ladder` (synthetic), if it was built. Lists of equal steps differ,"
-        " too: features tick between two requests, and untrained networks amplify it."
+        " are Redis, the broker and, where there is one, the worker: at such a low rate mostly what they take while"
+        " waiting. Networks are untrained, so lists of different networks are not compared; their click AUC is that of"
+        " the trained variants of `recsys train ladder` (synthetic), if it was built. Lists of equal steps differ, too:"
+        " features tick between two requests, and untrained networks amplify it."
     )
     head = [
         "step", "change", "p50, ms", "p99, ms", "CPU per request, API, ms", "CPU per request, others, ms",
