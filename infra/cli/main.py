@@ -9,7 +9,7 @@ from typing import Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from infra.cli.logs import configure_logs
+from infra.cli.logs import configure_logs, own_stderr
 from infra.cli.settings_table import ALL
 from infra.terminal import one_sentence_on_error
 from recsys.settings import Settings, refuse_unknown
@@ -86,6 +86,7 @@ def _root() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    own_stderr()
     with one_sentence_on_error():
         refuse_unknown(ALL)
         configure_logs(Settings().log_level)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.cli.commands.features_select import select
+from infra.cli.logs import job_log
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.bundle import current_version, open_bundle
 from recsys.contracts.errors import InvalidConfig, InvalidData
@@ -76,7 +77,7 @@ def build_(
         rebuild=rebuild,
         forgotten=_forgotten(lake or settings.lake.as_posix()),
     )
-    with console.status("starting Spark") as status:
+    with job_log(settings.home / "logs" / "spark.log"), console.status("starting Spark") as status:
         spark = spark_session(master, memory, [_setting(text) for text in conf or ()])
         try:
 
@@ -136,7 +137,8 @@ def backfill_(
     def open_store(definition: "StateDefinition") -> "FeatureStore":
         return RedisFeatureStore(settings.redis_url, definition, config, namespace)
 
-    with exclusive(settings.lake), console.status("reading the lake"):
+    log = job_log(settings.home / "logs" / "spark.log")
+    with exclusive(settings.lake), log, console.status("reading the lake"):
         lake = settings.lake.absolute().as_posix()
         job = FeatureJob(lake=lake, output="", forgotten=_forgotten(lake))
         spark = spark_session(master, memory)

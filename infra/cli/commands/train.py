@@ -1,11 +1,13 @@
 """`recsys train`: the two-tower, the ranker, or both and a published bundle."""
 
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from infra.cli.logs import job_log
 from infra.terminal import JsonFlag, QuickFlag, console, print_mapping
 from recsys.settings import Settings
 from training.choices import FULL_EVERY, RANK_EPOCHS, RECALL_EPOCHS
@@ -33,7 +35,9 @@ def recall(
     """
     from infra.cli.training_runs import train_recall
 
-    print_mapping("two-tower, validation", train_recall(Settings(), seed, epochs, fresh), as_json)
+    with _log():
+        metrics = train_recall(Settings(), seed, epochs, fresh)
+    print_mapping("two-tower, validation", metrics, as_json)
 
 
 @app.command()
@@ -53,7 +57,9 @@ def rank(
     from infra.cli.training_runs import RankOptions, train_rank
 
     options = RankOptions(seed, epochs, compress, robust, cleaned)
-    print_mapping("ranker", train_rank(Settings(), options, fresh), as_json)
+    with _log():
+        metrics = train_rank(Settings(), options, fresh)
+    print_mapping("ranker", metrics, as_json)
 
 
 @app.command("all")
@@ -72,12 +78,12 @@ def all_(
     from infra.cli.training_runs import RankOptions, publish_bundle, train_rank, train_recall
 
     settings = Settings()
-    metrics: dict[str, object] = {
-        f"recall {name}": value for name, value in train_recall(settings, seed, recall_epochs, fresh).items()
-    }
-    options = RankOptions(seed, rank_epochs, compress)
-    metrics |= {f"rank {name}": value for name, value in train_rank(settings, options, fresh).items()}
-    bundle = publish_bundle(settings)
+    with _log():
+        recall = train_recall(settings, seed, recall_epochs, fresh)
+        rank = train_rank(settings, RankOptions(seed, rank_epochs, compress), fresh)
+        bundle = publish_bundle(settings)
+    metrics: dict[str, object] = {f"recall {name}": value for name, value in recall.items()}
+    metrics |= {f"rank {name}": value for name, value in rank.items()}
     print_mapping("published", {"version": bundle.manifest.version, **metrics}, as_json)
     console.print("next: `recsys serve`, or `recsys bundle inspect`")
 
@@ -100,7 +106,9 @@ def nightly(
     """
     from infra.cli.training_runs import train_nightly
 
-    print_mapping("published", train_nightly(Settings(), seed, full, full_every), as_json)
+    with _log():
+        published = train_nightly(Settings(), seed, full, full_every)
+    print_mapping("published", published, as_json)
 
 
 @app.command()
@@ -128,6 +136,11 @@ def ladder(
     settings = Settings()
     if fresh:
         shutil.rmtree(ladder_folder(settings, lake, quick), ignore_errors=True)
-    variants = main(*ladder_setup(settings, lake, quick, seed, epochs, student), report=console.print)
+    with _log():
+        variants = main(*ladder_setup(settings, lake, quick, seed, epochs, student), report=console.print)
     print_mapping("compression ladder", {r.name: f"{r.bytes / 1e6:.2f} MB" for r in variants}, as_json)
     console.print(f"served: {served(variants).name}")
+
+
+def _log() -> AbstractContextManager[None]:
+    return job_log(Settings().home / "logs" / "train.log")
