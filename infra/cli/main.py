@@ -16,32 +16,32 @@ from recsys.settings import Settings, refuse_unknown
 
 # command or group → its module in infra.cli.commands, and its line in `recsys --help`
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": ("demo", "The whole loop once: import, stream, train, serve, click."),
+    "demo": ("demo", "Run the whole loop once: import, stream, train, serve, click."),
     "up": ("services", "Run the embedded Redis and Kafka until Ctrl-C."),
-    "status": ("services", "What runs, what is reachable, which bundle is published."),
-    "serve": ("serve", "Answer requests with the published bundle."),
-    "explain": ("explain", "The whole funnel of one request: who found, scored, moved and removed what."),
-    "size": ("size", "Processes, memory, partitions and cost for a load."),
+    "status": ("services", "Show which parts are reachable and which bundle is published."),
+    "serve": ("serve", "Serve the API with the published bundle."),
+    "explain": ("explain", "Show the funnel of one request: sources, scores, moves, removals."),
+    "size": ("size", "Estimate processes, memory, partitions and cost for a load."),
     "data": ("data", "Fetch, validate and import data sets."),
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
     "simulate": ("simulate", "Simulate a shop's users, or fit a response model to a real log."),
-    "ab": ("ab", "What experiments found, and whether to believe it."),
+    "ab": ("ab", "Report the results of experiments and their significance."),
     "features": ("features", "Build training examples with Spark; list and compare definitions."),
-    "train": ("train", "Train both models and publish a bundle."),
-    "tune": ("tune", "Search for better parameters within limits."),
-    "index": ("index", "Measure and choose nearest-neighbour indexes."),
-    "evaluate": ("evaluate", "Offline quality against baselines."),
-    "bench": ("bench", "Measure a part of the system against its goals."),
-    "report": ("report", "Tables and plots of what was measured."),
-    "case-study": ("case_study", "The promised table beside what is measured."),
-    "drill": ("drill", "Break parts of the system on purpose, and count what is wrong afterwards."),
-    "users": ("users", "Forget a user: in Redis now, in the lake with the next compaction."),
+    "train": ("train", "Train the models and publish a bundle."),
+    "tune": ("tune", "Search for better parameters."),
+    "index": ("index", "Measure nearest-neighbour indexes and choose one."),
+    "evaluate": ("evaluate", "Measure offline quality against baselines."),
+    "bench": ("bench", "Run benchmarks against their goals."),
+    "report": ("report", "Print tables and plots of measurements."),
+    "case-study": ("case_study", "Measure the rows of the case study."),
+    "drill": ("drill", "Run fault-injection tests: kill parts under load, then verify the data."),
+    "users": ("users", "Forget a user: in Redis at once, in the lake with the next compaction."),
     "bundle": ("bundle", "List, inspect, verify and publish bundles."),
 }
 
 
 class LazyGroup(TyperGroup):
-    """Knows the names and imports the rest on use (click's documentation, "Lazily loading subcommands").
+    """Imports a command on first use (click's documentation, "Lazily loading subcommands").
 
     `Any`: typer carries its own copy of click, whose types have no public name.
     """
@@ -50,7 +50,7 @@ class LazyGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Enough for the list in the help; `resolve_command` gives the real one."""
+        """Return a stub, enough for the list in the help; `resolve_command` returns the real command."""
         if cmd_name not in COMMANDS:
             return None
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
@@ -75,13 +75,11 @@ app = typer.Typer(
     name="recsys",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    help="Train, stream and serve recommendations. Start with `recsys demo`.",
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Train, stream and serve recommendations. Start with `recsys demo`."""
+@app.callback(help="Train, stream and serve recommendations. Start with `recsys demo`.")
+def _root() -> None: ...
 
 
 def main() -> None:

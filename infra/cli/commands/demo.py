@@ -1,11 +1,12 @@
-"""`recsys demo`: the whole loop, once, and then it keeps serving."""
+"""`recsys demo`: the whole loop once, then serve until Ctrl-C."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.demo import Outcome, run_demo
+if TYPE_CHECKING:
+    from infra.demo import Outcome
 from infra.terminal import JsonFlag, console, print_json, print_table
 
 app = typer.Typer()
@@ -14,22 +15,25 @@ app = typer.Typer()
 @app.command()
 def demo(
     data: Annotated[
-        Path | None, typer.Option(help="A data set to use instead of MovieLens-100K (see `recsys data`).")
+        Path | None, typer.Option(help="Data set to use instead of MovieLens-100K (see `recsys data`).")
     ] = None,
-    mapping: Annotated[Path | None, typer.Option(help="For tables: the YAML of columns.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="End after the lists instead of serving on.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Of the API; 0: any free one.")] = 8000,
+    mapping: Annotated[
+        Path | None, typer.Option(help="YAML that maps the columns of your own tables.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Exit after printing the recommendations.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the API; 0: any free one.")] = 8000,
     as_json: JsonFlag = False,
 ) -> None:
     """Import, stream, build features, train, serve, click, and see the list change.
 
-    Starts an embedded Redis and Kafka (or uses RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP) and stops
-    everything that it started when it ends.
+    Starts an embedded Redis and Kafka, unless RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP name others. Stops
+    everything that it started on exit.
 
     Example: recsys demo --once
     """
+    from infra.demo import run_demo
 
-    def show(outcome: Outcome, url: str) -> None:
+    def show(outcome: "Outcome", url: str) -> None:
         if as_json:
             print_json(outcome.to_dict())
             return
@@ -40,7 +44,7 @@ def demo(
     run_demo(data=data, mapping=mapping, once=once, port=port, show=show)
 
 
-def _print_lists(outcome: Outcome) -> None:
+def _print_lists(outcome: "Outcome") -> None:
     before = [item["item_id"] for item in outcome.before]
     clicked = {item["item_id"] for item in outcome.clicked}
     rows = []
@@ -49,7 +53,7 @@ def _print_lists(outcome: Outcome) -> None:
         rows.append((n + 1, mark + _name(old), _name(new), _moved(new["item_id"], n, before)))
     print_table(f"user {outcome.user}", ("", "before", "after three clicks", ""), rows)
     console.print(
-        f"[bold green]{outcome.change_ms:.0f} ms[/] from the clicks to the changed answer, through Kafka and Redis"
+        f"[bold green]{outcome.change_ms:.0f} ms[/] from the clicks to the changed list, through Kafka and Redis"
     )
 
 
@@ -65,9 +69,9 @@ def _moved(item: str, position: int, before: list[str]) -> str:
     return "" if not change else f"[cyan]{'▲' if change > 0 else '▼'}{abs(change)}[/]"
 
 
-def _print_next_steps(outcome: Outcome, url: str) -> None:
+def _print_next_steps(outcome: "Outcome", url: str) -> None:
     console.print(f"""
-Serving on [bold]{url}[/] until Ctrl-C. The page: {url}/    The API: {url}/openapi.json
+Serving on [bold]{url}[/] until Ctrl-C. Console: {url}/    API: {url}/openapi.json
 
   curl -s {url}/v1/recommendations -H 'content-type: application/json' \\
        -d '{{"user_id": "{outcome.user}", "k": 5}}'

@@ -9,11 +9,7 @@ import typer
 from infra.terminal import JsonFlag, finish, print_mapping
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import MS_PER_DAY
-from recsys.datasets.catalogue import items_path
 from recsys.settings import Settings
-from recsys.simulation.clock import CLOCK_FILE, WorldClock, wall_ms, write_clock
-from recsys.simulation.history import HistoryConfig, write_history
-from recsys.simulation.world import WorldConfig, create_world
 
 app = typer.Typer(
     no_args_is_help=True, help="Simulate a shop's users, or fit a response model to a real log."
@@ -42,6 +38,11 @@ def history(
 
     Example: recsys simulate history --users 2000 --items 2000 --days 7
     """
+    from recsys.datasets.catalogue import items_path
+    from recsys.simulation.clock import CLOCK_FILE, WorldClock, wall_ms, write_clock
+    from recsys.simulation.history import HistoryConfig, write_history
+    from recsys.simulation.world import WorldConfig, create_world
+
     settings = Settings()
     # outside the lake: training must not see the ground truth
     path = settings.home / "world.json"

@@ -139,6 +139,15 @@ async def drive(
     return sent
 
 
+async def drive_http(
+    api: str, events: Iterator[Event], rate: float, count: int, stop: threading.Event
+) -> Sent:
+    """Drive events into an API."""
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(base_url=api, timeout=10.0, limits=limits) as client:
+        return await drive(http_target(client), events, rate, count, stop)
+
+
 def kafka_target(sink: EventSink) -> Target:
     """Straight to the topic `events`."""
 
