@@ -1,6 +1,6 @@
-"""Attributes of items and users as rows of hashed tables: an item or user unseen in training still has a vector.
+"""Attributes of items and users as rows of hashed tables, so that unseen items and users have a vector.
 
-Numpy only: training builds its item tower on it, serving makes the vector of a fresh item with it.
+Numpy only: training builds the item tower on it, serving computes the vectors of new items with it.
 """
 
 import hashlib
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from recsys.contracts.types import Item
 
-SLOTS = 16  # attributes an item at most; the first ones are kept
-PROFILE_SLOTS = 8  # attributes a user at most
-PROFILE_BUCKETS = 1024  # rows of the users' table, without the one for none
-_EXACT = 32  # whole numbers below this are words of their own
+SLOTS = 16  # attributes per item; further ones are ignored
+PROFILE_SLOTS = 8  # attributes per user
+PROFILE_BUCKETS = 1024  # rows of the users' table, besides row 0 for none
+_EXACT = 32  # whole numbers below this have their own word
 
 
 def attribute_texts(item: Item) -> Iterator[str]:
-    """What is known of an item, as words: categories, creator, attributes, the words of its title.
+    """An item's categories, creator, attributes and title, as words.
 
     >>> list(attribute_texts(Item("7", "The Matrix", ("Action",), attributes={"year": "1999"})))
     ['category=Action', 'year=1999', 'title=the', 'title=matrix']
@@ -34,7 +34,7 @@ def attribute_texts(item: Item) -> Iterator[str]:
 def hash_attributes(items: Sequence[Item], buckets: int) -> NDArray[np.int64]:
     """(n_items, SLOTS) int64 rows of a table of 1 + `buckets` rows; 0 for none.
 
-    A stable hash (BLAKE2b): an item added later lands on the rows that were trained.
+    The hash is stable (BLAKE2b), so an item added later uses trained rows.
     """
     table = np.zeros((len(items), SLOTS), np.int64)
     for row, item in enumerate(items):
@@ -46,7 +46,7 @@ def hash_attributes(items: Sequence[Item], buckets: int) -> NDArray[np.int64]:
 def profile_rows(attributes: Mapping[str, str]) -> NDArray[np.int64]:
     """(PROFILE_SLOTS,) int64 rows of the users' table for a user's static attributes; 0 for none.
 
-    Numbers of 32 and more count by quarter octaves: a table cannot learn a word for every registration day.
+    Numbers from 32 on are bucketed by quarter octaves: a table cannot learn one word per registration day.
     """
     rows = np.zeros(PROFILE_SLOTS, np.int64)
     for slot, (name, value) in zip(range(PROFILE_SLOTS), sorted(attributes.items()), strict=False):
@@ -55,7 +55,7 @@ def profile_rows(attributes: Mapping[str, str]) -> NDArray[np.int64]:
 
 
 def _coarse(value: str) -> str:
-    """Exact for words and small numbers.
+    """The value itself for words and small numbers, else its bucket.
 
     >>> [_coarse(text) for text in ("F", "31", "32", "36", "1000")]
     ['F', '31', '>20', '>20', '>39']
@@ -71,13 +71,13 @@ def _hashed(text: str, buckets: int) -> int:
 
 
 def vectors_from_attributes(items: Sequence[Item], table: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors of items that the model was not trained on: the mean of their attributes' rows, normalised.
+    """Vectors of items outside the training data: the normalised mean of their attributes' rows.
 
     Args:
         table: (1 + buckets, d), `attributes` in the bundle's `item_vectors.safetensors`.
 
     Returns:
-        (n_items, d) float32 of length 1; zeros for an item of which nothing is known.
+        (n_items, d) float32 of length 1; zeros for an item without attributes.
     """
     slots = hash_attributes(items, len(table) - 1)
     present = (slots > 0)[..., None]

@@ -1,14 +1,14 @@
-"""Embedding tables that take little room, as plain tensor operations: they export to ONNX and run everywhere.
+"""Compact embedding tables, as plain tensor operations that export to ONNX.
 
-A *table* is any module that maps int64 numbers (…) to float32 rows (…, width). `nn.Embedding` is one; here are one
-that shares rows between numbers, and three that store a row in 16, 8 or 4 bits a number.
+A *table* is any module that maps int64 numbers (…) to float32 rows (…, width), such as `nn.Embedding`. One here shares
+rows between numbers; three store a row in 16, 8 or 4 bits per value.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Two odd multipliers and shifts (Dietzfelbinger's multiply-shift): numbers that collide in one do not in the other.
+# Two odd multipliers (Dietzfelbinger's multiply-shift): numbers that collide in one hash do not in the other.
 _MULTIPLIERS = (2654435761, 2246822519)
 _MODULUS = 2**31 - 1
 
@@ -16,8 +16,8 @@ _MODULUS = 2**31 - 1
 class HashedTable(nn.Module):
     """`buckets` rows shared by any number of items: the sum of two rows, chosen by two hashes.
 
-    Two items share both rows with probability 1 / buckets², so nearly every item keeps a vector of its own
-    (Svenstrup et al. 2017, "Hash Embeddings"). Number 0 has a row of its own.
+    Two items share both rows with probability 1 / buckets², so nearly every item has its own vector (Svenstrup et al.
+    2017, "Hash Embeddings"). Number 0 has its own row.
     """
 
     def __init__(self, buckets: int, width: int) -> None:
@@ -54,7 +54,7 @@ class HalfTable(nn.Module):
 
 
 class QuantizedTable(nn.Module):
-    """INT8 rows with one float scale a row: x ≈ q · scale, |error| ≤ scale / 2."""
+    """INT8 rows with one float scale per row: x ≈ q · scale, |error| ≤ scale / 2."""
 
     q: Tensor
     scale: Tensor
@@ -72,7 +72,7 @@ class QuantizedTable(nn.Module):
 
 
 class QuantizedTable4(nn.Module):
-    """INT4 rows, two numbers a byte, with one float scale a row: |error| ≤ scale / 2."""
+    """INT4 rows, two values per byte, with one float scale per row: |error| ≤ scale / 2."""
 
     q: Tensor
     scale: Tensor
@@ -81,7 +81,7 @@ class QuantizedTable4(nn.Module):
         """weight: (rows, width) float32, width even."""
         super().__init__()
         if weight.shape[1] % 2:
-            raise ValueError(f"INT4 packs two numbers a byte: width {weight.shape[1]} is odd")
+            raise ValueError(f"INT4 packs two values per byte: width {weight.shape[1]} is odd")
         largest = weight.abs().amax(1).clamp_min(1e-12)
         codes = (weight / largest.unsqueeze(1) * 7).round() + 8  # 1 … 15
         self.register_buffer("q", (codes[:, 0::2] + 16 * codes[:, 1::2]).to(torch.uint8))
@@ -95,14 +95,14 @@ class QuantizedTable4(nn.Module):
 
 
 def lookup(table: Tensor, numbers: Tensor) -> Tensor:
-    """Rows (…, width) of a table. `table[numbers]` says the same, but exports as a copy of the table for each use."""
+    """Rows (…, width) of a table. `table[numbers]` would export one copy of the table per use."""
     return F.embedding(numbers, table)
 
 
 def quantize_tables(model: nn.Module, bits: int, least_rows: int = 256) -> None:
     """Replace every `nn.Embedding` of at least `least_rows` rows by its quantized form, in place.
 
-    Small tables stay: they weigh nothing, and every error counts.
+    Small tables stay exact: quantizing them would save nothing.
     """
     kinds = {16: HalfTable, 8: QuantizedTable, 4: QuantizedTable4}
     if bits not in kinds:
@@ -111,8 +111,3 @@ def quantize_tables(model: nn.Module, bits: int, least_rows: int = 256) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Embedding) and child.num_embeddings >= least_rows:
                 setattr(parent, name, kinds[bits](child.weight.detach()))
-
-
-def stored_bytes(model: nn.Module) -> int:
-    """Bytes of all weights and buffers, as a file would hold them."""
-    return sum(t.numel() * t.element_size() for t in model.state_dict().values())

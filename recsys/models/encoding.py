@@ -1,11 +1,11 @@
-"""A user's history as the arrays that both models read. Numpy only: training and serving share this file.
+"""Encode a user's history as the arrays that both models read. Numpy only: training and serving share this file.
 
-An item's *number* is its row in the item table plus one; 0 is padding. Event types and time gaps are numbered from
-one too, 0 being padding or unknown.
+An item's *number* is its row in the item table plus one; 0 is padding. Event types and time gaps are also numbered from
+one; 0 is padding or unknown.
 
-`gaps[i]` says how long after event i the next event came; for the newest event, how long ago it was. So the
-encoding of a prefix as of its next event is the prefix of the encoding: one causal pass over a history trains the
-model on every one of its prefixes (`tests/recsys/models/test_encoding.py` holds us to it).
+`gaps[i]` is the time from event i to the next event; for the newest event, its age. So the encoding of a prefix at
+its next event is the prefix of the encoding, and one causal pass over a history trains the model on all of its
+prefixes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from recsys.contracts.state import Visit
 from recsys.contracts.types import MS_PER_SECOND, EventType
 
-PADDING = 0
 TYPE_NUMBERS: Mapping[EventType, int] = {t: i + 1 for i, t in enumerate(EventType)}
 N_TYPES = len(EventType) + 1  # with padding
-N_GAPS = 32  # 0: padding or no times known; 1: below a second; then doubling up to 2^30 s, 34 years
+N_GAPS = 32  # 0: padding or unknown time; 1: below a second; then doubling up to 2^30 s, 34 years
 
 
 class EncodedHistory(NamedTuple):
@@ -32,9 +31,9 @@ class EncodedHistory(NamedTuple):
 
 
 def gap_buckets(earlier_ms: NDArray[np.int64], later_ms: NDArray[np.int64]) -> NDArray[np.int64]:
-    """1 + floor(log2(1 + whole seconds between)), at most `N_GAPS` - 1; exact, no rounding of logarithms.
+    """1 + floor(log2(1 + whole seconds between)), at most `N_GAPS` - 1, without rounding errors of a logarithm.
 
-    A negative difference (clocks differ) counts as none.
+    A negative difference (clock skew) counts as 0.
 
     >>> gap_buckets(np.array([0, 0, 0, 5000]), np.array([999, 1000, 3600_000, 0])).tolist()
     [1, 2, 12, 1]
@@ -52,12 +51,12 @@ def encode_arrays(
     now_ms: int,
     length: int,
 ) -> EncodedHistory:
-    """Encode the newest `length` events of a history that is already numbered.
+    """Encode the newest `length` events of a numbered history.
 
     Args:
         numbers, types: (n,) item and type numbers, oldest first; no padding.
-        times_ms: (n,) Unix milliseconds, not decreasing; 0 where unknown (its gap is then 0).
-        now_ms: when the prediction is made; 0 for unknown.
+        times_ms: (n,) Unix milliseconds, not decreasing; 0: unknown, with gap 0.
+        now_ms: time of the prediction; 0: unknown.
         length: L of the result.
     """
     n = min(len(numbers), length)
@@ -78,8 +77,8 @@ def encode_visits(
 ) -> EncodedHistory:
     """Encode a stored history (oldest first). `rows` maps an item id to its row in the item table.
 
-    Items that the model does not know (no row, or one from `n_items` on) are left out. Visits later than `now_ms`
-    (clocks differ) count as just now.
+    Items unknown to the model (no row, or one from `n_items` on) are left out. Visits after `now_ms` (clock skew) count
+    as of now.
     """
     known = [
         (row + 1, TYPE_NUMBERS[v.type], v.event_time_ms)

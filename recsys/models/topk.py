@@ -1,6 +1,6 @@
-"""Exact nearest neighbours by matrix product, in chunks: what a GPU without a fitting FAISS build can always do.
+"""Exact nearest neighbours by matrix product in chunks, for GPUs without a matching FAISS build.
 
-Torch only; loaded by whoever chooses it. The same code runs on CPU tensors, where the tests check it.
+Loads torch. The same code runs on CPU tensors, where the tests check it.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ CHUNK = 1_000_000  # items scored at a time: 64 queries take 256 MB of scores
 
 
 class ChunkedTopK:
-    """Item vectors on a device, searched by inner product. Thread-safe; calls on one device take turns there."""
+    """Item vectors on a device, searched by inner product. Thread-safe; calls on one device take turns."""
 
     def __init__(
         self, vectors: NDArray[np.float32], device: str = "cuda", half: bool = True, chunk: int = CHUNK
@@ -21,11 +21,11 @@ class ChunkedTopK:
         """
         Args:
             vectors: (n, d) float32.
-            half: keep and multiply float16 on a GPU: half the memory, twice the speed, and scores good to three
-                digits. A CPU always uses float32.
+            half: use float16 on a GPU: half the memory, twice the speed, scores accurate to three digits. A CPU always
+                uses float32.
 
         Raises:
-            InvalidConfig: the device is not there.
+            InvalidConfig: the device does not exist.
         """
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise InvalidConfig(f"{device}: torch finds no CUDA device here; use the CPU index")
@@ -45,7 +45,7 @@ class ChunkedTopK:
             k: at most the number of items.
 
         Returns:
-            scores (B, k) float32, the best first, and positions (B, k) int64 in the vectors given.
+            scores (B, k) float32, best first, and positions (B, k) int64 in `vectors`.
         """
         asked = torch.from_numpy(queries).to(self._device, self._dtype)
         scores = torch.empty((len(queries), 0), device=self._device)

@@ -10,10 +10,10 @@ MASKED = -1e9  # additive; finite, so that no row of the softmax is empty
 
 
 class RecencyAttention(nn.Module):
-    """Multi-head attention whose positions are distances: how many events ago, one learnt bias a head.
+    """Multi-head attention with one learnt bias per head and distance in events.
 
-    Distances, not absolute positions, so that a history cut at the left means the same. Distances beyond
-    `max_distance` share the last bias (Raffel et al., 2020, without the logarithmic buckets).
+    With distances instead of absolute positions, a truncated history means the same. Distances beyond `max_distance`
+    share the last bias (Raffel et al., 2020, without the logarithmic buckets).
     """
 
     def __init__(self, dim: int, heads: int, max_distance: int) -> None:
@@ -24,7 +24,7 @@ class RecencyAttention(nn.Module):
         self.recency = nn.Parameter(torch.zeros(heads, max_distance))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, L, d); mask (B, 1, L, L) additive: 0 where row may look at column, else `MASKED`."""
+        """x (B, L, d); mask (B, 1, L, L) additive: 0 where row attends to column, else `MASKED`."""
         batch, length, dim = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         at = torch.arange(length, device=x.device)
@@ -32,7 +32,7 @@ class RecencyAttention(nn.Module):
         return self._attend(q, k, v, self.recency[:, distance] + mask)  # (B, heads, L, L)
 
     def newest(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Of `forward` the last row alone, (B, 1, d); mask (B, 1, 1, L)."""
+        """The last row of `forward`, (B, 1, d); mask (B, 1, 1, L)."""
         batch, length, dim = x.shape
         of_query, of_rest = self.qkv.weight[:dim], self.qkv.weight[dim:]
         q = F.linear(x[:, -1:], of_query).view(batch, 1, self.heads, dim // self.heads).transpose(1, 2)
@@ -44,7 +44,7 @@ class RecencyAttention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """q (B, heads, Q, d / heads), k and v with L for Q, bias (…, heads, Q, L) → (B, Q, d)."""
-        # written out: torch's fused attention has no gradient for a learnt bias, and its export breaks on the layout
+        # torch's fused attention has no gradient for a learnt bias, and its export fails on the layout
         weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + bias, dim=-1)
         return cast(Tensor, self.out((weights @ v).transpose(1, 2).flatten(2)))
 
@@ -78,13 +78,13 @@ class Block(nn.Module):
         return cast(Tensor, x + self.dropout(self.feed_forward(self.feed_forward_norm(x))))
 
     def newest(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Of `forward` the last position alone, (B, 1, d): of the last block nothing else is served."""
+        """The last position of `forward`, (B, 1, d): serving needs no other of the last block."""
         last = x[:, -1:] + self.dropout(self.attention.newest(self.attention_norm(x), mask[:, :, -1:]))
         return cast(Tensor, last + self.dropout(self.feed_forward(self.feed_forward_norm(last))))
 
 
 def causal_mask(history: Tensor) -> Tensor:
-    """(B, L) item numbers → (B, 1, L, L) additive mask: look back at real events, and always at oneself."""
+    """(B, L) item numbers → (B, 1, L, L) additive mask: attend to earlier real events and to oneself."""
     length = history.shape[1]
     at = torch.arange(length, device=history.device)
     allowed = (at[:, None] > at[None, :]) & (history != 0)[:, None, :]

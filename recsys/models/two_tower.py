@@ -1,9 +1,9 @@
-"""The two-tower recall model: a transformer over the user's history, and a vector an item; their dot product scores.
+"""The two-tower recall model: a transformer over the user's history and a vector per item, scored by dot product.
 
-The item tower adds an id embedding to the mean of its attributes' embeddings. In training the id is sometimes
-left out (`id_dropout`), so an item that came after training has a usable vector from its attributes alone. The
-user tower reads the same item vectors (tied), the event types, the gaps between events (`recsys.models.encoding`)
-and, with `profile`, the user's static attributes: all that is known of somebody without a history.
+The item tower adds an id embedding to the mean of its attributes' embeddings. Training sometimes drops the id
+(`id_dropout`), so an item added later has a usable vector from its attributes alone. The user tower reads the same item
+vectors (tied), event types, gaps between events (`recsys.models.encoding`) and, with `profile`, the user's static
+attributes, which are all that is known of a user without a history.
 """
 
 import math
@@ -23,7 +23,7 @@ from recsys.models.transformer import Block, causal_mask
 
 
 class TwoTowerShape(BaseModel):
-    """Everything that fixes the model's parameters."""
+    """Everything that determines the model's parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,20 +31,20 @@ class TwoTowerShape(BaseModel):
     blocks: int = Field(2, ge=1, description="Transformer blocks of the user tower.")
     heads: int = Field(2, ge=1, description="Attention heads; divides `dim`.")
     hidden: int = Field(128, ge=8, description="Width of the SwiGLU layer.")
-    max_distance: int = Field(200, ge=1, description="Events further back share one position bias.")
+    max_distance: int = Field(200, ge=1, description="Events further back share the last position bias.")
     attribute_buckets: int = Field(4096, ge=1, description="Rows of the hashed attribute table.")
     dropout: float = Field(0.2, ge=0, lt=1, description="On the inputs and on both outputs of a block.")
     id_dropout: float = Field(
-        0.1, ge=0, le=1, description="How often an item is trained without its id, a user without attributes."
+        0.1, ge=0, le=1, description="Share of items trained without their id, of users without attributes."
     )
-    profile: bool = Field(False, description="Read the user's static attributes too.")
+    profile: bool = Field(False, description="Also read the user's static attributes.")
     normalised: bool = Field(
         False, description="Cosine with a learnt scale instead of the plain dot product."
     )
 
 
 def id_scale(shape: TwoTowerShape) -> float:
-    """Standard deviation of a new embedding's numbers; its vectors are about 1/4 long."""
+    """Standard deviation of a new embedding's values; its vectors have a length of about 1/4."""
     return float(shape.dim**-0.5 / 4)
 
 
@@ -54,7 +54,7 @@ class ItemTower(nn.Module):
     attributes: Tensor
 
     def __init__(self, shape: TwoTowerShape, items: Sequence[Item], ids: nn.Module | None = None) -> None:
-        """`ids`: another table of 1 + n_items rows, row 0 for the start of a history; it is not initialised here."""
+        """`ids`: another table of 1 + n_items rows, row 0 for padding; the caller initialises it."""
         super().__init__()
         self.id_dropout = shape.id_dropout
         self.ids = nn.Embedding(1 + len(items), shape.dim) if ids is None else ids
@@ -69,7 +69,7 @@ class ItemTower(nn.Module):
             self.words.weight[0].zero_()
 
     def all_vectors(self) -> Tensor:
-        """(1 + n_items, d), row 0 the padding item's."""
+        """(1 + n_items, d); row 0 is the padding item's."""
         return self._vectors(cast(Tensor, self.ids.weight), self.attributes)
 
     def forward(self, numbers: Tensor) -> Tensor:
@@ -78,14 +78,14 @@ class ItemTower(nn.Module):
 
     def _vectors(self, ids: Tensor, slots: Tensor) -> Tensor:
         if self.training and self.id_dropout > 0:
-            kept = torch.rand(ids.shape[:-1], device=ids.device) >= self.id_dropout
-            ids = ids * kept.unsqueeze(-1)
+            remaining = torch.rand(ids.shape[:-1], device=ids.device) >= self.id_dropout
+            ids = ids * remaining.unsqueeze(-1)
         words = F.embedding_bag(slots.flatten(0, -2), self.words.weight, mode="mean", padding_idx=0)
         return F.normalize(ids + words.view_as(ids), dim=-1)
 
 
 class ItemTable:
-    """An item tower's vectors computed once: the same interface, for catalogues that fit in one matrix."""
+    """An item tower's vectors, computed once: the same interface for catalogues that fit in one matrix."""
 
     def __init__(self, tower: ItemTower) -> None:
         self._vectors = tower.all_vectors()
@@ -101,7 +101,7 @@ Items = ItemTower | ItemTable
 
 
 class UserTower(nn.Module):
-    """History → one vector a position: what the user may want next, as of that position."""
+    """History → one vector per position: what the user may want next at that position."""
 
     def __init__(self, shape: TwoTowerShape) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class UserTower(nn.Module):
         self.profile = nn.Embedding(1 + PROFILE_BUCKETS, shape.dim, padding_idx=0) if shape.profile else None
         if self.profile is not None:
             nn.init.zeros_(self.profile.weight)
-        # scores are cosines times its exponential: sqrt(d) at first, for scores of variance 1
+        # scores are cosines times its exponential, initially sqrt(d): scores of variance 1
         self.log_scale = nn.Parameter(torch.tensor(0.5 * math.log(shape.dim)))
 
     def forward(
@@ -129,32 +129,20 @@ class UserTower(nn.Module):
         types: Tensor,
         gaps: Tensor,
         profile: Tensor | None = None,
+        newest_only: bool = False,
     ) -> Tensor:
         """item_vectors (B, L, d) of `history` (B, L), with types and gaps (B, L) → (B, L, d).
 
         profile: (B, PROFILE_SLOTS) rows of the users' attribute table (`recsys.models.attributes`).
+        newest_only: (B, 1, d), the last position; the last block computes no other.
         """
-        x = self._events(item_vectors, types, gaps, profile)
-        mask = causal_mask(history)
-        for block in self.blocks:
-            x = block(x, mask)
-        return self._scaled(x)
-
-    def newest(
-        self,
-        item_vectors: Tensor,
-        history: Tensor,
-        types: Tensor,
-        gaps: Tensor,
-        profile: Tensor | None = None,
-    ) -> Tensor:
-        """Of `forward` the last position alone, (B, d), without computing what the last block makes of the others."""
         x = self._events(item_vectors, types, gaps, profile)
         mask = causal_mask(history)
         *earlier, last = cast(list[Block], list(self.blocks))
         for block in earlier:
             x = block(x, mask)
-        return self._scaled(last.newest(x, mask))[:, 0]
+        x = last.newest(x, mask) if newest_only else last(x, mask)
+        return F.normalize(self.norm(x), dim=-1) * self.log_scale.exp()
 
     def _events(self, item_vectors: Tensor, types: Tensor, gaps: Tensor, profile: Tensor | None) -> Tensor:
         x = item_vectors * item_vectors.shape[-1] ** 0.5 + self.types(types) + self.gaps(gaps)
@@ -162,11 +150,8 @@ class UserTower(nn.Module):
             x = x + self._profile(profile)[:, None]
         return cast(Tensor, self.dropout(x))
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        return F.normalize(self.norm(x), dim=-1) * self.log_scale.exp()
-
     def _profile(self, rows: Tensor) -> Tensor:
-        """(B, PROFILE_SLOTS) → (B, d), the mean of what is known."""
+        """(B, PROFILE_SLOTS) → (B, d), the mean of the known attributes."""
         table = cast(nn.Embedding, self.profile)
         if self.training and self.profile_dropout > 0:
             rows = rows * (torch.rand(len(rows), 1, device=rows.device) >= self.profile_dropout)
@@ -177,7 +162,7 @@ class TwoTower(nn.Module):
     """Both towers. Score of user u and item i: dot product of their vectors, a scaled cosine."""
 
     def __init__(self, shape: TwoTowerShape, items: Sequence[Item], ids: nn.Module | None = None) -> None:
-        """`items`: the item table; item i has number i + 1. `ids`: as `ItemTower` takes it."""
+        """`items`: the item table; item i has number i + 1. `ids`: as in `ItemTower`."""
         super().__init__()
         self.items = ItemTower(shape, items, ids)
         self.user = UserTower(shape)
@@ -190,16 +175,16 @@ class TwoTower(nn.Module):
         profile: Tensor | None = None,
         items: Items | None = None,
     ) -> Tensor:
-        """(B, L) each, profile (B, PROFILE_SLOTS) → user vectors (B, L, d), one a position.
+        """(B, L) each, profile (B, PROFILE_SLOTS) → user vectors (B, L, d), one per position.
 
-        items: look vectors up there instead.
+        items: look up item vectors there instead.
         """
         vectors = (items or self.items)(history)
         return cast(Tensor, self.user(vectors, history, types, gaps, profile))
 
 
 class ServedUserTower(nn.Module):
-    """What `user_tower.onnx` holds: item vectors frozen in a table, only the newest position is returned."""
+    """The module in `user_tower.onnx`: item vectors in a frozen table, only the newest position is returned."""
 
     table: Tensor
 
@@ -214,4 +199,5 @@ class ServedUserTower(nn.Module):
 
     def forward(self, history: Tensor, types: Tensor, gaps: Tensor, profile: Tensor | None = None) -> Tensor:
         """(B, L) int64 each, profile (B, PROFILE_SLOTS) int64 → (B, d) float32."""
-        return self.user.newest(self.table[history], history, types, gaps, profile)
+        newest: Tensor = self.user(self.table[history], history, types, gaps, profile, newest_only=True)
+        return newest[:, 0]

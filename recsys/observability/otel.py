@@ -1,4 +1,4 @@
-"""`recsys.observability.tracing` on OpenTelemetry. Imported only when traces are on."""
+"""`recsys.observability.tracing` by OpenTelemetry. Imported only when traces are on."""
 
 import importlib
 import sys
@@ -43,10 +43,10 @@ class OtelSpan:
 
 
 class OtelTraces:
-    """A tracer of its own: nothing global is touched, so two apps of one process do not meet."""
+    """A tracer without global state, so two apps in one process stay separate."""
 
     def __init__(self, exporter: str, service: str, processor: Any = None) -> None:
-        """`processor`: takes the spans instead of what `exporter` names."""
+        """`processor`: receives the spans instead of `exporter`."""
         self._provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
         self._provider.add_span_processor(processor or _processor(exporter))
         self._tracer = self._provider.get_tracer("recsys")
@@ -61,7 +61,7 @@ class OtelTraces:
 
 def _processor(exporter: str) -> Any:
     if exporter == "console":
-        # each span at once, one line of JSON: for looking, not for load
+        # each span at once, as one line of JSON: for debugging, not for load
         console = ConsoleSpanExporter(out=sys.stderr, formatter=lambda span: span.to_json(indent=None) + "\n")
         return SimpleSpanProcessor(console)
     otlp = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")

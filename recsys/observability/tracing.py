@@ -1,20 +1,16 @@
-"""Traces of one request through every process: what the code sees of OpenTelemetry, which it does not import.
+"""The interface of distributed traces, without OpenTelemetry.
 
-Off, nobody holds a `Traces`, and the request path asks one question: is there one? On, spans are made by
-`recsys.observability.otel`, the only module that imports OpenTelemetry. Between processes a span travels as a
-`traceparent` header (W3C Trace Context) of HTTP requests and Kafka records.
+`recsys.observability.exporters` opens the traces of a process. When they are off there is no `Traces` object, and the
+request path only checks for one. Between processes a span travels as a `traceparent` header (W3C Trace Context) of HTTP
+requests and Kafka records.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
-from recsys.contracts.errors import InvalidConfig
-
 TRACEPARENT = "traceparent"
-EXPORTERS = ("", "console", "otlp")
 
 Headers = tuple[tuple[str, bytes], ...]  # of a record of the event log
 P = ParamSpec("P")
@@ -23,11 +19,11 @@ Value = str | int | float | bool
 
 
 class Span(Protocol):
-    """Something that began and will end. Times are Unix nanoseconds; none means now."""
+    """An operation with a beginning and an end, in Unix nanoseconds; None: now."""
 
     @property
     def headers(self) -> Headers:
-        """What makes the span the parent of what another process does."""
+        """Headers that make this span the parent of spans in another process."""
 
     def child(self, name: str, start_ns: int | None = None) -> "Span": ...
 
@@ -35,58 +31,32 @@ class Span(Protocol):
 
 
 class Traces(Protocol):
-    """Makes the first span of this process. Thread-safe."""
+    """Begins this process's first span of a trace. Thread-safe."""
 
     def begin(self, name: str, parent: str = "", start_ns: int | None = None) -> Span:
-        """`parent`: the `traceparent` that came with the request or record; empty: a trace begins here."""
+        """`parent`: the `traceparent` of the request or record; empty: begin a trace."""
 
     def close(self) -> None:
-        """Export what has ended."""
+        """Export the spans that have ended."""
 
 
-# The span of the request that is worked on; set only when traces are on. A thread pool does not take it over by itself.
+# The current request's span; set only when traces are on. A thread pool does not inherit it: see `carried`.
 current_span: ContextVar[Span | None] = ContextVar("current_span", default=None)
 
 
 def current_headers() -> Headers:
-    """What a record carries that the current request sends; nothing when traces are off."""
+    """Headers of a record that the current request sends; empty when traces are off."""
     span = current_span.get()
     return () if span is None else span.headers
 
 
 def carried(work: Callable[P, T]) -> Callable[P, T]:
-    """`work` as another thread should run it: within the current span, or as it is when there is none."""
+    """`work` for another thread: run within the current span, if there is one."""
     return work if current_span.get() is None else partial(copy_context().run, work)
 
 
-def open_traces(exporter: str, service: str) -> Traces | None:
-    """The traces of this process; None when `exporter` is empty.
-
-    Args:
-        exporter: `console` (standard error) or `otlp` (to OTEL_EXPORTER_OTLP_ENDPOINT).
-        service: how traces name this process.
-
-    Raises:
-        InvalidConfig: another exporter, or a package is missing.
-    """
-    if not exporter:
-        return None
-    if exporter not in EXPORTERS:
-        raise InvalidConfig(f"RECSYS_TRACES={exporter}: choose console or otlp, or leave it empty")
-    try:
-        otel = importlib.import_module(
-            "recsys.observability.otel"
-        )  # loads OpenTelemetry, which most processes never need
-        traces: Traces = otel.OtelTraces(exporter, service)
-    except ImportError as error:
-        raise InvalidConfig(
-            f"RECSYS_TRACES={exporter} needs {error.name}; install the extra: pip install 'recsys-reference[otel]'"
-        ) from error
-    return traces
-
-
 def parent_of(headers: Sequence[tuple[str, bytes]]) -> str:
-    """The `traceparent` among a record's headers; empty: none."""
+    """The `traceparent` of a record's headers; empty: none."""
     for name, value in headers:
         if name == TRACEPARENT:
             return value.decode("ascii", errors="replace")

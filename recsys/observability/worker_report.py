@@ -1,13 +1,15 @@
-"""What a feature worker says of itself in the store, and the API shows: counts since the worker's start."""
+"""A feature worker's report in the store, which the API shows: counts since the worker's start."""
 
 import msgspec
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
-    """`freshness`: upper bound in seconds → how many batches took at most so long, from the log taking their oldest
-    record to its features being readable.
-    `alive_s`: seconds since its start, that is how long it has counted.
-    `lag`: records of its partitions that it has not read yet; None: this log cannot be asked."""
+    """
+    freshness: upper bound in seconds → number of batches that took at most that long, from the log accepting their
+        oldest record to its features being readable.
+    alive_s: seconds since the worker's start.
+    lag: unread records of its partitions; None: this log cannot tell.
+    """
 
     at_ms: int
     alive_s: float
@@ -24,7 +26,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
 
 
 def read_report(content: bytes) -> WorkerReport | None:
-    """None: it was written by a worker of another version."""
+    """None: a worker of another version wrote it."""
     try:
         return msgspec.msgpack.decode(content, type=WorkerReport)
     except msgspec.DecodeError:

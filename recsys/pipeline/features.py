@@ -1,6 +1,7 @@
-"""Candidate hydrators: the feature matrix that the ranker reads, and that the impression log keeps."""
+"""Candidate hydrators: the feature matrix that the ranker reads and the impression log records."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -12,60 +13,49 @@ from recsys.features.item_columns import ItemColumns
 from recsys.items.catalogue import Catalogue
 
 
+@dataclass(frozen=True, eq=False)
 class FeatureHydrator:
-    """`stages.CandidateHydrator`: features of the user, the items and both, as of the request's time.
+    """`stages.CandidateHydrator`: features of the user, the items and both at the request's time.
 
-    Without it the scorer has nothing to read, so it is required; it touches no network.
+    Required, since the scorer reads nothing else; it needs no network.
+
+    columns: rows as the candidates number them, of the same `features`.
     """
 
-    def __init__(
-        self, features: FeatureSet, columns: ItemSide, name: str = "features", optional: bool = False
-    ) -> None:
-        """
-        Args:
-            columns: rows as the candidates number them; made with the same `features`.
-        """
-        self.name = name
-        self.optional = optional
-        self._features = features
-        self._columns = columns
+    features: FeatureSet
+    columns: ItemSide
+    name: str = "features"
+    optional: bool = False
 
     def hydrate(self, query: Query, candidates: Candidates) -> Candidates:
         """Sets `features`, (N, D) float32."""
-        return _hydrated(self._features, self._columns, query, candidates)
+        return _hydrated(self.features, self.columns, query, candidates)
 
 
+@dataclass(eq=False)
 class DocumentHydrator:
-    """`stages.CandidateHydrator`: the same matrix, its item side read for each request, a document an item."""
+    """`stages.CandidateHydrator`: the same matrix; each request reads the item side as one document per item.
 
-    def __init__(
-        self,
-        features: FeatureSet,
-        columns: ItemColumns,
-        catalogue: Catalogue,
-        read: Callable[[Sequence[str]], Sequence[Document | None]],
-        name: str = "features",
-        optional: bool = False,
-    ) -> None:
-        """
-        Args:
-            columns: what is known of the items without a read.
-            read: item ids → their documents; raises `Unavailable`.
-        """
-        self.name = name
-        self.optional = optional
-        self._features = features
-        self._columns = columns
-        self._catalogue = catalogue
-        self._read = read
-        self._documents = ItemDocuments(features)
+    columns: what is known of the items without a read.
+    read: item ids → their documents; raises `Unavailable`.
+    """
+
+    features: FeatureSet
+    columns: ItemColumns
+    catalogue: Catalogue
+    read: Callable[[Sequence[str]], Sequence[Document | None]]
+    name: str = "features"
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        self._documents = ItemDocuments(self.features)
 
     def hydrate(self, query: Query, candidates: Candidates) -> Candidates:
         """Sets `features`, (N, D) float32."""
         rows = candidates.rows
-        found = self._read(self._catalogue.ids(rows.tolist()))
-        items = FixedItems(self._columns, *self._documents.arrays(self._columns, rows, found), aligned=True)
-        return _hydrated(self._features, items, query, candidates)
+        found = self.read(self.catalogue.ids(rows.tolist()))
+        items = FixedItems(self.columns, *self._documents.arrays(self.columns, rows, found), aligned=True)
+        return _hydrated(self.features, items, query, candidates)
 
 
 def _hydrated(features: FeatureSet, items: ItemSide, query: Query, candidates: Candidates) -> Candidates:

@@ -1,6 +1,7 @@
-"""Filters that every list needs. All are exact, and required: what must not be shown is not shown."""
+"""Filters that every list needs. They are exact, and required: without them a list could show a hidden item."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,12 @@ from recsys.items.catalogue import Catalogue
 SEEN, EXCLUDED, DELETED = "seen", "excluded", "deleted"
 
 
+@dataclass(frozen=True)
 class SeenFilter:
-    """`stages.Filter`: removes what the user has engaged with (the latest 1 000) and what the request excludes."""
+    """`stages.Filter`: removes the latest 1 000 items that the user engaged with and what the request excludes."""
 
-    def __init__(self, name: str = "seen", optional: bool = False) -> None:
-        self.name = name
-        self.optional = optional
+    name: str = "seen"
+    optional: bool = False
 
     def remove(self, query: Query, candidates: Candidates) -> Mapping[str, NDArray[np.bool_]]:
         return {
@@ -25,13 +26,13 @@ class SeenFilter:
         }
 
 
+@dataclass(frozen=True, eq=False)
 class DeletedFilter:
-    """`stages.Filter`: removes items that have left the catalogue since the bundle was made."""
+    """`stages.Filter`: removes items deleted from the catalogue since the bundle was published."""
 
-    def __init__(self, catalogue: Catalogue, name: str = "deleted", optional: bool = False) -> None:
-        self.name = name
-        self.optional = optional
-        self._catalogue = catalogue
+    catalogue: Catalogue
+    name: str = "deleted"
+    optional: bool = False
 
     def remove(self, query: Query, candidates: Candidates) -> Mapping[str, NDArray[np.bool_]]:
-        return {DELETED: ~self._catalogue.alive[candidates.rows]}
+        return {DELETED: ~self.catalogue.alive[candidates.rows]}

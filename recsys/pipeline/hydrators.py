@@ -1,6 +1,7 @@
-"""Query hydrators: what the online store knows of the user, and that as the arrays that recall and ranking read."""
+"""Query hydrators: read the user from the online store, and encode it for recall and ranking."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Protocol
 
@@ -18,64 +19,53 @@ ENGAGED, SEEN = "engaged", "seen"  # names of the histories in `recsys.features.
 
 
 class UserStates(Protocol):
-    """A `FeatureStore`, or the documents of last night."""
+    """A `FeatureStore`, or the nightly documents."""
 
     def user(self, user_id: str) -> EntityState: ...
 
 
-class UserHydrator:
-    """`stages.QueryHydrator`: the user's state and static attributes. Without it everybody is unknown."""
+def _no_attributes(user_id: str, state: EntityState) -> Mapping[str, str]:
+    return {}
 
-    def __init__(
-        self,
-        store: UserStates,
-        attributes_of: Callable[[str, EntityState], Mapping[str, str]] = lambda user_id, state: {},
-        name: str = "user",
-        optional: bool = True,
-    ) -> None:
-        self.name = name
-        self.optional = optional
-        self._store = store
-        self._attributes_of = attributes_of
+
+@dataclass(frozen=True, eq=False)
+class UserHydrator:
+    """`stages.QueryHydrator`: the user's state and static attributes. Without it every user is unknown."""
+
+    store: UserStates
+    attributes_of: Callable[[str, EntityState], Mapping[str, str]] = _no_attributes
+    name: str = "user"
+    optional: bool = True
 
     def hydrate_query(self, query: Query) -> Query:
-        user = self._store.user(query.user_id)
+        user = self.store.user(query.user_id)
         known = bool(user.cells or user.histories)
-        return replace(query, user=user, known=known, attributes=self._attributes_of(query.user_id, user))
+        return replace(query, user=user, known=known, attributes=self.attributes_of(query.user_id, user))
 
 
+@dataclass(frozen=True, eq=False)
 class HistoryHydrator:
-    """`stages.QueryHydrator`: model inputs, recent items, and what must not be shown. Pure, so required.
+    """`stages.QueryHydrator`: model inputs, recent items, and rows that must not be shown. Pure, so required.
 
-    Reads `query.user`; goes after the `UserHydrator`. Items newer than the bundle are recent and seen, but not in
-    the model's inputs: it does not know them.
+    It reads `query.user`, so it follows the `UserHydrator`. Items newer than the bundle are recent and seen, but not
+    among the model's inputs: the model does not know them.
+
+    length: L, the history length that the models were trained with.
+    repeat: which seen items may be recommended once more; by default none.
     """
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        length: int,
-        repeat: RepeatConsumption | None = None,
-        name: str = "history",
-        optional: bool = False,
-    ) -> None:
-        """
-        Args:
-            length: L, the history length that the models were trained with.
-            repeat: which seen items may be recommended once more; None: none.
-        """
-        self.name = name
-        self.optional = optional
-        self._catalogue = catalogue
-        self._length = length
-        self._repeat = repeat or RepeatConsumption()
+    catalogue: Catalogue
+    length: int
+    repeat: RepeatConsumption = field(default_factory=RepeatConsumption)
+    name: str = "history"
+    optional: bool = False
 
     def hydrate_query(self, query: Query) -> Query:
-        catalogue = self._catalogue
+        catalogue = self.catalogue
         engaged = query.user.histories.get(ENGAGED, [])
-        encoded = encode_visits(engaged, catalogue.rows, query.now_ms, self._length, catalogue.trained)
+        encoded = encode_visits(engaged, catalogue.rows, query.now_ms, self.length, catalogue.trained)
         seen = query.user.histories.get(SEEN, [])
-        repeated = dict.fromkeys(self._repeat.items(seen, query.now_ms))
+        repeated = dict.fromkeys(self.repeat.items(seen, query.now_ms))
         hidden = [item_id for item_id in map(_ITEM_ID, seen) if item_id not in repeated]
         return replace(
             query,
@@ -90,11 +80,11 @@ class HistoryHydrator:
 
     def _recent(self, visits: list[Visit]) -> Rows:
         newest_first = dict.fromkeys(map(_ITEM_ID, reversed(visits)))
-        return self._catalogue.rows_of(newest_first)
+        return self.catalogue.rows_of(newest_first)
 
     def _sorted(self, item_ids: Iterable[str]) -> Rows:
-        """Without repeats; there is seldom one, so `np.unique` would take ten times as long."""
-        rows = self._catalogue.rows_of(item_ids)
+        """Sorted rows without repeats. Repeats are rare, so `np.unique` would take ten times as long."""
+        rows = self.catalogue.rows_of(item_ids)
         rows.sort()
         repeated = rows[1:] == rows[:-1]
         return np.delete(rows, np.flatnonzero(repeated)) if repeated.any() else rows

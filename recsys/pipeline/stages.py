@@ -1,10 +1,10 @@
-"""The kinds of stages of the request path, and what each leaves behind.
+"""The kinds of stages of the request path.
 
-A stage is any object with these members; nothing is inherited. `name` is unique in a pipeline and is what
-`degraded`, logs and metrics say. An `optional` stage may fail or run out of time: the request goes on without it
-and says so. A required one ends the request with `StageFailed`.
+A stage is any object with these members; nothing is inherited. Its `name` is unique in a pipeline and appears in
+`degraded`, logs and metrics. When an `optional` stage fails or runs out of time, the request continues without it and
+the answer names it. A failed required stage ends the request with `StageFailed`.
 
-Stages are shared by all requests and run in several threads: they hold no state of a request.
+Stages are shared by all requests and run in several threads, so they hold no state of a request.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from recsys.contracts.request import Answer, Candidates, Query, Rows, Selection
 
 
 class Stage(Protocol):
-    """What every stage has."""
+    """The members of every stage."""
 
     @property
     def name(self) -> str: ...
@@ -27,7 +27,7 @@ class Stage(Protocol):
 
 
 class QueryHydrator(Stage, Protocol):
-    """Adds to the query what is known of the user."""
+    """Adds what is known of the user to the query."""
 
     def hydrate_query(self, query: Query) -> Query: ...
 
@@ -36,42 +36,42 @@ class Source(Stage, Protocol):
     """One recall channel; its name is the channel's."""
 
     def recall(self, query: Query) -> Rows:
-        """(n,) int32 rows, the best first, no repeats; empty when the channel has nothing for this user."""
+        """(n,) int32 rows, best first, no repeats; empty when the channel has nothing for this user."""
 
 
 class Merger(Stage, Protocol):
-    """Makes one list of candidates of what the channels returned."""
+    """Merges the channels' results into one list of candidates."""
 
     def merge(self, recalled: Mapping[str, Rows]) -> Candidates: ...
 
 
 class CandidateHydrator(Stage, Protocol):
-    """Adds to the candidates what scorers need. Rows and their order must stay (checked)."""
+    """Adds what scorers need to the candidates. Rows and their order must not change (checked)."""
 
     def hydrate(self, query: Query, candidates: Candidates) -> Candidates: ...
 
 
 class Filter(Stage, Protocol):
-    """Says what must not be shown, and why."""
+    """Decides what must not be shown, and why."""
 
     def remove(self, query: Query, candidates: Candidates) -> Mapping[str, NDArray[np.bool_]]:
-        """Reason → (N,) bool mask of what is removed for it. A candidate may have several reasons."""
+        """Reason → (N,) bool mask of the removed candidates. A candidate may have several reasons."""
 
 
 class Scorer(Stage, Protocol):
-    """Sets `scores` (heads), `score` (what the order follows), or both. Rows must stay (checked)."""
+    """Sets `scores` (heads), `score` (which determines the order), or both. Rows must not change (checked)."""
 
     def score(self, query: Query, candidates: Candidates) -> Candidates: ...
 
 
 class Selector(Stage, Protocol):
-    """Chooses the shown list; diversity, rules and exploration live here."""
+    """Chooses the shown list: diversity, rules and exploration."""
 
     def select(self, query: Query, candidates: Candidates) -> Selection:
-        """`candidates` come best first, with finite scores, and without features: those are for scorers."""
+        """`candidates` come best first, with finite scores and without features."""
 
 
 class SideEffect(Stage, Protocol):
-    """Anything after the answer is known, such as the impression log. Must queue, not wait."""
+    """Work after the answer is known, such as the impression log. It must queue, not wait."""
 
     def after(self, answer: Answer) -> None: ...

@@ -1,7 +1,7 @@
-"""What is popular now: the popularity channels' table made again from the live item features.
+"""What is popular now: the popularity channels' table, recomputed from the live item features.
 
 The bundle's table is as old as its training data. This one counts the events of a minute ago, with the same integer
-decay as the feature. Whoever keeps the item features current calls `refresh`, now and then, off the requests' way.
+decay as the feature. The thread that keeps the item features current calls `refresh` periodically.
 """
 
 import threading
@@ -38,11 +38,11 @@ class Trending:
     ) -> None:
         """
         Args:
-            base: the bundle's table: follows behind what is popular now, and stands alone while nothing is.
-            column: the item feature that counts, from 0 for an item that nobody uses.
+            base: the bundle's table: it follows what is popular now, and is the whole table while nothing is.
+            column: the item feature that counts, 0 for an unused item.
 
         Raises:
-            UnknownFeature: `column` is no cached item feature of the set.
+            UnknownFeature: `column` is not a cached item feature of the set.
         """
         names = [features.names[place] for place in columns.columns]
         if column not in names:
@@ -56,13 +56,13 @@ class Trending:
         self._lock = threading.Lock()
 
     def keep(self, source: Replaceable) -> None:
-        """Give this source the current table now and with each `refresh`, as long as it exists."""
+        """Give this source the current table now and after each `refresh`, as long as the source exists."""
         with self._lock:
             source.replace(self._current)
             self._sources.add(source)
 
     def refresh(self, now_ms: int) -> Popularity:
-        """Make the table of this moment and give it to the sources."""
+        """Compute the current table and give it to the sources."""
         rows = np.flatnonzero(self._catalogue.alive).astype(np.int32)
         live = popularity(rows, self._columns.column(self._place, rows, now_ms), self._catalogue)
         rest = self._base.rows[~np.isin(self._base.rows, live.rows)]

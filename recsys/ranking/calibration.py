@@ -1,7 +1,7 @@
-"""From a head's raw probability to an honest one. Fitted in training, applied in serving; numpy only.
+"""Calibrate the heads' raw probabilities. Fitted in training, applied in serving; numpy only.
 
 `calibration.json` of a bundle: `{"click": {"method": "platt", "slope": …, "offset": …}, "like": {"method":
-"isotonic", "raw": […], "calibrated": […]}}`. A head that is not named stays as it is; dwell is never calibrated.
+"isotonic", "raw": […], "calibrated": […]}}`. A head that is not named stays raw; dwell is never calibrated.
 """
 
 import json
@@ -21,7 +21,7 @@ _TINY = 1e-6
 
 
 class Calibration(Protocol):
-    """A non-decreasing map of probabilities: the order within a head never turns round."""
+    """A non-decreasing map of probabilities: it never reverses the order within a head."""
 
     def apply(self, raw: Probabilities) -> Probabilities: ...
 
@@ -50,7 +50,7 @@ class Platt:
 
 @dataclass(frozen=True)
 class Isotonic:
-    """Linear between knots, constant outside them; `raw` rises strictly, `calibrated` does not fall."""
+    """Linear between knots, constant outside; `raw` rises strictly, `calibrated` does not fall."""
 
     raw: tuple[float, ...]
     calibrated: tuple[float, ...]
@@ -59,7 +59,7 @@ class Isotonic:
         x, y = np.array(self.raw), np.array(self.calibrated)
         if not len(x) or len(x) != len(y) or (np.diff(x) <= 0).any() or (np.diff(y) < 0).any():
             raise ValueError(
-                "isotonic knots: as many raw as calibrated, the first rising, the second not falling"
+                "isotonic knots: raw and calibrated must be equally long, raw rising, calibrated not falling"
             )
 
     def apply(self, raw: Probabilities) -> Probabilities:
@@ -72,7 +72,7 @@ class Isotonic:
 def calibrate(
     scores: Mapping[Head, NDArray[np.float32]], calibrations: Mapping[Head, Calibration]
 ) -> dict[Head, NDArray[np.float32]]:
-    """Every head's scores, those of `calibrations` calibrated."""
+    """All heads' scores, calibrated where `calibrations` has the head."""
     return {h: calibrations[h].apply(raw) if h in calibrations else raw for h, raw in scores.items()}
 
 

@@ -1,9 +1,11 @@
-"""Less of what the user was shown before: each earlier impression takes its share of an item's value.
+"""Discount repeated impressions: each earlier impression reduces an item's value.
 
-The ranker reads how often an item was shown, too, but it learns that from a log in which repeats were rare; what it
-then serves repeats its own best guesses. So the discount is a dial of the request path, as in Lee et al. 2014
-("Modeling impression discounting in large-scale recommender systems").
+The ranker reads how often an item was shown, but learns that from a log with few repeats, so what it serves repeats its
+own best guesses. The discount is therefore a setting of the request path, as in Lee et al. 2014 ("Modeling impression
+discounting in large-scale recommender systems").
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec.structs import replace
@@ -12,32 +14,32 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.request import Candidates, Query
 
 
+@dataclass(frozen=True)
 class ImpressionDiscount:
-    """`recsys.pipeline.stages.Scorer`, after the ranker: value · factor^(times shown)."""
+    """`recsys.pipeline.stages.Scorer`, after the ranker: value · factor^(times shown).
 
-    name = "impression_discount"
+    column: the feature that counts the user's impressions of the item.
+    factor: in (0, 1]; 1 changes nothing.
 
-    def __init__(self, column: int, factor: float, optional: bool = True) -> None:
-        """
-        Args:
-            column: of the features, the one that counts the user's impressions of the item.
-            factor: in (0, 1]; 1 changes nothing.
+    Raises:
+        InvalidConfig: the factor is outside.
+    """
 
-        Raises:
-            InvalidConfig: the factor is outside.
-        """
-        if not 0 < factor <= 1:
+    column: int
+    factor: float
+    optional: bool = True
+    name: str = "impression_discount"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor <= 1:
             raise InvalidConfig(
-                f"impression discount: the factor must be above 0 and at most 1, not {factor}"
+                f"impression discount: the factor must be above 0 and at most 1, not {self.factor}"
             )
-        self.optional = optional
-        self._column = column
-        self._factor = np.float32(factor)
 
     def score(self, query: Query, candidates: Candidates) -> Candidates:
-        """A negative value sinks as a positive one does."""
+        """A negative value decreases as a positive one does."""
         if not len(candidates):
             return candidates
-        kept = self._factor ** np.maximum(candidates.features[:, self._column], 0)
-        score = np.where(candidates.score >= 0, candidates.score * kept, candidates.score / kept)
+        discount = np.float32(self.factor) ** np.maximum(candidates.features[:, self.column], 0)
+        score = np.where(candidates.score >= 0, candidates.score * discount, candidates.score / discount)
         return replace(candidates, score=score.astype(np.float32))

@@ -1,10 +1,11 @@
 """The ranking stage: `ranker.onnx` over all candidates of a request in one call.
 
-The user part has batch size 1 in the graph, so it is computed once a request; only item and cross parts grow with
-the number of candidates. One intra-op thread: requests run beside each other, not each on all cores.
+The user part of the graph has batch size 1, so it is computed once per request; only item and cross parts grow with the
+number of candidates. One intra-op thread: the cores serve different requests in parallel.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,12 +17,12 @@ from numpy.typing import NDArray
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.contracts.request import Candidates, Query
 from recsys.contracts.types import Device, Head
+from recsys.models.onnx_session import open_session
 from recsys.ranking.calibration import Calibration, calibrate
 from recsys.ranking.value_model import ValueModel
 
 INPUTS = ("history", "types", "gaps", "items", "features", "position")
 OUTPUTS = tuple(str(head) for head in Head)
-
 
 _PROVIDERS = {
     Device.CPU: ["CPUExecutionProvider"],
@@ -30,27 +31,19 @@ _PROVIDERS = {
 
 
 class RankerSession:
-    """`ranker.onnx` with checked names. Thread-safe: onnxruntime's `run` is."""
+    """`ranker.onnx` with checked names. Thread-safe."""
 
     def __init__(self, model: Path | bytes, threads: int = 1, device: Device = Device.CPU) -> None:
         """
         Raises:
-            InvalidBundle: the file is no ONNX model, or has other inputs or outputs than docs/architecture.md says.
-            InvalidConfig: CUDA is asked for and is not there.
+            InvalidBundle: not an ONNX model, or one whose inputs or outputs differ from docs/architecture.md.
+            InvalidConfig: CUDA is requested and not available.
         """
         if device is Device.CUDA:
             _prepare_cuda()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        source = model if isinstance(model, bytes) else str(model)
-        try:
-            self._session = ort.InferenceSession(source, options, providers=_PROVIDERS[device])
-        except Exception as error:  # onnxruntime raises many kinds without a common base of its own
-            raise InvalidBundle(f"ranker.onnx: {error}") from error
-        if (
-            self._session.get_providers()[0] != _PROVIDERS[device][0]
-        ):  # it goes on without, and only logs that
+        self._session = open_session("ranker.onnx", model, threads, _PROVIDERS[device])
+        # onnxruntime falls back to the CPU and only logs it
+        if self._session.get_providers()[0] != _PROVIDERS[device][0]:
             raise InvalidConfig(
                 "onnxruntime finds no CUDA device or libraries; its log on standard error says which"
             )
@@ -70,10 +63,10 @@ class RankerSession:
 
 
 def _prepare_cuda() -> None:
-    """Where CUDA and cuDNN are pip's wheels, onnxruntime finds them only after `preload_dlls`, new in 1.21.
+    """Load CUDA and cuDNN. Those of pip's wheels are found only after `preload_dlls`, new in onnxruntime 1.21.
 
     Raises:
-        InvalidConfig: this onnxruntime has no CUDA.
+        InvalidConfig: this onnxruntime has no CUDA support.
     """
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise InvalidConfig(
@@ -85,43 +78,34 @@ def _prepare_cuda() -> None:
 
 
 class Ranker(Protocol):
-    """What the scorer asks: a session here, or one in another process."""
+    """What the scorer calls: a session in this process or in another one."""
 
     def run(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[Head, NDArray[np.float32]]:
         """All heads of the inputs `INPUTS`, shapes as in docs/architecture.md."""
 
 
+@dataclass(frozen=True, eq=False)
 class RankScorer:
-    """`recsys.pipeline.stages.Scorer`: sets every head's score and their value as the order."""
+    """`recsys.pipeline.stages.Scorer`: sets every head's score, and the value model's score as the order.
 
-    name = "rank"
+    trained_items: rows from here on are unknown to the model (item number 0).
+    optional: when ranking fails, continue with recall's order and report `degraded`.
+    """
 
-    def __init__(
-        self,
-        session: Ranker,
-        trained_items: int,
-        calibrations: Mapping[Head, Calibration],
-        value_model: ValueModel,
-        optional: bool = True,
-    ) -> None:
-        """
-        Args:
-            trained_items: rows from here on are unknown to the model (item number 0).
-            optional: when it fails, go on with recall's order and say so in `degraded`.
-        """
-        self.optional = optional
-        self._session = session
-        self._trained_items = trained_items
-        self._calibrations = dict(calibrations)
-        self._value_model = value_model
+    session: Ranker
+    trained_items: int
+    calibrations: Mapping[Head, Calibration]
+    value_model: ValueModel
+    optional: bool = True
+    name: str = "rank"
 
     def score(self, query: Query, candidates: Candidates) -> Candidates:
-        """Non-finite features have a defined reading inside the model; scores are finite for every input."""
+        """Scores are finite for every input: the model defines how it reads non-finite features."""
         if not len(candidates):
             return candidates
-        raw = self._session.run(self._inputs(query, candidates))
-        scores = calibrate(raw, self._calibrations)
-        return replace(candidates, scores=scores, score=self._value_model.value(scores))
+        raw = self.session.run(self._inputs(query, candidates))
+        scores = calibrate(raw, self.calibrations)
+        return replace(candidates, scores=scores, score=self.value_model.value(scores))
 
     def _inputs(self, query: Query, candidates: Candidates) -> dict[str, NDArray[np.generic]]:
         rows = candidates.rows.astype(np.int64)
@@ -129,12 +113,12 @@ class RankScorer:
             "history": _one_row(query.history),
             "types": _one_row(query.types),
             "gaps": _one_row(query.gaps),
-            "items": np.where(rows < self._trained_items, rows + 1, 0),
+            "items": np.where(rows < self.trained_items, rows + 1, 0),
             "features": candidates.features,
-            "position": np.zeros(len(candidates), np.int64),  # as if every one were shown at the top
+            "position": np.zeros(len(candidates), np.int64),  # as if each were shown at the top
         }
 
 
 def _one_row(encoded: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(L,) → (1, L); no history at all becomes one padding event, for the graph wants L ≥ 1."""
+    """(L,) → (1, L); an empty history becomes one padding event, since the graph needs L ≥ 1."""
     return encoded.reshape(1, -1) if len(encoded) else np.zeros((1, 1), np.int64)

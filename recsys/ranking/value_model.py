@@ -1,4 +1,4 @@
-"""From the heads to the one number that the order follows."""
+"""Combine the ranker's heads into the one value that orders candidates."""
 
 import math
 from collections.abc import Mapping
@@ -20,11 +20,10 @@ DEFAULT_WEIGHTS: Mapping[Head, float] = {
 
 @dataclass(frozen=True)
 class ValueModel:
-    """value = Σ weight · what the user is expected to do. What a click is worth is a product decision, so it is
-    configuration, not learnt.
+    """value = Σ weight · expected action. What a click is worth is a product decision: configured, not learnt.
 
-    The conversion head is given a click, so it enters as P(click) · P(conversion | click); dwell enters as log1p
-    seconds. A negative weight is allowed (a head to avoid); all zero is not, for it orders nothing.
+    Conversion enters as P(click) · P(conversion | click), dwell as log1p seconds. A weight may be negative (a head to
+    avoid); weights that are all zero would order nothing and are refused.
     """
 
     weights: Mapping[Head, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
@@ -39,7 +38,7 @@ class ValueModel:
         object.__setattr__(self, "weights", weights)
 
     def value(self, scores: Mapping[Head, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """One (N,) float32 of the heads' (N,) arrays. A head with weight 0 is not read."""
+        """(N,) float32 from the heads' (N,) arrays. A head with weight 0 is not read."""
         value = np.zeros(len(next(iter(scores.values()))), np.float32)
         for head, weight in self.weights.items():
             if weight:

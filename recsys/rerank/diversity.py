@@ -1,7 +1,7 @@
-"""What the next item of a list adds to it: relevance alone, MMR, or a determinantal point process.
+"""The gain of the next item of a list: relevance alone, MMR, or a determinantal point process.
 
-An objective is asked for the gain of every candidate and told which one was chosen; `recsys.rerank.greedy` does the
-choosing. A step is one matrix-vector product over the candidates, so a list of k costs k · N · d operations.
+`recsys.rerank.greedy` asks an objective for the gain of every candidate, chooses one and tells the objective. A step is
+one matrix-vector product over the candidates, so a list of k costs k · N · d operations.
 """
 
 from typing import Protocol
@@ -13,21 +13,21 @@ Floats = NDArray[np.float32]
 
 _TINY = 1e-6
 _LEAST = np.float32(1e-30)
-_ROWS = 32  # of the Cholesky factor at first; doubled when a list is longer
+_ROWS = 32  # initial size of the Cholesky factor; doubled for longer lists
 
 
 class Objective(Protocol):
-    """State of one list in the making."""
+    """The state of one list while it is built."""
 
     def gains(self) -> Floats:
-        """(N,) gain of each candidate as the next item; those chosen already may have any."""
+        """(N,) gain of each candidate as the next item; arbitrary for those already chosen."""
 
     def choose(self, position: int) -> None:
-        """Candidate `position` is in the list now."""
+        """Add candidate `position` to the list."""
 
 
 class Relevance:
-    """The score, whatever is in the list."""
+    """The score, independent of the list."""
 
     def __init__(self, relevance: Floats) -> None:
         self._relevance = relevance
@@ -52,7 +52,7 @@ class MaximalMarginalRelevance:
         self._relevance = np.float32(1 - diversity) * relevance
         self._vectors = vectors
         self._diversity = np.float32(diversity)
-        # diversity · the nearest chosen one's cosine; of an empty list as if all were opposite, the same for everybody
+        # diversity · cosine with the nearest chosen item; -1 for all candidates while the list is empty
         self._penalty = np.full(len(relevance), -self._diversity)
 
     def gains(self) -> Floats:
@@ -66,15 +66,15 @@ class MaximalMarginalRelevance:
 class DeterminantalPointProcess:
     """Greedy maximum of det(L) over the list, L_ij = q_i S_ij q_j (Chen, Zhang, Zhou 2018, algorithm 1).
 
-    q = exp(a · relevance) with a = (1 - diversity) / (2 · diversity), S = (1 + cosine) / 2. The gain of an item is
-    the logarithm of what it multiplies the determinant by: log d², d the last entry of its Cholesky row.
+    q = exp(a · relevance) with a = (1 - diversity) / (2 · diversity), S = (1 + cosine) / 2. The gain of an item is the
+    logarithm of the factor by which it multiplies the determinant: log d², d the last entry of its Cholesky row.
     """
 
     def __init__(self, relevance: Floats, vectors: Floats, diversity: float) -> None:
-        """As of `MaximalMarginalRelevance`, with `diversity` in (0, 1]."""
+        """As in `MaximalMarginalRelevance`, with `diversity` in (0, 1]."""
         self._quality = np.exp(np.float32((1 - diversity) / (2 * diversity)) * relevance)
         self._vectors = vectors
-        self._factor = np.empty((_ROWS, len(relevance)), np.float32)  # transposed, one row a chosen item
+        self._factor = np.empty((_ROWS, len(relevance)), np.float32)  # transposed, one row per chosen item
         self._chosen = 0
         self._squares = self._quality**2 * np.float32(1 + _TINY)
 
@@ -95,7 +95,7 @@ class DeterminantalPointProcess:
 
 
 def scaled(scores: Floats) -> Floats:
-    """To [0, 1]: the best candidate 1, the worst 0; all equal: 1."""
+    """Scores in [0, 1]: the best 1, the worst 0; all equal: 1."""
     low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
     if not high > low:
         return np.ones_like(scores)
@@ -104,7 +104,7 @@ def scaled(scores: Floats) -> Floats:
 
 
 def unit(vectors: Floats) -> Floats:
-    """(n, d) to length 1; zeros stay zeros."""
+    """(n, d) vectors of length 1; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     normalised: Floats = vectors / np.maximum(lengths, np.float32(1e-12))
     return normalised

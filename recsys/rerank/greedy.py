@@ -1,4 +1,4 @@
-"""The greedy choice of a list: the best next item that no cap forbids, place by place."""
+"""Build a list greedily: place by place, the item with the greatest gain that no cap forbids."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ class Cap:
     def __init__(self, codes: NDArray[np.int32], most: int) -> None:
         """
         Args:
-            codes: (N,) int32, one a candidate.
+            codes: (N,) int32, one per candidate.
         """
         self.full = np.zeros(len(codes), bool)  # candidates that the cap forbids now
         self._codes = codes
@@ -40,17 +40,17 @@ def greedy(
 ) -> dict[int, int]:
     """Fill `places` in order; place → candidate.
 
-    A pinned candidate takes its place whatever the caps say, and counts towards them. When caps leave nothing,
-    they give way: a full list with one category too many is better than a short list.
+    A pinned candidate ignores the caps, but counts towards them. When caps forbid all remaining candidates they are
+    ignored: a full list that exceeds a cap is better than a short one.
 
     Args:
         n: number of candidates.
-        places: places of the list to fill, the most important first.
+        places: places of the list to fill, most important first.
         pins: place → candidate.
     """
     pins = pins or {}
     chosen: dict[int, int] = {}
-    taken = np.zeros(n, np.float32)  # added to the gains: -inf where a candidate is in the list, or pinned
+    taken = np.zeros(n, np.float32)  # added to the gains: -inf for candidates in the list or pinned
     taken[list(pins.values())] = -np.inf
     left = n - len(set(pins.values()))
     for place in places:
@@ -70,7 +70,7 @@ def greedy(
 
 
 def _best(gains: NDArray[np.float32], caps: Sequence[Cap]) -> int:
-    """The greatest gain that no cap forbids; when caps forbid all that is left, the greatest of all."""
+    """The greatest gain that no cap forbids; when the caps forbid all, the greatest gain."""
     allowed = gains
     for cap in caps:
         allowed = np.where(cap.full, np.float32(-np.inf), allowed)

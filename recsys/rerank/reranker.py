@@ -1,11 +1,12 @@
 """The selector: which of the ranked candidates are shown, in which order, and with which probability.
 
-In this order: pins of the rules; exploration slots are set aside; the other places are filled greedily by the
-objective under the caps; each exploration slot draws one of the best candidates left over.
+First the rules' pins take their places, and exploration reserves its own; the objective fills the other places greedily
+under the caps; then each exploration place draws one of the best remaining candidates.
 """
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,62 +28,51 @@ from recsys.rerank.rules import RuleBook
 
 
 class Exploration(BaseModel):
-    """Places of the list whose item is drawn, each candidate of the pool with the same probability."""
+    """Places of the list whose item is drawn uniformly from the pool."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     places: tuple[int, ...] = Field(
-        (), description="Places from 0 that explore; those beyond the list do not."
+        (), description="Places that explore, from 0; those beyond the list are ignored."
     )
-    pool: int = Field(50, ge=1, description="How many of the best candidates left over can be drawn.")
-    channels: tuple[str, ...] = Field(
-        (), description="Draw only what these channels returned; empty: anything."
-    )
+    pool: int = Field(50, ge=1, description="Number of the best remaining candidates that can be drawn.")
+    channels: tuple[str, ...] = Field((), description="Draw only candidates of these channels; empty: any.")
 
 
 class RerankConfig(BaseModel):
-    """How a list is made of ranked candidates."""
+    """How ranked candidates become a list."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     diversity: Diversity = Field(Diversity.MMR, description="none, mmr or dpp.")
     strength: float = Field(0.3, gt=0, le=1, description="Weight of diversity against relevance.")
-    pool: int = Field(200, ge=1, description="How many of the best candidates are looked at.")
+    pool: int = Field(200, ge=1, description="Number of the best candidates considered.")
     per_category: int = Field(0, ge=0, description="Most items of one main category; 0: no cap.")
     per_creator: int = Field(0, ge=0, description="Most items of one creator; 0: no cap.")
     exploration: Exploration = Exploration()
-    seed: int = Field(0, description="Of the draws; a request's draw follows from this and its id.")
+    seed: int = Field(0, description="Of the draws; a request's draw depends on this and its id.")
 
 
+@dataclass(frozen=True, eq=False)
 class Reranker:
-    """`recsys.pipeline.stages.Selector`."""
+    """`recsys.pipeline.stages.Selector`.
 
-    def __init__(
-        self,
-        config: RerankConfig,
-        catalogue: Catalogue,
-        vectors_of: Callable[[Rows], NDArray[np.float32]],
-        book: RuleBook | None = None,
-        name: str = "rerank",
-        optional: bool = True,
-    ) -> None:
-        """
-        Args:
-            vectors_of: (n,) rows → (n, d) float32; zeros for an item without a vector.
-        """
-        self.name = name
-        self.optional = optional
-        self._config = config
-        self._catalogue = catalogue
-        self._vectors_of = vectors_of
-        self._book = book
+    vectors_of: (n,) rows → (n, d) float32; zeros for an item without a vector.
+    """
+
+    config: RerankConfig
+    catalogue: Catalogue
+    vectors_of: Callable[[Rows], NDArray[np.float32]]
+    book: RuleBook | None = None
+    name: str = "rerank"
+    optional: bool = True
 
     def select(self, query: Query, candidates: Candidates) -> Selection:
-        """A list of min(k, N). The propensity of a drawn item is 1 / (size of what it was drawn from)."""
+        """A list of min(k, N). The propensity of a drawn item is 1 / (size of the pool it was drawn from)."""
         k = min(query.k, len(candidates))
         pins = self._pins(query, candidates, k)
-        explored = [place for place in self._config.exploration.places if place < k and place not in pins]
-        pool = np.arange(min(len(candidates), max(self._config.pool, k)))
+        explored = [place for place in self.config.exploration.places if place < k and place not in pins]
+        pool = np.arange(min(len(candidates), max(self.config.pool, k)))
         if pins:
             pool = np.union1d(pool, list(pins.values()))
         chosen = self._fill(candidates, pool, pins, [p for p in range(k) if p not in explored])
@@ -94,12 +84,12 @@ class Reranker:
         return Selection(np.array([chosen[place] for place in range(k)], np.int64), propensities)
 
     def _pins(self, query: Query, candidates: Candidates, k: int) -> dict[int, int]:
-        """Place → candidate, for pins that may be shown. Of two pins of a place or an item the first rule's holds."""
+        """Place → candidate, for pins that may be shown. The first rule wins a place or an item."""
         pins: dict[int, int] = {}
-        for rule in self._book.holding(query) if self._book else ():
+        for rule in self.book.holding(query) if self.book else ():
             if rule.pin is None or rule.pin.position >= k or rule.pin.position in pins:
                 continue
-            at = np.flatnonzero(np.isin(candidates.rows, self._catalogue.rows_of([rule.pin.item])))
+            at = np.flatnonzero(np.isin(candidates.rows, self.catalogue.rows_of([rule.pin.item])))
             if at.size and int(at[0]) not in pins.values():
                 pins[rule.pin.position] = int(at[0])
         return pins
@@ -113,37 +103,37 @@ class Reranker:
         return dict(zip(chosen, pool[list(chosen.values())].tolist(), strict=True))
 
     def _objective(self, rows: Rows, scores: NDArray[np.float32]) -> Objective:
-        if self._config.diversity is Diversity.NONE:
+        if self.config.diversity is Diversity.NONE:
             return Relevance(scores)
         objective = (
-            MaximalMarginalRelevance if self._config.diversity is Diversity.MMR else DeterminantalPointProcess
+            MaximalMarginalRelevance if self.config.diversity is Diversity.MMR else DeterminantalPointProcess
         )
-        return objective(scaled(scores), unit(self._vectors_of(rows)), self._config.strength)
+        return objective(scaled(scores), unit(self.vectors_of(rows)), self.config.strength)
 
     def _caps(self, rows: Rows) -> list[Cap]:
         caps = []
-        if self._config.per_category:
-            caps.append(Cap(self._catalogue.main_category[rows], self._config.per_category))
-        if self._config.per_creator:
-            caps.append(Cap(self._catalogue.creator[rows], self._config.per_creator))
+        if self.config.per_category:
+            caps.append(Cap(self.catalogue.main_category[rows], self.config.per_category))
+        if self.config.per_creator:
+            caps.append(Cap(self.catalogue.creator[rows], self.config.per_creator))
         return caps
 
     def _draw(
         self, query: Query, candidates: Candidates, chosen: set[int], slots: int
     ) -> tuple[list[int], float]:
-        """Draw without replacement from the best left over; so each of them is at each slot equally often."""
+        """Draw without replacement from the best remaining candidates, so each is equally likely at each place."""
         left = np.setdiff1d(np.arange(len(candidates)), list(chosen))
-        wanted = [c for c in self._config.exploration.channels if c in candidates.channels]
+        wanted = [c for c in self.config.exploration.channels if c in candidates.channels]
         if wanted:
             columns = [candidates.channels.index(channel) for channel in wanted]
             preferred = left[(candidates.ranks[left][:, columns] != ABSENT).any(axis=1)]
             left = preferred if len(preferred) >= slots else left
-        pool = left[: max(self._config.exploration.pool, slots)]
-        drawn = _generator(self._config.seed, query.request_id).choice(pool, slots, replace=False)
+        pool = left[: max(self.config.exploration.pool, slots)]
+        drawn = _generator(self.config.seed, query.request_id).choice(pool, slots, replace=False)
         return drawn.tolist(), 1 / len(pool)
 
 
 def _generator(seed: int, request_id: str) -> np.random.Generator:
-    """The same draw for the same request, so that an answer can be reproduced from its log."""
+    """The same draw for the same request, so that an answer can be reproduced from its log entry."""
     digest = hashlib.blake2b(f"{seed}\x1f{request_id}".encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))

@@ -9,7 +9,7 @@
       - name: our own
         boost: {creators: [studio-1], factor: 1.3}
 
-A file that becomes invalid changes nothing: the last good rules stay, and `RuleBook.error` says why.
+When the file becomes invalid, the last valid rules stay in force, and `RuleBook.error` gives the reason.
 """
 
 import time
@@ -32,7 +32,7 @@ class _Model(BaseModel):
 
 
 class When(_Model):
-    """When a rule holds. Everything given must be true; nothing given: always."""
+    """When a rule holds: all given conditions must be true; without conditions always."""
 
     since: AwareDatetime | None = Field(None, alias="from", description="From this time on, with its zone.")
     until: AwareDatetime | None = Field(None, description="Before this time, with its zone.")
@@ -48,7 +48,7 @@ class When(_Model):
 
 
 class Target(_Model):
-    """Which items: those that match any of the lists."""
+    """Items that match any of the lists."""
 
     items: frozenset[str] = frozenset()
     categories: frozenset[str] = frozenset()
@@ -69,13 +69,13 @@ class Target(_Model):
 
 
 class Boost(Target):
-    """Multiplies the score of what matches; above 1 moves up, below 1 down."""
+    """Multiplies the score of matching items; above 1 moves up, below 1 down."""
 
     factor: float = Field(gt=0, le=1000)
 
 
 class Pin(_Model):
-    """Puts one item at one place, if the request may show it."""
+    """Puts one item at one position, if the request may show it."""
 
     item: str
     position: int = Field(ge=0, lt=1000, description="From 0, the top.")
@@ -113,7 +113,7 @@ class Rules(_Model):
 def read_rules(path: Path) -> Rules:
     """
     Raises:
-        InvalidConfig: naming the file, the place in it and what is wrong there.
+        InvalidConfig: names the file, the place in it and the error.
     """
     try:
         return Rules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
@@ -128,20 +128,20 @@ def read_rules(path: Path) -> Rules:
 
 
 class RuleBook:
-    """The rules of a file, read again when it changes. Thread-safe."""
+    """The rules of a file, reloaded when it changes. Thread-safe."""
 
     def __init__(
         self, path: Path, check_every_s: float = 1.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """
         Raises:
-            InvalidConfig: the file cannot be read or is invalid now; later it only sets `error`.
+            InvalidConfig: the file cannot be read or is invalid. Later changes only set `error`.
         """
         self._file = WatchedFile(path, read_rules, check_every_s, clock)
 
     @property
     def error(self) -> str:
-        """Why the file's latest content is not used; empty when it is."""
+        """Why the file's latest content is not in force; empty: it is."""
         return self._file.error
 
     def holding(self, query: Query) -> list[Rule]:

@@ -11,7 +11,8 @@ from starlette.staticfiles import StaticFiles
 from starlette_compress import CompressMiddleware
 
 import recsys
-from recsys.observability.tracing import Traces, open_traces
+from recsys.observability.exporters import open_traces
+from recsys.observability.tracing import Traces
 from serving import problems
 from serving.api import openapi
 from serving.api.fast_routes import HotRoute, HotRoutes

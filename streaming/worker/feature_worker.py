@@ -39,7 +39,8 @@ from recsys.contracts.errors import InvalidConfig, InvalidEvent, LogReplaced, Un
 from recsys.contracts.event_log import EventSink, EventSource, Record
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
-from recsys.observability.tracing import Traces, open_traces
+from recsys.observability.exporters import open_traces
+from recsys.observability.tracing import Traces
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from streaming.acceptance import Late, Misrouted

@@ -16,8 +16,9 @@ from starlette.testclient import TestClient
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
+from recsys.observability.exporters import open_traces
 from recsys.observability.otel import OtelTraces
-from recsys.observability.tracing import open_traces, parent_of
+from recsys.observability.tracing import parent_of
 from recsys.store.memory import MemoryFeatureStore
 from serving.api.app import create_app
 from serving.assembly import compose

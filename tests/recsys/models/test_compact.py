@@ -8,8 +8,12 @@ from recsys.models.compact import (
     QuantizedTable,
     QuantizedTable4,
     quantize_tables,
-    stored_bytes,
 )
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of all weights and buffers, as a file holds them."""
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 
 def weights() -> torch.Tensor:

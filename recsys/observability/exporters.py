@@ -1,0 +1,28 @@
+"""Open the traces that `RECSYS_TRACES` names. OpenTelemetry is loaded only when they are on."""
+
+from recsys.contracts.errors import InvalidConfig
+from recsys.observability.tracing import Traces
+
+
+def open_traces(exporter: str, service: str) -> Traces | None:
+    """The traces of this process; None when `exporter` is empty.
+
+    Args:
+        exporter: `console` (standard error) or `otlp` (to OTEL_EXPORTER_OTLP_ENDPOINT).
+        service: the name of this process in traces.
+
+    Raises:
+        InvalidConfig: another exporter, or a package is missing.
+    """
+    if not exporter:
+        return None
+    if exporter not in ("console", "otlp"):
+        raise InvalidConfig(f"RECSYS_TRACES={exporter}: choose console or otlp, or leave it empty")
+    try:
+        from recsys.observability.otel import OtelTraces  # most processes never need OpenTelemetry
+
+        return OtelTraces(exporter, service)
+    except ImportError as error:
+        raise InvalidConfig(
+            f"RECSYS_TRACES={exporter} needs {error.name}; install the extra: pip install 'recsys-reference[otel]'"
+        ) from error
