@@ -1,4 +1,4 @@
-"""The composition root: the one place that knows which parts an API process has and how they fit together.
+"""The composition root: the one place that knows every part of an API process and how they fit together.
 
 The only module of serving that imports the Kafka client (`streaming.log`).
 """
@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+from starlette.applications import Starlette
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidConfig, Unavailable
@@ -25,48 +28,90 @@ from recsys.simulation.clock import clock_of
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
-from recsys.store.replays import MemoryReplays, RedisReplays
+from recsys.store.replays import MemoryReplays, RedisReplays, Replays
 from recsys.store.token_bucket import RedisTokenBuckets
+from serving.api.accepted_changes import ChangeIntake
+from serving.api.access import Access, TakeTokens
+from serving.api.admission import Admission
+from serving.api.app import create_app
 from serving.api.cursors import Cursors, cursor_key
+from serving.api.idempotency import Idempotency
 from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes
 from serving.api.monitoring.log_ends import LogEnds
+from serving.api.monitoring.system import LogEndsOf, SystemView
+from serving.api.request_path import RequestPath
+from serving.api.routes.events import EventIntake
+from serving.api.routes.recommendations import Recommender
 from serving.api.security import Keys
 from serving.breaker import Breaker, Guarded
 from serving.caching.cache import Cache
 from serving.caching.memory_guard import MemoryGuard
+from serving.engine.artifacts import LoadOptions, estimated_bytes
 from serving.engine.experiments import Experiments
 from serving.engine.feature_source import ItemFeatures
 from serving.engine.index_backend import IndexPlace
 from serving.engine.item_feed import ItemFeed
 from serving.engine.model_host import ModelHost
+from serving.engine.pipeline_builder import RERANK_POOL, PathConfig, PipelineConfig
 from serving.engine.request_spans import TracedReads
 from serving.engine.result_cache import ResultCache
-from serving.engine.runtime import (
-    RERANK_POOL,
-    USER_FEATURES,
-    Limits,
-    PathConfig,
-    Runtime,
-    build_runtime,
-    weigh,
-)
+from serving.engine.runtime import USER_FEATURES, Runtime, build_runtime
+from serving.engine.served_features import ServedFeatures
 from serving.engine.shadow import Shadow
 from serving.engine.user_attributes import UserAttributes
 from serving.ingest.impression_log import ImpressionLog, ImpressionWriter
-from serving.ingest.outbox import Outbox
-from serving.remote.client import Apart
-from serving.remote.transport import Hop
-from serving.services import Services
-from serving.settings import FeatureSource, ServingSettings
+from serving.ingest.outbox import Outbox, Outboxes
+from serving.remote.client import RemoteServices
+from serving.remote.transport import RpcClient
+from serving.service_assembly import assemble_service
+from serving.settings import FeatureSource, Role, ServingSettings
 from serving.telemetry import Telemetry
 from streaming.log import KafkaSink, KafkaSource
 
+
+class Closable(Protocol):
+    def close(self) -> object: ...
+
+
+C = TypeVar("C", bound=Closable)
 IO_THREADS = 4
-_IMPRESSIONS_LINGER_S = 0.2  # nobody waits for them; features may be a second old
+_IMPRESSIONS_LINGER_S = 0.2  # no request waits for them; features may be a second old
+
+
+def make_app(settings: ServingSettings) -> Starlette:
+    """The application of `settings.role`."""
+    if settings.role is Role.API:
+        return create_app(settings, assemble)
+    return assemble_service(settings, Telemetry())
+
+
+@dataclass
+class Services:
+    """Everything that an API process consists of. No route gets all of it: see `serving.api.dependencies`."""
+
+    settings: ServingSettings
+    telemetry: Telemetry
+    now_ms: Callable[[], int]
+    access: Access
+    admission: Admission
+    host: ModelHost[Runtime]
+    experiments: Experiments
+    store: FeatureStore
+    feed: ItemFeed
+    outboxes: Outboxes
+    idempotency: Idempotency
+    changes: ChangeIntake
+    events: EventIntake
+    request_path: RequestPath
+    recommender: Recommender
+    shadow: Shadow
+    outcomes: ExperimentOutcomes
+    system: SystemView
+    close: Callable[[], object]  # accepted records are delivered or stay in the spool
 
 
 def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
-    """Every part, on Redis and Kafka. Neither needs to be there yet.
+    """Everything on Redis and Kafka. Neither needs to be there yet.
 
     Raises:
         InvalidConfig: an address is missing.
@@ -76,60 +121,50 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
             "set RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, or run `recsys up` and `recsys serve`"
         )
     config = StoreConfig(partitions=settings.partitions)
+    url, namespace, timeout_s = (
+        settings.redis_url,
+        settings.redis_namespace,
+        settings.store_timeout_ms / 1e3,
+    )
+    request_store = RedisFeatureStore(url, FEATURES, config, namespace, timeout_s=timeout_s)
+    nightly = (
+        None
+        if settings.feature_source is FeatureSource.STREAM
+        else NightlyStore(url, FEATURES, namespace, timeout_s)
+    )
+    ends = LogEnds(lambda: KafkaSource(settings.kafka_bootstrap), settings.partitions)
     services = compose(
         settings,
         telemetry,
-        store=RedisFeatureStore(settings.redis_url, FEATURES, config, settings.redis_namespace),
-        request_store=_request_store(settings, config),
+        store=RedisFeatureStore(url, FEATURES, config, namespace),
+        request_store=cast("FeatureStore", TracedReads(request_store)) if settings.traces else request_store,
         sink=KafkaSink(settings.kafka_bootstrap),
-        nightly=_nightly(settings),
         now_ms=clock_of(settings.clock),
+        nightly=nightly,
+        replays=RedisReplays(url, settings.idempotency_s, timeout_s, namespace),
+        take_tokens=_take_tokens(settings) if settings.rate_per_key else None,
+        log_ends=ends,
     )
-    ends = LogEnds(lambda: KafkaSource(settings.kafka_bootstrap), settings.partitions)
-    services.log_ends, close = ends, services.close
+    close = services.close
 
     def close_all() -> None:
         ends.close()
         close()
 
     services.close = close_all
-    services.replays = RedisReplays(
-        settings.redis_url,
-        settings.idempotency_s,
-        settings.store_timeout_ms / 1e3,
-        settings.redis_namespace,
-    )
-    if settings.rate_per_key:
-        buckets = RedisTokenBuckets(
-            settings.redis_url,
-            settings.rate_per_key,
-            settings.burst_per_key,
-            settings.store_timeout_ms / 1e3,
-            settings.redis_namespace,
-        )
-        guard = Breaker()
-        services.take_tokens = lambda key, tokens: guard.call(lambda: buckets.take(key, tokens))
     return services
 
 
-def _nightly(settings: ServingSettings) -> NightlyStore | None:
-    if settings.feature_source is FeatureSource.STREAM:
-        return None
-    return NightlyStore(
-        settings.redis_url, FEATURES, settings.redis_namespace, settings.store_timeout_ms / 1e3
-    )
-
-
-def _request_store(settings: ServingSettings, config: StoreConfig) -> FeatureStore:
-    """What a request waits for: with its short timeout, and with spans when traces are on."""
-    store = RedisFeatureStore(
+def _take_tokens(settings: ServingSettings) -> TakeTokens:
+    buckets = RedisTokenBuckets(
         settings.redis_url,
-        FEATURES,
-        config,
+        settings.rate_per_key,
+        settings.burst_per_key,
+        settings.store_timeout_ms / 1e3,
         settings.redis_namespace,
-        timeout_s=settings.store_timeout_ms / 1e3,
     )
-    return cast("FeatureStore", TracedReads(store)) if settings.traces else store
+    breaker = Breaker()
+    return lambda key, tokens: breaker.call(lambda: buckets.take(key, tokens))
 
 
 def compose(
@@ -140,116 +175,120 @@ def compose(
     sink: EventSink,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     nightly: NightlyStore | None = None,
+    replays: Replays | None = None,
+    take_tokens: TakeTokens | None = None,
+    log_ends: LogEndsOf | None = None,
 ) -> Services:
-    """Every part, on any store and log.
+    """Everything, on any store and log.
 
     Args:
         store: for everything that no recommendation waits for.
         request_store: the same data, with the short timeout of a request.
-        nightly: last night's features, which are then read instead of those in the stores.
+        nightly: last night's features, read instead of those in the stores.
     """
-    with ExitStack() as opened:  # closed in reverse order: by the services, or here when a later part fails
-        for resource in (store, request_store, sink):
-            opened.callback(resource.close)
+    with ExitStack() as opened:  # closed in reverse order: by the services, or here when a later step fails
+
+        def closing(made: C) -> C:
+            opened.callback(made.close)
+            return made
+
+        closing(store), closing(request_store), closing(sink)
         if nightly is not None:
-            opened.callback(nightly.close)
+            closing(nightly)
         spool, most = settings.spool_folder, settings.spool_max_bytes
-        events = Outbox(spool / "events", sink, most, settings.spool_fsync)
-        opened.callback(events.close)
-        impressions = Outbox(spool / "impressions", sink, most, linger_s=_IMPRESSIONS_LINGER_S)
-        opened.callback(impressions.close)
-        writer = ImpressionWriter(impressions, telemetry)
-        opened.callback(writer.close)
+        outboxes = Outboxes(
+            closing(Outbox(spool / "events", sink, most, settings.spool_fsync)),
+            closing(Outbox(spool / "impressions", sink, most, linger_s=_IMPRESSIONS_LINGER_S)),
+        )
+        writer = closing(ImpressionWriter(outboxes.impressions, telemetry))
         cpu = opened.enter_context(ThreadPoolExecutor(settings.threads, "cpu"))
         io = opened.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
         prefetch = opened.enter_context(ThreadPoolExecutor(1, "prefetch"))
-        feed = ItemFeed(store, now_ms)
-        opened.callback(feed.close)
+        feed = closing(ItemFeed(store, now_ms))
         breaker = Breaker()
-        path = PathConfig(settings.candidates, RerankConfig(pool=RERANK_POOL, diversity=settings.diversity))
-        apart = _apart(settings)
-        opened.callback(apart.close)
-        host = _host(settings, telemetry, store, request_store, nightly, breaker, feed, writer, path, apart)
-        opened.callback(host.close)
-        experiments = Experiments(settings.experiments, path)
+        attributes = UserAttributes(settings.lake / "users" / "users.parquet", FEATURES)
+        read_user = UserHydrator(nightly or request_store, attributes.of, name=USER_FEATURES)
+        config = PipelineConfig(
+            Guarded(read_user, breaker),
+            _side_effects(writer) if settings.log_impressions else lambda bundle, catalogue: [],
+            PathConfig(settings.candidates, RerankConfig(pool=RERANK_POOL, diversity=settings.diversity)),
+            RuleBook(settings.rules) if settings.rules else None,
+            RepeatConsumption(settings.repeat_carts, round(settings.repeat_after_days * MS_PER_DAY)),
+            closing(_remote_services(settings)),
+        )
+        host = closing(_host(settings, telemetry, store, nightly, feed, config))
+        experiments = Experiments(settings.experiments, config.path)
         host.wanted.append(lambda: experiments.bundles)
-        shadow = Shadow(settings.bundles, host, settings.shadow_share, telemetry)
-        opened.callback(shadow.close)
-        services = Services(
+        shadow = closing(Shadow(settings.bundles, host, settings.shadow_share, telemetry))
+        admission = Admission(settings, telemetry, cpu)
+        results = ResultCache(
+            lambda user_id: breaker.call(lambda: request_store.history_version(user_id, ENGAGED_VISITS.name)),
+            settings.result_cache_bytes,
+            settings.result_cache_ms / 1e3,
+            # only while the request that asks is the only one
+            lambda job: prefetch.submit(job) if admission.in_flight <= 1 else None,
+        )
+        access = Access(Keys(settings.api_keys), io, take_tokens)
+        idempotency = Idempotency(replays or MemoryReplays(), now_ms)
+        path = RequestPath(settings, access, admission, host, experiments, feed, telemetry, now_ms)
+        cursors = Cursors(cursor_key(settings.cursor_key_file), settings.cursor_s * 1_000)
+        served = ServedFeatures()
+        system = SystemView(telemetry, host, store, feed, outboxes, served, settings.partitions, log_ends)
+        telemetry.before_scrape.append(lambda: _gauges(telemetry, host, outboxes, feed, results))
+        system.window.begin(telemetry.collect())
+        guard = closing(MemoryGuard(lambda: _caches(results, host)))
+        for background in (guard, feed, shadow):
+            background.start()
+        host.follow(settings.bundle_poll_s)
+        return Services(
             settings=settings,
             telemetry=telemetry,
-            keys=Keys(settings.api_keys),
+            now_ms=now_ms,
+            access=access,
+            admission=admission,
             host=host,
             experiments=experiments,
             store=store,
-            results=ResultCache(
-                lambda user_id: breaker.call(
-                    lambda: request_store.history_version(user_id, ENGAGED_VISITS.name)
-                ),
-                settings.result_cache_bytes,
-                settings.result_cache_ms / 1e3,
-                lambda job: (
-                    prefetch.submit(job) if services.in_flight <= 1 else None
-                ),  # only the asker is there
-            ),
             feed=feed,
-            events=events,
-            impressions=impressions,
-            cpu=cpu,
-            io=io,
-            now_ms=now_ms,
-            cursors=Cursors(cursor_key(settings.cursor_key_file), settings.cursor_s * 1_000),
-            replays=MemoryReplays(),
+            outboxes=outboxes,
+            idempotency=idempotency,
+            changes=ChangeIntake(outboxes.events, idempotency),
+            events=EventIntake(access, outboxes.events, idempotency, host, telemetry, io, settings.max_batch),
+            request_path=path,
+            recommender=Recommender(path, results, cursors, served, shadow, store),
             shadow=shadow,
             outcomes=ExperimentOutcomes(settings.lake),
+            system=system,
+            close=opened.pop_all().close,
         )
-        telemetry.before_scrape.append(lambda: _gauges(services))
-        services.window.begin(telemetry.collect())
-        guard = MemoryGuard(lambda: _caches(services))
-        opened.callback(guard.close)
-        guard.start()
-        feed.start()
-        shadow.start()
-        host.follow(settings.bundle_poll_s)
-        services.close = opened.pop_all().close
-    return services
+
+
+def _side_effects(writer: ImpressionWriter) -> Callable[[Bundle, Catalogue], list[SideEffect]]:
+    def of(bundle: Bundle, catalogue: Catalogue) -> list[SideEffect]:
+        manifest = bundle.manifest
+        return [ImpressionLog(writer, catalogue, manifest.version, manifest.feature_fingerprint)]
+
+    return of
 
 
 def _host(
     settings: ServingSettings,
     telemetry: Telemetry,
     store: FeatureStore,
-    request_store: FeatureStore,
     nightly: NightlyStore | None,
-    breaker: Breaker,
     feed: ItemFeed,
-    writer: ImpressionWriter,
-    path: PathConfig,
-    apart: Apart,
+    config: PipelineConfig,
 ) -> ModelHost[Runtime]:
-    attributes = UserAttributes(settings.lake / "users" / "users.parquet", FEATURES)
-    states = nightly or request_store
-    read_user = Guarded(UserHydrator(states, attributes.of, name=USER_FEATURES), breaker)
-    rules = RuleBook(settings.rules) if settings.rules else None
-    limits = Limits(
-        path,
-        vector_cache_bytes=settings.vector_cache_bytes,
-        batch=settings.batch,
-        batch_wait_ms=settings.batch_wait_ms,
-        repeat=RepeatConsumption(settings.repeat_carts, round(settings.repeat_after_days * MS_PER_DAY)),
-        index=IndexPlace.of(settings),
-        features=ItemFeatures(settings.feature_source, nightly),
+    options = LoadOptions(
+        IndexPlace.of(settings),
+        ItemFeatures(settings.feature_source, nightly),
+        settings.vector_cache_bytes,
+        settings.batch,
+        settings.batch_wait_ms,
     )
 
-    def side_effects(bundle: Bundle, catalogue: Catalogue) -> list[SideEffect]:
-        if not settings.log_impressions:
-            return []
-        return [
-            ImpressionLog(writer, catalogue, bundle.manifest.version, bundle.manifest.feature_fingerprint)
-        ]
-
     def load(bundle: Bundle) -> Runtime:
-        runtime = build_runtime(bundle, read_user, limits, rules, side_effects, apart)
+        runtime = build_runtime(bundle, config, options)
         feed.attach(runtime.live)
         _settle()
         return runtime
@@ -258,7 +297,7 @@ def _host(
         try:
             return store.fingerprint()
         except Unavailable:
-            return None  # checked again by the store itself once it is back
+            return None  # the store checks again once it is back
 
     return ModelHost(
         settings.bundles,
@@ -267,39 +306,40 @@ def _host(
         code_fingerprint=FEATURES.fingerprint,
         store_fingerprint=store_fingerprint,
         telemetry=telemetry,
-        weigh=weigh,
+        weigh=estimated_bytes,
         max_bytes=settings.bundle_bytes,
     )
 
 
-def _apart(settings: ServingSettings) -> Apart:
+def _remote_services(settings: ServingSettings) -> RemoteServices:
     wait_s = settings.deadline_ms / 1e3
-    return Apart(
-        Hop(settings.recall_url, wait_s) if settings.recall_url else None,
-        Hop(settings.rank_url, wait_s) if settings.rank_url else None,
+    return RemoteServices(
+        RpcClient(settings.recall_url, wait_s) if settings.recall_url else None,
+        RpcClient(settings.rank_url, wait_s) if settings.rank_url else None,
     )
 
 
 def _settle() -> None:
-    """Take a bundle's hundred thousands of objects out of the garbage collector's sight: looking through them again
-    and again would stop every request for a tenth of a second."""
-    gc.unfreeze()  # those of bundles that are gone
+    """Move a bundle's hundred thousands of objects out of the garbage collector's reach: each full collection would
+    stop every request for a tenth of a second."""
+    gc.unfreeze()  # those of unloaded bundles
     gc.collect()
     gc.freeze()
 
 
-def _caches(services: Services) -> list[Cache[Any, Any]]:
-    return [services.results.cache, *(runtime.tower.cache for runtime in services.host.runtimes)]
+def _caches(results: ResultCache, host: ModelHost[Runtime]) -> list[Cache[Any, Any]]:
+    return [results.cache, *(runtime.artifacts.tower.cache for runtime in host.runtimes)]
 
 
-def _gauges(services: Services) -> None:
-    """What is read when somebody looks, not when it changes."""
-    telemetry = services.telemetry
-    telemetry.outbox_bytes.labels("events").set(services.events.backlog_bytes)
-    telemetry.outbox_bytes.labels("impressions").set(services.impressions.backlog_bytes)
-    telemetry.item_features_age.set(services.feed.age_s)
-    telemetry.cache("results", services.results.cache)
-    telemetry.bundle_bytes.set(sum(services.host.loaded.values()))
-    runtime = services.host.runtime()
+def _gauges(
+    telemetry: Telemetry, host: ModelHost[Runtime], outboxes: Outboxes, feed: ItemFeed, results: ResultCache
+) -> None:
+    """What is read when metrics are scraped, not when it changes."""
+    telemetry.outbox_bytes.labels("events").set(outboxes.events.backlog_bytes)
+    telemetry.outbox_bytes.labels("impressions").set(outboxes.impressions.backlog_bytes)
+    telemetry.item_features_age.set(feed.age_s)
+    telemetry.cache("results", results.cache)
+    telemetry.bundle_bytes.set(sum(host.loaded.values()))
+    runtime = host.runtime()
     if runtime is not None:
-        telemetry.cache("user_vectors", runtime.tower.cache)
+        telemetry.cache("user_vectors", runtime.artifacts.tower.cache)

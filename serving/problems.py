@@ -1,6 +1,7 @@
-"""Errors as the client sees them: RFC 9457 `application/problem+json`, with the request id, never a stack trace."""
+"""Errors as clients see them: RFC 9457 `application/problem+json`, with the request id, never a stack trace."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 import orjson
 import structlog
@@ -24,32 +25,9 @@ _log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
 
-_TITLES = {
-    400: "Bad request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not found",
-    405: "Method not allowed",
-    409: "Conflict",
-    410: "Gone",
-    413: "Content too large",
-    422: "Not valid",
-    429: "Too many requests",
-    500: "Internal error",
-    503: "Unavailable",
-}
-_STATUS: Mapping[type[RecsysError], int] = {
-    InvalidEvent: 422,
-    InvalidData: 422,
-    InvalidBundle: 422,
-    FingerprintMismatch: 422,
-    StageFailed: 503,
-    Unavailable: 503,
-}
-
 
 class Problem(Exception):
-    """An answer other than success. `detail` says what to do; it is shown to the client."""
+    """An answer other than success. `detail` says what to do and is shown to the client."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -64,7 +42,7 @@ def problem_body(status: int, detail: str, request_id: str) -> bytes:
     return orjson.dumps(
         {
             "type": "about:blank",
-            "title": _TITLES.get(status, "Error"),
+            "title": HTTPStatus(status).phrase,
             "status": status,
             "detail": detail,
             "request_id": request_id,
@@ -78,13 +56,23 @@ def problem_response(request: Request, problem: Problem) -> Response:
 
 
 def problem_of(error: Exception) -> Problem:
-    """How an error on purpose is told to the client."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, StageFailed):  # its reason is of the code's inside: for the log, not for the client
-        _log.error("a required stage failed", stage=error.stage, error=str(error))
-        return Problem(503, f"the required stage {error.stage!r} failed; report it with the request id")
-    return Problem(next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500), str(error))
+    """How an error that the API raises on purpose is told to the client."""
+    match error:
+        case Problem():
+            return error
+        case HTTPException():
+            return Problem(error.status_code, str(error.detail), error.headers)
+        case RequestValidationError():
+            first = error.errors()[0]
+            return Problem(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        case StageFailed():  # the reason is internal: for the log, not for the client
+            _log.error("a required stage failed", stage=error.stage, error=str(error))
+            return Problem(503, f"the required stage {error.stage!r} failed; report it with the request id")
+        case InvalidEvent() | InvalidData() | InvalidBundle() | FingerprintMismatch():
+            return Problem(422, str(error))
+        case Unavailable():
+            return Problem(503, str(error))
+    return Problem(500, str(error))
 
 
 def request_id(request: Request) -> str:
@@ -93,26 +81,10 @@ def request_id(request: Request) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Every error of the app leaves as problem+json."""
+    """Make every error of the app leave as problem+json."""
 
-    async def on_problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)  # noqa: S101 - registered for this type only
-        return problem_response(request, error)
-
-    async def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101
-        return problem_response(request, Problem(error.status_code, str(error.detail), error.headers))
-
-    async def on_invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return problem_response(request, Problem(422, f"{where}: {first['msg']}"))
-
-    async def on_expected(request: Request, error: Exception) -> Response:
+    async def on_error(request: Request, error: Exception) -> Response:
         return problem_response(request, problem_of(error))
 
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(RecsysError, on_expected)
+    for kind in (Problem, HTTPException, RequestValidationError, RecsysError):
+        app.add_exception_handler(kind, on_error)

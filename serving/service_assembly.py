@@ -1,5 +1,6 @@
-"""The composition root of a process that is one part of the request path: recall or rank."""
+"""The composition root of a recall or ranking service."""
 
+from collections.abc import Callable
 from functools import partial
 
 from starlette.applications import Starlette
@@ -10,17 +11,18 @@ from recsys.features.definitions import FEATURES
 from recsys.simulation.clock import clock_of
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
+from serving.engine.artifacts import estimated_bytes
 from serving.engine.index_backend import IndexPlace
 from serving.engine.item_feed import ItemFeed
 from serving.engine.model_host import ModelHost
-from serving.engine.runtime import weigh
-from serving.remote.recall_service import RecallPart
-from serving.remote.service import NearestCall, RankCall, load_rank_part, part_app, rank
+from serving.remote.messages import NEAREST, RANK, NearestCall, RankCall
+from serving.remote.recall_service import RecallService
+from serving.remote.service import RankService, S, service_app
 from serving.settings import Role, ServingSettings
 from serving.telemetry import Telemetry
 
 
-def assemble_part(settings: ServingSettings, telemetry: Telemetry) -> Starlette:
+def assemble_service(settings: ServingSettings, telemetry: Telemetry) -> Starlette:
     """The application of `settings.role`, recall or rank. Ranking needs neither Redis nor Kafka; recall follows the
     catalogue in Redis, which need not be there yet.
 
@@ -28,17 +30,9 @@ def assemble_part(settings: ServingSettings, telemetry: Telemetry) -> Starlette:
         InvalidConfig: recall without an address of Redis.
     """
     if settings.role is Role.RANK:
-        ranks = ModelHost(
-            settings.bundles,
-            partial(load_rank_part, device=settings.rank_device),
-            release=lambda part: None,
-            code_fingerprint=FEATURES.fingerprint,
-            store_fingerprint=lambda: None,
-            telemetry=telemetry,
-            weigh=weigh,
-            max_bytes=settings.bundle_bytes,
-        )
-        return part_app(ranks, settings, "/parts/rank", RankCall, rank, ranks.close)
+        load = partial(RankService, device=settings.rank_device)
+        host = _host(settings, telemetry, load, release=lambda service: None)
+        return service_app(host, settings, RANK, RankCall, RankService.rank, host.close)
     if not settings.redis_url:
         raise InvalidConfig("set RECSYS_REDIS_URL, or run `recsys up`: recall follows the catalogue there")
     config = StoreConfig(partitions=settings.partitions)
@@ -51,21 +45,12 @@ def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureSt
     feed = ItemFeed(store, clock_of(settings.clock))
     place = IndexPlace.of(settings)
 
-    def load(bundle: Bundle) -> RecallPart:
-        part = RecallPart(bundle, place)
-        feed.attach(part)
-        return part
+    def load(bundle: Bundle) -> RecallService:
+        service = RecallService(bundle, place)
+        feed.attach(service)
+        return service
 
-    host = ModelHost(
-        settings.bundles,
-        load,
-        release=feed.detach,
-        code_fingerprint=FEATURES.fingerprint,
-        store_fingerprint=lambda: None,
-        telemetry=telemetry,
-        weigh=weigh,
-        max_bytes=settings.bundle_bytes,
-    )
+    host = _host(settings, telemetry, load, release=feed.detach)
 
     def close() -> None:
         host.close()
@@ -73,4 +58,22 @@ def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureSt
         store.close()
 
     feed.start()
-    return part_app(host, settings, "/parts/nearest", NearestCall, RecallPart.nearest, close)
+    return service_app(host, settings, NEAREST, NearestCall, RecallService.nearest, close)
+
+
+def _host(
+    settings: ServingSettings,
+    telemetry: Telemetry,
+    load: Callable[[Bundle], S],
+    release: Callable[[S], None],
+) -> ModelHost[S]:
+    return ModelHost(
+        settings.bundles,
+        load,
+        release,
+        code_fingerprint=FEATURES.fingerprint,
+        store_fingerprint=lambda: None,
+        telemetry=telemetry,
+        weigh=estimated_bytes,
+        max_bytes=settings.bundle_bytes,
+    )

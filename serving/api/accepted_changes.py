@@ -1,5 +1,4 @@
-"""What the routes of items and of users share: a change is kept for the log, then written to the store, and a request
-that is sent again has one effect."""
+"""Changes of items and users: spooled for the log, written to the store, and applied once per Idempotency-Key."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,9 +12,8 @@ from recsys.contracts.changes import C
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import Topic
 from recsys.observability.tracing import current_headers
-from serving.api.idempotency import PATTERN, REPLAYED, once
-from serving.ingest.outbox import Message
-from serving.services import Services
+from serving.api.idempotency import PATTERN, REPLAYED, Idempotency
+from serving.ingest.outbox import Message, Outbox
 
 IdempotencyKey = Annotated[
     str,
@@ -26,39 +24,57 @@ IdempotencyKey = Annotated[
 ]
 
 
-def keep(
-    parts: Services,
-    topic: Topic,
-    changes: Sequence[C],
-    parse: Callable[[Any], C],
-    apply: Callable[[Sequence[C]], None],
-) -> None:
-    """Keep the changes for the log, which brings them to the lake; and `apply` them to the store, if it is there.
+class ChangeIntake:
+    """Accepts changes, each request once."""
 
-    While it is away the feature worker does that later: a change that the store has already is no change. `parse` is
-    what worker and archiver read the topic with: what they would refuse is refused here.
+    def __init__(self, outbox: Outbox, idempotency: Idempotency) -> None:
+        self._outbox = outbox
+        self._idempotency = idempotency
 
-    Raises:
-        InvalidEvent: one of them is refused; nothing is changed.
-        Unavailable: they cannot be kept now; nothing is changed.
-    """
-    headers, raws = current_headers(), [change.to_dict() for change in changes]
-    for raw in raws:
-        parse(raw)
-    parts.events.put(
-        [Message(topic, c.key, orjson.dumps(raw), headers) for c, raw in zip(changes, raws, strict=True)]
-    )
-    with suppress(Unavailable):
-        apply(changes)
+    def accept(
+        self,
+        topic: Topic,
+        changes: Sequence[C],
+        parse: Callable[[Any], C],
+        apply: Callable[[Sequence[C]], None],
+    ) -> None:
+        """Spool the changes for the log, which brings them to the lake, and `apply` them to the store if it is there.
 
+        While it is away the feature worker does that later: applying a change twice has no effect. `parse` is what
+        worker and archiver read the topic with: what they would refuse is refused here.
 
-def stored_once(
-    parts: Services, caller: str, key: str, operation: str, body: bytes, store: Callable[[int], int]
-) -> Response:
-    """202 with how many `store(now_ms)` has stored; a request that comes again under its key stores nothing again."""
+        Raises:
+            InvalidEvent: one of them is refused; nothing is changed.
+            Unavailable: they cannot be spooled; nothing is changed.
+        """
+        headers, raws = current_headers(), [change.to_dict() for change in changes]
+        for raw in raws:
+            parse(raw)
+        self._outbox.put(
+            [Message(topic, c.key, orjson.dumps(raw), headers) for c, raw in zip(changes, raws, strict=True)]
+        )
+        with suppress(Unavailable):
+            apply(changes)
 
-    def work(now_ms: int) -> bytes:
-        return msgspec.json.encode({"stored": store(now_ms)})
+    def once(
+        self,
+        caller: str,
+        key: str,
+        operation: str,
+        body: bytes,
+        work: Callable[[int], bytes],
+        status: int = 202,
+    ) -> Response:
+        """The answer of `work(now_ms)`; a request that comes again under its key repeats the answer, not the work."""
+        answer, replayed = self._idempotency.once(caller, key, operation, body, work)
+        return Response(
+            answer, status, REPLAYED if replayed else None, "application/json" if answer else None
+        )
 
-    answer, replayed = once(parts.replays, caller, key, operation, body, parts.now_ms(), work)
-    return Response(answer, 202, REPLAYED if replayed else None, "application/json")
+    def store_once(
+        self, caller: str, key: str, operation: str, body: bytes, store: Callable[[int], int]
+    ) -> Response:
+        """202 with the number of entries that `store(now_ms)` has stored."""
+        return self.once(
+            caller, key, operation, body, lambda now_ms: msgspec.json.encode({"stored": store(now_ms)})
+        )

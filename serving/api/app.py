@@ -1,10 +1,12 @@
-"""The HTTP application. `create_app(settings)` is what uvicorn runs; tests pass parts of their own."""
+"""The HTTP application: routes, middleware and the console. `serving.assembly` makes what the routes work with."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
@@ -15,7 +17,7 @@ from recsys.observability.exporters import open_traces
 from recsys.observability.tracing import Traces
 from serving import problems
 from serving.api import openapi
-from serving.api.fast_routes import HotRoute, HotRoutes
+from serving.api.fast_routes import FastRoutes
 from serving.api.middleware import Edge
 from serving.api.routes import (
     bundles,
@@ -28,9 +30,6 @@ from serving.api.routes import (
     system,
     users,
 )
-from serving.api.schemas import Problem
-from serving.assembly import assemble
-from serving.services import Services, limited
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 
@@ -42,24 +41,29 @@ _DESCRIPTION = (
 )
 
 
-def create_app(
-    settings: ServingSettings | None = None,
-    make_services: Callable[[ServingSettings, Telemetry], Services] = assemble,
-    traces: Traces | None = None,
-) -> FastAPI:
-    """The app. Servers are connected when it starts, and left when it stops, not before.
+class Services(Protocol):
+    """Its attributes become those of `app.state`, where each route finds what it declares."""
+
+    def close(self) -> object: ...
+
+
+Assemble = Callable[[ServingSettings, Telemetry], Services]
+
+
+def create_app(settings: ServingSettings, assemble: Assemble, traces: Traces | None = None) -> FastAPI:
+    """The app. It connects to servers when it starts, not before, and disconnects when it stops.
 
     Args:
         traces: instead of those that the settings name.
     """
-    settings = settings or ServingSettings()
     traces = traces or open_traces(settings.traces, "recsys-api")
     telemetry = Telemetry()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = make_services(settings, telemetry)
-        app.state.services = services
+        services = assemble(settings, telemetry)
+        for name, service in vars(services).items():
+            setattr(app.state, name, service)
         try:
             yield
         finally:
@@ -74,24 +78,18 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # both pages load scripts from a CDN
         redoc_url=None,
-        responses={422: {"model": Problem}},
+        responses=openapi.EVERYWHERE,
     )
-    # hot routes: plain Starlette, two to three times the requests of a response_model (docs/serving.md)
-    hot = [
-        HotRoute("/v1/recommendations", recommendations.recommend, methods=["POST"]),
-        HotRoute("/v1/recommendations/batch", recommendations.recommend_batch, methods=["POST"]),
-        HotRoute("/v1/rank", rank.rank, methods=["POST"]),
-        HotRoute("/v1/events", events.post_events, methods=["POST"]),
-    ]
-    app.router.routes += hot
-    for module in (items, users, bundles, experiments, system):
-        app.include_router(module.router, dependencies=[Depends(limited)])
-    app.include_router(health.router)
-    app.router.routes.append(HotRoute("/", _page, include_in_schema=False))
+    fast = (recommendations, rank, events)
+    for module in (*fast, items, users, bundles, experiments, system, health):
+        app.include_router(module.router)
+    app.add_api_route("/", _console, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=WEB), name="static")
     openapi.install(app)
     problems.install(app)
-    app.add_middleware(HotRoutes, routes=hot)  # what is added later is further outside
+    # what is added later is further outside
+    routes = [route for module in fast for route in module.router.routes if isinstance(route, APIRoute)]
+    app.add_middleware(FastRoutes, routes=routes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -104,5 +102,5 @@ def create_app(
     return app
 
 
-async def _page(_: object) -> FileResponse:
+async def _console() -> FileResponse:
     return FileResponse(WEB / "index.html")

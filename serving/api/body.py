@@ -1,4 +1,4 @@
-"""Request bodies of the hot routes: decoded by msgspec, every failure told in one sentence."""
+"""Request bodies of the hot routes: decoded by msgspec, every failure named in one sentence."""
 
 from typing import Any, Protocol, TypeVar
 
@@ -6,6 +6,7 @@ import msgspec
 
 from serving.problems import Problem
 
+JSON = "application/json"
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -29,7 +30,7 @@ def decode(decoder: Decoder[T_co], body: bytes) -> T_co:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem(400, f"the body is not valid JSON: {error}") from None
     except RecursionError:
-        raise Problem(400, "the body is nested too deep") from None
+        raise Problem(400, "the body is nested too deeply") from None
 
 
 def decode_any(body: bytes) -> Any:

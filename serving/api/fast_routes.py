@@ -1,32 +1,23 @@
-"""The hot routes' short way: found by path in a dictionary, before FastAPI's router, its exit stack and its handlers.
+"""The hot routes' short way: found by path in a dictionary, ahead of FastAPI's router, exit stack and handlers.
 
-They stay in the router, too, for what is not a POST (405), and the OpenAPI document has them.
+They are FastAPI routes, too: for the OpenAPI document, and for methods other than POST (405). Their endpoints take the
+request and return a response; msgspec decodes and encodes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
+from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recsys.contracts.errors import RecsysError
 from serving.problems import Problem, problem_of, problem_response
 
 
-class HotRoute(Route):
-    """A plain Starlette route that names itself in the scope, as FastAPI's do: metrics count by its path."""
+class FastRoutes:
+    """ASGI middleware, the innermost."""
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child_scope = super().matches(scope)
-        if match is not Match.NONE:
-            child_scope["route"] = self
-        return match, child_scope
-
-
-class HotRoutes:
-    """ASGI middleware, the innermost. Every route's endpoint takes a request and gives a response."""
-
-    def __init__(self, app: ASGIApp, routes: Sequence[HotRoute]) -> None:
+    def __init__(self, app: ASGIApp, routes: Iterable[APIRoute]) -> None:
         self._app = app
         self._routes = {route.path: route for route in routes}
 
@@ -36,7 +27,7 @@ class HotRoutes:
         if route is None:
             await self._app(scope, receive, send)
             return
-        scope["route"] = route
+        scope["route"] = route  # metrics count by its path
         request = Request(scope, receive, send)
         try:
             response = await route.endpoint(request)

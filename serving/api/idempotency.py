@@ -1,10 +1,10 @@
 """`Idempotency-Key`: a request that is sent again has one effect, and gets the answer of the first.
 
-Two ways. Of events no answer is stored: the ids that the server makes for them follow from the key, so the answer is
-the same in every process, with Redis away too, and the store applies each id once. Only the time of the first attempt
-is kept, for events that come without theirs. Changes of items are kept for a day with
-their answer, so that a late retry does not undo what came after it. If the first attempt failed between its effect and
-its answer, the retry repeats it with the first attempt's time: older than what came in between, it changes nothing.
+Events store no answer: the ids that the server makes for them follow from the key, so the answer is the same in every
+process, with Redis away too, and the store applies each id once. Only the time of the first attempt is stored, for
+events without a time. Changes of items and users store their answer for a day, so that a late retry does not undo a
+newer change. If the first attempt failed between its effect and its answer, the retry repeats it with the first
+attempt's time: older than what came in between, it changes nothing.
 """
 
 import hashlib
@@ -26,87 +26,89 @@ PATTERN = r"^[\x21-\x7e]{1,128}$"
 _KEY = re.compile(PATTERN)
 
 
-class _Kept(msgspec.Struct, array_like=True):
+class _Record(msgspec.Struct, array_like=True):
     body_digest: bytes
     content: bytes  # the answer, or the time of the first attempt
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(_Kept)
+_decoder = msgspec.msgpack.Decoder(_Record)
 
 
 def key_of(request: Request) -> str:
     """The header, empty when there is none.
 
     Raises:
-        Problem: 422 when it is longer than 128 characters, or has others than printable ASCII.
+        Problem: 422 when it is longer than 128 characters, or not printable ASCII.
     """
     key: str = request.headers.get(HEADER, "")
     if key and not _KEY.fullmatch(key):
-        raise Problem(422, "idempotency-key: 1 to 128 printable ASCII characters without blanks are needed")
+        raise Problem(422, "idempotency-key: 1 to 128 printable ASCII characters without spaces are needed")
     return key
 
 
 def event_ids(caller: str, key: str, body: bytes) -> Callable[[int], str]:
     """The ids of events that come without one, by their place in the body: new ones or, under a key, the same whenever
-    this body comes again. Another body under the same key is another request."""
+    this body comes again. A different body under the same key is a different request."""
     if not key:
         return lambda place: new_id()
     name = _digest(caller.encode(), key.encode(), body).hex()
     return lambda place: f"{name}-{place}"
 
 
-def first_time_ms(replays: Replays, caller: str, key: str, body: bytes, now_ms: int) -> int:
-    """When this body came first under its key: the time of events that come without one. Without a key, or while Redis
-    is away, it is now; the store still knows an id whose time has moved by less than a bucket of its dedupe window."""
-    if not key:
+class Idempotency:
+    """What has been done under which key. `replays` is shared by all processes."""
+
+    def __init__(self, replays: Replays, now_ms: Callable[[], int]) -> None:
+        self.replays = replays
+        self.now_ms = now_ms
+
+    def first_time_ms(self, caller: str, key: str, body: bytes, now_ms: int) -> int:
+        """When this body came first under its key: the time of events that come without one. Without a key, or while
+        Redis is away, it is now; the store still knows an id whose time has moved by less than a bucket of its dedupe
+        window."""
+        if not key:
+            return now_ms
+        name = f"{_digest(caller.encode(), b'events', key.encode(), body).hex()}-began"
+        with suppress(Unavailable):
+            self.replays.put(name, b"%d" % now_ms)  # an earlier value stays
+            return int(self.replays.get(name) or now_ms)
         return now_ms
-    name = f"{_digest(caller.encode(), b'events', key.encode(), body).hex()}-began"
-    with suppress(Unavailable):
-        replays.put(name, b"%d" % now_ms)  # what was there first stays
-        return int(replays.get(name) or now_ms)
-    return now_ms
 
+    def once(
+        self, caller: str, key: str, operation: str, body: bytes, work: Callable[[int], bytes]
+    ) -> tuple[bytes, bool]:
+        """The answer of `work(now_ms)` and False; or the first answer and True, without doing it again.
 
-def once(
-    replays: Replays,
-    caller: str,
-    key: str,
-    operation: str,
-    body: bytes,
-    now_ms: int,
-    work: Callable[[int], bytes],
-) -> tuple[bytes, bool]:
-    """The answer of `work(now_ms)` and False; or that of the first time, and True, without doing it again.
+        `work` is an upsert whose newest time wins. It is repeated, with the time of the first attempt, when that
+        attempt did not get as far as its answer, and when two requests are here at once: neither changes anything.
 
-    `work` is an upsert whose newest time wins. It is done again, with the time of the first attempt, when that did not
-    get as far as its answer, and when two requests are here at once: neither changes anything.
+        Raises:
+            Problem: 422 when the key was used for another request.
+            Unavailable: Redis is away; the same request may be sent again.
+        """
+        now_ms = self.now_ms()
+        if not key:
+            return work(now_ms), False
+        name = _digest(caller.encode(), operation.encode(), key.encode()).hex()
+        digest = _digest(body)
 
-    Raises:
-        Problem: 422 when the key was used for another request.
-        Unavailable: Redis is away; the same request may be sent again.
-    """
-    if not key:
-        return work(now_ms), False
-    name = _digest(caller.encode(), operation.encode(), key.encode()).hex()
-    digest = _digest(body)
+        def recorded(place: str) -> bytes | None:
+            found = self.replays.get(place)
+            if found is None:
+                return None
+            record = _decoder.decode(found)
+            if record.body_digest != digest:
+                raise Problem(422, f"idempotency-key: {key!r} was used for another request; make a new key")
+            return record.content
 
-    def kept(place: str) -> bytes | None:
-        found = replays.get(place)
-        if found is None:
-            return None
-        record = _decoder.decode(found)
-        if record.body_digest != digest:
-            raise Problem(422, f"idempotency-key: {key!r} was used for another request; make a new key")
-        return record.content
-
-    answer = kept(name)
-    if answer is not None:
-        return answer, True
-    replays.put(f"{name}-began", _encode(_Kept(digest, b"%d" % now_ms)))  # what was there first stays
-    answer = work(int(kept(f"{name}-began") or now_ms))
-    replays.put(name, _encode(_Kept(digest, answer)))
-    return answer, False
+        answer = recorded(name)
+        if answer is not None:
+            return answer, True
+        self.replays.put(f"{name}-began", _encode(_Record(digest, b"%d" % now_ms)))  # an earlier value stays
+        answer = work(int(recorded(f"{name}-began") or now_ms))
+        self.replays.put(name, _encode(_Record(digest, answer)))
+        return answer, False
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -17,40 +17,37 @@ from pathlib import Path
 import pyarrow as pa
 import structlog
 import uvicorn
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from recsys.contracts.errors import Unavailable
-from serving.api.app import create_app
-from serving.service_assembly import assemble_part
-from serving.settings import Role, ServingSettings
-from serving.telemetry import MULTIPROCESS_DIR, Telemetry
+from serving.settings import ServingSettings
+from serving.telemetry import MULTIPROCESS_DIR
 
+MakeApp = Callable[[ServingSettings], Starlette]
 _BACKLOG = 2_048
-_HEALTHY_S = (
-    60  # a worker that does not react for so long is replaced; importing on a busy machine takes seconds
-)
+_HEALTHY_S = 60  # a worker that hangs longer is replaced; importing on a busy machine takes seconds
 _GRACE_S = 10
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _KEEP_ALIVE_S = 75  # longer than the idle time of usual clients and proxies: the client closes, not we
 
 
-def run(settings: ServingSettings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. Requests in flight are answered, accepted records delivered or kept in the spool.
+def run(settings: ServingSettings, make_app: MakeApp, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. Requests in flight are answered, accepted records delivered or left in the spool.
 
     Args:
+        make_app: a function of a module, so that worker processes can import it.
         announce: called with the URL once the socket listens.
 
     Raises:
         Unavailable: the port is taken, or the app cannot start.
     """
-    with _listen_on(settings) as listener:
+    with _listen_unix(settings.uds) if settings.uds else _listen(settings.host, settings.port) as listener:
         where = listener.getsockname()
         announce(f"unix:{settings.uds}" if settings.uds else f"http://{settings.host}:{where[1]}")
         parent = os.getpid() if settings.workers > 1 else None
         config = uvicorn.Config(
-            partial(_app, settings, parent),
+            partial(_app, settings, make_app, parent),
             factory=True,
             workers=settings.workers,
             log_level="warning",
@@ -70,14 +67,14 @@ def run(settings: ServingSettings, announce: Callable[[str], None]) -> None:
             raise Unavailable("the API did not start; its log says why")
 
 
-def _app(settings: ServingSettings, parent: int | None) -> FastAPI | Starlette:
-    """The app of one process. A worker leaves when its parent is gone, however that ended."""
+def _app(settings: ServingSettings, make_app: MakeApp, parent: int | None) -> Starlette:
+    """The app of one process. A worker exits when its parent is gone, however that ended."""
     log_to_stderr(settings.log_level)
-    # Arrow's own allocator keeps what reading a table once took: 20 MiB that nobody uses again
+    # Arrow's own allocator does not return what reading a table took: 20 MiB that are never used again
     pa.set_memory_pool(pa.system_memory_pool())
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent,), name="parent-watch", daemon=True).start()
-    return create_app(settings) if settings.role is Role.API else assemble_part(settings, Telemetry())
+    return make_app(settings)
 
 
 def log_to_stderr(level: str) -> None:
@@ -93,10 +90,6 @@ def _leave_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _listen_on(settings: ServingSettings) -> socket.socket:
-    return _listen_unix(settings.uds) if settings.uds else _listen(settings.host, settings.port)
 
 
 def _listen_unix(path: Path) -> socket.socket:
@@ -116,26 +109,20 @@ def _listen_unix(path: Path) -> socket.socket:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener.bind((host, port))
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        listener.close()
         raise Unavailable(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
         ) from error
-    listener.listen(_BACKLOG)
-    return listener
 
 
 def _run_workers(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Workers that die are replaced. They count their metrics in files of one folder, so each can show the sum."""
+    """Workers that die are replaced. They write their metrics to files in one folder, so each can show the sum."""
     folder = tempfile.mkdtemp(prefix="recsys-metrics-")
     os.environ[MULTIPROCESS_DIR] = folder
-    for (
-        library
-    ) in _ONE_THREAD:  # read when a worker imports it: cores are shared by requests, not used by each
+    for library in _ONE_THREAD:  # read when a worker imports it: requests share the cores
         os.environ.setdefault(library, "1")
     try:
         Multiprocess(config, sockets=[listener]).run()

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, SCHEMA_VERSION
 from recsys.contracts.types import EventType
+from serving.engine.result_cache import Recommendation
 
 MAX_CURSOR = 200_000  # a thousand ids of 128 characters, and the signature
 PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
@@ -54,17 +55,6 @@ class RecommendationRequest(UserRequest):
         ]
         | None
     ) = None
-
-
-class Recommendation(Struct, frozen=True, kw_only=True):
-    """One line of the list, the best first."""
-
-    item_id: str
-    score: float
-    propensity: Annotated[float, Meta(description="probability that the policy shows it at this place")]
-    channels: Annotated[list[str], Meta(description="recall channels that found it")]
-    title: str
-    categories: list[str]
 
 
 class Recommendations(Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ from recsys.contracts.types import Head
 from recsys.experiments.assignment import Arm, Assigner, Assignment, Experiment
 from recsys.rerank.reranker import Exploration, RerankConfig
 from recsys.watched_file import WatchedFile
-from serving.engine.runtime import PathConfig
+from serving.engine.pipeline_builder import PathConfig
 
 
 class ArmSettings(BaseModel):

@@ -18,7 +18,13 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from recsys.bundle import CURRENT, Bundle, current_version, is_version, open_bundle, publish
-from recsys.contracts.errors import FingerprintMismatch, InvalidBundle, InvalidConfig, RecsysError
+from recsys.contracts.errors import (
+    FingerprintMismatch,
+    InvalidBundle,
+    InvalidConfig,
+    RecsysError,
+    Unavailable,
+)
 from serving.telemetry import Telemetry
 
 _log = structlog.get_logger(__name__)
@@ -84,6 +90,21 @@ class ModelHost(Generic[R]):
         if found is not None:
             self._used[version] = next(self._count)
         return found
+
+    def require(self) -> R:
+        """What answers now.
+
+        Raises:
+            Unavailable: nothing does; it says what to do.
+        """
+        if self._active is None:
+            why = "; ".join(self._refused.values())
+            raise Unavailable(
+                f"no usable bundle: {why}"
+                if why
+                else "no bundle is published yet: run `recsys train all`, then `recsys bundle publish VERSION`"
+            )
+        return self._active
 
     @property
     def active(self) -> str | None:

@@ -17,6 +17,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -199,6 +200,22 @@ class Outbox:
                 self._segments.remove(segment)
                 segment.close(delete=True)
             self._wake.notify_all()
+
+
+@dataclass(frozen=True)
+class Outboxes:
+    """The outboxes of one process."""
+
+    events: Outbox
+    impressions: Outbox
+
+    @property
+    def backlog_bytes(self) -> int:
+        return self.events.backlog_bytes + self.impressions.backlog_bytes
+
+    @property
+    def failing_s(self) -> float:
+        return max(self.events.failing_s, self.impressions.failing_s)
 
 
 class _Segment:

@@ -1,11 +1,10 @@
-"""Recall and ranking by another process: the stages and sessions that take a hop instead of computing.
+"""Recall and ranking in another process: stages and sessions that call it instead of computing.
 
-The other side is `serving.remote.service`. Both have the same bundles, so rows of the item table mean the same
-in both; items that are newer than the bundle are numbered by each process as they arrive, so those travel by id.
+The other side is `serving.remote.service`. Both sides have the same bundles, so rows of the item table mean the same
+to both. Each process numbers items newer than the bundle as they arrive, so those travel by id.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import structlog
@@ -17,9 +16,12 @@ from recsys.contracts.request import Query, Rows
 from recsys.contracts.types import Head
 from recsys.items.catalogue import Catalogue
 from recsys.models.attributes import profile_rows
-from recsys.ranking.scorer import OUTPUTS
-from serving.remote.service import PREPARE, Nearest, NearestCall, Prepare, RankCall
-from serving.remote.transport import Array, Hop
+from recsys.pipeline.stages import Source
+from recsys.ranking.scorer import OUTPUTS, Ranker
+from serving.engine.artifacts import Artifacts
+from serving.engine.pipeline_builder import LocalServices
+from serving.remote.messages import NEAREST, PREPARE, RANK, Array, Nearest, NearestCall, Prepare, RankCall
+from serving.remote.transport import RpcClient
 
 _PREPARE_S = 120.0
 _log = structlog.get_logger(__name__)
@@ -28,38 +30,31 @@ _log = structlog.get_logger(__name__)
 class RemoteRanker:
     """`recsys.ranking.scorer.Ranker`: the session of another process."""
 
-    def __init__(self, hop: Hop, version: str) -> None:
-        self._hop = hop
+    def __init__(self, client: RpcClient, version: str) -> None:
+        self._client = client
         self._version = version
 
     def run(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[Head, NDArray[np.float32]]:
         """Raises: Unavailable."""
         call = RankCall(self._version, {name: Array.of(array) for name, array in arrays.items()})
-        found = self._hop.call("/parts/rank", call, dict[str, Array])
+        found = self._client.call(RANK, call, dict[str, Array])
         return {Head(name): found[name].numpy() for name in OUTPUTS}
 
 
 class RemoteTwoTower:
-    """`recsys.pipeline.stages.Source`: tower and index of another process. Asks as `TwoTowerSource` does."""
+    """`TwoTowerSource` with tower and index in another process."""
 
-    def __init__(
-        self,
-        hop: Hop,
-        version: str,
-        catalogue: Catalogue,
-        limit: int,
-        name: str = "two_tower",
-        optional: bool = True,
-    ) -> None:
-        self.name = name
-        self.optional = optional
-        self._hop = hop
+    name = "two_tower"
+    optional = True
+
+    def __init__(self, client: RpcClient, version: str, catalogue: Catalogue, limit: int) -> None:
+        self._client = client
         self._version = version
         self._catalogue = catalogue
         self._limit = limit
 
     def recall(self, query: Query) -> Rows:
-        """The nearest `limit` rows that may be shown; nothing for somebody of whom nothing is known.
+        """The nearest `limit` rows that may be shown; none for a user of whom nothing is known.
 
         Raises:
             Unavailable: the other process is away, or has not loaded this bundle.
@@ -72,11 +67,11 @@ class RemoteTwoTower:
         )
         n = self._limit + min(query.hidden, self._limit)
         call = NearestCall(self._version, history, types, gaps, known, n)
-        rows = self._rows(self._hop.call("/parts/nearest", call, Nearest))
+        rows = self._rows(self._client.call(NEAREST, call, Nearest))
         return rows[query.may_show(rows)][: self._limit]
 
     def _rows(self, nearest: Nearest) -> Rows:
-        """Rows of this process, without the newer items that it does not know yet."""
+        """This process's rows, without newer items that it does not know yet."""
         rows: Rows = nearest.rows.numpy()
         if not nearest.newer:
             return rows
@@ -86,36 +81,31 @@ class RemoteTwoTower:
         return rows[rows >= 0]
 
 
-@dataclass(frozen=True)
-class Apart:
-    """Which parts other processes have; None: this one."""
+class RemoteServices(LocalServices):
+    """Calls recall or ranking in another process; None: it runs in this one."""
 
-    recall: Hop | None = None
-    rank: Hop | None = None
-
-    def ranker(self, bundle: Bundle) -> RemoteRanker | None:
-        return RemoteRanker(self.rank, bundle.manifest.version) if self.rank else None
-
-    def two_tower(self, bundle: Bundle, catalogue: Catalogue, limit: int) -> RemoteTwoTower | None:
-        if self.recall is None:
-            return None
-        return RemoteTwoTower(self.recall, bundle.manifest.version, catalogue, limit)
+    def __init__(self, recall: RpcClient | None = None, rank: RpcClient | None = None) -> None:
+        self._recall = recall
+        self._rank = rank
+        self._clients = [client for client in (recall, rank) if client is not None]
 
     def prepare(self, version: str) -> None:
-        """Ask the others to load a bundle before this process answers with it. When one cannot, requests will say so
-        in `degraded`: a part that is away must not keep this process from starting."""
-        for hop in (self.recall, self.rank):
-            if hop is None:
-                continue
+        """Ask the others to load a bundle. One that cannot is only logged: a service that is away must not keep this
+        process from starting, and requests name it in `degraded`."""
+        for client in self._clients:
             try:
-                hop.call(PREPARE, Prepare(version), bool, _PREPARE_S)
+                client.call(PREPARE, Prepare(version), bool, _PREPARE_S)
             except RecsysError as error:
-                _log.warning("another process has not loaded the bundle", version=version, error=str(error))
+                _log.warning("a remote service has not loaded the bundle", version=version, error=str(error))
+
+    def ranker(self, bundle: Bundle) -> Ranker:
+        return RemoteRanker(self._rank, bundle.manifest.version) if self._rank else super().ranker(bundle)
+
+    def two_tower(self, artifacts: Artifacts, limit: int) -> Source:
+        if self._recall is None:
+            return super().two_tower(artifacts, limit)
+        return RemoteTwoTower(self._recall, artifacts.bundle.manifest.version, artifacts.catalogue, limit)
 
     def close(self) -> None:
-        for hop in (self.recall, self.rank):
-            if hop is not None:
-                hop.close()
-
-
-TOGETHER = Apart()
+        for client in self._clients:
+            client.close()

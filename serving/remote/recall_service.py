@@ -1,4 +1,4 @@
-"""What a recall process has of a bundle: tower and index, and the items that have arrived since."""
+"""The recall service: user tower and index of a bundle, and the items that have arrived since."""
 
 from collections.abc import Iterable
 
@@ -15,18 +15,17 @@ from recsys.recall.live_items import LiveItems
 from recsys.recall.two_tower import UserTower
 from serving.engine.golden import check_golden
 from serving.engine.index_backend import IndexPlace
-from serving.remote.service import Nearest, NearestCall
-from serving.remote.transport import Array
+from serving.remote.messages import Array, Nearest, NearestCall
 
 
-class RecallPart:
-    """Tower and index of one bundle; `serving.engine.item_feed.Follower`: follows the catalogue, needs no features."""
+class RecallService:
+    """Tower and index of one bundle. A `Follower` of the item feed: follows the catalogue, needs no features."""
 
     def __init__(self, bundle: Bundle, place: IndexPlace) -> None:
         """
         Raises:
             InvalidBundle: a file cannot be used, or the golden outputs differ.
-            InvalidConfig, Unavailable: Milvus is asked for, and its client or Milvus itself is missing.
+            InvalidConfig, Unavailable: Milvus is configured, and its client or Milvus itself is missing.
         """
         check_golden(bundle)
         items = read_items(bundle.file("items.parquet"))
@@ -40,10 +39,10 @@ class RecallPart:
         self._tower = UserTower(bundle.file("user_tower.onnx"))
 
     def nearest(self, call: NearestCall) -> Nearest:
-        """Nothing for somebody of whom this tower reads nothing.
+        """None for a user of whom this tower reads nothing.
 
         Raises:
-            ValueError: the arrays are no histories, or the tower gives NaN or infinity.
+            ValueError: the arrays are not histories, or the tower returns NaN or infinity.
         """
         inputs = [array.numpy() for array in (call.history, call.types, call.gaps, call.profile)]
         if not inputs[0].any() and not (self._tower.takes_profile and inputs[-1].any()):
@@ -69,7 +68,7 @@ class RecallPart:
             self._items.delete(gone)
 
     def refresh(self, now_ms: int) -> None:
-        """Nothing is computed ahead."""
+        """Nothing is computed in advance."""
 
     def _has(self, item: Item) -> bool:
         row = self._catalogue.rows.get(item.item_id)

@@ -1,7 +1,7 @@
-"""One hop to another process of ours: HTTP with msgpack, on kept connections over a Unix socket or TCP.
+"""Remote procedure calls: HTTP with msgpack bodies, on persistent connections over a Unix socket or TCP.
 
-`http.client` rather than a full client library: a hop is taken within a request, and most of what such a library does
-would be most of what it costs (`recsys bench transport`).
+`http.client` rather than a full client library: the call is made within a request, and such a library would be most of
+its cost.
 """
 
 import contextlib
@@ -9,12 +9,10 @@ import socket
 from collections import deque
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from serving.breaker import Breaker
@@ -22,47 +20,24 @@ from serving.breaker import Breaker
 T = TypeVar("T")
 
 MEDIA_TYPE = "application/msgpack"
-_DTYPES = frozenset({"<f4", "<i4", "<i8"})
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Array(msgspec.Struct, frozen=True, array_like=True):
-    """A numpy array on the wire: its bytes as they are in memory."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
-
-    @classmethod
-    def of(cls, array: NDArray[Any]) -> "Array":
-        return cls(array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
-
-    def numpy(self) -> NDArray[Any]:
-        """Read-only.
-
-        Raises:
-            ValueError: the bytes are not an array of that shape and an expected dtype.
-        """
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype {self.dtype!r}: expected one of {', '.join(sorted(_DTYPES))}")
-        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
-
-
-class Hop:
-    """Thread-safe. `url`: http://host:port, or unix:/path/of/the/socket. A process that hangs or is away is asked by a
-    few calls only (`serving.breaker`); one that refuses a call is well."""
+class RpcClient:
+    """Calls one process. Thread-safe. A circuit breaker keeps calls from a process that hangs or is away; a call that
+    the process refuses does not count as a failure."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        """
+        """`url`: http://host:port, or unix:/path/of/the/socket.
+
         Raises:
-            InvalidConfig: the URL is neither form.
+            InvalidConfig: the URL has neither form.
         """
         parts = urlsplit(url)
-        good = parts.path if parts.scheme == "unix" else parts.scheme == "http" and parts.hostname
-        if not good:
+        if not (parts.path if parts.scheme == "unix" else parts.scheme == "http" and parts.hostname):
             raise InvalidConfig(f"{url!r}: use http://host:port or unix:/path/of/the/socket")
         self._url = url
-        self._parts = parts
+        self._address = parts
         self._timeout_s = timeout_s
         self._idle: deque[HTTPConnection] = deque()
         self._breaker = Breaker()
@@ -80,24 +55,24 @@ class Hop:
         try:
             return msgspec.msgpack.decode(answer, type=kind)
         except msgspec.DecodeError as error:
-            raise Unavailable(f"{self._url}: not an answer of this version: {error}") from error
+            raise Unavailable(f"{self._url}: not an answer of this protocol version: {error}") from error
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
 
     def _send(self, path: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
-        """Status and body of the answer, whatever they are."""
+        """Status and body of the answer."""
         try:
-            kept = self._idle.pop()
+            connection = self._idle.pop()
         except IndexError:
             pass
         else:
-            with contextlib.suppress(ConnectionError, HTTPException):  # closed by the other side meanwhile
-                return self._exchange(kept, path, body, timeout_s)
+            with contextlib.suppress(ConnectionError, HTTPException):  # the other side has closed it
+                return self._exchange(connection, path, body, timeout_s)
         try:
             return self._exchange(self._connection(timeout_s), path, body, timeout_s)
-        except ConnectionError as error:  # it has ended in the middle of the call
+        except ConnectionError as error:  # the process ended in the middle of the call
             raise Unavailable(f"{self._url}{path}: {error or type(error).__name__}") from error
 
     def _exchange(
@@ -120,10 +95,10 @@ class Hop:
 
     def _connection(self, timeout_s: float) -> HTTPConnection:
         connection: HTTPConnection
-        if self._parts.scheme == "unix":
-            connection = _UnixConnection(self._parts.path, timeout_s)
+        if self._address.scheme == "unix":
+            connection = _UnixConnection(self._address.path, timeout_s)
         else:
-            connection = HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=timeout_s)
+            connection = HTTPConnection(self._address.hostname or "", self._address.port, timeout=timeout_s)
         try:
             connection.connect()
         except OSError as error:

@@ -19,7 +19,7 @@ from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
 from recsys.models.attributes import hash_attributes
 from recsys.store.redis import RedisFeatureStore
-from serving.api.app import create_app
+from serving.assembly import make_app
 from serving.settings import ServingSettings
 from streaming.lake_writer import archive
 from streaming.log import KafkaSink
@@ -81,7 +81,7 @@ def loop(tmp_path: Path, redis_url: str, kafka_broker: KafkaBroker) -> Iterator[
     sink, store = KafkaSink(kafka_broker.bootstrap), RedisFeatureStore(redis_url, FEATURES)
     for thread in threads:
         thread.start()
-    with TestClient(create_app(serving)) as client:
+    with TestClient(make_app(serving)) as client:
         yield Loop(client, sink, store, stream.lake)
     stop.set()
     for thread in threads:

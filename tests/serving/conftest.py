@@ -20,8 +20,7 @@ from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
 from serving import assembly
 from serving.api.app import create_app
-from serving.assembly import compose
-from serving.services import Services
+from serving.assembly import Services, compose
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 from tests.bundles import write_tiny_bundle
@@ -62,8 +61,8 @@ class Api:
         at_least: impressions are written by a thread after the answer; wait for so many.
         """
         eventually(lambda: sum(taken.topic == topic for taken in self.sink.taken) >= at_least)
-        assert self.services.events.flush(20)
-        assert self.services.impressions.flush(20)
+        assert self.services.outboxes.events.flush(20)
+        assert self.services.outboxes.impressions.flush(20)
         return [orjson.loads(taken.value) for taken in self.sink.taken if taken.topic == topic]
 
     def apply_events(self) -> None:

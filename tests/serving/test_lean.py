@@ -18,12 +18,13 @@ from recsys.bundle import open_bundle
 from recsys.features.definitions import FEATURES
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.store.memory import MemoryFeatureStore
-from serving.engine.runtime import USER_FEATURES, Limits, build_runtime
+from serving.engine.pipeline_builder import PipelineConfig
+from serving.engine.runtime import USER_FEATURES, build_runtime
 from serving.engine.user_attributes import UserAttributes
 
 bundle = open_bundle(Path(sys.argv[1]))
 read_user = UserHydrator(MemoryFeatureStore(FEATURES), name=USER_FEATURES)
-build_runtime(bundle, read_user, Limits(), None, lambda bundle, catalogue: [])
+build_runtime(bundle, PipelineConfig(read_user))
 UserAttributes(Path(sys.argv[2]), FEATURES)
 heavy = ("pandas", "pyarrow.dataset", "pyspark", "torch", "scipy", "sklearn", "matplotlib", "sympy", "statsmodels")
 print(" ".join(name for name in heavy if name in sys.modules))

@@ -21,10 +21,9 @@ from recsys.observability.otel import OtelTraces
 from recsys.observability.tracing import parent_of
 from recsys.store.memory import MemoryFeatureStore
 from serving.api.app import create_app
-from serving.assembly import compose
+from serving.assembly import Services, compose
 from serving.engine.request_spans import TracedReads
 from serving.ingest.outbox import Message, Outbox
-from serving.services import Services
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 from streaming.worker.feature_worker import FeatureWorker
@@ -61,8 +60,8 @@ class Traced:
 
     def work(self) -> None:
         """Deliver what was accepted, and let the worker apply it."""
-        self.services.events.flush(10)
-        self.services.impressions.flush(10)
+        self.services.outboxes.events.flush(10)
+        self.services.outboxes.impressions.flush(10)
         worker = FeatureWorker(self.store, self.log, traces=self.traces("recsys-worker"))
         worker.own(range(4))
         source = self.log.source()
@@ -115,7 +114,7 @@ def test_a_recommendation_has_a_span_a_stage_its_reads_and_the_impression(traced
     )
     traced.client.get("/healthz")
     while not any(traced.log.end_offset(Topic.IMPRESSIONS, p) for p in range(4)):
-        traced.services.impressions.flush(1)
+        traced.services.outboxes.impressions.flush(1)
     traced.work()
     spans = traced.spans()
     request = spans["POST /v1/recommendations"]

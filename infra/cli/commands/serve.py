@@ -44,6 +44,7 @@ def serve(
     """
     from infra.local.services import connected
     from serving.api.server import run
+    from serving.assembly import make_app
 
     given = {"host": host, "port": port, "workers": workers, "role": role, "uds": uds}
     settings = ServingSettings(_env_file=profile).model_copy(
@@ -53,7 +54,11 @@ def serve(
         _show_new_key(settings.api_keys, new_key_name, scope or [Scope.READ])
         return
     connect = connected(settings) if settings.role is not Role.RANK else settings  # needs neither
-    run(connect, lambda url: console.print(f"recsys {settings.role}: [bold]{url}[/]  (Ctrl-C stops it)"))
+    run(
+        connect,
+        make_app,
+        lambda url: console.print(f"recsys {settings.role}: [bold]{url}[/]  (Ctrl-C stops it)"),
+    )
 
 
 def _show_new_key(path: Path | None, name: str, scopes: list[Scope]) -> None:

@@ -15,7 +15,8 @@ import uvicorn
 from infra.evaluation.timing import seconds
 from infra.local.process import free_port
 from recsys.contracts.errors import Unavailable
-from serving.api.wire import Recommendation, RecommendationRequest
+from serving.api.wire import RecommendationRequest
+from serving.engine.result_cache import Recommendation
 
 _START_S = 60.0
 _JSON = {"content-type": "application/json"}

@@ -23,8 +23,8 @@ from recsys.contracts.errors import Unavailable
 from recsys.ranking.scorer import Ranker, RankerSession
 from recsys.result import Goal, Result
 from serving.remote.client import RemoteRanker
-from serving.remote.service import PREPARE, Prepare
-from serving.remote.transport import Hop
+from serving.remote.messages import PREPARE, Prepare
+from serving.remote.transport import RpcClient
 
 _START_TIMEOUT_S = 120.0
 _TIMEOUT_S = 10.0
@@ -67,19 +67,19 @@ def run(config: TransportBench) -> Result:
 
 
 @contextmanager
-def _ready(children: Children, name: str, url: str) -> Iterator[Hop]:
+def _ready(children: Children, name: str, url: str) -> Iterator[RpcClient]:
     """A connection to a process that has loaded the bundle."""
 
     def loaded() -> bool:
-        hop = Hop(url, _TIMEOUT_S)
+        client = RpcClient(url, _TIMEOUT_S)
         try:
-            return hop.call(PREPARE, Prepare("bench"), bool)
+            return client.call(PREPARE, Prepare("bench"), bool)
         except Unavailable:
             return False
         finally:
-            hop.close()
+            client.close()
 
     children.wait(name, loaded, _START_TIMEOUT_S)
-    hop = Hop(url, _TIMEOUT_S)
-    yield hop
-    hop.close()
+    client = RpcClient(url, _TIMEOUT_S)
+    yield client
+    client.close()

@@ -34,7 +34,7 @@ from recsys.simulation.actions import row_of
 from recsys.simulation.behavior import Behavior, Response, Visitor
 from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import Ints, World, WorldConfig, create_world
-from serving.engine.runtime import PathConfig
+from serving.engine.pipeline_builder import PathConfig
 
 EXPERIMENT = "case-study"
 BEFORE, AFTER = "before", "after"

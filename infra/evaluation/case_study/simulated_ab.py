@@ -28,7 +28,8 @@ from recsys.lake.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impre
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
-from serving.engine.runtime import USER_FEATURES, Limits, PathConfig, Runtime, build_runtime
+from serving.engine.pipeline_builder import PathConfig, PipelineConfig
+from serving.engine.runtime import USER_FEATURES, Runtime, build_runtime
 from serving.ingest.impression_log import ImpressionLog
 
 _LOOK_MS = (
@@ -76,9 +77,7 @@ class _Side:
             return [ImpressionLog(_Now(impressions), catalogue, version, FEATURES.fingerprint)]
 
         read_user = UserHydrator(self._night if self.nightly else store, name=USER_FEATURES)
-        self.runtime: Runtime = build_runtime(
-            deployment.bundle, read_user, Limits(deployment.path), None, log
-        )
+        self.runtime = build_runtime(deployment.bundle, PipelineConfig(read_user, log, deployment.path))
 
     def changed(self, events: Sequence[Event]) -> None:
         self._items.update(event.item_id for event in events)

@@ -1,7 +1,8 @@
-"""What the System view shows: how the API does now, how far the stream is, how far features have drifted."""
+"""What the System view shows: load of the API now, progress of the stream, drift of the features."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, Field
 
@@ -10,10 +11,16 @@ from recsys.contracts.types import Topic
 from recsys.features.drift import HISTOGRAMS, drift, read_histograms
 from recsys.observability.worker_report import WorkerReport, read_report
 from recsys.simulation.clock import wall_ms
-from serving.api.monitoring.rates import Buckets, Snapshot, added, made_readable, quantile
+from recsys.store.base import Checkpoint, FeatureStore
+from serving.api.monitoring.rates import Buckets, Snapshot, Window, added, made_readable, quantile
+from serving.engine.item_feed import ItemFeed
+from serving.engine.model_host import ModelHost
 from serving.engine.runtime import Runtime
-from serving.services import LogEndsOf, Services
-from serving.telemetry import STAGE_SAMPLE
+from serving.engine.served_features import ServedFeatures
+from serving.ingest.outbox import Outboxes
+from serving.telemetry import STAGE_SAMPLE, Telemetry
+
+LogEndsOf = Callable[[str], Sequence[int]]  # topic → the next offset of each partition; may raise Unavailable
 
 _LEAST_S = 1.0  # one request in the first hundredth of a second is no hundred a second
 LEAST_ROWS = 200  # fewer served rows say nothing about a distribution
@@ -104,27 +111,58 @@ class SystemState(BaseModel):
     drift: Drift
 
 
-def system_state(parts: Services) -> SystemState:
-    """Everything; what cannot be asked is null, not an error."""
-    then, now = parts.window.look(parts.telemetry.collect(), _reports(parts))
-    seconds = max(now.at_s - then.at_s, _LEAST_S)
-    requests = {key: max(0.0, n - then.requests.get(key, 0.0)) for key, n in now.requests.items()}
-    return SystemState(
-        window_s=round(seconds, 3),
-        bundle=parts.host.active,
-        requests_per_s=sum(requests.values()) / seconds,
-        errors_per_s=sum(n for (_, status), n in requests.items() if status.startswith("5")) / seconds,
-        routes=_timings(then.routes, now.routes, seconds),
-        stages=_timings(then.stages, now.stages, seconds / STAGE_SAMPLE),
-        degraded=_degraded(then, now),
-        caches=_caches(now),
-        stream=_stream(parts),
-        workers=[_worker(name, report) for name, report in (now.workers or {}).items()],
-        freshness=_freshness(made_readable(then, now)),
-        item_features_age_s=parts.feed.age_s,
-        outbox_bytes=parts.events.backlog_bytes + parts.impressions.backlog_bytes,
-        drift=_drift(parts, parts.host.runtime()),
-    )
+@dataclass
+class SystemView:
+    """Collects the state from where it is."""
+
+    telemetry: Telemetry
+    host: ModelHost[Runtime]
+    store: FeatureStore
+    feed: ItemFeed
+    outboxes: Outboxes
+    served: ServedFeatures
+    partitions: int
+    log_ends: LogEndsOf | None = None  # None: this log cannot be asked
+    window: Window = field(default_factory=Window)
+
+    def state(self) -> SystemState:
+        """What cannot be asked is null, not an error."""
+        then, now = self.window.look(self.telemetry.collect(), _reports(self.store))
+        seconds = max(now.at_s - then.at_s, _LEAST_S)
+        requests = {key: max(0.0, n - then.requests.get(key, 0.0)) for key, n in now.requests.items()}
+        return SystemState(
+            window_s=round(seconds, 3),
+            bundle=self.host.active,
+            requests_per_s=sum(requests.values()) / seconds,
+            errors_per_s=sum(n for (_, status), n in requests.items() if status.startswith("5")) / seconds,
+            routes=_timings(then.routes, now.routes, seconds),
+            stages=_timings(then.stages, now.stages, seconds / STAGE_SAMPLE),
+            degraded=_degraded(then, now),
+            caches=_caches(now),
+            stream=self._stream(),
+            workers=[_worker(name, report) for name, report in (now.workers or {}).items()],
+            freshness=_freshness(made_readable(then, now)),
+            item_features_age_s=self.feed.age_s,
+            outbox_bytes=self.outboxes.backlog_bytes,
+            drift=_drift(self.host.runtime(), self.served),
+        )
+
+    def _stream(self) -> list[PartitionState]:
+        try:
+            return [
+                _partition(topic, partition, self.store.checkpoint(topic, partition), ends)
+                for topic in STREAMED
+                for ends in [self._ends(topic)]
+                for partition in range(self.partitions)
+            ]
+        except Unavailable:
+            return []
+
+    def _ends(self, topic: str) -> Sequence[int]:
+        try:
+            return self.log_ends(topic) if self.log_ends else ()
+        except Unavailable:
+            return ()
 
 
 def _timings(then: Mapping[str, Buckets], now: Mapping[str, Buckets], seconds: float) -> list[Timing]:
@@ -164,29 +202,22 @@ def _caches(now: Snapshot) -> list[CacheState]:
     ]
 
 
-def _stream(parts: Services) -> list[PartitionState]:
-    found = []
-    for topic in STREAMED:
-        ends = _ends(parts.log_ends, topic)
-        for partition in range(parts.settings.partitions):
-            try:
-                checkpoint = parts.store.checkpoint(topic, partition)
-            except Unavailable:
-                return []
-            offset = checkpoint.offset if checkpoint else None
-            lag = max(0, ends[partition] - (offset or 0)) if partition < len(ends) else None
-            newest = checkpoint.watermark_ms if checkpoint and checkpoint.watermark_ms > 0 else None
-            found.append(
-                PartitionState(
-                    topic=topic, partition=partition, offset=offset, lag=lag, newest_event_ms=newest
-                )
-            )
-    return found
+def _partition(
+    topic: str, partition: int, checkpoint: Checkpoint | None, ends: Sequence[int]
+) -> PartitionState:
+    offset = checkpoint.offset if checkpoint else None
+    return PartitionState(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        lag=max(0, ends[partition] - (offset or 0)) if partition < len(ends) else None,
+        newest_event_ms=checkpoint.watermark_ms if checkpoint and checkpoint.watermark_ms > 0 else None,
+    )
 
 
-def _reports(parts: Services) -> dict[str, WorkerReport] | None:
+def _reports(store: FeatureStore) -> dict[str, WorkerReport] | None:
     try:
-        found = parts.store.reports()
+        found = store.reports()
     except Unavailable:
         return None
     reports = {name: read_report(content) for name, content in found.items()}
@@ -223,20 +254,13 @@ def _freshness(counts: Buckets | None) -> Freshness:
     )
 
 
-def _ends(log_ends: LogEndsOf | None, topic: str) -> Sequence[int]:
-    try:
-        return log_ends(topic) if log_ends else ()
-    except Unavailable:
-        return ()
-
-
-def _drift(parts: Services, runtime: Runtime | None) -> Drift:
+def _drift(runtime: Runtime | None, lists: ServedFeatures) -> Drift:
     if runtime is None:
         return Drift(rows=0, psi={}, missing="no bundle is loaded")
     manifest = runtime.bundle.manifest
     if HISTOGRAMS not in manifest.files:
         return Drift(rows=0, psi={}, missing=f"the bundle has no {HISTOGRAMS}; train again")
-    served = parts.served.matrix(manifest.version)
+    served = lists.matrix(manifest.version)
     if len(served) < LEAST_ROWS:
         return Drift(rows=len(served), psi={}, missing=f"fewer than {LEAST_ROWS} items served yet")
     try:

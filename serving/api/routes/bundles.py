@@ -1,5 +1,6 @@
 """Bundles: which there are, which one answers, and switching by hand (scope admin)."""
 
+from pathlib import Path as Folder
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
@@ -7,11 +8,13 @@ from fastapi import APIRouter, Path, Request, Response
 from recsys.bundle import read_manifest, versions
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from serving.api.audit import audit
+from serving.api.dependencies import READ, Admin, Host, Settings, ShadowBundle
 from serving.api.schemas import Activated, BundleInfo, Bundles, Shadowed, ShadowReport, Unloaded
+from serving.engine.model_host import ModelHost
+from serving.engine.runtime import Runtime
 from serving.engine.shadow import set_shadow
 from serving.problems import Problem
-from serving.services import Services, allow, services
-from serving.settings import Scope
+from serving.settings import ServingSettings
 
 router = APIRouter(tags=["bundles"])
 
@@ -20,98 +23,92 @@ Version = Annotated[
 ]
 
 
-@router.get("/v1/bundles")
-def bundles(request: Request) -> Bundles:
-    """Every bundle in the folder, and why those that were refused were."""
-    allow(request, Scope.READ)
-    parts = services(request)
+@router.get("/v1/bundles", dependencies=[READ])
+def bundles(host: Host, settings: Settings) -> Bundles:
+    """Every bundle in the folder; `refused` says why one cannot be served."""
     return Bundles(
-        active=parts.host.active,
-        bundles=[_info(parts, version) for version in versions(parts.settings.bundles)],
+        active=host.active,
+        bundles=[_info(host, settings.bundles, version) for version in versions(settings.bundles)],
     )
 
 
 @router.post("/v1/bundles/{version}/activate")
-def activate(request: Request, version: Version) -> Activated:
+def activate(request: Request, caller: Admin, host: Host, settings: Settings, version: Version) -> Activated:
     """Load, check and swap in a bundle, and publish it for the other workers. No request is dropped."""
-    caller = allow(request, Scope.ADMIN)
-    parts = services(request)
-    _known(parts, version)
-    previous = parts.host.active
+    _known(settings, version)
+    previous = host.active
     audit(request, caller, "activate bundle", version=version, previous=previous)
-    parts.host.publish(version)
+    host.publish(version)
     return Activated(active=version, previous=previous)
 
 
-@router.get("/v1/bundles/shadow")
-def shadow_report(request: Request) -> ShadowReport:
-    """How the shadow's lists differ from those that were shown. Of the process that answers; `recsys_shadow` in
-    `/metrics` counts for all."""
-    allow(request, Scope.READ)
-    report = services(request).shadow.report()
+@router.get("/v1/bundles/shadow", dependencies=[READ])
+def shadow_report(shadow: ShadowBundle) -> ShadowReport:
+    """How the shadow's lists differ from those that were shown, in the process that answers; `recsys_shadow` in
+    `/metrics` counts over all processes."""
+    report = shadow.report()
     if report is None:
-        raise Problem(404, "there is no shadow; begin with POST /v1/bundles/VERSION/shadow")
+        raise Problem(404, "there is no shadow; start one with POST /v1/bundles/VERSION/shadow")
     return ShadowReport.model_validate(report)
 
 
 @router.post("/v1/bundles/{version}/shadow")
-def begin_shadow(request: Request, version: Version) -> Shadowed:
-    """Answer a share of the requests with this bundle, too, seen by nobody, in all processes, until it is ended."""
-    caller = allow(request, Scope.ADMIN)
-    parts = services(request)
-    _known(parts, version)
-    if version == parts.host.active:
-        raise Problem(409, f"bundle {version!r} answers already; a shadow is another one")
+def begin_shadow(
+    request: Request, caller: Admin, host: Host, settings: Settings, version: Version
+) -> Shadowed:
+    """Mirror a share of the traffic to this bundle in all processes, until the shadow is ended. Its responses are
+    discarded."""
+    _known(settings, version)
+    if version == host.active:
+        raise Problem(409, f"bundle {version!r} is active; choose another one as the shadow")
     audit(request, caller, "begin shadow", version=version)
     try:
-        parts.host.load(version)
+        host.load(version)
     except InvalidConfig as error:  # no room beside the bundles in use
         raise Problem(409, str(error)) from error
-    set_shadow(parts.settings.bundles, version)
-    parts.host.look()
+    set_shadow(settings.bundles, version)
+    host.look()
     return Shadowed(shadow=version)
 
 
 @router.delete("/v1/bundles/shadow", status_code=204)
-def end_shadow(request: Request) -> Response:
-    """No shadow any more. Doing it again is no error."""
-    caller = allow(request, Scope.ADMIN)
-    parts = services(request)
-    audit(request, caller, "end shadow", version=parts.shadow.version)
-    set_shadow(parts.settings.bundles, None)
-    parts.host.look()
+def end_shadow(
+    request: Request, caller: Admin, host: Host, shadow: ShadowBundle, settings: Settings
+) -> Response:
+    """End the shadow. Without one this does nothing."""
+    audit(request, caller, "end shadow", version=shadow.version)
+    set_shadow(settings.bundles, None)
+    host.look()
     return Response(status_code=204)
 
 
 @router.post("/v1/bundles/{version}/unload")
-def unload(request: Request, version: Version) -> Unloaded:
-    """Free a bundle that is not in use, in this process; the least recently used go by themselves."""
-    caller = allow(request, Scope.ADMIN)
-    parts = services(request)
+def unload(request: Request, caller: Admin, host: Host, version: Version) -> Unloaded:
+    """Unload a bundle that is not in use, in this process. The least recently used ones are unloaded by themselves."""
     audit(request, caller, "unload bundle", version=version)
     try:
-        parts.host.unload(version)
+        host.unload(version)
     except InvalidConfig as error:
         raise Problem(409, str(error)) from error
-    return Unloaded(loaded=sorted(parts.host.loaded))
+    return Unloaded(loaded=sorted(host.loaded))
 
 
-def _known(parts: Services, version: str) -> None:
-    if version not in versions(parts.settings.bundles):
+def _known(settings: ServingSettings, version: str) -> None:
+    if version not in versions(settings.bundles):
         raise Problem(404, f"there is no bundle {version!r}; GET /v1/bundles lists them")
 
 
-def _info(parts: Services, version: str) -> BundleInfo:
-    refused = parts.host.refused.get(version, "")
+def _info(host: ModelHost[Runtime], bundles: Folder, version: str) -> BundleInfo:
+    refused = host.refused.get(version, "")
     try:
-        manifest = read_manifest(parts.settings.bundles / version)
+        manifest = read_manifest(bundles / version)
     except InvalidBundle as error:
         return BundleInfo(version=version, active=False, refused=refused or str(error))
     return BundleInfo(
         version=version,
-        active=version == parts.host.active,
+        active=version == host.active,
         created_ms=manifest.created_ms,
         metrics=dict(manifest.metrics),
         refused=refused,
-        loaded_bytes=parts.host.loaded.get(version, 0),
+        loaded_bytes=host.loaded.get(version, 0),
     )

@@ -1,11 +1,14 @@
-"""`POST /v1/events`: one event or a batch. 202 means kept: in the spool on disk, on its way to Kafka."""
+"""`POST /v1/events`: one event or a batch. 202 means accepted: in the spool on disk, on its way to Kafka."""
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import orjson
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,90 +16,130 @@ from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.events import item_context, parse_event
 from recsys.contracts.types import Topic
 from recsys.observability.tracing import carried, current_headers
-from serving.api.body import decode_any
-from serving.api.idempotency import event_ids, first_time_ms, key_of
-from serving.api.wire import EventResult, EventResults
-from serving.ingest.outbox import Message
+from serving.api.access import Access
+from serving.api.body import JSON, decode_any
+from serving.api.idempotency import PATTERN, Idempotency, event_ids, key_of
+from serving.api.openapi import REQUEST_ID, answer, body, problems
+from serving.api.wire import EventBatch, EventRequest, EventResult, EventResults
+from serving.engine.model_host import ModelHost
+from serving.engine.runtime import Runtime
+from serving.ingest.outbox import Message, Outbox
 from serving.problems import Problem
-from serving.services import Services, allow, services
 from serving.settings import Scope
+from serving.telemetry import Telemetry
 
 _encode = msgspec.json.Encoder().encode
 
 
+@dataclass(frozen=True)
+class EventIntake:
+    """Checks events, completes them and puts them into the outbox. What waits for the disk runs in `io`."""
+
+    access: Access
+    outbox: Outbox
+    idempotency: Idempotency
+    host: ModelHost[Runtime]
+    telemetry: Telemetry
+    io: Executor
+    max_batch: int
+
+    async def accept(self, raws: list[Any], caller: str, key: str, content: bytes) -> EventResults:
+        """What became of each event.
+
+        Raises:
+            Unavailable: they cannot be spooled now; none was.
+        """
+        results = await asyncio.get_running_loop().run_in_executor(
+            self.io, carried(self._accept), raws, caller, key, content
+        )
+        rejected = sum(result.status == "rejected" for result in results)
+        self.telemetry.events.labels("accepted").inc(len(results) - rejected)
+        self.telemetry.events.labels("rejected").inc(rejected)
+        return EventResults(accepted=len(results) - rejected, rejected=rejected, results=results)
+
+    def _accept(self, raws: list[Any], caller: str, key: str, content: bytes) -> list[EventResult]:
+        """Ids and times that the server fills in are the same whenever the body comes again under its key."""
+        now_ms = self.idempotency.now_ms()
+        if any(isinstance(raw, dict) and raw.get("event_time_ms") is None for raw in raws):
+            now_ms = self.idempotency.first_time_ms(caller, key, content, now_ms)
+        make_id = event_ids(caller, key, content)
+        results: list[EventResult] = []
+        messages: list[Message] = []
+        headers = current_headers()
+        for place, raw in enumerate(raws):
+            try:
+                event = parse_event(self._completed(raw, make_id, place, now_ms))
+            except InvalidEvent as error:
+                results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
+                continue
+            messages.append(Message(Topic.EVENTS, event.user_id, orjson.dumps(event.to_dict()), headers))
+            results.append(EventResult(status="accepted", event_id=event.event_id))
+        if messages:
+            self.outbox.put(messages)
+        return results
+
+    def _completed(self, raw: Any, make_id: Callable[[int], str], place: int, now_ms: int) -> Any:
+        """The event with what the client may leave out: its id, its time, and what the catalogue knows of the item."""
+        if not isinstance(raw, dict):
+            return raw
+        full = dict(raw)
+        if full.get("event_id") is None:
+            full["event_id"] = make_id(place)
+        if full.get("event_time_ms") is None:
+            full["event_time_ms"] = now_ms
+        runtime, item_id, context = self.host.runtime(), full.get("item_id"), full.get("context")
+        if runtime is None or not isinstance(item_id, str) or not isinstance(context, dict | None):
+            return full
+        row = runtime.catalogue.rows.get(item_id)
+        if row is not None:
+            item, context = runtime.catalogue.item(row), context or {}
+            full["context"] = item_context(context, item.categories, item.creator) | context
+        return full
+
+
+router = APIRouter(tags=["events"])
+_EVENT = {"type": "click", "user_id": "196", "item_id": "242", "request_id": REQUEST_ID}
+_RESULTS = {"accepted": 1, "rejected": 0, "results": [{"status": "accepted", "event_id": "01970…"}]}
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Made by the client for one request: sent again with the same body, it has one effect and gets the"
+    " same answer, ids included.",
+    "schema": {"type": "string", "pattern": PATTERN},
+}
+
+
+@router.post(
+    "/v1/events",
+    status_code=202,
+    summary="Send one event or a batch",
+    operation_id="postEvents",
+    openapi_extra={
+        "parameters": [_IDEMPOTENCY_KEY],
+        **body(EventRequest, EventBatch, one=_EVENT, batch={"events": [_EVENT, {**_EVENT, "type": "like"}]}),
+    },
+    responses=answer(202, "What became of each event", EventResults, _RESULTS)
+    | problems(400, 401, 403, 413, 429, 503),
+)
 async def post_events(request: Request) -> Response:
-    parts = services(request)
-    caller = allow(request, Scope.WRITE)
+    """202 means accepted: the events reach the stream even when Kafka is away or this process dies. In a batch each
+    event is judged on its own."""
+    intake: EventIntake = request.app.state.events
+    caller = intake.access.caller(request, Scope.WRITE)
     key = key_of(request)
     content = await request.body()
-    body = decode_any(content)
-    single = not (isinstance(body, dict) and body.keys() == {"events"})
-    raws = [body] if single else body["events"]
+    raw = decode_any(content)
+    single = not (isinstance(raw, dict) and raw.keys() == {"events"})
+    raws = [raw] if single else raw["events"]
     if not isinstance(raws, list):
         raise Problem(422, "events: a list of events is needed")
-    if len(raws) > parts.settings.max_batch:
-        raise Problem(413, f"events: at most {parts.settings.max_batch} in one request, got {len(raws)}")
-    await parts.limit(caller, max(1, len(raws)))
-    results = await asyncio.get_running_loop().run_in_executor(
-        parts.io, carried(_accept_once), parts, raws, caller.name, key, content
-    )
-    rejected = sum(result.status == "rejected" for result in results)
-    parts.telemetry.events.labels("accepted").inc(len(results) - rejected)
-    parts.telemetry.events.labels("rejected").inc(rejected)
-    if single and rejected:
-        raise Problem(422, results[0].reason)
-    answer = EventResults(accepted=len(results) - rejected, rejected=rejected, results=results)
-    return Response(_encode(answer), 202, media_type="application/json")
-
-
-def _accept_once(parts: Services, raws: list[Any], caller: str, key: str, body: bytes) -> list[EventResult]:
-    """What the server gives to events that come without id or time, the same whenever the body comes under this key."""
-    now_ms = parts.now_ms()
-    if any(isinstance(raw, dict) and raw.get("event_time_ms") is None for raw in raws):
-        now_ms = first_time_ms(parts.replays, caller, key, body, now_ms)
-    return accept(parts, raws, event_ids(caller, key, body), now_ms)
-
-
-def accept(parts: Services, raws: list[Any], make_id: Callable[[int], str], now_ms: int) -> list[EventResult]:
-    """Check every event, keep the good ones together, say what became of each. `now_ms`: of those without a time.
-
-    Raises:
-        Unavailable: they cannot be kept now; none was.
-    """
-    results: list[EventResult] = []
-    messages: list[Message] = []
-    headers = current_headers()
-    for place, raw in enumerate(raws):
-        try:
-            event = parse_event(_completed(parts, raw, make_id(place), now_ms))
-        except InvalidEvent as error:
-            results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
-            continue
-        messages.append(Message(Topic.EVENTS, event.user_id, orjson.dumps(event.to_dict()), headers))
-        results.append(EventResult(status="accepted", event_id=event.event_id))
-    if messages:
-        parts.events.put(messages)
-    return results
-
-
-def _completed(parts: Services, raw: Any, event_id: str, now_ms: int) -> Any:
-    """The event with what the client may leave out: its id, its time, and what the catalogue knows of the item."""
-    if not isinstance(raw, dict):
-        return raw
-    full = dict(raw)
-    if full.get("event_id") is None:
-        full["event_id"] = event_id
-    if full.get("event_time_ms") is None:
-        full["event_time_ms"] = now_ms
-    runtime, item_id, context = parts.host.runtime(), full.get("item_id"), full.get("context")
-    if runtime is None or not isinstance(item_id, str) or not isinstance(context, dict | None):
-        return full
-    row = runtime.catalogue.rows.get(item_id)
-    if row is None:
-        return full
-    item, context = runtime.catalogue.item(row), context or {}
-    full["context"] = item_context(context, item.categories, item.creator) | context
-    return full
+    if len(raws) > intake.max_batch:
+        raise Problem(413, f"events: at most {intake.max_batch} in one request, got {len(raws)}")
+    await intake.access.count(caller, max(1, len(raws)))
+    results = await intake.accept(raws, caller.name, key, content)
+    if single and results.rejected:
+        raise Problem(422, results.results[0].reason)
+    return Response(_encode(results), 202, media_type=JSON)
 
 
 def _id_of(raw: Any) -> str:

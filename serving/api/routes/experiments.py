@@ -2,30 +2,27 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query
 
 from recsys.contracts.events import MAX_ID_LENGTH
 from recsys.experiments.assignment import Experiment
+from serving.api.dependencies import READ, Outcomes, Running
 from serving.api.schemas import ArmInfo, ArmOutcomes, ExperimentInfo, RunningExperiments
 from serving.api.wire import PRINTABLE
 from serving.problems import Problem
-from serving.services import allow, services
-from serving.settings import Scope
 
-router = APIRouter(tags=["experiments"])
+router = APIRouter(tags=["experiments"], dependencies=[READ])
 
 
 @router.get("/v1/experiments")
 def experiments(
-    request: Request,
+    running: Running,
     user_id: Annotated[
         str | None,
         Query(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE, description="whose arms to name"),
     ] = None,
 ) -> RunningExperiments:
     """The running experiments; with `user_id`, the arms that this user is in."""
-    allow(request, Scope.READ)
-    running = services(request).experiments
     return RunningExperiments(
         experiments=[_info(experiment) for experiment in running.running],
         error=running.error,
@@ -35,19 +32,18 @@ def experiments(
 
 
 @router.get("/v1/experiments/{name}/outcomes")
-def outcomes(
-    request: Request,
+def experiment_outcomes(
+    running: Running,
+    outcomes: Outcomes,
     name: Annotated[
         str, Path(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE, description="a running one")
     ],
 ) -> ArmOutcomes:
     """Exposures and outcomes of each arm as they have grown, with 95 % intervals by users. They are read from the lake
     by a process of its own: behind by the archiver's wait and by `age_s`."""
-    allow(request, Scope.READ)
-    parts = services(request)
-    if name not in {experiment.name for experiment in parts.experiments.running}:
+    if name not in {experiment.name for experiment in running.running}:
         raise Problem(404, f"no experiment {name!r} is running; GET /v1/experiments names those that are")
-    growth, age_s = parts.outcomes.of(name)
+    growth, age_s = outcomes.of(name)
     return ArmOutcomes(age_s=round(age_s, 3), **dict(growth))
 
 

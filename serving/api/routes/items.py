@@ -2,36 +2,34 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from recsys.contracts.changes import ItemChange, parse_item_change
 from recsys.contracts.types import Item, Topic
-from serving.api.accepted_changes import IdempotencyKey, keep, stored_once
-from serving.api.idempotency import REPLAYED, once
+from recsys.store.base import FeatureStore
+from serving.api.accepted_changes import ChangeIntake, IdempotencyKey
+from serving.api.dependencies import READ, Changes, Host, Settings, Store, Writer
 from serving.api.schemas import Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
 from serving.problems import Problem
-from serving.services import Services, allow, services
-from serving.settings import Scope
 
 router = APIRouter(tags=["items"])
 
 ItemId = Annotated[Id, Path(description="the item's id")]
 
 
-@router.get("/v1/items/{item_id:path}/similar")
+@router.get("/v1/items/{item_id:path}/similar", dependencies=[READ])
 def similar(
-    request: Request,
+    host: Host,
     item_id: ItemId,
     k: Annotated[int, Query(ge=1, le=1_000, description="neighbours wanted")] = 20,
 ) -> SimilarItems:
     """The nearest items of an item: those that the same users engage with, filled up by vector distance."""
-    allow(request, Scope.READ)
-    runtime = services(request).runtime()
+    runtime = host.require()
     catalogue = runtime.catalogue
     row = catalogue.rows.get(item_id)
     if row is None or not catalogue.alive[row]:
         raise Problem(404, f"item {item_id!r} is not in the catalogue; add it with POST /v1/items")
-    rows, scores = runtime.similar(row, k)
+    rows, scores = runtime.artifacts.similar(row, k)
     return SimilarItems(
         item_id=item_id,
         bundle=runtime.bundle.manifest.version,
@@ -44,42 +42,42 @@ def similar(
 
 @router.post("/v1/items", status_code=202, response_model=Stored)
 def put_items(
-    request: Request, body: ItemEntry | ItemEntries, idempotency_key: IdempotencyKey = ""
+    caller: Writer,
+    changes: Changes,
+    store: Store,
+    settings: Settings,
+    body: ItemEntry | ItemEntries,
+    idempotency_key: IdempotencyKey = "",
 ) -> Response:
     """Add or replace one item or many. They can be recommended within a second, before any model knows them."""
-    caller = allow(request, Scope.WRITE)
-    parts = services(request)
     entries = body.items if isinstance(body, ItemEntries) else [body]
-    if len(entries) > parts.settings.max_batch:
-        raise Problem(413, f"items: at most {parts.settings.max_batch} in one request, got {len(entries)}")
+    if len(entries) > settings.max_batch:
+        raise Problem(413, f"items: at most {settings.max_batch} in one request, got {len(entries)}")
 
-    def store(now_ms: int) -> int:
+    def put(now_ms: int) -> int:
         items = [_item(entry, now_ms) for entry in entries]
-        _change(parts, [ItemChange(item.item_id, item, now_ms) for item in items])
+        _change(changes, store, [ItemChange(item.item_id, item, now_ms) for item in items])
         return len(items)
 
     content = body.model_dump_json().encode()
-    return stored_once(parts, caller.name, idempotency_key, "put items", content, store)
+    return changes.store_once(caller.name, idempotency_key, "put items", content, put)
 
 
 @router.delete("/v1/items/{item_id:path}", status_code=204)
-def delete_item(request: Request, item_id: ItemId, idempotency_key: IdempotencyKey = "") -> Response:
+def delete_item(
+    caller: Writer, changes: Changes, store: Store, item_id: ItemId, idempotency_key: IdempotencyKey = ""
+) -> Response:
     """Take an item out of every list. Its statistics stay, for when it comes back."""
-    caller = allow(request, Scope.WRITE)
-    parts = services(request)
 
     def delete(now_ms: int) -> bytes:
-        _change(parts, [ItemChange(item_id, None, now_ms)])
+        _change(changes, store, [ItemChange(item_id, None, now_ms)])
         return b""
 
-    _, replayed = once(
-        parts.replays, caller.name, idempotency_key, "delete item", item_id.encode(), parts.now_ms(), delete
-    )
-    return Response(status_code=204, headers=REPLAYED if replayed else None)
+    return changes.once(caller.name, idempotency_key, "delete item", item_id.encode(), delete, status=204)
 
 
-def _change(parts: Services, changes: list[ItemChange]) -> None:
-    keep(parts, Topic.ITEMS, changes, parse_item_change, parts.store.change_items)
+def _change(intake: ChangeIntake, store: FeatureStore, changes: list[ItemChange]) -> None:
+    intake.accept(Topic.ITEMS, changes, parse_item_change, store.change_items)
 
 
 def _item(entry: ItemEntry, now_ms: int) -> Item:

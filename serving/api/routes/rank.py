@@ -1,56 +1,73 @@
-"""`POST /v1/rank`: the caller's candidates in the order of our ranker. Plain Starlette, msgspec in and out."""
+"""`POST /v1/rank`: the caller's candidates in the order of the ranker."""
 
 import time
 
 import msgspec
 import numpy as np
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recsys.contracts.request import Candidates, Query
-from serving.api.body import decode
-from serving.api.routes.recommendations import degradations
+from recsys.contracts.request import Candidates
+from serving.api.body import JSON
+from serving.api.openapi import REQUEST_ID, answer, body, problems
+from serving.api.request_path import Prepared, RequestPath
 from serving.api.wire import RankedItem, Ranking, RankRequest
-from serving.engine.experiments import Assigned
 from serving.engine.runtime import Runtime
 from serving.problems import request_id
-from serving.services import Services, allow, services
-from serving.settings import Scope
 
+router = APIRouter(tags=["recommendations"])
 _decoder = msgspec.json.Decoder(RankRequest)
 _encode = msgspec.json.Encoder().encode
+_EXAMPLE = {
+    "request_id": REQUEST_ID,
+    "user_id": "196",
+    "bundle": "20260101-120000",
+    "arms": {},
+    "items": [
+        {
+            "item_id": "302",
+            "score": 0.84,
+            "scores": {"click": 0.61, "conversion": 0.22, "like": 0.05, "dwell": 1.1},
+        }
+    ],
+    "unknown": ["377"],
+    "degraded": [],
+    "ms": 2.3,
+}
 
 
+@router.post(
+    "/v1/rank",
+    summary="Rank candidates of your own",
+    operation_id="rank",
+    openapi_extra=body(RankRequest, candidates={"user_id": "196", "items": ["242", "302", "377"]}),
+    responses=answer(200, "The candidates, the best first", Ranking, _EXAMPLE)
+    | problems(400, 401, 403, 413, 429, 503),
+)
 async def rank(request: Request) -> Response:
+    """All of them come back in the order of the ranker, with the score of each head; nothing is filtered or rearranged,
+    and nothing is logged as shown."""
     began = time.perf_counter()
-    parts = services(request)
-    await parts.limit(allow(request, Scope.READ))
-    asked = decode(_decoder, await request.body())
-    runtime, assigned = parts.assigned(asked.user_id)
-    query = Query(
-        request_id=request_id(request),
-        user_id=asked.user_id,
-        k=len(asked.items),
-        now_ms=parts.now_ms(),
-        deadline_s=time.monotonic() + parts.settings.deadline_ms / 1e3,
-        context=asked.context,
-        arm=assigned.exposures,
+    path: RequestPath = request.app.state.request_path
+    asked = await path.read(request, _decoder)
+    prepared = path.prepare(
+        request_id(request), asked.user_id, len(asked.items), asked.context, path.now_ms()
     )
-    body = await parts.compute(_answer, parts, runtime, assigned, query, asked.items, began)
-    return Response(body, media_type="application/json")
+    content = await path.admission.compute(_answer, path, prepared, asked.items, began)
+    return Response(content, media_type=JSON)
 
 
-def _answer(
-    parts: Services, runtime: Runtime, assigned: Assigned, query: Query, items: list[str], began: float
-) -> bytes:
+def _answer(path: RequestPath, prepared: Prepared, items: list[str], began: float) -> bytes:
     """Everything of a request that costs processor time; runs in the pool."""
+    runtime, assigned, query = prepared
     catalogue = runtime.catalogue
     asked = list(dict.fromkeys(items))
     rows = catalogue.rows_of(asked)
     rows = rows[catalogue.alive[rows]]
     known = set(catalogue.ids(rows.tolist()))
     answer = runtime.pipeline.rank(query, rows)
-    parts.telemetry.answer(answer)
+    path.telemetry.answer(answer)
     return _encode(
         Ranking(
             request_id=query.request_id,
@@ -59,7 +76,7 @@ def _answer(
             arms=dict(assigned.arms),
             items=_lines(runtime, answer.candidates),
             unknown=[item_id for item_id in asked if item_id not in known],
-            degraded=degradations(parts, runtime, assigned, answer),
+            degraded=path.degraded(prepared, answer),
             ms=round((time.perf_counter() - began) * 1e3, 3),
         )
     )

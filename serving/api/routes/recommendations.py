@@ -1,163 +1,203 @@
-"""`POST /v1/recommendations`: the hot route, and many of them in one request. Plain Starlette endpoints, msgspec in and
-out."""
+"""`POST /v1/recommendations`, the hot route, and many of them in one request."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 
 import msgspec
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.contracts.errors import RecsysError
-from recsys.contracts.request import Answer, Query
 from recsys.observability.tracing import current_span
-from serving.api.body import decode
+from recsys.store.base import FeatureStore
+from serving.api.body import JSON, decode
+from serving.api.cursors import Cursors
+from serving.api.openapi import REQUEST_ID, answer, body, problems
+from serving.api.request_path import Prepared, RequestPath
 from serving.api.wire import (
     BatchAnswer,
-    Recommendation,
+    BatchAnswers,
     RecommendationBatch,
     RecommendationRequest,
     Recommendations,
 )
-from serving.engine.experiments import Assigned
 from serving.engine.explain import funnel
 from serving.engine.request_spans import stage_spans
-from serving.engine.runtime import Runtime
+from serving.engine.result_cache import Recommendation, ResultCache
+from serving.engine.served_features import ServedFeatures
+from serving.engine.shadow import Shadow
 from serving.problems import Problem, problem_of, request_id
-from serving.services import Services, allow, services
 from serving.settings import Scope
-
-JSON = "application/json"
-ITEM_FEATURES = "item_features"  # named in `degraded` when the item feed has fallen behind
-ARM_BUNDLE = "arm_bundle"  # the bundle of the user's arm is not loaded; the published one answers
 
 _decoder = msgspec.json.Decoder(RecommendationRequest)
 _batch_decoder = msgspec.json.Decoder(RecommendationBatch)
 _encode = msgspec.json.Encoder().encode
 
 
+@dataclass(frozen=True)
+class Recommender:
+    """From a decoded request to an encoded list. Thread-safe."""
+
+    path: RequestPath
+    results: ResultCache
+    cursors: Cursors
+    served: ServedFeatures
+    shadow: Shadow
+    store: FeatureStore  # knows the ages of item features, for `explain`
+
+    async def list(
+        self, asked: RecommendationRequest, own_id: str, began: float, explain: bool = False
+    ) -> bytes:
+        """`Recommendations`, encoded.
+
+        Raises:
+            Problem, RecsysError: there is no list.
+        """
+        now_ms = self.path.now_ms()
+        earlier = None if asked.cursor is None else self.cursors.shown(asked.cursor, asked.user_id, now_ms)
+        excluded = frozenset(asked.exclude).union(earlier or ())
+        prepared = self.path.prepare(
+            own_id, asked.user_id, self._k(asked.k), asked.context, now_ms, excluded, explain
+        )
+        return await self.path.admission.compute(self._answer, prepared, earlier, began)
+
+    def _answer(self, prepared: Prepared, earlier: tuple[str, ...] | None, began: float) -> bytes:
+        """Everything of a request that costs processor time; runs in the pool. `earlier`: items of earlier pages, None
+        for a list without pages."""
+        runtime, assigned, query = prepared
+        served = self.results.answer(runtime, query)
+        answer = served.answer
+        if not served.cached:
+            self.path.telemetry.answer(answer)
+            self.served.note(runtime, answer)
+            self.shadow.offer(runtime, answer)
+            if (span := current_span.get()) is not None:
+                stage_spans(span, answer)
+        return _encode(
+            Recommendations(
+                request_id=query.request_id,
+                user_id=query.user_id,
+                bundle=runtime.bundle.manifest.version,
+                arms=dict(assigned.arms),
+                items=served.lines,
+                degraded=self.path.degraded(prepared, answer),
+                cached=served.cached,
+                ms=round((time.perf_counter() - began) * 1e3, 3),
+                cursor=msgspec.UNSET if earlier is None else self._next_page(prepared, earlier, served.lines),
+                funnel=funnel(runtime, answer, self.store) if query.explain else msgspec.UNSET,
+            )
+        )
+
+    def _next_page(
+        self, prepared: Prepared, earlier: tuple[str, ...], lines: Sequence[Recommendation]
+    ) -> str | msgspec.UnsetType:
+        """The cursor of the next page; none after a page that is not full, for then nothing is left."""
+        query = prepared.query
+        if len(lines) < query.k:
+            return msgspec.UNSET
+        shown = (*earlier, *(line.item_id for line in lines))
+        return self.cursors.make(query.user_id, shown, query.now_ms) or msgspec.UNSET
+
+    def _k(self, asked: int | None) -> int:
+        settings = self.path.settings
+        k = asked or settings.default_k
+        if k > settings.max_k:
+            raise Problem(422, f"k: {k} is more than {settings.max_k}, the most that one answer may have")
+        return k
+
+
+router = APIRouter(tags=["recommendations"])
+_EXAMPLE = {
+    "request_id": REQUEST_ID,
+    "user_id": "196",
+    "bundle": "20260101-120000",
+    "arms": {"diversity": "dpp"},
+    "items": [
+        {
+            "item_id": "50",
+            "score": 0.731,
+            "propensity": 1.0,
+            "channels": ["two_tower", "popular"],
+            "title": "Star Wars (1977)",
+            "categories": ["Action", "Adventure"],
+        }
+    ],
+    "degraded": [],
+    "cached": False,
+    "ms": 4.1,
+}
+_BATCH_EXAMPLE = {
+    "answers": [{"status": 200, "answer": _EXAMPLE}, {"status": 422, "detail": "k: 500 is more than 200"}]
+}
+_EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "description": "Add `funnel`: stages with milliseconds, channels, scores, features with age and contribution,"
+    " reasons, moves, removals.",
+    "schema": {"type": "boolean", "default": False},
+}
+
+
+@router.post(
+    "/v1/recommendations",
+    summary="Recommend items to a user",
+    operation_id="recommend",
+    openapi_extra={
+        "parameters": [_EXPLAIN],
+        **body(
+            RecommendationRequest,
+            user={"user_id": "196", "k": 10},
+            first_page={"user_id": "196", "k": 10, "cursor": ""},
+        ),
+    },
+    responses=answer(200, "The list, the best item first", Recommendations, _EXAMPLE)
+    | problems(400, 401, 403, 410, 413, 429, 503),
+)
 async def recommend(request: Request) -> Response:
+    """The full funnel for one user. Whatever part is away is named in `degraded`."""
     began = time.perf_counter()
-    parts = services(request)
-    caller = allow(request, Scope.READ)
-    parts.admit()
-    await parts.limit(caller)
-    asked = decode(_decoder, await request.body())
-    body = await _list(parts, asked, request_id(request), began, _flag(request, "explain"))
-    return Response(body, media_type=JSON)
+    recommender: Recommender = request.app.state.recommender
+    asked = await recommender.path.read(request, _decoder)
+    content = await recommender.list(asked, request_id(request), began, _flag(request, "explain"))
+    return Response(content, media_type=JSON)
 
 
+@router.post(
+    "/v1/recommendations/batch",
+    summary="Recommend items to many users",
+    operation_id="recommendBatch",
+    openapi_extra=body(
+        RecommendationBatch, users={"requests": [{"user_id": "196", "k": 5}, {"user_id": "186", "k": 5}]}
+    ),
+    responses=answer(200, "One answer for each request, in their order", BatchAnswers, _BATCH_EXAMPLE)
+    | problems(400, 401, 403, 413, 429, 503),
+)
 async def recommend_batch(request: Request) -> Response:
-    """One list after the other, so that a batch takes one thread's time and other requests get theirs."""
-    parts = services(request)
-    caller = allow(request, Scope.READ)
+    """Each request is answered or refused on its own; all count against the rate. They are computed one after the
+    other, so that a batch takes one thread's time."""
+    recommender: Recommender = request.app.state.recommender
+    access, most = recommender.path.access, recommender.path.settings.max_batch
+    caller = access.caller(request, Scope.READ)
     batch = decode(_batch_decoder, await request.body()).requests
-    if len(batch) > parts.settings.max_batch:
-        raise Problem(413, f"requests: at most {parts.settings.max_batch} in one batch, got {len(batch)}")
-    await parts.limit(caller, len(batch))
+    if len(batch) > most:
+        raise Problem(413, f"requests: at most {most} in one batch, got {len(batch)}")
+    await access.count(caller, len(batch))
     own_id = request_id(request)
-    answers = [await _one_of_batch(parts, asked, f"{own_id}.{i}") for i, asked in enumerate(batch)]
+    answers = [await _one_of_batch(recommender, asked, f"{own_id}.{i}") for i, asked in enumerate(batch)]
     return Response(b'{"answers":[%b]}' % b",".join(answers), media_type=JSON)
 
 
-async def _one_of_batch(parts: Services, asked: RecommendationRequest, own_id: str) -> bytes:
+async def _one_of_batch(recommender: Recommender, asked: RecommendationRequest, own_id: str) -> bytes:
     """A `BatchAnswer`, encoded."""
     try:
-        body = await _list(parts, asked, own_id, time.perf_counter())
+        content = await recommender.list(asked, own_id, time.perf_counter())
     except (Problem, RecsysError) as error:
         problem = problem_of(error)
         return _encode(BatchAnswer(status=problem.status, detail=problem.detail))
-    return b'{"status":%d,"answer":%b}' % (HTTPStatus.OK, body)
-
-
-async def _list(
-    parts: Services, asked: RecommendationRequest, own_id: str, began: float, explain: bool = False
-) -> bytes:
-    """`Recommendations`, encoded.
-
-    Raises:
-        Problem, RecsysError: there is no list.
-    """
-    now_ms = parts.now_ms()
-    shown = () if asked.cursor is None else parts.cursors.shown(asked.cursor, asked.user_id, now_ms)
-    runtime, assigned = parts.assigned(asked.user_id)
-    query = Query(
-        request_id=own_id,
-        user_id=asked.user_id,
-        k=_k(asked.k, parts),
-        now_ms=now_ms,
-        deadline_s=time.monotonic() + parts.settings.deadline_ms / 1e3,
-        context=asked.context,
-        excluded_items=frozenset(asked.exclude).union(shown),
-        explain=explain,
-        arm=assigned.exposures,
-    )
-    before = None if asked.cursor is None else shown
-    return await parts.compute(_answer, parts, runtime, assigned, query, before, began)
-
-
-def _answer(
-    parts: Services,
-    runtime: Runtime,
-    assigned: Assigned,
-    query: Query,
-    before: tuple[str, ...] | None,
-    began: float,
-) -> bytes:
-    """Everything of a request that costs processor time; runs in the pool. `before`: shown on earlier pages, None
-    for a list that is not in pages."""
-    served = parts.results.answer(runtime, query)
-    answer = served.answer
-    if not served.cached:
-        parts.telemetry.answer(answer)
-        parts.served.note(runtime, answer)
-        parts.shadow.offer(runtime, answer)
-        if (span := current_span.get()) is not None:
-            stage_spans(span, answer)
-    degraded = degradations(parts, runtime, assigned, answer)
-    return _encode(
-        Recommendations(
-            request_id=query.request_id,
-            user_id=query.user_id,
-            bundle=runtime.bundle.manifest.version,
-            arms=dict(assigned.arms),
-            items=served.lines,
-            degraded=degraded,
-            cached=served.cached,
-            ms=round((time.perf_counter() - began) * 1e3, 3),
-            cursor=msgspec.UNSET if before is None else _next_page(parts, query, before, served.lines),
-            funnel=funnel(runtime, answer, parts.store) if query.explain else msgspec.UNSET,
-        )
-    )
-
-
-def degradations(parts: Services, runtime: Runtime, assigned: Assigned, answer: Answer) -> list[str]:
-    """Everything that could not do its part for this answer; counted."""
-    degraded = list(answer.degraded)
-    if parts.feed.age_s > parts.settings.stale_after_s:
-        degraded.append(ITEM_FEATURES)
-    if assigned.bundle not in ("", runtime.bundle.manifest.version):
-        degraded.append(ARM_BUNDLE)
-    parts.telemetry.degraded(degraded)
-    return degraded
-
-
-def _next_page(
-    parts: Services, query: Query, before: tuple[str, ...], lines: Sequence[Recommendation]
-) -> str | msgspec.UnsetType:
-    """The cursor behind this page; none when it was not full, for then there is nothing more."""
-    if len(lines) < query.k:
-        return msgspec.UNSET
-    shown = (*before, *(line.item_id for line in lines))
-    return parts.cursors.make(query.user_id, shown, query.now_ms) or msgspec.UNSET
-
-
-def _k(asked: int | None, parts: Services) -> int:
-    k = asked or parts.settings.default_k
-    if k > parts.settings.max_k:
-        raise Problem(422, f"k: {k} is more than {parts.settings.max_k}, the most that one answer may have")
-    return k
+    return b'{"status":%d,"answer":%b}' % (HTTPStatus.OK, content)
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -1,25 +1,21 @@
-"""What the page's System and Data views show, for anybody who may read."""
+"""What the console's System and Data & models views show."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
+from serving.api.dependencies import READ, Settings, System
 from serving.api.monitoring.models_view import ModelsState, models_state
-from serving.api.monitoring.system import SystemState, system_state
-from serving.services import allow, services
-from serving.settings import Scope
+from serving.api.monitoring.system import SystemState
 
-router = APIRouter(tags=["system"])
+router = APIRouter(tags=["system"], dependencies=[READ])
 
 
 @router.get("/v1/system")
-def system(request: Request) -> SystemState:
+def system(view: System) -> SystemState:
     """Rates and percentiles of the last minute, caches, how far the stream is, drift of features since training."""
-    allow(request, Scope.READ)
-    return system_state(services(request))
+    return view.state()
 
 
 @router.get("/v1/models")
-def models(request: Request) -> ModelsState:
-    """The data's validation report, training curves, and kept results of evaluations and benches."""
-    allow(request, Scope.READ)
-    settings = services(request).settings
+def models(settings: Settings) -> ModelsState:
+    """The data's validation report, training curves, and saved results of evaluations and benchmarks."""
     return models_state(settings.home, settings.lake)

@@ -155,7 +155,7 @@ def test_a_required_stage_that_fails_is_named_and_its_error_is_not(make_api: Cal
     def broken(query: object) -> object:
         raise ZeroDivisionError("a secret detail")
 
-    for stage in api.services.runtime().pipeline.filters:
+    for stage in api.services.host.require().pipeline.filters:
         object.__setattr__(stage, "remove", broken)
     response = api.recommend()
     is_told(response, 503)  # a required stage: nothing can be ranked

@@ -61,14 +61,14 @@ def test_events_sent_again_keep_the_time_of_the_first_attempt(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hours = iter(range(5))
-    monkeypatch.setattr(api.services, "now_ms", lambda: NOW_MS + next(hours) * MS_PER_HOUR)
+    monkeypatch.setattr(api.services.idempotency, "now_ms", lambda: NOW_MS + next(hours) * MS_PER_HOUR)
     batch = {"events": [api.event("item-001"), api.event("item-002", event_time_ms=7)]}
     for headers in (KEY, KEY, {"idempotency-key": "another"}):
         assert api.client.post("/v1/events", json=batch, headers=headers).status_code == 202
     times = [e["event_time_ms"] for e in api.logged(Topic.EVENTS)]
     assert times[:4] == [NOW_MS, 7] * 2
     assert times[4] > NOW_MS
-    api.services.replays = Away()
+    api.services.idempotency.replays = Away()
     assert api.client.post("/v1/events", json=batch, headers=KEY).status_code == 202
 
 
@@ -133,7 +133,7 @@ def test_what_failed_is_not_remembered(api: Api, monkeypatch: pytest.MonkeyPatch
         raise Unavailable("the spool is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(api.services.events, "put", full)
+        patch.setattr(api.services.outboxes.events, "put", full)
         assert api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 503
     assert api.client.post("/v1/items", json={"item_id": "a"}, headers=KEY).status_code == 202
     assert "a" in dict(api.store.inner.catalogue(["a"]))
@@ -162,8 +162,8 @@ def test_a_retry_after_a_lost_answer_does_not_undo_what_came_in_between(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(NOW_MS, NOW_MS + 10))
-    monkeypatch.setattr(api.services, "now_ms", lambda: next(clock))
-    api.services.replays = FailsOnAnswers()
+    monkeypatch.setattr(api.services.idempotency, "now_ms", lambda: next(clock))
+    api.services.idempotency.replays = FailsOnAnswers()
     old, new = {"item_id": "new", "title": "old"}, {"item_id": "new", "title": "newer"}
     assert api.client.post("/v1/items", json=old, headers=KEY).status_code == 503
     assert api.client.post("/v1/items", json=new).status_code == 202

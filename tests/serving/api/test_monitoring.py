@@ -96,11 +96,10 @@ def test_what_a_worker_counted_before_its_reports_came_back_is_not_of_the_last_m
 
 def test_a_worker_says_how_it_does(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "wall_ms", lambda: NOW_MS)
-    api.services.now_ms = lambda: (
-        NOW_MS + 86_400_000
-    )  # a simulated world's time, of which the worker knows nothing
+    # the time of a simulated world, which the worker does not know
+    api.services.request_path.now_ms = lambda: NOW_MS + 86_400_000
     at = [0.0]
-    api.services.window = Window(lambda: at[0])
+    api.services.system.window = Window(lambda: at[0])
     assert api.client.get("/v1/system").json()["workers"] == []
     metrics = WorkerMetrics()
     sent = metrics.report(NOW_MS - 500, 7, 4)
@@ -173,13 +172,13 @@ def test_stream_positions_and_lag(api: Api) -> None:
 
     assert position()["offset"] == 2
     assert position()["lag"] is None
-    api.services.log_ends = lambda topic: [5] * partitions
+    api.services.system.log_ends = lambda topic: [5] * partitions
     assert position()["lag"] == 3
 
     def away(topic: str) -> list[int]:
         raise Unavailable("away")
 
-    api.services.log_ends = away
+    api.services.system.log_ends = away
     assert position()["lag"] is None
     api.store.up = False
     assert api.client.get("/v1/system").json()["stream"] == []
@@ -248,6 +247,6 @@ def test_models_shows_what_the_commands_have_left(
 
 def test_served_lists_belong_to_their_bundle(api: Api) -> None:
     api.recommend(k=3)
-    assert len(api.services.served.matrix("v1")) == 3
-    assert api.services.served.matrix("v2").shape == (0, 0)
-    assert np.isfinite(api.services.served.matrix("v1")).all()
+    assert len(api.services.recommender.served.matrix("v1")) == 3
+    assert api.services.recommender.served.matrix("v2").shape == (0, 0)
+    assert np.isfinite(api.services.recommender.served.matrix("v1")).all()

@@ -68,7 +68,7 @@ def test_items_are_accepted_while_redis_is_away_and_refused_when_they_cannot_be_
     def full(messages: object) -> None:
         raise Unavailable("the spool is full")
 
-    monkeypatch.setattr(api.services.events, "put", full)
+    monkeypatch.setattr(api.services.outboxes.events, "put", full)
     assert api.client.post("/v1/items", json={"item_id": "lost"}).status_code == 503
     assert dict(api.store.catalogue()) == {}
 
@@ -343,7 +343,7 @@ def test_a_key_that_sends_too_much_gets_429_and_an_outage_of_the_counter_limits_
         left[name] -= tokens
         return 0.0
 
-    api.services.take_tokens = take
+    api.services.access.take_tokens = take
     headers = {"x-api-key": key}
     batch = {"events": [api.event("item-001")] * 3}
     assert api.client.post("/v1/events", json=batch, headers=headers).status_code == 202
@@ -358,7 +358,7 @@ def test_a_key_that_sends_too_much_gets_429_and_an_outage_of_the_counter_limits_
     def broken(name: str, tokens: int) -> float:
         raise Unavailable("away")
 
-    api.services.take_tokens = broken
+    api.services.access.take_tokens = broken
     assert api.client.post("/v1/recommendations", json={"user_id": "u"}, headers=headers).status_code == 200
 
 
@@ -408,5 +408,5 @@ def test_the_page_is_served_with_its_own_files_only(api: Api) -> None:
 
 
 def test_the_tiny_catalogue_is_what_these_tests_think(api: Api) -> None:
-    runtime = api.services.runtime()
+    runtime = api.services.host.require()
     assert [runtime.catalogue.item(i) for i in range(len(runtime.catalogue))] == tiny_items()

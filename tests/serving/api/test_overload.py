@@ -26,7 +26,9 @@ def test_a_burst_is_refused_in_part_and_what_is_accepted_meets_its_deadline(
     api.store.inner.user = slowly  # type: ignore[method-assign, assignment]
     for _ in range(3):
         api.recommend()
-    api.services.work_s = max(api.services.work_s, STORE_S)  # as after twenty such requests
+    api.services.admission.work_s = max(
+        api.services.admission.work_s, STORE_S
+    )  # as after twenty such requests
     answers = asyncio.run(_burst(api))
     refused = [answer for answer in answers if answer.status_code == 503]
     accepted = [answer for answer in answers if answer.status_code == 200]
@@ -48,10 +50,13 @@ async def _burst(api: Api) -> list[httpx.Response]:
 
 def test_nobody_is_refused_while_nothing_waits(make_api: Callable[..., Api]) -> None:
     api = make_api(deadline_ms=1_000)
-    api.services.work_s = 60.0  # however slow the last ones were
+    api.services.admission.work_s = 60.0  # however slow the last ones were
     assert api.recommend().status_code == 200
-    assert api.services.work_s < 60.0
-    api.services.work_s, api.services.in_flight = 60.0, 2 * api.services.settings.threads - 1
+    assert api.services.admission.work_s < 60.0
+    api.services.admission.work_s, api.services.admission.in_flight = (
+        60.0,
+        2 * api.services.settings.threads - 1,
+    )
     assert api.recommend().status_code == 200
-    api.services.work_s, api.services.in_flight = 60.0, 2 * api.services.settings.threads
+    api.services.admission.work_s, api.services.admission.in_flight = 60.0, 2 * api.services.settings.threads
     assert api.recommend().status_code == 503

@@ -93,10 +93,10 @@ def test_altered_cursors_and_those_of_another_user_are_422_and_old_ones_410(api:
     other = api.recommend("somebody-else", k=5, cursor=good)
     assert other.status_code == 422
     assert "another user" in other.json()["detail"]
-    api.services.now_ms = lambda: NOW_MS + 3_600_001
+    api.services.request_path.now_ms = lambda: NOW_MS + 3_600_001
     old = api.recommend(k=5, cursor=good)
     assert old.status_code == 410
-    assert "begin anew" in old.json()["detail"]
+    assert "start again" in old.json()["detail"]
     assert old.json()["title"] == "Gone"
 
 

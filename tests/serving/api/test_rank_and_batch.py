@@ -116,7 +116,7 @@ def test_batches_are_bounded_and_judged_as_a_whole_when_they_are_no_batch(
 
 def test_a_process_that_is_full_refuses_each_of_a_batch(make_api: Callable[..., Api]) -> None:
     api = make_api(max_in_flight=1)
-    api.services.in_flight = 1
+    api.services.admission.in_flight = 1
     answers = batch(api, [{"user_id": "u"}]).json()["answers"]
     assert answers == [{"status": 503, "detail": "too many requests; retry later"}]
 

@@ -214,9 +214,9 @@ def test_explain_takes_true_or_false_only(api: Api) -> None:
 
 def test_too_many_requests_at_once_are_refused_at_once(make_api: Callable[..., Api]) -> None:
     api = make_api(max_in_flight=1)
-    api.services.in_flight = 1  # as if one were being answered
+    api.services.admission.in_flight = 1  # as if one were being answered
     response = api.recommend()
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
-    api.services.in_flight = 0
+    api.services.admission.in_flight = 0
     assert api.recommend().status_code == 200

@@ -197,10 +197,10 @@ def test_the_list_of_a_user_who_keeps_asking_is_made_anew_beside_the_requests(
 
     def prefetched() -> bool:
         api.recommend(k=5)
-        return api.services.results.cache.prefetched > 0
+        return api.services.recommender.results.cache.prefetched > 0
 
     eventually(prefetched)
-    asked = api.services.results.cache
+    asked = api.services.recommender.results.cache
     logged = {impression["request_id"] for impression in api.logged(Topic.IMPRESSIONS, 1)}
     assert first in logged
     assert len(logged) <= asked.hits + asked.misses  # what was made ahead was shown to nobody
@@ -213,13 +213,13 @@ def test_to_look_at_the_caches_of_bundles_is_not_to_use_the_bundles(make_api: Ca
     host.load("v2")
     assert host.runtime("v1") is not None  # v2 is the least recently used now, and goes first
     used = dict(host._used)
-    assert len(_caches(api.services)) == 3
+    assert len(_caches(api.services.recommender.results, host)) == 3
     assert host._used == used
 
 
 def test_what_a_client_excludes_weighs_in_the_cache_of_lists(make_api: Callable[..., Api]) -> None:
     api = make_api(result_cache_ms=60_000)
-    cache = api.services.results.cache
+    cache = api.services.recommender.results.cache
     api.recommend(k=5)
     short = cache.bytes
     excluded = [f"{n}".rjust(100, "x") for n in range(500)]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.impressions import Exposure, parse_exposures, parse_impression
@@ -12,7 +13,7 @@ from recsys.contracts.types import Diversity, EventType, Head, Topic
 from recsys.experiments.growth import Growth
 from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes, read_apart
 from serving.engine.experiments import Experiments, read_experiments
-from serving.engine.runtime import PathConfig
+from serving.engine.pipeline_builder import PathConfig
 from tests.bundles import write_tiny_bundle
 from tests.recsys.experiments.lakes import LakeBuilder, day
 from tests.serving.conftest import Api
@@ -209,7 +210,9 @@ def test_outcomes_of_the_arms_are_read_from_the_lake(make_api: Callable[..., Api
         request = lake.show(f"u{n}", day(0), ["i1/p", "i2/p"], f"explore:{arm}@0.5")
         lake.act(EventType.CLICK, f"u{n}", day(0) + 1_000, "i1/p", request)
     lake.write(api.services.settings.lake)
-    api.services.outcomes = ExperimentOutcomes(api.services.settings.lake)
+    app = api.client.app
+    assert isinstance(app, FastAPI)
+    app.state.outcomes = ExperimentOutcomes(api.services.settings.lake)
     found = api.client.get("/v1/experiments/explore/outcomes").json()
     assert {arm["name"]: arm["users"][-1] for arm in found["arms"]} == {"control": 3, "draws": 3}
     assert found["arms"][0]["metrics"]["ctr"][-1]["value"] == 0.5

@@ -23,9 +23,8 @@ from recsys.store.nightly import NightlyStore
 from recsys.store.nightly_job import write_nightly
 from recsys.store.redis import RedisFeatureStore
 from serving.api.app import create_app
-from serving.assembly import compose
+from serving.assembly import Services, compose
 from serving.engine.index_backend import IndexPlace
-from serving.services import Services
 from serving.settings import FeatureSource, ServingSettings
 from serving.telemetry import Telemetry
 from tests.bundles import tiny_items, write_tiny_bundle
@@ -58,7 +57,7 @@ def _response(home: Path, url: str, source: FeatureSource) -> Any:
     )
     with TestClient(create_app(given, assembled)) as client:
         body = client.post("/v1/recommendations", json={"user_id": "u1", "k": 20}).json()
-        return body, services[0].served.matrix("v1")
+        return body, services[0].recommender.served.matrix("v1")
 
 
 def _answer(home: Path, url: str, source: FeatureSource) -> Any:

@@ -20,11 +20,12 @@ from recsys.contracts.request import Query
 from recsys.items.catalogue import Catalogue
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from serving.engine.index_backend import IndexPlace
-from serving.remote.client import Apart, RemoteTwoTower
-from serving.remote.recall_service import RecallPart
-from serving.remote.service import PREPARE, Asked, Nearest, NearestCall, Prepare, RankCall
-from serving.remote.transport import Array, Hop
-from serving.service_assembly import assemble_part, recall_app
+from serving.remote.client import RemoteServices, RemoteTwoTower
+from serving.remote.messages import PREPARE, RANK, Array, Nearest, NearestCall, Prepare, RankCall
+from serving.remote.recall_service import RecallService
+from serving.remote.service import RequestedVersions
+from serving.remote.transport import RpcClient
+from serving.service_assembly import assemble_service, recall_app
 from serving.settings import Role, ServingSettings
 from serving.telemetry import Telemetry
 from tests.bundles import tiny_items, write_tiny_bundle
@@ -50,7 +51,7 @@ def listening(app: Starlette, path: Path) -> Iterator[None]:
         path.unlink()
 
 
-class Parts:
+class Services:
     """Both other processes, on the home and the store of an API."""
 
     def __init__(self, home: Path, sockets: Path) -> None:
@@ -65,7 +66,7 @@ class Parts:
     def start(self, role: Role) -> None:
         settings = ServingSettings(home=self.home, role=role, bundle_poll_s=0.05)
         if role is Role.RANK:
-            app = assemble_part(settings, Telemetry())
+            app = assemble_service(settings, Telemetry())
         else:
             assert self.api is not None
             app = recall_app(settings, Telemetry(), self.api.store)
@@ -81,23 +82,23 @@ class Parts:
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[Parts]:
-    parts = Parts(tmp_path / "var", tmp_path)
-    yield parts
-    parts.close()
+def services(tmp_path: Path) -> Iterator[Services]:
+    services = Services(tmp_path / "var", tmp_path)
+    yield services
+    services.close()
 
 
-@pytest.fixture(params=["together", "apart"])
-def api(request: pytest.FixtureRequest, parts: Parts, make_api: Callable[..., Api]) -> Api:
+@pytest.fixture(params=["local", "remote"])
+def api(request: pytest.FixtureRequest, services: Services, make_api: Callable[..., Api]) -> Api:
     """The contract's API, in one process or in three."""
-    return make_api() if request.param == "together" else apart(parts, make_api)
+    return make_api() if request.param == "local" else remote(services, make_api)
 
 
-def apart(parts: Parts, make_api: Callable[..., Api], **settings: Any) -> Api:
-    urls = {"recall_url": parts.url(Role.RECALL), "rank_url": parts.url(Role.RANK)}
-    parts.api = api = make_api(**urls, **settings)
+def remote(services: Services, make_api: Callable[..., Api], **settings: Any) -> Api:
+    urls = {"recall_url": services.url(Role.RECALL), "rank_url": services.url(Role.RANK)}
+    services.api = api = make_api(**urls, **settings)
     for role in (Role.RECALL, Role.RANK):
-        parts.start(role)
+        services.start(role)
     eventually(lambda: api.recommend("nobody", k=1).json()["degraded"] == [])
     return api
 
@@ -138,8 +139,8 @@ def test_ranking_own_candidates(api: Api) -> None:
     assert len(answer["items"]) == 2
 
 
-def test_both_forms_give_the_same_lists_and_scores(parts: Parts, make_api: Callable[..., Api]) -> None:
-    one, three = make_api(), apart(parts, make_api, bundle=False)
+def test_both_forms_give_the_same_lists_and_scores(services: Services, make_api: Callable[..., Api]) -> None:
+    one, three = make_api(), remote(services, make_api, bundle=False)
     history = [click(f"item-{i:03d}", at=1_749_999_000_000 + i) for i in (3, 9, 27)]
     new = {"item_id": "new", "title": "New", "categories": ["category-1"], "created_ms": 1}
     for api in (one, three):
@@ -157,49 +158,51 @@ def test_both_forms_give_the_same_lists_and_scores(parts: Parts, make_api: Calla
     ("role", "stage"), [(Role.RECALL, "two_tower"), (Role.RANK, "rank")], ids=lambda v: str(v)
 )
 def test_a_part_that_dies_is_named_and_is_used_again_when_it_is_back(
-    parts: Parts, make_api: Callable[..., Api], role: Role, stage: str
+    services: Services, make_api: Callable[..., Api], role: Role, stage: str
 ) -> None:
-    api = apart(parts, make_api)
+    api = remote(services, make_api)
     api.apply([click("item-003")])
-    parts.stop(role)
+    services.stop(role)
     answer = api.recommend(k=10).json()
     assert answer["degraded"] == [stage]
     assert len(answer["items"]) == 10
-    parts.start(role)
+    services.start(role)
     eventually(lambda: api.recommend(k=10).json()["degraded"] == [])
 
 
-def test_an_api_starts_while_its_parts_are_away(parts: Parts, make_api: Callable[..., Api]) -> None:
-    api = make_api(recall_url=parts.url(Role.RECALL), rank_url=parts.url(Role.RANK))
+def test_an_api_starts_while_its_parts_are_away(services: Services, make_api: Callable[..., Api]) -> None:
+    api = make_api(recall_url=services.url(Role.RECALL), rank_url=services.url(Role.RANK))
     api.apply([click("item-003")])
     assert api.recommend(k=5).json()["degraded"] == ["two_tower", "rank"]
 
 
-def test_a_part_refuses_what_it_does_not_understand_and_loads_what_it_is_asked_for(parts: Parts) -> None:
-    write_tiny_bundle(parts.home / "bundles", "v1")
-    write_tiny_bundle(parts.home / "bundles", "v2", seed=1, current=False)
-    parts.start(Role.RANK)
-    hop = Hop(parts.url(Role.RANK), 20)
+def test_a_part_refuses_what_it_does_not_understand_and_loads_what_it_is_asked_for(
+    services: Services,
+) -> None:
+    write_tiny_bundle(services.home / "bundles", "v1")
+    write_tiny_bundle(services.home / "bundles", "v2", seed=1, current=False)
+    services.start(Role.RANK)
+    client = RpcClient(services.url(Role.RANK), 20)
     with pytest.raises(Unavailable, match="422"):
-        hop.call("/parts/rank", {"no": "call"}, dict[str, Array])
+        client.call(RANK, {"no": "call"}, dict[str, Array])
     with pytest.raises(Unavailable, match="404"):
-        hop.call("/parts/nearest", {}, Nearest)
+        client.call("/services/nearest", {}, Nearest)
     with pytest.raises(Unavailable, match="422.*no manifest"):
-        hop.call(PREPARE, Prepare("v9"), bool)
+        client.call(PREPARE, Prepare("v9"), bool)
     wrong = RankCall("v1", {"history": Array("<f8", (1,), b"12345678")})
-    hop = Hop(parts.url(Role.RANK), 20)  # another breaker
+    client = RpcClient(services.url(Role.RANK), 20)  # another breaker
     with pytest.raises(Unavailable, match="422.*dtype"):
-        hop.call("/parts/rank", wrong, dict[str, Array])
+        client.call(RANK, wrong, dict[str, Array])
     with pytest.raises(Unavailable, match="503.*not loaded"):
-        hop.call("/parts/rank", RankCall("v2", {}), dict[str, Array])
+        client.call(RANK, RankCall("v2", {}), dict[str, Array])
 
     def status() -> str:
         with pytest.raises(Unavailable) as refused:
-            Hop(parts.url(Role.RANK), 20).call("/parts/rank", RankCall("v2", {}), dict[str, Array])
+            RpcClient(services.url(Role.RANK), 20).call(RANK, RankCall("v2", {}), dict[str, Array])
         return str(refused.value)
 
     eventually(lambda: "422" in status())  # loaded meanwhile: now it is the inputs that are wrong
-    hop.close()
+    client.close()
 
 
 def test_arrays_travel_as_they_are_and_nothing_else_does() -> None:
@@ -215,22 +218,22 @@ def test_arrays_travel_as_they_are_and_nothing_else_does() -> None:
 @pytest.mark.parametrize("url", ["", "localhost:8000", "https://x", "unix:", "http://"])
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(InvalidConfig, match="unix:/path"):
-        Hop(url, 1)
+        RpcClient(url, 1)
 
 
 def test_items_that_this_process_does_not_know_yet_are_left_out(make_api: Callable[..., Api]) -> None:
     api = make_api()
-    catalogue = api.services.runtime().catalogue
-    source = RemoteTwoTower(Hop("unix:/nowhere", 1), "v1", catalogue, 10)
+    catalogue = api.services.host.require().catalogue
+    source = RemoteTwoTower(RpcClient("unix:/nowhere", 1), "v1", catalogue, 10)
     rows = source._rows(Nearest(Array.of(np.array([4, -1, 7, -2], np.int32)), ["item-009", "unheard of"]))
     assert rows.tolist() == [4, 9, 7]
 
 
 class Here:
-    """A hop that goes nowhere: what the recall process would do, over the same wire format."""
+    """A client that goes nowhere: what the recall process would do, over the same wire format."""
 
     def __init__(self, bundle: Bundle, place: IndexPlace) -> None:
-        self._part = RecallPart(bundle, place)
+        self._part = RecallService(bundle, place)
 
     def call(self, path: str, call: NearestCall, kind: type[Nearest]) -> Nearest:
         arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(call), type=NearestCall)
@@ -249,7 +252,9 @@ def test_what_is_known_of_a_user_reaches_the_tower_of_another_process(
     query = Query("r", "u", 5, 0, attributes=attributes, history=encoded, types=encoded, gaps=encoded)
     index = IndexPlace().open(bundle, load_file(bundle.file("item_vectors.safetensors"))["vectors"])
     here = TwoTowerSource(UserTower(bundle.file("user_tower.onnx")), index, limit=7)
-    there = RemoteTwoTower(cast("Hop", Here(bundle, IndexPlace(shards))), "tiny", Catalogue(tiny_items()), 7)
+    there = RemoteTwoTower(
+        cast("RpcClient", Here(bundle, IndexPlace(shards))), "tiny", Catalogue(tiny_items()), 7
+    )
     found = here.recall(query).tolist()
     assert there.recall(query).tolist() == found
     assert len(found) == (7 if history or (attributes and profile) else 0)
@@ -277,36 +282,36 @@ def dying(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_process_that_ends_in_the_middle_of_a_call_is_away(dying: str) -> None:
-    hop = Hop(dying, 1)
+    client = RpcClient(dying, 1)
     for _ in range(3):
         with pytest.raises(Unavailable, match=dying):
-            hop.call(PREPARE, Prepare("v1"), bool)
+            client.call(PREPARE, Prepare("v1"), bool)
     with pytest.raises(Unavailable, match="tried again in a moment"):  # the breaker has counted them
-        hop.call(PREPARE, Prepare("v1"), bool)
-    Apart(recall=Hop(dying, 1)).prepare("v1")  # keeps nobody from loading a bundle
+        client.call(PREPARE, Prepare("v1"), bool)
+    RemoteServices(recall=RpcClient(dying, 1)).prepare("v1")  # keeps nobody from loading a bundle
 
 
-def test_a_refused_call_does_not_keep_the_next_one_from_being_sent(parts: Parts) -> None:
-    write_tiny_bundle(parts.home / "bundles", "v1")
-    parts.start(Role.RANK)
-    hop = Hop(parts.url(Role.RANK), 20)
+def test_a_refused_call_does_not_keep_the_next_one_from_being_sent(services: Services) -> None:
+    write_tiny_bundle(services.home / "bundles", "v1")
+    services.start(Role.RANK)
+    client = RpcClient(services.url(Role.RANK), 20)
     for _ in range(4):  # as an arm's bundle that is not loaded there; the breaker opens after three failures
         with pytest.raises(Unavailable, match="503.*not loaded"):
-            hop.call("/parts/rank", RankCall("v9", {}), dict[str, Array])
-    assert hop.call(PREPARE, Prepare("v1"), bool)
-    hop.close()
+            client.call(RANK, RankCall("v9", {}), dict[str, Array])
+    assert client.call(PREPARE, Prepare("v1"), bool)
+    client.close()
 
 
 def test_a_version_in_use_is_not_pushed_out_by_versions_that_were_only_tried() -> None:
-    asked = Asked()
+    asked = RequestedVersions()
     for version in ("used", "a", "b", "c", "used", "d", "e", "f"):
         asked.note(version)
     assert asked.versions() == {"used", "d", "e", "f"}
 
 
-def test_hops_are_closed_with_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[Hop] = []
-    monkeypatch.setattr(Hop, "close", lambda hop: closed.append(hop))
+def test_connections_are_closed_with_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[RpcClient] = []
+    monkeypatch.setattr(RpcClient, "close", lambda client: closed.append(client))
     nobody = f"unix:{tmp_path}/nobody.sock"
     api = open_api(tmp_path / "var", recall_url=nobody, rank_url=nobody)
     api.client.__exit__(None, None, None)

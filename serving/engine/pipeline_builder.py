@@ -1,0 +1,134 @@
+"""The request path of a bundle as one list of stages: `PipelineBuilder.build` is the diagram."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from recsys.bundle import Bundle
+from recsys.contracts.types import Head
+from recsys.features.definitions import ENGAGED_VISITS, FEATURES
+from recsys.items.catalogue import Catalogue
+from recsys.pipeline.filters import DeletedFilter, SeenFilter
+from recsys.pipeline.hydrators import HistoryHydrator
+from recsys.pipeline.pipeline import Pipeline
+from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
+from recsys.ranking.impression_discount import ImpressionDiscount
+from recsys.ranking.scorer import Ranker, RankerSession, RankScorer
+from recsys.ranking.value_model import DEFAULT_WEIGHTS, ValueModel
+from recsys.recall.fresh import FreshSource
+from recsys.recall.merge import QuotaMerger
+from recsys.recall.item_to_item import ItemToItemSource
+from recsys.recall.popular import PopularInCategoriesSource, PopularSource
+from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
+from recsys.recall.two_tower import TwoTowerSource
+from recsys.rerank.reranker import RerankConfig, Reranker
+from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
+from recsys.rerank.rules import RuleBook
+from serving.engine.artifacts import Artifacts
+
+RERANK_POOL = 100  # candidates that compete for the list: five times what is shown
+_SHOWN = FEATURES.names.index("item_shown_to_user_decay7d")
+# the share of the candidates that each recall channel is sure of; the rest is fused by rank
+_QUOTAS: Mapping[str, float] = {
+    "two_tower": 0.4,
+    "item_to_item": 0.15,
+    "popular_in_categories": 0.1,
+    "popular": 0.1,
+    "fresh": 0.05,
+    "repeat_consumption": 0.02,
+}
+
+
+@dataclass(frozen=True)
+class PathConfig:
+    """What an experiment may change of the request path. Hashable: pipelines are cached by it."""
+
+    candidates: int = 500
+    rerank: RerankConfig = field(default_factory=lambda: RerankConfig(pool=RERANK_POOL))
+    weights: tuple[tuple[Head, float], ...] = tuple(DEFAULT_WEIGHTS.items())  # of the value model
+    shown_discount: float = 1.0  # the factor by which each earlier impression of an item lowers its value
+
+    @cached_property
+    def text(self) -> str:
+        """All of it as a key that is cheap to compare and to hash."""
+        return repr(self)
+
+
+class LocalServices:
+    """User tower with index, and ranker, in this process; `serving.remote.client` calls other processes instead."""
+
+    def prepare(self, version: str) -> None:
+        """Called before this process answers with a bundle."""
+
+    def ranker(self, bundle: Bundle) -> Ranker:
+        return RankerSession(bundle.file("ranker.onnx"))
+
+    def two_tower(self, artifacts: Artifacts, limit: int) -> Source:
+        return TwoTowerSource(artifacts.tower, artifacts.index, limit=limit)
+
+
+LOCAL = LocalServices()
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What the request paths of every bundle have in common. `services`: where tower, index and ranker run."""
+
+    read_user: QueryHydrator
+    side_effects: Callable[[Bundle, Catalogue], Sequence[SideEffect]] = lambda bundle, catalogue: ()
+    path: PathConfig = field(default_factory=PathConfig)
+    rules: RuleBook | None = None
+    repeat: RepeatConsumption = field(default_factory=RepeatConsumption)
+    services: LocalServices = LOCAL
+
+
+class PipelineBuilder:
+    """The stages of one bundle, for each `PathConfig` that an experiment asks for."""
+
+    def __init__(self, artifacts: Artifacts, config: PipelineConfig) -> None:
+        self._artifacts = artifacts
+        self._config = config
+        self._ranker = config.services.ranker(artifacts.bundle)
+        self._side_effects = config.side_effects(artifacts.bundle, artifacts.catalogue)
+
+    def build(self, path: PathConfig) -> Pipeline:
+        """The diagram: query hydrators → recall sources → merger → candidate hydrators → filters → scorers → selector
+        → side effects."""
+        loaded, config, n = self._artifacts, self._config, path.candidates
+        catalogue, rules = loaded.catalogue, config.rules
+        in_categories = PopularInCategoriesSource(loaded.popularity, catalogue, limit=n // 4)
+        popular = PopularSource(loaded.popularity, limit=n, optional=False)  # so that there is always a list
+        for source in (popular, in_categories):
+            loaded.trending.keep(source)
+        value = ValueModel(dict(path.weights))
+        return Pipeline(
+            query_hydrators=[
+                config.read_user,
+                HistoryHydrator(catalogue, ENGAGED_VISITS.size, config.repeat),
+            ],
+            sources=[
+                config.services.two_tower(loaded, limit=3 * n // 4),
+                ItemToItemSource(loaded.neighbours, loaded.neighbour_scores, limit=n // 3),
+                in_categories,
+                popular,
+                FreshSource(catalogue, limit=n // 10),
+                *([RepeatConsumptionSource()] if config.repeat != RepeatConsumption() else []),
+                *([PinnedSource(rules, catalogue)] if rules else []),
+            ],
+            merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
+            candidate_hydrators=[
+                loaded.item_features,
+            ],
+            filters=[
+                SeenFilter(),
+                DeletedFilter(catalogue),
+                *([RuleFilter(rules, catalogue)] if rules else []),
+            ],
+            scorers=[
+                RankScorer(self._ranker, catalogue.trained, loaded.calibrations, value),
+                *([ImpressionDiscount(_SHOWN, path.shown_discount)] if path.shown_discount != 1 else []),
+                *([RuleBoost(rules, catalogue)] if rules else []),
+            ],
+            selector=Reranker(path.rerank, catalogue, loaded.index.vectors, rules),
+            side_effects=self._side_effects,
+        )
