@@ -16,8 +16,8 @@ from recsys.ranking.impression_discount import ImpressionDiscount
 from recsys.ranking.scorer import Ranker, RankerSession, RankScorer
 from recsys.ranking.value_model import DEFAULT_WEIGHTS, ValueModel
 from recsys.recall.fresh import FreshSource
-from recsys.recall.merge import QuotaMerger
 from recsys.recall.item_to_item import ItemToItemSource
+from recsys.recall.merge import QuotaMerger
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource
 from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
 from recsys.recall.two_tower import TwoTowerSource

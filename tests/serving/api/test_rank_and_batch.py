@@ -55,7 +55,8 @@ def test_ranking_is_not_logged_as_shown(api: Api) -> None:
 
 
 def test_without_time_the_candidates_keep_the_callers_order_and_the_answer_says_so(api: Api) -> None:
-    object.__setattr__(api.services.settings, "deadline_ms", 0)
+    path = api.services.request_path
+    path.settings = path.settings.model_copy(update={"deadline_ms": 0})
     asked = ["item-009", "item-002", "item-030"]
     answer = rank(api, asked).json()
     assert [item["item_id"] for item in answer["items"]] == asked
