@@ -1,4 +1,4 @@
-"""Settings that several packages share. Environment variables with the prefix `RECSYS_`; unknown ones are refused."""
+"""Settings that several packages share: environment variables with the prefix `RECSYS_`."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -13,26 +13,26 @@ PREFIX = "RECSYS_"
 
 
 class Settings(BaseSettings):
-    """Where things are. Packages extend this class with their own fields; every field has a description."""
+    """Addresses and folders. Packages extend this class; every field needs a description."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     home: Path = Field(
-        Path("var"), description="Folder of everything that is written: lake, features, bundles."
+        Path("var"), description="Folder for everything that is written: lake, features, models, bundles."
     )
-    redis_url: str = Field("", description="Redis to use; empty: the embedded one that `recsys up` started.")
+    redis_url: str = Field("", description="Redis URL; empty: the embedded Redis that `recsys up` started.")
     redis_namespace: str = Field(
         "recsys",
         min_length=1,
-        description="Keeps several systems, or states to be swapped, apart on one Redis.",
+        description="Key prefix in Redis: separates several systems, or an old and a new store, on one server.",
     )
-    kafka_bootstrap: str = Field("", description="Kafka to use, host:port; empty: the embedded one.")
-    partitions: int = Field(
-        4, ge=1, le=1024, description="Partitions of each topic; fixed once events exist."
+    kafka_bootstrap: str = Field(
+        "", description="Kafka bootstrap address, host:port; empty: the embedded broker."
     )
+    partitions: int = Field(4, ge=1, le=1024, description="Partitions per topic; fixed once events exist.")
     log_level: str = Field("info", description="debug, info, warning or error.")
     traces: str = Field(
-        "", description="Where OpenTelemetry traces go: console, or otlp (extra `otel`); empty: nowhere."
+        "", description="Exporter of OpenTelemetry traces: console, or otlp (extra `otel`); empty: off."
     )
 
     @property
@@ -53,7 +53,7 @@ class Settings(BaseSettings):
 
 
 def refuse_unknown(classes: Iterable[type[BaseSettings]], environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse `RECSYS_*` variables that no settings class has: a misspelt setting must not be ignored.
+    """Refuse `RECSYS_*` variables that no settings class knows, so that a misspelt one is not ignored.
 
     Raises:
         InvalidConfig: naming each unknown variable.
@@ -62,5 +62,5 @@ def refuse_unknown(classes: Iterable[type[BaseSettings]], environ: Mapping[str, 
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name.upper() not in known)
     if unknown:
         raise InvalidConfig(
-            f"unknown setting {', '.join(unknown)}: see the table of settings in README.md for the known ones"
+            f"unknown setting {', '.join(unknown)}: docs/configuration.md lists the known ones"
         )

@@ -8,24 +8,24 @@ from streaming.time_rules import TimeRules
 
 
 class StreamSettings(Settings):
-    """What the feature worker, the archiver and the replay read from the environment."""
+    """Settings of the feature worker, the archiver and the replay."""
 
     archive_max_rows: int = Field(
-        50_000, ge=1, description="The archiver writes files after so many records,"
+        50_000, ge=1, description="The archiver writes files after this many records."
     )
     archive_max_seconds: float = Field(
-        10.0, gt=0, description="or when the oldest waiting record is this old."
+        10.0, gt=0, description="The archiver writes files when its oldest pending record is this old."
     )
     late_hours: float = Field(
         24.0,
         gt=0,
-        description="Event ids are remembered this long in event time; older events become dead letters.",
+        description="How long event ids are remembered, in event time; older events become dead letters.",
     )
     future_minutes: float = Field(
-        5.0, ge=0, description="An event time further ahead of the log's clock becomes the log's time."
+        5.0, ge=0, description="Event times further ahead of the log's clock are set to the log's time."
     )
     worker_batch: int = Field(
-        100, ge=1, le=1_000, description="Events in one call of Redis, which it blocks for their time."
+        100, ge=1, le=1_000, description="Events per Redis call, which blocks Redis for its duration."
     )
     worker_metrics_port: int = Field(
         0, ge=0, le=65_535, description="Port of the worker's /metrics; 0: none."
@@ -33,5 +33,5 @@ class StreamSettings(Settings):
 
     @property
     def time_rules(self) -> TimeRules:
-        """What the worker and the archiver do with event times."""
+        """The rules for event times, the same for worker and archiver."""
         return TimeRules(int(self.future_minutes * MS_PER_MINUTE), int(self.late_hours * MS_PER_HOUR))

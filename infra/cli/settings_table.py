@@ -1,4 +1,4 @@
-"""The README's table of settings, made from the settings classes; a test compares the two."""
+"""The tables of docs/configuration.md, generated from the settings classes: `python -m infra.cli.settings_table`."""
 
 from pydantic_settings import BaseSettings
 
@@ -7,21 +7,24 @@ from serving.settings import ServingSettings
 from streaming.settings import StreamSettings
 
 ALL: tuple[type[BaseSettings], ...] = (Settings, StreamSettings, ServingSettings)
+_TITLES = ("All commands", "Streaming: feature worker, archiver, replay", "Serving: `recsys serve`")
 
 
 def settings_table() -> str:
-    """Markdown: one row a variable, each once, with its default and description."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    """Markdown: one table per component; each variable once, with its default and description."""
+    lines: list[str] = []
     seen: set[str] = set()
-    for cls in ALL:
+    for title, cls in zip(_TITLES, ALL, strict=True):
+        lines += [f"### {title}", "", "| variable | default | meaning |", "|---|---|---|"]
         for name, info in cls.model_fields.items():
             if name not in seen:
                 seen.add(name)
                 default = info.get_default(call_default_factory=True, validated_data={})
                 shown = f"`{default}`" if default not in (None, "", ()) else ""
-                rows.append(f"| `{PREFIX}{name.upper()}` | {shown} | {info.description} |")
-    return "\n".join(rows)
+                lines.append(f"| `{PREFIX}{name.upper()}` | {shown} | {info.description} |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
 
 
 if __name__ == "__main__":
-    print(settings_table())  # noqa: T201 - pasted into README.md
+    print(settings_table())  # noqa: T201 - pasted into docs/configuration.md

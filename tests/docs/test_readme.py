@@ -1,4 +1,4 @@
-"""The README is true: its settings are the code's, its commands exist, its links lead somewhere."""
+"""The documents are true: their settings are the code's, their commands exist, their links lead somewhere."""
 
 import re
 import shlex
@@ -30,8 +30,8 @@ def commands(document: Path) -> list[str]:
 
 
 def test_the_table_of_settings_is_the_codes() -> None:
-    assert settings_table() in (ROOT / "README.md").read_text(encoding="utf-8"), (
-        "paste the output of `python -m infra.cli.settings_table` into README.md"
+    assert settings_table() in (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"), (
+        "paste the output of `python -m infra.cli.settings_table` into docs/configuration.md"
     )
 
 

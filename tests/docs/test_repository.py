@@ -1,0 +1,41 @@
+"""The files that a visitor of the repository expects: the licence, and hosted CI that runs the documented command."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_licence_file_is_the_declared_licence() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["license"] == "Apache-2.0"
+    for name in project["license-files"]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert text.split()[:7] == [
+            "Apache",
+            "License",
+            "Version",
+            "2.0,",
+            "January",
+            "2004",
+            "http://www.apache.org/licenses/",
+        ]
+        assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_hosted_ci_runs_the_documented_test_command() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make test"]
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+    actions = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert actions
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", action) for action in actions), actions
+    versions = {name: value for step in job["steps"] for name, value in step.get("with", {}).items()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["requires-python"] == f">={versions['python-version']}"
+    assert versions["java-version"] == "17"
