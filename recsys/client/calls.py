@@ -40,7 +40,7 @@ def question(
     exclude: Iterable[str] = (),
     cursor: str | None = None,
 ) -> dict[str, Any]:
-    """One request of a batch. `cursor`: of the page to continue after; empty for the first page."""
+    """One request of a batch. `cursor`: that of the previous page; empty for the first page."""
     body: dict[str, Any] = {"user_id": user_id, "context": dict(context), "exclude": list(exclude)}
     return body | {name: value for name, value in (("k", k), ("cursor", cursor)) if value is not None}
 

@@ -1,4 +1,4 @@
-"""What every data set gives: items, users and events as a stream of batches, and what was wrong with the rest."""
+"""The interface of a data set: items, users and events as streams of batches, with the rejected rows."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ import pyarrow as pa
 from recsys.contracts.events import SCHEMA_VERSION, derived_id
 from recsys.lake.lake import EVENT_SCHEMA, TIME
 
-# An event before it has an id: ids follow from the time, which an import may still shift. `key` tells events
-# apart that are equal in user, item, type and time.
+# An event without its id, which depends on the time, which an import may still shift. `key` distinguishes events that
+# are equal in user, item, type and time.
 DRAFT_SCHEMA = pa.schema(
     [
         EVENT_SCHEMA.field(name)
@@ -28,13 +28,13 @@ USER_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A row that was not taken. `row` counts the file's records from 1, its header line included."""
+    """A rejected row. `row` counts the file's records from 1, including the header line."""
 
     file: str
     row: int
     column: str  # empty: the row as a whole
-    reason: str  # of a small vocabulary, so that reports can count by it
-    cell: str = ""  # the first characters of what stands there
+    reason: str  # one of a fixed set, so that reports can count by it
+    cell: str = ""  # the first characters of the cell
 
     def __str__(self) -> str:
         where = f"{self.file}: row {self.row}" + (f", column {self.column}" if self.column else "")
@@ -43,37 +43,37 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some rows: the good ones in one of the schemas above, the broken ones with their reasons."""
+    """Some rows of a file: the valid ones in one of the schemas above, and the broken ones."""
 
     rows: pa.Table
     broken: Sequence[Broken] = field(default_factory=tuple)
 
 
 class Dataset(Protocol):
-    """A data set on disk, read as streams in bounded memory. `name` goes into event ids and file names."""
+    """A data set on disk, read in bounded memory. `name` is part of event ids and file names."""
 
     @property
     def name(self) -> str: ...
 
     def items(self) -> Iterator[Batch]:
-        """The catalogue, in `ITEM_SCHEMA`; nothing when the data set has none."""
+        """The catalogue, in `ITEM_SCHEMA`; empty if the data set has none."""
 
     def users(self) -> Iterator[Batch]:
         """Known users, in `USER_SCHEMA`."""
 
     def events(self, catalogue: pa.Table) -> Iterator[Batch]:
-        """Events in file order, in `DRAFT_SCHEMA`, with the catalogue's categories and creator in their context.
+        """Events in file order, in `DRAFT_SCHEMA`, with their item's categories and creator in the context.
 
         Args:
-            catalogue: the items, in `ITEM_SCHEMA`, each id once.
+            catalogue: in `ITEM_SCHEMA`, each id once.
         """
 
 
 def sealed(drafts: pa.Table, dataset: str, shift_ms: int = 0) -> pa.Table:
-    """Give drafts their (shifted) times and their ids, in `EVENT_SCHEMA`.
+    """Shift the drafts' times and add their ids: the result is in `EVENT_SCHEMA`.
 
-    An id follows from (time, data set, user, item, type, key), not from the value: importing twice is idempotent,
-    and two records of one action are one event.
+    Ids are derived from (time, data set, user, item, type, key), not from the value: importing twice is idempotent, and
+    two records of one action are one event.
     """
     times = [time + shift_ms for time in drafts.column(TIME).to_pylist()]
     parts = (drafts.column(name).to_pylist() for name in ("user_id", "item_id", "type", "key"))
@@ -82,12 +82,12 @@ def sealed(drafts: pa.Table, dataset: str, shift_ms: int = 0) -> pa.Table:
         for time, user, item, kind, key in zip(times, *parts, strict=True)
     ]
     count = drafts.num_rows
-    made = {
+    added = {
         "event_id": pa.array(ids, pa.string()),
         TIME: pa.array(times, pa.int64()),
         "schema_version": pa.repeat(pa.scalar(SCHEMA_VERSION, pa.int64()), count),
         "partition": pa.nulls(count, pa.int32()),
         "offset": pa.nulls(count, pa.int64()),
     }
-    columns = [made[name] if name in made else drafts.column(name) for name in EVENT_SCHEMA.names]
+    columns = [added[name] if name in added else drafts.column(name) for name in EVENT_SCHEMA.names]
     return pa.Table.from_arrays(columns, schema=EVENT_SCHEMA)

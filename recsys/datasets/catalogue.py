@@ -1,4 +1,4 @@
-"""The lake's `items/items.parquet` and `users/users.parquet`: one row an id, sorted by id."""
+"""The lake's `items/items.parquet` and `users/users.parquet`: one row per id, sorted by id."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def users_path(lake: Path) -> Path:
 
 
 def read_users(lake: Path) -> list[User]:
-    """The lake's known users, sorted by id.
+    """The lake's users, sorted by id.
 
     Raises:
         InvalidData: there are none, or they cannot be read.
@@ -41,21 +41,22 @@ def users_table(users: Sequence[User]) -> pa.Table:
 
 
 def merged(new: pa.Table, path: Path, key: str) -> pa.Table:
-    """`new`, and the rows of the file whose keys it lacks: other data sets' items stay. Sorted by key."""
+    """`new` and the file's rows with other keys (those of other data sets), sorted by key."""
     tables = [new, read_table(path, new.schema)] if path.exists() else [new]
     return first_of_each(pa.concat_tables(tables), key).sort_by(key)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A file of the lake, in that schema.
+    """Read a file of the lake in the given schema.
 
     Raises:
-        InvalidData: it is not there, or cannot be read.
+        InvalidData: it is missing or cannot be read.
     """
     if not path.exists():
-        raise InvalidData(f"{path}: not there; import a data set first: recsys data import PATH")
+        raise InvalidData(f"{path}: no such file; import a data set first: recsys data import PATH")
     try:
-        with path.open("rb") as file:  # opened once: the archiver may put another file in its place meanwhile
+        # Opened once, because the archiver may replace the file meanwhile.
+        with path.open("rb") as file:
             return pq.read_table(file).select(schema.names).cast(schema)
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise InvalidData(f"{path}: not a table of the lake: {error}") from error

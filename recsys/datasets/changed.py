@@ -1,7 +1,7 @@
-"""The lake's tables of items and of users after changes from the log.
+"""Apply changes from the log to the lake's item and user tables.
 
-Beside each table `_changed.parquet` has the time of each id's last change, so that an older change that comes again
-counts for nothing. What only an import has put is not in it.
+Next to each table, `_changed.parquet` has the time of each id's last change, so that a repeated older change is
+ignored. Rows that only an import has written are not in it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ Written = list[tuple[Path, pa.Table]]  # paths below the lake
 
 
 def items_after(lake: Path, changes: Sequence[ItemChange]) -> Written:
-    """Item table and times after the changes; nothing when none of them counts. A deleted item's time stays."""
+    """Item table and change times after the changes; empty if all are outdated. A deleted item keeps its time."""
     times = change_times(items_path(lake)) if changes else {}
     latest = _later(times, changes)
     if not latest:
@@ -28,15 +28,15 @@ def items_after(lake: Path, changes: Sequence[ItemChange]) -> Written:
 
 
 def users_after(lake: Path, changes: Sequence[UserChange]) -> Written:
-    """The same for users. Nothing of a deleted one stays, not even the id."""
+    """The same for users. Of a deleted user nothing remains, not even the id."""
     times = change_times(users_path(lake)) if changes else {}
     latest = _later(times, changes)
     if not latest:
         return []
     put = users_table([change.user for change in latest.values() if change.user is not None])
-    gone = {user_id for user_id, change in latest.items() if change.user is None}
-    kept = {user_id: ms for user_id, ms in (times | _times(latest)).items() if user_id not in gone}
-    return _written(lake, users_path(lake), put, latest, kept)
+    deleted = {user_id for user_id, change in latest.items() if change.user is None}
+    remaining = {user_id: ms for user_id, ms in (times | _times(latest)).items() if user_id not in deleted}
+    return _written(lake, users_path(lake), put, latest, remaining)
 
 
 def times_path(table: Path) -> Path:
@@ -44,7 +44,7 @@ def times_path(table: Path) -> Path:
 
 
 def change_times(table: Path) -> dict[str, int]:
-    """Id → Unix milliseconds of its last change through the log, of the table of items or of users."""
+    """Id → Unix milliseconds of its last change through the log. `table`: the path of the item or the user table."""
     path = times_path(table)
     if not path.exists():
         return {}
@@ -76,7 +76,7 @@ def _written(
 
 
 def times_table(key: str, rows: Sequence[tuple[str, int]]) -> pa.Table:
-    """What `change_times` reads."""
+    """The table that `change_times` reads."""
     return pa.table([[id_ for id_, _ in rows], [ms for _, ms in rows]], schema=_times_schema(key))
 
 

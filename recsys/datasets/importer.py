@@ -1,7 +1,7 @@
-"""From a data set to the lake: one pass over the files, then one over the days.
+"""Import a data set into the lake: one pass over the files, then one over the days.
 
-Nothing of the lake changes before everything has been read, sorted and written aside; then the files of the same
-data set's earlier import are replaced. Memory holds the catalogue, the users, and a bounded number of events.
+The lake changes only after everything has been read, sorted and written to temporary files; then the files of the data
+set's earlier import are replaced. Memory holds the catalogue, the users, and a bounded number of events.
 """
 
 import json
@@ -28,7 +28,7 @@ from recsys.lake.first_of_each import first_of_each
 from recsys.lake.lake import EVENTS, TIME, DayWriter, day_of, rewriting, write_parquet
 
 REPORT = "import-report.json"
-Progress = Callable[[str, int], None]  # what is being done, rows done so far
+Progress = Callable[[str, int], None]  # phase, rows done so far
 _MS_PER_WEEK = 7 * MS_PER_DAY
 _ORDER = [(TIME, "ascending"), ("event_id", "ascending")]
 
@@ -42,17 +42,16 @@ def import_dataset(
     progress: Progress = lambda phase, rows: None,
     max_rows: int = 500_000,
 ) -> ImportReport:
-    """Write a data set into the lake, with its report beside it.
+    """Write a data set and its report into the lake.
 
     Args:
-        strict: refuse the data set if any row is broken, instead of setting these rows aside in `rejected/`.
-        end_ms: move all times by whole weeks, so that the last event is in the week before this time; weekdays
-            and hours stay. None: leave them.
-        max_rows: events in memory at a time, roughly.
+        strict: refuse the data set if a row is broken, instead of writing broken rows to `rejected/`.
+        end_ms: shift all times by whole weeks, so that the last event is in the week before this time; weekdays
+            and hours stay. None: no shift.
+        max_rows: approximate number of events in memory.
 
     Raises:
-        InvalidData: a file is missing or unreadable; or `strict`, naming the first broken rows. The lake is as
-            it was.
+        InvalidData: a file is missing or unreadable; or `strict` and a row is broken. The lake is unchanged.
     """
     lake.mkdir(parents=True, exist_ok=True)
     name = f"import-{dataset.name}"
@@ -79,7 +78,7 @@ def validate_dataset(
     progress: Progress = lambda phase, rows: None,
     max_rows: int = 500_000,
 ) -> ImportReport:
-    """The report of an import, without the import: only a temporary folder is written.
+    """Report what an import would do. Only a temporary folder is written.
 
     Raises:
         InvalidData: as `import_dataset`.
@@ -89,14 +88,14 @@ def validate_dataset(
         run.report.dry_run = True
         run.read(strict)
         for _ in run.sorted_events():
-            pass  # counting is its effect
+            pass  # the events are counted as they pass
         run.items()
         run.rejected.close()
         return run.finished()
 
 
 class _Import:
-    """One run: `read` everything, then `sorted_events`, then `items` and `users`, then `finished`."""
+    """One run: call `read`, then `sorted_events`, `items` and `users`, then `finished`."""
 
     def __init__(
         self, dataset: Dataset, work: Path, end_ms: int | None, progress: Progress, max_rows: int
@@ -114,7 +113,7 @@ class _Import:
         self.report = ImportReport(dataset.name)
 
     def read(self, strict: bool) -> None:
-        """Items, users, then events into the spill.
+        """Read items, users, then events into the spill.
 
         Raises:
             InvalidData: a file is unreadable; or `strict` and a row is broken.
@@ -132,13 +131,14 @@ class _Import:
             self._progress("reading", taken)
         if strict and self.report.broken:
             first = "; ".join(map(str, self.report.first_broken[:3]))
+            rows = "broken row" if self.report.broken == 1 else "broken rows"
             raise InvalidData(
-                f"{self.report.broken} broken rows, nothing was imported. First: {first}. "
-                "Correct them (`recsys data validate` lists the reasons), or import without --strict"
+                f"{self.report.broken} {rows}, nothing was imported. First: {first}. "
+                "Correct the data (`recsys data validate` lists the reasons), or import without --strict"
             )
 
     def sorted_events(self) -> Iterator[pa.Table]:
-        """Spans of events in `EVENT_SCHEMA` by (time, id), each id once; counted for the report as they pass."""
+        """Spans of events in `EVENT_SCHEMA` by (time, id), each id once; counts them for the report."""
         shift_ms = self._shift_ms()
         self.report.shift_weeks = shift_ms // _MS_PER_WEEK
         done = 0
@@ -152,7 +152,7 @@ class _Import:
             yield unique
 
     def items(self) -> pa.Table:
-        """The catalogue, shifted as the events; a data set without one gets the items that its events name."""
+        """The shifted catalogue; without one, the items that the events name."""
         if not self._catalogue.num_rows:
             self._catalogue = items_table([Item(item_id) for item_id in self.report.unknown_items])
             self.report.unknown_items.clear()
@@ -164,7 +164,7 @@ class _Import:
         return self.report
 
     def _whole(self, batches: Iterator[Batch], schema: pa.Schema) -> tuple[pa.Table, int]:
-        """All rows at once, each id (the first column) once; and how many came again."""
+        """All rows, each id (the first column) once, and the number of duplicates."""
         tables = [schema.empty_table()]
         for batch in batches:
             self._reject(batch)
@@ -195,7 +195,7 @@ class _Import:
 
 def _shifted(items: pa.Table, shift_ms: int) -> pa.Table:
     created = items.column("created_ms")
-    moved = pc.if_else(pc.equal(created, 0), created, pc.add(created, shift_ms))  # 0: unknown
+    moved = pc.if_else(pc.equal(created, 0), created, pc.add(created, shift_ms))  # 0 means unknown
     return items.set_column(
         items.schema.get_field_index("created_ms"), items.schema.field("created_ms"), moved
     )

@@ -1,12 +1,12 @@
-"""KuaiRand: short videos, every impression with what followed it (Gao et al., CIKM 2022, doi:10.1145/3511808.3557624).
+"""KuaiRand: impressions of short videos with the responses (Gao et al., CIKM 2022, doi:10.1145/3511808.3557624).
 
-Every row of a log is an impression, and may be more: `is_click` a click, a positive `play_time_ms` a dwell,
-`is_like` a like, `long_view` a purchase (the conversion of a click; without a price), each a millisecond after
-the one before: only the time of the exposure is known. The logs repeat some rows; an exposure is one (user,
-video, time), so repeated ones merge into one event of each type.
+Each row of a log is an impression. It is also a click (`is_click`), a dwell (positive `play_time_ms`), a like
+(`is_like`) and a purchase (`long_view`: the conversion of a click, without a price), each a millisecond after the one
+before, since only the time of the impression is known. Some rows are repeated; an impression is one (user, video,
+time), so they merge into one event of each type.
 
-Only what was known beforehand is read of the videos: their whole-period counts (`item_features.parquet`,
-`video_features_statistic_*`) leak the future.
+Counts of videos over the whole period (`item_features.parquet`, `video_features_statistic_*`) leak the future and are
+not read.
 """
 
 from collections.abc import Iterator
@@ -23,21 +23,21 @@ from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.types import MS_PER_MINUTE, EventType
 from recsys.datasets.base import DRAFT_SCHEMA, Batch
 from recsys.datasets.checks import Checker
-from recsys.datasets.mapped import MappedDataset
-from recsys.datasets.mapper import ItemContext, texts_by_name
+from recsys.datasets.mapper import ItemContext, MappedDataset, texts_by_name
 from recsys.datasets.mapping import EventRule, EventTable, Files, ItemTable, Mapping, TimeColumn, UserTable
 from recsys.datasets.reading import header, read_chunks
 from recsys.lake.lake import TIME
 
 HISTORY = "user_sequences.parquet"
-SYNTHETIC_TIME = "synthetic_time"  # context of events whose order is known but not their time
+# In the context of events whose order is known but not their time.
+SYNTHETIC_TIME = "synthetic_time"
 _PARQUET_LOGS = ("train.parquet", "val.parquet", "test.parquet")
 _HISTORY_EVENTS = (("long_watch_seq", (EventType.CLICK, EventType.PURCHASE)), ("like_seq", (EventType.LIKE,)))
-_HISTORY_USERS = 2_000  # a chunk
+_HISTORY_USERS = 2_000  # per chunk
 
 
 def looks_like(folder: Path) -> bool:
-    """Whether the folder has KuaiRand's videos."""
+    """Whether the folder has KuaiRand's table of videos."""
     return any(folder.glob("video_features_basic_*.csv"))
 
 
@@ -88,12 +88,12 @@ def _users(folder: Path) -> UserTable | None:
 
 @dataclass(frozen=True)
 class KuaiRand(MappedDataset):
-    """The logs, and before them the history of `user_sequences.parquet`, where there is one.
+    """The logs, preceded by the history of `user_sequences.parquet`, if present.
 
-    The history has an order but no times: the last long watches and likes of each user, and the time of the
-    user's last exposure. The last one of each sequence gets that time (or the minute before the log's first
-    row, if that is earlier), each one before it a minute less. Long watches give click and purchase, likes give
-    like; each has `synthetic_time` in its context. No impression is made up.
+    The history has each user's last long watches and likes in order, and the time of the last impression, but no
+    other times. The last entry of each sequence gets that time (at the latest a minute before the log's first row),
+    each entry before it a minute less. A long watch gives a click and a purchase, a like gives a like, each with
+    `synthetic_time` in its context. The history gives no impressions.
     """
 
     def events(self, catalogue: pa.Table) -> Iterator[Batch]:
@@ -129,27 +129,16 @@ def _history(
     from_end = np.repeat(ends, lengths) - np.arange(ends[-1] if len(ends) else 0) - 1
     items = pc.cast(pc.list_flatten(sequences), pa.string())
     count = len(items)
+    times = pa.array(np.repeat(last, lengths) - from_end * MS_PER_MINUTE)
     columns = {
         "user_id": pc.cast(users.column("user_id"), pa.string()).take(owner),
         "item_id": items,
-        TIME: pa.array(np.repeat(last, lengths) - from_end * MS_PER_MINUTE),
         "context": texts_by_name({**known.of(items), SYNTHETIC_TIME: pa.repeat(pa.scalar("1"), count)}),
     }
-    empty = {
-        f.name: pa.nulls(count, f.type) for f in DRAFT_SCHEMA if f.name not in columns and f.name != "type"
-    }
-    drafts = [
-        {
-            **columns,
-            **empty,
-            "type": pa.repeat(pa.scalar(str(kind)), count),
-            TIME: pc.add(columns[TIME], later),
-        }
-        for later, kind in enumerate(types)
-    ]
-    return pa.concat_tables(
-        [
-            pa.Table.from_arrays([draft[name] for name in DRAFT_SCHEMA.names], schema=DRAFT_SCHEMA)
-            for draft in drafts
-        ]
-    )
+    drafts = []
+    for later_ms, kind in enumerate(types):
+        columns["type"] = pa.repeat(pa.scalar(str(kind)), count)
+        columns[TIME] = pc.add(times, later_ms)
+        arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in DRAFT_SCHEMA]
+        drafts.append(pa.Table.from_arrays(arrays, schema=DRAFT_SCHEMA))
+    return pa.concat_tables(drafts)

@@ -1,7 +1,6 @@
-"""How the columns of a table become events, items and users: the YAML that a user writes for their own files.
+"""Mappings from the columns of tables to events, items and users, as a user writes them in YAML.
 
-Every layout of this package is such a mapping; MovieLens and KuaiRand are mappings that come with the code. An
-example is `examples/shop/mapping.yaml`. Unknown keys are refused.
+MovieLens and KuaiRand are mappings that come with the code. `examples/` has two more. Unknown keys are refused.
 """
 
 from pathlib import Path
@@ -23,7 +22,7 @@ class _Strict(BaseModel):
 
 
 class Files(_Strict):
-    """Which files, and how text files among them are written. `*.parquet` is read as Parquet."""
+    """The files of a table, and the format of text files. `*.parquet` is read as Parquet."""
 
     files: Columns = Field(description="File names or patterns, relative to the folder of the data.")
     delimiter: str = Field(",", min_length=1, description='Between columns; may be longer than one: "::".')
@@ -40,11 +39,11 @@ class TimeColumn(_Strict):
 
 
 class EventRule(_Strict):
-    """One row gives one event of `type`, if `when` holds: that column is neither empty, 0 nor false; or `equals`."""
+    """A row gives an event of `type` if the column `when` is not empty, 0 or false, or if it equals `equals`."""
 
     type: EventType
-    when: str | None = Field(None, description="The column that decides; none: always.")
-    equals: str | None = Field(None, description="The text that the column `when` must hold.")
+    when: str | None = Field(None, description="The deciding column; none: every row.")
+    equals: str | None = Field(None, description="The text that `when` must equal.")
     value: str | None = Field(
         None, description="The column of the event's value (stars, price, milliseconds)."
     )
@@ -57,21 +56,19 @@ class EventRule(_Strict):
 
 
 class EventTable(Files):
-    """The table of what users did. A row may give several events (an impression and its click), one millisecond
-    after the other in the order of `events`."""
+    """The table of what users did. A row may give several events (an impression and its click), each one millisecond
+    after the one before, in the order of `events`."""
 
     user: str
     item: str
     time: TimeColumn
     events: Annotated[list[EventRule], Field(min_length=1)]
-    request: list[str] = Field([], description="Columns that together name the request, if any.")
+    request: list[str] = Field([], description="Columns that together identify the request, if any.")
     position: str | None = None
     context: dict[str, str] = Field(
         {}, max_length=MAX_CONTEXT_ENTRIES - 2, description="Context key → column."
     )
-    id: str | None = Field(
-        None, description="A column that tells equal rows apart: the source's own event id."
-    )
+    id: str | None = Field(None, description="A column that distinguishes equal rows: the source's event id.")
 
     def used(self) -> list[str]:
         """Every column that the mapping reads."""
@@ -94,9 +91,9 @@ class ItemTable(Files):
     item: str
     title: str | None = None
     categories: str | None = Field(None, description="Column of one or more categories, the main one first.")
-    separator: str = Field("|", min_length=1, description="Between the categories of one cell.")
-    prefix: str = Field("", description="Put before each category: makes names of numbers.")
-    ignored: list[str] = Field([], description="Categories that say nothing, such as (no genres listed).")
+    separator: str = Field("|", min_length=1, description="Separates the categories of one cell.")
+    prefix: str = Field("", description="Prepended to each category, to turn numbers into names.")
+    ignored: list[str] = Field([], description="Categories to ignore, such as (no genres listed).")
     flags: dict[str, str] = Field({}, description="Category → column that is 1 when the item has it.")
     creator: str | None = None
     created: TimeColumn | None = None
@@ -128,7 +125,7 @@ class UserTable(Files):
 
 
 class Mapping(_Strict):
-    """A whole data set. Without `items`, the items are those that the events name."""
+    """A data set. Without `items`, the catalogue has the items that the events name."""
 
     events: EventTable
     items: ItemTable | None = None
@@ -136,10 +133,10 @@ class Mapping(_Strict):
 
 
 def read_mapping(path: Path) -> Mapping:
-    """The mapping of a YAML file.
+    """Read a mapping from a YAML file.
 
     Raises:
-        InvalidConfig: the file cannot be read, or naming each key that is wrong and why.
+        InvalidConfig: the file is unreadable or invalid; the message names each wrong key.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -148,8 +145,10 @@ def read_mapping(path: Path) -> Mapping:
     try:
         return Mapping.model_validate(content)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'mapping'}: {e['msg']}" for e in error.errors())
-        raise InvalidConfig(f"{path}: {wrong} (docs/data.md describes every key)") from error
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'mapping'}: {e['msg']}" for e in error.errors()
+        )
+        raise InvalidConfig(f"{path}: {problems} (docs/data.md describes every key)") from error
 
 
 def _unique(*names: str | None) -> list[str]:

@@ -1,8 +1,8 @@
-"""MovieLens in its publisher's three layouts, and any data set in RecBole's atomic files.
+"""MovieLens in the publisher's three layouts, and any data set in RecBole's atomic files.
 
 | layout | ratings | items | users |
 |---|---|---|---|
-| 100K | `u.data`, tabs | `u.item`, latin-1, one flag a genre | `u.user` |
+| 100K | `u.data`, tabs | `u.item`, latin-1, one flag per genre | `u.user` |
 | 1M, 10M | `ratings.dat`, "::" | `movies.dat`, latin-1 (1M) or UTF-8 (10M) | `users.dat` (1M) |
 | 20M and later | `ratings.csv` | `movies.csv` | – |
 | RecBole | `*.inter`, tabs, typed header | `*.item` | `*.user` |
@@ -19,7 +19,6 @@ from recsys.datasets.reading import header
 
 _RATING = [EventRule(type=EventType.RATING, value="rating")]
 _SECONDS = TimeColumn(column="timestamp", unit="s")
-_RATING_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
 _NO_GENRE = "(no genres listed)"
 # fmt: off
 _GENRES_100K = [
@@ -31,18 +30,8 @@ _GENRES_100K = [
 
 def movielens_100k(folder: Path) -> Mapping:
     """`u.data`, `u.item`, `u.user`."""
-    user = ["user_id", "age", "gender", "occupation", "zip_code"]
     return Mapping(
-        events=EventTable(
-            files=["u.data"],
-            delimiter="\t",
-            columns=_RATING_COLUMNS,
-            quoted=False,
-            user="user_id",
-            item="item_id",
-            time=_SECONDS,
-            events=_RATING,
-        ),
+        events=_ratings("u.data", "\t"),
         items=ItemTable(
             files=["u.item"],
             delimiter="|",
@@ -54,30 +43,14 @@ def movielens_100k(folder: Path) -> Mapping:
             flags={genre: genre for genre in _GENRES_100K[1:]},
             attributes={"release_date": "release_date"},
         ),
-        users=UserTable(
-            files=["u.user"],
-            delimiter="|",
-            columns=user,
-            quoted=False,
-            user="user_id",
-            attributes={name: name for name in user[1:]},
-        ),
+        users=_users("u.user", "|", ["age", "gender", "occupation", "zip_code"]),
     )
 
 
 def movielens_1m(folder: Path) -> Mapping:
-    """`ratings.dat`, `movies.dat`, `users.dat`; the 10M has no users, and its titles are UTF-8."""
-    user = ["user_id", "gender", "age", "occupation", "zip_code"]
+    """`ratings.dat`, `movies.dat`, `users.dat`; the 10M has no users, and UTF-8 titles."""
     return Mapping(
-        events=EventTable(
-            files=["ratings.dat"],
-            delimiter="::",
-            columns=_RATING_COLUMNS,
-            user="user_id",
-            item="item_id",
-            time=_SECONDS,
-            events=_RATING,
-        ),
+        events=_ratings("ratings.dat", "::"),
         items=ItemTable(
             files=["movies.dat"],
             delimiter="::",
@@ -88,13 +61,7 @@ def movielens_1m(folder: Path) -> Mapping:
             categories="genres",
             ignored=[_NO_GENRE],  # in the 10M
         ),
-        users=UserTable(
-            files=["users.dat"],
-            delimiter="::",
-            columns=user,
-            user="user_id",
-            attributes={name: name for name in user[1:]},
-        ),
+        users=_users("users.dat", "::", ["gender", "age", "occupation", "zip_code"]),
     )
 
 
@@ -114,10 +81,34 @@ def movielens_csv(folder: Path) -> Mapping:
     )
 
 
+def _ratings(file: str, delimiter: str) -> EventTable:
+    return EventTable(
+        files=[file],
+        delimiter=delimiter,
+        columns=["user_id", "item_id", "rating", "timestamp"],
+        quoted=False,
+        user="user_id",
+        item="item_id",
+        time=_SECONDS,
+        events=_RATING,
+    )
+
+
+def _users(file: str, delimiter: str, attributes: list[str]) -> UserTable:
+    return UserTable(
+        files=[file],
+        delimiter=delimiter,
+        columns=["user_id", *attributes],
+        quoted=False,
+        user="user_id",
+        attributes={name: name for name in attributes},
+    )
+
+
 def recbole(folder: Path) -> Mapping:
     """RecBole's atomic files: `*.inter`, `*.item`, `*.user`, each header cell "name:type".
 
-    With a rating column a row is a rating event, otherwise a click.
+    A row is a rating event if there is a rating column, otherwise a click.
 
     Raises:
         InvalidData: the interactions lack the user, the item or the time.
@@ -190,5 +181,5 @@ def _utf8_or_latin1(path: Path) -> str:
     except UnicodeDecodeError:
         return "latin-1"
     except OSError:
-        pass  # no such file: nothing will be decoded
+        pass  # no such file, nothing to decode
     return "utf-8"

@@ -105,7 +105,7 @@ def _single_values(path: Path, name: str, column: pa.Array) -> pa.Array:
             f"{path}: column {name} is {column.type}; only columns of single values can be mapped"
         )
     if any(is_string(column.type) for is_string in _STRING_TYPES):
-        return _null_if_empty(pc.cast(column, pa.string()))
+        return null_if_empty(pc.cast(column, pa.string()))
     return pc.cast(column, pa.float64()) if pa.types.is_decimal(column.type) else column
 
 
@@ -143,7 +143,7 @@ def _chunk(
     columns: Sequence[str],
     rows: Iterable[tuple[int, list[str]]],
 ) -> Chunk:
-    """Set aside rows of the wrong width and cells that could not be decoded; leave out rows without content."""
+    """Reject rows of the wrong width and rows with undecodable cells; skip rows without content."""
     # One flat list: a list per row would keep the garbage collector busy.
     cells: list[str] = []
     kept: list[int] = []
@@ -157,7 +157,7 @@ def _chunk(
             kept.append(number)
     numbers = np.array(kept, dtype=np.int64)
     arrays = [pa.array(cells[names.index(name) :: len(names)], pa.string()) for name in columns]
-    table = pa.Table.from_arrays([_null_if_empty(array) for array in arrays], names=list(columns))
+    table = pa.Table.from_arrays([null_if_empty(array) for array in arrays], names=list(columns))
     good = np.ones(len(numbers), dtype=bool)
     for name, array in zip(columns, arrays, strict=True):
         bad = np.asarray(pc.match_substring(array, _UNDECODABLE)) & good
@@ -168,7 +168,7 @@ def _chunk(
     return Chunk(file, table, numbers, broken)
 
 
-def _null_if_empty(texts: pa.Array) -> pa.Array:
+def null_if_empty(texts: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 

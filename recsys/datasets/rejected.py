@@ -1,4 +1,4 @@
-"""Broken rows set aside: `lake/rejected/<data set>.parquet`, one row each with file, row, column, reason, cell."""
+"""Rejected rows: `lake/rejected/<data set>.parquet`, with file, row, column, reason and cell."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -17,17 +17,17 @@ SCHEMA = pa.schema(
 
 
 class Rejected:
-    """Collects broken rows in a file aside; `publish` puts it where readers look."""
+    """Collect broken rows in a temporary file; `publish` moves it into the lake."""
 
-    def __init__(self, aside: Path) -> None:
-        self._aside = aside
+    def __init__(self, temporary: Path) -> None:
+        self._temporary = temporary
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, rows: Sequence[Broken]) -> None:
         if not rows:
             return
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._aside, SCHEMA, compression=COMPRESSION)
+            self._writer = pq.ParquetWriter(self._temporary, SCHEMA, compression=COMPRESSION)
         columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
         self._writer.write_table(pa.table(columns, schema=SCHEMA))
 
@@ -37,10 +37,10 @@ class Rejected:
             self._writer = None
 
     def publish(self, path: Path) -> None:
-        """Replace what an earlier import rejected; without broken rows, remove it."""
+        """Replace the rejected rows of an earlier import; without broken rows, remove them."""
         self.close()
-        if self._aside.exists():
+        if self._temporary.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._aside.rename(path)
+            self._temporary.rename(path)
         else:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What an import found: the validation report, as JSON and as tables for a person."""
+"""The report of an import or a validation, as JSON and as tables."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _SHOWN = 10
 
 @dataclass
 class ImportReport:
-    """Counts of one import or validation. Events are counted after dropping duplicates."""
+    """Counts of one import. Events are counted without duplicates."""
 
     dataset: str
     dry_run: bool = False
@@ -42,8 +42,8 @@ class ImportReport:
         return self.duplicates_by_type.total()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; unknown items as counts and the most frequent ones."""
-        content = dict(vars(self))  # not asdict: it breaks Counters
+        """The report for JSON, with the most frequent unknown items instead of all."""
+        content = dict(vars(self))  # asdict does not support Counter
         content["first_broken"] = [asdict(row) for row in self.first_broken]
         content["unknown_items"] = {
             "items": len(self.unknown_items),
@@ -59,7 +59,7 @@ class ImportReport:
             self.broken_by_reason[": ".join(filter(None, (row.file, row.column, row.reason)))] += 1
 
     def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]]:
-        """(title, columns, rows) of each table that a person reads."""
+        """(title, columns, rows) of each table to print."""
         types = sorted(self.events_by_type)
         days = [(day, *(f"{count[kind]:,}" for kind in types)) for day, count in self.events_by_day.items()]
         if len(days) > 2 * _SHOWN:
@@ -73,7 +73,7 @@ class ImportReport:
             ("duplicate items and users, dropped", f"{self.duplicate_items:,} and {self.duplicate_users:,}"),
             ("items not in the catalogue", _unknown(self.unknown_items)),
             ("broken rows", f"{self.broken:,}"),
-            ("shifted by weeks", self.shift_weeks),
+            ("weeks shifted", self.shift_weeks),
             ("seconds", f"{self.seconds:.1f}"),
         ]
         tables: list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = [
@@ -84,7 +84,7 @@ class ImportReport:
             reasons = [(reason, f"{rows:,}") for reason, rows in self.broken_by_reason.most_common(_SHOWN)]
             tables.append(("broken rows by reason", ("file: column: reason", "rows"), [*reasons]))
             firsts = [(b.file, b.row, b.column, b.reason, b.cell) for b in self.first_broken]
-            tables.append(("the first of them", ("file", "row", "column", "reason", "cell"), [*firsts]))
+            tables.append(("first broken rows", ("file", "row", "column", "reason", "cell"), [*firsts]))
         return tables
 
 

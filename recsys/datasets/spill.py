@@ -1,6 +1,6 @@
-"""Sorting more rows than fit into memory: rows go to one file per span of time, each span is sorted by itself.
+"""Group more rows than fit into memory by time: one file per span, so that each span can be sorted by itself.
 
-A span that is still too large (a log of one day) is split into shorter ones in the same way.
+A span that is still too large (a log of one day) is split into shorter spans.
 """
 
 import tempfile
@@ -19,10 +19,10 @@ _FAST = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class Spill:
-    """Takes tables with a column `TIME` in any order and gives them back as spans, oldest first.
+    """Take tables with a column `TIME` in any order, and return their rows as spans, oldest first.
 
-    Within a span, rows keep the order in which they came. At most about `max_rows` rows are in memory, unless
-    more have the same millisecond. The files live in `folder` and are removed as they are read.
+    Within a span, rows keep the order in which they were added. At most about `max_rows` rows are in memory, unless
+    more share one millisecond. The files are in `folder` and are deleted once read.
     """
 
     def __init__(self, folder: Path, max_rows: int = 500_000, level: int = 0) -> None:
@@ -40,7 +40,7 @@ class Spill:
             self._flush()
 
     def spans(self) -> Iterator[pa.Table]:
-        """Every row added, each table one span of at most `max_rows` rows."""
+        """Every added row; each table is one span."""
         self._flush()
         for span in sorted(self._rows):
             path = self._path(span)
@@ -75,7 +75,7 @@ class Spill:
 
 
 def _append(path: Path, rows: pa.Table) -> None:
-    """Add one Arrow stream behind those that the file already has."""
+    """Append one Arrow stream to the file."""
     with path.open("ab") as file, pa.ipc.new_stream(file, rows.schema, options=_FAST) as stream:
         stream.write_table(rows)
 

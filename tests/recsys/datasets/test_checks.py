@@ -15,7 +15,7 @@ from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.events import MAX_TIME_MS, parse_event
 from recsys.datasets.base import sealed
 from recsys.datasets.checks import Checker
-from recsys.datasets.mapped import MappedDataset
+from recsys.datasets.mapper import MappedDataset
 from recsys.datasets.mapping import Mapping, TimeColumn, TimeUnit
 from recsys.datasets.reading import Chunk
 from recsys.items.item_table import ITEM_SCHEMA

@@ -14,12 +14,12 @@ from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.datasets import catalogue
 from recsys.datasets.importer import REPORT, import_dataset, validate_dataset
 from recsys.datasets.opening import open_dataset
-from recsys.datasets.streams import read_events as stream_events
-from recsys.datasets.streams import read_items, read_users
 from recsys.items import item_table
 from recsys.lake.lake import EVENTS, day_of, days, events_table, read_events, write_parquet
 from streaming.lake_writer.compact import compact
 from tests.recsys.datasets import samples
+from tests.recsys.datasets.streams import read_events as stream_events
+from tests.recsys.datasets.streams import read_items, read_users
 
 NOW_MS = 1_790_000_000_000
 WEEK_MS = 7 * MS_PER_DAY

@@ -10,10 +10,10 @@ from recsys.contracts.types import EventType
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.kuairand import SYNTHETIC_TIME
 from recsys.datasets.opening import open_dataset
-from recsys.datasets.streams import read_events, read_items, read_users
 from recsys.lake.lake import read_events as lake_events
 from tests.recsys.datasets import samples
 from tests.recsys.datasets.samples import LOG_START_MS
+from tests.recsys.datasets.streams import read_events, read_items, read_users
 
 
 def logged(events: list[Event]) -> list[Event]:

@@ -8,8 +8,8 @@ import pytest
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import EventType
 from recsys.datasets.opening import open_dataset
-from recsys.datasets.streams import read_events, read_items, read_users
 from tests.recsys.datasets import samples
+from tests.recsys.datasets.streams import read_events, read_items, read_users
 
 Writer = Callable[[Path], Path]
 LAYOUTS = (samples.movielens_100k, samples.movielens_1m, samples.movielens_csv, samples.recbole)

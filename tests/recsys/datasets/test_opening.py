@@ -9,8 +9,8 @@ from recsys.contracts.types import EventType
 from recsys.datasets.formats import FORMATS, KUAIRAND, TABLE
 from recsys.datasets.mapping import read_mapping
 from recsys.datasets.opening import _LAYOUTS, open_dataset
-from recsys.datasets.streams import read_events, read_items, read_users
 from tests.recsys.datasets import samples
+from tests.recsys.datasets.streams import read_events, read_items, read_users
 
 SHOP = Path(__file__).parents[3] / "examples" / "shop"
 

@@ -1,4 +1,4 @@
-"""A data set as streams of `Item`, `User` and `Event` objects, for code that wants objects. Memory: one batch."""
+"""A data set as streams of `Item`, `User` and `Event` objects."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def read_items(dataset: Dataset) -> Iterator[Item]:
     """The catalogue in file order.
 
     Raises:
-        InvalidData: at the first broken row; `recsys.datasets.importer` sets broken rows aside instead.
+        InvalidData: at the first broken row; the importer rejects that row alone.
     """
     for rows in _whole(dataset.items()):
         yield from table_items(rows)
@@ -48,5 +48,5 @@ def read_events(dataset: Dataset) -> Iterator[Event]:
 def _whole(batches: Iterator[Batch]) -> Iterator[pa.Table]:
     for batch in batches:
         if batch.broken:
-            raise InvalidData(f"{batch.broken[0]}. `recsys data import` sets broken rows aside")
+            raise InvalidData(str(batch.broken[0]))
         yield batch.rows
