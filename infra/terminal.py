@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
@@ -10,6 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from recsys.contracts.errors import RecsysError
@@ -54,6 +55,17 @@ def finish(result: Result, as_json: bool) -> NoReturn:
             rows.append((name, f"{value:,.6g}", f"{goal.op} {goal.value:g}" if goal else "", verdict))
         print_table(f"{result.command} (seed {result.seed})", ("figure", "value", "goal", ""), rows)
     raise typer.Exit(0 if result.met else 1)
+
+
+@contextmanager
+def epochs_bar(model: str) -> Iterator[Callable[[str, float, int], None]]:
+    """Yield a function that shows a training's progress: its phase, the epochs done, their number."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("epoch {task.completed:.1f}")
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bars:
+        bar = bars.add_task(model, total=None)
+        yield lambda phase, done, epochs: bars.update(
+            bar, description=f"{model} {phase}", completed=done, total=epochs
+        )
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class TrainingState(Generic[Model]):
     progress: Progress = field(default_factory=Progress)
 
     @property
-    def kept(self) -> Model:
+    def evaluated(self) -> Model:
         """The weights that count: the average where there is one."""
         return self.model if self.average is None else cast(Model, self.average.module)
 

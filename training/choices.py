@@ -19,7 +19,7 @@ class Augmentation(StrEnum):
     """How training histories are varied."""
 
     NONE = "none"
-    CROP = "crop"  # a consecutive part
-    MASK = "mask"  # without some events
-    REORDER = "reorder"  # a short stretch shuffled
-    SUBSTITUTE = "substitute"  # some items by a neighbour
+    CROP = "crop"  # keep a consecutive part
+    MASK = "mask"  # remove some events
+    REORDER = "reorder"  # shuffle a short stretch
+    SUBSTITUTE = "substitute"  # replace some items by a neighbour

@@ -1,14 +1,10 @@
 """What `recsys train` runs: each model's training with its options, and publishing."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-from infra.terminal import console
+from infra.terminal import console, epochs_bar
 from recsys.bundle import Bundle
 from recsys.datasets.catalogue import users_path
 from recsys.features.definitions import FEATURES
@@ -38,7 +34,8 @@ def train_nightly(settings: Settings, seed: int, full: bool, full_every: int) ->
         train_recall(settings, seed, RECALL_EPOCHS, False)
         figures = train_rank(settings, RankOptions(seed, RANK_EPOCHS, compress=True), False)
     else:
-        update_two_tower(_two_tower(settings, seed, 1), towers)
+        with epochs_bar("two-tower") as progress:
+            update_two_tower(_two_tower(settings, seed, 1), towers, progress)
         report = update_ranker(
             RankerUpdate(
                 n_features=FEATURES.dimension,
@@ -63,7 +60,8 @@ def train_nightly(settings: Settings, seed: int, full: bool, full_every: int) ->
 def train_recall(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, float]:
     config = _two_tower(settings, seed, epochs)
     _forget(fresh, config.work)
-    result = train_two_tower.main(config)
+    with epochs_bar("two-tower") as progress:
+        result = train_two_tower.main(config, progress)
     export_two_tower.main(result, _work(settings, "two_tower"))
     _forget(True, config.work)  # done: the next run trains on the next data from the start
     return result.validation
@@ -118,8 +116,8 @@ def train_rank(settings: Settings, options: RankOptions, fresh: bool) -> dict[st
         loop=LoopConfig(epochs=options.epochs, seed=options.seed, attack=options.robust),
         cleaning=Cleaning() if options.cleaned else None,
     )
-    with _epochs_bar("ranker", options.epochs) as (bars, bar):
-        report = train_ranker.main(config, lambda epoch, score: bars.update(bar, completed=epoch))
+    with epochs_bar("ranker") as progress:
+        report = train_ranker.main(config, lambda epoch, score: progress("fit", epoch, options.epochs))
     _forget(True, checkpoints)
     return {**report.metrics, **{f"left out: {reason}": n for reason, n in report.removed.items()}}
 
@@ -141,13 +139,6 @@ def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[s
     assert given.warm_start is not None  # noqa: S101 - of the lake's examples
     given.warm_start.write(_work(settings, "ranker"))
     return {"variant": chosen.name, "mb": chosen.bytes / 1e6, **chosen.metrics}
-
-
-@contextmanager
-def _epochs_bar(what: str, epochs: int) -> Iterator[tuple[Progress, TaskID]]:
-    columns = (TextColumn(what), BarColumn(), TextColumn("epoch {task.completed}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        yield bars, bars.add_task(what, total=epochs)
 
 
 def _work(settings: Settings, model: str) -> Path:

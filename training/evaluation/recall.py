@@ -41,6 +41,7 @@ from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions
 from training.two_tower.retrieval import Cases, Scorer, scored, two_tower_scorer
 from training.two_tower.sequences import write_sequences
+from training.two_tower.train import OnProgress
 
 TWO_TOWER = "two_tower"
 LIST_LENGTH = 10  # of coverage, Gini and popularity bias
@@ -62,7 +63,6 @@ class RecallEvaluation(BaseModel):
     quick: bool = Field(False, description="One epoch of a small model, 500 cases.")
     max_cases: int = Field(10_000, ge=1, description="Test cases; more are sampled.")
     threads: int = Field(0, ge=0, description="Threads of torch; 0: as torch chooses.")
-    progress: bool = Field(True, description="Show a progress bar.")
     training: Mapping[str, object] = Field(
         {}, description="Changes to the protocol's training configuration."
     )
@@ -108,8 +108,11 @@ _KUAIRAND_VALIDATION_MS = 1_651_507_200_000  # 2022-05-03 00:00
 _KUAIRAND_TEST_MS = 1_651_593_600_000  # 2022-05-04 00:00
 
 
-def main(config: RecallEvaluation) -> Result:
+def main(config: RecallEvaluation, progress: OnProgress = lambda phase, done, epochs: None) -> Result:
     """Every figure is named `<model>_<metric>[_<slice>]`.
+
+    Args:
+        progress: of the two-tower's training.
 
     Raises:
         InvalidData: the data cannot be read or is too small for the protocol.
@@ -121,7 +124,7 @@ def main(config: RecallEvaluation) -> Result:
     figures = {"baselines_s": time.monotonic() - started}
     scorers = {name: scorer for name, (scorer, _) in fitted.items()}
     training = training_config(config, split)
-    trained = train_two_tower.main(training)
+    trained = train_two_tower.main(training, progress)
     scorers[TWO_TOWER] = two_tower_scorer(trained.model, trained.config.max_length, trained.profiles)
     figures |= {
         "two_tower_training_s": sum(e.seconds for e in trained.epochs),
@@ -193,7 +196,6 @@ def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
         "work": config.work / _run_name(config),
         "seed": config.seed,
         "threads": config.threads,
-        "progress": config.progress,
         "shape": shape,
         "bf16": torch.cuda.is_available(),
         "validation_from_ms": split.validation_from_ms,

@@ -17,6 +17,7 @@ from training.nightly.ranker import RankerUpdate, UpdateReport
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
+from training.two_tower.train import OnProgress
 from training.warm_start import read_warm_start
 
 _TOWERS = {"epochs": 1, "learning_rate": 5e-4, "validation": Validation.NONE, "refit": False}
@@ -30,7 +31,9 @@ def nights_since_full(*works: Path) -> float:
         return math.inf
 
 
-def update_two_tower(config: TwoTowerConfig, work: Path) -> None:
+def update_two_tower(
+    config: TwoTowerConfig, work: Path, progress: OnProgress = lambda phase, done, epochs: None
+) -> None:
     """Train `work`'s two-tower for one pass over what is newer, and export it there.
 
     Args:
@@ -42,7 +45,7 @@ def update_two_tower(config: TwoTowerConfig, work: Path) -> None:
     """
     changes = {**_TOWERS, "start": work, "newer_than_ms": read_warm_start(work).trained_until_ms}
     shutil.rmtree(config.work, ignore_errors=True)
-    result = train_two_tower.main(config.model_copy(update=changes))
+    result = train_two_tower.main(config.model_copy(update=changes), progress)
     with replaced(work) as staging:
         export_two_tower.main(result, staging)
     shutil.rmtree(config.work, ignore_errors=True)

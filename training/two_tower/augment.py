@@ -1,6 +1,6 @@
-"""Sequence augmentation: varied histories with the same meaning (Xie et al., 2022, CL4SRec; Liu et al., 2021, CoSeRec).
+"""Sequence augmentation (CL4SRec, Xie et al., 2022; CoSeRec, Liu et al., 2021).
 
-Off by default; docs/recall.md has what was measured.
+Off by default; docs/recall.md has the measurements.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from training.choices import Augmentation
 from training.two_tower.sequences import History
 
-Change = Callable[[History, np.random.Generator], History]
+Augmenter = Callable[[History, np.random.Generator], History]
 
 
 def augmenter(
     kind: Augmentation, rate: float = 0.2, share: float = 0.5, neighbours: NDArray[np.int32] | None = None
-) -> Change | None:
+) -> Augmenter | None:
     """A function that changes about `rate` of the events of `share` of the histories.
 
     Args:
@@ -25,7 +25,7 @@ def augmenter(
     if kind is Augmentation.NONE:
         return None
 
-    def change(history: History, rng: np.random.Generator) -> History:
+    def augment(history: History, rng: np.random.Generator) -> History:
         n = len(history.numbers)
         if n < 4 or rng.random() >= share:
             return history
@@ -34,9 +34,9 @@ def augmenter(
             start = int(rng.integers(0, n - keep + 1))
             return _take(history, np.arange(start, start + keep))
         if kind is Augmentation.MASK:
-            kept = rng.random(n) >= rate
-            kept[-1] = True
-            return _take(history, np.flatnonzero(kept))
+            stays = rng.random(n) >= rate
+            stays[-1] = True
+            return _take(history, np.flatnonzero(stays))
         if kind is Augmentation.REORDER:
             stretch = max(2, round(n * rate))
             start = int(rng.integers(0, n - stretch + 1))
@@ -49,7 +49,7 @@ def augmenter(
         replaced = (rng.random(n) < rate) & (chosen >= 0)
         return history._replace(numbers=np.where(replaced, chosen + 1, history.numbers))
 
-    return change
+    return augment
 
 
 def _take(history: History, at: NDArray[np.intp]) -> History:

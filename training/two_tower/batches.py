@@ -1,8 +1,9 @@
-"""Histories → padded batches for the two-tower, the same for the same (seed, epoch). Those of like length share one."""
+"""Histories → padded batches of similar length, the same for the same (seed, epoch)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from recsys.contracts.types import MS_PER_SECOND
 from recsys.models.encoding import EncodedHistory, encode_arrays
+from training.two_tower.augment import Augmenter
 from training.two_tower.sequences import Cut, History, Profiles, SequenceFiles
 
 SAME_MOMENT_MS = MS_PER_SECOND
 
 
 class Batch(NamedTuple):
-    """Inputs and the item that followed each position. Each (B, L) int64, left-padded; target 0: none there.
+    """Inputs and each position's next item: (B, L) int64, left-padded; target 0: none.
 
     profile: (B, PROFILE_SLOTS) int64.
     """
@@ -33,22 +35,21 @@ class Batch(NamedTuple):
 
     def shard(self, rank: int, world: int) -> "Batch":
         """The rows of one of `world` processes."""
-        arrays = (self.history, self.types, self.gaps, self.targets, self.profile)
-        return Batch(*(array[rank::world] for array in arrays))
+        return Batch(*(array[rank::world] for array in self))
 
 
 @dataclass(frozen=True)
 class Targets:
     """Which events of a history are predicted.
 
-    An item that the user has had before is no target: serving filters seen items out, and the click, like and
-    purchase of one exposure would teach the model to repeat the newest item.
+    Only an item's first event is: serving filters seen items out, and the click, like and purchase of one exposure
+    would teach the model to repeat the newest item.
 
     wanted: event type number; only items that got such an event within `SAME_MOMENT_MS` of their first one are
         targets (a long view follows its click). 0: any type.
-    half_life_ms: an event so long before `newest_ms` is a target in every second epoch only, one twice as long
-        before in every fourth, and so on: what is liked changes. 0: every event, always.
-    newer_than_ms: an event of that time or earlier is no target; it is still read as history.
+    half_life_ms: an event this long before `newest_ms` is a target in every second epoch only, one twice as long
+        before in every fourth, and so on, because tastes change. 0: every event, always.
+    newer_than_ms: events up to this time are no targets, only history.
     """
 
     wanted: int = 0
@@ -82,7 +83,7 @@ def make_batch(
     rng: np.random.Generator | None = None,
     profiles: Profiles | None = None,
 ) -> Batch:
-    """Every target is predicted from the events before it; the first of all from an empty history."""
+    """Each target is predicted from the events before it, the first one from an empty history."""
     chosen, rng = targets_of or Targets(), rng or np.random.default_rng(0)
     length = min(max(len(h.numbers) for h in histories), max_length)
     targets = np.zeros((len(histories), length), np.int64)
@@ -96,23 +97,23 @@ def make_batch(
 
 
 class Windows(StrEnum):
-    """What an epoch trains on of a history that is longer than a batch's width."""
+    """Which parts of a history longer than a batch's width an epoch trains on."""
 
     ALL = "all"  # consecutive windows, so that every event is a target once
-    NEWEST = "newest"  # the newest window alone: no user counts for more than that
+    NEWEST = "newest"  # the newest window only, so that no user counts for more
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How histories become batches. `tokens`: positions a batch, padding included."""
+    """How histories become batches. `tokens`: positions per batch, padding included."""
 
     max_length: int
     tokens: int
     windows: Windows = Windows.ALL
     targets: Targets = Targets()
     profiles: Profiles | None = None
-    shuffled_users: int = 8192  # held in memory to shuffle
-    pooled_users: int = 1024  # of these, histories of like length share a batch
+    shuffled_users: int = 8192  # in memory at a time
+    pooled_users: int = 1024  # of which histories of similar length share a batch
 
 
 def epoch_batches(
@@ -121,23 +122,21 @@ def epoch_batches(
     plan: BatchPlan,
     seed: int,
     epoch: int,
-    change: Callable[..., History] | None = None,
+    augment: Augmenter | None = None,
 ) -> Iterator[tuple[Batch, int]]:
-    """One epoch's batches and how many histories were read up to each; the same for the same (seed, epoch).
-
-    `change(history, rng)` augments a history before it is cut to length.
-    """
+    """One epoch's batches, each with the number of histories read so far. `augment` comes before the cut to length."""
     rng = np.random.default_rng((seed, epoch))
     seen = 0
-    for pool in _chunks(files.read(rng), plan.shuffled_users):
+    histories = files.read(rng)
+    while pool := list(islice(histories, plan.shuffled_users)):
         order = rng.permutation(len(pool))
         batches: list[list[History]] = []
         for start in range(0, len(pool), plan.pooled_users):
             windows: list[History] = []
             for at in order[start : start + plan.pooled_users]:
                 history = pool[at].before(cut(pool[at]))
-                if change is not None:
-                    history = change(history, rng)
+                if augment is not None:
+                    history = augment(history, rng)
                 windows += _windows(history, plan)
             batches += _by_length(windows, plan)
         share = len(pool) / max(len(batches), 1)
@@ -149,8 +148,8 @@ def epoch_batches(
 
 
 def _windows(history: History, plan: BatchPlan) -> Iterator[History]:
-    """The history up to the end of each window; `make_batch` keeps the newest `max_length` of each. Windows of which
-    every event is too old to be a target are left out."""
+    """The history up to the end of each window; `make_batch` takes the newest `max_length` events of each. Windows
+    without an event new enough to be a target are left out."""
     n, newer_than = len(history.numbers), plan.targets.newer_than_ms
     old = int(np.searchsorted(history.times, newer_than, side="right")) if newer_than else 0
     if n > old and plan.windows is Windows.NEWEST:
@@ -168,14 +167,3 @@ def _by_length(histories: list[History], plan: BatchPlan) -> list[list[History]]
             batches.append([])
         batches[-1].append(history)
     return batches
-
-
-def _chunks(histories: Iterator[History], size: int) -> Iterator[list[History]]:
-    chunk: list[History] = []
-    for history in histories:
-        chunk.append(history)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

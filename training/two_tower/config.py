@@ -1,4 +1,4 @@
-"""Everything that a training run of the two-tower depends on."""
+"""Configuration of the two-tower's training."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ from training.two_tower.losses import LossName
 
 class Validation(StrEnum):
     NONE = "none"
-    TIME = "time"  # the newest `validation_share` of all events, each predicted from what was before it
+    TIME = "time"  # the newest `validation_share` of all events, each predicted from those before it
     LAST_ITEM = "last_item"  # each history's last event
 
 
@@ -28,55 +28,69 @@ class TwoTowerConfig(BaseModel):
     users: Path | None = Field(
         None, description="The user table, users.parquet, for a `shape` with `profile`."
     )
-    work: Path = Field(description="Folder for the checkpoint and what is exported.")
-    seed: int = Field(0, ge=0, description="Fixes the result, on the same hardware and threads bit for bit.")
+    work: Path = Field(description="Folder of the checkpoints.")
+    seed: int = Field(
+        0, ge=0, description="The same seed, hardware and threads give the same weights, bit for bit."
+    )
     shape: TwoTowerShape = Field(TwoTowerShape(), description="Size of the model.")
 
     start: Path | None = Field(
-        None, description="Work folder of an earlier two-tower to go on from; empty: random weights."
+        None, description="Work folder of an earlier two-tower to warm-start from; empty: random weights."
     )
-    newer_than_ms: int = Field(0, ge=0, description="Predict only what happened after it; 0: everything.")
+    newer_than_ms: int = Field(0, ge=0, description="Predict only events after this time; 0: all events.")
 
-    loss: LossName = Field(LossName.FULL, description="What the next item is told apart from.")
-    negatives: int = Field(1024, ge=0, description="Negatives a batch, of the sampled losses.")
+    loss: LossName = Field(LossName.FULL, description="What the next item competes with.")
+    negatives: int = Field(1024, ge=0, description="Negatives per batch, of the sampled losses.")
     shard_items: bool = Field(
-        False, description="Deal the rows of the id table out to the processes; needs a sampled loss."
+        False, description="Shard the rows of the id table over the processes; needs a sampled loss."
     )
     logq: bool = Field(True, description="Correct sampled losses for how likely a negative was drawn.")
     popularity_adjustment: float = Field(
-        0.0, ge=0, description="Of the full softmax: how far popularity is trained away; 1: wholly."
+        0.0,
+        ge=0,
+        description="Logit adjustment of the full softmax: 1 removes popularity from the scores, 0 keeps it.",
     )
 
-    epochs: int = Field(10, ge=1, description="Passes over the data; the learning rate ends with the last.")
-    max_length: int = Field(50, ge=2, description="Events that the user tower looks at.")
-    batch_tokens: int = Field(2048, ge=1, description="Positions a batch, over all processes.")
-    windows: Windows = Field(Windows.ALL, description="What is trained on of histories over `max_length`.")
+    epochs: int = Field(
+        10, ge=1, description="Passes over the data; the learning-rate schedule ends with the last."
+    )
+    max_length: int = Field(50, ge=2, description="Newest events of a history that the user tower reads.")
+    batch_tokens: int = Field(2048, ge=1, description="Positions per batch, over all processes.")
+    windows: Windows = Field(
+        Windows.ALL, description="What to train on of histories longer than `max_length`."
+    )
     wanted: EventType | None = Field(
-        None, description="Predict only items that got such an event at once; empty: every new item."
+        None, description="Predict only items that got an event of this type at once; empty: every new item."
     )
     half_life_days: float = Field(
         0.0,
         ge=0,
-        description="Train half as often on what is so much older than the newest; 0: on all alike.",
+        description="Train half as often on events this much older than the newest; 0: on all equally.",
     )
     augmentation: Augmentation = Field(Augmentation.NONE, description="How inputs are varied.")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak of AdamW's.")
-    warmup_steps: int = Field(50, ge=0, description="Steps until the peak; then cosine to 2 %.")
-    weight_decay: float = Field(0.01, ge=0, description="On all but the embeddings.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    ema: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged weights that are kept; 0: none.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate.")
+    warmup_steps: int = Field(50, ge=0, description="Linear warm-up; then cosine to 2 %.")
+    weight_decay: float = Field(0.01, ge=0, description="On matrices other than embeddings.")
+    clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of the weights' moving average, which is exported; 0: no average.",
+    )
     device: str = Field("auto", description="cpu, cuda, or auto: a GPU if there is one.")
     bf16: bool = Field(False, description="Autocast to bfloat16: faster with AMX or a GPU, slower without.")
 
-    validation: Validation = Field(Validation.TIME, description="What early stopping looks at.")
-    validation_share: float = Field(0.1, gt=0, lt=1, description="Newest events held out, of `time`.")
+    validation: Validation = Field(Validation.TIME, description="Which events early stopping is decided on.")
+    validation_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of the newest events held out by `time`."
+    )
     validation_from_ms: int = Field(
-        0, ge=0, description="When `time` begins, in place of a share; 0: the share."
+        0, ge=0, description="Start of the held-out time, in place of a share; 0: use the share."
     )
     validation_cases: int = Field(1000, ge=1, description="Held-out events scored after each epoch.")
-    patience: int = Field(2, ge=1, description="Epochs without a better NDCG@10 before stopping.")
-    refit: bool = Field(True, description="Train again on everything for the best number of epochs.")
+    patience: int = Field(2, ge=1, description="Stop after this many epochs without a better NDCG@10.")
+    refit: bool = Field(True, description="Then train on everything for the best number of epochs.")
 
-    threads: int = Field(0, ge=0, description="Threads of torch; 0: as torch chooses.")
+    threads: int = Field(0, ge=0, description="Threads of torch; 0: its own choice.")
     checkpoint_s: float = Field(60.0, ge=0, description="Seconds between checkpoints.")
-    progress: bool = Field(True, description="Show a progress bar.")

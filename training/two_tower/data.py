@@ -1,4 +1,4 @@
-"""What the two-tower's trainer reads: one pass over the sequences, the cut of its validation, the users' attributes."""
+"""What the two-tower's trainer reads: the sequences, the validation cut, the users' attributes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,11 +31,11 @@ from training.two_tower.sequences import (
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one phase trains on, and what is held out from it."""
+    """What one phase trains on, and what it holds out."""
 
     items: Sequence[Item]
     files: SequenceFiles
-    counts: Tensor  # (n_items,) events an item
+    counts: Tensor  # (n_items,) events per item
     newest_ms: int  # time of the newest event that is trained on
     profiles: Profiles
     cut: Cut
@@ -52,9 +52,7 @@ def read_training_data(config: TwoTowerConfig) -> TrainingData:
         return data
     cases = cases_after(files.read(), cut, wanted_type(config)).sample(config.validation_cases, config.seed)
     if not len(cases):
-        raise InvalidData(
-            f"{config.sequences}: nothing happens after the validation cut; choose validation none"
-        )
+        raise InvalidData(f"{config.sequences}: no new item after the validation cut; choose validation none")
     return replace(data, held_out=cases)
 
 
@@ -68,18 +66,18 @@ def _profiles(config: TwoTowerConfig) -> Profiles:
         return Profiles()
     if config.users is None or not config.users.exists():
         raise InvalidConfig(
-            "shape.profile: the users' static attributes are needed; set `users`, or leave it"
+            "shape.profile: needs the users' static attributes; set `users`, or leave `profile` off"
         )
     return Profiles(table_users(pq.read_table(config.users)), FEATURES.user_attributes)
 
 
 def counted(items: Sequence[Item], files: SequenceFiles, profiles: Profiles, cut: Cut) -> TrainingData:
-    """One pass over the histories before the cut; nothing held out."""
+    """One pass over the histories up to the cut; holds nothing out."""
     counts, newest = np.zeros(len(items), np.int64), 0
     for history in files.read():
-        kept = history.before(cut(history))
-        counts += np.bincount(kept.numbers - 1, minlength=len(items))
-        newest = max(newest, int(kept.times[-1]) if len(kept.times) else 0)
+        trained_on = history.before(cut(history))
+        counts += np.bincount(trained_on.numbers - 1, minlength=len(items))
+        newest = max(newest, int(trained_on.times[-1]) if len(trained_on.times) else 0)
     return TrainingData(items, files, torch.from_numpy(counts), newest, profiles, cut, None)
 
 
@@ -97,7 +95,7 @@ def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
 
 
 def substitutes(config: TwoTowerConfig, data: TrainingData) -> NDArray[np.int32] | None:
-    """What substitution draws from; needed by no other augmentation."""
+    """The neighbours that `Augmentation.SUBSTITUTE` draws from; None for other augmentations."""
     if config.augmentation is not Augmentation.SUBSTITUTE:
         return None
     histories = [history.before(data.cut(history)) for history in data.files.read()]

@@ -3,33 +3,46 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
+class Process(NamedTuple):
+    """`rank` of `world` processes."""
+
+    rank: int
+    world: int
+
+
+def this_process() -> Process:
+    return Process(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Process(0, 1)
+
+
 @contextmanager
-def processes() -> Iterator[tuple[int, int]]:
-    """Join the other processes, if there are any; gives (rank, number of processes) and leaves them at the end."""
+def processes() -> Iterator[Process]:
+    """Join the other processes, if there are any, and leave them at the end."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        yield this_process()
         return
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield dist.get_rank(), dist.get_world_size()
-        dist.barrier()  # who leaves while another still talks to it takes that one down; not after an error: no wait
+        yield this_process()
+        # leaving while another process still communicates takes that one down; after an error nobody waits
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
 
 def from_first(value: bool) -> bool:
-    """What the first process says: for decisions, such as by the clock, that all must take alike."""
+    """The first process's value, in every process: for decisions, such as by the clock, that all must share."""
     if not dist.is_initialized():
         return value
-    said = torch.tensor(int(value), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.broadcast(said, 0)
-    return bool(said)
+    shared = torch.tensor(int(value), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.broadcast(shared, 0)
+    return bool(shared)
 
 
 def summed(value: Tensor) -> float:

@@ -1,8 +1,7 @@
-"""What the two-tower is trained with: how likely is the next item among which others?
+"""The two-tower's losses: cross-entropy of the next item among all items, sampled ones, or the batch's.
 
-One interface, `Loss`: user vectors and target numbers in, the sum of cross-entropies out. The sampled losses
-estimate the full softmax: a negative j, one of n drawn with probability q_j, stands for 1 / (n q_j) items (the logQ
-correction; Bengio & Senécal, 2008; Yi et al., 2019); the positive stands for itself.
+The sampled losses estimate the full softmax: a negative j, one of n drawn with probability q_j, stands for
+1 / (n q_j) items (the logQ correction; Bengio & Senécal, 2008; Yi et al., 2019); the positive stands for itself.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from recsys.models.two_tower import Items
 
 
 class LossName(StrEnum):
-    FULL = "full"  # every item is a negative: best, for catalogues up to about 100 000
+    FULL = "full"  # every item is a negative; best for catalogues up to about 100,000 items
     UNIFORM = "uniform"
     POPULARITY = "popularity"
     MIXED = "mixed"  # half uniform, half popularity
@@ -27,20 +26,18 @@ class LossName(StrEnum):
 
 class Loss(Protocol):
     def draw(self) -> Tensor | None:
-        """Negatives of one batch, (n,) int64 item numbers, by torch's generator; None where there are none to draw."""
-        ...
+        """Negatives of one batch, (n,) int64 item numbers, from torch's generator; None if the loss draws none."""
 
     def __call__(self, users: Tensor, targets: Tensor, items: Items, negatives: Tensor | None) -> Tensor:
-        """users (N, d), targets (N,) int64 item numbers (1 and up), what `draw` gave → the sum of the N losses."""
-        ...
+        """users (N, d), targets (N,) int64 item numbers from 1, what `draw` gave → the sum of the N losses."""
 
 
 @dataclass(frozen=True)
 class FullSoftmax:
     """Cross-entropy over the whole catalogue, in chunks: the (N, n_items) logits never exist at once.
 
-    adjustment: (n_items,) float32 added to the logits in training only (logit adjustment; Menon et al., 2021): what
-    is popular is then explained by its popularity, and the vectors hold what is left. None: nothing.
+    adjustment: (n_items,) float32 added to the logits in training only (logit adjustment; Menon et al., 2021), so that
+    popularity need not be learnt by the vectors.
     """
 
     adjustment: Tensor | None = None
@@ -80,7 +77,7 @@ class SampledSoftmax:
 
 @dataclass(frozen=True)
 class InBatch:
-    """The batch's targets are the negatives: drawn, in effect, by popularity. Each process has those of its rows."""
+    """The batch's targets are the negatives, in effect drawn by popularity; each process has those of its rows."""
 
     probabilities: Tensor
     logq: bool = True
@@ -99,7 +96,7 @@ class InBatch:
 def sampled_cross_entropy(
     users: Tensor, targets: Tensor, negatives: Tensor, items: Items, probabilities: Tensor | None
 ) -> Tensor:
-    """Cross-entropy of each target against the negatives (n,), leaving out negatives that are the target."""
+    """Cross-entropy of each target against the negatives (n,), without those that are the target."""
     positive = (users * items(targets)).sum(-1, keepdim=True)
     logits = users @ items(negatives).T
     if probabilities is not None:
@@ -109,17 +106,13 @@ def sampled_cross_entropy(
 
 
 def make_loss(
-    name: LossName,
-    counts: Tensor,
-    negatives: int,
-    logq: bool = True,
-    adjustment: float = 0.0,
+    name: LossName, counts: Tensor, negatives: int, logq: bool = True, adjustment: float = 0.0
 ) -> Loss:
     """The loss of that name.
 
     Args:
-        counts: (n_items,), how often each item occurs in the training data.
-        adjustment: of the full softmax: this times each item's log popularity is added to its logits.
+        counts: (n_items,), occurrences in the training data.
+        adjustment: of the full softmax: this much of each item's log popularity is added to its logits.
 
     Raises:
         InvalidConfig: no negatives, or an adjustment for another loss than the full softmax.
@@ -129,14 +122,14 @@ def make_loss(
         return FullSoftmax((adjustment * popularity.log()).float() if adjustment else None)
     if adjustment:
         raise InvalidConfig(f"popularity_adjustment: needs the loss full, not {name}")
-    uniform = torch.full_like(popularity, 1 / len(popularity))
     if name is LossName.IN_BATCH:
         return InBatch(popularity.float(), logq)
     if negatives < 1:
         raise InvalidConfig(f"negatives: {negatives} is too few for the loss {name}; use 1 or more")
-    chosen = {
+    uniform = torch.full_like(popularity, 1 / len(popularity))
+    probabilities = {
         LossName.UNIFORM: uniform,
         LossName.POPULARITY: popularity,
         LossName.MIXED: (uniform + popularity) / 2,
     }[name]
-    return SampledSoftmax(chosen.float(), negatives, logq)
+    return SampledSoftmax(probabilities.float(), negatives, logq)

@@ -1,57 +1,53 @@
-"""Batches prepared by a thread ahead of the model, and what they took to make."""
+"""Batches prepared by a thread ahead of the model."""
 
 import queue
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
-def timed(source: Iterator[T]) -> Iterator[tuple[T, float]]:
-    """Each item with the seconds of processor time that the thread took to make it."""
-    while True:
-        began = time.thread_time()
+class Prefetcher(Generic[T]):
+    """The items of `source`, prepared by a thread while the model computes. An error in the thread is raised here.
+
+    cpu_s, waited_s: processor time that the latest item took to prepare, and how long the caller waited for it.
+    """
+
+    def __init__(self, source: Iterable[T], ahead: int = 8) -> None:
+        self.cpu_s = self.waited_s = 0.0
+        self._source = iter(source)
+        self._ready: queue.Queue[tuple[Any, float, BaseException | None]] = queue.Queue(ahead)
+        self._stop = threading.Event()
+
+    def __iter__(self) -> Iterator[T]:
+        threading.Thread(target=self._work, name="prefetch", daemon=True).start()
         try:
-            item = next(source)
-        except StopIteration:
-            return
-        yield item, time.thread_time() - began
-
-
-def prefetched(source: Iterator[T], ahead: int = 8) -> Iterator[T]:
-    """The same items, prepared by a thread while the model computes. An error in the thread is raised here."""
-    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def put(entry: tuple[bool, Any]) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in source:
-                if not put((True, item)):
+            while True:
+                asked = time.monotonic()
+                item, self.cpu_s, error = self._ready.get()
+                self.waited_s = time.monotonic() - asked
+                if isinstance(error, StopIteration):
                     return
-            put((False, None))
-        except BaseException as error:
-            put((False, error))
-
-    threading.Thread(target=work, name="prefetch", daemon=True).start()
-    try:
-        while True:
-            good, item = ready.get()
-            if good:
+                if error is not None:
+                    raise error
                 yield item
-            elif item is None:
-                return
-            else:
-                raise item
-    finally:
-        stop.set()
+        finally:
+            self._stop.set()
+
+    def _work(self) -> None:
+        item, error = None, None
+        while error is None and not self._stop.is_set():
+            began = time.thread_time()
+            try:
+                item = next(self._source)
+            except BaseException as raised:  # StopIteration, too
+                error = raised
+            entry = (item, time.thread_time() - began, error)
+            while not self._stop.is_set():
+                try:
+                    self._ready.put(entry, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue

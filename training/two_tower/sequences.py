@@ -1,7 +1,6 @@
-"""Histories for the two-tower, read from sequence files; `training.two_tower.batches` makes batches of them.
+"""Users' histories, read from the sequence files that `recsys features build` wrote (`features/sequences/*.parquet`).
 
-`features/sequences/*.parquet` has one row a user: `user_id`, `items`, `times`, `types` (lists, oldest first). The
-files are read by row groups, memory-mapped, in an order drawn from a generator, so memory does not grow with the data.
+The files are memory-mapped and read by row groups in random order, so memory does not grow with the data.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -36,11 +35,11 @@ class History(NamedTuple):
         return History(self.user_id, self.numbers[:cut], self.types[:cut], self.times[:cut])
 
     def is_new(self, at: int) -> bool:
-        """Whether event `at` is the first of its item. Serving filters seen items out: only new ones can be hit."""
+        """Whether event `at` is the first of its item. Serving filters seen items out, so only new ones can be hit."""
         return not bool((self.numbers[:at] == self.numbers[at]).any())
 
 
-# How many of a history's events are trained on; the one after them is the validation target.
+# How many events of a history are trained on; the next one is the validation target.
 Cut = Callable[[History], int]
 
 
@@ -66,7 +65,7 @@ class BeforeTime:
 def write_sequences(
     path: Path, histories: Iterable[History], items: Sequence[Item], row_group: int = 1024
 ) -> None:
-    """Write a sequence file: what the Spark job writes, for tests and for evaluation splits."""
+    """Write a sequence file as the Spark job does, for tests and evaluation splits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     ids = np.array([item.item_id for item in items], dtype=object)
     names = np.array(_TYPE_NAMES.to_pylist(), dtype=object)
@@ -91,7 +90,7 @@ class SequenceFiles:
         """
         paths = sorted(folder.glob("[!._]*.parquet"))
         if not paths:
-            raise InvalidData(f"{folder}: no sequence files; make them with `recsys features build`")
+            raise InvalidData(f"{folder}: no sequence files; build them with `recsys features build`")
         self._files = [pq.ParquetFile(path, memory_map=True) for path in paths]
         self._groups = [(f, g) for f, file in enumerate(self._files) for g in range(file.num_row_groups)]
         self._ids = pa.array([item.item_id for item in items], pa.string())
@@ -111,7 +110,7 @@ class SequenceFiles:
         found = pc.fill_null(pc.index_in(lists["items"].flatten(), value_set=self._ids), -1)
         kinds = pc.index_in(lists["types"].flatten(), value_set=_TYPE_NAMES)
         if kinds.null_count:
-            raise InvalidData("sequences: a type is not an event type; rebuild them: `recsys features build`")
+            raise InvalidData("sequences: unknown event type; rebuild them with `recsys features build`")
         numbers = np.asarray(found, np.int64) + 1
         types, times = np.asarray(kinds, np.int64) + 1, np.asarray(lists["times"].flatten(), np.int64)
         for user, start, end in zip(users, bounds[:-1], bounds[1:], strict=True):
@@ -125,10 +124,10 @@ class Profiles:
 
     def __init__(self, users: Iterable[User] = (), names: Collection[str] = ()) -> None:
         """`names`: the attributes that serving keeps; others are left out."""
-        kept = {u.user_id: {n: v for n, v in u.attributes.items() if n in names} for u in users}
-        self._rows = {user_id: profile_rows(known) for user_id, known in kept.items() if known}
+        served = {u.user_id: {n: v for n, v in u.attributes.items() if n in names} for u in users}
+        self._rows = {user_id: profile_rows(known) for user_id, known in served.items() if known}
         self._none = np.zeros(PROFILE_SLOTS, np.int64)
 
     def of(self, histories: Iterable[History]) -> NDArray[np.int64]:
-        """(B, PROFILE_SLOTS) int64; zeros for users of whom nothing is known."""
+        """(B, PROFILE_SLOTS) int64; zeros for unknown users."""
         return np.stack([self._rows.get(h.user_id, self._none) for h in histories])

@@ -1,4 +1,4 @@
-"""Yesterday's two-tower as the start of tonight's: rows of items are carried over by their ids."""
+"""Warm-start the two-tower from an earlier one: rows of items are carried over by their ids."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,24 +14,26 @@ from training.warm_start import WARM_START, WEIGHTS, WarmStart, old_numbers, rea
 _IDS = "items.ids.weight"
 
 
-def keep(model: TwoTower, config: TwoTowerConfig, items: Sequence[Item], until_ms: int, folder: Path) -> None:
-    """Leave in `folder` what another run can start from. `until_ms`: time of the newest event trained on."""
+def save_weights(
+    model: TwoTower, config: TwoTowerConfig, items: Sequence[Item], until_ms: int, folder: Path
+) -> None:
+    """Write what another run can start from. `until_ms`: time of the newest event trained on."""
     nights = read_warm_start(config.start).nights + 1 if config.start is not None else 0
     (folder / WARM_START).unlink(missing_ok=True)  # an interrupted write leaves nothing to start from
     save_file({name: weight.contiguous() for name, weight in model.state_dict().items()}, folder / WEIGHTS)
     ids = [item.item_id for item in items]
-    WarmStart(_agreed(config.shape), ids, until_ms, nights=nights).write(folder)
+    WarmStart(_must_agree(config.shape), ids, until_ms, nights=nights).write(folder)
 
 
-def start_from(folder: Path, model: TwoTower, shape: TwoTowerShape, items: Sequence[Item]) -> None:
-    """Load the weights. An item that is new has no id row of its own yet (zeros): its attributes are what is known.
+def warm_start(model: TwoTower, folder: Path, shape: TwoTowerShape, items: Sequence[Item]) -> None:
+    """Load the weights. A new item's id row is zero: its attributes are all that is known of it.
 
     Raises:
         InvalidConfig: the earlier two-tower has another shape.
         InvalidData: there is none.
     """
     previous = read_warm_start(folder)
-    previous.check(_agreed(shape))
+    previous.check(_must_agree(shape))
     weights = load_file(folder / WEIGHTS)
     old = torch.from_numpy(old_numbers(previous.item_ids, [item.item_id for item in items]))
     ids = weights[_IDS][old]
@@ -39,5 +41,5 @@ def start_from(folder: Path, model: TwoTower, shape: TwoTowerShape, items: Seque
     model.load_state_dict(weights | {_IDS: ids})
 
 
-def _agreed(shape: TwoTowerShape) -> dict[str, object]:
+def _must_agree(shape: TwoTowerShape) -> dict[str, object]:
     return {f"two-tower's {name}": value for name, value in shape.model_dump(mode="json").items()}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from infra.terminal import JsonFlag, QuickFlag, console, finish
+from infra.terminal import JsonFlag, QuickFlag, console, epochs_bar, finish
 from recsys.settings import Settings
 from training.choices import Augmentation, Protocol
 
@@ -40,10 +40,11 @@ def recall(
         seed=seed,
         threads=threads,
         quick=quick,
-        progress=not as_json,
         training={} if augmentation is None else {"augmentation": augmentation},
     )
-    finish(main(config), as_json)
+    with epochs_bar("two-tower") as progress:
+        result = main(config, progress)
+    finish(result, as_json)
 
 
 @app.command()

@@ -69,7 +69,6 @@ class Funnel:
             seed=self.seed,
             threads=1,
             quick=self.is_quick,
-            progress=False,
             training={"epochs": 8} if self.is_quick else {},  # one epoch of the small tower learns nothing
         )
 

@@ -132,7 +132,6 @@ def learn(lake: Path, work: Path, bundles: Path, config: Learning) -> dict[str, 
             seed=config.seed,
             epochs=config.recall_epochs,
             threads=1,
-            progress=False,
         )
     )
     export_two_tower.main(towers, work / "two_tower")

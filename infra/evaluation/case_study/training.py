@@ -208,7 +208,6 @@ class _Night:
             seed=self._config.seed,
             epochs=epochs,
             threads=1,
-            progress=False,
         )
 
     def _update(self, items: Path) -> RankerUpdate:

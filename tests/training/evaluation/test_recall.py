@@ -19,7 +19,7 @@ from training.two_tower.config import TwoTowerConfig
 from training.two_tower.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.two_tower.retrieval import Cases, next_item_ranks
 from training.two_tower.sequences import History
-from training.two_tower.train import TwoTowerResult
+from training.two_tower.train import OnProgress, TwoTowerResult
 
 CLICK, PURCHASE = TYPE_NUMBERS[EventType.CLICK], TYPE_NUMBERS[EventType.PURCHASE]
 ITEMS = [Item(str(n)) for n in range(12)]
@@ -181,7 +181,7 @@ def test_the_whole_evaluation(folder: Path) -> None:
     assert items[0].title.startswith("Film")
     assert items[0].attributes["year"].startswith("19")
     config = RecallEvaluation(
-        data=folder, protocol=Protocol.ML_1M, work=folder / "work", quick=True, threads=1, progress=False
+        data=folder, protocol=Protocol.ML_1M, work=folder / "work", quick=True, threads=1
     )
     result = main(config)
     for model in ("popularity", "item_knn", "ease", "als", "two_tower"):
@@ -199,7 +199,7 @@ def test_a_killed_evaluation_goes_on_from_its_checkpoints(
         raise KeyboardInterrupt
 
     config = RecallEvaluation(
-        data=folder, protocol=Protocol.ML_1M, work=folder / "work", quick=True, threads=1, progress=False
+        data=folder, protocol=Protocol.ML_1M, work=folder / "work", quick=True, threads=1
     )
     with monkeypatch.context() as patch:
         patch.setattr("training.evaluation.recall.measure", killed)
@@ -208,8 +208,8 @@ def test_a_killed_evaluation_goes_on_from_its_checkpoints(
     (checkpoint,) = (folder / "work").rglob("*.safetensors")
     kept = checkpoint.stat().st_mtime_ns
 
-    def trained(asked: TwoTowerConfig) -> TwoTowerResult:
-        result = train_two_tower.main(asked)
+    def trained(asked: TwoTowerConfig, progress: OnProgress) -> TwoTowerResult:
+        result = train_two_tower.main(asked, progress)
         assert checkpoint.stat().st_mtime_ns == kept, "trained again"
         return result
 
@@ -219,7 +219,7 @@ def test_a_killed_evaluation_goes_on_from_its_checkpoints(
 
 
 def test_an_augmented_run_does_not_go_on_from_a_plain_ones_checkpoint(folder: Path) -> None:
-    plain = RecallEvaluation(data=folder, protocol=Protocol.ML_1M, work=folder / "work", progress=False)
+    plain = RecallEvaluation(data=folder, protocol=Protocol.ML_1M, work=folder / "work")
     masked = plain.model_copy(update={"training": {"augmentation": "mask"}})
     split = leave_one_out(*read_ordered_sequences(folder))
     configs = [training_config(each, split) for each in (plain, masked)]

@@ -205,7 +205,6 @@ def towers(tmp_path: Path) -> TwoTowerConfig:
         warmup_steps=5,
         validation=Validation.NONE,
         threads=1,
-        progress=False,
     )
     export_two_tower.main(train_two_tower.main(config), tmp_path / "two_tower", neighbours=5)
     later = [History(h.user_id, h.numbers + 1, h.types, h.times) for h in histories]

@@ -13,7 +13,7 @@ from recsys.models.attributes import profile_rows
 from training.choices import Augmentation
 from training.two_tower.augment import augmenter
 from training.two_tower.batches import BatchPlan, Targets, Windows, epoch_batches, make_batch
-from training.two_tower.prefetch import prefetched
+from training.two_tower.prefetch import Prefetcher
 from training.two_tower.sequences import (
     BeforeTime,
     History,
@@ -136,10 +136,10 @@ def test_prefetching_keeps_order_and_raises_what_was_raised() -> None:
 
     seen: list[int] = []
     with pytest.raises(InvalidData, match="broken"):
-        for item in prefetched(source(), ahead=2):
+        for item in Prefetcher(source(), ahead=2):
             seen.append(item)  # noqa: PERF402 - `extend` would lose them at the error
     assert seen == list(range(50))
-    assert list(prefetched(iter(range(50)), ahead=2)) == list(range(50))
+    assert list(Prefetcher(iter(range(50)), ahead=2)) == list(range(50))
 
 
 @pytest.mark.parametrize("kind", [k for k in Augmentation if k is not Augmentation.NONE])

@@ -74,7 +74,6 @@ def config(tmp_path: Path) -> TwoTowerConfig:
         warmup_steps=5,
         validation=Validation.LAST_ITEM,
         threads=1,
-        progress=False,
     )
 
 
