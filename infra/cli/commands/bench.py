@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from infra.cli.options import refuse
 from infra.terminal import JsonFlag, QuickFlag, finish
 
 app = typer.Typer(no_args_is_help=True, help="Measure a part of the system against its goals.")
@@ -29,6 +30,7 @@ def stream(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) 
 
 @app.command()
 def recall(
+    ctx: typer.Context,
     seed: Seed = 0,
     quick: QuickFlag = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="Ten million vectors on a CUDA device instead.")] = False,
@@ -39,6 +41,7 @@ def recall(
 
     Example: recsys bench recall --plot var/recall.png --json
     """
+    refuse(ctx, gpu, ["plot"], "--gpu measures points, not a curve")
     if gpu:
         from infra.evaluation.benchmarks import recall_gpu
 

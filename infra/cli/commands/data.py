@@ -10,9 +10,10 @@ import typer
 from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from infra.cli.options import refuse
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.datasets.fetch import FETCHABLE, fetch
-from recsys.datasets.formats import FORMATS
+from recsys.datasets.formats import FORMATS, TABLE
 from recsys.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def fetch_(
 
 @app.command("import")
 def import_(
+    ctx: typer.Context,
     path: Data,
     layout: Format = None,
     mapping: MappingFile = None,
@@ -64,6 +66,7 @@ def import_(
     from recsys.datasets.importer import import_dataset
     from recsys.datasets.opening import open_dataset
 
+    _check_format(ctx, layout, mapping)
     dataset, lake = open_dataset(path, layout, mapping), Settings().lake
     with _progress() as progress:
         report = import_dataset(dataset, lake, strict=strict, end_ms=_end(shift_to_now), progress=progress)
@@ -72,6 +75,7 @@ def import_(
 
 @app.command()
 def validate(
+    ctx: typer.Context,
     path: Data,
     layout: Format = None,
     mapping: MappingFile = None,
@@ -86,10 +90,16 @@ def validate(
     from recsys.datasets.importer import validate_dataset
     from recsys.datasets.opening import open_dataset
 
+    _check_format(ctx, layout, mapping)
     dataset = open_dataset(path, layout, mapping)
     with _progress() as progress:
         report = validate_dataset(dataset, strict=strict, end_ms=_end(shift_to_now), progress=progress)
     _print(report, as_json)
+
+
+def _check_format(ctx: typer.Context, layout: str | None, mapping: Path | None) -> None:
+    other = mapping is not None and layout != TABLE
+    refuse(ctx, other, ["layout"], f"--mapping reads the format {TABLE}; leave one of them")
 
 
 def _end(shift_to_now: bool) -> int | None:

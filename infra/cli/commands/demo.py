@@ -7,6 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from infra.demo import Outcome
+from infra.cli.options import refuse
 from infra.terminal import JsonFlag, console, print_json, print_table
 
 app = typer.Typer()
@@ -14,6 +15,7 @@ app = typer.Typer()
 
 @app.command()
 def demo(
+    ctx: typer.Context,
     data: Annotated[
         Path | None, typer.Option(help="Data set to use instead of MovieLens-100K (see `recsys data`).")
     ] = None,
@@ -32,6 +34,8 @@ def demo(
     Example: recsys demo --once
     """
     from infra.demo import run_demo
+
+    refuse(ctx, data is None, ["mapping"], "it maps your own tables; add --data FOLDER")
 
     def show(outcome: "Outcome", url: str) -> None:
         if as_json:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from infra.cli.options import refuse
 from infra.terminal import JsonFlag, QuickFlag, console, epochs_bar, finish
 from recsys.settings import Settings
 from training.choices import Augmentation, Protocol
@@ -49,6 +50,7 @@ def recall(
 
 @app.command()
 def rank(
+    ctx: typer.Context,
     data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs, one per seed.")] = 3,
@@ -85,6 +87,7 @@ def rank_benchmark(
 
     Example: recsys evaluate rank-benchmark --data ../shared/data/kuairand-pure-part --json
     """
+    refuse(ctx, quick, ("seeds", "contributions"), "--quick trains one seed and measures no feature groups")
     from training.evaluation.kuairand.benchmark import RankEvaluation
     from training.evaluation.kuairand.evaluate import main
 

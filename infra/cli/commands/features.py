@@ -11,6 +11,7 @@ import typer
 
 from infra.cli.commands.features_select import select
 from infra.cli.logs import job_log
+from infra.cli.options import refuse
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.bundle import current_version, open_bundle
 from recsys.contracts.errors import InvalidConfig, InvalidData
@@ -188,6 +189,7 @@ def nightly_(as_json: JsonFlag = False) -> None:
 
 @app.command("list")
 def list_(
+    ctx: typer.Context,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="The table of docs/features.md.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -195,6 +197,7 @@ def list_(
 
     Example: recsys features list --json > before.json
     """
+    refuse(ctx, as_json, ["as_markdown"], "choose --json or --markdown")
     from recsys.features.definitions import FEATURES
     from recsys.features.describe import listing, markdown
 
@@ -210,6 +213,7 @@ def list_(
 
 @app.command()
 def diff(
+    ctx: typer.Context,
     saved: Annotated[
         Path | None,
         typer.Argument(
@@ -225,6 +229,7 @@ def diff(
 
     Example: recsys features diff before.json
     """
+    refuse(ctx, bundle, ["saved"], "--bundle compares with the bundle; leave one of them")
     from recsys.features.definitions import FEATURES
     from recsys.features.describe import differences
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infra.cli.options import refuse
 from infra.terminal import JsonFlag, console, print_json, print_table
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.recall.index_kind import Kind
@@ -23,6 +24,7 @@ def _group() -> None:
 
 @app.command()
 def tune(
+    ctx: typer.Context,
     recall: Annotated[float, typer.Option(min=0.5, max=1, help="Recall@500 that is wanted.")] = 0.99,
     vectors: Annotated[
         str,
@@ -46,6 +48,12 @@ def tune(
     """
     from recsys.recall.tune import candidates, measure, pick
 
+    refuse(
+        ctx,
+        vectors not in ("learnt", "random"),
+        ["items"],
+        "it is of synthetic vectors; --vectors names a file",
+    )
     data = _vectors(vectors, items, queries, seed)
     configs = [c for c in candidates(len(data.items)) if kinds is None or c.kind in kinds]
     found: list[Measured] = []

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from infra.cli.options import refuse
 from infra.terminal import console
 from recsys.contracts.errors import InvalidConfig
 from serving.settings import Role, Scope, ServingSettings
@@ -14,6 +15,7 @@ app = typer.Typer()
 
 @app.command()
 def serve(
+    ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any free one.")
@@ -42,6 +44,10 @@ def serve(
 
     Example: recsys serve --port 8000 --workers 2
     """
+    is_key = new_key_name is not None
+    refuse(ctx, is_key, ("host", "port", "workers", "role", "uds"), "--new-key adds a key and starts nothing")
+    refuse(ctx, not is_key, ["scope"], "it is of a new key; add --new-key NAME")
+    refuse(ctx, uds is not None, ("host", "port"), "--uds listens on a socket instead; leave one of them")
     from infra.local.services import connected
     from serving.api.server import run
     from serving.assembly import make_app

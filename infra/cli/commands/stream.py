@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from infra.cli.options import refuse
 from infra.signals import stop_event
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.contracts.types import Topic
@@ -144,6 +145,7 @@ def dead_letters(
 
 @app.command()
 def traffic(
+    ctx: typer.Context,
     rate: Annotated[float, typer.Option(min=0.1, help="Events per second; with --world, visits.")] = 100.0,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Duration; with --world, of each simulated day.")
@@ -177,6 +179,8 @@ def traffic(
     from recsys.items.item_table import read_items
     from streaming.log import KafkaSink
 
+    refuse(ctx, world is not None, ("users", "skew", "seed"), "--world has its own users")
+    refuse(ctx, world is None, ("day", "days", "k"), "it is of a simulated world; add --world FILE")
     settings, stop = StreamSettings(), stop_event()
     if world is not None:
         config = VisitConfig(rate=rate, day_s=seconds, k=k, day=day)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from infra.cli.logs import job_log
+from infra.cli.options import refuse
 from infra.terminal import JsonFlag, QuickFlag, console, print_mapping
 from recsys.settings import Settings
 from training.choices import FULL_EVERY, RANK_EPOCHS, RECALL_EPOCHS
@@ -42,6 +43,7 @@ def recall(
 
 @app.command()
 def rank(
+    ctx: typer.Context,
     seed: Seed = 0,
     epochs: Epochs = RANK_EPOCHS,
     compress: Compress = False,
@@ -54,6 +56,12 @@ def rank(
 
     Example: recsys train rank --seed 1
     """
+    refuse(
+        ctx,
+        compress,
+        ("robust", "cleaned"),
+        "the ladder of --compress trains without it; leave it, or --compress",
+    )
     from infra.cli.training_runs import RankOptions, train_rank
 
     options = RankOptions(seed, epochs, compress, robust, cleaned)
@@ -90,6 +98,7 @@ def all_(
 
 @app.command()
 def nightly(
+    ctx: typer.Context,
     full_every: Annotated[
         int, typer.Option(min=1, help="Train in full when the last time is so many nights ago; 1: always.")
     ] = FULL_EVERY,
@@ -104,6 +113,7 @@ def nightly(
 
     Example: recsys train nightly
     """
+    refuse(ctx, full, ["full_every"], "--full trains in full tonight in any case")
     from infra.cli.training_runs import train_nightly
 
     with _log():
@@ -113,6 +123,7 @@ def nightly(
 
 @app.command()
 def ladder(
+    ctx: typer.Context,
     seed: Seed = 0,
     lake: Annotated[
         bool, typer.Option("--lake", help="The lake's examples instead of synthetic ids.")
@@ -129,6 +140,8 @@ def ladder(
 
     Example: recsys train ladder
     """
+    refuse(ctx, not lake, ["epochs"], "the synthetic ladder has its own; add --lake")
+    refuse(ctx, lake, ["quick"], "the lake's ladder has one size; leave it, or --lake")
     from training.compression.configs import ladder_folder, ladder_setup
     from training.compression.ladder import main
     from training.compression.variants import served

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from infra.cli.options import refuse
 from infra.terminal import JsonFlag, QuickFlag, console, finish
 from recsys.settings import Settings
 
@@ -18,6 +19,7 @@ def _group() -> None:
 
 @app.command()
 def rank(
+    ctx: typer.Context,
     trials: Annotated[
         int, typer.Option(min=1, help="Students to try, those of an earlier run included.")
     ] = 30,
@@ -37,6 +39,7 @@ def rank(
 
     Example: recsys tune rank --trials 30 --max-mb 5 --max-ms 1.2
     """
+    refuse(ctx, quick, ["trials"], "--quick tries 3 students")
     from training.compression.configs import ladder_setup
     from training.compression.tune import RankTuning, main
 

@@ -1,0 +1,62 @@
+"""No command drops an option silently: one that would have no effect is refused, by name and with what to do."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from infra.cli.main import app
+from infra.cli.options import refuse
+from recsys.contracts.errors import InvalidConfig
+
+CONFLICTS = [
+    ("train rank --compress --robust 0.1", "--robust", "leave it, or --compress"),
+    ("train rank --compress --clean", "--clean", "leave it, or --compress"),
+    ("train rank --compress --robust 0.1 --clean", "--robust, --clean", "leave it, or --compress"),
+    ("train nightly --full --full-every 3", "--full-every", "--full trains in full"),
+    ("train ladder --epochs 2", "--epochs", "add --lake"),
+    ("train ladder --lake --quick", "--quick", "leave it, or --lake"),
+    ("tune rank --quick --trials 9", "--trials", "--quick tries 3 students"),
+    ("features list --json --markdown", "--markdown", "choose --json or --markdown"),
+    ("features diff before.json --bundle", "saved", "leave one of them"),
+    ("evaluate rank --data d --quick --seeds 2", "--seeds", "--quick trains one seed"),
+    ("evaluate rank --data d --quick --contributions", "--contributions", "--quick trains one seed"),
+    ("bench recall --gpu --plot p.png", "--plot", "--gpu measures"),
+    ("serve --new-key shop --port 1 --workers 2", "--port, --workers", "starts nothing"),
+    ("serve --new-key shop --role rank", "--role", "starts nothing"),
+    ("serve --new-key shop --uds s", "--uds", "starts nothing"),
+    ("serve --scope read", "--scope", "add --new-key NAME"),
+    ("serve --uds s --host h --port 1", "--host, --port", "leave one of them"),
+    ("demo --mapping m.yaml", "--mapping", "add --data FOLDER"),
+    ("data import d --mapping m.yaml --format recbole", "--format", "leave one of them"),
+    ("data validate d --mapping m.yaml --format kuairand", "--format", "leave one of them"),
+    ("stream traffic --world w.json --api a --users 3", "--users", "--world has its own users"),
+    (
+        "stream traffic --world w.json --api a --skew 1 --seed 2",
+        "--skew, --seed",
+        "--world has its own users",
+    ),
+    ("stream traffic --days 2", "--days", "add --world FILE"),
+    ("stream traffic --day 1 --k 5", "--day, --k", "add --world FILE"),
+    ("index tune --vectors v.safetensors --items 2000", "--items", "--vectors names a file"),
+]
+
+
+@pytest.mark.parametrize(("command", "options", "advice"), CONFLICTS, ids=[c for c, _, _ in CONFLICTS])
+def test_an_option_without_effect_is_refused(command: str, options: str, advice: str) -> None:
+    error = CliRunner().invoke(app, command.split()).exception
+    assert isinstance(error, InvalidConfig)
+    assert str(error).startswith(f"{options} has no effect here: ")
+    assert advice in str(error)
+
+
+def test_only_options_on_the_command_line_are_refused() -> None:
+    example = typer.Typer()
+
+    @example.command()
+    def run(ctx: typer.Context, quick: bool = False, trials: int = 3) -> None:
+        refuse(ctx, quick, ["trials"], "leave it")
+
+    for line in ([], ["--quick"], ["--trials", "3"]):
+        assert CliRunner().invoke(example, line).exit_code == 0
+    # a value that equals the default was still asked for
+    assert isinstance(CliRunner().invoke(example, ["--quick", "--trials", "3"]).exception, InvalidConfig)
