@@ -64,6 +64,7 @@ def rank(
 
     Example: recsys evaluate rank --data ../shared/data/kuairand-pure-part --seeds 1 --json
     """
+    refuse(ctx, quick, ["seeds"], "--quick trains one seed")
     from training.evaluation.kuairand.served import ServedEvaluation, main
 
     work = Settings().home / "evaluate" / "rank" / data.resolve().name
@@ -73,6 +74,7 @@ def rank(
 
 @app.command("rank-benchmark")
 def rank_benchmark(
+    ctx: typer.Context,
     data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs, one per seed.")] = 3,

@@ -19,7 +19,12 @@ CONFLICTS = [
     ("features list --json --markdown", "--markdown", "choose --json or --markdown"),
     ("features diff before.json --bundle", "saved", "leave one of them"),
     ("evaluate rank --data d --quick --seeds 2", "--seeds", "--quick trains one seed"),
-    ("evaluate rank --data d --quick --contributions", "--contributions", "--quick trains one seed"),
+    ("evaluate rank-benchmark --data d --quick --seeds 2", "--seeds", "--quick trains one seed"),
+    (
+        "evaluate rank-benchmark --data d --quick --contributions",
+        "--contributions",
+        "--quick trains one seed",
+    ),
     ("bench recall --gpu --plot p.png", "--plot", "--gpu measures"),
     ("serve --new-key shop --port 1 --workers 2", "--port, --workers", "starts nothing"),
     ("serve --new-key shop --role rank", "--role", "starts nothing"),
