@@ -1,6 +1,4 @@
-"""What a learnt model must beat: popularity, item-kNN, EASE, implicit ALS. Each is fitted on the past
-and gives a `Scorer`; `tuned` picks a few settings by validation NDCG@10.
-"""
+"""Recall baselines: popularity, item-kNN, EASE, implicit ALS. Each fit gives a `Scorer`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from training.two_tower.sequences import History
 
 
 @dataclass(frozen=True)
-class Past:
+class TrainingHistories:
     """What a baseline is fitted on."""
 
     histories: Sequence[History]
@@ -31,17 +29,17 @@ class Past:
         return interactions(self.histories, self.n_items)
 
 
-Fit = Callable[[Past], Scorer]
+Fit = Callable[[TrainingHistories], Scorer]
 
 
-def popularity(past: Past) -> Scorer:
+def popularity(train: TrainingHistories) -> Scorer:
     """How many users had the item."""
-    return _same_for_all(past.seen.sum(0))
+    return _same_for_all(train.seen.sum(0))
 
 
 def recent_popularity(half_life_days: float) -> Fit:
-    """How many events the item had, those of a half-life before the newest counting half."""
-    return lambda past: _same_for_all(decayed_popularity(past.histories, past.n_items, half_life_days))
+    """How many events the item had; an event one half-life before the newest counts half."""
+    return lambda train: _same_for_all(decayed_popularity(train.histories, train.n_items, half_life_days))
 
 
 def _same_for_all(scores: ArrayLike) -> Scorer:
@@ -50,11 +48,11 @@ def _same_for_all(scores: ArrayLike) -> Scorer:
 
 
 def item_knn(m: int, shrink: float) -> Fit:
-    """Sum of the similarities of the user's items to the candidate, m neighbours each (Deshpande & Karypis, 2004)."""
+    """Sum of similarities between the candidate and the user's items, m neighbours each (Deshpande & Karypis, 2004)."""
 
-    def fit(past: Past) -> Scorer:
-        n_items = past.n_items
-        neighbours, scores = item_neighbours(past.seen, m, shrink)
+    def fit(train: TrainingHistories) -> Scorer:
+        n_items = train.n_items
+        neighbours, scores = item_neighbours(train.seen, m, shrink)
         rows = np.repeat(np.arange(n_items), m)
         real = neighbours.ravel() >= 0
         similar = sparse.csr_matrix(
@@ -71,8 +69,8 @@ def ease(regularisation: float) -> Fit:
     P = (XᵀX + λI)⁻¹, B = I - P / diag(P), scores = x B.
     """
 
-    def fit(past: Past) -> Scorer:
-        gram = np.asarray((past.seen.T @ past.seen).todense(), np.float64)
+    def fit(train: TrainingHistories) -> Scorer:
+        gram = np.asarray((train.seen.T @ train.seen).todense(), np.float64)
         gram[np.diag_indices_from(gram)] += regularisation
         inverse = np.linalg.inv(gram)
         weights = -inverse / np.diag(inverse)
@@ -84,16 +82,16 @@ def ease(regularisation: float) -> Fit:
 
 
 def als(factors: int, alpha: float, regularisation: float = 0.05, seed: int = 0) -> Fit:
-    """Weighted matrix factorisation (Hu et al., 2008); a user's factors are solved for the history asked about."""
+    """Weighted matrix factorisation (Hu et al., 2008); a user's factors are solved for the given history."""
 
-    def fit(past: Past) -> Scorer:
+    def fit(train: TrainingHistories) -> Scorer:
         model = AlternatingLeastSquares(
             factors=factors, alpha=alpha, regularization=regularisation, iterations=15, random_state=seed
         )
-        model.fit(past.seen, show_progress=False)
+        model.fit(train.seen, show_progress=False)
 
         def scores(histories: Sequence[History], now_ms: Sequence[int]) -> NDArray[np.float32]:
-            asked = interactions(histories, past.n_items)
+            asked = interactions(histories, train.n_items)
             users = model.recalculate_user(np.arange(len(histories)), asked)
             return np.asarray(users @ model.item_factors.T, np.float32)
 
@@ -116,9 +114,9 @@ GRID: Mapping[str, Mapping[str, Fit]] = {
 def tuned(
     train: Sequence[History], validation: Cases, refit: Sequence[History], n_items: int
 ) -> dict[str, tuple[Scorer, str]]:
-    """Each baseline with its best settings on `validation`, fitted again on `refit`; with the settings' name."""
+    """Each baseline with its settings of the best validation NDCG@10, refitted on `refit`; and those settings' name."""
     fitted: dict[str, tuple[Scorer, str]] = {}
-    before, everything = Past(train, n_items), Past(refit, n_items)
+    before, everything = TrainingHistories(train, n_items), TrainingHistories(refit, n_items)
     for name, settings in GRID.items():
         quality: dict[str, float] = {}
         for label, fit in settings.items() if len(settings) > 1 else ():

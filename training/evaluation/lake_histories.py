@@ -1,4 +1,4 @@
-"""Histories straight from the lake, in numpy: for evaluation, where Spark would take longer to start."""
+"""Users' histories read from the lake with numpy, for evaluation: Spark would take longer to start."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -33,9 +33,8 @@ def lake_histories(lake: Path, items: Sequence[Item], types: Collection[EventTyp
         )
     known = events.filter(pc.is_in(events.column("item_id"), ids))
     users = known.column("user_id").combine_chunks().dictionary_encode()
-    order = np.argsort(
-        np.asarray(users.indices), kind="stable"
-    )  # days come in order, and so do a day's events
+    # days are in order, and so are the events of a day
+    order = np.argsort(np.asarray(users.indices), kind="stable")
     numbers = np.asarray(pc.index_in(known.column("item_id"), ids), np.int64)[order] + 1
     type_numbers = np.asarray(pc.index_in(known.column("type"), kinds), np.int64)[order] + 1
     times = np.asarray(known.column(TIME), np.int64)[order]

@@ -1,10 +1,10 @@
-"""How a data set is cut into what is trained on and what is asked: one `Split` a protocol.
+"""How a data set is split into training, validation and test.
 
-* `leave_one_out`: each user's last item is the test, the one before it the validation, the rest training; the
-  model that is tested was trained on all but the tests. On MovieLens-1M's stable order this is the protocol of the
-  published sequence models (SASRec, gSASRec, FuXi-α).
-* `temporal`: everything before one moment is training, each new item after it a case, asked with all that the
-  user did before: as in serving, the history moves on, the model does not.
+* `leave_one_out`: each user's last item is the test, the one before it the validation; the tested model is trained on
+  all but the tests. On MovieLens-1M's stable order this is the protocol of the published sequence models (SASRec,
+  gSASRec, FuXi-α).
+* `temporal`: everything before one moment is training, each new item after it a case, asked with all that the user did
+  before. As in serving, the history advances and the model does not.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def temporal(
     test_from_ms: int,
     wanted: EventType | None = None,
 ) -> Split:
-    """`wanted`: ask only for items that got such an event, as long views."""
+    """`wanted`: ask only for items that got an event of this type, such as long views."""
     refit = _cut_all(histories, BeforeTime(test_from_ms))
     train = _cut_all(refit, BeforeTime(validation_from_ms))
     number = 0 if wanted is None else TYPE_NUMBERS[wanted]
@@ -65,7 +65,7 @@ def temporal(
 def temporal_shares(
     histories: Sequence[History], items: Sequence[Item], validation: float = 0.1, test: float = 0.1
 ) -> Split:
-    """The newest `test` of the events are the tests, `validation` before them."""
+    """The newest share `test` of the events is the test, the share `validation` before it the validation."""
     times = np.concatenate([h.times for h in histories])
     begins = np.quantile(times, (1 - test - validation, 1 - test))
     return temporal(histories, items, int(begins[0]), int(begins[1]))
@@ -76,7 +76,7 @@ def _cut_all(histories: Sequence[History], cut: Cut) -> list[History]:
 
 
 def read_ordered_sequences(folder: Path) -> tuple[list[History], list[Item]]:
-    """`sequences_stable.txt` (one `user:item item …` a line, oldest first, no times) with `movies.dat` beside it.
+    """Read `sequences_stable.txt` (lines `user:item item …`, oldest first, no times) and `movies.dat`.
 
     Raises:
         InvalidData: a file is missing or a line breaks the layout.

@@ -1,7 +1,7 @@
-"""Train the two-tower and its baselines on a data set's past, ask for what came next: `recsys evaluate recall`.
+"""`recsys evaluate recall`: train the two-tower and its baselines on the past, then ask for what came next.
 
-Full catalogue, seen items left out, the same cases for every model. Beside accuracy: how much of the catalogue is
-recommended and how unequally; and slices of the cases where models differ.
+Full catalogue, seen items left out, the same cases for every model. Reported are accuracy, also on slices of the cases
+where models differ, and how much of the catalogue is recommended and how unequally.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import EventType
-from recsys.datasets.catalogue import users_path
+from recsys.datasets.catalogue import items_path, users_path
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
 from recsys.features.definitions import ENGAGEMENT
@@ -46,29 +46,27 @@ from training.two_tower.train import OnProgress
 TWO_TOWER = "two_tower"
 LIST_LENGTH = 10  # of coverage, Gini and popularity bias
 LONG_HISTORY = 100
-TAIL = 0.8  # share of the catalogue, the least popular items, that is the tail
+TAIL = 0.8  # share of the catalogue that is the tail: the least popular items
 
 
 class RecallEvaluation(BaseModel):
-    """What is evaluated, and how."""
+    """One evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path = Field(description="A data set's folder, or a lake.")
-    protocol: Protocol
-    work: Path = Field(
-        description="Folder for the split, and for checkpoints that an interrupted run goes on from."
-    )
-    seed: int = Field(0, ge=0)
+    protocol: Protocol = Field(description="How the data is split into training and test.")
+    work: Path = Field(description="Folder of the split and of the checkpoints.")
+    seed: int = Field(0, ge=0, description="The same seed and data give the same figures.")
     quick: bool = Field(False, description="One epoch of a small model, 500 cases.")
     max_cases: int = Field(10_000, ge=1, description="Test cases; more are sampled.")
-    threads: int = Field(0, ge=0, description="Threads of torch; 0: as torch chooses.")
+    threads: int = Field(0, ge=0, description="Threads of torch; 0: its own choice.")
     training: Mapping[str, object] = Field(
         {}, description="Changes to the protocol's training configuration."
     )
 
 
-# The recipes: chosen on validation cases, docs/recall.md says how.
+# Chosen on validation cases (docs/recall.md).
 _SHAPES: Mapping[Protocol, TwoTowerShape] = {
     Protocol.ML_1M: TwoTowerShape(dim=128, blocks=2, heads=4, hidden=256, dropout=0.3, id_dropout=0.0),
     Protocol.KUAIRAND: TwoTowerShape(dim=64, blocks=2, heads=2, hidden=128),
@@ -85,7 +83,7 @@ _TRAINING: Mapping[Protocol, Mapping[str, object]] = {
         "ema": 0.999,
     },
     Protocol.KUAIRAND: {
-        "wanted": EventType.PURCHASE,  # a long view, which is what is asked for
+        "wanted": EventType.PURCHASE,  # a long view, as in the test cases
         "half_life_days": 30.0,
         "validation": Validation.NONE,  # the number of epochs was chosen on 05-03
         "epochs": 8,
@@ -98,7 +96,7 @@ _GOALS: Mapping[Protocol, Mapping[str, float]] = {
     Protocol.KUAIRAND: {},
     Protocol.TEMPORAL: {},
 }
-_BEAT: Mapping[Protocol, Sequence[str]] = {  # in these, every baseline
+_BEAT: Mapping[Protocol, Sequence[str]] = {  # metrics in which every baseline must be beaten
     Protocol.ML_1M: ("hr10", "ndcg10", "hr200"),
     Protocol.KUAIRAND: ("hr10", "hr200", "coverage10"),
     Protocol.TEMPORAL: ("hr10", "ndcg10"),
@@ -142,7 +140,7 @@ def main(config: RecallEvaluation, progress: OnProgress = lambda phase, done, ep
     for name, scorer in scorers.items():
         metrics = measure(scorer, test, popularity, slices)
         figures |= {f"{name}_{metric}": value for metric, value in metrics.items()}
-    shutil.rmtree(training.work)  # done: the next run trains with the code and the data of its time
+    shutil.rmtree(training.work)  # so that the next run trains with the current code and data
     return Result("evaluate recall", config.seed, figures, goals(config.protocol, figures, sorted(fitted)))
 
 
@@ -164,7 +162,7 @@ def read_split(config: RecallEvaluation) -> Split:
     lake = lake_of(config)
     if lake != config.data and not (lake / "import-report.json").exists():
         import_dataset(open_dataset(config.data), lake)
-    items = read_items(lake / "items" / "items.parquet")
+    items = read_items(items_path(lake))
     histories = lake_histories(lake, items, ENGAGEMENT)
     if config.protocol is Protocol.KUAIRAND:
         return temporal(histories, items, _KUAIRAND_VALIDATION_MS, _KUAIRAND_TEST_MS, EventType.PURCHASE)
@@ -172,12 +170,12 @@ def read_split(config: RecallEvaluation) -> Split:
 
 
 def lake_of(config: RecallEvaluation) -> Path:
-    """The data itself if it is a lake; else where that of the data set is made, once, with its times as they are."""
+    """The data itself if it is a lake; else the lake that the data set is imported into once, with its own times."""
     return config.data if (config.data / "events").is_dir() else config.work / "lake"
 
 
 def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
-    """Writes the split's training part where the trainer reads it."""
+    """Write the split's training part where the trainer reads it."""
     sequences, items = config.work / "sequences", config.work / "items.parquet"
     write_sequences(sequences / "refit.parquet", split.refit, split.items)
     write_parquet(items, items_table(split.items))
@@ -207,7 +205,7 @@ def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
 
 
 def _run_name(config: RecallEvaluation) -> str:
-    """Where the run's checkpoints are: runs that differ do not go on from each other's."""
+    """Name of the checkpoints' folder: runs that differ do not resume from each other."""
     varied = [str(config.training["augmentation"])] if "augmentation" in config.training else []
     return "-".join(["quick" if config.quick else "two_tower", str(config.seed), *varied])
 
@@ -228,7 +226,7 @@ def slice_cases(
 def measure(
     scorer: Scorer, cases: Cases, popularity: NDArray[np.float64], slices: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, float]:
-    """Accuracy over all cases and each non-empty slice; what the top lists are made of."""
+    """Accuracy over all cases and each non-empty slice; the composition of the top lists."""
     ranks = np.zeros(len(cases), np.int64)
     lists = np.zeros((len(cases), LIST_LENGTH), np.int64)
     for places, scores in scored(scorer, cases):

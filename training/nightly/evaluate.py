@@ -1,8 +1,8 @@
-"""What is a night's update worth? `recsys evaluate nightly`: a real log, day after day.
+"""`recsys evaluate nightly`: what a nightly update is worth, on a real log.
 
-The small ranker is trained in full on the first days. Then, night after night, it is left as it is, goes on as by
-`recsys train nightly`, or is trained anew on all days so far; the next day, which none of them has seen, judges all
-three. KuaiRand's days 04-25 … 05-03: later ones read profiles that are not renewed (docs/ranking.md).
+The small ranker is trained in full on the first days. Then each night one copy stays as it is, one is updated as
+`recsys train nightly` does, and one is trained in full on all days so far; the next day, unseen by all, judges them.
+KuaiRand's days 04-25 … 05-03: later ones read profiles that are not updated (docs/ranking.md).
 """
 
 import copy
@@ -21,14 +21,14 @@ from recsys.models.ranker import Ranker
 from recsys.result import Goal, Result
 from training.evaluation.kuairand.benchmark import LOOP, STUDENT, ranker_data_of
 from training.evaluation.kuairand.log import examples, load
-from training.nightly.ranker import NIGHT, go_on
+from training.nightly.ranker import NIGHT, continue_training
 from training.ranker.dataset import RankExamples, temporal_split
 from training.ranker.loop import fit, predict
 from training.seeding import seed_everything
 
 FULL_UNTIL, LAST_DAY = 20220428, 20220503
 _VALIDATION = 0.1
-KINDS = ("left", "updated", "anew")
+KINDS = ("unchanged", "updated", "full")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class NightlyEvaluation:
 
 
 def main(config: NightlyEvaluation, report: Callable[[str], None] = lambda line: None) -> Result:
-    """Figures are means over the nights, `<kind>_click_auc`, `_click_gauc` and `_cpu_s` (of training, a night).
+    """Figures are means over the nights: `<kind>_click_auc`, `_click_gauc`, `_cpu_s` (training time per night).
 
     Raises:
         InvalidData: a file is missing.
@@ -54,38 +54,38 @@ def main(config: NightlyEvaluation, report: Callable[[str], None] = lambda line:
     loop = replace(LOOP, seed=config.seed, epochs=1 if config.quick else LOOP.epochs)
     shape_data = ranker_data_of(data, rows.take(data.date <= FULL_UNTIL), data.names())
 
-    def anew(until: int) -> tuple[Ranker, int]:
-        """Trained in full, and the time of its newest training row."""
+    def trained_in_full(until: int) -> tuple[Ranker, int]:
+        """The ranker, and the time of its newest training row."""
         seed_everything(config.seed)
         ranker = Ranker(STUDENT, shape_data)
         train, validation = temporal_split(rows.take(data.date <= until), _VALIDATION)
         fit(ranker, train, validation, loop)
         return ranker, int(train.time_ms[-1])
 
-    left, until_ms = anew(FULL_UNTIL)
-    updated = copy.deepcopy(left)
+    unchanged, until_ms = trained_in_full(FULL_UNTIL)
+    updated = copy.deepcopy(unchanged)
     nights: list[dict[str, float]] = []
     for tonight, tomorrow in pairwise(days[1:]):
         began = time.process_time()
         new = rows.take((data.date <= tonight) & (rows.time_ms > until_ms))
         train, validation = temporal_split(new, _VALIDATION)
-        go_on(updated, train, validation, replace(NIGHT, seed=config.seed))
+        continue_training(updated, train, validation, replace(NIGHT, seed=config.seed))
         until_ms = int(train.time_ms[-1])
         updated_s, began = time.process_time() - began, time.process_time()
-        fresh, _ = anew(tonight)
+        full, _ = trained_in_full(tonight)
         seconds = (0.0, updated_s, time.process_time() - began)
         test = rows.take(data.date == tomorrow)
         found: dict[str, float] = {}
-        for kind, ranker, cpu_s in zip(KINDS, (left, updated, fresh), seconds, strict=True):
+        for kind, ranker, cpu_s in zip(KINDS, (unchanged, updated, full), seconds, strict=True):
             found |= {f"{kind}_{name}": value for name, value in _judged(ranker, test).items()}
             found[f"{kind}_cpu_s"] = cpu_s
         report(f"{tomorrow}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         nights.append(found)
     figures = {name: float(np.mean([night[name] for night in nights])) for name in nights[0]}
     figures["nights"] = len(nights)
-    figures["updated_over_anew_click_auc"] = figures["updated_click_auc"] - figures["anew_click_auc"]
-    # what the ladder's student may lose
-    goals = {"updated_over_anew_click_auc": Goal(">=", -0.002)}
+    figures["updated_over_full_click_auc"] = figures["updated_click_auc"] - figures["full_click_auc"]
+    # the loss that the ladder allows its student, too
+    goals = {"updated_over_full_click_auc": Goal(">=", -0.002)}
     return Result("evaluate nightly", config.seed, figures, goals)
 
 

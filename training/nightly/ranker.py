@@ -1,8 +1,8 @@
-"""A night's update of the ranker: yesterday's weights go on with the examples that are new since.
+"""A night's update of the ranker: continue from yesterday's weights with the new examples.
 
 The network keeps its shape and the statistics of its inputs. Rows of items and of field values are carried over by
-name; what is new begins as an unknown item does. The teacher, if there was one, has no part in it: a night learns from
-labels alone, and the next training in full distils anew.
+name; new ones start like an unknown item. A night learns from labels alone, without a teacher; the next full training
+distils again.
 """
 
 import json
@@ -40,7 +40,7 @@ from training.warm_start import FULL, WEIGHTS, WarmStart, old_numbers, read_warm
 
 _BITS = {"rows-fp16": 16, "rows-int8": 8, "rows-int4": 4, "int8": 8}  # of a variant's embedding rows
 NIGHT = LoopConfig(epochs=1, learning_rate=5e-4, batch_size=512)
-_JUDGED = 2_000  # newest validation rows whose lists show what 8 bits change
+_JUDGED = 2_000  # newest validation rows, whose lists show what 8 bits change
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class UpdateReport:
 
     @property
     def learnt(self) -> bool:
-        """False: it would have become worse, so yesterday's weights stay."""
+        """False: the update made it worse, so yesterday's weights stay."""
         return self.score_after >= self.score_before
 
 
 def main(config: RankerUpdate) -> UpdateReport:
-    """Go on from `work` with what is newer, and leave in `out` what `recsys train rank` would.
+    """Continue from `work` with the newer examples, and write to `out` what `recsys train rank` would.
 
     Raises:
         InvalidConfig: yesterday's ranker had other features, history or numbering.
@@ -91,7 +91,7 @@ def main(config: RankerUpdate) -> UpdateReport:
     previous.check(now.must_agree)
 
     ranker = carried_over(config.work, previous, items, facts)
-    before, after = go_on(ranker, train, validation, config.loop)
+    before, after = continue_training(ranker, train, validation, config.loop)
 
     metrics = _write(ranker, train, validation, config)
     now.write(config.out)
@@ -99,11 +99,10 @@ def main(config: RankerUpdate) -> UpdateReport:
     return UpdateReport(before, after, len(rows), metrics)
 
 
-def go_on(
+def continue_training(
     ranker: Ranker, train: RankExamples, validation: RankExamples, loop: LoopConfig
 ) -> tuple[float, float]:
-    """Train in place; scores of the validation rows before and after. A ranker that became worse gets its weights
-    back."""
+    """Train in place and give the validation scores before and after. If they fell, the weights are restored."""
     before = selection_score(predict(ranker, validation), validation)
     weights = {name: weight.clone() for name, weight in ranker.state_dict().items()}
     fit(ranker, train, validation, loop)
@@ -114,22 +113,20 @@ def go_on(
 
 
 def new_examples(config: RankerUpdate, previous: WarmStart, items: Sequence[Item]) -> RankExamples:
-    """Those after the newest that yesterday's ranker was trained on, whatever nights were missed."""
+    """The examples after the newest that yesterday's ranker was trained on, also when nights were missed."""
     newest = datetime.fromtimestamp(previous.trained_until_ms / MS_PER_SECOND, UTC).date().isoformat()
     days = [path.name[3:] for path in config.examples.glob("dt=*") if path.name[3:] >= newest]
     ids = [item.item_id for item in items]
-    nothing = InvalidData(f"{config.examples}: no examples since {newest}; first `recsys features build`")
-    if not days:
-        raise nothing
-    rows = read_examples(config.examples, ids, config.n_features, config.history_length, days)
-    rows = rows.take(rows.time_ms > previous.trained_until_ms)
-    if not len(rows):
-        raise nothing
-    return rows
+    if days:
+        rows = read_examples(config.examples, ids, config.n_features, config.history_length, days)
+        rows = rows.take(rows.time_ms > previous.trained_until_ms)
+        if len(rows):
+            return rows
+    raise InvalidData(f"{config.examples}: no examples since {newest}; run `recsys features build` first")
 
 
 def carried_over(folder: Path, previous: WarmStart, items: Sequence[Item], facts: ItemFields) -> Ranker:
-    """Yesterday's ranker for today's item table.
+    """Yesterday's ranker, for today's item table.
 
     Raises:
         InvalidConfig: its items share rows by their numbers, and the numbers have changed.
@@ -161,7 +158,7 @@ def carried_over(folder: Path, previous: WarmStart, items: Sequence[Item], facts
 def _write(
     ranker: Ranker, train: RankExamples, validation: RankExamples, config: RankerUpdate
 ) -> dict[str, float]:
-    """In the bits that yesterday's had: a ladder's variant stays that variant."""
+    """Write it with the precision that yesterday's had: a variant of the ladder stays that variant."""
     out, seed = config.out, config.loop.seed
     variant = read_variant(config.work).name if (config.work / VARIANT).exists() else ""
     served = quantized_tables(ranker, _BITS[variant]) if variant in _BITS else ranker
@@ -177,8 +174,8 @@ def _write(
 
 
 def _quantized_products(out: Path, judged: RankExamples) -> tuple[str, float]:
-    """Put the matrix products of `out`'s ranker in 8 bits, unless the lists become others than the ladder's gate
-    allows: then they stay in 32 until a training in full. The variant that it is now, and the overlap of the lists."""
+    """Quantize the matrix products of `out`'s ranker to 8 bits if its lists stay as similar as the ladder's gate asks;
+    else they stay in 32 bits until the next full training. Gives the variant and the overlap of the lists."""
     products = out / "products"
     products.mkdir()
     quantize_products(out, products)

@@ -1,17 +1,15 @@
-"""A night between two trainings in full: both models go on from yesterday's weights. `recsys train nightly`.
+"""A night between two full trainings: both models continue from yesterday's weights. `recsys train nightly`.
 
-Each new work folder is staged and takes the old one's place once complete, so a killed night changes
-nothing and the next run begins again from yesterday's; killed between the two renames, it trains in full.
+Each new work folder takes the old one's place once it is complete. A killed night changes nothing, and the next run
+starts again from yesterday's weights; killed between the two renames, it trains in full.
 """
 
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from recsys.contracts.errors import InvalidData
-from recsys.files import replace_folder, staged_folder
+from recsys.files import replace_folder
 from training.nightly import ranker as nightly_ranker
 from training.nightly.ranker import RankerUpdate, UpdateReport
 from training.two_tower import export as export_two_tower
@@ -20,7 +18,7 @@ from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.train import OnProgress
 from training.warm_start import read_warm_start
 
-_TOWERS = {"epochs": 1, "learning_rate": 5e-4, "validation": Validation.NONE, "refit": False}
+_TWO_TOWER_NIGHT = {"epochs": 1, "learning_rate": 5e-4, "validation": Validation.NONE, "refit": False}
 
 
 def nights_since_full(*works: Path) -> float:
@@ -34,40 +32,32 @@ def nights_since_full(*works: Path) -> float:
 def update_two_tower(
     config: TwoTowerConfig, work: Path, progress: OnProgress = lambda phase, done, epochs: None
 ) -> None:
-    """Train `work`'s two-tower for one pass over what is newer, and export it there.
+    """Train the two-tower in `work` for one pass over the newer events, and export it there.
 
     Args:
-        config: as for a training in full.
+        config: as for a full training.
 
     Raises:
-        InvalidConfig: yesterday's had another shape.
+        InvalidConfig: yesterday's two-tower had another shape.
         InvalidData: there is none, or the data are unusable.
     """
-    changes = {**_TOWERS, "start": work, "newer_than_ms": read_warm_start(work).trained_until_ms}
-    shutil.rmtree(config.work, ignore_errors=True)
-    result = train_two_tower.main(config.model_copy(update=changes), progress)
-    with replaced(work) as staging:
-        export_two_tower.main(result, staging)
+    changes = {"start": work, "newer_than_ms": read_warm_start(work).trained_until_ms}
+    new = work.with_name(f"{work.name}.new")
+    for folder in (config.work, new):  # of a killed night
+        shutil.rmtree(folder, ignore_errors=True)
+    result = train_two_tower.main(config.model_copy(update=_TWO_TOWER_NIGHT | changes), progress)
+    export_two_tower.main(result, new)
+    replace_folder(new, work)
     shutil.rmtree(config.work, ignore_errors=True)
 
 
 def update_ranker(config: RankerUpdate) -> UpdateReport:
-    """`training.nightly.ranker.main`; what it leaves in `out` takes the place of `work`.
+    """Run `training.nightly.ranker.main` and put its output in the place of `work`.
 
     Raises:
         InvalidConfig, InvalidData: as it does.
     """
-    shutil.rmtree(config.out, ignore_errors=True)  # of a night that was killed
+    shutil.rmtree(config.out, ignore_errors=True)  # of a killed night
     report = nightly_ranker.main(config)
     replace_folder(config.out, config.work)
     return report
-
-
-@contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when the block ends well."""
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    with staged_folder(new) as staging:
-        yield staging
-    replace_folder(new, folder)

@@ -1,4 +1,4 @@
-"""Item neighbours by co-occurrence, filled up by vectors, and popularity with decay."""
+"""Item neighbours by co-occurrence, filled up by vectors; popularity with decay."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,21 +16,21 @@ def interactions(histories: Sequence[History], n_items: int) -> sparse.csr_matri
     users = np.repeat(np.arange(len(histories)), [len(h.numbers) for h in histories])
     items = np.concatenate([h.numbers for h in histories]) - 1 if histories else np.empty(0, np.int64)
     seen = sparse.csr_matrix((np.ones(len(users), np.float32), (users, items)), (len(histories), n_items))
-    seen.data[:] = 1  # an item that came twice was summed
+    seen.data[:] = 1  # repeated items were summed
     return seen
 
 
 def item_neighbours(
     seen: sparse.csr_matrix, m: int, shrink: float = 10.0, rows: int = 1024
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The m items most similar to each: cosine of their user columns, shrunk where few users have both.
+    """The m items most similar to each item: cosine of their user columns, shrunk where few users have both.
 
     similarity(i, j) = c_ij / (sqrt(c_i · c_j) + shrink), c_ij: users who have both (Sarwar et al., 2001).
 
     Args:
         seen: (n_users, n_items) of 0 and 1.
-        m: neighbours an item.
-        rows: items whose similarities are held at once.
+        m: neighbours per item.
+        rows: items per block of similarities in memory.
 
     Returns:
         neighbours (n_items, m) int32 item rows, best first, -1 for none; similarities (n_items, m) float32.
@@ -45,7 +45,7 @@ def item_neighbours(
         both /= counts[start : start + rows, None] * counts[None, :] + shrink
         both[np.arange(len(both)), np.arange(start, start + len(both))] = 0
         keep = min(m, n_items - 1)
-        # stable sort of all: ties by row number, so that the result is the same everywhere
+        # a stable sort orders ties by row number, so that the result is the same everywhere
         best = np.argsort(-both, axis=1, kind="stable")[:, :keep]
         values = np.take_along_axis(both, best, axis=1)
         neighbours[start : start + rows, :keep] = np.where(values > 0, best, -1)
@@ -56,15 +56,13 @@ def item_neighbours(
 def filled_up(
     neighbours: NDArray[np.int32], scores: NDArray[np.float32], vectors: NDArray[np.float32]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Empty places of `item_neighbours` get the items with the nearest vectors, behind all that co-occur.
-
-    So an item that few or none have had has neighbours too.
+    """Fill empty places of `item_neighbours` with the items of the nearest vectors, so that rare items have neighbours.
 
     Args:
         vectors: (n_items, d) float32 of length 1.
 
     Returns:
-        Copies. A cosine c scores max(c, 0) / 2 of the least score of its item, or of the table where it has none.
+        Copies. A cosine c scores max(c, 0) / 2 of the item's lowest score, or of the table's where it has none.
     """
     neighbours, scores = neighbours.copy(), scores.copy()
     n, m = neighbours.shape
@@ -73,7 +71,7 @@ def filled_up(
     short = np.flatnonzero((neighbours < 0).any(axis=1))
     for start in range(0, len(short), 1024):
         rows = short[start : start + 1024]
-        found = index.search(vectors[rows], min(2 * m + 1, n))  # itself and the m it has may come first
+        found = index.search(vectors[rows], min(2 * m + 1, n))  # the item and its m neighbours may come first
         for row, near, cosines in zip(rows, found.rows, found.scores, strict=True):
             known = neighbours[row] >= 0
             new = (near >= 0) & (near != row) & ~np.isin(near, neighbours[row, known])
@@ -88,7 +86,7 @@ def filled_up(
 def popularity(
     histories: Iterable[History], n_items: int, half_life_days: float | None = None
 ) -> NDArray[np.float64]:
-    """(n_items,) events an item; with a half-life, an event counts half as much each such period before the last."""
+    """(n_items,) events per item; with a half-life, an event that long before the newest counts half."""
     scores = np.zeros(n_items)
     histories = list(histories)
     newest = max((int(h.times[-1]) for h in histories if len(h.times)), default=0)

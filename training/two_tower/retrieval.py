@@ -1,4 +1,4 @@
-"""Score users against the whole catalogue, in batches of like length: for validation and for evaluation."""
+"""Score users against the whole catalogue, for validation and evaluation."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from recsys.models.two_tower import ItemTable, TwoTower
 from training.two_tower.batches import SAME_MOMENT_MS
 from training.two_tower.sequences import Cut, History, Profiles
 
-# histories, and when each is asked → (n, n_items) float32 scores
+# histories, and the time each is asked at → (n, n_items) float32 scores
 Scorer = Callable[[Sequence[History], Sequence[int]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Cases:
-    """Questions with known answers: this history, asked at that time; which item came next?"""
+    """Test cases: given this history at that time, which item came next?"""
 
     histories: Sequence[History]
     targets: NDArray[np.int64]  # (n,) item rows
@@ -35,11 +35,11 @@ class Cases:
 
 
 def cases_after(histories: Iterable[History], cut: Cut, wanted: int = 0) -> Cases:
-    """A case for each item that a user first met after the cut, with all the events before it.
+    """A case for each item that is new to the user after the cut, with all events before it.
 
     Args:
         cut: how many events of a history come before the first case.
-        wanted: event type number; only items that got such an event in the second of their first one are asked
+        wanted: event type number; only items that got such an event within a second of their first one are asked
             for (a long view follows its click). 0: any type.
     """
     found: list[History] = []
@@ -61,7 +61,7 @@ def _gets(history: History, at: int, wanted: int) -> bool:
 
 
 def two_tower_scorer(model: TwoTower, max_length: int, profiles: Profiles | None = None) -> Scorer:
-    """Scores of the served position, the newest of each history, by the model as it is when they are asked for."""
+    """Scores of the newest position of each history, which is the one that is served."""
     model.eval()
 
     @torch.inference_mode()
@@ -84,7 +84,7 @@ def two_tower_scorer(model: TwoTower, max_length: int, profiles: Profiles | None
 def scored(
     scorer: Scorer, cases: Cases, batch: int = 128
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yields which cases (their places) and their scores; items that the history has are -inf."""
+    """Yield places of cases and their scores, in batches of similar length; the history's own items are -inf."""
     by_length = np.argsort([len(h.numbers) for h in cases.histories], kind="stable")
     for start in range(0, len(cases), batch):
         places = by_length[start : start + batch]
@@ -96,7 +96,7 @@ def scored(
 
 
 def next_item_ranks(scorer: Scorer, cases: Cases) -> NDArray[np.int64]:
-    """The rank of each case's item in the full catalogue, seen items left out."""
+    """The rank of each case's item in the full catalogue without the seen items."""
     ranks = np.zeros(len(cases), np.int64)
     for places, scores in scored(scorer, cases):
         ranks[places] = ranks_of(scores, cases.targets[places])

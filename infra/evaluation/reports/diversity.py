@@ -29,7 +29,7 @@ from recsys.rerank.greedy import greedy
 from recsys.rerank.reranker import RerankConfig
 from recsys.result import Goal, Result
 from training.choices import Protocol
-from training.evaluation.baselines import Past, ease
+from training.evaluation.baselines import TrainingHistories, ease
 from training.evaluation.protocols import Split
 from training.evaluation.recall import RecallEvaluation, read_split
 from training.two_tower.cooccurrence import interactions
@@ -92,7 +92,7 @@ def _positions(config: DiversityReport) -> Iterator[tuple[str, Diversity, float]
 
 def _pools(split: Split, cases: Cases) -> tuple[NDArray[np.int64], Floats]:
     """(n, POOL) item rows and scores of each case, the best first."""
-    scorer = ease(_REGULARISATION)(Past(split.refit, len(split.items)))
+    scorer = ease(_REGULARISATION)(TrainingHistories(split.refit, len(split.items)))
     size = min(POOL, len(split.items))
     rows, found = np.zeros((len(cases), size), np.int64), np.zeros((len(cases), size), np.float32)
     for places, scores in scored(scorer, cases):

@@ -11,7 +11,7 @@ from recsys.contracts.types import EventType, Item
 from recsys.models.encoding import TYPE_NUMBERS
 from training.choices import Augmentation, Protocol
 from training.evaluation import baselines
-from training.evaluation.baselines import Past
+from training.evaluation.baselines import TrainingHistories
 from training.evaluation.protocols import leave_one_out, read_ordered_sequences, temporal, temporal_shares
 from training.evaluation.recall import RecallEvaluation, main, slice_cases, training_config
 from training.two_tower import train as train_two_tower
@@ -126,16 +126,16 @@ def test_popularity_decays_by_half_a_half_life() -> None:
 def test_recent_popularity_beats_what_was_popular_long_ago() -> None:
     old = [history(f"o{u}", 1) for u in range(5)]
     new = [history(f"n{u}", 2, start_ms=100 * 86_400_000) for u in range(2)]
-    past = Past([*old, *new], 3)
-    assert baselines.popularity(past)(old[:1], [0]).tolist() == [[5, 2, 0]]
-    assert baselines.recent_popularity(1.0)(past)(old[:1], [0]).argmax() == 1
+    train = TrainingHistories([*old, *new], 3)
+    assert baselines.popularity(train)(old[:1], [0]).tolist() == [[5, 2, 0]]
+    assert baselines.recent_popularity(1.0)(train)(old[:1], [0]).argmax() == 1
 
 
 def test_ease_solves_its_least_squares_problem() -> None:
     """Each column of B minimises |x_j - X b|² + λ |b|² with b_j = 0."""
     seen = interactions(HISTORIES, 12)
     x = seen.toarray().astype(float)
-    scores = baselines.ease(3.0)(Past(HISTORIES, 12))(HISTORIES, [0] * len(HISTORIES))
+    scores = baselines.ease(3.0)(TrainingHistories(HISTORIES, 12))(HISTORIES, [0] * len(HISTORIES))
     for item in (0, 7):
         others = [i for i in range(12) if i != item]
         gram = x[:, others].T @ x[:, others] + 3.0 * np.eye(11)
@@ -146,7 +146,7 @@ def test_ease_solves_its_least_squares_problem() -> None:
 @pytest.mark.parametrize("fit", [baselines.item_knn(5, 1.0), baselines.ease(1.0), baselines.als(8, 5.0)])
 def test_baselines_find_what_always_goes_together(fit: baselines.Fit) -> None:
     pairs = [history(f"u{u}", 2 * (u % 6) + 1, 2 * (u % 6) + 2) for u in range(60)]
-    scorer = fit(Past(pairs, 12))
+    scorer = fit(TrainingHistories(pairs, 12))
     cases = Cases([history("new", 5), history("new", 12)], np.array([5, 10]), [0, 0])
     assert next_item_ranks(scorer, cases).tolist() == [0, 0]
 
@@ -192,7 +192,7 @@ def test_the_whole_evaluation(folder: Path) -> None:
     assert not list((folder / "work").rglob("*.safetensors")), "the next run would not train"
 
 
-def test_a_killed_evaluation_goes_on_from_its_checkpoints(
+def test_a_killed_evaluation_continues_from_its_checkpoints(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*arguments: object) -> None:
@@ -218,7 +218,7 @@ def test_a_killed_evaluation_goes_on_from_its_checkpoints(
     assert not checkpoint.exists()
 
 
-def test_an_augmented_run_does_not_go_on_from_a_plain_ones_checkpoint(folder: Path) -> None:
+def test_an_augmented_run_does_not_continue_from_a_plain_ones_checkpoint(folder: Path) -> None:
     plain = RecallEvaluation(data=folder, protocol=Protocol.ML_1M, work=folder / "work")
     masked = plain.model_copy(update={"training": {"augmentation": "mask"}})
     split = leave_one_out(*read_ordered_sequences(folder))
