@@ -1,7 +1,7 @@
-"""How old what a feature says is: the time since the newest event that it counts.
+"""How old a feature's value is: the time since the newest event that it counts.
 
-A tile's events are as old as the tile's beginning at most, so an age is exact to one hop (5 minutes, an hour or a day).
-Cells for all time keep no time of their own; they are as new as the newest tile of the same signal, where there is one.
+A tile's events are taken to be as old as the tile's start, so an age is exact to one hop (5 minutes, an hour or a day).
+Lifetime cells carry no time; they are as new as the newest tile of the same signal, where there is one.
 """
 
 from collections.abc import Iterable
@@ -13,21 +13,21 @@ from recsys.features.spec import Feature, Total
 
 
 class Ages:
-    """Of the features of one user and one item, as of `now_ms`. For people, not for models: it is not fast."""
+    """The ages of the features of one user and one item, as of `now_ms`. For display: it is not fast."""
 
     def __init__(self, features: FeatureSet, user: EntityState, item: EntityState, now_ms: int) -> None:
         self._features = features
         self._histories = user.histories
         self._now_ms = now_ms
-        self._tiles: dict[tuple[Entity, str], list[int]] = {}  # aggregate → tiles that hold something
+        self._tiles: dict[tuple[Entity, str], list[int]] = {}  # aggregate → its tiles that are not zero
         self._newest: dict[
             tuple[Entity, str], int
-        ] = {}  # signal → beginning of its newest tile, or a kept time
+        ] = {}  # signal → start of its newest tile, or a stored time
         for entity, state in ((Entity.USER, user), (Entity.ITEM, item)):
             self._read(entity, state)
 
     def of(self, feature: Feature) -> int | None:
-        """Milliseconds; None: no event is behind it (an attribute, the clock), or none has happened yet."""
+        """Milliseconds; None: no event is behind the value, or none has happened yet."""
         times = [self._total_ms(total) for total in feature.totals]
         times += [self._history_ms(query.history.name) for query in feature.history_queries]
         newest = max(times, default=0)
@@ -69,7 +69,7 @@ class Ages:
 def ages(
     features: FeatureSet, user: EntityState, items: Iterable[EntityState], now_ms: int
 ) -> list[dict[str, int | None]]:
-    """One mapping an item: feature name → age in milliseconds."""
+    """One mapping per item: feature name → age in milliseconds."""
     found = []
     for item in items:
         of = Ages(features, user, item, now_ms).of

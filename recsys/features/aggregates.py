@@ -16,7 +16,7 @@ from recsys.contracts.types import EventType
 
 
 class Entity(StrEnum):
-    """What a feature belongs to. Only users and items own state; the others read it."""
+    """What a feature depends on. Only users and items have state."""
 
     USER = "user"
     ITEM = "item"
@@ -33,7 +33,7 @@ class Measure(StrEnum):
 
 
 class Split(StrEnum):
-    """Whether an aggregate keeps one cell, or one for each category or creator of the event's item, or the item."""
+    """By what an aggregate counts apart: not at all, or by the category, creator or id of the event's item."""
 
     NONE = ""
     CATEGORY = "category"
@@ -44,10 +44,10 @@ class Split(StrEnum):
 TILE_MARK = "@"
 KEY_MARK = "#"
 
-# The cap on a split: categories (creators, items) are hashed into this many buckets. A cap of the kind "keep the k
-# strongest" would depend on the order of arrival; hashing keeps the state a monoid and bounds it all the same.
+# Categories, creators and items are hashed into this many buckets. A bound such as "keep the k largest" would depend on
+# the order of arrival; hashing keeps the state a monoid.
 BUCKETS = 4096
-CATEGORIES_PER_EVENT = 4  # only the first, the main ones, enter a split
+CATEGORIES_PER_EVENT = 4  # a split counts the first ones, the main ones
 
 
 @lru_cache(maxsize=1 << 16)
@@ -76,10 +76,10 @@ def split_buckets(split: Split, event: Event) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Cells of one entity that one kind of event changes.
+    """Cells of one entity that certain events change.
 
-    Cell names: `name`, `name@tile`, `name#bucket`, `name@tile#bucket`. `hop_ms` 0 means one cell for all
-    time; otherwise tiles, of which those within `retention_ms` (a multiple of the hop) are needed.
+    Cell names: `name`, `name@tile`, `name#bucket`, `name@tile#bucket`. `hop_ms` 0: one cell for all time. Otherwise
+    tiles, which are needed for `retention_ms`, a multiple of the hop.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Aggregate:
     split: Split = Split.NONE
     min_value: float | None = None  # count only events with at least this value, such as four stars
     scale: int = 1  # of Measure.VALUE
-    attributed: bool = False  # count only events that name the request that showed the item
+    attributed: bool = False  # count only events with the id of the request that showed the item
 
     def accepts(self, event: Event) -> bool:
         if event.type not in self.types or (self.attributed and event.request_id is None):
@@ -102,7 +102,7 @@ class Aggregate:
         return self.min_value is None or (event.value is not None and event.value >= self.min_value)
 
     def keys(self, event: Event) -> list[str]:
-        """The ends of the names of the cells that an accepted event changes: "" or `#bucket`s."""
+        """The suffixes of the cells that an accepted event changes: "" or `#bucket`s."""
         if self.split is Split.NONE:
             return [""]
         return [f"{KEY_MARK}{bucket}" for bucket in split_buckets(self.split, event)]
@@ -116,7 +116,7 @@ class Aggregate:
         return round((event.value or 0.0) * self.scale)
 
     def stem(self, time_ms: int) -> str:
-        """The name, up to the bucket, of the cell that counts that time."""
+        """The cell name of that time, without the bucket."""
         return f"{self.name}{TILE_MARK}{time_ms // self.hop_ms}" if self.hop_ms else self.name
 
     def fold(self, event: Event) -> list[Delta]:
@@ -127,7 +127,7 @@ class Aggregate:
 
 
 class Cell(NamedTuple):
-    """A cell's name, taken apart. `tile` and `bucket` are -1 where the name has none."""
+    """The parts of a cell's name. `tile` and `bucket` are -1 where the name has none."""
 
     name: str
     tile: int

@@ -1,7 +1,7 @@
-"""Serving's read: one user and N candidates to one (N, D) float32 matrix.
+"""The online read: one user and N candidates to one (N, D) float32 matrix.
 
-The user's cells become all totals at once (`UserTotals`), the item side is gathered from `ItemColumns`, and only what
-depends on both is computed for each candidate.
+All totals of the user are computed at once (`UserTotals`), the item side is gathered from `ItemColumns`, and only what
+depends on both is computed per candidate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recsys.contracts.state import EntityState, Visit
 from recsys.features.aggregates import BUCKETS, Entity, Split, category_buckets
 from recsys.features.feature_set import FeatureSet, runs
+from recsys.features.item_columns import ItemColumns
 from recsys.features.spec import MAX_VISITS, Feature, Floats, HistoryQuery, Ints, Match, Total, number
 from recsys.features.user_totals import UserTotals
 
@@ -23,33 +24,19 @@ class ItemSide(Protocol):
     """What is known of the items: `ItemColumns`, or a batch job's documents. See `ItemColumns` for the members."""
 
     @property
-    def runs(self) -> list[tuple[slice, slice]]: ...
-
-    @property
-    def categories(self) -> NDArray[np.int64]: ...
-
-    @property
-    def creators(self) -> NDArray[np.int64]: ...
-
-    @property
-    def ids(self) -> NDArray[np.int64]: ...
-
-    def rows(self, item_ids: Sequence[str]) -> NDArray[np.int32]: ...
+    def catalogue(self) -> ItemColumns:
+        """What no event changes: categories, creators, attributes."""
 
     def values(self, rows: NDArray[np.int32], now_ms: int) -> NDArray[np.float32]: ...
 
     def total(self, total: Total, rows: NDArray[np.int32]) -> NDArray[np.int64]: ...
-
-    def counted_categories(self, rows: NDArray[np.int32]) -> Ints: ...
-
-    def created(self, rows: NDArray[np.int32]) -> Ints: ...
 
 
 def assemble(
     features: FeatureSet,
     user: EntityState,
     user_attributes: Mapping[str, str],
-    columns: ItemSide,
+    items: ItemSide,
     rows: NDArray[np.int32],
     now_ms: int,
     context: Mapping[str, str],
@@ -59,8 +46,8 @@ def assemble(
     Args:
         user: as the store has it; empty for an unknown user.
         user_attributes: static attributes by name.
-        columns: the catalogue; made with the same `features`.
-        rows: (N,) int32, rows of `columns`.
+        items: made with the same `features`.
+        rows: (N,) int32, rows of `items`.
         context: of the request, such as `tab`.
 
     Returns:
@@ -68,10 +55,10 @@ def assemble(
     """
     plan = _plan(features)
     matrix = np.empty((len(rows), features.dimension), np.float32)
-    steady = columns.values(rows, now_ms)
-    for there, here in columns.runs:
+    steady = items.values(rows, now_ms)
+    for there, here in items.catalogue.runs:
         matrix[:, there] = steady[:, here]
-    source = _RequestSource(plan.totals, user, user_attributes, columns, rows, now_ms, context)
+    source = _RequestSource(plan.totals, user, user_attributes, items, rows, now_ms, context)
     shared = np.array([v for f in plan.shared for v in f.values(source)], np.float32)
     for there, here in plan.shared_runs:
         matrix[:, there] = shared[here]
@@ -82,7 +69,7 @@ def assemble(
 
 
 class _Plan(NamedTuple):
-    """`shared`: one value a request (user, context). `paired`: one a candidate, not cached with the item."""
+    """`shared`: one value per request (user, context). `paired`: one per candidate, not cached with the item."""
 
     totals: UserTotals
     shared: tuple[Feature, ...]
@@ -116,20 +103,19 @@ class _RequestSource:
         totals: UserTotals,
         user: EntityState,
         user_attributes: Mapping[str, str],
-        columns: ItemSide,
+        items: ItemSide,
         rows: NDArray[np.int32],
         now_ms: int,
         context: Mapping[str, str],
     ) -> None:
         self.now_ms: Ints = now_ms
         self._attributes = {Entity.USER: user_attributes, Entity.CONTEXT: context}
-        self._columns = columns
-        self._rows = rows
-        # (4, N), (1, N) and (1, N): a loop over few rows of many is quicker than a reduction of many short rows
+        self._items, self._catalogue, self._rows = items, items.catalogue, rows
+        # (4, N), (1, N) and (1, N): looping over few long rows is faster than reducing many short ones
         self._buckets = {
-            Split.CATEGORY: np.ascontiguousarray(columns.categories.take(rows, axis=0).T),
-            Split.CREATOR: np.ascontiguousarray(columns.creators.take(rows, axis=0).T),
-            Split.ITEM: columns.ids.take(rows)[None],
+            Split.CATEGORY: np.ascontiguousarray(self._catalogue.categories.take(rows, axis=0).T),
+            Split.CREATOR: np.ascontiguousarray(self._catalogue.creators.take(rows, axis=0).T),
+            Split.ITEM: self._catalogue.ids.take(rows)[None],
         }
         self._user_totals = totals.read(user.cells, now_ms, self._buckets)
         self._visits = {name: visits[-MAX_VISITS:] for name, visits in user.histories.items()}
@@ -138,7 +124,7 @@ class _RequestSource:
 
     def total(self, total: Total) -> Ints:
         found = self._user_totals.get(total)
-        return self._columns.total(total, self._rows) if found is None else found
+        return self._items.total(total, self._rows) if found is None else found
 
     def count(self, query: HistoryQuery) -> Ints:
         mask = self._matching(query)
@@ -176,7 +162,8 @@ class _RequestSource:
         buckets = [_distinct_buckets(visit[4]) for visit in visits]
         table = np.zeros(BUCKETS + 1, np.int64)
         bits = np.repeat(_BITS[: len(visits)], list(map(len, buckets)))
-        np.add.at(table, list(chain.from_iterable(buckets)), bits)  # each bit once: as good as a bitwise or
+        # each bit enters once, so the sum is a bitwise or
+        np.add.at(table, list(chain.from_iterable(buckets)), bits)
         first: NDArray[np.int64]
         first, *others = table.take(self._buckets[Split.CATEGORY])
         for other in others:
@@ -184,10 +171,10 @@ class _RequestSource:
         return first
 
     def _same_item(self, visits: Sequence[Visit]) -> Ints:
-        visited = self._columns.rows([visit[3] for visit in visits])
+        visited = self._catalogue.rows([visit[3] for visit in visits])
         hits = np.flatnonzero(visited[:, None] == self._rows)
         if not hits.size:
-            return 0  # as a rule: what was engaged is not recommended again
+            return 0  # the usual case: seen items are filtered out before
         visit, candidate = np.divmod(hits, len(self._rows))
         mask = np.zeros(len(self._rows), np.int64)
         np.add.at(mask, candidate, _BITS[visit])
@@ -197,7 +184,7 @@ class _RequestSource:
         return number(self._attributes[entity].get(name), default, vocabulary)
 
     def categories(self) -> Ints:
-        return self._columns.counted_categories(self._rows)
+        return self._catalogue.counted_categories(self._rows)
 
     def created_ms(self) -> Ints:
-        return self._columns.created(self._rows)
+        return self._catalogue.created(self._rows)

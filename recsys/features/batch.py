@@ -1,8 +1,8 @@
-"""The same integers from sorted events: what Spark runs on each bucket of keys.
+"""Features of many instants from sorted events: the batch kernel, which Spark runs on each bucket of keys.
 
-Where the stream adds to cells and a reader sums tiles, this kernel answers many instants at once by cumulative sums
-and binary search: `SourceOf(events, queries)` is a `Source` whose arrays have one entry a query. Numpy alone, so that
-it runs unchanged in a Spark executor, in a test and in a notebook.
+The stream adds to cells and a reader sums tiles; this kernel gets the same integers by cumulative sums and binary
+search. `BatchSource(entity, events, queries)` is a `Source` whose arrays have one entry per query. Numpy only, so it
+runs unchanged in a Spark executor, in a test and in a notebook.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ _MAX_KEYS = 1 << (62 - _TIME_BITS)
 class EventColumns:
     """The events of some users, or of some items, sorted by (key, time, event id), each event id once.
 
-    `key`: code of the user (item) that owns the event; `item`: code of the item. Arrays (n,); `buckets`: (n, k) for
-    each split, padded with `NO_BUCKET`; `value` is NaN where the event has none.
+    Arrays (n,). `key`: code of the user (item) that owns the event; `item`: code of the item; `value`: NaN where the
+    event has none; `buckets`: split → (n, k), padded with `NO_BUCKET`.
     """
 
     key: Array
@@ -41,7 +41,7 @@ class EventColumns:
     buckets: Mapping[Split, Array]
 
     def amounts(self, signal: Signal | Aggregate) -> tuple[Array, Array]:
-        """(rows, amounts): the events that count, and what each adds."""
+        """(rows, amounts) of the events that count."""
         chosen = np.isin(self.kind, [KIND[t] for t in signal.types])
         if signal.attributed:
             chosen &= self.attributed
@@ -58,7 +58,7 @@ class EventColumns:
         return rows, np.rint(self.value[rows] * signal.scale).astype(np.int64)
 
     def cells(self, aggregate: Aggregate) -> tuple[Array, Array, Array, Array]:
-        """(key, tile, bucket, amount) of every cell of an aggregate; -1: the cell's name has no such part."""
+        """(key, tile, bucket, amount) of every cell of an aggregate; -1 where the cell's name has no such part."""
         rows, amounts = self.amounts(aggregate)
         buckets = np.full(rows.size, -1, np.int64)
         if aggregate.split is not Split.NONE:
@@ -81,7 +81,7 @@ class EventColumns:
 
 @dataclass(frozen=True)
 class Queries:
-    """Instants at which features are wanted: arrays (q,), buckets as in `EventColumns`, codes as its codes.
+    """The instants at which features are wanted. Arrays (q,); codes and buckets as in `EventColumns`.
 
     `key` is -1 for a user (item) without events. `attributes`: (entity, name) → (q,) texts, None where missing.
     """
@@ -95,7 +95,7 @@ class Queries:
 
 
 class BatchSource:
-    """`recsys.features.spec.Source` of many instants. The events are those of `entity`, whose totals it answers."""
+    """`recsys.features.spec.Source` of many instants, for the totals of `entity`, whose events it has."""
 
     def __init__(self, entity: Entity, events: EventColumns, queries: Queries) -> None:
         self._entity = entity
@@ -157,7 +157,7 @@ class BatchSource:
 
 
 class _Series:
-    """Amounts by (key, time), answering totals as of (key, time) pairs."""
+    """Amounts by (key, time); gives totals as of (key, time) pairs."""
 
     def __init__(self, keys: Array, times: Array, amounts: Array) -> None:
         self._keys, codes = np.unique(keys, return_inverse=True)
@@ -169,7 +169,7 @@ class _Series:
         self._sums = np.concatenate(([0], np.cumsum(amounts[order], dtype=np.int64)))
 
     def total(self, total: Total, keys: Array, times: Array) -> Array:
-        """(q,) int64; 0 for a key that has no events."""
+        """(q,) int64; 0 for a key without events."""
         if not self._keys.size:
             return np.zeros(keys.size, np.int64)
         codes = np.searchsorted(self._keys, keys)
@@ -196,7 +196,7 @@ class _Series:
         return self._sums[self._at(codes, end)] - self._sums[self._at(codes, start)]
 
     def _decayed(self, total: Total, codes: Array, times: Array) -> Array:
-        """The current tile by its events so far, the older ones by their sums: at most `tiles` of them a query."""
+        """Events of the current tile, plus the weighted sums of at most `tiles` older ones per query."""
         hop, tiles, weights = total.window.hop_ms, total.window.tiles, total.window.weights
         tile_of = self._moments & ((1 << _TIME_BITS) - 1)
         stamps = self._moments >> _TIME_BITS << _TIME_BITS | tile_of // hop
@@ -226,7 +226,7 @@ class _Series:
 
 
 class _Visits:
-    """The latest visits of each query's user: (query, visit) pairs, oldest first within a query."""
+    """The latest visits of each query's user as (query, visit) pairs, oldest first within a query."""
 
     def __init__(self, events: EventColumns, queries: Queries, history: History, match: Match) -> None:
         rows = np.flatnonzero(np.isin(events.kind, [KIND[t] for t in history.types]))
@@ -257,7 +257,7 @@ class _Visits:
 def spans_before(
     keys: Array, times: Array, query_keys: Array, query_times: Array, size: int
 ) -> tuple[Array, Array]:
-    """For each query the span [start, end) of its key's latest `size` entries strictly before its time.
+    """Per query, the span [start, end) of its key's latest `size` entries strictly before its time.
 
     `keys` and `times` are sorted by (key, time); a key must be below 2^20.
     """
@@ -274,7 +274,11 @@ def _pair(keys: Array, buckets: Array) -> Array:
 
 
 def _spans(starts: Array, ends: Array) -> tuple[Array, Array]:
-    """Every (i, j) with starts[i] ≤ j < ends[i], in order."""
+    """Every (i, j) with starts[i] ≤ j < ends[i], in order.
+
+    >>> [pairs.tolist() for pairs in _spans(np.array([0, 5]), np.array([2, 6]))]
+    [[0, 0, 1], [0, 1, 5]]
+    """
     lengths = ends - starts
     owner = np.repeat(np.arange(lengths.size), lengths)
     first = np.cumsum(lengths) - lengths

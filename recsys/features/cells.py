@@ -1,8 +1,7 @@
-"""Cells as integers: eight bytes each for the online store, and arrays for serving, instead of names.
+"""Cell names as integers: eight bytes each in the online store, arrays in serving.
 
-A code is `aggregate << 48 | tile << 16 | bucket`; the aggregate is its number among those of its entity, by name. The
-numbers follow from the feature definitions, so a code means nothing without them: who stores codes stores the
-definitions' fingerprint beside them.
+A code is `aggregate << 48 | tile << 16 | bucket`; the aggregate is its index among those of its entity, by name. The
+index follows from the feature definitions, so codes are stored together with the definitions' fingerprint.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
@@ -19,11 +18,11 @@ Ints64 = NDArray[np.int64]
 CODE_BYTES = 8
 _BUCKET_BITS = 16
 _TILE_BITS = 32
-_CACHED_CELLS = 1 << 16  # the users of a day share most names
+_CACHED_CELLS = 1 << 16  # the users of one day share most names
 
 
 def aggregates_of(codes: Ints64) -> Ints64:
-    """Their numbers."""
+    """The index of each code's aggregate."""
     return codes >> (_TILE_BITS + _BUCKET_BITS)
 
 
@@ -43,7 +42,7 @@ class CellCoding:
     def __init__(self, aggregates: Iterable[Aggregate], entity: Entity) -> None:
         self.aggregates: Sequence[Aggregate] = [a for a in aggregates if a.entity is entity]
         self._numbers = {a.name: number for number, a in enumerate(self.aggregates)}
-        # what a name must say; codings of equal shape read each other's codes
+        # codings of equal shape read each other's codes
         self.shape = tuple((a.name, a.hop_ms, a.split) for a in self.aggregates)
         self.code = lru_cache(_CACHED_CELLS)(self._code)
         self.name = lru_cache(_CACHED_CELLS)(self._name)
@@ -52,7 +51,7 @@ class CellCoding:
         return self.aggregates[code >> (_TILE_BITS + _BUCKET_BITS)].op
 
     def pack(self, cells: Mapping[str, int]) -> tuple[Ints64, Ints64]:
-        """Codes and amounts, (n,) int64 each. Cells of other feature sets get the number after the last."""
+        """Codes and amounts, (n,) int64 each. Cells of other feature sets get the index after the last."""
         if isinstance(cells, PackedCells) and (packed := cells.packed(self)) is not None:
             return packed
         n = len(cells)
@@ -73,7 +72,7 @@ class CellCoding:
 
 
 class PackedCells(MutableMapping[str, int]):
-    """Cells as the store sends them: arrays for who computes with them, a mapping for who asks by name."""
+    """Cells as the store sends them: arrays, and a mapping by name on demand."""
 
     __slots__ = ("_amounts", "_changed", "_codes", "_coding", "_named")
 
@@ -81,11 +80,11 @@ class PackedCells(MutableMapping[str, int]):
         """`codes`, `amounts`: (n,) int64, each cell once."""
         self._coding = coding
         self._codes, self._amounts = codes, amounts
-        self._named: dict[str, int] | None = None  # made when somebody asks
+        self._named: dict[str, int] | None = None  # made on first use
         self._changed = False
 
     def packed(self, coding: CellCoding) -> tuple[Ints64, Ints64] | None:
-        """Codes and amounts, (n,) int64 each; None if they are of another coding, or were changed by name."""
+        """Codes and amounts, (n,) int64 each; None if the coding differs, or a cell was changed by name."""
         if self._changed or (coding is not self._coding and coding.shape != self._coding.shape):
             return None
         return self._codes, self._amounts

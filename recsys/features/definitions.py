@@ -1,7 +1,7 @@
-"""The shipped features, one entry each. To add one: write its entry here, then `recsys features diff`.
+"""The shipped features, one entry each. To add one: write its entry here, then run `recsys features diff`.
 
-What the entries share is above them: the signals (which events count), the windows, the histories. Features that
-read the same signal over windows of the same hop share their cells, so an entry that reuses them costs no state.
+Above the entries is what they share: signals (which events count), windows, histories. Features that read the same
+signal over windows of the same hop share their cells, so reusing them costs no state.
 """
 
 from functools import partial
@@ -38,8 +38,8 @@ STARS_SCALE = 10  # ratings are kept in tenths of a star
 GOOD_STARS = 4.0
 ACTIVITY = ("low_active", "middle_active", "high_active", "full_active")
 
-# Signals. What is divided by impressions counts only events that name the request that showed the item: a click
-# from elsewhere (a search, an imported history) has no impression to be divided by.
+# Signals. Numerators over impressions count only events with the id of the request that showed the item: a click from
+# elsewhere (a search, an imported history) has no impression.
 SHOWN = Signal("shown", frozenset({EventType.IMPRESSION}))
 CLICKED = Signal("click", frozenset({EventType.CLICK}), attributed=True)
 LIKED = Signal("like", frozenset({EventType.LIKE}), attributed=True)
@@ -57,13 +57,13 @@ HOUR, SIX_HOURS = last(MS_PER_HOUR), last(6 * MS_PER_HOUR)
 DAY, WEEK, MONTH = last(MS_PER_DAY), last(7 * MS_PER_DAY), last(30 * MS_PER_DAY)
 FAST = decayed(2 * MS_PER_DAY)  # 1-hour tiles, followed for 8 days
 SLOW = decayed(7 * MS_PER_DAY)  # 1-day tiles, followed for 28 days
-# Rates of a user's own outcomes are a profile as of last midnight. A running rate would be a better guess of the
-# user's level and a worse one of the next label: who has just clicked has fewer clicks left (docs/ranking.md).
+# Rates of a user's own outcomes are as of last midnight. A running rate would estimate the user's level better and the
+# next label worse: a user who has just clicked has fewer clicks left (docs/ranking.md).
 PROFILE, SLOW_PROFILE = settled(MONTH), settled(SLOW)
 
-# Histories: `engaged` feeds the models, `seen` the exact seen filter, `shown` what the latest list was like. How often
-# an item was shown to the user is counted by its bucket instead: eight bytes an item and day where a visit takes a
-# hundred, so fatigue is remembered for weeks, not for the latest fifty places.
+# Histories: `engaged` feeds the models, `seen` the exact seen filter, `shown` the features of the latest lists. How
+# often an item was shown to the user is counted by its bucket: eight bytes per item and day instead of a hundred per
+# visit, so fatigue is remembered for weeks.
 ENGAGED_VISITS = History("engaged", ENGAGEMENT, 50)
 SEEN_VISITS = History("seen", ENGAGEMENT, 1000)
 SHOWN_VISITS = History("shown", frozenset({EventType.IMPRESSION}), 20)

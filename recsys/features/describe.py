@@ -1,4 +1,4 @@
-"""The feature set for people: the table of all features, and what a change of definitions makes invalid."""
+"""The feature set for readers: the table of all features, and what a change of definitions makes invalid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import Attribute
 from recsys.features.spec import Feature, HistoryQuery, Match, Total
 
-DEFINITIONS = "_definitions.json"  # beside the examples: what the newest of them were built with
+DEFINITIONS = "_definitions.json"  # next to the examples: the definitions that the newest were built with
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Row:
 
 
 def listing(features: FeatureSet) -> list[Row]:
-    """One row a feature, in column order."""
+    """One row per feature, in column order."""
     return [
         Row(f.name, f.entity.value.replace("_", " × "), f.kind.replace("_", " "), _reads(f), f.columns)
         for f in features.features
@@ -33,7 +33,7 @@ def listing(features: FeatureSet) -> list[Row]:
 
 
 def markdown(features: FeatureSet) -> str:
-    """The same as a Markdown table; docs/features.md holds it, and a test keeps it so."""
+    """The same as the Markdown table in docs/features.md; a test compares them."""
     lines = ["| feature | of | kind | reads | columns |", "|---|---|---|---|---|"]
     for row in listing(features):
         columns = ", ".join(f"`{c.removeprefix(row.feature) or c}`" for c in row.columns)
@@ -62,7 +62,7 @@ def _history_query(query: HistoryQuery) -> str:
 class Effect(StrEnum):
     """What a change makes invalid."""
 
-    MODELS = "examples must be built and models trained again"
+    MODELS = "rebuild the examples and retrain the models"
     STATE = "and its state is new: until a backfill it counts from now on"
     UNUSED_STATE = "and its cells are no longer read: they expire"
     EVERYTHING = "every state is invalid: replay the log into an empty store"
@@ -78,7 +78,7 @@ class Change:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """What changed from one `FeatureSet.describe()` to another; nothing: their fingerprints are equal."""
+    """What changed from one `FeatureSet.describe()` to another; empty if their fingerprints are equal."""
     shared = [k for k in ("format", "buckets", "categories_per_event") if old.get(k) != new.get(k)]
     changes = [Change("changed", name, Effect.EVERYTHING) for name in shared]
     changes += _named(old["features"], new["features"], "feature", Effect.MODELS, Effect.MODELS)

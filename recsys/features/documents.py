@@ -1,7 +1,7 @@
-"""Item features as finished numbers, one document an item: what a nightly batch job leaves for serving to read.
+"""Item features as finished numbers, one document per item: what a nightly batch job leaves for serving to read.
 
-The ordinary design, which `ItemColumns` (states in memory, values of this moment) is set against. A document is
-name → value: the item's cached columns, and the integers of the features that tick, by the names of their totals.
+The conventional design, with which `ItemColumns` (states in memory, values as of now) is compared. A document is
+name → value: the item's cached columns, and the integers of the ticking features, by the names of their totals.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from recsys.contracts.types import Item
 from recsys.features.feature_set import FeatureSet
 from recsys.features.item_columns import ItemColumns
-from recsys.features.spec import Ints, Total
+from recsys.features.spec import Total
 
 Document = Mapping[str, float]
 _PAGE = 2_000
 
 
 class ItemDocuments:
-    """Makes documents, and arrays of documents."""
+    """Turns item columns into documents, and documents into arrays."""
 
     def __init__(self, features: FeatureSet) -> None:
         unknown = ItemColumns([Item("")], features)
@@ -45,7 +45,7 @@ class ItemDocuments:
         """(N, C) float32 in the order of `ItemColumns.columns`, and (N,) of each total.
 
         Args:
-            columns: what is known of an item without its document: it is as without events.
+            columns: the catalogue, without events; it gives the values of items without a document.
             rows: of the items that the documents belong to.
         """
         names, nothing = self.names, [0.0] * len(self.names)
@@ -63,7 +63,7 @@ class ItemDocuments:
 
 
 class FixedItems:
-    """`assemble.ItemSide` of values that were computed elsewhere. What never changes comes from the catalogue."""
+    """`assemble.ItemSide` of values that were computed elsewhere."""
 
     def __init__(
         self,
@@ -74,33 +74,12 @@ class FixedItems:
     ) -> None:
         """
         Args:
-            columns: the catalogue, without events; its values are those of items beyond the n-th, which came later.
+            columns: the catalogue, without events; it gives the values of items beyond the n-th, which came later.
             values: (n, C) float32; row i belongs to item i, or (`aligned`) to the i-th of the rows asked for.
             totals: (n,) int64 of each.
         """
-        self._columns = columns
-        self._values = values
-        self._totals = totals
-        self._aligned = aligned
-
-    @property
-    def runs(self) -> list[tuple[slice, slice]]:
-        return self._columns.runs
-
-    @property
-    def categories(self) -> NDArray[np.int64]:
-        return self._columns.categories
-
-    @property
-    def creators(self) -> NDArray[np.int64]:
-        return self._columns.creators
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        return self._columns.ids
-
-    def rows(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
-        return self._columns.rows(item_ids)
+        self.catalogue = columns
+        self._values, self._totals, self._aligned = values, totals, aligned
 
     def values(self, rows: NDArray[np.int32], now_ms: int) -> NDArray[np.float32]:
         if self._aligned:
@@ -108,7 +87,7 @@ class FixedItems:
         found: NDArray[np.float32] = self._values[self._place(rows)]
         later = rows >= len(self._values)
         if later.any():
-            found[later] = self._columns.values(rows[later], now_ms)
+            found[later] = self.catalogue.values(rows[later], now_ms)
         return found
 
     def total(self, total: Total, rows: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -116,12 +95,6 @@ class FixedItems:
         if self._aligned:
             return known
         return np.where(rows < len(known), known[self._place(rows)], 0)
-
-    def counted_categories(self, rows: NDArray[np.int32]) -> Ints:
-        return self._columns.counted_categories(rows)
-
-    def created(self, rows: NDArray[np.int32]) -> Ints:
-        return self._columns.created(rows)
 
     def _place(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
         return np.minimum(rows, len(self._values) - 1)

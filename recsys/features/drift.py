@@ -1,7 +1,7 @@
 """How far a feature's values have moved since training: the population stability index (PSI).
 
-PSI = Σ (p - q) · ln(p / q) over bins, p the training's share of a bin and q the live one. The usual reading: below 0.1
-stable, above 0.25 another population. A sample of n rows alone gives about (bins - 1) / n.
+PSI = Σ (p - q) · ln(p / q) over bins; p is a bin's share in training, q its live share. The usual reading: below 0.1
+stable, above 0.25 another population. Sampling n rows alone gives about (bins - 1) / n.
 """
 
 import json
@@ -17,16 +17,15 @@ from recsys.contracts.errors import InvalidBundle
 
 HISTOGRAMS = "feature_histograms.json"  # the bundle's file
 BINS = 10
-_SAMPLED_ROWS = 50_000  # plenty for ten bins
-_LEAST_SHARE = 1e-4  # of an empty bin: the logarithm needs one
+_SAMPLED_ROWS = 50_000  # enough for ten bins
+_LEAST_SHARE = 1e-4  # of an empty bin, for the logarithm
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
     """`edges`: (b,) ascending; bin i holds edges[i-1] < value ≤ edges[i]. `shares`: (b + 1,), they sum to 1.
 
-    The first edge is just below the smallest value of the sample: what is smaller than anything that training has seen
-    has a bin of its own.
+    The first edge is just below the sample's minimum, so values below the training range have a bin of their own.
     """
 
     edges: tuple[float, ...]
@@ -34,14 +33,19 @@ class Histogram:
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> Self:
-        """Bins with about equal shares of `values` (n,), n > 0; a value that many rows have makes them fewer."""
+        """Bins with about equal shares of `values` (n,), n > 0; fewer bins if many rows share a value."""
         low = np.nextafter(values.min(), np.float32(-np.inf))
         inner = np.quantile(values, np.arange(1, BINS) / BINS, method="inverted_cdf")
         edges = np.unique(np.append(inner.astype(np.float32), low))
         return cls(tuple(edges.tolist()), tuple(_shares(edges, values).tolist()))
 
     def psi(self, values: NDArray[np.float32]) -> float:
-        """Of (n,) values, n > 0, against the sample that the histogram was made of."""
+        """The PSI of `values` (n,), n > 0, against the histogram's sample.
+
+        >>> trained = np.arange(1_000, dtype=np.float32)
+        >>> round(Histogram.of(trained).psi(trained), 6), round(Histogram.of(trained).psi(trained + 300), 1)
+        (0.0, 2.5)
+        """
         live = np.maximum(_shares(np.array(self.edges, np.float32), values), _LEAST_SHARE)
         trained = np.maximum(self.shares, _LEAST_SHARE)
         return float(((trained - live) * np.log(trained / live)).sum())
@@ -53,12 +57,12 @@ def _shares(edges: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[
 
 
 def histograms(features: NDArray[np.float32]) -> list[Histogram]:
-    """One a column of `features` (N, D), N > 0."""
+    """One per column of `features` (N, D), N > 0."""
     return [Histogram.of(column) for column in features.T]
 
 
 def sampled_histograms(features: NDArray[np.float32], seed: int) -> list[Histogram]:
-    """The same of at most fifty thousand rows, drawn by `seed`."""
+    """`histograms` of at most 50,000 rows, drawn by `seed`."""
     return histograms(features[np.random.default_rng(seed).permutation(len(features))[:_SAMPLED_ROWS]])
 
 
@@ -76,7 +80,7 @@ def read_histograms(path: Path) -> list[Histogram]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return [Histogram(tuple(h["edges"]), tuple(h["shares"])) for h in content]
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidBundle(f"{path.name}: no feature histograms: {error}; train again") from error
+        raise InvalidBundle(f"{path.name}: not feature histograms: {error}; train again") from error
 
 
 def drift(

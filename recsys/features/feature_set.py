@@ -46,7 +46,7 @@ NOT_SPLIT = -1  # in place of a bucket
 class FeatureSet:
     """Features in column order, and the deduplicated state that they need.
 
-    `histories` are kept besides those that features read (the seen filter and the models read them).
+    `histories` are stored in addition to those that features read; the seen filter and the models read them.
     """
 
     def __init__(self, features: Sequence[Feature], histories: Iterable[History] = ()) -> None:
@@ -68,11 +68,11 @@ class FeatureSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all definitions: two sets with the same fingerprint have the same state and the same values."""
+        """Hash of all definitions. Sets with the same fingerprint have the same state and the same values."""
         return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready: every definition, and what they share."""
+        """JSON-ready: all definitions."""
         return {
             "format": _FORMAT,
             "buckets": BUCKETS,
@@ -93,11 +93,11 @@ class FeatureSet:
 
     @property
     def user_attributes(self) -> frozenset[str]:
-        """Names of the users' static attributes that some feature reads: what serving keeps of a user table."""
+        """Names of the users' attributes that some feature reads: what serving loads of a user table."""
         return frozenset(f.attribute for f in self.attributes if f.entity is Entity.USER)
 
     def column(self, name: str) -> int:
-        """The place of a column in a feature matrix.
+        """The index of a column in a feature matrix.
 
         Raises:
             UnknownFeature: no definition has it.
@@ -108,31 +108,31 @@ class FeatureSet:
             raise UnknownFeature(f"{name}: no such feature; see `recsys features list`") from None
 
     def placed(self, wanted: Callable[[Feature], bool]) -> tuple[tuple[Feature, ...], NDArray[np.intp]]:
-        """The features that `wanted` picks, and the columns of a feature matrix that they fill, in order."""
+        """The features that `wanted` selects, and the matrix columns that they fill, in order."""
         picked = tuple(f for f in self.features if wanted(f))
         names = [name for f in picked for name in f.columns]
         return picked, np.array([self.names.index(name) for name in names], dtype=np.intp)
 
     def fold(self, event: Event) -> Folded:
-        """The changes that one event makes. The stream worker's hot path: a plan for each event type."""
+        """The changes that one event makes. The feature worker's hot path: one plan per event type."""
         return self._plans[event.type].fold(event)
 
 
 def runs(columns: NDArray[np.intp]) -> list[tuple[slice, slice]]:
-    """`columns` as stretches: (where they lie in a feature matrix, where among themselves). Slices copy quickly.
+    """Consecutive `columns` as (slice of the feature matrix, slice of `columns`), because slices copy quickly.
 
     >>> runs(np.array([4, 5, 9]))
     [(slice(4, 6, None), slice(0, 2, None)), (slice(9, 10, None), slice(2, 3, None))]
     """
     starts = np.flatnonzero(np.diff(columns, prepend=-2) != 1).tolist()
-    stretches = pairwise([*starts, len(columns)])
-    return [(slice(int(columns[a]), int(columns[a]) + b - a), slice(a, b)) for a, b in stretches]
+    bounds = pairwise([*starts, len(columns)])
+    return [(slice(int(columns[a]), int(columns[a]) + b - a), slice(a, b)) for a, b in bounds]
 
 
 class _Plan:
-    """What an event of one type changes, prepared: it runs for every event.
+    """What an event of one type changes.
 
-    Most rules add 1 to a cell that time, categories, creator or item name, so what they make is made once and kept.
+    Most rules add 1 to a cell that depends on time, categories, creator or item only, so their deltas are cached.
     """
 
     def __init__(
@@ -166,17 +166,19 @@ class _Plan:
 
 
 class _Steady:
-    """Rules of one split that add 1: their changes are the same until the finest tile ends, so they are kept."""
+    """Rules of one split that add 1: their changes stay the same until the finest tile ends, so they are cached."""
 
     def __init__(self, rules: Sequence[Aggregate]) -> None:
         self.rules = rules
         # hops divide one another
         self._hop_ms = min((a.hop_ms for a in rules if a.hop_ms), default=MS_PER_DAY)
-        self._kept = lru_cache(maxsize=1 << 14)(self._make)  # items fall into 2^12 buckets, named or not
+        self._cached = lru_cache(maxsize=1 << 14)(
+            self._make
+        )  # items have 2^12 buckets, each attributed or not
 
     def changes(self, time_ms: int, named: bool, buckets: tuple[int, ...]) -> Changes:
-        """Of the user and of the item. `named`: the event names the request that showed the item."""
-        return self._kept(time_ms // self._hop_ms, named, buckets)
+        """Of the user and of the item. `named`: the event has the id of the request that showed the item."""
+        return self._cached(time_ms // self._hop_ms, named, buckets)
 
     def _make(self, tile: int, named: bool, buckets: tuple[int, ...]) -> Changes:
         user: list[Delta] = []
@@ -192,7 +194,7 @@ class _Steady:
 
 
 def _aggregates(totals: Sequence[Total]) -> tuple[Aggregate, ...]:
-    """One aggregate for each (entity, name), kept as long as its longest window needs."""
+    """One aggregate per (entity, name), stored as long as its longest window needs."""
     retention: dict[tuple[Entity, str], int] = defaultdict(int)
     owners: dict[tuple[Entity, str], Total] = {}
     for total in totals:

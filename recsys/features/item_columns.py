@@ -1,14 +1,14 @@
-"""The items of a whole catalogue as arrays in process: what serving reads instead of 500 keys a request.
+"""The item features of a whole catalogue as arrays in process: what serving reads instead of 500 keys per request.
 
-A row is one item. Its cells are kept as two short arrays; feature values are computed from them, many rows at
-once, and cached until the item changes or a tile ends: an old value is never served. `values` computes what is stale
-among the rows asked for, `refresh` does it ahead of the requests. Thread-safe.
+A row is one item. Its feature values are computed from its cells, many rows at once, and cached until the item
+changes or a tile ends: a stale value is never served. `values` computes the stale ones of its rows; `refresh` does so
+ahead of the requests. Thread-safe.
 """
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,40 +43,43 @@ class ItemColumns:
     """
 
     def __init__(self, items: Sequence[Item], features: FeatureSet) -> None:
-        self._rows = {item.item_id: row for row, item in enumerate(items)}
-        if len(self._rows) != len(items):
-            raise ValueError("item ids must differ")
-        n = len(items)
-        self.categories = _padded([category_buckets(i.categories) for i in items], CATEGORIES_PER_EVENT)
-        self._category_counts = (self.categories != NO_BUCKET).sum(axis=1, dtype=np.int64)
-        self.creators = _padded([creator_buckets(i.creator) for i in items], 1)
-        self.ids = np.fromiter((bucket_of(i.item_id) for i in items), np.int64, n)
-        self._created_ms = np.fromiter((i.created_ms for i in items), np.int64, n)
-        self._attribute_features = features.attributes
-        self._attributes = _attribute_columns(items, self._attribute_features)
+        self._rows: dict[str, int] = {}
+        self._attribute_features = [f for f in features.attributes if f.entity is Entity.ITEM]
         self._layout = _Layout(features)
         self._lock = threading.Lock()
-        self._cells: list[Cells] = [np.empty((2, 0), np.int64)] * n
-        self._stamps = np.full(n, _STALE)
-        self._values = np.empty((n, len(self._layout.columns)), np.float32)
-        self._totals = {t: np.zeros(n, np.int64) for t in self._layout.ticking_totals}
+        self.categories = np.empty((0, CATEGORIES_PER_EVENT), np.int64)
+        self.creators = np.empty((0, 1), np.int64)
+        self.ids, self._created_ms, self._category_counts, self._stamps = np.empty((4, 0), np.int64)
+        self._attributes = {key: np.empty(0) for key in map(_attribute_key, self._attribute_features)}
+        self._cells: list[Cells] = []
+        self._values = np.empty((0, len(self._layout.columns)), np.float32)
+        self._totals = {t: np.empty(0, np.int64) for t in self._layout.ticking_totals}
+        self._grow(len(items))
+        self.put(range(len(items)), items)
+        if len(self._rows) != len(items):
+            raise ValueError("item ids must differ")
 
     def __len__(self) -> int:
         return len(self._rows)
 
     @property
+    def catalogue(self) -> Self:
+        """This object as `assemble.ItemSide`."""
+        return self
+
+    @property
     def runs(self) -> list[tuple[slice, slice]]:
-        """`columns` as stretches; see `feature_set.runs`."""
+        """`columns` as runs; see `feature_set.runs`."""
         return self._layout.runs
 
     @property
     def columns(self) -> NDArray[np.intp]:
-        """Where the columns of `values` belong in a feature matrix. Features that tick are not among them."""
+        """Where the columns of `values` belong in a feature matrix. Ticking features are not among them."""
         return self._layout.columns
 
     @property
     def ticking_totals(self) -> tuple[Total, ...]:
-        """What `total` knows: the integers behind features that tick."""
+        """The totals behind ticking features: what `total` knows."""
         return self._layout.ticking_totals
 
     def row(self, item_id: str) -> int:
@@ -88,12 +91,12 @@ class ItemColumns:
         return np.array([self._rows.get(item_id, -1) for item_id in item_ids], np.int32)
 
     def load(self, states: Iterable[tuple[str, EntityState]]) -> None:
-        """Take over the states of many items."""
+        """`update` many items."""
         for item_id, state in states:
             self.update(item_id, state)
 
     def put(self, rows: Sequence[int], items: Sequence[Item]) -> None:
-        """Add items, or replace what they are; their states stay. A new item's row is the next one.
+        """Add or replace items; their states stay. A new item gets the next row.
 
         Raises:
             ValueError: a row beyond the next.
@@ -105,7 +108,9 @@ class ItemColumns:
             added = sorted({row for row in rows if row >= n})
             if added != list(range(n, n + len(added))):
                 raise ValueError(f"new items get the rows from {n} on, without holes, got {added}")
-            self._reserve(n + len(added))
+            if (size := n + len(added)) > len(self._stamps):
+                # an eighth more than is needed, so that adding one by one copies rarely
+                self._grow(size + size // 8 + 64 - len(self._stamps))
             where = np.array(rows, np.int64)
             self.categories[where] = _padded(
                 [category_buckets(i.categories) for i in items], CATEGORIES_PER_EVENT
@@ -114,29 +119,29 @@ class ItemColumns:
             self.creators[where] = _padded([creator_buckets(i.creator) for i in items], 1)
             self.ids[where] = [bucket_of(i.item_id) for i in items]
             self._created_ms[where] = [i.created_ms for i in items]
-            for key, column in _attribute_columns(items, self._attribute_features).items():
-                self._attributes[key][where] = column
+            for f in self._attribute_features:
+                texts = (i.attributes.get(f.attribute) for i in items)
+                self._attributes[_attribute_key(f)][where] = [
+                    number(text, f.default, f.vocabulary) for text in texts
+                ]
             self._stamps[where] = _STALE
             self._rows.update((item.item_id, row) for item, row in zip(items, rows, strict=True))
 
-    def _reserve(self, n: int) -> None:
-        """Room for n rows. Readers keep the arrays that they have; an eighth more is made than is asked for."""
-        if n <= len(self._stamps):
-            return
-        more = n + n // 8 + 64 - len(self._stamps)
+    def _grow(self, more: int) -> None:
+        """Make room for more rows. Readers keep the arrays that they have."""
         self.categories = _longer(self.categories, more, NO_BUCKET)
         self.creators = _longer(self.creators, more, NO_BUCKET)
         self.ids = _longer(self.ids, more, NO_BUCKET)
         self._category_counts = _longer(self._category_counts, more, 0)
         self._created_ms = _longer(self._created_ms, more, 0)
         self._attributes = {key: _longer(column, more, 0) for key, column in self._attributes.items()}
-        self._cells.extend(np.empty((2, 0), np.int64) for _ in range(more))
+        self._cells += [np.empty((2, 0), np.int64)] * more
         self._values = _longer(self._values, more, 0)
         self._totals = {total: _longer(kept, more, 0) for total, kept in self._totals.items()}
         self._stamps = _longer(self._stamps, more, _STALE)
 
     def update(self, item_id: str, state: EntityState) -> bool:
-        """Take over one item's new state. False: the item is not in the catalogue."""
+        """Replace one item's state. False: the item is not in the catalogue."""
         row = self._rows.get(item_id, -1)
         if row < 0:
             return False
@@ -157,22 +162,18 @@ class ItemColumns:
     def values(self, rows: NDArray[np.int32], now_ms: int) -> NDArray[np.float32]:
         """The item features of these rows as of `now_ms`: (N, len(columns)) float32."""
         with self._lock:
-            stale = rows[self._stamps[rows] != self._layout.period(now_ms)]
-            if stale.size:
-                self._compute(np.unique(stale), now_ms)
+            self._compute_stale(rows, now_ms)
             return self._values.take(rows, axis=0)
 
     def column(self, place: int, rows: NDArray[np.int32], now_ms: int) -> NDArray[np.float32]:
         """Column `place` of `values`, (N,) float32, without copying the others."""
         with self._lock:
-            stale = rows[self._stamps[rows] != self._layout.period(now_ms)]
-            if stale.size:
-                self._compute(np.unique(stale), now_ms)
+            self._compute_stale(rows, now_ms)
             found: NDArray[np.float32] = self._values[rows, place]
         return found
 
     def total(self, total: Total, rows: NDArray[np.int32]) -> NDArray[np.int64]:
-        """The integers of a feature that ticks, (N,) int64; call `values` for these rows first."""
+        """One of `ticking_totals`, (N,) int64; call `values` for these rows first."""
         with self._lock:
             return self._totals[total][rows]
 
@@ -189,6 +190,11 @@ class ItemColumns:
     def attribute(self, name: str, default: float, vocabulary: tuple[str, ...]) -> NDArray[np.float64]:
         """(n,) float64."""
         return self._attributes[name, default, vocabulary]
+
+    def _compute_stale(self, rows: NDArray[np.int32], now_ms: int) -> None:
+        stale = rows[self._stamps[rows] != self._layout.period(now_ms)]
+        if stale.size:
+            self._compute(np.unique(stale), now_ms)
 
     def _compute(self, rows: NDArray[np.intp], now_ms: int) -> None:
         totals = self._layout.decode([self._cells[row] for row in rows], now_ms)
@@ -302,13 +308,5 @@ def _longer(array: NDArray[Any], more: int, fill: int) -> NDArray[Any]:
     return np.concatenate([array, np.full((more, *array.shape[1:]), fill, array.dtype)])
 
 
-def _attribute_columns(
-    items: Sequence[Item], attributes: Iterable[Attribute]
-) -> dict[tuple[str, float, tuple[str, ...]], NDArray[np.float64]]:
-    return {
-        (f.attribute, f.default, f.vocabulary): np.array(
-            [number(i.attributes.get(f.attribute), f.default, f.vocabulary) for i in items], np.float64
-        )
-        for f in attributes
-        if f.entity is Entity.ITEM
-    }
+def _attribute_key(feature: Attribute) -> tuple[str, float, tuple[str, ...]]:
+    return feature.attribute, feature.default, feature.vocabulary

@@ -1,7 +1,7 @@
 """The kinds of features: how integers become one float.
 
-Finalisers use exact IEEE operations only (+, -, ·, /) in a fixed order and no transcendental function, so that
-plain Python numbers and numpy arrays give the same bits. Models normalise their inputs themselves.
+Values are made with exact IEEE operations only (+, -, ·, /) in a fixed order, without transcendental functions, so
+Python numbers and numpy arrays give the same bits. Models normalise their inputs themselves.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ def where(condition: Any, yes: Floats, no: Floats) -> Floats:
 
 
 def at_least_one(n: Ints) -> Ints:
-    """max(n, 1): a divisor where 0 is answered otherwise."""
+    """max(n, 1): a divisor, for callers that handle 0 themselves."""
     return np.maximum(n, 1) if isinstance(n, np.ndarray) else max(n, 1)
 
 
 @dataclass(frozen=True)
 class Count(Feature):
-    """How often: lifetime, windowed or decayed, by the windows in `over`; with a `split`, of the candidate's part."""
+    """How often, over the windows in `over`; with a `split`, how often for the candidate's part."""
 
     kind = "count"
     signal: Signal
@@ -52,7 +52,7 @@ class Count(Feature):
 
 @dataclass(frozen=True)
 class Ratio(Feature):
-    """Smoothed ratio (part + α) / (whole + α + β): CTR, CVR, response to a category. α + β > 0."""
+    """Smoothed ratio (part + α) / (whole + α + β), such as CTR and CVR. α + β > 0."""
 
     kind = "ratio"
     part: Signal
@@ -79,7 +79,7 @@ class Ratio(Feature):
 
 @dataclass(frozen=True)
 class Mean(Feature):
-    """Mean of what a signal adds (dwell milliseconds, stars) over the events that count; `default` for none."""
+    """Mean of what a signal adds (dwell milliseconds, stars) over the events that count; `default` without any."""
 
     kind = "mean"
     amount: Signal
@@ -128,11 +128,11 @@ class Affinity(Feature):
 
 @dataclass(frozen=True)
 class Lift(Feature):
-    """A ratio of the candidate's categories or creator, centred on the user's own ratio.
+    """A ratio of the candidate's categories or creator, minus the user's own ratio.
 
-    (part_c + k·m) / (whole_c + k) - m, where m is the user's smoothed ratio over everything and k the
-    `strength`: 0 for a category never met. A ranker compares items within one user, where a user's own level says
-    nothing: centring keeps what differs between candidates.
+    (part_c + k·m) / (whole_c + k) - m, where m is the user's smoothed ratio over everything and k the `strength`; 0
+    for a category without events. A ranker compares items of one user, so only what differs between candidates
+    matters.
     """
 
     kind = "lift"
@@ -183,7 +183,7 @@ class Recency(Feature):
 
 @dataclass(frozen=True)
 class VisitCount(Feature):
-    """How many of the latest visits match the candidate; with `share`, of those that there are."""
+    """How many of the latest visits match the candidate; with `share`, which share of them."""
 
     kind = "visit_count"
     query: HistoryQuery
@@ -221,7 +221,7 @@ class VisitRecency(Feature):
 
 @dataclass(frozen=True)
 class Attribute(Feature):
-    """A static attribute of user, item or request as a number, or as its place in a vocabulary."""
+    """A static attribute of user, item or request as a number, or as its index in a vocabulary."""
 
     kind = "attribute"
     attribute: str
@@ -279,7 +279,7 @@ class Weekday(Feature):
 
 
 def _owner(entity: Entity) -> Entity:
-    """Who holds the state of a feature: a user × item feature reads the user's."""
+    """Whose state a feature reads: a user × item feature reads the user's."""
     return Entity.USER if entity is Entity.USER_ITEM else entity
 
 

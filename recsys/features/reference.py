@@ -1,8 +1,8 @@
-"""The reference: every integer straight from the list of events, by the definition alone.
+"""The reference: every integer straight from the list of events, by its definition.
 
-No tiles that are stored, no cells, no cumulative sums, no weight tables: a decay is a power of two computed with 60
-digits. Slow on purpose (chronon's `NaiveAggregator`). The tests and `recsys bench parity` hold the fold and the batch
-kernel to it; nothing else uses it.
+It has no stored tiles, no cells, no cumulative sums and no weight tables: a decay is a power of two, computed with 60
+digits. It is slow on purpose (chronon's `NaiveAggregator`). The tests and `recsys bench parity` compare the fold and
+the batch kernel with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,11 +39,8 @@ def decay_weight(age: int, half_life: int) -> int:
     with localcontext() as context:
         context.prec = 60
         exact = Decimal(2) ** (16 - Decimal(age) / half_life)
-        return (
-            int(exact.to_integral_exact())
-            if abs(exact - exact.to_integral()) < Decimal("1e-40")
-            else int(exact)
-        )
+        nearest = exact.to_integral()
+        return int(nearest if abs(exact - nearest) < Decimal("1e-40") else exact)
 
 
 class ReferenceSource:
@@ -55,10 +52,10 @@ class ReferenceSource:
         self.now_ms: Ints = now_ms
         self._now = now_ms
         self._item = item
-        past = [e for e in events if e.event_time_ms < now_ms]
+        earlier = [e for e in events if e.event_time_ms < now_ms]
         self._events = {
-            Entity.USER: [e for e in past if e.user_id == user.user_id],
-            Entity.ITEM: [e for e in past if e.item_id == item.item_id],
+            Entity.USER: [e for e in earlier if e.user_id == user.user_id],
+            Entity.ITEM: [e for e in earlier if e.item_id == item.item_id],
         }
         self._attributes = {
             Entity.USER: user.attributes,

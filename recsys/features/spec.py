@@ -1,9 +1,8 @@
 """What a feature is: a name, the integers it reads, and how they become one float32.
 
-A `Signal` says which events count and what they add. A `Total` is a signal of one entity over one window. A
-`Feature` (its kinds are in `kinds`) reads totals, histories and attributes from a `Source` and finishes them. There are
-three sources (a state from the store, the batch kernel's arrays, the brute-force oracle of the tests) and one
-finaliser for all of them.
+A `Signal` says which events count and what they add. A `Total` is a signal of one entity over one window. A `Feature`
+(its kinds are in `kinds`) computes values from the totals, histories and attributes of a `Source`. There are three
+sources: a state from the store, the batch kernel's arrays, and the brute-force reference.
 """
 
 import zlib
@@ -21,7 +20,7 @@ from recsys.contracts.types import EventType
 from recsys.features.aggregates import Aggregate, Entity, Measure, Split
 from recsys.features.windows import HOP_CODES, Window
 
-# A number for one (user, item) pair, or an array (N,) of them; numbers broadcast.
+# a number, or an array (N,) with one per candidate
 Ints: TypeAlias = int | NDArray[np.int64]
 Floats: TypeAlias = float | NDArray[np.float64]
 
@@ -43,7 +42,7 @@ class Signal:
 class Total:
     """A signal of a user or an item over one window.
 
-    With a `split`, the part of the candidate's categories (summed) or creator: a total of a user *and* an item.
+    With a `split`, only the candidate's categories (summed), creator or id count: a total of a user *and* an item.
     """
 
     entity: Entity
@@ -56,34 +55,32 @@ class Total:
 
     @cached_property
     def _hash(self) -> int:
-        # totals are dictionary keys of the request path; the hash of all their parts would be half of its time
+        # totals are dictionary keys on the request path; hashing all their fields would take half of its time
         return zlib.crc32(f"{self.entity} {self.aggregate_name} {self.window.label}".encode())
 
     @cached_property
     def aggregate_name(self) -> str:
-        """Totals with the same name share their cells."""
+        """Totals of the same name share cells."""
         code = HOP_CODES[self.window.hop_ms] + self.split[:2]
         return f"{self.signal.name}.{code}" if code else self.signal.name
 
     def aggregate(self, retention_ms: int) -> Aggregate:
+        signal = {f.name: getattr(self.signal, f.name) for f in fields(self.signal)}
         return Aggregate(
-            name=self.aggregate_name,
-            entity=self.entity,
-            types=self.signal.types,
-            measure=self.signal.measure,
-            op=self.signal.op,
-            hop_ms=self.window.hop_ms,
-            retention_ms=retention_ms,
-            split=self.split,
-            min_value=self.signal.min_value,
-            scale=self.signal.scale,
-            attributed=self.signal.attributed,
+            **signal
+            | {
+                "name": self.aggregate_name,
+                "entity": self.entity,
+                "hop_ms": self.window.hop_ms,
+                "retention_ms": retention_ms,
+                "split": self.split,
+            }
         )
 
 
 @cache
 def total_of(entity: Entity, signal: Signal, window: Window, split: Split = Split.NONE) -> Total:
-    """The one `Total` of these parts: dictionaries find it by identity, without comparing all that it consists of."""
+    """The one `Total` of these fields: dictionaries find it by identity, without comparing fields."""
     return Total(entity, signal, window, split)
 
 
@@ -95,7 +92,7 @@ class Match(StrEnum):
     CATEGORY = "category"  # that share one of the candidate's categories
 
 
-# A set of visits is a bit mask in an int64 (bit 0: the oldest), whose highest bit float64 still finds exactly.
+# a set of visits is a bit mask in an int64 (bit 0: the oldest); float64 finds its highest bit exactly
 MAX_VISITS = 52
 
 
@@ -115,7 +112,7 @@ class HistoryQuery:
 
 
 class Source(Protocol):
-    """Integers as of an instant: everything strictly before `now_ms`, nothing at or after it."""
+    """Integers as of an instant: everything strictly before `now_ms`."""
 
     @property
     def now_ms(self) -> Ints: ...
@@ -140,9 +137,12 @@ class Source(Protocol):
 
 
 def number(text: str | None, default: float, vocabulary: tuple[str, ...]) -> float:
-    """An attribute's text as a number: parsed, or with a vocabulary its place in it.
+    """An attribute's text as a number: parsed, or its index in the vocabulary.
 
-    `default` stands for missing, unreadable, infinite and unlisted texts alike.
+    `default` stands for missing, unreadable, infinite and unlisted texts.
+
+    >>> number("31", -1.0, ()), number("F", -1.0, ("F", "M")), number("x", -1.0, ())
+    (31.0, 0.0, -1.0)
     """
     if text is None:
         return default
@@ -157,7 +157,7 @@ def number(text: str | None, default: float, vocabulary: tuple[str, ...]) -> flo
 
 @dataclass(frozen=True)
 class Feature:
-    """Base of the kinds. `entity` says what the value depends on; a column for each window in `over`."""
+    """Base of the kinds. `entity` says what the value depends on; each window in `over` has a column."""
 
     kind: ClassVar[str]
     ticking: ClassVar[bool] = False  # whether the value moves with the clock even while no tile ends
@@ -184,7 +184,7 @@ class Feature:
         return ()
 
     def values(self, source: Source) -> list[Floats]:
-        """One number or array (N,) a column, float64; the caller casts to float32."""
+        """One number or array (N,) per column, float64; the caller casts to float32."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""All totals of one user at once: serving's counterpart of `item_columns` for the user of a request.
+"""All totals of one user at once: the counterpart of `item_columns` for the user of a request.
 
-A user has a few hundred cells, of which each enters a few totals. Taken apart into arrays once, all of them together
-are a handful of array operations; a loop in Python would cost as much as everything else of a request's features.
+A user has a few hundred cells, each of which enters a few totals. As arrays they take a handful of operations; a loop
+in Python would cost as much as all other features of a request.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,19 @@ from recsys.features.spec import Ints, Total
 
 
 class UserTotals:
-    """How the cells of a user become the totals that a feature set reads of users. Thread-safe."""
+    """Computes from a user's cells the totals that a feature set reads. Thread-safe."""
 
     def __init__(self, features: FeatureSet) -> None:
         self._coding = CellCoding(features.aggregates, Entity.USER)
         aggregates = [a.name for a in self._coding.aggregates]
         totals = [t for t in features.totals if t.entity is Entity.USER]
-        totals.sort(
-            key=lambda t: aggregates.index(t.aggregate_name)
-        )  # those that read one cell follow each other
+        # the totals of one aggregate are consecutive
+        totals.sort(key=lambda t: aggregates.index(t.aggregate_name))
         self._plain = [t for t in totals if t.split is Split.NONE]
         self._split = {split: [t for t in totals if t.split is split] for split in Split if split}
 
         reads = [sum(t.aggregate_name == name for t in totals) for name in aggregates]
-        self._reads = np.array([*reads, 0])  # by number of the aggregate; the last: cells of nobody
+        self._reads = np.array([*reads, 0])  # by aggregate; the last: cells of other feature sets
         self._first = np.cumsum([0, *reads])
         self._hop = np.array([t.window.hop_ms for t in totals])
         self._tiles = np.array([t.window.tiles for t in totals])
@@ -36,7 +35,7 @@ class UserTotals:
         self._weights = np.concatenate([*weights, np.zeros(0, np.int64)])
         self._weights_at = np.cumsum([0, *map(len, weights)])
 
-        # where the sums go: the plain ones first, then a table (buckets, totals) a split
+        # where the sums go: first the plain totals, then a table (buckets, totals) per split
         self._base, self._stride = np.zeros(len(totals), np.int64), np.zeros(len(totals), np.int64)
         self._tables: dict[Split, slice] = {}
         end = len(self._plain)
@@ -53,11 +52,11 @@ class UserTotals:
     def read(
         self, cells: Mapping[str, int], now_ms: int, buckets: Mapping[Split, Ints64]
     ) -> dict[Total, Ints]:
-        """Every total as of `now_ms`: an integer, or for a split one for each candidate, (N,) int64.
+        """Every total as of `now_ms`: an integer, or with a split one per candidate, (N,) int64.
 
         Args:
-            cells: the user's; those of other feature sets are left out.
-            buckets: (k, N) int64 for each split: those of the candidates, padded with `BUCKETS`.
+            cells: of the user; those of other feature sets are ignored.
+            buckets: split → (k, N) int64 of the candidates, padded with `BUCKETS`.
         """
         sums = self._sums(cells, now_ms)
         found: dict[Total, Ints] = dict(zip(self._plain, sums[: len(self._plain)].tolist(), strict=True))
@@ -71,7 +70,7 @@ class UserTotals:
     def _sums(self, cells: Mapping[str, int], now_ms: int) -> Ints64:
         codes, amounts = self._coding.pack(cells)
         aggregate, tile, bucket = aggregates_of(codes), tiles_of(codes), buckets_of(codes)
-        # one entry for each pair of a cell and a total that reads it
+        # one entry per pair of a cell and a total that reads it
         reads = self._reads[aggregate]
         cell = np.repeat(np.arange(len(codes)), reads)
         nth = np.arange(len(cell)) - (np.cumsum(reads) - reads)[cell]

@@ -1,9 +1,8 @@
-"""Windows: how much a tile counts by its age. One idea for windowed and decayed counts alike.
+"""Windows: how much a tile counts, by its age.
 
-Time is cut into tiles of one hop. As of t, a tile has the age `t // hop - tile`, and a total is the sum over tiles
-of `weight[age] · count`. A window of the last w is the table 1, 1, … 1 (a sawtooth window, as in chronon: between
-w and w + hop long); a decay is a table of fixed-point integers. So every total is an exact integer sum, and
-the batch kernel, the item columns and the scalar path need to know nothing but the table.
+As of t, a tile has the age `t // hop - tile`, and a total is the sum over tiles of `weight[age] · count`. A window of
+the last w is the table 1, 1, … 1 (a sawtooth window, as in chronon: between w and w + hop long); a decay is a table
+of fixed-point integers. So every total is an exact integer sum, and all readers need only the table.
 """
 
 from dataclasses import dataclass, replace
@@ -47,20 +46,15 @@ class Window:
         """(tiles,) int64, by age."""
         return _weights(self.tiles, self.half_life, self.skip)
 
-    @property
-    def weight_list(self) -> list[int]:
-        """The same as Python integers."""
-        return _weight_list(self.tiles, self.half_life, self.skip)
-
 
 EVER = Window("ever", 0, 1)
 
 
 def last(window_ms: int) -> Window:
-    """The last `window_ms`: what lies in the tiles from that of t - `window_ms` to that of t.
+    """The last `window_ms`: the tiles from that of t - `window_ms` to that of t.
 
     >>> last(7 * MS_PER_DAY)
-    Window(label='7d', hop_ms=3600000, tiles=169, half_life=0)
+    Window(label='7d', hop_ms=3600000, tiles=169, half_life=0, skip=0)
     """
     hop = hop_for(window_ms)
     if window_ms % hop:
@@ -72,7 +66,7 @@ def decayed(half_life_ms: int) -> Window:
     """A count whose weight halves every `half_life_ms`, followed for four half-lives.
 
     >>> decayed(7 * MS_PER_DAY)
-    Window(label='decay7d', hop_ms=86400000, tiles=29, half_life=7)
+    Window(label='decay7d', hop_ms=86400000, tiles=29, half_life=7, skip=0)
     """
     horizon = last(_DECAY_HALF_LIVES * half_life_ms)
     if half_life_ms % horizon.hop_ms:
@@ -85,7 +79,7 @@ def decayed(half_life_ms: int) -> Window:
 
 
 def settled(window: Window) -> Window:
-    """The same without the current tile: with tiles of a day, as of last midnight (UTC).
+    """The same window without the current tile: with tiles of a day, as of last midnight (UTC).
 
     >>> settled(last(30 * MS_PER_DAY)).label
     '30d_settled'
@@ -111,22 +105,18 @@ def _label(duration_ms: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _weight_list(tiles: int, half_life: int, skip: int) -> list[int]:
-    weight = [_halved(age, half_life) if half_life else 1 for age in range(tiles)]
-    return [0] * skip + weight[skip:]
-
-
-@lru_cache(maxsize=256)
 def _weights(tiles: int, half_life: int, skip: int) -> NDArray[np.int64]:
-    table = np.array(_weight_list(tiles, half_life, skip), dtype=np.int64)
+    table = np.array([_halved(age, half_life) if half_life else 1 for age in range(tiles)], np.int64)
+    table[:skip] = 0
     table.setflags(write=False)
     return table
 
 
 def _halved(age: int, half_life: int) -> int:
-    """floor(2^16 · 2^(-age / half_life)), by integers alone, so that it is the same on every machine.
+    """floor(2^16 · 2^(-age / half_life)) by integers alone: the largest w with w^half_life ≤ 2^(16 · half_life - age).
 
-    The result is the largest w with w^half_life ≤ 2^(16 · half_life - age).
+    >>> [_halved(age, 2) for age in range(4)]
+    [65536, 46340, 32768, 23170]
     """
     exponent = 16 * half_life - age
     if exponent < 0:

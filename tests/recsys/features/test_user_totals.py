@@ -47,7 +47,7 @@ def defined(total: Total, cells: dict[str, int], buckets: list[int]) -> int:
     newest = NOW // total.window.hop_ms
     return sum(
         weight * cells.get(f"{total.aggregate_name}@{newest - age}{ending}", 0)
-        for age, weight in enumerate(total.window.weight_list)
+        for age, weight in enumerate(total.window.weights.tolist())
         for ending in endings
     )
 
