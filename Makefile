@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 java:
 	@infra/setup/ensure_java.sh
 
-demo: setup  ## the whole loop on MovieLens-100K, then keep serving
-	$(BIN)/recsys demo
+demo: setup  ## the whole loop on MovieLens-100K, then serve until Ctrl-C
+	@$(BIN)/recsys demo
 
 test: setup lint  ## every check and every test
 	infra/setup/ensure_tools.sh
@@ -53,5 +53,5 @@ format: setup  ## rewrite the files as ruff would
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove what setup and runs have made
+clean:  ## remove what setup and runs have created
 	rm -rf $(VENV) .venv-audit var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

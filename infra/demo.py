@@ -1,7 +1,7 @@
-"""The whole loop once, by the same commands that a user would type, and the click that changes the list.
+"""The whole loop once, by the commands that a user would type, and the clicks that change the list.
 
 fetch and import → replay through Kafka (worker → Redis, archiver → lake) → Spark features → train → publish → serve
-→ ask, click three times, ask again. Every step is a `recsys` process of its own; leaving stops them all.
+→ request, click three times, request again. Every step is its own `recsys` process; all of them stop on exit.
 """
 
 import contextlib
@@ -32,21 +32,21 @@ from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 
 CLICKS = 3
-ASK = 10  # items in the lists that the demo shows
+LIST_LENGTH = 10
 CHANGE_TIMEOUT_S = 30.0
 CATCH_UP_TIMEOUT_S = 1_800.0
 DATA_SET = "movielens-100k"
-# Enough to beat popularity by far, in minutes on two cores; `recsys train all` alone trains longer.
+# Enough to beat popularity by far, in minutes on two cores. The defaults of `recsys train all` are longer.
 RECALL_EPOCHS, RANK_EPOCHS = 8, 2
-RECALL_EVENTS = 1_000_000  # passes over a larger log are fewer
-# What a run leaves and the next one makes anew; the fetched data sets stay.
-REMADE = ("lake", "features", "work", "checkpoints", "bundles", "redis", "spool", "run", "logs")
+RECALL_EVENTS = 1_000_000  # events per training, over all epochs
+# Deleted at the start of a run; downloaded data sets stay.
+RECREATED = ("lake", "features", "work", "checkpoints", "bundles", "redis", "spool", "run", "logs")
 ENGAGED = frozenset({EventType.CLICK, EventType.RATING, EventType.PURCHASE, EventType.LIKE})
 
 
 @dataclass
 class Outcome:
-    """What the demo measured: seconds and counts of every step, both lists, milliseconds from click to change."""
+    """What the demo measured: seconds and counts per step, both lists, milliseconds from click to change."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Api:
-    """The few requests that the demo sends, over HTTP like anybody's."""
+    """The HTTP requests of the demo."""
 
     url: str
 
@@ -80,8 +80,8 @@ class Api:
         except httpx.HTTPError:
             return False
 
-    def recommend(self, user: str, k: int = ASK) -> list[dict[str, Any]]:
-        """A complete answer: one that is degraded would differ for another reason than the clicks."""
+    def recommend(self, user: str, k: int = LIST_LENGTH) -> list[dict[str, Any]]:
+        """Request until the list is not degraded: a degraded one would differ for other reasons than the clicks."""
         deadline = time.monotonic() + CHANGE_TIMEOUT_S
         while time.monotonic() < deadline:
             response = httpx.post(
@@ -98,7 +98,7 @@ class Api:
 
 
 def busy_user(settings: Settings) -> str:
-    """A user of the last day whose history is long enough to have a taste: the median of the active ones."""
+    """The median of the last day's users by number of engaged events."""
     last_day = days(settings.lake)[-1]
     rows = read_day(settings.lake, last_day, EVENTS, columns=("user_id", "type"))
     active: Counter[str] = Counter(
@@ -111,10 +111,10 @@ def busy_user(settings: Settings) -> str:
 
 
 def click_and_watch(api: Api, user: str, outcome: Outcome) -> None:
-    """Ask, click three items of one category, ask until the answer has changed; fill in `outcome`.
+    """Request, click three items of one category, request until the list has changed; fill in `outcome`.
 
     Raises:
-        Unavailable: it does not change.
+        Unavailable: the list does not change.
     """
     outcome.user = user
     outcome.before = api.recommend(user)
@@ -132,7 +132,7 @@ def click_and_watch(api: Api, user: str, outcome: Outcome) -> None:
 
 
 def _of_one_category(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Up to three items of the list's commonest category."""
+    """Up to three items of the list's most frequent category."""
     common = Counter(category for item in items for category in item.get("categories", ())).most_common(1)
     chosen = [item for item in items if common and common[0][0] in item.get("categories", ())]
     return (chosen or list(items))[:CLICKS]
@@ -149,13 +149,13 @@ def _click(user: str, item: str) -> dict[str, Any]:
 
 
 def epochs(events: int) -> tuple[str, ...]:
-    """How long `recsys train all` trains on a log of so many events: minutes, whatever its size."""
+    """Options of `recsys train all` that limit training to minutes, whatever the number of events."""
     recall = max(1, min(RECALL_EPOCHS, RECALL_EVENTS // max(events, 1)))
     return "--recall-epochs", str(recall), "--rank-epochs", str(RANK_EPOCHS)
 
 
 def serve(children: Children, port: int = 0) -> Api:
-    """Start the API and wait until it can answer."""
+    """Start the API and wait until it is ready."""
     api = Api(f"http://127.0.0.1:{port or free_port()}")
     children.start("api", "serve", "--port", api.url.rsplit(":", 1)[1])
     children.wait("api", api.ready, timeout_s=60.0)
@@ -163,7 +163,7 @@ def serve(children: Children, port: int = 0) -> Api:
 
 
 def _applied(store: FeatureStore, settings: Settings) -> int:
-    """Records of the topic `events` that the worker has applied."""
+    """Number of records of the topic `events` that the worker has applied."""
     checkpoints = (store.checkpoint(Topic.EVENTS, p) for p in range(settings.partitions))
     return sum(c.offset for c in checkpoints if c)
 
@@ -171,10 +171,10 @@ def _applied(store: FeatureStore, settings: Settings) -> int:
 def run_demo(
     data: Path | None, mapping: Path | None, once: bool, port: int, show: Callable[[Outcome, str], None]
 ) -> None:
-    """The five steps. Everything is in `<home>/demo`; `show` gets what was measured and the API's address."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: leave, stopping everything
+    """Run all steps in `<home>/demo`. `show` gets the measurements and the API's address."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: stop everything
     settings = Settings().model_copy(update={"home": Settings().home / "demo"})
-    for name in REMADE:
+    for name in RECREATED:
         shutil.rmtree(settings.home / name, ignore_errors=True)
     outcome = Outcome()
     with embedded(settings, fresh=True) as services:
@@ -230,4 +230,6 @@ def _until_interrupted(api: Api) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while api.ready():
             time.sleep(1.0)
-        raise Unavailable(f"the API at {api.url} is not ready any more; its log is in the demo's home")
+        raise Unavailable(
+            f"the API at {api.url} is no longer ready; its log is in the logs folder of the demo"
+        )

@@ -1,4 +1,4 @@
-"""The `recsys` commands that one command starts: they end with it, the last started first."""
+"""`recsys` child processes of a command. They end with it, the last one started first."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from recsys.contracts.errors import Unavailable
 
 
 class Children:
-    """A context manager that owns `recsys` child processes. `environ` is added to this process's environment."""
+    """A context manager that owns `recsys` processes. `environ` is added to this process's environment."""
 
     def __init__(self, logs: Path, environ: Mapping[str, str]) -> None:
         self._logs = logs
@@ -30,10 +30,10 @@ class Children:
             self.stop(name)
 
     def run(self, *arguments: str) -> None:
-        """Run one command to its end; its progress goes to the terminal.
+        """Run a command to its end; its progress goes to the terminal.
 
         Raises:
-            Unavailable: it exited non-zero; it has printed why.
+            Unavailable: it failed and has printed why.
         """
         done = subprocess.run(
             recsys_command(*arguments), env=self._environ, stdout=subprocess.DEVNULL, check=False
@@ -42,7 +42,7 @@ class Children:
             raise Unavailable(f"`recsys {' '.join(arguments)}` ended with code {done.returncode}, see above")
 
     def start(self, name: str, *arguments: str) -> ChildProcess:
-        """Start a command that stays; its output goes to `<logs>/<name>.log`."""
+        """Start a long-running command; its output goes to `<logs>/<name>.log`."""
         child = ChildProcess(
             recsys_command(*arguments), log=self._logs / f"{name}.log", environ=self._environ
         )
@@ -50,7 +50,7 @@ class Children:
         return child
 
     def wait(self, name: str, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Return once `ready()`; an `Unavailable` with the end of the log when the process ends instead."""
+        """Wait for `ready()`; raises `Unavailable` with the end of the log when the process ends first."""
         self._children[name].wait_until(ready, timeout_s)
 
     def kill(self, name: str) -> None:
@@ -62,5 +62,5 @@ class Children:
 
 
 def recsys_command(*arguments: str) -> list[str]:
-    """The command line of this installation, whatever is on the PATH."""
+    """The command line of this installation, independent of the PATH."""
     return [sys.executable, "-m", "infra.cli.main", *arguments]

@@ -1,4 +1,4 @@
-"""A child process that is ready when it says so and never outlives its parent."""
+"""Child processes with a readiness check that never outlive their parent."""
 
 import contextlib
 import ctypes
@@ -18,10 +18,10 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class ChildProcess:
-    """One child in its own process group: Ctrl-C reaches the parent alone, which stops its children in order.
+    """A child in its own process group, so that Ctrl-C reaches only the parent, which stops its children in order.
 
-    Output is appended to `log`. On Linux the kernel kills the child when the thread that started it ends, so
-    start children from the main thread.
+    Output is appended to `log`. On Linux, the kernel kills the child when the thread that started it ends: start
+    children from the main thread.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class ChildProcess:
         return self._process.poll() is None
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Return once `ready()`.
+        """Wait for `ready()`.
 
         Raises:
-            Unavailable: the process ended, or was not ready in time; with the end of its output.
+            Unavailable: the process ended or was not ready in time; the message has the end of its output.
         """
         deadline = time.monotonic() + timeout_s
         while not ready():
@@ -68,7 +68,7 @@ class ChildProcess:
             time.sleep(0.02)
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Ask it to end (SIGTERM); kill it when it does not."""
+        """SIGTERM, then SIGKILL after the timeout."""
         if self.alive:
             self._process.terminate()
             try:
@@ -77,19 +77,19 @@ class ChildProcess:
                 self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to its whole group, as a crash would."""
+        """SIGKILL the whole process group, as a crash would."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
     def log_tail(self, lines: int = 5) -> str:
-        """The end of its output, on one line."""
+        """The end of the output, on one line."""
         text = self.log.read_text(encoding="utf-8", errors="replace")
         return " | ".join(text.splitlines()[-lines:]) or "no output"
 
 
 def free_port() -> int:
-    """A TCP port that is free on 127.0.0.1 now."""
+    """A TCP port on 127.0.0.1 that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -97,7 +97,7 @@ def free_port() -> int:
 
 
 def pid_alive(pid: int) -> bool:
-    """True if a process with this id runs (zombies, which only wait to be collected, do not)."""
+    """True if a process with this id runs; zombies do not count."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -115,7 +115,7 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
     def in_child() -> None:
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died between fork and prctl
+            if os.getppid() != parent:  # the parent died between fork and prctl
                 os._exit(1)
 
     return in_child

@@ -1,7 +1,7 @@
-"""The embedded services of one home folder: started once, found by every other command.
+"""The embedded services of one home folder: started by one command, found by the others.
 
-Whoever starts them writes `<home>/run/services.json` with their addresses and process ids. An explicit
-RECSYS_REDIS_URL or RECSYS_KAFKA_BOOTSTRAP always wins over an embedded one.
+The starting process writes addresses and process ids to `<home>/run/services.json`. An explicit RECSYS_REDIS_URL or
+RECSYS_KAFKA_BOOTSTRAP wins over an embedded service.
 """
 
 import json
@@ -24,7 +24,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Addresses of the event log and the store; a process id is 0 where the service is not an embedded one."""
+    """Addresses of the event log and the store. A process id of 0: not embedded."""
 
     redis_url: str
     kafka_bootstrap: str
@@ -33,16 +33,16 @@ class Services:
 
     @property
     def alive(self) -> bool:
-        """False if one of the embedded processes has ended."""
+        """False if an embedded process has ended."""
         return all(pid_alive(pid) for pid in (self.redis_pid, self.kafka_pid) if pid)
 
     def environ(self) -> Mapping[str, str]:
-        """The environment variables that make another process use them."""
+        """The settings with which another process uses these services."""
         return {"RECSYS_REDIS_URL": self.redis_url, "RECSYS_KAFKA_BOOTSTRAP": self.kafka_bootstrap}
 
 
 def running(settings: Settings) -> Services | None:
-    """The embedded services of this home; None if there are none, or what the file names has ended."""
+    """The running embedded services of this home, or None."""
     try:
         services = Services(**json.loads(_file(settings).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -52,16 +52,18 @@ def running(settings: Settings) -> Services | None:
 
 @contextmanager
 def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
-    """Start what the settings do not name, tell the other commands, and stop it on leaving.
+    """Start the services that the settings do not name, publish their addresses, and stop them on exit.
 
-    Redis keeps its data in `<home>/redis` from one start to the next (AOF), unless `fresh`; the broker forgets.
-    Start from the main thread: the services end with the thread that started them.
+    Redis persists its data in `<home>/redis` (AOF), which `fresh` deletes; the broker's log is in memory. Call from
+    the main thread: the services end with the thread that started them.
 
     Raises:
-        Unavailable: they run already, or a server cannot be started.
+        Unavailable: they are running already, or a server cannot be started.
     """
     if there := running(settings):
-        raise Unavailable(f"embedded services run already in {settings.home} (Redis pid {there.redis_pid})")
+        raise Unavailable(
+            f"embedded services are already running in {settings.home} (Redis pid {there.redis_pid})"
+        )
     run = _file(settings).parent
     run.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -85,10 +87,10 @@ def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
 
 
 def connected(settings: SettingsT) -> SettingsT:
-    """The settings with both addresses filled in: explicit ones, else those of the running embedded services.
+    """Fill in missing addresses with those of the running embedded services.
 
     Raises:
-        Unavailable: neither is there; says how to start them.
+        Unavailable: no service is running; the message says how to start one.
     """
     if settings.redis_url and settings.kafka_bootstrap:
         return settings

@@ -1,4 +1,4 @@
-"""What the demo decides by itself; the loop that it runs is tests/e2e/test_loop.py."""
+"""The demo's own decisions; the loop that it runs is tested in tests/e2e/test_loop.py."""
 
 from collections.abc import Sequence
 from itertools import chain, repeat
@@ -19,14 +19,14 @@ def test_large_logs_are_read_less_often(events: int, passes: str) -> None:
 
 
 class _Answers(Api):
-    """Gives these lists, the last one for ever."""
+    """Returns these lists, then the last one repeatedly."""
 
     def __init__(self, *lists: str) -> None:
         super().__init__("http://nowhere")
         object.__setattr__(self, "lists", chain(lists, repeat(lists[-1])))
         object.__setattr__(self, "sent", [])
 
-    def recommend(self, user: str, k: int = demo.ASK) -> list[dict[str, Any]]:
+    def recommend(self, user: str, k: int = demo.LIST_LENGTH) -> list[dict[str, Any]]:
         shown: str = next(self.lists)  # type: ignore[attr-defined]
         return [{"item_id": item, "categories": ["vowel" if item in "aeiou" else "other"]} for item in shown]
 

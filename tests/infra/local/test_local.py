@@ -154,7 +154,7 @@ def test_other_commands_find_the_embedded_services_while_they_run(settings: Sett
         explicit = settings.model_copy(update={"redis_url": "redis://elsewhere"})
         assert connected(explicit).redis_url == "redis://elsewhere"
         assert connected(explicit).kafka_bootstrap == services.kafka_bootstrap
-        with pytest.raises(Unavailable, match="run already"), embedded(settings):
+        with pytest.raises(Unavailable, match="already running"), embedded(settings):
             pass
         redis.Redis.from_url(services.redis_url).set("a", 1)
     assert running(settings) is None
