@@ -1,7 +1,7 @@
 """What `recsys train` runs: each model's training with its options, and publishing."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from infra.terminal import console, epochs_bar
@@ -43,7 +43,7 @@ def train_nightly(settings: Settings, seed: int, full: bool, full_every: int) ->
                 items=settings.lake / "items" / "items.parquet",
                 work=ranker,
                 out=ranker.with_name("ranker.new"),
-                loop=replace(NIGHT, seed=seed),
+                loop=NIGHT.replace(seed=seed),
             ),
         )
         figures = {
@@ -128,7 +128,7 @@ def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[s
     folder = ladder_folder(settings, lake=True)
     _forget(fresh, folder)
     config, given = ladder_setup(settings, True, False, options.seed, options.epochs)
-    variants = main(replace(config, compared=False), given, report=console.print)
+    variants = main(config.replace(compared=False), given, report=console.print)
     chosen = candidate(variants)
     if chosen.reasons:
         console.print(

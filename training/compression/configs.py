@@ -3,20 +3,21 @@
 from dataclasses import replace
 from pathlib import Path
 
+from recsys.datasets.catalogue import items_path
 from recsys.features.definitions import FEATURES
 from recsys.models.ranker import RankerConfig
 from recsys.settings import Settings
-from training.compression.ladder import LadderConfig
+from training.compression.ladder import STUDENT, LadderConfig
 from training.compression.ladder_input import LadderInput, lake_input, synthetic_input
 from training.compression.synthetic import LadderData
-from training.compression.variants import read_shape
+from training.ranker.artifacts import read_shape
 from training.ranker.loop import LoopConfig
 
 HISTORY_LENGTH = 50
 
 
 def ladder_folder(settings: Settings, lake: bool = False, quick: bool = False) -> Path:
-    """Where the ladder is built: one folder a kind of data."""
+    """Where the ladder is built: one folder per kind of data."""
     name = "ladder-lake" if lake else "ladder-quick" if quick else "ladder"
     return settings.home / "work" / name
 
@@ -31,38 +32,24 @@ def ladder_setup(
         student: shape from `recsys tune rank`; default: the ladder's own.
     """
     out = ladder_folder(settings, lake, quick)
-    config = lake_ladder(out, seed, epochs) if lake else seeded(LadderConfig(out), seed)
+    config = lake_ladder(out, seed, epochs) if lake else LadderConfig(out=out, seed=seed)
     if student is not None:
-        config = replace(config, student=read_shape(student))
+        config = config.replace(student=read_shape(student))
+    shapes = config.teacher, config.student
     if not lake:
-        data = LadderData.quick(seed) if quick else LadderData(seed=seed)
-        return config, synthetic_input(data, config.teacher, config.student)
-    examples, items = settings.features / "examples", settings.lake / "items" / "items.parquet"
-    return config, lake_input(
-        examples, items, FEATURES.dimension, HISTORY_LENGTH, config.teacher, config.student
-    )
+        return config, synthetic_input(LadderData.quick(seed) if quick else LadderData(seed=seed), *shapes)
+    examples, items = settings.features / "examples", items_path(settings.lake)
+    return config, lake_input(examples, items, FEATURES.dimension, HISTORY_LENGTH, *shapes)
 
 
 def lake_ladder(out: Path, seed: int, epochs: int) -> LadderConfig:
     """The ladder of `recsys train rank --compress`: its teacher is what `recsys train rank` trains, for `epochs`."""
-    config = LadderConfig(out)
-    return replace(
-        config,
+    return LadderConfig(
+        out=out,
         teacher=RankerConfig(),
-        student=replace(config.student, item_buckets=0),  # a lake's catalogue needs no hashing
-        teacher_loop=LoopConfig(epochs=epochs, seed=seed),
-        student_loop=LoopConfig(epochs=2 * epochs, seed=seed),
-        tuning_loop=LoopConfig(epochs=epochs, learning_rate=1e-3, seed=seed),
+        student=replace(STUDENT, item_buckets=0),  # a lake's catalogue needs no hashing
+        teacher_loop=LoopConfig(epochs=epochs),
+        student_loop=LoopConfig(epochs=2 * epochs),
+        tuning_loop=LoopConfig(epochs=epochs, learning_rate=1e-3),
         seed=seed,
-    )
-
-
-def seeded(config: LadderConfig, seed: int) -> LadderConfig:
-    """The same with one seed everywhere."""
-    return replace(
-        config,
-        seed=seed,
-        teacher_loop=replace(config.teacher_loop, seed=seed),
-        student_loop=replace(config.student_loop, seed=seed),
-        tuning_loop=replace(config.tuning_loop, seed=seed),
     )

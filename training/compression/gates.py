@@ -1,7 +1,7 @@
-"""Gates of the compression ladder: a variant that lost quality is not published, and the reason is said."""
+"""Gates of the compression ladder: a variant that lost quality is not published, and the reasons are printed."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,10 @@ from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.types import Head
 from recsys.metrics import auc, calibration_error
 from training.ranker.dataset import RankExamples
+from training.ranker.train import labels_by_head, over_all_rows
 
 Scores = Mapping[Head, NDArray[np.float32]]
-STUDENT_DROP = 0.002  # AUC below the teacher's, any head
+STUDENT_DROP = 0.002  # AUC below the teacher's, in any head
 INT8_DROP = 0.0005  # AUC below fp32's, with 95 % confidence
 OVERLAP = 0.98  # top 50 of 500 in common with the fp32 student
 CALIBRATION_SLACK = 1.10  # times the teacher's error …
@@ -29,20 +30,6 @@ class Difference:
     high: float
 
 
-def labels_by_head(examples: RankExamples) -> dict[Head, NDArray[np.float32]]:
-    """What each probability head predicts over all rows; conversion together with the click."""
-    return {
-        Head.CLICK: examples.label(Head.CLICK),
-        Head.CONVERSION: examples.click_and_conversion,
-        Head.LIKE: examples.label(Head.LIKE),
-    }
-
-
-def over_all_rows(scores: Scores) -> dict[Head, NDArray[np.float32]]:
-    """The scores that `labels_by_head` are compared with: P(click) · P(conversion | click) for conversion."""
-    return {**scores, Head.CONVERSION: scores[Head.CLICK] * scores[Head.CONVERSION]}
-
-
 def auc_difference(
     labels: NDArray[np.float32],
     scores: NDArray[np.float32],
@@ -51,15 +38,8 @@ def auc_difference(
     seed: int = 0,
 ) -> Difference:
     """Paired bootstrap over rows: both models are judged on the same resampled rows, so shared noise cancels."""
-    rng = np.random.default_rng(seed)
     ours, theirs = _WeightedAuc(labels, scores), _WeightedAuc(labels, reference)
-    ones = np.ones(len(labels))
-    drawn = []
-    for _ in range(rounds):
-        weights = rng.poisson(1.0, len(labels)).astype(np.float64)
-        drawn.append(ours(weights) - theirs(weights))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Difference(ours(ones) - theirs(ones), float(low), float(high))
+    return _bootstrap(lambda weights: ours(weights) - theirs(weights), len(labels), rounds, seed)
 
 
 def gauc_difference(
@@ -71,20 +51,27 @@ def gauc_difference(
     seed: int = 0,
 ) -> Difference:
     """As `auc_difference` for GAUC; whole users are resampled."""
+    (ours, counts), (theirs, _) = (_user_aucs(labels, s, users) for s in (scores, reference))
+
+    def difference(drawn: NDArray[np.float64]) -> float:
+        weights = counts * drawn
+        return float((weights * (ours - theirs)).sum() / weights.sum())
+
+    return _bootstrap(difference, len(counts), rounds, seed)
+
+
+def _bootstrap(
+    difference: Callable[[NDArray[np.float64]], float], n: int, rounds: int, seed: int
+) -> Difference:
+    """`difference` of n resampled entries, by how often each is drawn."""
     rng = np.random.default_rng(seed)
-    ours, theirs = (_user_aucs(labels, s, users) for s in (scores, reference))
-    counts = ours[1]
-    change = ours[0] - theirs[0]
-    drawn = []
-    for _ in range(rounds):
-        weights = counts * rng.poisson(1.0, len(counts))
-        drawn.append(float((weights * change).sum() / weights.sum()))
+    drawn = [difference(rng.poisson(1.0, n).astype(np.float64)) for _ in range(rounds)]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Difference(float((counts * change).sum() / counts.sum()), float(low), float(high))
+    return Difference(difference(np.ones(n)), float(low), float(high))
 
 
 def student_gate(student: Scores, teacher: Scores, examples: RankExamples) -> list[str]:
-    """Reasons to refuse: any head's AUC, XAUC aside, fell by more than `STUDENT_DROP`, or calibration got worse."""
+    """Reasons to refuse: a probability head lost more than `STUDENT_DROP` AUC, or its calibration got worse."""
     reasons = []
     ours, theirs = over_all_rows(student), over_all_rows(teacher)
     for head, labels in labels_by_head(examples).items():
@@ -130,7 +117,7 @@ def refuse(variant: str, reasons: list[str]) -> None:
     """
     if reasons:
         raise InvalidBundle(
-            f"{variant} is refused: {'; '.join(reasons)}. Train longer, prune less, or keep the variant before"
+            f"{variant} is refused: {'; '.join(reasons)}. Train longer, prune less, or publish an earlier variant"
         )
 
 

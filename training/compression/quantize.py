@@ -18,8 +18,8 @@ from recsys.models.ranker import Ranker
 def prune_experts(ranker: Ranker, share: float) -> Ranker:
     """A copy with the weakest `share` of each expert's hidden units removed, whole rows and columns at a time.
 
-    Structured pruning by weight magnitude (torch-pruning follows the dependency into the next layer), so the
-    matrices really shrink; inputs and outputs of an expert keep their width. Fine-tune afterwards.
+    Structured pruning by weight magnitude: the matrices shrink, an expert's inputs and outputs keep their width.
+    Fine-tune afterwards.
     """
     pruned = copy.deepcopy(ranker)
     if pruned.experts is None:
@@ -37,13 +37,12 @@ def prune_experts(ranker: Ranker, share: float) -> Ranker:
                     linear, torch_pruning.prune_linear_out_channels, idxs=removed.tolist()
                 ).prune()
     hidden = [linear.out_features for linear in linears]
-    pruned.config = replace(ranker.config, expert_layers=tuple(hidden))  # as another run would build it
+    pruned.config = replace(ranker.config, expert_layers=tuple(hidden))  # so that another run builds the same
     return pruned
 
 
 def zero_smallest(ranker: Ranker, share: float) -> Ranker:
-    """A copy with the smallest `share` of each matrix set to 0: unstructured pruning. It compresses in a zip file and
-    nowhere else, since dense kernels multiply zeros too; the ladder shows that."""
+    """A copy with the smallest `share` of each matrix set to 0: unstructured pruning. Dense kernels gain nothing."""
     sparse = copy.deepcopy(ranker)
     for module in sparse.modules():
         if isinstance(module, nn.Linear):
@@ -64,7 +63,7 @@ def quantize_linear_layers(model: Path, out: Path) -> None:
     """Dynamic INT8 of the matrix products in an exported ranker: weights per channel, inputs on the fly."""
     prepared = out.with_suffix(".prepared.onnx")
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it advises to do what the line below does
+    logging.root.setLevel(logging.ERROR)  # it advises what the next line does
     try:
         quant_pre_process(str(model), str(prepared), skip_symbolic_shape=False)
         quantize_dynamic(

@@ -1,38 +1,41 @@
 """Synthetic impressions of the case study's size, shaped like KuaiRand: a known truth over half a million ids.
 
-Made for the compression ladder, where what matters is the number of ids and the relation between models, not the
-world. Popularity is Zipf's, users have a taste, histories follow it, features are noisy views of the truth, and
-rates are KuaiRand's (click .44, conversion .70 of clicks, like .017). Figures from it are labelled *synthetic*.
+For the compression ladder, where the number of ids and the relation between models matter. Popularity is Zipf's, users
+have a taste, histories follow it, features are noisy views of the truth, and rates are KuaiRand's (click .44,
+conversion .70 of clicks, like .017). Figures from it are labelled *synthetic*.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
+from pydantic import Field
 
-from recsys.contracts.types import EventType, Head
+from recsys.contracts.types import MS_PER_DAY, EventType, Head
 from recsys.models.encoding import N_GAPS, TYPE_NUMBERS
+from training.config import Config
 from training.ranker.dataset import ItemFields, RankExamples
 
+Floats = NDArray[np.float64]
 FACTORS = 8
 CATEGORIES = 64
-DAY_MS = 86_400_000
 
 
-@dataclass(frozen=True)
-class LadderData:
-    """How much of it."""
+class LadderData(Config):
+    """Size of the data."""
 
-    n_items: int = 500_000
-    n_creators: int = 200_000
-    n_users: int = 20_000
-    rows: int = 160_000
-    n_features: int = 96
-    history_length: int = 50
-    seed: int = 0
+    n_items: int = Field(500_000, description="Item ids.")
+    n_creators: int = Field(200_000, description="Creator ids.")
+    n_users: int = Field(20_000, description="Users, each with one history.")
+    rows: int = Field(160_000, description="Impressions.")
+    n_features: int = Field(96, description="Columns, most of them noise.")
+    history_length: int = Field(50, description="Events of the longest history.")
+    seed: int = Field(0, description="The same seed gives the same data.")
 
     @classmethod
-    def quick(cls, seed: int) -> "LadderData":
+    def quick(cls, seed: int) -> Self:
         return cls(n_items=20_000, n_creators=5_000, n_users=2_000, rows=20_000, seed=seed)
 
 
@@ -45,7 +48,6 @@ class SyntheticWorld:
 
 
 def make(config: LadderData) -> SyntheticWorld:
-    """The same world for the same configuration."""
     c, rng = config, np.random.default_rng(config.seed)
     category = rng.integers(0, CATEGORIES, c.n_items + 1)
     creator = rng.integers(0, c.n_creators, c.n_items + 1)
@@ -79,23 +81,21 @@ def make(config: LadderData) -> SyntheticWorld:
         position=rng.integers(0, 20, c.rows),
         labels=np.stack([labels[head] for head in Head], axis=1).astype(np.float32),
         users=users.astype(np.int64),
-        time_ms=np.sort(rng.integers(0, 14 * DAY_MS, c.rows)),
+        time_ms=np.sort(rng.integers(0, 14 * MS_PER_DAY, c.rows)),
     )
     codes = np.stack([category, creator], axis=1).astype(np.int64) + 1
     codes[0] = 0
     return SyntheticWorld(examples, ItemFields(codes, (CATEGORIES + 1, c.n_creators + 1)))
 
 
-def _zipf(n_items: int, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _zipf(n_items: int, size: int, rng: Generator) -> NDArray[np.int64]:
     """Item numbers 1 … n_items with weight 1 / rank, ranks shuffled over the numbers."""
     shares = 1 / np.arange(1, n_items + 1)
     ranks = np.searchsorted(np.cumsum(shares) / shares.sum(), rng.random(size))
     return rng.permutation(n_items)[ranks] + 1
 
 
-def _histories(
-    c: LadderData, user: NDArray[np.float64], item: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.int32]:
+def _histories(c: LadderData, user: Floats, item: Floats, rng: Generator) -> NDArray[np.int32]:
     """(n_users, L): each event is the best liked of four popular items; lengths vary, left-padded with 0."""
     found = np.zeros((c.n_users, c.history_length), np.int32)
     lengths = rng.integers(0, c.history_length + 1, c.n_users)
@@ -109,12 +109,12 @@ def _histories(
 
 def _features(
     c: LadderData,
-    taste: NDArray[np.float64],
-    quality: NDArray[np.float64],
-    patience: NDArray[np.float64],
-    item: NDArray[np.float64],
-    user: NDArray[np.float64],
-    rng: np.random.Generator,
+    taste: Floats,
+    quality: Floats,
+    patience: Floats,
+    item: Floats,
+    user: Floats,
+    rng: Generator,
 ) -> NDArray[np.float32]:
     """Noisy views of the truth, on scales as real counters have (some heavy-tailed), the rest noise."""
     views = [
@@ -130,5 +130,5 @@ def _features(
     return np.concatenate([np.stack(views), noise]).T.astype(np.float32)
 
 
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sigmoid(x: Floats) -> Floats:
     return 1 / (1 + np.exp(-x))

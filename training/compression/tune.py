@@ -1,14 +1,14 @@
-"""`recsys tune rank`: the student's shape and training by Optuna, within a size and a latency.
+"""`recsys tune rank`: search the student's shape and training by Optuna, within a size and a latency.
 
-Two things are sought at once: a high validation score (the mean of click AUC and GAUC, distilled from the ladder's
-teacher) and few milliseconds for 500 candidates. Size and time do not depend on the weights, so a shape is exported
-and timed before it is trained: one that breaks a limit costs a second, and only tells the sampler where not to look.
+Two objectives: a high validation score (mean of click AUC and GAUC, distilled from the ladder's teacher), and few
+milliseconds for 500 candidates. Size and time do not depend on the weights, so a shape is exported and timed before it
+is trained; one that breaks a limit costs a second.
 """
 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ import optuna
 from matplotlib import pyplot
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from pydantic import Field
 
 from recsys.models.ranker import Ranker, RankerConfig
 from recsys.ranking.scorer import RankerSession
 from recsys.result import Goal, Result
-from training.compression.distill import Distillation, distillation
+from training.compression.distill import distillation
 from training.compression.ladder import LadderConfig, train_teacher
 from training.compression.ladder_input import LadderInput
 from training.compression.quantize import quantized_tables
-from training.compression.variants import shape_of
+from training.config import Config
+from training.ranker.artifacts import shape_of
 from training.ranker.export import export_ranker, random_inputs
 from training.ranker.loop import LoopConfig, fit, predict, predict_logits, selection_score
 from training.seeding import seed_everything
@@ -36,18 +38,20 @@ CANDIDATES, CALLS = 500, 40
 BROKEN = 0.0  # the score of a shape that breaks a limit: it is never trained
 
 
-@dataclass(frozen=True)
-class RankTuning:
-    """`out`: the study (an interrupted one goes on), `pareto.svg`, `student.json`."""
+class RankTuning(Config):
+    """How long to search, and within which limits."""
 
-    out: Path
-    trials: int = 30
-    max_mb: float = 5.0
-    max_ms: float = 1.2
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(epochs=3, weight_decay=1e-2, embedding_decay=0.3, patience=1)
+    out: Path = Field(
+        description="The study, which an interrupted search continues; `pareto.svg`, `student.json`."
     )
-    seed: int = 0
+    trials: int = Field(30, ge=1, description="Students to try, those of an earlier run included.")
+    max_mb: float = Field(5.0, gt=0, description="Largest file, embedding rows in INT8.")
+    max_ms: float = Field(1.2, gt=0, description="Longest time for 500 candidates.")
+    loop: LoopConfig = Field(
+        LoopConfig(epochs=3, weight_decay=1e-2, embedding_decay=0.3, patience=1),
+        description="Training of each student.",
+    )
+    seed: int = Field(0, ge=0, description="Of the sampler and each training.")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def main(
     """Run the trials that are missing; the first one is the ladder's own student.
 
     Args:
-        ladder: whose teacher is distilled (trained first if it is not there) and whose student is the start.
+        ladder: its teacher is distilled (and trained first if missing), its student is the first trial.
     """
     answers = predict_logits(train_teacher(ladder, given), given.train, as_served=False)
     config.out.mkdir(parents=True, exist_ok=True)
@@ -87,9 +91,8 @@ def main(
             trial.set_constraint(name, by)  # at most 0
         score = BROKEN
         if max(excess.values()) <= 0:
-            loop = replace(config.loop, learning_rate=learning_rate, seed=config.seed)
-            learn = distillation(answers, loop, Distillation(weight))
-            fit(student, given.train, given.validation, loop, learn)
+            loop = config.loop.replace(learning_rate=learning_rate, seed=config.seed)
+            fit(student, given.train, given.validation, loop, distillation(answers, loop, weight))
             score = selection_score(predict(student, given.validation), given.validation)
         trial.set_user_attr("shape", asdict(shape))
         trial.set_user_attr("mb", mb)
@@ -105,19 +108,17 @@ def main(
         sampler=optuna.samplers.TPESampler(seed=config.seed),
     )
     if not study.trials:
-        study.enqueue_trial(start(ladder, config.loop))
+        study.enqueue_trial(first_trial(ladder, config.loop))
     done = sum(trial.state.is_finished() for trial in study.trials)
     study.optimize(objective, n_trials=max(0, config.trials - done))
     return _result(config, [_tried(t) for t in study.trials if t.values], report)
 
 
 def propose(trial: optuna.Trial, base: RankerConfig) -> RankerConfig:
-    """Layers, widths, crosses, attention and, for hashed items, the rows; what is not named stays as in `base`."""
+    """Vary layers, widths, crosses, attention and, for hashed items, the rows; all else is as in `base`."""
     hidden = trial.suggest_categorical("hidden", [32, 48, 64, 96, 128])
     layers = trial.suggest_int("layers", 1, 2)
-    buckets = 0
-    if base.item_buckets:
-        buckets = 2 ** trial.suggest_int("log2_buckets", 10, 17)
+    buckets = 2 ** trial.suggest_int("log2_buckets", 10, 17) if base.item_buckets else 0
     return replace(
         base,
         width=trial.suggest_categorical("width", [8, 16, 24, 32]),
@@ -132,22 +133,18 @@ def propose(trial: optuna.Trial, base: RankerConfig) -> RankerConfig:
     )
 
 
-def start(ladder: LadderConfig, loop: LoopConfig) -> dict[str, Any]:
+def first_trial(ladder: LadderConfig, loop: LoopConfig) -> dict[str, Any]:
     """The ladder's student as parameters of a trial, as near as the choices allow."""
     shape = ladder.student
+    same = ("width", "attention_heads", "curve_width", "cross_layers", "cross_rank", "dropout")
     return {
+        **{name: getattr(shape, name) for name in same},
         "hidden": shape.expert_layers[0],
         "layers": len(shape.expert_layers),
         "log2_buckets": max(shape.item_buckets, 1).bit_length() - 1,
-        "width": shape.width,
-        "attention_heads": shape.attention_heads,
-        "curve_width": shape.curve_width,
-        "cross_layers": shape.cross_layers,
-        "cross_rank": shape.cross_rank,
         "experts": shape.shared_experts,
-        "dropout": shape.dropout,
         "learning_rate": loop.learning_rate,
-        "distillation": ladder.distillation.weight,
+        "distillation": ladder.distillation,
     }
 
 

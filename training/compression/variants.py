@@ -1,84 +1,39 @@
-"""What a ladder leaves: one folder a variant, each a publishable work folder, and which of them is served."""
+"""What a ladder leaves: one publishable work folder per variant, and the choice of the one that is published."""
 
 import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import load_file, save_file
-
-from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidBundle, InvalidData
 from recsys.features.drift import HISTOGRAMS
-from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from training.compression.gates import refuse
+from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SHAPE, SUMMARY
 from training.warm_start import WEIGHTS
 
 VARIANTS = ("teacher", "student", "unstructured", "pruned", "rows-fp16", "rows-int8", "rows-int4", "int8")
-ONNX, VARIANT, SHAPE = "ranker.onnx", "variant.json", "shape.json"
-_BUNDLED = (ONNX, "calibration.json", "golden.safetensors", "summary.json", HISTOGRAMS, VARIANT)
+VARIANT = "variant.json"
+_BUNDLED = (ONNX, CALIBRATION, GOLDEN, SUMMARY, HISTOGRAMS, VARIANT)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One step: its size, its quality on the test rows (calibrated on validation), why it is refused if so."""
+    """One step of the ladder, with its quality on the test rows (calibrated on validation)."""
 
     name: str
     bytes: int
     metrics: Mapping[str, float]
-    overlap: (
-        float  # top 50 of 500 in common with the variant before quantization; 1 where nothing is quantized
-    )
-    reasons: tuple[str, ...]
-    gated: bool = True  # False: stands in the table for comparison, never served
+    overlap: float  # of the top 50 of 500 with the variant before quantization; 1 where nothing is quantized
+    reasons: tuple[str, ...]  # why it is refused
+    gated: bool = True  # False: for comparison in the table, never published
 
-
-def save_trained(ranker: Ranker, folder: Path) -> None:
-    """The weights of a variant that was trained, and its shape: enough to build it again without the data."""
-    save_file({name: weight.contiguous() for name, weight in ranker.state_dict().items()}, folder / WEIGHTS)
-    (folder / SHAPE).write_text(json.dumps(asdict(ranker.config), indent=2), encoding="utf-8")
-
-
-def trained_ranker(folder: Path) -> Ranker:
-    """The torch model of a variant that was trained (teacher, student), from its files alone."""
-    weights = load_file(folder / WEIGHTS)
-    fields = weights["fields"]
-    data = RankerData(
-        n_items=len(fields) - 1,
-        n_features=len(weights["numeric_columns"]),
-        mean=weights["numeric.mean"],
-        scale=weights["numeric.scale"],
-        edges=weights["numeric.edges"],
-        fields=fields,
-        field_sizes=tuple(len(weights[f"field.{i}.weight"]) for i in range(fields.shape[1])),
-    )
-    ranker = Ranker(read_shape(folder / SHAPE), data)
-    ranker.load_state_dict(weights)
-    return ranker.eval()
-
-
-def read_shape(path: Path) -> RankerConfig:
-    """
-    Raises:
-        InvalidConfig: the file is missing, or does not describe a ranker.
-    """
-    try:
-        return shape_of(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InvalidConfig(
-            f"{path}: no shape of a ranker, as `recsys tune rank` writes it: {error}"
-        ) from error
-
-
-def shape_of(content: Mapping[str, Any]) -> RankerConfig:
-    """A configuration that was written as JSON, where tuples became lists."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-    return RankerConfig(**values)
+    def write(self, folder: Path) -> None:
+        (folder / VARIANT).write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
 
 
 def check_publishable(folder: Path) -> None:
-    """Refuse a variant that its gate has refused. A folder that is no variant (`recsys train rank`) has no gate.
+    """Refuse a variant that failed its gate. A folder of `recsys train rank` is not a variant and has no gate.
 
     Raises:
         InvalidBundle: with the reasons.
@@ -106,7 +61,7 @@ def take(variant: Path, work: Path) -> None:
     work.mkdir(parents=True)
     for name in _BUNDLED:
         shutil.copyfile(variant / name, work / name)
-    # fewer bits are made of the pruned variant's weights
+    # quantized variants are made of the pruned one's weights
     trained = variant if (variant / WEIGHTS).exists() else variant.parent / "pruned"
     for name in (WEIGHTS, SHAPE):
         if (trained / name).exists():
@@ -122,15 +77,12 @@ def served(variants: list[Variant]) -> Variant:
     found = candidate(variants)
     if found.reasons:
         refused = [variant for variant in variants if variant.gated and variant.reasons]
-        refuse(
-            "every variant",
-            [f"{variant.name}: {reason}" for variant in refused for reason in variant.reasons],
-        )
+        refuse("every variant", [f"{v.name}: {reason}" for v in refused for reason in v.reasons])
     return found
 
 
 def candidate(variants: list[Variant]) -> Variant:
-    """What a report is about: the served variant, or the smallest refused one when no gate was passed."""
+    """What a report is about: the served variant, or the smallest refused one when none passed."""
     gated = [variant for variant in variants if variant.gated]
     passed = [variant for variant in gated if not variant.reasons and variant.name != "teacher"]
     return min(passed or gated, key=lambda variant: variant.bytes)
@@ -153,7 +105,7 @@ def read_variant(folder: Path) -> Variant:
         InvalidData: there is no variant in the folder.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / VARIANT).read_text(encoding="utf-8"))
+        content = json.loads((folder / VARIANT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidData(f"{folder}: no variant of a ladder; build it with `recsys train ladder`") from None
     return Variant(**{**content, "reasons": tuple(content["reasons"])})

@@ -21,30 +21,31 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import Head
 from recsys.metrics import auc, gauc
 from recsys.result import Goal, Result
+from training.config import Config
 from training.ranker.dataset import RankExamples
 
 Matrix = NDArray[np.float32]
 Score = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """How to choose. `out`: folder for `selection.json`."""
+class Selection(Config):
+    """How to choose."""
 
-    out: Path
-    trees: int = 300
-    repeats: int = 3  # shuffles of each feature
-    noise: float = 5e-5  # AUC; a feature whose shuffling costs less is useless
-    tolerance: float = 2e-4  # validation AUC that dropping may cost altogether
-    crossed: int = 8  # the strongest features, all pairs of which are tried
-    proposals: int = 5  # crosses at most
-    least_gain: float = 1e-4  # validation AUC that a cross must add
-    seed: int = 0
+    out: Path = Field(description="Folder for `selection.json`.")
+    trees: int = Field(300, description="Of each judge, at most.")
+    repeats: int = Field(3, description="Shuffles of each feature.")
+    noise: float = Field(5e-5, description="AUC; a feature whose shuffling costs less is useless.")
+    tolerance: float = Field(2e-4, description="Validation AUC that dropping may cost altogether.")
+    crossed: int = Field(8, description="The strongest features, all pairs of which are tried.")
+    proposals: int = Field(5, description="Crosses, at most.")
+    least_gain: float = Field(1e-4, description="Validation AUC that a cross must add.")
+    seed: int = Field(0, ge=0, description="Of trees and shuffles.")
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """`recsys evaluate robust`: what adversarial training and cleaning are worth, on synthetic rows with a known truth.
 
-Attack: one network a way of training (plainly, under FGSM, under PGD), each judged clean and attacked. Dirt: robots
-that click everything they are shown, many times a minute, are mixed into the training rows; a network is trained on the
-dirty rows, on what cleaning has left of them, and on the rows without any robots.
+Attack: one network per way of training (plain, FGSM, PGD), each judged clean and attacked. Bots: users who click all
+they are shown, many times a minute, are mixed into the training rows; one network is trained on these rows, one on what
+cleaning has left of them, one without any bots.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
+from typing import Self
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from recsys.contracts.types import Head
@@ -18,6 +20,7 @@ from recsys.models.ranker import Ranker, RankerConfig, RankerLogits
 from recsys.result import Goal, Result
 from training.compression.ladder_input import LadderInput, synthetic_input
 from training.compression.synthetic import LadderData
+from training.config import Config
 from training.ranker.adversarial import Attack, attacked
 from training.ranker.clean import Cleaned, Cleaning, clean
 from training.ranker.dataset import RankExamples
@@ -29,28 +32,29 @@ SHAPE = RankerConfig(
 )
 
 
-@dataclass(frozen=True)
-class RobustEvaluation:
-    """`epsilon`: how far an embedding may be moved; rows of the embedding tables start with a spread of .05."""
+class RobustEvaluation(Config):
+    """Size of the data, the attack and the bots."""
 
-    seed: int = 0
-    rows: int = 60_000
-    epochs: int = 3
-    batch_size: int = 512
-    epsilon: float = 0.05
-    steps: int = 5  # of PGD
-    robots: float = 0.15  # rows of theirs for each honest one
+    seed: int = Field(0, ge=0, description="Of the rows, the bots and the training.")
+    rows: int = Field(60_000, description="Synthetic impressions.")
+    epochs: int = Field(3, description="Of each network.")
+    batch_size: int = Field(512, description="Rows per step.")
+    epsilon: float = Field(
+        0.05, ge=0, description="How far an embedding may be moved; embeddings start with a spread of .05."
+    )
+    steps: int = Field(5, description="Of PGD.")
+    bots: float = Field(0.15, description="Rows of bots per honest one.")
 
     @classmethod
-    def quick(cls, seed: int) -> "RobustEvaluation":
-        return cls(seed, rows=8_000, epochs=4, batch_size=128)
+    def quick(cls, seed: int) -> Self:
+        return cls(seed=seed, rows=8_000, epochs=4, batch_size=128)
 
 
 def main(config: RobustEvaluation, report: Callable[[str], None] = lambda line: None) -> Result:
     """Train six small networks and judge them on the same test rows.
 
     Args:
-        report: called with one line a network.
+        report: receives one line per network.
     """
     torch.set_num_threads(1)
     data = LadderData(n_items=5_000, n_creators=1_000, n_users=2_000, rows=config.rows, seed=config.seed)
@@ -67,32 +71,29 @@ def main(config: RobustEvaluation, report: Callable[[str], None] = lambda line: 
             f"trained {name}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items() if k.startswith(name))
         )
 
-    dirty = with_robots(given.train, config.robots, np.random.default_rng(config.seed))
+    dirty = with_bots(given.train, config.bots, np.random.default_rng(config.seed))
     cleaned = clean(dirty, Cleaning(seed=config.seed))
     for name, rows in (("dirty", dirty), ("cleaned", cleaned.examples)):
         figures[f"{name}_auc"] = _auc(_network(config, given, rows, None), given.test)
         report(f"trained {name}: {figures[f'{name}_auc']:.4f}, {len(rows):,} rows")
-    figures["without_robots_auc"] = figures["plain_clean_auc"]
+    figures["without_bots_auc"] = figures["plain_clean_auc"]
     figures |= _removed(dirty, cleaned, int(given.train.users.max()))
     goals = {
         "fgsm_attacked_fgsm_auc": Goal(">", figures["plain_attacked_fgsm_auc"]),
         "pgd_attacked_pgd_auc": Goal(">", figures["plain_attacked_pgd_auc"]),
         "cleaned_auc": Goal(">=", figures["dirty_auc"]),
-        "robots_removed": Goal(">=", 0.95),
+        "bots_removed": Goal(">=", 0.95),
         "people_removed": Goal("<=", 0.01),
     }
     return Result("evaluate robust", config.seed, figures, goals)
 
 
-def with_robots(rows: RankExamples, share: float, rng: np.random.Generator) -> RankExamples:
-    """Rows of new users mixed in by time: each is shown 400 random items within two minutes and clicks all of them.
-
-    What they are shown is real (items and features of honest rows); only their answers are worthless.
-    """
-    robots = max(1, int(len(rows) * share / 400))
-    chosen = rows.take(rng.integers(0, len(rows), robots * 400))
-    who = np.repeat(np.arange(robots), 400)
-    begun = rng.choice(rows.time_ms, robots)
+def with_bots(rows: RankExamples, share: float, rng: np.random.Generator) -> RankExamples:
+    """Mix in new users by time: each is shown 400 random honest rows within two minutes and clicks all of them."""
+    bots = max(1, int(len(rows) * share / 400))
+    chosen = rows.take(rng.integers(0, len(rows), bots * 400))
+    who = np.repeat(np.arange(bots), 400)
+    begun = rng.choice(rows.time_ms, bots)
     labels = np.zeros_like(chosen.labels)
     labels[:, tuple(Head).index(Head.CLICK)] = 1
     labels[:, tuple(Head).index(Head.DWELL)] = np.log1p(0.3)
@@ -115,7 +116,7 @@ def _network(
     network = Ranker(SHAPE, given.teacher_data)
     loop = LoopConfig(epochs=config.epochs, batch_size=config.batch_size, seed=config.seed)
     if attack is not None:
-        loop = replace(loop, attack=attack.epsilon, attack_steps=attack.steps)
+        loop = loop.replace(attack=attack.epsilon, attack_steps=attack.steps)
     fit(network, rows, given.validation, loop)
     return network
 
@@ -144,11 +145,11 @@ def _attacked_auc(network: Ranker, rows: RankExamples, attack: Attack) -> float:
 
 
 def _removed(dirty: RankExamples, cleaned: Cleaned, last_person: int) -> dict[str, float]:
-    """Shares of the robots' and of people's rows that cleaning has left out, and rows by reason."""
+    """Shares of the bots' and of people's rows that cleaning has removed, and rows by reason."""
     figures = {f"removed_{reason.replace(' ', '_')}": float(n) for reason, n in cleaned.removed.items()}
-    for name, robots in (("robots", True), ("people", False)):
+    for name, bots in (("bots", True), ("people", False)):
         before, after = (
-            int(((rows.users > last_person) == robots).sum()) for rows in (dirty, cleaned.examples)
+            int(((rows.users > last_person) == bots).sum()) for rows in (dirty, cleaned.examples)
         )
         figures[f"{name}_removed"] = 1 - after / before
     return figures

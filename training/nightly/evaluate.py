@@ -8,7 +8,7 @@ KuaiRand's days 04-25 … 05-03: later ones read profiles that are not updated (
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def main(config: NightlyEvaluation, report: Callable[[str], None] = lambda line:
     rows = examples(data, data.names())
     days = [day for day in np.unique(data.date).tolist() if FULL_UNTIL <= day <= LAST_DAY]
     days = days[:3] if config.quick else days
-    loop = replace(LOOP, seed=config.seed, epochs=1 if config.quick else LOOP.epochs)
+    loop = LOOP.replace(seed=config.seed, epochs=1 if config.quick else LOOP.epochs)
     shape_data = ranker_data_of(data, rows.take(data.date <= FULL_UNTIL), data.names())
 
     def trained_in_full(until: int) -> tuple[Ranker, int]:
@@ -69,7 +69,7 @@ def main(config: NightlyEvaluation, report: Callable[[str], None] = lambda line:
         began = time.process_time()
         new = rows.take((data.date <= tonight) & (rows.time_ms > until_ms))
         train, validation = temporal_split(new, _VALIDATION)
-        continue_training(updated, train, validation, replace(NIGHT, seed=config.seed))
+        continue_training(updated, train, validation, NIGHT.replace(seed=config.seed))
         until_ms = int(train.time_ms[-1])
         updated_s, began = time.process_time() - began, time.process_time()
         full, _ = trained_in_full(tonight)

@@ -5,10 +5,9 @@ name; new ones start like an unknown item. A night learns from labels alone, wit
 distils again.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,15 +22,8 @@ from recsys.ranking.scorer import RankerSession
 from training.compression.gates import OVERLAP, top_overlap
 from training.compression.ladder import quantize_products, score_requests
 from training.compression.quantize import quantized_tables
-from training.compression.variants import (
-    ONNX,
-    SHAPE,
-    VARIANT,
-    Variant,
-    read_shape,
-    read_variant,
-    save_trained,
-)
+from training.compression.variants import VARIANT, Variant, read_variant
+from training.ranker.artifacts import ONNX, SHAPE, read_shape, save_trained
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
 from training.ranker.loop import LoopConfig, fit, predict, selection_score
 from training.ranker.train import ranker_warm_start, write_ranker, write_summary
@@ -168,8 +160,7 @@ def _write(
         variant, overlap = _quantized_products(out, validation.take(slice(-_JUDGED, None)))
     save_trained(ranker, out)
     if variant:
-        found = Variant(variant, (out / ONNX).stat().st_size, metrics, overlap, ())
-        (out / VARIANT).write_text(json.dumps(asdict(found), indent=2), encoding="utf-8")
+        Variant(variant, (out / ONNX).stat().st_size, metrics, overlap, ()).write(out)
     return metrics
 
 

@@ -18,7 +18,7 @@ KNOTS = 64
 def fit_calibrations(
     scores: Mapping[Head, NDArray[np.float32]], examples: RankExamples
 ) -> dict[Head, Calibration]:
-    """One map a probability head. Conversion is fitted where there was a click: it is P(conversion | click)."""
+    """One map per probability head. Conversion is P(conversion | click): it is fitted on clicked rows."""
     clicked = examples.label(Head.CLICK) > 0
     everywhere = np.ones(len(examples), bool)
     found = {}
@@ -30,10 +30,7 @@ def fit_calibrations(
 
 
 def fit_calibration(raw: NDArray[np.float32], labels: NDArray[np.float32]) -> Calibration:
-    """Isotonic on quantile knots where positives are plenty, else Platt.
-
-    Knots keep the map strictly finer than bins would: linear between them, so that order is kept.
-    """
+    """Isotonic where positives are plenty, linear between quantile knots so that order is preserved; else Platt."""
     if min(labels.sum(), len(labels) - labels.sum()) < LEAST_FOR_ISOTONIC:
         return fit_platt(raw, labels)
     fitted = IsotonicRegression(out_of_bounds="clip").fit(raw, labels)

@@ -1,7 +1,7 @@
-"""Bots and broken labels out of the training rows, and a report of what was left out. Validation and test keep all.
+"""Remove bots and broken labels from the training rows, and count what was removed. Validation and test keep all rows.
 
-Rules first: what no person does. Then isolation: users whose rates lie far from everybody's (isolation forest, Liu et
-al. 2008), of which only those are taken that are also extreme in one rate alone, so that a merely unusual person stays.
+Rules first: what no person does. Then users whose rates are isolated (isolation forest, Liu et al. 2008); of these only
+the ones that are extreme in a single rate, too, so that a merely unusual person stays.
 """
 
 from collections.abc import Mapping
@@ -9,27 +9,30 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from sklearn.ensemble import IsolationForest
 
 from recsys.contracts.types import MS_PER_MINUTE, Head
+from training.config import Config
 from training.ranker.dataset import RankExamples
 
 
-@dataclass(frozen=True)
-class Cleaning:
+class Cleaning(Config):
     """What counts as impossible."""
 
-    shown_a_minute: int = 120  # more than two items a second, for a whole minute
-    always_clicks: int = 50  # as many impressions, every one clicked
-    isolated_share: float = 0.002  # at most this share of the users, by isolation
-    extreme: float = 8.0  # robust standard deviations that one rate must lie out
-    least_rows: int = 20  # users with fewer rows are not judged by their rates
-    seed: int = 0
+    shown_per_minute: int = Field(120, description="More impressions within a minute are a bot's.")
+    always_clicks: int = Field(50, description="A user with as many impressions, all clicked, is a bot.")
+    isolated_share: float = Field(
+        0.002, description="At most this share of the users is removed as isolated."
+    )
+    extreme: float = Field(8.0, description="Robust standard deviations that one of their rates is off.")
+    least_rows: int = Field(20, description="Users with fewer rows are not judged by their rates.")
+    seed: int = Field(0, description="Of the isolation forest.")
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """The rows that are left, and how many were left out or corrected, by reason."""
+    """The rows that are left, and the number of removed or corrected ones by reason."""
 
     examples: RankExamples
     removed: Mapping[str, int]
@@ -37,12 +40,12 @@ class Cleaned:
 
 
 def clean(examples: RankExamples, config: Cleaning) -> Cleaned:
-    """Rules, then isolation among the rest. The order of the rows is kept."""
+    """Apply the rules, then isolation among the rest. The order of the rows is preserved."""
     keep = np.ones(len(examples), bool)
     removed = {}
     for reason, rows in (
         ("repeated", _repeated(examples)),
-        ("shown too fast", _too_fast(examples, config.shown_a_minute)),
+        ("shown too fast", _too_fast(examples, config.shown_per_minute)),
         ("clicks everything", _always_clicks(examples, config.always_clicks)),
     ):
         removed[reason] = int((rows & keep).sum())
@@ -55,12 +58,12 @@ def clean(examples: RankExamples, config: Cleaning) -> Cleaned:
 
 
 def _repeated(examples: RankExamples) -> NDArray[np.bool_]:
-    """The same user, item and instant again."""
+    """Later rows of the same user, item and instant. Unknown items may well be different ones."""
     keys = np.stack([examples.users, examples.items, examples.time_ms], axis=1)
     _, first = np.unique(keys, axis=0, return_index=True)
-    again = np.ones(len(examples), bool)
-    again[first] = False
-    return again & (examples.items > 0)  # unknown items may well be different ones
+    repeated = examples.items > 0
+    repeated[first] = False
+    return repeated
 
 
 def _too_fast(examples: RankExamples, limit: int) -> NDArray[np.bool_]:
@@ -85,8 +88,7 @@ def _isolated(examples: RankExamples, config: Cleaning) -> NDArray[np.int64]:
     spread = 1.4826 * np.median(np.abs(columns - middle), axis=0)
     extreme = (np.abs(columns - middle) > config.extreme * np.maximum(spread, 1e-3)).any(axis=1)
     forest = IsolationForest(random_state=config.seed).fit(columns)
-    odd = forest.score_samples(columns)
-    furthest = np.argsort(odd)[: int(np.ceil(config.isolated_share * judged.sum()))]
+    furthest = np.argsort(forest.score_samples(columns))[: int(np.ceil(config.isolated_share * judged.sum()))]
     return np.asarray(users[judged][furthest[extreme[furthest]]])
 
 
@@ -98,7 +100,7 @@ def _rates(examples: RankExamples) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 def _corrected(examples: RankExamples) -> tuple[RankExamples, dict[str, int]]:
-    """A like is no accident: who liked has clicked, also where the click was lost."""
+    """Who liked has clicked, also where the click was lost."""
     labels = examples.labels.copy()
     click, like = (tuple(Head).index(head) for head in (Head.CLICK, Head.LIKE))
     lost = (labels[:, like] > 0) & (labels[:, click] == 0)

@@ -1,7 +1,7 @@
 """Labelled impressions as arrays: what the Spark feature job wrote, ready for the ranker.
 
-Reads `features/examples/dt=…/*.parquet` (columns in docs/architecture.md) and the lake's item table. Everything is
-in memory: 10 M examples with 50 features and 50 events of history take 5 GB; train on fewer days beyond that.
+Everything is in memory: 10 M examples with 50 features and 50 events of history take 5 GB; beyond that, train on fewer
+days.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,41 +19,28 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import MS_PER_SECOND, Head, Item
 from recsys.models.encoding import TYPE_NUMBERS, gap_buckets
 
-COLUMNS = (
-    "user_id",
-    "item_id",
-    "event_time_ms",
-    "position",
-    "click",
-    "conversion",
-    "like",
-    "dwell_ms",
-    "history_items",
-    "history_types",
-    "history_times",
-    "features",
-)
+COLUMNS = [
+    *("user_id", "item_id", "event_time_ms", "position", "click", "conversion", "like", "dwell_ms"),
+    *("history_items", "history_types", "history_times", "features"),
+]
 
 
 @dataclass(frozen=True)
 class RankExamples:
-    """n labelled impressions, oldest first, entry i of every array the same one.
+    """n labelled impressions, oldest first; entry i of every array is of the same one.
 
-    `history` (n, L) int32 item numbers, `types` and `gaps` (n, L) int8, newest last, left-padded with 0; `items`
-    (n,) int64 numbers, 0 unknown; `features` (n, D) float32; `position` (n,) int64 from 0; `labels` (n, heads)
-    float32 in the order of `Head`: click, conversion (and clicked), like, log1p of dwell seconds; `users` (n,)
-    int64 codes, equal for equal users; `time_ms` (n,) int64.
+    Labels are in the order of `Head`: click, conversion (and clicked), like, log1p of dwell seconds.
     """
 
-    history: NDArray[np.int32]
-    types: NDArray[np.int8]
-    gaps: NDArray[np.int8]
-    items: NDArray[np.int64]
-    features: NDArray[np.float32]
-    position: NDArray[np.int64]
-    labels: NDArray[np.float32]
-    users: NDArray[np.int64]
-    time_ms: NDArray[np.int64]
+    history: NDArray[np.int32]  # (n, L) item numbers, newest last, left-padded with 0
+    types: NDArray[np.int8]  # (n, L)
+    gaps: NDArray[np.int8]  # (n, L)
+    items: NDArray[np.int64]  # (n,) numbers, 0 unknown
+    features: NDArray[np.float32]  # (n, D)
+    position: NDArray[np.int64]  # (n,) from 0
+    labels: NDArray[np.float32]  # (n, heads)
+    users: NDArray[np.int64]  # (n,) codes, equal for equal users
+    time_ms: NDArray[np.int64]  # (n,)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -64,11 +51,6 @@ class RankExamples:
     def label(self, head: Head) -> NDArray[np.float32]:
         return self.labels[:, tuple(Head).index(head)]
 
-    @property
-    def click_and_conversion(self) -> NDArray[np.float32]:
-        """(n,) what P(click) · P(conversion | click) predicts."""
-        return self.label(Head.CLICK) * self.label(Head.CONVERSION)
-
 
 def read_examples(
     folder: Path, item_ids: Sequence[str], n_features: int, length: int, days: Sequence[str] | None = None
@@ -78,7 +60,7 @@ def read_examples(
     Args:
         item_ids: the item table in its order; number i + 1 is item_ids[i].
         n_features: D that every row must have.
-        length: L, the newest events kept of each history.
+        length: L, the newest events of each history.
 
     Raises:
         InvalidData: there are no examples, or a row has another number of features.
@@ -87,7 +69,7 @@ def read_examples(
     if not found:
         raise InvalidData(f"{folder}: no examples; build them with `recsys features build`")
     # fragment by fragment and without the folder's name as a column: dt would become a dictionary column
-    table = pa.concat_tables(pq.ParquetFile(p).read(columns=list(COLUMNS)) for p in found)
+    table = pa.concat_tables(pq.ParquetFile(p).read(columns=COLUMNS) for p in found)
     if not len(table):
         raise InvalidData(f"{folder}: the example files are empty; build them with `recsys features build`")
     # by time, and rows of one instant in an order that does not depend on the files
@@ -101,13 +83,12 @@ def examples_of(table: pa.Table, item_ids: Sequence[str], n_features: int, lengt
     known = pa.array(item_ids, pa.string())
     history, types, gaps = _histories(table, known, time_ms, length)
     click = _numpy(table["click"], np.float32)
+    dwell_s = np.maximum(_numpy(table["dwell_ms"], np.float64), 0) / MS_PER_SECOND
     labels = {
         Head.CLICK: click,
         Head.CONVERSION: click * _numpy(table["conversion"], np.float32),
         Head.LIKE: _numpy(table["like"], np.float32),
-        Head.DWELL: np.log1p(np.maximum(_numpy(table["dwell_ms"], np.float64), 0) / MS_PER_SECOND).astype(
-            np.float32
-        ),
+        Head.DWELL: np.log1p(dwell_s),
     }
     return RankExamples(
         history=history,
@@ -116,7 +97,7 @@ def examples_of(table: pa.Table, item_ids: Sequence[str], n_features: int, lengt
         items=_numbers(table["item_id"], known),
         features=_features(table["features"], n_features),
         position=np.maximum(_numpy(table["position"], np.int64), 0),
-        labels=np.stack([labels[head] for head in Head], axis=1),
+        labels=np.stack([labels[head] for head in Head], axis=1).astype(np.float32),
         users=_codes(table["user_id"]),
         time_ms=time_ms,
     )
@@ -137,7 +118,7 @@ def temporal_split(examples: RankExamples, validation: float) -> tuple[RankExamp
 class ItemFields:
     """Categorical facts of the items: (n_items + 1, n_fields) codes, row 0 and code 0 unknown.
 
-    values: a field's name → its values, code i + 1 is the i-th; empty where nobody asked for them.
+    values: field → its values; code i + 1 is the i-th.
     """
 
     codes: NDArray[np.int64]

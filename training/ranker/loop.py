@@ -1,10 +1,9 @@
-"""The training loop of the ranker, shared by training, distillation and evaluation.
+"""The ranker's loss and training loop, shared by training, distillation and evaluation.
 
-Deterministic under a seed; interrupted, it goes on from the last whole epoch to the same weights.
+Deterministic under a seed. An interrupted run continues from its last whole epoch and ends in the same weights.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from recsys.contracts.errors import InvalidData
@@ -19,33 +19,36 @@ from recsys.contracts.types import Head
 from recsys.metrics import auc, gauc
 from recsys.models.ranker import HEADS, RankerLogits
 from training.checkpoint import TrainingState
+from training.config import Config
+from training.optim import warmup_cosine
 from training.ranker.adversarial import Attack, with_attack
 from training.ranker.dataset import RankExamples
 from training.seeding import seed_step
 
 Rows = NDArray[np.int64]
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-# What a step minimises: the model's logits, the batch's labels (B, heads), the batch's rows in the training set.
+# (logits, labels of the batch (B, heads), rows of the batch in the training set) → what a step minimises
 Objective = Callable[[RankerLogits, Tensor, NDArray[np.int64]], Tensor]
 
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long and how fast. `patience`: epochs without a better validation score before stopping."""
+class LoopConfig(Config):
+    """How long and how fast to train."""
 
-    epochs: int = 6
-    rows_an_epoch: int = 150_000  # at most, drawn anew each epoch: time is bounded, whatever the lake holds
-    batch_size: int = 1024
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0  # of matrices, decoupled
-    embedding_decay: float = 1e-4  # of embeddings: rare items stay near the average one
-    patience: int = 2
-    loss_weights: Mapping[str, float] = field(
-        default_factory=lambda: {Head.CLICK: 1.0, Head.CONVERSION: 1.0, Head.LIKE: 0.5, Head.DWELL: 0.3}
+    epochs: int = Field(6, ge=1, description="At most.")
+    rows_per_epoch: int = Field(
+        150_000, ge=1, description="At most, drawn for each epoch: time is bounded, whatever the lake holds."
     )
-    attack: float = 0.0  # > 0: adversarial training, epsilon of `training.ranker.adversarial`
-    attack_steps: int = 1  # 1: FGSM; more: PGD, each step costs another run
-    seed: int = 0
+    batch_size: int = Field(1024, ge=1, description="Rows per step.")
+    learning_rate: float = Field(2e-3, ge=0, description="The peak.")
+    weight_decay: float = Field(0.0, ge=0, description="Of matrices, decoupled.")
+    embedding_decay: float = Field(1e-4, ge=0, description="Of embeddings: rare items stay near the average.")
+    patience: int = Field(2, ge=0, description="Epochs without a better validation score before stopping.")
+    loss_weights: Mapping[Head, float] = Field(
+        {Head.CLICK: 1.0, Head.CONVERSION: 1.0, Head.LIKE: 0.5, Head.DWELL: 0.3}, description="Of the heads."
+    )
+    attack: float = Field(0.0, ge=0, description="Epsilon of adversarial training; 0: none.")
+    attack_steps: int = Field(1, ge=1, description="1: FGSM; more: PGD, each step costs another run.")
+    seed: int = Field(0, ge=0, description="The same seed and data give the same weights.")
 
 
 def fit(
@@ -70,24 +73,24 @@ def fit(
     attack = Attack(config.attack, config.attack_steps)
     minimised = objective or (lambda logits, labels, _: ranking_loss(logits, labels, config.loss_weights))
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate)
-    rows_an_epoch = min(len(train), config.rows_an_epoch)
-    steps_an_epoch = -(-rows_an_epoch // config.batch_size)
-    rate = _warm_then_cosine(steps_an_epoch * config.epochs)
+    rows_per_epoch = min(len(train), config.rows_per_epoch)
+    steps_per_epoch = -(-rows_per_epoch // config.batch_size)
+    steps = steps_per_epoch * config.epochs
     state = TrainingState(model, None, optimizer)
-    identity = {"loop": asdict(config), "rows": len(train), "last_ms": int(train.time_ms[-1])}
+    identity = {"loop": config.model_dump(mode="json"), "rows": len(train), "last_ms": int(train.time_ms[-1])}
     if checkpoints is not None:
         state.restore(checkpoints, identity)
 
-    scores = [past["score"] for past in state.progress.reports]
+    scores = [epoch["score"] for epoch in state.progress.reports]
     while len(scores) < config.epochs and len(scores) - _best_epoch(scores) <= config.patience:
         epoch = len(scores)
         model.train()
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(train))[:rows_an_epoch]
-        for i, rows in enumerate(np.array_split(order, steps_an_epoch)):
-            step = epoch * steps_an_epoch + i
+        order = np.random.default_rng((config.seed, epoch)).permutation(len(train))[:rows_per_epoch]
+        for i, rows in enumerate(np.array_split(order, steps_per_epoch)):
+            step = epoch * steps_per_epoch + i
             seed_step(config.seed, step)
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * rate(step)
+                group["lr"] = config.learning_rate * _rate(step, steps)
             batch = train.take(rows)
             inputs, labels = inputs_of(batch), torch.from_numpy(batch.labels)
 
@@ -115,11 +118,11 @@ def fit(
 
 
 def _best_epoch(scores: list[float]) -> int:
-    """From 1, the first of equals; 0 before the first epoch."""
+    """Number of the best epoch from 1, the first of equals; 0 before the first epoch."""
     return int(np.argmax(scores)) + 1 if scores else 0
 
 
-def ranking_loss(logits: RankerLogits, labels: Tensor, weights: Mapping[str, float]) -> Tensor:
+def ranking_loss(logits: RankerLogits, labels: Tensor, weights: Mapping[Head, float]) -> Tensor:
     """Weighted sum over the heads; conversion as ESMM: P(click) · P(conversion | click) over all rows.
 
     Args:
@@ -179,13 +182,12 @@ def scores_of(logits: RankerLogits) -> dict[Head, NDArray[np.float32]]:
 
 
 def predict(model: nn.Module, examples: RankExamples) -> dict[Head, NDArray[np.float32]]:
-    """Scores of every row, (n,) a head."""
+    """Scores of every row, (n,) per head."""
     return scores_of(predict_logits(model, examples))
 
 
 def selection_score(scores: Mapping[Head, NDArray[np.float32]], examples: RankExamples) -> float:
-    """Mean of click AUC and click GAUC. Within a request only the order within one user matters, across requests
-    also the level; a model that gains in one by losing in the other is not worth keeping."""
+    """Mean of click AUC and click GAUC: the level across requests matters as well as the order within one."""
     labels = examples.label(Head.CLICK).astype(np.int64)
     both = [auc(labels, scores[Head.CLICK]), gauc(labels, scores[Head.CLICK], examples.users)]
     known = [value for value in both if not np.isnan(value)]  # no user with both labels: no GAUC
@@ -203,12 +205,6 @@ def _parameter_groups(model: nn.Module, config: LoopConfig) -> list[dict[str, An
     ]
 
 
-def _warm_then_cosine(steps: int, warm: float = 0.05) -> Callable[[int], float]:
-    """Learning rate as a share of its peak: linear up, cosine down to 2 %."""
-
-    def share(step: int) -> float:
-        if step < steps * warm:
-            return (step + 1) / max(steps * warm, 1)
-        return float(0.02 + 0.98 * (1 + np.cos(np.pi * (step / steps - warm) / (1 - warm))) / 2)
-
-    return share
+def _rate(step: int, steps: int, warm: float = 0.05) -> float:
+    """Share of the peak learning rate; the cosine starts after the warm-up."""
+    return warmup_cosine(step, steps * warm, max(step / steps - warm, 0) / (1 - warm))

@@ -1,17 +1,19 @@
-"""Train the ranker: examples → `ranker.onnx`, calibration and golden scores in a work folder. Reads top to bottom.
+"""Train the ranker: examples → `ranker.onnx`, calibration and golden scores in a work folder.
 
-The same seed and data give the same weights, also when the run was interrupted and started again.
+The same seed and data give the same weights, also after an interruption.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic_core import to_jsonable_python
 from safetensors.numpy import save_file
 
 from recsys.contracts.types import Head, Item
@@ -22,7 +24,8 @@ from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from recsys.ranking.calibration import calibrate, write_calibrations
-from training.compression.variants import ONNX, save_trained
+from training.config import Config
+from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SUMMARY, save_trained
 from training.ranker.calibrate import fit_calibrations
 from training.ranker.clean import Cleaned, Cleaning, clean
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
@@ -32,39 +35,36 @@ from training.seeding import seed_everything
 from training.warm_start import WARM_START, WarmStart
 
 
-@dataclass(frozen=True)
-class RankerTraining:
-    """Everything that decides a training run. `n_features`: D of the examples, `FEATURES.dimension`."""
+class RankerTraining(Config):
+    """Everything that decides a training run."""
 
-    n_features: int
-    examples: Path = Path("var/features/examples")
-    items: Path = Path("var/lake/items/items.parquet")
-    out: Path = Path("var/work/ranker")
-    checkpoints: Path = Path("var/checkpoints/ranker")
-    history_length: int = 50
-    item_attributes: tuple[str, ...] = ()  # item attributes to embed, besides categories and creator
-    validation: float = 0.1  # the latest share of the examples
-    model: RankerConfig = field(default_factory=RankerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    cleaning: Cleaning | None = None  # leave bots and repeated rows out of the training rows
-    threads: int = 1  # with others on the machine two are slower than one
+    n_features: int = Field(description="D of the examples: `FEATURES.dimension`.")
+    examples: Path = Field(description="Folder of the examples.")
+    items: Path = Field(description="The item table, items.parquet.")
+    out: Path = Field(description="Work folder for what a bundle needs.")
+    checkpoints: Path = Field(description="Folder for the state of an interrupted run.")
+    history_length: int = Field(50, ge=1, description="Newest events of each history.")
+    item_attributes: tuple[str, ...] = Field((), description="To embed, besides categories and creator.")
+    validation: float = Field(0.1, gt=0, lt=1, description="The latest share of the examples.")
+    model: RankerConfig = Field(RankerConfig(), description="Size of the model.")
+    loop: LoopConfig = Field(LoopConfig(), description="How long and how fast.")
+    cleaning: Cleaning | None = Field(None, description="What to remove from the training rows.")
+    threads: int = Field(1, ge=1, description="Of torch; on a busy machine two are slower than one.")
 
 
 @dataclass(frozen=True)
 class RankerReport:
-    """Validation figures of the best epoch, by name."""
+    """Validation figures of the best epoch; training rows that cleaning removed, by reason."""
 
     metrics: Mapping[str, float]
     epochs: int
-    examples: int
-    out: Path
-    removed: Mapping[str, int]  # training rows that cleaning left out, by reason
+    removed: Mapping[str, int]
 
 
 def main(
     config: RankerTraining, report: Callable[[int, float], None] = lambda epoch, score: None
 ) -> RankerReport:
-    """Train, keep the best epoch, calibrate, export.
+    """Train, calibrate the best epoch, export it.
 
     Args:
         report: called after each epoch with its number and validation score.
@@ -90,42 +90,29 @@ def main(
         curve.append((epoch, score))
         report(epoch, score)
 
-    epochs = fit(
-        ranker,
-        train,
-        validation,
-        config.loop,
-        checkpoints=config.checkpoints / f"ranker-{config.loop.seed}.safetensors",
-        report=note,
-    )
+    checkpoints = config.checkpoints / f"ranker-{config.loop.seed}.safetensors"
+    epochs = fit(ranker, train, validation, config.loop, checkpoints=checkpoints, report=note)
 
     metrics = write_ranker(ranker, train, validation, config.out, config.loop.seed)
-    (config.out / WARM_START).unlink(missing_ok=True)  # an interrupted write leaves nothing to go on from
+    (config.out / WARM_START).unlink(missing_ok=True)  # an interrupted write leaves nothing to start from
     save_trained(ranker, config.out)
     ranker_warm_start(items, facts, config.item_attributes, train).write(config.out)
     cleaning = {"removed": cleaned.removed, "corrected": cleaned.corrected}
     write_summary(config.out, config, metrics, config.loop.seed, curve, {"cleaning": cleaning})
-    return RankerReport(metrics, epochs, len(examples), config.out, cleaned.removed)
+    return RankerReport(metrics, epochs, cleaned.removed)
 
 
 def write_ranker(
     ranker: Ranker, train: RankExamples, validation: RankExamples, out: Path, seed: int
 ) -> dict[str, float]:
-    """Calibrate, export and note the training features' histograms: what a bundle gets, but for the summary. The
-    figures of the validation rows."""
+    """Write calibration, export and the training features' histograms; return the figures of the validation rows."""
     raw = predict(ranker, validation)
     calibrations = fit_calibrations(raw, validation)
     out.mkdir(parents=True, exist_ok=True)
-    golden = export_ranker(
-        ranker,
-        out / ONNX,
-        ranker.data.n_items,
-        ranker.data.n_features,
-        train.history.shape[1],
-        seed,
-    )
-    save_file(golden, out / "golden.safetensors")
-    write_calibrations(out / "calibration.json", calibrations)
+    data, length = ranker.data, train.history.shape[1]
+    golden = export_ranker(ranker, out / ONNX, data.n_items, data.n_features, length, seed)
+    save_file(golden, out / GOLDEN)
+    write_calibrations(out / CALIBRATION, calibrations)
     write_histograms(out / HISTOGRAMS, sampled_histograms(train.features, seed))
     return figures(calibrate(raw, calibrations), validation)
 
@@ -138,21 +125,21 @@ def write_summary(
     curve: Sequence[tuple[int, float]],
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """`summary.json`, as `training.publish` reads it. `config`: a dataclass; `curve`: (epoch, score)."""
+    """`summary.json`, as `training.publish` reads it. `config`: a dataclass or model; `curve`: (epoch, score)."""
     summary = {
-        "config": asdict(config),
+        "config": config,
         "metrics": metrics,
         "seed": seed,
         "curve": [{"epoch": epoch, "validation": {"score": score}} for epoch, score in curve],
         **(more or {}),
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2, default=str), encoding="utf-8")
+    (out / SUMMARY).write_text(json.dumps(to_jsonable_python(summary), indent=2), encoding="utf-8")
 
 
 def ranker_warm_start(
     items: Sequence[Item], facts: ItemFields, attributes: Sequence[str], train: RankExamples, nights: int = 0
 ) -> WarmStart:
-    """What the weights of a ranker stand on."""
+    """What the numbers in the ranker's weights mean."""
     agreed = {
         "feature fingerprint": FEATURES.fingerprint,
         "number of features": train.features.shape[1],
@@ -179,17 +166,29 @@ def ranker_data(
     )
 
 
-def figures(scores: Mapping[Head, NDArray[np.float32]], examples: RankExamples) -> dict[str, float]:
-    """AUC, GAUC and calibration error a probability head, XAUC and mean absolute error of dwell. A head that has
-    only one label value has no AUC and is left out."""
-    found: dict[str, float] = {}
-    expected = {
-        Head.CLICK: (examples.label(Head.CLICK), scores[Head.CLICK]),
-        Head.CONVERSION: (examples.click_and_conversion, scores[Head.CLICK] * scores[Head.CONVERSION]),
-        Head.LIKE: (examples.label(Head.LIKE), scores[Head.LIKE]),
+def labels_by_head(examples: RankExamples) -> dict[Head, NDArray[np.float32]]:
+    """What each probability head predicts over all rows; conversion together with the click."""
+    return {
+        Head.CLICK: examples.label(Head.CLICK),
+        Head.CONVERSION: examples.label(Head.CLICK) * examples.label(Head.CONVERSION),
+        Head.LIKE: examples.label(Head.LIKE),
     }
-    for head, (labels, probability) in expected.items():
-        happened = (labels > 0).astype(np.int64)
+
+
+def over_all_rows(scores: Mapping[Head, NDArray[np.float32]]) -> dict[Head, NDArray[np.float32]]:
+    """The scores of `labels_by_head`: P(click) · P(conversion | click) for conversion."""
+    return {**scores, Head.CONVERSION: scores[Head.CLICK] * scores[Head.CONVERSION]}
+
+
+def figures(scores: Mapping[Head, NDArray[np.float32]], examples: RankExamples) -> dict[str, float]:
+    """AUC, GAUC and calibration error per probability head, XAUC and mean absolute error of dwell.
+
+    A head with a single label value has no AUC and is left out.
+    """
+    found: dict[str, float] = {}
+    probabilities = over_all_rows(scores)
+    for head, labels in labels_by_head(examples).items():
+        happened, probability = (labels > 0).astype(np.int64), probabilities[head]
         if 0 < happened.sum() < len(happened):
             found[f"{head}_auc"] = auc(happened, probability)
             found[f"{head}_gauc"] = gauc(happened, probability, examples.users)

@@ -99,7 +99,7 @@ def rank_benchmark(
         seeds=seeds,
         work=Settings().home / "evaluate" / "rank-benchmark",
         processes=processes,
-        quick=quick,
+        is_quick=quick,
         contributions=contributions,
     )
     finish(main(config, report=console.print), as_json)
@@ -133,9 +133,7 @@ def robust(
 
     Example: recsys evaluate robust --json
     """
-    from dataclasses import replace
-
     from training.evaluation.robustness import RobustEvaluation, main
 
-    config = RobustEvaluation.quick(seed) if quick else RobustEvaluation(seed)
-    finish(main(replace(config, epsilon=epsilon), report=console.print), as_json)
+    config = RobustEvaluation.quick(seed) if quick else RobustEvaluation(seed=seed)
+    finish(main(config.replace(epsilon=epsilon), report=console.print), as_json)

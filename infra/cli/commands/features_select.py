@@ -24,17 +24,15 @@ def select(
 
     Example: recsys features select --crosses 5 --json
     """
-    from dataclasses import replace
-
     from recsys.features.definitions import FEATURES
     from training.compression.ladder_input import by_time
     from training.evaluation.feature_selection import Selection, Split, main
     from training.ranker.dataset import read_examples
 
     settings = Settings()
-    config = Selection(settings.home / "reports" / "features", proposals=crosses, seed=seed)
+    config = Selection(out=settings.home / "reports" / "features", proposals=crosses, seed=seed)
     if quick:
-        config = replace(config, trees=30, repeats=1, crossed=4)
+        config = config.replace(trees=30, repeats=1, crossed=4)
     if data is not None:
         from training.evaluation.kuairand import log as kuairand_rank
 

@@ -46,7 +46,7 @@ def rank(
     settings = Settings()
     config, given = ladder_setup(settings, lake=lake, quick=quick, seed=seed)
     out = settings.home / "work" / f"tune-{config.out.name}"
-    tuning = RankTuning(out, 3 if quick else trials, max_mb, max_ms, seed=seed)
+    tuning = RankTuning(out=out, trials=3 if quick else trials, max_mb=max_mb, max_ms=max_ms, seed=seed)
     finish(main(tuning, config, given, report=console.print), as_json)
 
 

@@ -22,7 +22,8 @@ from recsys.contracts.errors import InvalidData
 from recsys.models.ranker import Ranker, ServedRanker
 from recsys.ranking.scorer import INPUTS
 from recsys.result import Goal, Result
-from training.compression.variants import ONNX, candidate, read_variants, trained_ranker
+from training.compression.variants import candidate, read_variants
+from training.ranker.artifacts import ONNX, trained_ranker
 from training.ranker.export import random_inputs
 
 CANDIDATES, REQUESTS, LENGTH = 500, 8, 50

@@ -78,7 +78,7 @@ class Funnel:
             seed=self.seed,
             seeds=1,
             work=self.work / "rank",
-            quick=self.is_quick,
+            is_quick=self.is_quick,
             contributions=False,
         )
 

@@ -46,7 +46,7 @@ class Learning:
 
     recall_epochs: int = 5
     rank_epochs: int = 3
-    rows_an_epoch: int = 150_000
+    rows_per_epoch: int = 150_000
     example_days: int = 7  # the ranker's; features know the whole log
     history: int = 20  # events of a user that the ranker is trained on
     ranker: RankerConfig = field(default_factory=lambda: SMALL)
@@ -155,7 +155,9 @@ def _bundle(
             checkpoints=work / name / "checkpoints",
             history_length=config.history,
             model=config.ranker,
-            loop=LoopConfig(epochs=config.rank_epochs, rows_an_epoch=config.rows_an_epoch, seed=config.seed),
+            loop=LoopConfig(
+                epochs=config.rank_epochs, rows_per_epoch=config.rows_per_epoch, seed=config.seed
+            ),
         )
     )
     return publish.main(

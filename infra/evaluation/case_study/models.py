@@ -13,7 +13,8 @@ from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from recsys.contracts.errors import InvalidData
 from recsys.ranking.scorer import RankerSession
-from training.compression.variants import ONNX, Variant, candidate, read_variants
+from training.compression.variants import Variant, candidate, read_variants
+from training.ranker.artifacts import ONNX
 from training.ranker.export import random_inputs
 
 TEACHER = "teacher"

@@ -24,8 +24,8 @@ from recsys.models.ranker import Ranker, RankerData
 from training.compression import quantize
 from training.compression.ladder import LadderConfig
 from training.compression.synthetic import CATEGORIES, LadderData
-from training.compression.variants import ONNX
 from training.ranker import export
+from training.ranker.artifacts import ONNX
 
 GOLDEN = "golden.safetensors"
 

@@ -9,7 +9,6 @@ What is trained is the past of a simulated shop; the day after it, which no mode
 in quality (*simulated*).
 """
 
-import json
 import shutil
 import tempfile
 import time
@@ -36,15 +35,15 @@ from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import WorldConfig, create_world
 from training.choices import FULL_EVERY
 from training.compression import ladder
-from training.compression.configs import seeded
-from training.compression.ladder import LadderConfig
+from training.compression.ladder import STUDENT, LadderConfig
 from training.compression.ladder_input import lake_input
-from training.compression.variants import VARIANT, take, trained_ranker
+from training.compression.variants import take
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
 from training.nightly.ranker import RankerUpdate, carried_over
 from training.nightly.update import update_ranker, update_two_tower
 from training.ranker import train as train_ranker
+from training.ranker.artifacts import trained_ranker
 from training.ranker.dataset import RankExamples, item_fields, read_examples
 from training.ranker.loop import predict
 from training.ranker.train import RankerTraining
@@ -174,9 +173,9 @@ class _Night:
 
     def _full(self, items: Path) -> tuple[float, float]:
         """As `recsys train all --compress`, but for the publishing: two-tower, and the ladder as far as 8 bits."""
-        home, config = self._home, seeded(LadderConfig(self._home / "ladder"), self._config.seed)
-        # a lake's catalogue needs no hashing
-        config = replace(config, student=replace(config.student, item_buckets=0), compared=False)
+        home = self._home
+        student = replace(STUDENT, item_buckets=0)  # a lake's catalogue needs no hashing
+        config = LadderConfig(out=home / "ladder", student=student, seed=self._config.seed, compared=False)
         towers = self._cold_two_tower(items, home / "two_tower")
 
         def train() -> None:
@@ -184,8 +183,7 @@ class _Night:
             given = lake_input(examples, items, FEATURES.dimension, _LENGTH, config.teacher, config.student)
             variant = ladder.main(config, given)[-1]
             # what a gate says of so few rows is noise, and a cost is measured here; quality stands beside it
-            passed = json.dumps(asdict(replace(variant, reasons=())))
-            (config.out / variant.name / VARIANT).write_text(passed, encoding="utf-8")
+            replace(variant, reasons=()).write(config.out / variant.name)
             take(config.out / variant.name, home / "ranker")
             assert given.warm_start is not None  # noqa: S101 - of a lake
             given.warm_start.write(home / "ranker")
@@ -223,7 +221,7 @@ class _Night:
 
     def _teacher(self, items: Path) -> RankerTraining:
         """What *before* serves, trained as long as the ladder's."""
-        home, config = self._home, seeded(LadderConfig(self._home), self._config.seed)
+        home, config = self._home, LadderConfig(out=self._home)
         return RankerTraining(
             n_features=FEATURES.dimension,
             examples=home / "features" / "examples",
@@ -232,7 +230,7 @@ class _Night:
             checkpoints=home / "before" / "checkpoints",
             history_length=_LENGTH,
             model=config.teacher,
-            loop=config.teacher_loop,
+            loop=config.teacher_loop.replace(seed=self._config.seed),
         )
 
 

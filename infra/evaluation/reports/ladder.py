@@ -16,7 +16,8 @@ from recsys.contracts.errors import InvalidData
 from recsys.ranking.scorer import RankerSession
 from recsys.result import Goal, Result
 from training.compression.gates import OVERLAP
-from training.compression.variants import ONNX, Variant, candidate, read_variants
+from training.compression.variants import Variant, candidate, read_variants
+from training.ranker.artifacts import ONNX
 from training.ranker.export import random_inputs
 
 matplotlib.use("Agg")  # no display

@@ -1,6 +1,5 @@
 """The whole ladder on a small world, and gates that trip on spoiled variants."""
 
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -134,7 +133,7 @@ def test_a_ladder_of_other_data_is_not_mixed_in(
 ) -> None:
     out, _ = built
     with pytest.raises(InvalidConfig, match="--fresh"):
-        ladder.main(replace(config(out), seed=1), world)
+        ladder.main(config(out).replace(seed=1), world)
 
 
 def variant(name: str, size: int, *reasons: str, gated: bool = True) -> Variant:
@@ -160,7 +159,7 @@ def test_nothing_is_served_when_every_gate_fails() -> None:
 @pytest.fixture(scope="module")
 def judged() -> tuple[RankExamples, dict[Head, np.ndarray]]:
     """Rows of a world with the truth's own probabilities, roughly: labels blurred."""
-    rows = make(replace(SMALL, rows=20_000)).examples
+    rows = make(SMALL.replace(rows=20_000)).examples
     rng = np.random.default_rng(0)
     scores = {}
     for head in (Head.CLICK, Head.CONVERSION, Head.LIKE):

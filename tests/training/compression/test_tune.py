@@ -12,7 +12,7 @@ from tests.training.compression.ladder_fixture import LOOP, SMALL, config
 from training.compression import tune as tune_rank
 from training.compression.ladder_input import LadderInput, synthetic_input
 from training.compression.tune import RankTuning, Tried, front, main
-from training.compression.variants import read_shape
+from training.ranker.artifacts import read_shape
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def world() -> LadderInput:
 @pytest.fixture(scope="module")
 def tuned(world: LadderInput, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     home = tmp_path_factory.mktemp("tune")
-    tuning = RankTuning(home / "tune", trials=2, max_mb=5, max_ms=1_000, loop=LOOP)
+    tuning = RankTuning(out=home / "tune", trials=2, max_mb=5, max_ms=1_000, loop=LOOP)
     return home, main(tuning, config(home / "ladder"), world)
 
 
@@ -52,7 +52,7 @@ def test_a_finished_study_trains_nothing_again(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(tune_rank, "fit", fail)
-    tuning = RankTuning(home / "tune", trials=2, max_mb=5, max_ms=1_000, loop=LOOP)
+    tuning = RankTuning(out=home / "tune", trials=2, max_mb=5, max_ms=1_000, loop=LOOP)
     assert main(tuning, config(home / "ladder"), world).figures == result.figures
 
 
@@ -66,7 +66,7 @@ def test_a_shape_beyond_a_limit_is_not_trained(
         raise AssertionError("trained although too large")
 
     monkeypatch.setattr(tune_rank, "fit", fail)
-    tuning = RankTuning(tmp_path, trials=1, max_mb=0.001, max_ms=1_000, loop=LOOP)
+    tuning = RankTuning(out=tmp_path, trials=1, max_mb=0.001, max_ms=1_000, loop=LOOP)
     result = main(tuning, config(home / "ladder"), world)
     assert result.figures["within_limits"] == 0
     assert not result.met  # NaN meets nothing

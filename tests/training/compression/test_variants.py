@@ -13,17 +13,9 @@ from tests.training.ranker.rank_fixture import N_FEATURES, write_world
 from training import publish
 from training.compression.ladder import LadderConfig
 from training.compression.ladder_input import lake_input
-from training.compression.variants import (
-    ONNX,
-    VARIANT,
-    Variant,
-    candidate,
-    check_publishable,
-    read_shape,
-    read_variant,
-    take,
-)
+from training.compression.variants import VARIANT, Variant, candidate, check_publishable, read_variant, take
 from training.publish import PublishConfig
+from training.ranker.artifacts import ONNX, read_shape
 
 
 def variant_folder(folder: Path, *reasons: str, gated: bool = True) -> Path:
@@ -93,7 +85,7 @@ def test_the_candidate_is_the_smallest_that_passed_or_the_smallest_refused() -> 
 
 
 def test_shapes_are_read_back_or_refused(tmp_path: Path) -> None:
-    shape = LadderConfig(tmp_path).student
+    shape = LadderConfig(out=tmp_path).student
     (tmp_path / "shape.json").write_text(json.dumps(asdict(shape)), encoding="utf-8")
     assert read_shape(tmp_path / "shape.json") == shape
     (tmp_path / "shape.json").write_text('{"widht": 3}', encoding="utf-8")
@@ -103,7 +95,7 @@ def test_shapes_are_read_back_or_refused(tmp_path: Path) -> None:
 
 def test_the_lakes_examples_are_cut_by_time(tmp_path: Path) -> None:
     write_world(tmp_path)
-    shapes = LadderConfig(tmp_path)
+    shapes = LadderConfig(out=tmp_path)
     found = lake_input(
         tmp_path / "examples",
         tmp_path / "items" / "items.parquet",

@@ -27,7 +27,7 @@ def world(n: int, seed: int) -> Split:
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     out = tmp_path_factory.mktemp("selection")
     # of a depth that cannot build the product well from few trees
-    config = Selection(out, trees=40, repeats=2, crossed=4, noise=1e-3, tolerance=5e-3)
+    config = Selection(out=out, trees=40, repeats=2, crossed=4, noise=1e-3, tolerance=5e-3)
     return out, main(config, NAMES, world(6_000, 0), world(4_000, 1), world(4_000, 2))
 
 
@@ -66,4 +66,4 @@ def test_one_label_only_is_refused(tmp_path: Path) -> None:
     rows = world(200, 0)
     silent = Split(rows.features, np.zeros(200, np.int64), rows.users)
     with pytest.raises(InvalidData, match="validation rows have one click label only"):
-        main(Selection(tmp_path), NAMES, rows, silent, rows)
+        main(Selection(out=tmp_path), NAMES, rows, silent, rows)

@@ -1,8 +1,7 @@
-"""The benchmark on a tiny slice: every model is judged, what was computed is kept, nothing looks ahead."""
+"""The model benchmark on a tiny slice: every model is judged, scores are stored, no feature reads the future."""
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from recsys.result import Result
 from tests.training.evaluation.kuairand_slice import write_slice
 from training.evaluation.kuairand import benchmark as rank_benchmark
 from training.evaluation.kuairand.benchmark import RankEvaluation, as_answers, of_network
-from training.evaluation.kuairand.evaluate import main, train_side_by_side
+from training.evaluation.kuairand.evaluate import main, train_in_parallel
 from training.evaluation.kuairand.log import load
 from training.evaluation.kuairand.score_cache import ScoreCache
 
@@ -41,7 +40,7 @@ def slice_(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(slice_: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RankEvaluation, Result]:
-    config = RankEvaluation(slice_, work=tmp_path_factory.mktemp("work"), quick=True)
+    config = RankEvaluation(data=slice_, work=tmp_path_factory.mktemp("work"), is_quick=True)
     return config, main(config)
 
 
@@ -81,19 +80,19 @@ def test_an_interrupted_evaluation_trains_nothing_twice(
 
 
 @pytest.mark.slow
-def test_models_trained_side_by_side_are_the_same(
+def test_models_trained_in_parallel_are_the_same(
     evaluated: tuple[RankEvaluation, Result], tmp_path: Path
 ) -> None:
     config, result = evaluated
     lines: list[str] = []
-    together = main(replace(config, work=tmp_path, processes=2), lines.append)
+    together = main(config.replace(work=tmp_path, processes=2), lines.append)
     assert together.figures == result.figures
     assert any(line.startswith("stage 2 of 2: 1 of 1") for line in lines)
 
 
 def test_several_processes_need_a_folder(slice_: Path) -> None:
     with pytest.raises(InvalidConfig, match="work"):
-        main(RankEvaluation(slice_, processes=2))
+        main(RankEvaluation(data=slice_, processes=2))
 
 
 def test_a_training_process_that_is_killed_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
@@ -103,12 +102,12 @@ def test_a_training_process_that_is_killed_is_an_error_and_not_waited_for(tmp_pa
     lines: list[str] = []
     first = [(tmp_path / name).touch for name in "abc"]
     with pytest.raises(InvalidConfig, match="fewer"):
-        train_side_by_side([first, [killed, *first]], 2, lines.append)
+        train_in_parallel([first, [killed, *first]], 2, lines.append)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
     assert lines == [f"stage 1 of 2: {n} of 3 trained" for n in (1, 2, 3)]
 
 
-def test_scores_are_kept_by_what_they_depend_on(tmp_path: Path) -> None:
+def test_scores_are_stored_by_what_they_depend_on(tmp_path: Path) -> None:
     calls = []
 
     def compute() -> list[dict[str, np.ndarray]]:

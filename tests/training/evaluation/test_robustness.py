@@ -7,7 +7,7 @@ from recsys.metrics import auc
 from recsys.models.ranker import RankerLogits
 from training.compression.synthetic import LadderData, make
 from training.evaluation import robustness as evaluate_robust
-from training.evaluation.robustness import RobustEvaluation, with_robots
+from training.evaluation.robustness import RobustEvaluation, with_bots
 from training.ranker.adversarial import Attack, attacked, with_attack
 
 
@@ -78,10 +78,10 @@ def test_training_under_pgd_has_gradients() -> None:
     assert (model.table.weight.grad[[3, 5], 0] != 0).all()
 
 
-def test_robots_are_told_from_people_and_the_effect_is_reported() -> None:
+def test_bots_are_told_from_people_and_the_effect_is_reported() -> None:
     result = evaluate_robust.main(RobustEvaluation(rows=3_000, epochs=1, steps=2))
     figures = result.figures
-    assert figures["robots_removed"] == 1
+    assert figures["bots_removed"] == 1
     assert figures["people_removed"] <= 0.01
     for name in ("plain", "fgsm", "pgd"):  # who knows the labels can only do harm
         assert figures[f"{name}_attacked_pgd_auc"] < figures[f"{name}_clean_auc"]
@@ -90,11 +90,11 @@ def test_robots_are_told_from_people_and_the_effect_is_reported() -> None:
     )  # an attack of the embeddings' own size turns the order round
 
 
-def test_robots_are_mixed_in_by_time_and_click_everything() -> None:
+def test_bots_are_mixed_in_by_time_and_click_everything() -> None:
     rows = make(LadderData(n_items=300, n_creators=20, n_users=50, rows=1_000, n_features=24)).examples
-    dirty = with_robots(rows, 0.8, np.random.default_rng(0))
-    robots = dirty.users > rows.users.max()
-    assert robots.sum() == 800
-    assert (dirty.label(Head.CLICK)[robots] == 1).all()
+    dirty = with_bots(rows, 0.8, np.random.default_rng(0))
+    bots = dirty.users > rows.users.max()
+    assert bots.sum() == 800
+    assert (dirty.label(Head.CLICK)[bots] == 1).all()
     assert (np.diff(dirty.time_ms) >= 0).all()
     assert len(dirty) == 1_800

@@ -47,7 +47,7 @@ def test_planted_bots_go_and_nobody_else() -> None:
     labels[rows.users == 11] = np.where(np.arange(40) % 2, 1, 0)[:, None] * [1, 0, 1, 2]  # likes every click
     found = clean(
         replace(rows, time_ms=time_ms, labels=labels.astype(np.float32)),
-        Cleaning(shown_a_minute=30, always_clicks=40, isolated_share=0.005),
+        Cleaning(shown_per_minute=30, always_clicks=40, isolated_share=0.005),
     )
     assert found.removed == {
         "repeated": 0,

@@ -1,15 +1,16 @@
-"""Models that the ranker is compared with: logistic regression and LightGBM, one model a head."""
+"""Models that the ranker is compared with: logistic regression and LightGBM, one model per head."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import lightgbm as lgb
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
 from recsys.models.blocks import NumericFeatures, numeric_statistics
+from training.config import Config
 
 Matrix = NDArray[np.float32]
 Labels = Mapping[str, NDArray[np.float64]]  # by head: 0/1, or log1p seconds for `DWELL`
@@ -17,18 +18,17 @@ Logits = dict[str, NDArray[np.float64]]  # by head, one array for each matrix th
 DWELL = "dwell"
 
 
-@dataclass(frozen=True)
-class TreesConfig:
+class TreesConfig(Config):
     """LightGBM's parameters; the defaults are those of the published baseline."""
 
-    trees: int = 600
-    learning_rate: float = 0.03
-    leaves: int = 31
-    least_rows: int = 80
-    columns: float = 0.6
-    bins: int = 255
-    stop_after: int = 50
-    seed: int = 0
+    trees: int = Field(600, description="At most.")
+    learning_rate: float = Field(0.03, description="Shrinkage of each tree.")
+    leaves: int = Field(31, description="Per tree.")
+    least_rows: int = Field(80, description="Per leaf.")
+    columns: float = Field(0.6, description="Share of the features, drawn for each tree.")
+    bins: int = Field(255, description="Per feature.")
+    stop_after: int = Field(50, description="Trees without a better validation score.")
+    seed: int = Field(0, description="Of the drawing.")
 
 
 FOREST = TreesConfig(learning_rate=0.08, columns=0.3, bins=63)  # for many columns: faster, and as good
@@ -42,7 +42,7 @@ def trees(
     ask: list[Matrix],
     config: TreesConfig,
 ) -> list[Logits]:
-    """One early-stopped LightGBM a head; raw scores (log odds, log1p seconds) of every matrix in `ask`."""
+    """One early-stopped LightGBM per head; raw scores (log odds, log1p seconds) of every matrix in `ask`."""
     found: list[Logits] = [{} for _ in ask]
     for head, target in labels.items():
         parameters = {

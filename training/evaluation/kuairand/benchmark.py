@@ -1,25 +1,26 @@
-"""The models of the ranking benchmark and their scores of its rows, which `evaluate` judges.
+"""The models of the model benchmark, and their scores of its rows. `evaluate` judges them.
 
-Every model sees the same rows; the published baseline sees its own 40 simple features, all others every group. The
-teacher is the mean, in log odds, of the multi-task network with dot-product attention, of the same with DIN's, of
-LightGBM and of logistic regression; the student is one small network that learnt from both labels and teacher, and
-`int8` is the student as it would be served.
+Every model sees the same rows; the published baseline sees 40 simple features, all others every group. The teacher is
+the mean, in log odds, of two multi-task networks (dot-product attention, DIN), LightGBM and logistic regression. The
+student is one small network distilled from it; `int8` is the student as it would be served.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData, RankerLogits
-from training.compression.distill import Distillation, distillation
+from training.compression.distill import distillation
 from training.compression.ladder import onnx_scores
 from training.compression.quantize import quantize_linear_layers, quantized_tables
+from training.config import Config
 from training.evaluation.kuairand.baselines import (
     DWELL,
     FOREST,
@@ -58,26 +59,22 @@ STUDENT = replace(
 )
 
 
-@dataclass(frozen=True)
-class RankEvaluation:
-    """What to run. `seeds`: as many runs, from `seed`; `contributions`: also LightGBM with each group left out.
+class RankEvaluation(Config):
+    """What to run."""
 
-    `processes`: models that are trained side by side, each on one thread; more than one needs `work`.
-    """
-
-    data: Path
-    seed: int = 0
-    seeds: int = 3
-    work: Path | None = None  # where scores are kept; None: nowhere
-    processes: int = 1
-    quick: bool = False  # one seed, one epoch, few trees
-    contributions: bool = True
-    loop: LoopConfig = field(default_factory=lambda: LOOP)
-    distillation: Distillation = field(default_factory=lambda: Distillation(weight=0.8))
+    data: Path = Field(description="Folder of the KuaiRand-Pure slice.")
+    work: Path | None = Field(None, description="Folder of the stored scores; None: nothing is stored.")
+    seed: int = Field(0, ge=0, description="The first seed.")
+    seeds: int = Field(3, ge=1, description="Number of runs, one per seed.")
+    processes: int = Field(1, ge=1, description="Models trained in parallel; more than one needs `work`.")
+    is_quick: bool = Field(False, description="One seed, one epoch, few trees.")
+    contributions: bool = Field(True, description="Also LightGBM with each feature group left out.")
+    loop: LoopConfig = Field(LOOP, description="Training of each network.")
+    distillation: float = Field(0.8, ge=0, le=1, description="Weight of the teacher's answers.")
 
 
 class Benchmark:
-    """The data in the forms that the models want."""
+    """The data in the forms that the models read."""
 
     def __init__(self, config: RankEvaluation) -> None:
         self.config = config
@@ -89,7 +86,7 @@ class Benchmark:
         self.ranker_data = ranker_data_of(self.data, self.parts["train"], names)
         labels = self.data.by_head()
         self.labels = {part: {h: v[mask] for h, v in labels.items()} for part, mask in self.masks.items()}
-        self._cached = ScoreCache(config.work, about=(names, config.quick))
+        self._cached = ScoreCache(config.work, about=(names, config.is_quick))
 
     def describe(self) -> str:
         sizes = ", ".join(f"{part} {len(rows):,}" for part, rows in self.parts.items())
@@ -107,9 +104,9 @@ class Benchmark:
 
     def forests(self, loop: LoopConfig) -> dict[str, tuple[TreesConfig, tuple[str, ...]]]:
         """Configuration and feature groups (none: all) of each LightGBM."""
-        most = 40 if self.config.quick else 600
+        most = 40 if self.config.is_quick else 600
         found: dict[str, tuple[TreesConfig, tuple[str, ...]]] = {
-            "lightgbm": (replace(FOREST, trees=most, seed=loop.seed), ())
+            "lightgbm": (FOREST.replace(trees=most, seed=loop.seed), ())
         }
         if loop.seed != self.config.seed:
             return found
@@ -118,11 +115,8 @@ class Benchmark:
     def shapes(self, loop: LoopConfig) -> dict[str, RankerConfig]:
         """Each network but the student."""
         found = {"network": NETWORK, "din_network": DIN_NETWORK}
-        return (
-            found
-            if loop.seed != self.config.seed
-            else {"dcn_alone": DCN_ALONE, "din_alone": DIN_ALONE, **found}
-        )
+        alone = {"dcn_alone": DCN_ALONE, "din_alone": DIN_ALONE}
+        return alone | found if loop.seed == self.config.seed else found
 
     def teacher(self, loop: LoopConfig) -> list[Logits]:
         """The mean of its parts; logits of `PARTS`."""
@@ -132,13 +126,18 @@ class Benchmark:
         return [blend(*part) for part in zip(*found, strict=True)]
 
     def distilled(self, loop: LoopConfig) -> list[Logits]:
-        """The student's logits of the test rows, in fp32 and as it is served."""
+        """`student`, stored."""
         everything = (FOREST, NETWORK, DIN_NETWORK, STUDENT, loop, self.config.distillation)
         return self._cached("student", everything, partial(self.student, loop))
 
     def linear(self) -> list[Logits]:
         """Logistic regression; logits of `PARTS`."""
-        return self._cached("logistic", "", self.logistic)
+
+        def compute() -> list[Logits]:
+            parts = self.matrices()
+            return logistic_regression(parts[0], self.labels["train"], parts)
+
+        return self._cached("logistic", "", compute)
 
     def answers(self, name: str, shape: RankerConfig, loop: LoopConfig) -> list[Logits]:
         """Train a network; its logits of `PARTS`."""
@@ -150,14 +149,14 @@ class Benchmark:
         return self._cached(name, (shape, loop), compute)
 
     def student(self, loop: LoopConfig) -> list[Logits]:
-        """Learns from the labels and from the teacher's logits of the training rows."""
+        """Train the student on the labels and the teacher's logits; its logits of the test rows, fp32 and INT8."""
         objective = distillation(as_answers(self.teacher(loop)[0]), loop, self.config.distillation)
-        student = self.network("student", STUDENT, replace(loop, epochs=loop.epochs + 2), objective)
+        student = self.network("student", STUDENT, loop.replace(epochs=loop.epochs + 2), objective)
         test = self.parts["test"]
         return [of_network(predict_logits(student, test)), self.served(student, loop.seed)]
 
     def forest(self, config: TreesConfig, groups: tuple[str, ...]) -> list[Logits]:
-        """LightGBM on these groups, a model a head; logits of `PARTS`."""
+        """LightGBM on these groups, one model per head; logits of `PARTS`."""
         found: list[Logits] = [{} for _ in PARTS]
         for head in HEADS:
             for all_heads, logits in zip(found, self.tree(config, groups, head), strict=True):
@@ -173,11 +172,6 @@ class Benchmark:
             return trees(train, labels, validation, held_out, [train, validation, test], config)
 
         return self._cached(f"trees-{head}", (config, groups), compute)
-
-    def logistic(self) -> list[Logits]:
-        """Logits of `PARTS`."""
-        parts = self.matrices()
-        return logistic_regression(parts[0], self.labels["train"], parts)
 
     def matrices(self, *groups: str) -> list[Matrix]:
         matrix = self.data.matrix(self.data.names(*groups))
@@ -207,7 +201,7 @@ class Benchmark:
             return of_scores(onnx_scores(both, self.parts["test"]))
 
     def contributions(self) -> Iterator[tuple[str, Mapping[str, Floats]]]:
-        """What each group adds to the static one, and what all lose without it: (name, LightGBM's click logits)."""
+        """(name, LightGBM's click logits) of each group with the static one alone, and of all groups without it."""
         for name, groups in self.choices().items():
             yield name, self.tree(FOREST, groups, "click")[TEST]
 
@@ -218,7 +212,7 @@ class Benchmark:
         return found | {f"without_{g}": tuple(h for h in self.data.groups if h != g) for g in others}
 
     def jobs(self, loops: Sequence[LoopConfig]) -> list[list[Callable[[], object]]]:
-        """Everything that is trained, in stages: the jobs of one do not need each other."""
+        """Everything that is trained, in stages of independent jobs."""
         first: list[Callable[[], object]] = [self.linear]
         for loop in loops:
             first += [partial(self.answers, name, shape, loop) for name, shape in self.shapes(loop).items()]
@@ -231,7 +225,7 @@ class Benchmark:
 
 
 def of_network(logits: RankerLogits) -> Logits:
-    """Logits by the benchmark's heads: a long view is a click and its conversion, over all rows."""
+    """A network's logits by head; a long view is a click and its conversion, over all rows."""
     click, conversion, like, dwell = (part.numpy().astype(np.float64) for part in logits)
     return {
         "click": click,
@@ -242,7 +236,7 @@ def of_network(logits: RankerLogits) -> Logits:
 
 
 def as_answers(logits: Mapping[str, Floats]) -> RankerLogits:
-    """The inverse of `of_network`: conversion given a click again, as the student's head is."""
+    """The inverse of `of_network`: conversion given a click, as in the student's head."""
     given_click = sigmoid(logits["long_view"]) / np.maximum(sigmoid(logits["click"]), 1e-6)
     columns = (logits["click"], logit(np.clip(given_click, 1e-4, 1 - 1e-4)), logits["like"], logits[DWELL])
     return RankerLogits(*(torch.from_numpy(column.astype(np.float32)) for column in columns))

@@ -1,13 +1,12 @@
-"""`recsys evaluate rank`: the ranker against baselines on real impressions (`training.evaluation.kuairand.log`).
+"""`recsys evaluate rank-benchmark`: architectures and baselines on KuaiRand-only features, which are not served.
 
-What a model has scored is kept in a work folder: an interrupted evaluation goes on with the next model.
+Scores are stored in a work folder: an interrupted evaluation continues with the next model.
 """
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.metrics import auc, gauc
 from recsys.result import Goal, Result
 from training.evaluation.kuairand.benchmark import Benchmark, RankEvaluation
-from training.evaluation.kuairand.judge import Floats, compare, judge, means
+from training.evaluation.kuairand.judge import Scoreboard
 
 GOALS = {
     "teacher_click_auc": Goal(">=", 0.765),
@@ -37,35 +36,30 @@ def main(config: RankEvaluation, report: Callable[[str], None] = lambda line: No
     """Train and judge every model.
 
     Args:
-        report: called with one line a finished model.
+        report: receives one line per finished model.
 
     Raises:
-        InvalidConfig: several processes and no work folder to leave their scores in, or one of them was killed.
+        InvalidConfig: several processes without a work folder for their scores, or one of them was killed.
     """
     if config.processes > 1 and config.work is None:
-        raise InvalidConfig("processes: more than one needs `work`, where they leave their scores")
+        raise InvalidConfig("processes: more than one needs `work`, where they store their scores")
     torch.set_num_threads(1)
-    if config.quick:
-        config = replace(config, seeds=1, contributions=False, loop=replace(config.loop, epochs=1))
+    if config.is_quick:
+        config = config.replace(seeds=1, contributions=False, loop=config.loop.replace(epochs=1))
     benchmark = Benchmark(config)
     report(benchmark.describe())
-    loops = [replace(config.loop, seed=seed) for seed in range(config.seed, config.seed + config.seeds)]
+    loops = [config.loop.replace(seed=seed) for seed in range(config.seed, config.seed + config.seeds)]
     if config.processes > 1:
-        train_side_by_side(benchmark.jobs(loops), config.processes, report)
+        train_in_parallel(benchmark.jobs(loops), config.processes, report)
     labels, users = benchmark.labels["test"], benchmark.parts["test"].users
     happened = labels["click"].astype(np.int64)
-    judged: dict[str, list[dict[str, float]]] = {}
-    first: dict[str, Mapping[str, Floats]] = {}
+    board = Scoreboard(labels, users, report)
     for loop in loops:
         for name, logits in benchmark.models(loop):
-            judged.setdefault(name, []).append(judge(labels, users, logits))
-            first.setdefault(name, logits)
-            line = ", ".join(f"{k} {v:.4f}" for k, v in judged[name][-1].items())
-            report(f"seed {loop.seed} {name}: {line}")
-    figures = means(judged)
+            board.add(loop.seed, name, logits)
+    figures = board.means()
     figures["int8_dwell_xauc_below_teacher"] = figures["teacher_dwell_xauc"] - figures["int8_dwell_xauc"]
-    for pair in (("teacher", "lightgbm_baseline"), ("int8", "teacher")):
-        figures |= compare(labels, users, *pair, first)
+    figures |= board.compare("teacher", "lightgbm_baseline") | board.compare("int8", "teacher")
     if config.contributions:
         for name, logits in benchmark.contributions():
             figures[f"group_{name}_click_auc"] = auc(happened, logits["click"])
@@ -76,10 +70,10 @@ def main(config: RankEvaluation, report: Callable[[str], None] = lambda line: No
 _jobs: Sequence[Callable[[], object]] = ()  # of the stage that forked processes work on
 
 
-def train_side_by_side(
+def train_in_parallel(
     stages: Sequence[Sequence[Callable[[], object]]], processes: int, report: Callable[[str], None]
 ) -> None:
-    """Run each stage's jobs in forked processes, which share the data; what they compute is what they keep on disk.
+    """Run each stage's jobs in forked processes, which share the data and leave their results on disk.
 
     Raises:
         InvalidConfig: a process was killed, as the kernel does when memory runs out.
@@ -87,15 +81,15 @@ def train_side_by_side(
     global _jobs
     for number, stage in enumerate(stages, start=1):
         _jobs = stage
-        # not multiprocessing.Pool, which waits for ever for a process that was killed
+        # not multiprocessing.Pool, which waits forever for a process that was killed
         with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
             try:
                 for done, _ in enumerate(pool.map(_run_job, range(len(stage))), start=1):
                     report(f"stage {number} of {len(stages)}: {done} of {len(stage)} trained")
             except BrokenProcessPool as error:
                 raise InvalidConfig(
-                    f"one of {processes} training processes was killed, probably for want of memory: use fewer with"
-                    " --processes; what has been trained is kept"
+                    f"one of {processes} training processes was killed, probably because memory ran out: use fewer"
+                    " with --processes; what has been trained is stored"
                 ) from error
 
 

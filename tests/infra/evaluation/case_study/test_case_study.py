@@ -14,7 +14,8 @@ from infra.evaluation.case_study.study import STORED, CaseStudy, run
 from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from tests.bundles import ranker_model, tiny_vectors
-from training.compression.variants import ONNX, VARIANT, VARIANTS, Variant
+from training.compression.variants import VARIANT, VARIANTS, Variant
+from training.ranker.artifacts import ONNX
 
 
 @pytest.fixture
