@@ -25,6 +25,7 @@ from recsys.ranking.calibration import calibrate, read_calibrations
 from recsys.result import Goal, Result
 from training.compression import ladder
 from training.compression.configs import HISTORY_LENGTH, lake_ladder
+from training.compression.gates import Scores
 from training.compression.ladder_input import input_of_periods
 from training.compression.variants import published, read_variants
 from training.config import Config
@@ -175,6 +176,6 @@ class _Evaluation:
         self.report(f"seed {seed}: {published(variants).name} is published")
 
 
-def scores_as_served(folder: Path, rows: RankExamples) -> ladder.Scores:
+def scores_as_served(folder: Path, rows: RankExamples) -> Scores:
     """Calibrated scores of a variant's exported ranker."""
     return calibrate(ladder.onnx_scores(folder / ONNX, rows), read_calibrations(folder / CALIBRATION))
