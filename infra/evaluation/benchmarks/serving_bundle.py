@@ -27,7 +27,7 @@ from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
 from training.compression.ladder import LadderConfig
 from training.compression.quantize import quantize_linear_layers, quantized_tables
-from training.compression.variants import ONNX
+from training.ranker.artifacts import ONNX
 from training.ranker.export import export_ranker, random_inputs
 from training.two_tower.export import export_user_tower
 
