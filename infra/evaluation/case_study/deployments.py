@@ -1,7 +1,7 @@
-"""*Before*, *after*, and the steps between them: settings of `recsys serve` and the ranker of the bundle, nothing else.
+"""*Before*, *after*, and the steps between them: only settings of `recsys serve` and the bundle's ranker differ.
 
-What each choice means and why it is no straw man: docs/adr/0009-before-and-after.md. All share the log, the catalogue,
-the recall channels and the number of candidates.
+docs/adr/0009-before-and-after.md says why *before* is a fair baseline. All share the log, the catalogue, the recall
+channels and the number of candidates.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Deployment:
     variant: VariantName
     settings: Mapping[str, str]
     stream: bool = False
-    kept: bool = True  # whether the steps after this one have it, too
+    kept: bool = True  # whether the later steps have it, too
 
     @property
     def nightly(self) -> bool:
@@ -38,7 +38,7 @@ _EXACT = {"RECSYS_INDEX": "exact"}
 _ONE_AT_A_TIME = {"RECSYS_THREADS": "1"}
 _NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}
 _BY_SCORE = {"RECSYS_DIVERSITY": "none"}
-# a slow request is answered all the same: none of its stages is cut
+# a slow request is still answered: none of its stages is cut
 _PATIENT = {"RECSYS_DEADLINE_MS": "5000", "RECSYS_STORE_TIMEOUT_MS": "1000"}
 
 BEFORE = Deployment(
@@ -49,7 +49,7 @@ BEFORE = Deployment(
 )
 AFTER = Deployment("after", "everything, with the defaults of `recsys serve`", "int8", {}, stream=True)
 
-# one means at a time, from before to after
+# one change at a time, from before to after
 STEPS = (
     BEFORE,
     Deployment("student", "a distilled student ranks", "student", BEFORE.settings),

@@ -1,7 +1,7 @@
 """The rows of effect, *simulated*: CTR, CVR, dwell and diversity of *before* and *after* in one A/B test.
 
-Both arms are trained on the same log of a simple shop, the same world's users visit both, each user one of them
-(a sticky hash). Nothing is planted: the world does not know which arm answered. Every figure follows from the seed.
+Both arms are trained on the same log. Each user of the world visits one of them, by a sticky hash. Nothing is planted:
+the world does not know which arm answered. Every figure follows from the seed.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from infra.evaluation.case_study.exploration import Played, off_policy
 from infra.evaluation.case_study.learn import Learning, learn
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
-from infra.evaluation.case_study.simulated_ab import Deployment, Lab
+from infra.evaluation.case_study.simulated_ab import Deployment, SimulatedShop
 from infra.evaluation.case_study.virtual_time import run_virtually
 from infra.evaluation.load.visitors import Population, VisitConfig, play_day
 from recsys.bundle import Bundle
@@ -59,7 +59,7 @@ _ROWS = {  # row of the table → metric of the experiment, unit
 
 @dataclass(frozen=True)
 class Effect:
-    """The A/B test. `past_days` are learnt from, `days` are played; `k`: items in a list."""
+    """The A/B test. `past_days`: of the training log; `days`: of the test; `k`: items in a list."""
 
     seed: int = 0
     users: int = 4_000
@@ -93,21 +93,20 @@ class Effect:
 
 
 class Watched(Behavior):
-    """The world's answers, and what only a simulation can know of them: how attractive what was shown truly was, and
-    what else an explored place would have earned. `lab` is the shop that makes the lists."""
+    """The world's responses, and what only a simulation knows: how attractive the shown items truly were, and what else
+    an explored position would have earned. `shop` makes the lists."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self.relevance: defaultdict[int, list[float]] = defaultdict(list)  # user → of each list
+        self.relevance: defaultdict[int, list[float]] = defaultdict(list)  # by user, of each list
         self.played: list[Played] = []
-        self.lab: Lab | None = None
+        self.shop: SimulatedShop | None = None
 
     def respond(self, visitor: Visitor, rows: Ints, now_ms: int) -> Response:
         self.relevance[visitor.row].append(float(self.attraction(visitor, rows, now_ms).mean()))
-        draw = self.lab.draw if self.lab else None
-        if draw is None or self.lab is None:
+        if self.shop is None or (draw := self.shop.draw) is None:
             return super().respond(visitor, rows, now_ms)
-        pool = np.array([row_of(item_id) for item_id in self.lab.ids(draw.pool)], np.int64)
+        pool = np.array([row_of(item_id) for item_id in self.shop.ids(draw.pool)], np.int64)
         truth = self.expected(visitor, rows, draw.place, pool, now_ms)
         response = super().respond(visitor, rows, now_ms)
         self.played.append(Played(draw, bool(response.clicked[draw.place]), truth))
@@ -116,7 +115,7 @@ class Watched(Behavior):
     def expected(
         self, visitor: Visitor, rows: Ints, place: int, pool: Ints, now_ms: int
     ) -> NDArray[np.float64]:
-        """(n,) probability of a click on each of `pool` at that place of the list, over what is examined before it."""
+        """(n,) probability of a click on each of `pool` at that position, given what is examined before it."""
         categories = self._world.item_category
         examined = (1.0 + np.arange(place + 1)) ** -self._config.examination
         alike = categories[rows[:place]][None, :] == categories[pool][:, None]
@@ -126,15 +125,15 @@ class Watched(Behavior):
 
 
 def assigner() -> Assigner:
-    """Half of the users each, for as long as the experiment has this name."""
+    """Half of the users each, as long as the experiment has this name."""
     return Assigner([Experiment(name=EXPERIMENT, arms=(Arm(name=BEFORE), Arm(name=AFTER)))])
 
 
 def play(
     population: Population, behavior: Watched, bundles: Mapping[str, Bundle], lake: Path, test: Effect
 ) -> None:
-    """Play the days into the lake, which has the past."""
-    lab = Lab(
+    """Play the days of the test into the lake that has the history."""
+    shop = SimulatedShop(
         {
             BEFORE: Deployment(bundles[BEFORE], BEFORE_PATH, nightly=True),
             AFTER: Deployment(bundles[AFTER], AFTER_PATH),
@@ -142,21 +141,21 @@ def play(
         assigner(),
         EXPERIMENT,
     )
-    behavior.lab = lab
+    behavior.shop = shop
     start_ms = population.world.config.start_ms + test.past_days * MS_PER_DAY
-    lab.learn_past(read_events(lake), start_ms)
-    run_virtually(_days(lab, population, lake, test))
+    shop.learn_history(read_events(lake), start_ms)
+    run_virtually(_days(shop, population, lake, test))
 
 
-async def _days(lab: Lab, population: Population, lake: Path, test: Effect) -> None:
+async def _days(shop: SimulatedShop, population: Population, lake: Path, test: Effect) -> None:
     loop, world = asyncio.get_running_loop(), population.world
     for day in range(test.past_days, test.past_days + test.days):
         start_ms = world.config.start_ms + day * MS_PER_DAY
-        lab.clock = partial(_now_ms, start_ms, loop.time())
+        shop.clock = partial(_now_ms, start_ms, loop.time())
         everybody = len(world.visits(day)[0]) / 86_400
         visit = VisitConfig(rate=everybody, day_s=86_400, k=test.k, day=day, announce_s=60.0)
-        await play_day(lab, population, visit, monotonic=loop.time)
-        lab.midnight(lake, day, start_ms + MS_PER_DAY)
+        await play_day(shop, population, visit, monotonic=loop.time)
+        shop.midnight(lake, day, start_ms + MS_PER_DAY)
 
 
 def _now_ms(start_ms: int, began_s: float) -> int:
@@ -175,7 +174,7 @@ def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping
     )
     rows = [_row(row, found[metric], unit, how) for row, (metric, unit) in _ROWS.items() if metric in found]
     meanings = {name: metric.meaning for name, metric in METRICS.items()} | {
-        "relevance": "true probability of a click on a shown item, looked at alone",
+        "relevance": "true probability of a click on a shown item, alone",
         "coverage": "share of all shown items that the arm has shown",
         "evenness": "1 - Gini of the items' impressions",
     }
@@ -208,7 +207,7 @@ def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping
 
 
 def _row(row: str, x: Lift | CatalogueLift, unit: str, how: str) -> Measured:
-    """`after` is what the lift makes of `before`: CUPED takes out what the arms' users differed in beforehand."""
+    """`after` is `before` times one plus the lift: CUPED removes what the arms' users differed in beforehand."""
     after = x.control * (1 + x.relative)
     return Measured(row, x.control, after, unit, how, interval=(x.low, x.high), simulated=True, exact=True)
 

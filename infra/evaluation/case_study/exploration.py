@@ -1,8 +1,8 @@
-"""Off-policy estimates from the propensities that serving logged in the A/B test, beside the truth. *Simulated.*
+"""Off-policy estimates from the propensities that serving logged in the A/B test, and the truth. *Simulated.*
 
-`after` draws the last place of a list from the best candidates left over. What would it earn there if it drew from the
-best two only? IPS, SNIPS and doubly robust answer from the log; the world knows the true click probability of every
-item that could have been drawn, at that place of that list.
+`after` draws the last position of a list from the best remaining candidates. What would it earn there if it drew only
+from the best two? IPS, SNIPS and doubly robust answer from the log; the world knows the true click probability of each
+item that could have been drawn.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ from recsys.experiments.off_policy import Estimate, Log, doubly_robust, ips, sni
 from recsys.rerank.reranker import Exploration
 
 Floats = NDArray[np.float64]
-BEST = 2  # the policy that is asked about draws from so many
+BEST = 2  # the evaluated policy draws from the best two
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One place of one list. `pool` (n,): catalogue rows, the best first; `predicted` (n,): the ranker's P(click)."""
+    """One explored position. `pool` (n,): catalogue rows, the best first; `predicted` (n,): the ranker's P(click)."""
 
     place: int
     pool: NDArray[np.int32]
-    drawn: int  # which of the pool
+    drawn: int  # index into the pool
     propensity: float  # as served and logged
     predicted: Floats
 
 
 @dataclass(frozen=True)
 class Played:
-    """A draw and what came of it. `truth` (n,): probability of a click on each of the pool at that place."""
+    """A draw and its outcome. `truth` (n,): probability of a click on each of the pool at that position."""
 
     draw: Draw
     clicked: bool
@@ -42,7 +42,7 @@ class Played:
 
 
 def draw_of(answer: Answer, exploration: Exploration) -> Draw | None:
-    """The explored place of an answer in explain mode; None where the list is too short for it."""
+    """The explored position of an answer in explain mode; None where the list is too short for it."""
     shown, explanation = answer.candidates.rows, answer.explanation
     if explanation is None or len(exploration.places) != 1 or exploration.places[0] >= len(shown):
         return None
@@ -60,40 +60,32 @@ def draw_of(answer: Answer, exploration: Exploration) -> Draw | None:
 
 
 def off_policy(played: Sequence[Played]) -> tuple[Sheet, dict[str, float]]:
-    """What drawing from the best `BEST` would earn: three estimates, how far each is off, and the truth."""
-    kept = [p for p in played if len(p.draw.pool) >= BEST]
+    """What drawing from the best `BEST` would earn: three estimates, their errors, and the truth."""
+    played = [p for p in played if len(p.draw.pool) >= BEST]
     title = "Off-policy from logged propensities (simulated)"
-    if len(kept) < 2:
+    if len(played) < 2:
         return Sheet(title, [], [], "Too few explored lists."), {}
-    new = np.array([p.draw.drawn < BEST for p in kept]) / BEST
-    reward = np.array([p.clicked for p in kept], np.float64)
-    log = Log(reward, np.array([p.draw.propensity for p in kept]), new)
-    # a crude reward model: the ranker's probability, scaled to the clicks at that place
-    taken = np.array([p.draw.predicted[p.draw.drawn] for p in kept])
+    new = np.array([p.draw.drawn < BEST for p in played]) / BEST
+    reward = np.array([p.clicked for p in played], np.float64)
+    log = Log(reward, np.array([p.draw.propensity for p in played]), new)
+    # a crude reward model: the ranker's probability, scaled to the clicks at that position
+    taken = np.array([p.draw.predicted[p.draw.drawn] for p in played])
     scale = reward.mean() / taken.mean()
-    best = np.array([p.draw.predicted[:BEST].mean() for p in kept])
+    best = np.array([p.draw.predicted[:BEST].mean() for p in played])
     found: dict[str, Estimate] = {
         "IPS": ips(log),
         "SNIPS": snips(log),
         "doubly robust": doubly_robust(log, scale * taken, scale * best),
     }
-    truth = float(np.mean([p.truth[:BEST].mean() for p in kept]))
+    truth = float(np.mean([p.truth[:BEST].mean() for p in played]))
     lines: list[list[str | float]] = [["truth", truth, "", ""]]
-    data = {"truth": truth, "logged": float(reward.mean()), "lists": float(len(kept))}
+    data = {"truth": truth, "logged": float(reward.mean()), "lists": float(len(played))}
     for name, estimate in found.items():
-        lines.append(
-            [
-                name,
-                estimate.value,
-                f"{estimate.low:.4f} to {estimate.high:.4f}",
-                f"{estimate.value / truth - 1:+.1%}",
-            ]
-        )
-        data |= {
-            name: estimate.value, f"{name} low": estimate.low, f"{name} high": estimate.high
-        }  # fmt: skip
+        span, off = f"{estimate.low:.4f} to {estimate.high:.4f}", f"{estimate.value / truth - 1:+.1%}"
+        lines.append([name, estimate.value, span, off])
+        data |= {name: estimate.value, f"{name} low": estimate.low, f"{name} high": estimate.high}
     note = (
-        f"{len(kept)} lists whose place {kept[0].draw.place + 1} was drawn from {len(kept[0].draw.pool)}; logged clicks"
-        f" there: {reward.mean():.4f} a list. Asked: clicks if it were drawn from the best {BEST}."
+        f"{len(played)} lists whose position {played[0].draw.place + 1} was drawn from {len(played[0].draw.pool)};"
+        f" logged clicks there: {reward.mean():.4f} per list. Question: clicks if it were drawn from the best {BEST}."
     )
-    return Sheet(title, ["estimate", "clicks a list", "95 % interval", "off by"], lines, note), data
+    return Sheet(title, ["estimate", "clicks per list", "95 % interval", "off by"], lines, note), data

@@ -1,7 +1,6 @@
-"""Quality on real data beside the simulated rows: what each recall channel can reach, and how well rankers order.
+"""Quality on real data: what each recall channel can reach, and how well rankers order.
 
-Needs the data sets' folders; without them the sheet says so. Nothing here is simulated, and no row of the table
-follows from it.
+Needs the data sets' folders; without them the sheet says so. No row of the table follows from it.
 """
 
 from dataclasses import dataclass
@@ -23,10 +22,8 @@ _RANKERS = {"teacher": "before: teacher", "int8": "after: student in 8 bits"}
 
 @dataclass(frozen=True)
 class Funnel:
-    """`data`: the folder that has `ml-100k` and `kuairand-pure-part`, or one of them; None: skipped.
-
-    `work`: where an interrupted evaluation goes on from. `is_quick`: MovieLens alone, where both are there.
-    """
+    """`data`: folder with `ml-100k`, `kuairand-pure-part` or both; None: skipped. `work`: state of an interrupted
+    evaluation, which resumes. `is_quick`: MovieLens only, where both are present."""
 
     data: Path | None
     work: Path
@@ -88,7 +85,7 @@ class Funnel:
 
 
 def channels(name: str, result: Result) -> Sheet:
-    """A channel's ceiling is its hit rate at 200; what it loses until the list of ten when nothing ranks after it."""
+    """A channel's ceiling is its hit rate at 200; what it loses until the list of ten if nothing ranks after it."""
     figures = result.figures
     models = sorted(key.removesuffix("_hr200") for key in figures if key.endswith("_hr200"))
     models = [TWO_TOWER, *(model for model in models if model != TWO_TOWER)]

@@ -1,8 +1,8 @@
-"""What both arms learn from one log: one two-tower, and a ranker for each age of the features. In process, no Spark.
+"""Train both arms on one log: one two-tower, and a ranker for each age of the features. In process, no Spark.
 
-The kernels are those of the Spark job (`training.features.kernel`), on the whole log as one bucket: a case study's log
-is small. A ranker must be trained on features as old as those that it will be served: `nightly` gives each example what
-was known at the midnight before it.
+The kernels are those of the Spark job (`training.features.kernel`), with the whole log as one bucket: a case study's
+log is small. A ranker must be trained on features as old as those that it is served with: `nightly` gives each example
+what was known at the midnight before it.
 """
 
 from collections.abc import Iterator
@@ -42,8 +42,6 @@ _USERS_AT_ONCE = 2_000
 
 @dataclass(frozen=True)
 class Learning:
-    """How long both models are trained, and how large the ranker is."""
-
     recall_epochs: int = 5
     rank_epochs: int = 3
     rows_per_epoch: int = 150_000
@@ -54,7 +52,7 @@ class Learning:
 
 
 def read_log(lake: Path) -> pa.Table:
-    """Every event of the lake, flat: what the kernels of `training.features.kernel` read."""
+    """Every event of the lake, flat, as the kernels of `training.features.kernel` read them."""
     rows = pa.concat_tables([read_day(lake, day) for day in days(lake)])
     context = rows.column("context")
     names = {**{name: name for name in ITEM_CONTEXT}, **{c: name for (_, name), c in REQUEST_TEXTS.items()}}
@@ -67,8 +65,8 @@ def read_log(lake: Path) -> pa.Table:
 
 
 def write_examples(log: pa.Table, items: Path, out: Path, days: int, nightly: bool) -> int:
-    """Label the impressions of the last `days` and add their features: as of the instant, or with `nightly` as of the
-    midnight before. Writes `out`/dt=…; returns the number of rows."""
+    """Label the impressions of the last `days` and add their features, as of the instant or (`nightly`) of the midnight
+    before. Writes `out`/dt=…; returns the number of rows."""
     end_ms = (pc.max(log.column(TIME)).as_py() // MS_PER_DAY + 1) * MS_PER_DAY
     config = LabelConfig(end_ms - days * MS_PER_DAY, end_ms, negatives=0)
     bare = label(log, config, tuple(REQUEST_TEXTS.values()))
@@ -85,7 +83,7 @@ def write_examples(log: pa.Table, items: Path, out: Path, days: int, nightly: bo
 
 
 def _with_users(half: pa.Table, known: pa.Table) -> pa.Table:
-    """`user_side` of some users after the other: the kernel has room for a million pairs of a user and an item."""
+    """`user_side` of some users at a time: the kernel has room for a million pairs of a user and an item."""
     users = pc.unique(half.column("user_id"))
     parts = []
     for first in range(0, len(users), _USERS_AT_ONCE):
@@ -97,7 +95,7 @@ def _with_users(half: pa.Table, known: pa.Table) -> pa.Table:
 
 
 def _by_day(bare: pa.Table, log: pa.Table, nightly: bool) -> Iterator[tuple[str, pa.Table, pa.Table]]:
-    """Each day's examples, and the events that their features may know."""
+    """Each day's examples, and the events that their features may use."""
     day, event_ms = np.asarray(bare.column(TIME)) // MS_PER_DAY, log.column(TIME)
     for number in np.unique(day).tolist():
         known = log.filter(pc.less(event_ms, number * MS_PER_DAY)) if nightly else log
@@ -107,7 +105,7 @@ def _by_day(bare: pa.Table, log: pa.Table, nightly: bool) -> Iterator[tuple[str,
 
 
 def _with_items(bare: pa.Table, items: Path) -> pa.Table:
-    """What the item table says of each example's item; null where it is not in it."""
+    """Add each example's item attributes; null where the item is not in the table."""
     table = read_items(items)
     place = pc.index_in(bare.column("item_id"), value_set=pa.array([item.item_id for item in table]))
     for (_, name), column in ITEM_TEXTS.items():
@@ -118,8 +116,7 @@ def _with_items(bare: pa.Table, items: Path) -> pa.Table:
 
 
 def learn(lake: Path, work: Path, bundles: Path, config: Learning) -> dict[str, Bundle]:
-    """Train on the lake and publish the bundles `before` (features of last night) and `after`; same recall, same
-    ranker, same seed."""
+    """Train and publish the bundles `before` (features of last night) and `after`: same recall, ranker and seed."""
     log = read_log(lake)
     items = lake / "items" / "items.parquet"
     write_parquet(work / "sequences" / "part.parquet", sequences(log))

@@ -11,6 +11,7 @@ from infra.evaluation.case_study.deployments import VariantName
 from infra.evaluation.case_study.networks import write_network
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
+from infra.evaluation.timing import median_s
 from recsys.contracts.errors import InvalidData
 from recsys.ranking.scorer import RankerSession
 from training.compression.variants import Variant, candidate, read_variants
@@ -23,11 +24,10 @@ _LENGTH, _ITEMS = 50, 1_000
 
 @dataclass(frozen=True)
 class Models:
-    """Model size, and the compute of ranking alone (a part of the compute row: recall, features and HTTP are not in).
+    """Model size, and the compute of ranking alone (a part of the compute row, without recall, features and HTTP).
 
-    *Before*: the fp32 teacher. *After*: the variant that is served: the teacher when the gates refuse all
-    others. Both by onnxruntime on one thread. Without a ladder: the same architectures with untrained weights, which no
-    gate was asked about.
+    *Before*: the fp32 teacher. *After*: the served variant, which is the teacher when the gates refuse all others.
+    Both by onnxruntime on one thread. Without a ladder: the same architectures with untrained weights, ungated.
     """
 
     ladder: Path
@@ -68,7 +68,7 @@ class Models:
     def _trained(self, variants: Sequence[Variant]) -> tuple[str, list[Path]]:
         teacher = next((variant for variant in variants if variant.name == TEACHER), None)
         if teacher is None:
-            raise InvalidData(f"{self.ladder}: a ladder without a teacher; go on with `recsys train ladder`")
+            raise InvalidData(f"{self.ladder}: a ladder without a teacher; run `recsys train ladder` again")
         best = candidate(list(variants))
         served = teacher if best.reasons else best
         refused = (
@@ -85,22 +85,16 @@ class Models:
         ]
 
     def _cpu_seconds(self, model: Path) -> float:
-        """Processor time of one call, the median: other load on the machine does not count."""
+        """Median processor time of one call: other load on the machine does not count."""
         session = RankerSession(model)
         inputs = random_inputs(
             _ITEMS, session.n_features or 1, _LENGTH, self.candidates, np.random.default_rng(0)
         )
-        session.run(inputs)
-        times = []
-        for _ in range(self.calls):
-            began = time.process_time()
-            session.run(inputs)
-            times.append(time.process_time() - began)
-        return float(np.median(times))
+        return median_s(lambda: session.run(inputs), self.calls, time.process_time)
 
 
 def _sheet(variants: Sequence[Variant]) -> Sheet:
-    """What each variant costs in quality."""
+    """The quality of each variant."""
     lines: list[list[str | float]] = [
         [
             variant.name,

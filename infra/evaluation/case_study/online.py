@@ -1,4 +1,4 @@
-"""Bytes in Redis for one item and one user: a batch job's JSON documents against the states of the stream."""
+"""Bytes in Redis for one item and one user: JSON documents of a batch job against the states of the stream."""
 
 from collections import defaultdict
 from contextlib import closing
@@ -42,16 +42,16 @@ class Online:
         return "online"
 
     def measure(self) -> Found:
-        world = FeatureFixture.make(self.users, self.items, self.days, self.seed)
-        world = replace(world, start_ms=_START_MS)  # the same bytes on every day
+        fixture = FeatureFixture.make(self.users, self.items, self.days, self.seed)
+        fixture = replace(fixture, start_ms=_START_MS)  # the same bytes on every day
         length_ms = self.days * MS_PER_DAY
         with RedisServer() as server:
             with (
                 closing(RedisFeatureStore(server.url, FEATURES, StoreConfig(partitions=4))) as store,
                 closing(NightlyStore(server.url, FEATURES)) as nightly,
             ):
-                fill(store, world.log(self.events, _START_MS, length_ms), partitions=4)
-                write_nightly(store, nightly, world.items, _START_MS + length_ms)
+                fill(store, fixture.log(self.events, _START_MS, length_ms), partitions=4)
+                write_nightly(store, nightly, fixture.items, _START_MS + length_ms)
             with closing(redis.Redis.from_url(server.url)) as client:
                 documents, states = _weigh(client)
         users, items = documents["users"], documents["items"]
@@ -76,7 +76,7 @@ class Online:
 
 
 def _weigh(client: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes of documents and of states, by owner; and how many documents there are."""
+    """Bytes of documents and of states, by owner; and the number of documents."""
     documents: dict[str, int] = defaultdict(int)
     states: dict[str, int] = defaultdict(int)
     for key in client.scan_iter(count=1_000):

@@ -1,9 +1,9 @@
-"""The shop of the simulated A/B test: the request path that serving composes, in this process, in virtual time.
+"""The simulated A/B environment: the request path that serving composes, in this process, in virtual time.
 
-Two deployments of one catalogue. What users do is folded into `after`'s features at once and into `before`'s at
-midnight, whoever did it: in an A/B test both arms learn from everybody. It has the methods of `recsys.client`, so that
-the world's users (`infra.evaluation.load.visitors`) visit it as they visit an API. Nothing depends on real
-time or on threads: one seed gives one log.
+Two deployments of one catalogue. Events of all users are folded into `after`'s features at once and into `before`'s at
+midnight: in an A/B test both arms learn from everybody. It has the methods of `recsys.client`, so that simulated users
+(`infra.evaluation.load.visitors`) visit it like an API. Nothing depends on real time or on threads: one seed gives one
+log.
 """
 
 import math
@@ -16,7 +16,7 @@ from infra.evaluation.case_study.exploration import Draw, draw_of
 from infra.evaluation.load.visitors import Shop
 from recsys.bundle import Bundle
 from recsys.client.models import EventResults, Recommendations, RecommendedItem
-from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.contracts.events import Event, derived_id, item_context
 from recsys.contracts.impressions import Impression, exposures_text, impression_events
 from recsys.contracts.request import Query, Rows
 from recsys.contracts.state import EntityState
@@ -32,9 +32,8 @@ from serving.engine.pipeline_builder import PathConfig, PipelineConfig
 from serving.engine.runtime import USER_FEATURES, Runtime, build_runtime
 from serving.ingest.impression_log import ImpressionLog
 
-_LOOK_MS = (
-    5 * 60_000
-)  # item features are as old as that (a live system's: a second); users' are of the instant
+# age of item features at most (a live system: a second); users' are of the instant
+_REFRESH_MS = 5 * 60_000
 
 
 @dataclass(frozen=True)
@@ -46,37 +45,31 @@ class Deployment:
     nightly: bool = False
 
 
-class _Night:
-    """What was known of the users last midnight. As much of a `FeatureStore` as a request reads."""
-
-    def __init__(self) -> None:
-        self._users: dict[str, EntityState] = {}
+class _NightlyUsers(dict[str, EntityState]):
+    """The users' states as of last midnight: as much of a `FeatureStore` as a request reads."""
 
     def user(self, user_id: str) -> EntityState:
-        return self._users.get(user_id, EntityState())
-
-    def learn(self, users: Mapping[str, EntityState]) -> None:
-        self._users.update(users)
+        return self.get(user_id, EntityState())
 
 
-class _Side:
-    """A deployment that runs, and what has changed in the store since it last looked."""
+class _RunningArm:
+    """A running deployment, and what has changed in the store since it last read it."""
 
     def __init__(
         self, deployment: Deployment, store: MemoryFeatureStore, impressions: list[Impression]
     ) -> None:
         self.nightly = deployment.nightly
         self._store = store
-        self._night = _Night()
+        self._nightly_users = _NightlyUsers()
         self._users: set[str] = set()
         self._items: set[str] = set()
-        self._looked_ms = 0
+        self._refreshed_ms = 0
         version = deployment.bundle.manifest.version
 
         def log(bundle: Bundle, catalogue: Catalogue) -> list[ImpressionLog]:
-            return [ImpressionLog(_Now(impressions), catalogue, version, FEATURES.fingerprint)]
+            return [ImpressionLog(_Immediate(impressions), catalogue, version, FEATURES.fingerprint)]
 
-        read_user = UserHydrator(self._night if self.nightly else store, name=USER_FEATURES)
+        read_user = UserHydrator(self._nightly_users if self.nightly else store, name=USER_FEATURES)
         self.runtime = build_runtime(deployment.bundle, PipelineConfig(read_user, log, deployment.path))
 
     def changed(self, events: Sequence[Event]) -> None:
@@ -86,22 +79,22 @@ class _Side:
 
     def at(self, now_ms: int) -> Runtime:
         """The runtime as a request of that time finds it."""
-        if not self.nightly and now_ms - self._looked_ms >= _LOOK_MS:
-            self.look(now_ms)
+        if not self.nightly and now_ms - self._refreshed_ms >= _REFRESH_MS:
+            self.refresh(now_ms)
         return self.runtime
 
-    def look(self, now_ms: int) -> None:
-        """Take over what has changed."""
-        self._night.learn({user_id: self._store.user(user_id) for user_id in sorted(self._users)})
+    def refresh(self, now_ms: int) -> None:
+        """Read what has changed."""
+        self._nightly_users.update({user_id: self._store.user(user_id) for user_id in sorted(self._users)})
         items = sorted(self._items)
         self.runtime.live.apply((), zip(items, self._store.items(items), strict=True))
         self.runtime.live.refresh(now_ms)
-        self._users, self._items, self._looked_ms = set(), set(), now_ms
+        self._users, self._items, self._refreshed_ms = set(), set(), now_ms
 
 
 @dataclass
-class _Now:
-    """Where `ImpressionLog` puts what was shown: made at once, not by a thread."""
+class _Immediate:
+    """The sink of `ImpressionLog`: impressions are built at once, not by a thread."""
 
     into: list[Impression]
 
@@ -110,8 +103,8 @@ class _Now:
 
 
 @dataclass
-class Lab(Shop):
-    """`infra.evaluation.load.visitors.Shop` of two arms. `clock`: the simulated time, set by whoever owns the loop."""
+class SimulatedShop(Shop):
+    """A shop with two arms. `clock`: the simulated time, set by the owner of the loop."""
 
     deployments: Mapping[str, Deployment]
     assigner: Assigner
@@ -124,15 +117,19 @@ class Lab(Shop):
 
     def __post_init__(self) -> None:
         self._store = MemoryFeatureStore(FEATURES)
-        self._epoch = self._store.claim(Topic.EVENTS, 0, "lab").epoch
+        self._epoch = self._store.claim(Topic.EVENTS, 0, "simulated").epoch
         self._applied = 0
-        self.sides = {name: _Side(d, self._store, self._impressions) for name, d in self.deployments.items()}
+        self._arms = {
+            name: _RunningArm(d, self._store, self._impressions) for name, d in self.deployments.items()
+        }
+        # both arms number items alike
+        self._catalogue = next(iter(self._arms.values())).runtime.catalogue
 
-    def learn_past(self, events: Iterable[Event], now_ms: int) -> None:
-        """What is known as the experiment begins: in both arms everything up to that midnight."""
+    def learn_history(self, events: Iterable[Event], now_ms: int) -> None:
+        """Start the experiment: both arms know everything up to that midnight."""
         self._fold(list(events))
-        for side in self.sides.values():
-            side.look(now_ms)
+        for arm in self._arms.values():
+            arm.refresh(now_ms)
 
     async def recommend(
         self,
@@ -146,7 +143,7 @@ class Lab(Shop):
         arm = {a.experiment: a.arm.name for a in assignments}[self.experiment]
         self._requests += 1
         query = Query(
-            request_id=f"lab-{self._requests}",
+            request_id=f"ab-{self._requests}",
             user_id=user_id,
             k=k or 10,
             now_ms=now_ms,
@@ -156,10 +153,10 @@ class Lab(Shop):
             arm=exposures_text({a.experiment: a.exposure for a in assignments}),
             explain=bool(self.deployments[arm].path.rerank.exploration.places),
         )
-        runtime = self.sides[arm].at(now_ms)
+        runtime = self._arms[arm].at(now_ms)
         answer = runtime.pipeline.answer(query)
         self.draw = draw_of(answer, self.deployments[arm].path.rerank.exploration)
-        self._keep(impression_events(self._impressions[-1]) if len(answer.candidates) else [])
+        self._record(impression_events(self._impressions[-1]) if len(answer.candidates) else [])
         lines = zip(answer.candidates.rows.tolist(), answer.candidates.score.tolist(), strict=True)
         items = tuple(RecommendedItem(runtime.catalogue.item(row).item_id, score) for row, score in lines)
         return Recommendations(
@@ -167,41 +164,28 @@ class Lab(Shop):
         )
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults:
-        catalogue = next(iter(self.sides.values())).runtime.catalogue
-        kept = []
+        accepted = []
         for raw in events:
-            item = catalogue.item(catalogue.rows[raw["item_id"]])
-            kept.append(
-                Event(
-                    event_id=derived_id(
-                        raw["event_time_ms"], raw["request_id"], raw["type"], raw["position"]
-                    ),
-                    type=EventType(raw["type"]),
-                    user_id=raw["user_id"],
-                    item_id=raw["item_id"],
-                    event_time_ms=raw["event_time_ms"],
-                    request_id=raw["request_id"],
-                    position=raw["position"],
-                    value=raw.get("value"),
-                    context={CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator},
-                )
-            )
-        self._keep(kept)
-        return EventResults(len(kept), 0, ())
+            item = self._catalogue.item(self._catalogue.rows[raw["item_id"]])
+            event_id = derived_id(raw["event_time_ms"], raw["request_id"], raw["type"], raw["position"])
+            fields = {**raw, "type": EventType(raw["type"]), "event_id": event_id}
+            accepted.append(Event(**fields, context=item_context({}, item.categories, item.creator)))
+        self._record(accepted)
+        return EventResults(len(accepted), 0, ())
 
     async def put_items(self, items: Sequence[Item]) -> None:
-        for side in self.sides.values():
-            side.runtime.live.apply([(item.item_id, item) for item in items], ())
+        for arm in self._arms.values():
+            arm.runtime.live.apply([(item.item_id, item) for item in items], ())
 
     async def delete_item(self, item_id: str) -> None:
-        for side in self.sides.values():
-            side.runtime.live.apply([(item_id, None)], ())
+        for arm in self._arms.values():
+            arm.runtime.live.apply([(item_id, None)], ())
 
     def ids(self, rows: Rows) -> list[str]:
-        """Item ids of catalogue rows, which both arms number alike."""
-        return next(iter(self.sides.values())).runtime.catalogue.ids(rows.tolist())
+        """Item ids of catalogue rows."""
+        return self._catalogue.ids(rows.tolist())
 
-    def _keep(self, events: Sequence[Event]) -> None:
+    def _record(self, events: Sequence[Event]) -> None:
         self._events += events
         self._fold(events)
 
@@ -214,16 +198,16 @@ class Lab(Shop):
             Batch(Topic.EVENTS, 0, self._epoch, first, last, newest_ms, range(first, last), events)
         )
         self._applied = last
-        for side in self.sides.values():
-            side.changed(events)
+        for arm in self._arms.values():
+            arm.changed(events)
 
     def midnight(self, lake: Path, day: int, now_ms: int) -> None:
-        """The nightly batch: `before` learns of the day, the day goes to the lake."""
-        for side in self.sides.values():
-            side.look(now_ms)
-        with DayWriter(lake, EVENTS, f"lab-{day:03d}") as writer:
+        """Run the nightly batch: `before` learns of the day, the day goes to the lake."""
+        for arm in self._arms.values():
+            arm.refresh(now_ms)
+        with DayWriter(lake, EVENTS, f"ab-{day:03d}") as writer:
             writer.write(events_table(self._events))
-        with DayWriter(lake, IMPRESSIONS, f"lab-{day:03d}") as writer:
+        with DayWriter(lake, IMPRESSIONS, f"ab-{day:03d}") as writer:
             writer.write(impressions_table(self._impressions))
         self._events.clear()
         self._impressions.clear()

@@ -1,4 +1,4 @@
-"""Bytes of the same events as row-oriented JSON and as the lake keeps them."""
+"""Bytes of the same events as row-oriented JSON and as the lake stores them."""
 
 import gzip
 import tempfile
@@ -18,9 +18,9 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Lake:
-    """The lake's row, and beside it what an ordinary gzip of the JSON would have saved already.
+    """The lake's row, and as a part what gzip of the JSON alone would save.
 
-    *Before*: a line of JSON an event, as on the topic. *After*: the lake's Parquet with zstd.
+    *Before*: a line of JSON per event, as on the topic. *After*: the lake's Parquet with zstd.
     """
 
     seed: int

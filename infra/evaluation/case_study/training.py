@@ -1,11 +1,11 @@
-"""Processor time of a night's training, each as its command does it: examples, two-tower, ranker, exports.
+"""Processor time of a night's training: examples, two-tower, ranker and exports, each as its command does it.
 
 *Before*, every night: `recsys features build --rebuild`, then both models from random weights, the ranker being the
-teacher that is served. *After*: the examples of the new day, then `recsys train nightly`, which lets both models go on
-from yesterday's weights and trains in full each seventh night (teacher, student, pruned, 8 bits). A night of *after*
-counts a seventh of the full training beside six sevenths of an update.
+served teacher. *After*: the examples of the new day, then `recsys train nightly`: both models continue from yesterday's
+weights, and each seventh night trains in full (teacher, student, pruned, 8 bits). A night of *after* counts a seventh
+of the full training and six sevenths of an update.
 
-What is trained is the past of a simulated shop; the day after it, which no model has seen, says what the savings cost
+The training data is the history of a simulated shop; the next day, which no model has seen, says what the savings cost
 in quality (*simulated*).
 """
 
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from infra.evaluation.benchmarks.batch import measured
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
+from infra.evaluation.timing import seconds
 from recsys.contracts.types import MS_PER_DAY, Head
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
@@ -57,7 +58,7 @@ _LENGTH = 50
 
 @dataclass(frozen=True)
 class Training:
-    """`days` of a shop of `users` and `items`; the last one is new tonight. One more tests what was learnt."""
+    """`days` of a shop of `users` and `items`; the last one is new tonight. One more day is the test."""
 
     seed: int
     users: int = 800
@@ -95,7 +96,7 @@ class Costs:
 
 
 class _Night:
-    """Yesterday's models, tonight's in both ways, and tomorrow's rows."""
+    """Yesterday's models, tonight's trained in both ways, and tomorrow's rows."""
 
     def __init__(self, config: Training, home: Path) -> None:
         self._config, self._home = config, home
@@ -134,8 +135,8 @@ class _Night:
         return {"before": before, "full": full, "update": update}
 
     def quality(self) -> dict[str, tuple[float, float]]:
-        """Click AUC and GAUC of tomorrow's rows: of the teacher trained anew, and of the student with and without
-        tonight's update."""
+        """Click AUC and GAUC on tomorrow's rows: of the teacher trained from scratch, and of the student with and
+        without tonight's update."""
         home = self._home
         items = read_items(self._items(self._tonight))
         rows = read_examples(
@@ -148,15 +149,13 @@ class _Night:
         previous = read_warm_start(home / "yesterday")
         old = carried_over(home / "yesterday", previous, items, item_fields(items, known=previous.fields))
         return {
-            "before: the teacher, trained anew tonight": _clicks(
-                trained_ranker(home / "before" / "ranker"), rows
-            ),
+            "before: the teacher, trained tonight": _clicks(trained_ranker(home / "before" / "ranker"), rows),
             "after: the student, updated tonight": _clicks(trained_ranker(home / "ranker"), rows),
             "the student of last night": _clicks(old, rows),
         }
 
     def _begin(self, day: str) -> None:
-        """Its events come to the lake."""
+        """Move the day's events into the lake."""
         (self._home / day).rename(self._day(day))
 
     def _day(self, day: str) -> Path:
@@ -172,7 +171,7 @@ class _Night:
         return path
 
     def _full(self, items: Path) -> tuple[float, float]:
-        """As `recsys train all --compress`, but for the publishing: two-tower, and the ladder as far as 8 bits."""
+        """As `recsys train all --compress` without publishing: two-tower, and the ladder up to 8 bits."""
         home = self._home
         student = replace(STUDENT, item_buckets=0)  # a lake's catalogue needs no hashing
         config = LadderConfig(out=home / "ladder", student=student, seed=self._config.seed, compared=False)
@@ -182,7 +181,7 @@ class _Night:
             examples = home / "features" / "examples"
             given = lake_input(examples, items, FEATURES.dimension, _LENGTH, config.teacher, config.student)
             variant = ladder.main(config, given)[-1]
-            # what a gate says of so few rows is noise, and a cost is measured here; quality stands beside it
+            # with few rows a gate's verdict is noise, and this measures cost; quality is in its own sheet
             replace(variant, reasons=()).write(config.out / variant.name)
             take(config.out / variant.name, home / "ranker")
             assert given.warm_start is not None  # noqa: S101 - of a lake
@@ -262,12 +261,7 @@ def _found(costs: dict[str, Costs], quality: dict[str, tuple[float, float]], con
         [
             Sheet(
                 "A night's training, CPU-seconds",
-                (
-                    "",
-                    "before: everything anew",
-                    "after: an update",
-                    f"after, each {FULL_EVERY}th night: in full",
-                ),
+                ("", "before: in full", "after: an update", f"after, each {FULL_EVERY}th night: in full"),
                 lines,
             ),
             Sheet(
@@ -287,6 +281,4 @@ def _clicks(ranker: Ranker, rows: RankExamples) -> tuple[float, float]:
 
 
 def _cpu_s(work: Callable[[], object]) -> float:
-    began = time.process_time()
-    work()
-    return time.process_time() - began
+    return seconds(work, time.process_time)

@@ -1,6 +1,6 @@
-"""An asyncio loop whose clock jumps to when the next one wakes: a simulated day takes the time that its work takes.
+"""An asyncio loop whose clock jumps to the next timer: a simulated day takes only the time of its work.
 
-Everything in it must be of the loop itself (no threads, no sockets). The same coroutines then run in the same order.
+Everything must run in the loop itself (no threads, no sockets); the same coroutines then run in the same order.
 """
 
 import asyncio
