@@ -6,7 +6,7 @@ archiver lands everything; Spark builds examples and states from the lake. Compa
 
 1. cells and histories of every user and item: Redis against Spark;
 2. the features of every served line: as logged against Spark's recomputation as of that instant;
-3. a sample of those, and of the log's own impressions in the middle of things: Spark against brute force.
+3. a sample of those, and of the log's own impressions: Spark against brute force.
 """
 
 import random
@@ -20,7 +20,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -31,15 +30,12 @@ from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
-from recsys.datasets.base import USER_SCHEMA
-from recsys.datasets.catalogue import items_path, users_path
 from recsys.features.aggregates import Entity, parse_cell
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.features.reference import reference_features
-from recsys.items.item_table import items_table
-from recsys.lake.lake import IMPRESSIONS, write_parquet
+from recsys.lake.lake import IMPRESSIONS
 from recsys.result import Goal, Result
 from streaming.lake_writer.commit import read_checkpoint
 from training.features.job import FeatureJob, build
@@ -73,28 +69,28 @@ class ParityBench:
 
 
 def run(config: ParityBench) -> Result:
-    """The whole comparison on private servers."""
+    """Compare everything on private servers."""
     rng = random.Random(config.seed)  # noqa: S311
     days = config.segments * (config.segment_ms + 1) / MS_PER_DAY
-    world = FeatureFixture.make(config.users, config.items, days, config.seed)
+    fixture = FeatureFixture.make(config.users, config.items, days, config.seed)
     with StreamRig() as rig:
         started = time.monotonic()
         archiver = rig.start_worker(*recsys_command("stream", "archive", "--json"))
         for _ in range(2):
             rig.start_worker()
-        events, served = _stream(rig, config, world, rng)
+        events, served = _stream(rig, config, fixture, rng)
         streamed_s = time.monotonic() - started
         now_ms = served[-1].time_ms + 1
-        users = {u.user_id: rig.store.user(u.user_id) for u in world.users}
+        users = {u.user_id: rig.store.user(u.user_id) for u in fixture.users}
         items = dict(rig.store.all_items())
         expected = len(events) + len(served)
         rig.wait_until(lambda: _archived(rig) >= expected, _WAIT_S, "archiving everything")
         archiver.stop()
-        _write_tables(rig.home / "lake", world)
+        fixture.write_tables(rig.home / "lake")
         lake_ms = time.monotonic()
         spark = spark_session("local[2]")
         try:
-            figures = _recomputed(spark, rig.home, config, world, events, served, users, items, now_ms, rng)
+            figures = _recomputed(spark, rig.home, config, fixture, events, served, users, items, now_ms, rng)
         finally:
             spark.stop()
         figures["batch_s"] = time.monotonic() - lake_ms
@@ -118,21 +114,21 @@ def run(config: ParityBench) -> Result:
 
 
 def _stream(
-    rig: StreamRig, config: ParityBench, world: FeatureFixture, rng: random.Random
+    rig: StreamRig, config: ParityBench, fixture: FeatureFixture, rng: random.Random
 ) -> tuple[list[Event], list[Impression]]:
-    """Send segment after segment; serve when the worker has applied all before. (events as sent, what was served)."""
+    """Send each segment and serve once it is applied. Returns the events as sent, and the served lists."""
     sent: list[Event] = []
     served: list[Impression] = []
     per_segment = -(-config.events // config.segments)
     for segment in range(config.segments):
-        start_ms = world.start_ms + segment * (config.segment_ms + 1)
-        for event in world.log(
+        start_ms = fixture.start_ms + segment * (config.segment_ms + 1)
+        for event in fixture.log(
             per_segment, start_ms, config.segment_ms, config.lateness_ms, config.duplicates, f"s{segment}"
         ):
             rig.sink.append(Topic.EVENTS, event.user_id, _encode(event.to_dict()))
             sent.append(event)
         _settle(rig)
-        lists = _serve(rig, config, world, rng, start_ms + config.segment_ms, f"request-{segment}")
+        lists = _serve(rig, config, fixture, rng, start_ms + config.segment_ms, f"request-{segment}")
         for shown in lists:
             rig.sink.append(Topic.IMPRESSIONS, shown.user_id, _encode(shown.to_dict()))
         served += lists
@@ -146,14 +142,14 @@ def _settle(rig: StreamRig) -> None:
 
 
 def _serve(
-    rig: StreamRig, config: ParityBench, world: FeatureFixture, rng: random.Random, now_ms: int, name: str
+    rig: StreamRig, config: ParityBench, fixture: FeatureFixture, rng: random.Random, now_ms: int, name: str
 ) -> list[Impression]:
-    """Lists as the API serves them: the user from Redis, the items from the columns, features logged as read."""
-    columns = ItemColumns(world.items, FEATURES)
+    """Serve lists as the API does: the user from Redis, the items from the columns, features logged as read."""
+    columns = ItemColumns(fixture.items, FEATURES)
     columns.load(rig.store.all_items())
     lists = []
     for n in range(config.requests):
-        user = world.user(rng)
+        user = fixture.user(rng)
         rows = np.array(rng.sample(range(config.items), config.lines), np.int32)
         context = {"tab": str(n % 4)}
         matrix = assemble(
@@ -161,20 +157,10 @@ def _serve(
         )
         shown = [
             ShownItem(i.item_id, position, 0.0, categories=i.categories, creator=i.creator)
-            for position, i in enumerate(world.items[row] for row in rows)
+            for position, i in enumerate(fixture.items[row] for row in rows)
         ]
-        lists.append(
-            Impression(
-                request_id=f"{name}-{n}",
-                user_id=user.user_id,
-                time_ms=now_ms,
-                bundle="parity",
-                fingerprint=FEATURES.fingerprint,
-                items=shown,
-                features=matrix,
-                context=context,
-            )
-        )
+        ids = f"{name}-{n}", user.user_id, now_ms, "parity", FEATURES.fingerprint
+        lists.append(Impression(*ids, items=shown, features=matrix, context=context))
     return lists
 
 
@@ -185,7 +171,7 @@ def _recomputed(
     spark: Session,
     home: Path,
     config: ParityBench,
-    world: FeatureFixture,
+    fixture: FeatureFixture,
     events: Sequence[Event],
     served: Sequence[Impression],
     users: Mapping[str, EntityState],
@@ -210,10 +196,10 @@ def _recomputed(
         "compared_floats": sum(a.size for a, _ in pairs),
         "mismatching_served_floats": sum(_different_bits(a, b) for a, b in pairs),
     }
-    everything = _unique([*events, *(e for s in served for e in impression_events(s))])
+    everything = _Events([*events, *(e for s in served for e in impression_events(s))])
     sample = rng.sample(sorted(examples), min(config.sampled, len(examples)))
     sample += rng.sample(sorted(logged), min(config.sampled, len(logged)))
-    wrong = sum(_brute_force_differs(examples[e], everything, world) for e in sample)
+    wrong = sum(_brute_force_differs(examples[e], everything, fixture) for e in sample)
     return figures | {
         "compared_with_brute_force": len(sample) * FEATURES.dimension,
         "mismatching_brute_force_floats": wrong,
@@ -226,7 +212,7 @@ def _compare_states(
     items: Mapping[str, EntityState],
     now_ms: int,
 ) -> dict[str, float]:
-    """Integers of Redis against Spark's: the cells that a window still reaches, and every visit."""
+    """Compare integers of Redis with Spark's: the cells that a window still reaches, and every visit."""
     compared = wrong = visits = wrong_visits = 0
     for row in rows:
         entity = Entity(row["entity"])
@@ -248,21 +234,21 @@ def _compare_states(
 
 
 def live_cells(entity: Entity, state_: EntityState, now_ms: int) -> dict[str, int]:
-    """Without tiles that no window reaches: the store may have dropped them."""
+    """The cells without tiles that no window reaches: the store may have dropped them."""
     live = {}
     for cell, amount in state_.cells.items():
         name, tile, _ = parse_cell(cell)
         aggregate = FEATURES.aggregate(entity, name)
-        # a cell that nobody owns is kept, so that it shows as a mismatch
+        # a cell without an aggregate stays, so that it shows as a mismatch
         hop = aggregate.hop_ms if aggregate else 0
         if aggregate is None or not hop or now_ms // hop - tile < aggregate.retention_ms // hop:
             live[cell] = amount
     return live
 
 
-def _brute_force_differs(example: Mapping[str, Any], events: "_Events", world: FeatureFixture) -> int:
-    user = next(u for u in world.users if u.user_id == example["user_id"])
-    item = next(i for i in world.items if i.item_id == example["item_id"])
+def _brute_force_differs(example: Mapping[str, Any], events: "_Events", fixture: FeatureFixture) -> int:
+    user = next(u for u in fixture.users if u.user_id == example["user_id"])
+    item = next(i for i in fixture.items if i.item_id == example["item_id"])
     shown = events.by_id[example["example_id"]]
     near = events.near(user.user_id, item.item_id)
     expected = reference_features(FEATURES, near, user, item, example["event_time_ms"], shown.context)
@@ -272,20 +258,16 @@ def _brute_force_differs(example: Mapping[str, Any], events: "_Events", world: F
 class _Events:
     """Every event once, by id and by user or item."""
 
-    def __init__(self, events: Mapping[str, Event]) -> None:
-        self.by_id = events
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.by_id = {event.event_id: event for event in events}
         self._of: dict[str, list[Event]] = defaultdict(list)
-        for event in events.values():
+        for event in self.by_id.values():
             self._of[event.user_id].append(event)
             self._of[event.item_id].append(event)
 
     def near(self, user_id: str, item_id: str) -> list[Event]:
-        """What the features of the pair can depend on."""
+        """Events that the features of the pair can depend on."""
         return [*self._of[user_id], *(e for e in self._of[item_id] if e.user_id != user_id)]
-
-
-def _unique(events: Sequence[Event]) -> _Events:
-    return _Events({event.event_id: event for event in events})
 
 
 def _different_bits(left: NDArray[np.float32], right: NDArray[np.float32]) -> int:
@@ -297,21 +279,9 @@ def _out_of_order(events: Sequence[Event]) -> int:
     return int(np.count_nonzero(times < np.maximum.accumulate(times)))
 
 
-# --- the lake ---------------------------------------------------------------------------------------------------
-
-
 def _archived(rig: StreamRig) -> int:
     """Records that the archiver has committed."""
     return sum(place.offset for place in read_checkpoint(rig.home / "lake").values())
-
-
-def _write_tables(lake: Path, world: FeatureFixture) -> None:
-    users = {
-        "user_id": [u.user_id for u in world.users],
-        "attributes": [list(u.attributes.items()) for u in world.users],
-    }
-    write_parquet(items_path(lake), items_table(world.items))
-    write_parquet(users_path(lake), pa.table(users, schema=USER_SCHEMA))
 
 
 def _read(folder: Path) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""`recsys bench simulation`: what a world of this size takes: seconds, memory, visits of a day, lists answered.
+"""`recsys bench simulation`: cost of a simulated world: seconds, memory, visits of a day, lists answered.
 
-The world is made in a process of its own, so that its memory is the world's.
+The world is created in its own process, so that the process's memory is the world's.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ _LIST = 20
 
 @dataclass(frozen=True)
 class SimulationBench:
-    """Sizes. `lists`: answered one after the other, by as many different users as there are."""
+    """`lists`: answered one after the other, by as many different users as there are."""
 
     seed: int = 0
     users: int = 1_000_000
@@ -34,7 +34,7 @@ class SimulationBench:
 
 
 def run(bench: SimulationBench) -> Result:
-    """Figures of one world; there are no goals, only what it takes."""
+    """Measure one world; there are no goals."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         figures = pool.apply(_measure, (bench,))

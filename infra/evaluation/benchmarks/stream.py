@@ -1,13 +1,13 @@
-"""`recsys bench stream`: how fast one feature worker is, and how soon an event is a readable feature.
+"""`recsys bench stream`: throughput of one feature worker, and how soon an event is a readable feature.
 
 Everything is real and embedded: lake → replay → Kafka → `recsys stream worker` → Redis. Three measurements:
 
 1. replay: a lake of `events` events into the log;
-2. sustained: one worker starts on that full log; events a second from its first batch to its last;
-3. freshness: `rate` events a second from another process, and among them a probe every `probe_every_s`; how
-   long from handing a probe to the log until a reader of the change stream has read its item's new state.
-   The worker's lag is sampled all the time. The first and the last quarter of the probes are also told apart, for
-   the embedded broker's fetches take longer with every batch that its log has.
+2. sustained: one worker starts on that full log; events per second from its first batch to its last;
+3. freshness: `rate` events per second from another process, with a probe every `probe_every_s`; from handing a probe to
+   the log until a reader of the change stream has read its item's new state. The worker's lag is sampled throughout.
+   The first and the last quarter of the probes are also reported, because the embedded broker's fetches take longer
+   with every batch in its log.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ import numpy as np
 from infra.evaluation.benchmarks.process_cost import cpu_seconds
 from infra.evaluation.load.traffic import drive, kafka_target, synthetic_items, traffic_events
 from infra.evaluation.stream_rig import StreamRig
+from infra.evaluation.timing import percentiles_ms
 from recsys.contracts.events import Event, new_id
 from recsys.contracts.types import EventType, Item, Topic
 from recsys.lake.lake import EVENTS, DayWriter, events_table
@@ -38,7 +39,7 @@ _CATCH_UP_S = 600.0
 
 @dataclass(frozen=True)
 class StreamBench:
-    """`events` for replay and throughput; then `rate` events a second for `seconds`."""
+    """`events` for replay and throughput; then `rate` events per second for `seconds`."""
 
     seed: int = 0
     events: int = 200_000
@@ -54,7 +55,7 @@ class StreamBench:
 
 
 def run(config: StreamBench) -> Result:
-    """All three measurements on one set of servers."""
+    """Run all three measurements on one set of servers."""
     items = synthetic_items(config.items, config.seed)
     with StreamRig() as rig:
         replayed = _replay(rig, config, items)
@@ -77,8 +78,7 @@ def run(config: StreamBench) -> Result:
         "sustained_events_per_s": applied / seconds,
         **{f"{name}_cpu_us_per_event": microseconds for name, microseconds in cpu.items()},
         "live_events_per_s": config.rate,
-        "freshness_p50_ms": float(np.percentile(freshness, 50)),
-        "freshness_p99_ms": float(np.percentile(freshness, 99)),
+        **percentiles_ms("freshness", freshness),
         "freshness_p99_first_quarter_ms": float(np.percentile(freshness[: quarter + 1], 99)),
         "freshness_p99_last_quarter_ms": float(np.percentile(freshness[-quarter - 1 :], 99)),
         "probes": len(freshness),
@@ -97,7 +97,7 @@ def run(config: StreamBench) -> Result:
 
 
 def _replay(rig: StreamRig, config: StreamBench, items: list[Item]) -> float:
-    """Events a second from the lake into the log."""
+    """Events per second from the lake into the log."""
     start_ms = time.time_ns() // 1_000_000 - config.events
     ticks = itertools.count(start_ms)
     events = traffic_events(items, config.users, seed=config.seed, now_ms=lambda: next(ticks))
@@ -111,7 +111,7 @@ def _replay(rig: StreamRig, config: StreamBench, items: list[Item]) -> float:
 
 
 def _live(rig: StreamRig, config: StreamBench) -> tuple[list[float], list[int], int]:
-    """Freshness of each probe in milliseconds, the lag over time in records, and how many events were sent."""
+    """Freshness of each probe in milliseconds, the lag over time in records, and the number of events sent."""
     context = multiprocessing.get_context("spawn")
     generator = context.Process(target=_generate, args=(rig.kafka.bootstrap, config), daemon=True)
     before = rig.appended()
@@ -131,7 +131,7 @@ def _live(rig: StreamRig, config: StreamBench) -> tuple[list[float], list[int], 
         probes[item] = time.monotonic()
         rig.sink.append(Topic.EVENTS, item, msgspec.json.encode(event.to_dict()))
         if len(probes) % 25 == 0:
-            applied = rig.applied()  # first: what arrives while we ask counts as lag, not the other way round
+            applied = rig.applied()  # read first, so that what arrives meanwhile counts as lag
             lags.append(rig.appended() - applied)
         time.sleep(max(0.0, now + config.probe_every_s - time.monotonic()))
     generator.join()
@@ -142,7 +142,7 @@ def _live(rig: StreamRig, config: StreamBench) -> tuple[list[float], list[int], 
 
 
 def _generate(bootstrap: str, config: StreamBench) -> None:
-    """In a process of its own, so that it does not slow the probes."""
+    """Runs in its own process, so that it does not slow the probes."""
     sink = KafkaSink(bootstrap)
     events = traffic_events(synthetic_items(config.items, config.seed), config.users, seed=config.seed + 1)
     count = int(config.rate * (config.seconds + _WARM_UP_S))

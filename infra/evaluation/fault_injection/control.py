@@ -1,8 +1,8 @@
-"""The control of the stream drill: a feature worker as it is usually written. It must come out wrong.
+"""The control of the stream's fault-injection test: a feature worker as usually written. It must come out wrong.
 
-It applies events one by one, and Kafka keeps its offsets, committed once a second after the fact. What a crash
-replays is counted twice; what Redis forgets in a crash is gone, since Kafka's offset is already past it; an event
-that was sent twice counts twice; a worker that was frozen goes on writing to partitions that are not its own.
+It applies events one by one; Kafka stores its offsets, committed once a second after the fact. So what a crash replays
+is counted twice, what Redis forgets in a crash is lost, an event that was sent twice counts twice, and a frozen worker
+continues to write to partitions that it has lost.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ GROUP = "control"
 
 
 class UnguardedStore(RedisFeatureStore):
-    """Writes where the real store does, without epochs, offsets and event ids. For the control only."""
+    """Writes the real store's keys without epochs, offsets and event ids."""
 
     def add(self, events: list[Event]) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
@@ -43,20 +43,15 @@ class UnguardedStore(RedisFeatureStore):
                 partition = partition_of(event.user_id, self._config.partitions)
                 user = self._key(partition, "u", event.user_id)
                 item = self._key(partition, "i", event.item_id)
-                for entity, key, deltas in (
-                    (Entity.USER, user, folded.user),
-                    (Entity.ITEM, item, folded.item),
-                ):
-                    for name, _, amount in deltas:
-                        cell, op = self._encoder.field(entity, name)
-                        if op is Op.ADD:
-                            pipe.hincrby(key, cell, amount)
-                        else:
-                            known = extremes.get((key, cell), (op, amount))[1]
-                            extremes[key, cell] = (
-                                op,
-                                max(known, amount) if op is Op.MAX else min(known, amount),
-                            )
+                deltas = [(Entity.USER, user, delta) for delta in folded.user]
+                deltas += [(Entity.ITEM, item, delta) for delta in folded.item]
+                for entity, key, (name, _, amount) in deltas:
+                    cell, op = self._encoder.field(entity, name)
+                    if op is Op.ADD:
+                        pipe.hincrby(key, cell, amount)
+                    else:
+                        known = extremes.get((key, cell), (op, amount))[1]
+                        extremes[key, cell] = op, (max if op is Op.MAX else min)(known, amount)
                 if folded.item:
                     pipe.sadd(self._key(partition, "items"), event.item_id)
                 for history, visit in folded.visits:
@@ -68,7 +63,6 @@ class UnguardedStore(RedisFeatureStore):
         self._put_extremes(extremes)
 
     def _put_extremes(self, extremes: dict[tuple[str, bytes], tuple[Op, int]]) -> None:
-        """Read, compare, write."""
         with self._redis.pipeline(transaction=False) as pipe:
             for key, cell in extremes:
                 pipe.hget(key, cell)
@@ -112,7 +106,7 @@ def main() -> None:
 
 
 def _share(store: UnguardedStore, consumer: Any, name: str, partitions: int) -> None:
-    """The workers share the partitions as ours do; each goes on at Kafka's committed offset."""
+    """Share the partitions as our workers do; each continues at Kafka's committed offset."""
     living = store.workers(name, 5_000)
     numbers = [n for n in range(partitions) if living[n % len(living)] == name]
     mine = {TopicPartition(str(t), n) for t in (Topic.EVENTS, Topic.IMPRESSIONS) for n in numbers}
@@ -120,7 +114,7 @@ def _share(store: UnguardedStore, consumer: Any, name: str, partitions: int) -> 
         if consumer.assignment():
             consumer.commit()
         consumer.assign(sorted(mine))
-        print("claimed", len(mine), flush=True)  # noqa: T201 - the drill waits for it
+        print("claimed", len(mine), flush=True)  # noqa: T201 - the test waits for it
 
 
 def _parse(topic: str, value: bytes) -> list[Event]:

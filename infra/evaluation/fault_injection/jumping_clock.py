@@ -17,11 +17,11 @@ class JumpingClock:
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """Of the processes that shall follow."""
+        """Environment of the processes that follow it."""
         paths = [str(_FOLDER), os.environ.get("PYTHONPATH", "")]
         return {"DRILL_CLOCK": str(self._path), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
     def jump(self, seconds: float) -> None:
-        """From the true time; 0: back to it."""
+        """Set the offset from the true time."""
         with self._path.open("r+b") as file:  # in place: it is mapped
             file.write(struct.pack("<d", seconds))

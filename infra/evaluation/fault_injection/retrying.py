@@ -1,7 +1,6 @@
-"""What users of the official client see while parts die: it sends again what was not answered."""
+"""What users of the official client see while parts die: it retries what was not answered."""
 
 import threading
-from types import TracebackType
 from typing import Self
 
 from recsys.client import Client
@@ -12,7 +11,7 @@ _PAUSE_S = 0.05
 
 
 class RetryingClients:
-    """A context manager: clients in threads that ask for lists and send clicks until it ends."""
+    """A context manager: threads that ask for lists and send clicks until it exits."""
 
     def __init__(self, url: str, seed: int) -> None:
         self.calls = self.errors = 0
@@ -28,9 +27,7 @@ class RetryingClients:
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()

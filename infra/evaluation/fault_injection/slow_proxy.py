@@ -1,9 +1,8 @@
-"""A TCP proxy that can be slow: what is between an API and a Redis on a bad network."""
+"""A TCP proxy that can be slow, as a bad network between the API and Redis."""
 
 import asyncio
 import contextlib
 import threading
-from types import TracebackType
 from typing import Self
 
 _CHUNK = 1 << 16
@@ -11,10 +10,9 @@ _GRACE_S = 5.0
 
 
 class SlowProxy:
-    """A context manager: forwards 127.0.0.1:`port` to `target_port`, every piece from the client `delay_s` late.
+    """A context manager: forwards 127.0.0.1:`port` to `target_port`, each chunk from the client `delay_s` late.
 
-    A call of Redis is one piece there and one back, so it takes `delay_s` longer. What the target closes or refuses,
-    the proxy closes.
+    A Redis call is one chunk each way, so it takes `delay_s` longer. What the target closes or refuses, it closes.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -31,9 +29,7 @@ class SlowProxy:
         self._listens.wait()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -68,4 +64,4 @@ class SlowProxy:
                     await asyncio.sleep(self.delay_s)
                 writer.write(piece)
                 await writer.drain()
-        writer.close()  # what one side has ended, ends on the other
+        writer.close()  # closed on one side, closed on the other

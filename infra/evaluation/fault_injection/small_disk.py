@@ -3,7 +3,6 @@
 import errno
 import subprocess
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 _FILLER = "filler"
@@ -11,8 +10,8 @@ _BLOCK = b"\0" * 65_536
 
 
 class SmallDisk:
-    """A context manager: a tmpfs of `size_bytes` at `folder`, for which one must be root. `real` is False where it
-    cannot be mounted; then the folder is an ordinary one, and nothing is proved by filling it."""
+    """A context manager: a tmpfs of `size_bytes` at `folder`, which needs root. `real` is False where it cannot be
+    mounted; then the folder is an ordinary one, and filling it proves nothing."""
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
         self.folder = folder
@@ -26,15 +25,13 @@ class SmallDisk:
         self.real = subprocess.run(command, capture_output=True, check=False).returncode == 0
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.real:
-            # lazily: a process that was told to end may have a file open still
+            # lazily: a stopping process may still have a file open
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
     def fill(self) -> None:
-        """Until the kernel says that no space is left."""
+        """Write until no space is left."""
         if not self.real:
             return
         with (self.folder / _FILLER).open("ab", buffering=0) as file:

@@ -1,24 +1,22 @@
-"""`recsys drill stream`: faults while offsets advance, then every cell is compared with a recomputation of the log.
+"""`recsys drill stream`: fault-injection test of the stream; every cell is compared with a recomputation of the log.
 
-Rounds: our workers on a Redis that keeps an append-only file; the same on one that keeps snapshots; and the
-control (`infra.evaluation.fault_injection.control`: offsets only in Kafka), which must come out wrong, or the
-drill proves nothing.
-Each round sends the same seeded log at a steady rate, with duplicates, out-of-order and late events and poison,
-and injects each kind of fault several times, each once the offsets have advanced since the last.
+Rounds: our workers on a Redis with an append-only file; the same on one with snapshots; and the control (offsets only
+in Kafka), which must come out wrong, or the test proves nothing. Each round sends the same seeded log at a steady rate,
+with duplicates, out-of-order and late events and poison, and injects each kind of fault several times, each after the
+offsets have advanced since the last.
 """
 
 import itertools
 import math
-import os
 import random
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -27,11 +25,12 @@ from kafka import KafkaConsumer, TopicPartition
 from infra.evaluation.fault_injection import control
 from infra.evaluation.fault_injection.verify import Differences, Expected, differences, expected_states
 from infra.evaluation.load.traffic import synthetic_items
-from infra.evaluation.stream_rig import EVERY, TOPICS, Offsets, StreamRig
+from infra.evaluation.stream_rig import EVERY, TOPICS, Offsets, StreamRig, freeze
+from infra.local.process import ChildProcess
 from infra.local.redis import Persistence
 from infra.terminal import console
 from recsys.contracts.event_log import EventSink
-from recsys.contracts.events import Event, derived_id
+from recsys.contracts.events import Event, derived_id, item_context
 from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType, Item, Topic
 from recsys.features.definitions import FEATURES
@@ -39,24 +38,24 @@ from recsys.result import Goal, Result
 from streaming.worker.dead_letter import read_dead_letters
 
 WORKERS = 2
+_CONTROL = (sys.executable, "-m", "infra.evaluation.fault_injection.control")
 _TIMEOUT_S = 300.0
 _TICK_S = 0.1
-_FROZEN_S = (
-    9.0  # longer than the group's session timeout: the broker gives its partitions to the other worker
-)
-_STORM = 3  # so many times a worker joins and leaves
+# longer than the group's session timeout: the broker gives its partitions to the other worker
+_FROZEN_S = 9.0
+_STORM = 3  # times that a worker joins and leaves
 
 
 class Fault(StrEnum):
     KILL_WORKER = "kill_worker"  # kill -9, and another starts
     FREEZE_WORKER = "freeze_worker"  # SIGSTOP until it has lost its partitions, then SIGCONT
     KILL_REDIS = "kill_redis"  # kill -9, and it starts from what is on disk
-    REBALANCE = "rebalance"  # a third worker joins and leaves, again and again
+    REBALANCE = "rebalance"  # a third worker joins and leaves repeatedly
 
 
 @dataclass(frozen=True)
 class StreamDrill:
-    """At least `records` at `rate` a second; each fault `repeats` times, `advance` records after the last one."""
+    """At least `records` at `rate` per second; each fault `repeats` times, `advance` records after the last one."""
 
     seed: int = 0
     records: int = 60_000
@@ -74,8 +73,6 @@ class StreamDrill:
 
 @dataclass
 class Outcome:
-    """What one round left behind."""
-
     expected: Expected
     differences: Differences
     dead_letters: int
@@ -86,7 +83,7 @@ class Outcome:
 
 
 def run(config: StreamDrill) -> Result:
-    """All rounds, one after another."""
+    """Run all rounds, one after the other."""
     figures: dict[str, float] = {}
     goals: dict[str, Goal] = {}
     for persistence in config.persistences:
@@ -107,12 +104,7 @@ def _figures(prefix: str, found: Outcome) -> dict[str, float]:
     figures: dict[str, float] = {
         "events": found.expected.events,
         "duplicates_sent": found.expected.duplicates,
-        "cells": found.differences.cells,
-        "wrong_cells": found.differences.wrong_cells,
-        "lost": found.differences.lost,
-        "doubled": found.differences.doubled,
-        "sequences": found.differences.sequences,
-        "wrong_sequences": found.differences.wrong_sequences,
+        **asdict(found.differences),
         "dead_letters_expected": found.expected.dead_letters,
         "dead_letters_distinct": found.dead_letters,
         "dead_letters_missing": abs(found.expected.dead_letters - found.dead_letters),
@@ -131,9 +123,7 @@ def _figures(prefix: str, found: Outcome) -> dict[str, float]:
 def _round(config: StreamDrill, persistence: Persistence, is_control: bool = False) -> Outcome:
     with StreamRig(persistence) as rig, ExitStack() as closing:
         offsets = closing.enter_context(_committed(rig)) if is_control else rig.offsets
-        crew = _Crew(
-            rig, (sys.executable, "-m", "infra.evaluation.fault_injection.control") if is_control else ()
-        )
+        crew = _Crew(rig, _CONTROL if is_control else ())
         done = threading.Event()
         sender = threading.Thread(target=_send, args=(rig.sink, config, done), daemon=True)
         sender.start()
@@ -143,7 +133,7 @@ def _round(config: StreamDrill, persistence: Persistence, is_control: bool = Fal
             due = sum(offsets().values()) + config.advance
             rig.wait_until(lambda: sum(offsets().values()) >= due, _TIMEOUT_S, f"progress before {fault}")  # noqa: B023
             before, began = rig.ends(), time.monotonic()
-            crew.suffer(fault)
+            crew.inject(fault)
             rig.wait_until(lambda: _passed(offsets(), before), _TIMEOUT_S, f"recovery from {fault}")  # noqa: B023
             recovery[fault].append(time.monotonic() - began)
             console.print(f"  {fault} after {due} records: caught up in {recovery[fault][-1]:.1f} s")
@@ -172,7 +162,7 @@ def _passed(offsets: Offsets, ends: Offsets) -> bool:
 
 @contextmanager
 def _committed(rig: StreamRig) -> Iterator[Callable[[], Offsets]]:
-    """The control's progress, which only Kafka knows; asked for twice a second at most."""
+    """The control's progress, which only Kafka knows; polled twice a second at most."""
     consumer = KafkaConsumer(bootstrap_servers=rig.kafka.bootstrap, group_id=control.GROUP)
     asked, found = -math.inf, Offsets()
 
@@ -191,37 +181,33 @@ def _committed(rig: StreamRig) -> Iterator[Callable[[], Offsets]]:
         consumer.close()
 
 
+def _has_claimed(worker: ChildProcess) -> bool:
+    return "claimed" in worker.log.read_text(encoding="utf-8")
+
+
 class _Crew:
-    """The workers of a round, and what happens to them."""
+    """The workers of a round, and their faults."""
 
     def __init__(self, rig: StreamRig, command: tuple[str, ...]) -> None:
         self._rig = rig
         self._command = command
         self._workers = [rig.start_worker(*command) for _ in range(WORKERS)]
 
-    def suffer(self, fault: Fault) -> None:
+    def inject(self, fault: Fault) -> None:
         match fault:
             case Fault.KILL_WORKER:
                 self._rig.kill_worker(self._workers.pop(0))
                 self._workers.append(self._rig.start_worker(*self._command))
             case Fault.FREEZE_WORKER:
-                frozen = self._workers[0]
-                os.kill(frozen.pid, signal.SIGSTOP)
-                time.sleep(_FROZEN_S)
-                os.kill(frozen.pid, signal.SIGCONT)
+                freeze(self._workers[0].pid, _FROZEN_S)
             case Fault.KILL_REDIS:
                 self._rig.redis.kill()
                 self._rig.redis.start()
             case Fault.REBALANCE:
                 for _ in range(_STORM):
-                    self._join_and_leave()
-
-    def _join_and_leave(self) -> None:
-        third = self._rig.start_worker(*self._command)
-        self._rig.wait_until(
-            lambda: "claimed" in third.log.read_text(encoding="utf-8"), _TIMEOUT_S, "a third worker"
-        )
-        self._rig.stop_worker(third)
+                    third = self._rig.start_worker(*self._command)
+                    self._rig.wait_until(partial(_has_claimed, third), _TIMEOUT_S, "a third worker")
+                    self._rig.stop_worker(third)
 
     def stop(self) -> None:
         for worker in self._workers:
@@ -232,9 +218,9 @@ class _Crew:
 
 
 def _send(sink: EventSink, config: StreamDrill, done: threading.Event) -> None:
-    """Send records at the drill's rate until every fault is over, and at least as many as configured.
+    """Send records at the configured rate until every fault is over, and at least as many as configured.
 
-    Those of a tick together: the embedded broker gets slower with every batch that its log holds.
+    Records of a tick go together: the embedded broker gets slower with every batch in its log.
     """
     started, sent = time.monotonic(), 0
     records = drill_records(config)
@@ -247,33 +233,27 @@ def _send(sink: EventSink, config: StreamDrill, done: threading.Event) -> None:
 
 
 def drill_records(config: StreamDrill) -> Iterator[tuple[Topic, str, bytes]]:
-    """Topic, key and value of endless records: mostly single events, some lists of impressions, and trouble."""
+    """Endless records (topic, key, value): mostly single events, some lists of impressions, some invalid."""
     rng = random.Random(config.seed)  # noqa: S311
     items = synthetic_items(config.items, config.seed)
     start_ms = time.time_ns() // 1_000_000 - 3 * MS_PER_HOUR
     recent: list[tuple[Topic, str, bytes]] = []
     for n in itertools.count():
         fate = rng.random()
-        if recent and fate < 0.03:  # sent again
+        if recent and fate < 0.03:  # a duplicate
             yield rng.choice(recent)
             continue
         user = f"user-{int(config.users * rng.random() ** 2)}"
-        # out of order by up to ten minutes; with a few that are more than a day late
-        time_ms = (
-            start_ms
-            + min(2 * MS_PER_HOUR, n * MS_PER_HOUR // config.records)
-            - rng.randrange(10 * MS_PER_MINUTE)
-        )
+        # out of order by up to ten minutes; a few are more than a day late
+        time_ms = start_ms + min(2 * MS_PER_HOUR, n * MS_PER_HOUR // config.records)
+        time_ms -= rng.randrange(10 * MS_PER_MINUTE)
         if fate < 0.035:
             yield Topic.EVENTS, user, rng.choice([b"{", b"null", b'{"type": "click"}', b"\xff"])
         elif fate < 0.04:
             yield Topic.EVENTS, user, _event(rng, n, user, time_ms - 2 * MS_PER_DAY, items)
         else:
-            record = (
-                (Topic.IMPRESSIONS, user, _impression(rng, n, user, time_ms, items))
-                if fate < 0.1
-                else (Topic.EVENTS, user, _event(rng, n, user, time_ms, items))
-            )
+            topic, make = (Topic.IMPRESSIONS, _impression) if fate < 0.1 else (Topic.EVENTS, _event)
+            record = topic, user, make(rng, n, user, time_ms, items)
             recent = [*recent[-99:], record]
             yield record
 
@@ -287,7 +267,7 @@ def _event(rng: random.Random, n: int, user: str, time_ms: int, items: Sequence[
         item_id=item.item_id,
         event_time_ms=time_ms,
         value=float(rng.randint(1, 5)),
-        context={"categories": "|".join(item.categories), "creator": item.creator},
+        context=item_context({}, item.categories, item.creator),
     )
     return msgspec.json.encode(event.to_dict())
 

@@ -35,13 +35,13 @@ _MIX = {  # how often each type occurs
 _encode = msgspec.json.Encoder().encode
 
 
-# Where events go: returns when they are accepted, raises `Unavailable` when they are not.
+# Sends events: returns when they are accepted, raises `Unavailable` when they are not.
 Target = Callable[[Sequence[Event]], Awaitable[None]]
 
 
 @dataclass
 class Sent:
-    """What became of the events that were due; `seconds` from when each was due until it was accepted."""
+    """Outcome of the due events; `seconds` from when each was due until it was accepted."""
 
     accepted: int = 0
     refused: int = 0
@@ -68,7 +68,7 @@ def traffic_events(
     seed: int = 0,
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> Iterator[Event]:
-    """Endless events of now. The k-th most popular user or item occurs in proportion to k^-skew."""
+    """Endless events of the present. The k-th most popular user or item occurs in proportion to k^-skew."""
     rng = np.random.default_rng(seed)
     user_shares, item_shares = zipf(users, skew), zipf(len(items), skew)
     kinds = list(_MIX)
@@ -149,7 +149,7 @@ async def drive_http(
 
 
 def kafka_target(sink: EventSink) -> Target:
-    """Straight to the topic `events`."""
+    """Write straight to the topic `events`."""
 
     async def send(events: Sequence[Event]) -> None:
         for event in events:
@@ -159,7 +159,7 @@ def kafka_target(sink: EventSink) -> Target:
 
 
 def http_target(client: httpx.AsyncClient) -> Target:
-    """`POST /v1/events`, those that are due together in one request. `client` knows the base address."""
+    """`POST /v1/events`, with events that are due together in one request. `client` has the base URL."""
 
     async def send(events: Sequence[Event]) -> None:
         body = {"events": [_wire(event) for event in events]}

@@ -1,8 +1,8 @@
-"""A world's users as clients of the API: they come, ask for lists, answer them, and leave.
+"""Load generation: a world's users as clients of the API. They come, ask for lists, respond to them, and leave.
 
 The load is open: a visit begins when it is due by the world's daily rhythm, whether or not earlier ones were answered.
-Thousands of visits run at once, each a coroutine. A visitor uses the public API alone (`recsys.client`), so that
-nothing of the world's truth can reach the recommender but what a user would do.
+Thousands of visits run at once, each a coroutine. A visitor uses only the public API (`recsys.client`), so nothing of
+the world's truth reaches the recommender except what users do.
 """
 
 import asyncio
@@ -48,9 +48,9 @@ class Shop(Protocol):
 class VisitConfig:
     """How a day of the world is played.
 
-    `rate`: visits a second, in the mean over the day; `day_s`: how long the day lasts, so that its curve is seen
-    whole; `k`: items a visitor asks for; `max_lists`: of one visit; `reading`: share of the reading time that is
-    waited, in the day's time; `announce_s`: between two looks at what came and went.
+    `rate`: mean visits per second over the day; `day_s`: duration of the day; `k`: items per list; `max_lists`: per
+    visit; `reading`: share of the reading time to wait, in the day's time; `announce_s`: interval between updates of
+    the catalogue.
     """
 
     rate: float = 10.0
@@ -64,7 +64,7 @@ class VisitConfig:
 
 @dataclass
 class Visits:
-    """What happened. `seconds`: of each answered list."""
+    """Counts; `seconds` of each answered list."""
 
     begun: int = 0
     stayed_away: int = 0  # a dissatisfied user who did not come
@@ -78,14 +78,14 @@ class Visits:
     seconds: list[float] = field(default_factory=list)
 
     def add(self, other: "Visits") -> None:
-        """Another day's."""
+        """Add another day."""
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(other, f.name)
             setattr(self, f.name, max(mine, theirs) if f.name == "most_at_once" else mine + theirs)
 
 
 class Population:
-    """The visitors of one world, who remember from one visit to the next."""
+    """The visitors of one world, whose state lasts from one visit to the next."""
 
     def __init__(self, world: World, behavior: Behavior | None = None) -> None:
         self.world = world
@@ -107,8 +107,8 @@ async def visit(
     wait: Callable[[float], Any],
     visits: Visits,
 ) -> None:
-    """One visit of one user: lists until the user has enough, none of which repeats what the visit has shown, as a
-    feed's client asks. `wait` takes seconds of the world."""
+    """One visit of one user: lists until the user has enough, excluding what the visit has shown, as a feed's client
+    does. `wait` takes seconds of the world."""
     behavior, visitor = population.behavior, population.visitor(row)
     if visitor.shown and not behavior.returns(visitor):
         visits.stayed_away += 1
@@ -151,7 +151,7 @@ def _rows(world: World, answer: Recommendations) -> Ints:
 async def _report(
     shop: Shop, row: int, request_id: str, done: Sequence[Action], time_ms: int, visits: Visits
 ) -> None:
-    """Everything at once, when the reading is over. The time is the world's: a client's clock says when it happened."""
+    """Send all actions at once, after the reading, with the world's time, as from a client's clock."""
     events = []
     for action in done:
         event: dict[str, Any] = {
@@ -179,7 +179,7 @@ async def play_day(
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Any] = asyncio.sleep,
 ) -> Visits:
-    """One day of the world within `day_s` seconds, each visit begun when it is due.
+    """Play one day of the world within `day_s` seconds, starting each visit when it is due.
 
     Raises:
         InvalidConfig: the world has fewer visits a day than the rate needs.
@@ -227,12 +227,12 @@ async def play_day(
 
 
 def _due(world: World, config: VisitConfig) -> tuple[Ints, np.ndarray[Any, np.dtype[np.float64]]]:
-    """Who comes, and after how many seconds: a sample of the world's visits of the day, in their order."""
+    """Who comes, and after how many seconds: an ordered sample of the world's visits of the day."""
     users, times = world.visits(config.day)
     wanted = round(config.rate * config.day_s)
     if wanted > len(users):
         raise InvalidConfig(
-            f"{wanted} visits are wanted and the world has {len(users)} on day {config.day}: more users, please"
+            f"{wanted} visits are requested, but the world has {len(users)} on day {config.day}: use more users"
         )
     rng = np.random.default_rng((world.config.seed, 4, config.day))
     chosen = np.sort(rng.choice(len(users), wanted, replace=False))
@@ -249,7 +249,7 @@ async def _announce(
     sleep: Callable[[float], Any],
     every_s: float,
 ) -> None:
-    """Tell the API what came and went, as a shop's catalogue service would. An outage is made up for later."""
+    """Send new and expired items to the API, as a shop's catalogue service would. After an outage it catches up."""
     told_ms = start_ms
     while True:
         await sleep(every_s)
@@ -268,7 +268,7 @@ async def _announce(
 
 
 def figures(visits: Visits, took_s: float) -> dict[str, float]:
-    """For the command line."""
+    """Figures by name."""
     p50, p99 = np.percentile(visits.seconds, [50, 99]) * 1e3 if visits.seconds else (np.nan, np.nan)
     shown = max(visits.lists, 1)
     return {

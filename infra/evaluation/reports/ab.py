@@ -1,16 +1,15 @@
-"""`recsys ab report`: one experiment, read from the lake, with everything that says whether to believe it.
+"""`recsys ab report`: one experiment, read from the lake, with the checks that say whether to trust it.
 
-Writes `report.md` and three plots into a folder: arms over time, lifts with their intervals, users' distributions.
+Writes `report.md` and three plots: arms over time, lifts with their intervals, users' distributions.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
 
+from infra.evaluation.plotting import pyplot, save
 from recsys.contracts.errors import InvalidData
 from recsys.experiments.analysis import Lift
 from recsys.experiments.comparison import (
@@ -26,13 +25,14 @@ from recsys.experiments.comparison import (
 from recsys.experiments.outcomes import METRICS, Outcomes, outcomes_by_day
 from recsys.result import Goal, Result
 
-matplotlib.use("Agg")  # no display
-AA_TESTS = 1_000  # the rate that they find is then within 1.4 points of the true one, 19 times out of 20
+AA_TESTS = 1_000  # the rate found is within 1.4 points of the true one, 19 times out of 20
+
+_WRONG = ": **the split is not as planned; trust none of this.**"
 
 
 @dataclass(frozen=True)
 class AbReport:
-    """What to read. `control` empty: the arm of that name, else the first by name."""
+    """`control` empty: the arm of that name, else the first by name."""
 
     lake: Path
     experiment: str
@@ -48,6 +48,10 @@ class _Day:
     lifts: Mapping[str, Mapping[str, Lift]]  # arm → metric
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # metric → arm
 
+    @staticmethod
+    def sequential_p(days: "list[_Day]", arm: str, name: str) -> float:
+        return min(day.lifts[arm][name].always_valid_p for day in days if name in day.lifts.get(arm, {}))
+
 
 def report(config: AbReport) -> Result:
     """Read, compare, write.
@@ -56,28 +60,25 @@ def report(config: AbReport) -> Result:
         InvalidData: the lake has no impression of the experiment, or only one arm.
         InvalidConfig: there is no such control.
     """
-    looks: list[_Day] = []
+    days: list[_Day] = []
     outcomes: Outcomes | None = None
     for outcomes in outcomes_by_day(config.lake, config.experiment):
         control = control_of(outcomes, config.control)
         treatments = [arm for arm in outcomes.arms if arm != control]
-        found = {
-            arm: lifts(outcomes, control, arm) for arm in treatments if comparable(outcomes, control, arm)
-        }
-        looks.append(_Day(outcomes.day, found, _values(outcomes)))
-    if outcomes is None or not looks[-1].lifts:
+        found = {a: lifts(outcomes, control, a) for a in treatments if comparable(outcomes, control, a)}
+        days.append(_Day(outcomes.day, found, _values(outcomes)))
+    if outcomes is None or not days[-1].lifts:
         raise InvalidData(
             f"{config.experiment}: one arm only, or fewer than two users in an arm; nothing to compare"
         )
     rng = np.random.default_rng(config.seed)
-    wide = {arm: catalogue_lifts(outcomes, control, arm, rng) for arm in looks[-1].lifts}
+    wide = {arm: catalogue_lifts(outcomes, control, arm, rng) for arm in days[-1].lifts}
     false_positives = false_positive_rate(outcomes, rng, config.aa_tests)
-    figures = _figures(outcomes, looks, wide, false_positives)
-    config.out.mkdir(parents=True, exist_ok=True)
-    _plot_days(looks, config.out / "arms-over-time.svg")
-    _plot_lifts(looks[-1].lifts, wide, config.out / "lifts.svg")
+    figures = _figures(outcomes, days, wide, false_positives)
+    _plot_days(days, config.out / "arms-over-time.svg")
+    _plot_lifts(days[-1].lifts, wide, config.out / "lifts.svg")
     _plot_users(outcomes, config.out / "users.svg")
-    text = markdown(config, outcomes, control, looks, wide, false_positives)
+    text = markdown(config, outcomes, control, days, wide, false_positives)
     (config.out / "report.md").write_text(text, encoding="utf-8")
     return Result(
         f"ab report {config.experiment}",
@@ -99,69 +100,58 @@ def _values(outcomes: Outcomes) -> dict[str, dict[str, float]]:
 
 def _figures(
     outcomes: Outcomes,
-    looks: list[_Day],
+    days: list[_Day],
     wide: Mapping[str, Mapping[str, CatalogueLift]],
     false_positives: Mapping[str, float],
 ) -> dict[str, float]:
     figures: dict[str, float] = {
-        "days": len(looks),
+        "days": len(days),
         "users": len(outcomes.arm),
         "crossed_users": outcomes.crossed,
         "split_p": split_p(outcomes),
     }
-    for arm, found in looks[-1].lifts.items():
+    for arm, found in days[-1].lifts.items():
         for name, lift in found.items():
-            sequential = [
-                look.lifts[arm][name].always_valid_p for look in looks if name in look.lifts.get(arm, {})
-            ]
-            figures |= {
-                f"{arm}_{name}_lift": lift.relative,
-                f"{arm}_{name}_low": lift.low,
-                f"{arm}_{name}_high": lift.high,
+            figures |= _interval_figures(f"{arm}_{name}", lift) | {
                 f"{arm}_{name}_p": lift.p,
-                f"{arm}_{name}_sequential_p": min(sequential),
+                f"{arm}_{name}_sequential_p": _Day.sequential_p(days, arm, name),
                 f"{arm}_{name}_cohens_d": lift.cohens_d,
                 f"{arm}_{name}_detectable": lift.detectable,
                 f"{arm}_{name}_variance_kept": lift.variance_kept,
             }
         for name, whole in wide[arm].items():
-            figures |= {
-                f"{arm}_{name}_lift": whole.relative,
-                f"{arm}_{name}_low": whole.low,
-                f"{arm}_{name}_high": whole.high,
-            }
+            figures |= _interval_figures(f"{arm}_{name}", whole)
     figures |= {f"aa_{name}": rate for name, rate in false_positives.items()}
     rate = float(np.mean(list(false_positives.values())))
     figures |= {"aa_false_positive_rate": rate, "aa_false_positive_error": abs(rate - 0.05)}
     return figures
 
 
+def _interval_figures(name: str, x: Lift | CatalogueLift) -> dict[str, float]:
+    return {f"{name}_lift": x.relative, f"{name}_low": x.low, f"{name}_high": x.high}
+
+
 def markdown(
     config: AbReport,
     outcomes: Outcomes,
     control: str,
-    looks: list[_Day],
+    days: list[_Day],
     wide: Mapping[str, Mapping[str, CatalogueLift]],
     false_positives: Mapping[str, float],
 ) -> str:
-    """The report as a person reads it."""
+    """The report's text."""
     counts = np.bincount(outcomes.arm, minlength=len(outcomes.arms))
     split = split_p(outcomes)
     lines = [
         f"# {config.experiment}",
         "",
-        f"{looks[0].day} to {looks[-1].day}; control: {control}; users: "
+        f"{days[0].day} to {days[-1].day}; control: {control}; users: "
         + ", ".join(f"{arm} {n}" for arm, n in zip(outcomes.arms, counts, strict=True))
         + f"; left out because seen in two arms: {outcomes.crossed}.",
-        f"Sample ratio: p = {split:.3g}"
-        + (
-            ": **the split is not as planned; trust none of this.**"
-            if split < WRONG_SPLIT
-            else ", as planned."
-        ),
+        f"Sample ratio: p = {split:.3g}{_WRONG if split < WRONG_SPLIT else ', as planned.'}",
         "",
     ]
-    for arm, found in looks[-1].lifts.items():
+    for arm, found in days[-1].lifts.items():
         lines += [
             f"## {arm} against {control}",
             "",
@@ -170,9 +160,7 @@ def markdown(
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for name, x in found.items():
-            sequential = min(
-                look.lifts[arm][name].always_valid_p for look in looks if name in look.lifts.get(arm, {})
-            )
+            sequential = _Day.sequential_p(days, arm, name)
             lines.append(
                 f"| {name} | {x.control:.4g} | {x.treatment:.4g} | {_interval(x)} | {x.p:.3g} | {sequential:.3g}"
                 f" | {x.cohens_d:.3f} | {x.detectable:.1%} | {x.variance_kept:.2f} |"
@@ -198,12 +186,12 @@ def _interval(x: Lift | CatalogueLift) -> str:
     return f"{x.relative:+.1%} [{x.low:+.1%}, {x.high:+.1%}]"
 
 
-def _plot_days(looks: list[_Day], path: Path) -> None:
-    names = [name for name in ("ctr", "cvr", "dwell_per_session_s") if name in looks[-1].values]
+def _plot_days(days: list[_Day], path: Path) -> None:
+    names = [name for name in ("ctr", "cvr", "dwell_per_session_s") if name in days[-1].values]
     figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3))
     for axis, name in zip(np.atleast_1d(axes), names, strict=True):
-        for arm in looks[-1].values[name]:
-            axis.plot([look.values[name].get(arm, np.nan) for look in looks], "o-", label=arm)
+        for arm in days[-1].values[name]:
+            axis.plot([day.values[name].get(arm, np.nan) for day in days], "o-", label=arm)
         axis.set(title=name, xlabel="days, cumulative")
         axis.grid(alpha=0.3)
     np.atleast_1d(axes)[0].legend()
@@ -246,5 +234,4 @@ def _plot_users(outcomes: Outcomes, path: Path) -> None:
 
 def _save(figure: pyplot.Figure, path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    save(figure, path, metadata={"Date": None})

@@ -1,20 +1,19 @@
-"""`recsys report diversity`: what the diversity dial costs in relevance, on a data set's future.
+"""`recsys report diversity`: what the diversity dial costs in relevance on held-out data.
 
-EASE, fitted on the past, scores every item for each test case; the best of them are reranked as serving does it, by MMR
-and by DPP at every position of the dial, and the lists are held against the item that came next. Similarity is the
-cosine of item vectors (truncated SVD of the users' past); categories, which no model here has seen, are the check.
+EASE scores every item for each test case; the best are reranked as in serving, by MMR and DPP at every position of the
+dial, and the lists are compared with the item that came next. Similarity is the cosine of item vectors (truncated SVD
+of the training data); categories, which no model here has seen, are the check.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
+from infra.evaluation.plotting import pyplot, save
 from recsys.contracts.types import Diversity, Item
 from recsys.metrics import coverage, intra_list_diversity
 from recsys.rerank.diversity import (
@@ -35,7 +34,6 @@ from training.evaluation.recall import RecallEvaluation, read_split
 from training.two_tower.cooccurrence import interactions
 from training.two_tower.retrieval import Cases, scored
 
-matplotlib.use("Agg")  # no display
 POOL, K, DIMENSION = 100, 10, 32
 _REGULARISATION = 200.0
 _DEFAULT = RerankConfig().strength
@@ -73,10 +71,8 @@ def report(config: DiversityReport) -> Result:
         lists = np.array(
             [_list(objective, dial, s, vectors[r], r) for r, s in zip(rows, scores, strict=True)]
         )
-        figures |= {
-            f"{name}_{metric}": value
-            for metric, value in _measure(lists, cases.targets, vectors, categories).items()
-        }
+        measured = _measure(lists, cases.targets, vectors, categories)
+        figures |= {f"{name}_{metric}": value for metric, value in measured.items()}
     _plot(figures, config)
     figures["default_ndcg_kept"] = figures[f"mmr_{_DEFAULT}_ndcg10"] / max(figures["none_ndcg10"], 1e-9)
     figures["default_distance_gained"] = figures[f"mmr_{_DEFAULT}_distance"] / figures["none_distance"] - 1
@@ -91,7 +87,7 @@ def _positions(config: DiversityReport) -> Iterator[tuple[str, Diversity, float]
 
 
 def _pools(split: Split, cases: Cases) -> tuple[NDArray[np.int64], Floats]:
-    """(n, POOL) item rows and scores of each case, the best first."""
+    """(n, POOL) item rows and scores per case, the best first."""
     scorer = ease(_REGULARISATION)(TrainingHistories(split.refit, len(split.items)))
     size = min(POOL, len(split.items))
     rows, found = np.zeros((len(cases), size), np.int64), np.zeros((len(cases), size), np.float32)
@@ -102,18 +98,17 @@ def _pools(split: Split, cases: Cases) -> tuple[NDArray[np.int64], Floats]:
 
 
 def _vectors(split: Split) -> Floats:
-    """(n_items, DIMENSION) of length 1: what users had the item."""
+    """(n_items, DIMENSION) of length 1, by the users who had the item."""
     seen = interactions(split.refit, len(split.items)).astype(np.float64)
-    seen = seen.multiply(
-        1 / np.sqrt(np.maximum(seen.sum(1), 1))
-    ).tocsr()  # a user with many says less of each
+    # each event of a user with many weighs less
+    seen = seen.multiply(1 / np.sqrt(np.maximum(seen.sum(1), 1))).tocsr()
     dimension = min(DIMENSION, min(seen.shape) - 1)
     _, values, items = svds(seen, k=dimension, v0=np.ones(min(seen.shape)))
     return unit((items.T * values).astype(np.float32))
 
 
 def _category_vectors(items: Sequence[Item]) -> Floats:
-    """(n_items, categories), 1 where the item has it, to length 1."""
+    """(n_items, categories) of length 1: nonzero where the item has the category."""
     names = {name: i for i, name in enumerate(sorted({c for item in items for c in item.categories}))}
     table = np.zeros((len(items), max(len(names), 1)), np.float32)
     for row, item in enumerate(items):
@@ -163,6 +158,4 @@ def _plot(figures: dict[str, float], config: DiversityReport) -> None:
         axes.set(xlabel=f"distance within a list ({label})", ylabel="NDCG@10")
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
-    config.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(config.out / "diversity.svg")
-    pyplot.close(figure)
+    save(figure, config.out / "diversity.svg")

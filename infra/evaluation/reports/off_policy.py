@@ -1,8 +1,8 @@
-"""`recsys ab off-policy`: estimates from the log of one policy, beside the truth of another one. *Simulated.*
+"""`recsys ab off-policy`: estimate one policy's value from the log of another, and compare with the truth. *Simulated.*
 
-A policy draws the first place of a list from ten items of the world by a softmax over a score: the log's policy by
-popularity, nearly at random; the new one by the affinity of taste, sharply. The log has propensities and clicks; the
-truth is the new policy's mean click probability in the same contexts, which only a simulation knows.
+A policy draws the first position of a list from ten items by a softmax over a score: the logging policy by age, nearly
+at random; the new one by affinity of taste, sharply. The log has propensities and clicks; the truth is the new policy's
+mean click probability in the same contexts, which only a simulation knows.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class OffPolicy:
 
 
 def run(config: OffPolicy) -> Result:
-    """Estimates, their errors and intervals; the goal is that each is within three standard errors of the truth."""
+    """Estimate, with errors and intervals; the goal is that each is within three standard errors of the truth."""
     world = create_world(WorldConfig(seed=config.seed, users=2_000, items=1_000))
     rng = np.random.default_rng(config.seed)
     users, choices, attraction = _contexts(world, config.rows, rng)
@@ -69,7 +69,7 @@ def run(config: OffPolicy) -> Result:
 def _contexts(
     world: World, rows: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """(n,) users, (n, 10) items each could be shown, (n, 10) their true click probabilities."""
+    """(n,) users, (n, 10) candidate items, (n, 10) their true click probabilities."""
     behavior = Behavior(world)
     users = rng.integers(0, world.config.users, rows)
     alive = world.alive(world.config.start_ms)
@@ -84,7 +84,7 @@ def _contexts(
 
 
 def _reward_model(affinity: Floats, taken: NDArray[np.int64], reward: Floats) -> Floats:
-    """(n, 10) clicks by ten bins of affinity, of the logged rows: crude, as reward models are."""
+    """(n, 10) click rate by ten bins of affinity, from the logged rows: crude, as reward models are."""
     edges = np.quantile(affinity, np.linspace(0.1, 0.9, 9))
     bins = np.digitize(affinity, edges)
     of_taken = bins[np.arange(len(taken)), taken]

@@ -1,7 +1,7 @@
-"""`recsys simulate fit`: a response model fitted to KuaiRand, compared with days that it has not seen.
+"""`recsys simulate fit`: fit a response model to KuaiRand, and test it on held-out days.
 
-The last days are held out. Their exposures are lived through again by the fitted users, and the outcome is set beside
-the real one: rates, dwell, how much people and items differ, and whether it orders impressions and items alike.
+The fitted users respond to the exposures of the last days, and their outcomes are compared with the real ones: rates,
+dwell, how much users and items differ, and whether impressions and items are ordered alike.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from recsys.simulation.fitted import Exposures, FittedResponse, Outcome, fit
 
 Floats = NDArray[np.float64]
 _COLUMNS = ("user_id", "video_id", "tab", "date", "duration_ms", "is_click", "long_view", "play_time_ms")
-_ITEM_SHOWN, _USER_SHOWN, _TAB_SHOWN = 20, 8, 500  # so often on the held-out days, to be compared
-_RATE = 0.02  # absolute error that is allowed of a rate
+_ITEM_SHOWN, _USER_SHOWN, _TAB_SHOWN = 20, 8, 500  # least impressions on the held-out days to be compared
+_RATE = 0.02  # allowed absolute error of a rate
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run(config: ResponseFit) -> Result:
 
 
 def read_log(folder: Path) -> RealLog:
-    """Impressions of every Parquet file that has the columns; one a (user, video, millisecond).
+    """Impressions of every Parquet file that has the columns; one per (user, video, millisecond).
 
     Raises:
         InvalidData: none has.

@@ -1,7 +1,7 @@
-"""Python imports this at its start where the folder is on PYTHONPATH: wall clocks of the process then follow a file.
+"""Python imports this at start where the folder is on PYTHONPATH: the process's wall clock then follows a file.
 
 `DRILL_CLOCK` names a file of one little-endian double, seconds to add. Only `time.time` and `time.time_ns` jump, as
-they do when somebody sets the clock; monotonic clocks go on.
+when the system clock is set; monotonic clocks do not.
 """
 
 import mmap
