@@ -132,11 +132,7 @@ class SimulatedShop(Shop):
             arm.refresh(now_ms)
 
     async def recommend(
-        self,
-        user_id: str,
-        k: int | None = None,
-        context: Mapping[str, str] = {},
-        exclude: Iterable[str] = (),
+        self, user_id: str, k: int | None = None, context: Mapping[str, str] = {}, exclude: Iterable[str] = ()
     ) -> Recommendations:
         now_ms = self.clock()
         assignments = self.assigner.assign(user_id)

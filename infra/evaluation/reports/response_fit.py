@@ -123,9 +123,7 @@ def _moments(shown: Exposures, real: Outcome, lived: Outcome) -> dict[str, float
 
     both("click_rate", float(real.click.mean()), float(lived.click.mean()))
     both(
-        "long_view_rate",
-        float(real.long_view[real.click].mean()),
-        float(lived.long_view[lived.click].mean()),
+        "long_view_rate", float(real.long_view[real.click].mean()), float(lived.long_view[lived.click].mean())
     )
     dwell = [np.log(o.seconds[o.click & (o.seconds > 0)]) for o in (real, lived)]
     both("log_dwell_mean", float(dwell[0].mean()), float(dwell[1].mean()))
