@@ -1,4 +1,4 @@
-"""What is there: the state of every part, as one JSON-ready object for `recsys status`."""
+"""The state of every part, as one JSON-ready object for `recsys status`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ from streaming.lake_writer.commit import read_checkpoint
 from streaming.log import KafkaSource
 
 _TIMEOUT_S = 2.0
-# (topic, partition) → log id and next offset of a reader; None: it has read nothing
+# (topic, partition) → log id and next offset of a reader; None: nothing read yet
 Progress = Callable[[str, int], tuple[str, int] | None]
 
 
 def gather(settings: Settings, api: str) -> dict[str, Any]:
-    """Every part with `reachable`; where Kafka is, each topic's records and how far its readers are behind."""
+    """Every part with `reachable`; for Kafka, each topic's records and the lag of its readers."""
     found: dict[str, Any] = {
         "home": str(settings.home),
         "embedded": running(settings) is not None,
@@ -85,12 +85,13 @@ def _topic(source: KafkaSource, topic: Topic, readers: Mapping[str, Progress]) -
     found: dict[str, Any] = {"records": sum(ends), "end_offsets": ends}
     if topic is Topic.DEAD_LETTER:
         return found
-    life = source.log_id(topic)
+    log_id = source.log_id(topic)
     for name, progress in readers.items():
         done = [progress(topic, partition) for partition in range(len(ends))]
-        # What was read of an earlier life of the topic does not count.
-        behind = [end - d[1] if d and d[0] == life else end for end, d in zip(ends, done, strict=True)]
-        found[f"{name}_lag"] = sum(behind)
+        # offsets of a replaced log do not count
+        found[f"{name}_lag"] = sum(
+            end - d[1] if d and d[0] == log_id else end for end, d in zip(ends, done, strict=True)
+        )
     return found
 
 
@@ -118,7 +119,7 @@ def _worker(settings: Settings) -> Progress:
 
 def _api(url: str) -> dict[str, Any]:
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=_TIMEOUT_S)
-        return {"reachable": True, "url": url, "ready": answer.status_code == 200}
+        response = httpx.get(f"{url}/readyz", timeout=_TIMEOUT_S)
+        return {"reachable": True, "url": url, "ready": response.status_code == 200}
     except httpx.HTTPError as error:
         return {"reachable": False, "url": url, "error": str(error) or type(error).__name__}

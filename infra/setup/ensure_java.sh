@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Spark needs Java 17 or newer. Finds it, installs Debian's when that is possible, or says what to do.
+# Spark needs Java 17 or newer. Finds it, installs it as root with apt-get, or says what to do.
 set -euo pipefail
 
 java_major() { "${JAVA_HOME:+$JAVA_HOME/bin/}java" -version 2>&1 | sed -nE 's/.*version "([0-9]+).*/\1/p' | head -n 1; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What only tests need: promtool (alerting rules) and Chromium with a font (the page). Installed where apt-get may; without
-# them those tests are skipped and say so.
+# Tools that only tests need: promtool (alerting rules) and Chromium with a font (console). Installed as root with apt-get;
+# without them, those tests are skipped with a message.
 set -euo pipefail
 
 missing=()
