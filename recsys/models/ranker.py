@@ -1,14 +1,14 @@
-"""The ranker: one multi-task model, its sizes by configuration.
+"""The ranker: one multi-task model with configurable sizes.
 
     history ─ events ─ target attention ──┐
     item number → embedding + its fields ─┤
-    features → normalised, curves ────────┼─ x ─┬─ crosses (DCN-v2) ─ experts, a gate a task ─ towers ─┬─ heads
+    features → normalised, curves ────────┼─ x ─┬─ crosses (DCN-v2) ─ experts, gate per task ─ towers ─┬─ heads
     categorical features → embeddings ────┤     └─ wide: linear in x, per-item bias ───────────────────┘
     position → embedding ─────────────────┘
 
-Heads as `recsys.contracts.types.Head`. Conversion is ESMM's (Ma et al. 2018): the head gives P(conversion | click), and
-training fits P(click) · P(conversion | click) over all impressions, so nothing is learnt on clicked rows alone.
-Out of vocabulary: item number 0 has its own embedding, trained by dropping a share of the item numbers.
+The heads are `recsys.contracts.types.Head`. Conversion follows ESMM (Ma et al. 2018): the head is P(conversion |
+click), and training fits P(click) · P(conversion | click) over all impressions, so nothing is learnt from clicked
+rows alone. Item number 0, out of vocabulary, has its own embedding, trained by dropping a share of the item numbers.
 """
 
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ HEADS = tuple(Head)
 
 @dataclass(frozen=True)
 class RankerConfig:
-    """Sizes of the ranker. What the data decides (vocabularies, statistics) is in `RankerData`."""
+    """Sizes of the ranker. Vocabularies and statistics are in `RankerData`."""
 
     width: int = 32  # item embeddings, events, attention
-    item_buckets: int = 0  # > 0: items share 2 · buckets rows (HashedTable) instead of one each
+    item_buckets: int = 0  # > 0: items share 2 · buckets rows (HashedTable)
     attention: Literal["dot", "din", "none"] = "dot"
     attention_heads: int = 2  # of "dot"
     attention_hidden: int = 32  # of "din"
@@ -53,12 +53,12 @@ class RankerConfig:
 
 @dataclass(frozen=True)
 class RankerData:
-    """What the model must know of the data set, all of it stored in the weights.
+    """What the model knows of the data set, stored in its weights.
 
     `mean`, `scale` (D,) and `edges` (D, bins + 1): `recsys.models.blocks.numeric_statistics`, over numeric columns.
-    `categorical`: (column, size) of the feature columns that hold codes 0 … size - 1; any other value reads as 0.
-    `fields`: (n_items + 1, n_fields) int64 codes of each item number's fields (categories, creator), row 0
-    and code 0 unknown. `field_sizes`: codes of each field.
+    `categorical`: (column, size) of the feature columns with codes 0 … size - 1; any other value reads as 0.
+    `fields`: (n_items + 1, n_fields) int64 codes of each item's fields (categories, creator); row 0 and code 0 are
+    unknown. `field_sizes`: number of codes of each field.
     """
 
     n_items: int
@@ -77,7 +77,7 @@ class RankerData:
 
 
 class UserPart(NamedTuple):
-    """What depends on the user alone: computed once a request. U is B in training and 1 in serving."""
+    """What depends only on the user, computed once per request. U is B in training and 1 in serving."""
 
     keys: Tensor  # (U, L, …) the attention's memory
     values: Tensor  # (U, L, …)
@@ -95,7 +95,7 @@ class RankerLogits(NamedTuple):
 
 
 class Ranker(nn.Module):
-    """See the module's picture."""
+    """See the module's diagram."""
 
     fields: Tensor
     numeric_columns: Tensor
@@ -103,7 +103,7 @@ class Ranker(nn.Module):
     def __init__(self, config: RankerConfig, data: RankerData) -> None:
         super().__init__()
         c, self.config, self.data = config, config, data
-        # one row an item: its vector, and its bias in each head
+        # one row per item: its vector, and its bias in each head
         row = c.width + len(HEADS)
         self.item = (
             HashedTable(c.item_buckets, row) if c.item_buckets else nn.Embedding(data.n_items + 1, row)
@@ -137,14 +137,8 @@ class Ranker(nn.Module):
 
     def _input_width(self) -> int:
         c = self.config
-        attended = 0 if self.attention is None else 2 * c.width
-        return (
-            c.width
-            + attended
-            + self.numeric.dimension
-            + c.category_width * len(self.data.categorical)
-            + c.position_width
-        )
+        from_item = c.width if self.attention is None else 3 * c.width
+        return from_item + self.numeric.dimension + c.category_width * len(self.category) + c.position_width
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -152,8 +146,7 @@ class Ranker(nn.Module):
                 nn.init.normal_(module.weight, std=0.05)
 
     def items(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Item numbers of any shape (…) → vectors (…, width) of the item's own row and its fields', and biases
-        (…, heads)."""
+        """Item numbers (…) → vectors (…, width), from the item's row and its fields, and biases (…, heads)."""
         numbers = in_vocabulary(numbers, self.data.n_items + 1)
         row: Tensor = self.item(numbers)
         vectors, bias = row[..., : self.config.width], row[..., self.config.width :]
@@ -177,19 +170,19 @@ class Ranker(nn.Module):
         return UserPart(keys, values, mask, summary)
 
     def _history_items(self, history: Tensor) -> Tensor:
-        """`items` of a whole batch of histories: with more events than items, each item is computed once."""
+        """The vectors of a batch of histories. With more events than items, each item is computed once."""
         if not self.training or history.numel() <= self.data.n_items:
             return self.items(history)[0]
         table, _ = self.items(torch.arange(self.data.n_items + 1, device=history.device))
         return F.embedding(in_vocabulary(history, self.data.n_items + 1), table)
 
     def inputs(self, user: UserPart, vectors: Tensor, features: Tensor, position: Tensor) -> Tensor:
-        """Everything the crosses and experts see, (B, width of all parts)."""
+        """The input of crosses and experts, (B, width of all parts)."""
         parts = [vectors]
         if self.attention is not None:
             attended = self.attention(vectors, user.keys, user.values, user.mask)
             parts += [attended, vectors * user.summary]
-        # without codes all columns are taken as they are: an exported gather of columns is two transpositions
+        # without codes there is no column selection: exported, it would be two transpositions
         parts.append(self.numeric(features[:, self.numeric_columns] if self.data.categorical else features))
         for (column, size), table in zip(self.data.categorical, self.category, strict=True):
             parts.append(table(code_of(features[:, column], size)))
@@ -226,7 +219,7 @@ class Ranker(nn.Module):
 
 
 class ServedRanker(nn.Module):
-    """The ranker with outputs as serving wants them: probabilities, and dwell as log1p seconds ≥ 0."""
+    """The ranker with serving's outputs: probabilities, and dwell as log1p seconds ≥ 0."""
 
     def __init__(self, ranker: nn.Module) -> None:
         super().__init__()
@@ -246,7 +239,7 @@ class ServedRanker(nn.Module):
 
 
 def in_vocabulary(numbers: Tensor, size: int) -> Tensor:
-    """Numbers outside 0 … size - 1 become 0, the unknown."""
+    """Numbers outside 0 … size - 1 become 0 (unknown)."""
     return torch.where((numbers >= 0) & (numbers < size), numbers, torch.zeros_like(numbers))
 
 

@@ -1,15 +1,13 @@
-"""Calibrate the heads' raw probabilities. Fitted in training, applied in serving; numpy only.
+"""Calibrate the heads' raw probabilities. Fitted in training, applied in serving; needs no torch.
 
 `calibration.json` of a bundle: `{"click": {"method": "platt", "slope": …, "offset": …}, "like": {"method":
 "isotonic", "raw": […], "calibrated": […]}}`. A head that is not named stays raw; dwell is never calibrated.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,16 +18,7 @@ Probabilities = NDArray[np.float32]
 _TINY = 1e-6
 
 
-class Calibration(Protocol):
-    """A non-decreasing map of probabilities: it never reverses the order within a head."""
-
-    def apply(self, raw: Probabilities) -> Probabilities: ...
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Platt:
+class Platt(msgspec.Struct, frozen=True, tag_field="method", tag="platt"):
     """sigmoid(slope · logit(p) + offset), slope ≥ 0 (Platt 1999). For heads with few positives."""
 
     slope: float
@@ -44,12 +33,8 @@ class Platt:
         z = self.slope * (np.log(p) - np.log1p(-p)) + self.offset
         return (1 / (1 + np.exp(-z))).astype(np.float32)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"method": "platt", "slope": self.slope, "offset": self.offset}
 
-
-@dataclass(frozen=True)
-class Isotonic:
+class Isotonic(msgspec.Struct, frozen=True, tag_field="method", tag="isotonic"):
     """Linear between knots, constant outside; `raw` rises strictly, `calibrated` does not fall."""
 
     raw: tuple[float, ...]
@@ -65,8 +50,8 @@ class Isotonic:
     def apply(self, raw: Probabilities) -> Probabilities:
         return np.interp(raw, self.raw, self.calibrated).astype(np.float32)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"method": "isotonic", "raw": list(self.raw), "calibrated": list(self.calibrated)}
+
+Calibration = Platt | Isotonic  # non-decreasing maps: they never reverse the order within a head
 
 
 def calibrate(
@@ -77,27 +62,16 @@ def calibrate(
 
 
 def write_calibrations(path: Path, calibrations: Mapping[Head, Calibration]) -> None:
-    path.write_text(
-        json.dumps({str(h): c.to_dict() for h, c in calibrations.items()}, indent=2), encoding="utf-8"
-    )
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(calibrations)))
 
 
 def read_calibrations(path: Path) -> dict[Head, Calibration]:
-    """What `write_calibrations` wrote.
+    """The content of `write_calibrations`.
 
     Raises:
         InvalidBundle: the file breaks the format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {Head(head): _parse(raw) for head, raw in content.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return msgspec.json.decode(path.read_bytes(), type=dict[Head, Calibration])
+    except msgspec.DecodeError as error:
         raise InvalidBundle(f"{path}: {error}; train the ranker again") from error
-
-
-def _parse(raw: Mapping[str, Any]) -> Calibration:
-    if raw["method"] == "platt":
-        return Platt(float(raw["slope"]), float(raw["offset"]))
-    if raw["method"] == "isotonic":
-        return Isotonic(tuple(map(float, raw["raw"])), tuple(map(float, raw["calibrated"])))
-    raise ValueError(f"method {raw['method']!r} is neither platt nor isotonic")

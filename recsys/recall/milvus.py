@@ -1,12 +1,11 @@
-"""A Milvus server as the index: for catalogues that no longer fit one machine. The only file that imports pymilvus.
+"""A Milvus server as the index, for catalogues larger than one machine. This is the only file that imports pymilvus.
 
-The client is the same for a cluster ("http://host:19530", with a token) and for Milvus Lite (a file name), which
-the tests use. Needs the `milvus` extra. Within one machine `LiveIndex` is faster: a search here is a network call.
+The client is the same for a cluster ("http://host:19530", with a token) and for Milvus Lite (a file name), which the
+tests use. Needs the `milvus` extra. On one machine `LiveIndex` is faster: a search here is a network call.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +15,15 @@ from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.request import Rows
 from recsys.recall.vector_index import Found, check_queries, check_vectors, nothing
 
-MOST = 16_384  # results that Milvus gives to one search
+MOST = 16_384  # results of one search, at most
 _ROW, _VECTOR = "row", "vector"
-_BATCH = 5_000  # rows an insert: Milvus takes messages of up to 64 MB
+_BATCH = 5_000  # rows per insert: Milvus accepts messages of up to 64 MB
 
 
 class MilvusIndex:
-    """`MutableIndex` in one collection of a Milvus server. Left unchanged it can be the base of a `LiveIndex`."""
+    """`MutableIndex` in one collection of a Milvus server. Unchanged, it can be the base of a `LiveIndex`."""
 
-    compressed = True  # the server chooses the index: its scores may come from codes
+    compressed = True  # the server chooses the index, so scores may come from codes
 
     def __init__(
         self,
@@ -35,14 +34,14 @@ class MilvusIndex:
         index_type: str = "AUTOINDEX",
         timeout_s: float = 10.0,
     ) -> None:
-        """Connect; create the collection when it is not there.
+        """Connect, and create a missing collection.
 
         Args:
             index_type: of a new collection; "AUTOINDEX" lets the server choose, "FLAT" is exact.
 
         Raises:
             Unavailable: the server does not answer.
-            InvalidConfig: the collection holds vectors of another dimension.
+            InvalidConfig: the collection has another dimension.
         """
         self.dimension = dimension
         self._collection = collection
@@ -59,20 +58,6 @@ class MilvusIndex:
                 f"Milvus collection {collection!r} has {found} dimensions, not {dimension}: name another one"
             )
 
-    @classmethod
-    def filled(
-        cls,
-        uri: str,
-        vectors: NDArray[np.float32],
-        collection: str,
-        token: str = "",
-        index_type: str = "AUTOINDEX",
-    ) -> Self:
-        """A collection with row i = vectors[i], such as a new bundle's under the bundle's version as its name."""
-        index = cls(uri, vectors.shape[1], collection, token, index_type)
-        index.upsert(np.arange(len(vectors), dtype=np.int32), vectors)
-        return index
-
     def __len__(self) -> int:
         with _unavailable():
             counted = self._client.query(
@@ -81,7 +66,7 @@ class MilvusIndex:
         return int(counted[0]["count(*)"])
 
     def search(self, queries: NDArray[np.float32], k: int) -> Found:
-        """See `VectorIndex.search`; at most `MOST` results, whatever k is.
+        """See `VectorIndex.search`; at most `MOST` results.
 
         Raises:
             Unavailable: the server does not answer in time.
@@ -120,7 +105,7 @@ class MilvusIndex:
                 self._client.delete(self._collection, ids=gone, timeout=self._timeout_s)
 
     def drop(self) -> None:
-        """Delete the collection, such as that of a bundle that is no longer served."""
+        """Delete the collection, such as that of a retired bundle."""
         with _unavailable():
             self._client.drop_collection(self._collection, timeout=self._timeout_s)
 
@@ -133,7 +118,7 @@ class MilvusIndex:
         schema.add_field(_VECTOR, DataType.FLOAT_VECTOR, dim=self.dimension)
         index = self._client.prepare_index_params()
         index.add_index(_VECTOR, index_type=index_type, metric_type="IP")
-        # strong: a search sees every change that has returned, as the interface promises
+        # strong: a search sees every acknowledged change, as the interface promises
         self._client.create_collection(
             self._collection, schema=schema, index_params=index, consistency_level="Strong"
         )
@@ -145,7 +130,7 @@ class MilvusIndex:
 
 @contextmanager
 def _unavailable() -> Iterator[None]:
-    """Milvus's errors become `Unavailable`."""
+    """Convert Milvus's errors to `Unavailable`."""
     try:
         yield
     except MilvusException as error:

@@ -1,7 +1,7 @@
-"""Which index? Build each kind, search with growing effort, compare with exact search, and pick one.
+"""Choose an index: build each kind, search with growing effort, compare with exact search.
 
-Times are the processor time of one thread, of one query at a time: a busy machine's waiting does not count. Exact
-search is timed in turn with the other, query by query, so that both meet the same caches and clocks.
+Times are CPU times of one thread and one query at a time, so waiting on a busy machine does not count. Exact search and
+the index alternate query by query, so that both see the same caches and clock rates.
 """
 
 import tempfile
@@ -31,8 +31,7 @@ EFFORTS = {
 class Measured:
     """One index with one effort.
 
-    rescored: whether what it found was scored again by the float vectors. bytes_per_vector: of the index itself.
-    speedup: exact search's median time divided by this one's.
+    rescored: by the float vectors. bytes_per_vector: of the index itself. exact_ms: of exact search.
     """
 
     config: IndexConfig
@@ -53,7 +52,7 @@ class Measured:
 
 
 def candidates(n: int) -> list[IndexConfig]:
-    """Every kind, with the number of lists that FAISS recommends for n items, and twice that."""
+    """Every kind, with the number of lists that FAISS recommends for n items; IVF-SQ8 also with twice that."""
     lists = 1 << round(np.log2(4 * np.sqrt(n)))
     return [
         IndexConfig(kind, lists=count)
@@ -87,7 +86,7 @@ def measure(
 
 
 def pick(found: Sequence[Measured], recall: float, bytes_per_vector: float = np.inf) -> Measured | None:
-    """The fastest that is good and small enough; None when none is."""
+    """The fastest with enough recall that is small enough; None: there is none."""
     good = [m for m in found if m.recall >= recall and m.bytes_per_vector <= bytes_per_vector]
     return max(good, key=lambda m: m.speedup, default=None)
 
@@ -95,7 +94,7 @@ def pick(found: Sequence[Measured], recall: float, bytes_per_vector: float = np.
 def _search(
     index: VectorIndex, exact: VectorIndex, queries: Floats, truth: Sequence[NDArray[np.int32]], k: int
 ) -> tuple[float, float, float]:
-    """Median milliseconds of the index and of exact search, mean recall@k."""
+    """Median milliseconds of the index and of exact search; mean recall@k."""
     times, exact_times, recalls = [], [], []
     for query, wanted in zip(queries, truth, strict=True):
         began = time.thread_time()
@@ -109,7 +108,7 @@ def _search(
 
 
 def _bytes(index: AnnIndex) -> int:
-    """Its size in memory, very nearly: what it is as a file."""
+    """Its size as a file, which is close to its size in memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "index.faiss"
         index.save(path)

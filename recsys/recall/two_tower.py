@@ -20,12 +20,12 @@ OUTPUT = "user_vector"
 class UserTower:
     """`user_tower.onnx` with checked names. Thread-safe."""
 
-    def __init__(self, model: Path | bytes, threads: int = 1) -> None:
+    def __init__(self, model: Path | bytes) -> None:
         """
         Raises:
             InvalidBundle: not an ONNX model, or one with other inputs or outputs.
         """
-        self._session = open_session("user_tower.onnx", model, threads)
+        self._session = open_session("user_tower.onnx", model)
         inputs = {i.name for i in self._session.get_inputs()}
         outputs = [o.name for o in self._session.get_outputs()]
         self.takes_profile = PROFILE in inputs

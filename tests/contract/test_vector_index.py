@@ -39,6 +39,15 @@ def live_with_a_delta(vectors: Floats) -> LiveIndex:
     return index
 
 
+def filled_milvus(uri: str, vectors: Floats, collection: str) -> "MilvusIndex":
+    """A collection with row i = vectors[i]."""
+    from recsys.recall.milvus import MilvusIndex
+
+    index = MilvusIndex(uri, vectors.shape[1], collection, index_type="FLAT")
+    index.upsert(np.arange(len(vectors), dtype=np.int32), vectors)
+    return index
+
+
 class Makers:
     """Each gives an exact index of the vectors; row i is vector i."""
 
@@ -79,9 +88,7 @@ class Makers:
         return LiveIndex.build(vectors, config=IndexConfig(Kind.SQ8))
 
     def milvus(self, vectors: Floats) -> "MilvusIndex":
-        from recsys.recall.milvus import MilvusIndex
-
-        index = MilvusIndex.filled(str(self.folder / "milvus.db"), vectors, "items", index_type="FLAT")
+        index = filled_milvus(str(self.folder / "milvus.db"), vectors, "items")
         self.closers.append(index.close)
         return index
 
@@ -196,7 +203,7 @@ def test_a_milvus_collection_lives_on_and_refuses_another_dimension(tmp_path: Pa
     from recsys.recall.milvus import MilvusIndex
 
     uri = str(tmp_path / "milvus.db")
-    MilvusIndex.filled(uri, ITEMS[:50], "v1", index_type="FLAT").close()
+    filled_milvus(uri, ITEMS[:50], "v1").close()
     again = MilvusIndex(uri, 16, "v1")
     assert len(again) == 50
     with pytest.raises(InvalidConfig, match="has 16 dimensions, not 8"):

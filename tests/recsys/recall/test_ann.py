@@ -103,10 +103,10 @@ def test_the_number_of_items_chooses() -> None:
 
 
 def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidBundle, match="no FAISS index"):
+    with pytest.raises(InvalidBundle, match="not a FAISS index"):
         AnnIndex.load(tmp_path / "missing.faiss")
     (tmp_path / "broken.faiss").write_bytes(b"not an index")
-    with pytest.raises(InvalidBundle, match="no FAISS index"):
+    with pytest.raises(InvalidBundle, match="not a FAISS index"):
         AnnIndex.load(tmp_path / "broken.faiss")
 
 
