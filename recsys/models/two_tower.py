@@ -35,12 +35,10 @@ class TwoTowerShape(BaseModel):
     attribute_buckets: int = Field(4096, ge=1, description="Rows of the hashed attribute table.")
     dropout: float = Field(0.2, ge=0, lt=1, description="On the inputs and on both outputs of a block.")
     id_dropout: float = Field(
-        0.1, ge=0, le=1, description="Share of items trained without their id, of users without attributes."
+        0.1, ge=0, le=1, description="Share of items trained without id, users without profile."
     )
     profile: bool = Field(False, description="Also read the user's static attributes.")
-    normalised: bool = Field(
-        False, description="Cosine with a learnt scale instead of the plain dot product."
-    )
+    normalised: bool = Field(False, description="Cosine with a learnt scale instead of the dot product.")
 
 
 def id_scale(shape: TwoTowerShape) -> float:

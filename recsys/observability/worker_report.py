@@ -4,11 +4,9 @@ import msgspec
 
 
 class WorkerReport(msgspec.Struct, frozen=True):
-    """
-    freshness: upper bound in seconds → number of batches that took at most that long, from the log accepting their
+    """freshness: upper bound in seconds → number of batches that took at most that long, from the log accepting their
         oldest record to its features being readable.
-    alive_s: seconds since the worker's start.
-    lag: unread records of its partitions; None: this log cannot tell.
+    alive_s: seconds since the worker's start. lag: unread records of its partitions; None: this log cannot tell.
     """
 
     at_ms: int

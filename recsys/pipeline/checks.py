@@ -25,9 +25,7 @@ def masks(stage: Filter, query: Query, candidates: Candidates) -> Mapping[str, N
     found = stage.remove(query, candidates)
     for reason, mask in found.items():
         if mask.dtype != np.bool_ or mask.shape != (len(candidates),):
-            raise ValueError(
-                f"{reason}: a mask of {len(candidates)} bool is needed, got {mask.dtype} {mask.shape}"
-            )
+            raise ValueError(f"{reason}: expected {len(candidates)} bool, got {mask.dtype} {mask.shape}")
     return found
 
 
@@ -36,9 +34,8 @@ def selection(stage: Selector, query: Query, candidates: Candidates) -> Selectio
     selected = stage.select(query, candidates)
     positions = selected.positions.tolist()
     if len(positions) > query.k or len(selected.propensities) != len(positions):
-        raise ValueError(
-            f"{len(positions)} selected with {len(selected.propensities)} propensities, k {query.k}"
-        )
+        n = len(selected.propensities)
+        raise ValueError(f"{len(positions)} selected with {n} propensities, k {query.k}")
     if positions and not 0 <= min(positions) <= max(positions) < len(candidates):
         raise ValueError(f"selected a position outside the {len(candidates)} candidates")
     if len(set(positions)) != len(positions):

@@ -24,16 +24,12 @@ class UserStates(Protocol):
     def user(self, user_id: str) -> EntityState: ...
 
 
-def _no_attributes(user_id: str, state: EntityState) -> Mapping[str, str]:
-    return {}
-
-
 @dataclass(frozen=True, eq=False)
 class UserHydrator:
     """`stages.QueryHydrator`: the user's state and static attributes. Without it every user is unknown."""
 
     store: UserStates
-    attributes_of: Callable[[str, EntityState], Mapping[str, str]] = _no_attributes
+    attributes_of: Callable[[str, EntityState], Mapping[str, str]] = lambda user_id, state: {}
     name: str = "user"
     optional: bool = True
 

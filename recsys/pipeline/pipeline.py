@@ -160,9 +160,8 @@ class Pipeline:
     ) -> tuple[Candidates, dict[str, dict[str, Rows]]]:
         removed: dict[str, dict[str, Rows]] = {}
         for stage in self.filters:
-            masks = trace.run(
-                stage, "filter", len(candidates), partial(checks.masks, stage, query, candidates)
-            )
+            call = partial(checks.masks, stage, query, candidates)
+            masks = trace.run(stage, "filter", len(candidates), call)
             if masks is None:
                 continue
             counts = {reason: int(np.count_nonzero(mask)) for reason, mask in masks.items()}

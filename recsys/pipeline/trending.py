@@ -5,7 +5,6 @@ decay as the feature. The thread that keeps the item features current calls `ref
 """
 
 import threading
-from typing import Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -14,15 +13,9 @@ from recsys.contracts.errors import UnknownFeature
 from recsys.features.feature_set import FeatureSet
 from recsys.features.item_columns import ItemColumns
 from recsys.items.catalogue import Catalogue
-from recsys.recall.popular import Popularity, popularity
+from recsys.recall.popular import PopularInCategoriesSource, Popularity, PopularSource, popularity
 
 DECAYED = "item_engaged_decay7d"
-
-
-class Replaceable(Protocol):
-    """A source of `recsys.recall.popular`."""
-
-    def replace(self, table: Popularity) -> None: ...
 
 
 class Trending:
@@ -52,13 +45,13 @@ class Trending:
         self._catalogue = catalogue
         self._base = base
         self._current = base
-        self._sources: WeakSet[Replaceable] = WeakSet()
+        self._sources: WeakSet[PopularSource | PopularInCategoriesSource] = WeakSet()
         self._lock = threading.Lock()
 
-    def keep(self, source: Replaceable) -> None:
+    def keep(self, source: PopularSource | PopularInCategoriesSource) -> None:
         """Give this source the current table now and after each `refresh`, as long as the source exists."""
         with self._lock:
-            source.replace(self._current)
+            source.table = self._current
             self._sources.add(source)
 
     def refresh(self, now_ms: int) -> Popularity:
@@ -71,5 +64,5 @@ class Trending:
         with self._lock:
             self._current = table
             for source in self._sources:
-                source.replace(table)
+                source.table = table
         return table

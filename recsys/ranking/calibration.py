@@ -43,9 +43,7 @@ class Isotonic(msgspec.Struct, frozen=True, tag_field="method", tag="isotonic"):
     def __post_init__(self) -> None:
         x, y = np.array(self.raw), np.array(self.calibrated)
         if not len(x) or len(x) != len(y) or (np.diff(x) <= 0).any() or (np.diff(y) < 0).any():
-            raise ValueError(
-                "isotonic knots: raw and calibrated must be equally long, raw rising, calibrated not falling"
-            )
+            raise ValueError("isotonic knots: equally many, raw rising, calibrated not falling")
 
     def apply(self, raw: Probabilities) -> Probabilities:
         return np.interp(raw, self.raw, self.calibrated).astype(np.float32)

@@ -45,7 +45,7 @@ class RankerSession:
         # onnxruntime falls back to the CPU and only logs it
         if self._session.get_providers()[0] != _PROVIDERS[device][0]:
             raise InvalidConfig(
-                "onnxruntime finds no CUDA device or libraries; its log on standard error says which"
+                "onnxruntime finds no CUDA device or libraries; see its log on standard error"
             )
         inputs = {i.name: i for i in self._session.get_inputs()}
         outputs = [o.name for o in self._session.get_outputs()]

@@ -19,6 +19,8 @@ from recsys.recall.index_kind import Kind
 from recsys.recall.vector_index import NO_ROW, Found, check_queries, nothing
 
 EXACT_UP_TO = 20_000  # items; exact search takes half a millisecond there
+HNSW_LINKS, HNSW_BUILD_EFFORT = 32, 80  # neighbours per node; candidates while the graph is built
+REFINE = 6.0  # times k results of the short codes that 8-bit codes rescore
 LEAST = 1_000  # vectors for anything but exact search: FAISS needs 39 per cluster
 
 
@@ -29,9 +31,6 @@ class IndexConfig:
     kind: Kind = Kind.FLAT
     lists: int = 0  # inverted lists
     effort: int = 0  # see `Kind`
-    links: int = 32  # neighbours per node of the graph
-    build_effort: int = 80  # candidates while the graph is built
-    refine: float = 6.0  # times k results of the short codes that 8-bit codes rescore
     seed: int = 0  # of the clustering
     shards: int = 1  # parts that one search scans in parallel, one thread each; such an index cannot be saved
 
@@ -116,9 +115,7 @@ class AnnIndex:
         except RuntimeError as error:
             raise InvalidBundle(f"{path}: not a FAISS index ({str(error).splitlines()[0]})") from error
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise InvalidBundle(
-                f"{path}: the index does not search by inner product; publish the bundle again"
-            )
+            raise InvalidBundle(f"{path}: not an inner-product index; publish the bundle again")
         return cls(index)
 
     def save(self, path: Path) -> None:
@@ -187,7 +184,7 @@ def _empty(n: int, dimension: int, config: IndexConfig) -> Any:
     factory = {
         Kind.FLAT: "Flat",
         Kind.SQ8: "SQ8",
-        Kind.HNSW: f"HNSW{config.links},Flat",
+        Kind.HNSW: f"HNSW{HNSW_LINKS},Flat",
         Kind.IVF_FLAT: f"IVF{lists},Flat",
         Kind.IVF_SQ8: f"IVF{lists},SQ8",
         Kind.IVF_PQ: f"IVF{lists},PQ{dimension // 2}x4fs,Refine(SQ8)",
@@ -195,12 +192,12 @@ def _empty(n: int, dimension: int, config: IndexConfig) -> Any:
     }[config.kind if n >= LEAST else Kind.FLAT]
     index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
     if isinstance(index, faiss.IndexHNSW):
-        index.hnsw.efConstruction = config.build_effort
+        index.hnsw.efConstruction = HNSW_BUILD_EFFORT
     if isinstance(index, faiss.IndexIVFScalarQuantizer):
         # the codes' range leaves out a thousandth at each end: outliers would cost all vectors precision
         index.sq.rangestat, index.sq.rangestat_arg = faiss.ScalarQuantizer.RS_quantiles, 0.001
     if isinstance(index, faiss.IndexRefine):
-        index.k_factor = config.refine
+        index.k_factor = REFINE
     lists_inside = faiss.try_extract_index_ivf(index)
     if lists_inside is not None:
         lists_inside.cp.seed = config.seed

@@ -1,8 +1,7 @@
 """Exact search on a GPU behind the interface of `VectorIndex`.
 
-This file imports neither torch nor FAISS, since serving on CPUs must not load torch: the caller passes in
-`recsys.models.topk.ChunkedTopK`. Where FAISS has a GPU build, `AnnIndex.to_gpu` is the alternative. A GPU pays off on
-batches; `serving.caching.batching.MicroBatcher` makes them of concurrent requests.
+The caller passes in `recsys.models.topk.ChunkedTopK`: this file must not load torch, since serving on CPUs does not.
+With a GPU build of FAISS, `AnnIndex.to_gpu` is the alternative.
 """
 
 from collections.abc import Callable

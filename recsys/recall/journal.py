@@ -54,17 +54,12 @@ class Journal:
         Raises:
             OSError: it could not be written, and the file is unchanged: free disk space and retry.
         """
-        body = (
-            _HEADER.pack(change.operation, len(change.rows))
-            + change.rows.astype("<i4").tobytes()
-            + change.vectors.astype("<f4").tobytes()
-        )
+        header = _HEADER.pack(change.operation, len(change.rows))
+        body = header + change.rows.astype("<i4").tobytes() + change.vectors.astype("<f4").tobytes()
         record = body + _CRC.pack(zlib.crc32(body))
         try:
-            if (written := self._file.write(record)) != len(record):
-                raise OSError(
-                    errno.ENOSPC, f"only {written} of {len(record)} bytes were written", self._file.name
-                )
+            if (n := self._file.write(record)) != len(record):
+                raise OSError(errno.ENOSPC, f"wrote only {n} of {len(record)} bytes", self._file.name)
             if self._fsync:
                 os.fsync(self._file.fileno())
         except BaseException:
@@ -89,9 +84,7 @@ def replay(path: Path, dimension: int) -> Iterator[Change]:
         body = content[position : end - _CRC.size]
         if end > len(content) or zlib.crc32(body) != _CRC.unpack_from(content, end - _CRC.size)[0]:
             if end < len(content):
-                raise InvalidData(
-                    f"{path}: the record at byte {position} is damaged; delete the folder to rebuild"
-                )
+                raise InvalidData(f"{path}: the record at byte {position} is damaged; delete the folder")
             os.truncate(path, position)
             return
         yield _decode(body, dimension)

@@ -50,13 +50,12 @@ class MilvusIndex:
             self._client = MilvusClient(uri, token=token, timeout=timeout_s)
             if not self._client.has_collection(collection):
                 self._create(index_type)
-            found = self._stored_dimension()
+            fields = self._client.describe_collection(collection)["fields"]
         except MilvusException as error:
             raise Unavailable(f"Milvus at {uri}: {error.message}") from error
+        found = int(next(field["params"]["dim"] for field in fields if field["name"] == _VECTOR))
         if found != dimension:
-            raise InvalidConfig(
-                f"Milvus collection {collection!r} has {found} dimensions, not {dimension}: name another one"
-            )
+            raise InvalidConfig(f"Milvus collection {collection!r} has {found} dimensions, not {dimension}")
 
     def __len__(self) -> int:
         with _unavailable():
@@ -122,10 +121,6 @@ class MilvusIndex:
         self._client.create_collection(
             self._collection, schema=schema, index_params=index, consistency_level="Strong"
         )
-
-    def _stored_dimension(self) -> int:
-        fields = self._client.describe_collection(self._collection)["fields"]
-        return int(next(field["params"]["dim"] for field in fields if field["name"] == _VECTOR))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Popular items, overall and in the categories of the user's recent items.
 
-The counts come decayed: the bundle's table is of its training data, and `recsys.pipeline.trending` replaces it by a
-fresher one while requests run (a `Popularity` is immutable; `replace` swaps it).
+The counts come decayed: the bundle's table is of its training data, and `recsys.pipeline.trending` assigns a fresher
+one while requests run (a `Popularity` is immutable).
 """
 
 import math
@@ -54,10 +54,6 @@ class PopularSource:
     name: str = "popular"
     optional: bool = True
 
-    def replace(self, table: Popularity) -> None:
-        """Use another table from the next request on."""
-        self.table = table
-
     def recall(self, query: Query) -> Rows:
         return _allowed([self.table.rows], query, [self.limit])[0]
 
@@ -75,10 +71,6 @@ class PopularInCategoriesSource:
     recent: int = 20
     name: str = "popular_in_categories"
     optional: bool = True
-
-    def replace(self, table: Popularity) -> None:
-        """Use another table from the next request on."""
-        self.table = table
 
     def recall(self, query: Query) -> Rows:
         """Best first: the priority of a category's i-th item is the category's weight / (i + 1)."""

@@ -32,9 +32,7 @@ class Exploration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    places: tuple[int, ...] = Field(
-        (), description="Places that explore, from 0; those beyond the list are ignored."
-    )
+    places: tuple[int, ...] = Field((), description="Places that explore, from 0; ignored beyond the list.")
     pool: int = Field(50, ge=1, description="Number of the best remaining candidates that can be drawn.")
     channels: tuple[str, ...] = Field((), description="Draw only candidates of these channels; empty: any.")
 

@@ -139,7 +139,7 @@ def test_an_empty_popular_table_has_nothing() -> None:
 def test_the_popular_table_can_be_replaced() -> None:
     catalogue = Catalogue(ITEMS)
     source = PopularSource(popularity(*table(1, 2), catalogue))
-    source.replace(popularity(*table(2, 1), catalogue))
+    source.table = popularity(*table(2, 1), catalogue)
     assert source.recall(query()).tolist() == [0, 1]
 
 
