@@ -1,6 +1,4 @@
-"""`recsys features select`: which features the ranking needs, which it does not, and which crosses would help.
-
-Trees are the judge (LightGBM on clicks): they take raw features of any scale and are fitted in seconds.
+"""`recsys features select`: which features the ranking needs, and which crosses would help. LightGBM on clicks judges.
 
 1. Rank: the gain of a feature's splits on the training rows, and what shuffling it costs on the validation rows
    (permutation importance, Breiman 2001).
@@ -14,7 +12,7 @@ Choosing on the validation rows flatters the choice, so its effect is shown on t
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +57,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Cross:
-    """`first` (× / −) `second`; `gain` in validation AUC on top of the finished model."""
+    """`<feature> <operation> <feature>`; `gain` in validation AUC on top of the finished model."""
 
     name: str
     gain: float
@@ -77,6 +75,14 @@ class Split:
     def of(cls, rows: RankExamples) -> "Split":
         return cls(rows.features, rows.label(Head.CLICK).astype(np.int64), rows.users)
 
+    def select(self, names: Sequence[str], chosen: Sequence[str]) -> "Split":
+        """The chosen columns, which may be crosses."""
+        columns = [
+            cross(name, self.features, names) if " " in name else self.features[:, names.index(name)]
+            for name in chosen
+        ]
+        return Split(np.stack(columns, axis=1), self.clicks, self.users)
+
 
 def main(
     config: Selection,
@@ -92,55 +98,35 @@ def main(
         names: of the D columns.
 
     Raises:
-        InvalidData: a period has one click label only: nothing can be ranked.
+        InvalidData: a period has a single click label: nothing can be ranked.
     """
     for period, rows in (("training", train), ("validation", validation), ("test", test)):
         if not 0 < rows.clicks.mean() < 1:
             raise InvalidData(f"the {period} rows have one click label only; import more days")
-    everything = list(range(len(names)))
-    model = fit(config, train, validation, everything)
+    model = fit(config, train, validation)
     ranked = _ranked(config, model, names, validation)
-    kept = _kept(
-        config,
-        ranked,
-        names,
-        train,
-        validation,
-        auc(validation.clicks, scores(model, validation, everything)),
-    )
-    model_kept = fit(config, train, validation, kept)
-    crosses = propose(config, model_kept, ranked, names, kept, train, validation)
+    kept = _kept(config, ranked, names, train, validation, auc(validation.clicks, scores(model, validation)))
+    crosses = propose(config, ranked, names, kept, train, validation)
 
     figures = {"features": float(len(names)), "kept": float(len(kept)), "crosses": float(len(crosses))}
-    crossed_train, crossed_validation, crossed_test = (
-        _crossed(rows, kept, crosses, names) for rows in (train, validation, test)
-    )
-    all_crossed = list(range(len(kept) + len(crosses)))
-    model_crossed = fit(config, crossed_train, crossed_validation, all_crossed)
-    for period, rows, crossed in (
-        ("validation", validation, crossed_validation),
-        ("test", test, crossed_test),
-    ):
-        found = {
-            "all": scores(model, rows, everything),
-            "kept": scores(model_kept, rows, kept),
-            "crossed": scores(model_crossed, crossed, all_crossed),
-        }
-        for name, values in found.items():
-            figures[f"{period}_auc_{name}"] = auc(rows.clicks, values)
-            figures[f"{period}_gauc_{name}"] = gauc(rows.clicks, values, rows.users)
-    dropped = [name for i, name in enumerate(names) if i not in set(kept)]
+    crossed = [*kept, *(one.name for one in crosses)]
+    for which, chosen in (("all", names), ("kept", kept), ("crossed", crossed)):
+        model = fit(config, train.select(names, chosen), validation.select(names, chosen))
+        for period, rows in (("validation", validation), ("test", test)):
+            values = scores(model, rows.select(names, chosen))
+            figures[f"{period}_auc_{which}"] = auc(rows.clicks, values)
+            figures[f"{period}_gauc_{which}"] = gauc(rows.clicks, values, rows.users)
+    dropped = [name for name in names if name not in kept]
     for one in ranked:
-        report(
-            f"{one.name}: gain {one.gain:.2%}, cost {one.cost:.5f}{'  dropped' if one.name in dropped else ''}"
-        )
-    for cross in crosses:
-        report(f"proposed: {cross.name}, validation AUC +{cross.gain:.5f}")
+        verdict = "  dropped" if one.name in dropped else ""
+        report(f"{one.name}: gain {one.gain:.2%}, cost {one.cost:.5f}{verdict}")
+    for proposed in crosses:
+        report(f"proposed: {proposed.name}, validation AUC +{proposed.gain:.5f}")
     config.out.mkdir(parents=True, exist_ok=True)
     content = {
         "ranked": [asdict(one) for one in ranked],
         "dropped": dropped,
-        "crosses": [asdict(cross) for cross in crosses],
+        "crosses": [asdict(one) for one in crosses],
         "figures": figures,
     }
     (config.out / "selection.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -148,19 +134,19 @@ def main(
     return Result("features select", config.seed, figures, goals)
 
 
-def fit(config: Selection, train: Split, validation: Split, columns: list[int]) -> lgb.Booster:
-    """Early-stopped trees on these columns."""
-    data = lgb.Dataset(train.features[:, columns], train.clicks)
-    held_out = lgb.Dataset(validation.features[:, columns], validation.clicks, reference=data)
-    some = min(1.0, max(0.3, 12 / len(columns)))  # of the columns, drawn for each tree; of few columns all
+def fit(config: Selection, train: Split, validation: Split) -> lgb.Booster:
+    """Early-stopped trees."""
+    data = lgb.Dataset(train.features, train.clicks)
+    held_out = lgb.Dataset(validation.features, validation.clicks, reference=data)
+    some = min(1.0, max(0.3, 12 / train.features.shape[1]))  # of the columns, drawn for each tree; of few all
     parameters = _parameters(config) | {"learning_rate": 0.08, "num_leaves": 31, "feature_fraction": some}
     stop = lgb.early_stopping(30, verbose=False)
     return lgb.train(parameters, data, config.trees, valid_sets=[held_out], callbacks=[stop])
 
 
-def scores(model: lgb.Booster, rows: Split, columns: list[int]) -> Score:
+def scores(model: lgb.Booster, rows: Split) -> Score:
     """Log odds."""
-    return np.asarray(model.predict(rows.features[:, columns], raw_score=True, num_threads=1))
+    return np.asarray(model.predict(rows.features, raw_score=True, num_threads=1))
 
 
 def _ranked(config: Selection, model: lgb.Booster, names: Sequence[str], rows: Split) -> list[Ranked]:
@@ -168,19 +154,15 @@ def _ranked(config: Selection, model: lgb.Booster, names: Sequence[str], rows: S
     gains = np.asarray(model.feature_importance("gain"), np.float64)
     gains /= max(gains.sum(), 1e-12)
     rng = np.random.default_rng(config.seed)
-    everything = list(range(len(names)))
-    clean = auc(rows.clicks, scores(model, rows, everything))
+    clean = auc(rows.clicks, scores(model, rows))
     found = []
     for i, name in enumerate(names):
-        losses = [0.0]
-        if gains[i] > 0:
-            losses = []
-            for _ in range(config.repeats):
-                features = rows.features.copy()
-                features[:, i] = rng.permutation(features[:, i])
-                shuffled = Split(features, rows.clicks, rows.users)
-                losses.append(clean - auc(rows.clicks, scores(model, shuffled, everything)))
-        found.append(Ranked(name, float(gains[i]), float(np.mean(losses))))
+        losses = []
+        for _ in range(config.repeats if gains[i] > 0 else 0):
+            features = rows.features.copy()
+            features[:, i] = rng.permutation(features[:, i])
+            losses.append(clean - auc(rows.clicks, scores(model, replace(rows, features=features))))
+        found.append(Ranked(name, float(gains[i]), float(np.mean(losses or [0.0]))))
     return sorted(found, key=lambda one: (-one.cost, -one.gain, one.name))
 
 
@@ -191,38 +173,39 @@ def _kept(
     train: Split,
     validation: Split,
     full: float,
-) -> list[int]:
-    """Columns that stay. Useless alone need not be useless together, so the refitted model decides: while it loses
+) -> list[str]:
+    """Features that stay. Useless alone need not be useless together, so the refitted model decides: while it loses
     more than the tolerance, the better half of what was dropped comes back."""
     useless = [one.name for one in ranked if one.cost < config.noise]
     while useless:
-        kept = [i for i, name in enumerate(names) if name not in set(useless)]
-        if kept and auc(
-            validation.clicks, scores(fit(config, train, validation, kept), validation, kept)
-        ) >= (full - config.tolerance):
-            return kept
+        kept = [name for name in names if name not in useless]
+        if kept:
+            ours, theirs = train.select(names, kept), validation.select(names, kept)
+            if auc(theirs.clicks, scores(fit(config, ours, theirs), theirs)) >= full - config.tolerance:
+                return kept
         useless = useless[(len(useless) + 1) // 2 :]  # ranked: the worst are last
-    return list(range(len(names)))
+    return list(names)
 
 
 def propose(
     config: Selection,
-    model: lgb.Booster,
     ranked: list[Ranked],
     names: Sequence[str],
-    kept: list[int],
+    kept: list[str],
     train: Split,
     validation: Split,
 ) -> list[Cross]:
     """Pairs of the strongest kept features, best first, whose few trees raise the validation AUC."""
-    strongest = [one.name for one in ranked if names.index(one.name) in set(kept)][: config.crossed]
-    before = [scores(model, rows, kept) for rows in (train, validation)]
+    strongest = [one.name for one in ranked if one.name in kept][: config.crossed]
+    rows = [period.select(names, kept) for period in (train, validation)]
+    model = fit(config, *rows)
+    before = [scores(model, period) for period in rows]
     known = auc(validation.clicks, before[1])
     found = []
     for first, second in itertools.combinations(sorted(strongest, key=names.index), 2):
         for sign in OPERATIONS:
             name = f"{first} {sign} {second}"
-            column = [cross(name, rows.features, names)[:, None] for rows in (train, validation)]
+            column = [period.select(names, [name]).features for period in (train, validation)]
             data = lgb.Dataset(column[0], train.clicks, init_score=before[0])
             parameters = _parameters(config) | {"learning_rate": 0.1, "num_leaves": 8}
             few = lgb.train(parameters, data, 10)
@@ -240,16 +223,11 @@ OPERATIONS: Mapping[str, Callable[[Matrix, Matrix], NDArray[Any]]] = {
 
 
 def cross(name: str, features: Matrix, names: Sequence[str]) -> Matrix:
-    """The column of a cross, (n,) float32, by its name: `<feature> <operation> <feature>`. Division by 0 is NaN."""
+    """The column of a cross, (n,) float32. Division by 0 is NaN."""
     first, sign, second = name.split(" ")
     a, b = (features[:, names.index(one)] for one in (first, second))
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(OPERATIONS[sign](a, b), np.float32)
-
-
-def _crossed(rows: Split, kept: list[int], crosses: list[Cross], names: Sequence[str]) -> Split:
-    columns = [cross(one.name, rows.features, names)[:, None] for one in crosses]
-    return Split(np.hstack([rows.features[:, kept], *columns]), rows.clicks, rows.users)
 
 
 def _parameters(config: Selection) -> dict[str, object]:
