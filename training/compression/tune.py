@@ -6,8 +6,6 @@ is trained; one that breaks a limit costs a second.
 """
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,12 @@ from recsys.models.ranker import Ranker, RankerConfig
 from recsys.ranking.scorer import RankerSession
 from recsys.result import Goal, Result
 from training.compression.distill import distillation
-from training.compression.ladder import LadderConfig, train_teacher
+from training.compression.ladder import LadderConfig, Report, train_teacher
 from training.compression.ladder_input import LadderInput
 from training.compression.quantize import quantized_tables
 from training.config import Config
 from training.ranker.artifacts import shape_of
-from training.ranker.export import export_ranker, random_inputs
+from training.ranker.export import call_ms, export_ranker, random_inputs
 from training.ranker.loop import LoopConfig, fit, predict, predict_logits, selection_score
 from training.seeding import seed_everything
 
@@ -65,12 +63,9 @@ class Tried:
 
 
 def main(
-    config: RankTuning,
-    ladder: LadderConfig,
-    given: LadderInput,
-    report: Callable[[str], None] = lambda line: None,
+    config: RankTuning, ladder: LadderConfig, given: LadderInput, report: Report = lambda line: None
 ) -> Result:
-    """Run the trials that are missing; the first one is the ladder's own student.
+    """Run the missing trials; the first one is the ladder's own student.
 
     Args:
         ladder: its teacher is distilled (and trained first if missing), its student is the first trial.
@@ -111,7 +106,9 @@ def main(
         study.enqueue_trial(first_trial(ladder, config.loop))
     done = sum(trial.state.is_finished() for trial in study.trials)
     study.optimize(objective, n_trials=max(0, config.trials - done))
-    return _result(config, [_tried(t) for t in study.trials if t.values], report)
+    finished = [(t.values, t.user_attrs) for t in study.trials if t.values]
+    tried = [Tried(shape_of(known["shape"]), score, known["mb"], ms) for (score, ms), known in finished]
+    return _result(config, tried, report)
 
 
 def propose(trial: optuna.Trial, base: RankerConfig) -> RankerConfig:
@@ -155,14 +152,9 @@ def cost(student: Ranker, given: LadderInput, path: Path, seed: int) -> tuple[fl
     session = RankerSession(path)
     rng = np.random.default_rng(seed)
     inputs = random_inputs(data.n_items, data.n_features, length, CANDIDATES, rng)
-    seconds = []
-    for _ in range(CALLS):
-        begun = time.perf_counter()
-        session.run(inputs)
-        seconds.append(time.perf_counter() - begun)
-    mb = path.stat().st_size / 1e6
+    ms, mb = float(np.median(call_ms(session, inputs, CALLS))), path.stat().st_size / 1e6
     path.unlink()
-    return mb, 1e3 * float(np.median(seconds))
+    return mb, ms
 
 
 def front(tried: list[Tried]) -> list[Tried]:
@@ -174,12 +166,7 @@ def front(tried: list[Tried]) -> list[Tried]:
     return found
 
 
-def _tried(trial: optuna.trial.FrozenTrial) -> Tried:
-    score, ms = trial.values
-    return Tried(shape_of(trial.user_attrs["shape"]), score, trial.user_attrs["mb"], ms)
-
-
-def _result(config: RankTuning, tried: list[Tried], report: Callable[[str], None]) -> Result:
+def _result(config: RankTuning, tried: list[Tried], report: Report) -> Result:
     """The best student within the limits goes to `student.json`, for `recsys train ladder --student`."""
     within = [t for t in tried if t.mb <= config.max_mb and t.ms <= config.max_ms]
     figures = {"trials": float(len(tried)), "within_limits": float(len(within))}

@@ -1,6 +1,7 @@
 """Export a trained ranker: `ranker.onnx`, checked against torch on random valid inputs, and its golden arrays."""
 
 import logging
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -102,6 +103,16 @@ def _check_against_torch(
                 )
     golden = {f"ranker/in/{name}": array for name, array in arrays.items()}
     return golden | {f"ranker/out/{head}": scores for head, scores in found.items()}
+
+
+def call_ms(session: RankerSession, inputs: dict[str, NDArray[Any]], calls: int) -> list[float]:
+    """Milliseconds of each of `calls` calls."""
+    times = []
+    for _ in range(calls):
+        started = time.perf_counter()
+        session.run(inputs)
+        times.append(1e3 * (time.perf_counter() - started))
+    return times
 
 
 @contextmanager

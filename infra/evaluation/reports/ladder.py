@@ -1,11 +1,10 @@
 """`recsys report ladder`: the table of the compression ladder, and its plots (quality against bytes, against p99).
 
-Each variant's memory is that of a fresh process that holds nothing but numpy, onnxruntime and the variant.
+A variant's memory is that of a fresh process with numpy, onnxruntime and the variant alone.
 """
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +17,7 @@ from recsys.result import Goal, Result
 from training.compression.gates import OVERLAP
 from training.compression.variants import Variant, candidate, read_variants
 from training.ranker.artifacts import ONNX
-from training.ranker.export import random_inputs
+from training.ranker.export import call_ms, random_inputs
 
 matplotlib.use("Agg")  # no display
 CANDIDATES, LENGTH, CALLS = 500, 50, 60
@@ -77,8 +76,8 @@ def report(ladder: Path, out: Path, calls: int = CALLS) -> Result:
 
 
 def table(variants: list[Variant], figures: dict[str, float]) -> str:
-    """Markdown, one line a variant."""
-    columns = (
+    """Markdown, one line per variant."""
+    columns = [
         "mb",
         "memory_mib",
         "p50_ms",
@@ -87,7 +86,7 @@ def table(variants: list[Variant], figures: dict[str, float]) -> str:
         "click_gauc",
         "click_calibration_error",
         "overlap",
-    )
+    ]
     lines = [f"| variant | {' | '.join(columns)} | gate |", "|---" * (len(columns) + 2) + "|"]
     for variant in variants:
         cells = " | ".join(f"{figures[f'{variant.name}_{column}']:.4g}" for column in columns)
@@ -103,12 +102,7 @@ def _latency(model: Path, calls: int) -> tuple[float, float]:
     session = RankerSession(model)
     inputs = random_inputs(1_000, session.n_features or 1, LENGTH, CANDIDATES, np.random.default_rng(0))
     session.run(inputs)
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        session.run(inputs)
-        times.append(1e3 * (time.perf_counter() - start))
-    low, high = np.percentile(times, [50, 99])
+    low, high = np.percentile(call_ms(session, inputs, calls), [50, 99])
     return float(low), float(high)
 
 

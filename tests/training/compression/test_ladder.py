@@ -67,9 +67,8 @@ def test_every_variant_is_smaller_and_can_be_served(built: tuple[Path, list[Vari
     for name in VARIANTS:
         files = {"ranker.onnx", "calibration.json", "golden.safetensors", "summary.json", "variant.json"}
         assert files <= {p.name for p in (out / name).iterdir()}
-    golden = load_file(
-        out / "int8" / "golden.safetensors"
-    )  # what a model host checks when it loads the bundle
+    # what a model host checks when it loads the bundle
+    golden = load_file(out / "int8" / "golden.safetensors")
     inputs = {n.removeprefix("ranker/in/"): a for n, a in golden.items() if n.startswith("ranker/in/")}
     for head, scores in RankerSession(out / "int8" / "ranker.onnx").run(inputs).items():
         np.testing.assert_allclose(scores, golden[f"ranker/out/{head}"], rtol=1e-3, atol=1e-3)

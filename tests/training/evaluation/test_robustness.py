@@ -85,9 +85,8 @@ def test_bots_are_told_from_people_and_the_effect_is_reported() -> None:
     assert figures["people_removed"] <= 0.01
     for name in ("plain", "fgsm", "pgd"):  # who knows the labels can only do harm
         assert figures[f"{name}_attacked_pgd_auc"] < figures[f"{name}_clean_auc"]
-    assert (
-        figures["plain_attacked_fgsm_auc"] < 0.5
-    )  # an attack of the embeddings' own size turns the order round
+    # an attack of the embeddings' own size reverses the order
+    assert figures["plain_attacked_fgsm_auc"] < 0.5
 
 
 def test_bots_are_mixed_in_by_time_and_click_everything() -> None:

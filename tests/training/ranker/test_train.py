@@ -114,14 +114,15 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert not path.exists()
 
 
-def test_the_best_epoch_is_kept_and_patience_ends_the_run(splits: tuple[RankExamples, RankExamples]) -> None:
+def test_the_best_epoch_is_restored_and_patience_ends_the_run(
+    splits: tuple[RankExamples, RankExamples],
+) -> None:
     train, validation = splits
     scores: list[float] = []
     config = LoopConfig(epochs=9, batch_size=4_000, learning_rate=0.0, patience=2)
     fit(build(train), train, validation, config, report=lambda _, score: scores.append(score))
-    assert (
-        len(scores) == 4
-    )  # nothing changes at learning rate 0: best is epoch 1, then two without a better one
+    # nothing changes at learning rate 0: best is epoch 1, then two without a better one
+    assert len(scores) == 4
 
 
 def test_loss_is_finite_at_both_ends() -> None:

@@ -180,7 +180,7 @@ class Benchmark:
     def network(
         self, name: str, shape: RankerConfig, loop: LoopConfig, objective: Objective | None = None
     ) -> Ranker:
-        """Trained; an interrupted training goes on from its last epoch."""
+        """Train a network; an interrupted training continues from its last epoch."""
         seed_everything(loop.seed)
         ranker = Ranker(shape, self.ranker_data)
         work = self.config.work

@@ -1,9 +1,8 @@
-"""Strictly past features of the KuaiRand slice, in named groups (`training.evaluation.kuairand.log` is the benchmark).
+"""Point-in-time features of the model benchmark, in named groups. No product path serves them.
 
 The user's own labels enter as a *profile*: as of the night before, and in the test as of the model's publication
-(05-04 0:00). A running mean of a user's own labels would raise AUC, and sink GAUC by an artefact: among users with both
-labels, those who have just clicked have fewer clicks left (docs/ranking.md). A profile is the same for all
-candidates of a request anyway; what ranks them are the item, context and session groups, which run in real time.
+(05-04 0:00). A running mean of them would raise AUC and sink GAUC by an artefact (docs/ranking.md). A profile is the
+same for all candidates of a request; the item, context and session groups, which rank them, run in real time.
 """
 
 from typing import Any
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import svds
 
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR
 from training.evaluation.kuairand.point_in_time import PointInTimeSums
 
 TRAIN_UNTIL, VALIDATION_DAY, TEST_FROM = 20220502, 20220503, 20220504
-DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 USER_CATEGORIES = (
     "user_active_degree",
     "follow_user_num_range",
@@ -38,7 +37,7 @@ USER_NUMBERS = (
 
 
 class FeatureGroups:
-    """Adds one group after the other; `self.user`, `self.click`, … are (n,) columns in time order."""
+    """Adds one group after another; `self.user`, `self.click`, … are (n,) columns in time order."""
 
     def __init__(
         self, log: pd.DataFrame, users: pd.DataFrame, videos: pd.DataFrame, sequences: pd.DataFrame
@@ -56,7 +55,7 @@ class FeatureGroups:
         self.ratio = np.minimum(self.play_s / self.duration_s, 2)
         main_tag = videos["tag"].astype(str).str.split(",").str[0]
         self.tag = pd.factorize(log["video_id"].map(main_tag).fillna("-1"), sort=True)[0].astype(np.int64)
-        self.past_tags = main_tag
+        self.main_tags = main_tag
         self.hour = self._ids("hourmin") // 100
         self.trained = self._ids("date") <= TRAIN_UNTIL
         for group in (self._static, self._item, self._context, self._taste, self._session, self._profile):
@@ -124,11 +123,11 @@ class FeatureGroups:
         )
 
     def _item(self) -> None:
-        """How item, author and item on this page do: ever, in the last day, in the last three hours."""
+        """Rates of item, author and item on this page: ever, in the last day, in the last three hours."""
         click, long, ratio = self._mean(self.click), self._mean(self.long), self._mean(self.ratio)
         item = self._sums(self.video)
         ever = item.rate(self.click, click, 20), item.rate(self.long, long, 20)
-        hours = item.rate(self.click, ever[0], 20, 3 * HOUR_MS)
+        hours = item.rate(self.click, ever[0], 20, 3 * MS_PER_HOUR)
         on_page = self._sums(self.video, self.tab)
         author = self._sums(self.author)
         self.expected = on_page.rate(self.click, ever[0], 20), on_page.rate(self.long, ever[1], 20)
@@ -139,10 +138,10 @@ class FeatureGroups:
             it_l=ever[1],
             it_k=item.rate(self.like, self._mean(self.like), 20),
             it_r=item.rate(self.ratio, ratio, 20),
-            it_n_1d=item.count(DAY_MS),
-            it_c_1d=item.rate(self.click, ever[0], 20, DAY_MS),
-            it_l_1d=item.rate(self.long, ever[1], 20, DAY_MS),
-            it_n_3h=item.count(3 * HOUR_MS),
+            it_n_1d=item.count(MS_PER_DAY),
+            it_c_1d=item.rate(self.click, ever[0], 20, MS_PER_DAY),
+            it_l_1d=item.rate(self.long, ever[1], 20, MS_PER_DAY),
+            it_n_3h=item.count(3 * MS_PER_HOUR),
             it_c_3h=hours,
             it_trend=hours - ever[0],
             it_page_n=on_page.count(),
@@ -156,31 +155,26 @@ class FeatureGroups:
         )
 
     def _context(self) -> None:
-        """How this page, hour, length and tag do, and users of the same anonymous attribute."""
-        page = self._sums(self.tab)
-        base = page.rate(self.click, self._mean(self.click), 50)
+        """Rates of this page, hour, length and tag, and of users with the same anonymous attribute."""
+        page, click = self._sums(self.tab), self._mean(self.click)
+        base = page.rate(self.click, click, 50)
         bucket = np.digitize(self.duration_s, [10, 20, 40, 80])
-        tag = self._sums(self.tag).rate(self.click, self._mean(self.click), 50)
+        tag = self._sums(self.tag).rate(self.click, click, 50)
         known = self.users.reindex(self.user)
         attributes = {i: known[f"onehot_feat{i}"].fillna(-1).to_numpy() for i in (1, 2, 3, 7, 8)}
         self._add(
             "context",
             page_c=base,
-            page_c_3h=page.rate(self.click, base, 50, 3 * HOUR_MS),
+            page_c_3h=page.rate(self.click, base, 50, 3 * MS_PER_HOUR),
             page_hour_c=self._sums(self.tab, self.hour).rate(self.click, base, 50),
             page_length_c=self._sums(self.tab, bucket).rate(self.click, base, 50),
             page_length_r=self._sums(self.tab, bucket).rate(self.ratio, self._mean(self.ratio), 50),
             tag_c=tag,
             tag_page_c=self._sums(self.tag, self.tab).rate(self.click, base, 50),
             it_above_page=self.expected[0] - base,
+            **{f"attr{i}_c": self._sums(v).rate(self.click, click, 50) for i, v in attributes.items()},
             **{
-                f"attr{i}_c": self._sums(values).rate(self.click, self._mean(self.click), 50)
-                for i, values in attributes.items()
-            },
-            **{
-                f"tag_attr{i}_c": PointInTimeSums([self.tag, attributes[i]], self.time).rate(
-                    self.click, tag, 30
-                )
+                f"tag_attr{i}_c": self._sums(self.tag, attributes[i]).rate(self.click, tag, 30)
                 for i in (1, 2)
             },
         )
@@ -191,17 +185,16 @@ class FeatureGroups:
             "it": (pd.Series(self.videos.index, self.videos.index), self.video),
             "au": (self.videos["author_id"], self.author),
         }
-        tags = pd.Series(pd.factorize(self.past_tags, sort=True)[0], self.videos.index)
+        tags = pd.Series(pd.factorize(self.main_tags, sort=True)[0], self.videos.index)
         keys["tg"] = (tags, self._mapped(tags, self.video).astype(np.int64))
         found: dict[str, Any] = {}
+        asked = {name: pd.MultiIndex.from_arrays([self.user, wanted]) for name, (_, wanted) in keys.items()}
         for short, column in (("w", "watch_seq"), ("l", "long_watch_seq"), ("k", "like_seq")):
             events = self.sequences[column].explode().dropna().astype(np.int64)
-            for name, (facts, wanted) in keys.items():
+            for name, (facts, _) in keys.items():
                 pairs = pd.MultiIndex.from_arrays([events.index, events.map(facts)])
                 met = pd.Series(1.0, pairs).groupby(level=[0, 1]).sum()
-                found[f"s_{name}_{short}"] = (
-                    met.reindex(pd.MultiIndex.from_arrays([self.user, wanted])).fillna(0).to_numpy()
-                )
+                found[f"s_{name}_{short}"] = met.reindex(asked[name]).fillna(0).to_numpy()
         for name in ("tg", "au"):
             rate = (found[f"s_{name}_l"] + 2 * self.user_long_rate) / (found[f"s_{name}_w"] + 2)
             found[f"s_{name}_lift"] = rate - self.user_long_rate
@@ -210,7 +203,7 @@ class FeatureGroups:
         )
 
     def _session(self) -> None:
-        """Pace and repetition, without any label: gaps, counts, the same tag or author lately."""
+        """Pace and repetition, without labels: gaps, counts, the same tag or author recently."""
         user = self._sums(self.user)
         ordered = pd.DataFrame({"user": self.user, "time": self.time, "tag": self.tag, "tab": self.tab})
         before = ordered.groupby("user").shift(1)
@@ -226,14 +219,14 @@ class FeatureGroups:
             gap_s=gap.to_numpy(),
             page_gap_s=(page_gap / 1000).fillna(1e7).to_numpy(),
             session_place=ordered.groupby(["user", session]).cumcount().to_numpy(),
-            shown_10m=user.count(HOUR_MS // 6),
-            shown_1h=user.count(HOUR_MS),
-            shown_1d=user.count(DAY_MS),
+            shown_10m=user.count(MS_PER_HOUR // 6),
+            shown_1h=user.count(MS_PER_HOUR),
+            shown_1d=user.count(MS_PER_DAY),
             page_before=before["tab"].fillna(-1).to_numpy(),
             tag_again=(before["tag"] == ordered["tag"]).to_numpy(),
-            tag_shown_1h=tag.count(HOUR_MS),
-            tag_shown_1d=tag.count(DAY_MS),
-            author_shown_1d=author.count(DAY_MS),
+            tag_shown_1h=tag.count(MS_PER_HOUR),
+            tag_shown_1d=tag.count(MS_PER_DAY),
+            author_shown_1d=author.count(MS_PER_DAY),
             item_shown=self._sums(self.user, self.video).count(),
         )
 
@@ -277,7 +270,7 @@ def _counts(lists: pd.Series) -> pd.Series:
 def _factor_scores(
     sequences: pd.DataFrame, videos: pd.DataFrame, user: NDArray[np.int64], video: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Dot products of a 32-factor model of the old sequences: finished or liked +1, merely watched -0.3."""
+    """Dot products of a 32-factor model of the old sequences: finished or liked +1, only watched -0.3."""
     long = sequences[["watch_seq", "long_watch_seq", "like_seq"]].apply(lambda c: c.map(set))
     good = [a | b for a, b in zip(long["long_watch_seq"], long["like_seq"], strict=True)]
     rows, columns, values = [], [], []

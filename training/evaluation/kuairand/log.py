@@ -1,8 +1,8 @@
-"""The ranking benchmark: the KuaiRand slice as labelled rows with strictly past features.
+"""The KuaiRand slice as labelled rows, with the model benchmark's features.
 
 Split: train ≤ 05-02, validation 05-03, test 05-04 … 05-08 (data days). Rows are every impression of the standard
-policy, duplicates of (user, video, time) dropped. Whole-period counts of `item_features.parquet` are not read:
-they leak the future.
+policy, duplicates of (user, video, time) dropped. Whole-period counts of `item_features.parquet` leak the future and
+are not read.
 """
 
 from collections.abc import Mapping
@@ -91,18 +91,10 @@ def load(folder: Path) -> Kuairand:
 
 
 # Feature columns that are codes: the ranker embeds them instead of reading them as numbers.
-CODES: tuple[str, ...] = (
-    "tag",
-    "tab",
-    "hour",
-    "weekday",
-    "user_active_degree",
-    "page_before",
-    "onehot_feat1",
-    "onehot_feat2",
-    "onehot_feat3",
+CODES = (
+    *("tag", "tab", "hour", "weekday", "user_active_degree", "page_before"),
+    *(f"onehot_feat{i}" for i in (1, 2, 3, 7, 8, 10, 11)),
 )
-CODES += ("onehot_feat7", "onehot_feat8", "onehot_feat10", "onehot_feat11")
 LENGTH = 50
 
 
@@ -169,12 +161,6 @@ def _encoded(row: pd.Series, numbers: Mapping[int, int]) -> NDArray[np.int64]:
     found = np.zeros((2, LENGTH), np.int64)
     watched = [video for video in row["watch_seq"] if video in numbers][-LENGTH:]
     for place, video in enumerate(watched, start=LENGTH - len(watched)):
-        kind = (
-            EventType.LIKE
-            if video in liked
-            else EventType.PURCHASE
-            if video in finished
-            else EventType.IMPRESSION
-        )
-        found[:, place] = numbers[video], TYPE_NUMBERS[kind]
+        kind = EventType.PURCHASE if video in finished else EventType.IMPRESSION
+        found[:, place] = numbers[video], TYPE_NUMBERS[EventType.LIKE if video in liked else kind]
     return found

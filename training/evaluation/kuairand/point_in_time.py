@@ -1,8 +1,4 @@
-"""Strictly past sums: what was known just before each row, by key. Numpy only, one sort a key.
-
-The feature platform computes the same from its state; here whole logs are at hand, for evaluation on data sets
-that have no event stream.
-"""
+"""Point-in-time sums: what was known just before each row, by key. Numpy only, one sort per key."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,13 +36,12 @@ class PointInTimeSums:
 
     def _first_at(self, clock: NDArray[np.int64]) -> NDArray[np.int64]:
         """Place, in sorted order, of the first row of each row's key at `clock` or later."""
-        within = np.clip(
-            clock, 0, self._span - 1
-        )  # before the first row and after the last one are all the same
+        # all times before the first row are alike, and all after the last one
+        within = np.clip(clock, 0, self._span - 1)
         return np.searchsorted(self._sorted, self._code + within, side="left")
 
     def sum(self, values: NDArray[Any], window: int | None = None) -> Floats:
-        """(n,) sums over the past, of the last `window` of the clock if given."""
+        """(n,) sums over the rows before, of the last `window` of the clock if given."""
         begin = self._first_at(np.zeros_like(self._as_of) if window is None else self._as_of - window)
         sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64)[self._order])])
         return np.asarray(sums[self._end] - sums[np.minimum(begin, self._end)])
@@ -57,5 +52,5 @@ class PointInTimeSums:
     def rate(
         self, values: NDArray[Any], prior: NDArray[Any] | float, strength: float, window: int | None = None
     ) -> Floats:
-        """Mean of the past values, drawn to `prior` as if `strength` rows had it."""
+        """Mean of the values before, shrunk to `prior` as if `strength` rows had it."""
         return np.asarray((self.sum(values, window) + strength * prior) / (self.count(window) + strength))

@@ -1,4 +1,4 @@
-"""What was computed is not computed again: scores of a model in a file named by what they depend on."""
+"""Scores of models, in files named by what they depend on."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class ScoreCache:
     def __init__(self, folder: Path | None, about: object) -> None:
         """
         Args:
-            folder: where files are kept; None: nothing is.
+            folder: of the files; None: nothing is stored.
             about: what all scores depend on, besides their own configuration.
         """
         self._folder, self._about = folder, about
