@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import EventType, Item
+from recsys.features.definitions import ENGAGEMENT
+from recsys.lake.lake import days, read_day
 from recsys.models.encoding import TYPE_NUMBERS
+from training.features.sequences import SEQUENCE_SCHEMA, sequences
 from training.two_tower.retrieval import Cases, cases_after
-from training.two_tower.sequences import BeforeTime, Cut, History, before_last
+from training.two_tower.sequences import BeforeTime, Cut, History, before_last, read_histories
 
 SEQUENCES = "sequences_stable.txt"
 
@@ -73,6 +77,20 @@ def temporal_shares(
 
 def _cut_all(histories: Sequence[History], cut: Cut) -> list[History]:
     return [h.before(n) for h in histories if (n := cut(h))]
+
+
+def lake_histories(lake: Path, items: Sequence[Item]) -> list[History]:
+    """Every user's engagements with known items, users by id; read with numpy, where Spark would start longer.
+
+    Raises:
+        InvalidData: the lake has no engagement.
+    """
+    rows = [read_day(lake, day, columns=("user_id", "item_id", "type")) for day in days(lake)]
+    table = sequences(pa.concat_tables(rows)) if rows else SEQUENCE_SCHEMA.empty_table()
+    if not table.num_rows:
+        wanted = ", ".join(sorted(ENGAGEMENT))
+        raise InvalidData(f"{lake}: no {wanted} events; import a data set: `recsys data import`")
+    return list(read_histories(table, pa.array([item.item_id for item in items], pa.string())))
 
 
 def read_ordered_sequences(folder: Path) -> tuple[list[History], list[Item]]:

@@ -19,7 +19,6 @@ from recsys.contracts.types import EventType
 from recsys.datasets.catalogue import items_path, users_path
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
-from recsys.features.definitions import ENGAGEMENT
 from recsys.items.item_table import items_table, read_items
 from recsys.lake.lake import write_parquet
 from recsys.metrics import coverage, gini, hit_rate, mrr, ndcg, popularity_bias, ranks_of
@@ -27,9 +26,9 @@ from recsys.models.two_tower import TwoTowerShape
 from recsys.result import Goal, Result
 from training.choices import Augmentation, Protocol
 from training.evaluation.baselines import tuned
-from training.evaluation.lake_histories import lake_histories
 from training.evaluation.protocols import (
     Split,
+    lake_histories,
     leave_one_out,
     read_ordered_sequences,
     temporal,
@@ -163,7 +162,7 @@ def read_split(config: RecallEvaluation) -> Split:
     if lake != config.data and not (lake / "import-report.json").exists():
         import_dataset(open_dataset(config.data), lake)
     items = read_items(items_path(lake))
-    histories = lake_histories(lake, items, ENGAGEMENT)
+    histories = lake_histories(lake, items)
     if config.protocol is Protocol.KUAIRAND:
         return temporal(histories, items, _KUAIRAND_VALIDATION_MS, _KUAIRAND_TEST_MS, EventType.PURCHASE)
     return temporal_shares(histories, items)

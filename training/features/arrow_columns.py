@@ -1,4 +1,4 @@
-"""One bucket of Arrow rows as the arrays of the batch kernel. Runs in Spark's executors: numpy and Arrow only."""
+"""Arrow rows → the arrays of the batch kernel. Runs in Spark's executors: numpy and Arrow only."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -29,13 +29,13 @@ KINDS = pa.array([str(kind) for kind in EventType])
 
 
 def sorted_events(rows: pa.Table, key: str) -> pa.Table:
-    """Rows by (key, event time, event id), each event once: clients that retry may have sent it twice."""
+    """Rows by (key, event time, event id), each event once: retries may have sent it twice."""
     order = [(key, "ascending"), (TIME, "ascending"), ("event_id", "ascending")]
     return first_of_each(rows.take(pc.sort_indices(rows, sort_keys=order)), "event_id").combine_chunks()
 
 
 class Codes:
-    """Numbers for the ids of a bucket: `of(column)` gives -1 for an id that was not among them."""
+    """Numbers for the ids of some columns: `of(column)` gives -1 for any other id."""
 
     def __init__(self, *columns: pa.ChunkedArray) -> None:
         self.ids = pc.unique(
@@ -47,19 +47,21 @@ class Codes:
 
 
 def event_columns(rows: pa.Table, key: str, keys: Codes, items: Codes) -> EventColumns:
-    """The kernel's arrays of rows that `sorted_events` has sorted by `key`.
+    """The kernel's arrays of rows from `sorted_events(rows, key)`.
 
-    `request_id` may be given as `attributed` alone; without categories and creator the splits are empty.
+    `attributed` may stand for `request_id`; without categories and creator their splits are empty.
     """
     codes = keys.of(rows.column(key))
-    # codes follow the order of first appearance, which is not the order of ids: sort by code, keeping time order
+    # codes follow first appearance, not the ids: sort by code, keeping time order
     order = np.argsort(codes, kind="stable")
     names, missing = rows.column_names, pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
     attributed = (
         rows.column("attributed") if "attributed" in names else pc.is_valid(rows.column("request_id"))
     )
-    categories = rows.column("categories") if "categories" in names else missing
-    creators = rows.column("creator") if "creator" in names else missing
+    categories, creators = (
+        rows.column(name) if name in names else missing for name in ("categories", "creator")
+    )
+    buckets = _buckets(categories, creators, rows.column("item_id"))
     value = np.asarray(pc.fill_null(rows.column("value"), np.nan), np.float64)
     return EventColumns(
         key=codes[order],
@@ -68,16 +70,14 @@ def event_columns(rows: pa.Table, key: str, keys: Codes, items: Codes) -> EventC
         value=value[order],
         attributed=np.asarray(attributed)[order],
         item=items.of(rows.column("item_id"))[order],
-        buckets={
-            split: b[order] for split, b in _buckets(categories, creators, rows.column("item_id")).items()
-        },
+        buckets={split: of_rows[order] for split, of_rows in buckets.items()},
     )
 
 
 def queries(
     rows: pa.Table, key: str, keys: Codes, items: Codes, attributes: Mapping[tuple[Entity, str], str]
 ) -> Queries:
-    """The kernel's arrays of examples. `attributes`: (entity, name) → the column that holds its texts."""
+    """The kernel's arrays of examples. `attributes`: (entity, name) → the column with its texts."""
     created = rows.column("created_ms") if "created_ms" in rows.column_names else None
     return Queries(
         key=keys.of(rows.column(key)),
@@ -90,7 +90,7 @@ def queries(
 
 
 def attribute_columns(features: FeatureSet, *entities: Entity) -> dict[tuple[Entity, str], str]:
-    """(entity, name) of every attribute that features of these entities read → a column name for its texts."""
+    """(entity, name) of each attribute that features of these entities read → a column name for its texts."""
     read = dict.fromkeys((f.entity, f.attribute) for f in features.attributes if f.entity in entities)
     return {(entity, name): f"{entity.value}__{name}" for entity, name in read}
 
@@ -122,19 +122,14 @@ def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.asarray(column, np.int64)
 
 
-def _category_buckets(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """(n, 4) buckets of texts such as "Action|Comedy"."""
-    return _per_text(
-        column, CATEGORIES_PER_EVENT, lambda t: category_buckets(tuple(t.split(CATEGORY_SEPARATOR)))
-    )
-
-
 def _buckets(
     categories: pa.ChunkedArray, creators: pa.ChunkedArray, items: pa.ChunkedArray
 ) -> dict[Split, NDArray[np.int64]]:
-    """What the kernel divides rows by: (n, 4) of categories, (n, 1) of the creator and of the item's id."""
+    """What the kernel splits rows by: (n, 4) of categories, (n, 1) of the creator and of the item's id."""
     return {
-        Split.CATEGORY: _category_buckets(categories),
+        Split.CATEGORY: _per_text(
+            categories, CATEGORIES_PER_EVENT, lambda t: category_buckets(tuple(t.split(CATEGORY_SEPARATOR)))
+        ),
         Split.CREATOR: _per_text(creators, 1, creator_buckets),
         Split.ITEM: _per_text(items, 1, lambda item_id: (bucket_of(item_id),)),
     }

@@ -1,4 +1,4 @@
-"""The state of everything in the lake, loaded into an empty store: the Spark side of `recsys.store.backfill`."""
+"""Load the lake's state into an empty store: the Spark side of `recsys.store.backfill`."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,19 +23,11 @@ def main(
     partitions: int,
     dedupe_ms: int,
 ) -> Loaded:
-    """Load what the lake holds, which must be what `covered` says: no archiver may write meanwhile."""
-    return backfill(
-        FEATURES,
-        open_store,
-        partitions,
-        _rows(state(spark, job, MAX_TIME_MS)),
-        _recent(
-            read_events(spark, job),
-            dedupe_ms,
-            min((c.watermark_ms for c in covered if c.watermark_ms), default=0),
-        ),
-        covered,
-    )
+    """Load the lake, which must hold exactly what `covered` says: no archiver may write meanwhile."""
+    watermark_ms = min((c.watermark_ms for c in covered if c.watermark_ms), default=0)
+    recent = _recent(read_events(spark, job), dedupe_ms, watermark_ms)
+    states = _rows(state(spark, job, MAX_TIME_MS))
+    return backfill(FEATURES, open_store, partitions, states, recent, covered)
 
 
 def _rows(states: DataFrame) -> Iterator[StateRow]:
@@ -46,9 +38,9 @@ def _rows(states: DataFrame) -> Iterator[StateRow]:
 
 
 def _recent(events: DataFrame, dedupe_ms: int, watermark_ms: int) -> Iterator[tuple[str, str, int]]:
-    """(event id, user id, event time) within the dedupe window of the partition that is furthest behind.
+    """(event id, user id, event time) within the dedupe window of the partition furthest behind.
 
-    `watermark_ms`: its watermark; 0 where the lake does not know it, then the newest event's time stands for it.
+    `watermark_ms`: that partition's; 0 if the lake does not know it: then the newest event's time is used.
     """
     since = (watermark_ms or events.agg(sf.max(TIME)).collect()[0][0] or 0) - dedupe_ms
     recent = events.where(sf.col(TIME) >= since).select("event_id", "user_id", TIME)

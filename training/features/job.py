@@ -1,16 +1,16 @@
-"""The Spark job: labelled examples with the features as of their instant, day by day.
+"""The Spark job: labelled examples with the features recomputed at their instant (ADR 11), day by day.
 
-Three passes, each a bucket of keys at a time (`applyInArrow`), so that memory is one bucket a core:
-1. by user: label the impressions (`build_examples`);
-2. by item: the item side of each example's features, from the item's events (`features_kernel`);
-3. by user: the user's side, what depends on both, and the history before the example.
-The long rows are made last, so no shuffle carries them. Days are written aside and moved into place.
+Three passes, each over a bucket of keys at a time (`applyInArrow`), so that each core holds one bucket in memory:
+1. by user: label the impressions (`labels.label`);
+2. by item: the item's features of each example, from the item's events (`kernel.item_side`);
+3. by user: the user's features, those of both, and the history before the example (`kernel.user_side`).
+The last pass makes the long rows, so no shuffle carries them. Days are staged and moved into place.
 """
 
 import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -47,8 +47,8 @@ _POPULARITY_ROWS = 1_000_000
 class FeatureJob:
     """What to build, from where, to where. `lake` and `output` may be any path that Hadoop reads.
 
-    Days are UTC, both ends included; empty: the lake's first and last. Days that are built for these definitions
-    are left alone, unless `rebuild` or rows came to the days that label them (or went). `forgotten` is
+    Days are UTC, both ends included; empty: the lake's first and last. Days that were built for these definitions are
+    skipped, unless `rebuild` is set or the rows that label them changed. `forgotten` is
     `recsys.lake.forget.forgotten_users`: their rows are left out at once, before a compaction removes them.
     """
 
@@ -78,7 +78,7 @@ class Report:
 
 
 def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] = lambda _: None) -> Report:
-    """Build the days that are missing or outdated, and the sequences, which are always of the whole lake.
+    """Build the missing and outdated days, and the sequences, which always cover the whole lake.
 
     Raises:
         InvalidData: the lake has no events in those days.
@@ -94,9 +94,8 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     rows = _rows_of_days(spark, job, wanted)
     marks = {day: _mark(job, day, rows) for day in wanted}
     done = examples.marks()
-    examples.remove(
-        [name for name in done if name.removeprefix(f"{_DAY}=") not in lake_days]
-    )  # all forgotten
+    # a day that the lake no longer has: all its users were forgotten
+    examples.remove(name for name in done if name.removeprefix(f"{_DAY}=") not in lake_days)
     done = {} if job.rebuild else done
     missing = [d for d in wanted if done.get(f"{_DAY}={d}") != marks[d]]
     skipped = tuple(d for d in wanted if d not in missing)
@@ -111,8 +110,8 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         progress(f"{n_events:,} events read")
         built = _examples(spark, job, events, missing)
         built = built.sortWithinPartitions(_DAY, TIME, "example_id")  # the writer sorts by day anyway
-        built.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.aside)
-        counts = spark.read.parquet(examples.aside).groupBy("sampled").count().collect()
+        built.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.staging)
+        counts = spark.read.parquet(examples.staging).groupBy("sampled").count().collect()
         examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
         n_examples = sum(row["count"] for row in counts)
@@ -140,7 +139,7 @@ def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Seq
         seed=job.seed,
     )
     popularity = spark.sparkContext.broadcast(_popularity(events, config))
-    # each pass reads the lake anew, and only the columns that it needs: a cache of the events costs more than that
+    # each pass reads only the columns that it needs from the lake again: a cache of the events costs more
     attributed = sf.col("request_id").isNotNull().alias("attributed")
     common = ("event_id", "type", "item_id", TIME, "value", attributed)
     by_item = events.select("item_bucket", *common).groupBy("item_bucket")
@@ -149,16 +148,16 @@ def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Seq
     def labelled(rows: pa.Table) -> pa.Table:
         return label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
 
-    bare = events.groupBy("user_bucket").applyInArrow(labelled, _spark_schema(BARE_SCHEMA))
+    bare = events.groupBy("user_bucket").applyInArrow(labelled, from_arrow_schema(BARE_SCHEMA))
     bare = bare.where(_day_column().isin(list(days)))  # days in between may be up to date
     bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
     bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ("created_ms",))
     half = BARE_SCHEMA.append(pa.field("item_features", pa.list_(pa.float32())))
-    sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, _spark_schema(half))
+    sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, from_arrow_schema(half))
     sided = sided.withColumn("user_bucket", _bucket("user_id", job.buckets))
     sided = _joined(spark, sided, f"{job.lake}/users", "user_id", USER_TEXTS)
     full = sided.groupBy("user_bucket").cogroup(by_user)
-    return full.applyInArrow(user_side, _spark_schema(EXAMPLE_SCHEMA)).withColumn(_DAY, _day_column())
+    return full.applyInArrow(user_side, from_arrow_schema(EXAMPLE_SCHEMA)).withColumn(_DAY, _day_column())
 
 
 def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, run: str) -> int:
@@ -166,9 +165,9 @@ def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, ru
     try:
         wanted = sf.col("type").isin([str(t) for t in ENGAGEMENT])
         engaged = events.where(wanted).select("user_bucket", "user_id", "event_id", "type", "item_id", TIME)
-        rows = engaged.groupBy("user_bucket").applyInArrow(sequences, _spark_schema(SEQUENCE_SCHEMA))
-        rows.write.option("compression", "zstd").parquet(f"{folder.aside}/sequences")
-        count = spark.read.parquet(f"{folder.aside}/sequences").count()
+        rows = engaged.groupBy("user_bucket").applyInArrow(sequences, from_arrow_schema(SEQUENCE_SCHEMA))
+        rows.write.option("compression", "zstd").parquet(f"{folder.staging}/sequences")
+        count = spark.read.parquet(f"{folder.staging}/sequences").count()
         folder.publish({"sequences": ""})
     finally:
         folder.discard()
@@ -179,7 +178,7 @@ def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, ru
 
 
 def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
-    """Flat events with their buckets and what features read from the context."""
+    """Flat events with their buckets and the context that features read."""
     context = {name: name for name in ITEM_CONTEXT}
     context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}
     events = spark.read.parquet(f"{job.lake}/events")
@@ -215,13 +214,13 @@ def _joined(
 
 
 def _unshown(events: DataFrame) -> frozenset[EventType]:
-    """Ratings may be positives without an impression; in a log without any impression, every engagement may."""
+    """Types that may be positives without an impression: ratings; in a log without impressions, every engagement."""
     has_impressions = not events.where(sf.col("type") == str(EventType.IMPRESSION)).isEmpty()
     return frozenset({EventType.RATING}) if has_impressions else ENGAGEMENT
 
 
 def _popularity(events: DataFrame, config: LabelConfig) -> Popularity | None:
-    """What negatives are drawn from: engagements by time, thinned by their ids' hash when they are many."""
+    """What negatives are drawn from: engagements by time, thinned by the hash of their ids if there are many."""
     pool = events.where(sf.col("type").isin([str(t) for t in config.unshown]) & sf.col("request_id").isNull())
     count = pool.count()
     if not count or not config.negatives:
@@ -252,25 +251,26 @@ def _lake_days(spark: SparkSession, lake: str) -> list[str]:
 
 
 def _rows_of_days(spark: SparkSession, job: FeatureJob, days: Sequence[str]) -> dict[str, int]:
-    """Rows of each day from the first of `days` to the last that may label one of them; from the files' footers."""
+    """Rows per day, from the first of `days` to the last that may label one of them; read from file footers."""
     span = sf.col(_DAY).between(days[0], _label_days(days[-1], job.window_ms)[-1])
     counts = read_events(spark, job).where(span).groupBy(_DAY).count().collect()
     return {row[_DAY]: row["count"] for row in counts}
 
 
 def _mark(job: FeatureJob, day: str, rows: Mapping[str, int]) -> str:
-    """What a finished day says of itself; a day that says otherwise is built again.
+    """Content of a finished day's mark; a day with another mark is built again.
 
-    It was built of the rows that may label it, and outcomes may come late: whoever waits for "complete" waits for
-    the latest client, so a day is built early and again when more has come.
+    It counts the rows that may label the day, because outcomes arrive late: a day is built early, and again when
+    more have arrived.
     """
-    made_with: dict[str, Any] = {
-        k: v for k, v in asdict(job).items() if k in ("window_ms", "negatives", "seed")
+    content = {
+        "fingerprint": FEATURES.fingerprint,
+        "built_of": {d: rows.get(d, 0) for d in _label_days(day, job.window_ms)},
+        "window_ms": job.window_ms,
+        "negatives": job.negatives,
+        "seed": job.seed,
     }
-    built_of = {label_day: rows.get(label_day, 0) for label_day in _label_days(day, job.window_ms)}
-    return json.dumps(
-        {"fingerprint": FEATURES.fingerprint, "built_of": built_of, **made_with}, sort_keys=True
-    )
+    return json.dumps(content, sort_keys=True)
 
 
 def _start_ms(day: str) -> int:
@@ -285,7 +285,3 @@ def _label_days(day: str, window_ms: int) -> list[str]:
 
 def _day_column() -> Any:
     return sf.date_format(sf.timestamp_millis(sf.col(TIME)), "yyyy-MM-dd")
-
-
-def _spark_schema(schema: pa.Schema) -> Any:
-    return from_arrow_schema(schema)

@@ -1,8 +1,4 @@
-"""What the Spark job runs on the executors: a bucket of examples and the events of its keys → features.
-
-Tables in, tables out, without Spark: the item side from all events of the items, the user's side and the history
-from all events of the users.
-"""
+"""What the Spark job runs on the executors: a bucket of examples and their keys' events → features. No Spark here."""
 
 from typing import Any
 
@@ -34,18 +30,11 @@ BARE_SCHEMA = example_schema(tuple(REQUEST_TEXTS.values()))
 _ITEM_SIDE = FEATURES.placed(lambda f: f.entity is Entity.ITEM)
 _OTHER_SIDE = FEATURES.placed(lambda f: f.entity is not Entity.ITEM)
 
+_LISTS = {"history_items": pa.string(), "history_types": pa.string(), "history_times": pa.int64()}
+_LISTS |= {"features": pa.float32()}
+_TEXTS = {*ITEM_CONTEXT, *REQUEST_TEXTS.values()}
 EXAMPLE_SCHEMA = pa.schema(
-    [
-        *(
-            BARE_SCHEMA.field(n)
-            for n in BARE_SCHEMA.names
-            if n not in (*ITEM_CONTEXT, *REQUEST_TEXTS.values())
-        ),
-        pa.field("history_items", pa.list_(pa.string())),
-        pa.field("history_types", pa.list_(pa.string())),
-        pa.field("history_times", pa.list_(pa.int64())),
-        pa.field("features", pa.list_(pa.float32())),
-    ]
+    [*(f for f in BARE_SCHEMA if f.name not in _TEXTS), *((n, pa.list_(t)) for n, t in _LISTS.items())]
 )
 
 
@@ -75,20 +64,15 @@ def user_side(examples: pa.Table, events: pa.Table) -> pa.Table:
     matrix[:, _ITEM_SIDE[1]] = item_features
     fill(matrix, _OTHER_SIDE, BatchSource(Entity.USER, columns, asked))
     histories = _histories(events, users, asked.key, asked.time_ms)
-    kept = {n: examples.column(n) for n in EXAMPLE_SCHEMA.names if n in examples.column_names}
-    return pa.table(kept | histories | {"features": lists_of(matrix)}).select(EXAMPLE_SCHEMA.names)
+    labels = {n: examples.column(n) for n in EXAMPLE_SCHEMA.names if n in examples.column_names}
+    return pa.table(labels | histories | {"features": lists_of(matrix)}).select(EXAMPLE_SCHEMA.names)
 
 
 def _histories(events: pa.Table, users: Codes, keys: Any, times: Any) -> dict[str, pa.Array]:
     """The latest engagements before each instant, oldest first, as list columns."""
     engaged = events.filter(pc.is_in(events.column("type"), value_set=pa.array(sorted(map(str, ENGAGEMENT)))))
-    starts, ends = spans_before(
-        users.of(engaged.column("user_id")),
-        np.asarray(engaged.column(TIME)),
-        keys,
-        times,
-        ENGAGED_VISITS.size,
-    )
+    of_events = users.of(engaged.column("user_id")), np.asarray(engaged.column(TIME))
+    starts, ends = spans_before(*of_events, keys, times, ENGAGED_VISITS.size)
     lengths = ends - starts
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     rows = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, lengths)

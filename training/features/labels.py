@@ -1,11 +1,11 @@
-"""Labelled impressions: who was shown what, and what followed. The bare rows; `features_job` adds the features.
+"""Labelled impressions, without their features: who was shown what, and what followed.
 
-An outcome that names its request belongs to that request's impression of the item; one that names none belongs to
-the latest impression of the same item to the same user within the attribution window. Logs without impressions
-(ratings): each engagement that no impression accounts for is a positive, and items drawn by their popularity up to
-that instant are its negatives (`sampled`).
+An outcome that names its request belongs to that request's impression of the item; any other belongs to the latest
+impression of the item to the user within the attribution window. In logs without impressions (ratings), each
+engagement that no impression accounts for is a positive, and items drawn by their popularity up to that instant are
+its negatives (`sampled`). They have no served vector; that is one reason why features are recomputed (ADR 11).
 
-This runs on the bucket of some users, in Spark's executors: numpy and Arrow only.
+Runs on a bucket of users in Spark's executors: numpy and Arrow only.
 """
 
 from dataclasses import dataclass, field
@@ -25,9 +25,9 @@ NO_POSITION = -1
 
 _NEVER_MS = np.iinfo(np.int64).max
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of splitmix64
-_DRAWS = 3  # candidates drawn for each negative that is wanted: some are known to the user, or repeat
+_DRAWS = 3  # candidates drawn per negative: some are known to the user, or repeat
 
-# What events say of their item, and the later passes read of an example.
+# What an event says about its item; the later passes read it from the example.
 ITEM_CONTEXT = ("categories", "creator")
 
 
@@ -45,9 +45,9 @@ class LabelConfig:
 
 @dataclass(frozen=True)
 class Popularity:
-    """Engagements of everybody by time: drawing one that came before t draws an item by its popularity as of t.
+    """All users' engagements by time: drawing one before t draws an item by its popularity at t.
 
-    `times` (m,) int64 ascending, `items` (m,) int32 rows of the texts.
+    `times` (m,) int64 ascending, `items` (m,) int32 rows of the lists.
     """
 
     times: NDArray[np.int64]
@@ -58,23 +58,13 @@ class Popularity:
 
 
 def example_schema(context: tuple[str, ...]) -> pa.Schema:
-    """Columns of a bare example; `context`: the columns of request attributes that features read."""
-    return pa.schema(
-        [
-            pa.field("example_id", pa.string()),
-            pa.field("request_id", pa.string()),
-            pa.field("user_id", pa.string()),
-            pa.field("item_id", pa.string()),
-            pa.field(TIME, pa.int64()),
-            pa.field("position", pa.int64()),
-            pa.field("click", pa.int8()),
-            pa.field("conversion", pa.int8()),
-            pa.field("like", pa.int8()),
-            pa.field("dwell_ms", pa.int64()),
-            pa.field("sampled", pa.bool_()),
-            *(pa.field(name, pa.string()) for name in (*ITEM_CONTEXT, *context)),
-        ]
-    )
+    """Columns of an example without features; `context`: the columns of request attributes that features read."""
+    ids = ("example_id", "request_id", "user_id", "item_id")
+    columns: dict[str, pa.DataType] = dict.fromkeys(ids, pa.string())
+    columns |= {TIME: pa.int64(), "position": pa.int64()}
+    columns |= dict.fromkeys(("click", "conversion", "like"), pa.int8())
+    columns |= {"dwell_ms": pa.int64(), "sampled": pa.bool_()}
+    return pa.schema(columns | dict.fromkeys((*ITEM_CONTEXT, *context), pa.string()))
 
 
 def label(
@@ -122,7 +112,7 @@ class _Log:
         self.request = np.where(named, requests * (self.pair.max(initial=0) + 1) + self.pair, -1)
 
     def first_engaged_ms(self, users: pa.ChunkedArray, items: list[str]) -> NDArray[np.int64]:
-        """When each pair's first engagement was; far in the future for none."""
+        """Time of each pair's first engagement; far in the future if there is none."""
         user = np.asarray(pc.index_in(users, value_set=self._user_ids), np.int64)
         item = pc.fill_null(pc.index_in(pa.array(items, pa.string()), value_set=self._item_ids), -1)
         asked = user * len(self._item_ids) + np.asarray(item, np.int64)
@@ -136,12 +126,12 @@ class _Log:
     def owner(
         self, shown: NDArray[np.intp], outcome: NDArray[np.intp], code: NDArray[np.int64], window_ms: int
     ) -> NDArray[np.int64]:
-        """For each outcome the place in `shown` of the latest one with its code, at most the window before; or -1."""
+        """For each outcome, the place in `shown` of the latest one with its code within the window before it, or -1."""
         if not shown.size or not outcome.size:
             return np.full(outcome.size, -1, np.int64)
         order = np.lexsort((self.time[shown], code[shown]))
         codes, times = code[shown][order], self.time[shown][order]
-        # one sort over both finds, for each outcome, the last shown row that is not after it
+        # one sort over both finds each outcome's last shown row that is not after it
         both = np.concatenate((codes, code[outcome])), np.concatenate((times, self.time[outcome]))
         kind = np.concatenate((np.zeros(codes.size, np.int8), np.ones(outcome.size, np.int8)))
         merged = np.lexsort((kind, both[1], both[0]))
@@ -155,7 +145,7 @@ class _Log:
         return np.where(fits, order[place], -1)
 
     def first_of_each(self, rows: NDArray[np.intp], window_ms: int) -> NDArray[np.intp]:
-        """Of events that follow one another on the same pair within the window, the first."""
+        """The first of those events of a pair that follow one another within the window."""
         order = rows[np.lexsort((np.arange(rows.size), self.time[rows], self.pair[rows]))]
         new = np.ones(order.size, bool)
         same = self.pair[order][1:] == self.pair[order][:-1]
@@ -199,7 +189,7 @@ def _labelled(
 
 
 def _negatives(examples: pa.Table, log: _Log, config: LabelConfig, popularity: Popularity) -> pa.Table:
-    """Up to `config.negatives` rows for each example: items popular before then, which the user did not know."""
+    """Up to `config.negatives` rows per example: items popular before it that the user had not engaged with."""
     n, wanted = examples.num_rows, config.negatives
     if not n or not popularity.ids:
         return examples.slice(0, 0)

@@ -1,4 +1,4 @@
-"""One row a user: what they engaged with, oldest first. The two-tower is trained on these."""
+"""One row per user with all engagements, oldest first: what the two-tower is trained on."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,19 +7,13 @@ import pyarrow.compute as pc
 from recsys.features.definitions import ENGAGEMENT
 from training.features.arrow_columns import TIME, sorted_events
 
-SEQUENCE_SCHEMA = pa.schema(
-    [
-        pa.field("user_id", pa.string()),
-        pa.field("items", pa.list_(pa.string())),
-        pa.field("times", pa.list_(pa.int64())),
-        pa.field("types", pa.list_(pa.string())),
-    ]
-)
+_LISTS = {"items": pa.string(), "times": pa.int64(), "types": pa.string()}
+SEQUENCE_SCHEMA = pa.schema([("user_id", pa.string()), *((n, pa.list_(t)) for n, t in _LISTS.items())])
 _ENGAGEMENT = pa.array(sorted(str(kind) for kind in ENGAGEMENT))
 
 
 def sequences(rows: pa.Table) -> pa.Table:
-    """The sequences of some users, from all their events."""
+    """The sequences of some users, from all their events; users by id."""
     rows = rows.filter(pc.is_in(rows.column("type"), value_set=_ENGAGEMENT))
     if not rows.num_rows:
         return SEQUENCE_SCHEMA.empty_table()

@@ -1,7 +1,4 @@
-"""The Spark session, and how output becomes visible.
-
-Locally, on a cluster (`--master`), on any file system that Hadoop knows (`file:`, `hdfs:`, `s3a:`): the same code.
-"""
+"""The Spark session, and atomic output on any file system that Hadoop knows (`file:`, `hdfs:`, `s3a:`)."""
 
 import os
 import sys
@@ -10,10 +7,10 @@ from typing import Any, TypeAlias
 
 from pyspark.sql import SparkSession
 
-# For callers outside this package: only `training` imports pyspark.
+# For annotations outside this package, which alone imports pyspark.
 Session: TypeAlias = SparkSession
 
-# Half of the work of a job of minutes: measured 27 against 51 CPU seconds. A long one wants the full compiler.
+# Halves the CPU time of a job of minutes (27 instead of 51 s measured); long jobs want the full compiler.
 _SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 SUCCESS = "_SUCCESS"
 
@@ -25,8 +22,8 @@ def spark_session(
 
     Args:
         master: `local[2]`, `yarn`, `spark://…`, `k8s://…`.
-        memory: of the driver (which is everything when the master is local) and of each executor.
-        conf: more settings, such as credentials of s3a; they win.
+        memory: of the driver (with a local master: of everything) and of each executor.
+        conf: further settings, such as s3a credentials; they override ours.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.master(master).appName("recsys-features")
@@ -44,7 +41,7 @@ def spark_session(
     if master.startswith("local"):
         settings.setdefault("spark.driver.extraJavaOptions", _SHORT_JOB)
         settings.setdefault("spark.sql.shuffle.partitions", "8")
-        # a listing of days is quicker here than the job of many tasks that Spark would start for it
+        # listing days here is faster than the job of many tasks that Spark would start
         settings.setdefault("spark.sql.sources.parallelPartitionDiscovery.threshold", "100000")
         settings.setdefault("spark.driver.host", "127.0.0.1")
         settings.setdefault("spark.driver.bindAddress", "127.0.0.1")
@@ -57,37 +54,34 @@ def spark_session(
 class OutputFolder:
     """A folder whose partitions appear whole or not at all.
 
-    A job writes into `aside`; `publish` then moves each partition to its place and marks it with `_SUCCESS`.
-    On file systems whose rename is a copy (s3a) a reader waits for that mark.
+    A job writes to `staging`; `publish` then moves each partition into place and marks it with `_SUCCESS`.
+    On file systems whose rename is a copy (s3a), readers wait for that mark.
     """
 
     def __init__(self, spark: SparkSession, folder: str, run: str) -> None:
-        """
-        Args:
-            run: tells this run's `aside` from that of another.
-        """
+        """`run`: distinguishes this run's staging folder from another's."""
         self._jvm: Any = spark._jvm
         self._folder = folder.rstrip("/")
-        self.aside = f"{self._folder}/_building-{run}"
+        self.staging = f"{self._folder}/_building-{run}"
         path = self._path(self._folder)
         self._fs: Any = path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
 
     def publish(self, marks: dict[str, str]) -> None:
-        """Move partitions into place, replacing what is there. `marks`: partition name → content of its mark."""
+        """Replace partitions. `marks`: partition name → content of its mark."""
         for name, mark in sorted(marks.items()):
             target = self._path(f"{self._folder}/{name}")
             self._fs.delete(target, True)
-            source = self._path(f"{self.aside}/{name}")
-            if not self._fs.exists(source):  # a day without rows is a day done
+            source = self._path(f"{self.staging}/{name}")
+            if not self._fs.exists(source):  # a day without rows is done, too
                 self._fs.mkdirs(target)
             elif not self._fs.rename(source, target):
-                raise OSError(f"could not move {self.aside}/{name} to {self._folder}/{name}")
+                raise OSError(f"could not move {self.staging}/{name} to {self._folder}/{name}")
             self.write(f"{name}/{SUCCESS}", mark)
         self.discard()
 
     def discard(self) -> None:
-        """Remove what was written aside."""
-        self._fs.delete(self._path(self.aside), True)
+        """Remove the staging folder."""
+        self._fs.delete(self._path(self.staging), True)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove partitions."""
@@ -95,7 +89,7 @@ class OutputFolder:
             self._fs.delete(self._path(f"{self._folder}/{name}"), True)
 
     def names(self) -> list[str]:
-        """What the folder holds; empty when it does not exist."""
+        """Names in the folder; empty if it does not exist."""
         path = self._path(self._folder)
         if not self._fs.exists(path):
             return []

@@ -1,6 +1,6 @@
-"""The state as of a time, from the lake: the same cells and histories that the stream would have made.
+"""The state at a time, computed from the lake: the same cells and histories as the stream's.
 
-What `recsys features backfill` loads into an empty store, and what `recsys bench parity` compares the stream with.
+`recsys features backfill` loads it into an empty store; `recsys bench parity` compares the stream with it.
 """
 
 from collections.abc import Mapping
@@ -22,24 +22,15 @@ from recsys.features.definitions import FEATURES
 from training.features.arrow_columns import TIME, Codes, event_columns, sorted_events
 from training.features.job import FeatureJob, read_events
 
-_VISIT = pa.struct(
-    [
-        pa.field("history", pa.string()),
-        pa.field(TIME, pa.int64()),
-        pa.field("event_id", pa.string()),
-        pa.field("type", pa.string()),
-        pa.field("item_id", pa.string()),
-        pa.field("categories", pa.string()),
-    ]
-)
+_VISIT = [(name, pa.string()) for name in ("history", "event_id", "type", "item_id", "categories")]
 STATE_SCHEMA = pa.schema(
     [
-        pa.field("entity", pa.string()),
-        pa.field("id", pa.string()),
-        pa.field("cells", pa.list_(pa.string())),
-        pa.field("amounts", pa.list_(pa.int64())),
-        pa.field("visits", pa.list_(_VISIT)),
-        pa.field("latest_ms", pa.int64()),  # the latest event time in it
+        ("entity", pa.string()),
+        ("id", pa.string()),
+        ("cells", pa.list_(pa.string())),
+        ("amounts", pa.list_(pa.int64())),
+        ("visits", pa.list_(pa.struct([*_VISIT, (TIME, pa.int64())]))),
+        ("latest_ms", pa.int64()),  # the latest event time in it
     ]
 )
 

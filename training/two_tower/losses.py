@@ -61,36 +61,22 @@ class FullSoftmax:
 
 @dataclass(frozen=True)
 class SampledSoftmax:
-    """`n` negatives, shared by the batch, drawn with replacement from `probabilities` ((n_items,), sums to 1)."""
+    """`n` negatives, shared by the batch, drawn with replacement from `probabilities` ((n_items,), sums to 1).
+
+    n = 0: the negatives are the batch's own targets, in effect drawn by popularity; each process has those of its rows.
+    """
 
     probabilities: Tensor
     n: int
     logq: bool = True
 
-    def draw(self) -> Tensor:
-        return 1 + torch.multinomial(self.probabilities, self.n, replacement=True)
+    def draw(self) -> Tensor | None:
+        return 1 + torch.multinomial(self.probabilities, self.n, replacement=True) if self.n else None
 
     def __call__(self, users: Tensor, targets: Tensor, items: Items, negatives: Tensor | None) -> Tensor:
-        drawn = (self.draw() if negatives is None else negatives).to(users.device)
-        return sampled_cross_entropy(users, targets, drawn, items, self.probabilities if self.logq else None)
-
-
-@dataclass(frozen=True)
-class InBatch:
-    """The batch's targets are the negatives, in effect drawn by popularity; each process has those of its rows."""
-
-    probabilities: Tensor
-    logq: bool = True
-
-    def draw(self) -> None:
-        return None
-
-    def __call__(
-        self, users: Tensor, targets: Tensor, items: Items, negatives: Tensor | None = None
-    ) -> Tensor:
-        return sampled_cross_entropy(
-            users, targets, targets, items, self.probabilities if self.logq else None
-        )
+        drawn = self.draw() if negatives is None else negatives
+        others = targets if drawn is None else drawn.to(users.device)
+        return sampled_cross_entropy(users, targets, others, items, self.probabilities if self.logq else None)
 
 
 def sampled_cross_entropy(
@@ -123,7 +109,7 @@ def make_loss(
     if adjustment:
         raise InvalidConfig(f"popularity_adjustment: needs the loss full, not {name}")
     if name is LossName.IN_BATCH:
-        return InBatch(popularity.float(), logq)
+        return SampledSoftmax(popularity.float(), 0, logq)
     if negatives < 1:
         raise InvalidConfig(f"negatives: {negatives} is too few for the loss {name}; use 1 or more")
     uniform = torch.full_like(popularity, 1 / len(popularity))

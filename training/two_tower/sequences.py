@@ -101,22 +101,24 @@ class SequenceFiles:
         order = np.arange(len(self._groups)) if rng is None else rng.permutation(len(self._groups))
         for at in order:
             file, group = self._groups[at]
-            yield from self._histories(self._files[file].read_row_group(group, SEQUENCE_SCHEMA.names))
+            table = self._files[file].read_row_group(group, SEQUENCE_SCHEMA.names)
+            yield from read_histories(table, self._ids)
 
-    def _histories(self, table: pa.Table) -> Iterator[History]:
-        users = table.column("user_id").to_pylist()
-        lists = {name: table.column(name).combine_chunks() for name in ("items", "times", "types")}
-        bounds = np.asarray(lists["items"].offsets) - lists["items"].offsets[0].as_py()
-        found = pc.fill_null(pc.index_in(lists["items"].flatten(), value_set=self._ids), -1)
-        kinds = pc.index_in(lists["types"].flatten(), value_set=_TYPE_NAMES)
-        if kinds.null_count:
-            raise InvalidData("sequences: unknown event type; rebuild them with `recsys features build`")
-        numbers = np.asarray(found, np.int64) + 1
-        types, times = np.asarray(kinds, np.int64) + 1, np.asarray(lists["times"].flatten(), np.int64)
-        for user, start, end in zip(users, bounds[:-1], bounds[1:], strict=True):
-            known = start + np.flatnonzero(numbers[start:end])
-            if len(known):
-                yield History(user, numbers[known], types[known], times[known])
+
+def read_histories(table: pa.Table, ids: pa.Array) -> Iterator[History]:
+    """The rows of a table in `SEQUENCE_SCHEMA` that have a known item; `ids`: the item table's, in its order."""
+    lists = {name: table.column(name).combine_chunks() for name in ("items", "times", "types")}
+    bounds = np.asarray(lists["items"].offsets) - lists["items"].offsets[0].as_py()
+    found = pc.fill_null(pc.index_in(lists["items"].flatten(), value_set=ids), -1)
+    kinds = pc.index_in(lists["types"].flatten(), value_set=_TYPE_NAMES)
+    if kinds.null_count:
+        raise InvalidData("sequences: unknown event type; rebuild them with `recsys features build`")
+    numbers = np.asarray(found, np.int64) + 1
+    types, times = np.asarray(kinds, np.int64) + 1, np.asarray(lists["times"].flatten(), np.int64)
+    for user, start, end in zip(table.column("user_id").to_pylist(), bounds[:-1], bounds[1:], strict=True):
+        known = start + np.flatnonzero(numbers[start:end])
+        if len(known):
+            yield History(user, numbers[known], types[known], times[known])
 
 
 class Profiles:
