@@ -1,8 +1,8 @@
 """The impression log: what was shown, by which bundle and arm, and the feature values that were served.
 
-Rankers are trained on the values that Spark computes as of the same instant. `recsys bench parity` compares them with
-the served ones, and off-policy estimates read the served ones. One record per request on the topic `impressions`; the
-feature worker expands it into one impression event per item.
+Rankers train on values that Spark recomputes at the same instant (ADR 11); the served ones are evidence, which
+`recsys bench parity` compares with them. One record per request on the topic `impressions`; the feature worker expands
+it into one impression event per item.
 """
 
 import base64
