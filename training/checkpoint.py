@@ -1,4 +1,4 @@
-"""The state of a training run, and how it survives a kill: safetensors with the counters as JSON; no pickle."""
+"""The state of a training run, which survives a kill: safetensors with the counters as JSON; no pickle."""
 
 import json
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from recsys.files import staged_file
 
 @dataclass
 class Progress:
-    """How far a run has come. `batch` counts within the epoch, so that resuming skips what was trained on."""
+    """How far a run has come. `batch` counts within the epoch: resuming skips the batches before it."""
 
-    epoch: int = 0  # finished ones
+    epoch: int = 0  # finished epochs
     batch: int = 0
     step: int = 0
     loss: float = 0.0  # of the epoch so far, summed over targets
@@ -27,7 +27,7 @@ class Progress:
     seconds: float = 0.0
     loader_seconds: float = 0.0
     waited_seconds: float = 0.0
-    reports: list[dict[str, Any]] = field(default_factory=list)  # one a finished epoch
+    reports: list[dict[str, Any]] = field(default_factory=list)  # one per finished epoch
 
 
 class Optimizer(Protocol):
@@ -43,7 +43,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass
 class TrainingState(Generic[Model]):
-    """All that a run would lose: weights, their running average, the best ones so far, optimizer, progress."""
+    """Weights, their running average, the best ones so far, optimizer and progress."""
 
     model: Model
     average: AveragedModel | None
@@ -53,13 +53,13 @@ class TrainingState(Generic[Model]):
 
     @property
     def evaluated(self) -> Model:
-        """The weights that count: the average where there is one."""
+        """The model to evaluate and export: the average if there is one."""
         return self.model if self.average is None else cast(Model, self.average.module)
 
     def save(self, path: Path, identity: Mapping[str, Any], write: bool = True) -> None:
         """Replace the checkpoint atomically: a kill at any moment leaves the old one or the new one.
 
-        Of several processes all must call it, for what is dealt out to them; one of them has `write` set.
+        All processes must call it, because sharded tensors are gathered; one of them with `write`.
         """
         tensors = {
             **_prefixed("model", self.model.state_dict()),
@@ -78,7 +78,7 @@ class TrainingState(Generic[Model]):
             save_file(contiguous, temporary, metadata=header)
 
     def restore(self, path: Path, identity: Mapping[str, Any]) -> bool:
-        """Go on from a checkpoint; False when there is none.
+        """Continue from a checkpoint; False if there is none.
 
         Raises:
             InvalidConfig: it is of another configuration.
@@ -94,7 +94,7 @@ class TrainingState(Generic[Model]):
                 raise InvalidConfig(f"{path} is of another configuration; delete it or choose another folder")
             self.progress = Progress(**json.loads(header["progress"]))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise InvalidData(f"{path}: not a checkpoint ({error}); delete it to start again") from error
+            raise InvalidData(f"{path}: not a checkpoint ({error}); delete it to restart") from error
         self.model.load_state_dict(_part("model", tensors))
         if self.average is not None:
             self.average.load_state_dict(_part("average", tensors))

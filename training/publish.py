@@ -1,4 +1,4 @@
-"""Assemble a bundle from the work folders of both models, check it, and make it the current one."""
+"""Assemble a bundle from both models' work folders, verify it, and make it the current one."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ GOLDEN = "golden.safetensors"
 
 
 class PublishConfig(BaseModel):
-    """What goes into the bundle, and where it goes."""
+    """What to publish, and where."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,8 +32,8 @@ class PublishConfig(BaseModel):
     two_tower: Path = Field(description="Work folder of the two-tower.")
     ranker: Path = Field(description="Work folder of the ranker.")
     bundles: Path = Field(description="Folder of bundles.")
-    version: str = Field("", description="Empty: the time of publishing.")
-    current: bool = Field(True, description="Serve it from now on.")
+    version: str = Field("", description="Version; empty: the time of publishing.")
+    current: bool = Field(True, description="Make it the current bundle.")
 
 
 def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundle:
@@ -41,7 +41,7 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
 
     Raises:
         InvalidData: a work folder is incomplete.
-        InvalidBundle: the version exists already, or the ranker is a variant that its gate has refused.
+        InvalidBundle: the version exists, or the ranker is a variant that failed its gate.
     """
     check_publishable(config.ranker)
     now = datetime.fromtimestamp(clock(), UTC)
@@ -79,7 +79,7 @@ def _summary(work: Path) -> Mapping[str, Any]:
     try:
         content: dict[str, Any] = json.loads((work / SUMMARY).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InvalidData(f"{work}: nothing trained there yet; run `recsys train all`") from None
+        raise InvalidData(f"{work}: no trained model; run `recsys train all`") from None
     return content
 
 
@@ -93,7 +93,7 @@ def _window(folder: Path) -> tuple[int, int]:
 
 
 def _check_items(path: Path) -> None:
-    """An item's row is its number everywhere: the table must be in the order that training numbered it by."""
+    """An item's row is its number in both models, which are trained on the lake's table: sorted by id."""
     ids = pq.read_table(path, columns=["item_id"])["item_id"].to_pylist()
     if ids != sorted(ids):
         raise InvalidData(f"{path}: items must be sorted by item id; import the data set again")

@@ -1,4 +1,4 @@
-"""Randomness that depends on (seed, step, rank) alone: a run that was killed draws on where it stopped."""
+"""Randomness that depends on (seed, step, rank) alone, so that an interrupted run resumes with the same draws."""
 
 import random
 
@@ -7,7 +7,7 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Before a model is built: every global generator, and deterministic kernels."""
+    """Seed every global generator and choose deterministic kernels; call it before a model is built."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -15,5 +15,5 @@ def seed_everything(seed: int) -> None:
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Before each step: no generator state has to be stored to resume bit for bit."""
+    """Seed torch before each step, so that resuming bit for bit needs no stored generator state."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1))

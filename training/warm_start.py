@@ -1,7 +1,4 @@
-"""The record of a trained model that lets the next training continue from its weights (`recsys train nightly`).
-
-It lies beside the weights in the model's work folder.
-"""
+"""A record next to a model's weights that lets the next training continue from them (`recsys train nightly`)."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -16,18 +16,19 @@ app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.
 @app.command()
 def recall(
     data: Annotated[Path, typer.Option(help="A data set's folder, or a lake (protocol temporal).")],
-    protocol: Annotated[Protocol, typer.Option(help="How the data is cut into training and test.")],
+    protocol: Annotated[Protocol, typer.Option(help="How the data is split into training and test.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as torch chooses.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: its own choice.")] = 0,
     augmentation: Annotated[
-        Augmentation | None, typer.Option(help="Vary the two-tower's training histories so, not as chosen.")
+        Augmentation | None,
+        typer.Option(help="Augmentation of the training histories, instead of the protocol's own."),
     ] = None,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train the two-tower and its baselines on the past, ask for what came next.
+    """Train the two-tower and its baselines on the past, then ask for what came next.
 
-    Interrupted, it goes on from its checkpoint in <home>/evaluate/recall; finished, it leaves none.
+    An interrupted run continues from its checkpoint in <home>/evaluate/recall.
 
     Example: recsys evaluate recall --data ../shared/data/ml-1m --protocol ml-1m --json
     """
@@ -112,7 +113,7 @@ def nightly(
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """A ranker that goes on from yesterday's weights against one trained anew each night, on the days after.
+    """Compare a ranker that is updated each night with one that is trained in full each night, on the days after.
 
     Example: recsys evaluate nightly --data ../shared/data/kuairand-pure-part --json
     """
@@ -123,7 +124,7 @@ def nightly(
 
 @app.command()
 def robust(
-    seed: Annotated[int, typer.Option(min=0, help="Of the rows, the robots and the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the rows, the robots and the training.")] = 0,
     epsilon: Annotated[float, typer.Option(min=0, help="How far an attack may move an embedding.")] = 0.05,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,

@@ -43,12 +43,14 @@ def build_(
         str, typer.Option(help="Lake to read, also hdfs:// or s3a://; empty: RECSYS_HOME/lake.")
     ] = "",
     output: Annotated[str, typer.Option(help="Folder to write; empty: RECSYS_HOME/features.")] = "",
-    negatives: Annotated[int, typer.Option(min=0, help="Drawn for each positive without an impression.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the negatives.")] = 0,
+    negatives: Annotated[
+        int, typer.Option(min=0, help="Negatives drawn per positive without an impression.")
+    ] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the negatives.")] = 0,
     buckets: Annotated[
-        int, typer.Option(min=1, help="Keys are dealt to so many; memory is one a core.")
+        int, typer.Option(min=1, help="Number of key buckets; each core holds one in memory.")
     ] = 64,
-    rebuild: Annotated[bool, typer.Option(help="Also days that are up to date.")] = False,
+    rebuild: Annotated[bool, typer.Option(help="Rebuild days that are up to date, too.")] = False,
     master: Master = "local[*]",
     memory: Memory = "2g",
     conf: Annotated[
@@ -56,10 +58,9 @@ def build_(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Build labelled examples, with features as of each instant, and sequences, from the lake.
+    """Build labelled examples with the features at each instant, and sequences, from the lake.
 
-    Days that are up to date are left alone; others are replaced whole. Sequences are of the whole lake, whatever days
-    are asked for.
+    Days that are up to date are skipped, others are replaced as a whole. Sequences always cover the whole lake.
 
     Example: recsys features build --from 2026-04-25 --to 2026-05-08
     """
@@ -112,10 +113,10 @@ def backfill_(
     memory: Memory = "2g",
     as_json: JsonFlag = False,
 ) -> None:
-    """Load the state of everything in the lake into another namespace of Redis, beside the live one.
+    """Load the state of everything in the lake into another namespace of Redis, next to the live one.
 
-    For new feature definitions, or a Redis that lost its data. Stop the archiver meanwhile; workers and the API go on
-    undisturbed. Afterwards start them with RECSYS_REDIS_NAMESPACE: workers continue right after the lake.
+    For new feature definitions, or a Redis that lost its data. Stop the archiver meanwhile; workers and the API keep
+    running. Afterwards start them with RECSYS_REDIS_NAMESPACE: workers continue right after the lake.
 
     Example: recsys features backfill --namespace recsys-2
     """
@@ -161,9 +162,9 @@ def backfill_(
 def nightly_(as_json: JsonFlag = False) -> None:
     """Write every item's and user's features as JSON documents, for an API with RECSYS_FEATURE_SOURCE=documents.
 
-    What the store has now, for the items of the current bundle, as of the time of the API's clock (RECSYS_CLOCK). A
-    document goes after three nights without being written again; all of other feature definitions go at once. Meant
-    for `cron` and for the case study's *before*.
+    They hold the store's state for the items of the current bundle, at the time of the API's clock (RECSYS_CLOCK). A
+    document that is not rewritten expires after three nights; those of other feature definitions are removed at once.
+    For `cron`, and for the case study's *before*.
 
     Example: recsys features nightly
     """
@@ -190,10 +191,12 @@ def nightly_(as_json: JsonFlag = False) -> None:
 @app.command("list")
 def list_(
     ctx: typer.Context,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="The table of docs/features.md.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of docs/features.md.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Every feature. `--json` gives the definitions themselves, which `diff` compares.
+    """List every feature. `--json` prints the definitions, which `diff` compares.
 
     Example: recsys features list --json > before.json
     """
@@ -217,15 +220,13 @@ def diff(
     saved: Annotated[
         Path | None,
         typer.Argument(
-            help="Definitions from `recsys features list --json`; none: those of the built examples."
+            help="Definitions from `recsys features list --json`; default: those of the built examples."
         ),
     ] = None,
-    bundle: Annotated[
-        bool, typer.Option("--bundle", help="Compare with the current bundle instead.")
-    ] = False,
+    bundle: Annotated[bool, typer.Option("--bundle", help="Compare with the current bundle.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """What the current definitions make invalid. Exit code 1 when anything is.
+    """List what the current definitions make invalid. Exit code 1 if anything is.
 
     Example: recsys features diff before.json
     """
@@ -237,7 +238,7 @@ def diff(
     if as_json:
         print_json([asdict(change) for change in changes])
     elif changes:
-        print_table("since then", ("what", "name", "effect"), [(c.what, c.name, c.effect) for c in changes])
+        print_table("changes", ("what", "name", "effect"), [(c.what, c.name, c.effect) for c in changes])
     else:
         console.print("no change: examples, models and state are valid")
     raise typer.Exit(1 if changes else 0)
@@ -247,8 +248,10 @@ def diff(
 def size(
     users: Annotated[int, typer.Option(min=1, help="Users with state.")],
     items: Annotated[int, typer.Option(min=1, help="Items with state.")],
-    events_per_user: Annotated[int, typer.Option(min=1, help="Mean over `--days`, with impressions.")] = 100,
-    days: Annotated[int, typer.Option(min=1, help="Days over which these events are spread.")] = 30,
+    events_per_user: Annotated[
+        int, typer.Option(min=1, help="Events per user in `--days`, with impressions.")
+    ] = 100,
+    days: Annotated[int, typer.Option(min=1, help="Days that these events cover.")] = 30,
     as_json: JsonFlag = False,
 ) -> None:
     """Predict the Redis memory of the online store, from a sample stored in a private Redis.

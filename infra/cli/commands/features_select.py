@@ -1,4 +1,4 @@
-"""`recsys features select`, a command of its own file: it needs LightGBM, the other feature commands do not."""
+"""`recsys features select`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,14 +13,14 @@ def select(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the KuaiRand-Pure slice; default: the lake's examples.")
     ] = None,
-    crosses: Annotated[int, typer.Option(min=0, help="Crosses to propose, at most.")] = 5,
+    crosses: Annotated[int, typer.Option(min=0, help="Largest number of crosses to propose.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same choice.")] = 0,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Rank the features by gain and permutation, drop the useless, propose crosses, show the effect on later rows.
+    """Rank features by gain and permutation, drop useless ones, propose crosses, show the effect on later rows.
 
-    The choice goes to <home>/reports/features/selection.json.
+    Writes <home>/reports/features/selection.json.
 
     Example: recsys features select --crosses 5 --json
     """

@@ -16,21 +16,25 @@ from training.choices import FULL_EVERY, RANK_EPOCHS, RECALL_EPOCHS
 app = typer.Typer(no_args_is_help=True, help="Train both models on the lake's features.")
 
 Seed = Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")]
-Epochs = Annotated[int, typer.Option(min=1, help="At most; training stops early.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Forget checkpoints of an interrupted run.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Largest number of epochs; training stops early.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Discard the checkpoints of an interrupted run.")]
 Compress = Annotated[
     bool,
     typer.Option("--compress", help="Distil, prune and quantize; serve the smallest variant that passes."),
 ]
-Robust = Annotated[float, typer.Option(min=0, help="Train against attacks of this size on embeddings.")]
-Cleaned = Annotated[bool, typer.Option("--clean", help="Leave bots and repeated rows out of training.")]
+Robust = Annotated[
+    float, typer.Option(min=0, help="Adversarial training: size of the attack on embeddings; 0: none.")
+]
+Cleaned = Annotated[
+    bool, typer.Option("--clean", help="Remove bots and repeated rows from the training rows.")
+]
 
 
 @app.command()
 def recall(
     seed: Seed = 0, epochs: Epochs = RECALL_EPOCHS, fresh: Fresh = False, as_json: JsonFlag = False
 ) -> None:
-    """Train the two-tower into <home>/work/two_tower. An interrupted run goes on where it was.
+    """Train the two-tower into <home>/work/two_tower. An interrupted run continues where it stopped.
 
     Example: recsys train recall --epochs 10
     """
@@ -52,7 +56,7 @@ def rank(
     fresh: Fresh = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train the ranker into <home>/work/ranker. An interrupted run goes on where it was.
+    """Train the ranker into <home>/work/ranker. An interrupted run continues where it stopped.
 
     Example: recsys train rank --seed 1
     """
@@ -100,16 +104,16 @@ def all_(
 def nightly(
     ctx: typer.Context,
     full_every: Annotated[
-        int, typer.Option(min=1, help="Train in full when the last time is so many nights ago; 1: always.")
+        int, typer.Option(min=1, help="Nights between two full trainings; 1: always train in full.")
     ] = FULL_EVERY,
     full: Annotated[bool, typer.Option("--full", help="Train in full tonight.")] = False,
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Let both models go on from yesterday's weights with what is new since, and publish the bundle.
+    """Continue both models from yesterday's weights with the new data, and publish the bundle.
 
-    Run it after `recsys features build`. In full (as `recsys train all --compress`) the first time and each
-    `--full-every` nights; a night in between reads the new days alone.
+    Run it after `recsys features build`. The first time and every `--full-every` nights it trains in full, as
+    `recsys train all --compress` does; a night in between reads only the new days.
 
     Example: recsys train nightly
     """
@@ -126,17 +130,19 @@ def ladder(
     ctx: typer.Context,
     seed: Seed = 0,
     lake: Annotated[
-        bool, typer.Option("--lake", help="The lake's examples instead of synthetic ids.")
+        bool, typer.Option("--lake", help="Use the lake's examples instead of synthetic ids.")
     ] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Of the teacher, with --lake.")] = RANK_EPOCHS,
-    student: Annotated[Path | None, typer.Option(help="Shape from `recsys tune rank`.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the teacher, with --lake.")] = RANK_EPOCHS,
+    student: Annotated[
+        Path | None, typer.Option(help="Shape of the student, from `recsys tune rank`.")
+    ] = None,
     fresh: Fresh = False,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Teacher → student → pruned → INT8 at the case study's size (synthetic ids), into <home>/work/ladder.
 
-    Interrupted, it goes on with the step it was at. Then: `recsys report ladder`, `recsys bench rank`.
+    An interrupted run continues with the step it had reached. Next: `recsys report ladder`, `recsys bench rank`.
 
     Example: recsys train ladder
     """

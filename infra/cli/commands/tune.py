@@ -21,20 +21,22 @@ def _group() -> None:
 def rank(
     ctx: typer.Context,
     trials: Annotated[
-        int, typer.Option(min=1, help="Students to try, those of an earlier run included.")
+        int, typer.Option(min=1, help="Students to try, including those of an earlier run.")
     ] = 30,
-    max_mb: Annotated[float, typer.Option(min=0.01, help="Largest file, embedding rows in INT8.")] = 5.0,
+    max_mb: Annotated[
+        float, typer.Option(min=0.01, help="Largest file size, with embedding rows in INT8.")
+    ] = 5.0,
     max_ms: Annotated[float, typer.Option(min=0.01, help="Longest time for 500 candidates.")] = 1.2,
     lake: Annotated[
-        bool, typer.Option("--lake", help="The lake's examples instead of synthetic ids.")
+        bool, typer.Option("--lake", help="Use the lake's examples instead of synthetic ids.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of data, sampler and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of data, sampler and training.")] = 0,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """The small ranker's shape and training by Optuna, within a size and a latency; the Pareto front is plotted.
+    """Search the small ranker's shape and training with Optuna, within a size and a latency; plot the Pareto front.
 
-    Distils the teacher of `recsys train ladder` (trained first if there is none). Interrupted, the study goes on.
+    Distils the teacher of `recsys train ladder` (trained first if there is none). An interrupted study continues.
     The best student is written for `recsys train ladder --student`.
 
     Example: recsys tune rank --trials 30 --max-mb 5 --max-ms 1.2
@@ -52,14 +54,12 @@ def rank(
 
 @app.command()
 def serving(
-    out: Annotated[
-        Path | None, typer.Option(help="Where the profile goes; default <home>/serving.env.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the workload.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Profile to write; default <home>/serving.env.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the workload.")] = 0,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Processes, threads and batch size that answer most requests on this machine; written as a profile.
+    """Find the processes, threads and batch size with the highest throughput on this machine; write a profile.
 
     Example: recsys tune serving --out var/serving.env
     """
