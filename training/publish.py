@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from recsys.bundle import FILES, Bundle, Manifest, open_bundle, publish, write_bundle
@@ -18,15 +18,14 @@ from recsys.features.definitions import FEATURES
 from recsys.lake import lake
 from recsys.recall.ann import AnnIndex
 from training.compression.variants import check_publishable
+from training.config import Config
 
 SUMMARY = "summary.json"
 GOLDEN = "golden.safetensors"
 
 
-class PublishConfig(BaseModel):
+class PublishConfig(Config):
     """What to publish, and where."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     lake: Path = Field(description="The lake that the models were trained on.")
     two_tower: Path = Field(description="Work folder of the two-tower.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import EventType
@@ -25,6 +25,7 @@ from recsys.metrics import coverage, gini, hit_rate, mrr, ndcg, popularity_bias,
 from recsys.models.two_tower import TwoTowerShape
 from recsys.result import Goal, Result
 from training.choices import Augmentation, Protocol
+from training.config import Config
 from training.evaluation.baselines import tuned
 from training.evaluation.protocols import (
     Split,
@@ -48,10 +49,8 @@ LONG_HISTORY = 100
 TAIL = 0.8  # share of the catalogue that is the tail: the least popular items
 
 
-class RecallEvaluation(BaseModel):
+class RecallEvaluation(Config):
     """One evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Path = Field(description="A data set's folder, or a lake.")
     protocol: Protocol = Field(description="How the data is split into training and test.")

@@ -8,17 +8,18 @@ KuaiRand's days 04-25 … 05-03: later ones read profiles that are not updated (
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from recsys.contracts.types import Head
 from recsys.metrics import auc, gauc
 from recsys.models.ranker import Ranker
 from recsys.result import Goal, Result
+from training.config import Config
 from training.evaluation.kuairand.benchmark import LOOP, STUDENT, ranker_data_of
 from training.evaluation.kuairand.log import examples, load
 from training.nightly.ranker import NIGHT, continue_training
@@ -31,13 +32,12 @@ _VALIDATION = 0.1
 KINDS = ("unchanged", "updated", "full")
 
 
-@dataclass(frozen=True)
-class NightlyEvaluation:
-    """`data`: folder of the KuaiRand-Pure slice. `quick`: two nights, one epoch."""
+class NightlyEvaluation(Config):
+    """One evaluation."""
 
-    data: Path
-    seed: int = 0
-    quick: bool = False
+    data: Path = Field(description="Folder of the KuaiRand-Pure slice.")
+    seed: int = Field(0, ge=0, description="The same seed and data give the same figures.")
+    is_quick: bool = Field(False, description="Two nights, one epoch.")
 
 
 def main(config: NightlyEvaluation, report: Callable[[str], None] = lambda line: None) -> Result:
@@ -50,8 +50,8 @@ def main(config: NightlyEvaluation, report: Callable[[str], None] = lambda line:
     data = load(config.data)
     rows = examples(data, data.names())
     days = [day for day in np.unique(data.date).tolist() if FULL_UNTIL <= day <= LAST_DAY]
-    days = days[:3] if config.quick else days
-    loop = LOOP.replace(seed=config.seed, epochs=1 if config.quick else LOOP.epochs)
+    days = days[:3] if config.is_quick else days
+    loop = LOOP.replace(seed=config.seed, epochs=1 if config.is_quick else LOOP.epochs)
     shape_data = ranker_data_of(data, rows.take(data.date <= FULL_UNTIL), data.names())
 
     def trained_in_full(until: int) -> tuple[Ranker, int]:

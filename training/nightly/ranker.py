@@ -7,11 +7,12 @@ distils again.
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
@@ -23,6 +24,7 @@ from training.compression.gates import OVERLAP, top_overlap
 from training.compression.ladder import quantize_products, score_requests
 from training.compression.quantize import quantized_tables
 from training.compression.variants import VARIANT, Variant, read_variant
+from training.config import Config
 from training.ranker.artifacts import ONNX, SHAPE, read_shape, save_trained
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
 from training.ranker.loop import LoopConfig, fit, predict, selection_score
@@ -35,20 +37,21 @@ NIGHT = LoopConfig(epochs=1, learning_rate=5e-4, batch_size=512)
 _JUDGED = 2_000  # newest validation rows, whose lists show what 8 bits change
 
 
-@dataclass(frozen=True)
-class RankerUpdate:
-    """`work`: yesterday's work folder, only read. `out`: the new one. `n_features`: D, `FEATURES.dimension`."""
+class RankerUpdate(Config):
+    """Everything that decides an update."""
 
-    n_features: int
-    examples: Path
-    items: Path
-    work: Path
-    out: Path
-    history_length: int = 50
-    item_attributes: tuple[str, ...] = ()
-    validation: float = 0.1  # the latest share of the new examples; trained on the night after
-    loop: LoopConfig = field(default_factory=lambda: NIGHT)
-    threads: int = 1
+    n_features: int = Field(description="D of the examples: `FEATURES.dimension`.")
+    examples: Path = Field(description="Folder of the examples.")
+    items: Path = Field(description="The item table, items.parquet.")
+    work: Path = Field(description="Yesterday's work folder; only read.")
+    out: Path = Field(description="The new work folder.")
+    history_length: int = Field(50, ge=1, description="Newest events of each history.")
+    item_attributes: tuple[str, ...] = Field((), description="As in the full training.")
+    validation: float = Field(
+        0.1, gt=0, lt=1, description="Latest share of the rows; trained on a night later."
+    )
+    loop: LoopConfig = Field(NIGHT, description="How long and how fast.")
+    threads: int = Field(1, ge=1, description="Threads of torch.")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def update_two_tower(
     new = work.with_name(f"{work.name}.new")
     for folder in (config.work, new):  # of a killed night
         shutil.rmtree(folder, ignore_errors=True)
-    result = train_two_tower.main(config.model_copy(update=_TWO_TOWER_NIGHT | changes), progress)
+    result = train_two_tower.main(config.replace(**_TWO_TOWER_NIGHT, **changes), progress)
     export_two_tower.main(result, new)
     replace_folder(new, work)
     shutil.rmtree(config.work, ignore_errors=True)

@@ -3,11 +3,12 @@
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from recsys.contracts.types import EventType
 from recsys.models.two_tower import TwoTowerShape
 from training.choices import Augmentation
+from training.config import Config
 from training.two_tower.batches import Windows
 from training.two_tower.losses import LossName
 
@@ -18,10 +19,8 @@ class Validation(StrEnum):
     LAST_ITEM = "last_item"  # each history's last event
 
 
-class TwoTowerConfig(BaseModel):
+class TwoTowerConfig(Config):
     """Everything that a run depends on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sequences: Path = Field(description="Folder of sequence files.")
     items: Path = Field(description="The item table, items.parquet.")

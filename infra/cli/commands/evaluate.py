@@ -119,7 +119,7 @@ def nightly(
     """
     from training.nightly.evaluate import NightlyEvaluation, main
 
-    finish(main(NightlyEvaluation(data, seed, quick), report=console.print), as_json)
+    finish(main(NightlyEvaluation(data=data, seed=seed, is_quick=quick), report=console.print), as_json)
 
 
 @app.command()

@@ -153,7 +153,7 @@ def test_weights_follow_the_items_ids(world: Path) -> None:
 def test_another_input_is_refused(world: Path, tmp_path: Path, changes: dict[str, object], what: str) -> None:
     config = night(world, tmp_path)
     with pytest.raises(InvalidConfig, match=f"different {what}.*recsys train all"):
-        nightly_ranker.main(replace(config, **changes))  # type: ignore[arg-type]
+        nightly_ranker.main(config.replace(**changes))
 
 
 def test_another_feature_fingerprint_is_refused(world: Path, tmp_path: Path) -> None:
@@ -179,9 +179,9 @@ def test_rows_that_items_share_by_number_do_not_outlive_the_numbers(world: Path,
 def test_without_yesterdays_model_or_new_examples_it_says_what_to_do(world: Path, tmp_path: Path) -> None:
     config = night(world, tmp_path)
     with pytest.raises(InvalidData, match="recsys features build"):
-        nightly_ranker.main(replace(config, examples=tmp_path))
+        nightly_ranker.main(config.replace(examples=tmp_path))
     with pytest.raises(InvalidData, match="recsys train all"):
-        nightly_ranker.main(replace(config, work=tmp_path / "nowhere"))
+        nightly_ranker.main(config.replace(work=tmp_path / "nowhere"))
     assert nights_since_full(tmp_path / "nowhere") == float("inf")
     assert nights_since_full(config.work) == 0
 
@@ -247,7 +247,7 @@ def test_a_two_tower_of_another_shape_is_refused(towers: TwoTowerConfig, tmp_pat
 
 def test_nights_are_compared_with_trainings_anew(tmp_path: Path) -> None:
     write_slice(tmp_path)
-    result = evaluate_nightly.main(NightlyEvaluation(tmp_path, quick=True))
+    result = evaluate_nightly.main(NightlyEvaluation(data=tmp_path, is_quick=True))
     assert result.figures["nights"] == 1
     for kind in evaluate_nightly.KINDS:
         assert 0.4 < result.figures[f"{kind}_click_auc"] < 1
