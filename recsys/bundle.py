@@ -64,22 +64,15 @@ class Bundle:
     manifest: Manifest
 
     def file(self, name: str) -> Path:
-        """The path of one file of the bundle.
-
-        Raises:
-            InvalidBundle: the bundle has no such file.
-        """
+        """The path of one file of the bundle. Raises `InvalidBundle`: the bundle has no such file."""
         if name not in self.manifest.files:
             raise InvalidBundle(f"{self.path.name}: has no {name}")
         return self.path / name
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Read the manifest and check every file against it.
-
-    Raises:
-        InvalidBundle: naming the first file that is missing, unlisted or altered.
-    """
+    """Read the manifest and check every file against it. Raises `InvalidBundle`: naming the first file that is
+    missing, unlisted or altered."""
     manifest = read_manifest(path)
     missing = FILES.keys() - OPTIONAL - manifest.files.keys()
     if missing:
@@ -95,11 +88,8 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """What the bundle says of itself; its files are not looked at (`open_bundle`).
-
-    Raises:
-        InvalidBundle: there is none, it is damaged, or of another format.
-    """
+    """What the bundle says of itself; its files are not looked at (`open_bundle`). Raises `InvalidBundle`: there is
+    none, it is damaged, or of another format."""
     path = bundle / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -119,11 +109,8 @@ def read_manifest(bundle: Path) -> Manifest:
 
 @contextmanager
 def write_bundle(bundles: Path, manifest: Manifest) -> Iterator[Path]:
-    """Give a folder to write the files into; on leaving, checksum, list and rename it into place.
-
-    Raises:
-        InvalidBundle: the version's name is not a plain file name, exists already, or a file is missing.
-    """
+    """Give a folder to write the files into; on leaving, checksum, list and rename it into place. Raises
+    `InvalidBundle`: the version's name is not a plain file name, exists already, or a file is missing."""
     if not is_version(manifest.version):
         raise InvalidBundle(f"version {manifest.version!r}: use letters, digits, dot, dash and underscore")
     target = bundles / manifest.version

@@ -47,11 +47,8 @@ def staged_file(path: Path, *, fsync: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def staged_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder to fill; rename it to `path` on success, remove it on an error.
-
-    Raises:
-        OSError: `path` exists and is not an empty folder (`replace_folder` replaces one).
-    """
+    """Yield a new folder to fill; rename it to `path` on success, remove it on an error. Raises `OSError`: `path`
+    exists and is not an empty folder (`replace_folder` replaces one)."""
     temporary = _temporary(path)
     temporary.mkdir()
     try:

@@ -53,11 +53,8 @@ class Settings(BaseSettings):
 
 
 def refuse_unknown(classes: Iterable[type[BaseSettings]], environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse `RECSYS_*` variables that no settings class knows, so that a misspelt one is not ignored.
-
-    Raises:
-        InvalidConfig: naming each unknown variable.
-    """
+    """Refuse `RECSYS_*` variables that no settings class knows, so that a misspelt one is not ignored. Raises
+    `InvalidConfig`: naming each unknown variable."""
     known = {f"{PREFIX}{name}".upper() for cls in classes for name in cls.model_fields}
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name.upper() not in known)
     if unknown:

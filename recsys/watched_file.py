@@ -24,10 +24,7 @@ class WatchedFile(Generic[T]):
         check_every_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
-        Raises:
-            InvalidConfig: the file cannot be read or is invalid now; later it only sets `error`.
-        """
+        """Raises `InvalidConfig`: the file cannot be read or is invalid now; later it only sets `error`."""
         self.error = ""
         self._path = path
         self._read = read

@@ -89,11 +89,7 @@ def newest(changes: Iterable[C]) -> dict[str, C]:
 
 
 def parse_item_change(raw: Any) -> ItemChange:
-    """An `ItemChange` from decoded JSON.
-
-    Raises:
-        InvalidEvent: with the field and the reason.
-    """
+    """An `ItemChange` from decoded JSON. Raises `InvalidEvent`: with the field and the reason."""
     put, deleted, changed_ms = _parse(raw, "item")
     if deleted:
         return ItemChange(deleted, None, changed_ms)
@@ -102,11 +98,7 @@ def parse_item_change(raw: Any) -> ItemChange:
 
 
 def parse_user_change(raw: Any) -> UserChange:
-    """A `UserChange` from decoded JSON.
-
-    Raises:
-        InvalidEvent: with the field and the reason.
-    """
+    """A `UserChange` from decoded JSON. Raises `InvalidEvent`: with the field and the reason."""
     put, deleted, changed_ms = _parse(raw, "user")
     if deleted:
         return UserChange(deleted, None, changed_ms)
@@ -117,11 +109,7 @@ def parse_user_change(raw: Any) -> UserChange:
 
 
 def parse_attributes(raw: Any) -> dict[str, str]:
-    """Free text by name.
-
-    Raises:
-        InvalidEvent: not an object of a few short strings.
-    """
+    """Free text by name. Raises `InvalidEvent`: not an object of a few short strings."""
     if not isinstance(raw, Mapping) or len(raw) > MAX_CONTEXT_ENTRIES:
         raise InvalidEvent(f"attributes: an object of at most {MAX_CONTEXT_ENTRIES} strings is required")
     for text in (*raw.keys(), *raw.values()):

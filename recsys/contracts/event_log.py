@@ -27,18 +27,12 @@ class EventSink(Protocol):
     """Where records are written. Thread-safe."""
 
     def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
-        """Queue one record; the partition follows from the key (`partition_of`).
-
-        Raises:
-            Unavailable: the queue is full or the log has been unreachable for too long.
-        """
+        """Queue one record; the partition follows from the key (`partition_of`). Raises `Unavailable`: the queue is
+        full or the log has been unreachable for too long."""
 
     def flush(self, timeout_s: float = 10.0) -> None:
-        """Return once everything appended before is acknowledged by the log.
-
-        Raises:
-            Unavailable: not within `timeout_s`.
-        """
+        """Return once everything appended before is acknowledged by the log. Raises `Unavailable`: not within
+        `timeout_s`."""
 
     def close(self) -> None: ...
 

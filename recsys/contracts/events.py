@@ -80,11 +80,7 @@ _TYPES = {str(t): t for t in EventType}
 
 
 def parse_event(raw: Any) -> Event:
-    """An `Event` from decoded JSON.
-
-    Raises:
-        InvalidEvent: with the field and the reason.
-    """
+    """An `Event` from decoded JSON. Raises `InvalidEvent`: with the field and the reason."""
     if not isinstance(raw, dict):
         raise InvalidEvent(f"an event is a JSON object, got {type(raw).__name__}")
     if not raw.keys() <= _FIELD_SET:
@@ -110,19 +106,12 @@ def parse_event(raw: Any) -> Event:
 
 
 def parse_id(value: Any, name: str) -> str:
-    """A non-empty id.
-
-    Raises:
-        InvalidEvent: as `parse_text`.
-    """
+    """A non-empty id. Raises `InvalidEvent`: as `parse_text`."""
     return parse_text(value, name, MAX_ID_LENGTH, empty=False)
 
 
 def parse_text(value: Any, name: str, most: int, empty: bool = True, printable: bool = True) -> str:
-    """
-    Raises:
-        InvalidEvent: not a string, empty, longer than `most`, or with control characters.
-    """
+    """Raises `InvalidEvent`: not a string, empty, longer than `most`, or with control characters."""
     if type(value) is not str or not (value or empty) or len(value) > most:
         least = 0 if empty else 1
         raise InvalidEvent(f"{name}: a string of {least} to {most} characters is required, got {value!r:.80}")
@@ -132,20 +121,14 @@ def parse_text(value: Any, name: str, most: int, empty: bool = True, printable: 
 
 
 def parse_time(value: Any, name: str) -> int:
-    """
-    Raises:
-        InvalidEvent: not Unix milliseconds.
-    """
+    """Raises `InvalidEvent`: not Unix milliseconds."""
     if type(value) is not int or not 0 < value < MAX_TIME_MS:
         raise InvalidEvent(f"{name}: Unix milliseconds as an integer are required, got {value!r:.80}")
     return value
 
 
 def parse_position(value: Any) -> int:
-    """
-    Raises:
-        InvalidEvent: not a position in a list, from 0.
-    """
+    """Raises `InvalidEvent`: not a position in a list, from 0."""
     if type(value) is not int or not 0 <= value <= MAX_POSITION:
         raise InvalidEvent(f"position: an integer from 0 is required, got {value!r:.80}")
     return value
@@ -161,11 +144,8 @@ def _value(raw: Mapping[str, Any]) -> float | None:
 
 
 def parse_context(value: Any) -> Mapping[str, str]:
-    """The context of a decoded record; empty when there is none.
-
-    Raises:
-        InvalidEvent: not an object of a few short strings.
-    """
+    """The context of a decoded record; empty when there is none. Raises `InvalidEvent`: not an object of a few short
+    strings."""
     if not value:
         if value is None or value == {}:
             return {}

@@ -77,11 +77,8 @@ class Impression:
 
 def parse_impression(raw: Any) -> Impression:
     """The inverse of `Impression.to_dict`. What it accepts can be expanded, and written to the lake: any other record
-    would stop the readers of the log.
-
-    Raises:
-        InvalidEvent: a field is missing or invalid, or the feature block does not fit the number of items.
-    """
+    would stop the readers of the log. Raises `InvalidEvent`: a field is missing or invalid, or the feature block does
+    not fit the number of items."""
     try:
         items = tuple(
             ShownItem(

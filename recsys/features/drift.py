@@ -72,10 +72,7 @@ def write_histograms(path: Path, found: Sequence[Histogram]) -> None:
 
 
 def read_histograms(path: Path) -> list[Histogram]:
-    """
-    Raises:
-        InvalidBundle: the file is not one of `write_histograms`.
-    """
+    """Raises `InvalidBundle`: the file is not one of `write_histograms`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return [Histogram(tuple(h["edges"]), tuple(h["shares"])) for h in content]

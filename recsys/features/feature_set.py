@@ -97,11 +97,7 @@ class FeatureSet:
         return frozenset(f.attribute for f in self.attributes if f.entity is Entity.USER)
 
     def column(self, name: str) -> int:
-        """The index of a column in a feature matrix.
-
-        Raises:
-            UnknownFeature: no definition has it.
-        """
+        """The index of a column in a feature matrix. Raises `UnknownFeature`: no definition has it."""
         try:
             return self.names.index(name)
         except ValueError:

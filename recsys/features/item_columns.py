@@ -96,11 +96,8 @@ class ItemColumns:
             self.update(item_id, state)
 
     def put(self, rows: Sequence[int], items: Sequence[Item]) -> None:
-        """Add or replace items; their states stay. A new item gets the next row.
-
-        Raises:
-            ValueError: a row beyond the next.
-        """
+        """Add or replace items; their states stay. A new item gets the next row. Raises `ValueError`: a row beyond
+        the next."""
         if not items:
             return
         with self._lock:

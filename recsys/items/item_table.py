@@ -40,11 +40,8 @@ def table_items(table: pa.Table) -> list[Item]:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Every item, in the table's order.
-
-    Raises:
-        InvalidData: the file is missing, is not Parquet, or lacks a column.
-    """
+    """Every item, in the table's order. Raises `InvalidData`: the file is missing, is not Parquet, or lacks a
+    column."""
     try:
         return table_items(read_columns(path, ITEM_SCHEMA.names))
     except FileNotFoundError:

@@ -28,11 +28,8 @@ def mark_forgotten(lake: Path, user_id: str, until_ms: int) -> Path:
 
 
 def forgotten_users(lake: Path) -> Mapping[str, int]:
-    """Digest of the user id → the last event time that must go.
-
-    Raises:
-        InvalidData: a mark cannot be read; compaction must not go on without it.
-    """
+    """Digest of the user id → the last event time that must go. Raises `InvalidData`: a mark cannot be read;
+    compaction must not go on without it."""
     found = {}
     for path in sorted((lake / FOLDER).glob("*.json")):
         try:

@@ -12,10 +12,7 @@ import pyarrow.parquet as pq
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """
-    Raises:
-        pyarrow.ArrowInvalid, OSError: the file is missing, is no Parquet, or lacks one of the columns.
-    """
+    """Raises `pyarrow.ArrowInvalid` or `OSError`: the file is missing, is no Parquet, or lacks one of the columns."""
     with pq.ParquetFile(path) as file:
         if missing := set(columns) - set(file.schema_arrow.names):
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")

@@ -6,15 +6,15 @@
 -- Returns {outcome, offset, …}. Nothing is written unless the outcome is 'applied':
 --   fenced   another claimant has a later epoch        gap   records before the batch are missing
 --   behind   some of its events are below the offset   known, id, …   these ids have been seen
--- The last two are rare: the caller adds the batch up again without those events, and calls again.
+-- The last two are rare: the caller encodes the batch without those events and retries.
 
 local call = redis.call
 local prefix, topic = ARGV[1], ARGV[2]
 local head, ids, visits, users, items = unpack(cmsgpack.unpack(ARGV[3]))
-local PRUNE_STEP = 64 -- a hash is searched for expired tiles each time it has grown by so many cells
+local PRUNE_STEP = 64 -- new cells after which a hash is searched for expired tiles
 local ADD, LEAST, MOST = string.byte('+<>', 1, 3)
 
-local function cut(text, width) -- returns what gives the next n pieces
+local function cut(text, width) -- returns a function that gives the next n pieces
   local at = 1
   return function(n)
     local pieces = {}
@@ -37,8 +37,7 @@ if head.previous > offset then return {'gap', offset} end
 -- (3b) Events below the offset were applied before: a replay. Without events nothing can count twice.
 if #ids > 0 and head.first < offset then return {'behind', offset} end
 
--- (3c) Ids that are known were sent twice. A retry may have been given another event time, and so lie in the bucket
--- beside that of the first attempt.
+-- (3c) Known ids were sent twice. A retry may have another event time, and so belong to the neighbouring bucket.
 local registry = prefix .. 'd:' .. topic
 local known = {'known', offset}
 local next_ids = cut(ARGV[4], 16)
@@ -63,7 +62,7 @@ for _, row in ipairs(ids) do
   call('ZADD', registry, bucket, bucket)
 end
 
--- (3d) Write the cells. A hash that has grown a lot loses the tiles that no window reaches any more.
+-- (3d) Write the cells. A hash that has grown drops the tiles that no window reaches any more.
 -- A field is its aggregate's number in 2 bytes, its tile in 4, its bucket in 2; the most significant byte first.
 local function prune(key, oldest_tile)
   for _, field in ipairs(call('HKEYS', key)) do
@@ -123,7 +122,7 @@ if #changed > 0 then
   call('SET', stream .. ':last', last)
 end
 
--- (3f) Forget the event ids that are too old to come again: such an event would be a late one.
+-- (3f) Forget event ids beyond the dedupe window: such an event would be late.
 if head.oldest_bucket > tonumber(stored[4] or 0) then
   for _, bucket in ipairs(call('ZRANGEBYSCORE', registry, '-inf', '(' .. head.oldest_bucket)) do
     call('UNLINK', registry .. ':' .. bucket)

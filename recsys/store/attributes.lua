@@ -1,4 +1,4 @@
--- Replace or delete a user's static attributes, unless what is known is newer.
+-- Replace or delete a user's static attributes, unless the stored ones are newer.
 -- KEYS[1] the user's attributes   ARGV[1] changed at, milliseconds   ARGV[2] attributes as JSON; empty: deleted
 -- ARGV[3] milliseconds after which they are dropped
 local known = tonumber(redis.call('HGET', KEYS[1], 'changed_ms') or '-1')

@@ -1,7 +1,7 @@
-"""Loading whole states into an empty store, through the same atomic script that applies events.
+"""Load whole states into an empty store, by the same atomic script that applies events.
 
-States are a monoid, so a state is folded as one event would be: a `StateFold` is a feature definition under which an
-event stands for the state that was given for it. Event ids make loading idempotent: what was loaded is a duplicate.
+States are a monoid, so a state folds as an event does: under the feature definition `StateFold`, an event stands for a
+whole state. Event ids make loading idempotent: a state that was loaded before is a duplicate.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,10 +12,11 @@ from typing import NamedTuple, TypeVar
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import MAX_TIME_MS, Event
-from recsys.contracts.state import Delta, EntityState, History, Visit
+from recsys.contracts.state import Delta, EntityState, History
 from recsys.contracts.types import EventType, Topic
 from recsys.features.aggregates import Aggregate, Entity, parse_cell
-from recsys.store.base import Applied, Batch, FeatureStore, Folded, Outcome, StateDefinition
+from recsys.features.feature_set import Folded
+from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StateDefinition
 
 TOPIC = "backfill"
 _DONE = 1  # the offset of TOPIC once everything is loaded
@@ -35,10 +36,8 @@ class StateRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Covered:
-    """Where a topic partition of the log continues after the lake, and its watermark there.
-
-    0 with an offset: the lake does not know it; then it is the latest event time of the partition's users.
-    """
+    """Where a topic partition of the log continues after the lake, and its watermark there. A watermark of 0 with an
+    offset is unknown to the lake; the latest event time of the partition's users replaces it."""
 
     topic: Topic
     partition: int
@@ -47,17 +46,8 @@ class Covered:
     watermark_ms: int = 0
 
 
-class _Change(NamedTuple):
-    user: Sequence[Delta]
-    item: Sequence[Delta]
-    visits: Sequence[tuple[History, Visit]]
-
-
-_NOTHING = _Change((), (), ())
-
-
 class StateFold:
-    """`StateDefinition` for loading: `stand_in` gives the event whose fold is that state, once."""
+    """`StateDefinition` for loading: `stand_in` gives an event whose fold, once, is the state."""
 
     def __init__(self, features: StateDefinition) -> None:
         self.fingerprint: str = features.fingerprint
@@ -71,13 +61,13 @@ class StateFold:
         visits = [(h, v) for h in self.histories for v in row.state.histories.get(h.name, ())]
         is_user = row.entity is Entity.USER
         event_id = f"{TOPIC} {row.entity} {row.id}"
-        self._waiting[event_id] = _Change(deltas, (), visits) if is_user else _Change((), deltas, ())
+        self._waiting[event_id] = Folded(deltas, [], visits) if is_user else Folded([], deltas, [])
         user, item = (row.id, "") if is_user else ("", row.id)
         return Event(event_id, EventType.IMPRESSION, user, item, 0)
 
     def fold(self, event: Event) -> Folded:
-        """Nothing for an event that stands for nothing: its id is remembered, and that is all."""
-        return self._waiting.pop(event.event_id, _NOTHING)
+        """Nothing for an event without a state: the store only remembers its id."""
+        return self._waiting.pop(event.event_id, Folded([], [], []))
 
     def _delta(self, entity: Entity, cell: str, amount: int) -> Delta:
         return Delta(cell, self._aggregate[entity, parse_cell(cell).name].op, amount)
@@ -85,7 +75,7 @@ class StateFold:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one backfill did. `present`: rows that an earlier, interrupted run had loaded."""
+    """Counts of one backfill. `present`: rows that an earlier, interrupted run had loaded."""
 
     users: int
     items: int
@@ -101,16 +91,16 @@ def backfill(
     recent: Iterable[tuple[str, str, int]],
     covered: Sequence[Covered],
 ) -> Loaded:
-    """Fill an empty store so that a worker continues after `covered` with the effect of each event once.
+    """Fill an empty store so that a worker continues after `covered` with each event counted once.
 
     1. Each state is merged into its partition, under a topic of its own.
-    2. The ids of `recent` events are remembered, so that a retry that is still on its way is a duplicate.
-    3. Last, the offsets: before them a worker would start at 0 and count twice, so workers start afterwards.
+    2. The ids of `recent` events are stored, so that a retry in flight is a duplicate.
+    3. The offsets come last: a worker that starts before them would start at 0 and count twice.
 
     Args:
-        open_store: a store for the definition that it is given.
+        open_store: opens a store for a definition.
         recent: (event id, user id, event time) of events within the dedupe window.
-        covered: how far the states go in each topic partition of the log that they were made of.
+        covered: how far the states reach in each topic partition of the log.
 
     Raises:
         InvalidConfig: the store is not empty, or was filled up to other offsets.
@@ -130,10 +120,8 @@ def backfill(
 
 
 def _refuse_used(store: FeatureStore, covered: Sequence[Covered], name: str) -> None:
-    """A worker that ran here has counted events that the states have, too.
-
-    An interrupted backfill may have set its offsets, which an idle live system may have as well: its topic tells.
-    """
+    """Refuse a store where a worker has run: its events are in the states, too. Offsets alone do not tell, because an
+    interrupted backfill sets them as well; the backfill's own topic does."""
     mark = store.checkpoint(TOPIC, 0)
     resumed = mark is not None and mark.log_id == name
     for place in covered:
@@ -163,7 +151,7 @@ class _Loader:
             self._claim(TOPIC, partition, name)
 
     def load(self, rows: Iterable[StateRow]) -> tuple[int, int, int]:
-        """(users, items, of these present before)."""
+        """(users, items, how many of them were present before)."""
         waiting: dict[int, list[Event]] = {p: [] for p in range(self._partitions)}
         cells = dict.fromkeys(range(self._partitions), 0)
         users = items = present = 0
@@ -183,7 +171,7 @@ class _Loader:
         return users, items, present
 
     def remember(self, recent: Iterable[tuple[str, str, int]], covered: Sequence[Covered]) -> int:
-        """Let both topics know these ids; which of them an event came by is not in the lake's rows."""
+        """Store these ids under both topics: the lake does not record by which one an event came."""
         for place in covered:
             self._claim(place.topic, place.partition, place.log_id)
         places: dict[int, list[Covered]] = {}
@@ -202,7 +190,7 @@ class _Loader:
         return count
 
     def finish(self, covered: Sequence[Covered]) -> None:
-        """Let workers continue after the lake, and then forget the ids of the stand-ins: to be run again until then."""
+        """Set the offsets, then forget the ids of the stand-ins: until then the backfill can be repeated."""
         for place in covered:
             self._apply(place.topic, place.partition, [], place.offset, self._watermark(place))
         for partition in range(self._partitions):

@@ -6,7 +6,7 @@ local stored = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'watermark', 'log
 local offset = tonumber(stored[2] or 0)
 local watermark = tonumber(stored[3] or 0)
 
--- Another life of the topic starts at 0. The watermark stays: the states it belongs to stay, too.
+-- A topic that was created again starts at 0. The watermark stays, because the states do.
 if stored[4] and stored[4] ~= ARGV[1] then offset = 0 end
 
 -- Epochs follow the clock: a server that lost its last second must not hand out the same epoch twice.

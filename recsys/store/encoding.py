@@ -1,7 +1,7 @@
-"""How a batch travels to the script that applies it, and how states and items lie in Redis.
+"""The encoding of batches for the script that applies them, and of states in Redis.
 
-A batch holds what its events change together, as one MessagePack value; what is binary goes beside it, for Redis's
-MessagePack knows text only. A cell is a field of eight bytes (`features.cells`) with its amount as decimal digits.
+A batch is the sum of its events' changes as one MessagePack value; binary parts are separate arguments, because Redis's
+MessagePack knows text only. A cell is a hash field of eight bytes (`features.cells`) with its amount in decimal digits.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +15,11 @@ import numpy as np
 
 from recsys.contracts.events import CATEGORY_SEPARATOR, Event
 from recsys.contracts.state import Delta, EntityState, History, Op, Visit
-from recsys.contracts.types import EventType, Item
+from recsys.contracts.types import EventType
 from recsys.features.aggregates import Entity
 from recsys.features.cells import CODE_BYTES, CellCoding, Ints64, PackedCells, aggregates_of
-from recsys.store.base import Batch, Folded, StateDefinition, StoreConfig
+from recsys.features.feature_set import Folded
+from recsys.store.base import Batch, StateDefinition, StoreConfig
 
 ID_BYTES = 16
 _SEPARATOR = "\x1f"  # a control character, which no id may contain
@@ -27,15 +28,12 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 def event_key(event_id: str) -> bytes:
-    """16 bytes for the dedupe set, whatever the form of the id. 2^64 ids for an even chance of a collision."""
+    """The 16 bytes that stand for an id in the dedupe set. An even chance of a collision takes 2^64 ids."""
     return blake2b(event_id.encode(), digest_size=ID_BYTES).digest()
 
 
-def kept_histories(histories: Iterable[History]) -> dict[str, History]:
-    """History name → the history that is kept for it.
-
-    Histories of the same event types differ in length only, so the longest one holds the others.
-    """
+def stored_histories(histories: Iterable[History]) -> dict[str, History]:
+    """History name → the history that is stored for it: of those with the same event types, the longest."""
     histories = list(histories)
     longest: dict[frozenset[EventType], History] = {}
     for history in sorted(histories, key=lambda h: (h.size, h.name)):
@@ -44,7 +42,7 @@ def kept_histories(histories: Iterable[History]) -> dict[str, History]:
 
 
 class FoldedEvent(NamedTuple):
-    """One event of a batch and what it changes. `bucket`: of its event time; `key`: see `event_key`."""
+    """One event of a batch and its changes. `bucket`: of its event time; `key`: see `event_key`."""
 
     offset: int
     bucket: int
@@ -54,17 +52,17 @@ class FoldedEvent(NamedTuple):
 
 
 class BatchEncoder:
-    """Makes the arguments of `apply.lua`: what a batch changes, added up, so that each cell travels once."""
+    """Makes the arguments of `apply.lua`: the summed changes of a batch, so that each cell is sent once."""
 
     def __init__(self, features: StateDefinition, config: StoreConfig) -> None:
         self._features = features
         self._config = config
-        self._kept = {h.name: h.size for h in kept_histories(features.histories).values()}
+        self._stored = {h.name: h.size for h in stored_histories(features.histories).values()}
         self._codings = {e: CellCoding(features.aggregates, e) for e in (Entity.USER, Entity.ITEM)}
         self.field = lru_cache(maxsize=1 << 17)(self._field)
 
     def fold(self, batch: Batch) -> list[FoldedEvent]:
-        """Once for each event, also for those that come twice."""
+        """One row per event, duplicates included."""
         fold, bucket_ms = self._features.fold, self._config.dedupe_bucket_ms
         return [
             FoldedEvent(
@@ -74,7 +72,7 @@ class BatchEncoder:
         ]
 
     def encode(self, batch: Batch, rows: Sequence[FoldedEvent]) -> tuple[bytes, bytes, bytes]:
-        """The batch with only these of its events, whose ids differ."""
+        """The batch with only these events, whose ids differ."""
         users: dict[str, dict[str, int]] = {}
         items: dict[str, dict[str, int]] = {}
         visits: dict[tuple[str, str], list[int | str]] = {}
@@ -86,7 +84,7 @@ class BatchEncoder:
             if changes.item:
                 _add(items.setdefault(event.item_id, {}), changes.item)
             for history, visit in changes.visits:
-                if history.name in self._kept:
+                if history.name in self._stored:
                     members = visits.setdefault((history.name, event.user_id), [])
                     members += (visit.event_time_ms, pack_visit(visit))
         config = self._config
@@ -104,7 +102,7 @@ class BatchEncoder:
         content = (
             header,
             [(bucket, len(keys)) for bucket, keys in buckets.items()],
-            [(f"{name}:{user}", self._kept[name], members) for (name, user), members in visits.items()],
+            [(f"{name}:{user}", self._stored[name], members) for (name, user), members in visits.items()],
             (self._oldest_tiles(Entity.USER, batch.watermark_ms), self._rows(Entity.USER, users, fields)),
             (self._oldest_tiles(Entity.ITEM, batch.watermark_ms), self._rows(Entity.ITEM, items, fields)),
         )
@@ -112,14 +110,14 @@ class BatchEncoder:
         return _pack(content), ids, b"".join(fields)
 
     def _oldest_tiles(self, entity: Entity, watermark_ms: int) -> list[int]:
-        """By number of the aggregate, the first tile that a reader at the watermark, or later, may still look at."""
+        """By index of the aggregate, the oldest tile that a reader at the watermark, or later, may need."""
         aggregates = self._codings[entity].aggregates
         return [(watermark_ms - a.retention_ms) // a.hop_ms if a.hop_ms else 0 for a in aggregates]
 
     def _rows(
         self, entity: Entity, changed: Mapping[str, Mapping[str, int]], fields: list[bytes]
     ) -> list[tuple[str, list[int], str]]:
-        """Id, amounts and operations of each; appends the fields."""
+        """Id, amounts and operations per entity; appends the fields."""
         rows = []
         for id_, cells in changed.items():
             names, ops = zip(*[self.field(entity, cell) for cell in cells], strict=True)
@@ -128,14 +126,14 @@ class BatchEncoder:
         return rows
 
     def _field(self, entity: Entity, cell: str) -> tuple[bytes, Op]:
-        """The cell's name in Redis, and how amounts enter it."""
+        """The cell's field in Redis, and its operation."""
         coding = self._codings[entity]
         code = coding.code(cell)
         return code.to_bytes(CODE_BYTES, "big"), coding.op(code)
 
 
 def _add(cells: dict[str, int], deltas: Iterable[Delta]) -> None:
-    """What changes one entity, merged: deltas are a monoid as states are."""
+    """Merge deltas of one entity; they are a monoid, as states are."""
     for cell, op, amount in deltas:
         old = cells.get(cell)
         if old is None:
@@ -147,49 +145,41 @@ def _add(cells: dict[str, int], deltas: Iterable[Delta]) -> None:
 
 
 def pack_visit(visit: Visit) -> str:
-    """A history's member. It starts with the event id: Redis orders equal scores by member, as visits are ordered.
-
-    The separator is below every character of an id, so an id that another one begins with comes first in both orders.
-    """
+    """A member of a history's sorted set. It starts with the event id: Redis orders equal scores by member, as visits
+    are ordered. The separator sorts below every character of an id, so both orders agree on prefixes, too."""
     categories = CATEGORY_SEPARATOR.join(visit.categories)
     return _SEPARATOR.join((visit.event_id, visit.type, visit.item_id, categories))
 
 
 @lru_cache(maxsize=1 << 16)
 def unpack_visit(member: bytes, score: bytes) -> Visit:
-    """The inverse of `pack_visit`. Cached: a user's history is read with each request, and hardly changes between."""
+    """The inverse of `pack_visit`. Cached: each request reads a user's history, which rarely changes between two."""
     event_id, kind, item_id, joined = member.decode().split(_SEPARATOR, 3)
     categories = tuple(joined.split(CATEGORY_SEPARATOR)) if joined else ()
     return Visit(int(score), event_id, _TYPES[kind], item_id, categories)
 
 
 class StateDecoder:
-    """Makes an `EntityState` of what Redis returns."""
+    """Turns Redis's replies into `EntityState`s."""
 
     def __init__(self, features: StateDefinition) -> None:
         self._codings = {e: CellCoding(features.aggregates, e) for e in (Entity.USER, Entity.ITEM)}
         self._histories = {h.name: h for h in features.histories}
-        self.kept = kept_histories(features.histories)
+        self.stored = stored_histories(features.histories)
 
     def user(self, cells: Sequence[bytes], sets: Mapping[str, Sequence[bytes]]) -> EntityState:
-        """What Redis sends, in its order, which is that of visits.
-
-        Args:
-            cells: names and amounts in turn.
-            sets: for each kept history, members and scores in turn.
-        """
+        """`cells`: fields and amounts in turn. `sets`: per stored history, members and scores in turn."""
         state = EntityState(PackedCells(self._codings[Entity.USER], *_cells(cells)))
         for name, flat in sets.items():
             visits = list(map(unpack_visit, flat[::2], flat[1::2]))
             if visits:
-                for wanted, kept in self.kept.items():
+                for wanted, kept in self.stored.items():
                     if kept.name == name:
                         state.histories[wanted] = visits[-self._histories[wanted].size :]
         return state
 
     def items(self, shares: Iterable[Sequence[Sequence[bytes]]]) -> list[EntityState]:
-        """For each item the merge of the shares that the partitions hold. Many at once, for who follows the changes
-        of a whole catalogue: one pass over all cells, not one an item."""
+        """Merge the partitions' shares of each item, in one pass over the cells of all items."""
         coding = self._codings[Entity.ITEM]
         flats = [[*chain.from_iterable(of_item)] for of_item in shares]
         codes, amounts = _cells(chain.from_iterable(flats))
@@ -203,7 +193,7 @@ class StateDecoder:
 
 
 def _cells(flat: Iterable[bytes]) -> tuple[Ints64, Ints64]:
-    """Codes and amounts, (n,) int64 each, of names and amounts in turn."""
+    """Codes and amounts, (n,) int64 each, from fields and amounts in turn."""
     every = [*flat]
     codes = np.frombuffer(b"".join(every[::2]), ">i8").astype(np.int64)
     return codes, np.fromiter(map(int, every[1::2]), np.int64, len(codes))
@@ -212,7 +202,7 @@ def _cells(flat: Iterable[bytes]) -> tuple[Ints64, Ints64]:
 def _merged(
     coding: CellCoding, owners: Ints64, codes: Ints64, amounts: Ints64
 ) -> tuple[Ints64, Ints64, Ints64]:
-    """Each cell of each owner once, in the order of owners; what partitions hold of it as its operation says."""
+    """Each cell of each owner once, in the order of owners, merged by the cell's operation."""
     if not len(codes):
         return owners, codes, amounts
     order = np.lexsort((codes, owners))
@@ -224,19 +214,3 @@ def _merged(
     for op, reduce in ((Op.MAX, np.maximum.reduceat), (Op.MIN, np.minimum.reduceat)):
         merged = np.where(ops == op, reduce(amounts, starts), merged)
     return owners, codes, merged
-
-
-def pack_attributes(attributes: Mapping[str, str]) -> bytes:
-    return msgspec.json.encode(attributes)
-
-
-def unpack_attributes(raw: bytes) -> dict[str, str]:
-    return msgspec.json.decode(raw, type=dict[str, str])
-
-
-def pack_item(item: Item) -> bytes:
-    return msgspec.json.encode(item)
-
-
-def unpack_item(raw: bytes) -> Item:
-    return msgspec.json.decode(raw, type=Item)

@@ -1,7 +1,4 @@
-"""The online feature store in this process's memory: the reference of the contract, for tests and trials.
-
-It keeps every tile and every event id: nothing here is pruned.
-"""
+"""The online feature store in memory: the reference of the contract, for tests and simulations. It prunes nothing."""
 
 import threading
 import time
@@ -25,7 +22,7 @@ class MemoryFeatureStore:
         config: StoreConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` gives the seconds by which workers count as alive."""
+        """`clock`: seconds, for heartbeats."""
         self._features = features
         self._clock = clock
         self._config = config or StoreConfig()
@@ -34,14 +31,16 @@ class MemoryFeatureStore:
         self._checkpoints: dict[tuple[str, int], Checkpoint] = {}
         self._seen: dict[tuple[str, int], set[str]] = defaultdict(set)
         self._workers: dict[str, float] = {}
-        self._reports: dict[str, tuple[bytes, float]] = {}  # → until when it holds
+        self._reports: dict[str, tuple[bytes, float]] = {}  # → report, and when it expires
         self._users: dict[str, EntityState] = {}
         self._items: dict[str, EntityState] = {}
-        self._attributes: dict[str, tuple[int, Mapping[str, str]]] = {}  # of users, and when they were put
+        self._attributes: dict[
+            str, tuple[int, Mapping[str, str]]
+        ] = {}  # of users: when they were put, and what
         self._catalogue: dict[str, Item | None] = {}
         self._changed_ms: dict[str, int] = {}  # when each entry was changed
         self._changes: list[set[str]] = []
-        self._trimmed = 0  # how many changes lie before the first of `_changes`
+        self._trimmed = 0  # number of changes dropped before the first of `_changes`
 
     def ping(self) -> None:
         pass
@@ -56,10 +55,8 @@ class MemoryFeatureStore:
             self._fingerprint = self._features.fingerprint
             old = self._checkpoints.get((topic, partition), Checkpoint(0, 0, 0, log_id))
             offset = old.offset if old.log_id == log_id else 0
-            new = Checkpoint(
-                max(old.epoch + 1, time.time_ns() // 1_000_000), offset, old.watermark_ms, log_id
-            )
-            self._checkpoints[topic, partition] = new
+            epoch = max(old.epoch + 1, time.time_ns() // 1_000_000)
+            new = self._checkpoints[topic, partition] = Checkpoint(epoch, offset, old.watermark_ms, log_id)
             return new
 
     def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:

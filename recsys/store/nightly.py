@@ -1,12 +1,12 @@
-"""Features of last night: what a batch job writes for serving, as JSON documents in Redis, a key each.
+"""Nightly features: JSON documents in Redis, one key each, that a batch job writes for serving.
 
     NS:{nightly}:i:ITEM   name → value, see `recsys.features.documents`
     NS:{nightly}:u:USER   cells and histories of the user
     NS:{nightly}:meta     fingerprint of the feature definitions that they were made with
 
-Nothing updates a document until the next night; one that is not written again, of an item or user that is gone, goes
-after three. `RedisFeatureStore.forget_user` removes a user's at once. It is the ordinary design that the live store is
-set against (`recsys case-study`), and a fallback for who runs no stream.
+A document stays until the next night and expires after three without an update. `RedisFeatureStore.forget_user`
+removes a user's at once. This is the conventional design, with which `recsys case-study` compares the live store, and
+a fallback without a stream.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,19 +20,18 @@ from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.types import MS_PER_DAY
 from recsys.features.documents import Document
 from recsys.store.base import StateDefinition
-from recsys.store.encoding import kept_histories
+from recsys.store.encoding import stored_histories
 from recsys.store.redis import nightly_key
-from recsys.store.redis_client import READ_TIMEOUT_S, connect
-from recsys.store.redis_errors import redis_errors
+from recsys.store.redis_client import READ_TIMEOUT_S, connect, redis_errors
 from recsys.store.redis_reads import ThreadReads
 
-KEPT_MS = 3 * MS_PER_DAY  # two nights without the job are survived
-_PAGE = 500  # documents in one round trip
+KEPT_MS = 3 * MS_PER_DAY  # survives two nights without the job
+_PAGE = 500  # documents per round trip
 _document = msgspec.json.Decoder(dict[str, float]).decode
 
 
 class _User(msgspec.Struct):
-    """A user's document. A history that is the end of a longer one is not written."""
+    """A user's document. A history that is the end of a longer one is left out."""
 
     cells: dict[str, int]
     histories: dict[str, list[Visit]]
@@ -43,7 +42,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class NightlyStore:
-    """Thread-safe. Every method may raise `Unavailable`. Readers know it as `user` and `items`."""
+    """Thread-safe. Every method may raise `Unavailable`. It reads `user` and `items` as a `FeatureStore` does."""
 
     def __init__(
         self,
@@ -52,55 +51,40 @@ class NightlyStore:
         namespace: str = "recsys",
         timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
-        """Never connects.
-
-        Raises:
-            InvalidConfig: the URL is not a Redis URL.
-        """
+        """Connects on first use. Raises `InvalidConfig`: the URL is not a Redis URL."""
         self._sizes = {history.name: history.size for history in features.histories}
-        self._kept = {name: kept.name for name, kept in kept_histories(features.histories).items()}
+        self._stored = {name: kept.name for name, kept in stored_histories(features.histories).items()}
         self._fingerprint = features.fingerprint
         self._namespace = namespace
         self._redis = connect(url, timeout_s)
         self._reads = ThreadReads(self._redis)
 
     def write_items(self, documents: Iterable[tuple[str, Document]]) -> int:
-        """Write each item's document; how many there were."""
+        """Write each item's document; returns their number."""
         return self._write("i", documents)
 
     def write_users(self, states: Iterable[tuple[str, EntityState]]) -> int:
-        """Write each user's state; how many there were."""
+        """Write each user's state; returns their number."""
         return self._write("u", ((user_id, self._document(state)) for user_id, state in states))
 
     def check(self) -> None:
-        """
-        Raises:
-            FingerprintMismatch: the documents are of other feature definitions.
-        """
+        """Raises `FingerprintMismatch`: the documents are of other feature definitions."""
         self._read([])
 
     def items(self, item_ids: Sequence[str]) -> list[Document | None]:
-        """One MGET. None: no document.
-
-        Raises:
-            FingerprintMismatch: as `check`.
-        """
+        """One MGET. None: no document. Raises `FingerprintMismatch`: as `check`."""
         raws = self._read([self._key("i", item_id) for item_id in item_ids])
         return [None if raw is None else _document(raw) for raw in raws]
 
     def user(self, user_id: str) -> EntityState:
-        """Empty for who was unknown last night.
-
-        Raises:
-            FingerprintMismatch: as `check`.
-        """
+        """Empty for a user who was unknown last night. Raises `FingerprintMismatch`: as `check`."""
         [raw] = self._read([self._key("u", user_id)])
         if raw is None:
             return EntityState()
         document = _user(raw)
         histories = {
             name: document.histories[kept][-self._sizes[name] :]
-            for name, kept in self._kept.items()
+            for name, kept in self._stored.items()
             if kept in document.histories
         }
         return EntityState(document.cells, histories)
@@ -110,14 +94,14 @@ class NightlyStore:
         self._redis.close()
 
     def _document(self, state: EntityState) -> _User:
-        kept = {name: visits for name, visits in state.histories.items() if self._kept.get(name) == name}
+        kept = {name: visits for name, visits in state.histories.items() if self._stored.get(name) == name}
         return _User(dict(state.cells), kept)
 
     def _key(self, *parts: str) -> str:
         return nightly_key(self._namespace, *parts)
 
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The fingerprint comes with every read: a job of another version may write while this process serves."""
+        """Read the fingerprint with the documents: a job of another version may write while this process serves."""
         with redis_errors():
             [found] = self._reads.ask(("MGET", self._key("meta"), *keys))
         meta: bytes | None = found[0]
@@ -143,7 +127,7 @@ class NightlyStore:
         return n
 
     def _drop_others(self) -> None:
-        """No document of other definitions stays, also of an item or user that is not written again."""
+        """Remove all documents of other definitions, also of items and users that are gone."""
         with redis_errors():
             if self._redis.get(self._key("meta")) == self._fingerprint.encode():
                 return

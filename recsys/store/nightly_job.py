@@ -1,4 +1,4 @@
-"""The nightly job of a system without a stream: finished features of every item and user, as documents in Redis."""
+"""The nightly job of a system without a stream: features of all items and users as documents in Redis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +20,8 @@ class Written:
 def write_nightly(
     store: RedisFeatureStore, nightly: NightlyStore, items: Sequence[Item], now_ms: int
 ) -> Written:
-    """Write what the store has at this moment, as of `now_ms`.
-
-    Args:
-        items: of the catalogue; those without events get a document, too.
-    """
+    """Write the store's present state, as of `now_ms`. `items`: the catalogue; all get a document, with or without
+    events."""
     columns = ItemColumns(items, FEATURES)
     columns.load(store.all_items())
     documents = ItemDocuments(FEATURES).of(columns, [item.item_id for item in items], now_ms)

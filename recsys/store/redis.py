@@ -1,11 +1,11 @@
 """The online feature store on Redis (or Valkey).
 
-Everything of partition p carries the hash tag `{p}`, so that one script call is atomic on a Cluster, too:
+Everything of partition p has the hash tag `{p}`, so one script call is atomic on a Cluster, too:
 
     NS:meta                        fingerprint.layout and number of partitions, written by the first writer
-    NS:workers                     feature workers, by their last sign of life (sorted set)
-    NS:worker:<name>               what one of them says of itself; expires
-    NS:reporting                   who did so (set)
+    NS:workers                     feature workers by their last heartbeat (sorted set)
+    NS:worker:<name>               a worker's report; expires
+    NS:reporting                   the workers that reported (set)
     NS:{c}:catalogue  :times       items put since the bundle, empty where deleted; when (hashes)
     NS:{p}:cp:TOPIC                checkpoint (hash): epoch, offset, watermark, log_id
     NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes; `encoding`)
@@ -13,11 +13,13 @@ Everything of partition p carries the hash tag `{p}`, so that one script call is
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
     NS:{p}:items                   the items that have a share here (set)
     NS:{p}:d:TOPIC:BUCKET          event ids seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
-    NS:{nightly}:u:USER            the user's document of last night (`nightly`), which is forgotten here, too
+    NS:{nightly}:u:USER            the user's nightly document (`nightly`); `forget_user` removes it, too
     NS:{p}:changed  :last          the stream of changed items, and its last entry; {c} has one for the catalogue
 """
 
 from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig
@@ -29,28 +31,25 @@ from recsys.store.encoding import (
     BatchEncoder,
     FoldedEvent,
     StateDecoder,
-    pack_attributes,
-    pack_item,
-    unpack_attributes,
-    unpack_item,
     unpack_visit,
 )
-from recsys.store.redis_client import READ_TIMEOUT_S, connect, script
-from recsys.store.redis_errors import redis_errors
+from recsys.store.redis_client import READ_TIMEOUT_S, connect, redis_errors, script
 from recsys.store.redis_reads import ThreadReads
 from recsys.store.redis_workers import RedisWorkers
 
-_LAYOUT = 2  # of keys and values; 1 had cells by name
-_PAGE = 500  # items read in one round trip when all are read
-_SHARES = 250  # items that one call of the script reads: Redis is blocked for half a millisecond
+_LAYOUT = 2  # of keys and values; layout 1 had cells by name
+_PAGE = 500  # items per round trip when all are read
+_SHARES = 250  # items per call of shares.lua, which blocks Redis for half a millisecond
 _CATALOGUE = "c"
 _DELETED = b""
 _SEPARATOR = "\x1f"  # a control character, which no id may contain
 _MAX_BLOCK_MS = 2_000  # well below the read timeout
+_attributes = msgspec.json.Decoder(dict[str, str]).decode
+_item = msgspec.json.Decoder(Item).decode
 
 
 class RedisFeatureStore(RedisWorkers):
-    """`FeatureStore` on one Redis server. `namespace` keeps several systems, and tests, apart on it."""
+    """`FeatureStore` on one Redis server. `namespace` separates several systems, or tests, on one server."""
 
     def __init__(
         self,
@@ -60,20 +59,13 @@ class RedisFeatureStore(RedisWorkers):
         namespace: str = "recsys",
         timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
-        """Never connects: a server that is away shows on first use.
-
-        Args:
-            timeout_s: how long one call may wait; a request cannot wait as long as a worker.
-
-        Raises:
-            InvalidConfig: the URL is not a Redis URL.
-        """
+        """Connects on first use; `timeout_s` is per call. Raises `InvalidConfig`: the URL is not a Redis URL."""
         super().__init__(connect(url, timeout_s), namespace)
         self._fingerprint = f"{features.fingerprint}.{_LAYOUT}"
         self._config = config or StoreConfig()
         self._encoder = BatchEncoder(features, self._config)
         self._decoder = StateDecoder(features)
-        self._kept = sorted({h.name for h in self._decoder.kept.values()})
+        self._stored = sorted({h.name for h in self._decoder.stored.values()})
         self._checked = False
         self._reads = ThreadReads(self._redis)
         self._claim = self._redis.register_script(script("claim.lua"))
@@ -103,7 +95,7 @@ class RedisFeatureStore(RedisWorkers):
         keys = [self._key(batch.partition, "cp", batch.topic)]
         while True:
             fresh: dict[bytes, FoldedEvent] = {}
-            for row in rows:  # of equal ids, the first; the order of offsets stays
+            for row in rows:  # the first of equal ids, in the order of offsets
                 if row.key not in seen:
                     fresh.setdefault(row.key, row)
             prefix = self._key(batch.partition, "")
@@ -123,11 +115,11 @@ class RedisFeatureStore(RedisWorkers):
         return Applied(Outcome.APPLIED, offset, len(fresh), len(rows) - len(fresh), skipped)
 
     def _register(self) -> None:
-        """The first writer decides what the store holds; everybody else must agree.
+        """The first writer decides fingerprint and partitions; all others must agree.
 
         Raises:
-            FingerprintMismatch: the states belong to other feature definitions.
-            InvalidConfig: users lie in another number of partitions.
+            FingerprintMismatch: the states are of other feature definitions.
+            InvalidConfig: the store has another number of partitions.
         """
         with redis_errors(), self._redis.pipeline() as pipe:
             pipe.hsetnx(self._meta, "fingerprint", self._fingerprint)
@@ -142,7 +134,7 @@ class RedisFeatureStore(RedisWorkers):
         with redis_errors():
             fingerprint, partitions = self._redis.hmget(self._meta, "fingerprint", "partitions")
         if fingerprint is None:
-            return  # an empty store fits everybody; look again next time
+            return  # an empty store fits all definitions; check again next time
         if fingerprint.decode() != self._fingerprint:
             raise FingerprintMismatch(
                 f"the store {self._namespace} holds states of the feature definitions {fingerprint.decode()}, "
@@ -170,23 +162,21 @@ class RedisFeatureStore(RedisWorkers):
     def user(self, user_id: str) -> EntityState:
         self._check()
         partition = partition_of(user_id, self._config.partitions)
-        histories = [self._key(partition, "h", history, user_id) for history in self._kept]
+        histories = [self._key(partition, "h", history, user_id) for history in self._stored]
         with redis_errors():
             cells, attributes, *members = self._reads.ask(
                 ("HGETALL", self._key(partition, "u", user_id)),
                 ("HGET", self._key(partition, "a", user_id), "attributes"),
                 *(("ZRANGE", history, 0, -1, "WITHSCORES") for history in histories),
             )
-        state = self._decoder.user(cells, dict(zip(self._kept, members, strict=True)))
+        state = self._decoder.user(cells, dict(zip(self._stored, members, strict=True)))
         if attributes is not None:
-            state.attributes = unpack_attributes(attributes)
+            state.attributes = _attributes(attributes)
         return state
 
     def user_ids(self) -> Iterator[str]:
-        """Everybody who has state, once, in no order, found by one scan of all keys: for batch jobs.
-
-        Holds the ids in memory, for a scan may repeat itself: some 100 bytes a user.
-        """
+        """All users with state, in no order, by one scan of all keys: for batch jobs. A scan may repeat keys, so the
+        ids are held in memory, some 100 bytes per user."""
         before, between = self._key("*", "u", "").split("*")
         partitions = {str(partition) for partition in range(self._config.partitions)}
         found: set[str] = set()
@@ -199,13 +189,13 @@ class RedisFeatureStore(RedisWorkers):
 
     def history_version(self, user_id: str, history: str) -> str:
         partition = partition_of(user_id, self._config.partitions)
-        key = self._key(partition, "h", self._decoder.kept[history].name, user_id)
-        oldest_too = ("ZRANGE", key, 0, 0)  # a late visit of a full history pushes it out
+        key = self._key(partition, "h", self._decoder.stored[history].name, user_id)
+        oldest = ("ZRANGE", key, 0, 0)  # a late visit drops the oldest of a full history
         with redis_errors():
             put_ms, n, *ends = self._reads.ask(
                 ("HGET", self._key(partition, "a", user_id), "changed_ms"),
                 ("ZCARD", key),
-                oldest_too,
+                oldest,
                 ("ZRANGE", key, -1, -1),
             )
         visits = [unpack_visit(member, b"0").event_id for end in ends for member in end]
@@ -255,12 +245,12 @@ class RedisFeatureStore(RedisWorkers):
                 changed.update(fields[b"items"].decode().split(_SEPARATOR))
         return ",".join(position.values()), changed if complete else None
 
-    # --- users that ask to be forgotten, and the catalogue -----------------------------------------------------
+    # --- changes of users and items --------------------------------------------------------------------------
 
     def forget_user(self, user_id: str) -> bool:
         self._check()
         partition = partition_of(user_id, self._config.partitions)
-        histories = [self._key(partition, "h", history, user_id) for history in self._kept]
+        histories = [self._key(partition, "h", history, user_id) for history in self._stored]
         with redis_errors():
             state = self._redis.unlink(
                 self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories
@@ -274,7 +264,7 @@ class RedisFeatureStore(RedisWorkers):
         with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             for change in changes:
                 key = self._key(partition_of(change.user_id, self._config.partitions), "a", change.user_id)
-                put = b"" if change.user is None else pack_attributes(change.user.attributes)
+                put = b"" if change.user is None else msgspec.json.encode(change.user.attributes)
                 self._put_attributes([key], [change.changed_ms, put, self._config.idle_ms], client=pipe)
             pipe.execute()
 
@@ -282,7 +272,7 @@ class RedisFeatureStore(RedisWorkers):
         for start in range(0, len(changes), _PAGE):
             arguments: list[str | int | bytes] = [self._config.changes, _SEPARATOR]
             for change in changes[start : start + _PAGE]:
-                entry = _DELETED if change.item is None else pack_item(change.item)
+                entry = _DELETED if change.item is None else msgspec.json.encode(change.item)
                 arguments += [change.item_id, change.changed_ms, entry]
             stream = self._key(_CATALOGUE, "changed")
             with redis_errors():
@@ -299,7 +289,7 @@ class RedisFeatureStore(RedisWorkers):
                 raws = self._redis.hmget(self._catalogue, item_ids) if item_ids else []
                 found = {i: raw for i, raw in zip(item_ids, raws, strict=True) if raw is not None}
         for item_id, raw in found.items():
-            yield item_id, None if raw == _DELETED else unpack_item(raw)
+            yield item_id, None if raw == _DELETED else _item(raw)
 
     def close(self) -> None:
         self._reads.close()

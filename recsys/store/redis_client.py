@@ -1,5 +1,7 @@
-"""How every store of this project reaches Redis."""
+"""The client, errors and scripts of every store on Redis."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -7,22 +9,19 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig, Unavailable
 
 CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 5.0
 
 
 def connect(url: str, timeout_s: float = READ_TIMEOUT_S, retries: int = 1) -> Any:
-    """A client, which connects on first use.
+    """A `redis.Redis` that connects on first use; typed Any, because its types do not tell bytes from text.
 
     Args:
-        timeout_s: how long one call may wait; a request cannot wait as long as a worker.
-        retries: on a new connection, for the pool's may be from before a restart; a server that was slow once is not
-            waited for twice. 0 for what must not happen twice.
-
-    Returns:
-        `redis.Redis`; typed Any, for its own types leave open whether replies are bytes or text.
+        timeout_s: of one call; requests wait less than workers.
+        retries: on a new connection, in case the pooled one predates a restart; timeouts are not retried. 0 for calls
+            that must not run twice.
 
     Raises:
         InvalidConfig: the URL is not a Redis URL.
@@ -37,6 +36,19 @@ def connect(url: str, timeout_s: float = READ_TIMEOUT_S, retries: int = 1) -> An
         )
     except ValueError as error:
         raise InvalidConfig(f"redis_url: {error}") from error
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Raise `Unavailable` for an outage, a failover and a full server; other errors are errors in the code."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        raise Unavailable(f"Redis: {error}") from error
+    except redis.ReadOnlyError as error:
+        raise Unavailable(f"Redis is a read-only replica now: {error}") from error
+    except redis.OutOfMemoryError as error:
+        raise Unavailable(f"Redis is full; raise maxmemory: {error}") from error
 
 
 def script(name: str) -> str:

@@ -1,8 +1,7 @@
-"""Reads that a request waits for: one round trip on a connection that the thread keeps.
+"""Reads that a request waits for: one round trip on a connection per thread.
 
-A pool is there for callers that come and go. A few threads that read again and again need no lock to share it, no look
-whether the connection is stale, and no conversion of replies: without them a read takes a third of the time. The
-protocol is `redis.Connection`'s.
+A few threads that read all the time need no pool lock, no staleness check and no conversion of replies: without them a
+read takes a third of the time. The protocol is `redis.Connection`'s.
 """
 
 import threading
@@ -19,46 +18,39 @@ class ThreadReads:
     """Thread-safe; connects as `client` does, on first use. For reads only: they may be sent twice."""
 
     def __init__(self, client: Any) -> None:
-        """
-        Args:
-            client: of `redis_client.connect`.
-        """
+        """`client`: of `redis_client.connect`."""
         self._pool = client.connection_pool
-        self._kept = threading.local()
+        self._local = threading.local()
         self._opened: WeakSet[Any] = WeakSet()
         self._lock = threading.Lock()
 
     def ask(self, *commands: Command) -> list[Any]:
-        """The replies in order, as Redis sends them. A kept connection may be from before a restart: its failure is
-        met by a new one, a new one's is raised.
-
-        Raises:
-            redis.RedisError, OSError: no connection, no answer in time, or an answer that is an error.
-        """
-        kept = getattr(self._kept, "connection", None)
-        if kept is not None:
+        """The replies in order, as Redis sends them. An open connection may predate a restart, so its failure is
+        retried on a new one. Raises `redis.RedisError` or `OSError`: no connection, no reply in time, an error."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
             try:
-                return self._exchange(kept, commands)
+                return self._exchange(connection, commands)
             except redis.ConnectionError:
                 pass
         return self._exchange(self._open(), commands)
 
     def close(self) -> None:
-        """Of all threads. They connect again if they go on asking."""
+        """Close the connections of all threads; a later `ask` reconnects."""
         with self._lock:
             for connection in self._opened:
                 connection.disconnect()
 
     def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
-        # not kept until the last reply is read: what is left unread would answer the next command
-        self._kept.connection = None
+        # not reusable until the last reply is read: an unread one would answer the next command
+        self._local.connection = None
         try:
             connection.send_packed_command(connection.pack_commands(commands))
             replies = [connection.read_response() for _ in commands]
         except BaseException:
             connection.disconnect()
             raise
-        self._kept.connection = connection
+        self._local.connection = connection
         return replies
 
     def _open(self) -> Any:

@@ -1,26 +1,24 @@
-"""Who works on a store: signs of life, by which workers share the partitions, and what each says of itself."""
+"""The feature workers of a store: heartbeats, by which they share the partitions, and their reports."""
 
 from typing import Any
 
-from recsys.store.redis_client import script
-from recsys.store.redis_errors import redis_errors
+from recsys.store.redis_client import redis_errors, script
 
 
 class RedisWorkers:
     """This part of a `FeatureStore`, under NS:workers, NS:worker:<name> and NS:reporting."""
 
     def __init__(self, client: Any, namespace: str) -> None:
-        """
-        Args:
-            client: of `redis_client.connect`.
-        """
+        """`client`: of `redis_client.connect`."""
         self._redis = client
         self._namespace = namespace
-        self._living = client.register_script(script("workers.lua"))
+        self._heartbeat = client.register_script(script("workers.lua"))
 
     def workers(self, worker: str, ttl_ms: int) -> list[str]:
         with redis_errors():
-            return [name.decode() for name in self._living([f"{self._namespace}:workers"], [worker, ttl_ms])]
+            return [
+                name.decode() for name in self._heartbeat([f"{self._namespace}:workers"], [worker, ttl_ms])
+            ]
 
     def leave(self, worker: str) -> None:
         with redis_errors():
@@ -38,7 +36,7 @@ class RedisWorkers:
             contents = self._redis.mget([self._report_key(name) for name in names]) if names else []
             found = dict(zip(names, contents, strict=True))
             gone = [name for name, content in found.items() if content is None]
-            if gone:  # one that reports again meanwhile is back within its next report
+            if gone:  # a worker that reports meanwhile is added by its next report
                 self._redis.srem(f"{self._namespace}:reporting", *gone)
         return {name: content for name, content in found.items() if content is not None}
 

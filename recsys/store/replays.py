@@ -1,17 +1,16 @@
-"""Answers that were given under an idempotency key, for those who ask again: shared by all processes."""
+"""Responses by idempotency key, for clients that retry; shared by all processes."""
 
 import threading
 from collections import OrderedDict
 from typing import Protocol
 
-from recsys.store.redis_client import connect
-from recsys.store.redis_errors import redis_errors
+from recsys.store.redis_client import connect, redis_errors
 
 _MEMORY_LIMIT = 10_000
 
 
 class Replays(Protocol):
-    """Thread-safe. What was written first under a key stays."""
+    """Thread-safe. The first value under a key stays."""
 
     def get(self, key: str) -> bytes | None:
         """Raises: Unavailable."""
@@ -21,7 +20,7 @@ class Replays(Protocol):
 
 
 class MemoryReplays:
-    """Of this process, the latest ten thousand."""
+    """The latest ten thousand of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,7 +38,7 @@ class MemoryReplays:
 
 
 class RedisReplays:
-    """In Redis, each for `ttl_s` seconds."""
+    """In Redis, for `ttl_s` seconds each."""
 
     def __init__(self, url: str, ttl_s: int, timeout_s: float, namespace: str = "recsys") -> None:
         self._ttl_s = ttl_s

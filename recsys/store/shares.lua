@@ -1,4 +1,4 @@
--- Read one partition's share of many items: one command instead of one an item, for the client's sake.
+-- Read one partition's share of many items in one command.
 -- KEYS[1] prefix of the share's key   ARGV[1] item ids, joined
 -- Returns for each item its cells: names and amounts in turn.
 

@@ -1,9 +1,8 @@
-"""Rate limits that several processes share: a token bucket a key, in Redis, by its clock."""
+"""Rate limits that several processes share: one token bucket per key, in Redis, by its clock."""
 
-from recsys.store.redis_client import connect
-from recsys.store.redis_errors import redis_errors
+from recsys.store.redis_client import connect, redis_errors
 
-# A full bucket is not stored: it expires when it has filled up again.
+# A full bucket is not stored: it expires once it has filled up.
 _TAKE = """
 local now = redis.call('TIME')
 local at = now[1] + now[2] / 1e6
@@ -21,7 +20,7 @@ return tostring(math.max(0, missing) / rate)
 
 
 class RedisTokenBuckets:
-    """Thread-safe. `rate` tokens a second flow into each bucket, up to `burst`."""
+    """Thread-safe. Each bucket gains `rate` tokens per second, up to `burst`."""
 
     def __init__(
         self, url: str, rate: float, burst: int, timeout_s: float, namespace: str = "recsys"
@@ -29,22 +28,15 @@ class RedisTokenBuckets:
         self._rate = rate
         self._burst = burst
         self._namespace = namespace
-        client = connect(url, timeout_s, retries=0)  # tokens are not taken twice
-        self._client = client
-        self._take = client.register_script(_TAKE)
+        self._client = connect(url, timeout_s, retries=0)  # tokens are not taken twice
+        self._take = self._client.register_script(_TAKE)
 
     def take(self, key: str, tokens: int = 1) -> float:
-        """Take the tokens and return 0.0, or take none and return the seconds until there are enough.
-
-        More tokens than a full bucket holds count as a full bucket.
-
-        Raises:
-            Unavailable: Redis does not answer, or takes no writes.
-        """
+        """Take the tokens and return 0.0, or take none and return the seconds until there are enough. At most a full
+        bucket is taken. Raises `Unavailable`: Redis does not respond, or takes no writes."""
         wanted = min(tokens, self._burst)
         with redis_errors():
-            waits = self._take([f"{self._namespace}:limit:{key}"], [self._rate, self._burst, wanted])
-        return float(waits)
+            return float(self._take([f"{self._namespace}:limit:{key}"], [self._rate, self._burst, wanted]))
 
     def close(self) -> None:
         self._client.close()

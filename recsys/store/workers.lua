@@ -1,5 +1,5 @@
--- Say that one worker lives, and learn which others do.
--- KEYS[1] workers (sorted set by the time of their last word)   ARGV[1] worker   ARGV[2] ttl_ms
+-- Record one worker's heartbeat and list the living workers.
+-- KEYS[1] workers (sorted set by their last heartbeat)   ARGV[1] worker   ARGV[2] ttl_ms
 -- Returns the living workers' names, sorted.
 
 local clock = redis.call('TIME')

@@ -55,7 +55,7 @@ class UnguardedStore(RedisFeatureStore):
                 if folded.item:
                     pipe.sadd(self._key(partition, "items"), event.item_id)
                 for history, visit in folded.visits:
-                    if history.name in self._kept:
+                    if history.name in self._stored:
                         key = self._key(partition, "h", history.name, event.user_id)
                         pipe.zadd(key, {pack_visit(visit): visit.event_time_ms})
                         pipe.zremrangebyrank(key, 0, -history.size - 1)
