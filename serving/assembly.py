@@ -240,6 +240,9 @@ def compose(
         for background in (guard, feed, shadow):
             background.start()
         host.follow(settings.bundle_poll_s)
+        changes = ChangeIntake(outboxes.events, idempotency)
+        events = EventIntake(access, outboxes.events, idempotency, host, telemetry, io, settings.max_batch)
+        recommender = Recommender(path, results, cursors, served, shadow, store)
         return Services(
             settings=settings,
             telemetry=telemetry,
@@ -252,10 +255,10 @@ def compose(
             feed=feed,
             outboxes=outboxes,
             idempotency=idempotency,
-            changes=ChangeIntake(outboxes.events, idempotency),
-            events=EventIntake(access, outboxes.events, idempotency, host, telemetry, io, settings.max_batch),
+            changes=changes,
+            events=events,
             request_path=path,
-            recommender=Recommender(path, results, cursors, served, shadow, store),
+            recommender=recommender,
             shadow=shadow,
             outcomes=ExperimentOutcomes(settings.lake),
             system=system,
@@ -266,7 +269,7 @@ def compose(
 def _side_effects(writer: ImpressionWriter) -> Callable[[Bundle, Catalogue], list[SideEffect]]:
     def of(bundle: Bundle, catalogue: Catalogue) -> list[SideEffect]:
         manifest = bundle.manifest
-        return [ImpressionLog(writer, catalogue, manifest.version, manifest.feature_fingerprint)]
+        return [ImpressionLog(writer.put, catalogue, manifest.version, manifest.feature_fingerprint)]
 
     return of
 

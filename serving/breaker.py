@@ -1,9 +1,8 @@
-"""A circuit breaker around another server: when it hangs, only a few requests wait for it, not all.
+"""A circuit breaker around another server: while it hangs, only a few requests wait for it.
 
-Own code, after reading what there is: pybreaker 1.4 holds its lock while it calls, so one request at a time would read;
-circuitbreaker 2.1 has no lock, and lets every waiting thread through at once when it is half open; purgatory 3.0 is
-made for asyncio and has no lock either. The bulkheads are the pools: computation, the disk and the network, and the
-shadow have threads of their own (`serving.assembly`).
+Own code because the libraries do not fit: pybreaker holds its lock while it calls, circuitbreaker has no lock and lets
+every waiting thread through when it is half open, purgatory is made for asyncio. The bulkheads are the thread pools of
+`serving.assembly`.
 """
 
 import threading
@@ -19,8 +18,8 @@ T = TypeVar("T")
 
 
 class Breaker:
-    """Closed: calls go through. After `failures` calls in a row raised `Unavailable` it opens: calls are refused at
-    once. Every `retry_s` one call may try; when it succeeds, the breaker closes. Thread-safe."""
+    """Opens after `failures` calls in a row raised `Unavailable`; then calls are refused at once. Every `retry_s` one
+    may try; its success closes the breaker. Thread-safe."""
 
     def __init__(
         self, failures: int = 3, retry_s: float = 0.5, clock: Callable[[], float] = time.monotonic
@@ -67,16 +66,10 @@ class Guarded:
     """A query hydrator behind a breaker: `recsys.pipeline.stages.QueryHydrator`."""
 
     def __init__(self, stage: QueryHydrator, breaker: Breaker) -> None:
+        self.name = stage.name
+        self.optional = stage.optional
         self._stage = stage
         self._breaker = breaker
-
-    @property
-    def name(self) -> str:
-        return self._stage.name
-
-    @property
-    def optional(self) -> bool:
-        return self._stage.optional
 
     def hydrate_query(self, query: Query) -> Query:
         return self._breaker.call(lambda: self._stage.hydrate_query(query))

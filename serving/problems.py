@@ -38,21 +38,15 @@ class Problem(Exception):
             self.headers.setdefault("retry-after", str(RETRY_AFTER_S))
 
 
-def problem_body(status: int, detail: str, request_id: str) -> bytes:
-    return orjson.dumps(
-        {
-            "type": "about:blank",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": detail,
-            "request_id": request_id,
-        }
-    )
-
-
 def problem_response(request: Request, problem: Problem) -> Response:
-    body = problem_body(problem.status, problem.detail, request_id(request))
-    return Response(body, problem.status, problem.headers, MEDIA_TYPE)
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "request_id": request_id(request),
+    }
+    return Response(orjson.dumps(body), problem.status, problem.headers, MEDIA_TYPE)
 
 
 def problem_of(error: Exception) -> Problem:

@@ -47,10 +47,10 @@ def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureSt
 
     def load(bundle: Bundle) -> RecallService:
         service = RecallService(bundle, place)
-        feed.attach(service)
+        feed.attach(service.live)
         return service
 
-    host = _host(settings, telemetry, load, release=feed.detach)
+    host = _host(settings, telemetry, load, release=lambda service: feed.detach(service.live))
 
     def close() -> None:
         host.close()
@@ -62,10 +62,7 @@ def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureSt
 
 
 def _host(
-    settings: ServingSettings,
-    telemetry: Telemetry,
-    load: Callable[[Bundle], S],
-    release: Callable[[S], None],
+    settings: ServingSettings, telemetry: Telemetry, load: Callable[[Bundle], S], release: Callable[[S], None]
 ) -> ModelHost[S]:
     return ModelHost(
         settings.bundles,

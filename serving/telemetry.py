@@ -1,11 +1,11 @@
-"""What the API counts, in Prometheus' terms. One instance an app, with its own registry.
+"""The API's Prometheus metrics: one instance per app, with its own registry.
 
 With several workers, `recsys serve` sets PROMETHEUS_MULTIPROC_DIR and `/metrics` of any worker shows the sum of all.
 """
 
 import os
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any
 
@@ -23,11 +23,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from recsys.contracts.request import Answer
 from serving.caching.cache import Cache
 
-STAGE_SAMPLE = (
-    8  # a request has some fifteen stages; counting all of them would take it a sixth of a millisecond
-)
+STAGE_SAMPLE = 8  # a request has some fifteen stages; timing all of them would cost a sixth of a millisecond
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series each, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series each, which nothing reads
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.15, 0.5, 2.0)
 
 
@@ -36,82 +34,48 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        r = self.registry
-        self._requests = Counter(
-            "recsys_http_requests", "Requests answered.", ("route", "method", "status"), registry=r
-        )
-        self._seconds = Histogram(
-            "recsys_http_seconds", "Time of a request.", ("route",), buckets=_SECONDS, registry=r
-        )
-        self.in_flight = Gauge(
-            "recsys_http_in_flight",
-            "Requests being answered.",
-            registry=r,
-            multiprocess_mode="livesum",
-        )
-        self.shed = Counter("recsys_http_shed", "Requests refused with 503: too many in flight.", registry=r)
-        self._stage_seconds = Histogram(
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry, buckets=_SECONDS)
+        summed = partial(Gauge, registry=self.registry, multiprocess_mode="livesum")
+        largest = partial(Gauge, registry=self.registry, multiprocess_mode="livemax")
+        self._requests = counter("recsys_http_requests", "Requests answered.", ("route", "method", "status"))
+        self._seconds = histogram("recsys_http_seconds", "Time of a request.", ("route",))
+        self.in_flight = summed("recsys_http_in_flight", "Requests being answered.")
+        self.shed = counter("recsys_http_shed", "Requests refused with 503: too many in flight.")
+        self._stage_seconds = histogram(
             "recsys_stage_seconds",
             f"Time of one stage of the request path, of one request in {STAGE_SAMPLE}.",
             ("stage",),
-            buckets=_SECONDS,
-            registry=r,
         )
-        self._stage_outcomes = Counter(
-            "recsys_stage_failures", "Stages that did not do their part.", ("stage", "status"), registry=r
+        self._stage_outcomes = counter(
+            "recsys_stage_failures", "Stages that failed, timed out or were skipped.", ("stage", "status")
         )
-        self._degraded = Counter(
-            "recsys_degraded", "Answers that named this reason in `degraded`.", ("reason",), registry=r
+        self._degraded = counter(
+            "recsys_degraded", "Answers that named this reason in `degraded`.", ("reason",)
         )
-        self._non_finite = Counter(
-            "recsys_non_finite_scores", "Candidates that sank: NaN or infinite score.", registry=r
+        self._non_finite = counter(
+            "recsys_non_finite_scores", "Candidates moved to the end: NaN or infinite score."
         )
-        self.events = Counter("recsys_api_events", "Events received by the API.", ("result",), registry=r)
-        self.impressions_dropped = Counter(
-            "recsys_impressions_dropped", "Impressions not logged: queue or spool full.", registry=r
+        self.events = counter("recsys_api_events", "Events received by the API.", ("result",))
+        self.impressions_dropped = counter(
+            "recsys_impressions_dropped", "Impressions not logged: queue or spool full."
         )
-        self.outbox_bytes = Gauge(
-            "recsys_outbox_bytes",
-            "Accepted and not yet in Kafka.",
-            ("topic",),
-            registry=r,
-            multiprocess_mode="livesum",
+        self.outbox_bytes = summed("recsys_outbox_bytes", "Accepted and not yet in Kafka.", ("topic",))
+        self.item_features_age = largest(
+            "recsys_item_features_age_seconds", "Since the item features were last known to be current."
         )
-        self.item_features_age = Gauge(
-            "recsys_item_features_age_seconds",
-            "Since the item features were last known to be current.",
-            registry=r,
-            multiprocess_mode="livemax",
-        )
-        self._bundle = Gauge(
-            "recsys_bundle_info",
-            "1 for the bundle that answers.",
-            ("version",),
-            registry=r,
-            multiprocess_mode="livemax",
-        )
-        self.bundle_loads = Counter(
-            "recsys_bundle_loads", "Bundles loaded or refused.", ("result",), registry=r
-        )
-        self.bundle_bytes = Gauge(
-            "recsys_bundle_bytes",
-            "Memory that the loaded bundles are thought to take.",
-            registry=r,
-            multiprocess_mode="livesum",
-        )
-        self.shadow = Counter(
-            "recsys_shadow", "Requests that the shadow bundle answered, too.", ("result",), registry=r
-        )
-        self._cache = Gauge(
+        self._bundle = largest("recsys_bundle_info", "1 for the active bundle.", ("version",))
+        self.bundle_loads = counter("recsys_bundle_loads", "Bundles loaded or refused.", ("result",))
+        self.bundle_bytes = summed("recsys_bundle_bytes", "Estimated memory of the loaded bundles.")
+        self.shadow = counter("recsys_shadow", "Requests mirrored to the shadow bundle.", ("result",))
+        self._cache = summed(
             "recsys_cache",
             "A cache's hits, misses, evictions and prefetches since the start; its bytes and their bound now.",
             ("cache", "what"),
-            registry=r,
-            multiprocess_mode="livesum",
         )
         self._version = ""
         self._answers = count()
-        # `labels` takes a lock and hashes tuples; a child is looked up once
+        # `labels` takes a lock and hashes tuples, so each child is looked up once
         self._request_child = lru_cache(1024)(self._requests.labels)
         self._seconds_child = lru_cache(256)(self._seconds.labels)
         self._stage_child = lru_cache(256)(self._stage_seconds.labels)
@@ -122,7 +86,7 @@ class Telemetry:
         self._seconds_child(route).observe(seconds)
 
     def answer(self, answer: Answer) -> None:
-        """Note what failed in one answered request, and of a sample how long each stage took."""
+        """Note what failed in one answered request, and for a sample how long each stage took."""
         timed = next(self._answers) % STAGE_SAMPLE == 0
         for outcome in answer.outcomes:
             if timed:
@@ -137,19 +101,12 @@ class Telemetry:
             self._degraded.labels(reason).inc()
 
     def cache(self, name: str, cache: Cache[Any, Any]) -> None:
-        """Note how a cache has done so far."""
-        for what, value in (
-            ("hits", cache.hits),
-            ("misses", cache.misses),
-            ("evictions", cache.evictions),
-            ("prefetched", cache.prefetched),
-            ("bytes", cache.bytes),
-            ("max_bytes", cache.max_bytes),
-        ):
-            self._cache.labels(name, what).set(value)
+        """Note the counts of a cache."""
+        for what in ("hits", "misses", "evictions", "prefetched", "bytes", "max_bytes"):
+            self._cache.labels(name, what).set(getattr(cache, what))
 
     def bundle(self, version: str) -> None:
-        """From now on this bundle answers."""
+        """From now on this bundle is active."""
         if self._version:
             self._bundle.labels(self._version).set(0)
         self._bundle.labels(version).set(1)
@@ -159,18 +116,18 @@ class Telemetry:
         """The text that Prometheus scrapes."""
         for refresh in self.before_scrape:
             refresh()
-        return generate_latest(self._everyone())
+        return generate_latest(self._all_workers())
 
     def collect(self) -> Iterable[Metric]:
         """The same as objects."""
         for refresh in self.before_scrape:
             refresh()
-        return self._everyone().collect()
+        return self._all_workers().collect()
 
-    def _everyone(self) -> CollectorRegistry:
+    def _all_workers(self) -> CollectorRegistry:
         """This process's metrics; with several workers, the sum of all."""
         if MULTIPROCESS_DIR not in os.environ:
             return self.registry
-        everyone = CollectorRegistry()
-        MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
-        return everyone
+        total = CollectorRegistry()
+        MultiProcessCollector(total)  # type: ignore[no-untyped-call]
+        return total

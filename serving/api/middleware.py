@@ -1,17 +1,19 @@
-"""The outermost layer: request ids, body limits, security headers, counting, and no stack trace outside.
+"""The outermost layer: request ids, body limits, security headers, metrics, and no stack trace in answers.
 
 Plain ASGI: a `BaseHTTPMiddleware` would cost more than the routes behind it.
 """
 
 import re
 import time
+from collections.abc import Mapping
 
 import structlog
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.contracts.events import new_id
 from recsys.observability.tracing import TRACEPARENT, Traces, current_span
-from serving.problems import MEDIA_TYPE, Problem, problem_body
+from serving.problems import Problem, problem_response
 from serving.telemetry import Telemetry
 
 REQUEST_ID = b"x-request-id"
@@ -44,16 +46,18 @@ class Edge:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = _request_id(scope)
-        scope["request_id"] = request_id
+        headers = dict(scope["headers"])
+        request_id = scope["request_id"] = _request_id(headers)
         span = None
         if self._traces is not None:
-            span = self._traces.begin(scope["method"], _traceparent(scope))
-            current_span.set(span)  # of this request's task; the server starts a new one for the next
+            span = self._traces.begin(
+                scope["method"], headers.get(TRACEPARENT.encode(), b"").decode("latin-1")
+            )
+            current_span.set(span)  # in the context of this request's task
         status = received = 0
 
         async def bounded() -> Message:
-            """`receive` that stops a body without Content-Length when it grows too long."""
+            """`receive` that stops a body without Content-Length when it becomes too long."""
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -62,7 +66,7 @@ class Edge:
             return message
 
         async def send_unless_too_long(message: Message) -> None:
-            """Not what the app says of a body that it did not get: FastAPI calls it one that cannot be parsed."""
+            """Drop the app's answer to a cut body: FastAPI would say that it cannot be parsed."""
             if status or received <= self._max_body_bytes:
                 await send_with_headers(message)
 
@@ -70,27 +74,28 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = message.setdefault("headers", [])
-                present = {name for name, _ in headers}
-                headers += [h for h in _SECURITY_HEADERS if h[0] not in present]
-                headers.append((REQUEST_ID, request_id.encode()))
+                sent = message.setdefault("headers", [])
+                present = {name for name, _ in sent}
+                sent += [h for h in _SECURITY_HEADERS if h[0] not in present]
+                sent.append((REQUEST_ID, request_id.encode()))
             await send(message)
 
         self._telemetry.in_flight.inc()
         try:
-            _refuse_long(scope, self._max_body_bytes)
+            length = headers.get(b"content-length", b"")
+            if length.isdigit() and int(length) > self._max_body_bytes:
+                raise _too_long(self._max_body_bytes)
             await self._app(scope, bounded, send_unless_too_long)
             if received > self._max_body_bytes and not status:
                 raise _too_long(self._max_body_bytes)
         except Problem as problem:
-            await _send_problem(problem, request_id, send_with_headers)
+            await problem_response(Request(scope), problem)(scope, receive, send_with_headers)
         except Exception:
             _log.exception("request failed", request_id=request_id, path=scope["path"])
-            if status:  # too late to say anything: the connection ends
+            if status:  # too late for an answer: the connection ends
                 raise
-            await _send_problem(
-                Problem(500, "unexpected error; report it with the request id"), request_id, send_with_headers
-            )
+            failure = Problem(500, "unexpected error; report it with the request id")
+            await problem_response(Request(scope), failure)(scope, receive, send_with_headers)
         finally:
             self._telemetry.in_flight.dec()
             route = getattr(scope.get("route"), "path", "other")
@@ -102,36 +107,11 @@ class Edge:
             self._telemetry.request(route, scope["method"], status, time.perf_counter() - began)
 
 
-def _request_id(scope: Scope) -> str:
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
     """The client's, when it is harmless; else a new one."""
-    for name, value in scope["headers"]:
-        if name == REQUEST_ID and _PLAIN_ID.fullmatch(value):
-            return str(value, "ascii")
-    return new_id()
-
-
-def _traceparent(scope: Scope) -> str:
-    """Of the client's span, when it has one."""
-    for name, value in scope["headers"]:
-        if name == TRACEPARENT.encode():
-            return str(value, "latin-1")
-    return ""
-
-
-def _refuse_long(scope: Scope, limit: int) -> None:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise _too_long(limit)
+    given = headers.get(REQUEST_ID, b"")
+    return str(given, "ascii") if _PLAIN_ID.fullmatch(given) else new_id()
 
 
 def _too_long(limit: int) -> Problem:
     return Problem(413, f"the body is longer than {limit} bytes; split it into several requests")
-
-
-async def _send_problem(problem: Problem, request_id: str, send: Send) -> None:
-    headers = [(b"content-type", MEDIA_TYPE.encode())]
-    headers += [(name.encode(), value.encode()) for name, value in problem.headers.items()]
-    body = problem_body(problem.status, problem.detail, request_id)
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -168,30 +168,6 @@ class Bundles(BaseModel):
     bundles: list[BundleInfo]
 
 
-class ItemChange(BaseModel):
-    item_id: str
-    lists: int
-
-
-class ShadowReport(BaseModel):
-    """How the shadow's lists differ from those that were shown, in this process, since the pair of bundles began."""
-
-    active: str
-    shadow: str
-    requests: int
-    failed: int
-    left_out: int = Field(description="requests of the sample for which the shadow had no time")
-    identical_share: float
-    same_first_share: float
-    overlap_mean: float = Field(description="share of the items that both lists have")
-    score_difference_mean: float = Field(description="absolute, of the items that both lists have")
-    ms_mean: float
-    shadow_ms_mean: float
-    last_error: str
-    gains: list[ItemChange] = Field(description="items that would be in more lists")
-    losses: list[ItemChange] = Field(description="items that would be in fewer lists")
-
-
 class Shadowed(BaseModel):
     model_config = _example(shadow="20260101-120000")
 

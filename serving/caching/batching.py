@@ -1,4 +1,4 @@
-"""Micro-batches: calls that come close together from several threads become one call of a model."""
+"""Micro-batching: calls that arrive together from several threads become one call of a model."""
 
 import threading
 import time
@@ -13,11 +13,11 @@ _GAP_WEIGHT = 0.1  # of the latest gap between two calls in the mean
 
 
 class MicroBatcher(Generic[A, R]):
-    """`call(x)` is `run([x])[0]`, but with what others ask for meanwhile in the same `run`. Thread-safe.
+    """`call(x)` is `run([x])[0]`, but together with the arguments of other callers. Thread-safe.
 
-    The first caller of a batch runs it, in its own thread: nothing is handed over when nobody else is there. It waits
-    for others only when calls have lately come so often that one is to be expected within `max_wait_s`; alone it
-    never waits.
+    The first caller of a batch runs it in its own thread. It waits for others only when recent calls were so close
+    that one is to be expected within `max_wait_s`; alone it never waits. `run` returns as many results as it gets
+    arguments, at most `max_size`, in their order.
     """
 
     def __init__(
@@ -27,11 +27,6 @@ class MicroBatcher(Generic[A, R]):
         max_wait_s: float = 0.002,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
-        Args:
-            run: as many results as arguments, in their order.
-            max_size: calls in one batch; a full one does not wait any longer.
-        """
         self.batches = self.calls = 0
         self._run = run
         self._max_size = max_size
@@ -40,10 +35,10 @@ class MicroBatcher(Generic[A, R]):
         self._changed = threading.Condition()
         self._waiting: list[tuple[A, Future[R]]] = []
         self._last = float("-inf")
-        self._gap_s = float("inf")  # between two calls, lately
+        self._gap_s = float("inf")  # moving average between two calls
 
     def call(self, argument: A) -> R:
-        """The result of this argument; what `run` raises, every caller of the batch gets."""
+        """The result of this argument. What `run` raises, every caller of the batch gets."""
         mine: Future[R] = Future()
         with self._changed:
             self._note_gap()
@@ -58,21 +53,21 @@ class MicroBatcher(Generic[A, R]):
         return mine.result()
 
     def _note_gap(self) -> None:
-        """Gaps far longer than the wait say nothing but that it was idle: they count as twice the wait."""
+        """A gap far longer than the wait only means idle time: it counts as twice the wait."""
         now = self._clock()
         gap = min(now - self._last, 2 * self._max_wait_s)
         self._gap_s = gap if self._gap_s == float("inf") else self._gap_s + _GAP_WEIGHT * (gap - self._gap_s)
         self._last = now
 
     def _gather(self) -> list[tuple[A, Future[R]]]:
-        """Under the lock: wait when it is worth it, then take what is there."""
+        """Under the lock: wait if a call is to be expected, then take what is there."""
         if self._gap_s < self._max_wait_s:
             self._changed.wait_for(lambda: len(self._waiting) >= self._max_size, self._max_wait_s)
         batch, self._waiting = self._waiting, []
         return batch
 
     def _answer(self, gathered: list[tuple[A, Future[R]]]) -> None:
-        """More than a full batch can have come before the leader woke: then in several."""
+        """In several batches when more than a full one arrived before the leader woke."""
         for start in range(0, len(gathered), self._max_size):
             self._run_batch(gathered[start : start + self._max_size])
 

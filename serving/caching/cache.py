@@ -1,7 +1,7 @@
-"""A bounded cache: least recently used out first, entries live for a time, and it says how well it does.
+"""A bounded cache with least-recently-used eviction, a time to live, counters and refresh ahead of expiry.
 
-What is asked for again and again can be made anew before its time is over, beside the requests: then nobody waits
-for it, and no crowd misses it at once.
+A frequently used entry can be renewed in the background before it expires, so that no request waits for it and no
+crowd of requests misses it at once.
 """
 
 import threading
@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-_HOT_HITS = 2  # an entry that was hit so often in its time is hot
-_AHEAD = 0.7  # of its time to live, after which a hot entry is made anew
+_HOT_HITS = 2  # hits that make an entry hot
+_AHEAD = 0.7  # share of its time to live after which a hot entry is renewed
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class _Entry(Generic[V]):
 
 
 class Cache(Generic[K, V]):
-    """Thread-safe. At most `max_bytes` by `weigh`, each entry for `ttl_s` at most (None: until it is pushed out)."""
+    """Thread-safe. At most `max_bytes` by `weigh`, each entry for `ttl_s` at most (None: until it is evicted)."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Cache(Generic[K, V]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.hits = self.misses = self.evictions = self.bytes = self.prefetched = 0
-        self.made_with = self.max_bytes = max_bytes  # `resize` changes the latter
+        self.first_max_bytes = self.max_bytes = max_bytes  # `resize` changes the latter
         self._weigh = weigh
         self._ttl_s = ttl_s
         self._clock = clock
@@ -66,7 +66,7 @@ class Cache(Generic[K, V]):
             return entry
 
     def put(self, key: K, value: V) -> None:
-        """An entry heavier than the whole cache is not kept."""
+        """An entry heavier than the whole cache is not stored."""
         weight = self._weigh(value)
         with self._lock:
             self._remove(key)
@@ -74,31 +74,26 @@ class Cache(Generic[K, V]):
                 return
             self._entries[key] = _Entry(self._clock(), weight, value)
             self.bytes += weight
-            self._push_out()
+            self._evict()
 
     def renew(self, key: K, value: V) -> None:
-        """Put what was made before anybody had to wait for it."""
+        """Put a value that was made ahead of expiry."""
         self.put(key, value)
         self.prefetched += 1
 
     def resize(self, max_bytes: int) -> None:
-        """From now on at most so many bytes."""
+        """Change the bound."""
         with self._lock:
             self.max_bytes = max_bytes
-            self._push_out()
+            self._evict()
 
     def get_or_make(
-        self,
-        key: K,
-        make: Callable[[], tuple[V, bool]],
-        due: Callable[[], object] | None = None,
+        self, key: K, make: Callable[[], tuple[V, bool]], due: Callable[[], object] | None = None
     ) -> V:
-        """The cached value, or what `make` gives; it is kept when `make` says so too.
+        """The cached value, or what `make` returns; its second result says whether to cache it.
 
-        Of several callers that miss the same key at once, one makes the value and the others wait for it.
-
-        Args:
-            due: called once for a hot entry whose time is nearly over: a chance to `renew` it beside the requests.
+        Of several callers that miss the same key at once, one makes the value and the others wait for it. `due` is
+        called once for a hot entry that expires soon: a chance to `renew` it in the background.
         """
         entry = self._hit(key)
         if entry is not None:
@@ -129,7 +124,7 @@ class Cache(Generic[K, V]):
             return False
         return self._clock() - entry.made_s > _AHEAD * self._ttl_s
 
-    def _push_out(self) -> None:
+    def _evict(self) -> None:
         while self.bytes > self.max_bytes:
             self._remove(next(iter(self._entries)))
             self.evictions += 1

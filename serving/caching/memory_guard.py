@@ -1,4 +1,4 @@
-"""How much memory is left, and caches that give some back before there is none."""
+"""How much memory is left; caches shrink before there is none."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -12,8 +12,8 @@ from serving.caching.cache import Cache
 _LOW, _ENOUGH = (
     0.08,
     0.16,
-)  # of all memory that is left: caches shrink below the first, grow again above the second
-_LOOK_EVERY_S = 2.0
+)  # shares of free memory: caches shrink below the first, grow again above the second
+_POLL_EVERY_S = 2.0
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 
@@ -21,10 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 def memory_left() -> float:
-    """Share of the memory that may be used and is not: of the machine, or of the container if that is less.
-
-    1.0 where the system does not say (no Linux).
-    """
+    """Free share of the machine's memory, or of the container's if that is less; 1.0 where the system does not say."""
     return min(_machine(), _container())
 
 
@@ -50,25 +47,21 @@ def _container() -> float:
 
 
 class MemoryGuard:
-    """Halves the caches' bounds each time it looks and finds little memory left; doubles them again, up to what they
-    were made with, when there is enough."""
+    """Halves the caches' bounds with each poll that finds little memory left; doubles them again, up to their first
+    bounds, when there is enough. `caches`: the current ones; a new bundle brings new ones."""
 
     def __init__(
         self,
         caches: Callable[[], Iterable[Cache[Any, Any]]],
         left: Callable[[], float] = memory_left,
-        every_s: float = _LOOK_EVERY_S,
+        every_s: float = _POLL_EVERY_S,
     ) -> None:
-        """
-        Args:
-            caches: those of now; a new bundle brings new ones.
-        """
         self._caches = caches
         self._left = left
         self._every_s = every_s
         self._share = 1.0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look_forever, name="memory", daemon=True)
+        self._thread = threading.Thread(target=self._poll_forever, name="memory", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -78,8 +71,7 @@ class MemoryGuard:
         if self._thread.is_alive():
             self._thread.join()
 
-    def look(self) -> None:
-        """Once."""
+    def poll(self) -> None:
         left, before = self._left(), self._share
         if left < _LOW:
             self._share = max(self._share / 2, 1 / 64)
@@ -88,10 +80,10 @@ class MemoryGuard:
         if self._share != before:
             _log.info("caches resized", share=self._share, memory_left=round(left, 3))
         for cache in self._caches():
-            wanted = int(cache.made_with * self._share)
+            wanted = int(cache.first_max_bytes * self._share)
             if cache.max_bytes != wanted:
                 cache.resize(wanted)
 
-    def _look_forever(self) -> None:
+    def _poll_forever(self) -> None:
         while not self._stop.wait(self._every_s):
-            self.look()
+            self.poll()

@@ -10,7 +10,7 @@
       - name: ranker
         layer: models
         last: 0.2                      # a fifth of the users
-        salt: second-try               # shuffles them anew
+        salt: second-try               # shuffles the users again
         arms:
           - {name: control, weight: 1}
           - {name: student, weight: 1, bundle: 20260101-120000}
@@ -21,7 +21,6 @@ of different layers meet the same user, so they must not set the same thing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -37,7 +36,7 @@ from serving.engine.pipeline_builder import PathConfig
 
 
 class ArmSettings(BaseModel):
-    """What an arm may change. Whatever is absent stays as it is without experiments."""
+    """What an arm may change. Absent settings keep their defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,7 +45,7 @@ class ArmSettings(BaseModel):
     exploration: Exploration | None = Field(None, description="Places of the list that are drawn.")
     weights: dict[Head, float] | None = Field(None, description="The value model's weight of each head.")
     shown_discount: float | None = Field(
-        None, gt=0, le=1, description="What each earlier impression of an item leaves of its value; 1: all."
+        None, gt=0, le=1, description="Factor by which each earlier impression of an item lowers its value."
     )
 
     def apply(self, path: PathConfig) -> PathConfig:
@@ -73,10 +72,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """One user's arms, and what they make of the request.
-
-    `exposures` is what the impression record says; `bundle` empty: the published one.
-    """
+    """One user's arms and their effect. `exposures`: as impressions record them; `bundle` empty: the published one."""
 
     arms: Mapping[str, str]
     exposures: str
@@ -85,17 +81,17 @@ class Assigned:
 
 
 class Experiments:
-    """The experiments of a file, read again when it changes. Without a file nobody is in one. Thread-safe."""
+    """The experiments of a file, reloaded when it changes; none without a file. Thread-safe."""
 
     def __init__(self, path: Path | None, base: PathConfig, check_every_s: float = 1.0) -> None:
         """
         Raises:
-            InvalidConfig: the file is invalid now; later the last good one stays, and `error` says why.
+            InvalidConfig: the file is invalid. Later, the last valid content stays, and `error` says why.
         """
         self._file = (
             WatchedFile(path, lambda p: _Plan(read_experiments(p), base), check_every_s) if path else None
         )
-        self._nobody = _Plan(Assigner(()), base)
+        self._none = _Plan(Assigner(()), base)
 
     @property
     def running(self) -> Sequence[Experiment]:
@@ -107,7 +103,7 @@ class Experiments:
 
     @property
     def bundles(self) -> frozenset[str]:
-        """Versions that some arm asks for."""
+        """Versions that an arm names."""
         return frozenset(arm.bundle for e in self.running for arm in e.arms if arm.bundle)
 
     def of(self, user_id: str) -> Assigned:
@@ -115,45 +111,42 @@ class Experiments:
 
     @property
     def _plan(self) -> "_Plan":
-        return self._file.value if self._file else self._nobody
+        return self._file.value if self._file else self._none
 
 
 class _Plan:
-    """One content of the file, and what its combinations of arms come to."""
+    """One content of the file, with the effect of each combination of arms."""
 
     def __init__(self, assigner: Assigner, base: PathConfig) -> None:
         self.assigner = assigner
         self._base = base
-        self._combined = lru_cache(1_024)(self._combine)
+        self._combined: dict[tuple[tuple[str, str], ...], Assigned] = {}
 
     def of(self, user_id: str) -> Assigned:
+        """Users with the same arms share the object."""
         assignments = self.assigner.assign(user_id)
-        return self._combined(tuple((a.experiment, a.arm.name) for a in assignments))
+        labels = tuple((a.experiment, a.arm.name) for a in assignments)
+        found = self._combined.get(labels)
+        if found is None:
+            found = self._combined[labels] = self._combine(assignments)
+        return found
 
-    def _combine(self, labels: tuple[tuple[str, str], ...]) -> Assigned:
-        """Every user with the same arms gets the same object."""
-        experiments = {e.name: e for e in self.assigner.experiments}
-        assignments = [_assignment(experiments[name], arm) for name, arm in labels]
+    def _combine(self, assignments: Sequence[Assignment]) -> Assigned:
         path = self._base
         for assignment in assignments:
             path = ArmSettings.model_validate(assignment.arm.settings).apply(path)
         return Assigned(
-            arms=dict(labels),
+            arms={a.experiment: a.arm.name for a in assignments},
             exposures=exposures_text({a.experiment: a.exposure for a in assignments}),
             path=path,
             bundle="".join(a.arm.bundle for a in assignments),  # at most one layer chooses bundles
         )
 
 
-def _assignment(experiment: Experiment, name: str) -> Assignment:
-    arm = next(arm for arm in experiment.arms if arm.name == name)
-    return Assignment(experiment.name, arm, arm.weight / sum(a.weight for a in experiment.arms))
-
-
 def read_experiments(path: Path) -> Assigner:
     """
     Raises:
-        InvalidConfig: naming the file, the place in it and what is wrong there.
+        InvalidConfig: naming the file, the place and the error.
     """
     try:
         found = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
@@ -185,7 +178,7 @@ def _changes(path: Path, experiment: Experiment, arm: Arm) -> set[str]:
         raise InvalidConfig(f"{path}: {experiment.name}:{arm.name}: settings: {_first(error)}") from error
     if settings.rerank is not None and "exploration" in settings.rerank.model_fields_set:
         raise InvalidConfig(
-            f"{path}: {experiment.name}:{arm.name}: give `exploration` beside `rerank`, not in it"
+            f"{path}: {experiment.name}:{arm.name}: give `exploration` next to `rerank`, not in it"
         )
     return set(settings.model_fields_set) | ({"bundle"} if arm.bundle else set())
 

@@ -1,4 +1,4 @@
-"""Where the items' features of a request come from, as `RECSYS_FEATURE_SOURCE` says."""
+"""Where item features come from, by `RECSYS_FEATURE_SOURCE`."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,18 +29,18 @@ class Documents(Protocol):
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """`documents` is None when features are of the stream."""
+    """`documents` None: live features."""
 
     source: FeatureSource = FeatureSource.STREAM
     documents: Documents | None = None
 
     @property
     def live(self) -> bool:
-        """Whether the columns are to be kept current."""
+        """Whether the columns follow the stream."""
         return self.documents is None
 
     def hydrator(self, columns: ItemColumns, catalogue: Catalogue) -> CandidateHydrator:
-        """For a bundle that is being loaded: NIGHTLY reads every document now.
+        """For a bundle that is being loaded: NIGHTLY reads all documents now.
 
         Raises:
             Unavailable: the documents cannot be read.

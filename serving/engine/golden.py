@@ -1,7 +1,7 @@
-"""The last check of a bundle before it may answer: its models must give the outputs that training wrote down.
+"""The last check before a bundle becomes active: its models must reproduce the outputs that training recorded.
 
-Checksums prove that the files are the ones that were published; the golden outputs prove that this machine, with
-its version of onnxruntime and its processor, computes with them what training computed.
+Checksums prove that the files are those that were published; golden outputs prove that this machine, with its version
+of onnxruntime and its processor, computes what training computed.
 """
 
 from collections.abc import Mapping
@@ -59,11 +59,11 @@ def _compare(
 ) -> None:
     if found.shape != wanted.shape:
         raise InvalidBundle(
-            f"{bundle.path.name}: {model} gives {name} as {found.shape}, expected {wanted.shape}"
+            f"{bundle.path.name}: {model} returns {name} as {found.shape}, expected {wanted.shape}"
         )
     if not np.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE):  # NaN equals nothing
         worst = float(np.max(np.abs(found - wanted.astype(np.float32))))
         raise InvalidBundle(
-            f"{bundle.path.name}: {model} gives another {name} than its golden one (largest difference"
+            f"{bundle.path.name}: {model} returns another {name} than its golden output (largest difference"
             f" {worst:.3g}, allowed {TOLERANCE:g}); train it again or check the onnxruntime version"
         )

@@ -1,8 +1,7 @@
-"""Where the API or a recall process searches a bundle's vectors: its own FAISS index, parts of it in parallel, or a
-Milvus cluster.
+"""Where a bundle's vectors are searched: its own FAISS index, shards of it in parallel, or a Milvus cluster.
 
-All three are the unchanging base of a `LiveIndex`: what is added, replaced and deleted while the bundle is served is
-searched exactly in this process, so changes behave the same.
+Each is the immutable base of a `LiveIndex`: items added, replaced or deleted while the bundle is served are searched
+exactly in this process, so changes behave the same.
 """
 
 import re
@@ -24,11 +23,10 @@ _SEARCH_S = 1.0  # a request cannot wait longer
 
 @dataclass(frozen=True)
 class IndexPlace:
-    """shards: parts that one search goes through in parallel. milvus_uri: search there instead; empty: here.
-    exact: scan every vector, whatever index the bundle has.
+    """shards: searched in parallel. milvus_uri: search there; empty: in process. exact: scan every vector.
 
     Raises:
-        InvalidConfig: exact or in shards, and in Milvus.
+        InvalidConfig: Milvus together with exact or shards.
     """
 
     shards: int = 1
@@ -61,12 +59,12 @@ class IndexPlace:
 
         Raises:
             InvalidBundle: the bundle's index does not fit its vectors.
-            InvalidConfig: Milvus is asked for and its client is not installed.
+            InvalidConfig: Milvus is configured and its client is not installed.
             Unavailable: Milvus does not answer.
         """
         rows = np.arange(len(vectors), dtype=np.int32)
         if self.milvus_uri:
-            # a rebuild would bring the whole catalogue into this process: the delta is kept until the next bundle
+            # a rebuild would load the whole catalogue into this process: the delta stays until the next bundle
             return LiveIndex(Base(self._milvus(bundle, vectors), rows, vectors), rebuild_at=None)
         if self.shards > 1 or self.exact:
             config = IndexConfig(Kind.FLAT) if self.exact else choose(len(vectors))
@@ -80,7 +78,7 @@ class IndexPlace:
         return LiveIndex(Base(index, rows, vectors))
 
     def _milvus(self, bundle: Bundle, vectors: NDArray[np.float32]) -> BaseIndex:
-        """The collection named after the bundle. Whoever comes first fills it; twice does no harm."""
+        """The collection named after the bundle. The first process fills it; filling it twice is harmless."""
         try:
             from recsys.recall.milvus import MilvusIndex
         except ImportError as error:

@@ -1,8 +1,8 @@
-"""Items in process memory, kept current by the store's stream of changes: what is in the catalogue, and item features.
+"""Keeps catalogue and item features in process memory current, by the store's stream of changes.
 
-Reading 500 items' features from Redis takes milliseconds a request; reading what changed takes microseconds once.
-One thread owns every change, so what is being loaded cannot miss or reorder an update. A follower that raises is set
-aside and loaded anew, less and less often while it goes on; the others stay current.
+Reading 500 items' features from Redis takes milliseconds per request; reading what changed takes microseconds once.
+One thread applies every change, so a load cannot miss or reorder an update. A follower that raises is loaded again,
+with growing delays while it keeps failing; the others stay current.
 """
 
 import threading
@@ -20,34 +20,32 @@ from recsys.contracts.types import Item
 from recsys.store.base import FeatureStore
 
 _BLOCK_MS = 200
-# least and most between two looks: many changes of an item at once cost what one costs, and a look that finds few
-# costs hardly less than one that finds many
+# shortest and longest pause between two polls: several changes of an item cost what one costs, and a poll with few
+# changes costs hardly less than one with many
 _PAUSE_S = (0.3, 0.5)
-_SHARE = 15.0  # the pause is so many times the processor time of the last look: requests have most of a core
+_SHARE = 15.0  # the pause as a multiple of the last poll's processor time: requests get most of a core
 _RETRY_S = 0.5
-_MOST_RETRY_S = (
-    60.0  # loading everything for a follower that fails each time must not take the feed's whole time
-)
+_MOST_RETRY_S = 60.0  # loads for a follower that keeps failing must not take the feed's whole time
 
 _log = structlog.get_logger(__name__)
 
 
 class Follower(Protocol):
-    """What is kept current: `serving.engine.live_catalogue.LiveCatalogue`."""
+    """What stays current: `LiveCatalogue` or `RecallService`."""
 
     def apply(
         self, entries: Iterable[tuple[str, Item | None]], states: Iterable[tuple[str, EntityState]]
     ) -> None:
-        """Take over catalogue entries (None: deleted) and item states. Doing it again changes nothing."""
+        """Take over catalogue entries (None: deleted) and item states. Idempotent."""
 
     def refresh(self, now_ms: int) -> None:
-        """Called often: a chance to compute ahead of the requests."""
+        """Called after each poll: a chance to compute ahead of the requests."""
 
 
 @dataclass
 class _Entry:
-    """One follower. `tried`: a load has been attempted. After `failures` in a row it is loaded at `retry_at` of the
-    clock, and counts as well again once it has worked until `well_at`."""
+    """One follower. `tried`: a load has been attempted. After `failures` in a row it is loaded at `retry_at`, and they
+    are forgotten once it has worked until `well_at`."""
 
     follower: Follower
     tried: threading.Event = field(default_factory=threading.Event)
@@ -69,20 +67,18 @@ class ItemFeed:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: list[_Entry] = []
-        self._cursor: str | None = None  # None: position unknown, everything must be read again
+        self._cursor: str | None = None  # None: unknown, everything must be read
         self._current_at = clock()
         self._stop = threading.Event()
-        self._wanted = threading.Event()  # ends a pause: somebody waits to be loaded, or the end
+        self._wanted = threading.Event()  # ends a pause: a follower waits to be loaded, or the feed closes
         self._thread = threading.Thread(target=self._follow_forever, name="item-feed", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def attach(self, follower: Follower, timeout_s: float = 60.0) -> bool:
-        """Give the follower everything that the store has, and every change from now on.
-
-        False: the store is away, or slower than `timeout_s`; it is done as soon as it can be.
-        """
+        """Give the follower everything that the store has, and every change from now on. False: the store is away or
+        slower than `timeout_s`; the load happens as soon as it can."""
         entry = _Entry(follower)
         with self._lock:
             self._entries.append(entry)
@@ -101,7 +97,7 @@ class ItemFeed:
 
     @property
     def error(self) -> str:
-        """Why a follower is set aside; empty: none is."""
+        """Why a follower is not current; empty: all are."""
         return next((entry.error for entry in self._snapshot() if entry.error), "")
 
     def close(self) -> None:
@@ -129,16 +125,16 @@ class ItemFeed:
                 if not away:
                     _log.warning("items are not refreshed", error=str(error))
                 away = True
-                self._give_up_waiting()
+                self._release_waiting()
                 self._stop.wait(_RETRY_S)
             except Exception:
                 _log.exception("refreshing items failed; reading all of them again")
                 self._cursor = None
-                self._give_up_waiting()
+                self._release_waiting()
                 self._stop.wait(_RETRY_S)
 
     def _step(self) -> None:
-        """1. know the position  2. load who waits, from a later moment than it  3. apply what changed after it."""
+        """1. get the position  2. load waiting followers, as of a later moment  3. apply what changed since."""
         if self._cursor is None:
             self._cursor, _ = self._store.changed_items("", 0)
             for entry in self._snapshot():
@@ -150,7 +146,7 @@ class ItemFeed:
             return
         if changed:
             self._apply(list(changed))
-        self._cursor = cursor  # only now: when the store goes away in between, the changes are read again
+        self._cursor = cursor  # only now: if the store goes away in between, the changes are read again
         if not self.error:
             self._current_at = self._clock()
         for entry in self._loaded():
@@ -173,7 +169,7 @@ class ItemFeed:
         follower.refresh(self._now_ms())
 
     def _try(self, entry: _Entry, step: Callable[[], None]) -> bool:
-        """Whether it worked. What the store raises ends the look; what the follower raises sets it aside."""
+        """Whether it worked. An error of the store ends the poll; one of the follower concerns it alone."""
         try:
             step()
         except Unavailable:
@@ -191,8 +187,8 @@ class ItemFeed:
             entry.failures, entry.error = 0, ""
         return True
 
-    def _give_up_waiting(self) -> None:
-        """Let those go on who wait in `attach`; they are still loaded later."""
+    def _release_waiting(self) -> None:
+        """Unblock `attach`; the followers are still loaded later."""
         for entry in self._snapshot():
             entry.tried.set()
 

@@ -1,6 +1,6 @@
-"""A bundle's items and everything that changes about them while it is served: new and deleted items, item features.
+"""What changes of a bundle's items while it is served: new and deleted items, item features.
 
-The item feed is its only writer; requests read beside it without a lock.
+The item feed is its only writer; requests read concurrently without a lock.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,62 +12,62 @@ from recsys.items.catalogue import Catalogue
 from recsys.pipeline.trending import Trending
 from recsys.recall.live_items import LiveItems
 
-_TRENDING_MS = 30_000  # what is popular changes slowly, and looking at every item takes time
+_TRENDING_MS = 30_000  # popularity changes slowly, and counting every item takes time
 
 
 class LiveCatalogue:
-    """Catalogue, index and feature columns of one runtime, changed together."""
+    """Catalogue, index and feature columns of one bundle, changed together.
+
+    trending: renewed every `_TRENDING_MS` of `refresh`'s clock. features: False: item states are not followed; the
+    columns only get rows for new items.
+    """
 
     def __init__(
         self,
         catalogue: Catalogue,
         items: LiveItems,
-        columns: ItemColumns,
+        columns: ItemColumns | None = None,
         trending: Trending | None = None,
         features: bool = True,
     ) -> None:
-        """
-        Args:
-            trending: renewed every `_TRENDING_MS` of the clock that `refresh` is given.
-            features: False: follow the catalogue alone; nobody reads the columns.
-        """
         self._catalogue = catalogue
         self._items = items
         self._columns = columns
+        self._followed = columns if features else None
         self._trending = trending
         self._trended_ms = 0
-        self._features = features
         self.revision = 0  # grows with each change of what there is to recommend
 
     def apply(
         self, entries: Iterable[tuple[str, Item | None]], states: Iterable[tuple[str, EntityState]]
     ) -> None:
-        """Take over catalogue entries (None: deleted), then item states; what is the same already costs nothing."""
+        """Take over catalogue entries (None: deleted), then item states; unchanged ones cost nothing."""
         known = dict(entries)
         self._put([item for item in known.values() if item is not None and not self._has(item)])
-        gone = [item_id for item_id, item in known.items() if item is None and self._lives(item_id)]
+        gone = [item_id for item_id, item in known.items() if item is None and self._is_alive(item_id)]
         if gone:
             self._items.delete(gone)
             self.revision += 1
-        if self._features:
-            self._columns.load(states)
+        if self._followed is not None:
+            self._followed.load(states)
 
     def refresh(self, now_ms: int) -> None:
         """Compute what requests would otherwise have to."""
-        if self._features:
-            self._columns.refresh(now_ms)
+        if self._followed is not None:
+            self._followed.refresh(now_ms)
         if self._trending is not None and now_ms - self._trended_ms >= _TRENDING_MS:
             self._trending.refresh(now_ms)
             self._trended_ms = now_ms
 
     def _put(self, items: Sequence[Item]) -> None:
-        """A row can be recalled as soon as the catalogue has it, so its feature columns must be there before."""
+        """A row can be recalled as soon as the catalogue has it, so its feature columns come first."""
         if not items:
             return
         rows = self._catalogue.rows
         new = [item.item_id for item in items if item.item_id not in rows]
         upcoming = {item_id: len(self._catalogue) + i for i, item_id in enumerate(new)}
-        self._columns.put([rows.get(i.item_id, upcoming.get(i.item_id, -1)) for i in items], items)
+        if self._columns is not None:
+            self._columns.put([rows.get(i.item_id, upcoming.get(i.item_id, -1)) for i in items], items)
         self._items.put(items)
         self.revision += 1
 
@@ -75,6 +75,6 @@ class LiveCatalogue:
         row = self._catalogue.rows.get(item.item_id)
         return row is not None and bool(self._catalogue.alive[row]) and self._catalogue.item(row) == item
 
-    def _lives(self, item_id: str) -> bool:
+    def _is_alive(self, item_id: str) -> bool:
         row = self._catalogue.rows.get(item_id)
         return row is not None and bool(self._catalogue.alive[row])

@@ -1,12 +1,11 @@
-"""The model host: which bundles are loaded, which one answers, and how another one takes its place without losing a
-request.
+"""The model host: which bundles are loaded, which one is active, and how it is replaced without losing a request.
 
-A bundle is loaded and checked aside; then one reference changes. Requests that have begun keep the old runtime
-until they end, then it is freed. A bundle that is refused leaves everything as it is.
+A bundle is loaded and checked first; then one reference changes. Requests in progress keep the old runtime, which is
+freed after them. A refused bundle changes nothing.
 
-Beside the one that answers there may be others: those that somebody wants (an arm of an experiment, the shadow), and
-those that were used before, for a quick way back. Together they take at most `max_bytes`; above it the least recently
-used one that nobody wants is unloaded, and a wanted one that does not fit is refused.
+Other bundles may be loaded, too: those that an experiment's arm or the shadow wants, and previous ones for a quick
+rollback. Together they take at most `max_bytes`: above it the least recently used one that is not wanted is unloaded,
+and a wanted one that does not fit is refused.
 """
 
 import itertools
@@ -41,11 +40,9 @@ R = TypeVar("R", bound=Loaded)
 
 
 class ModelHost(Generic[R]):
-    """Thread-safe. `load` makes a bundle ready to answer, or raises `InvalidBundle`; `release` is told of
-    a runtime that no new request will get; `weigh` estimates a bundle's bytes in memory before it is loaded.
-
-    `fingerprint` gives that of the feature definitions in the store; None when the store is empty or away.
-    """
+    """Thread-safe. `load` makes a bundle ready to answer, or raises `InvalidBundle`; `release` gets a runtime that no
+    new request will use; `weigh` estimates the bytes of a bundle in memory. `store_fingerprint` returns None when the
+    store is empty or away."""
 
     def __init__(
         self,
@@ -67,7 +64,9 @@ class ModelHost(Generic[R]):
         self._weigh = weigh
         self._max_bytes = max_bytes
         self._lock = threading.Lock()  # one load at a time; never taken by requests
-        self._following = threading.Lock()  # taken before the other: what answers and CURRENT change together
+        self._following = (
+            threading.Lock()
+        )  # taken before the other: active bundle and CURRENT change together
         self._published_ns = 0  # when CURRENT was written, as last seen
         self._pool: Mapping[str, R] = {}  # replaced as a whole: requests read it without the lock
         self._bytes: dict[str, int] = {}
@@ -76,14 +75,14 @@ class ModelHost(Generic[R]):
         self._active: R | None = None
         self._refused: dict[str, str] = {}
         self._wanted: frozenset[str] = frozenset()
-        # who wants which versions beside the active one
+        # each returns versions that it wants loaded besides the active one
         self.wanted: list[Callable[[], Collection[str]]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def runtime(self, version: str = "") -> R | None:
-        """What answers now or, by version, a bundle that is loaded beside it; None when it is not. Take it once a
-        request. A version becomes loaded because one of `wanted` names it: a request never waits for that."""
+        """The active runtime or, by version, another loaded one; None when it is not loaded. Call it once per request,
+        which never waits: a version is loaded because one of `wanted` names it."""
         if not version:
             return self._active
         found = self._pool.get(version)
@@ -92,19 +91,18 @@ class ModelHost(Generic[R]):
         return found
 
     def require(self) -> R:
-        """What answers now.
+        """The active runtime.
 
         Raises:
-            Unavailable: nothing does; it says what to do.
+            Unavailable: there is none; it says what to do.
         """
-        if self._active is None:
-            why = "; ".join(self._refused.values())
-            raise Unavailable(
-                f"no usable bundle: {why}"
-                if why
-                else "no bundle is published yet: run `recsys train all`, then `recsys bundle publish VERSION`"
-            )
-        return self._active
+        if self._active is not None:
+            return self._active
+        if self._refused:
+            raise Unavailable(f"no usable bundle: {'; '.join(self._refused.values())}")
+        raise Unavailable(
+            "no bundle is published yet: run `recsys train all`, then `recsys bundle publish VERSION`"
+        )
 
     @property
     def active(self) -> str | None:
@@ -113,12 +111,12 @@ class ModelHost(Generic[R]):
 
     @property
     def runtimes(self) -> Collection[R]:
-        """Everything loaded. To look at one is not to use it."""
+        """Everything loaded. Reading it does not count as use."""
         return self._pool.values()
 
     @property
     def loaded(self) -> Mapping[str, int]:
-        """Every loaded version and the bytes that it is thought to take."""
+        """Every loaded version and its estimated bytes."""
         return {version: self._bytes.get(version, 0) for version in self._pool}
 
     @property
@@ -127,12 +125,12 @@ class ModelHost(Generic[R]):
         return dict(self._refused)
 
     def activate(self, version: str) -> None:
-        """Load, check and swap in one bundle. Returns when it answers. It may be larger than the limit alone: then
-        nothing is kept beside it.
+        """Load, check and swap in one bundle; returns when it is active. It may alone exceed the limit: then no other
+        one stays loaded. On an error the old one stays active.
 
         Raises:
-            InvalidBundle: a file is missing or altered, or the golden outputs differ. The old one goes on.
-            FingerprintMismatch: it was trained on other feature definitions. The old one goes on.
+            InvalidBundle: a file is missing or altered, or the golden outputs differ.
+            FingerprintMismatch: it was trained on other feature definitions.
         """
         with self._lock:
             previous = self.active
@@ -144,17 +142,17 @@ class ModelHost(Generic[R]):
             _log.info("bundle active", version=version, previous=previous)
 
     def load(self, version: str) -> None:
-        """Load and check a bundle beside the one that answers.
+        """Load and check a bundle besides the active one.
 
         Raises:
             InvalidBundle, FingerprintMismatch: as `activate`.
-            InvalidConfig: it does not fit into the memory limit beside those in use.
+            InvalidConfig: it does not fit into the memory limit with those in use.
         """
         with self._lock:
             self._loaded_or_load(version, must_fit=True)
 
     def unload(self, version: str) -> None:
-        """Free a bundle; requests that have begun with it are answered. One that is not loaded is no error.
+        """Free a bundle; requests in progress finish with it. One that is not loaded is no error.
 
         Raises:
             InvalidConfig: it is in use.
@@ -168,14 +166,13 @@ class ModelHost(Generic[R]):
 
     def publish(self, version: str) -> None:
         """`activate`, then make it the current one for the other processes and for the next start."""
-        with self._following:  # or a look in between would go back to what CURRENT still names
+        with self._following:  # a poll in between would return to what CURRENT still names
             self.activate(version)
             publish(self._bundles, version)
 
     def follow(self, every_s: float) -> None:
-        """Load the published bundle and the wanted ones now, and what is published or wanted from now on in a
-        thread."""
-        self.look()
+        """Load the published and the wanted bundles now; later ones in a thread that polls."""
+        self.poll()
         self._thread = threading.Thread(target=self._watch, args=(every_s,), name="model-host", daemon=True)
         self._thread.start()
 
@@ -186,8 +183,8 @@ class ModelHost(Generic[R]):
         for runtime in self._pool.values():
             self._release(runtime)
 
-    def look(self) -> None:
-        """Load what has been published or is wanted since; what is refused is noted and changes nothing."""
+    def poll(self) -> None:
+        """Load what is newly published or wanted. What is refused is noted and changes nothing."""
         with self._following:
             self._follow_published()
         wanted = frozenset(version for wants in self.wanted for version in wants())
@@ -195,7 +192,7 @@ class ModelHost(Generic[R]):
             with self._lock:
                 self._wanted = wanted
                 for version in wanted:
-                    self._refused.pop(version, None)  # asked for anew: worth another try
+                    self._refused.pop(version, None)  # requested again: worth another try
         for version in sorted(wanted - self._pool.keys() - self._refused.keys()):
             self._try(self.load, version)
 
@@ -205,11 +202,9 @@ class ModelHost(Generic[R]):
             return
         if written_ns != self._published_ns:
             with self._lock:
-                self._refused.pop(
-                    version, None
-                )  # published anew: worth a try, even if there was no room beside
+                self._refused.pop(version, None)  # published again: worth another try
         self._published_ns = written_ns
-        if version not in self._refused:  # else until somebody publishes it again
+        if version not in self._refused:
             self._try(self.activate, version)
 
     def _written_ns(self) -> int:
@@ -221,16 +216,16 @@ class ModelHost(Generic[R]):
     def _watch(self, every_s: float) -> None:
         while not self._stop.wait(every_s):
             try:
-                self.look()
+                self.poll()
             except Exception:
-                _log.exception("looking for a new bundle failed")
+                _log.exception("polling for a new bundle failed")
 
     @staticmethod
     def _try(step: Callable[[str], None], version: str) -> None:
         try:
             step(version)
         except RecsysError:
-            return  # noted by the step
+            return  # already noted
 
     def _loaded_or_load(self, version: str, must_fit: bool) -> R:
         found = self._pool.get(version)
@@ -252,8 +247,8 @@ class ModelHost(Generic[R]):
         return self._wanted | ({self.active} if self.active else set())
 
     def _make_room(self, needed: int = 0) -> int:
-        """Unload what nobody uses, the least recently used first, until `needed` bytes more fit; the bytes that are
-        still missing, 0 when they do."""
+        """Unload unused bundles, the least recently used first, until `needed` bytes more fit. Returns the bytes still
+        missing."""
         spare = sorted(self._pool.keys() - self._in_use(), key=lambda version: self._used[version])
         missing = self._missing(needed)
         while missing and spare:
@@ -265,10 +260,11 @@ class ModelHost(Generic[R]):
         return max(0, sum(self._bytes.values()) + needed - self._max_bytes)
 
     def _drop(self, version: str) -> None:
-        runtime = self._pool.get(version)
+        pool = dict(self._pool)
+        runtime = pool.pop(version, None)
         if runtime is None:
             return
-        self._pool = {other: kept for other, kept in self._pool.items() if other != version}
+        self._pool = pool
         self._bytes.pop(version, None)
         self._release(runtime)
         _log.info("bundle unloaded", version=version)
@@ -291,7 +287,7 @@ class ModelHost(Generic[R]):
             needed = self._weigh(bundle)
             if must_fit and self._make_room(needed):
                 raise InvalidConfig(
-                    f"{version}: needs about {needed >> 20} MiB beside the bundles in use, the limit for all is"
+                    f"{version}: needs about {needed >> 20} MiB besides the bundles in use, the limit for all is"
                     f" {self._max_bytes >> 20} MiB; raise RECSYS_BUNDLE_BYTES"
                 )
             runtime = self._load(bundle)

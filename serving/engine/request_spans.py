@@ -1,4 +1,4 @@
-"""The spans of one request, when traces are on: its stages from what they have left behind, Redis as it is asked."""
+"""The spans of one traced request: its stages, from their outcomes, and its reads from Redis."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _NS_PER_MS = 1e6
 
 
 def stage_spans(span: Span, answer: Answer) -> None:
-    """A span a stage, made from the outcomes when the pipeline has just ended: the stages know nothing of traces."""
+    """One span per stage, from the outcomes of a pipeline that has just ended: stages know nothing of traces."""
     total_ms = max((outcome.began_ms + outcome.ms for outcome in answer.outcomes), default=0.0)
     began_ns = time.time_ns() - round(total_ms * _NS_PER_MS)
     for outcome in answer.outcomes:
@@ -30,7 +30,7 @@ def stage_spans(span: Span, answer: Answer) -> None:
 
 
 class TracedReads:
-    """The two reads of a request with a span each; everything else is the store's own."""
+    """A store whose two reads of a request have a span each."""
 
     def __init__(self, store: FeatureStore) -> None:
         self._store = store

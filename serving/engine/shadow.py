@@ -1,8 +1,8 @@
-"""Shadow scoring: a sample of the requests is answered again with another bundle, and what would have changed is noted.
+"""The shadow bundle receives mirrored traffic; its responses are compared with those that were shown, then discarded.
 
-Nobody waits for it and nobody sees it: one thread takes the sample behind the answers, and leaves out what it has no
-time for. The shadow's answer has no side effects: nothing is logged as shown. Which bundle it is says the file
-`bundles/SHADOW`, so all processes follow it, and the next start does.
+One thread takes a sample of the requests after they are answered, and leaves out what it has no time for. The shadow's
+answers have no side effects: nothing is logged as shown. The file `bundles/SHADOW` names the bundle, so all processes
+follow it, also after a restart.
 """
 
 import queue
@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import structlog
-from msgspec.structs import replace as changed
+from pydantic import BaseModel, Field
 
 from recsys.bundle import named_version
 from recsys.contracts.errors import RecsysError
@@ -40,16 +40,40 @@ def set_shadow(bundles: Path, version: str | None) -> None:
     atomic_write(bundles / FILE, version + "\n")
 
 
+class ItemChange(BaseModel):
+    item_id: str
+    lists: int
+
+
+class ShadowReport(BaseModel):
+    """How the shadow's lists differ from those that were shown, in this process, since the pair of bundles became
+    current. Means are 0 before the first request."""
+
+    active: str
+    shadow: str
+    requests: int
+    failed: int
+    left_out: int = Field(description="requests of the sample for which the shadow had no time")
+    identical_share: float
+    same_first_share: float
+    overlap_mean: float = Field(description="share of the items that both lists have")
+    score_difference_mean: float = Field(description="absolute, of the items that both lists have")
+    ms_mean: float
+    shadow_ms_mean: float
+    last_error: str
+    gains: list[ItemChange] = Field(description="items that would be in more lists")
+    losses: list[ItemChange] = Field(description="items that would be in fewer lists")
+
+
 @dataclass
 class Difference:
-    """How the lists of two bundles differ, over the requests so far. `changes`: item → lists that it would be in and is
-    not, less those that it is in and would not be."""
+    """Sums over the requests so far. `changes`: item → lists that it would enter, less those that it would leave."""
 
     active: str
     shadow: str
     requests: int = 0
     failed: int = 0
-    left_out: int = 0  # the shadow was too slow for them
+    left_out: int = 0
     identical: int = 0
     same_first: int = 0
     overlap_sum: float = 0.0
@@ -60,30 +84,29 @@ class Difference:
     last_error: str = ""
     changes: Counter[str] = field(default_factory=Counter)
 
-    def report(self) -> dict[str, Any]:
-        """JSON-ready. Means are 0 before the first request."""
-        n, items = max(1, self.requests), max(1, self.compared_items)
+    def report(self) -> ShadowReport:
+        n = max(1, self.requests)
         ordered = self.changes.most_common()
-        return {
-            "active": self.active,
-            "shadow": self.shadow,
-            "requests": self.requests,
-            "failed": self.failed,
-            "left_out": self.left_out,
-            "identical_share": self.identical / n,
-            "same_first_share": self.same_first / n,
-            "overlap_mean": self.overlap_sum / n,
-            "score_difference_mean": self.score_difference_sum / items,
-            "ms_mean": self.ms_sum / n,
-            "shadow_ms_mean": self.shadow_ms_sum / n,
-            "last_error": self.last_error,
-            "gains": [{"item_id": i, "lists": n} for i, n in ordered[:_TOP] if n > 0],
-            "losses": [{"item_id": i, "lists": -n} for i, n in ordered[::-1][:_TOP] if n < 0],
-        }
+        return ShadowReport(
+            active=self.active,
+            shadow=self.shadow,
+            requests=self.requests,
+            failed=self.failed,
+            left_out=self.left_out,
+            identical_share=self.identical / n,
+            same_first_share=self.same_first / n,
+            overlap_mean=self.overlap_sum / n,
+            score_difference_mean=self.score_difference_sum / max(1, self.compared_items),
+            ms_mean=self.ms_sum / n,
+            shadow_ms_mean=self.shadow_ms_sum / n,
+            last_error=self.last_error,
+            gains=[ItemChange(item_id=i, lists=n) for i, n in ordered[:_TOP] if n > 0],
+            losses=[ItemChange(item_id=i, lists=-n) for i, n in ordered[::-1][:_TOP] if n < 0],
+        )
 
 
 class Shadow:
-    """Thread-safe. `share` of the requests are taken, every so many-th: no random number decides."""
+    """Thread-safe. `share` of the requests are taken at even distances, not at random."""
 
     def __init__(self, bundles: Path, host: ModelHost[Runtime], share: float, telemetry: Telemetry) -> None:
         self._bundles = bundles
@@ -101,7 +124,7 @@ class Shadow:
         self._thread.start()
 
     def close(self) -> None:
-        """Leave out what waits, and stop."""
+        """Drop what waits, and stop."""
         while True:
             try:
                 self._queue.get_nowait()
@@ -116,7 +139,7 @@ class Shadow:
         return named_version(self._bundles / FILE)
 
     def offer(self, runtime: Runtime, answer: Answer) -> None:
-        """Take a share of the answers; never waits. A request that was degraded says nothing of a bundle."""
+        """Take a share of the answers; never waits. A degraded answer says nothing about a bundle."""
         difference = self._difference
         if difference is None or answer.degraded:
             return
@@ -130,13 +153,13 @@ class Shadow:
             with self._lock:
                 difference.left_out += 1
 
-    def report(self) -> dict[str, Any] | None:
-        """Since this pair of bundles began, in this process; None without a shadow."""
+    def report(self) -> ShadowReport | None:
+        """None without a shadow."""
         with self._lock:
             return self._difference.report() if self._difference else None
 
     def _wanted(self) -> Collection[str]:
-        """Called by the host now and then: follow the file, begin anew when the pair has changed."""
+        """Called by the host with each poll: follow the file, start from zero when the pair has changed."""
         version, active = self.version, self._host.active
         pair = (active, version) if version and active and version != active else None
         with self._lock:
@@ -150,9 +173,9 @@ class Shadow:
             difference = self._difference
             runtime, answer = taken
             if difference is None or runtime.bundle.manifest.version != difference.active:
-                continue  # of an arm's bundle, or from before a swap
+                continue  # of an arm, or from before a swap
             if runtime is not self._host.runtime():
-                continue  # of an arm with a request path of its own
+                continue  # of an arm's own request path
             other = self._host.runtime(difference.shadow)
             if other is None:  # not loaded yet
                 with self._lock:
@@ -162,10 +185,10 @@ class Shadow:
 
     def _compare(self, difference: Difference, runtime: Runtime, answer: Answer, other: Runtime) -> None:
         pipeline = replace(other.pipeline, side_effects=())
-        query = changed(answer.query, deadline_s=float("inf"), explain=False)
+        query = msgspec.structs.replace(answer.query, deadline_s=float("inf"), explain=False)
         began = time.perf_counter()
         try:
-            again = pipeline.answer(query)
+            mirrored = pipeline.answer(query)
         except RecsysError as error:
             self._note_failure(difference, str(error))
             return
@@ -173,12 +196,12 @@ class Shadow:
             _log.exception("the shadow failed", version=difference.shadow)
             self._note_failure(difference, f"{type(error).__name__}: {error}")
             return
-        if again.degraded:  # what is missing is not what the bundle would have shown
-            errors = (f"{o.stage}: {o.error}" for o in again.outcomes if o.status is not Status.OK)
+        if mirrored.degraded:  # not what the bundle would have shown
+            errors = (f"{o.stage}: {o.error}" for o in mirrored.outcomes if o.status is not Status.OK)
             self._note_failure(difference, "; ".join(errors))
             return
         shadow_ms = (time.perf_counter() - began) * 1e3
-        self._note(difference, _scores(runtime, answer), _scores(other, again), _ms(answer), shadow_ms)
+        self._note(difference, _scores(runtime, answer), _scores(other, mirrored), _ms(answer), shadow_ms)
 
     def _note_failure(self, difference: Difference, error: str) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Static attributes of users (age group, registration, …): what was put last, or what the lake had at the start."""
+"""Static attributes of users (age group, registration, …): the latest put, or those of the lake at the start."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class UserAttributes:
-    """The lake's by user id, in memory; only those that some feature reads. A missing file means that it has none."""
+    """The lake's, in memory; only those that a feature reads. A missing file means none."""
 
     def __init__(self, path: Path, features: FeatureSet) -> None:
         wanted = self._wanted = features.user_attributes
@@ -23,12 +23,12 @@ class UserAttributes:
         for batch in table.to_batches(max_chunksize=10_000):
             users, attributes = (column.to_pylist() for column in batch.columns)
             for user_id, pairs in zip(users, attributes, strict=True):
-                kept = {name: text for name, text in pairs or () if name in wanted}
-                if kept:
-                    self._by_user[user_id] = kept
+                read = {name: text for name, text in pairs or () if name in wanted}
+                if read:
+                    self._by_user[user_id] = read
 
     def of(self, user_id: str, state: EntityState) -> Mapping[str, str]:
-        """What the store has in the user's state is newer than the lake's table, and replaces all of it."""
+        """Attributes in the user's state are newer than the lake's, and replace all of them."""
         if state.attributes is None:
             return self._by_user.get(user_id, _NONE)
         return {name: text for name, text in state.attributes.items() if name in self._wanted}

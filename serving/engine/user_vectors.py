@@ -1,4 +1,4 @@
-"""User vectors by history: a user whose history has not changed is not encoded again."""
+"""User vectors, cached by history."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -13,21 +13,20 @@ from serving.caching.cache import Cache
 
 _Encoded = tuple[NDArray[np.int64], ...]
 _KEY_BYTES = 16
-_ENTRY_BYTES = 300  # Python's own part of an entry
+_ENTRY_BYTES = 300  # Python's overhead of an entry
 
 
 class CachedUserTower(UserTower):
-    """`UserTower` that remembers single queries. The key is the model's whole input, so it can never be stale."""
+    """`UserTower` that caches single queries. The key is the model's whole input, so an entry is never stale.
+
+    batch: single queries of several threads that the model may run on together; 1: no batching. wait_s: the longest
+    wait of a query for others.
+    """
 
     def __init__(self, model: Path | bytes, max_bytes: int, batch: int = 1, wait_s: float = 0.0) -> None:
-        """
-        Args:
-            batch: single queries of several threads that the model may run on together; 1: each alone.
-            wait_s: how long a query may wait for others.
-        """
         super().__init__(model)
         self.cache: Cache[bytes, NDArray[np.float32]] = Cache(max_bytes, lambda v: v.nbytes + _ENTRY_BYTES)
-        self._batcher = MicroBatcher(self._together, batch, wait_s) if batch > 1 else None
+        self._batcher = MicroBatcher(self._batch, batch, wait_s) if batch > 1 else None
 
     def vectors(
         self,
@@ -47,7 +46,7 @@ class CachedUserTower(UserTower):
             self.cache.put(key, found)
         return found
 
-    def _together(self, queries: Sequence[_Encoded]) -> list[NDArray[np.float32]]:
-        """One run of the model; every query has the same length L."""
+    def _batch(self, queries: Sequence[_Encoded]) -> list[NDArray[np.float32]]:
+        """One run of the model; all queries have the same length L."""
         found = super().vectors(*(np.concatenate(part) for part in zip(*queries, strict=True)))
         return [found[i : i + 1] for i in range(len(queries))]

@@ -1,11 +1,10 @@
-"""The impression log as the last stage of the request path: queue, and let a thread encode and spool it."""
+"""The impression log, the last stage of the request path: it queues impressions, a thread encodes and spools them."""
 
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import compress
-from typing import Protocol
 
 import orjson
 import structlog
@@ -22,16 +21,17 @@ from serving.ingest.outbox import Message, Outbox
 from serving.telemetry import Telemetry
 
 _BATCH = 100
-_LINGER_S = 0.05  # waking a thread for each answer would take the answers' processor time
-_NOT_KEPT = EntityState()  # an impression that waits must not hold the user's whole state
+_LINGER_S = 0.05  # waking a thread for each answer would cost the answers processor time
+_NO_STATE = EntityState()  # a queued impression must not hold the user's whole state
 _log = structlog.get_logger(__name__)
+Put = Callable[[Callable[[], Impression], Headers], None]
 
 
 class ImpressionWriter:
-    """Takes impressions from any thread; makes and encodes them, and puts them into the outbox, in one of its own.
+    """Takes impressions from any thread; builds, encodes and spools them in its own.
 
-    At most `limit` wait in memory; when the spool cannot take them (full disk, Kafka away for hours) they are
-    dropped and counted: an impression was never promised to anybody, an answer must not wait for it.
+    At most `limit` wait in memory; when the spool cannot take them (full disk, Kafka away for hours) they are dropped
+    and counted: an answer must not wait for its impression.
     """
 
     def __init__(self, outbox: Outbox, telemetry: Telemetry, limit: int = 5_000) -> None:
@@ -43,7 +43,7 @@ class ImpressionWriter:
         self._thread.start()
 
     def put(self, impression: Callable[[], Impression], headers: Headers = ()) -> None:
-        """Never waits; the impression is made later. `headers`: of its record.
+        """Queue an impression that is built later; never waits. `headers`: of its record.
 
         Raises:
             Unavailable: the queue is full.
@@ -74,14 +74,14 @@ class ImpressionWriter:
     def _messages(
         self, batch: Sequence[tuple[Callable[[], Impression], Headers] | None]
     ) -> Iterator[Message]:
-        """Those that can be made: one that cannot must not take the thread, and every later one, with it."""
+        """A failing impression must not end the thread, and every later one with it."""
         for make, headers in filter(None, batch):
             try:
                 impression = make()
                 value = orjson.dumps(impression.to_dict())
             except Exception:
                 self._dropped.inc()
-                _log.exception("an impression cannot be made")
+                _log.exception("an impression cannot be built")
             else:
                 yield Message(Topic.IMPRESSIONS, impression.user_id, value, headers)
 
@@ -93,29 +93,22 @@ class ImpressionWriter:
             _log.warning("impressions dropped", count=len(messages), error=str(error))
 
 
-class Impressions(Protocol):
-    """Where what was shown goes: `ImpressionWriter`."""
-
-    def put(self, impression: Callable[[], Impression], headers: Headers = ()) -> None:
-        """Raises: Unavailable."""
-
-
 class ImpressionLog:
-    """Side effect of the pipeline: one record an answered request."""
+    """Side effect of the pipeline: one record per answered request."""
 
     name = "impression_log"
     optional = True
 
-    def __init__(self, writer: Impressions, catalogue: Catalogue, bundle: str, fingerprint: str) -> None:
-        self._writer = writer
+    def __init__(self, put: Put, catalogue: Catalogue, bundle: str, fingerprint: str) -> None:
+        self._put = put  # `ImpressionWriter.put`
         self._catalogue = catalogue
         self._bundle = bundle
         self._fingerprint = fingerprint
 
     def after(self, answer: Answer) -> None:
         if len(answer.candidates):
-            bare = replace(answer, query=replace(answer.query, user=_NOT_KEPT), explanation=None)
-            self._writer.put(partial(self.impression, bare), current_headers())
+            bare = replace(answer, query=replace(answer.query, user=_NO_STATE), explanation=None)
+            self._put(partial(self.impression, bare), current_headers())
 
     def impression(self, answer: Answer) -> Impression:
         query, shown = answer.query, answer.candidates

@@ -1,12 +1,12 @@
-"""The outbox: what was accepted is in a file before it is answered, and leaves the file when the log has it.
+"""The outbox: a record is in a file before its request is answered, and leaves the file when the log has it.
 
-There is one way, whether Kafka is well or not: `put` appends to a segment file, a thread reads the segment
-and delivers it in order. So a record survives the death of the broker and of this process; the next process
-that starts on the folder adopts the segments of dead ones. After a crash a record may be delivered twice:
-records carry ids, and the store applies each id once.
+There is one path, whether Kafka is up or not: `put` appends to a segment file, a thread reads the segment and delivers
+it in order. So a record survives the death of the broker and of this process; the next process that starts on the
+folder adopts the segments of dead ones. After a crash a record may be delivered twice: records carry ids, and the
+store applies each id once.
 
-A segment is a sequence of frames: u32 length, u32 CRC-32, msgpack of (topic, key, value, headers). A frame that a
-dying process has written in part fails its CRC and ends the segment.
+A segment is a sequence of frames: u32 length, u32 CRC-32, msgpack of (topic, key, value, headers). A partly written
+frame fails its CRC and ends the segment.
 """
 
 import fcntl
@@ -39,7 +39,7 @@ _BACKOFF_S = (0.05, 2.0)  # first and longest wait after a failed delivery
 
 
 class Message(NamedTuple):
-    """One record on its way to the log. A plain tuple does as well; `headers` may be missing."""
+    """One record on its way to the log."""
 
     topic: str
     key: str
@@ -53,26 +53,22 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 
 
 class Outbox:
-    """Thread-safe. One folder may be shared by many processes; each holds a lock on its own segments.
+    """Thread-safe. Several processes may share a folder; each holds a lock on its own segments.
 
-    `put` returns when the records are in the file (and on the disk, with `fsync`).
+    `put` returns when the records are in the file (and on the disk, with `fsync`). A record waits up to `linger_s` for
+    others: a delivery costs client and broker about as much for one record as for a hundred.
     """
 
     def __init__(
         self, folder: Path, sink: EventSink, max_bytes: int, fsync: bool = False, linger_s: float = 0.0
     ) -> None:
-        """
-        Args:
-            linger_s: how long a record waits for others before they are delivered together: a delivery costs
-                client and broker about as much for one record as for a hundred.
-        """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._sink = sink
         self._max_bytes = max_bytes
         self._fsync = fsync
         self._linger_s = linger_s
-        self._flushing = 0  # callers of `flush`, for whom nothing lingers
+        self._flushing = 0  # callers of `flush`; nothing lingers for them
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._closing = False
@@ -108,12 +104,12 @@ class Outbox:
 
     @property
     def failing_s(self) -> float:
-        """For how long the log has not taken a delivery; 0.0 when all is well."""
+        """For how long the log has taken no delivery; 0.0 when it does."""
         since = self._failing_since
         return 0.0 if since is None else time.monotonic() - since
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything accepted before is delivered; False when the time was not enough."""
+        """Wait until everything accepted is delivered; False on a timeout."""
         with self._wake:
             self._flushing += 1
             self._wake.notify_all()
@@ -123,7 +119,7 @@ class Outbox:
                 self._flushing -= 1
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Deliver what can be delivered in the time; the rest stays in the folder for the next process."""
+        """Deliver what the time allows; the rest stays in the folder for the next process."""
         self.flush(timeout_s)
         with self._wake:
             self._closing = True
@@ -158,8 +154,8 @@ class Outbox:
                 messages, end = segment.read(_BATCH)
                 if not self._deliver(deque(messages)):
                     return
-            except Exception:  # unexpected: whoever looks must see it, and this thread must live
-                _log.exception("records cannot be delivered; they are kept on disk")
+            except Exception:  # unexpected: it must be visible, and this thread must live
+                _log.exception("records cannot be delivered; they stay on disk")
                 self._failing_since = self._failing_since or time.monotonic()
                 with self._wake:
                     self._wake.wait_for(lambda: self._closing, _BACKOFF_S[1])
@@ -167,18 +163,18 @@ class Outbox:
                 self._note_delivered(segment, end)
 
     def _deliver(self, messages: deque[Message]) -> bool:
-        """Try until the log has acknowledged all of them; False when the outbox closes before."""
+        """Retry until the log has acknowledged all of them; False when the outbox closes first."""
         wait_s = _BACKOFF_S[0]
         while not self._closing:
             try:
                 while messages:
                     self._append(messages[0])
-                    messages.popleft()  # the sink keeps it from here on
+                    messages.popleft()  # the sink has it now
                 self._sink.flush(_FLUSH_S)
             except Unavailable as error:
                 if self._failing_since is None:
                     self._failing_since = time.monotonic()
-                    _log.warning("Kafka does not take records; they are kept on disk", error=str(error))
+                    _log.warning("Kafka takes no records; they stay on disk", error=str(error))
                 with self._wake:
                     self._wake.wait_for(lambda: self._closing, wait_s)
                 wait_s = min(2 * wait_s, _BACKOFF_S[1])
@@ -190,7 +186,7 @@ class Outbox:
     def _append(self, message: Message) -> None:
         try:
             self._sink.append(*message)
-        except InvalidEvent as error:  # would be refused for ever, and everything behind it with it
+        except InvalidEvent as error:  # it would be refused forever, and block everything behind it
             _log.error("the log refuses a record", topic=message[0], key=message[1], error=str(error))
 
     def _note_delivered(self, segment: "_Segment", end: int) -> None:
@@ -219,7 +215,7 @@ class Outboxes:
 
 
 class _Segment:
-    """One file: written at `size`, delivered up to `position`. Locked as long as a process owns it."""
+    """One file: written at `size`, delivered up to `position`. Locked while a process owns it."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self._path = path
@@ -229,20 +225,18 @@ class _Segment:
 
     @classmethod
     def create(cls, folder: Path) -> "_Segment":
-        """Raises: Unavailable: the disk takes no more files."""
+        """Raises: Unavailable: no file can be created."""
         path = folder / f"{new_id()}{_SUFFIX}"
         try:
             file = path.open("x+b", buffering=0)
         except OSError as error:
-            raise Unavailable(
-                f"the spool cannot be written ({error.strerror or error}); try again later"
-            ) from error
+            raise _unwritable(error) from error
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return cls(path, file)
 
     @classmethod
     def adopt(cls, path: Path) -> "_Segment | None":
-        """Take over a file whose process is gone; None when its process lives."""
+        """Take over the file of a dead process; None when its process lives."""
         try:
             file = path.open("r+b", buffering=0)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -266,14 +260,12 @@ class _Segment:
             if fsync:
                 os.fdatasync(self._file.fileno())
         except OSError as error:
-            raise Unavailable(
-                f"the spool cannot be written ({error.strerror or error}); try again later"
-            ) from error
+            raise _unwritable(error) from error
         self.size += len(frames)
 
     def read(self, limit: int) -> tuple[list[Message], int]:
         """Up to `limit` undelivered records, and the position after them."""
-        end = self.size  # the writer only adds behind it
+        end = self.size  # the writer only appends
         block = self._block(end)
         messages: list[Message] = []
         used = 0
@@ -283,7 +275,7 @@ class _Segment:
             if len(messages) == limit:
                 break
         if not messages:
-            _log.error("a spool ends in a record that was written in part", path=str(self._path))
+            _log.error("a spool ends in a partly written record", path=str(self._path))
             return [], end
         return messages, self.position + used
 
@@ -295,7 +287,7 @@ class _Segment:
         return os.pread(self._file.fileno(), length, self.position)
 
     def delivered(self, position: int) -> None:
-        """Note what the log has; a segment that is all delivered starts again at its beginning."""
+        """Note what the log has; a fully delivered segment is truncated."""
         self.position = position
         if self.position == self.size:
             os.ftruncate(self._file.fileno(), 0)
@@ -305,6 +297,10 @@ class _Segment:
         if delete:
             self._path.unlink(missing_ok=True)
         self._file.close()
+
+
+def _unwritable(error: OSError) -> Unavailable:
+    return Unavailable(f"the spool cannot be written ({error.strerror or error}); try again later")
 
 
 def _frame(message: Message) -> bytes:
@@ -318,6 +314,6 @@ def _messages(block: bytes) -> Iterator[tuple[Message, int]]:
         length, crc = _FRAME.unpack_from(block, start)
         payload = block[start + _FRAME.size : start + _FRAME.size + length]
         if not length or len(payload) != length or zlib.crc32(payload) != crc:
-            return  # zeros are what a power cut may leave: no record is empty, though their checksum fits
+            return  # zeros, as after a power loss, pass the checksum, but no record is empty
         yield _decode(payload), _FRAME.size + length
         start += _FRAME.size + length

@@ -1,25 +1,22 @@
 """The recall service: user tower and index of a bundle, and the items that have arrived since."""
 
-from collections.abc import Iterable
-
 import numpy as np
 from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle
-from recsys.contracts.state import EntityState
-from recsys.contracts.types import Item
 from recsys.items.catalogue import Catalogue
 from recsys.items.item_table import read_items
 from recsys.recall.live_items import LiveItems
 from recsys.recall.two_tower import UserTower
 from serving.engine.golden import check_golden
 from serving.engine.index_backend import IndexPlace
+from serving.engine.live_catalogue import LiveCatalogue
 from serving.remote.messages import Array, Nearest, NearestCall
 
 
 class RecallService:
-    """Tower and index of one bundle. A `Follower` of the item feed: follows the catalogue, needs no features."""
+    """Tower and index of one bundle. `live` follows the item feed; it needs no features."""
 
     def __init__(self, bundle: Bundle, place: IndexPlace) -> None:
         """
@@ -35,7 +32,8 @@ class RecallService:
         self.bundle = bundle
         self._catalogue = Catalogue(items)
         self._index = place.open(bundle, arrays["vectors"])
-        self._items = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
+        live = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
+        self.live = LiveCatalogue(self._catalogue, live)
         self._tower = UserTower(bundle.file("user_tower.onnx"))
 
     def nearest(self, call: NearestCall) -> Nearest:
@@ -55,21 +53,3 @@ class RecallService:
         ids = self._catalogue.ids(rows[newer].tolist())
         rows[newer] = -1 - np.arange(len(newer), dtype=np.int32)
         return Nearest(Array.of(rows), ids)
-
-    def apply(
-        self, entries: Iterable[tuple[str, Item | None]], states: Iterable[tuple[str, EntityState]]
-    ) -> None:
-        known = dict(entries)
-        changed = [item for item in known.values() if item is not None and not self._has(item)]
-        if changed:
-            self._items.put(changed)
-        gone = [item_id for item_id, item in known.items() if item is None]
-        if gone:
-            self._items.delete(gone)
-
-    def refresh(self, now_ms: int) -> None:
-        """Nothing is computed in advance."""
-
-    def _has(self, item: Item) -> bool:
-        row = self._catalogue.rows.get(item.item_id)
-        return row is not None and bool(self._catalogue.alive[row]) and self._catalogue.item(row) == item

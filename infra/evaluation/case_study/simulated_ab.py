@@ -66,8 +66,11 @@ class _RunningArm:
         self._refreshed_ms = 0
         version = deployment.bundle.manifest.version
 
+        def put(impression: Callable[[], Impression], headers: object = ()) -> None:
+            impressions.append(impression())  # at once, not by a thread
+
         def log(bundle: Bundle, catalogue: Catalogue) -> list[ImpressionLog]:
-            return [ImpressionLog(_Immediate(impressions), catalogue, version, FEATURES.fingerprint)]
+            return [ImpressionLog(put, catalogue, version, FEATURES.fingerprint)]
 
         read_user = UserHydrator(self._nightly_users if self.nightly else store, name=USER_FEATURES)
         self.runtime = build_runtime(deployment.bundle, PipelineConfig(read_user, log, deployment.path))
@@ -90,16 +93,6 @@ class _RunningArm:
         self.runtime.live.apply((), zip(items, self._store.items(items), strict=True))
         self.runtime.live.refresh(now_ms)
         self._users, self._items, self._refreshed_ms = set(), set(), now_ms
-
-
-@dataclass
-class _Immediate:
-    """The sink of `ImpressionLog`: impressions are built at once, not by a thread."""
-
-    into: list[Impression]
-
-    def put(self, impression: Any, headers: Any = ()) -> None:
-        self.into.append(impression())
 
 
 @dataclass

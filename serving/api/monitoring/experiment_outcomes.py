@@ -1,8 +1,7 @@
-"""What the arms of running experiments have earned, for the page: from the lake, by a process of its own.
+"""Outcomes of the arms of running experiments, read from the lake by a child process.
 
-An API process sees its own lists and the events that were posted to it, and forgets both when it ends; the lake has
-those of every process, each event once. It is behind by what the archiver waits before it writes
-(`RECSYS_ARCHIVE_MAX_SECONDS`), and an answer by at most `_EVERY_S`, or longer where reading takes long.
+An API process knows only its own lists and events, and only until it ends; the lake has those of every process, each
+event once. It lags by the archiver's wait (`RECSYS_ARCHIVE_MAX_SECONDS`), and an answer by `_EVERY_S` or more.
 """
 
 import os
@@ -20,13 +19,13 @@ from recsys.contracts.errors import Unavailable
 from recsys.experiments.growth import Growth
 
 _EVERY_S = 10.0
-_SHARE = 10.0  # reading takes at most a tenth of the time
+_SHARE = 10.0  # reading takes at most one tenth of the time
 _TIMEOUT_S = 120.0
 
 Read = Callable[[Path, str], Growth]
 
 
-def read_apart(lake: Path, experiment: str) -> Growth:
+def read_in_child(lake: Path, experiment: str) -> Growth:
     """
     Raises:
         Unavailable: the lake cannot be read, or not in time.
@@ -51,7 +50,7 @@ def read_apart(lake: Path, experiment: str) -> Growth:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Cached:
     """The latest answer, or why there is none."""
 
     answer: Growth | Unavailable
@@ -60,46 +59,46 @@ class _Kept:
 
 
 class ExperimentOutcomes:
-    """Reads one experiment at a time and keeps the answers, failures too, for a while. Nobody waits for somebody else's
-    reading: it would take the threads that other routes need. Thread-safe."""
+    """Reads one experiment at a time and caches the answers, failures too. No request waits for another one's read:
+    that would take threads from other routes. Thread-safe."""
 
     def __init__(
-        self, lake: Path, read: Read = read_apart, clock: Callable[[], float] = time.monotonic
+        self, lake: Path, read: Read = read_in_child, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._lake = lake
         self._read = read
         self._clock = clock
         self._reading = threading.Lock()
-        self._kept: dict[str, _Kept] = {}
+        self._cached: dict[str, _Cached] = {}
 
     def of(self, experiment: str) -> tuple[Growth, float]:
-        """The latest answer and its age in seconds. Whoever comes while it is read anew gets the one before.
+        """The latest answer and its age in seconds; during a read, the previous one.
 
         Raises:
             Unavailable: the lake cannot be read, or it is being read and there is no answer yet.
         """
         if not self._fresh(experiment) and self._reading.acquire(blocking=False):
             try:
-                if not self._fresh(experiment):  # somebody else may have read it just now
-                    self._kept[experiment] = self._now(experiment)
+                if not self._fresh(experiment):  # another request may just have read it
+                    self._cached[experiment] = self._read_now(experiment)
             finally:
                 self._reading.release()
-        kept = self._kept.get(experiment)
-        if kept is None:
+        cached = self._cached.get(experiment)
+        if cached is None:
             raise Unavailable("the lake is being read; ask again in a moment")
-        if isinstance(kept.answer, Unavailable):
-            raise Unavailable(str(kept.answer))
-        return kept.answer, self._clock() - kept.at_s
+        if isinstance(cached.answer, Unavailable):
+            raise Unavailable(str(cached.answer))
+        return cached.answer, self._clock() - cached.at_s
 
     def _fresh(self, experiment: str) -> bool:
-        kept = self._kept.get(experiment)
-        return kept is not None and self._clock() - kept.at_s < max(_EVERY_S, _SHARE * kept.took_s)
+        cached = self._cached.get(experiment)
+        return cached is not None and self._clock() - cached.at_s < max(_EVERY_S, _SHARE * cached.took_s)
 
-    def _now(self, experiment: str) -> _Kept:
+    def _read_now(self, experiment: str) -> _Cached:
         began = self._clock()
         answer: Growth | Unavailable
         try:
             answer = self._read(self._lake, experiment)
         except Unavailable as error:
             answer = error
-        return _Kept(answer, began, self._clock() - began)
+        return _Cached(answer, began, self._clock() - began)

@@ -1,4 +1,4 @@
-"""How long the event log is, for whoever looks at the System view. Asked at most every two seconds."""
+"""The end offsets of the event log, for the System view; read at most every two seconds."""
 
 import threading
 import time
@@ -7,25 +7,22 @@ from collections.abc import Callable, Sequence
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.event_log import EventSource
 
-_KEEP_S = 2.0
-_PAUSE_S = 15.0  # after a log that did not answer: asking it costs seconds
+_TTL_S = 2.0
+_PAUSE_S = 15.0  # after a failure: a log that is away costs seconds
 
 
 class LogEnds:
     """`ends(topic)` → the next offset of each partition. Thread-safe; connects on first use."""
 
     def __init__(
-        self,
-        connect: Callable[[], EventSource],
-        partitions: int,
-        clock: Callable[[], float] = time.monotonic,
+        self, connect: Callable[[], EventSource], partitions: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connect = connect
         self._partitions = partitions
         self._clock = clock
         self._lock = threading.Lock()
         self._source: EventSource | None = None
-        self._kept: dict[str, tuple[float, Sequence[int]]] = {}
+        self._ends: dict[str, tuple[float, Sequence[int]]] = {}
         self._away_until = 0.0
 
     def __call__(self, topic: str) -> Sequence[int]:
@@ -34,8 +31,8 @@ class LogEnds:
             Unavailable: the log does not answer, or did not a moment ago.
         """
         with self._lock:
-            at, ends = self._kept.get(topic, (0.0, ()))
-            if ends and self._clock() - at < _KEEP_S:
+            at, ends = self._ends.get(topic, (0.0, ()))
+            if ends and self._clock() - at < _TTL_S:
                 return ends
             if self._clock() < self._away_until:
                 raise Unavailable("the event log did not answer a moment ago")
@@ -47,7 +44,7 @@ class LogEnds:
                 self._away_until = self._clock() + _PAUSE_S
                 self._drop()
                 raise
-            self._kept[topic] = self._clock(), ends
+            self._ends[topic] = self._clock(), ends
             return ends
 
     def close(self) -> None:

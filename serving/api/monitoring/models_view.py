@@ -1,7 +1,7 @@
-"""What the Data and models view shows: the data's validation report, how training went, and what was measured since.
+"""What the Data & models view shows, from files in the home folder.
 
-Read from the home folder, as the commands have left it: `lake/import-report.json`, `work/*/summary.json`, and every
-result that was kept in `results/` (`recsys evaluate recall --json > var/results/recall.json`).
+`lake/import-report.json`, `work/*/summary.json`, and every result saved in `results/`
+(`recsys evaluate recall --json > var/results/recall.json`).
 """
 
 import json
@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 IMPORT_REPORT = "import-report.json"
 RESULTS = "results"
-_MAX_BYTES = 4 << 20  # a result or report that is larger is none of ours
+_MAX_BYTES = 4 << 20  # larger files are not results
 M = TypeVar("M", bound=BaseModel)
 _log = structlog.get_logger(__name__)
 
@@ -27,14 +27,14 @@ class Epoch(BaseModel):
 
 
 class Training(BaseModel):
-    """The latest training of one model in this home; it need not be the one that is served."""
+    """The latest training of one model in this home, not necessarily the served one."""
 
     model: str
     metrics: dict[str, float] = {}
     curve: list[Epoch] = []
 
 
-class KeptResult(BaseModel):
+class SavedResult(BaseModel):
     """One result of `recsys bench`, `evaluate`, `report` or `drill`, as its `--json` gives it."""
 
     file: str
@@ -48,16 +48,16 @@ class KeptResult(BaseModel):
 class ModelsState(BaseModel):
     data: dict[str, Any] | None = Field(description="the import's validation report")
     trainings: list[Training]
-    results: list[KeptResult]
+    results: list[SavedResult]
 
 
 def models_state(home: Path, lake: Path) -> ModelsState:
-    """What is not there, or cannot be read, is left out."""
+    """What is missing or cannot be read is left out."""
     data = _read(lake / IMPORT_REPORT)
     summaries = sorted((home / "work").glob("*/summary.json"))
     trainings = (_valid(path, Training, {"model": path.parent.name}, needs="metrics") for path in summaries)
     results = (
-        _valid(path, KeptResult, {"file": path.name}) for path in sorted((home / RESULTS).glob("*.json"))
+        _valid(path, SavedResult, {"file": path.name}) for path in sorted((home / RESULTS).glob("*.json"))
     )
     return ModelsState(
         data=data if isinstance(data, dict) else None,
@@ -81,7 +81,7 @@ def _read(path: Path) -> Any:
     try:
         if path.stat().st_size > _MAX_BYTES:
             return None
-        # JSON as others understand it has no NaN
+        # standard JSON has no NaN
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)
     except (OSError, ValueError):
         return None

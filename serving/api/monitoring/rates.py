@@ -1,8 +1,8 @@
-"""Rates and percentiles of the last minute, from what the telemetry and the feature workers count since their starts.
+"""Rates and percentiles of the last minute, from counts that telemetry and feature workers have since their starts.
 
-A snapshot is taken when somebody looks; what happened is the difference to the oldest one within the window. So nothing
-runs while nobody looks, and with several processes the sum of all is shown, whichever of them is asked. The first
-snapshot is taken when the process starts: what others have counted before that is not of its first minute.
+Each request of the System view takes a snapshot and compares it with the oldest one of the window, so nothing runs
+without requests, and any process shows the sum of all. The first snapshot is taken when the process starts: earlier
+counts of other processes do not belong to its first minute.
 """
 
 import threading
@@ -20,7 +20,7 @@ DEGRADED, CACHE = "recsys_degraded", "recsys_cache"
 WINDOW_S = 60.0
 _KEEP_EVERY_S = 1.0
 
-Buckets = dict[float, float]  # upper bound in seconds → how many took at most so long
+Buckets = dict[float, float]  # upper bound in seconds → number that took at most that long
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Snapshot:
     stages: dict[str, Buckets] = field(default_factory=dict)
     degraded: dict[str, float] = field(default_factory=dict)  # reason → answers
     caches: dict[str, dict[str, float]] = field(default_factory=dict)  # cache → what → number
-    workers: Mapping[str, WorkerReport] | None = None  # by name; None: nobody asked, or the store was away
+    workers: Mapping[str, WorkerReport] | None = None  # by name; None: not asked, or the store was away
 
 
 def snapshot(
     metrics: Iterable[Metric], at_s: float, workers: Mapping[str, WorkerReport] | None = None
 ) -> Snapshot:
-    """What the telemetry's metrics and the workers' reports say now."""
+    """The counts of now."""
     found = Snapshot(at_s, {}, {}, {}, {}, {}, workers)
     buckets = {SECONDS: found.routes, STAGES: found.stages}
     for metric in metrics:
@@ -59,8 +59,8 @@ def snapshot(
 
 
 class Window:
-    """The latest snapshot against the oldest of the last `WINDOW_S`, or against `begin`. Thread-safe. However often
-    somebody looks, one snapshot a second is kept."""
+    """The latest snapshot against the oldest of the last `WINDOW_S`, or against `begin`. Stores at most one per second.
+    Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -68,12 +68,12 @@ class Window:
         self._taken: deque[Snapshot] = deque([Snapshot(clock())])
 
     def begin(self, metrics: Iterable[Metric]) -> None:
-        """From here on: the metrics of several processes, or of one that was started again, do not begin at 0."""
+        """Start here: the metrics of several processes, or of a restarted one, do not start at 0."""
         now = snapshot(metrics, self._clock())
         with self._lock:
             self._taken = deque([now])
 
-    def look(
+    def compare(
         self, metrics: Iterable[Metric], workers: Mapping[str, WorkerReport] | None = None
     ) -> tuple[Snapshot, Snapshot]:
         """Then and now."""
@@ -87,7 +87,7 @@ class Window:
         return then, now
 
     def _oldest_reports(self) -> Mapping[str, WorkerReport] | None:
-        """Of each worker its oldest within the window: reports may have been away meanwhile, all or one worker's."""
+        """The oldest of each worker within the window: reports may have been missing meanwhile."""
         known = [taken.workers for taken in self._taken if taken.workers is not None]
         return (
             {name: report for workers in reversed(known) for name, report in workers.items()}
@@ -97,11 +97,9 @@ class Window:
 
 
 def quantile(then: Buckets, now: Buckets, q: float) -> float | None:
-    """Seconds below which a share `q` of what came since `then` lies, linear within a bucket; None: nothing came."""
+    """The `q` quantile of the observations since `then`, in seconds, linear within a bucket; None without any."""
     bounds = sorted(now)
-    counts = [
-        now[bound] - then.get(bound, 0.0) for bound in bounds
-    ]  # a process that has gone may make it negative
+    counts = [now[bound] - then.get(bound, 0.0) for bound in bounds]  # negative if a process has ended
     if not counts or counts[-1] <= 0:
         return None
     wanted = q * counts[-1]
@@ -116,16 +114,16 @@ def quantile(then: Buckets, now: Buckets, q: float) -> float | None:
 
 
 def added(then: Buckets, now: Buckets) -> float:
-    """How many observations lie between."""
+    """The number of observations since `then`."""
     most = float("inf")
     return max(0.0, now.get(most, 0.0) - then.get(most, 0.0))
 
 
 def made_readable(then: Snapshot, now: Snapshot) -> Buckets | None:
-    """Cumulative counts of what the living workers have made readable meanwhile, by how long it took; None: unknown.
+    """Cumulative counts of what the live workers have made readable since `then`, by time; None: unknown.
 
-    All counts of a worker that has begun since are of this time. One that is older but was not there then, as after an
-    outage of its reports, is left out: how much of what it has counted is of this time nobody knows.
+    All counts of a worker that started since then belong here. An older one without a report then, as after an outage,
+    is left out: how much of its counts is new is unknown.
     """
     if then.workers is None or now.workers is None:
         return None

@@ -22,13 +22,13 @@ from serving.telemetry import STAGE_SAMPLE, Telemetry
 
 LogEndsOf = Callable[[str], Sequence[int]]  # topic → the next offset of each partition; may raise Unavailable
 
-_LEAST_S = 1.0  # one request in the first hundredth of a second is no hundred a second
+_LEAST_S = 1.0  # one request in the first hundredth of a second is not a hundred per second
 LEAST_ROWS = 200  # fewer served rows say nothing about a distribution
 STREAMED = (Topic.EVENTS, Topic.IMPRESSIONS)
 
 
 class Timing(BaseModel):
-    """One route or stage in the window. Percentiles are null when nothing happened."""
+    """One route or stage in the window. Percentiles are null without requests."""
 
     name: str
     per_s: float
@@ -45,24 +45,22 @@ class CacheState(BaseModel):
 
 
 class PartitionState(BaseModel):
-    """How far the feature worker is in one topic partition."""
+    """Progress of the feature workers in one topic partition."""
 
     topic: str
     partition: int
     offset: int | None = Field(description="next record to apply; null: never claimed")
-    lag: int | None = Field(
-        description="records in the log that are not applied; null: the log cannot be asked"
-    )
+    lag: int | None = Field(description="records not applied yet; null: the log cannot be asked")
     newest_event_ms: int | None = Field(description="latest event time applied")
 
 
 class WorkerState(BaseModel):
-    """One feature worker, as it reported to the store; counts are since its start."""
+    """One feature worker, by its report to the store; counts are since its start."""
 
     name: str
-    reported_s: float = Field(description="since its latest report")
-    partitions: int = Field(description="that it holds, of all topics")
-    lag: int | None = Field(description="records of its partitions that it has not read")
+    reported_s: float = Field(description="age of the report")
+    partitions: int = Field(description="of all topics")
+    lag: int | None = Field(description="unread records of its partitions")
     applied: int
     duplicates: int
     dead_letters: int
@@ -75,7 +73,7 @@ class FreshnessBucket(BaseModel):
 
 
 class Freshness(BaseModel):
-    """From the log taking a record to its features being readable, in the window: the oldest record of each batch."""
+    """From the log accepting a record to its features being readable; the oldest record of each batch in the window."""
 
     p50_ms: float | None
     p99_ms: float | None
@@ -85,7 +83,7 @@ class Freshness(BaseModel):
 
 
 class Drift(BaseModel):
-    """PSI of served values against the training's: below 0.1 stable, above 0.25 another population."""
+    """PSI of served values against the training's: below 0.1 stable, above 0.25 a different population."""
 
     rows: int = Field(description="served items compared, of this process")
     psi: dict[str, float] = Field(description="by feature column, the largest first")
@@ -101,7 +99,7 @@ class SystemState(BaseModel):
     errors_per_s: float = Field(description="answers with 5xx")
     routes: list[Timing]
     stages: list[Timing]
-    degraded: dict[str, int] = Field(description="answers of the window by what they lacked")
+    degraded: dict[str, int] = Field(description="answers of the window by reason")
     caches: list[CacheState]
     stream: list[PartitionState]
     workers: list[WorkerState]
@@ -127,7 +125,7 @@ class SystemView:
 
     def state(self) -> SystemState:
         """What cannot be asked is null, not an error."""
-        then, now = self.window.look(self.telemetry.collect(), _reports(self.store))
+        then, now = self.window.compare(self.telemetry.collect(), _reports(self.store))
         seconds = max(now.at_s - then.at_s, _LEAST_S)
         requests = {key: max(0.0, n - then.requests.get(key, 0.0)) for key, n in now.requests.items()}
         return SystemState(
@@ -227,13 +225,8 @@ def _reports(store: FeatureStore) -> dict[str, WorkerReport] | None:
 def _worker(name: str, report: WorkerReport) -> WorkerState:
     return WorkerState(
         name=name,
-        reported_s=max(0.0, (wall_ms() - report.at_ms) / 1e3),  # no worker knows a simulated world's time
-        partitions=report.partitions,
-        lag=report.lag,
-        applied=report.applied,
-        duplicates=report.duplicates,
-        dead_letters=report.dead_letters,
-        outages=report.outages,
+        reported_s=max(0.0, (wall_ms() - report.at_ms) / 1e3),  # workers report in real time
+        **{name: getattr(report, name) for name in WorkerState.model_fields.keys() - {"name", "reported_s"}},
     )
 
 

@@ -9,10 +9,10 @@ from recsys.bundle import read_manifest, versions
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from serving.api.audit import audit
 from serving.api.dependencies import READ, Admin, Host, Settings, ShadowBundle
-from serving.api.schemas import Activated, BundleInfo, Bundles, Shadowed, ShadowReport, Unloaded
+from serving.api.schemas import Activated, BundleInfo, Bundles, Shadowed, Unloaded
 from serving.engine.model_host import ModelHost
 from serving.engine.runtime import Runtime
-from serving.engine.shadow import set_shadow
+from serving.engine.shadow import ShadowReport, set_shadow
 from serving.problems import Problem
 from serving.settings import ServingSettings
 
@@ -49,7 +49,7 @@ def shadow_report(shadow: ShadowBundle) -> ShadowReport:
     report = shadow.report()
     if report is None:
         raise Problem(404, "there is no shadow; start one with POST /v1/bundles/VERSION/shadow")
-    return ShadowReport.model_validate(report)
+    return report
 
 
 @router.post("/v1/bundles/{version}/shadow")
@@ -67,7 +67,7 @@ def begin_shadow(
     except InvalidConfig as error:  # no room beside the bundles in use
         raise Problem(409, str(error)) from error
     set_shadow(settings.bundles, version)
-    host.look()
+    host.poll()
     return Shadowed(shadow=version)
 
 
@@ -78,7 +78,7 @@ def end_shadow(
     """End the shadow. Without one this does nothing."""
     audit(request, caller, "end shadow", version=shadow.version)
     set_shadow(settings.bundles, None)
-    host.look()
+    host.poll()
     return Response(status_code=204)
 
 

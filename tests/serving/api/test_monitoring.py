@@ -36,7 +36,7 @@ def test_the_window_forgets_what_was_before_it() -> None:
     window = Window(lambda: at[0])
 
     def in_window() -> float:
-        then, now = window.look(registry.collect())
+        then, now = window.compare(registry.collect())
         return now.requests["/", "200"] - then.requests.get(("/", "200"), 0.0)
 
     requests.labels("/", "GET", "200").inc(7)
@@ -56,7 +56,7 @@ def test_what_was_counted_before_the_start_is_not_of_the_first_minute() -> None:
     window.begin(registry.collect())
     at[0] = 2.0
     requests.labels("/", "GET", "200").inc(3)
-    then, now = window.look(registry.collect())
+    then, now = window.compare(registry.collect())
     assert (now.requests["/", "200"] - then.requests["/", "200"], now.at_s - then.at_s) == (3, 2.0)
 
 
@@ -68,13 +68,13 @@ def report(*counts: float, alive_s: float = 1.0) -> WorkerReport:
 def test_freshness_is_that_of_the_window_over_all_workers_that_live() -> None:
     at = [0.0]
     window = Window(lambda: at[0])
-    then, now = window.look([], None)  # the store is away
+    then, now = window.compare([], None)  # the store is away
     assert made_readable(then, now) is None
     at[0] = 2.0
-    then, now = window.look([], {"a": report(90, 100, 100), "gone": report(5, 5, 5)})
+    then, now = window.compare([], {"a": report(90, 100, 100), "gone": report(5, 5, 5)})
     assert made_readable(then, now) is None, "what was before the first report is not of this minute"
     at[0] = 4.0
-    then, now = window.look([], {"a": report(92, 104, 104), "new": report(1, 1, 2)})
+    then, now = window.compare([], {"a": report(92, 104, 104), "new": report(1, 1, 2)})
     assert made_readable(then, now) == {0.01: 3, 0.1: 5, float("inf"): 6}
 
 
@@ -84,7 +84,9 @@ def test_what_a_worker_counted_before_its_reports_came_back_is_not_of_the_last_m
 
     def looked(at_s: float, *counts: float) -> object:
         at[0] = at_s
-        return made_readable(*window.look([], {"a": report(*counts, alive_s=1_000 + at_s)} if counts else {}))
+        return made_readable(
+            *window.compare([], {"a": report(*counts, alive_s=1_000 + at_s)} if counts else {})
+        )
 
     looked(1, 900, 1_000, 1_000)
     assert looked(30) == {}, "it does not report"
@@ -135,7 +137,7 @@ def test_the_window_keeps_one_snapshot_a_second_however_often_somebody_looks() -
     window = Window(lambda: at[0])
     for tenth in range(1_000):
         at[0] = tenth / 10
-        then, now = window.look([])
+        then, now = window.compare([])
     assert (now.at_s, round(now.at_s - then.at_s)) == (99.9, 60)
     assert len(window._taken) <= 62
 

@@ -73,15 +73,15 @@ def test_caches_shrink_while_memory_is_short_and_grow_again() -> None:
         cache.put(key, "x" * 10)
     left = [0.05]
     guard = MemoryGuard(lambda: [cache], lambda: left[0])
-    guard.look()
+    guard.poll()
     assert (cache.max_bytes, cache.bytes, cache.evictions) == (50, 50, 5)
     assert cache.get(9) is not None  # the latest stay
     left[0] = 0.10  # neither short nor enough
-    guard.look()
+    guard.poll()
     assert cache.max_bytes == 50
     left[0] = 0.5
-    guard.look()
-    guard.look()
+    guard.poll()
+    guard.poll()
     assert cache.max_bytes == 100
     assert 0 < memory_left() <= 1
 

@@ -11,7 +11,7 @@ from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.impressions import Exposure, parse_exposures, parse_impression
 from recsys.contracts.types import Diversity, EventType, Head, Topic
 from recsys.experiments.growth import Growth
-from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes, read_apart
+from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes, read_in_child
 from serving.engine.experiments import Experiments, read_experiments
 from serving.engine.pipeline_builder import PathConfig
 from tests.bundles import write_tiny_bundle
@@ -178,7 +178,7 @@ def test_an_arm_changes_what_it_names_and_nothing_else(file: Path) -> None:
             "experiments: [{name: a, arms: [{name: c, settings: {candidates: 0}}]}]",
             "a:c: settings: candidates",
         ),
-        ("experiments: [{name: a, arms: [{name: c, settings: {rerank: {exploration: {}}}}]}]", "beside"),
+        ("experiments: [{name: a, arms: [{name: c, settings: {rerank: {exploration: {}}}}]}]", "next to"),
         ("experiments: [{name: a, arms: [{name: c}]}, {name: b, arms: [{name: c}]}]", "overlap"),
         (
             "experiments: [{name: a, arms: [{name: c, bundle: x}]},"
@@ -293,4 +293,4 @@ def test_an_answer_of_the_reader_that_is_none_is_unavailable(
     nothing.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(nothing))
     with pytest.raises(Unavailable, match="recsys ab report x"):
-        read_apart(tmp_path, "x")
+        read_in_child(tmp_path, "x")

@@ -146,25 +146,25 @@ def test_publishing_through_the_host_changes_current_only_when_the_bundle_is_goo
     assert current_version(tmp_path) == "v1"
 
 
-def test_a_look_while_a_bundle_is_published_does_not_go_back(
+def test_a_poll_while_a_bundle_is_published_does_not_go_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, "v1")
     write(tmp_path, "v2")
     host = make_host(tmp_path)
     host.publish("v1")
-    look = threading.Thread(target=host.look)
+    poll = threading.Thread(target=host.poll)
     during: list[str | None] = []
 
     def slowly(bundles: Path, version: str) -> Bundle:
-        look.start()
-        look.join(0.1)
+        poll.start()
+        poll.join(0.1)
         during.append(host.active)
         return publish(bundles, version)
 
     monkeypatch.setattr("serving.engine.model_host.publish", slowly)
     host.publish("v2")
-    look.join()
+    poll.join()
     assert [*during, host.active] == ["v2", "v2"]
 
 
@@ -176,12 +176,12 @@ def test_a_bundle_that_was_refused_is_tried_again_when_it_is_published_again(tmp
     good = path.read_bytes()
     path.write_bytes(b"altered")
     host = make_host(tmp_path)
-    host.look()
+    host.poll()
     path.write_bytes(good)
-    host.look()
+    host.poll()
     assert "v2" in host.refused
     publish(tmp_path, "v2")  # as another worker does when an admin activates it there
-    host.look()
+    host.poll()
     assert host.active == "v2"
 
 

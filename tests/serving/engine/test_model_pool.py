@@ -110,7 +110,7 @@ def test_what_is_wanted_is_loaded_soon_kept_and_no_longer_than_wanted(pool: Pool
 def test_a_wanted_bundle_that_does_not_fit_is_refused_and_nothing_else_changes(pool: Pool) -> None:
     pool.host.activate("v1")
     pool.host.wanted.append(lambda: {"huge"})
-    pool.host.look()
+    pool.host.poll()
     assert pool.loaded() == {"v1"}
     assert "RECSYS_BUNDLE_BYTES" in pool.host.refused["huge"]
 
@@ -125,10 +125,10 @@ def test_the_published_bundle_answers_even_when_it_is_larger_than_the_limit(pool
 def test_what_did_not_fit_beside_the_others_answers_once_it_is_published(pool: Pool) -> None:
     publish(pool.bundles, "v1")
     pool.host.wanted.append(lambda: {"huge"})
-    pool.host.look()
+    pool.host.poll()
     assert "huge" in pool.host.refused
     publish(pool.bundles, "huge")
-    pool.host.look()
+    pool.host.poll()
     assert pool.host.active == "huge"
     assert pool.host.refused == {}
 
@@ -146,14 +146,14 @@ def test_a_broken_wanted_bundle_changes_nothing_and_is_tried_again_when_asked_fo
     wanted = {"v2"}
     pool.host.activate("v1")
     pool.host.wanted.append(lambda: wanted)
-    pool.host.look()
+    pool.host.poll()
     assert "ranker.onnx" in pool.host.refused["v2"]
     assert pool.host.active == "v1"
     path.write_text(good)
-    pool.host.look()
+    pool.host.poll()
     assert pool.host.runtime("v2") is None
     wanted.add("v3")
-    pool.host.look()
+    pool.host.poll()
     assert pool.host.runtime("v2") is not None
 
 

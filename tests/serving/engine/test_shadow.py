@@ -87,7 +87,7 @@ def test_without_a_shadow_nothing_is_reported(api: Api) -> None:
 def test_a_published_shadow_ends(api: Api) -> None:
     api.client.post("/v1/bundles/v2/shadow")
     api.services.host.publish("v2")
-    api.services.host.look()
+    api.services.host.poll()
     assert api.client.get("/v1/bundles/shadow").status_code == 404
     assert api.recommend().json()["bundle"] == "v2"
 
