@@ -1,9 +1,11 @@
-"""`recsys bench`: one command per figure; each is a module of `infra.evaluation.benchmarks` with a config and `run`.
+"""`recsys bench`: one command per subsystem; each is a module of `infra.evaluation.benchmarks` with a config and `run`.
 
-A command imports its module when it runs: one needs torch, the other must not wait for it.
+A command imports its module when it runs: one needs torch, the others must not wait for it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -16,16 +18,40 @@ app = typer.Typer(no_args_is_help=True, help="Measure a part of the system again
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
+# those without options of their own: the module's name is the command's
+PLAIN = {
+    "stream": (
+        "StreamBench",
+        "Throughput of one feature worker, replay speed, and freshness at a steady rate.",
+    ),
+    "parity": (
+        "ParityBench",
+        "Stream, batch and brute force give the same bits; served = logged = recomputed.",
+    ),
+    "features": (
+        "FeatureBench",
+        "Features of one user and 500 items for a ranker, against a hash and a JSON document per item.",
+    ),
+    "batch": ("BatchBench", "The Spark job at 1x, 2x and 4x the events: time, CPU, memory."),
+    "transport": (
+        "TransportBench",
+        "Rank 500 candidates in this process, and in another one over a Unix socket and over TCP.",
+    ),
+    "simulation": ("SimulationBench", "Cost of a simulated world of a million users and a million items."),
+}
 
-@app.command()
-def stream(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
-    """Events a second of one feature worker, replay speed, and freshness at a steady rate.
 
-    Example: recsys bench stream --json
-    """
-    from infra.evaluation.benchmarks.stream import StreamBench, run
+def _plain(name: str, config: str) -> Callable[..., None]:
+    def command(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+        module = import_module(f"infra.evaluation.benchmarks.{name}")
+        sizes = getattr(module, config)
+        finish(module.run(sizes.quick(seed=seed) if quick else sizes(seed=seed)), as_json)
 
-    finish(run(StreamBench.quick(seed) if quick else StreamBench(seed)), as_json)
+    return command
+
+
+for _name, (_config, _help) in PLAIN.items():
+    app.command(_name, help=f"{_help}\n\nExample: recsys bench {_name} --json")(_plain(_name, _config))
 
 
 @app.command()
@@ -61,7 +87,7 @@ def serve(
     quick: QuickFlag = False,
     plot: Annotated[Path | None, typer.Option(help="Write the latency curve to this PNG file.")] = None,
     requests: Annotated[
-        int, typer.Option(min=0, help="Answers with caches, at least, while memory is watched.")
+        int, typer.Option(min=0, help="Requests to answer with caches while memory is recorded.")
     ] = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -96,58 +122,3 @@ def rank(
 
     ladder = ladder_folder(Settings(), lake)
     finish(run(RankBench.quick(ladder, seed) if quick else RankBench(ladder, seed)), as_json)
-
-
-@app.command()
-def parity(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
-    """Stream, batch and brute force give the same bits; served = logged = recomputed.
-
-    Example: recsys bench parity --json
-    """
-    from infra.evaluation.benchmarks.parity import ParityBench, run
-
-    finish(run(ParityBench.quick(seed) if quick else ParityBench(seed=seed)), as_json)
-
-
-@app.command()
-def features(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
-    """One user's and 500 items' features for a ranker, against a hash and a JSON document an item.
-
-    Example: recsys bench features --json
-    """
-    from infra.evaluation.benchmarks.features import FeatureBench, run
-
-    finish(run(FeatureBench.quick(seed) if quick else FeatureBench(seed=seed)), as_json)
-
-
-@app.command()
-def batch(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
-    """The Spark job at 1x, 2x and 4x the events: time, CPU, memory.
-
-    Example: recsys bench batch --json
-    """
-    from infra.evaluation.benchmarks.batch import BatchBench, run
-
-    finish(run(BatchBench.quick(seed) if quick else BatchBench(seed=seed)), as_json)
-
-
-@app.command()
-def transport(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
-    """Rank 500 candidates in this process, and in another one over a Unix socket and over TCP.
-
-    Example: recsys bench transport --json
-    """
-    from infra.evaluation.benchmarks.transport import TransportBench, run
-
-    finish(run(TransportBench.quick(seed) if quick else TransportBench(seed)), as_json)
-
-
-@app.command()
-def simulation(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
-    """What a simulated world of a million users and a million items takes.
-
-    Example: recsys bench simulation --json
-    """
-    from infra.evaluation.benchmarks.simulation import SimulationBench, run
-
-    finish(run(SimulationBench.quick(seed) if quick else SimulationBench(seed)), as_json)

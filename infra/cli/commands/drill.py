@@ -1,4 +1,4 @@
-"""`recsys drill`: faults on purpose, while the system works, and a count of what is wrong afterwards."""
+"""`recsys drill`: fault-injection tests. Break parts of a working system, and count what is wrong afterwards."""
 
 from typing import Annotated
 
@@ -7,21 +7,17 @@ import typer
 from infra.terminal import JsonFlag, QuickFlag, finish
 
 app = typer.Typer(
-    no_args_is_help=True, help="Break parts of the system on purpose, and count what is wrong afterwards."
+    no_args_is_help=True,
+    help="Fault-injection tests: break parts of the system, count what is wrong afterwards.",
 )
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `drill` a group while it has one command."""
-
-
 @app.command()
 def serve(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
-    """Kill, freeze and slow Redis, kill and freeze the broker, kill a worker and an API process, fill the spool's disk,
-    let the clock jump, overload it, publish a broken bundle.
+    """Kill, freeze and slow Redis; kill and freeze the broker; kill a worker and an API process; fill the spool's disk;
+    make the clock jump; overload; publish a broken bundle.
 
     Example: recsys drill serve --quick
     """

@@ -22,7 +22,7 @@ def ladder(
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Every variant of the compression ladder: bytes, memory, p50, p99, quality; plots beside the table.
+    """Every variant of the compression ladder: bytes, memory, p50, p99, quality; a table and plots.
 
     Build the ladder first, with `recsys train ladder`.
 
@@ -43,11 +43,11 @@ def diversity(
     out: Annotated[
         Path | None, typer.Option(help="Where the plot goes; default <home>/reports/diversity.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampled cases.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampled cases.")] = 0,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """What the diversity dial of MMR and DPP costs in NDCG on what users chose next, and gains in distance.
+    """What the diversity dial of MMR and DPP costs in NDCG on the next item, and gains in distance.
 
     Example: recsys report diversity --data var/datasets/ml-100k
     """
@@ -55,9 +55,5 @@ def diversity(
 
     home = Settings().home
     work, where = home / "work" / "diversity", out or home / "reports" / "diversity"
-    config = (
-        DiversityReport.quick(data, work, where, seed)
-        if quick
-        else DiversityReport(data, work, where, seed=seed)
-    )
-    finish(report(config), as_json)
+    sizes = DiversityReport.quick if quick else DiversityReport
+    finish(report(sizes(data, work, where, seed=seed)), as_json)

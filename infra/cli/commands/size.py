@@ -14,16 +14,14 @@ app = typer.Typer()
 
 @app.command()
 def size(
-    qps: Annotated[float, typer.Option(min=0.1, help="Recommendations a second, at the peak.")],
-    users: Annotated[int, typer.Option(min=1, help="Users with state.")],
-    items: Annotated[int, typer.Option(min=1, help="Items in the catalogue.")],
-    events_per_day: Annotated[float, typer.Option(min=1, help="Clicks, dwells, …; impressions come on top.")],
-    table: Annotated[
-        Path, typer.Option(help="What a process does and what things cost; edit a copy.")
-    ] = TABLE,
+    qps: Annotated[float, typer.Option(min=0.1, help="Recommendations per second at the peak.")],
+    users: Annotated[int, typer.Option(min=1, help="Number of users with state.")],
+    items: Annotated[int, typer.Option(min=1, help="Number of items in the catalogue.")],
+    events_per_day: Annotated[float, typer.Option(min=1, help="Clicks, dwells, …; impressions are added.")],
+    table: Annotated[Path, typer.Option(help="Throughput of a process, and prices; edit a copy.")] = TABLE,
     as_json: JsonFlag = False,
 ) -> None:
-    """Processes, memory, partitions, bytes and cost a month. Samples are really stored: it takes about a minute.
+    """Processes, memory, partitions, bytes and cost per month. Samples are really stored: it takes about a minute.
 
     Example: recsys size --qps 500 --users 1000000 --items 100000 --events-per-day 20000000
     """
@@ -34,4 +32,4 @@ def size(
         units = measure_units(load, figures, StoreConfig())
     print_mapping("for this load", as_mapping(plan(load, figures, units)), as_json)
     if not as_json:
-        console.print(f"by {table}: put in what you measured and what you pay; docs/operations.md says how")
+        console.print(f"by {table}: enter what you measured and what you pay; see docs/operations.md")

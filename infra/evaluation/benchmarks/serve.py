@@ -25,13 +25,11 @@ from pathlib import Path
 
 import httpx
 
-from infra.evaluation.benchmarks.http_floor import median_ms
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
 from infra.evaluation.benchmarks.plots import plot_serving
 from infra.evaluation.benchmarks.process_cost import MemoryCurve, cpu_time
-from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items, write_history
-from infra.evaluation.benchmarks.serving_floors import ROUNDS, floors, zipf_users
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_bench_bundle, write_history
+from infra.evaluation.benchmarks.serving_floors import ROUNDS, floors, median_ms, zipf_users
 from infra.evaluation.benchmarks.serving_fresh import Freshness, measure
 from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from infra.evaluation.timing import percentiles_ms

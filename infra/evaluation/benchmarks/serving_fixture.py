@@ -1,16 +1,40 @@
-"""The catalogue of the serving benchmark and its users' history: seeded, written straight into the online store."""
+"""What benchmarks serve: a catalogue, its users' history in the online store, an untrained bundle.
+
+What a request costs does not depend on the weights. Item vectors are clustered by category, as learnt ones are
+(random directions are the hard case of an inverted-list index, see docs/recall-index.md).
+"""
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from infra.evaluation.load.stored import fill
 from infra.evaluation.load.traffic import zipf
+from recsys.bundle import Bundle, Manifest, publish, write_bundle
 from recsys.contracts.events import Event, item_context
 from recsys.contracts.types import MS_PER_DAY, EventType, Item
+from recsys.features.definitions import FEATURES
+from recsys.items.item_table import items_table
+from recsys.models.blocks import numeric_statistics
+from recsys.models.ranker import Ranker, RankerData
+from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
+from recsys.ranking.scorer import RankerSession
+from recsys.recall.ann import AnnIndex
+from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore
+from training.compression.ladder import LadderConfig
+from training.compression.quantize import quantize_linear_layers, quantized_tables
+from training.ranker.artifacts import ONNX
+from training.ranker.export import export_ranker, random_inputs
+from training.two_tower.export import export_user_tower
 
+DIMENSION, LENGTH, NEIGHBOURS = 64, 50, 50
 CATEGORIES, CREATORS = 32, 2_000
 _MIX = (EventType.IMPRESSION, EventType.CLICK, EventType.LIKE)
 _SHARES = (0.6, 0.3, 0.1)
@@ -55,3 +79,89 @@ def write_history(
         kind_i, time_ms = _MIX[kind[i]], int(times[i])
         found.append(Event(f"past-{i}", kind_i, user_id, shown.item_id, time_ms, context=context))
     fill(store, found, partitions, HISTORY_TOPIC)
+
+
+def write_bench_bundle(bundles: Path, items: Sequence[Item], seed: int, version: str = "bench") -> Bundle:
+    """Write and publish it: the default two-tower, the ladder's INT8 student, the index that a catalogue of this size
+    gets."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    vectors = _clustered(items, rng)
+    manifest = Manifest(
+        version=version,
+        created_ms=time.time_ns() // 1_000_000,
+        feature_fingerprint=FEATURES.fingerprint,
+        feature_names=FEATURES.names,
+        data_window_ms=(0, 1),
+        seed=seed,
+        metrics={},
+        models={"two_tower": {}, "ranker": {}},
+    )
+    with write_bundle(bundles, manifest) as folder:
+        golden = _write_ranker(folder, len(items), seed) | _write_tower(folder, items, vectors)
+        save_file(golden, folder / "golden.safetensors")
+        save_file({"vectors": vectors}, folder / "item_vectors.safetensors")
+        index = AnnIndex.build(vectors)
+        index.save(folder / "index.faiss")
+        near = index.search(vectors, NEIGHBOURS)
+        save_file(
+            {"neighbours": near.rows, "scores": np.maximum(near.scores, 0)},
+            folder / "item_to_item.safetensors",
+        )
+        scores = (1 / np.arange(1, len(items) + 1)).astype(np.float32)
+        save_file(
+            {"rows": rng.permutation(len(items)).astype(np.int32), "scores": scores},
+            folder / "popular.safetensors",
+        )
+        pq.write_table(items_table(items), folder / "items.parquet")
+    return publish(bundles, version)
+
+
+def _clustered(items: Sequence[Item], rng: np.random.Generator) -> NDArray[np.float32]:
+    centres = rng.standard_normal((4 * CATEGORIES, DIMENSION), np.float32)
+    category = np.array([int(item.categories[0].split("-")[1]) for item in items])
+    chosen = 4 * category + rng.integers(0, 4, len(items))
+    vectors = centres[chosen] + 0.7 * rng.standard_normal((len(items), DIMENSION), np.float32)
+    unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+def _write_ranker(folder: Path, n_items: int, seed: int) -> dict[str, NDArray[np.generic]]:
+    config = LadderConfig(out=folder).student
+    sample = torch.rand(2_000, FEATURES.dimension) * 100
+    data = RankerData(
+        n_items,
+        FEATURES.dimension,
+        *numeric_statistics(sample, config.bins),
+        fields=torch.zeros(n_items + 1, 0, dtype=torch.int64),
+        field_sizes=(),
+    )
+    return export_untrained(Ranker(config, data).eval(), folder, seed, int8=True)
+
+
+def export_untrained(ranker: Ranker, folder: Path, seed: int, int8: bool) -> dict[str, NDArray[np.generic]]:
+    """Write `folder`/ranker.onnx, in 8 bits or as it is; returns its golden arrays."""
+    n_items, model, plain = ranker.data.n_items, folder / ONNX, folder / "plain.onnx"
+    if int8:
+        export_ranker(quantized_tables(ranker, bits=8), plain, n_items, FEATURES.dimension, LENGTH, seed)
+        quantize_linear_layers(plain, model)
+        plain.unlink()
+    else:
+        export_ranker(ranker, model, n_items, FEATURES.dimension, LENGTH, seed)
+    inputs = random_inputs(n_items, FEATURES.dimension, LENGTH, 64, np.random.default_rng(seed))
+    found = RankerSession(model).run(inputs)
+    golden: dict[str, NDArray[np.generic]] = {f"ranker/in/{k}": v for k, v in inputs.items()}
+    return golden | {f"ranker/out/{k}": v for k, v in found.items()}
+
+
+def _write_tower(
+    folder: Path, items: Sequence[Item], vectors: NDArray[np.float32]
+) -> dict[str, NDArray[np.generic]]:
+    tower = ServedUserTower(TwoTower(TwoTowerShape(dim=DIMENSION), items).eval())
+    tower.table = torch.from_numpy(np.vstack([np.zeros((1, DIMENSION), np.float32), vectors]))
+    export_user_tower(tower.eval(), folder / "user_tower.onnx")
+    history = np.arange(1, LENGTH + 1)[None]
+    inputs = {"history": history, "types": np.ones_like(history), "gaps": np.ones_like(history)}
+    found = UserTower(folder / "user_tower.onnx").vectors(**inputs)
+    golden: dict[str, NDArray[np.generic]] = {f"user_tower/in/{k}": v for k, v in inputs.items()}
+    return golden | {"user_tower/out/user_vector": found}

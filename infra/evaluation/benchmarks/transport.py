@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_bench_bundle
 from infra.evaluation.benchmarks.serving_floors import ranker_inputs
 from infra.evaluation.timing import percentiles_ms, take_turns
 from infra.local.children import Children

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.numpy import load_file, save_file
 
-from infra.evaluation.benchmarks.serving_bundle import export_untrained
+from infra.evaluation.benchmarks.serving_fixture import export_untrained
 from infra.evaluation.case_study.deployments import VariantName
 from recsys.bundle import MANIFEST, Bundle, publish, write_bundle
 from recsys.features.definitions import FEATURES

@@ -11,8 +11,7 @@ from typing import Any, Self
 import redis
 
 from infra.evaluation.benchmarks.serve import Api, api
-from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items, write_history
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_bench_bundle, write_history
 from infra.evaluation.case_study.deployments import Deployment
 from infra.evaluation.case_study.networks import with_network, write_network
 from infra.evaluation.stream_rig import PARTITIONS, StreamRig

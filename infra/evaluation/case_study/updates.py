@@ -4,8 +4,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.evaluation.benchmarks.serving_bundle import write_bench_bundle
-from infra.evaluation.benchmarks.serving_fixture import bench_items
+from infra.evaluation.benchmarks.serving_fixture import bench_items, write_bench_bundle
 from infra.evaluation.case_study.networks import bundle_bytes, with_network, write_network
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
