@@ -32,7 +32,7 @@ class ImpressionDiscount:
 
     def __post_init__(self) -> None:
         if not 0 < self.factor <= 1:
-            raise InvalidConfig(f"impression discount: the factor {self.factor} must be in (0, 1]")
+            raise InvalidConfig(f"impression discount: factor {self.factor} must be above 0 and at most 1")
 
     def score(self, query: Query, candidates: Candidates) -> Candidates:
         """A negative value decreases as a positive one does."""
