@@ -59,11 +59,11 @@ def recall(
     ctx: typer.Context,
     seed: Seed = 0,
     quick: QuickFlag = False,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Ten million vectors on a CUDA device instead.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Search ten million vectors on a CUDA device.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write recall against speed to this PNG file.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """The index: recall and speed against exact search, memory, changes while it is searched; tower and search.
+    """Measure the index: recall and speed against exact search, memory, updates during search; user tower.
 
     Example: recsys bench recall --plot var/recall.png --json
     """
@@ -91,7 +91,7 @@ def serve(
     ] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """The whole request path under an open load: saturation, percentiles at half of it, stages against their floors.
+    """Measure the request path under open load: saturation, percentiles at half of it, stages against their floors.
 
     Example: recsys bench serve --plot var/serve.png --json
     """
@@ -105,12 +105,12 @@ def serve(
 def rank(
     seed: Seed = 0,
     lake: Annotated[
-        bool, typer.Option("--lake", help="The lake's ladder instead of the synthetic one.")
+        bool, typer.Option("--lake", help="Use the lake's ladder, not the synthetic one.")
     ] = False,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """500 candidates through every variant of the ladder and the eager teacher, in one run; roofline.
+    """Time 500 candidates through every variant of the ladder and the eager teacher, with the roofline.
 
     Build the ladder first, with `recsys train ladder`.
 

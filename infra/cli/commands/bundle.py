@@ -14,12 +14,12 @@ from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and publish bundles.")
 
-Version = Annotated[str, typer.Argument(help="A bundle's version; default: the published one.")]
+Version = Annotated[str, typer.Argument(help="Version of the bundle; default: the published one.")]
 
 
 @app.command("list")
 def list_(as_json: JsonFlag = False) -> None:
-    """Every bundle, the published one marked.
+    """List all bundles and mark the published one.
 
     Example: recsys bundle list
     """
@@ -38,7 +38,7 @@ def list_(as_json: JsonFlag = False) -> None:
 
 @app.command()
 def inspect(version: Version = "", as_json: JsonFlag = False) -> None:
-    """One bundle's manifest.
+    """Print a bundle's manifest.
 
     Example: recsys bundle inspect
     """
@@ -54,7 +54,7 @@ def inspect(version: Version = "", as_json: JsonFlag = False) -> None:
 
 @app.command()
 def verify(version: Version = "", as_json: JsonFlag = False) -> None:
-    """Check every byte of a bundle against its manifest. Exits non-zero when one differs.
+    """Verify every file of a bundle against its manifest. Exits non-zero on a difference.
 
     Example: recsys bundle verify
     """
@@ -66,12 +66,12 @@ def verify(version: Version = "", as_json: JsonFlag = False) -> None:
 
 @app.command()
 def publish(
-    version: Annotated[str, typer.Argument(help="The version to serve from now on.")] = "",
+    version: Annotated[str, typer.Argument(help="Version to serve.")] = "",
     variant: Annotated[
-        str, typer.Option(help="Instead: a new bundle with this variant of `recsys train ladder --lake`.")
+        str, typer.Option(help="Build and publish a bundle with this variant of the lake's ladder.")
     ] = "",
 ) -> None:
-    """Verify a bundle and make it the current one; a running API swaps it in by itself.
+    """Verify a bundle and publish it; a running API loads it without a restart.
 
     With `--variant`, a bundle of the trained two-tower and that variant is built first. A variant that failed its gate
     is not published; the reason is printed.
@@ -98,11 +98,11 @@ def publish(
 
 @app.command()
 def copy(
-    to: Annotated[Path, typer.Argument(help="Another folder of bundles: a mounted disk, another home's.")],
-    version: Annotated[str, typer.Option(help="A bundle's version; default: the published one.")] = "",
+    to: Annotated[Path, typer.Argument(help="Target folder of bundles.")],
+    version: Annotated[str, typer.Option(help="Version of the bundle; default: the published one.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Copy a bundle to another folder of bundles; files that are there already, by checksum, are linked.
+    """Copy a bundle to another folder of bundles; files that exist there (by checksum) are linked.
 
     Example: recsys bundle copy /mnt/host-2/bundles
     """
@@ -115,14 +115,12 @@ def copy(
 
 @app.command()
 def shadow(
-    version: Annotated[
-        str, typer.Argument(help="The version that answers a share of the requests, too.")
-    ] = "",
-    off: Annotated[bool, typer.Option("--off", help="End the shadow.")] = False,
-    api: Annotated[str, typer.Option(help="Where the API listens.")] = "http://127.0.0.1:8000",
+    version: Annotated[str, typer.Argument(help="Version that receives mirrored requests.")] = "",
+    off: Annotated[bool, typer.Option("--off", help="Stop mirroring.")] = False,
+    api: Annotated[str, typer.Option(help="Address of the API.")] = "http://127.0.0.1:8000",
     key: Annotated[str, typer.Option(envvar="API_KEY", help="API key with the scope admin.")] = "",
 ) -> None:
-    """Answer a share of the requests with another bundle, too; nobody sees it. `recsys bundle diff` tells the rest.
+    """Mirror a share of the requests to another bundle and discard its responses; see `recsys bundle diff`.
 
     Example: recsys bundle shadow 20260101-120000
     """
@@ -139,11 +137,11 @@ def shadow(
 
 @app.command()
 def diff(
-    api: Annotated[str, typer.Option(help="Where the API listens.")] = "http://127.0.0.1:8000",
+    api: Annotated[str, typer.Option(help="Address of the API.")] = "http://127.0.0.1:8000",
     key: Annotated[str, typer.Option(envvar="API_KEY", help="API key, when the API asks for one.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """How the lists of the shadow differ from those that were shown, in the process that answers.
+    """Compare the lists of the shadow bundle with those that were shown, in the API process that responds.
 
     Example: recsys bundle diff
     """

@@ -18,14 +18,14 @@ def case_study(
     out: Annotated[Path | None, typer.Option(help="Folder; default <home>/reports/case-study.")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder with ml-100k and kuairand-pure-part, for quality on real data."),
+        typer.Option(help="Folder with ml-100k and kuairand-pure-part, for the rows on real data."),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Discard what an interrupted run has measured.")
+        bool, typer.Option("--fresh", help="Discard the results of an interrupted run.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Before and after, row by row. Exit code 0 when every row was measured, even where a goal was missed.
+    """Measure every row before and after. Exits with 0 when every row was measured, even if a goal was missed.
 
     Build the ladder first, with `recsys train ladder`: without one, networks are untrained, and the report has no
     quality of theirs. An interrupted run resumes.

@@ -58,7 +58,7 @@ def rank(
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """The served ranker on the served features: import, Spark features, training, and the test days judged.
+    """Evaluate the served ranker on the served features: import, Spark features, training, test days.
 
     LightGBM on the same columns, and on published simple features, stand next to it. Interrupted, it continues with
     the next step: lake, examples, weights and scores are stored in <home>/evaluate/rank.
@@ -79,7 +79,9 @@ def rank_benchmark(
     data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs, one per seed.")] = 3,
-    contributions: Annotated[bool, typer.Option(help="Also measure what each feature group adds.")] = True,
+    contributions: Annotated[
+        bool, typer.Option(help="Also measure each feature group's contribution.")
+    ] = True,
     processes: Annotated[int, typer.Option(min=1, help="Models that are trained in parallel.")] = 1,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,

@@ -53,9 +53,7 @@ def build_(
     rebuild: Annotated[bool, typer.Option(help="Rebuild days that are up to date, too.")] = False,
     master: Master = "local[*]",
     memory: Memory = "2g",
-    conf: Annotated[
-        list[str] | None, typer.Option(help="A Spark setting, KEY=VALUE; may be repeated.")
-    ] = None,
+    conf: Annotated[list[str] | None, typer.Option(help="Spark setting KEY=VALUE; repeatable.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Build labelled examples with the features at each instant, and sequences, from the lake.
@@ -108,7 +106,7 @@ def _setting(text: str) -> tuple[str, str]:
 
 @app.command("backfill")
 def backfill_(
-    namespace: Annotated[str, typer.Option(help="An empty namespace of the store; never the live one.")],
+    namespace: Annotated[str, typer.Option(help="An empty namespace; never the live one.")],
     master: Master = "local[*]",
     memory: Memory = "2g",
     as_json: JsonFlag = False,

@@ -11,7 +11,7 @@ from recsys.settings import Settings
 
 def select(
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the KuaiRand-Pure slice; default: the lake's examples.")
+        Path | None, typer.Option(help="KuaiRand-Pure folder; default: the lake's examples.")
     ] = None,
     crosses: Annotated[int, typer.Option(min=0, help="Largest number of crosses to propose.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same choice.")] = 0,

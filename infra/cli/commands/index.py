@@ -25,24 +25,21 @@ def _group() -> None:
 @app.command()
 def tune(
     ctx: typer.Context,
-    recall: Annotated[float, typer.Option(min=0.5, max=1, help="Recall@500 that is wanted.")] = 0.99,
+    recall: Annotated[float, typer.Option(min=0.5, max=1, help="Minimum recall@500.")] = 0.99,
     vectors: Annotated[
-        str,
-        typer.Option(help="A bundle's item_vectors.safetensors, or `learnt` or `random` for synthetic ones."),
+        str, typer.Option(help="A bundle's item_vectors.safetensors, or synthetic: learnt, random.")
     ] = "learnt",
-    items: Annotated[int, typer.Option(min=1000, help="How many synthetic vectors.")] = 100_000,
+    items: Annotated[int, typer.Option(min=1000, help="Number of synthetic vectors.")] = 100_000,
     kinds: Annotated[
-        list[Kind] | None, typer.Option("--kind", help="Only these kinds; several times.")
+        list[Kind] | None, typer.Option("--kind", help="Restrict to this kind; repeatable.")
     ] = None,
-    max_bytes: Annotated[float, typer.Option(help="Most memory a vector.")] = 80.0,
-    queries: Annotated[int, typer.Option(min=10, help="Queries measured.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of synthetic vectors and queries.")] = 0,
-    plot: Annotated[
-        Path | None, typer.Option(help="Save the curve of recall and speed here, as PNG.")
-    ] = None,
+    max_bytes: Annotated[float, typer.Option(help="Maximum memory per vector.")] = 80.0,
+    queries: Annotated[int, typer.Option(min=10, help="Number of queries.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of synthetic vectors and queries.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for the recall-speed curve.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Build every kind of index, measure it against exact search, and pick the fastest that is good enough.
+    """Measure every kind of index against exact search and choose the fastest within the limits.
 
     Example: recsys index tune --recall 0.99 --items 100000 --plot curve.png
     """
@@ -75,7 +72,7 @@ def tune(
         print_table(f"{len(data.items):,} vectors, recall@500", (*_row(found[0]), "chosen"), rows)
     if chosen is None:
         raise InvalidConfig(
-            f"no index reaches recall {recall} within {max_bytes:g} bytes a vector; allow more"
+            f"no index reaches recall {recall} within {max_bytes:g} bytes per vector; allow more"
         )
 
 

@@ -13,11 +13,9 @@ app = typer.Typer(no_args_is_help=True, help="Tables and plots of what was measu
 
 @app.command()
 def ladder(
-    out: Annotated[
-        Path | None, typer.Option(help="Where the plots go; default <home>/reports/ladder.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default <home>/reports/ladder.")] = None,
     lake: Annotated[
-        bool, typer.Option("--lake", help="The lake's ladder instead of the synthetic one.")
+        bool, typer.Option("--lake", help="Use the lake's ladder, not the synthetic one.")
     ] = False,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,

@@ -17,27 +17,19 @@ app = typer.Typer()
 def serve(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any free one.")
-    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0: any free port.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that share the port.")] = None,
     profile: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Settings from this file; `recsys tune serving` writes one."
-        ),
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Settings file of `recsys tune serving`.")
     ] = None,
-    role: Annotated[
-        Role | None, typer.Option(help="api, or one part as a process of its own: recall, rank.")
-    ] = None,
+    role: Annotated[Role | None, typer.Option(help="api, or a process for recall or rank.")] = None,
     uds: Annotated[Path | None, typer.Option(help="Unix socket to listen on instead of a port.")] = None,
     new_key_name: Annotated[
-        str | None,
-        typer.Option("--new-key", help="Add an API key of this name to RECSYS_API_KEYS, show it, and end."),
+        str | None, typer.Option("--new-key", help="Create an API key of this name and exit.")
     ] = None,
     scope: Annotated[list[Scope] | None, typer.Option(help="Scopes of the new key; default: read.")] = None,
 ) -> None:
-    """Answer requests until Ctrl-C, with the published bundle; newly published ones are swapped in.
+    """Serve requests with the published bundle until Ctrl-C; new bundles are loaded without a restart.
 
     Options win over RECSYS_HOST, RECSYS_PORT and RECSYS_WORKERS, and these over the profile. Redis and Kafka are
     those of RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, else those of `recsys up`.

@@ -22,12 +22,7 @@ def history(
     items: Annotated[int, typer.Option(min=1, help="Number of items on the first day.")] = 2_000,
     days: Annotated[int, typer.Option(min=1, help="Number of days in the log.")] = 7,
     k: Annotated[int, typer.Option(min=1, help="Items per list.")] = 10,
-    ahead: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Days between the end of the log and today, for `recsys stream traffic` to play."
-        ),
-    ] = 0,
+    ahead: Annotated[int, typer.Option(min=0, help="Days left for `recsys stream traffic`.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the world.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -64,11 +59,9 @@ def history(
 
 @app.command()
 def fit(
-    data: Annotated[
-        Path, typer.Option(help="Folder with Parquet files of impressions in KuaiRand's columns.")
-    ],
+    data: Annotated[Path, typer.Option(help="Folder of KuaiRand's impressions, as Parquet.")],
     held_out: Annotated[
-        float, typer.Option(min=0.05, max=0.9, help="Share of the days, the last ones, held out of the fit.")
+        float, typer.Option(min=0.05, max=0.9, help="Share of days held out, the last ones.")
     ] = 0.25,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated responses.")] = 0,
     as_json: JsonFlag = False,

@@ -19,8 +19,7 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed and data give the 
 Epochs = Annotated[int, typer.Option(min=1, help="Largest number of epochs; training stops early.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard the checkpoints of an interrupted run.")]
 Compress = Annotated[
-    bool,
-    typer.Option("--compress", help="Distil, prune and quantize; serve the smallest variant that passes."),
+    bool, typer.Option("--compress", help="Distil, prune, quantize; serve the smallest passing variant.")
 ]
 Robust = Annotated[
     float, typer.Option(min=0, help="Adversarial training: size of the attack on embeddings; 0: none.")
@@ -83,7 +82,7 @@ def all_(
     fresh: Fresh = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train both models, build the index, publish the bundle. A running API swaps it in by itself.
+    """Train both models, build the index, publish the bundle. A running API loads it without a restart.
 
     Example: recsys train all
     """
@@ -106,7 +105,7 @@ def nightly(
     full_every: Annotated[
         int, typer.Option(min=1, help="Nights between two full trainings; 1: always train in full.")
     ] = FULL_EVERY,
-    full: Annotated[bool, typer.Option("--full", help="Train in full tonight.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Train in full now.")] = False,
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:

@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Search for better parameters withi
 
 @app.callback()
 def _group() -> None:
-    """Search for better parameters within limits."""
+    """Search for better parameters."""
 
 
 @app.command()
