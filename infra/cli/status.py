@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -13,14 +14,14 @@ from recsys.contracts.errors import RecsysError, Unavailable
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.settings import Settings
-from recsys.store.base import StoreConfig
+from recsys.store.base import Checkpoint, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from streaming.lake_writer.commit import read_checkpoint
+from streaming.lake_writer.commit import Place, read_checkpoint
 from streaming.log import KafkaSource
 
 _TIMEOUT_S = 2.0
-# (topic, partition) → log id and next offset of a reader; None: nothing read yet
-Progress = Callable[[str, int], tuple[str, int] | None]
+# (topic, partition) → what a reader has stored; None: nothing read yet
+Progress = Callable[[str, int], Place | Checkpoint | None]
 
 
 def gather(settings: Settings, api: str) -> dict[str, Any]:
@@ -44,22 +45,19 @@ def gather(settings: Settings, api: str) -> dict[str, Any]:
 
 def _redis(url: str) -> dict[str, Any]:
     client = redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
-    try:
-        started = time.perf_counter()
-        client.ping()
-        milliseconds = round((time.perf_counter() - started) * 1000, 2)
-        memory = client.info("memory")["used_memory"]
-        return {
-            "reachable": True,
-            "url": url,
-            "ping_ms": milliseconds,
-            "keys": client.dbsize(),
-            "bytes": memory,
-        }
-    except redis.RedisError as error:
-        return {"reachable": False, "url": url, "error": str(error)}
-    finally:
-        client.close()
+    with closing(client):
+        try:
+            started = time.perf_counter()
+            client.ping()
+            ping_ms = round((time.perf_counter() - started) * 1000, 2)
+            found = {
+                "ping_ms": ping_ms,
+                "keys": client.dbsize(),
+                "bytes": client.info("memory")["used_memory"],
+            }
+        except redis.RedisError as error:
+            return {"reachable": False, "url": url, "error": str(error)}
+    return {"reachable": True, "url": url, **found}
 
 
 def _kafka(settings: Settings, redis_reachable: bool) -> dict[str, Any]:
@@ -71,13 +69,12 @@ def _kafka(settings: Settings, redis_reachable: bool) -> dict[str, Any]:
     readers = {"archiver": _archiver(settings)}
     if redis_reachable:
         readers["worker"] = _worker(settings)
-    try:
-        topics = {str(topic): _topic(source, topic, readers) for topic in Topic}
-        return {"reachable": True, "bootstrap": address, "topics": topics}
-    except RecsysError as error:
-        return {"reachable": True, "bootstrap": address, "error": str(error)}
-    finally:
-        source.close()
+    found: dict[str, Any] = {"reachable": True, "bootstrap": address}
+    with closing(source):
+        try:
+            return found | {"topics": {str(topic): _topic(source, topic, readers) for topic in Topic}}
+        except RecsysError as error:
+            return found | {"error": str(error)}
 
 
 def _topic(source: KafkaSource, topic: Topic, readers: Mapping[str, Progress]) -> dict[str, Any]:
@@ -89,32 +86,21 @@ def _topic(source: KafkaSource, topic: Topic, readers: Mapping[str, Progress]) -
     for name, progress in readers.items():
         done = [progress(topic, partition) for partition in range(len(ends))]
         # offsets of a replaced log do not count
-        found[f"{name}_lag"] = sum(
-            end - d[1] if d and d[0] == log_id else end for end, d in zip(ends, done, strict=True)
+        lags = (
+            end - d.offset if d and d.log_id == log_id else end for end, d in zip(ends, done, strict=True)
         )
+        found[f"{name}_lag"] = sum(lags)
     return found
 
 
 def _archiver(settings: Settings) -> Progress:
     checkpoint = read_checkpoint(settings.lake)
-
-    def progress(topic: str, partition: int) -> tuple[str, int] | None:
-        place = checkpoint.get(f"{topic}/{partition}")
-        return (place.log_id, place.offset) if place else None
-
-    return progress
+    return lambda topic, partition: checkpoint.get(f"{topic}/{partition}")
 
 
 def _worker(settings: Settings) -> Progress:
-    store = RedisFeatureStore(
-        settings.redis_url, FEATURES, StoreConfig(settings.partitions), settings.redis_namespace
-    )
-
-    def progress(topic: str, partition: int) -> tuple[str, int] | None:
-        stored = store.checkpoint(topic, partition)
-        return (stored.log_id, stored.offset) if stored else None
-
-    return progress
+    config = StoreConfig(settings.partitions)
+    return RedisFeatureStore(settings.redis_url, FEATURES, config, settings.redis_namespace).checkpoint
 
 
 def _api(url: str) -> dict[str, Any]:

@@ -15,25 +15,18 @@ class WorkerMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self._began = time.monotonic()
-        self.events = Counter(
-            "recsys_stream_events", "Events by outcome.", ["outcome"], registry=self.registry
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(name, about, labels, registry=self.registry)
+
+        self.events = counter("recsys_stream_events", "Events by outcome.", "outcome")
+        self.dead_letters = counter("recsys_stream_dead_letters", "Refused records by reason.", "reason")
+        self.clamped = counter("recsys_stream_clamped", "Events with a future time, set to the log's time.")
+        self.refused_batches = counter(
+            "recsys_stream_refused_batches", "Batches refused by the store: fenced, gap.", "outcome"
         )
-        self.dead_letters = Counter(
-            "recsys_stream_dead_letters", "Refused records by reason.", ["reason"], registry=self.registry
-        )
-        self.clamped = Counter(
-            "recsys_stream_clamped",
-            "Events with a future time, set to the log's time.",
-            registry=self.registry,
-        )
-        self.refused_batches = Counter(
-            "recsys_stream_refused_batches",
-            "Batches that the store refused, by outcome: fenced, gap.",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self.claims = Counter("recsys_stream_claims", "Partition claims.", registry=self.registry)
-        self.outages = Counter("recsys_stream_outages", "Outages of Redis or Kafka.", registry=self.registry)
+        self.claims = counter("recsys_stream_claims", "Partition claims.")
+        self.outages = counter("recsys_stream_outages", "Outages of Redis or Kafka.")
         self.lag = Gauge(
             "recsys_stream_lag",
             "Records not read yet, by partition.",

@@ -1,8 +1,8 @@
 """`recsys features`: build examples with Spark, list the definitions, say what a change of them invalidates."""
 
 import json
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ from streaming.settings import StreamSettings
 if TYPE_CHECKING:
     from recsys.features.describe import Change
     from recsys.store.base import FeatureStore, StateDefinition
+    from training.features.spark import Session
 
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
 app.command()(select)
@@ -63,7 +64,6 @@ def build_(
     Example: recsys features build --from 2026-04-25 --to 2026-05-08
     """
     from training.features.job import FeatureJob, build
-    from training.features.spark import spark_session
 
     settings = Settings()
     job = FeatureJob(
@@ -77,17 +77,8 @@ def build_(
         rebuild=rebuild,
         forgotten=_forgotten(lake or settings.lake.as_posix()),
     )
-    with job_log(settings.home / "logs" / "spark.log"), console.status("starting Spark") as status:
-        spark = spark_session(master, memory, [_setting(text) for text in conf or ()])
-        try:
-
-            def progress(line: str) -> None:
-                console.print(line, highlight=False)
-                status.update("building")
-
-            report = build(spark, job, progress)
-        finally:
-            spark.stop()
+    with console.status("building"), _spark(settings, master, memory, conf or ()) as spark:
+        report = build(spark, job, lambda line: console.print(line, highlight=False))
     content: dict[str, Any] = asdict(report) | {"days": len(report.days), "skipped": len(report.skipped)}
     print_mapping("features", content, as_json)
 
@@ -97,11 +88,20 @@ def _forgotten(lake: str) -> Mapping[str, int]:
     return {} if "://" in lake else forgotten_users(Path(lake))
 
 
-def _setting(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise InvalidConfig(f"--conf {text}: write it as KEY=VALUE")
-    return key, value
+@contextmanager
+def _spark(settings: Settings, master: str, memory: str, conf: Sequence[str] = ()) -> Iterator["Session"]:
+    """A Spark session whose output goes to <home>/logs/spark.log."""
+    from training.features.spark import spark_session
+
+    pairs = [text.partition("=") for text in conf]
+    if wrong := [key for key, equals, _ in pairs if not equals]:
+        raise InvalidConfig(f"--conf {wrong[0]}: write it as KEY=VALUE")
+    with job_log(settings.home / "logs" / "spark.log"):
+        spark = spark_session(master, memory, [(key, value) for key, _, value in pairs])
+        try:
+            yield spark
+        finally:
+            spark.stop()
 
 
 @app.command("backfill")
@@ -113,8 +113,8 @@ def backfill_(
 ) -> None:
     """Load the state of everything in the lake into another namespace of Redis, next to the live one.
 
-    For new feature definitions, or a Redis that lost its data. Stop the archiver meanwhile; workers and the API keep
-    running. Afterwards start them with RECSYS_REDIS_NAMESPACE: workers continue right after the lake.
+    For new feature definitions, or a Redis that lost its data. Stop the archiver first; workers and the API may run.
+    Restart them with RECSYS_REDIS_NAMESPACE afterwards: workers continue at the lake's last offsets.
 
     Example: recsys features backfill --namespace recsys-2
     """
@@ -124,7 +124,6 @@ def backfill_(
     from streaming.lake_writer.commit import Place, exclusive, read_checkpoint
     from training.features.backfill_job import main
     from training.features.job import FeatureJob
-    from training.features.spark import spark_session
 
     settings = connected(StreamSettings())
     dedupe_ms = settings.time_rules.late_ms
@@ -137,21 +136,17 @@ def backfill_(
     def open_store(definition: "StateDefinition") -> "FeatureStore":
         return RedisFeatureStore(settings.redis_url, definition, config, namespace)
 
-    log = job_log(settings.home / "logs" / "spark.log")
-    with exclusive(settings.lake), log, console.status("reading the lake"):
-        lake = settings.lake.absolute().as_posix()
-        job = FeatureJob(lake=lake, output="", forgotten=_forgotten(lake))
-        spark = spark_session(master, memory)
-        try:
-            read = [
-                covered(name, place)
-                for name, place in sorted(read_checkpoint(settings.lake).items())
-                # the worker reads the changes of items and users again
-                if not name.startswith((f"{Topic.ITEMS}/", f"{Topic.USERS}/"))
-            ]
-            loaded = main(spark, job, read, open_store, settings.partitions, dedupe_ms)
-        finally:
-            spark.stop()
+    lake = settings.lake.absolute().as_posix()
+    job = FeatureJob(lake=lake, output="", forgotten=_forgotten(lake))
+    status = console.status("reading the lake")
+    with exclusive(settings.lake), status, _spark(settings, master, memory) as spark:
+        read = [
+            covered(name, place)
+            for name, place in sorted(read_checkpoint(settings.lake).items())
+            # the worker rereads the changes of items and users
+            if not name.startswith((f"{Topic.ITEMS}/", f"{Topic.USERS}/"))
+        ]
+        loaded = main(spark, job, read, open_store, settings.partitions, dedupe_ms)
     print_mapping(f"backfilled {namespace}", asdict(loaded), as_json)
     console.print(f"next: restart workers and the API with RECSYS_REDIS_NAMESPACE={namespace}")
 
