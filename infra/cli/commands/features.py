@@ -36,17 +36,11 @@ Memory = Annotated[str, typer.Option(help="Memory of the Spark driver, and of ea
 
 @app.command("build")
 def build_(
-    first: Annotated[
-        str, typer.Option("--from", help="First day, YYYY-MM-DD; empty: the lake's first.")
-    ] = "",
-    last: Annotated[str, typer.Option("--to", help="Last day, YYYY-MM-DD; empty: the lake's last.")] = "",
-    lake: Annotated[
-        str, typer.Option(help="Lake to read, also hdfs:// or s3a://; empty: RECSYS_HOME/lake.")
-    ] = "",
-    output: Annotated[str, typer.Option(help="Folder to write; empty: RECSYS_HOME/features.")] = "",
-    negatives: Annotated[
-        int, typer.Option(min=0, help="Negatives drawn per positive without an impression.")
-    ] = 4,
+    first: Annotated[str, typer.Option("--from", help="First day, YYYY-MM-DD.")] = "",
+    last: Annotated[str, typer.Option("--to", help="Last day, YYYY-MM-DD.")] = "",
+    lake: Annotated[str, typer.Option(help="Lake, also hdfs:// or s3a://; default: in home.")] = "",
+    output: Annotated[str, typer.Option(help="Output folder; default: <home>/features.")] = "",
+    negatives: Annotated[int, typer.Option(min=0, help="Negatives per positive without impression.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the negatives.")] = 0,
     buckets: Annotated[
         int, typer.Option(min=1, help="Number of key buckets; each core holds one in memory.")
@@ -211,10 +205,7 @@ def list_(
 def diff(
     ctx: typer.Context,
     saved: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Definitions from `recsys features list --json`; default: those of the built examples."
-        ),
+        Path | None, typer.Argument(help="Saved `recsys features list --json`; default: of the examples.")
     ] = None,
     bundle: Annotated[bool, typer.Option("--bundle", help="Compare with the current bundle.")] = False,
     as_json: JsonFlag = False,
@@ -241,9 +232,7 @@ def diff(
 def size(
     users: Annotated[int, typer.Option(min=1, help="Users with state.")],
     items: Annotated[int, typer.Option(min=1, help="Items with state.")],
-    events_per_user: Annotated[
-        int, typer.Option(min=1, help="Events per user in `--days`, with impressions.")
-    ] = 100,
+    events_per_user: Annotated[int, typer.Option(min=1, help="Mean over `--days`, with impressions.")] = 100,
     days: Annotated[int, typer.Option(min=1, help="Days that these events cover.")] = 30,
     as_json: JsonFlag = False,
 ) -> None:
