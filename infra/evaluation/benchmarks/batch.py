@@ -7,7 +7,7 @@ that of the JVM and its Python workers.
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,20 +116,20 @@ def measured() -> Iterator[Cost]:
         cost.cpu_s = _cpu_s() - before
 
 
-def _cpu_s() -> float:
-    """CPU seconds of all descendants, those that have ended included where their parent waited for them."""
+def _over_children(read: Callable[[psutil.Process], float]) -> float:
+    """Sum over all descendants; one that ends meanwhile is left out."""
     total = 0.0
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            times = child.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
+            total += read(child)
     return total
+
+
+def _cpu_s() -> float:
+    """CPU seconds of all descendants, those that have ended included where their parent waited for them."""
+    return _over_children(lambda child: sum(child.cpu_times()[:4]))
 
 
 def _memory_mib() -> float:
     """Resident memory of all descendants; pages that forked workers share count once in each."""
-    total = 0
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            total += child.memory_info().rss
-    return total / _MIB
+    return _over_children(lambda child: child.memory_info().rss) / _MIB

@@ -37,54 +37,31 @@ _IN_MEMORY = {"RECSYS_FEATURE_SOURCE": "nightly"}
 _EXACT = {"RECSYS_INDEX": "exact"}
 _ONE_AT_A_TIME = {"RECSYS_THREADS": "1"}
 _NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}
-_BY_SCORE = {"RECSYS_DIVERSITY": "none"}
-# a slow request is still answered: none of its stages is cut
-_PATIENT = {"RECSYS_DEADLINE_MS": "5000", "RECSYS_STORE_TIMEOUT_MS": "1000"}
+# in the order of the scores; a slow request is still answered: none of its stages is cut
+_COMMON = {"RECSYS_DIVERSITY": "none", "RECSYS_DEADLINE_MS": "5000", "RECSYS_STORE_TIMEOUT_MS": "1000"}
+_WITH_INDEX = {**_DOCUMENTS, **_ONE_AT_A_TIME, **_NO_CACHES, **_COMMON}
+_WITH_COLUMNS = {**_WITH_INDEX, **_IN_MEMORY}
+_WITH_BATCHES = {**_IN_MEMORY, **_NO_CACHES, **_COMMON, "RECSYS_BATCH": "4"}
 
 BEFORE = Deployment(
     "before",
     "fp32 teacher, exact scan, last night's documents read with each request, one request at a time, no cache",
     "teacher",
-    {**_DOCUMENTS, **_EXACT, **_ONE_AT_A_TIME, **_NO_CACHES, **_BY_SCORE, **_PATIENT},
+    {**_WITH_INDEX, **_EXACT},
 )
 AFTER = Deployment("after", "everything, with the defaults of `recsys serve`", "int8", {}, stream=True)
 
 # one change at a time, from before to after
+_BATCHED = "two threads, the tower runs on several requests together"
+_CACHED = "two threads, cached lists and user vectors"
 STEPS = (
     BEFORE,
     Deployment("student", "a distilled student ranks", "student", BEFORE.settings),
     Deployment("int8", "the student in 8 bits (pruned, in the ladder)", "int8", BEFORE.settings),
-    Deployment(
-        "ann",
-        "the bundle's index",
-        "int8",
-        {**_DOCUMENTS, **_ONE_AT_A_TIME, **_NO_CACHES, **_BY_SCORE, **_PATIENT},
-    ),
-    Deployment(
-        "columns",
-        "item features in memory",
-        "int8",
-        {**_IN_MEMORY, **_ONE_AT_A_TIME, **_NO_CACHES, **_BY_SCORE, **_PATIENT},
-    ),
-    Deployment(
-        "batching",
-        "two threads, the tower runs on several requests together",
-        "int8",
-        {**_IN_MEMORY, **_NO_CACHES, **_BY_SCORE, **_PATIENT, "RECSYS_BATCH": "4"},
-        kept=False,
-    ),
-    Deployment(
-        "caches",
-        "two threads, cached lists and user vectors",
-        "int8",
-        {**_IN_MEMORY, **_BY_SCORE, **_PATIENT},
-    ),
-    Deployment(
-        "stream",
-        "features of this moment by a feature worker",
-        "int8",
-        {**_BY_SCORE, **_PATIENT},
-        stream=True,
-    ),
+    Deployment("ann", "the bundle's index", "int8", _WITH_INDEX),
+    Deployment("columns", "item features in memory", "int8", _WITH_COLUMNS),
+    Deployment("batching", _BATCHED, "int8", _WITH_BATCHES, kept=False),
+    Deployment("caches", _CACHED, "int8", {**_IN_MEMORY, **_COMMON}),
+    Deployment("stream", "features of this moment by a feature worker", "int8", _COMMON, stream=True),
     AFTER,
 )

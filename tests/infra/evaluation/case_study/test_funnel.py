@@ -1,4 +1,4 @@
-"""Real data beside the case study: skipped with the reason without it, one line a channel and a ranker with it."""
+"""Real data in the case study: skipped with the reason without it, one line per channel and ranker with it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The tools of `recsys drill serve` do what they say: a drill whose faults are none would prove nothing."""
+"""The tools of `recsys drill serve` inject real faults; without them the test would prove nothing."""
 
 import os
 import subprocess
@@ -86,7 +86,7 @@ def test_the_clock_of_a_process_jumps_and_its_monotonic_one_does_not(tmp_path: P
     process.wait()
 
 
-def test_a_spool_on_a_full_disk_promises_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_spool_on_a_full_disk_accepts_nothing_and_resumes_when_there_is_room(tmp_path: Path) -> None:
     with SmallDisk(tmp_path / "disk", 1 << 20) as disk:
         if not disk.real:
             pytest.skip("a tmpfs needs root")

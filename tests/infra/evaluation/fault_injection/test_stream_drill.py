@@ -1,4 +1,4 @@
-"""The drill at small size, and that its own comparison would notice a fault."""
+"""The fault-injection test at small size, and that its own comparison would notice a fault."""
 
 from dataclasses import replace
 from itertools import islice

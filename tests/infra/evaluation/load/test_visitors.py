@@ -107,7 +107,7 @@ def test_a_visit_asks_for_nothing_twice_and_ends_where_there_is_nothing_more() -
     shop = FakeShop(Clock())
     visits = play(shop)
     assert {len(excluded) for excluded in shop.excluded} == {0, 10, 20}, "20 items, 10 a list"
-    assert shop.excluded.count(set()) == visits.begun, "another visit begins anew"
+    assert shop.excluded.count(set()) == visits.begun, "another visit starts from scratch"
 
 
 def test_days_add_up() -> None:

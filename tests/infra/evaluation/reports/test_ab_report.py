@@ -1,4 +1,4 @@
-"""`recsys ab`: the report of a lake with a planted lift, and off-policy estimates beside the truth."""
+"""`recsys ab`: the report of a lake with a planted lift, and off-policy estimates against the truth."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_one_arm_alone_and_an_unknown_control_are_refused(tmp_path: Path) -> Non
         report(AbReport(tmp_path / "lake", "x", tmp_path / "out", control="z"))
 
 
-def test_off_policy_estimates_stand_beside_the_truth() -> None:
+def test_off_policy_estimates_agree_with_the_truth() -> None:
     result = run(OffPolicy(seed=1, rows=3_000))
     assert result.met, result.figures
     assert abs(result.figures["logged_mean"] - result.figures["truth"]) > 0.02
