@@ -18,7 +18,7 @@ class Promise:
 PROMISES = (
     Promise("response_time", -0.84, -0.95, "mean at equal load"),
     Promise("response_time_p99", -0.84, -0.95, "p99 at equal load"),
-    Promise("throughput", 9.0, 24.0, "requests a second with p99 within the limit"),
+    Promise("throughput", 9.0, 24.0, "requests per second with p99 within the limit"),
     Promise("model_size", -0.90, -0.95, "bytes that serving loads for ranking"),
     Promise("memory", -0.75, -0.80, "RSS of a serving process under load"),
     Promise("ctr", 0.15, 0.15, "simulated A/B"),

@@ -123,7 +123,7 @@ class UnderLoad:
             if any(map(sustained, curve.values())):
                 return curve
             load = replace(load, rate=load.rate / 3)
-        raise Unavailable("not even one request a second is sustained; is the machine busy?")
+        raise Unavailable("not even one request per second is sustained; is the machine busy?")
 
     def _watched(
         self, scenario: ServedScenario, served: Api, deployment: Deployment, load: Load

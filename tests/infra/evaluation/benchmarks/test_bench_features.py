@@ -1,4 +1,4 @@
-"""The benches of features at a tiny size: they run on real servers and Spark, and what must be equal is equal."""
+"""Feature benchmarks at a tiny size, on real servers and Spark: what must be equal is equal."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The benches of recall run, small; their figures are not judged here."""
+"""Recall benchmarks run, small; their figures are not judged here."""
 
 import math
 from dataclasses import replace

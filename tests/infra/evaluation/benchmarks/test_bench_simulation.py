@@ -1,4 +1,4 @@
-"""The bench of the world, at a size of no time."""
+"""`recsys bench simulation` at a tiny size."""
 
 from infra.evaluation.benchmarks.simulation import SimulationBench, run
 

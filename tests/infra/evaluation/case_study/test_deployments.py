@@ -1,4 +1,4 @@
-"""The deployments of the case study: settings that exist, one means a step."""
+"""The deployments of the case study: settings that exist, one change per step."""
 
 from itertools import pairwise
 

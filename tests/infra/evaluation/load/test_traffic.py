@@ -1,4 +1,4 @@
-"""Traffic: reproducible, skewed as asked, sent when it is due whatever the answers."""
+"""Traffic: reproducible, skewed as configured, sent when due regardless of the answers."""
 
 import asyncio
 import threading

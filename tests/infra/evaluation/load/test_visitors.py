@@ -1,4 +1,4 @@
-"""Simulated users over the API: due by the day's curve, as many as asked, telling nothing but what users do."""
+"""Simulated users over the API: due by the day's curve, as many as configured, sending only what users do."""
 
 import asyncio
 import threading
