@@ -1,8 +1,8 @@
-"""What two arms differ in, with honest uncertainty. The unit is the user: requests of one user are not independent.
+"""The difference of two arms, with its uncertainty. The unit is the user, since one user's requests are dependent.
 
-Every metric is a ratio of two sums over users (CTR: clicks / impressions; a mean: sum / 1), its variance by the delta
-method (Deng et al. 2018). CUPED (Deng et al. 2013) removes what the pre-period predicts. `always_valid_p` is the
-mixture sequential probability ratio test (Johari et al. 2017): it may be looked at any time.
+A metric is a ratio of two sums over users (CTR: clicks / impressions; a mean: sum / 1); its variance follows from the
+delta method (Deng et al. 2018). CUPED (Deng et al. 2013) removes what the pre-period predicts. `always_valid_p` is
+the mixture sequential probability ratio test (Johari et al. 2017), valid at any number of looks.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class ArmData:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One arm's ratio, and the interval in which the true one lies with the confidence that was asked for."""
+    """One arm's ratio with its confidence interval."""
 
     value: float
     low: float
@@ -42,8 +42,8 @@ class Estimate:
 
 
 def estimate(arm: ArmData, confidence: float = 0.95) -> Estimate:
-    """The arm's ratio with its interval by the delta method over users; a normal approximation, rough below some
-    thirty users."""
+    """The arm's ratio with its interval by the delta method over users: a normal approximation, rough below 30
+    users."""
     values = _linearise(arm)
     half = stats.norm.ppf(0.5 + confidence / 2) * np.sqrt(values.var(ddof=1) / len(values))
     return Estimate(arm.ratio, float(arm.ratio - half), float(arm.ratio + half))
@@ -58,11 +58,11 @@ class Lift:
     relative: float
     low: float
     high: float
-    p: float  # two-sided, for one look
-    always_valid_p: float  # for any number of looks
+    p: float  # two-sided, valid for a single look
+    always_valid_p: float  # valid for any number of looks
     cohens_d: float  # of the users' linearised values
     detectable: float  # smallest relative lift found with 80 % power at this size
-    variance_kept: float  # by CUPED; 1.0 without a pre-period
+    variance_kept: float  # share left by CUPED; 1.0 without a pre-period
 
 
 def compare(control: ArmData, treatment: ArmData, confidence: float = 0.95) -> Lift:
@@ -116,7 +116,7 @@ def always_valid_p(difference: float, variance: float, scale: float) -> float:
 
 
 def sample_ratio_p(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """Chi-squared test that users were split as planned; below 0.001 no metric of the test can be trusted."""
+    """Chi-squared test of the planned split. Below 0.001 no metric of the experiment can be trusted."""
     expected = np.asarray(shares, dtype=np.float64) / np.sum(shares) * np.sum(counts)
     return float(stats.chisquare(counts, expected).pvalue)
 

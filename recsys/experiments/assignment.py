@@ -1,6 +1,6 @@
-"""Which arm a user sees: sticky, salted, layered.
+"""Assign users to arms: sticky, salted, layered.
 
-A user's bucket in a layer is a hash, so nothing is stored and every process agrees. Experiments of one layer share
+A user's bucket in a layer is a hash: nothing is stored, and all processes agree. Experiments of one layer share
 its buckets and never meet the same user; layers have different salts, so they are independent (Tang et al. 2010,
 "Overlapping Experiment Infrastructure"). The arm comes from a second hash, salted by the experiment: changing
 an experiment's share of the traffic moves nobody between arms.
@@ -21,7 +21,7 @@ Name = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$")]
 
 
 class Arm(BaseModel):
-    """One variant. `bundle` empty: the published one. `settings`: what the variant changes, by name."""
+    """One variant of an experiment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,13 +36,13 @@ class Arm(BaseModel):
 
 
 class Experiment(BaseModel):
-    """Arms on the users of one layer whose bucket is in [first, last)."""
+    """Arms for the users of one layer whose bucket is in [first, last)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     layer: Name = "default"
-    salt: str = Field("", description="Empty: the name. Another salt shuffles the users anew.")
+    salt: str = Field("", description="Another salt reshuffles the users; empty: the name.")
     first: float = Field(0.0, ge=0, le=1)
     last: float = Field(1.0, ge=0, le=1)
     arms: tuple[Arm, ...] = Field(min_length=1)
@@ -59,7 +59,7 @@ class Experiment(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One user's arm. `propensity`: the probability with which this arm was chosen in the experiment."""
+    """One user's arm and the probability with which the experiment chose it."""
 
     experiment: str
     arm: Arm
@@ -72,7 +72,7 @@ class Assignment:
 
 
 class Assigner:
-    """The running experiments. Immutable: a change makes a new one.
+    """The running experiments. Immutable.
 
     Raises:
         ValueError: two experiments of one layer claim the same buckets, or share a name.
@@ -89,7 +89,7 @@ class Assigner:
                 raise ValueError(f"{one.name!r} and {other.name!r} overlap in layer {one.layer!r}")
 
     def assign(self, user_id: str) -> list[Assignment]:
-        """At most one assignment a layer, in the order of the experiments."""
+        """At most one assignment per layer, in the order of the experiments."""
         return [
             _choose(experiment, user_id)
             for experiment in self.experiments
@@ -98,7 +98,7 @@ class Assigner:
 
 
 def bucket(salt: str, user_id: str) -> float:
-    """Uniform in [0, 1): the same for the same salt and user, everywhere and always."""
+    """Uniform in [0, 1), a function of the salt and the user."""
     digest = hashlib.blake2b(f"{salt}\x1f{user_id}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 

@@ -1,7 +1,7 @@
-"""Two arms compared in every metric, and whether the comparison can be trusted.
+"""Compare two arms in every metric, and check whether the comparison can be trusted.
 
-`lifts`: ratio metrics by users, CUPED from the days before. `catalogue_lifts`: coverage and evenness, which belong to
-an arm as a whole, by bootstrap over users. `false_positive_rate`: the same comparison on random halves of those users.
+`lifts`: ratio metrics over users, with CUPED. `catalogue_lifts`: coverage and evenness, which belong to a whole arm,
+by bootstrap over users. `false_positive_rate`: the same comparison of random halves of the users.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ Ints = NDArray[np.int64]
 
 RESAMPLES = 200
 LEVEL = 0.05
-WRONG_SPLIT = 0.001  # a sample-ratio p below it: no metric of the test can be trusted
+WRONG_SPLIT = 0.001  # sample-ratio p below which no metric of the experiment can be trusted
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueLift:
-    """A figure of the whole arm. The interval is the bootstrap's."""
+    """The lift of a metric of the whole arm, with its bootstrap interval."""
 
     control: float
     treatment: float
@@ -35,20 +35,20 @@ class CatalogueLift:
 
 
 def lifts(outcomes: Outcomes, control: str, treatment: str) -> dict[str, Lift]:
-    """Every metric of `METRICS` that both arms have a denominator for."""
+    """Metric → lift, where both arms have a denominator."""
     masks = [outcomes.arm == outcomes.arms.index(arm) for arm in (control, treatment)]
     return _compared(outcomes, masks[0], masks[1])
 
 
 def estimates(outcomes: Outcomes, arm: str) -> dict[str, Estimate]:
-    """Every metric of `METRICS` that the arm has two users and a denominator for, by itself."""
+    """Metric → estimate, where the arm has two users and a denominator."""
     members = outcomes.arm == outcomes.arms.index(arm)
     found = {name: _arm(outcomes, metric, members) for name, metric in METRICS.items()}
     return {name: estimate(data) for name, data in found.items() if data is not None}
 
 
 def control_of(outcomes: Outcomes, wanted: str = "") -> str:
-    """The arm that the others are compared with: the wanted one, else the one named `control`, else the first by name.
+    """The control arm: the wanted one, else the one named `control`, else the first by name.
 
     Raises:
         InvalidConfig: there is no such arm.
@@ -59,12 +59,12 @@ def control_of(outcomes: Outcomes, wanted: str = "") -> str:
 
 
 def comparable(outcomes: Outcomes, *arms: str) -> bool:
-    """Whether each arm has two users or more."""
+    """Whether each arm has at least two users."""
     return all((outcomes.arm == outcomes.arms.index(arm)).sum() > 1 for arm in arms)
 
 
 def split_p(outcomes: Outcomes) -> float:
-    """Sample-ratio check of all arms; 1 where there is nothing to check: one arm, or all users have crossed."""
+    """Sample-ratio check of all arms; 1 if there is nothing to check: one arm, or all users have crossed."""
     counts = np.bincount(outcomes.arm, minlength=len(outcomes.arms))
     if len(outcomes.arms) < 2 or not counts.any():
         return 1.0
@@ -72,7 +72,7 @@ def split_p(outcomes: Outcomes) -> float:
 
 
 def false_positive_rate(outcomes: Outcomes, rng: np.random.Generator, tests: int = 200) -> dict[str, float]:
-    """Metric → share of A/A tests with p < 0.05: two random halves of all users, `tests` times."""
+    """Metric → share of A/A tests on random halves of the users with p < 0.05."""
     wrong: dict[str, int] = {}
     for _ in range(tests):
         half = rng.permutation(len(outcomes.arm)) % 2 == 0
@@ -107,7 +107,7 @@ def catalogue_lifts(
         if not base:
             continue
         relative = new / base - 1
-        # a resample repeats users and so covers less, in both arms alike: its spread is used, not its centre
+        # A resample repeats users and so covers less, in both arms alike: use its spread, not its centre.
         error = float(np.std([t[name] / c[name] - 1 for c, t in drawn if c[name]], ddof=1))
         found[name] = CatalogueLift(base, new, relative, relative - z * error, relative + z * error)
     return found
@@ -133,7 +133,7 @@ def _arm(outcomes: Outcomes, metric: Metric, members: NDArray[np.bool_]) -> ArmD
 
 
 def _covariate(before: Mapping[str, Floats], metric: Metric) -> Floats | None:
-    """What the days before say of each user, linearised; 0 for a user who was not there. None: nothing."""
+    """Each user's linearised pre-period value, 0 for a user without one; None without a pre-period."""
     numerator, denominator = before[metric.numerator], before[metric.denominator]
     if metric.denominator == "users":
         return numerator if numerator.any() else None

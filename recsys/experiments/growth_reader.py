@@ -1,9 +1,9 @@
-"""How the outcomes of an experiment's arms have grown: what a page shows while it runs, from the lake.
+"""Read the outcomes of an experiment's arms over time from the lake.
 
     python -m recsys.experiments.growth_reader LAKE EXPERIMENT
 
-prints a `Growth` as JSON. It is a process of its own because the API asks for it: reading days of events would take
-the API's requests their processor time and memory. `recsys ab report` is the whole report; the figures are the same.
+prints a `Growth` as JSON. The API runs it as a process of its own, because reading days of events would slow down
+requests. `recsys ab report` has the same figures and more.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from recsys.experiments.growth import AgainstControl, ArmGrowth, Growth, Interva
 from recsys.experiments.outcomes import METRICS, Outcomes, first_impression, outcomes_by_step
 from recsys.lake.lake import IMPRESSIONS, TIME, days, read_day
 
-# Between two looks: short while the experiment is young, so that it has some twenty.
+# Time between two looks: the shortest that gives at most `LOOKS` of them.
 STEPS_MS = (
     *(minutes * MS_PER_MINUTE for minutes in (1, 5, 15)),
     *(hours * MS_PER_HOUR for hours in (1, 3, 12)),
@@ -100,7 +100,7 @@ def _lifts(looks: list[Outcomes], control: str, arm: str) -> dict[str, AgainstCo
 
 
 def main(lake: str, experiment: str) -> None:
-    """Behind everything else on the machine, and the first to go when memory runs out."""
+    """Run at the lowest priority, as the first process to be killed when memory runs out."""
     os.nice(10)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")

@@ -1,8 +1,8 @@
-"""What another policy would have earned, from the log of this one: IPS, SNIPS and doubly robust estimates.
+"""Estimate the reward of a new policy from the log of another one: IPS, SNIPS and doubly robust.
 
-Needs the logged propensities; a propensity of an action that the logging policy could not take is unknowable, so the
-support is reported beside the estimate. Formulas: Horvitz & Thompson 1952; Swaminathan & Joachims 2015;
-Dudík et al. 2011. Intervals are normal approximations over the logged rows.
+The log needs propensities. Actions that the logging policy could not take cannot be estimated, so each estimate comes
+with its effective sample size. Formulas: Horvitz & Thompson 1952; Swaminathan & Joachims 2015; Dudík et al. 2011.
+Intervals are normal approximations over the logged rows.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Mean reward a row under the new policy, with its interval, and how far the log supports it."""
+    """Mean reward per row under the new policy, with its interval."""
 
     value: float
     low: float
     high: float
-    effective_rows: float  # (sum w)^2 / sum w^2: how many unweighted rows the log is worth
+    effective_rows: float  # (sum w)^2 / sum w^2: the effective sample size
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Log:
         if not len(self.reward) == len(self.logged) == len(self.new) > 1:
             raise ValueError("reward, logged and new need the same length, at least two rows")
         if not ((self.logged > 0) & (self.logged <= 1)).all():
-            raise ValueError("logged propensities must be in (0, 1]: log what the policy really did")
+            raise ValueError("logged propensities must be in (0, 1]: log the probability of the action taken")
 
     def weights(self, clip: float) -> Floats:
         """(n,) importance weights; clipping trades variance for a downward bias."""

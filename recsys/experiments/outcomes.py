@@ -1,8 +1,8 @@
-"""What the users of each arm did: sums per user, from the impression log and the events of the lake.
+"""What the users of each arm did: sums per user, from the lake's impression log and events.
 
-The arm is what the impression log says was served. An action counts for the list whose `request_id` it carries, once
-an item. A user who was seen in two arms of the experiment (its shares or its salt were changed) counts for neither.
-A session ends when a user asks for nothing for half an hour; days are UTC, a visit over midnight is two.
+The arm is the one that the impression log names. An action is attributed to the list whose `request_id` it carries,
+once per item. A user seen in two arms of the experiment (after a change of its shares or salt) counts for neither. A
+session ends after half an hour without a request. Days are UTC; a visit across midnight counts as two.
 """
 
 import copy
@@ -24,23 +24,23 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SESSION_GAP_MS = 30 * MS_PER_MINUTE
-_NOBODY, _CROSSED = -1, -2
+_NO_ARM, _CROSSED = -1, -2
 _ACTIONS: Mapping[str, str] = {
     str(EventType.CLICK): "clicks",
     str(EventType.LIKE): "likes",
     str(EventType.PURCHASE): "purchases",
 }
 SUMS = (
-    "users",  # 1 for everybody: the denominator of what is counted by user
+    "users",  # 1 for each user: the denominator of metrics per user
     "lists",
     "impressions",
     "sessions",
     *_ACTIONS.values(),
     "dwell_s",
     "revenue",
-    "distance",  # of the lists: share of pairs of different main category
-    "days",  # with a visit, but for the last one, of whose morrow nothing is known
-    "returns",  # of those days: followed by a visit on the next
+    "distance",  # sum over lists of the share of pairs with different main categories
+    "days",  # with a visit, except the last day, whose next day is unknown
+    "returns",  # of those days, how many are followed by a visit on the next day
 )
 
 
@@ -56,31 +56,32 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     "ctr": Metric("clicks", "impressions", "clicks per shown item"),
     "cvr": Metric("purchases", "clicks", "purchases per click"),
-    "dwell_per_session_s": Metric("dwell_s", "sessions", "seconds of reading in a session"),
+    "dwell_per_session_s": Metric("dwell_s", "sessions", "seconds of reading per session"),
     "likes_per_list": Metric("likes", "lists", "likes per list"),
-    "revenue_per_user": Metric("revenue", "users", "money spent by a user"),
-    "list_distance": Metric("distance", "lists", "share of pairs in a list of different main category"),
+    "revenue_per_user": Metric("revenue", "users", "revenue per user"),
+    "list_distance": Metric("distance", "lists", "share of pairs in a list with different main categories"),
     "return_rate": Metric("returns", "days", "days with a visit that are followed by another such day"),
 }
 
 
 @dataclass
 class Outcomes:
-    """Every array over the users (n,); `arm` indexes `arms`. `shown`: (m,) user and item of every impression."""
+    """Arrays run over the users (n,). `arm` indexes `arms`; `shown_user`, `shown_item` (m,) run over the
+    impressions."""
 
     arms: tuple[str, ...]
-    shares: tuple[float, ...]  # planned, of all users
+    shares: tuple[float, ...]  # planned shares of the users
     arm: Ints
     sums: Mapping[str, Floats]
     before: Mapping[str, Floats]  # the same sums over the days before the experiment
-    crossed: int
+    crossed: int  # users seen in several arms, who are left out
     shown_user: Ints
     shown_item: Ints
-    day: str  # the last one that is in
+    day: str  # the last day included
 
 
 def first_impression(lake: Path, experiment: str) -> tuple[str, int] | None:
-    """The first day with an impression of the experiment, and that impression's time, Unix milliseconds."""
+    """Day and time (Unix milliseconds) of the experiment's first impression; None without one."""
     for day in days(lake, IMPRESSIONS):
         rows = read_day(lake, day, IMPRESSIONS, ["arm"])  # by time
         texts = rows.column("arm").unique().to_pylist()
@@ -92,7 +93,7 @@ def first_impression(lake: Path, experiment: str) -> tuple[str, int] | None:
 
 
 def first_day(lake: Path, experiment: str) -> str:
-    """The first day with an impression of the experiment.
+    """The day of the experiment's first impression.
 
     Raises:
         InvalidData: there is none.
@@ -106,7 +107,7 @@ def first_day(lake: Path, experiment: str) -> str:
 
 
 def outcomes_by_day(lake: Path, experiment: str, last_day: str = "9999") -> Iterator[Outcomes]:
-    """The outcomes up to each day of the experiment, one after the other: what a report on that evening would see.
+    """The outcomes up to the end of each day of the experiment.
 
     Raises:
         InvalidData: there is no impression of the experiment.
@@ -117,8 +118,7 @@ def outcomes_by_day(lake: Path, experiment: str, last_day: str = "9999") -> Iter
 def outcomes_by_step(
     lake: Path, experiment: str, step_ms: int, last_day: str = "9999"
 ) -> Iterator[tuple[int, Outcomes]]:
-    """The same at every multiple of `step_ms`, which divides a day, with the look's time: what a report at that moment
-    would see.
+    """The time and the outcomes of each interim look: one per multiple of `step_ms`, which must divide a day.
 
     Raises:
         InvalidData: there is no impression of the experiment.
@@ -128,16 +128,16 @@ def outcomes_by_step(
     before = _Tally("")
     for day in days(lake, EVENTS):
         if day < start:
-            before.add_past(read_day(lake, day, EVENTS, _EVENT_COLUMNS))
+            before.add_before(read_day(lake, day, EVENTS, _EVENT_COLUMNS))
     for day in days(lake, IMPRESSIONS):
         if start <= day <= last_day:
             shown = read_day(lake, day, IMPRESSIONS, _SHOWN_COLUMNS)
             events = read_day(lake, day, EVENTS, _EVENT_COLUMNS)
-            for until_ms in _looks_within(shown, events, step_ms):
-                sofar = copy.deepcopy(tally)
-                sofar.add(_until(shown, until_ms), _until(events, until_ms))
-                if sofar.begun:
-                    yield until_ms, sofar.outcomes(before, day)
+            for until_ms in _looks_in(shown, events, step_ms):
+                partial = copy.deepcopy(tally)
+                partial.add(_until(shown, until_ms), _until(events, until_ms))
+                if partial.begun:
+                    yield until_ms, partial.outcomes(before, day)
             tally.add(shown, events)
             yield _last_ms(shown, events) + 1, tally.outcomes(before, day)
 
@@ -146,8 +146,8 @@ _SHOWN_COLUMNS = ["request_id", "user_id", "item_id", "categories", "arm"]
 _EVENT_COLUMNS = ["request_id", "user_id", "item_id", "type", "value"]
 
 
-def _looks_within(shown: pa.Table, events: pa.Table, step_ms: int) -> range:
-    """The multiples of the step after the day's first impression and before its end."""
+def _looks_in(shown: pa.Table, events: pa.Table, step_ms: int) -> range:
+    """The multiples of the step between the first impression of the day and its last event."""
     first, last = shown.column(TIME)[0].as_py(), _last_ms(shown, events)
     return range((first // step_ms + 1) * step_ms, last + 1, step_ms)
 
@@ -161,7 +161,7 @@ def _until(rows: pa.Table, until_ms: int) -> pa.Table:
 
 
 class _Tally:
-    """Sums that grow day by day."""
+    """Sums per user, accumulated day by day."""
 
     def __init__(self, experiment: str) -> None:
         self._experiment = experiment
@@ -170,67 +170,53 @@ class _Tally:
         self._arms: dict[str, float] = {}  # name → planned share
         self._arm = np.empty(0, np.int64)
         self._sums = {name: np.empty(0) for name in SUMS}
-        self._requests: dict[str, int] = {}  # of yesterday and today → user
+        self._requests: dict[str, int] = {}  # of the latest day → user
         self._yesterday: dict[str, int] = {}
         self._active = np.empty(0, np.int64)  # users of the latest day
         self._shown: list[tuple[Ints, Ints]] = []
 
     @property
     def begun(self) -> bool:
-        """Somebody has been shown an arm."""
+        """Whether an arm has been shown."""
         return bool(self._arms)
 
     def add(self, impressions: pa.Table, events: pa.Table) -> None:
-        """One day, or the part of it that has passed."""
+        """Add one day, or the part of it that has passed."""
         arm = self._arm_of(impressions.column("arm"))
-        inside = impressions.filter(pa.array(arm != _NOBODY))
-        arm = arm[arm != _NOBODY]
+        inside = impressions.filter(pa.array(arm != _NO_ARM))
         user = self._codes(self._users, inside.column("user_id"))
-        item = self._codes(self._items, inside.column("item_id"))
+        self._shown.append((user, self._codes(self._items, inside.column("item_id"))))
         self._grow()
-        self._assign(user, arm)
-        self._shown.append((user, item))
-        self._add("impressions", user)
-        self._lists(inside, user)
-        self._come_back(np.unique(user))
-        self._count_actions(events)
+        self._assign(user, arm[arm != _NO_ARM])
+        self._add_day(inside, user, events)
 
-    def add_past(self, events: pa.Table) -> None:
-        """A day before the experiment: everybody's, by the events alone."""
+    def add_before(self, events: pa.Table) -> None:
+        """Add a day before the experiment: all users, from the events alone."""
         shown = events.filter(pc.equal(events.column("type"), str(EventType.IMPRESSION)))
         shown = shown.filter(pc.is_valid(shown.column("request_id")))
         user = self._codes(self._users, shown.column("user_id"))
         self._grow()
-        self._add("impressions", user)
-        requests, first = _first_of_each(shown.column("request_id"))
-        self._add("lists", user[first])
-        self._add("sessions", user[_session_starts(user[first], _times(shown)[first])])
-        self._come_back(np.unique(user))
-        self._yesterday, self._requests = (
-            self._requests,
-            dict(zip(requests, user[first].tolist(), strict=True)),
-        )
-        self._count_actions(events)
+        self._add_day(shown, user, events)
 
     def outcomes(self, before: "_Tally", day: str) -> Outcomes:
-        kept = np.flatnonzero(self._arm >= 0)
+        members = np.flatnonzero(self._arm >= 0)
         names = list(self._users)
-        past = np.array([before._users.get(names[i], -1) for i in kept], np.int64)
-        order = sorted(self._arms)  # by name: the day's order says nothing
+        earlier = np.array([before._users.get(names[i], -1) for i in members], np.int64)
+        order = sorted(self._arms)
         number = np.array([order.index(name) for name in self._arms], np.int64)
         place = np.full(len(names), -1, np.int64)
-        place[kept] = np.arange(len(kept))
+        place[members] = np.arange(len(members))
         user = np.concatenate([u for u, _ in self._shown])
         item = np.concatenate([i for _, i in self._shown])
         counted = place[user] >= 0
-        sums = {name: values[kept].copy() for name, values in self._sums.items()}
-        sums["users"] = np.ones(len(kept))
+        sums = {name: values[members].copy() for name, values in self._sums.items()}
+        sums["users"] = np.ones(len(members))
         return Outcomes(
             arms=tuple(order),
             shares=tuple(self._arms[name] for name in order),
-            arm=number[self._arm[kept]] if len(kept) else kept,
+            arm=number[self._arm[members]] if len(members) else members,
             sums=sums,
-            before={name: _looked_up(values, past) for name, values in before._sums.items()},
+            before={name: _values_at(values, earlier) for name, values in before._sums.items()},
             crossed=int((self._arm == _CROSSED).sum()),
             shown_user=place[user[counted]],
             shown_item=item[counted],
@@ -238,36 +224,37 @@ class _Tally:
         )
 
     def _arm_of(self, texts: pa.ChunkedArray) -> Ints:
-        """(n,) index of each impression's arm, `_NOBODY` outside of the experiment."""
+        """(n,) index of each impression's arm; `_NO_ARM` outside the experiment."""
         encoded = texts.combine_chunks().dictionary_encode()
         index = []
         for text in encoded.dictionary.to_pylist():
             exposure = parse_exposures(text).get(self._experiment)
             if exposure is None:
-                index.append(_NOBODY)
+                index.append(_NO_ARM)
                 continue
             self._arms[exposure.arm] = exposure.propensity
             index.append(list(self._arms).index(exposure.arm))
         return np.array(index, np.int64)[np.asarray(encoded.indices)] if index else np.empty(0, np.int64)
 
     def _assign(self, user: Ints, arm: Ints) -> None:
-        fresh = self._arm[user] == _NOBODY
+        fresh = self._arm[user] == _NO_ARM
         self._arm[user[fresh]] = arm[fresh]
         self._arm[user[self._arm[user] != arm]] = _CROSSED
 
-    def _lists(self, shown: pa.Table, user: Ints) -> None:
-        """Lists, their diversity, and the sessions that they make."""
+    def _add_day(self, shown: pa.Table, user: Ints, events: pa.Table) -> None:
+        self._add("impressions", user)
         requests, first = _first_of_each(shown.column("request_id"))
         owner = user[first]
         self._add("lists", owner)
         self._add("sessions", owner[_session_starts(owner, _times(shown)[first])])
-        self._add("distance", owner, _distances(shown))
+        if "categories" in shown.column_names:
+            self._add("distance", owner, _distances(shown))
         self._yesterday, self._requests = self._requests, dict(zip(requests, owner.tolist(), strict=True))
-
-    def _come_back(self, today: Ints) -> None:
+        today = np.unique(user)
         self._add("days", self._active)
         self._add("returns", np.intersect1d(self._active, today))
         self._active = today
+        self._count_actions(events)
 
     def _count_actions(self, events: pa.Table) -> None:
         known = self._yesterday | self._requests
@@ -292,7 +279,7 @@ class _Tally:
 
     def _grow(self) -> None:
         more = len(self._users) - len(self._arm)
-        self._arm = np.concatenate([self._arm, np.full(more, _NOBODY)])
+        self._arm = np.concatenate([self._arm, np.full(more, _NO_ARM)])
         self._sums = {name: np.concatenate([v, np.zeros(more)]) for name, v in self._sums.items()}
 
     def _add(self, name: str, user: Ints, amount: Floats | None = None) -> None:
@@ -300,7 +287,7 @@ class _Tally:
 
 
 def _first_of_each(requests: pa.ChunkedArray) -> tuple[list[str], Ints]:
-    """The different requests and the first row of each, in order of appearance."""
+    """The distinct requests and the first row of each, in order of appearance."""
     encoded = requests.combine_chunks().dictionary_encode()
     return encoded.dictionary.to_pylist(), np.unique(np.asarray(encoded.indices), return_index=True)[1]
 
@@ -310,7 +297,7 @@ def _times(rows: pa.Table) -> Ints:
 
 
 def _session_starts(user: Ints, time_ms: Ints) -> Ints:
-    """Places of the lists that begin a session."""
+    """Indices of the lists that start a session."""
     order = np.lexsort((time_ms, user))
     new = np.ones(len(order), bool)
     new[1:] = (np.diff(user[order]) != 0) | (np.diff(time_ms[order]) > SESSION_GAP_MS)
@@ -329,5 +316,5 @@ def _distances(shown: pa.Table) -> Floats:
     return np.asarray(np.where(n > 1, 1 - same / np.maximum(n * (n - 1), 1), 0.0))
 
 
-def _looked_up(values: Floats, places: Ints) -> Floats:
+def _values_at(values: Floats, places: Ints) -> Floats:
     return np.where(places >= 0, values[np.maximum(places, 0)], 0.0) if len(values) else np.zeros(len(places))

@@ -1,4 +1,4 @@
-"""What a visitor does with a list, as a client would report it: events in their order, with the time between."""
+"""A simulated user's actions on a list, as a client would report them, and the changes of the catalogue."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ from recsys.contracts.types import EventType, Item
 from recsys.simulation.behavior import Response
 from recsys.simulation.world import Ints, World
 
-_SCAN_MS = 800  # to look at one item without a click
+_SCAN_MS = 800  # to examine one item without a click
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One event to be. `value` as of `EventType`; `after_ms`: since the list was shown."""
+    """One event. `value` is the event's; `after_ms` counts from the time when the list was shown."""
 
     type: EventType
     row: int
@@ -21,7 +21,7 @@ class Action:
 
 
 def actions(world: World, rows: Ints, response: Response) -> list[Action]:
-    """The events of one list, from the top: click, dwell when the reading ends, then what follows from it."""
+    """The events of one list from top to bottom: click, dwell at the end of reading, then like, cart and purchase."""
     found: list[Action] = []
     clock = 0
     for position, row in enumerate(rows.tolist()):
@@ -45,15 +45,14 @@ def actions(world: World, rows: Ints, response: Response) -> list[Action]:
 
 
 def row_of(item_id: str) -> int:
-    """The world's row of a catalogue entry; -1 for an item that is not of this world."""
+    """The item's row in the world; -1 for an item of another catalogue."""
     number = item_id[1:]
     return int(number) if item_id[:1] == "i" and number.isascii() and number.isdigit() else -1
 
 
 def changes(world: World, since_ms: int, until_ms: int) -> tuple[list[Item], list[str]]:
-    """What a shop tells its recommender about (since, until]: items that came, ids of those that went."""
-    came = (world.born_ms > since_ms) & (world.born_ms <= until_ms) & (world.dies_ms > until_ms)
-    went = (world.dies_ms > since_ms) & (world.dies_ms <= until_ms)
-    return [world.item(row) for row in came.nonzero()[0].tolist()], [
-        f"i{row}" for row in went.nonzero()[0].tolist()
-    ]
+    """Catalogue changes in (since, until]: new items, and ids of expired items."""
+    new = (world.born_ms > since_ms) & (world.born_ms <= until_ms) & (world.dies_ms > until_ms)
+    expired = (world.dies_ms > since_ms) & (world.dies_ms <= until_ms)
+    items = [world.item(row) for row in new.nonzero()[0].tolist()]
+    return items, [f"i{row}" for row in expired.nonzero()[0].tolist()]

@@ -1,8 +1,8 @@
-"""How a user of the world answers a shown list.
+"""How a simulated user responds to a list.
 
-Examination falls with position (the position-based model of Craswell et al. 2008) and ends when the user leaves; a
-click needs examination and attraction; dwell is log-normal and tells the quality; conversions follow clicks.
-Repeats and sameness tire. Satisfaction decides whether the session goes on and when the user comes back.
+Examination falls with position (the position-based model of Craswell et al. 2008). A click needs examination and
+attraction; dwell is log-normal and depends on the quality; conversions follow clicks. Repeated and similar items lose
+attraction. Satisfaction decides whether the session continues and when the user returns.
 """
 
 from dataclasses import dataclass, field
@@ -16,40 +16,42 @@ from recsys.simulation.world import Floats, Ints, World
 
 
 class BehaviorConfig(BaseModel):
-    """The response model's coefficients; logits unless said otherwise."""
+    """Coefficients of the response model, in logits unless stated otherwise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    click_bias: float = Field(-2.6, description="An item without any affinity, at the top of the list.")
-    taste_weight: float = Field(3.0, description="Times the cosine of taste and item.")
-    intent_weight: float = Field(1.5, description="Times the cosine of what this session is about and item.")
-    quality_weight: float = Field(0.25, description="Of what is visible of the quality before the click.")
-    novelty_weight: float = Field(0.4, description="For an item born now; halves every three days.")
-    repeat_fatigue: float = Field(0.8, description="Lost each time the same item was shown before.")
-    sameness_fatigue: float = Field(
-        0.5, description="Lost for each earlier item of its category in the list."
+    click_bias: float = Field(-2.6, description="Bias of an item without affinity at the top of the list.")
+    taste_weight: float = Field(3.0, description="Weight of the cosine of taste and item.")
+    intent_weight: float = Field(1.5, description="Weight of the cosine of session intent and item.")
+    quality_weight: float = Field(0.25, description="Weight of the quality visible before the click.")
+    novelty_weight: float = Field(0.4, description="Bonus of a new item; halves every three days.")
+    repeat_fatigue: float = Field(0.8, description="Penalty per earlier impression of the item.")
+    sameness_fatigue: float = Field(0.5, description="Penalty per earlier item of the category in the list.")
+    examination: float = Field(
+        0.7, description="Position p is examined with probability (1 + p)^-examination."
     )
-    examination: float = Field(0.7, description="Exponent: position p is examined with (1 + p)^-examination.")
-    drift: float = Field(0.05, ge=0, le=1, description="Share of the interest that a session replaces.")
-    patience: float = Field(2.0, description="Whether the session goes on after a list without a click.")
-    satisfaction_memory: float = Field(0.8, ge=0, lt=1, description="Of the moving mean of satisfaction.")
+    drift: float = Field(0.05, ge=0, le=1, description="Share of the interest replaced per session.")
+    patience: float = Field(2.0, description="Weight of a list's pleasure in whether the session continues.")
+    satisfaction_memory: float = Field(
+        0.8, ge=0, lt=1, description="Decay of the moving mean of satisfaction."
+    )
 
 
 @dataclass(slots=True)
 class Visitor:
-    """One user's changing state. Randomness is the user's own: the order of other users does not matter."""
+    """One user's state. Each user has a random generator, so the order of users does not matter."""
 
     row: int
     rng: np.random.Generator
-    interest: Floats  # (d,) drifts from the long-term taste
-    intent: Floats  # (d,) what this session is about
+    interest: Floats  # (d,) drifts around the long-term taste
+    intent: Floats  # (d,) of this session
     shown: dict[int, int] = field(default_factory=dict)  # item row → times shown
     satisfaction: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What happened to a list of n items; every array (n,), in list order."""
+    """The response to a list of n items; arrays (n,) in list order."""
 
     examined: NDArray[np.bool_]
     clicked: NDArray[np.bool_]
@@ -57,30 +59,31 @@ class Response:
     liked: NDArray[np.bool_]
     added: NDArray[np.bool_]
     purchased: NDArray[np.bool_]
-    stays: bool  # the session goes on
+    stays: bool  # the session continues
 
 
 class Behavior:
-    """Answers lists in one world. One visitor at a time; different visitors are independent."""
+    """The response model in one world. Visitors are independent of each other."""
 
     def __init__(self, world: World, config: BehaviorConfig | None = None) -> None:
         self._world = world
         self._config = config or BehaviorConfig()
 
     def visitor(self, row: int) -> Visitor:
-        """A user as the world begins."""
+        """A user at the start of the world."""
         taste = self._world.user_taste[row]
         rng = np.random.default_rng((self._world.config.seed, 2, row))
         return Visitor(row, rng, interest=taste.copy(), intent=taste)
 
     def begin_session(self, visitor: Visitor) -> None:
-        """Drift a little, and choose what this session is about: a category near the interest."""
+        """Let the interest drift, and draw the session's intent: a category near the interest."""
         config, world = self._config, self._world
         noise = visitor.rng.normal(size=visitor.interest.shape) / np.sqrt(len(visitor.interest))
         mixed = (
             (1 - config.drift) * visitor.interest
             + config.drift * noise
-            + config.drift * world.user_taste[visitor.row]  # pulls back: an Ornstein-Uhlenbeck walk
+            # pulls back to the taste: an Ornstein-Uhlenbeck process
+            + config.drift * world.user_taste[visitor.row]
         )
         visitor.interest = (mixed / np.linalg.norm(mixed)).astype(np.float32)
         logits = 4.0 * world.category_vector @ visitor.interest
@@ -89,11 +92,11 @@ class Behavior:
         visitor.intent = world.category_vector[category]
 
     def attraction(self, visitor: Visitor, rows: Ints, now_ms: int) -> Floats:
-        """(n,) probability of a click on each item alone, examined, not seen with others: the oracle's score."""
+        """(n,) click probability of each item, examined and shown alone: the oracle's score."""
         return _sigmoid(self._logits(visitor, rows, now_ms))
 
     def respond(self, visitor: Visitor, rows: Ints, now_ms: int) -> Response:
-        """Show a list. Changes the visitor: what was shown, the satisfaction."""
+        """Show a list. Updates the visitor's impressions and satisfaction."""
         config, world, rng = self._config, self._world, visitor.rng
         n = len(rows)
         examined = rng.random(n) < (1.0 + np.arange(n)) ** -config.examination
@@ -102,7 +105,8 @@ class Behavior:
         )
         clicked = examined & (rng.random(n) < _sigmoid(logits))
 
-        value = logits - config.click_bias + world.quality[rows]  # what is felt after the click
+        # experienced after the click
+        value = logits - config.click_bias + world.quality[rows]
         seconds = rng.lognormal(0.5 * np.log(world.duration[rows]) + 0.35 * value, 0.6)
         dwell_ms = np.where(clicked, seconds * 1000, 0).astype(np.int64)
         liked = clicked & (rng.random(n) < _sigmoid(value - 4.5))
@@ -119,7 +123,7 @@ class Behavior:
         return Response(examined, clicked, dwell_ms, liked, added, purchased, stays)
 
     def returns(self, visitor: Visitor) -> bool:
-        """Whether a planned visit takes place: a dissatisfied user skips more of them."""
+        """Whether a planned visit takes place; a dissatisfied user skips more visits."""
         return bool(visitor.rng.random() < _sigmoid(np.float32(1.0 + 3.0 * visitor.satisfaction)))
 
     def _logits(self, visitor: Visitor, rows: Ints, now_ms: int) -> Floats:
@@ -139,7 +143,7 @@ class Behavior:
 
 
 def _earlier_of_same(categories: Ints, examined: NDArray[np.bool_]) -> Ints:
-    """(n,) how many examined items before each one share its category."""
+    """(n,) number of examined items before each item that share its category."""
     same = categories[:, None] == categories[None, :]
     before = np.tri(len(categories), k=-1, dtype=bool)
     return np.asarray((same & before & examined[None, :]).sum(axis=1))

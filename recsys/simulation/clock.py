@@ -1,7 +1,7 @@
-"""The time of a world that is played faster than it passes: a file that says what time it is there.
+"""The clock of a world that is simulated faster than real time, in a file.
 
-Whoever plays the world writes it; the API reads it (`RECSYS_CLOCK`), so that requests, impressions and events carry the
-world's time. Windows, decay, sessions and days then mean what they say, in features as in `recsys ab report`.
+The simulation writes the file; the API reads it (`RECSYS_CLOCK`), so that requests, impressions and events carry the
+world's time, and windows, decay, sessions and days keep their meaning in features and reports.
 """
 
 import time
@@ -14,12 +14,12 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.files import atomic_write
 from recsys.watched_file import WatchedFile
 
-CLOCK_FILE = "world-clock.json"  # beside world.json
-LEAD_S = 2.0  # from writing a clock to its start: readers look once a second
+CLOCK_FILE = "world-clock.json"  # next to world.json
+LEAD_S = 2.0  # from writing a clock to its start; readers poll once per second
 
 
 class WorldClock(BaseModel):
-    """From `wall_ms` on the world's time is `world_ms` and runs at `speed`, to `until_ms`. Unix milliseconds."""
+    """At `wall_ms` the world's time is `world_ms`; it runs at `speed` until `until_ms`. Unix milliseconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ def write_clock(path: Path, clock: WorldClock) -> None:
 def read_clock(path: Path) -> WorldClock:
     """
     Raises:
-        InvalidConfig: the file is missing or no such clock.
+        InvalidConfig: the file is missing or invalid.
     """
     try:
         return WorldClock.model_validate_json(path.read_bytes())
@@ -51,15 +51,15 @@ def read_clock(path: Path) -> WorldClock:
 
 
 def wall_ms() -> int:
-    """Unix milliseconds, really."""
+    """The real time, Unix milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 def clock_of(path: Path | None) -> Callable[[], int]:
-    """What time it is, in Unix milliseconds: in the world of that file, or really.
+    """A clock in Unix milliseconds: of the simulated world, or of real time without a path.
 
     Raises:
-        InvalidConfig: the file cannot be used now; one that becomes invalid later changes nothing.
+        InvalidConfig: the file is invalid now. A file that becomes invalid later is ignored.
     """
     if path is None:
         return wall_ms

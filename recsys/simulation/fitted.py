@@ -1,12 +1,12 @@
-"""A response model fitted to a real log: who clicks what where, watches how long, and how much people differ.
+"""A response model fitted to a real log: clicks, long views and dwell, with user and item effects.
 
-    logit P(click) = b + place + user + item          the same for a long view, given a click
+    logit P(click) = b + place + user + item          likewise for a long view, given a click
     log seconds    = b + c · log(duration) + user + item + noise      of what was clicked
 
-`place` is the surface that showed the item (KuaiRand's `tab`: it has no positions). User and item effects are normal
-around 0; their variances are estimated with them (EM on the Laplace approximation of a crossed random-effects model).
-Those seen rarely are shrunk, which predicts best; whoever lives it again draws each effect from what is known of it
-(those never seen from the population), for shrunk means differ less from each other than people do.
+`place` is the surface that showed the item (KuaiRand's `tab`; the log has no positions). User and item effects are
+normal around 0; their variances are estimated with them (EM on the Laplace approximation of a crossed random-effects
+model). Rare users and items are shrunk, which predicts best. A simulation draws each effect from its posterior (the
+population's, if unseen), because shrunk means vary less than the effects do.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _TINY = 1e-9
 
 @dataclass(frozen=True)
 class Exposures:
-    """What was shown: all (n,). Users, items and places are numbered from 0 over the whole log."""
+    """The impressions, all (n,). Users, items and places are numbered from 0 over the whole log."""
 
     user: Ints
     item: Ints
@@ -39,7 +39,7 @@ class Exposures:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: all (n,). `long_view` and `seconds` count where it was clicked."""
+    """The responses, all (n,). `long_view` and `seconds` are defined where there is a click."""
 
     click: NDArray[np.bool_]
     long_view: NDArray[np.bool_]
@@ -51,8 +51,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Effects:
-    """One additive model. `user`, `item`, `place` by number; NaN where the log had none. `*_sd`: of the population;
-    `*_doubt`: the posterior standard deviation of each, the population's where the log had none."""
+    """One additive model. `user`, `item`, `place`: effect by number, NaN where unseen. `*_sd`: standard deviation of
+    the population; `*_posterior_sd`: of each effect, the population's where unseen."""
 
     base: float
     user: Floats
@@ -60,21 +60,21 @@ class Effects:
     place: Floats
     user_sd: float
     item_sd: float
-    user_doubt: Floats
-    item_doubt: Floats
+    user_posterior_sd: Floats
+    item_posterior_sd: Floats
 
     def linear(self, shown: Exposures, rng: np.random.Generator | None = None) -> Floats:
-        """(n,) what the model adds up to: each effect at its mean, or with a generator drawn from its posterior."""
+        """(n,) linear predictor, with each effect at its mean or, given a generator, drawn from its posterior."""
         user, item = np.nan_to_num(self.user), np.nan_to_num(self.item)
         if rng is not None:
-            user, item = rng.normal(user, self.user_doubt), rng.normal(item, self.item_doubt)
+            user, item = rng.normal(user, self.user_posterior_sd), rng.normal(item, self.item_posterior_sd)
         place = np.nan_to_num(self.place)
         return np.asarray(self.base + user[shown.user] + item[shown.item] + place[shown.place])
 
 
 @dataclass(frozen=True)
 class FittedResponse:
-    """The three models; `seconds_sd`: of the noise, `duration_power`: how dwell grows with the item's duration."""
+    """The three models. `seconds_sd`: standard deviation of the noise; `duration_power`: of dwell in the duration."""
 
     click: Effects
     long_view: Effects
@@ -86,7 +86,7 @@ class FittedResponse:
         return _sigmoid(self.click.linear(shown))
 
     def respond(self, shown: Exposures, rng: np.random.Generator) -> Outcome:
-        """Live through the exposures once."""
+        """Simulate the responses once."""
         n = len(shown)
         click = rng.random(n) < _sigmoid(self.click.linear(shown, rng))
         long_view = click & (rng.random(n) < _sigmoid(self.long_view.linear(shown, rng)))
@@ -96,7 +96,7 @@ class FittedResponse:
 
 
 def fit(shown: Exposures, outcome: Outcome, sizes: tuple[int, int, int]) -> FittedResponse:
-    """`sizes`: how many users, items and places there are in the whole log."""
+    """Fit the three models. `sizes`: number of users, items and places in the whole log."""
     clicked = shown.take(outcome.click)
     watched = outcome.click & (outcome.seconds > 0)
     log_s, log_d = np.log(outcome.seconds[watched]), _log(shown.duration_s[watched])
@@ -113,7 +113,7 @@ def fit(shown: Exposures, outcome: Outcome, sizes: tuple[int, int, int]) -> Fitt
 
 
 def _logistic(shown: Exposures, y: Floats, sizes: tuple[int, int, int]) -> Effects:
-    """Newton steps of one group of effects after the other, each shrunk by its own variance."""
+    """Newton steps for each group of effects in turn, each shrunk by its own variance."""
     fitted = _Fitted(shown, sizes)
     fitted.base = float(_logit(y.mean()))
     for _ in range(_STEPS):
@@ -133,24 +133,24 @@ def _gaussian(shown: Exposures, y: Floats, sizes: tuple[int, int, int]) -> tuple
             effect.step((y - fitted.linear()) / variance, np.full(len(y), 1 / variance))
         residual = y - fitted.linear()
         fitted.base += float(residual.mean())
-        known = sum(effect.freedom for effect in fitted.groups)  # what the effects have taken of the noise
-        variance = float(residual @ residual / max(len(y) - known, 1))
+        freedom = sum(effect.freedom for effect in fitted.groups)
+        variance = float(residual @ residual / max(len(y) - freedom, 1))
     return fitted.effects(), float(np.sqrt(variance))
 
 
 class _Group:
-    """One effect for each user, item or place."""
+    """The effects of all users, items or places."""
 
     def __init__(self, code: Ints, size: int) -> None:
         self.code = code
         self.value = np.zeros(size)
         self.seen = np.bincount(code, minlength=size) > 0
         self.variance = 1.0
-        self.uncertainty = np.ones(size)  # posterior variance of each
-        self.freedom = 0.0
+        self.uncertainty = np.ones(size)  # posterior variances
+        self.freedom = 0.0  # effective degrees of freedom
 
     def step(self, gradient: Floats, curvature: Floats) -> None:
-        """One Newton step of all effects, then the variance that they and their uncertainty imply."""
+        """Take one Newton step for all effects, then update their variance."""
         size = len(self.value)
         slope = np.bincount(self.code, gradient, size) - self.value / self.variance
         information = np.bincount(self.code, curvature, size)
@@ -175,8 +175,8 @@ class _Fitted:
     def effects(self) -> Effects:
         user, item, place = (np.where(g.seen, g.value, np.nan) for g in self.groups)
         sd = [float(np.sqrt(g.variance)) for g in self.groups]
-        doubt = [np.sqrt(g.uncertainty) for g in self.groups]
-        return Effects(self.base, user, item, place, sd[0], sd[1], doubt[0], doubt[1])
+        posterior_sd = [np.sqrt(g.uncertainty) for g in self.groups]
+        return Effects(self.base, user, item, place, sd[0], sd[1], posterior_sd[0], posterior_sd[1])
 
 
 def _sigmoid(x: Floats) -> Floats:

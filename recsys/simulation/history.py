@@ -1,7 +1,7 @@
 """The log of a simulated shop, written into the lake as an import would write it.
 
-The shop shows best sellers mixed with items drawn at random, so that the log covers the catalogue. Only events and the
-catalogue are written; the world's ground truth stays out of the lake.
+The shop shows best sellers mixed with items drawn at random, so that the log covers the catalogue. Only events and
+the catalogue are written; the world's ground truth stays out of the lake.
 """
 
 from collections.abc import Iterator

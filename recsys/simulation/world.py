@@ -1,9 +1,8 @@
-"""A seeded ground truth to test a recommender in: items that come and go, users with taste.
+"""A seeded ground truth to test a recommender in: items with a lifetime, users with tastes.
 
-What RecSim (Ie et al. 2019) calls document and user models: latent vectors decide affinity, quality is seen only
-after the click, and nothing of this module is known to the recommender: it meets the world over HTTP and Kafka
-(`infra.evaluation.load.traffic`). Everything is drawn from `WorldConfig.seed`; `recsys.simulation.behavior`
-answers lists. Whatever is measured in it is *simulated*.
+The document and user models of RecSim (Ie et al. 2019): latent vectors decide affinity, and quality shows only after
+a click. The recommender knows nothing of this module; it meets the users over HTTP and Kafka
+(`infra.evaluation.load.traffic`). Figures measured in a world are *simulated*.
 """
 
 from dataclasses import dataclass
@@ -22,28 +21,30 @@ Ints = NDArray[np.int64]
 
 
 class WorldConfig(BaseModel):
-    """The size and the temper of a world. Unknown fields are refused."""
+    """The size and dynamics of a world. Unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, description="Everything is drawn from it.")
-    users: int = Field(10_000, ge=1, le=10_000_000, description="People.")
-    items: int = Field(5_000, ge=1, le=10_000_000, description="Items that exist when the world begins.")
-    categories: int = Field(20, ge=1, le=10_000, description="Kinds of items.")
-    creators: int = Field(500, ge=1, description="Who makes them; a creator keeps to few categories.")
-    dimensions: int = Field(16, ge=2, le=256, description="Of the latent vectors of taste.")
-    days: int = Field(30, ge=1, le=3_650, description="How long the world runs; later items are drawn ahead.")
-    new_items_per_day: int = Field(50, ge=0, description="Born through each day.")
+    seed: int = Field(0, ge=0, description="Seed of all random draws.")
+    users: int = Field(10_000, ge=1, le=10_000_000, description="Number of users.")
+    items: int = Field(5_000, ge=1, le=10_000_000, description="Number of items on the first day.")
+    categories: int = Field(20, ge=1, le=10_000, description="Number of item categories.")
+    creators: int = Field(500, ge=1, description="Number of creators; each prefers one category.")
+    dimensions: int = Field(16, ge=2, le=256, description="Dimensions of the latent vectors.")
+    days: int = Field(
+        30, ge=1, le=3_650, description="Number of days; the items of all days are drawn in advance."
+    )
+    new_items_per_day: int = Field(50, ge=0, description="Number of new items per day.")
     item_life_days: float = Field(120.0, gt=0, description="Mean days until an item expires.")
     start_ms: int = Field(
         1_767_225_600_000, gt=0, description="Unix milliseconds of the first midnight (UTC)."
     )
-    sessions_per_day: float = Field(1.2, gt=0, description="Mean of a user's visits on one day.")
+    sessions_per_day: float = Field(1.2, gt=0, description="Mean number of visits per user and day.")
 
 
 @dataclass(frozen=True)
 class World:
-    """The population. Arrays run over all items that will ever exist, by birth; ids are `i<row>` and `u<row>`.
+    """The population. Item arrays run over the items of all days, by time of birth; ids are `i<row>` and `u<row>`.
 
     item_vector (I, d), user_taste (U, d): unit length. quality (I,), about N(0, 1). price (I,) in euros.
     duration (I,) in seconds. born_ms, dies_ms (I,) Unix milliseconds. price_sensitivity, activity (U,) about 1 in
@@ -66,12 +67,12 @@ class World:
     peak_hour: Floats
 
     def alive(self, now_ms: int) -> Ints:
-        """Rows of the items that exist at an instant, oldest first."""
+        """Rows of the items that exist at a time, oldest first."""
         born = int(np.searchsorted(self.born_ms, now_ms, side="right"))
         return np.flatnonzero(self.dies_ms[:born] > now_ms)
 
     def item(self, row: int) -> Item:
-        """The catalogue entry: what a shop would know, nothing of vector or quality."""
+        """The catalogue entry, without the latent vector and the quality."""
         return Item(
             item_id=f"i{row}",
             title=f"Item {row} of category {self.item_category[row]}",
@@ -86,16 +87,16 @@ class World:
 
     @cached_property
     def rhythm(self) -> Floats:
-        """(U, 24) probability of each hour of the day for a visit of each user."""
+        """(U, 24) probability that a user's visit is in each hour of the day."""
         hours = np.arange(24)
         distance = np.abs((hours[None, :] - self.peak_hour[:, None] + 12) % 24 - 12)
         weight = np.exp(-((distance / 4.0) ** 2)) + 0.05
         return np.asarray(weight / weight.sum(axis=1, keepdims=True), dtype=np.float32)
 
     def visits(self, day: int) -> tuple[Ints, Ints]:
-        """Who comes when on one day, by time: user rows (n,), Unix milliseconds (n,).
+        """The visits of one day, by time: user rows (n,), Unix milliseconds (n,).
 
-        Weekends are a third busier. The same day always gives the same visits.
+        Weekends are a third busier. The same day always has the same visits.
         """
         rng = np.random.default_rng((self.config.seed, 1, day))
         weekend = 4 / 3 if (self.config.start_ms // MS_PER_DAY + day + 4) % 7 in (0, 6) else 1.0
@@ -124,12 +125,12 @@ def create_world(config: WorldConfig) -> World:
     )
     born.sort()
     creator = rng.integers(0, config.creators, total)
-    # A creator stays with the own category four times out of five.
+    # 80 % of a creator's items are in the creator's category.
     category = np.where(
         rng.random(total) < 0.8, creator_category[creator], rng.integers(0, config.categories, total)
     )
     life = rng.exponential(config.item_life_days, total)
-    # Nothing that is there at the beginning has expired before it.
+    # No item of the first day has expired before it.
     dies = np.maximum(born, config.start_ms) + (life * MS_PER_DAY).astype(np.int64) + 1
 
     taste = rng.dirichlet(np.full(config.categories, 0.15), config.users).astype(np.float32)
@@ -152,15 +153,15 @@ def create_world(config: WorldConfig) -> World:
 
 
 def read_world(path: Path) -> WorldConfig:
-    """The world that `recsys simulate history` wrote down.
+    """Read the configuration that `recsys simulate history` has written.
 
     Raises:
-        InvalidConfig: the file is missing or no such configuration.
+        InvalidConfig: the file is missing or invalid.
     """
     try:
         return WorldConfig.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InvalidConfig(f"{path}: {error.strerror}; make one with `recsys simulate history`") from error
+        raise InvalidConfig(f"{path}: {error.strerror}; `recsys simulate history` writes it") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidConfig(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -1,4 +1,4 @@
-"""`recsys data`: get data sets, check them, write them into the lake."""
+"""`recsys data`: fetch data sets, validate them, import them into the lake."""
 
 import time
 from collections.abc import Iterator
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, validate and import data sets.")
 
-Data = Annotated[Path, typer.Argument(help="Folder of the data set; with a mapping, also one table.")]
+Data = Annotated[Path, typer.Argument(help="Folder of the data set; with a mapping, also a single table.")]
 Format = Annotated[
-    str | None, typer.Option("--format", help=f"One of {', '.join(FORMATS)}; default: found out.")
+    str | None,
+    typer.Option("--format", help=f"One of {', '.join(FORMATS)}; default: recognised by the files."),
 ]
 MappingFile = Annotated[
-    Path | None, typer.Option("--mapping", help="YAML that maps your own tables' columns.")
+    Path | None, typer.Option("--mapping", help="YAML file that maps the columns of your own tables.")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse the data set if any row is broken.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse the data set if a row is broken.")]
 ShiftToNow = Annotated[
     bool,
-    typer.Option("--shift-to-now", help="Move all times by whole weeks, so that the log ends this week."),
+    typer.Option("--shift-to-now", help="Shift all times by whole weeks, so that the log ends this week."),
 ]
 
 
@@ -40,7 +41,7 @@ ShiftToNow = Annotated[
 def fetch_(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(FETCHABLE)}.")], as_json: JsonFlag = False
 ) -> None:
-    """Download a public data set into <home>/datasets; again is a no-op.
+    """Download a public data set into <home>/datasets, unless it is there already.
 
     Example: recsys data fetch movielens-100k
     """
@@ -59,7 +60,7 @@ def import_(
     shift_to_now: ShiftToNow = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a data set into the lake; broken rows go to lake/rejected with the reason.
+    """Import a data set into the lake. Broken rows go to lake/rejected with their reasons.
 
     Example: recsys data import var/datasets/ml-100k --shift-to-now
     """
@@ -83,7 +84,7 @@ def validate(
     shift_to_now: ShiftToNow = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """The report of an import that writes nothing.
+    """Print the report of an import without writing anything.
 
     Example: recsys data validate my-shop --mapping my-shop/mapping.yaml
     """

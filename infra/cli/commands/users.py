@@ -1,4 +1,4 @@
-"""`recsys users`: what is known of one user, and forgetting them."""
+"""`recsys users`: forget a user."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ import typer
 from infra.terminal import JsonFlag, print_mapping
 from serving.settings import ServingSettings
 
-app = typer.Typer(no_args_is_help=True, help="Users who ask to be forgotten.")
+app = typer.Typer(no_args_is_help=True, help="Forget users.")
 
 
 @app.callback()
@@ -20,11 +20,11 @@ def forget(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove every state of a user from Redis, with the document of last night, and mark the lake.
+    """Delete a user's state and its nightly snapshot from Redis, and mark the user as forgotten in the lake.
 
-    `recsys stream compact` removes the rows from the lake.
+    `recsys stream compact` then removes the user's rows from the lake.
 
-    Events of theirs that are still on their way count again; ask once more after the last of them.
+    Events still in the log count again: repeat the command once they have been consumed.
 
     Example: recsys users forget 42
     """

@@ -1,0 +1,64 @@
+"""The commands in the examples' README files print what these say."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+README_FILES = sorted(EXAMPLES.glob("*/README.md"))
+
+
+def commands(readme: Path) -> list[tuple[str, str]]:
+    """(command, what it prints) of each console block."""
+    blocks = re.findall(r"```console\n\$ (.+?)\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks, readme
+    return blocks
+
+
+def run(command: str, home: Path) -> str:
+    """Standard output, or standard error of a command that fails; without trailing spaces."""
+    name, *arguments = shlex.split(command)
+    assert name == "recsys", command
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.cli.main", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "RECSYS_HOME": str(home), "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=250,
+    )
+    printed = done.stdout if done.returncode == 0 else done.stderr
+    return "".join(line.rstrip() + "\n" for line in printed.splitlines())
+
+
+def check(readme: Path, home: Path, *, spark: bool) -> None:
+    for command, expected in commands(readme):
+        if spark or "features build" not in command:
+            pattern = re.sub(r"… *", ".*", re.escape(expected).replace(r"\ ", " "))
+            printed = run(command, home)
+            assert re.fullmatch(pattern, printed), f"{readme}: {command} prints\n{printed}"
+
+
+@pytest.mark.parametrize("readme", README_FILES, ids=lambda path: path.parent.name)
+def test_the_commands_print_what_the_readme_says(readme: Path, tmp_path: Path) -> None:
+    check(readme, tmp_path, spark=False)
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.parametrize("readme", README_FILES, ids=lambda path: path.parent.name)
+def test_features_are_built_from_the_example(readme: Path, tmp_path: Path) -> None:
+    check(readme, tmp_path, spark=True)
+
+
+def test_every_example_is_in_the_list() -> None:
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    folders = [path for path in EXAMPLES.iterdir() if path.is_dir()]
+    assert [folder for folder in folders if f"({folder.name}/README.md)" not in text] == []
