@@ -1,8 +1,7 @@
 """The bundle: the only hand-off from training to serving.
 
-A directory `bundles/<version>/` with a `manifest.json` that names every file with its SHA-256. It is written
-aside and renamed, so a reader sees all of it or nothing; it holds Parquet, ONNX, safetensors, FAISS and JSON,
-never a pickle. What each file means is in `FILES`.
+A directory `bundles/<version>/` whose `manifest.json` lists every file with its SHA-256; `FILES` describes them. It
+appears atomically and contains Parquet, ONNX, safetensors, FAISS and JSON, never a pickle.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from recsys.files import atomic_write, staged_folder
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-CURRENT = "CURRENT"  # a file in the bundles folder: the version that serving loads
+CURRENT = "CURRENT"  # a file in the bundles folder that names the version to serve
 
 FILES: Mapping[str, str] = {
     "items.parquet": "item table; an item's row here is its number in every other file",
@@ -31,9 +30,9 @@ FILES: Mapping[str, str] = {
     "item_to_item.safetensors": "`neighbours` (n_items, m) int32, -1 for none; `scores` (n_items, m) float32",
     "popular.safetensors": "`rows` (n,) int32, the most popular first; `scores` (n,) float32",
     "ranker.onnx": "history and candidates with features → one output per head",
-    "golden.safetensors": "inputs of both models and the outputs they must give",
-    "calibration.json": "optional: per head, how a raw score becomes a probability",
-    "feature_histograms.json": "optional: how the ranker's training features were distributed, to notice drift",
+    "golden.safetensors": "inputs of both models and their expected outputs",
+    "calibration.json": "optional: per head, the map from raw score to probability",
+    "feature_histograms.json": "optional: distributions of the ranker's training features, to detect drift",
 }
 OPTIONAL = frozenset({"calibration.json", "feature_histograms.json"})
 
@@ -42,7 +41,7 @@ _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle says of itself. `files` maps a file name to its SHA-256 in hex."""
+    """A bundle's description. `files` maps a file name to its SHA-256 in hex."""
 
     version: str
     created_ms: int
@@ -71,7 +70,7 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Read the manifest and check every file against it. Raises `InvalidBundle`: naming the first file that is
+    """Read the manifest and check every file against it. Raises `InvalidBundle`, which names the first file that is
     missing, unlisted or altered."""
     manifest = read_manifest(path)
     missing = FILES.keys() - OPTIONAL - manifest.files.keys()
@@ -88,8 +87,8 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """What the bundle says of itself; its files are not looked at (`open_bundle`). Raises `InvalidBundle`: there is
-    none, it is damaged, or of another format."""
+    """The manifest alone; `open_bundle` checks the files, too. Raises `InvalidBundle`: it is missing, damaged, or of
+    another format."""
     path = bundle / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -109,8 +108,8 @@ def read_manifest(bundle: Path) -> Manifest:
 
 @contextmanager
 def write_bundle(bundles: Path, manifest: Manifest) -> Iterator[Path]:
-    """Give a folder to write the files into; on leaving, checksum, list and rename it into place. Raises
-    `InvalidBundle`: the version's name is not a plain file name, exists already, or a file is missing."""
+    """Yield a folder to write the files into; then list them with checksums and publish the folder atomically.
+    Raises `InvalidBundle`: the version is not a plain file name or exists already, or a file is missing."""
     if not is_version(manifest.version):
         raise InvalidBundle(f"version {manifest.version!r}: use letters, digits, dot, dash and underscore")
     target = bundles / manifest.version
@@ -136,11 +135,9 @@ def publish(bundles: Path, version: str) -> Bundle:
 
 
 def copy_bundle(bundle: Bundle, bundles: Path) -> int:
-    """Copy a bundle into another folder of bundles, such as that of another host. Of files that a bundle there has
-    already, by checksum, only a link is made; where it is damaged, or its disk has no links, it is copied.
+    """Copy a bundle into another folder of bundles, such as that of another host; returns the bytes copied.
 
-    Returns:
-        the bytes that had to be copied.
+    A file that a bundle there already has, by checksum, is hard-linked if it is intact and the disk supports links.
 
     Raises:
         InvalidBundle: the version is there already, or the copy is damaged.
@@ -160,7 +157,7 @@ def copy_bundle(bundle: Bundle, bundles: Path) -> int:
 
 
 def _files(bundles: Path) -> dict[str, Path]:
-    """SHA-256 → a file that should have it, of every bundle whose manifest can be read."""
+    """SHA-256 → a file that should have it, from every readable manifest."""
     found = {}
     for version in versions(bundles):
         with suppress(InvalidBundle):
@@ -170,7 +167,7 @@ def _files(bundles: Path) -> dict[str, Path]:
 
 
 def _linked(file: Path, checksum: str, target: Path) -> bool:
-    """Whether the file is what its manifest says and could be linked."""
+    """Whether the file matches its checksum and could be linked."""
     try:
         if sha256(file) != checksum:
             return False
@@ -186,7 +183,7 @@ def current_version(bundles: Path) -> str | None:
 
 
 def named_version(pointer: Path) -> str | None:
-    """The version that a file names, None when there is no such file or no version in it."""
+    """The version that a file names; None without a file or a valid version in it."""
     try:
         version = pointer.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -195,7 +192,11 @@ def named_version(pointer: Path) -> str | None:
 
 
 def is_version(name: str) -> bool:
-    """Whether a bundle may be called so: a plain file name, so that no path leads out of the bundles folder."""
+    """Whether a bundle may have this name: a plain file name, which cannot leave the bundles folder.
+
+    >>> is_version("2026-05-08.1"), is_version("../outside")
+    (True, False)
+    """
     return _VERSION.fullmatch(name) is not None
 
 

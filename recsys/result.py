@@ -1,7 +1,7 @@
-"""The one result format of every bench, drill, evaluation and report.
+"""The result format of all benchmarks, fault-injection tests, evaluations and reports.
 
-With `--json` a command prints one such object and nothing else on standard output; without, a table. The exit
-code is 1 when a goal is not met.
+With `--json` a command prints one such object and nothing else on standard output; without it, a table. The exit code
+is 1 when a goal is missed.
 """
 
 import math
@@ -27,7 +27,11 @@ _REPORTED = ("numpy", "torch", "faiss-cpu", "onnxruntime", "redis", "kafka-pytho
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure must satisfy: `figure op value`. A NaN figure meets nothing."""
+    """What a figure must satisfy: `figure op value`. NaN meets no goal.
+
+    >>> Goal("<=", 10).met(9.5), Goal("<=", 10).met(math.nan)
+    (True, False)
+    """
 
     op: Comparison
     value: float
@@ -61,7 +65,7 @@ class Result:
             "hardware": hardware(),
             "versions": versions(),
             "figures": {
-                name: figure if isinstance(figure, int) else float(figure)  # numpy's numbers are not JSON's
+                name: figure if isinstance(figure, int) else float(figure)  # JSON has no numpy numbers
                 for name, figure in self.figures.items()
             },
             "goals": {
@@ -73,7 +77,7 @@ class Result:
 
 
 def hardware() -> dict[str, str | int]:
-    """What the figures were measured on."""
+    """The machine of the figures."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "cpu": _cpu_name(),

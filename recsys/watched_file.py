@@ -1,7 +1,4 @@
-"""A file of configuration that may change while the process runs: read again when it does.
-
-A file that becomes invalid changes nothing: the last good value stays, and `WatchedFile.error` says why.
-"""
+"""A configuration file that is reloaded when it changes. If it becomes invalid, the last valid value stays in use."""
 
 import threading
 import time
@@ -15,7 +12,7 @@ T = TypeVar("T")
 
 
 class WatchedFile(Generic[T]):
-    """Thread-safe. `read` raises `InvalidConfig` when the file cannot be used."""
+    """Thread-safe. `read` raises `InvalidConfig` for an invalid file; `error` then says why."""
 
     def __init__(
         self,
@@ -24,7 +21,7 @@ class WatchedFile(Generic[T]):
         check_every_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises `InvalidConfig`: the file cannot be read or is invalid now; later it only sets `error`."""
+        """Raises `InvalidConfig` for a file that is unreadable or invalid now; later that only sets `error`."""
         self.error = ""
         self._path = path
         self._read = read
@@ -37,7 +34,7 @@ class WatchedFile(Generic[T]):
 
     @property
     def value(self) -> T:
-        """What the file says, at most `check_every_s` old; nobody waits while another thread reads it."""
+        """The file's value, at most `check_every_s` old; never waits while another thread reloads it."""
         if self._clock() - self._checked_s >= self._check_every_s and self._lock.acquire(blocking=False):
             try:
                 self._refresh()

@@ -60,18 +60,8 @@ class Event:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values, fields in declaration order."""
-        return {
-            "event_id": self.event_id,
-            "type": str(self.type),
-            "user_id": self.user_id,
-            "item_id": self.item_id,
-            "event_time_ms": self.event_time_ms,
-            "request_id": self.request_id,
-            "position": self.position,
-            "value": self.value,
-            "context": dict(self.context),
-            "schema_version": self.schema_version,
-        }
+        values = {name: getattr(self, name) for name in EVENT_FIELDS}
+        return values | {"type": str(self.type), "context": dict(self.context)}
 
 
 EVENT_FIELDS = tuple(f.name for f in fields(Event))

@@ -58,20 +58,15 @@ class Impression:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the features travel as base64 of little-endian float32, row by row."""
-        return {
-            "request_id": self.request_id,
-            "user_id": self.user_id,
-            "time_ms": self.time_ms,
-            "bundle": self.bundle,
-            "fingerprint": self.fingerprint,
-            "arm": self.arm,
-            "context": self.context,
-            "items": [
-                {name: getattr(i, name) for name in ShownItem.__slots__}
-                | {"channels": list(i.channels), "categories": list(i.categories)}
-                for i in self.items
-            ],
-            "features": base64.b64encode(np.ascontiguousarray(self.features, dtype="<f4").tobytes()).decode(),
+        items = [
+            {name: getattr(i, name) for name in ShownItem.__slots__}
+            | {"channels": list(i.channels), "categories": list(i.categories)}
+            for i in self.items
+        ]
+        block = base64.b64encode(np.ascontiguousarray(self.features, dtype="<f4").tobytes()).decode()
+        return {name: getattr(self, name) for name in Impression.__slots__} | {
+            "items": items,
+            "features": block,
         }
 
 

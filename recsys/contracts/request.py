@@ -1,8 +1,8 @@
 """What travels along the request path: the query, its candidates as arrays, what is selected, and the answer.
 
-`Query` is what is asked and, once hydrated, what is known of the asker. `Candidates` are parallel arrays, never one
-object an item: a stage works on all of them at once. Both are immutable; a stage returns a changed copy. They are
-msgspec structs because a request makes some ten such copies (`replace`): 0.2 µs each, 8 µs for a frozen dataclass.
+`Query` is the request and, once hydrated, what is known of the user. `Candidates` are parallel arrays, so a stage
+works on all items at once. Both are immutable; a stage returns a changed copy. They are msgspec structs because a
+request makes about ten copies (`replace`): 0.2 µs each, 8 µs for a frozen dataclass.
 """
 
 import math
@@ -29,7 +29,7 @@ _NO_FEATURES: NDArray[np.float32] = np.empty((0, 0), np.float32)
 
 
 def among(rows: Rows, some: Rows) -> NDArray[np.bool_]:
-    """Which of `rows` (any shape) are in `some`, which is sorted and has no repeats; bool of the same shape.
+    """Which of `rows` (any shape) are in `some` (sorted, no repeats); bool of the same shape.
 
     >>> among(np.array([3, 1, 7], np.int32), np.array([1, 2, 3], np.int32)).tolist()
     [True, True, False]
@@ -43,8 +43,8 @@ def among(rows: Rows, some: Rows) -> NDArray[np.bool_]:
 class Query(Struct, frozen=True, eq=False):
     """One request for recommendations.
 
-    `deadline_s` is on the clock of the pipeline (monotonic seconds); infinite means none. What follows `explain` is
-    filled in by query hydrators; the defaults describe a user of whom nothing is known.
+    `deadline_s` is on the pipeline's clock (monotonic seconds); infinite means none. Query hydrators set the fields
+    after `arm`; their defaults describe an unknown user.
     """
 
     request_id: str
@@ -55,7 +55,7 @@ class Query(Struct, frozen=True, eq=False):
     context: Mapping[str, str] = field(default_factory=dict)
     excluded_items: frozenset[str] = frozenset()
     explain: bool = False
-    arm: str = ""  # the experiments' arms, as the impression is logged (`recsys.experiments.assignment`)
+    arm: str = ""  # the experiments' arms (`recsys.contracts.impressions.exposures_text`)
 
     known: bool = False  # the store has state of this user
     user: EntityState = field(default_factory=EntityState)
@@ -87,8 +87,8 @@ class Candidates(Struct, frozen=True, eq=False):
 
     rows: (N,) int32 into the item table, no repeats.
     ranks: (N, C) int16, place in each of `channels` from 0, `ABSENT` where that channel did not return it.
-    score: (N,) float32, what the order follows; from recall until a scorer replaces it.
-    scores: one (N,) float32 a head of the ranker; empty before ranking.
+    score: (N,) float32, which orders them; from recall until a scorer replaces it.
+    scores: one (N,) float32 per head of the ranker; empty before ranking.
     features: (N, D) float32 in the order of the bundle's feature names; (N, 0) before hydration.
     """
 
@@ -105,30 +105,21 @@ class Candidates(Struct, frozen=True, eq=False):
             force_setattr(self, "features", np.empty((n, 0), np.float32))
         fits = len(self.score) == len(self.features) == n and self.ranks.shape == (n, len(self.channels))
         if not fits or any(len(values) != n for values in self.scores.values()):
-            raise ValueError(self._misfit())
-
-    def _misfit(self) -> str:
-        n = len(self.rows)
-        lengths = {
-            "ranks": len(self.ranks),
-            "score": len(self.score),
-            "features": len(self.features),
-            **{f"scores[{head}]": len(values) for head, values in self.scores.items()},
-        }
-        wrong = ", ".join(f"{name} has {length}" for name, length in lengths.items() if length != n)
-        return f"{n} candidates of {len(self.channels)} channels: {wrong or self.ranks.shape}"
+            shapes = f"ranks {self.ranks.shape}, score {self.score.shape}, features {self.features.shape}"
+            heads = "".join(f", {head} {values.shape}" for head, values in self.scores.items())
+            raise ValueError(f"{n} candidates of {len(self.channels)} channels: {shapes}{heads}")
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, positions: NDArray[Any]) -> Self:
-        """Those at `positions`: (M,) integers in the order wanted, or an (N,) bool mask."""
+        """The candidates at `positions`: (M,) integers in the new order, or an (N,) bool mask."""
         if positions.dtype == bool:
             positions = np.flatnonzero(positions)
         return replace(
             self,
             rows=self.rows[positions],
-            ranks=self.ranks.take(positions, axis=0),  # many times as quick as indexing by rows
+            ranks=self.ranks.take(positions, axis=0),  # much faster than indexing by rows
             score=self.score[positions],
             scores={head: values[positions] for head, values in self.scores.items()},
             features=self.features.take(positions, axis=0),
@@ -139,7 +130,7 @@ class Candidates(Struct, frozen=True, eq=False):
         return replace(self, features=_NO_FEATURES)
 
     def channels_of(self, position: int) -> dict[str, int]:
-        """Rank by channel of one candidate, only the channels that returned it."""
+        """The rank of one candidate in each channel that returned it."""
         ranks = self.ranks[position]
         return {name: int(rank) for name, rank in zip(self.channels, ranks, strict=True) if rank != ABSENT}
 
@@ -158,7 +149,7 @@ class Selection(NamedTuple):
 class Status(StrEnum):
     OK = "ok"
     FAILED = "failed"
-    TIMED_OUT = "timed_out"  # began, and had not finished when its time was over
+    TIMED_OUT = "timed_out"  # began, but did not finish in time
     SKIPPED = "skipped"  # the deadline had passed before it began
 
 
@@ -178,7 +169,7 @@ class StageOutcome(Struct, frozen=True):
 
 
 class Explanation(Struct, frozen=True, eq=False):
-    """The funnel of one request, kept in explain mode only.
+    """The funnel of one request, in explain mode only.
 
     recalled: channel → rows as the channel returned them.
     removed: filter → reason → rows.
@@ -191,7 +182,7 @@ class Explanation(Struct, frozen=True, eq=False):
 
 
 class Answer(Struct, frozen=True, eq=False):
-    """What a request got. `candidates` are the shown items in order; `propensities` (≤ k,) float32."""
+    """The result of one request. `candidates` are the shown items in order; `propensities` (≤ k,) float32."""
 
     query: Query  # hydrated
     candidates: Candidates
@@ -201,7 +192,7 @@ class Answer(Struct, frozen=True, eq=False):
 
     @property
     def degraded(self) -> tuple[str, ...]:
-        """Stages that did not do their part, in order."""
+        """The stages that failed, timed out or were skipped, in order."""
         return tuple(outcome.stage for outcome in self.outcomes if outcome.status is not Status.OK)
 
 

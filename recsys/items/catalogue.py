@@ -1,8 +1,8 @@
 """The item table in process: an item's row is its number everywhere, and its attributes are arrays by row.
 
-Rows 0 … `trained` - 1 are the bundle's `items.parquet`, the items that the models know. Items that arrive later
-get the next rows; a deleted item keeps its row, so that no row ever means two items. Reading needs no lock: a row
-becomes visible after everything about it is written.
+Rows 0 … `trained` - 1 are the bundle's `items.parquet`, the items that the models know. Later items get the next
+rows; a deleted item keeps its row, so a row never means two items. Reading needs no lock: a row becomes visible once
+it is complete.
 """
 
 import threading
@@ -23,18 +23,12 @@ _COLUMNS = np.dtype(
 
 
 class Catalogue:
-    """Items by row. Thread-safe: any number of readers beside `put` and `delete`."""
+    """Items by row. Thread-safe: any number of readers alongside `put` and `delete`."""
 
     def __init__(self, items: Sequence[Item]) -> None:
-        """
-        Args:
-            items: the bundle's item table, in its order.
-
-        Raises:
-            ValueError: an item id comes twice.
-        """
+        """`items`: the bundle's item table, in its order. Raises `ValueError`: item ids repeat."""
         self.trained = len(items)
-        self.version = 0  # another number after every change
+        self.version = 0  # changes with every change
         self._items: list[Item] = []
         self._rows: dict[str, int] = {}
         self._categories: dict[str, int] = {}
@@ -47,7 +41,7 @@ class Catalogue:
             raise ValueError(f"{len(items)} items have only {len(self._rows)} different ids")
 
     def __len__(self) -> int:
-        """Rows given out, those of deleted items included."""
+        """Number of rows, including those of deleted items."""
         return self._n
 
     @property
@@ -82,20 +76,12 @@ class Catalogue:
         return [self._items[row].item_id for row in rows]
 
     def rows_of(self, item_ids: Iterable[str]) -> Rows:
-        """Rows of those ids that the catalogue has, in order; unknown ids are left out."""
+        """Rows of the known ids, in order; unknown ids are left out."""
         rows = np.fromiter(map(self._rows.get, item_ids, repeat(-1)), np.int32)
         return rows[rows >= 0]
 
-    def category_code(self, category: str) -> int:
-        """The code in `main_category`; `NO_CODE` for a category that no item has."""
-        return self._categories.get(category, NO_CODE)
-
-    def creator_code(self, creator: str) -> int:
-        """The code in `creator`; `NO_CODE` for a creator that no item has."""
-        return self._creators.get(creator, NO_CODE)
-
     def put(self, items: Sequence[Item]) -> Rows:
-        """Add or replace; (n,) int32 rows in the order given."""
+        """Add or replace items; returns (n,) int32 rows in their order."""
         with self._lock:
             latest = {item.item_id: item for item in items}
             self._replace([item for item_id, item in latest.items() if item_id in self._rows])
@@ -104,7 +90,7 @@ class Catalogue:
             return self.rows_of(item.item_id for item in items)
 
     def delete(self, item_ids: Iterable[str]) -> Rows:
-        """Mark as gone; rows of those that the catalogue had."""
+        """Mark items as deleted; returns the rows of the known ones."""
         with self._lock:
             rows = self.rows_of(item_ids)
             self._columns["alive"][rows] = False
@@ -135,7 +121,7 @@ class Catalogue:
 
 
 def _codes(known: dict[str, int], names: Iterable[str]) -> Rows:
-    """A number for each name, the next free one for a new name, `NO_CODE` for the empty one."""
+    """One code per name: the next free one for a new name, `NO_CODE` for the empty one."""
     codes = (known.setdefault(name, len(known)) if name else NO_CODE for name in names)
     return np.fromiter(codes, np.int32)
 

@@ -1,7 +1,7 @@
-"""Users who asked to be forgotten: marks in the lake that the next compaction obeys.
+"""Users who asked to be forgotten: marks in the lake that each compaction applies.
 
-`lake/forget/<sha256 of the user id>.json` says until which event time everything of that user must go; the id
-itself is not kept. A mark stays: data that is imported again later would bring the user back.
+`lake/forget/<sha256 of the user id>.json` says up to which event time everything of that user is removed; the id
+itself is not stored. Marks stay, because a later import could bring the user's data back.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ FOLDER = "forget"
 
 
 def user_digest(user_id: str) -> str:
-    """What a mark knows of its user."""
+    """The name under which a mark stores its user."""
     return hashlib.sha256(user_id.encode()).hexdigest()
 
 
 def mark_forgotten(lake: Path, user_id: str, until_ms: int) -> Path:
-    """Ask the next compaction to remove everything of the user up to that event time. Idempotent."""
+    """Have compaction remove everything of the user up to that event time. Idempotent."""
     path = lake / FOLDER / f"{user_digest(user_id)}.json"
     atomic_write(path, json.dumps({"until_ms": until_ms}))
     return path
 
 
 def forgotten_users(lake: Path) -> Mapping[str, int]:
-    """Digest of the user id → the last event time that must go. Raises `InvalidData`: a mark cannot be read;
-    compaction must not go on without it."""
+    """Digest of the user id → the last event time to remove. Raises `InvalidData`: a mark cannot be read, and
+    compaction must not proceed without it."""
     found = {}
     for path in sorted((lake / FOLDER).glob("*.json")):
         try:
@@ -40,5 +40,5 @@ def forgotten_users(lake: Path) -> Mapping[str, int]:
 
 
 def is_forgotten(forgotten: Mapping[str, int], user_id: str, time_ms: int) -> bool:
-    """Whether what the user did at that time must go, by what `forgotten_users` has found."""
+    """Whether an event of the user at that time is to be removed, by the result of `forgotten_users`."""
     return bool(forgotten) and time_ms <= forgotten.get(user_digest(user_id), -1)

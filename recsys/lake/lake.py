@@ -1,9 +1,8 @@
-"""The lake: Parquet files partitioned by event day, the long memory that training reads.
+"""The lake: Parquet files partitioned by event day (UTC), which training reads.
 
-`lake/events/dt=YYYY-MM-DD/*.parquet` holds every event, `lake/impressions/dt=…/*.parquet` one row a shown item
-with the feature values that were served. Importers and the archiver both write through this module, so there is
-one Arrow schema: `EVENT_SCHEMA` follows from the fields of `recsys.contracts.events.Event`. Files are written aside and
-renamed; a reader never sees half of one. Days are UTC.
+`lake/events/dt=YYYY-MM-DD/*.parquet` has all events, `lake/impressions/dt=…/*.parquet` one row per shown item with
+the feature values that were served. Importers and the archiver write through this module, so there is one Arrow
+schema, which follows from the fields of `recsys.contracts.events.Event`.
 """
 
 import fcntl
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_FIELDS, Event
-from recsys.contracts.impressions import Impression, impression_events
+from recsys.contracts.impressions import Impression, ShownItem, impression_events
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.files import staged_file
 from recsys.lake.first_of_each import first_of_each
@@ -47,7 +46,7 @@ _ARROW: Mapping[Any, pa.DataType] = {
     float: pa.float64(),
     Mapping[str, str]: _TEXTS,
 }
-# Where the event log had the record; null for imported data sets.
+# where the event log had the record; null for imported data sets
 _ORIGIN = (pa.field("partition", pa.int32()), pa.field("offset", pa.int64()))
 
 
@@ -83,6 +82,8 @@ IMPRESSION_SCHEMA = pa.schema(
     ]
 )
 
+_OF_REQUEST = ("request_id", "user_id", "bundle", "fingerprint", "arm")
+
 
 def day_of(time_ms: int) -> str:
     """The UTC day of a Unix time in milliseconds.
@@ -110,26 +111,16 @@ def events_table(
 def impressions_table(
     impressions: Sequence[Impression], partition: int | None = None, offsets: Sequence[int] | None = None
 ) -> pa.Table:
-    """A table in `IMPRESSION_SCHEMA`, one row a shown item."""
+    """A table in `IMPRESSION_SCHEMA`, one row per shown item."""
     rows: list[dict[str, Any]] = []
     for n, impression in enumerate(impressions):
         shown = zip(impression.items, impression_events(impression), impression.features, strict=True)
         rows += [
-            {
+            {name: getattr(item, name) for name in ShownItem.__slots__}
+            | {name: getattr(impression, name) for name in _OF_REQUEST}
+            | {
                 "event_id": event.event_id,
-                "request_id": impression.request_id,
-                "user_id": impression.user_id,
-                "item_id": item.item_id,
                 TIME: impression.time_ms,
-                "position": item.position,
-                "score": item.score,
-                "propensity": item.propensity,
-                "channels": item.channels,
-                "categories": item.categories,
-                "creator": item.creator,
-                "bundle": impression.bundle,
-                "fingerprint": impression.fingerprint,
-                "arm": impression.arm,
                 "context": list(impression.context.items()),
                 "features": features,
                 "partition": partition,
@@ -162,17 +153,15 @@ def split_by_day(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table so that the file exists whole or not at all, and survives a power cut once it exists."""
+    """Write a table atomically and flush it to disk."""
     with staged_file(path, fsync=True) as temporary:
         pq.write_table(table, temporary, compression=COMPRESSION)
 
 
 @contextmanager
 def rewriting(lake: Path) -> Iterator[None]:
-    """Hold this while a file of the lake is read, changed and written again; waits for whoever holds it.
-
-    For moments, unlike the archiver's lock: importer, compaction and archiver take turns. It ends with the process.
-    """
+    """The lock for reading, changing and rewriting a file of the lake; importer, compaction and archiver take turns.
+    Hold it briefly, unlike the archiver's lock. It ends with the process."""
     lake.mkdir(parents=True, exist_ok=True)
     with (lake / "rewriting.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -180,7 +169,7 @@ def rewriting(lake: Path) -> Iterator[None]:
 
 
 def is_replaceable(path: Path) -> bool:
-    """True for a file of `DayWriter`, which finds its earlier files by their names: keep them apart.
+    """True for a file of `DayWriter`, which finds its earlier files by their names; other writers need other names.
 
     >>> is_replaceable(Path("import-ml-100k-0000.parquet")), is_replaceable(Path("day-0011223344556677.parquet"))
     (True, False)
@@ -189,10 +178,10 @@ def is_replaceable(path: Path) -> bool:
 
 
 class DayWriter:
-    """Writes any amount of rows into `lake/<table>/dt=…/<name>-NNNN.parquet` within bounded memory.
+    """Writes any number of rows into `lake/<table>/dt=…/<name>-NNNN.parquet`, with at most `max_rows` in memory.
 
-    A context manager: on a clean exit the files replace those that the same `name` wrote before, so importing
-    again is idempotent; on an error nothing of the lake has changed. `max_rows` rows at most are held in memory.
+    A context manager: on success the files replace those that the same `name` wrote before, so repeating an import is
+    idempotent; on an error the lake is unchanged.
     """
 
     def __init__(self, lake: Path, table: str, name: str, max_rows: int = 500_000) -> None:
@@ -206,9 +195,9 @@ class DayWriter:
 
     def __enter__(self) -> Self:
         self._target.mkdir(parents=True, exist_ok=True)
-        for left_behind in self._target.glob(f"_{self._name}~*"):  # by one that was killed
-            shutil.rmtree(left_behind, ignore_errors=True)
-        self._aside = Path(tempfile.mkdtemp(prefix=f"_{self._name}~", dir=self._target))
+        for abandoned in self._target.glob(f"_{self._name}~*"):  # by a killed process
+            shutil.rmtree(abandoned, ignore_errors=True)
+        self._staging = Path(tempfile.mkdtemp(prefix=f"_{self._name}~", dir=self._target))
         return self
 
     def write(self, table: pa.Table) -> None:
@@ -229,23 +218,23 @@ class DayWriter:
                 with rewriting(self._target.parent):
                     self._replace()
         finally:
-            shutil.rmtree(self._aside, ignore_errors=True)
+            shutil.rmtree(self._staging, ignore_errors=True)
 
     def _flush(self) -> None:
         for day, tables in self._held.items():
             file = f"{self._name}-{self._flushes:04d}.parquet"
-            write_parquet(self._aside / f"{DAY_PREFIX}{day}" / file, pa.concat_tables(tables))
+            write_parquet(self._staging / f"{DAY_PREFIX}{day}" / file, pa.concat_tables(tables))
         self._held.clear()
         self._held_rows = 0
         self._flushes += 1
 
     def _replace(self) -> None:
-        new = {path.relative_to(self._aside) for path in self._aside.glob(f"{DAY_PREFIX}*/*.parquet")}
+        new = {path.relative_to(self._staging) for path in self._staging.glob(f"{DAY_PREFIX}*/*.parquet")}
         pattern = f"{DAY_PREFIX}*/{self._name}-[0-9][0-9][0-9][0-9].parquet"
         old = {path.relative_to(self._target) for path in self._target.glob(pattern)}
         for path in sorted(new):
             (self._target / path).parent.mkdir(exist_ok=True)
-            (self._aside / path).rename(self._target / path)
+            (self._staging / path).rename(self._target / path)
         for path in sorted(old - new):
             (self._target / path).unlink()
 
@@ -267,13 +256,8 @@ def count_rows(lake: Path, table: str = EVENTS, first_day: str = "", last_day: s
 
 
 def read_day(lake: Path, day: str, table: str = EVENTS, columns: Sequence[str] | None = None) -> pa.Table:
-    """One day by (event time, event id), each event id once: clients that retry may have sent it twice.
-
-    `columns` selects some; the two of the order are always read.
-
-    Raises:
-        InvalidData: a file cannot be read as Parquet in the lake's schema.
-    """
+    """One day by (event time, event id), each event id once, because clients may retry. `columns` selects some; the two
+    of the order are always read. Raises `InvalidData`: a file is not Parquet in the lake's schema."""
     return read_files(day_files(lake, day, table), table, columns)
 
 
@@ -283,7 +267,7 @@ def day_files(lake: Path, day: str, table: str = EVENTS) -> list[Path]:
 
 
 def read_files(paths: Sequence[Path], table: str = EVENTS, columns: Sequence[str] | None = None) -> pa.Table:
-    """As `read_day`, of some files."""
+    """As `read_day`, for some files."""
     schema = EVENT_SCHEMA if table == EVENTS else IMPRESSION_SCHEMA
     names = schema.names if columns is None else list(dict.fromkeys((*columns, TIME, "event_id")))
     parts = []

@@ -1,7 +1,7 @@
-"""Reading one Parquet file in a process that must stay small.
+"""Read one Parquet file in a small process.
 
-`pyarrow.parquet.read_table` loads pyarrow's dataset module and, where it is installed, pandas: 55 MiB of a serving
-process that uses neither (a test watches that it stays so).
+`pyarrow.parquet.read_table` would load pyarrow's dataset module and pandas: 55 MiB that serving does not need
+(`tests/serving/test_lean.py`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Raises `pyarrow.ArrowInvalid` or `OSError`: the file is missing, is no Parquet, or lacks one of the columns."""
+    """Raises `pyarrow.ArrowInvalid` or `OSError`: the file is missing, is not Parquet, or lacks one of the columns."""
     with pq.ParquetFile(path) as file:
         if missing := set(columns) - set(file.schema_arrow.names):
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
