@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,7 @@ _ROWS = {  # row of the table → metric of the experiment, unit
 class Effect:
     """The A/B test. `past_days`: of the training log; `days`: of the test; `k`: items in a list."""
 
+    name: ClassVar[str] = "effect"
     seed: int = 0
     users: int = 4_000
     items: int = 3_000
@@ -72,10 +74,6 @@ class Effect:
     @classmethod
     def quick(cls, seed: int) -> "Effect":
         return cls(seed, users=1_500, items=1_500, days=3, learning=Learning(recall_epochs=4, rank_epochs=2))
-
-    @property
-    def name(self) -> str:
-        return "effect"
 
     def measure(self) -> Found:
         world = create_world(

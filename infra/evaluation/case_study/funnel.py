@@ -5,6 +5,7 @@ Needs the data sets' folders; without them the sheet says so. No row of the tabl
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from infra.evaluation.case_study.section import Found, Sheet
 from recsys.result import Result
@@ -25,14 +26,11 @@ class Funnel:
     """`data`: folder with `ml-100k`, `kuairand-pure-part` or both; None: skipped. `work`: state of an interrupted
     evaluation, which resumes. `is_quick`: MovieLens only, where both are present."""
 
+    name: ClassVar[str] = "funnel"
     data: Path | None
     work: Path
     seed: int = 0
     is_quick: bool = False
-
-    @property
-    def name(self) -> str:
-        return "funnel"
 
     def measure(self) -> Found:
         """

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,16 +31,13 @@ class Models:
     Both by onnxruntime on one thread. Without a ladder: the same architectures with untrained weights, ungated.
     """
 
+    name: ClassVar[str] = "models"
     ladder: Path
     networks: Path
     seed: int
     ids: int = 0
     candidates: int = 500
     calls: int = 200
-
-    @property
-    def name(self) -> str:
-        return "models"
 
     def measure(self) -> Found:
         """

@@ -39,8 +39,7 @@ class Section(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    @property
-    def name(self) -> str: ...
+    name: ClassVar[str]
 
     def measure(self) -> Found: ...
 

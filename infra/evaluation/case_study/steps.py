@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class Step:
 class Steps:
     """Every step has one API process. `ladder`: where the variants' quality is read, if it was built."""
 
+    name: ClassVar[str] = "steps"
     networks: Path
     ladder: Path
     size: Size = field(default_factory=Size)
@@ -49,10 +51,6 @@ class Steps:
     seconds: float = 30.0
     compared: int = 40  # users whose lists are compared
     steps: tuple[str, ...] = tuple(deployment.name for deployment in STEPS)
-
-    @property
-    def name(self) -> str:
-        return "steps"
 
     def measure(self) -> Found:
         auc = {variant.name: variant.metrics["click_auc"] for variant in read_variants(self.ladder)}

@@ -4,6 +4,7 @@ import gzip
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import orjson
 
@@ -23,14 +24,11 @@ class Lake:
     *Before*: a line of JSON per event, as on the topic. *After*: the lake's Parquet with zstd.
     """
 
+    name: ClassVar[str] = "lake"
     seed: int
     users: int = 2_000
     items: int = 2_000
     days: int = 7
-
-    @property
-    def name(self) -> str:
-        return "lake"
 
     def measure(self) -> Found:
         world = create_world(WorldConfig(seed=self.seed, users=self.users, items=self.items, days=self.days))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -60,15 +60,12 @@ _LENGTH = 50
 class Training:
     """`days` of a shop of `users` and `items`; the last one is new tonight. One more day is the test."""
 
+    name: ClassVar[str] = "training"
     seed: int
     users: int = 800
     items: int = 2_000
     days: int = 14
     recall_epochs: int = 20
-
-    @property
-    def name(self) -> str:
-        return "training"
 
     def measure(self) -> Found:
         with tempfile.TemporaryDirectory(prefix="recsys-case-") as folder:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class UnderLoad:
     """`first_rates`: of before and of after, where the search for the throughput begins. `hot`: share of requests that
     a few users repeat, in the mix that caches are made for."""
 
+    name: ClassVar[str] = "under_load"
     networks: Path
     size: Size = field(default_factory=Size)
     workers: int = 2
@@ -48,10 +49,6 @@ class UnderLoad:
     step_s: float = 8.0
     steady_s: float = 60.0
     hot: float = 0.75
-
-    @property
-    def name(self) -> str:
-        return "under_load"
 
     def measure(self) -> Found:
         with ServedScenario(self.size, self.networks) as scenario:

@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from infra.evaluation.benchmarks.serving_fixture import bench_items, write_bench_bundle
 from infra.evaluation.case_study.networks import bundle_bytes, with_network, write_network
@@ -16,14 +17,11 @@ class Updates:
     """Two nights: every model is trained from scratch, the catalogue stays. *Before* copies the teacher's bundle;
     *after*'s `recsys bundle copy` leaves out files that the host has."""
 
+    name: ClassVar[str] = "updates"
     networks: Path
     seed: int
     items: int = 100_000
     ids: int = 0
-
-    @property
-    def name(self) -> str:
-        return "updates"
 
     def measure(self) -> Found:
         items = bench_items(self.items, self.seed)

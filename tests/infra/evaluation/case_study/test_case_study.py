@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -73,12 +74,9 @@ def test_two_runs_of_a_seed_agree_on_every_deterministic_figure(ladder: Path, tm
 class Counted:
     """A section that counts how often it is measured."""
 
+    name: ClassVar[str] = "counted"
     log: Path
     size: int
-
-    @property
-    def name(self) -> str:
-        return "counted"
 
     def measure(self) -> Found:
         with self.log.open("a", encoding="utf-8") as log:
