@@ -12,12 +12,7 @@ import structlog
 
 from recsys.contracts.errors import InvalidConfig, RecsysError
 
-_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class JobFailed(RecsysError):

@@ -70,12 +70,7 @@ def load(name: str) -> TyperCommand | TyperGroup:
     return cast("TyperCommand", group.commands[name])
 
 
-app = typer.Typer(
-    cls=LazyGroup,
-    name="recsys",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-)
+app = typer.Typer(cls=LazyGroup, name="recsys", no_args_is_help=True, pretty_exceptions_show_locals=False)
 
 
 @app.callback(help="Train, stream and serve recommendations. Start with `recsys demo`.")

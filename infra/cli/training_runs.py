@@ -44,7 +44,7 @@ def train_nightly(settings: Settings, seed: int, full: bool, full_every: int) ->
                 work=ranker,
                 out=ranker.with_name("ranker.new"),
                 loop=NIGHT.replace(seed=seed),
-            ),
+            )
         )
         figures = {
             "examples": report.examples,
