@@ -15,7 +15,7 @@ from infra.local.kafka import KafkaBroker
 from infra.local.redis import RedisServer
 from streaming.log import create_topics
 
-# A busy machine makes any example slow; a test that hangs is ended by pytest-timeout.
+# A busy machine makes any example slow; pytest-timeout ends tests that hang.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: when several processes share the files, none is left with a long one at the end."""
+    """Run files with slow tests first, so that no process ends with a long one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -38,7 +38,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """An empty database of the shared Redis, for this test alone."""
+    """An empty database of the shared Redis for this test."""
     number = next(_numbers)
     assert number < _TEST_DATABASES, "raise _TEST_DATABASES"
     return redis_server.url.removesuffix("/0") + f"/{number}"
@@ -53,7 +53,7 @@ def kafka_bootstrap() -> Iterator[str]:
 
 @pytest.fixture
 def new_topic(kafka_bootstrap: str) -> Callable[..., str]:
-    """Creates topics of the test's own: `new_topic(partitions=4)` returns the name."""
+    """Create a topic for this test: `new_topic(partitions=4)` returns its name."""
 
     def create(partitions: int = 4) -> str:
         name = f"test-{next(_numbers)}"
@@ -65,6 +65,6 @@ def new_topic(kafka_bootstrap: str) -> Callable[..., str]:
 
 @pytest.fixture
 def kafka_broker() -> Iterator[KafkaBroker]:
-    """A broker of the test's own, with the project's topics, to kill and restart."""
+    """A private broker with the project's topics, to kill and restart."""
     with KafkaBroker() as broker:
         yield broker

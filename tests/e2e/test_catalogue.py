@@ -1,4 +1,4 @@
-"""What is put, with real parts: an item's way from API or Kafka to Redis, index and lake, and out again; and a
+"""Catalogue changes with real parts: an item's way from API or Kafka to Redis, index and lake, and out again; and a
 user's. No time is measured."""
 
 import threading
@@ -90,7 +90,7 @@ def loop(tmp_path: Path, redis_url: str, kafka_broker: KafkaBroker) -> Iterator[
     store.close()
 
 
-def test_a_cold_item_comes_through_the_api_and_goes(loop: Loop) -> None:
+def test_a_new_item_is_recommended_after_its_write_and_not_after_its_deletion(loop: Loop) -> None:
     event = {"type": "click", "user_id": "u1", "item_id": "item-000"}
     assert loop.client.post("/v1/events", json=event).status_code == 202
     eventually(lambda: bool(loop.store.user("u1").histories))
@@ -121,7 +121,7 @@ def test_any_producer_may_change_items_through_kafka(loop: Loop) -> None:
     eventually(lambda: not loop.in_lake("cold"))
 
 
-def test_attributes_of_a_user_reach_the_ranker_and_the_lake_and_go(loop: Loop) -> None:
+def test_user_attributes_reach_ranker_and_lake_and_are_deleted(loop: Loop) -> None:
     def age() -> float:
         """As the ranker reads it."""
         answer = loop.client.post("/v1/recommendations?explain=true", json={"user_id": "u7"}).json()

@@ -14,7 +14,7 @@ from recsys.contracts.errors import Unavailable
 @pytest.mark.parametrize(
     ("events", "passes"), [(100_000, "8"), (125_001, "7"), (900_000, "1"), (10**9, "1"), (0, "8")]
 )
-def test_large_logs_are_read_less_often(events: int, passes: str) -> None:
+def test_large_logs_get_fewer_epochs(events: int, passes: str) -> None:
     assert epochs(events)[:2] == ("--recall-epochs", passes)
 
 
@@ -41,7 +41,7 @@ def test_three_items_of_one_category_are_clicked_and_the_first_other_list_counts
     assert "".join(item["item_id"] for item in outcome.after) == "ioabecd"
 
 
-def test_a_list_that_stays_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_list_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "CHANGE_TIMEOUT_S", 0.05)
     with pytest.raises(Unavailable, match="the list is the same"):
         click_and_watch(_Answers("abc"), "u", Outcome())

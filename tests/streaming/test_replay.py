@@ -1,4 +1,4 @@
-"""Replay: the lake's order, the asked speed, and no event twice or never after an interruption."""
+"""Replay: order, speed, and resuming without lost or repeated events."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ def position(tmp_path: Path, log_id: str = "log") -> Position:
     return Position(tmp_path / "run" / "replay.json", log_id)
 
 
-def test_events_go_out_in_time_order_keyed_by_user_and_marked(
+def test_events_are_sent_in_time_order_keyed_by_user_with_the_header(
     tmp_path: Path, events: Sequence[Event]
 ) -> None:
     log = Log()
@@ -65,7 +65,7 @@ def test_events_go_out_in_time_order_keyed_by_user_and_marked(
 
 
 @pytest.mark.parametrize("flushes", range(4))
-def test_an_interrupted_replay_goes_on_after_what_was_acknowledged(
+def test_an_interrupted_replay_resumes_after_the_last_acknowledged_event(
     tmp_path: Path, events: Sequence[Event], monkeypatch: pytest.MonkeyPatch, flushes: int
 ) -> None:
     monkeypatch.setattr(replay_module, "ACKNOWLEDGE_EVERY", 10)
@@ -80,7 +80,7 @@ def test_an_interrupted_replay_goes_on_after_what_was_acknowledged(
     assert log.events()[before:] == list(events[acknowledged:])
 
 
-def test_a_finished_replay_sends_nothing_again_but_into_another_log(
+def test_a_finished_replay_sends_nothing_unless_the_log_was_replaced(
     tmp_path: Path, events: Sequence[Event]
 ) -> None:
     replay(tmp_path, Log(), position(tmp_path))
@@ -90,9 +90,7 @@ def test_a_finished_replay_sends_nothing_again_but_into_another_log(
     assert replay(tmp_path, Log(), position(tmp_path, "another")).events == len(events)
 
 
-def test_a_forgotten_user_does_not_come_back_before_the_lake_is_compacted(
-    tmp_path: Path, events: Sequence[Event]
-) -> None:
+def test_events_of_forgotten_users_are_not_replayed(tmp_path: Path, events: Sequence[Event]) -> None:
     log, until_ms = Log(), events[17].event_time_ms
     mark_forgotten(tmp_path, "u1", until_ms)
     replay(tmp_path, log, position(tmp_path))
@@ -101,13 +99,13 @@ def test_a_forgotten_user_does_not_come_back_before_the_lake_is_compacted(
     assert any(e.user_id == "u1" for e in kept)
 
 
-def test_days_are_chosen_with_both_ends(tmp_path: Path, events: Sequence[Event]) -> None:
+def test_the_range_of_days_includes_both_ends(tmp_path: Path, events: Sequence[Event]) -> None:
     log, second = Log(), day_of(START_MS + MS_PER_DAY)
     replay(tmp_path, log, position(tmp_path), first_day=second, last_day=second)
     assert log.events() == [e for e in events if day_of(e.event_time_ms) == second] != []
 
 
-def test_speed_is_event_seconds_a_second(tmp_path: Path, events: Sequence[Event]) -> None:
+def test_speed_is_event_seconds_per_second(tmp_path: Path, events: Sequence[Event]) -> None:
     now, sent_at = [100.0], list[float]()
 
     class Clocked(Log):

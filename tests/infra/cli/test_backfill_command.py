@@ -56,7 +56,7 @@ def states(store: FeatureStore, now_ms: int) -> dict[tuple[Entity, str], EntityS
 @pytest.mark.spark
 @pytest.mark.redis
 @pytest.mark.kafka
-def test_a_backfilled_namespace_goes_on_like_the_live_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backfilled_namespace_continues_like_the_live_one(monkeypatch: pytest.MonkeyPatch) -> None:
     imported = WORLD.log(400, WORLD.start_ms, 2 * MS_PER_DAY, name="imported")
     streamed = WORLD.log(300, WORLD.start_ms + 2 * MS_PER_DAY, MS_PER_DAY, MS_PER_HOUR, 0.1, "streamed")
     later = WORLD.log(300, WORLD.start_ms + 3 * MS_PER_DAY, MS_PER_DAY, MS_PER_HOUR, 0.1, "later")

@@ -1,4 +1,4 @@
-"""Every command can be loaded and has help with an example; the light ones stay light."""
+"""Every command loads, has help with an example, and shows it without loading heavy libraries."""
 
 import subprocess
 import sys

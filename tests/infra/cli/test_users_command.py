@@ -24,7 +24,7 @@ CLICKS = [Event(f"e{n}", EventType.CLICK, user, "i", T0 + n) for n, user in enum
 
 
 @pytest.mark.redis
-def test_every_trace_of_the_user_goes(
+def test_every_trace_of_the_user_is_deleted(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with DayWriter(tmp_path / "lake", EVENTS, "test") as writer:

@@ -1,4 +1,4 @@
-"""What an adopter deploys agrees with the code: renaming a setting, a command or a metric fails here."""
+"""The deployment files match the code: renaming a setting, a command or a metric fails here."""
 
 import json
 import re
@@ -131,7 +131,7 @@ def test_compose_services_are_confined_and_watched() -> None:
             assert port.startswith("127.0.0.1:"), f"{name} is open to the network"
 
 
-def test_what_the_archivers_health_checks_look_at_is_what_it_touches() -> None:
+def test_the_archivers_health_checks_read_its_heartbeat() -> None:
     path = f"/var/lib/recsys/lake/{FOLDER}/{HEARTBEAT}"
     assert path in compose()["services"]["archive"]["healthcheck"]["test"][-1]
     (archive,) = (container for _, container in containers() if container["name"] == "archive")
@@ -197,7 +197,7 @@ def adapter_rules() -> list[dict[str, Any]]:
     return [*config["rules"], *config["externalRules"]]
 
 
-def test_every_metric_of_an_autoscaler_is_made_by_the_adapter() -> None:
+def test_every_metric_of_an_autoscaler_is_provided_by_the_adapter() -> None:
     assert set(autoscaler_metrics()) == {rule["name"]["as"] for rule in adapter_rules()}
 
 

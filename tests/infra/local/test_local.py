@@ -1,4 +1,4 @@
-"""The embedded services: real servers that start, die, come back, and never outlive who started them."""
+"""The embedded services: real servers that start, die, restart, and never outlive their parent."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
 # --- processes --------------------------------------------------------------------------------------------------
 
 
-def test_a_child_that_ends_early_tells_why(tmp_path: Path) -> None:
+def test_a_child_that_exits_early_is_an_error_with_its_output(tmp_path: Path) -> None:
     child = ChildProcess([sys.executable, "-c", "print('no luck'); exit(3)"], tmp_path / "log")
     with pytest.raises(Unavailable, match=r"ended with 3: no luck"):
         child.wait_until(lambda: False, 30)
@@ -82,7 +82,7 @@ time.sleep(60)
 # --- Redis ------------------------------------------------------------------------------------------------------
 
 
-def test_the_servers_binary_is_there() -> None:
+def test_the_server_binary_is_found() -> None:
     assert os.access(server_binary(), os.X_OK)
 
 
@@ -90,7 +90,7 @@ def test_the_servers_binary_is_there() -> None:
 @pytest.mark.parametrize(
     ("persistence", "kept"), [(Persistence.NONE, None), (Persistence.RDB, b"1"), (Persistence.AOF, b"1")]
 )
-def test_what_a_killed_redis_keeps(persistence: Persistence, kept: bytes | None) -> None:
+def test_what_survives_a_kill_of_redis(persistence: Persistence, kept: bytes | None) -> None:
     with RedisServer(persistence=persistence) as server, redis.Redis.from_url(server.url) as client:
         client.set("a", 1)
         if persistence is Persistence.RDB:
@@ -107,7 +107,7 @@ def test_what_a_killed_redis_keeps(persistence: Persistence, kept: bytes | None)
 
 
 @pytest.mark.redis
-def test_two_servers_are_two_servers() -> None:
+def test_two_servers_are_independent() -> None:
     with RedisServer() as first, RedisServer() as second:
         redis.Redis.from_url(first.url).set("a", 1)
         assert redis.Redis.from_url(second.url).get("a") is None
@@ -119,7 +119,7 @@ def test_two_servers_are_two_servers() -> None:
 
 
 @pytest.mark.kafka
-def test_the_broker_has_the_projects_topics_and_forgets_when_it_stops() -> None:
+def test_the_broker_has_the_topics_and_loses_them_when_it_stops() -> None:
     with KafkaBroker(partitions=3) as broker:
         ids = set()
         for _ in range(2):
@@ -166,14 +166,14 @@ def test_other_commands_find_the_embedded_services_while_they_run(settings: Sett
 
 
 @pytest.mark.redis
-def test_what_is_set_is_not_started(settings: Settings, redis_url: str) -> None:
+def test_configured_services_are_not_started(settings: Settings, redis_url: str) -> None:
     both = settings.model_copy(update={"redis_url": redis_url, "kafka_bootstrap": "elsewhere:9092"})
     with embedded(both) as services:
         assert services == Services(redis_url, "elsewhere:9092")
     assert connected(both) is both
 
 
-def test_a_file_of_services_that_have_ended_is_not_believed(settings: Settings) -> None:
+def test_the_file_of_ended_services_is_ignored(settings: Settings) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         ended.wait()
     path = settings.home / "run" / "services.json"

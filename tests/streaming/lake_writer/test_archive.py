@@ -1,4 +1,4 @@
-"""The archiver loses and doubles nothing, whatever it was doing when it died."""
+"""The archiver neither loses nor duplicates records, wherever it crashes."""
 
 import itertools
 import shutil
@@ -59,7 +59,7 @@ def test_events_of_several_days_and_partitions_come_back_in_order(tmp_path: Path
     assert archiver.totals.archived == archiver.totals.rows == 100
 
 
-def test_rows_say_where_the_log_had_them(tmp_path: Path) -> None:
+def test_rows_carry_partition_and_offset(tmp_path: Path) -> None:
     log = MemoryEventLog(partitions=2)
     send(log, *(event(n) for n in range(20)))
     drain(Archiver(log.source(), tmp_path))
@@ -69,7 +69,7 @@ def test_rows_say_where_the_log_had_them(tmp_path: Path) -> None:
             assert msgspec.json.decode(record.value)["event_id"] == row["event_id"]
 
 
-def test_a_new_archiver_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
+def test_a_new_archiver_continues_at_the_checkpoint(tmp_path: Path) -> None:
     log = MemoryEventLog()
     for n in range(0, 90, 30):
         send(log, *(event(i) for i in range(n, n + 30)))
@@ -94,7 +94,7 @@ def test_impressions_become_served_features_and_impression_events(tmp_path: Path
     assert sorted(read_events(tmp_path), key=lambda e: e.position or 0) == expected
 
 
-def test_changes_of_items_become_the_item_table(tmp_path: Path) -> None:
+def test_item_changes_become_the_item_table(tmp_path: Path) -> None:
     def change(item_id: str, item: Item | None, at: int) -> None:
         log.append(Topic.ITEMS, item_id, msgspec.json.encode(ItemChange(item_id, item, at).to_dict()))
 
@@ -121,7 +121,7 @@ def test_changes_of_items_become_the_item_table(tmp_path: Path) -> None:
     assert archiver.totals.archived == 9
 
 
-def test_an_old_change_of_an_item_that_is_delivered_again_changes_nothing(tmp_path: Path) -> None:
+def test_a_redelivered_old_item_change_has_no_effect(tmp_path: Path) -> None:
     def deliver(item_id: str, item: Item | None, at: int) -> None:
         log.append(Topic.ITEMS, item_id, msgspec.json.encode(ItemChange(item_id, item, at).to_dict()))
         drain(Archiver(log.source(), tmp_path))  # each in a commit of its own, by an archiver of its own
@@ -139,7 +139,7 @@ def test_an_old_change_of_an_item_that_is_delivered_again_changes_nothing(tmp_pa
     assert [item.title for item in read_items(items_path(tmp_path))] == ["of the same time", "again"]
 
 
-def test_changes_of_users_become_the_user_table_and_of_a_deleted_one_nothing_stays(tmp_path: Path) -> None:
+def test_user_changes_become_the_user_table_and_nothing_of_a_deleted_user_stays(tmp_path: Path) -> None:
     def deliver(user_id: str, attributes: dict[str, str] | None, at: int) -> None:
         user = None if attributes is None else User(user_id, attributes)
         log.append(Topic.USERS, user_id, msgspec.json.encode(UserChange(user_id, user, at).to_dict()))
@@ -163,7 +163,7 @@ def test_changes_of_users_become_the_user_table_and_of_a_deleted_one_nothing_sta
     assert change_times(users_path(tmp_path)) == {"b": 5}
 
 
-def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path: Path) -> None:
+def test_replayed_and_malformed_records_are_skipped_and_counted(tmp_path: Path) -> None:
     log, replayed = MemoryEventLog(), event(0)
     value = msgspec.json.encode(replayed.to_dict())
     log.append(Topic.EVENTS, replayed.user_id, value, [(REPLAY_HEADER, b"1")])
@@ -181,7 +181,7 @@ def test_what_came_from_the_lake_and_poison_are_passed_over_and_counted(tmp_path
     assert again.step(0.0) == 0, "what was passed over is not read again"
 
 
-def test_what_the_worker_refuses_as_late_is_passed_over_by_a_new_archiver_too(tmp_path: Path) -> None:
+def test_late_records_are_skipped_by_a_new_archiver_too(tmp_path: Path) -> None:
     def click(n: int, time_ms: int) -> Event:
         return Event(str(n), EventType.CLICK, "u", "i", time_ms)
 
@@ -213,7 +213,7 @@ def test_a_replay_moves_the_watermark_as_it_does_for_the_worker(tmp_path: Path) 
     assert (archiver.totals.replayed, archiver.totals.late, count_rows(tmp_path)) == (1, 1, 0)
 
 
-def test_times_from_the_future_are_the_logs_time_here_too(tmp_path: Path) -> None:
+def test_future_event_times_become_the_append_time_in_the_lake(tmp_path: Path) -> None:
     class StampedSource(MemoryEventSource):
         def poll(self, timeout_s: float, max_records: int) -> list[Record]:
             return [replace(r, append_time_ms=START_MS) for r in super().poll(timeout_s, max_records)]
@@ -243,7 +243,7 @@ def test_files_are_written_by_size_or_by_age(tmp_path: Path) -> None:
     assert count_rows(tmp_path) == 11
 
 
-def test_a_log_that_starts_anew_is_read_from_its_beginning(tmp_path: Path) -> None:
+def test_a_replaced_log_is_archived_from_the_beginning(tmp_path: Path) -> None:
     log = MemoryEventLog()
     archiver = Archiver(log.source(), tmp_path)
     send(log, *(event(n) for n in range(10)))
@@ -256,9 +256,7 @@ def test_a_log_that_starts_anew_is_read_from_its_beginning(tmp_path: Path) -> No
     assert count_rows(tmp_path) == 30
 
 
-def test_a_log_that_goes_away_again_while_it_is_looked_up_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_outage_while_attaching_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = MemoryEventLog()
     source = log.source()
     archiver = Archiver(source, tmp_path)
@@ -282,7 +280,7 @@ def test_a_log_that_goes_away_again_while_it_is_looked_up_is_waited_for(
     assert list(read_events(tmp_path)) == [event(n) for n in range(30)]
 
 
-def test_an_archiver_shows_that_it_looks_at_the_log_also_while_that_is_away(tmp_path: Path) -> None:
+def test_the_heartbeat_continues_while_the_log_is_unavailable(tmp_path: Path) -> None:
     archiver, stop = Archiver(MemoryEventLog(1).source(), tmp_path), threading.Event()
 
     def away(timeout_s: float = 0.5) -> int:
@@ -296,7 +294,7 @@ def test_an_archiver_shows_that_it_looks_at_the_log_also_while_that_is_away(tmp_
     assert heartbeat.exists()
 
 
-def test_one_archiver_a_lake(tmp_path: Path) -> None:
+def test_one_archiver_per_lake(tmp_path: Path) -> None:
     with exclusive(tmp_path), pytest.raises(InvalidConfig, match="another archiver"), exclusive(tmp_path):
         pass
     with exclusive(tmp_path):
@@ -334,7 +332,7 @@ def dying_after(changes: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_dying_before_any_change_of_the_file_system(tmp_path: Path) -> None:
+def test_a_crash_before_each_change_of_the_file_system(tmp_path: Path) -> None:
     """Die before the first, the second, … change, twice in a row so that recovery dies too; then go on."""
     for changes in itertools.count():
         lake, log, died = tmp_path / str(changes), MemoryEventLog(partitions=2), 0

@@ -1,4 +1,4 @@
-"""The archiver as a process, on a real broker, killed -9 again and again while events arrive."""
+"""The archiver as a process on a real broker, killed repeatedly while events arrive."""
 
 import asyncio
 import itertools
@@ -71,7 +71,7 @@ def traffic(bootstrap: str, rate: float) -> Iterator[list[Event]]:
 
 @pytest.mark.slow
 @pytest.mark.kafka
-def test_killed_again_and_again_the_archiver_loses_and_doubles_nothing(
+def test_a_repeatedly_killed_archiver_neither_loses_nor_duplicates_records(
     tmp_path: Path, kafka_broker: KafkaBroker
 ) -> None:
     environ = os.environ | {

@@ -1,4 +1,4 @@
-"""Compaction keeps every event but those of forgotten users, whatever crashes."""
+"""Compaction preserves every event except those of forgotten users, also across crashes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_day_becomes_one_file_with_the_same_events(lake: Path, events: list[Ev
     assert files(lake) == before
 
 
-def test_a_forgotten_users_rows_go_and_later_ones_stay(lake: Path, events: list[Event]) -> None:
+def test_rows_of_a_forgotten_user_are_deleted_and_later_ones_stay(lake: Path, events: list[Event]) -> None:
     users = users_table([User(f"u{n}", {"age": str(n)}) for n in range(4)])
     write_parquet(lake / "users" / "users.parquet", users)
     compact(lake)
@@ -78,7 +78,7 @@ def test_a_forgotten_users_rows_go_and_later_ones_stay(lake: Path, events: list[
     assert list(read_events(lake)) == [e for e in events if e.user_id != "u1" or e.event_time_ms > until]
 
 
-def test_a_forgotten_user_who_was_put_later_stays(tmp_path: Path) -> None:
+def test_a_forgotten_user_who_was_written_later_stays(tmp_path: Path) -> None:
     put = [UserChange(user_id, User(user_id), 10) for user_id in ("back", "gone", "other")]
     for path, table in users_after(tmp_path, put):
         write_parquet(tmp_path / path, table)
@@ -88,7 +88,7 @@ def test_a_forgotten_user_who_was_put_later_stays(tmp_path: Path) -> None:
     assert read_users(tmp_path) == [User("back"), User("other")]
 
 
-def test_forgotten_users_leave_an_importers_files_which_keep_their_names(
+def test_imported_files_lose_forgotten_users_and_keep_their_names(
     tmp_path: Path, events: list[Event]
 ) -> None:
     for name in ("import-a", "import-b"):
@@ -104,14 +104,14 @@ def test_forgotten_users_leave_an_importers_files_which_keep_their_names(
     assert compact(tmp_path) == Compacted()
 
 
-def test_a_day_of_nobody_else_disappears(tmp_path: Path) -> None:
+def test_a_day_with_forgotten_users_only_is_deleted(tmp_path: Path) -> None:
     write(tmp_path, "only", [Event("1", EventType.CLICK, "u", "i", T0)])
     mark_forgotten(tmp_path, "u", T0)
     assert compact(tmp_path).rows_removed == 1
     assert days(tmp_path) == []
 
 
-def test_a_crash_between_writing_and_removing_loses_and_doubles_nothing(
+def test_a_crash_between_writing_and_deleting_neither_loses_nor_duplicates_events(
     lake: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlink = Path.unlink
@@ -131,7 +131,7 @@ def test_a_crash_between_writing_and_removing_loses_and_doubles_nothing(
     assert len(files(lake)) == len(days(lake))
 
 
-def test_files_that_arrive_meanwhile_stay(
+def test_files_written_during_a_compaction_stay(
     lake: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = Event("999", EventType.CLICK, "u9", "i", T0 + 1)

@@ -1,4 +1,4 @@
-"""Archiver, compaction and import rewrite the same tables: whoever comes in the middle of another loses nothing."""
+"""Archiver, compaction and import rewrite the same tables concurrently without losing changes."""
 
 import importlib
 import threading
@@ -67,7 +67,7 @@ def lake_of_forgotten(lake: Path) -> Path:
     return lake
 
 
-def test_a_put_that_comes_during_a_compaction_stays(
+def test_a_write_during_a_compaction_stays(
     tmp_path: Path, in_the_middle: Callable[[str, str, Callable[[], None]], threading.Thread]
 ) -> None:
     lake = lake_of_forgotten(tmp_path)
@@ -77,7 +77,7 @@ def test_a_put_that_comes_during_a_compaction_stays(
     assert read_users(lake) == [NEW_USER, User("stays")]
 
 
-def test_a_put_that_comes_during_an_import_stays(
+def test_a_write_during_an_import_stays(
     tmp_path: Path, in_the_middle: Callable[[str, str, Callable[[], None]], threading.Thread]
 ) -> None:
     dataset, lake = open_dataset(samples.movielens_100k(tmp_path / "m")), tmp_path / "lake"
@@ -90,7 +90,7 @@ def test_a_put_that_comes_during_an_import_stays(
     assert len(read_users(lake)) > 1
 
 
-def test_an_import_that_comes_during_a_commit_stays(
+def test_an_import_during_a_commit_stays(
     tmp_path: Path, in_the_middle: Callable[[str, str, Callable[[], None]], threading.Thread]
 ) -> None:
     dataset, lake = open_dataset(samples.movielens_100k(tmp_path / "m")), tmp_path / "lake"

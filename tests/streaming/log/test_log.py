@@ -1,4 +1,4 @@
-"""Kafka under faults: brokers that die, groups whose members come and go."""
+"""Sink and source on a real broker that is killed, replaced and refuses records."""
 
 import threading
 import time
@@ -50,7 +50,7 @@ def everything(bootstrap: str, topic: str) -> list[Record]:
         source.close()
 
 
-def test_the_time_of_a_record_is_never_the_future_of_a_producer(kafka_broker: KafkaBroker) -> None:
+def test_the_append_time_is_never_in_the_future(kafka_broker: KafkaBroker) -> None:
     create_topics(kafka_broker.bootstrap, ["clocks"], 1)
     producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
     producer.send("clocks", b"{}", timestamp_ms=time.time_ns() // 1_000_000 + 2 * MS_PER_DAY)
@@ -63,9 +63,7 @@ def test_the_time_of_a_record_is_never_the_future_of_a_producer(kafka_broker: Ka
 
 
 @pytest.mark.slow
-def test_records_outlive_a_broker_that_is_away_for_a_while(
-    kafka_broker: KafkaBroker, closing: ExitStack
-) -> None:
+def test_records_survive_an_outage_of_the_broker(kafka_broker: KafkaBroker, closing: ExitStack) -> None:
     sink = KafkaSink(kafka_broker.bootstrap, max_outage_s=PATIENCE_S)
     closing.callback(sink.close)
     sink.append(Topic.EVENTS, "u", b"before")
@@ -85,7 +83,7 @@ def test_records_outlive_a_broker_that_is_away_for_a_while(
         assert list(dict.fromkeys(values)) == sorted(set(values))
 
 
-def test_the_idempotent_producer_is_made_anew_when_the_log_was_lost(
+def test_the_idempotent_producer_is_replaced_when_the_log_was_lost(
     kafka_broker: KafkaBroker, closing: ExitStack
 ) -> None:
     """Nothing waits while the broker dies: the old producer's sequence numbers mean nothing to the new log."""
@@ -102,7 +100,7 @@ def test_the_idempotent_producer_is_made_anew_when_the_log_was_lost(
 
 
 @pytest.mark.slow
-def test_a_sink_can_be_made_before_there_is_a_broker(closing: ExitStack) -> None:
+def test_a_sink_can_be_created_before_the_broker_runs(closing: ExitStack) -> None:
     broker = KafkaBroker()
     sink = KafkaSink(broker.bootstrap, max_outage_s=PATIENCE_S)
     closing.callback(sink.close)
@@ -112,7 +110,7 @@ def test_a_sink_can_be_made_before_there_is_a_broker(closing: ExitStack) -> None
         assert [r.value for r in everything(broker.bootstrap, Topic.EVENTS)] == [b"early"]
 
 
-def test_without_a_broker_the_sink_soon_refuses_and_says_what_it_lost() -> None:
+def test_without_a_broker_the_sink_refuses_records_and_reports_what_it_lost() -> None:
     sink = KafkaSink(f"127.0.0.1:{free_port()}", max_outage_s=0.2)
     sink.append(Topic.EVENTS, "u", b"x")
     time.sleep(0.3)
@@ -132,7 +130,7 @@ def test_the_queue_is_bounded() -> None:
         sink.close(timeout_s=0.1)
 
 
-def test_a_record_that_kafka_cannot_take_is_refused_alone(
+def test_only_the_record_that_is_too_large_is_refused(
     kafka_bootstrap: str, new_topic: Callable[..., str]
 ) -> None:
     topic, sink = new_topic(), KafkaSink(kafka_bootstrap)
@@ -168,7 +166,7 @@ def test_threads_may_share_a_sink(kafka_bootstrap: str, new_topic: Callable[...,
 # --- sources ----------------------------------------------------------------------------------------------------
 
 
-def test_a_source_notices_that_the_log_starts_anew(kafka_broker: KafkaBroker, closing: ExitStack) -> None:
+def test_a_source_detects_a_replaced_log(kafka_broker: KafkaBroker, closing: ExitStack) -> None:
     sink, source = KafkaSink(kafka_broker.bootstrap), KafkaSource(kafka_broker.bootstrap)
     closing.callback(sink.close)
     closing.callback(source.close)
@@ -203,7 +201,7 @@ def test_a_source_notices_that_the_log_starts_anew(kafka_broker: KafkaBroker, cl
     eventually(lambda: b"new" in [r.value for r in source.poll(0.2, 10)], "the new log's record")
 
 
-def test_expired_offsets_are_an_error_unless_one_asked_for_the_beginning(
+def test_expired_offsets_are_an_error_except_offset_0(
     kafka_bootstrap: str, new_topic: Callable[..., str], closing: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The embedded broker never expires anything, so its answers are replaced here."""
@@ -226,7 +224,7 @@ def test_expired_offsets_are_an_error_unless_one_asked_for_the_beginning(
             assert consumer.position(where) == 40
 
 
-def test_lag_counts_what_was_not_read(
+def test_lag_counts_unread_records(
     kafka_bootstrap: str, new_topic: Callable[..., str], closing: ExitStack
 ) -> None:
     topic, sink, source = new_topic(1), KafkaSink(kafka_bootstrap), KafkaSource(kafka_bootstrap)
@@ -242,14 +240,14 @@ def test_lag_counts_what_was_not_read(
     assert source.lag(topic, 0) == 4
 
 
-def test_without_a_broker_a_source_says_so() -> None:
+def test_without_a_broker_a_source_raises() -> None:
     bootstrap = f"127.0.0.1:{free_port()}"
     assert not reachable(bootstrap, 0.2)
     with pytest.raises(Unavailable, match=bootstrap):
         KafkaSource(bootstrap, bootstrap_timeout_ms=300)
 
 
-def test_a_topic_that_is_not_there(kafka_bootstrap: str, closing: ExitStack) -> None:
+def test_a_missing_topic_is_an_error(kafka_bootstrap: str, closing: ExitStack) -> None:
     source = KafkaSource(kafka_bootstrap)
     closing.callback(source.close)
     with pytest.raises(Unavailable, match="no topic nowhere"):

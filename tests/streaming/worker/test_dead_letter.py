@@ -1,4 +1,4 @@
-"""Dead letters keep the bytes, the origin and the reason; one that was sent again is counted once."""
+"""Dead letters hold bytes, origin and reason; a repeated one is counted once."""
 
 from recsys.contracts.event_log import Record
 from recsys.contracts.types import Topic
@@ -6,7 +6,7 @@ from streaming.worker.dead_letter import MAX_REASON_BYTES, read_dead_letters, se
 from tests.memory_event_log import MemoryEventLog
 
 
-def test_a_dead_letter_says_what_it_was_where_and_why() -> None:
+def test_a_dead_letter_has_the_record_its_place_and_the_reason() -> None:
     log = MemoryEventLog()
     record = Record(Topic.EVENTS, 3, 17, "user", b"\xff not JSON", headers=(("h", b"1"),))
     send_dead_letter(log, record, "value: a finite number is required, got 'ä'")
@@ -17,19 +17,19 @@ def test_a_dead_letter_says_what_it_was_where_and_why() -> None:
     assert letter.kind == "value"
 
 
-def test_one_record_refused_twice_is_one_dead_letter() -> None:
+def test_a_record_refused_twice_is_one_dead_letter() -> None:
     log = MemoryEventLog()
     for offset in (1, 2, 1, 3, 2):
         send_dead_letter(log, Record(Topic.EVENTS, 0, offset, "u", b"x"), "late: by 3 days")
     assert sorted(letter.offset for letter in read_dead_letters(log.source())) == [1, 2, 3]
 
 
-def test_a_long_reason_is_cut() -> None:
+def test_a_long_reason_is_truncated() -> None:
     log = MemoryEventLog()
     send_dead_letter(log, Record(Topic.EVENTS, 0, 0, "u", b"x"), "ä" * MAX_REASON_BYTES)
     (letter,) = read_dead_letters(log.source())
     assert 0 < len(letter.reason.encode()) <= MAX_REASON_BYTES + 3
 
 
-def test_none() -> None:
+def test_no_dead_letters() -> None:
     assert list(read_dead_letters(MemoryEventLog().source())) == []

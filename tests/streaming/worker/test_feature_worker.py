@@ -1,4 +1,4 @@
-"""The worker's algorithm on a log and a store in memory, with faults where they hurt."""
+"""The worker's algorithm on an in-memory log and store, with injected faults."""
 
 import random
 import threading
@@ -94,7 +94,7 @@ def test_every_event_is_applied() -> None:
     assert worker.metrics.totals()["events_applied"] == 500
 
 
-def test_a_worker_reports_of_itself_until_it_leaves() -> None:
+def test_a_worker_reports_until_it_leaves() -> None:
     log, store = MemoryEventLog(PARTITIONS), new_store()
     send(log, make_events(50))
     worker = new_worker(store, log, replace(CONFIG, report_s=0.0))
@@ -107,7 +107,7 @@ def test_a_worker_reports_of_itself_until_it_leaves() -> None:
     assert store.reports() == {}
 
 
-def test_changes_of_items_reach_the_catalogue_once_and_poison_does_not() -> None:
+def test_item_changes_reach_the_catalogue_once_and_malformed_ones_do_not() -> None:
     log, store = MemoryEventLog(PARTITIONS), new_store()
 
     def change(item_id: str, item: Item | None, at: int) -> None:
@@ -133,7 +133,7 @@ def test_changes_of_items_reach_the_catalogue_once_and_poison_does_not() -> None
     assert store.changed_items(cursor, 0)[1] == set()
 
 
-def test_attributes_of_users_reach_the_store_and_poison_does_not() -> None:
+def test_user_attributes_reach_the_store_and_malformed_ones_do_not() -> None:
     log, store = MemoryEventLog(PARTITIONS), new_store()
     for n in range(30):
         put = UserChange(f"u{n}", User(f"u{n}", {"age": str(n)}), T0 + n)
@@ -147,7 +147,7 @@ def test_attributes_of_users_reach_the_store_and_poison_does_not() -> None:
     assert reasons(log) == ["attributes"]
 
 
-def test_an_impression_becomes_one_event_an_item() -> None:
+def test_an_impression_becomes_one_event_per_item() -> None:
     log, store = MemoryEventLog(PARTITIONS), new_store()
     shown = [ShownItem(f"i{n}", n, 0.5, categories=("A",)) for n in range(3)]
     impression = Impression("r1", "u1", T0, "b", "f", shown, np.zeros((3, 2), dtype=np.float32))
@@ -158,7 +158,7 @@ def test_an_impression_becomes_one_event_an_item() -> None:
     assert store.items(["i1"])[0].cells["shown"] == 1
 
 
-def test_poison_goes_to_the_dead_letters_and_the_rest_is_applied() -> None:
+def test_malformed_records_become_dead_letters_and_the_rest_is_applied() -> None:
     log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(60)
     send(log, events[:30])
     log.append(Topic.EVENTS, "u1", b"{not json")
@@ -173,7 +173,7 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_is_applied() -> None:
     assert worker.metrics.totals()["dead_letters_poison"] == 4
 
 
-def test_a_list_of_nothing_is_read_like_any_other() -> None:
+def test_an_empty_list_is_valid() -> None:
     log, store = MemoryEventLog(PARTITIONS), new_store()
     features = np.empty((0, 0), np.float32)
     empty = Impression("r", "u1", T0, "b", FEATURES.fingerprint, (), features)
@@ -197,7 +197,7 @@ def test_a_user_in_the_wrong_partition_is_refused() -> None:
     assert store.user(user) == EntityState()
 
 
-def test_late_events_are_refused_against_the_watermark_not_the_clock() -> None:
+def test_lateness_is_measured_against_the_watermark_not_the_clock() -> None:
     log, store = MemoryEventLog(PARTITIONS), new_store()
     times = [0, MS_PER_HOUR, 2 * MS_PER_DAY, MS_PER_DAY, MS_PER_DAY - 1, MS_PER_HOUR]
     clicks = [Event(str(n), EventType.CLICK, "u", "i", T0 + t) for n, t in enumerate(times)]
@@ -211,7 +211,7 @@ def test_late_events_are_refused_against_the_watermark_not_the_clock() -> None:
     assert reasons(log) == ["late", "late", "late"]
 
 
-def test_times_from_the_future_become_the_logs_time() -> None:
+def test_future_event_times_become_the_append_time() -> None:
     class StampedSource(MemoryEventSource):
         def poll(self, timeout_s: float, max_records: int) -> list[Record]:
             return [replace(r, append_time_ms=T0) for r in super().poll(timeout_s, max_records)]
@@ -227,7 +227,7 @@ def test_times_from_the_future_become_the_logs_time() -> None:
     assert worker.metrics.totals()["clamped"] == 1
 
 
-def test_a_fenced_worker_stops_and_claims_again() -> None:
+def test_a_fenced_worker_gives_up_and_reclaims() -> None:
     log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(300)
     old, new = new_worker(store, log), new_worker(store, log)
     send(log, events[:100])
@@ -279,7 +279,7 @@ class FaultyLog(MemoryEventLog):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_faults_lose_nothing_and_double_nothing(seed: int) -> None:
+def test_faults_neither_lose_nor_duplicate_events(seed: int) -> None:
     rng = random.Random(seed)
     log, store, events = FaultyLog(rng), FaultyStore(rng, rate=0.4), make_events(600, seed)
     sent = events + rng.sample(events, 60)  # some twice
@@ -303,7 +303,7 @@ def test_faults_lose_nothing_and_double_nothing(seed: int) -> None:
     assert len(reasons(log)) == poison
 
 
-def test_an_idle_worker_notices_that_the_store_has_lost_its_state() -> None:
+def test_an_idle_worker_detects_that_the_store_lost_its_state() -> None:
     class ForgetfulStore(MemoryFeatureStore):
         def forget(self) -> None:
             self.__init__(FEATURES, StoreConfig(PARTITIONS))  # type: ignore[misc]
@@ -323,7 +323,7 @@ def test_an_idle_worker_notices_that_the_store_has_lost_its_state() -> None:
     assert_holds(store, events)
 
 
-def test_a_log_that_begins_anew_is_read_from_its_beginning() -> None:
+def test_a_replaced_log_is_read_from_the_beginning() -> None:
     log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(200)
     stop = threading.Event()
     worker = new_worker(store, log)
@@ -339,7 +339,7 @@ def test_a_log_that_begins_anew_is_read_from_its_beginning() -> None:
     assert_holds(store, events)
 
 
-def test_stopping_finishes_what_was_read() -> None:
+def test_stopping_finishes_the_batch_in_flight() -> None:
     log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(500)
     send(log, events)
     stop = threading.Event()
@@ -356,7 +356,7 @@ def test_stopping_finishes_what_was_read() -> None:
     assert_holds(store, events)
 
 
-def test_workers_share_the_partitions_and_take_over_from_one_that_leaves_or_dies() -> None:
+def test_workers_share_the_partitions_and_replace_one_that_leaves_or_dies() -> None:
     now = 0.0
     store = MemoryFeatureStore(FEATURES, StoreConfig(PARTITIONS), clock=lambda: now)
     log, events = MemoryEventLog(PARTITIONS), make_events(400)
