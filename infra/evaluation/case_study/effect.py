@@ -60,13 +60,13 @@ _ROWS = {  # row of the table → metric of the experiment, unit
 
 @dataclass(frozen=True)
 class Effect:
-    """The A/B test. `past_days`: of the training log; `days`: of the test; `k`: items in a list."""
+    """The A/B test. `history_days`: of the training log; `days`: of the test; `k`: items in a list."""
 
     name: ClassVar[str] = "effect"
     seed: int = 0
     users: int = 4_000
     items: int = 3_000
-    past_days: int = 14
+    history_days: int = 14
     days: int = 7
     k: int = 10
     learning: Learning = field(default_factory=Learning)
@@ -77,12 +77,14 @@ class Effect:
 
     def measure(self) -> Found:
         world = create_world(
-            WorldConfig(seed=self.seed, users=self.users, items=self.items, days=self.past_days + self.days)
+            WorldConfig(
+                seed=self.seed, users=self.users, items=self.items, days=self.history_days + self.days
+            )
         )
         with tempfile.TemporaryDirectory(prefix="recsys-effect-") as folder:
             home = Path(folder)
             lake = home / "lake"
-            write_history(world, lake, HistoryConfig(days=self.past_days))
+            write_history(world, lake, HistoryConfig(days=self.history_days))
             bundles = learn(lake, home / "work", home / "bundles", replace(self.learning, seed=self.seed))
             behavior = Watched(world)
             play(Population(world, behavior), behavior, bundles, lake, self)
@@ -140,14 +142,14 @@ def play(
         EXPERIMENT,
     )
     behavior.shop = shop
-    start_ms = population.world.config.start_ms + test.past_days * MS_PER_DAY
+    start_ms = population.world.config.start_ms + test.history_days * MS_PER_DAY
     shop.learn_history(read_events(lake), start_ms)
     run_virtually(_days(shop, population, lake, test))
 
 
 async def _days(shop: SimulatedShop, population: Population, lake: Path, test: Effect) -> None:
     loop, world = asyncio.get_running_loop(), population.world
-    for day in range(test.past_days, test.past_days + test.days):
+    for day in range(test.history_days, test.history_days + test.days):
         start_ms = world.config.start_ms + day * MS_PER_DAY
         shop.clock = partial(_now_ms, start_ms, loop.time())
         everybody = len(world.visits(day)[0]) / 86_400
@@ -168,7 +170,7 @@ def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping
     counts = np.bincount(outcomes.arm, minlength=2)
     how = (
         f"simulated A/B, {counts.sum()} users, {outcomes.sums['lists'].sum():.0f} lists of {test.k},"
-        f" {test.days} days after {test.past_days} to learn from, seed {test.seed}"
+        f" {test.days} days after {test.history_days} to learn from, seed {test.seed}"
     )
     rows = [_row(row, found[metric], unit, how) for row, (metric, unit) in _ROWS.items() if metric in found]
     meanings = {name: metric.meaning for name, metric in METRICS.items()} | {

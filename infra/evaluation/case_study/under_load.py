@@ -249,20 +249,19 @@ def _rows(before: Loaded, after: Loaded, size: Size, workers: int, hot: float) -
 
 
 def _sheet(before: Loaded, after: Loaded) -> Sheet:
-    lines: list[list[str | float]] = []
-
-    def line(name: str, of: Callable[[Loaded], float]) -> None:
-        lines.append([name, of(before), of(after)])
-
+    both, lines = (before, after), list[list[str | float]]()
     for name in sorted({*before.cpu_s, *after.cpu_s}):
-        line(f"processor time of {name}, ms per request", lambda side: 1e3 * side.cpu_s.get(name, 0.0))  # noqa: B023
-        line("… of it beyond waiting", lambda side: 1e3 * side.beyond_idle_cpu_s.get(name, 0.0))  # noqa: B023
+        used = [1e3 * side.cpu_s.get(name, 0.0) for side in both]
+        beyond_waiting = [1e3 * side.beyond_idle_cpu_s.get(name, 0.0) for side in both]
+        lines.append([f"processor time of {name}, ms per request", *used])
+        lines.append(["… of it beyond waiting", *beyond_waiting])
     for name in before.bytes_:
-        line(f"{name}, bytes per request", lambda side: side.bytes_[name])  # noqa: B023
+        lines.append([f"{name}, bytes per request", *(side.bytes_[name] for side in both)])
     for q in (50, 90, 99):
-        line(f"p{q} at equal load, ms", lambda side: side.equal.percentile(q))  # noqa: B023
-    line("lists answered degraded while the rates grew, at most", lambda side: side.throughput_degraded)
-    line("lists answered degraded at equal load", lambda side: side.equal.degraded)
+        lines.append([f"p{q} at equal load, ms", *(side.equal.percentile(q) for side in both)])
+    degraded = "lists answered degraded"
+    lines.append([f"{degraded} while the rates grew, at most", *(side.throughput_degraded for side in both)])
+    lines.append([f"{degraded} at equal load", *(side.equal.degraded for side in both)])
     return Sheet("What a request takes, by process and wire", ("", "before", "after"), lines)
 
 

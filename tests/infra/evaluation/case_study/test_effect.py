@@ -21,7 +21,7 @@ TINY = Effect(
     seed=1,
     users=60,
     items=80,
-    past_days=3,
+    history_days=3,
     days=2,
     learning=Learning(1, 1, 4_000, 2, ranker=RankerConfig(width=8, shared_experts=1, expert_layers=(16, 8))),
 )
