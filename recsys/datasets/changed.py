@@ -4,7 +4,7 @@ Next to each table, `_changed.parquet` has the time of each id's last change, so
 ignored. Rows that only an import has written are not in it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,24 +19,18 @@ Written = list[tuple[Path, pa.Table]]  # paths below the lake
 
 def items_after(lake: Path, changes: Sequence[ItemChange]) -> Written:
     """Item table and change times after the changes; empty if all are outdated. A deleted item keeps its time."""
-    times = change_times(items_path(lake)) if changes else {}
-    latest = _later(times, changes)
-    if not latest:
-        return []
+    latest, times = _latest(items_path(lake), changes)
     put = items_table([change.item for change in latest.values() if change.item is not None])
-    return _written(lake, items_path(lake), put, latest, times | _times(latest))
+    return _written(lake, items_path(lake), put, latest, times)
 
 
 def users_after(lake: Path, changes: Sequence[UserChange]) -> Written:
     """The same for users. Of a deleted user nothing remains, not even the id."""
-    times = change_times(users_path(lake)) if changes else {}
-    latest = _later(times, changes)
-    if not latest:
-        return []
+    latest, times = _latest(users_path(lake), changes)
     put = users_table([change.user for change in latest.values() if change.user is not None])
-    deleted = {user_id for user_id, change in latest.items() if change.user is None}
-    remaining = {user_id: ms for user_id, ms in (times | _times(latest)).items() if user_id not in deleted}
-    return _written(lake, users_path(lake), put, latest, remaining)
+    for user_id in (user_id for user_id, change in latest.items() if change.user is None):
+        del times[user_id]
+    return _written(lake, users_path(lake), put, latest, times)
 
 
 def times_path(table: Path) -> Path:
@@ -53,17 +47,20 @@ def change_times(table: Path) -> dict[str, int]:
     return dict(zip(found.column(key).to_pylist(), found.column("changed_ms").to_pylist(), strict=True))
 
 
-def _later(times: Mapping[str, int], changes: Iterable[C]) -> dict[str, C]:
-    return {key: change for key, change in newest(changes).items() if change.changed_ms >= times.get(key, 0)}
-
-
-def _times(latest: Mapping[str, ItemChange] | Mapping[str, UserChange]) -> dict[str, int]:
-    return {key: change.changed_ms for key, change in latest.items()}
+def _latest(table: Path, changes: Sequence[C]) -> tuple[dict[str, C], dict[str, int]]:
+    """The latest change of each id that is not outdated, and the change times after them."""
+    times = change_times(table) if changes else {}
+    latest = {
+        key: change for key, change in newest(changes).items() if change.changed_ms >= times.get(key, 0)
+    }
+    return latest, times | {key: change.changed_ms for key, change in latest.items()}
 
 
 def _written(
-    lake: Path, table: Path, put: pa.Table, changed: Iterable[str], times: Mapping[str, int]
+    lake: Path, table: Path, put: pa.Table, changed: Collection[str], times: Mapping[str, int]
 ) -> Written:
+    if not changed:
+        return []
     key, rows = _key(table), put
     if table.exists():
         old = read_table(table, put.schema)
