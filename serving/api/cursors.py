@@ -31,7 +31,7 @@ class Cursors:
         self._ttl_ms = ttl_ms
 
     def make(self, user_id: str, shown: Sequence[str], now_ms: int) -> str | None:
-        """The cursor of the page after these items; None when there have been too many."""
+        """The cursor that continues after these items; None when there have been too many."""
         if len(shown) > MAX_SHOWN:
             return None
         cursor: str = self._serializer.dumps([now_ms, user_id, *shown])

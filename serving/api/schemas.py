@@ -159,7 +159,7 @@ class BundleInfo(BaseModel):
     metrics: dict[str, float] = {}
     refused: str = Field("", description="why it cannot be served")
     loaded_bytes: int = Field(
-        0, description="memory that it is thought to take in this process; 0: not loaded"
+        0, description="estimated memory in this process; 0: not loaded"
     )
 
 
@@ -214,7 +214,7 @@ class ArmOutcomes(Growth):
 
 
 class RunningExperiments(BaseModel):
-    """`error`: why the file's latest content is not used. `arms`: of the user that was asked for."""
+    """`error`: why the file's latest content is not used. `arms`: of the requested user."""
 
     experiments: list[ExperimentInfo]
     error: str = ""

@@ -1,4 +1,4 @@
-"""API keys: who may call what. Optional; without a key file nobody is asked for one (a demo on localhost).
+"""API keys: who may call what. Optional: without a key file no key is needed (a demo on localhost).
 
 A key is `rk_<name>_<secret>` with 256 random bits, shown once when it is made; the file holds its SHA-256. A slow
 password hash would add nothing to a key that cannot be guessed, and milliseconds to every request.
@@ -32,7 +32,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: the key's name, empty when no keys are asked for."""
+    """Who calls: the key's name, empty when no keys are needed."""
 
     name: str
     scopes: frozenset[Scope]

@@ -25,7 +25,7 @@ class Request(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class UserRequest(Request):
-    """Base of what is asked for one user."""
+    """Base of requests for one user."""
 
     user_id: Id
 

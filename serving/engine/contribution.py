@@ -1,6 +1,6 @@
 """What moved a score: the served ranker is asked again with one input at a time left out.
 
-Occlusion: a feature's columns take the values of an unknown user and an unknown item, and the item is scored anew; the
+Occlusion: a feature's columns take the values of an unknown user and an unknown item, and the item is scored again; the
 difference is the feature's contribution. Contributions need not add up to the score: features act together, and two
 that carry the same information stand in for each other.
 

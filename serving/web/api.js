@@ -1,8 +1,8 @@
-// The API as the page uses it: plain requests, the same that everybody sends.
+// The API as the console uses it: public routes only.
 
 const KEY = "recsys-api-key";
 
-/** An answer that is not a success; `status` 0: no answer at all. `detail` says what to do, `retryS` when to ask again; 0: not said. */
+/** An answer other than success; `status` 0: no answer. `retryS`: when to retry; 0: not given. */
 export class ApiProblem extends Error {
   constructor(status, detail, requestId = "", retryS = 0) {
     super(detail);
@@ -24,7 +24,7 @@ async function call(method, path, body) {
     throw new ApiProblem(0, "The API does not answer. Is `recsys serve` running?");
   }
   const content = response.status === 204 ? null : await response.json().catch(() => null);
-  // readyz says 503 and still has something to tell
+  // a 503 of readyz still says what is missing
   if (!response.ok && path !== "/readyz") {
     throw new ApiProblem(response.status, content?.detail ?? response.statusText, content?.request_id, Number(response.headers.get("retry-after")));
   }
@@ -40,7 +40,7 @@ export const readModels = () => call("GET", "/v1/models");
 export const readBundles = () => call("GET", "/v1/bundles");
 export const readExperiments = () => call("GET", "/v1/experiments");
 let outcomes = Promise.resolve();
-/** One after another: the API reads one experiment at a time, and sends whoever comes meanwhile away. */
+/** One after another: the API reads one experiment at a time, and refuses concurrent requests. */
 export const readOutcomes = (name) => {
   const found = outcomes.then(() => call("GET", `/v1/experiments/${encodeURIComponent(name)}/outcomes`));
   outcomes = found.catch(() => {});

@@ -1,4 +1,4 @@
-// The shell: who is looked at, which view is open, and what the views share. Each view is a file in views/.
+// The shell: the chosen user, the open view, and what the views share. Each view is a file in views/.
 import { readHealth, recommend, saveKey } from "./api.js";
 import { useLoaded } from "./components.js";
 import { html, render, useCallback, useEffect, useRef, useState } from "./vendor/toolkit.js";

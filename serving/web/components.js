@@ -1,4 +1,4 @@
-// What the views are made of.
+// The components of the views.
 import { tick } from "./format.js";
 import { html, uPlot, useEffect, useLayoutEffect, useRef, useState } from "./vendor/toolkit.js";
 
@@ -27,7 +27,7 @@ export const Tile = ({ label, value, unit, note, state }) => html`
   </div>`;
 
 /** A table that scrolls inside itself on a narrow screen, and can be reached by the keyboard to do so.
- * `head`: a title a column; [title] above numbers, which are aligned right. */
+ * `head`: one title per column; [title] above numbers, which are aligned right. */
 export const Table = ({ caption, head, children, className }) => html`
   <div class="scroll" role="region" aria-label=${caption} tabindex="0">
     <table class=${className}>
@@ -37,7 +37,7 @@ export const Table = ({ caption, head, children, className }) => html`
     </table>
   </div>`;
 
-/** A bar from `from` to `from + size`, both shares of the width. The number beside it says the same in words. */
+/** A bar from `from` to `from + size`, both shares of the width. The number next to it says the same in words. */
 export const Bar = ({ from = 0, size, tone = "" }) => html`
   <span class=${`bar ${tone}`} aria-hidden="true"><span style=${{ left: `${100 * from}%`, width: `${100 * Math.max(size, 0.004)}%` }}></span></span>`;
 
@@ -45,7 +45,7 @@ export const Bar = ({ from = 0, size, tone = "" }) => html`
 export const Diverging = ({ value }) =>
   html`<${Bar} from=${value < 0 ? 0.5 + value / 2 : 0.5} size=${Math.abs(value) / 2} tone=${value < 0 ? "minus" : "plus"} />`;
 
-/** Run `load` now and every `everyMs` (0: once) while the page is visible, sooner where a problem says when to ask again. → [content, error, reload] */
+/** Run `load` now and every `everyMs` (0: once) while the console is visible, sooner if a problem says when to retry. → [content, error, reload] */
 export function useLoaded(load, everyMs = 0, needs = []) {
   const [state, set] = useState([null, null]);
   const latest = useRef(load);
@@ -107,7 +107,7 @@ function clock(_, ticks) {
 
 /** Lines over x. `series`: [{label, values, tone, low, high}], tone a custom property of style.css; between `low` and
  * `high` lies a band. `span`: seconds that a time axis shows at least. The table below it, or the label, says the same
- * to those who do not see it. */
+ * in words. */
 export function Chart({ label, x, series, time = false, span = 0, fromZero = false, height = 180, show = tick }) {
   const box = useRef(null);
   const plot = useRef(null);

@@ -64,7 +64,7 @@ def begin_shadow(
     audit(request, caller, "begin shadow", version=version)
     try:
         host.load(version)
-    except InvalidConfig as error:  # no room beside the bundles in use
+    except InvalidConfig as error:  # no room besides the bundles in use
         raise Problem(409, str(error)) from error
     set_shadow(settings.bundles, version)
     host.poll()

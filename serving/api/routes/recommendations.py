@@ -54,7 +54,7 @@ class Recommender:
         """`Recommendations`, encoded.
 
         Raises:
-            Problem, RecsysError: there is no list.
+            Problem, RecsysError: no list can be made.
         """
         now_ms = self.path.now_ms()
         earlier = None if asked.cursor is None else self.cursors.shown(asked.cursor, asked.user_id, now_ms)

@@ -1,4 +1,4 @@
-// Experiments: who is in which arm, and what the arms have earned so far, with intervals. `/v1/experiments/…/outcomes`.
+// Experiments: the arms and their outcomes so far, with intervals. `/v1/experiments/…/outcomes`.
 import { readExperiments, readOutcomes } from "../api.js";
 import { ago, change, count, number, percent, probability, rate, tick, words } from "../format.js";
 import { Chart, Empty, Panel, Problem, Table, useLoaded } from "../components.js";
@@ -13,10 +13,10 @@ const FEW = 30;
 export function Experiments() {
   const [found, error, reload] = useLoaded(readExperiments, 30_000);
   return html`
-    <${Panel} id="arms-title" title="Experiments" note="Who is in which arm follows from a hash of the user. What the arms earn is read from the lake, so it is behind by what the archiver waits; bands and brackets are 95 % intervals over users.">
+    <${Panel} id="arms-title" title="Experiments" note="Users are assigned to arms by a hash. Outcomes are read from the lake, so they lag by the archiver's wait; bands and brackets are 95 % intervals over users.">
       ${error && html`<${Problem} error=${error} retry=${reload} />`}
       ${found?.error && html`<p class="banner">${found.error}</p>`}
-      ${found && !found.experiments.length && html`<${Empty} title="None is running">Everybody gets the published bundle. RECSYS_EXPERIMENTS names a file of them.<//>`}
+      ${found && !found.experiments.length && html`<${Empty} title="None is running">All users get the published bundle. RECSYS_EXPERIMENTS names the file of experiments.<//>`}
       ${found?.experiments.map((experiment) => html`<${Experiment} key=${experiment.name} experiment=${experiment} />`)}
     <//>`;
 }
@@ -29,14 +29,14 @@ function Experiment({ experiment }) {
   return html`
     <section class="experiment" aria-labelledby=${`experiment-${experiment.name}`}>
       <header><h3 id=${`experiment-${experiment.name}`}>${experiment.name}</h3>
-        <span class="dim">${percent(experiment.last - experiment.first)} of the users, layer ${experiment.layer}</span>
+        <span class="dim">${percent(experiment.last - experiment.first)} of users, layer ${experiment.layer}</span>
         ${begun && html`<label for=${select}>Metric <select id=${select} value=${metric} onChange=${(event) => choose(event.target.value)}>
           ${Object.keys(found.metrics).map((name) => html`<option value=${name}>${words(name)}</option>`)}</select></label>`}
       </header>
       ${error && html`<${Problem} error=${error} retry=${reload} />`}
       ${!found && !error && html`<p class="dim">Reading the lake…</p>`}
       ${begun && html`<${Growth} found=${found} metric=${metric} />`}
-      ${found && !begun && html`<p class="dim">Nobody in it is in the lake yet: lists arrive there some seconds after they were shown (recsys stream archive).</p>`}
+      ${found && !begun && html`<p class="dim">None of its users is in the lake yet: lists arrive there some seconds after they were shown (recsys stream archive).</p>`}
       <${Arms} experiment=${experiment} found=${begun ? found : null} metric=${metric} />
     </section>`;
 }
@@ -47,8 +47,8 @@ function Growth({ found, metric }) {
   const series = found.arms.map((arm, i) => ({ label: arm.name, tone: TONES[i % TONES.length], values: column(arm, "value"), low: column(arm, "low"), high: column(arm, "high") }));
   const fewest = Math.min(...found.arms.map((arm) => arm.users.at(-1)));
   return html`
-    <p class="note">${found.metrics[metric]}. Newest list ${ago(Date.now() - found.newest_ms)}, read ${ago(1000 * found.age_s)}.${found.crossed > 0 && ` Left out, seen in two arms: ${count(found.crossed)}.`}</p>
-    ${found.split_p < WRONG_SPLIT && html`<p class="banner">The users are not split as planned (p ${probability(found.split_p)}): trust none of this.</p>`}
+    <p class="note">${found.metrics[metric]}. Newest list ${ago(Date.now() - found.newest_ms)}, read ${ago(1000 * found.age_s)}.${found.crossed > 0 && ` Left out because seen in two arms: ${count(found.crossed)}.`}</p>
+    ${found.split_p < WRONG_SPLIT && html`<p class="banner">The users are not split as planned (p ${probability(found.split_p)}): do not trust these outcomes.</p>`}
     ${fewest < FEW && html`<p class="banner">Fewer than ${FEW} users in an arm: the intervals are rough.</p>`}
     ${x.length > 1 && html`<${Chart} label=${`${words(metric)} of each arm over time, with its interval: ${found.arms.map((arm) => `${arm.name} ${value(arm, metric)}`).join(", ")}`} time=${true} x=${x} series=${series} show=${SHARES.has(metric) ? (x) => `${tick(100 * x)} %` : tick} height=${200} />`}`;
 }

@@ -1,4 +1,4 @@
-// Feed: a user's list, why each item is there, and how it changes with what the user does.
+// Feed: a user's list, the reasons of each item, and how the list changes with the user's actions.
 import { ApiProblem, readUser, sendEvent } from "../api.js";
 import { age, ms, score, signed, words } from "../format.js";
 import { Empty, Panel, Problem, useLoaded } from "../components.js";
@@ -11,7 +11,7 @@ const ACTIONS = [
   ["dwell", "Dwell 30 s", { value: 30_000 }],
 ];
 const IN_HISTORY = new Set(["click", "like", "purchase"]);
-const LOOK_EVERY_MS = 25;
+const POLL_EVERY_MS = 25;
 const GIVE_UP_MS = 15_000;
 const STRONGEST = 2;
 
@@ -32,7 +32,7 @@ export function Feed({ user, answer, error, ask, choose }) {
     try {
       await sendEvent({ type, user_id: user, item_id: item.item_id, request_id: answer.request_id, position: place, event_time_ms: Date.now(), ...more });
       if (!IN_HISTORY.has(type)) {
-        say(`${label} is kept. It changes what is known of the item now, and your profile from midnight on.`);
+        say(`${label} is accepted. It changes the item's features now, and your profile from midnight on.`);
         return;
       }
       await until(() => inHistory(user, item.item_id, type, began), began);
@@ -65,7 +65,7 @@ export function Feed({ user, answer, error, ask, choose }) {
       <//>
       <${Panel} id="history-title" title="History" note=${history && `${history.seen} items will not be shown again`}>
         ${historyError && html`<${Problem} error=${historyError} retry=${reload} />`}
-        ${history && !history.history.length && html`<${Empty} title="Nobody knows this user yet">Click something: the list answers within a moment.<//>`}
+        ${history && !history.history.length && html`<${Empty} title="This user is new">Click something: the list changes within a moment.<//>`}
         ${history && html`<ol class="history">${history.history.slice(0, 20).map((visit) => html`
           <li><span class="kind">${words(visit.type)}</span> <span>${visit.title || visit.item_id}</span>
             <time class="dim" datetime=${new Date(visit.event_time_ms).toISOString()}>${age(Date.now() - visit.event_time_ms)}</time></li>`)}</ol>`}
@@ -133,13 +133,13 @@ async function inHistory(user, item, type) {
 async function until(isThere, began) {
   while (!(await isThere())) {
     if (performance.now() - began > GIVE_UP_MS) {
-      throw new ApiProblem(0, `It is kept, but has not been applied for ${GIVE_UP_MS / 1000} s. Is the worker running (recsys stream worker)?`);
+      throw new ApiProblem(0, `It is accepted, but was not applied within ${GIVE_UP_MS / 1000} s. Is the worker running (recsys stream worker)?`);
     }
-    await new Promise((resume) => setTimeout(resume, LOOK_EVERY_MS));
+    await new Promise((resume) => setTimeout(resume, POLL_EVERY_MS));
   }
 }
 
-/** What differs between two lists of ids: a badge an item, and a sentence. */
+/** What differs between two lists of ids: a badge per item, and a sentence. */
 export function movesOf(before, after) {
   const moves = new Map();
   let moved = 0;

@@ -13,13 +13,13 @@ export function Funnel({ user, answer, error, ask }) {
   const [chosen, choose] = useState(0);
   useEffect(() => choose(0), [answer]);
   if (error) return html`<h1>Funnel</h1><${Problem} error=${error} retry=${ask} />`;
-  if (!answer) return html`<h1>Funnel</h1><${Empty} title="Asking for a list…">The funnel shows how it came about.<//>`;
+  if (!answer) return html`<h1>Funnel</h1><${Empty} title="Requesting a list…">The funnel shows every stage of it.<//>`;
   const { funnel } = answer;
   const shown = funnel.shown ?? [];
   return html`
     <div class="head"><h1>Funnel</h1><p class="dim">user ${user} · request ${answer.request_id} · bundle ${answer.bundle}</p>
-      <button type="button" class="quiet" onClick=${ask}>Ask again</button></div>
-    ${answer.degraded.length > 0 && html`<p class="banner">Degraded: ${answer.degraded.map(words).join(", ")}. The list is the best that was possible without.</p>`}
+      <button type="button" class="quiet" onClick=${ask}>Request again</button></div>
+    ${answer.degraded.length > 0 && html`<p class="banner">Degraded: ${answer.degraded.map(words).join(", ")}. The list is the best possible without them.</p>`}
     <${Narrowing} funnel=${funnel} total=${answer.ms} />
     <${Waterfall} stages=${funnel.stages} />
     ${shown.length > 0 && html`
@@ -112,7 +112,7 @@ function Detail({ item, funnel: { features, shared } }) {
     <//>`;
 }
 
-/** The best that were not shown: what diversity or a cap has cost them. */
+/** The best items that were not shown, because of diversity or a cap. */
 function Passed({ ranked }) {
   const passed = ranked.map((item, rank) => ({ ...item, rank })).filter((item) => item.place === null).slice(0, 10);
   return html`
@@ -133,6 +133,6 @@ function Removed({ removed }) {
         <details>
           <summary><b>${count(row.count)}</b> ${words(row.reason)} <span class="dim">by filter ${words(row.filter)}</span></summary>
           <ul class="plain">${row.items.map((item) => html`<li>${item.title || item.item_id}</li>`)}</ul>
-        </details>`) : html`<${Empty} title="Nothing was removed">Recall had left out what the user has seen already.<//>`}
+        </details>`) : html`<${Empty} title="Nothing was removed">Recall had already left out what the user has seen.<//>`}
     <//>`;
 }

@@ -1,4 +1,4 @@
-// Data and models: what the import found, how training went, and what was measured. `/v1/models` reads the home folder.
+// Data & models: the import's report, training curves, saved results. `/v1/models` reads the home folder.
 import { readModels } from "../api.js";
 import { count, number, words } from "../format.js";
 import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../components.js";
@@ -9,7 +9,7 @@ const RECALL = "_hr@10";
 
 export function Models() {
   const [state, error, reload] = useLoaded(readModels);
-  if (!state) return html`<h1>Data & models</h1>${error ? html`<${Problem} error=${error} retry=${reload} />` : html`<${Empty} title="Reading…">The home folder is being read.<//>`}`;
+  if (!state) return html`<h1>Data & models</h1>${error ? html`<${Problem} error=${error} retry=${reload} />` : html`<${Empty} title="Reading…">Reading the home folder.<//>`}`;
   const ladders = state.results.filter((result) => result.command === "report ladder");
   const recalls = state.results.filter((result) => result.command === "evaluate recall");
   const others = state.results.filter((result) => !ladders.includes(result) && !recalls.includes(result));
@@ -18,18 +18,18 @@ export function Models() {
     <${Data} data=${state.data} />
     <${Panel} id="training-title" title="Training" note="The latest training of each model in this home; the served bundle may be another.">
       ${state.trainings.length ? html`<div class="split even">${state.trainings.map((training) => html`<${Curve} key=${training.model} training=${training} />`)}</div>`
-        : html`<${Empty} title="Nothing was trained here">recsys train all leaves its curves in the home folder.<//>`}
+        : html`<${Empty} title="Nothing was trained here">recsys train all writes its curves to the home folder.<//>`}
     <//>
     ${recalls.map((result) => html`<${Recall} key=${result.file} result=${result} />`)}
     ${ladders.map((result) => html`<${Ladder} key=${result.file} result=${result} />`)}
-    <${Panel} id="results-title" title="Other results" note="Every result that was kept: recsys bench recall --json > var/results/bench-recall.json">
+    <${Panel} id="results-title" title="Other results" note="Every saved result: recsys bench recall --json > var/results/bench-recall.json">
       ${others.length ? others.map((result) => html`<${Result} key=${result.file} result=${result} />`)
-        : html`<${Empty} title="None is kept">Results in the folder results of the home are shown here.<//>`}
+        : html`<${Empty} title="None is saved">Results in the home's folder `results` are shown here.<//>`}
     <//>`;
 }
 
 function Data({ data }) {
-  if (!data) return html`<${Panel} id="data-title" title="Data"><${Empty} title="No import report">recsys data import writes one beside the lake.<//><//>`;
+  if (!data) return html`<${Panel} id="data-title" title="Data"><${Empty} title="No import report">recsys data import writes one into the lake.<//><//>`;
   const days = Object.entries(data.events_by_day ?? {});
   const types = [...new Set(days.flatMap(([, byType]) => Object.keys(byType)))].sort();
   const reasons = Object.entries(data.broken_by_reason ?? {});
@@ -66,7 +66,7 @@ function Curve({ training }) {
     </div>`;
 }
 
-/** `<model>_hr@10[_<slice>]`: a row a model, a column a slice. */
+/** `<model>_hr@10[_<slice>]`: one row per model, one column per slice. */
 function Recall({ result }) {
   const models = Object.keys(result.figures).filter((name) => name.endsWith(RECALL)).map((name) => name.slice(0, -RECALL.length));
   const prefix = `${models[0]}${RECALL}`;

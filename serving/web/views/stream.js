@@ -1,15 +1,15 @@
-// How far and how fresh the stream is: by the store's offsets, and by what the feature workers report to it.
+// Progress and freshness of the stream: the store's offsets, and the reports of the feature workers.
 import { age, ago, bytes, count, ms, number } from "../format.js";
 import { Bar, Empty, Panel, Table } from "../components.js";
 import { html } from "../vendor/toolkit.js";
 
 export function Stream({ state }) {
-  if (!state.stream.length) return html`<${Panel} id="stream-title" title="Stream"><${Empty} title="The store is away">How far the worker is, is written there.<//><//>`;
+  if (!state.stream.length) return html`<${Panel} id="stream-title" title="Stream"><${Empty} title="The store is away">The progress of the workers is stored there.<//><//>`;
   const topics = new Map();
   for (const part of state.stream) topics.set(part.topic, [...(topics.get(part.topic) ?? []), part]);
   return html`
     <${Panel} id="stream-title" title="Stream">
-      <${Table} caption="How far the feature worker is" head=${["topic", ["applied"], ["lag"], ["newest event"]]}>
+      <${Table} caption="Progress of the feature workers" head=${["topic", ["applied"], ["lag"], ["newest event"]]}>
         ${[...topics].map(([topic, parts]) => {
           const newest = Math.max(...parts.map((part) => part.newest_event_ms ?? 0));
           const lag = parts.some((part) => part.lag === null) ? null : parts.reduce((sum, part) => sum + part.lag, 0);
@@ -25,7 +25,7 @@ export function Stream({ state }) {
 const Workers = ({ workers }) => html`
   <${Panel} id="workers-title" title="Feature workers">
     ${workers.length ? html`
-      <${Table} caption="Feature workers, by their own reports" className="workers" head=${["worker", ["partitions"], ["lag"], ["applied"], ["dead letters"], ["outages"], ["said"]]}>
+      <${Table} caption="Feature workers, by their own reports" className="workers" head=${["worker", ["partitions"], ["lag"], ["applied"], ["dead letters"], ["outages"], ["reported"]]}>
         ${workers.map((worker) => html`
           <tr><th scope="row" class="name">${worker.name}</th><td class="num">${count(worker.partitions)}</td><td class="num">${count(worker.lag)}</td><td class="num">${count(worker.applied)}</td>
             <td class=${`num ${worker.dead_letters ? "bad" : ""}`}>${count(worker.dead_letters)}</td><td class="num">${count(worker.outages)}</td><td class="num">${ago(1000 * worker.reported_s)}</td></tr>`)}
@@ -44,7 +44,7 @@ function Freshness({ freshness, seconds }) {
     return bucket.up_to_ms === null ? `over ${age(from)}` : bucket.up_to_ms > 1000 ? `${number(from / 1000)} – ${number(bucket.up_to_ms / 1000)} s` : `${number(from)} – ${number(bucket.up_to_ms)} ms`;
   };
   return html`
-    <${Panel} id="fresh-title" title="Freshness" note="From Kafka taking an event to its features being readable; the oldest event of each batch, all workers.">
+    <${Panel} id="fresh-title" title="Freshness" note="From Kafka accepting an event to its features being readable; the oldest event of each batch, all workers.">
       ${total ? html`
         <p>p50 <b>${ms(freshness.p50_ms)} ms</b>, p99 <b>${ms(freshness.p99_ms)} ms</b> of ${count(total)} batches in ${count(seconds)} s.</p>
         <${Table} caption="Batches by how long they took" head=${["took", ["batches"], ""]}>

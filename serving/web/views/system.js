@@ -1,4 +1,4 @@
-// System: how it does now. Everything is `/v1/system`, `/v1/bundles` and `/v1/experiments`, looked at every two seconds.
+// System: load and state now, from `/v1/system`, `/v1/bundles` and `/v1/experiments`, polled every two seconds.
 import { activate, readBundles, readSystem } from "../api.js";
 import { age, ago, bucketed, bytes, count, ms, number, percent, when, words } from "../format.js";
 import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../components.js";
@@ -8,11 +8,11 @@ import { Stream } from "./stream.js";
 
 const EVERY_MS = 2000;
 const SPAN_S = 300; // of the charts
-const KEPT = (1000 * SPAN_S) / EVERY_MS;
+const POINTS = (1000 * SPAN_S) / EVERY_MS;
 const HOT = "/v1/recommendations";
 const DRIFTS = 12;
 const MOVING = 0.1;
-const OTHER = 0.25;
+const DIFFERENT = 0.25;
 
 export function System({ askKey }) {
   const [paused, pause] = useState(false);
@@ -21,16 +21,16 @@ export function System({ askKey }) {
   useEffect(() => {
     if (!state) return;
     const hot = state.routes.find((route) => route.name === HOT);
-    setPast((old) => [...old, { at: Date.now() / 1000, qps: state.requests_per_s, p50: hot?.p50_ms ?? null, p99: hot?.p99_ms ?? null }].slice(-KEPT));
+    setPast((old) => [...old, { at: Date.now() / 1000, qps: state.requests_per_s, p50: hot?.p50_ms ?? null, p99: hot?.p99_ms ?? null }].slice(-POINTS));
   }, [state]);
-  if (!state) return html`<h1>System</h1>${error ? html`<${Problem} error=${error} retry=${reload} />` : html`<${Empty} title="Looking…">The first numbers come in a moment.<//>`}`;
+  if (!state) return html`<h1>System</h1>${error ? html`<${Problem} error=${error} retry=${reload} />` : html`<${Empty} title="Reading…">The first numbers follow in a moment.<//>`}`;
   return html`
     <div class="head"><h1>System</h1><p class="dim">the last ${count(state.window_s)} s, all processes of this API</p>
-      <button type="button" class="quiet" aria-pressed=${paused} onClick=${() => pause(!paused)}>${paused ? "Go on" : "Pause"}</button></div>
+      <button type="button" class="quiet" aria-pressed=${paused} onClick=${() => pause(!paused)}>${paused ? "Resume" : "Pause"}</button></div>
     ${error && html`<p class="banner">${error.message}</p>`}
     <${Tiles} state=${state} />
     <div class="split even tall">
-      <${Panel} id="rate-title" title="Requests a second"><${Chart} label="Requests a second over time" time=${true} span=${SPAN_S} fromZero=${true} x=${past.map((p) => p.at)} series=${[{ label: "requests/s", tone: "--accent", values: past.map((p) => p.qps) }]} /><//>
+      <${Panel} id="rate-title" title="Requests per second"><${Chart} label="Requests per second over time" time=${true} span=${SPAN_S} fromZero=${true} x=${past.map((p) => p.at)} series=${[{ label: "requests/s", tone: "--accent", values: past.map((p) => p.qps) }]} /><//>
       <${Panel} id="latency-title" title="Recommendation, milliseconds"><${Chart} label="Median and 99th percentile of a recommendation over time" time=${true} span=${SPAN_S} fromZero=${true} x=${past.map((p) => p.at)}
         series=${[{ label: "p50", tone: "--accent", values: past.map((p) => p.p50) }, { label: "p99", tone: "--warm", values: past.map((p) => p.p99) }]} /><//>
     </div>
@@ -51,9 +51,9 @@ function Tiles({ state }) {
     <div class="tiles">
       <${Tile} label="requests" value=${number(state.requests_per_s)} unit="/s" />
       <${Tile} label="errors (5xx)" value=${number(state.errors_per_s)} unit="/s" state=${state.errors_per_s > 0 ? "bad" : ""} />
-      <${Tile} label="recommendation p99" value=${ms(hot?.p99_ms)} unit="ms" note=${hot?.p50_ms == null ? "none in this time" : `p50 ${ms(hot.p50_ms)} ms`} />
+      <${Tile} label="recommendation p99" value=${ms(hot?.p99_ms)} unit="ms" note=${hot?.p50_ms == null ? "none in the window" : `p50 ${ms(hot.p50_ms)} ms`} />
       <${Tile} label="stream lag" value=${lags.length ? count(lags.reduce((a, b) => a + b, 0)) : "–"} unit="records" note=${lags.length ? "" : "the log cannot be asked"} />
-      <${Tile} label="event to feature, p99" value=${ms(state.freshness.p99_ms)} unit="ms" note=${state.freshness.p50_ms === null ? "no event in this time" : `p50 ${ms(state.freshness.p50_ms)} ms`} />
+      <${Tile} label="event to feature, p99" value=${ms(state.freshness.p99_ms)} unit="ms" note=${state.freshness.p50_ms === null ? "no event in the window" : `p50 ${ms(state.freshness.p50_ms)} ms`} />
       <${Tile} label="item features" value=${age(state.item_features_age_s * 1000)} note="since last known current" />
       <${Tile} label="degraded answers" value=${count(degraded.reduce((sum, [, n]) => sum + n, 0))} state=${degraded.length ? "warn" : ""} note=${degraded.map(([reason, n]) => `${words(reason)} ${n}`).join(", ") || "none"} />
     </div>`;
@@ -84,7 +84,7 @@ function Bundles({ askKey }) {
     say(`Loading ${version}…`);
     try {
       const done = await activate(version);
-      say(`${done.active} answers now; before, ${done.previous ?? "nothing"} did.`);
+      say(`${done.active} is active now; before, it was ${done.previous ?? "none"}.`);
     } catch (problem) {
       say(problem.message);
       if (problem.status === 401 || problem.status === 403) askKey(problem.message);
@@ -93,16 +93,16 @@ function Bundles({ askKey }) {
   };
   const metrics = [...new Set((found?.bundles ?? []).flatMap((bundle) => Object.keys(bundle.metrics)))].slice(0, 4);
   return html`
-    <${Panel} id="bundles-title" title="Bundles" note="Switching loads and checks the bundle first; no request is dropped. With API keys on it asks for the admin scope.">
+    <${Panel} id="bundles-title" title="Bundles" note="Switching loads and checks the bundle first; no request is dropped. With API keys on it needs the admin scope.">
       <p class="said" role="status" aria-live="polite">${said}</p>
       ${error && html`<${Problem} error=${error} retry=${reload} />`}
-      ${found && !found.bundles.length && html`<${Empty} title="No bundle yet">recsys train all makes and publishes one.<//>`}
+      ${found && !found.bundles.length && html`<${Empty} title="No bundle yet">recsys train all creates and publishes one.<//>`}
       ${found && found.bundles.length > 0 && html`
-        <${Table} caption="Bundles with their metrics" className="bundles" head=${["version", "", "made", ...metrics.map((metric) => [words(metric)])]}>
+        <${Table} caption="Bundles with their metrics" className="bundles" head=${["version", "", "created", ...metrics.map((metric) => [words(metric)])]}>
           ${found.bundles.toReversed().map((bundle) => html`
             <tr class=${bundle.active ? "chosen" : ""}>
               <th scope="row">${bundle.version}</th>
-              <td>${bundle.active ? html`<span class="tag good">answers</span>` : html`<button type="button" class="quiet" onClick=${() => swap(bundle.version)}>Activate<span class="sr"> ${bundle.version}</span></button>`}
+              <td>${bundle.active ? html`<span class="tag good">active</span>` : html`<button type="button" class="quiet" onClick=${() => swap(bundle.version)}>Activate<span class="sr"> ${bundle.version}</span></button>`}
                 ${bundle.refused && html`<p class="dim bad">refused: ${bundle.refused}</p>`}</td>
               <td class="dim made">${bundle.created_ms ? when(bundle.created_ms) : "–"}</td>
               ${metrics.map((metric) => html`<td class="num">${number(bundle.metrics[metric])}</td>`)}
@@ -114,14 +114,14 @@ function Bundles({ askKey }) {
 function Drift({ drift }) {
   const entries = Object.entries(drift.psi);
   const listed = entries.slice(0, DRIFTS);
-  const verdict = (psi) => (psi > OTHER ? "another population" : psi > MOVING ? "moving" : "stable");
-  const moved = entries.filter(([, psi]) => psi > OTHER).length;
+  const verdict = (psi) => (psi > DIFFERENT ? "a different population" : psi > MOVING ? "moving" : "stable");
+  const moved = entries.filter(([, psi]) => psi > DIFFERENT).length;
   return html`
-    <${Panel} id="drift-title" title="Drift of features since training" note="Population stability index of the served values of this process: below 0.1 stable, above 0.25 another population. Features of the clock always move.">
+    <${Panel} id="drift-title" title="Drift of features since training" note="Population stability index of the served values of this process: below 0.1 stable, above 0.25 a different population. Features of the clock always move.">
       ${drift.missing ? html`<${Empty} title="Not known yet">${drift.missing}.<//>` : html`
-        <p>${count(drift.rows)} served items: ${moved} of ${entries.length} features above ${OTHER}.</p>
+        <p>${count(drift.rows)} served items: ${moved} of ${entries.length} features above ${DIFFERENT}.</p>
         <${Table} caption="Features that moved most" head=${["feature", ["PSI"], "", "verdict"]}>
-          ${listed.map(([name, psi]) => html`<tr><th scope="row">${words(name)}</th><td class="num">${psi.toFixed(3)}</td><td class="wide"><${Bar} size=${Math.min(1, psi)} tone=${psi > OTHER ? "minus" : ""} /></td><td class="dim">${verdict(psi)}</td></tr>`)}
+          ${listed.map(([name, psi]) => html`<tr><th scope="row">${words(name)}</th><td class="num">${psi.toFixed(3)}</td><td class="wide"><${Bar} size=${Math.min(1, psi)} tone=${psi > DIFFERENT ? "minus" : ""} /></td><td class="dim">${verdict(psi)}</td></tr>`)}
         <//>`}
     <//>`;
 }

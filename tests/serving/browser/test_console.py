@@ -1,4 +1,4 @@
-"""What a person does on the page: click and see the list change, look into the funnel, switch a bundle, give a key."""
+"""What a person does in the console: click and see the list change, inspect the funnel, switch a bundle, enter a key."""
 
 import os
 import re
@@ -22,10 +22,10 @@ def titles(page: Page) -> list[str]:
     return page.locator(".list .title strong").all_inner_texts()
 
 
-def test_a_click_changes_the_list_and_the_page_says_when(page: Page) -> None:
+def test_a_click_changes_the_list_and_the_console_says_when(page: Page) -> None:
     page.goto("/#/feed?user=newcomer")
     expect(page.locator(".list > li")).to_have_count(12)
-    expect(page.get_by_text("Nobody knows this user yet")).to_be_visible()
+    expect(page.get_by_text("This user is new")).to_be_visible()
     before = titles(page)
 
     page.get_by_role("button", name=f"Click {before[3]}", exact=True).click()
@@ -43,7 +43,7 @@ def test_a_click_changes_the_list_and_the_page_says_when(page: Page) -> None:
 def test_what_does_not_change_the_list_says_so(page: Page) -> None:
     page.goto("/#/feed?user=dweller")
     page.get_by_role("button", name=re.compile("^Dwell 30 s")).first.click()
-    expect(page.locator(".said").first).to_contain_text("is kept")
+    expect(page.locator(".said").first).to_contain_text("is accepted")
 
 
 def test_another_user_is_one_enter_away_by_keyboard(page: Page) -> None:
@@ -81,10 +81,10 @@ def test_a_bundle_is_switched_from_the_system_view(page: Page) -> None:
     page.goto("/#/system")
     bundles = page.get_by_role("region", name="Bundles with their metrics")
     bundles.get_by_role("button", name="Activate v2").click()
-    expect(page.get_by_text("v2 answers now; before, v1 did.")).to_be_visible()
+    expect(page.get_by_text("v2 is active now; before, it was v1.")).to_be_visible()
     bundles.get_by_role("button", name="Activate v1").click()
-    expect(page.get_by_text("v1 answers now; before, v2 did.")).to_be_visible()
-    expect(page.get_by_role("region", name="How far the feature worker is")).to_contain_text("events")
+    expect(page.get_by_text("v1 is active now; before, it was v2.")).to_be_visible()
+    expect(page.get_by_role("region", name="Progress of the feature workers")).to_contain_text("events")
 
 
 def test_arms_are_shown_with_their_outcomes_and_intervals(page: Page) -> None:
