@@ -158,9 +158,7 @@ class BundleInfo(BaseModel):
     items: int | None = None
     metrics: dict[str, float] = {}
     refused: str = Field("", description="why it cannot be served")
-    loaded_bytes: int = Field(
-        0, description="estimated memory in this process; 0: not loaded"
-    )
+    loaded_bytes: int = Field(0, description="estimated memory in this process; 0: not loaded")
 
 
 class Bundles(BaseModel):

@@ -1,4 +1,4 @@
-"""What a person does in the console: click and see the list change, inspect the funnel, switch a bundle, enter a key."""
+"""What a person does in the console: click and see the list change, read the funnel, switch a bundle, enter a key."""
 
 import os
 import re
@@ -100,7 +100,7 @@ def test_arms_are_shown_with_their_outcomes_and_intervals(page: Page) -> None:
     expect(arms.get_by_role("columnheader", name="dwell per session s")).to_be_visible()
     expect(page.get_by_text("seconds of reading in a session")).to_be_visible()
     # the other experiment, which is read after this one
-    expect(page.get_by_text("Nobody in it is in the lake yet")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("None of its users is in the lake yet")).to_be_visible(timeout=60_000)
 
 
 def test_a_click_is_in_the_freshness_of_the_workers(page: Page) -> None:
