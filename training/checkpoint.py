@@ -69,23 +69,21 @@ class TrainingState(Generic[Model]):
         }
         if not write:
             return
-        header = {
-            "identity": json.dumps(identity, sort_keys=True),
-            "progress": json.dumps(asdict(self.progress)),
-        }
+        about = json.dumps(identity, sort_keys=True)
+        header = {"identity": about, "progress": json.dumps(asdict(self.progress))}
         contiguous = {k: t.detach().clone().contiguous() for k, t in tensors.items()}
         with staged_file(path, fsync=True) as temporary:
             save_file(contiguous, temporary, metadata=header)
 
-    def restore(self, path: Path, identity: Mapping[str, Any]) -> bool:
-        """Continue from a checkpoint; False if there is none.
+    def restore(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Continue from the checkpoint, if there is one.
 
         Raises:
             InvalidConfig: it is of another configuration.
             InvalidData: the file is not a checkpoint of ours.
         """
         if not path.exists():
-            return False
+            return
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata()
@@ -100,7 +98,6 @@ class TrainingState(Generic[Model]):
             self.average.load_state_dict(_part("average", tensors))
         _restore_optimizer(self.optimizer, _part("optimizer", tensors))
         self.best = _part("best", tensors)
-        return True
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

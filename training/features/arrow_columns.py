@@ -65,7 +65,7 @@ def event_columns(rows: pa.Table, key: str, keys: Codes, items: Codes) -> EventC
     value = np.asarray(pc.fill_null(rows.column("value"), np.nan), np.float64)
     return EventColumns(
         key=codes[order],
-        time_ms=_integers(rows.column(TIME))[order],
+        time_ms=np.asarray(rows.column(TIME), np.int64)[order],
         kind=np.asarray(pc.index_in(rows.column("type"), value_set=KINDS)).astype(np.int8)[order],
         value=value[order],
         attributed=np.asarray(attributed)[order],
@@ -78,13 +78,14 @@ def queries(
     rows: pa.Table, key: str, keys: Codes, items: Codes, attributes: Mapping[tuple[Entity, str], str]
 ) -> Queries:
     """The kernel's arrays of examples. `attributes`: (entity, name) → the column with its texts."""
-    created = rows.column("created_ms") if "created_ms" in rows.column_names else None
+    unknown = pa.chunked_array([pa.nulls(rows.num_rows, pa.int64())])
+    created = rows.column("created_ms") if "created_ms" in rows.column_names else unknown
     return Queries(
         key=keys.of(rows.column(key)),
-        time_ms=_integers(rows.column(TIME)),
+        time_ms=np.asarray(rows.column(TIME), np.int64),
         item=items.of(rows.column("item_id")),
         buckets=_buckets(*(rows.column(name) for name in ("categories", "creator", "item_id"))),
-        created_ms=_integers(pc.fill_null(created, 0)) if created else np.zeros(rows.num_rows, np.int64),
+        created_ms=np.asarray(pc.fill_null(created, 0), np.int64),
         attributes={pair: rows.column(column).to_pylist() for pair, column in attributes.items()},
     )
 
@@ -116,10 +117,6 @@ def matrix_of(lists: Any, width: int) -> NDArray[np.float32]:
     """The inverse of `lists_of`: (n, width) float32."""
     flat = np.asarray(pa.chunked_array(lists).combine_chunks().flatten(), np.float32)
     return flat.reshape(-1, width)
-
-
-def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    return np.asarray(column, np.int64)
 
 
 def _buckets(

@@ -8,7 +8,6 @@ The last pass makes the long rows, so no shuffle carries them. Days are staged a
 """
 
 import json
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -66,12 +65,12 @@ class FeatureJob:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did. `examples` counts the rows of the days it built."""
+    """What a run did."""
 
     days: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     events: int = 0
-    examples: int = 0
+    examples: int = 0  # of the days built
     positives: int = 0
     sequences: int = 0
     fingerprint: str = field(default_factory=lambda: FEATURES.fingerprint)
@@ -89,22 +88,19 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         raise InvalidData(
             f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
         )
-    run = uuid.uuid4().hex[:8]
-    examples = OutputFolder(spark, f"{job.output}/examples", run)
     rows = _rows_of_days(spark, job, wanted)
     marks = {day: _mark(job, day, rows) for day in wanted}
-    done = examples.marks()
-    # a day that the lake no longer has: all its users were forgotten
-    examples.remove(name for name in done if name.removeprefix(f"{_DAY}=") not in lake_days)
-    done = {} if job.rebuild else done
-    missing = [d for d in wanted if done.get(f"{_DAY}={d}") != marks[d]]
-    skipped = tuple(d for d in wanted if d not in missing)
-    if not missing:
-        return Report(skipped=skipped)
+    with OutputFolder(spark, f"{job.output}/examples") as examples:
+        done = examples.marks()
+        # a day that the lake no longer has: all its users were forgotten
+        examples.remove(name for name in done if name.removeprefix(f"{_DAY}=") not in lake_days)
+        missing = [d for d in wanted if job.rebuild or done.get(f"{_DAY}={d}") != marks[d]]
+        skipped = tuple(d for d in wanted if d not in missing)
+        if not missing:
+            return Report(skipped=skipped)
 
-    everything = read_events(spark, job)
-    events = everything.where(sf.col(_DAY) <= _label_days(missing[-1], job.window_ms)[-1])
-    try:
+        everything = read_events(spark, job)
+        events = everything.where(sf.col(_DAY) <= _label_days(missing[-1], job.window_ms)[-1])
         progress(f"{len(missing)} days to build, {len(skipped)} are up to date")
         n_events = events.count()
         progress(f"{n_events:,} events read")
@@ -116,9 +112,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
         n_examples = sum(row["count"] for row in counts)
         progress(f"{n_examples:,} examples written")
-        n_sequences = _write_sequences(spark, job, everything, run)
-    finally:
-        examples.discard()
+        n_sequences = _write_sequences(spark, job, everything)
     return Report(
         days=tuple(missing),
         skipped=skipped,
@@ -160,21 +154,15 @@ def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Seq
     return full.applyInArrow(user_side, from_arrow_schema(EXAMPLE_SCHEMA)).withColumn(_DAY, _day_column())
 
 
-def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame, run: str) -> int:
-    folder = OutputFolder(spark, job.output, run)
-    try:
-        wanted = sf.col("type").isin([str(t) for t in ENGAGEMENT])
-        engaged = events.where(wanted).select("user_bucket", "user_id", "event_id", "type", "item_id", TIME)
-        rows = engaged.groupBy("user_bucket").applyInArrow(sequences, from_arrow_schema(SEQUENCE_SCHEMA))
+def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame) -> int:
+    wanted = sf.col("type").isin([str(t) for t in ENGAGEMENT])
+    engaged = events.where(wanted).select("user_bucket", "user_id", "event_id", "type", "item_id", TIME)
+    rows = engaged.groupBy("user_bucket").applyInArrow(sequences, from_arrow_schema(SEQUENCE_SCHEMA))
+    with OutputFolder(spark, job.output) as folder:
         rows.write.option("compression", "zstd").parquet(f"{folder.staging}/sequences")
         count = spark.read.parquet(f"{folder.staging}/sequences").count()
         folder.publish({"sequences": ""})
-    finally:
-        folder.discard()
     return int(count)
-
-
-# --- reading the lake -------------------------------------------------------------------------------------------
 
 
 def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
@@ -243,11 +231,8 @@ def _popularity(events: DataFrame, config: LabelConfig) -> Popularity | None:
 
 
 def _lake_days(spark: SparkSession, lake: str) -> list[str]:
-    folder = OutputFolder(spark, f"{lake}/events", "")
+    folder = OutputFolder(spark, f"{lake}/events")
     return sorted(name.removeprefix(f"{_DAY}=") for name in folder.names() if name.startswith(f"{_DAY}="))
-
-
-# --- days -------------------------------------------------------------------------------------------------------
 
 
 def _rows_of_days(spark: SparkSession, job: FeatureJob, days: Sequence[str]) -> dict[str, int]:

@@ -8,6 +8,7 @@ its negatives (`sampled`). They have no served vector; that is one reason why fe
 Runs on a bucket of users in Spark's executors: numpy and Arrow only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -195,7 +196,8 @@ def _negatives(examples: pa.Table, log: _Log, config: LabelConfig, popularity: P
         return examples.slice(0, 0)
     times = np.asarray(examples.column(TIME), np.int64)
     ids = examples.column("example_id").to_pylist()
-    seeds = np.array([_seed(config.seed, example_id) for example_id in ids], np.uint64)
+    hashes = (blake2b(f"{config.seed} {i}".encode(), digest_size=8).digest() for i in ids)
+    seeds = np.frombuffer(b"".join(hashes), "<u8")
     before = np.searchsorted(popularity.times, times)
     draws = (_uniform(seeds, wanted * _DRAWS) * before[:, None]).astype(np.int64)
 
@@ -203,38 +205,29 @@ def _negatives(examples: pa.Table, log: _Log, config: LabelConfig, popularity: P
     drawn = popularity.items[draws.ravel()].astype(np.int64)
     users = examples.column("user_id").take(pa.array(owner))
     engaged_ms = log.first_engaged_ms(users, [popularity.ids[i] for i in drawn])
-    fits = (before[owner] > 0) & (engaged_ms > times[owner]) & _first_of_pair(owner, drawn)
+    _, first = np.unique(owner * (drawn.max(initial=0) + 1) + drawn, return_index=True)
+    is_first = np.isin(np.arange(owner.size), first)  # of equal draws for one example
+    fits = (before[owner] > 0) & (engaged_ms > times[owner]) & is_first
     so_far = np.concatenate(([0], np.cumsum(fits)))
     rank = so_far[1:] - so_far[owner * draws.shape[1]] - 1
     fits &= rank < wanted
     owner, drawn, rank = owner[fits], drawn[fits], rank[fits]
 
     table = examples.take(pa.array(owner))
+    drawn_items: dict[str, Sequence[str | None]] = {
+        "item_id": popularity.ids,
+        "categories": popularity.categories,
+        "creator": popularity.creators,
+    }
     zero = pa.array(np.zeros(owner.size, np.int8))
     replaced = {
         "example_id": pa.array([f"{ids[o]}-{r}" for o, r in zip(owner, rank, strict=True)], pa.string()),
-        "item_id": pa.array([popularity.ids[i] for i in drawn], pa.string()),
-        "categories": pa.array([popularity.categories[i] for i in drawn], pa.string()),
-        "creator": pa.array([popularity.creators[i] for i in drawn], pa.string()),
-        "click": zero,
-        "conversion": zero,
-        "like": zero,
-        "dwell_ms": pa.array(np.zeros(owner.size, np.int64)),
+        **{name: pa.array([texts[i] for i in drawn], pa.string()) for name, texts in drawn_items.items()},
+        **dict.fromkeys(("click", "conversion", "like"), zero),
+        "dwell_ms": zero.cast(pa.int64()),
         "sampled": pa.array(np.ones(owner.size, bool)),
     }
     return pa.table({name: replaced.get(name, table.column(name)) for name in table.column_names})
-
-
-def _first_of_pair(owner: NDArray[np.intp], items: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """True where (owner, item) comes for the first time."""
-    _, first = np.unique(owner * (items.max(initial=0) + 1) + items, return_index=True)
-    result = np.zeros(owner.size, bool)
-    result[first] = True
-    return result
-
-
-def _seed(seed: int, example_id: str) -> int:
-    return int.from_bytes(blake2b(f"{seed} {example_id}".encode(), digest_size=8).digest(), "little")
 
 
 def _uniform(seeds: NDArray[np.uint64], draws: int) -> NDArray[np.float64]:

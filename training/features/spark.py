@@ -2,8 +2,9 @@
 
 import os
 import sys
+import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from pyspark.sql import SparkSession
 
@@ -26,7 +27,6 @@ def spark_session(
         conf: further settings, such as s3a credentials; they override ours.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    builder = SparkSession.builder.master(master).appName("recsys-features")
     settings = {
         "spark.driver.memory": memory,
         "spark.executor.memory": memory,
@@ -39,15 +39,16 @@ def spark_session(
         **dict(conf),
     }
     if master.startswith("local"):
-        settings.setdefault("spark.driver.extraJavaOptions", _SHORT_JOB)
-        settings.setdefault("spark.sql.shuffle.partitions", "8")
-        # listing days here is faster than the job of many tasks that Spark would start
-        settings.setdefault("spark.sql.sources.parallelPartitionDiscovery.threshold", "100000")
-        settings.setdefault("spark.driver.host", "127.0.0.1")
-        settings.setdefault("spark.driver.bindAddress", "127.0.0.1")
-    for key, value in settings.items():
-        builder = builder.config(key, value)
-    session: SparkSession = builder.getOrCreate()
+        settings = {
+            "spark.driver.extraJavaOptions": _SHORT_JOB,
+            "spark.sql.shuffle.partitions": "8",
+            # listing days here is faster than the job of many tasks that Spark would start
+            "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+        } | settings
+    builder = SparkSession.builder.master(master).appName("recsys-features")
+    session: SparkSession = builder.config(map=settings).getOrCreate()
     return session
 
 
@@ -58,11 +59,10 @@ class OutputFolder:
     On file systems whose rename is a copy (s3a), readers wait for that mark.
     """
 
-    def __init__(self, spark: SparkSession, folder: str, run: str) -> None:
-        """`run`: distinguishes this run's staging folder from another's."""
+    def __init__(self, spark: SparkSession, folder: str) -> None:
         self._jvm: Any = spark._jvm
         self._folder = folder.rstrip("/")
-        self.staging = f"{self._folder}/_building-{run}"
+        self.staging = f"{self._folder}/_building-{uuid.uuid4().hex[:8]}"
         path = self._path(self._folder)
         self._fs: Any = path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
 
@@ -77,14 +77,15 @@ class OutputFolder:
             elif not self._fs.rename(source, target):
                 raise OSError(f"could not move {self.staging}/{name} to {self._folder}/{name}")
             self.write(f"{name}/{SUCCESS}", mark)
-        self.discard()
 
-    def discard(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Remove the staging folder."""
         self._fs.delete(self._path(self.staging), True)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove partitions."""
         for name in names:
             self._fs.delete(self._path(f"{self._folder}/{name}"), True)
 
@@ -97,18 +98,13 @@ class OutputFolder:
 
     def marks(self) -> dict[str, str]:
         """Finished partitions and the content of their marks."""
-        found = {}
-        for name in self.names():
-            mark = self._path(f"{self._folder}/{name}/{SUCCESS}")
-            if self._fs.exists(mark):
-                found[name] = self._read(mark)
-        return found
+        marks = {name: self._path(f"{self._folder}/{name}/{SUCCESS}") for name in self.names()}
+        return {name: self._read(mark) for name, mark in marks.items() if self._fs.exists(mark)}
 
     def _path(self, text: str) -> Any:
         return self._jvm.org.apache.hadoop.fs.Path(text)
 
     def write(self, name: str, text: str) -> None:
-        """Write a small file."""
         stream = self._fs.create(self._path(f"{self._folder}/{name}"), True)
         stream.write(bytearray(text.encode()))
         stream.close()

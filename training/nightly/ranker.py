@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import MS_PER_SECOND, Item
 from recsys.items.item_table import read_items
-from recsys.models.ranker import Ranker, RankerData
+from recsys.models.ranker import Ranker
 from recsys.ranking.scorer import RankerSession
 from training.compression.gates import OVERLAP, top_overlap
 from training.compression.ladder import quantize_products, score_requests
 from training.compression.quantize import quantized_tables
 from training.compression.variants import VARIANT, Variant, read_variant
 from training.config import Config
-from training.ranker.artifacts import ONNX, SHAPE, read_shape, save_trained
+from training.ranker.artifacts import ONNX, SHAPE, ranker_of, read_shape, save_trained
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
 from training.ranker.loop import LoopConfig, fit, predict, selection_score
 from training.ranker.train import ranker_warm_start, write_ranker, write_summary
@@ -130,24 +130,13 @@ def carried_over(folder: Path, previous: WarmStart, items: Sequence[Item], facts
     ids = [item.item_id for item in items]
     if shape.item_buckets and ids[: len(previous.item_ids)] != list(previous.item_ids):
         raise InvalidConfig(f"{folder}: items share rows by their numbers, which have changed; {FULL}")
-    data = RankerData(
-        n_items=len(items),
-        n_features=len(weights["numeric_columns"]),
-        mean=weights["numeric.mean"],
-        scale=weights["numeric.scale"],
-        edges=weights["numeric.edges"],
-        fields=torch.from_numpy(facts.codes),
-        field_sizes=facts.sizes,
-    )
-    weights["fields"] = data.fields
+    weights["fields"] = torch.from_numpy(facts.codes)
     if not shape.item_buckets:
         weights["item.weight"] = weights["item.weight"][torch.from_numpy(old_numbers(previous.item_ids, ids))]
     for i, size in enumerate(facts.sizes):
         rows = weights[f"field.{i}.weight"]
         weights[f"field.{i}.weight"] = torch.cat([rows, rows[:1].expand(size - len(rows), -1)])
-    ranker = Ranker(shape, data)
-    ranker.load_state_dict(weights)
-    return ranker.eval()
+    return ranker_of(shape, weights, facts.sizes)
 
 
 def _write(

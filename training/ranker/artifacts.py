@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
@@ -25,17 +26,22 @@ def save_trained(ranker: Ranker, folder: Path) -> None:
 def trained_ranker(folder: Path) -> Ranker:
     """Rebuild what `save_trained` wrote."""
     weights = load_file(folder / WEIGHTS)
-    fields = weights["fields"]
+    sizes = tuple(len(weights[f"field.{i}.weight"]) for i in range(weights["fields"].shape[1]))
+    return ranker_of(read_shape(folder / SHAPE), weights, sizes)
+
+
+def ranker_of(shape: RankerConfig, weights: Mapping[str, Tensor], field_sizes: tuple[int, ...]) -> Ranker:
+    """The ranker with these weights, in evaluation mode."""
     data = RankerData(
-        n_items=len(fields) - 1,
+        n_items=len(weights["fields"]) - 1,
         n_features=len(weights["numeric_columns"]),
         mean=weights["numeric.mean"],
         scale=weights["numeric.scale"],
         edges=weights["numeric.edges"],
-        fields=fields,
-        field_sizes=tuple(len(weights[f"field.{i}.weight"]) for i in range(fields.shape[1])),
+        fields=weights["fields"],
+        field_sizes=field_sizes,
     )
-    ranker = Ranker(read_shape(folder / SHAPE), data)
+    ranker = Ranker(shape, data)
     ranker.load_state_dict(weights)
     return ranker.eval()
 

@@ -116,8 +116,8 @@ def backfill_(
     from recsys.store.backfill import Covered
     from recsys.store.redis import RedisFeatureStore
     from streaming.lake_writer.commit import Place, exclusive, read_checkpoint
-    from training.features.backfill_job import main
     from training.features.job import FeatureJob
+    from training.features.state_job import load_state
 
     settings = connected(StreamSettings())
     dedupe_ms = settings.time_rules.late_ms
@@ -140,7 +140,7 @@ def backfill_(
             # the worker rereads the changes of items and users
             if not name.startswith((f"{Topic.ITEMS}/", f"{Topic.USERS}/"))
         ]
-        loaded = main(spark, job, read, open_store, settings.partitions, dedupe_ms)
+        loaded = load_state(spark, job, read, open_store, settings.partitions, dedupe_ms)
     print_mapping(f"backfilled {namespace}", asdict(loaded), as_json)
     console.print(f"next: restart workers and the API with RECSYS_REDIS_NAMESPACE={namespace}")
 

@@ -27,10 +27,10 @@ from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from tests.recsys.features.worlds import catalogue, population, random_log
 from tests.training.features.test_state_job import folded
-from training.features import backfill_job
 from training.features import job as features_job
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
+from training.features.state_job import load_state
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -192,7 +192,7 @@ def test_forgotten_users_are_left_out_at_once(
 def test_backfill_loads_the_states_of_the_lake(spark: SparkSession, built: tuple[FeatureJob, Path]) -> None:
     store = MemoryFeatureStore(FEATURES, StoreConfig(2))
     covered = [Covered(Topic.EVENTS, p, "log", 1000 + p) for p in range(2)]
-    loaded = backfill_job.main(spark, built[0], covered, lambda f: _opened(store, f), 2, MS_PER_DAY)
+    loaded = load_state(spark, built[0], covered, lambda f: _opened(store, f), 2, MS_PER_DAY)
     assert (loaded.users, loaded.items, loaded.present) == (len(USERS), len(ITEMS), 0)
     assert loaded.ids == sum(e.event_time_ms >= max(e.event_time_ms for e in LOG) - MS_PER_DAY for e in LOG)
     users, items = folded(LOG)
