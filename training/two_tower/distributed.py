@@ -30,7 +30,7 @@ def processes() -> Iterator[Process]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield this_process()
-        # leaving while another process still communicates takes that one down; after an error nobody waits
+        # leaving while another process still communicates takes that one down; not after an error: no wait
         dist.barrier()
     finally:
         dist.destroy_process_group()

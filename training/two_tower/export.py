@@ -92,11 +92,11 @@ def item_vectors(result: TwoTowerResult) -> dict[str, NDArray[np.float32]]:
 
 def golden_inputs(histories: list[History], length: int, profiles: Profiles | None) -> TowerInputs:
     """An empty history and a few real ones: arrays (cases, length), and `profile` (cases, PROFILE_SLOTS)."""
-    nobody = History("", *(np.zeros(0, np.int64) for _ in range(3)))
+    unknown = History("", *(np.zeros(0, np.int64) for _ in range(3)))
     some = histories[: GOLDEN_CASES - 1]
     encoded = [
         encode_arrays(h.numbers, h.types, h.times, int(h.times[-1]) + 60_000 if len(h.times) else 0, length)
-        for h in (nobody, *some)
+        for h in (unknown, *some)
     ]
     arrays = dict(zip(INPUTS, (np.stack(column) for column in zip(*encoded, strict=True)), strict=True))
     if profiles is not None:

@@ -115,7 +115,7 @@ def test_a_day_is_where_its_rows_say(built: tuple[FeatureJob, Path]) -> None:
         assert mark["built_of"] == {day: of_day[day], next_day: of_day[next_day]}
 
 
-def test_sequences_and_definitions_are_beside_them(built: tuple[FeatureJob, Path]) -> None:
+def test_sequences_and_definitions_are_next_to_them(built: tuple[FeatureJob, Path]) -> None:
     _, output = built
     rows = sequences(output).to_pylist()
     assert {r["user_id"] for r in rows} == {u.user_id for u in USERS}

@@ -1,4 +1,4 @@
-"""A night goes on from yesterday's weights, by name and not by number, and refuses what it cannot go on from."""
+"""A night continues from yesterday's weights, by name and not by number, and refuses what does not fit."""
 
 import json
 import shutil
@@ -150,13 +150,15 @@ def test_weights_follow_the_items_ids(world: Path) -> None:
     ("changes", "what"),
     [({"history_length": 7}, "history length"), ({"item_attributes": ("brand",)}, "item attributes")],
 )
-def test_another_input_is_refused(world: Path, tmp_path: Path, changes: dict[str, object], what: str) -> None:
+def test_a_different_input_is_refused(
+    world: Path, tmp_path: Path, changes: dict[str, object], what: str
+) -> None:
     config = night(world, tmp_path)
     with pytest.raises(InvalidConfig, match=f"different {what}.*recsys train all"):
         nightly_ranker.main(config.replace(**changes))
 
 
-def test_another_feature_fingerprint_is_refused(world: Path, tmp_path: Path) -> None:
+def test_a_different_feature_fingerprint_is_refused(world: Path, tmp_path: Path) -> None:
     config = night(world, tmp_path)
     content = json.loads((config.work / WARM_START).read_text())
     content["must_agree"]["feature fingerprint"] = "another"
@@ -188,7 +190,7 @@ def test_without_yesterdays_model_or_new_examples_it_says_what_to_do(world: Path
 
 @pytest.fixture
 def towers(tmp_path: Path) -> TwoTowerConfig:
-    """Trained and exported to `two_tower`; then users go on, and there is an item more, first in the order."""
+    """Trained and exported to `two_tower`; then users continue, and there is one more item, first in the order."""
     histories = planted(200, 0)
     write_sequences(
         tmp_path / "sequences" / "a.parquet", [h.before(len(h.numbers) - 1) for h in histories], ITEMS
@@ -214,7 +216,7 @@ def towers(tmp_path: Path) -> TwoTowerConfig:
     return config
 
 
-def test_a_night_of_the_two_tower_goes_on_where_it_was(towers: TwoTowerConfig, tmp_path: Path) -> None:
+def test_a_night_of_the_two_tower_continues_where_it_was(towers: TwoTowerConfig, tmp_path: Path) -> None:
     work = tmp_path / "two_tower"
     before = read_warm_start(work)
     start = towers.model_copy(
@@ -245,7 +247,7 @@ def test_a_two_tower_of_another_shape_is_refused(towers: TwoTowerConfig, tmp_pat
     assert len(vectors) == len(ITEMS) + 1
 
 
-def test_nights_are_compared_with_trainings_anew(tmp_path: Path) -> None:
+def test_nights_are_compared_with_full_trainings(tmp_path: Path) -> None:
     write_slice(tmp_path)
     result = evaluate_nightly.main(NightlyEvaluation(data=tmp_path, is_quick=True))
     assert result.figures["nights"] == 1

@@ -212,7 +212,7 @@ def test_a_sharded_table_needs_a_sampled_loss(config: TwoTowerConfig) -> None:
 
 
 @pytest.mark.slow
-def test_a_stranger_is_known_by_static_attributes(config: TwoTowerConfig, tmp_path: Path) -> None:
+def test_a_new_user_is_known_by_static_attributes(config: TwoTowerConfig, tmp_path: Path) -> None:
     """Planted: "F" begin with the first ten items, "M" with the last ten."""
     rng, histories, users = np.random.default_rng(0), [], []
     for n in range(200):
@@ -251,7 +251,7 @@ def test_export_is_what_the_bundle_wants(config: TwoTowerConfig, tmp_path: Path)
     work = export_two_tower.main(result, tmp_path / "bundle", neighbours=4)
     written = {path.name for path in work.iterdir()}
     of_training = {"summary.json", WARM_START, WEIGHTS}
-    assert written - FILES.keys() == of_training, "what the next night goes on from stays out of the bundle"
+    assert written - FILES.keys() == of_training, "what the next night starts from stays out of the bundle"
     assert json.loads((work / "summary.json").read_text())["seed"] == 0
     golden, vectors = load_file(work / "golden.safetensors"), load_file(work / "item_vectors.safetensors")
     session = onnxruntime.InferenceSession(work / "user_tower.onnx")
