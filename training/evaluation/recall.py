@@ -90,7 +90,7 @@ _TRAINING: Mapping[Protocol, Mapping[str, object]] = {
     Protocol.TEMPORAL: {"epochs": 8},
 }
 _GOALS: Mapping[Protocol, Mapping[str, float]] = {
-    Protocol.ML_1M: {"hr10": 0.320, "ndcg10": 0.183, "hr50": 0.60, "hr200": 0.79},
+    Protocol.ML_1M: {"hr10": 0.320, "ndcg10": 0.183, "hr50": 0.60, "hr200": 0.79}
 }
 _BEAT: Mapping[Protocol, Sequence[str]] = {  # metrics in which every baseline must be beaten
     Protocol.ML_1M: ("hr10", "ndcg10", "hr200"),

@@ -62,9 +62,8 @@ def load_state(
 
 def _rows(states: DataFrame) -> Iterator[StateRow]:
     for row in states.toLocalIterator(prefetchPartitions=True):
-        yield StateRow(
-            Entity(row["entity"]), row["id"], entity_state(row.asDict(recursive=True)), row["latest_ms"]
-        )
+        state_ = entity_state(row.asDict(recursive=True))
+        yield StateRow(Entity(row["entity"]), row["id"], state_, row["latest_ms"])
 
 
 def _recent(events: DataFrame, dedupe_ms: int, watermark_ms: int) -> Iterator[tuple[str, str, int]]:
@@ -80,16 +79,29 @@ def _recent(events: DataFrame, dedupe_ms: int, watermark_ms: int) -> Iterator[tu
 
 def user_states(rows: pa.Table) -> pa.Table:
     """The states of some users, from all their events."""
-    rows, keys, columns = _bucket(rows, "user_id")
-    cells = _cells(Entity.USER, columns, len(keys.ids))
-    return _table(Entity.USER, keys, columns, cells, _visits(rows, columns, len(keys.ids)))
+    return _states(rows, Entity.USER, "user_id")
 
 
 def item_states(rows: pa.Table) -> pa.Table:
     """The states of some items, from all their events."""
-    _, keys, columns = _bucket(rows, "item_id")
+    return _states(rows, Entity.ITEM, "item_id")
+
+
+def _states(rows: pa.Table, entity: Entity, key: str) -> pa.Table:
+    rows = sorted_events(rows, key)
+    keys = Codes(rows.column(key))
+    events = event_columns(rows, key, keys, Codes(rows.column("item_id")))
     n = len(keys.ids)
-    return _table(Entity.ITEM, keys, columns, _cells(Entity.ITEM, columns, n), [[] for _ in range(n)])
+    cells = _cells(entity, events, n)
+    columns = {
+        "entity": [entity.value] * n,
+        "id": keys.ids,
+        "cells": [list(c) for c in cells],
+        "amounts": [list(c.values()) for c in cells],
+        "visits": _visits(rows, events, n) if entity is Entity.USER else [[]] * n,
+        "latest_ms": events.time_ms[np.searchsorted(events.key, np.arange(n), side="right") - 1],
+    }
+    return pa.table(columns, schema=STATE_SCHEMA)
 
 
 def entity_state(row: Mapping[str, Any]) -> EntityState:
@@ -100,12 +112,6 @@ def entity_state(row: Mapping[str, Any]) -> EntityState:
         visit = Visit(v[TIME], v["event_id"], EventType(v["type"]), v["item_id"], categories)
         result.histories.setdefault(v["history"], []).append(visit)
     return result
-
-
-def _bucket(rows: pa.Table, key: str) -> tuple[pa.Table, Codes, EventColumns]:
-    rows = sorted_events(rows, key)
-    keys = Codes(rows.column(key))
-    return rows, keys, event_columns(rows, key, keys, Codes(rows.column("item_id")))
 
 
 def _cells(entity: Entity, columns: EventColumns, n: int) -> list[dict[str, int]]:
@@ -124,32 +130,11 @@ def _visits(rows: pa.Table, columns: EventColumns, n: int) -> list[list[dict[str
     """The latest visits of each history, oldest first. `rows` and `columns` are in the same order."""
     result: list[list[dict[str, Any]]] = [[] for _ in range(n)]
     for history in FEATURES.histories:
-        chosen = np.asarray(
-            pc.is_in(rows.column("type"), value_set=pa.array(sorted(map(str, history.types))))
-        )
-        at = np.flatnonzero(chosen)
+        types = pa.array(sorted(map(str, history.types)))
+        at = np.flatnonzero(np.asarray(pc.is_in(rows.column("type"), value_set=types)))
         ends = np.searchsorted(columns.key[at], np.arange(n), side="right")
         keep = ends[columns.key[at]] - np.arange(at.size) <= history.size
         picked = rows.select([TIME, "event_id", "type", "item_id", "categories"]).take(pa.array(at[keep]))
         for key, visit in zip(columns.key[at[keep]].tolist(), picked.to_pylist(), strict=True):
             result[key].append({"history": history.name, **visit})
     return result
-
-
-def _table(
-    entity: Entity,
-    keys: Codes,
-    events: EventColumns,
-    cells: list[dict[str, int]],
-    visits: list[list[dict[str, Any]]],
-) -> pa.Table:
-    ends = np.searchsorted(events.key, np.arange(len(cells)), side="right")
-    columns = {
-        "entity": [entity.value] * len(cells),
-        "id": keys.ids,
-        "cells": [list(c) for c in cells],
-        "amounts": [list(c.values()) for c in cells],
-        "visits": visits,
-        "latest_ms": events.time_ms[ends - 1],
-    }
-    return pa.table(columns, schema=STATE_SCHEMA)

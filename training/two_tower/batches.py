@@ -117,12 +117,7 @@ class BatchPlan:
 
 
 def epoch_batches(
-    files: SequenceFiles,
-    cut: Cut,
-    plan: BatchPlan,
-    seed: int,
-    epoch: int,
-    augment: Augmenter | None = None,
+    files: SequenceFiles, cut: Cut, plan: BatchPlan, seed: int, epoch: int, augment: Augmenter | None = None
 ) -> Iterator[tuple[Batch, int]]:
     """One epoch's batches, each with the number of histories read so far. `augment` comes before the cut to length."""
     rng = np.random.default_rng((seed, epoch))

@@ -72,10 +72,7 @@ class TwoTowerConfig(Config):
     weight_decay: float = Field(0.01, ge=0, description="On matrices other than embeddings.")
     clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
     ema: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Decay of the weights' moving average, which is exported; 0: no average.",
+        0.0, ge=0, lt=1, description="Decay of the weights' moving average, which is exported; 0: no average."
     )
     device: str = Field("auto", description="cpu, cuda, or auto: a GPU if there is one.")
     bf16: bool = Field(False, description="Autocast to bfloat16: faster with AMX or a GPU, slower without.")

@@ -19,14 +19,7 @@ from training.choices import Augmentation
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions, item_neighbours
 from training.two_tower.retrieval import Cases, cases_after
-from training.two_tower.sequences import (
-    BeforeTime,
-    Cut,
-    Profiles,
-    SequenceFiles,
-    before_last,
-    keep_all,
-)
+from training.two_tower.sequences import BeforeTime, Cut, Profiles, SequenceFiles, before_last, keep_all
 
 
 @dataclass(frozen=True)

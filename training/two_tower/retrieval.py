@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from recsys.metrics import ranks_of
 from recsys.models.encoding import encode_arrays
 from recsys.models.two_tower import ItemTable, TwoTower
-from training.two_tower.batches import SAME_MOMENT_MS
+from training.two_tower.batches import Targets
 from training.two_tower.sequences import Cut, History, Profiles
 
 # histories, and the time each is asked at → (n, n_items) float32 scores
@@ -39,25 +39,12 @@ def cases_after(histories: Iterable[History], cut: Cut, wanted: int = 0) -> Case
 
     Args:
         cut: how many events of a history come before the first case.
-        wanted: event type number; only items that got such an event within a second of their first one are asked
-            for (a long view follows its click). 0: any type.
+        wanted: as in `Targets`.
     """
-    found: list[History] = []
-    targets: list[int] = []
-    times: list[int] = []
-    for history in histories:
-        for at in range(cut(history), len(history.numbers)):
-            if history.is_new(at) and (wanted == 0 or _gets(history, at, wanted)):
-                found.append(history.before(at))
-                targets.append(int(history.numbers[at]) - 1)
-                times.append(int(history.times[at]))
-    return Cases(found, np.array(targets, np.int64), times)
-
-
-def _gets(history: History, at: int, wanted: int) -> bool:
-    soon = slice(at, at + int(np.searchsorted(history.times[at:], history.times[at] + SAME_MOMENT_MS)))
-    same_item = history.numbers[soon] == history.numbers[at]
-    return bool((same_item & (history.types[soon] == wanted)).any())
+    asked, rng = Targets(wanted), np.random.default_rng(0)
+    at = [(h, i) for h in histories for i in np.flatnonzero(asked.of(h, rng)).tolist() if i >= cut(h)]
+    targets = np.array([h.numbers[i] - 1 for h, i in at], np.int64)
+    return Cases([h.before(i) for h, i in at], targets, [int(h.times[i]) for h, i in at])
 
 
 def two_tower_scorer(model: TwoTower, max_length: int, profiles: Profiles | None = None) -> Scorer:

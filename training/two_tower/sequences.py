@@ -34,10 +34,6 @@ class History(NamedTuple):
         """The first `cut` events."""
         return History(self.user_id, self.numbers[:cut], self.types[:cut], self.times[:cut])
 
-    def is_new(self, at: int) -> bool:
-        """Whether event `at` is the first of its item. Serving filters seen items out, so only new ones can be hit."""
-        return not bool((self.numbers[:at] == self.numbers[at]).any())
-
 
 # How many events of a history are trained on; the next one is the validation target.
 Cut = Callable[[History], int]
