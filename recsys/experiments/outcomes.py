@@ -56,10 +56,10 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     "ctr": Metric("clicks", "impressions", "clicks per shown item"),
     "cvr": Metric("purchases", "clicks", "purchases per click"),
-    "dwell_per_session_s": Metric("dwell_s", "sessions", "seconds of reading per session"),
+    "dwell_per_session_s": Metric("dwell_s", "sessions", "seconds of reading in a session"),
     "likes_per_list": Metric("likes", "lists", "likes per list"),
     "revenue_per_user": Metric("revenue", "users", "revenue per user"),
-    "list_distance": Metric("distance", "lists", "share of pairs in a list with different main categories"),
+    "list_distance": Metric("distance", "lists", "share of pairs in a list of different main category"),
     "return_rate": Metric("returns", "days", "days with a visit that are followed by another such day"),
 }
 
