@@ -1,4 +1,4 @@
-"""`recsys explain`: the whole funnel of one request, for a person at a terminal."""
+"""`recsys explain`: the funnel of one request as tables."""
 
 from typing import Annotated, Any
 
@@ -15,15 +15,15 @@ _TOP = 6  # features listed per item
 
 @app.command()
 def explain(
-    user: Annotated[str, typer.Argument(help="The user's id; an unknown one is a new user.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Items in the list.")] = 10,
-    api: Annotated[str, typer.Option(help="Where the API listens.")] = "http://127.0.0.1:8000",
-    key: Annotated[str, typer.Option(envvar="API_KEY", help="API key, when the API asks for one.")] = "",
+    user: Annotated[str, typer.Argument(help="User id; an unknown id is a new user.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
+    api: Annotated[str, typer.Option(help="URL of the API.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="API_KEY", help="API key, if the API requires one.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Ask the API for a list and show how it came about: stages, channels, scores, features, moves, removals.
+    """Request recommendations and explain them: stages, channels, scores, reasons, moves, removals.
 
-    The list is shown to nobody, but it is logged like any other: the API cannot know.
+    The API logs the list as shown, like any other.
 
     Example: recsys explain 196 -k 5
     """
@@ -92,7 +92,7 @@ def _print(answer: Recommendations) -> None:
         for reason, found in reasons.items()
         if found["count"]
     ]
-    print_table("removed", ("filter", "reason", "items", "the first of them"), removed)
+    print_table("removed", ("filter", "reason", "items", "first items"), removed)
 
 
 def _moved(line: dict[str, Any]) -> str:
@@ -101,7 +101,7 @@ def _moved(line: dict[str, Any]) -> str:
 
 
 def _shared(funnel: dict[str, Any], line: dict[str, Any]) -> list[str]:
-    """Names of what moves the score of the item, but is no reason for it, the strongest first."""
+    """Names of the shared features that move the item's score, strongest first."""
     shares: dict[str, float] = line.get("contributions", {})
     moving = (name for name in funnel["shared"] if shares.get(name))
     return sorted(moving, key=lambda name: -abs(shares[name]))

@@ -32,7 +32,7 @@ def test_error_is_at_most_half_a_step_of_the_row(kind: type[QuantizedTable], lev
     assert (found[7] == 0).all()
 
 
-def test_half_rows_keep_three_digits() -> None:
+def test_half_precision_rows_are_accurate_to_three_digits() -> None:
     table = weights()
     found = HalfTable(table)(torch.arange(300))
     torch.testing.assert_close(found, table, rtol=2**-11, atol=1e-7)
@@ -46,7 +46,7 @@ def test_int4_needs_an_even_width() -> None:
 
 def test_rows_take_an_eighth_or_a_quarter() -> None:
     full = stored_bytes(nn.Embedding(10_000, 32))
-    assert stored_bytes(QuantizedTable(torch.randn(10_000, 32))) == full / 4 + 40_000  # and a scale a row
+    assert stored_bytes(QuantizedTable(torch.randn(10_000, 32))) == full / 4 + 40_000  # and one scale per row
     assert stored_bytes(QuantizedTable4(torch.randn(10_000, 32))) == full / 8 + 40_000
 
 
@@ -59,13 +59,12 @@ def test_only_large_tables_are_quantized() -> None:
         quantize_tables(model, 2)
 
 
-def test_hashed_items_keep_vectors_of_their_own() -> None:
+def test_hashed_items_have_distinct_vectors() -> None:
     torch.manual_seed(0)
     table = HashedTable(buckets=1_000, width=4)
     vectors = table(torch.arange(20_000))
-    assert (
-        len(torch.unique((vectors * 1e6).round().long(), dim=0)) > 19_500
-    )  # 20 items a bucket, few share both
+    # 20 items per bucket, but few share both buckets
+    assert len(torch.unique((vectors * 1e6).round().long(), dim=0)) > 19_500
     assert torch.equal(vectors[0], 2 * table.rows.weight[0])
     shaped = table(torch.tensor([[1, 2], [0, 10**6]]))
     assert shaped.shape == (2, 2, 4)

@@ -34,7 +34,7 @@ def test_empty_and_too_long_histories() -> None:
     assert encode_visits(visits, {str(i): i for i in range(9)}, 2_000, 3).history.tolist() == [7, 8, 9]
 
 
-def test_a_visit_from_a_clock_ahead_counts_as_just_now() -> None:
+def test_a_visit_in_the_future_counts_as_now() -> None:
     assert encode_visits([visit("a", 9_000)], {"a": 0}, now_ms=2_000, length=1).gaps.tolist() == [1]
 
 

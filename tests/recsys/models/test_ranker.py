@@ -66,7 +66,7 @@ def test_one_user_broadcast_equals_the_user_repeated(shape: dict[str, object]) -
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_training_on_large_batches_computes_the_same() -> None:
+def test_large_training_batches_give_the_same_result() -> None:
     model = ranker()
     inputs = request(9, users=9)
     assert inputs[0].numel() > N_ITEMS
@@ -87,7 +87,7 @@ def test_padding_changes_nothing_and_an_empty_history_is_finite(attention: str) 
     assert all(torch.isfinite(x).all() for x in model(nothing, nothing, nothing, *rest))
 
 
-def test_attention_looks_at_the_history() -> None:
+def test_attention_reads_the_history() -> None:
     model = ranker()
     history, types, gaps, *rest = request(5)
     other = history.clone()
@@ -97,7 +97,7 @@ def test_attention_looks_at_the_history() -> None:
     )
 
 
-def test_out_of_vocabulary_reads_as_unknown() -> None:
+def test_out_of_vocabulary_items_are_unknown() -> None:
     model = ranker()
     history, types, gaps, items, features, position = request(4)
     unknown = model(history, types, gaps, torch.zeros_like(items), features, position)
@@ -169,14 +169,14 @@ def test_codes_outside_the_vocabulary_are_unknown(value: float, code: int) -> No
     assert code_of(torch.tensor([value]), 3).tolist() == [code]
 
 
-def test_cross_network_is_the_published_formula() -> None:
+def test_cross_network_follows_the_published_formula() -> None:
     cross = CrossNetwork(3, layers=1, rank=2)
     x = torch.randn(4, 3)
     down, up = cross.get_parameter("down.0.weight"), cross.get_parameter("up.0.weight")
     torch.testing.assert_close(cross(x), x * (x @ (up @ down).T + cross.get_parameter("up.0.bias")) + x)
 
 
-def test_experts_of_one_task_do_not_move_another() -> None:
+def test_experts_of_one_task_do_not_affect_another() -> None:
     torch.manual_seed(0)
     experts = Experts([3, 4], tasks=2, shared=1, own=1, dropout=0.0)
     first, _ = experts(torch.randn(5, 3))

@@ -44,7 +44,7 @@ def test_padding_changes_nothing(model: TwoTower) -> None:
     assert torch.allclose(short, long[:, -3:], atol=1e-6)
 
 
-def test_an_empty_history_has_one_finite_vector_whatever_its_length(model: TwoTower) -> None:
+def test_an_empty_history_of_any_length_has_the_same_finite_vector(model: TwoTower) -> None:
     one, many = model(*inputs(0))[:, -1], model(*inputs(0, 0, 0))[:, -1]
     assert torch.isfinite(one).all()
     assert torch.allclose(one, many, atol=1e-6)
@@ -70,7 +70,7 @@ def test_scores_are_scaled_cosines(model: TwoTower) -> None:
     assert torch.allclose(lengths, model.user.log_scale.exp().expand_as(lengths), atol=1e-4)
 
 
-def test_a_new_item_has_the_vector_that_its_attributes_were_trained_to() -> None:
+def test_a_new_item_has_the_trained_vector_of_its_attributes() -> None:
     model = TwoTower(SHAPE.model_copy(update={"id_dropout": 1.0}), ITEMS).train()  # attributes only
     trained = model.items.all_vectors()[2].detach().numpy()
     twin = Item("new", "Heat", ("Action",), creator="Mann")
@@ -86,7 +86,7 @@ def test_id_dropout_only_in_training(model: TwoTower) -> None:
     assert not torch.allclose(model.train().items.all_vectors(), with_ids, atol=1e-3)
 
 
-def test_attributes_are_hashed_alike_for_ever() -> None:
+def test_attribute_hashes_never_change() -> None:
     assert list(attribute_texts(ITEMS[1])) == ["category=Action", "creator=Mann", "title=heat"]
     many = Item("m", title=" ".join(f"word{i}" for i in range(40)))
     table = hash_attributes([*ITEMS, many], 4096)

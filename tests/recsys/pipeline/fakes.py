@@ -1,4 +1,4 @@
-"""Stages that do as they are told, and a clock that stands still."""
+"""Fake stages, and a clock that stands still."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +74,7 @@ def top_k(query: Query, candidates: Candidates) -> Selection:
 
 
 def make(pool: ThreadPoolExecutor | None, **fields: Any) -> Pipeline:
-    """A pipeline of one source and no more, with `fields` of `Pipeline` replaced."""
+    """A pipeline with one source, with `fields` of `Pipeline` replaced."""
     defaults: dict[str, Any] = {
         "query_hydrators": [],
         "sources": [source("a", 0, 1, 2, 3)],
@@ -90,5 +90,5 @@ def make(pool: ThreadPoolExecutor | None, **fields: Any) -> Pipeline:
 
 
 def no_channels(found: Rows) -> Candidates:
-    """Candidates that came from nowhere, all with score 0."""
+    """Candidates without channels, all with score 0."""
     return Candidates(found, (), np.empty((len(found), 0), np.int16), np.zeros(len(found), np.float32))

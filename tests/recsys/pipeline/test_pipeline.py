@@ -78,7 +78,7 @@ OPTIONAL_KINDS = ["query_hydrators", "sources", "candidate_hydrators", "filters"
 
 
 @pytest.mark.parametrize("kind", OPTIONAL_KINDS)
-def test_a_failed_optional_stage_is_named_and_the_rest_goes_on(pool: ThreadPoolExecutor, kind: str) -> None:
+def test_a_failed_optional_stage_is_named_and_the_rest_continues(pool: ThreadPoolExecutor, kind: str) -> None:
     broken = Fake("broken", ConnectionError("no route"))
     pipeline = make(pool, **{kind: [*([source("a", 5, 6)] if kind == "sources" else []), broken]})
     answer = pipeline.answer(query())
@@ -183,7 +183,7 @@ def test_a_non_finite_head_sinks_its_candidate_and_reads_as_zero(pool: ThreadPoo
     assert answer.candidates.scores[Head.CLICK].tolist() == pytest.approx([0.5, 0.6, 0.7, 0.0])
 
 
-def test_what_one_scorer_could_not_score_stays_at_the_end_whatever_the_next_one_says(
+def test_a_candidate_without_a_finite_score_stays_last_after_later_scorers(
     pool: ThreadPoolExecutor,
 ) -> None:
     first, second = (
@@ -212,9 +212,7 @@ def test_a_hydrator_that_reorders_or_drops_fails(pool: ThreadPoolExecutor, act: 
     ("positions", "message"),
     [([0, 0], "twice"), ([0, 99], "outside"), ([-1], "outside"), ([0, 1, 2, 3], "k 3")],
 )
-def test_a_selection_that_is_no_list_of_candidates_fails(
-    pool: ThreadPoolExecutor, positions: list[int], message: str
-) -> None:
+def test_an_invalid_selection_fails(pool: ThreadPoolExecutor, positions: list[int], message: str) -> None:
     bad = Selection(np.array(positions), np.ones(len(positions), np.float32))
     answer = make(pool, selector=Fake("bad", lambda q, c: bad)).answer(query())
     assert message in outcome(answer, "bad").error
@@ -255,7 +253,7 @@ def test_without_a_pool_stages_run_in_turn_and_late_optional_ones_are_skipped() 
     assert sorted(answer.candidates.rows.tolist()) == [1, 3, 5]
 
 
-def test_a_list_that_nobody_sees_has_no_side_effects(pool: ThreadPoolExecutor) -> None:
+def test_a_list_that_is_not_shown_has_no_side_effects(pool: ThreadPoolExecutor) -> None:
     log = Fake("log", lambda answer: None)
     pipeline = make(pool, side_effects=[log])
     shown, unseen = pipeline.answer(query()), pipeline.answer(query(), shown=False)

@@ -28,7 +28,7 @@ def clicked(columns: ItemColumns, row: int, times: int, days_ago: int) -> None:
     columns.update(item, state)
 
 
-def test_what_is_used_now_comes_first_and_the_bundles_table_follows() -> None:
+def test_currently_used_items_come_before_the_bundles_table() -> None:
     catalogue, columns = Catalogue(ITEMS), ItemColumns(ITEMS, FEATURES)
     base = popularity(np.arange(8, dtype=np.int32), np.arange(8, 0, -1).astype(np.float32), catalogue)
     overall, by_category = PopularSource(base), PopularInCategoriesSource(base, catalogue)
@@ -45,7 +45,7 @@ def test_what_is_used_now_comes_first_and_the_bundles_table_follows() -> None:
     assert overall.recall(QUERY).tolist() == [5, 7, 6, 0, 1, 2, 3, 4]
 
 
-def test_a_feature_that_is_not_there_is_named() -> None:
+def test_an_unknown_feature_is_named() -> None:
     catalogue, columns = Catalogue(ITEMS), ItemColumns(ITEMS, FEATURES)
     base = popularity(np.empty(0, np.int32), np.empty(0, np.float32), catalogue)
     with pytest.raises(UnknownFeature, match="item_clicks_never"):

@@ -1,4 +1,4 @@
-"""Hydrators and filters: from the stored history to model inputs and to what must not be shown."""
+"""Hydrators and filters: from the stored history to model inputs and hidden items."""
 
 from typing import cast
 
@@ -73,7 +73,7 @@ def test_histories_become_arrays() -> None:
     assert query.may_show(np.arange(4, dtype=np.int32)).tolist() == [False, False, False, True]
 
 
-def test_what_may_come_back_is_not_seen() -> None:
+def test_items_that_may_return_are_not_hidden() -> None:
     seen = [
         Visit(1, "1", EventType.PURCHASE, "a", ()),
         Visit(2, "2", EventType.ADD_TO_CART, "b", ()),

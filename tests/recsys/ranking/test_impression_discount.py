@@ -1,4 +1,4 @@
-"""What was shown before sinks; what was not keeps its value."""
+"""Items shown before lose value; others keep it."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def candidates(score: list[float], shown: list[float]) -> Candidates:
 QUERY = Query(request_id="r", user_id="u", k=3, now_ms=0)
 
 
-def test_each_impression_leaves_its_share() -> None:
+def test_each_impression_multiplies_by_the_factor() -> None:
     found = ImpressionDiscount(column=1, factor=0.5).score(QUERY, candidates([0.8, 0.8, 0.8], [0, 1, 3]))
     assert found.score.tolist() == pytest.approx([0.8, 0.4, 0.1])
     assert found.score.dtype == np.float32
@@ -33,12 +33,12 @@ def test_a_negative_value_sinks_too() -> None:
     assert found.score.tolist() == pytest.approx([-1.0, -2.0])
 
 
-def test_nothing_to_rank_is_no_error() -> None:
+def test_no_candidates_are_not_an_error() -> None:
     none = candidates([], [])
     assert ImpressionDiscount(column=1, factor=0.5).score(QUERY, none) is none
 
 
 @pytest.mark.parametrize("factor", [0.0, -0.5, 1.5, float("nan")])
-def test_a_factor_that_is_no_share_is_refused(factor: float) -> None:
+def test_a_factor_outside_zero_to_one_is_refused(factor: float) -> None:
     with pytest.raises(InvalidConfig, match="above 0"):
         ImpressionDiscount(column=1, factor=factor)

@@ -82,7 +82,7 @@ def test_scores_keep_the_candidates_and_their_order() -> None:
     assert found.score.dtype == np.float32
 
 
-def test_items_that_came_after_training_are_unknown_to_the_model() -> None:
+def test_items_newer_than_the_training_are_unknown_to_the_model() -> None:
     found = scorer().score(QUERY, candidates([0.0, 0.0, 0.0], rows=[0, 9, 10]))
     assert found.scores[Head.DWELL].tolist() == [1.0, 10.0, 0.0]
 

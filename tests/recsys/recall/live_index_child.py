@@ -25,7 +25,7 @@ def change(number: int) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
 
 
 def expected(changes: int) -> dict[int, NDArray[np.float32]]:
-    """Row → vector after so many changes."""
+    """Row → vector after N changes."""
     items = dict(enumerate(np.random.default_rng(0).standard_normal((N, D), np.float32)))
     for number in range(1, changes + 1):
         rows, vectors = change(number)

@@ -1,4 +1,4 @@
-"""The FAISS wrapper against exact search by numpy, and the corners where FAISS itself surprises."""
+"""The FAISS wrapper compared with exact search by numpy, and FAISS's edge cases."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ QUERIES = clustered(20, seed=1)
     ("kind", "recall"),
     [(Kind.FLAT, 1.0), (Kind.SQ8, 0.97), (Kind.HNSW, 0.9), (Kind.IVF_FLAT, 0.9), (Kind.IVF_SQ8, 0.9)],
 )
-def test_every_kind_finds_what_exact_search_finds(kind: Kind, recall: float) -> None:
+def test_every_kind_agrees_with_exact_search(kind: Kind, recall: float) -> None:
     index: VectorIndex = AnnIndex.build(
         VECTORS, IndexConfig(kind, lists=32, effort=200 if kind is Kind.HNSW else 16)
     )
@@ -50,7 +50,7 @@ def test_every_kind_finds_what_exact_search_finds(kind: Kind, recall: float) -> 
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_more_than_there_is_gives_what_there_is(kind: Kind) -> None:
+def test_a_k_beyond_the_index_returns_all_items(kind: Kind) -> None:
     index = AnnIndex.build(VECTORS[:7], IndexConfig(kind))
     found = index.search(QUERIES[:2], 50)
     assert found.rows.shape == (2, 7)
@@ -73,7 +73,7 @@ def test_results_are_the_callers_rows(kind: Kind) -> None:
     np.testing.assert_array_equal(flat.search(QUERIES, 9).rows, rows[exact(VECTORS, QUERIES, 9)])
 
 
-def test_lists_with_too_few_items_are_filled_up_with_no_row_at_minus_infinity() -> None:
+def test_short_results_are_padded_with_no_row_at_minus_infinity() -> None:
     index = AnnIndex.build(VECTORS, IndexConfig(Kind.IVF_FLAT, lists=64, effort=1))
     found = index.search(QUERIES, 2000)
     missing = found.rows == NO_ROW
@@ -84,7 +84,7 @@ def test_lists_with_too_few_items_are_filled_up_with_no_row_at_minus_infinity() 
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_what_is_loaded_searches_as_what_was_saved(tmp_path: Path, kind: Kind) -> None:
+def test_a_loaded_index_searches_like_the_saved_one(tmp_path: Path, kind: Kind) -> None:
     index = AnnIndex.build(VECTORS, IndexConfig(kind, effort=7))
     index.save(tmp_path / "index.faiss")
     loaded = AnnIndex.load(tmp_path / "index.faiss")
@@ -97,12 +97,12 @@ def test_building_is_deterministic() -> None:
     np.testing.assert_array_equal(first.scores, second.scores)
 
 
-def test_the_number_of_items_chooses() -> None:
+def test_the_number_of_items_chooses_the_kind() -> None:
     assert choose(EXACT_UP_TO).kind is Kind.FLAT
     assert choose(EXACT_UP_TO + 1).kind is Kind.IVF_SQ8
 
 
-def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundle, match="not a FAISS index"):
         AnnIndex.load(tmp_path / "missing.faiss")
     (tmp_path / "broken.faiss").write_bytes(b"not an index")
@@ -118,7 +118,7 @@ def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
         (QUERIES, 0, "k: "),
     ],
 )
-def test_wrong_questions_are_refused(queries: Floats, k: int, message: str) -> None:
+def test_invalid_queries_are_refused(queries: Floats, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AnnIndex.build(VECTORS).search(queries, k)
 

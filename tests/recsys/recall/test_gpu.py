@@ -1,4 +1,4 @@
-"""The GPU path on CPU tensors: same code, same interface. What needs a device is marked `gpu`."""
+"""The GPU path on CPU tensors: same code, same interface. Tests that need a device are marked `gpu`."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.recsys.recall.test_ann import QUERIES, VECTORS, exact
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000, 5000])
-def test_chunks_find_what_one_product_finds(chunk: int) -> None:
+def test_chunked_search_agrees_with_one_matrix_product(chunk: int) -> None:
     vectors = VECTORS[:200] if chunk == 1 else VECTORS
     top_k = ChunkedTopK(vectors, "cpu", chunk=chunk)
     index: VectorIndex = TopKIndex(top_k, len(vectors), 16)
@@ -35,7 +35,7 @@ def test_rows_and_the_limits_of_k() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_device_the_choice_of_a_gpu_is_refused_with_the_reason() -> None:
+def test_a_gpu_index_without_a_device_is_refused_with_the_reason() -> None:
     with pytest.raises(InvalidConfig, match="no CUDA device"):
         ChunkedTopK(VECTORS)
     with pytest.raises(InvalidConfig, match="finds no GPU 0"):
@@ -44,7 +44,7 @@ def test_without_a_device_the_choice_of_a_gpu_is_refused_with_the_reason() -> No
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_a_device_finds_what_the_processor_finds() -> None:
+def test_a_gpu_agrees_with_the_cpu() -> None:
     found = TopKIndex(ChunkedTopK(VECTORS, "cuda", half=False), len(VECTORS), 16).search(QUERIES, 50)
     wanted = exact(VECTORS, QUERIES, 50)
     shared = [len(np.intersect1d(found.rows[i], wanted[i])) for i in range(len(QUERIES))]

@@ -108,8 +108,8 @@ def test_any_sequence_of_changes(
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_enough_is_found_beside_many_tombstones(kind: Kind) -> None:
-    """All that is nearest to the query is gone; an index that asks FAISS for just k would come back empty-handed."""
+def test_enough_is_found_despite_many_tombstones(kind: Kind) -> None:
+    """All nearest neighbours are removed; an index that asks FAISS for only k would find nothing."""
     table = vectors(2000)
     query = np.ones((1, D), np.float32)
     order = np.argsort(-(table @ query[0]))
@@ -117,12 +117,11 @@ def test_enough_is_found_beside_many_tombstones(kind: Kind) -> None:
     index.remove(order[:1500].astype(np.int32))
     found = index.search(query, 20).of(0)
     assert len(found) == 20
-    assert (
-        len(set(found.tolist()) & set(order[1500:1520].tolist())) >= 17
-    )  # eight-bit codes may swap neighbours
+    # 8-bit codes may swap neighbours
+    assert len(set(found.tolist()) & set(order[1500:1520].tolist())) >= 17
 
 
-def test_changes_during_a_rebuild_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_during_a_rebuild_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     table = vectors(30)
     index = LiveIndex.build(table, rebuild_at=None)
     index.upsert([100, 101], vectors(2, seed=2))
@@ -150,7 +149,7 @@ def test_changes_during_a_rebuild_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
     assert index.rebuilds == 1
 
 
-def test_a_rebuild_starts_by_itself_and_one_that_fails_changes_nothing(
+def test_a_rebuild_starts_automatically_and_a_failed_one_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     index = LiveIndex.build(vectors(10), rebuild_at=5)
@@ -166,7 +165,7 @@ def test_a_rebuild_starts_by_itself_and_one_that_fails_changes_nothing(
     assert len(index) == 20
 
 
-def test_wrong_changes_are_refused_entirely() -> None:
+def test_invalid_changes_are_refused_as_a_whole() -> None:
     index = LiveIndex.build(vectors(5))
     with pytest.raises(ValueError, match="NaN"):
         index.upsert([8, 9], np.array([[1] * D, [np.nan] * D], np.float32))
@@ -175,7 +174,7 @@ def test_wrong_changes_are_refused_entirely() -> None:
     assert len(index) == 5
 
 
-def test_no_search_fails_or_is_wrong_while_items_come_and_go() -> None:
+def test_searches_stay_correct_while_items_change() -> None:
     figures = stress(StressConfig(items=4000, dimension=32, seconds=3.0, rebuild_at=500, kind=Kind.FLAT))
     assert figures["failed_searches"] == 0
     assert figures["wrong_searches"] == 0
@@ -185,7 +184,7 @@ def test_no_search_fails_or_is_wrong_while_items_come_and_go() -> None:
 
 @pytest.mark.slow
 def test_a_killed_process_loses_no_accepted_change(tmp_path: Path) -> None:
-    """Killed at random moments, rebuilds among them; the next life goes on where the last one ended."""
+    """Killed at random moments, also during rebuilds; the next process continues where the last one ended."""
     folder = tmp_path / "index"
     child.begin(folder).close()
     lives, number = random.Random(3), 0
@@ -206,10 +205,8 @@ def test_a_killed_process_loses_no_accepted_change(tmp_path: Path) -> None:
         process.stdout.close()
         number = max([number, *accepted])
         index = LiveIndex.open(folder, rebuild_at=None)
-        candidates = [
-            child.expected(number),
-            child.expected(number + 1),
-        ]  # the last one may not have been reported
+        # the last change may not have been reported
+        candidates = [child.expected(number), child.expected(number + 1)]
         matching = [
             i for i, items in enumerate(candidates) if len(items) == len(index) and _same(index, items)
         ]
@@ -226,10 +223,8 @@ def _same(index: LiveIndex, items: dict[int, Floats]) -> bool:
 
 
 @pytest.mark.parametrize("room", [0, 5, 20])
-def test_a_change_that_the_disk_has_no_room_for_is_refused_and_later_ones_count(
-    tmp_path: Path, room: int
-) -> None:
-    """The limit of the process on file sizes stands for the disk: it, too, takes a part of a write."""
+def test_a_change_that_exceeds_disk_space_is_refused_and_later_ones_count(tmp_path: Path, room: int) -> None:
+    """The process's file size limit stands in for a full disk: it also truncates a write."""
     table = vectors(10)
     index = LiveIndex.create(tmp_path, Base.build(table), rebuild_at=None)
     index.upsert([50], vectors(1, seed=1))
@@ -286,7 +281,7 @@ class TestJournal:
         journal.close()
         return path.read_bytes()
 
-    def test_what_is_read_is_what_was_written(self, tmp_path: Path) -> None:
+    def test_replay_returns_the_written_changes(self, tmp_path: Path) -> None:
         self.write(tmp_path / "j")
         found = list(replay(tmp_path / "j", D))
         assert len(found) == 3
@@ -296,7 +291,7 @@ class TestJournal:
             np.testing.assert_array_equal(change.vectors, wanted.vectors)
         assert list(replay(tmp_path / "missing", D)) == []
 
-    def test_every_torn_end_is_cut_off(self, tmp_path: Path) -> None:
+    def test_a_torn_last_record_is_cut_off(self, tmp_path: Path) -> None:
         path = tmp_path / "j"
         content = self.write(path)
         ends = [5 + 2 * 4 * (1 + D) + 4, 0, 0]
@@ -308,7 +303,7 @@ class TestJournal:
             assert len(list(replay(path, D))) == whole
             assert path.stat().st_size == ([0, *ends])[whole]
 
-    def test_damage_inside_is_refused(self, tmp_path: Path) -> None:
+    def test_damage_before_the_last_record_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "j"
         content = bytearray(self.write(path))
         content[20] ^= 1

@@ -37,7 +37,7 @@ def test_a_trained_item_keeps_its_vector_and_gets_it_back() -> None:
     assert catalogue.alive[4]
 
 
-def test_an_item_of_which_nothing_is_known_is_in_the_catalogue_only() -> None:
+def test_an_item_without_attributes_is_only_in_the_catalogue() -> None:
     live, catalogue, index = make()
     live.put([Item("blank")])
     assert (len(catalogue), len(index)) == (21, 20)

@@ -11,7 +11,7 @@ def rows(*values: int) -> Rows:
     return np.array(values, np.int32)
 
 
-def test_every_candidate_remembers_its_channels_and_ranks() -> None:
+def test_every_candidate_has_its_channels_and_ranks() -> None:
     merged = QuotaMerger({}).merge({"a": rows(7, 3), "b": rows(3, 9)})
     assert merged.rows.tolist() == [3, 7, 9]  # 3 is in both; 7 and 9 are first and second of one
     assert merged.channels_of(0) == {"a": 1, "b": 0}
@@ -19,7 +19,7 @@ def test_every_candidate_remembers_its_channels_and_ranks() -> None:
     np.testing.assert_allclose(merged.score, [1 / 62 + 1 / 61, 1 / 61, 1 / 62], rtol=1e-6)
 
 
-def test_a_quota_gets_items_in_that_fusion_alone_would_leave_out() -> None:
+def test_a_quota_includes_items_that_fusion_alone_would_drop() -> None:
     a, fresh = rows(0, 1, 2, 3), rows(10, 11)
     assert 11 not in QuotaMerger({}, limit=3).merge({"a": a, "fresh": fresh}).rows
     merged = QuotaMerger({"fresh": 2}, limit=3).merge({"a": a, "fresh": fresh})
@@ -61,7 +61,7 @@ def test_the_merge_is_a_bounded_union(recalled: dict[str, list[int]], limit: int
 
 
 @given(st.lists(st.integers(0, 50), max_size=60))
-def test_first_seen_is_its_literal_self(values: list[int]) -> None:
+def test_first_seen_agrees_with_a_literal_version(values: list[int]) -> None:
     different, places = first_seen(rows(*values))
     assert different.tolist() == list(dict.fromkeys(values))
     assert different[places].tolist() == values

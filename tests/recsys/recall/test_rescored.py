@@ -7,7 +7,7 @@ from recsys.recall.vector_index import NO_ROW, VectorIndex
 from tests.recsys.recall.test_ann import QUERIES, VECTORS, exact
 
 
-def test_rescoring_puts_the_codes_order_right() -> None:
+def test_rescoring_corrects_the_order_of_codes() -> None:
     codes = AnnIndex.build(VECTORS, IndexConfig(Kind.SQ8))
     index: VectorIndex = RescoredIndex(codes, VECTORS.__getitem__)
     wanted = exact(VECTORS, QUERIES, 50)
@@ -20,7 +20,7 @@ def test_rescoring_puts_the_codes_order_right() -> None:
     assert (len(index), index.dimension) == (3000, 16)
 
 
-def test_what_is_missing_stays_missing() -> None:
+def test_missing_results_stay_missing() -> None:
     lists = AnnIndex.build(VECTORS, IndexConfig(Kind.IVF_SQ8, lists=64, effort=1))
     found = RescoredIndex(lists, VECTORS.__getitem__).search(QUERIES, 1000)
     assert found.rows.shape == (20, 1000)

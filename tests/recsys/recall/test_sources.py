@@ -86,7 +86,7 @@ def test_item_to_item_starts_from_known_recent_items_only() -> None:
     assert len(source.recall(query(11))) == 0  # newer than the table
 
 
-def test_carts_are_continued_and_purchases_repeated_when_they_are_old() -> None:
+def test_cart_items_and_old_purchases_return() -> None:
     def visit(item_id: str, kind: EventType, at: int) -> Visit:
         return Visit(at, f"{at}", kind, item_id, ())
 
@@ -123,7 +123,7 @@ def table(*scores: float) -> tuple[Rows, np.ndarray]:
     return np.arange(len(scores), dtype=np.int32), np.array(scores, np.float32)
 
 
-def test_popular_items_come_in_order_and_those_never_used_do_not() -> None:
+def test_popular_items_come_in_order_without_unused_ones() -> None:
     source: Source = PopularSource(popularity(*table(1, 9, 0, 5, 5), Catalogue(ITEMS)), limit=3)
     assert source.recall(query()).tolist() == [1, 3, 4]
     assert source.recall(query(seen=(1,), excluded=(3,))).tolist() == [4, 0]
@@ -154,7 +154,7 @@ def test_popular_in_categories_follows_the_users_categories() -> None:
     assert len(source.recall(query(9))) == 0  # an item without a category
 
 
-def test_fresh_items_newest_first_without_the_deleted_and_the_undated() -> None:
+def test_fresh_items_are_newest_first_without_deleted_and_undated_ones() -> None:
     catalogue = Catalogue(ITEMS)
     source: Source = FreshSource(catalogue, limit=3, refresh_ms=0)
     assert source.recall(query()).tolist() == [11, 10, 9]
@@ -164,7 +164,7 @@ def test_fresh_items_newest_first_without_the_deleted_and_the_undated() -> None:
     assert 0 not in FreshSource(catalogue, limit=99).recall(query())
 
 
-def test_fresh_items_have_an_age_limit_and_are_looked_up_now_and_then() -> None:
+def test_fresh_items_have_an_age_limit_and_are_refreshed_periodically() -> None:
     catalogue = Catalogue(ITEMS)
     source = FreshSource(catalogue, limit=5, max_age_ms=10_000, refresh_ms=100)
     assert source.recall(query()).tolist() == [11, 10]

@@ -11,7 +11,7 @@ from recsys.recall.tune import Measured, candidates, measure, pick
 M = Measured(IndexConfig(Kind.FLAT), False, build_s=0, bytes_per_vector=256, ms=10, exact_ms=10, recall=1.0)
 
 
-def test_the_fastest_that_is_good_and_small_enough_is_picked() -> None:
+def test_the_fastest_index_within_the_limits_is_picked() -> None:
     small = replace(M, ms=2.0, recall=0.98, bytes_per_vector=72)
     fast = replace(M, ms=1.0, recall=0.95, bytes_per_vector=72)
     assert pick([M, small, fast], 0.97) is small

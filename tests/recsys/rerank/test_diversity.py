@@ -1,4 +1,4 @@
-"""The greedy objectives against slow, literal versions of their definitions."""
+"""The greedy objectives compared with slow, literal versions of their definitions."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def literal_dpp(kernel: NDArray[np.float64], k: int) -> list[int]:
 
 @pytest.mark.parametrize("diversity", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("seed", range(5))
-def test_mmr_is_its_definition(seed: int, diversity: float) -> None:
+def test_mmr_follows_its_definition(seed: int, diversity: float) -> None:
     relevance, vectors = candidates(seed)
     found = chosen(MaximalMarginalRelevance(relevance, vectors, diversity), len(relevance), 6)
     assert found == literal_mmr(relevance, vectors, diversity, 6)
@@ -82,7 +82,7 @@ def test_of_two_equal_items_the_second_waits_for_a_different_one(objective: type
     assert chosen(objective(relevance, vectors, 0.5), 3, 3) == [0, 2, 1]
 
 
-def test_dpp_goes_on_when_the_vectors_span_no_more() -> None:
+def test_dpp_continues_when_the_vectors_are_exhausted() -> None:
     relevance = np.linspace(1, 0, 8).astype(np.float32)
     vectors = np.ones((8, 2), np.float32) / np.sqrt(np.float32(2))
     found = chosen(DeterminantalPointProcess(relevance, vectors, 0.5), 8, 8)

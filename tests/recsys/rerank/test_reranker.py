@@ -61,7 +61,7 @@ def test_diversity_brings_the_items_of_a_list_further_apart(method: Diversity) -
     assert mean_cosine(reranker(diversity=method, strength=0.7)) < mean_cosine(reranker()) - 0.3
 
 
-def test_only_the_pool_is_looked_at() -> None:
+def test_only_the_pool_is_considered() -> None:
     selection = reranker(diversity=Diversity.DPP, strength=1.0, pool=12).select(query(), candidates())
     assert selection.positions.max() < 12
 
@@ -98,7 +98,7 @@ def test_exploration_draws_evenly_and_records_the_propensity() -> None:
         assert all(abs(count / 2000 - 0.25) < 0.05 for count in counts.values())  # five standard errors
 
 
-def test_a_request_is_drawn_the_same_again_and_another_seed_differently() -> None:
+def test_a_draw_depends_on_the_request_and_the_seed() -> None:
     explore = Exploration(places=tuple(range(10)), pool=30).model_dump()
     first = reranker(exploration=explore).select(query(), candidates()).positions
     assert first.tolist() == reranker(exploration=explore).select(query(), candidates()).positions.tolist()

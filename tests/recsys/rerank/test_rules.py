@@ -50,7 +50,7 @@ def test_a_block_names_items_creators_and_any_category(write: Callable[[str], Pa
     }
 
 
-def test_a_boost_moves_up_whatever_the_sign(write: Callable[[str], Path]) -> None:
+def test_a_boost_moves_up_positive_and_negative_scores(write: Callable[[str], Path]) -> None:
     text = (
         "rules: [{name: own, boost: {creators: [x], factor: 2}}, {name: c, boost: {items: [c], factor: 0.5}}]"
     )
@@ -59,7 +59,7 @@ def test_a_boost_moves_up_whatever_the_sign(write: Callable[[str], Path]) -> Non
     assert stage.score(query(), candidates(-1, -1, -1, -1)).score.tolist() == [-0.5, -1, -1, -1]
 
 
-def test_what_is_pinned_is_recalled(write: Callable[[str], Path]) -> None:
+def test_pinned_items_are_recalled(write: Callable[[str], Path]) -> None:
     text = "rules: [{name: p, pin: {item: c, position: 0}}, {name: gone, pin: {item: zzz, position: 1}}]"
     stage: Source = PinnedSource(RuleBook(write(text)), Catalogue(ITEMS))
     assert stage.recall(query()).tolist() == [2]
@@ -93,7 +93,7 @@ def test_rules_hold_in_their_time_and_context(write: Callable[[str], Path]) -> N
         ("rules: [", "not YAML"),
     ],
 )
-def test_a_wrong_file_is_refused_with_the_place(
+def test_an_invalid_file_is_refused_with_the_place(
     write: Callable[[str], Path], text: str, message: str
 ) -> None:
     with pytest.raises(InvalidConfig, match=message):
