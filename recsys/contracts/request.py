@@ -105,9 +105,10 @@ class Candidates(Struct, frozen=True, eq=False):
             force_setattr(self, "features", np.empty((n, 0), np.float32))
         fits = len(self.score) == len(self.features) == n and self.ranks.shape == (n, len(self.channels))
         if not fits or any(len(values) != n for values in self.scores.values()):
-            shapes = f"ranks {self.ranks.shape}, score {self.score.shape}, features {self.features.shape}"
-            heads = "".join(f", {head} {values.shape}" for head, values in self.scores.items())
-            raise ValueError(f"{n} candidates of {len(self.channels)} channels: {shapes}{heads}")
+            lengths = {"ranks": len(self.ranks), "score": len(self.score), "features": len(self.features)}
+            lengths.update((f"scores[{head}]", len(values)) for head, values in self.scores.items())
+            wrong = ", ".join(f"{name} has {length}" for name, length in lengths.items() if length != n)
+            raise ValueError(f"{n} candidates of {len(self.channels)} channels: {wrong or self.ranks.shape}")
 
     def __len__(self) -> int:
         return len(self.rows)
