@@ -24,7 +24,7 @@ export function Models() {
     ${ladders.map((result) => html`<${Ladder} key=${result.file} result=${result} />`)}
     <${Panel} id="results-title" title="Other results" note="Every saved result: recsys bench recall --json > var/results/bench-recall.json">
       ${others.length ? others.map((result) => html`<${Result} key=${result.file} result=${result} />`)
-        : html`<${Empty} title="None is saved">Results in the home's folder `results` are shown here.<//>`}
+        : html`<${Empty} title="None is saved">Results in the home's folder results are shown here.<//>`}
     <//>`;
 }
 
