@@ -132,7 +132,7 @@ def test_nothing_is_shown_while_nothing_is_known(page: Page) -> None:
         "**/v1/models", lambda route: route.fulfill(status=200, body="null", content_type="application/json")
     )
     page.goto("/#/models")
-    expect(page.get_by_text("The home folder is being read")).to_be_visible()
+    expect(page.get_by_text("Reading the home folder")).to_be_visible()
 
 
 def test_without_the_api_the_page_says_what_to_do(browser: Browser, api: Api) -> None:
