@@ -111,11 +111,7 @@ class Services:
 
 
 def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
-    """Everything on Redis and Kafka. Neither needs to be there yet.
-
-    Raises:
-        InvalidConfig: an address is missing.
-    """
+    """Everything on Redis and Kafka. Neither needs to be there yet. Raises InvalidConfig: an address is missing."""
     if not settings.redis_url or not settings.kafka_bootstrap:
         raise InvalidConfig(
             "set RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, or run `recsys up` and `recsys serve`"
@@ -180,12 +176,9 @@ def compose(
     log_ends: LogEndsOf | None = None,
 ) -> Services:
     """Everything, on any store and log.
-
-    Args:
-        store: for everything that no recommendation waits for.
-        request_store: the same data, with the short timeout of a request.
-        nightly: last night's features, read instead of those in the stores.
-    """
+    `store`: for everything that no recommendation waits for.
+    `request_store`: the same data, with the short timeout of a request.
+    `nightly`: last night's features, read instead of those in the stores."""
     with ExitStack() as opened:  # closed in reverse order: by the services, or here when a later step fails
 
         def closing(made: C) -> C:

@@ -52,10 +52,7 @@ Assemble = Callable[[ServingSettings, Telemetry], Services]
 
 def create_app(settings: ServingSettings, assemble: Assemble, traces: Traces | None = None) -> FastAPI:
     """The app. It connects to servers when it starts, not before, and disconnects when it stops.
-
-    Args:
-        traces: instead of those that the settings name.
-    """
+    `traces`: instead of those that the settings name."""
     traces = traces or open_traces(settings.traces, "recsys-api")
     telemetry = Telemetry()
 

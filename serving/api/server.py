@@ -34,14 +34,9 @@ _KEEP_ALIVE_S = 75  # longer than the idle time of usual clients and proxies: th
 
 def run(settings: ServingSettings, make_app: MakeApp, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM. Requests in flight are answered, accepted records delivered or left in the spool.
-
-    Args:
-        make_app: a function of a module, so that worker processes can import it.
-        announce: called with the URL once the socket listens.
-
-    Raises:
-        Unavailable: the port is taken, or the app cannot start.
-    """
+    `make_app`: a function of a module, so that worker processes can import it.
+    `announce`: called with the URL once the socket listens.
+    Raises Unavailable: the port is taken, or the app cannot start."""
     with _listen_unix(settings.uds) if settings.uds else _listen(settings.host, settings.port) as listener:
         where = listener.getsockname()
         announce(f"unix:{settings.uds}" if settings.uds else f"http://{settings.host}:{where[1]}")

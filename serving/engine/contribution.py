@@ -29,11 +29,8 @@ _UNKNOWN_ROW = np.iinfo(np.int32).max  # the ranker knows no such item
 
 def contributions(scorer: Scorer, query: Query, shown: Candidates) -> dict[str, NDArray[np.float32]]:
     """(n,) of the value of each shown item, by feature name, `HISTORY` and `ITEM`; empty without features.
-
-    Args:
-        scorer: the ranker's stage; called twice with n · (number of features + 2) candidates at most.
-        query: hydrated.
-    """
+    `scorer`: the ranker's stage; called twice with n · (number of features + 2) candidates at most.
+    `query`: hydrated."""
     n = len(shown)
     if not n or shown.features.shape[1] != FEATURES.dimension:
         return {}

@@ -25,10 +25,7 @@ PINNED = "pinned"  # the recall channel of pin rules
 def funnel(runtime: Runtime, answer: Answer, store: FeatureStore) -> dict[str, Any]:
     """JSON-ready: `stages`, `channels`, `features` (what they are), `shared` (those that are the same for all
     candidates), `shown`, `ranked`, `removed`.
-
-    Args:
-        store: knows the items' states, for the ages of their features.
-    """
+    `store`: knows the items' states, for the ages of their features."""
     explained = answer.explanation
     query = answer.query
     return {

@@ -116,9 +116,7 @@ class PipelineBuilder:
                 *([PinnedSource(rules, catalogue)] if rules else []),
             ],
             merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
-            candidate_hydrators=[
-                loaded.item_features,
-            ],
+            candidate_hydrators=[loaded.item_features],
             filters=[
                 SeenFilter(),
                 DeletedFilter(catalogue),

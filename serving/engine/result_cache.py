@@ -55,12 +55,9 @@ class ResultCache:
         ttl_s: float,
         refresh: Callable[[Callable[[], object]], object] = lambda job: None,
     ) -> None:
-        """
-        Args:
-            version_of: changes with the user's history; raises `Unavailable` when the store is away.
-            refresh: runs a job in the background, or drops it: lists of users who ask repeatedly are renewed before
-                they expire.
-        """
+        """`version_of`: changes with the user's history; raises `Unavailable` when the store is away.
+        `refresh`: runs a job in the background, or drops it: lists of users who ask repeatedly are renewed before they
+        expire."""
         self.cache: Cache[Hashable, Served] = Cache(max_bytes, _weigh, ttl_s)
         self._version_of = version_of
         self._ttl_s = ttl_s

@@ -81,10 +81,7 @@ class Outbox:
 
     def put(self, messages: Iterable[Message]) -> None:
         """Accept the records, all or none.
-
-        Raises:
-            Unavailable: the spool is full or the disk refuses the write; nothing was accepted.
-        """
+        Raises Unavailable: the spool is full or the disk refuses the write; nothing was accepted."""
         frames = b"".join(_frame(message) for message in messages)
         with self._wake:
             if self._closing:

@@ -55,10 +55,7 @@ class RemoteTwoTower:
 
     def recall(self, query: Query) -> Rows:
         """The nearest `limit` rows that may be shown; none for a user of whom nothing is known.
-
-        Raises:
-            Unavailable: the other process is away, or has not loaded this bundle.
-        """
+        Raises Unavailable: the other process is away, or has not loaded this bundle."""
         profile = profile_rows(query.attributes)
         if not query.history.any() and not profile.any():
             return np.empty(0, np.int32)
