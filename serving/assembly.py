@@ -111,7 +111,7 @@ class Services:
 
 
 def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
-    """Everything on Redis and Kafka. Neither needs to be there yet. Raises InvalidConfig: an address is missing."""
+    """Everything on Redis and Kafka. Neither needs to be there yet. Raises `InvalidConfig`: an address is missing."""
     if not settings.redis_url or not settings.kafka_bootstrap:
         raise InvalidConfig(
             "set RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, or run `recsys up` and `recsys serve`"

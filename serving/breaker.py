@@ -36,7 +36,7 @@ class Breaker:
         return self._failed >= self._failures
 
     def call(self, function: Callable[[], T]) -> T:
-        """The function's result. Raises Unavailable: of the function, or at once while the breaker is open."""
+        """The function's result. Raises `Unavailable`: of the function, or at once while the breaker is open."""
         if self.open and not self._may_try():
             raise Unavailable("the online store does not answer; it is tried again in a moment")
         try:

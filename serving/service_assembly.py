@@ -25,7 +25,7 @@ from serving.telemetry import Telemetry
 def assemble_service(settings: ServingSettings, telemetry: Telemetry) -> Starlette:
     """The application of `settings.role`, recall or rank. Ranking needs neither Redis nor Kafka; recall follows the
     catalogue in Redis, which need not be there yet.
-    Raises InvalidConfig: recall without an address of Redis."""
+    Raises `InvalidConfig`: recall without an address of Redis."""
     if settings.role is Role.RANK:
         load = partial(RankService, device=settings.rank_device)
         host = _host(settings, telemetry, load, release=lambda service: None)

@@ -42,7 +42,7 @@ class Accepted(NamedTuple):
 
 def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules) -> Accepted:
     """Parse and check a record of the topics `events` or `impressions`.
-    Raises InvalidEvent: nothing of the record may be applied; the message begins with the kind of fault."""
+    Raises `InvalidEvent`: nothing of the record may be applied; the message begins with the kind of fault."""
     raw, impression = _json(record), None
     if record.topic == Topic.IMPRESSIONS:
         impression = parse_impression(raw)

@@ -78,8 +78,8 @@ def replay(
     """Send the lake's events after `position` to the topic `events`, by (event time, event id). Events of forgotten
     users are skipped, even before a compaction has deleted them. `speed`: event seconds per second; 0 for as fast as
     possible. `on_progress` gets the number of acknowledged events.
-    Raises Unavailable: the log stopped accepting events; the next run resumes there.
-    Raises InvalidData: a record of a forgotten user cannot be read."""
+    Raises `Unavailable`: the log stopped accepting events; the next run resumes there.
+    Raises `InvalidData`: a record of a forgotten user cannot be read."""
     done, forgotten = position.load(), forgotten_users(lake)
     events = read_events(lake, max(first_day, day_of(done[0])), last_day)
     started, origin_ms, sent, last = monotonic(), None, 0, done

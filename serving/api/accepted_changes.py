@@ -41,8 +41,8 @@ class ChangeIntake:
         """Spool the changes for the log, which brings them to the lake, and `apply` them to the store if it is there.
         While it is away the feature worker does that later: applying a change twice has no effect. `parse` is what
         worker and archiver read the topic with: what they would refuse is refused here.
-        Raises InvalidEvent: one of them is refused; nothing is changed.
-        Raises Unavailable: they cannot be spooled; nothing is changed."""
+        Raises `InvalidEvent`: one of them is refused; nothing is changed.
+        Raises `Unavailable`: they cannot be spooled; nothing is changed."""
         headers, raws = current_headers(), [change.to_dict() for change in changes]
         for raw in raws:
             parse(raw)

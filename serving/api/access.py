@@ -26,14 +26,14 @@ class Access:
 
     async def check(self, request: Request, scope: Scope) -> Caller:
         """The caller of a route that counts as one request.
-        Raises Problem: 401 for an unknown key, 403 when it lacks the scope, 429 with Retry-After."""
+        Raises `Problem`: 401 for an unknown key, 403 when it lacks the scope, 429 with Retry-After."""
         caller = self._keys.caller(request.headers)
         await self.count(caller)
         caller.allow(scope)
         return caller
 
     def caller(self, request: Request, scope: Scope) -> Caller:
-        """The caller, not counted yet. Raises Problem: 401 or 403."""
+        """The caller, not counted yet. Raises `Problem`: 401 or 403."""
         caller = self._keys.caller(request.headers)
         caller.allow(scope)
         return caller
@@ -41,7 +41,7 @@ class Access:
     async def count(self, caller: Caller, tokens: int = 1) -> None:
         """Count against the key's rate. Without Redis there is no limit: an outage of the counter must not become one
         of the API.
-        Raises Problem: 429 with Retry-After."""
+        Raises `Problem`: 429 with Retry-After."""
         if self.take_tokens is None or not caller.name:
             return
         take = partial(self.take_tokens, caller.name, tokens)

@@ -31,7 +31,7 @@ class Admission:
         as when Redis has just gone, are no overload.
 
         Call it before any work for the request: a refusal takes time from the accepted ones.
-        Raises Problem: 503 with Retry-After."""
+        Raises `Problem`: 503 with Retry-After."""
         settings, waiting = self._settings, self.in_flight
         wait_s = waiting * self.work_s / settings.threads if waiting >= 2 * settings.threads else 0.0
         if waiting >= settings.max_in_flight or wait_s > settings.deadline_ms / 2e3:
@@ -40,7 +40,7 @@ class Admission:
 
     async def compute(self, work: Callable[..., T], *arguments: object) -> T:
         """Run a request's computation in the pool, or refuse it: `admit` once more, as others came meanwhile.
-        Raises Problem: 503 with Retry-After."""
+        Raises `Problem`: 503 with Retry-After."""
         self.admit()
         self.in_flight += 1
         try:

@@ -18,7 +18,7 @@ _untyped = msgspec.json.Decoder()
 
 
 def decode(decoder: Decoder[T_co], body: bytes) -> T_co:
-    """The decoded body. Raises Problem: 400 when it is not JSON, 422 when it is not what the route takes."""
+    """The decoded body. Raises `Problem`: 400 when it is not JSON, 422 when it is not what the route takes."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

@@ -39,7 +39,7 @@ class Cursors:
 
     def shown(self, cursor: str, user_id: str, now_ms: int) -> tuple[str, ...]:
         """The items of earlier pages; none for the empty cursor, which starts a list.
-        Raises Problem: 410 when it is too old; 422 when it is not one of ours, or another user's."""
+        Raises `Problem`: 410 when it is too old; 422 when it is not one of ours, or another user's."""
         if not cursor:
             return ()
         try:
@@ -57,7 +57,7 @@ class Cursors:
 
 def cursor_key(path: Path) -> bytes:
     """The key in this file; created when there is none. Processes that start at once agree on one.
-    Raises InvalidConfig: the file is too short to be a key."""
+    Raises `InvalidConfig`: the file is too short to be a key."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)  # readable by its owner only

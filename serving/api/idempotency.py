@@ -37,7 +37,7 @@ _decoder = msgspec.msgpack.Decoder(_Record)
 
 def key_of(request: Request) -> str:
     """The header, empty when there is none.
-    Raises Problem: 422 when it is longer than 128 characters, or not printable ASCII."""
+    Raises `Problem`: 422 when it is longer than 128 characters, or not printable ASCII."""
     key: str = request.headers.get(HEADER, "")
     if key and not _KEY.fullmatch(key):
         raise Problem(422, "idempotency-key: 1 to 128 printable ASCII characters without spaces are needed")
@@ -78,8 +78,8 @@ class Idempotency:
         """The answer of `work(now_ms)` and False; or the first answer and True, without doing it again. `work` is an
         upsert whose newest time wins. It is repeated, with the time of the first attempt, when that attempt did not
         get as far as its answer, and when two requests are here at once: neither changes anything.
-        Raises Problem: 422 when the key was used for another request.
-        Raises Unavailable: Redis is away; the same request may be sent again."""
+        Raises `Problem`: 422 when the key was used for another request.
+        Raises `Unavailable`: Redis is away; the same request may be sent again."""
         now_ms = self.now_ms()
         if not key:
             return work(now_ms), False

@@ -46,7 +46,7 @@ class RequestPath:
 
     async def read(self, request: Request, decoder: Decoder[T]) -> T:
         """The body of a request that may be answered: key, load and rate are checked before it is read.
-        Raises Problem: 401, 403, 429, 503; 400 or 422 for the body."""
+        Raises `Problem`: 401, 403, 429, 503; 400 or 422 for the body."""
         caller = self.access.caller(request, Scope.READ)
         self.admission.admit()
         await self.access.count(caller)
@@ -64,7 +64,7 @@ class RequestPath:
     ) -> Prepared:
         """The query, and what answers it: the bundle and request path of the user's arms. An arm's bundle that is not
         loaded (yet) is replaced by the published one: the impression says which it was, and `degraded` names it.
-        Raises Unavailable: no bundle is loaded."""
+        Raises `Unavailable`: no bundle is loaded."""
         assigned = self.experiments.of(user_id)
         runtime = (self.host.runtime(assigned.bundle) if assigned.bundle else None) or self.host.require()
         query = Query(

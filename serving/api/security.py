@@ -38,7 +38,7 @@ class Caller:
     scopes: frozenset[Scope]
 
     def allow(self, scope: Scope) -> None:
-        """Raises: Problem 403 when the key lacks the scope."""
+        """Raises `Problem`: 403 when the key lacks the scope."""
         if scope not in self.scopes and Scope.ADMIN not in self.scopes:
             raise Problem(403, f"the key {self.name!r} lacks the scope {str(scope)!r}")
 
@@ -54,7 +54,7 @@ class Keys:
 
     def caller(self, headers: Mapping[str, str]) -> Caller:
         """Who sent these headers (names in lower case).
-        Raises Problem: 401, the same for a key that is missing, malformed, unknown or wrong."""
+        Raises `Problem`: 401, the same for a key that is missing, malformed, unknown or wrong."""
         if self._entries is None:
             return ANYONE
         key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
@@ -73,7 +73,7 @@ class Keys:
 
 def new_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
     """Add a key to the file (made when there is none) and return it: the only time that it is seen.
-    Raises InvalidConfig: the name is taken or not made of small letters, digits and dashes."""
+    Raises `InvalidConfig`: the name is taken or not made of small letters, digits and dashes."""
     if not _NAME.fullmatch(name):
         raise InvalidConfig(f"key name {name!r}: use 1 to 32 small letters, digits and dashes")
     entries = _read(path) if path.exists() else []

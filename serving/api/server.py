@@ -36,7 +36,7 @@ def run(settings: ServingSettings, make_app: MakeApp, announce: Callable[[str], 
     """Serve until SIGINT or SIGTERM. Requests in flight are answered, accepted records delivered or left in the spool.
     `make_app`: a function of a module, so that worker processes can import it.
     `announce`: called with the URL once the socket listens.
-    Raises Unavailable: the port is taken, or the app cannot start."""
+    Raises `Unavailable`: the port is taken, or the app cannot start."""
     with _listen_unix(settings.uds) if settings.uds else _listen(settings.host, settings.port) as listener:
         where = listener.getsockname()
         announce(f"unix:{settings.uds}" if settings.uds else f"http://{settings.host}:{where[1]}")

@@ -75,7 +75,7 @@ class Artifacts:
 
 def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
     """Load every file of the bundle but the ranker, and check the models.
-    Raises InvalidBundle: a file cannot be used, two files disagree, or the golden outputs differ."""
+    Raises `InvalidBundle`: a file cannot be used, two files disagree, or the golden outputs differ."""
     check_golden(bundle)
     items = read_items(bundle.file("items.parquet"))
     vectors = load_file(bundle.file("item_vectors.safetensors"))

@@ -84,7 +84,7 @@ class Experiments:
     """The experiments of a file, reloaded when it changes; none without a file. Thread-safe."""
 
     def __init__(self, path: Path | None, base: PathConfig, check_every_s: float = 1.0) -> None:
-        """Raises InvalidConfig: the file is invalid. Later, the last valid content stays, and `error` says why."""
+        """Raises `InvalidConfig`: the file is invalid. Later, the last valid content stays, and `error` says why."""
         self._file = (
             WatchedFile(path, lambda p: _Plan(read_experiments(p), base), check_every_s) if path else None
         )
@@ -141,7 +141,7 @@ class _Plan:
 
 
 def read_experiments(path: Path) -> Assigner:
-    """Raises InvalidConfig: naming the file, the place and the error."""
+    """Raises `InvalidConfig`: naming the file, the place and the error."""
     try:
         found = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
         assigner = Assigner(found.experiments)

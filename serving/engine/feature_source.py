@@ -41,8 +41,8 @@ class ItemFeatures:
 
     def hydrator(self, columns: ItemColumns, catalogue: Catalogue) -> CandidateHydrator:
         """For a bundle that is being loaded: NIGHTLY reads all documents now.
-        Raises Unavailable: the documents cannot be read.
-        Raises FingerprintMismatch: they are of other feature definitions."""
+        Raises `Unavailable`: the documents cannot be read.
+        Raises `FingerprintMismatch`: they are of other feature definitions."""
         if self.documents is None:
             return FeatureHydrator(FEATURES, columns)
         if self.source is FeatureSource.DOCUMENTS:

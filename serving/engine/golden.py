@@ -22,7 +22,7 @@ _Arrays = Mapping[str, NDArray[np.generic]]
 
 def check_golden(bundle: Bundle) -> None:
     """Run both models on the golden inputs.
-    Raises InvalidBundle: golden arrays of a model are missing, the model refuses them, or an output differs."""
+    Raises `InvalidBundle`: golden arrays of a model are missing, the model refuses them, or an output differs."""
     golden = load_file(bundle.file("golden.safetensors"))
     for model in MODELS:
         inputs, expected = _part(golden, f"{model}/in/"), _part(golden, f"{model}/out/")

@@ -24,7 +24,7 @@ _SEARCH_S = 1.0  # a request cannot wait longer
 @dataclass(frozen=True)
 class IndexPlace:
     """shards: searched in parallel. milvus_uri: search there; empty: in process. exact: scan every vector.
-    Raises InvalidConfig: Milvus together with exact or shards."""
+    Raises `InvalidConfig`: Milvus together with exact or shards."""
 
     shards: int = 1
     milvus_uri: str = ""
@@ -53,9 +53,9 @@ class IndexPlace:
 
     def open(self, bundle: Bundle, vectors: NDArray[np.float32]) -> LiveIndex:
         """The index of the bundle's (n_items, d) vectors, row i of item i.
-        Raises InvalidBundle: the bundle's index does not fit its vectors.
-        Raises InvalidConfig: Milvus is configured and its client is not installed.
-        Raises Unavailable: Milvus does not answer."""
+        Raises `InvalidBundle`: the bundle's index does not fit its vectors.
+        Raises `InvalidConfig`: Milvus is configured and its client is not installed.
+        Raises `Unavailable`: Milvus does not answer."""
         rows = np.arange(len(vectors), dtype=np.int32)
         if self.milvus_uri:
             # a rebuild would load the whole catalogue into this process: the delta stays until the next bundle

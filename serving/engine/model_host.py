@@ -91,7 +91,7 @@ class ModelHost(Generic[R]):
         return found
 
     def require(self) -> R:
-        """The active runtime. Raises Unavailable: there is none; it says what to do."""
+        """The active runtime. Raises `Unavailable`: there is none; it says what to do."""
         if self._active is not None:
             return self._active
         if self._refused:
@@ -123,8 +123,8 @@ class ModelHost(Generic[R]):
     def activate(self, version: str) -> None:
         """Load, check and swap in one bundle; returns when it is active. It may alone exceed the limit: then no other
         one stays loaded. On an error the old one stays active.
-        Raises InvalidBundle: a file is missing or altered, or the golden outputs differ.
-        Raises FingerprintMismatch: it was trained on other feature definitions."""
+        Raises `InvalidBundle`: a file is missing or altered, or the golden outputs differ.
+        Raises `FingerprintMismatch`: it was trained on other feature definitions."""
         with self._lock:
             previous = self.active
             if version == previous:
@@ -136,14 +136,14 @@ class ModelHost(Generic[R]):
 
     def load(self, version: str) -> None:
         """Load and check a bundle besides the active one.
-        Raises InvalidBundle, FingerprintMismatch: as `activate`.
-        Raises InvalidConfig: it does not fit into the memory limit with those in use."""
+        Raises `InvalidBundle` or `FingerprintMismatch`: as `activate`.
+        Raises `InvalidConfig`: it does not fit into the memory limit with those in use."""
         with self._lock:
             self._loaded_or_load(version, must_fit=True)
 
     def unload(self, version: str) -> None:
         """Free a bundle; requests in progress finish with it. One that is not loaded is no error.
-        Raises InvalidConfig: it is in use."""
+        Raises `InvalidConfig`: it is in use."""
         with self._lock:
             if version in self._in_use():
                 raise InvalidConfig(

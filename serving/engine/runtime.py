@@ -49,7 +49,7 @@ class Runtime:
 
 def build_runtime(bundle: Bundle, config: PipelineConfig, options: LoadOptions | None = None) -> Runtime:
     """Load the bundle and compose its request path.
-    Raises InvalidBundle: a file cannot be used, two files disagree, or the golden outputs differ."""
+    Raises `InvalidBundle`: a file cannot be used, two files disagree, or the golden outputs differ."""
     artifacts = load_artifacts(bundle, options or LoadOptions())
     config.services.prepare(bundle.manifest.version)
     compose = lru_cache(_PATHS)(PipelineBuilder(artifacts, config).build)

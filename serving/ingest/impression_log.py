@@ -44,7 +44,7 @@ class ImpressionWriter:
 
     def put(self, impression: Callable[[], Impression], headers: Headers = ()) -> None:
         """Queue an impression that is built later; never waits. `headers`: of its record.
-        Raises Unavailable: the queue is full."""
+        Raises `Unavailable`: the queue is full."""
         try:
             self._queue.put_nowait((impression, headers))
         except queue.Full:

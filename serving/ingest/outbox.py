@@ -81,7 +81,7 @@ class Outbox:
 
     def put(self, messages: Iterable[Message]) -> None:
         """Accept the records, all or none.
-        Raises Unavailable: the spool is full or the disk refuses the write; nothing was accepted."""
+        Raises `Unavailable`: the spool is full or the disk refuses the write; nothing was accepted."""
         frames = b"".join(_frame(message) for message in messages)
         with self._wake:
             if self._closing:
@@ -222,7 +222,7 @@ class _Segment:
 
     @classmethod
     def create(cls, folder: Path) -> "_Segment":
-        """Raises: Unavailable: no file can be created."""
+        """Raises `Unavailable`: no file can be created."""
         path = folder / f"{new_id()}{_SUFFIX}"
         try:
             file = path.open("x+b", buffering=0)

@@ -35,7 +35,7 @@ class RemoteRanker:
         self._version = version
 
     def run(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[Head, NDArray[np.float32]]:
-        """Raises: Unavailable."""
+        """Raises `Unavailable`."""
         call = RankCall(self._version, {name: Array.of(array) for name, array in arrays.items()})
         found = self._client.call(RANK, call, dict[str, Array])
         return {Head(name): found[name].numpy() for name in OUTPUTS}
@@ -55,7 +55,7 @@ class RemoteTwoTower:
 
     def recall(self, query: Query) -> Rows:
         """The nearest `limit` rows that may be shown; none for a user of whom nothing is known.
-        Raises Unavailable: the other process is away, or has not loaded this bundle."""
+        Raises `Unavailable`: the other process is away, or has not loaded this bundle."""
         profile = profile_rows(query.attributes)
         if not query.history.any() and not profile.any():
             return np.empty(0, np.int32)

@@ -22,7 +22,7 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
         return cls(array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes())
 
     def numpy(self) -> NDArray[Any]:
-        """Read-only. Raises ValueError: the bytes are not an array of that shape and an expected dtype."""
+        """Read-only. Raises `ValueError`: the bytes are not an array of that shape and an expected dtype."""
         if self.dtype not in _DTYPES:
             raise ValueError(f"dtype {self.dtype!r}: expected one of {', '.join(sorted(_DTYPES))}")
         return np.frombuffer(self.data, self.dtype).reshape(self.shape)

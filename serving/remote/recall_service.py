@@ -19,8 +19,8 @@ class RecallService:
     """Tower and index of one bundle. `live` follows the item feed; it needs no features."""
 
     def __init__(self, bundle: Bundle, place: IndexPlace) -> None:
-        """Raises InvalidBundle: a file cannot be used, or the golden outputs differ.
-        Raises InvalidConfig, Unavailable: Milvus is configured, and its client or Milvus itself is missing."""
+        """Raises `InvalidBundle`: a file cannot be used, or the golden outputs differ.
+        Raises `InvalidConfig` or `Unavailable`: Milvus is configured, and its client or Milvus itself is missing."""
         check_golden(bundle)
         items = read_items(bundle.file("items.parquet"))
         arrays = load_file(bundle.file("item_vectors.safetensors"))
@@ -35,7 +35,7 @@ class RecallService:
 
     def nearest(self, call: NearestCall) -> Nearest:
         """None for a user of whom this tower reads nothing.
-        Raises ValueError: the arrays are not histories, or the tower returns NaN or infinity."""
+        Raises `ValueError`: the arrays are not histories, or the tower returns NaN or infinity."""
         inputs = [array.numpy() for array in (call.history, call.types, call.gaps, call.profile)]
         if not inputs[0].any() and not (self._tower.takes_profile and inputs[-1].any()):
             return Nearest(Array.of(np.empty(0, np.int32)), [])

@@ -40,7 +40,7 @@ class RankService:
     """The ranker of one bundle."""
 
     def __init__(self, bundle: Bundle, device: Device = Device.CPU) -> None:
-        """Raises: InvalidBundle, InvalidConfig."""
+        """Raises `InvalidBundle` or `InvalidConfig`."""
         check_golden(bundle)
         self.bundle = bundle
         self._session = RankerSession(bundle.file("ranker.onnx"), device=device)

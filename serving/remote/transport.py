@@ -28,7 +28,7 @@ class RpcClient:
     the process refuses does not count as a failure."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        """`url`: http://host:port, or unix:/path/of/the/socket. Raises InvalidConfig: the URL has neither form."""
+        """`url`: http://host:port, or unix:/path/of/the/socket. Raises `InvalidConfig`: the URL has neither form."""
         parts = urlsplit(url)
         if not (parts.path if parts.scheme == "unix" else parts.scheme == "http" and parts.hostname):
             raise InvalidConfig(f"{url!r}: use http://host:port or unix:/path/of/the/socket")
@@ -40,7 +40,7 @@ class RpcClient:
 
     def call(self, path: str, content: object, kind: type[T], timeout_s: float | None = None) -> T:
         """POST the content, return the decoded answer.
-        Raises Unavailable: the process is away, too slow, or cannot answer this."""
+        Raises `Unavailable`: the process is away, too slow, or cannot answer this."""
         body = _encode(content)
         status, answer = self._breaker.call(lambda: self._send(path, body, timeout_s or self._timeout_s))
         if status != HTTPStatus.OK:

@@ -72,7 +72,7 @@ def read_checkpoint(lake: Path) -> dict[str, Place]:
 @contextmanager
 def exclusive(lake: Path) -> Iterator[None]:
     """Lock the lake for one archiver; the lock ends with the process.
-    Raises InvalidConfig: another archiver runs on this lake."""
+    Raises `InvalidConfig`: another archiver runs on this lake."""
     folder = lake / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:

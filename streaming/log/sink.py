@@ -80,8 +80,8 @@ class KafkaSink:
 
     def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Queue one record.
-        Raises Unavailable: too many records wait, the log has been away too long, or the sink is closed.
-        Raises InvalidEvent: the record is too large."""
+        Raises `Unavailable`: too many records wait, the log has been away too long, or the sink is closed.
+        Raises `InvalidEvent`: the record is too large."""
         if len(value) > MAX_RECORD_BYTES:
             raise InvalidEvent(f"a record of {len(value)} bytes exceeds Kafka's limit of {MAX_RECORD_BYTES}")
         with self._lock:
@@ -113,7 +113,7 @@ class KafkaSink:
                     producer.flush(timeout=min(left, 1.0))
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Flush and close. Raises Unavailable: with the number of unacknowledged records."""
+        """Flush and close. Raises `Unavailable`: with the number of unacknowledged records."""
         try:
             self.flush(timeout_s)
         finally:

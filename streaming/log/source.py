@@ -27,7 +27,7 @@ class KafkaSource:
 
     def __init__(self, bootstrap: str, **options: Any) -> None:
         """`options`: passed to `KafkaConsumer`. Seeking to offset 0 means the oldest record.
-        Raises Unavailable: no broker answers."""
+        Raises `Unavailable`: no broker answers."""
         self._bootstrap = bootstrap
         self._log_ids: dict[str, str] = {}
         self._checked = 0.0
@@ -144,7 +144,7 @@ class KafkaSource:
 
     def _check_identity(self, now: bool = False) -> None:
         """Check once a second, on another thread, that each topic still has its id. `now`: check and wait.
-        Raises LogReplaced: a topic has another id."""
+        Raises `LogReplaced`: a topic has another id."""
         if now:
             self._asking = None  # a pending answer may predate the error that led here
         if self._asking is None and (now or time.monotonic() - self._checked >= IDENTITY_CHECK_S):

@@ -23,7 +23,7 @@ def kafka_errors(bootstrap: str) -> Iterator[None]:
 
 @contextmanager
 def connect(bootstrap: str, timeout_ms: int = CONNECT_TIMEOUT_MS) -> Iterator[Any]:
-    """Open a Kafka admin client. Raises Unavailable: no broker answers in time."""
+    """Open a Kafka admin client. Raises `Unavailable`: no broker answers in time."""
     with kafka_errors(bootstrap):
         admin = KafkaAdminClient(
             bootstrap_servers=bootstrap,
@@ -48,8 +48,8 @@ def reachable(bootstrap: str, timeout_s: float = 2.0) -> bool:
 
 def create_topics(bootstrap: str, topics: Sequence[str], partitions: int) -> None:
     """Create the topics that do not exist yet.
-    Raises Unavailable: no broker answers.
-    Raises InvalidConfig: a topic has a different number of partitions."""
+    Raises `Unavailable`: no broker answers.
+    Raises `InvalidConfig`: a topic has a different number of partitions."""
     with connect(bootstrap) as admin:
         there = {t["name"]: len(t["partitions"]) for t in admin.describe_topics() if not t["error_code"]}
         # the broker's time, not the producer's: a wrong clock must not decide which events are future or late

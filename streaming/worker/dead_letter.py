@@ -33,7 +33,7 @@ class DeadLetter:
 
 def send_dead_letter(sink: EventSink, record: Record, reason: str) -> None:
     """Queue one dead letter. Call `sink.flush` before storing a later offset, or a crash loses it.
-    Raises Unavailable: the log does not accept it now."""
+    Raises `Unavailable`: the log does not accept it now."""
     origin = {"topic": record.topic, "partition": str(record.partition), "offset": str(record.offset)}
     headers = [(REASON, reason.encode()[:MAX_REASON_BYTES]), *((k, v.encode()) for k, v in origin.items())]
     sink.append(Topic.DEAD_LETTER, ":".join(origin.values()), record.value, headers)

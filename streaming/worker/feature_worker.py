@@ -111,8 +111,8 @@ class FeatureWorker:
 
     def run(self, source: EventSource, stop: threading.Event) -> None:
         """Work until `stop`, then finish the batch in flight. Outages of Redis and Kafka are waited out.
-        Raises InvalidConfig: the topics or the store have another number of partitions than configured.
-        Raises FingerprintMismatch: the store holds the states of other features."""
+        Raises `InvalidConfig`: the topics or the store have another number of partitions than configured.
+        Raises `FingerprintMismatch`: the store holds the states of other features."""
         self._check(source)
         recover = Retrying(
             retry=retry_if_exception_type(Unavailable),

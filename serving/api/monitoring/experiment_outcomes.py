@@ -26,7 +26,7 @@ Read = Callable[[Path, str], Growth]
 
 
 def read_in_child(lake: Path, experiment: str) -> Growth:
-    """Raises Unavailable: the lake cannot be read, or not in time."""
+    """Raises `Unavailable`: the lake cannot be read, or not in time."""
     command = [sys.executable, "-m", "recsys.experiments.growth_reader", str(lake), experiment]
     environ = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
@@ -70,7 +70,7 @@ class ExperimentOutcomes:
 
     def of(self, experiment: str) -> tuple[Growth, float]:
         """The latest answer and its age in seconds; during a read, the previous one.
-        Raises Unavailable: the lake cannot be read, or it is being read and there is no answer yet."""
+        Raises `Unavailable`: the lake cannot be read, or it is being read and there is no answer yet."""
         if not self._fresh(experiment) and self._reading.acquire(blocking=False):
             try:
                 if not self._fresh(experiment):  # another request may just have read it

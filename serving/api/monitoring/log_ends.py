@@ -26,7 +26,7 @@ class LogEnds:
         self._away_until = 0.0
 
     def __call__(self, topic: str) -> Sequence[int]:
-        """Raises Unavailable: the log does not answer, or did not a moment ago."""
+        """Raises `Unavailable`: the log does not answer, or did not a moment ago."""
         with self._lock:
             at, ends = self._ends.get(topic, (0.0, ()))
             if ends and self._clock() - at < _TTL_S:

@@ -44,7 +44,7 @@ class EventIntake:
     max_batch: int
 
     async def accept(self, raws: list[Any], caller: str, key: str, content: bytes) -> EventResults:
-        """What became of each event. Raises Unavailable: they cannot be spooled now; none was."""
+        """What became of each event. Raises `Unavailable`: they cannot be spooled now; none was."""
         results = await asyncio.get_running_loop().run_in_executor(
             self.io, carried(self._accept), raws, caller, key, content
         )

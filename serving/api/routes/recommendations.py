@@ -51,7 +51,7 @@ class Recommender:
     async def list(
         self, asked: RecommendationRequest, own_id: str, began: float, explain: bool = False
     ) -> bytes:
-        """`Recommendations`, encoded. Raises Problem, RecsysError: no list can be made."""
+        """`Recommendations`, encoded. Raises `Problem` or `RecsysError`: no list can be made."""
         now_ms = self.path.now_ms()
         earlier = None if asked.cursor is None else self.cursors.shown(asked.cursor, asked.user_id, now_ms)
         excluded = frozenset(asked.exclude).union(earlier or ())
