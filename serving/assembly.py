@@ -7,9 +7,9 @@ import gc
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, cast
 
 from starlette.applications import Starlette
 
@@ -38,7 +38,7 @@ from serving.api.cursors import Cursors, cursor_key
 from serving.api.idempotency import Idempotency
 from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes
 from serving.api.monitoring.log_ends import LogEnds
-from serving.api.monitoring.system import LogEndsOf, SystemView
+from serving.api.monitoring.system import SystemView
 from serving.api.request_path import RequestPath
 from serving.api.routes.events import EventIntake
 from serving.api.routes.recommendations import Recommender
@@ -46,7 +46,7 @@ from serving.api.security import Keys
 from serving.breaker import Breaker, Guarded
 from serving.caching.cache import Cache
 from serving.caching.memory_guard import MemoryGuard
-from serving.engine.artifacts import LoadOptions, estimated_bytes
+from serving.engine.artifacts import LoadOptions
 from serving.engine.experiments import Experiments
 from serving.engine.feature_source import ItemFeatures
 from serving.engine.index_backend import IndexPlace
@@ -63,17 +63,11 @@ from serving.ingest.impression_log import ImpressionLog, ImpressionWriter
 from serving.ingest.outbox import Outbox, Outboxes
 from serving.remote.client import RemoteServices
 from serving.remote.transport import RpcClient
-from serving.service_assembly import assemble_service
+from serving.service_assembly import assemble_service, model_host
 from serving.settings import FeatureSource, Role, ServingSettings
 from serving.telemetry import Telemetry
 from streaming.log import KafkaSink, KafkaSource
 
-
-class Closable(Protocol):
-    def close(self) -> object: ...
-
-
-C = TypeVar("C", bound=Closable)
 IO_THREADS = 4
 _IMPRESSIONS_LINGER_S = 0.2  # no request waits for them; features may be a second old
 
@@ -117,49 +111,27 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
             "set RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, or run `recsys up` and `recsys serve`"
         )
     config = StoreConfig(partitions=settings.partitions)
-    url, namespace, timeout_s = (
-        settings.redis_url,
-        settings.redis_namespace,
-        settings.store_timeout_ms / 1e3,
-    )
+    url, namespace, timeout_s = settings.redis_url, settings.redis_namespace, settings.store_timeout_ms / 1e3
     request_store = RedisFeatureStore(url, FEATURES, config, namespace, timeout_s=timeout_s)
-    nightly = (
-        None
-        if settings.feature_source is FeatureSource.STREAM
-        else NightlyStore(url, FEATURES, namespace, timeout_s)
-    )
-    ends = LogEnds(lambda: KafkaSource(settings.kafka_bootstrap), settings.partitions)
-    services = compose(
+    streamed = settings.feature_source is FeatureSource.STREAM
+    return compose(
         settings,
         telemetry,
         store=RedisFeatureStore(url, FEATURES, config, namespace),
         request_store=cast("FeatureStore", TracedReads(request_store)) if settings.traces else request_store,
         sink=KafkaSink(settings.kafka_bootstrap),
         now_ms=clock_of(settings.clock),
-        nightly=nightly,
+        nightly=None if streamed else NightlyStore(url, FEATURES, namespace, timeout_s),
         replays=RedisReplays(url, settings.idempotency_s, timeout_s, namespace),
         take_tokens=_take_tokens(settings) if settings.rate_per_key else None,
-        log_ends=ends,
+        log_ends=LogEnds(lambda: KafkaSource(settings.kafka_bootstrap), settings.partitions),
     )
-    close = services.close
-
-    def close_all() -> None:
-        ends.close()
-        close()
-
-    services.close = close_all
-    return services
 
 
 def _take_tokens(settings: ServingSettings) -> TakeTokens:
-    buckets = RedisTokenBuckets(
-        settings.redis_url,
-        settings.rate_per_key,
-        settings.burst_per_key,
-        settings.store_timeout_ms / 1e3,
-        settings.redis_namespace,
-    )
-    breaker = Breaker()
+    timeout_s, breaker = settings.store_timeout_ms / 1e3, Breaker()
+    rate = settings.rate_per_key, settings.burst_per_key
+    buckets = RedisTokenBuckets(settings.redis_url, *rate, timeout_s, settings.redis_namespace)
     return lambda key, tokens: breaker.call(lambda: buckets.take(key, tokens))
 
 
@@ -173,46 +145,45 @@ def compose(
     nightly: NightlyStore | None = None,
     replays: Replays | None = None,
     take_tokens: TakeTokens | None = None,
-    log_ends: LogEndsOf | None = None,
+    log_ends: LogEnds | None = None,
 ) -> Services:
     """Everything, on any store and log.
     `store`: for everything that no recommendation waits for.
     `request_store`: the same data, with the short timeout of a request.
     `nightly`: last night's features, read instead of those in the stores."""
     with ExitStack() as opened:  # closed in reverse order: by the services, or here when a later step fails
-
-        def closing(made: C) -> C:
-            opened.callback(made.close)
-            return made
-
-        closing(store), closing(request_store), closing(sink)
-        if nightly is not None:
-            closing(nightly)
+        keep = opened.enter_context
+        for given in (store, request_store, sink, nightly, log_ends):
+            if given is not None:
+                keep(closing(given))
         spool, most = settings.spool_folder, settings.spool_max_bytes
         outboxes = Outboxes(
-            closing(Outbox(spool / "events", sink, most, settings.spool_fsync)),
-            closing(Outbox(spool / "impressions", sink, most, linger_s=_IMPRESSIONS_LINGER_S)),
+            keep(closing(Outbox(spool / "events", sink, most, settings.spool_fsync))),
+            keep(closing(Outbox(spool / "impressions", sink, most, linger_s=_IMPRESSIONS_LINGER_S))),
         )
-        writer = closing(ImpressionWriter(outboxes.impressions, telemetry))
-        cpu = opened.enter_context(ThreadPoolExecutor(settings.threads, "cpu"))
-        io = opened.enter_context(ThreadPoolExecutor(IO_THREADS, "io"))
-        prefetch = opened.enter_context(ThreadPoolExecutor(1, "prefetch"))
-        feed = closing(ItemFeed(store, now_ms))
+        writer = keep(closing(ImpressionWriter(outboxes.impressions, telemetry)))
+        cpu = keep(ThreadPoolExecutor(settings.threads, "cpu"))
+        io = keep(ThreadPoolExecutor(IO_THREADS, "io"))
+        prefetch = keep(ThreadPoolExecutor(1, "prefetch"))
+        feed = keep(closing(ItemFeed(store, now_ms)))
         breaker = Breaker()
         attributes = UserAttributes(settings.lake / "users" / "users.parquet", FEATURES)
         read_user = UserHydrator(nightly or request_store, attributes.of, name=USER_FEATURES)
+        wait_s = settings.deadline_ms / 1e3
+        urls = (settings.recall_url, settings.rank_url)
+        remote = RemoteServices(*(RpcClient(url, wait_s) if url else None for url in urls))
         config = PipelineConfig(
             Guarded(read_user, breaker),
             _side_effects(writer) if settings.log_impressions else lambda bundle, catalogue: [],
             PathConfig(settings.candidates, RerankConfig(pool=RERANK_POOL, diversity=settings.diversity)),
             RuleBook(settings.rules) if settings.rules else None,
             RepeatConsumption(settings.repeat_carts, round(settings.repeat_after_days * MS_PER_DAY)),
-            closing(_remote_services(settings)),
+            keep(closing(remote)),
         )
-        host = closing(_host(settings, telemetry, store, nightly, feed, config))
+        host = keep(closing(_host(settings, telemetry, store, nightly, feed, config)))
         experiments = Experiments(settings.experiments, config.path)
         host.wanted.append(lambda: experiments.bundles)
-        shadow = closing(Shadow(settings.bundles, host, settings.shadow_share, telemetry))
+        shadow = keep(closing(Shadow(settings.bundles, host, settings.shadow_share, telemetry)))
         admission = Admission(settings, telemetry, cpu)
         results = ResultCache(
             lambda user_id: breaker.call(lambda: request_store.history_version(user_id, ENGAGED_VISITS.name)),
@@ -229,7 +200,7 @@ def compose(
         system = SystemView(telemetry, host, store, feed, outboxes, served, settings.partitions, log_ends)
         telemetry.before_scrape.append(lambda: _gauges(telemetry, host, outboxes, feed, results))
         system.window.begin(telemetry.collect())
-        guard = closing(MemoryGuard(lambda: _caches(results, host)))
+        guard = keep(closing(MemoryGuard(lambda: _caches(results, host))))
         for background in (guard, feed, shadow):
             background.start()
         host.follow(settings.bundle_poll_s)
@@ -295,24 +266,7 @@ def _host(
         except Unavailable:
             return None  # the store checks again once it is back
 
-    return ModelHost(
-        settings.bundles,
-        load,
-        release=lambda runtime: feed.detach(runtime.live),
-        code_fingerprint=FEATURES.fingerprint,
-        store_fingerprint=store_fingerprint,
-        telemetry=telemetry,
-        weigh=estimated_bytes,
-        max_bytes=settings.bundle_bytes,
-    )
-
-
-def _remote_services(settings: ServingSettings) -> RemoteServices:
-    wait_s = settings.deadline_ms / 1e3
-    return RemoteServices(
-        RpcClient(settings.recall_url, wait_s) if settings.recall_url else None,
-        RpcClient(settings.rank_url, wait_s) if settings.rank_url else None,
-    )
+    return model_host(settings, telemetry, load, lambda runtime: feed.detach(runtime.live), store_fingerprint)
 
 
 def _settle() -> None:

@@ -28,7 +28,7 @@ def assemble_service(settings: ServingSettings, telemetry: Telemetry) -> Starlet
     Raises `InvalidConfig`: recall without an address of Redis."""
     if settings.role is Role.RANK:
         load = partial(RankService, device=settings.rank_device)
-        host = _host(settings, telemetry, load, release=lambda service: None)
+        host = model_host(settings, telemetry, load, release=lambda service: None)
         return service_app(host, settings, RANK, RankCall, RankService.rank, host.close)
     if not settings.redis_url:
         raise InvalidConfig("set RECSYS_REDIS_URL, or run `recsys up`: recall follows the catalogue there")
@@ -47,7 +47,7 @@ def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureSt
         feed.attach(service.live)
         return service
 
-    host = _host(settings, telemetry, load, release=lambda service: feed.detach(service.live))
+    host = model_host(settings, telemetry, load, release=lambda service: feed.detach(service.live))
 
     def close() -> None:
         host.close()
@@ -58,15 +58,19 @@ def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureSt
     return service_app(host, settings, NEAREST, NearestCall, RecallService.nearest, close)
 
 
-def _host(
-    settings: ServingSettings, telemetry: Telemetry, load: Callable[[Bundle], S], release: Callable[[S], None]
+def model_host(
+    settings: ServingSettings,
+    telemetry: Telemetry,
+    load: Callable[[Bundle], S],
+    release: Callable[[S], None],
+    store_fingerprint: Callable[[], str | None] = lambda: None,
 ) -> ModelHost[S]:
     return ModelHost(
         settings.bundles,
         load,
         release,
         code_fingerprint=FEATURES.fingerprint,
-        store_fingerprint=lambda: None,
+        store_fingerprint=store_fingerprint,
         telemetry=telemetry,
         weigh=estimated_bytes,
         max_bytes=settings.bundle_bytes,

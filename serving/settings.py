@@ -52,12 +52,8 @@ class ServingSettings(Settings):
 
     role: Role = Field(Role.API, description="api, or one service of the request path: recall, rank.")
     uds: Path | None = Field(None, description="Unix socket to listen on instead of host and port.")
-    recall_url: str = Field(
-        "", description="Recall service: http://host:port or unix:/path; empty: in process."
-    )
-    rank_url: str = Field(
-        "", description="Ranking service: http://host:port or unix:/path; empty: in process."
-    )
+    recall_url: str = Field("", description="Recall at http://host:port or unix:/path; empty: in process.")
+    rank_url: str = Field("", description="Ranking at http://host:port or unix:/path; empty: in process.")
     rank_device: Device = Field(Device.CPU, description="Device of a ranking service: cpu or cuda.")
 
     deadline_ms: int = Field(
@@ -71,9 +67,7 @@ class ServingSettings(Settings):
     default_k: int = Field(20, ge=1, le=1_000, description="Items in an answer when the request has no k.")
     max_k: int = Field(200, ge=1, le=1_000, description="Most items that a request may ask for.")
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="Largest request body; larger ones get 413.")
-    max_batch: int = Field(
-        1_000, ge=1, le=100_000, description="Most events, items or requests in one batch request."
-    )
+    max_batch: int = Field(1_000, ge=1, le=100_000, description="Most events, items or requests of a batch.")
 
     cursor_s: int = Field(3_600, ge=1, description="Lifetime of the cursor of a paged list, in seconds.")
     cursor_key: Path | None = Field(
@@ -91,9 +85,7 @@ class ServingSettings(Settings):
     bundle_bytes: int = Field(
         268_435_456, ge=0, description="Memory for loaded bundles, per process; unused ones are unloaded."
     )
-    shadow_share: float = Field(
-        0.1, gt=0, le=1, description="Share of requests mirrored to the shadow bundle."
-    )
+    shadow_share: float = Field(0.1, gt=0, le=1, description="Share of requests mirrored to the shadow.")
     stale_after_s: float = Field(
         30.0, gt=0, description="Item features not refreshed for this long are named in `degraded`."
     )
@@ -119,19 +111,14 @@ class ServingSettings(Settings):
     )
     diversity: Diversity = Field(Diversity.MMR, description="Rerank stage: mmr, dpp, or none (by score).")
     index: IndexKind = Field(
-        IndexKind.BUNDLE,
-        description="bundle: the bundle's own; exact: a scan of every vector, not in Milvus.",
+        IndexKind.BUNDLE, description="bundle: the bundle's own; exact: scan every vector, not in Milvus."
     )
     clock: Path | None = Field(
         None, description="Clock file of `recsys stream traffic --world` (simulated time); empty: real time."
     )
-    index_shards: int = Field(
-        1, ge=1, le=1_024, description="Parts of the index that are searched in parallel."
-    )
+    index_shards: int = Field(1, ge=1, le=1_024, description="Parts of the index, searched in parallel.")
     milvus_uri: str = Field("", description="Milvus to search instead of FAISS in process (extra `milvus`).")
-    milvus_token: str = Field(
-        "", repr=False, description="Token of that Milvus, user:password or an API key."
-    )
+    milvus_token: str = Field("", repr=False, description="Token of that Milvus, user:password or API key.")
     repeat_carts: bool = Field(
         False, description="Repeat consumption: recommend what is in the cart and was not bought since."
     )
@@ -144,9 +131,7 @@ class ServingSettings(Settings):
         None, description="File of hashed API keys (`recsys serve --new-key`); empty: no key is needed."
     )
     rate_per_key: float = Field(
-        0.0,
-        ge=0,
-        description="Requests and events per second for each API key, over all processes; 0: no limit.",
+        0.0, ge=0, description="Requests and events per second per API key, over all processes; 0: no limit."
     )
     burst_per_key: int = Field(1_000, ge=1, description="Requests and events of a key at once after a pause.")
     cors_origins: tuple[str, ...] = Field((), description="Origins whose pages may call the API.")

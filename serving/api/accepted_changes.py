@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
-import msgspec
 import orjson
 from fastapi import Header, Response
 
@@ -12,6 +11,7 @@ from recsys.contracts.changes import C
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import Topic
 from recsys.observability.tracing import current_headers
+from serving.api.body import JSON
 from serving.api.idempotency import PATTERN, REPLAYED, Idempotency
 from serving.ingest.outbox import Message, Outbox
 
@@ -53,24 +53,14 @@ class ChangeIntake:
             apply(changes)
 
     def once(
-        self,
-        caller: str,
-        key: str,
-        operation: str,
-        body: bytes,
-        work: Callable[[int], bytes],
-        status: int = 202,
+        self, caller: str, key: str, action: str, body: bytes, work: Callable[[int], bytes], status: int = 202
     ) -> Response:
         """The answer of `work(now_ms)`; a request that comes again under its key repeats the answer, not the work."""
-        answer, replayed = self._idempotency.once(caller, key, operation, body, work)
-        return Response(
-            answer, status, REPLAYED if replayed else None, "application/json" if answer else None
-        )
+        answer, replayed = self._idempotency.once(caller, key, action, body, work)
+        return Response(answer, status, REPLAYED if replayed else None, JSON if answer else None)
 
     def store_once(
         self, caller: str, key: str, operation: str, body: bytes, store: Callable[[int], int]
     ) -> Response:
         """202 with the number of entries that `store(now_ms)` has stored."""
-        return self.once(
-            caller, key, operation, body, lambda now_ms: msgspec.json.encode({"stored": store(now_ms)})
-        )
+        return self.once(caller, key, operation, body, lambda now_ms: b'{"stored":%d}' % store(now_ms))

@@ -4,6 +4,7 @@ import sys
 
 import structlog
 from starlette.requests import Request
+from structlog.processors import JSONRenderer, TimeStamper
 
 from serving.api.security import Caller
 from serving.problems import request_id
@@ -13,10 +14,7 @@ def audit(request: Request, caller: Caller, action: str, **facts: object) -> Non
     """Write it before it is done: what fails has been tried."""
     log = structlog.wrap_logger(
         structlog.PrintLogger(sys.stderr),
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[TimeStamper(fmt="iso", utc=True), JSONRenderer()],
         wrapper_class=structlog.BoundLogger,
     )
     log.info("audit", action=action, key=caller.name, request_id=request_id(request), **facts)

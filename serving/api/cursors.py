@@ -45,9 +45,7 @@ class Cursors:
         try:
             made_ms, owner, *shown = self._serializer.loads(cursor)
         except BadData:
-            raise Problem(
-                422, f"cursor: not one that this API has made, or altered since; {_START}"
-            ) from None
+            raise Problem(422, f"cursor: not one that this API made, or altered since; {_START}") from None
         if owner != user_id:
             raise Problem(422, f"cursor: made for another user; {_START}")
         if now_ms - made_ms > self._ttl_ms:
@@ -71,7 +69,5 @@ def cursor_key(path: Path) -> bytes:
             Path(temporary).unlink()
     key = path.read_bytes()
     if len(key) < _KEY_BYTES:
-        raise InvalidConfig(
-            f"{path}: a key has at least {_KEY_BYTES} bytes; remove the file to get a new one"
-        )
+        raise InvalidConfig(f"{path}: a key has at least {_KEY_BYTES} bytes; remove the file for a new one")
     return key

@@ -45,14 +45,12 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began, method = time.perf_counter(), scope["method"]
         headers = dict(scope["headers"])
         request_id = scope["request_id"] = _request_id(headers)
         span = None
         if self._traces is not None:
-            span = self._traces.begin(
-                scope["method"], headers.get(TRACEPARENT.encode(), b"").decode("latin-1")
-            )
+            span = self._traces.begin(method, headers.get(TRACEPARENT.encode(), b"").decode("latin-1"))
             current_span.set(span)  # in the context of this request's task
         status = received = 0
 
@@ -101,10 +99,8 @@ class Edge:
             route = getattr(scope.get("route"), "path", "other")
             if span is not None:
                 failed = f"status {status}" if status >= 500 else ""
-                span.end(
-                    name=f"{scope['method']} {route}", failed=failed, status=status, request_id=request_id
-                )
-            self._telemetry.request(route, scope["method"], status, time.perf_counter() - began)
+                span.end(name=f"{method} {route}", failed=failed, status=status, request_id=request_id)
+            self._telemetry.request(route, method, status, time.perf_counter() - began)
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:

@@ -98,6 +98,7 @@ class Stored(BaseModel):
 
 
 _ATTRIBUTES = {"age": "31", "gender": "F"}
+_USER = {"user_id": "196", "attributes": _ATTRIBUTES}
 
 
 class UserBody(BaseModel):
@@ -109,15 +110,13 @@ class UserBody(BaseModel):
 
 
 class UserEntry(UserBody):
-    model_config = ConfigDict(extra="forbid") | _example(user_id="196", attributes=_ATTRIBUTES)
+    model_config = ConfigDict(extra="forbid") | _example(**_USER)
 
     user_id: Id
 
 
 class UserEntries(BaseModel):
-    model_config = ConfigDict(extra="forbid") | _example(
-        users=[{"user_id": "196", "attributes": _ATTRIBUTES}]
-    )
+    model_config = ConfigDict(extra="forbid") | _example(users=[_USER])
 
     users: list[UserEntry] = Field(min_length=1)
 

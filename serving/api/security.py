@@ -20,6 +20,7 @@ from recsys.files import staged_file
 from serving.problems import Problem
 from serving.settings import Scope
 
+_BEARER = {"www-authenticate": "Bearer"}
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
 _KEY = re.compile(r"rk_([a-z0-9-]{1,32})_([A-Za-z0-9_-]{43})")
 
@@ -63,11 +64,7 @@ class Keys:
         expected = entry.sha256 if entry else "0" * 64
         # compared even when there is no such key, so that names cannot be told apart by time
         if not hmac.compare_digest(_digest(key), expected) or entry is None:
-            raise Problem(
-                401,
-                "send a valid API key as `X-API-Key` or `Authorization: Bearer`",
-                {"www-authenticate": "Bearer"},
-            )
+            raise Problem(401, "send a valid API key as `X-API-Key` or `Authorization: Bearer`", _BEARER)
         return Caller(entry.name, frozenset(entry.scopes))
 
 
@@ -91,9 +88,7 @@ def _read(path: Path) -> list[_Entry]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[_Entry])
     except FileNotFoundError:
-        raise InvalidConfig(
-            f"{path}: no such key file; make one with `recsys serve --new-key NAME`"
-        ) from None
+        raise InvalidConfig(f"{path}: no such file; make one with `recsys serve --new-key NAME`") from None
     except (msgspec.DecodeError, OSError) as error:
         raise InvalidConfig(f"{path}: {error}") from error
 

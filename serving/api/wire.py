@@ -6,13 +6,16 @@ change (`k`, batch sizes) are checked in the routes. The other routes use pydant
 
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, SCHEMA_VERSION
 from recsys.contracts.types import EventType
 from serving.engine.result_cache import Recommendation
 
 MAX_CURSOR = 200_000  # a thousand ids of 128 characters, and the signature
+_PAGES = "for lists in pages: empty for the first, then that of the answer before"
+_NEXT_PAGE = "when one was sent: asks for the next page; absent at the end"
+_FUNNEL = "with `?explain=true`: stages, candidates, removed items"
 PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE)]
@@ -39,22 +42,11 @@ class RecommendationRequest(UserRequest):
     """Ask for a list for one user."""
 
     k: Annotated[int, Meta(ge=1, description="items wanted; the API's default when absent")] | None = None
-    context: Annotated[Context, Meta(description="device, page, …; logged with the impression")] = field(
-        default_factory=dict
-    )
-    exclude: Annotated[list[Id], Meta(max_length=1_000, description="items that must not be in the list")] = (
-        field(default_factory=list)
-    )
-    cursor: (
-        Annotated[
-            str,
-            Meta(
-                max_length=MAX_CURSOR,
-                description="for lists in pages: empty for the first, then that of the answer before",
-            ),
-        ]
-        | None
-    ) = None
+    context: Annotated[Context, Meta(description="device, page, …; logged with the impression")] = {}
+    exclude: Annotated[
+        list[Id], Meta(max_length=1_000, description="items that must not be in the list")
+    ] = []
+    cursor: Annotated[str, Meta(max_length=MAX_CURSOR, description=_PAGES)] | None = None
 
 
 class Recommendations(Struct, frozen=True, kw_only=True):
@@ -70,13 +62,8 @@ class Recommendations(Struct, frozen=True, kw_only=True):
         bool, Meta(description="the list is a moment old: nothing the user did since changes it")
     ]
     ms: Annotated[float, Meta(description="milliseconds inside the API")]
-    cursor: Annotated[
-        str | UnsetType, Meta(description="when one was sent: asks for the next page; absent at the end")
-    ] = UNSET
-    funnel: Annotated[
-        dict[str, Any] | UnsetType,
-        Meta(description="with `?explain=true`: stages, candidates, removed items"),
-    ] = UNSET
+    cursor: Annotated[str | UnsetType, Meta(description=_NEXT_PAGE)] = UNSET
+    funnel: Annotated[dict[str, Any] | UnsetType, Meta(description=_FUNNEL)] = UNSET
 
 
 class RecommendationBatch(Request):
@@ -105,7 +92,7 @@ class RankRequest(UserRequest):
     items: Annotated[
         list[Id], Meta(min_length=1, max_length=1_000, description="the candidates, in any order")
     ]
-    context: Annotated[Context, Meta(description="device, page, …")] = field(default_factory=dict)
+    context: Annotated[Context, Meta(description="device, page, …")] = {}
 
 
 class RankedItem(Struct, frozen=True, kw_only=True):
@@ -144,7 +131,7 @@ class EventRequest(Request):
     value: (
         Annotated[float, Meta(description="dwell: milliseconds; purchase: price; rating: stars")] | None
     ) = None
-    context: Context = field(default_factory=dict)
+    context: Context = {}
     schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
 
 

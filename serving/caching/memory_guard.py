@@ -9,10 +9,7 @@ import structlog
 
 from serving.caching.cache import Cache
 
-_LOW, _ENOUGH = (
-    0.08,
-    0.16,
-)  # shares of free memory: caches shrink below the first, grow again above the second
+_LOW, _ENOUGH = 0.08, 0.16  # free memory: caches shrink below the first share, grow again above the second
 _POLL_EVERY_S = 2.0
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
@@ -36,9 +33,7 @@ def _machine() -> float:
 
 def _container() -> float:
     try:
-        limit, used = (
-            int((_CGROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current")
-        )
+        limit, used = (int((_CGROUP / name).read_text("ascii")) for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text("ascii").splitlines())
         used -= int(stat["inactive_file"])  # file cache that the kernel gives up at once
     except (OSError, KeyError, ValueError):  # no cgroup of our own, or "max"

@@ -71,9 +71,7 @@ def reasons(contribution: Mapping[str, float], shared: Collection[str]) -> list[
 @lru_cache(maxsize=1)
 def _columns() -> Mapping[str, list[int]]:
     """Feature → its columns."""
-    return {
-        feature.name: [FEATURES.column(name) for name in feature.columns] for feature in FEATURES.features
-    }
+    return {f.name: [FEATURES.column(name) for name in f.columns] for f in FEATURES.features}
 
 
 def _nobody(now_ms: int) -> NDArray[np.float32]:

@@ -166,14 +166,13 @@ def read_experiments(path: Path) -> Assigner:
 
 def _changes(path: Path, experiment: Experiment, arm: Arm) -> set[str]:
     """What an arm sets, by name; `rerank` and the exploration in it are two things."""
+    where = f"{path}: {experiment.name}:{arm.name}"
     try:
         settings = ArmSettings.model_validate(arm.settings)
     except ValidationError as error:
-        raise InvalidConfig(f"{path}: {experiment.name}:{arm.name}: settings: {_first(error)}") from error
+        raise InvalidConfig(f"{where}: settings: {_first(error)}") from error
     if settings.rerank is not None and "exploration" in settings.rerank.model_fields_set:
-        raise InvalidConfig(
-            f"{path}: {experiment.name}:{arm.name}: give `exploration` next to `rerank`, not in it"
-        )
+        raise InvalidConfig(f"{where}: give `exploration` next to `rerank`, not in it")
     return set(settings.model_fields_set) | ({"bundle"} if arm.bundle else set())
 
 

@@ -53,6 +53,5 @@ class ItemFeatures:
         ids = catalogue.ids(rows.tolist())
         pages = (self.documents.items(ids[start : start + _PAGE]) for start in range(0, len(ids), _PAGE))
         found = [document for page in pages for document in page]
-        return FeatureHydrator(
-            FEATURES, FixedItems(columns, *ItemDocuments(FEATURES).arrays(columns, rows, found))
-        )
+        arrays = ItemDocuments(FEATURES).arrays(columns, rows, found)
+        return FeatureHydrator(FEATURES, FixedItems(columns, *arrays))

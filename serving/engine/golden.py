@@ -29,7 +29,7 @@ def check_golden(bundle: Bundle) -> None:
         if not inputs or not expected:
             raise InvalidBundle(f"{bundle.path.name}: golden.safetensors has no inputs or outputs of {model}")
         for name, wanted in expected.items():
-            _compare(bundle, model, name, wanted, _run(bundle, model, inputs, name))
+            _compare(f"{bundle.path.name}: {model}", name, wanted, _run(bundle, model, inputs, name))
 
 
 def _part(arrays: _Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:
@@ -45,22 +45,16 @@ def _run(bundle: Bundle, model: str, inputs: _Arrays, output: str) -> NDArray[np
         )
         (found,) = session.run([output], dict(inputs))
     except Exception as error:  # onnxruntime raises its own, undocumented classes
-        raise InvalidBundle(
-            f"{bundle.path.name}: {model} does not run on its golden inputs: {error}"
-        ) from error
+        raise InvalidBundle(f"{bundle.path.name}: {model} cannot run its golden inputs: {error}") from error
     return np.asarray(found)
 
 
-def _compare(
-    bundle: Bundle, model: str, name: str, wanted: NDArray[np.generic], found: NDArray[np.float32]
-) -> None:
+def _compare(model: str, name: str, wanted: NDArray[np.generic], found: NDArray[np.float32]) -> None:
     if found.shape != wanted.shape:
-        raise InvalidBundle(
-            f"{bundle.path.name}: {model} returns {name} as {found.shape}, expected {wanted.shape}"
-        )
+        raise InvalidBundle(f"{model} returns {name} as {found.shape}, expected {wanted.shape}")
     if not np.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE):  # NaN equals nothing
         worst = float(np.max(np.abs(found - wanted.astype(np.float32))))
         raise InvalidBundle(
-            f"{bundle.path.name}: {model} returns another {name} than its golden output (largest difference"
+            f"{model} returns another {name} than its golden output (largest difference"
             f" {worst:.3g}, allowed {TOLERANCE:g}); train it again or check the onnxruntime version"
         )

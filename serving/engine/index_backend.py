@@ -32,24 +32,15 @@ class IndexPlace:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        if self.exact and self.milvus_uri:
-            raise InvalidConfig(
-                "RECSYS_INDEX=exact scans in this process, RECSYS_MILVUS_URI searches in Milvus: unset one"
-            )
-        if self.shards > 1 and self.milvus_uri:
-            raise InvalidConfig(
-                "RECSYS_INDEX_SHARDS parts the index of this process, RECSYS_MILVUS_URI searches in Milvus: unset one"
-            )
+        if self.milvus_uri and (self.exact or self.shards > 1):
+            ours = "RECSYS_INDEX=exact scans in" if self.exact else "RECSYS_INDEX_SHARDS parts the index of"
+            raise InvalidConfig(f"{ours} this process, RECSYS_MILVUS_URI searches in Milvus: unset one")
 
     @classmethod
     def of(cls, settings: ServingSettings) -> "IndexPlace":
         """Where the settings say."""
-        return cls(
-            settings.index_shards,
-            settings.milvus_uri,
-            settings.milvus_token,
-            settings.index is IndexKind.EXACT,
-        )
+        exact = settings.index is IndexKind.EXACT
+        return cls(settings.index_shards, settings.milvus_uri, settings.milvus_token, exact)
 
     def open(self, bundle: Bundle, vectors: NDArray[np.float32]) -> LiveIndex:
         """The index of the bundle's (n_items, d) vectors, row i of item i.

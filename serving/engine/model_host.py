@@ -64,9 +64,7 @@ class ModelHost(Generic[R]):
         self._weigh = weigh
         self._max_bytes = max_bytes
         self._lock = threading.Lock()  # one load at a time; never taken by requests
-        self._following = (
-            threading.Lock()
-        )  # taken before the other: active bundle and CURRENT change together
+        self._following = threading.Lock()  # taken first: active bundle and CURRENT change together
         self._published_ns = 0  # when CURRENT was written, as last seen
         self._pool: Mapping[str, R] = {}  # replaced as a whole: requests read it without the lock
         self._bytes: dict[str, int] = {}
@@ -96,9 +94,7 @@ class ModelHost(Generic[R]):
             return self._active
         if self._refused:
             raise Unavailable(f"no usable bundle: {'; '.join(self._refused.values())}")
-        raise Unavailable(
-            "no bundle is published yet: run `recsys train all`, then `recsys bundle publish VERSION`"
-        )
+        raise Unavailable("no bundle yet: run `recsys train all`, then `recsys bundle publish VERSION`")
 
     @property
     def active(self) -> str | None:

@@ -67,9 +67,6 @@ class LocalServices:
         return TwoTowerSource(artifacts.tower, artifacts.index, limit=limit)
 
 
-LOCAL = LocalServices()
-
-
 @dataclass(frozen=True)
 class PipelineConfig:
     """What the request paths of every bundle have in common. `services`: where tower, index and ranker run."""
@@ -79,7 +76,7 @@ class PipelineConfig:
     path: PathConfig = field(default_factory=PathConfig)
     rules: RuleBook | None = None
     repeat: RepeatConsumption = field(default_factory=RepeatConsumption)
-    services: LocalServices = LOCAL
+    services: LocalServices = field(default_factory=LocalServices)
 
 
 class PipelineBuilder:
@@ -100,12 +97,10 @@ class PipelineBuilder:
         popular = PopularSource(loaded.popularity, limit=n, optional=False)  # so that there is always a list
         for source in (popular, in_categories):
             loaded.trending.keep(source)
+        history = HistoryHydrator(catalogue, ENGAGED_VISITS.size, config.repeat)
         value = ValueModel(dict(path.weights))
         return Pipeline(
-            query_hydrators=[
-                config.read_user,
-                HistoryHydrator(catalogue, ENGAGED_VISITS.size, config.repeat),
-            ],
+            query_hydrators=[config.read_user, history],
             sources=[
                 config.services.two_tower(loaded, limit=3 * n // 4),
                 ItemToItemSource(loaded.neighbours, loaded.neighbour_scores, limit=n // 3),

@@ -24,6 +24,7 @@ _BATCH = 100
 _LINGER_S = 0.05  # waking a thread for each answer would cost the answers processor time
 _NO_STATE = EntityState()  # a queued impression must not hold the user's whole state
 _log = structlog.get_logger(__name__)
+_Queued = tuple[Callable[[], Impression], Headers]
 Put = Callable[[Callable[[], Impression], Headers], None]
 
 
@@ -37,7 +38,7 @@ class ImpressionWriter:
     def __init__(self, outbox: Outbox, telemetry: Telemetry, limit: int = 5_000) -> None:
         self._outbox = outbox
         self._dropped = telemetry.impressions_dropped
-        self._queue: queue.Queue[tuple[Callable[[], Impression], Headers] | None] = queue.Queue(limit)
+        self._queue: queue.Queue[_Queued | None] = queue.Queue(limit)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write_forever, name="impressions", daemon=True)
         self._thread.start()
@@ -68,9 +69,7 @@ class ImpressionWriter:
             ended = None in batch
             self._write(list(self._messages(batch)))
 
-    def _messages(
-        self, batch: Sequence[tuple[Callable[[], Impression], Headers] | None]
-    ) -> Iterator[Message]:
+    def _messages(self, batch: Sequence[_Queued | None]) -> Iterator[Message]:
         """A failing impression must not end the thread, and every later one with it."""
         for make, headers in filter(None, batch):
             try:

@@ -89,9 +89,7 @@ class KafkaSink:
             if self._closed:
                 raise Unavailable("this sink is closed")
             if len(self._pending) >= self._max_pending:
-                raise Unavailable(
-                    f"Kafka at {self._bootstrap}: {self._max_pending} records are waiting already"
-                )
+                raise Unavailable(f"Kafka at {self._bootstrap}: {self._max_pending} records wait already")
             if self._producer is None and time.monotonic() - self._away_since > self._max_outage_s:
                 raise Unavailable(f"Kafka at {self._bootstrap} has been away for {self._max_outage_s:.0f} s")
             if not self._pending:

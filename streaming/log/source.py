@@ -99,12 +99,10 @@ class KafkaSource:
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit offsets asynchronously, for lag displays only, never for recovery. Needs `group_id`."""
-        self._consumer.commit_async(
-            {
-                TopicPartition(topic, p): OffsetAndMetadata(offset, "", -1)
-                for (topic, p), offset in offsets.items()
-            }
-        )
+        places = {
+            TopicPartition(*where): OffsetAndMetadata(offset, "", -1) for where, offset in offsets.items()
+        }
+        self._consumer.commit_async(places)
 
     def close(self) -> None:
         self._open.close()
@@ -137,9 +135,7 @@ class KafkaSource:
         with kafka_errors(self._bootstrap):
             (found,) = self._admin.describe_topics([str(topic)])
         if found["error_code"]:
-            raise Unavailable(
-                f"Kafka at {self._bootstrap} has no topic {topic}; `recsys up` creates the topics"
-            )
+            raise Unavailable(f"Kafka at {self._bootstrap} has no topic {topic}; `recsys up` creates it")
         return found
 
     def _check_identity(self, now: bool = False) -> None:

@@ -9,7 +9,7 @@ from recsys.contracts.event_log import Record
 from recsys.contracts.events import Event
 from recsys.contracts.types import Topic
 from recsys.observability.tracing import parent_of
-from recsys.store.base import Batch, Checkpoint
+from recsys.store.base import Batch
 from streaming.acceptance import accept, accept_item_change, accept_user_change
 from streaming.time_rules import TimeRules
 
@@ -23,10 +23,6 @@ class Claim:
     epoch: int
     position: int
     watermark_ms: int
-
-    @classmethod
-    def of(cls, topic: str, partition: int, stored: Checkpoint) -> "Claim":
-        return cls(topic, partition, stored.epoch, stored.offset, stored.watermark_ms)
 
     def batch(self, previous: int, offsets: Sequence[int] = (), events: Sequence[Event] = ()) -> Batch:
         """The batch of the records from `previous` to the position."""

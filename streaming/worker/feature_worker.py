@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 
 import structlog
 from prometheus_client import start_http_server
@@ -36,7 +37,7 @@ from tenacity import RetryError, Retrying, retry_if_exception_type, sleep_using_
 from tenacity.wait import wait_exponential_jitter
 
 from recsys.contracts.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
-from recsys.contracts.event_log import EventSink, EventSource, Record
+from recsys.contracts.event_log import EventSink, EventSource
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.observability.exporters import open_traces
@@ -54,6 +55,7 @@ from streaming.worker.metrics import WorkerMetrics
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
 GROUP = "feature-worker"
 
+_partition = attrgetter("topic", "partition")
 _log = structlog.get_logger(__name__)
 
 
@@ -83,7 +85,6 @@ class FeatureWorker:
         store: FeatureStore,
         sink: EventSink,
         config: WorkerConfig | None = None,
-        metrics: WorkerMetrics | None = None,
         clock: Callable[[], float] = time.time,
         name: str = "",
         traces: Traces | None = None,
@@ -93,7 +94,7 @@ class FeatureWorker:
         self._store = store
         self._sink = sink
         self._config = config or WorkerConfig()
-        self.metrics = metrics or WorkerMetrics()
+        self.metrics = WorkerMetrics()
         self._clock = clock
         self._owned: dict[Partition, float] = {}  # → earliest monotonic time of the next claim
         self._claims: dict[Partition, Claim] = {}
@@ -193,7 +194,8 @@ class FeatureWorker:
                 continue
             stored = self._store.claim(topic, number, source.log_id(topic))
             source.seek(topic, number, stored.offset)
-            self._claims[topic, number] = Claim.of(topic, number, stored)
+            claim = Claim(topic, number, stored.epoch, stored.offset, stored.watermark_ms)
+            self._claims[topic, number] = claim
             self.metrics.claims.inc()
             _log.info("claimed", topic=str(topic), partition=number, offset=stored.offset, epoch=stored.epoch)
 
@@ -287,10 +289,6 @@ def _trace(traces: Traces, prepared: Prepared, applied: Applied, began_ns: int) 
         span = traces.begin(f"apply {batch.topic}", parent, began_ns)
         span.child("redis apply", began_ns).end(ended_ns, system="redis", events=len(batch.events))
         span.end(ended_ns, partition=batch.partition, outcome=str(applied.outcome))
-
-
-def _partition(record: Record) -> Partition:
-    return record.topic, record.partition
 
 
 def _kind(error: InvalidEvent) -> str:

@@ -10,10 +10,10 @@ _FRESHNESS_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 6
 
 
 class WorkerMetrics:
-    """The metrics of one worker. Several workers in one process need a registry each."""
+    """The metrics of one worker, with a registry of their own: one process may have several workers."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
         self._began = time.monotonic()
 
         def counter(name: str, about: str, *labels: str) -> Counter:
@@ -27,11 +27,9 @@ class WorkerMetrics:
         )
         self.claims = counter("recsys_stream_claims", "Partition claims.")
         self.outages = counter("recsys_stream_outages", "Outages of Redis or Kafka.")
+        where = ("topic", "partition")
         self.lag = Gauge(
-            "recsys_stream_lag",
-            "Records not read yet, by partition.",
-            ["topic", "partition"],
-            registry=self.registry,
+            "recsys_stream_lag", "Records not read yet, by partition.", where, registry=self.registry
         )
         self.freshness = Histogram(
             "recsys_stream_freshness_seconds",

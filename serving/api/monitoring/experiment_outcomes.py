@@ -28,13 +28,12 @@ Read = Callable[[Path, str], Growth]
 def read_in_child(lake: Path, experiment: str) -> Growth:
     """Raises `Unavailable`: the lake cannot be read, or not in time."""
     command = [sys.executable, "-m", "recsys.experiments.growth_reader", str(lake), experiment]
+    instead = f"use `recsys ab report {experiment}`"
     environ = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False, env=environ)
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(
-            f"the lake was not read in {_TIMEOUT_S:.0f} s; use `recsys ab report {experiment}`"
-        ) from error
+        raise Unavailable(f"the lake was not read in {_TIMEOUT_S:.0f} s; {instead}") from error
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise Unavailable(f"the lake cannot be read: {said[-1] if said else done.returncode}")
@@ -42,7 +41,7 @@ def read_in_child(lake: Path, experiment: str) -> Growth:
         return Growth.model_validate_json(done.stdout)
     except ValidationError as error:
         raise Unavailable(
-            f"the outcomes are not as expected ({error.errors()[0]['msg']}); use `recsys ab report {experiment}`"
+            f"the outcomes are not as expected ({error.errors()[0]['msg']}); {instead}"
         ) from error
 
 

@@ -56,9 +56,8 @@ def models_state(home: Path, lake: Path) -> ModelsState:
     data = _read(lake / IMPORT_REPORT)
     summaries = sorted((home / "work").glob("*/summary.json"))
     trainings = (_valid(path, Training, {"model": path.parent.name}, needs="metrics") for path in summaries)
-    results = (
-        _valid(path, SavedResult, {"file": path.name}) for path in sorted((home / RESULTS).glob("*.json"))
-    )
+    saved = sorted((home / RESULTS).glob("*.json"))
+    results = (_valid(path, SavedResult, {"file": path.name}) for path in saved)
     return ModelsState(
         data=data if isinstance(data, dict) else None,
         trainings=[training for training in trainings if training],

@@ -89,11 +89,8 @@ class Window:
     def _oldest_reports(self) -> Mapping[str, WorkerReport] | None:
         """The oldest of each worker within the window: reports may have been missing meanwhile."""
         known = [taken.workers for taken in self._taken if taken.workers is not None]
-        return (
-            {name: report for workers in reversed(known) for name, report in workers.items()}
-            if known
-            else None
-        )
+        oldest = {name: report for workers in reversed(known) for name, report in workers.items()}
+        return oldest if known else None
 
 
 def quantile(then: Buckets, now: Buckets, q: float) -> float | None:

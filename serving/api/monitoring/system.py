@@ -186,29 +186,21 @@ def _degraded(then: Snapshot, now: Snapshot) -> dict[str, int]:
 
 
 def _caches(now: Snapshot) -> list[CacheState]:
-    return [
-        CacheState(
-            name=name,
-            hits=int(of.get("hits", 0)),
-            misses=int(of.get("misses", 0)),
-            bytes=int(of.get("bytes", 0)),
-            hit_share=of.get("hits", 0) / asked
-            if (asked := of.get("hits", 0) + of.get("misses", 0))
-            else None,
-        )
-        for name, of in now.caches.items()
-    ]
+    states = []
+    for name, of in now.caches.items():
+        hits, misses, size = (int(of.get(what, 0)) for what in ("hits", "misses", "bytes"))
+        share = hits / (hits + misses) if hits + misses else None
+        states.append(CacheState(name=name, hits=hits, misses=misses, bytes=size, hit_share=share))
+    return states
 
 
-def _partition(
-    topic: str, partition: int, checkpoint: Checkpoint | None, ends: Sequence[int]
-) -> PartitionState:
+def _partition(topic: str, number: int, checkpoint: Checkpoint | None, ends: Sequence[int]) -> PartitionState:
     offset = checkpoint.offset if checkpoint else None
     return PartitionState(
         topic=topic,
-        partition=partition,
+        partition=number,
         offset=offset,
-        lag=max(0, ends[partition] - (offset or 0)) if partition < len(ends) else None,
+        lag=max(0, ends[number] - (offset or 0)) if number < len(ends) else None,
         newest_event_ms=checkpoint.watermark_ms if checkpoint and checkpoint.watermark_ms > 0 else None,
     )
 

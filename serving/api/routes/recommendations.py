@@ -54,10 +54,11 @@ class Recommender:
         """`Recommendations`, encoded. Raises `Problem` or `RecsysError`: no list can be made."""
         now_ms = self.path.now_ms()
         earlier = None if asked.cursor is None else self.cursors.shown(asked.cursor, asked.user_id, now_ms)
-        excluded = frozenset(asked.exclude).union(earlier or ())
-        prepared = self.path.prepare(
-            own_id, asked.user_id, self._k(asked.k), asked.context, now_ms, excluded, explain
-        )
+        excluded, settings = frozenset(asked.exclude).union(earlier or ()), self.path.settings
+        k = asked.k or settings.default_k
+        if k > settings.max_k:
+            raise Problem(422, f"k: {k} is more than {settings.max_k}, the most that one answer may have")
+        prepared = self.path.prepare(own_id, asked.user_id, k, asked.context, now_ms, excluded, explain)
         return await self.path.admission.compute(self._answer, prepared, earlier, began)
 
     def _answer(self, prepared: Prepared, earlier: tuple[str, ...] | None, began: float) -> bytes:
@@ -96,13 +97,6 @@ class Recommender:
             return msgspec.UNSET
         shown = (*earlier, *(line.item_id for line in lines))
         return self.cursors.make(query.user_id, shown, query.now_ms) or msgspec.UNSET
-
-    def _k(self, asked: int | None) -> int:
-        settings = self.path.settings
-        k = asked or settings.default_k
-        if k > settings.max_k:
-            raise Problem(422, f"k: {k} is more than {settings.max_k}, the most that one answer may have")
-        return k
 
 
 router = APIRouter(tags=["recommendations"])
