@@ -246,12 +246,9 @@ def _host(
     feed: ItemFeed,
     config: PipelineConfig,
 ) -> ModelHost[Runtime]:
+    place, features = IndexPlace.of(settings), ItemFeatures(settings.feature_source, nightly)
     options = LoadOptions(
-        IndexPlace.of(settings),
-        ItemFeatures(settings.feature_source, nightly),
-        settings.vector_cache_bytes,
-        settings.batch,
-        settings.batch_wait_ms,
+        place, features, settings.vector_cache_bytes, settings.batch, settings.batch_wait_ms
     )
 
     def load(bundle: Bundle) -> Runtime:

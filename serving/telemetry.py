@@ -114,18 +114,16 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
-        for refresh in self.before_scrape:
-            refresh()
-        return generate_latest(self._all_workers())
+        return generate_latest(self._refreshed())
 
     def collect(self) -> Iterable[Metric]:
         """The same as objects."""
+        return self._refreshed().collect()
+
+    def _refreshed(self) -> CollectorRegistry:
+        """This process's metrics; with several workers, the sum of all."""
         for refresh in self.before_scrape:
             refresh()
-        return self._all_workers().collect()
-
-    def _all_workers(self) -> CollectorRegistry:
-        """This process's metrics; with several workers, the sum of all."""
         if MULTIPROCESS_DIR not in os.environ:
             return self.registry
         total = CollectorRegistry()

@@ -25,7 +25,5 @@ class TimeRules:
 
     def is_late(self, event_time_ms: int, watermark_ms: int) -> bool:
         """True for an event whose id may have expired: it could have been counted before.
-
-        `watermark_ms`: the latest event time before it in its partition.
-        """
+        `watermark_ms`: the latest event time before it in its partition."""
         return event_time_ms < watermark_ms - self.late_ms

@@ -87,13 +87,8 @@ def create_app(settings: ServingSettings, assemble: Assemble, traces: Traces | N
     # what is added later is further outside
     routes = [route for module in fast for route in module.router.routes if isinstance(route, APIRoute)]
     app.add_middleware(FastRoutes, routes=routes)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors_origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-        )
+    if origins := list(settings.cors_origins):
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(CompressMiddleware, minimum_size=_COMPRESSED_FROM, brotli=False)
     app.add_middleware(Edge, telemetry=telemetry, max_body_bytes=settings.max_body_bytes, traces=traces)
     return app

@@ -14,11 +14,9 @@ _GAP_WEIGHT = 0.1  # of the latest gap between two calls in the mean
 
 class MicroBatcher(Generic[A, R]):
     """`call(x)` is `run([x])[0]`, but together with the arguments of other callers. Thread-safe.
-
     The first caller of a batch runs it in its own thread. It waits for others only when recent calls were so close
     that one is to be expected within `max_wait_s`; alone it never waits. `run` returns as many results as it gets
-    arguments, at most `max_size`, in their order.
-    """
+    arguments, at most `max_size`, in their order."""
 
     def __init__(
         self,

@@ -91,10 +91,8 @@ class Cache(Generic[K, V]):
         self, key: K, make: Callable[[], tuple[V, bool]], due: Callable[[], object] | None = None
     ) -> V:
         """The cached value, or what `make` returns; its second result says whether to cache it.
-
         Of several callers that miss the same key at once, one makes the value and the others wait for it. `due` is
-        called once for a hot entry that expires soon: a chance to `renew` it in the background.
-        """
+        called once for a hot entry that expires soon: a chance to `renew` it in the background."""
         entry = self._hit(key)
         if entry is not None:
             if due is not None and self._is_due(entry):

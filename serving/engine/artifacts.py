@@ -88,32 +88,21 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
     index = options.index.open(bundle, vectors["vectors"])
     popular = popularity(best["rows"], best["scores"], catalogue)
     trending = Trending(FEATURES, columns, catalogue, popular)
-    features = options.item_features
+    live = LiveItems(catalogue, index, vectors["vectors"], vectors.get("attributes"))
+    features, model = options.item_features, bundle.file("user_tower.onnx")
+    calibrated = _CALIBRATION in bundle.manifest.files
     return Artifacts(
         bundle=bundle,
         catalogue=catalogue,
         index=index,
-        tower=CachedUserTower(
-            bundle.file("user_tower.onnx"),
-            options.vector_cache_bytes,
-            options.batch,
-            options.batch_wait_ms / 1e3,
-        ),
+        tower=CachedUserTower(model, options.vector_cache_bytes, options.batch, options.batch_wait_ms / 1e3),
         neighbours=near["neighbours"],
         neighbour_scores=near["scores"],
         popularity=popular,
         trending=trending,
-        live=LiveCatalogue(
-            catalogue,
-            LiveItems(catalogue, index, vectors["vectors"], vectors.get("attributes")),
-            columns,
-            trending if features.live else None,
-            features.live,
-        ),
+        live=LiveCatalogue(catalogue, live, columns, trending if features.live else None, features.live),
         item_features=features.hydrator(columns, catalogue),
-        calibrations=read_calibrations(bundle.file(_CALIBRATION))
-        if _CALIBRATION in bundle.manifest.files
-        else {},
+        calibrations=read_calibrations(bundle.file(_CALIBRATION)) if calibrated else {},
     )
 
 

@@ -17,10 +17,8 @@ _TRENDING_MS = 30_000  # popularity changes slowly, and counting every item take
 
 class LiveCatalogue:
     """Catalogue, index and feature columns of one bundle, changed together.
-
     trending: renewed every `_TRENDING_MS` of `refresh`'s clock. features: False: item states are not followed; the
-    columns only get rows for new items.
-    """
+    columns only get rows for new items."""
 
     def __init__(
         self,

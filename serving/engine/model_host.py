@@ -11,6 +11,7 @@ and a wanted one that does not fit is refused.
 import itertools
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -177,7 +178,8 @@ class ModelHost(Generic[R]):
                 for version in wanted:
                     self._refused.pop(version, None)  # requested again: worth another try
         for version in sorted(wanted - self._pool.keys() - self._refused.keys()):
-            self._try(self.load, version)
+            with suppress(RecsysError):  # already noted
+                self.load(version)
 
     def _follow_published(self) -> None:
         written_ns, version = self._written_ns(), current_version(self._bundles)
@@ -188,7 +190,8 @@ class ModelHost(Generic[R]):
                 self._refused.pop(version, None)  # published again: worth another try
         self._published_ns = written_ns
         if version not in self._refused:
-            self._try(self.activate, version)
+            with suppress(RecsysError):  # already noted
+                self.activate(version)
 
     def _written_ns(self) -> int:
         try:
@@ -202,13 +205,6 @@ class ModelHost(Generic[R]):
                 self.poll()
             except Exception:
                 _log.exception("polling for a new bundle failed")
-
-    @staticmethod
-    def _try(step: Callable[[str], None], version: str) -> None:
-        try:
-            step(version)
-        except RecsysError:
-            return  # already noted
 
     def _loaded_or_load(self, version: str, must_fit: bool) -> R:
         found = self._pool.get(version)
@@ -233,14 +229,9 @@ class ModelHost(Generic[R]):
         """Unload unused bundles, the least recently used first, until `needed` bytes more fit. Returns the bytes still
         missing."""
         spare = sorted(self._pool.keys() - self._in_use(), key=lambda version: self._used[version])
-        missing = self._missing(needed)
-        while missing and spare:
+        while (missing := max(0, sum(self._bytes.values()) + needed - self._max_bytes)) and spare:
             self._drop(spare.pop(0))
-            missing = self._missing(needed)
         return missing
-
-    def _missing(self, needed: int) -> int:
-        return max(0, sum(self._bytes.values()) + needed - self._max_bytes)
 
     def _drop(self, version: str) -> None:
         pool = dict(self._pool)

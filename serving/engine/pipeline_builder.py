@@ -97,6 +97,7 @@ class PipelineBuilder:
         popular = PopularSource(loaded.popularity, limit=n, optional=False)  # so that there is always a list
         for source in (popular, in_categories):
             loaded.trending.keep(source)
+        blocked = [RuleFilter(rules, catalogue)] if rules else []
         history = HistoryHydrator(catalogue, ENGAGED_VISITS.size, config.repeat)
         value = ValueModel(dict(path.weights))
         return Pipeline(
@@ -112,11 +113,7 @@ class PipelineBuilder:
             ],
             merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
             candidate_hydrators=[loaded.item_features],
-            filters=[
-                SeenFilter(),
-                DeletedFilter(catalogue),
-                *([RuleFilter(rules, catalogue)] if rules else []),
-            ],
+            filters=[SeenFilter(), DeletedFilter(catalogue), *blocked],
             scorers=[
                 RankScorer(self._ranker, catalogue.trained, loaded.calibrations, value),
                 *([ImpressionDiscount(_SHOWN, path.shown_discount)] if path.shown_discount != 1 else []),

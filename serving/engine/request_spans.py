@@ -17,16 +17,11 @@ def stage_spans(span: Span, answer: Answer) -> None:
     """One span per stage, from the outcomes of a pipeline that has just ended: stages know nothing of traces."""
     total_ms = max((outcome.began_ms + outcome.ms for outcome in answer.outcomes), default=0.0)
     began_ns = time.time_ns() - round(total_ms * _NS_PER_MS)
-    for outcome in answer.outcomes:
-        start = began_ns + round(outcome.began_ms * _NS_PER_MS)
-        stage = span.child(f"stage {outcome.stage}", start)
-        stage.end(
-            start + round(outcome.ms * _NS_PER_MS),
-            failed=outcome.error,
-            kind=outcome.kind,
-            count_in=outcome.count_in,
-            count_out=outcome.count_out,
-        )
+    for stage in answer.outcomes:
+        start = began_ns + round(stage.began_ms * _NS_PER_MS)
+        end = start + round(stage.ms * _NS_PER_MS)
+        counts = {"count_in": stage.count_in, "count_out": stage.count_out}
+        span.child(f"stage {stage.stage}", start).end(end, failed=stage.error, kind=stage.kind, **counts)
 
 
 class TracedReads:

@@ -18,9 +18,7 @@ _PATHS = 64  # request paths of one bundle that stay composed
 @dataclass(frozen=True)
 class Runtime:
     """A loaded bundle that all requests share. A new bundle gets a new one.
-
-    `compose` builds another request path on the same models, index and catalogue.
-    """
+    `compose` builds another request path on the same models, index and catalogue."""
 
     artifacts: Artifacts
     pipeline: Pipeline

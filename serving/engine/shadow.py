@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ FILE = "SHADOW"
 _QUEUE = 100  # requests that wait for the shadow
 _ITEMS = 2_000  # items whose gains and losses are counted
 _TOP = 10
+_Scores = dict[str, float]  # by item, the first item first
 _log = structlog.get_logger(__name__)
 
 
@@ -87,19 +89,15 @@ class Difference:
     def report(self) -> ShadowReport:
         n = max(1, self.requests)
         ordered = self.changes.most_common()
+        same = ("active", "shadow", "requests", "failed", "left_out", "last_error")
         return ShadowReport(
-            active=self.active,
-            shadow=self.shadow,
-            requests=self.requests,
-            failed=self.failed,
-            left_out=self.left_out,
+            **{name: getattr(self, name) for name in same},
             identical_share=self.identical / n,
             same_first_share=self.same_first / n,
             overlap_mean=self.overlap_sum / n,
             score_difference_mean=self.score_difference_sum / max(1, self.compared_items),
             ms_mean=self.ms_sum / n,
             shadow_ms_mean=self.shadow_ms_sum / n,
-            last_error=self.last_error,
             gains=[ItemChange(item_id=i, lists=n) for i, n in ordered[:_TOP] if n > 0],
             losses=[ItemChange(item_id=i, lists=-n) for i, n in ordered[::-1][:_TOP] if n < 0],
         )
@@ -125,11 +123,9 @@ class Shadow:
 
     def close(self) -> None:
         """Drop what waits, and stop."""
-        while True:
-            try:
+        with suppress(queue.Empty):
+            while True:
                 self._queue.get_nowait()
-            except queue.Empty:
-                break
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join()
@@ -200,8 +196,9 @@ class Shadow:
             errors = (f"{o.stage}: {o.error}" for o in mirrored.outcomes if o.status is not Status.OK)
             self._note_failure(difference, "; ".join(errors))
             return
+        ms = sum(outcome.ms for outcome in answer.outcomes)
         shadow_ms = (time.perf_counter() - began) * 1e3
-        self._note(difference, _scores(runtime, answer), _scores(other, mirrored), _ms(answer), shadow_ms)
+        self._note(difference, _scores(runtime, answer), _scores(other, mirrored), ms, shadow_ms)
 
     def _note_failure(self, difference: Difference, error: str) -> None:
         with self._lock:
@@ -210,14 +207,8 @@ class Shadow:
         self._telemetry.shadow.labels("failed").inc()
 
     def _note(
-        self,
-        difference: Difference,
-        shown: dict[str, float],
-        instead: dict[str, float],
-        ms: float,
-        shadow_ms: float,
+        self, difference: Difference, shown: _Scores, instead: _Scores, ms: float, shadow_ms: float
     ) -> None:
-        """Both lists by item, the first item first."""
         both = shown.keys() & instead.keys()
         identical = list(shown) == list(instead)
         with self._lock:
@@ -237,10 +228,6 @@ class Shadow:
         self._telemetry.shadow.labels("identical" if identical else "different").inc()
 
 
-def _scores(runtime: Runtime, answer: Answer) -> dict[str, float]:
+def _scores(runtime: Runtime, answer: Answer) -> _Scores:
     shown = answer.candidates
     return dict(zip(runtime.catalogue.ids(shown.rows.tolist()), shown.score.tolist(), strict=True))
-
-
-def _ms(answer: Answer) -> float:
-    return sum(outcome.ms for outcome in answer.outcomes)

@@ -18,10 +18,8 @@ _ENTRY_BYTES = 300  # Python's overhead of an entry
 
 class CachedUserTower(UserTower):
     """`UserTower` that caches single queries. The key is the model's whole input, so an entry is never stale.
-
     batch: single queries of several threads that the model may run on together; 1: no batching. wait_s: the longest
-    wait of a query for others.
-    """
+    wait of a query for others."""
 
     def __init__(self, model: Path | bytes, max_bytes: int, batch: int = 1, wait_s: float = 0.0) -> None:
         super().__init__(model)

@@ -30,10 +30,8 @@ Put = Callable[[Callable[[], Impression], Headers], None]
 
 class ImpressionWriter:
     """Takes impressions from any thread; builds, encodes and spools them in its own.
-
     At most `limit` wait in memory; when the spool cannot take them (full disk, Kafka away for hours) they are dropped
-    and counted: an answer must not wait for its impression.
-    """
+    and counted: an answer must not wait for its impression."""
 
     def __init__(self, outbox: Outbox, telemetry: Telemetry, limit: int = 5_000) -> None:
         self._outbox = outbox

@@ -54,10 +54,8 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 
 class Outbox:
     """Thread-safe. Several processes may share a folder; each holds a lock on its own segments.
-
     `put` returns when the records are in the file (and on the disk, with `fsync`). A record waits up to `linger_s` for
-    others: a delivery costs client and broker about as much for one record as for a hundred.
-    """
+    others: a delivery costs client and broker about as much for one record as for a hundred."""
 
     def __init__(
         self, folder: Path, sink: EventSink, max_bytes: int, fsync: bool = False, linger_s: float = 0.0

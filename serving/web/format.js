@@ -38,10 +38,8 @@ export function age(milliseconds) {
   if (milliseconds === null || milliseconds === undefined) return "–";
   const seconds = Math.max(0, milliseconds / 1000);
   if (seconds < 1) return "now";
-  for (const [length, unit] of [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]) {
-    if (seconds >= length) return `${Math.floor(seconds / length)} ${unit}`;
-  }
-  return "now";
+  const [length, unit] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]].find(([length]) => seconds >= length);
+  return `${Math.floor(seconds / length)} ${unit}`;
 }
 
 /** "now", "3 min ago". */

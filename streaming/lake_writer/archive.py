@@ -16,6 +16,7 @@ and those that the feature worker dead-letters because they break the contract o
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,19 +54,10 @@ _log = structlog.get_logger(__name__)
 
 def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
     """Archive until `stop`."""
-    with exclusive(settings.lake):
-        source = KafkaSource(settings.kafka_bootstrap)
-        try:
-            archiver = Archiver(
-                source,
-                settings.lake,
-                settings.archive_max_rows,
-                settings.archive_max_seconds,
-                rules=settings.time_rules,
-            )
-            archiver.run(stop)
-        finally:
-            source.close()
+    limits = settings.archive_max_rows, settings.archive_max_seconds
+    with exclusive(settings.lake), closing(KafkaSource(settings.kafka_bootstrap)) as source:
+        archiver = Archiver(source, settings.lake, *limits, rules=settings.time_rules)
+        archiver.run(stop)
     return archiver.totals
 
 

@@ -99,10 +99,8 @@ class KafkaSource:
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit offsets asynchronously, for lag displays only, never for recovery. Needs `group_id`."""
-        places = {
-            TopicPartition(*where): OffsetAndMetadata(offset, "", -1) for where, offset in offsets.items()
-        }
-        self._consumer.commit_async(places)
+        new = {TopicPartition(*where): OffsetAndMetadata(offset, "", -1) for where, offset in offsets.items()}
+        self._consumer.commit_async(new)
 
     def close(self) -> None:
         self._open.close()

@@ -55,9 +55,7 @@ def batches(
     claim: Claim, records: Iterable[Record], partitions: int, rules: TimeRules, max_events: int
 ) -> Iterator[Prepared]:
     """Parse consecutive records of the claimed partition into batches of about `max_events` events.
-
-    Moves the claim's position and watermark.
-    """
+    Moves the claim's position and watermark."""
     offsets: list[int] = []
     events: list[Event] = []
     taken, previous = 0, claim.position

@@ -62,8 +62,7 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """`max_poll`: records per poll. `max_batch`: events per store call, during which Redis is blocked.
-    `fenced_pause_s`: wait before a partition is claimed back from another worker.
-    """
+    `fenced_pause_s`: wait before a partition is claimed back from another worker."""
 
     partitions: int = 4
     rules: TimeRules = field(default_factory=TimeRules)
@@ -234,9 +233,7 @@ class FeatureWorker:
 
     def _check_claims(self) -> None:
         """Apply an empty batch to idle partitions, to detect that the store has lost offsets.
-
-        Without it, what Redis lost in a crash would be missing until the partition's next event.
-        """
+        Without it, what Redis lost in a crash would be missing until the partition's next event."""
         self._finish()
         for where, claim in list(self._claims.items()):
             if claim.position == self._positions.get(where):
@@ -307,12 +304,8 @@ def _collect_less() -> None:
 def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = ()) -> WorkerMetrics:
     """Run one worker until `stop`. Without `partitions`, it shares all of them with the other workers."""
     rules = settings.time_rules
-    store = RedisFeatureStore(
-        settings.redis_url,
-        FEATURES,
-        StoreConfig(settings.partitions, dedupe_ms=rules.late_ms),
-        settings.redis_namespace,
-    )
+    store_config = StoreConfig(settings.partitions, dedupe_ms=rules.late_ms)
+    store = RedisFeatureStore(settings.redis_url, FEATURES, store_config, settings.redis_namespace)
     sink = KafkaSink(settings.kafka_bootstrap)
     config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
     traces = open_traces(settings.traces, "recsys-worker")

@@ -118,10 +118,8 @@ def added(then: Buckets, now: Buckets) -> float:
 
 def made_readable(then: Snapshot, now: Snapshot) -> Buckets | None:
     """Cumulative counts of what the live workers have made readable since `then`, by time; None: unknown.
-
     All counts of a worker that started since then belong here. An older one without a report then, as after an outage,
-    is left out: how much of its counts is new is unknown.
-    """
+    is left out: how much of its counts is new is unknown."""
     if then.workers is None or now.workers is None:
         return None
     found: Buckets = {}

@@ -142,14 +142,13 @@ async function until(isThere, began) {
 /** What differs between two lists of ids: a badge per item, and a sentence. */
 export function movesOf(before, after) {
   const moves = new Map();
-  let moved = 0;
   for (const [place, id] of after.entries()) {
     const old = before.indexOf(id);
     if (old < 0) moves.set(id, { text: "new", tone: "new" });
     else if (old !== place) moves.set(id, old > place ? { text: `▲ ${old - place}`, tone: "up" } : { text: `▼ ${place - old}`, tone: "down" });
-    if (old >= 0 && old !== place) moved += 1;
   }
-  const added = after.filter((id) => !before.includes(id)).length;
+  const added = [...moves.values()].filter((move) => move.tone === "new").length;
+  const moved = moves.size - added;
   const left = before.filter((id) => !after.includes(id)).length;
   const parts = [added && `${added} new`, left && `${left} gone`, moved && `${moved} moved`].filter(Boolean);
   return { moves, same: !parts.length, text: parts.join(", ") };
