@@ -196,8 +196,8 @@ class Shadow:
             errors = (f"{o.stage}: {o.error}" for o in mirrored.outcomes if o.status is not Status.OK)
             self._note_failure(difference, "; ".join(errors))
             return
-        ms = sum(outcome.ms for outcome in answer.outcomes)
         shadow_ms = (time.perf_counter() - began) * 1e3
+        ms = sum(outcome.ms for outcome in answer.outcomes)
         self._note(difference, _scores(runtime, answer), _scores(other, mirrored), ms, shadow_ms)
 
     def _note_failure(self, difference: Difference, error: str) -> None:
