@@ -73,7 +73,6 @@ _IMPRESSIONS_LINGER_S = 0.2  # no request waits for them; features may be a seco
 
 
 def make_app(settings: ServingSettings) -> Starlette:
-    """The application of `settings.role`."""
     if settings.role is Role.API:
         return create_app(settings, assemble)
     return assemble_service(settings, Telemetry())

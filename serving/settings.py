@@ -18,8 +18,6 @@ class Scope(StrEnum):
 
 
 class Role(StrEnum):
-    """What a process of `recsys serve` does."""
-
     API = "api"
     RECALL = "recall"
     RANK = "rank"
@@ -34,15 +32,11 @@ class FeatureSource(StrEnum):
 
 
 class IndexKind(StrEnum):
-    """Which index of the item vectors is searched."""
-
     BUNDLE = "bundle"
     EXACT = "exact"
 
 
 class ServingSettings(Settings):
-    """How the API listens, what it accepts, and how long it may take."""
-
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port of the API; 0: any free one.")
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port.")

@@ -101,7 +101,6 @@ class Telemetry:
             self._degraded.labels(reason).inc()
 
     def cache(self, name: str, cache: Cache[Any, Any]) -> None:
-        """Note the counts of a cache."""
         for what in ("hits", "misses", "evictions", "prefetched", "bytes", "max_bytes"):
             self._cache.labels(name, what).set(getattr(cache, what))
 

@@ -28,8 +28,6 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What one run sent."""
-
     events: int
     seconds: float
 

@@ -1,4 +1,4 @@
-"""Settings of the streaming processes, on top of the shared ones."""
+"""Settings of the feature worker, the archiver and the replay, on top of the shared ones."""
 
 from pydantic import Field
 
@@ -8,16 +8,12 @@ from streaming.time_rules import TimeRules
 
 
 class StreamSettings(Settings):
-    """Settings of the feature worker, the archiver and the replay."""
-
     archive_max_rows: int = Field(50_000, ge=1, description="Records after which the archiver writes files.")
     archive_max_seconds: float = Field(
         10.0, gt=0, description="The archiver writes files when its oldest pending record is this old."
     )
     late_hours: float = Field(
-        24.0,
-        gt=0,
-        description="Event time for which event ids are remembered; older events are dead letters.",
+        24.0, gt=0, description="Event time for which ids are remembered; older events are dead letters."
     )
     future_minutes: float = Field(
         5.0, ge=0, description="Event times further ahead of the log's clock are set to the log's time."

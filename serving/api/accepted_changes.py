@@ -15,13 +15,8 @@ from serving.api.body import JSON
 from serving.api.idempotency import PATTERN, REPLAYED, Idempotency
 from serving.ingest.outbox import Message, Outbox
 
-IdempotencyKey = Annotated[
-    str,
-    Header(
-        pattern=PATTERN,
-        description="Made by the client for one request: sent again, it has one effect and gets the same answer",
-    ),
-]
+_ONCE = "Made by the client for one request: sent again, it has one effect and gets the same answer"
+IdempotencyKey = Annotated[str, Header(pattern=PATTERN, description=_ONCE)]
 
 
 class ChangeIntake:

@@ -12,9 +12,8 @@ from serving.problems import request_id
 
 def audit(request: Request, caller: Caller, action: str, **facts: object) -> None:
     """Write it before it is done: what fails has been tried."""
+    out = structlog.PrintLogger(sys.stderr)
     log = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
-        processors=[TimeStamper(fmt="iso", utc=True), JSONRenderer()],
-        wrapper_class=structlog.BoundLogger,
+        out, [TimeStamper(fmt="iso", utc=True), JSONRenderer()], structlog.BoundLogger
     )
     log.info("audit", action=action, key=caller.name, request_id=request_id(request), **facts)

@@ -82,7 +82,6 @@ class Cache(Generic[K, V]):
         self.prefetched += 1
 
     def resize(self, max_bytes: int) -> None:
-        """Change the bound."""
         with self._lock:
             self.max_bytes = max_bytes
             self._evict()

@@ -70,7 +70,6 @@ def reasons(contribution: Mapping[str, float], shared: Collection[str]) -> list[
 
 @lru_cache(maxsize=1)
 def _columns() -> Mapping[str, list[int]]:
-    """Feature → its columns."""
     return {f.name: [FEATURES.column(name) for name in f.columns] for f in FEATURES.features}
 
 

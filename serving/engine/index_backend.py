@@ -38,7 +38,6 @@ class IndexPlace:
 
     @classmethod
     def of(cls, settings: ServingSettings) -> "IndexPlace":
-        """Where the settings say."""
         exact = settings.index is IndexKind.EXACT
         return cls(settings.index_shards, settings.milvus_uri, settings.milvus_token, exact)
 

@@ -195,8 +195,6 @@ class Outbox:
 
 @dataclass(frozen=True)
 class Outboxes:
-    """The outboxes of one process."""
-
     events: Outbox
     impressions: Outbox
 

@@ -37,8 +37,6 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class RankService:
-    """The ranker of one bundle."""
-
     def __init__(self, bundle: Bundle, device: Device = Device.CPU) -> None:
         """Raises `InvalidBundle` or `InvalidConfig`."""
         check_golden(bundle)

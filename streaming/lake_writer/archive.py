@@ -53,7 +53,6 @@ _log = structlog.get_logger(__name__)
 
 
 def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
-    """Archive until `stop`."""
     limits = settings.archive_max_rows, settings.archive_max_seconds
     with exclusive(settings.lake), closing(KafkaSource(settings.kafka_bootstrap)) as source:
         archiver = Archiver(source, settings.lake, *limits, rules=settings.time_rules)

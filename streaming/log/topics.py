@@ -25,12 +25,8 @@ def kafka_errors(bootstrap: str) -> Iterator[None]:
 def connect(bootstrap: str, timeout_ms: int = CONNECT_TIMEOUT_MS) -> Iterator[Any]:
     """Open a Kafka admin client. Raises `Unavailable`: no broker answers in time."""
     with kafka_errors(bootstrap):
-        admin = KafkaAdminClient(
-            bootstrap_servers=bootstrap,
-            bootstrap_timeout_ms=timeout_ms,
-            request_timeout_ms=timeout_ms,
-            reconnect_backoff_max_ms=1_000,
-        )
+        timeouts = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap, reconnect_backoff_max_ms=1_000, **timeouts)
         try:
             yield admin
         finally:
@@ -38,7 +34,6 @@ def connect(bootstrap: str, timeout_ms: int = CONNECT_TIMEOUT_MS) -> Iterator[An
 
 
 def reachable(bootstrap: str, timeout_s: float = 2.0) -> bool:
-    """True if a broker answers at this address."""
     try:
         with connect(bootstrap, int(timeout_s * 1_000)):
             return True

@@ -16,8 +16,6 @@ MAX_REASON_BYTES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused record."""
-
     topic: str
     partition: int
     offset: int

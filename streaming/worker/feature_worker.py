@@ -105,7 +105,6 @@ class FeatureWorker:
         self._shared_at = -math.inf  # time of the last assignment; +inf: fixed
 
     def own(self, numbers: Iterable[int]) -> None:
-        """Fix this worker's partitions."""
         self._shared_at = math.inf
         self._owned = {(topic, number): 0.0 for topic in TOPICS for number in numbers}
 

@@ -39,7 +39,6 @@ class WorkerMetrics:
         )
 
     def report(self, at_ms: int, lag: int | None, partitions: int) -> WorkerReport:
-        """The report that the API shows."""
         totals = self.totals()
         return WorkerReport(
             at_ms=at_ms,

@@ -39,12 +39,8 @@ def ready(
     }
     if not host.active:
         response.status_code = 503
-    return Health(
-        ready=host.active is not None,
-        bundle=host.active,
-        degraded=[name for name, state in checks.items() if state != OK],
-        checks=checks,
-    )
+    degraded = [name for name, state in checks.items() if state != OK]
+    return Health(ready=host.active is not None, bundle=host.active, degraded=degraded, checks=checks)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

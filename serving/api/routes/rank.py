@@ -19,17 +19,13 @@ from serving.problems import request_id
 router = APIRouter(tags=["recommendations"])
 _decoder = msgspec.json.Decoder(RankRequest)
 _encode = msgspec.json.Encoder().encode
-_LINE = {
-    "item_id": "302",
-    "score": 0.84,
-    "scores": {"click": 0.61, "conversion": 0.22, "like": 0.05, "dwell": 1.1},
-}
+_SCORES = {"click": 0.61, "conversion": 0.22, "like": 0.05, "dwell": 1.1}
 _EXAMPLE = {
     "request_id": REQUEST_ID,
     "user_id": "196",
     "bundle": "20260101-120000",
     "arms": {},
-    "items": [_LINE],
+    "items": [{"item_id": "302", "score": 0.84, "scores": _SCORES}],
     "unknown": ["377"],
     "degraded": [],
     "ms": 2.3,

@@ -100,6 +100,7 @@ class Recommender:
 
 
 router = APIRouter(tags=["recommendations"])
+_ASKED = {"user_id": "196", "k": 10}
 _EXAMPLE = {
     "request_id": REQUEST_ID,
     "user_id": "196",
@@ -137,11 +138,7 @@ _EXPLAIN = {
     operation_id="recommend",
     openapi_extra={
         "parameters": [_EXPLAIN],
-        **body(
-            RecommendationRequest,
-            user={"user_id": "196", "k": 10},
-            first_page={"user_id": "196", "k": 10, "cursor": ""},
-        ),
+        **body(RecommendationRequest, user=_ASKED, first_page=_ASKED | {"cursor": ""}),
     },
     responses=answer(200, "The list, the best item first", Recommendations, _EXAMPLE)
     | problems(400, 401, 403, 410, 413, 429, 503),
