@@ -15,25 +15,22 @@ from recsys.contracts.request import Query
 from recsys.pipeline.stages import QueryHydrator
 
 T = TypeVar("T")
+_FAILURES = 3
+_RETRY_S = 0.5
 
 
 class Breaker:
-    """Opens after `failures` calls in a row raised `Unavailable`; then calls are refused at once. Every `retry_s` one
+    """Opens after `_FAILURES` calls in a row raised `Unavailable`; then calls are refused at once. Every `_RETRY_S` one
     may try; its success closes the breaker. Thread-safe."""
 
-    def __init__(
-        self, failures: int = 3, retry_s: float = 0.5, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._failures = failures
-        self._retry_s = retry_s
-        self._clock = clock
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failed = 0
         self._next_try = 0.0
 
     @property
     def open(self) -> bool:
-        return self._failed >= self._failures
+        return self._failed >= _FAILURES
 
     def call(self, function: Callable[[], T]) -> T:
         """The function's result. Raises `Unavailable`: of the function, or at once while the breaker is open."""
@@ -44,17 +41,17 @@ class Breaker:
         except Unavailable:
             with self._lock:
                 self._failed += 1
-                self._next_try = self._clock() + self._retry_s
+                self._next_try = time.monotonic() + _RETRY_S
             raise
         self._failed = 0
         return result
 
     def _may_try(self) -> bool:
-        """True for one caller every `retry_s`."""
+        """True for one caller every `_RETRY_S`."""
         with self._lock:
-            if self._clock() < self._next_try:
+            if time.monotonic() < self._next_try:
                 return False
-            self._next_try = self._clock() + self._retry_s
+            self._next_try = time.monotonic() + _RETRY_S
             return True
 
 

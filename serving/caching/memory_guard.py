@@ -46,14 +46,10 @@ class MemoryGuard:
     bounds, when there is enough. `caches`: the current ones; a new bundle brings new ones."""
 
     def __init__(
-        self,
-        caches: Callable[[], Iterable[Cache[Any, Any]]],
-        left: Callable[[], float] = memory_left,
-        every_s: float = _POLL_EVERY_S,
+        self, caches: Callable[[], Iterable[Cache[Any, Any]]], left: Callable[[], float] = memory_left
     ) -> None:
         self._caches = caches
         self._left = left
-        self._every_s = every_s
         self._share = 1.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll_forever, name="memory", daemon=True)
@@ -80,5 +76,5 @@ class MemoryGuard:
                 cache.resize(wanted)
 
     def _poll_forever(self) -> None:
-        while not self._stop.wait(self._every_s):
+        while not self._stop.wait(_POLL_EVERY_S):
             self.poll()

@@ -83,11 +83,9 @@ class Assigned:
 class Experiments:
     """The experiments of a file, reloaded when it changes; none without a file. Thread-safe."""
 
-    def __init__(self, path: Path | None, base: PathConfig, check_every_s: float = 1.0) -> None:
+    def __init__(self, path: Path | None, base: PathConfig) -> None:
         """Raises `InvalidConfig`: the file is invalid. Later, the last valid content stays, and `error` says why."""
-        self._file = (
-            WatchedFile(path, lambda p: _Plan(read_experiments(p), base), check_every_s) if path else None
-        )
+        self._file = WatchedFile(path, lambda p: _Plan(read_experiments(p), base)) if path else None
         self._none = _Plan(Assigner(()), base)
 
     @property

@@ -59,16 +59,13 @@ class _Entry:
 class ItemFeed:
     """Follows the store's changes for every attached follower. Thread-safe."""
 
-    def __init__(
-        self, store: FeatureStore, now_ms: Callable[[], int], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: FeatureStore, now_ms: Callable[[], int]) -> None:
         self._store = store
         self._now_ms = now_ms
-        self._clock = clock
         self._lock = threading.Lock()
         self._entries: list[_Entry] = []
         self._cursor: str | None = None  # None: unknown, everything must be read
-        self._current_at = clock()
+        self._current_at = time.monotonic()
         self._stop = threading.Event()
         self._wanted = threading.Event()  # ends a pause: a follower waits to be loaded, or the feed closes
         self._thread = threading.Thread(target=self._follow_forever, name="item-feed", daemon=True)
@@ -93,7 +90,7 @@ class ItemFeed:
     @property
     def age_s(self) -> float:
         """Seconds since every follower was last known to equal the store."""
-        return self._clock() - self._current_at
+        return time.monotonic() - self._current_at
 
     @property
     def error(self) -> str:
@@ -148,7 +145,7 @@ class ItemFeed:
             self._apply(list(changed))
         self._cursor = cursor  # only now: if the store goes away in between, the changes are read again
         if not self.error:
-            self._current_at = self._clock()
+            self._current_at = time.monotonic()
         for entry in self._loaded():
             self._try(entry, partial(entry.follower.refresh, self._now_ms()))
 
@@ -160,7 +157,7 @@ class ItemFeed:
 
     def _load_waiting(self) -> None:
         for entry in self._snapshot():
-            if not entry.loaded and self._clock() >= entry.retry_at:
+            if not entry.loaded and time.monotonic() >= entry.retry_at:
                 entry.loaded = self._try(entry, partial(self._load, entry.follower))
                 entry.tried.set()
 
@@ -178,12 +175,12 @@ class ItemFeed:
             entry.loaded = False
             entry.failures += 1
             wait_s = min(_RETRY_S * 2 ** (entry.failures - 1), _MOST_RETRY_S)
-            entry.retry_at = self._clock() + wait_s
+            entry.retry_at = time.monotonic() + wait_s
             entry.well_at = entry.retry_at + wait_s
             entry.error = f"{type(error).__name__}: {error}"
             _log.exception("items cannot be refreshed; reading all of them again", retry_s=wait_s)
             return False
-        if entry.failures and self._clock() >= entry.well_at:
+        if entry.failures and time.monotonic() >= entry.well_at:
             entry.failures, entry.error = 0, ""
         return True
 

@@ -25,7 +25,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -84,7 +84,6 @@ class FeatureWorker:
         store: FeatureStore,
         sink: EventSink,
         config: WorkerConfig | None = None,
-        clock: Callable[[], float] = time.time,
         name: str = "",
         traces: Traces | None = None,
     ) -> None:
@@ -94,7 +93,6 @@ class FeatureWorker:
         self._sink = sink
         self._config = config or WorkerConfig()
         self.metrics = WorkerMetrics()
-        self._clock = clock
         self._owned: dict[Partition, float] = {}  # → earliest monotonic time of the next claim
         self._claims: dict[Partition, Claim] = {}
         self._pending: tuple[Prepared, Future[Applied]] | None = None
@@ -228,7 +226,7 @@ class FeatureWorker:
             self.metrics.events.labels("skipped").inc(applied.skipped)
             self.metrics.clamped.inc(prepared.clamped)
             if prepared.oldest_append_ms:
-                self.metrics.freshness.observe(max(0.0, self._clock() - prepared.oldest_append_ms / 1_000))
+                self.metrics.freshness.observe(max(0.0, time.time() - prepared.oldest_append_ms / 1_000))
 
     def _check_claims(self) -> None:
         """Apply an empty batch to idle partitions, to detect that the store has lost offsets.
@@ -274,7 +272,7 @@ class FeatureWorker:
                 self.metrics.lag.labels(*partition).set(records)
             source.commit({partition: claim.position for partition, claim in self._claims.items()})
             lag = sum(lags.values())
-        report = self.metrics.report(int(self._clock() * 1_000), lag, len(self._claims))
+        report = self.metrics.report(int(time.time() * 1_000), lag, len(self._claims))
         self._store.report(self.name, report.encode(), int(self._config.dead_after_s * 1_000))
 
 
@@ -294,12 +292,6 @@ def _kind(error: InvalidEvent) -> str:
     return "misrouted" if isinstance(error, Misrouted) else "poison"
 
 
-def _collect_less() -> None:
-    """Make cyclic garbage collection rare: events create no cycles, and a full collection takes 80 ms."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-
-
 def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = ()) -> WorkerMetrics:
     """Run one worker until `stop`. Without `partitions`, it shares all of them with the other workers."""
     rules = settings.time_rules
@@ -314,13 +306,12 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
     if partitions:
         worker.own(partitions)
     source = KafkaSource(settings.kafka_bootstrap, group_id=GROUP)
-    _collect_less()
-    try:
+    # make cyclic garbage collection rare: events create no cycles, and a full collection takes 80 ms
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    with contextlib.ExitStack() as opened:
+        for made in (traces, store, sink, source):
+            if made is not None:
+                opened.enter_context(contextlib.closing(made))
         worker.run(source, stop)
-    finally:
-        source.close()
-        sink.close()
-        store.close()
-        if traces is not None:
-            traces.close()
     return worker.metrics
