@@ -47,7 +47,9 @@ class MicroBatcher(Generic[A, R]):
             if leads:
                 batch = self._gather()
         if leads:
-            self._answer(batch)
+            # several runs when more than a full batch arrived before this caller woke
+            for start in range(0, len(batch), self._max_size):
+                self._run_batch(batch[start : start + self._max_size])
         return mine.result()
 
     def _note_gap(self) -> None:
@@ -63,11 +65,6 @@ class MicroBatcher(Generic[A, R]):
             self._changed.wait_for(lambda: len(self._waiting) >= self._max_size, self._max_wait_s)
         batch, self._waiting = self._waiting, []
         return batch
-
-    def _answer(self, gathered: list[tuple[A, Future[R]]]) -> None:
-        """In several batches when more than a full one arrived before the leader woke."""
-        for start in range(0, len(gathered), self._max_size):
-            self._run_batch(gathered[start : start + self._max_size])
 
     def _run_batch(self, batch: list[tuple[A, Future[R]]]) -> None:
         self.batches += 1

@@ -81,16 +81,13 @@ class Window:
         with self._lock:
             while len(self._taken) > 1 and now.at_s - self._taken[0].at_s > WINDOW_S:
                 self._taken.popleft()
-            then = replace(self._taken[0], workers=self._oldest_reports())
+            # the oldest report of each worker within the window: some may have been missing meanwhile
+            known = [taken.workers for taken in self._taken if taken.workers is not None]
+            oldest = {name: report for workers in reversed(known) for name, report in workers.items()}
+            then = replace(self._taken[0], workers=oldest if known else None)
             if now.at_s - self._taken[-1].at_s >= _KEEP_EVERY_S:
                 self._taken.append(now)
         return then, now
-
-    def _oldest_reports(self) -> Mapping[str, WorkerReport] | None:
-        """The oldest of each worker within the window: reports may have been missing meanwhile."""
-        known = [taken.workers for taken in self._taken if taken.workers is not None]
-        oldest = {name: report for workers in reversed(known) for name, report in workers.items()}
-        return oldest if known else None
 
 
 def quantile(then: Buckets, now: Buckets, q: float) -> float | None:
