@@ -97,7 +97,7 @@ def _listen_unix(path: Path) -> socket.socket:
         listener.bind(str(path))
     except OSError as error:
         listener.close()
-        raise Unavailable(f"cannot listen on {path} ({error.strerror}); try another --uds") from error
+        raise Unavailable(f"cannot listen on {path} ({error.strerror}); choose another --uds") from error
     path.chmod(stat.S_IRUSR | stat.S_IWUSR)
     listener.listen(_BACKLOG)
     return listener
@@ -108,7 +108,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise Unavailable(f"cannot listen on {host}:{port} ({error.strerror}); try another --port") from error
+        address = f"{host}:{port}"
+        raise Unavailable(f"cannot listen on {address} ({error.strerror}); choose another --port") from error
 
 
 def _run_workers(config: uvicorn.Config, listener: socket.socket) -> None:
