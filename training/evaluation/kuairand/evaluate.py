@@ -75,6 +75,8 @@ def train_in_parallel(
 ) -> None:
     """Run each stage's jobs in forked processes, which share the data and leave their results on disk.
 
+    The calling process must not have trained in threads before: torch's autograd cannot be forked then, and says so.
+
     Raises:
         InvalidConfig: a process was killed, as the kernel does when memory runs out.
     """
