@@ -129,8 +129,8 @@ def _search(config: StressConfig, index: LiveIndex, truth: _Truth, tally: _Tally
     random = np.random.default_rng(seed)
     while not truth.stop.is_set():
         target = random.integers(0, len(truth.alive), 1).astype(np.int32)
+        began = time.perf_counter()  # before the query is read: a target replaced in between is not settled
         query = truth.vectors[target].copy()
-        began = time.perf_counter()
         if not truth.alive[target[0]] or not truth.settled(target, began)[0]:
             continue
         try:
