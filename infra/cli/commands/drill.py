@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from infra.terminal import JsonFlag, QuickFlag, finish
+from infra.terminal import JsonFlag, QuickFlag, console, finish, print_json, print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,3 +35,32 @@ def stream(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) 
     from infra.evaluation.fault_injection.stream import StreamDrill, run
 
     finish(run(StreamDrill.quick(seed) if quick else StreamDrill(seed)), as_json)
+
+
+@app.command()
+def hostile(
+    only: Annotated[str, typer.Option(help="Only attacks whose area or description contains this.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Attack the parts as foreign producers, broken disks and hostile clients do; each row must hold.
+
+    The column `dc08ecb` is what an earlier version did, recorded when each fault was found.
+
+    Example: recsys drill hostile --only security
+    """
+    from infra.evaluation.fault_injection.hostile import ALL
+    from infra.evaluation.fault_injection.hostile.attacks import report, run_all, summary
+
+    chosen = [attack for attack in ALL if only.lower() in f"{attack.area} {attack.what}".lower()]
+    if not chosen:
+        raise typer.BadParameter(f"no attack contains {only!r}; leave --only out for all {len(ALL)}")
+    outcomes = []
+    for outcome in run_all(chosen):
+        console.print(f"{'holds ' if outcome.holds else 'BROKEN'} {outcome.what} ({outcome.seconds:.1f} s)")
+        outcomes.append(outcome)
+    if as_json:
+        print_json(report(outcomes))
+        raise typer.Exit(0 if summary(outcomes).met else 1)
+    rows = [(each.area, each.what, each.before, each.now, "yes" if each.holds else "NO") for each in outcomes]
+    print_table("drill hostile", ("area", "attack", "dc08ecb", "now", "holds"), rows)
+    finish(summary(outcomes), as_json=False)
