@@ -71,7 +71,7 @@ class EventColumns:
         order = np.lexsort((buckets, tiles, self.key[rows]))
         cells = np.stack((self.key[rows], tiles, buckets))[:, order]
         first = np.flatnonzero(np.any(np.diff(cells, axis=1, prepend=-2), axis=0))
-        ends = np.append(first[1:], order.size)
+        ends = np.append(first[1:], order.size)[: first.size]  # none for no events
         if aggregate.op is not Op.ADD:  # times, sorted within a key: events are
             place = ends - 1 if aggregate.op is Op.MAX else first
             return (*cells[:, first], amounts[order][place])

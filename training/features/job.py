@@ -8,7 +8,7 @@ The last pass makes the long rows, so no shuffle carries them. Days are staged a
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -18,11 +18,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
 
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import ENGAGEMENT, FEATURES
 from recsys.features.describe import DEFINITIONS
+from recsys.lake.lake import EVENT_SCHEMA, EVENTS
 from training.features.arrow_columns import TIME
 from training.features.kernel import (
     BARE_SCHEMA,
@@ -84,11 +86,11 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     """
     lake_days = _lake_days(spark, job.lake)
     wanted = [d for d in lake_days if (job.first_day or d) <= d <= (job.last_day or d)]
-    if not wanted:
+    rows = _rows_of_days(spark, job, wanted) if wanted else {}
+    if not rows:
         raise InvalidData(
             f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
         )
-    rows = _rows_of_days(spark, job, wanted)
     marks = {day: _mark(job, day, rows) for day in wanted}
     with OutputFolder(spark, f"{job.output}/examples") as examples:
         done = examples.marks()
@@ -107,7 +109,8 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         built = _examples(spark, job, events, missing)
         built = built.sortWithinPartitions(_DAY, TIME, "example_id")  # the writer sorts by day anyway
         built.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.staging)
-        counts = spark.read.parquet(examples.staging).groupBy("sampled").count().collect()
+        staged = _read(spark, examples.staging, from_arrow_schema(EXAMPLE_SCHEMA))
+        counts = staged.groupBy("sampled").count().collect()
         examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
         n_examples = sum(row["count"] for row in counts)
@@ -145,7 +148,7 @@ def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Seq
     bare = events.groupBy("user_bucket").applyInArrow(labelled, from_arrow_schema(BARE_SCHEMA))
     bare = bare.where(_day_column().isin(list(days)))  # days in between may be up to date
     bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
-    bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ("created_ms",))
+    bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ", created_ms long")
     half = BARE_SCHEMA.append(pa.field("item_features", pa.list_(pa.float32())))
     sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, from_arrow_schema(half))
     sided = sided.withColumn("user_bucket", _bucket("user_id", job.buckets))
@@ -169,7 +172,7 @@ def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
     """Flat events with their buckets and the context that features read."""
     context = {name: name for name in ITEM_CONTEXT}
     context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}
-    events = spark.read.parquet(f"{job.lake}/events")
+    events = _read(spark, f"{job.lake}/{EVENTS}", from_arrow_schema(EVENT_SCHEMA).add(_DAY, "string"))
     if job.forgotten:
         marks = spark.createDataFrame(list(job.forgotten.items()), "digest string, until_ms long")
         theirs = (sf.sha2("user_id", 256) == marks.digest) & (sf.col(TIME) <= marks.until_ms)
@@ -177,7 +180,7 @@ def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
     return events.select(
         *_EVENT_COLUMNS,
         *(sf.col("context")[name].alias(column) for column, name in context.items()),
-        sf.col(_DAY).cast("string").alias(_DAY),
+        _DAY,
         _bucket("user_id", job.buckets).alias("user_bucket"),
         _bucket("item_id", job.buckets).alias("item_bucket"),
     )
@@ -187,18 +190,24 @@ def _bucket(column: str, buckets: int) -> Any:
     return sf.pmod(sf.xxhash64(sf.col(column)), sf.lit(buckets)).cast("int")
 
 
-def _joined(
-    spark: SparkSession, rows: DataFrame, path: str, key: str, texts: dict[Any, str], more: Iterable[str] = ()
-) -> DataFrame:
-    """Add the attributes of items or users that features read; null where unknown."""
+def _read(spark: SparkSession, path: str, schema: StructType) -> DataFrame:
+    """A folder of Parquet files. Without its schema, Spark refuses a folder that has none yet."""
     try:
-        table = spark.read.parquet(path)
+        return spark.read.schema(schema).parquet(path)
     except Exception as error:  # pyspark raises AnalysisException for a missing path
         if "PATH_NOT_FOUND" not in str(error):
             raise
-        return rows.select("*", *(sf.lit(None).cast("string").alias(column) for column in texts.values()))
+        return spark.createDataFrame([], schema)
+
+
+def _joined(
+    spark: SparkSession, rows: DataFrame, path: str, key: str, texts: dict[Any, str], more: str = ""
+) -> DataFrame:
+    """Add the attributes of items or users that features read; null where unknown. `more`: further columns, in DDL."""
+    schema = StructType.fromDDL(f"{key} string, attributes map<string,string> {more}")
     picked = (sf.col("attributes")[name].alias(column) for (_, name), column in texts.items())
-    return rows.join(table.select(key, *more, *picked), key, "left")
+    table = _read(spark, path, schema)
+    return rows.join(table.select(key, *table.columns[2:], *picked), key, "left")
 
 
 def _unshown(events: DataFrame) -> frozenset[EventType]:
@@ -231,7 +240,7 @@ def _popularity(events: DataFrame, config: LabelConfig) -> Popularity | None:
 
 
 def _lake_days(spark: SparkSession, lake: str) -> list[str]:
-    folder = OutputFolder(spark, f"{lake}/events")
+    folder = OutputFolder(spark, f"{lake}/{EVENTS}")
     return sorted(name.removeprefix(f"{_DAY}=") for name in folder.names() if name.startswith(f"{_DAY}="))
 
 

@@ -1,6 +1,9 @@
 """Small random logs for the tests of features: users, items and events that often collide in time."""
 
 import random
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
 
 from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Item, User
@@ -33,13 +36,20 @@ def population(rng: random.Random, n: int = 3) -> list[User]:
     ]
 
 
-def random_log(rng: random.Random, users: list[User], items: list[Item], n: int, span_ms: int) -> list[Event]:
+def random_log(
+    rng: random.Random,
+    users: list[User],
+    items: list[Item],
+    n: int,
+    span_ms: int,
+    types: Sequence[EventType] = _TYPES,
+) -> list[Event]:
     """`n` events in `START_MS` … + `span_ms`, on a coarse grid of times so that ties and tile edges happen."""
     step = rng.choice([1, 1000, MS_PER_MINUTE, 5 * MS_PER_MINUTE])
     events = []
     for i in range(n):
         time = START_MS + rng.randrange(span_ms) // step * step
-        item, kind = rng.choice(items), rng.choice(_TYPES)
+        item, kind = rng.choice(items), rng.choice(types)
         value: float | None = None
         if kind is EventType.DWELL:
             value = rng.choice([None, -1.0, 0.5, 1500.0, 2500.5, 60_000.0])
@@ -59,3 +69,13 @@ def random_log(rng: random.Random, users: list[User], items: list[Item], n: int,
             )
         )
     return events
+
+
+@st.composite
+def sparse_logs(draw: st.DrawFn) -> tuple[list[User], list[Item], list[Event]]:
+    """Logs with few or no events, of some types only: a shop that logs purchases only, items nobody engaged with."""
+    types = draw(st.lists(st.sampled_from(EventType), min_size=1, max_size=3, unique=True))
+    rng = random.Random(draw(st.integers(0, 99)))
+    users, items = population(rng, draw(st.integers(1, 3))), catalogue(rng, draw(st.integers(1, 3)))
+    span = draw(st.sampled_from([1, MS_PER_MINUTE, 3 * MS_PER_DAY]))
+    return users, items, random_log(rng, users, items, draw(st.integers(0, 12)), span, types)

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,37 @@ def test_backfill_loads_the_states_of_the_lake(spark: SparkSession, built: tuple
 def _opened(store: MemoryFeatureStore, features: StateDefinition) -> MemoryFeatureStore:
     store._features = features
     return store
+
+
+def test_days_without_examples_are_built_and_a_lake_may_be_empty(spark: SparkSession, tmp_path: Path) -> None:
+    """A day of clicks on what was shown long before, one with a file without rows, one without a file."""
+    later = [
+        replace(e, event_id=f"{e.event_id}+", event_time_ms=e.event_time_ms + 9 * MS_PER_DAY)
+        for e in LOG[:20]
+        if e.type is EventType.CLICK
+    ]
+    empty = write_lake(tmp_path / "empty", [])
+    lake = write_lake(tmp_path, LOG[:20] + later)
+    for events in (lake / EVENTS, empty / EVENTS):
+        write_parquet(events / "dt=2031-01-01" / "nothing.parquet", events_table([]))
+        (events / "dt=2031-01-02").mkdir()
+    first = min(day_of(e.event_time_ms) for e in later)
+    job = FeatureJob(str(lake), str(tmp_path / "features"), first_day=first, buckets=1)
+    report = build(spark, job)
+    assert {"2031-01-01", "2031-01-02", first} <= set(report.days)
+    assert (report.examples, build(spark, job).skipped) == (0, report.days)
+
+    for folder in (empty, tmp_path / "none"):
+        job = FeatureJob(str(folder), str(tmp_path / "nothing"), buckets=1)
+        store = MemoryFeatureStore(FEATURES, StoreConfig(2))
+        covered = [Covered(Topic.EVENTS, 0, "log", 7)]
+        loaded = load_state(spark, job, covered, partial(_opened, store), 2, MS_PER_DAY)
+        assert (loaded.users, loaded.items, loaded.ids) == (0, 0, 0)
+        stored = store.checkpoint(Topic.EVENTS, 0)
+        assert stored
+        assert stored.offset == 7
+        with pytest.raises(InvalidData, match="no events from the start"):
+            build(spark, job)
 
 
 def test_days_without_events_are_an_error(spark: SparkSession, built: tuple[FeatureJob, Path]) -> None:

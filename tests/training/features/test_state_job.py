@@ -3,12 +3,17 @@
 import random
 
 import pytest
+from hypothesis import given
 
 from recsys.contracts.events import Event
 from recsys.contracts.state import EntityState
-from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Item, Topic, User
+from recsys.features.aggregates import Entity
 from recsys.features.definitions import FEATURES
-from tests.recsys.features.worlds import catalogue, population, random_log
+from recsys.store.backfill import Covered, StateRow, backfill
+from recsys.store.base import Batch, StateDefinition, StoreConfig
+from recsys.store.memory import MemoryFeatureStore
+from tests.recsys.features.worlds import catalogue, population, random_log, sparse_logs
 from tests.training.features.feature_rows import event_rows
 from training.features.state_job import entity_state, item_states, user_states
 
@@ -47,3 +52,34 @@ def test_histories_are_cut_to_their_size() -> None:
     (state,) = (entity_state(r) for r in user_states(event_rows(events)).to_pylist())
     assert (len(state.histories["engaged"]), len(state.histories["shown"])) == (50, 20)
     assert len(state.histories["seen"]) > 50
+
+
+class _Store(MemoryFeatureStore):
+    """One memory store for every definition that opens it."""
+
+    def use(self, features: StateDefinition) -> MemoryFeatureStore:
+        self._features = features
+        return self
+
+    def content(self, events: list[Event]) -> tuple[dict[str, EntityState], dict[str, EntityState]]:
+        return {e.user_id: self.user(e.user_id) for e in events}, dict(self.all_items())
+
+
+@given(sparse_logs())
+def test_a_backfilled_store_is_the_streamed_one(log: tuple[list[User], list[Item], list[Event]]) -> None:
+    """Whatever is missing in the log: types, users, items, everything."""
+    *_, events = log
+    streamed, filled = _Store(FEATURES, StoreConfig(1)), _Store(FEATURES, StoreConfig(1))
+    epoch = streamed.claim(Topic.EVENTS, 0, "log").epoch
+    newest = max((e.event_time_ms for e in events), default=0)
+    streamed.apply(
+        Batch(Topic.EVENTS, 0, epoch, 0, len(events), newest, range(len(events)), events),
+    )
+    rows = event_rows(events)
+    tables = [*user_states(rows).to_pylist(), *item_states(rows).to_pylist()]
+    states = [StateRow(Entity(r["entity"]), r["id"], entity_state(r), r["latest_ms"]) for r in tables]
+    recent = [(e.event_id, e.user_id, e.event_time_ms) for e in events]
+    backfill(FEATURES, filled.use, 1, states, recent, [Covered(Topic.EVENTS, 0, "log", len(events))])
+    assert filled.content(events) == streamed.content(events)
+    ends = [store.checkpoint(Topic.EVENTS, 0) for store in (filled, streamed)]
+    assert len({(end.offset, end.watermark_ms) for end in ends if end}) == 1
