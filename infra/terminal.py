@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
+import structlog
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -14,8 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from recsys.contracts.errors import RecsysError
+from recsys.observability.logs import redact
 from recsys.result import Result
 
+_log = structlog.get_logger(__name__)
 # Progress and messages go to standard error, so that `--json` output is the only thing on standard output.
 console = Console(stderr=True)
 _out = Console()
@@ -70,7 +73,7 @@ def epochs_bar(model: str) -> Iterator[Callable[[str, float, int], None]]:
 
 @contextmanager
 def one_sentence_on_error() -> Iterator[None]:
-    """Expected errors become one line on standard error and exit code 2; unexpected ones keep their trace."""
+    """Expected errors become one line on standard error and exit code 2; unexpected ones are logged with a trace."""
     try:
         yield
     except RecsysError as error:
@@ -78,8 +81,11 @@ def one_sentence_on_error() -> Iterator[None]:
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         _fail(f"{error.title}: {'; '.join(problems)}")
+    except Exception:
+        _log.exception("unexpected error; report it with this trace")
+        raise SystemExit(1) from None
 
 
 def _fail(message: str) -> NoReturn:
-    console.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    console.print(f"[red]error:[/] {escape(redact(message))}", highlight=False, soft_wrap=True)
     raise SystemExit(2) from None

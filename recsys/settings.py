@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys.contracts.errors import InvalidConfig
@@ -15,12 +15,16 @@ PREFIX = "RECSYS_"
 class Settings(BaseSettings):
     """Addresses and folders. Packages extend this class; every field needs a description."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     home: Path = Field(
         Path("var"), description="Folder for everything that is written: lake, features, models, bundles."
     )
-    redis_url: str = Field("", description="Redis URL; empty: the embedded Redis that `recsys up` started.")
+    redis_url: SecretStr = Field(
+        SecretStr(""), description="Redis URL; empty: the embedded Redis that `recsys up` started."
+    )
     redis_namespace: str = Field(
         "recsys",
         min_length=1,

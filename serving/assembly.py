@@ -110,7 +110,8 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
             "set RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP, or run `recsys up` and `recsys serve`"
         )
     config = StoreConfig(partitions=settings.partitions)
-    url, namespace, timeout_s = settings.redis_url, settings.redis_namespace, settings.store_timeout_ms / 1e3
+    url, namespace = settings.redis_url.get_secret_value(), settings.redis_namespace
+    timeout_s = settings.store_timeout_ms / 1e3
     request_store = RedisFeatureStore(url, FEATURES, config, namespace, timeout_s=timeout_s)
     streamed = settings.feature_source is FeatureSource.STREAM
     return compose(
@@ -130,7 +131,9 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
 def _take_tokens(settings: ServingSettings) -> TakeTokens:
     timeout_s, breaker = settings.store_timeout_ms / 1e3, Breaker()
     rate = settings.rate_per_key, settings.burst_per_key
-    buckets = RedisTokenBuckets(settings.redis_url, *rate, timeout_s, settings.redis_namespace)
+    buckets = RedisTokenBuckets(
+        settings.redis_url.get_secret_value(), *rate, timeout_s, settings.redis_namespace
+    )
     return lambda key, tokens: breaker.call(lambda: buckets.take(key, tokens))
 
 

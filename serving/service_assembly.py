@@ -33,7 +33,9 @@ def assemble_service(settings: ServingSettings, telemetry: Telemetry) -> Starlet
     if not settings.redis_url:
         raise InvalidConfig("set RECSYS_REDIS_URL, or run `recsys up`: recall follows the catalogue there")
     config = StoreConfig(partitions=settings.partitions)
-    store = RedisFeatureStore(settings.redis_url, FEATURES, config, settings.redis_namespace)
+    store = RedisFeatureStore(
+        settings.redis_url.get_secret_value(), FEATURES, config, settings.redis_namespace
+    )
     return recall_app(settings, telemetry, store)
 
 

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from recsys.contracts.types import Device, Diversity
 from recsys.settings import Settings
@@ -112,7 +112,9 @@ class ServingSettings(Settings):
     )
     index_shards: int = Field(1, ge=1, le=1_024, description="Parts of the index, searched in parallel.")
     milvus_uri: str = Field("", description="Milvus to search instead of FAISS in process (extra `milvus`).")
-    milvus_token: str = Field("", repr=False, description="Token of that Milvus, user:password or API key.")
+    milvus_token: SecretStr = Field(
+        SecretStr(""), description="Token of that Milvus, user:password or API key."
+    )
     repeat_carts: bool = Field(
         False, description="Repeat consumption: recommend what is in the cart and was not bought since."
     )

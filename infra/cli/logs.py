@@ -1,46 +1,18 @@
-"""Where log lines go: to standard error, so that standard output holds results only; in batch jobs to a file."""
+"""Standard error of a command: its own lines and logs; in batch jobs, what libraries print goes to a file."""
 
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import structlog
-
-from recsys.contracts.errors import InvalidConfig, RecsysError
-
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+from recsys.contracts.errors import RecsysError
+from recsys.observability.logs import plain_trace
 
 
 class JobFailed(RecsysError):
     """A batch job failed unexpectedly; the message names its log file."""
-
-
-def configure_logs(level: str) -> None:
-    """`level`: debug, info, warning or error.
-
-    Raises:
-        InvalidConfig: an unknown level.
-    """
-    number = _LEVELS.get(level.lower())
-    if number is None:
-        raise InvalidConfig(f"RECSYS_LOG_LEVEL={level}: choose one of {', '.join(_LEVELS)}")
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    # Libraries log from level warning on. kafka-python logs each failed connection attempt as an error, although
-    # `streaming.log` reports or raises it.
-    debug = number == logging.DEBUG
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING,
-        stream=sys.stderr,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger("kafka").setLevel(logging.DEBUG if debug else logging.CRITICAL)
 
 
 def own_stderr() -> None:
@@ -69,7 +41,7 @@ def job_log(path: Path) -> Iterator[None]:
         except RecsysError:
             raise
         except Exception as error:
-            traceback.print_exc(file=log)
+            log.write(plain_trace(error))
             reason = next(iter(str(error).splitlines()), "")
             raise JobFailed(f"{type(error).__name__}: {reason}; the details are in {path}") from error
         finally:

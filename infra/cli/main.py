@@ -9,9 +9,10 @@ from typing import Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from infra.cli.logs import configure_logs, own_stderr
+from infra.cli.logs import own_stderr
 from infra.cli.settings_table import ALL
 from infra.terminal import one_sentence_on_error
+from recsys.observability.logs import configure_logs
 from recsys.settings import Settings, refuse_unknown
 
 # command or group → its module in infra.cli.commands, and its line in `recsys --help`
@@ -70,7 +71,7 @@ def load(name: str) -> TyperCommand | TyperGroup:
     return cast("TyperCommand", group.commands[name])
 
 
-app = typer.Typer(cls=LazyGroup, name="recsys", no_args_is_help=True, pretty_exceptions_show_locals=False)
+app = typer.Typer(cls=LazyGroup, name="recsys", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback(help="Train, stream and serve recommendations. Start with `recsys demo`.")

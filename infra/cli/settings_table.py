@@ -1,5 +1,6 @@
 """The tables of docs/configuration.md, generated from the settings classes: `python -m infra.cli.settings_table`."""
 
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from recsys.settings import PREFIX, Settings
@@ -20,7 +21,7 @@ def settings_table() -> str:
             if name not in seen:
                 seen.add(name)
                 default = info.get_default(call_default_factory=True, validated_data={})
-                shown = f"`{default}`" if default not in (None, "", ()) else ""
+                shown = f"`{default}`" if default not in (None, "", (), SecretStr("")) else ""
                 lines.append(f"| `{PREFIX}{name.upper()}` | {shown} | {info.description} |")
         lines.append("")
     return "\n".join(lines).rstrip()

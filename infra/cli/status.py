@@ -13,6 +13,7 @@ from recsys.bundle import current_version
 from recsys.contracts.errors import RecsysError, Unavailable
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
+from recsys.observability.logs import redact
 from recsys.settings import Settings
 from recsys.store.base import Checkpoint, StoreConfig
 from recsys.store.redis import RedisFeatureStore
@@ -38,7 +39,7 @@ def gather(settings: Settings, api: str) -> dict[str, Any]:
         settings = connected(settings)
     except Unavailable as error:
         return found | {"error": str(error)}
-    found["redis"] = _redis(settings.redis_url)
+    found["redis"] = _redis(settings.redis_url.get_secret_value())
     found["kafka"] = _kafka(settings, found["redis"]["reachable"])
     return found
 
@@ -56,8 +57,8 @@ def _redis(url: str) -> dict[str, Any]:
                 "bytes": client.info("memory")["used_memory"],
             }
         except redis.RedisError as error:
-            return {"reachable": False, "url": url, "error": str(error)}
-    return {"reachable": True, "url": url, **found}
+            return {"reachable": False, "url": redact(url), "error": redact(str(error))}
+    return {"reachable": True, "url": redact(url), **found}
 
 
 def _kafka(settings: Settings, redis_reachable: bool) -> dict[str, Any]:
@@ -99,8 +100,8 @@ def _archiver(settings: Settings) -> Progress:
 
 
 def _worker(settings: Settings) -> Progress:
-    config = StoreConfig(settings.partitions)
-    return RedisFeatureStore(settings.redis_url, FEATURES, config, settings.redis_namespace).checkpoint
+    url, config = settings.redis_url.get_secret_value(), StoreConfig(settings.partitions)
+    return RedisFeatureStore(url, FEATURES, config, settings.redis_namespace).checkpoint
 
 
 def _api(url: str) -> dict[str, Any]:

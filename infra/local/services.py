@@ -6,17 +6,20 @@ RECSYS_KAFKA_BOOTSTRAP wins over an embedded service.
 
 import json
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import SecretStr
+
 from infra.local.kafka import KafkaBroker
 from infra.local.process import pid_alive
 from infra.local.redis import Persistence, RedisServer
 from recsys.contracts.errors import Unavailable
-from recsys.files import atomic_write
+from recsys.files import staged_file
 from recsys.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -76,13 +79,15 @@ def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
         if not settings.kafka_bootstrap:
             kafka = stack.enter_context(KafkaBroker(run, settings.partitions))
         services = Services(
-            redis_url=redis.url if redis else settings.redis_url,
+            redis_url=redis.url if redis else settings.redis_url.get_secret_value(),
             kafka_bootstrap=kafka.bootstrap if kafka else settings.kafka_bootstrap,
             redis_pid=redis.pid if redis else 0,
             kafka_pid=kafka.pid if kafka else 0,
         )
         stack.callback(_file(settings).unlink, missing_ok=True)
-        atomic_write(_file(settings), json.dumps(asdict(services), indent=2))
+        with staged_file(_file(settings)) as file:  # the Redis URL may have a password
+            file.touch(mode=stat.S_IRUSR | stat.S_IWUSR)
+            file.write_text(json.dumps(asdict(services), indent=2), encoding="utf-8")
         yield services
 
 
@@ -102,7 +107,7 @@ def connected(settings: SettingsT) -> SettingsT:
         )
     return settings.model_copy(
         update={
-            "redis_url": settings.redis_url or services.redis_url,
+            "redis_url": settings.redis_url or SecretStr(services.redis_url),
             "kafka_bootstrap": settings.kafka_bootstrap or services.kafka_bootstrap,
         }
     )

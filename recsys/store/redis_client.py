@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.observability.logs import hide_password_of
 
 CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 5.0
@@ -27,6 +28,7 @@ def connect(url: str, timeout_s: float = READ_TIMEOUT_S, retries: int = 1) -> An
         InvalidConfig: the URL is not a Redis URL.
     """
     try:
+        hide_password_of(url)
         return redis.Redis.from_url(
             url,
             socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
@@ -34,8 +36,10 @@ def connect(url: str, timeout_s: float = READ_TIMEOUT_S, retries: int = 1) -> An
             retry=Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
             protocol=2,  # flat replies: reading a user takes half the time that nested ones take
         )
-    except ValueError as error:
-        raise InvalidConfig(f"redis_url: {error}") from error
+    except ValueError:  # its message quotes the URL, which may have a password
+        raise InvalidConfig(
+            "redis_url: not a Redis URL; write redis://user:password@host:port/0 and percent-encode the password"
+        ) from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.contracts.events import new_id
@@ -17,6 +17,7 @@ from serving.problems import Problem, problem_response
 from serving.telemetry import Telemetry
 
 REQUEST_ID = b"x-request-id"
+CLIENT_LEFT = 499  # as nginx counts it: the client closed the connection before it had an answer
 _PLAIN_ID = re.compile(rb"[0-9A-Za-z._:-]{1,64}")
 _SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -53,11 +54,13 @@ class Edge:
             span = self._traces.begin(method, headers.get(TRACEPARENT.encode(), b"").decode("latin-1"))
             current_span.set(span)  # in the context of this request's task
         status = received = 0
+        left = False  # the client has gone away; what fails because of that is no fault of ours
 
         async def bounded() -> Message:
             """`receive` that stops a body without Content-Length when it becomes too long."""
-            nonlocal received
+            nonlocal received, left
             message = await receive()
+            left = left or (message["type"] == "http.disconnect" and not status)
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
                 raise _too_long(self._max_body_bytes)
@@ -71,7 +74,7 @@ class Edge:
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = CLIENT_LEFT if left else message["status"]
                 sent = message.setdefault("headers", [])
                 present = {name for name, _ in sent}
                 sent += [h for h in _SECURITY_HEADERS if h[0] not in present]
@@ -88,19 +91,28 @@ class Edge:
                 raise _too_long(self._max_body_bytes)
         except Problem as problem:
             await problem_response(Request(scope), problem)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            status = status or CLIENT_LEFT
         except Exception:
-            _log.exception("request failed", request_id=request_id, path=scope["path"])
+            _log.exception(
+                "request failed", request_id=request_id, route=_route(scope)
+            )  # a path may name a user
             if status:  # too late for an answer: the connection ends
                 raise
             failure = Problem(500, "unexpected error; report it with the request id")
             await problem_response(Request(scope), failure)(scope, receive, send_with_headers)
         finally:
             self._telemetry.in_flight.dec()
-            route = getattr(scope.get("route"), "path", "other")
+            route = _route(scope)
             if span is not None:
                 failed = f"status {status}" if status >= 500 else ""
                 span.end(name=f"{method} {route}", failed=failed, status=status, request_id=request_id)
             self._telemetry.request(route, method, status, time.perf_counter() - began)
+
+
+def _route(scope: Scope) -> str:
+    """As the document names it, without the ids in the path."""
+    return getattr(scope.get("route"), "path", "other")
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:

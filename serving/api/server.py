@@ -1,12 +1,10 @@
 """Running the app under uvicorn: one process, or several that share one listening socket."""
 
-import logging
 import os
 import shutil
 import signal
 import socket
 import stat
-import sys
 import tempfile
 import threading
 import time
@@ -15,12 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import structlog
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from recsys.contracts.errors import Unavailable
+from recsys.observability.logs import configure_logs
 from serving.settings import ServingSettings
 from serving.telemetry import MULTIPROCESS_DIR
 
@@ -64,21 +62,12 @@ def run(settings: ServingSettings, make_app: MakeApp, announce: Callable[[str], 
 
 def _app(settings: ServingSettings, make_app: MakeApp, parent: int | None) -> Starlette:
     """The app of one process. A worker exits when its parent is gone, however that ended."""
-    log_to_stderr(settings.log_level)
+    configure_logs(settings.log_level)
     # Arrow's own allocator does not return what reading a table took: 20 MiB that are never used again
     pa.set_memory_pool(pa.system_memory_pool())
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent,), name="parent-watch", daemon=True).start()
     return make_app(settings)
-
-
-def log_to_stderr(level: str) -> None:
-    """Structured logs on standard error, from `level` on."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-    )
 
 
 def _leave_with(parent: int) -> None:

@@ -9,15 +9,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import SecretStr
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
+from recsys.observability.logs import hide
 from recsys.recall.ann import AnnIndex, IndexConfig, choose
 from recsys.recall.index_kind import Kind
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base, BaseIndex
 from serving.settings import IndexKind, ServingSettings
 
+_NO_TOKEN = SecretStr("")
 _SEARCH_S = 1.0  # a request cannot wait longer
 
 
@@ -28,7 +31,7 @@ class IndexPlace:
 
     shards: int = 1
     milvus_uri: str = ""
-    milvus_token: str = ""
+    milvus_token: SecretStr = _NO_TOKEN
     exact: bool = False
 
     def __post_init__(self) -> None:
@@ -70,7 +73,8 @@ class IndexPlace:
                 f"RECSYS_MILVUS_URI needs the `milvus` extra: pip install '.[milvus]' ({error})"
             ) from error
         name = "items_" + re.sub(r"\W", "_", bundle.manifest.version, flags=re.ASCII)
-        uri, dimension, token = self.milvus_uri, vectors.shape[1], self.milvus_token
+        uri, dimension, token = self.milvus_uri, vectors.shape[1], self.milvus_token.get_secret_value()
+        hide(token)
         filler = MilvusIndex(uri, dimension, name, token)
         if len(filler) != len(vectors):
             filler.upsert(np.arange(len(vectors), dtype=np.int32), vectors)

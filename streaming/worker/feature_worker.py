@@ -296,7 +296,9 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
     """Run one worker until `stop`. Without `partitions`, it shares all of them with the other workers."""
     rules = settings.time_rules
     store_config = StoreConfig(settings.partitions, dedupe_ms=rules.late_ms)
-    store = RedisFeatureStore(settings.redis_url, FEATURES, store_config, settings.redis_namespace)
+    store = RedisFeatureStore(
+        settings.redis_url.get_secret_value(), FEATURES, store_config, settings.redis_namespace
+    )
     sink = KafkaSink(settings.kafka_bootstrap)
     config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
     traces = open_traces(settings.traces, "recsys-worker")

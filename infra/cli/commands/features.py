@@ -128,7 +128,7 @@ def backfill_(
         return Covered(Topic(topic), int(partition), place.log_id, place.offset, place.watermark_ms)
 
     def open_store(definition: "StateDefinition") -> "FeatureStore":
-        return RedisFeatureStore(settings.redis_url, definition, config, namespace)
+        return RedisFeatureStore(settings.redis_url.get_secret_value(), definition, config, namespace)
 
     lake = settings.lake.absolute().as_posix()
     job = FeatureJob(lake=lake, output="", forgotten=_forgotten(lake))
@@ -169,8 +169,13 @@ def nightly_(as_json: JsonFlag = False) -> None:
         raise InvalidData(f"{settings.bundles}: no bundle is published; publish one with `recsys train all`")
     items = read_items(open_bundle(settings.bundles / version).file("items.parquet"))
     namespace = settings.redis_namespace
-    store = RedisFeatureStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions), namespace)
-    with closing(store), closing(NightlyStore(settings.redis_url, FEATURES, namespace)) as nightly:
+    store = RedisFeatureStore(
+        settings.redis_url.get_secret_value(), FEATURES, StoreConfig(settings.partitions), namespace
+    )
+    with (
+        closing(store),
+        closing(NightlyStore(settings.redis_url.get_secret_value(), FEATURES, namespace)) as nightly,
+    ):
         written = write_nightly(store, nightly, items, clock_of(settings.clock)())
     print_mapping("nightly documents", asdict(written), as_json)
 

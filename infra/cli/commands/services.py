@@ -7,6 +7,7 @@ import typer
 from infra.signals import stop_event
 from infra.terminal import JsonFlag, console, print_json, print_table
 from recsys.contracts.errors import Unavailable
+from recsys.observability.logs import redact
 from recsys.settings import Settings
 
 app = typer.Typer()
@@ -25,7 +26,9 @@ def up(
     stop = stop_event()
     settings = Settings()
     with embedded(settings, fresh=fresh) as services:
-        console.print(f"Redis  {services.redis_url}\nKafka  {services.kafka_bootstrap}\nCtrl-C stops both.")
+        console.print(
+            f"Redis  {redact(services.redis_url)}\nKafka  {services.kafka_bootstrap}\nCtrl-C stops both."
+        )
         while not stop.wait(1.0):
             if not services.alive:
                 raise Unavailable(f"an embedded service has ended; its log is in {settings.home}")

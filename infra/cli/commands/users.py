@@ -37,7 +37,10 @@ def forget(
 
     settings = connected(ServingSettings())
     store = RedisFeatureStore(
-        settings.redis_url, FEATURES, StoreConfig(settings.partitions), settings.redis_namespace
+        settings.redis_url.get_secret_value(),
+        FEATURES,
+        StoreConfig(settings.partitions),
+        settings.redis_namespace,
     )
     try:
         had_state = store.forget_user(user)

@@ -76,7 +76,7 @@ class UnguardedStore(RedisFeatureStore):
 def main() -> None:
     """Run until SIGTERM."""
     settings, stop = StreamSettings(), stop_event()
-    store = UnguardedStore(settings.redis_url, FEATURES, StoreConfig(settings.partitions))
+    store = UnguardedStore(settings.redis_url.get_secret_value(), FEATURES, StoreConfig(settings.partitions))
     consumer = KafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap,
         group_id=GROUP,

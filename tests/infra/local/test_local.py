@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from pydantic import SecretStr
 
 from infra.local.kafka import KafkaBroker
 from infra.local.process import ChildProcess, pid_alive
@@ -149,10 +150,13 @@ def test_other_commands_find_the_embedded_services_while_they_run(settings: Sett
     with embedded(settings) as services:
         assert running(settings) == services
         found = connected(settings)
-        assert (found.redis_url, found.kafka_bootstrap) == (services.redis_url, services.kafka_bootstrap)
+        assert (found.redis_url.get_secret_value(), found.kafka_bootstrap) == (
+            services.redis_url,
+            services.kafka_bootstrap,
+        )
         assert found.home == settings.home
-        explicit = settings.model_copy(update={"redis_url": "redis://elsewhere"})
-        assert connected(explicit).redis_url == "redis://elsewhere"
+        explicit = settings.model_copy(update={"redis_url": SecretStr("redis://elsewhere")})
+        assert connected(explicit).redis_url is explicit.redis_url
         assert connected(explicit).kafka_bootstrap == services.kafka_bootstrap
         with pytest.raises(Unavailable, match="already running"), embedded(settings):
             pass
@@ -167,7 +171,9 @@ def test_other_commands_find_the_embedded_services_while_they_run(settings: Sett
 
 @pytest.mark.redis
 def test_configured_services_are_not_started(settings: Settings, redis_url: str) -> None:
-    both = settings.model_copy(update={"redis_url": redis_url, "kafka_bootstrap": "elsewhere:9092"})
+    both = settings.model_copy(
+        update={"redis_url": SecretStr(redis_url), "kafka_bootstrap": "elsewhere:9092"}
+    )
     with embedded(both) as services:
         assert services == Services(redis_url, "elsewhere:9092")
     assert connected(both) is both
