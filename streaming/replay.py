@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from recsys.contracts.event_log import EventSink
+from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_SECOND, Topic
 from recsys.files import atomic_write
 from recsys.lake.forget import forgotten_users, is_forgotten
@@ -23,6 +24,8 @@ from streaming.acceptance import REPLAY_HEADER
 ACKNOWLEDGE_EVERY = 20_000
 ACKNOWLEDGE_TIMEOUT_S = 60.0
 
+Place = tuple[int, str, str]  # event time, event id, user: the lake's order
+_START: Place = (0, "", "")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -43,19 +46,19 @@ class Position:
         self._path = path
         self._log_id = log_id
 
-    def load(self) -> tuple[int, str]:
-        """(event time, event id) of the last acknowledged event; (0, "") for none."""
+    def load(self) -> Place:
+        """Of the last acknowledged event; (0, "", "") for none."""
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return 0, ""
-        return (
-            (content["event_time_ms"], content["event_id"]) if content["log_id"] == self._log_id else (0, "")
-        )
+            return _START
+        if content["log_id"] != self._log_id:
+            return _START
+        return content["event_time_ms"], content["event_id"], content.get("user_id", "")
 
-    def save(self, event_time_ms: int, event_id: str) -> None:
-        content = {"log_id": self._log_id, "event_time_ms": event_time_ms, "event_id": event_id}
-        atomic_write(self._path, json.dumps(content))
+    def save(self, event_time_ms: int, event_id: str, user_id: str) -> None:
+        place = {"event_time_ms": event_time_ms, "event_id": event_id, "user_id": user_id}
+        atomic_write(self._path, json.dumps({"log_id": self._log_id} | place))
 
     def forget(self) -> None:
         """Restart from the beginning."""
@@ -73,7 +76,7 @@ def replay(
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Replayed:
-    """Send the lake's events after `position` to the topic `events`, by (event time, event id). Events of forgotten
+    """Send the lake's events after `position` to the topic `events`, in its order. Events of forgotten
     users are skipped, even before a compaction has deleted them. `speed`: event seconds per second; 0 for as fast as
     possible. `on_progress` gets the number of acknowledged events.
     Raises `Unavailable`: the log stopped accepting events; the next run resumes there.
@@ -87,7 +90,7 @@ def replay(
         position.save(*last)
         on_progress(sent)
 
-    for event in itertools.dropwhile(lambda e: (e.event_time_ms, e.event_id) <= done, events):
+    for event in itertools.dropwhile(lambda e: _place(e) <= done, events):
         if is_forgotten(forgotten, event.user_id, event.event_time_ms):
             continue
         if speed > 0:
@@ -96,9 +99,13 @@ def replay(
             if (wait := due - monotonic()) > 0:
                 sleep(wait)
         sink.append(Topic.EVENTS, event.user_id, _encode(event.to_dict()), [(REPLAY_HEADER, b"1")])
-        sent, last = sent + 1, (event.event_time_ms, event.event_id)
+        sent, last = sent + 1, _place(event)
         if sent % ACKNOWLEDGE_EVERY == 0:
             acknowledge()
     if sent:
         acknowledge()
     return Replayed(sent, monotonic() - started)
+
+
+def _place(event: Event) -> Place:
+    return event.event_time_ms, event.event_id, event.user_id

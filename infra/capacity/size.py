@@ -127,7 +127,7 @@ def _bytes_per_event_id(per_bucket: float) -> float:
     """Measure a set of the size that matters: Redis packs small ones."""
     ids = max(1, min(20_000, round(per_bucket)))
     with RedisServer() as server, closing(_client(server)) as client:
-        client.sadd("bucket", *(event_key(str(n)) for n in range(ids)))
+        client.sadd("bucket", *(event_key("user", str(n)) for n in range(ids)))
         return float(client.memory_usage("bucket", samples=0)) / ids
 
 

@@ -23,6 +23,9 @@ MAX_POSITION = 999_999
 # 2100-01-01: later than that is a unit error (microseconds sent as milliseconds).
 MAX_TIME_MS = 4_102_444_800_000
 
+# What identifies an event. Its `event_id` is unique per user only: nobody can hide another user's event with an id.
+EVENT_KEY = ("user_id", "event_id")
+
 # Context keys that the platform itself reads; all others are passed on unread.
 CATEGORIES = "categories"  # the item's categories at the time of the event, joined by "|"
 CREATOR = "creator"  # the item's creator
@@ -48,6 +51,11 @@ class Event:
     value: float | None = None
     context: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """See `EVENT_KEY`."""
+        return self.user_id, self.event_id
 
     @property
     def categories(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.contracts.errors import InvalidData
+from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.types import MS_PER_DAY, Item
 from recsys.datasets.base import USER_SCHEMA, Batch, Dataset, sealed
 from recsys.datasets.catalogue import items_path, merged, users_path
@@ -25,12 +26,11 @@ from recsys.datasets.spill import Spill
 from recsys.files import atomic_write
 from recsys.items.item_table import ITEM_SCHEMA, items_table
 from recsys.lake.first_of_each import first_of_each
-from recsys.lake.lake import EVENTS, TIME, DayWriter, day_of, rewriting, write_parquet
+from recsys.lake.lake import EVENTS, ORDER, TIME, DayWriter, day_of, rewriting, write_parquet
 
 REPORT = "import-report.json"
 Progress = Callable[[str, int], None]  # phase, rows done so far
 _MS_PER_WEEK = 7 * MS_PER_DAY
-_ORDER = [(TIME, "ascending"), ("event_id", "ascending")]
 
 
 def import_dataset(
@@ -138,14 +138,14 @@ class _Import:
             )
 
     def sorted_events(self) -> Iterator[pa.Table]:
-        """Spans of events in `EVENT_SCHEMA` by (time, id), each id once; counts them for the report."""
+        """Spans of events in `EVENT_SCHEMA` by (time, id, user), each event once; counts them for the report."""
         shift_ms = self._shift_ms()
         self.report.shift_weeks = shift_ms // _MS_PER_WEEK
         done = 0
         for drafts in self._spill.spans():
             events = sealed(drafts, self._dataset.name, shift_ms)
-            events = events.take(pc.sort_indices(events, _ORDER))
-            unique = first_of_each(events, "event_id")
+            events = events.take(pc.sort_indices(events, ORDER))
+            unique = first_of_each(events, *EVENT_KEY)
             self._count(events, unique)
             done += events.num_rows
             self._progress("writing", done)

@@ -260,9 +260,11 @@ class _Tally:
         known = self._yesterday | self._requests
         seen: set[tuple[str, str, str]] = set()
         columns = (events.column(name).to_pylist() for name in _EVENT_COLUMNS)
-        for request, _, item, kind, value in zip(*columns, strict=True):
+        for request, user_id, item, kind, value in zip(*columns, strict=True):
             user = known.get(request)
-            if user is None or kind == EventType.IMPRESSION or (request, item, kind) in seen:
+            if user is None or user != self._users.get(user_id):  # of no list, or of somebody else's
+                continue
+            if kind == EventType.IMPRESSION or (request, item, kind) in seen:
                 continue
             seen.add((request, item, kind))
             if kind in _ACTIONS:

@@ -26,7 +26,7 @@ _MAX_KEYS = 1 << (62 - _TIME_BITS)
 
 @dataclass(frozen=True)
 class EventColumns:
-    """The events of some users, or of some items, sorted by (key, time, event id), each event id once.
+    """The events of some users, or of some items, sorted by (key, time, event id), each event once.
 
     Arrays (n,). `key`: code of the user (item) that owns the event; `item`: code of the item; `value`: NaN where the
     event has none; `buckets`: split → (n, k), padded with `NO_BUCKET`.

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.contracts.errors import InvalidData
-from recsys.contracts.events import EVENT_FIELDS, Event
+from recsys.contracts.events import EVENT_FIELDS, EVENT_KEY, Event
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.files import staged_file
@@ -34,6 +34,7 @@ from recsys.lake.parquet import read_columns
 EVENTS = "events"
 IMPRESSIONS = "impressions"
 TIME = "event_time_ms"
+ORDER = [(name, "ascending") for name in (TIME, "event_id", "user_id")]  # of events in the lake
 DAY_PREFIX = "dt="
 COMPRESSION = "zstd"
 _NUMBERED = re.compile(r"-\d{4}\.parquet$")  # the end of what `DayWriter` writes
@@ -256,8 +257,8 @@ def count_rows(lake: Path, table: str = EVENTS, first_day: str = "", last_day: s
 
 
 def read_day(lake: Path, day: str, table: str = EVENTS, columns: Sequence[str] | None = None) -> pa.Table:
-    """One day by (event time, event id), each event id once, because clients may retry. `columns` selects some; the two
-    of the order are always read. Raises `InvalidData`: a file is not Parquet in the lake's schema."""
+    """One day by (event time, event id, user), each event once, because clients may retry. `columns` selects some;
+    those of the order are always read. Raises `InvalidData`: a file is not Parquet in the lake's schema."""
     return read_files(day_files(lake, day, table), table, columns)
 
 
@@ -269,7 +270,7 @@ def day_files(lake: Path, day: str, table: str = EVENTS) -> list[Path]:
 def read_files(paths: Sequence[Path], table: str = EVENTS, columns: Sequence[str] | None = None) -> pa.Table:
     """As `read_day`, for some files."""
     schema = EVENT_SCHEMA if table == EVENTS else IMPRESSION_SCHEMA
-    names = schema.names if columns is None else list(dict.fromkeys((*columns, TIME, "event_id")))
+    names = schema.names if columns is None else list(dict.fromkeys((*columns, TIME, *EVENT_KEY)))
     parts = []
     for path in paths:
         try:
@@ -278,12 +279,11 @@ def read_files(paths: Sequence[Path], table: str = EVENTS, columns: Sequence[str
             raise InvalidData(f"{path}: not a readable Parquet file of the lake: {error}") from error
     wanted = pa.schema([schema.field(name) for name in names])
     rows = pa.concat_tables([part.cast(wanted) for part in parts]) if parts else wanted.empty_table()
-    order = [(TIME, "ascending"), ("event_id", "ascending")]
-    return first_of_each(rows.take(pc.sort_indices(rows, order)), "event_id")
+    return first_of_each(rows.take(pc.sort_indices(rows, ORDER)), *EVENT_KEY)
 
 
 def read_events(lake: Path, first_day: str = "", last_day: str = "9999") -> Iterator[Event]:
-    """Every event by (event time, event id), day by day, both ends included. Memory: one day."""
+    """Every event by (event time, event id, user), day by day, both ends included. Memory: one day."""
     for day in days(lake):
         if first_day <= day <= last_day:
             yield from table_events(read_day(lake, day))

@@ -90,7 +90,7 @@ class Applied:
     outcome: Outcome
     offset: int
     applied: int = 0
-    duplicates: int = 0  # event ids seen before
+    duplicates: int = 0  # of events seen before: equal in user and event id
     skipped: int = 0  # below the stored offset: a replay
 
 
@@ -109,7 +109,7 @@ class FeatureStore(Protocol):
         """How far the partition has been applied, without claiming it; None before its first claim."""
 
     def apply(self, batch: Batch) -> Applied:
-        """Apply the batch and its offset atomically, each event id once."""
+        """Apply the batch and its offset atomically, each event (user, event id) once."""
 
     def workers(self, worker: str, ttl_ms: int) -> list[str]:
         """Send a heartbeat. Returns the names, sorted, of all workers whose heartbeat is younger than `ttl_ms`."""

@@ -27,9 +27,9 @@ _TYPES = {str(t): t for t in EventType}
 _pack = msgspec.msgpack.Encoder().encode
 
 
-def event_key(event_id: str) -> bytes:
-    """The 16 bytes that stand for an id in the dedupe set. An even chance of a collision takes 2^64 ids."""
-    return blake2b(event_id.encode(), digest_size=ID_BYTES).digest()
+def event_key(user_id: str, event_id: str) -> bytes:
+    """The 16 bytes that stand for an event in the dedupe set. An even chance of a collision takes 2^64 events."""
+    return blake2b(f"{user_id}{_SEPARATOR}{event_id}".encode(), digest_size=ID_BYTES).digest()
 
 
 def stored_histories(histories: Iterable[History]) -> dict[str, History]:
@@ -65,9 +65,7 @@ class BatchEncoder:
         """One row per event, duplicates included."""
         fold, bucket_ms = self._features.fold, self._config.dedupe_bucket_ms
         return [
-            FoldedEvent(
-                offset, event.event_time_ms // bucket_ms, event_key(event.event_id), event, fold(event)
-            )
+            FoldedEvent(offset, event.event_time_ms // bucket_ms, event_key(*event.key), event, fold(event))
             for offset, event in zip(batch.offsets, batch.events, strict=True)
         ]
 

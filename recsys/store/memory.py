@@ -29,7 +29,7 @@ class MemoryFeatureStore:
         self._lock = threading.Condition()
         self._fingerprint: str | None = None
         self._checkpoints: dict[tuple[str, int], Checkpoint] = {}
-        self._seen: dict[tuple[str, int], set[str]] = defaultdict(set)
+        self._seen: dict[tuple[str, int], set[tuple[str, str]]] = defaultdict(set)
         self._workers: dict[str, float] = {}
         self._reports: dict[str, tuple[bytes, float]] = {}  # → report, and when it expires
         self._users: dict[str, EntityState] = {}
@@ -76,10 +76,10 @@ class MemoryFeatureStore:
             for offset, event in zip(batch.offsets, batch.events, strict=True):
                 if offset < stored.offset:
                     skipped += 1
-                elif event.event_id in seen:
+                elif event.key in seen:
                     duplicates += 1
                 else:
-                    seen.add(event.event_id)
+                    seen.add(event.key)
                     applied += 1
                     if self._fold(event):
                         changed.add(event.item_id)

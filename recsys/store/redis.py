@@ -12,7 +12,7 @@ Everything of partition p has the hash tag `{p}`, so one script call is atomic o
     NS:{p}:a:USER                  static attributes put since the import (hash): attributes, changed_ms
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
     NS:{p}:items                   the items that have a share here (set)
-    NS:{p}:d:TOPIC:BUCKET          event ids seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
+    NS:{p}:d:TOPIC:BUCKET          events seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
     NS:{nightly}:u:USER            the user's nightly document (`nightly`); `forget_user` removes it, too
     NS:{p}:changed  :last          the stream of changed items, and its last entry; {c} has one for the catalogue
 """
@@ -37,7 +37,7 @@ from recsys.store.redis_client import READ_TIMEOUT_S, connect, redis_errors, scr
 from recsys.store.redis_reads import ThreadReads
 from recsys.store.redis_workers import RedisWorkers
 
-_LAYOUT = 2  # of keys and values; layout 1 had cells by name
+_LAYOUT = 3  # of keys and values; layout 1 had cells by name, 2 event ids without their user
 _PAGE = 500  # items per round trip when all are read
 _SHARES = 250  # items per call of shares.lua, which blocks Redis for half a millisecond
 _CATALOGUE = "c"

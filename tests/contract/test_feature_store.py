@@ -180,6 +180,14 @@ def test_an_event_sent_twice_counts_once(store: FeatureStore) -> None:
     assert_holds(store, log)
 
 
+def test_an_event_id_collides_with_the_same_user_s_only(store: FeatureStore) -> None:
+    log = [replace(e, event_id="same") for e in events_of_one_partition()]
+    mine = list({e.user_id: e for e in reversed(log)}.values())
+    assert len(mine) > 2
+    assert sum(r.applied for r in Writer(store).apply(mine + log)) == len(mine)
+    assert_holds(store, mine)
+
+
 @pytest.mark.parametrize("moved_ms", [-MS_PER_HOUR, -1, 1, MS_PER_HOUR])
 def test_an_event_sent_twice_with_another_time_counts_once(store: FeatureStore, moved_ms: int) -> None:
     """What comes without a time is given one on each attempt; the two lie in buckets side by side."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.contracts.events import CATEGORY_SEPARATOR
+from recsys.contracts.events import CATEGORY_SEPARATOR, EVENT_KEY
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import (
     CATEGORIES_PER_EVENT,
@@ -29,9 +29,9 @@ KINDS = pa.array([str(kind) for kind in EventType])
 
 
 def sorted_events(rows: pa.Table, key: str) -> pa.Table:
-    """Rows by (key, event time, event id), each event once: retries may have sent it twice."""
-    order = [(key, "ascending"), (TIME, "ascending"), ("event_id", "ascending")]
-    return first_of_each(rows.take(pc.sort_indices(rows, sort_keys=order)), "event_id").combine_chunks()
+    """Rows by (key, event time, event id, user), each event once: retries may have sent it twice."""
+    order = [(name, "ascending") for name in dict.fromkeys((key, TIME, "event_id", "user_id"))]
+    return first_of_each(rows.take(pc.sort_indices(rows, sort_keys=order)), *EVENT_KEY).combine_chunks()
 
 
 class Codes:

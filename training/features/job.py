@@ -21,6 +21,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from recsys.contracts.errors import InvalidData
+from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import ENGAGEMENT, FEATURES
 from recsys.features.describe import DEFINITIONS
@@ -138,9 +139,9 @@ def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Seq
     popularity = spark.sparkContext.broadcast(_popularity(events, config))
     # each pass reads only the columns that it needs from the lake again: a cache of the events costs more
     attributed = sf.col("request_id").isNotNull().alias("attributed")
-    common = ("event_id", "type", "item_id", TIME, "value", attributed)
+    common = (*EVENT_KEY, "type", "item_id", TIME, "value", attributed)
     by_item = events.select("item_bucket", *common).groupBy("item_bucket")
-    by_user = events.select("user_bucket", "user_id", *common, *ITEM_CONTEXT).groupBy("user_bucket")
+    by_user = events.select("user_bucket", *common, *ITEM_CONTEXT).groupBy("user_bucket")
 
     def labelled(rows: pa.Table) -> pa.Table:
         return label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)

@@ -94,7 +94,7 @@ def run(config: ParityBench) -> Result:
         finally:
             spark.stop()
         figures["batch_s"] = time.monotonic() - lake_ms
-    sent = len({e.event_id for e in events})
+    sent = len({e.key for e in events})
     figures |= {
         "events": sent + sum(len(s.items) for s in served),
         "duplicates_sent": len(events) - sent,

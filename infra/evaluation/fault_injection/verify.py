@@ -46,10 +46,10 @@ class Differences:
 
 
 def expected_states(source: EventSource, topics: tuple[Topic, ...], features: StateDefinition) -> Expected:
-    """Fold the whole log, each event id once."""
+    """Fold the whole log, each event (user, event id) once."""
     expected, rules = Expected({}, {}), TimeRules()
     watermarks: dict[tuple[str, int], int] = {}
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     ends = {(t, p): source.end_offset(t, p) for t in topics for p in range(source.partitions(t))}
     for record in records_between(source, {}, ends, _READ_S):
         where = (record.topic, record.partition)
@@ -63,10 +63,10 @@ def expected_states(source: EventSource, topics: tuple[Topic, ...], features: St
             continue
         for event in events:
             watermarks[where] = max(watermarks.get(where, 0), event.event_time_ms)
-            if event.event_id in seen:
+            if event.key in seen:
                 expected.duplicates += 1
                 continue
-            seen.add(event.event_id)
+            seen.add(event.key)
             expected.events += 1
             _fold(event, features, expected)
     return expected

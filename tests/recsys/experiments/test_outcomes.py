@@ -40,6 +40,7 @@ def test_every_sum_of_a_lake_counted_by_hand(tmp_path: Path) -> None:
     lake.act(EventType.LIKE, "u1", day(0, 9.13), "i3/q", first)
     lake.act(EventType.CLICK, "u2", day(3, 0.1), "i2/p", late)  # after midnight: of no day with impressions
     lake.act(EventType.CLICK, "u2", day(2, 8), "i2/p", None)  # not from a list of ours
+    lake.act(EventType.LIKE, "u2", day(0, 9.14), "i1/p", first)  # from somebody else's list
     lake.write(tmp_path)
 
     found = last(tmp_path)

@@ -2,10 +2,11 @@
 
 import random
 from collections.abc import Sequence
+from itertools import count
 
 from hypothesis import strategies as st
 
-from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Item, User
 
 START_MS = 19_100 * MS_PER_DAY
@@ -44,12 +45,14 @@ def random_log(
     span_ms: int,
     types: Sequence[EventType] = _TYPES,
 ) -> list[Event]:
-    """`n` events in `START_MS` … + `span_ms`, on a coarse grid of times so that ties and tile edges happen."""
+    """`n` events in `START_MS` … + `span_ms`, on a coarse grid of times so that ties and tile edges happen. Each user
+    counts their own event ids, so all of them are used by several users."""
     step = rng.choice([1, 1000, MS_PER_MINUTE, 5 * MS_PER_MINUTE])
     events = []
+    counts = {user.user_id: count() for user in users}
     for i in range(n):
         time = START_MS + rng.randrange(span_ms) // step * step
-        item, kind = rng.choice(items), rng.choice(types)
+        user_id, item, kind = rng.choice(users).user_id, rng.choice(items), rng.choice(types)
         value: float | None = None
         if kind is EventType.DWELL:
             value = rng.choice([None, -1.0, 0.5, 1500.0, 2500.5, 60_000.0])
@@ -58,9 +61,9 @@ def random_log(
         context = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator, "tab": "1"}
         events.append(
             Event(
-                event_id=derived_id(time, "test", i),
+                event_id=f"{next(counts[user_id]):04d}",
                 type=kind,
-                user_id=rng.choice(users).user_id,
+                user_id=user_id,
                 item_id=item.item_id,
                 event_time_ms=time,
                 request_id=rng.choice([None, f"r{i}"]),

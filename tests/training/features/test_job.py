@@ -95,10 +95,11 @@ def test_examples_are_the_impressions_with_features_as_of_their_instant(
 ) -> None:
     _, output = built
     rows = read(output).to_pylist()
-    shown = [e.event_id for e in LOG if e.type is EventType.IMPRESSION]
-    alone = [r for r in rows if r["example_id"] not in set(shown) and not r["sampled"]]
-    assert {r["example_id"] for r in rows} >= set(shown)
-    assert {e.type for e in LOG if e.event_id in {r["example_id"] for r in alone}} <= {EventType.RATING}
+    types = {e.key: e.type for e in LOG}
+    given = {(r["user_id"], r["example_id"]) for r in rows if not r["sampled"]}
+    shown = {key for key, kind in types.items() if kind is EventType.IMPRESSION}
+    assert given >= shown
+    assert {types[key] for key in given - shown} <= {EventType.RATING}
     for row in RNG.sample(rows, 60):
         user = next(u for u in USERS if u.user_id == row["user_id"])
         item = next(i for i in ITEMS if i.item_id == row["item_id"])
