@@ -26,6 +26,7 @@ from recsys.rerank.reranker import RerankConfig
 from recsys.rerank.rules import RuleBook
 from recsys.simulation.clock import clock_of
 from recsys.store.base import FeatureStore, StoreConfig
+from recsys.store.damage import Damage
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from recsys.store.replays import MemoryReplays, RedisReplays, Replays
@@ -112,12 +113,13 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
     config = StoreConfig(partitions=settings.partitions)
     url, namespace = settings.redis_url.get_secret_value(), settings.redis_namespace
     timeout_s = settings.store_timeout_ms / 1e3
-    request_store = RedisFeatureStore(url, FEATURES, config, namespace, timeout_s=timeout_s)
+    damage = Damage()  # found by requests or by the item feed
+    request_store = RedisFeatureStore(url, FEATURES, config, namespace, timeout_s, damage)
     streamed = settings.feature_source is FeatureSource.STREAM
     return compose(
         settings,
         telemetry,
-        store=RedisFeatureStore(url, FEATURES, config, namespace),
+        store=RedisFeatureStore(url, FEATURES, config, namespace, damage=damage),
         request_store=cast("FeatureStore", TracedReads(request_store)) if settings.traces else request_store,
         sink=KafkaSink(settings.kafka_bootstrap),
         now_ms=clock_of(settings.clock),
@@ -200,7 +202,7 @@ def compose(
         cursors = Cursors(cursor_key(settings.cursor_key_file), settings.cursor_s * 1_000)
         served = ServedFeatures()
         system = SystemView(telemetry, host, store, feed, outboxes, served, settings.partitions, log_ends)
-        telemetry.before_scrape.append(lambda: _gauges(telemetry, host, outboxes, feed, results))
+        telemetry.before_scrape.append(lambda: _gauges(telemetry, host, store, outboxes, feed, results))
         system.window.begin(telemetry.collect())
         guard = keep(closing(MemoryGuard(lambda: _caches(results, host))))
         for background in (guard, feed, shadow):
@@ -281,12 +283,18 @@ def _caches(results: ResultCache, host: ModelHost[Runtime]) -> list[Cache[Any, A
 
 
 def _gauges(
-    telemetry: Telemetry, host: ModelHost[Runtime], outboxes: Outboxes, feed: ItemFeed, results: ResultCache
+    telemetry: Telemetry,
+    host: ModelHost[Runtime],
+    store: FeatureStore,
+    outboxes: Outboxes,
+    feed: ItemFeed,
+    results: ResultCache,
 ) -> None:
     """What is read when metrics are scraped, not when it changes."""
     telemetry.outbox_bytes.labels("events").set(outboxes.events.backlog_bytes)
     telemetry.outbox_bytes.labels("impressions").set(outboxes.impressions.backlog_bytes)
     telemetry.item_features_age.set(feed.age_s)
+    telemetry.damaged.set(len(store.damaged()))
     telemetry.cache("results", results.cache)
     telemetry.bundle_bytes.set(sum(host.loaded.values()))
     runtime = host.runtime()

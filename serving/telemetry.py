@@ -64,6 +64,7 @@ class Telemetry:
         self.item_features_age = largest(
             "recsys_item_features_age_seconds", "Since the item features were last known to be current."
         )
+        self.damaged = largest("recsys_store_damaged", "Entities of the store that are damaged and skipped.")
         self._bundle = largest("recsys_bundle_info", "1 for the active bundle.", ("version",))
         self.bundle_loads = counter("recsys_bundle_loads", "Bundles loaded or refused.", ("result",))
         self.bundle_bytes = summed("recsys_bundle_bytes", "Estimated memory of the loaded bundles.")

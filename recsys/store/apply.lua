@@ -7,6 +7,7 @@
 --   fenced   another claimant has a later epoch        gap   records before the batch are missing
 --   behind   some of its events are below the offset   known, id, …   these ids have been seen
 -- The last two are rare: the caller encodes the batch without those events and retries.
+--   applied, key, …   written, but for these keys: they have values of another type
 
 local call = redis.call
 local prefix, topic = ARGV[1], ARGV[2]
@@ -71,11 +72,20 @@ local function prune(key, oldest_tile)
   end
 end
 
+local result = {'applied', 0}
+local function attempt(command, key, ...) -- returns nil if the key has a value of another type
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or not reply.err then return reply end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return call(command, key, ...) end -- raises
+  if result[#result] ~= key then result[#result + 1] = key end
+end
+
 local next_fields = cut(ARGV[5], 8)
 local function write(key, amounts, ops, oldest_tile) -- returns true if the entity is new
   local fields, fresh = next_fields(#amounts), 0
   each_slice(fields, function(first, last)
-    local old, changes = call('HMGET', key, unpack(fields, first, last)), {}
+    local old, changes = attempt('HMGET', key, unpack(fields, first, last)), {}
+    if not old then return end
     for i = first, last do
       local before, amount = old[i - first + 1], amounts[i]
       if before then
@@ -92,6 +102,7 @@ local function write(key, amounts, ops, oldest_tile) -- returns true if the enti
     end
     call('HSET', key, unpack(changes))
   end)
+  if result[#result] == key then return false end
   call('PEXPIRE', key, head.idle_ms)
   if fresh == 0 then return false end
   local size = call('HLEN', key)
@@ -102,9 +113,11 @@ end
 for _, row in ipairs(users[2]) do write(prefix .. 'u:' .. row[1], row[2], row[3], users[1]) end
 for _, row in ipairs(visits) do
   local key, size, members = prefix .. 'h:' .. row[1], row[2], row[3] -- members: time, visit, time, visit, …
-  each_slice(members, function(first, last) call('ZADD', key, unpack(members, first, last)) end)
-  call('ZREMRANGEBYRANK', key, 0, -(size + 1))
-  call('PEXPIRE', key, head.idle_ms)
+  each_slice(members, function(first, last) attempt('ZADD', key, unpack(members, first, last)) end)
+  if result[#result] ~= key then
+    call('ZREMRANGEBYRANK', key, 0, -(size + 1))
+    call('PEXPIRE', key, head.idle_ms)
+  end
 end
 local changed = {}
 for i, row in ipairs(items[2]) do
@@ -134,4 +147,5 @@ end
 offset = math.max(offset, head.next)
 call('HSET', KEYS[1], 'offset', offset, 'oldest_bucket', head.oldest_bucket,
   'watermark', math.max(tonumber(stored[3] or 0), head.watermark))
-return {'applied', offset}
+result[2] = offset
+return result

@@ -95,7 +95,7 @@ class Applied:
 
 
 class FeatureStore(Protocol):
-    """Thread-safe. Every method may raise `Unavailable`."""
+    """Thread-safe. Every method but `damaged` and `close` may raise `Unavailable`."""
 
     def ping(self) -> None: ...
 
@@ -103,7 +103,8 @@ class FeatureStore(Protocol):
         """The fingerprint of the definitions that the stored states were made with; None in an empty store."""
 
     def claim(self, topic: str, partition: int, log_id: str) -> Checkpoint:
-        """Become the partition's writer with a new epoch. A `log_id` other than the stored one resets the offset."""
+        """Become the partition's writer with a new epoch. A `log_id` other than the stored one resets the offset.
+        Raises `InvalidConfig`: the store may evict states. Raises `InvalidData`: it has states without an offset."""
 
     def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
         """How far the partition has been applied, without claiming it; None before its first claim."""
@@ -152,5 +153,8 @@ class FeatureStore(Protocol):
 
     def catalogue(self, item_ids: Sequence[str] | None = None) -> Iterable[tuple[str, Item | None]]:
         """The entries that `change_items` stored, of all items or of `item_ids`; None for a deleted one."""
+
+    def damaged(self) -> Sequence[str]:
+        """The states that this client found unreadable and skipped, by key; the first thousand."""
 
     def close(self) -> None: ...

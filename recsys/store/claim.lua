@@ -1,6 +1,27 @@
 -- Become the writer of one topic partition.
--- KEYS[1] checkpoint   ARGV[1] log_id
--- Returns {epoch, offset, watermark_ms}.
+-- KEYS[1] checkpoint   KEYS[2] buckets of event ids   KEYS[3] items with a share   KEYS[4] change stream
+-- KEYS[5] its last entry   KEYS[6] a key for a moment   ARGV[1] log_id
+-- Returns {epoch, offset, watermark_ms}, or {'lost'}: events were counted, but their offset is gone.
+
+local types = {'hash', 'zset', 'set', 'stream', 'string'}
+for i, expected in ipairs(types) do
+  local found = redis.call('TYPE', KEYS[i]).ok
+  if found ~= expected and found ~= 'none' then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. found .. ', not a ' .. expected)
+  end
+end
+if redis.call('EXISTS', KEYS[1]) == 0 and redis.call('EXISTS', KEYS[2]) == 1 then return {'lost'} end
+
+-- What apply.lua runs: an account that may not is refused here, and not in the middle of a batch.
+local function try(...) -- commands on the key, one after the other
+  redis.call('UNLINK', KEYS[6])
+  for _, command in ipairs({...}) do redis.call(command[1], KEYS[6], unpack(command, 2)) end
+end
+try({'HSET', 'f', 1}, {'HMGET', 'f'}, {'HKEYS'}, {'HLEN'}, {'HDEL', 'f'})
+try({'SADD', 'm'}, {'SMISMEMBER', 'm'}, {'PEXPIRE', 1000})
+try({'ZADD', 1, 'm'}, {'ZRANGEBYSCORE', 0, 1}, {'ZREMRANGEBYSCORE', 0, 0}, {'ZREMRANGEBYRANK', 0, 0})
+try({'XADD', 'MAXLEN', '~', 1, '*', 'f', 'v'})
+try({'SET', 'v'}, {'GET'}, {'UNLINK'})
 
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'watermark', 'log_id')
 local offset = tonumber(stored[2] or 0)

@@ -198,6 +198,9 @@ class MemoryFeatureStore:
             entries = [(i, self._catalogue[i]) for i in wanted if i in self._catalogue]
         yield from entries
 
+    def damaged(self) -> tuple[str, ...]:
+        return ()
+
     def close(self) -> None:
         pass
 

@@ -18,22 +18,31 @@ Everything of partition p has the hash tag `{p}`, so one script call is atomic o
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
 from recsys.contracts.changes import ItemChange, UserChange
-from recsys.contracts.errors import FingerprintMismatch, InvalidConfig
+from recsys.contracts.errors import FingerprintMismatch, InvalidConfig, InvalidData
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
+from recsys.store.damage import Damage
 from recsys.store.encoding import (
     BatchEncoder,
     FoldedEvent,
     StateDecoder,
     unpack_visit,
 )
-from recsys.store.redis_client import READ_TIMEOUT_S, connect, redis_errors, script
+from recsys.store.redis_client import (
+    READ_TIMEOUT_S,
+    connect,
+    is_wrong_type,
+    redis_errors,
+    refuse_eviction,
+    script,
+)
 from recsys.store.redis_reads import ThreadReads
 from recsys.store.redis_workers import RedisWorkers
 
@@ -43,6 +52,7 @@ _SHARES = 250  # items per call of shares.lua, which blocks Redis for half a mil
 _CATALOGUE = "c"
 _DELETED = b""
 _SEPARATOR = "\x1f"  # a control character, which no id may contain
+WRONG_TYPE = "WRONGTYPE"  # also what shares.lua answers for such a share
 _MAX_BLOCK_MS = 2_000  # well below the read timeout
 _attributes = msgspec.json.Decoder(dict[str, str]).decode
 _item = msgspec.json.Decoder(Item).decode
@@ -58,14 +68,17 @@ class RedisFeatureStore(RedisWorkers):
         config: StoreConfig | None = None,
         namespace: str = "recsys",
         timeout_s: float = READ_TIMEOUT_S,
+        damage: Damage | None = None,
     ) -> None:
-        """Connects on first use; `timeout_s` is per call. Raises `InvalidConfig`: the URL is not a Redis URL."""
+        """Connects on first use; `timeout_s` is per call; several stores may share a `damage`.
+        Raises `InvalidConfig`: the URL is not a Redis URL."""
         super().__init__(connect(url, timeout_s), namespace)
         self._fingerprint = f"{features.fingerprint}.{_LAYOUT}"
         self._config = config or StoreConfig()
         self._encoder = BatchEncoder(features, self._config)
         self._decoder = StateDecoder(features)
         self._stored = sorted({h.name for h in self._decoder.stored.values()})
+        self._damage = damage or Damage()
         self._checked = False
         self._reads = ThreadReads(self._redis)
         self._claim = self._redis.register_script(script("claim.lua"))
@@ -79,7 +92,16 @@ class RedisFeatureStore(RedisWorkers):
     def claim(self, topic: str, partition: int, log_id: str) -> Checkpoint:
         self._register()
         with redis_errors():
-            epoch, offset, watermark = self._claim([self._key(partition, "cp", topic)], [log_id])
+            refuse_eviction(self._redis)
+            names = ("cp", topic), ("d", topic), ("items",), ("changed",), ("changed", "last"), ("probe",)
+            claimed = self._claim([self._key(partition, *name) for name in names], [log_id])
+        if claimed == [b"lost"]:
+            raise InvalidData(
+                f"the store {self._namespace} has states of {topic}/{partition}, but no offset: from offset 0 each"
+                " event would count twice; rebuild it in another namespace: recsys features backfill --namespace"
+                " NAME, then set RECSYS_REDIS_NAMESPACE=NAME"
+            )
+        epoch, offset, watermark = claimed
         return Checkpoint(epoch, offset, watermark, log_id)
 
     def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
@@ -101,15 +123,17 @@ class RedisFeatureStore(RedisWorkers):
             prefix = self._key(batch.partition, "")
             encoded = self._encoder.encode(batch, list(fresh.values()))
             with redis_errors():
-                outcome, offset, *known = self._apply(keys, [prefix, str(batch.topic), *encoded])
+                outcome, offset, *named = self._apply(keys, [prefix, str(batch.topic), *encoded])
             if outcome == b"behind":  # a replay
                 later = [row for row in rows if row.offset >= offset]
                 skipped += len(rows) - len(later)
                 rows = later
             elif outcome == b"known":  # sent twice
-                seen.update(known)
+                seen.update(named)
             else:
                 break
+        for key in named:
+            self._damage.note(key.decode(), WRONG_TYPE)
         if outcome != b"applied":
             return Applied(Outcome(outcome.decode()), offset)
         return Applied(Outcome.APPLIED, offset, len(fresh), len(rows) - len(fresh), skipped)
@@ -169,7 +193,11 @@ class RedisFeatureStore(RedisWorkers):
                 ("HGET", self._key(partition, "a", user_id), "attributes"),
                 *(("ZRANGE", history, 0, -1, "WITHSCORES") for history in histories),
             )
-        state = self._decoder.user(cells, dict(zip(self._stored, members, strict=True)))
+        keys = [self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories]
+        cells, attributes, *members = self._sound(keys, [cells, attributes, *members])
+        state = self._decoder.user(
+            cells or (), {h: m for h, m in zip(self._stored, members, strict=True) if m}
+        )
         if attributes is not None:
             state.attributes = _attributes(attributes)
         return state
@@ -190,15 +218,14 @@ class RedisFeatureStore(RedisWorkers):
     def history_version(self, user_id: str, history: str) -> str:
         partition = partition_of(user_id, self._config.partitions)
         key = self._key(partition, "h", self._decoder.stored[history].name, user_id)
+        attributes = self._key(partition, "a", user_id)
         oldest = ("ZRANGE", key, 0, 0)  # a late visit drops the oldest of a full history
         with redis_errors():
-            put_ms, n, *ends = self._reads.ask(
-                ("HGET", self._key(partition, "a", user_id), "changed_ms"),
-                ("ZCARD", key),
-                oldest,
-                ("ZRANGE", key, -1, -1),
+            replies = self._reads.ask(
+                ("HGET", attributes, "changed_ms"), ("ZCARD", key), oldest, ("ZRANGE", key, -1, -1)
             )
-        visits = [unpack_visit(member, b"0").event_id for end in ends for member in end]
+        put_ms, n, *ends = self._sound([attributes, key, key, key], replies)
+        visits = [unpack_visit(member, b"0").event_id for end in ends for member in end or ()]
         return ":".join((str(n), *visits, put_ms.decode() if put_ms else "")) if n or put_ms else ""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
@@ -210,6 +237,12 @@ class RedisFeatureStore(RedisWorkers):
                 for partition in range(self._config.partitions):
                     self._shares([self._key(partition, "i", "")], [joined], client=pipe)
                 of_partitions = pipe.execute()
+            page = item_ids[start : start + _SHARES]
+            for partition, shares in enumerate(of_partitions):
+                for row, item_id in enumerate(page):
+                    if shares[row] == WRONG_TYPE.encode():
+                        self._damage.note(self._key(partition, "i", item_id), WRONG_TYPE)
+                        shares[row] = []
             states += self._decoder.items(zip(*of_partitions, strict=True))
         return states
 
@@ -261,12 +294,12 @@ class RedisFeatureStore(RedisWorkers):
     def change_users(self, changes: Sequence[UserChange]) -> None:
         if not changes:
             return
+        keys = [self._key(partition_of(c.user_id, self._config.partitions), "a", c.user_id) for c in changes]
         with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for change in changes:
-                key = self._key(partition_of(change.user_id, self._config.partitions), "a", change.user_id)
+            for key, change in zip(keys, changes, strict=True):
                 put = b"" if change.user is None else msgspec.json.encode(change.user.attributes)
                 self._put_attributes([key], [change.changed_ms, put, self._config.idle_ms], client=pipe)
-            pipe.execute()
+            self._sound(keys, pipe.execute(raise_on_error=False))
 
     def change_items(self, changes: Sequence[ItemChange]) -> None:
         for start in range(0, len(changes), _PAGE):
@@ -291,9 +324,24 @@ class RedisFeatureStore(RedisWorkers):
         for item_id, raw in found.items():
             yield item_id, None if raw == _DELETED else _item(raw)
 
+    def damaged(self) -> tuple[str, ...]:
+        return self._damage.found()
+
     def close(self) -> None:
         self._reads.close()
         self._redis.close()
+
+    def _sound(self, keys: Sequence[str], replies: Sequence[Any]) -> list[Any]:
+        """The replies, None for a key of another type, which is noted. Raises the first other error."""
+        found = []
+        for key, reply in zip(keys, replies, strict=True):
+            if isinstance(reply, Exception):
+                if not is_wrong_type(reply):
+                    raise reply
+                self._damage.note(key, WRONG_TYPE)
+                reply = None
+            found.append(reply)
+        return found
 
     # --- names -----------------------------------------------------------------------------------------------
 

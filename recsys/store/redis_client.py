@@ -1,11 +1,13 @@
 """The client, errors and scripts of every store on Redis."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
 import redis
+import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -14,6 +16,8 @@ from recsys.observability.logs import hide_password_of
 
 CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 5.0
+
+_log = structlog.get_logger(__name__)
 
 
 def connect(url: str, timeout_s: float = READ_TIMEOUT_S, retries: int = 1) -> Any:
@@ -42,17 +46,92 @@ def connect(url: str, timeout_s: float = READ_TIMEOUT_S, retries: int = 1) -> An
         ) from None
 
 
+# What a server in a bad state answers, by the first word of its error, and what to do.
+_STATES: Mapping[str, str] = {
+    "ASK": "it moves this slot now; set RECSYS_REDIS_URL to a proxy of the cluster",
+    "BUSY": "a script blocks it: SCRIPT KILL, or wait",
+    "CLUSTERDOWN": "the cluster has no majority or misses slots",
+    "LOADING": "it loads its data; wait",
+    "MASTERDOWN": "a replica without its master",
+    "MISCONF": "it cannot write to its disk, so it takes no writes: see its log",
+    "MOVED": "this node does not have the slot; set RECSYS_REDIS_URL to a proxy of the cluster",
+    "NOPERM": "the account may not run this: extend its ACL (docs/operations.md)",
+    "NOREPLICAS": "it has too few replicas (min-replicas-to-write), so it takes no writes",
+    "NOSCRIPT": "it has lost its scripts",
+    "OOM": "it is full: raise maxmemory",
+    "READONLY": "it is a read-only replica now",
+    "TRYAGAIN": "the cluster moves this slot now",
+    "UNBLOCKED": "it has become a replica",
+    "WRONGTYPE": "a key of ours has a value of another program: find and delete it (docs/operations.md)",
+}
+# the client turns some of them into classes and drops the word
+_CLASSES: Mapping[type[redis.RedisError], str] = {
+    redis.exceptions.MovedError: "MOVED",  # also an AskError
+    redis.exceptions.AskError: "ASK",
+    redis.BusyLoadingError: "LOADING",
+    redis.exceptions.MasterDownError: "MASTERDOWN",
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.NoScriptError: "NOSCRIPT",
+    redis.OutOfMemoryError: "OOM",
+    redis.ReadOnlyError: "READONLY",
+    redis.exceptions.TryAgainError: "TRYAGAIN",
+}
+# first, behind "of pipeline caused error: " or "discarded because of: ", or as an old server quotes a script's error
+_STATE = re.compile(rf"(?:^|: )-?({'|'.join(_STATES)})\b")
+
+
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Raise `Unavailable` for an outage, a failover and a full server; other errors are errors in the code."""
+    """Raise `Unavailable` for an outage and for a server in a bad state; other errors are errors in the code."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        raise Unavailable(f"Redis: {error}") from error
-    except redis.ReadOnlyError as error:
-        raise Unavailable(f"Redis is a read-only replica now: {error}") from error
-    except redis.OutOfMemoryError as error:
-        raise Unavailable(f"Redis is full; raise maxmemory: {error}") from error
+    except (redis.RedisError, OSError) as error:
+        unavailable = _unavailable(error)
+        if unavailable is None:
+            raise
+        raise unavailable from error
+
+
+def is_wrong_type(error: Exception) -> bool:
+    """Whether a key has a value of another type than ours: one entity is damaged, the server is well."""
+    return _state(error) == "WRONGTYPE"
+
+
+def _unavailable(error: Exception) -> Unavailable | None:
+    state = _state(error)
+    if state:
+        return Unavailable(f"Redis: {_STATES[state]} ({state}: {error})")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        return Unavailable(f"Redis: {error}")
+    return None
+
+
+def _state(error: Exception) -> str:
+    for kind, state in _CLASSES.items():
+        if isinstance(error, kind):
+            return state
+    if not isinstance(error, redis.ResponseError):
+        return ""
+    if "ACL failure in script" in str(error):
+        return "NOPERM"
+    found = _STATE.search(str(error))
+    return found[1] if found else ""
+
+
+def refuse_eviction(client: Any) -> None:
+    """Raises `InvalidConfig`: the server may drop states and offsets when its memory is full. Managed servers forbid
+    CONFIG, so this reads INFO; where that is forbidden too, it is said in the log."""
+    try:
+        policy = client.info("memory").get("maxmemory_policy", "noeviction")
+    except redis.exceptions.NoPermissionError:
+        _log.warning("the account may not read INFO; see that maxmemory-policy is noeviction")
+        return
+    if policy != "noeviction":
+        raise InvalidConfig(
+            f"Redis may evict states and offsets (maxmemory-policy is {policy}); set it to noeviction: CONFIG SET"
+            " maxmemory-policy noeviction, or in the parameters of a managed server, where CONFIG is forbidden"
+        )
 
 
 def script(name: str) -> str:

@@ -11,6 +11,8 @@ from weakref import WeakSet
 
 import redis
 
+from recsys.store.redis_client import is_wrong_type
+
 Command = Sequence[str | bytes | int]
 
 
@@ -25,8 +27,9 @@ class ThreadReads:
         self._lock = threading.Lock()
 
     def ask(self, *commands: Command) -> list[Any]:
-        """The replies in order, as Redis sends them. An open connection may predate a restart, so its failure is
-        retried on a new one. Raises `redis.RedisError` or `OSError`: no connection, no reply in time, an error."""
+        """The replies in order, as Redis sends them; for a key of another type the error instead of its reply
+        (`is_wrong_type`). An open connection may predate a restart, so its failure is retried on a new one.
+        Raises `redis.RedisError` or `OSError`: no connection, no reply in time, an error."""
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             try:
@@ -46,7 +49,7 @@ class ThreadReads:
         self._local.connection = None
         try:
             connection.send_packed_command(connection.pack_commands(commands))
-            replies = [connection.read_response() for _ in commands]
+            replies = [_reply(connection) for _ in commands]
         except BaseException:
             connection.disconnect()
             raise
@@ -59,3 +62,12 @@ class ThreadReads:
         with self._lock:
             self._opened.add(opened)
         return opened
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        if is_wrong_type(error):
+            return error
+        raise

@@ -35,7 +35,7 @@ class FlakySink:
 
 
 class FlakyStore:
-    """A `FeatureStore`: the memory one, every method of which raises `Unavailable` while it is not `up`."""
+    """A `FeatureStore`: the memory one, whose calls to a server raise `Unavailable` while it is not `up`."""
 
     def __init__(self, inner: MemoryFeatureStore) -> None:
         self.inner = inner
@@ -46,7 +46,7 @@ class FlakyStore:
         method = getattr(self.inner, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
-            if not self.up and name != "close":
+            if not self.up and name not in ("close", "damaged"):
                 self.refused[name] += 1
                 raise Unavailable("Redis is switched off")
             return method(*arguments, **options)

@@ -1,5 +1,6 @@
 """Health, for load balancers and people, and the metrics."""
 
+import structlog
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
@@ -11,6 +12,7 @@ from serving.api.schemas import Health
 from serving.engine.item_feed import ItemFeed
 from serving.ingest.outbox import Outboxes
 
+_log = structlog.get_logger(__name__)
 router = APIRouter(tags=["health"])
 
 OK = "ok"
@@ -54,6 +56,14 @@ def _store(store: FeatureStore) -> str:
         store.ping()
     except Unavailable as error:
         return str(error)
+    except (
+        Exception
+    ) as error:  # a server that answers nonsense: say so; an error here would end every process
+        _log.exception("the store cannot be asked")
+        return f"{type(error).__name__}: {error}"
+    damaged = store.damaged()
+    if damaged:
+        return f"{len(damaged)} damaged entities are skipped; the first is {damaged[0]}: delete it (docs/operations.md)"
     return OK
 
 

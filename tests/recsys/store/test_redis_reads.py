@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from infra.local.redis import RedisServer
-from recsys.store.redis_client import connect
+from recsys.store.redis_client import connect, is_wrong_type
 from recsys.store.redis_reads import ThreadReads
 
 pytestmark = pytest.mark.redis
@@ -75,5 +75,8 @@ def test_a_late_reply_never_answers_another_command(server: RedisServer) -> None
         os.kill(server.pid, signal.SIGCONT)
     assert reads.ask(("GET", "b")) == [b"2"]
     with pytest.raises(redis.ResponseError):
-        reads.ask(("HGET", "a", "of the wrong type"), ("GET", "a"))
+        reads.ask(("SETBIT", "a", -1, 1), ("GET", "a"))
+    assert reads.ask(("GET", "b")) == [b"2"]
+    wrong, right = reads.ask(("HGET", "a", "of the wrong type"), ("GET", "a"))
+    assert (is_wrong_type(wrong), right) == (True, b"1")
     assert reads.ask(("GET", "b")) == [b"2"]
