@@ -77,7 +77,9 @@ def accept_user_change(record: Record, partitions: int) -> UserChange:
 
 def _check_partition(record: Record, kind: str, key: str, partitions: int) -> None:
     if remembered_partition_of(key, partitions) != record.partition:
-        raise Misrouted(f"misrouted: {kind} {key} belongs in another partition; key records by {kind} id")
+        raise Misrouted(
+            f"misrouted: {kind} {key} belongs in another partition; key records by the {kind} id in NFC"
+        )
 
 
 def _json(record: Record) -> Any:

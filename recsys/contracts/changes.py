@@ -14,15 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from recsys.contracts.errors import InvalidEvent
-from recsys.contracts.events import (
-    CATEGORY_SEPARATOR,
-    MAX_CONTEXT_ENTRIES,
-    MAX_CONTEXT_LENGTH,
-    MAX_ID_LENGTH,
-    parse_id,
-    parse_text,
-    parse_time,
-)
+from recsys.contracts.events import MAX_CONTEXT_ENTRIES, parse_id, parse_text, parse_time
+from recsys.contracts.text import category_text, free_text, name_text
 from recsys.contracts.types import Item, User
 
 MAX_CATEGORIES = 32
@@ -112,9 +105,10 @@ def parse_attributes(raw: Any) -> dict[str, str]:
     """Free text by name. Raises `InvalidEvent`: not an object of a few short strings."""
     if not isinstance(raw, Mapping) or len(raw) > MAX_CONTEXT_ENTRIES:
         raise InvalidEvent(f"attributes: an object of at most {MAX_CONTEXT_ENTRIES} strings is required")
-    for text in (*raw.keys(), *raw.values()):
-        parse_text(text, "attributes", MAX_CONTEXT_LENGTH, printable=False)
-    return dict(raw)
+    return {
+        parse_text(name, "attributes", free_text): parse_text(text, "attributes", free_text)
+        for name, text in raw.items()
+    }
 
 
 def _parse(raw: Any, kind: str) -> tuple[Any, str, int]:
@@ -133,15 +127,12 @@ def _item(raw: Any) -> Item:
     categories = raw.get("categories", [])
     if not isinstance(categories, list) or len(categories) > MAX_CATEGORIES:
         raise InvalidEvent(f"categories: a list of at most {MAX_CATEGORIES} is required")
-    names = tuple(parse_id(name, "categories") for name in categories)
-    if any(CATEGORY_SEPARATOR in name for name in names):
-        raise InvalidEvent(f"categories: {CATEGORY_SEPARATOR!r} is not allowed in a name")
     created_ms = raw.get("created_ms", 0)
     return Item(
         item_id=parse_id(raw.get("item_id"), "item_id"),
-        title=parse_text(raw.get("title", ""), "title", MAX_CONTEXT_LENGTH, printable=False),
-        categories=names,
-        creator=parse_text(raw.get("creator", ""), "creator", MAX_ID_LENGTH),
+        title=parse_text(raw.get("title", ""), "title", free_text),
+        categories=tuple(parse_text(name, "categories", category_text) for name in categories),
+        creator=parse_text(raw.get("creator", ""), "creator", name_text),
         created_ms=parse_time(created_ms, "created_ms") if created_ms else 0,
         attributes=parse_attributes(raw.get("attributes", {})),
     )

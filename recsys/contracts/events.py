@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from recsys.contracts.errors import InvalidEvent
+from recsys.contracts.text import CATEGORY_SEPARATOR, free_text, id_text
 from recsys.contracts.types import EventType
 
 SCHEMA_VERSION = 1
-MAX_ID_LENGTH = 128
 MAX_CONTEXT_ENTRIES = 32
-MAX_CONTEXT_LENGTH = 512
+MAX_CONTEXT_LENGTH = 512  # of a key and its text together
 MAX_POSITION = 999_999
 # 2100-01-01: later than that is a unit error (microseconds sent as milliseconds).
 MAX_TIME_MS = 4_102_444_800_000
@@ -29,7 +29,9 @@ EVENT_KEY = ("user_id", "event_id")
 # Context keys that the platform itself reads; all others are passed on unread.
 CATEGORIES = "categories"  # the item's categories at the time of the event, joined by "|"
 CREATOR = "creator"  # the item's creator
-CATEGORY_SEPARATOR = "|"
+
+
+_READ_KEYS = (CATEGORIES, CREATOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +106,18 @@ def parse_event(raw: Any) -> Event:
 
 
 def parse_id(value: Any, name: str) -> str:
-    """A non-empty id. Raises `InvalidEvent`: as `parse_text`."""
-    return parse_text(value, name, MAX_ID_LENGTH, empty=False)
+    """An id in its one form. Raises `InvalidEvent`: as `parse_text`."""
+    return parse_text(value, name, id_text)
 
 
-def parse_text(value: Any, name: str, most: int, empty: bool = True, printable: bool = True) -> str:
-    """Raises `InvalidEvent`: not a string, empty, longer than `most`, or with control characters."""
-    if type(value) is not str or not (value or empty) or len(value) > most:
-        least = 0 if empty else 1
-        raise InvalidEvent(f"{name}: a string of {least} to {most} characters is required, got {value!r:.80}")
-    if printable and not value.isprintable():
-        raise InvalidEvent(f"{name}: control characters are not allowed")
-    return value
+def parse_text(value: Any, name: str, rule: Callable[[str], str]) -> str:
+    """A text in the form of a rule of `recsys.contracts.text`. Raises `InvalidEvent`: it does not keep it."""
+    if type(value) is not str:
+        raise InvalidEvent(f"{name}: a string is required, got {value!r:.80}")
+    try:
+        return rule(value)
+    except ValueError as error:
+        raise InvalidEvent(f"{name}: {error}") from None
 
 
 def parse_time(value: Any, name: str) -> int:
@@ -153,20 +155,27 @@ def parse_context(value: Any) -> Mapping[str, str]:
     for key, text in value.items():
         if type(key) is not str or type(text) is not str or len(key) + len(text) > MAX_CONTEXT_LENGTH:
             raise InvalidEvent(f"context: {str(key)[:40]!r} needs a string of at most {MAX_CONTEXT_LENGTH}")
-    return value
+    read = {key: parse_text(value[key], f"context.{key}", free_text) for key in _READ_KEYS if key in value}
+    return value | read if read else value
 
 
 def item_context(context: Mapping[str, str], categories: Sequence[str], creator: str) -> dict[str, str]:
     """Add the item's categories and creator, as far as there is room: of too many categories, the first ones stay."""
-    full, room = dict(context), MAX_CONTEXT_LENGTH - len(CATEGORIES)
-    joined = CATEGORY_SEPARATOR.join(categories)
-    if len(joined) > room:
-        joined = joined[: room + 1].rpartition(CATEGORY_SEPARATOR)[0]
-    for key, text in ((CATEGORIES, joined), (CREATOR, creator)):
+    full = dict(context)
+    for key, text in (
+        (CATEGORIES, fitting_categories(CATEGORY_SEPARATOR.join(categories))),
+        (CREATOR, creator),
+    ):
         fits = len(key) + len(text) <= MAX_CONTEXT_LENGTH
         if text and fits and (key in full or len(full) < MAX_CONTEXT_ENTRIES):
             full[key] = text
     return full
+
+
+def fitting_categories(joined: str) -> str:
+    """As many of the joined categories as a context has room for, the first ones."""
+    room = MAX_CONTEXT_LENGTH - len(CATEGORIES)
+    return joined if len(joined) <= room else joined[: room + 1].rpartition(CATEGORY_SEPARATOR)[0]
 
 
 def new_id(

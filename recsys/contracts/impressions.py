@@ -6,7 +6,7 @@ it into one impression event per item.
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -22,8 +22,10 @@ from recsys.contracts.events import (
     parse_context,
     parse_id,
     parse_position,
+    parse_text,
     parse_time,
 )
+from recsys.contracts.text import free_text
 from recsys.contracts.types import EventType
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -82,20 +84,20 @@ def parse_impression(raw: Any) -> Impression:
                 score=_number(i["score"], "score"),
                 propensity=_number(i["propensity"], "propensity"),
                 channels=_texts(i["channels"], "channels"),
-                categories=_texts(i["categories"], "categories"),
-                creator=_text(i.get("creator", ""), "creator"),
+                categories=_texts(i["categories"], "categories", free_text),
+                creator=parse_text(i.get("creator", ""), "creator", free_text),
             )
             for i in raw["items"]
         )
         block = np.frombuffer(base64.b64decode(raw["features"]), dtype="<f4")
-        arm = _text(raw["arm"], "arm")
+        arm = parse_text(raw["arm"], "arm", str)
         parse_exposures(arm)
         return Impression(
             request_id=parse_id(raw.get("request_id"), "request_id"),
             user_id=parse_id(raw.get("user_id"), "user_id"),
             time_ms=parse_time(raw["time_ms"], "time_ms"),
-            bundle=_text(raw["bundle"], "bundle"),
-            fingerprint=_text(raw["fingerprint"], "fingerprint"),
+            bundle=parse_text(raw["bundle"], "bundle", str),
+            fingerprint=parse_text(raw["fingerprint"], "fingerprint", str),
             items=items,
             features=block.reshape(len(items), -1) if items else block.reshape(0, 0),
             arm=arm,
@@ -111,16 +113,10 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _text(value: Any, name: str) -> str:
-    if type(value) is not str:
-        raise InvalidEvent(f"{name}: a string is required, got {value!r:.80}")
-    return value
-
-
-def _texts(values: Any, name: str) -> tuple[str, ...]:
+def _texts(values: Any, name: str, rule: Callable[[str], str] = str) -> tuple[str, ...]:
     if type(values) is not list:
         raise InvalidEvent(f"{name}: a list of strings is required, got {values!r:.80}")
-    return tuple(_text(value, name) for value in values)
+    return tuple(parse_text(value, name, rule) for value in values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ The rules are those of `recsys.contracts.events.parse_event`; a test compares th
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.contracts.events import MAX_ID_LENGTH, MAX_TIME_MS
+from recsys.contracts.events import MAX_TIME_MS
+from recsys.contracts.text import MAX_ID_LENGTH, id_text
 from recsys.datasets.base import Broken
 from recsys.datasets.mapping import TimeColumn
 from recsys.datasets.reading import Chunk
@@ -25,6 +27,7 @@ _FALSE = pa.array(["0", "0.0", "false", "no"])
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}$")
 
 Mask = NDArray[np.bool_]
+Rule = Callable[[str], str]
 
 
 class Checker:
@@ -63,30 +66,35 @@ class Checker:
             self._reasons.append((column, reason))
             self._verdict[bad & self.good] = len(self._reasons)
 
-    def text(self, column: str) -> pa.Array:
-        """A column as text; null where empty."""
-        return _as_text(self._columns[column])
+    def text(self, column: str, rule: Rule | None = None) -> pa.Array:
+        """A column as text, in the form of `rule`; null where empty."""
+        texts = _as_text(self._columns[column])
+        return texts if rule is None else self.ruled(texts, column, rule)
 
     def identifier(self, column: str) -> pa.Array:
-        """Ids: non-empty printable text of at most `MAX_ID_LENGTH` characters."""
+        """Ids in their one form."""
         texts = pc.fill_null(self.text(column), "")
         self.flag(_mask(pc.equal(texts, "")), column, "is empty")
-        self.check_identifier(texts, column)
-        return texts
+        return self.ruled(texts, column, id_text)
 
-    def check_identifier(self, texts: pa.Array, column: str) -> None:
-        """Flag texts that are too long or not printable, under the name of `column`."""
-        self.flag(
-            _mask(pc.greater(pc.utf8_length(texts), MAX_ID_LENGTH)),
-            column,
-            f"is longer than {MAX_ID_LENGTH} characters",
-        )
+    def ruled(self, texts: pa.Array, column: str, rule: Rule) -> pa.Array:
+        """Texts in the form of a rule of `recsys.contracts.text`; those that break it are flagged with its reason."""
         plain = pc.and_(pc.string_is_ascii(texts), pc.utf8_is_printable(texts))
-        suspects = ~_mask(pc.fill_null(plain, True))
-        # Beyond ASCII, Python's `isprintable` decides, as in the contract.
-        if suspects.any():
-            suspects[suspects] = [not texts[row].as_py().isprintable() for row in np.flatnonzero(suspects)]
-            self.flag(suspects, column, "has control characters")
+        short = pc.less_equal(pc.utf8_length(texts), MAX_ID_LENGTH)
+        spaced = pc.match_substring_regex(texts, "^ | $|^\\.\\.?$")
+        unsure = ~_mask(pc.fill_null(pc.and_(pc.and_(plain, short), pc.invert(spaced)), True))
+        if not unsure.any():
+            return texts
+        rows = pa.array(np.flatnonzero(unsure))
+        suspects = texts.take(rows).dictionary_encode()
+        verdicts = [_judged(rule, text) for text in suspects.dictionary.to_pylist()]
+        formed = pa.array([text for text, _ in verdicts], pa.string()).take(suspects.indices)
+        reasons = np.array([reason for _, reason in verdicts], object)[np.asarray(suspects.indices)]
+        for reason in dict.fromkeys(filter(None, reasons)):
+            broken = np.zeros(len(texts), dtype=bool)
+            broken[np.asarray(rows)[reasons == reason]] = True
+            self.flag(broken, column, reason)
+        return pc.replace_with_mask(texts, pa.array(unsure), formed)
 
     def number(self, column: str) -> pa.Array:
         """Finite float64; null where empty."""
@@ -131,6 +139,14 @@ _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "iso": "IS
 def _mask(values: pa.Array) -> Mask:
     """A writable numpy mask; null is False."""
     return np.array(pc.fill_null(values, False), dtype=bool)
+
+
+def _judged(rule: Rule, text: str) -> tuple[str, str]:
+    """The text in the rule's form, or the reason why there is none."""
+    try:
+        return rule(text), ""
+    except ValueError as error:
+        return text, str(error)
 
 
 def _as_text(column: pa.Array) -> pa.Array:

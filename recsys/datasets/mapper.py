@@ -3,22 +3,22 @@
 from collections.abc import Iterator
 from collections.abc import Mapping as Columns
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH
+from recsys.contracts.changes import MAX_CATEGORIES
+from recsys.contracts.events import CATEGORIES, CREATOR, MAX_CONTEXT_LENGTH, fitting_categories
+from recsys.contracts.text import CATEGORY_SEPARATOR, category_text, free_text, id_text, name_text
 from recsys.datasets.base import DRAFT_SCHEMA, USER_SCHEMA, Batch
-from recsys.datasets.checks import Checker, Mask
+from recsys.datasets.checks import Checker, Mask, Rule
 from recsys.datasets.mapping import EventRule, EventTable, ItemTable, Mapping, UserTable
 from recsys.datasets.reading import null_if_empty, read_chunks
 from recsys.items.item_table import ITEM_SCHEMA
 from recsys.lake.lake import TIME
-
-# An item's joined categories must fit into an event's context.
-_MAX_CATEGORIES_LENGTH = MAX_CONTEXT_LENGTH - MAX_ID_LENGTH
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,10 @@ class ItemContext:
 
     def __init__(self, catalogue: pa.Table) -> None:
         self._ids = catalogue.column("item_id").combine_chunks()
-        categories = catalogue.column("categories").combine_chunks()
+        categories = pc.binary_join(catalogue.column("categories").combine_chunks(), CATEGORY_SEPARATOR)
+        fitting = [fitting_categories(joined) for joined in categories.to_pylist()]
         self._columns = {
-            CATEGORIES: null_if_empty(pc.binary_join(categories, CATEGORY_SEPARATOR)),
+            CATEGORIES: null_if_empty(pa.array(fitting, pa.string())),
             CREATOR: null_if_empty(catalogue.column("creator").combine_chunks()),
         }
 
@@ -74,7 +75,10 @@ def _events(cells: Checker, table: EventTable, known: ItemContext) -> Batch:
     columns["request_id"] = _request(cells, table.request)
     columns["position"] = cells.position(table.position) if table.position else pa.nulls(count, pa.int64())
     columns["key"] = cells.text(table.id) if table.id else pa.nulls(count, pa.string())
-    extra = {name: cells.text(column) for name, column in table.context.items()}
+    extra = {
+        name: cells.text(column, free_text if name in (CATEGORIES, CREATOR) else None)
+        for name, column in table.context.items()
+    }
     for name, column in table.context.items():
         too_long = pc.greater(pc.utf8_length(extra[name]), MAX_CONTEXT_LENGTH - len(name))
         reason = f"is longer than {MAX_CONTEXT_LENGTH} characters"
@@ -108,18 +112,11 @@ def _rows_of(cells: Checker, rule: EventRule) -> Mask:
 
 
 def _items(cells: Checker, table: ItemTable) -> Batch:
-    ids, categories = cells.identifier(table.item), _categories(cells, table)
-    length = pc.utf8_length(pc.binary_join(categories, CATEGORY_SEPARATOR))
-    reason = f"categories are longer than {_MAX_CATEGORIES_LENGTH} characters"
-    cells.flag(np.array(pc.greater(length, _MAX_CATEGORIES_LENGTH)), table.categories or "", reason)
-    creator = _text_or_empty(cells, table.creator)
-    if table.creator:
-        cells.check_identifier(creator, table.creator)
     columns = {
-        "item_id": ids,
-        "title": _text_or_empty(cells, table.title),
-        "categories": categories,
-        "creator": creator,
+        "item_id": cells.identifier(table.item),
+        "title": _text_or_empty(cells, table.title, free_text),
+        "categories": _categories(cells, table),
+        "creator": _text_or_empty(cells, table.creator, name_text),
         "created_ms": pa.array(
             cells.time(table.created, required=False) if table.created else np.zeros(len(cells), np.int64)
         ),
@@ -140,14 +137,30 @@ def _categories(cells: Checker, table: ItemTable) -> pa.Array:
     """One list of categories per item: those of the cell, then those of the flags."""
     found: list[list[str]] = [[] for _ in range(len(cells))]
     if table.categories:
-        for row, cell in enumerate(cells.text(table.categories).to_pylist()):
-            names = (name.strip() for name in (cell or "").split(table.separator))
-            known = (name for name in names if name and name not in table.ignored)
-            found[row] = [table.prefix + name.replace(CATEGORY_SEPARATOR, "/") for name in known]
+        texts = cells.text(table.categories).to_pylist()
+        of_cell = cache(lambda cell: _split(cell, table))
+        verdicts = [of_cell(cell or "") for cell in texts]
+        found = [list(names) for names, _ in verdicts]
+        reasons = np.array([reason for _, reason in verdicts], object)
+        for reason in dict.fromkeys(filter(None, reasons)):
+            cells.flag(reasons == reason, table.categories, reason)
     for category, column in table.flags.items():
         for row in np.flatnonzero(cells.truth(column)).tolist():
             found[row].append(category)
-    return pa.array([list(dict.fromkeys(names)) for names in found], pa.list_(pa.string()))
+    lists = [list(dict.fromkeys(names)) for names in found]
+    too_many = np.array([len(names) > MAX_CATEGORIES for names in lists], bool)
+    cells.flag(too_many, table.categories or "", f"has more than {MAX_CATEGORIES} categories")
+    return pa.array(lists, pa.list_(pa.string()))
+
+
+def _split(cell: str, table: ItemTable) -> tuple[tuple[str, ...], str]:
+    """The categories of one cell, or the reason why it is broken."""
+    names = (name.strip() for name in cell.split(table.separator))
+    known = [name for name in names if name and name not in table.ignored]
+    try:
+        return tuple(category_text(table.prefix + name) for name in known), ""
+    except ValueError as error:
+        return (), str(error)
 
 
 def texts_by_name(columns: Columns[str, pa.Array]) -> pa.MapArray:
@@ -169,18 +182,17 @@ def _request(cells: Checker, columns: list[str]) -> pa.Array:
     if not columns:
         return pa.nulls(len(cells), pa.string())
     request = pc.binary_join_element_wise(*(cells.text(column) for column in columns), "-")
-    cells.check_identifier(request, columns[0])
-    return request
+    return cells.ruled(request, columns[0], id_text)
 
 
 def _attributes(cells: Checker, columns: Columns[str, str]) -> pa.MapArray:
-    texts = {name: cells.text(column) for name, column in columns.items()}
+    texts = {name: cells.text(column, free_text) for name, column in columns.items()}
     # Without attributes, one column of nulls gives each row its empty map.
     return texts_by_name(texts or {"": pa.nulls(len(cells), pa.string())})
 
 
-def _text_or_empty(cells: Checker, column: str | None) -> pa.Array:
-    return pc.fill_null(cells.text(column), "") if column else pa.repeat(pa.scalar(""), len(cells))
+def _text_or_empty(cells: Checker, column: str | None, rule: Rule) -> pa.Array:
+    return pc.fill_null(cells.text(column, rule), "") if column else pa.repeat(pa.scalar(""), len(cells))
 
 
 def _batch(cells: Checker, rows: pa.Table) -> Batch:

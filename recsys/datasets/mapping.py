@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES
+from recsys.contracts.text import category_text, free_text
 from recsys.contracts.types import EventType
 
 TimeUnit = Literal["s", "ms", "us", "iso"]
 Columns = Annotated[list[str], Field(min_length=1)]
+Category = Annotated[str, AfterValidator(category_text)]
+Attribute = Annotated[str, AfterValidator(free_text)]
 
 
 class _Strict(BaseModel):
@@ -94,10 +97,10 @@ class ItemTable(Files):
     separator: str = Field("|", min_length=1, description="Separates the categories of one cell.")
     prefix: str = Field("", description="Prepended to each category, to turn numbers into names.")
     ignored: list[str] = Field([], description="Categories to ignore, such as (no genres listed).")
-    flags: dict[str, str] = Field({}, description="Category → column that is 1 when the item has it.")
+    flags: dict[Category, str] = Field({}, description="Category → column that is 1 when the item has it.")
     creator: str | None = None
     created: TimeColumn | None = None
-    attributes: dict[str, str] = Field({}, description="Attribute → column.")
+    attributes: dict[Attribute, str] = Field({}, description="Attribute → column.")
 
     def used(self) -> list[str]:
         """Every column that the mapping reads."""
@@ -117,7 +120,7 @@ class UserTable(Files):
     """Known users."""
 
     user: str
-    attributes: dict[str, str] = Field({}, description="Attribute → column.")
+    attributes: dict[Attribute, str] = Field({}, description="Attribute → column.")
 
     def used(self) -> list[str]:
         """Every column that the mapping reads."""

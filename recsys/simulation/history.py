@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event, derived_id
+from recsys.contracts.events import CATEGORIES, CREATOR, Event, derived_id
+from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.datasets.catalogue import items_path
 from recsys.items.item_table import items_table

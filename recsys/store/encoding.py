@@ -13,8 +13,9 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from recsys.contracts.events import CATEGORY_SEPARATOR, Event
+from recsys.contracts.events import Event
 from recsys.contracts.state import Delta, EntityState, History, Op, Visit
+from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import Entity
 from recsys.features.cells import CODE_BYTES, CellCoding, Ints64, PackedCells, aggregates_of

@@ -18,7 +18,7 @@ from serving.telemetry import Telemetry
 
 REQUEST_ID = b"x-request-id"
 CLIENT_LEFT = 499  # as nginx counts it: the client closed the connection before it had an answer
-_PLAIN_ID = re.compile(rb"[0-9A-Za-z._:-]{1,64}")
+_PLAIN_ID = re.compile(rb"[0-9A-Za-z][0-9A-Za-z._:-]{0,63}")
 _SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),

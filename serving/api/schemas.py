@@ -2,23 +2,22 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
-from recsys.contracts.events import (
-    CATEGORY_SEPARATOR,
-    MAX_CONTEXT_ENTRIES,
-    MAX_CONTEXT_LENGTH,
-    MAX_ID_LENGTH,
-    MAX_TIME_MS,
-)
+from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_TIME_MS
+from recsys.contracts.text import MAX_TEXT_LENGTH, category_text, free_text, id_text, name_text
 from recsys.experiments.growth import Growth
-from serving.api.wire import PRINTABLE
+from serving.api.wire import ID_SCHEMA, NAME_SCHEMA
 
-Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE)]
-Text = Annotated[str, Field(max_length=MAX_CONTEXT_LENGTH)]
-Category = Annotated[
-    str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=rf"^[^\{CATEGORY_SEPARATOR}\x00-\x1f\x7f]+$")
+# the rules are those of the stream and the imports; the document says of them what JSON schema can say
+Id = Annotated[str, AfterValidator(id_text), WithJsonSchema(ID_SCHEMA)]
+Text = Annotated[
+    str, AfterValidator(free_text), WithJsonSchema({"type": "string", "maxLength": MAX_TEXT_LENGTH})
 ]
+Category = Annotated[
+    str, AfterValidator(category_text), WithJsonSchema(ID_SCHEMA | {"pattern": r"^[^|\x00-\x1f\x7f]+$"})
+]
+Creator = Annotated[str, AfterValidator(name_text), WithJsonSchema(NAME_SCHEMA)]
 
 
 _ITEM = {"item_id": "242", "title": "Kolya", "categories": ["Comedy"]}
@@ -78,7 +77,7 @@ class ItemEntry(BaseModel):
     item_id: Id
     title: Text = ""
     categories: list[Category] = Field([], max_length=32)
-    creator: Annotated[str, Field(max_length=MAX_ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    creator: Creator = ""
     created_ms: int | None = Field(
         None, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; now when absent"
     )

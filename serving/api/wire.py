@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, MAX_ID_LENGTH, SCHEMA_VERSION
+from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, SCHEMA_VERSION
+from recsys.contracts.text import MAX_ID_LENGTH, id_text
 from recsys.contracts.types import EventType
 from serving.engine.result_cache import Recommendation
 
@@ -16,11 +17,23 @@ MAX_CURSOR = 200_000  # a thousand ids of 128 characters, and the signature
 _PAGES = "for lists in pages: empty for the first, then that of the answer before"
 _NEXT_PAGE = "when one was sent: asks for the next page; absent at the end"
 _FUNNEL = "with `?explain=true`: stages, candidates, removed items"
-PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+NAME_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "maxLength": MAX_ID_LENGTH,
+    "pattern": r"^[^\x00-\x1f\x7f]*$",
+}
+ID_SCHEMA = NAME_SCHEMA | {"minLength": 1}
 
-Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE)]
+Id = Annotated[str, Meta(extra_json_schema=ID_SCHEMA)]  # checked by `id_text`
 Text = Annotated[str, Meta(max_length=MAX_CONTEXT_LENGTH // 2)]
 Context = Annotated[dict[Text, Text], Meta(max_length=MAX_CONTEXT_ENTRIES)]
+
+
+def _id(raw: str, name: str) -> str:
+    try:
+        return id_text(raw)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 class Request(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -34,8 +47,7 @@ class UserRequest(Request):
 
     def __post_init__(self) -> None:
         """As in events: what is shown to the user is logged under this id, and read with the events' rules."""
-        if not self.user_id.isprintable():
-            raise ValueError("user_id: control characters are not allowed")
+        self.user_id = _id(self.user_id, "user_id")
 
 
 class RecommendationRequest(UserRequest):
@@ -47,6 +59,10 @@ class RecommendationRequest(UserRequest):
         list[Id], Meta(max_length=1_000, description="items that must not be in the list")
     ] = []
     cursor: Annotated[str, Meta(max_length=MAX_CURSOR, description=_PAGES)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.exclude = [_id(item_id, "exclude") for item_id in self.exclude]
 
 
 class Recommendations(Struct, frozen=True, kw_only=True):
@@ -93,6 +109,10 @@ class RankRequest(UserRequest):
         list[Id], Meta(min_length=1, max_length=1_000, description="the candidates, in any order")
     ]
     context: Annotated[Context, Meta(description="device, page, …")] = {}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.items = [_id(item_id, "items") for item_id in self.items]
 
 
 class RankedItem(Struct, frozen=True, kw_only=True):

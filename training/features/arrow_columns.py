@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.contracts.events import CATEGORY_SEPARATOR, EVENT_KEY
+from recsys.contracts.events import EVENT_KEY
+from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import (
     CATEGORIES_PER_EVENT,

@@ -13,8 +13,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from recsys.contracts.events import CATEGORY_SEPARATOR, MAX_TIME_MS
+from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.state import EntityState, Visit
+from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import KEY_MARK, TILE_MARK, Entity
 from recsys.features.batch import EventColumns

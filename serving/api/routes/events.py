@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.contracts.errors import InvalidEvent
-from recsys.contracts.events import item_context, parse_event
+from recsys.contracts.events import Event, item_context, parse_event
 from recsys.contracts.types import Topic
 from recsys.observability.tracing import carried, current_headers
 from serving.api.access import Access
@@ -64,7 +64,7 @@ class EventIntake:
         headers = current_headers()
         for place, raw in enumerate(raws):
             try:
-                event = parse_event(self._completed(raw, make_id, place, now_ms))
+                event = self._described(parse_event(_completed(raw, make_id, place, now_ms)))
             except InvalidEvent as error:
                 results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
                 continue
@@ -74,23 +74,27 @@ class EventIntake:
             self.outbox.put(messages)
         return results
 
-    def _completed(self, raw: Any, make_id: Callable[[int], str], place: int, now_ms: int) -> Any:
-        """The event with what the client may leave out: its id, its time, and what the catalogue knows of the item."""
-        if not isinstance(raw, dict):
-            return raw
-        full = dict(raw)
-        if full.get("event_id") is None:
-            full["event_id"] = make_id(place)
-        if full.get("event_time_ms") is None:
-            full["event_time_ms"] = now_ms
-        runtime, item_id, context = self.host.runtime(), full.get("item_id"), full.get("context")
-        if runtime is None or not isinstance(item_id, str) or not isinstance(context, dict | None):
-            return full
-        row = runtime.catalogue.rows.get(item_id)
-        if row is not None:
-            item, context = runtime.catalogue.item(row), context or {}
-            full["context"] = item_context(context, item.categories, item.creator) | context
-        return full
+    def _described(self, event: Event) -> Event:
+        """The event with what the catalogue knows of the item, where the client says nothing else."""
+        runtime = self.host.runtime()
+        row = runtime.catalogue.rows.get(event.item_id) if runtime else None
+        if runtime is None or row is None:
+            return event
+        item = runtime.catalogue.item(row)
+        known = item_context(event.context, item.categories, item.creator)
+        return replace(event, context=known | dict(event.context))
+
+
+def _completed(raw: Any, make_id: Callable[[int], str], place: int, now_ms: int) -> Any:
+    """The event with what the client may leave out: its id and its time."""
+    if not isinstance(raw, dict):
+        return raw
+    full = dict(raw)
+    if full.get("event_id") is None:
+        full["event_id"] = make_id(place)
+    if full.get("event_time_ms") is None:
+        full["event_time_ms"] = now_ms
+    return full
 
 
 router = APIRouter(tags=["events"])

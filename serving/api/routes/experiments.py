@@ -4,11 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from recsys.contracts.events import MAX_ID_LENGTH
 from recsys.experiments.assignment import Experiment
 from serving.api.dependencies import READ, Outcomes, Running
-from serving.api.schemas import ArmInfo, ArmOutcomes, ExperimentInfo, RunningExperiments
-from serving.api.wire import PRINTABLE
+from serving.api.schemas import ArmInfo, ArmOutcomes, ExperimentInfo, Id, RunningExperiments
 from serving.problems import Problem
 
 router = APIRouter(tags=["experiments"], dependencies=[READ])
@@ -17,10 +15,7 @@ router = APIRouter(tags=["experiments"], dependencies=[READ])
 @router.get("/v1/experiments")
 def experiments(
     running: Running,
-    user_id: Annotated[
-        str | None,
-        Query(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE, description="whose arms to name"),
-    ] = None,
+    user_id: Annotated[Id | None, Query(description="whose arms to name")] = None,
 ) -> RunningExperiments:
     """The running experiments; with `user_id`, the arms that this user is in."""
     return RunningExperiments(
@@ -35,9 +30,7 @@ def experiments(
 def experiment_outcomes(
     running: Running,
     outcomes: Outcomes,
-    name: Annotated[
-        str, Path(min_length=1, max_length=MAX_ID_LENGTH, pattern=PRINTABLE, description="a running one")
-    ],
+    name: Annotated[Id, Path(description="a running one")],
 ) -> ArmOutcomes:
     """Exposures and outcomes of each arm as they have grown, with 95 % intervals by users. They are read from the lake
     by a process of its own: behind by the archiver's wait and by `age_s`."""

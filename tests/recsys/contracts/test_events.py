@@ -17,6 +17,7 @@ from recsys.contracts.events import (
     new_id,
     parse_event,
 )
+from recsys.contracts.text import id_text
 from recsys.contracts.types import EventType
 from recsys.lake.lake import events_table
 
@@ -28,7 +29,15 @@ VALID: dict[str, Any] = {
     "event_time_ms": 1_700_000_000_000,
 }
 
-identifiers = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=128)
+
+def taken(raw: str) -> str:
+    """The id's one form, or nothing."""
+    return "" if raw in (".", "..") else id_text(raw)
+
+
+identifiers = (
+    st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=40).map(taken).filter(bool)
+)
 events = st.builds(
     Event,
     event_id=identifiers,

@@ -9,7 +9,7 @@ from recsys.contracts.changes import ItemChange, newest, parse_item_change
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.types import Item
 
-FULL = Item("42", "Ä\nfilm", ("Drama", "War"), "maker", 5, {"year": "1999"})
+FULL = Item("42", "Ä film", ("Drama", "War"), "maker", 5, {"year": "1999"})
 
 
 @pytest.mark.parametrize("item", [FULL, Item("42"), None])

@@ -142,7 +142,7 @@ def test_broken_rows_are_set_aside_with_their_reasons(tmp_path: Path) -> None:
         (5, "", "2 columns instead of 6"),
         (6, "v", "is not a number"),
         (7, "p", "is not a position: integers from 0"),
-        (8, "i", "has control characters"),
+        (8, "i", "has the control character U+0007, which is not allowed"),
         (10, "c", "is longer than 512 characters"),
     ]
     assert {row["file"] for row in rejected} == {"events.csv"}

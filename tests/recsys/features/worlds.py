@@ -6,7 +6,8 @@ from itertools import count
 
 from hypothesis import strategies as st
 
-from recsys.contracts.events import CATEGORIES, CATEGORY_SEPARATOR, CREATOR, Event
+from recsys.contracts.events import CATEGORIES, CREATOR, Event
+from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Item, User
 
 START_MS = 19_100 * MS_PER_DAY

@@ -118,12 +118,14 @@ def test_ids_that_nobody_knows_are_no_errors_where_that_has_a_meaning(shared: Ap
     is_told(shared.client.post("/v1/bundles/nothing/activate"), 404)
 
 
-@pytest.mark.parametrize("path", ["/v1/items/%00/similar", "/v1/users/%0a", "/v1/users/" + "x" * 200])
+@pytest.mark.parametrize(
+    "path", ["/v1/items/%00/similar", "/v1/users/%0a", "/v1/users/%2E%2E", "/v1/users/" + "x" * 200]
+)
 def test_ids_in_paths_that_are_no_ids(shared: Api, path: str) -> None:
     is_told(shared.client.get(path), 404, 422)
 
 
-@pytest.mark.parametrize("blank", ["\u00a0", "\u200b", "\u2028"])
+@pytest.mark.parametrize("blank", ["\u202e", "\u2028", "\ufdd0"])
 def test_what_worker_and_archiver_would_refuse_is_not_accepted(shared: Api, blank: str) -> None:
     def changes() -> list[Any]:
         return shared.logged(Topic.ITEMS) + shared.logged(Topic.USERS)
@@ -143,7 +145,9 @@ def test_what_worker_and_archiver_would_refuse_is_not_accepted(shared: Api, blan
     is_told(client.delete(f"/v1/items/{id_}"), 422)
     is_told(client.post("/v1/recommendations", json={"user_id": id_}), 422)
     is_told(client.post("/v1/recommendations/batch", json={"requests": [{"user_id": id_}]}), 422)
+    is_told(client.post("/v1/recommendations", json={"user_id": "u", "exclude": [id_]}), 422)
     is_told(client.post("/v1/rank", json={"user_id": id_, "items": ["item-001"]}), 422)
+    is_told(client.post("/v1/rank", json={"user_id": "u", "items": [id_]}), 422)
     is_told(client.post("/v1/events", json=shared.event("item-001", id_)), 422)
     assert changes() == before
     assert dict(shared.store.inner.catalogue(["ok", id_])) == {}
