@@ -63,6 +63,29 @@ class ServingSettings(Settings):
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="Largest request body; larger ones get 413.")
     max_batch: int = Field(1_000, ge=1, le=100_000, description="Most events, items or requests of a batch.")
 
+    max_connections: int = Field(
+        4_096,
+        ge=16,
+        description="Open connections of one process; for one more the longest idle one is closed.",
+    )
+    max_connections_per_client: int = Field(
+        1_024, ge=8, description="The same for one client address (of IPv6: one /64); a proxy is one client."
+    )
+    max_header_bytes: int = Field(
+        32_768,
+        ge=1_024,
+        description="Largest header of a request, chunk sizes included; longer ones get 431.",
+    )
+    header_s: float = Field(10.0, gt=0, description="Seconds for a request's header; then 408.")
+    body_s: float = Field(
+        30.0, gt=0, description="Seconds for a request's body, and for each part of an answer to be taken."
+    )
+    idle_s: float = Field(
+        75.0,
+        gt=0,
+        description="Seconds that a connection may wait for its next request; proxies should wait less.",
+    )
+
     cursor_s: int = Field(3_600, ge=1, description="Lifetime of the cursor of a paged list, in seconds.")
     cursor_key: Path | None = Field(
         None, description="Key file of signed cursors, the same for all processes; empty: created in home."

@@ -1,6 +1,9 @@
 """Running the app under uvicorn: one process, or several that share one listening socket."""
 
+import contextlib
+import math
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -19,6 +22,7 @@ from uvicorn.supervisors import Multiprocess
 
 from recsys.contracts.errors import Unavailable
 from recsys.observability.logs import configure_logs
+from serving.api.connections import bounded
 from serving.settings import ServingSettings
 from serving.telemetry import MULTIPROCESS_DIR
 
@@ -27,7 +31,7 @@ _BACKLOG = 2_048
 _HEALTHY_S = 60  # a worker that hangs longer is replaced; importing on a busy machine takes seconds
 _GRACE_S = 10
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_KEEP_ALIVE_S = 75  # longer than the idle time of usual clients and proxies: the client closes, not we
+_OTHER_FILES = 256  # file descriptors besides connections: bundles, the spool, Redis, Kafka, libraries
 
 
 def run(settings: ServingSettings, make_app: MakeApp, announce: Callable[[str], None]) -> None:
@@ -39,16 +43,20 @@ def run(settings: ServingSettings, make_app: MakeApp, announce: Callable[[str], 
         where = listener.getsockname()
         announce(f"unix:{settings.uds}" if settings.uds else f"http://{settings.host}:{where[1]}")
         parent = os.getpid() if settings.workers > 1 else None
+        most = min(settings.max_connections, max(16, _file_limit() - _OTHER_FILES))
         config = uvicorn.Config(
             partial(_app, settings, make_app, parent),
             factory=True,
             workers=settings.workers,
-            log_level="warning",
+            http=bounded(settings, most),
+            ws="none",  # there are none, and its protocol would have no limits
+            log_config=None,
+            log_level="error",  # a warning for each malformed request would let anybody fill the log
             access_log=False,
             server_header=False,
             proxy_headers=False,  # nothing reads the client's address
             timeout_graceful_shutdown=_GRACE_S,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=math.ceil(settings.idle_s),
             timeout_worker_healthcheck=_HEALTHY_S,
         )
         if settings.workers > 1:
@@ -68,6 +76,15 @@ def _app(settings: ServingSettings, make_app: MakeApp, parent: int | None) -> St
     if parent is not None:
         threading.Thread(target=_leave_with, args=(parent,), name="parent-watch", daemon=True).start()
     return make_app(settings)
+
+
+def _file_limit() -> int:
+    """The number of files that this process may open: as many as the system allows. Workers inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has an unlimited hard limit that nobody gets
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return hard
+    return soft
 
 
 def _leave_with(parent: int) -> None:
