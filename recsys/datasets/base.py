@@ -1,7 +1,7 @@
 """The interface of a data set: items, users and events as streams of batches, with the rejected rows."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ USER_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A rejected row. `row` counts the file's records from 1, including the header line."""
+    """A rejected row. `row` is its first line, from 1 with the header line; in a Parquet file its number."""
 
     file: str
     row: int
@@ -41,11 +41,28 @@ class Broken:
         return f"{where}: {self.reason}" + (f": {self.cell}" if self.cell else "")
 
 
+@dataclass(slots=True)
+class Tally:
+    """What became of a file: its rows are `kept` or `broken`. A kept event row may give several events."""
+
+    lines: int = 0  # with the header, blank lines, and the further lines of quoted cells
+    blank: int = 0
+    rows: int = 0  # without the header and blank ones
+    kept: int = 0
+    broken: int = 0
+
+    def add(self, other: "Tally") -> None:
+        for count in fields(self):
+            setattr(self, count.name, getattr(self, count.name) + getattr(other, count.name))
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some rows of a file: the valid ones in one of the schemas above, and the broken ones."""
+    """Some rows of a file: what the valid ones give, in one of the schemas above, and the broken ones."""
 
+    file: str
     rows: pa.Table
+    tally: Tally
     broken: Sequence[Broken] = field(default_factory=tuple)
 
 
@@ -54,6 +71,10 @@ class Dataset(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def not_read(self) -> Sequence[str]:
+        """Files of the data set's folder that no table reads."""
 
     def items(self) -> Iterator[Batch]:
         """The catalogue, in `ITEM_SCHEMA`; empty if the data set has none."""

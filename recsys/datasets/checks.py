@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.text import MAX_ID_LENGTH, id_text
-from recsys.datasets.base import Broken
+from recsys.datasets.base import Batch, Broken, Tally
 from recsys.datasets.mapping import TimeColumn
 from recsys.datasets.reading import Chunk
 
@@ -31,7 +31,7 @@ Rule = Callable[[str], str]
 
 
 class Checker:
-    """Parse and check the columns of one chunk. `broken()` lists the rows that failed, `good` marks the others."""
+    """Parse and check the columns of one chunk. `good` marks the rows that have not failed."""
 
     def __init__(self, chunk: Chunk) -> None:
         self._chunk = chunk
@@ -49,6 +49,13 @@ class Checker:
     @property
     def good(self) -> Mask:
         return np.asarray(self._verdict == 0)
+
+    def batch(self, rows: pa.Table) -> Batch:
+        """The chunk's batch; `rows` is what its good rows give."""
+        chunk, kept = self._chunk, int(self.good.sum())
+        read = chunk.table.num_rows + len(chunk.broken)
+        broken = self.broken()
+        return Batch(chunk.file, rows, Tally(chunk.lines, chunk.blank, read, kept, len(broken)), broken)
 
     def broken(self) -> list[Broken]:
         """The rows that failed a check or could not be read, in row order."""

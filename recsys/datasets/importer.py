@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -110,7 +111,7 @@ class _Import:
         self._catalogue = ITEM_SCHEMA.empty_table()
         self.users = USER_SCHEMA.empty_table()
         self.rejected = Rejected(work / "rejected.parquet")
-        self.report = ImportReport(dataset.name)
+        self.report = ImportReport(dataset.name, not_read=list(dataset.not_read))
 
     def read(self, strict: bool) -> None:
         """Read items, users, then events into the spill.
@@ -118,12 +119,12 @@ class _Import:
         Raises:
             InvalidData: a file is unreadable; or `strict` and a row is broken.
         """
-        self._catalogue, self.report.duplicate_items = self._whole(self._dataset.items(), ITEM_SCHEMA)
-        self.users, self.report.duplicate_users = self._whole(self._dataset.users(), USER_SCHEMA)
+        self._catalogue, self.report.duplicate_items = self._whole("items", ITEM_SCHEMA)
+        self.users, self.report.duplicate_users = self._whole("users", USER_SCHEMA)
         self.report.users = self.users.num_rows
         taken = 0
         for batch in self._dataset.events(self._catalogue):
-            self._reject(batch)
+            self._note("events", batch)
             if batch.rows.num_rows:
                 self._latest_ms = max(self._latest_ms, pc.max(batch.rows.column(TIME)).as_py())
                 self._spill.add(batch.rows)
@@ -163,19 +164,19 @@ class _Import:
         self.report.seconds = time.monotonic() - self._started
         return self.report
 
-    def _whole(self, batches: Iterator[Batch], schema: pa.Schema) -> tuple[pa.Table, int]:
+    def _whole(self, table: Literal["items", "users"], schema: pa.Schema) -> tuple[pa.Table, int]:
         """All rows, each id (the first column) once, and the number of duplicates."""
         tables = [schema.empty_table()]
-        for batch in batches:
-            self._reject(batch)
+        for batch in self._dataset.items() if table == "items" else self._dataset.users():
+            self._note(table, batch)
             tables.append(batch.rows)
-        table = pa.concat_tables(tables)
-        unique = first_of_each(table, schema.names[0])
-        return unique, table.num_rows - unique.num_rows
+        rows = pa.concat_tables(tables)
+        unique = first_of_each(rows, schema.names[0])
+        return unique, rows.num_rows - unique.num_rows
 
-    def _reject(self, batch: Batch) -> None:
+    def _note(self, table: str, batch: Batch) -> None:
         self.rejected.add(batch.broken)
-        self.report.note_broken(batch.broken)
+        self.report.note(table, batch)
 
     def _shift_ms(self) -> int:
         if self._end_ms is None or not self._latest_ms:

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.contracts.events import MAX_TIME_MS
@@ -25,7 +24,7 @@ from recsys.datasets.base import DRAFT_SCHEMA, Batch
 from recsys.datasets.checks import Checker
 from recsys.datasets.mapper import ItemContext, MappedDataset, texts_by_name
 from recsys.datasets.mapping import EventRule, EventTable, Files, ItemTable, Mapping, TimeColumn, UserTable
-from recsys.datasets.reading import header, read_chunks
+from recsys.datasets.reading import Chunk, header, parquet_chunks, read_chunks
 from recsys.lake.lake import TIME
 
 HISTORY = "user_sequences.parquet"
@@ -33,6 +32,7 @@ HISTORY = "user_sequences.parquet"
 SYNTHETIC_TIME = "synthetic_time"
 _PARQUET_LOGS = ("train.parquet", "val.parquet", "test.parquet")
 _HISTORY_EVENTS = (("long_watch_seq", (EventType.CLICK, EventType.PURCHASE)), ("like_seq", (EventType.LIKE,)))
+_USER, _LAST = "user_id", TimeColumn(column="last_time_ms")
 _HISTORY_USERS = 2_000  # per chunk
 
 
@@ -42,11 +42,12 @@ def looks_like(folder: Path) -> bool:
 
 
 def kuairand(folder: Path) -> Mapping:
-    """The publisher's CSV logs, or the same rows as Parquet."""
+    """The publisher's CSV logs, the same rows as Parquet, or both: an event of both counts once."""
     logs = [name for name in _PARQUET_LOGS if (folder / name).exists()]
+    csv_logs = ["log_*.csv"] if any(folder.glob("log_*.csv")) else []
     return Mapping(
         events=EventTable(
-            files=logs or ["log_*.csv"],
+            files=[*logs, *csv_logs] or ["log_*.csv"],
             user="user_id",
             item="video_id",
             time=TimeColumn(column="time_ms"),
@@ -99,13 +100,11 @@ class KuaiRand(MappedDataset):
     def events(self, catalogue: pa.Table) -> Iterator[Batch]:
         path = self.folder / HISTORY
         if path.exists():
-            before = self._first_time() - MS_PER_MINUTE
-            known = ItemContext(catalogue)
-            with pq.ParquetFile(path) as file:
-                for users in file.iter_batches(_HISTORY_USERS):
-                    last = np.minimum(np.asarray(users.column("last_time_ms")), before)
-                    for column, types in _HISTORY_EVENTS:
-                        yield Batch(_history(users, column, types, last, known))
+            before, known = self._first_time() - MS_PER_MINUTE, ItemContext(catalogue)
+            sequences = [column for column, _ in _HISTORY_EVENTS]
+            columns = [_USER, _LAST.column, *sequences]
+            for chunk in parquet_chunks(path, HISTORY, columns, sequences, _HISTORY_USERS):
+                yield _history(chunk, before, known)
         yield from super().events(catalogue)
 
     def _first_time(self) -> int:
@@ -115,23 +114,46 @@ class KuaiRand(MappedDataset):
         return min((int(found[found > 0].min()) for found in times if found.any()), default=MAX_TIME_MS)
 
 
-def _history(
-    users: pa.RecordBatch,
-    column: str,
+def _history(chunk: Chunk, before: int, known: ItemContext) -> Batch:
+    """The events of some users. A row with an invalid user, time or video is broken as a whole."""
+    cells = Checker(chunk)
+    users, last = cells.identifier(_USER), np.minimum(cells.time(_LAST), before)
+    for column, _ in _HISTORY_EVENTS:
+        owner, videos = _flat(chunk.table.column(column))
+        single = Checker(Chunk(chunk.file, pa.table({column: videos}), chunk.numbers[owner]))
+        single.identifier(column)
+        bad = np.zeros(len(cells), dtype=bool)
+        bad[owner[~single.good]] = True
+        cells.flag(bad, column, "has an invalid id")
+    good = pa.array(cells.good)
+    rows = chunk.table.filter(good)
+    users, last = users.filter(good), last[cells.good]
+    drafts = [
+        _sequence_events(rows.column(column), types, users, last, known) for column, types in _HISTORY_EVENTS
+    ]
+    return cells.batch(pa.concat_tables(drafts))
+
+
+def _flat(sequences: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
+    """The row of each video, and its id as text."""
+    lists = sequences.combine_chunks()
+    return np.asarray(pc.list_parent_indices(lists)), pc.cast(pc.list_flatten(lists), pa.string())
+
+
+def _sequence_events(
+    sequences: pa.ChunkedArray,
     types: tuple[EventType, ...],
+    users: pa.Array,
     last: NDArray[np.int64],
     known: ItemContext,
 ) -> pa.Table:
-    sequences = users.column(column)
-    owner = pc.list_parent_indices(sequences)
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(sequences), 0))
-    ends = np.cumsum(lengths)
-    from_end = np.repeat(ends, lengths) - np.arange(ends[-1] if len(ends) else 0) - 1
-    items = pc.cast(pc.list_flatten(sequences), pa.string())
+    owner, items = _flat(sequences)
     count = len(items)
-    times = pa.array(np.repeat(last, lengths) - from_end * MS_PER_MINUTE)
+    ends = np.cumsum(np.bincount(owner, minlength=len(users)))
+    from_end = ends[owner] - np.arange(count) - 1
+    times = pa.array(last[owner] - from_end * MS_PER_MINUTE)
     columns = {
-        "user_id": pc.cast(users.column("user_id"), pa.string()).take(owner),
+        "user_id": users.take(pa.array(owner)),
         "item_id": items,
         "context": texts_by_name({**known.of(items), SYNTHETIC_TIME: pa.repeat(pa.scalar("1"), count)}),
     }

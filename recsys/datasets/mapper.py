@@ -28,6 +28,7 @@ class MappedDataset:
     name: str
     folder: Path
     mapping: Mapping
+    not_read: tuple[str, ...] = ()
 
     def items(self) -> Iterator[Batch]:
         if table := self.mapping.items:
@@ -99,7 +100,7 @@ def _events(cells: Checker, table: EventTable, known: ItemContext) -> Batch:
         columns["value"] = value if value is not None else pa.nulls(count, pa.float64())
         draft = pa.Table.from_arrays([columns[name] for name in DRAFT_SCHEMA.names], schema=DRAFT_SCHEMA)
         drafts.append(draft.filter(pa.array(rows & good)))
-    return Batch(pa.concat_tables(drafts), cells.broken())
+    return cells.batch(pa.concat_tables(drafts))
 
 
 def _rows_of(cells: Checker, rule: EventRule) -> Mask:
@@ -196,4 +197,4 @@ def _text_or_empty(cells: Checker, column: str | None, rule: Rule) -> pa.Array:
 
 
 def _batch(cells: Checker, rows: pa.Table) -> Batch:
-    return Batch(rows.filter(pa.array(cells.good)), cells.broken())
+    return cells.batch(rows.filter(pa.array(cells.good)))

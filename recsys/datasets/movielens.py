@@ -152,11 +152,12 @@ def _atomic_users(user: "_AtomicFile") -> UserTable:
 
 
 class _AtomicFile:
-    """The typed header of one of RecBole's files: column names without their types."""
+    """The typed header of RecBole's files of one kind: column names without their types. A data set that is split into
+    several files is read as one; each must have the columns of the first that are read."""
 
     def __init__(self, folder: Path, pattern: str) -> None:
         self._path = min(folder.glob(pattern))
-        files = Files(files=[self._path.name], delimiter="\t", quoted=False)
+        files = Files(files=[pattern], delimiter="\t", quoted=False)
         self.format = files.model_dump()
         self._columns = {column.split(":")[0]: column for column in header(self._path, files)}
 

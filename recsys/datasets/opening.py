@@ -7,7 +7,7 @@ from pathlib import Path
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.datasets.base import Dataset
 from recsys.datasets.formats import FORMATS, KUAIRAND, TABLE
-from recsys.datasets.kuairand import KuaiRand, kuairand
+from recsys.datasets.kuairand import HISTORY, KuaiRand, kuairand
 from recsys.datasets.kuairand import looks_like as is_kuairand
 from recsys.datasets.mapper import MappedDataset
 from recsys.datasets.mapping import Mapping, read_mapping
@@ -23,39 +23,69 @@ _LAYOUTS: dict[str, tuple[str, Callable[[Path], Mapping]]] = {
 }
 
 
-def open_dataset(path: Path, layout: str | None = None, mapping: Path | None = None) -> Dataset:
+def open_dataset(
+    path: Path, layout: str | None = None, mapping: Path | None = None, name: str | None = None
+) -> Dataset:
     """Open the data set in a folder, recognised by its files.
 
     Args:
         path: the folder; with a mapping, also a single table.
         layout: one of `FORMATS`; None: recognise it.
         mapping: a YAML mapping of the user's own tables; None: the folder's `mapping.yaml`, if any.
+        name: of the data set; None: that of the folder or the table.
 
     Raises:
-        InvalidData: no known data set; the message lists what was looked for.
-        InvalidConfig: an unknown layout, or an invalid mapping.
+        InvalidData: no known data set, or several; the message lists what was looked for.
+        InvalidConfig: an unknown layout, an unusable name, or an invalid mapping.
     """
     if layout is not None and layout not in FORMATS:
         raise InvalidConfig(f"unknown format {layout!r}: use one of {', '.join(FORMATS)}")
     if not path.exists():
         raise InvalidData(f"{path}: no such file or folder")
     folder = path if path.is_dir() else path.parent
-    name = _name(path)
+    name = _name(path) if name is None else _checked(name)
     own = mapping or (folder / MAPPING_FILE if (folder / MAPPING_FILE).exists() else None)
     if mapping is not None or layout == TABLE or (layout is None and own):
         if own is None:
             raise InvalidConfig(f"{folder}: a table needs --mapping FILE or a {MAPPING_FILE} next to it")
-        return MappedDataset(name, folder, _for_file(read_mapping(own), path))
-    if layout == KUAIRAND or (layout is None and is_kuairand(folder)):
-        return KuaiRand(name, folder, kuairand(folder))
-    for known, (pattern, mapping_of) in _LAYOUTS.items():
-        if layout == known or (layout is None and any(folder.glob(pattern))):
-            return MappedDataset(name, folder, _with_present_files(mapping_of(folder), folder))
+        tables = _for_file(read_mapping(own), path)
+        return MappedDataset(name, folder, tables, _not_read(path, tables, own.name))
+    known = layout or _recognised(folder)
+    if known == KUAIRAND:
+        tables = kuairand(folder)
+        return KuaiRand(name, folder, tables, _not_read(path, tables, HISTORY))
+    tables = _with_present_files(_LAYOUTS[known][1](folder), folder)
+    return MappedDataset(name, folder, tables, _not_read(path, tables))
+
+
+def _recognised(folder: Path) -> str:
+    """The layout of the folder's files."""
+    found = [KUAIRAND] if is_kuairand(folder) else []
+    found += [known for known, (pattern, _) in _LAYOUTS.items() if any(folder.glob(pattern))]
+    if len(found) > 1:
+        raise InvalidData(f"{folder}: files of several data sets; choose one: --format {' or '.join(found)}")
+    if found:
+        return found[0]
     looked_for = ", ".join(f"{pattern} ({known})" for known, (pattern, _) in _LAYOUTS.items())
     raise InvalidData(
-        f"{path}: no known data set; looked for {looked_for}, video_features_basic_*.csv ({KUAIRAND}) "
+        f"{folder}: no known data set; looked for {looked_for}, video_features_basic_*.csv ({KUAIRAND}) "
         f"and {MAPPING_FILE} ({TABLE}). For your own tables write a mapping: docs/data.md"
     )
+
+
+def _not_read(path: Path, mapping: Mapping, *also_read: str) -> tuple[str, ...]:
+    """Entries of the data set's folder without a file that is read; a single table has no others."""
+    if not path.is_dir():
+        return ()
+    tables = filter(None, (mapping.events, mapping.items, mapping.users))
+    read = {
+        file.relative_to(path).parts[0]
+        for table in tables
+        for pattern in table.files
+        for file in path.glob(pattern)
+    }
+    entries = (entry for entry in path.iterdir() if not entry.name.startswith("."))
+    return tuple(sorted(entry.name for entry in entries if entry.name not in read.union(also_read)))
 
 
 def _for_file(mapping: Mapping, path: Path) -> Mapping:
@@ -75,5 +105,14 @@ def _with_present_files(mapping: Mapping, folder: Path) -> Mapping:
 def _name(path: Path) -> str:
     """The folder's name, or the file's without its suffix, in letters, digits, dots and dashes."""
     resolved = path.resolve()
-    stem = resolved.name if path.is_dir() else resolved.stem
-    return re.sub(r"[^A-Za-z0-9.]+", "-", stem).strip("-.").lower() or "data"
+    return _normal(resolved.name if path.is_dir() else resolved.stem) or "data"
+
+
+def _checked(name: str) -> str:
+    if not name or name != _normal(name):
+        raise InvalidConfig(f"--name {name!r}: use lower-case letters, digits, dots and single dashes")
+    return name
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.").lower()

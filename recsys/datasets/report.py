@@ -1,11 +1,10 @@
 """The report of an import or a validation, as JSON and as tables."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any
 
-from recsys.datasets.base import Broken
+from recsys.datasets.base import Batch, Broken, Tally
 
 _SHOWN = 10
 
@@ -24,6 +23,8 @@ class ImportReport:
     duplicates_by_type: Counter[str] = field(default_factory=Counter)
     duplicate_items: int = 0
     duplicate_users: int = 0
+    files: dict[str, dict[str, Tally]] = field(default_factory=dict)  # table → file → what became of its rows
+    not_read: list[str] = field(default_factory=list)  # files of the folder that no table reads
     unknown_items: Counter[str] = field(default_factory=Counter)  # item id → events that name it
     broken_by_reason: Counter[str] = field(default_factory=Counter)  # "file: column: reason" → rows
     first_broken: list[Broken] = field(default_factory=list)
@@ -44,6 +45,10 @@ class ImportReport:
     def to_dict(self) -> dict[str, Any]:
         """The report for JSON, with the most frequent unknown items instead of all."""
         content = dict(vars(self))  # asdict does not support Counter
+        content["files"] = {
+            table: {file: asdict(tally) for file, tally in files.items()}
+            for table, files in self.files.items()
+        }
         content["first_broken"] = [asdict(row) for row in self.first_broken]
         content["unknown_items"] = {
             "items": len(self.unknown_items),
@@ -53,9 +58,14 @@ class ImportReport:
         totals = {"events": self.events, "duplicates": self.duplicates, "broken": self.broken}
         return {"dataset": content.pop("dataset"), **totals, **content}
 
-    def note_broken(self, found: Sequence[Broken]) -> None:
-        self.first_broken += found[: max(0, _SHOWN - len(self.first_broken))]
-        for row in found:
+    def kept_rows(self, table: str) -> int:
+        return sum(tally.kept for tally in self.files.get(table, {}).values())
+
+    def note(self, table: str, batch: Batch) -> None:
+        """Count what became of the rows of a batch of that table."""
+        self.files.setdefault(table, {}).setdefault(batch.file, Tally()).add(batch.tally)
+        self.first_broken += batch.broken[: max(0, _SHOWN - len(self.first_broken))]
+        for row in batch.broken:
             self.broken_by_reason[": ".join(filter(None, (row.file, row.column, row.reason)))] += 1
 
     def tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]]:
@@ -73,11 +83,13 @@ class ImportReport:
             ("duplicate items and users, dropped", f"{self.duplicate_items:,} and {self.duplicate_users:,}"),
             ("items not in the catalogue", _unknown(self.unknown_items)),
             ("broken rows", f"{self.broken:,}"),
+            ("files that are not read", ", ".join(self.not_read) or "none"),
             ("weeks shifted", self.shift_weeks),
             ("seconds", f"{self.seconds:.1f}"),
         ]
         tables: list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = [
             (f"data set {self.dataset}", ("", ""), summary),
+            ("rows by file", ("table", "file", *_TALLY), self._by_file()),
             ("events by day", ("day (UTC)", *types), [*days, total]),
         ]
         if self.broken:
@@ -86,6 +98,16 @@ class ImportReport:
             firsts = [(b.file, b.row, b.column, b.reason, b.cell) for b in self.first_broken]
             tables.append(("first broken rows", ("file", "row", "column", "reason", "cell"), [*firsts]))
         return tables
+
+    def _by_file(self) -> list[tuple[object, ...]]:
+        return [
+            (table, file, *(f"{count:,}" for count in astuple(tally)))
+            for table, files in self.files.items()
+            for file, tally in files.items()
+        ]
+
+
+_TALLY = tuple(count.name for count in fields(Tally))
 
 
 def _by_type(counts: Counter[str]) -> str:

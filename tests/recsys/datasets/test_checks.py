@@ -100,7 +100,7 @@ def test_rows_are_judged_as_the_api_judges_events(rows: list[tuple[str, ...]]) -
     with tempfile.TemporaryDirectory() as folder:
         table = pa.table({str(n): pa.array(cells) for n, cells in enumerate(zip(*rows, strict=True))})
         pq.write_table(table, Path(folder) / "e.parquet")
-        (batch,) = MappedDataset("d", Path(folder), mapping).events(ITEM_SCHEMA.empty_table())
+        _, batch = MappedDataset("d", Path(folder), mapping).events(ITEM_SCHEMA.empty_table())
     refused = {broken.row for broken in batch.broken}
     assert refused == {n for n, row in enumerate(rows, start=1) if not expected(*row)}
     taken = [row for n, row in enumerate(rows, start=1) if n not in refused]

@@ -85,6 +85,16 @@ def test_interactions_without_a_rating_are_clicks(tmp_path: Path) -> None:
     assert (event.type, event.value) == (EventType.CLICK, None)
 
 
+def test_a_data_set_that_is_split_is_read_as_one(tmp_path: Path) -> None:
+    header = "user_id:token\titem_id:token\ttimestamp:float\n"
+    for n, part in enumerate(("train", "valid", "test")):
+        (tmp_path / f"x.{part}.inter").write_text(f"{header}{n}\t2\t875000000\n")
+    assert {event.user_id for event in read_events(open_dataset(tmp_path))} == {"0", "1", "2"}
+    (tmp_path / "x.valid.inter").write_text("user_id:token\titem_id:token\n1\t2\n")
+    with pytest.raises(InvalidData, match=r"x\.valid\.inter: column timestamp:float is not in the file"):
+        list(read_events(open_dataset(tmp_path)))
+
+
 def test_interactions_without_times_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.inter").write_text("user_id:token\titem_id:token\n1\t2\n")
     with pytest.raises(InvalidData, match="no column timestamp; it has user_id, item_id"):

@@ -50,6 +50,31 @@ def test_nothing_known_says_what_was_looked_for(tmp_path: Path) -> None:
         assert sign in str(caught.value)
 
 
+def test_files_of_two_layouts_are_refused_without_a_format(tmp_path: Path) -> None:
+    folder = samples.movielens_csv(tmp_path / "m")
+    (folder / "u.data").write_text("")
+    with pytest.raises(InvalidData, match="choose one: --format movielens-100k or movielens-csv"):
+        open_dataset(folder)
+    assert open_dataset(folder, "movielens-csv").not_read == ("u.data",)
+
+
+def test_what_is_not_read_is_named(tmp_path: Path) -> None:
+    folder = samples.table(tmp_path / "t", [])
+    (folder / "events.csv.bak").touch()
+    (folder / "more").mkdir()
+    assert open_dataset(folder).not_read == ("events.csv.bak", "more")
+    assert open_dataset(folder / "events.csv", mapping=folder / "mapping.yaml").not_read == ()
+    assert open_dataset(samples.kuairand_parquet(tmp_path / "k")).not_read == ("item_features.parquet",)
+
+
+@pytest.mark.parametrize("name", ["", "A", "a/b", "-a", "a--b", "a b"])
+def test_names_of_data_sets(name: str, tmp_path: Path) -> None:
+    folder = samples.table(tmp_path / "t", [])
+    assert open_dataset(folder, name="a-1.b").name == "a-1.b"
+    with pytest.raises(InvalidConfig, match="lower-case letters"):
+        open_dataset(folder, name=name)
+
+
 def test_paths_and_formats_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="no such file or folder"):
         open_dataset(tmp_path / "absent")

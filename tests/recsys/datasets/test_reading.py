@@ -32,10 +32,10 @@ def test_rows_keep_their_numbers_beside_malformed_ones(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b'a,b\n1,2\n3\n\n"x\ny",4\n5,6,7\n,\n8,\n')
     rows, broken = read(path, ["a", "b"])
-    assert rows == [(2, "1", "2"), (5, "x\ny", "4"), (8, "8", None)]
+    assert rows == [(2, "1", "2"), (5, "x\ny", "4"), (9, "8", None)]
     assert [(b.row, b.reason) for b in broken] == [
         (3, "1 columns instead of 2"),
-        (6, "3 columns instead of 2"),
+        (7, "3 columns instead of 2"),
     ]
 
 
@@ -54,6 +54,36 @@ def test_row_numbers_are_those_of_the_lines_for_every_chunk_size(
         rows, broken = read(path, ["a", "b"])
     assert [row[0] for row in rows] == [n for n, kind in enumerate(kinds, start=2) if kind == "ok"]
     assert sorted(b.row for b in broken) == [n for n, kind in enumerate(kinds, start=2) if kind != "ok"]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {7: 'u,7,"open'},  # to the end of the file
+        {7: 'u,7,"open', 90: 'u,90,"open'},  # to the next quote
+        {7: 'u,7,"open', 90: 'u,90,"closed"'},
+        {7: 'u,7,"open', 90: 'u,90,end"'},  # a cell of 84 lines, by the rules of CSV
+        {7: 'u,"7,x', 50: "short", 90: 'u,90",end'},
+        {7: 'u,7,"said "so"', 8: 'u,8,"\\"so\\""'},
+        {7: '"u,7,x', 1_500: '"u,1500,x'},  # in other blocks of lines
+    ],
+)
+def test_a_quote_costs_its_own_row_alone(damaged: dict[int, str], tmp_path: Path) -> None:
+    lines = ["a,b,c", *(damaged.get(n, f"u,{n},x") for n in range(2, 2_001))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    rows, broken = read(tmp_path / "t.csv", ["b"])
+    closing = {n for n, line in damaged.items() if line.endswith(('end"', '"closed"', '",end'))}
+    assert [b.row for b in broken] == sorted(damaged.keys() - closing)
+    assert {row[0] for row in rows} == set(range(2, 2_001)) - (damaged.keys() - closing)
+    assert all(text == str(number) for number, text in rows if number not in damaged)
+
+
+def test_a_cell_may_have_lines(tmp_path: Path) -> None:
+    text = "Dear all,\n\nyours, truly\n17, Main Street"
+    (tmp_path / "t.csv").write_text(f'id,text\n1,"{text}"\n2,x\n"a\nb","{text}"\n')
+    rows, broken = read(tmp_path / "t.csv", ["id", "text"])
+    assert not broken
+    assert rows == [(2, "1", text), (6, "2", "x"), (7, "a\nb", text)]
 
 
 def test_one_bad_character_is_one_broken_row(tmp_path: Path) -> None:
@@ -113,6 +143,22 @@ def test_a_missing_column_is_named_with_those_that_are_there(name: str, tmp_path
         read(path, ["a", "c"], delimiter="::" if name == "t.dat" else ",")
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_a_column_that_is_there_twice_is_refused(name: str, tmp_path: Path) -> None:
+    if name == "t.parquet":
+        pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), tmp_path / name)
+    else:
+        (tmp_path / name).write_text("a,a\n1,2\n")
+    with pytest.raises(InvalidData, match="column a is there more than once"):
+        read(tmp_path / name, ["a"])
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").mkdir()
+    with pytest.raises(InvalidData, match=r"not a file; name the files in a folder: t\.parquet/\*\.parquet"):
+        read(tmp_path / "t.parquet", ["a"])
+
+
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(InvalidData, match=r"t\.parquet: cannot be read"):
@@ -131,5 +177,5 @@ def test_a_file_with_a_header_alone_is_empty(tmp_path: Path) -> None:
 
 def test_numbers_are_int64(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a\n1\n")
-    (chunk,) = read_chunks(tmp_path, Files(files=["t.csv"]), ["a"])
+    *_, chunk = read_chunks(tmp_path, Files(files=["t.csv"]), ["a"])
     assert chunk.numbers.dtype == np.int64
