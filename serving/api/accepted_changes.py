@@ -13,7 +13,8 @@ from recsys.contracts.types import Topic
 from recsys.observability.tracing import current_headers
 from serving.api.body import JSON
 from serving.api.idempotency import PATTERN, REPLAYED, Idempotency
-from serving.ingest.outbox import Message, Outbox
+from serving.ingest.outbox import Outbox
+from serving.ingest.segment import Message
 
 _ONCE = "Made by the client for one request: sent again, it has one effect and gets the same answer"
 IdempotencyKey = Annotated[str, Header(pattern=PATTERN, description=_ONCE)]

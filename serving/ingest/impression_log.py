@@ -17,7 +17,8 @@ from recsys.contracts.state import EntityState
 from recsys.contracts.types import Topic
 from recsys.items.catalogue import Catalogue
 from recsys.observability.tracing import Headers, current_headers
-from serving.ingest.outbox import Message, Outbox
+from serving.ingest.outbox import Outbox
+from serving.ingest.segment import Message
 from serving.telemetry import Telemetry
 
 _BATCH = 100

@@ -6,7 +6,7 @@ from typing import Any
 
 from recsys.contracts.errors import Unavailable
 from recsys.store.memory import MemoryFeatureStore
-from serving.ingest.outbox import Message
+from serving.ingest.segment import Message
 
 
 class FlakySink:

@@ -23,7 +23,8 @@ from recsys.store.memory import MemoryFeatureStore
 from serving.api.app import create_app
 from serving.assembly import Services, compose
 from serving.engine.request_spans import TracedReads
-from serving.ingest.outbox import Message, Outbox
+from serving.ingest.outbox import Outbox
+from serving.ingest.segment import Message
 from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 from streaming.worker.feature_worker import FeatureWorker

@@ -23,7 +23,8 @@ from serving.api.openapi import REQUEST_ID, answer, body, problems
 from serving.api.wire import EventBatch, EventRequest, EventResult, EventResults
 from serving.engine.model_host import ModelHost
 from serving.engine.runtime import Runtime
-from serving.ingest.outbox import Message, Outbox
+from serving.ingest.outbox import Outbox
+from serving.ingest.segment import Message
 from serving.problems import Problem
 from serving.settings import Scope
 from serving.telemetry import Telemetry

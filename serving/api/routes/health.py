@@ -37,6 +37,7 @@ def ready(
         "bundle": OK if host.active else "none is loaded; run `recsys train all` and publish it",
         "store": _store(store),
         "kafka": _kafka(outboxes),
+        "spool": outboxes.error or OK,
         "item_features": _item_features(feed, settings.stale_after_s),
     }
     if not host.active:

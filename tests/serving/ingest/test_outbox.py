@@ -1,15 +1,24 @@
 """The outbox: nothing accepted is lost, whatever dies; nothing is accepted that cannot be kept."""
 
+import fcntl
+import os
+import struct
+import subprocess
+import sys
 import threading
+import zlib
+from io import FileIO
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.impressions import Impression
 from serving.ingest.impression_log import ImpressionWriter
-from serving.ingest.outbox import Message, Outbox
+from serving.ingest.outbox import Outbox
+from serving.ingest.segment import Message
 from serving.telemetry import Telemetry
 from tests.serving.flaky import FlakySink
 from tests.serving.waiting import eventually
@@ -158,6 +167,77 @@ def test_a_disk_that_takes_no_new_file_is_told_and_heals(
     heir = Outbox(tmp_path, sink, MIB)
     heir.close()
     assert sorted(sink.taken) == [message(0), message(2)]  # segments of the same millisecond have no order
+
+
+def test_processes_that_start_together_do_not_lock_each_other_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A neighbour starts at the worst moment: while a new segment has no lock yet."""
+    outboxes: list[Outbox] = []
+    lock = fcntl.flock
+
+    def neighbour_first(file: FileIO, how: int) -> None:
+        monkeypatch.setattr("fcntl.flock", lock)
+        outboxes.append(Outbox(tmp_path, FlakySink(up=False), MIB))
+        lock(file, how)
+
+    monkeypatch.setattr("fcntl.flock", neighbour_first)
+    outboxes.append(Outbox(tmp_path, FlakySink(up=False), MIB))
+    for outbox in outboxes:
+        assert outbox.error == ""
+        outbox.put([message(0)])
+        outbox.close(timeout_s=0)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_two_hundred_real_starts_two_at_a_time(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.serving.ingest.starting_together", str(tmp_path), "100"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["0"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_nothing_refuses_records_but_not_the_start(tmp_path: Path) -> None:
+    spool = tmp_path / "a file" / "spool"
+    spool.parent.touch()
+    sink = FlakySink()
+    outbox = Outbox(spool, sink, MIB)
+    assert "Not a directory" in outbox.error
+    with pytest.raises(Unavailable, match="Not a directory"):
+        outbox.put([message(0)])
+    spool.parent.unlink()
+    outbox.put([message(1)])
+    assert outbox.error == ""
+    outbox.close()
+    assert sink.taken == [message(1)]
+
+
+def test_foreign_files_in_the_spool_are_left_alone_or_kept(tmp_path: Path) -> None:
+    secret = tmp_path / "of another program"
+    secret.write_bytes(b"not ours")
+    spool = tmp_path / "spool"
+    (spool / "1.outbox").mkdir(parents=True)
+    (spool / "2.outbox").symlink_to(secret)
+    os.mkfifo(spool / "3.outbox")
+    payload = msgspec.msgpack.encode({"a record": "of another program"})
+    foreign = struct.pack("<II", len(payload), zlib.crc32(payload)) + payload
+    (spool / "4.outbox").write_bytes(foreign)
+    (spool / "5.outbox").write_bytes(b"\xff" * 100)
+    sink = FlakySink()
+    outbox = Outbox(spool, sink, MIB)
+    outbox.put([message(0)])
+    assert outbox.flush(20)
+    outbox.close()
+    assert sink.taken == [message(0)]
+    assert secret.read_bytes() == b"not ours"
+    assert (spool / "4.outbox.damaged").read_bytes() == foreign
+    assert {path.name for path in spool.iterdir()} == {
+        "1.outbox",
+        "2.outbox",
+        "3.outbox",  # a pipe is no regular file
+        "4.outbox.damaged",
+        "5.outbox.damaged",
+    }
 
 
 def test_an_impression_that_cannot_be_made_is_counted_and_the_next_ones_are_written(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from infra.local.redis import RedisServer
 from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.store.redis import RedisFeatureStore
-from serving.ingest.outbox import Message, Outbox
+from serving.ingest.outbox import Outbox
+from serving.ingest.segment import Message
 from tests.serving.flaky import FlakySink
 
 
