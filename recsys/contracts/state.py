@@ -3,6 +3,9 @@
 Every operation commutes with itself (add, minimum, maximum, keep the latest n), so a state is a commutative monoid:
 partial states merge in any order, late events give the same answer, and Spark may pre-aggregate. Integers only, because
 a float sum depends on its order. Which events enter which cell is up to `recsys.features`.
+
+Sums saturate instead of overflowing. Amounts to add are never negative, so a sum at its limit stays there in whichever
+order it got there: saturating addition is associative, and commutes.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -21,8 +24,25 @@ class Op(StrEnum):
     MAX = ">"
 
 
+# Limits of a sum, and of what one event adds to it. Lua and float64 have every integer up to the first; 2^31 amounts of
+# the second fit an int64.
+MAX_SUM = (1 << 53) - 1
+MAX_AMOUNT = (1 << 32) - 1
+
+
+def merged(op: Op, old: int, amount: int) -> int:
+    """A cell after a change, or the cell of two partial states.
+
+    >>> merged(Op.ADD, 2, 3), merged(Op.ADD, MAX_SUM, 3) == MAX_SUM, merged(Op.MAX, 2, 3)
+    (5, True, 3)
+    """
+    if op is Op.ADD:
+        return min(old + amount, MAX_SUM)
+    return max(old, amount) if op is Op.MAX else min(old, amount)
+
+
 class Delta(NamedTuple):
-    """One change of one cell."""
+    """One change of one cell; an `amount` to add is in 0 … `MAX_SUM`."""
 
     cell: str
     op: Op
@@ -62,14 +82,7 @@ class EntityState:
     def change(self, delta: Delta) -> None:
         """Apply one delta in place."""
         old = self.cells.get(delta.cell)
-        if old is None:
-            self.cells[delta.cell] = delta.amount
-        elif delta.op is Op.ADD:
-            self.cells[delta.cell] = old + delta.amount
-        elif delta.op is Op.MAX:
-            self.cells[delta.cell] = max(old, delta.amount)
-        else:
-            self.cells[delta.cell] = min(old, delta.amount)
+        self.cells[delta.cell] = delta.amount if old is None else merged(delta.op, old, delta.amount)
 
     def visit(self, history: History, visit: Visit) -> None:
         """Add one visit in place, keeping order and the bound. Adding one that is there changes nothing."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from recsys.contracts.events import Event
-from recsys.contracts.state import Delta, Op
+from recsys.contracts.state import MAX_AMOUNT, Delta, Op
 from recsys.contracts.types import EventType
 
 
@@ -108,12 +108,12 @@ class Aggregate:
         return [f"{KEY_MARK}{bucket}" for bucket in split_buckets(self.split, event)]
 
     def amount(self, event: Event) -> int:
-        """What an accepted event contributes."""
+        """What an accepted event contributes: 0 … `MAX_AMOUNT`, or a time."""
         if self.measure is Measure.ONE:
             return 1
         if self.measure is Measure.TIME:
             return event.event_time_ms
-        return round((event.value or 0.0) * self.scale)
+        return min(max(round((event.value or 0.0) * self.scale), 0), MAX_AMOUNT)
 
     def stem(self, time_ms: int) -> str:
         """The cell name of that time, without the bucket."""

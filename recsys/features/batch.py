@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.contracts.state import History, Op
+from recsys.contracts.state import MAX_AMOUNT, MAX_SUM, History, Op
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import BUCKETS, Aggregate, Entity, Measure, Split
 from recsys.features.spec import Floats, HistoryQuery, Ints, Match, Signal, Total, number
+from recsys.features.windows import saturated
 
 Array = NDArray[np.int64]
 KIND = {kind: code for code, kind in enumerate(EventType)}  # how `EventColumns.kind` numbers the types
@@ -55,7 +56,7 @@ class EventColumns:
         if signal.measure is Measure.TIME:
             return rows, self.time_ms[rows]
         # rint rounds halves to even, as Python's round does
-        return rows, np.rint(self.value[rows] * signal.scale).astype(np.int64)
+        return rows, np.rint(self.value[rows] * signal.scale).clip(0, MAX_AMOUNT).astype(np.int64)
 
     def cells(self, aggregate: Aggregate) -> tuple[Array, Array, Array, Array]:
         """(key, tile, bucket, amount) of every cell of an aggregate; -1 where the cell's name has no such part."""
@@ -76,7 +77,7 @@ class EventColumns:
             place = ends - 1 if aggregate.op is Op.MAX else first
             return (*cells[:, first], amounts[order][place])
         sums = np.concatenate(([0], np.cumsum(amounts[order], dtype=np.int64)))
-        return (*cells[:, first], sums[ends] - sums[first])
+        return (*cells[:, first], np.minimum(sums[ends] - sums[first], MAX_SUM))
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,9 @@ class BatchSource:
             self._series[signal, split] = self._series_of(signal, split)
         series, q = self._series[signal, split], self._queries
         if split is Split.NONE:
-            return series.total(total, q.key, q.time_ms)
+            return saturated(series.total(total, q.key, q.time_ms))
         parts = [series.total(total, _pair(q.key, column), q.time_ms) for column in q.buckets[split].T]
-        result: Array = np.sum(parts, axis=0, dtype=np.int64)
-        return result
+        return saturated(np.sum(parts, axis=0, dtype=np.int64))
 
     def _series_of(self, signal: Signal, split: Split) -> "_Series":
         events = self._events
@@ -211,9 +211,11 @@ class _Series:
         oldest = np.maximum((asked & ((1 << _TIME_BITS) - 1)) - (tiles - 1), 0)
         first: Array = asked >> _TIME_BITS << _TIME_BITS | oldest
         query, tile = _spans(np.searchsorted(tile_stamps, first), np.searchsorted(tile_stamps, asked))
-        weighted = weights[asked[query] - tile_stamps[tile]] * tile_sums[tile]
+        weighted = weights[asked[query] - tile_stamps[tile]] * np.minimum(
+            tile_sums[tile], total.window.largest
+        )
         older = _sum_by(query, weighted, asked.size)
-        result: Array = weights[0] * current + older[back]
+        result: Array = weights[0] * np.minimum(current, total.window.largest) + older[back]
         return result
 
     def _extreme(self, op: Op, codes: Array, times: Array) -> Array:

@@ -27,6 +27,7 @@ from recsys.features.cells import CellCoding, aggregates_of, tiles_of
 from recsys.features.feature_set import FeatureSet, runs
 from recsys.features.kinds import Attribute
 from recsys.features.spec import Floats, HistoryQuery, Ints, Total, number
+from recsys.features.windows import saturated
 
 Cells = NDArray[np.int64]  # (2, k): codes (see `features.cells`) and amounts
 
@@ -245,8 +246,8 @@ class _Layout:
             part = slice(ends[i], ends[i + 1])
             for total in totals:
                 weighted = _weighted(total, tiles[part], amounts[part], now_ms)
-                # float64 sums of integers below 2^53 are exact
-                found[total] = np.bincount(owner[part], weighted, minlength=n).astype(np.int64)
+                # float64 sums of integers below 2^53 are exact, and others saturate
+                found[total] = saturated(np.bincount(owner[part], weighted, minlength=n).astype(np.int64))
         return found
 
 
@@ -258,7 +259,7 @@ def _weighted(
         return amounts
     age = now_ms // window.hop_ms - tiles
     weights = window.weights[np.clip(age, 0, window.tiles - 1)]
-    return np.where((age >= 0) & (age < window.tiles), weights * amounts, 0)
+    return np.where((age >= 0) & (age < window.tiles), weights * np.minimum(amounts, window.largest), 0)
 
 
 class _ItemSource:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.contracts.events import Event
-from recsys.contracts.state import Op
+from recsys.contracts.state import MAX_AMOUNT, MAX_SUM, Op
 from recsys.contracts.types import Item, User
 from recsys.features.aggregates import BUCKETS, CATEGORIES_PER_EVENT, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
@@ -76,7 +76,7 @@ class ReferenceSource:
                 continue
             weight = decay_weight(age, window.half_life) if window.half_life else 1
             result += weight * _amount(signal, event) * self._overlap(total.split, event)
-        return result
+        return min(result, MAX_SUM)
 
     def _overlap(self, split: Split, event: Event) -> int:
         """How many pairs of the candidate's and the event's buckets are equal; 1 without a split."""
@@ -138,4 +138,6 @@ def _counts(signal: Signal, event: Event) -> bool:
 
 
 def _amount(signal: Signal, event: Event) -> int:
-    return 1 if signal.measure is Measure.ONE else round((event.value or 0.0) * signal.scale)
+    if signal.measure is Measure.ONE:
+        return 1
+    return min(max(round((event.value or 0.0) * signal.scale), 0), MAX_AMOUNT)

@@ -12,6 +12,7 @@ from recsys.features.aggregates import BUCKETS, Entity, Split
 from recsys.features.cells import CellCoding, Ints64, aggregates_of, buckets_of, tiles_of
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Ints, Total
+from recsys.features.windows import saturated
 
 
 class UserTotals:
@@ -31,6 +32,7 @@ class UserTotals:
         self._first = np.cumsum([0, *reads])
         self._hop = np.array([t.window.hop_ms for t in totals])
         self._tiles = np.array([t.window.tiles for t in totals])
+        self._largest = np.array([t.window.largest for t in totals])
         weights = [t.window.weights for t in totals]
         self._weights = np.concatenate([*weights, np.zeros(0, np.int64)])
         self._weights_at = np.cumsum([0, *map(len, weights)])
@@ -59,11 +61,13 @@ class UserTotals:
             buckets: split → (k, N) int64 of the candidates, padded with `BUCKETS`.
         """
         sums = self._sums(cells, now_ms)
-        found: dict[Total, Ints] = dict(zip(self._plain, sums[: len(self._plain)].tolist(), strict=True))
+        found: dict[Total, Ints] = dict(
+            zip(self._plain, saturated(sums[: len(self._plain)]).tolist(), strict=True)
+        )
         for split, members in self._split.items():
             if members:
                 table = sums[self._tables[split]].reshape(BUCKETS + 1, len(members))
-                by_candidate = table.take(buckets[split], axis=0).sum(axis=0)
+                by_candidate = saturated(table.take(buckets[split], axis=0).sum(axis=0))
                 found.update(zip(members, np.ascontiguousarray(by_candidate.T), strict=True))
         return found
 
@@ -82,6 +86,6 @@ class UserTotals:
         np.add.at(
             sums,
             self._base[total] + self._stride[total] * bucket[cell],
-            self._weights[self._weights_at[total] + age] * amounts[cell],
+            self._weights[self._weights_at[total] + age] * np.minimum(amounts[cell], self._largest[total]),
         )
         return sums

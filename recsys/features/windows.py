@@ -2,7 +2,8 @@
 
 As of t, a tile has the age `t // hop - tile`, and a total is the sum over tiles of `weight[age] · count`. A window of
 the last w is the table 1, 1, … 1 (a sawtooth window, as in chronon: between w and w + hop long); a decay is a table
-of fixed-point integers. So every total is an exact integer sum, and all readers need only the table.
+of fixed-point integers. So every total is an exact integer sum, and all readers need only the table. Like a cell, a
+total saturates at `MAX_SUM`; so that its products fit, too, a tile counts as at most `largest`.
 """
 
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.state import MAX_SUM
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 
 DECAY_UNIT = 1 << 16  # the weight of age 0; fixed point, 16 bits
@@ -37,6 +39,11 @@ class Window:
         return DECAY_UNIT if self.half_life else 1
 
     @property
+    def largest(self) -> int:
+        """What a tile counts at most: its product with a weight is at most `MAX_SUM`."""
+        return MAX_SUM // self.unit
+
+    @property
     def retention_ms(self) -> int:
         """How long a tile is needed."""
         return self.tiles * self.hop_ms
@@ -45,6 +52,11 @@ class Window:
     def weights(self) -> NDArray[np.int64]:
         """(tiles,) int64, by age."""
         return _weights(self.tiles, self.half_life, self.skip)
+
+
+def saturated(totals: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) totals as they are read: at most `MAX_SUM`."""
+    return np.minimum(totals, MAX_SUM)
 
 
 EVER = Window("ever", 0, 1)

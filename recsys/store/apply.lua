@@ -14,6 +14,7 @@ local prefix, topic = ARGV[1], ARGV[2]
 local head, ids, visits, users, items = unpack(cmsgpack.unpack(ARGV[3]))
 local PRUNE_STEP = 64 -- new cells after which a hash is searched for expired tiles
 local ADD, LEAST, MOST = string.byte('+<>', 1, 3)
+local MAX_SUM = 2 ^ 53 - 1 -- sums saturate: `recsys.contracts.state`
 
 local function cut(text, width) -- returns a function that gives the next n pieces
   local at = 1
@@ -91,7 +92,7 @@ local function write(key, amounts, ops, oldest_tile) -- returns true if the enti
       if before then
         before = tonumber(before)
         local op = string.byte(ops, i)
-        if op == ADD then amount = before + amount
+        if op == ADD then amount = math.min(before + amount, MAX_SUM)
         elseif op == LEAST then amount = math.min(before, amount)
         elseif op == MOST then amount = math.max(before, amount) end
       else

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from recsys.contracts.events import Event
-from recsys.contracts.state import Delta, EntityState, History, Op, Visit
+from recsys.contracts.state import MAX_SUM, Delta, EntityState, History, Op, Visit, merged
 from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import Entity
@@ -135,12 +135,7 @@ def _add(cells: dict[str, int], deltas: Iterable[Delta]) -> None:
     """Merge deltas of one entity; they are a monoid, as states are."""
     for cell, op, amount in deltas:
         old = cells.get(cell)
-        if old is None:
-            cells[cell] = amount
-        elif op is Op.ADD:
-            cells[cell] = old + amount
-        else:
-            cells[cell] = max(old, amount) if op is Op.MAX else min(old, amount)
+        cells[cell] = amount if old is None else merged(op, old, amount)
 
 
 def pack_visit(visit: Visit) -> str:
@@ -209,7 +204,7 @@ def _merged(
     starts = np.flatnonzero(np.r_[True, (owners[1:] != owners[:-1]) | (codes[1:] != codes[:-1])])
     owners, codes = owners[starts], codes[starts]
     ops = np.array([a.op for a in coding.aggregates])[aggregates_of(codes)]
-    merged = np.add.reduceat(amounts, starts)
+    results = np.minimum(np.add.reduceat(amounts, starts), MAX_SUM)
     for op, reduce in ((Op.MAX, np.maximum.reduceat), (Op.MIN, np.minimum.reduceat)):
-        merged = np.where(ops == op, reduce(amounts, starts), merged)
-    return owners, codes, merged
+        results = np.where(ops == op, reduce(amounts, starts), results)
+    return owners, codes, results

@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 
+from recsys.contracts.state import MAX_SUM
 from recsys.contracts.types import MS_PER_DAY
 from recsys.features.aggregates import BUCKETS, Aggregate, Entity, Split
 from recsys.features.definitions import FEATURES
@@ -36,20 +37,21 @@ def random_cells(seed: int) -> dict[str, int]:
                 cell += f"@{NOW // aggregate.hop_ms - age}"
             if aggregate.split:
                 cell += f"#{rng.randrange(12)}"
-            cells[cell] = rng.choice([1, 2, 10**12, -(10**12)])
+            cells[cell] = rng.choice([1, 2, 10**12, MAX_SUM])
     return cells
 
 
 def defined(total: Total, cells: dict[str, int], buckets: list[int]) -> int:
     endings = [f"#{b}" for b in buckets] if total.split else [""]
     if not total.window.hop_ms:
-        return sum(cells.get(total.aggregate_name + ending, 0) for ending in endings)
-    newest = NOW // total.window.hop_ms
-    return sum(
-        weight * cells.get(f"{total.aggregate_name}@{newest - age}{ending}", 0)
+        return min(sum(cells.get(total.aggregate_name + ending, 0) for ending in endings), MAX_SUM)
+    newest, most = NOW // total.window.hop_ms, MAX_SUM // total.window.unit
+    every: int = sum(
+        weight * min(cells.get(f"{total.aggregate_name}@{newest - age}{ending}", 0), most)
         for age, weight in enumerate(total.window.weights.tolist())
         for ending in endings
     )
+    return min(every, MAX_SUM)
 
 
 def test_each_total_is_the_sum_of_weights_by_tile_age() -> None:

@@ -11,10 +11,11 @@ from infra.local.redis import RedisServer
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig, Unavailable
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
-from recsys.contracts.state import EntityState
+from recsys.contracts.state import MAX_SUM, Delta, EntityState, Op
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType
 from recsys.features.aggregates import parse_cell
 from recsys.features.definitions import FEATURES
+from recsys.features.feature_set import Folded
 from recsys.store.base import Applied, Batch, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 
@@ -74,6 +75,27 @@ def test_tiles_that_no_window_reaches_are_removed(redis_url: str, client: Any) -
     assert needed.items() <= state.cells.items()  # nothing that a reader needs is gone
     assert len(state.cells) < len(needed) + 2 * 64 < len(every.cells) / 4
     assert client.hlen("recsys:{0}:i:i") < 400
+
+
+class Stars:
+    """Feature definitions under which an event adds its `value` to the item's stars."""
+
+    fingerprint, aggregates, histories = FEATURES.fingerprint, FEATURES.aggregates, FEATURES.histories
+
+    def fold(self, event: Event) -> Folded:
+        return Folded([], [Delta("stars", Op.ADD, int(event.value or 0))], [])
+
+
+def test_sums_saturate_in_a_batch_a_share_and_over_shares(redis_url: str) -> None:
+    store = RedisFeatureStore(redis_url, Stars(), StoreConfig(partitions=2))
+    for partition in range(2):
+        epoch = store.claim("t", partition, "log").epoch
+        for n, amounts in enumerate([(MAX_SUM - 1, 1), (MAX_SUM, 3), (1,)]):
+            rated = [Event(f"{n} {a}", EventType.RATING, "u", "i", T0, value=a) for a in amounts]
+            rated.append(Event(f"{n}", EventType.RATING, "u", "exact", T0, value=500_000_000_001))
+            store.apply(Batch("t", partition, epoch, n, n + 1, T0, [n] * len(rated), rated))
+    assert [state.cells["stars"] for state in store.items(["i", "exact"])] == [MAX_SUM, 3_000_000_000_006]
+    store.close()
 
 
 def test_event_ids_are_forgotten_behind_the_watermark(redis_url: str, client: Any) -> None:
@@ -143,13 +165,6 @@ def test_a_batch_of_any_size_is_applied(redis_url: str) -> None:
     assert feeder.apply(*log).applied == len(log)
     assert feeder.apply(*log[::2]).duplicates == len(log) / 2
     assert sum(state.cells["lastengaged"] > T0 for _, state in store.all_items()) == 7
-
-
-def test_amounts_are_exact(redis_url: str) -> None:
-    feeder = Feeder(RedisFeatureStore(redis_url, FEATURES, CONFIG))
-    for number, dwell in enumerate([999_999_999_999.0, 10_000.0, 1.0, 123_456_789_012.0]):
-        feeder.apply(Event(f"{number}", EventType.DWELL, "u", "i", T0, value=dwell))
-    assert feeder.store.items(["i"])[0].cells["dwellms"] == 1_123_456_799_012
 
 
 def test_a_server_that_is_away_is_unavailable_and_then_works_again() -> None:

@@ -7,10 +7,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
+from recsys.contracts import state
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
+from recsys.features import batch, windows
 from recsys.features.definitions import ENGAGEMENT, FEATURES
 from recsys.features.reference import reference_features
+from tests.recsys.features.test_three_ways import streamed
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log, sparse_logs
 from tests.training.features.feature_rows import event_rows, with_items, with_users
 from training.features.kernel import EXAMPLE_SCHEMA, REQUEST_TEXTS, item_side, user_side
@@ -68,6 +71,23 @@ def assert_equal_brute_force(
         assert example["history_items"] == [e.item_id for e in before]
         assert example["history_types"] == [e.type for e in before]
         assert example["history_times"] == [e.event_time_ms for e in before]
+
+
+def test_sums_at_their_limit_are_those_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (state, batch, windows):
+        monkeypatch.setattr(module, "MAX_SUM", 1 << 18)  # four events fill a decayed tile
+    rng = random.Random(5)
+    users, items = population(rng, 2), catalogue(rng, 3)
+    events = random_log(rng, users, items, 300, MS_PER_HOUR)
+    table = built(events, users, items).to_pylist()
+    others = [place for place, name in enumerate(FEATURES.names) if name != "tab"]
+    for example in rng.sample(table, 40):
+        user = next(u for u in users if u.user_id == example["user_id"])
+        item = next(i for i in items if i.item_id == example["item_id"])
+        now = example["event_time_ms"]
+        before = [e for e in events if e.event_time_ms < now]
+        [values] = streamed(before, user, items, now)[[items.index(item)]]
+        np.testing.assert_array_equal(values[others], np.array(example["features"], np.float32)[others])
 
 
 def event(
