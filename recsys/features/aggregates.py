@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from recsys.contracts.events import Event
 from recsys.contracts.state import MAX_AMOUNT, Delta, Op
-from recsys.contracts.types import EventType
+from recsys.contracts.types import MS_PER_DAY, EventType
 
 
 class Entity(StrEnum):
@@ -93,6 +93,7 @@ class Aggregate:
     min_value: float | None = None  # count only events with at least this value, such as four stars
     scale: int = 1  # of Measure.VALUE
     attributed: bool = False  # count only events with the id of the request that showed the item
+    once: bool = False  # count each user of an item once in each `once_period_ms`
 
     def accepts(self, event: Event) -> bool:
         if event.type not in self.types or (self.attributed and event.request_id is None):
@@ -124,6 +125,11 @@ class Aggregate:
         stem = self.stem(event.event_time_ms)
         amount = self.amount(event)
         return [Delta(stem + key, self.op, amount) for key in self.keys(event)]
+
+
+def once_period_ms(hop_ms: int) -> int:
+    """How long a user stays counted where each counts once: a tile, or for cells of all time a day."""
+    return hop_ms or MS_PER_DAY
 
 
 class Cell(NamedTuple):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.state import MAX_AMOUNT, MAX_SUM, History, Op
 from recsys.contracts.types import EventType
-from recsys.features.aggregates import BUCKETS, Aggregate, Entity, Measure, Split
+from recsys.features.aggregates import BUCKETS, Aggregate, Entity, Measure, Split, once_period_ms
 from recsys.features.spec import Floats, HistoryQuery, Ints, Match, Signal, Total, number
 from recsys.features.windows import saturated
 
@@ -29,8 +29,8 @@ _MAX_KEYS = 1 << (62 - _TIME_BITS)
 class EventColumns:
     """The events of some users, or of some items, sorted by (key, time, event id), each event once.
 
-    Arrays (n,). `key`: code of the user (item) that owns the event; `item`: code of the item; `value`: NaN where the
-    event has none; `buckets`: split → (n, k), padded with `NO_BUCKET`.
+    Arrays (n,). `key`: code of the user (item) that owns the event; `user`, `item`: codes of the event's; `value`: NaN
+    where the event has none; `buckets`: split → (n, k), padded with `NO_BUCKET`.
     """
 
     key: Array
@@ -38,11 +38,12 @@ class EventColumns:
     kind: NDArray[np.int8]
     value: NDArray[np.float64]
     attributed: NDArray[np.bool_]
+    user: Array
     item: Array
     buckets: Mapping[Split, Array]
 
-    def amounts(self, signal: Signal | Aggregate) -> tuple[Array, Array]:
-        """(rows, amounts) of the events that count."""
+    def amounts(self, signal: Signal | Aggregate, hop_ms: int) -> tuple[Array, Array]:
+        """(rows, amounts) of the events that count in tiles of `hop_ms`."""
         chosen = np.isin(self.kind, [KIND[t] for t in signal.types])
         if signal.attributed:
             chosen &= self.attributed
@@ -51,6 +52,8 @@ class EventColumns:
         if signal.min_value is not None:
             chosen &= self.value >= signal.min_value  # False for NaN
         rows = np.flatnonzero(chosen)
+        if signal.once:
+            rows = self._first_of_each_user(rows, once_period_ms(hop_ms))
         if signal.measure is Measure.ONE:
             return rows, np.ones(rows.size, np.int64)
         if signal.measure is Measure.TIME:
@@ -58,9 +61,15 @@ class EventColumns:
         # rint rounds halves to even, as Python's round does
         return rows, np.rint(self.value[rows] * signal.scale).clip(0, MAX_AMOUNT).astype(np.int64)
 
+    def _first_of_each_user(self, rows: Array, period_ms: int) -> Array:
+        pairs = np.stack((self.time_ms[rows] // period_ms, self.user[rows], self.key[rows]))
+        order = np.lexsort(pairs)  # stable: the earliest of equal ones comes first
+        first: Array = np.any(np.diff(pairs[:, order], axis=1, prepend=-1), axis=0)
+        return rows[np.sort(order[first])]
+
     def cells(self, aggregate: Aggregate) -> tuple[Array, Array, Array, Array]:
         """(key, tile, bucket, amount) of every cell of an aggregate; -1 where the cell's name has no such part."""
-        rows, amounts = self.amounts(aggregate)
+        rows, amounts = self.amounts(aggregate, aggregate.hop_ms)
         buckets = np.full(rows.size, -1, np.int64)
         if aggregate.split is not Split.NONE:
             split = self.buckets[aggregate.split][rows]
@@ -102,7 +111,7 @@ class BatchSource:
         self._entity = entity
         self._events = events
         self._queries = queries
-        self._series: dict[tuple[Signal, Split], _Series] = {}
+        self._series: dict[tuple[Signal, Split, int], _Series] = {}
         self._visits: dict[tuple[str, Match], _Visits] = {}
 
     @property
@@ -113,17 +122,18 @@ class BatchSource:
         if total.entity is not self._entity:
             raise ValueError(f"{total.aggregate_name} belongs to the {total.entity}, not the {self._entity}")
         signal, split = total.signal, total.split
-        if (signal, split) not in self._series:
-            self._series[signal, split] = self._series_of(signal, split)
-        series, q = self._series[signal, split], self._queries
+        hop_ms = total.window.hop_ms if signal.once else 0  # others have one series for all tiles
+        if (signal, split, hop_ms) not in self._series:
+            self._series[signal, split, hop_ms] = self._series_of(signal, split, hop_ms)
+        series, q = self._series[signal, split, hop_ms], self._queries
         if split is Split.NONE:
             return saturated(series.total(total, q.key, q.time_ms))
         parts = [series.total(total, _pair(q.key, column), q.time_ms) for column in q.buckets[split].T]
         return saturated(np.sum(parts, axis=0, dtype=np.int64))
 
-    def _series_of(self, signal: Signal, split: Split) -> "_Series":
+    def _series_of(self, signal: Signal, split: Split, hop_ms: int) -> "_Series":
         events = self._events
-        rows, amounts = events.amounts(signal)
+        rows, amounts = events.amounts(signal, hop_ms)
         if split is Split.NONE:
             return _Series(events.key[rows], events.time_ms[rows], amounts)
         buckets = events.buckets[split][rows]

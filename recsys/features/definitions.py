@@ -50,6 +50,8 @@ DWELL_MS = Signal("dwellms", frozenset({EventType.DWELL}), Measure.VALUE, min_va
 RATED = Signal("rate", frozenset({EventType.RATING}), min_value=0.0)
 STARS = Signal("stars", frozenset({EventType.RATING}), Measure.VALUE, min_value=0.0, scale=STARS_SCALE)
 RATED_GOOD = Signal("good", frozenset({EventType.RATING}), min_value=GOOD_STARS)
+# What makes an item popular counts users, each once a tile: one user's thousand clicks of a day are one (ADR 14).
+ENGAGED_USERS = Signal("engagedusers", ENGAGEMENT, once=True)
 LAST_ENGAGED = Signal("lastengaged", ENGAGEMENT, Measure.TIME, Op.MAX)
 
 # Windows
@@ -113,7 +115,7 @@ FEATURES = FeatureSet(
         # The item: how popular, how good, how fresh
         Count("item_shown", ITEM, SHOWN, over=(EVER, DAY, WEEK)),
         Count("item_clicks", ITEM, CLICKED, over=(EVER, DAY, WEEK)),
-        Count("item_engaged", ITEM, ENGAGED, over=(EVER, HOUR, SIX_HOURS, MONTH, SLOW)),
+        Count("item_engaged", ITEM, ENGAGED_USERS, over=(EVER, HOUR, SIX_HOURS, MONTH, SLOW)),
         Ratio("item_ctr", ITEM, CLICKED, SHOWN, over=(EVER, DAY, WEEK, FAST), alpha=4.0, beta=6.0),
         Ratio("item_conversion_rate", ITEM, CONVERTED, CLICKED, over=(EVER,), alpha=2.0, beta=2.0),
         Ratio(

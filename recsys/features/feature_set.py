@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from recsys.features.aggregates import (
     Entity,
     Measure,
     Split,
+    once_period_ms,
     split_buckets,
 )
 from recsys.features.kinds import Attribute
@@ -31,16 +33,32 @@ from recsys.features.spec import Feature, Total
 _FORMAT = 1  # of states; a change of cell names or of the fold's meaning changes every fingerprint
 
 
+class Once(NamedTuple):
+    """Cells of an item that grow by one with the first event of this key, whichever arrives first."""
+
+    key: bytes  # 16 bytes, of signal, user, item and tile
+    until_ms: int  # no later event has the key
+    cells: tuple[str, ...]
+
+
 class Folded(NamedTuple):
     """What one event changes: cells of its user, cells of its item, histories of its user."""
 
     user: list[Delta]
     item: list[Delta]
     visits: list[tuple[History, Visit]]
+    once: Sequence[Once] = ()
+
+    def of_item(self, known: set[bytes]) -> list[Delta]:
+        """Every change of the item, where the keys in `known` have counted; adds the event's own."""
+        fresh = [once for once in self.once if once.key not in known]
+        known.update(once.key for once in fresh)
+        return [*self.item, *(Delta(cell, Op.ADD, 1) for once in fresh for cell in once.cells)]
 
 
 Changes = tuple[list[Delta], list[Delta]]
 NOT_SPLIT = -1  # in place of a bucket
+ONCE_BYTES = 16
 
 
 class FeatureSet:
@@ -135,6 +153,12 @@ class _Plan:
         self, type_: EventType, aggregates: Iterable[Aggregate], histories: Iterable[History]
     ) -> None:
         rules = [a for a in aggregates if type_ in a.types]
+        once: dict[tuple[str, int], list[Aggregate]] = defaultdict(list)
+        for rule in rules:
+            if rule.once:
+                once[rule.name.partition(".")[0], once_period_ms(rule.hop_ms)].append(rule)
+        self._once = [_CountedOnce(signal, period_ms, of) for (signal, period_ms), of in once.items()]
+        rules = [a for a in rules if not a.once]
         plain = [a for a in rules if a.measure is Measure.ONE and a.min_value is None]
         self._other = [a for a in rules if a not in plain]
         self._whole = _Steady([a for a in plain if a.split is Split.NONE])
@@ -158,7 +182,26 @@ class _Plan:
         if self._histories:
             visit = Visit(time, event.event_id, event.type, event.item_id, categories)
             visits = [(history, visit) for history in self._histories]
-        return Folded(user, item, visits)
+        return Folded(user, item, visits, [once.of(event) for once in self._once if once.accepts(event)])
+
+
+class _CountedOnce:
+    """Rules of one signal that count each user of an item once in a period."""
+
+    def __init__(self, signal: str, period_ms: int, rules: Sequence[Aggregate]) -> None:
+        self.accepts = rules[0].accepts  # of one signal, all accept the same events
+        self._signal, self._period_ms, self._rules = signal, period_ms, rules
+        self._cells = lru_cache(maxsize=1 << 10)(self._cells_of)
+
+    def of(self, event: Event) -> Once:
+        tile = event.event_time_ms // self._period_ms
+        # no id contains the separator
+        named = f"{self._signal}\x1f{self._period_ms}\x1f{tile}\x1f{event.user_id}\x1f{event.item_id}"
+        key = blake2b(named.encode(), digest_size=ONCE_BYTES).digest()
+        return Once(key, (tile + 1) * self._period_ms - 1, self._cells(tile))
+
+    def _cells_of(self, tile: int) -> tuple[str, ...]:
+        return tuple(rule.stem(tile * self._period_ms) for rule in self._rules)
 
 
 class _Steady:
@@ -189,6 +232,9 @@ class _Steady:
         return user, item
 
 
+_ONCE = (Entity.ITEM, Measure.ONE, Split.NONE)
+
+
 def _aggregates(totals: Sequence[Total]) -> tuple[Aggregate, ...]:
     """One aggregate per (entity, name), stored as long as its longest window needs."""
     retention: dict[tuple[Entity, str], int] = defaultdict(int)
@@ -200,6 +246,8 @@ def _aggregates(totals: Sequence[Total]) -> tuple[Aggregate, ...]:
             raise ValueError(f"two signals are called {total.signal.name}")
         if total.signal.op is not Op.ADD and total.window.hop_ms:
             raise ValueError(f"{total.signal.name}: a {total.signal.op.name} is kept for all time only")
+        if total.signal.once and (total.entity, total.signal.measure, total.split) != _ONCE:
+            raise ValueError(f"{total.signal.name}: only an item's users are counted once, without a split")
         retention[key] = max(retention[key], total.window.retention_ms)
     return tuple(owners[key].aggregate(retention[key]) for key in sorted(owners))
 

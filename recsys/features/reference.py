@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.events import Event
 from recsys.contracts.state import MAX_AMOUNT, MAX_SUM, Op
-from recsys.contracts.types import Item, User
+from recsys.contracts.types import MS_PER_DAY, Item, User
 from recsys.features.aggregates import BUCKETS, CATEGORIES_PER_EVENT, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Floats, HistoryQuery, Ints, Match, Signal, Total, number
@@ -70,6 +70,8 @@ class ReferenceSource:
             times = [e.event_time_ms for e in events]
             return (max if signal.op is Op.MAX else min)(times, default=0)
         result = 0
+        if signal.once:
+            events = _one_of_each_user(events, window.hop_ms or MS_PER_DAY)
         for event in events:
             age = self._now // window.hop_ms - event.event_time_ms // window.hop_ms if window.hop_ms else 0
             if not window.skip <= age < window.tiles:
@@ -135,6 +137,11 @@ def _counts(signal: Signal, event: Event) -> bool:
     if signal.measure is Measure.VALUE and event.value is None:
         return False
     return signal.min_value is None or (event.value is not None and event.value >= signal.min_value)
+
+
+def _one_of_each_user(events: Sequence[Event], period_ms: int) -> list[Event]:
+    """One of an item's events per user and period."""
+    return [*{(e.user_id, e.event_time_ms // period_ms): e for e in events}.values()]
 
 
 def _amount(signal: Signal, event: Event) -> int:

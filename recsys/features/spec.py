@@ -36,6 +36,7 @@ class Signal:
     min_value: float | None = None
     scale: int = 1
     attributed: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True)

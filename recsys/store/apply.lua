@@ -1,7 +1,7 @@
 -- Apply one batch of events and its offset, all or nothing.
 -- KEYS[1] checkpoint   ARGV[1] key prefix with the partition's hash tag   ARGV[2] topic
--- ARGV[3] batch (MessagePack): header, event ids, visits, cells of users, cells of items; added up over its events
--- ARGV[4] event ids, 16 bytes each   ARGV[5] fields, 8 bytes each; both in the order of the batch, which has their numbers
+-- ARGV[3] batch (MessagePack): header, event ids, visits, cells of users, cells of items, what counts once; added up
+-- ARGV[4] event ids and keys of what counts once, 16 bytes each   ARGV[5] fields, 8 bytes each; both in the order of the batch, which has their numbers
 -- Every other key is made from ARGV[1], so it lies in the slot of KEYS[1] (docs/adr: keys of the online store).
 -- Returns {outcome, offset, …}. Nothing is written unless the outcome is 'applied':
 --   fenced   another claimant has a later epoch        gap   records before the batch are missing
@@ -11,7 +11,7 @@
 
 local call = redis.call
 local prefix, topic = ARGV[1], ARGV[2]
-local head, ids, visits, users, items = unpack(cmsgpack.unpack(ARGV[3]))
+local head, ids, visits, users, items, once = unpack(cmsgpack.unpack(ARGV[3]))
 local PRUNE_STEP = 64 -- new cells after which a hash is searched for expired tiles
 local ADD, LEAST, MOST = string.byte('+<>', 1, 3)
 local MAX_SUM = 2 ^ 53 - 1 -- sums saturate: `recsys.contracts.state`
@@ -89,19 +89,21 @@ local function write(key, amounts, ops, oldest_tile) -- returns true if the enti
     if not old then return end
     for i = first, last do
       local before, amount = old[i - first + 1], amounts[i]
-      if before then
-        before = tonumber(before)
-        local op = string.byte(ops, i)
-        if op == ADD then amount = math.min(before + amount, MAX_SUM)
-        elseif op == LEAST then amount = math.min(before, amount)
-        elseif op == MOST then amount = math.max(before, amount) end
-      else
-        fresh = fresh + 1
+      if amount then -- false: nothing that counts once was new
+        if before then
+          before = tonumber(before)
+          local op = string.byte(ops, i)
+          if op == ADD then amount = math.min(before + amount, MAX_SUM)
+          elseif op == LEAST then amount = math.min(before, amount)
+          elseif op == MOST then amount = math.max(before, amount) end
+        else
+          fresh = fresh + 1
+        end
+        changes[#changes + 1] = fields[i]
+        changes[#changes + 1] = amount
       end
-      local at = 2 * (i - first)
-      changes[at + 1], changes[at + 2] = fields[i], amount
     end
-    call('HSET', key, unpack(changes))
+    if #changes > 0 then call('HSET', key, unpack(changes)) end
   end)
   if result[#result] == key then return false end
   call('PEXPIRE', key, head.idle_ms)
@@ -118,6 +120,21 @@ for _, row in ipairs(visits) do
   if result[#result] ~= key then
     call('ZREMRANGEBYRANK', key, 0, -(size + 1))
     call('PEXPIRE', key, head.idle_ms)
+  end
+end
+
+-- A user counts once for an item and a tile. The keys are kept as event ids are, until no event of the tile can come.
+local noted = {}
+for _, row in ipairs(once) do
+  local number, bucket, keys, places = row[1], row[2], next_ids(row[3]), row[4]
+  local fresh = 0
+  each_slice(keys, function(first, last)
+    fresh = fresh + call('SADD', registry .. ':' .. bucket, unpack(keys, first, last))
+  end)
+  if not noted[bucket] then noted[bucket] = call('ZADD', registry, bucket, bucket) end
+  for _, place in ipairs(fresh > 0 and places or {}) do
+    local amounts = items[2][number][2]
+    amounts[place] = (amounts[place] or 0) + fresh
   end
 end
 local changed = {}

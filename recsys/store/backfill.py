@@ -13,7 +13,7 @@ from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import MAX_TIME_MS, Event
 from recsys.contracts.state import Delta, EntityState, History
-from recsys.contracts.types import EventType, Topic
+from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.features.aggregates import Aggregate, Entity, parse_cell
 from recsys.features.feature_set import Folded
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StateDefinition
@@ -51,6 +51,7 @@ class StateFold:
 
     def __init__(self, features: StateDefinition) -> None:
         self.fingerprint: str = features.fingerprint
+        self._fold = features.fold
         self.aggregates: Sequence[Aggregate] = features.aggregates
         self.histories: Sequence[History] = features.histories
         self._aggregate = {(a.entity, a.name): a for a in features.aggregates}
@@ -66,8 +67,11 @@ class StateFold:
         return Event(event_id, EventType.IMPRESSION, user, item, 0)
 
     def fold(self, event: Event) -> Folded:
-        """Nothing for an event without a state: the store only remembers its id."""
-        return self._waiting.pop(event.event_id, Folded([], [], []))
+        """Of an event that no state stands behind, the store only remembers its id and that its user has counted."""
+        waiting = self._waiting.pop(event.event_id, None)
+        if waiting is None:
+            return Folded([], [], [], [once._replace(cells=()) for once in self._fold(event).once])
+        return waiting
 
     def _delta(self, entity: Entity, cell: str, amount: int) -> Delta:
         return Delta(cell, self._aggregate[entity, parse_cell(cell).name].op, amount)
@@ -88,18 +92,19 @@ def backfill(
     open_store: Callable[[StateDefinition], FeatureStore],
     partitions: int,
     rows: Iterable[StateRow],
-    recent: Iterable[tuple[str, str, int]],
+    recent: Iterable[Event],
     covered: Sequence[Covered],
 ) -> Loaded:
     """Fill an empty store so that a worker continues after `covered` with each event counted once.
 
     1. Each state is merged into its partition, under a topic of its own.
-    2. The ids of `recent` events are stored, so that a retry in flight is a duplicate.
+    2. The ids of `recent` events are stored, so that a retry in flight is a duplicate, and a user who has counted
+       today does not count again.
     3. The offsets come last: a worker that starts before them would start at 0 and count twice.
 
     Args:
         open_store: opens a store for a definition.
-        recent: (event id, user id, event time) of events within the dedupe window.
+        recent: the events that `dedupe_since` asks for.
         covered: how far the states reach in each topic partition of the log.
 
     Raises:
@@ -133,6 +138,12 @@ def _refuse_used(store: FeatureStore, covered: Sequence[Covered], name: str) -> 
                 f"the store is in use: {place.topic}/{place.partition} is at offset {stored.offset}; "
                 "backfill into another namespace: --namespace NAME"
             )
+
+
+def dedupe_since(watermark_ms: int, dedupe_ms: int) -> int:
+    """The events from this time on (Unix milliseconds) tell whether one within the dedupe window counts: by its id, or
+    by its user since the day began."""
+    return (watermark_ms - dedupe_ms) // MS_PER_DAY * MS_PER_DAY
 
 
 class _Loader:
@@ -170,7 +181,7 @@ class _Loader:
             present += self._apply(TOPIC, partition, events).duplicates
         return users, items, present
 
-    def remember(self, recent: Iterable[tuple[str, str, int]], covered: Sequence[Covered]) -> int:
+    def remember(self, recent: Iterable[Event], covered: Sequence[Covered]) -> int:
         """Store these ids under both topics: the lake does not record by which one an event came."""
         for place in covered:
             self._claim(place.topic, place.partition, place.log_id)
@@ -180,9 +191,8 @@ class _Loader:
         count = 0
         for chunk in _chunks(recent, _IDS_PER_CALL):
             by_partition: dict[int, list[Event]] = {}
-            for event_id, user_id, time_ms in chunk:
-                event = Event(event_id, EventType.IMPRESSION, user_id, "", time_ms)
-                by_partition.setdefault(partition_of(user_id, self._partitions), []).append(event)
+            for event in chunk:
+                by_partition.setdefault(partition_of(event.user_id, self._partitions), []).append(event)
             count += len(chunk)
             for partition, events in by_partition.items():
                 for place in places.get(partition, ()):  # none: its worker starts at the beginning

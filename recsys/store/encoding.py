@@ -4,7 +4,7 @@ A batch is the sum of its events' changes as one MessagePack value; binary parts
 MessagePack knows text only. A cell is a hash field of eight bytes (`features.cells`) with its amount in decimal digits.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain, pairwise
@@ -72,8 +72,10 @@ class BatchEncoder:
 
     def encode(self, batch: Batch, rows: Sequence[FoldedEvent]) -> tuple[bytes, bytes, bytes]:
         """The batch with only these events, whose ids differ."""
+        config = self._config
         users: dict[str, dict[str, int]] = {}
         items: dict[str, dict[str, int]] = {}
+        once: dict[tuple[str, int, tuple[str, ...]], dict[bytes, None]] = {}  # keys by item, bucket, cells
         visits: dict[tuple[str, str], list[int | str]] = {}
         buckets: dict[int, list[bytes]] = {}
         for _, bucket, key, event, changes in rows:
@@ -82,11 +84,15 @@ class BatchEncoder:
                 _add(users.setdefault(event.user_id, {}), changes.user)
             if changes.item:
                 _add(items.setdefault(event.item_id, {}), changes.item)
+            for once_key, until_ms, counted in changes.once:
+                group = event.item_id, until_ms // config.dedupe_bucket_ms, counted
+                once.setdefault(group, {})[once_key] = None
+                for cell in counted:  # the script knows the amount
+                    items.setdefault(event.item_id, {}).setdefault(cell, False)
             for history, visit in changes.visits:
                 if history.name in self._stored:
                     members = visits.setdefault((history.name, event.user_id), [])
                     members += (visit.event_time_ms, pack_visit(visit))
-        config = self._config
         header = {
             "epoch": batch.epoch,
             "previous": batch.previous,
@@ -104,8 +110,9 @@ class BatchEncoder:
             [(f"{name}:{user}", self._stored[name], members) for (name, user), members in visits.items()],
             (self._oldest_tiles(Entity.USER, batch.watermark_ms), self._rows(Entity.USER, users, fields)),
             (self._oldest_tiles(Entity.ITEM, batch.watermark_ms), self._rows(Entity.ITEM, items, fields)),
+            self._once(items, once),
         )
-        ids = b"".join([key for keys in buckets.values() for key in keys])
+        ids = b"".join([key for keys in (*buckets.values(), *once.values()) for key in keys])
         return _pack(content), ids, b"".join(fields)
 
     def _oldest_tiles(self, entity: Entity, watermark_ms: int) -> list[int]:
@@ -123,6 +130,21 @@ class BatchEncoder:
             fields += names
             rows.append((id_, list(cells.values()), "".join(ops)))
         return rows
+
+    def _once(
+        self,
+        items: Mapping[str, Mapping[str, int]],
+        once: Mapping[tuple[str, int, tuple[str, ...]], Collection[bytes]],
+    ) -> list[tuple[int, int, int, list[int]]]:
+        """Row of the item, bucket, number of keys and places of the cells in that row; both count from 1."""
+        row_of = {item: number for number, item in enumerate(items, 1)}
+        place_of = {
+            item: {cell: place for place, cell in enumerate(items.get(item, ()), 1)} for item, _, _ in once
+        }
+        return [
+            (row_of.get(item, 0), bucket, len(keys), [place_of[item][cell] for cell in cells])
+            for (item, bucket, cells), keys in once.items()
+        ]
 
     def _field(self, entity: Entity, cell: str) -> tuple[bytes, Op]:
         """The cell's field in Redis, and its operation."""

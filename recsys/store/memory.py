@@ -30,6 +30,7 @@ class MemoryFeatureStore:
         self._fingerprint: str | None = None
         self._checkpoints: dict[tuple[str, int], Checkpoint] = {}
         self._seen: dict[tuple[str, int], set[tuple[str, str]]] = defaultdict(set)
+        self._counted: dict[tuple[str, int], set[bytes]] = defaultdict(set)  # keys of `Once`
         self._workers: dict[str, float] = {}
         self._reports: dict[str, tuple[bytes, float]] = {}  # → report, and when it expires
         self._users: dict[str, EntityState] = {}
@@ -81,7 +82,7 @@ class MemoryFeatureStore:
                 else:
                     seen.add(event.key)
                     applied += 1
-                    if self._fold(event):
+                    if self._fold(event, self._counted[place]):
                         changed.add(event.item_id)
             self._announce(changed)
             offset = max(stored.offset, batch.next_offset)
@@ -89,7 +90,7 @@ class MemoryFeatureStore:
             self._checkpoints[place] = Checkpoint(stored.epoch, offset, watermark, stored.log_id)
             return Applied(Outcome.APPLIED, offset, applied, duplicates, skipped)
 
-    def _fold(self, event: Event) -> bool:
+    def _fold(self, event: Event, counted: set[bytes]) -> bool:
         """True if the item's state changed."""
         folded = self._features.fold(event)
         if folded.user or folded.visits:
@@ -98,11 +99,11 @@ class MemoryFeatureStore:
                 user.change(delta)
             for history, visit in folded.visits:
                 user.visit(history, visit)
-        if folded.item:
+        if changes := folded.of_item(counted):
             item = self._items.setdefault(event.item_id, EntityState())
-            for delta in folded.item:
+            for delta in changes:
                 item.change(delta)
-        return bool(folded.item)
+        return bool(changes)
 
     def workers(self, worker: str, ttl_ms: int) -> list[str]:
         with self._lock:

@@ -105,6 +105,7 @@ def expected(events: Sequence[Event]) -> tuple[dict[str, EntityState], dict[str,
     """States of users and items by folding one event after another."""
     users: dict[str, EntityState] = {}
     items: dict[str, EntityState] = {}
+    counted: set[bytes] = set()
     for event in events:
         folded = FEATURES.fold(event)
         user = users.setdefault(event.user_id, EntityState())
@@ -113,7 +114,7 @@ def expected(events: Sequence[Event]) -> tuple[dict[str, EntityState], dict[str,
             user.change(delta)
         for history, visit in folded.visits:
             user.visit(history, visit)
-        for delta in folded.item:
+        for delta in folded.of_item(counted):
             item.change(delta)
     return users, items
 

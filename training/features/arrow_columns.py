@@ -70,6 +70,7 @@ def event_columns(rows: pa.Table, key: str, keys: Codes, items: Codes) -> EventC
         kind=np.asarray(pc.index_in(rows.column("type"), value_set=KINDS)).astype(np.int8)[order],
         value=value[order],
         attributed=np.asarray(attributed)[order],
+        user=Codes(rows.column("user_id")).of(rows.column("user_id"))[order],
         item=items.of(rows.column("item_id"))[order],
         buckets={split: of_rows[order] for split, of_rows in buckets.items()},
     )

@@ -13,14 +13,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from recsys.contracts.events import MAX_TIME_MS
+from recsys.contracts.events import MAX_TIME_MS, Event
 from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import KEY_MARK, TILE_MARK, Entity
 from recsys.features.batch import EventColumns
 from recsys.features.definitions import FEATURES
-from recsys.store.backfill import Covered, Loaded, StateRow, backfill
+from recsys.store.backfill import Covered, Loaded, StateRow, backfill, dedupe_since
 from recsys.store.base import FeatureStore, StateDefinition
 from training.features.arrow_columns import TIME, Codes, event_columns, sorted_events
 from training.features.job import FeatureJob, read_events
@@ -67,15 +67,16 @@ def _rows(states: DataFrame) -> Iterator[StateRow]:
         yield StateRow(Entity(row["entity"]), row["id"], state_, row["latest_ms"])
 
 
-def _recent(events: DataFrame, dedupe_ms: int, watermark_ms: int) -> Iterator[tuple[str, str, int]]:
-    """(event id, user id, event time) within the dedupe window of the partition furthest behind.
+def _recent(events: DataFrame, dedupe_ms: int, watermark_ms: int) -> Iterator[Event]:
+    """The events that tell what is counted already; see `dedupe_since`.
 
-    `watermark_ms`: that partition's; 0 if the lake does not know it: then the newest event's time is used.
+    `watermark_ms`: of the partition furthest behind; 0 if the lake does not know it: then the newest event's time.
     """
-    since = (watermark_ms or events.agg(sf.max(TIME)).collect()[0][0] or 0) - dedupe_ms
-    recent = events.where(sf.col(TIME) >= since).select("event_id", "user_id", TIME)
+    since = dedupe_since(watermark_ms or events.agg(sf.max(TIME)).collect()[0][0] or 0, dedupe_ms)
+    columns = "event_id", "type", "user_id", "item_id", TIME, "value", "request_id"
+    recent = events.where(sf.col(TIME) >= since).select(*columns)
     for row in recent.toLocalIterator(prefetchPartitions=True):
-        yield row[0], row[1], row[2]
+        yield Event(**row.asDict() | {"type": EventType(row["type"])})
 
 
 def user_states(rows: pa.Table) -> pa.Table:

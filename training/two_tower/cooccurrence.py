@@ -86,13 +86,15 @@ def filled_up(
 def popularity(
     histories: Iterable[History], n_items: int, half_life_days: float | None = None
 ) -> NDArray[np.float64]:
-    """(n_items,) events per item; with a half-life, an event that long before the newest counts half."""
+    """(n_items,) users per item, each once a day; with a half-life, one that long before the newest counts half."""
     scores = np.zeros(n_items)
     histories = list(histories)
     newest = max((int(h.times[-1]) for h in histories if len(h.times)), default=0)
     for history in histories:
-        weight = np.ones(len(history.numbers))
+        days = history.times // MS_PER_DAY
+        _, first = np.unique(np.stack((history.numbers, days)), axis=1, return_index=True)
+        weight = np.ones(len(first))
         if half_life_days is not None and newest > 0:
-            weight = 0.5 ** ((newest - history.times) / (half_life_days * MS_PER_DAY))
-        np.add.at(scores, history.numbers - 1, weight)
+            weight = 0.5 ** ((newest - history.times[first]) / (half_life_days * MS_PER_DAY))
+        np.add.at(scores, history.numbers[first] - 1, weight)
     return scores

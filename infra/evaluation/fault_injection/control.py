@@ -44,7 +44,8 @@ class UnguardedStore(RedisFeatureStore):
                 user = self._key(partition, "u", event.user_id)
                 item = self._key(partition, "i", event.item_id)
                 deltas = [(Entity.USER, user, delta) for delta in folded.user]
-                deltas += [(Entity.ITEM, item, delta) for delta in folded.item]
+                changes = folded.of_item(set())  # no memory of who has counted
+                deltas += [(Entity.ITEM, item, delta) for delta in changes]
                 for entity, key, (name, _, amount) in deltas:
                     cell, op = self._encoder.field(entity, name)
                     if op is Op.ADD:
@@ -52,7 +53,7 @@ class UnguardedStore(RedisFeatureStore):
                     else:
                         known = extremes.get((key, cell), (op, amount))[1]
                         extremes[key, cell] = op, (max if op is Op.MAX else min)(known, amount)
-                if folded.item:
+                if changes:
                     pipe.sadd(self._key(partition, "items"), event.item_id)
                 for history, visit in folded.visits:
                     if history.name in self._stored:

@@ -5,7 +5,7 @@ claims or offsets.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -28,6 +28,7 @@ class Expected:
 
     users: dict[str, EntityState]
     items: dict[str, EntityState]
+    counted: set[bytes] = field(default_factory=set)  # keys of what counts once
     events: int = 0
     duplicates: int = 0
     dead_letters: int = 0
@@ -111,7 +112,7 @@ def _fold(event: Event, features: StateDefinition, expected: Expected) -> None:
         user.change(delta)
     for history, visit in folded.visits:
         user.visit(history, visit)
-    if folded.item:
+    if changes := folded.of_item(expected.counted):
         item = expected.items.setdefault(event.item_id, EntityState())
-        for delta in folded.item:
+        for delta in changes:
             item.change(delta)

@@ -15,7 +15,7 @@ def folded(*events: Event) -> tuple[EntityState, EntityState]:
         found = FEATURES.fold(event)
         for delta in found.user:
             user.change(delta)
-        for delta in found.item:
+        for delta in found.of_item(set()):
             item.change(delta)
         for history, visit in found.visits:
             user.visit(history, Visit(*visit))

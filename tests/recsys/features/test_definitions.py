@@ -54,21 +54,22 @@ def test_fold_is_the_fold_of_its_aggregates() -> None:
             for value in (None, -1.0, 2.5, 4.0):
                 made = event(kind, request_id, value)
                 folded = FEATURES.fold(made)
-                for entity, deltas in ((Entity.USER, folded.user), (Entity.ITEM, folded.item)):
+                for entity, deltas in ((Entity.USER, folded.user), (Entity.ITEM, folded.of_item(set()))):
                     owned = [a for a in FEATURES.aggregates if a.entity is entity and a.accepts(made)]
                     assert sorted(deltas) == sorted(d for a in owned for d in a.fold(made))
 
 
 def test_events_without_a_request_do_not_count_where_impressions_divide() -> None:
-    cells = {d.cell.partition("@")[0] for d in FEATURES.fold(event(EventType.CLICK, request_id=None)).item}
-    assert "engaged" in cells
+    folded = FEATURES.fold(event(EventType.CLICK, request_id=None))
+    cells = {d.cell.partition("@")[0] for d in folded.of_item(set())}
+    assert "engagedusers" in cells
     assert "click" not in cells
 
 
 def test_every_cell_belongs_to_an_aggregate_that_outlives_its_windows() -> None:
     for kind in EventType:
         folded = FEATURES.fold(event(kind, value=4.0))
-        for entity, deltas in ((Entity.USER, folded.user), (Entity.ITEM, folded.item)):
+        for entity, deltas in ((Entity.USER, folded.user), (Entity.ITEM, folded.of_item(set()))):
             for delta in deltas:
                 assert FEATURES.aggregate(entity, parse_cell(delta.cell).name) is not None
     for total in FEATURES.totals:

@@ -26,6 +26,7 @@ def streamed(
     """Fold into cells, as the stream does; items in `pieces` partial states that are merged."""
     state = EntityState()
     shares = [{i.item_id: EntityState() for i in items} for _ in range(pieces)]
+    counted: set[bytes] = set()
     for n, event in enumerate(events):
         folded = FEATURES.fold(event)
         if event.user_id == user.user_id:
@@ -33,7 +34,7 @@ def streamed(
                 state.change(delta)
             for history, visit in folded.visits:
                 state.visit(history, visit)
-        for delta in folded.item:
+        for delta in folded.of_item(counted):
             shares[n % pieces][event.item_id].change(delta)
     columns = ItemColumns(items, FEATURES)
     columns.load((i.item_id, merged([share[i.item_id] for share in shares])) for i in items)
@@ -91,8 +92,9 @@ def test_the_clock_alone_changes_values_exactly_at_tile_ends() -> None:
     events = random_log(rng, users, items, 200, 2 * MS_PER_DAY)
     columns = ItemColumns(items, FEATURES)
     states = {i.item_id: EntityState() for i in items}
+    counted: set[bytes] = set()
     for event in events:
-        for delta in FEATURES.fold(event).item:
+        for delta in FEATURES.fold(event).of_item(counted):
             states[event.item_id].change(delta)
     columns.load(states.items())
     rows = np.arange(len(items), dtype=np.int32)

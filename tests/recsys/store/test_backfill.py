@@ -24,7 +24,9 @@ CONFIG = StoreConfig(PARTITIONS)
 RNG = random.Random(1)
 USERS, ITEMS = population(RNG, 6), catalogue(RNG, 5)
 LOG = random_log(RNG, USERS, ITEMS, 300, 3 * MS_PER_DAY)
-LAKE, REST = LOG[:200], LOG[200:]
+LAKE = LOG[:200]
+SINCE_MS = max(e.event_time_ms for e in LAKE) - CONFIG.dedupe_ms
+REST = [e for e in LOG[200:] if e.event_time_ms >= SINCE_MS]  # a worker refuses later ones
 Open = Callable[[StateDefinition], FeatureStore]
 
 
@@ -55,6 +57,7 @@ def covered() -> list[Covered]:
 def lake_rows() -> Iterator[StateRow]:
     states: dict[tuple[Entity, str], EntityState] = {}
     latest: dict[tuple[Entity, str], int] = {}
+    counted: set[bytes] = set()
     for event in LAKE:
         folded = FEATURES.fold(event)
         user, item = (Entity.USER, event.user_id), (Entity.ITEM, event.item_id)
@@ -62,15 +65,11 @@ def lake_rows() -> Iterator[StateRow]:
             states.setdefault(user, EntityState()).change(delta)
         for history, visit in folded.visits:
             states.setdefault(user, EntityState()).visit(history, visit)
-        for delta in folded.item:
+        for delta in folded.of_item(counted):
             states.setdefault(item, EntityState()).change(delta)
         for key in (user, item):
             latest[key] = max(latest.get(key, 0), event.event_time_ms)
     return (StateRow(entity, id_, state, latest[entity, id_]) for (entity, id_), state in states.items())
-
-
-def recent() -> list[tuple[str, str, int]]:
-    return [(e.event_id, e.user_id, e.event_time_ms) for e in LAKE]
 
 
 def run(store: FeatureStore, events: list[Event], starts: dict[int, int]) -> None:
@@ -94,7 +93,7 @@ def states(store: FeatureStore) -> dict[tuple[Entity, str], EntityState]:
 
 
 def live(entity: Entity, cells: Mapping[str, int]) -> dict[str, int]:
-    now = max(e.event_time_ms for e in LOG)
+    now = max(e.event_time_ms for e in (*LAKE, *REST))
     result = {}
     for cell, amount in cells.items():
         name, tile, _ = parse_cell(cell)
@@ -107,12 +106,12 @@ def live(entity: Entity, cells: Mapping[str, int]) -> dict[str, int]:
 
 
 def fill(open_store: Open) -> None:
-    backfill(FEATURES, open_store, PARTITIONS, lake_rows(), recent(), covered())
+    backfill(FEATURES, open_store, PARTITIONS, lake_rows(), LAKE, covered())
 
 
 def expected() -> dict[tuple[Entity, str], EntityState]:
     whole = MemoryFeatureStore(FEATURES, CONFIG)
-    run(whole, LOG, dict.fromkeys(range(PARTITIONS), 0))
+    run(whole, [*LAKE, *REST], dict.fromkeys(range(PARTITIONS), 0))
     return states(whole)
 
 
@@ -120,7 +119,7 @@ def test_a_worker_that_continues_gives_what_it_would_have_given_alone(open_store
     fill(open_store)
     store = open_store(FEATURES)
     # the producer retries events of the last day: the worker must know them
-    newest = max(e.event_time_ms for e in LOG)
+    newest = max(e.event_time_ms for e in (*LAKE, *REST))
     retried = [e for e in LAKE if e.event_time_ms > newest - MS_PER_DAY][:20]
     assert retried
     run(store, [*REST, *retried], {c.partition: c.offset for c in covered()})
@@ -135,8 +134,8 @@ def test_an_interrupted_backfill_is_run_again(open_store: Open) -> None:
             yield row
 
     with pytest.raises(ConnectionError):
-        backfill(FEATURES, open_store, PARTITIONS, interrupted(), recent(), covered())
-    loaded = backfill(FEATURES, open_store, PARTITIONS, lake_rows(), recent(), covered())
+        backfill(FEATURES, open_store, PARTITIONS, interrupted(), LAKE, covered())
+    loaded = backfill(FEATURES, open_store, PARTITIONS, lake_rows(), LAKE, covered())
     assert (loaded.users, loaded.items) == (len(USERS), len(ITEMS))
     store = open_store(FEATURES)
     run(store, REST, {c.partition: c.offset for c in covered()})

@@ -23,7 +23,7 @@ from recsys.features.describe import DEFINITIONS, differences
 from recsys.features.reference import reference_features
 from recsys.lake.forget import user_digest
 from recsys.lake.lake import EVENTS, DayWriter, day_of, events_table, write_parquet
-from recsys.store.backfill import Covered
+from recsys.store.backfill import Covered, dedupe_since
 from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from tests.recsys.features.worlds import catalogue, population, random_log
@@ -196,7 +196,8 @@ def test_backfill_loads_the_states_of_the_lake(spark: SparkSession, built: tuple
     covered = [Covered(Topic.EVENTS, p, "log", 1000 + p) for p in range(2)]
     loaded = load_state(spark, built[0], covered, lambda f: _opened(store, f), 2, MS_PER_DAY)
     assert (loaded.users, loaded.items, loaded.present) == (len(USERS), len(ITEMS), 0)
-    assert loaded.ids == sum(e.event_time_ms >= max(e.event_time_ms for e in LOG) - MS_PER_DAY for e in LOG)
+    since = dedupe_since(max(e.event_time_ms for e in LOG), MS_PER_DAY)
+    assert loaded.ids == sum(e.event_time_ms >= since for e in LOG)
     users, items = folded(LOG)
     assert {u.user_id: store.user(u.user_id) for u in USERS} == users
     assert dict(store.all_items()) == items
