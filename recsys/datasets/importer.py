@@ -26,8 +26,9 @@ from recsys.datasets.report import ImportReport
 from recsys.datasets.spill import Spill
 from recsys.files import atomic_write
 from recsys.items.item_table import ITEM_SCHEMA, items_table
+from recsys.lake.commit import rewriting
 from recsys.lake.first_of_each import first_of_each
-from recsys.lake.lake import EVENTS, ORDER, TIME, DayWriter, day_of, rewriting, write_parquet
+from recsys.lake.lake import EVENTS, ORDER, TIME, day_of, day_writer, write_parquet
 
 REPORT = "import-report.json"
 Progress = Callable[[str, int], None]  # phase, rows done so far
@@ -59,7 +60,7 @@ def import_dataset(
     with tempfile.TemporaryDirectory(prefix=".import-", dir=lake) as work:
         run = _Import(dataset, Path(work), end_ms, progress, max_rows)
         run.read(strict)
-        with DayWriter(lake, EVENTS, name, max_rows) as writer:
+        with day_writer(lake, EVENTS, name, max_rows) as writer:
             for rows in run.sorted_events():
                 writer.write(rows)
         with rewriting(lake):

@@ -5,18 +5,15 @@ the feature values that were served. Importers and the archiver write through th
 schema, which follows from the fields of `recsys.contracts.events.Event`.
 """
 
-import fcntl
 import re
-import shutil
-import tempfile
 import typing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType, UnionType
-from typing import Any, Self
+from types import UnionType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +25,7 @@ from recsys.contracts.events import EVENT_FIELDS, EVENT_KEY, Event
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.files import staged_file
+from recsys.lake.commit import commit, rewriting, settle, staging
 from recsys.lake.first_of_each import first_of_each
 from recsys.lake.parquet import read_columns
 
@@ -37,7 +35,7 @@ TIME = "event_time_ms"
 ORDER = [(name, "ascending") for name in (TIME, "event_id", "user_id")]  # of events in the lake
 DAY_PREFIX = "dt="
 COMPRESSION = "zstd"
-_NUMBERED = re.compile(r"-\d{4}\.parquet$")  # the end of what `DayWriter` writes
+_NUMBERED = re.compile(r"-\d{4}\.parquet$")  # the end of what `DayFiles` writes
 
 _TEXTS = pa.map_(pa.string(), pa.string())
 _ARROW: Mapping[Any, pa.DataType] = {
@@ -159,18 +157,8 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression=COMPRESSION)
 
 
-@contextmanager
-def rewriting(lake: Path) -> Iterator[None]:
-    """The lock for reading, changing and rewriting a file of the lake; importer, compaction and archiver take turns.
-    Hold it briefly, unlike the archiver's lock. It ends with the process."""
-    lake.mkdir(parents=True, exist_ok=True)
-    with (lake / "rewriting.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def is_replaceable(path: Path) -> bool:
-    """True for a file of `DayWriter`, which finds its earlier files by their names; other writers need other names.
+    """True for a file of `DayFiles`, whose earlier files are found by their names; other writers need other names.
 
     >>> is_replaceable(Path("import-ml-100k-0000.parquet")), is_replaceable(Path("day-0011223344556677.parquet"))
     (True, False)
@@ -178,28 +166,18 @@ def is_replaceable(path: Path) -> bool:
     return _NUMBERED.search(path.name) is not None
 
 
-class DayWriter:
-    """Writes any number of rows into `lake/<table>/dt=…/<name>-NNNN.parquet`, with at most `max_rows` in memory.
+class DayFiles:
+    """Writes any number of rows into `folder/dt=…/<name>-NNNN.parquet`, with at most `max_rows` in memory. Ends with
+    `flush`."""
 
-    A context manager: on success the files replace those that the same `name` wrote before, so repeating an import is
-    idempotent; on an error the lake is unchanged.
-    """
-
-    def __init__(self, lake: Path, table: str, name: str, max_rows: int = 500_000) -> None:
-        self._target = lake / table
+    def __init__(self, folder: Path, name: str, max_rows: int = 500_000) -> None:
+        self._folder = folder
         self._name = name
         self._max_rows = max_rows
         self._held: dict[str, list[pa.Table]] = defaultdict(list)
         self._held_rows = 0
         self._flushes = 0
         self.rows = 0  # written so far, by all calls
-
-    def __enter__(self) -> Self:
-        self._target.mkdir(parents=True, exist_ok=True)
-        for abandoned in self._target.glob(f"_{self._name}~*"):  # by a killed process
-            shutil.rmtree(abandoned, ignore_errors=True)
-        self._staging = Path(tempfile.mkdtemp(prefix=f"_{self._name}~", dir=self._target))
-        return self
 
     def write(self, table: pa.Table) -> None:
         """Add rows of any days, in any order."""
@@ -208,36 +186,32 @@ class DayWriter:
         self._held_rows += table.num_rows
         self.rows += table.num_rows
         if self._held_rows >= self._max_rows:
-            self._flush()
+            self.flush()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._flush()
-                with rewriting(self._target.parent):
-                    self._replace()
-        finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
         for day, tables in self._held.items():
             file = f"{self._name}-{self._flushes:04d}.parquet"
-            write_parquet(self._staging / f"{DAY_PREFIX}{day}" / file, pa.concat_tables(tables))
+            write_parquet(self._folder / f"{DAY_PREFIX}{day}" / file, pa.concat_tables(tables))
         self._held.clear()
         self._held_rows = 0
         self._flushes += 1
 
-    def _replace(self) -> None:
-        new = {path.relative_to(self._staging) for path in self._staging.glob(f"{DAY_PREFIX}*/*.parquet")}
-        pattern = f"{DAY_PREFIX}*/{self._name}-[0-9][0-9][0-9][0-9].parquet"
-        old = {path.relative_to(self._target) for path in self._target.glob(pattern)}
-        for path in sorted(new):
-            (self._target / path).parent.mkdir(exist_ok=True)
-            (self._staging / path).rename(self._target / path)
-        for path in sorted(old - new):
-            (self._target / path).unlink()
+
+def files_of(lake: Path, table: str, name: str) -> list[Path]:
+    """The files of all days that `DayFiles` wrote under a name."""
+    return sorted((lake / table).glob(f"{DAY_PREFIX}*/{name}-[0-9][0-9][0-9][0-9].parquet"))
+
+
+@contextmanager
+def day_writer(lake: Path, table: str, name: str, max_rows: int = 500_000) -> Iterator[DayFiles]:
+    """Write rows of any days into the lake. On success the files replace those that the same `name` wrote before, so
+    repeating it is idempotent; on an error the lake is unchanged."""
+    with staging(lake, name) as staged:
+        writer = DayFiles(staged / table, name, max_rows)
+        yield writer
+        writer.flush()
+        with rewriting(lake):
+            commit(lake, staged, files_of(lake, table, name))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -245,6 +219,7 @@ class DayWriter:
 
 def days(lake: Path, table: str = EVENTS) -> list[str]:
     """The days that have files, in order."""
+    settle(lake)
     paths = (lake / table).glob(f"{DAY_PREFIX}*/[!._]*.parquet")
     return sorted({path.parent.name.removeprefix(DAY_PREFIX) for path in paths})
 
@@ -264,6 +239,7 @@ def read_day(lake: Path, day: str, table: str = EVENTS, columns: Sequence[str] |
 
 def day_files(lake: Path, day: str, table: str = EVENTS) -> list[Path]:
     """The files of one day, by name."""
+    settle(lake)
     return sorted((lake / table / f"{DAY_PREFIX}{day}").glob("[!._]*.parquet"))
 
 

@@ -17,7 +17,7 @@ from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.datasets.catalogue import items_path
 from recsys.items.item_table import items_table
-from recsys.lake.lake import EVENTS, DayWriter, events_table, write_parquet
+from recsys.lake.lake import EVENTS, day_writer, events_table, write_parquet
 from recsys.simulation.actions import actions
 from recsys.simulation.behavior import Behavior, Visitor
 from recsys.simulation.world import Ints, World
@@ -49,7 +49,7 @@ def write_history(
 ) -> SimulatedHistory:
     """Simulate the days and write the lake's events and catalogue. The same world gives the same lake."""
     sessions = events = 0
-    with DayWriter(lake, EVENTS, f"world-{world.config.seed}") as writer:
+    with day_writer(lake, EVENTS, f"world-{world.config.seed}") as writer:
         held: list[Event] = []
 
         def flush() -> int:

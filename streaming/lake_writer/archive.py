@@ -30,13 +30,13 @@ from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression
 from recsys.contracts.types import Topic
 from recsys.datasets.changed import items_after, users_after
+from recsys.lake.commit import rewriting
 from recsys.lake.lake import (
     DAY_PREFIX,
     EVENTS,
     IMPRESSIONS,
     events_table,
     impressions_table,
-    rewriting,
     split_by_day,
 )
 from streaming.acceptance import REPLAY_HEADER, Late, accept, accept_item_change, accept_user_change

@@ -1,12 +1,7 @@
-"""Commit files and their checkpoint (the next offsets) to the lake atomically.
+"""Commit files and their checkpoint (the next offsets) to the lake in one step, `recsys.lake.commit`.
 
-1. Write rows and checkpoint into `_archive/writing`.
-2. Rename that folder to `_archive/commit`: the commit point.
-3. Move the files to their places, the checkpoint last, and remove the folder.
-
-`recover` discards a `writing` folder and finishes a `commit` folder, so after a crash at any point the lake holds
-exactly the rows before its checkpoint. A commit may replace a table that other processes rewrite, so the archiver
-holds `recsys.lake.lake.rewriting` from reading that table until step 3 is done.
+So after a crash at any point the lake holds exactly the rows before its checkpoint. A commit may replace a table that
+other processes rewrite, so the archiver holds `recsys.lake.commit.rewriting` from reading that table until the end.
 """
 
 import fcntl
@@ -20,7 +15,10 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from recsys.contracts.errors import InvalidConfig
-from recsys.lake.lake import rewriting, write_parquet
+from recsys.files import atomic_write
+from recsys.lake.commit import commit as move_into_place
+from recsys.lake.commit import settle
+from recsys.lake.lake import write_parquet
 
 FOLDER = "_archive"
 HEARTBEAT = "heartbeat"  # file touched after each poll of the log; the health check reads its time
@@ -40,23 +38,19 @@ Checkpoint = Mapping[str, Place]  # by "topic/partition"
 
 def commit(lake: Path, files: Sequence[tuple[Path, pa.Table]], checkpoint: Checkpoint) -> None:
     """Write tables below the lake and replace the checkpoint, atomically. Hold `rewriting(lake)`."""
-    folder = lake / FOLDER
-    writing = folder / "writing"
-    writing.mkdir(parents=True)
+    writing = lake / FOLDER / "writing"
+    shutil.rmtree(writing, ignore_errors=True)  # of a commit that failed
     for path, table in files:
         write_parquet(writing / path, table)
-    (writing / _CHECKPOINT).write_text(json.dumps(checkpoint, indent=2), encoding="utf-8")
-    writing.rename(folder / "commit")
-    finish(lake)
+    atomic_write(writing / FOLDER / _CHECKPOINT, json.dumps(checkpoint, indent=2), fsync=True)
+    move_into_place(lake, writing)
 
 
 def recover(lake: Path) -> dict[str, Place]:
     """Finish or discard an interrupted commit; returns the checkpoint."""
-    folder = lake / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / "writing", ignore_errors=True)
-    with rewriting(lake):
-        finish(lake)
+    (lake / FOLDER).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(lake / FOLDER / "writing", ignore_errors=True)
+    settle(lake)
     return read_checkpoint(lake)
 
 
@@ -81,16 +75,3 @@ def exclusive(lake: Path) -> Iterator[None]:
         except OSError as error:
             raise InvalidConfig(f"another archiver writes to {lake}; run one per lake") from error
         yield
-
-
-def finish(lake: Path) -> None:
-    """Step 3; idempotent. Hold `rewriting(lake)`: a commit found then is of an archiver that died."""
-    folder = lake / FOLDER
-    ready = folder / "commit"
-    for source in sorted(ready.rglob("*.parquet")):
-        target = lake / source.relative_to(ready)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source.rename(target)
-    if (ready / _CHECKPOINT).exists():
-        (ready / _CHECKPOINT).rename(folder / _CHECKPOINT)
-    shutil.rmtree(ready, ignore_errors=True)

@@ -5,7 +5,7 @@ between `recsys.lake.lake.read_day` drops repeated ids. After a crash, the next 
 Imported files are rewritten only to delete rows, under their own names, because the next import replaces them by name.
 
 Archiver and importer may run at the same time: only the archiver's files that existed at the start are replaced, and
-tables that several processes rewrite are rewritten under `recsys.lake.lake.rewriting`.
+tables that several processes rewrite are rewritten under `recsys.lake.commit.rewriting`.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.datasets.changed import change_times
+from recsys.lake.commit import rewriting
 from recsys.lake.forget import forgotten_users, is_forgotten, user_digest
 from recsys.lake.lake import (
     EVENTS,
@@ -27,10 +28,8 @@ from recsys.lake.lake import (
     days,
     is_replaceable,
     read_files,
-    rewriting,
     write_parquet,
 )
-from streaming.lake_writer.commit import finish
 
 _USERS = Path("users") / "users.parquet"
 
@@ -52,7 +51,6 @@ def compact(lake: Path) -> Compacted:
         for day in days(lake, table):
             _compact_day(lake, table, day, forgotten, done)
     with rewriting(lake):
-        finish(lake)  # an interrupted commit would overwrite the table of users below
         if forgotten and (lake / _USERS).exists():
             _clean_users(lake / _USERS, forgotten, done)
     return done

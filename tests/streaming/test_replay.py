@@ -11,7 +11,7 @@ from recsys.contracts.event_log import Record
 from recsys.contracts.events import Event, derived_id, parse_event
 from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.lake.forget import mark_forgotten
-from recsys.lake.lake import EVENTS, DayWriter, day_of, events_table
+from recsys.lake.lake import EVENTS, day_of, day_writer, events_table
 from streaming import replay as replay_module
 from streaming.acceptance import REPLAY_HEADER
 from streaming.replay import Position, replay
@@ -45,7 +45,7 @@ def events(tmp_path: Path) -> Sequence[Event]:
     """35 events over four days, in the lake of `tmp_path`; pairs of them at the same time."""
     times = [START_MS + n // 2 * 2 * STEP_MS for n in range(35)]
     made = [Event(derived_id(t, n), EventType.CLICK, f"u{n % 3}", f"i{n}", t) for n, t in enumerate(times)]
-    with DayWriter(tmp_path, EVENTS, "x") as writer:
+    with day_writer(tmp_path, EVENTS, "x") as writer:
         writer.write(events_table(made[::-1]))
     return sorted(made, key=lambda e: (e.event_time_ms, e.event_id))
 

@@ -16,7 +16,7 @@ import psutil
 
 from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from recsys.contracts.types import MS_PER_DAY
-from recsys.lake.lake import EVENTS, DayWriter, events_table
+from recsys.lake.lake import EVENTS, day_writer, events_table
 from recsys.result import Goal, Result
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
@@ -78,7 +78,7 @@ def run(config: BatchBench) -> Result:
 def write_lake(lake: Path, config: BatchBench, scale: int = 1) -> Path:
     """Write a lake of `scale` times the events."""
     fixture = FeatureFixture.make(config.users * scale, config.items, config.days, config.seed)
-    with DayWriter(lake, EVENTS, "bench") as writer:
+    with day_writer(lake, EVENTS, "bench") as writer:
         for part in range(scale):
             length_ms = config.days * MS_PER_DAY
             writer.write(

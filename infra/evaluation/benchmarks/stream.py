@@ -28,7 +28,7 @@ from infra.evaluation.stream_rig import StreamRig
 from infra.evaluation.timing import percentiles_ms
 from recsys.contracts.events import Event, new_id
 from recsys.contracts.types import EventType, Item, Topic
-from recsys.lake.lake import EVENTS, DayWriter, events_table
+from recsys.lake.lake import EVENTS, day_writer, events_table
 from recsys.result import Goal, Result
 from streaming.log import KafkaSink
 from streaming.replay import Position, replay
@@ -101,7 +101,7 @@ def _replay(rig: StreamRig, config: StreamBench, items: list[Item]) -> float:
     start_ms = time.time_ns() // 1_000_000 - config.events
     ticks = itertools.count(start_ms)
     events = traffic_events(items, config.users, seed=config.seed, now_ms=lambda: next(ticks))
-    with DayWriter(rig.home / "lake", EVENTS, "bench") as writer:
+    with day_writer(rig.home / "lake", EVENTS, "bench") as writer:
         while writer.rows < config.events:
             writer.write(
                 events_table(list(itertools.islice(events, min(50_000, config.events - writer.rows))))

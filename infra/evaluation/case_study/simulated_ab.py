@@ -24,7 +24,7 @@ from recsys.contracts.types import EventType, Item, Topic
 from recsys.experiments.assignment import Assigner
 from recsys.features.definitions import FEATURES
 from recsys.items.catalogue import Catalogue
-from recsys.lake.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impressions_table
+from recsys.lake.lake import EVENTS, IMPRESSIONS, day_writer, events_table, impressions_table
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
@@ -194,9 +194,9 @@ class SimulatedShop(Shop):
         """Run the nightly batch: `before` learns of the day, the day goes to the lake."""
         for arm in self._arms.values():
             arm.refresh(now_ms)
-        with DayWriter(lake, EVENTS, f"ab-{day:03d}") as writer:
+        with day_writer(lake, EVENTS, f"ab-{day:03d}") as writer:
             writer.write(events_table(self._events))
-        with DayWriter(lake, IMPRESSIONS, f"ab-{day:03d}") as writer:
+        with day_writer(lake, IMPRESSIONS, f"ab-{day:03d}") as writer:
             writer.write(impressions_table(self._impressions))
         self._events.clear()
         self._impressions.clear()

@@ -17,7 +17,7 @@ from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
 from recsys.features.aggregates import Entity
 from recsys.features.definitions import FEATURES
-from recsys.lake.lake import EVENTS, DayWriter, events_table
+from recsys.lake.lake import EVENTS, day_writer, events_table
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from streaming.lake_writer.commit import read_checkpoint
@@ -64,7 +64,7 @@ def test_a_backfilled_namespace_continues_like_the_live_one(monkeypatch: pytest.
     assert retried
     with StreamRig() as rig:
         lake = rig.home / "lake"
-        with DayWriter(lake, EVENTS, "import") as writer:
+        with day_writer(lake, EVENTS, "import") as writer:
             writer.write(events_table(imported))
         replay(lake, rig.sink, Position(rig.home / "replay.json", rig.source.log_id(Topic.EVENTS)))
         rig.start_worker()

@@ -14,7 +14,7 @@ from infra.cli.logs import JobFailed, job_log
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import Event
 from recsys.contracts.types import EventType
-from recsys.lake.lake import EVENTS, DayWriter, events_table
+from recsys.lake.lake import EVENTS, day_writer, events_table
 
 NOW_MS = 1_700_000_000_000
 
@@ -55,7 +55,7 @@ def test_a_features_build_prints_its_own_lines_only(tmp_path: Path) -> None:
     events = [
         Event(f"e{n}", EventType.CLICK, f"u{n % 3}", f"i{n % 5}", NOW_MS + n * 60_000) for n in range(20)
     ]
-    with DayWriter(tmp_path / "lake", EVENTS, "import-test") as writer:
+    with day_writer(tmp_path / "lake", EVENTS, "import-test") as writer:
         writer.write(events_table(events))
     done = subprocess.run(
         [sys.executable, "-m", "infra.cli.main", "features", "build", "--master", "local[1]", "--json"],

@@ -12,7 +12,7 @@ from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, EventType, Topic
 from recsys.features.definitions import FEATURES
 from recsys.lake.forget import forgotten_users, user_digest
-from recsys.lake.lake import EVENTS, DayWriter, events_table, read_events
+from recsys.lake.lake import EVENTS, day_writer, events_table, read_events
 from recsys.simulation.clock import CLOCK_FILE, WorldClock, write_clock
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.nightly import NightlyStore
@@ -27,7 +27,7 @@ CLICKS = [Event(f"e{n}", EventType.CLICK, user, "i", T0 + n) for n, user in enum
 def test_every_trace_of_the_user_is_deleted(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with DayWriter(tmp_path / "lake", EVENTS, "test") as writer:
+    with day_writer(tmp_path / "lake", EVENTS, "test") as writer:
         writer.write(events_table(CLICKS))
     store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(1), "other")
     epoch = store.claim(Topic.EVENTS, 0, "log").epoch

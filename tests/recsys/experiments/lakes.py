@@ -9,7 +9,7 @@ import numpy as np
 from recsys.contracts.events import Event, derived_id
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
 from recsys.contracts.types import MS_PER_DAY, EventType
-from recsys.lake.lake import EVENTS, IMPRESSIONS, DayWriter, events_table, impressions_table
+from recsys.lake.lake import EVENTS, IMPRESSIONS, day_writer, events_table, impressions_table
 
 START_MS = 1_750_032_000_000  # a midnight, UTC
 
@@ -48,9 +48,9 @@ class LakeBuilder:
 
     def write(self, lake: Path) -> None:
         """Lists without an arm go into the events only, as those of an imported past."""
-        with DayWriter(lake, EVENTS, "test") as writer:
+        with day_writer(lake, EVENTS, "test") as writer:
             writer.write(events_table(self.events))
-        with DayWriter(lake, IMPRESSIONS, "test") as writer:
+        with day_writer(lake, IMPRESSIONS, "test") as writer:
             writer.write(impressions_table([i for i in self.impressions if i.arm]))
 
 

@@ -12,21 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.contracts.errors import InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.events import Event, derived_id
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.lake.lake import (
     EVENT_SCHEMA,
     EVENTS,
-    DayWriter,
     count_rows,
     day_of,
+    day_writer,
     days,
     events_table,
     read_day,
     read_events,
     split_by_day,
     table_events,
+    write_parquet,
 )
 
 NOON_MS = 893_246_400_000  # 1998-04-22 12:00 UTC
@@ -82,7 +83,7 @@ def test_a_day_begins_at_midnight_utc() -> None:
 
 def test_the_writer_takes_any_order_and_the_reader_gives_time_order(tmp_path: Path) -> None:
     rows = [event(n, NOON_MS + n * MS_PER_DAY // 7) for n in range(50)]
-    with DayWriter(tmp_path, EVENTS, "x", max_rows=9) as writer:
+    with day_writer(tmp_path, EVENTS, "x", max_rows=9) as writer:
         for n in range(0, 50, 5):
             writer.write(events_table(rows[::-1][n : n + 5]))
     assert writer.rows == count_rows(tmp_path) == 50
@@ -95,7 +96,7 @@ def test_the_writer_takes_any_order_and_the_reader_gives_time_order(tmp_path: Pa
 def test_equal_times_are_ordered_by_id_and_a_repeated_id_is_given_once(tmp_path: Path) -> None:
     rows = sorted((event(n, NOON_MS) for n in range(10)), key=lambda e: e.event_id)
     for name, part in (("a", rows[:7]), ("b", rows[3:])):
-        with DayWriter(tmp_path, EVENTS, name) as writer:
+        with day_writer(tmp_path, EVENTS, name) as writer:
             writer.write(events_table(part[::-1]))
     assert count_rows(tmp_path) == 14
     assert list(read_events(tmp_path)) == rows
@@ -104,24 +105,24 @@ def test_equal_times_are_ordered_by_id_and_a_repeated_id_is_given_once(tmp_path:
 def test_a_repeated_id_with_another_time_is_given_once_with_the_first(tmp_path: Path) -> None:
     first, other = event(1, NOON_MS), event(2, NOON_MS + 1)
     again = replace(first, event_time_ms=NOON_MS + 2)
-    with DayWriter(tmp_path, EVENTS, "a") as writer:
+    with day_writer(tmp_path, EVENTS, "a") as writer:
         writer.write(events_table([again, other, first]))
     assert list(read_events(tmp_path)) == [first, other]
 
 
 def test_importing_again_replaces_what_the_name_wrote_before_and_nothing_else(tmp_path: Path) -> None:
     for name, numbers in (("a", range(5)), ("a-2", range(5, 9)), ("a", range(20, 22))):
-        with DayWriter(tmp_path, EVENTS, name, max_rows=2) as writer:
+        with day_writer(tmp_path, EVENTS, name, max_rows=2) as writer:
             for n in numbers:
                 writer.write(events_table([event(n)]))
     assert list(read_events(tmp_path)) == [event(n) for n in (5, 6, 7, 8, 20, 21)]
 
 
 def test_an_error_leaves_the_lake_as_it_was(tmp_path: Path) -> None:
-    with DayWriter(tmp_path, EVENTS, "a") as writer:
+    with day_writer(tmp_path, EVENTS, "a") as writer:
         writer.write(events_table([event(1)]))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ZeroDivisionError), DayWriter(tmp_path, EVENTS, "a", max_rows=1) as writer:
+    with pytest.raises(ZeroDivisionError), day_writer(tmp_path, EVENTS, "a", max_rows=1) as writer:
         writer.write(events_table([event(2)]))
         raise ZeroDivisionError
     assert sorted(tmp_path.rglob("*")) == before
@@ -129,23 +130,36 @@ def test_an_error_leaves_the_lake_as_it_was(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_import_left_behind_is_removed_by_the_next(tmp_path: Path) -> None:
-    killed = DayWriter(tmp_path, EVENTS, "a", max_rows=1)
-    killed.__enter__()
-    killed.write(events_table([event(1)]))
-    with DayWriter(tmp_path, EVENTS, "a"):
+    write_parquet(
+        tmp_path / "_a~0123" / EVENTS / "dt=1998-04-22" / "a-0000.parquet", events_table([event(1)])
+    )
+    with day_writer(tmp_path, EVENTS, "a"):
         pass
-    assert [path.name for path in (tmp_path / EVENTS).iterdir()] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["rewriting.lock"]
+
+
+def test_two_writers_of_one_name_take_turns(tmp_path: Path) -> None:
+    with day_writer(tmp_path, EVENTS, "a") as first:
+        with (
+            pytest.raises(InvalidConfig, match="another process is writing a"),
+            day_writer(tmp_path, EVENTS, "a"),
+        ):
+            pass
+        with day_writer(tmp_path, EVENTS, "b") as second:
+            second.write(events_table([event(2)]))
+        first.write(events_table([event(1)]))
+    assert list(read_events(tmp_path)) == sorted([event(1), event(2)], key=lambda e: e.event_time_ms)
 
 
 def test_files_that_are_being_written_are_not_read(tmp_path: Path) -> None:
-    with DayWriter(tmp_path, EVENTS, "a", max_rows=1) as writer:
+    with day_writer(tmp_path, EVENTS, "a", max_rows=1) as writer:
         writer.write(events_table([event(1)]))
         assert days(tmp_path) == []
         assert list(read_events(tmp_path)) == []
 
 
 def test_chosen_columns_come_with_those_of_the_order(tmp_path: Path) -> None:
-    with DayWriter(tmp_path, EVENTS, "a") as writer:
+    with day_writer(tmp_path, EVENTS, "a") as writer:
         writer.write(events_table([event(1)]))
     assert read_day(tmp_path, days(tmp_path)[0], columns=["user_id"]).column_names == [
         "user_id",

@@ -16,7 +16,7 @@ from recsys.datasets.changed import users_after
 from recsys.lake.forget import forgotten_users, mark_forgotten
 from recsys.lake.lake import (
     EVENTS,
-    DayWriter,
+    day_writer,
     days,
     events_table,
     read_events,
@@ -92,7 +92,7 @@ def test_imported_files_lose_forgotten_users_and_keep_their_names(
     tmp_path: Path, events: list[Event]
 ) -> None:
     for name in ("import-a", "import-b"):
-        with DayWriter(tmp_path, EVENTS, name) as writer:
+        with day_writer(tmp_path, EVENTS, name) as writer:
             writer.write(events_table([replace(e, event_id=f"{name}-{e.event_id}") for e in events]))
     before = files(tmp_path)
     assert compact(tmp_path) == Compacted()

@@ -15,8 +15,9 @@ from recsys.datasets.catalogue import items_path, read_users, users_path, users_
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
 from recsys.items.item_table import read_items
+from recsys.lake.commit import rewriting
 from recsys.lake.forget import mark_forgotten
-from recsys.lake.lake import rewriting, write_parquet
+from recsys.lake.lake import write_parquet
 from streaming.lake_writer import commit as committing
 from streaming.lake_writer.archive import Archiver
 from streaming.lake_writer.compact import compact
@@ -114,7 +115,7 @@ def test_the_table_of_a_killed_archiver_does_not_bring_forgotten_users_back(
     lake = lake_of_forgotten(tmp_path)
     committing.recover(lake)
     with monkeypatch.context() as patch, rewriting(lake):
-        patch.setattr(committing, "finish", killed)
+        patch.setattr("recsys.lake.commit._finish", killed)
         table = users_table([NEW_USER, User("gone"), User("stays")])
         with pytest.raises(KeyboardInterrupt):
             committing.commit(lake, [(users_path(lake).relative_to(lake), table)], {})

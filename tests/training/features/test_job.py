@@ -22,7 +22,7 @@ from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS, differences
 from recsys.features.reference import reference_features
 from recsys.lake.forget import user_digest
-from recsys.lake.lake import EVENTS, DayWriter, day_of, events_table, write_parquet
+from recsys.lake.lake import EVENTS, day_of, day_writer, events_table, write_parquet
 from recsys.store.backfill import Covered, dedupe_since
 from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
@@ -50,7 +50,7 @@ def spark() -> Iterator[SparkSession]:
 
 def write_lake(folder: Path, events: list[Event]) -> Path:
     lake = folder / "lake"
-    with DayWriter(lake, EVENTS, "test") as writer:
+    with day_writer(lake, EVENTS, "test") as writer:
         writer.write(events_table(events))
     texts = pa.map_(pa.string(), pa.string())
     items = {
