@@ -2,8 +2,9 @@
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from recsys.contracts.types import Device, Diversity
 from recsys.settings import Settings
@@ -15,6 +16,14 @@ class Scope(StrEnum):
     READ = "read"  # recommendations, similar items, users
     WRITE = "write"  # events and items
     ADMIN = "admin"  # bundles and everything else
+
+
+class Guarded(StrEnum):
+    """What needs no key unless it is named in `guarded`."""
+
+    METRICS = "metrics"
+    READYZ = "readyz"
+    CONSOLE = "console"
 
 
 class Role(StrEnum):
@@ -149,11 +158,28 @@ class ServingSettings(Settings):
     api_keys: Path | None = Field(
         None, description="File of hashed API keys (`recsys serve --new-key`); empty: no key is needed."
     )
-    rate_per_key: float = Field(
-        0.0, ge=0, description="Requests and events per second per API key, over all processes; 0: no limit."
+    guarded: tuple[Guarded, ...] = Field(
+        (), description="Also behind a key (scope read), as a JSON list: metrics, readyz, console."
     )
-    burst_per_key: int = Field(1_000, ge=1, description="Requests and events of a key at once after a pause.")
+    rate_per_key: float = Field(
+        0.0,
+        ge=0,
+        description="Requests per second per API key, over all processes; of a batch, each record counts; 0: no limit.",
+    )
+    burst_per_key: int = Field(
+        1_000, ge=1, description="Requests and records of a key at once after a pause."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names in the `Host` header that are answered, as a JSON list; empty: any. Others get 400.",
+    )
     cors_origins: tuple[str, ...] = Field((), description="Origins whose pages may call the API.")
+
+    @model_validator(mode="after")
+    def _guards_need_keys(self) -> Self:
+        if self.guarded and self.api_keys is None:
+            raise ValueError("RECSYS_GUARDED needs keys: set RECSYS_API_KEYS")
+        return self
 
     @property
     def cursor_key_file(self) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
+import structlog
 
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import RedisServer
@@ -18,6 +19,14 @@ from streaming.log import create_topics
 # A busy machine makes any example slow; pytest-timeout ends tests that hang.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+# Without local variables, as in every process (`recsys.observability.logs`): to show them takes seconds.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 _TEST_DATABASES = 1024
 _numbers = itertools.count()

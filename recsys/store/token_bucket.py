@@ -9,7 +9,8 @@ local at = now[1] + now[2] / 1e6
 local rate, burst, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at')
 local tokens = math.min(burst, (tonumber(bucket[1]) or burst) + rate * math.max(0, at - (tonumber(bucket[2]) or at)))
-local missing = wanted - tokens
+-- more than a full bucket is taken on credit: the next one waits until it is paid back
+local missing = math.min(wanted, burst) - tokens
 if missing <= 0 then
   tokens = tokens - wanted
 end
@@ -32,11 +33,10 @@ class RedisTokenBuckets:
         self._take = self._client.register_script(_TAKE)
 
     def take(self, key: str, tokens: int = 1) -> float:
-        """Take the tokens and return 0.0, or take none and return the seconds until there are enough. At most a full
-        bucket is taken. Raises `Unavailable`: Redis does not respond, or takes no writes."""
-        wanted = min(tokens, self._burst)
+        """Take the tokens and return 0.0, or take none and return the seconds until there are enough; a full bucket is
+        enough for any number. Raises `Unavailable`: Redis does not respond, or takes no writes."""
         with redis_errors():
-            return float(self._take([f"{self._namespace}:limit:{key}"], [self._rate, self._burst, wanted]))
+            return float(self._take([f"{self._namespace}:limit:{key}"], [self._rate, self._burst, tokens]))
 
     def close(self) -> None:
         self._client.close()

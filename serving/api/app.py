@@ -8,6 +8,7 @@ from typing import Protocol
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 from starlette_compress import CompressMiddleware
@@ -18,6 +19,7 @@ from recsys.observability.tracing import Traces
 from serving import problems
 from serving.api import openapi
 from serving.api.fast_routes import FastRoutes
+from serving.api.guard import Guard
 from serving.api.middleware import Edge
 from serving.api.routes import (
     bundles,
@@ -75,6 +77,7 @@ def create_app(settings: ServingSettings, assemble: Assemble, traces: Traces | N
         lifespan=lifespan,
         docs_url=None,  # both pages load scripts from a CDN
         redoc_url=None,
+        redirect_slashes=False,  # its redirects go where the `Host` header says
         responses=openapi.EVERYWHERE,
     )
     fast = (recommendations, rank, events)
@@ -89,6 +92,10 @@ def create_app(settings: ServingSettings, assemble: Assemble, traces: Traces | N
     app.add_middleware(FastRoutes, routes=routes)
     if origins := list(settings.cors_origins):
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    if settings.guarded:
+        app.add_middleware(Guard, guarded=settings.guarded)
+    if hosts := list(settings.allowed_hosts):
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     app.add_middleware(CompressMiddleware, minimum_size=_COMPRESSED_FROM, brotli=False)
     app.add_middleware(Edge, telemetry=telemetry, max_body_bytes=settings.max_body_bytes, traces=traces)
     return app

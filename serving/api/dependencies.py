@@ -36,14 +36,24 @@ def _caller(scope: Scope) -> Any:
     return Depends(check)
 
 
+def _uncounted(scope: Scope) -> Any:
+    async def check(request: Request) -> Caller:
+        access: Access = request.app.state.access
+        return await access.caller(request, scope)
+
+    return Depends(check)
+
+
 Reader = Annotated[Caller, _caller(Scope.READ)]
 Writer = Annotated[Caller, _caller(Scope.WRITE)]
 Admin = Annotated[Caller, _caller(Scope.ADMIN)]
+UncountedWriter = Annotated[Caller, _uncounted(Scope.WRITE)]  # for routes that count the records of a body
 READ = _caller(Scope.READ)  # for routes that need no name of the caller
 
 Changes = Annotated[ChangeIntake, _state("changes")]
 Clock = Annotated[Callable[[], int], _state("now_ms")]
 Feed = Annotated[ItemFeed, _state("feed")]
+Keyed = Annotated[Access, _state("access")]
 Host = Annotated[ModelHost[Runtime], _state("host")]
 Outcomes = Annotated[ExperimentOutcomes, _state("outcomes")]
 Running = Annotated[Experiments, _state("experiments")]

@@ -47,7 +47,7 @@ class RequestPath:
     async def read(self, request: Request, decoder: Decoder[T]) -> T:
         """The body of a request that may be answered: key, load and rate are checked before it is read.
         Raises `Problem`: 401, 403, 429, 503; 400 or 422 for the body."""
-        caller = self.access.caller(request, Scope.READ)
+        caller = await self.access.caller(request, Scope.READ)
         self.admission.admit()
         await self.access.count(caller)
         return decode(decoder, await request.body())

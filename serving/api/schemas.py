@@ -225,7 +225,14 @@ class Health(BaseModel):
         ready=True,
         bundle="20260101-120000",
         degraded=[],
-        checks={"bundle": "ok", "store": "ok", "kafka": "ok", "spool": "ok", "item_features": "ok"},
+        checks={
+            "keys": "ok",
+            "bundle": "ok",
+            "store": "ok",
+            "kafka": "ok",
+            "spool": "ok",
+            "item_features": "ok",
+        },
     )
 
     ready: bool

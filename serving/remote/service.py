@@ -130,4 +130,6 @@ def service_app(
         Route(PREPARE, prepare, methods=["POST"]),
         Route("/readyz", ready),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.router.redirect_slashes = False  # its redirects go where the `Host` header says
+    return app

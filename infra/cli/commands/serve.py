@@ -1,5 +1,6 @@
 """`recsys serve`: the API."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,9 @@ def serve(
         str | None, typer.Option("--new-key", help="Create an API key of this name and exit.")
     ] = None,
     scope: Annotated[list[Scope] | None, typer.Option(help="Scopes of the new key; default: read.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, help="Days until the new key expires; default: never.")
+    ] = None,
 ) -> None:
     """Serve requests with the published bundle until Ctrl-C; new bundles are loaded without a restart.
 
@@ -38,7 +42,7 @@ def serve(
     """
     is_key = new_key_name is not None
     refuse(ctx, is_key, ("host", "port", "workers", "role", "uds"), "--new-key adds a key and starts nothing")
-    refuse(ctx, not is_key, ["scope"], "it is of a new key; add --new-key NAME")
+    refuse(ctx, not is_key, ["scope", "days"], "it is of a new key; add --new-key NAME")
     refuse(ctx, uds is not None, ("host", "port"), "--uds listens on a socket instead; leave one of them")
     from infra.local.services import connected
     from serving.api.server import run
@@ -49,7 +53,7 @@ def serve(
         update={k: v for k, v in given.items() if v is not None}
     )
     if new_key_name is not None:
-        _show_new_key(settings.api_keys, new_key_name, scope or [Scope.READ])
+        _show_new_key(settings.api_keys, new_key_name, scope or [Scope.READ], days)
         return
     connect = connected(settings) if settings.role is not Role.RANK else settings  # needs neither
     run(
@@ -59,13 +63,13 @@ def serve(
     )
 
 
-def _show_new_key(path: Path | None, name: str, scopes: list[Scope]) -> None:
+def _show_new_key(path: Path | None, name: str, scopes: list[Scope], days: int | None) -> None:
     from serving.api.security import new_key
 
     if path is None:
         raise InvalidConfig(
             "set RECSYS_API_KEYS to the file that shall hold the keys, for example var/keys.json"
         )
-    key = new_key(path, name, scopes)
+    key = new_key(path, name, scopes, timedelta(days=days) if days else None)
     console.print(f"The only time that this key is shown (scopes: {', '.join(scopes)}):")
     typer.echo(key)

@@ -126,7 +126,7 @@ async def post_events(request: Request) -> Response:
     """202 means accepted: the events reach the stream even when Kafka is away or this process dies. In a batch each
     event is judged on its own."""
     intake: EventIntake = request.app.state.events
-    caller = intake.access.caller(request, Scope.WRITE)
+    caller = await intake.access.caller(request, Scope.WRITE)
     key = key_of(request)
     content = await request.body()
     raw = decode_any(content)
@@ -134,9 +134,7 @@ async def post_events(request: Request) -> Response:
     raws = [raw] if single else raw["events"]
     if not isinstance(raws, list):
         raise Problem(422, "events: a list of events is needed")
-    if len(raws) > intake.max_batch:
-        raise Problem(413, f"events: at most {intake.max_batch} in one request, got {len(raws)}")
-    await intake.access.count(caller, max(1, len(raws)))
+    await intake.access.count_records(caller, "events", len(raws), intake.max_batch)
     results = await intake.accept(raws, caller.name, key, content)
     if single and results.rejected:
         raise Problem(422, results.results[0].reason)

@@ -7,7 +7,7 @@ from starlette.responses import PlainTextResponse
 
 from recsys.contracts.errors import Unavailable
 from recsys.store.base import FeatureStore
-from serving.api.dependencies import Feed, Host, Metrics, Settings, Spools, Store
+from serving.api.dependencies import Feed, Host, Keyed, Metrics, Settings, Spools, Store
 from serving.api.schemas import Health
 from serving.engine.item_feed import ItemFeed
 from serving.ingest.outbox import Outboxes
@@ -29,11 +29,18 @@ async def alive() -> dict[str, str]:
     "/readyz", responses={503: {"model": Health, "description": "No bundle: nothing can be answered"}}
 )
 def ready(
-    response: Response, host: Host, store: Store, outboxes: Spools, feed: Feed, settings: Settings
+    response: Response,
+    host: Host,
+    store: Store,
+    outboxes: Spools,
+    feed: Feed,
+    settings: Settings,
+    access: Keyed,
 ) -> Health:
     """Whether requests can be answered, and what is missing. Only a missing bundle makes it 503: without Redis or
     Kafka answers are degraded, and taking every process out of service would leave none."""
     checks = {
+        "keys": access.keys.error or OK,
         "bundle": OK if host.active else "none is loaded; run `recsys train all` and publish it",
         "store": _store(store),
         "kafka": _kafka(outboxes),

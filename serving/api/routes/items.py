@@ -2,14 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 
 from recsys.contracts.changes import ItemChange, parse_item_change
 from recsys.contracts.types import Item, Topic
 from recsys.store.base import FeatureStore
 from serving.api.accepted_changes import ChangeIntake, IdempotencyKey
-from serving.api.dependencies import READ, Changes, Host, Settings, Store, Writer
+from serving.api.dependencies import READ, Changes, Host, Keyed, Settings, Store, UncountedWriter, Writer
 from serving.api.schemas import Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
+from serving.api.security import Caller
 from serving.problems import Problem
 
 router = APIRouter(tags=["items"])
@@ -40,26 +41,29 @@ def similar(
     )
 
 
-@router.post("/v1/items", status_code=202, response_model=Stored)
-def put_items(
-    caller: Writer,
-    changes: Changes,
-    store: Store,
-    settings: Settings,
-    body: ItemEntry | ItemEntries,
-    idempotency_key: IdempotencyKey = "",
-) -> Response:
-    """Add or replace one item or many. They can be recommended within a second, before any model knows them."""
+async def _sent(
+    caller: UncountedWriter, access: Keyed, settings: Settings, body: ItemEntry | ItemEntries
+) -> tuple[Caller, list[ItemEntry]]:
     entries = body.items if isinstance(body, ItemEntries) else [body]
-    if len(entries) > settings.max_batch:
-        raise Problem(413, f"items: at most {settings.max_batch} in one request, got {len(entries)}")
+    await access.count_records(caller, "items", len(entries), settings.max_batch)
+    return caller, entries
+
+
+Sent = Annotated[tuple[Caller, list[ItemEntry]], Depends(_sent)]
+
+
+@router.post("/v1/items", status_code=202, response_model=Stored)
+def put_items(sent: Sent, changes: Changes, store: Store, idempotency_key: IdempotencyKey = "") -> Response:
+    """Add or replace one item or many. They can be recommended within a second, before any model knows them. Each item
+    counts against the key's rate."""
+    caller, entries = sent
 
     def put(now_ms: int) -> int:
         items = [_item(entry, now_ms) for entry in entries]
         _change(changes, store, [ItemChange(item.item_id, item, now_ms) for item in items])
         return len(items)
 
-    content = body.model_dump_json().encode()
+    content = b"".join(entry.model_dump_json().encode() for entry in entries)
     return changes.store_once(caller.name, idempotency_key, "put items", content, put)
 
 

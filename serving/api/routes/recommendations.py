@@ -167,11 +167,9 @@ async def recommend_batch(request: Request) -> Response:
     other, so that a batch takes one thread's time."""
     recommender: Recommender = request.app.state.recommender
     access, most = recommender.path.access, recommender.path.settings.max_batch
-    caller = access.caller(request, Scope.READ)
+    caller = await access.caller(request, Scope.READ)
     batch = decode(_batch_decoder, await request.body()).requests
-    if len(batch) > most:
-        raise Problem(413, f"requests: at most {most} in one batch, got {len(batch)}")
-    await access.count(caller, len(batch))
+    await access.count_records(caller, "requests", len(batch), most)
     own_id = request_id(request)
     answers = [await _one_of_batch(recommender, asked, f"{own_id}.{i}") for i, asked in enumerate(batch)]
     return Response(b'{"answers":[%b]}' % b",".join(answers), media_type=JSON)

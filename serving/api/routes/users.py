@@ -12,10 +12,21 @@ from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
 from recsys.lake.forget import mark_forgotten, user_digest
 from serving.api.accepted_changes import IdempotencyKey
 from serving.api.audit import audit
-from serving.api.dependencies import READ, Admin, Changes, Clock, Host, Settings, Store, Writer
+from serving.api.dependencies import (
+    READ,
+    Admin,
+    Changes,
+    Clock,
+    Host,
+    Keyed,
+    Settings,
+    Store,
+    UncountedWriter,
+    Writer,
+)
 from serving.api.schemas import Id, Stored, UserBody, UserEntries, UserEntry, UserSummary, VisitLine
+from serving.api.security import Caller
 from serving.engine.runtime import Runtime
-from serving.problems import Problem
 
 router = APIRouter(tags=["users"])
 
@@ -25,20 +36,16 @@ UserId = Annotated[Id, Path(description="the user's id")]
 class Put:
     """Stores users' attributes, each request once."""
 
-    def __init__(self, caller: Writer, changes: Changes, store: Store, settings: Settings) -> None:
-        self._caller, self._changes, self._store, self._settings = caller, changes, store, settings
+    def __init__(self, changes: Changes, store: Store) -> None:
+        self._changes, self._store = changes, store
 
-    def __call__(self, users: list[User], key: str) -> Response:
-        if len(users) > self._settings.max_batch:
-            most = self._settings.max_batch
-            raise Problem(413, f"users: at most {most} in one request, got {len(users)}")
-
+    def __call__(self, caller: Caller, users: list[User], key: str) -> Response:
         def put(now_ms: int) -> int:
             changes = [UserChange(user.user_id, user, now_ms) for user in users]
             self._changes.accept(Topic.USERS, changes, parse_user_change, self._store.change_users)
             return len(users)
 
-        return self._changes.store_once(self._caller.name, key, "put users", msgspec.json.encode(users), put)
+        return self._changes.store_once(caller.name, key, "put users", msgspec.json.encode(users), put)
 
 
 @router.get("/v1/users/{user_id:path}", dependencies=[READ])
@@ -59,19 +66,32 @@ def user(store: Store, host: Host, user_id: UserId) -> UserSummary:
 
 @router.put("/v1/users/{user_id:path}", status_code=202, response_model=Stored)
 def put_user(
-    put: Annotated[Put, Depends()], user_id: UserId, body: UserBody, idempotency_key: IdempotencyKey = ""
+    put: Annotated[Put, Depends()],
+    caller: Writer,
+    user_id: UserId,
+    body: UserBody,
+    idempotency_key: IdempotencyKey = "",
 ) -> Response:
     """Set a user's static attributes, all of them. The next request of that user sees those that some feature reads."""
-    return put([User(user_id, body.attributes)], idempotency_key)
+    return put(caller, [User(user_id, body.attributes)], idempotency_key)
+
+
+async def _sent(
+    caller: UncountedWriter, access: Keyed, settings: Settings, body: UserEntry | UserEntries
+) -> tuple[Caller, list[User]]:
+    entries = body.users if isinstance(body, UserEntries) else [body]
+    await access.count_records(caller, "users", len(entries), settings.max_batch)
+    return caller, [User(entry.user_id, entry.attributes) for entry in entries]
 
 
 @router.post("/v1/users", status_code=202, response_model=Stored)
 def put_users(
-    put: Annotated[Put, Depends()], body: UserEntry | UserEntries, idempotency_key: IdempotencyKey = ""
+    put: Annotated[Put, Depends()],
+    sent: Annotated[tuple[Caller, list[User]], Depends(_sent)],
+    idempotency_key: IdempotencyKey = "",
 ) -> Response:
-    """The same for one user or many."""
-    entries = body.users if isinstance(body, UserEntries) else [body]
-    return put([User(entry.user_id, entry.attributes) for entry in entries], idempotency_key)
+    """The same for one user or many. Each user counts against the key's rate."""
+    return put(*sent, idempotency_key)
 
 
 @router.delete("/v1/users/{user_id:path}", status_code=204)

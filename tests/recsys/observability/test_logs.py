@@ -27,9 +27,10 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Other tests log as they always do."""
     monkeypatch.setattr(logs, "_known", set())
     root = logging.getLogger()
+    before = structlog.get_config()
     handlers, level, kafka = root.handlers[:], root.level, logging.getLogger("kafka").level
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)
     root.handlers, root.level = handlers, level
     logging.getLogger("kafka").setLevel(kafka)
 

@@ -350,6 +350,14 @@ def test_a_key_that_sends_too_much_gets_429_and_an_outage_of_the_counter_limits_
     assert api.client.post("/v1/recommendations", json={"user_id": "u"}, headers=headers).status_code == 200
     refused = api.client.post("/v1/recommendations", json={"user_id": "u"}, headers=headers)
     assert refused.status_code == 429
+    left["shop"] = 5
+    for body in ({"items": [{"item_id": "new", "title": "t"}] * 3}, {"users": [{"user_id": "u"}] * 3}):
+        url = f"/v1/{next(iter(body))}"
+        assert api.client.post(url, json=body, headers=headers).status_code == (
+            202 if "items" in body else 429
+        )
+    assert left["shop"] == 2, "one for each item"
+    left["shop"] = 0
     assert refused.headers["retry-after"] == "3"
     for url in ("/v1/items/item-001/similar", "/v1/users/u", "/v1/bundles"):
         assert api.client.get(url, headers=headers).status_code == 429

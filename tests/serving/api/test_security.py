@@ -1,10 +1,15 @@
-"""API keys: what opens, what does not, and that the file gives nothing away."""
+"""API keys: what opens, what does not and when no longer, and that the file gives nothing away."""
 
+import json
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 
 from recsys.contracts.errors import InvalidConfig
+from recsys.watched_file import WatchedFile
 from serving.api.security import ANYONE, Keys, new_key
 from serving.problems import Problem
 from serving.settings import Scope
@@ -65,6 +70,76 @@ def test_names_are_unique_and_plain(key_file: Path) -> None:
         new_key(key_file, "shop", [Scope.READ])
     with pytest.raises(InvalidConfig, match="letters"):
         new_key(key_file, "a_b", [Scope.READ])
+
+
+def test_a_key_expires_and_says_so_to_its_owner_only(key_file: Path) -> None:
+    key = new_key(key_file, "shop", [Scope.READ], timedelta(days=30))
+    now = datetime.now(UTC)
+    assert Keys(key_file, lambda: now + timedelta(days=29)).caller({"x-api-key": key}).name == "shop"
+    later = Keys(key_file, lambda: now + timedelta(days=31))
+    with pytest.raises(Problem, match="'shop' has expired"):
+        later.caller({"x-api-key": key})
+    with pytest.raises(Problem, match="send a valid API key"):
+        later.caller({"x-api-key": key[:-1] + ("A" if key[-1] != "A" else "B")})
+
+
+def test_a_key_is_revoked_and_a_new_one_opens_without_a_restart(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = new_key(key_file, "shop", [Scope.READ])
+    keys = watched_at_once(key_file, monkeypatch)
+    second = new_key(key_file, "app", [Scope.WRITE])
+    assert {keys.caller({"x-api-key": key}).name for key in (first, second)} == {"shop", "app"}
+    entries = json.loads(key_file.read_text())
+    key_file.write_text(json.dumps([entry for entry in entries if entry["name"] != "shop"]))
+    assert keys.caller({"x-api-key": second}).name == "app"
+    with pytest.raises(Problem, match="send a valid API key"):
+        keys.caller({"x-api-key": first})
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[" * 100_000, "\xff", '[{"name": "shop"}]', "[]]"], ids=lambda c: c[:10]
+)
+def test_a_file_that_becomes_invalid_changes_nothing_and_is_reported(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    key = new_key(key_file, "shop", [Scope.READ])
+    keys = watched_at_once(key_file, monkeypatch)
+    key_file.write_text(content, encoding="latin-1")
+    with structlog.testing.capture_logs() as logged:
+        assert [keys.caller({"x-api-key": key}).name for _ in range(3)] == ["shop"] * 3
+    assert [line["log_level"] for line in logged] == ["error"]
+    assert str(key_file) in keys.error
+    key_file.unlink()
+    key_file.mkdir()
+    assert keys.caller({"x-api-key": key}).name == "shop"
+    assert "directory" in keys.error
+
+
+def watched_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
+    """Keys that look at their file with every call."""
+    monkeypatch.setattr(
+        "serving.api.security.WatchedFile", lambda path, read: WatchedFile(path, read, check_every_s=0.0)
+    )
+    return Keys(path)
+
+
+def test_basic_opens_only_where_it_is_asked_for(key_file: Path) -> None:
+    key = new_key(key_file, "shop", [Scope.READ])
+    keys = Keys(key_file)
+    sent = {"authorization": "Basic " + b64encode(f"anything:{key}".encode()).decode()}
+    assert keys.caller(sent, basic=True).name == "shop"
+    for headers, basic in ((sent, False), ({"authorization": "Basic %%%"}, True), ({}, True)):
+        with pytest.raises(Problem) as refused:
+            keys.caller(headers, basic)
+        assert refused.value.headers["www-authenticate"].startswith("Basic" if basic else "Bearer")
+
+
+def test_names_in_a_file_are_unique(key_file: Path) -> None:
+    new_key(key_file, "shop", [Scope.READ])
+    key_file.write_text(json.dumps(json.loads(key_file.read_text()) * 2))
+    with pytest.raises(InvalidConfig, match="same name"):
+        Keys(key_file)
 
 
 @pytest.mark.parametrize(
