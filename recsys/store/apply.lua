@@ -88,10 +88,10 @@ local function write(key, amounts, ops, oldest_tile) -- returns true if the enti
     local old, changes = attempt('HMGET', key, unpack(fields, first, last)), {}
     if not old then return end
     for i = first, last do
-      local before, amount = old[i - first + 1], amounts[i]
+      -- a cell that is no number starts again: the readers name it, and nothing stops
+      local before, amount = tonumber(old[i - first + 1]), amounts[i]
       if amount then -- false: nothing that counts once was new
         if before then
-          before = tonumber(before)
           local op = string.byte(ops, i)
           if op == ADD then amount = math.min(before + amount, MAX_SUM)
           elseif op == LEAST then amount = math.min(before, amount)

@@ -24,7 +24,6 @@ from recsys.store.base import Batch, StateDefinition, StoreConfig
 
 ID_BYTES = 16
 _SEPARATOR = "\x1f"  # a control character, which no id may contain
-_TYPES = {str(t): t for t in EventType}
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -169,10 +168,11 @@ def pack_visit(visit: Visit) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def unpack_visit(member: bytes, score: bytes) -> Visit:
-    """The inverse of `pack_visit`. Cached: each request reads a user's history, which rarely changes between two."""
+    """The inverse of `pack_visit`. Cached: each request reads a user's history, which rarely changes between two.
+    Raises `ValueError`: not a visit."""
     event_id, kind, item_id, joined = member.decode().split(_SEPARATOR, 3)
     categories = tuple(joined.split(CATEGORY_SEPARATOR)) if joined else ()
-    return Visit(int(score), event_id, _TYPES[kind], item_id, categories)
+    return Visit(int(score), event_id, EventType(kind), item_id, categories)
 
 
 class StateDecoder:
@@ -183,22 +183,29 @@ class StateDecoder:
         self._histories = {h.name: h for h in features.histories}
         self.stored = stored_histories(features.histories)
 
-    def user(self, cells: Sequence[bytes], sets: Mapping[str, Sequence[bytes]]) -> EntityState:
-        """`cells`: fields and amounts in turn. `sets`: per stored history, members and scores in turn."""
-        state = EntityState(PackedCells(self._codings[Entity.USER], *_cells(cells)))
-        for name, flat in sets.items():
-            visits = list(map(unpack_visit, flat[::2], flat[1::2]))
-            if visits:
-                for wanted, kept in self.stored.items():
-                    if kept.name == name:
-                        state.histories[wanted] = visits[-self._histories[wanted].size :]
+    def cells(self, flat: Sequence[bytes]) -> PackedCells:
+        """Of a user, from fields and amounts in turn. Raises `ValueError`: they are not ours."""
+        coding = self._codings[Entity.USER]
+        return PackedCells(coding, *_cells(coding, flat))
+
+    def visits(self, flat: Sequence[bytes]) -> list[Visit]:
+        """From members and scores in turn. Raises `ValueError`: they are not ours."""
+        return list(map(unpack_visit, flat[::2], flat[1::2]))
+
+    def user(self, cells: PackedCells | None, stored: Mapping[str, Sequence[Visit]]) -> EntityState:
+        """`stored`: visits by the name of the stored history."""
+        state = EntityState() if cells is None else EntityState(cells)
+        for wanted, kept in self.stored.items():
+            if visits := stored.get(kept.name):
+                state.histories[wanted] = [*visits[-self._histories[wanted].size :]]
         return state
 
     def items(self, shares: Iterable[Sequence[Sequence[bytes]]]) -> list[EntityState]:
-        """Merge the partitions' shares of each item, in one pass over the cells of all items."""
+        """Merge the partitions' shares of each item, in one pass over the cells of all items.
+        Raises `ValueError`: cells of some item are not ours."""
         coding = self._codings[Entity.ITEM]
         flats = [[*chain.from_iterable(of_item)] for of_item in shares]
-        codes, amounts = _cells(chain.from_iterable(flats))
+        codes, amounts = _cells(coding, chain.from_iterable(flats))
         owners = np.repeat(np.arange(len(flats)), [len(flat) // 2 for flat in flats])
         owners, codes, amounts = _merged(coding, owners, codes, amounts)
         ends = np.searchsorted(owners, np.arange(len(flats) + 1))
@@ -208,11 +215,18 @@ class StateDecoder:
         ]
 
 
-def _cells(flat: Iterable[bytes]) -> tuple[Ints64, Ints64]:
-    """Codes and amounts, (n,) int64 each, from fields and amounts in turn."""
+def _cells(coding: CellCoding, flat: Iterable[bytes]) -> tuple[Ints64, Ints64]:
+    """Codes and amounts, (n,) int64 each, from fields and amounts in turn. Raises `ValueError`: not such cells."""
     every = [*flat]
     codes = np.frombuffer(b"".join(every[::2]), ">i8").astype(np.int64)
-    return codes, np.fromiter(map(int, every[1::2]), np.int64, len(codes))
+    try:
+        amounts = np.fromiter(map(int, every[1::2]), np.int64)
+    except OverflowError as error:
+        raise ValueError(f"an amount does not fit 64 bits: {error}") from error
+    known = (codes >= 0) & (aggregates_of(codes) < len(coding.aggregates))
+    if len(codes) != len(amounts) or not known.all():
+        raise ValueError("a field is not a cell of the feature definitions")
+    return codes, amounts
 
 
 def _merged(

@@ -20,6 +20,7 @@ from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.types import MS_PER_DAY
 from recsys.features.documents import Document
 from recsys.store.base import StateDefinition
+from recsys.store.damage import Damage
 from recsys.store.encoding import stored_histories
 from recsys.store.redis import nightly_key
 from recsys.store.redis_client import READ_TIMEOUT_S, connect, redis_errors
@@ -50,14 +51,17 @@ class NightlyStore:
         features: StateDefinition,
         namespace: str = "recsys",
         timeout_s: float = READ_TIMEOUT_S,
+        damage: Damage | None = None,
     ) -> None:
-        """Connects on first use. Raises `InvalidConfig`: the URL is not a Redis URL."""
+        """Connects on first use; several stores may share a `damage`.
+        Raises `InvalidConfig`: the URL is not a Redis URL."""
         self._sizes = {history.name: history.size for history in features.histories}
         self._stored = {name: kept.name for name, kept in stored_histories(features.histories).items()}
         self._fingerprint = features.fingerprint
         self._namespace = namespace
         self._redis = connect(url, timeout_s)
         self._reads = ThreadReads(self._redis)
+        self._damage = damage or Damage()
 
     def write_items(self, documents: Iterable[tuple[str, Document]]) -> int:
         """Write each item's document; returns their number."""
@@ -72,16 +76,18 @@ class NightlyStore:
         self._read([])
 
     def items(self, item_ids: Sequence[str]) -> list[Document | None]:
-        """One MGET. None: no document. Raises `FingerprintMismatch`: as `check`."""
-        raws = self._read([self._key("i", item_id) for item_id in item_ids])
-        return [None if raw is None else _document(raw) for raw in raws]
+        """One MGET. None: no document, or a damaged one. Raises `FingerprintMismatch`: as `check`."""
+        keys = [self._key("i", item_id) for item_id in item_ids]
+        raws = self._read(keys)
+        return [self._damage.unless(key, _document, raw) for key, raw in zip(keys, raws, strict=True)]
 
     def user(self, user_id: str) -> EntityState:
         """Empty for a user who was unknown last night. Raises `FingerprintMismatch`: as `check`."""
-        [raw] = self._read([self._key("u", user_id)])
-        if raw is None:
+        key = self._key("u", user_id)
+        [raw] = self._read([key])
+        document = self._damage.unless(key, _user, raw)
+        if document is None:
             return EntityState()
-        document = _user(raw)
         histories = {
             name: document.histories[kept][-self._sizes[name] :]
             for name, kept in self._stored.items()

@@ -25,6 +25,7 @@ import msgspec
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig, InvalidData
 from recsys.contracts.event_log import partition_of
+from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
@@ -33,7 +34,6 @@ from recsys.store.encoding import (
     BatchEncoder,
     FoldedEvent,
     StateDecoder,
-    unpack_visit,
 )
 from recsys.store.redis_client import (
     READ_TIMEOUT_S,
@@ -55,7 +55,15 @@ _SEPARATOR = "\x1f"  # a control character, which no id may contain
 WRONG_TYPE = "WRONGTYPE"  # also what shares.lua answers for such a share
 _MAX_BLOCK_MS = 2_000  # well below the read timeout
 _attributes = msgspec.json.Decoder(dict[str, str]).decode
-_item = msgspec.json.Decoder(Item).decode
+_decode_item = msgspec.json.Decoder(Item).decode
+
+
+def _item(raw: bytes) -> Item:
+    """Raises `ValueError` or `msgspec.MsgspecError`: not an item."""
+    item = _decode_item(raw)
+    if not 0 <= item.created_ms < MAX_TIME_MS:
+        raise ValueError(f"created_ms is {item.created_ms}")
+    return item
 
 
 class RedisFeatureStore(RedisWorkers):
@@ -196,10 +204,14 @@ class RedisFeatureStore(RedisWorkers):
         keys = [self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories]
         cells, attributes, *members = self._sound(keys, [cells, attributes, *members])
         state = self._decoder.user(
-            cells or (), {h: m for h, m in zip(self._stored, members, strict=True) if m}
+            self._damage.unless(keys[0], self._decoder.cells, cells or ()),
+            {
+                name: self._damage.unless(key, self._decoder.visits, flat) or ()
+                for name, key, flat in zip(self._stored, histories, members, strict=True)
+                if flat
+            },
         )
-        if attributes is not None:
-            state.attributes = _attributes(attributes)
+        state.attributes = self._damage.unless(keys[1], _attributes, attributes)
         return state
 
     def user_ids(self) -> Iterator[str]:
@@ -225,7 +237,9 @@ class RedisFeatureStore(RedisWorkers):
                 ("HGET", attributes, "changed_ms"), ("ZCARD", key), oldest, ("ZRANGE", key, -1, -1)
             )
         put_ms, n, *ends = self._sound([attributes, key, key, key], replies)
-        visits = [unpack_visit(member, b"0").event_id for end in ends for member in end or ()]
+        visits = [
+            member.decode(errors="replace").partition(_SEPARATOR)[0] for end in ends for member in end or ()
+        ]
         return ":".join((str(n), *visits, put_ms.decode() if put_ms else "")) if n or put_ms else ""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
@@ -243,8 +257,20 @@ class RedisFeatureStore(RedisWorkers):
                     if shares[row] == WRONG_TYPE.encode():
                         self._damage.note(self._key(partition, "i", item_id), WRONG_TYPE)
                         shares[row] = []
-            states += self._decoder.items(zip(*of_partitions, strict=True))
+            states += self._merged(page, of_partitions)
         return states
+
+    def _merged(self, item_ids: Sequence[str], of_partitions: Sequence[list[Any]]) -> list[EntityState]:
+        """All items at once; if that fails, each share alone first, to leave out the damaged ones."""
+        try:
+            return self._decoder.items(zip(*of_partitions, strict=True))
+        except ValueError:
+            for partition, shares in enumerate(of_partitions):
+                for row, item_id in enumerate(item_ids):
+                    key = self._key(partition, "i", item_id)
+                    if self._damage.unless(key, self._decoder.items, [[shares[row]]]) is None:
+                        shares[row] = []
+        return self._decoder.items(zip(*of_partitions, strict=True))
 
     def all_items(self) -> Iterator[tuple[str, EntityState]]:
         found: set[str] = set()
@@ -322,7 +348,10 @@ class RedisFeatureStore(RedisWorkers):
                 raws = self._redis.hmget(self._catalogue, item_ids) if item_ids else []
                 found = {i: raw for i, raw in zip(item_ids, raws, strict=True) if raw is not None}
         for item_id, raw in found.items():
-            yield item_id, None if raw == _DELETED else _item(raw)
+            if raw == _DELETED:
+                yield item_id, None
+            elif item := self._damage.unless(f"{self._catalogue} {item_id}", _item, raw):
+                yield item_id, item
 
     def damaged(self) -> tuple[str, ...]:
         return self._damage.found()

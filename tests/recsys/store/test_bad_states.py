@@ -11,11 +11,11 @@ import pytest
 import redis
 
 from infra.local.redis import RedisServer
-from recsys.contracts.changes import UserChange
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from recsys.contracts.events import Event
 from recsys.contracts.state import EntityState
-from recsys.contracts.types import EventType, User
+from recsys.contracts.types import EventType, Item, User
 from recsys.features.definitions import FEATURES
 from recsys.store.base import Applied, Batch, Outcome, StoreConfig
 from recsys.store.nightly import NightlyStore
@@ -246,6 +246,51 @@ def test_a_damaged_entity_is_skipped_counted_and_named(own_server: RedisServer, 
     client.delete(*damaged)
     store.apply(batch(epoch, [click("3")], 2))
     assert reader.user("u").cells, "usable again once the foreign value is gone"
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        (b"", b"4.8e+18"),  # what a sum became before sums saturated
+        (b"", b"9" * 30),
+        (b"", b"nan"),
+        (b"odd", b"1"),
+        (b"\xff" * 8, b"1"),
+        (b"\x00\xff" * 4, b"1"),  # of no aggregate
+    ],
+)
+def test_cells_that_are_not_ours_hide_their_entity_alone(
+    own_server: RedisServer, field: bytes, value: bytes
+) -> None:
+    store = RedisFeatureStore(own_server.url, FEATURES, CONFIG)
+    epoch = store.claim("events", 0, "log").epoch
+    store.apply(batch(epoch, [click("1"), click("2", "other", "fine")]))
+    damaged = ["recsys:{0}:u:u", "recsys:{0}:i:i"]
+    with closing(redis.Redis.from_url(own_server.url)) as raw:
+        for key in damaged:
+            raw.hset(key, field or raw.hkeys(key)[0], value)
+    assert not store.user("u").cells
+    assert len(store.user("u").histories["seen"]) == 1
+    assert dict(store.all_items()).keys() == {"fine"}
+    assert [bool(state.cells) for state in store.items(["i", "fine"])] == [False, True]
+    assert list(store.damaged()) == damaged
+    assert store.apply(batch(epoch, [click("3")], 2)).outcome is Outcome.APPLIED, "writing works"
+
+
+def test_records_that_are_not_ours_hide_themselves_alone(own_server: RedisServer, client: Any) -> None:
+    store = RedisFeatureStore(own_server.url, FEATURES, CONFIG)
+    store.apply(batch(store.claim("events", 0, "log").epoch, [click("1")]))
+    store.change_items([ItemChange(name, Item(name), T0) for name in ("a", "b", "c")])
+    client.hset("recsys:{c}:catalogue", "a", b'{"item_id": "a", "created_ms": 1' + b"0" * 30 + b"}")
+    client.hset("recsys:{c}:catalogue", "b", b"\xff")
+    client.hset("recsys:{0}:a:u", "attributes", "[" * 9_999)
+    client.zadd("recsys:{0}:h:seen:u", {b"one\x1fbuy\x1fi\x1f": T0, b"\xff": T0 + 1})
+    assert dict(store.catalogue()).keys() == dict(store.catalogue(["a", "c"])).keys() == {"c"}
+    user = store.user("u")
+    assert user.cells and user.attributes is None and not user.histories
+    assert store.history_version("u", "seen")
+    assert len(store.damaged()) == 4
 
 
 def test_a_foreign_key_of_the_store_itself_is_named_at_claim(own_server: RedisServer, client: Any) -> None:
