@@ -28,6 +28,7 @@ class MappedDataset:
     name: str
     folder: Path
     mapping: Mapping
+    source: str = ""
     not_read: tuple[str, ...] = ()
 
     def items(self) -> Iterator[Batch]:
