@@ -121,7 +121,7 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         telemetry,
         store=RedisFeatureStore(url, FEATURES, config, namespace, damage=damage),
         request_store=cast("FeatureStore", TracedReads(request_store)) if settings.traces else request_store,
-        sink=KafkaSink(settings.kafka_bootstrap),
+        sink=KafkaSink(settings.kafka_bootstrap, settings.partitions),
         now_ms=clock_of(settings.clock),
         nightly=None if streamed else NightlyStore(url, FEATURES, namespace, timeout_s, damage),
         replays=RedisReplays(url, settings.idempotency_s, timeout_s, namespace),

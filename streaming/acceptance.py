@@ -13,9 +13,10 @@ import msgspec
 from recsys.contracts.changes import ItemChange, UserChange, parse_item_change, parse_user_change
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record, remembered_partition_of
-from recsys.contracts.events import Event, parse_event
+from recsys.contracts.events import Event, parse_event, parse_id
 from recsys.contracts.impressions import Impression, impression_events, parse_impression
 from recsys.contracts.types import Topic
+from streaming.log.dead_letter import UNREADABLE
 from streaming.time_rules import TimeRules
 
 # Header of records that `recsys stream replay` read from the lake: the archiver does not write them a second time.
@@ -62,17 +63,25 @@ def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules)
 
 
 def accept_item_change(record: Record, partitions: int) -> ItemChange:
-    """Parse and check a record of the topic `items`; raises as `accept` does."""
+    """Parse and check a record of the topic `items`; a tombstone deletes. Raises as `accept` does."""
+    if record.tombstone:
+        return ItemChange(_deleted(record), None, record.append_time_ms)
     change = parse_item_change(_json(record))
     _check_partition(record, "item", change.item_id, partitions)
     return change
 
 
 def accept_user_change(record: Record, partitions: int) -> UserChange:
-    """Parse and check a record of the topic `users`; raises as `accept` does."""
+    """Parse and check a record of the topic `users`; a tombstone deletes. Raises as `accept` does."""
+    if record.tombstone:
+        return UserChange(_deleted(record), None, record.append_time_ms)
     change = parse_user_change(_json(record))
     _check_partition(record, "user", change.user_id, partitions)
     return change
+
+
+def _deleted(record: Record) -> str:
+    return parse_id(record.key, "key of a record without a value")
 
 
 def _check_partition(record: Record, kind: str, key: str, partitions: int) -> None:
@@ -83,6 +92,11 @@ def _check_partition(record: Record, kind: str, key: str, partitions: int) -> No
 
 
 def _json(record: Record) -> Any:
+    for name, value in record.headers:
+        if name == UNREADABLE:  # stands for a batch that was skipped
+            raise InvalidEvent(value.decode(errors="replace"))
+    if record.tombstone:
+        raise InvalidEvent("null: a record without a value deletes nothing here")
     try:
         return _decode(record.value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deep

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from recsys.contracts.errors import LogReplaced
-from recsys.contracts.event_log import Record, partition_of
+from recsys.contracts.event_log import Record, Unreadable, partition_of
 
 
 class MemoryEventLog:
@@ -16,6 +16,7 @@ class MemoryEventLog:
         self._lock = threading.Lock()
         self._records: dict[tuple[str, int], list[Record]] = defaultdict(list)
         self._lives = 0
+        self.broken: dict[tuple[str, int], Unreadable] = {}  # where a partition cannot be read any further
 
     def lose(self) -> None:
         """Forget everything, as an embedded broker does that is killed and started again."""
@@ -31,6 +32,14 @@ class MemoryEventLog:
         with self._lock:
             log = self._records[topic, partition]
             log.append(Record(topic, partition, len(log), key, value, headers=tuple(headers)))
+
+    def add_partitions(self, count: int) -> None:
+        self._partitions += count
+
+    def break_at(self, topic: str, partition: int, offset: int) -> None:
+        """One record, of one byte, that cannot be read."""
+        found = Unreadable(topic, partition, offset, offset + 1, "test: damaged", b"?")
+        self.broken[topic, partition] = found
 
     def flush(self, timeout_s: float = 10.0) -> None:
         pass
@@ -59,28 +68,37 @@ class MemoryEventSource:
     def __init__(self, log: MemoryEventLog) -> None:
         self._log = log
         self._position: dict[tuple[str, int], int] = {}
-        self._log_ids: dict[str, str] = {}
+        self._log_ids: dict[str, tuple[str, int]] = {}
 
     def partitions(self, topic: str) -> int:
         return self._log.partitions(topic)
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self._position[topic, partition] = offset
-        self._log_ids[topic] = self.log_id(topic)
+        self._log_ids[topic] = self.log_id(topic), self.partitions(topic)
 
     def unseek(self, topic: str, partition: int) -> None:
         self._position.pop((topic, partition), None)
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         for topic, sought in self._log_ids.items():
-            if self.log_id(topic) != sought:
+            if (self.log_id(topic), self.partitions(topic)) != sought:
                 raise LogReplaced(f"topic {topic} is not the one that was read; claim its partitions again")
         found: list[Record] = []
         for (topic, partition), offset in self._position.items():
-            records = self._log.read(topic, partition, offset, max_records - len(found))
+            broken = self._log.broken.get((topic, partition))
+            most = max_records - len(found)
+            if broken is not None and offset <= broken.offset:
+                most = min(most, broken.offset - offset)
+            records = self._log.read(topic, partition, offset, most)
             self._position[topic, partition] = offset + len(records)
             found += records
         return found
+
+    def unreadable(self) -> list[Unreadable]:
+        return [
+            broken for where, broken in self._log.broken.items() if self._position.get(where) == broken.offset
+        ]
 
     def end_offset(self, topic: str, partition: int) -> int:
         return self._log.end_offset(topic, partition)

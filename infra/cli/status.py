@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import httpx
@@ -17,7 +17,7 @@ from recsys.observability.logs import redact
 from recsys.settings import Settings
 from recsys.store.base import Checkpoint, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from streaming.lake_writer.commit import Place, read_checkpoint
+from streaming.lake_writer.commit import Place, read_checkpoint, stopped_partitions
 from streaming.log import KafkaSource
 
 _TIMEOUT_S = 2.0
@@ -73,7 +73,8 @@ def _kafka(settings: Settings, redis_reachable: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"reachable": True, "bootstrap": address}
     with closing(source):
         try:
-            return found | {"topics": {str(topic): _topic(source, topic, readers) for topic in Topic}}
+            topics = {str(topic): _topic(source, topic, readers) for topic in Topic}
+            return found | {"topics": topics, "archiver_stopped": stopped_partitions(settings.lake)}
         except RecsysError as error:
             return found | {"error": str(error)}
 
@@ -107,6 +108,10 @@ def _worker(settings: Settings) -> Progress:
 def _api(url: str) -> dict[str, Any]:
     try:
         response = httpx.get(f"{url}/readyz", timeout=_TIMEOUT_S)
-        return {"reachable": True, "url": url, "ready": response.status_code == 200}
     except httpx.HTTPError as error:
         return {"reachable": False, "url": url, "error": str(error) or type(error).__name__}
+    found: dict[str, Any] = {"reachable": True, "url": url, "ready": response.status_code == 200}
+    with suppress(ValueError, KeyError, TypeError):  # an API behind a key, or another server
+        health = response.json()
+        found["degraded"] = {name: health["checks"][name] for name in health["degraded"]}
+    return found

@@ -17,7 +17,7 @@ class Children:
 
     def __init__(self, logs: Path, environ: Mapping[str, str]) -> None:
         self._logs = logs
-        self._environ = {**os.environ, **environ}
+        self.environ = {**os.environ, **environ}
         self._children: dict[str, ChildProcess] = {}
 
     def __enter__(self) -> Self:
@@ -36,16 +36,14 @@ class Children:
             Unavailable: it failed and has printed why.
         """
         done = subprocess.run(
-            recsys_command(*arguments), env=self._environ, stdout=subprocess.DEVNULL, check=False
+            recsys_command(*arguments), env=self.environ, stdout=subprocess.DEVNULL, check=False
         )
         if done.returncode:
             raise Unavailable(f"`recsys {' '.join(arguments)}` ended with code {done.returncode}, see above")
 
     def start(self, name: str, *arguments: str) -> ChildProcess:
         """Start a long-running command; its output goes to `<logs>/<name>.log`."""
-        child = ChildProcess(
-            recsys_command(*arguments), log=self._logs / f"{name}.log", environ=self._environ
-        )
+        child = ChildProcess(recsys_command(*arguments), log=self._logs / f"{name}.log", environ=self.environ)
         self._children[name] = child
         return child
 

@@ -9,7 +9,7 @@ RecsysError
 ├── InvalidBundle         a bundle is incomplete, altered, or its scores differ from its golden ones
 ├── StageFailed           a required stage of the request path failed; nothing can be ranked for this request
 ├── Unavailable           a server (Redis, Kafka, the API) cannot be reached now; retry later
-└── LogReplaced           a topic was deleted and created again; claim its partitions again
+└── LogReplaced           a topic was created again, or has got partitions; claim its partitions again
 """
 
 

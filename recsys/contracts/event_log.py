@@ -12,7 +12,8 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record. `append_time_ms`: when the log took it (Unix milliseconds)."""
+    """One record. `append_time_ms`: when the log took it (Unix milliseconds). `tombstone`: it has no value, not even an
+    empty one, which on a topic of changes deletes the key."""
 
     topic: str
     partition: int
@@ -21,6 +22,26 @@ class Record:
     value: bytes
     append_time_ms: int = 0
     headers: tuple[tuple[str, bytes], ...] = ()
+    tombstone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Records from `offset` to before `next_offset` that no reader can read: a damaged batch, an unknown format. Its
+    partition is not read any further. `batch`: their bytes, as far as there are any."""
+
+    topic: str
+    partition: int
+    offset: int
+    next_offset: int
+    reason: str
+    batch: bytes = b""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.topic}/{self.partition} stops at offset {self.offset}: {self.reason}; "
+            f"`recsys stream skip {self.topic} {self.partition} {self.offset}` moves it into the dead letters"
+        )
 
 
 class EventSink(Protocol):
@@ -50,12 +71,17 @@ class EventSource(Protocol):
         """`poll` no longer reads that partition."""
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
-        """Up to `max_records` records of all sought partitions, in offset order within each.
+        """Up to `max_records` records of all sought partitions, in offset order within each. A batch that cannot be
+        read stops its partition alone, until it can be read or is skipped.
 
         Raises:
-            LogReplaced: a topic is not the one that was sought (its `log_id` differs); seek again.
+            LogReplaced: a topic is not the one that was sought (its `log_id` differs), or has got partitions; seek
+                again.
             Unavailable: the log cannot be read now.
         """
+
+    def unreadable(self) -> Sequence[Unreadable]:
+        """The partitions that stopped, and why."""
 
     def end_offset(self, topic: str, partition: int) -> int:
         """The offset that the next record will get."""

@@ -28,7 +28,6 @@ class MappedDataset:
     name: str
     folder: Path
     mapping: Mapping
-    source: str = ""
     not_read: tuple[str, ...] = ()
 
     def items(self) -> Iterator[Batch]:

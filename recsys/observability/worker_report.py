@@ -6,6 +6,7 @@ import msgspec
 class WorkerReport(msgspec.Struct, frozen=True):
     """freshness: upper bound in seconds → number of batches that took at most that long, from the log accepting their
         oldest record to its features being readable.
+    problems: what a person has to do something about, such as a partition that stopped.
     alive_s: seconds since the worker's start. lag: unread records of its partitions; None: this log cannot tell.
     """
 
@@ -18,6 +19,7 @@ class WorkerReport(msgspec.Struct, frozen=True):
     lag: int | None
     partitions: int
     freshness: dict[float, float]
+    problems: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)

@@ -79,7 +79,7 @@ class ItemEntry(BaseModel):
     categories: list[Category] = Field([], max_length=32)
     creator: Creator = ""
     created_ms: int | None = Field(
-        None, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; now when absent. Not recommended before"
+        None, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; now when absent"
     )
     attributes: dict[Text, Text] = Field({}, max_length=MAX_CONTEXT_ENTRIES)
 
@@ -225,14 +225,7 @@ class Health(BaseModel):
         ready=True,
         bundle="20260101-120000",
         degraded=[],
-        checks={
-            "keys": "ok",
-            "bundle": "ok",
-            "store": "ok",
-            "kafka": "ok",
-            "spool": "ok",
-            "item_features": "ok",
-        },
+        checks=dict.fromkeys(("keys", "bundle", "store", "kafka", "spool", "item_features", "stream"), "ok"),
     )
 
     ready: bool

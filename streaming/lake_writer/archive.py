@@ -40,7 +40,15 @@ from recsys.lake.lake import (
     split_by_day,
 )
 from streaming.acceptance import REPLAY_HEADER, Late, accept, accept_item_change, accept_user_change
-from streaming.lake_writer.commit import FOLDER, HEARTBEAT, Place, commit, exclusive, recover
+from streaming.lake_writer.commit import (
+    FOLDER,
+    HEARTBEAT,
+    Place,
+    check_partitions,
+    commit,
+    exclusive,
+    recover,
+)
 from streaming.log import KafkaSource
 from streaming.settings import StreamSettings
 from streaming.time_rules import TimeRules
@@ -54,9 +62,14 @@ _log = structlog.get_logger(__name__)
 
 def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
     limits = settings.archive_max_rows, settings.archive_max_seconds
-    with exclusive(settings.lake), closing(KafkaSource(settings.kafka_bootstrap)) as source:
-        archiver = Archiver(source, settings.lake, *limits, rules=settings.time_rules)
-        archiver.run(stop)
+    with exclusive(settings.lake):
+        source = KafkaSource.once_reachable(settings.kafka_bootstrap, stop)
+        if source is None:
+            return Totals()
+        with closing(source):
+            rules, partitions = settings.time_rules, settings.partitions
+            archiver = Archiver(source, settings.lake, *limits, rules=rules, partitions=partitions)
+            archiver.run(stop)
     return archiver.totals
 
 
@@ -100,9 +113,11 @@ class Archiver:
         max_seconds: float = 10.0,
         monotonic: Callable[[], float] = time.monotonic,
         rules: TimeRules | None = None,
+        partitions: int = 0,
     ) -> None:
-        """`rules`: the same as the feature worker's."""
+        """`rules`, `partitions`: the same as the feature worker's; 0 partitions: as many as the topics have."""
         self._rules = rules or TimeRules()
+        self._partitions = partitions
         self._source = source
         self._lake = lake
         self._max_rows = max_rows
@@ -112,10 +127,10 @@ class Archiver:
         self._since = monotonic()
         self._checkpoint = recover(lake)
         self.totals = Totals()
-        self._attach()
 
     def run(self, stop: threading.Event) -> None:
-        """Archive until `stop`, then flush. Outages of the log are waited out."""
+        """Archive until `stop`, then flush. Outages of the log are waited out.
+        Raises `InvalidConfig`: the topics, or the lake so far, have another number of partitions than configured."""
         heartbeat = self._lake / FOLDER / HEARTBEAT
         while not stop.is_set():
             try:
@@ -123,13 +138,13 @@ class Archiver:
             except Unavailable as error:
                 _log.warning("archiver waits for the log", error=str(error))
                 stop.wait(RETRY_S)
-            heartbeat.touch()
+            heartbeat.write_text("".join(f"{stopped}\n" for stopped in self._source.unreadable()))
         self.flush()
 
     def step(self, timeout_s: float = 0.5) -> int:
         """Poll once; flush when enough rows or time have accumulated. Returns the number of records read."""
         try:
-            if not self._buffers:  # an outage interrupted `_attach`
+            if not self._buffers:  # the first step, or an outage interrupted `_attach`
                 self._attach()
             records = self._source.poll(timeout_s, MAX_RECORDS_PER_POLL)
         except LogReplaced as error:
@@ -168,9 +183,10 @@ class Archiver:
         self._buffers = {}
         buffers: dict[tuple[str, int], _Buffer] = {}
         for topic in TOPICS:
-            log_id = self._source.log_id(topic)
-            self._partitions = self._source.partitions(topic)
-            for partition in range(self._partitions):
+            log_id, found = self._source.log_id(topic), self._source.partitions(topic)
+            self._partitions = self._partitions or found
+            check_partitions(self._lake, self._partitions, topic, found)
+            for partition in range(found):
                 known = self._checkpoint.get(f"{topic}/{partition}", Place(log_id, 0))
                 start = known.offset if known.log_id == log_id else 0
                 self._source.seek(topic, partition, start)

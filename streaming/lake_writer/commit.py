@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import structlog
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.files import atomic_write
@@ -21,8 +22,11 @@ from recsys.lake.commit import settle
 from recsys.lake.lake import write_parquet
 
 FOLDER = "_archive"
-HEARTBEAT = "heartbeat"  # file touched after each poll of the log; the health check reads its time
+HEARTBEAT = "heartbeat"  # written after each step: its time is the archiver's health, its lines what stopped
 _CHECKPOINT = "checkpoint.json"
+_PARTITIONS = "partitions"  # their number when the first record was archived
+
+_log = structlog.get_logger(__name__)
 
 
 class Place(NamedTuple):
@@ -61,6 +65,36 @@ def read_checkpoint(lake: Path) -> dict[str, Place]:
     except FileNotFoundError:
         return {}
     return {where: Place(*place) for where, place in content.items()}
+
+
+def stopped_partitions(lake: Path) -> list[str]:
+    """Why the archiver does not read some partitions any further."""
+    try:
+        return (lake / FOLDER / HEARTBEAT).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def check_partitions(lake: Path, expected: int, topic: str, found: int) -> None:
+    """Partitions that were added to a topic in use are read, too: their records are misrouted, and skipped.
+    Raises `InvalidConfig`: the topic, or the lake so far, has another number of partitions than `expected`."""
+    known = lake / FOLDER / _PARTITIONS
+    if not known.exists():
+        if found != expected:
+            raise InvalidConfig(
+                f"topic {topic} has {found} partitions, the archiver is set to {expected}; "
+                f"set RECSYS_PARTITIONS={found}"
+            )
+        atomic_write(known, str(expected))
+    elif (archived := known.read_text().strip()) != str(expected) or found < expected:
+        raise InvalidConfig(
+            f"{lake} was archived with {archived} partitions, the archiver is set to {expected} and topic {topic} "
+            f"has {found}; set RECSYS_PARTITIONS={archived}"
+        )
+    elif found > expected:
+        _log.error(
+            "partitions were added: their records are misrouted", topic=topic, found=found, used=expected
+        )
 
 
 @contextmanager

@@ -25,12 +25,19 @@ _log = structlog.get_logger(__name__)
 
 
 class _ByKey(Partitioner):  # type: ignore[misc]  # untyped
-    """The default rule of Kafka's clients; keys are strings here."""
+    """The default rule of Kafka's clients; keys are strings here.
+
+    `partitions`: their number when users and items were assigned to them. Later ones stay empty; 0: all are used.
+    """
+
+    def __init__(self, partitions: int = 0) -> None:
+        self._partitions = partitions
 
     def partition(
         self, topic: str, key: Any, serialized_key: bytes, value: Any, serialized_value: bytes, cluster: Any
     ) -> int:
-        return remembered_partition_of(serialized_key.decode(), len(cluster.partitions_for_topic(topic)))
+        found = len(cluster.partitions_for_topic(topic))
+        return remembered_partition_of(serialized_key.decode(), min(found, self._partitions or found))
 
 
 class _Pending(NamedTuple):
@@ -61,8 +68,13 @@ class KafkaSink:
     Creating a sink never fails; the first `flush` shows whether the log is reachable.
     """
 
-    def __init__(self, bootstrap: str, max_pending: int = 50_000, max_outage_s: float = 15.0) -> None:
+    def __init__(
+        self, bootstrap: str, partitions: int = 0, max_pending: int = 50_000, max_outage_s: float = 15.0
+    ) -> None:
+        """`partitions`: `RECSYS_PARTITIONS`, so that partitions that are added to a topic move no key; 0: as many as
+        each topic has."""
         self._bootstrap = bootstrap
+        self._partitions = partitions
         self._max_pending = max_pending
         self._max_outage_s = max_outage_s
         self._lock = threading.RLock()  # guards _pending … _producer and _away_since
@@ -178,7 +190,7 @@ class KafkaSink:
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=LINGER_MS,
-                partitioner=_ByKey(),
+                partitioner=_ByKey(self._partitions),
                 batch_size=128 * 1024,
                 request_timeout_ms=DELIVERY_TIMEOUT_MS // 3,
                 delivery_timeout_ms=DELIVERY_TIMEOUT_MS,

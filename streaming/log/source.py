@@ -1,17 +1,21 @@
 """Read from Kafka, by offset."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from recsys.contracts.errors import InvalidData, LogReplaced, Unavailable
-from recsys.contracts.event_log import Record
+from recsys.contracts.event_log import EventSource, Record, Unreadable
+from streaming.log.fetcher import Broken, PartitionFetcher
+from streaming.log.stops import RETRY_S, Stops
 from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors
 
 IDENTITY_CHECK_S = 1.0
@@ -20,6 +24,8 @@ IDENTITY_CHECK_S = 1.0
 FETCH_WAIT_MS = 10
 
 Partition = tuple[str, int]
+
+_log = structlog.get_logger(__name__)
 
 
 class KafkaSource:
@@ -30,22 +36,39 @@ class KafkaSource:
         Raises `Unavailable`: no broker answers."""
         self._bootstrap = bootstrap
         self._log_ids: dict[str, str] = {}
+        self._counts: dict[str, int] = {}  # partitions
         self._checked = 0.0
-        self._asking: Future[str] | None = None  # the name of a replaced topic; empty: none
-        self._open = contextlib.ExitStack()
-        self._consumer = self._new_consumer(**options)
+        self._asking: Future[str] | None = None  # how a topic has changed; empty: none has
         self._probe: Any = None
         self._probed: dict[TopicPartition, int] = {}
-        self._admin = self._open.enter_context(connect(bootstrap))
-        self._asker = self._open.enter_context(ThreadPoolExecutor(1, "log-identity"))
+        self._open = contextlib.ExitStack()
+        with self._open:  # closes what is open when the next is not reachable
+            self._consumer = self._new_consumer(**options)
+            self._stops = Stops(self._consumer, self._new_consumer)
+            self._admin = self._open.enter_context(connect(bootstrap))
+            self._asker = self._open.enter_context(ThreadPoolExecutor(1, "log-identity"))
+            self._open = self._open.pop_all()
+
+    @classmethod
+    def once_reachable(cls, bootstrap: str, stop: threading.Event, **options: Any) -> "KafkaSource | None":
+        """A source as soon as a broker answers; None: `stop` was set before."""
+        while not stop.is_set():
+            try:
+                return cls(bootstrap, **options)
+            except Unavailable as error:
+                _log.warning("waits for Kafka", reason=str(error))
+                stop.wait(RETRY_S)
+        return None
 
     def partitions(self, topic: str) -> int:
         return len(self._describe(topic)["partitions"])
 
     def log_id(self, topic: str) -> str:
-        """The topic's id. From now on `poll` raises `LogReplaced` when the id changes."""
-        self._log_ids[str(topic)] = found = str(self._describe(topic)["topic_id"])
-        return found
+        """The topic's id. From now on `poll` raises `LogReplaced` when the id or the number of partitions changes."""
+        found = self._describe(topic)
+        self._counts[str(topic)] = len(found["partitions"])
+        self._log_ids[str(topic)] = log_id = str(found["topic_id"])
+        return log_id
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         if topic not in self._log_ids:
@@ -54,9 +77,11 @@ class KafkaSource:
         if where not in self._consumer.assignment():
             self._consumer.assign([*self._consumer.assignment(), where])
         self._consumer.seek(where, offset)
+        self._stops.forget(where)
 
     def unseek(self, topic: str, partition: int) -> None:
         gone = TopicPartition(str(topic), partition)
+        self._stops.forget(gone)
         self._consumer.assign([where for where in self._consumer.assignment() if where != gone])
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
@@ -68,8 +93,19 @@ class KafkaSource:
                 self._check_identity(now=True)
                 self._seek_to_beginning(error)
                 return []
-        now_ms = time.time_ns() // 1_000_000
-        return [_record(raw, now_ms) for batch in found.values() for raw in batch]
+            records: list[Record] = []
+            now_ms = time.time_ns() // 1_000_000
+            for where, batch in found.items():
+                broken = batch.pop() if isinstance(batch[-1], Broken) else None
+                if batch:
+                    self._stops.forget(where)
+                if broken is not None:
+                    self._stops.stop(where, broken)
+                records += [_record(raw, now_ms) for raw in batch]
+            return records + self._stops.passed(self._log_ids)
+
+    def unreadable(self) -> list[Unreadable]:
+        return self._stops.all()
 
     def end_offset(self, topic: str, partition: int) -> int:
         """Uses a fetch, because the embedded broker answers `end_offsets` wrongly."""
@@ -127,6 +163,7 @@ class KafkaSource:
                 **{"bootstrap_timeout_ms": CONNECT_TIMEOUT_MS} | options,
             )
         self._open.callback(consumer.close)
+        consumer._fetcher.__class__ = PartitionFetcher  # KafkaConsumer has no parameter for it
         return consumer
 
     def _describe(self, topic: str) -> Any:
@@ -137,21 +174,46 @@ class KafkaSource:
         return found
 
     def _check_identity(self, now: bool = False) -> None:
-        """Check once a second, on another thread, that each topic still has its id. `now`: check and wait.
-        Raises `LogReplaced`: a topic has another id."""
+        """Check once a second, on another thread, that each topic is still the same. `now`: check and wait.
+        Raises `LogReplaced`: a topic has another id, or another number of partitions."""
         if now:
             self._asking = None  # a pending answer may predate the error that led here
         if self._asking is None and (now or time.monotonic() - self._checked >= IDENTITY_CHECK_S):
-            self._asking = self._asker.submit(self._replaced, dict(self._log_ids))
+            self._asking = self._asker.submit(self._changed, dict(self._log_ids), dict(self._counts))
             self._checked = time.monotonic()
         if self._asking is not None and (now or self._asking.done()):
             asked, self._asking = self._asking, None
-            if replaced := asked.result():
-                raise LogReplaced(f"topic {replaced} was deleted and created again; reclaim its partitions")
+            if changed := asked.result():
+                raise LogReplaced(f"{changed}; reclaim its partitions")
 
-    def _replaced(self, log_ids: Mapping[str, str]) -> str:
-        """The first topic whose id has changed; empty: none."""
-        return next((t for t, known in log_ids.items() if str(self._describe(t)["topic_id"]) != known), "")
+    def _changed(self, log_ids: Mapping[str, str], counts: Mapping[str, int]) -> str:
+        """How the first topic that has changed did; empty: none has."""
+        for topic, log_id in log_ids.items():
+            found = self._describe(topic)
+            if str(found["topic_id"]) != log_id:
+                return f"topic {topic} was deleted and created again"
+            if (count := len(found["partitions"])) != counts[topic]:
+                return f"topic {topic} has {count} partitions now, not {counts[topic]}"
+        return ""
+
+
+def find_unreadable(source: EventSource, topic: str, partition: int, offset: int) -> Unreadable:
+    """What stops a partition at `offset`.
+    Raises `InvalidData`: nothing does; the message says what is there."""
+    where = f"{topic}/{partition}"
+    if partition >= (count := source.partitions(topic)):
+        raise InvalidData(f"topic {topic} has {count} partitions, numbered from 0; there is no {where}")
+    if offset >= (end := source.end_offset(topic, partition)):
+        raise InvalidData(f"{where} ends at offset {end}; there is nothing to skip")
+    source.seek(topic, partition, offset)
+    deadline = time.monotonic() + 2 * CONNECT_TIMEOUT_MS / 1_000
+    while time.monotonic() < deadline:
+        if any((record.topic, record.partition) == (topic, partition) for record in source.poll(0.2, 1)):
+            raise InvalidData(f"{where} can be read at offset {offset}; there is nothing to skip")
+        for found in source.unreadable():
+            if (found.topic, found.partition) == (topic, partition):
+                return found
+    raise Unavailable(f"{where} gave neither a record nor an error at offset {offset}; try again")
 
 
 def _record(raw: Any, now_ms: int) -> Record:
@@ -163,5 +225,6 @@ def _record(raw: Any, now_ms: int) -> Record:
         key=raw.key.decode(errors="replace") if raw.key else "",
         value=raw.value or b"",
         append_time_ms=min(raw.timestamp, now_ms),
-        headers=tuple(raw.headers),
+        headers=tuple((name, value or b"") for name, value in raw.headers),
+        tombstone=raw.value is None,
     )

@@ -32,8 +32,14 @@ from itertools import groupby
 from operator import attrgetter
 
 import structlog
-from prometheus_client import start_http_server
-from tenacity import RetryError, Retrying, retry_if_exception_type, sleep_using_event, stop_when_event_set
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_when_event_set,
+)
 from tenacity.wait import wait_exponential_jitter
 
 from recsys.contracts.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
@@ -46,10 +52,10 @@ from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from streaming.acceptance import Late, Misrouted
 from streaming.log import KafkaSink, KafkaSource, Partition
+from streaming.log.dead_letter import send_dead_letter
 from streaming.settings import StreamSettings
 from streaming.time_rules import TimeRules
 from streaming.worker.batches import Claim, Prepared, batches
-from streaming.worker.dead_letter import send_dead_letter
 from streaming.worker.metrics import WorkerMetrics
 
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
@@ -95,6 +101,7 @@ class FeatureWorker:
         self.metrics = WorkerMetrics()
         self._owned: dict[Partition, float] = {}  # → earliest monotonic time of the next claim
         self._claims: dict[Partition, Claim] = {}
+        self._numbers = self._config.partitions  # of the topic with most partitions
         self._pending: tuple[Prepared, Future[Applied]] | None = None
         self._applier = ThreadPoolExecutor(1, "apply")
         self._reported = 0.0
@@ -110,13 +117,15 @@ class FeatureWorker:
         """Work until `stop`, then finish the batch in flight. Outages of Redis and Kafka are waited out.
         Raises `InvalidConfig`: the topics or the store have another number of partitions than configured.
         Raises `FingerprintMismatch`: the store holds the states of other features."""
-        self._check(source)
         recover = Retrying(
             retry=retry_if_exception_type(Unavailable),
             wait=wait_exponential_jitter(multiplier=0.1, max=self._config.max_backoff_s),
             stop=stop_when_event_set(stop),
             sleep=sleep_using_event(stop),
+            before_sleep=_say_what_for,
         )
+        with contextlib.suppress(RetryError):  # stopped in the meantime
+            recover(self._restart, source)
         while not stop.is_set():
             try:
                 self.step(source)
@@ -124,8 +133,8 @@ class FeatureWorker:
                 _log.warning("feature worker restarts from the stored offsets", reason=str(error))
                 self.metrics.outages.inc()
                 self._give_up()
-                with contextlib.suppress(RetryError):  # stopped in the meantime
-                    recover(self._claim, source)
+                with contextlib.suppress(RetryError):
+                    recover(self._restart, source)
         with contextlib.suppress(Unavailable):  # the next owner rereads what is not stored
             self._finish()
             self._report(source)
@@ -134,6 +143,7 @@ class FeatureWorker:
 
     def step(self, source: EventSource) -> int:
         """Poll once and apply; the last batch may stay in flight. Returns the number of records read."""
+        self.metrics.stepped()
         if time.monotonic() - self._shared_at >= self._config.heartbeat_s:
             self._share(source)
         self._claim(source)
@@ -157,20 +167,31 @@ class FeatureWorker:
             self._report(source)
         return len(records)
 
+    def _restart(self, source: EventSource) -> None:
+        self.metrics.stepped()  # waiting is working
+        self._check(source)
+        self._claim(source)
+
     def _check(self, source: EventSource) -> None:
+        """Partitions that were added to a topic in use are read, too: their records are misrouted, dead letters."""
+        expected = self._config.partitions
         for topic in TOPICS:
             found = source.partitions(topic)
-            if found != self._config.partitions:
+            if found == expected:
+                continue
+            used = any(self._store.checkpoint(topic, number) for number in range(expected))
+            if found < expected or not used:
                 raise InvalidConfig(
-                    f"topic {topic} has {found} partitions, the worker is set to {self._config.partitions}; "
+                    f"topic {topic} has {found} partitions, the worker is set to {expected}; "
                     f"set RECSYS_PARTITIONS={found}"
                 )
+            self._numbers = max(self._numbers, found)
 
     def _share(self, source: EventSource) -> None:
         """Send a heartbeat and update the partitions that this worker owns."""
         live = self._store.workers(self.name, int(self._config.dead_after_s * 1_000))
         self._shared_at = time.monotonic()
-        numbers = [n for n in range(self._config.partitions) if live[n % len(live)] == self.name]
+        numbers = [n for n in range(self._numbers) if live[n % len(live)] == self.name]
         mine = {(topic, number) for topic in TOPICS for number in numbers}
         lost = self._owned.keys() - mine
         if lost:
@@ -272,8 +293,25 @@ class FeatureWorker:
                 self.metrics.lag.labels(*partition).set(records)
             source.commit({partition: claim.position for partition, claim in self._claims.items()})
             lag = sum(lags.values())
-        report = self.metrics.report(int(time.time() * 1_000), lag, len(self._claims))
+        problems = self._problems(source)
+        report = self.metrics.report(int(time.time() * 1_000), lag, len(self._claims), problems)
         self._store.report(self.name, report.encode(), int(self._config.dead_after_s * 1_000))
+
+    def _problems(self, source: EventSource) -> list[str]:
+        """What a person has to do something about."""
+        stopped = source.unreadable()
+        self.metrics.stopped.set(len(stopped))
+        problems = [str(found) for found in stopped]
+        if self._numbers > self._config.partitions:
+            problems.append(
+                f"a topic has {self._numbers} partitions, RECSYS_PARTITIONS is {self._config.partitions}: records "
+                "that a producer put elsewhere for that are dead letters (docs/operations.md, rolling upgrade)"
+            )
+        return problems
+
+
+def _say_what_for(waiting: RetryCallState) -> None:
+    _log.warning("feature worker waits", reason=str(waiting.outcome and waiting.outcome.exception()))
 
 
 def _trace(traces: Traces, prepared: Prepared, applied: Applied, began_ns: int) -> None:
@@ -299,21 +337,22 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
     store = RedisFeatureStore(
         settings.redis_url.get_secret_value(), FEATURES, store_config, settings.redis_namespace
     )
-    sink = KafkaSink(settings.kafka_bootstrap)
+    sink = KafkaSink(settings.kafka_bootstrap, settings.partitions)
     config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
     traces = open_traces(settings.traces, "recsys-worker")
     worker = FeatureWorker(store, sink, config, traces=traces)
     if settings.worker_metrics_port:
-        start_http_server(settings.worker_metrics_port, registry=worker.metrics.registry)
+        worker.metrics.serve(settings.worker_metrics_port)
     if partitions:
         worker.own(partitions)
-    source = KafkaSource(settings.kafka_bootstrap, group_id=GROUP)
     # make cyclic garbage collection rare: events create no cycles, and a full collection takes 80 ms
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     with contextlib.ExitStack() as opened:
-        for made in (traces, store, sink, source):
+        for made in (traces, store, sink):
             if made is not None:
                 opened.enter_context(contextlib.closing(made))
-        worker.run(source, stop)
+        if (source := KafkaSource.once_reachable(settings.kafka_bootstrap, stop, group_id=GROUP)) is not None:
+            with contextlib.closing(source):
+                worker.run(source, stop)
     return worker.metrics

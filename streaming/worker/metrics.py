@@ -1,11 +1,14 @@
 """The feature worker's Prometheus metrics."""
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, start_http_server
 
 from recsys.observability.worker_report import WorkerReport
 
+STUCK_S = 60.0  # a step takes a second; the calls of one that waits for a server take up to some ten
 _FRESHNESS_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600)
 
 
@@ -14,7 +17,7 @@ class WorkerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._began = time.monotonic()
+        self._began = self._stepped = time.monotonic()
 
         def counter(name: str, about: str, *labels: str) -> Counter:
             return Counter(name, about, labels, registry=self.registry)
@@ -31,6 +34,11 @@ class WorkerMetrics:
         self.lag = Gauge(
             "recsys_stream_lag", "Records not read yet, by partition.", where, registry=self.registry
         )
+        self.stopped = Gauge(
+            "recsys_stream_stopped_partitions",
+            "Partitions that stopped at a batch that cannot be read.",
+            registry=self.registry,
+        )
         self.freshness = Histogram(
             "recsys_stream_freshness_seconds",
             "Seconds from append to readable features, for the oldest record of each batch.",
@@ -38,7 +46,29 @@ class WorkerMetrics:
             registry=self.registry,
         )
 
-    def report(self, at_ms: int, lag: int | None, partitions: int) -> WorkerReport:
+    def stepped(self) -> None:
+        """The worker's loop has begun a step, or waits for a server and knows it."""
+        self._stepped = time.monotonic()
+
+    def serve(self, port: int) -> None:
+        """Answer /metrics, and /healthz with 503 once the loop has not made a step for `STUCK_S`."""
+        metrics = make_wsgi_app(self.registry)
+
+        def answer(environ: Any, start: Any) -> Any:
+            if environ["PATH_INFO"] != "/healthz":
+                return metrics(environ, start)
+            idle_s = time.monotonic() - self._stepped
+            start(
+                "200 OK" if idle_s < STUCK_S else "503 Service Unavailable", [("Content-Type", "text/plain")]
+            )
+            return [f"last step {idle_s:.1f} s ago\n".encode()]
+
+        server, _ = start_http_server(port, registry=self.registry)
+        server.set_app(answer)
+
+    def report(
+        self, at_ms: int, lag: int | None, partitions: int, problems: Sequence[str] = ()
+    ) -> WorkerReport:
         totals = self.totals()
         return WorkerReport(
             at_ms=at_ms,
@@ -49,6 +79,7 @@ class WorkerMetrics:
             outages=totals["outages"],
             lag=lag,
             partitions=partitions,
+            problems=tuple(problems),
             freshness={
                 float(sample.labels["le"]): sample.value
                 for metric in self.freshness.collect()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -81,7 +82,7 @@ def replay(
     source.close()
     if restart:
         position.forget()
-    sink = KafkaSink(settings.kafka_bootstrap)
+    sink = KafkaSink(settings.kafka_bootstrap, settings.partitions)
     columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as progress:
@@ -126,7 +127,7 @@ def dead_letters(
     """
     from infra.local.services import connected
     from streaming.log import KafkaSource
-    from streaming.worker.dead_letter import read_dead_letters
+    from streaming.log.dead_letter import read_dead_letters
 
     source = KafkaSource(connected(StreamSettings()).kafka_bootstrap)
     try:
@@ -141,6 +142,33 @@ def dead_letters(
     print_table(f"{len(letters)} dead letters", ("reason", "records"), counts.most_common())
     rows = [(f"{x['topic']}:{x['partition']}:{x['offset']}", x["reason"], x["value"][:80]) for x in first]
     print_table("", ("record", "reason", "value"), rows)
+
+
+@app.command()
+def skip(
+    topic: Annotated[Topic, typer.Argument(help="The topic.")],
+    partition: Annotated[int, typer.Argument(min=0, help="The partition that stopped.")],
+    offset: Annotated[int, typer.Argument(min=0, help="The offset at which it stopped.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Move a batch that cannot be read into the dead letters, so that its partition continues after it.
+
+    Worker, archiver and any later reader of the partition skip it within seconds. What can be read is not skipped.
+
+    Example: recsys stream skip events 1 5021
+    """
+    from infra.local.services import connected
+    from streaming.log import KafkaSink, KafkaSource, find_unreadable
+    from streaming.log.dead_letter import skip as skip_batch
+
+    settings = connected(StreamSettings())
+    with closing(KafkaSource(settings.kafka_bootstrap)) as source:
+        found = find_unreadable(source, topic, partition, offset)
+        log_id = source.log_id(topic)
+    with closing(KafkaSink(settings.kafka_bootstrap)) as sink:
+        skip_batch(sink, log_id, found)
+    skipped = {"offset": found.offset, "next_offset": found.next_offset, "bytes": len(found.batch)}
+    print_mapping("skipped", skipped | {"reason": found.reason}, as_json)
 
 
 @app.command()
@@ -191,7 +219,7 @@ def traffic(
     if api:
         sent = asyncio.run(drive_http(api, events, rate, count, stop))
     else:
-        sink = KafkaSink(connected(settings).kafka_bootstrap)
+        sink = KafkaSink(connected(settings).kafka_bootstrap, settings.partitions)
         try:
             sent = asyncio.run(drive(kafka_target(sink), events, rate, count, stop))
         finally:

@@ -35,7 +35,7 @@ from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType, Item, Topic
 from recsys.features.definitions import FEATURES
 from recsys.result import Goal, Result
-from streaming.worker.dead_letter import read_dead_letters
+from streaming.log.dead_letter import read_dead_letters
 
 WORKERS = 2
 _CONTROL = (sys.executable, "-m", "infra.evaluation.fault_injection.control")

@@ -6,6 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
 from recsys.contracts.errors import Unavailable
+from recsys.observability.worker_report import read_report
 from recsys.store.base import FeatureStore
 from serving.api.dependencies import Feed, Host, Keyed, Metrics, Settings, Spools, Store
 from serving.api.schemas import Health
@@ -46,6 +47,7 @@ def ready(
         "kafka": _kafka(outboxes),
         "spool": outboxes.error or OK,
         "item_features": _item_features(feed, settings.stale_after_s),
+        "stream": _stream(store),
     }
     if not host.active:
         response.status_code = 503
@@ -86,3 +88,14 @@ def _item_features(feed: ItemFeed, stale_after_s: float) -> str:
     if feed.error:
         return f"a bundle cannot take them over: {feed.error}; its log says where"
     return OK if feed.age_s <= stale_after_s else f"not refreshed for {feed.age_s:.0f} s"
+
+
+def _stream(store: FeatureStore) -> str:
+    """A worker reports from its loop, and a report lives for seconds: a loop that hangs has none."""
+    try:
+        reports = [report for content in store.reports().values() if (report := read_report(content))]
+    except Unavailable:
+        return OK  # the check of the store says it
+    if not reports:
+        return "no feature worker reports: events wait in Kafka; start `recsys stream worker`"
+    return "; ".join(sorted({problem for report in reports for problem in report.problems})) or OK

@@ -15,6 +15,7 @@ from recsys.lake.forget import forgotten_users, user_digest
 from serving.api import schemas
 from serving.api.security import new_key
 from serving.settings import Scope
+from streaming.worker.metrics import WorkerMetrics
 from tests.bundles import tiny_items, write_tiny_bundle
 from tests.serving.conftest import NOW_MS, Api, click
 from tests.serving.waiting import eventually
@@ -197,6 +198,7 @@ def test_a_newly_published_bundle_is_swapped_in_by_itself(api: Api) -> None:
 
 def test_health_and_readiness(api: Api, make_api: Callable[..., Api]) -> None:
     assert api.client.get("/healthz").json() == {"status": "ok"}
+    api.store.report("worker", WorkerMetrics().report(0, 0, 1).encode(), 60_000)
     ready = api.client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["degraded"] == []
@@ -204,6 +206,17 @@ def test_health_and_readiness(api: Api, make_api: Callable[..., Api]) -> None:
     api.store.up = False
     assert api.client.get("/readyz").json()["degraded"] == ["store"]
     assert api.client.get("/readyz").status_code == 200
+
+
+def test_readiness_names_what_stops_the_stream(api: Api) -> None:
+    def stream() -> str:
+        return str(api.client.get("/readyz").json()["checks"]["stream"])
+
+    assert "no feature worker reports" in stream()
+    for name in ("a", "b"):
+        report = WorkerMetrics().report(0, None, 1, ["events/1 stops at offset 5"])
+        api.store.report(name, report.encode(), 60_000)
+    assert stream() == "events/1 stops at offset 5"
 
 
 def test_not_ready_without_a_bundle(make_api: Callable[..., Api]) -> None:

@@ -16,18 +16,17 @@ import pytest
 
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig, Unavailable
-from recsys.contracts.event_log import Record
+from recsys.contracts.event_log import Record, partition_of
 from recsys.contracts.events import Event, derived_id
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
 from recsys.contracts.types import MS_PER_DAY, EventType, Item, Topic, User
 from recsys.datasets.catalogue import items_path, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
 from recsys.items.item_table import read_items
-from recsys.lake.forget import user_digest
 from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
 from streaming.acceptance import REPLAY_HEADER
 from streaming.lake_writer.archive import Archiver
-from streaming.lake_writer.commit import FOLDER, HEARTBEAT, exclusive
+from streaming.lake_writer.commit import FOLDER, HEARTBEAT, exclusive, stopped_partitions
 from streaming.time_rules import TimeRules
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource
 
@@ -161,13 +160,7 @@ def test_user_changes_become_the_user_table_and_nothing_of_a_deleted_user_stays(
     deliver("never", None, 6)
     drain(Archiver(log.source(), tmp_path))
     assert read_users(tmp_path) == [User("b", {"age": "2"}), User("z", {"age": "9"})]
-    deleted = {user_digest(user_id): 6 for user_id in ("a", "never")}
-    assert change_times(users_path(tmp_path)) == {"b": 5, **deleted}
-    deliver("a", {"age": "1"}, 5)  # older than the deletion
-    deliver("never", {"age": "1"}, 7)
-    drain(Archiver(log.source(), tmp_path))
-    assert [user.user_id for user in read_users(tmp_path)] == ["b", "never", "z"]
-    assert change_times(users_path(tmp_path)) == {"b": 5, "never": 7, user_digest("a"): 6}
+    assert change_times(users_path(tmp_path)) == {"b": 5}
 
 
 def test_replayed_and_malformed_records_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -299,6 +292,46 @@ def test_the_heartbeat_continues_while_the_log_is_unavailable(tmp_path: Path) ->
     assert not heartbeat.exists()
     archiver.run(stop)
     assert heartbeat.exists()
+
+
+def test_a_partition_that_cannot_be_read_stops_alone_and_is_named(tmp_path: Path) -> None:
+    log, stop = MemoryEventLog(), threading.Event()
+    send(log, *(event(n) for n in range(40)))
+    log.break_at(Topic.EVENTS, 2, 3)
+    archiver = Archiver(log.source(), tmp_path)
+    step = archiver.step
+
+    def last(timeout_s: float = 0.5) -> int:
+        stop.set()
+        return step(timeout_s)
+
+    archiver.step = last  # type: ignore[method-assign]
+    archiver.run(stop)
+    ends = {p: log.end_offset(Topic.EVENTS, p) for p in range(4)} | {2: 3}
+    assert archiver.totals.archived == sum(ends.values())
+    assert "recsys stream skip events 2 3" in stopped_partitions(tmp_path)[0]
+    log.broken.clear()
+    drain(archiver)
+    assert count_rows(tmp_path) == 40
+
+
+def test_partitions_that_are_added_move_no_user(tmp_path: Path) -> None:
+    log = MemoryEventLog()
+    with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=4"):
+        Archiver(log.source(), tmp_path, partitions=3).step()
+    archiver = Archiver(log.source(), tmp_path, partitions=4)
+    send(log, event(0))
+    drain(archiver)
+    log.add_partitions(2)
+    sent = [event(n) for n in range(1, 40)]
+    send(log, *sent)
+    stays = sum(partition_of(e.user_id, 4) == partition_of(e.user_id, 6) for e in sent)
+    for running in (archiver, Archiver(log.source(), tmp_path, partitions=4)):
+        drain(running)
+    assert 0 < stays < len(sent)
+    assert count_rows(tmp_path) == 1 + stays
+    with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=4"):
+        Archiver(log.source(), tmp_path, partitions=6).step()
 
 
 def test_one_archiver_per_lake(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from recsys.contracts.event_log import Record
 from recsys.contracts.types import Topic
-from streaming.worker.dead_letter import MAX_REASON_BYTES, read_dead_letters, send_dead_letter
+from streaming.log.dead_letter import MAX_REASON_BYTES, read_dead_letters, send_dead_letter
 from tests.memory_event_log import MemoryEventLog
 
 

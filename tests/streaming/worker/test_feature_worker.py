@@ -5,10 +5,12 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
 
+from infra.local.process import free_port
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import Record, partition_of
@@ -20,9 +22,10 @@ from recsys.features.definitions import FEATURES
 from recsys.observability.worker_report import read_report
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
+from streaming.log.dead_letter import UNREADABLE, read_dead_letters
 from streaming.time_rules import TimeRules
-from streaming.worker.dead_letter import read_dead_letters
 from streaming.worker.feature_worker import TOPICS, FeatureWorker, WorkerConfig
+from streaming.worker.metrics import STUCK_S, WorkerMetrics
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource
 
 T0 = 1_700_000_000_000
@@ -388,6 +391,88 @@ def test_the_topics_must_have_the_configured_partitions() -> None:
     worker = FeatureWorker(new_store(), log, CONFIG)
     with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=4"):
         worker.run(log.source(), threading.Event())
+
+
+def test_a_partition_that_cannot_be_read_stops_alone_and_is_reported() -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(300)
+    send(log, events)
+    log.break_at(Topic.EVENTS, 1, 5)
+    worker, source = new_worker(store, log, replace(CONFIG, report_s=0.0)), log.source()
+    drain(worker, source)
+    stored = {number: store.checkpoint(Topic.EVENTS, number) for number in range(PARTITIONS)}
+    ends = {number: log.end_offset(Topic.EVENTS, number) for number in range(PARTITIONS)} | {1: 5}
+    assert {number: found and found.offset for number, found in stored.items()} == ends
+    (content,) = store.reports().values()
+    report = read_report(content)
+    assert report is not None and "recsys stream skip events 1 5" in report.problems[0]
+    assert worker.metrics.registry.get_sample_value("recsys_stream_stopped_partitions") == 1
+    log.broken.clear()
+    drain(worker, source)
+    assert_holds(store, events)
+    report = read_report(next(iter(store.reports().values())))
+    assert report is not None and report.problems == ()
+
+
+def test_a_skipped_batch_is_one_dead_letter() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    log.append(Topic.EVENTS, "u", b"\x00raw", [(UNREADABLE, b"unreadable: from offset 0: bad checksum")])
+    drain(new_worker(store, log), log.source())
+    (letter,) = read_dead_letters(log.source())
+    assert (letter.kind, letter.value) == ("unreadable", b"\x00raw")
+
+
+def test_partitions_that_are_added_are_read_and_reported() -> None:
+    """They move no user: what a producer puts there is a dead letter, and the others go on as ever."""
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(200)
+    send(log, events[:100])
+    worker = FeatureWorker(store, log, replace(CONFIG, heartbeat_s=0.0, report_s=0.0), "w")
+    source, stop = log.source(), threading.Event()
+    thread = threading.Thread(target=worker.run, args=(source, stop))
+    thread.start()
+    try:
+        assert wait_for(lambda: _applied_up_to_the_end(store, log))
+        log.add_partitions(1)
+        elsewhere = next(e for e in events if partition_of(e.user_id, PARTITIONS + 1) == PARTITIONS)
+        send(log, [elsewhere])
+        assert wait_for(lambda: len(reasons(log)) == 1)
+    finally:
+        stop.set()
+        thread.join()
+    assert reasons(log) == ["misrouted"]
+    again = FeatureWorker(store, log, CONFIG)
+    again._restart(log.source())  # a start with them is no error either
+    assert "has 4 partitions" in again._problems(log.source())[0]
+
+
+def test_a_worker_waits_for_the_log_at_start(caplog: pytest.LogCaptureFixture) -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(50)
+    send(log, events)
+    away = iter([Unavailable("no broker")] * 3)
+
+    class LateSource(MemoryEventSource):
+        def partitions(self, topic: str) -> int:
+            for error in away:
+                raise error
+            return super().partitions(topic)
+
+    worker, stop = new_worker(store, log), threading.Event()
+    thread = threading.Thread(target=worker.run, args=(LateSource(log), stop))
+    thread.start()
+    assert wait_for(lambda: _applied_up_to_the_end(store, log))
+    stop.set()
+    thread.join()
+    assert_holds(store, events)
+
+
+def test_healthz_is_of_the_loop_not_of_the_process() -> None:
+    metrics, port = WorkerMetrics(), free_port()
+    metrics.serve(port)
+    assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    metrics._stepped -= STUCK_S
+    assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 503
+    assert "recsys_stream_claims_total" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    metrics.stepped()
+    assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
 
 
 def _applied_up_to_the_end(store: FeatureStore, log: MemoryEventLog) -> bool:

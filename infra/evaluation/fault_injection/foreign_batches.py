@@ -1,0 +1,75 @@
+"""Batches as a foreign, old or broken producer writes them: any codec, any damage, straight into a partition."""
+
+import time
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+
+from kafka.protocol.producer import ProduceRequest
+from kafka.record.memory_records import MemoryRecordsBuilder
+from kafka.record.util import calc_crc32c
+
+from recsys.contracts.errors import Unavailable
+from streaming.log.topics import connect
+
+_MAGIC, _CHECKSUM, _CHECKED, _CONTENT = 16, slice(17, 21), 21, 61  # places in a batch of format 2
+_Topic = ProduceRequest.TopicProduceData
+_VERSION = 8  # the newest that needs no topic id
+
+
+class Codec(IntEnum):
+    """Kafka's numbers."""
+
+    NONE = 0
+    GZIP = 1
+    SNAPPY = 2
+    LZ4 = 3
+    ZSTD = 4
+
+
+def batch(
+    key: str, values: Sequence[bytes | None], codec: Codec = Codec.NONE, base_offset: int = 0
+) -> bytearray:
+    """One batch of records, in Kafka's format 2. None: a record without a value."""
+    builder = MemoryRecordsBuilder(2, codec, 1 << 20, offset=base_offset)
+    for value in values:
+        builder.append(time.time_ns() // 1_000_000, key.encode(), value)
+    builder.close()
+    return bytearray(builder.buffer())
+
+
+def bad_checksum(raw: bytearray) -> bytearray:
+    raw[-1] ^= 1
+    return raw
+
+
+def bad_content(raw: bytearray) -> bytearray:
+    """Content that does not decompress, or has no records, under a good checksum."""
+    raw[_CONTENT:] = b"\xff" * (len(raw) - _CONTENT)
+    raw[_CHECKSUM] = calc_crc32c(memoryview(raw)[_CHECKED:]).to_bytes(4, "big")
+    return raw
+
+
+def unknown_format(raw: bytearray) -> bytearray:
+    raw[_MAGIC] = 9
+    return raw
+
+
+DAMAGES: tuple[Callable[[bytearray], bytearray], ...] = (bad_checksum, bad_content, unknown_format)
+
+
+def append_batch(bootstrap: str, topic: str, partition: int, raw: bytes | bytearray) -> int:
+    """Append bytes as they are; returns the offset of the first record. Apache Kafka refuses damaged ones, the embedded
+    broker takes them.
+    Raises `Unavailable`: the broker refused them."""
+    content = _Topic(
+        name=str(topic), partition_data=[_Topic.PartitionProduceData(index=partition, records=bytes(raw))]
+    )
+    request = ProduceRequest(
+        transactional_id=None, acks=-1, timeout_ms=5_000, topic_data=[content], max_version=_VERSION
+    )
+    with connect(bootstrap) as admin:
+        response = admin._manager.run(admin._manager.send, request)
+    (answer,) = response.responses[0].partition_responses
+    if answer.error_code:
+        raise Unavailable(f"the broker refused the batch with error {answer.error_code}")
+    return int(answer.base_offset)

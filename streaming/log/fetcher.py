@@ -1,0 +1,109 @@
+"""Fetch from Kafka so that a batch that cannot be read stops its own partition, not the poll of all.
+
+kafka-python raises such an error from `poll` without the partition's name, and then polls the iterator that failed
+without end. Here the records of the partition end with a `Broken` in place of the next record, and those of the
+other partitions come as ever.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kafka.consumer.fetcher import Fetcher
+from kafka.errors import CorruptRecordError, KafkaError, OffsetOutOfRangeError
+
+_MAX_MAGIC = 2  # Kafka's record formats
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """No record, but why there is none: `batch` from `offset` to before `next_offset` cannot be read."""
+
+    offset: int
+    next_offset: int
+    reason: str
+    batch: bytes
+
+
+class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
+    def _parse_fetched_data(self, completed_fetch: Any) -> Any:
+        data, where = completed_fetch.partition_data, completed_fetch.topic_partition
+        try:
+            if data.error_code == CorruptRecordError.errno:  # the client would ask again without a word
+                raise CorruptRecordError("the broker cannot read its own log")
+            found = super()._parse_fetched_data(completed_fetch)
+        except OffsetOutOfRangeError:
+            raise
+        except Exception as error:  # any: bytes from outside
+            found = self.PartitionRecords(completed_fetch.fetched_offset, where, _Failed(error, data.records))
+            if self._subscriptions.is_assigned(where):
+                self._subscriptions.assignment[where].highwater = data.high_watermark
+        if found is not None:
+            found.end = data.high_watermark
+        return found
+
+    class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
+        end = 0  # the high watermark
+
+        def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Iterator[Any]:
+            """The records, and last a `Broken` where they cannot be read any further."""
+            batches = _Batches(self, records)
+            try:
+                for record in super()._unpack_records(tp, batches, *deserializers):
+                    if not batches.least <= record.offset < batches.limit:
+                        raise CorruptRecordError(f"a record of the batch says that it is at {record.offset}")
+                    batches.least = record.offset + 1
+                    batches.position = max(batches.position, batches.least)
+                    yield record
+            except Exception as error:  # any: bytes from outside
+                offset = self.next_fetch_offset = batches.position
+                self.drain()
+                whole = offset < batches.limit <= self.end
+                next_offset = batches.limit if whole else offset + 1
+                reason = str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
+                yield Broken(offset, next_offset, reason, batches.current)
+
+
+class _Batches:
+    """The batches of one fetch, with checks that the client leaves out.
+
+    position: after the last record that was read. current: the bytes of the latest batch, whose further records have
+    offsets from `least` to before `limit`.
+    """
+
+    def __init__(self, fetched: Any, records: Any) -> None:
+        self._fetched = fetched
+        self._records = records
+        self.position = fetched.fetch_offset
+        self.current = b""
+        self.least = self.limit = 0
+
+    def next_batch(self) -> Any:
+        """Raises any error, here and when the batch is read: its bytes come from outside."""
+        self.current = bytes(self._records._next_slice or b"")
+        batch = self._records.next_batch()
+        if batch is None:
+            return None
+        if 0 <= batch.magic < _MAX_MAGIC:  # its header does not say where it ends
+            self.least, self.limit = 0, sys.maxsize
+            return batch
+        self.least, self.limit = batch.base_offset, batch.next_offset
+        if batch.magic != _MAX_MAGIC:
+            raise CorruptRecordError(f"record format {batch.magic} is unknown")
+        if not max(self.least, self.position) < self.limit <= self._fetched.end:
+            raise CorruptRecordError(
+                f"a batch says {self.least} to {self.limit}, where {self.position} was read"
+            )
+        return batch
+
+
+class _Failed:
+    """Instead of the batches of a fetch that failed as a whole."""
+
+    def __init__(self, error: Exception, content: Any) -> None:
+        self._error = error
+        self._next_slice = content
+
+    def next_batch(self) -> Any:
+        raise self._error

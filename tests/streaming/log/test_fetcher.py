@@ -1,0 +1,111 @@
+"""Batches that cannot be read: no bytes keep `fetched_records` busy, lose a record, or touch another partition."""
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import MagicMock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kafka import TopicPartition
+from kafka.consumer.fetcher import CompletedFetch
+from kafka.consumer.subscription_state import SubscriptionState
+from kafka.errors import CorruptRecordError
+from kafka.protocol.consumer import FetchResponse
+
+from infra.evaluation.fault_injection.foreign_batches import Codec, bad_content, batch
+from streaming.log.fetcher import Broken, PartitionFetcher
+
+HEALTHY, DAMAGED = TopicPartition("t", 0), TopicPartition("t", 1)
+VALUES = [b"a" * 40, b"b" * 40, b"c" * 40]
+_Partition = FetchResponse.FetchableTopicResponse.PartitionData
+
+
+def fetch(where: TopicPartition, content: bytes, end: int, error: int = 0) -> CompletedFetch:
+    data = _Partition(
+        partition_index=where.partition, error_code=error, high_watermark=end, records=content,
+        aborted_transactions=None, version=11,
+    )  # fmt: skip
+    return CompletedFetch(where, 0, 11, data, None)
+
+
+def new_fetcher() -> PartitionFetcher:
+    subscriptions = SubscriptionState()
+    subscriptions.assign_from_user([HEALTHY, DAMAGED])
+    for where in (HEALTHY, DAMAGED):
+        subscriptions.seek(where, 0)
+    return PartitionFetcher(MagicMock(), subscriptions)
+
+
+def read(content: bytes | bytearray, end: int, error: int = 0) -> tuple[list[bytes], Broken | None, int]:
+    """The values of the damaged partition, what stopped it, and where it is then; the healthy one is checked."""
+    fetcher = new_fetcher()
+    fetcher._completed_fetches.append(fetch(DAMAGED, bytes(content), end, error))
+    fetcher._completed_fetches.append(fetch(HEALTHY, bytes(batch("k", VALUES)), 3))
+    found: dict[TopicPartition, list[Any]] = {HEALTHY: [], DAMAGED: []}
+    for _ in range(3):
+        for where, records in fetcher.fetched_records(max_records=2_000)[0].items():
+            found[where] += records
+    assert [r.value for r in found[HEALTHY]] == VALUES
+    stopped = found[DAMAGED].pop() if found[DAMAGED] and isinstance(found[DAMAGED][-1], Broken) else None
+    position = fetcher._subscriptions.position(DAMAGED).offset
+    return [r.value for r in found[DAMAGED]], stopped, position
+
+
+def three_batches(codec: Codec) -> Iterator[bytearray]:
+    return (batch("k", VALUES, codec, base_offset) for base_offset in (0, 3, 6))
+
+
+def test_every_codec_of_kafka_is_read() -> None:
+    for codec in Codec:
+        values, stopped, position = read(b"".join(three_batches(codec)), 9)
+        assert (values, stopped, position) == (VALUES * 3, None, 9), codec
+
+
+def test_a_broken_batch_stops_behind_the_records_before_it() -> None:
+    for codec in Codec:
+        first, second, third = three_batches(codec)
+        values, stopped, position = read(first + bad_content(second) + third, 9)
+        assert values == VALUES and stopped is not None, codec
+        assert (stopped.offset, stopped.next_offset, position) == (3, 6, 3)
+        assert stopped.batch == second
+
+
+def test_an_error_of_the_broker_is_of_its_partition() -> None:
+    for error in (-1, CorruptRecordError.errno):
+        values, stopped, position = read(b"", 9, error)
+        assert values == [] and stopped is not None
+        assert (stopped.offset, stopped.next_offset, position) == (0, 1, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    codec=st.sampled_from(Codec),
+    damages=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4
+    ),
+    cut=st.none() | st.integers(0, 10_000),
+)
+def test_flipped_bits_and_cuts_lose_no_record(
+    codec: Codec, damages: list[tuple[int, int, int]], cut: int | None
+) -> None:
+    """What is read is a prefix of what was written, and the position is right behind it. (Nothing checks a batch's base
+    offset, its first eight bytes: the broker writes it.)"""
+    batches = list(three_batches(codec))
+    for number, place, bits in damages:
+        batches[number][8 + place % (len(batches[number]) - 8)] ^= bits
+    content = bytearray().join(batches)
+    whole = 9
+    if cut is not None:
+        del content[cut % len(content) :]
+    values, stopped, position = read(bytes(content), whole)
+    assert values == (VALUES * 3)[: len(values)]
+    assert position == len(values)
+    assert stopped is None or position == stopped.offset < stopped.next_offset <= whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=200), end=st.integers(0, 10))
+def test_random_bytes_are_no_records(content: bytes, end: int) -> None:
+    values, stopped, position = read(content, end)
+    assert values == [] and position == 0
+    assert (stopped is None) == (not content)
