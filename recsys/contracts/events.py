@@ -14,7 +14,7 @@ from typing import Any
 
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.text import CATEGORY_SEPARATOR, free_text, id_text
-from recsys.contracts.types import EventType
+from recsys.contracts.types import MIN_STARS, EventType
 
 SCHEMA_VERSION = 1
 MAX_CONTEXT_ENTRIES = 32
@@ -91,18 +91,29 @@ def parse_event(raw: Any) -> Event:
     version = raw.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise InvalidEvent(f"schema_version: {version!r} is not supported, expected {SCHEMA_VERSION}")
+    value = _value(raw)
     return Event(
         event_id=parse_id(raw.get("event_id"), "event_id"),
-        type=_TYPES[event_type],
+        type=told_apart(_TYPES[event_type], value),
         user_id=parse_id(raw.get("user_id"), "user_id"),
         item_id=parse_id(raw.get("item_id"), "item_id"),
         event_time_ms=parse_time(raw.get("event_time_ms"), "event_time_ms"),
         request_id=None if raw.get("request_id") is None else parse_id(raw["request_id"], "request_id"),
         position=None if raw.get("position") is None else parse_position(raw["position"]),
-        value=_value(raw),
+        value=value,
         context=parse_context(raw.get("context")),
         schema_version=SCHEMA_VERSION,
     )
+
+
+def told_apart(kind: EventType, value: float | None) -> EventType:
+    """A rating is engagement only from `MIN_STARS` on; a lower one says the opposite.
+
+    >>> [str(told_apart(EventType.RATING, stars)) for stars in (1.0, 3.0, None)]
+    ['dislike', 'rating', 'rating']
+    """
+    low = kind is EventType.RATING and value is not None and value < MIN_STARS
+    return EventType.DISLIKE if low else kind
 
 
 def parse_id(value: Any, name: str) -> str:

@@ -10,6 +10,12 @@ MS_PER_HOUR = 60 * MS_PER_MINUTE
 MS_PER_DAY = 24 * MS_PER_HOUR
 
 
+MIN_STARS = 3.0  # a rating below the middle of the scale is a dislike
+GOOD_STARS = 4.0
+GREAT_STARS = 5.0
+MAX_STARS = 5.0
+
+
 class EventType(StrEnum):
     """What a user did. The comments say what `Event.value` holds; the other types have none."""
 
@@ -19,7 +25,8 @@ class EventType(StrEnum):
     LIKE = "like"
     ADD_TO_CART = "add_to_cart"  # price, or none
     PURCHASE = "purchase"  # price
-    RATING = "rating"  # stars, as the data set counts them
+    RATING = "rating"  # 1 to 5 stars
+    DISLIKE = "dislike"  # a thumb down; or the stars of a rating below `MIN_STARS`
 
 
 class Topic(StrEnum):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.text import MAX_ID_LENGTH, id_text
+from recsys.contracts.truth import truth
 from recsys.datasets.base import Batch, Broken, Tally
 from recsys.datasets.mapping import TimeColumn
 from recsys.datasets.reading import Chunk
@@ -23,7 +24,6 @@ _PER_UNIT = {"s": 1_000.0, "ms": 1.0, "us": 0.001}
 _MAX_VALUE = 1e12
 _MAX_POSITION = 1_000_000
 _CELL = 80
-_FALSE = pa.array(["0", "0.0", "false", "no"])
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}$")
 
 Mask = NDArray[np.bool_]
@@ -132,12 +132,17 @@ class Checker:
         return np.where(absent | bad | out, 0, times)
 
     def truth(self, column: str) -> Mask:
-        """True where the cell is not empty, 0, false or no."""
+        """Where the cell is true; empty cells are not."""
         cells = self._columns[column]
-        if not pa.types.is_string(cells.type):
-            return _mask(pc.fill_null(pc.cast(cells, pa.bool_()), False))
-        false = pc.is_in(pc.utf8_lower(cells), value_set=_FALSE)
-        return _mask(pc.fill_null(pc.invert(false), False)) & _mask(cells.is_valid())
+        if pa.types.is_boolean(cells.type):
+            return _mask(cells)
+        encoded = pc.cast(cells, pa.string()).dictionary_encode()
+        verdicts = [_true(text) for text in encoded.dictionary.to_pylist()]
+        codes = np.asarray(pc.fill_null(encoded.indices, len(verdicts)))
+        unknown = np.array([verdict is None for verdict in verdicts] + [False], dtype=bool)
+        self.flag(unknown[codes], column, "is neither true nor false")
+        true: Mask = np.array([*map(bool, verdicts), False], dtype=bool)[codes]
+        return true
 
 
 _UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "iso": "ISO 8601"}
@@ -154,6 +159,13 @@ def _judged(rule: Rule, text: str) -> tuple[str, str]:
         return rule(text), ""
     except ValueError as error:
         return text, str(error)
+
+
+def _true(text: str) -> bool | None:
+    try:
+        return truth(text)
+    except ValueError:
+        return None
 
 
 def _as_text(column: pa.Array) -> pa.Array:

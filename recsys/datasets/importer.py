@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_KEY
-from recsys.contracts.types import MS_PER_DAY, Item
+from recsys.contracts.types import MS_PER_DAY, EventType, Item
 from recsys.datasets.base import USER_SCHEMA, Batch, Dataset, sealed
 from recsys.datasets.catalogue import items_path, merged, users_path
 from recsys.datasets.rejected import FOLDER as REJECTED
@@ -32,6 +32,7 @@ from recsys.lake.lake import EVENTS, ORDER, TIME, day_of, day_writer, write_parq
 
 REPORT = "import-report.json"
 Progress = Callable[[str, int], None]  # phase, rows done so far
+_STARRED = [str(EventType.RATING), str(EventType.DISLIKE)]
 _MS_PER_WEEK = 7 * MS_PER_DAY
 
 
@@ -190,6 +191,9 @@ class _Import:
         self.report.events_by_type += types
         self.report.duplicates_by_type += all_types - types
         self.report.events_by_day.setdefault(day, Counter()).update(types)
+        stars = unique.filter(pc.is_in(unique.column("type"), pa.array(_STARRED))).column("value")
+        if (best := pc.max(stars).as_py()) is not None:
+            self.report.best_stars = max(best, self.report.best_stars or best)
         items = unique.column("item_id")
         unknown = pc.invert(pc.is_in(items, value_set=self._catalogue.column("item_id")))
         self.report.unknown_items.update(_counts(items.filter(unknown)))

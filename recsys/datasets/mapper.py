@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from recsys.contracts.changes import MAX_CATEGORIES
 from recsys.contracts.events import CATEGORIES, CREATOR, MAX_CONTEXT_LENGTH, fitting_categories
 from recsys.contracts.text import CATEGORY_SEPARATOR, category_text, free_text, id_text, name_text
+from recsys.contracts.types import MAX_STARS, MIN_STARS, EventType
 from recsys.datasets.base import DRAFT_SCHEMA, USER_SCHEMA, Batch
 from recsys.datasets.checks import Checker, Mask, Rule
 from recsys.datasets.mapping import EventRule, EventTable, ItemTable, Mapping, UserTable
@@ -86,18 +87,15 @@ def _events(cells: Checker, table: EventTable, known: ItemContext) -> Batch:
         cells.flag(np.array(too_long.fill_null(False)), column, reason)
     # The file's columns override the catalogue, because they hold at the time of the event.
     columns["context"] = texts_by_name({**known.of(columns["item_id"]), **extra})
-    selected = [
-        (rule, _rows_of(cells, rule), cells.number(rule.value) if rule.value else None)
-        for rule in table.events
-    ]
+    selected = [(rule, _rows_of(cells, rule), _values_of(cells, rule)) for rule in table.events]
     without_event = ~np.logical_or.reduce([rows for _, rows, _ in selected])
     cells.flag(without_event, table.events[0].when or "", "no event rule of the mapping applies")
     good = cells.good
     drafts = []
     for later_ms, (rule, rows, value) in enumerate(selected):
-        columns["type"] = pa.repeat(pa.scalar(str(rule.type)), count)
+        columns["type"] = _types(rule, value)
         columns[TIME] = pc.add(times, later_ms)
-        columns["value"] = value if value is not None else pa.nulls(count, pa.float64())
+        columns["value"] = value
         draft = pa.Table.from_arrays([columns[name] for name in DRAFT_SCHEMA.names], schema=DRAFT_SCHEMA)
         drafts.append(draft.filter(pa.array(rows & good)))
     return cells.batch(pa.concat_tables(drafts))
@@ -110,6 +108,30 @@ def _rows_of(cells: Checker, rule: EventRule) -> Mask:
     if rule.equals is None:
         return cells.truth(rule.when)
     return np.array(pc.fill_null(pc.equal(cells.text(rule.when), rule.equals), False), dtype=bool)
+
+
+def _values_of(cells: Checker, rule: EventRule) -> pa.Array:
+    """The values of the rule's events; those on a scale of their own as stars."""
+    if rule.value is None:
+        return pa.nulls(len(cells), pa.float64())
+    values = cells.number(rule.value)
+    if rule.scale is None:
+        return values
+    worst, best = rule.scale
+    outside = pc.or_(pc.less(values, worst), pc.greater(values, best))
+    cells.flag(
+        np.array(pc.fill_null(outside, False)), rule.value, f"is outside the scale {worst:g} to {best:g}"
+    )
+    share = pc.divide(pc.subtract(values, worst), best - worst)
+    return pc.add(pc.multiply(share, MAX_STARS - 1.0), 1.0)
+
+
+def _types(rule: EventRule, values: pa.Array) -> pa.Array:
+    """The rule's type for each value; see `told_apart`."""
+    types = pa.repeat(pa.scalar(str(rule.type)), len(values))
+    if rule.type is not EventType.RATING:
+        return types
+    return pc.if_else(pc.fill_null(pc.less(values, MIN_STARS), False), str(EventType.DISLIKE), types)
 
 
 def _items(cells: Checker, table: ItemTable) -> Batch:

@@ -42,7 +42,8 @@ class TimeColumn(_Strict):
 
 
 class EventRule(_Strict):
-    """A row gives an event of `type` if the column `when` is not empty, 0 or false, or if it equals `equals`."""
+    """A row gives an event of `type` if the column `when` is true (`recsys.contracts.truth`), or if it equals
+    `equals`."""
 
     type: EventType
     when: str | None = Field(None, description="The deciding column; none: every row.")
@@ -50,11 +51,19 @@ class EventRule(_Strict):
     value: str | None = Field(
         None, description="The column of the event's value (stars, price, milliseconds)."
     )
+    scale: tuple[float, float] | None = Field(
+        None,
+        description="Of a rating: the values that mean worst and best, such as [0, 1]; none: 1 to 5 stars.",
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.equals is not None and self.when is None:
             raise ValueError("`equals` needs `when`: the column to compare")
+        if self.scale and (self.type is not EventType.RATING or self.value is None):
+            raise ValueError("`scale` is of a rating with a `value`")
+        if self.scale and not self.scale[0] < self.scale[1]:
+            raise ValueError("`scale` is [worst, best]: the first value must be less than the second")
         return self
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import asdict, astuple, dataclass, field, fields
 from typing import Any
 
+from recsys.contracts.types import GOOD_STARS, MAX_STARS
 from recsys.datasets.base import Batch, Broken, Tally
 
 _SHOWN = 10
@@ -25,6 +26,7 @@ class ImportReport:
     duplicate_users: int = 0
     files: dict[str, dict[str, Tally]] = field(default_factory=dict)  # table → file → what became of its rows
     not_read: list[str] = field(default_factory=list)  # files of the folder that no table reads
+    best_stars: float | None = None  # the highest value of a rating
     unknown_items: Counter[str] = field(default_factory=Counter)  # item id → events that name it
     broken_by_reason: Counter[str] = field(default_factory=Counter)  # "file: column: reason" → rows
     first_broken: list[Broken] = field(default_factory=list)
@@ -42,6 +44,19 @@ class ImportReport:
     def duplicates(self) -> int:
         return self.duplicates_by_type.total()
 
+    @property
+    def notes(self) -> list[str]:
+        """What is likely to be wrong with the mapping, although every row can be read."""
+        best = self.best_stars
+        if best is None or GOOD_STARS <= best <= MAX_STARS:
+            return []
+        scale = "the mapping's `scale` says which values mean worst and best, such as [0, 1] or [1, 10]"
+        if best > MAX_STARS:
+            return [f"a rating has {best:g} stars, {MAX_STARS:g} are the most: {scale}"]
+        return [
+            f"no rating reaches {GOOD_STARS:g} stars, the best has {best:g}; there is no positive one: {scale}"
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """The report for JSON, with the most frequent unknown items instead of all."""
         content = dict(vars(self))  # asdict does not support Counter
@@ -55,7 +70,8 @@ class ImportReport:
             "events": self.unknown_items.total(),
             "most_frequent": dict(self.unknown_items.most_common(_SHOWN)),
         }
-        totals = {"events": self.events, "duplicates": self.duplicates, "broken": self.broken}
+        totals: dict[str, Any] = {"events": self.events, "duplicates": self.duplicates, "broken": self.broken}
+        totals["notes"] = self.notes
         return {"dataset": content.pop("dataset"), **totals, **content}
 
     def kept_rows(self, table: str) -> int:
@@ -92,6 +108,8 @@ class ImportReport:
             ("rows by file", ("table", "file", *_TALLY), self._by_file()),
             ("events by day", ("day (UTC)", *types), [*days, total]),
         ]
+        if self.notes:
+            tables.append(("notes", ("",), [(note,) for note in self.notes]))
         if self.broken:
             reasons = [(reason, f"{rows:,}") for reason, rows in self.broken_by_reason.most_common(_SHOWN)]
             tables.append(("broken rows by reason", ("file: column: reason", "rows"), [*reasons]))

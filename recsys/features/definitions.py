@@ -7,7 +7,7 @@ signal over windows of the same hop share their cells, so reusing them costs no 
 from functools import partial
 
 from recsys.contracts.state import History, Op
-from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType
+from recsys.contracts.types import GOOD_STARS, MS_PER_DAY, MS_PER_HOUR, EventType
 from recsys.features.aggregates import Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import (
@@ -34,8 +34,8 @@ CATEGORY, CREATOR, OWN = Split.CATEGORY, Split.CREATOR, Split.ITEM
 ENGAGEMENT = frozenset(
     {EventType.CLICK, EventType.LIKE, EventType.ADD_TO_CART, EventType.PURCHASE, EventType.RATING}
 )
+STARRED = frozenset({EventType.RATING, EventType.DISLIKE})
 STARS_SCALE = 10  # ratings are kept in tenths of a star
-GOOD_STARS = 4.0
 ACTIVITY = ("low_active", "middle_active", "high_active", "full_active")
 
 # Signals. Numerators over impressions count only events with the id of the request that showed the item: a click from
@@ -47,8 +47,8 @@ CONVERTED = Signal("convert", frozenset({EventType.PURCHASE}), attributed=True)
 ENGAGED = Signal("engaged", ENGAGEMENT)
 DWELT = Signal("dwell", frozenset({EventType.DWELL}), min_value=0.0)
 DWELL_MS = Signal("dwellms", frozenset({EventType.DWELL}), Measure.VALUE, min_value=0.0)
-RATED = Signal("rate", frozenset({EventType.RATING}), min_value=0.0)
-STARS = Signal("stars", frozenset({EventType.RATING}), Measure.VALUE, min_value=0.0, scale=STARS_SCALE)
+RATED = Signal("rate", STARRED, min_value=0.0)
+STARS = Signal("stars", STARRED, Measure.VALUE, min_value=0.0, scale=STARS_SCALE)
 RATED_GOOD = Signal("good", frozenset({EventType.RATING}), min_value=GOOD_STARS)
 # What makes an item popular counts users, each once a tile: one user's thousand clicks of a day are one (ADR 14).
 ENGAGED_USERS = Signal("engagedusers", ENGAGEMENT, once=True)
@@ -63,11 +63,12 @@ SLOW = decayed(7 * MS_PER_DAY)  # 1-day tiles, followed for 28 days
 # next label worse: a user who has just clicked has fewer clicks left (docs/ranking.md).
 PROFILE, SLOW_PROFILE = settled(MONTH), settled(SLOW)
 
-# Histories: `engaged` feeds the models, `seen` the exact seen filter, `shown` the features of the latest lists. How
-# often an item was shown to the user is counted by its bucket: eight bytes per item and day instead of a hundred per
-# visit, so fatigue is remembered for weeks.
+# Histories: `engaged` feeds the models, `seen` and `disliked` the exact seen filter, `shown` the features of
+# the latest lists. How often an item was shown to the user is counted by its bucket: eight bytes per item and day
+# instead of a hundred per visit, so fatigue is remembered for weeks.
 ENGAGED_VISITS = History("engaged", ENGAGEMENT, 50)
 SEEN_VISITS = History("seen", ENGAGEMENT, 1000)
+DISLIKED_VISITS = History("disliked", frozenset({EventType.DISLIKE}), 1000)
 SHOWN_VISITS = History("shown", frozenset({EventType.IMPRESSION}), 20)
 LAST_10_OF_CATEGORY = HistoryQuery(ENGAGED_VISITS, 10, Match.CATEGORY)
 LAST_50_OF_CATEGORY = HistoryQuery(ENGAGED_VISITS, 50, Match.CATEGORY)
@@ -87,7 +88,7 @@ CLICK_LIFT = partial(
 )
 
 FEATURES = FeatureSet(
-    histories=(ENGAGED_VISITS, SEEN_VISITS, SHOWN_VISITS),
+    histories=(ENGAGED_VISITS, SEEN_VISITS, DISLIKED_VISITS, SHOWN_VISITS),
     features=(
         # The user: how active, how choosy, how patient
         Count("user_shown", USER, SHOWN, over=(HOUR, SIX_HOURS, MONTH)),

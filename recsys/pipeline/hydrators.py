@@ -15,7 +15,8 @@ from recsys.models.encoding import encode_visits
 from recsys.recall.repeat_consumption import RepeatConsumption
 
 _ITEM_ID = attrgetter("item_id")
-ENGAGED, SEEN = "engaged", "seen"  # names of the histories in `recsys.features.definitions`
+# names of the histories in `recsys.features.definitions`
+ENGAGED, SEEN, DISLIKED = "engaged", "seen", "disliked"
 
 
 class UserStates(Protocol):
@@ -63,6 +64,7 @@ class HistoryHydrator:
         seen = query.user.histories.get(SEEN, [])
         repeated = dict.fromkeys(self.repeat.items(seen, query.now_ms))
         hidden = [item_id for item_id in map(_ITEM_ID, seen) if item_id not in repeated]
+        hidden += map(_ITEM_ID, query.user.histories.get(DISLIKED, []))
         return replace(
             query,
             history=encoded.history,

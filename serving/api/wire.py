@@ -149,7 +149,8 @@ class EventRequest(Request):
     request_id: Annotated[Id, Meta(description="of the answer that showed the item")] | None = None
     position: Annotated[int, Meta(ge=0, lt=1_000_000)] | None = None
     value: (
-        Annotated[float, Meta(description="dwell: milliseconds; purchase: price; rating: stars")] | None
+        Annotated[float, Meta(description="dwell: milliseconds; purchase: price; rating: 1 to 5 stars")]
+        | None
     ) = None
     context: Context = {}
     schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION

@@ -23,7 +23,7 @@ from pyspark.sql.types import StructType
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.types import MS_PER_DAY, EventType
-from recsys.features.definitions import ENGAGEMENT, FEATURES
+from recsys.features.definitions import ENGAGEMENT, FEATURES, STARRED
 from recsys.features.describe import DEFINITIONS
 from recsys.lake.lake import EVENT_SCHEMA, EVENTS
 from training.features.arrow_columns import TIME
@@ -212,14 +212,16 @@ def _joined(
 
 
 def _unshown(events: DataFrame) -> frozenset[EventType]:
-    """Types that may be positives without an impression: ratings; in a log without impressions, every engagement."""
+    """Types that are examples without an impression: ratings; in a log without impressions, every engagement, too."""
     has_impressions = not events.where(sf.col("type") == str(EventType.IMPRESSION)).isEmpty()
-    return frozenset({EventType.RATING}) if has_impressions else ENGAGEMENT
+    return STARRED if has_impressions else STARRED | ENGAGEMENT
 
 
 def _popularity(events: DataFrame, config: LabelConfig) -> Popularity | None:
     """What negatives are drawn from: engagements by time, thinned by the hash of their ids if there are many."""
-    pool = events.where(sf.col("type").isin([str(t) for t in config.unshown]) & sf.col("request_id").isNull())
+    pool = events.where(
+        sf.col("type").isin([str(t) for t in config.unshown & ENGAGEMENT]) & sf.col("request_id").isNull()
+    )
     count = pool.count()
     if not count or not config.negatives:
         return None

@@ -3,7 +3,8 @@
 An outcome that names its request belongs to that request's impression of the item; any other belongs to the latest
 impression of the item to the user within the attribution window. In logs without impressions (ratings), each
 engagement that no impression accounts for is a positive, and items drawn by their popularity up to that instant are
-its negatives (`sampled`). They have no served vector; that is one reason why features are recomputed (ADR 11).
+its negatives (`sampled`); a dislike is a negative itself. They have no served vector; that is one reason why features
+are recomputed (ADR 11).
 
 Runs on a bucket of users in Spark's executors: numpy and Arrow only.
 """
@@ -17,11 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.contracts.types import MS_PER_DAY, EventType
-from recsys.features.definitions import ENGAGEMENT, GOOD_STARS
+from recsys.contracts.types import GOOD_STARS, GREAT_STARS, MS_PER_DAY, EventType
+from recsys.features.definitions import ENGAGEMENT, STARRED
 from training.features.arrow_columns import KINDS, TIME, sorted_events
 
-GREAT_STARS = 5.0  # a rating of at least this is a like; of at least GOOD_STARS, a conversion
 NO_POSITION = -1
 
 _NEVER_MS = np.iinfo(np.int64).max
@@ -34,12 +34,12 @@ ITEM_CONTEXT = ("categories", "creator")
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """`first_ms` ≤ time of an example < `end_ms`. `unshown`: types that may be positives without an impression."""
+    """`first_ms` ≤ time of an example < `end_ms`. `unshown`: types that are examples without an impression."""
 
     first_ms: int
     end_ms: int
     window_ms: int = MS_PER_DAY
-    unshown: frozenset[EventType] = frozenset({EventType.RATING})
+    unshown: frozenset[EventType] = STARRED
     negatives: int = 4
     seed: int = 0
 
@@ -93,8 +93,9 @@ def label(
     examples = table.filter(pa.array(wanted))
     if popularity is None or not config.negatives:
         return examples
-    is_alone = np.concatenate((np.zeros(shown.size, bool), np.ones(alone.size, bool)))[wanted]
-    drawn = _negatives(examples.filter(pa.array(is_alone)), log, config, popularity)
+    chosen = log.kind[alone] != _code(EventType.DISLIKE)
+    of_choices = np.concatenate((np.zeros(shown.size, bool), chosen))[wanted]
+    drawn = _negatives(examples.filter(pa.array(of_choices)), log, config, popularity)
     return pa.concat_tables([examples, drawn])
 
 

@@ -28,7 +28,12 @@ Format = Annotated[
     typer.Option("--format", help=f"One of {', '.join(FORMATS)}; default: recognised by the files."),
 ]
 MappingFile = Annotated[
-    Path | None, typer.Option("--mapping", help="YAML file that maps the columns of your own tables.")
+    Path | None,
+    typer.Option(
+        "--mapping",
+        help="YAML file that maps the columns of your own tables, with the unit of times and the scale of ratings "
+        "(docs/data.md).",
+    ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse the data set if a row is broken.")]
 ShiftToNow = Annotated[

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.contracts.errors import RecsysError
+from recsys.contracts.truth import truth
 from recsys.observability.tracing import current_span
 from recsys.store.base import FeatureStore
 from serving.api.body import JSON, decode
@@ -186,7 +187,8 @@ async def _one_of_batch(recommender: Recommender, asked: RecommendationRequest, 
 
 
 def _flag(request: Request, name: str) -> bool:
-    text = request.query_params.get(name, "false").lower()
-    if text not in ("true", "false", "1", "0"):
-        raise Problem(422, f"{name}: true or false is needed, got {text[:20]!r}")
-    return text in ("true", "1")
+    text = request.query_params.get(name, "false")
+    try:
+        return truth(text)
+    except ValueError:
+        raise Problem(422, f"{name}: true or false is needed, got {text[:20]!r}") from None

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from recsys.contracts.changes import UserChange, parse_user_change
 from recsys.contracts.state import Visit
 from recsys.contracts.types import Topic, User
-from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
+from recsys.features.definitions import DISLIKED_VISITS, ENGAGED_VISITS, SEEN_VISITS
 from recsys.lake.forget import mark_forgotten, user_digest
 from serving.api.accepted_changes import IdempotencyKey
 from serving.api.audit import audit
@@ -58,7 +58,7 @@ def user(store: Store, host: Host, user_id: UserId) -> UserSummary:
         user_id=user_id,
         known=bool(state.cells or state.histories),
         history=[_line(runtime, visit) for visit in reversed(visits)],
-        seen=len(state.histories.get(SEEN_VISITS.name, [])),
+        seen=sum(len(state.histories.get(history.name, [])) for history in (SEEN_VISITS, DISLIKED_VISITS)),
         cells=len(state.cells),
         attributes=None if state.attributes is None else dict(state.attributes),
     )

@@ -1,6 +1,7 @@
 """The event contract: what is accepted, what is refused and why, and that ids are what they say."""
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from recsys.contracts.events import (
     item_context,
     new_id,
     parse_event,
+    told_apart,
 )
 from recsys.contracts.text import id_text
 from recsys.contracts.types import EventType
@@ -49,7 +51,7 @@ events = st.builds(
     position=st.none() | st.integers(0, 999_999),
     value=st.none() | st.floats(-1e12, 1e12),
     context=st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=5),
-)
+).map(lambda event: replace(event, type=told_apart(event.type, event.value)))
 
 
 @given(events)
@@ -126,6 +128,11 @@ def test_any_value_of_any_field_is_refused_or_can_be_written_to_the_lake(value: 
             assert str(error)
         else:
             assert events_table([event]).num_rows == 1
+
+
+def test_a_low_rating_is_a_dislike() -> None:
+    kinds = [parse_event(VALID | {"type": "rating", "value": stars}).type for stars in (1, 2.5, 3, 5, None)]
+    assert kinds == [EventType.DISLIKE] * 2 + [EventType.RATING] * 3
 
 
 def test_categories_come_from_the_context() -> None:

@@ -174,5 +174,13 @@ def test_typed_columns_of_parquet() -> None:
 
 
 def test_truth_of_text() -> None:
-    cells = ["1", "0", None, "false", "No", "0.0", "true", "view"]
-    assert check(*cells).truth("c").tolist() == [True, False, False, False, False, False, True, True]
+    true, false = (
+        ["1", "t", "True", "1.00", "y", " on "],
+        ["0", "f", "No", "0.00", "-0", "0e0", "NULL", "off", "-1"],
+    )
+    checker = check(*true, *false, None, "view", "inf")
+    assert checker.truth("c").tolist() == [True] * len(true) + [False] * (len(false) + 3)
+    assert [(b.cell, b.reason) for b in checker.broken()] == [
+        ("'view'", "is neither true nor false"),
+        ("'inf'", "is neither true nor false"),
+    ]

@@ -22,7 +22,7 @@ def test_a_row_is_a_rating_event(write: Writer, tmp_path: Path) -> None:
     assert found == [
         (user, item, float(stars), seconds * 1000) for user, item, stars, seconds in samples.RATINGS
     ]
-    assert {e.type for e in events} == {EventType.RATING}
+    assert all(e.type is (EventType.DISLIKE if (e.value or 0) < 3 else EventType.RATING) for e in events)
 
 
 @pytest.mark.parametrize("write", LAYOUTS)

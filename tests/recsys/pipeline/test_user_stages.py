@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from recsys.contracts.request import Query
 from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.types import EventType, Item
-from recsys.features.definitions import ENGAGED_VISITS, SEEN_VISITS
+from recsys.features.definitions import DISLIKED_VISITS, ENGAGED_VISITS, SEEN_VISITS
 from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import TYPE_NUMBERS
 from recsys.pipeline import hydrators
@@ -28,7 +28,8 @@ STATE = EntityState(
     cells={"click": 3},
     histories={
         ENGAGED_VISITS.name: [visit("a", 1000), visit("new", 2000), visit("b", 3000), visit("a", 4000)],
-        SEEN_VISITS.name: [visit("c", 1), visit("b", 2), visit("c", 3), visit("gone", 4)],
+        SEEN_VISITS.name: [visit("c", 1), visit("c", 3), visit("gone", 4)],
+        DISLIKED_VISITS.name: [visit("b", 2)],
     },
 )
 
@@ -45,7 +46,8 @@ def catalogue() -> Catalogue:
 
 
 def test_names_of_the_histories_are_those_of_the_definitions() -> None:
-    assert (ENGAGED_VISITS.name, SEEN_VISITS.name) == (hydrators.ENGAGED, hydrators.SEEN)
+    of_definitions = (ENGAGED_VISITS.name, SEEN_VISITS.name, DISLIKED_VISITS.name)
+    assert of_definitions == (hydrators.ENGAGED, hydrators.SEEN, hydrators.DISLIKED)
 
 
 def test_a_user_is_known_when_there_is_state() -> None:

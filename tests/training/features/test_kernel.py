@@ -112,7 +112,7 @@ def labels(events: list[Event], config: LabelConfig = ALWAYS) -> dict[str, tuple
 
 
 IMPRESSION, CLICK, DWELL = EventType.IMPRESSION, EventType.CLICK, EventType.DWELL
-LIKE, PURCHASE, RATING = EventType.LIKE, EventType.PURCHASE, EventType.RATING
+LIKE, PURCHASE, RATING, DISLIKE = EventType.LIKE, EventType.PURCHASE, EventType.RATING, EventType.DISLIKE
 
 
 def test_an_outcome_that_names_its_request_belongs_to_that_impression() -> None:
@@ -154,6 +154,20 @@ def test_ratings_without_impressions_are_positives() -> None:
     )
     found = labels([good, bad, great, event(CLICK, 3, "d")])
     assert found == {good.event_id: (1, 1, 0, 0), bad.event_id: (1, 0, 0, 0), great.event_id: (1, 1, 1, 0)}
+
+
+def test_a_dislike_is_a_negative_of_its_own() -> None:
+    popularity = Popularity(np.array([START_MS - 1]), np.zeros(1, np.int32), ["z"], [None], [None])
+    shown, unshown = event(IMPRESSION, 0), event(DISLIKE, 1, "b", value=1.0)
+    rated = event(RATING, 2, "c", value=3.0)
+    table = label(event_rows([shown, event(DISLIKE, 5), unshown, rated]), ALWAYS, CONTEXT, popularity)
+    rows = {(r["item_id"], r["sampled"]): (r["click"], r["conversion"], r["like"]) for r in table.to_pylist()}
+    assert rows == {
+        ("a", False): (0, 0, 0),
+        ("b", False): (0, 0, 0),
+        ("c", False): (1, 0, 0),
+        ("z", True): (0, 0, 0),
+    }
 
 
 def test_a_rating_that_an_impression_accounts_for_is_its_label() -> None:
