@@ -13,11 +13,11 @@ import msgspec
 from recsys.contracts.changes import ItemChange, UserChange, parse_item_change, parse_user_change
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record, remembered_partition_of
-from recsys.contracts.events import Event, parse_event, parse_id
+from recsys.contracts.events import Event, parse_event, parse_id, parse_reported
 from recsys.contracts.impressions import Impression, impression_events, parse_impression
 from recsys.contracts.types import Topic
 from streaming.log.dead_letter import UNREADABLE
-from streaming.time_rules import TimeRules
+from streaming.time_rules import TimeRules, clamped
 
 # Header of records that `recsys stream replay` read from the lake: the archiver does not write them a second time.
 REPLAY_HEADER = "replay"
@@ -49,17 +49,18 @@ def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules)
         impression = parse_impression(raw)
         events = impression_events(impression)
     else:
-        events = [parse_event(raw)]
-    clamped = 0
+        is_ours = any(name == REPLAY_HEADER for name, _ in record.headers)
+        events = [parse_event(raw) if is_ours else parse_reported(raw)]
+    moved = 0
     for i, event in enumerate(events):
         _check_partition(record, "user", event.user_id, partitions)
         time_ms = rules.clamped(event.event_time_ms, record.append_time_ms)
         if time_ms != event.event_time_ms:
             events[i] = replace(event, event_time_ms=time_ms)
-            clamped += 1
+            moved += 1
         if rules.is_late(time_ms, watermark_ms):
             raise Late(f"late: by {watermark_ms - time_ms} ms, allowed are {rules.late_ms} ms")
-    return Accepted(events, clamped, impression)
+    return Accepted(events, moved, impression)
 
 
 def accept_item_change(record: Record, partitions: int) -> ItemChange:
@@ -68,7 +69,7 @@ def accept_item_change(record: Record, partitions: int) -> ItemChange:
         return ItemChange(_deleted(record), None, record.append_time_ms)
     change = parse_item_change(_json(record))
     _check_partition(record, "item", change.item_id, partitions)
-    return change
+    return replace(change, changed_ms=clamped(change.changed_ms, record.append_time_ms))
 
 
 def accept_user_change(record: Record, partitions: int) -> UserChange:
@@ -77,7 +78,7 @@ def accept_user_change(record: Record, partitions: int) -> UserChange:
         return UserChange(_deleted(record), None, record.append_time_ms)
     change = parse_user_change(_json(record))
     _check_partition(record, "user", change.user_id, partitions)
-    return change
+    return replace(change, changed_ms=clamped(change.changed_ms, record.append_time_ms))
 
 
 def _deleted(record: Record) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.text import CATEGORY_SEPARATOR, free_text, id_text
-from recsys.contracts.types import MIN_STARS, EventType
+from recsys.contracts.types import MIN_STARS, MS_PER_DAY, EventType
 
 SCHEMA_VERSION = 1
 MAX_CONTEXT_ENTRIES = 32
@@ -25,6 +25,14 @@ MAX_TIME_MS = 4_102_444_800_000
 
 # What identifies an event. Its `event_id` is unique per user only: nobody can hide another user's event with an id.
 EVENT_KEY = ("user_id", "event_id")
+
+# Values are from 0 to this, by type: milliseconds of a day, stars of any common scale, prices.
+MOST_VALUE = 1e12
+MOST_VALUES: Mapping[EventType, float] = {
+    EventType.DWELL: MS_PER_DAY,
+    EventType.RATING: 100.0,
+    EventType.DISLIKE: 100.0,
+}
 
 # Context keys that the platform itself reads; all others are passed on unread.
 CATEGORIES = "categories"  # the item's categories at the time of the event, joined by "|"
@@ -91,7 +99,7 @@ def parse_event(raw: Any) -> Event:
     version = raw.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise InvalidEvent(f"schema_version: {version!r} is not supported, expected {SCHEMA_VERSION}")
-    value = _value(raw)
+    value = _value(raw, _TYPES[event_type])
     return Event(
         event_id=parse_id(raw.get("event_id"), "event_id"),
         type=told_apart(_TYPES[event_type], value),
@@ -145,13 +153,27 @@ def parse_position(value: Any) -> int:
     return value
 
 
-def _value(raw: Mapping[str, Any]) -> float | None:
+def _value(raw: Mapping[str, Any], kind: EventType) -> float | None:
     value = raw.get("value")
     if value is None:
         return None
-    if type(value) not in (int, float) or not abs(value) <= 1e12:  # also True for NaN
-        raise InvalidEvent(f"value: a finite number is required, got {value!r:.80}")
+    most = MOST_VALUES.get(kind, MOST_VALUE)
+    if type(value) not in (int, float) or not 0 <= value <= most:  # also True for NaN
+        raise InvalidEvent(
+            f"value: of a {kind}, a number from 0 to {most:,.0f} is required, got {value!r:.80}"
+        )
     return float(value)
+
+
+def parse_reported(raw: Any) -> Event:
+    """As `parse_event`, for events that clients and other producers report: impressions come from the impression log
+    (`recsys.contracts.impressions`), where each belongs to a list that was shown."""
+    event = parse_event(raw)
+    if event.type is EventType.IMPRESSION:
+        raise InvalidEvent(
+            "type: impressions come from the topic impressions, where the API logs each list it serves"
+        )
+    return event
 
 
 def parse_context(value: Any) -> Mapping[str, str]:

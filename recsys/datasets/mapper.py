@@ -11,7 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.contracts.changes import MAX_CATEGORIES
-from recsys.contracts.events import CATEGORIES, CREATOR, MAX_CONTEXT_LENGTH, fitting_categories
+from recsys.contracts.events import (
+    CATEGORIES,
+    CREATOR,
+    MAX_CONTEXT_LENGTH,
+    MOST_VALUE,
+    MOST_VALUES,
+    fitting_categories,
+)
 from recsys.contracts.text import CATEGORY_SEPARATOR, category_text, free_text, id_text, name_text
 from recsys.contracts.types import MAX_STARS, MIN_STARS, EventType
 from recsys.datasets.base import DRAFT_SCHEMA, USER_SCHEMA, Batch
@@ -90,6 +97,11 @@ def _events(cells: Checker, table: EventTable, known: ItemContext) -> Batch:
     selected = [(rule, _rows_of(cells, rule), _values_of(cells, rule)) for rule in table.events]
     without_event = ~np.logical_or.reduce([rows for _, rows, _ in selected])
     cells.flag(without_event, table.events[0].when or "", "no event rule of the mapping applies")
+    for rule, rows, value in selected:
+        if rule.value:
+            most = MOST_VALUES.get(rule.type, MOST_VALUE)
+            outside = pc.or_(pc.less(value, 0.0), pc.greater(value, most))
+            cells.flag(rows & np.array(pc.fill_null(outside, False)), rule.value, "is out of range")
     good = cells.good
     drafts = []
     for later_ms, (rule, rows, value) in enumerate(selected):

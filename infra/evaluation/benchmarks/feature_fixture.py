@@ -78,10 +78,13 @@ class FeatureFixture:
         late_ms: int = 0,
         repeated: float = 0.0,
         name: str = "log",
+        shown: bool = True,
     ) -> list[Event]:
-        """`n` events of [first, first + length) by arrival: each up to `late_ms` late, the share `repeated` twice."""
+        """`n` events of [first, first + length) by arrival: each up to `late_ms` late, the share `repeated` twice.
+        `shown`: with impressions, which no client may report."""
         rng = random.Random(f"{self.seed} {name}")  # noqa: S311
-        kinds, weights = list(_MIX), list(_MIX.values())
+        mix = {kind: weight for kind, weight in _MIX.items() if shown or kind is not EventType.IMPRESSION}
+        kinds, weights = list(mix), list(mix.values())
         arrivals: list[tuple[int, int, Event]] = []
         for i in range(n):
             time_ms = first_ms + rng.randrange(length_ms)
@@ -104,5 +107,5 @@ class FeatureFixture:
 
 def _value(kind: EventType, rng: random.Random) -> float | None:
     if kind is EventType.DWELL:
-        return rng.choice([None, -1.0, round(rng.lognormvariate(9, 1), 1)])
+        return rng.choice([None, 0.0, round(rng.lognormvariate(9, 1), 1)])
     return rng.randrange(1, 11) / 2 if kind is EventType.RATING else None

@@ -6,7 +6,7 @@ archiver lands everything; Spark builds examples and states from the lake. Compa
 
 1. cells and histories of every user and item: Redis against Spark;
 2. the features of every served line: as logged against Spark's recomputation as of that instant;
-3. a sample of those, and of the log's own impressions: Spark against brute force.
+3. a sample of those, and of the log's other examples: Spark against brute force.
 """
 
 import random
@@ -123,7 +123,13 @@ def _stream(
     for segment in range(config.segments):
         start_ms = fixture.start_ms + segment * (config.segment_ms + 1)
         for event in fixture.log(
-            per_segment, start_ms, config.segment_ms, config.lateness_ms, config.duplicates, f"s{segment}"
+            per_segment,
+            start_ms,
+            config.segment_ms,
+            config.lateness_ms,
+            config.duplicates,
+            f"s{segment}",
+            shown=False,
         ):
             rig.sink.append(Topic.EVENTS, event.user_id, _encode(event.to_dict()))
             sent.append(event)

@@ -18,7 +18,7 @@ from kafka import KafkaConsumer, TopicPartition
 from infra.signals import stop_event
 from recsys.contracts.errors import InvalidEvent, Unavailable
 from recsys.contracts.event_log import partition_of
-from recsys.contracts.events import Event, parse_event
+from recsys.contracts.events import Event, parse_reported
 from recsys.contracts.impressions import impression_events, parse_impression
 from recsys.contracts.state import Op
 from recsys.contracts.types import Topic
@@ -121,7 +121,9 @@ def _share(store: UnguardedStore, consumer: Any, name: str, partitions: int) -> 
 def _parse(topic: str, value: bytes) -> list[Event]:
     try:
         raw = msgspec.json.decode(value)
-        return impression_events(parse_impression(raw)) if topic == Topic.IMPRESSIONS else [parse_event(raw)]
+        return (
+            impression_events(parse_impression(raw)) if topic == Topic.IMPRESSIONS else [parse_reported(raw)]
+        )
     except (msgspec.DecodeError, InvalidEvent):
         return []
 

@@ -262,7 +262,7 @@ def _event(rng: random.Random, n: int, user: str, time_ms: int, items: Sequence[
     item = rng.choice(items)
     event = Event(
         event_id=derived_id(time_ms, "drill", n),
-        type=rng.choice(list(EventType)),
+        type=rng.choice([kind for kind in EventType if kind is not EventType.IMPRESSION]),
         user_id=user,
         item_id=item.item_id,
         event_time_ms=time_ms,

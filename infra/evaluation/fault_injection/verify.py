@@ -12,7 +12,7 @@ import msgspec
 from infra.evaluation.stream_rig import records_between
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import EventSource, Record
-from recsys.contracts.events import Event, parse_event
+from recsys.contracts.events import Event, parse_reported
 from recsys.contracts.impressions import impression_events, parse_impression
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Topic
@@ -102,7 +102,7 @@ def _parse(record: Record) -> list[Event]:
     raw = msgspec.json.decode(record.value)
     if record.topic == Topic.IMPRESSIONS:
         return impression_events(parse_impression(raw))
-    return [parse_event(raw)]
+    return [parse_reported(raw)]
 
 
 def _fold(event: Event, features: StateDefinition, expected: Expected) -> None:

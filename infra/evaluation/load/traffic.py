@@ -26,11 +26,10 @@ TICK_S = 0.005
 _BLOCK = 1_024
 CATEGORIES = ("Action", "Comedy", "Drama", "Horror", "Kids", "News", "Romance", "War")
 _MIX = {  # how often each type occurs
-    EventType.IMPRESSION: 0.6,
-    EventType.CLICK: 0.25,
-    EventType.DWELL: 0.1,
-    EventType.LIKE: 0.03,
-    EventType.PURCHASE: 0.02,
+    EventType.CLICK: 0.6,
+    EventType.DWELL: 0.25,
+    EventType.LIKE: 0.1,
+    EventType.PURCHASE: 0.05,
 }
 _encode = msgspec.json.Encoder().encode
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.contracts.errors import InvalidEvent
-from recsys.contracts.events import Event, item_context, parse_event
+from recsys.contracts.events import Event, item_context, parse_reported
 from recsys.contracts.types import Topic
 from recsys.observability.tracing import carried, current_headers
 from serving.api.access import Access
@@ -65,7 +65,7 @@ class EventIntake:
         headers = current_headers()
         for place, raw in enumerate(raws):
             try:
-                event = self._described(parse_event(_completed(raw, make_id, place, now_ms)))
+                event = self._described(parse_reported(_completed(raw, make_id, place, now_ms)))
             except InvalidEvent as error:
                 results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
                 continue

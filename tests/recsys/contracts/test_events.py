@@ -17,6 +17,7 @@ from recsys.contracts.events import (
     item_context,
     new_id,
     parse_event,
+    parse_reported,
     told_apart,
 )
 from recsys.contracts.text import id_text
@@ -49,7 +50,7 @@ events = st.builds(
     event_time_ms=st.integers(1, MAX_TIME_MS - 1),
     request_id=st.none() | identifiers,
     position=st.none() | st.integers(0, 999_999),
-    value=st.none() | st.floats(-1e12, 1e12),
+    value=st.none() | st.floats(0, 100),
     context=st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=5),
 ).map(lambda event: replace(event, type=told_apart(event.type, event.value)))
 
@@ -86,6 +87,10 @@ def test_optional_fields_may_be_absent() -> None:
         ({"value": 10**400}, "value"),
         ({"value": "5"}, "value"),
         ({"value": True}, "value"),
+        ({"value": -0.01}, "value"),
+        ({"value": 1.1e12}, "value"),
+        ({"type": "dwell", "value": 86_400_001}, "value: of a dwell"),
+        ({"type": "rating", "value": 100.5}, "value: of a rating"),
         ({"context": {"a": 1}}, "context"),
         ({"context": [1]}, "context"),
         ({"context": []}, "context"),
@@ -166,3 +171,10 @@ def test_derived_ids_repeat_and_differ() -> None:
     assert derived_id(5, "a", 1) != derived_id(5, "a", 2)
     assert derived_id(5, "ab", "c") != derived_id(5, "a", "bc")
     assert uuid.UUID(derived_id(5, "a")).version == 7
+
+
+def test_impressions_cannot_be_reported() -> None:
+    shown = VALID | {"type": "impression"}
+    assert parse_event(shown).type is EventType.IMPRESSION
+    with pytest.raises(InvalidEvent, match="topic impressions"):
+        parse_reported(shown)

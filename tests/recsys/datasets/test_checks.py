@@ -42,7 +42,10 @@ times = st.one_of(
     st.integers(-5, MAX_TIME_MS + 5).map(str),
     st.sampled_from(["", "0", "x", "1e99", "nan", str(MAX_TIME_MS)]),
 )
-values = st.one_of(st.floats().map(repr), st.sampled_from(["", "3", "x", "1e12", "1.1e12", "-inf", "nan"]))
+values = st.one_of(
+    st.floats().map(repr),
+    st.sampled_from(["", "3", "x", "0", "100", "100.1", "-0.5", "1.1e12", "-inf", "nan"]),
+)
 positions = st.one_of(st.integers(-2, 1_000_001).map(str), st.sampled_from(["", "x", "1.5", "nan", "999999"]))
 notes = st.one_of(st.just(""), st.text("ab", max_size=3), st.sampled_from(["n" * 507, "n" * 508, "n" * 509]))
 
@@ -73,8 +76,8 @@ EDGES = [
     for time, value, position in (
         (MAX_TIME_MS, "1", "0"),
         (MAX_TIME_MS - 1, "1", "0"),
-        (1, "1e12", "999999"),
-        (1, "-1e12", "1000000"),
+        (1, "100", "999999"),
+        (1, "-1e-9", "1000000"),
         (0, "1", "0"),
     )
 ]

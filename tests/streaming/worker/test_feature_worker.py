@@ -22,6 +22,7 @@ from recsys.features.definitions import FEATURES
 from recsys.observability.worker_report import read_report
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
+from streaming.acceptance import accept_item_change, accept_user_change
 from streaming.log.dead_letter import UNREADABLE, read_dead_letters
 from streaming.time_rules import TimeRules
 from streaming.worker.feature_worker import TOPICS, FeatureWorker, WorkerConfig
@@ -41,7 +42,7 @@ def make_events(n: int, seed: int = 0) -> list[Event]:
     return [
         Event(
             event_id=f"{seed}-{i}",
-            type=rng.choice([EventType.CLICK, EventType.IMPRESSION, EventType.DWELL, EventType.PURCHASE]),
+            type=rng.choice([EventType.CLICK, EventType.LIKE, EventType.DWELL, EventType.PURCHASE]),
             user_id=f"u{rng.randrange(12)}",
             item_id=f"i{rng.randrange(9)}",
             event_time_ms=T0 + rng.randrange(3 * MS_PER_HOUR),
@@ -493,3 +494,20 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
             return True
         pause.wait(0.01)
     return False
+
+
+def test_a_change_stamped_in_the_future_can_be_corrected() -> None:
+    """It counts as of its append, so whatever comes later is newer."""
+    put = ItemChange("i", Item("i", "wrong clock"), T0 + MS_PER_HOUR)
+    later = ItemChange("i", None, T0 + 1)
+    records = [
+        Record(Topic.ITEMS, partition_of("i", PARTITIONS), n, "i", msgspec.json.encode(change.to_dict()), at)
+        for n, (change, at) in enumerate([(put, T0), (later, T0 + 2)])
+    ]
+    store = new_store()
+    store.change_items([accept_item_change(record, PARTITIONS) for record in records])
+    assert dict(store.catalogue()) == {"i": None}
+    attributes = UserChange("u", User("u", {"age": "1"}), T0 + 1)
+    where = partition_of("u", PARTITIONS)
+    record = Record(Topic.USERS, where, 0, "u", msgspec.json.encode(attributes.to_dict()), append_time_ms=T0)
+    assert accept_user_change(record, PARTITIONS).changed_ms == T0
