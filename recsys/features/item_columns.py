@@ -31,6 +31,7 @@ from recsys.features.windows import saturated
 
 Cells = NDArray[np.int64]  # (2, k): codes (see `features.cells`) and amounts
 
+_NO_CELLS: Cells = np.empty((2, 0), np.int64)
 _STALE = np.iinfo(np.int64).min
 _CHUNK = 2_000  # rows that `refresh` computes under one lock: a few milliseconds
 NO_BUCKET = BUCKETS  # pads `categories` and `creators`; per-bucket vectors have 0 there
@@ -45,6 +46,8 @@ class ItemColumns:
 
     def __init__(self, items: Sequence[Item], features: FeatureSet) -> None:
         self._rows: dict[str, int] = {}
+        self._ids: list[str] = []  # by row
+        self._n = 0
         self._attribute_features = [f for f in features.attributes if f.entity is Entity.ITEM]
         self._layout = _Layout(features)
         self._lock = threading.Lock()
@@ -61,7 +64,7 @@ class ItemColumns:
             raise ValueError("item ids must differ")
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._n
 
     @property
     def catalogue(self) -> Self:
@@ -97,12 +100,12 @@ class ItemColumns:
             self.update(item_id, state)
 
     def put(self, rows: Sequence[int], items: Sequence[Item]) -> None:
-        """Add or replace items; their states stay. A new item gets the next row. Raises `ValueError`: a row beyond
-        the next."""
+        """Add or replace items; their states stay. A new item gets the next row, or that of another item, whose state
+        goes. Raises `ValueError`: a row beyond the next."""
         if not items:
             return
         with self._lock:
-            n = len(self._rows)
+            n = self._n
             added = sorted({row for row in rows if row >= n})
             if added != list(range(n, n + len(added))):
                 raise ValueError(f"new items get the rows from {n} on, without holes, got {added}")
@@ -123,7 +126,18 @@ class ItemColumns:
                     number(text, f.default, f.vocabulary) for text in texts
                 ]
             self._stamps[where] = _STALE
-            self._rows.update((item.item_id, row) for item, row in zip(items, rows, strict=True))
+            for row, item in zip(rows, items, strict=True):
+                self._name(row, item.item_id)
+            self._n += len(added)
+
+    def _name(self, row: int, item_id: str) -> None:
+        old = self._ids[row]
+        if old != item_id:
+            self._cells[row] = _NO_CELLS
+            if self._rows.get(old) == row:
+                del self._rows[old]
+            self._ids[row] = item_id
+        self._rows[item_id] = row
 
     def _grow(self, more: int) -> None:
         """Make room for more rows. Readers keep the arrays that they have."""
@@ -133,7 +147,8 @@ class ItemColumns:
         self._category_counts = _longer(self._category_counts, more, 0)
         self._created_ms = _longer(self._created_ms, more, 0)
         self._attributes = {key: _longer(column, more, 0) for key, column in self._attributes.items()}
-        self._cells += [np.empty((2, 0), np.int64)] * more
+        self._cells += [_NO_CELLS] * more
+        self._ids += [""] * more
         self._values = _longer(self._values, more, 0)
         self._totals = {total: _longer(kept, more, 0) for total, kept in self._totals.items()}
         self._stamps = _longer(self._stamps, more, _STALE)
@@ -151,7 +166,7 @@ class ItemColumns:
 
     def refresh(self, now_ms: int) -> int:
         """Compute every stale row; how many there were. Other threads read meanwhile."""
-        stale = np.flatnonzero(self._stamps[: len(self._rows)] != self._layout.period(now_ms))
+        stale = np.flatnonzero(self._stamps[: self._n] != self._layout.period(now_ms))
         for start in range(0, stale.size, _CHUNK):
             with self._lock:
                 self._compute(stale[start : start + _CHUNK], now_ms)

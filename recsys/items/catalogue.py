@@ -1,13 +1,15 @@
 """The item table in process: an item's row is its number everywhere, and its attributes are arrays by row.
 
-Rows 0 … `trained` - 1 are the bundle's `items.parquet`, the items that the models know. Later items get the next
-rows; a deleted item keeps its row, so a row never means two items. Reading needs no lock: a row becomes visible once
+Rows 0 … `trained` - 1 are the bundle's `items.parquet`, the items that the models know, and never given away. Later
+items get the next rows, or that of a later item which was deleted `REUSE_AFTER_S` ago: no request, table or cached
+answer holds a row so long, so nothing reads it under its old meaning. Reading needs no lock: a row becomes visible once
 it is complete.
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from recsys.contracts.request import Rows
 from recsys.contracts.types import Item
 
 NO_CODE = -1
+REUSE_AFTER_S = 600.0
 
 _COLUMNS = np.dtype(
     [("main_category", np.int32), ("creator", np.int32), ("created_ms", np.int64), ("alive", np.bool_)]
@@ -25,8 +28,8 @@ _COLUMNS = np.dtype(
 class Catalogue:
     """Items by row. Thread-safe: any number of readers alongside `put` and `delete`."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        """`items`: the bundle's item table, in its order. Raises `ValueError`: item ids repeat."""
+    def __init__(self, items: Sequence[Item], clock: Callable[[], float] = time.monotonic) -> None:
+        """`items`: the bundle's item table, in its order. `clock`: seconds. Raises `ValueError`: item ids repeat."""
         self.trained = len(items)
         self.version = 0  # changes with every change
         self._items: list[Item] = []
@@ -35,6 +38,9 @@ class Catalogue:
         self._creators: dict[str, int] = {}
         self._columns = {name: np.empty(len(items), _COLUMNS[name]) for name in _COLUMNS.names or ()}
         self._n = 0
+        self._clock = clock
+        self._deleted: dict[int, float] = {}  # rows of deleted later items, and since when; the oldest first
+        self._free: list[int] = []  # deleted long enough ago; they have no id
         self._lock = threading.Lock()
         self._append(items)
         if len(self._rows) != len(items):
@@ -46,7 +52,7 @@ class Catalogue:
 
     @property
     def rows(self) -> Mapping[str, int]:
-        """Item id → row, deleted items included. Do not change it."""
+        """Item id → row, items included that were deleted lately. Do not change it."""
         return self._rows
 
     @property
@@ -80,12 +86,23 @@ class Catalogue:
         rows = np.fromiter(map(self._rows.get, item_ids, repeat(-1)), np.int32)
         return rows[rows >= 0]
 
+    def places(self, item_ids: Iterable[str]) -> dict[str, int]:
+        """The rows that `put` would give these ids next."""
+        wanted = dict.fromkeys(item_ids)
+        new = [item_id for item_id in wanted if item_id not in self._rows]
+        rows = [*self._free, *range(self._n, self._n + len(new))]
+        given = dict(zip(new, rows, strict=False))
+        return {item_id: given[item_id] if item_id in given else self._rows[item_id] for item_id in wanted}
+
     def put(self, items: Sequence[Item]) -> Rows:
         """Add or replace items; returns (n,) int32 rows in their order."""
         with self._lock:
             latest = {item.item_id: item for item in items}
-            self._replace([item for item_id, item in latest.items() if item_id in self._rows])
-            self._append([item for item_id, item in latest.items() if item_id not in self._rows])
+            places = self.places(latest)
+            there = [item for item_id, item in latest.items() if places[item_id] < self._n]
+            self._replace(there, [places[item.item_id] for item in there])
+            self._append([item for item_id, item in latest.items() if places[item_id] >= self._n])
+            self._release()
             self.version += 1
             return self.rows_of(item.item_id for item in items)
 
@@ -94,8 +111,18 @@ class Catalogue:
         with self._lock:
             rows = self.rows_of(item_ids)
             self._columns["alive"][rows] = False
+            for row in rows[rows >= self.trained].tolist():
+                self._deleted.setdefault(row, self._clock())
+            self._release()
             self.version += 1
             return rows
+
+    def _release(self) -> None:
+        """Free the rows of items that were deleted long enough ago."""
+        since = self._clock() - REUSE_AFTER_S
+        for row in list(takewhile(lambda row: self._deleted[row] <= since, self._deleted)):
+            del self._deleted[row], self._rows[self._items[row].item_id]
+            self._free.append(row)
 
     def _append(self, items: Sequence[Item]) -> None:
         first, end = self._n, self._n + len(items)
@@ -106,11 +133,14 @@ class Catalogue:
         self._n = end
         self._rows.update({item.item_id: first + i for i, item in enumerate(items)})
 
-    def _replace(self, items: Sequence[Item]) -> None:
-        rows = [self._rows[item.item_id] for item in items]
+    def _replace(self, items: Sequence[Item], rows: Sequence[int]) -> None:
+        taken = set(rows)
+        self._free = [row for row in self._free if row not in taken]
         for row, item in zip(rows, items, strict=True):
             self._items[row] = item
+            self._deleted.pop(row, None)
         self._write(np.array(rows, np.int64), items)
+        self._rows.update((item.item_id, row) for item, row in zip(items, rows, strict=True))
 
     def _write(self, rows: NDArray[np.int64], items: Sequence[Item]) -> None:
         main = (item.categories[0] if item.categories else "" for item in items)

@@ -61,11 +61,9 @@ class LiveCatalogue:
         """A row can be recalled as soon as the catalogue has it, so its feature columns come first."""
         if not items:
             return
-        rows = self._catalogue.rows
-        new = [item.item_id for item in items if item.item_id not in rows]
-        upcoming = {item_id: len(self._catalogue) + i for i, item_id in enumerate(new)}
         if self._columns is not None:
-            self._columns.put([rows.get(i.item_id, upcoming.get(i.item_id, -1)) for i in items], items)
+            places = self._catalogue.places(item.item_id for item in items)
+            self._columns.put([places[item.item_id] for item in items], items)
         self._items.put(items)
         self.revision += 1
 

@@ -2,9 +2,13 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.contracts.types import Item
-from recsys.items.catalogue import NO_CODE, Catalogue
+from recsys.features.definitions import FEATURES
+from recsys.features.item_columns import ItemColumns
+from recsys.items.catalogue import NO_CODE, REUSE_AFTER_S, Catalogue
 
 ITEMS = [
     Item("a", categories=("Action", "Comedy"), creator="x", created_ms=1),
@@ -41,6 +45,48 @@ def test_a_deleted_item_keeps_its_row_and_may_come_back() -> None:
     assert catalogue.alive.tolist() == [True, False, True]
     assert catalogue.put([ITEMS[1]]).tolist() == [1]
     assert catalogue.alive.all()
+
+
+def test_the_row_of_a_deleted_later_item_is_reused_when_nothing_holds_it() -> None:
+    now = [0.0]
+    catalogue = Catalogue(ITEMS, clock=lambda: now[0])
+    catalogue.put([Item("d"), Item("e"), Item("f")])
+    catalogue.delete(["a", "d", "e"])
+    now[0] = REUSE_AFTER_S - 1
+    assert catalogue.put([Item("g")]).tolist() == [6]
+    assert catalogue.put([Item("e")]).tolist() == [4]  # back in time: its own
+    now[0] = REUSE_AFTER_S
+    catalogue.put([])
+    assert catalogue.rows.keys() == {"a", "b", "c", "e", "f", "g"}
+    new = [Item("h", creator="z", created_ms=9), Item("i"), Item("d")]
+    assert catalogue.places(i.item_id for i in new) == {"h": 3, "i": 7, "d": 8}
+    assert catalogue.put(new).tolist() == [3, 7, 8]
+    assert catalogue.item(3).item_id == "h"
+    assert (catalogue.created_ms[3], catalogue.alive[3], catalogue.alive[0]) == (9, True, False)
+    catalogue.delete(["a"])  # of the bundle: its row is the models' number
+    now[0] += 2 * REUSE_AFTER_S
+    assert catalogue.put([Item("j")]).tolist() == [9]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["put", "delete", "wait"]))))
+def test_a_living_item_keeps_its_row_and_no_row_has_two(steps: list[tuple[str, str]]) -> None:
+    now = [0.0]
+    catalogue, columns = Catalogue(ITEMS, clock=lambda: now[0]), ItemColumns(ITEMS, FEATURES)
+    living: dict[str, int] = {"a": 0, "b": 1, "c": 2}
+    for item_id, step in steps:
+        if step == "wait":
+            now[0] += REUSE_AFTER_S / 2
+        elif step == "delete":
+            catalogue.delete([item_id])
+            living.pop(item_id, None)
+        else:
+            place = catalogue.places([item_id])[item_id]
+            columns.put([place], [Item(item_id)])
+            assert catalogue.put([Item(item_id)]).tolist() == [living.setdefault(item_id, place)]
+        assert len(set(living.values())) == len(living)
+        assert sorted(np.flatnonzero(catalogue.alive)) == sorted(living.values())
+        assert {i: catalogue.rows[i] for i in living} == {i: columns.row(i) for i in living} == living
+        assert catalogue.ids(living.values()) == [*living]
 
 
 def test_two_items_of_one_id_are_refused() -> None:
