@@ -13,6 +13,8 @@ from typing import Any
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError, KafkaError, OffsetOutOfRangeError
 
+from streaming.log.inflation import check_inflation
+
 _MAX_MAGIC = 2  # Kafka's record formats
 
 
@@ -95,6 +97,8 @@ class _Batches:
             raise CorruptRecordError(
                 f"a batch says {self.least} to {self.limit}, where {self.position} was read"
             )
+        if batch.compression_type and batch.validate_crc():
+            check_inflation(batch.compression_type, self.current[batch.HEADER_STRUCT.size :])
         return batch
 
 

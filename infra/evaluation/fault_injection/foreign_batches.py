@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
+from kafka import codec as codecs
 from kafka.protocol.producer import ProduceRequest
 from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
@@ -11,6 +12,7 @@ from kafka.record.util import calc_crc32c
 from recsys.contracts.errors import Unavailable
 from streaming.log.topics import connect
 
+_LENGTH = slice(8, 12)
 _MAGIC, _CHECKSUM, _CHECKED, _CONTENT = 16, slice(17, 21), 21, 61  # places in a batch of format 2
 _Topic = ProduceRequest.TopicProduceData
 _VERSION = 8  # the newest that needs no topic id
@@ -45,12 +47,27 @@ def bad_checksum(raw: bytearray) -> bytearray:
 def bad_content(raw: bytearray) -> bytearray:
     """Content that does not decompress, or has no records, under a good checksum."""
     raw[_CONTENT:] = b"\xff" * (len(raw) - _CONTENT)
-    raw[_CHECKSUM] = calc_crc32c(memoryview(raw)[_CHECKED:]).to_bytes(4, "big")
-    return raw
+    return _sealed(raw)
+
+
+def bomb(codec: Codec) -> bytearray:
+    """A small batch that says it holds one record, of 96 MiB of zeros."""
+    raw = batch("k", [b" " * 1_000], codec)
+    zeros = bytes(96 << 20)
+    compress = {Codec.GZIP: codecs.gzip_encode, Codec.LZ4: codecs.lz4_encode, Codec.ZSTD: codecs.zstd_encode}
+    raw[_CONTENT:] = compress[codec](zeros)
+    return _sealed(raw)
 
 
 def unknown_format(raw: bytearray) -> bytearray:
     raw[_MAGIC] = 9
+    return raw
+
+
+def _sealed(raw: bytearray) -> bytearray:
+    """With the right length and checksum."""
+    raw[_LENGTH] = (len(raw) - _LENGTH.stop).to_bytes(4, "big")
+    raw[_CHECKSUM] = calc_crc32c(memoryview(raw)[_CHECKED:]).to_bytes(4, "big")
     return raw
 
 

@@ -65,6 +65,7 @@ class WorkerState(BaseModel):
     duplicates: int
     dead_letters: int
     outages: int = Field(description="times that Redis or Kafka was away")
+    problems: list[str] = Field(description="what a person has to do something about")
 
 
 class FreshnessBucket(BaseModel):

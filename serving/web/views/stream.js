@@ -29,7 +29,8 @@ const Workers = ({ workers }) => html`
         ${workers.map((worker) => html`
           <tr><th scope="row" class="name">${worker.name}</th><td class="num">${count(worker.partitions)}</td><td class="num">${count(worker.lag)}</td><td class="num">${count(worker.applied)}</td>
             <td class=${`num ${worker.dead_letters ? "bad" : ""}`}>${count(worker.dead_letters)}</td><td class="num">${count(worker.outages)}</td><td class="num">${ago(1000 * worker.reported_s)}</td></tr>`)}
-      <//>` : html`<${Empty} title="No worker reports">Features age until one runs: recsys stream worker<//>`}
+      <//>
+      ${[...new Set(workers.flatMap((worker) => worker.problems))].map((problem) => html`<p class="bad">${problem}</p>`)}` : html`<${Empty} title="No worker reports">Features age until one runs: recsys stream worker<//>`}
   <//>`;
 
 /** The histogram of the window: the buckets between the first and the last one that hold something. */

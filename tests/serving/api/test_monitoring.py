@@ -123,6 +123,7 @@ def test_a_worker_says_how_it_does(api: Api, monkeypatch: pytest.MonkeyPatch) ->
             "duplicates": 0,
             "dead_letters": 0,
             "outages": 0,
+            "problems": [],
         }
     ]
     assert 20 < state["freshness"]["p50_ms"] < 50

@@ -1,5 +1,6 @@
 """Batches that cannot be read: no bytes keep `fetched_records` busy, lose a record, or touch another partition."""
 
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import MagicMock
@@ -12,7 +13,7 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.errors import CorruptRecordError
 from kafka.protocol.consumer import FetchResponse
 
-from infra.evaluation.fault_injection.foreign_batches import Codec, bad_content, batch
+from infra.evaluation.fault_injection.foreign_batches import Codec, bad_content, batch, bomb
 from streaming.log.fetcher import Broken, PartitionFetcher
 
 HEALTHY, DAMAGED = TopicPartition("t", 0), TopicPartition("t", 1)
@@ -68,6 +69,17 @@ def test_a_broken_batch_stops_behind_the_records_before_it() -> None:
         assert values == VALUES and stopped is not None, codec
         assert (stopped.offset, stopped.next_offset, position) == (3, 6, 3)
         assert stopped.batch == second
+
+
+def test_a_batch_that_inflates_without_end_is_not_read_into_memory() -> None:
+    for codec in (Codec.GZIP, Codec.LZ4, Codec.ZSTD):
+        raw = bomb(codec)
+        tracemalloc.start()
+        values, stopped, _ = read(raw, 1)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert values == [] and stopped is not None and "inflates to more than 64 MiB" in stopped.reason
+        assert peak < 20 << 20, codec
 
 
 def test_an_error_of_the_broker_is_of_its_partition() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from infra.evaluation.fault_injection.foreign_batches import DAMAGES, Codec, append_batch, batch
+from infra.evaluation.fault_injection.foreign_batches import DAMAGES, Codec, append_batch, batch, bomb
 from infra.evaluation.fault_injection.hostile.attacks import Attack, Broken
 from infra.local.children import Children, recsys_command
 from infra.local.kafka import KafkaBroker
@@ -153,6 +153,23 @@ def damaged_batches(folder: Path) -> str:
     return f"three partitions stop by name, one continues; skipped, all continue; SIGTERM ends both in {took:.1f} s"
 
 
+def inflating_batch(folder: Path) -> str:
+    users = {remembered_partition_of(f"u{n}", PARTITIONS): f"u{n}" for n in range(100)}
+    user, other = users[0], users[1]
+    partition = remembered_partition_of(user, PARTITIONS)
+    with stream(folder) as s:
+        s.start()
+        raw = bomb(Codec.ZSTD)
+        append_batch(s.kafka.bootstrap, Topic.EVENTS, partition, raw)
+        s.append(user, [s.click(user)])
+        s.append(other, [s.click(other)])
+        s.wait("another partition", partial(s.arrived, other))
+        s.wait("the worker names the partition", lambda: any("inflates" in found for found in s.problems()))
+        s.recsys("stream", "skip", Topic.EVENTS, str(partition), "0")
+        s.wait("what comes after it", partial(s.arrived, user))
+    return f"{len(raw) / 1_000:.0f} kB that stand for 96 MiB stop their partition by name, and are skipped"
+
+
 def _offset(s: Stream, partition: int) -> int:
     checkpoint = s.store.checkpoint(Topic.EVENTS, partition)
     return checkpoint.offset if checkpoint else 0
@@ -211,6 +228,8 @@ ATTACKS = (
            "snappy and lz4: worker and archiver spin, every partition stops, nothing is logged", foreign_codecs),
     Attack("streams", "bad checksum, broken content and unknown record format in three of four partitions",
            "worker and archiver spin, every partition stops, no command helps", damaged_batches),
+    Attack("streams", "a small batch that inflates to 96 MiB", "held in memory as a whole, whatever its size",
+           inflating_batch),
     Attack("streams", "SIGTERM while a batch cannot be read", "never seen: kill -9", terminated_while_stopped),
     Attack("streams", "SIGTERM while the broker is away", "both end", terminated_without_a_broker),
     Attack("streams", "worker and archiver start before Kafka", "both exit with an error", started_before_the_broker),
