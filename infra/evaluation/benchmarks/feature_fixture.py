@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from infra.evaluation.load.traffic import CATEGORIES
-from recsys.contracts.events import Event, derived_id, item_context
+from recsys.contracts.events import Event, derived_id, item_context, told_apart
 from recsys.contracts.types import MS_PER_DAY, EventType, Item, User
 from recsys.datasets.base import USER_SCHEMA
 from recsys.datasets.catalogue import items_path, users_path
@@ -90,14 +90,15 @@ class FeatureFixture:
             time_ms = first_ms + rng.randrange(length_ms)
             item = self.items[int(len(self.items) * rng.random() ** 2)]
             kind = rng.choices(kinds, weights)[0]
+            value = _value(kind, rng)
             event = Event(
                 event_id=derived_id(time_ms, self.seed, name, i),
-                type=kind,
+                type=told_apart(kind, value),
                 user_id=self.user(rng).user_id,
                 item_id=item.item_id,
                 event_time_ms=time_ms,
                 request_id=f"{name}-{rng.randrange(n)}" if rng.random() < 0.8 else None,
-                value=_value(kind, rng),
+                value=value,
                 context=item_context({}, item.categories, item.creator) | {"tab": str(rng.randrange(4))},
             )
             copies = 2 if rng.random() < repeated else 1
