@@ -1,6 +1,6 @@
 """The interface of a data set: items, users and events as streams of batches, with the rejected rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
@@ -64,6 +64,9 @@ class Batch:
     rows: pa.Table
     tally: Tally
     broken: Sequence[Broken] = field(default_factory=tuple)
+    guessed_units: Mapping[str, int] = field(
+        default_factory=dict
+    )  # "file: column: unit" → times read in that unit
 
 
 class Dataset(Protocol):

@@ -5,7 +5,8 @@ The rules are those of `recsys.contracts.events.parse_event`; a test compares th
 
 import math
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,8 +20,8 @@ from recsys.contracts.truth import truth
 from recsys.datasets.base import Batch, Broken, Tally
 from recsys.datasets.mapping import TimeColumn
 from recsys.datasets.reading import Chunk
+from recsys.datasets.times import EARLIEST_MS, NAMES, Span, in_plausible_unit
 
-_PER_UNIT = {"s": 1_000.0, "ms": 1.0, "us": 0.001}
 _MAX_VALUE = 1e12
 _MAX_POSITION = 1_000_000
 _CELL = 80
@@ -42,6 +43,7 @@ class Checker:
         # 0, or 1 + index into `_reasons`
         self._verdict = np.zeros(chunk.table.num_rows, dtype=np.int64)
         self._reasons: list[tuple[str, str]] = []
+        self._guessed: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._verdict)
@@ -55,7 +57,8 @@ class Checker:
         chunk, kept = self._chunk, int(self.good.sum())
         read = chunk.table.num_rows + len(chunk.broken)
         broken = self.broken()
-        return Batch(chunk.file, rows, Tally(chunk.lines, chunk.blank, read, kept, len(broken)), broken)
+        tally = Tally(chunk.lines, chunk.blank, read, kept, len(broken))
+        return Batch(chunk.file, rows, tally, broken, self._guessed)
 
     def broken(self) -> list[Broken]:
         """The rows that failed a check or could not be read, in row order."""
@@ -119,17 +122,26 @@ class Checker:
         whole = np.where(bad, 0.0, values).astype(np.int64)
         return pa.array(whole, mask=_mask(numbers.is_null()))
 
-    def time(self, time: TimeColumn, required: bool = True) -> NDArray[np.int64]:
-        """Unix milliseconds; 0 for an empty cell that is not `required`."""
-        column = self._columns[time.column]
+    def time(self, time: TimeColumn, span: Span | None = None) -> NDArray[np.int64]:
+        """Unix milliseconds of a log's rows, which must be within `span`; without one, of a column that may be empty (0
+        there) and have any time. Numbers that are plausible in another unit only are read in that one."""
+        column = self._columns[_named(time)]
         absent = _mask(column.is_null())
-        times, bad = _to_ms(column, time.unit)
-        self.flag(bad & ~absent, time.column, "is not a time in " + _UNITS[time.unit])
-        out = (times <= 0) | (times >= MAX_TIME_MS)
-        self.flag(out & ~absent & ~bad, time.column, "is out of range for a time in " + _UNITS[time.unit])
-        if required:
-            self.flag(absent, time.column, "is empty")
-        return np.where(absent | bad | out, 0, times)
+        times, bad, guessed = _to_ms(column, time.unit, span.latest_ms if span else MAX_TIME_MS - 1)
+        for unit, rows in guessed.items():
+            says = f"{NAMES[unit]}, not {NAMES[time.unit]}"
+            self._guessed[f"{self._chunk.file}: column {time.column}: {says}"] += int((rows & ~absent).sum())
+        self.flag(bad & ~absent, _named(time), "is not a time in " + NAMES[time.unit])
+        if span is None:
+            out = (times <= 0) | (times >= MAX_TIME_MS)
+            self.flag(out & ~absent & ~bad, _named(time), "is out of range for a time in " + NAMES[time.unit])
+            return np.where(absent | bad | out, 0, times)
+        implausible = ((times < EARLIEST_MS) | (times > span.latest_ms)) & ~absent & ~bad
+        stray = ((times < span.first_ms) | (times > span.last_ms)) & ~absent & ~bad
+        self.flag(implausible, _named(time), "is before 1990 or in the future, in any unit")
+        self.flag(stray, _named(time), "is years away from the other rows")
+        self.flag(absent, _named(time), "is empty")
+        return np.where(absent | bad | implausible | stray, 0, times)
 
     def truth(self, column: str) -> Mask:
         """Where the cell is true; empty cells are not."""
@@ -145,7 +157,10 @@ class Checker:
         return true
 
 
-_UNITS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "iso": "ISO 8601"}
+def _named(time: TimeColumn) -> str:
+    if time.column is None:
+        raise ValueError("the order of rows is not a column")
+    return time.column
 
 
 def _mask(values: pa.Array) -> Mask:
@@ -197,18 +212,17 @@ def _float_or_nan(cell: str | None) -> float | None:
         return math.nan
 
 
-def _to_ms(column: pa.Array, unit: str) -> tuple[NDArray[np.int64], Mask]:
+def _to_ms(column: pa.Array, unit: str, last_ms: int) -> tuple[NDArray[np.int64], Mask, Mapping[str, Mask]]:
+    """Unix milliseconds, the cells that are no times, and those that are in another unit, by unit."""
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         times = pc.cast(pc.cast(column, pa.timestamp("ms"), safe=False), pa.int64())
-        return np.asarray(times.fill_null(0)), np.zeros(len(column), dtype=bool)
+        return np.asarray(times.fill_null(0)), np.zeros(len(column), dtype=bool), {}
     if unit == "iso":
-        return _iso_to_ms(column)
-    if unit == "ms" and pa.types.is_integer(column.type):
-        return np.asarray(pc.cast(column, pa.int64()).fill_null(0)), np.zeros(len(column), dtype=bool)
+        return *_iso_to_ms(column), {}
     numbers, bad = _to_float(column)
-    scaled = np.asarray(numbers.fill_null(0.0)) * _PER_UNIT[unit]
+    scaled, guessed = in_plausible_unit(np.asarray(numbers.fill_null(0.0)), unit, last_ms)
     # Times beyond 2^53 are out of range anyway, and the cast would overflow.
-    return np.rint(np.clip(scaled, -1.0, 2.0**53)).astype(np.int64), bad
+    return np.rint(np.clip(scaled, -1.0, 2.0**53)).astype(np.int64), bad, guessed
 
 
 def _iso_to_ms(column: pa.Array) -> tuple[NDArray[np.int64], Mask]:

@@ -18,21 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.types import MS_PER_MINUTE, EventType
 from recsys.datasets.base import DRAFT_SCHEMA, Batch
 from recsys.datasets.checks import Checker
-from recsys.datasets.mapper import ItemContext, MappedDataset, texts_by_name
+from recsys.datasets.mapper import SYNTHETIC_TIME, ItemContext, MappedDataset, texts_by_name
 from recsys.datasets.mapping import EventRule, EventTable, Files, ItemTable, Mapping, TimeColumn, UserTable
-from recsys.datasets.reading import Chunk, header, parquet_chunks, read_chunks
+from recsys.datasets.reading import Chunk, header, parquet_chunks
 from recsys.lake.lake import TIME
 
 HISTORY = "user_sequences.parquet"
-# In the context of events whose order is known but not their time.
-SYNTHETIC_TIME = "synthetic_time"
 _PARQUET_LOGS = ("train.parquet", "val.parquet", "test.parquet")
 _HISTORY_EVENTS = (("long_watch_seq", (EventType.CLICK, EventType.PURCHASE)), ("like_seq", (EventType.LIKE,)))
-_USER, _LAST = "user_id", TimeColumn(column="last_time_ms")
+_USER, _LAST_MS = "user_id", "last_time_ms"
 _HISTORY_USERS = 2_000  # per chunk
 
 
@@ -100,24 +97,20 @@ class KuaiRand(MappedDataset):
     def events(self, catalogue: pa.Table) -> Iterator[Batch]:
         path = self.folder / HISTORY
         if path.exists():
-            before, known = self._first_time() - MS_PER_MINUTE, ItemContext(catalogue)
+            span, known = self.span(), ItemContext(catalogue)
+            before = (span.first_ms if span else self.latest_ms) - MS_PER_MINUTE
             sequences = [column for column, _ in _HISTORY_EVENTS]
-            columns = [_USER, _LAST.column, *sequences]
+            columns = [_USER, _LAST_MS, *sequences]
             for chunk in parquet_chunks(path, HISTORY, columns, sequences, _HISTORY_USERS):
-                yield _history(chunk, before, known)
+                cells = Checker(chunk)
+                last = np.minimum(cells.time(TimeColumn(column=_LAST_MS), self.plausible), before)
+                yield _history(chunk, cells, last, known)
         yield from super().events(catalogue)
 
-    def _first_time(self) -> int:
-        table = self.mapping.events
-        chunks = read_chunks(self.folder, table, [table.time.column])
-        times = (Checker(chunk).time(table.time) for chunk in chunks)
-        return min((int(found[found > 0].min()) for found in times if found.any()), default=MAX_TIME_MS)
 
-
-def _history(chunk: Chunk, before: int, known: ItemContext) -> Batch:
+def _history(chunk: Chunk, cells: Checker, last: NDArray[np.int64], known: ItemContext) -> Batch:
     """The events of some users. A row with an invalid user, time or video is broken as a whole."""
-    cells = Checker(chunk)
-    users, last = cells.identifier(_USER), np.minimum(cells.time(_LAST), before)
+    users = cells.identifier(_USER)
     for column, _ in _HISTORY_EVENTS:
         owner, videos = _flat(chunk.table.column(column))
         single = Checker(Chunk(chunk.file, pa.table({column: videos}), chunk.numbers[owner]))

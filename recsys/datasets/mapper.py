@@ -1,8 +1,9 @@
 """Data sets described by a mapping: MovieLens, RecBole's files, and any user's own tables."""
 
+import time
 from collections.abc import Iterator
 from collections.abc import Mapping as Columns
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.contracts.changes import MAX_CATEGORIES
+from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import (
     CATEGORIES,
     CREATOR,
@@ -20,13 +22,18 @@ from recsys.contracts.events import (
     fitting_categories,
 )
 from recsys.contracts.text import CATEGORY_SEPARATOR, category_text, free_text, id_text, name_text
-from recsys.contracts.types import MAX_STARS, MIN_STARS, EventType
+from recsys.contracts.types import MAX_STARS, MIN_STARS, MS_PER_DAY, MS_PER_SECOND, EventType
 from recsys.datasets.base import DRAFT_SCHEMA, USER_SCHEMA, Batch
 from recsys.datasets.checks import Checker, Mask, Rule
 from recsys.datasets.mapping import EventRule, EventTable, ItemTable, Mapping, UserTable
 from recsys.datasets.reading import null_if_empty, read_chunks
+from recsys.datasets.times import EARLIEST_MS, Span, Spread
 from recsys.items.item_table import ITEM_SCHEMA
 from recsys.lake.lake import TIME
+
+# In the context of events whose order is known but not their time.
+SYNTHETIC_TIME = "synthetic_time"
+_FEWEST = 10  # rows from which a log without an order is refused
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class MappedDataset:
     folder: Path
     mapping: Mapping
     not_read: tuple[str, ...] = ()
+    # a day of grace for clocks and time zones
+    latest_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000 + MS_PER_DAY)
 
     def items(self) -> Iterator[Batch]:
         if table := self.mapping.items:
@@ -47,8 +56,43 @@ class MappedDataset:
             yield from (_users(cells, table) for cells in self._read(table))
 
     def events(self, catalogue: pa.Table) -> Iterator[Batch]:
-        table, known = self.mapping.events, ItemContext(catalogue)
-        yield from (_events(cells, table, known) for cells in self._read(table))
+        table, known, rows = self.mapping.events, ItemContext(catalogue), 0
+        span = self.span()
+        for cells in self._read(table):
+            if span is None:
+                times = table.time.first_ms + MS_PER_SECOND * np.arange(
+                    rows, rows + len(cells), dtype=np.int64
+                )
+            else:
+                times = cells.time(table.time, span)
+            rows += len(cells)
+            yield _events(cells, table, known, pa.array(times))
+
+    @property
+    def plausible(self) -> Span:
+        """The times that a log may have."""
+        return Span(EARLIEST_MS, self.latest_ms, self.latest_ms)
+
+    def span(self) -> Span | None:
+        """Where the log's times are, of one pass over their column; None: the order of rows stands for them.
+
+        Raises:
+            InvalidData: all rows have one time, or none has any: there is no order to learn from.
+        """
+        table = self.mapping.events
+        if table.time.column is None:
+            return None
+        spread, rows, empty = Spread(self.latest_ms), 0, 0
+        for chunk in read_chunks(self.folder, table, [table.time.column]):
+            spread.add(Checker(chunk).time(table.time, self.plausible))
+            rows, empty = rows + chunk.table.num_rows, empty + chunk.table.column(0).null_count
+        if rows >= _FEWEST and (empty == rows or (spread.rows == rows and spread.at_one_instant)):
+            found = "is empty in every row" if empty else "is the same in every row"
+            raise InvalidData(
+                f"{self.folder}: column {table.time.column} {found}, so nothing tells which event came first. If the "
+                "rows are in order, set `time: {unit: rows, first: 2026-01-01}` in the mapping (docs/data.md)"
+            )
+        return spread.span()
 
     def _read(self, table: EventTable | ItemTable | UserTable) -> Iterator[Checker]:
         return map(Checker, read_chunks(self.folder, table, table.used()))
@@ -72,7 +116,7 @@ class ItemContext:
         return {key: column.take(rows) for key, column in self._columns.items()}
 
 
-def _events(cells: Checker, table: EventTable, known: ItemContext) -> Batch:
+def _events(cells: Checker, table: EventTable, known: ItemContext, times: pa.Array) -> Batch:
     """Apply the rules. The event of each later rule is one millisecond later: a click at the time of its impression
     would be part of the impression's features."""
     count = len(cells)
@@ -80,7 +124,6 @@ def _events(cells: Checker, table: EventTable, known: ItemContext) -> Batch:
         "user_id": cells.identifier(table.user),
         "item_id": cells.identifier(table.item),
     }
-    times = pa.array(cells.time(table.time))
     columns["request_id"] = _request(cells, table.request)
     columns["position"] = cells.position(table.position) if table.position else pa.nulls(count, pa.int64())
     columns["key"] = cells.text(table.id) if table.id else pa.nulls(count, pa.string())
@@ -92,6 +135,8 @@ def _events(cells: Checker, table: EventTable, known: ItemContext) -> Batch:
         too_long = pc.greater(pc.utf8_length(extra[name]), MAX_CONTEXT_LENGTH - len(name))
         reason = f"is longer than {MAX_CONTEXT_LENGTH} characters"
         cells.flag(np.array(too_long.fill_null(False)), column, reason)
+    if table.time.column is None:
+        extra[SYNTHETIC_TIME] = pa.repeat(pa.scalar("1"), count)
     # The file's columns override the catalogue, because they hold at the time of the event.
     columns["context"] = texts_by_name({**known.of(columns["item_id"]), **extra})
     selected = [(rule, _rows_of(cells, rule), _values_of(cells, rule)) for rule in table.events]
@@ -153,7 +198,7 @@ def _items(cells: Checker, table: ItemTable) -> Batch:
         "categories": _categories(cells, table),
         "creator": _text_or_empty(cells, table.creator, name_text),
         "created_ms": pa.array(
-            cells.time(table.created, required=False) if table.created else np.zeros(len(cells), np.int64)
+            cells.time(table.created) if table.created else np.zeros(len(cells), np.int64)
         ),
         "attributes": _attributes(cells, table.attributes),
     }

@@ -3,6 +3,7 @@
 MovieLens and KuaiRand are mappings that come with the code. `examples/` has two more. Unknown keys are refused.
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,7 +15,7 @@ from recsys.contracts.events import MAX_CONTEXT_ENTRIES
 from recsys.contracts.text import category_text, free_text
 from recsys.contracts.types import EventType
 
-TimeUnit = Literal["s", "ms", "us", "iso"]
+TimeUnit = Literal["s", "ms", "us", "ns", "iso", "rows"]
 Columns = Annotated[list[str], Field(min_length=1)]
 Category = Annotated[str, AfterValidator(category_text)]
 Attribute = Annotated[str, AfterValidator(free_text)]
@@ -35,10 +36,32 @@ class Files(_Strict):
 
 
 class TimeColumn(_Strict):
-    """A column of times: Unix time in `s`, `ms` or `us`, or ISO 8601 dates and times (UTC without an offset)."""
+    """A column of times: Unix time in `s`, `ms`, `us` or `ns`, or ISO 8601 dates and times (UTC without an offset).
+    `rows`: there is no such column; the rows are in order, a second apart from `first` on."""
 
-    column: str
+    column: str | None = None
     unit: TimeUnit = "ms"
+    first: datetime | None = Field(None, description="With `unit: rows`: the time of the first row.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.unit == "rows" and (self.first is None or self.column is not None):
+            raise ValueError("`unit: rows` needs `first`, such as 2026-01-01, and no `column`")
+        if self.unit != "rows" and (self.column is None or self.first is not None):
+            raise ValueError("`column` is needed; `first` is of `unit: rows`, for a log without times")
+        return self
+
+    @property
+    def first_ms(self) -> int:
+        """With `unit: rows`: Unix milliseconds of the first row."""
+        first = self.first or datetime.min
+        return round((first if first.tzinfo else first.replace(tzinfo=UTC)).timestamp() * 1_000)
+
+
+def _of_a_column(time: TimeColumn) -> TimeColumn:
+    if time.column is None:
+        raise ValueError("`created` needs a column")
+    return time
 
 
 class EventRule(_Strict):
@@ -78,7 +101,7 @@ class EventTable(Files):
     request: list[str] = Field([], description="Columns that together identify the request, if any.")
     position: str | None = None
     context: dict[str, str] = Field(
-        {}, max_length=MAX_CONTEXT_ENTRIES - 2, description="Context key → column."
+        {}, max_length=MAX_CONTEXT_ENTRIES - 3, description="Context key → column."
     )
     id: str | None = Field(None, description="A column that distinguishes equal rows: the source's event id.")
 
@@ -108,7 +131,7 @@ class ItemTable(Files):
     ignored: list[str] = Field([], description="Categories to ignore, such as (no genres listed).")
     flags: dict[Category, str] = Field({}, description="Category → column that is 1 when the item has it.")
     creator: str | None = None
-    created: TimeColumn | None = None
+    created: Annotated[TimeColumn, AfterValidator(_of_a_column)] | None = None
     attributes: dict[Attribute, str] = Field({}, description="Attribute → column.")
 
     def used(self) -> list[str]:

@@ -114,6 +114,11 @@ def recbole(folder: Path) -> Mapping:
         InvalidData: the interactions lack the user, the item or the time.
     """
     inter = _AtomicFile(folder, "*.inter")
+    if "timestamp" not in inter:
+        raise InvalidData(
+            f"{folder}: *.inter has no column timestamp; if its rows are in order, write a mapping with "
+            "`time: {unit: rows, first: 2026-01-01}` (docs/data.md)"
+        )
     rule = EventRule(type=EventType.RATING, value=inter["rating"]) if "rating" in inter else _CLICK
     return Mapping(
         events=EventTable(

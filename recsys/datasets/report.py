@@ -26,6 +26,7 @@ class ImportReport:
     duplicate_users: int = 0
     files: dict[str, dict[str, Tally]] = field(default_factory=dict)  # table → file → what became of its rows
     not_read: list[str] = field(default_factory=list)  # files of the folder that no table reads
+    guessed_units: Counter[str] = field(default_factory=Counter)  # "file: column: unit" → times
     best_stars: float | None = None  # the highest value of a rating
     unknown_items: Counter[str] = field(default_factory=Counter)  # item id → events that name it
     broken_by_reason: Counter[str] = field(default_factory=Counter)  # "file: column: reason" → rows
@@ -47,6 +48,10 @@ class ImportReport:
     @property
     def notes(self) -> list[str]:
         """What is likely to be wrong with the mapping, although every row can be read."""
+        units = "times were read in the unit in which they are plausible; correct the mapping's `unit`"
+        return [f"{where}: {rows:,} {units}" for where, rows in self.guessed_units.items()] + self._of_stars()
+
+    def _of_stars(self) -> list[str]:
         best = self.best_stars
         if best is None or GOOD_STARS <= best <= MAX_STARS:
             return []
@@ -80,6 +85,7 @@ class ImportReport:
     def note(self, table: str, batch: Batch) -> None:
         """Count what became of the rows of a batch of that table."""
         self.files.setdefault(table, {}).setdefault(batch.file, Tally()).add(batch.tally)
+        self.guessed_units.update(batch.guessed_units)
         self.first_broken += batch.broken[: max(0, _SHOWN - len(self.first_broken))]
         for row in batch.broken:
             self.broken_by_reason[": ".join(filter(None, (row.file, row.column, row.reason)))] += 1

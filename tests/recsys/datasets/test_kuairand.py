@@ -8,7 +8,7 @@ import pytest
 from recsys.contracts.events import Event
 from recsys.contracts.types import EventType
 from recsys.datasets.importer import import_dataset
-from recsys.datasets.kuairand import SYNTHETIC_TIME
+from recsys.datasets.mapper import SYNTHETIC_TIME
 from recsys.datasets.opening import open_dataset
 from recsys.lake.lake import read_events as lake_events
 from tests.recsys.datasets import samples

@@ -93,7 +93,7 @@ def test_a_named_format_wins_over_the_files(tmp_path: Path) -> None:
 
 
 def test_one_table_with_its_mapping(tmp_path: Path) -> None:
-    folder = samples.table(tmp_path / "t", ["a,x,1000,1.5,,"])
+    folder = samples.table(tmp_path / "t", ["a,x,875000001000,1.5,,"])
     (folder / "events.csv").rename(folder / "other.csv")
     dataset = open_dataset(folder / "other.csv", mapping=folder / "mapping.yaml")
     assert dataset.name == "other"
@@ -119,7 +119,7 @@ def test_wrong_mappings_are_refused(old: str, new: str, said: str, tmp_path: Pat
 
 
 def test_streams_of_objects_stop_at_a_broken_row(tmp_path: Path) -> None:
-    dataset = open_dataset(samples.table(tmp_path / "t", ["a,x,1000,1,,", "a,x,soon,1,,"]))
+    dataset = open_dataset(samples.table(tmp_path / "t", ["a,x,875000001000,1,,", "a,x,soon,1,,"]))
     with pytest.raises(
         InvalidData, match=r"events\.csv: row 3, column t: is not a time in milliseconds: 'soon'"
     ):
