@@ -68,17 +68,19 @@ class Query(Struct, frozen=True, eq=False):
     seen_rows: Rows = _NO_ROWS  # must not be shown again; sorted, no repeats
     repeat_rows: Rows = _NO_ROWS  # seen, but may return; newest first, not in `seen_rows`
     excluded_rows: Rows = _NO_ROWS  # of `excluded_items`; sorted, no repeats
+    upcoming_rows: Rows = _NO_ROWS  # items that are not out yet; sorted, no repeats
 
     @property
     def hidden(self) -> int:
         """How many rows must not be shown."""
-        return len(self.seen_rows) + len(self.excluded_rows)
+        return len(self.seen_rows) + len(self.excluded_rows) + len(self.upcoming_rows)
 
     def may_show(self, rows: Rows) -> NDArray[np.bool_]:
-        """(n,) bool: neither seen nor excluded. Sources may use it; the filters decide."""
+        """(n,) bool: neither seen nor excluded nor upcoming. Sources may use it; the filters decide."""
         hidden = among(rows, self.seen_rows)
-        if len(self.excluded_rows):
-            hidden |= among(rows, self.excluded_rows)
+        for others in (self.excluded_rows, self.upcoming_rows):
+            if len(others):
+                hidden |= among(rows, others)
         return ~hidden
 
 

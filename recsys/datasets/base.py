@@ -76,6 +76,10 @@ class Dataset(Protocol):
     def name(self) -> str: ...
 
     @property
+    def source(self) -> str:
+        """Where it is: a folder and its files of events."""
+
+    @property
     def not_read(self) -> Sequence[str]:
         """Files of the data set's folder that no table reads."""
 

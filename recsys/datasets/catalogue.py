@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import User
 from recsys.datasets.base import USER_SCHEMA
-from recsys.lake.first_of_each import first_of_each
 
 
 def items_path(lake: Path) -> Path:
@@ -38,12 +37,6 @@ def users_table(users: Sequence[User]) -> pa.Table:
     """A table in `USER_SCHEMA`."""
     rows = [{"user_id": user.user_id, "attributes": list(user.attributes.items())} for user in users]
     return pa.Table.from_pylist(rows, USER_SCHEMA)
-
-
-def merged(new: pa.Table, path: Path, key: str) -> pa.Table:
-    """`new` and the file's rows with other keys (those of other data sets), sorted by key."""
-    tables = [new, read_table(path, new.schema)] if path.exists() else [new]
-    return first_of_each(pa.concat_tables(tables), key).sort_by(key)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:

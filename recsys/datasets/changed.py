@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from recsys.contracts.changes import C, ItemChange, UserChange, newest
 from recsys.datasets.catalogue import items_path, read_table, users_path, users_table
 from recsys.items.item_table import items_table
+from recsys.lake.forget import user_digest
 
 Written = list[tuple[Path, pa.Table]]  # paths below the lake
 
@@ -25,11 +26,13 @@ def items_after(lake: Path, changes: Sequence[ItemChange]) -> Written:
 
 
 def users_after(lake: Path, changes: Sequence[UserChange]) -> Written:
-    """The same for users. Of a deleted user nothing remains, not even the id."""
+    """The same for users. Of a deleted user the digest of the id remains, so that no import brings the user back."""
     latest, times = _latest(users_path(lake), changes)
     put = users_table([change.user for change in latest.values() if change.user is not None])
-    for user_id in (user_id for user_id, change in latest.items() if change.user is None):
-        del times[user_id]
+    for user_id, change in latest.items():
+        times.pop(user_id if change.user is None else user_digest(user_id), None)
+        if change.user is None:
+            times[user_digest(user_id)] = change.changed_ms
     return _written(lake, users_path(lake), put, latest, times)
 
 
@@ -38,7 +41,8 @@ def times_path(table: Path) -> Path:
 
 
 def change_times(table: Path) -> dict[str, int]:
-    """Id → Unix milliseconds of its last change through the log. `table`: the path of the item or the user table."""
+    """Id → Unix milliseconds of its last change through the log; a deleted user has the `user_digest` for an id.
+    `table`: the path of the item or the user table."""
     path = times_path(table)
     if not path.exists():
         return {}
@@ -51,7 +55,9 @@ def _latest(table: Path, changes: Sequence[C]) -> tuple[dict[str, C], dict[str, 
     """The latest change of each id that is not outdated, and the change times after them."""
     times = change_times(table) if changes else {}
     latest = {
-        key: change for key, change in newest(changes).items() if change.changed_ms >= times.get(key, 0)
+        key: change
+        for key, change in newest(changes).items()
+        if change.changed_ms >= max(times.get(key, 0), times.get(user_digest(key), 0))
     }
     return latest, times | {key: change.changed_ms for key, change in latest.items()}
 

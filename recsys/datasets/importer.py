@@ -19,16 +19,24 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.types import MS_PER_DAY, EventType, Item
 from recsys.datasets.base import USER_SCHEMA, Batch, Dataset, sealed
-from recsys.datasets.catalogue import items_path, merged, users_path
+from recsys.datasets.catalogue import items_path, users_path
+from recsys.datasets.merging import merged_items, merged_users
 from recsys.datasets.rejected import FOLDER as REJECTED
 from recsys.datasets.rejected import Rejected
+from recsys.datasets.replacing import (
+    earlier_import,
+    refuse_another_source,
+    refuse_losses,
+    refuse_nothing,
+    report_path,
+)
 from recsys.datasets.report import ImportReport
 from recsys.datasets.spill import Spill
 from recsys.files import atomic_write
 from recsys.items.item_table import ITEM_SCHEMA, items_table
-from recsys.lake.commit import rewriting
+from recsys.lake.commit import commit, rewriting, staging
 from recsys.lake.first_of_each import first_of_each
-from recsys.lake.lake import EVENTS, ORDER, TIME, day_of, day_writer, write_parquet
+from recsys.lake.lake import EVENTS, ORDER, TIME, DayFiles, day_of, files_of, write_parquet
 
 REPORT = "import-report.json"
 Progress = Callable[[str, int], None]  # phase, rows done so far
@@ -41,36 +49,49 @@ def import_dataset(
     lake: Path,
     *,
     strict: bool = False,
+    replace: bool = False,
     end_ms: int | None = None,
     progress: Progress = lambda phase, rows: None,
     max_rows: int = 500_000,
 ) -> ImportReport:
-    """Write a data set and its report into the lake.
+    """Write a data set and its report into the lake, in the place of its earlier import.
 
     Args:
         strict: refuse the data set if a row is broken, instead of writing broken rows to `rejected/`.
+        replace: also in the place of another source of the same name, or of many more rows.
         end_ms: shift all times by whole weeks, so that the last event is in the week before this time; weekdays
             and hours stay. None: no shift.
         max_rows: approximate number of events in memory.
 
     Raises:
-        InvalidData: a file is missing or unreadable; or `strict` and a row is broken. The lake is unchanged.
+        InvalidData: a file is missing or unreadable; `strict` and a row is broken; no row is valid; or what it would
+            replace needs `replace`. The lake is unchanged.
+        InvalidConfig: another process is importing a data set of the same name.
     """
-    lake.mkdir(parents=True, exist_ok=True)
-    name = f"import-{dataset.name}"
-    with tempfile.TemporaryDirectory(prefix=".import-", dir=lake) as work:
-        run = _Import(dataset, Path(work), end_ms, progress, max_rows)
+    name, earlier = f"import-{dataset.name}", earlier_import(lake, dataset.name)
+    if not replace:
+        refuse_another_source(earlier, dataset.name, dataset.source)
+    with staging(lake, name) as folder:
+        run, files = _Import(dataset, folder, end_ms, progress, max_rows), folder / "files"
         run.read(strict)
-        with day_writer(lake, EVENTS, name, max_rows) as writer:
-            for rows in run.sorted_events():
-                writer.write(rows)
+        refuse_nothing(earlier, run.report)
+        events = DayFiles(files / EVENTS, name, max_rows)
+        for rows in run.sorted_events():
+            events.write(rows)
+        events.flush()
+        if not replace:
+            refuse_losses(earlier, run.report)
+        rejected = Path(REJECTED) / f"{name}.parquet"
+        run.rejected.publish(files / rejected)
         with rewriting(lake):
-            write_parquet(items_path(lake), merged(run.items(), items_path(lake), "item_id"))
-            write_parquet(users_path(lake), merged(run.users, users_path(lake), "user_id"))
-        run.rejected.publish(lake / REJECTED / f"{name}.parquet")
-    report = run.finished()
-    atomic_write(lake / REPORT, json.dumps(report.to_dict(), indent=2) + "\n")
-    return report
+            items, users = run.merge(lake, is_first=earlier.rows is None)
+            write_parquet(items_path(files), items)
+            write_parquet(users_path(files), users)
+            report = json.dumps(run.finished().to_dict(), indent=2) + "\n"
+            for path in (files / REPORT, report_path(files, dataset.name)):
+                atomic_write(path, report, fsync=True)
+            commit(lake, files, [*files_of(lake, EVENTS, name), lake / rejected])
+    return run.report
 
 
 def validate_dataset(
@@ -113,7 +134,7 @@ class _Import:
         self._catalogue = ITEM_SCHEMA.empty_table()
         self.users = USER_SCHEMA.empty_table()
         self.rejected = Rejected(work / "rejected.parquet")
-        self.report = ImportReport(dataset.name, not_read=list(dataset.not_read))
+        self.report = ImportReport(dataset.name, dataset.source, not_read=list(dataset.not_read))
 
     def read(self, strict: bool) -> None:
         """Read items, users, then events into the spill.
@@ -161,6 +182,18 @@ class _Import:
             self.report.unknown_items.clear()
         self.report.items = self._catalogue.num_rows
         return _shifted(self._catalogue, self._shift_ms())
+
+    def merge(self, lake: Path, is_first: bool) -> tuple[pa.Table, pa.Table]:
+        """The lake's tables of items and users with this data set's. Hold `rewriting(lake)`."""
+        known = bool(self._catalogue.num_rows)
+        items, users = merged_items(lake, self.items(), known=known), merged_users(lake, self.users)
+        self.report.outdated_items, self.report.outdated_users = items.outdated, users.outdated
+        if is_first:  # otherwise they may be its own
+            self.report.overwritten_items, self.report.overwritten_users = (
+                items.overwritten,
+                users.overwritten,
+            )
+        return items.rows, users.rows
 
     def finished(self) -> ImportReport:
         self.report.seconds = time.monotonic() - self._started

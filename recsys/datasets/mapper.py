@@ -43,6 +43,7 @@ class MappedDataset:
     name: str
     folder: Path
     mapping: Mapping
+    source: str = ""
     not_read: tuple[str, ...] = ()
     # a day of grace for clocks and time zones
     latest_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000 + MS_PER_DAY)

@@ -49,13 +49,13 @@ def open_dataset(
         if own is None:
             raise InvalidConfig(f"{folder}: a table needs --mapping FILE or a {MAPPING_FILE} next to it")
         tables = _for_file(read_mapping(own), path)
-        return MappedDataset(name, folder, tables, _not_read(path, tables, own.name))
+        return MappedDataset(name, folder, tables, _source(path, tables), _not_read(path, tables, own.name))
     known = layout or _recognised(folder)
     if known == KUAIRAND:
         tables = kuairand(folder)
-        return KuaiRand(name, folder, tables, _not_read(path, tables, HISTORY))
+        return KuaiRand(name, folder, tables, _source(path, tables), _not_read(path, tables, HISTORY))
     tables = _with_present_files(_LAYOUTS[known][1](folder), folder)
-    return MappedDataset(name, folder, tables, _not_read(path, tables))
+    return MappedDataset(name, folder, tables, _source(path, tables), _not_read(path, tables))
 
 
 def _recognised(folder: Path) -> str:
@@ -71,6 +71,10 @@ def _recognised(folder: Path) -> str:
         f"{folder}: no known data set; looked for {looked_for}, video_features_basic_*.csv ({KUAIRAND}) "
         f"and {MAPPING_FILE} ({TABLE}). For your own tables write a mapping: docs/data.md"
     )
+
+
+def _source(path: Path, mapping: Mapping) -> str:
+    return f"{path.resolve()} ({', '.join(mapping.events.files)})"
 
 
 def _not_read(path: Path, mapping: Mapping, *also_read: str) -> tuple[str, ...]:

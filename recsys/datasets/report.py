@@ -15,6 +15,7 @@ class ImportReport:
     """Counts of one import. Events are counted without duplicates."""
 
     dataset: str
+    source: str = ""
     dry_run: bool = False
     shift_weeks: int = 0
     items: int = 0
@@ -28,6 +29,10 @@ class ImportReport:
     not_read: list[str] = field(default_factory=list)  # files of the folder that no table reads
     guessed_units: Counter[str] = field(default_factory=Counter)  # "file: column: unit" → times
     best_stars: float | None = None  # the highest value of a rating
+    overwritten_items: int = 0  # rows of other data sets
+    overwritten_users: int = 0
+    outdated_items: int = 0  # rows that are older than a change through the API, and are left out
+    outdated_users: int = 0
     unknown_items: Counter[str] = field(default_factory=Counter)  # item id → events that name it
     broken_by_reason: Counter[str] = field(default_factory=Counter)  # "file: column: reason" → rows
     first_broken: list[Broken] = field(default_factory=list)
@@ -102,7 +107,12 @@ class ImportReport:
             ("users", f"{self.users:,}"),
             ("events", f"{self.events:,}"),
             ("duplicate events, dropped", _by_type(self.duplicates_by_type)),
-            ("duplicate items and users, dropped", f"{self.duplicate_items:,} and {self.duplicate_users:,}"),
+            ("duplicate items and users, dropped", _pair(self.duplicate_items, self.duplicate_users)),
+            (
+                "items and users of other data sets, overwritten",
+                _pair(self.overwritten_items, self.overwritten_users),
+            ),
+            ("items and users changed since, left out", _pair(self.outdated_items, self.outdated_users)),
             ("items not in the catalogue", _unknown(self.unknown_items)),
             ("broken rows", f"{self.broken:,}"),
             ("files that are not read", ", ".join(self.not_read) or "none"),
@@ -132,6 +142,10 @@ class ImportReport:
 
 
 _TALLY = tuple(count.name for count in fields(Tally))
+
+
+def _pair(items: int, users: int) -> str:
+    return f"{items:,} and {users:,}"
 
 
 def _by_type(counts: Counter[str]) -> str:

@@ -41,6 +41,7 @@ class Catalogue:
         self._clock = clock
         self._deleted: dict[int, float] = {}  # rows of deleted later items, and since when; the oldest first
         self._free: list[int] = []  # deleted long enough ago; they have no id
+        self._upcoming: tuple[int, int, Rows] = -1, 0, np.empty(0, np.int32)  # of which version, when, rows
         self._lock = threading.Lock()
         self._append(items)
         if len(self._rows) != len(items):
@@ -67,13 +68,22 @@ class Catalogue:
 
     @property
     def created_ms(self) -> NDArray[np.int64]:
-        """(n,) Unix milliseconds, 0 where unknown."""
+        """(n,) Unix milliseconds, 0 where unknown. An item whose time is still to come is not out yet."""
         return self._columns["created_ms"][: self._n]
 
     @property
     def alive(self) -> NDArray[np.bool_]:
         """(n,) False for deleted items."""
         return self._columns["alive"][: self._n]
+
+    def upcoming(self, now_ms: int) -> Rows:
+        """(m,) int32, sorted: the items that are not out yet. They are searched once per change of the catalogue."""
+        version, since_ms, rows = self._upcoming
+        if version != self.version or now_ms < since_ms:
+            version = self.version  # before the search: what comes during it is searched for again
+            rows = np.flatnonzero(self.created_ms > now_ms).astype(np.int32)
+            self._upcoming = version, now_ms, rows
+        return rows[self.created_ms[rows] > now_ms] if len(rows) else rows
 
     def item(self, row: int) -> Item:
         return self._items[row]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from recsys.contracts.request import Candidates, Query, among
 from recsys.items.catalogue import Catalogue
 
-SEEN, EXCLUDED, DELETED = "seen", "excluded", "deleted"
+SEEN, EXCLUDED, DELETED, UPCOMING = "seen", "excluded", "deleted", "upcoming"
 
 
 @dataclass(frozen=True)
@@ -36,3 +36,15 @@ class DeletedFilter:
 
     def remove(self, query: Query, candidates: Candidates) -> Mapping[str, NDArray[np.bool_]]:
         return {DELETED: ~self.catalogue.alive[candidates.rows]}
+
+
+@dataclass(frozen=True, eq=False)
+class UpcomingFilter:
+    """`stages.Filter`: removes items whose `created_ms` is still to come, such as announced ones."""
+
+    catalogue: Catalogue
+    name: str = "upcoming"
+    optional: bool = False
+
+    def remove(self, query: Query, candidates: Candidates) -> Mapping[str, NDArray[np.bool_]]:
+        return {UPCOMING: self.catalogue.created_ms[candidates.rows] > query.now_ms}

@@ -74,6 +74,7 @@ class HistoryHydrator:
             seen_rows=self._sorted(hidden),
             repeat_rows=catalogue.rows_of(repeated),
             excluded_rows=self._sorted(query.excluded_items),
+            upcoming_rows=catalogue.upcoming(query.now_ms),
         )
 
     def _recent(self, visits: list[Visit]) -> Rows:

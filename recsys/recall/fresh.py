@@ -4,17 +4,25 @@ import threading
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.contracts.request import Query, Rows
-from recsys.items.catalogue import Catalogue
+from recsys.contracts.types import MS_PER_MINUTE
+from recsys.items.catalogue import NO_CODE, Catalogue
+
+_DEPTH = 10  # the pool of new items is this many times the list
+_SHARE = 0.2  # of the pool: the most that one creator, or category of items without creator, gets
+_TURN_MS = MS_PER_MINUTE
 
 
 @dataclass(eq=False)
 class FreshSource:
-    """`recsys.pipeline.stages.Source`: the newest items, newest first.
+    """`recsys.pipeline.stages.Source`: new items that are out. One half are the newest, newest first; the other half
+    takes turns of a minute through the pool of those behind them, of which one creator has at most a fifth. So a burst
+    of newer items cannot hide the others.
 
-    The order is the same for every user. When the catalogue has changed, one request recomputes it, at most every
-    `refresh_ms`; the others use the old order meanwhile.
+    The order is the same for every user. When the catalogue has changed, or an item comes out, one request recomputes
+    it, at most every `refresh_ms`; the others use the old order meanwhile.
 
     max_age_ms: leave out older items; None: no limit.
     """
@@ -27,34 +35,64 @@ class FreshSource:
     optional: bool = True
 
     def __post_init__(self) -> None:
-        self._version = self.catalogue.version
-        self._newest = _newest(self.catalogue, 10 * self.limit)
-        self._refreshed_ms = 0
+        self._pool: Rows = np.empty(0, np.int32)
+        self._made_of: tuple[int, int] | None = None  # version of the catalogue, number of upcoming items
+        self._made_ms = 0
         self._lock = threading.Lock()
 
     def recall(self, query: Query) -> Rows:
-        newest = self._current(query.now_ms)
+        pool = self._current(query.now_ms)
         if self.max_age_ms is not None:
-            newest = newest[self.catalogue.created_ms[newest] >= query.now_ms - self.max_age_ms]
-        return newest[query.may_show(newest)][: self.limit]
+            pool = pool[self.catalogue.created_ms[pool] >= query.now_ms - self.max_age_ms]
+        pool = pool[query.may_show(pool)]
+        first = self.limit - self.limit // 2
+        newest, behind = pool[:first], pool[first:]
+        turn = query.now_ms // _TURN_MS * (self.limit - first) % max(len(behind), 1)
+        rows: Rows = np.concatenate((newest, np.roll(behind, -turn)[: self.limit - first]))
+        return rows
 
     def _current(self, now_ms: int) -> Rows:
-        version = self.catalogue.version
-        is_due = version != self._version and abs(now_ms - self._refreshed_ms) >= self.refresh_ms
-        if is_due and self._lock.acquire(blocking=False):
+        made_of = self.catalogue.version, len(self.catalogue.upcoming(now_ms))
+        is_due = self._made_of is None or abs(now_ms - self._made_ms) >= self.refresh_ms
+        if made_of != self._made_of and is_due and self._lock.acquire(blocking=self._made_of is None):
             try:
-                self._newest = _newest(self.catalogue, 10 * self.limit)
-                self._version, self._refreshed_ms = version, now_ms
+                self._pool = _pool(self.catalogue, now_ms, _DEPTH * self.limit)
+                self._made_of, self._made_ms = made_of, now_ms
             finally:
                 self._lock.release()
-        return self._newest
+        return self._pool
 
 
-def _newest(catalogue: Catalogue, n: int) -> Rows:
-    """The n newest items that exist and have a creation time; ties: the later row first."""
+def _pool(catalogue: Catalogue, now_ms: int, size: int) -> Rows:
+    """(≤ size,) the newest items that are out, newest first, at most `_SHARE` of them of one group."""
     created = catalogue.created_ms
-    times = np.where(catalogue.alive[: len(created)], created, 0)
-    rows = np.flatnonzero(times > 0)
+    known = catalogue.alive[: len(created)] & (created > 0) & (created <= now_ms)
+    creator, category = catalogue.creator[: len(created)], catalogue.main_category[: len(created)]
+    groups = np.where(creator != NO_CODE, creator, NO_CODE - 1 - category)
+    left, pool = np.flatnonzero(known), np.empty(0, np.int64)
+    while len(left) and len(pool) < size:  # a round fills the pool, or ends what is left, or some group
+        found = _newest(left, created, size - len(pool))
+        pool = np.concatenate((pool, found))
+        above = _place_in_group(groups[pool]) >= max(1, int(_SHARE * size))
+        left = left[~np.isin(left, found) & ~np.isin(groups[left], groups[pool[above]])]
+        pool = pool[~above]
+    return _newest(pool, created, size).astype(np.int32)
+
+
+def _newest(rows: NDArray[np.int64], created: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     if len(rows) > n:
-        rows = rows[np.argpartition(-times[rows], n - 1)[:n]]
-    return rows[np.lexsort((-rows, -times[rows]))].astype(np.int32)
+        rows = rows[np.argpartition(-created[rows], n - 1)[:n]]
+    return rows[np.lexsort((-rows, -created[rows]))]
+
+
+def _place_in_group(groups: NDArray[np.integer]) -> NDArray[np.int64]:
+    """How many entries before it each entry's group has.
+
+    >>> _place_in_group(np.array([7, 3, 7, 7])).tolist()
+    [0, 0, 1, 2]
+    """
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    places = np.empty(len(groups), np.int64)
+    places[order] = np.arange(len(groups)) - np.searchsorted(ordered, ordered)
+    return places

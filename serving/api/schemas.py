@@ -79,7 +79,7 @@ class ItemEntry(BaseModel):
     categories: list[Category] = Field([], max_length=32)
     creator: Creator = ""
     created_ms: int | None = Field(
-        None, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; now when absent"
+        None, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; now when absent. Not recommended before"
     )
     attributes: dict[Text, Text] = Field({}, max_length=MAX_CONTEXT_ENTRIES)
 

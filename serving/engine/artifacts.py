@@ -64,12 +64,13 @@ class Artifacts:
     item_features: CandidateHydrator
     calibrations: Mapping[Head, Calibration]
 
-    def similar(self, row: int, k: int) -> tuple[Rows, NDArray[np.float32]]:
+    def similar(self, row: int, k: int, now_ms: int) -> tuple[Rows, NDArray[np.float32]]:
         """At most k available neighbours of an item and their scores, the nearest first."""
         if row >= len(self.neighbours):  # newer than the bundle
             return np.empty(0, np.int32), np.empty(0, np.float32)
         rows, scores = self.neighbours[row], self.neighbour_scores[row]
-        found = np.flatnonzero((rows != NO_ROW) & self.catalogue.alive[rows])[:k]
+        is_out = self.catalogue.alive[rows] & (self.catalogue.created_ms[rows] <= now_ms)
+        found = np.flatnonzero((rows != NO_ROW) & is_out)[:k]
         return rows[found], scores[found]
 
 

@@ -8,7 +8,7 @@ from recsys.bundle import Bundle
 from recsys.contracts.types import Head
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
-from recsys.pipeline.filters import DeletedFilter, SeenFilter
+from recsys.pipeline.filters import DeletedFilter, SeenFilter, UpcomingFilter
 from recsys.pipeline.hydrators import HistoryHydrator
 from recsys.pipeline.pipeline import Pipeline
 from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
@@ -113,7 +113,7 @@ class PipelineBuilder:
             ],
             merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
             candidate_hydrators=[loaded.item_features],
-            filters=[SeenFilter(), DeletedFilter(catalogue), *blocked],
+            filters=[SeenFilter(), DeletedFilter(catalogue), UpcomingFilter(catalogue), *blocked],
             scorers=[
                 RankScorer(self._ranker, catalogue.trained, loaded.calibrations, value),
                 *([ImpressionDiscount(_SHOWN, path.shown_discount)] if path.shown_discount != 1 else []),

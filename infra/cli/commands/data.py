@@ -61,7 +61,17 @@ def import_(
     path: Data,
     layout: Format = None,
     mapping: MappingFile = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the data set; default: that of the folder or the table.")
+    ] = None,
     strict: Strict = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Replace the earlier import of this name, also if it was of another source or had many more rows.",
+        ),
+    ] = False,
     shift_to_now: ShiftToNow = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -73,9 +83,11 @@ def import_(
     from recsys.datasets.opening import open_dataset
 
     _check_format(ctx, layout, mapping)
-    dataset, lake = open_dataset(path, layout, mapping), Settings().lake
+    dataset, end_ms = open_dataset(path, layout, mapping, name), _end(shift_to_now)
     with _progress() as progress:
-        report = import_dataset(dataset, lake, strict=strict, end_ms=_end(shift_to_now), progress=progress)
+        report = import_dataset(
+            dataset, Settings().lake, strict=strict, replace=replace, end_ms=end_ms, progress=progress
+        )
     _print(report, as_json)
 
 

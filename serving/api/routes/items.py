@@ -8,7 +8,17 @@ from recsys.contracts.changes import ItemChange, parse_item_change
 from recsys.contracts.types import Item, Topic
 from recsys.store.base import FeatureStore
 from serving.api.accepted_changes import ChangeIntake, IdempotencyKey
-from serving.api.dependencies import READ, Changes, Host, Keyed, Settings, Store, UncountedWriter, Writer
+from serving.api.dependencies import (
+    READ,
+    Changes,
+    Clock,
+    Host,
+    Keyed,
+    Settings,
+    Store,
+    UncountedWriter,
+    Writer,
+)
 from serving.api.schemas import Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
 from serving.api.security import Caller
 from serving.problems import Problem
@@ -21,6 +31,7 @@ ItemId = Annotated[Id, Path(description="the item's id")]
 @router.get("/v1/items/{item_id:path}/similar", dependencies=[READ])
 def similar(
     host: Host,
+    clock: Clock,
     item_id: ItemId,
     k: Annotated[int, Query(ge=1, le=1_000, description="neighbours wanted")] = 20,
 ) -> SimilarItems:
@@ -30,7 +41,7 @@ def similar(
     row = catalogue.rows.get(item_id)
     if row is None or not catalogue.alive[row]:
         raise Problem(404, f"item {item_id!r} is not in the catalogue; add it with POST /v1/items")
-    rows, scores = runtime.artifacts.similar(row, k)
+    rows, scores = runtime.artifacts.similar(row, k, clock())
     return SimilarItems(
         item_id=item_id,
         bundle=runtime.bundle.manifest.version,

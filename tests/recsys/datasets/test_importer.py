@@ -8,13 +8,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import Event
-from recsys.contracts.types import MS_PER_DAY, EventType
+from recsys.contracts.types import MS_PER_DAY, EventType, Item, User
 from recsys.datasets import catalogue
+from recsys.datasets.changed import items_after, users_after
 from recsys.datasets.importer import REPORT, import_dataset, validate_dataset
 from recsys.datasets.opening import open_dataset
+from recsys.datasets.replacing import report_path
 from recsys.items import item_table
+from recsys.lake.forget import mark_forgotten
 from recsys.lake.lake import EVENTS, day_of, days, events_table, read_events, write_parquet
 from streaming.lake_writer.compact import compact
 from tests.recsys.datasets import samples
@@ -153,7 +157,8 @@ def test_broken_rows_are_set_aside_with_their_reasons(tmp_path: Path) -> None:
 
 def test_corrected_data_clears_what_was_rejected(tmp_path: Path) -> None:
     import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN)), tmp_path / "lake")
-    import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN[:1])), tmp_path / "lake")
+    good = [BROKEN[0], BROKEN[7]]
+    import_dataset(open_dataset(samples.table(tmp_path / "t", good)), tmp_path / "lake")
     assert not list((tmp_path / "lake" / "rejected").iterdir())
 
 
@@ -161,7 +166,7 @@ def test_strict_refuses_and_leaves_the_lake_as_it_was(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     with pytest.raises(InvalidData, match=r"7 broken rows, nothing was imported\. First: events\.csv: row 3"):
         import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN)), lake, strict=True)
-    assert not list(lake.iterdir())
+    assert not snapshot(lake)
     import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN[:1])), lake, strict=True)
     before = snapshot(lake)
     with pytest.raises(InvalidData):
@@ -235,10 +240,102 @@ def test_an_interrupted_import_leaves_the_lake_as_it_was(tmp_path: Path) -> None
     assert not [path for path in lake.iterdir() if path.name.startswith(".")]
 
 
-def test_a_log_without_rows(tmp_path: Path) -> None:
-    report = import_dataset(open_dataset(samples.table(tmp_path / "t", [])), tmp_path / "lake", end_ms=NOW_MS)
-    assert (report.events, report.items, report.shift_weeks) == (0, 0, 0)
-    assert days(tmp_path / "lake") == []
+def good_rows(count: int) -> list[str]:
+    return [f"a,x,{875_000_000_000 + n},1,," for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[], ["a,x,8750000000000000,1,,"] * 20, [",x,soon,1,,"]],
+    ids=["a header alone", "times in the wrong unit", "every row broken"],
+)
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_import_without_an_event_is_refused_and_changes_nothing(
+    rows: list[str], replace: bool, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    with pytest.raises(InvalidData, match="the lake is unchanged"):
+        import_dataset(open_dataset(samples.table(tmp_path / "t", rows)), lake, replace=replace)
+    assert not snapshot(lake)
+    import_dataset(open_dataset(samples.table(tmp_path / "t", good_rows(20))), lake)
+    before = snapshot(lake)
+    with pytest.raises(InvalidData, match="the lake is unchanged"):
+        import_dataset(open_dataset(samples.table(tmp_path / "t", rows)), lake, replace=replace)
+    assert snapshot(lake) == before
+    assert not list(lake.glob("_*"))
+
+
+def test_a_loss_of_more_than_a_tenth_needs_replace(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    for count in (20, 18):
+        import_dataset(open_dataset(samples.table(tmp_path / "t", good_rows(count))), lake)
+    shorter, before = open_dataset(samples.table(tmp_path / "t", good_rows(16))), snapshot(lake)
+    for report in (report_path(lake, "t"), None):  # also in a lake of an earlier version
+        with pytest.raises(InvalidData, match=r"events: 18 rows .* now there are 16.*--replace"):
+            import_dataset(shorter, lake)
+        assert snapshot(lake) == before
+        if report:
+            report.unlink()
+    import_dataset(shorter, lake, replace=True)
+    assert len(list(read_events(lake))) == 16
+
+
+def test_a_catalogue_that_is_gone_needs_replace(tmp_path: Path) -> None:
+    folder, lake = samples.movielens_csv(tmp_path / "m"), tmp_path / "lake"
+    import_dataset(open_dataset(folder), lake)
+    before = snapshot(lake)
+    (folder / "movies.csv").write_text("movieId,title,genres\n,,x\n")
+    with pytest.raises(InvalidData, match="every row of items is broken"):
+        import_dataset(open_dataset(folder), lake)
+    (folder / "movies.csv").unlink()
+    with pytest.raises(InvalidData, match=r"items: 3 rows were imported before, now there are 0"):
+        import_dataset(open_dataset(folder), lake)
+    assert snapshot(lake) == before
+    import_dataset(open_dataset(folder), lake, replace=True)  # items that are ids alone overwrite nothing
+    titles = [item.title for item in item_table.read_items(catalogue.items_path(lake))]
+    assert titles[0] == samples.TITLE
+
+
+def test_two_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    import_dataset(open_dataset(samples.table(tmp_path / "t", good_rows(20))), lake)
+    (tmp_path / "other").mkdir()
+    folder, before = samples.table(tmp_path / "other" / "t", ["b,y,875000000000,1,,"] * 20), snapshot(lake)
+    with pytest.raises(InvalidData, match=r"data set t from .*/t \(events\.csv\); .* --name"):
+        import_dataset(open_dataset(folder), lake)
+    assert snapshot(lake) == before
+    import_dataset(open_dataset(folder, name="t-2"), lake)
+    assert {event.user_id for event in read_events(lake)} == {"a", "b"}
+    report_path(lake, "t").write_text("{}")
+    with pytest.raises(InvalidData, match="not the report of an import"):
+        import_dataset(open_dataset(tmp_path / "t"), lake)
+
+
+def test_what_came_through_the_api_is_newer_than_the_table(tmp_path: Path) -> None:
+    dataset, lake = open_dataset(samples.movielens_100k(tmp_path / "m")), tmp_path / "lake"
+    import_dataset(dataset, lake)
+    edited, user = Item("10", "Edited"), User("1", {"age": "25"})
+    changes = [
+        *items_after(lake, [ItemChange("10", edited, 5), ItemChange("20", None, 5)]),
+        *users_after(lake, [UserChange("1", user, 5), UserChange("2", None, 5)]),
+    ]
+    for path, table in changes:
+        write_parquet(lake / path, table)
+    mark_forgotten(lake, "3", 5)
+    for report in (import_dataset(dataset, lake), import_dataset(dataset, lake)):
+        assert (report.outdated_items, report.outdated_users) == (2, 3)
+        assert [item.item_id for item in item_table.read_items(catalogue.items_path(lake))] == ["10", "30"]
+        assert item_table.read_items(catalogue.items_path(lake))[0] == edited
+    # user 3 leaves the table with the next compaction
+    assert [user for user in catalogue.read_users(lake) if user.user_id != "3"] == [user]
+
+
+def test_ids_of_two_data_sets_are_counted(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    import_dataset(open_dataset(samples.movielens_100k(tmp_path / "m")), lake)
+    report = import_dataset(open_dataset(samples.movielens_csv(tmp_path / "c")), lake)
+    assert report.overwritten_items == 3
+    assert import_dataset(open_dataset(tmp_path / "c"), lake).overwritten_items == 0  # its own
 
 
 def test_a_lake_without_items_says_what_to_do(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from recsys.contracts.request import Query, Rows
 from recsys.contracts.state import Visit
-from recsys.contracts.types import EventType, Item
+from recsys.contracts.types import MS_PER_MINUTE, EventType, Item
 from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Source
 from recsys.recall.ann import AnnIndex, IndexConfig
@@ -167,9 +167,39 @@ def test_fresh_items_are_newest_first_without_deleted_and_undated_ones() -> None
 def test_fresh_items_have_an_age_limit_and_are_refreshed_periodically() -> None:
     catalogue = Catalogue(ITEMS)
     source = FreshSource(catalogue, limit=5, max_age_ms=10_000, refresh_ms=100)
-    assert source.recall(query()).tolist() == [11, 10]
+
+    def recalled(now_ms: int) -> list[int]:
+        return list(source.recall(replace(query(), now_ms=now_ms)))
+
+    assert recalled(20_000) == [11, 10]
     catalogue.put([Item("new", created_ms=19_000)])
-    assert source.recall(query()).tolist() == [12, 11, 10]
+    assert recalled(20_099) == [11]
+    assert recalled(20_100) == [12, 11]
     catalogue.put([Item("newer", created_ms=19_500)])
-    assert source.recall(query()).tolist() == [12, 11, 10]
-    assert source.recall(replace(query(), now_ms=20_100)).tolist() == [13, 12, 11]
+    assert recalled(20_100) == [12, 11]
+    assert recalled(20_200) == [13, 12, 11]
+
+
+def test_announced_items_are_fresh_when_they_come_out_and_in_nobody_s_way_before() -> None:
+    catalogue = Catalogue(ITEMS)
+    source = FreshSource(catalogue, limit=3, refresh_ms=0)
+    catalogue.put([Item(f"announced {n}", created_ms=30_000 + n) for n in range(99)])
+    assert source.recall(query()).tolist() == [11, 10, 9]
+    assert source.recall(replace(query(), now_ms=30_098)).tolist()[:2] == [
+        len(catalogue) - 1,
+        len(catalogue) - 2,
+    ]
+
+
+@pytest.mark.parametrize("creator", ["", "one"])
+def test_a_burst_of_newer_items_does_not_hide_the_others(creator: str) -> None:
+    others = [
+        Item(f"o{n}", categories=(f"c{n % 7}",), creator=f"c{n % 9}", created_ms=1_000 + n) for n in range(60)
+    ]
+    burst = [Item(f"b{n}", categories=("c0",), creator=creator, created_ms=5_000 + n) for n in range(2_000)]
+    source = FreshSource(Catalogue(others + burst), limit=10)
+    lists = [source.recall(replace(query(), now_ms=20_000 + minute * MS_PER_MINUTE)) for minute in range(20)]
+    assert all(len(set(rows.tolist())) == 10 for rows in lists)
+    assert lists[0].tolist()[:5] == [2_059, 2_058, 2_057, 2_056, 2_055], "the newest first"
+    shown = set(np.concatenate(lists).tolist())
+    assert shown >= set(range(60)), "each of the others had its turn"

@@ -23,6 +23,7 @@ from recsys.contracts.types import MS_PER_DAY, EventType, Item, Topic, User
 from recsys.datasets.catalogue import items_path, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
 from recsys.items.item_table import read_items
+from recsys.lake.forget import user_digest
 from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
 from streaming.acceptance import REPLAY_HEADER
 from streaming.lake_writer.archive import Archiver
@@ -160,7 +161,13 @@ def test_user_changes_become_the_user_table_and_nothing_of_a_deleted_user_stays(
     deliver("never", None, 6)
     drain(Archiver(log.source(), tmp_path))
     assert read_users(tmp_path) == [User("b", {"age": "2"}), User("z", {"age": "9"})]
-    assert change_times(users_path(tmp_path)) == {"b": 5}
+    deleted = {user_digest(user_id): 6 for user_id in ("a", "never")}
+    assert change_times(users_path(tmp_path)) == {"b": 5, **deleted}
+    deliver("a", {"age": "1"}, 5)  # older than the deletion
+    deliver("never", {"age": "1"}, 7)
+    drain(Archiver(log.source(), tmp_path))
+    assert [user.user_id for user in read_users(tmp_path)] == ["b", "never", "z"]
+    assert change_times(users_path(tmp_path)) == {"b": 5, "never": 7, user_digest("a"): 6}
 
 
 def test_replayed_and_malformed_records_are_skipped_and_counted(tmp_path: Path) -> None:
