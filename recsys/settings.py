@@ -8,6 +8,8 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.time_rules import TimeRules
+from recsys.contracts.types import MS_PER_HOUR, MS_PER_MINUTE
 
 PREFIX = "RECSYS_"
 
@@ -34,10 +36,21 @@ class Settings(BaseSettings):
         "", description="Kafka bootstrap address, host:port; empty: the embedded broker."
     )
     partitions: int = Field(4, ge=1, le=1024, description="Partitions per topic; fixed once events exist.")
+    late_hours: float = Field(
+        24.0, gt=0, description="Event time for which ids are remembered; older events are dead letters."
+    )
+    future_minutes: float = Field(
+        5.0, ge=0, description="Event times further ahead of the log's clock are set to the log's time."
+    )
     log_level: str = Field("info", description="debug, info, warning or error.")
     traces: str = Field(
         "", description="Exporter of OpenTelemetry traces: console, or otlp (extra `otel`); empty: off."
     )
+
+    @property
+    def time_rules(self) -> TimeRules:
+        """The rules for event times, the same for worker, archiver and API."""
+        return TimeRules(int(self.future_minutes * MS_PER_MINUTE), int(self.late_hours * MS_PER_HOUR))
 
     @property
     def lake(self) -> Path:

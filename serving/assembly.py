@@ -61,6 +61,7 @@ from serving.engine.served_features import ServedFeatures
 from serving.engine.shadow import Shadow
 from serving.engine.user_attributes import UserAttributes
 from serving.ingest.impression_log import ImpressionLog, ImpressionWriter
+from serving.ingest.lateness import Lateness
 from serving.ingest.outbox import Outbox, Outboxes
 from serving.remote.client import RemoteServices
 from serving.remote.transport import RpcClient
@@ -209,7 +210,10 @@ def compose(
             background.start()
         host.follow(settings.bundle_poll_s)
         changes = ChangeIntake(outboxes.events, idempotency)
-        events = EventIntake(access, outboxes.events, idempotency, host, telemetry, io, settings.max_batch)
+        lateness = Lateness(store, settings.time_rules, settings.partitions)
+        events = EventIntake(
+            access, outboxes.events, idempotency, lateness, host, telemetry, io, settings.max_batch
+        )
         recommender = Recommender(path, results, cursors, served, shadow, store)
         return Services(
             settings=settings,

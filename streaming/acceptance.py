@@ -15,9 +15,9 @@ from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record, remembered_partition_of
 from recsys.contracts.events import Event, parse_event, parse_id, parse_reported
 from recsys.contracts.impressions import Impression, impression_events, parse_impression
+from recsys.contracts.time_rules import TimeRules, clamped
 from recsys.contracts.types import Topic
 from streaming.log.dead_letter import UNREADABLE
-from streaming.time_rules import TimeRules, clamped
 
 # Header of records that `recsys stream replay` read from the lake: the archiver does not write them a second time.
 REPLAY_HEADER = "replay"

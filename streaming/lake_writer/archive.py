@@ -28,6 +28,7 @@ from recsys.contracts.errors import InvalidEvent, LogReplaced, Unavailable
 from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
 from recsys.datasets.changed import items_after, users_after
 from recsys.lake.commit import rewriting
@@ -51,7 +52,6 @@ from streaming.lake_writer.commit import (
 )
 from streaming.log import KafkaSource
 from streaming.settings import StreamSettings
-from streaming.time_rules import TimeRules
 
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
 MAX_RECORDS_PER_POLL = 2_000

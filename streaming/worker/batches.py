@@ -7,11 +7,11 @@ from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record
 from recsys.contracts.events import Event
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
 from recsys.observability.tracing import parent_of
 from recsys.store.base import Batch
 from streaming.acceptance import accept, accept_item_change, accept_user_change
-from streaming.time_rules import TimeRules
 
 
 @dataclass(slots=True)

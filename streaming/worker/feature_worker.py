@@ -44,6 +44,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from recsys.contracts.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
 from recsys.contracts.event_log import EventSink, EventSource
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.observability.exporters import open_traces
@@ -54,7 +55,6 @@ from streaming.acceptance import Late, Misrouted
 from streaming.log import KafkaSink, KafkaSource, Partition
 from streaming.log.dead_letter import send_dead_letter
 from streaming.settings import StreamSettings
-from streaming.time_rules import TimeRules
 from streaming.worker.batches import Claim, Prepared, batches
 from streaming.worker.metrics import WorkerMetrics
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record, partition_of
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
 from streaming.acceptance import accept, accept_item_change, accept_user_change
 from streaming.log.dead_letter import read_dead_letters, send_dead_letter
-from streaming.time_rules import TimeRules
 from tests.memory_event_log import MemoryEventLog
 
 PARTITIONS = 4

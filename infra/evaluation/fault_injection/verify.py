@@ -15,9 +15,9 @@ from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.events import Event, parse_reported
 from recsys.contracts.impressions import impression_events, parse_impression
 from recsys.contracts.state import EntityState
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
 from recsys.store.base import FeatureStore, StateDefinition
-from streaming.time_rules import TimeRules
 
 _READ_S = 600.0
 

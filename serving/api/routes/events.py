@@ -23,6 +23,7 @@ from serving.api.openapi import REQUEST_ID, answer, body, problems
 from serving.api.wire import EventBatch, EventRequest, EventResult, EventResults
 from serving.engine.model_host import ModelHost
 from serving.engine.runtime import Runtime
+from serving.ingest.lateness import Lateness
 from serving.ingest.outbox import Outbox
 from serving.ingest.segment import Message
 from serving.problems import Problem
@@ -39,6 +40,7 @@ class EventIntake:
     access: Access
     outbox: Outbox
     idempotency: Idempotency
+    lateness: Lateness
     host: ModelHost[Runtime]
     telemetry: Telemetry
     io: Executor
@@ -56,7 +58,8 @@ class EventIntake:
 
     def _accept(self, raws: list[Any], caller: str, key: str, content: bytes) -> list[EventResult]:
         """Ids and times that the server fills in are the same whenever the body comes again under its key."""
-        now_ms = self.idempotency.now_ms()
+        now_ms = came_ms = self.idempotency.now_ms()
+        watermarks: dict[int, int] = {}
         if any(isinstance(raw, dict) and raw.get("event_time_ms") is None for raw in raws):
             now_ms = self.idempotency.first_time_ms(caller, key, content, now_ms)
         make_id = event_ids(caller, key, content)
@@ -65,11 +68,13 @@ class EventIntake:
         headers = current_headers()
         for place, raw in enumerate(raws):
             try:
-                event = self._described(parse_reported(_completed(raw, make_id, place, now_ms)))
+                event = parse_reported(_completed(raw, make_id, place, now_ms))
+                self.lateness.check(event, came_ms, watermarks)
             except InvalidEvent as error:
                 results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
                 continue
-            messages.append(Message(Topic.EVENTS, event.user_id, orjson.dumps(event.to_dict()), headers))
+            content_of_log = orjson.dumps(self._described(event).to_dict())
+            messages.append(Message(Topic.EVENTS, event.user_id, content_of_log, headers))
             results.append(EventResult(status="accepted", event_id=event.event_id))
         if messages:
             self.outbox.put(messages)

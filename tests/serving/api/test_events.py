@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import EVENT_FIELDS, parse_event
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
 from serving.api.wire import EventRequest
-from tests.serving.conftest import NOW_MS, Api
+from tests.serving.conftest import NOW_MS, Api, click
 from tests.serving.waiting import eventually
 
 
@@ -47,6 +49,27 @@ def test_an_event_is_not_refused_for_what_the_server_adds(api: Api, entries: int
     added = {"categories": "category-1", "creator": "creator-5"}
     kept = dict([*added.items()][: 32 - entries])
     assert parse_event(api.logged(Topic.EVENTS)[0]).context == sent | kept
+
+
+def test_what_the_worker_will_call_late_is_rejected_by_its_own_rule(api: Api) -> None:
+    api.apply([click("item-001", "other", NOW_MS)])  # to partition 0
+    late_ms = TimeRules().late_ms
+    same = next(f"u{n}" for n in range(100) if partition_of(f"u{n}", 4) == 0)
+    elsewhere = next(f"u{n}" for n in range(100) if partition_of(f"u{n}", 4) != 0)
+
+    def answered(user_id: str, at_ms: int) -> dict[str, str]:
+        sent = [api.event("item-002", user_id, event_time_ms=at_ms)]
+        result: dict[str, str] = api.client.post("/v1/events", json={"events": sent}).json()["results"][0]
+        return result
+
+    assert "too old: event_time_ms is 24.0 h behind" in answered(same, NOW_MS - late_ms - 1)["reason"]
+    assert answered(same, NOW_MS - late_ms)["status"] == "accepted"
+    assert (
+        answered(elsewhere, NOW_MS - 9 * late_ms)["status"] == "accepted"
+    )  # nothing is known of its partition
+    api.store.up = False
+    assert answered(same, NOW_MS - 9 * late_ms)["status"] == "accepted"
+    assert len(api.logged(Topic.EVENTS)) == 3
 
 
 def test_an_item_that_the_catalogue_does_not_know_is_accepted_as_it_is(api: Api) -> None:

@@ -19,6 +19,7 @@ from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import Record, partition_of
 from recsys.contracts.events import Event, derived_id
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import MS_PER_DAY, EventType, Item, Topic, User
 from recsys.datasets.catalogue import items_path, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
@@ -28,7 +29,6 @@ from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, re
 from streaming.acceptance import REPLAY_HEADER
 from streaming.lake_writer.archive import Archiver
 from streaming.lake_writer.commit import FOLDER, HEARTBEAT, exclusive, stopped_partitions
-from streaming.time_rules import TimeRules
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource
 
 START_MS = 1_700_000_000_000

@@ -17,6 +17,7 @@ from recsys.contracts.event_log import Record, partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.state import EntityState
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
 from recsys.features.definitions import FEATURES
 from recsys.observability.worker_report import read_report
@@ -24,7 +25,6 @@ from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from streaming.acceptance import accept_item_change, accept_user_change
 from streaming.log.dead_letter import UNREADABLE, read_dead_letters
-from streaming.time_rules import TimeRules
 from streaming.worker.feature_worker import TOPICS, FeatureWorker, WorkerConfig
 from streaming.worker.metrics import STUCK_S, WorkerMetrics
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from recsys.contracts.event_log import Record, remembered_partition_of
 from recsys.contracts.state import EntityState
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import MS_PER_HOUR, EventType, Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import StoreConfig
 from recsys.store.memory import MemoryFeatureStore
-from streaming.time_rules import TimeRules
 from streaming.worker.batches import Claim, batches
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 
