@@ -68,10 +68,11 @@ def import_dataset(
             replace needs `replace`. The lake is unchanged.
         InvalidConfig: another process is importing a data set of the same name.
     """
-    name, earlier = f"import-{dataset.name}", earlier_import(lake, dataset.name)
-    if not replace:
-        refuse_another_source(earlier, dataset.name, dataset.source)
+    name = f"import-{dataset.name}"
     with staging(lake, name) as folder:
+        earlier = earlier_import(lake, dataset.name)
+        if not replace:
+            refuse_another_source(earlier, dataset.name, dataset.source)
         run, files = _Import(dataset, folder, end_ms, progress, max_rows), folder / "files"
         run.read(strict)
         refuse_nothing(earlier, run.report)

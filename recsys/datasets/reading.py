@@ -120,7 +120,7 @@ def parquet_chunks(
     Raises:
         InvalidData: the file is unreadable, lacks a column, or a column has another type.
     """
-    with _named_on_error(path), pq.ParquetFile(path) as file:
+    with _named_on_error(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         _require(path, columns, file.schema_arrow.names)
         for column in lists:
             if not pa.types.is_list(found := file.schema_arrow.field(column).type):
@@ -188,6 +188,8 @@ def _chunk(
             blank += 1
         elif len(row) != len(names):
             broken.append(Broken(file, number, "", f"{len(row)} columns instead of {len(names)}"))
+        elif row == names:
+            broken.append(Broken(file, number, "", "the header line again"))
         else:
             cells += row
             kept.append(number)

@@ -1,10 +1,14 @@
 """`recsys drill`: fault-injection tests. Break parts of a working system, and count what is wrong afterwards."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from infra.terminal import JsonFlag, QuickFlag, console, finish, print_json, print_table
+
+if TYPE_CHECKING:
+    from infra.evaluation.fault_injection.hostile.attacks import Attack
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,18 +53,39 @@ def hostile(
     Example: recsys drill hostile --only security
     """
     from infra.evaluation.fault_injection.hostile import ALL
-    from infra.evaluation.fault_injection.hostile.attacks import report, run_all, summary
 
     chosen = [attack for attack in ALL if only.lower() in f"{attack.area} {attack.what}".lower()]
     if not chosen:
         raise typer.BadParameter(f"no attack contains {only!r}; leave --only out for all {len(ALL)}")
+    _run(chosen, "drill hostile", as_json)
+
+
+@app.command("import")
+def import_(seed: Seed = 0, as_json: JsonFlag = False) -> None:
+    """Damage the files of every loader and import them; kill imports; import over other sources and the API's changes.
+
+    Each row must hold: rows read = rows kept + rows rejected, and nothing older is lost. The column `dc08ecb` is what
+    an earlier version did with the same files.
+
+    Example: recsys drill import --json
+    """
+    from infra.evaluation.fault_injection.imports import attacks
+
+    _run(attacks(seed), "drill import", as_json, seed)
+
+
+def _run(attacks: Sequence["Attack"], command: str, as_json: bool, seed: int = 0) -> NoReturn:
+    """Run the attacks, print a row of each, and exit: 0 when all hold, else 1."""
+    from infra.evaluation.fault_injection.hostile.attacks import report, run_all, summary
+
     outcomes = []
-    for outcome in run_all(chosen):
+    for outcome in run_all(attacks):
         console.print(f"{'holds ' if outcome.holds else 'BROKEN'} {outcome.what} ({outcome.seconds:.1f} s)")
         outcomes.append(outcome)
+    result = summary(outcomes, command, seed)
     if as_json:
-        print_json(report(outcomes))
-        raise typer.Exit(0 if summary(outcomes).met else 1)
+        print_json(report(outcomes, command, seed))
+        raise typer.Exit(0 if result.met else 1)
     rows = [(each.area, each.what, each.before, each.now, "yes" if each.holds else "NO") for each in outcomes]
-    print_table("drill hostile", ("area", "attack", "dc08ecb", "now", "holds"), rows)
-    finish(summary(outcomes), as_json=False)
+    print_table(command, ("area", "attack", "dc08ecb", "now", "holds"), rows)
+    finish(result, as_json=False)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from recsys.result import Goal, Result
 
-Area = Literal["streams", "redis and disks", "security"]
+Area = Literal["streams", "redis and disks", "security", "imports"]
 
 
 class Broken(Exception):
@@ -59,18 +59,18 @@ def run_all(attacks: Sequence[Attack]) -> Iterator[Outcome]:
         yield Outcome(attack.area, attack.what, attack.before, now, holds, round(took, 1))
 
 
-def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def report(outcomes: Sequence[Outcome], command: str = "drill hostile", seed: int = 0) -> dict[str, Any]:
     """The JSON object of `--json`: a result's figures and goals, and a row per attack."""
-    result = summary(outcomes)
+    result = summary(outcomes, command, seed)
     return result.to_dict() | {"attacks": [asdict(outcome) for outcome in outcomes]}
 
 
-def summary(outcomes: Sequence[Outcome]) -> Result:
+def summary(outcomes: Sequence[Outcome], command: str = "drill hostile", seed: int = 0) -> Result:
     """The figures: how many attacks ran, and how many did not hold. No attack at all meets no goal."""
     broken = sum(not outcome.holds for outcome in outcomes)
     return Result(
-        command="drill hostile",
-        seed=0,
+        command=command,
+        seed=seed,
         figures={"attacks": len(outcomes), "broken": broken},
         goals={"attacks": Goal(">", 0), "broken": Goal("==", 0)},
     )
