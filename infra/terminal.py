@@ -1,6 +1,6 @@
 """What every command prints with: tables for people, one JSON object for machines, one sentence on error."""
 
-import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,26 +16,31 @@ from rich.table import Table
 
 from recsys.contracts.errors import RecsysError
 from recsys.observability.logs import redact
-from recsys.result import Result
+from recsys.result import Result, to_json
 
 _log = structlog.get_logger(__name__)
 # Progress and messages go to standard error, so that `--json` output is the only thing on standard output.
 console = Console(stderr=True)
 _out = Console()
+UNDEFINED = "undefined"  # a figure without a value, such as the AUC of one label; null in JSON
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 QuickFlag = Annotated[bool, typer.Option("--quick", help="A smaller run of the same code.")]
 
 
 def print_json(content: object) -> None:
-    sys.stdout.write(json.dumps(content, default=str) + "\n")
+    sys.stdout.write(to_json(content) + "\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*map(_text, row))
     _out.print(table)
+
+
+def _text(cell: object) -> str:
+    return UNDEFINED if isinstance(cell, float) and math.isnan(cell) else str(cell)
 
 
 def print_mapping(title: str, content: Mapping[str, object], as_json: bool) -> None:
@@ -55,7 +60,8 @@ def finish(result: Result, as_json: bool) -> NoReturn:
         for name, value in result.figures.items():
             goal = result.goals.get(name)
             verdict = "" if goal is None else ("[green]met" if goal.met(value) else "[red]missed")
-            rows.append((name, f"{value:,.6g}", f"{goal.op} {goal.value:g}" if goal else "", verdict))
+            number = UNDEFINED if math.isnan(value) else f"{value:,.6g}"
+            rows.append((name, number, f"{goal.op} {goal.value:g}" if goal else "", verdict))
         print_table(f"{result.command} (seed {result.seed})", ("figure", "value", "goal", ""), rows)
     raise typer.Exit(0 if result.met else 1)
 

@@ -49,7 +49,7 @@ class Manifest:
     feature_names: tuple[str, ...]
     data_window_ms: tuple[int, int]  # the training data's [first, last] event time
     seed: int
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]  # None: undefined
     models: Mapping[str, Any]  # configuration of each model, as trained
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT

@@ -4,6 +4,7 @@ With `--json` a command prints one such object and nothing else on standard outp
 is 1 when a goal is missed.
 """
 
+import json
 import math
 import operator
 import os
@@ -23,6 +24,16 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
 }
 _REPORTED = ("numpy", "torch", "faiss-cpu", "onnxruntime", "redis", "kafka-python", "pyspark", "fastapi")
+
+
+def to_json(content: object, indent: int | None = None) -> str:
+    """Standard JSON, which has no NaN: an undefined figure is null.
+
+    >>> to_json({"click_auc": math.nan})
+    '{"click_auc": null}'
+    """
+    standard = json.loads(json.dumps(content, default=str), parse_constant=lambda name: None)
+    return json.dumps(standard, indent=indent)
 
 
 @dataclass(frozen=True, slots=True)

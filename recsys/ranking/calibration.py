@@ -1,7 +1,8 @@
 """Calibrate the heads' raw probabilities. Fitted in training, applied in serving; needs no torch.
 
 `calibration.json` of a bundle: `{"click": {"method": "platt", "slope": …, "offset": …}, "like": {"method":
-"isotonic", "raw": […], "calibrated": […]}}`. A head that is not named stays raw; dwell is never calibrated.
+"isotonic", "raw": […], "calibrated": […]}, "dwell": {"method": "constant", "value": 0}}`. A head that is not named
+stays raw, as dwell does where it was observed.
 """
 
 from collections.abc import Mapping
@@ -49,7 +50,20 @@ class Isotonic(msgspec.Struct, frozen=True, tag_field="method", tag="isotonic"):
         return np.interp(raw, self.raw, self.calibrated).astype(np.float32)
 
 
-Calibration = Platt | Isotonic  # non-decreasing maps: they never reverse the order within a head
+class Constant(msgspec.Struct, frozen=True, tag_field="method", tag="constant"):
+    """The same for every candidate: a head whose label never varied in training has learnt nothing to order by."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.value):
+            raise ValueError(f"constant {self.value}: must be finite")
+
+    def apply(self, raw: Probabilities) -> Probabilities:
+        return np.full_like(raw, self.value)
+
+
+Calibration = Platt | Isotonic | Constant  # non-decreasing maps: they never reverse the order within a head
 
 
 def calibrate(

@@ -154,7 +154,7 @@ class BundleInfo(BaseModel):
     active: bool
     created_ms: int | None = None
     items: int | None = None
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | None] = Field({}, description="null: undefined, such as the AUC of one label")
     refused: str = Field("", description="why it cannot be served")
     loaded_bytes: int = Field(0, description="estimated memory in this process; 0: not loaded")
 

@@ -15,6 +15,9 @@ export function number(x) {
   return x.toLocaleString(LOCALE, { minimumSignificantDigits: Number.isInteger(x) ? 1 : 3, maximumSignificantDigits: 3 });
 }
 
+/** null: the metric was measured and is undefined, such as the AUC of one label. */
+export const metric = (x) => (x === null ? "undefined" : number(x));
+
 /** The same at an axis, where the ticks are round: no zeros behind them. */
 export const tick = (x) => x.toLocaleString(LOCALE, { maximumSignificantDigits: 4 });
 

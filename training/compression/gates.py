@@ -55,7 +55,8 @@ def gauc_difference(
 
     def difference(drawn: NDArray[np.float64]) -> float:
         weights = counts * drawn
-        return float((weights * (ours - theirs)).sum() / weights.sum())
+        total = weights.sum()
+        return float((weights * (ours - theirs)).sum() / total) if total else float("nan")
 
     return _bootstrap(difference, len(counts), rounds, seed)
 
@@ -63,10 +64,11 @@ def gauc_difference(
 def _bootstrap(
     difference: Callable[[NDArray[np.float64]], float], n: int, rounds: int, seed: int
 ) -> Difference:
-    """`difference` of n resampled entries, by how often each is drawn."""
+    """`difference` of n resampled entries, by how often each is drawn. A few positives may all be left out: such a
+    draw has no difference and does not count."""
     rng = np.random.default_rng(seed)
     drawn = [difference(rng.poisson(1.0, n).astype(np.float64)) for _ in range(rounds)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile([d for d in drawn if not np.isnan(d)] or [np.nan], [0.025, 0.975])
     return Difference(difference(np.ones(n)), float(low), float(high))
 
 
@@ -155,5 +157,5 @@ class _WeightedAuc:
         w = weights[self._order]
         positive = np.add.reduceat(w * self._positive, self._starts)
         negative = np.add.reduceat(w * ~self._positive, self._starts)
-        below = np.cumsum(negative) - negative
-        return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
+        below, pairs = np.cumsum(negative) - negative, positive.sum() * negative.sum()
+        return float((positive * (below + negative / 2)).sum() / pairs) if pairs else float("nan")

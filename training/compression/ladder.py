@@ -33,6 +33,7 @@ from recsys.features.drift import HISTOGRAMS, Histogram, sampled_histograms, wri
 from recsys.models.ranker import Ranker, RankerConfig, RankerLogits
 from recsys.ranking.calibration import calibrate, write_calibrations
 from recsys.ranking.scorer import RankerSession
+from recsys.result import to_json
 from training.compression.distill import WEIGHT, distillation
 from training.compression.gates import Scores, quantization_gate, student_gate, top_overlap
 from training.compression.ladder_input import LadderInput
@@ -220,7 +221,7 @@ class _Ladder:
         variant.write(folder)
         shapes = {"variant": name, "teacher": asdict(config.teacher), "student": asdict(config.student)}
         summary = {"config": shapes, "metrics": metrics, "seed": config.seed}
-        (folder / SUMMARY).write_text(json.dumps(summary, indent=2), encoding="utf-8")
+        (folder / SUMMARY).write_text(to_json(summary, indent=2), encoding="utf-8")
         self.variants.append(variant)
         self.report(_line(variant))
         return scores
@@ -280,7 +281,7 @@ def onnx_scores(path: Path, examples: RankExamples) -> Scores:
 
 def _calibrated(scorer: Scorer, given: LadderInput, folder: Path) -> Scores:
     """Scores of the test rows, calibrated on the validation rows: each variant is calibrated by itself."""
-    calibrations = fit_calibrations(scorer(given.validation), given.validation)
+    calibrations = fit_calibrations(scorer(given.validation), given.validation, given.train)
     write_calibrations(folder / CALIBRATION, calibrations)
     return calibrate(scorer(given.test), calibrations)
 

@@ -79,7 +79,8 @@ def input_of_periods(
 
 
 def by_time(rows: RankExamples) -> tuple[RankExamples, RankExamples, RankExamples]:
-    """Training, validation and test rows: `TRAIN`, `VALIDATION` and the rest, oldest first."""
-    cuts = [0, int(len(rows) * TRAIN), int(len(rows) * (TRAIN + VALIDATION)), len(rows)]
+    """Training, validation and test rows: `TRAIN`, `VALIDATION` and the rest, oldest first. Of few rows, none may be
+    left for validation; a single one is for training and test."""
+    cuts = [0, int(len(rows) * TRAIN) or 1, int(len(rows) * (TRAIN + VALIDATION)), len(rows)]
     train, validation, test = (rows.take(slice(a, b)) for a, b in pairwise(cuts))
     return train, validation, test

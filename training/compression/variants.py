@@ -1,6 +1,7 @@
 """What a ladder leaves: one publishable work folder per variant, and the choice of the one that is published."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from recsys.contracts.errors import InvalidBundle, InvalidData
 from recsys.features.drift import HISTOGRAMS
+from recsys.result import to_json
 from training.compression.gates import refuse
 from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SHAPE, SUMMARY
 from training.warm_start import WEIGHTS
@@ -29,7 +31,7 @@ class Variant:
     gated: bool = True  # False: for comparison in the table, never published
 
     def write(self, folder: Path) -> None:
-        (folder / VARIANT).write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+        (folder / VARIANT).write_text(to_json(asdict(self), indent=2), encoding="utf-8")
 
 
 def check_publishable(folder: Path) -> None:
@@ -108,4 +110,5 @@ def read_variant(folder: Path) -> Variant:
         content = json.loads((folder / VARIANT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidData(f"{folder}: no variant of a ladder; build it with `recsys train ladder`") from None
-    return Variant(**{**content, "reasons": tuple(content["reasons"])})
+    metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
+    return Variant(**{**content, "metrics": metrics, "reasons": tuple(content["reasons"])})

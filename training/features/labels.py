@@ -1,10 +1,10 @@
 """Labelled impressions, without their features: who was shown what, and what followed.
 
 An outcome that names its request belongs to that request's impression of the item; any other belongs to the latest
-impression of the item to the user within the attribution window. In logs without impressions (ratings), each
-engagement that no impression accounts for is a positive, and items drawn by their popularity up to that instant are
-its negatives (`sampled`); a dislike is a negative itself. They have no served vector; that is one reason why features
-are recomputed (ADR 11).
+impression of the item to the user within the attribution window. An order is a click, in a log without clicks, too. In
+logs without impressions (ratings), each engagement that no impression accounts for is a positive, and items drawn by
+their popularity up to that instant are its negatives (`sampled`); a dislike is a negative itself. They have no served
+vector; that is one reason why features are recomputed (ADR 11).
 
 Runs on a bucket of users in Spark's executors: numpy and Arrow only.
 """
@@ -26,6 +26,7 @@ NO_POSITION = -1
 
 _NEVER_MS = np.iinfo(np.int64).max
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of splitmix64
+_CLICKED = (EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE)
 _DRAWS = 3  # candidates drawn per negative: some are known to the user, or repeat
 
 # What an event says about its item; the later passes read it from the example.
@@ -166,7 +167,7 @@ def _labelled(
     """One row for each of `positives`; `effects[i]` happened because of positives[owners[i]]."""
     kind, value, n = log.kind[effects], log.value[effects], positives.size
     rated = kind == _code(EventType.RATING)
-    clicked = rated | (kind == _code(EventType.CLICK))
+    clicked = rated | np.isin(kind, [_code(t) for t in _CLICKED])
     converted = (kind == _code(EventType.PURCHASE)) | (rated & (value >= GOOD_STARS))
     liked = (kind == _code(EventType.LIKE)) | (rated & (value >= GREAT_STARS))
     dwelt = (kind == _code(EventType.DWELL)) & (value > 0)

@@ -1,4 +1,4 @@
-"""Fit `recsys.ranking.calibration` on validation rows."""
+"""Fit `recsys.ranking.calibration` on validation rows; a head whose label never varies becomes a constant."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from recsys.contracts.types import Head
-from recsys.ranking.calibration import Calibration, Isotonic, Platt
+from recsys.ranking.calibration import Calibration, Constant, Isotonic, Platt
 from training.ranker.dataset import RankExamples
 
 LEAST_FOR_ISOTONIC = 2_000  # positives; with fewer, steps are noise and Platt's two numbers are safer
@@ -16,17 +16,29 @@ KNOTS = 64
 
 
 def fit_calibrations(
-    scores: Mapping[Head, NDArray[np.float32]], examples: RankExamples
+    scores: Mapping[Head, NDArray[np.float32]], validation: RankExamples, train: RankExamples
 ) -> dict[Head, Calibration]:
-    """One map per probability head. Conversion is P(conversion | click): it is fitted on clicked rows."""
-    clicked = examples.label(Head.CLICK) > 0
-    everywhere = np.ones(len(examples), bool)
-    found = {}
-    for head, rows in ((Head.CLICK, everywhere), (Head.CONVERSION, clicked), (Head.LIKE, everywhere)):
-        labels = examples.label(head)[rows]
-        if 0 < labels.sum() < len(labels):
+    """One map per probability head, and a constant for a head, dwell too, without two different labels in `train`.
+
+    Args:
+        scores: of the validation rows.
+    """
+    found: dict[Head, Calibration] = {}
+    for head in Head:
+        rows, labels = _labels(head, validation)
+        _, learnt = _labels(head, train)
+        if head is not Head.DWELL and 0 < labels.sum() < len(labels):
             found[head] = fit_calibration(scores[head][rows], labels)
+        elif not learnt.size or learnt.min() == learnt.max():
+            found[head] = Constant(float(learnt[0]) if learnt.size else 0.0)
     return found
+
+
+def _labels(head: Head, examples: RankExamples) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """The rows that say something of a head, and their labels. Conversion is P(conversion | click)."""
+    everywhere = np.ones(len(examples), bool)
+    rows = examples.label(Head.CLICK) > 0 if head is Head.CONVERSION else everywhere
+    return rows, examples.label(head)[rows]
 
 
 def fit_calibration(raw: NDArray[np.float32], labels: NDArray[np.float32]) -> Calibration:

@@ -23,6 +23,9 @@ COLUMNS = [
     *("user_id", "item_id", "event_time_ms", "position", "click", "conversion", "like", "dwell_ms"),
     *("history_items", "history_types", "history_times", "features"),
 ]
+_MAKE_THEM = (
+    "`recsys features build` makes them of what the lake has of lists, clicks, likes, orders and ratings"
+)
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,11 @@ def read_examples(
     """
     found = sorted(p for p in folder.glob("dt=*/*.parquet") if days is None or p.parent.name[3:] in set(days))
     if not found:
-        raise InvalidData(f"{folder}: no examples; build them with `recsys features build`")
+        raise InvalidData(f"{folder}: no examples; {_MAKE_THEM}")
     # fragment by fragment and without the folder's name as a column: dt would become a dictionary column
     table = pa.concat_tables(pq.ParquetFile(p).read(columns=COLUMNS) for p in found)
     if not len(table):
-        raise InvalidData(f"{folder}: the example files are empty; build them with `recsys features build`")
+        raise InvalidData(f"{folder}: the example files are empty; {_MAKE_THEM}")
     # by time, and rows of one instant in an order that does not depend on the files
     order = [(name, "ascending") for name in ("event_time_ms", "user_id", "item_id")]
     return examples_of(table.sort_by(order), item_ids, n_features, length)
@@ -104,13 +107,12 @@ def examples_of(table: pa.Table, item_ids: Sequence[str], n_features: int, lengt
 
 
 def temporal_split(examples: RankExamples, validation: float) -> tuple[RankExamples, RankExamples]:
-    """(training, validation): the latest share `validation` of the rows; rows of one instant stay together."""
+    """(training, validation): the latest share `validation` of the rows; rows of one instant stay together. All rows
+    of one instant: no validation."""
     cut = examples.time_ms[int(len(examples) * (1 - validation))]
     first = int(np.searchsorted(examples.time_ms, cut, side="left"))
-    if not 0 < first < len(examples):
-        raise InvalidData(
-            f"{len(examples)} examples cannot be split by time at {1 - validation:.0%}; import more days"
-        )
+    if first == 0:  # most rows are of the first instant
+        first = int(np.searchsorted(examples.time_ms, cut, side="right"))
     return examples.take(slice(0, first)), examples.take(slice(first, None))
 
 

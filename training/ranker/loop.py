@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import Head
 from recsys.metrics import auc, gauc
 from recsys.models.ranker import HEADS, RankerLogits
@@ -63,6 +62,7 @@ def fit(
     """Train `model` in place to its best epoch by validation AUC *and* GAUC.
 
     Args:
+        validation: may be empty; the training rows then decide.
         objective: default, `ranking_loss` with the configured weights.
         checkpoints: file to resume from and to write after each epoch; deleted when done.
         report: called after each epoch with its number and validation score.
@@ -81,6 +81,7 @@ def fit(
     if checkpoints is not None:
         state.restore(checkpoints, identity)
 
+    judged = validation if len(validation) else train
     scores = [epoch["score"] for epoch in state.progress.reports]
     while len(scores) < config.epochs and len(scores) - _best_epoch(scores) <= config.patience:
         epoch = len(scores)
@@ -102,7 +103,7 @@ def fit(
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
-        scores.append(selection_score(predict(model, validation), validation))
+        scores.append(selection_score(predict(model, judged), judged))
         report(epoch + 1, scores[-1])
         if _best_epoch(scores) == len(scores):
             state.best = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -163,6 +164,8 @@ def predict_logits(
 ) -> RankerLogits:
     """Logits of every row, in order. `as_served`: position is read as 0."""
     model.eval()
+    if not len(examples):
+        return RankerLogits(*(torch.zeros(0) for _ in HEADS))
     found: list[RankerLogits] = []
     with torch.inference_mode():
         for start in range(0, len(examples), batch_size):
@@ -187,13 +190,15 @@ def predict(model: nn.Module, examples: RankExamples) -> dict[Head, NDArray[np.f
 
 
 def selection_score(scores: Mapping[Head, NDArray[np.float32]], examples: RankExamples) -> float:
-    """Mean of click AUC and click GAUC: the level across requests matters as well as the order within one."""
-    labels = examples.label(Head.CLICK).astype(np.int64)
-    both = [auc(labels, scores[Head.CLICK]), gauc(labels, scores[Head.CLICK], examples.users)]
-    known = [value for value in both if not np.isnan(value)]  # no user with both labels: no GAUC
-    if not known:
-        raise InvalidData("all validation rows have the same click label; take a longer validation period")
-    return sum(known) / len(known)
+    """Mean of click AUC and click GAUC: the level across requests matters as well as the order within one. Of orders or
+    likes, in this turn, where clicks do not vary; 0 where nothing does."""
+    for head in (Head.CLICK, Head.CONVERSION, Head.LIKE):
+        labels = examples.label(head).astype(np.int64)
+        both = [auc(labels, scores[head]), gauc(labels, scores[head], examples.users)]
+        known = [value for value in both if not np.isnan(value)]  # no user with both labels: no GAUC
+        if known:
+            return sum(known) / len(known)
+    return 0.0
 
 
 def _parameter_groups(model: nn.Module, config: LoopConfig) -> list[dict[str, Any]]:

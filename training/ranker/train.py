@@ -3,7 +3,7 @@
 The same seed and data give the same weights, also after an interruption.
 """
 
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from recsys.ranking.calibration import calibrate, write_calibrations
+from recsys.result import to_json
 from training.config import Config
 from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SUMMARY, save_trained
 from training.ranker.calibrate import fit_calibrations
@@ -107,7 +108,7 @@ def write_ranker(
 ) -> dict[str, float]:
     """Write calibration, export and the training features' histograms; return the figures of the validation rows."""
     raw = predict(ranker, validation)
-    calibrations = fit_calibrations(raw, validation)
+    calibrations = fit_calibrations(raw, validation, train)
     out.mkdir(parents=True, exist_ok=True)
     data, length = ranker.data, train.history.shape[1]
     golden = export_ranker(ranker, out / ONNX, data.n_items, data.n_features, length, seed)
@@ -133,7 +134,7 @@ def write_summary(
         "curve": [{"epoch": epoch, "validation": {"score": score}} for epoch, score in curve],
         **(more or {}),
     }
-    (out / SUMMARY).write_text(json.dumps(to_jsonable_python(summary), indent=2), encoding="utf-8")
+    (out / SUMMARY).write_text(to_json(to_jsonable_python(summary), indent=2), encoding="utf-8")
 
 
 def ranker_warm_start(
@@ -183,18 +184,17 @@ def over_all_rows(scores: Mapping[Head, NDArray[np.float32]]) -> dict[Head, NDAr
 def figures(scores: Mapping[Head, NDArray[np.float32]], examples: RankExamples) -> dict[str, float]:
     """AUC, GAUC and calibration error per probability head, XAUC and mean absolute error of dwell.
 
-    A head with a single label value has no AUC and is left out.
+    NaN where a figure is undefined: a head with a single label value has no AUC.
     """
     found: dict[str, float] = {}
     probabilities = over_all_rows(scores)
     for head, labels in labels_by_head(examples).items():
         happened, probability = (labels > 0).astype(np.int64), probabilities[head]
-        if 0 < happened.sum() < len(happened):
-            found[f"{head}_auc"] = auc(happened, probability)
-            found[f"{head}_gauc"] = gauc(happened, probability, examples.users)
-            found[f"{head}_calibration_error"] = calibration_error(happened, probability)
+        found[f"{head}_auc"] = auc(happened, probability)
+        found[f"{head}_gauc"] = gauc(happened, probability, examples.users)
+        varies = 0 < happened.sum() < len(happened)
+        found[f"{head}_calibration_error"] = calibration_error(happened, probability) if varies else math.nan
     seconds, predicted = np.expm1(examples.label(Head.DWELL)), np.expm1(scores[Head.DWELL])
-    if seconds.any():
-        found["dwell_xauc"] = xauc(seconds, predicted)
-        found["dwell_mae_s"] = float(np.abs(seconds - predicted).mean())
+    found["dwell_xauc"] = xauc(seconds, predicted)
+    found["dwell_mae_s"] = float(np.abs(seconds - predicted).mean()) if seconds.any() else math.nan
     return found

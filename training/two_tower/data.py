@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import Item
 from recsys.datasets.catalogue import table_users
 from recsys.features.definitions import FEATURES
@@ -36,7 +36,8 @@ class TrainingData:
 
 
 def read_training_data(config: TwoTowerConfig) -> TrainingData:
-    """One pass over the files: how often each item occurs, and what is held out."""
+    """One pass over the files: how often each item occurs, and what is held out; where no user has a new item after the
+    validation cut, everything is trained on and nothing held out."""
     items = read_items(config.items)
     files = SequenceFiles(config.sequences, items)
     cut = _cut(config, files)
@@ -44,9 +45,7 @@ def read_training_data(config: TwoTowerConfig) -> TrainingData:
     if config.validation is Validation.NONE:
         return data
     cases = cases_after(files.read(), cut, wanted_type(config)).sample(config.validation_cases, config.seed)
-    if not len(cases):
-        raise InvalidData(f"{config.sequences}: no new item after the validation cut; choose validation none")
-    return replace(data, held_out=cases)
+    return replace(data, held_out=cases) if len(cases) else counted(items, files, data.profiles, keep_all)
 
 
 def wanted_type(config: TwoTowerConfig) -> int:
@@ -82,8 +81,8 @@ def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
     if config.validation_from_ms:
         return BeforeTime(config.validation_from_ms)
     times = np.concatenate([h.times for h in files.read()] or [np.zeros(1, np.int64)])
-    if times.min() <= 0:
-        raise InvalidData(f"{config.sequences}: events without times; choose validation last_item or none")
+    if times.min() <= 0:  # events without times
+        return before_last
     return BeforeTime(int(np.quantile(times, 1 - config.validation_share)))
 
 

@@ -4,7 +4,6 @@
 and `summary.json`; `recsys.bundle.FILES` says what each holds.
 """
 
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ from recsys.contracts.errors import InvalidBundle
 from recsys.models.attributes import PROFILE_SLOTS
 from recsys.models.encoding import EncodedHistory, encode_arrays
 from recsys.models.two_tower import ServedUserTower
+from recsys.result import to_json
 from training.two_tower.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.two_tower.sequences import History, Profiles, SequenceFiles
 from training.two_tower.train import TwoTowerResult
@@ -66,6 +66,8 @@ def main(
     similar, scores = filled_up(*item_neighbours(seen, neighbours), vectors["vectors"])
     save_file({"neighbours": similar, "scores": scores}, work / "item_to_item.safetensors")
     popular = popularity(histories, len(result.items), half_life_days)
+    if not popular.any():  # all are equally popular, so that a new user gets a list
+        popular[:] = 1.0
     order = np.argsort(-popular, kind="stable").astype(np.int32)
     save_file({"rows": order, "scores": popular[order].astype(np.float32)}, work / "popular.safetensors")
     summary = {
@@ -74,7 +76,7 @@ def main(
         "seed": result.config.seed,
         "curve": [{"epoch": e.epoch, "loss": e.loss, "validation": e.validation} for e in result.epochs],
     }
-    (work / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    (work / "summary.json").write_text(to_json(summary, indent=2), encoding="utf-8")
     save_weights(result.model, result.config, result.items, result.newest_ms, work)
     return work
 
@@ -100,9 +102,8 @@ def golden_inputs(histories: list[History], length: int, profiles: Profiles | No
     ]
     arrays = dict(zip(INPUTS, (np.stack(column) for column in zip(*encoded, strict=True)), strict=True))
     if profiles is not None:
-        arrays[PROFILE] = profiles.of(
-            [histories[-1], *some]
-        )  # the empty history has a known user's attributes
+        known = histories[-1] if histories else unknown
+        arrays[PROFILE] = profiles.of([known, *some])  # the empty history has a known user's attributes
     return arrays
 
 
@@ -146,8 +147,8 @@ def check_user_tower(tower: ServedUserTower, path: Path, inputs: TowerInputs) ->
         one = {name: array[case : case + 1] for name, array in inputs.items()}
         return one | {name: one[name][:, -n:] for name in INPUTS}
 
-    width = inputs["history"].shape[1]
-    for part in (inputs, *(newest(case, n) for case, n in enumerate((width, 1, 2, 7)))):
+    cases, width = inputs["history"].shape
+    for part in (inputs, *(newest(i % cases, n) for i, n in enumerate((width, 1, 2, 7)))):
         with torch.inference_mode():
             ours = tower(*(torch.from_numpy(np.ascontiguousarray(a)) for a in part.values())).numpy()
         theirs = session.run([OUTPUT], part)[0]

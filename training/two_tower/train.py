@@ -5,6 +5,7 @@ trained on everything for as many epochs. The same program runs in one process, 
 `TorchDistributor` (docs/recall.md): each process takes its rows of every batch.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ from training.two_tower.sequences import Profiles, keep_all
 from training.two_tower.sharded_embedding import ShardedEmbedding
 from training.two_tower.warm_start import warm_start
 
+METRICS = ("hr@10", "ndcg@10")  # of the held-out events
 # phase ("fit" or "refit"), epochs done, epochs in total
 OnProgress = Callable[[str, float, int], None]
 
@@ -67,7 +69,9 @@ class TwoTowerResult:
     config: TwoTowerConfig
     epochs: Sequence[EpochReport]  # of the last phase
     profiles: Profiles
-    validation: dict[str, float]  # of the best epoch before the refit; empty without validation
+    validation: dict[
+        str, float
+    ]  # `METRICS` of the best epoch before the refit; NaN where nothing could be held out
     newest_ms: int  # time of the newest event that was trained on
 
 
@@ -99,9 +103,10 @@ def _train(config: TwoTowerConfig, progress: OnProgress) -> TwoTowerResult:
         raise InvalidData(
             f"{config.sequences}: nothing is newer than {config.newer_than_ms} ms; build features"
         )
-    if config.validation is Validation.NONE:
+    if data.held_out is None:
         model, reports = _fit(config, data, "refit", config.epochs, progress)
-        return TwoTowerResult(model, data.items, config, reports, data.profiles, {}, data.newest_ms)
+        validation = {} if config.validation is Validation.NONE else dict.fromkeys(METRICS, math.nan)
+        return TwoTowerResult(model, data.items, config, reports, data.profiles, validation, data.newest_ms)
     model, reports = _fit(config, data, "fit", config.epochs, progress)
     best = max(reports, key=lambda report: report.validation["ndcg@10"])
     if config.refit:
@@ -232,12 +237,12 @@ def _finish_epoch(state: TrainingState[TwoTower], data: TrainingData, config: Tw
     if data.held_out is not None:
         model = _unsharded(state.evaluated, config, data)
         ranks = next_item_ranks(two_tower_scorer(model, config.max_length, data.profiles), data.held_out)
-        validation = {"hr@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
+        validation = dict(zip(METRICS, (hit_rate(ranks, 10), ndcg(ranks, 10)), strict=True))
     report = EpochReport(
         epoch=at.epoch + 1,
-        loss=at.loss / at.targets,
+        loss=at.loss / at.targets if at.targets else math.nan,  # nobody has engaged with anything
         seconds=at.seconds,
-        targets_per_s=at.targets / at.seconds,
+        targets_per_s=at.targets / max(at.seconds, 1e-9),
         loader_targets_per_s=at.targets / max(at.loader_seconds, 1e-9),
         waited_s=at.waited_seconds,
         validation=validation,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
+from infra.terminal import UNDEFINED, JsonFlag, console, print_json, print_mapping, print_table
 from recsys import bundle as bundles
 from recsys.client import Client
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
@@ -162,4 +162,8 @@ def _path(version: str) -> Path:
 
 
 def _short(metrics: object) -> str:
-    return ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()) if isinstance(metrics, dict) else ""
+    return ", ".join(f"{k} {_number(v)}" for k, v in metrics.items()) if isinstance(metrics, dict) else ""
+
+
+def _number(metric: float | None) -> str:
+    return UNDEFINED if metric is None else f"{metric:.4g}"

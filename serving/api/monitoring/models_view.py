@@ -23,14 +23,14 @@ class Epoch(BaseModel):
 
     epoch: int
     loss: float | None = None
-    validation: dict[str, float] = {}
+    validation: dict[str, float | None] = {}
 
 
 class Training(BaseModel):
     """The latest training of one model in this home, not necessarily the served one."""
 
     model: str
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | None] = {}
     curve: list[Epoch] = []
 
 

@@ -1,6 +1,6 @@
 // Data & models: the import's report, training curves, saved results. `/v1/models` reads the home folder.
 import { readModels } from "../api.js";
-import { count, number, words } from "../format.js";
+import { count, metric, number, words } from "../format.js";
 import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../components.js";
 import { html } from "../vendor/toolkit.js";
 
@@ -61,7 +61,7 @@ function Curve({ training }) {
         series=${names.map((name, i) => ({ label: words(name), tone: TONES[i % TONES.length], values: training.curve.map((epoch) => at(epoch, name)) }))} />
         <p class="note">${names.map(words).join(", ")} by epoch</p>`}
       <${Table} caption=${`Metrics of ${words(training.model)}`} head=${["metric", ["value"]]}>
-        ${metrics.map(([name, value]) => html`<tr><th scope="row">${words(name)}</th><td class="num">${number(value)}</td></tr>`)}
+        ${metrics.map(([name, value]) => html`<tr><th scope="row">${words(name)}</th><td class="num">${metric(value)}</td></tr>`)}
       <//>
     </div>`;
 }

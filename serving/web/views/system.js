@@ -1,6 +1,6 @@
 // System: load and state now, from `/v1/system`, `/v1/bundles` and `/v1/experiments`, polled every two seconds.
 import { activate, readBundles, readSystem } from "../api.js";
-import { age, ago, bucketed, bytes, count, ms, number, percent, when, words } from "../format.js";
+import { age, ago, bucketed, bytes, count, metric, ms, percent, when, words } from "../format.js";
 import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../components.js";
 import { html, useEffect, useState } from "../vendor/toolkit.js";
 import { Experiments } from "./experiments.js";
@@ -98,14 +98,14 @@ function Bundles({ askKey }) {
       ${error && html`<${Problem} error=${error} retry=${reload} />`}
       ${found && !found.bundles.length && html`<${Empty} title="No bundle yet">recsys train all creates and publishes one.<//>`}
       ${found && found.bundles.length > 0 && html`
-        <${Table} caption="Bundles with their metrics" className="bundles" head=${["version", "", "created", ...metrics.map((metric) => [words(metric)])]}>
+        <${Table} caption="Bundles with their metrics" className="bundles" head=${["version", "", "created", ...metrics.map((name) => [words(name)])]}>
           ${found.bundles.toReversed().map((bundle) => html`
             <tr class=${bundle.active ? "chosen" : ""}>
               <th scope="row">${bundle.version}</th>
               <td>${bundle.active ? html`<span class="tag good">active</span>` : html`<button type="button" class="quiet" onClick=${() => swap(bundle.version)}>Activate<span class="sr"> ${bundle.version}</span></button>`}
                 ${bundle.refused && html`<p class="dim bad">refused: ${bundle.refused}</p>`}</td>
               <td class="dim made">${bundle.created_ms ? when(bundle.created_ms) : "–"}</td>
-              ${metrics.map((metric) => html`<td class="num">${number(bundle.metrics[metric])}</td>`)}
+              ${metrics.map((name) => html`<td class="num">${metric(bundle.metrics[name])}</td>`)}
             </tr>`)}
         <//>`}
     <//>`;

@@ -1,10 +1,16 @@
-"""No command drops an option silently: one that would have no effect is refused, by name and with what to do."""
+"""No command drops an option silently: one that would have no effect is refused, by name and with what to do. No error
+names an option that no command has."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from infra.cli.main import app
+from infra.cli.main import COMMANDS, app, load
 from infra.cli.options import refuse
 from recsys.contracts.errors import InvalidConfig
 
@@ -65,3 +71,39 @@ def test_only_options_on_the_command_line_are_refused() -> None:
         assert CliRunner().invoke(example, line).exit_code == 0
     # a value that equals the default was still asked for
     assert isinstance(CliRunner().invoke(example, ["--quick", "--trials", "3"]).exception, InvalidConfig)
+
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+_PACKAGES = ("recsys", "streaming", "serving", "training", "infra")
+
+
+def _options(command: Any) -> set[str]:
+    own = {name for parameter in command.params for name in parameter.opts}
+    return own.union(*map(_options, getattr(command, "commands", {}).values()))
+
+
+def _texts(node: ast.AST) -> str:
+    return " ".join(
+        n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    )
+
+
+def test_no_error_names_an_option_that_no_command_has() -> None:
+    """Nor, as `recsys COMMAND --option`, one of another command."""
+    commands = {name: load(name) for name in COMMANDS}
+    of_all = set().union(*map(_options, commands.values()))
+    paths = [path for package in _PACKAGES for path in Path(package).rglob("*.py")]
+    errors = [
+        _texts(n) for path in paths for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Raise)
+    ]
+    named = {(option, text) for text in errors for option in _OPTION.findall(text)}
+    assert len(named) > 10
+    assert not {(option, text) for option, text in named if option not in of_all}
+    for text in errors:
+        for words in re.findall(r"`recsys ([a-z -]+)`", text):
+            command: Any = commands[words.split()[0]]
+            for word in words.split()[1:]:
+                if word.startswith("--"):
+                    assert word in _options(command), words
+                elif word in getattr(command, "commands", {}):
+                    command = command.commands[word]
