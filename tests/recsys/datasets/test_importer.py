@@ -300,7 +300,10 @@ def test_two_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     import_dataset(open_dataset(samples.table(tmp_path / "t", good_rows(20))), lake)
     (tmp_path / "other").mkdir()
-    folder, before = samples.table(tmp_path / "other" / "t", ["b,y,875000000000,1,,"] * 20), snapshot(lake)
+    folder, before = (
+        samples.table(tmp_path / "other" / "t", [f"b,y,8750000{i:02}000,1,," for i in range(20)]),
+        snapshot(lake),
+    )
     with pytest.raises(InvalidData, match=r"data set t from .*/t \(events\.csv\); .* --name"):
         import_dataset(open_dataset(folder), lake)
     assert snapshot(lake) == before
