@@ -101,7 +101,7 @@ class FeatureWorker:
         self.metrics = WorkerMetrics()
         self._owned: dict[Partition, float] = {}  # → earliest monotonic time of the next claim
         self._claims: dict[Partition, Claim] = {}
-        self._numbers = self._config.partitions  # of the topic with most partitions
+        self._counts = dict.fromkeys(TOPICS, self._config.partitions)  # partitions of each topic
         self._pending: tuple[Prepared, Future[Applied]] | None = None
         self._applier = ThreadPoolExecutor(1, "apply")
         self._reported = 0.0
@@ -185,14 +185,14 @@ class FeatureWorker:
                     f"topic {topic} has {found} partitions, the worker is set to {expected}; "
                     f"set RECSYS_PARTITIONS={found}"
                 )
-            self._numbers = max(self._numbers, found)
+            self._counts[topic] = found
 
     def _share(self, source: EventSource) -> None:
         """Send a heartbeat and update the partitions that this worker owns."""
         live = self._store.workers(self.name, int(self._config.dead_after_s * 1_000))
         self._shared_at = time.monotonic()
-        numbers = [n for n in range(self._numbers) if live[n % len(live)] == self.name]
-        mine = {(topic, number) for topic in TOPICS for number in numbers}
+        every = ((topic, number) for topic, count in self._counts.items() for number in range(count))
+        mine = {(topic, number) for topic, number in every if live[number % len(live)] == self.name}
         lost = self._owned.keys() - mine
         if lost:
             self._finish()
@@ -302,12 +302,13 @@ class FeatureWorker:
         stopped = source.unreadable()
         self.metrics.stopped.set(len(stopped))
         problems = [str(found) for found in stopped]
-        if self._numbers > self._config.partitions:
-            problems.append(
-                f"a topic has {self._numbers} partitions, RECSYS_PARTITIONS is {self._config.partitions}: records "
-                "that a producer put elsewhere for that are dead letters (docs/operations.md, rolling upgrade)"
-            )
-        return problems
+        expected = self._config.partitions
+        return problems + [
+            f"topic {topic} has {count} partitions, RECSYS_PARTITIONS is {expected}: records that a producer put "
+            "elsewhere for that are dead letters (docs/operations.md, rolling upgrade)"
+            for topic, count in self._counts.items()
+            if count > expected
+        ]
 
 
 def _say_what_for(waiting: RetryCallState) -> None:
