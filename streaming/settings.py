@@ -13,4 +13,12 @@ class StreamSettings(Settings):
     worker_batch: int = Field(
         100, ge=1, le=1_000, description="Events per Redis call, which blocks Redis for its duration."
     )
+    max_users: int = Field(
+        20_000_000,
+        ge=1,
+        description="Users with state in Redis; beyond it, those go whose state would expire first.",
+    )
+    max_items: int = Field(
+        2_000_000, ge=1, description="The same for items, each in up to `RECSYS_PARTITIONS` shares."
+    )
     worker_metrics_port: int = Field(0, ge=0, le=65_535, description="Port of the worker's metrics; 0: none.")

@@ -16,6 +16,9 @@ local PRUNE_STEP = 64 -- new cells after which a hash is searched for expired ti
 local ADD, LEAST, MOST = string.byte('+<>', 1, 3)
 local MAX_SUM = 2 ^ 53 - 1 -- sums saturate: `recsys.contracts.state`
 
+local clock = call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
 local function cut(text, width) -- returns a function that gives the next n pieces
   local at = 1
   return function(n)
@@ -82,7 +85,7 @@ local function attempt(command, key, ...) -- returns nil if the key has a value 
 end
 
 local next_fields = cut(ARGV[5], 8)
-local function write(key, amounts, ops, oldest_tile) -- returns true if the entity is new
+local function write(key, amounts, ops, oldest_tile) -- returns when it expires, nothing if it is damaged
   local fields, fresh = next_fields(#amounts), 0
   each_slice(fields, function(first, last)
     local old, changes = attempt('HMGET', key, unpack(fields, first, last)), {}
@@ -105,23 +108,49 @@ local function write(key, amounts, ops, oldest_tile) -- returns true if the enti
     end
     if #changes > 0 then call('HSET', key, unpack(changes)) end
   end)
-  if result[#result] == key then return false end
-  call('PEXPIRE', key, head.idle_ms)
-  if fresh == 0 then return false end
+  if result[#result] == key then return end
   local size = call('HLEN', key)
   if math.floor(size / PRUNE_STEP) > math.floor((size - fresh) / PRUNE_STEP) then prune(key, oldest_tile) end
-  return size == fresh
+  local until_ms = now_ms + (size < head.new_cells and head.new_idle_ms or head.idle_ms)
+  call('PEXPIREAT', key, until_ms)
+  return until_ms
 end
 
-for _, row in ipairs(users[2]) do write(prefix .. 'u:' .. row[1], row[2], row[3], users[1]) end
+-- What has state is listed by when it expires. The lists shrink with it; beyond `most`, the next to expire go now.
+local function list(name, expiries, most, keys_of) -- expiries: when, id, when, id, …
+  local index = prefix .. name
+  each_slice(expiries, function(first, last) call('ZADD', index, unpack(expiries, first, last)) end)
+  call('ZREMRANGEBYSCORE', index, '-inf', now_ms)
+  local surplus = call('ZCARD', index) - most
+  if surplus > 0 then
+    local dropped = call('ZPOPMIN', index, math.min(surplus, SLICE))
+    for i = 1, #dropped, 2 do call('UNLINK', unpack(keys_of(dropped[i]))) end
+  end
+end
+
+local expiries, user_until = {}, {}
+for _, row in ipairs(users[2]) do
+  local until_ms = write(prefix .. 'u:' .. row[1], row[2], row[3], users[1])
+  if until_ms then
+    expiries[#expiries + 1] = until_ms
+    expiries[#expiries + 1] = row[1]
+    user_until[row[1]] = until_ms
+  end
+end
 for _, row in ipairs(visits) do
-  local key, size, members = prefix .. 'h:' .. row[1], row[2], row[3] -- members: time, visit, time, visit, …
+  local user, size, members = row[2], row[3], row[4] -- members: time, visit, time, visit, …
+  local key = prefix .. 'h:' .. row[1] .. ':' .. user
   each_slice(members, function(first, last) attempt('ZADD', key, unpack(members, first, last)) end)
   if result[#result] ~= key then
     call('ZREMRANGEBYRANK', key, 0, -(size + 1))
-    call('PEXPIRE', key, head.idle_ms)
+    call('PEXPIREAT', key, user_until[user] or now_ms + head.new_idle_ms)
   end
 end
+list('users', expiries, head.max_users, function(user)
+  local keys = {prefix .. 'u:' .. user}
+  for _, name in ipairs(head.histories) do keys[#keys + 1] = prefix .. 'h:' .. name .. ':' .. user end
+  return keys
+end)
 
 -- A user counts once for an item and a tile. The keys are kept as event ids are, until no event of the tile can come.
 local noted = {}
@@ -138,11 +167,17 @@ for _, row in ipairs(once) do
   end
 end
 local changed = {}
+expiries = {}
 for i, row in ipairs(items[2]) do
   local item = row[1]
-  if write(prefix .. 'i:' .. item, row[2], row[3], items[1]) then call('SADD', prefix .. 'items', item) end
+  local until_ms = write(prefix .. 'i:' .. item, row[2], row[3], items[1])
+  if until_ms then
+    expiries[#expiries + 1] = until_ms
+    expiries[#expiries + 1] = item
+  end
   changed[i] = item
 end
+list('items', expiries, head.max_items, function(item) return {prefix .. 'i:' .. item} end)
 
 -- (3e) Tell readers which items changed. Each entry names its predecessor: a reader sees what was trimmed.
 if #changed > 0 then

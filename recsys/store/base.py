@@ -45,10 +45,21 @@ class StoreConfig:
     dedupe_bucket_ms: int = MS_PER_HOUR
     changes: int = 4096  # batches of changed items in the change stream, for readers that were away
     idle_ms: int = 400 * MS_PER_DAY  # wall clock; state of a user or item without events expires after it
+    new_idle_ms: int = (
+        30 * MS_PER_DAY
+    )  # the same for one of fewer cells than `new_cells`, such as a made-up id
+    new_cells: int = 8
+    # of the users of a partition and the items that have a share there; beyond them, the next to expire go first
+    max_users: int = 5_000_000
+    max_items: int = 2_000_000
 
     def __post_init__(self) -> None:
         if self.partitions < 1:
             raise InvalidConfig(f"partitions: at least 1 is required, got {self.partitions}")
+        if not (0 < self.new_idle_ms <= self.idle_ms and self.max_users > 0 and self.max_items > 0):
+            raise InvalidConfig(
+                "new_idle_ms must be positive and at most idle_ms; max_users, max_items positive"
+            )
         if not 0 < self.dedupe_bucket_ms <= self.dedupe_ms:
             raise InvalidConfig("dedupe_bucket_ms must be positive and at most dedupe_ms")
 

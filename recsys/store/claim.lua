@@ -3,7 +3,7 @@
 -- KEYS[5] its last entry   KEYS[6] a key for a moment   ARGV[1] log_id
 -- Returns {epoch, offset, watermark_ms}, or {'lost'}: events were counted, but their offset is gone.
 
-local types = {'hash', 'zset', 'set', 'stream', 'string'}
+local types = {'hash', 'zset', 'zset', 'stream', 'string'}
 for i, expected in ipairs(types) do
   local found = redis.call('TYPE', KEYS[i]).ok
   if found ~= expected and found ~= 'none' then
@@ -18,8 +18,8 @@ local function try(...) -- commands on the key, one after the other
   for _, command in ipairs({...}) do redis.call(command[1], KEYS[6], unpack(command, 2)) end
 end
 try({'HSET', 'f', 1}, {'HMGET', 'f'}, {'HKEYS'}, {'HLEN'}, {'HDEL', 'f'})
-try({'SADD', 'm'}, {'SMISMEMBER', 'm'}, {'PEXPIRE', 1000})
-try({'ZADD', 1, 'm'}, {'ZRANGEBYSCORE', 0, 1}, {'ZREMRANGEBYSCORE', 0, 0}, {'ZREMRANGEBYRANK', 0, 0})
+try({'SADD', 'm'}, {'SMISMEMBER', 'm'}, {'PEXPIREAT', 9e15})
+try({'ZADD', 1, 'm'}, {'ZRANGEBYSCORE', 0, 1}, {'ZREMRANGEBYSCORE', 0, 0}, {'ZREMRANGEBYRANK', 0, 0}, {'ZCARD'}, {'ZPOPMIN', 1})
 try({'XADD', 'MAXLEN', '~', 1, '*', 'f', 'v'})
 try({'SET', 'v'}, {'GET'}, {'UNLINK'})
 

@@ -101,12 +101,17 @@ class BatchEncoder:
             "oldest_bucket": (batch.watermark_ms - config.dedupe_ms) // config.dedupe_bucket_ms,
             "changes": config.changes,
             "idle_ms": config.idle_ms,
+            "new_idle_ms": config.new_idle_ms,
+            "new_cells": config.new_cells,
+            "max_users": config.max_users,
+            "max_items": config.max_items,
+            "histories": sorted(self._stored),
         }
         fields: list[bytes] = []
         content = (
             header,
             [(bucket, len(keys)) for bucket, keys in buckets.items()],
-            [(f"{name}:{user}", self._stored[name], members) for (name, user), members in visits.items()],
+            [(name, user, self._stored[name], members) for (name, user), members in visits.items()],
             (self._oldest_tiles(Entity.USER, batch.watermark_ms), self._rows(Entity.USER, users, fields)),
             (self._oldest_tiles(Entity.ITEM, batch.watermark_ms), self._rows(Entity.ITEM, items, fields)),
             self._once(items, once),

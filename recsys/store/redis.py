@@ -11,7 +11,7 @@ Everything of partition p has the hash tag `{p}`, so one script call is atomic o
     NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes; `encoding`)
     NS:{p}:a:USER                  static attributes put since the import (hash): attributes, changed_ms
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
-    NS:{p}:items                   the items that have a share here (set)
+    NS:{p}:users  NS:{p}:items     the users, and the items that have a share here, by when they expire (sorted sets)
     NS:{p}:d:TOPIC:BUCKET          events seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
     NS:{nightly}:u:USER            the user's nightly document (`nightly`); `forget_user` removes it, too
     NS:{p}:changed  :last          the stream of changed items, and its last entry; {c} has one for the catalogue
@@ -46,7 +46,9 @@ from recsys.store.redis_client import (
 from recsys.store.redis_reads import ThreadReads
 from recsys.store.redis_workers import RedisWorkers
 
-_LAYOUT = 3  # of keys and values; layout 1 had cells by name, 2 event ids without their user
+_LAYOUT = (
+    4  # of keys and values; 1 had cells by name, 2 event ids without their user, 3 an unordered set of items
+)
 _PAGE = 500  # items per round trip when all are read
 _SHARES = 250  # items per call of shares.lua, which blocks Redis for half a millisecond
 _CATALOGUE = "c"
@@ -276,9 +278,8 @@ class RedisFeatureStore(RedisWorkers):
         found: set[str] = set()
         for partition in range(self._config.partitions):
             with redis_errors():
-                found.update(
-                    m.decode() for m in self._redis.sscan_iter(self._key(partition, "items"), count=_PAGE)
-                )
+                listed = self._redis.zscan_iter(self._key(partition, "items"), count=_PAGE)
+                found.update(member.decode() for member, _ in listed)
         ordered = sorted(found)
         for start in range(0, len(ordered), _PAGE):
             page = ordered[start : start + _PAGE]
@@ -314,6 +315,7 @@ class RedisFeatureStore(RedisWorkers):
             state = self._redis.unlink(
                 self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories
             )
+            self._redis.zrem(self._key(partition, "users"), user_id)
             document = self._redis.unlink(nightly_key(self._namespace, "u", user_id))  # in another slot
         return bool(state or document)
 

@@ -334,7 +334,12 @@ def _kind(error: InvalidEvent) -> str:
 def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = ()) -> WorkerMetrics:
     """Run one worker until `stop`. Without `partitions`, it shares all of them with the other workers."""
     rules = settings.time_rules
-    store_config = StoreConfig(settings.partitions, dedupe_ms=rules.late_ms)
+    store_config = StoreConfig(
+        settings.partitions,
+        dedupe_ms=rules.late_ms,
+        max_users=-(-settings.max_users // settings.partitions),
+        max_items=settings.max_items,
+    )
     store = RedisFeatureStore(
         settings.redis_url.get_secret_value(), FEATURES, store_config, settings.redis_namespace
     )

@@ -21,7 +21,7 @@ from recsys.store.redis import RedisFeatureStore
 
 _START_MS = 1_750_000_000_000 // MS_PER_DAY * MS_PER_DAY
 # the part of a key after its partition → what it belongs to
-_OWNERS = {"u": "user", "h": "user", "i": "item", "items": "item"}
+_OWNERS = {"u": "user", "h": "user", "users": "user", "i": "item", "items": "item"}
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class UnguardedStore(RedisFeatureStore):
                         known = extremes.get((key, cell), (op, amount))[1]
                         extremes[key, cell] = op, (max if op is Op.MAX else min)(known, amount)
                 if changes:
-                    pipe.sadd(self._key(partition, "items"), event.item_id)
+                    pipe.zadd(self._key(partition, "items"), {event.item_id: 2**52})
                 for history, visit in folded.visits:
                     if history.name in self._stored:
                         key = self._key(partition, "h", history.name, event.user_id)

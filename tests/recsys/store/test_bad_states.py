@@ -189,7 +189,7 @@ def test_a_real_server_in_each_state(own_server: RedisServer, client: Any) -> No
 def test_an_account_that_may_not_all_is_refused_before_it_writes_a_part(
     own_server: RedisServer, client: Any
 ) -> None:
-    for missing in ("zadd", "hset", "xadd", "pexpire", "sadd", "set", "hmget", "smismember"):
+    for missing in ("zadd", "hset", "xadd", "pexpireat", "zpopmin", "sadd", "set", "hmget", "smismember"):
         client.acl_setuser(
             "worker", enabled=True, reset=True, nopass=True, keys="*", commands=["+@all", f"-{missing}"]
         )

@@ -205,6 +205,41 @@ def test_a_url_that_is_none_is_refused() -> None:
         RedisFeatureStore("localhost:6379", FEATURES)
 
 
+def test_an_id_of_one_event_expires_before_one_with_a_history(redis_url: str, client: Any) -> None:
+    feeder = Feeder(RedisFeatureStore(redis_url, FEATURES, CONFIG))
+    feeder.apply(
+        click(0, T0, "once", "rare"), *(click(i, T0 + i * MS_PER_DAY, "often", "i") for i in range(9))
+    )
+    kept = {"u:once": 30, "h:seen:once": 30, "i:rare": 30, "u:often": 400, "h:seen:often": 400, "i:i": 400}
+    ttl = {key: client.ttl(f"recsys:{{0}}:{key}") for key in kept}
+    assert {key: round(s * 1_000 / MS_PER_DAY) for key, s in ttl.items()} == kept
+    assert client.zrange("recsys:{0}:users", 0, -1) == ["once", "often"]  # by when they expire
+    assert client.zrange("recsys:{0}:items", 0, -1) == ["rare", "i"]
+
+
+def test_the_lists_of_ids_shrink(redis_url: str, client: Any) -> None:
+    config = StoreConfig(partitions=1, new_idle_ms=1)
+    feeder = Feeder(RedisFeatureStore(redis_url, FEATURES, config))
+    feeder.apply(click(0, T0, "gone", "lost"))
+    while client.exists("recsys:{0}:u:gone", "recsys:{0}:i:lost"):
+        pass
+    feeder.apply(click(1, T0, "next", "new"))
+    assert client.zscore("recsys:{0}:users", "gone") is client.zscore("recsys:{0}:items", "lost") is None
+
+
+def test_beyond_the_bound_the_next_to_expire_go_with_their_states(redis_url: str, client: Any) -> None:
+    store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=1, max_users=2, max_items=2))
+    feeder = Feeder(store)
+    feeder.apply(*(click(i, T0 + i * MS_PER_DAY) for i in range(9)))  # of "u" on "i", who stay
+    for number in range(9, 14):
+        feeder.apply(click(number, T0 + 9 * MS_PER_DAY, f"made-up-{number}", f"fake-{number}"))
+    assert set(store.user_ids()) == {"u", "made-up-13"}
+    assert {item for item, _ in store.all_items()} == {"i", "fake-13"}
+    assert not client.keys("*made-up-9*")
+    assert store.forget_user("u")
+    assert client.zscore("recsys:{0}:users", "u") is None
+
+
 def test_users_are_found_once_by_one_scan(
     redis_url: str, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
