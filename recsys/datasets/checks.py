@@ -123,8 +123,8 @@ class Checker:
         return pa.array(whole, mask=_mask(numbers.is_null()))
 
     def time(self, time: TimeColumn, span: Span | None = None) -> NDArray[np.int64]:
-        """Unix milliseconds of a log's rows, which must be within `span`; without one, of a column that may be empty (0
-        there) and have any time. Numbers that are plausible in another unit only are read in that one."""
+        """Unix milliseconds of a log's rows, which must be within `span`; without one, of a column that may be empty or
+        0 (unknown) and have any time. Numbers that are plausible in another unit only are read in that one."""
         column = self._columns[_named(time)]
         absent = _mask(column.is_null())
         times, bad, guessed = _to_ms(column, time.unit, span.latest_ms if span else MAX_TIME_MS - 1)
@@ -133,7 +133,7 @@ class Checker:
             self._guessed[f"{self._chunk.file}: column {time.column}: {says}"] += int((rows & ~absent).sum())
         self.flag(bad & ~absent, _named(time), "is not a time in " + NAMES[time.unit])
         if span is None:
-            out = (times <= 0) | (times >= MAX_TIME_MS)
+            out = (times < 0) | (times >= MAX_TIME_MS)
             self.flag(out & ~absent & ~bad, _named(time), "is out of range for a time in " + NAMES[time.unit])
             return np.where(absent | bad | out, 0, times)
         implausible = ((times < EARLIEST_MS) | (times > span.latest_ms)) & ~absent & ~bad

@@ -24,6 +24,7 @@ from recsys.datasets.rows import UNDECODABLE, Row, text_rows
 
 _CHUNK_ROWS = 50_000
 _SHOWN_COLUMNS = 300  # characters of the names in a message
+_OTHER_TYPES = (pa.types.is_nested, pa.types.is_time, pa.types.is_duration, pa.types.is_interval)
 _STRING_TYPES = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -146,9 +147,9 @@ def _single_values(path: Path, name: str, column: pa.Array) -> pa.Array:
     """A column of one of the types that the checks know: numbers, truth values, times, `string`."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_nested(column.type):
+    if any(is_other(column.type) for is_other in _OTHER_TYPES):
         raise InvalidData(
-            f"{path}: column {name} is {column.type}; only columns of single values can be mapped"
+            f"{path}: column {name} is {column.type}; only columns of texts, numbers and instants can be mapped"
         )
     if any(is_string(column.type) for is_string in _STRING_TYPES):
         return null_if_empty(pc.cast(column, pa.string()))

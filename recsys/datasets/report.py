@@ -53,8 +53,8 @@ class ImportReport:
     @property
     def notes(self) -> list[str]:
         """What is likely to be wrong with the mapping, although every row can be read."""
-        units = "times were read in the unit in which they are plausible; correct the mapping's `unit`"
-        return [f"{where}: {rows:,} {units}" for where, rows in self.guessed_units.items()] + self._of_stars()
+        rows = [f"{where}, in {count:,} rows" for where, count in self.guessed_units.items()]
+        return [f"{where}; read so; correct the mapping's `unit`" for where in rows] + self._of_stars()
 
     def _of_stars(self) -> list[str]:
         best = self.best_stars

@@ -3,6 +3,8 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +40,15 @@ def report(folder: Path, end_ms: int | None = None) -> ImportReport:
     return validate_dataset(open_dataset(folder), end_ms=end_ms)
 
 
+@pytest.mark.parametrize("kind", [pa.time64("us"), pa.duration("ms"), pa.list_(pa.int64())])
+def test_columns_of_other_types_are_refused_by_name(kind: pa.DataType, tmp_path: Path) -> None:
+    folder = log(tmp_path)
+    (folder / "mapping.yaml").write_text(MAPPING.format(time="column: t").replace("*.csv", "e.parquet"))
+    pq.write_table(pa.table({"u": ["u"], "i": ["i"], "t": pa.nulls(1, kind)}), folder / "e.parquet")
+    with pytest.raises(InvalidData, match="column t is .*; only columns of"):
+        report(folder)
+
+
 @settings(deadline=None)
 @given(
     st.lists(
@@ -55,7 +66,7 @@ def test_every_row_is_read_in_the_unit_that_makes_sense(rows: list[tuple[int, fl
 
 def test_a_wrong_unit_is_said(tmp_path: Path) -> None:
     (note,) = report(log(tmp_path, *range(1_700_000_000, 1_700_000_020))).notes
-    assert note.startswith("e.csv: column t: seconds, not milliseconds: 20 times")
+    assert note.startswith("e.csv: column t: seconds, not milliseconds, in 20 rows")
     assert "`unit`" in note
     assert not report(log(tmp_path, START_MS)).notes
 

@@ -18,7 +18,7 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, EventType, Topic
-from recsys.features.definitions import FEATURES
+from recsys.features.definitions import FEATURES, STARRED
 from recsys.features.describe import DEFINITIONS, differences
 from recsys.features.reference import reference_features
 from recsys.lake.forget import user_digest
@@ -99,7 +99,7 @@ def test_examples_are_the_impressions_with_features_as_of_their_instant(
     given = {(r["user_id"], r["example_id"]) for r in rows if not r["sampled"]}
     shown = {key for key, kind in types.items() if kind is EventType.IMPRESSION}
     assert given >= shown
-    assert {types[key] for key in given - shown} <= {EventType.RATING}
+    assert {types[key] for key in given - shown} <= STARRED
     for row in RNG.sample(rows, 60):
         user = next(u for u in USERS if u.user_id == row["user_id"])
         item = next(i for i in ITEMS if i.item_id == row["item_id"])
