@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.contracts.errors import InvalidConfig
+from recsys.operator_files import read_yaml
 
 TABLE = Path(__file__).parent / "capacity" / "sizing.yaml"
 
@@ -51,8 +51,6 @@ def read_table(path: Path = TABLE) -> SizingTable:
         InvalidConfig: the file is missing, or a line is.
     """
     try:
-        return SizingTable.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InvalidConfig(f"{path}: {error.strerror}; copy {TABLE}") from error
-    except (yaml.YAMLError, ValidationError) as error:
-        raise InvalidConfig(f"{path}: {error}") from error
+        return read_yaml(path, SizingTable, InvalidConfig)
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{error}; copy {TABLE}") from error

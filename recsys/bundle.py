@@ -1,7 +1,8 @@
 """The bundle: the only hand-off from training to serving.
 
-A directory `bundles/<version>/` whose `manifest.json` lists every file with its SHA-256; `FILES` describes them. It
-appears atomically and contains Parquet, ONNX, safetensors, FAISS and JSON, never a pickle.
+A directory `bundles/<version>/` whose `manifest.json` lists every file with its SHA-256; `FILES` describes them. The
+manifest may be signed (`manifest.sig`). A bundle appears atomically and contains Parquet, ONNX, safetensors, FAISS and
+JSON, never a pickle.
 """
 
 import hashlib
@@ -15,10 +16,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from recsys.contracts.errors import InvalidBundle
 from recsys.files import atomic_write, staged_folder
+from recsys.operator_files import parse_json, read_bytes, read_text
+from recsys.signatures import PublicKeys, is_signed, sign
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"  # optional: of the manifest, in Base64 (`recsys.signatures`)
+_POINTER_BYTES = 4_096
 FORMAT = 1
 CURRENT = "CURRENT"  # a file in the bundles folder that names the version to serve
 
@@ -69,46 +77,83 @@ class Bundle:
         return self.path / name
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Read the manifest and check every file against it. Raises `InvalidBundle`, which names the first file that is
-    missing, unlisted or altered."""
-    manifest = read_manifest(path)
+def open_bundle(path: Path, keys: PublicKeys = (), version: str = "") -> Bundle:
+    """Read the manifest and check every file against it.
+
+    Args:
+        keys: those of `RECSYS_BUNDLE_KEYS`: one of them must have signed the manifest; without any, no signature is
+            needed.
+        version: of the bundle, by default the folder's name.
+
+    Raises:
+        InvalidBundle: names the first file that is missing, unlisted, altered or not signed, or the version of a
+            bundle that was renamed.
+    """
+    manifest = read_manifest(path, keys)
+    if manifest.version != (version or path.name):
+        raise InvalidBundle(
+            f"{path}: its manifest is of the version {manifest.version}; a bundle cannot be renamed: name the folder so"
+        )
     missing = FILES.keys() - OPTIONAL - manifest.files.keys()
     if missing:
         raise InvalidBundle(f"{path}: the manifest lacks {', '.join(sorted(missing))}")
-    present = {p.name for p in path.iterdir()} - {MANIFEST}
-    if present != manifest.files.keys():
-        differing = ", ".join(sorted(present ^ manifest.files.keys()))
-        raise InvalidBundle(f"{path}: files and manifest disagree on {differing}")
-    for name, expected in manifest.files.items():
-        if sha256(path / name) != expected:
-            raise InvalidBundle(f"{path / name}: its SHA-256 is not the manifest's; copy or train it again")
+    try:
+        present = {p.name for p in path.iterdir()} - {MANIFEST, SIGNATURE}
+        if present != manifest.files.keys():
+            differing = ", ".join(sorted(present ^ manifest.files.keys()))
+            raise InvalidBundle(f"{path}: files and manifest disagree on {differing}")
+        for name, expected in manifest.files.items():
+            if not (path / name).is_file():
+                raise InvalidBundle(f"{path / name}: not a regular file; copy or train it again")
+            if sha256(path / name) != expected:
+                raise InvalidBundle(
+                    f"{path / name}: its SHA-256 is not the manifest's; copy or train it again"
+                )
+    except OSError as error:
+        raise InvalidBundle(f"{error.filename or path}: {error.strerror}") from error
     return Bundle(path, manifest)
 
 
-def read_manifest(bundle: Path) -> Manifest:
-    """The manifest alone; `open_bundle` checks the files, too. Raises `InvalidBundle`: it is missing, damaged, or of
-    another format."""
+def read_manifest(bundle: Path, keys: PublicKeys = ()) -> Manifest:
+    """The manifest alone; `open_bundle` checks the files, too. Raises `InvalidBundle`: it is missing, damaged, of
+    another format, or none of the keys has signed it."""
     path = bundle / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        checksum = raw.pop("manifest_sha256")
-        if checksum != _digest(raw):
-            raise ValueError("its own checksum does not match; copy or train it again")
-        if raw.get("format") != FORMAT:
-            raise ValueError(f"format {raw.get('format')!r} is not supported, expected {FORMAT}")
-        raw["feature_names"] = tuple(raw["feature_names"])
-        raw["data_window_ms"] = tuple(raw["data_window_ms"])
-        return Manifest(**raw)
+        content = read_bytes(path, InvalidBundle)
+        if keys and not is_signed(keys, content, _signature(bundle)):
+            raise InvalidBundle(
+                f"{path}: not signed by a key of RECSYS_BUNDLE_KEYS; sign it with `recsys bundle sign`, if it is yours"
+            )
     except FileNotFoundError:
         raise InvalidBundle(f"{bundle}: no {MANIFEST}; publish a bundle with `recsys train all`") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raw = parse_json(content, path, dict[str, Any], InvalidBundle)
+    if raw.pop("manifest_sha256", "") != _digest(raw):
+        raise InvalidBundle(f"{path}: its own checksum does not match; copy or train it again")
+    if raw.get("format") != FORMAT:
+        raise InvalidBundle(f"{path}: format {raw.get('format')!r} is not supported, expected {FORMAT}")
+    try:
+        return msgspec.convert(raw, Manifest)
+    except msgspec.ValidationError as error:
         raise InvalidBundle(f"{path}: {error}") from error
 
 
+def sign_bundle(bundle: Bundle, key: Ed25519PrivateKey) -> None:
+    """Sign the bundle's manifest, and so all its files; an earlier signature is replaced."""
+    content = (bundle.path / MANIFEST).read_bytes()
+    atomic_write(bundle.path / SIGNATURE, sign(key, content) + "\n")
+
+
+def _signature(bundle: Path) -> str:
+    try:
+        return read_text(bundle / SIGNATURE, InvalidBundle)
+    except FileNotFoundError:
+        return ""
+
+
 @contextmanager
-def write_bundle(bundles: Path, manifest: Manifest) -> Iterator[Path]:
-    """Yield a folder to write the files into; then list them with checksums and publish the folder atomically.
+def write_bundle(bundles: Path, manifest: Manifest, key: Ed25519PrivateKey | None = None) -> Iterator[Path]:
+    """Yield a folder to write the files into; then list them with checksums, sign the list with the key, if there is
+    one, and publish the folder atomically.
     Raises `InvalidBundle`: the version is not a plain file name or exists already, or a file is missing."""
     if not is_version(manifest.version):
         raise InvalidBundle(f"version {manifest.version!r}: use letters, digits, dot, dash and underscore")
@@ -125,17 +170,21 @@ def write_bundle(bundles: Path, manifest: Manifest) -> Iterator[Path]:
         content = json.loads(json.dumps(content))  # tuples become lists, as a reader will see them
         content["manifest_sha256"] = _digest(content)
         (staging / MANIFEST).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        if key is not None:
+            sign_bundle(Bundle(staging, manifest), key)
 
 
-def publish(bundles: Path, version: str) -> Bundle:
-    """Verify a bundle and make it the current one, atomically."""
-    bundle = open_bundle(bundles / version)
+def publish(bundles: Path, version: str, keys: PublicKeys = ()) -> Bundle:
+    """Verify a bundle, as `open_bundle` does, and make it the current one, atomically."""
+    bundle = open_bundle(bundles / version, keys)
     atomic_write(bundles / CURRENT, version + "\n")
     return bundle
 
 
-def copy_bundle(bundle: Bundle, bundles: Path) -> int:
-    """Copy a bundle into another folder of bundles, such as that of another host; returns the bytes copied.
+def copy_bundle(bundle: Bundle, bundles: Path, keys: PublicKeys = ()) -> int:
+    """Copy a bundle, with its signature, into another folder of bundles, such as that of another host.
+
+    Returns the bytes copied.
 
     A file that a bundle there already has, by checksum, is hard-linked if it is intact and the disk supports links.
 
@@ -148,11 +197,12 @@ def copy_bundle(bundle: Bundle, bundles: Path) -> int:
     there = _files(bundles)
     copied = 0
     with staged_folder(bundles / version) as staging:
-        for name, checksum in {**bundle.manifest.files, MANIFEST: ""}.items():
+        signature = [SIGNATURE] if (bundle.path / SIGNATURE).is_file() else []
+        for name, checksum in {**bundle.manifest.files, **dict.fromkeys([MANIFEST, *signature], "")}.items():
             if checksum not in there or not _linked(there[checksum], checksum, staging / name):
                 shutil.copyfile(bundle.path / name, staging / name)
                 copied += (staging / name).stat().st_size
-        open_bundle(staging)
+        open_bundle(staging, keys, version)
     return copied
 
 
@@ -178,17 +228,19 @@ def _linked(file: Path, checksum: str, target: Path) -> bool:
 
 
 def current_version(bundles: Path) -> str | None:
-    """The published version, None when there is none yet."""
+    """The published version, None when there is none yet. Raises `InvalidBundle`: as `named_version`."""
     return named_version(bundles / CURRENT)
 
 
 def named_version(pointer: Path) -> str | None:
-    """The version that a file names; None without a file or a valid version in it."""
+    """The version that a file names; None without a file. Raises `InvalidBundle`: the file is damaged."""
     try:
-        version = pointer.read_text(encoding="utf-8").strip()
+        version = read_text(pointer, InvalidBundle, _POINTER_BYTES).strip()
     except FileNotFoundError:
         return None
-    return version if is_version(version) else None
+    if not is_version(version):
+        raise InvalidBundle(f"{pointer}: names no version; repair it with `recsys bundle publish VERSION`")
+    return version
 
 
 def is_version(name: str) -> bool:
@@ -202,7 +254,7 @@ def is_version(name: str) -> bool:
 
 def versions(bundles: Path) -> list[str]:
     """Every bundle in the folder, by name."""
-    return sorted(p.parent.name for p in bundles.glob(f"*/{MANIFEST}") if not p.parent.name.startswith("."))
+    return sorted(p.parent.name for p in bundles.glob(f"*/{MANIFEST}") if is_version(p.parent.name))
 
 
 def sha256(path: Path) -> str:

@@ -24,6 +24,15 @@ class Settings(BaseSettings):
     home: Path = Field(
         Path("var"), description="Folder for everything that is written: lake, features, models, bundles."
     )
+    bundle_keys: Path | None = Field(
+        None,
+        description="File of public keys (`recsys bundle keygen`): only bundles that one of them signed are loaded,"
+        " copied or published; empty: no signature is needed.",
+    )
+    bundle_signing_key: Path | None = Field(
+        None,
+        description="File of the private key that signs the bundles published here; empty: none is signed.",
+    )
     redis_url: SecretStr = Field(
         SecretStr(""), description="Redis URL; empty: the embedded Redis that `recsys up` started."
     )

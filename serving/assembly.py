@@ -5,7 +5,7 @@ The only module of serving that imports the Kafka client (`streaming.log`).
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from starlette.applications import Starlette
 
-from recsys.bundle import Bundle
+from recsys.bundle import CURRENT, Bundle
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import EventSink
 from recsys.contracts.types import MS_PER_DAY
@@ -91,6 +91,7 @@ class Services:
     admission: Admission
     host: ModelHost[Runtime]
     experiments: Experiments
+    damaged_files: Callable[[], Mapping[str, str]]  # what is not in force, and why
     store: FeatureStore
     feed: ItemFeed
     outboxes: Outboxes
@@ -177,11 +178,12 @@ def compose(
         wait_s = settings.deadline_ms / 1e3
         urls = (settings.recall_url, settings.rank_url)
         remote = RemoteServices(*(RpcClient(url, wait_s) if url else None for url in urls))
+        rules = RuleBook(settings.rules) if settings.rules else None
         config = PipelineConfig(
             Guarded(read_user, breaker),
             _side_effects(writer) if settings.log_impressions else lambda bundle, catalogue: [],
             PathConfig(settings.candidates, RerankConfig(pool=RERANK_POOL, diversity=settings.diversity)),
-            RuleBook(settings.rules) if settings.rules else None,
+            rules,
             RepeatConsumption(settings.repeat_carts, round(settings.repeat_after_days * MS_PER_DAY)),
             keep(closing(remote)),
         )
@@ -203,7 +205,18 @@ def compose(
         cursors = Cursors(cursor_key(settings.cursor_key_file), settings.cursor_s * 1_000)
         served = ServedFeatures()
         system = SystemView(telemetry, host, store, feed, outboxes, served, settings.partitions, log_ends)
+
+        def damaged_files() -> Mapping[str, str]:
+            errors = {
+                "rules": rules.error if rules else "",
+                "experiments": experiments.error,
+                "users": attributes.error,
+                CURRENT: host.refused.get(CURRENT, ""),
+            }
+            return {name: error for name, error in errors.items() if error}
+
         telemetry.before_scrape.append(lambda: _gauges(telemetry, host, store, outboxes, feed, results))
+        telemetry.before_scrape.append(lambda: telemetry.damaged_files.set(len(damaged_files())))
         system.window.begin(telemetry.collect())
         guard = keep(closing(MemoryGuard(lambda: _caches(results, host))))
         for background in (guard, feed, shadow):
@@ -223,6 +236,7 @@ def compose(
             admission=admission,
             host=host,
             experiments=experiments,
+            damaged_files=damaged_files,
             store=store,
             feed=feed,
             outboxes=outboxes,

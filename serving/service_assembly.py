@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidConfig
 from recsys.features.definitions import FEATURES
+from recsys.signatures import read_public_keys
 from recsys.simulation.clock import clock_of
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
@@ -67,6 +68,8 @@ def model_host(
     release: Callable[[S], None],
     store_fingerprint: Callable[[], str | None] = lambda: None,
 ) -> ModelHost[S]:
+    """Raises `InvalidConfig`: the file of public keys is damaged now; later it refuses new bundles."""
+    read_public_keys(settings.bundle_keys)
     return ModelHost(
         settings.bundles,
         load,
@@ -76,4 +79,5 @@ def model_host(
         telemetry=telemetry,
         weigh=estimated_bytes,
         max_bytes=settings.bundle_bytes,
+        keys=lambda: read_public_keys(settings.bundle_keys),
     )

@@ -65,6 +65,9 @@ class Telemetry:
             "recsys_item_features_age_seconds", "Since the item features were last known to be current."
         )
         self.damaged = largest("recsys_store_damaged", "Entities of the store that are damaged and skipped.")
+        self.damaged_files = largest(
+            "recsys_damaged_files", "Files of the operator that are damaged and not in force."
+        )
         self._bundle = largest("recsys_bundle_info", "1 for the active bundle.", ("version",))
         self.bundle_loads = counter("recsys_bundle_loads", "Bundles loaded or refused.", ("result",))
         self.bundle_bytes = summed("recsys_bundle_bytes", "Estimated memory of the loaded bundles.")

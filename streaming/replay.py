@@ -13,12 +13,14 @@ from pathlib import Path
 
 import msgspec
 
+from recsys.contracts.errors import InvalidData
 from recsys.contracts.event_log import EventSink
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_SECOND, Topic
 from recsys.files import atomic_write
 from recsys.lake.forget import forgotten_users, is_forgotten
 from recsys.lake.lake import day_of, read_events
+from recsys.operator_files import read_json
 from streaming.acceptance import REPLAY_HEADER
 
 ACKNOWLEDGE_EVERY = 20_000
@@ -39,6 +41,13 @@ class Replayed:
         return self.events / self.seconds if self.seconds else 0.0
 
 
+class _Position(msgspec.Struct):
+    log_id: str
+    event_time_ms: int
+    event_id: str
+    user_id: str = ""
+
+
 class Position:
     """Progress of a replay into one log; a replaced log is replayed from the beginning."""
 
@@ -49,12 +58,14 @@ class Position:
     def load(self) -> Place:
         """Of the last acknowledged event; (0, "", "") for none."""
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
+            content = read_json(self._path, _Position, InvalidData)
         except FileNotFoundError:
             return _START
-        if content["log_id"] != self._log_id:
+        except InvalidData as error:
+            raise InvalidData(f"{error}; delete it to replay from the beginning") from error
+        if content.log_id != self._log_id:
             return _START
-        return content["event_time_ms"], content["event_id"], content.get("user_id", "")
+        return content.event_time_ms, content.event_id, content.user_id
 
     def save(self, event_time_ms: int, event_id: str, user_id: str) -> None:
         place = {"event_time_ms": event_time_ms, "event_id": event_id, "user_id": user_id}

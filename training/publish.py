@@ -1,13 +1,13 @@
 """Assemble a bundle from both models' work folders, verify it, and make it the current one."""
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
@@ -16,7 +16,9 @@ from recsys.bundle import FILES, Bundle, Manifest, open_bundle, publish, write_b
 from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.lake import lake
+from recsys.operator_files import read_json
 from recsys.recall.ann import AnnIndex
+from recsys.signatures import read_private_key, read_public_keys
 from training.compression.variants import check_publishable
 from training.config import Config
 
@@ -32,6 +34,8 @@ class PublishConfig(Config):
     ranker: Path = Field(description="Work folder of the ranker.")
     bundles: Path = Field(description="Folder of bundles.")
     version: str = Field("", description="Version; empty: the time of publishing.")
+    signing_key: Path | None = Field(None, description="Private key that signs it; None: it is not signed.")
+    keys: Path | None = Field(None, description="Public keys, one of which must have signed it; None: any.")
     current: bool = Field(True, description="Make it the current bundle.")
 
 
@@ -51,15 +55,16 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
         feature_fingerprint=FEATURES.fingerprint,
         feature_names=FEATURES.names,
         data_window_ms=_window(config.lake),
-        seed=int(summaries["two_tower"]["seed"]),
+        seed=summaries["two_tower"].seed,
         metrics={
             f"{model}_{name}": value
             for model, summary in summaries.items()
-            for name, value in summary["metrics"].items()
+            for name, value in summary.metrics.items()
         },
-        models={model: summary["config"] for model, summary in summaries.items()},
+        models={model: summary.config for model, summary in summaries.items()},
     )
-    with write_bundle(config.bundles, manifest) as folder:
+    signing_key = read_private_key(config.signing_key) if config.signing_key else None
+    with write_bundle(config.bundles, manifest, signing_key) as folder:
         shutil.copyfile(config.lake / "items" / "items.parquet", folder / "items.parquet")
         _check_items(folder / "items.parquet")
         for work in (config.two_tower, config.ranker):
@@ -69,17 +74,23 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
         AnnIndex.build(vectors).save(folder / "index.faiss")
         golden = load_file(config.two_tower / GOLDEN) | load_file(config.ranker / GOLDEN)
         save_file(golden, folder / GOLDEN)
+    keys = read_public_keys(config.keys)
     if config.current:
-        return publish(config.bundles, manifest.version)
-    return open_bundle(config.bundles / manifest.version)
+        return publish(config.bundles, manifest.version, keys)
+    return open_bundle(config.bundles / manifest.version, keys)
 
 
-def _summary(work: Path) -> Mapping[str, Any]:
+class _Summary(msgspec.Struct):
+    config: dict[str, Any]
+    metrics: dict[str, float | None]
+    seed: int
+
+
+def _summary(work: Path) -> _Summary:
     try:
-        content: dict[str, Any] = json.loads((work / SUMMARY).read_text(encoding="utf-8"))
+        return read_json(work / SUMMARY, _Summary, InvalidData)
     except FileNotFoundError:
         raise InvalidData(f"{work}: no trained model; run `recsys train all`") from None
-    return content
 
 
 def _window(folder: Path) -> tuple[int, int]:

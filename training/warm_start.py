@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.operator_files import read_json
 
 WARM_START = "warm_start.json"
 WEIGHTS = "weights.safetensors"
@@ -55,11 +56,11 @@ def read_warm_start(folder: Path) -> WarmStart:
         InvalidData: no model was trained there, or by an earlier version.
     """
     try:
-        return WarmStart(**json.loads((folder / WARM_START).read_text(encoding="utf-8")))
+        return read_json(folder / WARM_START, WarmStart, InvalidData)
     except FileNotFoundError:
         raise InvalidData(f"{folder}: no model to continue from; {FULL}") from None
-    except (ValueError, TypeError) as error:
-        raise InvalidData(f"{folder / WARM_START}: {error}; {FULL}") from error
+    except InvalidData as error:
+        raise InvalidData(f"{error}; {FULL}") from error
 
 
 def old_numbers(old: Sequence[str], new: Sequence[str]) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import redis
 
 from infra.local.services import connected, running
 from recsys.bundle import current_version
-from recsys.contracts.errors import RecsysError, Unavailable
+from recsys.contracts.errors import InvalidBundle, RecsysError, Unavailable
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.observability.logs import redact
@@ -33,7 +34,7 @@ def gather(settings: Settings, api: str) -> dict[str, Any]:
         "redis": {"reachable": False},
         "kafka": {"reachable": False},
         "api": _api(api),
-        "bundle": current_version(settings.bundles),
+        "bundle": _bundle(settings.bundles),
     }
     try:
         settings = connected(settings)
@@ -42,6 +43,13 @@ def gather(settings: Settings, api: str) -> dict[str, Any]:
     found["redis"] = _redis(settings.redis_url.get_secret_value())
     found["kafka"] = _kafka(settings, found["redis"]["reachable"])
     return found
+
+
+def _bundle(bundles: Path) -> str | None:
+    try:
+        return current_version(bundles)
+    except InvalidBundle as error:
+        return str(error)
 
 
 def _redis(url: str) -> dict[str, Any]:

@@ -87,6 +87,8 @@ def publish_bundle(settings: Settings) -> Bundle:
             two_tower=_work(settings, "two_tower"),
             ranker=_work(settings, "ranker"),
             bundles=settings.bundles,
+            signing_key=settings.bundle_signing_key,
+            keys=settings.bundle_keys,
         )
     )
 

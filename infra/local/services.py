@@ -18,8 +18,9 @@ from pydantic import SecretStr
 from infra.local.kafka import KafkaBroker
 from infra.local.process import pid_alive
 from infra.local.redis import Persistence, RedisServer
-from recsys.contracts.errors import Unavailable
+from recsys.contracts.errors import InvalidData, Unavailable
 from recsys.files import staged_file
+from recsys.operator_files import read_json
 from recsys.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -47,8 +48,8 @@ class Services:
 def running(settings: Settings) -> Services | None:
     """The running embedded services of this home, or None."""
     try:
-        services = Services(**json.loads(_file(settings).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        services = read_json(_file(settings), Services, InvalidData)
+    except (FileNotFoundError, InvalidData):
         return None
     return services if services.alive else None
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import User
 from recsys.datasets.base import USER_SCHEMA
+from recsys.lake.parquet import check_regular
 
 
 def items_path(lake: Path) -> Path:
@@ -48,8 +49,9 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if not path.exists():
         raise InvalidData(f"{path}: no such file; import a data set first: recsys data import PATH")
     try:
+        check_regular(path)
         # Opened once, because the archiver may replace the file meanwhile.
         with path.open("rb") as file:
             return pq.read_table(file).select(schema.names).cast(schema)
-    except (pa.ArrowInvalid, KeyError, OSError) as error:
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise InvalidData(f"{path}: not a table of the lake: {error}") from error

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES
 from recsys.contracts.text import category_text, free_text
 from recsys.contracts.types import EventType
+from recsys.operator_files import read_yaml
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso", "rows"]
 Columns = Annotated[list[str], Field(min_length=1)]
@@ -174,16 +174,9 @@ def read_mapping(path: Path) -> Mapping:
         InvalidConfig: the file is unreadable or invalid; the message names each wrong key.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidConfig(f"{path}: not a readable YAML mapping: {error}") from error
-    try:
-        return Mapping.model_validate(content)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'mapping'}: {e['msg']}" for e in error.errors()
-        )
-        raise InvalidConfig(f"{path}: {problems} (docs/data.md describes every key)") from error
+        return read_yaml(path, Mapping, InvalidConfig)
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{error} (docs/data.md describes every key)") from error
 
 
 def _unique(*names: str | None) -> list[str]:

@@ -74,9 +74,11 @@ def write_histograms(path: Path, found: Sequence[Histogram]) -> None:
 def read_histograms(path: Path) -> list[Histogram]:
     """Raises `InvalidBundle`: the file is not one of `write_histograms`."""
     try:
+        if not path.is_file():
+            raise ValueError("not a regular file")
         content = json.loads(path.read_text(encoding="utf-8"))
         return [Histogram(tuple(h["edges"]), tuple(h["shares"])) for h in content]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InvalidBundle(f"{path.name}: not feature histograms: {error}; train again") from error
 
 

@@ -19,6 +19,7 @@ ITEM_SCHEMA = pa.schema(
         pa.field("attributes", pa.map_(pa.string(), pa.string()), nullable=False),
     ]
 )
+_READABLE = pa.schema([field.with_nullable(True) for field in ITEM_SCHEMA])
 
 
 def items_table(items: Sequence[Item]) -> pa.Table:
@@ -43,10 +44,10 @@ def read_items(path: Path) -> list[Item]:
     """Every item, in the table's order. Raises `InvalidData`: the file is missing, is not Parquet, or lacks a
     column."""
     try:
-        return table_items(read_columns(path, ITEM_SCHEMA.names))
+        return table_items(read_columns(path, ITEM_SCHEMA.names).cast(_READABLE))
     except FileNotFoundError:
         raise InvalidData(
             f"{path}: no item table; import a data set first: recsys data import PATH"
         ) from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidData(f"{path}: not a readable item table: {error}; import the data set again") from error

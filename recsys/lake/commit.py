@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.files import atomic_write
+from recsys.operator_files import read_json
 
 _COMMIT = "_commit"
 _DELETED = "_deleted.json"
@@ -88,7 +89,7 @@ def _finish(lake: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
     if deleted.exists():
-        for name in json.loads(deleted.read_text(encoding="utf-8")):
+        for name in read_json(deleted, list[str], InvalidData):
             (lake / name).unlink(missing_ok=True)
     shutil.rmtree(ready)
 

@@ -9,10 +9,17 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from recsys.contracts.errors import InvalidData
 from recsys.files import atomic_write
+from recsys.operator_files import read_json
 
 FOLDER = "forget"
+
+
+class _Mark(msgspec.Struct):
+    until_ms: int
 
 
 def user_digest(user_id: str) -> str:
@@ -33,9 +40,9 @@ def forgotten_users(lake: Path) -> Mapping[str, int]:
     found = {}
     for path in sorted((lake / FOLDER).glob("*.json")):
         try:
-            found[path.stem] = int(json.loads(path.read_text(encoding="utf-8"))["until_ms"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidData(f"{path}: not a mark of a forgotten user: {error}") from error
+            found[path.stem] = read_json(path, _Mark, InvalidData).until_ms
+        except (FileNotFoundError, InvalidData) as error:
+            raise InvalidData(f"not a mark of a forgotten user: {error}; forget the user again") from error
     return found
 
 

@@ -251,7 +251,7 @@ def read_files(paths: Sequence[Path], table: str = EVENTS, columns: Sequence[str
     for path in paths:
         try:
             parts.append(read_columns(path, names))
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise InvalidData(f"{path}: not a readable Parquet file of the lake: {error}") from error
     wanted = pa.schema([schema.field(name) for name in names])
     rows = pa.concat_tables([part.cast(wanted) for part in parts]) if parts else wanted.empty_table()

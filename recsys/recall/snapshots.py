@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.request import Rows
 from recsys.files import atomic_write, staged_folder
+from recsys.operator_files import read_text
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.journal import Change, Journal, replay
 from recsys.recall.vector_index import VectorIndex
@@ -70,14 +71,21 @@ class Snapshots:
     def __init__(self, folder: Path, fsync: bool = False) -> None:
         self._folder = folder
         self._fsync = fsync
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidData(f"{folder}: {error.strerror}; choose another folder for the index") from error
 
     def current(self) -> int | None:
         """The generation to load; None in an empty folder."""
         try:
-            return int((self._folder / _CURRENT).read_text(encoding="utf-8"))
+            return int(read_text(self._folder / _CURRENT, InvalidData))
         except FileNotFoundError:
             return None
+        except (InvalidData, ValueError) as error:
+            raise InvalidData(
+                f"{self._folder / _CURRENT}: {error}; delete {self._folder} to rebuild"
+            ) from error
 
     def load(self, generation: int) -> Base:
         """

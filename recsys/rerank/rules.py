@@ -9,7 +9,8 @@
       - name: our own
         boost: {creators: [studio-1], factor: 1.3}
 
-When the file becomes invalid, the last valid rules stay in force, and `RuleBook.error` gives the reason.
+When the file becomes invalid, the last valid rules stay in force, and `RuleBook.error` gives the reason. One that is
+invalid at the start has no rules until it is corrected.
 """
 
 import time
@@ -18,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-import yaml
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.request import Query
 from recsys.contracts.types import Item
+from recsys.operator_files import read_yaml
 from recsys.watched_file import WatchedFile
 
 
@@ -115,16 +116,7 @@ def read_rules(path: Path) -> Rules:
     Raises:
         InvalidConfig: names the file, the place in it and the error.
     """
-    try:
-        return Rules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except OSError as error:
-        raise InvalidConfig(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InvalidConfig(f"{path}: not YAML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InvalidConfig(f"{path}: {where}: {first['msg']}") from error
+    return read_yaml(path, Rules, InvalidConfig)
 
 
 class RuleBook:
@@ -133,11 +125,8 @@ class RuleBook:
     def __init__(
         self, path: Path, check_every_s: float = 1.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """
-        Raises:
-            InvalidConfig: the file cannot be read or is invalid. Later changes only set `error`.
-        """
-        self._file = WatchedFile(path, read_rules, check_every_s, clock)
+        """A file that is invalid now has no rules, and `error` says why."""
+        self._file = WatchedFile(path, read_rules, check_every_s, clock, default=Rules())
 
     @property
     def error(self) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.files import atomic_write
+from recsys.operator_files import read_bytes
 from recsys.watched_file import WatchedFile
 
 CLOCK_FILE = "world-clock.json"  # next to world.json
@@ -43,8 +44,8 @@ def read_clock(path: Path) -> WorldClock:
         InvalidConfig: the file is missing or invalid.
     """
     try:
-        return WorldClock.model_validate_json(path.read_bytes())
-    except OSError as error:
+        return WorldClock.model_validate_json(read_bytes(path, InvalidConfig))
+    except FileNotFoundError as error:
         raise InvalidConfig(f"{path}: {error.strerror}; `recsys simulate history` writes it") from error
     except ValidationError as error:
         raise InvalidConfig(f"{path}: not a world's clock: {error.errors()[0]['msg']}") from error

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Item, User
+from recsys.operator_files import read_bytes
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -159,8 +160,8 @@ def read_world(path: Path) -> WorldConfig:
         InvalidConfig: the file is missing or invalid.
     """
     try:
-        return WorldConfig.model_validate_json(path.read_bytes())
-    except OSError as error:
+        return WorldConfig.model_validate_json(read_bytes(path, InvalidConfig))
+    except FileNotFoundError as error:
         raise InvalidConfig(f"{path}: {error.strerror}; `recsys simulate history` writes it") from error
     except ValidationError as error:
         first = error.errors()[0]

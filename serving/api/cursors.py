@@ -15,10 +15,12 @@ from pathlib import Path
 from itsdangerous import BadData, URLSafeSerializer
 
 from recsys.contracts.errors import InvalidConfig
+from recsys.operator_files import read_bytes
 from serving.problems import Problem
 
 MAX_SHOWN = 1_000  # items over all pages: recall does not reach much deeper
 _KEY_BYTES = 32
+_MAX_KEY_BYTES = 4_096
 _START = "leave the cursor out, or send an empty one, to start again"
 
 
@@ -55,19 +57,26 @@ class Cursors:
 
 def cursor_key(path: Path) -> bytes:
     """The key in this file; created when there is none. Processes that start at once agree on one.
-    Raises `InvalidConfig`: the file is too short to be a key."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass  # another process was first
-        finally:
-            Path(temporary).unlink()
-    key = path.read_bytes()
+    Raises `InvalidConfig`: the file is too short to be a key, or cannot be read or made."""
+    try:
+        if not path.exists():
+            _create(path)
+        key = read_bytes(path, InvalidConfig, _MAX_KEY_BYTES)
+    except OSError as error:
+        raise InvalidConfig(f"{path}: {error.strerror}; set RECSYS_CURSOR_KEY to a key file") from error
     if len(key) < _KEY_BYTES:
         raise InvalidConfig(f"{path}: a key has at least {_KEY_BYTES} bytes; remove the file for a new one")
     return key
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
+    with os.fdopen(handle, "wb") as file:
+        file.write(secrets.token_bytes(_KEY_BYTES))
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass  # another process was first
+    finally:
+        Path(temporary).unlink()

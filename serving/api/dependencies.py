@@ -1,6 +1,6 @@
 """What a route may ask for, as FastAPI dependencies. The composition root fills `app.state`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -52,6 +52,7 @@ READ = _caller(Scope.READ)  # for routes that need no name of the caller
 
 Changes = Annotated[ChangeIntake, _state("changes")]
 Clock = Annotated[Callable[[], int], _state("now_ms")]
+Files = Annotated[Callable[[], Mapping[str, str]], _state("damaged_files")]
 Feed = Annotated[ItemFeed, _state("feed")]
 Keyed = Annotated[Access, _state("access")]
 Host = Annotated[ModelHost[Runtime], _state("host")]

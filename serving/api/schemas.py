@@ -225,7 +225,9 @@ class Health(BaseModel):
         ready=True,
         bundle="20260101-120000",
         degraded=[],
-        checks=dict.fromkeys(("keys", "bundle", "store", "kafka", "spool", "item_features", "stream"), "ok"),
+        checks=dict.fromkeys(
+            ("keys", "bundle", "store", "kafka", "spool", "files", "item_features", "stream"), "ok"
+        ),
     )
 
     ready: bool

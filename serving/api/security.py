@@ -24,6 +24,7 @@ from msgspec import Meta
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.files import staged_file
+from recsys.operator_files import read_json
 from recsys.watched_file import WatchedFile
 from serving.problems import Problem
 from serving.settings import Scope
@@ -127,11 +128,11 @@ def new_key(path: Path, name: str, scopes: Sequence[Scope], lifetime: timedelta 
 
 def _read(path: Path) -> list[_Entry]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[_Entry])
+        return read_json(path, list[_Entry], InvalidConfig)
     except FileNotFoundError:
         raise InvalidConfig(f"{path}: no such file; make one with `recsys serve --new-key NAME`") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
-        raise InvalidConfig(f"{path}: not a key file of `recsys serve --new-key`: {error}") from error
+    except InvalidConfig as error:
+        raise InvalidConfig(f"not a key file of `recsys serve --new-key`: {error}") from error
 
 
 def _by_name(path: Path) -> dict[str, _Entry]:

@@ -19,17 +19,17 @@ Assignment is a hash of the user (`recsys.experiments.assignment`): nothing is s
 of different layers meet the same user, so they must not set the same thing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.impressions import exposures_text
 from recsys.contracts.types import Head
 from recsys.experiments.assignment import Arm, Assigner, Assignment, Experiment
+from recsys.operator_files import read_yaml
 from recsys.rerank.reranker import Exploration, RerankConfig
 from recsys.watched_file import WatchedFile
 from serving.engine.pipeline_builder import PathConfig
@@ -84,9 +84,10 @@ class Experiments:
     """The experiments of a file, reloaded when it changes; none without a file. Thread-safe."""
 
     def __init__(self, path: Path | None, base: PathConfig) -> None:
-        """Raises `InvalidConfig`: the file is invalid. Later, the last valid content stays, and `error` says why."""
-        self._file = WatchedFile(path, lambda p: _Plan(read_experiments(p), base)) if path else None
-        self._none = _Plan(Assigner(()), base)
+        """Of an invalid file the last valid content stays, at the start none, and `error` says why."""
+        self._none = none = _Plan(Assigner(()), base)
+        read: Callable[[Path], _Plan] = lambda p: _Plan(read_experiments(p), base)  # noqa: E731 - typed
+        self._file = WatchedFile(path, read, default=none) if path else None
 
     @property
     def running(self) -> Sequence[Experiment]:
@@ -140,15 +141,9 @@ class _Plan:
 
 def read_experiments(path: Path) -> Assigner:
     """Raises `InvalidConfig`: naming the file, the place and the error."""
+    found = read_yaml(path, _File, InvalidConfig)
     try:
-        found = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
         assigner = Assigner(found.experiments)
-    except OSError as error:
-        raise InvalidConfig(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InvalidConfig(f"{path}: not YAML: {error}") from error
-    except ValidationError as error:
-        raise InvalidConfig(f"{path}: {_first(error)}") from error
     except ValueError as error:
         raise InvalidConfig(f"{path}: {error}") from error
     owner: dict[str, str] = {}

@@ -25,6 +25,7 @@ from recsys.contracts.errors import (
     RecsysError,
     Unavailable,
 )
+from recsys.signatures import PublicKeys
 from serving.telemetry import Telemetry
 
 _log = structlog.get_logger(__name__)
@@ -55,6 +56,7 @@ class ModelHost(Generic[R]):
         telemetry: Telemetry,
         weigh: Callable[[Bundle], int] = lambda bundle: 1,
         max_bytes: int = 0,
+        keys: Callable[[], PublicKeys] = tuple,
     ) -> None:
         self._bundles = bundles
         self._load = load
@@ -64,6 +66,7 @@ class ModelHost(Generic[R]):
         self._telemetry = telemetry
         self._weigh = weigh
         self._max_bytes = max_bytes
+        self._keys = keys  # read for each bundle: one of them must have signed it
         self._lock = threading.Lock()  # one load at a time; never taken by requests
         self._following = threading.Lock()  # taken first: active bundle and CURRENT change together
         self._published_ns = 0  # when CURRENT was written, as last seen
@@ -152,7 +155,7 @@ class ModelHost(Generic[R]):
         """`activate`, then make it the current one for the other processes and for the next start."""
         with self._following:  # a poll in between would return to what CURRENT still names
             self.activate(version)
-            publish(self._bundles, version)
+            publish(self._bundles, version, self._keys())
 
     def follow(self, every_s: float) -> None:
         """Load the published and the wanted bundles now; later ones in a thread that polls."""
@@ -182,7 +185,7 @@ class ModelHost(Generic[R]):
                 self.load(version)
 
     def _follow_published(self) -> None:
-        written_ns, version = self._written_ns(), current_version(self._bundles)
+        written_ns, version = self._written_ns(), self._published()
         if version is None or version == self.active:
             return
         if written_ns != self._published_ns:
@@ -193,10 +196,22 @@ class ModelHost(Generic[R]):
             with suppress(RecsysError):  # already noted
                 self.activate(version)
 
+    def _published(self) -> str | None:
+        """The version that CURRENT names. A damaged one changes nothing and is noted as refused."""
+        try:
+            version = current_version(self._bundles)
+        except InvalidBundle as error:
+            if self._refused.get(CURRENT) != str(error):
+                self._refused[CURRENT] = str(error)
+                _log.error("no bundle can be followed", active=self.active, reason=str(error))
+            return None
+        self._refused.pop(CURRENT, None)
+        return version
+
     def _written_ns(self) -> int:
         try:
             return (self._bundles / CURRENT).stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError:
             return 0
 
     def _watch(self, every_s: float) -> None:
@@ -246,7 +261,7 @@ class ModelHost(Generic[R]):
     def _open(self, version: str, must_fit: bool) -> R:
         if not is_version(version):
             raise InvalidBundle(f"{version!r} is not the name of a bundle")
-        bundle = open_bundle(self._bundles / version)
+        bundle = open_bundle(self._bundles / version, self._keys())
         trained_on = bundle.manifest.feature_fingerprint
         for owner, fingerprint in (
             ("this code", self._code_fingerprint),

@@ -19,7 +19,7 @@ import structlog
 from pydantic import BaseModel, Field
 
 from recsys.bundle import named_version
-from recsys.contracts.errors import RecsysError
+from recsys.contracts.errors import InvalidBundle, RecsysError
 from recsys.contracts.request import Answer, Status
 from recsys.files import atomic_write
 from serving.engine.model_host import ModelHost
@@ -132,7 +132,10 @@ class Shadow:
 
     @property
     def version(self) -> str | None:
-        return named_version(self._bundles / FILE)
+        try:
+            return named_version(self._bundles / FILE)
+        except InvalidBundle:  # damaged: as if there were none
+            return None
 
     def offer(self, runtime: Runtime, answer: Answer) -> None:
         """Take a share of the answers; never waits. A degraded answer says nothing about a bundle."""

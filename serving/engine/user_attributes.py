@@ -4,22 +4,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import pyarrow as pa
+import structlog
+
 from recsys.contracts.state import EntityState
 from recsys.features.feature_set import FeatureSet
 from recsys.lake.parquet import read_columns
 
+_COLUMNS = pa.schema({"user_id": pa.string(), "attributes": pa.map_(pa.string(), pa.string())})
+_log = structlog.get_logger(__name__)
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class UserAttributes:
-    """The lake's, in memory; only those that a feature reads. A missing file means none."""
+    """The lake's, in memory; only those that a feature reads. A missing or damaged file means none; of a damaged one
+    `error` says what it is."""
 
     def __init__(self, path: Path, features: FeatureSet) -> None:
         wanted = self._wanted = features.user_attributes
+        self.error = ""
         self._by_user: dict[str, Mapping[str, str]] = {}
         if not wanted or not path.exists():
             return
-        table = read_columns(path, ["user_id", "attributes"])
+        try:
+            table = read_columns(path, ["user_id", "attributes"]).cast(_COLUMNS)
+        except (pa.ArrowException, OSError) as error:
+            self.error = f"{path}: not the lake's table of users: {error}; import the data set again"
+            _log.error("users have no static attributes of the lake", reason=self.error)
+            return
         for batch in table.to_batches(max_chunksize=10_000):
             users, attributes = (column.to_pylist() for column in batch.columns)
             for user_id, pairs in zip(users, attributes, strict=True):

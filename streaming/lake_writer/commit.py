@@ -15,11 +15,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import structlog
 
-from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.files import atomic_write
 from recsys.lake.commit import commit as move_into_place
 from recsys.lake.commit import settle
 from recsys.lake.lake import write_parquet
+from recsys.operator_files import read_json
 
 FOLDER = "_archive"
 HEARTBEAT = "heartbeat"  # written after each step: its time is the archiver's health, its lines what stopped
@@ -59,12 +60,13 @@ def recover(lake: Path) -> dict[str, Place]:
 
 
 def read_checkpoint(lake: Path) -> dict[str, Place]:
-    """The checkpoint; empty for a new lake."""
+    """The checkpoint; empty for a new lake. Raises `InvalidData`: it is damaged; from 0, rows would be there twice."""
     try:
-        content = json.loads((lake / FOLDER / _CHECKPOINT).read_text(encoding="utf-8"))
+        return read_json(lake / FOLDER / _CHECKPOINT, dict[str, Place], InvalidData)
     except FileNotFoundError:
         return {}
-    return {where: Place(*place) for where, place in content.items()}
+    except InvalidData as error:
+        raise InvalidData(f"{error}; restore the lake from its backup, with this file") from error
 
 
 def stopped_partitions(lake: Path) -> list[str]:

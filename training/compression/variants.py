@@ -1,14 +1,16 @@
 """What a ladder leaves: one publishable work folder per variant, and the choice of the one that is published."""
 
-import json
 import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
+
 from recsys.contracts.errors import InvalidBundle, InvalidData
 from recsys.features.drift import HISTOGRAMS
+from recsys.operator_files import read_json
 from recsys.result import to_json
 from training.compression.gates import refuse
 from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SHAPE, SUMMARY
@@ -101,14 +103,25 @@ def read_variants(out: Path) -> list[Variant]:
     return [read_variant(out / name) for name in VARIANTS if (out / name / VARIANT).exists()]
 
 
+class _Stored(msgspec.Struct):
+    """A `Variant` as its file has it: null is an undefined metric."""
+
+    name: str
+    bytes: int
+    metrics: dict[str, float | None]
+    overlap: float
+    reasons: tuple[str, ...]
+    gated: bool = True
+
+
 def read_variant(folder: Path) -> Variant:
     """
     Raises:
-        InvalidData: there is no variant in the folder.
+        InvalidData: there is no variant in the folder, or it is damaged.
     """
     try:
-        content = json.loads((folder / VARIANT).read_text(encoding="utf-8"))
+        stored = read_json(folder / VARIANT, _Stored, InvalidData)
     except FileNotFoundError:
         raise InvalidData(f"{folder}: no variant of a ladder; build it with `recsys train ladder`") from None
-    metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
-    return Variant(**{**content, "metrics": metrics, "reasons": tuple(content["reasons"])})
+    metrics = {name: math.nan if value is None else value for name, value in stored.metrics.items()}
+    return Variant(stored.name, stored.bytes, metrics, stored.overlap, stored.reasons, stored.gated)

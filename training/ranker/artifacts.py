@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
+from recsys.operator_files import read_json
 from training.warm_start import WEIGHTS
 
 ONNX, SHAPE = "ranker.onnx", "shape.json"
@@ -52,8 +53,8 @@ def read_shape(path: Path) -> RankerConfig:
         InvalidConfig: the file is missing, or does not describe a ranker.
     """
     try:
-        return shape_of(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return shape_of(read_json(path, dict[str, Any], InvalidConfig))
+    except (OSError, InvalidConfig, ValueError, TypeError) as error:
         raise InvalidConfig(
             f"{path}: not the shape of a ranker, as `recsys tune rank` writes it: {error}"
         ) from error

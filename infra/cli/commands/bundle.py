@@ -11,6 +11,7 @@ from recsys import bundle as bundles
 from recsys.client import Client
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.settings import Settings
+from recsys.signatures import PublicKeys, new_key, read_private_key, read_public_keys
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and publish bundles.")
 
@@ -23,16 +24,15 @@ def list_(as_json: JsonFlag = False) -> None:
 
     Example: recsys bundle list
     """
-    folder = Settings().bundles
+    folder, keys = Settings().bundles, _keys()
     current = bundles.current_version(folder)
-    found = [
-        {"version": v, "current": v == current, "metrics": bundles.open_bundle(folder / v).manifest.metrics}
-        for v in bundles.versions(folder)
-    ]
+    found = [_listed(folder / v, keys) | {"current": v == current} for v in bundles.versions(folder)]
     if as_json:
         print_json(found)
         return
-    rows = [(b["version"], "●" if b["current"] else "", _short(b["metrics"])) for b in found]
+    rows = [
+        (b["version"], "●" if b["current"] else "", _short(b["metrics"]) or str(b["refused"])) for b in found
+    ]
     print_table(f"bundles in {folder}", ("version", "current", "metrics"), rows)
 
 
@@ -42,7 +42,7 @@ def inspect(version: Version = "", as_json: JsonFlag = False) -> None:
 
     Example: recsys bundle inspect
     """
-    manifest = bundles.open_bundle(_path(version)).manifest
+    manifest = bundles.open_bundle(_path(version), _keys()).manifest
     created = datetime.fromtimestamp(manifest.created_ms / 1000, UTC).isoformat(timespec="seconds")
     content: dict[str, object] = {"created": created, **vars(manifest)}
     if not as_json:
@@ -56,9 +56,11 @@ def inspect(version: Version = "", as_json: JsonFlag = False) -> None:
 def verify(version: Version = "", as_json: JsonFlag = False) -> None:
     """Verify every file of a bundle against its manifest. Exits non-zero on a difference.
 
+    With RECSYS_BUNDLE_KEYS, the signature of the manifest is verified as well.
+
     Example: recsys bundle verify
     """
-    bundle = bundles.open_bundle(_path(version))
+    bundle = bundles.open_bundle(_path(version), _keys())
     size = sum((bundle.path / name).stat().st_size for name in bundle.manifest.files)
     content = {"version": bundle.manifest.version, "files": len(bundle.manifest.files), "bytes": size}
     print_mapping("verified", content, as_json)
@@ -90,9 +92,11 @@ def publish(
             two_tower=work / "two_tower",
             ranker=work / "ladder-lake" / variant,
             bundles=settings.bundles,
+            signing_key=settings.bundle_signing_key,
+            keys=settings.bundle_keys,
         )
         version = assembly.main(config).manifest.version
-    bundles.publish(settings.bundles, version)
+    bundles.publish(settings.bundles, version, _keys())
     console.print(f"published {version}; a running API loads it within a few seconds (`recsys status`)")
 
 
@@ -106,11 +110,40 @@ def copy(
 
     Example: recsys bundle copy /mnt/host-2/bundles
     """
-    bundle = bundles.open_bundle(_path(version))
-    copied = bundles.copy_bundle(bundle, to)
+    bundle = bundles.open_bundle(_path(version), _keys())
+    copied = bundles.copy_bundle(bundle, to, _keys())
     size = sum(path.stat().st_size for path in bundle.path.iterdir())
     content = {"version": bundle.manifest.version, "bytes": size, "copied_bytes": copied}
     print_mapping(f"copied to {to}", content, as_json)
+
+
+@app.command()
+def keygen(
+    path: Annotated[Path, typer.Argument(help="File for the private key; its owner alone can read it.")],
+    name: Annotated[str, typer.Option(help="Name of the key in the file of public keys.")] = "recsys",
+) -> None:
+    """Make a key that signs bundles. Prints the line of its public key for the file of RECSYS_BUNDLE_KEYS.
+
+    Example: recsys bundle keygen training.key --name training >> bundle-keys
+    """
+    typer.echo(new_key(path, name))
+
+
+@app.command("sign")
+def sign_(
+    key: Annotated[Path | None, typer.Option(help="Private key; default: RECSYS_BUNDLE_SIGNING_KEY.")] = None,
+    version: Version = "",
+) -> None:
+    """Verify a bundle against its manifest and sign it: everything in it is then what the owner of the key saw.
+
+    Example: recsys bundle sign --key training.key
+    """
+    chosen = key or Settings().bundle_signing_key
+    if chosen is None:
+        raise InvalidConfig("name a private key: --key FILE or RECSYS_BUNDLE_SIGNING_KEY")
+    bundle = bundles.open_bundle(_path(version))
+    bundles.sign_bundle(bundle, read_private_key(chosen))
+    console.print(f"signed {bundle.manifest.version}")
 
 
 @app.command()
@@ -159,6 +192,19 @@ def _path(version: str) -> Path:
     if chosen is None:
         raise InvalidBundle(f"no bundle is published in {folder}: run `recsys train all`, or name a version")
     return folder / chosen
+
+
+def _keys() -> PublicKeys:
+    return read_public_keys(Settings().bundle_keys)
+
+
+def _listed(path: Path, keys: PublicKeys) -> dict[str, object]:
+    """A bundle that is refused is listed, too."""
+    try:
+        metrics, refused = bundles.open_bundle(path, keys).manifest.metrics, ""
+    except InvalidBundle as error:
+        metrics, refused = {}, str(error)
+    return {"version": path.name, "metrics": metrics, "refused": refused}
 
 
 def _short(metrics: object) -> str:

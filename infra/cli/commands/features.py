@@ -1,6 +1,5 @@
 """`recsys features`: build examples with Spark, list the definitions, say what a change of them invalidates."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from recsys.bundle import current_version, open_bundle
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import Topic
 from recsys.lake.forget import forgotten_users
+from recsys.operator_files import read_json
 from recsys.settings import Settings
 from recsys.store.base import StoreConfig
 from serving.settings import ServingSettings
@@ -158,6 +158,7 @@ def nightly_(as_json: JsonFlag = False) -> None:
     from infra.local.services import connected
     from recsys.features.definitions import FEATURES
     from recsys.items.item_table import read_items
+    from recsys.signatures import read_public_keys
     from recsys.simulation.clock import clock_of
     from recsys.store.nightly import NightlyStore
     from recsys.store.nightly_job import write_nightly
@@ -167,7 +168,8 @@ def nightly_(as_json: JsonFlag = False) -> None:
     version = current_version(settings.bundles)
     if version is None:
         raise InvalidData(f"{settings.bundles}: no bundle is published; publish one with `recsys train all`")
-    items = read_items(open_bundle(settings.bundles / version).file("items.parquet"))
+    bundle = open_bundle(settings.bundles / version, read_public_keys(settings.bundle_keys))
+    items = read_items(bundle.file("items.parquet"))
     namespace = settings.redis_namespace
     store = RedisFeatureStore(
         settings.redis_url.get_secret_value(), FEATURES, StoreConfig(settings.partitions), namespace
@@ -258,12 +260,12 @@ def _definitions(saved: Path | None) -> dict[str, Any]:
 
     path = saved or Settings().features / "examples" / DEFINITIONS
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, dict[str, Any], InvalidData)
     except FileNotFoundError:
         raise InvalidData(f"{path}: no definitions; save some with `recsys features list --json`") from None
-    except ValueError as error:
-        raise InvalidData(f"{path}: not definitions from `recsys features list --json`: {error}") from error
-    if not isinstance(content, dict) or not content.keys() >= {"features", "state", "histories"}:
+    except InvalidData as error:
+        raise InvalidData(f"not definitions from `recsys features list --json`: {error}") from error
+    if not content.keys() >= {"features", "state", "histories"}:
         raise InvalidData(f"{path}: not definitions from `recsys features list --json`")
     return content
 

@@ -8,8 +8,12 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import orjson
 import structlog
 from pydantic import BaseModel, Field, ValidationError
+
+from recsys.contracts.errors import InvalidData
+from recsys.operator_files import read_text
 
 IMPORT_REPORT = "import-report.json"
 RESULTS = "results"
@@ -78,9 +82,9 @@ def _valid(path: Path, kind: type[M], more: dict[str, str], needs: str = "") -> 
 
 def _read(path: Path) -> Any:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            return None
-        # standard JSON has no NaN
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)
-    except (OSError, ValueError):
+        text = read_text(path, InvalidData, _MAX_BYTES)
+        content = json.loads(text, parse_constant=lambda name: None)  # standard JSON has no NaN
+        orjson.dumps(content)  # as the response does
+        return content
+    except (OSError, InvalidData, ValueError, TypeError, RecursionError):
         return None

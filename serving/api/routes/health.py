@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse
 from recsys.contracts.errors import Unavailable
 from recsys.observability.worker_report import read_report
 from recsys.store.base import FeatureStore
-from serving.api.dependencies import Feed, Host, Keyed, Metrics, Settings, Spools, Store
+from serving.api.dependencies import Feed, Files, Host, Keyed, Metrics, Settings, Spools, Store
 from serving.api.schemas import Health
 from serving.engine.item_feed import ItemFeed
 from serving.ingest.outbox import Outboxes
@@ -37,6 +37,7 @@ def ready(
     feed: Feed,
     settings: Settings,
     access: Keyed,
+    files: Files,
 ) -> Health:
     """Whether requests can be answered, and what is missing. Only a missing bundle makes it 503: without Redis or
     Kafka answers are degraded, and taking every process out of service would leave none."""
@@ -46,6 +47,7 @@ def ready(
         "store": _store(store),
         "kafka": _kafka(outboxes),
         "spool": outboxes.error or OK,
+        "files": "; ".join(files().values()) or OK,
         "item_features": _item_features(feed, settings.stale_after_s),
         "stream": _stream(store),
     }

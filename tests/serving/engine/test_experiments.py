@@ -196,9 +196,10 @@ def test_contradictions_are_refused_with_their_place(file: Path, content: str, m
     assert str(file) in str(caught.value)
 
 
-def test_a_missing_file_is_refused_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match="No such file"):
-        Experiments(tmp_path / "none.yaml", PathConfig())
+def test_a_missing_file_at_the_start_means_no_experiment_and_is_named(tmp_path: Path) -> None:
+    experiments = Experiments(tmp_path / "none.yaml", PathConfig())
+    assert "No such file" in experiments.error
+    assert (experiments.running, dict(experiments.of("u").arms)) == ((), {})
 
 
 def test_outcomes_of_the_arms_are_read_from_the_lake(make_api: Callable[..., Api], file: Path) -> None:

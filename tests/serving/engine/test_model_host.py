@@ -9,6 +9,7 @@ import pytest
 
 from recsys.bundle import FILES, Bundle, Manifest, current_version, publish, write_bundle
 from recsys.contracts.errors import FingerprintMismatch, InvalidBundle
+from recsys.signatures import PublicKeys
 from serving.engine.model_host import ModelHost
 from serving.telemetry import Telemetry
 from tests.serving.waiting import eventually
@@ -156,11 +157,11 @@ def test_a_poll_while_a_bundle_is_published_does_not_go_back(
     poll = threading.Thread(target=host.poll)
     during: list[str | None] = []
 
-    def slowly(bundles: Path, version: str) -> Bundle:
+    def slowly(bundles: Path, version: str, keys: PublicKeys) -> Bundle:
         poll.start()
         poll.join(0.1)
         during.append(host.active)
-        return publish(bundles, version)
+        return publish(bundles, version, keys)
 
     monkeypatch.setattr("serving.engine.model_host.publish", slowly)
     host.publish("v2")
