@@ -7,9 +7,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import redis
 
+from infra.evaluation.benchmarks.serve import api, prepare
+from infra.evaluation.benchmarks.serving_fixture import bench_items
 from infra.evaluation.fault_injection.hostile.attacks import Attack, Broken
 from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from recsys.contracts.changes import ItemChange
@@ -168,6 +171,32 @@ def event_of_tomorrow(home: Path) -> str:
     return "it counts as of its append; later events are on time"
 
 
+def announced_items(home: Path) -> str:
+    """Sixty items are announced for the next half year, one for the next seconds, and then a new one is added."""
+    with StreamRig() as rig:
+        prepare(rig, bench_items(80, 0), users=20, history_events=200, seed=0)
+        with api(rig, 1, RECSYS_RESULT_CACHE_MS="0") as served, httpx.Client(base_url=served.url) as client:
+            soon_ms, later_ms = _now_ms() + 4_000, _now_ms() + 180 * MS_PER_DAY
+            dates = {f"announced-{n}": later_ms for n in range(60)} | {"soon": soon_ms}
+            entries = [
+                {"item_id": i, "categories": ["category-1"], "created_ms": at} for i, at in dates.items()
+            ]
+            client.post("/v1/items", json={"items": entries}).raise_for_status()
+            client.post("/v1/items", json={"item_id": "new", "categories": ["category-1"]}).raise_for_status()
+
+            def listed() -> set[str]:
+                answer = client.post("/v1/recommendations", json={"user_id": "anyone", "k": 200}, timeout=30)
+                return {item["item_id"] for item in answer.raise_for_status().json()["items"]}
+
+            rig.wait_until(lambda: "new" in listed(), _PATIENCE_S, "listing the new item")
+            early = listed() & dates.keys()
+            _held(f"{len(early)} announced items are listed", not early or _now_ms() >= soon_ms)
+            rig.wait_until(lambda: "soon" in listed(), _PATIENCE_S, "listing an item once it is out")
+            _held("it was listed before it was out", _now_ms() >= soon_ms)
+            _held("announced items are listed", listed() & dates.keys() == {"soon"})
+    return "the new item is listed, none of the announced; the one of this minute is once it is out"
+
+
 ATTACKS: tuple[Attack, ...] = (
     Attack(
         "streams",
@@ -180,6 +209,12 @@ ATTACKS: tuple[Attack, ...] = (
         "an event stamped 400 days ahead, then an honest one",
         "held: events were clamped to the log's clock, item and user changes were not",
         event_of_tomorrow,
+    ),
+    Attack(
+        "streams",
+        "sixty items announced for the next half year, then a new item",
+        "they filled the fresh channel: new items were in no list",
+        announced_items,
     ),
     Attack(
         "streams",
