@@ -1,6 +1,6 @@
 """Hostile and broken neighbours: each attack that once broke the system, in one list (`recsys drill hostile`)."""
 
-from infra.evaluation.fault_injection.hostile import influence, state, streams
+from infra.evaluation.fault_injection.hostile import doors, influence, state, streams
 from infra.evaluation.fault_injection.hostile.attacks import Attack
 
-ALL: tuple[Attack, ...] = (*streams.ATTACKS, *state.ATTACKS, *influence.ATTACKS)
+ALL: tuple[Attack, ...] = (*streams.ATTACKS, *state.ATTACKS, *influence.ATTACKS, *doors.ATTACKS)
