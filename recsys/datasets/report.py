@@ -109,13 +109,13 @@ class ImportReport:
             ("duplicate events, dropped", _by_type(self.duplicates_by_type)),
             ("duplicate items and users, dropped", _pair(self.duplicate_items, self.duplicate_users)),
             (
-                "items and users of other data sets, overwritten",
+                "items and users overwritten",
                 _pair(self.overwritten_items, self.overwritten_users),
             ),
-            ("items and users changed since, left out", _pair(self.outdated_items, self.outdated_users)),
+            ("items and users changed since then", _pair(self.outdated_items, self.outdated_users)),
             ("items not in the catalogue", _unknown(self.unknown_items)),
             ("broken rows", f"{self.broken:,}"),
-            ("files that are not read", ", ".join(self.not_read) or "none"),
+            ("files not read", ", ".join(self.not_read) or "none"),
             ("weeks shifted", self.shift_weeks),
             ("seconds", f"{self.seconds:.1f}"),
         ]

@@ -43,7 +43,7 @@ def attacks(seed: int = 0) -> tuple[Attack, ...]:
         Attack(
             "imports",
             "kill -9 of an import before each change of the file system",
-            "events, items and users changed one file after the other: some of each edition",
+            "some rows of each edition after 5 of 14 kills",
             replacing.killed,
         ),
         Attack(
