@@ -6,16 +6,21 @@ itself is not stored. Marks stay, because a later import could bring the user's 
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recsys.contracts.errors import InvalidData
+from recsys.contracts.time_rules import TimeRules
 from recsys.files import atomic_write
 from recsys.operator_files import read_json
 
 FOLDER = "forget"
+_REJECTED, _REPORT = "rejected", "import-report.json"  # of imports
 
 
 class _Mark(msgspec.Struct):
@@ -32,6 +37,37 @@ def mark_forgotten(lake: Path, user_id: str, until_ms: int) -> Path:
     path = lake / FOLDER / f"{user_digest(user_id)}.json"
     atomic_write(path, json.dumps({"until_ms": until_ms}))
     return path
+
+
+def forget_in_lake(lake: Path, user_id: str, now_ms: int) -> int:
+    """Mark the user, and remove the broken rows of imports that name it. Gives the last event time that is forgotten: a
+    clock that is as far ahead as the log allows has already stamped events with it."""
+    until_ms = now_ms + TimeRules().future_ms
+    mark_forgotten(lake, user_id, until_ms)
+    _forget_rejected(lake, re.compile(rf"(?<![\w-]){re.escape(user_id)}(?![\w-])"))
+    return until_ms
+
+
+def _forget_rejected(lake: Path, named: re.Pattern[str]) -> None:
+    """Remove what an import has kept of its broken rows that names the user."""
+    for path in (lake / _REJECTED).glob("*.parquet"):
+        rows = pq.read_table(path, partitioning=None)
+        keep = [not named.search(" ".join(map(str, row.values()))) for row in rows.to_pylist()]
+        if not all(keep):
+            atomic_write(path, _parquet(rows.filter(pa.array(keep))))
+    report = lake / _REPORT
+    if report.exists():
+        content = json.loads(report.read_text(encoding="utf-8"))
+        for name, value in content.items():
+            if isinstance(value, list):
+                content[name] = [entry for entry in value if not named.search(json.dumps(entry))]
+        atomic_write(report, json.dumps(content, indent=2))
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    content = pa.BufferOutputStream()
+    pq.write_table(rows, content)
+    return bytes(content.getvalue())
 
 
 def forgotten_users(lake: Path) -> Mapping[str, int]:

@@ -6,7 +6,8 @@
 -- Returns {outcome, offset, …}. Nothing is written unless the outcome is 'applied':
 --   fenced   another claimant has a later epoch        gap   records before the batch are missing
 --   behind   some of its events are below the offset   known, id, …   these ids have been seen
--- The last two are rare: the caller encodes the batch without those events and retries.
+--   forgotten   the caller does not know all marks of forgotten users
+-- The last three are rare: the caller encodes the batch without those events and retries.
 --   applied, key, …   written, but for these keys: they have values of another type
 
 local call = redis.call
@@ -41,6 +42,9 @@ if head.previous > offset then return {'gap', offset} end
 
 -- (3b) Events below the offset were applied before: a replay. Without events nothing can count twice.
 if #ids > 0 and head.first < offset then return {'behind', offset} end
+
+-- Users are forgotten by marks that the caller applies: it must know all of them.
+if (call('HGET', prefix .. 'forgotten', 'version') or '0') ~= head.forgotten then return {'forgotten', offset} end
 
 -- (3c) Known ids were sent twice. A retry may have another event time, and so belong to the neighbouring bucket.
 local registry = prefix .. 'd:' .. topic

@@ -151,8 +151,9 @@ class FeatureStore(Protocol):
         """The next cursor, and the items changed since `cursor` ("" = from now). None instead of a set: the change
         stream no longer reaches back to the cursor; read `all_items`."""
 
-    def forget_user(self, user_id: str) -> bool:
-        """Remove all states and attributes of the user. True if there were any."""
+    def forget_user(self, user_id: str, until_ms: int = 0) -> bool:
+        """Remove all states and attributes of the user. True if there were any. What is applied later, but is stamped
+        up to `until_ms`, was under way and is dropped; only the digest of the id remains for that."""
 
     def change_users(self, changes: Sequence[UserChange]) -> None:
         """Replace or delete users' static attributes, in this order. A change older than the stored one is ignored.

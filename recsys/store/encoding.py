@@ -69,8 +69,11 @@ class BatchEncoder:
             for offset, event in zip(batch.offsets, batch.events, strict=True)
         ]
 
-    def encode(self, batch: Batch, rows: Sequence[FoldedEvent]) -> tuple[bytes, bytes, bytes]:
-        """The batch with only these events, whose ids differ."""
+    def encode(
+        self, batch: Batch, rows: Sequence[FoldedEvent], forgotten: str = "0"
+    ) -> tuple[bytes, bytes, bytes]:
+        """The batch with only these events, whose ids differ. `forgotten`: version of the marks of forgotten users that
+        were applied."""
         config = self._config
         users: dict[str, dict[str, int]] = {}
         items: dict[str, dict[str, int]] = {}
@@ -106,6 +109,7 @@ class BatchEncoder:
             "max_users": config.max_users,
             "max_items": config.max_items,
             "histories": sorted(self._stored),
+            "forgotten": forgotten,
         }
         fields: list[bytes] = []
         content = (

@@ -10,6 +10,7 @@ from recsys.contracts.errors import FingerprintMismatch
 from recsys.contracts.events import Event
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
+from recsys.lake.forget import is_forgotten, user_digest
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 
 
@@ -38,6 +39,7 @@ class MemoryFeatureStore:
         self._attributes: dict[
             str, tuple[int, Mapping[str, str]]
         ] = {}  # of users: when they were put, and what
+        self._forgotten: dict[str, int] = {}  # digest of the user's id → up to which event time
         self._catalogue: dict[str, Item | None] = {}
         self._changed_ms: dict[str, int] = {}  # when each entry was changed
         self._changes: list[set[str]] = []
@@ -75,7 +77,8 @@ class MemoryFeatureStore:
             seen, changed = self._seen[place], set[str]()
             applied = duplicates = skipped = 0
             for offset, event in zip(batch.offsets, batch.events, strict=True):
-                if offset < stored.offset:
+                gone = is_forgotten(self._forgotten, event.user_id, event.event_time_ms)
+                if offset < stored.offset or gone:
                     skipped += 1
                 elif event.key in seen:
                     duplicates += 1
@@ -166,8 +169,10 @@ class MemoryFeatureStore:
                 self._trimmed += surplus
             self._lock.notify_all()
 
-    def forget_user(self, user_id: str) -> bool:
+    def forget_user(self, user_id: str, until_ms: int = 0) -> bool:
         with self._lock:
+            if until_ms:
+                self._forgotten[user_digest(user_id)] = until_ms
             state, put = self._users.pop(user_id, None), self._attributes.pop(user_id, None)
             return not (state is None and put is None)
 
@@ -175,6 +180,8 @@ class MemoryFeatureStore:
         with self._lock:
             for change in changes:
                 if change.changed_ms < self._attributes.get(change.user_id, (0, {}))[0]:
+                    continue
+                if is_forgotten(self._forgotten, change.user_id, change.changed_ms):
                     continue
                 if change.user is None:
                     self._attributes.pop(change.user_id, None)

@@ -13,6 +13,7 @@ Everything of partition p has the hash tag `{p}`, so one script call is atomic o
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
     NS:{p}:users  NS:{p}:items     the users, and the items that have a share here, by when they expire (sorted sets)
     NS:{p}:d:TOPIC:BUCKET          events seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
+    NS:{p}:forgotten               SHA-256 of each forgotten user's id → up to which event time; `version` of them
     NS:{nightly}:u:USER            the user's nightly document (`nightly`); `forget_user` removes it, too
     NS:{p}:changed  :last          the stream of changed items, and its last entry; {c} has one for the catalogue
 """
@@ -28,6 +29,7 @@ from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
+from recsys.lake.forget import is_forgotten, user_digest
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.store.damage import Damage
 from recsys.store.encoding import (
@@ -90,6 +92,7 @@ class RedisFeatureStore(RedisWorkers):
         self._stored = sorted({h.name for h in self._decoder.stored.values()})
         self._damage = damage or Damage()
         self._checked = False
+        self._forgotten: dict[int, tuple[str, dict[str, int]]] = {}  # by partition: version and marks
         self._reads = ThreadReads(self._redis)
         self._claim = self._redis.register_script(script("claim.lua"))
         self._apply = self._redis.register_script(script("apply.lua"))
@@ -122,7 +125,7 @@ class RedisFeatureStore(RedisWorkers):
         return Checkpoint(int(epoch), int(offset), int(watermark), log_id.decode()) if epoch else None
 
     def apply(self, batch: Batch) -> Applied:
-        rows, skipped = self._encoder.fold(batch), 0
+        rows, skipped = self._not_forgotten(batch)
         seen: set[bytes] = set()
         keys = [self._key(batch.partition, "cp", batch.topic)]
         while True:
@@ -131,13 +134,19 @@ class RedisFeatureStore(RedisWorkers):
                 if row.key not in seen:
                     fresh.setdefault(row.key, row)
             prefix = self._key(batch.partition, "")
-            encoded = self._encoder.encode(batch, list(fresh.values()))
+            version, marks = self._forgotten.get(batch.partition, ("0", {}))
+            encoded = self._encoder.encode(batch, list(fresh.values()), version)
             with redis_errors():
                 outcome, offset, *named = self._apply(keys, [prefix, str(batch.topic), *encoded])
             if outcome == b"behind":  # a replay
                 later = [row for row in rows if row.offset >= offset]
                 skipped += len(rows) - len(later)
                 rows = later
+            elif outcome == b"forgotten":
+                marks = self._read_forgotten(batch.partition)
+                left = [r for r in rows if not is_forgotten(marks, r.event.user_id, r.event.event_time_ms)]
+                skipped += len(rows) - len(left)
+                rows = left
             elif outcome == b"known":  # sent twice
                 seen.update(named)
             else:
@@ -147,6 +156,20 @@ class RedisFeatureStore(RedisWorkers):
         if outcome != b"applied":
             return Applied(Outcome(outcome.decode()), offset)
         return Applied(Outcome.APPLIED, offset, len(fresh), len(rows) - len(fresh), skipped)
+
+    def _not_forgotten(self, batch: Batch) -> tuple[list[FoldedEvent], int]:
+        """The rows of the batch without those of users that are known to be forgotten, and the number of the others."""
+        rows, (_, marks) = self._encoder.fold(batch), self._forgotten.get(batch.partition, ("0", {}))
+        left = [r for r in rows if not is_forgotten(marks, r.event.user_id, r.event.event_time_ms)]
+        return left, len(rows) - len(left)
+
+    def _read_forgotten(self, partition: int) -> dict[str, int]:
+        with redis_errors():
+            found = self._redis.hgetall(self._key(partition, "forgotten"))
+        version = found.pop(b"version", b"0").decode()
+        marks = {digest.decode(): int(until_ms) for digest, until_ms in found.items()}
+        self._forgotten[partition] = version, marks
+        return marks
 
     def _register(self) -> None:
         """The first writer decides fingerprint and partitions; all others must agree.
@@ -307,19 +330,25 @@ class RedisFeatureStore(RedisWorkers):
 
     # --- changes of users and items --------------------------------------------------------------------------
 
-    def forget_user(self, user_id: str) -> bool:
+    def forget_user(self, user_id: str, until_ms: int = 0) -> bool:
         self._check()
         partition = partition_of(user_id, self._config.partitions)
         histories = [self._key(partition, "h", history, user_id) for history in self._stored]
-        with redis_errors():
-            state = self._redis.unlink(
-                self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories
-            )
-            self._redis.zrem(self._key(partition, "users"), user_id)
+        marks = self._key(partition, "forgotten")
+        with redis_errors(), self._redis.pipeline() as pipe:
+            if until_ms:
+                pipe.hset(marks, user_digest(user_id), until_ms)
+                pipe.hincrby(marks, "version", 1)
+            pipe.unlink(self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories)
+            pipe.zrem(self._key(partition, "users"), user_id)
+            *_, state, _ = pipe.execute()
             document = self._redis.unlink(nightly_key(self._namespace, "u", user_id))  # in another slot
         return bool(state or document)
 
     def change_users(self, changes: Sequence[UserChange]) -> None:
+        numbers = {partition_of(c.user_id, self._config.partitions) for c in changes}
+        marks = {d: t for p in numbers for d, t in self._read_forgotten(p).items()}
+        changes = [c for c in changes if not is_forgotten(marks, c.user_id, c.changed_ms)]
         if not changes:
             return
         keys = [self._key(partition_of(c.user_id, self._config.partitions), "a", c.user_id) for c in changes]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.datasets.changed import change_times
+from recsys.datasets.changed import change_times, times_path, times_table
 from recsys.lake.commit import rewriting
 from recsys.lake.forget import forgotten_users, is_forgotten, user_digest
 from recsys.lake.lake import (
@@ -44,8 +44,9 @@ class Compacted:
     rows_removed: int = 0
 
 
-def compact(lake: Path) -> Compacted:
-    """Compact every day of events and impressions, and the table of users."""
+def compact(lake: Path, features: Path | None = None) -> Compacted:
+    """Compact every day of events and impressions, and the table of users; remove forgotten users from the examples and
+    sequences in `features`, whose days the next `recsys features build` makes again."""
     forgotten, done = forgotten_users(lake), Compacted()
     for table in (EVENTS, IMPRESSIONS):
         for day in days(lake, table):
@@ -53,6 +54,8 @@ def compact(lake: Path) -> Compacted:
     with rewriting(lake):
         if forgotten and (lake / _USERS).exists():
             _clean_users(lake / _USERS, forgotten, done)
+    if features is not None and forgotten:
+        _clean_features(features, forgotten, done)
     return done
 
 
@@ -105,9 +108,24 @@ def _without(rows: pa.Table, forgotten: Mapping[str, int]) -> pa.Table:
     return rows
 
 
+def _clean_features(features: Path, forgotten: Mapping[str, int], done: Compacted) -> None:
+    """Whole users, whenever their events were: what came after the request is in the lake."""
+    for path in (*features.glob("examples/dt=*/*.parquet"), *features.glob("sequences/*.parquet")):
+        rows = pq.read_table(path, partitioning=None)
+        keep = [user_digest(user) not in forgotten for user in rows.column("user_id").to_pylist()]
+        if not all(keep):
+            write_parquet(path, rows.filter(pa.array(keep)))
+            done.rows_removed += keep.count(False)
+
+
 def _clean_users(path: Path, forgotten: Mapping[str, int], done: Compacted) -> None:
-    rows = pq.read_table(path)
+    rows = pq.read_table(path, partitioning=None)
     changed = change_times(path)  # a user who was written after the request stays
+    by_digest = {
+        user_digest(user) if is_forgotten(forgotten, user, ms) else user: ms for user, ms in changed.items()
+    }
+    if by_digest.keys() != changed.keys():
+        write_parquet(times_path(path), times_table("user_id", sorted(by_digest.items())))
     users = rows.column("user_id").to_pylist()
     keep = [not is_forgotten(forgotten, user, changed.get(user, 0)) for user in users]
     if not all(keep):

@@ -394,6 +394,27 @@ def test_a_forgotten_user_is_gone(store: FeatureStore) -> None:
     assert store.forget_user(user) is False
 
 
+def test_what_was_under_way_does_not_bring_a_forgotten_user_back(store: FeatureStore) -> None:
+    """Known to a writer from before, and to one that starts afterwards."""
+
+    def click(number: int, at: int) -> Event:
+        return Event(f"{at}-{number}", EventType.CLICK, "u", "i", at)
+
+    writer = Writer(store)
+    writer.apply([click(1, T0), Event("other", EventType.CLICK, "v", "i", T0)])
+    assert store.forget_user("u", T0 + 10) is True
+    for late in (writer, Writer(store)):
+        late.apply([click(2, T0 + 5), click(3, T0 + 10)])
+        store.change_users([UserChange("u", User("u", {"age": "31"}), T0 + 10)])
+        assert store.user("u") == EntityState()
+    assert store.user("v").cells
+    Writer(store).apply([click(2, T0 + 5), click(4, T0 + 11)])
+    store.change_users([UserChange("u", User("u", {"age": "32"}), T0 + 11)])
+    state = store.user("u")
+    assert [visit.event_time_ms for visit in state.histories["engaged"]] == [T0 + 11]
+    assert state.attributes == {"age": "32"}
+
+
 def test_the_newest_attributes_of_a_user_count_until_the_user_goes(store: FeatureStore) -> None:
     def put(at: int, attributes: dict[str, str] | None) -> None:
         store.change_users([UserChange("u", None if attributes is None else User("u", attributes), at)])

@@ -113,7 +113,8 @@ def compact(as_json: JsonFlag = False) -> None:
     """
     from streaming.lake_writer.compact import compact as compact_lake
 
-    print_mapping("compacted", asdict(compact_lake(StreamSettings().lake)), as_json)
+    settings = StreamSettings()
+    print_mapping("compacted", asdict(compact_lake(settings.lake, settings.features)), as_json)
 
 
 @app.command("dead-letters")

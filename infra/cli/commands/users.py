@@ -24,15 +24,15 @@ def forget(
 
     `recsys stream compact` then removes the user's rows from the lake.
 
-    Events still in the log count again: repeat the command once they have been consumed.
+    Events of the user that are still under way, and stamped before now or up to five minutes ahead, are dropped.
 
     Example: recsys users forget 42
     """
     from infra.local.services import connected
     from recsys.features.definitions import FEATURES
-    from recsys.lake.forget import mark_forgotten
     from recsys.simulation.clock import clock_of
     from recsys.store.base import StoreConfig
+    from recsys.store.forgetting import forget as forget_user
     from recsys.store.redis import RedisFeatureStore
 
     settings = connected(ServingSettings())
@@ -43,8 +43,7 @@ def forget(
         settings.redis_namespace,
     )
     try:
-        had_state = store.forget_user(user)
+        had_state = forget_user(store, settings.lake, user, clock_of(settings.clock)())
     finally:
         store.close()
-    mark = mark_forgotten(settings.lake, user, clock_of(settings.clock)())
-    print_mapping(f"forgotten: {user}", {"had_state": had_state, "mark": str(mark)}, as_json)
+    print_mapping("forgotten", {"had_state": had_state}, as_json)

@@ -9,7 +9,8 @@ from recsys.contracts.changes import UserChange, parse_user_change
 from recsys.contracts.state import Visit
 from recsys.contracts.types import Topic, User
 from recsys.features.definitions import DISLIKED_VISITS, ENGAGED_VISITS, SEEN_VISITS
-from recsys.lake.forget import mark_forgotten, user_digest
+from recsys.lake.forget import user_digest
+from recsys.store.forgetting import forget as forget_user
 from serving.api.accepted_changes import IdempotencyKey
 from serving.api.audit import audit
 from serving.api.dependencies import (
@@ -111,8 +112,7 @@ def forget(
     # in the log after what is still on its way to the store
     change = UserChange(user_id, None, now_ms())
     changes.accept(Topic.USERS, [change], parse_user_change, store.change_users)
-    store.forget_user(user_id)
-    mark_forgotten(settings.lake, user_id, now_ms())
+    forget_user(store, settings.lake, user_id, now_ms())
     return Response(status_code=204)
 
 
