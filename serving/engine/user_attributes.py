@@ -24,10 +24,12 @@ class UserAttributes:
         wanted = self._wanted = features.user_attributes
         self.error = ""
         self._by_user: dict[str, Mapping[str, str]] = {}
-        if not wanted or not path.exists():
+        if not wanted:
             return
         try:
             table = read_columns(path, ["user_id", "attributes"]).cast(_COLUMNS)
+        except FileNotFoundError:
+            return
         except (pa.ArrowException, OSError) as error:
             self.error = f"{path}: not the lake's table of users: {error}; import the data set again"
             _log.error("users have no static attributes of the lake", reason=self.error)
