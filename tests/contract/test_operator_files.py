@@ -207,6 +207,8 @@ def test_whatever_lies_there_is_refused_in_words(home: Path, name: str) -> None:
     case = CASES[name]
     for kind, content in BYTES.items():
         path = put(home, case)
+        if kind == "deep JSON" and path.suffix == ".yaml" and name != "rules":
+            continue  # PyYAML takes seconds to refuse it: one of its readers is enough
         path.write_bytes(content)
         assert accepted(case, path) in (True, False), kind
     for make in PLACES.values():
@@ -232,7 +234,7 @@ def test_values_of_other_types_are_refused_in_words(home: Path, name: str) -> No
     path.write_text(write(case.content))
     assert accepted(case, path), "the content itself is sound"
 
-    @settings(max_examples=15, database=None)
+    @settings(max_examples=10, database=None)
     @given(st.randoms(use_true_random=False), JSON)
     def damage(rng: random.Random, value: Any) -> None:
         damaged = json.loads(json.dumps(case.content))
