@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.api.connections import Connections, bounded, client_of
 from serving.settings import ServingSettings
@@ -64,9 +64,9 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def serving(most: int = 1_000, **limits: Any) -> Iterator[Running]:
+def serving(most: int = 1_000, application: ASGIApp = echo, **limits: Any) -> Iterator[Running]:
     http: Any = bounded(ServingSettings(**LONG_S | limits), most)
-    config = uvicorn.Config(echo, http=http, ws="none", lifespan="off", log_config=None)
+    config = uvicorn.Config(application, http=http, ws="none", lifespan="off", log_config=None)
     (connections,) = http.args
     with socket.create_server(("127.0.0.1", 0), backlog=2_048) as listener:
         server = uvicorn.Server(config)
@@ -155,7 +155,7 @@ def test_what_is_not_http_gets_a_problem(patient: Running) -> None:
 @pytest.mark.parametrize(
     "limits", [{"most": 20}, {"max_connections_per_client": 20}], ids=["in all", "client"]
 )
-def test_a_new_connection_takes_the_place_of_the_longest_idle_one(limits: dict[str, int]) -> None:
+def test_a_new_connection_takes_the_place_of_the_longest_idle_one(limits: dict[str, Any]) -> None:
     with serving(**limits) as running, ExitStack() as opened:
         busy = opened.enter_context(running.connect(POST))
         eventually(lambda: len(running.connections._open) == 1 and not running.connections._idle)
