@@ -5,22 +5,23 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := train,spark,milvus,otel,dev
+LOCKS := infra/setup/locks
 JOBS ?= 2
 # whole files, so that each process starts a file's servers once; in the order of tests/conftest.py
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-fast lint audit format clean
+.PHONY: help setup demo test test-fast lint lock audit sbom format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: $(STAMP) java  ## create .venv, install the project, check Java
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(LOCKS)/dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 .PHONY: java
@@ -44,10 +45,16 @@ lint: setup  ## ruff, mypy --strict, import contracts, bandit
 	$(BIN)/lint-imports
 	$(BIN)/bandit -q -ll -r recsys streaming serving training infra
 
+lock: setup  ## write the lock files; OPTIONS=--upgrade takes the newest versions
+	infra/setup/lock.sh $(OPTIONS)
+
+sbom: setup  ## build/sbom/*.json: CycloneDX bills of materials of what each image installs
+	infra/setup/sbom.sh build/sbom
+
 audit:  ## pinned versions against the known vulnerabilities (needs pypi.org or osv.dev)
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
-	.venv-audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
+	.venv-audit/bin/pip-audit -r $(LOCKS)/dev.txt --require-hashes --disable-pip
 
 format: setup  ## rewrite the files as ruff would
 	$(BIN)/ruff check --fix .

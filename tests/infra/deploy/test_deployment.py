@@ -67,7 +67,7 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
             yield f"compose:{name}", service["command"]
 
 
-@pytest.mark.parametrize(("path", "document"), documents(), ids=str)
+@pytest.mark.parametrize(("path", "document"), list(documents()), ids=str)
 def test_every_manifest_fits_kubernetes_schema(path: Path, document: dict[str, Any]) -> None:
     if any(group in document["apiVersion"] for group in FOREIGN):
         assert {"apiVersion", "kind"} <= document.keys()
@@ -84,7 +84,7 @@ def test_kustomizations_name_files_that_exist() -> None:
             assert named <= set(document["resources"]), f"{path}: not listed"
 
 
-@pytest.mark.parametrize(("name", "pod"), pods(), ids=str)
+@pytest.mark.parametrize(("name", "pod"), list(pods()), ids=str)
 def test_pods_have_the_least_privilege_and_limits(name: str, pod: dict[str, Any]) -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
@@ -104,7 +104,7 @@ def test_every_variable_that_is_set_is_a_setting() -> None:
     assert used.keys() <= known, {name: str(used[name]) for name in used.keys() - known}
 
 
-@pytest.mark.parametrize(("name", "arguments"), command_lines(), ids=str)
+@pytest.mark.parametrize(("name", "arguments"), list(command_lines()), ids=str)
 def test_every_container_runs_a_command_that_exists(name: str, arguments: list[str]) -> None:
     assert arguments[0] in COMMANDS
     command: Any = load(arguments[0])
