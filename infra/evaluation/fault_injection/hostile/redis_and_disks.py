@@ -137,7 +137,7 @@ def damaged_rules(folder: Path) -> str:
     path = folder / "rules.yaml"
     contents = {
         "Latin-1": "name: Müller".encode("latin-1"),
-        "deep": b"[" * 2_500,
+        "deep": b"- " * 2_000,
         "no date": b"rules: 2026-13-45",
     }
     places: dict[str, Callable[[], object]] = {
