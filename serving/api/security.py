@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import structlog
 from msgspec import Meta
 
 from recsys.contracts.errors import InvalidConfig
@@ -29,7 +28,6 @@ from recsys.watched_file import WatchedFile
 from serving.problems import Problem
 from serving.settings import Scope
 
-_log = structlog.get_logger(__name__)
 _BEARER = {"www-authenticate": "Bearer"}
 _BASIC = {"www-authenticate": 'Basic realm="recsys: the key is the password", charset="UTF-8"'}
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
@@ -66,7 +64,6 @@ class Keys:
     def __init__(self, path: Path | None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._file = WatchedFile(path, _by_name) if path else None
         self._now = now
-        self._reported = ""
 
     @property
     def error(self) -> str:
@@ -86,7 +83,6 @@ class Keys:
         if self._file is None:
             return ANYONE
         entries = self._file.value
-        self._report_error()
         key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
         if basic and key.startswith("Basic "):
             key = _password(key.removeprefix("Basic "))
@@ -100,12 +96,6 @@ class Keys:
         if entry.expires is not None and self._now() >= entry.expires:
             raise Problem(401, f"the key {entry.name!r} has expired; ask for a new one", _BEARER)
         return Caller(entry.name, frozenset(entry.scopes))
-
-    def _report_error(self) -> None:
-        if self.error != self._reported:
-            self._reported = self.error
-            if self.error:
-                _log.error("key file invalid: the keys that were read last stay valid", reason=self.error)
 
 
 def new_key(path: Path, name: str, scopes: Sequence[Scope], lifetime: timedelta | None = None) -> str:
