@@ -1,6 +1,7 @@
 """The job's kernels on a bucket: every feature of every example equals brute force; histories and labels too."""
 
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from recsys.contracts import state
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
-from recsys.features import batch, windows
+from recsys.features import assemble, batch, windows
 from recsys.features.definitions import ENGAGEMENT, FEATURES
 from recsys.features.reference import reference_features
 from tests.recsys.features.test_three_ways import streamed
@@ -73,9 +74,18 @@ def assert_equal_brute_force(
         assert example["history_times"] == [e.event_time_ms for e in before]
 
 
-def test_sums_at_their_limit_are_those_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_sums(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sums so small that four events fill a decayed tile."""
     for module in (state, batch, windows):
-        monkeypatch.setattr(module, "MAX_SUM", 1 << 18)  # four events fill a decayed tile
+        monkeypatch.setattr(module, "MAX_SUM", 1 << 18)
+    assemble._plan.cache_clear()  # it holds what the limit makes of each window
+    yield
+    assemble._plan.cache_clear()
+
+
+@pytest.mark.usefixtures("small_sums")
+def test_sums_at_their_limit_are_those_of_the_stream() -> None:
     rng = random.Random(5)
     users, items = population(rng, 2), catalogue(rng, 3)
     events = random_log(rng, users, items, 300, MS_PER_HOUR)
