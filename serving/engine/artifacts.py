@@ -65,13 +65,32 @@ class Artifacts:
     calibrations: Mapping[Head, Calibration]
 
     def similar(self, row: int, k: int, now_ms: int) -> tuple[Rows, NDArray[np.float32]]:
-        """At most k available neighbours of an item and their scores, the nearest first."""
-        if row >= len(self.neighbours):  # newer than the bundle
+        """At most k available neighbours of an item and their scores, the best first: the bundle's, then those of the
+        nearest vectors, which include items newer than the bundle. A vector's cosine c scores max(c, 0) / 2 of the
+        lowest score of the bundle's, or of 1."""
+        rows, scores = self._neighbours_of(row, now_ms)
+        vector = self.index.vectors(np.array([row], np.int32))
+        if len(rows) >= k or not vector.any():
+            return rows[:k], scores[:k]
+        # the item itself, its neighbours and what is not out yet may come first
+        found = self.index.search(vector, k + len(rows) + len(self.catalogue.upcoming(now_ms)) + 1)
+        near = found.of(0)
+        new = self._is_out(near, now_ms) & (near != row) & ~np.isin(near, rows)
+        cosines = found.scores[0, : len(near)][new]
+        below = scores.min(initial=1.0) / 2 * np.maximum(cosines, 0)
+        return np.append(rows, near[new])[:k], np.append(scores, below).astype(np.float32)[:k]
+
+    def _neighbours_of(self, row: int, now_ms: int) -> tuple[Rows, NDArray[np.float32]]:
+        """Those of the bundle that are available; none for an item newer than the bundle."""
+        if row >= len(self.neighbours):
             return np.empty(0, np.int32), np.empty(0, np.float32)
         rows, scores = self.neighbours[row], self.neighbour_scores[row]
-        is_out = self.catalogue.alive[rows] & (self.catalogue.created_ms[rows] <= now_ms)
-        found = np.flatnonzero((rows != NO_ROW) & is_out)[:k]
+        found = np.flatnonzero((rows != NO_ROW) & self._is_out(rows, now_ms))
         return rows[found], scores[found]
+
+    def _is_out(self, rows: Rows, now_ms: int) -> NDArray[np.bool_]:
+        """(n,): available, and released."""
+        return self.catalogue.alive[rows] & (self.catalogue.created_ms[rows] <= now_ms)
 
 
 def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:

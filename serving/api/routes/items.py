@@ -35,7 +35,8 @@ def similar(
     item_id: ItemId,
     k: Annotated[int, Query(ge=1, le=1_000, description="neighbours wanted")] = 20,
 ) -> SimilarItems:
-    """The nearest items of an item: those that the same users engage with, filled up by vector distance."""
+    """The nearest items of an item: those that the same users engage with, filled up by vector distance. An item that
+    is newer than the bundle has neighbours by its vector."""
     runtime = host.require()
     catalogue = runtime.catalogue
     row = catalogue.rows.get(item_id)
