@@ -1,6 +1,6 @@
 // System: load and state now, from `/v1/system`, `/v1/bundles` and `/v1/experiments`, polled every two seconds.
 import { activate, readBundles, readSystem } from "../api.js";
-import { age, ago, bucketed, bytes, count, metric, ms, percent, when, words } from "../format.js";
+import { age, ago, bucketed, bytes, count, metric, ms, number, percent, when, words } from "../format.js";
 import { Bar, Chart, Empty, Panel, Problem, Table, Tile, useLoaded } from "../components.js";
 import { html, useEffect, useState } from "../vendor/toolkit.js";
 import { Experiments } from "./experiments.js";
