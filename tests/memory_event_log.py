@@ -31,7 +31,9 @@ class MemoryEventLog:
         partition = partition_of(key, self._partitions)
         with self._lock:
             log = self._records[topic, partition]
-            log.append(Record(topic, partition, len(log), key, value, headers=tuple(headers)))
+            log.append(
+                Record(topic, partition, len(log), key, value, headers=tuple(headers), tombstone=not value)
+            )
 
     def add_partitions(self, count: int) -> None:
         self._partitions += count

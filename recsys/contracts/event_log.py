@@ -48,7 +48,8 @@ class EventSink(Protocol):
     """Where records are written. Thread-safe."""
 
     def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
-        """Queue one record; the partition follows from the key (`partition_of`). Raises `Unavailable`: the queue is
+        """Queue one record; the partition follows from the key (`partition_of`). Without a value, not even an empty
+        one, it is a tombstone: what is empty is sent so. Raises `Unavailable`: the queue is
         full or the log has been unreachable for too long."""
 
     def flush(self, timeout_s: float = 10.0) -> None:

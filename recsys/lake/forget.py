@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.contracts.errors import InvalidData
-from recsys.contracts.time_rules import TimeRules
 from recsys.files import atomic_write
 from recsys.operator_files import read_json
 
@@ -39,13 +38,10 @@ def mark_forgotten(lake: Path, user_id: str, until_ms: int) -> Path:
     return path
 
 
-def forget_in_lake(lake: Path, user_id: str, now_ms: int) -> int:
-    """Mark the user, and remove the broken rows of imports that name it. Gives the last event time that is forgotten: a
-    clock that is as far ahead as the log allows has already stamped events with it."""
-    until_ms = now_ms + TimeRules().future_ms
+def forget_in_lake(lake: Path, user_id: str, until_ms: int) -> None:
+    """Mark the user as `mark_forgotten` does, and remove the broken rows of imports that name it."""
     mark_forgotten(lake, user_id, until_ms)
     _forget_rejected(lake, re.compile(rf"(?<![\w-]){re.escape(user_id)}(?![\w-])"))
-    return until_ms
 
 
 def _forget_rejected(lake: Path, named: re.Pattern[str]) -> None:

@@ -56,7 +56,8 @@ def configure_logs(level: str) -> None:
     """Send the lines of structlog and of libraries to standard error.
 
     Args:
-        level: debug, info, warning or error. Libraries log from warning on, unless it is debug.
+        level: debug, info, warning or error. Libraries log from warning on; when it is debug, from info on: what they
+            say below that quotes whole records, and with them the ids of users.
 
     Raises:
         InvalidConfig: an unknown level.
@@ -79,9 +80,9 @@ def configure_logs(level: str) -> None:
         )
     )
     debug = number == logging.DEBUG
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, handlers=[handler], force=True)
     # kafka-python logs each failed connection attempt as an error, although `streaming.log` reports or raises it
-    logging.getLogger("kafka").setLevel(logging.DEBUG if debug else logging.CRITICAL)
+    logging.getLogger("kafka").setLevel(logging.INFO if debug else logging.CRITICAL)
 
 
 def _renderers(terminal: bool) -> Sequence[Processor]:

@@ -48,6 +48,11 @@ class ChangeIntake:
         with suppress(Unavailable):
             apply(changes)
 
+    def bury_user(self, user_id: str) -> None:
+        """Spool a tombstone of the user, in the log after what is still on its way there.
+        Raises `Unavailable`: it cannot be spooled."""
+        self._outbox.put([Message(Topic.USERS, user_id, b"", current_headers())])
+
     def once(
         self, caller: str, key: str, action: str, body: bytes, work: Callable[[int], bytes], status: int = 202
     ) -> Response:

@@ -149,7 +149,7 @@ class KafkaSink:
         if producer is None:
             return record
         try:
-            future = producer.send(record.topic, record.value, record.key.encode(), record.headers)
+            future = producer.send(record.topic, record.value or None, record.key.encode(), record.headers)
         except KafkaError as error:
             raise Unavailable(f"Kafka at {self._bootstrap}, topic {record.topic}: {error}") from error
         future.add_errback(lambda error: self._on_failure(producer, error))

@@ -56,14 +56,14 @@ class Api:
         return {"type": kind, "user_id": user_id, "item_id": item_id, **more}
 
     def logged(self, topic: Topic, at_least: int = 0) -> list[dict[str, Any]]:
-        """What the log has taken, in order, once everything accepted has been delivered.
+        """What the log has taken, in order, once everything accepted has been delivered; a tombstone is None.
 
         at_least: impressions are written by a thread after the answer; wait for so many.
         """
         eventually(lambda: sum(taken.topic == topic for taken in self.sink.taken) >= at_least)
         assert self.services.outboxes.events.flush(20)
         assert self.services.outboxes.impressions.flush(20)
-        return [orjson.loads(taken.value) for taken in self.sink.taken if taken.topic == topic]
+        return [orjson.loads(taken.value or b"null") for taken in self.sink.taken if taken.topic == topic]
 
     def apply_events(self) -> None:
         """What the feature worker does: everything logged so far goes into the store."""

@@ -19,6 +19,7 @@ from recsys.models.ranker import RankerConfig
 from recsys.models.two_tower import TwoTowerShape
 from recsys.ranking.calibration import Constant, read_calibrations
 from tests.serving.conftest import NOW_MS, open_api
+from tests.traces_of import files_with
 from tests.training.features.feature_rows import event_rows, with_items, with_users
 from training.features.kernel import REQUEST_TEXTS, item_side, user_side
 from training.features.labels import LabelConfig, Popularity, label
@@ -32,6 +33,7 @@ from training.two_tower.config import TwoTowerConfig
 from training.two_tower.export import main as export_two_tower
 from training.two_tower.train import main as train_two_tower
 
+USER = "somebody-"
 Log = Callable[[random.Random], list[Event]]
 _CONTEXT = tuple(REQUEST_TEXTS.values())
 _TOWERS = TwoTowerShape(dim=8, blocks=1, heads=1, hidden=16)
@@ -42,7 +44,7 @@ def shown(rng: random.Random, users: int, items: int, then: Sequence[EventType],
     """Lists of three over five days; a share of the shown items leads to events of each of these types."""
     events = []
     for n in range(users * 12):
-        at, user = NOW_MS - 6 * MS_PER_DAY + n * MS_PER_HOUR // 2, f"u{n % users}"
+        at, user = NOW_MS - 6 * MS_PER_DAY + n * MS_PER_HOUR // 2, f"{USER}{n % users}"
         for position, item in enumerate(rng.sample(range(items), min(3, items))):
             what = [EventType.IMPRESSION, *(then if rng.random() < share else ())]
             events += [
@@ -65,13 +67,11 @@ def nobody_clicks(rng: random.Random) -> list[Event]:
 
 
 def one_order(rng: random.Random) -> list[Event]:
-    return [Event("only", EventType.PURCHASE, "u0", "i0", NOW_MS - MS_PER_DAY)]
+    return [Event("only", EventType.PURCHASE, f"{USER}0", "i0", NOW_MS - MS_PER_DAY)]
 
 
 CASES: list[tuple[Log, set[Head]]] = [
     (orders_without_clicks, {Head.CLICK}),
-    (one_user_clicks_all, set()),
-    (nobody_clicks, set()),
     (one_order, set()),
 ]
 
@@ -94,11 +94,13 @@ def test_a_bundle_is_published_from_what_there_is(log: Log, learnt: set[Head], t
     assert learnt <= defined
     assert learnt == set(Head) - constant
     assert metrics["ranker_like_auc"] is None
+    with_ids = files_with(tmp_path, USER)
+    assert {path.split("/")[0] for path in with_ids} == {"lake", "features"}, "models name no users"
 
     api = open_api(tmp_path, bundle=False)
     try:
         known = {e.item_id for e in events}
-        for user in ("u0", "nobody"):
+        for user in (f"{USER}0", "nobody"):
             response = api.recommend(user, k=3)
             assert response.status_code == 200, response.text
             assert not response.json()["degraded"]
@@ -108,6 +110,13 @@ def test_a_bundle_is_published_from_what_there_is(log: Log, learnt: set[Head], t
             assert all(math.isfinite(line["score"]) for line in lines)
     finally:
         api.client.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(("log", "clicked"), [(one_user_clicks_all, True), (nobody_clicks, False)])
+def test_labels_that_are_all_the_same_are_examples(log: Log, clicked: bool) -> None:
+    events = log(random.Random(1))
+    labels = label(event_rows(events), *labelling(events)).column(str(Head.CLICK))
+    assert labels.unique().to_pylist() == [int(clicked)]
 
 
 def trained(events: list[Event], home: Path) -> Bundle:

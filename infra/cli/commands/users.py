@@ -1,5 +1,6 @@
 """`recsys users`: forget a user."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -20,20 +21,23 @@ def forget(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Delete a user's state and its nightly snapshot from Redis, and mark the user as forgotten in the lake.
+    """Delete a user's state and its nightly snapshot from Redis, and mark the user as forgotten in log and lake.
 
     `recsys stream compact` then removes the user's rows from the lake.
 
-    Events of the user that are still under way, and stamped before now or up to five minutes ahead, are dropped.
+    Events of the user that are still under way, and stamped before now or up to RECSYS_FUTURE_MINUTES ahead, are
+    dropped. While Kafka is away nothing is done, and the command is to be repeated.
 
     Example: recsys users forget 42
     """
     from infra.local.services import connected
+    from recsys.contracts.types import Topic
     from recsys.features.definitions import FEATURES
     from recsys.simulation.clock import clock_of
     from recsys.store.base import StoreConfig
     from recsys.store.forgetting import forget as forget_user
     from recsys.store.redis import RedisFeatureStore
+    from streaming.log import KafkaSink
 
     settings = connected(ServingSettings())
     store = RedisFeatureStore(
@@ -42,8 +46,12 @@ def forget(
         StoreConfig(settings.partitions),
         settings.redis_namespace,
     )
-    try:
-        had_state = forget_user(store, settings.lake, user, clock_of(settings.clock)())
-    finally:
-        store.close()
+
+    def bury(user_id: str) -> None:
+        with closing(KafkaSink(settings.kafka_bootstrap, settings.partitions)) as sink:
+            sink.append(Topic.USERS, user_id, b"")
+
+    with closing(store):
+        now_ms = clock_of(settings.clock)()
+        had_state = forget_user(store, settings.lake, bury, user, now_ms, settings.time_rules)
     print_mapping("forgotten", {"had_state": had_state}, as_json)

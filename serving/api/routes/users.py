@@ -109,10 +109,7 @@ def forget(
     stream compact` removes the rows. Doing it again is no error."""
     # the id itself is to be forgotten
     audit(request, caller, "forget user", user_sha256=user_digest(user_id))
-    # in the log after what is still on its way to the store
-    change = UserChange(user_id, None, now_ms())
-    changes.accept(Topic.USERS, [change], parse_user_change, store.change_users)
-    forget_user(store, settings.lake, user_id, now_ms())
+    forget_user(store, settings.lake, changes.bury_user, user_id, now_ms(), settings.time_rules)
     return Response(status_code=204)
 
 

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from infra.cli.main import COMMANDS, load
 from infra.cli.settings_table import ALL
+from recsys.contracts.types import Topic
 from recsys.settings import PREFIX
 from serving.telemetry import Telemetry
 from streaming.lake_writer.commit import FOLDER, HEARTBEAT
@@ -265,3 +266,21 @@ def test_every_alert_has_its_runbook() -> None:
 def test_rules_are_valid_and_fire_when_they_must(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_topic_keeps_its_records_for_ever() -> None:
+    """Kafka cannot delete the records of one user: retention does, or compaction after a tombstone."""
+    topics = {
+        document["metadata"]["name"]: document["spec"]["config"]
+        for _, document in documents()
+        if document["kind"] == "KafkaTopic"
+    }
+    assert topics.keys() == set(Topic)
+    compacted = {Topic.ITEMS, Topic.USERS}
+    for name, config in topics.items():
+        assert (config.get("cleanup.policy") == "compact") == (name in compacted)
+        assert config["max.compaction.lag.ms" if name in compacted else "retention.ms"] > 0
+    command = " ".join(compose()["services"]["topics"]["command"])
+    assert "for topic in items users;" in command
+    assert re.search(r"cleanup\.policy=compact,max\.compaction\.lag\.ms=\d+", command)
+    assert re.search(r"dead-letter --add-config retention\.ms=\d+", command)

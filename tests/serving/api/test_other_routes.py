@@ -10,7 +10,7 @@ import pytest
 from recsys.bundle import current_version
 from recsys.contracts.changes import parse_item_change, parse_user_change
 from recsys.contracts.errors import Unavailable
-from recsys.contracts.types import Topic
+from recsys.contracts.types import MS_PER_MINUTE, Topic
 from recsys.lake.forget import forgotten_users, user_digest
 from serving.api import schemas
 from serving.api.security import new_key
@@ -93,7 +93,7 @@ def test_a_user_has_a_history_and_can_be_forgotten(api: Api) -> None:
     ]
     assert user["seen"] == 2
     assert api.client.delete("/v1/users/u1").status_code == 204
-    assert forgotten_users(api.services.settings.lake) == {user_digest("u1"): NOW_MS}
+    assert forgotten_users(api.services.settings.lake) == {user_digest("u1"): NOW_MS + 5 * MS_PER_MINUTE}
     assert api.client.get("/v1/users/u1").json()["known"] is False
     assert api.client.delete("/v1/users/u1").status_code == 204
 
@@ -115,12 +115,14 @@ def test_users_attributes_are_kept_for_the_log_and_read_by_the_next_request(
     assert api.client.get("/v1/users/u1").json()["attributes"] == {}
     assert api.client.delete("/v1/users/u2").status_code == 204
     assert api.client.get("/v1/users/u2").json()["attributes"] is None
-    changes = [parse_user_change(raw) for raw in api.logged(Topic.USERS)]
+    *puts, tombstone = api.logged(Topic.USERS)
+    assert not tombstone
+    assert api.sink.taken[-1].key == "u2"
+    changes = [parse_user_change(raw) for raw in puts]
     assert [(c.user_id, c.user and dict(c.user.attributes)) for c in changes] == [
         ("u1", {"age": "31", "shoe": "44"}),
         ("u1", {}),
         ("u2", {"age": "5"}),
-        ("u2", None),
     ]
 
 

@@ -8,6 +8,7 @@ import msgspec
 from infra.evaluation.fault_injection.hostile.attacks import Attack, Broken
 from infra.evaluation.stream_rig import StreamRig
 from recsys.contracts.events import Event
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import MS_PER_MINUTE, EventType, Topic
 from recsys.store.forgetting import forget
 from recsys.store.redis_client import connect
@@ -24,7 +25,14 @@ def events_under_way(home: Path) -> str:
         _send(rig, [_click(now_ms - 1)])
         rig.stop_worker(worker)
         _send(rig, [_click(now_ms), _click(now_ms + 4 * MS_PER_MINUTE)], wait=False)
-        had = forget(rig.store, home / "lake", _USER, time.time_ns() // 1_000_000)
+        had = forget(
+            rig.store,
+            home / "lake",
+            lambda user: rig.sink.append(Topic.USERS, user, b""),
+            _USER,
+            time.time_ns() // 1_000_000,
+            TimeRules(),
+        )
         rig.start_worker()
         _send(rig, [_click(now_ms, "other")])
         with connect(rig.redis.url) as redis:
