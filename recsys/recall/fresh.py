@@ -57,7 +57,9 @@ class FreshSource:
         if made_of != self._made_of and is_due and self._lock.acquire(blocking=self._made_of is None):
             try:
                 self._pool = _pool(self.catalogue, now_ms, _DEPTH * self.limit)
-                self._made_of, self._made_ms = made_of, now_ms
+                # the first change is taken over at once
+                self._made_ms = 0 if self._made_of is None else now_ms
+                self._made_of = made_of
             finally:
                 self._lock.release()
         return self._pool

@@ -15,7 +15,6 @@ from infra.terminal import JsonFlag, console, print_json, print_mapping, print_t
 from recsys.bundle import current_version, open_bundle
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import Topic
-from recsys.lake.forget import forgotten_users
 from recsys.operator_files import read_json
 from recsys.settings import Settings
 from recsys.store.base import StoreConfig
@@ -79,6 +78,8 @@ def build_(
 
 def _forgotten(lake: str) -> Mapping[str, int]:
     """Marks are written where the API runs; a lake elsewhere has them where it is mounted, or is compacted first."""
+    from recsys.lake.forget import forgotten_users
+
     return {} if "://" in lake else forgotten_users(Path(lake))
 
 

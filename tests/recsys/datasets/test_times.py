@@ -52,7 +52,11 @@ def test_columns_of_other_types_are_refused_by_name(kind: pa.DataType, tmp_path:
 @settings(deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 20 * YEAR_MS // 1_000), st.sampled_from([1, 1e3, 1e6, 1e9])), max_size=20
+        st.tuples(st.integers(0, 4 * YEAR_MS // 1_000), st.sampled_from([1, 1e3, 1e6, 1e9])),
+        max_size=20,
+        unique_by=lambda row: row[
+            0
+        ],  # many rows of one instant are refused, and strays of years are rejected
     ),
     st.sampled_from(["s", "ms", "us", "ns"]),
 )

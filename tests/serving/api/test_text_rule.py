@@ -60,9 +60,9 @@ def by_import(row: tuple[str, ...]) -> Item | None:
         pq.write_table(
             pa.table({n: [cell] for n, cell in zip(names, row, strict=True)}), f"{folder}/items.parquet"
         )
-        (batch,) = MappedDataset("d", Path(folder), MAPPING).items()
-    assert batch.rows.num_rows + len(batch.broken) == 1
-    return next(iter(table_items(batch.rows)), None)
+        batches = list(MappedDataset("d", Path(folder), MAPPING).items())
+    assert sum(batch.rows.num_rows + len(batch.broken) for batch in batches) == 1
+    return next((item for batch in batches for item in table_items(batch.rows)), None)
 
 
 def by_stream(entry: dict[str, Any]) -> Item | None:

@@ -183,7 +183,8 @@ def test_replayed_and_malformed_records_are_skipped_and_counted(tmp_path: Path) 
     archiver = Archiver(log.source(), tmp_path)
     drain(archiver)
     assert list(read_events(tmp_path)) == [event(1)]
-    assert (archiver.totals.replayed, archiver.totals.poison) == (1, 24)
+    # without a value, a record of an item or a user is a deletion
+    assert (archiver.totals.replayed, archiver.totals.poison) == (1, 22)
     again = Archiver(log.source(), tmp_path)
     assert again.step(0.0) == 0, "what was passed over is not read again"
 

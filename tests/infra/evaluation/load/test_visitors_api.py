@@ -1,6 +1,7 @@
 """Simulated users against the real API: lists are shown, answers arrive, the log has both."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -12,14 +13,17 @@ from recsys.contracts.types import Topic
 from recsys.simulation.behavior import Behavior, BehaviorConfig
 from recsys.simulation.world import WorldConfig, create_world
 from tests.bundles import write_tiny_bundle
-from tests.serving.conftest import open_api
+from tests.serving.conftest import NOW_MS, open_api
 
 N_ITEMS = 200  # more than one visit can see: an empty list would be no impression
 
 
 def test_a_day_of_visits_over_http(tmp_path: Path) -> None:
     world = create_world(WorldConfig(seed=2, users=60, items=N_ITEMS, new_items_per_day=0))
-    items = sorted((world.item(row) for row in range(N_ITEMS)), key=lambda item: item.item_id)
+    released = (
+        replace(world.item(row), created_ms=NOW_MS - 1) for row in range(N_ITEMS)
+    )  # by the API's clock
+    items = sorted(released, key=lambda item: item.item_id)
     write_tiny_bundle(tmp_path / "bundles", "v1", items)
     api = open_api(tmp_path, bundle=False)
     try:
