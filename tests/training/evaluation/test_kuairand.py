@@ -58,7 +58,7 @@ def test_every_model_is_judged_on_every_head(evaluated: tuple[RankEvaluation, Re
             "like_auc",
             "dwell_xauc",
         ):
-            assert 0.3 < result.figures[f"{model}_{figure}"] < 1, (model, figure)
+            assert 0.4 < result.figures[f"{model}_{figure}"] < 1, (model, figure)
     assert result.figures["lightgbm_click_auc"] > 0.6  # videos and users differ
     interval = [
         result.figures[f"teacher_over_lightgbm_baseline_click_gauc{end}"] for end in ("_low", "", "_high")
