@@ -42,7 +42,10 @@ def slice_(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(slice_: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RankEvaluation, Result]:
-    config = RankEvaluation(data=slice_, work=tmp_path_factory.mktemp("work"), is_quick=True)
+    loop = rank_benchmark.LOOP.replace(
+        batch_size=128
+    )  # steps enough to learn something in one epoch of 3,000 rows
+    config = RankEvaluation(data=slice_, work=tmp_path_factory.mktemp("work"), is_quick=True, loop=loop)
     return config, main(config)
 
 
