@@ -23,20 +23,15 @@ from typing import Any
 
 import msgspec
 
-from recsys.contracts.changes import ItemChange, UserChange
+from recsys.contracts.changes import UserChange
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig, InvalidData
 from recsys.contracts.event_log import partition_of
-from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.state import EntityState
-from recsys.contracts.types import Item
-from recsys.lake.forget import is_forgotten, user_digest
+from recsys.lake.forget import user_digest
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.store.damage import Damage
-from recsys.store.encoding import (
-    BatchEncoder,
-    FoldedEvent,
-    StateDecoder,
-)
+from recsys.store.encoding import BatchEncoder, FoldedEvent, StateDecoder
+from recsys.store.redis_catalogue import CATALOGUE, PAGE, SEPARATOR, RedisCatalogue
 from recsys.store.redis_client import (
     READ_TIMEOUT_S,
     connect,
@@ -45,32 +40,18 @@ from recsys.store.redis_client import (
     refuse_eviction,
     script,
 )
+from recsys.store.redis_forgotten import ForgottenMarks
 from recsys.store.redis_reads import ThreadReads
-from recsys.store.redis_workers import RedisWorkers
 
-_LAYOUT = (
-    4  # of keys and values; 1 had cells by name, 2 event ids without their user, 3 an unordered set of items
-)
-_PAGE = 500  # items per round trip when all are read
+# Of keys and values. 1 had cells by name, 2 event ids without their user, 3 an unordered set of items.
+_LAYOUT = 4
 _SHARES = 250  # items per call of shares.lua, which blocks Redis for half a millisecond
-_CATALOGUE = "c"
-_DELETED = b""
-_SEPARATOR = "\x1f"  # a control character, which no id may contain
 WRONG_TYPE = "WRONGTYPE"  # also what shares.lua answers for such a share
 _MAX_BLOCK_MS = 2_000  # well below the read timeout
 _attributes = msgspec.json.Decoder(dict[str, str]).decode
-_decode_item = msgspec.json.Decoder(Item).decode
 
 
-def _item(raw: bytes) -> Item:
-    """Raises `ValueError` or `msgspec.MsgspecError`: not an item."""
-    item = _decode_item(raw)
-    if not 0 <= item.created_ms < MAX_TIME_MS:
-        raise ValueError(f"created_ms is {item.created_ms}")
-    return item
-
-
-class RedisFeatureStore(RedisWorkers):
+class RedisFeatureStore(RedisCatalogue):
     """`FeatureStore` on one Redis server. `namespace` separates several systems, or tests, on one server."""
 
     def __init__(
@@ -84,19 +65,19 @@ class RedisFeatureStore(RedisWorkers):
     ) -> None:
         """Connects on first use; `timeout_s` is per call; several stores may share a `damage`.
         Raises `InvalidConfig`: the URL is not a Redis URL."""
-        super().__init__(connect(url, timeout_s), namespace)
+        config = config or StoreConfig()
+        super().__init__(connect(url, timeout_s), namespace, config.changes, damage or Damage())
         self._fingerprint = f"{features.fingerprint}.{_LAYOUT}"
-        self._config = config or StoreConfig()
+        self._config = config
         self._encoder = BatchEncoder(features, self._config)
         self._decoder = StateDecoder(features)
         self._stored = sorted({h.name for h in self._decoder.stored.values()})
-        self._damage = damage or Damage()
         self._checked = False
-        self._forgotten: dict[int, tuple[str, dict[str, int]]] = {}  # by partition: version and marks
+        self._meta = f"{namespace}:meta"
+        self._marks = ForgottenMarks(self._redis, lambda partition: self._key(partition, "forgotten"))
         self._reads = ThreadReads(self._redis)
         self._claim = self._redis.register_script(script("claim.lua"))
         self._apply = self._redis.register_script(script("apply.lua"))
-        self._change = self._redis.register_script(script("catalogue.lua"))
         self._put_attributes = self._redis.register_script(script("attributes.lua"))
         self._shares = self._redis.register_script(script("shares.lua"))
 
@@ -125,17 +106,17 @@ class RedisFeatureStore(RedisWorkers):
         return Checkpoint(int(epoch), int(offset), int(watermark), log_id.decode()) if epoch else None
 
     def apply(self, batch: Batch) -> Applied:
-        rows, skipped = self._not_forgotten(batch)
-        seen: set[bytes] = set()
-        keys = [self._key(batch.partition, "cp", batch.topic)]
+        rows, skipped, seen = self._encoder.fold(batch), 0, set[bytes]()
+        keys, prefix = [self._key(batch.partition, "cp", batch.topic)], self._key(batch.partition, "")
         while True:
+            left = self._marks.without(batch.partition, rows)
+            skipped += len(rows) - len(left)
+            rows = left
             fresh: dict[bytes, FoldedEvent] = {}
             for row in rows:  # the first of equal ids, in the order of offsets
                 if row.key not in seen:
                     fresh.setdefault(row.key, row)
-            prefix = self._key(batch.partition, "")
-            version, marks = self._forgotten.get(batch.partition, ("0", {}))
-            encoded = self._encoder.encode(batch, list(fresh.values()), version)
+            encoded = self._encoder.encode(batch, list(fresh.values()), self._marks.version(batch.partition))
             with redis_errors():
                 outcome, offset, *named = self._apply(keys, [prefix, str(batch.topic), *encoded])
             if outcome == b"behind":  # a replay
@@ -143,33 +124,16 @@ class RedisFeatureStore(RedisWorkers):
                 skipped += len(rows) - len(later)
                 rows = later
             elif outcome == b"forgotten":
-                marks = self._read_forgotten(batch.partition)
-                left = [r for r in rows if not is_forgotten(marks, r.event.user_id, r.event.event_time_ms)]
-                skipped += len(rows) - len(left)
-                rows = left
+                self._marks.read(batch.partition)
             elif outcome == b"known":  # sent twice
                 seen.update(named)
             else:
                 break
-        for key in named:
-            self._damage.note(key.decode(), WRONG_TYPE)
         if outcome != b"applied":
             return Applied(Outcome(outcome.decode()), offset)
+        for key in named:
+            self._damage.note(key.decode(), WRONG_TYPE)
         return Applied(Outcome.APPLIED, offset, len(fresh), len(rows) - len(fresh), skipped)
-
-    def _not_forgotten(self, batch: Batch) -> tuple[list[FoldedEvent], int]:
-        """The rows of the batch without those of users that are known to be forgotten, and the number of the others."""
-        rows, (_, marks) = self._encoder.fold(batch), self._forgotten.get(batch.partition, ("0", {}))
-        left = [r for r in rows if not is_forgotten(marks, r.event.user_id, r.event.event_time_ms)]
-        return left, len(rows) - len(left)
-
-    def _read_forgotten(self, partition: int) -> dict[str, int]:
-        with redis_errors():
-            found = self._redis.hgetall(self._key(partition, "forgotten"))
-        version = found.pop(b"version", b"0").decode()
-        marks = {digest.decode(): int(until_ms) for digest, until_ms in found.items()}
-        self._forgotten[partition] = version, marks
-        return marks
 
     def _register(self) -> None:
         """The first writer decides fingerprint and partitions; all others must agree.
@@ -246,7 +210,7 @@ class RedisFeatureStore(RedisWorkers):
         partitions = {str(partition) for partition in range(self._config.partitions)}
         found: set[str] = set()
         with redis_errors():
-            for key in self._redis.scan_iter(f"{before}*{between}*", count=_PAGE):
+            for key in self._redis.scan_iter(f"{before}*{between}*", count=PAGE):
                 partition, _, user_id = key.decode().removeprefix(before).partition(between)
                 if partition in partitions and user_id not in found:  # the pattern fits other keys as well
                     found.add(user_id)
@@ -263,7 +227,7 @@ class RedisFeatureStore(RedisWorkers):
             )
         put_ms, n, *ends = self._sound([attributes, key, key, key], replies)
         visits = [
-            member.decode(errors="replace").partition(_SEPARATOR)[0] for end in ends for member in end or ()
+            member.decode(errors="replace").partition(SEPARATOR)[0] for end in ends for member in end or ()
         ]
         return ":".join((str(n), *visits, put_ms.decode() if put_ms else "")) if n or put_ms else ""
 
@@ -271,7 +235,7 @@ class RedisFeatureStore(RedisWorkers):
         self._check()
         states: list[EntityState] = []
         for start in range(0, len(item_ids), _SHARES):
-            joined = _SEPARATOR.join(item_ids[start : start + _SHARES])
+            joined = SEPARATOR.join(item_ids[start : start + _SHARES])
             with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
                 for partition in range(self._config.partitions):
                     self._shares([self._key(partition, "i", "")], [joined], client=pipe)
@@ -301,17 +265,17 @@ class RedisFeatureStore(RedisWorkers):
         found: set[str] = set()
         for partition in range(self._config.partitions):
             with redis_errors():
-                listed = self._redis.zscan_iter(self._key(partition, "items"), count=_PAGE)
+                listed = self._redis.zscan_iter(self._key(partition, "items"), count=PAGE)
                 found.update(member.decode() for member, _ in listed)
         ordered = sorted(found)
-        for start in range(0, len(ordered), _PAGE):
-            page = ordered[start : start + _PAGE]
+        for start in range(0, len(ordered), PAGE):
+            page = ordered[start : start + PAGE]
             for item_id, state in zip(page, self.items(page), strict=True):
                 if state.cells:
                     yield item_id, state
 
     def changed_items(self, cursor: str, block_ms: int) -> tuple[str, set[str] | None]:
-        streams = [self._key(p, "changed") for p in (*range(self._config.partitions), _CATALOGUE)]
+        streams = [self._key(p, "changed") for p in (*range(self._config.partitions), CATALOGUE)]
         with redis_errors():
             if not cursor:
                 last = self._redis.mget([f"{stream}:last" for stream in streams])
@@ -325,20 +289,18 @@ class RedisFeatureStore(RedisWorkers):
             complete = complete and _order(entries[0][1][b"after"].decode()) <= _order(position[stream])
             position[stream] = entries[-1][0].decode()
             for _, fields in entries:
-                changed.update(fields[b"items"].decode().split(_SEPARATOR))
+                changed.update(fields[b"items"].decode().split(SEPARATOR))
         return ",".join(position.values()), changed if complete else None
 
-    # --- changes of users and items --------------------------------------------------------------------------
+    # --- changes of users --------------------------------------------------------------------------
 
     def forget_user(self, user_id: str, until_ms: int = 0) -> bool:
         self._check()
         partition = partition_of(user_id, self._config.partitions)
         histories = [self._key(partition, "h", history, user_id) for history in self._stored]
-        marks = self._key(partition, "forgotten")
         with redis_errors(), self._redis.pipeline() as pipe:
             if until_ms:
-                pipe.hset(marks, user_digest(user_id), until_ms)
-                pipe.hincrby(marks, "version", 1)
+                self._marks.add(pipe, partition, user_id, until_ms)
             pipe.unlink(self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories)
             pipe.zrem(self._key(partition, "users"), user_id)
             *_, state, _ = pipe.execute()
@@ -346,43 +308,16 @@ class RedisFeatureStore(RedisWorkers):
         return bool(state or document)
 
     def change_users(self, changes: Sequence[UserChange]) -> None:
-        numbers = {partition_of(c.user_id, self._config.partitions) for c in changes}
-        marks = {d: t for p in numbers for d, t in self._read_forgotten(p).items()}
-        changes = [c for c in changes if not is_forgotten(marks, c.user_id, c.changed_ms)]
         if not changes:
             return
-        keys = [self._key(partition_of(c.user_id, self._config.partitions), "a", c.user_id) for c in changes]
+        partitions = [partition_of(c.user_id, self._config.partitions) for c in changes]
+        keys = [self._key(p, "a", c.user_id) for p, c in zip(partitions, changes, strict=True)]
         with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for key, change in zip(keys, changes, strict=True):
+            for partition, key, change in zip(partitions, keys, changes, strict=True):
                 put = b"" if change.user is None else msgspec.json.encode(change.user.attributes)
-                self._put_attributes([key], [change.changed_ms, put, self._config.idle_ms], client=pipe)
+                arguments = [change.changed_ms, put, self._config.idle_ms, user_digest(change.user_id)]
+                self._put_attributes([key, self._key(partition, "forgotten")], arguments, client=pipe)
             self._sound(keys, pipe.execute(raise_on_error=False))
-
-    def change_items(self, changes: Sequence[ItemChange]) -> None:
-        for start in range(0, len(changes), _PAGE):
-            arguments: list[str | int | bytes] = [self._config.changes, _SEPARATOR]
-            for change in changes[start : start + _PAGE]:
-                entry = _DELETED if change.item is None else msgspec.json.encode(change.item)
-                arguments += [change.item_id, change.changed_ms, entry]
-            stream = self._key(_CATALOGUE, "changed")
-            with redis_errors():
-                self._change(
-                    [self._catalogue, f"{self._catalogue}:times", stream, f"{stream}:last"], arguments
-                )
-
-    def catalogue(self, item_ids: Sequence[str] | None = None) -> Iterator[tuple[str, Item | None]]:
-        with redis_errors():
-            if item_ids is None:
-                pairs = self._redis.hscan_iter(self._catalogue, count=_PAGE)
-                found = {item_id.decode(): raw for item_id, raw in pairs}  # a scan may repeat itself
-            else:
-                raws = self._redis.hmget(self._catalogue, item_ids) if item_ids else []
-                found = {i: raw for i, raw in zip(item_ids, raws, strict=True) if raw is not None}
-        for item_id, raw in found.items():
-            if raw == _DELETED:
-                yield item_id, None
-            elif item := self._damage.unless(f"{self._catalogue} {item_id}", _item, raw):
-                yield item_id, item
 
     def damaged(self) -> tuple[str, ...]:
         return self._damage.found()
@@ -402,19 +337,6 @@ class RedisFeatureStore(RedisWorkers):
                 reply = None
             found.append(reply)
         return found
-
-    # --- names -----------------------------------------------------------------------------------------------
-
-    @property
-    def _meta(self) -> str:
-        return f"{self._namespace}:meta"
-
-    @property
-    def _catalogue(self) -> str:
-        return self._key(_CATALOGUE, "catalogue")
-
-    def _key(self, tag: int | str, *parts: str) -> str:
-        return f"{self._namespace}:{{{tag}}}:{':'.join(parts)}"
 
 
 def nightly_key(namespace: str, *parts: str) -> str:

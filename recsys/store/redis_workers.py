@@ -42,3 +42,7 @@ class RedisWorkers:
 
     def _report_key(self, worker: str) -> str:
         return f"{self._namespace}:worker:{worker}"
+
+    def _key(self, tag: int | str, *parts: str) -> str:
+        """Of what lies in the slot of the tag: a partition's number, or a name."""
+        return f"{self._namespace}:{{{tag}}}:{':'.join(parts)}"
