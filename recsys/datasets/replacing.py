@@ -1,15 +1,16 @@
 """What an import may replace: the earlier import of the same source, and not by much less."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 
 from recsys.contracts.errors import InvalidData
 from recsys.datasets.report import ImportReport
 from recsys.lake.lake import EVENTS, files_of
+from recsys.operator_files import read_json
 
 _KEPT = 0.9  # of the earlier rows; fewer need the caller's word
 _SAY_SO = "pass --replace if that is meant"
@@ -28,23 +29,31 @@ class Earlier:
     rows: Mapping[str, int] | None = None  # by table; None: there was none
 
 
+class _Tally(msgspec.Struct):
+    kept: int
+
+
+class _Report(msgspec.Struct):
+    """What is needed of an `ImportReport`."""
+
+    source: str
+    events: int
+    files: dict[str, dict[str, _Tally]]  # table → file
+
+
 def earlier_import(lake: Path, dataset: str) -> Earlier:
     """Raises `InvalidData`: the earlier report cannot be read."""
-    path = report_path(lake, dataset)
-    if not path.exists():  # written before there were such reports
+    try:
+        report = read_json(report_path(lake, dataset), _Report, InvalidData)
+    except FileNotFoundError:  # the import was made before there were such reports
         files = files_of(lake, EVENTS, f"import-{dataset}")
         return Earlier(
             rows={EVENTS: sum(pq.read_metadata(file).num_rows for file in files)} if files else None
         )
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        kept = {
-            table: sum(int(tally["kept"]) for tally in files.values())
-            for table, files in report["files"].items()
-        }
-        return Earlier(str(report["source"]), kept | {EVENTS: int(report["events"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidData(f"{path}: not the report of an import: {error!r}; remove the file") from error
+    except InvalidData as error:
+        raise InvalidData(f"not the report of an import: {error}; remove the file") from error
+    kept = {table: sum(tally.kept for tally in files.values()) for table, files in report.files.items()}
+    return Earlier(report.source, kept | {EVENTS: report.events})
 
 
 def refuse_another_source(earlier: Earlier, dataset: str, source: str) -> None:

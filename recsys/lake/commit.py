@@ -90,7 +90,10 @@ def _finish(lake: Path) -> None:
         source.rename(target)
     if deleted.exists():
         for name in read_json(deleted, list[str], InvalidData):
-            (lake / name).unlink(missing_ok=True)
+            gone = lake / name
+            if not gone.resolve().is_relative_to(lake.resolve()):
+                raise InvalidData(f"{deleted}: {name!r} is no file of the lake; remove the folder {ready}")
+            gone.unlink(missing_ok=True)
     shutil.rmtree(ready)
 
 

@@ -9,17 +9,24 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+import structlog
 
 from recsys.contracts.errors import InvalidData
 from recsys.files import atomic_write
 from recsys.operator_files import read_json
 
+_log = structlog.get_logger(__name__)
 FOLDER = "forget"
-_REJECTED, _REPORT = "rejected", "import-report.json"  # of imports
+_REJECTED, _REPORT, _REPORTS = (
+    "rejected",
+    "import-report.json",
+    "imports",
+)  # of imports: the latest, each data set's
 
 
 class _Mark(msgspec.Struct):
@@ -45,19 +52,34 @@ def forget_in_lake(lake: Path, user_id: str, until_ms: int) -> None:
 
 
 def _forget_rejected(lake: Path, named: re.Pattern[str]) -> None:
-    """Remove what an import has kept of its broken rows that names the user."""
+    """Remove what an import has kept of its broken rows that names the user, and what of that cannot be read."""
     for path in (lake / _REJECTED).glob("*.parquet"):
-        rows = pq.read_table(path, partitioning=None)
+        try:
+            rows = pq.read_table(path, partitioning=None)
+        except (pa.ArrowException, OSError) as error:
+            _drop(path, error)
+            continue
         keep = [not named.search(" ".join(map(str, row.values()))) for row in rows.to_pylist()]
         if not all(keep):
             atomic_write(path, _parquet(rows.filter(pa.array(keep))))
-    report = lake / _REPORT
-    if report.exists():
-        content = json.loads(report.read_text(encoding="utf-8"))
+    for report in (lake / _REPORT, *(lake / _REPORTS).glob("*.json")):
+        try:
+            content = read_json(report, dict[str, Any], InvalidData)
+        except FileNotFoundError:
+            continue
+        except InvalidData as error:
+            _drop(report, error)
+            continue
         for name, value in content.items():
             if isinstance(value, list):
                 content[name] = [entry for entry in value if not named.search(json.dumps(entry))]
         atomic_write(report, json.dumps(content, indent=2))
+
+
+def _drop(path: Path, error: Exception) -> None:
+    """It may name the user, and is only a record of what an import refused."""
+    _log.warning("removed a damaged file that may name a forgotten user", path=str(path), reason=str(error))
+    path.unlink(missing_ok=True)
 
 
 def _parquet(rows: pa.Table) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from recsys.contracts.errors import InvalidData
 from recsys.lake.commit import commit, rewriting, settle, staging
 
 OLD = {"a/1": "old", "a/2": "old", "b/1": "old", "other": "kept"}
@@ -77,3 +78,13 @@ def test_a_change_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise ZeroDivisionError
     assert content(tmp_path) == OLD
     assert not list(tmp_path.glob("_*")) + list(tmp_path.glob(".staging*"))
+
+
+def test_an_altered_commit_deletes_nothing_outside_the_lake(tmp_path: Path) -> None:
+    lake, outside = tmp_path / "lake", tmp_path / "mine.txt"
+    (lake / "_commit").mkdir(parents=True)
+    (lake / "_commit" / "_deleted.json").write_text('["../mine.txt"]')
+    outside.write_text("mine")
+    with pytest.raises(InvalidData, match="no file of the lake"):
+        settle(lake)
+    assert outside.read_text() == "mine"
