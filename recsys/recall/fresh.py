@@ -1,6 +1,8 @@
 """The newest items of the catalogue: how an unknown item gets its first impressions."""
 
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +24,7 @@ class FreshSource:
     of newer items cannot hide the others.
 
     The order is the same for every user. When the catalogue has changed, or an item comes out, one request recomputes
-    it, at most every `refresh_ms`; the others use the old order meanwhile.
+    it, at most every `refresh_s`; the others use the old order meanwhile.
 
     max_age_ms: leave out older items; None: no limit.
     """
@@ -30,14 +32,15 @@ class FreshSource:
     catalogue: Catalogue
     limit: int = 50
     max_age_ms: int | None = None
-    refresh_ms: int = 200
+    refresh_s: float = 0.2
+    clock: Callable[[], float] = time.monotonic  # a request's may stand still or jump
     name: str = "fresh"
     optional: bool = True
 
     def __post_init__(self) -> None:
         self._pool: Rows = np.empty(0, np.int32)
         self._made_of: tuple[int, int] | None = None  # version of the catalogue, number of upcoming items
-        self._made_ms = 0
+        self._made_s = 0.0
         self._lock = threading.Lock()
 
     def recall(self, query: Query) -> Rows:
@@ -53,13 +56,11 @@ class FreshSource:
 
     def _current(self, now_ms: int) -> Rows:
         made_of = self.catalogue.version, len(self.catalogue.upcoming(now_ms))
-        is_due = self._made_of is None or abs(now_ms - self._made_ms) >= self.refresh_ms
+        is_due = self._made_of is None or self.clock() - self._made_s >= self.refresh_s
         if made_of != self._made_of and is_due and self._lock.acquire(blocking=self._made_of is None):
             try:
                 self._pool = _pool(self.catalogue, now_ms, _DEPTH * self.limit)
-                # the first change is taken over at once
-                self._made_ms = 0 if self._made_of is None else now_ms
-                self._made_of = made_of
+                self._made_of, self._made_s = made_of, self.clock()
             finally:
                 self._lock.release()
         return self._pool
