@@ -69,9 +69,8 @@ class TwoTowerResult:
     config: TwoTowerConfig
     epochs: Sequence[EpochReport]  # of the last phase
     profiles: Profiles
-    validation: dict[
-        str, float
-    ]  # `METRICS` of the best epoch before the refit; NaN where nothing could be held out
+    # `METRICS` of the best epoch before the refit; NaN where nothing could be held out; empty without validation
+    validation: dict[str, float]
     newest_ms: int  # time of the newest event that was trained on
 
 
