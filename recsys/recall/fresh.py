@@ -1,8 +1,6 @@
 """The newest items of the catalogue: how an unknown item gets its first impressions."""
 
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +22,7 @@ class FreshSource:
     of newer items cannot hide the others.
 
     The order is the same for every user. When the catalogue has changed, or an item comes out, one request recomputes
-    it, at most every `refresh_s`; the others use the old order meanwhile.
+    it, at most every `refresh_ms`; the others use the old order meanwhile.
 
     max_age_ms: leave out older items; None: no limit.
     """
@@ -32,15 +30,14 @@ class FreshSource:
     catalogue: Catalogue
     limit: int = 50
     max_age_ms: int | None = None
-    refresh_s: float = 0.2
-    clock: Callable[[], float] = time.monotonic  # a request's may stand still or jump
+    refresh_ms: int = 200  # by the requests' clock: a simulated day is the same when it is repeated
     name: str = "fresh"
     optional: bool = True
 
     def __post_init__(self) -> None:
         self._pool: Rows = np.empty(0, np.int32)
         self._made_of: tuple[int, int] | None = None  # version of the catalogue, number of upcoming items
-        self._made_s = 0.0
+        self._refreshed_ms = 0
         self._lock = threading.Lock()
 
     def recall(self, query: Query) -> Rows:
@@ -56,11 +53,13 @@ class FreshSource:
 
     def _current(self, now_ms: int) -> Rows:
         made_of = self.catalogue.version, len(self.catalogue.upcoming(now_ms))
-        is_due = self._made_of is None or self.clock() - self._made_s >= self.refresh_s
-        if made_of != self._made_of and is_due and self._lock.acquire(blocking=self._made_of is None):
+        is_first = self._made_of is None
+        is_due = is_first or abs(now_ms - self._refreshed_ms) >= self.refresh_ms
+        if made_of != self._made_of and is_due and self._lock.acquire(blocking=is_first):
             try:
                 self._pool = _pool(self.catalogue, now_ms, _DEPTH * self.limit)
-                self._made_of, self._made_s = made_of, self.clock()
+                self._made_of = made_of
+                self._refreshed_ms = 0 if is_first else now_ms  # the first change is taken over at once
             finally:
                 self._lock.release()
         return self._pool
