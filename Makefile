@@ -18,7 +18,7 @@ help:  ## list the targets
 
 setup: $(STAMP) java  ## create .venv, install the project, check Java
 
-$(STAMP): pyproject.toml $(LOCKS)/dev.txt
+$(STAMP): pyproject.toml setup.py $(LOCKS)/dev.txt $(wildcard recsys/native/src/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

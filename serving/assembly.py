@@ -19,6 +19,7 @@ from recsys.contracts.event_log import EventSink
 from recsys.contracts.types import MS_PER_DAY
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
+from recsys.native import serves
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.pipeline.stages import SideEffect
 from recsys.recall.repeat_consumption import RepeatConsumption
@@ -268,7 +269,10 @@ def _host(
     feed: ItemFeed,
     config: PipelineConfig,
 ) -> ModelHost[Runtime]:
-    place, features = IndexPlace.of(settings), ItemFeatures(settings.feature_source, nightly)
+    place, features = (
+        IndexPlace.of(settings),
+        ItemFeatures(settings.feature_source, nightly, serves(settings.native)),
+    )
     options = LoadOptions(
         place, features, settings.vector_cache_bytes, settings.batch, settings.batch_wait_ms
     )

@@ -91,7 +91,8 @@ _BITS = 1 << np.arange(MAX_VISITS)
 
 
 @lru_cache(maxsize=1 << 16)
-def _distinct_buckets(categories: tuple[str, ...]) -> tuple[int, ...]:
+def distinct_buckets(categories: tuple[str, ...]) -> tuple[int, ...]:
+    """The buckets of an item's main categories, each once."""
     return tuple(set(category_buckets(categories)))
 
 
@@ -159,7 +160,7 @@ class _RequestSource:
             return (1 << len(visits)) - 1
         if match is Match.ITEM:
             return self._same_item(visits)
-        buckets = [_distinct_buckets(visit[4]) for visit in visits]
+        buckets = [distinct_buckets(visit[4]) for visit in visits]
         table = np.zeros(BUCKETS + 1, np.int64)
         bits = np.repeat(_BITS[: len(visits)], list(map(len, buckets)))
         # each bit enters once, so the sum is a bitwise or

@@ -86,6 +86,21 @@ class ItemColumns:
         """The totals behind ticking features: what `total` knows."""
         return self._layout.ticking_totals
 
+    @property
+    def rows_by_id(self) -> dict[str, int]:
+        """Item id → row. Do not change it."""
+        return self._rows
+
+    @property
+    def category_counts(self) -> NDArray[np.int64]:
+        """(≥ n,) int64: how many categories each row has."""
+        return self._category_counts
+
+    @property
+    def created_ms(self) -> NDArray[np.int64]:
+        """(≥ n,) int64 Unix milliseconds, 0 for unknown."""
+        return self._created_ms
+
     def row(self, item_id: str) -> int:
         """The item's row; -1 for an item that is not in the catalogue."""
         return self._rows.get(item_id, -1)

@@ -5,6 +5,7 @@ in Python would cost as much as all other features of a request.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,22 @@ from recsys.features.cells import CellCoding, Ints64, aggregates_of, buckets_of,
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Ints, Total
 from recsys.features.windows import saturated
+
+
+class Plan(NamedTuple):
+    """Where the sums of all totals go: first the plain totals, then a table (buckets, totals) per split.
+
+    totals: by aggregate, of each total: hop, tiles, the most that a tile counts, the place of its first sum, distance
+        between the sums of two buckets, weights by age.
+    plain: place of each total without a split.
+    members: split → number in the table of each total; a table starts at `bases`.
+    """
+
+    totals: list[list[tuple[int, int, int, int, int, list[int]]]]
+    size: int
+    plain: Mapping[Total, int]
+    members: Mapping[Split, Mapping[Total, int]]
+    bases: Mapping[Split, int]
 
 
 class UserTotals:
@@ -28,28 +45,49 @@ class UserTotals:
         self._split = {split: [t for t in totals if t.split is split] for split in Split if split}
 
         reads = [sum(t.aggregate_name == name for t in totals) for name in aggregates]
-        self._reads = np.array([*reads, 0])  # by aggregate; the last: cells of other feature sets
-        self._first = np.cumsum([0, *reads])
-        self._hop = np.array([t.window.hop_ms for t in totals])
-        self._tiles = np.array([t.window.tiles for t in totals])
-        self._largest = np.array([t.window.largest for t in totals])
+        self._reads = np.array([*reads, 0], np.int64)  # by aggregate; the last: cells of other feature sets
+        self._first = np.cumsum([0, *reads], dtype=np.int64)
+        self._hop = np.array([t.window.hop_ms for t in totals], np.int64)
+        self._tiles = np.array([t.window.tiles for t in totals], np.int64)
+        self._largest = np.array([t.window.largest for t in totals], np.int64)
         weights = [t.window.weights for t in totals]
         self._weights = np.concatenate([*weights, np.zeros(0, np.int64)])
-        self._weights_at = np.cumsum([0, *map(len, weights)])
+        self._weights_at = np.cumsum([0, *map(len, weights)], dtype=np.int64)
 
         # where the sums go: first the plain totals, then a table (buckets, totals) per split
         self._base, self._stride = np.zeros(len(totals), np.int64), np.zeros(len(totals), np.int64)
         self._tables: dict[Split, slice] = {}
         end = len(self._plain)
         place = {total: n for n, total in enumerate(totals)}
-        self._base[[place[t] for t in self._plain]] = np.arange(end)
+        self._base[np.array([place[t] for t in self._plain], np.int64)] = np.arange(end)
         for split, members in self._split.items():
-            at = [place[t] for t in members]
+            at = np.array([place[t] for t in members], np.int64)
             self._base[at] = end + np.arange(len(members))
             self._stride[at] = len(members)
             self._tables[split] = slice(end, end + (BUCKETS + 1) * len(members))
             end = self._tables[split].stop
         self._size = end
+        self._all = totals
+
+    def plan(self) -> Plan:
+        """The same for the compiled code (`recsys.features.compile`)."""
+        each = [
+            (t.window.hop_ms, t.window.tiles, t.window.largest, base, stride, t.window.weights.tolist())
+            for t, base, stride in zip(self._all, self._base.tolist(), self._stride.tolist(), strict=True)
+        ]
+        ends = zip(self._first.tolist(), self._first[1:].tolist(), strict=False)
+        return Plan(
+            [each[first:end] for first, end in ends],
+            self._size,
+            {total: n for n, total in enumerate(self._plain)},
+            {split: {total: n for n, total in enumerate(of)} for split, of in self._split.items()},
+            {split: self._tables[split].start for split in self._split},
+        )
+
+    @property
+    def coding(self) -> CellCoding:
+        """Of the cells that are read."""
+        return self._coding
 
     def read(
         self, cells: Mapping[str, int], now_ms: int, buckets: Mapping[Split, Ints64]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from recsys.contracts.request import Candidates, Query
-from recsys.features.assemble import ItemSide, assemble
+from recsys.features.assemble import ItemSide
+from recsys.features.compile import Assemble
 from recsys.features.documents import Document, FixedItems, ItemDocuments
 from recsys.features.feature_set import FeatureSet
 from recsys.features.item_columns import ItemColumns
@@ -19,17 +20,17 @@ class FeatureHydrator:
 
     Required, since the scorer reads nothing else; it needs no network.
 
-    columns: rows as the candidates number them, of the same `features`.
+    columns: rows as the candidates number them, of the same features as `assemble`.
     """
 
-    features: FeatureSet
+    assemble: Assemble
     columns: ItemSide
     name: str = "features"
     optional: bool = False
 
     def hydrate(self, query: Query, candidates: Candidates) -> Candidates:
         """Sets `features`, (N, D) float32."""
-        return _hydrated(self.features, self.columns, query, candidates)
+        return _hydrated(self.assemble, self.columns, query, candidates)
 
 
 @dataclass(eq=False)
@@ -41,6 +42,7 @@ class DocumentHydrator:
     """
 
     features: FeatureSet
+    assemble: Assemble
     columns: ItemColumns
     catalogue: Catalogue
     read: Callable[[Sequence[str]], Sequence[Document | None]]
@@ -55,11 +57,9 @@ class DocumentHydrator:
         rows = candidates.rows
         found = self.read(self.catalogue.ids(rows.tolist()))
         items = FixedItems(self.columns, *self._documents.arrays(self.columns, rows, found), aligned=True)
-        return _hydrated(self.features, items, query, candidates)
+        return _hydrated(self.assemble, items, query, candidates)
 
 
-def _hydrated(features: FeatureSet, items: ItemSide, query: Query, candidates: Candidates) -> Candidates:
-    matrix = assemble(
-        features, query.user, query.attributes, items, candidates.rows, query.now_ms, query.context
-    )
+def _hydrated(assemble: Assemble, items: ItemSide, query: Query, candidates: Candidates) -> Candidates:
+    matrix = assemble(query.user, query.attributes, items, candidates.rows, query.now_ms, query.context)
     return replace(candidates, features=matrix)

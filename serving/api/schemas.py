@@ -228,9 +228,11 @@ class Health(BaseModel):
         checks=dict.fromkeys(
             ("keys", "bundle", "store", "kafka", "spool", "files", "item_features", "stream"), "ok"
         ),
+        request_path="native",
     )
 
     ready: bool
     bundle: str | None
     degraded: list[str]
     checks: dict[str, str]
+    request_path: str = Field(description="native: compiled code serves; python, and why.")

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from recsys.contracts.errors import Unavailable
+from recsys.features.compile import assembler
 from recsys.features.definitions import FEATURES
 from recsys.features.documents import Document, FixedItems, ItemDocuments
 from recsys.features.item_columns import ItemColumns
@@ -29,10 +30,11 @@ class Documents(Protocol):
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """`documents` None: live features."""
+    """`documents` None: live features. `native`: compiled code makes the matrix."""
 
     source: FeatureSource = FeatureSource.STREAM
     documents: Documents | None = None
+    native: bool = False
 
     @property
     def live(self) -> bool:
@@ -43,15 +45,16 @@ class ItemFeatures:
         """For a bundle that is being loaded: NIGHTLY reads all documents now.
         Raises `Unavailable`: the documents cannot be read.
         Raises `FingerprintMismatch`: they are of other feature definitions."""
+        assemble = assembler(FEATURES, self.native)
         if self.documents is None:
-            return FeatureHydrator(FEATURES, columns)
+            return FeatureHydrator(assemble, columns)
         if self.source is FeatureSource.DOCUMENTS:
             with suppress(Unavailable):  # Redis need not be there yet: each read checks again
                 self.documents.check()
-            return DocumentHydrator(FEATURES, columns, catalogue, self.documents.items)
+            return DocumentHydrator(FEATURES, assemble, columns, catalogue, self.documents.items)
         rows = np.arange(len(catalogue), dtype=np.int32)
         ids = catalogue.ids(rows.tolist())
         pages = (self.documents.items(ids[start : start + _PAGE]) for start in range(0, len(ids), _PAGE))
         found = [document for page in pages for document in page]
         arrays = ItemDocuments(FEATURES).arrays(columns, rows, found)
-        return FeatureHydrator(FEATURES, FixedItems(columns, *arrays))
+        return FeatureHydrator(assemble, FixedItems(columns, *arrays))

@@ -6,6 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
 from recsys.contracts.errors import Unavailable
+from recsys.native import described
 from recsys.observability.worker_report import read_report
 from recsys.store.base import FeatureStore
 from serving.api.dependencies import Feed, Files, Host, Keyed, Metrics, Settings, Spools, Store
@@ -54,7 +55,13 @@ def ready(
     if not host.active:
         response.status_code = 503
     degraded = [name for name, state in checks.items() if state != OK]
-    return Health(ready=host.active is not None, bundle=host.active, degraded=degraded, checks=checks)
+    return Health(
+        ready=host.active is not None,
+        bundle=host.active,
+        degraded=degraded,
+        checks=checks,
+        request_path=described(settings.native),
+    )
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
