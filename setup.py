@@ -32,7 +32,7 @@ def extensions() -> list[Extension]:
             depends=sorted(map(str, SOURCES.glob("*.hpp"))),
             include_dirs=[pybind11.get_include()],
             extra_compile_args=[*FLAGS, *checks],
-            extra_link_args=checks,
+            extra_link_args=checks or ["-s"],
             language="c++",
             optional=True,
         )

@@ -187,6 +187,7 @@ def compose(
             rules,
             RepeatConsumption(settings.repeat_carts, round(settings.repeat_after_days * MS_PER_DAY)),
             keep(closing(remote)),
+            native=serves(settings.native),
         )
         host = keep(closing(_host(settings, telemetry, store, nightly, feed, config)))
         experiments = Experiments(settings.experiments, config.path)

@@ -47,6 +47,11 @@ class Telemetry:
             f"Time of one stage of the request path, of one request in {STAGE_SAMPLE}.",
             ("stage",),
         )
+        self._paths = counter(
+            "recsys_request_path",
+            "Lists made by compiled code where it can, or by the stages alone.",
+            ("path",),
+        )
         self._stage_outcomes = counter(
             "recsys_stage_failures", "Stages that failed, timed out or were skipped.", ("stage", "status")
         )
@@ -83,6 +88,7 @@ class Telemetry:
         self._request_child = lru_cache(1024)(self._requests.labels)
         self._seconds_child = lru_cache(256)(self._seconds.labels)
         self._stage_child = lru_cache(256)(self._stage_seconds.labels)
+        self._path_child = lru_cache(2)(self._paths.labels)
         self.before_scrape: list[Callable[[], None]] = []
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -91,6 +97,7 @@ class Telemetry:
 
     def answer(self, answer: Answer) -> None:
         """Note what failed in one answered request, and for a sample how long each stage took."""
+        self._path_child("compiled" if answer.compiled else "stages").inc()
         timed = next(self._answers) % STAGE_SAMPLE == 0
         for outcome in answer.outcomes:
             if timed:

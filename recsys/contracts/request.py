@@ -185,13 +185,15 @@ class Explanation(Struct, frozen=True, eq=False):
 
 
 class Answer(Struct, frozen=True, eq=False):
-    """The result of one request. `candidates` are the shown items in order; `propensities` (≤ k,) float32."""
+    """The result of one request. `candidates` are the shown items in order; `propensities` (≤ k,) float32; `compiled`:
+    compiled code stood in for some stages."""
 
     query: Query  # hydrated
     candidates: Candidates
     propensities: NDArray[np.float32]
     outcomes: tuple[StageOutcome, ...]
     explanation: Explanation | None = None
+    compiled: bool = False
 
     @property
     def degraded(self) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from msgspec.structs import replace
@@ -11,11 +12,13 @@ from msgspec.structs import replace
 from recsys.contracts.request import Query, Rows
 from recsys.contracts.state import EntityState, Visit
 from recsys.items.catalogue import Catalogue
-from recsys.models.encoding import encode_visits
+from recsys.models.encoding import TYPE_NUMBERS, encode_visits
+from recsys.native import core
 from recsys.recall.repeat_consumption import RepeatConsumption
 
 _ITEM_ID = attrgetter("item_id")
 # names of the histories in `recsys.features.definitions`
+_NO_VISITS: list[Visit] = []
 ENGAGED, SEEN, DISLIKED = "engaged", "seen", "disliked"
 
 
@@ -48,16 +51,20 @@ class HistoryHydrator:
     among the model's inputs: the model does not know them.
 
     length: L, the history length that the models were trained with.
+    native: compiled code encodes, unless seen items may return.
     repeat: which seen items may be recommended once more; by default none.
     """
 
     catalogue: Catalogue
     length: int
     repeat: RepeatConsumption = field(default_factory=RepeatConsumption)
+    native: bool = False
     name: str = "history"
     optional: bool = False
 
     def hydrate_query(self, query: Query) -> Query:
+        if self.native and self.repeat == RepeatConsumption():
+            return self._compiled(query)
         catalogue = self.catalogue
         engaged = query.user.histories.get(ENGAGED, [])
         encoded = encode_visits(engaged, catalogue.rows, query.now_ms, self.length, catalogue.trained)
@@ -74,6 +81,31 @@ class HistoryHydrator:
             seen_rows=self._sorted(hidden),
             repeat_rows=catalogue.rows_of(repeated),
             excluded_rows=self._sorted(query.excluded_items),
+            upcoming_rows=catalogue.upcoming(query.now_ms),
+        )
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return core.HistoryEncoder(types=TYPE_NUMBERS, length=self.length)
+
+    def _compiled(self, query: Query) -> Query:
+        catalogue, histories = self.catalogue, query.user.histories
+        history, types, gaps, recent, hidden = self._encoder.encode(
+            engaged=histories.get(ENGAGED, _NO_VISITS),
+            seen=histories.get(SEEN, _NO_VISITS),
+            disliked=histories.get(DISLIKED, _NO_VISITS),
+            rows=catalogue.rows,
+            now_ms=query.now_ms,
+            trained=catalogue.trained,
+        )
+        return replace(
+            query,
+            history=history,
+            types=types,
+            gaps=gaps,
+            recent_rows=recent,
+            seen_rows=hidden,
+            excluded_rows=self._sorted(query.excluded_items) if query.excluded_items else query.excluded_rows,
             upcoming_rows=catalogue.upcoming(query.now_ms),
         )
 

@@ -15,14 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import structlog
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidConfig, StageFailed
 from recsys.contracts.request import Answer, Candidates, Explanation, Query, Rows, Selection
 from recsys.pipeline import checks
+from recsys.pipeline.compiled_recall import CompiledRecall
 from recsys.pipeline.stages import (
     CandidateHydrator,
     Filter,
@@ -36,13 +39,25 @@ from recsys.pipeline.stages import (
 )
 from recsys.pipeline.trace import Trace
 
+_log = structlog.get_logger(__name__)
 GIVEN = "given"  # the channel of candidates that the caller provided
+
+
+class _Gathered(NamedTuple):
+    """Candidates with features, and what an explanation shows: channel → rows, filter → reason → rows."""
+
+    recalled: Mapping[str, Rows]
+    candidates: Candidates
+    removed: Mapping[str, Mapping[str, Rows]]
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """The stages in the order of a request. Composed once, shared by all requests.
 
+    compiled: stands in for the sources that read tables, the merger and the first filters; the stages answer what it
+    cannot.
     pool: runs query hydrators and sources; its creator closes it. None: they run in the request's own thread, which is
     faster where a channel takes a few hundred microseconds and holds Python's lock most of that time.
     """
@@ -55,6 +70,7 @@ class Pipeline:
     scorers: Sequence[Scorer]  # the ranker, then boosts and discounts
     selector: Selector  # the reranker: candidates → the shown list
     side_effects: Sequence[SideEffect] = ()  # the impression log
+    compiled: CompiledRecall | None = None
     pool: Executor | None = None
     recall_share: float = 0.6
     clock: Callable[[], float] = time.monotonic
@@ -94,11 +110,10 @@ class Pipeline:
         recall_ends_s = now + self.recall_share * (query.deadline_s - now)
         trace = Trace(query.deadline_s, self.clock)
         query = self._hydrate_query(query, trace, recall_ends_s)
-        recalled = self._recall(query, trace, recall_ends_s)
-        candidates = self._merge(recalled, trace)
-        candidates = self._hydrate(query, candidates, trace)
-        candidates, removed = self._filter(query, candidates, trace)
-        candidates, order, finite = self._score(query, candidates, trace)
+        gathered = self._gather_compiled(query, trace, recall_ends_s) or self._gather(
+            query, trace, recall_ends_s
+        )
+        candidates, order, finite = self._score(query, gathered.candidates, trace)
         # reordering without features is cheap: they are most of a candidate's bytes
         selection = self._select(query, candidates.without_features().take(order), finite, trace)
         answer = Answer(
@@ -106,7 +121,10 @@ class Pipeline:
             candidates.take(order[selection.positions]),
             selection.propensities,
             tuple(trace.outcomes),
-            Explanation(recalled, removed, candidates.take(order)) if query.explain else None,
+            Explanation(gathered.recalled, gathered.removed, candidates.take(order))
+            if query.explain
+            else None,
+            gathered.compiled,
         )
         return self._after(answer, trace) if shown else answer
 
@@ -136,6 +154,36 @@ class Pipeline:
             query = hydrated.get(stage.name, query)
         return query
 
+    def _gather(self, query: Query, trace: Trace, until_s: float) -> _Gathered:
+        """What may be shown to this user, with features."""
+        recalled = self._recall(query, trace, until_s)
+        candidates = self._merge(recalled, trace)
+        candidates = self._hydrate(query, candidates, trace)
+        return _Gathered(recalled, *self._filter(query, candidates, trace, self.filters))
+
+    def _gather_compiled(self, query: Query, trace: Trace, until_s: float) -> _Gathered | None:
+        """The same in few calls. None: this request needs the stages themselves, because it asks for an explanation or
+        is late, or the call failed."""
+        compiled = self.compiled
+        if compiled is None or query.explain:
+            return None
+        first = len(trace.outcomes)
+        calls = [(source, partial(source.recall, query)) for source in compiled.given]
+        given = trace.run_all(self.pool, "source", calls, until_s, count_out=len)
+        try:
+            if self.clock() >= until_s:
+                raise TimeoutError("late before the tables were read")
+            gathered = compiled.gather(query, given, trace.elapsed_ms)
+        except Exception as error:
+            _log.warning("the compiled recall failed: the stages answer", error=repr(error))
+            del trace.outcomes[first:]
+            return None
+        ran = {outcome.stage: outcome for outcome in trace.outcomes[first:]} | {**gathered.channels}
+        trace.outcomes[first:] = [*(ran[source.name] for source in self.sources), *gathered.outcomes]
+        candidates = self._hydrate(query, gathered.candidates, trace)
+        rest = self.filters[compiled.n_filters :]
+        return _Gathered({}, *self._filter(query, candidates, trace, rest), compiled=True)
+
     def _recall(self, query: Query, trace: Trace, until_s: float) -> dict[str, Rows]:
         calls = [(source, partial(source.recall, query)) for source in self.sources]
         return trace.run_all(self.pool, "source", calls, until_s, count_out=len)
@@ -156,10 +204,10 @@ class Pipeline:
         return candidates
 
     def _filter(
-        self, query: Query, candidates: Candidates, trace: Trace
+        self, query: Query, candidates: Candidates, trace: Trace, filters: Sequence[Filter]
     ) -> tuple[Candidates, dict[str, dict[str, Rows]]]:
         removed: dict[str, dict[str, Rows]] = {}
-        for stage in self.filters:
+        for stage in filters:
             call = partial(checks.masks, stage, query, candidates)
             masks = trace.run(stage, "filter", len(candidates), call)
             if masks is None:

@@ -49,6 +49,11 @@ class Trace:
         self._clock = clock
         self._began = time.perf_counter()
 
+    @property
+    def elapsed_ms(self) -> float:
+        """Since the request entered the pipeline."""
+        return (time.perf_counter() - self._began) * 1e3
+
     def run(
         self,
         stage: Stage,

@@ -41,15 +41,24 @@ class FreshSource:
         self._lock = threading.Lock()
 
     def recall(self, query: Query) -> Rows:
-        pool = self._current(query.now_ms)
-        if self.max_age_ms is not None:
-            pool = pool[self.catalogue.created_ms[pool] >= query.now_ms - self.max_age_ms]
+        pool = self.pool(query.now_ms)
         pool = pool[query.may_show(pool)]
         first = self.limit - self.limit // 2
         newest, behind = pool[:first], pool[first:]
-        turn = query.now_ms // _TURN_MS * (self.limit - first) % max(len(behind), 1)
+        turn = self.turns(query.now_ms) * (self.limit - first) % max(len(behind), 1)
         rows: Rows = np.concatenate((newest, np.roll(behind, -turn)[: self.limit - first]))
         return rows
+
+    def pool(self, now_ms: int) -> Rows:
+        """The new items that compete for the list, newest first."""
+        pool = self._current(now_ms)
+        if self.max_age_ms is not None:
+            pool = pool[self.catalogue.created_ms[pool] >= now_ms - self.max_age_ms]
+        return pool
+
+    def turns(self, now_ms: int) -> int:
+        """How many turns there were."""
+        return now_ms // _TURN_MS
 
     def _current(self, now_ms: int) -> Rows:
         made_of = self.catalogue.version, len(self.catalogue.upcoming(now_ms))

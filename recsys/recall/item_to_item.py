@@ -1,6 +1,7 @@
 """The item-to-item channel: what co-occurs with the user's recent items."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,16 @@ class ItemToItemSource:
     name: str = "item_to_item"
     optional: bool = True
 
+    @cached_property
+    def weights(self) -> NDArray[np.float32]:
+        """(recent,) float32: of the newest item, the one before it, …"""
+        return _RECENCY ** np.arange(self.recent, dtype=np.float32)
+
     def recall(self, query: Query) -> Rows:
         start = query.recent_rows[: self.recent]
         start = start[start < len(self.neighbours)]  # items newer than the bundle have no neighbours yet
         rows = self.neighbours[start]
-        scores = self.scores[start] * (_RECENCY ** np.arange(len(start), dtype=np.float32))[:, None]
+        scores = self.scores[start] * self.weights[: len(start), None]
         found, places = first_seen(rows[rows != NO_ROW])
         total = np.bincount(places, weights=scores[rows != NO_ROW], minlength=len(found))
         allowed = query.may_show(found)

@@ -33,6 +33,11 @@ class Popularity:
         parts = np.split(self.rows[order], first[1:]) if len(codes) else []
         object.__setattr__(self, "_by_category", dict(zip(codes.tolist(), parts, strict=True)))
 
+    @property
+    def by_category(self) -> dict[int, Rows]:
+        """Code → the rows of that category, best first. Do not change it."""
+        return self._by_category
+
     def of_category(self, code: int) -> Rows:
         """The rows of one category, best first."""
         return self._by_category.get(code, self.rows[:0])
@@ -82,7 +87,9 @@ class PopularInCategoriesSource:
                 weights[code] = weights.get(code, 0.0) + 0.9**age
         if not weights:
             return table.rows[:0]
-        total = sum(weights.values())
+        total = 0.0
+        for weight in weights.values():  # `sum` compensates rounding errors since Python 3.12
+            total += weight
         by_code = sorted(weights.items())
         quotas = [math.ceil(self.limit * weight / total) for _, weight in by_code]
         best = _allowed([table.of_category(code) for code, _ in by_code], query, quotas)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from recsys.contracts.request import ABSENT, Candidates, Query, Rows, Selection
 from recsys.contracts.types import Diversity
 from recsys.items.catalogue import Catalogue
+from recsys.native import core
 from recsys.rerank.diversity import (
     DeterminantalPointProcess,
     MaximalMarginalRelevance,
@@ -56,12 +57,14 @@ class Reranker:
     """`recsys.pipeline.stages.Selector`.
 
     vectors_of: (n,) rows → (n, d) float32; zeros for an item without a vector.
+    native: compiled code fills the list, unless the objective is a determinantal point process.
     """
 
     config: RerankConfig
     catalogue: Catalogue
     vectors_of: Callable[[Rows], NDArray[np.float32]]
     book: RuleBook | None = None
+    native: bool = False
     name: str = "rerank"
     optional: bool = True
 
@@ -97,7 +100,11 @@ class Reranker:
     ) -> dict[int, int]:
         rows, scores = candidates.rows[pool], candidates.score[pool]
         inside = {place: int(np.searchsorted(pool, position)) for place, position in pins.items()}
-        chosen = greedy(self._objective(rows, scores), len(pool), places, self._caps(rows), inside)
+        if self.native and self.config.diversity is not Diversity.DPP:
+            chosen = self._compiled(rows, scores, places, inside)
+        else:
+            caps = [Cap(codes, most) for codes, most in self._caps(rows)]
+            chosen = greedy(self._objective(rows, scores), len(pool), places, caps, inside)
         return dict(zip(chosen, pool[list(chosen.values())].tolist(), strict=True))
 
     def _objective(self, rows: Rows, scores: NDArray[np.float32]) -> Objective:
@@ -108,12 +115,27 @@ class Reranker:
         )
         return objective(scaled(scores), unit(self.vectors_of(rows)), self.config.strength)
 
-    def _caps(self, rows: Rows) -> list[Cap]:
+    def _compiled(
+        self, rows: Rows, scores: NDArray[np.float32], places: list[int], pins: dict[int, int]
+    ) -> dict[int, int]:
+        by_score = self.config.diversity is Diversity.NONE
+        list_ = core.greedy(
+            relevance=scores if by_score else scaled(scores),
+            vectors=np.empty((len(rows), 0), np.float32) if by_score else unit(self.vectors_of(rows)),
+            diversity=self.config.strength,
+            caps=self._caps(rows),
+            places=places,
+            pins=pins,
+        )
+        return dict(list_)
+
+    def _caps(self, rows: Rows) -> list[tuple[NDArray[np.int32], int]]:
+        """Codes of the candidates, and how many of one code a list may have."""
         caps = []
         if self.config.per_category:
-            caps.append(Cap(self.catalogue.main_category[rows], self.config.per_category))
+            caps.append((self.catalogue.main_category[rows], self.config.per_category))
         if self.config.per_creator:
-            caps.append(Cap(self.catalogue.creator[rows], self.config.per_creator))
+            caps.append((self.catalogue.creator[rows], self.config.per_creator))
         return caps
 
     def _draw(

@@ -8,6 +8,7 @@ from recsys.bundle import Bundle
 from recsys.contracts.types import Head
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
+from recsys.pipeline.compiled_recall import CompiledRecall
 from recsys.pipeline.filters import DeletedFilter, SeenFilter, UpcomingFilter
 from recsys.pipeline.hydrators import HistoryHydrator
 from recsys.pipeline.pipeline import Pipeline
@@ -69,7 +70,8 @@ class LocalServices:
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """What the request paths of every bundle have in common. `services`: where tower, index and ranker run."""
+    """What the request paths of every bundle have in common. `services`: where tower, index and ranker run. `native`:
+    compiled code stands in for stages."""
 
     read_user: QueryHydrator
     side_effects: Callable[[Bundle, Catalogue], Sequence[SideEffect]] = lambda bundle, catalogue: ()
@@ -77,6 +79,7 @@ class PipelineConfig:
     rules: RuleBook | None = None
     repeat: RepeatConsumption = field(default_factory=RepeatConsumption)
     services: LocalServices = field(default_factory=LocalServices)
+    native: bool = False
 
 
 class PipelineBuilder:
@@ -98,20 +101,22 @@ class PipelineBuilder:
         for source in (popular, in_categories):
             loaded.trending.keep(source)
         blocked = [RuleFilter(rules, catalogue)] if rules else []
-        history = HistoryHydrator(catalogue, ENGAGED_VISITS.size, config.repeat)
+        history = HistoryHydrator(catalogue, ENGAGED_VISITS.size, config.repeat, config.native)
         value = ValueModel(dict(path.weights))
+        sources: list[Source] = [
+            config.services.two_tower(loaded, limit=3 * n // 4),
+            ItemToItemSource(loaded.neighbours, loaded.neighbour_scores, limit=n // 3),
+            in_categories,
+            popular,
+            FreshSource(catalogue, limit=n // 10),
+            *([RepeatConsumptionSource()] if config.repeat != RepeatConsumption() else []),
+            *([PinnedSource(rules, catalogue)] if rules else []),
+        ]
+        merger = QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n)
         return Pipeline(
             query_hydrators=[config.read_user, history],
-            sources=[
-                config.services.two_tower(loaded, limit=3 * n // 4),
-                ItemToItemSource(loaded.neighbours, loaded.neighbour_scores, limit=n // 3),
-                in_categories,
-                popular,
-                FreshSource(catalogue, limit=n // 10),
-                *([RepeatConsumptionSource()] if config.repeat != RepeatConsumption() else []),
-                *([PinnedSource(rules, catalogue)] if rules else []),
-            ],
-            merger=QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n),
+            sources=sources,
+            merger=merger,
             candidate_hydrators=[loaded.item_features],
             filters=[SeenFilter(), DeletedFilter(catalogue), UpcomingFilter(catalogue), *blocked],
             scorers=[
@@ -119,6 +124,7 @@ class PipelineBuilder:
                 *([ImpressionDiscount(_SHOWN, path.shown_discount)] if path.shown_discount != 1 else []),
                 *([RuleBoost(rules, catalogue)] if rules else []),
             ],
-            selector=Reranker(path.rerank, catalogue, loaded.index.vectors, rules),
+            selector=Reranker(path.rerank, catalogue, loaded.index.vectors, rules, config.native),
             side_effects=self._side_effects,
+            compiled=CompiledRecall(sources, merger, catalogue) if config.native else None,
         )

@@ -2,8 +2,13 @@
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
+
 #include "arrays.hpp"
 #include "features.hpp"
+#include "greedy.hpp"
+#include "history.hpp"
+#include "recall.hpp"
 
 namespace recsys {
 
@@ -62,6 +67,127 @@ py::array_t<float> assemble(FeatureProgram& self, Array<int64_t> codes, Array<in
     return matrix;
 }
 
+template <typename T>
+Array<T> array_of(const std::vector<T>& values, std::vector<py::ssize_t> shape) {
+    Array<T> made(std::move(shape));
+    std::copy(values.begin(), values.end(), made.mutable_data());
+    return made;
+}
+
+// The channels of one request path, in order.
+class Recall {
+  public:
+    enum class Kind : int { GIVEN, ITEM_TO_ITEM, POPULAR_IN_CATEGORIES, POPULAR, FRESH };
+    struct Spec {
+        Kind kind;
+        size_t limit, recent, quota;
+        float weight;
+    };
+
+    Recall(const std::vector<std::tuple<int, size_t, size_t, size_t, float>>& channels, size_t limit) : limit_(limit) {
+        for (const auto& [kind, most, recent, quota, weight] : channels) {
+            check(kind >= 0 && kind <= static_cast<int>(Kind::FRESH), "no such channel");
+            specs_.push_back({static_cast<Kind>(kind), most, recent, quota, weight});
+        }
+    }
+
+    // Returns (rows, ranks, score), the number of rows by channel, that of merged rows, the filters' counts, and the
+    // milliseconds of each channel, of the merger and of the filters.
+    py::tuple gather(const std::vector<Array<int32_t>>& given, Array<int32_t> recent, Array<int32_t> seen,
+                     Array<int32_t> excluded, size_t upcoming, int64_t now_ms, Array<int32_t> neighbours,
+                     Array<float> neighbour_scores, Array<float> recency, Array<int32_t> popular,
+                     const py::dict& by_category, Array<int32_t> fresh_pool, int64_t turns,
+                     Array<int32_t> main_category, Array<bool> alive, Array<int64_t> created_ms) {
+        const Hidden hidden(marks_, view(seen, "seen"), view(excluded, "excluded"), view(created_ms, "created_ms"),
+                            now_ms);
+        const size_t n_hidden = static_cast<size_t>(seen.size() + excluded.size()) + upcoming;
+        check(alive.size() == created_ms.size(), "alive and created_ms of every row");
+        std::vector<Channel> channels;
+        std::vector<size_t> counts;
+        std::vector<double> ms;
+        auto next_given = given.begin();
+        Timer timer;
+        for (const Spec& spec : specs_) {
+            Rows rows;
+            switch (spec.kind) {
+                case Kind::GIVEN: {
+                    check(next_given != given.end(), "a channel is missing");
+                    const auto found = view(*next_given++, "given");
+                    for (size_t i = 0; i < found.rows; i++) hidden.check_row(found[i]);
+                    rows.assign(found.data, found.data + found.rows);
+                    break;
+                }
+                case Kind::ITEM_TO_ITEM:
+                    rows = item_to_item(view(neighbours, "neighbours", 2), view(neighbour_scores, "scores", 2),
+                                        view(recency, "recency"), view(recent, "recent"), spec.limit, hidden, table_);
+                    break;
+                case Kind::POPULAR_IN_CATEGORIES:
+                    rows = popular_in_categories(by_category, view(main_category, "main_category"),
+                                                 view(recent, "recent"), spec.recent, spec.limit, n_hidden, hidden);
+                    break;
+                case Kind::POPULAR:
+                    rows = allowed(view(popular, "popular"), spec.limit, spec.limit + n_hidden, hidden);
+                    break;
+                case Kind::FRESH: rows = fresh(view(fresh_pool, "fresh"), spec.limit, turns, hidden); break;
+            }
+            ms.push_back(timer.lap());
+            counts.push_back(rows.size());
+            channels.push_back({std::move(rows), spec.quota, spec.weight});
+        }
+        Merged merged = merge(channels, limit_, hidden.n_rows(), table_);
+        ms.push_back(timer.lap());
+        const size_t n_merged = merged.rows.size();
+        const Removed removed = filter(merged, channels.size(), view(alive, "alive"), hidden);
+        ms.push_back(timer.lap());
+        const auto n = static_cast<py::ssize_t>(merged.rows.size());
+        const auto width = static_cast<py::ssize_t>(channels.size());
+        return py::make_tuple(
+            array_of(merged.rows, {n}), array_of(merged.ranks, {n, width}), array_of(merged.score, {n}), counts, n_merged,
+            py::make_tuple(removed.seen, removed.excluded, removed.deleted, removed.upcoming, removed.after_seen,
+                           removed.after_deleted, removed.after_upcoming),
+            ms);
+    }
+
+  private:
+    struct Timer {
+        std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
+        double lap() {
+            const auto now = std::chrono::steady_clock::now();
+            const double ms = std::chrono::duration<double, std::milli>(now - began).count();
+            began = now;
+            return ms;
+        }
+    };
+
+    std::vector<Spec> specs_;
+    size_t limit_;
+    std::vector<uint8_t> marks_;
+    Found::Table table_;
+};
+
+std::vector<std::pair<int64_t, size_t>> greedy_list(Array<float> relevance, Array<float> vectors, double diversity,
+                                                    const std::vector<std::pair<Array<int32_t>, int64_t>>& caps,
+                                                    const std::vector<int64_t>& places,
+                                                    const std::unordered_map<int64_t, size_t>& pins) {
+    std::vector<Cap> made;
+    for (const auto& [codes, most] : caps) {
+        check(codes.size() == relevance.size(), "a code for each candidate");
+        made.emplace_back(view(codes, "codes"), most);
+    }
+    return greedy(view(relevance, "relevance"), view(vectors, "vectors", 2), diversity, std::move(made), places, pins);
+}
+
+py::tuple encode(const HistoryEncoder& self, const py::list& engaged, const py::list& seen, const py::list& disliked,
+                 const py::dict& rows, int64_t now_ms, int64_t trained) {
+    const Histories made = self.encode(engaged, seen, disliked, rows, now_ms, trained);
+    const auto length = static_cast<py::ssize_t>(self.length());
+    const auto recent = static_cast<py::ssize_t>(made.recent.size());
+    const auto hidden = static_cast<py::ssize_t>(made.hidden.size());
+    return py::make_tuple(array_of(made.items, {length}), array_of(made.types, {length}),
+                          array_of(made.gaps, {length}), array_of(made.recent, {recent}),
+                          array_of(made.hidden, {hidden}));
+}
+
 }  // namespace recsys
 
 PYBIND11_MODULE(_core, m) {
@@ -77,4 +203,19 @@ PYBIND11_MODULE(_core, m) {
              py::arg("creators").noconvert(), py::arg("ids").noconvert(), py::arg("category_counts").noconvert(),
              py::arg("created_ms").noconvert(), py::arg("steady").noconvert(), py::arg("ticking"),
              py::arg("rows").noconvert(), py::arg("now_ms"));
+    py::class_<Recall>(m, "Recall")
+        .def(py::init<const std::vector<std::tuple<int, size_t, size_t, size_t, float>>&, size_t>(), py::kw_only(),
+             py::arg("channels"), py::arg("limit"))
+        .def("gather", &Recall::gather, py::kw_only(), py::arg("given"), py::arg("recent").noconvert(),
+             py::arg("seen").noconvert(), py::arg("excluded").noconvert(), py::arg("upcoming"), py::arg("now_ms"),
+             py::arg("neighbours").noconvert(), py::arg("neighbour_scores").noconvert(),
+             py::arg("recency").noconvert(), py::arg("popular").noconvert(), py::arg("by_category"),
+             py::arg("fresh_pool").noconvert(), py::arg("turns"), py::arg("main_category").noconvert(),
+             py::arg("alive").noconvert(), py::arg("created_ms").noconvert());
+    py::class_<HistoryEncoder>(m, "HistoryEncoder")
+        .def(py::init<const py::dict&, size_t>(), py::kw_only(), py::arg("types"), py::arg("length"))
+        .def("encode", &encode, py::kw_only(), py::arg("engaged"), py::arg("seen"), py::arg("disliked"),
+             py::arg("rows"), py::arg("now_ms"), py::arg("trained"));
+    m.def("greedy", &greedy_list, py::kw_only(), py::arg("relevance").noconvert(), py::arg("vectors").noconvert(),
+          py::arg("diversity"), py::arg("caps"), py::arg("places"), py::arg("pins"));
 }

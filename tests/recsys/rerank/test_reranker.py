@@ -1,8 +1,13 @@
+import random
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from recsys.contracts.request import ABSENT, Candidates, Query
 from recsys.contracts.types import Diversity, Item
@@ -10,6 +15,7 @@ from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Selector
 from recsys.rerank.reranker import Exploration, RerankConfig, Reranker
 from recsys.rerank.rules import RuleBook
+from tests.recsys.native.built import needs_native
 
 N = 30
 CATALOGUE = Catalogue([Item(f"i{i}", categories=(f"c{i % 3}",), creator=f"w{i % 10}") for i in range(N)])
@@ -120,3 +126,84 @@ def test_exploration_of_a_whole_short_list_still_shows_everything() -> None:
         query(5), candidates(3)
     )
     assert sorted(selection.positions.tolist()) == [0, 1, 2]
+
+
+@needs_native
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_compiled_list_is_the_same(rng: random.Random) -> None:
+    """Vectors of length 1 with few entries of ±1/2: all products are exact, so the order of a sum does not matter."""
+    n, d = rng.choice([1, 2, 30]), rng.choice([4, 20, 64])
+    vectors = np.zeros((N, d), np.float32)
+    for row in range(N):
+        vectors[row, rng.sample(range(d), 4)] = [rng.choice([-0.5, 0.5]) for _ in range(4)]
+    vectors[rng.randrange(N)] = 0
+    scores = np.array([rng.choice([-1.0, 0.0, 0.25, 0.5, 7.0]) for _ in range(n)], np.float32)
+    ranked = replace(candidates(n), score=-np.sort(-scores))
+    config = RerankConfig(
+        diversity=rng.choice([Diversity.NONE, Diversity.MMR]),
+        strength=rng.choice([0.25, 0.5, 1.0]),
+        pool=rng.choice([1, 10, 50]),
+        per_category=rng.choice([0, 1, 3]),
+        per_creator=rng.choice([0, 1]),
+        exploration=Exploration(places=rng.choice([(), (0, 3)]), pool=5),
+    )
+    asked = query(rng.choice([1, 7, 40]))
+    one, other = (
+        Reranker(config, CATALOGUE, lambda rows: vectors[rows], native=native).select(asked, ranked)
+        for native in (True, False)
+    )
+    assert one.positions.tolist() == other.positions.tolist()
+    assert one.propensities.tolist() == other.propensities.tolist()
+
+
+@needs_native
+@pytest.mark.parametrize("strength", [0.1, 0.3, 0.9])
+def test_compiled_lists_of_random_vectors_differ_at_most_where_gains_are_equal_to_rounding(
+    strength: float,
+) -> None:
+    """A dot product depends on the order of its sum; nothing else may."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        vectors = rng.standard_normal((N, 64)).astype(np.float32)
+        ranked = replace(candidates(N), score=-np.sort(-rng.random(N, np.float32)))
+        config = RerankConfig(diversity=Diversity.MMR, strength=strength)
+        one, other = (
+            Reranker(config, CATALOGUE, vectors.__getitem__, native=native).select(query(20), ranked)
+            for native in (True, False)
+        )
+        first = np.flatnonzero(one.positions != other.positions)[:1]
+        if first.size:
+            gains = _gains(ranked, vectors, strength, other.positions[: first[0]])
+            assert abs(gains[one.positions[first[0]]] - gains[other.positions[first[0]]]) < 1e-6
+
+
+def _gains(
+    ranked: Candidates, vectors: NDArray[np.float32], strength: float, chosen: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """By definition, in double precision."""
+    unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float64)
+    score = ranked.score.astype(np.float64)
+    relevance = (score - score.min()) / (score.max() - score.min())
+    nearest = (unit @ unit[chosen].T).max(axis=1) if len(chosen) else -np.ones(len(unit))
+    gains: NDArray[np.float64] = (1 - strength) * relevance - strength * nearest
+    return gains
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "pins",
+    ["  - {name: first, pin: {item: i20, position: 1}}", "  - {name: x, pin: {item: i9, position: 0}}"],
+)
+def test_pins_take_their_places_in_a_compiled_list(pins: str, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(f"rules:\n{pins}\n")
+    book = RuleBook(rules)
+    config = RerankConfig(diversity=Diversity.NONE, per_creator=2)
+    one, other = (
+        Reranker(config, CATALOGUE, lambda rows: VECTORS[rows], book, native=native).select(
+            query(), candidates()
+        )
+        for native in (True, False)
+    )
+    assert one.positions.tolist() == other.positions.tolist()
