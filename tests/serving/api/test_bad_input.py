@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from recsys.contracts.events import EVENT_FIELDS, MAX_TIME_MS, parse_event
 from recsys.contracts.types import EventType, Topic
+from recsys.native import Native
 from tests.serving.conftest import Api, open_api
 
 POSTS = ("/v1/recommendations", "/v1/recommendations/batch", "/v1/rank", "/v1/events", "/v1/items")
@@ -154,7 +155,7 @@ def test_what_worker_and_archiver_would_refuse_is_not_accepted(shared: Api, blan
 
 
 def test_a_required_stage_that_fails_is_named_and_its_error_is_not(make_api: Callable[..., Api]) -> None:
-    api = make_api()
+    api = make_api(native=Native.OFF)  # the stages themselves
 
     def broken(query: object) -> object:
         raise ZeroDivisionError("a secret detail")
