@@ -117,7 +117,8 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
     url, namespace = settings.redis_url.get_secret_value(), settings.redis_namespace
     timeout_s = settings.store_timeout_ms / 1e3
     damage = Damage()  # found by requests or by the item feed
-    request_store = RedisFeatureStore(url, FEATURES, config, namespace, timeout_s, damage)
+    native = serves(settings.native)
+    request_store = RedisFeatureStore(url, FEATURES, config, namespace, timeout_s, damage, native)
     streamed = settings.feature_source is FeatureSource.STREAM
     return compose(
         settings,

@@ -20,6 +20,7 @@ from recsys.contracts.types import EventType
 from recsys.features.aggregates import Entity
 from recsys.features.cells import CODE_BYTES, CellCoding, Ints64, PackedCells, aggregates_of
 from recsys.features.feature_set import Folded
+from recsys.native import core
 from recsys.store.base import Batch, StateDefinition, StoreConfig
 
 ID_BYTES = 16
@@ -187,14 +188,18 @@ def unpack_visit(member: bytes, score: bytes) -> Visit:
 class StateDecoder:
     """Turns Redis's replies into `EntityState`s."""
 
-    def __init__(self, features: StateDefinition) -> None:
+    def __init__(self, features: StateDefinition, native: bool = False) -> None:
+        """`native`: compiled code reads the cells of users."""
+        self._native = native
         self._codings = {e: CellCoding(features.aggregates, e) for e in (Entity.USER, Entity.ITEM)}
         self._histories = {h.name: h for h in features.histories}
         self.stored = stored_histories(features.histories)
 
-    def cells(self, flat: Sequence[bytes]) -> PackedCells:
+    def cells(self, flat: list[bytes]) -> PackedCells:
         """Of a user, from fields and amounts in turn. Raises `ValueError`: they are not ours."""
         coding = self._codings[Entity.USER]
+        if self._native:
+            return PackedCells(coding, *core.cells(flat, len(coding.aggregates)))
         return PackedCells(coding, *_cells(coding, flat))
 
     def visits(self, flat: Sequence[bytes]) -> list[Visit]:

@@ -62,15 +62,17 @@ class RedisFeatureStore(RedisCatalogue):
         namespace: str = "recsys",
         timeout_s: float = READ_TIMEOUT_S,
         damage: Damage | None = None,
+        native: bool = False,
     ) -> None:
-        """Connects on first use; `timeout_s` is per call; several stores may share a `damage`.
+        """Connects on first use; `timeout_s` is per call; several stores may share a `damage`; `native`: compiled code
+        reads the replies of `user`.
         Raises `InvalidConfig`: the URL is not a Redis URL."""
         config = config or StoreConfig()
         super().__init__(connect(url, timeout_s), namespace, config.changes, damage or Damage())
         self._fingerprint = f"{features.fingerprint}.{_LAYOUT}"
         self._config = config
         self._encoder = BatchEncoder(features, self._config)
-        self._decoder = StateDecoder(features)
+        self._decoder = StateDecoder(features, native)
         self._stored = sorted({h.name for h in self._decoder.stored.values()})
         self._checked = False
         self._meta = f"{namespace}:meta"
@@ -193,7 +195,7 @@ class RedisFeatureStore(RedisCatalogue):
         keys = [self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories]
         cells, attributes, *members = self._sound(keys, [cells, attributes, *members])
         state = self._decoder.user(
-            self._damage.unless(keys[0], self._decoder.cells, cells or ()),
+            self._damage.unless(keys[0], self._decoder.cells, cells or []),
             {
                 name: self._damage.unless(key, self._decoder.visits, flat) or ()
                 for name, key, flat in zip(self._stored, histories, members, strict=True)

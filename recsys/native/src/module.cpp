@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "arrays.hpp"
+#include "cells.hpp"
 #include "features.hpp"
 #include "greedy.hpp"
 #include "history.hpp"
@@ -177,6 +178,12 @@ std::vector<std::pair<int64_t, size_t>> greedy_list(Array<float> relevance, Arra
     return greedy(view(relevance, "relevance"), view(vectors, "vectors", 2), diversity, std::move(made), places, pins);
 }
 
+py::tuple cells(const py::list& flat, int64_t aggregates) {
+    const Cells found = cells_of(flat, aggregates);
+    const auto n = static_cast<py::ssize_t>(found.codes.size());
+    return py::make_tuple(array_of(found.codes, {n}), array_of(found.amounts, {n}));
+}
+
 py::tuple encode(const HistoryEncoder& self, const py::list& engaged, const py::list& seen, const py::list& disliked,
                  const py::dict& rows, int64_t now_ms, int64_t trained) {
     const Histories made = self.encode(engaged, seen, disliked, rows, now_ms, trained);
@@ -218,4 +225,5 @@ PYBIND11_MODULE(_core, m) {
              py::arg("rows"), py::arg("now_ms"), py::arg("trained"));
     m.def("greedy", &greedy_list, py::kw_only(), py::arg("relevance").noconvert(), py::arg("vectors").noconvert(),
           py::arg("diversity"), py::arg("caps"), py::arg("places"), py::arg("pins"));
+    m.def("cells", &cells, py::arg("flat"), py::arg("aggregates"));
 }
