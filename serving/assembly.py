@@ -199,6 +199,7 @@ def compose(
             lambda user_id: breaker.call(lambda: request_store.history_version(user_id, ENGAGED_VISITS.name)),
             settings.result_cache_bytes,
             settings.result_cache_ms / 1e3,
+            settings.result_cache_longest_ms / 1e3,
             # only while the request that asks is the only one
             lambda job: prefetch.submit(job) if admission.in_flight <= 1 else None,
         )

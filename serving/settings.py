@@ -103,7 +103,14 @@ class ServingSettings(Settings):
     idempotency_s: int = Field(86_400, ge=1, description="Seconds that an Idempotency-Key is remembered.")
 
     result_cache_ms: int = Field(
-        500, ge=0, le=60_000, description="Lifetime of a cached list while the user is inactive; 0: no cache."
+        500, ge=0, le=60_000, description="Lifetime of a cached list of a user who acts often; 0: no cache."
+    )
+    result_cache_longest_ms: int = Field(
+        2_000,
+        ge=0,
+        le=600_000,
+        description="The same for a user who acts rarely: 1 % of the mean time between the latest 8 acts, in these"
+        " bounds.",
     )
     result_cache_bytes: int = Field(67_108_864, ge=0, description="Memory for cached lists, per process.")
     vector_cache_bytes: int = Field(16_777_216, ge=0, description="Memory for user vectors, per process.")

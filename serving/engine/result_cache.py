@@ -1,8 +1,9 @@
-"""Answers by user, context and history version: a list is reused while nothing that the user did could change it.
+"""Answers by user and question: a list is reused while nothing that the user did could change it.
 
-The key holds the version of the user's history in the store, so the first request after an applied click misses,
-whichever process took the click. Everything else (item statistics, the user's own impressions) may be as old as the
-cache's time to live. Degraded answers are not cached.
+An entry has the version of the user's history in the store, so the first request after an applied click misses,
+whichever process took the click; the next list takes the place of the overtaken one. Everything else (item statistics,
+the user's own impressions) may be as old as the entry's time to live, which is short for users who act often: they see
+the difference. Degraded answers are not cached.
 """
 
 import contextlib
@@ -18,12 +19,16 @@ from msgspec.structs import replace
 from recsys.contracts.errors import RecsysError, Unavailable
 from recsys.contracts.request import ABSENT, Answer, Query
 from recsys.contracts.state import EntityState
+from recsys.contracts.types import MS_PER_SECOND
+from recsys.features.definitions import ENGAGED_VISITS
 from serving.caching.cache import Cache
 from serving.engine.runtime import Runtime
 
 _NO_STATE = EntityState()
 _TEXT_BYTES = 100  # Python's overhead of a string in a set
 _LINE_BYTES = 700  # of one item of an answer: its line, its features, its part of the arrays
+_ACTS = 8  # the latest ones say how often the user acts
+_SHARE = 0.01  # a list lives for this share of the mean time between them
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
@@ -53,14 +58,17 @@ class ResultCache:
         version_of: Callable[[str], str],
         max_bytes: int,
         ttl_s: float,
+        longest_ttl_s: float = 0.0,
         refresh: Callable[[Callable[[], object]], object] = lambda job: None,
     ) -> None:
         """`version_of`: changes with the user's history; raises `Unavailable` when the store is away.
+        `ttl_s`: of lists of users who act often; 0: no cache. `longest_ttl_s`: of others; not above `ttl_s`: all alike.
         `refresh`: runs a job in the background, or drops it: lists of users who ask repeatedly are renewed before they
         expire."""
-        self.cache: Cache[Hashable, Served] = Cache(max_bytes, _weigh, ttl_s)
+        self.cache: Cache[Hashable, Served] = Cache(max_bytes, _weigh)
         self._version_of = version_of
         self._ttl_s = ttl_s
+        self._longest_ttl_s = max(ttl_s, longest_ttl_s)
         self._refresh = refresh
 
     def answer(self, runtime: Runtime, query: Query) -> Served:
@@ -68,16 +76,12 @@ class ResultCache:
         if query.explain or not self._ttl_s:
             return _make(runtime, query)
         try:
-            key = self._key(runtime, query)
+            version = self._version(runtime, query)
         except Unavailable:  # without the version a cached answer may be stale
             return _make(runtime, query)
-
-        def make() -> tuple[Served, bool]:
-            served = _bare(_make(runtime, query))
-            return served, not served.answer.degraded
-
-        due = partial(self._refresh, partial(self._renew, key, runtime, query))
-        served = self.cache.get_or_make(key, make, due)
+        key = (query.user_id, query.k, frozenset(query.context.items()), query.excluded_items, query.arm)
+        due = partial(self._refresh, partial(self._renew, key, version, runtime, query))
+        served = self.cache.get_or_make(key, lambda: self._timed(_make(runtime, query)), due, version)
         if served.answer.query.request_id == query.request_id:
             return served
         asked = replace(served.answer.query, request_id=query.request_id, now_ms=query.now_ms)
@@ -87,25 +91,36 @@ class ResultCache:
                 stage.after(answer)
         return Served(answer, served.lines, cached=True)
 
-    def _renew(self, key: Hashable, runtime: Runtime, query: Query) -> None:
-        """Without a deadline: no request waits. If the user has acted meanwhile, nothing reads the key."""
+    def _renew(self, key: Hashable, version: Hashable, runtime: Runtime, query: Query) -> None:
+        """Without a deadline: no request waits. If the user has acted meanwhile, the cache drops it."""
         with contextlib.suppress(RecsysError):
-            served = _bare(_make(runtime, replace(query, deadline_s=math.inf), shown=False))
-            if not served.answer.degraded:
-                self.cache.renew(key, served)
+            served, ttl_s = self._timed(_make(runtime, replace(query, deadline_s=math.inf), shown=False))
+            if ttl_s > 0:
+                self.cache.renew(key, served, ttl_s, version)
 
-    def _key(self, runtime: Runtime, query: Query) -> Hashable:
+    def _version(self, runtime: Runtime, query: Query) -> Hashable:
+        """Of all that a list is made from and that only goes forward."""
         return (
-            query.user_id,
             self._version_of(query.user_id),
-            query.k,
-            frozenset(query.context.items()),
-            query.excluded_items,
-            query.arm,
             runtime.path.text,  # an arm whose settings change in the file keeps its name
             runtime.bundle.manifest.version,
             runtime.live.revision,
         )
+
+    def _timed(self, served: Served) -> tuple[Served, float]:
+        """What is kept of an answer, and for how many seconds."""
+        if served.answer.degraded:
+            return _bare(served), 0.0
+        between_s = _seconds_between_acts(served.answer.query)
+        return _bare(served), min(max(self._ttl_s, _SHARE * between_s), self._longest_ttl_s)
+
+
+def _seconds_between_acts(query: Query) -> float:
+    """The mean over the user's latest `_ACTS` and the time since; infinite for a user who has never acted."""
+    latest = query.user.histories.get(ENGAGED_VISITS.name, [])[-_ACTS:]
+    if not latest:
+        return math.inf
+    return max(0, query.now_ms - latest[0].event_time_ms) / MS_PER_SECOND / len(latest)
 
 
 def _weigh(served: Served) -> int:

@@ -102,6 +102,26 @@ def serve(
 
 
 @app.command()
+def caches(
+    seed: Seed = 0,
+    lake: Annotated[
+        bool, typer.Option("--lake", help="Also in the order of the lake's impressions.")
+    ] = False,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Misses of the caches' eviction (SIEVE), of S3-FIFO and of the optimum, against LRU at equal bytes.
+
+    Example: recsys bench caches --lake --json
+    """
+    from infra.evaluation.benchmarks.caches import CacheBench, run
+    from recsys.settings import Settings
+
+    of = Settings().lake if lake else None
+    finish(run(CacheBench.quick(of, seed) if quick else CacheBench(of, seed)), as_json)
+
+
+@app.command()
 def rank(
     seed: Seed = 0,
     lake: Annotated[

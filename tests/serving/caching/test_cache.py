@@ -7,26 +7,32 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from recsys.contracts.types import Topic
+from recsys.contracts.request import Answer, Query, no_candidates
+from recsys.contracts.state import EntityState, Visit
+from recsys.contracts.types import EventType, Topic
+from recsys.features.definitions import ENGAGED_VISITS
 from recsys.recall.two_tower import UserTower
 from serving.assembly import _caches
 from serving.caching.cache import Cache
 from serving.caching.memory_guard import MemoryGuard, memory_left
+from serving.engine.result_cache import ResultCache, Served
 from serving.engine.user_vectors import CachedUserTower
 from tests.bundles import tiny_vectors, user_tower, write_tiny_bundle
 from tests.serving.conftest import Api, click
 from tests.serving.waiting import eventually
 
 
-def test_the_least_recently_used_leaves_when_the_bytes_are_used_up() -> None:
+def test_what_is_asked_for_once_leaves_and_what_is_popular_stays() -> None:
     cache: Cache[str, str] = Cache(max_bytes=10, weigh=len)
     cache.put("a", "xxxx")
     cache.put("b", "yyyy")
     assert cache.get("a") == "xxxx"
     cache.put("c", "zz")
     assert cache.bytes == 10
-    cache.put("d", "w")
+    cache.put("d", "w")  # the hand takes the mark of a, and then b
     assert cache.get("b") is None
     assert (cache.get("a"), cache.get("c"), cache.get("d")) == ("xxxx", "zz", "w")
     assert (cache.bytes, cache.evictions) == (7, 1)
@@ -35,35 +41,125 @@ def test_the_least_recently_used_leaves_when_the_bytes_are_used_up() -> None:
     assert (cache.hits, cache.misses) == (4, 2)
 
 
-def test_entries_end_with_their_time() -> None:
+def _paper(keys: list[int], entries: int) -> list[bool]:
+    """Whether each access hits: SIEVE as the paper has it, on a list whose head is first."""
+    queue: list[int] = []
+    visited: dict[int, bool] = {}
+    hand: int | None = None  # the key at the hand
+    hits = []
+    for key in keys:
+        hits.append(key in visited)
+        if key in visited:
+            visited[key] = True
+            continue
+        if len(queue) == entries:
+            at = queue.index(hand) if hand is not None else len(queue) - 1
+            while visited[queue[at]]:
+                visited[queue[at]] = False
+                at = at - 1 if at else len(queue) - 1
+            hand = queue[at - 1] if at else None
+            del visited[queue.pop(at)]
+        queue.insert(0, key)
+        visited[key] = False
+    return hits
+
+
+@given(st.lists(st.integers(0, 12), max_size=120), st.integers(1, 8))
+def test_hits_are_those_of_the_paper(keys: list[int], entries: int) -> None:
+    cache: Cache[int, int] = Cache(entries, lambda value: 1)
+    hits = []
+    for key in keys:
+        found = cache.get(key)
+        hits.append(found is not None)
+        if found is None:
+            cache.put(key, key)
+    assert hits == _paper(keys, entries)
+
+
+_KEYS, _VERSIONS = st.integers(0, 4), st.integers(0, 1)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), _KEYS, _VERSIONS, st.integers(0, 12)),
+            st.tuples(st.just("renew"), _KEYS, _VERSIONS, st.integers(0, 12)),
+            st.tuples(st.just("get"), _KEYS, _VERSIONS, st.just(0)),
+            st.tuples(st.just("wait"), st.just(0), st.just(0), st.integers(1, 3)),
+            st.tuples(st.just("resize"), st.just(0), st.just(0), st.integers(0, 20)),
+        ),
+        max_size=80,
+    )
+)
+def test_never_above_its_bytes_and_never_another_value_than_the_latest(
+    steps: list[tuple[str, int, int, int]],
+) -> None:
     now = [0.0]
-    cache: Cache[str, str] = Cache(100, len, ttl_s=1.0, clock=lambda: now[0])
-    cache.put("a", "x")
+    cache: Cache[int, tuple[int, int]] = Cache(20, lambda value: value[1], clock=lambda: now[0])
+    latest: dict[int, tuple[tuple[int, int], int, float]] = {}  # value, version, time
+    for n, (step, key, version, amount) in enumerate(steps):
+        if step == "put" or (step == "renew" and key in latest and latest[key][1] == version):
+            latest[key] = (n, amount), version, now[0]
+        if step == "put":
+            cache.put(key, (n, amount), ttl_s=2, version=version)
+        elif step == "renew":
+            cache.renew(key, (n, amount), ttl_s=2, version=version)
+        elif step == "wait":
+            now[0] += amount
+        elif step == "resize":
+            cache.resize(amount)
+        elif (found := cache.get(key, version)) is not None:
+            assert (found, version) == latest[key][:2]
+            assert now[0] - latest[key][2] <= 2
+        held = list(cache._entries.values())
+        assert sum(entry.weight for entry in held) == cache.bytes <= cache.max_bytes
+
+
+def test_a_new_version_takes_the_place_of_the_old_one() -> None:
+    cache: Cache[str, str] = Cache(2, len)
+    cache.put("a", "1", version=1)
+    assert cache.get("a", 1) == "1"
+    cache.put("a", "2", version=2)
+    assert (cache.get("a", 1), cache.get("a", 2), cache.bytes) == (None, "2", 1)
+    cache.renew("a", "3", version=1)  # was being made when the user acted
+    assert (cache.get("a", 2), cache.prefetched) == ("2", 0)
+    assert cache.get_or_make("a", lambda: ("4", 1.0), version=3) == "4"
+    cache.put("b", "5")
+    cache.put("c", "6")  # a keeps the mark of its earlier versions
+    assert (cache.get("a", 3), cache.get("b"), cache.evictions) == ("4", None, 1)
+
+
+def test_entries_end_with_their_time_and_leave_first() -> None:
+    now = [0.0]
+    cache: Cache[str, str] = Cache(2, len, clock=lambda: now[0])
+    cache.put("lasting", "x")
+    cache.put("short", "y", ttl_s=1.0)
     now[0] = 1.0
-    assert cache.get("a") == "x"
+    assert (cache.get("lasting"), cache.get("short")) == ("x", "y")
     now[0] = 1.01
-    assert cache.get("a") is None
-    assert cache.bytes == 0
+    assert cache.get("short") is None
+    cache.put("new", "z")  # both are marked, but one is over
+    assert (cache.get("lasting"), cache.get("short"), cache.get("new")) == ("x", None, "z")
 
 
 def test_a_hot_entry_is_renewed_once_before_its_time_is_over() -> None:
     now, due = [0.0], []
-    cache: Cache[str, str] = Cache(100, len, ttl_s=1.0, clock=lambda: now[0])
+    cache: Cache[str, str] = Cache(100, len, clock=lambda: now[0])
 
     def ask() -> str:
-        return cache.get_or_make("a", lambda: ("x", True), lambda: due.append(now[0]))
+        return cache.get_or_make("a", lambda: ("x", 1.0), lambda: due.append(now[0]))
 
     assert [ask() for _ in range(3)] == ["x"] * 3
     assert due == []  # hot, but fresh
     now[0] = 0.8
     assert [ask() for _ in range(3)] == ["x"] * 3
     assert due == [0.8]
-    cache.renew("a", "y")
+    cache.renew("a", "y", 1.0)
     now[0] = 1.5  # the first would be gone
     assert (ask(), cache.prefetched, due) == ("y", 1, [0.8])
-    cache.put("cold", "z")
+    cache.put("cold", "z", 1.0)
     now[0] = 2.3
-    assert cache.get_or_make("cold", lambda: ("z", True), lambda: due.append(0.0)) == "z"
+    assert cache.get_or_make("cold", lambda: ("z", 1.0), lambda: due.append(0.0)) == "z"
     assert due == [0.8]  # one hit does not make it hot
 
 
@@ -91,11 +187,11 @@ def test_callers_that_miss_at_once_share_one_flight() -> None:
     made: list[int] = []
     begun, go = threading.Event(), threading.Event()
 
-    def make() -> tuple[str, bool]:
+    def make() -> tuple[str, float]:
         made.append(1)
         begun.set()
         go.wait(20)
-        return "x", True
+        return "x", 60.0
 
     got: list[str] = []
     threads = [threading.Thread(target=lambda: got.append(cache.get_or_make("a", make))) for _ in range(5)]
@@ -112,12 +208,12 @@ def test_callers_that_miss_at_once_share_one_flight() -> None:
 def test_a_failed_flight_fails_for_all_and_is_tried_again() -> None:
     cache: Cache[str, str] = Cache(100, len)
 
-    def fail() -> tuple[str, bool]:
+    def fail() -> tuple[str, float]:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         cache.get_or_make("a", fail)
-    assert cache.get_or_make("a", lambda: ("x", False)) == "x"
+    assert cache.get_or_make("a", lambda: ("x", 0.0)) == "x"
     assert cache.get("a") is None  # made, but not to be kept
 
 
@@ -162,6 +258,22 @@ def test_attributes_that_are_put_are_seen_by_the_next_request(make_api: Callable
     assert api.recommend(k=5).json()["cached"] is True
     assert api.client.put("/v1/users/u1", json={"attributes": {"age": "31"}}).status_code == 202
     assert api.recommend(k=5).json()["cached"] is False
+
+
+@pytest.mark.parametrize(
+    ("acts_s_ago", "seconds"),
+    [([], 5.0), ([9_000], 5.0), ([900, 600, 300], 3.0), ([7 - n for n in range(8)], 0.5), ([-60], 0.5)],
+)
+def test_lists_of_users_who_act_often_live_shorter(acts_s_ago: list[int], seconds: float) -> None:
+    now_s = 1_000_000
+    visits = [
+        Visit((now_s - ago) * 1_000, str(n), EventType.CLICK, "item", ()) for n, ago in enumerate(acts_s_ago)
+    ]
+    user = EntityState(histories={ENGAGED_VISITS.name: visits})
+    query = Query("r", "u", 1, now_s * 1_000, user=user)
+    served = Served(Answer(query, no_candidates(), np.empty(0, np.float32), ()), [])
+    kept, ttl_s = ResultCache(str, 1_000, 0.5, 5.0)._timed(served)
+    assert (ttl_s, kept.answer.query.user.histories) == (seconds, {})
 
 
 def test_a_click_never_gets_a_cached_list(make_api: Callable[..., Api]) -> None:
