@@ -9,7 +9,8 @@ measured, which a real Kafka does not have:
 * Transactions have no effect: `read_committed` shows aborted records.
 * `delete_records`, `create_partitions` and retention do nothing: memory grows with the log. So does the time of a
   fetch, with the number of batches in the partition; after some ten thousand small batches it is slow.
-* A fetch that waits for records is answered half of its `fetch_max_wait_ms` after they arrive: keep that short.
+* A fetch that waits for records is answered half of its `fetch_max_wait_ms` after they arrive: keep that short while
+  records come, as `streaming.log.fetcher` does.
 * Joining a consumer group takes half the session timeout, and a group whose leader leaves during a join never
   forms again.
 """

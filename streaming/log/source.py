@@ -14,14 +14,11 @@ from kafka.structs import OffsetAndMetadata
 
 from recsys.contracts.errors import InvalidData, LogReplaced, Unavailable
 from recsys.contracts.event_log import EventSource, Record, Unreadable
-from streaming.log.fetcher import Broken, PartitionFetcher
+from streaming.log.fetcher import PATIENT_WAIT_MS, Broken, PartitionFetcher
 from streaming.log.stops import RETRY_S, Stops
 from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors
 
 IDENTITY_CHECK_S = 1.0
-# How long a fetch waits for records. The embedded broker answers half of this time after records have arrived; less
-# than 10 ms gains nothing there (append to read, idle: 6 ms as with 4 ms) and costs CPU time.
-FETCH_WAIT_MS = 10
 
 Partition = tuple[str, int]
 
@@ -44,6 +41,7 @@ class KafkaSource:
         self._open = contextlib.ExitStack()
         with self._open:  # closes what is open when the next is not reachable
             self._consumer = self._new_consumer(**options)
+            self._consumer._fetcher.most_wait_ms = PATIENT_WAIT_MS
             self._stops = Stops(self._consumer, self._new_consumer)
             self._admin = self._open.enter_context(connect(bootstrap))
             self._asker = self._open.enter_context(ThreadPoolExecutor(1, "log-identity"))
@@ -159,7 +157,7 @@ class KafkaSource:
                 enable_auto_commit=False,
                 auto_offset_reset="none",
                 reconnect_backoff_max_ms=1_000,
-                fetch_max_wait_ms=FETCH_WAIT_MS,
+                metrics_enabled=False,  # nobody reads them, and each fetch would pay for them
                 **{"bootstrap_timeout_ms": CONNECT_TIMEOUT_MS} | options,
             )
         self._open.callback(consumer.close)

@@ -1,5 +1,6 @@
 """Batches that cannot be read: no bytes keep `fetched_records` busy, lose a record, or touch another partition."""
 
+import math
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -121,3 +122,12 @@ def test_random_bytes_are_no_records(content: bytes, end: int) -> None:
     values, stopped, position = read(content, end)
     assert values == [] and position == 0
     assert (stopped is None) == (not content)
+
+
+def test_only_records_end_a_silence() -> None:
+    """The embedded broker answers each fetch within its wait, with records or without."""
+    fetcher = new_fetcher()
+    fetcher._parse_fetched_data(fetch(HEALTHY, b"", 0))
+    assert fetcher._arrived == -math.inf
+    fetcher._parse_fetched_data(fetch(HEALTHY, bytes(batch("k", VALUES)), len(VALUES)))
+    assert fetcher._arrived > 0
