@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidBundle
 from recsys.files import atomic_write, staged_folder
@@ -32,18 +34,19 @@ CURRENT = "CURRENT"  # a file in the bundles folder that names the version to se
 
 FILES: Mapping[str, str] = {
     "items.parquet": "item table; an item's row here is its number in every other file",
-    "user_tower.onnx": "history, types, gaps (and profile) → user vector",
+    "user_tower.onnx": "item vectors, types and gaps of a history (and profile) → user vector",
     "item_vectors.safetensors": "`vectors` (n_items, d), `attributes` (1 + buckets, d) of fresh items; float32",
     "index.faiss": "inner-product index over the item vectors",
     "item_to_item.safetensors": "`neighbours` (n_items, m) int32, -1 for none; `scores` (n_items, m) float32",
     "popular.safetensors": "`rows` (n,) int32, the most popular first; `scores` (n,) float32",
     "ranker.onnx": "history and candidates with features → one output per head",
-    "golden.safetensors": "inputs of both models and their expected outputs",
+    "golden.safetensors": "inputs of both models (item numbers for item vectors) and their expected outputs",
     "calibration.json": "optional: per head, the map from raw score to probability",
     "feature_histograms.json": "optional: distributions of the ranker's training features, to detect drift",
 }
 OPTIONAL = frozenset({"calibration.json", "feature_histograms.json"})
 
+_DTYPES = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
@@ -75,6 +78,23 @@ class Bundle:
         if name not in self.manifest.files:
             raise InvalidBundle(f"{self.path.name}: has no {name}")
         return self.path / name
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Arrays of a safetensors file of the bundle, read-only and mapped: processes share their memory.
+        Raises `InvalidBundle`: there is no such file, or it is not of this format."""
+        path = self.file(name)
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            data = np.asarray(np.memmap(path, np.uint8, "r", offset=8 + length))
+            return {
+                key: data[slice(*of["data_offsets"])].view(_DTYPES[of["dtype"]]).reshape(of["shape"])
+                for key, of in header.items()
+            }
+        except (OSError, ValueError, LookupError, TypeError, MemoryError, OverflowError) as error:
+            raise InvalidBundle(f"{path}: not a safetensors file: {error}") from error
 
 
 def open_bundle(path: Path, keys: PublicKeys = (), version: str = "") -> Bundle:

@@ -25,6 +25,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.items.item_table import items_table
 from recsys.models.attributes import PROFILE_SLOTS
 from recsys.recall.ann import AnnIndex, IndexConfig
+from recsys.recall.two_tower import gathered
 
 DIMENSION = 8
 NEIGHBOURS = 10
@@ -65,10 +66,12 @@ def write_tiny_bundle(
     current: bool = True,
     attributes: NDArray[np.float32] | None = None,
     profile: bool = False,
+    gathers: bool = True,
     index: IndexConfig = IndexConfig(),  # noqa: B008 - it never changes
 ) -> Bundle:
     """Write and verify a bundle; `current`: publish it too. `attributes`: (1 + buckets, d), for items to come.
-    `profile`: its tower reads the users' attributes. `index`: another kind than exact needs a thousand items."""
+    `profile`: its tower reads the users' attributes. `gathers`: as in `user_tower`.
+    `index`: another kind than exact needs a thousand items."""
     items = tiny_items() if items is None else items
     vectors = tiny_vectors(len(items), seed)
     manifest = Manifest(
@@ -81,7 +84,7 @@ def write_tiny_bundle(
         metrics={},
         models={"two_tower": {"dimension": DIMENSION}, "ranker": {}},
     )
-    tower, ranker = user_tower(vectors, profile), ranker_model(vectors, features.dimension, seed)
+    tower, ranker = user_tower(vectors, profile, gathers), ranker_model(vectors, features.dimension, seed)
     with write_bundle(bundles, manifest) as folder:
         pq.write_table(items_table(items), folder / "items.parquet")
         (folder / "user_tower.onnx").write_bytes(tower)
@@ -93,16 +96,17 @@ def write_tiny_bundle(
         save_file(_popular(len(items), seed), folder / "popular.safetensors")
         zeros = np.zeros((100, features.dimension), np.float32)
         write_histograms(folder / "feature_histograms.json", histograms(zeros))
-        save_file(_golden(tower, ranker, len(items), features.dimension, seed), folder / "golden.safetensors")
+        save_file(_golden(tower, ranker, vectors, features.dimension, seed), folder / "golden.safetensors")
     return publish(bundles, version) if current else open_bundle(bundles / version)
 
 
-def user_tower(vectors: NDArray[np.float32], profile: bool = False) -> bytes:
-    """ONNX: user_vector = Σ of the history's item vectors + a trace of types and gaps, and of the profile."""
+def user_tower(vectors: NDArray[np.float32], profile: bool = False, gathers: bool = True) -> bytes:
+    """ONNX: user_vector = Σ of the history's item vectors + a trace of types and gaps, and of the profile.
+    `gathers`: it takes item vectors; otherwise item numbers, as towers did before."""
     table = np.vstack([np.zeros((1, vectors.shape[1]), np.float32), vectors])
     nodes = [
-        helper.make_node("Gather", ["table", "history"], ["events"]),
-        helper.make_node("ReduceSum", ["events", "axis_1"], ["sum"], keepdims=0),
+        *([] if gathers else [helper.make_node("Gather", ["table", "history"], ["items"])]),
+        helper.make_node("ReduceSum", ["items", "axis_1"], ["sum"], keepdims=0),
         helper.make_node("Add", ["types", "gaps"], ["other"]),
         helper.make_node("Cast", ["other"], ["other_float"], to=_FLOAT),
         helper.make_node("ReduceSum", ["other_float", "axis_1"], ["other_sum"], keepdims=1),
@@ -110,13 +114,15 @@ def user_tower(vectors: NDArray[np.float32], profile: bool = False) -> bytes:
         helper.make_node("Add", ["sum", "other_trace"], ["user_vector"]),
     ]
     constants = {
-        "table": table,
+        **({} if gathers else {"table": table}),
         "axis_1": np.array([1], np.int64),
         "trace": np.array(1e-6, np.float32),
     }
     inputs: dict[str, tuple[int, Sequence[str | int]]] = {
-        name: (_INT, ["B", "L"]) for name in ("history", "types", "gaps")
+        "items": (_FLOAT, ["B", "L", vectors.shape[1]]),
+        **{name: (_INT, ["B", "L"]) for name in ("history", "types", "gaps")},
     }
+    del inputs["history" if gathers else "items"]
     if profile:
         nodes[-1].output[0] = "of_history"
         nodes += [
@@ -217,11 +223,13 @@ def _popular(n: int, seed: int) -> dict[str, NDArray[np.generic]]:
 
 
 def _golden(
-    tower: bytes, ranker: bytes, n: int, n_features: int, seed: int
+    tower: bytes, ranker: bytes, vectors: NDArray[np.float32], n_features: int, seed: int
 ) -> dict[str, NDArray[np.generic]]:
+    n = len(vectors)
     random = np.random.default_rng(seed + 3)
+    numbers = random.integers(0, n + 1, (1, _LENGTH))
     history: dict[str, NDArray[np.generic]] = {
-        "history": random.integers(0, n + 1, (1, _LENGTH)),
+        "history": numbers,
         "types": random.integers(0, 8, (1, _LENGTH)),
         "gaps": random.integers(0, 32, (1, _LENGTH)),
     }
@@ -239,7 +247,9 @@ def _golden(
     for name, model, inputs in cases:
         session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
         outputs = [output.name for output in session.get_outputs()]
-        found = session.run(outputs, dict(inputs))
+        taken = {i.name for i in session.get_inputs()}
+        given = inputs if "history" in taken else {**inputs, "items": gathered(vectors, numbers)}
+        found = session.run(outputs, {key: array for key, array in given.items() if key in taken})
         arrays |= {f"{name}/in/{key}": array for key, array in inputs.items()}
         arrays |= {f"{name}/out/{key}": array for key, array in zip(outputs, found, strict=True)}
     return arrays

@@ -182,20 +182,25 @@ class TwoTower(nn.Module):
 
 
 class ServedUserTower(nn.Module):
-    """The module in `user_tower.onnx`: item vectors in a frozen table, only the newest position is returned."""
+    """The module in `user_tower.onnx`: it takes item vectors, so the catalogue is not in the file, and returns only the
+    newest position."""
 
-    table: Tensor
+    padding: Tensor
 
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
         self.user = model.user
-        self.register_buffer("table", model.items.all_vectors().detach().clone())
+        # of padding, which a user without a history has in the newest position, too; padding arrives as zeros
+        self.register_buffer("padding", model.items.all_vectors()[0].detach().clone())
 
     @property
     def takes_profile(self) -> bool:
         return self.user.profile is not None
 
-    def forward(self, history: Tensor, types: Tensor, gaps: Tensor, profile: Tensor | None = None) -> Tensor:
-        """(B, L) int64 each, profile (B, PROFILE_SLOTS) int64 → (B, d) float32."""
-        newest: Tensor = self.user(self.table[history], history, types, gaps, profile, newest_only=True)
+    def forward(self, items: Tensor, types: Tensor, gaps: Tensor, profile: Tensor | None = None) -> Tensor:
+        """items (B, L, d) float32, zeros for padding; types and gaps (B, L) int64, profile (B, PROFILE_SLOTS) int64 →
+        (B, d) float32."""
+        real = items.abs().amax(dim=-1) != 0
+        vectors = torch.where(real.unsqueeze(-1), items, self.padding)
+        newest: Tensor = self.user(vectors, real.long(), types, gaps, profile, newest_only=True)
         return newest[:, 0]

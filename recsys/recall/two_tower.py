@@ -12,27 +12,48 @@ from recsys.models.attributes import profile_rows
 from recsys.models.onnx_session import open_session
 from recsys.recall.vector_index import VectorIndex
 
-INPUTS = ("history", "types", "gaps")
+ITEMS, TYPES, GAPS = "items", "types", "gaps"
+HISTORY = "history"  # instead of `items` in towers of before this input: they hold a table of item vectors of their own
 PROFILE = "profile"  # input of towers that read the users' static attributes
 OUTPUT = "user_vector"
+
+
+def gathered(table: NDArray[np.float32], history: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(B, L) item numbers → (B, L, d) rows of `table` (n_items, d), number i + 1 having row i; zeros for padding.
+    Raises `ValueError`: a number is not of the table."""
+    if history.size and not 0 <= history.min() <= history.max() <= len(table):
+        raise ValueError(f"item numbers must be in 0 … {len(table)}")
+    if not len(table):
+        return np.zeros((*history.shape, table.shape[1]), np.float32)
+    vectors = table.take(history - 1, axis=0, mode="wrap")
+    vectors[history == 0] = 0.0
+    return vectors
 
 
 class UserTower:
     """`user_tower.onnx` with checked names. Thread-safe."""
 
-    def __init__(self, model: Path | bytes) -> None:
-        """
+    def __init__(self, model: Path | bytes, items: NDArray[np.float32]) -> None:
+        """items: (n_items, d) the bundle's item vectors, which the tower reads as well.
+
         Raises:
-            InvalidBundle: not an ONNX model, or one with other inputs or outputs.
+            InvalidBundle: not an ONNX model, one with other inputs or outputs, or for vectors of another length.
         """
         self._session = open_session("user_tower.onnx", model)
-        inputs = {i.name for i in self._session.get_inputs()}
+        self._items = items
+        inputs = {i.name: i.shape for i in self._session.get_inputs()}
         outputs = [o.name for o in self._session.get_outputs()]
         self.takes_profile = PROFILE in inputs
-        if inputs - {PROFILE} != set(INPUTS) or outputs != [OUTPUT]:
+        self._gathers = ITEMS in inputs
+        events = ITEMS if self._gathers else HISTORY
+        if inputs.keys() - {PROFILE} != {events, TYPES, GAPS} or outputs != [OUTPUT]:
             raise InvalidBundle(
-                f"user_tower.onnx: inputs {sorted(inputs)} and outputs {outputs}, expected {INPUTS}, perhaps {PROFILE},"
-                f" and {OUTPUT}"
+                f"user_tower.onnx: inputs {sorted(inputs)} and outputs {outputs}, expected {ITEMS} (or {HISTORY}),"
+                f" {TYPES}, {GAPS}, perhaps {PROFILE}, and {OUTPUT}; export it again with `recsys train recall`"
+            )
+        if self._gathers and inputs[ITEMS][-1] != items.shape[1]:
+            raise InvalidBundle(
+                f"user_tower.onnx: reads item vectors of {inputs[ITEMS][-1]} values, the bundle has {items.shape[1]}"
             )
 
     def vectors(
@@ -45,8 +66,13 @@ class UserTower:
         """(B, L) int64 each (`recsys.models.encoding`) → (B, d) float32.
 
         profile: (B, PROFILE_SLOTS) int64 of `recsys.models.attributes`; None: unknown users.
+        Raises `ValueError`: the history has numbers that are no items of the bundle.
         """
-        inputs = dict(zip(INPUTS, (history, types, gaps), strict=True))
+        inputs: dict[str, NDArray[np.generic]] = {TYPES: types, GAPS: gaps}
+        if self._gathers:
+            inputs[ITEMS] = gathered(self._items, history)
+        else:
+            inputs[HISTORY] = history
         if self.takes_profile:
             inputs[PROFILE] = np.stack([profile_rows({})] * len(history)) if profile is None else profile
         found: NDArray[np.float32] = self._session.run([OUTPUT], inputs)[0]

@@ -98,8 +98,7 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
     Raises `InvalidBundle`: a file cannot be used, two files disagree, or the golden outputs differ."""
     check_golden(bundle)
     items = read_items(bundle.file("items.parquet"))
-    vectors = load_file(bundle.file("item_vectors.safetensors"))
-    near = load_file(bundle.file("item_to_item.safetensors"))
+    vectors, near = bundle.arrays("item_vectors.safetensors"), bundle.arrays("item_to_item.safetensors")
     best = load_file(bundle.file("popular.safetensors"))
     for name, n in (("item_vectors", len(vectors["vectors"])), ("item_to_item", len(near["neighbours"]))):
         if n != len(items):
@@ -115,7 +114,9 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
         bundle=bundle,
         catalogue=catalogue,
         index=index,
-        tower=CachedUserTower(model, options.vector_cache_bytes, options.batch, options.batch_wait_ms / 1e3),
+        tower=CachedUserTower(
+            model, vectors["vectors"], options.vector_cache_bytes, options.batch, options.batch_wait_ms / 1e3
+        ),
         neighbours=near["neighbours"],
         neighbour_scores=near["scores"],
         popularity=popular,

@@ -17,12 +17,19 @@ _ENTRY_BYTES = 300  # Python's overhead of an entry
 
 
 class CachedUserTower(UserTower):
-    """`UserTower` that caches single queries. The key is the model's whole input, so an entry is never stale.
+    """`UserTower` that caches single queries. The key is all that the vector is made from, so an entry is never stale.
     batch: single queries of several threads that the model may run on together; 1: no batching. wait_s: the longest
     wait of a query for others."""
 
-    def __init__(self, model: Path | bytes, max_bytes: int, batch: int = 1, wait_s: float = 0.0) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: Path | bytes,
+        items: NDArray[np.float32],
+        max_bytes: int,
+        batch: int = 1,
+        wait_s: float = 0.0,
+    ) -> None:
+        super().__init__(model, items)
         self.cache: Cache[bytes, NDArray[np.float32]] = Cache(max_bytes, lambda v: v.nbytes + _ENTRY_BYTES)
         self._batcher = MicroBatcher(self._batch, batch, wait_s) if batch > 1 else None
 

@@ -1,7 +1,6 @@
 """The recall service: user tower and index of a bundle, and the items that have arrived since."""
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle
@@ -23,7 +22,7 @@ class RecallService:
         Raises `InvalidConfig` or `Unavailable`: Milvus is configured, and its client or Milvus itself is missing."""
         check_golden(bundle)
         items = read_items(bundle.file("items.parquet"))
-        arrays = load_file(bundle.file("item_vectors.safetensors"))
+        arrays = bundle.arrays("item_vectors.safetensors")
         if len(items) != len(arrays["vectors"]):
             raise InvalidBundle(f"{bundle.path.name}: items and vectors differ in number")
         self.bundle = bundle
@@ -31,7 +30,7 @@ class RecallService:
         self._index = place.open(bundle, arrays["vectors"])
         live = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
         self.live = LiveCatalogue(self._catalogue, live)
-        self._tower = UserTower(bundle.file("user_tower.onnx"))
+        self._tower = UserTower(bundle.file("user_tower.onnx"), arrays["vectors"])
 
     def nearest(self, call: NearestCall) -> Nearest:
         """None for a user of whom this tower reads nothing.

@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
@@ -17,7 +16,8 @@ from safetensors.numpy import save_file
 from recsys.contracts.errors import InvalidBundle
 from recsys.models.attributes import PROFILE_SLOTS
 from recsys.models.encoding import EncodedHistory, encode_arrays
-from recsys.models.two_tower import ServedUserTower
+from recsys.models.two_tower import ServedUserTower, TwoTower
+from recsys.recall.two_tower import GAPS, ITEMS, OUTPUT, PROFILE, TYPES, UserTower
 from recsys.result import to_json
 from training.two_tower.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.two_tower.sequences import History, Profiles, SequenceFiles
@@ -25,9 +25,6 @@ from training.two_tower.train import TwoTowerResult
 from training.two_tower.warm_start import save_weights
 
 USER_TOWER = "user_tower.onnx"
-INPUTS = EncodedHistory._fields
-PROFILE = "profile"  # with a shape that has one
-OUTPUT = "user_vector"
 TOLERANCE = 1e-4  # of the exported tower against torch's
 GOLDEN_CASES = 8
 
@@ -56,11 +53,11 @@ def main(
     tower = ServedUserTower(result.model).eval()
     export_user_tower(tower, work / USER_TOWER)
     golden = golden_inputs(histories, served_length, result.profiles if tower.takes_profile else None)
-    expected = check_user_tower(tower, work / USER_TOWER, golden)
+    vectors = item_vectors(result)
+    expected = check_user_tower(result.model, work / USER_TOWER, vectors["vectors"], golden)
     arrays = {f"user_tower/in/{name}": array for name, array in golden.items()}
     save_file(arrays | {f"user_tower/out/{OUTPUT}": expected}, work / "golden.safetensors")
 
-    vectors = item_vectors(result)
     save_file(vectors, work / "item_vectors.safetensors")
     seen = interactions(histories, len(result.items))
     similar, scores = filled_up(*item_neighbours(seen, neighbours), vectors["vectors"])
@@ -100,7 +97,9 @@ def golden_inputs(histories: list[History], length: int, profiles: Profiles | No
         encode_arrays(h.numbers, h.types, h.times, int(h.times[-1]) + 60_000 if len(h.times) else 0, length)
         for h in (unknown, *some)
     ]
-    arrays = dict(zip(INPUTS, (np.stack(column) for column in zip(*encoded, strict=True)), strict=True))
+    arrays = dict(
+        zip(EncodedHistory._fields, (np.stack(column) for column in zip(*encoded, strict=True)), strict=True)
+    )
     if profiles is not None:
         known = histories[-1] if histories else unknown
         arrays[PROFILE] = profiles.of([known, *some])  # the empty history has a known user's attributes
@@ -110,9 +109,11 @@ def golden_inputs(histories: list[History], length: int, profiles: Profiles | No
 def export_user_tower(tower: ServedUserTower, path: Path) -> None:
     """ONNX with dynamic batch and length."""
     batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1)
-    names = list(INPUTS)
-    example = [torch.ones(2, 3, dtype=torch.int64) for _ in INPUTS]
-    dynamic: list[dict[int, torch.export.Dim]] = [{0: batch, 1: length} for _ in INPUTS]
+    names = [ITEMS, TYPES, GAPS]
+    # a tensor each: the exporter takes one that is given twice for one input
+    numbers = [torch.ones(2, 3, dtype=torch.int64) for _ in (TYPES, GAPS)]
+    example = [torch.ones(2, 3, len(tower.padding)), *numbers]
+    dynamic: list[dict[int, torch.export.Dim]] = [{0: batch, 1: length} for _ in names]
     if tower.takes_profile:
         names.append(PROFILE)
         example.append(torch.ones(2, PROFILE_SLOTS, dtype=torch.int64))
@@ -133,27 +134,30 @@ def export_user_tower(tower: ServedUserTower, path: Path) -> None:
         )
 
 
-def check_user_tower(tower: ServedUserTower, path: Path, inputs: TowerInputs) -> NDArray[np.float32]:
-    """The exported tower's output for `inputs`, (cases, d), compared with torch on all cases at once and on single
-    cases cut to other lengths.
+def check_user_tower(
+    model: TwoTower, path: Path, items: NDArray[np.float32], inputs: TowerInputs
+) -> NDArray[np.float32]:
+    """The exported tower's output for `inputs`, (cases, d), as served with `items` (n_items, d), compared with the
+    trained model on all cases at once and on single cases cut to other lengths.
 
     Raises:
         InvalidBundle: an output differs by more than `TOLERANCE`.
     """
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    served = UserTower(path, items)
 
     def newest(case: int, n: int) -> TowerInputs:
         """One case with its newest n events."""
         one = {name: array[case : case + 1] for name, array in inputs.items()}
-        return one | {name: one[name][:, -n:] for name in INPUTS}
+        return one | {name: one[name][:, -n:] for name in EncodedHistory._fields}
 
     cases, width = inputs["history"].shape
     for part in (inputs, *(newest(i % cases, n) for i, n in enumerate((width, 1, 2, 7)))):
         with torch.inference_mode():
-            ours = tower(*(torch.from_numpy(np.ascontiguousarray(a)) for a in part.values())).numpy()
-        theirs = session.run([OUTPUT], part)[0]
+            arrays = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in part.items()}
+            ours = model(**arrays)[:, -1].numpy()
+        theirs = served.vectors(**part)
         difference = float(np.abs(ours - theirs).max())
         if not difference <= TOLERANCE * max(1.0, float(np.abs(ours).max())):
             shape = part["history"].shape
             raise InvalidBundle(f"{path}: differs from torch by {difference:.2g} on shape {shape}")
-    return np.asarray(session.run([OUTPUT], inputs)[0], np.float32)
+    return served.vectors(**inputs)

@@ -121,7 +121,7 @@ def _tower_and_search(config: RecallBench) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "user_tower.onnx"
         export_user_tower(ServedUserTower(model), path)
-        tower = UserTower(path)
+        tower = UserTower(path, items)
     tower_ms, total_ms = [], []
     for _ in range(_REQUESTS):
         history = random.integers(1, config.tower_items + 1, (1, _HISTORY))

@@ -158,10 +158,9 @@ def _write_tower(
     folder: Path, items: Sequence[Item], vectors: NDArray[np.float32]
 ) -> dict[str, NDArray[np.generic]]:
     tower = ServedUserTower(TwoTower(TwoTowerShape(dim=DIMENSION), items).eval())
-    tower.table = torch.from_numpy(np.vstack([np.zeros((1, DIMENSION), np.float32), vectors]))
     export_user_tower(tower.eval(), folder / "user_tower.onnx")
     history = np.arange(1, LENGTH + 1)[None]
     inputs = {"history": history, "types": np.ones_like(history), "gaps": np.ones_like(history)}
-    found = UserTower(folder / "user_tower.onnx").vectors(**inputs)
+    found = UserTower(folder / "user_tower.onnx", vectors).vectors(**inputs)
     golden: dict[str, NDArray[np.generic]] = {f"user_tower/in/{k}": v for k, v in inputs.items()}
     return golden | {"user_tower/out/user_vector": found}

@@ -55,7 +55,8 @@ _HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(
 def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[str, float]:
     """Median milliseconds of each part on one thread, and their sum."""
     rng = np.random.default_rng(seed)
-    index, tower = AnnIndex.load(bundle.file("index.faiss")), UserTower(bundle.file("user_tower.onnx"))
+    index, vectors = AnnIndex.load(bundle.file("index.faiss")), bundle.arrays("item_vectors.safetensors")
+    tower = UserTower(bundle.file("user_tower.onnx"), vectors["vectors"])
     ranker, n_items = RankerSession(bundle.file("ranker.onnx")), len(index)
     user_of = zipf_users(users, seed)
     history = rng.integers(1, n_items + 1, (1, LENGTH))

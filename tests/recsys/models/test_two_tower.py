@@ -59,7 +59,12 @@ def test_order_types_and_gaps_matter(model: TwoTower) -> None:
 
 def test_served_tower_and_item_table_agree_with_the_towers(model: TwoTower) -> None:
     batch = inputs(0, 3, 1, 2)
-    assert torch.allclose(ServedUserTower(model).eval()(*batch), model(*batch)[:, -1], atol=1e-6)
+    table = model.items.all_vectors().clone()
+    table[0] = 0.0  # of padding
+    served = ServedUserTower(model).eval()
+    for history, types, gaps in (batch, inputs(0, 0, 0), inputs(2, 4)):
+        expected = model(history, types, gaps)[:, -1]
+        assert torch.allclose(served(table[history], types, gaps), expected, atol=1e-6)
     numbers = torch.tensor([[4, 0], [1, 1]])
     assert torch.allclose(ItemTable(model.items)(numbers), model.items(numbers), atol=1e-6)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.request import Query, Rows
 from recsys.contracts.state import Visit
 from recsys.contracts.types import MS_PER_MINUTE, EventType, Item
@@ -16,13 +17,13 @@ from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popu
 from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from recsys.recall.vector_index import NO_ROW
-from tests.bundles import tiny_vectors, user_tower
+from tests.bundles import ranker_model, tiny_vectors, user_tower
 
 N = 12
 ITEMS = [Item(f"i{i}", categories=(f"c{i % 3}",) if i < 9 else (), created_ms=i * 1000) for i in range(N)]
 VECTORS = tiny_vectors(N)
 EXACT = AnnIndex.build(VECTORS, IndexConfig())
-TOWER = UserTower(user_tower(VECTORS))
+TOWER = UserTower(user_tower(VECTORS), VECTORS)
 
 
 def rows(*values: int) -> Rows:
@@ -61,7 +62,30 @@ def test_the_two_tower_refuses_a_vector_that_is_not_finite() -> None:
     broken = VECTORS.copy()
     broken[3] = np.nan
     with pytest.raises(ValueError, match="NaN"):
-        TwoTowerSource(UserTower(user_tower(broken)), EXACT).recall(query(3))
+        TwoTowerSource(UserTower(user_tower(broken), broken), EXACT).recall(query(3))
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_towers_of_before_that_hold_the_table_are_served_and_give_the_same(profile: bool) -> None:
+    old, new = (UserTower(user_tower(VECTORS, profile, gathers), VECTORS) for gathers in (False, True))
+    rng = np.random.default_rng(0)
+    history = rng.integers(0, N + 1, (20, 7))
+    history[0] = 0
+    types, gaps = rng.integers(0, 8, (20, 7)), rng.integers(0, 32, (20, 7))
+    np.testing.assert_allclose(
+        new.vectors(history, types, gaps), old.vectors(history, types, gaps), atol=1e-6
+    )
+
+
+def test_a_tower_refuses_numbers_that_are_no_items_and_vectors_of_another_length() -> None:
+    for number in (-1, N + 1):
+        history = np.array([[0, 1, number]])
+        with pytest.raises(ValueError, match="item numbers"):
+            TOWER.vectors(history, history, history)
+    with pytest.raises(InvalidBundle, match="the bundle has 3"):
+        UserTower(user_tower(VECTORS), VECTORS[:, :3])
+    with pytest.raises(InvalidBundle, match="recsys train recall"):
+        UserTower(ranker_model(VECTORS, 4, 0), VECTORS)
 
 
 NEIGHBOURS = np.full((6, 3), NO_ROW, np.int32)

@@ -66,8 +66,9 @@ def test_an_error_reaches_its_batch_and_the_next_one_is_tried() -> None:
 
 
 def test_batched_user_vectors_are_those_of_the_tower(tmp_path: Path) -> None:
-    model = user_tower(tiny_vectors(30))
-    plain, batched = UserTower(model), CachedUserTower(model, 0, batch=4, wait_s=0.05)
+    items = tiny_vectors(30)
+    model = user_tower(items)
+    plain, batched = UserTower(model, items), CachedUserTower(model, items, 0, batch=4, wait_s=0.05)
     histories = [np.random.default_rng(i).integers(0, 31, (1, 5)) for i in range(40)]
 
     def ask(history: NDArray[np.int64]) -> NDArray[np.float32]:

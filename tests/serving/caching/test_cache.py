@@ -218,8 +218,9 @@ def test_a_failed_flight_fails_for_all_and_is_tried_again() -> None:
 
 
 def test_cached_user_vectors_are_those_of_the_tower(tmp_path: Path) -> None:
-    model = user_tower(tiny_vectors(30))
-    plain, cached = UserTower(model), CachedUserTower(model, 10_000)
+    items = tiny_vectors(30)
+    model = user_tower(items)
+    plain, cached = UserTower(model, items), CachedUserTower(model, items, 10_000)
     rng = np.random.default_rng(0)
     histories = [rng.integers(0, 31, (1, 5)) for _ in range(4)]
     for history in histories * 2:

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 import pytest
 import uvicorn
-from safetensors.numpy import load_file
 from starlette.applications import Starlette
 
 from recsys.bundle import Bundle
@@ -250,8 +249,10 @@ def test_what_is_known_of_a_user_reaches_the_tower_of_another_process(
     bundle = write_tiny_bundle(tmp_path, profile=profile)
     encoded = np.pad(np.array(history, np.int64), (5 - len(history), 0))
     query = Query("r", "u", 5, 0, attributes=attributes, history=encoded, types=encoded, gaps=encoded)
-    index = IndexPlace().open(bundle, load_file(bundle.file("item_vectors.safetensors"))["vectors"])
-    here = TwoTowerSource(UserTower(bundle.file("user_tower.onnx")), index, limit=7)
+    vectors = bundle.arrays("item_vectors.safetensors")["vectors"]
+    here = TwoTowerSource(
+        UserTower(bundle.file("user_tower.onnx"), vectors), IndexPlace().open(bundle, vectors), limit=7
+    )
     there = RemoteTwoTower(
         cast("RpcClient", Here(bundle, IndexPlace(shards))), "tiny", Catalogue(tiny_items()), 7
     )
