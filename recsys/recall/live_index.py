@@ -122,9 +122,11 @@ class LiveIndex:
 
     def vectors(self, rows: Rows) -> Floats:
         """(n, d) float32; zeros for rows that the index does not hold."""
-        found = np.zeros((len(rows), self.dimension), np.float32)
         with self._write:
             view = self._view
+            if not self._slots and not len(view.gone) and view.base.holds(rows):
+                return view.base.vectors_of(rows)  # the usual case
+            found = np.zeros((len(rows), self.dimension), np.float32)
             held = np.flatnonzero(among(rows, view.base.rows) & ~among(rows, view.gone))
             found[held] = view.base.vectors_of(rows[held])
             for place, row in enumerate(rows.tolist()):

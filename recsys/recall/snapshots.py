@@ -57,11 +57,19 @@ class Base:
         rows = np.arange(len(vectors), dtype=np.int32) if rows is None else rows
         return cls(AnnIndex.build(vectors, config, rows), rows, vectors)
 
+    @property
+    def _is_dense(self) -> bool:
+        """It holds the rows 0 … n - 1, as that of a bundle."""
+        return len(self.rows) > 0 and bool(self.rows[-1] == len(self.rows) - 1)
+
+    def holds(self, rows: Rows) -> bool:
+        """Whether all `rows` are surely in the base."""
+        return self._is_dense and rows.min(initial=0) >= 0 and bool(rows.max(initial=0) < len(self.rows))
+
     def vectors_of(self, rows: Rows) -> NDArray[np.float32]:
         """(n, d) of rows that are all in the base."""
-        is_dense = len(self.rows) and self.rows[-1] == len(self.rows) - 1  # rows 0 … n - 1, as in a bundle
         # np.intp: `take` is several times slower with other integers
-        places = rows.astype(np.intp) if is_dense else np.searchsorted(self.rows, rows)
+        places = rows.astype(np.intp) if self._is_dense else np.searchsorted(self.rows, rows)
         return self.vectors.take(places, axis=0)
 
 

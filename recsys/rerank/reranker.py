@@ -121,7 +121,7 @@ class Reranker:
         by_score = self.config.diversity is Diversity.NONE
         list_ = core.greedy(
             relevance=scores if by_score else scaled(scores),
-            vectors=np.empty((len(rows), 0), np.float32) if by_score else unit(self.vectors_of(rows)),
+            vectors=np.empty((len(rows), 0), np.float32) if by_score else self.vectors_of(rows),
             diversity=self.config.strength,
             caps=self._caps(rows),
             places=places,

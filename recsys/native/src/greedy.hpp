@@ -1,6 +1,7 @@
 // A list, place by place: the counterpart of `recsys.rerank.greedy` with maximal marginal relevance, or relevance alone.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <unordered_map>
@@ -48,15 +49,26 @@ RECSYS_CLONES inline void penalise(const float* vectors, const float* chosen, si
     }
 }
 
-// Returns (place, candidate) in the order of `places`. relevance: N. vectors: (N, d) of length 1, or (N, 0) for relevance
-// alone. pins: place → candidate.
+// `recsys.rerank.diversity.unit`: vectors of length 1; zeros stay zeros.
+RECSYS_CLONES inline void normalise(const float* vectors, size_t n, size_t d, float* unit) {
+    for (size_t i = 0; i < n; i++) {
+        float squares = 0;
+        for (size_t j = 0; j < d; j++) squares += vectors[i * d + j] * vectors[i * d + j];
+        const float length = std::max(std::sqrt(squares), 1e-12f);
+        for (size_t j = 0; j < d; j++) unit[i * d + j] = vectors[i * d + j] / length;
+    }
+}
+
+// Returns (place, candidate) in the order of `places`. relevance: N. vectors: (N, d), or (N, 0) for relevance alone.
+// pins: place → candidate.
 inline std::vector<std::pair<int64_t, size_t>> greedy(View<float> relevance, View<float> vectors, double diversity,
                                                       std::vector<Cap> caps, const std::vector<int64_t>& places,
                                                       const std::unordered_map<int64_t, size_t>& pins) {
     const size_t n = relevance.rows, d = vectors.width;
     check(vectors.rows == n, "a vector for each candidate");
     const auto weight = static_cast<float>(diversity);
-    std::vector<float> gain(n), penalty(n, d ? -weight : 0.0f), chosen_vector(d);
+    std::vector<float> gain(n), penalty(n, d ? -weight : 0.0f), chosen_vector(d), unit(n * d);
+    normalise(vectors.data, n, d, unit.data());
     for (size_t i = 0; i < n; i++) gain[i] = d ? static_cast<float>(1 - diversity) * relevance[i] : relevance[i];
     std::vector<uint8_t> taken(n);
     size_t left = n;
@@ -93,8 +105,8 @@ inline std::vector<std::pair<int64_t, size_t>> greedy(View<float> relevance, Vie
             continue;
         }
         list.emplace_back(place, position);
-        for (size_t j = 0; j < d; j++) chosen_vector[j] = weight * vectors.row(position)[j];
-        if (d) penalise(vectors.data, chosen_vector.data(), n, d, penalty.data());
+        for (size_t j = 0; j < d; j++) chosen_vector[j] = weight * unit[position * d + j];
+        if (d) penalise(unit.data(), chosen_vector.data(), n, d, penalty.data());
         for (Cap& cap : caps) cap.choose(position);
     }
     return list;
