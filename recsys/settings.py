@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import MS_PER_HOUR, MS_PER_MINUTE
+from recsys.native import Native
 
 PREFIX = "RECSYS_"
 
@@ -32,6 +33,11 @@ class Settings(BaseSettings):
     bundle_signing_key: Path | None = Field(
         None,
         description="File of the private key that signs the bundles published here; empty: none is signed.",
+    )
+    native: Native = Field(
+        Native.AUTO,
+        description="Compiled code for requests and the feature worker: auto (where it was built), on (refuse to start"
+        " without), off (Python).",
     )
     redis_url: SecretStr = Field(
         SecretStr(""), description="Redis URL; empty: the embedded Redis that `recsys up` started."

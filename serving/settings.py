@@ -7,7 +7,6 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 
 from recsys.contracts.types import Device, Diversity
-from recsys.native import Native
 from recsys.settings import Settings
 
 
@@ -142,10 +141,6 @@ class ServingSettings(Settings):
         FeatureSource.STREAM,
         description="stream: live features, the items' in memory; nightly: those of `recsys features nightly`,"
         " the items' in memory; documents: the same, the items' read from Redis with each request.",
-    )
-    native: Native = Field(
-        Native.AUTO,
-        description="Compiled request path: auto (where it was built), on (refuse to start without), off (Python).",
     )
     diversity: Diversity = Field(Diversity.MMR, description="Rerank stage: mmr, dpp, or none (by score).")
     index: IndexKind = Field(

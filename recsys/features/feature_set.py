@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +77,7 @@ class FeatureSet:
         read = [query.history for f in self.features for query in f.history_queries]
         self.histories = _histories([*histories, *read])
         self._aggregate_by_key = {(a.entity, a.name): a for a in self.aggregates}
-        self._plans = {t: _Plan(t, self.aggregates, self.histories) for t in EventType}
+        self.plans = {t: Plan(t, self.aggregates, self.histories) for t in EventType}
 
     @property
     def dimension(self) -> int:
@@ -129,7 +129,7 @@ class FeatureSet:
 
     def fold(self, event: Event) -> Folded:
         """The changes that one event makes. The feature worker's hot path: one plan per event type."""
-        return self._plans[event.type].fold(event)
+        return self.plans[event.type].fold(event)
 
 
 def runs(columns: NDArray[np.intp]) -> list[tuple[slice, slice]]:
@@ -143,10 +143,11 @@ def runs(columns: NDArray[np.intp]) -> list[tuple[slice, slice]]:
     return [(slice(int(columns[a]), int(columns[a]) + b - a), slice(a, b)) for a, b in bounds]
 
 
-class _Plan:
+class Plan:
     """What an event of one type changes.
 
     Most rules add 1 to a cell that depends on time, categories, creator or item only, so their deltas are cached.
+    `rules`: in the order in which their cells are changed, without what counts `once`.
     """
 
     def __init__(
@@ -157,14 +158,16 @@ class _Plan:
         for rule in rules:
             if rule.once:
                 once[rule.name.partition(".")[0], once_period_ms(rule.hop_ms)].append(rule)
-        self._once = [_CountedOnce(signal, period_ms, of) for (signal, period_ms), of in once.items()]
+        self.once = [CountedOnce(signal, period_ms, of) for (signal, period_ms), of in once.items()]
         rules = [a for a in rules if not a.once]
         plain = [a for a in rules if a.measure is Measure.ONE and a.min_value is None]
         self._other = [a for a in rules if a not in plain]
         self._whole = _Steady([a for a in plain if a.split is Split.NONE])
         by_split = [(split, _Steady([a for a in plain if a.split is split])) for split in Split if split]
         self._by_split = [(split, steady) for split, steady in by_split if steady.rules]
-        self._histories = [h for h in histories if type_ in h.types]
+        steadies = self._whole, *(steady for _, steady in self._by_split)
+        self.rules = [*chain.from_iterable(steady.rules for steady in steadies), *self._other]
+        self.histories = [h for h in histories if type_ in h.types]
 
     def fold(self, event: Event) -> Folded:
         time, named, categories = event.event_time_ms, event.request_id is not None, event.categories
@@ -179,29 +182,29 @@ class _Plan:
             if aggregate.accepts(event):
                 (user if aggregate.entity is Entity.USER else item).extend(aggregate.fold(event))
         visits = []
-        if self._histories:
+        if self.histories:
             visit = Visit(time, event.event_id, event.type, event.item_id, categories)
-            visits = [(history, visit) for history in self._histories]
-        return Folded(user, item, visits, [once.of(event) for once in self._once if once.accepts(event)])
+            visits = [(history, visit) for history in self.histories]
+        return Folded(user, item, visits, [once.of(event) for once in self.once if once.accepts(event)])
 
 
-class _CountedOnce:
+class CountedOnce:
     """Rules of one signal that count each user of an item once in a period."""
 
     def __init__(self, signal: str, period_ms: int, rules: Sequence[Aggregate]) -> None:
         self.accepts = rules[0].accepts  # of one signal, all accept the same events
-        self._signal, self._period_ms, self._rules = signal, period_ms, rules
+        self.signal, self.period_ms, self.rules = signal, period_ms, rules
         self._cells = lru_cache(maxsize=1 << 10)(self._cells_of)
 
     def of(self, event: Event) -> Once:
-        tile = event.event_time_ms // self._period_ms
+        tile = event.event_time_ms // self.period_ms
         # no id contains the separator
-        named = f"{self._signal}\x1f{self._period_ms}\x1f{tile}\x1f{event.user_id}\x1f{event.item_id}"
+        named = f"{self.signal}\x1f{self.period_ms}\x1f{tile}\x1f{event.user_id}\x1f{event.item_id}"
         key = blake2b(named.encode(), digest_size=ONCE_BYTES).digest()
-        return Once(key, (tile + 1) * self._period_ms - 1, self._cells(tile))
+        return Once(key, (tile + 1) * self.period_ms - 1, self._cells(tile))
 
     def _cells_of(self, tile: int) -> tuple[str, ...]:
-        return tuple(rule.stem(tile * self._period_ms) for rule in self._rules)
+        return tuple(rule.stem(tile * self.period_ms) for rule in self.rules)
 
 
 class _Steady:

@@ -1,4 +1,4 @@
-"""The compiled part of the request path: C++ in `src`, built by setup.py where a compiler is found.
+"""The compiled part of request path and feature worker: C++ in `src`, built by setup.py where a compiler is found.
 
 Each call replaces Python code that stays: it defines what is computed, explains, serves where nothing was built, and is
 what the tests compare with.
@@ -12,7 +12,7 @@ from recsys.contracts.errors import InvalidConfig
 
 
 class Native(StrEnum):
-    """Whether compiled code serves."""
+    """Whether compiled code is used."""
 
     AUTO = "auto"
     ON = "on"

@@ -5,10 +5,10 @@ MessagePack knows text only. A cell is a hash field of eight bytes (`features.ce
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import chain, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,9 +19,10 @@ from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import Entity
 from recsys.features.cells import CODE_BYTES, CellCoding, Ints64, PackedCells, aggregates_of
-from recsys.features.feature_set import Folded
+from recsys.features.feature_set import FeatureSet
 from recsys.native import core
 from recsys.store.base import Batch, StateDefinition, StoreConfig
+from recsys.store.compiled_fold import compiled_fold
 
 ID_BYTES = 16
 _SEPARATOR = "\x1f"  # a control character, which no id may contain
@@ -42,60 +43,57 @@ def stored_histories(histories: Iterable[History]) -> dict[str, History]:
     return {history.name: longest[history.types] for history in histories}
 
 
-class FoldedEvent(NamedTuple):
-    """One event of a batch and its changes. `bucket`: of its event time; `key`: see `event_key`."""
+class KeyedEvent(NamedTuple):
+    """One event of a batch. `key`: see `event_key`."""
 
     offset: int
-    bucket: int
     key: bytes
     event: Event
-    changes: Folded
+
+
+def keyed(batch: Batch) -> list[KeyedEvent]:
+    """One row per event, duplicates included."""
+    pairs = zip(batch.offsets, batch.events, strict=True)
+    return [KeyedEvent(offset, event_key(event.user_id, event.event_id), event) for offset, event in pairs]
+
+
+class _Changes(NamedTuple):
+    """The summed changes of a batch as `apply.lua` reads them, packed already or not."""
+
+    ids: Any
+    visits: Any
+    users: Any
+    items: Any
+    once: Any
+    keys: bytes
+    fields: bytes
 
 
 class BatchEncoder:
     """Makes the arguments of `apply.lua`: the summed changes of a batch, so that each cell is sent once."""
 
-    def __init__(self, features: StateDefinition, config: StoreConfig) -> None:
+    def __init__(self, features: StateDefinition, config: StoreConfig, native: bool = False) -> None:
+        """`native`: compiled code folds the events."""
         self._features = features
         self._config = config
         self._stored = {h.name: h.size for h in stored_histories(features.histories).values()}
         self._codings = {e: CellCoding(features.aggregates, e) for e in (Entity.USER, Entity.ITEM)}
+        self._native = native
         self.field = lru_cache(maxsize=1 << 17)(self._field)
 
-    def fold(self, batch: Batch) -> list[FoldedEvent]:
-        """One row per event, duplicates included."""
-        fold, bucket_ms = self._features.fold, self._config.dedupe_bucket_ms
-        return [
-            FoldedEvent(offset, event.event_time_ms // bucket_ms, event_key(*event.key), event, fold(event))
-            for offset, event in zip(batch.offsets, batch.events, strict=True)
-        ]
+    @cached_property
+    def _fold(self) -> Any:
+        """`core.Fold`; None: Python folds."""
+        if self._native and isinstance(self._features, FeatureSet):
+            return compiled_fold(self._features, self._stored, self._config.dedupe_bucket_ms)
+        return None
 
     def encode(
-        self, batch: Batch, rows: Sequence[FoldedEvent], forgotten: str = "0"
+        self, batch: Batch, rows: Sequence[KeyedEvent], forgotten: str = "0"
     ) -> tuple[bytes, bytes, bytes]:
         """The batch with only these events, whose ids differ. `forgotten`: version of the marks of forgotten users that
         were applied."""
         config = self._config
-        users: dict[str, dict[str, int]] = {}
-        items: dict[str, dict[str, int]] = {}
-        once: dict[tuple[str, int, tuple[str, ...]], dict[bytes, None]] = {}  # keys by item, bucket, cells
-        visits: dict[tuple[str, str], list[int | str]] = {}
-        buckets: dict[int, list[bytes]] = {}
-        for _, bucket, key, event, changes in rows:
-            buckets.setdefault(bucket, []).append(key)
-            if changes.user:
-                _add(users.setdefault(event.user_id, {}), changes.user)
-            if changes.item:
-                _add(items.setdefault(event.item_id, {}), changes.item)
-            for once_key, until_ms, counted in changes.once:
-                group = event.item_id, until_ms // config.dedupe_bucket_ms, counted
-                once.setdefault(group, {})[once_key] = None
-                for cell in counted:  # the script knows the amount
-                    items.setdefault(event.item_id, {}).setdefault(cell, False)
-            for history, visit in changes.visits:
-                if history.name in self._stored:
-                    members = visits.setdefault((history.name, event.user_id), [])
-                    members += (visit.event_time_ms, pack_visit(visit))
         header = {
             "epoch": batch.epoch,
             "previous": batch.previous,
@@ -112,17 +110,55 @@ class BatchEncoder:
             "histories": sorted(self._stored),
             "forgotten": forgotten,
         }
-        fields: list[bytes] = []
+        found = self._changes(rows) if self._fold is None else self._compiled_changes(rows)
         content = (
             header,
+            found.ids,
+            found.visits,
+            (self._oldest_tiles(Entity.USER, batch.watermark_ms), found.users),
+            (self._oldest_tiles(Entity.ITEM, batch.watermark_ms), found.items),
+            found.once,
+        )
+        return _pack(content), found.keys, found.fields
+
+    def _compiled_changes(self, rows: Sequence[KeyedEvent]) -> _Changes:
+        *parts, keys, fields = self._fold.fold([*rows])
+        ids, visits, users, items, once = map(msgspec.Raw, parts)
+        return _Changes(ids, visits, users, items, once, keys, fields)
+
+    def _changes(self, rows: Sequence[KeyedEvent]) -> _Changes:
+        bucket_ms = self._config.dedupe_bucket_ms
+        users: dict[str, dict[str, int]] = {}
+        items: dict[str, dict[str, int]] = {}
+        once: dict[tuple[str, int, tuple[str, ...]], dict[bytes, None]] = {}  # keys by item, bucket, cells
+        visits: dict[tuple[str, str], list[int | str]] = {}
+        buckets: dict[int, list[bytes]] = {}
+        for _, key, event in rows:
+            changes = self._features.fold(event)
+            buckets.setdefault(event.event_time_ms // bucket_ms, []).append(key)
+            if changes.user:
+                _add(users.setdefault(event.user_id, {}), changes.user)
+            if changes.item:
+                _add(items.setdefault(event.item_id, {}), changes.item)
+            for once_key, until_ms, counted in changes.once:
+                group = event.item_id, until_ms // bucket_ms, counted
+                once.setdefault(group, {})[once_key] = None
+                for cell in counted:  # the script knows the amount
+                    items.setdefault(event.item_id, {}).setdefault(cell, False)
+            for history, visit in changes.visits:
+                if history.name in self._stored:
+                    members = visits.setdefault((history.name, event.user_id), [])
+                    members += (visit.event_time_ms, pack_visit(visit))
+        fields: list[bytes] = []
+        return _Changes(
             [(bucket, len(keys)) for bucket, keys in buckets.items()],
             [(name, user, self._stored[name], members) for (name, user), members in visits.items()],
-            (self._oldest_tiles(Entity.USER, batch.watermark_ms), self._rows(Entity.USER, users, fields)),
-            (self._oldest_tiles(Entity.ITEM, batch.watermark_ms), self._rows(Entity.ITEM, items, fields)),
+            self._rows(Entity.USER, users, fields),
+            self._rows(Entity.ITEM, items, fields),
             self._once(items, once),
+            b"".join([key for keys in (*buckets.values(), *once.values()) for key in keys]),
+            b"".join(fields),
         )
-        ids = b"".join([key for keys in (*buckets.values(), *once.values()) for key in keys])
-        return _pack(content), ids, b"".join(fields)
 
     def _oldest_tiles(self, entity: Entity, watermark_ms: int) -> list[int]:
         """By index of the aggregate, the oldest tile that a reader at the watermark, or later, may need."""

@@ -30,7 +30,7 @@ from recsys.contracts.state import EntityState
 from recsys.lake.forget import user_digest
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.store.damage import Damage
-from recsys.store.encoding import BatchEncoder, FoldedEvent, StateDecoder
+from recsys.store.encoding import BatchEncoder, KeyedEvent, StateDecoder, keyed
 from recsys.store.redis_catalogue import CATALOGUE, PAGE, SEPARATOR, RedisCatalogue
 from recsys.store.redis_client import (
     READ_TIMEOUT_S,
@@ -65,13 +65,13 @@ class RedisFeatureStore(RedisCatalogue):
         native: bool = False,
     ) -> None:
         """Connects on first use; `timeout_s` is per call; several stores may share a `damage`; `native`: compiled code
-        reads the replies of `user`.
+        reads the replies of `user` and folds events.
         Raises `InvalidConfig`: the URL is not a Redis URL."""
         config = config or StoreConfig()
         super().__init__(connect(url, timeout_s), namespace, config.changes, damage or Damage())
         self._fingerprint = f"{features.fingerprint}.{_LAYOUT}"
         self._config = config
-        self._encoder = BatchEncoder(features, self._config)
+        self._encoder = BatchEncoder(features, self._config, native)
         self._decoder = StateDecoder(features, native)
         self._stored = sorted({h.name for h in self._decoder.stored.values()})
         self._checked = False
@@ -108,13 +108,13 @@ class RedisFeatureStore(RedisCatalogue):
         return Checkpoint(int(epoch), int(offset), int(watermark), log_id.decode()) if epoch else None
 
     def apply(self, batch: Batch) -> Applied:
-        rows, skipped, seen = self._encoder.fold(batch), 0, set[bytes]()
+        rows, skipped, seen = keyed(batch), 0, set[bytes]()
         keys, prefix = [self._key(batch.partition, "cp", batch.topic)], self._key(batch.partition, "")
         while True:
             left = self._marks.without(batch.partition, rows)
             skipped += len(rows) - len(left)
             rows = left
-            fresh: dict[bytes, FoldedEvent] = {}
+            fresh: dict[bytes, KeyedEvent] = {}
             for row in rows:  # the first of equal ids, in the order of offsets
                 if row.key not in seen:
                     fresh.setdefault(row.key, row)

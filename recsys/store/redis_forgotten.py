@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from recsys.lake.forget import is_forgotten, user_digest
-from recsys.store.encoding import FoldedEvent
+from recsys.store.encoding import KeyedEvent
 from recsys.store.redis_client import redis_errors
 
 _VERSION = b"version"
@@ -27,7 +27,7 @@ class ForgottenMarks:
     def version(self, partition: int) -> str:
         return self._known.get(partition, _NONE)[0]
 
-    def without(self, partition: int, rows: Sequence[FoldedEvent]) -> list[FoldedEvent]:
+    def without(self, partition: int, rows: Sequence[KeyedEvent]) -> list[KeyedEvent]:
         """The rows but those of forgotten users."""
         _, marks = self._known.get(partition, _NONE)
         return [row for row in rows if not is_forgotten(marks, row.event.user_id, row.event.event_time_ms)]

@@ -47,6 +47,7 @@ from recsys.contracts.event_log import EventSink, EventSource
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
+from recsys.native import serves
 from recsys.observability.exporters import open_traces
 from recsys.observability.tracing import Traces
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
@@ -340,9 +341,8 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
         max_users=-(-settings.max_users // settings.partitions),
         max_items=settings.max_items,
     )
-    store = RedisFeatureStore(
-        settings.redis_url.get_secret_value(), FEATURES, store_config, settings.redis_namespace
-    )
+    url, native = settings.redis_url.get_secret_value(), serves(settings.native)
+    store = RedisFeatureStore(url, FEATURES, store_config, settings.redis_namespace, native=native)
     sink = KafkaSink(settings.kafka_bootstrap, settings.partitions)
     config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
     traces = open_traces(settings.traces, "recsys-worker")

@@ -20,6 +20,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.store.base import Applied, Batch, Checkpoint, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from recsys.store.redis import RedisFeatureStore
+from tests.recsys.native.built import needs_native
 
 T0 = 1_700_000_000_000
 PARTITIONS = 3
@@ -28,14 +29,20 @@ CONFIG = StoreConfig(partitions=PARTITIONS, changes=8)
 OpenStore = Callable[[], FeatureStore]
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("redis-compiled", marks=[pytest.mark.redis, needs_native]),
+    ]
+)
 def open_store(request: pytest.FixtureRequest) -> OpenStore:
     """Opens the store of this test; each call is another client of the same store."""
     if request.param == "memory":
         store = MemoryFeatureStore(FEATURES, CONFIG)
         return lambda: store
-    url = request.getfixturevalue("redis_url")
-    return lambda: RedisFeatureStore(url, FEATURES, CONFIG)
+    url, native = request.getfixturevalue("redis_url"), request.param == "redis-compiled"
+    return lambda: RedisFeatureStore(url, FEATURES, CONFIG, native=native)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@
 #include "arrays.hpp"
 #include "cells.hpp"
 #include "features.hpp"
+#include "fold_input.hpp"
 #include "greedy.hpp"
 #include "history.hpp"
 #include "recall.hpp"
@@ -225,5 +226,9 @@ PYBIND11_MODULE(_core, m) {
              py::arg("rows"), py::arg("now_ms"), py::arg("trained"));
     m.def("greedy", &greedy_list, py::kw_only(), py::arg("relevance").noconvert(), py::arg("vectors").noconvert(),
           py::arg("diversity"), py::arg("caps"), py::arg("places"), py::arg("pins"));
+    py::class_<PythonFold>(m, "Fold")
+        .def(py::init<const std::vector<PlanSpec>&, int64_t, int64_t, size_t>(), py::arg("plans"),
+             py::arg("bucket_ms"), py::arg("buckets"), py::arg("categories"))
+        .def("fold", &PythonFold::fold, py::arg("rows"));
     m.def("cells", &cells, py::arg("flat"), py::arg("aggregates"));
 }
