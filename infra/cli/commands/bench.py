@@ -5,6 +5,7 @@ A command imports its module when it runs: one needs torch, the others must not 
 
 from collections.abc import Callable
 from dataclasses import replace
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -81,10 +82,21 @@ def recall(
     finish(run(replace(config, plot=plot)), as_json)
 
 
+class Compared(StrEnum):
+    REFERENCE = "reference"
+
+
 @app.command()
 def serve(
+    ctx: typer.Context,
     seed: Seed = 0,
     quick: QuickFlag = False,
+    items: Annotated[int | None, typer.Option(min=1_000, help="Size of the catalogue.")] = None,
+    compare: Annotated[
+        Compared | None,
+        typer.Option(help="reference: the Python path and the compiled one in turns, and their ratios."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Of --compare: how often each is measured.")] = 3,
     plot: Annotated[Path | None, typer.Option(help="Write the latency curve to this PNG file.")] = None,
     requests: Annotated[
         int, typer.Option(min=0, help="Requests to answer with caches while memory is recorded.")
@@ -95,10 +107,16 @@ def serve(
 
     Example: recsys bench serve --plot var/serve.png --json
     """
+    refuse(ctx, compare is not None, ["plot"], "--compare measures two paths; the plot is of one")
+    refuse(ctx, compare is None, ["rounds"], "one path is measured once; add --compare reference")
+    from infra.evaluation.benchmarks import serve_compared
     from infra.evaluation.benchmarks.serve import ServeBench, run
 
     config = ServeBench.quick(seed) if quick else ServeBench(seed)
-    finish(run(replace(config, plot=plot, requests=requests)), as_json)
+    config = replace(config, plot=plot, requests=requests, items=items or config.items)
+    if compare is not None:
+        finish(serve_compared.run(config, serve_compared.REFERENCE, serve_compared.NATIVE, rounds), as_json)
+    finish(run(config), as_json)
 
 
 @app.command()

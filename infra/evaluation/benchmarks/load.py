@@ -7,6 +7,7 @@ sockets: a full HTTP library would need more of the two cores than the server un
 
 import asyncio
 import multiprocessing
+import re
 import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ from infra.evaluation.load.traffic import zipf
 
 _MAX_CONNECTIONS = 256
 _DRAIN_S = 10.0
+_ITEM_IDS = re.compile(rb'"item_id":"([^"]+)"').findall
 EMPTY_LIST = -1  # counted as a failure: there is always something to show
 
 
@@ -52,6 +54,8 @@ class Answers:
     failed: dict[int, int] = field(default_factory=dict)
     accepted_events: list[str] = field(default_factory=list)  # ids that were answered with 202
     refused_events: int = 0  # answered, but not with 202
+    shown: int = 0  # items in all lists
+    items: set[bytes] = field(default_factory=set)  # the different ones of them
     degraded: int = 0
     reasons: dict[str, int] = field(default_factory=dict)  # answers by stage named in `degraded`
     bad_at_s: list[float] = field(default_factory=list)  # when degraded and failed answers came
@@ -139,6 +143,9 @@ async def _one(
         status = EMPTY_LIST
     if status == 200:
         answers.ms.append((now - due - sent_late) * 1e3)
+        ids = _ITEM_IDS(body)
+        answers.shown += len(ids)
+        answers.items.update(ids)
         if b'"degraded":[]' not in body:
             answers.degraded += 1
             for reason in msgspec.json.decode(body)["degraded"]:

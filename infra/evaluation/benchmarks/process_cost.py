@@ -1,8 +1,9 @@
 """What the processes of a benchmark cost while it runs: processor time, and the API's memory over the requests."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import psutil
@@ -24,9 +25,48 @@ def tree_cpu_s(pid: int) -> float:
     return sum(cpu_seconds(process.pid) for process in _tree(pid))
 
 
-def largest_rss_mib(pid: int) -> float:
-    """Resident memory of the largest process of a tree."""
-    return max(float(process.memory_info().rss) for process in _tree(pid)) / 2**20
+@dataclass(frozen=True)
+class Memory:
+    """MiB of a process. `pss`: each shared page divided by the number of processes that map it, so that sums count it
+    once. `private`: what would be free without this process."""
+
+    rss: float
+    pss: float
+    private: float
+
+    @classmethod
+    def parse(cls, rollup: str) -> "Memory":
+        """From the text of `/proc/PID/smaps_rollup`."""
+        lines = (line.split() for line in rollup.splitlines()[1:])
+        kib = {name.rstrip(":"): int(amount) for name, amount, _ in lines}
+        private = kib["Private_Clean"] + kib["Private_Dirty"]
+        return cls(kib["Rss"] / 1024, kib["Pss"] / 1024, private / 1024)
+
+
+def tree_memory(pid: int) -> list[Memory]:
+    """Memory of each process of a tree, the root first."""
+    found = []
+    for process in _tree(pid):
+        with suppress(ProcessLookupError, FileNotFoundError):  # it has ended
+            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
+            found.append(Memory.parse(rollup))
+    return found
+
+
+def largest_memory(pid: int) -> Memory:
+    """The largest of a tree by RSS, PSS and private memory."""
+    return Memory(*map(max, zip(*map(astuple, tree_memory(pid)), strict=True)))
+
+
+def memory_figures(pids: Mapping[str, int]) -> dict[str, float]:
+    """`memory_<name>_{rss,pss,private}_mib` of the largest process of each named tree, and the PSS of the whole one."""
+    figures: dict[str, float] = {}
+    for name, pid in pids.items():
+        tree = tree_memory(pid)
+        for kind in ("rss", "pss", "private"):
+            figures[f"memory_{name}_{kind}_mib"] = max(getattr(process, kind) for process in tree)
+        figures[f"memory_{name}_tree_pss_mib"] = sum(process.pss for process in tree)
+    return figures
 
 
 @contextmanager
@@ -44,12 +84,12 @@ class MemoryCurve:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self.requests = [0]
-        self.mib = [largest_rss_mib(pid)]
+        self.mib = [largest_memory(pid).rss]
 
     def note(self, answered: int) -> None:
         """Record the memory after `answered` more requests."""
         self.requests.append(self.requests[-1] + answered)
-        self.mib.append(largest_rss_mib(self._pid))
+        self.mib.append(largest_memory(self._pid).rss)
 
     @property
     def growth_mib(self) -> float:

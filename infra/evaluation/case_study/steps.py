@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from infra.evaluation.benchmarks.load import Load, run_load
-from infra.evaluation.benchmarks.process_cost import cpu_time, largest_rss_mib
+from infra.evaluation.benchmarks.process_cost import Memory, cpu_time, largest_memory
 from infra.evaluation.benchmarks.serve import Api
 from infra.evaluation.case_study.deployments import STEPS, Deployment
 from infra.evaluation.case_study.section import Found, Sheet
@@ -33,7 +33,7 @@ class Step:
     p99_ms: float
     api_cpu_ms: float
     other_cpu_ms: float  # Redis, the broker, and the worker where there is one
-    rss_mib: float
+    memory: Memory
     failed: int
     overlap: float | None
     click_auc: float | None
@@ -94,7 +94,7 @@ class Steps:
             answers.percentile(99),
             1e3 * cpu_s.pop("api") / max(len(answers.ms), 1),
             1e3 * sum(cpu_s.values()) / max(len(answers.ms), 1),
-            largest_rss_mib(served.process.pid),
+            largest_memory(served.process.pid),
             answers.errors,
             overlap,
             auc.get(deployment.variant),
@@ -117,7 +117,9 @@ def _sheet(steps: Sequence[Step], config: Steps) -> Sheet:
             step.p99_ms,
             step.api_cpu_ms,
             step.other_cpu_ms,
-            step.rss_mib,
+            step.memory.rss,
+            step.memory.pss,
+            step.memory.private,
             "" if step.overlap is None else f"{step.overlap:.3f}",
             "" if step.click_auc is None else f"{step.click_auc:.4f}",
             str(step.failed),
@@ -133,6 +135,6 @@ def _sheet(steps: Sequence[Step], config: Steps) -> Sheet:
     )
     head = [
         "step", "change", "p50, ms", "p99, ms", "CPU per request, API, ms", "CPU per request, others, ms",
-        "memory, MiB", "same items as the step before", "click AUC", "failed",
+        "RSS, MiB", "PSS, MiB", "private, MiB", "same items as the step before", "click AUC", "failed",
     ]  # fmt: skip
     return Sheet("What each step buys", head, lines, note)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
-from infra.evaluation.benchmarks.process_cost import cpu_time, largest_rss_mib
+from infra.evaluation.benchmarks.process_cost import Memory, cpu_time, largest_memory, tree_memory
 from infra.evaluation.benchmarks.serve import Api, saturate, sustained
 from infra.evaluation.case_study.deployments import AFTER, BEFORE, Deployment
 from infra.evaluation.case_study.rows import Measured
@@ -97,7 +97,8 @@ class UnderLoad:
                     for limit in _LIMITS_MS
                 },
                 equal=equal.answers,
-                rss_mib=largest_rss_mib(served.process.pid),
+                memory=largest_memory(served.process.pid),
+                tree_pss_mib=sum(process.pss for process in tree_memory(served.process.pid)),
                 busy_rate=half,
                 cpu_s=busy.cpu_s,
                 equal_cpu_s=equal.cpu_s,
@@ -160,7 +161,8 @@ class Loaded:
     hot_throughput: float
     by_limit: Mapping[int, float]  # limit of p99 in ms → largest measured rate; 0: none was sustained
     equal: Answers
-    rss_mib: float
+    memory: Memory  # of the largest API process
+    tree_pss_mib: float  # all API processes together
     busy_rate: float
     cpu_s: Mapping[str, float]
     equal_cpu_s: Mapping[str, float]
@@ -184,7 +186,7 @@ class Loaded:
         all at the table's utilisation."""
         core_s = _MILLION * sum(self.cpu_s.values())
         process_s = _MILLION * workers / self.throughput
-        price = core_s * table.prices.core + process_s * self.rss_mib / _GIB_MIB * table.prices.memory_gib
+        price = core_s * table.prices.core + process_s * self.memory.rss / _GIB_MIB * table.prices.memory_gib
         return price / table.utilisation / _MONTH_S
 
 
@@ -218,7 +220,21 @@ def _rows(before: Loaded, after: Loaded, size: Size, workers: int, hot: float) -
             f"{within}; {hot:.0%} of the requests are repeated by 8 users; before has no caches",
             "cached lists asked for again",
         ),
-        row("memory", lambda side: side.rss_mib, "MiB", f"the largest API process, {scenario}"),
+        row("memory", lambda side: side.memory.rss, "MiB", f"the largest API process, {scenario}"),
+        row(
+            "memory",
+            lambda side: side.tree_pss_mib,
+            "MiB",
+            f"shared pages counted once, {scenario}",
+            "PSS of all API processes",
+        ),
+        row(
+            "memory",
+            lambda side: side.memory.private,
+            "MiB",
+            f"the largest API process, {scenario}",
+            "private",
+        ),
         cpu(
             lambda side: side.cpu_s,
             f"API, Redis, broker and (after) worker, {half}; every fifth request follows an event",

@@ -1,13 +1,15 @@
 """`recsys bench serve` at a tiny size, on real servers, and what it and `recsys tune serving` conclude."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from infra.evaluation.benchmarks.load import Answers
-from infra.evaluation.benchmarks.process_cost import MemoryCurve
+from infra.evaluation.benchmarks.process_cost import Memory, MemoryCurve, memory_figures
 from infra.evaluation.benchmarks.serve import ServeBench, run, sustained
+from infra.evaluation.benchmarks.serve_compared import compared
 from infra.evaluation.benchmarks.tune_serving import Setting, _Tried, best, write_profile
 from serving.settings import ServingSettings
 
@@ -42,6 +44,7 @@ def test_every_part_of_the_bench_runs(tmp_path: Path) -> None:
     assert 0 < figures["cached_hit_share"] < 1
     assert all(figures[name] > 0 for name in ("path_ms", "floor_http_ms", "stage_rank_ms", "half_cpu_api_ms"))
     assert figures["floor_total_ms"] < figures["path_ms"] * 10
+    assert 0 < figures["half_distinct_items"] <= figures["half_shown"]
     assert plot.stat().st_size > 10_000
 
 
@@ -55,7 +58,8 @@ def test_a_rate_is_sustained_when_what_was_due_is_answered_in_time() -> None:
 def test_growth_is_that_of_the_later_half(monkeypatch: pytest.MonkeyPatch) -> None:
     resident = iter([100.0, 180.0, 200.0, 203.0])
     monkeypatch.setattr(
-        "infra.evaluation.benchmarks.process_cost.largest_rss_mib", lambda pid: next(resident)
+        "infra.evaluation.benchmarks.process_cost.largest_memory",
+        lambda pid: Memory(next(resident), 0.0, 0.0),
     )
     curve = MemoryCurve(1)
     for answered in (100, 100, 200):
@@ -81,3 +85,34 @@ def test_of_settings_that_saturate_alike_the_shorter_tail_wins() -> None:
         _Tried(Setting(2, 2), 100.0, 60.0),
     )
     assert best([slow, near, best_rate]) is near
+
+
+def test_memory_counts_shared_pages_as_the_kernel_does() -> None:
+    rollup = "5500-7ffe ---p 00000000 00:00 0   [rollup]\n" + "".join(
+        f"{name}: {kib} kB\n"
+        for name, kib in {
+            "Rss": 4096,
+            "Pss": 2048,
+            "Pss_Dirty": 9,
+            "Private_Clean": 512,
+            "Private_Dirty": 512,
+        }.items()
+    )
+    assert Memory.parse(rollup) == Memory(rss=4.0, pss=2.0, private=1.0)
+    own = memory_figures({"api": os.getpid()})
+    assert 0 < own["memory_api_private_mib"] <= own["memory_api_pss_mib"] <= own["memory_api_rss_mib"]
+
+
+def test_ratios_are_of_one_round_and_medians_over_all() -> None:
+    reference = [
+        {"saturation_per_s": rate, "half_p50_ms": 8.0, "path_ms": 0.0, "stage_rank_ms": 1.0}
+        for rate in (100.0, 50.0, 200.0)
+    ]
+    native = [
+        {**one, "saturation_per_s": 4 * one["saturation_per_s"], "half_p50_ms": 2.0} for one in reference
+    ]
+    found = compared("reference", reference, "native", native)
+    assert (found["reference_saturation_per_s"], found["native_saturation_per_s"]) == (100.0, 400.0)
+    assert (found["ratio_saturation_per_s"], found["ratio_half_p50_ms"]) == (4.0, 0.25)
+    assert np.isnan(found["ratio_path_ms"])
+    assert not any("stage" in name for name in found)
