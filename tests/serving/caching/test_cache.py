@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +113,39 @@ def test_never_above_its_bytes_and_never_another_value_than_the_latest(
         elif (found := cache.get(key, version)) is not None:
             assert (found, version) == latest[key][:2]
             assert now[0] - latest[key][2] <= 2
-        held = list(cache._entries.values())
-        assert sum(entry.weight for entry in held) == cache.bytes <= cache.max_bytes
+        check_whole(cache)
+
+
+def check_whole(cache: Cache[Any, Any]) -> None:
+    """The ring has the entries, and the entries the bytes."""
+    ring, entry = [], cache._end.newer
+    while entry is not cache._end:
+        ring.append(entry)
+        assert entry.newer.older is entry
+        entry = entry.newer
+    assert {entry.key: entry for entry in ring} == cache._entries
+    assert len(ring) == len(cache._entries)
+    assert cache._hand in (cache._end, *ring)
+    assert sum(entry.weight for entry in ring) == cache.bytes <= cache.max_bytes
+
+
+def test_threads_leave_it_whole() -> None:
+    cache: Cache[int, str] = Cache(300, len)
+
+    def use(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for key, step, size in rng.integers(0, (40, 20, 30), (3_000, 3)).tolist():
+            if step == 0:
+                cache.resize(100 + 10 * size)
+            else:
+                value = chr(65 + key) * size
+                found = cache.get_or_make(key, partial(lambda made: (made, 60.0), value))
+                assert set(found) <= {chr(65 + key)}
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(use, range(4)))
+    check_whole(cache)
+    assert cache.hits > 0 and cache.evictions > 0
 
 
 def test_a_new_version_takes_the_place_of_the_old_one() -> None:

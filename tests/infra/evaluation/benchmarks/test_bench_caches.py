@@ -35,7 +35,11 @@ def test_the_order_of_a_lake(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="data import"):
         run(CacheBench(tmp_path, accesses=10, keys=5))
     shown = [(1, "r1", "u", EventType.IMPRESSION), (2, "r1", "u", EventType.IMPRESSION)]
-    later = [(3, None, "u", EventType.CLICK), (4, "r2", "u", EventType.IMPRESSION)]
+    later = [
+        (3, None, "u", EventType.CLICK),
+        (4, "r2", "u", EventType.IMPRESSION),
+        (5_004, "r3", "u", EventType.IMPRESSION),
+    ]
     events = [
         Event(str(t), kind, user, f"item-{t}", t, request_id=request)
         for t, request, user, kind in shown + later
@@ -43,5 +47,8 @@ def test_the_order_of_a_lake(tmp_path: Path) -> None:
     with day_writer(tmp_path, EVENTS, "test") as files:
         files.write(events_table(events))
     figures = run(CacheBench(tmp_path, accesses=100, keys=10, percents=(50,))).figures
-    assert (figures["lists_accesses"], figures["users_accesses"], figures["items_accesses"]) == (2, 2, 3)
-    assert (figures["lists_50pct_lru_misses"], figures["users_50pct_lru_misses"]) == (1.0, 0.5)
+    assert (figures["lists_accesses"], figures["users_accesses"], figures["items_accesses"]) == (3, 3, 4)
+    assert figures["lists_50pct_lru_misses"] == pytest.approx(2 / 3)
+    assert figures["users_50pct_lru_misses"] == pytest.approx(1 / 3)
+    hits = [figures[f"lists_hits_with_{seconds}_s"] for seconds in ("2", "10")]
+    assert hits == pytest.approx([0, 1 / 3])  # the first two have the user's click between them
