@@ -21,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from recsys.contracts.request import Answer
+from recsys.energy import ProcessEnergy
 from serving.caching.cache import Cache
 
 STAGE_SAMPLE = 8  # a request has some fifteen stages; timing all of them would cost a sixth of a millisecond
@@ -82,6 +83,12 @@ class Telemetry:
             "A cache's hits, misses, evictions and prefetches since the start; its bytes and their bound now.",
             ("cache", "what"),
         )
+        self._energy = summed(
+            "recsys_process_energy_joules",
+            "Modelled energy of the API's processes, each as of its latest scrape.",
+            ("source", "bound"),
+        )
+        self._process_energy = ProcessEnergy()
         self._version = ""
         self._answers = count()
         # `labels` takes a lock and hashes tuples, so each child is looked up once
@@ -89,7 +96,7 @@ class Telemetry:
         self._seconds_child = lru_cache(256)(self._seconds.labels)
         self._stage_child = lru_cache(256)(self._stage_seconds.labels)
         self._path_child = lru_cache(2)(self._paths.labels)
-        self.before_scrape: list[Callable[[], None]] = []
+        self.before_scrape: list[Callable[[], None]] = [self._set_energy]
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         self._request_child(route, method, str(status)).inc()
@@ -121,6 +128,11 @@ class Telemetry:
             self._bundle.labels(self._version).set(0)
         self._bundle.labels(version).set(1)
         self._version = version
+
+    def _set_energy(self) -> None:
+        energy = self._process_energy.read()
+        for bound, joules in (("low", energy.low), ("typical", energy.joules), ("high", energy.high)):
+            self._energy.labels(energy.source, bound).set(joules)
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -55,3 +55,19 @@ def diversity(
     work, where = home / "work" / "diversity", out or home / "reports" / "diversity"
     sizes = DiversityReport.quick if quick else DiversityReport
     finish(report(sizes(data, work, where, seed=seed)), as_json)
+
+
+@app.command()
+def energy(
+    api: Annotated[str, typer.Option(help="Address of the API.")] = "http://127.0.0.1:8000",
+    key: Annotated[str, typer.Option(envvar="API_KEY", help="API key, if the API requires one.")] = "",
+    seconds: Annotated[float, typer.Option(min=0, help="How long to watch.")] = 10.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Joules per 1,000 requests of a running API: modelled with bounds, and the machine's own meters if it has any.
+
+    Example: recsys report energy --seconds 60 --json
+    """
+    from infra.evaluation.reports.energy import report
+
+    finish(report(api, key, seconds), as_json)

@@ -26,6 +26,7 @@ from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.timing import seconds
 from recsys.contracts.types import MS_PER_DAY, Head
+from recsys.energy import modelled
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
 from recsys.lake import lake
@@ -243,6 +244,7 @@ def _found(costs: dict[str, Costs], quality: dict[str, tuple[float, float]], con
 
     rest = FULL_EVERY - 1
     mean = (full.whole + rest * update.whole) / FULL_EVERY
+    nights = [modelled(cpu_s, 0.0) for cpu_s in (before.whole, mean)]
     parts = ("examples", "two_tower", "ranker")
     lines: list[list[str | float]] = [
         [part.replace("_", "-"), *(getattr(cost, part) for cost in (before, update, full))] for part in parts
@@ -254,6 +256,15 @@ def _found(costs: dict[str, Costs], quality: dict[str, tuple[float, float]], con
             row(update.whole, how, "a night between"),
             row(full.whole, how, "the night in full"),
             row((full.whole + 29 * update.whole) / 30, how, "in full once in 30 nights"),
+            Measured(
+                "energy",
+                nights[0].joules,
+                nights[1].joules,
+                "J per training night",
+                "model of recsys/energy.py, processor time alone: "
+                + ", ".join(f"{night.low:.3g} to {night.high:.3g} J" for night in nights),
+                "training, modelled",
+            ),
         ],
         [
             Sheet(

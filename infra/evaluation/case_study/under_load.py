@@ -25,6 +25,7 @@ from infra.evaluation.case_study.wire import Wire
 from infra.sizing_table import SizingTable, read_table
 from infra.terminal import console
 from recsys.contracts.errors import Unavailable
+from recsys.energy import Energy, modelled
 
 LIMIT_MS = 500  # of p99, the same for both: `infra.evaluation.benchmarks.serve.sustained`
 _LIMITS_MS = (80, 100, 200, LIMIT_MS)  # 80: the deadline of *after*
@@ -181,6 +182,12 @@ class Loaded:
             "equal_degraded": self.equal.degraded,
         }
 
+    @property
+    def energy(self) -> Energy:
+        """Of 1 000 requests at half of the throughput: every process's time, and the API's memory."""
+        held_s = 1_000 / self.busy_rate
+        return modelled(1_000 * sum(self.cpu_s.values()), self.tree_pss_mib / _GIB_MIB * held_s)
+
     def cost(self, table: SizingTable, workers: int) -> float:
         """Of a million requests: their processor time, and the memory of the API processes for as long as they take,
         all at the table's utilisation."""
@@ -256,12 +263,23 @@ def _rows(before: Loaded, after: Loaded, size: Size, workers: int, hot: float) -
             f"measured CPU-seconds and memory; {prices}, utilisation {table.utilisation:g}",
         ),
         row(
+            "energy",
+            lambda side: side.energy.joules,
+            "J per 1 000 requests",
+            f"model of recsys/energy.py: {_bounds(before.energy)} before, {_bounds(after.energy)} after; {half}",
+            "serving, modelled",
+        ),
+        row(
             "network",
             lambda side: sum(side.bytes_.values()),
             "bytes per request",
             f"HTTP as sent and received, Redis by INFO, Kafka by its records, {half}",
         ),
     ]
+
+
+def _bounds(energy: Energy) -> str:
+    return f"{energy.low:.3g} to {energy.high:.3g} J"
 
 
 def _sheet(before: Loaded, after: Loaded) -> Sheet:
