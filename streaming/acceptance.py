@@ -14,7 +14,8 @@ from recsys.contracts.changes import ItemChange, UserChange, parse_item_change, 
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record, remembered_partition_of
 from recsys.contracts.events import Event, parse_event, parse_id, parse_reported
-from recsys.contracts.impressions import Impression, impression_events, parse_impression
+from recsys.contracts.impression_record import read_impression
+from recsys.contracts.impressions import Impression, impression_events
 from recsys.contracts.time_rules import TimeRules, clamped
 from recsys.contracts.types import Topic
 from streaming.log.dead_letter import UNREADABLE
@@ -44,11 +45,12 @@ class Accepted(NamedTuple):
 def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules) -> Accepted:
     """Parse and check a record of the topics `events` or `impressions`.
     Raises `InvalidEvent`: nothing of the record may be applied; the message begins with the kind of fault."""
-    raw, impression = _json(record), None
+    impression = None
     if record.topic == Topic.IMPRESSIONS:
-        impression = parse_impression(raw)
+        impression = read_impression(_value(record))
         events = impression_events(impression)
     else:
+        raw = _json(record)
         is_ours = any(name == REPLAY_HEADER for name, _ in record.headers)
         events = [parse_event(raw) if is_ours else parse_reported(raw)]
     moved = 0
@@ -92,13 +94,18 @@ def _check_partition(record: Record, kind: str, key: str, partitions: int) -> No
         )
 
 
-def _json(record: Record) -> Any:
+def _value(record: Record) -> bytes:
     for name, value in record.headers:
         if name == UNREADABLE:  # stands for a batch that was skipped
             raise InvalidEvent(value.decode(errors="replace"))
     if record.tombstone:
         raise InvalidEvent("null: a record without a value deletes nothing here")
+    return record.value
+
+
+def _json(record: Record) -> Any:
+    value = _value(record)
     try:
-        return _decode(record.value)
+        return _decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deep
         raise InvalidEvent(f"json: {error}") from error

@@ -59,7 +59,8 @@ class Impression:
     context: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the features travel as base64 of little-endian float32, row by row."""
+        """JSON-ready; the features are base64 of little-endian float32, row by row. What the topic carries is
+        `recsys.contracts.impression_record`."""
         items = [
             {name: getattr(i, name) for name in ShownItem.__slots__}
             | {"channels": list(i.channels), "categories": list(i.categories)}
@@ -73,9 +74,9 @@ class Impression:
 
 
 def parse_impression(raw: Any) -> Impression:
-    """The inverse of `Impression.to_dict`. What it accepts can be expanded, and written to the lake: any other record
-    would stop the readers of the log. Raises `InvalidEvent`: a field is missing or invalid, or the feature block does
-    not fit the number of items."""
+    """The inverse of `Impression.to_dict`; the features may be bytes, too. What it accepts can be expanded, and written
+    to the lake: any other record would stop the readers of the log. Raises `InvalidEvent`: a field is missing or
+    invalid, or the feature block does not fit the number of items."""
     try:
         items = tuple(
             ShownItem(
@@ -89,7 +90,10 @@ def parse_impression(raw: Any) -> Impression:
             )
             for i in raw["items"]
         )
-        block = np.frombuffer(base64.b64decode(raw["features"]), dtype="<f4")
+        features = raw["features"]
+        block = np.frombuffer(
+            features if type(features) is bytes else base64.b64decode(features), dtype="<f4"
+        )
         arm = parse_text(raw["arm"], "arm", str)
         parse_exposures(arm)
         return Impression(

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import compress
 
-import orjson
 import structlog
 from msgspec.structs import replace
 
 from recsys.contracts.errors import Unavailable
+from recsys.contracts.impression_record import impression_record
 from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.request import ABSENT, Answer
 from recsys.contracts.state import EntityState
@@ -73,7 +73,7 @@ class ImpressionWriter:
         for make, headers in filter(None, batch):
             try:
                 impression = make()
-                value = orjson.dumps(impression.to_dict())
+                value = impression_record(impression)
             except Exception:
                 self._dropped.inc()
                 _log.exception("an impression cannot be built")

@@ -14,6 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from recsys.contracts.events import Event, parse_event
+from recsys.contracts.impression_record import read_impression
 from recsys.contracts.types import EventType, Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import Batch
@@ -63,7 +64,10 @@ class Api:
         eventually(lambda: sum(taken.topic == topic for taken in self.sink.taken) >= at_least)
         assert self.services.outboxes.events.flush(20)
         assert self.services.outboxes.impressions.flush(20)
-        return [orjson.loads(taken.value or b"null") for taken in self.sink.taken if taken.topic == topic]
+        values = [taken.value or b"null" for taken in self.sink.taken if taken.topic == topic]
+        if topic == Topic.IMPRESSIONS:
+            return [read_impression(value).to_dict() for value in values]
+        return [orjson.loads(value) for value in values]
 
     def apply_events(self) -> None:
         """What the feature worker does: everything logged so far goes into the store."""

@@ -1,6 +1,5 @@
 """The real server, a real Redis and broker: swaps under load, the loop of a click, and a stop that loses nothing."""
 
-import json
 import os
 import signal
 import threading
@@ -15,6 +14,7 @@ from infra.evaluation.benchmarks.serve import Api, api
 from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from recsys.bundle import publish
 from recsys.client import Client
+from recsys.contracts.impression_record import read_impression
 from recsys.contracts.types import Topic
 from tests.bundles import write_tiny_bundle
 from tests.serving.waiting import eventually
@@ -116,7 +116,7 @@ def test_sigterm_answers_what_it_has_taken_and_delivers_every_impression(rig: St
         rig.source.seek(Topic.IMPRESSIONS, partition, 0)
     deadline = time.monotonic() + 60
     while not ids <= found and time.monotonic() < deadline:
-        found |= {json.loads(record.value)["request_id"] for record in rig.source.poll(0.5, 500)}
+        found |= {read_impression(record.value).request_id for record in rig.source.poll(0.5, 500)}
     assert ids <= found
 
 

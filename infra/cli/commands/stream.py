@@ -136,13 +136,19 @@ def dead_letters(
     finally:
         source.close()
     counts = Counter(letter.kind for letter in letters)
-    first = [asdict(letter) | {"value": letter.value.decode(errors="replace")} for letter in letters[:show]]
+    first = [asdict(letter) | {"value": _readable(letter.topic, letter.value)} for letter in letters[:show]]
     if as_json:
         print_json({"total": len(letters), "reasons": dict(counts), "letters": first})
         return
     print_table(f"{len(letters)} dead letters", ("reason", "records"), counts.most_common())
     rows = [(f"{x['topic']}:{x['partition']}:{x['offset']}", x["reason"], x["value"][:80]) for x in first]
     print_table("", ("record", "reason", "value"), rows)
+
+
+def _readable(topic: str, value: bytes) -> str:
+    from recsys.contracts.impression_record import impression_text
+
+    return impression_text(value) if topic == Topic.IMPRESSIONS else value.decode(errors="replace")
 
 
 @app.command()

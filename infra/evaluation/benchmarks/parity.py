@@ -27,6 +27,7 @@ from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from infra.evaluation.stream_rig import StreamRig
 from infra.local.children import recsys_command
 from recsys.contracts.events import Event
+from recsys.contracts.impression_record import impression_record
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
@@ -136,7 +137,7 @@ def _stream(
         _settle(rig)
         lists = _serve(rig, config, fixture, rng, start_ms + config.segment_ms, f"request-{segment}")
         for shown in lists:
-            rig.sink.append(Topic.IMPRESSIONS, shown.user_id, _encode(shown.to_dict()))
+            rig.sink.append(Topic.IMPRESSIONS, shown.user_id, impression_record(shown))
         served += lists
         _settle(rig)
     return sent, served

@@ -19,7 +19,8 @@ from infra.signals import stop_event
 from recsys.contracts.errors import InvalidEvent, Unavailable
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event, parse_reported
-from recsys.contracts.impressions import impression_events, parse_impression
+from recsys.contracts.impression_record import read_impression
+from recsys.contracts.impressions import impression_events
 from recsys.contracts.state import Op
 from recsys.contracts.types import Topic
 from recsys.features.aggregates import Entity
@@ -120,10 +121,9 @@ def _share(store: UnguardedStore, consumer: Any, name: str, partitions: int) -> 
 
 def _parse(topic: str, value: bytes) -> list[Event]:
     try:
-        raw = msgspec.json.decode(value)
-        return (
-            impression_events(parse_impression(raw)) if topic == Topic.IMPRESSIONS else [parse_reported(raw)]
-        )
+        if topic == Topic.IMPRESSIONS:
+            return impression_events(read_impression(value))
+        return [parse_reported(msgspec.json.decode(value))]
     except (msgspec.DecodeError, InvalidEvent):
         return []
 

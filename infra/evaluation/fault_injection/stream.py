@@ -31,6 +31,7 @@ from infra.local.redis import Persistence
 from infra.terminal import console
 from recsys.contracts.event_log import EventSink
 from recsys.contracts.events import Event, derived_id, item_context
+from recsys.contracts.impression_record import impression_record
 from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType, Item, Topic
 from recsys.features.definitions import FEATURES
@@ -279,4 +280,5 @@ def _impression(rng: random.Random, n: int, user: str, time_ms: int, items: Sequ
     ]
     features = np.zeros((len(shown), 1), dtype=np.float32)
     impression = Impression(f"request-{n}", user, time_ms, "drill", FEATURES.fingerprint, shown, features)
-    return msgspec.json.encode(impression.to_dict())
+    # other producers may send JSON
+    return impression_record(impression) if n % 2 else msgspec.json.encode(impression.to_dict())

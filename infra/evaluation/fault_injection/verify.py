@@ -13,7 +13,8 @@ from infra.evaluation.stream_rig import records_between
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.events import Event, parse_reported
-from recsys.contracts.impressions import impression_events, parse_impression
+from recsys.contracts.impression_record import read_impression
+from recsys.contracts.impressions import impression_events
 from recsys.contracts.state import EntityState
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
@@ -99,10 +100,9 @@ def _compare_cells(expected: Mapping[str, int], stored: Mapping[str, int], found
 
 
 def _parse(record: Record) -> list[Event]:
-    raw = msgspec.json.decode(record.value)
     if record.topic == Topic.IMPRESSIONS:
-        return impression_events(parse_impression(raw))
-    return [parse_reported(raw)]
+        return impression_events(read_impression(record.value))
+    return [parse_reported(msgspec.json.decode(record.value))]
 
 
 def _fold(event: Event, features: StateDefinition, expected: Expected) -> None:
