@@ -13,6 +13,7 @@ from torch import nn
 
 from recsys.models.compact import quantize_tables
 from recsys.models.ranker import Ranker
+from training.onnx_export import shorten_names
 
 
 def prune_experts(ranker: Ranker, share: float) -> Ranker:
@@ -73,6 +74,7 @@ def quantize_linear_layers(model: Path, out: Path) -> None:
             per_channel=True,
             op_types_to_quantize=["MatMul", "Gemm"],
         )
+        shorten_names(out)
     finally:
         logging.root.setLevel(level)
         prepared.unlink(missing_ok=True)

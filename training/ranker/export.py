@@ -1,10 +1,7 @@
 """Export a trained ranker: `ranker.onnx`, checked against torch on random valid inputs, and its golden arrays."""
 
-import logging
 import time
-import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from recsys.files import staged_file
 from recsys.models.encoding import N_GAPS, N_TYPES
 from recsys.models.ranker import ServedRanker
 from recsys.ranking.scorer import INPUTS, OUTPUTS, RankerSession
+from training.onnx_export import export_traced
 
 TOLERANCE = 1e-4  # torch against onnxruntime, absolute and relative; both are float32
 
@@ -60,26 +58,12 @@ def export_ranker(
     rng = np.random.default_rng(seed)
     served = ServedRanker(ranker).eval()
     example = random_inputs(n_items, n_features, length, 7, rng)
-    candidates, events = torch.export.Dim("candidates", min=1), torch.export.Dim("events", min=1)
+    sizes = {
+        name: {1: "events"} if name in ("history", "types", "gaps") else {0: "candidates"} for name in INPUTS
+    }
     with staged_file(path) as temporary:
-        with _quiet():
-            program = torch.onnx.export(
-                served,
-                tuple(torch.from_numpy(example[name]) for name in INPUTS),
-                input_names=list(INPUTS),
-                output_names=list(OUTPUTS),
-                dynamic_shapes={
-                    name: {1: events} if name in ("history", "types", "gaps") else {0: candidates}
-                    for name in INPUTS
-                },
-                dynamo=True,
-                verbose=False,
-            )
-            assert program is not None  # noqa: S101 - only without dynamo
-            for node in program.model.graph.all_nodes():
-                # stack traces of the export: 0.2 MB that nothing reads
-                node.metadata_props.clear()
-            program.save(str(temporary), external_data=False)
+        arguments = {name: torch.from_numpy(example[name]) for name in INPUTS}
+        export_traced(served, temporary, arguments, OUTPUTS, sizes)
         return _check_against_torch(served, temporary, n_items, n_features, length, rng)
 
 
@@ -113,16 +97,3 @@ def call_ms(session: RankerSession, inputs: dict[str, NDArray[Any]], calls: int)
         session.run(inputs)
         times.append(1e3 * (time.perf_counter() - started))
     return times
-
-
-@contextmanager
-def _quiet() -> Any:
-    """Silence the exporter's progress and its internal deprecation warnings."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
