@@ -1,7 +1,10 @@
 """What benchmarks serve: a catalogue, its users' history in the online store, an untrained bundle.
 
-What a request costs does not depend on the weights. Item vectors are clustered by category, as learnt ones are
-(random directions are the hard case of an inverted-list index, see docs/recall-index.md).
+What a request costs does not depend on the weights, as long as lists differ between users: the bench reports the share
+of different items and refuses a small one. Over HTTP it is .59 in 300 lists of 20 thousand items; in process .05 of a
+ranker trained on MovieLens-100K (1,682 items), .24 of this one and .20 if its weights are made to follow the history.
+Item vectors are clustered by category, as learnt ones are (random directions are the hard case of an inverted-list
+index, see docs/recall-index.md).
 """
 
 import time

@@ -8,7 +8,7 @@ import pytest
 
 from infra.evaluation.benchmarks.load import Answers
 from infra.evaluation.benchmarks.process_cost import Memory, MemoryCurve, memory_figures
-from infra.evaluation.benchmarks.serve import ServeBench, run, sustained
+from infra.evaluation.benchmarks.serve import ServeBench, goals, run, sustained
 from infra.evaluation.benchmarks.serve_compared import compared
 from infra.evaluation.benchmarks.tune_serving import Setting, _Tried, best, write_profile
 from serving.settings import ServingSettings
@@ -44,6 +44,7 @@ def test_every_part_of_the_bench_runs(tmp_path: Path) -> None:
     assert 0 < figures["cached_hit_share"] < 1
     assert all(figures[name] > 0 for name in ("path_ms", "floor_http_ms", "stage_rank_ms", "half_cpu_api_ms"))
     assert figures["floor_total_ms"] < figures["path_ms"] * 10
+    assert 0 <= figures["half_compiled_share"] <= 1
     assert 0 < figures["half_distinct_items"] <= figures["half_shown"]
     assert plot.stat().st_size > 10_000
 
@@ -53,6 +54,12 @@ def test_a_rate_is_sustained_when_what_was_due_is_answered_in_time() -> None:
     assert not sustained(Answers(ms=[5.0] * 100, failed={503: 5}))
     assert not sustained(Answers(ms=[5.0] * 90 + [900.0] * 10))
     assert not sustained(Answers())
+
+
+def test_a_ranker_that_shows_everybody_the_same_items_misses_a_goal() -> None:
+    goal = goals(ServeBench())["half_distinct_share"]
+    assert not goal.met(266 / 6_000)
+    assert goal.met(3_537 / 6_000)
 
 
 def test_growth_is_that_of_the_later_half(monkeypatch: pytest.MonkeyPatch) -> None:
