@@ -5,7 +5,9 @@ what the tests compare with.
 """
 
 from enum import StrEnum
+from hashlib import sha256
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from recsys.contracts.errors import InvalidConfig
@@ -19,12 +21,24 @@ class Native(StrEnum):
     OFF = "off"
 
 
-core: Any = None  # recsys.native._core; None: it was not built
-MISSING = ""  # why
-try:
-    core = import_module("recsys.native._core")
-except ImportError as error:
-    MISSING = f"{error}: install a C++ compiler, then `pip install .` again"
+def _load() -> tuple[Any, str]:
+    """The compiled module, or None and why there is none."""
+    try:
+        built = import_module("recsys.native._core")
+    except ImportError as error:
+        return None, f"{error}: install a C++ compiler, then `pip install .` again"
+    sources = Path(__file__).parent / "src"  # not part of a wheel
+    if sources.is_dir():
+        files = sorted(sources.iterdir())
+        if sha256(b"".join(file.read_bytes() for file in files)).hexdigest() != built.SOURCES:
+            return (
+                None,
+                f"{built.__file__} was built from other sources: `make setup`, or `pip install .` again",
+            )
+    return built, ""
+
+
+core, MISSING = _load()
 
 
 def serves(wanted: Native) -> bool:

@@ -201,6 +201,7 @@ py::tuple encode(const HistoryEncoder& self, const py::list& engaged, const py::
 PYBIND11_MODULE(_core, m) {
     namespace py = pybind11;
     using namespace recsys;
+    m.attr("SOURCES") = SOURCES;  // of setup.py
     m.doc() = "The compiled part of the request path; `recsys.features.compile` and its neighbours call it.";
     py::class_<FeatureProgram>(m, "FeatureProgram")
         .def(py::init(&program), py::kw_only(), py::arg("dimension"), py::arg("totals"), py::arg("size"),

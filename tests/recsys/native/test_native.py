@@ -25,3 +25,14 @@ def test_without_it_auto_serves_in_python_and_on_is_refused() -> None:
     assert ended.stdout == "False False\n"
     assert ended.stderr.splitlines()[-1].startswith("recsys.contracts.errors.InvalidConfig: RECSYS_NATIVE=on")
     assert "compiler" in ended.stderr
+
+
+def test_what_was_built_from_other_sources_does_not_serve() -> None:
+    stale = "import sys, types; m = types.ModuleType('_core'); m.SOURCES = 'older'; m.__file__ = '_core.so'; "
+    code = (
+        stale + "sys.modules['recsys.native._core'] = m; import recsys.native as n; print(n.core, n.MISSING)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (
+        ended.stdout == "None _core.so was built from other sources: `make setup`, or `pip install .` again\n"
+    )
