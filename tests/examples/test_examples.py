@@ -21,11 +21,10 @@ def commands(readme: Path) -> list[tuple[str, str]]:
     return blocks
 
 
-def run(command: str, home: Path) -> str:
-    """Standard output, or standard error of a command that fails; without trailing spaces."""
+def run(command: str, home: Path) -> subprocess.CompletedProcess[str]:
     name, *arguments = shlex.split(command)
     assert name == "recsys", command
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "infra.cli.main", *arguments],
         cwd=ROOT,
         env={**os.environ, "RECSYS_HOME": str(home), "COLUMNS": "100"},
@@ -34,16 +33,33 @@ def run(command: str, home: Path) -> str:
         check=False,
         timeout=250,
     )
-    printed = done.stdout if done.returncode == 0 else done.stderr
-    return "".join(line.rstrip() + "\n" for line in printed.splitlines())
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> str:
+    """Standard output, or standard error of a command that fails; without trailing spaces."""
+    text = done.stdout if done.returncode == 0 else done.stderr
+    return "".join(line.rstrip() + "\n" for line in text.splitlines())
+
+
+def check_own_lines_only(build: subprocess.CompletedProcess[str], home: Path) -> None:
+    """What Spark and Java print is in the log, not in the terminal of `features build`."""
+    report = {name: int(n) for name, n in re.findall(r"│ (\w+) +│ (\d+) +│", build.stdout)}
+    assert build.stderr.splitlines() == [
+        f"{report['days']} days to build, 0 are up to date",
+        f"{report['events']} events read",
+        f"{report['examples']} examples written",
+    ]
+    assert "log4j" in (home / "logs" / "spark.log").read_text()
 
 
 def check(readme: Path, home: Path, *, spark: bool) -> None:
     for command, expected in commands(readme):
         if spark or "features build" not in command:
             pattern = re.sub(r"… *", ".*", re.escape(expected).replace(r"\ ", " "))
-            printed = run(command, home)
-            assert re.fullmatch(pattern, printed), f"{readme}: {command} prints\n{printed}"
+            done = run(command, home)
+            assert re.fullmatch(pattern, printed(done)), f"{readme}: {command} prints\n{printed(done)}"
+            if "features build" in command:
+                check_own_lines_only(done, home)
 
 
 @pytest.mark.parametrize("readme", README_FILES, ids=lambda path: path.parent.name)
