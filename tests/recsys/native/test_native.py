@@ -27,8 +27,11 @@ def test_without_it_auto_serves_in_python_and_on_is_refused() -> None:
     assert "compiler" in ended.stderr
 
 
-def test_what_was_built_from_other_sources_does_not_serve() -> None:
-    stale = "import sys, types; m = types.ModuleType('_core'); m.SOURCES = 'older'; m.__file__ = '_core.so'; "
+@pytest.mark.parametrize(
+    "digest", ["m.SOURCES = 'older'", "pass"], ids=["of others", "from before it had one"]
+)
+def test_what_was_built_from_other_sources_does_not_serve(digest: str) -> None:
+    stale = f"import sys, types; m = types.ModuleType('_core'); {digest}; m.__file__ = '_core.so'; "
     code = (
         stale + "sys.modules['recsys.native._core'] = m; import recsys.native as n; print(n.core, n.MISSING)"
     )
