@@ -90,13 +90,16 @@ def test_every_step_answers_and_equal_features_give_equal_lists(networks: Path, 
 @pytest.mark.timeout(1_200)
 def test_a_nights_training_is_weighed_with_everything_it_needs() -> None:
     found = Training(0, users=60, items=80, days=3, recall_epochs=1).measure()
-    whole, between, in_full, rarely = found.rows
+    whole, between, in_full, rarely, energy = found.rows
     costs = found.data["costs"]
     for row, name in ((between, "update"), (in_full, "full")):
         assert row.before == pytest.approx(sum(costs["before"].values()))
         assert row.after == pytest.approx(sum(costs[name].values()))
     assert whole.after == pytest.approx((in_full.after + 6 * between.after) / 7)  # the full night is counted
     assert min(between.after, in_full.after) < rarely.after < max(between.after, in_full.after)
+    assert energy.after / energy.before == pytest.approx(
+        whole.after / whole.before
+    )  # of processor time alone
     assert costs["update"]["ranker"] < costs["full"]["ranker"]
     assert min(cost for kind in costs.values() for cost in kind.values()) > 0
     scores = {line[0]: float(line[1]) for line in found.sheets[1].lines}
