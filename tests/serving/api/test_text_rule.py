@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uvicorn
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -82,10 +82,13 @@ def by_api(entry: dict[str, Any]) -> Item | None:
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @example(("..", "", "", "", ""))
+@example(("i", "", "Drama\n", "", ""))
+@example(("i", "", "\u3000", "", ""))
 @example(("cafe\u0301", "a\nb", "Sci\u00a0Fi", "\u200b", "\u3000"))
 @given(rows)
 def test_what_one_door_takes_all_take_in_the_same_form(row: tuple[str, ...]) -> None:
     item_id, title, category, creator, note = row
+    assume("\x1f" not in category)  # there are two categories in the cell of a table
     entry: dict[str, Any] = {"item_id": item_id, "title": title, "creator": creator}
     entry |= {
         "categories": [category] if category.strip() else [],
