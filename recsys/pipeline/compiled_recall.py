@@ -47,11 +47,11 @@ _KINDS: Mapping[type, _Kind] = {
 }
 
 
-class Gathered(NamedTuple):
+class CompiledCandidates(NamedTuple):
     """Candidates that may be shown, without features, and what each stage did."""
 
     candidates: Candidates
-    channels: Mapping[str, StageOutcome]  # by name, of those that were not given
+    channels: list[StageOutcome]  # of those that were not given
     outcomes: list[StageOutcome]  # of the merger and the filters
 
 
@@ -64,8 +64,11 @@ class _Tables:
 
 
 class CompiledRecall:
-    """Thread-safe: Python's lock is held during the call. `n_filters`: the number of filters that it stands in for, the
-    first ones of the path: `SeenFilter`, `DeletedFilter`, `UpcomingFilter`."""
+    """Thread-safe: Python's lock is held during the call.
+
+    given: sources that run before it, whose rows it takes. own: names of the others, for which it stands in.
+    n_filters: it stands in for the first filters of the path: `SeenFilter`, `DeletedFilter`, `UpcomingFilter`.
+    """
 
     n_filters = 3
 
@@ -86,7 +89,7 @@ class CompiledRecall:
         self.given = tuple(source for source, kind in zip(sources, kinds, strict=True) if not kind)
         self._tables = _Tables(*(found[kind] for kind in _Kind if kind))  # type: ignore[arg-type]
         self._names = tuple(source.name for source in sources)
-        self._own = frozenset(self._names) - {source.name for source in self.given}
+        self.own = frozenset(self._names) - {source.name for source in self.given}
         self._merger, self._catalogue = merger, catalogue
         self._recall = core.Recall(
             channels=[
@@ -102,7 +105,7 @@ class CompiledRecall:
             limit=merger.limit,
         )
 
-    def gather(self, query: Query, given: Mapping[str, Rows], began_ms: float) -> Gathered:
+    def gather(self, query: Query, given: Mapping[str, Rows], began_ms: float) -> CompiledCandidates:
         """
         Args:
             given: name → rows of the sources in `given`; one that failed is missing.
@@ -137,12 +140,12 @@ class CompiledRecall:
             StageOutcome(name, "source", Status.OK, 0, count, took, began_ms=began)
             for name, count, took, began in zip(self._names, counts, ms, begins, strict=False)
         ]
-        channels = {part.stage: part for part in parts if part.stage in self._own}
+        channels = [part for part in parts if part.stage in self.own]
         n = len(self._names)
         name, kind = self._merger.name, "merger"
         merger = StageOutcome(name, kind, Status.OK, sum(counts), merged, ms[n], began_ms=begins[n])
         filters = _filtered(merged, removed, ms[n + 1], begins[n + 1])
-        return Gathered(self._candidates(rows, ranks, score, given), channels, [merger, *filters])
+        return CompiledCandidates(self._candidates(rows, ranks, score, given), channels, [merger, *filters])
 
     def _candidates(
         self, rows: Rows, ranks: NDArray[np.int16], score: NDArray[np.float32], given: Mapping[str, Rows]
@@ -150,7 +153,7 @@ class CompiledRecall:
         """Without the columns of channels that failed."""
         if len(given) == len(self.given):
             return Candidates(rows, self._names, ranks, score)
-        there = [name in self._own or name in given for name in self._names]
+        there = [name in self.own or name in given for name in self._names]
         return Candidates(rows, tuple(compress(self._names, there)), ranks[:, there], score)
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from recsys.contracts.errors import InvalidConfig, StageFailed
 from recsys.contracts.request import Answer, Candidates, Explanation, Query, Rows, Selection
 from recsys.pipeline import checks
-from recsys.pipeline.compiled_recall import CompiledRecall
+from recsys.pipeline.compiled_recall import CompiledCandidates, CompiledRecall
 from recsys.pipeline.stages import (
     CandidateHydrator,
     Filter,
@@ -110,9 +110,7 @@ class Pipeline:
         recall_ends_s = now + self.recall_share * (query.deadline_s - now)
         trace = Trace(query.deadline_s, self.clock)
         query = self._hydrate_query(query, trace, recall_ends_s)
-        gathered = self._gather_compiled(query, trace, recall_ends_s) or self._gather(
-            query, trace, recall_ends_s
-        )
+        gathered = self._gather(query, trace, recall_ends_s)
         candidates, order, finite = self._score(query, gathered.candidates, trace)
         # reordering without features is cheap: they are most of a candidate's bytes
         selection = self._select(query, candidates.without_features().take(order), finite, trace)
@@ -155,37 +153,29 @@ class Pipeline:
         return query
 
     def _gather(self, query: Query, trace: Trace, until_s: float) -> _Gathered:
-        """What may be shown to this user, with features."""
-        recalled = self._recall(query, trace, until_s)
-        candidates = self._merge(recalled, trace)
-        candidates = self._hydrate(query, candidates, trace)
+        """What may be shown to this user, with features. The stages themselves answer where there is no compiled code,
+        and requests that want an explanation, are late, or for which the call fails."""
+        first, names = len(trace.outcomes), [source.name for source in self.sources]
+        compiled = None if query.explain else self.compiled
+        recalled = self._recall(compiled.given, query, trace, until_s) if compiled else {}
+        if compiled and self.clock() < until_s and (found := _tried(compiled, query, recalled, trace)):
+            trace.outcomes += found.channels
+            trace.arrange(first, names)
+            trace.outcomes += found.outcomes
+            candidates = self._hydrate(query, found.candidates, trace)
+            filters = self.filters[compiled.n_filters :]
+            return _Gathered({}, *self._filter(query, candidates, trace, filters), compiled=True)
+        others = [source for source in self.sources if not compiled or source.name in compiled.own]
+        recalled |= self._recall(others, query, trace, until_s)
+        trace.arrange(first, names)
+        recalled = {name: recalled[name] for name in names if name in recalled}
+        candidates = self._hydrate(query, self._merge(recalled, trace), trace)
         return _Gathered(recalled, *self._filter(query, candidates, trace, self.filters))
 
-    def _gather_compiled(self, query: Query, trace: Trace, until_s: float) -> _Gathered | None:
-        """The same in few calls. None: this request needs the stages themselves, because it asks for an explanation or
-        is late, or the call failed."""
-        compiled = self.compiled
-        if compiled is None or query.explain:
-            return None
-        first = len(trace.outcomes)
-        calls = [(source, partial(source.recall, query)) for source in compiled.given]
-        given = trace.run_all(self.pool, "source", calls, until_s, count_out=len)
-        try:
-            if self.clock() >= until_s:
-                raise TimeoutError("late before the tables were read")
-            gathered = compiled.gather(query, given, trace.elapsed_ms)
-        except Exception as error:
-            _log.warning("the compiled recall failed: the stages answer", error=repr(error))
-            del trace.outcomes[first:]
-            return None
-        ran = {outcome.stage: outcome for outcome in trace.outcomes[first:]} | {**gathered.channels}
-        trace.outcomes[first:] = [*(ran[source.name] for source in self.sources), *gathered.outcomes]
-        candidates = self._hydrate(query, gathered.candidates, trace)
-        rest = self.filters[compiled.n_filters :]
-        return _Gathered({}, *self._filter(query, candidates, trace, rest), compiled=True)
-
-    def _recall(self, query: Query, trace: Trace, until_s: float) -> dict[str, Rows]:
-        calls = [(source, partial(source.recall, query)) for source in self.sources]
+    def _recall(
+        self, sources: Sequence[Source], query: Query, trace: Trace, until_s: float
+    ) -> dict[str, Rows]:
+        calls = [(source, partial(source.recall, query)) for source in sources]
         return trace.run_all(self.pool, "source", calls, until_s, count_out=len)
 
     def _merge(self, recalled: Mapping[str, Rows], trace: Trace) -> Candidates:
@@ -259,6 +249,21 @@ class Pipeline:
             call = partial(stage.after, answer)
             trace.run(stage, "side_effect", len(answer.candidates), call, late_too=True)
         return replace(answer, outcomes=tuple(trace.outcomes))
+
+
+def _tried(
+    compiled: CompiledRecall, query: Query, given: Mapping[str, Rows], trace: Trace
+) -> CompiledCandidates | None:
+    try:
+        return compiled.gather(query, given, trace.elapsed_ms)
+    except Exception as error:
+        _warn(repr(error))
+        return None
+
+
+@lru_cache(maxsize=64)  # each error once: it may come with every request
+def _warn(error: str) -> None:
+    _log.warning("the compiled recall fails: the stages answer", error=error)
 
 
 def _certain(positions: NDArray[np.int64]) -> Selection:

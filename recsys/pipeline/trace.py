@@ -109,6 +109,10 @@ class Trace:
                 results[stage.name] = result
         return results
 
+    def arrange(self, first: int, stages: Sequence[str]) -> None:
+        """Bring the outcomes from the `first`-th on into the order of these stages."""
+        self.outcomes[first:] = sorted(self.outcomes[first:], key=lambda o: stages.index(o.stage))
+
     def amend(self, **changes: Any) -> None:
         """Complete the latest outcome with what its result showed."""
         self.outcomes[-1] = replace(self.outcomes[-1], **changes)

@@ -122,6 +122,33 @@ def test_what_is_late_or_explained_is_answered_by_the_stages() -> None:
     assert "popular" not in late.degraded
 
 
+def test_what_was_found_before_it_was_late_counts() -> None:
+    """The model's source takes all the time that recall has: the tables are not read, and its rows are ranked."""
+    clock_s = 0.0
+
+    def slow(query: Query) -> Rows:
+        nonlocal clock_s
+        clock_s = 10.0
+        return np.array([0], np.int32)
+
+    def answered(path: Pipeline) -> Answer:
+        nonlocal clock_s
+        clock_s = 0.0
+        return changed(path, sources=sources, clock=lambda: clock_s).answer(query)
+
+    pipeline, catalogue = world(random.Random(4))
+    sources = [Fake("two_tower", slow), *pipeline.sources[1:]]
+    query = replace(user(random.Random(5), catalogue), deadline_s=9.0, seen_rows=np.empty(0, np.int32))
+    compiled = CompiledRecall(sources, pipeline.merger, catalogue)  # type: ignore[arg-type]
+    late = answered(changed(pipeline, compiled=compiled))
+    stages = answered(changed(pipeline, compiled=None))
+    assert not late.compiled
+    assert shown(late) == shown(stages)
+    assert did(late) == did(stages)
+    assert "two_tower" not in late.degraded
+    assert "item_to_item" in late.degraded
+
+
 def test_a_source_that_fails_is_named_and_the_others_answer() -> None:
     def fails(query: Query) -> Rows:
         raise RuntimeError("no model")
