@@ -104,7 +104,6 @@ class Telemetry:
 
     def answer(self, answer: Answer) -> None:
         """Note what failed in one answered request, and for a sample how long each stage took."""
-        self._path_child("compiled" if answer.compiled else "stages").inc()
         timed = next(self._answers) % STAGE_SAMPLE == 0
         for outcome in answer.outcomes:
             if timed:
@@ -113,6 +112,10 @@ class Telemetry:
                 self._stage_outcomes.labels(outcome.stage, str(outcome.status)).inc()
             if outcome.non_finite:
                 self._non_finite.inc(outcome.non_finite)
+
+    def listed(self, answer: Answer) -> None:
+        """Note what made a list."""
+        self._path_child("compiled" if answer.compiled else "stages").inc()
 
     def degraded(self, reasons: Iterable[str]) -> None:
         for reason in reasons:

@@ -70,6 +70,7 @@ class Recommender:
         answer = served.answer
         if not served.cached:
             self.path.telemetry.answer(answer)
+            self.path.telemetry.listed(answer)
             self.served.note(runtime, answer)
             self.shadow.offer(runtime, answer)
             if (span := current_span.get()) is not None:
