@@ -3,33 +3,20 @@
 Each kind of feature becomes an operation on columns of integers. A kind that has none keeps the set on the Python path.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.contracts.state import EntityState
+from recsys.features import kinds
 from recsys.features.aggregates import Entity, Split
 from recsys.features.assemble import ItemSide, assemble, distinct_buckets
 from recsys.features.feature_set import FeatureSet, runs
-from recsys.features.kinds import (
-    Affinity,
-    Attribute,
-    Count,
-    HourOfDay,
-    ItemAge,
-    Lift,
-    Mean,
-    Ratio,
-    Recency,
-    VisitCount,
-    VisitRecency,
-    Weekday,
-)
 from recsys.features.spec import Feature, HistoryQuery, Match, Total, number
 from recsys.features.user_totals import UserTotals
 from recsys.native import core
@@ -41,18 +28,10 @@ class NotCompiled(Exception):
     """There is no compiled part, or it does not know a kind of feature; the Python path computes the set."""
 
 
-class Assemble(Protocol):
-    """`recsys.features.assemble.assemble` of one feature set."""
-
-    def __call__(
-        self,
-        user: EntityState,
-        user_attributes: Mapping[str, str],
-        items: ItemSide,
-        rows: NDArray[np.int32],
-        now_ms: int,
-        context: Mapping[str, str],
-    ) -> NDArray[np.float32]: ...
+# `recsys.features.assemble.assemble` of one feature set
+Assemble = Callable[
+    [EntityState, Mapping[str, str], ItemSide, NDArray[np.int32], int, Mapping[str, str]], NDArray[np.float32]
+]
 
 
 def assembler(features: FeatureSet, native: bool) -> Assemble:
@@ -120,7 +99,7 @@ class CompiledFeatures:
         ]
         self._queries: list[HistoryQuery] = []
         self._ticking: list[Total] = []
-        self._attributes: list[Attribute] = []
+        self._attributes: list[kinds.Attribute] = []
         steady, columns = features.placed(lambda f: f.entity is Entity.ITEM and not f.ticking)
         shared, _ = features.placed(lambda f: f.entity in (Entity.USER, Entity.CONTEXT))
         paired = [f for f in features.features if f not in {*steady, *shared}]
@@ -185,32 +164,32 @@ class CompiledFeatures:
         """One operation per column."""
         totals = [self._total(total) for total in f.totals]
         match f:
-            case Count():
+            case kinds.Count():
                 units = [total.window.unit * f.signal.scale for total in f.totals]
                 yield from (_operation(_Kind.COUNT, [x], unit) for x, unit in zip(totals, units, strict=True))
-            case Ratio():
+            case kinds.Ratio():
                 for pair, unit in zip(_groups(totals, 2), _units(f, 2), strict=True):
                     yield _operation(_Kind.RATIO, pair, unit, f.alpha, f.alpha + f.beta)
-            case Mean():
+            case kinds.Mean():
                 yield from (_operation(_Kind.MEAN, x, f.amount.scale, f.default) for x in _groups(totals, 2))
-            case Affinity():
+            case kinds.Affinity():
                 yield from (_operation(_Kind.AFFINITY, pair, f.default) for pair in _groups(totals, 2))
-            case Lift():
+            case kinds.Lift():
                 for four, unit in zip(_groups(totals, 4), _units(f, 4), strict=True):
                     yield _operation(_Kind.LIFT, four, unit, f.alpha, f.alpha + f.beta, f.strength)
-            case VisitCount():
+            case kinds.VisitCount():
                 yield _operation(_Kind.VISIT_COUNT, [self._query(q) for q in f.history_queries])
-            case VisitRecency():
+            case kinds.VisitRecency():
                 yield _operation(_Kind.VISIT_RECENCY, [self._query(f.query)], f.default)
-            case Recency():
+            case kinds.Recency():
                 yield from (_operation(_Kind.RECENCY, [x], f.default) for x in totals)
-            case ItemAge():
+            case kinds.ItemAge():
                 yield _operation(_Kind.ITEM_AGE, [(_Space.CREATED, 0)], f.default)
-            case Attribute():
+            case kinds.Attribute():
                 yield _operation(_Kind.NUMBER, [(_Space.NUMBERS, _place(self._attributes, f))])
-            case HourOfDay():
+            case kinds.HourOfDay():
                 yield _operation(_Kind.HOUR, [])
-            case Weekday():
+            case kinds.Weekday():
                 yield _operation(_Kind.WEEKDAY, [])
             case _:
                 raise NotCompiled(f"{f.name}: features of the kind {f.kind} are not compiled")
