@@ -70,12 +70,14 @@ def export_ranker(
 def _check_against_torch(
     served: nn.Module, model: Path, n_items: int, n_features: int, length: int, rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """Compare on random requests; the last one becomes the golden one."""
+    """Compare on random requests of several sizes and lengths of history, since a trace may have kept those of its
+    example; the last one becomes the golden one."""
     session = RankerSession(model)
     arrays: dict[str, NDArray[Any]] = {}
     found: Mapping[Head, NDArray[np.float32]] = {}
-    for candidates in (1, 2, 500, 33, 64):
-        arrays = random_inputs(n_items, n_features, length, candidates, rng)
+    sizes = (1, length), (2, 1), (500, 2 * length), (33, length + 1), (64, length)
+    for candidates, events in sizes:
+        arrays = random_inputs(n_items, n_features, events, candidates, rng)
         found = session.run(arrays)
         with torch.inference_mode():
             expected = served(*(torch.from_numpy(arrays[name]) for name in INPUTS))
@@ -84,6 +86,7 @@ def _check_against_torch(
             if not (difference <= TOLERANCE + TOLERANCE * np.abs(wanted.numpy())).all():
                 raise InvalidBundle(
                     f"{model.name}: {head} differs from torch by {np.nanmax(difference):.2g} on {candidates} candidates"
+                    f" and {events} events"
                 )
     golden = {f"ranker/in/{name}": array for name, array in arrays.items()}
     return golden | {f"ranker/out/{head}": scores for head, scores in found.items()}
