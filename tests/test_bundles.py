@@ -41,7 +41,9 @@ def test_the_golden_check_takes_towers_of_before_and_sees_vectors_of_another_tra
         check_golden(bundle)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x09", bytes(7) + b"\x7f{}", b"\x02" + bytes(7) + b"[]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x09", bytes(7) + b"\x7f{}", b"\x02" + bytes(7) + b"[]", b"\x03" + bytes(7) + b"{} "]
+)
 def test_arrays_of_a_broken_file_are_refused(tmp_path: Path, content: bytes) -> None:
     bundle = write_tiny_bundle(tmp_path)
     bundle.file("item_vectors.safetensors").write_bytes(content)
