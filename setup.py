@@ -27,7 +27,7 @@ def extensions() -> list[Extension]:
     except ImportError:
         return []
     sanitize = os.environ.get("SANITIZE")
-    checks = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-O1", "-g1"] if sanitize else []
+    checks = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-O0", "-g1"] if sanitize else []
     return [
         Extension(
             "recsys.native._core",
