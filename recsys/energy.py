@@ -26,12 +26,13 @@ class Watts(NamedTuple):
     high: float
 
 
-# Of one busy hardware thread. typical: mean of servers at full load, Cloud Carbon Footprint, "Methodology" (SPECpower
+# Of one busy hardware thread. typical: of AWS's servers at full load, Cloud Carbon Footprint, "Methodology" (SPECpower
 # data: .74 W idle, 3.5 W busy). low: 225 W of an EPYC 7742 over its 128 threads. high: those 3.5 W and the idle power
 # of the four other threads that a machine at a fifth of its load keeps waiting for it.
 CORE = Watts(225 / 128, 3.5, 3.5 + 4 * 0.74)
-# Of a GiB of DRAM in use: the two vendors' figures that the same methodology averages, in W per GB.
-MEMORY = Watts(0.3725 * _GIB / 1e9, 0.392 * _GIB / 1e9, 0.4083 * _GIB / 1e9)
+# Of a GiB of DRAM in use, from W per GB. typical: what the same methodology takes. high: Micron's figure, the higher of
+# the two behind it. low: none, since SPECpower's watts are of whole servers, whose usual memory they include.
+MEMORY = Watts(0.0, 0.392 * _GIB / 1e9, 0.4083 * _GIB / 1e9)
 
 
 @dataclass(frozen=True)
