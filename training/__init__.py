@@ -1,0 +1,1 @@
+import recsys  # noqa: F401 - before onnxruntime, whose telemetry it turns off
