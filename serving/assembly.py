@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -280,10 +281,12 @@ def _host(
         place, features, settings.vector_cache_bytes, settings.batch, settings.batch_wait_ms
     )
 
+    loads = count()
+
     def load(bundle: Bundle) -> Runtime:
         runtime = build_runtime(bundle, config, options)
         feed.attach(runtime.live)
-        _settle()
+        _settle(first=not next(loads))
         return runtime
 
     def store_fingerprint() -> str | None:
@@ -295,10 +298,12 @@ def _host(
     return model_host(settings, telemetry, load, lambda runtime: feed.detach(runtime.live), store_fingerprint)
 
 
-def _settle() -> None:
+def _settle(first: bool) -> None:
     """Move a bundle's hundred thousands of objects out of the garbage collector's reach: each full collection would
-    stop every request for a tenth of a second."""
-    gc.unfreeze()  # those of unloaded bundles
+    stop every request for a tenth of a second. `first`: until then the only frozen objects are those that the
+    supervisor shares with all of its children, and to collect them would copy them."""
+    if not first:
+        gc.unfreeze()  # those of unloaded bundles
     gc.collect()
     gc.freeze()
 

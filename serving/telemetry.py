@@ -1,6 +1,6 @@
 """The API's Prometheus metrics: one instance per app, with its own registry.
 
-With several workers, `recsys serve` sets PROMETHEUS_MULTIPROC_DIR and `/metrics` of any worker shows the sum of all.
+With several processes, `/metrics` of any shows the sum of all (`serving.environment`).
 """
 
 import os
@@ -23,9 +23,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from recsys.contracts.request import Answer
 from recsys.energy import ProcessEnergy
 from serving.caching.cache import Cache
+from serving.environment import MULTIPROCESS_DIR
 
 STAGE_SAMPLE = 8  # a request has some fifteen stages; timing all of them would cost a sixth of a millisecond
-MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series each, which nothing reads
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.15, 0.5, 2.0)
 

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
+from infra.evaluation.benchmarks.process_cost import tree_memory
 from infra.evaluation.benchmarks.serve import Api, api
 from infra.evaluation.stream_rig import PARTITIONS, StreamRig
+from infra.local.process import pid_alive
 from recsys.bundle import publish
 from recsys.client import Client
 from recsys.contracts.impression_record import read_impression
@@ -118,6 +121,27 @@ def test_sigterm_answers_what_it_has_taken_and_delivers_every_impression(rig: St
     while not ids <= found and time.monotonic() < deadline:
         found |= {read_impression(record.value).request_id for record in rig.source.poll(0.5, 500)}
     assert ids <= found
+
+
+def test_several_processes_share_memory_and_survive_the_death_of_one(rig: StreamRig) -> None:
+    spool = str(rig.home / "spool-of-several")
+    with api(rig, workers=2, RECSYS_SPOOL=spool, **PATIENT) as several:
+
+        def children() -> set[int]:
+            return {child.pid for child in psutil.Process(several.process.pid).children()}
+
+        eventually(lambda: len(children()) == 2, 60)
+        first = children()
+        memory = tree_memory(several.process.pid)
+        assert sum(process.pss for process in memory) < 0.75 * sum(process.rss for process in memory)
+        with Client(several.url, timeout_s=60) as client:
+            os.kill(min(first), signal.SIGKILL)
+            for n in range(20):  # the client retries what the dead process had taken
+                assert client.recommend(f"survivor-{n}", k=2).items
+            eventually(lambda: len(children()) == 2 and children() != first, 60)
+        last = children()
+        os.kill(several.process.pid, signal.SIGKILL)  # the supervisor alone
+        eventually(lambda: not any(map(pid_alive, last)), 60)
 
 
 def test_a_taken_port_is_one_sentence(rig: StreamRig, served: Api, tmp_path: Path) -> None:

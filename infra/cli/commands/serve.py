@@ -1,5 +1,6 @@
 """`recsys serve`: the API."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -45,8 +46,7 @@ def serve(
     refuse(ctx, not is_key, ["scope", "days"], "it is of a new key; add --new-key NAME")
     refuse(ctx, uds is not None, ("host", "port"), "--uds listens on a socket instead; leave one of them")
     from infra.local.services import connected
-    from serving.api.server import run
-    from serving.assembly import make_app
+    from serving.environment import of_several_processes
 
     given = {"host": host, "port": port, "workers": workers, "role": role, "uds": uds}
     settings = ServingSettings(_env_file=profile).model_copy(
@@ -56,11 +56,10 @@ def serve(
         _show_new_key(settings.api_keys, new_key_name, scope or [Scope.READ], days)
         return
     connect = connected(settings) if settings.role is not Role.RANK else settings  # needs neither
-    run(
-        connect,
-        make_app,
-        lambda url: console.print(f"recsys {settings.role}: [bold]{url}[/]  (Ctrl-C stops it)"),
-    )
+    with of_several_processes() if settings.workers > 1 else nullcontext():
+        from serving.processes import run  # and with it libraries that read the environment
+
+        run(connect, lambda url: console.print(f"recsys {settings.role}: [bold]{url}[/]  (Ctrl-C stops it)"))
 
 
 def _show_new_key(path: Path | None, name: str, scopes: list[Scope], days: int | None) -> None:
