@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from recsys.contracts.errors import Unavailable
+from recsys.contracts.errors import RecsysError, Unavailable
 
 _LOOK_S = 0.5
 _GRACE_S = 25.0  # for requests in flight, and for what has been accepted
@@ -164,7 +164,7 @@ class Supervisor:
             os.close(self._alive)  # the supervisor alone has it open: its end is the end of the pipe
             slot.kind.run(slot.pulse)
             code = 0
-        except Unavailable as error:
+        except RecsysError as error:  # it says what to do
             _log.error("cannot run", kind=slot.kind.name, error=str(error))
         except BaseException:
             traceback.print_exc()

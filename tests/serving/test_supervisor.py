@@ -13,6 +13,7 @@ from tests.serving.waiting import eventually
 _RUNS = """
 import os, select, signal, sys
 from pathlib import Path
+from recsys.contracts.errors import InvalidConfig
 from serving.supervisor import Kind, Supervisor
 
 folder = Path(sys.argv[1])
@@ -27,6 +28,9 @@ def work(name, pulse):
 def fail(pulse):
     raise RuntimeError("cannot start")
 
+def refuse(pulse):
+    raise InvalidConfig("set what is missing")
+
 def hang(pulse):
     (folder / f"hung-{os.getpid()}").touch()
     pulse.beat()
@@ -35,6 +39,7 @@ def hang(pulse):
 kinds = {
     "steady": [Kind("a", 2, lambda pulse: work("a", pulse)), Kind("b", 1, lambda pulse: work("b", pulse))],
     "broken": [Kind("broken", 1, fail)],
+    "refusing": [Kind("refusing", 1, refuse)],
     "hanging": [Kind("hanging", 1, hang)],
 }[sys.argv[2]]
 Supervisor(kinds, hung_s=0.5 if sys.argv[2] == "hanging" else 60.0).run()
@@ -43,7 +48,10 @@ Supervisor(kinds, hung_s=0.5 if sys.argv[2] == "hanging" else 60.0).run()
 
 def _start(folder: Path, kinds: str = "steady") -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", _RUNS, str(folder), kinds], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _RUNS, str(folder), kinds],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -80,6 +88,14 @@ def test_what_cannot_start_at_all_ends_the_supervisor(tmp_path: Path) -> None:
     assert supervisor.returncode == 1
     assert "cannot start" in errors
     assert "Unavailable: broken did not start" in errors
+
+
+def test_a_refused_configuration_is_one_line_of_the_log(tmp_path: Path) -> None:
+    supervisor = _start(tmp_path, "refusing")
+    out, errors = supervisor.communicate(timeout=60)
+    assert supervisor.returncode == 1
+    assert "set what is missing" in out + errors
+    assert "raise InvalidConfig" not in out + errors  # no traceback of it
 
 
 def test_a_process_that_hangs_is_replaced(tmp_path: Path) -> None:
