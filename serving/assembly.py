@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -281,13 +280,15 @@ def _host(
         place, features, settings.vector_cache_bytes, settings.batch, settings.batch_wait_ms
     )
 
-    loads = count()
-
     def load(bundle: Bundle) -> Runtime:
         runtime = build_runtime(bundle, config, options)
         feed.attach(runtime.live)
-        _settle(first=not next(loads))
+        _settle()
         return runtime
+
+    def release(runtime: Runtime) -> None:
+        feed.detach(runtime.live)
+        runtime.artifacts.tower.cache.resize(0)  # its entries refer to each other
 
     def store_fingerprint() -> str | None:
         try:
@@ -295,15 +296,13 @@ def _host(
         except Unavailable:
             return None  # the store checks again once it is back
 
-    return model_host(settings, telemetry, load, lambda runtime: feed.detach(runtime.live), store_fingerprint)
+    return model_host(settings, telemetry, load, release, store_fingerprint)
 
 
-def _settle(first: bool) -> None:
+def _settle() -> None:
     """Move a bundle's hundred thousands of objects out of the garbage collector's reach: each full collection would
-    stop every request for a tenth of a second. `first`: until then the only frozen objects are those that the
-    supervisor shares with all of its children, and to collect them would copy them."""
-    if not first:
-        gc.unfreeze()  # those of unloaded bundles
+    stop every request for a tenth of a second, and copy what the supervisor shares with its children. They stay there
+    (`gc.unfreeze` would copy, too), so an unloaded bundle must be freed by its reference counts alone."""
     gc.collect()
     gc.freeze()
 

@@ -5,7 +5,7 @@ index follows from the feature definitions, so codes are stored together with th
 """
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,9 @@ class CellCoding:
         self._numbers = {a.name: number for number, a in enumerate(self.aggregates)}
         # codings of equal shape read each other's codes
         self.shape = tuple((a.name, a.hop_ms, a.split) for a in self.aggregates)
-        self.code = lru_cache(_CACHED_CELLS)(self._code)
-        self.name = lru_cache(_CACHED_CELLS)(self._name)
+        # functions, not methods: a coding that is no longer used is freed at once, with its caches
+        self.code = lru_cache(_CACHED_CELLS)(partial(_code, self._numbers))
+        self.name = lru_cache(_CACHED_CELLS)(partial(_name, self.aggregates))
 
     def op(self, code: int) -> Op:
         return self.aggregates[code >> (_TILE_BITS + _BUCKET_BITS)].op
@@ -58,17 +59,19 @@ class CellCoding:
         codes = np.fromiter(map(self.code, cells), np.int64, n)
         return codes, np.fromiter(cells.values(), np.int64, n)
 
-    def _code(self, cell: str) -> int:
-        name, tile, bucket = parse_cell(cell)
-        number = self._numbers.get(name, len(self._numbers))
-        return (number << _TILE_BITS | max(tile, 0)) << _BUCKET_BITS | max(bucket, 0)
 
-    def _name(self, code: int) -> str:
-        aggregate = self.aggregates[code >> (_TILE_BITS + _BUCKET_BITS)]
-        tile = code >> _BUCKET_BITS & ((1 << _TILE_BITS) - 1)
-        stem = f"{aggregate.name}{TILE_MARK}{tile}" if aggregate.hop_ms else aggregate.name
-        bucket = code & ((1 << _BUCKET_BITS) - 1)
-        return stem if aggregate.split is Split.NONE else f"{stem}{KEY_MARK}{bucket}"
+def _code(numbers: Mapping[str, int], cell: str) -> int:
+    name, tile, bucket = parse_cell(cell)
+    number = numbers.get(name, len(numbers))
+    return (number << _TILE_BITS | max(tile, 0)) << _BUCKET_BITS | max(bucket, 0)
+
+
+def _name(aggregates: Sequence[Aggregate], code: int) -> str:
+    aggregate = aggregates[code >> (_TILE_BITS + _BUCKET_BITS)]
+    tile = code >> _BUCKET_BITS & ((1 << _TILE_BITS) - 1)
+    stem = f"{aggregate.name}{TILE_MARK}{tile}" if aggregate.hop_ms else aggregate.name
+    bucket = code & ((1 << _BUCKET_BITS) - 1)
+    return stem if aggregate.split is Split.NONE else f"{stem}{KEY_MARK}{bucket}"
 
 
 class PackedCells(MutableMapping[str, int]):

@@ -168,19 +168,26 @@ class Shadow:
         return (version,) if pair and version else ()
 
     def _work(self) -> None:
-        while (taken := self._queue.get()) is not None:
-            difference = self._difference
-            runtime, answer = taken
-            if difference is None or runtime.bundle.manifest.version != difference.active:
-                continue  # of an arm, or from before a swap
-            if runtime is not self._host.runtime():
-                continue  # of an arm's own request path
-            other = self._host.runtime(difference.shadow)
-            if other is None:  # not loaded yet
-                with self._lock:
-                    difference.left_out += 1
-            else:
-                self._compare(difference, runtime, answer, other)
+        while self._work_on_next():
+            pass
+
+    def _work_on_next(self) -> bool:
+        """False: stop. While it waits, it keeps no runtime alive."""
+        taken = self._queue.get()
+        if taken is None:
+            return False
+        difference, (runtime, answer) = self._difference, taken
+        if difference is None or runtime.bundle.manifest.version != difference.active:
+            return True  # of an arm, or from before a swap
+        if runtime is not self._host.runtime():
+            return True  # of an arm's own request path
+        other = self._host.runtime(difference.shadow)
+        if other is None:  # not loaded yet
+            with self._lock:
+                difference.left_out += 1
+        else:
+            self._compare(difference, runtime, answer, other)
+        return True
 
     def _compare(self, difference: Difference, runtime: Runtime, answer: Answer, other: Runtime) -> None:
         pipeline = replace(other.pipeline, side_effects=())

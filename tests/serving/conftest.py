@@ -91,7 +91,7 @@ def click(item_id: str, user_id: str = "u1", at: int = NOW_MS - 60_000) -> Event
 def unsettled() -> Iterator[None]:
     """No app of a test looks through the heap of the whole test run, torch and all: most of a start's time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "_settle", lambda first: None)
+        patch.setattr(assembly, "_settle", lambda: None)
         yield
 
 
