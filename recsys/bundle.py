@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidBundle
 from recsys.files import atomic_write, staged_folder
+from recsys.models.mapped_arrays import mapped_arrays
 from recsys.operator_files import parse_json, read_bytes, read_text
 from recsys.signatures import PublicKeys, is_signed, sign
 
@@ -40,13 +40,13 @@ FILES: Mapping[str, str] = {
     "item_to_item.safetensors": "`neighbours` (n_items, m) int32, -1 for none; `scores` (n_items, m) float32",
     "popular.safetensors": "`rows` (n,) int32, the most popular first; `scores` (n,) float32",
     "ranker.onnx": "history and candidates with features → one output per head",
+    "ranker_kernel.safetensors": "optional: the ranker's weights as compiled code reads them (docs/ranking.md)",
     "golden.safetensors": "inputs of both models (item numbers for item vectors) and their expected outputs",
     "calibration.json": "optional: per head, the map from raw score to probability",
     "feature_histograms.json": "optional: distributions of the ranker's training features, to detect drift",
 }
-OPTIONAL = frozenset({"calibration.json", "feature_histograms.json"})
+OPTIONAL = frozenset({"calibration.json", "feature_histograms.json", "ranker_kernel.safetensors"})
 
-_DTYPES = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
@@ -80,23 +80,8 @@ class Bundle:
         return self.path / name
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """Arrays of a safetensors file of the bundle, read-only and mapped: processes share their memory.
-        Raises `InvalidBundle`: there is no such file, or it is not of this format."""
-        path = self.file(name)
-        try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            if length % 8:  # our writer pads; compiled code reads the numbers in place
-                raise ValueError("its arrays are not aligned")
-            data = np.asarray(np.memmap(path, np.uint8, "r", offset=8 + length))
-            return {
-                key: data[slice(*of["data_offsets"])].view(_DTYPES[of["dtype"]]).reshape(of["shape"])
-                for key, of in header.items()
-            }
-        except (OSError, ValueError, LookupError, TypeError, MemoryError, OverflowError) as error:
-            raise InvalidBundle(f"{path}: not a safetensors file: {error}") from error
+        """As `mapped_arrays`. Raises `InvalidBundle`: there is no such file, or it is not of this format."""
+        return mapped_arrays(self.file(name))
 
 
 def open_bundle(path: Path, keys: PublicKeys = (), version: str = "") -> Bundle:

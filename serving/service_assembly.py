@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidConfig
 from recsys.features.definitions import FEATURES
+from recsys.native import serves
 from recsys.signatures import read_public_keys
 from recsys.simulation.clock import clock_of
 from recsys.store.base import FeatureStore, StoreConfig
@@ -28,7 +29,7 @@ def assemble_service(settings: ServingSettings, telemetry: Telemetry) -> Starlet
     catalogue in Redis, which need not be there yet.
     Raises `InvalidConfig`: recall without an address of Redis."""
     if settings.role is Role.RANK:
-        load = partial(RankService, device=settings.rank_device)
+        load = partial(RankService, device=settings.rank_device, native=serves(settings.native))
         host = model_host(settings, telemetry, load, release=lambda service: None)
         return service_app(host, settings, RANK, RankCall, RankService.rank, host.close)
     if not settings.redis_url:

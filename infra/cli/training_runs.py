@@ -125,8 +125,8 @@ def train_rank(settings: Settings, options: RankOptions, fresh: bool) -> dict[st
 
 
 def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, object]:
-    """The lake's own ladder, as far as int8 needs it. The smallest variant that passed becomes <home>/work/ranker; the
-    teacher when none did."""
+    """The lake's own ladder, without variants for comparison. The chosen one becomes <home>/work/ranker, the
+    teacher if none passed."""
     folder = ladder_folder(settings, lake=True)
     _forget(fresh, folder)
     config, given = ladder_setup(settings, True, False, options.seed, options.epochs)

@@ -7,7 +7,7 @@ number of candidates. One intra-op thread: the cores serve different requests in
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -32,6 +32,8 @@ _PROVIDERS = {
 
 class RankerSession:
     """`ranker.onnx` with checked names. Thread-safe."""
+
+    runtime: ClassVar[str] = "onnxruntime"
 
     def __init__(self, model: Path | bytes, threads: int = 1, device: Device = Device.CPU) -> None:
         """
@@ -78,7 +80,9 @@ def _prepare_cuda() -> None:
 
 
 class Ranker(Protocol):
-    """What the scorer calls: a session in this process or in another one."""
+    """What the scorer calls: onnxruntime or compiled code in this process, or another process."""
+
+    runtime: ClassVar[str]  # which of them, for people
 
     def run(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[Head, NDArray[np.float32]]:
         """All heads of the inputs `INPUTS`, shapes as in docs/architecture.md."""

@@ -229,6 +229,7 @@ class Health(BaseModel):
             ("keys", "bundle", "store", "kafka", "spool", "files", "item_features", "stream"), "ok"
         ),
         request_path="native",
+        ranker="compiled",
     )
 
     ready: bool
@@ -236,3 +237,6 @@ class Health(BaseModel):
     degraded: list[str]
     checks: dict[str, str]
     request_path: str = Field(description="native: compiled code serves; python, and why.")
+    ranker: str | None = Field(
+        None, description="What runs the bundle's ranker: compiled, onnxruntime or remote."
+    )

@@ -13,8 +13,9 @@ from recsys.pipeline.filters import DeletedFilter, SeenFilter, UpcomingFilter
 from recsys.pipeline.hydrators import HistoryHydrator
 from recsys.pipeline.pipeline import Pipeline
 from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
+from recsys.ranking.compiled import open_ranker
 from recsys.ranking.impression_discount import ImpressionDiscount
-from recsys.ranking.scorer import Ranker, RankerSession, RankScorer
+from recsys.ranking.scorer import Ranker, RankScorer
 from recsys.ranking.value_model import DEFAULT_WEIGHTS, ValueModel
 from recsys.recall.fresh import FreshSource
 from recsys.recall.item_to_item import ItemToItemSource
@@ -61,8 +62,8 @@ class LocalServices:
     def prepare(self, version: str) -> None:
         """Called before this process answers with a bundle."""
 
-    def ranker(self, bundle: Bundle) -> Ranker:
-        return RankerSession(bundle.file("ranker.onnx"))
+    def ranker(self, bundle: Bundle, native: bool) -> Ranker:
+        return open_ranker(bundle.path, native)
 
     def two_tower(self, artifacts: Artifacts, limit: int) -> Source:
         return TwoTowerSource(artifacts.tower, artifacts.index, limit=limit)
@@ -88,7 +89,7 @@ class PipelineBuilder:
     def __init__(self, artifacts: Artifacts, config: PipelineConfig) -> None:
         self._artifacts = artifacts
         self._config = config
-        self._ranker = config.services.ranker(artifacts.bundle)
+        self.ranker = config.services.ranker(artifacts.bundle, config.native)
         self._side_effects = config.side_effects(artifacts.bundle, artifacts.catalogue)
 
     def build(self, path: PathConfig) -> Pipeline:
@@ -120,7 +121,7 @@ class PipelineBuilder:
             candidate_hydrators=[loaded.item_features],
             filters=[SeenFilter(), DeletedFilter(catalogue), UpcomingFilter(catalogue), *blocked],
             scorers=[
-                RankScorer(self._ranker, catalogue.trained, loaded.calibrations, value),
+                RankScorer(self.ranker, catalogue.trained, loaded.calibrations, value),
                 *([ImpressionDiscount(_SHOWN, path.shown_discount)] if path.shown_discount != 1 else []),
                 *([RuleBoost(rules, catalogue)] if rules else []),
             ],

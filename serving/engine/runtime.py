@@ -23,6 +23,7 @@ class Runtime:
     artifacts: Artifacts
     pipeline: Pipeline
     path: PathConfig  # what `pipeline` was composed of
+    ranks_by: str  # the ranker's runtime, for people
     compose: Callable[[PathConfig], Pipeline] = field(repr=False)
 
     @property
@@ -50,5 +51,6 @@ def build_runtime(bundle: Bundle, config: PipelineConfig, options: LoadOptions |
     Raises `InvalidBundle`: a file cannot be used, two files disagree, or the golden outputs differ."""
     artifacts = load_artifacts(bundle, options or LoadOptions())
     config.services.prepare(bundle.manifest.version)
-    compose = lru_cache(_PATHS)(PipelineBuilder(artifacts, config).build)
-    return Runtime(artifacts, compose(config.path), config.path, compose)
+    builder = PipelineBuilder(artifacts, config)
+    compose = lru_cache(_PATHS)(builder.build)
+    return Runtime(artifacts, compose(config.path), config.path, builder.ranker.runtime, compose)

@@ -5,6 +5,7 @@ to both. Each process numbers items newer than the bundle as they arrive, so tho
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import structlog
@@ -29,6 +30,8 @@ _log = structlog.get_logger(__name__)
 
 class RemoteRanker:
     """`recsys.ranking.scorer.Ranker`: the session of another process."""
+
+    runtime: ClassVar[str] = "remote"
 
     def __init__(self, client: RpcClient, version: str) -> None:
         self._client = client
@@ -95,8 +98,9 @@ class RemoteServices(LocalServices):
             except RecsysError as error:
                 _log.warning("a remote service has not loaded the bundle", version=version, error=str(error))
 
-    def ranker(self, bundle: Bundle) -> Ranker:
-        return RemoteRanker(self._rank, bundle.manifest.version) if self._rank else super().ranker(bundle)
+    def ranker(self, bundle: Bundle, native: bool) -> Ranker:
+        version = bundle.manifest.version
+        return RemoteRanker(self._rank, version) if self._rank else super().ranker(bundle, native)
 
     def two_tower(self, artifacts: Artifacts, limit: int) -> Source:
         if self._recall is None:

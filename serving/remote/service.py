@@ -25,7 +25,7 @@ from starlette.routing import Route
 from recsys.bundle import Bundle, versions
 from recsys.contracts.errors import RecsysError
 from recsys.contracts.types import Device
-from recsys.ranking.scorer import RankerSession
+from recsys.ranking.compiled import open_ranker
 from serving.engine.golden import check_golden
 from serving.engine.model_host import Loaded, ModelHost
 from serving.remote.messages import PREPARE, Array, Prepare, RankCall
@@ -37,15 +37,15 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class RankService:
-    def __init__(self, bundle: Bundle, device: Device = Device.CPU) -> None:
+    def __init__(self, bundle: Bundle, device: Device = Device.CPU, native: bool = False) -> None:
         """Raises `InvalidBundle` or `InvalidConfig`."""
         check_golden(bundle)
         self.bundle = bundle
-        self._session = RankerSession(bundle.file("ranker.onnx"), device=device)
+        self._ranker = open_ranker(bundle.path, native, device)
 
     def rank(self, call: RankCall) -> Mapping[str, Array]:
         inputs = {name: array.numpy() for name, array in call.inputs.items()}
-        return {str(head): Array.of(values) for head, values in self._session.run(inputs).items()}
+        return {str(head): Array.of(values) for head, values in self._ranker.run(inputs).items()}
 
 
 class RequestedVersions:

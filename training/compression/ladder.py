@@ -8,6 +8,7 @@
     rows-int8     pruned, embedding rows in 8 bits                   gate against pruned
     rows-int4     pruned, embedding rows in 4 bits                   gate against pruned
     int8          rows-int8, matrix products in 8 bits too           gate against pruned
+    compiled      rows-int8, run by compiled code                    gate against pruned
 
 Each variant is a work folder that can be published. Trained weights are stored, so an interrupted ladder continues
 where it stopped.
@@ -31,7 +32,9 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import Head
 from recsys.features.drift import HISTOGRAMS, Histogram, sampled_histograms, write_histograms
 from recsys.models.ranker import Ranker, RankerConfig, RankerLogits
+from recsys.native import MISSING, core
 from recsys.ranking.calibration import calibrate, write_calibrations
+from recsys.ranking.compiled import ExportedRanker, open_ranker
 from recsys.ranking.scorer import RankerSession
 from recsys.result import to_json
 from training.compression.distill import WEIGHT, distillation
@@ -43,12 +46,13 @@ from training.compression.quantize import (
     quantized_tables,
     zero_smallest,
 )
-from training.compression.variants import Variant
+from training.compression.variants import COMPILED, Variant, ranked_with
 from training.config import Config
 from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SUMMARY, save_trained
 from training.ranker.calibrate import fit_calibrations
 from training.ranker.dataset import RankExamples
 from training.ranker.export import export_ranker
+from training.ranker.kernel import is_compilable, write_kernel
 from training.ranker.loop import LoopConfig, fit, predict, predict_logits
 from training.ranker.train import figures
 from training.seeding import seed_everything
@@ -133,6 +137,11 @@ def main(config: LadderConfig, given: LadderInput, report: Report = lambda line:
     for name, bits in _ROWS if config.compared else _ROWS[1:2]:
         ladder.add(name, quantized_tables(pruned, bits), quantized_from=of_pruned)
     ladder.add("int8", None, quantized_from=of_pruned)
+    rows = quantized_tables(pruned, 8)
+    if core is None or not is_compilable(rows):
+        report(f"compiled: left out: {MISSING or 'another shape of student than compiled code knows'}")
+    else:
+        ladder.add(COMPILED, rows, quantized_from=of_pruned, compiled=True)
     return ladder.variants
 
 
@@ -190,6 +199,7 @@ class _Ladder:
         model: Ranker | None,
         student_of: Scores | None = None,
         quantized_from: Scores | None = None,
+        compiled: bool = False,
     ) -> Scores:
         """Export the model (None: quantize the export of `rows-int8`), score it as served, gate it.
 
@@ -199,12 +209,15 @@ class _Ladder:
         folder.mkdir(parents=True, exist_ok=True)
         if model is None:
             quantize_products(folder.parent / "rows-int8", folder)
-            scorer: Scorer = partial(onnx_scores, folder / ONNX)
         else:
             data, length = given.student_data, given.train.history.shape[1]
             golden = export_ranker(model, folder / ONNX, data.n_items, data.n_features, length, config.seed)
             save_arrays(golden, folder / GOLDEN)
-            # torch scores as its export does, which has just been checked, and in larger batches
+            if compiled:
+                write_kernel(model, folder)
+        if model is None or compiled:
+            scorer: Scorer = partial(row_scores, open_ranker(folder))
+        else:  # torch scores as its export does, which has just been checked, and in larger batches
             scorer = partial(predict, model)
         scores = _calibrated(scorer, given, folder)
         overlap, reasons = 1.0, []
@@ -216,7 +229,7 @@ class _Ladder:
             pruned = next(variant for variant in self.variants if variant.name == "pruned")
             reasons += [f"pruned, which it is made of: {reason}" for reason in pruned.reasons]
         write_histograms(folder / HISTOGRAMS, self.histograms)
-        size, metrics = (folder / ONNX).stat().st_size, figures(scores, given.test)
+        size, metrics = ranked_with(folder).stat().st_size, figures(scores, given.test)
         variant = Variant(name, size, metrics, overlap, tuple(reasons), name != "unstructured")
         variant.write(folder)
         shapes = {"variant": name, "teacher": asdict(config.teacher), "student": asdict(config.student)}
@@ -251,13 +264,13 @@ def quantize_products(source: Path, folder: Path) -> None:
     save_arrays(golden | {f"ranker/out/{head}": scores for head, scores in found.items()}, folder / GOLDEN)
 
 
-def score_requests(session: RankerSession, test: RankExamples) -> NDArray[np.float32]:
+def score_requests(ranker: ExportedRanker, test: RankExamples) -> NDArray[np.float32]:
     """(REQUESTS, CANDIDATES) expected clicks and conversions of users of the test rows, each with random items and
     feature rows, ranked in one call as serving does."""
     rng = np.random.default_rng(0)
     users = rng.integers(0, len(test), REQUESTS)
     rows = rng.integers(0, len(test), (REQUESTS, CANDIDATES))
-    found = [session.run(_request(test, u, r)) for u, r in zip(users, rows, strict=True)]
+    found = [ranker.run(_request(test, u, r)) for u, r in zip(users, rows, strict=True)]
     return np.stack([scores[Head.CLICK] * (1 + scores[Head.CONVERSION]) for scores in found])
 
 
@@ -272,10 +285,9 @@ def _request(test: RankExamples, user: int, rows: NDArray[np.int64]) -> dict[str
     }
 
 
-def onnx_scores(path: Path, examples: RankExamples) -> Scores:
+def row_scores(ranker: ExportedRanker, examples: RankExamples) -> Scores:
     """Scores of an exported ranker, row by row: each row has its own history."""
-    session = RankerSession(path)
-    found = [session.run(_request(examples, i, np.array([i]))) for i in range(len(examples))]
+    found = [ranker.run(_request(examples, i, np.array([i]))) for i in range(len(examples))]
     return {head: np.concatenate([row[head] for row in found]) for head in Head}
 
 
@@ -287,7 +299,7 @@ def _calibrated(scorer: Scorer, given: LadderInput, folder: Path) -> Scores:
 
 
 def _overlap(folder: Path, reference: Path, given: LadderInput) -> float:
-    ours, theirs = (score_requests(RankerSession(f / ONNX), given.test) for f in (folder, reference))
+    ours, theirs = (score_requests(open_ranker(f), given.test) for f in (folder, reference))
     return top_overlap(ours, theirs)
 
 

@@ -19,20 +19,28 @@ from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import MS_PER_SECOND, Item
 from recsys.items.item_table import read_items
 from recsys.models.ranker import Ranker
-from recsys.ranking.scorer import RankerSession
+from recsys.native import core
+from recsys.ranking.compiled import open_ranker
 from training.compression.gates import OVERLAP, top_overlap
 from training.compression.ladder import quantize_products, score_requests
 from training.compression.quantize import quantized_tables
-from training.compression.variants import VARIANT, Variant, read_variant
+from training.compression.variants import COMPILED, VARIANT, Variant, ranked_with, read_variant
 from training.config import Config
-from training.ranker.artifacts import ONNX, SHAPE, ranker_of, read_shape, save_trained
+from training.ranker.artifacts import SHAPE, ranker_of, read_shape, save_trained
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
+from training.ranker.kernel import write_kernel
 from training.ranker.loop import LoopConfig, fit, predict, selection_score
 from training.ranker.train import ranker_warm_start, write_ranker, write_summary
 from training.seeding import seed_everything
 from training.warm_start import FULL, WEIGHTS, WarmStart, old_numbers, read_warm_start
 
-_BITS = {"rows-fp16": 16, "rows-int8": 8, "rows-int4": 4, "int8": 8}  # of a variant's embedding rows
+_BITS = {
+    "rows-fp16": 16,
+    "rows-int8": 8,
+    "rows-int4": 4,
+    "int8": 8,
+    "compiled": 8,
+}  # of a variant's embedding rows
 NIGHT = LoopConfig(epochs=1, learning_rate=5e-4, batch_size=512)
 _JUDGED = 2_000  # newest validation rows, whose lists show what 8 bits change
 
@@ -150,9 +158,14 @@ def _write(
     overlap = 1.0
     if variant == "int8":
         variant, overlap = _quantized_products(out, validation.take(slice(-_JUDGED, None)))
+    if variant == COMPILED:
+        if core is None:
+            variant = "rows-int8"
+        else:
+            write_kernel(served, out)
     save_trained(ranker, out)
     if variant:
-        Variant(variant, (out / ONNX).stat().st_size, metrics, overlap, ()).write(out)
+        Variant(variant, ranked_with(out).stat().st_size, metrics, overlap, ()).write(out)
     return metrics
 
 
@@ -162,7 +175,7 @@ def _quantized_products(out: Path, judged: RankExamples) -> tuple[str, float]:
     products = out / "products"
     products.mkdir()
     quantize_products(out, products)
-    ours, theirs = (score_requests(RankerSession(folder / ONNX), judged) for folder in (products, out))
+    ours, theirs = (score_requests(open_ranker(folder), judged) for folder in (products, out))
     overlap = top_overlap(ours, theirs)
     if overlap >= OVERLAP:
         for path in products.iterdir():

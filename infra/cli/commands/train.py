@@ -19,7 +19,7 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed and data give the 
 Epochs = Annotated[int, typer.Option(min=1, help="Largest number of epochs; training stops early.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard the checkpoints of an interrupted run.")]
 Compress = Annotated[
-    bool, typer.Option("--compress", help="Distil, prune, quantize; serve the smallest passing variant.")
+    bool, typer.Option("--compress", help="Distil, prune, quantize; serve the best passing variant.")
 ]
 Robust = Annotated[
     float, typer.Option(min=0, help="Adversarial training: size of the attack on embeddings; 0: none.")

@@ -23,7 +23,7 @@ from recsys.models.ranker import Ranker, ServedRanker
 from recsys.ranking.scorer import INPUTS
 from recsys.result import Goal, Result
 from training.compression.variants import candidate, read_variants
-from training.ranker.artifacts import ONNX, trained_ranker
+from training.ranker.artifacts import trained_ranker
 from training.ranker.export import random_inputs
 
 CANDIDATES, REQUESTS, LENGTH = 500, 8, 50
@@ -58,7 +58,7 @@ def run(config: RankBench) -> Result:
     )
     about = candidate(variants)
     chosen = about.name
-    files = {variant.name: config.ladder / variant.name / ONNX for variant in variants}
+    files = {variant.name: config.ladder / variant.name for variant in variants}
     student = trained_ranker(config.ladder / "student")
     one, two = (runs(files, "pruned", threads) for threads in (1, 2))
     forms: dict[str, Callable[[], object]] = {

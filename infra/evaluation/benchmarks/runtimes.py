@@ -1,4 +1,4 @@
-"""The runtimes of an exported ranker: onnxruntime, which serving uses, and OpenVINO where it is installed.
+"""The runtimes of an exported ranker: those of serving, and OpenVINO where it is installed.
 
 OpenVINO is an optional extra (`pip install recsys-reference[openvino]`, 50 MB): on CPUs with AMX or AVX512-BF16 it
 multiplies in bfloat16 without another file. `recsys bench rank` says what it would bring.
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from recsys.ranking.scorer import RankerSession
+from recsys.ranking.compiled import ONNX, open_ranker
 
 Inputs = Mapping[str, NDArray[Any]]
 Run = Callable[[Inputs], object]
@@ -20,11 +20,14 @@ Precision = Literal["f32", "bf16"]
 
 
 def runs(variants: Mapping[str, Path], plain: str, threads: int) -> dict[str, Run]:
-    """Every variant by onnxruntime and, where it is installed, the fp32 file of `plain` by OpenVINO (fp32, bf16)."""
-    found: dict[str, Run] = {name: RankerSession(path, threads).run for name, path in variants.items()}
+    """Every variant (name → folder) as it is served and, where it is installed, the fp32 file of `plain` by OpenVINO
+    (fp32, bf16)."""
+    found: dict[str, Run] = {
+        name: open_ranker(folder, threads=threads).run for name, folder in variants.items()
+    }
     if find_spec("openvino") is not None and plain in variants:
-        found["openvino_f32"] = openvino_run(variants[plain], threads, "f32")
-        found["openvino_bf16"] = openvino_run(variants[plain], threads, "bf16")
+        found["openvino_f32"] = openvino_run(variants[plain] / ONNX, threads, "f32")
+        found["openvino_bf16"] = openvino_run(variants[plain] / ONNX, threads, "bf16")
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from infra.evaluation.load.stored import fill
 from infra.evaluation.load.traffic import zipf
@@ -27,14 +27,16 @@ from recsys.items.item_table import items_table
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
 from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
-from recsys.ranking.scorer import RankerSession
+from recsys.native import core
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore
-from training.compression.ladder import LadderConfig
-from training.compression.quantize import quantize_linear_layers, quantized_tables
-from training.ranker.artifacts import ONNX
-from training.ranker.export import export_ranker, random_inputs
+from training.compression.ladder import LadderConfig, quantize_products
+from training.compression.quantize import quantized_tables
+from training.compression.variants import QUANTIZED
+from training.ranker.artifacts import GOLDEN, ONNX
+from training.ranker.export import export_ranker
+from training.ranker.kernel import write_kernel
 from training.two_tower.export import export_user_tower
 
 DIMENSION, LENGTH, NEIGHBOURS = 64, 50, 50
@@ -85,8 +87,8 @@ def write_history(
 
 
 def write_bench_bundle(bundles: Path, items: Sequence[Item], seed: int, version: str = "bench") -> Bundle:
-    """Write and publish it: the default two-tower, the ladder's INT8 student, the index that a catalogue of this size
-    gets."""
+    """Write and publish it: the default two-tower, the ladder's compiled student, the index that a catalogue of this
+    size gets."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vectors = _clustered(items, rng)
@@ -101,8 +103,9 @@ def write_bench_bundle(bundles: Path, items: Sequence[Item], seed: int, version:
         models={"two_tower": {}, "ranker": {}},
     )
     with write_bundle(bundles, manifest) as folder:
-        golden = _write_ranker(folder, len(items), seed) | _write_tower(folder, items, vectors)
-        save_file(golden, folder / "golden.safetensors")
+        _write_ranker(folder, len(items), seed)
+        golden = load_file(folder / GOLDEN) | _write_tower(folder, items, vectors)
+        save_file(golden, folder / GOLDEN)
         save_file({"vectors": vectors}, folder / "item_vectors.safetensors")
         index = AnnIndex.build(vectors)
         index.save(folder / "index.faiss")
@@ -129,7 +132,7 @@ def _clustered(items: Sequence[Item], rng: np.random.Generator) -> NDArray[np.fl
     return unit
 
 
-def _write_ranker(folder: Path, n_items: int, seed: int) -> dict[str, NDArray[np.generic]]:
+def _write_ranker(folder: Path, n_items: int, seed: int) -> None:
     config = LadderConfig(out=folder).student
     sample = torch.rand(2_000, FEATURES.dimension) * 100
     data = RankerData(
@@ -139,22 +142,21 @@ def _write_ranker(folder: Path, n_items: int, seed: int) -> dict[str, NDArray[np
         fields=torch.zeros(n_items + 1, 0, dtype=torch.int64),
         field_sizes=(),
     )
-    return export_untrained(Ranker(config, data).eval(), folder, seed, int8=True)
+    export_untrained(Ranker(config, data).eval(), folder, seed, "compiled")
 
 
-def export_untrained(ranker: Ranker, folder: Path, seed: int, int8: bool) -> dict[str, NDArray[np.generic]]:
-    """Write `folder`/ranker.onnx, in 8 bits or as it is; returns its golden arrays."""
-    n_items, model, plain = ranker.data.n_items, folder / ONNX, folder / "plain.onnx"
-    if int8:
-        export_ranker(quantized_tables(ranker, bits=8), plain, n_items, FEATURES.dimension, LENGTH, seed)
-        quantize_linear_layers(plain, model)
-        plain.unlink()
-    else:
-        export_ranker(ranker, model, n_items, FEATURES.dimension, LENGTH, seed)
-    inputs = random_inputs(n_items, FEATURES.dimension, LENGTH, 64, np.random.default_rng(seed))
-    found = RankerSession(model).run(inputs)
-    golden: dict[str, NDArray[np.generic]] = {f"ranker/in/{k}": v for k, v in inputs.items()}
-    return golden | {f"ranker/out/{k}": v for k, v in found.items()}
+def export_untrained(ranker: Ranker, folder: Path, seed: int, variant: str) -> None:
+    """Write `folder`/ranker.onnx and its golden arrays as this variant of the ladder has them; "compiled" without
+    compiled code is `rows-int8`."""
+    n_items = ranker.data.n_items
+    if variant in QUANTIZED:
+        ranker = quantized_tables(ranker, bits=8)
+    golden = export_ranker(ranker, folder / ONNX, n_items, FEATURES.dimension, LENGTH, seed)
+    save_file(golden, folder / GOLDEN)
+    if variant == "int8":
+        quantize_products(folder, folder)
+    if variant == "compiled" and core is not None:
+        write_kernel(ranker, folder)
 
 
 def _write_tower(

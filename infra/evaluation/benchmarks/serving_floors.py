@@ -23,7 +23,8 @@ from infra.local.process import free_port
 from recsys.bundle import Bundle
 from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
-from recsys.ranking.scorer import INPUTS, RankerSession
+from recsys.ranking.compiled import open_ranker
+from recsys.ranking.scorer import INPUTS, Ranker
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore
@@ -57,7 +58,7 @@ def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[s
     rng = np.random.default_rng(seed)
     index, vectors = AnnIndex.load(bundle.file("index.faiss")), bundle.arrays("item_vectors.safetensors")
     tower = UserTower(bundle.file("user_tower.onnx"), vectors["vectors"])
-    ranker, n_items = RankerSession(bundle.file("ranker.onnx")), len(index)
+    ranker, n_items = open_ranker(bundle.path), len(index)
     user_of = zipf_users(users, seed)
     history = rng.integers(1, n_items + 1, (1, LENGTH))
     ones = np.ones_like(history)
@@ -75,7 +76,7 @@ def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[s
 
 
 def _batched(
-    index: AnnIndex, tower: UserTower, ranker: RankerSession, n_items: int, rng: np.random.Generator
+    index: AnnIndex, tower: UserTower, ranker: Ranker, n_items: int, rng: np.random.Generator
 ) -> dict[str, float]:
     """Milliseconds per request when several run together: what a micro-batch could win. The ranker's graph takes one
     user, so twice the candidates stand for two users."""

@@ -19,7 +19,8 @@ from infra.evaluation.timing import percentiles_ms, take_turns
 from infra.local.children import Children
 from infra.local.process import free_port
 from recsys.contracts.errors import Unavailable
-from recsys.ranking.scorer import Ranker, RankerSession
+from recsys.ranking.compiled import open_ranker
+from recsys.ranking.scorer import Ranker
 from recsys.result import Goal, Result
 from serving.remote.client import RemoteRanker
 from serving.remote.messages import PREPARE, Prepare
@@ -50,7 +51,7 @@ def run(config: TransportBench) -> Result:
         port, socket = free_port(), home / "rank.sock"
         children.start("uds", "serve", "--role", "rank", "--uds", str(socket))
         children.start("tcp", "serve", "--role", "rank", "--port", str(port))
-        ways: dict[str, Ranker] = {"in_process": RankerSession(bundle.file("ranker.onnx"))}
+        ways: dict[str, Ranker] = {"in_process": open_ranker(bundle.path)}
         for name, url in (("uds", f"unix:{socket}"), ("tcp", f"http://127.0.0.1:{port}")):
             ways[name] = RemoteRanker(stack.enter_context(_ready(children, name, url)), "bench")
         inputs = ranker_inputs(config.items, config.candidates, np.random.default_rng(config.seed))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-VariantName = Literal["teacher", "student", "int8"]
+VariantName = Literal["teacher", "student", "compiled"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ BEFORE = Deployment(
     "teacher",
     {**_WITH_INDEX, **_EXACT},
 )
-AFTER = Deployment("after", "everything, with the defaults of `recsys serve`", "int8", {}, stream=True)
+AFTER = Deployment("after", "everything, with the defaults of `recsys serve`", "compiled", {}, stream=True)
 
 # one change at a time, from before to after
 _BATCHED = "two threads, the tower runs on several requests together"
@@ -57,11 +57,13 @@ _CACHED = "two threads, cached lists and user vectors"
 STEPS = (
     BEFORE,
     Deployment("student", "a distilled student ranks", "student", BEFORE.settings),
-    Deployment("int8", "the student in 8 bits (pruned, in the ladder)", "int8", BEFORE.settings),
-    Deployment("ann", "the bundle's index", "int8", _WITH_INDEX),
-    Deployment("columns", "item features in memory", "int8", _WITH_COLUMNS),
-    Deployment("batching", _BATCHED, "int8", _WITH_BATCHES, kept=False),
-    Deployment("caches", _CACHED, "int8", {**_IN_MEMORY, **_COMMON}),
-    Deployment("stream", "features of this moment by a feature worker", "int8", _COMMON, stream=True),
+    Deployment(
+        "compiled", "the student in 8 bits, compiled (pruned, in the ladder)", "compiled", BEFORE.settings
+    ),
+    Deployment("ann", "the bundle's index", "compiled", _WITH_INDEX),
+    Deployment("columns", "item features in memory", "compiled", _WITH_COLUMNS),
+    Deployment("batching", _BATCHED, "compiled", _WITH_BATCHES, kept=False),
+    Deployment("caches", _CACHED, "compiled", {**_IN_MEMORY, **_COMMON}),
+    Deployment("stream", "features of this moment by a feature worker", "compiled", _COMMON, stream=True),
     AFTER,
 )

@@ -14,9 +14,8 @@ from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.timing import median_s
 from recsys.contracts.errors import InvalidData
-from recsys.ranking.scorer import RankerSession
-from training.compression.variants import Variant, candidate, read_variants
-from training.ranker.artifacts import ONNX
+from recsys.ranking.compiled import open_ranker
+from training.compression.variants import Variant, candidate, ranked_with, read_variants
 from training.ranker.export import random_inputs
 
 TEACHER = "teacher"
@@ -28,7 +27,8 @@ class Models:
     """Model size, and the compute of ranking alone (a part of the compute row, without recall, features and HTTP).
 
     *Before*: the fp32 teacher. *After*: the served variant, which is the teacher when the gates refuse all others.
-    Both by onnxruntime on one thread. Without a ladder: the same architectures with untrained weights, ungated.
+    On one thread; by onnxruntime, or by compiled code if the variant has it. Without a ladder: the same architectures
+    with untrained weights, ungated.
     """
 
     name: ClassVar[str] = "models"
@@ -45,9 +45,9 @@ class Models:
             InvalidData: there is a ladder, but no teacher in it.
         """
         variants = read_variants(self.ladder)
-        how, files = self._trained(variants) if variants else self._untrained()
-        seconds = [self._cpu_seconds(file) for file in files]
-        size = [float(file.stat().st_size) for file in files]
+        how, folders = self._trained(variants) if variants else self._untrained()
+        seconds = [self._cpu_seconds(folder) for folder in folders]
+        size = [float(ranked_with(folder).stat().st_size) for folder in folders]
         return Found(
             [
                 Measured("model_size", size[0], size[1], "bytes", how, exact=True),
@@ -73,22 +73,20 @@ class Models:
             f"; gates refused the others, {best.name}: {', '.join(best.reasons)}" if best.reasons else ""
         )
         how = f"ladder: {TEACHER} to {served.name}{refused}"
-        return how, [self.ladder / variant.name / ONNX for variant in (teacher, served)]
+        return how, [self.ladder / variant.name for variant in (teacher, served)]
 
     def _untrained(self) -> tuple[str, list[Path]]:
-        how = "architectures of the ladder, untrained (no gate was asked): teacher to int8"
-        variants: tuple[VariantName, ...] = ("teacher", "int8")
-        return how, [
-            write_network(self.networks, variant, self.seed, self.ids) / ONNX for variant in variants
-        ]
+        how = "architectures of the ladder, untrained (no gate was asked): teacher to the compiled student"
+        variants: tuple[VariantName, ...] = ("teacher", "compiled")
+        return how, [write_network(self.networks, variant, self.seed, self.ids) for variant in variants]
 
-    def _cpu_seconds(self, model: Path) -> float:
+    def _cpu_seconds(self, folder: Path) -> float:
         """Median processor time of one call: other load on the machine does not count."""
-        session = RankerSession(model)
+        ranker = open_ranker(folder)
         inputs = random_inputs(
-            _ITEMS, session.n_features or 1, _LENGTH, self.candidates, np.random.default_rng(0)
+            _ITEMS, ranker.n_features or 1, _LENGTH, self.candidates, np.random.default_rng(0)
         )
-        return median_s(lambda: session.run(inputs), self.calls, time.process_time)
+        return median_s(lambda: ranker.run(inputs), self.calls, time.process_time)
 
 
 def _sheet(variants: Sequence[Variant]) -> Sheet:

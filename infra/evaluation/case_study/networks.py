@@ -21,13 +21,12 @@ from recsys.files import staged_folder
 from recsys.models import blocks, ranker
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
+from recsys.ranking.compiled import KERNEL
 from training.compression import quantize
 from training.compression.ladder import LadderConfig
 from training.compression.synthetic import CATEGORIES, LadderData
-from training.ranker import export
-from training.ranker.artifacts import ONNX
-
-GOLDEN = "golden.safetensors"
+from training.ranker import export, kernel
+from training.ranker.artifacts import GOLDEN, ONNX
 
 
 def write_network(folder: Path, variant: VariantName, seed: int, ids: int = 0, creators: int = 0) -> Path:
@@ -57,15 +56,14 @@ def write_network(folder: Path, variant: VariantName, seed: int, ids: int = 0, c
         field_sizes=widths,
     )
     with staged_folder(there) as staging:
-        golden = export_untrained(Ranker(shape, data).eval(), staging, seed, int8=variant == "int8")
-        save_file(golden, staging / GOLDEN)
+        export_untrained(Ranker(shape, data).eval(), staging, seed, variant)
     return there
 
 
 def _code() -> str:
     """Digest of the features and of the code that makes a network: a network of other code is not measured."""
     digest = hashlib.sha256(FEATURES.fingerprint.encode())
-    for module in (blocks, ranker, export, quantize):
+    for module in (blocks, ranker, export, quantize, kernel):
         digest.update(inspect.getsource(module).encode())
     return digest.hexdigest()[:12]
 
@@ -73,9 +71,10 @@ def _code() -> str:
 def with_network(bundle: Bundle, network: Path, bundles: Path, version: str) -> Bundle:
     """Publish a copy of the bundle whose ranker is this one."""
     with write_bundle(bundles, replace(bundle.manifest, version=version, files={})) as folder:
-        for name in bundle.manifest.files:
+        for name in bundle.manifest.files.keys() - {ONNX, KERNEL}:
             shutil.copyfile(bundle.file(name), folder / name)
-        shutil.copyfile(network / ONNX, folder / ONNX)
+        for path in network.glob("ranker*"):
+            shutil.copyfile(path, folder / path.name)
         towers = {k: v for k, v in load_file(bundle.file(GOLDEN)).items() if k.startswith("user_tower/")}
         save_file(towers | load_file(network / GOLDEN), folder / GOLDEN)
     return publish(bundles, version)

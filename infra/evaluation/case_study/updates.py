@@ -30,7 +30,7 @@ class Updates:
             nights = [write_bench_bundle(home / f"base-{n}", items, self.seed + n) for n in range(2)]
             teacher = write_network(self.networks, "teacher", self.seed, self.ids)
             before = with_network(nights[1], teacher, home / "before", "night-1")
-            small = [write_network(self.networks, "int8", self.seed + n, self.ids) for n in range(2)]
+            small = [write_network(self.networks, "compiled", self.seed + n, self.ids) for n in range(2)]
             first, second = (
                 with_network(nights[n], small[n], home / "after", f"night-{n}") for n in range(2)
             )

@@ -12,11 +12,10 @@ import numpy as np
 from matplotlib import pyplot
 
 from recsys.contracts.errors import InvalidData
-from recsys.ranking.scorer import RankerSession
+from recsys.ranking.compiled import open_ranker
 from recsys.result import Goal, Result
 from training.compression.gates import OVERLAP
 from training.compression.variants import Variant, candidate, read_variants
-from training.ranker.artifacts import ONNX
 from training.ranker.export import call_ms, random_inputs
 
 matplotlib.use("Agg")  # no display
@@ -24,11 +23,11 @@ CANDIDATES, LENGTH, CALLS = 500, 50, 60
 _MEMORY = """
 import os, sys
 from pathlib import Path
-from recsys.ranking.scorer import RankerSession
+from recsys.ranking.compiled import open_ranker
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 before = resident()
-session = RankerSession(Path(sys.argv[1]))
+ranker = open_ranker(Path(sys.argv[1]))
 print((resident() - before) / 2**20)
 """
 
@@ -45,7 +44,7 @@ def report(ladder: Path, out: Path, calls: int = CALLS) -> Result:
     chosen = candidate(variants)
     figures: dict[str, float] = {}
     for variant in variants:
-        model = ladder / variant.name / ONNX
+        model = ladder / variant.name
         p50, p99 = _latency(model, calls)
         figures |= {
             f"{variant.name}_mb": variant.bytes / 1e6,
@@ -99,10 +98,10 @@ def table(variants: list[Variant], figures: dict[str, float]) -> str:
 
 def _latency(model: Path, calls: int) -> tuple[float, float]:
     """p50 and p99 milliseconds of 500 candidates on one thread."""
-    session = RankerSession(model)
-    inputs = random_inputs(1_000, session.n_features or 1, LENGTH, CANDIDATES, np.random.default_rng(0))
-    session.run(inputs)
-    low, high = np.percentile(call_ms(session, inputs, calls), [50, 99])
+    ranker = open_ranker(model)
+    inputs = random_inputs(1_000, ranker.n_features or 1, LENGTH, CANDIDATES, np.random.default_rng(0))
+    ranker.run(inputs)
+    low, high = np.percentile(call_ms(ranker, inputs, calls), [50, 99])
     return float(low), float(high)
 
 

@@ -54,6 +54,7 @@ def ready(
     }
     if not host.active:
         response.status_code = 503
+    runtime = host.runtime()
     degraded = [name for name, state in checks.items() if state != OK]
     return Health(
         ready=host.active is not None,
@@ -61,6 +62,7 @@ def ready(
         degraded=degraded,
         checks=checks,
         request_path=described(settings.native),
+        ranker=runtime.ranks_by if runtime else None,
     )
 
 

@@ -16,6 +16,7 @@ TESTS = (
     "tests/recsys/features/test_compile.py",
     "tests/recsys/pipeline/test_compiled_history.py",
     "tests/recsys/pipeline/test_compiled_recall.py",
+    "tests/recsys/ranking/test_compiled.py",
     "tests/recsys/rerank/test_reranker.py",
     "tests/recsys/store/test_compiled_cells.py",
 )

@@ -16,6 +16,7 @@ from recsys.contracts.types import Head
 from recsys.features.drift import HISTOGRAMS, read_histograms
 from recsys.metrics import auc
 from recsys.models.ranker import Ranker
+from recsys.ranking.compiled import KERNEL, open_ranker
 from recsys.ranking.scorer import RankerSession
 from tests.training.compression.ladder_fixture import SMALL, config
 from training.compression import ladder
@@ -30,7 +31,7 @@ from training.compression.gates import (
 from training.compression.ladder_input import LadderInput, synthetic_input
 from training.compression.quantize import prune_experts, zero_smallest
 from training.compression.synthetic import make
-from training.compression.variants import VARIANTS, Variant, candidate, read_variants, served
+from training.compression.variants import QUANTIZED, VARIANTS, Variant, candidate, read_variants, served
 from training.ranker.dataset import RankExamples
 from training.ranker.loop import inputs_of
 
@@ -61,12 +62,18 @@ def test_every_variant_is_smaller_and_can_be_served(built: tuple[Path, list[Vari
     for name in VARIANTS:  # drift can be told whichever is served
         assert len(read_histograms(out / name / HISTOGRAMS)) == SMALL.n_features
     assert [r.name for r in read_variants(out)] == list(VARIANTS)
-    for name in ("rows-fp16", "rows-int8", "rows-int4", "int8"):  # fewer bits heal nothing
+    for name in QUANTIZED:  # fewer bits heal nothing
         inherited = [reason for reason in by_name[name].reasons if reason.startswith("pruned, which")]
         assert len(inherited) == len(by_name["pruned"].reasons)
     for name in VARIANTS:
         files = {"ranker.onnx", "calibration.json", "golden.safetensors", "summary.json", "variant.json"}
         assert files <= {p.name for p in (out / name).iterdir()}
+    # what compiled code computes is what was gated
+    assert (
+        by_name["compiled"].bytes == (out / "compiled" / KERNEL).stat().st_size < by_name["rows-int8"].bytes
+    )
+    assert by_name["compiled"].metrics == pytest.approx(by_name["rows-int8"].metrics, abs=1e-3)
+    assert open_ranker(out / "compiled").runtime == "compiled"
     # what a model host checks when it loads the bundle
     golden = load_file(out / "int8" / "golden.safetensors")
     inputs = {n.removeprefix("ranker/in/"): a for n, a in golden.items() if n.startswith("ranker/in/")}
@@ -148,6 +155,8 @@ def test_the_smallest_variant_that_passed_is_served() -> None:
         variant("int8", 20, "click: AUC fell"),
     ]
     assert served(variants).name == "rows-int8"
+    assert served([*variants, variant("compiled", 31)]).name == "compiled"  # half the time
+    assert served([*variants, variant("compiled", 31, "click: AUC fell")]).name == "rows-int8"
 
 
 def test_nothing_is_served_when_every_gate_fails() -> None:

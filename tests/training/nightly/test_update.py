@@ -17,6 +17,7 @@ from recsys.items.item_table import items_table, read_items
 from recsys.lake.lake import write_parquet
 from recsys.models.ranker import RankerConfig
 from recsys.models.two_tower import TwoTowerShape
+from recsys.ranking.compiled import KERNEL
 from recsys.ranking.scorer import RankerSession
 from tests.training.evaluation.kuairand_slice import write_slice
 from tests.training.ranker.rank_fixture import DAY_MS, N_FEATURES, write_world
@@ -118,6 +119,22 @@ def test_an_int8_variant_stays_one_as_long_as_its_lists_agree(
     inputs = {n.removeprefix("ranker/in/"): a for n, a in golden.items() if n.startswith("ranker/in/")}
     for head, scores in RankerSession(config.work / "ranker.onnx").run(inputs).items():
         np.testing.assert_allclose(scores, golden[f"ranker/out/{head}"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["compiled", "rows-int8"])
+def test_a_compiled_variant_stays_one_where_there_is_compiled_code(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The ranker of this test has too few items for rows in 8 bits, so its weights are stand-ins."""
+    config = night(world, tmp_path)
+    (config.work / VARIANT).write_text(json.dumps(asdict(Variant("compiled", 1, {}, 1.0, ()))))
+    monkeypatch.setattr(nightly_ranker, "core", object() if name == "compiled" else None)
+    monkeypatch.setattr(nightly_ranker, "write_kernel", lambda _, out: (out / KERNEL).write_bytes(b"weights"))
+    update_ranker(config)
+    found = json.loads((config.work / VARIANT).read_text())
+    written = config.work / (KERNEL if name == "compiled" else "ranker.onnx")
+    assert (found["name"], found["bytes"]) == (name, written.stat().st_size)
+    assert (config.work / KERNEL).exists() == (name == "compiled")
 
 
 def test_weights_follow_the_items_ids(world: Path) -> None:

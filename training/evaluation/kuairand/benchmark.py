@@ -17,8 +17,9 @@ from pydantic import Field
 
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData, RankerLogits
+from recsys.ranking.scorer import RankerSession
 from training.compression.distill import distillation
-from training.compression.ladder import onnx_scores
+from training.compression.ladder import row_scores
 from training.compression.quantize import quantize_linear_layers, quantized_tables
 from training.config import Config
 from training.evaluation.kuairand.baselines import (
@@ -198,7 +199,7 @@ class Benchmark:
                 quantized, rows, data.n_items, data.n_features, self.parts["test"].history.shape[1], seed
             )
             quantize_linear_layers(rows, both)
-            return of_scores(onnx_scores(both, self.parts["test"]))
+            return of_scores(row_scores(RankerSession(both), self.parts["test"]))
 
     def contributions(self) -> Iterator[tuple[str, Mapping[str, Floats]]]:
         """(name, LightGBM's click logits) of each group with the static one alone, and of all groups without it."""

@@ -22,6 +22,7 @@ from recsys.datasets.opening import open_dataset
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
 from recsys.ranking.calibration import calibrate, read_calibrations
+from recsys.ranking.compiled import open_ranker
 from recsys.result import Goal, Result
 from training.compression import ladder
 from training.compression.configs import HISTORY_LENGTH, lake_ladder
@@ -35,7 +36,7 @@ from training.evaluation.kuairand.log import Kuairand, load, split
 from training.evaluation.kuairand.score_cache import ScoreCache
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
-from training.ranker.artifacts import CALIBRATION, ONNX
+from training.ranker.artifacts import CALIBRATION
 from training.ranker.dataset import RankExamples, read_examples
 
 Report = Callable[[str], None]
@@ -178,4 +179,4 @@ class _Evaluation:
 
 def scores_as_served(folder: Path, rows: RankExamples) -> Scores:
     """Calibrated scores of a variant's exported ranker."""
-    return calibrate(ladder.onnx_scores(folder / ONNX, rows), read_calibrations(folder / CALIBRATION))
+    return calibrate(ladder.row_scores(open_ranker(folder), rows), read_calibrations(folder / CALIBRATION))
