@@ -72,7 +72,8 @@ from serving.telemetry import Telemetry
 from streaming.log import KafkaSink, KafkaSource
 
 IO_THREADS = 4
-_IMPRESSIONS_LINGER_S = 0.2  # no request waits for them; features may be a second old
+# No request waits for them. What a partition gets within it is one record batch, one fetch, one script call.
+_IMPRESSIONS_LINGER_S = 1.0
 
 
 def make_app(settings: ServingSettings) -> Starlette:
