@@ -35,17 +35,25 @@ CURRENT = "CURRENT"  # a file in the bundles folder that names the version to se
 FILES: Mapping[str, str] = {
     "items.parquet": "item table; an item's row here is its number in every other file",
     "user_tower.onnx": "item vectors, types and gaps of a history (and profile) → user vector",
+    "user_tower_kernel.safetensors": "optional: the user tower's weights as compiled code reads them",
     "item_vectors.safetensors": "`vectors` (n_items, d), `attributes` (1 + buckets, d) of fresh items; float32",
     "index.faiss": "inner-product index over the item vectors",
     "item_to_item.safetensors": "`neighbours` (n_items, m) int32, -1 for none; `scores` (n_items, m) float32",
     "popular.safetensors": "`rows` (n,) int32, the most popular first; `scores` (n,) float32",
     "ranker.onnx": "history and candidates with features → one output per head",
-    "ranker_kernel.safetensors": "optional: the ranker's weights as compiled code reads them (docs/ranking.md)",
+    "ranker_kernel.safetensors": "optional: the ranker's weights as compiled code reads them",
     "golden.safetensors": "inputs of both models (item numbers for item vectors) and their expected outputs",
     "calibration.json": "optional: per head, the map from raw score to probability",
     "feature_histograms.json": "optional: distributions of the ranker's training features, to detect drift",
 }
-OPTIONAL = frozenset({"calibration.json", "feature_histograms.json", "ranker_kernel.safetensors"})
+OPTIONAL = frozenset(
+    {
+        "calibration.json",
+        "feature_histograms.json",
+        "ranker_kernel.safetensors",
+        "user_tower_kernel.safetensors",
+    }
+)
 
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 

@@ -273,12 +273,10 @@ def _host(
     feed: ItemFeed,
     config: PipelineConfig,
 ) -> ModelHost[Runtime]:
-    place, features = (
-        IndexPlace.of(settings),
-        ItemFeatures(settings.feature_source, nightly, serves(settings.native)),
-    )
+    place, native = IndexPlace.of(settings), serves(settings.native)
+    features = ItemFeatures(settings.feature_source, nightly, native)
     options = LoadOptions(
-        place, features, settings.vector_cache_bytes, settings.batch, settings.batch_wait_ms
+        place, features, settings.vector_cache_bytes, settings.batch, settings.batch_wait_ms, native
     )
 
     def load(bundle: Bundle) -> Runtime:

@@ -44,10 +44,10 @@ def assemble_service(settings: ServingSettings, telemetry: Telemetry) -> Starlet
 def recall_app(settings: ServingSettings, telemetry: Telemetry, store: FeatureStore) -> Starlette:
     """The application of the role recall, on any store."""
     feed = ItemFeed(store, clock_of(settings.clock))
-    place = IndexPlace.of(settings)
+    place, native = IndexPlace.of(settings), serves(settings.native)
 
     def load(bundle: Bundle) -> RecallService:
-        service = RecallService(bundle, place)
+        service = RecallService(bundle, place, native)
         feed.attach(service.live)
         return service
 

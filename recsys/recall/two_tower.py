@@ -1,4 +1,4 @@
-"""The two-tower channel: the user's vector by onnxruntime, its nearest items by the index."""
+"""The two-tower channel: the user's vector by compiled code or onnxruntime, its nearest items by the index."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.request import Query, Rows
 from recsys.models.attributes import profile_rows
 from recsys.models.onnx_session import open_session
+from recsys.recall.compiled_tower import open_tower
 from recsys.recall.vector_index import VectorIndex
 
 ITEMS, TYPES, GAPS = "items", "types", "gaps"
@@ -30,15 +31,13 @@ def gathered(table: NDArray[np.float32], history: NDArray[np.int64]) -> NDArray[
     return vectors
 
 
-class UserTower:
+class OnnxTower:
     """`user_tower.onnx` with checked names. Thread-safe."""
 
-    def __init__(self, model: Path | bytes, items: NDArray[np.float32]) -> None:
-        """items: (n_items, d) the bundle's item vectors, which the tower reads as well.
+    runtime = "onnxruntime"
 
-        Raises:
-            InvalidBundle: not an ONNX model, one with other inputs or outputs, or for vectors of another length.
-        """
+    def __init__(self, model: Path | bytes, items: NDArray[np.float32]) -> None:
+        """Raises `InvalidBundle`: as `UserTower`."""
         self._session = open_session("user_tower.onnx", model)
         self._items = items
         inputs = {i.name: i.shape for i in self._session.get_inputs()}
@@ -61,6 +60,40 @@ class UserTower:
         history: NDArray[np.int64],
         types: NDArray[np.int64],
         gaps: NDArray[np.int64],
+        profile: NDArray[np.int64] | None,
+    ) -> NDArray[np.float32]:
+        """As `UserTower.vectors`; `profile` exactly if the tower takes it."""
+        inputs: dict[str, NDArray[np.generic]] = {TYPES: types, GAPS: gaps}
+        if self._gathers:
+            inputs[ITEMS] = gathered(self._items, history)
+        else:
+            inputs[HISTORY] = history
+        if profile is not None:
+            inputs[PROFILE] = profile
+        found: NDArray[np.float32] = self._session.run([OUTPUT], inputs)[0]
+        return found
+
+
+class UserTower:
+    """The bundle's user tower, by compiled code or onnxruntime. Thread-safe."""
+
+    def __init__(self, model: Path | bytes, items: NDArray[np.float32], native: bool = False) -> None:
+        """items: (n_items, d) the bundle's item vectors, which the tower reads as well. native: compiled code runs it
+        if the model's folder has weights for that.
+
+        Raises:
+            InvalidBundle: not an ONNX model, one with other inputs or outputs, or for vectors of another length.
+        """
+        compiled = open_tower(model.parent, items) if native and isinstance(model, Path) else None
+        self._tower = compiled or OnnxTower(model, items)
+        self.takes_profile = self._tower.takes_profile
+        self.runtime = self._tower.runtime
+
+    def vectors(
+        self,
+        history: NDArray[np.int64],
+        types: NDArray[np.int64],
+        gaps: NDArray[np.int64],
         profile: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
         """(B, L) int64 each (`recsys.models.encoding`) → (B, d) float32.
@@ -68,15 +101,11 @@ class UserTower:
         profile: (B, PROFILE_SLOTS) int64 of `recsys.models.attributes`; None: unknown users.
         Raises `ValueError`: the history has numbers that are no items of the bundle.
         """
-        inputs: dict[str, NDArray[np.generic]] = {TYPES: types, GAPS: gaps}
-        if self._gathers:
-            inputs[ITEMS] = gathered(self._items, history)
-        else:
-            inputs[HISTORY] = history
-        if self.takes_profile:
-            inputs[PROFILE] = np.stack([profile_rows({})] * len(history)) if profile is None else profile
-        found: NDArray[np.float32] = self._session.run([OUTPUT], inputs)[0]
-        return found
+        if not self.takes_profile:
+            profile = None
+        elif profile is None:
+            profile = np.stack([profile_rows({})] * len(history))
+        return self._tower.vectors(history, types, gaps, profile)
 
 
 @dataclass(frozen=True, eq=False)

@@ -230,6 +230,7 @@ class Health(BaseModel):
         ),
         request_path="native",
         ranker="compiled",
+        user_tower="compiled",
     )
 
     ready: bool
@@ -237,6 +238,9 @@ class Health(BaseModel):
     degraded: list[str]
     checks: dict[str, str]
     request_path: str = Field(description="native: compiled code serves; python, and why.")
+    user_tower: str | None = Field(
+        None, description="What runs its user tower in this process: compiled or onnxruntime."
+    )
     ranker: str | None = Field(
         None, description="What runs the bundle's ranker: compiled, onnxruntime or remote."
     )

@@ -46,6 +46,7 @@ class LoadOptions:
     vector_cache_bytes: int = 0
     batch: int = 1
     batch_wait_ms: float = 0.0
+    native: bool = False  # compiled code runs the user tower, if the bundle has weights for it
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,12 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
         catalogue=catalogue,
         index=index,
         tower=CachedUserTower(
-            model, vectors["vectors"], options.vector_cache_bytes, options.batch, options.batch_wait_ms / 1e3
+            model,
+            vectors["vectors"],
+            options.vector_cache_bytes,
+            options.batch,
+            options.batch_wait_ms / 1e3,
+            options.native,
         ),
         neighbours=near["neighbours"],
         neighbour_scores=near["scores"],

@@ -28,8 +28,9 @@ class CachedUserTower(UserTower):
         max_bytes: int,
         batch: int = 1,
         wait_s: float = 0.0,
+        native: bool = False,
     ) -> None:
-        super().__init__(model, items)
+        super().__init__(model, items, native)
         self.cache: Cache[bytes, NDArray[np.float32]] = Cache(max_bytes, lambda v: v.nbytes + _ENTRY_BYTES)
         self._batcher = MicroBatcher(self._batch, batch, wait_s) if batch > 1 else None
 

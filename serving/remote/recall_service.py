@@ -17,7 +17,7 @@ from serving.remote.messages import Array, Nearest, NearestCall
 class RecallService:
     """Tower and index of one bundle. `live` follows the item feed; it needs no features."""
 
-    def __init__(self, bundle: Bundle, place: IndexPlace) -> None:
+    def __init__(self, bundle: Bundle, place: IndexPlace, native: bool = False) -> None:
         """Raises `InvalidBundle`: a file cannot be used, or the golden outputs differ.
         Raises `InvalidConfig` or `Unavailable`: Milvus is configured, and its client or Milvus itself is missing."""
         check_golden(bundle)
@@ -30,7 +30,7 @@ class RecallService:
         self._index = place.open(bundle, arrays["vectors"])
         live = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
         self.live = LiveCatalogue(self._catalogue, live)
-        self._tower = UserTower(bundle.file("user_tower.onnx"), arrays["vectors"])
+        self._tower = UserTower(bundle.file("user_tower.onnx"), arrays["vectors"], native)
 
     def nearest(self, call: NearestCall) -> Nearest:
         """None for a user of whom this tower reads nothing.

@@ -1,7 +1,7 @@
 """Export the trained two-tower into its work folder: its part of a bundle, and the weights for the next night.
 
-`user_tower.onnx`, `item_vectors.safetensors`, `item_to_item.safetensors`, `popular.safetensors`, `golden.safetensors`
-and `summary.json`; `recsys.bundle.FILES` says what each holds.
+`user_tower.onnx` and `user_tower_kernel.safetensors`, `item_vectors.safetensors`, `item_to_item.safetensors`,
+`popular.safetensors`, `golden.safetensors` and `summary.json`; `recsys.bundle.FILES` says what each holds.
 """
 
 import logging
@@ -17,9 +17,12 @@ from recsys.contracts.errors import InvalidBundle
 from recsys.models.attributes import PROFILE_SLOTS
 from recsys.models.encoding import EncodedHistory, encode_arrays
 from recsys.models.two_tower import ServedUserTower, TwoTower
+from recsys.native import core
+from recsys.recall.compiled_tower import KERNEL
 from recsys.recall.two_tower import GAPS, ITEMS, OUTPUT, PROFILE, TYPES, UserTower
 from recsys.result import to_json
 from training.two_tower.cooccurrence import filled_up, interactions, item_neighbours, popularity
+from training.two_tower.kernel import is_compilable, write_tower_kernel
 from training.two_tower.sequences import History, Profiles, SequenceFiles
 from training.two_tower.train import TwoTowerResult
 from training.two_tower.warm_start import save_weights
@@ -58,6 +61,9 @@ def main(
     arrays = {f"user_tower/in/{name}": array for name, array in golden.items()}
     save_file(arrays | {f"user_tower/out/{OUTPUT}": expected}, work / "golden.safetensors")
 
+    (work / KERNEL).unlink(missing_ok=True)  # of another training
+    if core is not None and is_compilable(tower):
+        write_tower_kernel(tower, work, vectors["vectors"])
     save_file(vectors, work / "item_vectors.safetensors")
     seen = interactions(histories, len(result.items))
     similar, scores = filled_up(*item_neighbours(seen, neighbours), vectors["vectors"])

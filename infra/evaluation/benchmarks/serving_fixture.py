@@ -38,6 +38,7 @@ from training.ranker.artifacts import GOLDEN, ONNX
 from training.ranker.export import export_ranker
 from training.ranker.kernel import write_kernel
 from training.two_tower.export import export_user_tower
+from training.two_tower.kernel import write_tower_kernel
 
 DIMENSION, LENGTH, NEIGHBOURS = 64, 50, 50
 CATEGORIES, CREATORS = 32, 2_000
@@ -104,8 +105,7 @@ def write_bench_bundle(bundles: Path, items: Sequence[Item], seed: int, version:
     )
     with write_bundle(bundles, manifest) as folder:
         _write_ranker(folder, len(items), seed)
-        golden = load_file(folder / GOLDEN) | _write_tower(folder, items, vectors)
-        save_file(golden, folder / GOLDEN)
+        _write_tower(folder, items, vectors)
         save_file({"vectors": vectors}, folder / "item_vectors.safetensors")
         index = AnnIndex.build(vectors)
         index.save(folder / "index.faiss")
@@ -159,13 +159,13 @@ def export_untrained(ranker: Ranker, folder: Path, seed: int, variant: str) -> N
         write_kernel(ranker, folder)
 
 
-def _write_tower(
-    folder: Path, items: Sequence[Item], vectors: NDArray[np.float32]
-) -> dict[str, NDArray[np.generic]]:
-    tower = ServedUserTower(TwoTower(TwoTowerShape(dim=DIMENSION), items).eval())
-    export_user_tower(tower.eval(), folder / "user_tower.onnx")
+def _write_tower(folder: Path, items: Sequence[Item], vectors: NDArray[np.float32]) -> None:
+    tower = ServedUserTower(TwoTower(TwoTowerShape(dim=DIMENSION), items).eval()).eval()
+    export_user_tower(tower, folder / "user_tower.onnx")
     history = np.arange(1, LENGTH + 1)[None]
     inputs = {"history": history, "types": np.ones_like(history), "gaps": np.ones_like(history)}
     found = UserTower(folder / "user_tower.onnx", vectors).vectors(**inputs)
-    golden: dict[str, NDArray[np.generic]] = {f"user_tower/in/{k}": v for k, v in inputs.items()}
-    return golden | {"user_tower/out/user_vector": found}
+    golden = {f"user_tower/in/{name}": array for name, array in inputs.items()}
+    save_file(load_file(folder / GOLDEN) | golden | {"user_tower/out/user_vector": found}, folder / GOLDEN)
+    if core is not None:
+        write_tower_kernel(tower, folder, vectors)

@@ -23,6 +23,7 @@ from infra.local.process import free_port
 from recsys.bundle import Bundle
 from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
+from recsys.native import core
 from recsys.ranking.compiled import open_ranker
 from recsys.ranking.scorer import INPUTS, Ranker
 from recsys.recall.ann import AnnIndex
@@ -57,7 +58,7 @@ def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[s
     """Median milliseconds of each part on one thread, and their sum."""
     rng = np.random.default_rng(seed)
     index, vectors = AnnIndex.load(bundle.file("index.faiss")), bundle.arrays("item_vectors.safetensors")
-    tower = UserTower(bundle.file("user_tower.onnx"), vectors["vectors"])
+    tower = UserTower(bundle.file("user_tower.onnx"), vectors["vectors"], native=core is not None)
     ranker, n_items = open_ranker(bundle.path), len(index)
     user_of = zipf_users(users, seed)
     history = rng.integers(1, n_items + 1, (1, LENGTH))

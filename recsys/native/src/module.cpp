@@ -1,5 +1,5 @@
-// `recsys.native._core`: what Python calls. Calls hold Python's lock, since they take tens of microseconds; not the
-// ranker's, which takes hundreds.
+// `recsys.native._core`: what Python calls. Calls hold Python's lock, since they take tens of microseconds; not those of
+// models (models.cpp), which take hundreds.
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
@@ -11,10 +11,11 @@
 #include "fold_input.hpp"
 #include "greedy.hpp"
 #include "history.hpp"
-#include "ranker.hpp"
 #include "recall.hpp"
 
 namespace recsys {
+
+void bind_models(py::module_& m);  // models.cpp
 
 using FeatureSpec = std::tuple<int, int64_t, std::vector<std::pair<int, int64_t>>, std::vector<double>>;
 using TotalSpec = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, std::vector<int64_t>>;
@@ -198,68 +199,6 @@ py::tuple encode(const HistoryEncoder& self, const py::list& engaged, const py::
                           array_of(made.hidden, {hidden}));
 }
 
-// The kernel, and the arrays that it reads in place.
-class PythonRanker {
-  public:
-    PythonRanker(const py::dict& arrays, size_t expert_layers) : arrays_(arrays), kernel_(weights(arrays, expert_layers)) {}
-
-    size_t features() const { return kernel_.features(); }
-
-    py::array_t<float> run(Array<int64_t> history, Array<int64_t> types, Array<int64_t> gaps, Array<int64_t> items,
-                           Array<float> features, Array<int64_t> position) const {
-        py::array_t<float> heads({static_cast<py::ssize_t>(HEADS), items.shape(0)});
-        const UserInput user{view(history, "history"), view(types, "types"), view(gaps, "gaps")};
-        const CandidateInput candidates{view(items, "items"), view(position, "position"),
-                                        view(features, "features", 2)};
-        float* into = heads.mutable_data();
-        py::gil_scoped_release unlocked;
-        kernel_.run(user, candidates, into);
-        return heads;
-    }
-
-  private:
-    template <typename T>
-    static View<T> array(const py::dict& arrays, const std::string& name, int dimensions) {
-        check(arrays.contains(name), ("lacks " + name).c_str());
-        const py::handle found = arrays[name.c_str()];
-        check(py::isinstance<Array<T>>(found), (name + ": of another type").c_str());
-        return view(py::reinterpret_borrow<Array<T>>(found), name.c_str(), dimensions);
-    }
-    static Linear linear(const py::dict& arrays, const std::string& name) {
-        const auto w = array<float>(arrays, name + "_w", 2);
-        return Linear(w, array<float>(arrays, name + "_b", 1), w.rows, name.c_str());
-    }
-    static RankerWeights weights(const py::dict& arrays, size_t expert_layers) {
-        RankerWeights w;
-        const auto buckets = array<int32_t>(arrays, "buckets", 1);
-        check(buckets.rows == 1, "buckets: one number");
-        w.buckets = buckets[0];
-        w.rows = array<int8_t>(arrays, "rows", 2);
-        w.row_scale = array<float>(arrays, "row_scale", 1);
-        w.codes = array<uint8_t>(arrays, "codes", 2);
-        w.starts = array<int32_t>(arrays, "starts", 1);
-        w.fields = array<float>(arrays, "fields", 2);
-        w.field_bias = array<float>(arrays, "field_bias", 1);
-        w.types = array<float>(arrays, "types", 2);
-        w.gaps = array<float>(arrays, "gaps", 2);
-        w.positions = array<float>(arrays, "positions", 2);
-        w.mean = array<float>(arrays, "mean", 1);
-        w.scale = array<float>(arrays, "scale", 1);
-        w.query = linear(arrays, "query");
-        w.key = linear(arrays, "key");
-        w.value = linear(arrays, "value");
-        w.down = linear(arrays, "down");
-        w.up = linear(arrays, "up");
-        w.wide = linear(arrays, "wide");
-        w.tower = linear(arrays, "tower");
-        for (size_t i = 0; i < expert_layers; i++) w.expert.push_back(linear(arrays, "expert" + std::to_string(i)));
-        return w;
-    }
-
-    py::dict arrays_;
-    RankerKernel kernel_;
-};
-
 }  // namespace recsys
 
 PYBIND11_MODULE(_core, m) {
@@ -291,12 +230,7 @@ PYBIND11_MODULE(_core, m) {
              py::arg("rows"), py::arg("now_ms"), py::arg("trained"));
     m.def("greedy", &greedy_list, py::kw_only(), py::arg("relevance").noconvert(), py::arg("vectors").noconvert(),
           py::arg("diversity"), py::arg("caps"), py::arg("places"), py::arg("pins"));
-    py::class_<PythonRanker>(m, "RankerKernel")
-        .def(py::init<const py::dict&, size_t>(), py::arg("arrays"), py::arg("expert_layers"))
-        .def_property_readonly("features", &PythonRanker::features)
-        .def("run", &PythonRanker::run, py::kw_only(), py::arg("history").noconvert(), py::arg("types").noconvert(),
-             py::arg("gaps").noconvert(), py::arg("items").noconvert(), py::arg("features").noconvert(),
-             py::arg("position").noconvert());
+    bind_models(m);
     py::class_<PythonFold>(m, "Fold")
         .def(py::init<const std::vector<PlanSpec>&, int64_t, int64_t, size_t>(), py::arg("plans"),
              py::arg("bucket_ms"), py::arg("buckets"), py::arg("categories"))

@@ -1,31 +1,13 @@
 // What the compiled ranker reads: weights, a user's history, candidates.
 #pragma once
-#include <algorithm>
 #include <cstdint>
 #include <vector>
 
-#include "arrays.hpp"
+#include "linear.hpp"
 
 namespace recsys {
 
 constexpr size_t HEADS = 4;
-constexpr size_t LANES = 8;  // of a vector of floats: two SSE registers, one of AVX2, or two of NEON
-
-// (in, out) weights and a bias, padded with zeros to whole vectors of columns.
-struct Linear {
-    size_t depth = 0, out = 0, width = 0;
-    std::vector<float> weights, bias;
-
-    Linear() = default;
-    Linear(View<float> w, View<float> b, size_t from, const char* name) {
-        depth = w.rows, out = w.width, width = (out + LANES - 1) / LANES * LANES;
-        check(depth == from && b.rows == out && out > 0, name);
-        weights.assign(depth * width, 0.0f);
-        for (size_t k = 0; k < depth; k++) std::copy(w.row(k), w.row(k) + out, weights.data() + k * width);
-        bias.assign(width, 0.0f);
-        std::copy(b.data, b.data + out, bias.data());
-    }
-};
 
 struct RankerWeights {
     int64_t buckets = 0;      // items share 2 · buckets rows (`HashedTable`); 0: each has its own

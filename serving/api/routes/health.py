@@ -63,6 +63,7 @@ def ready(
         checks=checks,
         request_path=described(settings.native),
         ranker=runtime.ranks_by if runtime else None,
+        user_tower=runtime.artifacts.tower.runtime if runtime else None,
     )
 
 

@@ -17,6 +17,7 @@ TESTS = (
     "tests/recsys/pipeline/test_compiled_history.py",
     "tests/recsys/pipeline/test_compiled_recall.py",
     "tests/recsys/ranking/test_compiled.py",
+    "tests/recsys/recall/test_compiled_tower.py",
     "tests/recsys/rerank/test_reranker.py",
     "tests/recsys/store/test_compiled_cells.py",
 )

@@ -204,7 +204,7 @@ def test_health_and_readiness(api: Api, make_api: Callable[..., Api]) -> None:
     ready = api.client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["degraded"] == []
-    assert ready.json()["ranker"] == "onnxruntime"
+    assert ready.json()["ranker"] == ready.json()["user_tower"] == "onnxruntime"
     assert ready.json()["checks"] == schemas.Health.model_json_schema()["examples"][0]["checks"]
     api.store.up = False
     assert api.client.get("/readyz").json()["degraded"] == ["store"]

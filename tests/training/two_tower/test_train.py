@@ -24,6 +24,7 @@ from recsys.datasets.base import USER_SCHEMA
 from recsys.items.item_table import items_table
 from recsys.lake.lake import write_parquet
 from recsys.models.two_tower import TwoTowerShape
+from recsys.native import core
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from training.checkpoint import TrainingState
@@ -257,6 +258,9 @@ def test_export_is_what_the_bundle_wants(config: TwoTowerConfig, tmp_path: Path)
     inputs = {name: golden[f"user_tower/in/{name}"] for name in ("history", "types", "gaps")}
     users = UserTower(work / "user_tower.onnx", vectors["vectors"]).vectors(**inputs)
     np.testing.assert_allclose(users, golden["user_tower/out/user_vector"], atol=1e-5)
+    compiled = UserTower(work / "user_tower.onnx", vectors["vectors"], native=True)
+    assert compiled.runtime == ("onnxruntime" if core is None else "compiled")
+    np.testing.assert_allclose(compiled.vectors(**inputs), users, rtol=1e-4, atol=1e-4)
     assert vectors["vectors"].shape == (N_ITEMS, 32)
     newest = inputs["history"][1:, -1]  # case 0 is the empty history
     expected = [step_of(int(number)) - 1 for number in newest]

@@ -1,8 +1,6 @@
-// The student ranker (recsys/models/ranker.py) over the candidates of one user: item rows in 8 bits, hashed or not,
-// fields, dot attention with one head, one cross layer, one expert, linear towers. `recsys.ranking.compiled` hands the
-// weights over.
+// The bundle's models as compiled code: student ranker (recsys/models/ranker.py) and user tower (recsys/models/two_tower.py).
 //
-// It is compared with golden outputs, not bit by bit with Python, so products may be fused multiply-adds.
+// They are compared with golden outputs, not bit by bit with Python, so products may be fused multiply-adds.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "ranker_weights.hpp"
+#include "tower_weights.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
 #define RECSYS_AVX2 1
@@ -25,6 +24,7 @@ namespace recsys {
 namespace avx2 {
 #include "simd.hpp"
 #include "ranker_pass.hpp"
+#include "tower_pass.hpp"
 }  // namespace avx2
 #pragma GCC pop_options
 #endif
@@ -32,8 +32,20 @@ namespace avx2 {
 namespace portable {
 #include "simd.hpp"
 #include "ranker_pass.hpp"
+#include "tower_pass.hpp"
 }  // namespace portable
 
+inline bool has_avx2() {
+#ifdef RECSYS_AVX2
+    static const bool found = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return found;
+#else
+    return false;
+#endif
+}
+
+// Item rows in 8 bits, hashed or not, fields, dot attention with one head, one cross layer, one expert, linear towers.
+// `recsys.ranking.compiled` hands the weights over.
 class RankerKernel {
   public:
     explicit RankerKernel(RankerWeights weights) : weights_(std::move(weights)) { weights_.validate(); }
@@ -47,14 +59,33 @@ class RankerKernel {
                   given.positions.rows == given.items.rows,
               "features and a position of each candidate");
 #ifdef RECSYS_AVX2
-        static const bool modern = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-        if (modern) return avx2::RankerPass(weights_).score(user, given, heads);
+        if (has_avx2()) return avx2::RankerPass(weights_).score(user, given, heads);
 #endif
         portable::RankerPass(weights_).score(user, given, heads);
     }
 
   private:
     RankerWeights weights_;
+};
+
+// Any number of blocks, with or without the users' attributes. `recsys.recall.compiled_tower` hands the weights over.
+class TowerKernel {
+  public:
+    explicit TowerKernel(TowerWeights weights) : weights_(std::move(weights)) { weights_.validate(); }
+
+    size_t width() const { return weights_.width(); }
+    bool takes_profile() const { return weights_.takes_profile(); }
+
+    // into: (width).
+    void run(const TowerInput& given, float* into) const {
+#ifdef RECSYS_AVX2
+        if (has_avx2()) return avx2::TowerPass(weights_).vector(given, into);
+#endif
+        portable::TowerPass(weights_).vector(given, into);
+    }
+
+  private:
+    TowerWeights weights_;
 };
 
 }  // namespace recsys
