@@ -6,18 +6,24 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle
 from recsys.items.item_table import read_items
 from recsys.ranking.scorer import RankerSession
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import UserTower
-from serving.engine.golden import check_golden
+from serving.engine.golden import check_ranker, check_tower
 from tests.bundles import tiny_items, tiny_vectors, write_tiny_bundle
+
+
+def tower_of(bundle: Bundle) -> UserTower:
+    return UserTower(bundle.file("user_tower.onnx"), bundle.arrays("item_vectors.safetensors")["vectors"])
 
 
 def test_the_tiny_bundle_passes_the_golden_check_and_is_readable(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "bundles")
-    check_golden(bundle)
+    check_tower(bundle, tower_of(bundle))
+    check_ranker(bundle, RankerSession(bundle.file("ranker.onnx")))
     assert read_items(bundle.file("items.parquet")) == tiny_items()
     assert RankerSession(bundle.file("ranker.onnx")).n_features == len(bundle.manifest.feature_names)
     vectors = bundle.arrays("item_vectors.safetensors")["vectors"]
@@ -33,12 +39,12 @@ def test_the_tiny_bundle_passes_the_golden_check_and_is_readable(tmp_path: Path)
 
 def test_the_golden_check_takes_towers_of_before_and_sees_vectors_of_another_training(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "bundles", gathers=False)
-    check_golden(bundle)
+    check_tower(bundle, tower_of(bundle))
     bundle = write_tiny_bundle(tmp_path / "others")
     other = {"vectors": tiny_vectors(len(tiny_items()), seed=9)}
     save_file(other, bundle.file("item_vectors.safetensors"))
     with pytest.raises(InvalidBundle, match="another user_vector than its golden output"):
-        check_golden(bundle)
+        check_tower(bundle, tower_of(bundle))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from recsys.contracts.errors import Unavailable
 from recsys.observability.logs import configure_logs
 from serving.api.connections import bounded
-from serving.api.listeners import OpenListener, listening
+from serving.api.listeners import OpenListener
 from serving.settings import ServingSettings
 from serving.supervisor import Pulse
 
@@ -24,14 +24,6 @@ MakeApp = Callable[[ServingSettings], Starlette]
 _GRACE_S = 10
 _BEAT_S = 1.0
 _OTHER_FILES = 256  # file descriptors besides connections: bundles, the spool, Redis, Kafka, libraries
-
-
-def run(settings: ServingSettings, make_app: MakeApp, announce: Callable[[str], None]) -> None:
-    """Serve in this process until SIGINT or SIGTERM, as `serve` does.
-    `announce`: called with the URL.
-    Raises `Unavailable`: the port is taken, or the app cannot start."""
-    with listening(settings, announce) as open_listener:
-        serve(settings, make_app, open_listener)
 
 
 def serve(

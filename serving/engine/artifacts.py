@@ -27,7 +27,7 @@ from recsys.recall.live_items import LiveItems
 from recsys.recall.popular import Popularity, popularity
 from recsys.recall.vector_index import NO_ROW
 from serving.engine.feature_source import ItemFeatures
-from serving.engine.golden import check_golden
+from serving.engine.golden import check_tower
 from serving.engine.index_backend import IndexPlace
 from serving.engine.live_catalogue import LiveCatalogue
 from serving.engine.user_vectors import CachedUserTower
@@ -95,9 +95,8 @@ class Artifacts:
 
 
 def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
-    """Load every file of the bundle but the ranker, and check the models.
+    """Load every file of the bundle but the ranker.
     Raises `InvalidBundle`: a file cannot be used, two files disagree, or the golden outputs differ."""
-    check_golden(bundle)
     items = read_items(bundle.file("items.parquet"))
     vectors, near = bundle.arrays("item_vectors.safetensors"), bundle.arrays("item_to_item.safetensors")
     best = load_file(bundle.file("popular.safetensors"))
@@ -109,20 +108,22 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
     popular = popularity(best["rows"], best["scores"], catalogue)
     trending = Trending(FEATURES, columns, catalogue, popular)
     live = LiveItems(catalogue, index, vectors["vectors"], vectors.get("attributes"))
-    features, model = options.item_features, bundle.file("user_tower.onnx")
+    tower = CachedUserTower(
+        bundle.file("user_tower.onnx"),
+        vectors["vectors"],
+        options.vector_cache_bytes,
+        options.batch,
+        options.batch_wait_ms / 1e3,
+        options.native,
+    )
+    check_tower(bundle, tower)
+    features = options.item_features
     calibrated = _CALIBRATION in bundle.manifest.files
     return Artifacts(
         bundle=bundle,
         catalogue=catalogue,
         index=index,
-        tower=CachedUserTower(
-            model,
-            vectors["vectors"],
-            options.vector_cache_bytes,
-            options.batch,
-            options.batch_wait_ms / 1e3,
-            options.native,
-        ),
+        tower=tower,
         neighbours=near["neighbours"],
         neighbour_scores=near["scores"],
         popularity=popular,

@@ -1,8 +1,9 @@
 """The last check before a bundle becomes active: its models must reproduce the outputs that training recorded.
 
-Checksums prove that the files are those that were published; golden outputs prove that this machine, with its version
-of onnxruntime and its processor, computes what training computed. The user tower's inputs have item numbers, so its
-outputs also prove that the bundle's item vectors are those that it was trained with.
+Checksums prove that the files are those that were published; golden outputs prove that this machine, with its versions
+of libraries and its processor, computes what training computed, by whatever will serve: compiled code or onnxruntime.
+The user tower's inputs have item numbers, so its outputs also prove that the bundle's item vectors are those that it
+was trained with.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,53 +14,47 @@ from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle
-from recsys.models.onnx_session import open_session
-from recsys.recall.two_tower import UserTower
+from recsys.ranking.scorer import Ranker
+from recsys.recall.two_tower import OUTPUT, UserTower
 
 TOLERANCE = 1e-3  # absolute or relative, whichever allows more
 
 _Arrays = Mapping[str, NDArray[np.generic]]
 
 
-def check_golden(bundle: Bundle) -> None:
-    """Run both models on the golden inputs.
-    Raises `InvalidBundle`: golden arrays of a model are missing, the model refuses them, or an output differs."""
-    golden = load_file(bundle.file("golden.safetensors"))
-    for model, run in {"user_tower": _run_tower, "ranker": _run_ranker}.items():
-        inputs, expected = _part(golden, f"{model}/in/"), _part(golden, f"{model}/out/")
-        if not inputs or not expected:
-            raise InvalidBundle(f"{bundle.path.name}: golden.safetensors has no inputs or outputs of {model}")
-        for name, wanted in expected.items():
-            _compare(f"{bundle.path.name}: {model}", name, wanted, _run(run, bundle, model, inputs, name))
+def check_tower(bundle: Bundle, tower: UserTower) -> None:
+    """Raises `InvalidBundle`: golden arrays are missing, the tower refuses them, or an output differs."""
+    _check(bundle, "user_tower", lambda inputs: {OUTPUT: tower.vectors(**_numbers(inputs))})
+
+
+def check_ranker(bundle: Bundle, ranker: Ranker) -> None:
+    """Raises `InvalidBundle`: golden arrays are missing, the ranker refuses them, or an output differs."""
+    _check(
+        bundle, "ranker", lambda inputs: {str(head): scores for head, scores in ranker.run(inputs).items()}
+    )
+
+
+def _numbers(inputs: _Arrays) -> dict[str, NDArray[np.int64]]:
+    return {name: array.astype(np.int64, copy=False) for name, array in inputs.items()}
+
+
+def _check(bundle: Bundle, model: str, run: Callable[[_Arrays], Mapping[str, NDArray[np.float32]]]) -> None:
+    golden, name = load_file(bundle.file("golden.safetensors")), bundle.path.name
+    inputs, expected = _part(golden, f"{model}/in/"), _part(golden, f"{model}/out/")
+    if not inputs or not expected:
+        raise InvalidBundle(f"{name}: golden.safetensors has no inputs or outputs of {model}")
+    try:
+        found = run(inputs)
+    except Exception as error:  # onnxruntime raises its own, undocumented classes
+        raise InvalidBundle(f"{name}: {model} cannot run its golden inputs: {error}") from error
+    for output, wanted in expected.items():
+        if output not in found:
+            raise InvalidBundle(f"{name}: {model} has no output {output}, of which there are golden values")
+        _compare(f"{name}: {model}", output, wanted, found[output])
 
 
 def _part(arrays: _Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _run(
-    run: Callable[[Bundle, _Arrays, str], NDArray[np.float32]],
-    bundle: Bundle,
-    model: str,
-    inputs: _Arrays,
-    output: str,
-) -> NDArray[np.float32]:
-    try:
-        return run(bundle, inputs, output)
-    except Exception as error:  # onnxruntime raises its own, undocumented classes
-        raise InvalidBundle(f"{bundle.path.name}: {model} cannot run its golden inputs: {error}") from error
-
-
-def _run_tower(bundle: Bundle, inputs: _Arrays, output: str) -> NDArray[np.float32]:
-    vectors = bundle.arrays("item_vectors.safetensors")["vectors"]
-    tower = UserTower(bundle.file("user_tower.onnx"), vectors)
-    return tower.vectors(**{name: array.astype(np.int64, copy=False) for name, array in inputs.items()})
-
-
-def _run_ranker(bundle: Bundle, inputs: _Arrays, output: str) -> NDArray[np.float32]:
-    session = open_session("ranker.onnx", bundle.file("ranker.onnx"))
-    found: NDArray[np.float32] = session.run([output], dict(inputs))[0]
-    return np.asarray(found)
 
 
 def _compare(model: str, name: str, wanted: NDArray[np.generic], found: NDArray[np.float32]) -> None:

@@ -27,6 +27,7 @@ from recsys.rerank.reranker import RerankConfig, Reranker
 from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
 from recsys.rerank.rules import RuleBook
 from serving.engine.artifacts import Artifacts
+from serving.engine.golden import check_ranker
 
 RERANK_POOL = 100  # candidates that compete for the list: five times what is shown
 _SHOWN = FEATURES.names.index("item_shown_to_user_decay7d")
@@ -63,7 +64,10 @@ class LocalServices:
         """Called before this process answers with a bundle."""
 
     def ranker(self, bundle: Bundle, native: bool) -> Ranker:
-        return open_ranker(bundle.path, native)
+        """Raises `InvalidBundle`: it cannot be used, or computes other values than the golden outputs."""
+        ranker = open_ranker(bundle.path, native)
+        check_ranker(bundle, ranker)
+        return ranker
 
     def two_tower(self, artifacts: Artifacts, limit: int) -> Source:
         return TwoTowerSource(artifacts.tower, artifacts.index, limit=limit)

@@ -8,7 +8,7 @@ from recsys.items.catalogue import Catalogue
 from recsys.items.item_table import read_items
 from recsys.recall.live_items import LiveItems
 from recsys.recall.two_tower import UserTower
-from serving.engine.golden import check_golden
+from serving.engine.golden import check_tower
 from serving.engine.index_backend import IndexPlace
 from serving.engine.live_catalogue import LiveCatalogue
 from serving.remote.messages import Array, Nearest, NearestCall
@@ -20,7 +20,6 @@ class RecallService:
     def __init__(self, bundle: Bundle, place: IndexPlace, native: bool = False) -> None:
         """Raises `InvalidBundle`: a file cannot be used, or the golden outputs differ.
         Raises `InvalidConfig` or `Unavailable`: Milvus is configured, and its client or Milvus itself is missing."""
-        check_golden(bundle)
         items = read_items(bundle.file("items.parquet"))
         arrays = bundle.arrays("item_vectors.safetensors")
         if len(items) != len(arrays["vectors"]):
@@ -31,6 +30,7 @@ class RecallService:
         live = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
         self.live = LiveCatalogue(self._catalogue, live)
         self._tower = UserTower(bundle.file("user_tower.onnx"), arrays["vectors"], native)
+        check_tower(bundle, self._tower)
 
     def nearest(self, call: NearestCall) -> Nearest:
         """None for a user of whom this tower reads nothing.

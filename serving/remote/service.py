@@ -26,7 +26,7 @@ from recsys.bundle import Bundle, versions
 from recsys.contracts.errors import RecsysError
 from recsys.contracts.types import Device
 from recsys.ranking.compiled import open_ranker
-from serving.engine.golden import check_golden
+from serving.engine.golden import check_ranker
 from serving.engine.model_host import Loaded, ModelHost
 from serving.remote.messages import PREPARE, Array, Prepare, RankCall
 from serving.remote.transport import MEDIA_TYPE
@@ -39,9 +39,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class RankService:
     def __init__(self, bundle: Bundle, device: Device = Device.CPU, native: bool = False) -> None:
         """Raises `InvalidBundle` or `InvalidConfig`."""
-        check_golden(bundle)
         self.bundle = bundle
         self._ranker = open_ranker(bundle.path, native, device)
+        check_ranker(bundle, self._ranker)
 
     def rank(self, call: RankCall) -> Mapping[str, Array]:
         inputs = {name: array.numpy() for name, array in call.inputs.items()}

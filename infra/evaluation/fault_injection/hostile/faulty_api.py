@@ -4,7 +4,8 @@ local variables are the key and the body.
 
 from typing import Any, NoReturn
 
-from serving.api.server import run
+from serving.api.listeners import listening
+from serving.api.server import serve
 from serving.assembly import make_app
 from serving.settings import ServingSettings
 
@@ -21,4 +22,5 @@ def make_faulty_app(settings: ServingSettings) -> Any:
 
 
 if __name__ == "__main__":
-    run(ServingSettings(), make_faulty_app, lambda url: None)
+    with listening(settings := ServingSettings(), lambda url: None) as open_listener:
+        serve(settings, make_faulty_app, open_listener)
