@@ -14,13 +14,12 @@ from recsys.operator_files import read_json
 from recsys.ranking.compiled import KERNEL
 from recsys.result import to_json
 from training.compression.gates import refuse
-from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SHAPE, SUMMARY
+from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SHAPE, SUMMARY, VARIANT
 from training.warm_start import WEIGHTS
 
 COMPILED = "compiled"  # takes half of the smallest one's time, for .3 % more bytes
 QUANTIZED = ("rows-fp16", "rows-int8", "rows-int4", "int8", COMPILED)
 VARIANTS = ("teacher", "student", "unstructured", "pruned", *QUANTIZED)
-VARIANT = "variant.json"
 _BUNDLED = (ONNX, CALIBRATION, GOLDEN, SUMMARY, HISTOGRAMS, VARIANT)
 
 

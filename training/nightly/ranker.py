@@ -24,9 +24,9 @@ from recsys.ranking.compiled import open_ranker
 from training.compression.gates import OVERLAP, top_overlap
 from training.compression.ladder import quantize_products, score_requests
 from training.compression.quantize import quantized_tables
-from training.compression.variants import COMPILED, VARIANT, Variant, ranked_with, read_variant
+from training.compression.variants import COMPILED, Variant, ranked_with, read_variant
 from training.config import Config
-from training.ranker.artifacts import SHAPE, ranker_of, read_shape, save_trained
+from training.ranker.artifacts import SHAPE, VARIANT, ranker_of, read_shape, save_trained
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
 from training.ranker.kernel import write_kernel
 from training.ranker.loop import LoopConfig, fit, predict, selection_score
@@ -34,13 +34,8 @@ from training.ranker.train import ranker_warm_start, write_ranker, write_summary
 from training.seeding import seed_everything
 from training.warm_start import FULL, WEIGHTS, WarmStart, old_numbers, read_warm_start
 
-_BITS = {
-    "rows-fp16": 16,
-    "rows-int8": 8,
-    "rows-int4": 4,
-    "int8": 8,
-    "compiled": 8,
-}  # of a variant's embedding rows
+# of a variant's embedding rows
+_BITS = {"rows-fp16": 16, "rows-int8": 8, "rows-int4": 4, "int8": 8, COMPILED: 8}
 NIGHT = LoopConfig(epochs=1, learning_rate=5e-4, batch_size=512)
 _JUDGED = 2_000  # newest validation rows, whose lists show what 8 bits change
 

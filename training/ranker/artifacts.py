@@ -16,6 +16,7 @@ from training.warm_start import WEIGHTS
 
 ONNX, SHAPE = "ranker.onnx", "shape.json"
 CALIBRATION, GOLDEN, SUMMARY = "calibration.json", "golden.safetensors", "summary.json"
+VARIANT = "variant.json"  # of a ladder's variant alone
 
 
 def save_trained(ranker: Ranker, folder: Path) -> None:

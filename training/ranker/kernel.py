@@ -33,7 +33,7 @@ def write_kernel(ranker: Ranker, folder: Path) -> None:
 
 
 def kernel_arrays(ranker: Ranker) -> dict[str, NDArray[Any]] | None:
-    """Arrays by name, as `recsys/native/src/ranker.hpp` describes them; None: another shape than the kernel's.
+    """Arrays by name, as `recsys/native/src/ranker_weights.hpp` describes them; None: another shape than the kernel's.
 
     Matrices are (in, out). A field's embedding and its part of `from_fields` are multiplied out, so that an item's
     fields are sums of rows.

@@ -24,9 +24,10 @@ from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from recsys.ranking.calibration import calibrate, write_calibrations
+from recsys.ranking.compiled import KERNEL
 from recsys.result import to_json
 from training.config import Config
-from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SUMMARY, save_trained
+from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SUMMARY, VARIANT, save_trained
 from training.ranker.calibrate import fit_calibrations
 from training.ranker.clean import Cleaned, Cleaning, clean
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
@@ -110,6 +111,8 @@ def write_ranker(
     raw = predict(ranker, validation)
     calibrations = fit_calibrations(raw, validation, train)
     out.mkdir(parents=True, exist_ok=True)
+    for of_another in (KERNEL, VARIANT):  # a variant of a ladder was here
+        (out / of_another).unlink(missing_ok=True)
     data, length = ranker.data, train.history.shape[1]
     golden = export_ranker(ranker, out / ONNX, data.n_items, data.n_features, length, seed)
     save_file(golden, out / GOLDEN)

@@ -14,9 +14,9 @@ from tests.training.ranker.rank_fixture import N_FEATURES, write_world
 from training import publish
 from training.compression.ladder import LadderConfig
 from training.compression.ladder_input import lake_input
-from training.compression.variants import VARIANT, Variant, candidate, check_publishable, read_variant, take
+from training.compression.variants import Variant, candidate, check_publishable, read_variant, take
 from training.publish import PublishConfig
-from training.ranker.artifacts import ONNX, read_shape
+from training.ranker.artifacts import ONNX, VARIANT, read_shape
 
 
 def variant_folder(folder: Path, *reasons: str, gated: bool = True) -> Path:

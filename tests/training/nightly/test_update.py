@@ -22,16 +22,17 @@ from recsys.ranking.scorer import RankerSession
 from tests.training.evaluation.kuairand_slice import write_slice
 from tests.training.ranker.rank_fixture import DAY_MS, N_FEATURES, write_world
 from tests.training.two_tower.test_train import ITEMS, planted
-from training.compression.variants import VARIANT, Variant
+from training.compression.variants import Variant
 from training.nightly import evaluate as evaluate_nightly
 from training.nightly import ranker as nightly_ranker
 from training.nightly.evaluate import NightlyEvaluation
 from training.nightly.ranker import RankerUpdate, carried_over
 from training.nightly.update import nights_since_full, update_ranker, update_two_tower
 from training.ranker import train as train_ranker
-from training.ranker.dataset import item_fields, read_examples
+from training.ranker.artifacts import VARIANT, trained_ranker
+from training.ranker.dataset import item_fields, read_examples, temporal_split
 from training.ranker.loop import LoopConfig, predict
-from training.ranker.train import RankerTraining
+from training.ranker.train import RankerTraining, write_ranker
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
@@ -135,6 +136,16 @@ def test_a_compiled_variant_stays_one_where_there_is_compiled_code(
     written = config.work / (KERNEL if name == "compiled" else "ranker.onnx")
     assert (found["name"], found["bytes"]) == (name, written.stat().st_size)
     assert (config.work / KERNEL).exists() == (name == "compiled")
+
+
+def test_a_ranker_leaves_nothing_of_the_variant_that_was_there(world: Path, tmp_path: Path) -> None:
+    folder = night(world, tmp_path).work
+    for name in (KERNEL, VARIANT):
+        (folder / name).write_text("of another ranker")
+    ids = read_warm_start(folder).item_ids
+    train, validation = temporal_split(read_examples(world / "examples", ids, N_FEATURES, 6), 0.1)
+    write_ranker(trained_ranker(folder), train, validation, folder, seed=0)
+    assert {p.name for p in folder.iterdir()} == {p.name for p in (world / "ranker").iterdir()}
 
 
 def test_weights_follow_the_items_ids(world: Path) -> None:

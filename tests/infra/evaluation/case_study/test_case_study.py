@@ -15,8 +15,8 @@ from infra.evaluation.case_study.study import STORED, CaseStudy, run
 from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from tests.bundles import ranker_model, tiny_vectors
-from training.compression.variants import VARIANT, VARIANTS, Variant
-from training.ranker.artifacts import ONNX
+from training.compression.variants import VARIANTS, Variant
+from training.ranker.artifacts import ONNX, VARIANT
 
 
 @pytest.fixture
