@@ -15,13 +15,13 @@ from safetensors.numpy import load_file
 
 from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.types import Device, Head
+from recsys.models.golden import agrees, golden_part
 from recsys.models.mapped_arrays import mapped_arrays
 from recsys.native import core
 from recsys.ranking.scorer import OUTPUTS, RankerSession
 
 _log = structlog.get_logger(__name__)
 ONNX, KERNEL, GOLDEN = "ranker.onnx", "ranker_kernel.safetensors", "golden.safetensors"
-TOLERANCE = 1e-3  # absolute or relative, of the golden outputs, whichever allows more
 _EXPERT = "expert{}_w"
 
 
@@ -56,12 +56,9 @@ class CompiledRanker:
 
 def reproduces(ranker: CompiledRanker, golden: Mapping[str, NDArray[Any]]) -> bool:
     """Whether it computes a bundle's golden outputs (`ranker/in/…`, `ranker/out/…`)."""
-    prefix = "ranker/in/"
-    found = ranker.run({n.removeprefix(prefix): a for n, a in golden.items() if n.startswith(prefix)})
-    return all(
-        np.allclose(found[Head(name)], golden[f"ranker/out/{name}"], rtol=TOLERANCE, atol=TOLERANCE)
-        for name in OUTPUTS
-    )
+    found = ranker.run(golden_part(golden, "ranker/in/"))
+    wanted = golden_part(golden, "ranker/out/")
+    return all(agrees(found[Head(name)], wanted[name]) for name in OUTPUTS)
 
 
 ExportedRanker = CompiledRanker | RankerSession

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from recsys.contracts.errors import InvalidBundle
+from recsys.models.golden import agrees, golden_part
 from recsys.models.mapped_arrays import mapped_arrays
 from recsys.native import core
 
 _log = structlog.get_logger(__name__)
 KERNEL, GOLDEN = "user_tower_kernel.safetensors", "golden.safetensors"
-TOLERANCE = 1e-3  # absolute or relative, of the golden outputs, whichever allows more
 _BLOCK = "block{}_qkv_w"
 
 
@@ -58,10 +58,8 @@ class CompiledTower:
 
 def reproduces(tower: CompiledTower, golden: Mapping[str, NDArray[Any]]) -> bool:
     """Whether it computes a bundle's golden outputs (`user_tower/in/…`, `user_tower/out/…`)."""
-    prefix = "user_tower/in/"
-    inputs = {n.removeprefix(prefix): a.astype(np.int64) for n, a in golden.items() if n.startswith(prefix)}
-    wanted = golden["user_tower/out/user_vector"]
-    return np.allclose(tower.vectors(**inputs), wanted, rtol=TOLERANCE, atol=TOLERANCE)
+    inputs = {name: a.astype(np.int64) for name, a in golden_part(golden, "user_tower/in/").items()}
+    return agrees(tower.vectors(**inputs), golden["user_tower/out/user_vector"])
 
 
 def open_tower(folder: Path, items: NDArray[np.float32]) -> CompiledTower | None:

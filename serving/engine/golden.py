@@ -14,10 +14,9 @@ from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle
+from recsys.models.golden import TOLERANCE, agrees, golden_part
 from recsys.ranking.scorer import Ranker
 from recsys.recall.two_tower import OUTPUT, UserTower
-
-TOLERANCE = 1e-3  # absolute or relative, whichever allows more
 
 _Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -40,7 +39,7 @@ def _numbers(inputs: _Arrays) -> dict[str, NDArray[np.int64]]:
 
 def _check(bundle: Bundle, model: str, run: Callable[[_Arrays], Mapping[str, NDArray[np.float32]]]) -> None:
     golden, name = load_file(bundle.file("golden.safetensors")), bundle.path.name
-    inputs, expected = _part(golden, f"{model}/in/"), _part(golden, f"{model}/out/")
+    inputs, expected = golden_part(golden, f"{model}/in/"), golden_part(golden, f"{model}/out/")
     if not inputs or not expected:
         raise InvalidBundle(f"{name}: golden.safetensors has no inputs or outputs of {model}")
     try:
@@ -53,14 +52,10 @@ def _check(bundle: Bundle, model: str, run: Callable[[_Arrays], Mapping[str, NDA
         _compare(f"{name}: {model}", output, wanted, found[output])
 
 
-def _part(arrays: _Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
 def _compare(model: str, name: str, wanted: NDArray[np.generic], found: NDArray[np.float32]) -> None:
     if found.shape != wanted.shape:
         raise InvalidBundle(f"{model} returns {name} as {found.shape}, expected {wanted.shape}")
-    if not np.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE):  # NaN equals nothing
+    if not agrees(found, wanted):
         worst = float(np.max(np.abs(found - wanted.astype(np.float32))))
         raise InvalidBundle(
             f"{model} returns another {name} than its golden output (largest difference"
