@@ -1,4 +1,4 @@
-"""Nearest neighbours by inner product. This is the only file that imports FAISS.
+"""Nearest neighbours by inner product. Only this file and `nearest` import FAISS.
 
 The default kind follows from measurements (`recsys index tune`, docs/recall-index.md): exact search while that is fast
 enough, then inverted lists with 8-bit codes.

@@ -1,13 +1,14 @@
 """Item neighbours by co-occurrence, filled up by vectors; popularity with decay."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.contracts.types import MS_PER_DAY
-from recsys.recall.ann import AnnIndex
+from recsys.recall.nearest import nearest
 from training.two_tower.sequences import History
 
 
@@ -21,16 +22,17 @@ def interactions(histories: Sequence[History], n_items: int) -> sparse.csr_matri
 
 
 def item_neighbours(
-    seen: sparse.csr_matrix, m: int, shrink: float = 10.0, rows: int = 1024
+    seen: sparse.csr_matrix, m: int, shrink: float = 10.0, pairs: int = 10_000_000
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The m items most similar to each item: cosine of their user columns, shrunk where few users have both.
+    """The m items most similar to each item: cosine of their user columns, shrunk where few users have both. Ties
+    are in the order of the rows, so that the result is the same everywhere.
 
     similarity(i, j) = c_ij / (sqrt(c_i · c_j) + shrink), c_ij: users who have both (Sarwar et al., 2001).
 
     Args:
         seen: (n_users, n_items) of 0 and 1.
         m: neighbours per item.
-        rows: items per block of similarities in memory.
+        pairs: of items that are in memory at a time, about.
 
     Returns:
         neighbours (n_items, m) int32 item rows, best first, -1 for none; similarities (n_items, m) float32.
@@ -40,16 +42,19 @@ def item_neighbours(
     scores = np.zeros((n_items, m), np.float32)
     counts = np.sqrt(np.asarray(seen.sum(0)).ravel())
     columns = seen.T.tocsr()
-    for start in range(0, n_items, rows):
-        both = (columns[start : start + rows] @ seen).toarray()
-        both /= counts[start : start + rows, None] * counts[None, :] + shrink
-        both[np.arange(len(both)), np.arange(start, start + len(both))] = 0
-        keep = min(m, n_items - 1)
-        # a stable sort orders ties by row number, so that the result is the same everywhere
-        best = np.argsort(-both, axis=1, kind="stable")[:, :keep]
-        values = np.take_along_axis(both, best, axis=1)
-        neighbours[start : start + rows, :keep] = np.where(values > 0, best, -1)
-        scores[start : start + rows, :keep] = values
+    most = np.minimum(columns @ np.diff(seen.indptr), n_items)  # pairs of each item, at the most
+    block = np.cumsum(most) // pairs
+    starts = np.flatnonzero(np.diff(block, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], n_items], strict=True):
+        both = columns[start:end] @ seen
+        both.sort_indices()
+        item, other = np.repeat(np.arange(start, end), np.diff(both.indptr)), both.indices
+        similar = both.data / (counts[item] * counts[other] + shrink)
+        similar[item == other] = 0
+        for row, (first, last) in enumerate(pairwise(both.indptr), int(start)):
+            best = np.argsort(-similar[first:last], kind="stable")[:m] + first
+            best = best[similar[best] > 0]
+            neighbours[row, : len(best)], scores[row, : len(best)] = other[best], similar[best]
     return neighbours, scores
 
 
@@ -67,19 +72,19 @@ def filled_up(
     neighbours, scores = neighbours.copy(), scores.copy()
     n, m = neighbours.shape
     least = float(scores[scores > 0].min(initial=1.0))
-    index = AnnIndex.build(vectors)
-    short = np.flatnonzero((neighbours < 0).any(axis=1))
+    short = np.flatnonzero(neighbours[:, -1] < 0).astype(np.int32)
+    near, cosines = nearest(vectors, min(2 * m, n - 1), short)[::-1]  # its m neighbours may come first
     for start in range(0, len(short), 1024):
-        rows = short[start : start + 1024]
-        found = index.search(vectors[rows], min(2 * m + 1, n))  # the item and its m neighbours may come first
-        for row, near, cosines in zip(rows, found.rows, found.scores, strict=True):
-            known = neighbours[row] >= 0
-            new = (near >= 0) & (near != row) & ~np.isin(near, neighbours[row, known])
-            size = min(int(new.sum()), int((~known).sum()))
-            places = np.flatnonzero(~known)[:size]
-            floor = scores[row, known].min() if known.any() else least
-            neighbours[row, places] = near[new][:size]
-            scores[row, places] = floor / 2 * np.maximum(cosines[new][:size], 0)
+        part = slice(start, start + 1024)
+        rows = short[part]
+        known = (neighbours[rows] >= 0).sum(axis=1)  # they come first in each row
+        new = (near[part] >= 0) & ~(near[part, :, None] == neighbours[rows, None, :]).any(axis=2)
+        place = known[:, None] + np.cumsum(new, axis=1) - 1
+        line, at = np.nonzero(new & (place < m))
+        lowest = scores[rows, np.maximum(known - 1, 0)]
+        floor = np.where(known > 0, lowest, np.float32(least))[line] / 2
+        neighbours[rows[line], place[line, at]] = near[part][line, at]
+        scores[rows[line], place[line, at]] = floor * np.maximum(cosines[part][line, at], 0)
     return neighbours, scores
 
 

@@ -34,6 +34,10 @@ PLAIN = {
         "Features of one user and 500 items for a ranker, against a hash and a JSON document per item.",
     ),
     "batch": ("BatchBench", "The Spark job at 1x, 2x and 4x the events: time, CPU, memory."),
+    "neighbours": (
+        "NeighboursBench",
+        "The item-to-item table of a million items: time, memory, and the share of the true nearest vectors.",
+    ),
     "transport": (
         "TransportBench",
         "Rank 500 candidates in this process, and in another one over a Unix socket and over TCP.",

@@ -29,6 +29,7 @@ from recsys.models.ranker import Ranker, RankerData
 from recsys.models.two_tower import ServedUserTower, TwoTower, TwoTowerShape
 from recsys.native import core
 from recsys.recall.ann import AnnIndex
+from recsys.recall.nearest import nearest
 from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore
 from training.compression.ladder import LadderConfig, quantize_products
@@ -109,7 +110,7 @@ def write_bench_bundle(bundles: Path, items: Sequence[Item], seed: int, version:
         save_file({"vectors": vectors}, folder / "item_vectors.safetensors")
         index = AnnIndex.build(vectors)
         index.save(folder / "index.faiss")
-        near = index.search(vectors, NEIGHBOURS)
+        near = nearest(vectors, NEIGHBOURS)
         save_file(
             {"neighbours": near.rows, "scores": np.maximum(near.scores, 0)},
             folder / "item_to_item.safetensors",

@@ -5,7 +5,6 @@ batch size with the best of them. A setting wins by its saturation, within 5 % o
 winner is written as a file of settings that `recsys serve --profile` reads.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -16,6 +15,7 @@ from infra.evaluation.benchmarks.serve import NO_CACHES, api, prepare, saturate,
 from infra.evaluation.benchmarks.serving_fixture import bench_items
 from infra.evaluation.stream_rig import StreamRig
 from infra.terminal import console
+from recsys.cores import cores
 from recsys.result import Goal, Result
 
 _AS_GOOD = 0.95  # of the best saturation: differences below that are noise
@@ -120,8 +120,7 @@ def write_profile(path: Path, setting: Setting) -> None:
 
 
 def _grid(config: ServingTuning) -> Iterator[Setting]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = config.workers or tuple(dict.fromkeys((1, cores)))
+    workers = config.workers or tuple(dict.fromkeys((1, cores())))
     return (Setting(w, t) for w, t in product(workers, config.threads))
 
 

@@ -93,9 +93,13 @@ def test_neighbours_by_brute_force() -> None:
     counts = np.diag(both).copy()
     expected = both / (np.sqrt(np.outer(counts, counts)) + 2.0)
     np.fill_diagonal(expected, 0)
-    neighbours, scores = item_neighbours(seen, m=5, shrink=2.0, rows=5)
+    neighbours, scores = item_neighbours(seen, m=5, shrink=2.0, pairs=30)
     np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :5], rtol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(expected, neighbours.astype(int), 1), scores, rtol=1e-5)
+    ties = np.argsort(-expected.astype(np.float32), axis=1, kind="stable")[:, :5]
+    assert np.array_equal(neighbours, np.where(scores > 0, ties, -1))  # in the order of the rows
+    whole = item_neighbours(seen, m=5, shrink=2.0)
+    assert np.array_equal(whole[0], neighbours) and np.array_equal(whole[1], scores)
     few, _ = item_neighbours(interactions([history("u", 1, 2)], 4), m=5)
     assert few.tolist() == [[1, -1, -1, -1, -1], [0, -1, -1, -1, -1], [-1] * 5, [-1] * 5]
 
