@@ -5,7 +5,9 @@ without end. Here the records of the partition end with a `Broken` in place of t
 other partitions come as ever.
 
 A fetch waits longer the longer no record has come: a real broker answers as soon as one arrives, however long the wait;
-the embedded one after half of it, and each fetch without records costs both sides processor time.
+the embedded one after half of it, and each fetch without records costs both sides processor time. For the same reason
+partitions that have been silent are left out of most fetches, unless the broker remembers a client's partitions
+(incremental fetch sessions, KIP-227), as a real one does: there they cost nothing.
 """
 
 import math
@@ -13,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kafka.consumer.fetcher import Fetcher
@@ -24,15 +27,17 @@ _MAX_MAGIC = 2  # Kafka's record formats
 # The embedded broker, after records have arrived. Less costs more than it gains: with 10, client and broker take twice
 # the processor time, which requests and updates then wait for.
 FETCH_WAIT_MS = 50
-PATIENT_WAIT_MS = 200  # idle, client and broker use a fifth of the processor time that they use with 10
+PATIENT_WAIT_MS = 500  # idle, client and broker use a tenth of the processor time that they use with 10
 _OF_SILENCE = 0.02
+_SILENT_S = 5.0  # a partition without records for so long is silent
+_MOST_LEFT_OUT_S = 0.2
 
 
 def wait_ms(silence_s: float, most_ms: int) -> int:
     """How long a fetch may wait when no record has come for `silence_s` seconds.
 
     >>> [wait_ms(silence_s, PATIENT_WAIT_MS) for silence_s in (0.0, 3.0, 60.0)]
-    [50, 60, 200]
+    [50, 60, 500]
     """
     return int(min(max(silence_s * 1_000 * _OF_SILENCE, FETCH_WAIT_MS), most_ms))
 
@@ -51,10 +56,36 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
     most_wait_ms = FETCH_WAIT_MS
     _arrived = -math.inf  # when the latest records came
 
+    @cached_property
+    def _heard(self) -> dict[Any, float]:
+        """When each partition gave records last, or was asked first."""
+        return {}
+
+    @cached_property
+    def _asked(self) -> dict[Any, float]:
+        """When each partition was in a fetch last."""
+        return {}
+
     def _create_fetch_requests(self) -> Any:
-        silence_s = time.monotonic() - self._arrived
-        self.config["fetch_max_wait_ms"] = wait_ms(silence_s, self.most_wait_ms)
-        return super()._create_fetch_requests()
+        now = time.monotonic()
+        self.config["fetch_max_wait_ms"] = wait_ms(now - self._arrived, self.most_wait_ms)
+        requests = super()._create_fetch_requests()
+        for _, offsets in requests.values():
+            self._asked.update(dict.fromkeys(offsets, now))
+        return requests
+
+    def _fetchable_partitions(self) -> Any:
+        """Those that are due; all, when none is."""
+        found = super()._fetchable_partitions()
+        if any(session.next_metadata.session_id for session in self._session_handlers.values()):
+            return found
+        now = time.monotonic()
+        return [where for where in found if self._due(where, now)] or found
+
+    def _due(self, where: Any, now: float) -> bool:
+        silence_s = now - self._heard.setdefault(where, now)
+        left_out_s = now - self._asked.get(where, -math.inf)
+        return silence_s < _SILENT_S or left_out_s >= min(silence_s * _OF_SILENCE, _MOST_LEFT_OUT_S)
 
     def _parse_fetched_data(self, completed_fetch: Any) -> Any:
         data, where = completed_fetch.partition_data, completed_fetch.topic_partition
@@ -71,7 +102,7 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
         if found is not None:
             found.end = data.high_watermark
             if data.records:
-                self._arrived = time.monotonic()
+                self._arrived = self._heard[where] = time.monotonic()
         return found
 
     class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # untyped

@@ -19,6 +19,7 @@ from streaming.log.stops import RETRY_S, Stops
 from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors
 
 IDENTITY_CHECK_S = 1.0
+_COMMIT_ALL_S = 600.0
 
 Partition = tuple[str, int]
 
@@ -35,6 +36,8 @@ class KafkaSource:
         self._log_ids: dict[str, str] = {}
         self._counts: dict[str, int] = {}  # partitions
         self._checked = 0.0
+        self._committed: dict[Partition, int] = {}
+        self._all_committed = 0.0
         self._asking: Future[str] | None = None  # how a topic has changed; empty: none has
         self._probe: Any = None
         self._probed: dict[TopicPartition, int] = {}
@@ -132,9 +135,19 @@ class KafkaSource:
         return None if end is None else max(0, end - self._consumer.position(where))
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Commit offsets asynchronously, for lag displays only, never for recovery. Needs `group_id`."""
-        new = {TopicPartition(*where): OffsetAndMetadata(offset, "", -1) for where, offset in offsets.items()}
-        self._consumer.commit_async(new)
+        """Commit offsets asynchronously, for lag displays only, never for recovery. Needs `group_id`.
+        Those that have not changed are committed once in a while, since Kafka forgets old ones."""
+        if time.monotonic() - self._all_committed >= _COMMIT_ALL_S:
+            self._committed, self._all_committed = {}, time.monotonic()
+        changed = {where: offset for where, offset in offsets.items() if self._committed.get(where) != offset}
+        if changed:
+            self._consumer.commit_async(
+                {
+                    TopicPartition(*where): OffsetAndMetadata(offset, "", -1)
+                    for where, offset in changed.items()
+                }
+            )
+            self._committed |= changed
 
     def close(self) -> None:
         self._open.close()

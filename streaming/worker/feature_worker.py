@@ -69,18 +69,20 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """`max_poll`: records per poll. `max_batch`: events per store call, during which Redis is blocked.
-    `fenced_pause_s`: wait before a partition is claimed back from another worker."""
+    `fenced_pause_s`: wait before a partition is claimed back from another worker. `check_s`: between two checks that
+    the store still has the offsets of idle partitions; when the connection breaks, they are checked at once."""
 
     partitions: int = 4
     rules: TimeRules = field(default_factory=TimeRules)
     max_poll: int = 500
     max_batch: int = 100
-    poll_s: float = 0.2
+    poll_s: float = 0.5
     fenced_pause_s: float = 1.0
     max_backoff_s: float = 5.0
     heartbeat_s: float = 1.0
     dead_after_s: float = 5.0
     report_s: float = 1.0
+    check_s: float = 3.0
 
 
 class FeatureWorker:
@@ -105,7 +107,7 @@ class FeatureWorker:
         self._counts = dict.fromkeys(TOPICS, self._config.partitions)  # partitions of each topic
         self._pending: tuple[Prepared, Future[Applied]] | None = None
         self._applier = ThreadPoolExecutor(1, "apply")
-        self._reported = 0.0
+        self._reported = self._checked = 0.0
         self._positions: dict[Partition, int] = {}  # at the last check of the claims
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         self._shared_at = -math.inf  # time of the last assignment; +inf: fixed
@@ -164,8 +166,9 @@ class FeatureWorker:
         if not records:
             self._finish()
         if time.monotonic() - self._reported >= self._config.report_s:
-            self._check_claims()
             self._report(source)
+        if time.monotonic() - self._checked >= self._config.check_s:
+            self._check_claims()
         return len(records)
 
     def _restart(self, source: EventSource) -> None:
@@ -253,6 +256,7 @@ class FeatureWorker:
     def _check_claims(self) -> None:
         """Apply an empty batch to idle partitions, to detect that the store has lost offsets.
         Without it, what Redis lost in a crash would be missing until the partition's next event."""
+        self._checked = time.monotonic()
         self._finish()
         for where, claim in list(self._claims.items()):
             if claim.position == self._positions.get(where):

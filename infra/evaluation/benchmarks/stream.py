@@ -1,7 +1,8 @@
 """`recsys bench stream`: throughput of one feature worker, and how soon an event is a readable feature.
 
-Everything is real and embedded: lake → replay → Kafka → `recsys stream worker` → Redis. Three measurements:
+Everything is real and embedded: lake → replay → Kafka → `recsys stream worker` → Redis. Measured are:
 
+0. idle: what worker and broker take while nothing happens;
 1. replay: a lake of `events` events into the log;
 2. sustained: one worker starts on that full log; events per second from its first batch to its last;
 3. freshness: `rate` events per second from another process, with a probe every `probe_every_s`; from handing a probe to
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from infra.evaluation.benchmarks.process_cost import cpu_seconds
+from infra.evaluation.benchmarks.process_cost import cpu_seconds, cpu_time
 from infra.evaluation.load.traffic import drive, kafka_target, synthetic_items, traffic_events
 from infra.evaluation.stream_rig import StreamRig
 from infra.evaluation.timing import percentiles_ms
@@ -48,16 +49,19 @@ class StreamBench:
     rate: float = 5_000.0
     seconds: float = 20.0
     probe_every_s: float = 0.02
+    settle_s: float = 12.0  # without events before *idle* is measured
+    idle_s: float = 15.0
 
     @classmethod
     def quick(cls, seed: int) -> "StreamBench":
-        return cls(seed=seed, events=20_000, rate=1_000.0, seconds=4.0)
+        return cls(seed=seed, events=20_000, rate=1_000.0, seconds=4.0, idle_s=5.0)
 
 
 def run(config: StreamBench) -> Result:
-    """Run all three measurements on one set of servers."""
+    """Run all measurements on one set of servers."""
     items = synthetic_items(config.items, config.seed)
     with StreamRig() as rig:
+        idle = _idle(rig, config)
         replayed = _replay(rig, config, items)
         worker = rig.start_worker()
         rig.wait_until(lambda: rig.applied() > 0, 60, "the worker's first batch")
@@ -74,6 +78,8 @@ def run(config: StreamBench) -> Result:
         totals = json.loads(worker.log.read_text(encoding="utf-8").splitlines()[-1])
     quarter = len(freshness) // 4
     figures = {
+        **{f"idle_{name}_percent": percent for name, percent in idle.items()},
+        "idle_percent": sum(idle.values()),
         "replay_events_per_s": replayed,
         "sustained_events_per_s": applied / seconds,
         **{f"{name}_cpu_us_per_event": microseconds for name, microseconds in cpu.items()},
@@ -88,12 +94,23 @@ def run(config: StreamBench) -> Result:
         "not_applied_once": abs(total - totals["events_applied"]) + totals.get("dead_letters_poison", 0),
     }
     goals = {
+        "idle_percent": Goal("<=", 5),
         "sustained_events_per_s": Goal(">=", 15_000),
         "freshness_p99_ms": Goal("<=", 50),
         "lag_max_s": Goal("<=", 1.0),
         "not_applied_once": Goal("==", 0),
     }
     return Result("bench stream", config.seed, figures, goals)
+
+
+def _idle(rig: StreamRig, config: StreamBench) -> dict[str, float]:
+    """Percent of a core that worker and broker take while nothing happens."""
+    worker = rig.start_worker()
+    time.sleep(config.settle_s)
+    with cpu_time(worker=worker.pid, kafka=rig.kafka.pid) as cpu:
+        time.sleep(config.idle_s)
+    rig.stop_worker(worker)
+    return {name: 100 * seconds / config.idle_s for name, seconds in cpu.items()}
 
 
 def _replay(rig: StreamRig, config: StreamBench, items: list[Item]) -> float:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.errors import OffsetOutOfRangeError
+from kafka.structs import OffsetAndMetadata
 
 from infra.local.kafka import KafkaBroker
 from infra.local.process import free_port
@@ -259,3 +260,29 @@ def test_the_number_of_partitions_is_fixed(kafka_bootstrap: str, new_topic: Call
     create_topics(kafka_bootstrap, [topic], 2)
     with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=3"):
         create_topics(kafka_bootstrap, [topic], 3)
+
+
+def test_only_offsets_that_changed_are_committed(
+    kafka_bootstrap: str,
+    new_topic: Callable[..., str],
+    closing: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    topic = new_topic()
+    source = KafkaSource(kafka_bootstrap, group_id="lag")
+    closing.callback(source.close)
+    sent: list[dict[int, int]] = []
+    commit = source._consumer.commit_async
+
+    def note(offsets: dict[TopicPartition, OffsetAndMetadata]) -> object:
+        sent.append({where.partition: found.offset for where, found in offsets.items()})
+        return commit(offsets)
+
+    monkeypatch.setattr(source._consumer, "commit_async", note)
+    for offsets in ({0: 5, 1: 7}, {0: 5, 1: 7}, {0: 5, 1: 8}):
+        source.commit({(topic, partition): offset for partition, offset in offsets.items()})
+    assert sent == [{0: 5, 1: 7}, {1: 8}]
+    source._all_committed -= 3_600
+    source.commit({(topic, 0): 5})
+    assert sent[2:] == [{0: 5}]
+    eventually(lambda: source._consumer.committed(TopicPartition(topic, 1)) == 8, "the commit")

@@ -101,7 +101,7 @@ def test_every_event_is_applied() -> None:
 def test_a_worker_reports_until_it_leaves() -> None:
     log, store = MemoryEventLog(PARTITIONS), new_store()
     send(log, make_events(50))
-    worker = new_worker(store, log, replace(CONFIG, report_s=0.0))
+    worker = new_worker(store, log, replace(CONFIG, report_s=0.0, check_s=0.0))
     drain(worker, log.source())
     report = read_report(store.reports()[worker.name])
     assert report is not None
@@ -318,7 +318,7 @@ def test_an_idle_worker_detects_that_the_store_lost_its_state() -> None:
         make_events(90),
     )
     send(log, events)
-    worker = new_worker(store, log, replace(CONFIG, report_s=0.0))
+    worker = new_worker(store, log, replace(CONFIG, report_s=0.0, check_s=0.0))
     source = log.source()
     drain(worker, source)
     store.forget()
@@ -398,7 +398,7 @@ def test_a_partition_that_cannot_be_read_stops_alone_and_is_reported() -> None:
     log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(300)
     send(log, events)
     log.break_at(Topic.EVENTS, 1, 5)
-    worker, source = new_worker(store, log, replace(CONFIG, report_s=0.0)), log.source()
+    worker, source = new_worker(store, log, replace(CONFIG, report_s=0.0, check_s=0.0)), log.source()
     drain(worker, source)
     stored = {number: store.checkpoint(Topic.EVENTS, number) for number in range(PARTITIONS)}
     ends = {number: log.end_offset(Topic.EVENTS, number) for number in range(PARTITIONS)} | {1: 5}
@@ -426,7 +426,7 @@ def test_partitions_that_are_added_are_read_and_reported() -> None:
     """They move no user: what a producer puts there is a dead letter, and the others go on as ever."""
     log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(200)
     send(log, events[:100])
-    worker = FeatureWorker(store, log, replace(CONFIG, heartbeat_s=0.0, report_s=0.0), "w")
+    worker = FeatureWorker(store, log, replace(CONFIG, heartbeat_s=0.0, report_s=0.0, check_s=0.0), "w")
     source, stop = log.source(), threading.Event()
     thread = threading.Thread(target=worker.run, args=(source, stop))
     thread.start()
