@@ -102,6 +102,11 @@ def _unavailable(error: Exception) -> Unavailable | None:
     state = _state(error)
     if state:
         return Unavailable(f"Redis: {_STATES[state]} ({state}: {error})")
+    if isinstance(error, redis.InvalidResponse):
+        return Unavailable(
+            f"Redis: what answers there is no Redis server, or a proxy broke its answer off ({error}); check"
+            " RECSYS_REDIS_URL"
+        )
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
         return Unavailable(f"Redis: {error}")
     return None

@@ -4,11 +4,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import Any
 
 import pytest
 import redis
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from infra.local.redis import RedisServer
 from recsys.contracts.changes import ItemChange, UserChange
@@ -43,17 +45,24 @@ QUOTED = (  # by a script of Redis 6, by a transaction
 )
 
 
-@contextmanager
-def answers(error: str) -> Iterator[str]:
+def answers(error: str) -> AbstractContextManager[str]:
     """The URL of a server that answers each command with this error."""
 
+    def refuse(content: bytes) -> bytes:
+        commands = sum(line.startswith(b"*") and line[1:].isdigit() for line in content.split(b"\r\n"))
+        return f"-{error}\r\n".encode() * commands
+
+    return talks(refuse)
+
+
+@contextmanager
+def talks(answer: Callable[[bytes], bytes]) -> Iterator[str]:
+    """The URL of a server that answers what comes with these bytes."""
+
     def serve(connection: socket.socket) -> None:
-        with connection:
+        with connection, suppress(OSError):  # the client may have left
             while content := connection.recv(1 << 16):
-                commands = sum(
-                    line.startswith(b"*") and line[1:].isdigit() for line in content.split(b"\r\n")
-                )
-                connection.sendall(f"-{error}\r\n".encode() * commands)
+                connection.sendall(answer(content))
 
     def accept() -> None:
         while True:
@@ -68,10 +77,10 @@ def answers(error: str) -> Iterator[str]:
         yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
 
 
-def calls(url: str) -> dict[str, Callable[[], object]]:
+def calls(url: str, timeout_s: float = 0.5) -> dict[str, Callable[[], object]]:
     """Every way in which this project speaks to Redis."""
-    store = RedisFeatureStore(url, FEATURES, CONFIG, timeout_s=0.5)
-    nightly = NightlyStore(url, FEATURES, timeout_s=0.5)
+    store = RedisFeatureStore(url, FEATURES, CONFIG, timeout_s=timeout_s)
+    nightly = NightlyStore(url, FEATURES, timeout_s=timeout_s)
     return {
         "claim": lambda: store.claim("events", 0, "log"),
         "checkpoint": lambda: store.checkpoint("events", 0),
@@ -93,8 +102,8 @@ def calls(url: str) -> dict[str, Callable[[], object]]:
         "users": lambda: store.change_users([UserChange("u", User("u", {}), T0)]),
         "nightly read": lambda: nightly.user("u"),
         "nightly write": lambda: nightly.write_users([("u", EntityState())]),
-        "replay": lambda: RedisReplays(url, 1, 0.5).get("k"),
-        "tokens": lambda: RedisTokenBuckets(url, 1.0, 1, 0.5).take("k"),
+        "replay": lambda: RedisReplays(url, 1, timeout_s).get("k"),
+        "tokens": lambda: RedisTokenBuckets(url, 1.0, 1, timeout_s).take("k"),
     }
 
 
@@ -117,6 +126,26 @@ def test_a_server_in_a_bad_state_is_unavailable_for_every_caller(error: str) -> 
             with pytest.raises(Unavailable) as raised:
                 call()
             assert state not in _STATES or state in str(raised.value), name
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.binary(max_size=40), st.sampled_from([b"", b"$5\r\nhel"]))
+@example(b"HTTP/1.1 400 Bad Request\r\n\r\n", b"")
+@example(b"*1\r\n" * 3_000, b"")
+def test_what_is_no_redis_server_is_unavailable_for_every_caller(content: bytes, before: bytes) -> None:
+    """Another program's port in the URL; a proxy that breaks an answer off and sends a page of its own."""
+    foreign = content if content.startswith((b"HTTP", b"*1")) else b"\x15" + content
+    with talks(lambda _: before + foreign) as url:
+        for call in calls(url, timeout_s=0.05).values():
+            with pytest.raises(Unavailable):
+                call()
+
+
+def test_it_says_that_it_is_no_redis_server() -> None:
+    with talks(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
+        store = RedisFeatureStore(url, FEATURES, CONFIG)
+        with pytest.raises(Unavailable, match="no Redis server.*RECSYS_REDIS_URL"):
+            store.ping()
 
 
 def test_an_error_in_the_code_is_not_taken_for_an_outage() -> None:
