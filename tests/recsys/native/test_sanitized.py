@@ -20,6 +20,7 @@ TESTS = (
     "tests/recsys/recall/test_compiled_tower.py",
     "tests/recsys/rerank/test_reranker.py",
     "tests/recsys/store/test_compiled_cells.py",
+    "tests/recsys/store/test_compiled_fold.py",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason="no g++ here")]
