@@ -27,7 +27,7 @@ _MAX_MAGIC = 2  # Kafka's record formats
 # The embedded broker, after records have arrived. Less costs more than it gains: with 10, client and broker take twice
 # the processor time, which requests and updates then wait for.
 FETCH_WAIT_MS = 50
-PATIENT_WAIT_MS = 500  # idle, client and broker use a tenth of the processor time that they use with 10
+PATIENT_WAIT_MS = 500  # idle, client and broker use an eighth of the processor time that they use with 10
 _OF_SILENCE = 0.02
 _SILENT_S = 5.0  # a partition without records for so long is silent
 _MOST_LEFT_OUT_S = 0.2
