@@ -24,7 +24,13 @@ def test_an_unloaded_bundle_is_freed_by_its_reference_counts(
     make_api: Callable[..., Api], no_collector: None, native: Native
 ) -> None:
     """After everything that may refer to it: requests, explanations, similar items, the item feed, a shadow."""
-    api = make_api(native=native, shadow_share=1.0, result_cache_ms=0, vector_cache_bytes=1 << 20)
+    api = make_api(
+        native=native,
+        shadow_share=1.0,
+        result_cache_ms=0,
+        vector_cache_bytes=1 << 20,
+        deadline_ms=60_000,  # a late answer is not mirrored
+    )
     bundles, host = api.services.settings.bundles, api.services.host
     write_tiny_bundle(bundles, "v2", seed=5, current=False)
     api.apply([click("item-003")])
