@@ -20,6 +20,7 @@ COMPARED = 4_096  # items that an item is compared with, about; `recsys bench ne
 _SAMPLES = 64  # vectors per cluster that the clustering sees
 _ROUNDS = 8
 _ROWS = 1_024  # of queries at a time
+_CROWD = 16  # times as many, at the most: equal vectors, as of items that nobody has seen, are one cluster
 
 
 def nearest(
@@ -90,4 +91,7 @@ def _groups(
     ends = np.searchsorted(of[asked][by_cluster], np.arange(clusters + 1))
     for cluster in np.flatnonzero(np.diff(ends)):
         members = np.concatenate([order[starts[c] : starts[c + 1]] for c in near[cluster]])
-        yield by_cluster[ends[cluster] : ends[cluster + 1]], members
+        yield (
+            by_cluster[ends[cluster] : ends[cluster + 1]],
+            members[:: -(-len(members) // (_CROWD * compared))],
+        )

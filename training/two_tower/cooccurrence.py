@@ -73,7 +73,9 @@ def filled_up(
     n, m = neighbours.shape
     least = float(scores[scores > 0].min(initial=1.0))
     short = np.flatnonzero(neighbours[:, -1] < 0).astype(np.int32)
-    near, cosines = nearest(vectors, min(2 * m, n - 1), short)[::-1]  # its m neighbours may come first
+    near, cosines = nearest(vectors, min(2 * m, max(n - 1, 0)), short)[
+        ::-1
+    ]  # its m neighbours may come first
     for start in range(0, len(short), 1024):
         part = slice(start, start + 1024)
         rows = short[part]

@@ -64,6 +64,19 @@ def test_beyond_the_limit_clusters_find_nearly_all(monkeypatch: pytest.MonkeyPat
     assert few.scores.sum() < some.scores.sum()
 
 
+def test_equal_vectors_do_not_compare_each_item_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that nobody has seen and that have no attributes have one vector."""
+    vectors = learnt_like(3_000, 8, 1, seed=2).items
+    vectors[1_000:] = vectors[0]
+    monkeypatch.setattr(module, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(module, "_CROWD", 4)
+    rows = np.arange(3_000, dtype=np.int32)
+    assert max(len(members) for _, members in module._groups(vectors, rows, 100, 0)) <= 400
+    found = nearest(vectors, 10, compared=100)
+    _check(found, vectors, rows)
+    np.testing.assert_allclose(found.scores[1_000:], 1.0, atol=1e-5)
+
+
 def test_clusters_with_too_few_members_leave_places_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = learnt_like(2_000, 8, 1, seed=1).items
     monkeypatch.setattr(module, "EXACT_UP_TO", 100)

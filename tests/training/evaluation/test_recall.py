@@ -116,6 +116,8 @@ def test_empty_places_get_the_nearest_vectors_behind_what_co_occurs() -> None:
     assert (neighbours[1] == -1).all()
     few, _ = filled_up(np.full((2, 4), -1, np.int32), np.zeros((2, 4), np.float32), vectors[:2])
     assert few.tolist() == [[1, -1, -1, -1], [0, -1, -1, -1]]
+    none, _ = filled_up(np.empty((0, 4), np.int32), np.empty((0, 4), np.float32), vectors[:0])
+    assert none.shape == (0, 4)
 
 
 def test_popularity_decays_by_half_a_half_life() -> None:
