@@ -56,6 +56,7 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
     most_wait_ms = FETCH_WAIT_MS
     _arrived = -math.inf  # when the latest records came
 
+    # no `__init__` runs: a source gives its consumer's fetcher this class
     @cached_property
     def _heard(self) -> dict[Any, float]:
         """When each partition gave records last, or was asked first."""

@@ -70,7 +70,7 @@ _log = structlog.get_logger(__name__)
 class WorkerConfig:
     """`max_poll`: records per poll. `max_batch`: events per store call, during which Redis is blocked.
     `fenced_pause_s`: wait before a partition is claimed back from another worker. `check_s`: between two checks that
-    the store still has the offsets of idle partitions; when the connection breaks, they are checked at once."""
+    the store still has the offsets of idle partitions; after an outage all are claimed again anyway."""
 
     partitions: int = 4
     rules: TimeRules = field(default_factory=TimeRules)

@@ -23,7 +23,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 PLAIN = {
     "stream": (
         "StreamBench",
-        "Throughput of one feature worker, replay speed, and freshness at a steady rate.",
+        "One feature worker: what it takes idle, its throughput, replay speed, and freshness at a steady rate.",
     ),
     "parity": (
         "ParityBench",

@@ -42,6 +42,7 @@ class NeighboursBench:
 
 
 def run(config: NeighboursBench) -> Result:
+    """Build the table as training does; then the nearest vectors of all items, for their quality."""
     vectors = learnt_like(config.items, config.dimension, 1, config.seed).items
     seen = _seen(config)
     console.print(f"{config.items:,} items, {seen.nnz:,} interactions …")
