@@ -4,6 +4,7 @@ A feature (`recsys.features.spec`) is read from aggregates. Time is cut into til
 what happened in [tile · hop, (tile + 1) · hop), as in chronon.
 """
 
+import math
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +31,7 @@ class Measure(StrEnum):
     ONE = "one"  # 1
     VALUE = "value"  # round(value · scale): dwell milliseconds, tenths of a star
     TIME = "time"  # event_time_ms
+    EXAMINED = "examined"  # thousandths of a look: how likely the event's position in the list was seen
 
 
 class Split(StrEnum):
@@ -43,6 +45,21 @@ class Split(StrEnum):
 
 TILE_MARK = "@"
 KEY_MARK = "#"
+
+# round(1000 / log2(2 + position)), the discount of NDCG: at the top a list is always looked at, at the tenth place one
+# time in 3.5. A fixed table, since an amount must be the same wherever it is counted.
+LOOKS_SCALE = 1_000
+LOOKS_AT = tuple(round(LOOKS_SCALE / math.log2(2 + position)) for position in range(100))
+
+
+def looks_at(position: int | None) -> int:
+    """What an impression at a position counts; positions after the table count as its last, none as the first.
+
+    >>> looks_at(0), looks_at(9), looks_at(None)
+    (1000, 289, 1000)
+    """
+    return LOOKS_AT[min(position or 0, len(LOOKS_AT) - 1)]
+
 
 # Categories, creators and items are hashed into this many buckets. A bound such as "keep the k largest" would depend on
 # the order of arrival; hashing keeps the state a monoid.
@@ -91,7 +108,7 @@ class Aggregate:
     retention_ms: int = 0
     split: Split = Split.NONE
     min_value: float | None = None  # count only events with at least this value, such as four stars
-    scale: int = 1  # of Measure.VALUE
+    scale: int = 1  # of Measure.VALUE; of Measure.EXAMINED always LOOKS_SCALE
     attributed: bool = False  # count only events with the id of the request that showed the item
     once: bool = False  # count each user of an item once in each `once_period_ms`
 
@@ -114,6 +131,8 @@ class Aggregate:
             return 1
         if self.measure is Measure.TIME:
             return event.event_time_ms
+        if self.measure is Measure.EXAMINED:
+            return looks_at(event.position)
         return min(max(round((event.value or 0.0) * self.scale), 0), MAX_AMOUNT)
 
     def stem(self, time_ms: int) -> str:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from recsys.contracts.state import MAX_AMOUNT, MAX_SUM, History, Op
 from recsys.contracts.types import EventType
-from recsys.features.aggregates import BUCKETS, Aggregate, Entity, Measure, Split, once_period_ms
+from recsys.features.aggregates import BUCKETS, LOOKS_AT, Aggregate, Entity, Measure, Split, once_period_ms
 from recsys.features.spec import Floats, HistoryQuery, Ints, Match, Signal, Total, number
 from recsys.features.windows import saturated
 
 Array = NDArray[np.int64]
 KIND = {kind: code for code, kind in enumerate(EventType)}  # how `EventColumns.kind` numbers the types
 NO_BUCKET = BUCKETS  # pads rows of buckets
+_LOOKS_AT = np.array(LOOKS_AT, np.int64)
 
 _TIME_BITS = 42  # Unix milliseconds up to the year 2109; above them 2^20 keys
 _MAX_KEYS = 1 << (62 - _TIME_BITS)
@@ -30,13 +31,14 @@ class EventColumns:
     """The events of some users, or of some items, sorted by (key, time, event id), each event once.
 
     Arrays (n,). `key`: code of the user (item) that owns the event; `user`, `item`: codes of the event's; `value`: NaN
-    where the event has none; `buckets`: split → (n, k), padded with `NO_BUCKET`.
+    where the event has none; `position`: -1 where it has none; `buckets`: split → (n, k), padded with `NO_BUCKET`.
     """
 
     key: Array
     time_ms: Array
     kind: NDArray[np.int8]
     value: NDArray[np.float64]
+    position: Array
     attributed: NDArray[np.bool_]
     user: Array
     item: Array
@@ -58,6 +60,8 @@ class EventColumns:
             return rows, np.ones(rows.size, np.int64)
         if signal.measure is Measure.TIME:
             return rows, self.time_ms[rows]
+        if signal.measure is Measure.EXAMINED:
+            return rows, _LOOKS_AT[np.clip(self.position[rows], 0, _LOOKS_AT.size - 1)]
         # rint rounds halves to even, as Python's round does
         return rows, np.rint(self.value[rows] * signal.scale).clip(0, MAX_AMOUNT).astype(np.int64)
 

@@ -165,18 +165,18 @@ class CompiledFeatures:
         totals = [self._total(total) for total in f.totals]
         match f:
             case kinds.Count():
-                units = [total.window.unit * f.signal.scale for total in f.totals]
-                yield from (_operation(_Kind.COUNT, [x], unit) for x, unit in zip(totals, units, strict=True))
+                for x, total in zip(totals, f.totals, strict=True):
+                    yield _operation(_Kind.COUNT, [x], total.unit)
             case kinds.Ratio():
-                for pair, unit in zip(_groups(totals, 2), _units(f, 2), strict=True):
-                    yield _operation(_Kind.RATIO, pair, unit, f.alpha, f.alpha + f.beta)
+                for pair, units in zip(_groups(totals, 2), _units(f, 2), strict=True):
+                    yield _operation(_Kind.RATIO, pair, *units, f.alpha, f.alpha + f.beta)
             case kinds.Mean():
                 yield from (_operation(_Kind.MEAN, x, f.amount.scale, f.default) for x in _groups(totals, 2))
             case kinds.Affinity():
                 yield from (_operation(_Kind.AFFINITY, pair, f.default) for pair in _groups(totals, 2))
             case kinds.Lift():
-                for four, unit in zip(_groups(totals, 4), _units(f, 4), strict=True):
-                    yield _operation(_Kind.LIFT, four, unit, f.alpha, f.alpha + f.beta, f.strength)
+                for four, units in zip(_groups(totals, 4), _units(f, 4), strict=True):
+                    yield _operation(_Kind.LIFT, four, *units, f.alpha, f.alpha + f.beta, f.strength)
             case kinds.VisitCount():
                 yield _operation(_Kind.VISIT_COUNT, [self._query(q) for q in f.history_queries])
             case kinds.VisitRecency():
@@ -209,9 +209,10 @@ def _operation(kind: _Kind, operands: Iterable[Operand], *numbers: float) -> _Op
     return _Operation(kind, 0, [*operands], [*map(float, numbers)])
 
 
-def _units(feature: Feature, reads: int) -> list[int]:
-    """Of each column, the unit of the totals that it reads."""
-    return [total.window.unit for total in feature.totals[::reads]]
+def _units(feature: Feature, reads: int) -> list[tuple[int, int]]:
+    """Of each column, the units of part and whole, the first two of the totals that it reads."""
+    units = [total.unit for total in feature.totals]
+    return list(zip(units[::reads], units[1::reads], strict=True))
 
 
 def _groups(operands: Sequence[Operand], n: int) -> Iterable[Sequence[Operand]]:

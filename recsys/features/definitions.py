@@ -8,7 +8,7 @@ from functools import partial
 
 from recsys.contracts.state import History, Op
 from recsys.contracts.types import GOOD_STARS, MS_PER_DAY, MS_PER_HOUR, EventType
-from recsys.features.aggregates import Entity, Measure, Split
+from recsys.features.aggregates import LOOKS_SCALE, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import (
     Affinity,
@@ -41,6 +41,8 @@ ACTIVITY = ("low_active", "middle_active", "high_active", "full_active")
 # Signals. Numerators over impressions count only events with the id of the request that showed the item: a click from
 # elsewhere (a search, an imported history) has no impression.
 SHOWN = Signal("shown", frozenset({EventType.IMPRESSION}))
+# How often an item, a category or a creator was looked at: what stands at the end of a list is rarely seen.
+LOOKED = Signal("looked", frozenset({EventType.IMPRESSION}), Measure.EXAMINED, scale=LOOKS_SCALE)
 CLICKED = Signal("click", frozenset({EventType.CLICK}), attributed=True)
 LIKED = Signal("like", frozenset({EventType.LIKE}), attributed=True)
 CONVERTED = Signal("convert", frozenset({EventType.PURCHASE}), attributed=True)
@@ -80,7 +82,7 @@ CLICK_LIFT = partial(
     Lift,
     entity=PAIR,
     part=CLICKED,
-    whole=SHOWN,
+    whole=LOOKED,
     over=(SLOW_PROFILE,),
     alpha=4.0,
     beta=6.0,
@@ -137,17 +139,17 @@ FEATURES = FeatureSet(
         # The user and the item: taste, fatigue, repetition
         Affinity("category_affinity", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
         Count("category_engaged", PAIR, ENGAGED, over=(SLOW,), split=CATEGORY),
-        Count("category_shown", PAIR, SHOWN, over=(SLOW,), split=CATEGORY),
+        Count("category_looked", PAIR, LOOKED, over=(SLOW,), split=CATEGORY),
         CLICK_LIFT("category_click_lift", split=CATEGORY),
         Affinity("creator_affinity", PAIR, ENGAGED, over=(SLOW,), split=CREATOR),
-        Count("creator_shown", PAIR, SHOWN, over=(SLOW,), split=CREATOR),
+        Count("creator_looked", PAIR, LOOKED, over=(SLOW,), split=CREATOR),
         CLICK_LIFT("creator_click_lift", split=CREATOR),
         VisitCount("item_in_history", PAIR, LAST_50_OF_ITEM),
         VisitRecency("seconds_since_item_engaged", PAIR, LAST_50_OF_ITEM),
         VisitCount("category_share_of_last_10", PAIR, LAST_10_OF_CATEGORY, share=True),
         VisitCount("category_share_of_last_50", PAIR, LAST_50_OF_CATEGORY, share=True),
         VisitRecency("seconds_since_category_engaged", PAIR, LAST_50_OF_CATEGORY),
-        Count("item_shown_to_user", PAIR, SHOWN, over=(SLOW,), split=OWN),
+        Count("item_looked_by_user", PAIR, LOOKED, over=(SLOW,), split=OWN),
         VisitRecency("seconds_since_item_shown", PAIR, SHOWN_OF_ITEM),
         VisitCount("category_share_of_shown_20", PAIR, SHOWN_OF_CATEGORY, share=True),
         # The request

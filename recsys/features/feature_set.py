@@ -24,6 +24,7 @@ from recsys.features.aggregates import (
     Entity,
     Measure,
     Split,
+    looks_at,
     once_period_ms,
     split_buckets,
 )
@@ -146,7 +147,7 @@ def runs(columns: NDArray[np.intp]) -> list[tuple[slice, slice]]:
 class Plan:
     """What an event of one type changes.
 
-    Most rules add 1 to a cell that depends on time, categories, creator or item only, so their deltas are cached.
+    Most rules add the same to a cell that depends on time, categories, creator or item only: their deltas are cached.
     `rules`: in the order in which their cells are changed, without what counts `once`.
     """
 
@@ -160,7 +161,7 @@ class Plan:
                 once[rule.name.partition(".")[0], once_period_ms(rule.hop_ms)].append(rule)
         self.once = [CountedOnce(signal, period_ms, of) for (signal, period_ms), of in once.items()]
         rules = [a for a in rules if not a.once]
-        plain = [a for a in rules if a.measure is Measure.ONE and a.min_value is None]
+        plain = [a for a in rules if a.measure in _STEADY and a.min_value is None]
         self._other = [a for a in rules if a not in plain]
         self._whole = _Steady([a for a in plain if a.split is Split.NONE])
         by_split = [(split, _Steady([a for a in plain if a.split is split])) for split in Split if split]
@@ -171,11 +172,12 @@ class Plan:
 
     def fold(self, event: Event) -> Folded:
         time, named, categories = event.event_time_ms, event.request_id is not None, event.categories
-        user, item = self._whole.changes(time, named, (NOT_SPLIT,))
+        looks = looks_at(event.position)
+        user, item = self._whole.changes(time, named, looks, (NOT_SPLIT,))
         user, item = [*user], [*item]
         for split, steady in self._by_split:
             if buckets := split_buckets(split, event):
-                of_user, of_item = steady.changes(time, named, buckets)
+                of_user, of_item = steady.changes(time, named, looks, buckets)
                 user += of_user
                 item += of_item
         for aggregate in self._other:
@@ -208,33 +210,38 @@ class CountedOnce:
 
 
 class _Steady:
-    """Rules of one split that add 1: their changes stay the same until the finest tile ends, so they are cached."""
+    """Rules of one split that add 1, or the looks at a position: their changes are cached, as they stay the same until
+    the finest tile ends."""
 
     def __init__(self, rules: Sequence[Aggregate]) -> None:
         self.rules = rules
+        self._examined = any(a.measure is Measure.EXAMINED for a in rules)
         # hops divide one another
         self._hop_ms = min((a.hop_ms for a in rules if a.hop_ms), default=MS_PER_DAY)
         self._cached = lru_cache(maxsize=1 << 14)(
             self._make
         )  # items have 2^12 buckets, each attributed or not
 
-    def changes(self, time_ms: int, named: bool, buckets: tuple[int, ...]) -> Changes:
+    def changes(self, time_ms: int, named: bool, looks: int, buckets: tuple[int, ...]) -> Changes:
         """Of the user and of the item. `named`: the event has the id of the request that showed the item."""
-        return self._cached(time_ms // self._hop_ms, named, buckets)
+        return self._cached(time_ms // self._hop_ms, named, looks if self._examined else 1, buckets)
 
-    def _make(self, tile: int, named: bool, buckets: tuple[int, ...]) -> Changes:
+    def _make(self, tile: int, named: bool, looks: int, buckets: tuple[int, ...]) -> Changes:
         user: list[Delta] = []
         item: list[Delta] = []
         for rule in self.rules:
             if named or not rule.attributed:
                 stem = rule.stem(tile * self._hop_ms)
                 into = user if rule.entity is Entity.USER else item
+                amount = 1 if rule.measure is Measure.ONE else looks
                 into += [
-                    Delta(stem if b == NOT_SPLIT else f"{stem}{KEY_MARK}{b}", rule.op, 1) for b in buckets
+                    Delta(stem if b == NOT_SPLIT else f"{stem}{KEY_MARK}{b}", rule.op, amount)
+                    for b in buckets
                 ]
         return user, item
 
 
+_STEADY = (Measure.ONE, Measure.EXAMINED)
 _ONCE = (Entity.ITEM, Measure.ONE, Split.NONE)
 
 

@@ -47,7 +47,7 @@ class Count(Feature):
         return [total_of(_owner(self.entity), self.signal, w, self.split) for w in self.over]
 
     def values(self, source: Source) -> list[Floats]:
-        return [source.total(t) / (t.window.unit * self.signal.scale) for t in self.totals]
+        return [source.total(t) / t.unit for t in self.totals]
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Ratio(Feature):
         totals = self.totals
         pairs = zip(totals[::2], totals[1::2], strict=True)
         return [
-            (source.total(part) / part.window.unit + self.alpha)
-            / (source.total(whole) / whole.window.unit + (self.alpha + self.beta))
+            (source.total(part) / part.unit + self.alpha)
+            / (source.total(whole) / whole.unit + (self.alpha + self.beta))
             for part, whole in pairs
         ]
 
@@ -157,7 +157,7 @@ class Lift(Feature):
         totals = self.totals
         columns = []
         for i in range(0, len(totals), 4):
-            part_c, whole_c, part, whole = (source.total(t) / t.window.unit for t in totals[i : i + 4])
+            part_c, whole_c, part, whole = (source.total(t) / t.unit for t in totals[i : i + 4])
             mean = (part + self.alpha) / (whole + (self.alpha + self.beta))
             columns.append((part_c + self.strength * mean) / (whole_c + self.strength) - mean)
         return columns

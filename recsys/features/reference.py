@@ -43,6 +43,14 @@ def decay_weight(age: int, half_life: int) -> int:
         return int(nearest if abs(exact - nearest) < Decimal("1e-40") else exact)
 
 
+def look_weight(position: int | None) -> int:
+    """round(1000 / log2(2 + position)), the hundredth position for all after it."""
+    with localcontext() as context:
+        context.prec = 60
+        log2 = Decimal(2 + min(position or 0, 99)).ln() / Decimal(2).ln()
+        return int((1000 / log2).to_integral())
+
+
 class ReferenceSource:
     """`Source` of one user and one item at one instant."""
 
@@ -147,4 +155,6 @@ def _one_of_each_user(events: Sequence[Event], period_ms: int) -> list[Event]:
 def _amount(signal: Signal, event: Event) -> int:
     if signal.measure is Measure.ONE:
         return 1
+    if signal.measure is Measure.EXAMINED:
+        return look_weight(event.position)
     return min(max(round((event.value or 0.0) * signal.scale), 0), MAX_AMOUNT)

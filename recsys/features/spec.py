@@ -60,6 +60,11 @@ class Total:
         return zlib.crc32(f"{self.entity} {self.aggregate_name} {self.window.label}".encode())
 
     @cached_property
+    def unit(self) -> int:
+        """What an event of age 0 that adds 1 adds to the total."""
+        return self.window.unit * self.signal.scale
+
+    @cached_property
     def aggregate_name(self) -> str:
         """Totals of the same name share cells."""
         code = HOP_CODES[self.window.hop_ms] + self.split[:2]

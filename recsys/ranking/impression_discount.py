@@ -16,9 +16,9 @@ from recsys.contracts.request import Candidates, Query
 
 @dataclass(frozen=True)
 class ImpressionDiscount:
-    """`recsys.pipeline.stages.Scorer`, after the ranker: value · factor^(times shown).
+    """`recsys.pipeline.stages.Scorer`, after the ranker: value · factor^(looks).
 
-    column: the feature that counts the user's impressions of the item.
+    column: the feature that counts how often the user looked at the item.
     factor: in (0, 1]; 1 changes nothing.
 
     Raises:

@@ -3,12 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-from recsys.features.aggregates import BUCKETS, CATEGORIES_PER_EVENT, Aggregate, Entity, Measure, Split
+from recsys.features.aggregates import (
+    BUCKETS,
+    CATEGORIES_PER_EVENT,
+    LOOKS_AT,
+    Aggregate,
+    Entity,
+    Measure,
+    Split,
+)
 from recsys.features.cells import CellCoding
 from recsys.features.feature_set import FeatureSet
 from recsys.native import core
 
-_MEASURES = {measure: number for number, measure in enumerate((Measure.ONE, Measure.VALUE, Measure.TIME))}
+_NUMBERED = (Measure.ONE, Measure.VALUE, Measure.TIME, Measure.EXAMINED)
+_MEASURES = {measure: number for number, measure in enumerate(_NUMBERED)}
 _SPLITS = {split: n for n, split in enumerate((Split.NONE, Split.CATEGORY, Split.CREATOR, Split.ITEM))}
 
 
@@ -34,4 +43,4 @@ def compiled_fold(features: FeatureSet, stored: Mapping[str, int], bucket_ms: in
         )
         for type_, plan in features.plans.items()
     ]
-    return core.Fold(plans, bucket_ms, BUCKETS, CATEGORIES_PER_EVENT)
+    return core.Fold(plans, bucket_ms, BUCKETS, CATEGORIES_PER_EVENT, LOOKS_AT)

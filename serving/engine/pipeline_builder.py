@@ -30,7 +30,7 @@ from serving.engine.artifacts import Artifacts
 from serving.engine.golden import check_ranker
 
 RERANK_POOL = 100  # candidates that compete for the list: five times what is shown
-_SHOWN = FEATURES.names.index("item_shown_to_user_decay7d")
+_SHOWN = FEATURES.names.index("item_looked_by_user_decay7d")
 # the share of the candidates that each recall channel is sure of; the rest is fused by rank
 _QUOTAS: Mapping[str, float] = {
     "two_tower": 0.4,

@@ -64,11 +64,13 @@ def event_columns(rows: pa.Table, key: str, keys: Codes, items: Codes) -> EventC
     )
     buckets = _buckets(categories, creators, rows.column("item_id"))
     value = np.asarray(pc.fill_null(rows.column("value"), np.nan), np.float64)
+    position = np.asarray(pc.fill_null(rows.column("position"), -1), np.int64)
     return EventColumns(
         key=codes[order],
         time_ms=np.asarray(rows.column(TIME), np.int64)[order],
         kind=np.asarray(pc.index_in(rows.column("type"), value_set=KINDS)).astype(np.int8)[order],
         value=value[order],
+        position=position[order],
         attributed=np.asarray(attributed)[order],
         user=Codes(rows.column("user_id")).of(rows.column("user_id"))[order],
         item=items.of(rows.column("item_id"))[order],

@@ -139,7 +139,7 @@ def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Seq
     popularity = spark.sparkContext.broadcast(_popularity(events, config))
     # each pass reads only the columns that it needs from the lake again: a cache of the events costs more
     attributed = sf.col("request_id").isNotNull().alias("attributed")
-    common = (*EVENT_KEY, "type", "item_id", TIME, "value", attributed)
+    common = (*EVENT_KEY, "type", "item_id", TIME, "position", "value", attributed)
     by_item = events.select("item_bucket", *common).groupBy("item_bucket")
     by_user = events.select("user_bucket", *common, *ITEM_CONTEXT).groupBy("user_bucket")
 

@@ -98,6 +98,7 @@ class FeatureFixture:
                 item_id=item.item_id,
                 event_time_ms=time_ms,
                 request_id=f"{name}-{rng.randrange(n)}" if rng.random() < 0.8 else None,
+                position=i % 40 if kind is EventType.IMPRESSION else None,
                 value=value,
                 context=item_context({}, item.categories, item.creator) | {"tab": str(rng.randrange(4))},
             )

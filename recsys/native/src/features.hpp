@@ -255,7 +255,7 @@ class FeatureProgram {
     };
 
     void check_feature(const Feature& f) const {
-        static constexpr std::pair<size_t, size_t> SIZES[] = {{1, 1}, {2, 3}, {2, 2}, {2, 1}, {4, 4}, {1, 0},
+        static constexpr std::pair<size_t, size_t> SIZES[] = {{1, 1}, {2, 4}, {2, 2}, {2, 1}, {4, 5}, {1, 0},
                                                               {1, 1}, {1, 1}, {1, 1}, {1, 0}, {0, 0}, {0, 0}};
         const auto [operands, numbers] = SIZES[static_cast<size_t>(f.kind)];
         check(f.column >= 0 && f.column < signed_dimension(), "a column outside");

@@ -21,7 +21,7 @@ namespace recsys {
 
 constexpr int64_t MAX_AMOUNT = (int64_t{1} << 32) - 1;
 constexpr char ID_SEPARATOR = '\x1f', CATEGORY_SEPARATOR = '|';
-enum class Measure { ONE, VALUE, TIME };
+enum class Measure { ONE, VALUE, TIME, EXAMINED };
 enum class Split { NONE, CATEGORY, CREATOR, ITEM };
 
 struct Rule {
@@ -58,12 +58,14 @@ struct Plan {
 struct FoldLimits {
     int64_t bucket_ms, buckets;
     size_t categories;
+    std::vector<int64_t> looks_at;  // what an impression counts, by position; later ones as the last
 };
 
 struct FoldedInput {
     size_t plan;
     std::string_view key, event_id, user, item, categories, creator;
     int64_t time_ms;
+    int64_t position;
     bool named;  // has the id of the request that showed the item
     std::optional<double> value;
 };
@@ -128,9 +130,13 @@ class BatchFold {
         if (rule.measure == Measure::VALUE && !event.value) return false;
         return !rule.least || (event.value && *event.value >= *rule.least);
     }
-    static int64_t amount(const Rule& rule, const FoldedInput& event) {
+    int64_t amount(const Rule& rule, const FoldedInput& event) const {
         if (rule.measure == Measure::ONE) return 1;
         if (rule.measure == Measure::TIME) return event.time_ms;
+        if (rule.measure == Measure::EXAMINED) {
+            const int64_t last = static_cast<int64_t>(limits_.looks_at.size()) - 1;
+            return limits_.looks_at[static_cast<size_t>(std::min(event.position, last))];
+        }
         const double exact = std::nearbyint(*event.value * rule.scale);  // half to even, as Python rounds
         return static_cast<int64_t>(std::clamp(exact, 0.0, static_cast<double>(MAX_AMOUNT)));
     }

@@ -22,7 +22,7 @@ using PlanSpec =
 inline std::vector<Rule> rules_of(const std::vector<RuleSpec>& specs) {
     std::vector<Rule> made;
     for (const auto& [of_user, number, op, measure, split, hop_ms, least, scale, attributed] : specs) {
-        check(measure >= 0 && measure <= static_cast<int>(Measure::TIME), "no such measure");
+        check(measure >= 0 && measure <= static_cast<int>(Measure::EXAMINED), "no such measure");
         check(split >= 0 && split <= static_cast<int>(Split::ITEM), "no such split");
         made.push_back({of_user, number, op, static_cast<Measure>(measure), static_cast<Split>(split), hop_ms, least,
                         scale, attributed});
@@ -40,9 +40,11 @@ inline std::string_view utf8_of(PyObject* text) {
 // `BatchFold` for the rows of `recsys.store.encoding.KeyedEvent`.
 class PythonFold {
   public:
-    PythonFold(const std::vector<PlanSpec>& specs, int64_t bucket_ms, int64_t buckets, size_t categories)
-        : fold_(plans_of(specs), {bucket_ms, buckets, categories}) {
+    PythonFold(const std::vector<PlanSpec>& specs, int64_t bucket_ms, int64_t buckets, size_t categories,
+               const std::vector<int64_t>& looks_at)
+        : fold_(plans_of(specs), {bucket_ms, buckets, categories, looks_at}) {
         check(bucket_ms > 0 && buckets > 0, "buckets must have a size");
+        check(!looks_at.empty(), "no position has a weight");
         for (const Plan& plan : fold_.plans()) numbers_.emplace(plan.type, numbers_.size());
     }
 
@@ -91,6 +93,8 @@ class PythonFold {
         made.item = utf8_of(get("item_id").ptr());
         made.time_ms = integer(get("event_time_ms").ptr());
         check(made.time_ms >= 0, "an event before 1970");
+        if (const py::object position = get("position"); !position.is_none()) made.position = integer(position.ptr());
+        check(made.position >= 0, "a position before the first");
         made.named = !get("request_id").is_none();
         if (const py::object value = get("value"); !value.is_none()) {
             made.value = value.cast<double>();

@@ -51,7 +51,7 @@ RECSYS_CLONES inline void evaluate(Kind kind, const Inputs& in, size_t n, float*
             for (size_t i = 0; i < n; i++) out[i] = static_cast<float>(a[i] / p[0]);
             return;
         case Kind::RATIO:
-            for (size_t i = 0; i < n; i++) out[i] = static_cast<float>((a[i] / p[0] + p[1]) / (b[i] / p[0] + p[2]));
+            for (size_t i = 0; i < n; i++) out[i] = static_cast<float>((a[i] / p[0] + p[2]) / (b[i] / p[1] + p[3]));
             return;
         case Kind::MEAN:
             for (size_t i = 0; i < n; i++) {
@@ -67,8 +67,8 @@ RECSYS_CLONES inline void evaluate(Kind kind, const Inputs& in, size_t n, float*
         case Kind::LIFT: {
             const double *part = in.x[2], *whole = in.x[3];
             for (size_t i = 0; i < n; i++) {
-                const double mean = (part[i] / p[0] + p[1]) / (whole[i] / p[0] + p[2]);
-                out[i] = static_cast<float>((a[i] / p[0] + p[3] * mean) / (b[i] / p[0] + p[3]) - mean);
+                const double mean = (part[i] / p[0] + p[2]) / (whole[i] / p[1] + p[3]);
+                out[i] = static_cast<float>((a[i] / p[0] + p[4] * mean) / (b[i] / p[1] + p[4]) - mean);
             }
             return;
         }

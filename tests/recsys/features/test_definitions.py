@@ -10,11 +10,12 @@ from recsys.contracts.errors import UnknownFeature
 from recsys.contracts.events import CATEGORIES, CREATOR, Event
 from recsys.contracts.state import Delta, Op
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType
-from recsys.features.aggregates import Entity, bucket_of, parse_cell
+from recsys.features.aggregates import LOOKS_AT, Entity, bucket_of, looks_at, parse_cell
 from recsys.features.definitions import CLICKED, ENGAGED_VISITS, FEATURES, SEEN_VISITS, SHOWN, USER
 from recsys.features.describe import Change, Effect, differences, listing, markdown
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import Count, Ratio
+from recsys.features.reference import look_weight
 from recsys.features.spec import HistoryQuery, Signal
 from recsys.features.windows import EVER, last
 
@@ -35,17 +36,24 @@ def test_at_least_forty_features_of_every_entity() -> None:
 
 
 def test_an_impression_changes_these_cells() -> None:
-    folded = FEATURES.fold(event(EventType.IMPRESSION))
+    folded = FEATURES.fold(replace(event(EventType.IMPRESSION), position=9))
     assert set(folded.user) == {
         Delta("shown.d@19000", Op.ADD, 1),
         Delta(f"shown.m@{TIME_MS // 300_000}", Op.ADD, 1),
-        Delta(f"shown.dca@19000#{bucket_of('a')}", Op.ADD, 1),
-        Delta(f"shown.dca@19000#{bucket_of('b')}", Op.ADD, 1),
-        Delta(f"shown.dcr@19000#{bucket_of('ann')}", Op.ADD, 1),
-        Delta(f"shown.dit@19000#{bucket_of('i')}", Op.ADD, 1),
+        Delta("looked.d@19000", Op.ADD, 289),
+        Delta(f"looked.dca@19000#{bucket_of('a')}", Op.ADD, 289),
+        Delta(f"looked.dca@19000#{bucket_of('b')}", Op.ADD, 289),
+        Delta(f"looked.dcr@19000#{bucket_of('ann')}", Op.ADD, 289),
+        Delta(f"looked.dit@19000#{bucket_of('i')}", Op.ADD, 289),
     }
     assert set(folded.item) == {Delta("shown", Op.ADD, 1), Delta(f"shown.h@{19_000 * 24 + 7}", Op.ADD, 1)}
     assert [history.name for history, _ in folded.visits] == ["shown"]
+
+
+def test_looks_fall_with_the_position_and_end_as_a_constant() -> None:
+    assert [looks_at(position) for position in (None, 0, 1, 2, 9)] == [1000, 1000, 631, 500, 289]
+    assert looks_at(100) == looks_at(10**6) == looks_at(99)
+    assert list(LOOKS_AT) == [look_weight(position) for position in range(len(LOOKS_AT))], "by 60 digits"
 
 
 def test_fold_is_the_fold_of_its_aggregates() -> None:

@@ -68,6 +68,7 @@ def random_log(
                 item_id=item.item_id,
                 event_time_ms=time,
                 request_id=rng.choice([None, f"r{i}"]),
+                position=rng.choice([None, 0, 1, 9, 99, 150]),
                 value=value,
                 context={k: v for k, v in context.items() if v},
             )

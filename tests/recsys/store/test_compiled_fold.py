@@ -45,6 +45,7 @@ EVENTS = st.builds(
     item_id=IDS,
     event_time_ms=TIMES,
     request_id=st.none() | st.just("r"),
+    position=st.none() | st.integers(0, 300),
     value=VALUES,
     context=CONTEXTS,
 )
@@ -71,6 +72,7 @@ def test_the_same_bytes_of_a_large_batch() -> None:
             f"i{n % 5}",
             1_750_000_000_000 + n * 40_000,
             request_id="r" if n % 4 else None,
+            position=n % 30 or None,
             value=float(n % 6),
             context={"categories": f"c{n % 50}|d{n}", "creator": f"k{n % 9}"},
         )
@@ -92,7 +94,15 @@ def test_every_operation_of_every_measure(op: Op, measure: Measure) -> None:
     values = [5.0, 1e12, 0.0, 0.0005, 0.0015]
     made = batch(
         [
-            Event(f"e{n}", EventType.CLICK, "u", "i", latest_ms - n % 7, value=values[n % len(values)])
+            Event(
+                f"e{n}",
+                EventType.CLICK,
+                "u",
+                "i",
+                latest_ms - n % 7,
+                position=n % 120 or None,
+                value=values[n % len(values)],
+            )
             for n in range(MAX_SUM // latest_ms + 10)
         ]
     )

@@ -80,7 +80,7 @@ def test_a_ranker_learns_from_price_duration_and_repeats(tmp_path: Path) -> None
     np.testing.assert_allclose(
         columns["item_duration_ms"][alive], world.duration[rows][alive] * 1e3, rtol=1e-3
     )
-    assert columns["item_shown_to_user_decay7d"].max() > 3
+    assert columns["item_looked_by_user_decay7d"].max() > 3
 
 
 @pytest.mark.slow
