@@ -125,15 +125,30 @@ class BatchSource:
     def total(self, total: Total) -> Ints:
         if total.entity is not self._entity:
             raise ValueError(f"{total.aggregate_name} belongs to the {total.entity}, not the {self._entity}")
-        signal, split = total.signal, total.split
-        hop_ms = total.window.hop_ms if signal.once else 0  # others have one series for all tiles
-        if (signal, split, hop_ms) not in self._series:
-            self._series[signal, split, hop_ms] = self._series_of(signal, split, hop_ms)
-        series, q = self._series[signal, split, hop_ms], self._queries
+        series, split, q = self._series_for(total), total.split, self._queries
         if split is Split.NONE:
             return saturated(series.total(total, q.key, q.time_ms))
         parts = [series.total(total, _pair(q.key, column), q.time_ms) for column in q.buckets[split].T]
         return saturated(np.sum(parts, axis=0, dtype=np.int64))
+
+    def by_bucket(self, total: Total, queries: Queries) -> tuple[Array, Array, Array]:
+        """A split total in every bucket that the query's key has events in: (row of the query, bucket, total), (m,)
+        each."""
+        events, split = self._events, total.split
+        rows, _ = events.amounts(total.signal, total.window.hop_ms)
+        pairs = np.unique(_pair(events.key[rows][:, None], events.buckets[split][rows]))
+        pairs = pairs[pairs >= 0]
+        first, end = (np.searchsorted(pairs, keys * BUCKETS) for keys in (queries.key, queries.key + 1))
+        row, place = _spans(np.where(queries.key < 0, end, first), end)
+        series = self._series_for(total)
+        return row, pairs[place] % BUCKETS, series.total(total, pairs[place], queries.time_ms[row])
+
+    def _series_for(self, total: Total) -> "_Series":
+        signal, split = total.signal, total.split
+        hop_ms = total.window.hop_ms if signal.once else 0  # others have one series for all tiles
+        if (signal, split, hop_ms) not in self._series:
+            self._series[signal, split, hop_ms] = self._series_of(signal, split, hop_ms)
+        return self._series[signal, split, hop_ms]
 
     def _series_of(self, signal: Signal, split: Split, hop_ms: int) -> "_Series":
         events = self._events

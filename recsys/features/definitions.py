@@ -25,7 +25,7 @@ from recsys.features.kinds import (
     VisitRecency,
     Weekday,
 )
-from recsys.features.spec import HistoryQuery, Match, Signal
+from recsys.features.spec import HistoryQuery, Match, Signal, total_of
 from recsys.features.windows import EVER, decayed, last, settled
 
 USER, ITEM, PAIR, REQUEST = Entity.USER, Entity.ITEM, Entity.USER_ITEM, Entity.CONTEXT
@@ -89,8 +89,12 @@ CLICK_LIFT = partial(
     strength=10.0,
 )
 
+# What the taste model reads (`recsys.ranking.taste`): looks and clicks in every category, equally weighted for a month.
+TALLIED = tuple(total_of(USER, signal, MONTH, CATEGORY) for signal in (LOOKED, CLICKED))
+
 FEATURES = FeatureSet(
     histories=(ENGAGED_VISITS, SEEN_VISITS, DISLIKED_VISITS, SHOWN_VISITS),
+    tallied=TALLIED,
     features=(
         # The user: how active, how choosy, how patient
         Count("user_shown", USER, SHOWN, over=(HOUR, SIX_HOURS, MONTH)),

@@ -29,7 +29,7 @@ from recsys.features.aggregates import (
     split_buckets,
 )
 from recsys.features.kinds import Attribute
-from recsys.features.spec import Feature, Total
+from recsys.features.spec import Feature, Total, plain
 
 _FORMAT = 1  # of states; a change of cell names or of the fold's meaning changes every fingerprint
 
@@ -65,16 +65,20 @@ ONCE_BYTES = 16
 class FeatureSet:
     """Features in column order, and the deduplicated state that they need.
 
-    `histories` are stored in addition to those that features read; the seen filter and the models read them.
+    `histories` are stored in addition to those that features read; the seen filter and the models read them. `tallied`:
+    totals of the user by category that models read of all categories at once (`recsys.features.tally`).
     """
 
-    def __init__(self, features: Sequence[Feature], histories: Iterable[History] = ()) -> None:
+    def __init__(
+        self, features: Sequence[Feature], histories: Iterable[History] = (), tallied: Sequence[Total] = ()
+    ) -> None:
         self.features = tuple(features)
         self.names: tuple[str, ...] = tuple(name for f in self.features for name in f.columns)
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"feature names must differ: {sorted(self.names)}")
         self.totals: tuple[Total, ...] = tuple(dict.fromkeys(t for f in self.features for t in f.totals))
-        self.aggregates = _aggregates(self.totals)
+        self.tallied = tuple(tallied)
+        self.aggregates = _aggregates([*self.totals, *self.tallied])
         read = [query.history for f in self.features for query in f.history_queries]
         self.histories = _histories([*histories, *read])
         self._aggregate_by_key = {(a.entity, a.name): a for a in self.aggregates}
@@ -99,6 +103,7 @@ class FeatureSet:
             "histories": [{"name": h.name, "types": sorted(h.types), "size": h.size} for h in self.histories],
             "state": [{"name": f"{a.entity}/{a.name}", "hop_ms": a.hop_ms} for a in self.aggregates],
             "features": [f.describe() for f in self.features],
+            "tallied": [plain(total) for total in self.tallied],
         }
 
     def aggregate(self, entity: Entity, name: str) -> Aggregate | None:

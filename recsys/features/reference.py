@@ -125,6 +125,20 @@ class ReferenceSource:
     def created_ms(self) -> Ints:
         return self._item.created_ms
 
+    def tally(self, totals: Sequence[Total]) -> dict[int, tuple[int, ...]]:
+        """Category bucket → each total, where one is not 0."""
+        found: dict[int, list[int]] = {}
+        for place, total in enumerate(totals):
+            signal, window = total.signal, total.window
+            for event in self._events[total.entity]:
+                age = self._now // window.hop_ms - event.event_time_ms // window.hop_ms
+                if not _counts(signal, event) or not window.skip <= age < window.tiles:
+                    continue
+                weight = decay_weight(age, window.half_life) if window.half_life else 1
+                for bucket in buckets_of(event.categories):
+                    found.setdefault(bucket, [0] * len(totals))[place] += weight * _amount(signal, event)
+        return {bucket: tuple(min(total, MAX_SUM) for total in of) for bucket, of in found.items() if any(of)}
+
 
 def reference_features(
     features: FeatureSet,

@@ -195,14 +195,15 @@ class Feature:
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready: everything that the value depends on. The fingerprint is a hash of this."""
-        return {"kind": self.kind} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return {"kind": self.kind} | {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A definition as JSON has it."""
     if isinstance(value, (Signal, Window, History, Total, HistoryQuery)):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, frozenset):
         return sorted(map(str, value))
     return str(value) if isinstance(value, StrEnum) else value

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.features.aggregates import Entity
-from recsys.features.batch import BatchSource, spans_before
+from recsys.features.batch import BatchSource, Queries, spans_before
 from recsys.features.definitions import ENGAGED_VISITS, ENGAGEMENT, FEATURES
+from recsys.features.tally import batch_tally
 from training.features.arrow_columns import (
     TIME,
     Codes,
@@ -31,7 +32,8 @@ _ITEM_SIDE = FEATURES.placed(lambda f: f.entity is Entity.ITEM)
 _OTHER_SIDE = FEATURES.placed(lambda f: f.entity is not Entity.ITEM)
 
 _LISTS = {"history_items": pa.string(), "history_types": pa.string(), "history_times": pa.int64()}
-_LISTS |= {"features": pa.float32()}
+_TALLY = {"tally_buckets": pa.int64(), "tally_looks": pa.int64(), "tally_clicks": pa.int64()}
+_LISTS |= _TALLY | {"features": pa.float32()}
 _TEXTS = {*ITEM_CONTEXT, *REQUEST_TEXTS.values()}
 EXAMPLE_SCHEMA = pa.schema(
     [*(f for f in BARE_SCHEMA if f.name not in _TEXTS), *((n, pa.list_(t)) for n, t in _LISTS.items())]
@@ -62,10 +64,22 @@ def user_side(examples: pa.Table, events: pa.Table) -> pa.Table:
     matrix = np.empty((examples.num_rows, FEATURES.dimension), np.float32)
     item_features = matrix_of(examples.column("item_features").chunks, _ITEM_SIDE[1].size)
     matrix[:, _ITEM_SIDE[1]] = item_features
-    fill(matrix, _OTHER_SIDE, BatchSource(Entity.USER, columns, asked))
-    histories = _histories(events, users, asked.key, asked.time_ms)
+    source = BatchSource(Entity.USER, columns, asked)
+    fill(matrix, _OTHER_SIDE, source)
+    lists = _histories(events, users, asked.key, asked.time_ms) | _tallies(source, asked)
     labels = {n: examples.column(n) for n in EXAMPLE_SCHEMA.names if n in examples.column_names}
-    return pa.table(labels | histories | {"features": lists_of(matrix)}).select(EXAMPLE_SCHEMA.names)
+    return pa.table(labels | lists | {"features": lists_of(matrix)}).select(EXAMPLE_SCHEMA.names)
+
+
+def _tallies(source: BatchSource, asked: Queries) -> dict[str, pa.Array]:
+    """What the user had looked at and clicked in every category, as list columns."""
+    bounds, buckets, amounts = batch_tally(FEATURES, source, asked)
+    lists = (buckets, *np.ascontiguousarray(amounts.T))
+    offsets = pa.array(bounds, pa.int32())
+    return {
+        name: pa.ListArray.from_arrays(offsets, pa.array(column))
+        for name, column in zip(_TALLY, lists, strict=True)
+    }
 
 
 def _histories(events: pa.Table, users: Codes, keys: Any, times: Any) -> dict[str, pa.Array]:

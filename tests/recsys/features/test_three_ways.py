@@ -24,22 +24,28 @@ def streamed(
     events: list[Event], user: User, items: list[Item], now_ms: int, pieces: int = 1
 ) -> NDArray[np.float32]:
     """Fold into cells, as the stream does; items in `pieces` partial states that are merged."""
-    state = EntityState()
+    state = folded_user(events, user)
     shares = [{i.item_id: EntityState() for i in items} for _ in range(pieces)]
     counted: set[bytes] = set()
     for n, event in enumerate(events):
-        folded = FEATURES.fold(event)
-        if event.user_id == user.user_id:
-            for delta in folded.user:
-                state.change(delta)
-            for history, visit in folded.visits:
-                state.visit(history, visit)
-        for delta in folded.of_item(counted):
+        for delta in FEATURES.fold(event).of_item(counted):
             shares[n % pieces][event.item_id].change(delta)
     columns = ItemColumns(items, FEATURES)
     columns.load((i.item_id, merged([share[i.item_id] for share in shares])) for i in items)
     rows = np.arange(len(items), dtype=np.int32)
     return assemble(FEATURES, state, user.attributes, columns, rows, now_ms, CONTEXT)
+
+
+def folded_user(events: list[Event], user: User) -> EntityState:
+    state = EntityState()
+    for event in events:
+        if event.user_id == user.user_id:
+            folded = FEATURES.fold(event)
+            for delta in folded.user:
+                state.change(delta)
+            for history, visit in folded.visits:
+                state.visit(history, visit)
+    return state
 
 
 def merged(states: list[EntityState]) -> EntityState:

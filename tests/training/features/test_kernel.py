@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Use
 from recsys.features import assemble, batch, windows
 from recsys.features.definitions import ENGAGEMENT, FEATURES
 from recsys.features.reference import reference_features
+from tests.recsys.features.test_tally import streamed_tally, tally_by_brute_force
 from tests.recsys.features.test_three_ways import streamed
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log, sparse_logs
 from tests.training.features.feature_rows import event_rows, with_items, with_users
@@ -69,9 +71,16 @@ def assert_equal_brute_force(
             e for e in events if e.user_id == user.user_id and e.event_time_ms < now and e.type in ENGAGEMENT
         ]
         before = sorted(before, key=lambda e: (e.event_time_ms, e.event_id))[-50:]
+        assert tally_of(example) == tally_by_brute_force(events, user, item, now)
         assert example["history_items"] == [e.item_id for e in before]
         assert example["history_types"] == [e.type for e in before]
         assert example["history_times"] == [e.event_time_ms for e in before]
+
+
+def tally_of(example: dict[str, Any]) -> dict[int, tuple[int, int]]:
+    looks_and_clicks = zip(example["tally_looks"], example["tally_clicks"], strict=True)
+    assert example["tally_buckets"] == sorted(example["tally_buckets"])
+    return dict(zip(example["tally_buckets"], looks_and_clicks, strict=True))
 
 
 @pytest.fixture
@@ -96,6 +105,7 @@ def test_sums_at_their_limit_are_those_of_the_stream() -> None:
         item = next(i for i in items if i.item_id == example["item_id"])
         now = example["event_time_ms"]
         before = [e for e in events if e.event_time_ms < now]
+        assert tally_of(example) == streamed_tally(before, user, now)
         [values] = streamed(before, user, items, now)[[items.index(item)]]
         np.testing.assert_array_equal(values[others], np.array(example["features"], np.float32)[others])
 
