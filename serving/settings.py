@@ -142,7 +142,9 @@ class ServingSettings(Settings):
         description="stream: live features, the items' in memory; nightly: those of `recsys features nightly`,"
         " the items' in memory; documents: the same, the items' read from Redis with each request.",
     )
-    diversity: Diversity = Field(Diversity.MMR, description="Rerank stage: mmr, dpp, or none (by score).")
+    diversity: Diversity = Field(
+        Diversity.MMR, description="Rerank stage: mmr, dpp, fatigue (learnt) or none (by score)."
+    )
     index: IndexKind = Field(
         IndexKind.BUNDLE, description="bundle: the bundle's own; exact: scan every vector, not in Milvus."
     )

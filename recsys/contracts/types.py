@@ -52,6 +52,7 @@ class Diversity(StrEnum):
     NONE = "none"
     MMR = "mmr"
     DPP = "dpp"
+    FATIGUE = "fatigue"
 
 
 class Head(StrEnum):

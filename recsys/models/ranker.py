@@ -5,6 +5,7 @@
     features → normalised, curves ────────┼─ x ─┬─ crosses (DCN-v2) ─ experts, gate per task ─ towers ─┬─ heads
     categorical features → embeddings ────┤     └─ wide: linear in x, per-item bias ───────────────────┘
     position → embedding ─────────────────┘
+    taste (optional) ─────────────────────────────────────────────────────────── added to the click's log odds
 
 The heads are `recsys.contracts.types.Head`. Conversion follows ESMM (Ma et al. 2018): the head is P(conversion |
 click), and training fits P(click) · P(conversion | click) over all impressions, so nothing is learnt from clicked
@@ -24,6 +25,7 @@ from recsys.models.compact import HashedTable, lookup
 from recsys.models.encoding import N_GAPS, N_TYPES
 
 HEADS = tuple(Head)
+OFFSET_LIMIT = 20.0  # beyond it a probability is 0 or 1 in float32
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class RankerConfig:
     tower_layers: tuple[int, ...] = (24,)
     dropout: float = 0.1
     item_dropout: float = 0.03  # share of training rows whose item number is dropped to 0
+    offset: bool = False  # the last feature is added to the click's log odds (`recsys.ranking.taste`)
 
 
 @dataclass(frozen=True)
@@ -202,12 +205,15 @@ class Ranker(nn.Module):
         crossed = self.cross(x) if self.config.cross_layers else x
         deep = [crossed] * len(HEADS) if self.experts is None else self.experts(crossed)
         linear = self.wide(x) + bias
-        return RankerLogits(
+        logits = RankerLogits(
             *(
                 tower(task).squeeze(1) + linear[:, i]
                 for i, (tower, task) in enumerate(zip(self.towers, deep, strict=True))
             )
         )
+        if not self.config.offset:
+            return logits
+        return logits._replace(click=logits.click + bounded(features[:, -1]))
 
     def forward(
         self, history: Tensor, types: Tensor, gaps: Tensor, items: Tensor, features: Tensor, position: Tensor
@@ -236,6 +242,11 @@ class ServedRanker(nn.Module):
             torch.sigmoid(logits.like),
             F.relu(logits.dwell),
         )
+
+
+def bounded(offset: Tensor) -> Tensor:
+    """Log odds within ± `OFFSET_LIMIT`; NaN is 0."""
+    return torch.where(torch.isnan(offset), 0.0, offset).clamp(-OFFSET_LIMIT, OFFSET_LIMIT)
 
 
 def in_vocabulary(numbers: Tensor, size: int) -> Tensor:

@@ -4,7 +4,7 @@ The user part of the graph has batch size 1, so it is computed once per request;
 number of candidates. One intra-op thread: the cores serve different requests in parallel.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -15,10 +15,12 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
-from recsys.contracts.request import Candidates, Query
+from recsys.contracts.request import Candidates, Query, Rows
 from recsys.contracts.types import Device, Head
+from recsys.features.tally import TallyReader
 from recsys.models.onnx_session import open_session
 from recsys.ranking.calibration import Calibration, calibrate
+from recsys.ranking.taste import TasteModel
 from recsys.ranking.value_model import ValueModel
 
 INPUTS = ("history", "types", "gaps", "items", "features", "position")
@@ -89,10 +91,27 @@ class Ranker(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class TasteColumn:
+    """The offsets of a request's candidates as one more feature. `buckets_of`: rows → (N, 4) category buckets."""
+
+    model: TasteModel
+    tally: TallyReader
+    buckets_of: Callable[[Rows], NDArray[np.int64]]
+
+    def added(self, query: Query, candidates: Candidates) -> NDArray[np.float32]:
+        """(N, D + 1) float32."""
+        tally = self.tally.read(query.user, query.now_ms)
+        owner, buckets = np.zeros(len(candidates), np.int64), self.buckets_of(candidates.rows)
+        offsets = self.model.offsets(tally, owner, buckets, candidates.features)
+        return np.column_stack((candidates.features, offsets))
+
+
+@dataclass(frozen=True, eq=False)
 class RankScorer:
     """`recsys.pipeline.stages.Scorer`: sets every head's score, and the value model's score as the order.
 
     trained_items: rows from here on are unknown to the model (item number 0).
+    taste: gives the last feature of a ranker that was trained with one.
     optional: when ranking fails, continue with recall's order and report `degraded`.
     """
 
@@ -100,6 +119,7 @@ class RankScorer:
     trained_items: int
     calibrations: Mapping[Head, Calibration]
     value_model: ValueModel
+    taste: TasteColumn | None = None
     optional: bool = True
     name: str = "rank"
 
@@ -118,7 +138,7 @@ class RankScorer:
             "types": _one_row(query.types),
             "gaps": _one_row(query.gaps),
             "items": np.where(rows < self.trained_items, rows + 1, 0),
-            "features": candidates.features,
+            "features": candidates.features if self.taste is None else self.taste.added(query, candidates),
             "position": np.zeros(len(candidates), np.int64),  # as if each were shown at the top
         }
 

@@ -1,13 +1,16 @@
-"""The gain of the next item of a list: relevance alone, MMR, or a determinantal point process.
+"""The gain of the next item of a list: relevance alone, MMR, a determinantal point process, or learnt fatigue.
 
 `recsys.rerank.greedy` asks an objective for the gain of every candidate, chooses one and tells the objective. A step is
-one matrix-vector product over the candidates, so a list of k costs k · N · d operations.
+one matrix-vector product over the candidates at most, so a list of k costs k · N · d operations.
 """
 
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from recsys.features.aggregates import LOOKS_SCALE, looks_at
+from recsys.items.catalogue import NO_CODE
 
 Floats = NDArray[np.float32]
 
@@ -22,8 +25,8 @@ class Objective(Protocol):
     def gains(self) -> Floats:
         """(N,) gain of each candidate as the next item; arbitrary for those already chosen."""
 
-    def choose(self, position: int) -> None:
-        """Add candidate `position` to the list."""
+    def choose(self, position: int, place: int) -> None:
+        """Add candidate `position` to the list at `place`, from 0."""
 
 
 class Relevance:
@@ -35,7 +38,7 @@ class Relevance:
     def gains(self) -> Floats:
         return self._relevance
 
-    def choose(self, position: int) -> None:
+    def choose(self, position: int, place: int) -> None:
         pass
 
 
@@ -58,7 +61,7 @@ class MaximalMarginalRelevance:
     def gains(self) -> Floats:
         return self._relevance - self._penalty
 
-    def choose(self, position: int) -> None:
+    def choose(self, position: int, place: int) -> None:
         cosines = self._vectors @ (self._diversity * self._vectors[position])
         np.maximum(self._penalty, cosines, out=self._penalty)
 
@@ -82,7 +85,7 @@ class DeterminantalPointProcess:
         gains: Floats = np.log(np.maximum(self._squares, _LEAST))
         return gains
 
-    def choose(self, position: int) -> None:
+    def choose(self, position: int, place: int) -> None:
         similar = (1 + self._vectors @ self._vectors[position]) / 2
         earlier = self._factor[: self._chosen]
         row = self._quality[position] * self._quality * similar - earlier[:, position] @ earlier
@@ -92,6 +95,38 @@ class DeterminantalPointProcess:
         self._factor[self._chosen] = row
         self._chosen += 1
         self._squares -= row * row
+
+
+class SamenessFatigue:
+    """value · P(click | the list so far) / P(click): what an item is still worth after others of its kind.
+
+    P(click | the list so far) = σ(log odds + sameness · S), where S is how many items of its main category the user has
+    looked at in the list, each by the weight of its place (`recsys.features.aggregates.looks_at`). Sameness is learnt
+    from what users clicked (`recsys.ranking.taste`); 0 is relevance alone.
+    """
+
+    def __init__(self, value: Floats, click: Floats, categories: NDArray[np.int32], sameness: float) -> None:
+        """
+        Args:
+            value: (N,) what orders the candidates.
+            click: (N,) probability of a click on each alone.
+            categories: (N,) codes; items of `NO_CODE` are of no kind.
+            sameness: log odds for each look, at most 0.
+        """
+        self._value, self._categories, self._sameness = value, categories, np.float32(sameness)
+        self._click = np.clip(click, _TINY, 1 - _TINY)
+        self._log_odds = np.log(self._click) - np.log1p(-self._click)
+        self._looks = np.zeros(len(value), np.float32)
+
+    def gains(self) -> Floats:
+        tired = 1 / (1 + np.exp(-(self._log_odds + self._sameness * self._looks)))
+        gains: Floats = self._value * (tired / self._click)
+        return gains
+
+    def choose(self, position: int, place: int) -> None:
+        code = self._categories[position]
+        if code != NO_CODE:
+            self._looks[self._categories == code] += np.float32(looks_at(place) / LOOKS_SCALE)
 
 
 def scaled(scores: Floats) -> Floats:

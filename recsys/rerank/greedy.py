@@ -63,7 +63,7 @@ def greedy(
         else:
             continue
         chosen[place] = position
-        objective.choose(position)
+        objective.choose(position, place)
         for cap in caps:
             cap.choose(position)
     return chosen

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.contracts.request import ABSENT, Candidates, Query, Rows, Selection
-from recsys.contracts.types import Diversity
+from recsys.contracts.types import Diversity, Head
 from recsys.items.catalogue import Catalogue
 from recsys.native import core
 from recsys.rerank.diversity import (
@@ -21,11 +21,14 @@ from recsys.rerank.diversity import (
     MaximalMarginalRelevance,
     Objective,
     Relevance,
+    SamenessFatigue,
     scaled,
     unit,
 )
 from recsys.rerank.greedy import Cap, greedy
 from recsys.rerank.rules import RuleBook
+
+_COMPILED = (Diversity.NONE, Diversity.MMR)
 
 
 class Exploration(BaseModel):
@@ -43,8 +46,10 @@ class RerankConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    diversity: Diversity = Field(Diversity.MMR, description="none, mmr or dpp.")
-    strength: float = Field(0.3, gt=0, le=1, description="Weight of diversity against relevance.")
+    diversity: Diversity = Field(Diversity.MMR, description="none, mmr, dpp or fatigue.")
+    strength: float = Field(
+        0.3, gt=0, le=1, description="Weight of diversity against relevance; of mmr and dpp."
+    )
     pool: int = Field(200, ge=1, description="Number of the best candidates considered.")
     per_category: int = Field(0, ge=0, description="Most items of one main category; 0: no cap.")
     per_creator: int = Field(0, ge=0, description="Most items of one creator; 0: no cap.")
@@ -57,7 +62,8 @@ class Reranker:
     """`recsys.pipeline.stages.Selector`.
 
     vectors_of: (n,) rows → (n, d) float32; zeros for an item without a vector.
-    native: compiled code fills the list, unless the objective is a determinantal point process.
+    native: compiled code fills the list, if it knows the objective.
+    sameness: learnt with the ranker; see `SamenessFatigue`.
     """
 
     config: RerankConfig
@@ -65,6 +71,7 @@ class Reranker:
     vectors_of: Callable[[Rows], NDArray[np.float32]]
     book: RuleBook | None = None
     native: bool = False
+    sameness: float = 0.0
     name: str = "rerank"
     optional: bool = True
 
@@ -99,17 +106,28 @@ class Reranker:
         self, candidates: Candidates, pool: NDArray[np.int64], pins: dict[int, int], places: list[int]
     ) -> dict[int, int]:
         rows, scores = candidates.rows[pool], candidates.score[pool]
+        click = candidates.scores.get(Head.CLICK)
         inside = {place: int(np.searchsorted(pool, position)) for place, position in pins.items()}
-        if self.native and self.config.diversity is not Diversity.DPP:
+        if self.native and self.config.diversity in _COMPILED:
             chosen = self._compiled(rows, scores, places, inside)
         else:
             caps = [Cap(codes, most) for codes, most in self._caps(rows)]
-            chosen = greedy(self._objective(rows, scores), len(pool), places, caps, inside)
+            chosen = greedy(
+                self._objective(rows, scores, None if click is None else click[pool]),
+                len(pool),
+                places,
+                caps,
+                inside,
+            )
         return dict(zip(chosen, pool[list(chosen.values())].tolist(), strict=True))
 
-    def _objective(self, rows: Rows, scores: NDArray[np.float32]) -> Objective:
-        if self.config.diversity is Diversity.NONE:
-            return Relevance(scores)
+    def _objective(
+        self, rows: Rows, scores: NDArray[np.float32], click: NDArray[np.float32] | None
+    ) -> Objective:
+        if self.config.diversity is Diversity.FATIGUE and click is not None:
+            return SamenessFatigue(scores, click, self.catalogue.main_category[rows], self.sameness)
+        if self.config.diversity in (Diversity.NONE, Diversity.FATIGUE):
+            return Relevance(scores)  # without a ranker there are no probabilities
         objective = (
             MaximalMarginalRelevance if self.config.diversity is Diversity.MMR else DeterminantalPointProcess
         )

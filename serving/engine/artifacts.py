@@ -17,11 +17,14 @@ from recsys.contracts.request import Rows
 from recsys.contracts.types import Head
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
+from recsys.features.tally import TallyReader
 from recsys.items.catalogue import Catalogue
 from recsys.items.item_table import read_items
 from recsys.pipeline.stages import CandidateHydrator
 from recsys.pipeline.trending import Trending
 from recsys.ranking.calibration import Calibration, read_calibrations
+from recsys.ranking.scorer import TasteColumn
+from recsys.ranking.taste import TasteModel, read_taste
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
 from recsys.recall.popular import Popularity, popularity
@@ -64,6 +67,12 @@ class Artifacts:
     live: LiveCatalogue
     item_features: CandidateHydrator
     calibrations: Mapping[Head, Calibration]
+    taste: TasteColumn | None
+
+    @property
+    def sameness(self) -> float:
+        """Log odds of a click for each look at an earlier item of the same category in the list; 0: not learnt."""
+        return self.taste.model.taste.sameness if self.taste else 0.0
 
     def similar(self, row: int, k: int, now_ms: int) -> tuple[Rows, NDArray[np.float32]]:
         """At most k available neighbours of an item and their scores, the best first: the bundle's, then those of the
@@ -131,6 +140,16 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
         live=LiveCatalogue(catalogue, live, columns, trending if features.live else None, features.live),
         item_features=features.hydrator(columns, catalogue),
         calibrations=read_calibrations(bundle.file(_CALIBRATION)) if calibrated else {},
+        taste=_taste(bundle, columns),
+    )
+
+
+def _taste(bundle: Bundle, columns: ItemColumns) -> TasteColumn | None:
+    taste = read_taste(bundle.path)
+    if taste is None:
+        return None
+    return TasteColumn(
+        TasteModel(taste, FEATURES), TallyReader(FEATURES), lambda rows: columns.categories.take(rows, axis=0)
     )
 
 

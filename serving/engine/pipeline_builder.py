@@ -125,11 +125,13 @@ class PipelineBuilder:
             candidate_hydrators=[loaded.item_features],
             filters=[SeenFilter(), DeletedFilter(catalogue), UpcomingFilter(catalogue), *blocked],
             scorers=[
-                RankScorer(self.ranker, catalogue.trained, loaded.calibrations, value),
+                RankScorer(self.ranker, catalogue.trained, loaded.calibrations, value, loaded.taste),
                 *([ImpressionDiscount(_SHOWN, path.shown_discount)] if path.shown_discount != 1 else []),
                 *([RuleBoost(rules, catalogue)] if rules else []),
             ],
-            selector=Reranker(path.rerank, catalogue, loaded.index.vectors, rules, config.native),
+            selector=Reranker(
+                path.rerank, catalogue, loaded.index.vectors, rules, config.native, loaded.sameness
+            ),
             side_effects=self._side_effects,
             compiled=CompiledRecall(sources, merger, catalogue) if config.native else None,
         )

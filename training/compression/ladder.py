@@ -52,6 +52,7 @@ from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SUMMARY, save_t
 from training.ranker.calibrate import fit_calibrations
 from training.ranker.dataset import RankExamples
 from training.ranker.export import export_ranker
+from training.ranker.fit_taste import keep_taste
 from training.ranker.kernel import is_compilable, write_kernel
 from training.ranker.loop import LoopConfig, fit, predict, predict_logits
 from training.ranker.train import figures
@@ -124,7 +125,7 @@ def main(config: LadderConfig, given: LadderInput, report: Report = lambda line:
     ladder = _Ladder(config, given, report)
     of_teacher = ladder.add("teacher", ladder.teacher)
 
-    student = Ranker(config.student, given.student_data)
+    student = Ranker(given.shape(config.student), given.student_data)
     student = ladder.distilled("student", student, config.student_loop)
     ladder.add("student", student, student_of=of_teacher)
     if config.compared:
@@ -162,7 +163,7 @@ class _Ladder:
 
     @cached_property
     def teacher(self) -> Ranker:
-        ranker = Ranker(self.config.teacher, self.given.teacher_data)
+        ranker = Ranker(self.given.shape(self.config.teacher), self.given.teacher_data)
         return self._trained("teacher", ranker, self.config.teacher_loop, None)
 
     @cached_property
@@ -173,7 +174,7 @@ class _Ladder:
     @cached_property
     def histograms(self) -> list[Histogram]:
         """Of the training features, which all variants share."""
-        return sampled_histograms(self.given.train.features, self.config.seed)
+        return sampled_histograms(self.given.without_offset, self.config.seed)
 
     def distilled(self, name: str, model: Ranker, loop: LoopConfig) -> Ranker:
         """Train on the labels and the teacher's answers."""
@@ -229,6 +230,7 @@ class _Ladder:
             pruned = next(variant for variant in self.variants if variant.name == "pruned")
             reasons += [f"pruned, which it is made of: {reason}" for reason in pruned.reasons]
         write_histograms(folder / HISTOGRAMS, self.histograms)
+        keep_taste(given.taste, folder)
         size, metrics = ranked_with(folder).stat().st_size, figures(scores, given.test)
         variant = Variant(name, size, metrics, overlap, tuple(reasons), name != "unstructured")
         variant.write(folder)

@@ -1,17 +1,20 @@
 """What the compression ladder stands on: synthetic ids at the case study's size, or the lake's own examples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.contracts.types import Item
 from recsys.items.item_table import read_items
 from recsys.models.ranker import RankerConfig, RankerData
+from recsys.ranking.taste import Taste
 from training.compression.synthetic import LadderData, make
 from training.ranker.dataset import RankExamples, item_fields, read_examples
+from training.ranker.fit_taste import TasteOffsets, learn_taste
 from training.ranker.train import ranker_data, ranker_warm_start
 from training.warm_start import WarmStart
 
@@ -28,6 +31,16 @@ class LadderInput:
     teacher_data: RankerData
     student_data: RankerData
     warm_start: WarmStart | None = None  # of the lake's; what a night's update needs
+    taste: Taste | None = None  # the last feature is its offset
+
+    def shape(self, wanted: RankerConfig) -> RankerConfig:
+        """A ranker of these data: with an offset if they have one."""
+        return replace(wanted, offset=self.taste is not None)
+
+    @property
+    def without_offset(self) -> NDArray[np.float32]:
+        """(n, D) the features of the training rows."""
+        return self.train.features if self.taste is None else self.train.features[:, :-1]
 
 
 def synthetic_input(data: LadderData, teacher: RankerConfig, student: RankerConfig) -> LadderInput:
@@ -45,20 +58,30 @@ def synthetic_input(data: LadderData, teacher: RankerConfig, student: RankerConf
 
 
 def lake_input(
-    examples: Path, items: Path, n_features: int, length: int, teacher: RankerConfig, student: RankerConfig
+    examples: Path,
+    items: Path,
+    n_features: int,
+    length: int,
+    teacher: RankerConfig,
+    student: RankerConfig,
+    seed: int = 0,
 ) -> LadderInput:
     """The examples that `recsys features build` wrote, as `recsys train rank` reads them.
 
     Args:
         examples: folder of the examples; n_features: D of each; length: L, events of history.
         items: the lake's item table.
+        seed: of what the taste model draws.
 
     Raises:
         InvalidData: the examples or the item table are missing or do not fit.
     """
     table = read_items(items)
-    rows = read_examples(examples, [item.item_id for item in table], n_features, length)
-    return input_of_periods(table, *by_time(rows), teacher, student)
+    fitted = learn_taste(examples, table, TRAIN, seed)
+    offset = TasteOffsets(fitted.taste, table) if fitted else None
+    rows = read_examples(examples, [item.item_id for item in table], n_features, length, offset=offset)
+    given = input_of_periods(table, *by_time(rows), teacher, student)
+    return replace(given, taste=fitted.taste if fitted else None)
 
 
 def input_of_periods(

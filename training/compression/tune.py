@@ -79,7 +79,7 @@ def main(
         learning_rate = trial.suggest_float("learning_rate", 5e-4, 1e-2, log=True)
         weight = trial.suggest_float("distillation", 0.5, 1.0)
         seed_everything(config.seed)
-        student = Ranker(shape, given.student_data)
+        student = Ranker(given.shape(shape), given.student_data)
         mb, ms = cost(student, given, config.out / "trial.onnx", config.seed)
         excess = {"mb": mb / config.max_mb - 1, "ms": ms / config.max_ms - 1}
         for name, by in excess.items():

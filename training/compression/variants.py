@@ -12,6 +12,7 @@ from recsys.contracts.errors import InvalidBundle, InvalidData
 from recsys.features.drift import HISTOGRAMS
 from recsys.operator_files import read_json
 from recsys.ranking.compiled import KERNEL
+from recsys.ranking.taste import TASTE
 from recsys.result import to_json
 from training.compression.gates import refuse
 from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SHAPE, SUMMARY, VARIANT
@@ -70,7 +71,7 @@ def take(variant: Path, work: Path) -> None:
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    for name in (*_BUNDLED, *([KERNEL] if (variant / KERNEL).exists() else [])):
+    for name in (*_BUNDLED, *(name for name in (KERNEL, TASTE) if (variant / name).exists())):
         shutil.copyfile(variant / name, work / name)
     # quantized variants are made of the pruned one's weights
     trained = variant if (variant / WEIGHTS).exists() else variant.parent / "pruned"

@@ -21,6 +21,7 @@ from recsys.items.item_table import read_items
 from recsys.models.ranker import Ranker
 from recsys.native import core
 from recsys.ranking.compiled import open_ranker
+from recsys.ranking.taste import read_taste
 from training.compression.gates import OVERLAP, top_overlap
 from training.compression.ladder import quantize_products, score_requests
 from training.compression.quantize import quantized_tables
@@ -28,6 +29,7 @@ from training.compression.variants import COMPILED, Variant, ranked_with, read_v
 from training.config import Config
 from training.ranker.artifacts import SHAPE, VARIANT, ranker_of, read_shape, save_trained
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
+from training.ranker.fit_taste import TasteOffsets, keep_taste
 from training.ranker.kernel import write_kernel
 from training.ranker.loop import LoopConfig, fit, predict, selection_score
 from training.ranker.train import ranker_warm_start, write_ranker, write_summary
@@ -93,6 +95,7 @@ def main(config: RankerUpdate) -> UpdateReport:
 
     metrics = _write(ranker, train, validation, config)
     now.write(config.out)
+    keep_taste(read_taste(config.work), config.out)
     write_summary(config.out, config, metrics, config.loop.seed, [(1, after)])
     return UpdateReport(before, after, len(rows), metrics)
 
@@ -116,7 +119,9 @@ def new_examples(config: RankerUpdate, previous: WarmStart, items: Sequence[Item
     days = [path.name[3:] for path in config.examples.glob("dt=*") if path.name[3:] >= newest]
     ids = [item.item_id for item in items]
     if days:
-        rows = read_examples(config.examples, ids, config.n_features, config.history_length, days)
+        taste = read_taste(config.work)
+        offset = TasteOffsets(taste, items) if taste else None
+        rows = read_examples(config.examples, ids, config.n_features, config.history_length, days, offset)
         rows = rows.take(rows.time_ms > previous.trained_until_ms)
         if len(rows):
             return rows

@@ -4,7 +4,7 @@ Everything is in memory: 10 M examples with 50 features and 50 events of history
 days.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ COLUMNS = [
     *("user_id", "item_id", "event_time_ms", "position", "click", "conversion", "like", "dwell_ms"),
     *("history_items", "history_types", "history_times", "features"),
 ]
+TALLY = ("tally_buckets", "tally_looks", "tally_clicks")
+OFFSET = "offset"
 _MAKE_THEM = (
     "`recsys features build` makes them of what the lake has of lists, clicks, likes, orders and ratings"
 )
@@ -39,7 +41,7 @@ class RankExamples:
     types: NDArray[np.int8]  # (n, L)
     gaps: NDArray[np.int8]  # (n, L)
     items: NDArray[np.int64]  # (n,) numbers, 0 unknown
-    features: NDArray[np.float32]  # (n, D)
+    features: NDArray[np.float32]  # (n, D); with an offset D + 1
     position: NDArray[np.int64]  # (n,) from 0
     labels: NDArray[np.float32]  # (n, heads)
     users: NDArray[np.int64]  # (n,) codes, equal for equal users
@@ -55,8 +57,17 @@ class RankExamples:
         return self.labels[:, tuple(Head).index(head)]
 
 
+# example rows → (n,) the offset of each, which becomes the last feature
+Offset = Callable[[pa.Table], NDArray[np.float32]]
+
+
 def read_examples(
-    folder: Path, item_ids: Sequence[str], n_features: int, length: int, days: Sequence[str] | None = None
+    folder: Path,
+    item_ids: Sequence[str],
+    n_features: int,
+    length: int,
+    days: Sequence[str] | None = None,
+    offset: Offset | None = None,
 ) -> RankExamples:
     """Read every day (or `days`, YYYY-MM-DD) of `folder`/dt=….
 
@@ -64,15 +75,14 @@ def read_examples(
         item_ids: the item table in its order; number i + 1 is item_ids[i].
         n_features: D that every row must have.
         length: L, the newest events of each history.
+        offset: of a ranker with one; D + 1 features then.
 
     Raises:
         InvalidData: there are no examples, or a row has another number of features.
     """
-    found = sorted(p for p in folder.glob("dt=*/*.parquet") if days is None or p.parent.name[3:] in set(days))
-    if not found:
-        raise InvalidData(f"{folder}: no examples; {_MAKE_THEM}")
-    # fragment by fragment and without the folder's name as a column: dt would become a dictionary column
-    table = pa.concat_tables(pq.ParquetFile(p).read(columns=COLUMNS) for p in found)
+    wanted = [*COLUMNS, *(TALLY if offset else ())]
+    # fragment by fragment: the tallies of a whole log would be as large as its features
+    table = pa.concat_tables(_with_offset(part, offset) for part in fragments(folder, wanted, days))
     if not len(table):
         raise InvalidData(f"{folder}: the example files are empty; {_MAKE_THEM}")
     # by time, and rows of one instant in an order that does not depend on the files
@@ -80,8 +90,27 @@ def read_examples(
     return examples_of(table.sort_by(order), item_ids, n_features, length)
 
 
+def fragments(folder: Path, columns: Sequence[str], days: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The files of every day (or `days`), oldest first. Raises `InvalidData`: there are none."""
+    found = sorted(p for p in folder.glob("dt=*/*.parquet") if days is None or p.parent.name[3:] in set(days))
+    if not found:
+        raise InvalidData(f"{folder}: no examples; {_MAKE_THEM}")
+    # without the folder's name as a column: dt would become a dictionary column
+    return (pq.ParquetFile(path).read(columns=list(columns)) for path in found)
+
+
+def _with_offset(part: pa.Table, offset: Offset | None) -> pa.Table:
+    if offset is None:
+        return part
+    column = pa.array(offset(part), pa.float32())
+    return part.drop_columns(list(TALLY)).append_column(OFFSET, column)
+
+
 def examples_of(table: pa.Table, item_ids: Sequence[str], n_features: int, length: int) -> RankExamples:
-    """The arrays of an example table (columns `COLUMNS`)."""
+    """The arrays of an example table (columns `COLUMNS`, and `OFFSET` where there is one)."""
+    features = _features(table["features"], n_features)
+    if OFFSET in table.column_names:
+        features = np.column_stack((features, _numpy(table[OFFSET], np.float32)))
     time_ms = _numpy(table["event_time_ms"], np.int64)
     known = pa.array(item_ids, pa.string())
     history, types, gaps = _histories(table, known, time_ms, length)
@@ -98,7 +127,7 @@ def examples_of(table: pa.Table, item_ids: Sequence[str], n_features: int, lengt
         types=types,
         gaps=gaps,
         items=_numbers(table["item_id"], known),
-        features=_features(table["features"], n_features),
+        features=features,
         position=np.maximum(_numpy(table["position"], np.int64), 0),
         labels=np.stack([labels[head] for head in Head], axis=1).astype(np.float32),
         users=_codes(table["user_id"]),

@@ -44,6 +44,7 @@ def kernel_arrays(ranker: Ranker) -> dict[str, NDArray[Any]] | None:
     codes, starts, fields = _fields(ranker)
     arrays: dict[str, Tensor] = {
         "buckets": torch.tensor([ranker.config.item_buckets], dtype=torch.int32),
+        "offset": torch.tensor([ranker.config.offset], dtype=torch.int32),
         "rows": table.q,
         "row_scale": table.scale.squeeze(1),
         "codes": codes,

@@ -5,7 +5,7 @@ The same seed and data give the same weights, also after an interruption.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from training.ranker.calibrate import fit_calibrations
 from training.ranker.clean import Cleaned, Cleaning, clean
 from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
 from training.ranker.export import export_ranker
+from training.ranker.fit_taste import TasteOffsets, described, keep_taste, learn_taste
 from training.ranker.loop import LoopConfig, fit, predict
 from training.seeding import seed_everything
 from training.warm_start import WARM_START, WarmStart
@@ -48,6 +49,7 @@ class RankerTraining(Config):
     history_length: int = Field(50, ge=1, description="Newest events of each history.")
     item_attributes: tuple[str, ...] = Field((), description="To embed, besides categories and creator.")
     validation: float = Field(0.1, gt=0, lt=1, description="The latest share of the examples.")
+    taste: bool = Field(True, description="Whether a taste model is the offset of the click head.")
     model: RankerConfig = Field(RankerConfig(), description="Size of the model.")
     loop: LoopConfig = Field(LoopConfig(), description="How long and how fast.")
     cleaning: Cleaning | None = Field(None, description="What to remove from the training rows.")
@@ -79,13 +81,21 @@ def main(
 
     items = read_items(config.items)
     item_ids = [item.item_id for item in items]
-    examples = read_examples(config.examples, item_ids, config.n_features, config.history_length)
+    # of the training rows alone, so that the validation figures are not flattered
+    fitted = (
+        learn_taste(config.examples, items, 1 - config.validation, config.loop.seed) if config.taste else None
+    )
+    offset = TasteOffsets(fitted.taste, items) if fitted else None
+    examples = read_examples(
+        config.examples, item_ids, config.n_features, config.history_length, offset=offset
+    )
     train, validation = temporal_split(examples, config.validation)
     cleaned = clean(train, config.cleaning) if config.cleaning else Cleaned(train, {}, {})
     train = cleaned.examples
 
     facts = item_fields(items, config.item_attributes)
-    ranker = Ranker(config.model, ranker_data(train, len(items), facts.codes, facts.sizes, config.model.bins))
+    shape = replace(config.model, offset=fitted is not None)
+    ranker = Ranker(shape, ranker_data(train, len(items), facts.codes, facts.sizes, config.model.bins))
     curve: list[tuple[int, float]] = []
 
     def note(epoch: int, score: float) -> None:
@@ -99,8 +109,12 @@ def main(
     (config.out / WARM_START).unlink(missing_ok=True)  # an interrupted write leaves nothing to start from
     save_trained(ranker, config.out)
     ranker_warm_start(items, facts, config.item_attributes, train).write(config.out)
-    cleaning = {"removed": cleaned.removed, "corrected": cleaned.corrected}
-    write_summary(config.out, config, metrics, config.loop.seed, curve, {"cleaning": cleaning})
+    keep_taste(fitted.taste if fitted else None, config.out)
+    more = {
+        "cleaning": {"removed": cleaned.removed, "corrected": cleaned.corrected},
+        "taste": described(fitted),
+    }
+    write_summary(config.out, config, metrics, config.loop.seed, curve, more)
     return RankerReport(metrics, epochs, cleaned.removed)
 
 
@@ -117,7 +131,7 @@ def write_ranker(
     golden = export_ranker(ranker, out / ONNX, data.n_items, data.n_features, length, seed)
     save_file(golden, out / GOLDEN)
     write_calibrations(out / CALIBRATION, calibrations)
-    write_histograms(out / HISTOGRAMS, sampled_histograms(train.features, seed))
+    write_histograms(out / HISTOGRAMS, sampled_histograms(train.features[:, : FEATURES.dimension], seed))
     return figures(calibrate(raw, calibrations), validation)
 
 

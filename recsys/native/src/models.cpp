@@ -41,6 +41,7 @@ class Arrays {
 RankerWeights ranker_weights(const Arrays& arrays, size_t expert_layers) {
     RankerWeights w;
     w.buckets = arrays.number<int32_t>("buckets");
+    w.offset = arrays.has("offset") && arrays.number<int32_t>("offset") != 0;
     w.rows = arrays.of<int8_t>("rows", 2);
     w.row_scale = arrays.of<float>("row_scale", 1);
     w.codes = arrays.of<uint8_t>("codes", 2);

@@ -140,6 +140,10 @@ struct RankerPass {
         }
     }
 
+    static float bounded(float offset) {
+        return std::isnan(offset) ? 0.0f : std::min(std::max(offset, -OFFSET_LIMIT), OFFSET_LIMIT);
+    }
+
     void score(const UserInput& user_input, const CandidateInput& given, float* heads) const {
         const User user = remember(user_input);
         const size_t n_all = given.items.rows, stride = simd::padded(dimension);
@@ -192,6 +196,7 @@ struct RankerPass {
             simd::product(input, n, input_stride, w.tower.depth, w.tower.weights.data(), w.tower.width,
                           w.tower.bias.data(), towers.data(), w.tower.width);
             for (size_t i = 0; i < n; i++) {
+                if (w.offset) bias[i * HEADS] += bounded(given.features.row(begin + i)[w.features() - 1]);
                 for (size_t head = 0; head < HEADS; head++) {
                     const float logit = towers[i * w.tower.width + head] + linear[i * w.wide.width + head] +
                                         bias[i * HEADS + head];

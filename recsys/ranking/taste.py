@@ -1,0 +1,217 @@
+"""A user's taste in categories: a mixed model of clicks, whose log odds are the offset of the ranker's click head.
+
+    log odds of a click, if looked at = w · x + w_taste · (base + θ[category])        θ ~ N(mean, covariance), per user
+
+x are fixed effects of item and user, read from the features. θ is learnt from the user's own looks and clicks by
+category (`recsys.features.tally`), with Laplace's approximation (Rasmussen, Williams 2006, algorithm 3.1): what is
+known of one category says something of those that are liked together with it. Fitted by `training.ranker.fit_taste`;
+why it is part of the ranker, and not a feature: ADR 18.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.contracts.errors import InvalidBundle
+from recsys.features.aggregates import BUCKETS, LOOKS_SCALE, bucket_of
+from recsys.features.feature_set import FeatureSet
+from recsys.features.tally import Tally
+from recsys.operator_files import read_json
+
+TASTE = "taste.json"
+LIMIT = 20.0  # of an offset: beyond it a probability is 0 or 1 in float32
+REST = ""  # stands for all categories that are not among the largest
+_STEPS = 5  # of Newton's method; it converges quadratically
+_ROWS = 4_096  # solved together
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Taste(msgspec.Struct, frozen=True, kw_only=True):
+    """`taste.json` of a bundle: the fitted numbers. The K categories are in the order of `mean`; the last is `REST`.
+
+    weights: of the fixed effects by name (`effects`), in log odds. taste: weight of base + θ; 0: taste says nothing.
+    sameness: log odds for each look at an earlier item of the same main category in the list, at most 0.
+    """
+
+    categories: list[str]
+    base: float
+    mean: list[float]
+    covariance: list[list[float]]
+    weights: dict[str, float]
+    taste: float
+    sameness: float
+
+    def __post_init__(self) -> None:
+        k = len(self.categories)
+        numbers = [self.base, self.taste, self.sameness, *self.mean, *self.weights.values()]
+        if not k or self.categories[-1] != REST or len(self.mean) != k:
+            raise ValueError("taste: a mean for each category, the rest last")
+        if [len(row) for row in self.covariance] != [k] * k:
+            raise ValueError("taste: a covariance for each pair of categories")
+        if not np.isfinite(numbers).all() or not np.isfinite(self.covariance).all():
+            raise ValueError("taste: numbers must be finite")
+        if not set(self.weights) <= set(EFFECTS):
+            raise ValueError(f"taste: effects are {', '.join(EFFECTS)}")
+
+
+def _log_odds(rate: Floats) -> Floats:
+    inside = np.clip(rate, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def _one(column: Floats) -> Floats:
+    return np.ones_like(column)
+
+
+def _positive_log(column: Floats) -> Floats:
+    return np.asarray(np.log1p(np.maximum(column, 0.0)))
+
+
+def _itself(column: Floats) -> Floats:
+    return column
+
+
+# fixed effect → the feature column that it reads, and how
+EFFECTS = {
+    "intercept": ("item_age_days", _one),
+    "item": ("item_ctr_ever", _log_odds),
+    "item_this_week": ("item_ctr_7d", _log_odds),
+    "item_now": ("item_ctr_decay2d", _log_odds),
+    "age": ("item_age_days", _positive_log),
+    "looks": ("item_looked_by_user_decay7d", _itself),
+}
+
+
+class TasteModel:
+    """Computes offsets. Thread-safe."""
+
+    def __init__(self, taste: Taste, features: FeatureSet) -> None:
+        """Raises `UnknownFeature`: an effect reads a column that the features do not have."""
+        self.taste = taste
+        self._mean, self._covariance = np.array(taste.mean), np.array(taste.covariance)
+        self._codes = category_codes(taste.categories)
+        self._effects = Effects(features, list(taste.weights))
+        self._weights = np.array(list(taste.weights.values()))
+
+    def offsets(
+        self, tally: Tally, owner: Ints, buckets: Ints, features: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Log odds of a click on each candidate, looked at alone: (N,) float32, within ± `LIMIT`.
+
+        Args:
+            tally: of one or more users.
+            owner: (N,) the tally's row for each candidate.
+            buckets: (N, 4) category buckets of each candidate, padded with `BUCKETS`.
+            features: (N, D) as `features.names` has them.
+        """
+        log_odds = self._effects.of(features) @ self._weights
+        if self.taste.taste:
+            log_odds += self.taste.taste * self.tastes(tally, owner, buckets)
+        offsets: NDArray[np.float32] = np.clip(log_odds, -LIMIT, LIMIT).astype(np.float32)
+        return offsets
+
+    def tastes(self, tally: Tally, owner: Ints, buckets: Ints) -> Floats:
+        """(N,) base + θ of each candidate: the mean over its categories; without one, that of the rest."""
+        looked, clicked = by_category(tally, self._codes, len(self._mean))
+        theta = posterior(self._mean, self._covariance, self.taste.base, looked, clicked)
+        return self.taste.base + of_candidates(theta, owner, self._codes[buckets])
+
+
+class Effects:
+    """The fixed effects as a matrix."""
+
+    def __init__(self, features: FeatureSet, names: Sequence[str] = tuple(EFFECTS)) -> None:
+        self.names = list(names)
+        self._columns = [features.column(EFFECTS[name][0]) for name in names]
+
+    def of(self, features: NDArray[np.float32]) -> Floats:
+        """(N, D) → (N, effects)."""
+        read = [
+            EFFECTS[name][1](features[:, column].astype(np.float64))
+            for name, column in zip(self.names, self._columns, strict=True)
+        ]
+        return np.nan_to_num(np.stack(read, axis=1)) if read else np.zeros((len(features), 0))
+
+
+def category_codes(categories: Sequence[str]) -> Ints:
+    """(BUCKETS + 1,): the category of each bucket; -1 for the padding. A bucket without one belongs to the rest."""
+    codes = np.full(BUCKETS + 1, len(categories) - 1, np.int64)
+    for code, category in reversed([*enumerate(categories[:-1])]):  # of two in a bucket, the larger one
+        codes[bucket_of(category)] = code
+    codes[BUCKETS] = -1
+    return codes
+
+
+def by_category(tally: Tally, codes: Ints, k: int) -> tuple[Floats, Floats]:
+    """Looks and clicks of each row of a tally, (n, K) each."""
+    n = len(tally.bounds) - 1
+    row = np.repeat(np.arange(n), np.diff(tally.bounds))
+    place = row * k + codes[tally.buckets]
+    looked, clicked = (
+        np.bincount(place, amounts, minlength=n * k).reshape(n, k).astype(np.float64)
+        for amounts in tally.amounts.T
+    )
+    return looked / LOOKS_SCALE, clicked
+
+
+def of_candidates(theta: Floats, owner: Ints, codes: Ints) -> Floats:
+    """(n, K) by category → (N,): the mean over each candidate's categories. `codes`: (N, 4), padded with -1."""
+    there = codes >= 0
+    codes = np.where(there.any(axis=1, keepdims=True), codes, theta.shape[1] - 1)
+    there = codes >= 0
+    values = np.where(there, theta[owner[:, None], codes], 0.0)
+    return np.asarray(values.sum(axis=1) / there.sum(axis=1))
+
+
+def posterior(mean: Floats, covariance: Floats, base: float, looked: Floats, clicked: Floats) -> Floats:
+    """(n, K): the mode of θ of n users, who looked and clicked that often in each category, (n, K) each."""
+    parts = [
+        _posterior(mean, covariance, base, looked[first : first + _ROWS], clicked[first : first + _ROWS])
+        for first in range(0, len(looked), _ROWS)
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, len(mean)))
+
+
+def _posterior(mean: Floats, covariance: Floats, base: float, looked: Floats, clicked: Floats) -> Floats:
+    theta = np.tile(mean, (len(looked), 1))
+    for _ in range(_STEPS):
+        slope, curvature = likelihood(theta, base, looked, clicked)
+        root = np.sqrt(curvature)
+        b = curvature * (theta - mean) + slope
+        solved = np.linalg.solve(well_conditioned(covariance, root), (root * (b @ covariance))[:, :, None])
+        theta = mean + (b - root * solved[:, :, 0]) @ covariance
+    return theta
+
+
+def likelihood(theta: Floats, base: float, looked: Floats, clicked: Floats) -> tuple[Floats, Floats]:
+    """First and negative second derivative of the log likelihood of the clicks. What is clicked was looked at."""
+    looks = np.maximum(looked, clicked)
+    p = 1 / (1 + np.exp(-np.clip(base + theta, -LIMIT, LIMIT)))
+    return clicked - looks * p, looks * p * (1 - p)
+
+
+def well_conditioned(covariance: Floats, root: Floats) -> Floats:
+    """I + √W Σ √W for each row of √W, (n, K, K): its eigenvalues are at least 1, whatever the covariance is."""
+    return np.eye(len(covariance)) + root[:, :, None] * covariance * root[:, None, :]
+
+
+def write_taste(folder: Path, taste: Taste) -> None:
+    """Write `taste.json`."""
+    (folder / TASTE).write_bytes(msgspec.json.format(msgspec.json.encode(taste)))
+
+
+def read_taste(folder: Path) -> Taste | None:
+    """None: the ranker was trained without one.
+
+    Raises:
+        InvalidBundle: the file breaks the format.
+    """
+    try:
+        return read_json(folder / TASTE, Taste, InvalidBundle)
+    except FileNotFoundError:
+        return None
