@@ -112,13 +112,8 @@ class Reranker:
             chosen = self._compiled(rows, scores, places, inside)
         else:
             caps = [Cap(codes, most) for codes, most in self._caps(rows)]
-            chosen = greedy(
-                self._objective(rows, scores, None if click is None else click[pool]),
-                len(pool),
-                places,
-                caps,
-                inside,
-            )
+            objective = self._objective(rows, scores, None if click is None else click[pool])
+            chosen = greedy(objective, len(pool), places, caps, inside)
         return dict(zip(chosen, pool[list(chosen.values())].tolist(), strict=True))
 
     def _objective(
