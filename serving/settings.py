@@ -143,7 +143,7 @@ class ServingSettings(Settings):
         " the items' in memory; documents: the same, the items' read from Redis with each request.",
     )
     diversity: Diversity = Field(
-        Diversity.MMR, description="Rerank stage: mmr, dpp, fatigue (learnt) or none (by score)."
+        Diversity.MMR, description="Rerank stage: mmr, dpp, fatigue (learnt), or none (by score)."
     )
     index: IndexKind = Field(
         IndexKind.BUNDLE, description="bundle: the bundle's own; exact: scan every vector, not in Milvus."

@@ -133,13 +133,20 @@ def learn(lake: Path, work: Path, bundles: Path, config: Learning) -> dict[str, 
     )
     export_two_tower.main(towers, work / "two_tower")
     return {
-        name: _bundle(name, log, lake, work, bundles, config, nightly=name == "before")
-        for name in ("before", "after")
+        name: _bundle(name, log, lake, work, bundles, config, nightly, taste)
+        for name, nightly, taste in (("before", True, False), ("fair", True, True), ("after", False, True))
     }
 
 
 def _bundle(
-    name: str, log: pa.Table, lake: Path, work: Path, bundles: Path, config: Learning, nightly: bool
+    name: str,
+    log: pa.Table,
+    lake: Path,
+    work: Path,
+    bundles: Path,
+    config: Learning,
+    nightly: bool,
+    taste: bool,
 ) -> Bundle:
     items = lake / "items" / "items.parquet"
     write_examples(log, items, work / name / "examples", config.example_days, nightly)
@@ -151,6 +158,7 @@ def _bundle(
             out=work / name / "ranker",
             checkpoints=work / name / "checkpoints",
             history_length=config.history,
+            taste=taste,
             model=config.ranker,
             loop=LoopConfig(
                 epochs=config.rank_epochs, rows_per_epoch=config.rows_per_epoch, seed=config.seed

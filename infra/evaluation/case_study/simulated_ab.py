@@ -25,6 +25,7 @@ from recsys.experiments.assignment import Assigner
 from recsys.features.definitions import FEATURES
 from recsys.items.catalogue import Catalogue
 from recsys.lake.lake import EVENTS, IMPRESSIONS, day_writer, events_table, impressions_table
+from recsys.native import core
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
@@ -73,7 +74,9 @@ class _RunningArm:
             return [ImpressionLog(put, catalogue, version, FEATURES.fingerprint)]
 
         read_user = UserHydrator(self._nightly_users if self.nightly else store, name=USER_FEATURES)
-        self.runtime = build_runtime(deployment.bundle, PipelineConfig(read_user, log, deployment.path))
+        self.runtime = build_runtime(
+            deployment.bundle, PipelineConfig(read_user, log, deployment.path, native=core is not None)
+        )
 
     def changed(self, events: Sequence[Event]) -> None:
         self._items.update(event.item_id for event in events)

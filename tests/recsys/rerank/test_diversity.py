@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from recsys.items.catalogue import NO_CODE
 from recsys.rerank.diversity import (
     DeterminantalPointProcess,
     MaximalMarginalRelevance,
     Relevance,
+    SamenessFatigue,
     scaled,
     unit,
 )
@@ -125,3 +127,26 @@ def test_a_pin_takes_its_place_and_counts_towards_the_cap() -> None:
     cap = Cap(np.array([5, 6, 6, 5], np.int32), 1)
     found = greedy(Relevance(relevance), 4, range(2), [cap], {0: 3})
     assert found == {0: 3, 1: 1}
+
+
+def test_fatigue_lowers_what_comes_after_others_of_its_kind() -> None:
+    value = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
+    click = np.array([0.5, 0.5, 0.5, 0.2], np.float32)
+    kinds = np.array([3, 3, 7, NO_CODE], np.int32)
+    objective = SamenessFatigue(value, click, kinds, -1.0)
+    np.testing.assert_allclose(objective.gains(), value, rtol=1e-6)
+    objective.choose(0, place=0)  # surely looked at
+    tired = 1 / (1 + np.exp(1.0))
+    np.testing.assert_allclose(objective.gains()[1:], [0.8 * tired / 0.5, 0.7, 0.6], rtol=1e-6)
+    objective.choose(1, place=9)  # hardly
+    np.testing.assert_allclose(objective.gains()[0], 0.9 / (1 + np.exp(1.289)) / 0.5, rtol=1e-6)
+    objective.choose(3, place=1)
+    np.testing.assert_allclose(objective.gains()[[2, 3]], [0.7, 0.6], rtol=1e-6)
+
+
+def test_without_fatigue_in_the_log_the_order_is_relevance() -> None:
+    rng = np.random.default_rng(0)
+    value = rng.normal(size=20).astype(np.float32)
+    objective = SamenessFatigue(value, rng.random(20).astype(np.float32), np.zeros(20, np.int32), 0.0)
+    objective.choose(4, place=0)
+    np.testing.assert_allclose(objective.gains(), value, rtol=1e-5)
