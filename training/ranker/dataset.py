@@ -91,12 +91,16 @@ def read_examples(
 
 
 def fragments(folder: Path, columns: Sequence[str], days: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The files of every day (or `days`), oldest first. Raises `InvalidData`: there are none."""
+    """The files of every day (or `days`), oldest first. Raises `InvalidData`: there are none, or one lacks a column."""
     found = sorted(p for p in folder.glob("dt=*/*.parquet") if days is None or p.parent.name[3:] in set(days))
     if not found:
         raise InvalidData(f"{folder}: no examples; {_MAKE_THEM}")
     # without the folder's name as a column: dt would become a dictionary column
-    return (pq.ParquetFile(path).read(columns=list(columns)) for path in found)
+    for path in found:
+        part = pq.ParquetFile(path).read(columns=list(columns))
+        if missing := [name for name in columns if name not in part.column_names]:
+            raise InvalidData(f"{path}: lacks {', '.join(missing)}; run `recsys features build` again")
+        yield part
 
 
 def _with_offset(part: pa.Table, offset: Offset | None) -> pa.Table:

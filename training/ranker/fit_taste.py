@@ -119,11 +119,7 @@ def learn_taste(examples: Path, items: Sequence[Item], share: float, seed: int) 
     Raises:
         InvalidData: there are no examples, or they were built before there were tallies.
     """
-    try:
-        parts = [*fragments(examples, COLUMNS)]
-    except pa.ArrowInvalid as error:
-        raise InvalidData(f"{examples}: {error}; run `recsys features build --rebuild`") from error
-    table = pa.concat_tables(parts).sort_by([("event_time_ms", "ascending")])
+    table = pa.concat_tables(fragments(examples, COLUMNS)).sort_by([("event_time_ms", "ascending")])
     cut = int(len(table) * share)
     return fit_taste(table.slice(max(0, cut - _ROWS), min(cut, _ROWS)), items, seed)
 

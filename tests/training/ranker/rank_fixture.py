@@ -23,6 +23,9 @@ EXAMPLE_SCHEMA = pa.schema(
         ("history_items", pa.list_(pa.string())),
         ("history_types", pa.list_(pa.string())),
         ("history_times", pa.list_(pa.int64())),
+        ("tally_buckets", pa.list_(pa.int64())),
+        ("tally_looks", pa.list_(pa.int64())),
+        ("tally_clicks", pa.list_(pa.int64())),
         ("features", pa.list_(pa.float32())),
     ]
 )
@@ -82,6 +85,7 @@ def write_world(folder: Path, rows: int = 4_000, n_items: int = 40, seed: int = 
         "sampled": np.zeros(rows, bool),
         "history_items": [[item_ids[i] for i in h] for h in history],
         "history_types": [["click"] * len(h) for h in history],
+        **dict.fromkeys(("tally_buckets", "tally_looks", "tally_clicks"), [[]] * rows),
         "history_times": [
             sorted(int(t) - 1000 * int(s) for s in rng.integers(1, 9999, len(h)))
             for t, h in zip(times, history, strict=True)
