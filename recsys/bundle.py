@@ -43,7 +43,7 @@ FILES: Mapping[str, str] = {
     "ranker.onnx": "history and candidates with features → one output per head",
     "ranker_kernel.safetensors": "optional: the ranker's weights as compiled code reads them",
     "golden.safetensors": "inputs of both models (item numbers for item vectors) and their expected outputs",
-    "taste.json": "optional: the mixed model whose log odds are the last feature of the ranker",
+    "taste.json": "optional: the mixed model whose log odds are the last features of the ranker",
     "calibration.json": "optional: per head, the map from raw score to probability",
     "feature_histograms.json": "optional: distributions of the ranker's training features, to detect drift",
 }

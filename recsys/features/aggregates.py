@@ -6,7 +6,9 @@ what happened in [tile · hop, (tile + 1) · hop), as in chronon.
 
 import math
 import zlib
+from bisect import bisect_right
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -31,7 +33,11 @@ class Measure(StrEnum):
     ONE = "one"  # 1
     VALUE = "value"  # round(value · scale): dwell milliseconds, tenths of a star
     TIME = "time"  # event_time_ms
+    LOG2 = "log2"  # floor(64 · log2(1 + value)): a sum of logarithms is not carried away by a few long views
     EXAMINED = "examined"  # thousandths of a look: how likely the event's position in the list was seen
+
+
+OF_VALUES = (Measure.VALUE, Measure.LOG2)  # only events with a value count
 
 
 class Split(StrEnum):
@@ -59,6 +65,21 @@ def looks_at(position: int | None) -> int:
     (1000, 289, 1000)
     """
     return LOOKS_AT[min(position or 0, len(LOOKS_AT) - 1)]
+
+
+# In 64 steps an octave. The steps are doubles from 30 digits, so no library's logarithm is asked.
+LOG2_SCALE = 64
+LOG2_STEPS = tuple(float(Decimal(2) ** (Decimal(step) / LOG2_SCALE)) for step in range(LOG2_SCALE))
+
+
+def log2_amount(value: float) -> int:
+    """floor(64 · log2(1 + value)) for value ≥ 0; 0 below.
+
+    >>> log2_amount(0.0), log2_amount(1.0), log2_amount(1023.0)
+    (0, 64, 640)
+    """
+    mantissa, exponent = math.frexp(1.0 + max(value, 0.0))  # in [0.5, 1)
+    return (exponent - 1) * LOG2_SCALE + bisect_right(LOG2_STEPS, 2 * mantissa) - 1
 
 
 # Categories, creators and items are hashed into this many buckets. A bound such as "keep the k largest" would depend on
@@ -108,14 +129,14 @@ class Aggregate:
     retention_ms: int = 0
     split: Split = Split.NONE
     min_value: float | None = None  # count only events with at least this value, such as four stars
-    scale: int = 1  # of Measure.VALUE; of Measure.EXAMINED always LOOKS_SCALE
+    scale: int = 1  # of Measure.VALUE; of others what their amounts are in: LOOKS_SCALE, LOG2_SCALE
     attributed: bool = False  # count only events with the id of the request that showed the item
     once: bool = False  # count each user of an item once in each `once_period_ms`
 
     def accepts(self, event: Event) -> bool:
         if event.type not in self.types or (self.attributed and event.request_id is None):
             return False
-        if self.measure is Measure.VALUE and event.value is None:
+        if self.measure in OF_VALUES and event.value is None:
             return False
         return self.min_value is None or (event.value is not None and event.value >= self.min_value)
 
@@ -133,6 +154,8 @@ class Aggregate:
             return event.event_time_ms
         if self.measure is Measure.EXAMINED:
             return looks_at(event.position)
+        if self.measure is Measure.LOG2:
+            return log2_amount(event.value or 0.0)
         return min(max(round((event.value or 0.0) * self.scale), 0), MAX_AMOUNT)
 
     def stem(self, time_ms: int) -> str:

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from recsys.contracts.state import MAX_AMOUNT, MAX_SUM, History, Op
 from recsys.contracts.types import EventType
-from recsys.features.aggregates import BUCKETS, LOOKS_AT, Aggregate, Entity, Measure, Split, once_period_ms
+from recsys.features.aggregates import (
+    BUCKETS,
+    LOG2_SCALE,
+    LOG2_STEPS,
+    LOOKS_AT,
+    OF_VALUES,
+    Aggregate,
+    Entity,
+    Measure,
+    Split,
+    once_period_ms,
+)
 from recsys.features.spec import Floats, HistoryQuery, Ints, Match, Signal, Total, number
 from recsys.features.windows import saturated
 
@@ -49,7 +60,7 @@ class EventColumns:
         chosen = np.isin(self.kind, [KIND[t] for t in signal.types])
         if signal.attributed:
             chosen &= self.attributed
-        if signal.measure is Measure.VALUE:
+        if signal.measure in OF_VALUES:
             chosen &= ~np.isnan(self.value)
         if signal.min_value is not None:
             chosen &= self.value >= signal.min_value  # False for NaN
@@ -62,6 +73,10 @@ class EventColumns:
             return rows, self.time_ms[rows]
         if signal.measure is Measure.EXAMINED:
             return rows, _LOOKS_AT[np.clip(self.position[rows], 0, _LOOKS_AT.size - 1)]
+        if signal.measure is Measure.LOG2:
+            mantissas, exponents = np.frexp(1.0 + np.maximum(self.value[rows], 0.0))
+            steps = np.searchsorted(LOG2_STEPS, 2 * mantissas, side="right") - 1
+            return rows, (exponents.astype(np.int64) - 1) * LOG2_SCALE + steps
         # rint rounds halves to even, as Python's round does
         return rows, np.rint(self.value[rows] * signal.scale).clip(0, MAX_AMOUNT).astype(np.int64)
 

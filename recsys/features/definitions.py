@@ -8,7 +8,7 @@ from functools import partial
 
 from recsys.contracts.state import History, Op
 from recsys.contracts.types import GOOD_STARS, MS_PER_DAY, MS_PER_HOUR, EventType
-from recsys.features.aggregates import LOOKS_SCALE, Entity, Measure, Split
+from recsys.features.aggregates import LOG2_SCALE, LOOKS_SCALE, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import (
     Affinity,
@@ -49,6 +49,7 @@ CONVERTED = Signal("convert", frozenset({EventType.PURCHASE}), attributed=True)
 ENGAGED = Signal("engaged", ENGAGEMENT)
 DWELT = Signal("dwell", frozenset({EventType.DWELL}), min_value=0.0)
 DWELL_MS = Signal("dwellms", frozenset({EventType.DWELL}), Measure.VALUE, min_value=0.0)
+LOG_DWELL = Signal("logdwell", frozenset({EventType.DWELL}), Measure.LOG2, min_value=0.0, scale=LOG2_SCALE)
 RATED = Signal("rate", STARRED, min_value=0.0)
 STARS = Signal("stars", STARRED, Measure.VALUE, min_value=0.0, scale=STARS_SCALE)
 RATED_GOOD = Signal("good", frozenset({EventType.RATING}), min_value=GOOD_STARS)
@@ -130,6 +131,8 @@ FEATURES = FeatureSet(
         ),
         Ratio("item_like_rate", ITEM, LIKED, SHOWN, over=(EVER, FAST), alpha=0.2, beta=9.8),
         Mean("item_mean_dwell_ms", ITEM, DWELL_MS, DWELT, over=(EVER,)),
+        Mean("item_mean_log_dwell", ITEM, LOG_DWELL, DWELT, over=(EVER,)),
+        Count("item_dwells", ITEM, DWELT, over=(EVER,)),
         Count("item_ratings", ITEM, RATED, over=(EVER,)),
         Mean("item_mean_stars", ITEM, STARS, RATED, over=(EVER,)),
         Ratio("item_good_rate", ITEM, RATED_GOOD, RATED, over=(EVER,), alpha=2.0, beta=2.0),

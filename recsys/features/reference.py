@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recsys.contracts.events import Event
 from recsys.contracts.state import MAX_AMOUNT, MAX_SUM, Op
 from recsys.contracts.types import MS_PER_DAY, Item, User
-from recsys.features.aggregates import BUCKETS, CATEGORIES_PER_EVENT, Entity, Measure, Split
+from recsys.features.aggregates import BUCKETS, CATEGORIES_PER_EVENT, OF_VALUES, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Floats, HistoryQuery, Ints, Match, Signal, Total, number
 
@@ -49,6 +49,15 @@ def look_weight(position: int | None) -> int:
         context.prec = 60
         log2 = Decimal(2 + min(position or 0, 99)).ln() / Decimal(2).ln()
         return int((1000 / log2).to_integral())
+
+
+def log2_steps(value: float) -> int:
+    """floor(64 · log2(1 + value)), 1 + value in double precision."""
+    with localcontext() as context:
+        context.prec = 60
+        exact = 64 * (Decimal(1.0 + max(value, 0.0)).ln() / Decimal(2).ln())
+        nearest = exact.to_integral()
+        return int(nearest if abs(exact - nearest) < Decimal("1e-13") else exact)
 
 
 class ReferenceSource:
@@ -156,7 +165,7 @@ def reference_features(
 def _counts(signal: Signal, event: Event) -> bool:
     if event.type not in signal.types or (signal.attributed and event.request_id is None):
         return False
-    if signal.measure is Measure.VALUE and event.value is None:
+    if signal.measure in OF_VALUES and event.value is None:
         return False
     return signal.min_value is None or (event.value is not None and event.value >= signal.min_value)
 
@@ -171,4 +180,6 @@ def _amount(signal: Signal, event: Event) -> int:
         return 1
     if signal.measure is Measure.EXAMINED:
         return look_weight(event.position)
+    if signal.measure is Measure.LOG2:
+        return log2_steps(event.value or 0.0)
     return min(max(round((event.value or 0.0) * signal.scale), 0), MAX_AMOUNT)

@@ -5,7 +5,7 @@
     features → normalised, curves ────────┼─ x ─┬─ crosses (DCN-v2) ─ experts, gate per task ─ towers ─┬─ heads
     categorical features → embeddings ────┤     └─ wide: linear in x, per-item bias ───────────────────┘
     position → embedding ─────────────────┘
-    taste (optional) ─────────────────────────────────────────────────────────── added to the click's log odds
+    taste (optional) ─────────────────────────────────────────────────────────── added to log odds
 
 The heads are `recsys.contracts.types.Head`. Conversion follows ESMM (Ma et al. 2018): the head is P(conversion |
 click), and training fits P(click) · P(conversion | click) over all impressions, so nothing is learnt from clicked
@@ -25,6 +25,7 @@ from recsys.models.compact import HashedTable, lookup
 from recsys.models.encoding import N_GAPS, N_TYPES
 
 HEADS = tuple(Head)
+OFFSETS = 2
 OFFSET_LIMIT = 20.0  # beyond it a probability is 0 or 1 in float32
 
 
@@ -51,7 +52,7 @@ class RankerConfig:
     tower_layers: tuple[int, ...] = (24,)
     dropout: float = 0.1
     item_dropout: float = 0.03  # share of training rows whose item number is dropped to 0
-    offset: bool = False  # the last feature is added to the click's log odds (`recsys.ranking.taste`)
+    offset: bool = False  # the last features are log odds of click and conversion (`recsys.ranking.taste`)
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,8 @@ class Ranker(nn.Module):
         )
         if not self.config.offset:
             return logits
-        return logits._replace(click=logits.click + bounded(features[:, -1]))
+        click, conversion = bounded(features[:, -OFFSETS:]).unbind(1)
+        return logits._replace(click=logits.click + click, conversion=logits.conversion + conversion)
 
     def forward(
         self, history: Tensor, types: Tensor, gaps: Tensor, items: Tensor, features: Tensor, position: Tensor

@@ -92,14 +92,14 @@ class Ranker(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TasteColumn:
-    """The offsets of a request's candidates as one more feature. `buckets_of`: rows → (N, 4) category buckets."""
+    """The offsets of a request's candidates as further features. `buckets_of`: rows → (N, 4) category buckets."""
 
     model: TasteModel
     tally: TallyReader
     buckets_of: Callable[[Rows], NDArray[np.int64]]
 
     def added(self, query: Query, candidates: Candidates) -> NDArray[np.float32]:
-        """(N, D + 1) float32."""
+        """(N, D + 2) float32."""
         tally = self.tally.read(query.user, query.now_ms)
         owner, buckets = np.zeros(len(candidates), np.int64), self.buckets_of(candidates.rows)
         offsets = self.model.offsets(tally, owner, buckets, candidates.features)
@@ -111,7 +111,7 @@ class RankScorer:
     """`recsys.pipeline.stages.Scorer`: sets every head's score, and the value model's score as the order.
 
     trained_items: rows from here on are unknown to the model (item number 0).
-    taste: gives the last feature of a ranker that was trained with one.
+    taste: gives the last features of a ranker that was trained with one.
     optional: when ranking fails, continue with recall's order and report `degraded`.
     """
 

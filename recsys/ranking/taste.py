@@ -1,14 +1,15 @@
-"""A user's taste in categories: a mixed model of clicks, whose log odds are the offset of the ranker's click head.
+"""A user's taste in categories: a mixed model of clicks and conversions, whose log odds are the ranker's offsets.
 
     log odds of a click, if looked at = w · x + w_taste · (base + θ[category])        θ ~ N(mean, covariance), per user
+    log odds of a conversion, if clicked = v · y + v_click · (log odds of the click)
 
-x are fixed effects of item and user, read from the features. θ is learnt from the user's own looks and clicks by
+x and y are fixed effects of item and user, read from the features. θ is learnt from the user's own looks and clicks by
 category (`recsys.features.tally`), with Laplace's approximation (Rasmussen, Williams 2006, algorithm 3.1): what is
 known of one category says something of those that are liked together with it. Fitted by `training.ranker.fit_taste`;
 why it is part of the ranker, and not a feature: ADR 18.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,9 @@ TASTE = "taste.json"
 LIMIT = 20.0  # of an offset: beyond it a probability is 0 or 1 in float32
 REST = ""  # stands for all categories that are not among the largest
 _STEPS, _CLOSE = 8, 1e-4  # of Newton's method at most; it ends where no step is longer than that
-_STRIDE = 4.0  # the longest step: with a full one, many clicks without further looks throw it from side to side
+_STRIDE = (
+    4.0  # the longest step: with a full one, many clicks without further looks throw it from side to side
+)
 _ROWS = 4_096  # solved together
 
 Floats = NDArray[np.float64]
@@ -35,7 +38,8 @@ Ints = NDArray[np.int64]
 class Taste(msgspec.Struct, frozen=True, kw_only=True):
     """`taste.json` of a bundle: the fitted numbers. The K categories are in the order of `mean`; the last is `REST`.
 
-    weights: of the fixed effects by name (`effects`), in log odds. taste: weight of base + θ; 0: taste says nothing.
+    weights, conversion: of the fixed effects by name (`EFFECTS`), in log odds; conversion also of `CLICK`, and empty
+        where there was too little to learn from. taste: weight of base + θ; 0: taste says nothing.
     sameness: log odds for each look at an earlier item of the same main category in the list, at most 0.
     """
 
@@ -44,19 +48,21 @@ class Taste(msgspec.Struct, frozen=True, kw_only=True):
     mean: list[float]
     covariance: list[list[float]]
     weights: dict[str, float]
+    conversion: dict[str, float]
     taste: float
     sameness: float
 
     def __post_init__(self) -> None:
         k = len(self.categories)
-        numbers = [self.base, self.taste, self.sameness, *self.mean, *self.weights.values()]
+        numbers = [self.base, self.taste, self.sameness, *self.mean]
+        numbers += [*self.weights.values(), *self.conversion.values()]
         if not k or self.categories[-1] != REST or len(self.mean) != k:
             raise ValueError("taste: a mean for each category, the rest last")
         if [len(row) for row in self.covariance] != [k] * k:
             raise ValueError("taste: a covariance for each pair of categories")
         if not np.isfinite(numbers).all() or not np.isfinite(self.covariance).all():
             raise ValueError("taste: numbers must be finite")
-        if not set(self.weights) <= set(EFFECTS):
+        if not {*self.weights, *self.conversion} <= {*EFFECTS, CLICK}:
             raise ValueError(f"taste: effects are {', '.join(EFFECTS)}")
 
 
@@ -65,27 +71,42 @@ def _log_odds(rate: Floats) -> Floats:
     return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
-def _one(column: Floats) -> Floats:
-    return np.ones_like(column)
+def _log(amount: Floats) -> Floats:
+    return np.asarray(np.log1p(np.maximum(amount, 0.0)))
 
 
-def _positive_log(column: Floats) -> Floats:
-    return np.asarray(np.log1p(np.maximum(column, 0.0)))
+def _known(dwells: Floats) -> Floats:
+    """How far the mean of so many dwell events is to be believed: 0 … 1."""
+    return np.asarray(dwells / (dwells + DWELLS))
 
 
-def _itself(column: Floats) -> Floats:
-    return column
-
-
-# fixed effect → the feature column that it reads, and how
-EFFECTS = {
-    "intercept": ("item_age_days", _one),
-    "item": ("item_ctr_ever", _log_odds),
-    "item_this_week": ("item_ctr_7d", _log_odds),
-    "item_now": ("item_ctr_decay2d", _log_odds),
-    "age": ("item_age_days", _positive_log),
-    "looks": ("item_looked_by_user_decay7d", _itself),
+CLICK = "click"
+DWELLS = 4.0
+_DWELL = ("item_dwells_ever", "item_mean_log_dwell_ever", "item_duration_ms")
+# Fixed effect → the feature columns that it reads, and how. Together, the three of dwell are how much longer an item is
+# read than others of its duration.
+EFFECTS: Mapping[str, tuple[tuple[str, ...], Callable[..., Floats]]] = {
+    "intercept": (("item_age_days",), np.ones_like),
+    "item": (("item_ctr_ever",), _log_odds),
+    "item_this_week": (("item_ctr_7d",), _log_odds),
+    "item_now": (("item_ctr_decay2d",), _log_odds),
+    "age": (("item_age_days",), _log),
+    "looks": (("item_looked_by_user_decay7d",), np.asarray),
+    "read": (_DWELL[:1], _known),
+    "read_for": (_DWELL[:2], lambda dwells, logarithm: _known(dwells) * logarithm),
+    "duration": (_DWELL[::2], lambda dwells, duration: _known(dwells) * _log(duration)),
+    "price": (("item_price",), _log),
+    "buyer": (("user_conversion_rate_30d_settled",), _log_odds),
+    "price_of_buyer": (
+        ("item_price", "user_conversion_rate_30d_settled"),
+        lambda price, rate: _log(price) * _log_odds(rate),
+    ),
+    "item_converts": (("item_conversion_rate_ever",), _log_odds),
 }
+OF_CLICKS = ("intercept", "item", "item_this_week", "item_now", "age", "looks")
+OF_CONVERSIONS = (
+    *("intercept", "read", "read_for", "duration", "price", "buyer", "price_of_buyer", "item_converts"),
+)
 
 
 class TasteModel:
@@ -96,13 +117,14 @@ class TasteModel:
         self.taste = taste
         self._mean, self._covariance = np.array(taste.mean), np.array(taste.covariance)
         self._codes = category_codes(taste.categories)
-        self._effects = Effects(features, list(taste.weights))
-        self._weights = np.array(list(taste.weights.values()))
+        self._click = Effects(features, taste.weights)
+        self._conversion = Effects(features, taste.conversion)
 
     def offsets(
         self, tally: Tally, owner: Ints, buckets: Ints, features: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Log odds of a click on each candidate, looked at alone: (N,) float32, within ± `LIMIT`.
+        """Log odds for each candidate, within ± `LIMIT`: (N, 2) float32, of a click if it is looked at alone, and of a
+        conversion if it is clicked; 0 where that is left to the ranker.
 
         Args:
             tally: of one or more users.
@@ -110,10 +132,12 @@ class TasteModel:
             buckets: (N, 4) category buckets of each candidate, padded with `BUCKETS`.
             features: (N, D) as `features.names` has them.
         """
-        log_odds = self._effects.of(features) @ self._weights
+        click = self._click.of(features)
         if self.taste.taste:
-            log_odds += self.taste.taste * self.tastes(tally, owner, buckets)
-        offsets: NDArray[np.float32] = np.clip(log_odds, -LIMIT, LIMIT).astype(np.float32)
+            click += self.taste.taste * self.tastes(tally, owner, buckets)
+        conversion = self._conversion.of(features) + self.taste.conversion.get(CLICK, 0.0) * click
+        both = np.stack((click, conversion), axis=1)
+        offsets: NDArray[np.float32] = np.clip(both, -LIMIT, LIMIT).astype(np.float32)
         return offsets
 
     def tastes(self, tally: Tally, owner: Ints, buckets: Ints) -> Floats:
@@ -124,19 +148,25 @@ class TasteModel:
 
 
 class Effects:
-    """The fixed effects as a matrix."""
+    """Fixed effects, weighted and summed."""
 
-    def __init__(self, features: FeatureSet, names: Sequence[str] = tuple(EFFECTS)) -> None:
-        self.names = list(names)
-        self._columns = [features.column(EFFECTS[name][0]) for name in names]
+    def __init__(self, features: FeatureSet, weights: Mapping[str, float]) -> None:
+        names = [name for name in weights if name != CLICK]
+        self._weights = np.array([weights[name] for name in names])
+        self._columns = [[features.column(column) for column in EFFECTS[name][0]] for name in names]
+        self._functions = [EFFECTS[name][1] for name in names]
 
-    def of(self, features: NDArray[np.float32]) -> Floats:
+    def matrix(self, features: NDArray[np.float32]) -> Floats:
         """(N, D) → (N, effects)."""
         read = [
-            EFFECTS[name][1](features[:, column].astype(np.float64))
-            for name, column in zip(self.names, self._columns, strict=True)
+            function(*(features[:, column].astype(np.float64) for column in columns))
+            for function, columns in zip(self._functions, self._columns, strict=True)
         ]
         return np.nan_to_num(np.stack(read, axis=1)) if read else np.zeros((len(features), 0))
+
+    def of(self, features: NDArray[np.float32]) -> Floats:
+        """(N,) log odds."""
+        return np.asarray(self.matrix(features) @ self._weights)
 
 
 def category_codes(categories: Sequence[str]) -> Ints:

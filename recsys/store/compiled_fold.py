@@ -6,6 +6,7 @@ from typing import Any
 from recsys.features.aggregates import (
     BUCKETS,
     CATEGORIES_PER_EVENT,
+    LOG2_STEPS,
     LOOKS_AT,
     Aggregate,
     Entity,
@@ -16,7 +17,7 @@ from recsys.features.cells import CellCoding
 from recsys.features.feature_set import FeatureSet
 from recsys.native import core
 
-_NUMBERED = (Measure.ONE, Measure.VALUE, Measure.TIME, Measure.EXAMINED)
+_NUMBERED = (Measure.ONE, Measure.VALUE, Measure.TIME, Measure.EXAMINED, Measure.LOG2)
 _MEASURES = {measure: number for number, measure in enumerate(_NUMBERED)}
 _SPLITS = {split: n for n, split in enumerate((Split.NONE, Split.CATEGORY, Split.CREATOR, Split.ITEM))}
 
@@ -43,4 +44,4 @@ def compiled_fold(features: FeatureSet, stored: Mapping[str, int], bucket_ms: in
         )
         for type_, plan in features.plans.items()
     ]
-    return core.Fold(plans, bucket_ms, BUCKETS, CATEGORIES_PER_EVENT, LOOKS_AT)
+    return core.Fold(plans, bucket_ms, BUCKETS, CATEGORIES_PER_EVENT, LOOKS_AT, LOG2_STEPS)

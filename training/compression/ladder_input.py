@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.types import Item
 from recsys.items.item_table import read_items
-from recsys.models.ranker import RankerConfig, RankerData
+from recsys.models.ranker import OFFSETS, RankerConfig, RankerData
 from recsys.ranking.taste import Taste
 from training.compression.synthetic import LadderData, make
 from training.ranker.dataset import RankExamples, item_fields, read_examples
@@ -31,16 +31,16 @@ class LadderInput:
     teacher_data: RankerData
     student_data: RankerData
     warm_start: WarmStart | None = None  # of the lake's; what a night's update needs
-    taste: Taste | None = None  # the last feature is its offset
+    taste: Taste | None = None  # the last features are its offsets
 
     def shape(self, wanted: RankerConfig) -> RankerConfig:
-        """A ranker of these data: with an offset if they have one."""
+        """A ranker of these data: with offsets if they have them."""
         return replace(wanted, offset=self.taste is not None)
 
     @property
     def without_offset(self) -> NDArray[np.float32]:
         """(n, D) the features of the training rows."""
-        return self.train.features if self.taste is None else self.train.features[:, :-1]
+        return self.train.features if self.taste is None else self.train.features[:, :-OFFSETS]
 
 
 def synthetic_input(data: LadderData, teacher: RankerConfig, student: RankerConfig) -> LadderInput:

@@ -24,7 +24,7 @@ COLUMNS = [
     *("history_items", "history_types", "history_times", "features"),
 ]
 TALLY = ("tally_buckets", "tally_looks", "tally_clicks")
-OFFSET = "offset"
+OFFSET = ("offset_click", "offset_conversion")
 _MAKE_THEM = (
     "`recsys features build` makes them of what the lake has of lists, clicks, likes, orders and ratings"
 )
@@ -41,7 +41,7 @@ class RankExamples:
     types: NDArray[np.int8]  # (n, L)
     gaps: NDArray[np.int8]  # (n, L)
     items: NDArray[np.int64]  # (n,) numbers, 0 unknown
-    features: NDArray[np.float32]  # (n, D); with an offset D + 1
+    features: NDArray[np.float32]  # (n, D); D + 2 with offsets
     position: NDArray[np.int64]  # (n,) from 0
     labels: NDArray[np.float32]  # (n, heads)
     users: NDArray[np.int64]  # (n,) codes, equal for equal users
@@ -57,7 +57,7 @@ class RankExamples:
         return self.labels[:, tuple(Head).index(head)]
 
 
-# example rows → (n,) the offset of each, which becomes the last feature
+# example rows → (n, 2) offsets of click and conversion, which become the last features
 Offset = Callable[[pa.Table], NDArray[np.float32]]
 
 
@@ -75,7 +75,7 @@ def read_examples(
         item_ids: the item table in its order; number i + 1 is item_ids[i].
         n_features: D that every row must have.
         length: L, the newest events of each history.
-        offset: of a ranker with one; D + 1 features then.
+        offset: of a ranker with offsets; D + 2 features then.
 
     Raises:
         InvalidData: there are no examples, or a row has another number of features.
@@ -106,15 +106,17 @@ def fragments(folder: Path, columns: Sequence[str], days: Sequence[str] | None =
 def _with_offset(part: pa.Table, offset: Offset | None) -> pa.Table:
     if offset is None:
         return part
-    column = pa.array(offset(part), pa.float32())
-    return part.drop_columns(list(TALLY)).append_column(OFFSET, column)
+    columns, part = offset(part).T, part.drop_columns(list(TALLY))
+    for name, column in zip(OFFSET, columns, strict=True):
+        part = part.append_column(name, pa.array(column, pa.float32()))
+    return part
 
 
 def examples_of(table: pa.Table, item_ids: Sequence[str], n_features: int, length: int) -> RankExamples:
-    """The arrays of an example table (columns `COLUMNS`, and `OFFSET` where there is one)."""
+    """The arrays of an example table (columns `COLUMNS`, and `OFFSET` where there are some)."""
     features = _features(table["features"], n_features)
-    if OFFSET in table.column_names:
-        features = np.column_stack((features, _numpy(table[OFFSET], np.float32)))
+    if {*OFFSET} <= {*table.column_names}:
+        features = np.column_stack((features, *(_numpy(table[name], np.float32) for name in OFFSET)))
     time_ms = _numpy(table["event_time_ms"], np.int64)
     known = pa.array(item_ids, pa.string())
     history, types, gaps = _histories(table, known, time_ms, length)

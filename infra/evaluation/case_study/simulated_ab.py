@@ -29,6 +29,8 @@ from recsys.native import core
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
+from serving.engine.artifacts import LoadOptions
+from serving.engine.feature_source import ItemFeatures
 from serving.engine.pipeline_builder import PathConfig, PipelineConfig
 from serving.engine.runtime import USER_FEATURES, Runtime, build_runtime
 from serving.ingest.impression_log import ImpressionLog
@@ -74,8 +76,11 @@ class _RunningArm:
             return [ImpressionLog(put, catalogue, version, FEATURES.fingerprint)]
 
         read_user = UserHydrator(self._nightly_users if self.nightly else store, name=USER_FEATURES)
+        native = core is not None
         self.runtime = build_runtime(
-            deployment.bundle, PipelineConfig(read_user, log, deployment.path, native=core is not None)
+            deployment.bundle,
+            PipelineConfig(read_user, log, deployment.path, native=native),
+            LoadOptions(item_features=ItemFeatures(native=native), native=native),
         )
 
     def changed(self, events: Sequence[Event]) -> None:

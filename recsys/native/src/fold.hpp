@@ -21,7 +21,7 @@ namespace recsys {
 
 constexpr int64_t MAX_AMOUNT = (int64_t{1} << 32) - 1;
 constexpr char ID_SEPARATOR = '\x1f', CATEGORY_SEPARATOR = '|';
-enum class Measure { ONE, VALUE, TIME, EXAMINED };
+enum class Measure { ONE, VALUE, TIME, EXAMINED, LOG2 };
 enum class Split { NONE, CATEGORY, CREATOR, ITEM };
 
 struct Rule {
@@ -58,7 +58,8 @@ struct Plan {
 struct FoldLimits {
     int64_t bucket_ms, buckets;
     size_t categories;
-    std::vector<int64_t> looks_at;  // what an impression counts, by position; later ones as the last
+    std::vector<double> log2_steps;  // 2^(step / steps): of one octave
+    std::vector<int64_t> looks_at;   // what an impression counts, by position; later ones as the last
 };
 
 struct FoldedInput {
@@ -127,7 +128,8 @@ class BatchFold {
 
     static bool accepts(const Rule& rule, const FoldedInput& event) {
         if (rule.attributed && !event.named) return false;
-        if (rule.measure == Measure::VALUE && !event.value) return false;
+        const bool of_value = rule.measure == Measure::VALUE || rule.measure == Measure::LOG2;
+        if (of_value && !event.value) return false;
         return !rule.least || (event.value && *event.value >= *rule.least);
     }
     int64_t amount(const Rule& rule, const FoldedInput& event) const {
@@ -136,6 +138,13 @@ class BatchFold {
         if (rule.measure == Measure::EXAMINED) {
             const int64_t last = static_cast<int64_t>(limits_.looks_at.size()) - 1;
             return limits_.looks_at[static_cast<size_t>(std::min(event.position, last))];
+        }
+        if (rule.measure == Measure::LOG2) {
+            int exponent = 0;
+            const double mantissa = 2 * std::frexp(1.0 + std::max(*event.value, 0.0), &exponent);
+            const auto& steps = limits_.log2_steps;
+            const auto step = std::upper_bound(steps.begin(), steps.end(), mantissa) - steps.begin() - 1;
+            return (exponent - 1) * static_cast<int64_t>(steps.size()) + static_cast<int64_t>(step);
         }
         const double exact = std::nearbyint(*event.value * rule.scale);  // half to even, as Python rounds
         return static_cast<int64_t>(std::clamp(exact, 0.0, static_cast<double>(MAX_AMOUNT)));

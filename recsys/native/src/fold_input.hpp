@@ -22,7 +22,7 @@ using PlanSpec =
 inline std::vector<Rule> rules_of(const std::vector<RuleSpec>& specs) {
     std::vector<Rule> made;
     for (const auto& [of_user, number, op, measure, split, hop_ms, least, scale, attributed] : specs) {
-        check(measure >= 0 && measure <= static_cast<int>(Measure::EXAMINED), "no such measure");
+        check(measure >= 0 && measure <= static_cast<int>(Measure::LOG2), "no such measure");
         check(split >= 0 && split <= static_cast<int>(Split::ITEM), "no such split");
         made.push_back({of_user, number, op, static_cast<Measure>(measure), static_cast<Split>(split), hop_ms, least,
                         scale, attributed});
@@ -41,10 +41,11 @@ inline std::string_view utf8_of(PyObject* text) {
 class PythonFold {
   public:
     PythonFold(const std::vector<PlanSpec>& specs, int64_t bucket_ms, int64_t buckets, size_t categories,
-               const std::vector<int64_t>& looks_at)
-        : fold_(plans_of(specs), {bucket_ms, buckets, categories, looks_at}) {
+               const std::vector<int64_t>& looks_at, const std::vector<double>& log2_steps)
+        : fold_(plans_of(specs), {bucket_ms, buckets, categories, log2_steps, looks_at}) {
         check(bucket_ms > 0 && buckets > 0, "buckets must have a size");
         check(!looks_at.empty(), "no position has a weight");
+        check(!log2_steps.empty() && log2_steps.front() == 1.0, "steps of an octave begin with 1");
         for (const Plan& plan : fold_.plans()) numbers_.emplace(plan.type, numbers_.size());
     }
 

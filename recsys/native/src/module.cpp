@@ -232,8 +232,10 @@ PYBIND11_MODULE(_core, m) {
           py::arg("diversity"), py::arg("caps"), py::arg("places"), py::arg("pins"));
     bind_models(m);
     py::class_<PythonFold>(m, "Fold")
-        .def(py::init<const std::vector<PlanSpec>&, int64_t, int64_t, size_t, const std::vector<int64_t>&>(),
-             py::arg("plans"), py::arg("bucket_ms"), py::arg("buckets"), py::arg("categories"), py::arg("looks_at"))
+        .def(py::init<const std::vector<PlanSpec>&, int64_t, int64_t, size_t, const std::vector<int64_t>&,
+                      const std::vector<double>&>(),
+             py::arg("plans"), py::arg("bucket_ms"), py::arg("buckets"), py::arg("categories"), py::arg("looks_at"),
+             py::arg("log2_steps"))
         .def("fold", &PythonFold::fold, py::arg("rows"));
     m.def("cells", &cells, py::arg("flat"), py::arg("aggregates"));
 }

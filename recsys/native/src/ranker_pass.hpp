@@ -196,7 +196,9 @@ struct RankerPass {
             simd::product(input, n, input_stride, w.tower.depth, w.tower.weights.data(), w.tower.width,
                           w.tower.bias.data(), towers.data(), w.tower.width);
             for (size_t i = 0; i < n; i++) {
-                if (w.offset) bias[i * HEADS] += bounded(given.features.row(begin + i)[w.features() - 1]);
+                for (size_t head = 0; w.offset && head < OFFSETS; head++) {
+                    bias[i * HEADS + head] += bounded(given.features.row(begin + i)[w.features() - OFFSETS + head]);
+                }
                 for (size_t head = 0; head < HEADS; head++) {
                     const float logit = towers[i * w.tower.width + head] + linear[i * w.wide.width + head] +
                                         bias[i * HEADS + head];

@@ -8,11 +8,12 @@
 namespace recsys {
 
 constexpr size_t HEADS = 4;
+constexpr size_t OFFSETS = 2;  // of the first heads
 constexpr float OFFSET_LIMIT = 20.0f;  // as `recsys.models.ranker`
 
 struct RankerWeights {
     int64_t buckets = 0;      // items share 2 · buckets rows (`HashedTable`); 0: each has its own
-    bool offset = false;      // whether the last feature is added to the click's log odds
+    bool offset = false;      // whether the last features are added to log odds
     View<int8_t> rows;        // (2 · buckets + 1 or n_items + 1, width + HEADS)
     View<float> row_scale;    // (rows)
     View<uint8_t> codes;      // (n_items + 1, fields · bytes) a code of each field, the lowest byte first
@@ -46,7 +47,7 @@ struct RankerWeights {
         check(fields.width == width() && types.width == width() && gaps.width == width(), "tables of one width");
         check(types.rows > 0 && gaps.rows > 0 && positions.rows > 0, "an empty table");
         check(mean.rows == scale.rows, "a mean and a scale of each feature");
-        check(!offset || features() > 0, "an offset without a feature");
+        check(!offset || features() >= OFFSETS, "offsets without features");
         check(codes.width == starts.rows * code_bytes() && code_bytes() <= 4, "codes: as many bytes for each field");
         for (size_t field = 0; field < starts.rows; field++) {
             check(starts[field] >= 0, "a field without a first row");

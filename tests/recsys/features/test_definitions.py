@@ -10,12 +10,12 @@ from recsys.contracts.errors import UnknownFeature
 from recsys.contracts.events import CATEGORIES, CREATOR, Event
 from recsys.contracts.state import Delta, Op
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType
-from recsys.features.aggregates import LOOKS_AT, Entity, bucket_of, looks_at, parse_cell
+from recsys.features.aggregates import LOOKS_AT, Entity, bucket_of, log2_amount, looks_at, parse_cell
 from recsys.features.definitions import CLICKED, ENGAGED_VISITS, FEATURES, SEEN_VISITS, SHOWN, USER
 from recsys.features.describe import Change, Effect, differences, listing, markdown
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import Count, Ratio
-from recsys.features.reference import look_weight
+from recsys.features.reference import log2_steps, look_weight
 from recsys.features.spec import HistoryQuery, Signal
 from recsys.features.windows import EVER, last
 
@@ -54,6 +54,12 @@ def test_looks_fall_with_the_position_and_end_as_a_constant() -> None:
     assert [looks_at(position) for position in (None, 0, 1, 2, 9)] == [1000, 1000, 631, 500, 289]
     assert looks_at(100) == looks_at(10**6) == looks_at(99)
     assert list(LOOKS_AT) == [look_weight(position) for position in range(len(LOOKS_AT))], "by 60 digits"
+
+
+def test_logarithms_are_counted_in_steps_of_an_octave() -> None:
+    assert [log2_amount(value) for value in (-1.0, 0.0, 1.0, 3.0, 1023.0)] == [0, 0, 64, 128, 640]
+    for value in (0.01, 0.5, 1.5, 59_999.4, 1e12):
+        assert log2_amount(value) == log2_steps(value), "by 60 digits"
 
 
 def test_fold_is_the_fold_of_its_aggregates() -> None:

@@ -32,6 +32,7 @@ def taste(**changes: object) -> Taste:
         "mean": [0.0, 0.5, -0.5],
         "covariance": [[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 0.5]],
         "weights": {"intercept": 0.25, "looks": -0.5},
+        "conversion": {"intercept": -1.0, "click": 0.5},
         "taste": 1.0,
         "sameness": -0.4,
     }
@@ -95,9 +96,12 @@ def test_offsets_add_effects_and_taste_within_bounds() -> None:
     owner = np.zeros(3, np.int64)
     found = TasteModel(taste(), FEATURES).offsets(NOTHING, owner, buckets, features)
     assert found.dtype == np.float32
-    assert found.tolist() == [0.25 - 1.0 - 0.5, -LIMIT, 0.25 - 0.5]
+    assert found[:, 0].tolist() == [0.25 - 1.0 - 0.5, -LIMIT, 0.25 - 0.5]
+    assert found[[0, 2], 1].tolist() == [-1 - 1.25 / 2, -1 - 0.25 / 2]
     without = TasteModel(taste(taste=0.0), FEATURES).offsets(NOTHING, owner, buckets, features)
-    assert without.tolist() == [0.25 - 1.0, -LIMIT, 0.25]
+    assert without[:, 0].tolist() == [0.25 - 1.0, -LIMIT, 0.25]
+    untaught = TasteModel(taste(conversion={}), FEATURES).offsets(NOTHING, owner, buckets, features)
+    assert untaught[:, 1].tolist() == [0.0, 0.0, 0.0], "left to the ranker"
 
 
 def test_rows_of_many_users_have_each_their_own_taste() -> None:
@@ -121,6 +125,7 @@ def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         {"covariance": [[1.0]]},
         {"categories": ["drama", "crime", "war"]},
         {"weights": {"unheard of": 1.0}},
+        {"conversion": {"unheard of": 1.0}},
         {"taste": "much"},
         {"base": float("nan")},
         {"sameness": None},

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from recsys.contracts.types import Item
 from recsys.features.aggregates import bucket_of, looks_at
 from recsys.features.definitions import FEATURES
-from training.ranker.fit_taste import Fitted, ItemCategories, TasteOffsets, fit_taste, looks, sameness
+from training.ranker.fit_taste import Fitted, TasteOffsets, fit_taste
+from training.ranker.taste_rows import ItemCategories, looks, sameness
 
 KINDS = ["war", "love", "crime", "space"]
 ITEMS = [Item(f"i{n}", categories=(KINDS[n % 4],)) for n in range(40)]
 LOOKS = FEATURES.column("item_looked_by_user_decay7d")
+DWELL = [FEATURES.column(name) for name in ("item_dwells_ever", "item_mean_log_dwell_ever")]
 # log odds of a user's click on a category, after clicks and looks so far in it
 Response = Callable[[int, int, float, float], float]
 
@@ -37,7 +39,8 @@ def log_of(response: Response, users: int = 150, lists: int = 12, k: int = 6, se
                 click = bool(rng.random() < look / (1 + np.exp(-odds)))
                 same[kind] += look
                 seen.append((kind, looks_at(position), click))
-                rows.append(example(user, item, n, position, click, known))
+                bought = click and bool(rng.random() < 1 / (1 + np.exp(2 - 0.15 * item)))
+                rows.append(example(user, item, n, position, click, bought, known))
             for kind, thousandths, click in seen:
                 counts = tally[user].setdefault(bucket_of(KINDS[kind]), [0, 0])
                 counts[0] += thousandths
@@ -47,10 +50,10 @@ def log_of(response: Response, users: int = 150, lists: int = 12, k: int = 6, se
 
 
 def example(
-    user: int, item: int, n: int, position: int, click: bool, known: list[tuple[int, list[int]]]
+    user: int, item: int, n: int, position: int, click: bool, bought: bool, known: list[tuple[int, list[int]]]
 ) -> dict[str, object]:
     features = np.full(FEATURES.dimension, 0.4, np.float32)
-    features[LOOKS] = 0.0
+    features[[LOOKS, *DWELL]] = 0.0, 20.0, 10.0 + item / 10
     return {
         "user_id": f"u{user}",
         "item_id": f"i{item}",
@@ -58,6 +61,7 @@ def example(
         "event_time_ms": 1_000 * n + 1,
         "position": position,
         "click": int(click),
+        "conversion": int(bought),
         "sampled": False,
         "features": features,
         "tally_buckets": [bucket for bucket, _ in known],
@@ -103,6 +107,16 @@ def test_a_taste_that_does_not_help_weighs_nothing(response: Response) -> None:
     assert fitted(response).taste.taste == 0.0
 
 
+def test_conversions_follow_how_long_an_item_is_read() -> None:
+    weights = fitted(lambda user, kind, clicks, same: 0.5).taste.conversion
+    assert 0.8 * 1.5 < weights["read_for"] * 20 / 24 < 1.2 * 1.5
+    table = log_of(lambda user, kind, clicks, same: 0.5, lists=4)
+    nothing = with_column(table, "conversion", np.zeros(len(table), np.int8))
+    untaught = fit_taste(nothing, ITEMS, 0)
+    assert untaught is not None
+    assert untaught.taste.conversion == {}
+
+
 def test_sameness_never_rewards() -> None:
     assert fitted(lambda user, kind, clicks, same: -1 + 0.6 * same).taste.sameness == 0.0
 
@@ -111,7 +125,7 @@ def test_offsets_know_no_more_than_the_row_did() -> None:
     table = log_of(lambda user, kind, clicks, same: -1 + 1.2 * TASTES[user, kind])
     found = fit_taste(table, ITEMS, seed=0)
     assert found is not None
-    offsets = TasteOffsets(found.taste, ITEMS)(table)
+    offsets = TasteOffsets(found.taste, ITEMS)(table)[:, 0]
     first = np.flatnonzero(np.asarray(table["event_time_ms"]) == 1)
     kinds = np.array([int(item_id[1:]) % 4 for item_id in table["item_id"].to_pylist()])
     for kind in range(4):  # before anything was clicked, all users are alike
@@ -121,7 +135,9 @@ def test_offsets_know_no_more_than_the_row_did() -> None:
     truth = TASTES[users[last], kinds[last]]
     assert np.corrcoef(offsets[last], truth)[0, 1] > 0.5
     shuffled = np.random.default_rng(0).permutation(len(table))
-    np.testing.assert_array_equal(TasteOffsets(found.taste, ITEMS)(table.take(shuffled)), offsets[shuffled])
+    np.testing.assert_array_equal(
+        TasteOffsets(found.taste, ITEMS)(table.take(shuffled))[:, 0], offsets[shuffled]
+    )
 
 
 def test_logs_without_clicks_or_lists_have_no_taste() -> None:
