@@ -1,13 +1,16 @@
 """The rows of effect, *simulated*: CTR, CVR, dwell and diversity of *before* and *after* in one A/B test.
 
-Both arms are trained on the same log. Each user of the world visits one of them, by a sticky hash. Nothing is planted:
+All arms are trained on the same log. Each user of the world visits one of them, by a sticky hash. Nothing is planted:
 the world does not know which arm answered. Every figure follows from the seed.
+
+*Before* has an ordinary ranker. A third arm, *fair*, has the models of *after*, as of last midnight and ordered by the
+predicted click: what is left between it and *after* is real time, what all heads are worth, and the whole list.
 """
 
 import asyncio
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +33,7 @@ from recsys.experiments.assignment import Arm, Assigner, Experiment
 from recsys.experiments.comparison import CatalogueLift, catalogue_lifts, lifts, split_p
 from recsys.experiments.outcomes import METRICS, Outcomes, outcomes_by_day
 from recsys.lake.lake import read_events
+from recsys.ranking.value_model import DEFAULT_WEIGHTS
 from recsys.rerank.reranker import Exploration, RerankConfig
 from recsys.simulation.actions import row_of
 from recsys.simulation.behavior import Behavior, Response, Visitor
@@ -38,17 +42,17 @@ from recsys.simulation.world import Ints, World, WorldConfig, create_world
 from serving.engine.pipeline_builder import PathConfig
 
 EXPERIMENT = "case-study"
-BEFORE, AFTER = "before", "after"
+BEFORE, FAIR, AFTER = "before", "fair", "after"
 CANDIDATES = 200
+WEIGHTS = tuple(DEFAULT_WEIGHTS.items())
 
-# Before: the order of the predicted click. After: what an item is worth, by all heads; at most three of a category.
+# Before: the order of the predicted click. After: what an item is worth, by all heads, after the items above it.
 BEFORE_PATH = PathConfig(CANDIDATES, RerankConfig(diversity=Diversity.NONE), ((Head.CLICK, 1.0),))
 # The last place explores.
 AFTER_PATH = PathConfig(
     CANDIDATES,
-    RerankConfig(
-        diversity=Diversity.NONE, pool=100, per_category=3, exploration=Exploration(places=(9,), pool=6)
-    ),
+    RerankConfig(diversity=Diversity.FATIGUE, pool=200, exploration=Exploration(places=(9,), pool=6)),
+    WEIGHTS,
 )
 _ROWS = {  # row of the table → metric of the experiment, unit
     "ctr": ("ctr", "clicks per shown item"),
@@ -60,7 +64,8 @@ _ROWS = {  # row of the table → metric of the experiment, unit
 
 @dataclass(frozen=True)
 class Effect:
-    """The A/B test. `history_days`: of the training log; `days`: of the test; `k`: items in a list."""
+    """The A/B test. `history_days`: of the training log; `days`: of the test; `k`: items in a list; `fair`: whether
+    there is the third arm."""
 
     name: ClassVar[str] = "effect"
     seed: int = 0
@@ -69,11 +74,23 @@ class Effect:
     history_days: int = 14
     days: int = 7
     k: int = 10
+    fair: bool = True
     learning: Learning = field(default_factory=Learning)
 
     @classmethod
     def quick(cls, seed: int) -> "Effect":
-        return cls(seed, users=1_500, items=1_500, days=3, learning=Learning(recall_epochs=4, rank_epochs=2))
+        return cls(
+            seed,
+            users=1_500,
+            items=1_500,
+            days=3,
+            fair=False,
+            learning=Learning(recall_epochs=4, rank_epochs=2),
+        )
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return (BEFORE, FAIR, AFTER) if self.fair else (BEFORE, AFTER)
 
     def measure(self) -> Found:
         world = create_world(
@@ -85,7 +102,9 @@ class Effect:
             home = Path(folder)
             lake = home / "lake"
             write_history(world, lake, HistoryConfig(days=self.history_days))
-            bundles = learn(lake, home / "work", home / "bundles", replace(self.learning, seed=self.seed))
+            bundles = learn(
+                lake, home / "work", home / "bundles", replace(self.learning, seed=self.seed), self.arms
+            )
             behavior = Watched(world)
             play(Population(world, behavior), behavior, bundles, lake, self)
             *_, outcomes = outcomes_by_day(lake, EXPERIMENT)
@@ -124,9 +143,9 @@ class Watched(Behavior):
         return np.asarray(examined[place] / (1 + np.exp(-odds)), np.float64)
 
 
-def assigner() -> Assigner:
-    """Half of the users each, as long as the experiment has this name."""
-    return Assigner([Experiment(name=EXPERIMENT, arms=(Arm(name=BEFORE), Arm(name=AFTER)))])
+def assigner(arms: Sequence[str]) -> Assigner:
+    """Equally many users each, as long as the experiment has this name."""
+    return Assigner([Experiment(name=EXPERIMENT, arms=tuple(Arm(name=arm) for arm in arms))])
 
 
 def play(
@@ -135,10 +154,12 @@ def play(
     """Play the days of the test into the lake that has the history."""
     shop = SimulatedShop(
         {
-            BEFORE: Deployment(bundles[BEFORE], BEFORE_PATH, nightly=True),
-            AFTER: Deployment(bundles[AFTER], AFTER_PATH),
+            arm: Deployment(bundles[arm], AFTER_PATH)
+            if arm == AFTER
+            else Deployment(bundles[arm], BEFORE_PATH, nightly=True)
+            for arm in test.arms
         },
-        assigner(),
+        assigner(test.arms),
         EXPERIMENT,
     )
     behavior.shop = shop
@@ -164,10 +185,10 @@ def _now_ms(start_ms: int, began_s: float) -> int:
 
 def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping[str, Bundle]) -> Found:
     found: dict[str, Lift | CatalogueLift] = {**lifts(outcomes, BEFORE, AFTER)}
-    found["relevance"] = _relevance(behavior.relevance)
+    found["relevance"] = _relevance(behavior.relevance, test.arms)
     rng = np.random.default_rng(test.seed)
     found |= catalogue_lifts(outcomes, BEFORE, AFTER, rng)
-    counts = np.bincount(outcomes.arm, minlength=2)
+    counts = np.bincount(outcomes.arm, minlength=len(test.arms))
     how = (
         f"simulated A/B, {counts.sum()} users, {outcomes.sums['lists'].sum():.0f} lists of {test.k},"
         f" {test.days} days after {test.history_days} to learn from, seed {test.seed}"
@@ -178,32 +199,55 @@ def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping
         "coverage": "share of all shown items that the arm has shown",
         "evenness": "1 - Gini of the items' impressions",
     }
-    lines: list[list[str | float]] = [
-        [name, x.control, x.treatment, f"{x.relative:+.1%}", f"{x.low:+.1%} to {x.high:+.1%}",
-         f"{x.variance_kept:.2f}" if isinstance(x, Lift) else "", meanings[name]]
-        for name, x in found.items()
-    ]  # fmt: skip
+    users = ", ".join(f"{arm} {n}" for arm, n in zip(outcomes.arms, counts.tolist(), strict=True))
     sheet = Sheet(
         "The A/B test (simulated)",
         ["metric", BEFORE, AFTER, "change", "95 % interval", "variance left by CUPED", "meaning"],
-        lines,
-        f"{how}. Users: {BEFORE} {counts[outcomes.arms.index(BEFORE)]}, {AFTER} {counts[outcomes.arms.index(AFTER)]};"
+        _lines(found, meanings),
+        f"{how}. Users: {users};"
         f" sample ratio p = {split_p(outcomes):.3g}. Intervals by user: delta method, CUPED from the days before;"
         " coverage and evenness by bootstrap.",
     )
+    sheets = [sheet, *_fair_sheets(outcomes, meanings)] if test.fair else [sheet]
     estimates, explored = off_policy(behavior.played)
     data = {
         "off_policy": explored,
         "sample_ratio_p": split_p(outcomes),
-        "metrics": {
-            name: {
-                "before": x.control, "after": x.treatment, "change": x.relative, "low": x.low, "high": x.high
-            }
-            for name, x in found.items()
-        },
+        "metrics": _figures(found),
+        "fair": _figures(lifts(outcomes, FAIR, AFTER)) if test.fair else {},
         "models": {name: dict(bundle.manifest.metrics) for name, bundle in bundles.items()},
     }  # fmt: skip
-    return Found(rows, [sheet, estimates], data)
+    return Found(rows, [*sheets, estimates], data)
+
+
+def _lines(found: Mapping[str, Lift | CatalogueLift], meanings: Mapping[str, str]) -> list[list[str | float]]:
+    return [
+        [name, x.control, x.treatment, f"{x.relative:+.1%}", f"{x.low:+.1%} to {x.high:+.1%}",
+         f"{x.variance_kept:.2f}" if isinstance(x, Lift) else "", meanings[name]]
+        for name, x in found.items()
+    ]  # fmt: skip
+
+
+def _fair_sheets(outcomes: Outcomes, meanings: Mapping[str, str]) -> list[Sheet]:
+    """What the models alone bring, and what the rest brings on top of them."""
+    return [
+        Sheet(
+            f"{title} (simulated)",
+            ["metric", control, treatment, "change", "95 % interval", "variance left by CUPED", "meaning"],
+            _lines(lifts(outcomes, control, treatment), meanings),
+        )
+        for title, control, treatment in (
+            ("The models of after, as of last midnight, against before", BEFORE, FAIR),
+            ("After against a fair before", FAIR, AFTER),
+        )
+    ]
+
+
+def _figures(found: Mapping[str, Lift | CatalogueLift]) -> dict[str, dict[str, float]]:
+    return {
+        name: {"before": x.control, "after": x.treatment, "change": x.relative, "low": x.low, "high": x.high}
+        for name, x in found.items()
+    }
 
 
 def _row(row: str, x: Lift | CatalogueLift, unit: str, how: str) -> Measured:
@@ -212,9 +256,9 @@ def _row(row: str, x: Lift | CatalogueLift, unit: str, how: str) -> Measured:
     return Measured(row, x.control, after, unit, how, interval=(x.low, x.high), simulated=True, exact=True)
 
 
-def _relevance(of_lists: Mapping[int, list[float]]) -> Lift:
-    arms: dict[str, list[list[float]]] = {BEFORE: [], AFTER: []}
-    chooser = assigner()
+def _relevance(of_lists: Mapping[int, list[float]], names: Sequence[str]) -> Lift:
+    arms: dict[str, list[list[float]]] = {name: [] for name in names}
+    chooser = assigner(names)
     for row, values in sorted(of_lists.items()):
         arms[chooser.assign(f"u{row}")[0].arm.name].append(values)
 

@@ -5,7 +5,7 @@ log is small. A ranker must be trained on features as old as those that it is se
 what was known at the midnight before it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,10 +115,13 @@ def _with_items(bare: pa.Table, items: Path) -> pa.Table:
     return bare.append_column("created_ms", created.take(place))
 
 
-def learn(lake: Path, work: Path, bundles: Path, config: Learning) -> dict[str, Bundle]:
-    """Train and publish the bundles `before` (features of last night) and `after`: same recall, ranker and seed."""
-    log = read_log(lake)
-    items = lake / "items" / "items.parquet"
+# bundle → whether its features are those of last night, whether its ranker has a taste model
+ARMS = {"before": (True, False), "fair": (True, True), "after": (False, True)}
+
+
+def learn(lake: Path, work: Path, bundles: Path, config: Learning, names: Sequence[str]) -> dict[str, Bundle]:
+    """Train and publish those of `ARMS`: same recall, shape of ranker and seed."""
+    log, items = read_log(lake), lake / "items" / "items.parquet"
     write_parquet(work / "sequences" / "part.parquet", sequences(log))
     towers = train_two_tower.main(
         TwoTowerConfig(
@@ -132,29 +135,22 @@ def learn(lake: Path, work: Path, bundles: Path, config: Learning) -> dict[str, 
         )
     )
     export_two_tower.main(towers, work / "two_tower")
-    return {
-        name: _bundle(name, log, lake, work, bundles, config, nightly, taste)
-        for name, nightly, taste in (("before", True, False), ("fair", True, True), ("after", False, True))
-    }
+    for nightly in {ARMS[name][0] for name in names}:
+        write_examples(log, items, _examples(work, nightly), config.example_days, nightly)
+    return {name: _bundle(name, lake, work, bundles, config) for name in names}
 
 
-def _bundle(
-    name: str,
-    log: pa.Table,
-    lake: Path,
-    work: Path,
-    bundles: Path,
-    config: Learning,
-    nightly: bool,
-    taste: bool,
-) -> Bundle:
-    items = lake / "items" / "items.parquet"
-    write_examples(log, items, work / name / "examples", config.example_days, nightly)
+def _examples(work: Path, nightly: bool) -> Path:
+    return work / ("examples-of-last-night" if nightly else "examples")
+
+
+def _bundle(name: str, lake: Path, work: Path, bundles: Path, config: Learning) -> Bundle:
+    nightly, taste = ARMS[name]
     train_ranker.main(
         RankerTraining(
             n_features=FEATURES.dimension,
-            examples=work / name / "examples",
-            items=items,
+            examples=_examples(work, nightly),
+            items=lake / "items" / "items.parquet",
             out=work / name / "ranker",
             checkpoints=work / name / "checkpoints",
             history_length=config.history,

@@ -104,7 +104,7 @@ def test_two_tests_of_one_seed_agree_and_every_row_has_an_interval() -> None:
 
 
 def test_each_user_keeps_one_arm() -> None:
-    arms = [assigner().assign(f"u{row}")[0].arm.name for row in range(2_000)]
-    assert arms == [assigner().assign(f"u{row}")[0].arm.name for row in range(2_000)]
+    arms = [assigner((BEFORE, AFTER)).assign(f"u{row}")[0].arm.name for row in range(2_000)]
+    assert arms == [assigner((BEFORE, AFTER)).assign(f"u{row}")[0].arm.name for row in range(2_000)]
     assert 900 < arms.count(BEFORE) < 1_100
     assert set(arms) == {BEFORE, AFTER}
