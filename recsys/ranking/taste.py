@@ -76,7 +76,7 @@ def _log(amount: Floats) -> Floats:
 
 
 def _known(dwells: Floats) -> Floats:
-    """How far the mean of so many dwell events is to be believed: 0 … 1."""
+    """How far the mean of n dwell events can be relied on: 0 … 1."""
     return np.asarray(dwells / (dwells + DWELLS))
 
 
