@@ -35,7 +35,8 @@ from recsys.features.aggregates import Entity, parse_cell
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
-from recsys.features.reference import reference_features
+from recsys.features.reference import ReferenceSource, reference_features
+from recsys.features.tally import TallyReader
 from recsys.lake.lake import IMPRESSIONS
 from recsys.result import Goal, Result
 from streaming.lake_writer.commit import read_checkpoint
@@ -44,6 +45,7 @@ from training.features.spark import Session, spark_session
 from training.features.state_job import entity_state, state
 
 _WAIT_S = 900.0
+Tallies = dict[str, dict[int, tuple[int, ...]]]  # request id → the tally that it was served with
 _encode = msgspec.json.Encoder().encode
 
 
@@ -79,7 +81,8 @@ def run(config: ParityBench) -> Result:
         archiver = rig.start_worker(*recsys_command("stream", "archive", "--json"))
         for _ in range(2):
             rig.start_worker()
-        events, served = _stream(rig, config, fixture, rng)
+        tallies: Tallies = {}
+        events, served = _stream(rig, config, fixture, rng, tallies)
         streamed_s = time.monotonic() - started
         now_ms = served[-1].time_ms + 1
         users = {u.user_id: rig.store.user(u.user_id) for u in fixture.users}
@@ -91,7 +94,9 @@ def run(config: ParityBench) -> Result:
         lake_ms = time.monotonic()
         spark = spark_session("local[2]")
         try:
-            figures = _recomputed(spark, rig.home, config, fixture, events, served, users, items, now_ms, rng)
+            figures = _recomputed(
+                spark, rig.home, config, fixture, events, served, users, items, now_ms, rng, tallies
+            )
         finally:
             spark.stop()
         figures["batch_s"] = time.monotonic() - lake_ms
@@ -115,9 +120,10 @@ def run(config: ParityBench) -> Result:
 
 
 def _stream(
-    rig: StreamRig, config: ParityBench, fixture: FeatureFixture, rng: random.Random
+    rig: StreamRig, config: ParityBench, fixture: FeatureFixture, rng: random.Random, tallies: Tallies
 ) -> tuple[list[Event], list[Impression]]:
-    """Send each segment and serve once it is applied. Returns the events as sent, and the served lists."""
+    """Send each segment and serve once it is applied. Returns the events as sent, and the served lists; adds the tally
+    that each list was served with."""
     sent: list[Event] = []
     served: list[Impression] = []
     per_segment = -(-config.events // config.segments)
@@ -135,7 +141,7 @@ def _stream(
             rig.sink.append(Topic.EVENTS, event.user_id, _encode(event.to_dict()))
             sent.append(event)
         _settle(rig)
-        lists = _serve(rig, config, fixture, rng, start_ms + config.segment_ms, f"request-{segment}")
+        lists = _serve(rig, config, fixture, rng, start_ms + config.segment_ms, f"request-{segment}", tallies)
         for shown in lists:
             rig.sink.append(Topic.IMPRESSIONS, shown.user_id, impression_record(shown))
         served += lists
@@ -149,7 +155,13 @@ def _settle(rig: StreamRig) -> None:
 
 
 def _serve(
-    rig: StreamRig, config: ParityBench, fixture: FeatureFixture, rng: random.Random, now_ms: int, name: str
+    rig: StreamRig,
+    config: ParityBench,
+    fixture: FeatureFixture,
+    rng: random.Random,
+    now_ms: int,
+    name: str,
+    tallies: Tallies,
 ) -> list[Impression]:
     """Serve lists as the API does: the user from Redis, the items from the columns, features logged as read."""
     columns = ItemColumns(fixture.items, FEATURES)
@@ -158,10 +170,10 @@ def _serve(
     for n in range(config.requests):
         user = fixture.user(rng)
         rows = np.array(rng.sample(range(config.items), config.lines), np.int32)
-        context = {"tab": str(n % 4)}
-        matrix = assemble(
-            FEATURES, rig.store.user(user.user_id), user.attributes, columns, rows, now_ms, context
-        )
+        context, known = {"tab": str(n % 4)}, rig.store.user(user.user_id)
+        matrix = assemble(FEATURES, known, user.attributes, columns, rows, now_ms, context)
+        _, buckets, amounts = TallyReader(FEATURES).read(known, now_ms)
+        tallies[f"{name}-{n}"] = dict(zip(buckets.tolist(), map(tuple, amounts.tolist()), strict=True))
         shown = [
             ShownItem(i.item_id, position, 0.0, categories=i.categories, creator=i.creator)
             for position, i in enumerate(fixture.items[row] for row in rows)
@@ -185,6 +197,7 @@ def _recomputed(
     items: Mapping[str, EntityState],
     now_ms: int,
     rng: random.Random,
+    tallies: Tallies,
 ) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=home) as output:
         job = FeatureJob(str(home / "lake"), output, negatives=0, buckets=config.buckets)
@@ -207,7 +220,14 @@ def _recomputed(
     sample = rng.sample(sorted(examples), min(config.sampled, len(examples)))
     sample += rng.sample(sorted(logged), min(config.sampled, len(logged)))
     wrong = sum(_brute_force_differs(examples[e], everything, fixture) for e in sample)
+    served_tallies = [(tally_of(examples[e]), tallies[examples[e]["request_id"]]) for e in logged]
+    brute_force = [
+        (tally_of(examples[e]), _reference(examples[e], everything, fixture).tally(FEATURES.tallied))
+        for e in sample
+    ]
     return figures | {
+        "compared_tallies": len(served_tallies) + len(brute_force),
+        "mismatching_tallies": sum(ours != theirs for ours, theirs in [*served_tallies, *brute_force]),
         "compared_with_brute_force": len(sample) * FEATURES.dimension,
         "mismatching_brute_force_floats": wrong,
     }
@@ -260,6 +280,19 @@ def _brute_force_differs(example: Mapping[str, Any], events: "_Events", fixture:
     near = events.near(user.user_id, item.item_id)
     expected = reference_features(FEATURES, near, user, item, example["event_time_ms"], shown.context)
     return _different_bits(np.array(example["features"], np.float32), expected)
+
+
+def _reference(example: Mapping[str, Any], events: "_Events", fixture: FeatureFixture) -> ReferenceSource:
+    user = next(u for u in fixture.users if u.user_id == example["user_id"])
+    item = next(i for i in fixture.items if i.item_id == example["item_id"])
+    near = events.near(example["user_id"], example["item_id"])
+    return ReferenceSource(near, user, item, example["event_time_ms"], {})
+
+
+def tally_of(example: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
+    """An example's tally: bucket → looks and clicks."""
+    amounts = zip(example["tally_looks"], example["tally_clicks"], strict=True)
+    return dict(zip(example["tally_buckets"], amounts, strict=True))
 
 
 class _Events:
