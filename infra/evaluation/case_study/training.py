@@ -12,7 +12,7 @@ in quality (*simulated*).
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from infra.evaluation.benchmarks.batch import measured
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.timing import seconds
-from recsys.contracts.types import MS_PER_DAY, Head
+from recsys.contracts.types import MS_PER_DAY, Head, Item
 from recsys.energy import modelled
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
@@ -33,6 +33,7 @@ from recsys.lake import lake
 from recsys.lake.lake import write_parquet
 from recsys.metrics import auc, gauc
 from recsys.models.ranker import Ranker
+from recsys.ranking.taste import read_taste
 from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import WorldConfig, create_world
 from training.choices import FULL_EVERY
@@ -47,6 +48,7 @@ from training.nightly.update import update_ranker, update_two_tower
 from training.ranker import train as train_ranker
 from training.ranker.artifacts import trained_ranker
 from training.ranker.dataset import RankExamples, item_fields, read_examples
+from training.ranker.fit_taste import TasteOffsets
 from training.ranker.loop import predict
 from training.ranker.train import RankerTraining
 from training.two_tower import export as export_two_tower
@@ -137,20 +139,24 @@ class _Night:
         without tonight's update."""
         home = self._home
         items = read_items(self._items(self._tonight))
-        rows = read_examples(
-            home / "features" / "examples",
-            [item.item_id for item in items],
-            FEATURES.dimension,
-            _LENGTH,
-            [self._tomorrow],
-        )
         previous = read_warm_start(home / "yesterday")
         old = carried_over(home / "yesterday", previous, items, item_fields(items, known=previous.fields))
         return {
-            "before: the teacher, trained tonight": _clicks(trained_ranker(home / "before" / "ranker"), rows),
-            "after: the student, updated tonight": _clicks(trained_ranker(home / "ranker"), rows),
-            "the student of last night": _clicks(old, rows),
+            "before: the teacher, trained tonight": _clicks(
+                trained_ranker(home / "before" / "ranker"), self._rows(home / "before" / "ranker", items)
+            ),
+            "after: the student, updated tonight": _clicks(
+                trained_ranker(home / "ranker"), self._rows(home / "ranker", items)
+            ),
+            "the student of last night": _clicks(old, self._rows(home / "yesterday", items)),
         }
+
+    def _rows(self, ranker: Path, items: Sequence[Item]) -> RankExamples:
+        """Tomorrow's, with the offsets of that ranker's own taste model."""
+        taste, ids = read_taste(ranker), [item.item_id for item in items]
+        offset = TasteOffsets(taste, items) if taste else None
+        examples = self._home / "features" / "examples"
+        return read_examples(examples, ids, FEATURES.dimension, _LENGTH, [self._tomorrow], offset)
 
     def _begin(self, day: str) -> None:
         """Move the day's events into the lake."""
