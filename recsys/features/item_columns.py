@@ -109,6 +109,11 @@ class ItemColumns:
         """`row` of each, (n,) int32."""
         return np.array([self._rows.get(item_id, -1) for item_id in item_ids], np.int32)
 
+    def categories_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """(N, 4): of each row as `categories` has them; padding for a row that there is not."""
+        there = rows < self._n
+        return np.where(there[:, None], self.categories.take(np.where(there, rows, 0), axis=0), NO_BUCKET)
+
     def load(self, states: Iterable[tuple[str, EntityState]]) -> None:
         """`update` many items."""
         for item_id, state in states:

@@ -23,6 +23,7 @@ from recsys.features.tally import Tally
 from recsys.operator_files import read_json
 
 TASTE = "taste.json"
+OFFSETS = 2  # of the heads click and conversion
 LIMIT = 20.0  # of an offset: beyond it a probability is 0 or 1 in float32
 REST = ""  # stands for all categories that are not among the largest
 _STEPS, _CLOSE = 8, 1e-4  # of Newton's method at most; it ends where no step is longer than that

@@ -148,9 +148,7 @@ def _taste(bundle: Bundle, columns: ItemColumns) -> TasteColumn | None:
     taste = read_taste(bundle.path)
     if taste is None:
         return None
-    return TasteColumn(
-        TasteModel(taste, FEATURES), TallyReader(FEATURES), lambda rows: columns.categories.take(rows, axis=0)
-    )
+    return TasteColumn(TasteModel(taste, FEATURES), TallyReader(FEATURES), columns.categories_of)
 
 
 def estimated_bytes(bundle: Bundle) -> int:

@@ -23,14 +23,18 @@ from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.pipeline.stages import Scorer
 
-HISTORY, ITEM = "history", "item"  # inputs of the model besides the features
+HISTORY, ITEM, TASTE = "history", "item", "taste"  # inputs of the model besides the features
 _UNKNOWN_ROW = np.iinfo(np.int32).max  # the ranker knows no such item
 
 
 def contributions(scorer: Scorer, query: Query, shown: Candidates) -> dict[str, NDArray[np.float32]]:
-    """(n,) of the value of each shown item, by feature name, `HISTORY` and `ITEM`; empty without features.
-    `scorer`: the ranker's stage; called twice with n · (number of features + 2) candidates at most.
-    `query`: hydrated."""
+    """(n,) of the value of each shown item, by feature name, `HISTORY`, `ITEM`, and `TASTE` if the ranker has a
+    taste model; empty without features.
+
+    Args:
+        scorer: the ranker's stage; called three times with n · (number of features + 2) candidates at most.
+        query: hydrated.
+    """
     n = len(shown)
     if not n or shown.features.shape[1] != FEATURES.dimension:
         return {}
@@ -46,6 +50,9 @@ def contributions(scorer: Scorer, query: Query, shown: Candidates) -> dict[str, 
     nothing = np.empty(0, np.int64)
     without = replace(query, history=nothing, types=nothing, gaps=nothing)
     found[HISTORY] = values[0] - scorer.score(without, shown).score
+    taste = values[0] - scorer.score(replace(query, user=EntityState()), shown).score
+    if taste.any():  # the tally is all that a scorer reads of the user's state
+        found[TASTE] = taste
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from recsys.bundle import Bundle
+from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.types import Head
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
@@ -16,6 +17,7 @@ from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
 from recsys.ranking.compiled import open_ranker
 from recsys.ranking.impression_discount import ImpressionDiscount
 from recsys.ranking.scorer import Ranker, RankScorer
+from recsys.ranking.taste import OFFSETS, TASTE
 from recsys.ranking.value_model import DEFAULT_WEIGHTS, ValueModel
 from recsys.recall.fresh import FreshSource
 from recsys.recall.item_to_item import ItemToItemSource
@@ -94,6 +96,7 @@ class PipelineBuilder:
         self._artifacts = artifacts
         self._config = config
         self.ranker = config.services.ranker(artifacts.bundle, config.native)
+        _check_width(self.ranker, artifacts)
         self._side_effects = config.side_effects(artifacts.bundle, artifacts.catalogue)
 
     def build(self, path: PathConfig) -> Pipeline:
@@ -134,4 +137,16 @@ class PipelineBuilder:
             ),
             side_effects=self._side_effects,
             compiled=CompiledRecall(sources, merger, catalogue) if config.native else None,
+        )
+
+
+def _check_width(ranker: Ranker, artifacts: Artifacts) -> None:
+    """Raises `InvalidBundle`: the ranker takes another number of inputs than features and taste model give."""
+    given = FEATURES.dimension + (OFFSETS if artifacts.taste else 0)
+    taken = getattr(ranker, "n_features", None)  # None: of any number, or in another process
+    if taken is not None and taken != given:
+        taste = "with" if artifacts.taste else "without"
+        raise InvalidBundle(
+            f"{artifacts.bundle.path.name}: the ranker takes {taken} inputs for each candidate, the features {taste}"
+            f" {TASTE} are {given}; train and publish it again"
         )

@@ -1,16 +1,25 @@
 """The scorer around a graph with a known answer: click = sigmoid(feature 0), dwell = the item's number."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from msgspec.structs import replace
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
+from recsys.contracts.events import Event
 from recsys.contracts.request import Candidates, Query, no_candidates
-from recsys.contracts.types import Device, Head
+from recsys.contracts.state import EntityState
+from recsys.contracts.types import Device, EventType, Head, Item
+from recsys.features.definitions import FEATURES
+from recsys.features.item_columns import ItemColumns
+from recsys.features.tally import TallyReader
 from recsys.ranking.calibration import (
     Calibration,
     Isotonic,
@@ -18,7 +27,8 @@ from recsys.ranking.calibration import (
     read_calibrations,
     write_calibrations,
 )
-from recsys.ranking.scorer import RankerSession, RankScorer
+from recsys.ranking.scorer import RankerSession, RankScorer, TasteColumn
+from recsys.ranking.taste import REST, Taste, TasteModel
 from recsys.ranking.value_model import ValueModel
 
 CLICK_ONLY = ValueModel({Head.CLICK: 1.0})
@@ -172,3 +182,36 @@ def test_cuda_libraries_of_pip_are_loaded_before_the_session(
     with pytest.raises(InvalidBundle, match="far enough"):
         RankerSession(b"", device=device)
     assert done == expected
+
+
+class Recorder:
+    """A ranker that keeps what it was asked."""
+
+    runtime: ClassVar[str] = "recorder"
+
+    def run(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[Head, NDArray[np.float32]]:
+        self.features = arrays["features"]
+        return dict.fromkeys(Head, np.full(len(self.features), 0.5, np.float32))
+
+
+def test_a_taste_model_gives_the_last_features() -> None:
+    columns = ItemColumns([Item("a", categories=("drama",)), Item("b", categories=("war",))], FEATURES)
+    taste = Taste(
+        categories=["drama", "war", REST], base=0.0, mean=[0.0] * 3, covariance=np.eye(3).tolist(),
+        weights={"intercept": 0.5}, conversion={"click": 2.0}, taste=1.0, sameness=0.0,
+    )  # fmt: skip
+    column = TasteColumn(TasteModel(taste, FEATURES), TallyReader(FEATURES), columns.categories_of)
+    ranker, user = Recorder(), EntityState()
+    for second in range(5):
+        event = Event(f"e{second}", EventType.CLICK, "u", "a", second, "r", context={"categories": "drama"})
+        for delta in FEATURES.fold(event).user:
+            user.change(delta)
+    unknown = np.iinfo(np.int32).max
+    given = replace(
+        candidates([0.0] * 3, [0, 1, unknown]), features=np.zeros((3, FEATURES.dimension), np.float32)
+    )
+    RankScorer(ranker, 2, {}, CLICK_ONLY, column).score(Query("r", "u", 3, 10, user=user), given)
+    assert ranker.features.shape == (3, FEATURES.dimension + 2)
+    click, conversion = ranker.features[:, -2:].T
+    assert click[0] > 1.0 > click[1] == click[2] == 0.5
+    np.testing.assert_allclose(conversion, 2 * click)
