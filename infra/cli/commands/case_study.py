@@ -20,6 +20,10 @@ def case_study(
         Path | None,
         typer.Option(help="Folder with ml-100k and kuairand-pure-part, for the rows on real data."),
     ] = None,
+    section: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure these sections alone, such as effect; may be repeated.", metavar="NAME"),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Discard the results of an interrupted run.")
     ] = False,
@@ -30,10 +34,12 @@ def case_study(
     Build the ladder first, with `recsys train ladder`: without one, networks are untrained, and the report has no
     quality of theirs. An interrupted run resumes.
 
-    Example: recsys case-study --quick --json
+    Examples: recsys case-study --quick --json; recsys case-study --section effect --seed 2 --json
     """
     from infra.evaluation.case_study.study import CaseStudy, run
 
     home = Settings().home
-    folder = out or home / "reports" / "case-study"
-    finish(run(CaseStudy.of(home, folder, seed, data, quick), fresh), as_json)
+    name = "-".join(["case-study", *(section or ())])  # a part does not replace the whole
+    folder = out or home / "reports" / name
+    study = CaseStudy.of(home, folder, seed, data, quick)
+    finish(run(study.only(section) if section else study, fresh), as_json)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from infra.evaluation.case_study.exploration import Played, off_policy
 from infra.evaluation.case_study.learn import Learning, learn
-from infra.evaluation.case_study.rows import Measured
+from infra.evaluation.case_study.rows import EFFECT_METRICS, Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from infra.evaluation.case_study.simulated_ab import Deployment, SimulatedShop
 from infra.evaluation.case_study.virtual_time import run_virtually
@@ -54,11 +54,11 @@ AFTER_PATH = PathConfig(
     RerankConfig(diversity=Diversity.FATIGUE, pool=200, exploration=Exploration(places=(9,), pool=6)),
     WEIGHTS,
 )
-_ROWS = {  # row of the table → metric of the experiment, unit
-    "ctr": ("ctr", "clicks per shown item"),
-    "cvr": ("cvr", "purchases per click"),
-    "dwell": ("dwell_per_session_s", "seconds of reading in a session"),
-    "diversity": ("list_distance", "share of pairs in a list of different main category"),
+_UNITS = {
+    "ctr": "clicks per shown item",
+    "cvr": "purchases per click",
+    "dwell": "seconds of reading in a session",
+    "diversity": "share of pairs in a list of different main category",
 }
 
 
@@ -193,7 +193,9 @@ def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping
         f"simulated A/B, {counts.sum()} users, {outcomes.sums['lists'].sum():.0f} lists of {test.k},"
         f" {test.days} days after {test.history_days} to learn from, seed {test.seed}"
     )
-    rows = [_row(row, found[metric], unit, how) for row, (metric, unit) in _ROWS.items() if metric in found]
+    rows = _rows(found, how)
+    fair = lifts(outcomes, FAIR, AFTER) if test.fair else {}
+    rows += _rows(fair, how, "against a fair before")
     meanings = {name: metric.meaning for name, metric in METRICS.items()} | {
         "relevance": "true probability of a click on a shown item, alone",
         "coverage": "share of all shown items that the arm has shown",
@@ -214,7 +216,7 @@ def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping
         "off_policy": explored,
         "sample_ratio_p": split_p(outcomes),
         "metrics": _figures(found),
-        "fair": _figures(lifts(outcomes, FAIR, AFTER)) if test.fair else {},
+        "fair": _figures(fair),
         "models": {name: dict(bundle.manifest.metrics) for name, bundle in bundles.items()},
     }  # fmt: skip
     return Found(rows, [*sheets, estimates], data)
@@ -250,10 +252,20 @@ def _figures(found: Mapping[str, Lift | CatalogueLift]) -> dict[str, dict[str, f
     }
 
 
-def _row(row: str, x: Lift | CatalogueLift, unit: str, how: str) -> Measured:
+def _rows(found: Mapping[str, Lift | CatalogueLift], how: str, part: str = "") -> list[Measured]:
+    return [
+        _row(row, found[metric], _UNITS[row], how, part)
+        for row, metric in EFFECT_METRICS.items()
+        if metric in found
+    ]
+
+
+def _row(row: str, x: Lift | CatalogueLift, unit: str, how: str, part: str) -> Measured:
     """`after` is `before` times one plus the lift: CUPED removes what the arms' users differed in beforehand."""
     after = x.control * (1 + x.relative)
-    return Measured(row, x.control, after, unit, how, interval=(x.low, x.high), simulated=True, exact=True)
+    return Measured(
+        row, x.control, after, unit, how, part, interval=(x.low, x.high), simulated=True, exact=True
+    )
 
 
 def _relevance(of_lists: Mapping[int, list[float]], names: Sequence[str]) -> Lift:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from infra.evaluation.case_study.rows import EFFECT_METRICS, PROMISES
 from infra.evaluation.case_study.section import Found
 from infra.evaluation.plotting import pyplot as plt
 
@@ -21,6 +22,9 @@ def plots(rows: Sequence[Mapping[str, Any]], found: Mapping[str, Found]) -> dict
         if "response_ms" in each.data:
             draw = partial(_distribution, ms=each.data["response_ms"])
             drawn["Response times at equal load"] = _png(draw, (10, 4))
+        if "metrics" in each.data:
+            draw = partial(_intervals, against=each.data)
+            drawn["The A/B test (simulated)"] = _png(draw, (10, 4))
         if "steps" in each.data:
             drawn["What each step buys"] = _png(partial(_staircase, steps=each.data["steps"]), (10, 5))
     return drawn
@@ -46,6 +50,28 @@ def _bars(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.plot(promised, names, "k|", markersize=14, label="promised")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(xscale="log", xlabel="after / before (red: our own goal was missed)")
+    axes.invert_yaxis()
+    axes.legend()
+
+
+def _intervals(axes: Axes, against: Mapping[str, Any]) -> None:
+    """The changes with their 95 % intervals, against both controls, and what was promised."""
+    rows = [(row, metric) for row, metric in EFFECT_METRICS.items() if metric in against["metrics"]]
+    controls = (("metrics", "against before", AFTER_COLOUR), ("fair", "against a fair before", BEFORE_COLOUR))
+    for n, (key, label, colour) in enumerate(controls):
+        found = [
+            (place, against[key][metric]) for place, (_, metric) in enumerate(rows) if metric in against[key]
+        ]
+        if found:
+            changes = np.array([x["change"] for _, x in found])
+            ends = [[x["change"] - x["low"] for _, x in found], [x["high"] - x["change"] for _, x in found]]
+            places = [place + 0.2 * n for place, _ in found]
+            axes.errorbar(changes, places, xerr=ends, fmt="o", color=colour, label=label, capsize=4)
+    promised = {promise.row: promise.promised for promise in PROMISES}
+    axes.plot([promised[row] for row, _ in rows], range(len(rows)), "k|", markersize=18, label="promised")
+    axes.set_yticks(range(len(rows)), [row for row, _ in rows])
+    axes.set(xlabel="change (95 % interval by user)")
+    axes.axvline(0, color="black", linewidth=0.8)
     axes.invert_yaxis()
     axes.legend()
 

@@ -21,11 +21,12 @@ _STYLE = (
 )
 
 
-def write_report(out: Path, result: Result, found: Mapping[str, Found]) -> None:
-    """Write the three files into `out`."""
+def write_report(out: Path, result: Result, found: Mapping[str, Found], is_part: bool = False) -> None:
+    """Write the three files into `out`. `is_part`: rows that were not measured are not missing."""
     out.mkdir(parents=True, exist_ok=True)
     measured = [row for each in found.values() for row in each.rows]
     rows = table({row.row: row for row in measured if not row.part})
+    rows = [row for row in rows if row["change"] is not None or not is_part]
     parts = [asdict(row) | {"change": row.change} for row in measured if row.part]
     content = result.to_dict() | {
         "run": " ".join(["recsys", *sys.argv[1:]]),

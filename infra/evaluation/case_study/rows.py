@@ -35,6 +35,10 @@ PROMISES = (
 )
 
 
+# row of effect → its metric in an experiment
+EFFECT_METRICS = {"ctr": "ctr", "cvr": "cvr", "dwell": "dwell_per_session_s", "diversity": "list_distance"}
+
+
 @dataclass(frozen=True)
 class Measured:
     """Before and after of one row in one unit, and how it was found. A `part` does not stand for its row.

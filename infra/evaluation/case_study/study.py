@@ -5,7 +5,7 @@ The exit code says whether every row was measured; a row that misses its goal is
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.evaluation.case_study.effect import Effect
@@ -21,6 +21,7 @@ from infra.evaluation.case_study.storage import Lake
 from infra.evaluation.case_study.training import Training
 from infra.evaluation.case_study.under_load import UnderLoad
 from infra.evaluation.case_study.updates import Updates
+from recsys.contracts.errors import InvalidConfig
 from recsys.result import Goal, Result
 
 STORED = "sections"  # folder of what an interrupted study has measured
@@ -28,11 +29,12 @@ STORED = "sections"  # folder of what an interrupted study has measured
 
 @dataclass(frozen=True)
 class CaseStudy:
-    """`out`: folder of the report."""
+    """`out`: folder of the report. `is_part`: not all rows are wanted."""
 
     out: Path
     seed: int
     sections: Sequence[Section]
+    is_part: bool = False
 
     @classmethod
     def of(
@@ -71,6 +73,17 @@ class CaseStudy:
             ]
         return cls(out, seed, sections)
 
+    def only(self, names: Sequence[str]) -> "CaseStudy":
+        """The sections of these names.
+
+        Raises:
+            InvalidConfig: there is no such section.
+        """
+        known = {section.name: section for section in self.sections}
+        if unknown := [name for name in names if name not in known]:
+            raise InvalidConfig(f"no section {', '.join(unknown)}; there are {', '.join(known)}")
+        return replace(self, sections=[known[name] for name in dict.fromkeys(names)], is_part=True)
+
 
 def run(study: CaseStudy, fresh: bool = False) -> Result:
     """Measure, and write `report.md`, `report.html` and `results.json`. An interrupted run resumes unless `fresh`; a
@@ -83,19 +96,19 @@ def run(study: CaseStudy, fresh: bool = False) -> Result:
     if fresh:
         shutil.rmtree(stored, ignore_errors=True)
     found = measure_all(study.sections, stored)
-    result = _result(study.seed, found)
-    write_report(study.out, result, found)
+    result = _result(study, found)
+    write_report(study.out, result, found, study.is_part)
     shutil.rmtree(stored, ignore_errors=True)
     return result
 
 
-def _result(seed: int, found: Mapping[str, Found]) -> Result:
+def _result(study: CaseStudy, found: Mapping[str, Found]) -> Result:
     measured = [row for each in found.values() for row in each.rows]
     whole = {row.row: row for row in measured if not row.part}
-    missing = [promise.row for promise in PROMISES if promise.row not in whole]
+    missing = [] if study.is_part else [promise.row for promise in PROMISES if promise.row not in whole]
     missed = [p.row for p in PROMISES if p.row in whole and not whole[p.row].met(p)]
     figures: dict[str, float] = {
-        "rows": len(PROMISES),
+        "rows": len(whole) if study.is_part else len(PROMISES),
         "rows_not_measured": len(missing),
         "rows_missed": len(missed),
     }
@@ -107,8 +120,11 @@ def _result(seed: int, found: Mapping[str, Found]) -> Result:
                 f"{promise.row}_change": row.change,
             }
     figures |= {f"{_name(row)}_change": row.change for row in measured if row.part}
-    return Result("case-study", seed, figures, {"rows_not_measured": Goal("==", 0)})
+    for row in measured:
+        if row.interval:
+            figures |= {f"{_name(row)}_low": row.interval[0], f"{_name(row)}_high": row.interval[1]}
+    return Result("case-study", study.seed, figures, {"rows_not_measured": Goal("==", 0)})
 
 
 def _name(row: Measured) -> str:
-    return f"{row.row}_{row.part.replace(' ', '_').lower()}"
+    return "_".join([row.row, *row.part.lower().split()])

@@ -12,7 +12,7 @@ from infra.evaluation.case_study.rows import PROMISES, Measured, Promise, table
 from infra.evaluation.case_study.section import Found, Sheet, measure_all
 from infra.evaluation.case_study.storage import Lake
 from infra.evaluation.case_study.study import STORED, CaseStudy, run
-from recsys.contracts.errors import InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.features.definitions import FEATURES
 from tests.bundles import ranker_model, tiny_vectors
 from training.compression.variants import VARIANTS, Variant
@@ -125,3 +125,14 @@ def test_a_ladder_without_a_teacher_is_refused(ladder: Path) -> None:
     (ladder / "teacher" / VARIANT).unlink()
     with pytest.raises(InvalidData, match="recsys train ladder"):
         _models(ladder, 1).measure()
+
+
+def test_a_section_alone_is_a_part_of_the_study(tmp_path: Path) -> None:
+    whole = CaseStudy(tmp_path / "out", 3, [_models(tmp_path, 3), Lake(3, users=60, items=80, days=2)])
+    result = run(whole.only(["lake"]))
+    assert result.figures["rows"] == 1
+    assert result.figures["rows_not_measured"] == 0
+    assert result.figures["storage_change"] < 0
+    assert "not measured" not in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    with pytest.raises(InvalidConfig, match="no section lakes; there are models, lake"):
+        whole.only(["lakes"])
