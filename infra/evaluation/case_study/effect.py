@@ -1,50 +1,31 @@
 """The rows of effect, *simulated*: CTR, CVR, dwell and diversity of *before* and *after* in one A/B test.
 
-All arms are trained on the same log. Each user of the world visits one of them, by a sticky hash. Nothing is planted:
-the world does not know which arm answered. Every figure follows from the seed.
-
 *Before* has an ordinary ranker. A third arm, *fair*, has the models of *after*, as of last midnight and ordered by the
 predicted click: what is left between it and *after* is real time, what all heads are worth, and the whole list.
 """
 
-import asyncio
-import tempfile
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.evaluation.case_study.exploration import Played, off_policy
-from infra.evaluation.case_study.learn import Learning, learn
+from infra.evaluation.case_study.exploration import off_policy
+from infra.evaluation.case_study.learn import Trained
 from infra.evaluation.case_study.rows import EFFECT_METRICS, Measured
 from infra.evaluation.case_study.section import Found, Sheet
-from infra.evaluation.case_study.simulated_ab import Deployment, SimulatedShop
-from infra.evaluation.case_study.virtual_time import run_virtually
-from infra.evaluation.load.visitors import Population, VisitConfig, play_day
-from recsys.bundle import Bundle
-from recsys.contracts.types import MS_PER_DAY, Diversity, Head
+from infra.evaluation.case_study.world_ab import QUICK, AbSize, ArmPlan, Tested, assigner, run_test
+from recsys.contracts.types import Diversity, Head
 from recsys.experiments.analysis import ArmData, Lift, compare
-from recsys.experiments.assignment import Arm, Assigner, Experiment
 from recsys.experiments.comparison import CatalogueLift, catalogue_lifts, lifts, split_p
-from recsys.experiments.outcomes import METRICS, Outcomes, outcomes_by_day
-from recsys.lake.lake import read_events
+from recsys.experiments.outcomes import METRICS, Outcomes
 from recsys.ranking.value_model import DEFAULT_WEIGHTS
 from recsys.rerank.reranker import Exploration, RerankConfig
-from recsys.simulation.actions import row_of
-from recsys.simulation.behavior import Behavior, Response, Visitor
-from recsys.simulation.history import HistoryConfig, write_history
-from recsys.simulation.world import Ints, World, WorldConfig, create_world
 from serving.engine.pipeline_builder import PathConfig
 
-EXPERIMENT = "case-study"
 BEFORE, FAIR, AFTER = "before", "fair", "after"
 CANDIDATES = 200
-WEIGHTS = tuple(DEFAULT_WEIGHTS.items())
 
 # Before: the order of the predicted click. After: what an item is worth, by all heads, after the items above it.
 BEFORE_PATH = PathConfig(CANDIDATES, RerankConfig(diversity=Diversity.NONE), ((Head.CLICK, 1.0),))
@@ -52,8 +33,13 @@ BEFORE_PATH = PathConfig(CANDIDATES, RerankConfig(diversity=Diversity.NONE), ((H
 AFTER_PATH = PathConfig(
     CANDIDATES,
     RerankConfig(diversity=Diversity.FATIGUE, pool=200, exploration=Exploration(places=(9,), pool=6)),
-    WEIGHTS,
+    tuple(DEFAULT_WEIGHTS.items()),
 )
+ARMS = {
+    BEFORE: ArmPlan(Trained(nightly=True, taste=False), BEFORE_PATH),
+    FAIR: ArmPlan(Trained(nightly=True, taste=True), BEFORE_PATH),
+    AFTER: ArmPlan(Trained(nightly=False, taste=True), AFTER_PATH),
+}
 _UNITS = {
     "ctr": "clicks per shown item",
     "cvr": "purchases per click",
@@ -64,134 +50,35 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Effect:
-    """The A/B test. `history_days`: of the training log; `days`: of the test; `k`: items in a list; `fair`: whether
-    there is the third arm."""
+    """The A/B test. `fair`: whether there is the third arm; not in a quick one, which has too few users for it."""
 
     name: ClassVar[str] = "effect"
     seed: int = 0
-    users: int = 4_000
-    items: int = 3_000
-    history_days: int = 14
-    days: int = 7
-    k: int = 10
+    size: AbSize = field(default_factory=AbSize)
     fair: bool = True
-    learning: Learning = field(default_factory=Learning)
 
     @classmethod
     def quick(cls, seed: int) -> "Effect":
-        return cls(
-            seed,
-            users=1_500,
-            items=1_500,
-            days=3,
-            fair=False,
-            learning=Learning(recall_epochs=4, rank_epochs=2),
-        )
+        return cls(seed, QUICK, fair=False)
 
     @property
-    def arms(self) -> tuple[str, ...]:
-        return (BEFORE, FAIR, AFTER) if self.fair else (BEFORE, AFTER)
+    def arms(self) -> dict[str, ArmPlan]:
+        return {arm: plan for arm, plan in ARMS.items() if self.fair or arm != FAIR}
 
     def measure(self) -> Found:
-        world = create_world(
-            WorldConfig(
-                seed=self.seed, users=self.users, items=self.items, days=self.history_days + self.days
-            )
-        )
-        with tempfile.TemporaryDirectory(prefix="recsys-effect-") as folder:
-            home = Path(folder)
-            lake = home / "lake"
-            write_history(world, lake, HistoryConfig(days=self.history_days))
-            bundles = learn(
-                lake, home / "work", home / "bundles", replace(self.learning, seed=self.seed), self.arms
-            )
-            behavior = Watched(world)
-            play(Population(world, behavior), behavior, bundles, lake, self)
-            *_, outcomes = outcomes_by_day(lake, EXPERIMENT)
-        return _found(self, outcomes, behavior, bundles)
+        return _found(self, run_test(self.size, self.seed, self.arms))
 
 
-class Watched(Behavior):
-    """The world's responses, and what only a simulation knows: how attractive the shown items truly were, and what else
-    an explored position would have earned. `shop` makes the lists."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        self.relevance: defaultdict[int, list[float]] = defaultdict(list)  # by user, of each list
-        self.played: list[Played] = []
-        self.shop: SimulatedShop | None = None
-
-    def respond(self, visitor: Visitor, rows: Ints, now_ms: int) -> Response:
-        self.relevance[visitor.row].append(float(self.attraction(visitor, rows, now_ms).mean()))
-        if self.shop is None or (draw := self.shop.draw) is None:
-            return super().respond(visitor, rows, now_ms)
-        pool = np.array([row_of(item_id) for item_id in self.shop.ids(draw.pool)], np.int64)
-        truth = self.expected(visitor, rows, draw.place, pool, now_ms)
-        response = super().respond(visitor, rows, now_ms)
-        self.played.append(Played(draw, bool(response.clicked[draw.place]), truth))
-        return response
-
-    def expected(
-        self, visitor: Visitor, rows: Ints, place: int, pool: Ints, now_ms: int
-    ) -> NDArray[np.float64]:
-        """(n,) probability of a click on each of `pool` at that position, given what is examined before it."""
-        categories = self._world.item_category
-        examined = (1.0 + np.arange(place + 1)) ** -self._config.examination
-        alike = categories[rows[:place]][None, :] == categories[pool][:, None]
-        tired = self._config.sameness_fatigue * (alike * examined[:place]).sum(axis=1)
-        odds = self._logits(visitor, pool, now_ms) - tired
-        return np.asarray(examined[place] / (1 + np.exp(-odds)), np.float64)
-
-
-def assigner(arms: Sequence[str]) -> Assigner:
-    """Equally many users each, as long as the experiment has this name."""
-    return Assigner([Experiment(name=EXPERIMENT, arms=tuple(Arm(name=arm) for arm in arms))])
-
-
-def play(
-    population: Population, behavior: Watched, bundles: Mapping[str, Bundle], lake: Path, test: Effect
-) -> None:
-    """Play the days of the test into the lake that has the history."""
-    shop = SimulatedShop(
-        {
-            arm: Deployment(bundles[arm], AFTER_PATH)
-            if arm == AFTER
-            else Deployment(bundles[arm], BEFORE_PATH, nightly=True)
-            for arm in test.arms
-        },
-        assigner(test.arms),
-        EXPERIMENT,
-    )
-    behavior.shop = shop
-    start_ms = population.world.config.start_ms + test.history_days * MS_PER_DAY
-    shop.learn_history(read_events(lake), start_ms)
-    run_virtually(_days(shop, population, lake, test))
-
-
-async def _days(shop: SimulatedShop, population: Population, lake: Path, test: Effect) -> None:
-    loop, world = asyncio.get_running_loop(), population.world
-    for day in range(test.history_days, test.history_days + test.days):
-        start_ms = world.config.start_ms + day * MS_PER_DAY
-        shop.clock = partial(_now_ms, start_ms, loop.time())
-        everybody = len(world.visits(day)[0]) / 86_400
-        visit = VisitConfig(rate=everybody, day_s=86_400, k=test.k, day=day, announce_s=60.0)
-        await play_day(shop, population, visit, monotonic=loop.time)
-        shop.midnight(lake, day, start_ms + MS_PER_DAY)
-
-
-def _now_ms(start_ms: int, began_s: float) -> int:
-    return start_ms + int((asyncio.get_running_loop().time() - began_s) * 1e3)
-
-
-def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping[str, Bundle]) -> Found:
+def _found(test: Effect, tested: Tested) -> Found:
+    outcomes, size, arms = tested.outcomes, test.size, [*test.arms]
     found: dict[str, Lift | CatalogueLift] = {**lifts(outcomes, BEFORE, AFTER)}
-    found["relevance"] = _relevance(behavior.relevance, test.arms)
+    found["relevance"] = _relevance(tested.relevance, arms)
     rng = np.random.default_rng(test.seed)
     found |= catalogue_lifts(outcomes, BEFORE, AFTER, rng)
-    counts = np.bincount(outcomes.arm, minlength=len(test.arms))
+    counts = np.bincount(outcomes.arm, minlength=len(arms))
     how = (
-        f"simulated A/B, {counts.sum()} users, {outcomes.sums['lists'].sum():.0f} lists of {test.k},"
-        f" {test.days} days after {test.history_days} to learn from, seed {test.seed}"
+        f"simulated A/B, {counts.sum()} users, {outcomes.sums['lists'].sum():.0f} lists of {size.k},"
+        f" {size.days} days after {size.history_days} to learn from, seed {test.seed}"
     )
     rows = _rows(found, how)
     fair = lifts(outcomes, FAIR, AFTER) if test.fair else {}
@@ -211,13 +98,13 @@ def _found(test: Effect, outcomes: Outcomes, behavior: Watched, bundles: Mapping
         " coverage and evenness by bootstrap.",
     )
     sheets = [sheet, *_fair_sheets(outcomes, meanings)] if test.fair else [sheet]
-    estimates, explored = off_policy(behavior.played)
+    estimates, explored = off_policy(tested.played)
     data = {
         "off_policy": explored,
         "sample_ratio_p": split_p(outcomes),
         "metrics": _figures(found),
         "fair": _figures(fair),
-        "models": {name: dict(bundle.manifest.metrics) for name, bundle in bundles.items()},
+        "models": {name: dict(bundle.manifest.metrics) for name, bundle in tested.bundles.items()},
     }  # fmt: skip
     return Found(rows, [*sheets, estimates], data)
 
@@ -268,13 +155,13 @@ def _row(row: str, x: Lift | CatalogueLift, unit: str, how: str, part: str) -> M
     )
 
 
-def _relevance(of_lists: Mapping[int, list[float]], names: Sequence[str]) -> Lift:
-    arms: dict[str, list[list[float]]] = {name: [] for name in names}
+def _relevance(of_lists: Mapping[int, Sequence[float]], names: Sequence[str]) -> Lift:
+    arms: dict[str, list[Sequence[float]]] = {name: [] for name in names}
     chooser = assigner(names)
     for row, values in sorted(of_lists.items()):
         arms[chooser.assign(f"u{row}")[0].arm.name].append(values)
 
-    def data(users: list[list[float]]) -> ArmData:
+    def data(users: list[Sequence[float]]) -> ArmData:
         sums: NDArray[np.float64] = np.array([sum(user) for user in users])
         return ArmData(sums, np.array([len(user) for user in users], np.float64))
 

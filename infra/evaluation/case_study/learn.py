@@ -8,6 +8,7 @@ what was known at the midnight before it.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -115,12 +116,21 @@ def _with_items(bare: pa.Table, items: Path) -> pa.Table:
     return bare.append_column("created_ms", created.take(place))
 
 
-# bundle → whether its features are those of last night, whether its ranker has a taste model
-ARMS = {"before": (True, False), "fair": (True, True), "after": (False, True)}
+class Trained(NamedTuple):
+    """How a bundle is trained: with features of last night or of the instant, with a taste model or without."""
+
+    nightly: bool
+    taste: bool
+
+    @property
+    def version(self) -> str:
+        return f"{'last-night' if self.nightly else 'now'}-{'taste' if self.taste else 'plain'}"
 
 
-def learn(lake: Path, work: Path, bundles: Path, config: Learning, names: Sequence[str]) -> dict[str, Bundle]:
-    """Train and publish those of `ARMS`: same recall, shape of ranker and seed."""
+def learn(
+    lake: Path, work: Path, bundles: Path, config: Learning, kinds: Sequence[Trained]
+) -> dict[Trained, Bundle]:
+    """Train and publish each: same recall, shape of ranker and seed."""
     log, items = read_log(lake), lake / "items" / "items.parquet"
     write_parquet(work / "sequences" / "part.parquet", sequences(log))
     towers = train_two_tower.main(
@@ -135,26 +145,26 @@ def learn(lake: Path, work: Path, bundles: Path, config: Learning, names: Sequen
         )
     )
     export_two_tower.main(towers, work / "two_tower")
-    for nightly in {ARMS[name][0] for name in names}:
+    for nightly in sorted({kind.nightly for kind in kinds}):
         write_examples(log, items, _examples(work, nightly), config.example_days, nightly)
-    return {name: _bundle(name, lake, work, bundles, config) for name in names}
+    return {kind: _bundle(kind, lake, work, bundles, config) for kind in kinds}
 
 
 def _examples(work: Path, nightly: bool) -> Path:
     return work / ("examples-of-last-night" if nightly else "examples")
 
 
-def _bundle(name: str, lake: Path, work: Path, bundles: Path, config: Learning) -> Bundle:
-    nightly, taste = ARMS[name]
+def _bundle(kind: Trained, lake: Path, work: Path, bundles: Path, config: Learning) -> Bundle:
+    name = kind.version
     train_ranker.main(
         RankerTraining(
             n_features=FEATURES.dimension,
-            examples=_examples(work, nightly),
+            examples=_examples(work, kind.nightly),
             items=lake / "items" / "items.parquet",
             out=work / name / "ranker",
             checkpoints=work / name / "checkpoints",
             history_length=config.history,
-            taste=taste,
+            taste=kind.taste,
             model=config.ranker,
             loop=LoopConfig(
                 epochs=config.rank_epochs, rows_per_epoch=config.rows_per_epoch, seed=config.seed

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from infra.evaluation.case_study.ablation import Ablation
 from infra.evaluation.case_study.effect import Effect
 from infra.evaluation.case_study.funnel import Funnel
 from infra.evaluation.case_study.models import Models
@@ -67,6 +68,7 @@ class CaseStudy:
                 Updates(networks, seed),
                 Training(seed),
                 Effect(seed),
+                Ablation(seed),
                 funnel,
                 UnderLoad(networks, size),
                 Steps(networks, ladder, size),
