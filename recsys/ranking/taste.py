@@ -27,9 +27,7 @@ OFFSETS = 2  # of the heads click and conversion
 LIMIT = 20.0  # of an offset: beyond it a probability is 0 or 1 in float32
 REST = ""  # stands for all categories that are not among the largest
 _STEPS, _CLOSE = 8, 1e-4  # of Newton's method at most; it ends where no step is longer than that
-_STRIDE = (
-    4.0  # the longest step: with a full one, many clicks without further looks throw it from side to side
-)
+_STRIDE = 4.0  # the longest step: full ones, after many clicks with few looks, throw it from side to side
 _ROWS = 4_096  # solved together
 
 Floats = NDArray[np.float64]

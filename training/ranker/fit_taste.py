@@ -9,6 +9,7 @@
 4. Conversions: a logistic regression over the clicked rows, the log odds of the click among its effects.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.contracts.types import Item
@@ -45,7 +47,7 @@ _LEAST = 200  # of either outcome; with fewer there is nothing to learn
 _ROWS = 500_000
 _USERS, _USERS_AT_ONCE = 20_000, 2_000  # drawn, for mean and covariance
 _ROUNDS, _STEPS = 12, 25
-_RIDGE = 1e-3
+_RIDGE, _STRIDE = 1e-3, 4.0  # the longest step keeps a nearly certain outcome from being overshot
 _SURE = 2.0  # standard errors by which taste must make the newest rows more likely
 
 
@@ -65,11 +67,27 @@ def learn_taste(examples: Path, items: Sequence[Item], share: float, seed: int) 
     Raises:
         InvalidData: there are no examples, or they were built before there were tallies.
     """
-    table = pa.concat_tables(fragments(examples, (*COLUMNS, *TALLY))).sort_by(
-        [("event_time_ms", "ascending")]
-    )
-    cut = int(len(table) * share)
-    return fit_taste(table.slice(max(0, cut - _ROWS), min(cut, _ROWS)), items, seed)
+    wanted, first, n = newest_days(examples, share)
+    table = pa.concat_tables(fragments(examples, (*COLUMNS, *TALLY), wanted))
+    return fit_taste(table.sort_by([("event_time_ms", "ascending")]).slice(first, n), items, seed)
+
+
+def newest_days(examples: Path, share: float) -> tuple[list[str] | None, int, int]:
+    """The days that have the newest `_ROWS` of the oldest `share` of the rows; the place of the first one in them, and
+    how many there are. Other days are not read: with their tallies they may be larger than the memory."""
+    rows = Counter[str]()
+    for path in examples.glob("dt=*/*.parquet"):
+        rows[path.parent.name[3:]] += pq.read_metadata(path).num_rows
+    end = int(rows.total() * share)
+    start, before = max(0, end - _ROWS), 0
+    found: list[str] = []
+    first = 0
+    for day in sorted(rows):
+        if before < end and before + rows[day] > start:
+            first = first if found else start - before
+            found.append(day)
+        before += rows[day]
+    return found or None, first, end - start
 
 
 def fit_taste(table: pa.Table, items: Sequence[Item], seed: int) -> Fitted | None:
@@ -178,7 +196,8 @@ def logistic(x: Floats, clicked: Floats, looked_at: Floats) -> Floats:
         seen = np.where(clicked > 0, 1.0, looked_at * (1 - p) / (1 - looked_at * p))
         slope = x.T @ (seen * (clicked - p)) - _RIDGE * weights
         curvature = (x * (seen * p * (1 - p))[:, None]).T @ x + _RIDGE * np.eye(len(weights))
-        weights = weights + np.linalg.solve(curvature, slope)
+        step = np.linalg.solve(curvature, slope)
+        weights = weights + step * min(1.0, _STRIDE / max(float(np.abs(step).max()), _STRIDE))
     return weights
 
 

@@ -2,16 +2,19 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
 from recsys.contracts.types import Item
 from recsys.features.aggregates import bucket_of, looks_at
 from recsys.features.definitions import FEATURES
-from training.ranker.fit_taste import Fitted, TasteOffsets, fit_taste
+from training.ranker import fit_taste as fit_taste_module
+from training.ranker.fit_taste import Fitted, TasteOffsets, fit_taste, newest_days
 from training.ranker.taste_rows import ItemCategories, looks, sameness
 
 KINDS = ["war", "love", "crime", "space"]
@@ -169,3 +172,17 @@ def test_unknown_items_and_items_without_a_category_belong_to_the_rest() -> None
     assert place.tolist() == [1, 0, 2, 0]
     assert items.largest(place) == ["war", ""]
     assert (items.buckets[1] == items.buckets[2]).all()
+
+
+def test_of_a_long_log_only_the_newest_training_days_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_taste_module, "_ROWS", 25)
+    for day, n in (("2026-01-01", 40), ("2026-01-02", 20), ("2026-01-03", 20), ("2026-01-04", 20)):
+        (tmp_path / f"dt={day}").mkdir()
+        pq.write_table(pa.table({"x": range(n)}), tmp_path / f"dt={day}" / "part.parquet")
+    # the oldest 70 of 100; of these the newest 25: from row 45 on
+    assert newest_days(tmp_path, 0.7) == (["2026-01-02", "2026-01-03"], 5, 25)
+    monkeypatch.setattr(fit_taste_module, "_ROWS", 1_000)
+    assert newest_days(tmp_path, 0.9) == (["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04"], 0, 90)
+    assert newest_days(tmp_path / "none", 0.9) == (None, 0, 0)
