@@ -145,13 +145,17 @@ def test_a_day_is_built_again_when_an_outcome_of_it_comes_late(spark: SparkSessi
     job = FeatureJob(str(lake), str(tmp_path / "features"), last_day=DAYS[1], buckets=3)
     build(spark, job)
     assert build(spark, job).skipped == tuple(DAYS[:2])
-    (shown, *_) = [r for r in read(tmp_path / "features", DAYS[0]).to_pylist() if not r["conversion"]]
+    lists = {(e.user_id, e.event_id) for e in LOG if e.type is EventType.IMPRESSION and e.request_id}
+    examples = read(tmp_path / "features", DAYS[0]).to_pylist()
+    shown = next(r for r in examples if (r["user_id"], r["example_id"]) in lists and not r["conversion"])
     at = max(features_job._start_ms(DAYS[1]), shown["event_time_ms"] + 1)
     bought = Event("late", EventType.PURCHASE, shown["user_id"], shown["item_id"], at, shown["request_id"])
     write_parquet(lake / EVENTS / f"dt={DAYS[1]}" / "late.parquet", events_table([bought]))
     assert build(spark, job).days == tuple(DAYS[:2])
     (found,) = [
-        r for r in read(tmp_path / "features", DAYS[0]).to_pylist() if r["example_id"] == shown["example_id"]
+        r
+        for r in read(tmp_path / "features", DAYS[0]).to_pylist()
+        if (r["user_id"], r["example_id"]) == (shown["user_id"], shown["example_id"])
     ]
     assert found["conversion"] == 1
 
