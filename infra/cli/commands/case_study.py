@@ -34,7 +34,9 @@ def case_study(
     Build the ladder first, with `recsys train ladder`: without one, networks are untrained, and the report has no
     quality of theirs. An interrupted run resumes.
 
-    Examples: recsys case-study --quick --json; recsys case-study --section effect --seed 2 --json
+    With `--section effect` it measures that section alone.
+
+    Example: recsys case-study --quick --json
     """
     from infra.evaluation.case_study.study import CaseStudy, run
 
