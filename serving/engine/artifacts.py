@@ -24,7 +24,7 @@ from recsys.pipeline.stages import CandidateHydrator
 from recsys.pipeline.trending import Trending
 from recsys.ranking.calibration import Calibration, read_calibrations
 from recsys.ranking.scorer import TasteColumn
-from recsys.ranking.taste import TasteModel, read_taste
+from recsys.ranking.taste import TASTE, TasteModel, read_taste
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
 from recsys.recall.popular import Popularity, popularity
@@ -145,7 +145,8 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
 
 
 def _taste(bundle: Bundle, columns: ItemColumns) -> TasteColumn | None:
-    taste = read_taste(bundle.path)
+    # a file that the manifest does not list has no checksum: it was not published
+    taste = read_taste(bundle.path) if TASTE in bundle.manifest.files else None
     if taste is None:
         return None
     return TasteColumn(TasteModel(taste, FEATURES), TallyReader(FEATURES), columns.categories_of)
