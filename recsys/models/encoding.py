@@ -18,6 +18,9 @@ from recsys.contracts.state import Visit
 from recsys.contracts.types import MS_PER_SECOND, EventType
 
 TYPE_NUMBERS: Mapping[EventType, int] = {t: i + 1 for i, t in enumerate(EventType)}
+# What a taste model adds to the logits of the ranker's first heads, click and conversion: log odds within ± the limit,
+# beyond which a probability is 0 or 1 in float32.
+OFFSETS, OFFSET_LIMIT = 2, 20.0
 N_TYPES = len(EventType) + 1  # with padding
 N_GAPS = 32  # 0: padding or unknown time; 1: below a second; then doubling up to 2^30 s, 34 years
 

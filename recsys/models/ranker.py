@@ -22,11 +22,9 @@ from torch import Tensor, nn
 from recsys.contracts.types import Head
 from recsys.models.blocks import CrossNetwork, DinAttention, DotAttention, Experts, NumericFeatures, mlp
 from recsys.models.compact import HashedTable, lookup
-from recsys.models.encoding import N_GAPS, N_TYPES
+from recsys.models.encoding import N_GAPS, N_TYPES, OFFSET_LIMIT, OFFSETS
 
 HEADS = tuple(Head)
-OFFSETS = 2
-OFFSET_LIMIT = 20.0  # beyond it a probability is 0 or 1 in float32
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,10 @@ from recsys.contracts.errors import InvalidBundle
 from recsys.features.aggregates import BUCKETS, LOOKS_SCALE, bucket_of
 from recsys.features.feature_set import FeatureSet
 from recsys.features.tally import Tally
+from recsys.models.encoding import OFFSET_LIMIT
 from recsys.operator_files import read_json
 
 TASTE = "taste.json"
-OFFSETS = 2  # of the heads click and conversion
-LIMIT = 20.0  # of an offset: beyond it a probability is 0 or 1 in float32
 REST = ""  # stands for all categories that are not among the largest
 _STEPS, _CLOSE = 8, 1e-4  # of Newton's method at most; it ends where no step is longer than that
 _STRIDE = 4.0  # the longest step: full ones, after many clicks with few looks, throw it from side to side
@@ -122,8 +121,8 @@ class TasteModel:
     def offsets(
         self, tally: Tally, owner: Ints, buckets: Ints, features: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Log odds for each candidate, within ± `LIMIT`: (N, 2) float32, of a click if it is looked at alone, and of a
-        conversion if it is clicked; 0 where that is left to the ranker.
+        """Log odds for each candidate, within ± `OFFSET_LIMIT`: (N, 2) float32, of a click if it is looked at alone,
+        and of a conversion if it is clicked; 0 where that is left to the ranker.
 
         Args:
             tally: of one or more users.
@@ -136,7 +135,7 @@ class TasteModel:
             click += self.taste.taste * self.tastes(tally, owner, buckets)
         conversion = self._conversion.of(features) + self.taste.conversion.get(CLICK, 0.0) * click
         both = np.stack((click, conversion), axis=1)
-        offsets: NDArray[np.float32] = np.clip(both, -LIMIT, LIMIT).astype(np.float32)
+        offsets: NDArray[np.float32] = np.clip(both, -OFFSET_LIMIT, OFFSET_LIMIT).astype(np.float32)
         return offsets
 
     def tastes(self, tally: Tally, owner: Ints, buckets: Ints) -> Floats:
@@ -225,7 +224,7 @@ def _posterior(mean: Floats, covariance: Floats, base: float, looked: Floats, cl
 def likelihood(theta: Floats, base: float, looked: Floats, clicked: Floats) -> tuple[Floats, Floats]:
     """First and negative second derivative of the log likelihood of the clicks. What is clicked was looked at."""
     looks = np.maximum(looked, clicked)
-    p = 1 / (1 + np.exp(-np.clip(base + theta, -LIMIT, LIMIT)))
+    p = 1 / (1 + np.exp(-np.clip(base + theta, -OFFSET_LIMIT, OFFSET_LIMIT)))
     return clicked - looks * p, looks * p * (1 - p)
 
 

@@ -9,6 +9,7 @@ from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.types import Head
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
+from recsys.models.encoding import OFFSETS
 from recsys.pipeline.compiled_recall import CompiledRecall
 from recsys.pipeline.filters import DeletedFilter, SeenFilter, UpcomingFilter
 from recsys.pipeline.hydrators import HistoryHydrator
@@ -17,7 +18,7 @@ from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
 from recsys.ranking.compiled import open_ranker
 from recsys.ranking.impression_discount import ImpressionDiscount
 from recsys.ranking.scorer import Ranker, RankScorer
-from recsys.ranking.taste import OFFSETS, TASTE
+from recsys.ranking.taste import TASTE
 from recsys.ranking.value_model import DEFAULT_WEIGHTS, ValueModel
 from recsys.recall.fresh import FreshSource
 from recsys.recall.item_to_item import ItemToItemSource

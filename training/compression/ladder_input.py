@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from recsys.contracts.types import Item
 from recsys.items.item_table import read_items
-from recsys.models.ranker import OFFSETS, RankerConfig, RankerData
+from recsys.models.encoding import OFFSETS
+from recsys.models.ranker import RankerConfig, RankerData
 from recsys.ranking.taste import Taste
 from training.compression.synthetic import LadderData, make
 from training.ranker.dataset import RankExamples, item_fields, read_examples

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from recsys.contracts.types import Item
 from recsys.features.definitions import FEATURES
+from recsys.models.encoding import OFFSET_LIMIT
 from recsys.ranking.taste import (
     CLICK,
-    LIMIT,
     OF_CLICKS,
     OF_CONVERSIONS,
     TASTE,
@@ -192,7 +192,7 @@ def logistic(x: Floats, clicked: Floats, looked_at: Floats) -> Floats:
     """Weights of P(click) = looked_at · σ(x · w): a row without a click counts by the probability that it was seen."""
     weights = np.zeros(x.shape[1])
     for _ in range(_STEPS):
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -LIMIT, LIMIT)))
+        p = 1 / (1 + np.exp(-np.clip(x @ weights, -OFFSET_LIMIT, OFFSET_LIMIT)))
         seen = np.where(clicked > 0, 1.0, looked_at * (1 - p) / (1 - looked_at * p))
         slope = x.T @ (seen * (clicked - p)) - _RIDGE * weights
         curvature = (x * (seen * p * (1 - p))[:, None]).T @ x + _RIDGE * np.eye(len(weights))
@@ -203,7 +203,7 @@ def logistic(x: Floats, clicked: Floats, looked_at: Floats) -> Floats:
 
 def log_loss(log_odds: Floats, clicked: Floats, looked_at: Floats) -> Floats:
     """(n,) of P(click) = looked_at · σ(log odds)."""
-    p = np.clip(looked_at / (1 + np.exp(-np.clip(log_odds, -LIMIT, LIMIT))), 1e-9, 1 - 1e-9)
+    p = np.clip(looked_at / (1 + np.exp(-np.clip(log_odds, -OFFSET_LIMIT, OFFSET_LIMIT))), 1e-9, 1 - 1e-9)
     return np.asarray(-np.where(clicked > 0, np.log(p), np.log1p(-p)))
 
 

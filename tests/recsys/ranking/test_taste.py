@@ -13,7 +13,8 @@ from recsys.contracts.errors import InvalidBundle
 from recsys.features.aggregates import BUCKETS, bucket_of
 from recsys.features.definitions import FEATURES
 from recsys.features.tally import Tally
-from recsys.ranking.taste import LIMIT, REST, Floats, Taste, TasteModel, posterior, read_taste, write_taste
+from recsys.models.encoding import OFFSET_LIMIT
+from recsys.ranking.taste import REST, Floats, Taste, TasteModel, posterior, read_taste, write_taste
 
 NOTHING = Tally(np.array([0, 0]), np.empty(0, np.int64), np.empty((0, 2), np.int64))
 COUNTS = hnp.arrays(np.float64, (3, 4), elements=st.floats(0, 300))
@@ -96,10 +97,10 @@ def test_offsets_add_effects_and_taste_within_bounds() -> None:
     owner = np.zeros(3, np.int64)
     found = TasteModel(taste(), FEATURES).offsets(NOTHING, owner, buckets, features)
     assert found.dtype == np.float32
-    assert found[:, 0].tolist() == [0.25 - 1.0 - 0.5, -LIMIT, 0.25 - 0.5]
+    assert found[:, 0].tolist() == [0.25 - 1.0 - 0.5, -OFFSET_LIMIT, 0.25 - 0.5]
     assert found[[0, 2], 1].tolist() == [-1 - 1.25 / 2, -1 - 0.25 / 2]
     without = TasteModel(taste(taste=0.0), FEATURES).offsets(NOTHING, owner, buckets, features)
-    assert without[:, 0].tolist() == [0.25 - 1.0, -LIMIT, 0.25]
+    assert without[:, 0].tolist() == [0.25 - 1.0, -OFFSET_LIMIT, 0.25]
     untaught = TasteModel(taste(conversion={}), FEATURES).offsets(NOTHING, owner, buckets, features)
     assert untaught[:, 1].tolist() == [0.0, 0.0, 0.0], "left to the ranker"
 
