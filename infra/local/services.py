@@ -19,9 +19,11 @@ from infra.local.kafka import KafkaBroker
 from infra.local.process import pid_alive
 from infra.local.redis import Persistence, RedisServer
 from recsys.contracts.errors import InvalidData, Unavailable
+from recsys.contracts.types import Topic
 from recsys.files import staged_file
 from recsys.operator_files import read_json
 from recsys.settings import Settings
+from streaming.log import create_topics
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -57,12 +59,14 @@ def running(settings: Settings) -> Services | None:
 @contextmanager
 def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
     """Start the services that the settings do not name, publish their addresses, and stop them on exit.
+    Topics that a named Kafka lacks are created, with its defaults for replication and retention.
 
     Redis persists its data in `<home>/redis` (AOF), which `fresh` deletes; the broker's log is in memory. Call from
     the main thread: the services end with the thread that started them.
 
     Raises:
-        Unavailable: they are running already, or a server cannot be started.
+        Unavailable: they are running already, a server cannot be started, or the named Kafka does not answer.
+        InvalidConfig: a topic there has a different number of partitions.
     """
     if there := running(settings):
         raise Unavailable(
@@ -77,7 +81,9 @@ def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
             if fresh:
                 shutil.rmtree(data, ignore_errors=True)
             redis = stack.enter_context(RedisServer(data, Persistence.AOF))
-        if not settings.kafka_bootstrap:
+        if settings.kafka_bootstrap:
+            create_topics(settings.kafka_bootstrap, list(Topic), settings.partitions)
+        else:
             kafka = stack.enter_context(KafkaBroker(run, settings.partitions))
         services = Services(
             redis_url=redis.url if redis else settings.redis_url.get_secret_value(),

@@ -14,7 +14,7 @@ from kafka.partitioner import Partitioner
 
 from recsys.contracts.errors import InvalidEvent, Unavailable
 from recsys.contracts.event_log import remembered_partition_of
-from streaming.log.topics import kafka_errors
+from streaming.log.topics import kafka_errors, never_create_topics
 
 DELIVERY_TIMEOUT_MS = 30_000
 STALL_S = 5.0
@@ -197,6 +197,7 @@ class KafkaSink:
                 reconnect_backoff_max_ms=1_000,
                 max_block_ms=2_000,
             )
+            never_create_topics(producer._metadata)
         with self._lock:
             self._producer = producer
             waiting = [record for record in self._pending if not record.acknowledged]

@@ -16,7 +16,7 @@ from recsys.contracts.errors import InvalidData, LogReplaced, Unavailable
 from recsys.contracts.event_log import EventSource, Record, Unreadable
 from streaming.log.fetcher import PATIENT_WAIT_MS, Broken, PartitionFetcher
 from streaming.log.stops import RETRY_S, Stops
-from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors
+from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors, never_create_topics
 
 IDENTITY_CHECK_S = 1.0
 _COMMIT_ALL_S = 600.0
@@ -174,6 +174,7 @@ class KafkaSource:
                 **{"bootstrap_timeout_ms": CONNECT_TIMEOUT_MS} | options,
             )
         self._open.callback(consumer.close)
+        never_create_topics(consumer._cluster)
         consumer._fetcher.__class__ = PartitionFetcher  # KafkaConsumer has no parameter for it
         return consumer
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from recsys.contracts.errors import InvalidConfig, Unavailable
 
@@ -42,19 +42,33 @@ def reachable(bootstrap: str, timeout_s: float = 2.0) -> bool:
 
 
 def create_topics(bootstrap: str, topics: Sequence[str], partitions: int) -> None:
-    """Create the topics that do not exist yet.
+    """Create the topics that do not exist yet; another process may create them at the same time.
     Raises `Unavailable`: no broker answers.
     Raises `InvalidConfig`: a topic has a different number of partitions."""
     with connect(bootstrap) as admin:
-        there = {t["name"]: len(t["partitions"]) for t in admin.describe_topics() if not t["error_code"]}
+        there = _partition_counts(admin)
         # the broker's time, not the producer's: a wrong clock must not decide which events are future or late
         new = {"num_partitions": partitions, "configs": {"message.timestamp.type": "LogAppendTime"}}
         missing = {str(t): new for t in topics if t not in there}
         if missing:
-            admin.create_topics(missing, wait_for_metadata=True)
+            try:
+                admin.create_topics(missing, wait_for_metadata=True)
+            except TopicAlreadyExistsError:  # one of them; the broker has created the others
+                admin.wait_for_topics(list(missing))
+            there = _partition_counts(admin)
     differing = {str(t): there[t] for t in topics if there.get(t, partitions) != partitions}
     if differing:
         raise InvalidConfig(
             f"RECSYS_PARTITIONS={partitions}, but topics have other numbers of partitions: {differing}; "
             "the number is fixed once events exist"
         )
+
+
+def never_create_topics(metadata: Any) -> None:
+    """Ask a broker about topics without making it create them, with its own number of partitions and the producers'
+    clock. `metadata`: of a client; kafka-python 3.0 does not pass `allow_auto_create_topics` on to it."""
+    metadata.config["allow_auto_create_topics"] = False
+
+
+def _partition_counts(admin: Any) -> dict[str, int]:
+    return {t["name"]: len(t["partitions"]) for t in admin.describe_topics() if not t["error_code"]}

@@ -18,10 +18,11 @@ from infra.local.kafka import KafkaBroker
 from infra.local.process import ChildProcess, pid_alive
 from infra.local.redis import Persistence, RedisServer, server_binary
 from infra.local.services import Services, connected, embedded, running
-from recsys.contracts.errors import Unavailable
+from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.types import Topic
 from recsys.settings import Settings
 from streaming.log import KafkaSource, reachable
+from streaming.log.topics import connect
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
@@ -170,13 +171,28 @@ def test_other_commands_find_the_embedded_services_while_they_run(settings: Sett
 
 
 @pytest.mark.redis
-def test_configured_services_are_not_started(settings: Settings, redis_url: str) -> None:
+@pytest.mark.kafka
+def test_configured_services_are_not_started(
+    settings: Settings, redis_url: str, kafka_broker: KafkaBroker
+) -> None:
+    """But a configured Kafka gets the topics that it lacks."""
     both = settings.model_copy(
-        update={"redis_url": SecretStr(redis_url), "kafka_bootstrap": "elsewhere:9092"}
+        update={"redis_url": SecretStr(redis_url), "kafka_bootstrap": kafka_broker.bootstrap}
     )
-    with embedded(both) as services:
-        assert services == Services(redis_url, "elsewhere:9092")
+    with connect(kafka_broker.bootstrap) as admin:
+        admin.delete_topics([Topic.ITEMS])
+
+        def names() -> set[str]:
+            return {topic["name"] for topic in admin.describe_topics()}
+
+        assert eventually(lambda: Topic.ITEMS not in names(), 30)
+        with embedded(both) as services:
+            assert services == Services(redis_url, kafka_broker.bootstrap)
+            assert names() >= set(Topic)
     assert connected(both) is both
+    more = both.model_copy(update={"partitions": both.partitions + 1})
+    with pytest.raises(InvalidConfig, match="partitions"), embedded(more):
+        pass
 
 
 def test_the_file_of_ended_services_is_ignored(settings: Settings) -> None:

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from typing import Any
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
@@ -15,7 +16,7 @@ from infra.local.process import free_port
 from recsys.contracts.errors import InvalidConfig, InvalidData, InvalidEvent, LogReplaced, Unavailable
 from recsys.contracts.event_log import Record, partition_of
 from recsys.contracts.types import MS_PER_DAY, Topic
-from streaming.log import KafkaSink, KafkaSource, create_topics, reachable
+from streaming.log import KafkaSink, KafkaSource, create_topics, reachable, topics
 
 pytestmark = pytest.mark.kafka
 PARTITIONS = 4
@@ -260,6 +261,41 @@ def test_the_number_of_partitions_is_fixed(kafka_bootstrap: str, new_topic: Call
     create_topics(kafka_bootstrap, [topic], 2)
     with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=3"):
         create_topics(kafka_bootstrap, [topic], 3)
+
+
+def test_processes_that_start_together_create_the_topics_once(
+    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"together-{n}-{time.monotonic_ns()}" for n in range(3)]
+    seen = topics._partition_counts
+
+    def late(admin: Any) -> dict[str, int]:
+        """What was there before the other process created a topic."""
+        found = seen(admin)
+        monkeypatch.setattr(topics, "_partition_counts", seen)
+        create_topics(kafka_bootstrap, names[1:2], 2)
+        return found
+
+    monkeypatch.setattr(topics, "_partition_counts", late)
+    create_topics(kafka_bootstrap, names, 2)
+    with topics.connect(kafka_bootstrap) as admin:
+        assert {name: seen(admin).get(name) for name in names} == dict.fromkeys(names, 2)
+    monkeypatch.setattr(topics, "_partition_counts", late)
+    with pytest.raises(InvalidConfig, match="together"):
+        create_topics(kafka_bootstrap, names, 3)
+
+
+def test_no_client_creates_a_topic_by_asking_for_it(kafka_bootstrap: str, closing: ExitStack) -> None:
+    topic = f"unknown-{time.monotonic_ns()}"
+    sink, source = KafkaSink(kafka_bootstrap), KafkaSource(kafka_bootstrap)
+    closing.callback(source.close)
+    closing.callback(sink.close)
+    with suppress(Unavailable):
+        sink.append(topic, "u", b"{}")
+    with pytest.raises(Unavailable, match="no topic"):
+        source.partitions(topic)
+    with topics.connect(kafka_bootstrap) as admin:
+        assert topic not in topics._partition_counts(admin)
 
 
 def test_only_offsets_that_changed_are_committed(
