@@ -58,15 +58,18 @@ class ImpressionWriter:
         self._thread.join()
 
     def _write_forever(self) -> None:
-        ended = False
-        while not ended:
-            batch = [self._queue.get()]
-            if self._queue.qsize() < _BATCH:
-                self._closing.wait(_LINGER_S)
-            while len(batch) < _BATCH and not self._queue.empty():
-                batch.append(self._queue.get())
-            ended = None in batch
-            self._write(list(self._messages(batch)))
+        while self._write_next():
+            pass
+
+    def _write_next(self) -> bool:
+        """Write what is queued; False: stop. While it waits for the first, it keeps no bundle's catalogue alive."""
+        batch = [self._queue.get()]
+        if self._queue.qsize() < _BATCH:
+            self._closing.wait(_LINGER_S)
+        while len(batch) < _BATCH and not self._queue.empty():
+            batch.append(self._queue.get())
+        self._write(list(self._messages(batch)))
+        return None not in batch
 
     def _messages(self, batch: Sequence[_Queued | None]) -> Iterator[Message]:
         """A failing impression must not end the thread, and every later one with it."""

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 import zlib
 from io import FileIO
 from pathlib import Path
@@ -257,6 +258,24 @@ def test_an_impression_that_cannot_be_made_is_counted_and_the_next_ones_are_writ
     outbox.close()
     assert [sent.key for sent in sink.taken] == ["u"]
     assert b"recsys_impressions_dropped_total 1.0" in telemetry.exposition()
+
+
+def test_a_waiting_impression_writer_keeps_nothing_that_it_wrote(tmp_path: Path) -> None:
+    """Each impression refers to the catalogue of its bundle, and the next one may come hours later."""
+    outbox = Outbox(tmp_path, FlakySink(), MIB)
+    writer = ImpressionWriter(outbox, Telemetry())
+
+    class Bundle:
+        def impression(self) -> Impression:
+            return Impression("r", "u", 1, "v1", "f", [], np.zeros((0, 0), np.float32))
+
+    bundle = Bundle()
+    freed = weakref.ref(bundle)
+    writer.put(bundle.impression)
+    del bundle
+    eventually(lambda: freed() is None)
+    writer.close()
+    outbox.close()
 
 
 def test_many_threads_put_at_once_over_several_segments(
