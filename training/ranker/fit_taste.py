@@ -5,7 +5,8 @@
    judged by what came next. Whether an item was looked at is not known: expectation-maximisation over it, too, with
    the position's weight as the prior (the position-based model; Wang et al. 2018 fit it this way).
 3. Where taste does not make the newest lists more likely, its weight is 0. That happens (KuaiRand: who has just clicked
-   has fewer clicks left), and a fit that looks back would not notice.
+   has fewer clicks left), and a fit that looks back would not notice. Who clicks a lot, whatever it is, is no taste:
+   knowing it makes lists more likely and puts none into a better order, so each user's level is known to both sides.
 4. Conversions: a logistic regression over the clicked rows, the log odds of the click among its effects.
 """
 
@@ -48,12 +49,12 @@ _ROWS = 500_000
 _USERS, _USERS_AT_ONCE = 20_000, 2_000  # drawn, for mean and covariance
 _ROUNDS, _STEPS = 12, 25
 _RIDGE, _STRIDE = 1e-3, 4.0  # the longest step keeps a nearly certain outcome from being overshot
-_SURE = 2.0  # standard errors by which taste must make the newest rows more likely
+_SURE = 2.0  # standard errors, between users, by which taste must make the newest rows more likely
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """`loss` per row of the newest lists, without and with taste, from a fit on the others."""
+    """`loss` per row of the newest lists, with the user's level alone and with taste, from a fit on the others."""
 
     taste: Taste
     rows: int
@@ -105,14 +106,15 @@ def fit_taste(table: pa.Table, items: Sequence[Item], seed: int) -> Fitted | Non
     prior = fit_prior(rows.looked[latest], rows.clicks[latest])
     theta = posterior(*prior, rows.looked, rows.clicks)
     tastes = prior.base + of_candidates(theta, rows.owner, rows.codes)
+    level = prior.base + theta.mean(axis=1)[rows.owner]
     effects = Effects(FEATURES, dict.fromkeys(OF_CLICKS, 0.0)).matrix(rows.features)
-    without, both = np.column_stack([effects, rows.same]), np.column_stack([effects, rows.same, tastes])
-    loss_without, _ = judged(rows, without)
-    loss_with, weights = judged(rows, both)
-    gain = loss_without - loss_with
-    helps = gain.mean() > _SURE * gain.std() / np.sqrt(len(gain)) and weights[-1] > 0
-    weights = logistic(both if helps else without, rows.clicked, rows.looked_at)
+    without = np.column_stack([effects, rows.same])
+    loss_without, _ = judged(rows, np.column_stack([without, level]))
+    loss_with, weights = judged(rows, np.column_stack([without, level, tastes - level]))
+    helps = improves(loss_without - loss_with, newest_users(rows)) and weights[-1] > 0
+    weights = logistic(np.column_stack([without, tastes]) if helps else without, rows.clicked, rows.looked_at)
     *of_effects, of_same, of_taste = (weights if helps else np.append(weights, 0.0)).tolist()
+    of_taste = max(0.0, of_taste)
     alone = effects @ of_effects + of_taste * tastes
     taste = Taste(
         categories=rows.categories,
@@ -167,10 +169,24 @@ def fit_prior(looked: Floats, clicked: Floats) -> Prior:
 
 def judged(rows: TasteRows, x: Floats) -> tuple[Floats, Floats]:
     """Log loss of each of the newest rows, by weights that the others gave; the weights."""
-    old = slice(0, int(len(rows) * (1 - NEWEST)))
-    new = slice(old.stop, None)
+    old, new = slice(0, _older(rows)), slice(_older(rows), None)
     weights = logistic(x[old], rows.clicked[old], rows.looked_at[old])
     return log_loss(x[new] @ weights, rows.clicked[new], rows.looked_at[new]), weights
+
+
+def improves(gains: Floats, users: Ints) -> bool:
+    """Whether the mean gain is above 0 by `_SURE` standard errors; the rows of one user are not independent."""
+    by_user = np.bincount(users, gains - gains.mean())
+    return bool(gains.sum() > _SURE * np.sqrt(np.sum(by_user**2)))
+
+
+def newest_users(rows: TasteRows) -> Ints:
+    """The users of the rows that judge."""
+    return rows.users[_older(rows) :]
+
+
+def _older(rows: TasteRows) -> int:
+    return int(len(rows) * (1 - NEWEST))
 
 
 def fit_conversions(rows: TasteRows, click: Floats) -> dict[str, float]:

@@ -103,8 +103,10 @@ def test_it_finds_how_tastes_go_together_and_what_sameness_costs() -> None:
     [
         lambda user, kind, clicks, same: -1.0,
         lambda user, kind, clicks, same: -0.5 - 0.8 * clicks,
+        lambda user, kind, clicks, same: -1 + 1.5 * TASTES[user, 0],
+        lambda user, kind, clicks, same: -0.5 + 2 * TASTES[user, 0] - 0.8 * clicks,
     ],
-    ids=["all alike", "who has just clicked has had enough"],
+    ids=["all alike", "had enough", "some click a lot", "some click a lot, until they have had enough"],
 )
 def test_a_taste_that_does_not_help_weighs_nothing(response: Response) -> None:
     assert fitted(response).taste.taste == 0.0
