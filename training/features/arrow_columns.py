@@ -110,19 +110,6 @@ def fill(
         matrix[:, column] = value
 
 
-def lists_of(matrix: NDArray[np.float32]) -> pa.Array:
-    """The rows of a matrix (n, D) as a list<float32> array."""
-    n, width = matrix.shape
-    offsets = pa.array(np.arange(0, n * width + 1, width or 1, dtype=np.int32)[: n + 1])
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(matrix).ravel(), pa.float32()))
-
-
-def matrix_of(lists: Any, width: int) -> NDArray[np.float32]:
-    """The inverse of `lists_of`: (n, width) float32."""
-    flat = np.asarray(pa.chunked_array(lists).combine_chunks().flatten(), np.float32)
-    return flat.reshape(-1, width)
-
-
 def _buckets(
     categories: pa.ChunkedArray, creators: pa.ChunkedArray, items: pa.ChunkedArray
 ) -> dict[Split, NDArray[np.int64]]:

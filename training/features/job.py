@@ -8,14 +8,15 @@ The last pass makes the long rows, so no shuffle carries them. Days are staged a
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
@@ -43,6 +44,7 @@ from training.features.spark import OutputFolder
 _EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
 _DAY = "dt"
 _POPULARITY_ROWS = 1_000_000
+_BUCKETS, _BUCKET_ROWS = 64, 500_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class FeatureJob:
     """What to build, from where, to where. `lake` and `output` may be any path that Hadoop reads.
 
     Days are UTC, both ends included; empty: the lake's first and last. Days that were built for these definitions are
-    skipped, unless `rebuild` is set or the rows that label them changed. `forgotten` is
+    skipped, unless `rebuild` is set or the rows that label them changed. `buckets`: of keys; each core holds one in
+    memory; 0: as the log's size needs. `forgotten` is
     `recsys.lake.forget.forgotten_users`: their rows are left out at once, before a compaction removes them.
     """
 
@@ -61,7 +64,7 @@ class FeatureJob:
     window_ms: int = MS_PER_DAY
     negatives: int = 4
     seed: int = 0
-    buckets: int = 64
+    buckets: int = 0
     rebuild: bool = False
     forgotten: Mapping[str, int] = field(default_factory=dict)
 
@@ -87,8 +90,9 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     """
     lake_days = _lake_days(spark, job.lake)
     wanted = [d for d in lake_days if (job.first_day or d) <= d <= (job.last_day or d)]
-    rows = _rows_of_days(spark, job, wanted) if wanted else {}
-    if not rows:
+    counts = _counts(spark, job) if wanted else _Counts()
+    rows = counts.of_days
+    if not any(rows.get(day) for day in wanted):
         raise InvalidData(
             f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
         )
@@ -102,19 +106,22 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         if not missing:
             return Report(skipped=skipped)
 
+        job = replace(job, buckets=job.buckets or buckets_for(sum(rows.values())))
+        last = _label_days(missing[-1], job.window_ms)[-1]
         everything = read_events(spark, job)
-        events = everything.where(sf.col(_DAY) <= _label_days(missing[-1], job.window_ms)[-1])
-        progress(f"{len(missing)} days to build, {len(skipped)} are up to date")
-        n_events = events.count()
-        progress(f"{n_events:,} events read")
-        built = _examples(spark, job, events, missing)
+        events = everything.where(sf.col(_DAY) <= last)
+        n_events = sum(n for day, n in rows.items() if day <= last)
+        progress(
+            f"{len(missing)} days to build, {len(skipped)} are up to date; {n_events:,} events, {job.buckets} buckets"
+        )
+        built = _examples(spark, job, events, missing, counts.until(last))
         built = built.sortWithinPartitions(_DAY, TIME, "example_id")  # the writer sorts by day anyway
+        written = Observation()
+        built = built.observe(written, sf.count("*").alias("all"), sf.count_if("sampled").alias("sampled"))
         built.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.staging)
-        staged = _read(spark, examples.staging, from_arrow_schema(EXAMPLE_SCHEMA))
-        counts = staged.groupBy("sampled").count().collect()
         examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
-        n_examples = sum(row["count"] for row in counts)
+        n_examples, n_sampled = written.get["all"], written.get["sampled"]
         progress(f"{n_examples:,} examples written")
         n_sequences = _write_sequences(spark, job, everything)
     return Report(
@@ -122,21 +129,23 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         skipped=skipped,
         events=n_events,
         examples=n_examples,
-        positives=sum(row["count"] for row in counts if not row["sampled"]),
+        positives=n_examples - n_sampled,
         sequences=n_sequences,
     )
 
 
-def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Sequence[str]) -> DataFrame:
+def _examples(
+    spark: SparkSession, job: FeatureJob, events: DataFrame, days: Sequence[str], counts: "_Counts"
+) -> DataFrame:
     config = LabelConfig(
         first_ms=_start_ms(days[0]),
         end_ms=_start_ms(days[-1]) + MS_PER_DAY,
         window_ms=job.window_ms,
-        unshown=_unshown(events),
+        unshown=counts.unshown,
         negatives=job.negatives,
         seed=job.seed,
     )
-    popularity = spark.sparkContext.broadcast(_popularity(events, config))
+    popularity = spark.sparkContext.broadcast(_popularity(events, config, counts.choices(config.unshown)))
     # each pass reads only the columns that it needs from the lake again: a cache of the events costs more
     attributed = sf.col("request_id").isNotNull().alias("attributed")
     common = (*EVENT_KEY, "type", "item_id", TIME, "position", "value", attributed)
@@ -150,7 +159,7 @@ def _examples(spark: SparkSession, job: FeatureJob, events: DataFrame, days: Seq
     bare = bare.where(_day_column().isin(list(days)))  # days in between may be up to date
     bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
     bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ", created_ms long")
-    half = BARE_SCHEMA.append(pa.field("item_features", pa.list_(pa.float32())))
+    half = BARE_SCHEMA.append(pa.field("item_features", pa.binary()))
     sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, from_arrow_schema(half))
     sided = sided.withColumn("user_bucket", _bucket("user_id", job.buckets))
     sided = _joined(spark, sided, f"{job.lake}/users", "user_id", USER_TEXTS)
@@ -182,8 +191,8 @@ def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
         *_EVENT_COLUMNS,
         *(sf.col("context")[name].alias(column) for column, name in context.items()),
         _DAY,
-        _bucket("user_id", job.buckets).alias("user_bucket"),
-        _bucket("item_id", job.buckets).alias("item_bucket"),
+        _bucket("user_id", job.buckets or _BUCKETS).alias("user_bucket"),
+        _bucket("item_id", job.buckets or _BUCKETS).alias("item_bucket"),
     )
 
 
@@ -211,20 +220,13 @@ def _joined(
     return rows.join(table.select(key, *table.columns[2:], *picked), key, "left")
 
 
-def _unshown(events: DataFrame) -> frozenset[EventType]:
-    """Types that are examples without an impression: ratings; in a log without impressions, every engagement, too."""
-    has_impressions = not events.where(sf.col("type") == str(EventType.IMPRESSION)).isEmpty()
-    return STARRED if has_impressions else STARRED | ENGAGEMENT
-
-
-def _popularity(events: DataFrame, config: LabelConfig) -> Popularity | None:
-    """What negatives are drawn from: engagements by time, thinned by the hash of their ids if there are many."""
+def _popularity(events: DataFrame, config: LabelConfig, count: int) -> Popularity | None:
+    """What negatives are drawn from: `count` engagements by time, thinned by the hash of their ids if many."""
+    if not count or not config.negatives:
+        return None
     pool = events.where(
         sf.col("type").isin([str(t) for t in config.unshown & ENGAGEMENT]) & sf.col("request_id").isNull()
     )
-    count = pool.count()
-    if not count or not config.negatives:
-        return None
     keep_one_in = -(-count // _POPULARITY_ROWS)
     pool = pool.where(sf.pmod(sf.xxhash64("event_id"), sf.lit(keep_one_in)) == 0)
     table = pool.select("item_id", TIME, "event_id", "categories", "creator").toArrow()
@@ -247,11 +249,39 @@ def _lake_days(spark: SparkSession, lake: str) -> list[str]:
     return sorted(name.removeprefix(f"{_DAY}=") for name in folder.names() if name.startswith(f"{_DAY}="))
 
 
-def _rows_of_days(spark: SparkSession, job: FeatureJob, days: Sequence[str]) -> dict[str, int]:
-    """Rows per day, from the first of `days` to the last that may label one of them; read from file footers."""
-    span = sf.col(_DAY).between(days[0], _label_days(days[-1], job.window_ms)[-1])
-    counts = read_events(spark, job).where(span).groupBy(_DAY).count().collect()
-    return {row[_DAY]: row["count"] for row in counts}
+class _Counts(Counter[tuple[str, str, bool]]):
+    """Events of the lake by day, type, and whether they name no request."""
+
+    @property
+    def of_days(self) -> Counter[str]:
+        found = Counter[str]()
+        for (day, _, _), n in self.items():
+            found[day] += n
+        return found
+
+    def until(self, last: str) -> "_Counts":
+        return _Counts({key: n for key, n in self.items() if key[0] <= last})
+
+    @property
+    def unshown(self) -> frozenset[EventType]:
+        """Types that are examples without an impression: ratings; in a log without impressions, every engagement."""
+        has_impressions = any(kind == EventType.IMPRESSION for _, kind, _ in self)
+        return STARRED if has_impressions else STARRED | ENGAGEMENT
+
+    def choices(self, kinds: frozenset[EventType]) -> int:
+        """Engagements of these kinds that name no request."""
+        return sum(n for (_, kind, loose), n in self.items() if loose and kind in kinds & ENGAGEMENT)
+
+
+def _counts(spark: SparkSession, job: FeatureJob) -> _Counts:
+    loose = sf.col("request_id").isNull().alias("loose")
+    rows = read_events(spark, job).groupBy(_DAY, "type", loose).count().collect()
+    return _Counts({(row[_DAY], row["type"], row["loose"]): row["count"] for row in rows})
+
+
+def buckets_for(rows: int) -> int:
+    """Few for a small log, since each costs a call of the kernels; else at most half a million rows each."""
+    return max(2, min(_BUCKETS, rows // 25_000), -(-rows // _BUCKET_ROWS))
 
 
 def _mark(job: FeatureJob, day: str, rows: Mapping[str, int]) -> str:
@@ -262,6 +292,7 @@ def _mark(job: FeatureJob, day: str, rows: Mapping[str, int]) -> str:
     """
     content = {
         "fingerprint": FEATURES.fingerprint,
+        "layout": 2,  # of the files: `packing`
         "built_of": {d: rows.get(d, 0) for d in _label_days(day, job.window_ms)},
         "window_ms": job.window_ms,
         "negatives": job.negatives,

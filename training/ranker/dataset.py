@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import MS_PER_SECOND, Head, Item
 from recsys.models.encoding import TYPE_NUMBERS, gap_buckets
+from training.features.packing import HISTORY, TALLY, matrix_of, unpacked
 
 COLUMNS = [
     *("user_id", "item_id", "event_time_ms", "position", "click", "conversion", "like", "dwell_ms"),
-    *("history_items", "history_types", "history_times", "features"),
+    *HISTORY,
+    "features",
 ]
-TALLY = ("tally_buckets", "tally_looks", "tally_clicks")
 OFFSET = ("offset_click", "offset_conversion")
 _MAKE_THEM = (
     "`recsys features build` makes them of what the lake has of lists, clicks, likes, orders and ratings"
@@ -91,7 +92,11 @@ def read_examples(
 
 
 def fragments(folder: Path, columns: Sequence[str], days: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The files of every day (or `days`), oldest first. Raises `InvalidData`: there are none, or one lacks a column."""
+    """The files of every day (or `days`), oldest first, unpacked.
+
+    Raises:
+        InvalidData: there are none, or one lacks a column.
+    """
     found = sorted(p for p in folder.glob("dt=*/*.parquet") if days is None or p.parent.name[3:] in set(days))
     if not found:
         raise InvalidData(f"{folder}: no examples; {_MAKE_THEM}")
@@ -100,7 +105,7 @@ def fragments(folder: Path, columns: Sequence[str], days: Sequence[str] | None =
         part = pq.ParquetFile(path).read(columns=list(columns))
         if missing := [name for name in columns if name not in part.column_names]:
             raise InvalidData(f"{path}: lacks {', '.join(missing)}; run `recsys features build` again")
-        yield part
+        yield unpacked(part)
 
 
 def _with_offset(part: pa.Table, offset: Offset | None) -> pa.Table:
@@ -114,7 +119,7 @@ def _with_offset(part: pa.Table, offset: Offset | None) -> pa.Table:
 
 def examples_of(table: pa.Table, item_ids: Sequence[str], n_features: int, length: int) -> RankExamples:
     """The arrays of an example table (columns `COLUMNS`, and `OFFSET` where there are some)."""
-    features = _features(table["features"], n_features)
+    features = matrix_of(table["features"], n_features)
     if {*OFFSET} <= {*table.column_names}:
         features = np.column_stack((features, *(_numpy(table[name], np.float32) for name in OFFSET)))
     time_ms = _numpy(table["event_time_ms"], np.int64)
@@ -235,18 +240,6 @@ def _numbers(values: Any, known: pa.Array) -> NDArray[np.int64]:
 def _lookup(values: Any, known: pa.Array) -> NDArray[np.int64]:
     """Index in `known`, -1 where there is none."""
     return _numpy(pc.fill_null(pc.index_in(pc.cast(values, pa.string()), value_set=known), -1), np.int64)
-
-
-def _features(column: pa.ChunkedArray, n_features: int) -> NDArray[np.float32]:
-    lists = column.combine_chunks()
-    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0))
-    wrong = np.flatnonzero(lengths != n_features)
-    if len(wrong):
-        raise InvalidData(
-            f"examples: row {wrong[0]} has {lengths[wrong[0]]} features, the definitions have {n_features}; "
-            "run `recsys features build` again"
-        )
-    return _numpy(lists.flatten(), np.float32).reshape(-1, n_features)
 
 
 def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:

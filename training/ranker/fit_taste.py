@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -40,8 +41,9 @@ from recsys.ranking.taste import (
     well_conditioned,
     write_taste,
 )
-from training.ranker.dataset import TALLY, fragments
-from training.ranker.taste_rows import COLUMNS, ItemCategories, TasteRows, feature_matrix, tallies, taste_rows
+from training.features.packing import TALLY, matrix_of
+from training.ranker.dataset import fragments
+from training.ranker.taste_rows import COLUMNS, ItemCategories, TasteRows, tallies, taste_rows
 
 NEWEST = 0.2  # share of the rows that judge
 _LEAST = 200  # of either outcome; with fewer there is nothing to learn
@@ -99,6 +101,8 @@ def fit_taste(table: pa.Table, items: Sequence[Item], seed: int) -> Fitted | Non
         items: the item table.
         seed: of the draw of users, if there are many.
     """
+    if not pc.any(pc.greater(pc.list_value_length(table["tally_buckets"]), 0)).as_py():
+        return None  # nobody had been shown anything, as in a log of ratings
     rows = taste_rows(table, items)
     if not rows.looked.any() or not _varies(rows.clicked):
         return None
@@ -237,7 +241,7 @@ class TasteOffsets:
         """(n, 2) float32."""
         tally, owner = tallies(table)
         buckets = self._items.buckets[self._items.place(table["item_id"])]
-        return self._model.offsets(tally, owner, buckets, feature_matrix(table))
+        return self._model.offsets(tally, owner, buckets, matrix_of(table["features"], FEATURES.dimension))
 
 
 def described(fitted: Fitted | None) -> dict[str, float] | None:

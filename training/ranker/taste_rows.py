@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from recsys.contracts.types import Item
 from recsys.features.aggregates import BUCKETS, CATEGORIES_PER_EVENT, LOOKS_AT, LOOKS_SCALE, category_buckets
+from recsys.features.definitions import FEATURES
 from recsys.features.tally import Tally
 from recsys.ranking.taste import REST, Floats, Ints, by_category, category_codes
-from training.ranker.dataset import TALLY
+from training.features.packing import TALLY, matrix_of
 
 COLUMNS = (
     "user_id",
@@ -71,7 +72,7 @@ def taste_rows(table: pa.Table, items: Sequence[Item]) -> TasteRows:
         clicks=clicks,
         owner=owner,
         codes=codes[of_items.buckets[place]],
-        features=feature_matrix(table),
+        features=matrix_of(table["features"], FEATURES.dimension),
         same=sameness(table["request_id"], of_items.main[place], np.asarray(table["position"]), looked_at),
         looked_at=looked_at,
         clicked=np.asarray(table["click"]).astype(np.float64),
@@ -135,9 +136,3 @@ def looks(positions: pa.ChunkedArray) -> Floats:
     weights = np.array(LOOKS_AT) / LOOKS_SCALE
     place = np.asarray(pc.fill_null(positions, 0), np.int64)
     return np.asarray(weights[np.clip(place, 0, len(weights) - 1)])
-
-
-def feature_matrix(table: pa.Table) -> NDArray[np.float32]:
-    """(n, D) float32."""
-    flat = np.asarray(table["features"].combine_chunks().flatten(), np.float32)
-    return flat.reshape(len(table), -1) if len(table) else np.zeros((0, 0), np.float32)

@@ -42,8 +42,11 @@ def build_(
     negatives: Annotated[int, typer.Option(min=0, help="Negatives per positive without impression.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the negatives.")] = 0,
     buckets: Annotated[
-        int, typer.Option(min=1, help="Number of key buckets; each core holds one in memory.")
-    ] = 64,
+        int,
+        typer.Option(
+            min=0, help="Number of key buckets; each core holds one in memory; 0: by the log's size."
+        ),
+    ] = 0,
     rebuild: Annotated[bool, typer.Option(help="Rebuild days that are up to date, too.")] = False,
     master: Master = "local[*]",
     memory: Memory = "2g",

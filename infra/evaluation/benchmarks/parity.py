@@ -41,6 +41,7 @@ from recsys.lake.lake import IMPRESSIONS
 from recsys.result import Goal, Result
 from streaming.lake_writer.commit import read_checkpoint
 from training.features.job import FeatureJob, build
+from training.features.packing import unpacked
 from training.features.spark import Session, spark_session
 from training.features.state_job import entity_state, state
 
@@ -208,7 +209,7 @@ def _recomputed(
 
     logged = {row["event_id"]: row["features"] for row in _read(home / "lake" / IMPRESSIONS)}
     pairs = [
-        (np.array(f, np.float32), np.array(examples[e]["features"], np.float32)) for e, f in logged.items()
+        (np.array(f, np.float32), np.frombuffer(examples[e]["features"], "<f4")) for e, f in logged.items()
     ]
     figures |= {
         "lines_served": sum(len(s.items) for s in served),
@@ -279,7 +280,7 @@ def _brute_force_differs(example: Mapping[str, Any], events: "_Events", fixture:
     shown = events.by_id[example["example_id"]]
     near = events.near(user.user_id, item.item_id)
     expected = reference_features(FEATURES, near, user, item, example["event_time_ms"], shown.context)
-    return _different_bits(np.array(example["features"], np.float32), expected)
+    return _different_bits(np.frombuffer(example["features"], "<f4"), expected)
 
 
 def _reference(example: Mapping[str, Any], events: "_Events", fixture: FeatureFixture) -> ReferenceSource:
@@ -326,4 +327,4 @@ def _archived(rig: StreamRig) -> int:
 
 def _read(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("dt=*/[!._]*.parquet")):
-        yield from pq.ParquetFile(path).read().to_pylist()
+        yield from unpacked(pq.ParquetFile(path).read()).to_pylist()

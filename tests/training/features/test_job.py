@@ -104,7 +104,7 @@ def test_examples_are_the_impressions_with_features_as_of_their_instant(
         user = next(u for u in USERS if u.user_id == row["user_id"])
         item = next(i for i in ITEMS if i.item_id == row["item_id"])
         expected = reference_features(FEATURES, LOG, user, item, row["event_time_ms"], {"tab": "1"})
-        np.testing.assert_array_equal(np.array(row["features"], np.float32), expected)
+        np.testing.assert_array_equal(np.frombuffer(row["features"], "<f4"), expected)
 
 
 def test_a_day_is_where_its_rows_say(built: tuple[FeatureJob, Path]) -> None:
@@ -192,7 +192,7 @@ def test_forgotten_users_are_left_out_at_once(
         user = next(u for u in USERS if u.user_id == row["user_id"])
         item = next(i for i in ITEMS if i.item_id == row["item_id"])
         expected = reference_features(FEATURES, others, user, item, row["event_time_ms"], {"tab": "1"})
-        np.testing.assert_array_equal(np.array(row["features"], np.float32), expected)
+        np.testing.assert_array_equal(np.frombuffer(row["features"], "<f4"), expected)
 
 
 def test_backfill_loads_the_states_of_the_lake(spark: SparkSession, built: tuple[FeatureJob, Path]) -> None:

@@ -21,6 +21,7 @@ from tests.recsys.features.worlds import START_MS, catalogue, population, random
 from tests.training.features.feature_rows import event_rows, with_items, with_users
 from training.features.kernel import EXAMPLE_SCHEMA, REQUEST_TEXTS, item_side, user_side
 from training.features.labels import LabelConfig, Popularity, label
+from training.features.packing import matrix_of, unpacked
 from training.features.sequences import sequences
 
 CONTEXT = tuple(REQUEST_TEXTS.values())
@@ -32,7 +33,7 @@ def built(
 ) -> pa.Table:
     rows = event_rows(events)
     bare = with_items(label(rows, config, CONTEXT), items)
-    return user_side(with_users(item_side(bare, rows), users), rows)
+    return unpacked(user_side(with_users(item_side(bare, rows), users), rows))
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(0, marks=pytest.mark.slow)])
@@ -59,7 +60,7 @@ def assert_equal_brute_force(
     assert table.schema.equals(EXAMPLE_SCHEMA)
     shown = {e.event_id: e for e in events if e.type is EventType.IMPRESSION}
     assert table.num_rows >= len(shown)
-    matrix = np.array(table.column("features").to_pylist(), np.float32)
+    matrix = matrix_of(table.column("features"), FEATURES.dimension)
     for row, example in enumerate(table.to_pylist()):
         user = next(u for u in users if u.user_id == example["user_id"])
         item = next(i for i in items if i.item_id == example["item_id"])
@@ -107,7 +108,7 @@ def test_sums_at_their_limit_are_those_of_the_stream() -> None:
         before = [e for e in events if e.event_time_ms < now]
         assert tally_of(example) == streamed_tally(before, user, now)
         [values] = streamed(before, user, items, now)[[items.index(item)]]
-        np.testing.assert_array_equal(values[others], np.array(example["features"], np.float32)[others])
+        np.testing.assert_array_equal(values[others], np.frombuffer(example["features"], "<f4")[others])
 
 
 def event(

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.features.packing import OF_A_LIST, bytes_of
+
 DAY_MS = 86_400_000
 N_FEATURES = 5
 EXAMPLE_SCHEMA = pa.schema(
@@ -20,13 +22,8 @@ EXAMPLE_SCHEMA = pa.schema(
         ("like", pa.int8()),
         ("dwell_ms", pa.int64()),
         ("sampled", pa.bool_()),
-        ("history_items", pa.list_(pa.string())),
-        ("history_types", pa.list_(pa.string())),
-        ("history_times", pa.list_(pa.int64())),
-        ("tally_buckets", pa.list_(pa.int64())),
-        ("tally_looks", pa.list_(pa.int64())),
-        ("tally_clicks", pa.list_(pa.int64())),
-        ("features", pa.list_(pa.float32())),
+        *((name, pa.list_(of)) for name, of in OF_A_LIST.items()),
+        ("features", pa.binary()),
     ]
 )
 ITEM_SCHEMA = pa.schema(
@@ -90,7 +87,7 @@ def write_world(folder: Path, rows: int = 4_000, n_items: int = 40, seed: int = 
             sorted(int(t) - 1000 * int(s) for s in rng.integers(1, 9999, len(h)))
             for t, h in zip(times, history, strict=True)
         ],
-        "features": list(features),
+        "features": bytes_of(features),
     }
     table = pa.table(columns, schema=EXAMPLE_SCHEMA)
     for day in range(10, 14):

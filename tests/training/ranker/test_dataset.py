@@ -30,7 +30,7 @@ def row(**changes: object) -> dict[str, object]:
         "history_items": [],
         "history_types": [],
         "history_times": [],
-        "features": [0.0, 1.0],
+        "features": np.array([0, 1], "<f4").tobytes(),
     } | changes
 
 
@@ -92,7 +92,7 @@ def test_labels_are_in_the_order_of_the_heads() -> None:
 
 def test_examples_of_other_feature_definitions_are_refused() -> None:
     with pytest.raises(InvalidData, match="row 1 has 1 features, the definitions have 2"):
-        examples_of(table(row(), row(features=[1.0])), ITEMS, 2, length=3)
+        examples_of(table(row(), row(features=np.array([1], "<f4").tobytes())), ITEMS, 2, length=3)
 
 
 def test_no_examples_says_what_to_run(tmp_path: Path) -> None:

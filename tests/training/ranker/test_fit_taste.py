@@ -66,7 +66,7 @@ def example(
         "click": int(click),
         "conversion": int(bought),
         "sampled": False,
-        "features": features,
+        "features": features.tobytes(),
         "tally_buckets": [bucket for bucket, _ in known],
         "tally_looks": [counts[0] for _, counts in known],
         "tally_clicks": [counts[1] for _, counts in known],
