@@ -12,6 +12,7 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from infra.cli.options import refuse
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
+from recsys.contracts.errors import InvalidConfig
 from recsys.datasets.fetch import FETCHABLE, fetch
 from recsys.datasets.formats import FORMATS, TABLE
 from recsys.settings import Settings
@@ -113,6 +114,38 @@ def validate(
     with _progress() as progress:
         report = validate_dataset(dataset, strict=strict, end_ms=_end(shift_to_now), progress=progress)
     _print(report, as_json)
+
+
+@app.command()
+def guess(
+    paths: Annotated[list[Path], typer.Argument(help="Folder of tables, or tables of one folder.")],
+    write: Annotated[
+        Path | None, typer.Option(help="Write the mapping to this file, unless it exists.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Guess the mapping of tables from their columns, and say what to check. Reads the first 20,000 rows of each.
+
+    Example: recsys data guess my-shop --write my-shop/mapping.yaml
+    """
+    from recsys.datasets.guessing import guess_mapping
+
+    guessed = guess_mapping(paths)
+    if write is not None:
+        if write.exists():
+            raise InvalidConfig(f"{write} exists; name another file, or remove it")
+        write.write_text(guessed.to_yaml(), encoding="utf-8")
+    if as_json:
+        print_json(guessed.to_dict())
+        return
+    for table, columns in guessed.columns.items():
+        rows = [(used.column, used.role, "  ".join(used.examples)) for used in columns]
+        print_table(table, ("column", "taken for", "examples"), rows)
+    typer.echo(guessed.to_yaml(), nl=False)
+    for doubt in guessed.doubts:
+        console.print(f"[yellow]check[/] {doubt}", highlight=False)
+    where = write or "mapping.yaml"
+    console.print(f"next: `recsys data validate {guessed.folder} --mapping {where}`", highlight=False)
 
 
 def _check_format(ctx: typer.Context, layout: str | None, mapping: Path | None) -> None:

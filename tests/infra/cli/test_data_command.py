@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.cli.commands.data import app
-from recsys.contracts.errors import InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.lake.lake import days
 from tests.recsys.datasets import samples
 
@@ -51,3 +51,23 @@ def test_strict_fails_with_the_first_broken_rows(home: Path, tmp_path: Path) -> 
     assert isinstance(done.exception, InvalidData)  # `recsys` prints it as one sentence
     assert "row 2, column t" in str(done.exception)
     assert days(home / "lake") == []
+
+
+def test_a_guessed_mapping_is_shown_written_once_and_read(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    rows = [f"u{n % 3},i{n % 5},{1_700_000_000 + n},{'buy' if n % 4 == 0 else 'peek'}" for n in range(12)]
+    (folder / "log.csv").write_text("\n".join(["user_id,item_id,timestamp,action", *rows]))
+    mapping = folder / "guessed.yaml"
+    done = runner.invoke(app, ["guess", str(folder), "--write", str(mapping)])
+    assert done.exit_code == 0, done.output
+    assert "peek" in mapping.read_text(), "what is left out is a comment"
+    assert mapping.read_text() in done.stdout
+    again = runner.invoke(app, ["guess", str(folder), "--write", str(mapping)])
+    assert isinstance(again.exception, InvalidConfig)
+    read = runner.invoke(app, ["import", str(folder), "--mapping", str(mapping), "--json"])
+    assert read.exit_code == 0, read.exception
+    assert json.loads(read.stdout)["events_by_type"] == {"purchase": 3}
+    found = json.loads(runner.invoke(app, ["guess", str(folder), "--json"]).stdout)
+    assert found["mapping"]["events"]["user"] == "user_id"
+    assert len(found["check"]) == 1

@@ -1,0 +1,102 @@
+"""Which tables describe the items and the users of a log, and what their columns say."""
+
+from collections.abc import Sequence
+
+from recsys.datasets import guess_words as words
+from recsys.datasets.column_profile import Profile, words_of
+from recsys.datasets.guess_roles import Picker
+from recsys.datasets.mapping import EventTable, ItemTable, TimeColumn, UserTable
+from recsys.datasets.sampling import Sample
+
+_SEPARATORS = ("|", ";", ",", "/", ">")
+_FEW = 40
+_SPLITS, _RECURS = 0.1, 1.1  # share of the cells that a separator must split; how often a part must occur
+_OVERLAP = 0.2  # share of the log's sampled ids that the other table must have
+
+
+def items_of(
+    log: Sample, others: Sequence[Sample], events: EventTable, doubts: list[str]
+) -> ItemTable | None:
+    """The table of items, if there is one; else the log itself, where its rows describe the items."""
+    for table in others:
+        if (key := _key(log, events.item, table, words.ITEM)) is not None:
+            return _items(table, key, set(), doubts)
+    used = set(events.used())
+    found = _items(log, events.item, used, [])
+    return found if log.header and (found.title or found.categories or found.creator) else None
+
+
+def users_of(log: Sample, others: Sequence[Sample], events: EventTable) -> UserTable | None:
+    """The table of users, if there is one."""
+    for table in others:
+        if (key := _key(log, events.user, table, words.USER)) is not None:
+            attributes = {p.name: p.name for p in table.profiles if p.name != key and 1 < p.distinct <= _FEW}
+            return UserTable(**table.files.model_dump(exclude_defaults=True), user=key, attributes=attributes)
+    return None
+
+
+def _key(log: Sample, column: str, table: Sample, vocabulary: Sequence[str]) -> str | None:
+    """The column of `table` that has the ids of the log's `column`, once each."""
+    wanted = {cell for cell in log.columns[column] if cell}
+    best, most = None, _OVERLAP
+    for candidate in Picker(table.profiles).left:
+        cells = {cell for cell in table.columns[candidate.name] if cell}
+        shared = len(wanted & cells) / max(1, min(len(wanted), len(cells)))
+        named = candidate.name == column or bool(Picker([candidate]).take(vocabulary))
+        # numbers from 1 on are the ids of many tables: the name must say whose
+        if (
+            shared > most
+            and candidate.distinct >= 0.9 * candidate.filled
+            and (named or not candidate.numeric)
+        ):
+            best, most = candidate.name, shared
+    return best
+
+
+def _items(table: Sample, key: str, used: set[str], doubts: list[str]) -> ItemTable:
+    pick = Picker([p for p in table.profiles if p.name not in used and p.name != key])
+    categories = pick.take(words.CATEGORIES)
+    title = _title(pick, key)
+    creator = pick.take(words.CREATOR)
+    created = pick.take(words.CREATED, lambda p: p.unit is not None)
+    price = pick.take(words.PRICE, lambda p: p.numeric)
+    separator = separator_of(table.columns[categories.name]) if categories else "|"
+    if categories and separator != "|":
+        doubts.append(f"categories: {categories.name} is split at {separator!r}")
+    return ItemTable(
+        **table.files.model_dump(exclude_defaults=True),
+        item=key,
+        title=title.name if title else None,
+        categories=categories.name if categories else None,
+        separator=separator,
+        creator=creator.name if creator else None,
+        created=TimeColumn(column=created.name, unit=created.unit) if created and created.unit else None,
+        attributes=_attributes(price),
+    )
+
+
+def _title(pick: Picker, key: str) -> Profile | None:
+    """`track_name` rather than `artist_name` where the items are tracks."""
+    own = Picker([p for p in pick.left if set(p.words) & set(words_of(key)) - words.GENERIC])
+    title = own.take(words.TITLE, lambda p: not p.numeric)
+    if title is None:
+        return pick.take(words.TITLE, lambda p: not p.numeric)
+    pick.use(title)
+    return title
+
+
+def _attributes(price: Profile | None) -> dict[str, str]:
+    return {"price": price.name} if price else {}
+
+
+def separator_of(cells: Sequence[str | None]) -> str:
+    """The one whose parts recur most in different cells: "Kitchen/Mugs" and "Kitchen/Pans" share one."""
+    texts = {cell for cell in cells if cell}
+    best, most = "|", _RECURS
+    for separator in _SEPARATORS:
+        if sum(separator in text for text in texts) < _SPLITS * len(texts):
+            continue
+        parts = [part.strip() for text in texts for part in text.split(separator)]
+        if (recurs := len(parts) / len(set(parts))) > most:
+            best, most = separator, recurs
+    return best

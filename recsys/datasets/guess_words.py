@@ -1,0 +1,47 @@
+"""The words by which columns and actions are recognised; in each list, what is meant most surely comes first."""
+
+from recsys.contracts.types import EventType
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# parts of a name that say nothing about its role
+GENERIC = frozenset(_words("id ids code key no num is has was did of the at col flag"))
+
+USER = _words(
+    "user customer visitor member reviewer reader viewer listener buyer shopper client subscriber account person player"
+    " student uid u"
+)
+SESSION = _words("session sess visit cookie device anonymous")
+ITEM = _words(
+    "item product movie article sku asin video track song book isbn content news game app listing course recipe"
+    " restaurant business post document doc ad artist show episode podcast photo job property hotel iid i"
+)
+TIME = _words("timestamp time datetime ts date day when created occurred clicked unixtime happened opened at")
+ACTION = _words("event action type behavior behaviour interaction activity verb kind")
+RATING = _words("rating stars score overall grade rate thumb vote feedback")
+REQUEST = _words("request impression list slate search query page pageview recommendation reco")
+POSITION = _words("position rank pos slot place")
+PRICE = _words("price amount revenue paid cost total")
+DWELL = _words("dwell read play watch playtime duration spent stay time ms")
+
+TITLE = _words("title name headline label")
+CATEGORIES = _words("categories category genres genre sections section department topics topic tags tag")
+CREATOR = _words("creator author brand artist publisher seller channel director studio vendor")
+CREATED = _words("created published released release listed uploaded upload added launched")
+
+_DONE = {
+    EventType.IMPRESSION: "impression imp shown show exposure displayed display served recommended",
+    EventType.CLICK: "click clicked clk open opened view viewed pv pageview productview viewitem itemview detailview"
+    " detail visit read play played watch watched listen stream browse",
+    EventType.LIKE: "like liked favorite favourite fav upvote bookmark save saved wishlist addtowishlist collect share",
+    EventType.ADD_TO_CART: "cart addtocart addcart basket addtobasket atc",
+    EventType.PURCHASE: "purchase purchased buy bought order ordered transaction sale sold paid checkout conversion"
+    " converted booking booked rent rented",
+    EventType.DISLIKE: "dislike disliked downvote hide hidden notinterested block thumbsdown",
+    EventType.RATING: "rating rate rated review reviewed",
+}
+# the value of an action's cell, without its case, spaces and signs → what the user did
+ACTIONS: dict[str, EventType] = {word: kind for kind, text in _DONE.items() for word in _words(text)}
