@@ -1,7 +1,8 @@
 """The whole loop once, by the commands that a user would type, and the clicks that change the list.
 
-fetch and import → replay through Kafka (worker → Redis, archiver → lake) → Spark features → train → publish → serve
-→ request, click three times, request again. Every step is its own `recsys` process; all of them stop on exit.
+fetch and import → the newest examples with Spark → a first bundle → serve → request, click three times, request again;
+meanwhile the log goes through Kafka into Redis. Then everything is built and trained in full, and the better bundle is
+swapped in. Every step is its own `recsys` process; all of them stop on exit.
 """
 
 import contextlib
@@ -36,6 +37,7 @@ LIST_LENGTH = 10
 CHANGE_TIMEOUT_S = 30.0
 CATCH_UP_TIMEOUT_S = 1_800.0
 DATA_SET = "movielens-100k"
+NEWEST = 10_000  # events whose examples the first bundle is trained on
 # Enough to beat popularity by far, in minutes on two cores. The defaults of `recsys train all` are longer.
 RECALL_EPOCHS, RANK_EPOCHS = 8, 2
 RECALL_EVENTS = 1_000_000  # events per training, over all epochs
@@ -180,19 +182,19 @@ def run_demo(
     with embedded(settings, fresh=True) as services:
         environ = {"RECSYS_HOME": str(settings.home), **services.environ()}
         with Children(settings.home / "logs", environ) as children:
+            began = time.monotonic()
             _import(children, settings, outcome, data, mapping)
-            _stream(children, settings, outcome, services.redis_url)
-            with outcome.step("build features with Spark"):
-                children.run("features", "build")
-            with outcome.step("train both models and publish"):
-                children.run("train", "all", *epochs(outcome.counts["events imported"]))
+            _first_bundle(children, settings, outcome, services.redis_url)
             with outcome.step("serve"):
                 api = serve(children, 0 if once else port)
             with outcome.step("click and watch"):
                 click_and_watch(api, busy_user(settings), outcome)
+            outcome.seconds["all of it"] = round(time.monotonic() - began, 2)
             show(outcome, api.url)
             if not once:
-                _until_interrupted(api)
+                with contextlib.suppress(KeyboardInterrupt):
+                    _in_full(children, outcome)
+                    _until_interrupted(api)
 
 
 def _import(
@@ -210,26 +212,38 @@ def _import(
     outcome.counts["import"] = report
 
 
-def _stream(children: Children, settings: Settings, outcome: Outcome, redis_url: str) -> None:
+def _first_bundle(children: Children, settings: Settings, outcome: Outcome, redis_url: str) -> None:
+    """Train on the newest events, while the whole log goes through Kafka into Redis."""
     records = count_rows(settings.lake)
     store = RedisFeatureStore(
         redis_url, FEATURES, StoreConfig(partitions=settings.partitions), settings.redis_namespace
     )
     children.start("worker", "stream", "worker")
-    children.start("archive", "stream", "archive")
+    children.start("replay", "stream", "replay", "--speed", "0")
     try:
-        with outcome.step("replay through Kafka into Redis"):
-            children.run("stream", "replay", "--speed", "0")
+        with outcome.step("build the newest examples with Spark"):
+            children.run("features", "build", "--newest", str(NEWEST))
+        with outcome.step("train a first bundle and publish it"):
+            children.run("train", "all", "--first")
+        with outcome.step("replay through Kafka into Redis: what was left of it"):
+            children.finish("replay", CATCH_UP_TIMEOUT_S)
             children.wait("worker", lambda: _applied(store, settings) >= records, CATCH_UP_TIMEOUT_S)
     finally:
         store.close()
     outcome.counts["events applied"] = records
 
 
+def _in_full(children: Children, outcome: Outcome) -> None:
+    """Build and train everything; the API serves meanwhile, and then swaps the better bundle in."""
+    children.start("archive", "stream", "archive")
+    with outcome.step("build all examples with Spark"):
+        children.run("features", "build")
+    with outcome.step("train both models in full and publish them"):
+        children.run("train", "all", *epochs(outcome.counts["events imported"]))
+    console.print("the API has swapped the better bundle in; it serves until Ctrl-C")
+
+
 def _until_interrupted(api: Api) -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        while api.ready():
-            time.sleep(1.0)
-        raise Unavailable(
-            f"the API at {api.url} is no longer ready; its log is in the logs folder of the demo"
-        )
+    while api.ready():
+        time.sleep(1.0)
+    raise Unavailable(f"the API at {api.url} is no longer ready; its log is in the logs folder of the demo")

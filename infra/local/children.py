@@ -42,7 +42,7 @@ class Children:
             raise Unavailable(f"`recsys {' '.join(arguments)}` ended with code {done.returncode}, see above")
 
     def start(self, name: str, *arguments: str) -> ChildProcess:
-        """Start a long-running command; its output goes to `<logs>/<name>.log`."""
+        """Start a command alongside; its output goes to `<logs>/<name>.log`."""
         child = ChildProcess(recsys_command(*arguments), log=self._logs / f"{name}.log", environ=self.environ)
         self._children[name] = child
         return child
@@ -50,6 +50,10 @@ class Children:
     def wait(self, name: str, ready: Callable[[], bool], timeout_s: float) -> None:
         """Wait for `ready()`; raises `Unavailable` with the end of the log when the process ends first."""
         self._children[name].wait_until(ready, timeout_s)
+
+    def finish(self, name: str, timeout_s: float) -> None:
+        """Wait for the end of a command. Raises `Unavailable`: it failed, or did not end in time."""
+        self._children.pop(name).finish(timeout_s)
 
     def kill(self, name: str) -> None:
         """kill -9, as a crash would."""

@@ -67,6 +67,20 @@ class ChildProcess:
                 raise Unavailable(f"{self._name} was not ready in {timeout_s:.0f} s: {self.log_tail()}")
             time.sleep(0.02)
 
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the end.
+
+        Raises:
+            Unavailable: it failed, or did not end in time; the message has the end of its output.
+        """
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Unavailable(f"{self._name} did not end in {timeout_s:.0f} s: {self.log_tail()}") from None
+        if code:
+            raise Unavailable(f"{self._name} ended with {code}: {self.log_tail()}")
+
     def stop(self, timeout_s: float = 10.0) -> None:
         """SIGTERM, then SIGKILL after the timeout."""
         if self.alive:

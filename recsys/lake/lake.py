@@ -84,6 +84,11 @@ IMPRESSION_SCHEMA = pa.schema(
 _OF_REQUEST = ("request_id", "user_id", "bundle", "fingerprint", "arm")
 
 
+def start_of(day: str) -> int:
+    """Unix milliseconds of a day's midnight (YYYY-MM-DD, UTC)."""
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1_000
+
+
 def day_of(time_ms: int) -> str:
     """The UTC day of a Unix time in milliseconds.
 

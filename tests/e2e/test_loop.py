@@ -122,6 +122,12 @@ def click(user: int, item: int, n: int) -> Event:
     return parse_event(raw)
 
 
+def bundle_of(api: Api) -> str:
+    """The version that answers."""
+    answer = httpx.post(f"{api.url}/v1/recommendations", json={"user_id": "1", "k": 1}, timeout=10.0)
+    return str(answer.raise_for_status().json()["bundle"])
+
+
 def send(api: Api, events: list[Event]) -> list[Event]:
     """The events that were accepted: those of an answer that never came are sent again, under the same ids."""
     deadline = time.monotonic() + 60
@@ -146,8 +152,8 @@ def test_the_loop_closes_and_survives_kills(
     children.run("stream", "replay", "--speed", "0")
     children.wait("worker", lambda: applied(store) >= imported, 120)
 
-    children.run("features", "build")
-    children.run("train", "all", "--recall-epochs", "3", "--rank-epochs", "1")
+    children.run("features", "build", "--newest", "300")
+    children.run("train", "all", "--first")
     api = serve(children)
 
     outcome = Outcome()
@@ -155,6 +161,11 @@ def test_the_loop_closes_and_survives_kills(
     assert [i["item_id"] for i in outcome.after] != [i["item_id"] for i in outcome.before]
     assert not {i["item_id"] for i in outcome.clicked} & {i["item_id"] for i in outcome.after}
     children.wait("worker", lambda: applied(store) >= imported + len(outcome.clicked), 60)
+
+    first = bundle_of(api)
+    children.run("features", "build")
+    children.run("train", "all", "--recall-epochs", "3", "--rank-epochs", "1")
+    children.wait("api", lambda: bundle_of(api) != first, 60)  # swapped in without a restart
     sent: list[Event] = []
 
     def storm(n: int) -> None:

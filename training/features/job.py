@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import ENGAGEMENT, FEATURES, STARRED
 from recsys.features.describe import DEFINITIONS
-from recsys.lake.lake import EVENT_SCHEMA, EVENTS
+from recsys.lake.lake import EVENT_SCHEMA, EVENTS, start_of
 from training.features.arrow_columns import TIME
 from training.features.kernel import (
     BARE_SCHEMA,
@@ -51,7 +51,8 @@ _BUCKETS, _BUCKET_ROWS = 64, 500_000
 class FeatureJob:
     """What to build, from where, to where. `lake` and `output` may be any path that Hadoop reads.
 
-    Days are UTC, both ends included; empty: the lake's first and last. Days that were built for these definitions are
+    Days are UTC, both ends included; empty: the lake's first and last. `newest`: of these only the newest that have so
+    many events together; 0: all. Days that were built for these definitions are
     skipped, unless `rebuild` is set or the rows that label them changed. `buckets`: of keys; each core holds one in
     memory; 0: as the log's size needs. `forgotten` is
     `recsys.lake.forget.forgotten_users`: their rows are left out at once, before a compaction removes them.
@@ -61,6 +62,7 @@ class FeatureJob:
     output: str
     first_day: str = ""
     last_day: str = ""
+    newest: int = 0
     window_ms: int = MS_PER_DAY
     negatives: int = 4
     seed: int = 0
@@ -96,6 +98,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         raise InvalidData(
             f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
         )
+    wanted = _newest(wanted, rows, job.newest) if job.newest else wanted
     marks = {day: _mark(job, day, rows) for day in wanted}
     with OutputFolder(spark, f"{job.output}/examples") as examples:
         done = examples.marks()
@@ -138,8 +141,8 @@ def _examples(
     spark: SparkSession, job: FeatureJob, events: DataFrame, days: Sequence[str], counts: "_Counts"
 ) -> DataFrame:
     config = LabelConfig(
-        first_ms=_start_ms(days[0]),
-        end_ms=_start_ms(days[-1]) + MS_PER_DAY,
+        first_ms=start_of(days[0]),
+        end_ms=start_of(days[-1]) + MS_PER_DAY,
         window_ms=job.window_ms,
         unshown=counts.unshown,
         negatives=job.negatives,
@@ -279,6 +282,12 @@ def _counts(spark: SparkSession, job: FeatureJob) -> _Counts:
     return _Counts({(row[_DAY], row["type"], row["loose"]): row["count"] for row in rows})
 
 
+def _newest(days: Sequence[str], rows: Mapping[str, int], wanted: int) -> list[str]:
+    """The last of `days` that have `wanted` rows together, or all."""
+    so_far = np.cumsum([rows.get(day, 0) for day in reversed(days)])
+    return list(days[-1 - int(np.searchsorted(so_far, wanted)) :]) if so_far[-1] > wanted else list(days)
+
+
 def buckets_for(rows: int) -> int:
     """Few for a small log, since each costs a call of the kernels; else at most half a million rows each."""
     return max(2, min(_BUCKETS, rows // 25_000), -(-rows // _BUCKET_ROWS))
@@ -299,10 +308,6 @@ def _mark(job: FeatureJob, day: str, rows: Mapping[str, int]) -> str:
         "seed": job.seed,
     }
     return json.dumps(content, sort_keys=True)
-
-
-def _start_ms(day: str) -> int:
-    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000
 
 
 def _label_days(day: str, window_ms: int) -> list[str]:

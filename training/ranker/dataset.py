@@ -4,6 +4,7 @@ Everything is in memory: 10 M examples with 50 features and 50 events of history
 days.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -106,6 +107,19 @@ def fragments(folder: Path, columns: Sequence[str], days: Sequence[str] | None =
         if missing := [name for name in columns if name not in part.column_names]:
             raise InvalidData(f"{path}: lacks {', '.join(missing)}; run `recsys features build` again")
         yield unpacked(part)
+
+
+def newest_days(folder: Path, rows: int) -> list[str]:
+    """The newest days that have this many examples together, or all days; oldest first."""
+    of_days = Counter[str]()
+    for path in folder.glob("dt=*/*.parquet"):
+        of_days[path.parent.name[3:]] += pq.read_metadata(path).num_rows
+    found: list[str] = []
+    for day in sorted(of_days, reverse=True):
+        if sum(of_days[known] for known in found) >= rows:
+            break
+        found.append(day)
+    return sorted(found)
 
 
 def _with_offset(part: pa.Table, offset: Offset | None) -> pa.Table:

@@ -30,7 +30,14 @@ from training.config import Config
 from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SUMMARY, VARIANT, save_trained
 from training.ranker.calibrate import fit_calibrations
 from training.ranker.clean import Cleaned, Cleaning, clean
-from training.ranker.dataset import ItemFields, RankExamples, item_fields, read_examples, temporal_split
+from training.ranker.dataset import (
+    ItemFields,
+    RankExamples,
+    item_fields,
+    newest_days,
+    read_examples,
+    temporal_split,
+)
 from training.ranker.export import export_ranker
 from training.ranker.fit_taste import TasteOffsets, described, keep_taste, learn_taste
 from training.ranker.loop import LoopConfig, fit, predict
@@ -49,6 +56,9 @@ class RankerTraining(Config):
     history_length: int = Field(50, ge=1, description="Newest events of each history.")
     item_attributes: tuple[str, ...] = Field((), description="To embed, besides categories and creator.")
     validation: float = Field(0.1, gt=0, lt=1, description="The latest share of the examples.")
+    newest: int = Field(
+        0, ge=0, description="Read only the newest days that have this many examples; 0: all."
+    )
     taste: bool = Field(True, description="Whether a taste model is the offset of the click head.")
     model: RankerConfig = Field(RankerConfig(), description="Size of the model.")
     loop: LoopConfig = Field(LoopConfig(), description="How long and how fast.")
@@ -86,8 +96,9 @@ def main(
         learn_taste(config.examples, items, 1 - config.validation, config.loop.seed) if config.taste else None
     )
     offset = TasteOffsets(fitted.taste, items) if fitted else None
+    days = newest_days(config.examples, config.newest) if config.newest else None
     examples = read_examples(
-        config.examples, item_ids, config.n_features, config.history_length, offset=offset
+        config.examples, item_ids, config.n_features, config.history_length, days, offset
     )
     train, validation = temporal_split(examples, config.validation)
     cleaned = clean(train, config.cleaning) if config.cleaning else Cleaned(train, {}, {})

@@ -26,7 +26,7 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the API; 0: any free one.")] = 8000,
     as_json: JsonFlag = False,
 ) -> None:
-    """Import, stream, build features, train, serve, click, and see the list change.
+    """Import, stream, build features, train, serve, click, and see the list change; then train in full.
 
     Starts an embedded Redis and Kafka, unless RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP name others. Stops
     everything that it started on exit.

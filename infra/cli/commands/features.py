@@ -39,6 +39,9 @@ def build_(
     last: Annotated[str, typer.Option("--to", help="Last day, YYYY-MM-DD.")] = "",
     lake: Annotated[str, typer.Option(help="Lake, also hdfs:// or s3a://; default: in home.")] = "",
     output: Annotated[str, typer.Option(help="Output folder; default: <home>/features.")] = "",
+    newest: Annotated[
+        int, typer.Option(min=0, help="Only the newest days, until they have this many events; 0: all.")
+    ] = 0,
     negatives: Annotated[int, typer.Option(min=0, help="Negatives per positive without impression.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the negatives.")] = 0,
     buckets: Annotated[
@@ -67,6 +70,7 @@ def build_(
         output=output or settings.features.absolute().as_posix(),
         first_day=first,
         last_day=last,
+        newest=newest,
         negatives=negatives,
         seed=seed,
         buckets=buckets,

@@ -75,23 +75,33 @@ def rank(
 
 @app.command("all")
 def all_(
+    ctx: typer.Context,
     seed: Seed = 0,
     recall_epochs: Epochs = RECALL_EPOCHS,
     rank_epochs: Epochs = RANK_EPOCHS,
     compress: Compress = False,
     fresh: Fresh = False,
+    first: Annotated[
+        bool,
+        typer.Option("--first", help="In about half a minute, from the newest events; then train in full."),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train both models, build the index, publish the bundle. A running API loads it without a restart.
 
     Example: recsys train all
     """
-    from infra.cli.training_runs import RankOptions, publish_bundle, train_rank, train_recall
+    full = ("recall_epochs", "rank_epochs", "compress", "fresh")
+    refuse(ctx, first, full, "--first has its own; leave it, or --first")
+    from infra.cli.training_runs import RankOptions, publish_bundle, train_first, train_rank, train_recall
 
-    settings = Settings()
+    settings, recall = Settings(), dict[str, float]()
     with _log():
-        recall = train_recall(settings, seed, recall_epochs, fresh)
-        rank = train_rank(settings, RankOptions(seed, rank_epochs, compress), fresh)
+        if first:
+            rank = train_first(settings, seed)
+        else:
+            recall = train_recall(settings, seed, recall_epochs, fresh)
+            rank = train_rank(settings, RankOptions(seed, rank_epochs, compress), fresh)
         bundle = publish_bundle(settings)
     metrics: dict[str, object] = {f"recall {name}": value for name, value in recall.items()}
     metrics |= {f"rank {name}": value for name, value in rank.items()}

@@ -63,6 +63,17 @@ time.sleep(60)
     assert not child.alive
 
 
+def test_the_end_of_a_child_is_its_success_or_an_error_with_its_output(tmp_path: Path) -> None:
+    ChildProcess([sys.executable, "-c", ""], tmp_path / "log").finish(30)
+    failing = ChildProcess([sys.executable, "-c", "print('no room'); raise SystemExit(3)"], tmp_path / "log")
+    with pytest.raises(Unavailable, match="ended with 3: .*no room"):
+        failing.finish(30)
+    endless = ChildProcess(["sleep", "60"], tmp_path / "log")
+    with pytest.raises(Unavailable, match="did not end in 0 s"):
+        endless.finish(0.1)
+    assert not endless.alive
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
 def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = f"""

@@ -22,7 +22,7 @@ from recsys.features.definitions import FEATURES, STARRED
 from recsys.features.describe import DEFINITIONS, differences
 from recsys.features.reference import reference_features
 from recsys.lake.forget import user_digest
-from recsys.lake.lake import EVENTS, day_of, day_writer, events_table, write_parquet
+from recsys.lake.lake import EVENTS, day_of, day_writer, events_table, start_of, write_parquet
 from recsys.store.backfill import Covered, dedupe_since
 from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
@@ -107,12 +107,24 @@ def test_examples_are_the_impressions_with_features_as_of_their_instant(
         np.testing.assert_array_equal(np.frombuffer(row["features"], "<f4"), expected)
 
 
+def test_the_newest_days_come_first_and_the_others_later(
+    spark: SparkSession, built: tuple[FeatureJob, Path], tmp_path: Path
+) -> None:
+    job, output = built
+    of_day = Counter(day_of(e.event_time_ms) for e in LOG)
+    some = replace(job, output=str(tmp_path), newest=of_day[DAYS[-1]] + 1)
+    assert build(spark, some).days == tuple(DAYS[-2:])
+    assert sequences(tmp_path).equals(sequences(output))
+    assert build(spark, replace(some, newest=0)).days == tuple(DAYS[:-2])
+    assert read(tmp_path).sort_by("example_id").equals(read(output).sort_by("example_id"))
+
+
 def test_a_day_is_where_its_rows_say(built: tuple[FeatureJob, Path]) -> None:
     _, output = built
     for day in DAYS:
         assert {day_of(t) for t in read(output, day).column("event_time_ms").to_pylist()} == {day}
         mark = json.loads((output / "examples" / f"dt={day}" / "_SUCCESS").read_text())
-        next_day = day_of(features_job._start_ms(day) + MS_PER_DAY)
+        next_day = day_of(start_of(day) + MS_PER_DAY)
         of_day = Counter(day_of(e.event_time_ms) for e in LOG)
         assert mark["built_of"] == {day: of_day[day], next_day: of_day[next_day]}
 
@@ -148,7 +160,7 @@ def test_a_day_is_built_again_when_an_outcome_of_it_comes_late(spark: SparkSessi
     lists = {(e.user_id, e.event_id) for e in LOG if e.type is EventType.IMPRESSION and e.request_id}
     examples = read(tmp_path / "features", DAYS[0]).to_pylist()
     shown = next(r for r in examples if (r["user_id"], r["example_id"]) in lists and not r["conversion"])
-    at = max(features_job._start_ms(DAYS[1]), shown["event_time_ms"] + 1)
+    at = max(start_of(DAYS[1]), shown["event_time_ms"] + 1)
     bought = Event("late", EventType.PURCHASE, shown["user_id"], shown["item_id"], at, shown["request_id"])
     write_parquet(lake / EVENTS / f"dt={DAYS[1]}" / "late.parquet", events_table([bought]))
     assert build(spark, job).days == tuple(DAYS[:2])

@@ -9,7 +9,7 @@ from recsys.contracts.state import Visit
 from recsys.contracts.types import EventType, Head, Item
 from recsys.models.encoding import encode_visits
 from tests.training.ranker.rank_fixture import DAY_MS, EXAMPLE_SCHEMA, N_FEATURES, write_world
-from training.ranker.dataset import examples_of, item_fields, read_examples, temporal_split
+from training.ranker.dataset import examples_of, item_fields, newest_days, read_examples, temporal_split
 
 ITEMS = ["a", "b", "c"]
 NOW = 50 * DAY_MS
@@ -111,6 +111,16 @@ def test_days_are_read_in_time_order_and_split_by_time(tmp_path: Path) -> None:
     assert train.time_ms.max() < validation.time_ms.min()
     one_day = read_examples(tmp_path / "examples", ids, N_FEATURES, 4, days=["1970-01-12"])
     assert set(one_day.time_ms // DAY_MS) == {11}
+
+
+def test_the_newest_days_are_as_many_as_the_rows_need(tmp_path: Path) -> None:
+    write_world(tmp_path, rows=600)
+    days = sorted(path.name[3:] for path in (tmp_path / "examples").iterdir())
+    rows = [len(read_examples(tmp_path / "examples", [], N_FEATURES, 1, [day])) for day in days]
+    assert newest_days(tmp_path / "examples", 1) == days[-1:]
+    assert newest_days(tmp_path / "examples", rows[-1]) == days[-1:]
+    assert newest_days(tmp_path / "examples", rows[-1] + 1) == days[-2:]
+    assert newest_days(tmp_path / "examples", 10_000) == days
 
 
 def test_rare_field_values_are_unknown() -> None:
