@@ -26,6 +26,7 @@ from training.ranker.train import RankerTraining
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
+from training.warm_start import WARM_START
 
 
 def train_nightly(settings: Settings, seed: int, full: bool, full_every: int) -> dict[str, object]:
@@ -84,6 +85,8 @@ def train_first(settings: Settings, seed: int) -> dict[str, object]:
     with epochs_bar("ranker") as progress:
         report = train_ranker.main(ranker, lambda epoch, score: progress("fit", epoch, 1))
     _forget(True, towers.work)
+    for model in ("two_tower", "ranker"):  # the next night trains in full
+        (_work(settings, model) / WARM_START).unlink()
     return {**report.metrics}
 
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 import httpx
@@ -29,6 +30,7 @@ from recsys.lake.lake import count_rows, read_events
 from recsys.settings import Settings
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
+from training.nightly.update import nights_since_full
 from training.warm_start import read_warm_start
 
 pytestmark = [
@@ -162,7 +164,8 @@ def test_the_loop_closes_and_survives_kills(
     assert not {i["item_id"] for i in outcome.clicked} & {i["item_id"] for i in outcome.after}
     children.wait("worker", lambda: applied(store) >= imported + len(outcome.clicked), 60)
 
-    first = bundle_of(api)
+    first, work = bundle_of(api), home / "work"
+    assert nights_since_full(work / "two_tower", work / "ranker") == inf, "the next night trains in full"
     children.run("features", "build")
     children.run("train", "all", "--recall-epochs", "3", "--rank-epochs", "1")
     children.wait("api", lambda: bundle_of(api) != first, 60)  # swapped in without a restart

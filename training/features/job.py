@@ -51,8 +51,8 @@ _BUCKETS, _BUCKET_ROWS = 64, 500_000
 class FeatureJob:
     """What to build, from where, to where. `lake` and `output` may be any path that Hadoop reads.
 
-    Days are UTC, both ends included; empty: the lake's first and last. `newest`: of these only the newest that have so
-    many events together; 0: all. Days that were built for these definitions are
+    Days are UTC, both ends included; empty: the lake's first and last. `newest`: only the newest of them that have
+    this many events together; 0: all. Days that were built for these definitions are
     skipped, unless `rebuild` is set or the rows that label them changed. `buckets`: of keys; each core holds one in
     memory; 0: as the log's size needs. `forgotten` is
     `recsys.lake.forget.forgotten_users`: their rows are left out at once, before a compaction removes them.
