@@ -5,8 +5,17 @@ from typing import Any
 
 import pytest
 
-from infra.evaluation.case_study.document import BEGIN, DOCUMENT, END, ROOT, written
+from infra.evaluation.case_study.document import (
+    BEGIN,
+    BEGIN_EFFECT,
+    DOCUMENT,
+    END,
+    END_EFFECT,
+    ROOT,
+    written,
+)
 from infra.evaluation.case_study.document import RESULTS as STORED
+from infra.evaluation.case_study.plots import seeds_plot
 from infra.evaluation.case_study.rows import PROMISES
 from recsys.contracts.errors import InvalidData
 
@@ -46,6 +55,24 @@ def test_a_changed_number_is_put_right() -> None:
     assert text.endswith(f"{END}\ntail")
     assert written(text, RESULTS) == text
     assert written(text.replace("0.125", "0.135"), RESULTS) == text
+
+
+def test_a_seeds_rows_replace_those_of_the_whole_run_and_no_seed_is_hidden() -> None:
+    row = RESULTS["rows"][0]
+    again = row | {"before": 0.2, "after": 0.21, "change": 0.05, "interval": [0.01, 0.09], "met": False}
+    part = again | {"part": "against a fair before"}
+    effects = [
+        {"run": f"effect {n}", "seed": n, "hardware": {"cores": 1}, "rows": [rows], "parts": [part]}
+        for n, rows in ((0, row | {"change": 0.4, "interval": [0.3, 0.5], "after": 0.14}), (7, again))
+    ]
+    blank = f"{BEGIN}\n{END}\n{BEGIN_EFFECT}\n{END_EFFECT}"
+    text = written(blank, RESULTS | {"effects": effects})
+    assert "| 0.1 | 0.14 | +40.0% [+30.0%, +50.0%] | met |" in text
+    assert "Rows ctr: `effect 0`, seed 0" in text
+    assert "With seed 7, ctr **missed** the goal." in text
+    assert "| ctr | +15% | +40.0% [+30.0%, +50.0%] | +5.0% [+1.0%, +9.0%] **missed** |" in text
+    assert "| ctr, against a fair before | | +5.0% [+1.0%, +9.0%] | +5.0% [+1.0%, +9.0%] |" in text
+    assert seeds_plot(effects).startswith(b"\x89PNG")
 
 
 def test_a_row_may_keep_the_promise_and_miss_our_goal() -> None:

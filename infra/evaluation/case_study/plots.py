@@ -76,6 +76,42 @@ def _intervals(axes: Axes, against: Mapping[str, Any]) -> None:
     axes.legend()
 
 
+def seeds_plot(effects: Sequence[Mapping[str, Any]]) -> bytes:
+    """PNG: the changes of several seeds with their 95 % intervals, against both controls."""
+    rows = [row["row"] for row in effects[0]["rows"]]
+    promised = {promise.row: promise.promised for promise in PROMISES}
+
+    def draw(axes: Axes) -> None:
+        for key, label, colour in (
+            ("rows", "against before", AFTER_COLOUR),
+            ("parts", "against a fair before", BEFORE_COLOUR),
+        ):
+            found = [
+                (rows.index(row["row"]) + 0.12 * n + (0.06 if key == "parts" else 0.0), row)
+                for n, effect in enumerate(effects)
+                for row in effect[key]
+            ]
+            changes = np.array([row["change"] for _, row in found])
+            low, high = np.array([row["interval"] for _, row in found]).T
+            places = [place for place, _ in found]
+            axes.errorbar(
+                changes, places, xerr=[changes - low, high - changes], fmt="o", color=colour, label=label
+            )
+        axes.plot([promised[row] for row in rows], range(len(rows)), "k|", markersize=22, label="promised")
+        seeds = ", ".join(str(effect["seed"]) for effect in effects)
+        axes.set(xlabel=f"change with its 95 % interval by user; one line for each seed: {seeds} (simulated)")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xscale("symlog", linthresh=0.5)
+        axes.set_xticks(
+            [0, 0.1, 0.2, 0.3, 0.5, 1, 2], ["0", "+10 %", "+20 %", "+30 %", "+50 %", "+100 %", "+200 %"]
+        )
+        axes.grid(visible=True, axis="x", alpha=0.3)
+        axes.invert_yaxis()
+        axes.legend()
+
+    return _png(draw, (10, 4.5))
+
+
 def _distribution(axes: Axes, ms: Mapping[str, Sequence[float]]) -> None:
     for (name, values), colour in zip(ms.items(), (BEFORE_COLOUR, AFTER_COLOUR), strict=False):
         ordered = np.sort(values)
