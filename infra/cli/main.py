@@ -18,6 +18,7 @@ from recsys.settings import Settings, refuse_unknown
 # command or group → its module in infra.cli.commands, and its line in `recsys --help`
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo", "Run the whole loop once: import, stream, train, serve, click."),
+    "quickstart": ("quickstart", "Serve lists from your own tables within about a minute."),
     "up": ("services", "Run the embedded Redis and Kafka until Ctrl-C."),
     "status": ("services", "Show which parts are reachable and which bundle is published."),
     "serve": ("serve", "Serve the API with the published bundle."),

@@ -14,10 +14,10 @@ import httpx
 import msgspec
 import pytest
 
-from infra.demo import serve
 from infra.local.children import Children
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import Persistence, RedisServer
+from infra.loop import serve
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Topic
 from recsys.datasets.importer import import_dataset

@@ -15,10 +15,11 @@ import httpx
 import numpy as np
 import pytest
 
-from infra.demo import Api, Outcome, click_and_watch, serve
+from infra.demo import click_and_watch
 from infra.local.children import Children
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import Persistence, RedisServer
+from infra.loop import Api, Outcome, serve
 from recsys.bundle import versions
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.events import Event, parse_event

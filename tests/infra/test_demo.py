@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from infra import demo
-from infra.demo import Api, Outcome, click_and_watch, epochs
+from infra.demo import click_and_watch
+from infra.loop import LIST_LENGTH, Api, Outcome, epochs
 from recsys.contracts.errors import Unavailable
 
 
@@ -26,7 +27,7 @@ class _Answers(Api):
         object.__setattr__(self, "lists", chain(lists, repeat(lists[-1])))
         object.__setattr__(self, "sent", [])
 
-    def recommend(self, user: str, k: int = demo.LIST_LENGTH) -> list[dict[str, Any]]:
+    def recommend(self, user: str, k: int = LIST_LENGTH) -> list[dict[str, Any]]:
         shown: str = next(self.lists)  # type: ignore[attr-defined]
         return [{"item_id": item, "categories": ["vowel" if item in "aeiou" else "other"]} for item in shown]
 

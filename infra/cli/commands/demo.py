@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from infra.demo import Outcome
+    from infra.loop import Outcome
 from infra.cli.options import refuse
 from infra.terminal import JsonFlag, console, print_json, print_table
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
-from infra.demo import Api, serve
 from infra.local.children import Children
 from infra.local.kafka import KafkaBroker
 from infra.local.redis import RedisServer
+from infra.loop import Api, serve
 from recsys.contracts.types import EventType
 from recsys.result import Result
 from tests.bundles import write_tiny_bundle
