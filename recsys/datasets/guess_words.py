@@ -19,7 +19,9 @@ ITEM = _words(
     "item product movie article sku asin video track song book isbn content news game app listing course recipe"
     " restaurant business post document doc ad artist show episode podcast photo job property hotel iid i"
 )
-TIME = _words("timestamp time datetime ts date day when created occurred clicked unixtime happened opened at")
+TIME = _words(
+    "timestamp time datetime ts date day when created occurred clicked unixtime unix happened opened at"
+)
 ACTION = _words("event action type behavior behaviour interaction activity verb kind")
 RATING = _words("rating stars score overall grade rate thumb vote feedback")
 REQUEST = _words("request impression list slate search query page pageview recommendation reco")

@@ -26,7 +26,8 @@ class _Strict(BaseModel):
 
 
 class Files(_Strict):
-    """The files of a table, and the format of text files. `*.parquet` is read as Parquet."""
+    """The files of a table, and the format of text files. `*.parquet` is read as Parquet; `*.jsonl`, `*.ndjson` and
+    `*.json` as JSON lines."""
 
     files: Columns = Field(description="File names or patterns, relative to the folder of the data.")
     delimiter: str = Field(",", min_length=1, description='Between columns; may be longer than one: "::".')

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidData
 from recsys.datasets.base import Broken
+from recsys.datasets.json_lines import SUFFIXES, Line, cell, json_lines, names
 from recsys.datasets.mapping import Files
 from recsys.datasets.rows import UNDECODABLE, Row, text_rows
 
@@ -56,6 +57,9 @@ def read_chunks(folder: Path, files: Files, columns: Sequence[str]) -> Iterator[
         name = path.relative_to(folder).as_posix()
         if path.suffix == ".parquet":
             yield from parquet_chunks(path, name, columns)
+        elif path.suffix in SUFFIXES:
+            with _named_on_error(path):
+                yield from _json(path, name, columns)
         else:
             with _named_on_error(path):
                 yield from _text(path, name, files, columns)
@@ -205,6 +209,44 @@ def _chunk(
     if not good.all():
         table, numbers = table.filter(pa.array(good)), numbers[good]
     return Chunk(file, table, numbers, broken, lines, blank)
+
+
+def _json(path: Path, name: str, columns: Sequence[str]) -> Iterator[Chunk]:
+    lines, known = json_lines(path), False
+    yield Chunk(name, _texts(columns, []), np.zeros(0, np.int64))
+    while block := list(itertools.islice(lines, _CHUNK_ROWS)):
+        objects = [content for _, content, _ in block if content is not None]
+        if not known and objects:
+            _require(path, columns, names(objects))
+            known = True
+        yield _objects(name, columns, block)
+
+
+def _objects(file: str, columns: Sequence[str], block: Sequence[Line]) -> Chunk:
+    """Reject lines without an object and objects with nested values; count blank lines."""
+    rows: list[list[str]] = []
+    kept: list[int] = []
+    broken: list[Broken] = []
+    blank = 0
+    for number, content, fault in block:
+        if content is None:
+            blank += not fault
+            broken += [Broken(file, number, "", fault)] if fault else []
+            continue
+        cells = [cell(content.get(column)) for column in columns]
+        faults = [(column, why) for column, (_, why) in zip(columns, cells, strict=True) if why]
+        if faults:
+            column, why = faults[0]
+            broken.append(Broken(file, number, column, why))
+        else:
+            rows.append([text for text, _ in cells])
+            kept.append(number)
+    return Chunk(file, _texts(columns, rows), np.array(kept, np.int64), broken, len(block), blank)
+
+
+def _texts(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> pa.Table:
+    arrays = [pa.array([row[n] for row in rows], pa.string()) for n in range(len(columns))]
+    return pa.Table.from_arrays([null_if_empty(array) for array in arrays], names=list(columns))
 
 
 def null_if_empty(texts: pa.Array) -> pa.Array:

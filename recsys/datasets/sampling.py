@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.contracts.errors import InvalidData
+from recsys.datasets import json_lines
 from recsys.datasets.column_profile import Profile, profile
 from recsys.datasets.mapping import Files
 from recsys.datasets.rows import UNDECODABLE, text_rows
@@ -16,7 +17,7 @@ from recsys.datasets.rows import UNDECODABLE, text_rows
 _ROWS = 20_000  # of each table
 _SNIFFED = 50  # lines
 _DELIMITERS = ("\t", "::", ";", "|", ",")
-SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".parquet", *json_lines.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def samples(folder: Path, files: Sequence[Path], strict: bool = True) -> list[Sa
     found: dict[tuple[str, ...], Sample] = {}
     for path in files:
         try:
-            new = _parquet(folder, path) if path.suffix == ".parquet" else _text(folder, path)
+            new = _sample(folder, path)
         except InvalidData:
             if strict:
                 raise
@@ -63,6 +64,28 @@ def samples(folder: Path, files: Sequence[Path], strict: bool = True) -> list[Sa
         else:
             found[key] = new
     return list(found.values())
+
+
+def _sample(folder: Path, path: Path) -> Sample:
+    if path.suffix == ".parquet":
+        return _parquet(folder, path)
+    return _json(folder, path) if path.suffix in json_lines.SUFFIXES else _text(folder, path)
+
+
+def _json(folder: Path, path: Path) -> Sample:
+    """Values that are no cells, such as nested objects, are left out."""
+    try:
+        lines = list(islice(json_lines.json_lines(path), _ROWS))
+    except OSError as error:
+        raise InvalidData(f"{path}: cannot be read: {error}") from error
+    objects = [content for _, content, _ in lines if content]
+    if not objects:
+        raise InvalidData(f"{path}: no JSON object on a line of its own among the first {len(lines):,}")
+    columns = {
+        name: [json_lines.cell(each.get(name))[0] or None for each in objects]
+        for name in json_lines.names(objects)
+    }
+    return Sample(Files(files=[_name(folder, path)]), columns)
 
 
 def _parquet(folder: Path, path: Path) -> Sample:

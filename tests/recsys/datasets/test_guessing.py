@@ -152,6 +152,22 @@ LOGS: dict[str, tuple[dict[str, str], dict[str, Any], list[str]]] = {
         },
         ["no column of times", "from 0 (worst) to 10 (best)"],
     ),
+    "reviews as JSON lines, with their products": (
+        {
+            "reviews.json": '{"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1462060800}\n'
+            '{"reviewerID": "A1", "asin": "B2", "overall": 2.0, "unixReviewTime": 1462060900, "style": {"Size": 1}}\n'
+            '{"reviewerID": "A2", "asin": "B1", "overall": 4.0, "unixReviewTime": 1462060950}\n',
+            "meta.jsonl": '{"asin": "B1", "title": "Soap", "brand": "Dove", "categories": ["Beauty", "Soap"]}\n'
+            '{"asin": "B2", "title": "Comb", "brand": "Kent", "categories": ["Beauty", "Hair"]}\n',
+        },
+        {
+            "user": "reviewerID",
+            "item": "asin",
+            "time": {"column": "unixReviewTime", "unit": "s"},
+            "events": [{"type": "rating", "value": "overall"}],
+        },
+        [],
+    ),
     "orders": (
         {
             "transactions.csv": "t_dat,customer_id,article_id,price,sales_channel_id\n"

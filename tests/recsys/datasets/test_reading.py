@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.contracts.errors import InvalidData
-from recsys.datasets import reading
+from recsys.datasets import json_lines, reading
 from recsys.datasets.base import Broken
 from recsys.datasets.mapping import Files
 from recsys.datasets.reading import read_chunks
@@ -179,3 +179,54 @@ def test_numbers_are_int64(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a\n1\n")
     *_, chunk = read_chunks(tmp_path, Files(files=["t.csv"]), ["a"])
     assert chunk.numbers.dtype == np.int64
+
+
+# --- JSON lines -------------------------------------------------------------------------------------------------
+
+
+def test_json_lines_are_rows_and_other_lines_are_broken(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    lines = [
+        b'\xef\xbb\xbf{"a": 1, "b": ["x", "y"], "more": {"deep": 1}}',
+        b"",
+        b'{"a": 2.5, "b": null}',
+        b'{"a": true}',
+        b"[1, 2]",
+        b'{"a": 1, "b": {"deep": 1}}',
+        b'{"a": "\xff"}',
+        b'{"a": ',
+        b'  {"b": "", "a": "z\\ny"}  ',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    rows, broken = read(path, ["a", "b"])
+    assert rows == [(1, "1", "x|y"), (3, "2.5", None), (4, "true", None), (9, "z\ny", None)]
+    assert [(b.row, b.column, b.reason) for b in broken] == [
+        (5, "", "not a JSON object"),
+        (6, "b", "not a single value, nor a list of them"),
+        (7, "", "not a JSON object"),
+        (8, "", "not a JSON object"),
+    ]
+    chunks = list(read_chunks(tmp_path, Files(files=["t.jsonl"]), ["a"]))
+    assert sum(chunk.lines for chunk in chunks) == 9
+    assert sum(chunk.blank for chunk in chunks) == 1
+    with pytest.raises(InvalidData, match="column c is not in the file; it has a, b, more"):
+        read(path, ["a", "c"])
+
+
+def test_a_line_that_never_ends_costs_its_own_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_lines, "_MAX_LINE", 20)
+    path = tmp_path / "t.ndjson"
+    path.write_text('{"a": "' + "x" * 90 + '"}\n{"a": "ok"}\n' + "[" * 500, encoding="utf-8")
+    rows, broken = read(path, ["a"])
+    assert rows == [(2, "ok")]
+    assert [b.row for b in broken] == [1, 3]
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line), max_size=20))
+def test_any_bytes_are_rows_or_broken(lines: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.json"
+        path.write_bytes(b"".join(line + b"\n" for line in [b'{"a": 1}', *lines]))
+        chunks = list(read_chunks(Path(folder), Files(files=["t.json"]), ["a"]))
+    assert sum(len(c.numbers) + len(c.broken) + c.blank for c in chunks) == len(lines) + 1
