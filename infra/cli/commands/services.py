@@ -17,7 +17,8 @@ app = typer.Typer()
 def up(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the data of the last run.")] = False,
 ) -> None:
-    """Run the embedded Redis and Kafka until Ctrl-C. Other commands with the same RECSYS_HOME use them.
+    """Run the embedded Redis and Kafka until Ctrl-C. Other commands with the same RECSYS_HOME use them. Those that
+    RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP name are not started; the topics that such a Kafka lacks are created.
 
     Example: recsys up
     """
@@ -26,9 +27,10 @@ def up(
     stop = stop_event()
     settings = Settings()
     with embedded(settings, fresh=fresh) as services:
-        console.print(
-            f"Redis  {redact(services.redis_url)}\nKafka  {services.kafka_bootstrap}\nCtrl-C stops both."
-        )
+        console.print(f"Redis  {redact(services.redis_url)}\nKafka  {services.kafka_bootstrap}")
+        if not services.redis_pid and not services.kafka_pid:
+            return  # both are the user's own
+        console.print("Ctrl-C stops what was started here")
         while not stop.wait(1.0):
             if not services.alive:
                 raise Unavailable(f"an embedded service has ended; its log is in {settings.home}")

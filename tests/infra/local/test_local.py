@@ -206,6 +206,25 @@ def test_configured_services_are_not_started(
         pass
 
 
+@pytest.mark.redis
+@pytest.mark.kafka
+def test_up_ends_at_once_where_nothing_is_its_own(
+    tmp_path: Path, redis_url: str, kafka_broker: KafkaBroker
+) -> None:
+    named = {"HOME": str(tmp_path), "REDIS_URL": redis_url, "KAFKA_BOOTSTRAP": kafka_broker.bootstrap}
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.cli.main", "up"],
+        env=os.environ | {f"RECSYS_{name}": value for name, value in named.items()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert kafka_broker.bootstrap in done.stderr
+    assert "Ctrl-C" not in done.stderr
+
+
 def test_the_file_of_ended_services_is_ignored(settings: Settings) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         ended.wait()
