@@ -45,8 +45,7 @@ def check_own_lines_only(build: subprocess.CompletedProcess[str], home: Path) ->
     """What Spark and Java print is in the log, not in the terminal of `features build`."""
     report = {name: int(n) for name, n in re.findall(r"│ (\w+) +│ (\d+) +│", build.stdout)}
     assert build.stderr.splitlines() == [
-        f"{report['days']} days to build, 0 are up to date",
-        f"{report['events']} events read",
+        f"{report['days']} days to build, 0 are up to date; {report['events']} events, 2 buckets",
         f"{report['examples']} examples written",
     ]
     assert "log4j" in (home / "logs" / "spark.log").read_text()

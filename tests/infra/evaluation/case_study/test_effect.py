@@ -18,6 +18,7 @@ from recsys.features.definitions import FEATURES
 from recsys.models.ranker import RankerConfig
 from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import WorldConfig, create_world
+from training.features.packing import matrix_of
 
 TINY = Effect(
     seed=1,
@@ -64,7 +65,7 @@ def test_nightly_examples_know_nothing_of_their_own_day(tmp_path: Path) -> None:
     assert newest < midnight <= pc.max(rows["now"]["history_times"].combine_chunks().flatten()).as_py()
     assert rows["night"]["click"].equals(rows["now"]["click"])
     column = list(FEATURES.names).index("item_shown_ever")
-    shown = {n: np.stack(t["features"].to_numpy(zero_copy_only=False))[:, column] for n, t in rows.items()}
+    shown = {n: matrix_of(t["features"], FEATURES.dimension)[:, column] for n, t in rows.items()}
     assert (shown["night"] <= shown["now"]).all()
     assert (shown["night"] < shown["now"]).mean() > 0.5
 
@@ -78,7 +79,7 @@ def test_a_ranker_learns_from_price_duration_and_repeats(tmp_path: Path) -> None
     )
     table = pq.ParquetFile(next((tmp_path / "out").glob("dt=*/*.parquet"))).read()
     rows = [int(item_id[1:]) for item_id in table["item_id"].to_pylist()]
-    features = np.stack(table["features"].to_numpy(zero_copy_only=False))
+    features = matrix_of(table["features"], FEATURES.dimension)
     columns = dict(zip(FEATURES.names, features.T, strict=True))
     alive = columns["item_price"] > 0  # what expired in the past is not in its catalogue
     assert alive.mean() > 0.9
