@@ -8,7 +8,7 @@ from infra.terminal import console, epochs_bar
 from recsys.bundle import Bundle
 from recsys.datasets.catalogue import users_path
 from recsys.features.definitions import FEATURES
-from recsys.lake.lake import count_rows, days, start_of
+from recsys.lake.lake import count_rows, days, newest_days, start_of
 from recsys.models.two_tower import TwoTowerShape
 from recsys.settings import Settings
 from training import publish
@@ -92,12 +92,9 @@ def train_first(settings: Settings, seed: int) -> dict[str, object]:
 
 def newer_than_ms(lake: Path, events: int) -> int:
     """The midnight before the newest days that have this many events together; 0: the lake has no more."""
-    found, newest = days(lake), 0
-    for day in reversed(found):
-        newest += count_rows(lake, first_day=day, last_day=day)
-        if newest >= events:
-            return 0 if day == found[0] else start_of(day) - 1
-    return 0
+    rows = {day: count_rows(lake, first_day=day, last_day=day) for day in days(lake)}
+    newest = newest_days(rows, events)
+    return 0 if len(newest) == len(rows) else start_of(newest[0]) - 1
 
 
 def _two_tower(settings: Settings, seed: int, epochs: int) -> TwoTowerConfig:

@@ -89,6 +89,22 @@ def start_of(day: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1_000
 
 
+def newest_days(rows: Mapping[str, int], wanted: int) -> list[str]:
+    """The newest of the days that have `wanted` rows together, or all of them; oldest first. `rows`: of each day.
+
+    >>> newest_days({"2026-03-01": 2, "2026-03-02": 3, "2026-03-03": 4}, 5)
+    ['2026-03-02', '2026-03-03']
+    """
+    found: list[str] = []
+    so_far = 0
+    for day in sorted(rows, reverse=True):
+        if so_far >= wanted:
+            break
+        found.append(day)
+        so_far += rows[day]
+    return found[::-1]
+
+
 def day_of(time_ms: int) -> str:
     """The UTC day of a Unix time in milliseconds.
 

@@ -26,7 +26,7 @@ from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import ENGAGEMENT, FEATURES, STARRED
 from recsys.features.describe import DEFINITIONS
-from recsys.lake.lake import EVENT_SCHEMA, EVENTS, start_of
+from recsys.lake.lake import EVENT_SCHEMA, EVENTS, newest_days, start_of
 from training.features.arrow_columns import TIME
 from training.features.kernel import (
     BARE_SCHEMA,
@@ -98,7 +98,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         raise InvalidData(
             f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
         )
-    wanted = _newest(wanted, rows, job.newest) if job.newest else wanted
+    wanted = newest_days({day: rows[day] for day in wanted}, job.newest) if job.newest else wanted
     marks = {day: _mark(job, day, rows) for day in wanted}
     with OutputFolder(spark, f"{job.output}/examples") as examples:
         done = examples.marks()
@@ -280,12 +280,6 @@ def _counts(spark: SparkSession, job: FeatureJob) -> _Counts:
     loose = sf.col("request_id").isNull().alias("loose")
     rows = read_events(spark, job).groupBy(_DAY, "type", loose).count().collect()
     return _Counts({(row[_DAY], row["type"], row["loose"]): row["count"] for row in rows})
-
-
-def _newest(days: Sequence[str], rows: Mapping[str, int], wanted: int) -> list[str]:
-    """The last of `days` that have `wanted` rows together, or all."""
-    so_far = np.cumsum([rows.get(day, 0) for day in reversed(days)])
-    return list(days[-1 - int(np.searchsorted(so_far, wanted)) :]) if so_far[-1] > wanted else list(days)
 
 
 def buckets_for(rows: int) -> int:

@@ -109,17 +109,12 @@ def fragments(folder: Path, columns: Sequence[str], days: Sequence[str] | None =
         yield unpacked(part)
 
 
-def newest_days(folder: Path, rows: int) -> list[str]:
-    """The newest days that have this many examples together, or all days; oldest first."""
+def rows_of_days(folder: Path) -> Counter[str]:
+    """How many examples each day has, by the files' footers."""
     of_days = Counter[str]()
     for path in folder.glob("dt=*/*.parquet"):
         of_days[path.parent.name[3:]] += pq.read_metadata(path).num_rows
-    found: list[str] = []
-    for day in sorted(of_days, reverse=True):
-        if sum(of_days[known] for known in found) >= rows:
-            break
-        found.append(day)
-    return sorted(found)
+    return of_days
 
 
 def _with_offset(part: pa.Table, offset: Offset | None) -> pa.Table:

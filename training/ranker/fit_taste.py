@@ -10,7 +10,6 @@
 4. Conversions: a logistic regression over the clicked rows, the log odds of the click among its effects.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recsys.contracts.types import Item
@@ -42,7 +40,7 @@ from recsys.ranking.taste import (
     write_taste,
 )
 from training.features.packing import TALLY, matrix_of
-from training.ranker.dataset import fragments
+from training.ranker.dataset import fragments, rows_of_days
 from training.ranker.taste_rows import COLUMNS, ItemCategories, TasteRows, tallies, taste_rows
 
 NEWEST = 0.2  # share of the rows that judge
@@ -78,9 +76,7 @@ def learn_taste(examples: Path, items: Sequence[Item], share: float, seed: int) 
 def newest_days(examples: Path, share: float) -> tuple[list[str] | None, int, int]:
     """The days that have the newest `_ROWS` of the oldest `share` of the rows; the place of the first one in them, and
     how many there are. Other days are not read: with their tallies they may be larger than the memory."""
-    rows = Counter[str]()
-    for path in examples.glob("dt=*/*.parquet"):
-        rows[path.parent.name[3:]] += pq.read_metadata(path).num_rows
+    rows = rows_of_days(examples)
     end = int(rows.total() * share)
     start, before = max(0, end - _ROWS), 0
     found: list[str] = []

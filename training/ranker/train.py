@@ -20,6 +20,7 @@ from recsys.contracts.types import Head, Item
 from recsys.features.definitions import FEATURES
 from recsys.features.drift import HISTOGRAMS, sampled_histograms, write_histograms
 from recsys.items.item_table import read_items
+from recsys.lake.lake import newest_days
 from recsys.metrics import auc, calibration_error, gauc, xauc
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
@@ -34,8 +35,8 @@ from training.ranker.dataset import (
     ItemFields,
     RankExamples,
     item_fields,
-    newest_days,
     read_examples,
+    rows_of_days,
     temporal_split,
 )
 from training.ranker.export import export_ranker
@@ -96,7 +97,7 @@ def main(
         learn_taste(config.examples, items, 1 - config.validation, config.loop.seed) if config.taste else None
     )
     offset = TasteOffsets(fitted.taste, items) if fitted else None
-    days = newest_days(config.examples, config.newest) if config.newest else None
+    days = newest_days(rows_of_days(config.examples), config.newest) if config.newest else None
     examples = read_examples(
         config.examples, item_ids, config.n_features, config.history_length, days, offset
     )

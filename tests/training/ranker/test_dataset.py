@@ -7,9 +7,10 @@ import pytest
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.state import Visit
 from recsys.contracts.types import EventType, Head, Item
+from recsys.lake.lake import newest_days
 from recsys.models.encoding import encode_visits
 from tests.training.ranker.rank_fixture import DAY_MS, EXAMPLE_SCHEMA, N_FEATURES, write_world
-from training.ranker.dataset import examples_of, item_fields, newest_days, read_examples, temporal_split
+from training.ranker.dataset import examples_of, item_fields, read_examples, rows_of_days, temporal_split
 
 ITEMS = ["a", "b", "c"]
 NOW = 50 * DAY_MS
@@ -117,10 +118,12 @@ def test_the_newest_days_are_as_many_as_the_rows_need(tmp_path: Path) -> None:
     write_world(tmp_path, rows=600)
     days = sorted(path.name[3:] for path in (tmp_path / "examples").iterdir())
     rows = [len(read_examples(tmp_path / "examples", [], N_FEATURES, 1, [day])) for day in days]
-    assert newest_days(tmp_path / "examples", 1) == days[-1:]
-    assert newest_days(tmp_path / "examples", rows[-1]) == days[-1:]
-    assert newest_days(tmp_path / "examples", rows[-1] + 1) == days[-2:]
-    assert newest_days(tmp_path / "examples", 10_000) == days
+    found = rows_of_days(tmp_path / "examples")
+    assert found == dict(zip(days, rows, strict=True))
+    assert newest_days(found, 1) == days[-1:]
+    assert newest_days(found, rows[-1]) == days[-1:]
+    assert newest_days(found, rows[-1] + 1) == days[-2:]
+    assert newest_days(found, 10_000) == days
 
 
 def test_rare_field_values_are_unknown() -> None:
