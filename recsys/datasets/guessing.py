@@ -162,7 +162,8 @@ def _events(log: Sample, doubts: list[str]) -> EventTable:
     pick = Picker(log.profiles)
     time = _time(log, pick, doubts)
     user, item = _user_and_item(log, pick, doubts)
-    request, position = pick.take(words.REQUEST), pick.take(words.POSITION, _is_position)
+    request = pick.take(words.REQUEST, lambda p: not (p.numeric and p.values))  # the number of a page is none
+    position = pick.take(words.POSITION, _is_position)
     rules, shown = _rules(pick, doubts, listed=bool(request or position))
     if position and position.low >= 1:
         doubts.append(f"position: {position.name} begins at {position.low:.0f}; positions count from 0")

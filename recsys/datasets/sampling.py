@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Sample:
     columns: dict[str, list[str | None]]
     header: bool = True
 
-    @property
+    @cached_property
     def profiles(self) -> list[Profile]:
         """Of each column, in the file's order."""
         return [profile(name, cells) for name, cells in self.columns.items()]

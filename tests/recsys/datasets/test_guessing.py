@@ -276,3 +276,12 @@ def test_any_text_gives_a_mapping_or_a_refusal(rows: list[list[str]], delimiter:
             return
         (Path(folder) / "mapping.yaml").write_text(text, encoding="utf-8")
         read_mapping(Path(folder) / "mapping.yaml")
+
+
+def test_the_number_of_a_page_is_no_request(tmp_path: Path) -> None:
+    rows = "".join(f"u{n % 4},i{n % 5},{1_700_000_000 + n},{n % 2},{n % 3},{n}\n" for n in range(60))
+    guess = guessed(tmp_path, {"log.csv": f"user,item,timestamp,is_click,page,request_id\n{rows}"})
+    assert guess.mapping.events.request == ["request_id"]
+    rows = "".join(f"u{n % 4},i{n % 5},{1_700_000_000 + n},{n % 2},{n % 3}\n" for n in range(60))
+    guess = guessed(tmp_path, {"log.csv": f"user,item,timestamp,is_click,page\n{rows}"})
+    assert guess.mapping.events.request == []
