@@ -1,6 +1,5 @@
 """`recsys demo`: the loop on MovieLens-100K or on your data, and three clicks that change a list."""
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -71,6 +70,4 @@ def run_demo(
         outcome.seconds["all of it"] = round(time.monotonic() - began, 2)
         show(outcome, api.url)
         if not once:
-            with contextlib.suppress(KeyboardInterrupt):
-                loop.in_full()
-                loop.until_interrupted(api)
+            loop.improve(api)

@@ -11,7 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,22 +174,26 @@ class Loop:
         with self.outcome.step("serve"):
             return serve(self.children, port)
 
-    def in_full(self) -> None:
-        """Build and train everything; the API serves meanwhile, and then swaps the better bundle in."""
+    def improve(self, api: Api) -> None:
+        """Build and train everything while the API serves, which then swaps the better bundle in; end with Ctrl-C.
+
+        Raises:
+            Unavailable: the API ended before.
+        """
+        with suppress(KeyboardInterrupt):
+            self._in_full()
+            while api.ready():
+                time.sleep(1.0)
+            logs = self.settings.home / "logs"
+            raise Unavailable(f"the API at {api.url} is no longer ready; its log is in {logs}")
+
+    def _in_full(self) -> None:
         self.children.start("archive", "stream", "archive")
         with self.outcome.step("build all examples with Spark"):
             self.children.run("features", "build")
         with self.outcome.step("train both models in full and publish them"):
             self.children.run("train", "all", *epochs(self.outcome.counts["events imported"]))
         console.print("the API has swapped the better bundle in; it serves until Ctrl-C")
-
-    def until_interrupted(self, api: Api) -> None:
-        """Wait for Ctrl-C. Raises `Unavailable`: the API ended before."""
-        while api.ready():
-            time.sleep(1.0)
-        raise Unavailable(
-            f"the API at {api.url} is no longer ready; its log is in {self.settings.home / 'logs'}"
-        )
 
 
 @contextmanager

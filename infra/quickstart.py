@@ -8,7 +8,8 @@ from pathlib import Path
 from infra.loop import Outcome, busy_user, started
 from recsys.contracts.errors import InvalidData
 from recsys.datasets.guessing import Guess, guess_mapping
-from recsys.datasets.opening import open_dataset
+from recsys.datasets.opening import MAPPING_FILE, open_dataset
+from recsys.files import atomic_write
 from recsys.settings import Settings
 
 HOME = "quickstart"
@@ -23,14 +24,16 @@ def mapped(
     Raises:
         InvalidData: there is no table, or it cannot be told what its columns mean.
     """
-    if len(paths) == 1:
+    [first, *more] = paths
+    if not more and (
+        first.is_dir() or (first.parent / MAPPING_FILE).exists()
+    ):  # a file is not its folder's data set
         with contextlib.suppress(InvalidData):
-            open_dataset(paths[0])
-            return paths[0], None
+            open_dataset(first)
+            return first, None
     guess = guess_mapping(paths)
     file = home / "mapping.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(guess.to_yaml(), encoding="utf-8")
+    atomic_write(file, guess.to_yaml())
     show(guess, file)
     return guess.folder, file
 
@@ -55,6 +58,4 @@ def run_quickstart(
         outcome.seconds["to the first list"] = round(time.monotonic() - began, 2)
         show(outcome, api.url)
         if not once:
-            with contextlib.suppress(KeyboardInterrupt):
-                loop.in_full()
-                loop.until_interrupted(api)
+            loop.improve(api)

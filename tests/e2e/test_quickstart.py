@@ -15,6 +15,7 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import Event
 from recsys.contracts.types import EventType
 from recsys.datasets.guessing import Guess
+from recsys.datasets.mapping import read_mapping
 from recsys.lake.lake import EVENTS, day_writer, events_table
 from recsys.settings import Settings
 
@@ -43,6 +44,12 @@ def test_known_data_need_no_guess_and_others_are_guessed_and_shown(tmp_path: Pat
     folder, file = mapped([tmp_path / "shop" / "events.csv"], tmp_path, lambda g, f: shown.append((g, f)))
     assert (folder, file) == (tmp_path / "shop", tmp_path / "mapping.yaml")
     assert [path for _, path in shown] == [file]
+    (tmp_path / "shop" / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,2,3,1600000000\n")
+    _, file = mapped([tmp_path / "shop" / "events.csv"], tmp_path, lambda g, f: None)
+    assert file is not None
+    assert read_mapping(file).events.files == ["events.csv"], (
+        "the file that was named, not its folder's data set"
+    )
     with pytest.raises(InvalidData, match="no such file"):
         mapped([tmp_path / "nothing.csv"], tmp_path, lambda g, f: shown.append((g, f)))
 

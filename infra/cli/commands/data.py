@@ -15,6 +15,7 @@ from infra.terminal import JsonFlag, console, print_json, print_mapping, print_t
 from recsys.contracts.errors import InvalidConfig
 from recsys.datasets.fetch import FETCHABLE, fetch
 from recsys.datasets.formats import FORMATS, TABLE
+from recsys.files import atomic_write
 from recsys.settings import Settings
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def guess(
     if write is not None:
         if write.exists():
             raise InvalidConfig(f"{write} exists; name another file, or remove it")
-        write.write_text(guessed.to_yaml(), encoding="utf-8")
+        atomic_write(write, guessed.to_yaml())
     if as_json:
         print_json(guessed.to_dict())
         return
