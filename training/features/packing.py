@@ -1,8 +1,8 @@
 """How examples lie in files: what is the same for all rows of a list is written once, vectors are bytes.
 
-Spark's row-wise writer pays for each value of a list. Histories, tallies and features were nine tenths of the job's
-time: 77 floats and 150 entries of a history in every row, though the rows of a list (of one user at one instant) have
-the same history. Here is no Spark, so whatever reads examples can use it.
+Spark's row-wise writer pays for each value of a list, and a row has 77 floats and up to 150 entries of a history,
+though the rows of a list (of one user at one instant) have the same history. Here is no Spark, so whatever reads
+examples can use it.
 """
 
 import numpy as np
