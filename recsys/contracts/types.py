@@ -27,6 +27,7 @@ class EventType(StrEnum):
     PURCHASE = "purchase"  # price
     RATING = "rating"  # 1 to 5 stars
     DISLIKE = "dislike"  # a thumb down; or the stars of a rating below `MIN_STARS`
+    VIEW = "view"  # of an item's page, however the user came there: history, never a label
 
 
 class Topic(StrEnum):

@@ -83,6 +83,10 @@ class Dataset(Protocol):
     def not_read(self) -> Sequence[str]:
         """Files of the data set's folder that no table reads."""
 
+    @property
+    def attribution(self) -> str:
+        """What becomes of its outcomes without a request: a text for `Attribution.parse`."""
+
     def items(self) -> Iterator[Batch]:
         """The catalogue, in `ITEM_SCHEMA`; empty if the data set has none."""
 

@@ -113,12 +113,12 @@ class Checker:
         self.flag(_mask(pc.greater(pc.abs(numbers), _MAX_VALUE)), column, "is out of range")
         return numbers
 
-    def position(self, column: str) -> pa.Array:
-        """Integers from 0; null where empty."""
+    def position(self, column: str, first: int = 0) -> pa.Array:
+        """Integers from 0, of a column that counts from `first`; null where empty."""
         numbers, bad = _to_float(self._columns[column])
-        values = np.nan_to_num(np.asarray(numbers.fill_null(0.0)))
+        values = np.nan_to_num(np.asarray(numbers.fill_null(float(first)))) - first
         bad |= (values != np.floor(values)) | (values < 0) | (values >= _MAX_POSITION)
-        self.flag(bad, column, "is not a position: integers from 0")
+        self.flag(bad, column, f"is not a position: integers from {first}")
         whole = np.where(bad, 0.0, values).astype(np.int64)
         return pa.array(whole, mask=_mask(numbers.is_null()))
 

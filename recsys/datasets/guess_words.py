@@ -36,8 +36,8 @@ CREATED = _words("created published released release listed uploaded upload adde
 
 _DONE = {
     EventType.IMPRESSION: "impression imp shown show exposure displayed display served recommended",
-    EventType.CLICK: "click clicked clk open opened view viewed pv pageview productview viewitem itemview detailview"
-    " detail visit read play played watch watched listen stream browse",
+    EventType.CLICK: "click clicked clk open opened detail read play played watch watched listen stream",
+    EventType.VIEW: "view viewed pv pageview productview viewitem itemview detailview visit browse",
     EventType.LIKE: "like liked favorite favourite fav upvote bookmark save saved wishlist addtowishlist collect share",
     EventType.ADD_TO_CART: "cart addtocart addcart basket addtobasket atc",
     EventType.PURCHASE: "purchase purchased buy bought order ordered transaction sale sold paid checkout conversion"

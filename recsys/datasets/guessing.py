@@ -166,7 +166,7 @@ def _events(log: Sample, doubts: list[str]) -> EventTable:
     position = pick.take(words.POSITION, _is_position)
     rules, shown = _rules(pick, doubts, listed=bool(request or position))
     if position and position.low >= 1:
-        doubts.append(f"position: {position.name} begins at {position.low:.0f}; positions count from 0")
+        doubts.append(f"position: {position.name} begins at {position.low:.0f} and is taken to count from 1")
     return EventTable(
         **log.files.model_dump(exclude_defaults=True),
         user=user.name,
@@ -175,6 +175,7 @@ def _events(log: Sample, doubts: list[str]) -> EventTable:
         events=rules,
         request=[request.name] if request and shown else [],
         position=position.name if position and shown else None,
+        first_position=int(bool(position and shown and position.low >= 1)),
     )
 
 
@@ -243,14 +244,15 @@ def _by_action(
     if unknown:
         share = sum(action.values[value] for value in unknown) / action.filled
         doubts.append(f"events: {action.name} = {', '.join(unknown)} is left out ({share:.0%} of the rows)")
-    clicks = [value for value, kind in known.items() if kind is EventType.CLICK]
-    if len(clicks) > 1 and listed:
-        for value in clicks:
-            if _plain(value) in ("view", "viewed", "pv"):
-                known[value] = EventType.IMPRESSION
-                doubts.append(
-                    f"events: {action.name} = {value} is taken for an impression, since there are clicks, too"
-                )
+    views = [value for value, kind in known.items() if kind is EventType.VIEW]
+    if EventType.CLICK not in known.values():  # then a view is what there is of a choice
+        known |= dict.fromkeys(views, EventType.CLICK)
+    elif listed:
+        for value in (v for v in views if _plain(v) in ("view", "viewed", "pv")):
+            known[value] = EventType.IMPRESSION
+            doubts.append(
+                f"events: {action.name} = {value} is taken for an impression, since there are clicks, too"
+            )
     rating = pick.take(words.RATING, lambda p: p.numeric) if EventType.RATING in known.values() else None
     rules = []
     for value, kind in sorted(
@@ -289,6 +291,10 @@ def _by_flags(pick: Picker, price: Profile | None) -> list[EventRule]:
         pick.use(column)
         priced = price.name if price and kind in (EventType.PURCHASE, EventType.ADD_TO_CART) else None
         rules.append(EventRule(type=kind, when=column.name, value=priced))
+    if not any(rule.type is EventType.CLICK for rule in rules):  # then a view is what there is of a choice
+        rules = [
+            r.model_copy(update={"type": EventType.CLICK}) if r.type is EventType.VIEW else r for r in rules
+        ]
     rules.sort(key=lambda rule: list(EventType).index(rule.type))
     if any(rule.type in (EventType.CLICK, EventType.PURCHASE) for rule in rules):
         rules.insert(0, EventRule(type=EventType.IMPRESSION))

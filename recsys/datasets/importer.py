@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -135,7 +136,10 @@ class _Import:
         self._catalogue = ITEM_SCHEMA.empty_table()
         self.users = USER_SCHEMA.empty_table()
         self.rejected = Rejected(work / "rejected.parquet")
-        self.report = ImportReport(dataset.name, dataset.source, not_read=list(dataset.not_read))
+        self._active = np.empty(0, np.int64)  # hashes of the ids of users with events
+        self.report = ImportReport(
+            dataset.name, dataset.source, attribution=dataset.attribution, not_read=list(dataset.not_read)
+        )
 
     def read(self, strict: bool) -> None:
         """Read items, users, then events into the spill.
@@ -228,6 +232,9 @@ class _Import:
         stars = unique.filter(pc.is_in(unique.column("type"), pa.array(_STARRED))).column("value")
         if (best := pc.max(stars).as_py()) is not None:
             self.report.best_stars = max(best, self.report.best_stars or best)
+        users = pc.unique(unique.column("user_id")).to_pylist()
+        self._active = np.union1d(self._active, np.fromiter(map(hash, users), np.int64, len(users)))
+        self.report.active_users = len(self._active)
         items = unique.column("item_id")
         unknown = pc.invert(pc.is_in(items, value_set=self._catalogue.column("item_id")))
         self.report.unknown_items.update(_counts(items.filter(unknown)))

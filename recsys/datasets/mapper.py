@@ -48,6 +48,10 @@ class MappedDataset:
     # a day of grace for clocks and time zones
     latest_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000 + MS_PER_DAY)
 
+    @property
+    def attribution(self) -> str:
+        return self.mapping.events.attribution
+
     def items(self) -> Iterator[Batch]:
         if table := self.mapping.items:
             yield from (_items(cells, table) for cells in self._read(table))
@@ -126,7 +130,8 @@ def _events(cells: Checker, table: EventTable, known: ItemContext, times: pa.Arr
         "item_id": cells.identifier(table.item),
     }
     columns["request_id"] = _request(cells, table.request)
-    columns["position"] = cells.position(table.position) if table.position else pa.nulls(count, pa.int64())
+    positions = cells.position(table.position, table.first_position) if table.position else None
+    columns["position"] = pa.nulls(count, pa.int64()) if positions is None else positions
     columns["key"] = cells.text(table.id) if table.id else pa.nulls(count, pa.string())
     extra = {
         name: cells.text(column, free_text if name in (CATEGORIES, CREATOR) else None)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from recsys.contracts.attribution import Attribution
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES
 from recsys.contracts.text import category_text, free_text
@@ -91,6 +92,11 @@ class EventRule(_Strict):
         return self
 
 
+def _attribution(text: str) -> str:
+    Attribution.parse(text)
+    return text
+
+
 class EventTable(Files):
     """The table of what users did. A row may give several events (an impression and its click), each one millisecond
     after the one before, in the order of `events`."""
@@ -100,11 +106,16 @@ class EventTable(Files):
     time: TimeColumn
     events: Annotated[list[EventRule], Field(min_length=1)]
     request: list[str] = Field([], description="Columns that together identify the request, if any.")
-    position: str | None = None
+    position: str | None = Field(None, description="The column of the position in the list that was shown.")
+    first_position: int = Field(0, ge=0, le=1, description="The position of the first item: 0 or 1.")
     context: dict[str, str] = Field(
         {}, max_length=MAX_CONTEXT_ENTRIES - 3, description="Context key → column."
     )
     id: str | None = Field(None, description="A column that distinguishes equal rows: the source's event id.")
+    attribution: Annotated[str, AfterValidator(_attribution)] = Field(
+        "auto",
+        description="What becomes of outcomes without a request: auto, request or window:H (hours).",
+    )
 
     def used(self) -> list[str]:
         """Every column that the mapping reads."""

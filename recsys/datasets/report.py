@@ -16,10 +16,12 @@ class ImportReport:
 
     dataset: str
     source: str = ""
+    attribution: str = "auto"
     dry_run: bool = False
     shift_weeks: int = 0
     items: int = 0
-    users: int = 0
+    users: int = 0  # in the table of users
+    active_users: int = 0  # with events
     events_by_type: Counter[str] = field(default_factory=Counter)
     events_by_day: dict[str, Counter[str]] = field(default_factory=dict)  # day → type → events
     duplicates_by_type: Counter[str] = field(default_factory=Counter)
@@ -104,7 +106,8 @@ class ImportReport:
         total = ("total", *(f"{self.events_by_type[kind]:,}" for kind in types))
         summary: list[tuple[object, ...]] = [
             ("items", f"{self.items:,}"),
-            ("users", f"{self.users:,}"),
+            ("users with events", f"{self.active_users:,}"),
+            ("users with attributes", f"{self.users:,}"),
             ("events", f"{self.events:,}"),
             ("duplicate events, dropped", _by_type(self.duplicates_by_type)),
             ("duplicate items and users, dropped", _pair(self.duplicate_items, self.duplicate_users)),

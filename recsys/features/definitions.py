@@ -32,7 +32,14 @@ USER, ITEM, PAIR, REQUEST = Entity.USER, Entity.ITEM, Entity.USER_ITEM, Entity.C
 CATEGORY, CREATOR, OWN = Split.CATEGORY, Split.CREATOR, Split.ITEM
 
 ENGAGEMENT = frozenset(
-    {EventType.CLICK, EventType.LIKE, EventType.ADD_TO_CART, EventType.PURCHASE, EventType.RATING}
+    {
+        EventType.VIEW,
+        EventType.CLICK,
+        EventType.LIKE,
+        EventType.ADD_TO_CART,
+        EventType.PURCHASE,
+        EventType.RATING,
+    }
 )
 STARRED = frozenset({EventType.RATING, EventType.DISLIKE})
 STARS_SCALE = 10  # ratings are kept in tenths of a star

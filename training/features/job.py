@@ -8,7 +8,6 @@ The last pass makes the long rows, so no shuffle carries them. Days are staged a
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -21,13 +20,15 @@ from pyspark.sql import functions as sf
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
+from recsys.contracts.attribution import Attribution
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.types import MS_PER_DAY, EventType
-from recsys.features.definitions import ENGAGEMENT, FEATURES, STARRED
+from recsys.features.definitions import ENGAGEMENT, FEATURES
 from recsys.features.describe import DEFINITIONS
 from recsys.lake.lake import EVENT_SCHEMA, EVENTS, newest_days, start_of
 from training.features.arrow_columns import TIME
+from training.features.event_counts import EventCounts
 from training.features.kernel import (
     BARE_SCHEMA,
     EXAMPLE_SCHEMA,
@@ -43,6 +44,7 @@ from training.features.spark import OutputFolder
 
 _EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
 _DAY = "dt"
+_COUNTED = ("sampled", "click", "conversion")
 _POPULARITY_ROWS = 1_000_000
 _BUCKETS, _BUCKET_ROWS = 64, 500_000
 
@@ -63,7 +65,7 @@ class FeatureJob:
     first_day: str = ""
     last_day: str = ""
     newest: int = 0
-    window_ms: int = MS_PER_DAY
+    attribution: Attribution = field(default_factory=Attribution)
     negatives: int = 4
     seed: int = 0
     buckets: int = 0
@@ -79,7 +81,9 @@ class Report:
     skipped: tuple[str, ...] = ()
     events: int = 0
     examples: int = 0  # of the days built
-    positives: int = 0
+    sampled: int = 0  # of them, items that were not shown
+    clicks: int = 0
+    conversions: int = 0
     sequences: int = 0
     fingerprint: str = field(default_factory=lambda: FEATURES.fingerprint)
 
@@ -92,14 +96,15 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     """
     lake_days = _lake_days(spark, job.lake)
     wanted = [d for d in lake_days if (job.first_day or d) <= d <= (job.last_day or d)]
-    counts = _counts(spark, job) if wanted else _Counts()
+    counts = _counts(spark, job) if wanted else EventCounts()
     rows = counts.of_days
     if not any(rows.get(day) for day in wanted):
         raise InvalidData(
             f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
         )
     wanted = newest_days({day: rows[day] for day in wanted}, job.newest) if job.newest else wanted
-    marks = {day: _mark(job, day, rows) for day in wanted}
+    only_named = job.attribution.only_named(*counts.by_type())
+    marks = {day: _mark(job, only_named, day, rows) for day in wanted}
     with OutputFolder(spark, f"{job.output}/examples") as examples:
         done = examples.marks()
         # a day that the lake no longer has: all its users were forgotten
@@ -110,45 +115,55 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
             return Report(skipped=skipped)
 
         job = replace(job, buckets=job.buckets or buckets_for(sum(rows.values())))
-        last = _label_days(missing[-1], job.window_ms)[-1]
+        last = _label_days(missing[-1], job)[-1]
         everything = read_events(spark, job)
         events = everything.where(sf.col(_DAY) <= last)
         n_events = sum(n for day, n in rows.items() if day <= last)
         progress(
             f"{len(missing)} days to build, {len(skipped)} are up to date; {n_events:,} events, {job.buckets} buckets"
         )
-        built = _examples(spark, job, events, missing, counts.until(last))
+        config = LabelConfig(
+            first_ms=start_of(missing[0]),
+            end_ms=start_of(missing[-1]) + MS_PER_DAY,
+            window_ms=job.attribution.window_ms,
+            unshown=counts.until(last).unshown,
+            only_named=only_named,
+            negatives=job.negatives,
+            seed=job.seed,
+        )
+        choices = counts.until(last).choices(config.unshown)
+        built = _examples(spark, job, events, missing, config, _popularity(events, config, choices))
         built = built.sortWithinPartitions(_DAY, TIME, "example_id")  # the writer sorts by day anyway
         written = Observation()
-        built = built.observe(written, sf.count("*").alias("all"), sf.count_if("sampled").alias("sampled"))
+        flags = (sf.count_if(sf.col(name).cast("boolean")).alias(name) for name in _COUNTED)
+        built = built.observe(written, sf.count("*").alias("all"), *flags)
         built.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.staging)
         examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
-        n_examples, n_sampled = written.get["all"], written.get["sampled"]
-        progress(f"{n_examples:,} examples written")
+        found = written.get
+        progress(f"{found['all']:,} examples written")
         n_sequences = _write_sequences(spark, job, everything)
     return Report(
         days=tuple(missing),
         skipped=skipped,
         events=n_events,
-        examples=n_examples,
-        positives=n_examples - n_sampled,
+        examples=found["all"],
+        sampled=found["sampled"],
+        clicks=found["click"],
+        conversions=found["conversion"],
         sequences=n_sequences,
     )
 
 
 def _examples(
-    spark: SparkSession, job: FeatureJob, events: DataFrame, days: Sequence[str], counts: "_Counts"
+    spark: SparkSession,
+    job: FeatureJob,
+    events: DataFrame,
+    days: Sequence[str],
+    config: LabelConfig,
+    choices: Popularity | None,
 ) -> DataFrame:
-    config = LabelConfig(
-        first_ms=start_of(days[0]),
-        end_ms=start_of(days[-1]) + MS_PER_DAY,
-        window_ms=job.window_ms,
-        unshown=counts.unshown,
-        negatives=job.negatives,
-        seed=job.seed,
-    )
-    popularity = spark.sparkContext.broadcast(_popularity(events, config, counts.choices(config.unshown)))
+    popularity = spark.sparkContext.broadcast(choices)
     # each pass reads only the columns that it needs from the lake again: a cache of the events costs more
     attributed = sf.col("request_id").isNotNull().alias("attributed")
     common = (*EVENT_KEY, "type", "item_id", TIME, "position", "value", attributed)
@@ -252,34 +267,10 @@ def _lake_days(spark: SparkSession, lake: str) -> list[str]:
     return sorted(name.removeprefix(f"{_DAY}=") for name in folder.names() if name.startswith(f"{_DAY}="))
 
 
-class _Counts(Counter[tuple[str, str, bool]]):
-    """Events of the lake by day, type, and whether they name no request."""
-
-    @property
-    def of_days(self) -> Counter[str]:
-        found = Counter[str]()
-        for (day, _, _), n in self.items():
-            found[day] += n
-        return found
-
-    def until(self, last: str) -> "_Counts":
-        return _Counts({key: n for key, n in self.items() if key[0] <= last})
-
-    @property
-    def unshown(self) -> frozenset[EventType]:
-        """Types that are examples without an impression: ratings; in a log without impressions, every engagement."""
-        has_impressions = any(kind == EventType.IMPRESSION for _, kind, _ in self)
-        return STARRED if has_impressions else STARRED | ENGAGEMENT
-
-    def choices(self, kinds: frozenset[EventType]) -> int:
-        """Engagements of these kinds that name no request."""
-        return sum(n for (_, kind, loose), n in self.items() if loose and kind in kinds & ENGAGEMENT)
-
-
-def _counts(spark: SparkSession, job: FeatureJob) -> _Counts:
+def _counts(spark: SparkSession, job: FeatureJob) -> EventCounts:
     loose = sf.col("request_id").isNull().alias("loose")
     rows = read_events(spark, job).groupBy(_DAY, "type", loose).count().collect()
-    return _Counts({(row[_DAY], row["type"], row["loose"]): row["count"] for row in rows})
+    return EventCounts({(row[_DAY], row["type"], row["loose"]): row["count"] for row in rows})
 
 
 def buckets_for(rows: int) -> int:
@@ -287,7 +278,7 @@ def buckets_for(rows: int) -> int:
     return max(2, min(_BUCKETS, rows // 25_000), -(-rows // _BUCKET_ROWS))
 
 
-def _mark(job: FeatureJob, day: str, rows: Mapping[str, int]) -> str:
+def _mark(job: FeatureJob, only_named: frozenset[EventType], day: str, rows: Mapping[str, int]) -> str:
     """Content of a finished day's mark; a day with another mark is built again.
 
     It counts the rows that may label the day, because outcomes arrive late: a day is built early, and again when
@@ -296,17 +287,18 @@ def _mark(job: FeatureJob, day: str, rows: Mapping[str, int]) -> str:
     content = {
         "fingerprint": FEATURES.fingerprint,
         "layout": 2,  # of the files: `packing`
-        "built_of": {d: rows.get(d, 0) for d in _label_days(day, job.window_ms)},
-        "window_ms": job.window_ms,
+        "built_of": {d: rows.get(d, 0) for d in _label_days(day, job)},
+        "window_ms": job.attribution.window_ms,
+        "only_named": sorted(only_named),
         "negatives": job.negatives,
         "seed": job.seed,
     }
     return json.dumps(content, sort_keys=True)
 
 
-def _label_days(day: str, window_ms: int) -> list[str]:
+def _label_days(day: str, job: FeatureJob) -> list[str]:
     """The days whose events may label an impression of `day`, itself first."""
-    first, more = date.fromisoformat(day), -(-window_ms // MS_PER_DAY)
+    first, more = date.fromisoformat(day), -(-job.attribution.window_ms // MS_PER_DAY)
     return [(first + timedelta(days=n)).isoformat() for n in range(more + 1)]
 
 

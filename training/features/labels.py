@@ -1,10 +1,9 @@
 """Labelled impressions, without their features: who was shown what, and what followed.
 
-An outcome that names its request belongs to that request's impression of the item; any other belongs to the latest
-impression of the item to the user within the attribution window. An order is a click, in a log without clicks, too. In
-logs without impressions (ratings), each engagement that no impression accounts for is a positive, and items drawn by
-their popularity up to that instant are its negatives (`sampled`); a dislike is a negative itself. They have no served
-vector; that is one reason why features are recomputed (ADR 11).
+`recsys.contracts.attribution` says which impression an outcome belongs to. An order is a click, in a log without
+clicks, too; a view labels nothing. In logs without impressions (ratings), each engagement that no impression accounts
+for is a positive, and items drawn by their popularity up to that instant are its negatives (`sampled`); a dislike is a
+negative itself. They have no served vector; that is one reason why features are recomputed (ADR 11).
 
 Runs on a bucket of users in Spark's executors: numpy and Arrow only.
 """
@@ -26,7 +25,7 @@ NO_POSITION = -1
 
 _NEVER_MS = np.iinfo(np.int64).max
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of splitmix64
-_CLICKED = (EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE)
+_CLICKED = frozenset({EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE})
 _DRAWS = 3  # candidates drawn per negative: some are known to the user, or repeat
 
 # What an event says about its item; the later passes read it from the example.
@@ -35,12 +34,14 @@ ITEM_CONTEXT = ("categories", "creator")
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """`first_ms` ≤ time of an example < `end_ms`. `unshown`: types that are examples without an impression."""
+    """`first_ms` ≤ time of an example < `end_ms`. `unshown`: types that are examples without an impression.
+    `only_named`: types that belong to an impression only by the request that they name."""
 
     first_ms: int
     end_ms: int
     window_ms: int = MS_PER_DAY
     unshown: frozenset[EventType] = STARRED
+    only_named: frozenset[EventType] = frozenset()
     negatives: int = 4
     seed: int = 0
 
@@ -79,10 +80,11 @@ def label(
     outcome = np.flatnonzero(log.kind != _code(EventType.IMPRESSION))
     by_request = log.owner(shown, outcome, log.request, config.window_ms)
     by_item = log.owner(shown, outcome, log.pair, config.window_ms)
+    by_item[_any_of(log.kind[outcome], config.only_named)] = -1
     owner = np.where(log.request[outcome] >= 0, by_request, by_item)
 
     loose = outcome[owner < 0]
-    allowed = np.isin(log.kind[loose], [_code(t) for t in config.unshown]) & (log.request[loose] < 0)
+    allowed = _any_of(log.kind[loose], config.unshown) & (log.request[loose] < 0)
     alone = log.first_of_each(loose[allowed], config.window_ms)
     loose_owner = log.owner(alone, loose, log.pair, config.window_ms)
 
@@ -119,7 +121,7 @@ class _Log:
         user = np.asarray(pc.index_in(users, value_set=self._user_ids), np.int64)
         item = pc.fill_null(pc.index_in(pa.array(items, pa.string()), value_set=self._item_ids), -1)
         asked = user * len(self._item_ids) + np.asarray(item, np.int64)
-        engaged = np.flatnonzero(np.isin(self.kind, [_code(t) for t in ENGAGEMENT]))
+        engaged = np.flatnonzero(_any_of(self.kind, ENGAGEMENT))
         engaged = engaged[np.argsort(self.time[engaged], kind="stable")]
         pairs, first = np.unique(self.pair[engaged], return_index=True)
         place = np.minimum(np.searchsorted(pairs, asked), max(pairs.size - 1, 0))
@@ -167,7 +169,7 @@ def _labelled(
     """One row for each of `positives`; `effects[i]` happened because of positives[owners[i]]."""
     kind, value, n = log.kind[effects], log.value[effects], positives.size
     rated = kind == _code(EventType.RATING)
-    clicked = rated | np.isin(kind, [_code(t) for t in _CLICKED])
+    clicked = rated | _any_of(kind, _CLICKED)
     converted = (kind == _code(EventType.PURCHASE)) | (rated & (value >= GOOD_STARS))
     liked = (kind == _code(EventType.LIKE)) | (rated & (value >= GREAT_STARS))
     dwelt = (kind == _code(EventType.DWELL)) & (value > 0)
@@ -245,6 +247,10 @@ def _uniform(seeds: NDArray[np.uint64], draws: int) -> NDArray[np.float64]:
 def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], pa.Array]:
     encoded = column.combine_chunks().dictionary_encode()
     return np.asarray(encoded.indices, np.int64), encoded.dictionary
+
+
+def _any_of(kinds: NDArray[np.int64], wanted: frozenset[EventType]) -> NDArray[np.bool_]:
+    return np.isin(kinds, [_code(kind) for kind in wanted])
 
 
 def _code(kind: EventType) -> int:

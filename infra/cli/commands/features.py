@@ -22,6 +22,7 @@ from serving.settings import ServingSettings
 from streaming.settings import StreamSettings
 
 if TYPE_CHECKING:
+    from recsys.contracts.attribution import Attribution
     from recsys.features.describe import Change
     from recsys.store.base import FeatureStore, StateDefinition
     from training.features.spark import Session
@@ -42,6 +43,9 @@ def build_(
     newest: Annotated[
         int, typer.Option(min=0, help="Only the newest days, until they have this many events; 0: all.")
     ] = 0,
+    attribution: Annotated[
+        str, typer.Option(help="auto, request or window:H (hours); default: as the mapping says.")
+    ] = "",
     negatives: Annotated[int, typer.Option(min=0, help="Negatives per positive without impression.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the negatives.")] = 0,
     buckets: Annotated[
@@ -71,6 +75,7 @@ def build_(
         first_day=first,
         last_day=last,
         newest=newest,
+        attribution=_attribution(lake or settings.lake.as_posix(), attribution),
         negatives=negatives,
         seed=seed,
         buckets=buckets,
@@ -88,6 +93,13 @@ def _forgotten(lake: str) -> Mapping[str, int]:
     from recsys.lake.forget import forgotten_users
 
     return {} if "://" in lake else forgotten_users(Path(lake))
+
+
+def _attribution(lake: str, chosen: str) -> "Attribution":
+    """As chosen; else as the lake's imports say, where they can be read here."""
+    from recsys.datasets.lake_attribution import lake_attribution, parse_attribution
+
+    return parse_attribution(chosen or "auto") if chosen or "://" in lake else lake_attribution(Path(lake))
 
 
 @contextmanager

@@ -39,6 +39,23 @@ LOGS: dict[str, tuple[dict[str, str], dict[str, Any], list[str]]] = {
         },
         [],
     ),
+    "views and clicks": (
+        {
+            "log.csv": "user,item,when,action\nu1,i1,2026-01-01,pageview\nu1,i2,2026-01-02,click\n"
+            "u2,i1,2026-01-03,pageview\nu2,i2,2026-01-04,buy\n"
+        },
+        {
+            "user": "user",
+            "item": "item",
+            "time": {"column": "when", "unit": "iso"},
+            "events": [
+                {"type": "click", "when": "action", "equals": "click"},
+                {"type": "purchase", "when": "action", "equals": "buy"},
+                {"type": "view", "when": "action", "equals": "pageview"},
+            ],
+        },
+        [],
+    ),
     "movielens": (
         {
             "ratings.csv": "userId,movieId,rating,timestamp\n"

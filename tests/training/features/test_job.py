@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from recsys.contracts.attribution import Attribution
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
@@ -149,6 +151,22 @@ def test_day_by_day_gives_the_same_rows_and_leaves_finished_days_alone(
     assert report.days == tuple(DAYS[2:])
     assert report.skipped == tuple(DAYS[:2])
     assert read(tmp_path).equals(read(output))
+
+
+def test_days_are_built_again_when_outcomes_are_attributed_in_another_way(
+    spark: SparkSession, built: tuple[FeatureJob, Path], tmp_path: Path
+) -> None:
+    job, output = built
+    shutil.copytree(output, tmp_path, dirs_exist_ok=True)
+    kinds = {EventType.CLICK, EventType.PURCHASE, EventType.ADD_TO_CART}
+    loose = [e for e in LOG if e.type in kinds and e.request_id is None]
+    assert loose, "the log has outcomes that name no request"
+    assert build(spark, replace(job, output=str(tmp_path))).skipped == tuple(DAYS)
+    by_request = replace(job, output=str(tmp_path), attribution=Attribution.parse("request"))
+    report = build(spark, by_request)
+    assert report.days == tuple(DAYS)
+    assert 0 < report.clicks < Counter(read(output).column("click").to_pylist())[1]
+    assert report.clicks == Counter(read(tmp_path).column("click").to_pylist())[1]
 
 
 def test_a_day_is_built_again_when_an_outcome_of_it_comes_late(spark: SparkSession, tmp_path: Path) -> None:

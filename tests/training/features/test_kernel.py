@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.recsys.features.test_tally import streamed_tally, tally_by_brute_forc
 from tests.recsys.features.test_three_ways import streamed
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log, sparse_logs
 from tests.training.features.feature_rows import event_rows, with_items, with_users
+from training.features.event_counts import EventCounts
 from training.features.kernel import EXAMPLE_SCHEMA, REQUEST_TEXTS, item_side, user_side
 from training.features.labels import LabelConfig, Popularity, label
 from training.features.packing import matrix_of, unpacked
@@ -132,7 +134,7 @@ def labels(events: list[Event], config: LabelConfig = ALWAYS) -> dict[str, tuple
     }
 
 
-IMPRESSION, CLICK, DWELL = EventType.IMPRESSION, EventType.CLICK, EventType.DWELL
+IMPRESSION, VIEW, CLICK, DWELL = EventType.IMPRESSION, EventType.VIEW, EventType.CLICK, EventType.DWELL
 LIKE, PURCHASE, RATING, DISLIKE = EventType.LIKE, EventType.PURCHASE, EventType.RATING, EventType.DISLIKE
 
 
@@ -160,6 +162,26 @@ def test_an_outcome_without_a_request_belongs_to_the_latest_impression_within_th
     assert found[first.event_id] == (1, 0, 0, 0)
     assert found[second.event_id] == (0, 0, 1, 0)  # the purchase came too late
     assert found[other.event_id] == (0, 0, 0, 0)
+
+
+def test_of_types_that_name_requests_the_others_label_nothing() -> None:
+    """A click from a search is none of the list's; an order, which never names its list, still is."""
+    shown, named = event(IMPRESSION, 0, request="r1"), event(IMPRESSION, 1, "b", request="r1")
+    events = [shown, named, event(CLICK, 2), event(CLICK, 3, "b", request="r1"), event(PURCHASE, 4)]
+    config = replace(ALWAYS, only_named=frozenset({CLICK}))
+    found = labels(events, config)
+    assert found == {shown.event_id: (1, 1, 0, 0), named.event_id: (1, 0, 0, 0)}
+    assert labels(events[:-1], config)[shown.event_id] == (0, 0, 0, 0)
+    assert labels(events[:-1])[shown.event_id] == (1, 0, 0, 0)
+
+
+def test_a_view_labels_nothing_with_and_without_impressions() -> None:
+    shown = event(IMPRESSION, 0, request="r1")
+    seen = [event(VIEW, 1), event(VIEW, 2, request="r1"), event(VIEW, 3, "b")]
+    unshown = EventCounts({("2026-01-01", "view", True): 1, ("2026-01-01", "click", True): 1}).unshown
+    assert labels([shown, *seen]) == {shown.event_id: (0, 0, 0, 0)}
+    assert labels(seen, replace(ALWAYS, unshown=unshown)) == {}
+    assert CLICK in unshown
 
 
 def test_nothing_follows_from_what_came_before() -> None:
