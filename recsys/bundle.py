@@ -72,6 +72,7 @@ class Manifest:
     seed: int
     metrics: Mapping[str, float | None]  # None: undefined
     models: Mapping[str, Any]  # configuration of each model, as trained
+    repeats: Mapping[str, float] = field(default_factory=dict)  # learnt `RepeatPolicy`: type of event → days
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

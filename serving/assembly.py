@@ -16,13 +16,12 @@ from starlette.applications import Starlette
 from recsys.bundle import CURRENT, Bundle
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import EventSink
-from recsys.contracts.types import MS_PER_DAY
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
 from recsys.native import serves
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.pipeline.stages import SideEffect
-from recsys.recall.repeat_consumption import RepeatConsumption
+from recsys.recall.repeat_consumption import RepeatPolicy
 from recsys.rerank.reranker import RerankConfig
 from recsys.rerank.rules import RuleBook
 from recsys.simulation.clock import clock_of
@@ -187,7 +186,7 @@ def compose(
             _side_effects(writer) if settings.log_impressions else lambda bundle, catalogue: [],
             PathConfig(settings.candidates, RerankConfig(pool=RERANK_POOL, diversity=settings.diversity)),
             rules,
-            RepeatConsumption(settings.repeat_carts, round(settings.repeat_after_days * MS_PER_DAY)),
+            None if settings.repeats is None else RepeatPolicy(settings.repeats),
             keep(closing(remote)),
             native=serves(settings.native),
         )

@@ -2,11 +2,11 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
-from recsys.contracts.types import Device, Diversity
+from recsys.contracts.types import ENGAGEMENT, Device, Diversity, EventType
 from recsys.settings import Settings
 
 
@@ -156,11 +156,10 @@ class ServingSettings(Settings):
     milvus_token: SecretStr = Field(
         SecretStr(""), description="Token of that Milvus, user:password or API key."
     )
-    repeat_carts: bool = Field(
-        False, description="Repeat consumption: recommend what is in the cart and was not bought since."
-    )
-    repeat_after_days: float = Field(
-        0.0, ge=0, description="Repeat consumption: days after which bought items may return; 0: never."
+    repeats: dict[EventType, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="Seen items that may return, as JSON: type of event → days since the latest visit, such as"
+        ' {"add_to_cart": 0, "purchase": 30}; others never. Empty: as the bundle has learnt.',
     )
     log_impressions: bool = Field(True, description="Write what was shown to the impressions topic.")
 
@@ -183,6 +182,14 @@ class ServingSettings(Settings):
         description="Names in the `Host` header that are answered, as a JSON list; empty: any. Others get 400.",
     )
     cors_origins: tuple[str, ...] = Field((), description="Origins whose pages may call the API.")
+
+    @field_validator("repeats")
+    @classmethod
+    def _of_engagement(cls, repeats: dict[EventType, float] | None) -> dict[EventType, float] | None:
+        if wrong := [str(kind) for kind in repeats or () if kind not in ENGAGEMENT]:
+            known = ", ".join(sorted(ENGAGEMENT))
+            raise ValueError(f"{', '.join(wrong)}: no item is seen by it; the types are {known}")
+        return repeats
 
     @model_validator(mode="after")
     def _guards_need_keys(self) -> Self:

@@ -68,6 +68,7 @@ def write_tiny_bundle(
     profile: bool = False,
     gathers: bool = True,
     index: IndexConfig = IndexConfig(),  # noqa: B008 - it never changes
+    repeats: Mapping[str, float] | None = None,
 ) -> Bundle:
     """Write and verify a bundle; `current`: publish it too. `attributes`: (1 + buckets, d), for items to come.
     `profile`: its tower reads the users' attributes. `gathers`: as in `user_tower`.
@@ -83,6 +84,7 @@ def write_tiny_bundle(
         seed=seed,
         metrics={},
         models={"two_tower": {"dimension": DIMENSION}, "ranker": {}},
+        repeats=repeats or {},
     )
     tower, ranker = user_tower(vectors, profile, gathers), ranker_model(vectors, features.dimension, seed)
     with write_bundle(bundles, manifest) as folder:

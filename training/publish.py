@@ -62,6 +62,7 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
             for name, value in summary.metrics.items()
         },
         models={model: summary.config for model, summary in summaries.items()},
+        repeats=summaries["two_tower"].repeats,
     )
     signing_key = read_private_key(config.signing_key) if config.signing_key else None
     with write_bundle(config.bundles, manifest, signing_key) as folder:
@@ -84,6 +85,7 @@ class _Summary(msgspec.Struct):
     config: dict[str, Any]
     metrics: dict[str, float | None]
     seed: int
+    repeats: dict[str, float] = {}
 
 
 def _summary(work: Path) -> _Summary:

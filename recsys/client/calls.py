@@ -38,10 +38,13 @@ def question(
     k: int | None = None,
     context: Mapping[str, str] = {},
     exclude: Iterable[str] = (),
+    allow_seen: bool = False,
     cursor: str | None = None,
 ) -> dict[str, Any]:
-    """One request of a batch. `cursor`: that of the previous page; empty for the first page."""
+    """One request of a batch. `allow_seen`: also items that the user knows. `cursor`: that of the previous page; empty
+    for the first page."""
     body: dict[str, Any] = {"user_id": user_id, "context": dict(context), "exclude": list(exclude)}
+    body |= {"allow_seen": True} if allow_seen else {}
     return body | {name: value for name, value in (("k", k), ("cursor", cursor)) if value is not None}
 
 
@@ -50,19 +53,24 @@ def recommend(
     k: int | None = None,
     context: Mapping[str, str] = {},
     exclude: Iterable[str] = (),
+    allow_seen: bool = False,
     explain: bool = False,
 ) -> Call[Recommendations]:
-    """Recommend items to a user."""
+    """Recommend items to a user. `allow_seen`: also items that the user knows."""
     params = {"explain": "true"} if explain else None
-    return replace(_page(question(user_id, k, context, exclude)), params=params)
+    return replace(_page(question(user_id, k, context, exclude, allow_seen)), params=params)
 
 
 def pages(
-    user_id: str, k: int | None = None, context: Mapping[str, str] = {}, exclude: Iterable[str] = ()
+    user_id: str,
+    k: int | None = None,
+    context: Mapping[str, str] = {},
+    exclude: Iterable[str] = (),
+    allow_seen: bool = False,
 ) -> Call[Recommendations]:
     """Recommend items page by page, each item once, until none is left. Each page is a new request: what the user does
     between two pages changes the next one."""
-    return _page(question(user_id, k, context, exclude, cursor=""))
+    return _page(question(user_id, k, context, exclude, allow_seen, cursor=""))
 
 
 def page_after(call: Call[Recommendations], page: Recommendations) -> Call[Recommendations] | None:

@@ -54,6 +54,7 @@ class Query(Struct, frozen=True, eq=False):
     deadline_s: float = math.inf
     context: Mapping[str, str] = field(default_factory=dict)
     excluded_items: frozenset[str] = frozenset()
+    allow_seen: bool = False  # seen items may be shown, whatever the policy of repeats
     explain: bool = False
     arm: str = ""  # the experiments' arms (`recsys.contracts.impressions.exposures_text`)
 

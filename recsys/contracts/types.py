@@ -30,6 +30,19 @@ class EventType(StrEnum):
     VIEW = "view"  # of an item's page, however the user came there: history, never a label
 
 
+# What a user's history is made of: what the models read, what counts as popular, what the seen filter hides.
+ENGAGEMENT = frozenset(
+    {
+        EventType.VIEW,
+        EventType.CLICK,
+        EventType.LIKE,
+        EventType.ADD_TO_CART,
+        EventType.PURCHASE,
+        EventType.RATING,
+    }
+)
+
+
 class Topic(StrEnum):
     """Kafka topics, keyed by user id; `ITEMS` is keyed by item id."""
 

@@ -7,7 +7,7 @@ signal over windows of the same hop share their cells, so reusing them costs no 
 from functools import partial
 
 from recsys.contracts.state import History, Op
-from recsys.contracts.types import GOOD_STARS, MS_PER_DAY, MS_PER_HOUR, EventType
+from recsys.contracts.types import ENGAGEMENT, GOOD_STARS, MS_PER_DAY, MS_PER_HOUR, EventType
 from recsys.features.aggregates import LOG2_SCALE, LOOKS_SCALE, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
 from recsys.features.kinds import (
@@ -31,16 +31,6 @@ from recsys.features.windows import EVER, decayed, last, settled
 USER, ITEM, PAIR, REQUEST = Entity.USER, Entity.ITEM, Entity.USER_ITEM, Entity.CONTEXT
 CATEGORY, CREATOR, OWN = Split.CATEGORY, Split.CREATOR, Split.ITEM
 
-ENGAGEMENT = frozenset(
-    {
-        EventType.VIEW,
-        EventType.CLICK,
-        EventType.LIKE,
-        EventType.ADD_TO_CART,
-        EventType.PURCHASE,
-        EventType.RATING,
-    }
-)
 STARRED = frozenset({EventType.RATING, EventType.DISLIKE})
 STARS_SCALE = 10  # ratings are kept in tenths of a star
 ACTIVITY = ("low_active", "middle_active", "high_active", "full_active")

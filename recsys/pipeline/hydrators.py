@@ -14,7 +14,7 @@ from recsys.contracts.state import EntityState, Visit
 from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import TYPE_NUMBERS, encode_visits
 from recsys.native import core
-from recsys.recall.repeat_consumption import RepeatConsumption
+from recsys.recall.repeat_consumption import EVERYTHING, RepeatPolicy, Seen
 
 _ITEM_ID = attrgetter("item_id")
 # names of the histories in `recsys.features.definitions`
@@ -51,27 +51,26 @@ class HistoryHydrator:
     among the model's inputs: the model does not know them.
 
     length: L, the history length that the models were trained with.
-    native: compiled code encodes, unless seen items may return.
-    repeat: which seen items may be recommended once more; by default none.
+    repeats: which seen items may be recommended once more; by default none.
+    native: compiled code encodes.
     """
 
     catalogue: Catalogue
     length: int
-    repeat: RepeatConsumption = field(default_factory=RepeatConsumption)
+    repeats: RepeatPolicy = field(default_factory=RepeatPolicy)
     native: bool = False
     name: str = "history"
     optional: bool = False
 
     def hydrate_query(self, query: Query) -> Query:
-        if self.native and self.repeat == RepeatConsumption():
-            return self._compiled(query)
-        catalogue = self.catalogue
-        engaged = query.user.histories.get(ENGAGED, [])
+        catalogue, histories = self.catalogue, query.user.histories
+        policy = EVERYTHING if query.allow_seen else self.repeats
+        seen = policy.split(histories.get(SEEN, _NO_VISITS), query.now_ms)
+        if self.native:
+            return self._compiled(query, seen)
+        engaged = histories.get(ENGAGED, _NO_VISITS)
         encoded = encode_visits(engaged, catalogue.rows, query.now_ms, self.length, catalogue.trained)
-        seen = query.user.histories.get(SEEN, [])
-        repeated = dict.fromkeys(self.repeat.items(seen, query.now_ms))
-        hidden = [item_id for item_id in map(_ITEM_ID, seen) if item_id not in repeated]
-        hidden += map(_ITEM_ID, query.user.histories.get(DISLIKED, []))
+        hidden = [*map(_ITEM_ID, seen.hidden), *map(_ITEM_ID, histories.get(DISLIKED, _NO_VISITS))]
         return replace(
             query,
             history=encoded.history,
@@ -79,7 +78,7 @@ class HistoryHydrator:
             gaps=encoded.gaps,
             recent_rows=self._recent(engaged),
             seen_rows=self._sorted(hidden),
-            repeat_rows=catalogue.rows_of(repeated),
+            repeat_rows=catalogue.rows_of(seen.returning),
             excluded_rows=self._sorted(query.excluded_items),
             upcoming_rows=catalogue.upcoming(query.now_ms),
         )
@@ -88,11 +87,11 @@ class HistoryHydrator:
     def _encoder(self) -> Any:
         return core.HistoryEncoder(types=TYPE_NUMBERS, length=self.length)
 
-    def _compiled(self, query: Query) -> Query:
+    def _compiled(self, query: Query, seen: Seen) -> Query:
         catalogue, histories = self.catalogue, query.user.histories
         history, types, gaps, recent, hidden = self._encoder.encode(
             engaged=histories.get(ENGAGED, _NO_VISITS),
-            seen=histories.get(SEEN, _NO_VISITS),
+            seen=seen.hidden,
             disliked=histories.get(DISLIKED, _NO_VISITS),
             rows=catalogue.rows,
             now_ms=query.now_ms,
@@ -105,6 +104,7 @@ class HistoryHydrator:
             gaps=gaps,
             recent_rows=recent,
             seen_rows=hidden,
+            repeat_rows=catalogue.rows_of(seen.returning) if seen.returning else query.repeat_rows,
             excluded_rows=self._sorted(query.excluded_items) if query.excluded_items else query.excluded_rows,
             upcoming_rows=catalogue.upcoming(query.now_ms),
         )

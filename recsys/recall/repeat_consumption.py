@@ -1,53 +1,78 @@
-"""Repeat consumption: the few seen items that may be recommended once more.
+"""Repeat consumption: seen items that may be recommended once more.
 
-An item in the cart that was not bought since is waiting to be bought; a consumable may be bought again after some time.
-Every other seen item stays hidden. By default nothing returns.
+People come back to songs and groceries, and hardly ever to a film they rated. So each type of event says whether, and
+after how long, an item that the user had it with may return; a log can teach it (`training.two_tower.repeats`). An item
+that may not return stays hidden.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from recsys.contracts.request import Query, Rows
 from recsys.contracts.state import Visit
-from recsys.contracts.types import EventType
+from recsys.contracts.types import MS_PER_DAY, EventType
+
+# Which of an item's events decides: one of a higher rank replaces a lower one, one of the same rank an earlier one. So
+# an item in the cart is no longer a mere click, and an order takes it out of the cart.
+RANKS: Mapping[EventType, int] = {
+    EventType.VIEW: 0,
+    EventType.CLICK: 1,
+    EventType.LIKE: 2,
+    EventType.RATING: 2,
+    EventType.ADD_TO_CART: 3,
+    EventType.PURCHASE: 3,
+}
+
+
+class Seen(NamedTuple):
+    """A user's seen items."""
+
+    hidden: list[Visit]  # of items that may not return
+    returning: Sequence[str]  # ids of the others, most recently visited first
 
 
 @dataclass(frozen=True)
-class RepeatConsumption:
-    """Which seen items may return.
+class RepeatPolicy:
+    """`days`: event type → days since the user's latest visit after which the item may return; 0: at once. After other
+    events, never."""
 
-    carts: those in the cart. after_ms: those bought, and not visited for at least this long since; 0: never.
-    """
+    days: Mapping[EventType, float] = field(default_factory=dict)
 
-    carts: bool = False
-    after_ms: int = 0
+    def split(self, seen: list[Visit], now_ms: int) -> Seen:
+        """`seen`: visits, oldest first."""
+        if not self.days:
+            return Seen(seen, ())
+        returning = dict.fromkeys(self._returning(seen, now_ms))
+        return Seen([visit for visit in seen if visit.item_id not in returning], list(returning))
 
-    def items(self, seen: Iterable[Visit], now_ms: int) -> list[str]:
-        """Ids of the items, most recently visited first. `seen`: oldest first."""
-        if not (self.carts or self.after_ms):
-            return []
-        cart: set[str] = set()
-        bought: set[str] = set()
+    def _returning(self, seen: Iterable[Visit], now_ms: int) -> Iterable[str]:
+        decides: dict[str, EventType] = {}
         latest: dict[str, int] = {}
         for visit in seen:
             latest.pop(visit.item_id, None)  # so that the dict is ordered by the latest visit
             latest[visit.item_id] = visit.event_time_ms
-            if visit.type is EventType.ADD_TO_CART:
-                cart.add(visit.item_id)
-            elif visit.type is EventType.PURCHASE:
-                bought.add(visit.item_id)
-                cart.discard(visit.item_id)
-        return [
-            item_id
-            for item_id, at in reversed(latest.items())
-            if (self.carts and item_id in cart)
-            or (self.after_ms and item_id in bought and now_ms - at >= self.after_ms)
-        ]
+            decides[visit.item_id] = stronger(decides.get(visit.item_id), visit.type)
+        for item_id, at_ms in reversed(latest.items()):
+            days = self.days.get(decides[item_id])
+            if days is not None and now_ms - at_ms >= days * MS_PER_DAY:
+                yield item_id
+
+
+def stronger(before: EventType | None, now: EventType) -> EventType:
+    """Which of an item's events decides, of two in this order."""
+    return now if before is None or RANKS[now] >= RANKS[before] else before
+
+
+# Share of all choices, from which on a log is one of returns: below, hiding what was seen costs less than the places in
+# the lists that it would take.
+LEAST_RETURNING = 0.05
+EVERYTHING = RepeatPolicy(dict.fromkeys(RANKS, 0.0))  # for requests with `allow_seen`
 
 
 @dataclass(frozen=True)
 class RepeatConsumptionSource:
-    """`recsys.pipeline.stages.Source`: the items that `HistoryHydrator` found by `RepeatConsumption`."""
+    """`recsys.pipeline.stages.Source`: the items that `HistoryHydrator` found to return."""
 
     limit: int = 20
     name: str = "repeat_consumption"

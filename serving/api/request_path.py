@@ -60,6 +60,7 @@ class RequestPath:
         context: Mapping[str, str],
         now_ms: int,
         excluded_items: frozenset[str] = frozenset(),
+        allow_seen: bool = False,
         explain: bool = False,
     ) -> Prepared:
         """The query, and what answers it: the bundle and request path of the user's arms. An arm's bundle that is not
@@ -75,6 +76,7 @@ class RequestPath:
             deadline_s=time.monotonic() + self.settings.deadline_ms / 1e3,
             context=context,
             excluded_items=excluded_items,
+            allow_seen=allow_seen,
             explain=explain,
             arm=assigned.exposures,
         )

@@ -58,6 +58,7 @@ class RecommendationRequest(UserRequest):
     exclude: Annotated[
         list[Id], Meta(max_length=1_000, description="items that must not be in the list")
     ] = []
+    allow_seen: Annotated[bool, Meta(description="items that the user knows may be in the list")] = False
     cursor: Annotated[str, Meta(max_length=MAX_CURSOR, description=_PAGES)] | None = None
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle
-from recsys.contracts.types import Head
+from recsys.contracts.types import EventType, Head
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import OFFSETS
@@ -24,7 +24,7 @@ from recsys.recall.fresh import FreshSource
 from recsys.recall.item_to_item import ItemToItemSource
 from recsys.recall.merge import QuotaMerger
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource
-from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
+from recsys.recall.repeat_consumption import RANKS, RepeatConsumptionSource, RepeatPolicy
 from recsys.recall.two_tower import TwoTowerSource
 from recsys.rerank.reranker import RerankConfig, Reranker
 from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
@@ -79,13 +79,13 @@ class LocalServices:
 @dataclass(frozen=True)
 class PipelineConfig:
     """What the request paths of every bundle have in common. `services`: where tower, index and ranker run. `native`:
-    compiled code stands in for stages."""
+    compiled code stands in for stages. `repeats`: None: as each bundle has learnt."""
 
     read_user: QueryHydrator
     side_effects: Callable[[Bundle, Catalogue], Sequence[SideEffect]] = lambda bundle, catalogue: ()
     path: PathConfig = field(default_factory=PathConfig)
     rules: RuleBook | None = None
-    repeat: RepeatConsumption = field(default_factory=RepeatConsumption)
+    repeats: RepeatPolicy | None = None
     services: LocalServices = field(default_factory=LocalServices)
     native: bool = False
 
@@ -110,7 +110,8 @@ class PipelineBuilder:
         for source in (popular, in_categories):
             loaded.trending.keep(source)
         blocked = [RuleFilter(rules, catalogue)] if rules else []
-        history = HistoryHydrator(catalogue, ENGAGED_VISITS.size, config.repeat, config.native)
+        repeats = learnt_repeats(loaded.bundle) if config.repeats is None else config.repeats
+        history = HistoryHydrator(catalogue, ENGAGED_VISITS.size, repeats, config.native)
         value = ValueModel(dict(path.weights))
         sources: list[Source] = [
             config.services.two_tower(loaded, limit=3 * n // 4),
@@ -118,7 +119,7 @@ class PipelineBuilder:
             in_categories,
             popular,
             FreshSource(catalogue, limit=n // 10),
-            *([RepeatConsumptionSource()] if config.repeat != RepeatConsumption() else []),
+            *([RepeatConsumptionSource()] if repeats.days else []),
             *([PinnedSource(rules, catalogue)] if rules else []),
         ]
         merger = QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n)
@@ -139,6 +140,16 @@ class PipelineBuilder:
             side_effects=self._side_effects,
             compiled=CompiledRecall(sources, merger, catalogue) if config.native else None,
         )
+
+
+def learnt_repeats(bundle: Bundle) -> RepeatPolicy:
+    """Raises `InvalidBundle`: the manifest names another type of event than an engagement, or no number of days."""
+    days = {kind: number for kind, number in bundle.manifest.repeats.items() if kind in RANKS and number >= 0}
+    if len(days) < len(bundle.manifest.repeats):
+        raise InvalidBundle(
+            f"{bundle.path.name}: repeats: {bundle.manifest.repeats}; train and publish it again"
+        )
+    return RepeatPolicy({EventType(kind): number for kind, number in days.items()})
 
 
 def _check_width(ranker: Ranker, artifacts: Artifacts) -> None:

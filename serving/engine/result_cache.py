@@ -79,13 +79,14 @@ class ResultCache:
             version = self._version(runtime, query)
         except Unavailable:  # without the version a cached answer may be stale
             return _make(runtime, query)
-        key = (query.user_id, query.k, frozenset(query.context.items()), query.excluded_items, query.arm)
+        asked = (query.k, frozenset(query.context.items()), query.excluded_items, query.allow_seen)
+        key = (query.user_id, asked, query.arm)
         due = partial(self._refresh, partial(self._renew, key, version, runtime, query))
         served = self.cache.get_or_make(key, lambda: self._timed(_make(runtime, query)), due, version)
         if served.answer.query.request_id == query.request_id:
             return served
-        asked = replace(served.answer.query, request_id=query.request_id, now_ms=query.now_ms)
-        answer = replace(served.answer, query=asked)
+        now = replace(served.answer.query, request_id=query.request_id, now_ms=query.now_ms)
+        answer = replace(served.answer, query=now)
         for stage in runtime.pipeline.side_effects:
             with contextlib.suppress(Unavailable):  # counted by the stage; the list is shown regardless
                 stage.after(answer)

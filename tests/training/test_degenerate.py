@@ -11,8 +11,8 @@ import pytest
 
 from recsys.bundle import Bundle
 from recsys.contracts.events import Event
-from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Head, Item
-from recsys.features.definitions import ENGAGEMENT, FEATURES
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, MS_PER_HOUR, EventType, Head, Item
+from recsys.features.definitions import FEATURES
 from recsys.items.item_table import items_table
 from recsys.lake.lake import EVENTS, day_writer, events_table, write_parquet
 from recsys.models.ranker import RankerConfig
@@ -22,7 +22,8 @@ from tests.serving.conftest import NOW_MS, open_api
 from tests.traces_of import files_with
 from tests.training.features.feature_rows import event_rows, with_items, with_users
 from training.features.kernel import REQUEST_TEXTS, item_side, user_side
-from training.features.labels import LabelConfig, Popularity, label
+from training.features.labels import LabelConfig, label
+from training.features.negatives import Popularity
 from training.features.sequences import sequences
 from training.publish import PublishConfig
 from training.publish import main as publish

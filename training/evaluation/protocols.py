@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.contracts.errors import InvalidData
-from recsys.contracts.types import EventType, Item
-from recsys.features.definitions import ENGAGEMENT
+from recsys.contracts.types import ENGAGEMENT, EventType, Item
 from recsys.lake.lake import days, read_day
 from recsys.models.encoding import TYPE_NUMBERS
 from training.features.sequences import SEQUENCE_SCHEMA, sequences

@@ -178,7 +178,7 @@ def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
     if config.quick:
         shape = shape.model_copy(update={"dim": 32, "blocks": 1, "heads": 1, "hidden": 64})
         changes = {"epochs": 1, "max_length": 50, **changes}
-    settings = {
+    settings: dict[str, object] = {
         "sequences": sequences,
         "users": users if users.exists() else None,
         "items": items,
@@ -188,6 +188,7 @@ def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
         "shape": shape,
         "bf16": torch.cuda.is_available(),
         "validation_from_ms": split.validation_from_ms,
+        "repeats": {},  # the protocols ask for items that are new to the user
     }
     try:
         return TwoTowerConfig.model_validate({**settings, **_TRAINING[config.protocol], **changes})

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from recsys.contracts.types import EventType
-from recsys.features.definitions import ENGAGEMENT, STARRED
+from recsys.contracts.types import ENGAGEMENT, EventType
+from recsys.features.definitions import STARRED
 
 
 class EventCounts(Counter[tuple[str, str, bool]]):

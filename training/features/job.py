@@ -23,8 +23,8 @@ from pyspark.sql.types import StructType
 from recsys.contracts.attribution import Attribution
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_KEY
-from recsys.contracts.types import MS_PER_DAY, EventType
-from recsys.features.definitions import ENGAGEMENT, FEATURES
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, EventType
+from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS
 from recsys.lake.lake import EVENT_SCHEMA, EVENTS, newest_days, start_of
 from training.features.arrow_columns import TIME
@@ -38,7 +38,8 @@ from training.features.kernel import (
     item_side,
     user_side,
 )
-from training.features.labels import ITEM_CONTEXT, LabelConfig, Popularity, label
+from training.features.labels import ITEM_CONTEXT, LabelConfig, label
+from training.features.negatives import Popularity, returning
 from training.features.sequences import SEQUENCE_SCHEMA, sequences
 from training.features.spark import OutputFolder
 
@@ -239,15 +240,15 @@ def _joined(
 
 
 def _popularity(events: DataFrame, config: LabelConfig, count: int) -> Popularity | None:
-    """What negatives are drawn from: `count` engagements by time, thinned by the hash of their ids if many."""
+    """What negatives are drawn from: about `count` engagements by time, of a part of the users if many."""
     if not count or not config.negatives:
         return None
     pool = events.where(
         sf.col("type").isin([str(t) for t in config.unshown & ENGAGEMENT]) & sf.col("request_id").isNull()
     )
     keep_one_in = -(-count // _POPULARITY_ROWS)
-    pool = pool.where(sf.pmod(sf.xxhash64("event_id"), sf.lit(keep_one_in)) == 0)
-    table = pool.select("item_id", TIME, "event_id", "categories", "creator").toArrow()
+    pool = pool.where(sf.pmod(sf.xxhash64("user_id", sf.lit("popularity")), sf.lit(keep_one_in)) == 0)
+    table = pool.select("user_id", "item_id", TIME, "event_id", "categories", "creator").toArrow()
     table = table.sort_by([(TIME, "ascending"), ("event_id", "ascending")]).combine_chunks()
     encoded = table.column("item_id").combine_chunks().dictionary_encode()
     items = np.asarray(encoded.indices, np.int32)
@@ -259,6 +260,7 @@ def _popularity(events: DataFrame, config: LabelConfig, count: int) -> Popularit
         ids=encoded.dictionary.to_pylist(),
         categories=described.column("categories").to_pylist(),
         creators=described.column("creator").to_pylist(),
+        returning=returning(table.column("user_id"), items, np.asarray(table.column(TIME))),
     )
 
 

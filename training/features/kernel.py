@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from recsys.contracts.types import ENGAGEMENT
 from recsys.features.aggregates import Entity
 from recsys.features.batch import BatchSource, EventColumns, Queries, spans_before
-from recsys.features.definitions import ENGAGED_VISITS, ENGAGEMENT, FEATURES
+from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.features.tally import batch_tally
 from training.features.arrow_columns import (
     TIME,

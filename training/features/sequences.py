@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.features.definitions import ENGAGEMENT
+from recsys.contracts.types import ENGAGEMENT
 from training.features.arrow_columns import TIME, sorted_events
 
 _LISTS = {"items": pa.string(), "times": pa.int64(), "types": pa.string()}

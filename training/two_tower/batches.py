@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recsys.contracts.types import MS_PER_SECOND
 from recsys.models.encoding import EncodedHistory, encode_arrays
 from training.two_tower.augment import Augmenter
+from training.two_tower.repeats import visits
 from training.two_tower.sequences import Cut, History, Profiles, SequenceFiles
 
 SAME_MOMENT_MS = MS_PER_SECOND
@@ -45,13 +46,15 @@ class Targets:
     Only an item's first event is: serving filters seen items out, and the click, like and purchase of one exposure
     would teach the model to repeat the newest item.
 
-    wanted: event type number; only items that got such an event within `SAME_MOMENT_MS` of their first one are
+    repeats: also the events by which the user comes back to an item (`training.two_tower.repeats`).
+    wanted: event type number; only items that got such an event within `SAME_MOMENT_MS` of that one are
         targets (a long view follows its click). 0: any type.
     half_life_ms: an event this long before `newest_ms` is a target in every second epoch only, one twice as long
         before in every fourth, and so on, because tastes change. 0: every event, always.
     newer_than_ms: events up to this time are no targets, only history.
     """
 
+    repeats: bool = False
     wanted: int = 0
     half_life_ms: float = 0.0
     newest_ms: int = 0
@@ -60,20 +63,27 @@ class Targets:
     def of(self, history: History, rng: np.random.Generator) -> NDArray[np.bool_]:
         """(n,) bool."""
         n = len(history.numbers)
-        _, first, item = np.unique(history.numbers, return_index=True, return_inverse=True)
-        chosen = np.zeros(n, np.bool_)
+        begins, returns = visits(history)
+        chosen = begins if self.repeats else begins & ~returns
         if self.wanted:
-            begun = first[item]  # where each event's item was first met
+            begun = _latest(chosen, history.numbers)  # where the visit of each event began
             at_once = history.times - history.times[begun] < SAME_MOMENT_MS
+            chosen = np.zeros(n, np.bool_)
             chosen[begun[at_once & (history.types == self.wanted)]] = True
-        else:
-            chosen[first] = True
         if self.half_life_ms:
             age = np.maximum(self.newest_ms - history.times, 0)
             chosen &= rng.random(n) < 0.5 ** (age / self.half_life_ms)
         if self.newer_than_ms:
             chosen &= history.times > self.newer_than_ms
         return chosen
+
+
+def _latest(begins: NDArray[np.bool_], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) the place of the latest beginning of each event's item up to this event; an item's first event begins."""
+    order = np.argsort(numbers, kind="stable")
+    latest = np.empty(len(numbers), np.int64)
+    latest[order] = order[np.maximum.accumulate(np.where(begins[order], np.arange(len(order)), 0))]
+    return latest
 
 
 def make_batch(

@@ -61,6 +61,11 @@ class TwoTowerConfig(Config):
     wanted: EventType | None = Field(
         None, description="Predict only items that got an event of this type at once; empty: every new item."
     )
+    repeats: dict[EventType, float] | None = Field(
+        None,
+        description="Seen items that may return: type of event → days since the latest visit; they are targets, too."
+        " Empty: as the log shows.",
+    )
     half_life_days: float = Field(
         0.0,
         ge=0,

@@ -1,7 +1,7 @@
 """What the two-tower's trainer reads: the sequences, the validation cut, the users' attributes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,9 +15,11 @@ from recsys.datasets.catalogue import table_users
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
 from recsys.models.encoding import TYPE_NUMBERS
+from recsys.recall.repeat_consumption import RepeatPolicy
 from training.choices import Augmentation
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions, item_neighbours
+from training.two_tower.repeats import learnt_repeats
 from training.two_tower.retrieval import Cases, cases_after
 from training.two_tower.sequences import BeforeTime, Cut, Profiles, SequenceFiles, before_last, keep_all
 
@@ -33,19 +35,28 @@ class TrainingData:
     profiles: Profiles
     cut: Cut
     held_out: Cases | None
+    repeats: RepeatPolicy = field(default_factory=RepeatPolicy)  # which seen items may return
 
 
 def read_training_data(config: TwoTowerConfig) -> TrainingData:
-    """One pass over the files: how often each item occurs, and what is held out; where no user has a new item after the
-    validation cut, everything is trained on and nothing held out."""
+    """Passes over the files: how often each item occurs, whether people come back to them, and what is held out; where
+    no user has an item to predict after the validation cut, everything is trained on and nothing held out."""
     items = read_items(config.items)
     files = SequenceFiles(config.sequences, items)
+    repeats = learnt_repeats(files.read()) if config.repeats is None else RepeatPolicy(config.repeats)
     cut = _cut(config, files)
-    data = counted(items, files, _profiles(config), cut)
+    data = replace(counted(items, files, _profiles(config), cut), repeats=repeats)
     if config.validation is Validation.NONE:
         return data
-    cases = cases_after(files.read(), cut, wanted_type(config)).sample(config.validation_cases, config.seed)
-    return replace(data, held_out=cases) if len(cases) else counted(items, files, data.profiles, keep_all)
+    cases = cases_after(files.read(), cut, wanted_type(config), bool(repeats.days))
+    if not len(cases):
+        return everything(data)
+    return replace(data, held_out=cases.sample(config.validation_cases, config.seed))
+
+
+def everything(data: TrainingData) -> TrainingData:
+    """The same without anything held out."""
+    return replace(counted(data.items, data.files, data.profiles, keep_all), repeats=data.repeats)
 
 
 def wanted_type(config: TwoTowerConfig) -> int:

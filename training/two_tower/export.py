@@ -77,6 +77,7 @@ def main(
         "config": result.config.model_dump(mode="json"),
         "metrics": result.validation,
         "seed": result.config.seed,
+        "repeats": result.repeats.days,
         "curve": [{"epoch": e.epoch, "loss": e.loss, "validation": e.validation} for e in result.epochs],
     }
     (work / "summary.json").write_text(to_json(summary, indent=2), encoding="utf-8")

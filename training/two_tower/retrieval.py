@@ -24,6 +24,7 @@ class Cases:
     histories: Sequence[History]
     targets: NDArray[np.int64]  # (n,) item rows
     now_ms: Sequence[int]
+    repeats: bool = False  # an item of the history may be the next one
 
     def __len__(self) -> int:
         return len(self.histories)
@@ -31,20 +32,21 @@ class Cases:
     def sample(self, n: int, seed: int) -> "Cases":
         """At most `n` of them, at random."""
         at = np.random.default_rng(seed).permutation(len(self))[:n]
-        return Cases([self.histories[i] for i in at], self.targets[at], [self.now_ms[i] for i in at])
+        histories, now_ms = [self.histories[i] for i in at], [self.now_ms[i] for i in at]
+        return Cases(histories, self.targets[at], now_ms, self.repeats)
 
 
-def cases_after(histories: Iterable[History], cut: Cut, wanted: int = 0) -> Cases:
+def cases_after(histories: Iterable[History], cut: Cut, wanted: int = 0, repeats: bool = False) -> Cases:
     """A case for each item that is new to the user after the cut, with all events before it.
 
     Args:
         cut: how many events of a history come before the first case.
-        wanted: as in `Targets`.
+        wanted, repeats: as in `Targets`.
     """
-    asked, rng = Targets(wanted), np.random.default_rng(0)
+    asked, rng = Targets(repeats, wanted), np.random.default_rng(0)
     at = [(h, i) for h in histories for i in np.flatnonzero(asked.of(h, rng)).tolist() if i >= cut(h)]
     targets = np.array([h.numbers[i] - 1 for h, i in at], np.int64)
-    return Cases([h.before(i) for h, i in at], targets, [int(h.times[i]) for h, i in at])
+    return Cases([h.before(i) for h, i in at], targets, [int(h.times[i]) for h, i in at], repeats)
 
 
 def two_tower_scorer(model: TwoTower, max_length: int, profiles: Profiles | None = None) -> Scorer:
@@ -71,19 +73,20 @@ def two_tower_scorer(model: TwoTower, max_length: int, profiles: Profiles | None
 def scored(
     scorer: Scorer, cases: Cases, batch: int = 128
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield places of cases and their scores, in batches of similar length; the history's own items are -inf."""
+    """Yield places of cases and their scores, in batches of similar length. The history's own items are -inf, unless
+    they may be the next ones."""
     by_length = np.argsort([len(h.numbers) for h in cases.histories], kind="stable")
     for start in range(0, len(cases), batch):
         places = by_length[start : start + batch]
         chosen = [cases.histories[p] for p in places]
         scores = scorer(chosen, [cases.now_ms[p] for p in places])
-        for row, history in enumerate(chosen):
+        for row, history in enumerate(() if cases.repeats else chosen):
             scores[row, history.numbers - 1] = -np.inf
         yield places, scores
 
 
 def next_item_ranks(scorer: Scorer, cases: Cases) -> NDArray[np.int64]:
-    """The rank of each case's item in the full catalogue without the seen items."""
+    """The rank of each case's item in the full catalogue, without the seen items unless they may return."""
     ranks = np.zeros(len(cases), np.int64)
     for places, scores in scored(scorer, cases):
         ranks[places] = ranks_of(scores, cases.targets[places])

@@ -22,19 +22,20 @@ from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import MS_PER_DAY, Item
 from recsys.metrics import hit_rate, ndcg
 from recsys.models.two_tower import ItemTable, TwoTower, id_scale
+from recsys.recall.repeat_consumption import RepeatPolicy
 from training.checkpoint import TrainingState
 from training.optim import warmup_cosine
 from training.seeding import seed_everything, seed_step
 from training.two_tower.augment import augmenter
 from training.two_tower.batches import Batch, BatchPlan, Targets, epoch_batches
 from training.two_tower.config import TwoTowerConfig, Validation
-from training.two_tower.data import TrainingData, counted, read_training_data, substitutes, wanted_type
+from training.two_tower.data import TrainingData, everything, read_training_data, substitutes, wanted_type
 from training.two_tower.distributed import from_first, processes, summed, this_process
 from training.two_tower.losses import Loss, LossName, make_loss
 from training.two_tower.optimizer import clip_gradients, make_optimizer, running_average
 from training.two_tower.prefetch import Prefetcher
 from training.two_tower.retrieval import next_item_ranks, two_tower_scorer
-from training.two_tower.sequences import Profiles, keep_all
+from training.two_tower.sequences import Profiles
 from training.two_tower.sharded_embedding import ShardedEmbedding
 from training.two_tower.warm_start import warm_start
 
@@ -72,6 +73,7 @@ class TwoTowerResult:
     # `METRICS` of the best epoch before the refit; NaN where nothing could be held out; empty without validation
     validation: dict[str, float]
     newest_ms: int  # time of the newest event that was trained on
+    repeats: RepeatPolicy  # as configured, or as the log shows
 
 
 def main(config: TwoTowerConfig, progress: OnProgress = lambda phase, done, epochs: None) -> TwoTowerResult:
@@ -105,13 +107,25 @@ def _train(config: TwoTowerConfig, progress: OnProgress) -> TwoTowerResult:
     if data.held_out is None:
         model, reports = _fit(config, data, "refit", config.epochs, progress)
         validation = {} if config.validation is Validation.NONE else dict.fromkeys(METRICS, math.nan)
-        return TwoTowerResult(model, data.items, config, reports, data.profiles, validation, data.newest_ms)
+        return _result(config, data, model, reports, validation)
     model, reports = _fit(config, data, "fit", config.epochs, progress)
     best = max(reports, key=lambda report: report.validation["ndcg@10"])
     if config.refit:
-        data = counted(data.items, data.files, data.profiles, keep_all)
+        data = everything(data)
         model, reports = _fit(config, data, "refit", best.epoch, progress)
-    return TwoTowerResult(model, data.items, config, reports, data.profiles, best.validation, data.newest_ms)
+    return _result(config, data, model, reports, best.validation)
+
+
+def _result(
+    config: TwoTowerConfig,
+    data: TrainingData,
+    model: TwoTower,
+    reports: Sequence[EpochReport],
+    validation: dict[str, float],
+) -> TwoTowerResult:
+    return TwoTowerResult(
+        model, data.items, config, reports, data.profiles, validation, data.newest_ms, data.repeats
+    )
 
 
 def _fit(
@@ -130,6 +144,7 @@ def _fit(
     step = _data_parallel(_ForwardAndLoss(model, loss_of, config))
     augment = augmenter(config.augmentation, neighbours=substitutes(config, data))
     targets = Targets(
+        repeats=bool(data.repeats.days),
         wanted=wanted_type(config),
         half_life_ms=config.half_life_days * MS_PER_DAY,
         newest_ms=data.newest_ms,

@@ -59,7 +59,9 @@ class Recommender:
         k = asked.k or settings.default_k
         if k > settings.max_k:
             raise Problem(422, f"k: {k} is more than {settings.max_k}, the most that one answer may have")
-        prepared = self.path.prepare(own_id, asked.user_id, k, asked.context, now_ms, excluded, explain)
+        prepared = self.path.prepare(
+            own_id, asked.user_id, k, asked.context, now_ms, excluded, asked.allow_seen, explain
+        )
         return await self.path.admission.compute(self._answer, prepared, earlier, began)
 
     def _answer(self, prepared: Prepared, earlier: tuple[str, ...] | None, began: float) -> bytes:

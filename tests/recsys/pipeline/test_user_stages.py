@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from recsys.contracts.request import Query
 from recsys.contracts.state import EntityState, Visit
-from recsys.contracts.types import EventType, Item
+from recsys.contracts.types import MS_PER_DAY, EventType, Item
 from recsys.features.definitions import DISLIKED_VISITS, ENGAGED_VISITS, SEEN_VISITS
 from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import TYPE_NUMBERS
@@ -15,7 +15,7 @@ from recsys.pipeline import hydrators
 from recsys.pipeline.filters import DeletedFilter, SeenFilter, UpcomingFilter
 from recsys.pipeline.hydrators import HistoryHydrator, UserHydrator
 from recsys.pipeline.stages import Filter, QueryHydrator
-from recsys.recall.repeat_consumption import RepeatConsumption
+from recsys.recall.repeat_consumption import RepeatPolicy
 from recsys.store.base import FeatureStore
 from tests.recsys.pipeline.fakes import no_channels
 
@@ -84,8 +84,13 @@ def test_items_that_may_return_are_not_hidden() -> None:
     query = replace(Query("r", "u1", 3, 5000), user=EntityState({}, {SEEN_VISITS.name: seen}))
     default = HistoryHydrator(catalogue(), length=4).hydrate_query(query)
     assert (default.seen_rows.tolist(), default.repeat_rows.tolist()) == ([0, 1, 2], [])
-    both = HistoryHydrator(catalogue(), 4, RepeatConsumption(carts=True, after_ms=4000)).hydrate_query(query)
+    policy = RepeatPolicy({EventType.ADD_TO_CART: 0, EventType.PURCHASE: 4_000 / MS_PER_DAY})
+    both = HistoryHydrator(catalogue(), 4, policy).hydrate_query(query)
     assert (both.seen_rows.tolist(), both.repeat_rows.tolist()) == ([2], [1, 0])
+    disliked = {SEEN_VISITS.name: seen, DISLIKED_VISITS.name: [Visit(4, "4", EventType.DISLIKE, "b", ())]}
+    asked = replace(query, allow_seen=True, user=EntityState({}, disliked))
+    everything = HistoryHydrator(catalogue(), length=4).hydrate_query(asked)
+    assert everything.seen_rows.tolist() == [1], "what the user dislikes stays away"
 
 
 def test_an_unknown_user_has_empty_histories() -> None:

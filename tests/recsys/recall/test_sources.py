@@ -7,14 +7,14 @@ from msgspec.structs import replace
 from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.request import Query, Rows
 from recsys.contracts.state import Visit
-from recsys.contracts.types import MS_PER_MINUTE, EventType, Item
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, MS_PER_MINUTE, EventType, Item
 from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Source
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.fresh import FreshSource
 from recsys.recall.item_to_item import ItemToItemSource
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource, popularity
-from recsys.recall.repeat_consumption import RepeatConsumption, RepeatConsumptionSource
+from recsys.recall.repeat_consumption import EVERYTHING, RANKS, RepeatConsumptionSource, RepeatPolicy
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from recsys.recall.vector_index import NO_ROW
 from tests.bundles import ranker_model, tiny_vectors, user_tower
@@ -125,15 +125,25 @@ def test_cart_items_and_old_purchases_return() -> None:
         visit("carted again", EventType.ADD_TO_CART, 101),
         visit("carted", EventType.CLICK, 102),
     ]
-    assert RepeatConsumption().items(seen, 10**9) == []
-    assert RepeatConsumption(carts=True).items(seen, 10**9) == ["carted", "carted again"]
-    assert RepeatConsumption(after_ms=50).items(seen, 120) == ["bought"]
-    assert RepeatConsumption(carts=True, after_ms=50).items(seen, 150) == [
-        "carted",
-        "carted again",
-        "in use",
-        "bought",
-    ]
+    cart, order = EventType.ADD_TO_CART, EventType.PURCHASE
+
+    def returning(days: dict[EventType, float], now_ms: int) -> list[str]:
+        split = RepeatPolicy(days).split(seen, now_ms)
+        assert {visit.item_id for visit in split.hidden}.isdisjoint(split.returning)
+        assert len(split.hidden) == sum(visit.item_id not in split.returning for visit in seen)
+        return list(split.returning)
+
+    days = 50 / MS_PER_DAY
+    assert returning({}, 10**9) == []
+    assert returning({cart: 0}, 10**9) == ["carted", "carted again"]
+    assert returning({order: days}, 120) == ["bought"]
+    assert returning({cart: 0, order: days}, 150) == ["carted", "carted again", "in use", "bought"]
+    assert returning({EventType.CLICK: 0}, 10**9) == ["clicked"]
+    assert EVERYTHING.split(seen, 150).hidden == []
+
+
+def test_every_engagement_has_a_rank() -> None:
+    assert RANKS.keys() == ENGAGEMENT
 
 
 def test_repeat_consumption_recalls_seen_items_that_may_return() -> None:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import parse_impression
 from recsys.contracts.types import EventType, Topic
-from tests.bundles import tiny_items
+from tests.bundles import tiny_items, write_tiny_bundle
 from tests.serving.conftest import NOW_MS, Api, click
 from tests.serving.waiting import eventually
 
@@ -135,7 +136,8 @@ def test_every_answer_is_logged_with_the_features_that_were_served(api: Api) -> 
 
 
 def test_what_lies_in_the_cart_comes_back_where_that_is_wanted(make_api: Callable[..., Api]) -> None:
-    for settings, channels in (({"repeat_carts": True}, {"repeat_consumption"}), ({"bundle": False}, set())):
+    carts = {"repeats": {"add_to_cart": 0}}
+    for settings, channels in ((carts, {"repeat_consumption"}), ({"bundle": False}, set())):
         api = make_api(**settings)
         cart = Event("cart", EventType.ADD_TO_CART, "u1", "item-003", NOW_MS - 60_000)
         api.apply([cart, click("item-004")])
@@ -143,6 +145,33 @@ def test_what_lies_in_the_cart_comes_back_where_that_is_wanted(make_api: Callabl
         assert channels <= set(shown.get("item-003", []))
         assert ("item-003" in shown) == bool(channels)
         assert "item-004" not in shown
+
+
+def test_a_request_may_allow_what_the_user_has_seen(make_api: Callable[..., Api]) -> None:
+    """And a list that was cached for another request is none of it."""
+    api = make_api(result_cache_ms=60_000)
+    disliked = Event("d", EventType.DISLIKE, "u1", "item-005", NOW_MS - 60_000)
+    api.apply([click("item-003"), disliked])
+    for allowed in (False, True, False):
+        shown = api.list_of(k=40, allow_seen=allowed)
+        assert ("item-003" in shown) == allowed
+        assert "item-005" not in shown
+
+
+def test_seen_items_return_as_the_bundle_has_learnt_or_as_it_is_set(
+    make_api: Callable[..., Api], tmp_path: Path
+) -> None:
+    write_tiny_bundle(tmp_path / "learnt" / "bundles", "v1", repeats={"click": 0.0})
+    for settings, returns in (({}, True), ({"repeats": {}}, False), ({"repeats": {"click": 30}}, False)):
+        api = make_api(False, tmp_path / "learnt", **settings)
+        api.apply([click("item-003")])
+        assert ("item-003" in api.list_of(k=40)) == returns
+
+
+def test_a_setting_of_repeats_names_engagements(make_api: Callable[..., Api]) -> None:
+    for wrong in ({"impression": 0}, {"click": -1}, {"clck": 0}):
+        with pytest.raises(ValidationError, match="repeats"):
+            make_api(repeats=wrong)
 
 
 def test_impressions_can_be_switched_off(make_api: Callable[..., Api]) -> None:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 
 from recsys.contracts import state
 from recsys.contracts.events import Event
-from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
 from recsys.features import assemble, batch, windows
-from recsys.features.definitions import ENGAGEMENT, FEATURES
+from recsys.features.definitions import FEATURES
 from recsys.features.reference import reference_features
 from tests.recsys.features.test_tally import streamed_tally, tally_by_brute_force
 from tests.recsys.features.test_three_ways import streamed
@@ -22,7 +22,8 @@ from tests.recsys.features.worlds import START_MS, catalogue, population, random
 from tests.training.features.feature_rows import event_rows, with_items, with_users
 from training.features.event_counts import EventCounts
 from training.features.kernel import EXAMPLE_SCHEMA, REQUEST_TEXTS, item_side, user_side
-from training.features.labels import LabelConfig, Popularity, label
+from training.features.labels import LabelConfig, label
+from training.features.negatives import Popularity, returning
 from training.features.packing import matrix_of, unpacked
 from training.features.sequences import sequences
 
@@ -243,6 +244,39 @@ def test_negatives_were_popular_before_and_unknown_to_the_user() -> None:
     assert len({r["example_id"] for r in drawn}) == len(drawn) > 200
     per_user = {(r["user_id"], r["item_id"]) for r in drawn}
     assert len(per_user) == len(drawn), "no item twice for one positive"
+
+
+def test_where_people_come_back_what_they_know_is_drawn_too() -> None:
+    """u engaged with a, b and c days ago, and with d within the window; e is popular and nobody's."""
+    days_ago = [event(CLICK, -60 * 24 * (9 - day), item) for day, item in enumerate("abc")]
+    chosen, soon = event(CLICK, 0, "a"), event(CLICK, 60, "d")
+    ids = ["a", "b", "c", "d", "e"]
+    popularity = Popularity(
+        np.full(50, START_MS - 30 * MS_PER_DAY),
+        np.arange(50, dtype=np.int32) % 5,
+        ids,
+        [None] * 5,
+        [None] * 5,
+    )
+    config = LabelConfig(START_MS, START_MS + 1, unshown=ENGAGEMENT, negatives=4)
+    rows = event_rows([*days_ago, chosen, soon])
+
+    def drawn(returning: float) -> list[str]:
+        table = label(rows, config, CONTEXT, replace(popularity, returning=returning))
+        return [r["item_id"] for r in table.to_pylist() if r["sampled"]]
+
+    assert set(drawn(0.0)) == {"d", "e"}, "what the user did not know yet"
+    found = drawn(0.5)
+    assert found[0] in {"b", "c"}, "one of the user's own, first"
+    assert set(found) <= {"b", "c", "e"}, "not what was chosen, nor what was chosen soon after"
+    assert len(found) == len(set(found))
+
+
+def test_the_share_of_returns_counts_days() -> None:
+    users, items = pa.chunked_array([["u", "u", "u", "v", "v"]]), np.array([0, 0, 0, 0, 1], np.int32)
+    times = np.array([0, MS_PER_HOUR, 2 * MS_PER_DAY, 0, 0], np.int64)
+    assert returning(users, items, times) == 1 / 4
+    assert returning(users.slice(0, 0), items[:0], times[:0]) == 0.0
 
 
 def test_no_negatives_before_anything_was_popular() -> None:

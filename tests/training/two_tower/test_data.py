@@ -49,7 +49,10 @@ def test_a_long_history_keeps_its_newest_events_and_their_context() -> None:
 
 
 def test_an_item_of_before_is_no_target() -> None:
-    assert make_batch([history("u", 1, 1, 2, 1, 3)], 10).targets.tolist() == [[1, 0, 2, 0, 3]]
+    back_and_forth = [history("u", 1, 1, 2, 1, 3)]
+    assert make_batch(back_and_forth, 10).targets.tolist() == [[1, 0, 2, 0, 3]]
+    repeats = Targets(repeats=True)
+    assert make_batch(back_and_forth, 10, repeats).targets.tolist() == [[1, 0, 2, 1, 3]]
 
 
 def test_targets_follow_what_is_asked_for() -> None:
@@ -59,6 +62,8 @@ def test_targets_follow_what_is_asked_for() -> None:
     assert Targets().of(views, rng).tolist() == [True, False, True, True, False, False]
     wanted = Targets(wanted=6).of(views, rng)  # 2 got its event later, in another moment
     assert wanted.tolist() == [True, False, False, True, False, False]
+    again = Targets(repeats=True, wanted=6).of(views, rng)
+    assert again.tolist() == [True, False, False, True, False, True]
 
 
 def test_older_targets_are_trained_on_less_often() -> None:

@@ -1,6 +1,7 @@
 """The whole training: learns a planted pattern, resumes bit for bit after kill -9, exports what serving reads."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from safetensors.numpy import load_file
 from recsys.bundle import FILES
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.request import Query
-from recsys.contracts.types import Item, User
+from recsys.contracts.types import MS_PER_HOUR, EventType, Item, User
 from recsys.datasets.base import USER_SCHEMA
 from recsys.items.item_table import items_table
 from recsys.lake.lake import write_parquet
@@ -91,6 +92,24 @@ def test_learns_the_planted_pattern(config: TwoTowerConfig, loss: LossName) -> N
     assert result.validation["ndcg@10"] > 0.9  # at random: 0.15
     assert result.epochs[-1].loss < result.epochs[0].loss
     assert not result.model.training
+
+
+def test_a_log_of_returns_is_learnt_as_one(config: TwoTowerConfig, tmp_path: Path) -> None:
+    """Each user goes round between four items, some hours apart: what comes next is never new."""
+    rng = np.random.default_rng(0)
+    rounds = [np.tile(rng.choice(N_ITEMS, 4, replace=False) + 1, 6) for _ in range(120)]
+    times = 1_000_000 + 3 * MS_PER_HOUR * np.arange(24)
+    histories = [History(f"u{u}", items, np.full(24, 2), times) for u, items in enumerate(rounds)]
+    write_sequences(config.sequences / "a.parquet", histories, ITEMS, row_group=64)
+    result = main(config)
+    assert result.repeats.days == {EventType.CLICK: 0.0}
+    assert result.validation["hr@10"] > 0.9
+    summary = json.loads((export_two_tower.main(result, tmp_path / "out") / "summary.json").read_text())
+    assert summary["repeats"] == {"click": 0.0}
+    never = main(config.replace(repeats={}, work=tmp_path / "never", epochs=1))
+    assert never.repeats.days == {}
+    assert "hr@10" in never.validation, "nothing new to hold out: all of it was trained on"
+    assert math.isnan(never.validation["hr@10"])
 
 
 def test_the_same_seed_gives_the_same_weights(config: TwoTowerConfig, tmp_path: Path) -> None:
