@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
+from pyspark.sql.pandas.group_ops import PandasCogroupedOps
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
@@ -31,7 +32,6 @@ from training.features.arrow_columns import TIME
 from training.features.event_counts import EventCounts
 from training.features.kernel import (
     BARE_SCHEMA,
-    EXAMPLE_SCHEMA,
     ITEM_TEXTS,
     REQUEST_TEXTS,
     USER_TEXTS,
@@ -40,12 +40,10 @@ from training.features.kernel import (
 )
 from training.features.labels import ITEM_CONTEXT, LabelConfig, label
 from training.features.negatives import Popularity, returning
-from training.features.sequences import SEQUENCE_SCHEMA, sequences
-from training.features.spark import OutputFolder
+from training.features.output_folder import output_folder
+from training.features.write import DAY, day_column, write_examples, write_sequences
 
 _EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
-_DAY = "dt"
-_COUNTED = ("sampled", "click", "conversion")
 _POPULARITY_ROWS = 1_000_000
 _BUCKETS, _BUCKET_ROWS = 64, 500_000
 
@@ -106,11 +104,11 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     wanted = newest_days({day: rows[day] for day in wanted}, job.newest) if job.newest else wanted
     only_named = job.attribution.only_named(*counts.by_type())
     marks = {day: _mark(job, only_named, day, rows) for day in wanted}
-    with OutputFolder(spark, f"{job.output}/examples") as examples:
+    with output_folder(spark, f"{job.output}/examples") as examples:
         done = examples.marks()
         # a day that the lake no longer has: all its users were forgotten
-        examples.remove(name for name in done if name.removeprefix(f"{_DAY}=") not in lake_days)
-        missing = [d for d in wanted if job.rebuild or done.get(f"{_DAY}={d}") != marks[d]]
+        examples.remove(name for name in done if name.removeprefix(f"{DAY}=") not in lake_days)
+        missing = [d for d in wanted if job.rebuild or done.get(f"{DAY}={d}") != marks[d]]
         skipped = tuple(d for d in wanted if d not in missing)
         if not missing:
             return Report(skipped=skipped)
@@ -118,7 +116,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         job = replace(job, buckets=job.buckets or buckets_for(sum(rows.values())))
         last = _label_days(missing[-1], job)[-1]
         everything = read_events(spark, job)
-        events = everything.where(sf.col(_DAY) <= last)
+        events = everything.where(sf.col(DAY) <= last)
         n_events = sum(n for day, n in rows.items() if day <= last)
         progress(
             f"{len(missing)} days to build, {len(skipped)} are up to date; {n_events:,} events, {job.buckets} buckets"
@@ -133,22 +131,18 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
             seed=job.seed,
         )
         choices = counts.until(last).choices(config.unshown)
-        built = _examples(spark, job, events, missing, config, _popularity(events, config, choices))
-        built = built.sortWithinPartitions(_DAY, TIME, "example_id")  # the writer sorts by day anyway
-        written = Observation()
-        flags = (sf.count_if(sf.col(name).cast("boolean")).alias(name) for name in _COUNTED)
-        built = built.observe(written, sf.count("*").alias("all"), *flags)
-        built.write.partitionBy(_DAY).option("compression", "zstd").parquet(examples.staging)
-        examples.publish({f"{_DAY}={day}": marks[day] for day in missing})
+        popularity = _popularity(events, config, choices)
+        groups = _groups(spark, job, events, missing, config, popularity)
+        found = write_examples(spark, examples, groups, user_side)
+        examples.publish({f"{DAY}={day}": marks[day] for day in missing})
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
-        found = written.get
-        progress(f"{found['all']:,} examples written")
-        n_sequences = _write_sequences(spark, job, everything)
+        progress(f"{found['examples']:,} examples written")
+        n_sequences = write_sequences(spark, job.output, everything)
     return Report(
         days=tuple(missing),
         skipped=skipped,
         events=n_events,
-        examples=found["all"],
+        examples=found["examples"],
         sampled=found["sampled"],
         clicks=found["click"],
         conversions=found["conversion"],
@@ -156,14 +150,15 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     )
 
 
-def _examples(
+def _groups(
     spark: SparkSession,
     job: FeatureJob,
     events: DataFrame,
     days: Sequence[str],
     config: LabelConfig,
     choices: Popularity | None,
-) -> DataFrame:
+) -> PandasCogroupedOps:
+    """What the last pass takes, by bucket of users: bare examples with their items' side, and all events."""
     popularity = spark.sparkContext.broadcast(choices)
     # each pass reads only the columns that it needs from the lake again: a cache of the events costs more
     attributed = sf.col("request_id").isNotNull().alias("attributed")
@@ -175,33 +170,21 @@ def _examples(
         return label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
 
     bare = events.groupBy("user_bucket").applyInArrow(labelled, from_arrow_schema(BARE_SCHEMA))
-    bare = bare.where(_day_column().isin(list(days)))  # days in between may be up to date
+    bare = bare.where(day_column().isin(list(days)))  # days in between may be up to date
     bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
     bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ", created_ms long")
     half = BARE_SCHEMA.append(pa.field("item_features", pa.binary()))
     sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, from_arrow_schema(half))
     sided = sided.withColumn("user_bucket", _bucket("user_id", job.buckets))
     sided = _joined(spark, sided, f"{job.lake}/users", "user_id", USER_TEXTS)
-    full = sided.groupBy("user_bucket").cogroup(by_user)
-    return full.applyInArrow(user_side, from_arrow_schema(EXAMPLE_SCHEMA)).withColumn(_DAY, _day_column())
-
-
-def _write_sequences(spark: SparkSession, job: FeatureJob, events: DataFrame) -> int:
-    wanted = sf.col("type").isin([str(t) for t in ENGAGEMENT])
-    engaged = events.where(wanted).select("user_bucket", "user_id", "event_id", "type", "item_id", TIME)
-    rows = engaged.groupBy("user_bucket").applyInArrow(sequences, from_arrow_schema(SEQUENCE_SCHEMA))
-    with OutputFolder(spark, job.output) as folder:
-        rows.write.option("compression", "zstd").parquet(f"{folder.staging}/sequences")
-        count = spark.read.parquet(f"{folder.staging}/sequences").count()
-        folder.publish({"sequences": ""})
-    return int(count)
+    return sided.groupBy("user_bucket").cogroup(by_user)
 
 
 def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
     """Flat events with their buckets and the context that features read."""
     context = {name: name for name in ITEM_CONTEXT}
     context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}
-    events = _read(spark, f"{job.lake}/{EVENTS}", from_arrow_schema(EVENT_SCHEMA).add(_DAY, "string"))
+    events = _read(spark, f"{job.lake}/{EVENTS}", from_arrow_schema(EVENT_SCHEMA).add(DAY, "string"))
     if job.forgotten:
         marks = spark.createDataFrame(list(job.forgotten.items()), "digest string, until_ms long")
         theirs = (sf.sha2("user_id", 256) == marks.digest) & (sf.col(TIME) <= marks.until_ms)
@@ -209,7 +192,7 @@ def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
     return events.select(
         *_EVENT_COLUMNS,
         *(sf.col("context")[name].alias(column) for column, name in context.items()),
-        _DAY,
+        DAY,
         _bucket("user_id", job.buckets or _BUCKETS).alias("user_bucket"),
         _bucket("item_id", job.buckets or _BUCKETS).alias("item_bucket"),
     )
@@ -265,19 +248,19 @@ def _popularity(events: DataFrame, config: LabelConfig, count: int) -> Popularit
 
 
 def _lake_days(spark: SparkSession, lake: str) -> list[str]:
-    folder = OutputFolder(spark, f"{lake}/{EVENTS}")
-    return sorted(name.removeprefix(f"{_DAY}=") for name in folder.names() if name.startswith(f"{_DAY}="))
+    folder = output_folder(spark, f"{lake}/{EVENTS}")
+    return sorted(name.removeprefix(f"{DAY}=") for name in folder.names() if name.startswith(f"{DAY}="))
 
 
 def _counts(spark: SparkSession, job: FeatureJob) -> EventCounts:
     loose = sf.col("request_id").isNull().alias("loose")
-    rows = read_events(spark, job).groupBy(_DAY, "type", loose).count().collect()
-    return EventCounts({(row[_DAY], row["type"], row["loose"]): row["count"] for row in rows})
+    rows = read_events(spark, job).groupBy(DAY, "type", loose).count().collect()
+    return EventCounts({(row[DAY], row["type"], row["loose"]): row["count"] for row in rows})
 
 
 def buckets_for(rows: int) -> int:
     """Few for a small log, since each costs a call of the kernels; else at most half a million rows each."""
-    return max(2, min(_BUCKETS, rows // 25_000), -(-rows // _BUCKET_ROWS))
+    return max(2, min(_BUCKETS, rows // 50_000), -(-rows // _BUCKET_ROWS))
 
 
 def _mark(job: FeatureJob, only_named: frozenset[EventType], day: str, rows: Mapping[str, int]) -> str:
@@ -302,7 +285,3 @@ def _label_days(day: str, job: FeatureJob) -> list[str]:
     """The days whose events may label an impression of `day`, itself first."""
     first, more = date.fromisoformat(day), -(-job.attribution.window_ms // MS_PER_DAY)
     return [(first + timedelta(days=n)).isoformat() for n in range(more + 1)]
-
-
-def _day_column() -> Any:
-    return sf.date_format(sf.timestamp_millis(sf.col(TIME)), "yyyy-MM-dd")

@@ -1,10 +1,9 @@
-"""The Spark session, and atomic output on any file system that Hadoop knows (`file:`, `hdfs:`, `s3a:`)."""
+"""The Spark session."""
 
 import os
 import sys
-import uuid
-from collections.abc import Iterable, Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 from pyspark.sql import SparkSession
 
@@ -13,7 +12,6 @@ Session: TypeAlias = SparkSession
 
 # Halves the CPU time of a job of minutes (27 instead of 51 s measured); long jobs want the full compiler.
 _SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-SUCCESS = "_SUCCESS"
 
 
 def spark_session(
@@ -54,67 +52,3 @@ def spark_session(
     builder = SparkSession.builder.master(master).appName("recsys-features")
     session: SparkSession = builder.config(map=settings).getOrCreate()
     return session
-
-
-class OutputFolder:
-    """A folder whose partitions appear whole or not at all.
-
-    A job writes to `staging`; `publish` then moves each partition into place and marks it with `_SUCCESS`.
-    On file systems whose rename is a copy (s3a), readers wait for that mark.
-    """
-
-    def __init__(self, spark: SparkSession, folder: str) -> None:
-        self._jvm: Any = spark._jvm
-        self._folder = folder.rstrip("/")
-        self.staging = f"{self._folder}/_building-{uuid.uuid4().hex[:8]}"
-        path = self._path(self._folder)
-        self._fs: Any = path.getFileSystem(spark._jsparkSession.sessionState().newHadoopConf())
-
-    def publish(self, marks: dict[str, str]) -> None:
-        """Replace partitions. `marks`: partition name → content of its mark."""
-        for name, mark in sorted(marks.items()):
-            target = self._path(f"{self._folder}/{name}")
-            self._fs.delete(target, True)
-            source = self._path(f"{self.staging}/{name}")
-            if not self._fs.exists(source):  # a day without rows is done, too
-                self._fs.mkdirs(target)
-            elif not self._fs.rename(source, target):
-                raise OSError(f"could not move {self.staging}/{name} to {self._folder}/{name}")
-            self.write(f"{name}/{SUCCESS}", mark)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Remove the staging folder."""
-        self._fs.delete(self._path(self.staging), True)
-
-    def remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._fs.delete(self._path(f"{self._folder}/{name}"), True)
-
-    def names(self) -> list[str]:
-        """Names in the folder; empty if it does not exist."""
-        path = self._path(self._folder)
-        if not self._fs.exists(path):
-            return []
-        return [status.getPath().getName() for status in self._fs.listStatus(path)]
-
-    def marks(self) -> dict[str, str]:
-        """Finished partitions and the content of their marks."""
-        marks = {name: self._path(f"{self._folder}/{name}/{SUCCESS}") for name in self.names()}
-        return {name: self._read(mark) for name, mark in marks.items() if self._fs.exists(mark)}
-
-    def _path(self, text: str) -> Any:
-        return self._jvm.org.apache.hadoop.fs.Path(text)
-
-    def write(self, name: str, text: str) -> None:
-        stream = self._fs.create(self._path(f"{self._folder}/{name}"), True)
-        stream.write(bytearray(text.encode()))
-        stream.close()
-
-    def _read(self, path: Any) -> str:
-        stream = self._fs.open(path)
-        content = bytes(stream.readAllBytes())
-        stream.close()
-        return content.decode()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
@@ -31,6 +32,7 @@ from recsys.store.memory import MemoryFeatureStore
 from tests.recsys.features.worlds import catalogue, population, random_log
 from tests.training.features.test_state_job import folded
 from training.features import job as features_job
+from training.features import output_folder, write
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
 from training.features.state_job import load_state
@@ -74,7 +76,8 @@ def read(output: Path, day: str = "*") -> pa.Table:
     files = sorted((output / "examples").glob(f"dt={day}/*.parquet"))
     assert files
     rows = pa.concat_tables(pq.ParquetFile(f).read() for f in files)
-    return rows.sort_by("example_id").replace_schema_metadata(None)
+    order = [(name, "ascending") for name in ("example_id", "user_id", "item_id")]
+    return rows.sort_by(order).replace_schema_metadata(None)
 
 
 def sequences(output: Path) -> pa.Table:
@@ -188,6 +191,23 @@ def test_a_day_is_built_again_when_an_outcome_of_it_comes_late(spark: SparkSessi
         if (r["user_id"], r["example_id"]) == (shown["user_id"], shown["example_id"])
     ]
     assert found["conversion"] == 1
+
+
+def test_where_only_hadoop_can_write_the_rows_are_the_same(
+    spark: SparkSession, built: tuple[FeatureJob, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, output = built
+    for module in (output_folder, write):
+        monkeypatch.setattr(module, "local_path", lambda spark, folder: None)
+    elsewhere = replace(job, output=str(tmp_path))
+    report = build(spark, elsewhere)
+    assert (report.examples, report.clicks) == (
+        read(output).num_rows,
+        pc.sum(read(output).column("click")).as_py(),
+    )
+    assert read(tmp_path).equals(read(output))
+    assert sequences(tmp_path).equals(sequences(output))
+    assert build(spark, elsewhere).skipped == tuple(DAYS)
 
 
 def test_a_failed_run_leaves_what_was_there(
