@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
@@ -39,7 +38,7 @@ from training.features.kernel import (
     user_side,
 )
 from training.features.labels import ITEM_CONTEXT, LabelConfig, label
-from training.features.negatives import Popularity, returning
+from training.features.negatives import Popularity
 from training.features.output_folder import output_folder
 from training.features.write import DAY, day_column, write_examples, write_sequences
 
@@ -231,20 +230,7 @@ def _popularity(events: DataFrame, config: LabelConfig, count: int) -> Popularit
     )
     keep_one_in = -(-count // _POPULARITY_ROWS)
     pool = pool.where(sf.pmod(sf.xxhash64("user_id", sf.lit("popularity")), sf.lit(keep_one_in)) == 0)
-    table = pool.select("user_id", "item_id", TIME, "event_id", "categories", "creator").toArrow()
-    table = table.sort_by([(TIME, "ascending"), ("event_id", "ascending")]).combine_chunks()
-    encoded = table.column("item_id").combine_chunks().dictionary_encode()
-    items = np.asarray(encoded.indices, np.int32)
-    _, newest = np.unique(items[::-1], return_index=True)
-    described = table.take(pa.array(len(items) - 1 - newest))
-    return Popularity(
-        times=np.asarray(table.column(TIME), np.int64),
-        items=items,
-        ids=encoded.dictionary.to_pylist(),
-        categories=described.column("categories").to_pylist(),
-        creators=described.column("creator").to_pylist(),
-        returning=returning(table.column("user_id"), items, np.asarray(table.column(TIME))),
-    )
+    return Popularity.of(pool.select("user_id", "item_id", TIME, "event_id", *ITEM_CONTEXT).toArrow())
 
 
 def _lake_days(spark: SparkSession, lake: str) -> list[str]:

@@ -8,6 +8,7 @@ user's own.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,24 @@ class Popularity:
     categories: list[str | None] = field(default_factory=list)
     creators: list[str | None] = field(default_factory=list)
     returning: float = 0.0
+
+    @classmethod
+    def of(cls, engagements: pa.Table) -> Self:
+        """Of rows with the ids of user, item and event, the time, categories and creator; an item is described by its
+        newest row."""
+        rows = engagements.sort_by([(TIME, "ascending"), ("event_id", "ascending")]).combine_chunks()
+        encoded = rows.column("item_id").combine_chunks().dictionary_encode()
+        items, times = np.asarray(encoded.indices, np.int32), np.asarray(rows.column(TIME), np.int64)
+        _, newest = np.unique(items[::-1], return_index=True)
+        described = rows.take(pa.array(len(items) - 1 - newest))
+        return cls(
+            times=times,
+            items=items,
+            ids=encoded.dictionary.to_pylist(),
+            categories=described.column("categories").to_pylist(),
+            creators=described.column("creator").to_pylist(),
+            returning=returning(rows.column("user_id"), items, times),
+        )
 
     def drawn(self, times: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """(n, k) in [0, 1) → (n, k) rows of items that were popular before each time; -1: nothing was."""

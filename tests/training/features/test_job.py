@@ -34,6 +34,7 @@ from tests.training.features.test_state_job import folded
 from training.features import job as features_job
 from training.features import output_folder, write
 from training.features.job import FeatureJob, build
+from training.features.local import build_examples
 from training.features.spark import spark_session
 from training.features.state_job import load_state
 
@@ -122,6 +123,12 @@ def test_the_newest_days_come_first_and_the_others_later(
     assert sequences(tmp_path).equals(sequences(output))
     assert build(spark, replace(some, newest=0)).days == tuple(DAYS[:-2])
     assert read(tmp_path).sort_by("example_id").equals(read(output).sort_by("example_id"))
+
+
+def test_without_spark_the_rows_are_the_same(built: tuple[FeatureJob, Path], tmp_path: Path) -> None:
+    job, output = built
+    assert build_examples(Path(job.lake), tmp_path / "examples") == read(output).num_rows
+    assert read(tmp_path).equals(read(output))
 
 
 def test_a_day_is_where_its_rows_say(built: tuple[FeatureJob, Path]) -> None:

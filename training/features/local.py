@@ -1,0 +1,93 @@
+"""The examples without Spark, of a log that fits in memory: the passes of `training.features.job` over one bucket."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.contracts.errors import InvalidData
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY
+from recsys.datasets.catalogue import items_path, users_path
+from recsys.datasets.lake_attribution import lake_attribution
+from recsys.lake.lake import day_of, days, newest_days, read_day, split_by_day, start_of, write_parquet
+from recsys.lake.parquet import read_columns
+from training.features.arrow_columns import TIME
+from training.features.event_counts import EventCounts
+from training.features.kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS, item_side, user_side
+from training.features.labels import ITEM_CONTEXT, LabelConfig, label
+from training.features.negatives import Popularity
+
+_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
+
+
+def build_examples(lake: Path, output: Path, newest: int = 0, negatives: int = 4, seed: int = 0) -> int:
+    """Write `output`/dt=…/examples.parquet; returns the number of rows, which are those of the Spark job.
+
+    Args:
+        newest: only the newest days that have this many events together; 0: all.
+
+    Raises:
+        InvalidData: the lake has no events.
+    """
+    events = flat_events(lake)
+    loose = pc.is_null(events.column("request_id"))
+    counts, attribution = _counts(events, loose), lake_attribution(lake)
+    wanted = newest_days(counts.of_days, newest) if newest else sorted(counts.of_days)
+    config = LabelConfig(
+        first_ms=start_of(wanted[0]),
+        end_ms=start_of(wanted[-1]) + MS_PER_DAY,
+        window_ms=attribution.window_ms,
+        unshown=counts.unshown,
+        only_named=attribution.only_named(*counts.by_type()),
+        negatives=negatives,
+        seed=seed,
+    )
+    chosen = pc.is_in(events.column("type"), pa.array([str(kind) for kind in config.unshown & ENGAGEMENT]))
+    popularity = Popularity.of(events.filter(pc.and_(chosen, loose)))
+    rows = label(events, config, tuple(REQUEST_TEXTS.values()), popularity)
+    rows = item_side(_joined(rows, items_path(lake), "item_id", ITEM_TEXTS, "created_ms"), events)
+    rows = user_side(_joined(rows, users_path(lake), "user_id", USER_TEXTS), events)
+    for day, of_day in split_by_day(rows):
+        write_parquet(output / f"dt={day}" / "examples.parquet", of_day)
+    return int(rows.num_rows)
+
+
+def flat_events(lake: Path) -> pa.Table:
+    """All events, with what features read of their context as columns of text.
+
+    Raises:
+        InvalidData: there are none.
+    """
+    names = {**dict.fromkeys(ITEM_CONTEXT), **{column: name for (_, name), column in REQUEST_TEXTS.items()}}
+    parts = []
+    for day in days(lake):
+        part = read_day(lake, day, columns=(*_COLUMNS, "context"))
+        context = part.column("context")
+        texts = {column: pc.map_lookup(context, name or column, "first") for column, name in names.items()}
+        parts.append(pa.table({name: part.column(name) for name in _COLUMNS} | texts))
+    if not any(part.num_rows for part in parts):
+        raise InvalidData(f"{lake}: no events; import a data set first: `recsys data import`")
+    return pa.concat_tables(parts)
+
+
+def _counts(events: pa.Table, loose: pa.ChunkedArray) -> EventCounts:
+    day = pc.divide(events.column(TIME), MS_PER_DAY)
+    keys = pa.table({"day": day, "type": events.column("type"), "loose": loose})
+    found = keys.group_by(keys.column_names).aggregate([([], "count_all")]).to_pylist()
+    return EventCounts(
+        {(day_of(row["day"] * MS_PER_DAY), row["type"], row["loose"]): row["count_all"] for row in found}
+    )
+
+
+def _joined(rows: pa.Table, path: Path, key: str, texts: Mapping[Any, str], *more: str) -> pa.Table:
+    """Add the attributes of items or users that features read, and the columns `more`; null where unknown."""
+    table = read_columns(path, [key, "attributes", *more])
+    place = pc.index_in(rows.column(key), value_set=table.column(key))
+    for column in more:
+        rows = rows.append_column(column, table.column(column).take(place))
+    for (_, name), column in texts.items():
+        texts_of = pc.map_lookup(table.column("attributes"), name, "first")
+        rows = rows.append_column(column, texts_of.take(place))
+    return rows
