@@ -6,7 +6,7 @@ from recsys.datasets import guess_words as words
 from recsys.datasets.column_profile import Profile, words_of
 from recsys.datasets.guess_roles import Picker
 from recsys.datasets.mapping import EventTable, ItemTable, TimeColumn, UserTable
-from recsys.datasets.sampling import Sample
+from recsys.datasets.sampling import ROWS, Sample
 
 _SEPARATORS = ("|", ";", ",", "/", ">")
 _FEW = 40
@@ -50,6 +50,10 @@ def _key(log: Sample, column: str, table: Sample, vocabulary: Sequence[str]) -> 
             and (named or not candidate.numeric)
         ):
             best, most = candidate.name, shared
+    if best is None and max(log.rows, table.rows) >= ROWS:  # the samples of large tables need not meet
+        return next(
+            (p.name for p in table.profiles if p.name == column and p.distinct >= 0.9 * p.filled), None
+        )
     return best
 
 

@@ -15,7 +15,7 @@ from recsys.datasets.column_profile import Profile, profile
 from recsys.datasets.mapping import Files
 from recsys.datasets.rows import UNDECODABLE, text_rows
 
-_ROWS = 20_000  # of each table
+ROWS = 20_000  # of each table
 _SNIFFED = 50  # lines
 _DELIMITERS = ("\t", "::", ";", "|", ",")
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".parquet", *json_lines.SUFFIXES)
@@ -76,7 +76,7 @@ def _sample(folder: Path, path: Path) -> Sample:
 def _json(folder: Path, path: Path) -> Sample:
     """Values that are no cells, such as nested objects, are left out."""
     try:
-        lines = list(islice(json_lines.json_lines(path), _ROWS))
+        lines = list(islice(json_lines.json_lines(path), ROWS))
     except OSError as error:
         raise InvalidData(f"{path}: cannot be read: {error}") from error
     objects = [content for _, content, _ in lines if content]
@@ -92,7 +92,7 @@ def _json(folder: Path, path: Path) -> Sample:
 def _parquet(folder: Path, path: Path) -> Sample:
     try:
         with pq.ParquetFile(path) as file:
-            batch = next(file.iter_batches(_ROWS), None)
+            batch = next(file.iter_batches(ROWS), None)
             table = pa.Table.from_batches([batch] if batch else [], file.schema_arrow)
     except (OSError, pa.ArrowException) as error:
         raise InvalidData(f"{path}: cannot be read: {error}") from error
@@ -118,13 +118,13 @@ def _text(folder: Path, path: Path) -> Sample:
         raise InvalidData(f"{path}: no table: no delimiter splits its lines into the same number of columns")
     files = Files(files=[name], delimiter=delimiter, quoted=len(delimiter) == 1)
     rows = [
-        list(cells) for _, _, cells, fault in islice(text_rows(path, files), _ROWS + 1) if cells and not fault
+        list(cells) for _, _, cells, fault in islice(text_rows(path, files), ROWS + 1) if cells and not fault
     ]
     if any(UNDECODABLE in cell for row in rows for cell in row):
         files = files.model_copy(update={"encoding": "latin-1"})
         rows = [
             list(cells)
-            for _, _, cells, fault in islice(text_rows(path, files), _ROWS + 1)
+            for _, _, cells, fault in islice(text_rows(path, files), ROWS + 1)
             if cells and not fault
         ]
     header = _is_header(rows)

@@ -302,3 +302,13 @@ def test_the_number_of_a_page_is_no_request(tmp_path: Path) -> None:
     rows = "".join(f"u{n % 4},i{n % 5},{1_700_000_000 + n},{n % 2},{n % 3}\n" for n in range(60))
     guess = guessed(tmp_path, {"log.csv": f"user,item,timestamp,is_click,page\n{rows}"})
     assert guess.mapping.events.request == []
+
+
+def test_a_catalogue_larger_than_a_sample_is_known_by_the_name_of_its_key(tmp_path: Path) -> None:
+    """The first rows of both tables have no item in common."""
+    ids = list(range(40_000))
+    pq.write_table(pa.table({"user": [1, 1, 2] * 100, "item": ids[-300:]}), tmp_path / "log.parquet")
+    pq.write_table(pa.table({"item": ids, "title": [f"t{i}" for i in ids]}), tmp_path / "things.parquet")
+    guess = guess_mapping([tmp_path])
+    assert guess.mapping.items
+    assert (guess.mapping.items.files, guess.mapping.items.item) == (["things.parquet"], "item")
