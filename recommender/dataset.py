@@ -22,7 +22,7 @@ from recsys.lake.lake import write_parquet
 NAME = "frames"  # of the data set
 _EVENTS, _ITEMS, _USERS = "events", "items", "users"
 # role → the name by which a column is surely taken for it (`recsys.datasets.guess_words`)
-_ROLES: Mapping[str, str] = {
+ROLES: Mapping[str, str] = {
     "user_id": "user_id",
     "item_id": "item_id",
     "time": "timestamp",
@@ -106,14 +106,14 @@ def _file(folder: Path, name: str) -> Path:
 def _renamed(tables: Mapping[str, pa.Table], columns: Mapping[str, str]) -> dict[str, pa.Table]:
     """Each named column under the name of its role; another column of that name is left out."""
     for role, column in columns.items():
-        if role not in _ROLES:
+        if role not in ROLES:
             raise InvalidConfig(
-                f"columns: no role {role!r}{nearest(role, _ROLES)}; there are {', '.join(_ROLES)}"
+                f"columns: no role {role!r}{nearest(role, ROLES)}; there are {', '.join(ROLES)}"
             )
         if not any(column in table.column_names for table in tables.values()):
             have = "; ".join(f"{name} has {', '.join(table.column_names)}" for name, table in tables.items())
             raise InvalidData(f"columns: {role}: no frame has a column {column!r}: {have}")
-    names = {column: _ROLES[role] for role, column in columns.items()}
+    names = {column: ROLES[role] for role, column in columns.items()}
     renamed = {}
     for name, table in tables.items():
         taken = {names[column] for column in table.column_names if column in names}
@@ -134,7 +134,7 @@ def _check(guess: Guess, tables: Mapping[str, pa.Table], columns: Mapping[str, s
             )
     used = {column.column for of_table in guess.columns.values() for column in of_table}
     for role, column in columns.items():
-        if _ROLES[role] not in used:
+        if ROLES[role] not in used:
             raise InvalidData(
                 f"columns: {role}: the values of {column!r} cannot be read as that (docs/data.md describes each role)"
             )

@@ -24,6 +24,14 @@ from recsys.files import replace_folder, staged_folder
 from recsys.models.two_tower import TwoTowerShape
 
 _DATASET = Path("datasets") / NAME
+_ITEM = [
+    ("item_id", pa.string()),
+    ("score", pa.float64()),
+    ("title", pa.string()),
+    ("categories", pa.string()),
+]
+_LISTS = pa.schema([("user_id", pa.string()), ("rank", pa.int64()), *_ITEM, ("channels", pa.string())])
+_SIMILAR = pa.schema([("similar_to", pa.string()), ("rank", pa.int64()), *_ITEM])
 
 
 class Recommender(Generic[F]):
@@ -143,7 +151,8 @@ class Recommender(Generic[F]):
         with bars(self._progress) as show:
             manifest = self.bundle.manifest
             settings, repeats = dict(manifest.models["two_tower"]), bool(manifest.repeats)
-            return self._frame(last_item(self.home, settings, repeats, cases, seed, show))
+            figures = last_item(self.home, settings, repeats, cases, seed, show)
+        return self._frame(pa.Table.from_pylist(figures))
 
     def recommend(self, user_ids: object, k: int = 10, exclude: Iterable[object] = ()) -> F:
         """What an API with this bundle and log would list for each of the users; unknown ones get what is popular.
@@ -158,7 +167,8 @@ class Recommender(Generic[F]):
         """
         excluded = texts_of(exclude, "exclude") if (exclude := list(exclude)) else []
         users = texts_of(user_ids, "user_ids")
-        return self._frame([line for user in users for line in self._answers.recommend(user, k, excluded)])
+        lines = [line for user in users for line in self._answers.recommend(user, k, excluded)]
+        return self._frame(pa.Table.from_pylist(lines, _LISTS))
 
     def similar(self, item_ids: object, k: int = 10) -> F:
         """The nearest items of each of the items, as the API gives them.
@@ -170,7 +180,8 @@ class Recommender(Generic[F]):
             InvalidData: the catalogue does not have an item.
         """
         asked = texts_of(item_ids, "item_ids")
-        return self._frame([line for item in asked for line in self._answers.similar(item, k)])
+        lines = [line for item in asked for line in self._answers.similar(item, k)]
+        return self._frame(pa.Table.from_pylist(lines, _SIMILAR))
 
     def explain(self, user_id: object, k: int = 10) -> dict[str, Any]:
         """The funnel of a list: stages, channels, scores, features and reasons, as `recsys explain` shows them."""
@@ -211,9 +222,8 @@ class Recommender(Generic[F]):
         with bars(self._progress) as show:
             return Answers(self.bundle, self.home / "lake", show)
 
-    def _frame(self, rows: list[dict[str, Any]]) -> F:
-        """Rows as a frame of the user's library, ids in the type that they came in."""
-        table = pa.Table.from_pylist(rows)
+    def _frame(self, table: pa.Table) -> F:
+        """A frame of the user's library, ids in the type that they came in."""
         user, item = id_types(self.home / _DATASET)
         for name, kind in (("user_id", user), ("item_id", item), ("similar_to", item)):
             if name in table.column_names:

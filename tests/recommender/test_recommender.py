@@ -125,6 +125,12 @@ def test_unknown_users_get_what_is_popular(documented: Documented) -> None:
     assert found["channels"].str.contains("popular").all()
 
 
+def test_a_list_without_items_has_its_columns(documented: Documented) -> None:
+    found = documented.model.recommend(1, exclude=range(1, MOVIES + 1))
+    assert list(found.columns) == list(documented.model.recommend(1).columns)
+    assert (len(found), str(found["item_id"].dtype)) == (0, "int64")
+
+
 def test_what_cannot_be_answered_is_refused(documented: Documented) -> None:
     model = documented.model
     with pytest.raises(InvalidData, match="item '61' is not in the catalogue"):

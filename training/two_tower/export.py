@@ -125,7 +125,8 @@ def export_user_tower(tower: ServedUserTower, path: Path) -> None:
         names.append(PROFILE)
         example.append(torch.ones(2, PROFILE_SLOTS, dtype=torch.int64))
         dynamic.append({0: batch})
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that we do not use
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they warn of packages and folds that we do not use
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
