@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from recommender.frames import Frame, table_of
 from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import ENGAGEMENT
 from recsys.datasets.guessing import Guess, guess_mapping
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.mapping import Mapping as TableMapping
@@ -84,6 +85,12 @@ def import_frames(
         found, doubts = _of_frames(given, tables), []
     atomic_write(folder / MAPPING_FILE, Guess(folder, found, doubts).to_yaml())
     report = import_dataset(open_dataset(folder), lake, replace=True, end_ms=end_ms, progress=progress)
+    if not ENGAGEMENT & report.events_by_type.keys():
+        kinds = ", ".join(f"{kind} ({n:,})" for kind, n in report.events_by_type.items())
+        raise InvalidData(
+            f"events: nobody engages with an item, there are only {kinds}; say which column tells what was done:"
+            " columns={'type': …} or {'rating': …}, or give a mapping"
+        )
     return Imported(report, found, doubts + _losses(report))
 
 

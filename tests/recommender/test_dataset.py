@@ -135,6 +135,12 @@ def test_wrong_names_say_what_there_is(make: Make, tmp_path: Path) -> None:
         imported(tmp_path, frame, make({"a": [1.5, 2.5]}))
 
 
+def test_a_log_without_a_choice_is_refused(make: Make, tmp_path: Path) -> None:
+    rows = {"user": ROWS["user_id"], "item": ROWS["item_id"], "event": ["shown"] * 5}
+    with pytest.raises(InvalidData, match=r"nobody engages with an item, there are only impression \(5\)"):
+        imported(tmp_path, make(rows))
+
+
 def test_a_mapping_takes_the_place_of_the_guess(make: Make, tmp_path: Path) -> None:
     file = tmp_path / "mapping.yaml"
     file.write_text(
