@@ -30,7 +30,7 @@ from training.two_tower.sequences import History, write_sequences
 
 # Minutes on two cores, whatever the number of events.
 _MOST_EPOCHS, _ALL_EVENTS = 8, 1_000_000  # of the two-tower; events over all epochs
-_NEWEST = 10_000  # events whose examples the ranker learns from
+_NEWEST = 50_000  # events whose examples the ranker learns from
 PATHS = frozenset({"sequences", "items", "users", "work", "start"})  # settings that are not the caller's
 
 

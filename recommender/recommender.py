@@ -61,7 +61,7 @@ class Recommender(Generic[F]):
         columns: Mapping[str, str] | None = None,
         mapping: TableMapping | Path | str | None = None,
         epochs: int | None = None,
-        rank_epochs: int = 1,
+        rank_epochs: int = 2,
         seed: int = 0,
         shift_to_now: bool = False,
         progress: bool = True,

@@ -11,9 +11,10 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY
 from recsys.datasets.catalogue import items_path, users_path
 from recsys.datasets.lake_attribution import lake_attribution
-from recsys.lake.lake import day_of, days, newest_days, read_day, split_by_day, start_of, write_parquet
+from recsys.lake.lake import day_of, days, newest_days, read_day, start_of
 from recsys.lake.parquet import read_columns
 from training.features.arrow_columns import TIME
+from training.features.direct_files import write_days
 from training.features.event_counts import EventCounts
 from training.features.kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS, item_side, user_side
 from training.features.labels import ITEM_CONTEXT, LabelConfig, label
@@ -23,7 +24,7 @@ _COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "posit
 
 
 def build_examples(lake: Path, output: Path, newest: int = 0, negatives: int = 4, seed: int = 0) -> int:
-    """Write `output`/dt=…/examples.parquet; returns the number of rows, which are those of the Spark job.
+    """Write the examples of each day to `output`/dt=…; returns their number. The rows are those of the Spark job.
 
     Args:
         newest: only the newest days that have this many events together; 0: all.
@@ -49,8 +50,7 @@ def build_examples(lake: Path, output: Path, newest: int = 0, negatives: int = 4
     rows = label(events, config, tuple(REQUEST_TEXTS.values()), popularity)
     rows = item_side(_joined(rows, items_path(lake), "item_id", ITEM_TEXTS, "created_ms"), events)
     rows = user_side(_joined(rows, users_path(lake), "user_id", USER_TEXTS), events)
-    for day, of_day in split_by_day(rows):
-        write_parquet(output / f"dt={day}" / "examples.parquet", of_day)
+    write_days(output, rows, 0, (TIME, "example_id", "user_id"))
     return int(rows.num_rows)
 
 
