@@ -43,7 +43,7 @@ lint: setup  ## ruff, mypy --strict, import contracts, bandit
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit -q -ll -r recsys streaming serving training recommender infra
+	$(BIN)/bandit -q -ll -r recsys streaming serving training infra
 
 lock: setup  ## write the lock files; OPTIONS=--upgrade takes the newest versions
 	infra/setup/lock.sh $(OPTIONS)

@@ -15,7 +15,7 @@ from infra.cli.settings_table import ALL
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"
-PACKAGES = ("recsys", "streaming", "serving", "training", "recommender", "infra")
+PACKAGES = ("recsys", "streaming", "serving", "training", "infra")
 DOCUMENTS = sorted(
     {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")} - {GLOSSARY}
 )

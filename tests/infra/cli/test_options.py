@@ -76,7 +76,7 @@ def test_only_options_on_the_command_line_are_refused() -> None:
 
 
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
-_PACKAGES = ("recsys", "streaming", "serving", "training", "recommender", "infra")
+_PACKAGES = ("recsys", "streaming", "serving", "training", "infra")
 
 
 def _options(command: Any) -> set[str]:

@@ -11,12 +11,12 @@ from typing import Any, Generic
 
 import pyarrow as pa
 
-from recommender.answers import Answers
-from recommender.dataset import NAME, id_types, import_frames
-from recommender.evaluation import last_item
-from recommender.fitting import default_epochs, fit_bundle, two_tower_config
-from recommender.frames import F, Frame, frame_like, of_type, texts_of
-from recommender.progress import bars
+from infra.notebook.answers import Answers
+from infra.notebook.dataset import NAME, id_types, import_frames
+from infra.notebook.evaluation import last_item
+from infra.notebook.fitting import default_epochs, fit_bundle, two_tower_config
+from infra.notebook.frames import F, Frame, frame_like, of_type, texts_of
+from infra.notebook.progress import bars
 from recsys.bundle import Bundle, copy_bundle, current_version, open_bundle, publish, versions
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.datasets.mapping import Mapping as TableMapping

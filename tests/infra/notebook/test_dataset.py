@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from recommender.dataset import Imported, id_types, import_frames
+from infra.notebook.dataset import Imported, id_types, import_frames
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.events import Event
 from recsys.contracts.types import EventType

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recommender.frames import Frame, table_of
+from infra.notebook.frames import Frame, table_of
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import ENGAGEMENT
 from recsys.datasets.guessing import Guess, guess_mapping

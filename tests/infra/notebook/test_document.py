@@ -5,9 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from recommender import Recommender
-from recommender.dataset import ROLES
-from recommender.fitting import two_tower_config
+from infra.notebook import Recommender
+from infra.notebook.dataset import ROLES
+from infra.notebook.fitting import two_tower_config
 
 TEXT = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
 

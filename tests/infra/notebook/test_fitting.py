@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recommender.fitting import default_epochs, two_tower_config
+from infra.notebook.fitting import default_epochs, two_tower_config
 from recsys.contracts.errors import InvalidConfig
 
 HOME = Path("home")

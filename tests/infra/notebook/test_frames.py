@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from recommender.frames import frame_like, of_type, table_of, texts_of
+from infra.notebook.frames import frame_like, of_type, table_of, texts_of
 from recsys.contracts.errors import InvalidData
 
 COLUMNS: dict[str, list[Any]] = {

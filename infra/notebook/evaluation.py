@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from recommender.fitting import PATHS, train_recall, two_tower_config
-from recommender.progress import Show
+from infra.notebook.fitting import PATHS, train_recall, two_tower_config
+from infra.notebook.progress import Show
 from recsys.contracts.errors import InvalidData
 from recsys.datasets.catalogue import items_path
 from recsys.items.item_table import read_items

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from recommender.dataset import nearest
-from recommender.progress import Show
+from infra.notebook.dataset import nearest
+from infra.notebook.progress import Show
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidConfig
 from recsys.datasets.catalogue import items_path, users_path

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from recommender import Recommender
+from infra.notebook import Recommender
 from recsys.bundle import current_version
 from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
 from recsys.contracts.types import Topic

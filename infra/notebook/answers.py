@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from recommender.progress import Show
+from infra.notebook.progress import Show
 from recsys.bundle import Bundle
 from recsys.contracts.errors import FingerprintMismatch, InvalidData, StageFailed
 from recsys.contracts.request import Answer, Query, Status
