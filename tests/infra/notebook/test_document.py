@@ -9,7 +9,7 @@ from infra.notebook import Recommender
 from infra.notebook.dataset import ROLES
 from infra.notebook.fitting import two_tower_config
 
-TEXT = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "python.md").read_text(encoding="utf-8")
 
 
 def test_the_second_example_has_roles_and_settings_that_there_are() -> None:

@@ -28,7 +28,7 @@ from tests.memory_event_log import MemoryEventLog
 
 pytestmark = pytest.mark.slow
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "python.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "python.md"
 USERS, MOVIES, GROUPS = 40, 60, 3
 
 
