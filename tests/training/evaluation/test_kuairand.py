@@ -17,7 +17,7 @@ from training.evaluation.kuairand import benchmark as rank_benchmark
 from training.evaluation.kuairand.benchmark import RankEvaluation, as_answers, of_network
 from training.evaluation.kuairand.evaluate import main, train_in_parallel
 from training.evaluation.kuairand.log import load
-from training.evaluation.kuairand.score_cache import ScoreCache
+from training.evaluation.ranking.score_cache import ScoreCache
 
 MODELS = (
     "lightgbm_baseline",

@@ -22,7 +22,9 @@ from training.compression.distill import distillation
 from training.compression.ladder import row_scores
 from training.compression.quantize import quantize_linear_layers, quantized_tables
 from training.config import Config
-from training.evaluation.kuairand.baselines import (
+from training.evaluation.kuairand.judge import HEADS, Floats, logit, of_scores, sigmoid
+from training.evaluation.kuairand.log import Kuairand, categorical, examples, load, split, video_fields
+from training.evaluation.ranking.baselines import (
     DWELL,
     FOREST,
     Logits,
@@ -31,9 +33,7 @@ from training.evaluation.kuairand.baselines import (
     logistic_regression,
     trees,
 )
-from training.evaluation.kuairand.judge import HEADS, Floats, logit, of_scores, sigmoid
-from training.evaluation.kuairand.log import Kuairand, categorical, examples, load, split, video_fields
-from training.evaluation.kuairand.score_cache import ScoreCache
+from training.evaluation.ranking.score_cache import ScoreCache
 from training.ranker.dataset import RankExamples
 from training.ranker.export import export_ranker
 from training.ranker.loop import LoopConfig, Objective, fit, predict_logits

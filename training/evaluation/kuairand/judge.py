@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from recsys.contracts.types import Head
 from recsys.metrics import auc, calibration_error, gauc, xauc
 from training.compression.gates import auc_difference, gauc_difference
-from training.evaluation.kuairand.baselines import DWELL, Labels, Logits
+from training.evaluation.ranking.baselines import DWELL, Labels, Logits
 
 Floats = NDArray[np.float64]
 HEADS = ("click", "long_view", "like", DWELL)

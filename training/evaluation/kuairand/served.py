@@ -30,10 +30,10 @@ from training.compression.gates import Scores
 from training.compression.ladder_input import input_of_periods
 from training.compression.variants import published, read_variants
 from training.config import Config
-from training.evaluation.kuairand.baselines import FOREST, Logits, TreesConfig, trees
 from training.evaluation.kuairand.judge import Floats, Scoreboard, of_scores
 from training.evaluation.kuairand.log import Kuairand, load, split
-from training.evaluation.kuairand.score_cache import ScoreCache
+from training.evaluation.ranking.baselines import FOREST, Logits, TreesConfig, trees
+from training.evaluation.ranking.score_cache import ScoreCache
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
 from training.ranker.artifacts import CALIBRATION
