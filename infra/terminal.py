@@ -63,6 +63,8 @@ def finish(result: Result, as_json: bool) -> NoReturn:
             number = UNDEFINED if math.isnan(value) else f"{value:,.6g}"
             rows.append((name, number, f"{goal.op} {goal.value:g}" if goal else "", verdict))
         print_table(f"{result.command} (seed {result.seed})", ("figure", "value", "goal", ""), rows)
+        for note in result.notes:
+            _out.print(note, highlight=False, markup=False)
     raise typer.Exit(0 if result.met else 1)
 
 

@@ -170,6 +170,45 @@ def gauc(labels: Ints, scores: Floats, groups: NDArray[np.generic]) -> float:
     return total / weight if weight else float("nan")
 
 
+def list_ndcgs(
+    labels: Ints, scores: Floats, lists: Ints, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """NDCG@k of each list that has two rows and a positive: Σ label / log2(rank + 2), over the best possible value.
+
+    (Järvelin & Kekäläinen, 2002.) Rows with equal scores share the mean of their places' discounts, as if they were
+    shuffled (McSherry & Najork, 2008).
+
+    Args:
+        labels, scores, lists: (n,) each; rows of one list have the same number.
+
+    Returns:
+        (m,) a row of each list, and (m,) its NDCG.
+
+    >>> list_ndcgs(np.array([0, 0, 1, 1]), np.array([3., 2., 1., 5.]), np.array([7, 7, 7, 8]), 10)
+    (array([0]), array([0.5]))
+    """
+    if not len(labels):
+        return np.zeros(0, np.int64), np.zeros(0)
+    order = np.lexsort((-scores, lists))
+    positive, ordered = labels[order] > 0, scores[order]
+    new_list = np.r_[True, lists[order][1:] != lists[order][:-1]]
+    starts, ties = (
+        np.flatnonzero(new_list),
+        np.flatnonzero(new_list | np.r_[True, ordered[1:] != ordered[:-1]]),
+    )
+    sizes, tied = np.diff(starts, append=len(order)), np.diff(ties, append=len(order))
+    ranks = np.arange(len(order)) - np.repeat(starts, sizes)
+    discounts = np.where(ranks < k, 1 / np.log2(ranks + 2.0), 0.0)
+    expected = np.repeat(np.add.reduceat(discounts, ties) / tied, tied)
+    gains, positives = (
+        np.add.reduceat(expected * positive, starts),
+        np.add.reduceat(positive, starts, dtype=int),
+    )
+    best = np.cumsum(1 / np.log2(np.arange(k) + 2.0))[np.clip(positives, 1, k) - 1]
+    kept = (sizes > 1) & (positives > 0)
+    return order[starts[kept]].astype(np.int64), (gains / best)[kept]
+
+
 def xauc(values: Floats, predictions: Floats, pairs: int = 1_000_000, seed: int = 0) -> float:
     """Share of pairs with different values that the predictions order alike, ties half (Zhan et al., 2022, D2Q).
 

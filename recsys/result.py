@@ -10,7 +10,7 @@ import operator
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
@@ -55,12 +55,16 @@ class Goal:
 
 @dataclass(frozen=True)
 class Result:
-    """Figures by name (units in the name: `p99_ms`, `events_per_s`) and the goals of some of them."""
+    """Figures by name (units in the name: `p99_ms`, `events_per_s`) and the goals of some of them.
+
+    `notes`: what a reader must know of them, such as what was not measured.
+    """
 
     command: str
     seed: int
     figures: Mapping[str, float]
     goals: Mapping[str, Goal] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         missing = self.goals.keys() - self.figures.keys()
@@ -86,6 +90,7 @@ class Result:
                 for name, goal in self.goals.items()
             },
             "met": self.met,
+            "notes": list(self.notes),
         }
 
 

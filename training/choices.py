@@ -6,6 +6,7 @@ RECALL_EPOCHS = 20
 RANK_EPOCHS = 4
 FIRST_EPOCHS = 2  # of the two-tower in `recsys train all --first`, over the newest events
 FIRST_EVENTS, FIRST_EXAMPLES = 100_000, 40_000
+NEWEST_EXAMPLES = 2_000_000  # that `recsys evaluate rank` reads, at most: memory is bounded
 FULL_EVERY = 7  # nights between two full trainings of `recsys train nightly`
 
 
@@ -15,6 +16,13 @@ class Protocol(StrEnum):
     ML_1M = "ml-1m"  # leave one out on the stable order
     KUAIRAND = "kuairand"  # next long view from 2022-05-04 on
     TEMPORAL = "temporal"  # 80/10/10 by time, of any data set
+
+
+class RankProtocol(StrEnum):
+    """How `recsys evaluate rank` splits the data."""
+
+    KUAIRAND = "kuairand"  # the published days and features of the KuaiRand-Pure slice
+    TEMPORAL = "temporal"  # 80/10/10 by time, of any log
 
 
 class Augmentation(StrEnum):

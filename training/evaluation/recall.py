@@ -17,8 +17,6 @@ from pydantic import Field
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import EventType
 from recsys.datasets.catalogue import items_path, users_path
-from recsys.datasets.importer import import_dataset
-from recsys.datasets.opening import open_dataset
 from recsys.items.item_table import items_table, read_items
 from recsys.lake.lake import write_parquet
 from recsys.metrics import coverage, gini, hit_rate, mrr, ndcg, popularity_bias, ranks_of
@@ -27,6 +25,7 @@ from recsys.result import Goal, Result
 from training.choices import Augmentation, Protocol
 from training.config import Config
 from training.evaluation.baselines import tuned
+from training.evaluation.lake import imported, lake_of
 from training.evaluation.protocols import (
     Split,
     lake_histories,
@@ -152,9 +151,7 @@ def goals(protocol: Protocol, figures: dict[str, float], baselines: Sequence[str
 def read_split(config: RecallEvaluation) -> Split:
     if config.protocol is Protocol.ML_1M:
         return leave_one_out(*read_ordered_sequences(config.data))
-    lake = lake_of(config)
-    if lake != config.data and not (lake / "import-report.json").exists():
-        import_dataset(open_dataset(config.data), lake)
+    lake = imported(config.data, config.work)
     items = read_items(items_path(lake))
     histories = lake_histories(lake, items)
     if config.protocol is Protocol.KUAIRAND:
@@ -162,17 +159,12 @@ def read_split(config: RecallEvaluation) -> Split:
     return temporal_shares(histories, items)
 
 
-def lake_of(config: RecallEvaluation) -> Path:
-    """The data itself if it is a lake; else the lake that the data set is imported into once, with its own times."""
-    return config.data if (config.data / "events").is_dir() else config.work / "lake"
-
-
 def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
     """Write the split's training part where the trainer reads it."""
     sequences, items = config.work / "sequences", config.work / "items.parquet"
     write_sequences(sequences / "refit.parquet", split.refit, split.items)
     write_parquet(items, items_table(split.items))
-    users = users_path(lake_of(config))
+    users = users_path(lake_of(config.data, config.work))
     shape = _SHAPES[config.protocol].model_copy(update={"profile": users.exists()})
     changes = dict(config.training)
     if config.quick:

@@ -82,14 +82,28 @@ def read_examples(
     Raises:
         InvalidData: there are no examples, or a row has another number of features.
     """
-    wanted = [*COLUMNS, *(TALLY if offset else ())]
+    return examples_of(read_rows(folder, COLUMNS, days, offset), item_ids, n_features, length)
+
+
+def read_rows(
+    folder: Path,
+    columns: Sequence[str] = COLUMNS,
+    days: Sequence[str] | None = None,
+    offset: Offset | None = None,
+) -> pa.Table:
+    """The table that `examples_of` takes, oldest row first; `columns` are `COLUMNS` or more.
+
+    Raises:
+        InvalidData: there are no examples.
+    """
+    wanted = [*columns, *(TALLY if offset else ())]
     # fragment by fragment: the tallies of a whole log would be as large as its features
     table = pa.concat_tables(_with_offset(part, offset) for part in fragments(folder, wanted, days))
     if not len(table):
         raise InvalidData(f"{folder}: the example files are empty; {_MAKE_THEM}")
     # by time, and rows of one instant in an order that does not depend on the files
     order = [(name, "ascending") for name in ("event_time_ms", "user_id", "item_id")]
-    return examples_of(table.sort_by(order), item_ids, n_features, length)
+    return table.sort_by(order)
 
 
 def fragments(folder: Path, columns: Sequence[str], days: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -158,11 +172,17 @@ def examples_of(table: pa.Table, item_ids: Sequence[str], n_features: int, lengt
 def temporal_split(examples: RankExamples, validation: float) -> tuple[RankExamples, RankExamples]:
     """(training, validation): the latest share `validation` of the rows; rows of one instant stay together. All rows
     of one instant: no validation."""
-    cut = examples.time_ms[int(len(examples) * (1 - validation))]
-    first = int(np.searchsorted(examples.time_ms, cut, side="left"))
-    if first == 0:  # most rows are of the first instant
-        first = int(np.searchsorted(examples.time_ms, cut, side="right"))
+    first = latest_share(examples.time_ms, validation)
     return examples.take(slice(0, first)), examples.take(slice(first, None))
+
+
+def latest_share(time_ms: NDArray[np.int64], share: float) -> int:
+    """Where the latest `share` of the rows, 0 < share < 1, begins; never within an instant. `time_ms`: ascending."""
+    cut = time_ms[int(len(time_ms) * (1 - share))]
+    first = int(np.searchsorted(time_ms, cut, side="left"))
+    if first == 0:  # most rows are of the first instant
+        first = int(np.searchsorted(time_ms, cut, side="right"))
+    return first
 
 
 @dataclass(frozen=True)

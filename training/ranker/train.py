@@ -40,7 +40,7 @@ from training.ranker.dataset import (
     temporal_split,
 )
 from training.ranker.export import export_ranker
-from training.ranker.fit_taste import TasteOffsets, described, keep_taste, learn_taste
+from training.ranker.fit_taste import Fitted, TasteOffsets, described, keep_taste, learn_taste
 from training.ranker.loop import LoopConfig, fit, predict
 from training.seeding import seed_everything
 from training.warm_start import WARM_START, WarmStart
@@ -87,9 +87,6 @@ def main(
     Raises:
         InvalidData: the examples or the item table are missing or do not fit.
     """
-    torch.set_num_threads(config.threads)
-    seed_everything(config.loop.seed)
-
     items = read_items(config.items)
     item_ids = [item.item_id for item in items]
     # of the training rows alone, so that the validation figures are not flattered
@@ -102,6 +99,20 @@ def main(
         config.examples, item_ids, config.n_features, config.history_length, days, offset
     )
     train, validation = temporal_split(examples, config.validation)
+    return train_on(config, items, train, validation, fitted, report)
+
+
+def train_on(
+    config: RankerTraining,
+    items: Sequence[Item],
+    train: RankExamples,
+    validation: RankExamples,
+    fitted: Fitted | None,
+    report: Callable[[int, float], None] = lambda epoch, score: None,
+) -> RankerReport:
+    """As `main`, on these rows, whose last features are the offsets of `fitted` if there is one."""
+    torch.set_num_threads(config.threads)
+    seed_everything(config.loop.seed)
     cleaned = clean(train, config.cleaning) if config.cleaning else Cleaned(train, {}, {})
     train = cleaned.examples
 

@@ -1,14 +1,14 @@
 """`recsys evaluate`: offline quality against baselines, on data that the models have not seen."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from infra.cli.options import refuse
 from infra.terminal import JsonFlag, QuickFlag, console, epochs_bar, finish
 from recsys.settings import Settings
-from training.choices import Augmentation, Protocol
+from training.choices import NEWEST_EXAMPLES, Augmentation, Protocol, RankProtocol
 
 app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.")
 
@@ -52,7 +52,28 @@ def recall(
 @app.command()
 def rank(
     ctx: typer.Context,
-    data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
+    data: Annotated[
+        Path, typer.Option(help="A lake, a known data set's folder, or a folder with mapping.yaml.")
+    ],
+    protocol: Annotated[
+        RankProtocol | None,
+        typer.Option(
+            help="Default: the published one for the KuaiRand-Pure slice, temporal for any other log."
+        ),
+    ] = None,
+    train_share: Annotated[
+        float, typer.Option(min=0.01, max=0.98, help="Of the examples, the oldest; temporal.")
+    ] = 0.8,
+    validation_share: Annotated[
+        float, typer.Option(min=0.01, max=0.98, help="Of the examples, after them; the rest is the test.")
+    ] = 0.1,
+    train_until: Annotated[
+        str | None, typer.Option(help="Last day of the training rows, YYYY-MM-DD, UTC; instead of shares.")
+    ] = None,
+    validate_until: Annotated[str | None, typer.Option(help="Last day of the validation rows.")] = None,
+    newest: Annotated[
+        int, typer.Option(min=1, help="Only the newest days that have this many examples; temporal.")
+    ] = NEWEST_EXAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs, one per seed.")] = 3,
     quick: QuickFlag = False,
@@ -60,17 +81,43 @@ def rank(
 ) -> None:
     """Evaluate the served ranker on the served features: import, Spark features, training, test days.
 
-    LightGBM on the same columns, and on published simple features, stand next to it. Interrupted, it continues with
-    the next step: lake, examples, weights and scores are stored in <home>/evaluate/rank.
+    LightGBM, logistic regression and popularity on the same rows stand next to it (kuairand: LightGBM on the same
+    columns, and on published simple features). Interrupted, it continues with the next step: lake, examples, weights
+    and scores are stored in <home>/evaluate/rank.
 
-    Example: recsys evaluate rank --data ../shared/data/kuairand-pure-part --seeds 1 --json
+    Example: recsys evaluate rank --data var/lake --seeds 1 --json
     """
     refuse(ctx, quick, ["seeds"], "--quick trains one seed")
-    from training.evaluation.kuairand.served import ServedEvaluation, main
+    from training.evaluation.kuairand import served
+    from training.evaluation.kuairand.log import is_slice
+    from training.evaluation.ranking import evaluate
+    from training.evaluation.ranking.examples import ServedRanker
 
-    work = Settings().home / "evaluate" / "rank" / data.resolve().name
-    config = ServedEvaluation(data=data, work=work, seed=seed, seeds=seeds)
-    finish(main(config.quick() if quick else config, report=console.print), as_json)
+    chosen = protocol or (RankProtocol.KUAIRAND if is_slice(data) else RankProtocol.TEMPORAL)
+    is_published = chosen is RankProtocol.KUAIRAND
+    periods = ("train_share", "validation_share", "train_until", "validate_until")
+    refuse(ctx, is_published, (*periods, "newest"), "KuaiRand's days are published; add --protocol temporal")
+    refuse(ctx, train_until is not None, periods[:2], "--train-until splits by days")
+    settings: dict[str, Any] = {
+        "data": data,
+        "work": Settings().home / "evaluate" / "rank" / data.resolve().name,
+        "seed": seed,
+        "seeds": seeds,
+    }
+    console.print(f"protocol: {chosen}")
+    if is_published:
+        config = ServedRanker(**settings)
+        result = served.main(config.quick() if quick else config, report=console.print)
+    else:
+        split = {
+            "train": train_share,
+            "validation": validation_share,
+            "train_until": train_until,
+            "validate_until": validate_until,
+        }
+        on_any_log = evaluate.TemporalEvaluation(**settings, split=split, newest=newest)
+        result = evaluate.main(on_any_log.quick() if quick else on_any_log, report=console.print)
+    finish(result, as_json)
 
 
 @app.command("rank-benchmark")

@@ -10,23 +10,23 @@ from recsys.features.definitions import FEATURES
 from recsys.result import Result
 from tests.training.evaluation.kuairand_slice import write_slice
 from training.compression import ladder
+from training.evaluation import lake
 from training.evaluation.kuairand import served
 from training.evaluation.kuairand.log import load
-from training.evaluation.kuairand.served import ServedEvaluation, in_log_order, main
+from training.evaluation.kuairand.served import in_log_order, main
+from training.evaluation.ranking.examples import ServedRanker
 from training.ranker.dataset import RankExamples
 
 pytestmark = pytest.mark.slow  # a Spark job and a ladder
 
-Evaluated = tuple[ServedEvaluation, Result, list[str]]
+Evaluated = tuple[ServedRanker, Result, list[str]]
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     folder, lines = tmp_path_factory.mktemp("served"), list[str]()
     write_slice(folder / "data")
-    config = ServedEvaluation(
-        data=folder / "data", work=folder / "work", master="local[1]", memory="1g"
-    ).quick()
+    config = ServedRanker(data=folder / "data", work=folder / "work", master="local[1]", memory="1g").quick()
     return config, main(config, lines.append), lines
 
 
@@ -53,7 +53,7 @@ def test_an_interrupted_evaluation_repeats_no_finished_step(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("repeated")
 
-    monkeypatch.setattr(served, "import_dataset", fail)
+    monkeypatch.setattr(lake, "import_dataset", fail)
     monkeypatch.setattr(served, "trees", fail)
     monkeypatch.setattr(ladder, "main", fail)
     assert main(config).figures == result.figures

@@ -22,7 +22,7 @@ from training.compression.distill import distillation
 from training.compression.ladder import row_scores
 from training.compression.quantize import quantize_linear_layers, quantized_tables
 from training.config import Config
-from training.evaluation.kuairand.judge import HEADS, Floats, logit, of_scores, sigmoid
+from training.evaluation.kuairand.judge import HEADS, of_scores
 from training.evaluation.kuairand.log import Kuairand, categorical, examples, load, split, video_fields
 from training.evaluation.ranking.baselines import (
     DWELL,
@@ -34,6 +34,7 @@ from training.evaluation.ranking.baselines import (
     trees,
 )
 from training.evaluation.ranking.score_cache import ScoreCache
+from training.evaluation.ranking.scoreboard import Floats, logit, sigmoid
 from training.ranker.dataset import RankExamples
 from training.ranker.export import export_ranker
 from training.ranker.loop import LoopConfig, Objective, fit, predict_logits

@@ -15,7 +15,8 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.metrics import auc, gauc
 from recsys.result import Goal, Result
 from training.evaluation.kuairand.benchmark import Benchmark, RankEvaluation
-from training.evaluation.kuairand.judge import Scoreboard
+from training.evaluation.kuairand.judge import Judge
+from training.evaluation.ranking.scoreboard import Scoreboard
 
 GOALS = {
     "teacher_click_auc": Goal(">=", 0.765),
@@ -53,13 +54,15 @@ def main(config: RankEvaluation, report: Callable[[str], None] = lambda line: No
         train_in_parallel(benchmark.jobs(loops), config.processes, report)
     labels, users = benchmark.labels["test"], benchmark.parts["test"].users
     happened = labels["click"].astype(np.int64)
-    board = Scoreboard(labels, users, report)
+    judge = Judge(labels, users)
+    board = Scoreboard(judge, report)
     for loop in loops:
         for name, logits in benchmark.models(loop):
             board.add(loop.seed, name, logits)
     figures = board.means()
     figures["int8_dwell_xauc_below_teacher"] = figures["teacher_dwell_xauc"] - figures["int8_dwell_xauc"]
-    figures |= board.compare("teacher", "lightgbm_baseline") | board.compare("int8", "teacher")
+    figures |= judge.compare(board, "teacher", "lightgbm_baseline")
+    figures |= judge.compare(board, "int8", "teacher")
     if config.contributions:
         for name, logits in benchmark.contributions():
             figures[f"group_{name}_click_auc"] = auc(happened, logits["click"])

@@ -56,13 +56,18 @@ class Kuairand:
         return tuple(name for group in (groups or self.groups) for name in self.groups[group])
 
 
+def is_slice(folder: Path) -> bool:
+    """Whether the folder has the files of the KuaiRand-Pure slice."""
+    return not _missing(folder)
+
+
 def load(folder: Path) -> Kuairand:
     """Read the slice and compute every feature group.
 
     Raises:
         InvalidData: a file is missing.
     """
-    missing = [name for name in FILES if not (folder / name).exists()]
+    missing = _missing(folder)
     if missing:
         raise InvalidData(f"{folder}: lacks {', '.join(missing)}; pass the folder of the KuaiRand-Pure slice")
     log = pd.concat([pd.read_parquet(folder / "val.parquet"), pd.read_parquet(folder / "test.parquet")])
@@ -164,3 +169,7 @@ def _encoded(row: pd.Series, numbers: Mapping[int, int]) -> NDArray[np.int64]:
         kind = EventType.PURCHASE if video in finished else EventType.IMPRESSION
         found[:, place] = numbers[video], TYPE_NUMBERS[EventType.LIKE if video in liked else kind]
     return found
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in FILES if not (folder / name).exists()]

@@ -1,69 +1,41 @@
-"""`recsys evaluate rank`: the served ranker, on the served features, judged on KuaiRand's test days.
+"""`recsys evaluate rank --protocol kuairand`: the served ranker, on the served features, on KuaiRand's test days.
 
 This is the product's own path: import the log into a lake, build examples with Spark, train the compression ladder as
 `recsys train rank --compress` does, score the test days with the exported models. Rows, split and labels are those of
 the model benchmark (`training.evaluation.kuairand.evaluate`), whose own features no product path serves.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
 from recsys.contracts.errors import InvalidData
 from recsys.datasets.catalogue import items_path
 from recsys.datasets.formats import KUAIRAND
-from recsys.datasets.importer import REPORT, import_dataset
-from recsys.datasets.opening import open_dataset
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
-from recsys.ranking.calibration import calibrate, read_calibrations
-from recsys.ranking.compiled import open_ranker
 from recsys.result import Goal, Result
 from training.compression import ladder
 from training.compression.configs import HISTORY_LENGTH, lake_ladder
-from training.compression.gates import Scores
 from training.compression.ladder_input import input_of_periods
 from training.compression.variants import published, read_variants
-from training.config import Config
-from training.evaluation.kuairand.judge import Floats, Scoreboard, of_scores
+from training.evaluation.kuairand.judge import Judge, of_scores
 from training.evaluation.kuairand.log import Kuairand, load, split
+from training.evaluation.lake import imported
 from training.evaluation.ranking.baselines import FOREST, Logits, TreesConfig, trees
+from training.evaluation.ranking.examples import Report, ServedRanker, build_examples
+from training.evaluation.ranking.model import scores_as_served
 from training.evaluation.ranking.score_cache import ScoreCache
-from training.features.job import FeatureJob, build
-from training.features.spark import spark_session
-from training.ranker.artifacts import CALIBRATION
+from training.evaluation.ranking.scoreboard import Floats, Scoreboard
 from training.ranker.dataset import RankExamples, read_examples
 
-Report = Callable[[str], None]
 TREES, PUBLISHED = "lightgbm", "lightgbm_published"
 LADDER = ("teacher", "int8")
 
 
-class ServedEvaluation(Config):
-    """What to train, and on what."""
-
-    data: Path = Field(description="Folder of the KuaiRand-Pure slice.")
-    work: Path = Field(
-        description="Lake, examples, ladders and scores; an interrupted run continues from it."
-    )
-    seed: int = Field(0, ge=0, description="The first seed.")
-    seeds: int = Field(3, ge=1, description="Number of runs, one per seed.")
-    epochs: int = Field(4, ge=1, description="Of the teacher, at most, as in `recsys train rank`.")
-    trees: int = Field(600, ge=1, description="Of each LightGBM, at most.")
-    master: str = Field("local[*]", description="Spark master of the feature job.")
-    memory: str = Field("2g", description="Memory of the Spark driver.")
-
-    def quick(self) -> Self:
-        """One seed, one epoch, few trees."""
-        return self.replace(seeds=1, epochs=1, trees=40)
-
-
-def main(config: ServedEvaluation, report: Report = lambda line: None) -> Result:
+def main(config: ServedRanker, report: Report = lambda line: None) -> Result:
     """Build the examples, train, judge. Figures `served_…` are of the variant that would be published.
 
     Args:
@@ -73,36 +45,22 @@ def main(config: ServedEvaluation, report: Report = lambda line: None) -> Result
         InvalidData: a file is missing, or the examples do not fit the log.
     """
     torch.set_num_threads(1)
-    build_examples(config, report)
+    build_examples(config, imported(config.data, config.work, KUAIRAND, report), report)
     report("next: read the log for its labels and the published baseline's features")
     evaluation = _Evaluation(config, report)
-    board = Scoreboard(evaluation.labels["test"], evaluation.rows["test"].users, report)
+    judge = Judge(evaluation.labels["test"], evaluation.rows["test"].users)
+    board = Scoreboard(judge, report)
     for seed in range(config.seed, config.seed + config.seeds):
         for name, logits in evaluation.models(seed):
             board.add(seed, name, logits)
     figures = board.means() | evaluation.sizes
     for other in (TREES, PUBLISHED):
-        figures |= board.compare("served", other)
+        figures |= judge.compare(board, "served", other)
     goals = {f"served_click_{m}": Goal(">=", figures[f"{PUBLISHED}_click_{m}"]) for m in ("auc", "gauc")}
     report(
         "next: `recsys evaluate rank-benchmark` compares architectures on richer features (docs/ranking.md)"
     )
     return Result("evaluate rank", config.seed, figures, goals)
-
-
-def build_examples(config: ServedEvaluation, report: Report) -> None:
-    """`recsys data import` and `recsys features build` in the work folder; what exists is not built again."""
-    lake, features = config.work / "lake", config.work / "features"
-    if not (lake / REPORT).exists():
-        report(f"next: import {config.data} into {lake}")
-        import_dataset(open_dataset(config.data, KUAIRAND), lake)
-    report(f"next: build examples in {features}")
-    spark = spark_session(config.master, config.memory)
-    try:
-        job = FeatureJob(lake=lake.absolute().as_posix(), output=features.absolute().as_posix())
-        build(spark, job, report)
-    finally:
-        spark.stop()
 
 
 def in_log_order(rows: RankExamples, item_ids: Sequence[str], log: Kuairand) -> RankExamples:
@@ -125,7 +83,7 @@ def in_log_order(rows: RankExamples, item_ids: Sequence[str], log: Kuairand) -> 
 class _Evaluation:
     """Examples and labels of the three periods, and the models that are compared on them."""
 
-    def __init__(self, config: ServedEvaluation, report: Report) -> None:
+    def __init__(self, config: ServedRanker, report: Report) -> None:
         self.config, self.report, self.log = config, report, load(config.data)
         self.items = read_items(items_path(config.work / "lake"))
         ids = [item.item_id for item in self.items]
@@ -175,8 +133,3 @@ class _Evaluation:
         self.sizes |= {f"{v.name}_mb": v.bytes / 1e6 for v in variants if v.name in LADDER}
         self.sizes["served_mb"] = published(variants).bytes / 1e6
         self.report(f"seed {seed}: {published(variants).name} is published")
-
-
-def scores_as_served(folder: Path, rows: RankExamples) -> Scores:
-    """Calibrated scores of a variant's exported ranker."""
-    return calibrate(ladder.row_scores(open_ranker(folder), rows), read_calibrations(folder / CALIBRATION))

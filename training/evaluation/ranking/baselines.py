@@ -1,4 +1,4 @@
-"""Models that the ranker is compared with: logistic regression and LightGBM, one model per head."""
+"""Models that the ranker is compared with, one per head: LightGBM, logistic regression, rates of items or positions."""
 
 from collections.abc import Mapping
 
@@ -16,6 +16,7 @@ Matrix = NDArray[np.float32]
 Labels = Mapping[str, NDArray[np.float64]]  # by head: 0/1, or log1p seconds for `DWELL`
 Logits = dict[str, NDArray[np.float64]]  # by head, one array for each matrix that was asked for
 DWELL = "dwell"
+SMOOTHING = 20.0  # rows with the mean rate that every code is given
 
 
 class TreesConfig(Config):
@@ -87,4 +88,20 @@ def logistic_regression(train: Matrix, labels: Labels, ask: list[Matrix]) -> lis
             weights = np.append(model.coef_[0], model.intercept_[0])
         for scores, matrix in zip(found, ready[1:], strict=True):
             scores[head] = matrix @ weights[:-1] + weights[-1]
+    return found
+
+
+def smoothed_rates(train: NDArray[np.int64], labels: Labels, ask: NDArray[np.int64]) -> Logits:
+    """Log odds of how often each code's training rows were positive, shrunk to the mean rate; a new code has that.
+
+    Args:
+        train, ask: (n,), (m,) codes from 0: items (popularity), positions, or all alike (the class prior).
+        labels: (n,) 0/1 by head, each head with both.
+    """
+    size = int(max(train.max(), ask.max())) + 1
+    rows = np.bincount(train, minlength=size) + SMOOTHING
+    found: Logits = {}
+    for head, target in labels.items():
+        rates = (np.bincount(train, target, minlength=size) + SMOOTHING * target.mean()) / rows
+        found[head] = (np.log(rates) - np.log1p(-rates))[ask]
     return found

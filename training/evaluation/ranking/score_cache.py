@@ -27,8 +27,7 @@ class ScoreCache:
     def __call__(self, name: str, configuration: object, compute: Callable[[], Parts]) -> Parts:
         if self._folder is None:
             return compute()
-        digest = hashlib.sha256(repr((self._about, configuration)).encode()).hexdigest()[:16]
-        path = self._folder / f"{name}-{digest}.safetensors"
+        path = self._folder / f"{name}-{self.digest(configuration)}.safetensors"
         if path.exists():
             return _parts(load_file(path))
         found = compute()
@@ -38,6 +37,10 @@ class ScoreCache:
         with staged_file(path) as temporary:
             save_file(arrays, temporary)
         return found
+
+    def digest(self, configuration: object) -> str:
+        """What a model's files are named by, besides its name."""
+        return hashlib.sha256(repr((self._about, configuration)).encode()).hexdigest()[:16]
 
 
 def _parts(arrays: dict[str, NDArray[np.float64]]) -> Parts:
