@@ -52,6 +52,22 @@ def test_ndcg_is_scikit_learns() -> None:
     assert metrics.ndcg(ranks, 10) == pytest.approx(ndcg_score(relevant, scores, k=10))
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=30),
+    st.integers(1, 6),
+)
+def test_ndcg_of_lists_is_scikit_learns(rows: list[tuple[int, bool, int]], k: int) -> None:
+    """Lists of two rows and more with a positive; few different scores, so that there are ties."""
+    lists, labels, scores = (np.array(column) for column in zip(*rows, strict=True))
+    found = metrics.list_ndcgs(labels.astype(int), scores.astype(float), lists, k)
+    wanted = {}
+    for number in set(lists.tolist()):
+        own = lists == number
+        if own.sum() > 1 and labels[own].any():
+            wanted[number] = ndcg_score(labels[own][None], scores[own][None], k=k)
+    assert dict(zip(lists[found[0]].tolist(), found[1].tolist(), strict=True)) == pytest.approx(wanted)
+
+
 def test_a_constant_score_is_placed_in_the_middle() -> None:
     ranks = metrics.ranks_of(np.zeros((1, 101)), np.array([7]))
     assert ranks.tolist() == [50]

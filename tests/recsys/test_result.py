@@ -28,7 +28,7 @@ def test_every_comparison(op: str, below: bool, at: bool, above: bool) -> None:
 def test_the_object_has_the_agreed_keys() -> None:
     result = Result("bench x", 7, {"p99_ms": 3.0, "hits": 0.5}, {"p99_ms": Goal("<=", 2.0)})
     content = result.to_dict()
-    assert set(content) == {"command", "seed", "hardware", "versions", "figures", "goals", "met"}
+    assert set(content) == {"command", "seed", "hardware", "versions", "figures", "goals", "met", "notes"}
     assert content["goals"] == {"p99_ms": {"op": "<=", "value": 2.0, "met": False}}
     assert content["met"] is False
     assert content["hardware"]["cores"] >= 1

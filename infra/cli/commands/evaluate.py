@@ -1,5 +1,6 @@
 """`recsys evaluate`: offline quality against baselines, on data that the models have not seen."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,36 +89,44 @@ def rank(
     Example: recsys evaluate rank --data var/lake --seeds 1 --json
     """
     refuse(ctx, quick, ["seeds"], "--quick trains one seed")
+    refuse(ctx, train_until is not None, ("train_share", "validation_share"), "--train-until splits by days")
+    chosen = protocol or _rank_protocol_of(data)
+    if chosen is RankProtocol.KUAIRAND:
+        of_temporal = ("train_share", "validation_share", "train_until", "validate_until", "newest")
+        refuse(ctx, True, of_temporal, "KuaiRand's days are published; add --protocol temporal")
     from training.evaluation.kuairand import served
-    from training.evaluation.kuairand.log import is_slice
     from training.evaluation.ranking import evaluate
     from training.evaluation.ranking.examples import ServedRanker
 
-    chosen = protocol or (RankProtocol.KUAIRAND if is_slice(data) else RankProtocol.TEMPORAL)
-    is_published = chosen is RankProtocol.KUAIRAND
-    periods = ("train_share", "validation_share", "train_until", "validate_until")
-    refuse(ctx, is_published, (*periods, "newest"), "KuaiRand's days are published; add --protocol temporal")
-    refuse(ctx, train_until is not None, periods[:2], "--train-until splits by days")
-    settings: dict[str, Any] = {
+    console.print(f"protocol: {chosen}")
+    run: dict[str, Any] = {
         "data": data,
-        "work": Settings().home / "evaluate" / "rank" / data.resolve().name,
+        "work": _rank_work_of(data),
         "seed": seed,
         "seeds": seeds,
     }
-    console.print(f"protocol: {chosen}")
-    if is_published:
-        config = ServedRanker(**settings)
-        result = served.main(config.quick() if quick else config, report=console.print)
+    if chosen is RankProtocol.KUAIRAND:
+        published = ServedRanker(**run)
+        result = served.main(published.quick() if quick else published, report=console.print)
     else:
-        split = {
-            "train": train_share,
-            "validation": validation_share,
-            "train_until": train_until,
-            "validate_until": validate_until,
-        }
-        on_any_log = evaluate.TemporalEvaluation(**settings, split=split, newest=newest)
-        result = evaluate.main(on_any_log.quick() if quick else on_any_log, report=console.print)
+        shares = {"train": train_share, "validation": validation_share}
+        days = {"train_until": train_until, "validate_until": validate_until}
+        config = evaluate.TemporalEvaluation(**run, split={**shares, **days}, newest=newest)
+        result = evaluate.main(config.quick() if quick else config, report=console.print)
     finish(result, as_json)
+
+
+def _rank_protocol_of(data: Path) -> RankProtocol:
+    from training.evaluation.kuairand.log import is_slice
+
+    return RankProtocol.KUAIRAND if is_slice(data) else RankProtocol.TEMPORAL
+
+
+def _rank_work_of(data: Path) -> Path:
+    """One folder per path: many lakes are called `lake`."""
+    path = data.resolve()
+    digest = hashlib.sha256(path.as_posix().encode()).hexdigest()[:8]
+    return Settings().home / "evaluate" / "rank" / f"{path.name}-{digest}"
 
 
 @app.command("rank-benchmark")

@@ -27,6 +27,16 @@ CONFLICTS = [
     ("evaluate rank --data d --quick --seeds 2", "--seeds", "--quick trains one seed"),
     ("evaluate rank-benchmark --data d --quick --seeds 2", "--seeds", "--quick trains one seed"),
     (
+        "evaluate rank --data d --protocol kuairand --train-until 2026-01-01 --newest 9",
+        "--train-until, --newest",
+        "add --protocol temporal",
+    ),
+    (
+        "evaluate rank --data d --train-until 2026-01-01 --validate-until 2026-01-02 --train-share 0.7",
+        "--train-share",
+        "splits by days",
+    ),
+    (
         "evaluate rank-benchmark --data d --quick --contributions",
         "--contributions",
         "--quick trains one seed",

@@ -116,8 +116,8 @@ def test_goals_are_the_best_rivals() -> None:
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[TemporalEvaluation, Result]:
     folder = tmp_path_factory.mktemp("rank")
-    world = create_world(WorldConfig(users=60, items=80, days=10, start_ms=1_700_000_000_000))
-    write_history(world, folder / "lake", HistoryConfig(days=4))
+    world = create_world(WorldConfig(users=50, items=60, days=10, start_ms=1_700_000_000_000))
+    write_history(world, folder / "lake", HistoryConfig(days=3))
     config = TemporalEvaluation(
         data=folder / "lake", work=folder / "work", master="local[1]", memory="1g"
     ).quick()

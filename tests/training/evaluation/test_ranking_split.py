@@ -42,6 +42,7 @@ def test_days_are_whole_and_included() -> None:
     ("split", "times", "periods"),
     [
         (TimeSplit(), np.zeros(100, np.int64), "validation"),
+        (TimeSplit(), np.zeros(0, np.int64), "train and validation and test"),
         (TimeSplit(train_until=date(1971, 1, 1), validate_until=date(1971, 1, 2)), np.arange(9), "test"),
         (
             TimeSplit(train_until=date(1969, 1, 1), validate_until=date(1971, 1, 2)),

@@ -37,7 +37,7 @@ class Periods:
     alone, unless the log has none there.
 
     positions: (n,) by period, -1 where there is none. requests: (n,) of the test rows, equal within a list.
-    impressions: whether the log has some. drawn: test rows that are drawn negatives. not_shown: rows of the test
+    impressions: whether the log has some there. drawn: test rows that are drawn negatives. not_shown: rows of the test
     period that are left out of it. not_read: examples older than the newest days.
     """
 

@@ -42,10 +42,11 @@ class TimeSplit(Config):
         Raises:
             InvalidData: a period would have no rows.
         """
+        first = second = 0
         if self.train_until and self.validate_until:
             ends = [start_of(day.isoformat()) + MS_PER_DAY for day in (self.train_until, self.validate_until)]
             first, second = (int(np.searchsorted(time_ms, end)) for end in ends)
-        else:
+        elif len(time_ms):
             second = latest_share(time_ms, 1 - self.train - self.validation)
             first = latest_share(time_ms[:second], self.validation / (self.train + self.validation))
         empty = [p for p, n in zip(PERIODS, np.diff([0, first, second, len(time_ms)]), strict=True) if not n]
