@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import Event
 from recsys.contracts.types import EventType
-from recsys.lake.lake import EVENTS, day_writer, events_table
+from recsys.datasets.catalogue import items_path
+from recsys.items.item_table import read_items
+from recsys.lake.lake import EVENTS, day_writer, days, events_table, read_day, write_parquet
 from recsys.metrics import auc
 from recsys.result import Result
 from recsys.simulation.history import HistoryConfig, write_history
@@ -19,7 +22,8 @@ from training.evaluation import lake as evaluated_lake
 from training.evaluation.ranking import evaluate
 from training.evaluation.ranking.baselines import FOREST, logistic_regression, smoothed_rates, trees
 from training.evaluation.ranking.evaluate import TemporalEvaluation, constant_heads, goals, main, too_few
-from training.evaluation.ranking.periods import is_shown, requests
+from training.evaluation.ranking.periods import Periods, is_shown, read_periods, requests
+from training.evaluation.ranking.split import PERIODS, TimeSplit
 
 
 def test_rates_are_shrunk_to_the_mean() -> None:
@@ -157,6 +161,42 @@ def test_an_interrupted_evaluation_repeats_no_finished_step(
     for step in ("trees", "logistic_regression", "train_as_served"):
         monkeypatch.setattr(evaluate, step, fail)
     assert main(config).figures == result.figures
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_only_the_newest_days_are_read_and_only_impressions_judged(
+    evaluated: tuple[TemporalEvaluation, Result], tmp_path: Path
+) -> None:
+    config, result = evaluated
+    items = read_items(items_path(config.data))
+
+    def read(lake: Path, newest: int = 10**6) -> Periods:
+        return read_periods(config.work / "features" / "examples", lake, items, TimeSplit(), newest, seed=0)
+
+    whole, newest = read(config.data), read(config.data, newest=100)
+    rows = {period: len(own) for period, own in whole.rows.items()}
+    assert [rows[period] for period in PERIODS] == [result.figures[f"{period}_rows"] for period in PERIODS]
+    assert (whole.not_read, whole.not_shown, whole.impressions) == (0, 0, True)
+    assert (
+        100
+        <= sum(map(len, newest.rows.values()))
+        == sum(rows.values()) - newest.not_read
+        < sum(rows.values())
+    )
+    for periods in (whole, newest):
+        times = [periods.rows[period].time_ms for period in PERIODS]
+        assert times[0].max() < times[1].min() <= times[1].max() < times[2].min()
+
+    day = days(config.data)[-1]
+    events = read_day(config.data, day)
+    shown = np.asarray(pc.equal(events["type"], EventType.IMPRESSION))
+    half = events.filter(pa.array(~shown | (np.cumsum(shown) % 2 == 0)))
+    write_parquet(tmp_path / EVENTS / f"dt={day}" / "part.parquet", half)
+    other = read(tmp_path)
+    assert len(other.rows["test"]) + other.not_shown == rows["test"]
+    assert 0.3 < other.not_shown / rows["test"] < 0.7
+    assert len(other.requests) == len(other.positions["test"]) == len(other.rows["test"])
 
 
 def test_data_that_are_no_lake_are_recognised_by_their_files(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def about_rows(periods: Periods) -> Iterator[str]:
     )
     if not periods.impressions:
         yield (
-            f"The test period has no impressions: {periods.drawn:,} of the {len(periods.requests):,} test rows are negatives"
+            f"The test period has no impressions: {periods.drawn:,} of its {len(periods.requests):,} rows are negatives"
             " drawn by popularity, the others what users chose. Compare models by it, not products."
         )
     if periods.not_shown:
