@@ -21,7 +21,14 @@ from recsys.simulation.world import WorldConfig, create_world
 from training.evaluation import lake as evaluated_lake
 from training.evaluation.ranking import evaluate
 from training.evaluation.ranking.baselines import FOREST, logistic_regression, smoothed_rates, trees
-from training.evaluation.ranking.evaluate import TemporalEvaluation, constant_heads, goals, main, too_few
+from training.evaluation.ranking.evaluate import (
+    TemporalEvaluation,
+    constant_heads,
+    goals,
+    main,
+    too_few,
+    undefined,
+)
 from training.evaluation.ranking.periods import Periods, is_shown, read_periods, requests
 from training.evaluation.ranking.split import PERIODS, TimeSplit
 
@@ -95,6 +102,14 @@ def test_a_head_with_one_label_in_a_period_is_not_measured() -> None:
     assert list(found) == ["like", "conversion"]
     assert "no row of the test period" in found["like"]
     assert "all rows of the test period" in found["conversion"]
+
+
+def test_undefined_figures_are_named() -> None:
+    figures = {"served_click_gauc": 0.6, "served_like_ndcg10": 0.6}
+    notes = " ".join(undefined(figures, ["click", "like"]))
+    assert "click_ndcg10: not measured" in notes
+    assert "like_gauc: not measured" in notes
+    assert "click_gauc" not in notes
 
 
 def test_a_small_test_is_warned_of_and_has_no_goals() -> None:

@@ -6,7 +6,7 @@ rates (`popularity`), the positions' (`position`, which no ranker knows before i
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -32,7 +32,7 @@ from training.evaluation.ranking.baselines import (
     trees,
 )
 from training.evaluation.ranking.examples import Report, ServedRanker, build_examples
-from training.evaluation.ranking.measures import BINS, Judge
+from training.evaluation.ranking.measures import BINS, LENGTH, Judge
 from training.evaluation.ranking.model import scores_as_served, train_as_served
 from training.evaluation.ranking.periods import Periods, read_periods
 from training.evaluation.ranking.score_cache import ScoreCache
@@ -43,7 +43,7 @@ from training.ranker.train import over_all_rows
 
 SERVED = "served"
 RIVALS = ("lightgbm", "logistic", "popularity")  # that the served ranker is to beat
-ORDERING = ("click_auc", "click_gauc", "click_ndcg10")
+ORDERING = ("click_auc", "click_gauc", f"click_ndcg{LENGTH}")
 FEW_ROWS, FEW_CLICKS = 200, 50
 
 
@@ -88,9 +88,8 @@ def main(config: TemporalEvaluation, report: Report = lambda line: None) -> Resu
     report("next: intervals")
     figures = sizes(periods, test) | board.means() | judge.intervals(board, SERVED)
     few = too_few(figures)
-    for note in (*notes, *few):
-        report(note)
-    return Result("evaluate rank", config.seed, figures, {} if few else goals(figures), (*notes, *few))
+    notes += [*undefined(figures, test), *few]
+    return Result("evaluate rank", config.seed, figures, {} if few else goals(figures), notes)
 
 
 def constant_heads(labels: Mapping[str, Labels]) -> dict[str, str]:
@@ -102,6 +101,15 @@ def constant_heads(labels: Mapping[str, Labels]) -> dict[str, str]:
                 happened = "all rows" if column.max() else "no row"
                 found[head] = f"{head}: not measured, {happened} of the {period} period has it."
     return found
+
+
+def undefined(figures: Mapping[str, float], heads: Iterable[str]) -> Iterator[str]:
+    """Figures that no model has."""
+    for head in heads:
+        if f"{SERVED}_{head}_gauc" not in figures:
+            yield f"{head}_gauc: not measured, no user of the test period has both labels."
+        if f"{SERVED}_{head}_ndcg{LENGTH}" not in figures:
+            yield f"{head}_ndcg{LENGTH}: not measured, no request of the test period has two rows and a {head}."
 
 
 def about_rows(periods: Periods) -> Iterator[str]:
