@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import Field
 
+from recsys.datasets.lake_attribution import lake_attribution
 from recsys.lake.forget import forgotten_users
 from training.config import Config
 from training.features.job import FeatureJob, build
@@ -42,6 +43,7 @@ def build_examples(config: ServedRanker, lake: Path, report: Report) -> Path:
         job = FeatureJob(
             lake=lake.absolute().as_posix(),
             output=features.absolute().as_posix(),
+            attribution=lake_attribution(lake),
             forgotten=forgotten_users(lake),
         )
         build(spark, job, report)
