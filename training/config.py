@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """Frozen; an unknown field is refused."""
+    """Frozen; an unknown field, and a number without end, are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with other values."""

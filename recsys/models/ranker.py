@@ -13,10 +13,12 @@ rows alone. Item number 0, out of vocabulary, has its own embedding, trained by 
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 
 from recsys.contracts.types import Head
@@ -25,32 +27,53 @@ from recsys.models.compact import HashedTable, lookup
 from recsys.models.encoding import N_GAPS, N_TYPES, OFFSET_LIMIT, OFFSETS
 
 HEADS = tuple(Head)
+Width = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class RankerConfig:
     """Sizes of the ranker. Vocabularies and statistics are in `RankerData`."""
 
-    width: int = 32  # item embeddings, events, attention
-    item_buckets: int = 0  # > 0: items share 2 · buckets rows (HashedTable)
-    attention: Literal["dot", "din", "none"] = "dot"
-    attention_heads: int = 2  # of "dot"
-    attention_hidden: int = 32  # of "din"
-    curve_width: int = 2  # NumericFeatures; 0: standardised values alone
-    bins: int = 12
-    category_width: int = 4  # of a categorical feature
-    field_width: int = 8  # of an item field
-    positions: int = 64  # later positions count as the last
-    position_width: int = 4
-    cross_layers: int = 2
-    cross_rank: int = 32
-    shared_experts: int = 3
-    own_experts: int = 0  # > 0: PLE instead of MMoE
-    expert_layers: tuple[int, ...] = (96, 48)  # empty: no deep part, the crosses feed the heads
-    tower_layers: tuple[int, ...] = (24,)
-    dropout: float = 0.1
-    item_dropout: float = 0.03  # share of training rows whose item number is dropped to 0
-    offset: bool = False  # the last features are log odds of click and conversion (`recsys.ranking.taste`)
+    width: Annotated[int, Field(ge=1, description="Of item embeddings, events and attention.")] = 32
+    item_buckets: Annotated[
+        int, Field(ge=0, description="Hashed item rows: the items share twice as many; 0: one row per item.")
+    ] = 0
+    attention: Annotated[
+        Literal["dot", "din", "none"], Field(description="Of the candidate over the history.")
+    ] = "dot"
+    attention_heads: Annotated[int, Field(ge=1, description="Of the attention `dot`; divides `width`.")] = 2
+    attention_hidden: Annotated[int, Field(ge=1, description="Width of the attention `din`.")] = 32
+    curve_width: Annotated[
+        int, Field(ge=0, description="Of each feature's curve; 0: standardised values alone.")
+    ] = 2
+    bins: Annotated[int, Field(ge=1, description="Pieces of a feature's curve.")] = 12
+    category_width: Annotated[int, Field(ge=1, description="Of a categorical feature's embedding.")] = 4
+    field_width: Annotated[int, Field(ge=1, description="Of an item field's embedding.")] = 8
+    positions: Annotated[
+        int, Field(ge=1, description="Positions with an embedding; later ones count as the last.")
+    ] = 64
+    position_width: Annotated[int, Field(ge=1, description="Of a position's embedding.")] = 4
+    cross_layers: Annotated[int, Field(ge=0, description="Layers of crosses (DCN-v2).")] = 2
+    cross_rank: Annotated[int, Field(ge=1, description="Rank of a cross's matrix.")] = 32
+    shared_experts: Annotated[int, Field(ge=1, description="Experts that all heads share.")] = 3
+    own_experts: Annotated[int, Field(ge=0, description="Experts of each head (PLE); 0: MMoE.")] = 0
+    expert_layers: Annotated[
+        tuple[Width, ...], Field(description="Widths of an expert; empty: the crosses alone feed the heads.")
+    ] = (96, 48)
+    tower_layers: Annotated[tuple[Width, ...], Field(description="Widths of each head's tower.")] = (24,)
+    dropout: Annotated[float, Field(ge=0, lt=1, description="On the layers of experts and towers.")] = 0.1
+    item_dropout: Annotated[
+        float, Field(ge=0, le=1, description="Share of training rows whose item number is dropped to 0.")
+    ] = 0.03
+    offset: Annotated[
+        bool, Field(description="Whether the last features are log odds of click and conversion (taste).")
+    ] = False
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.attention == "dot" and self.width % self.attention_heads:
+            raise ValueError(f"attention_heads: {self.attention_heads} does not divide width {self.width}")
+        return self
 
 
 @dataclass(frozen=True)

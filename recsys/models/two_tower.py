@@ -8,11 +8,11 @@ attributes, which are all that is known of a user without a history.
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +25,7 @@ from recsys.models.transformer import Block, causal_mask
 class TwoTowerShape(BaseModel):
     """Everything that determines the model's parameters."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dim: int = Field(64, ge=8, description="d of both towers and of the index.")
     blocks: int = Field(2, ge=1, description="Transformer blocks of the user tower.")
@@ -38,7 +38,12 @@ class TwoTowerShape(BaseModel):
         0.1, ge=0, le=1, description="Share of items trained without id, users without profile."
     )
     profile: bool = Field(False, description="Also read the user's static attributes.")
-    normalised: bool = Field(False, description="Cosine with a learnt scale instead of the dot product.")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide dim {self.dim}")
+        return self
 
 
 def id_scale(shape: TwoTowerShape) -> float:

@@ -20,14 +20,18 @@ from training.ranker.dataset import RankExamples
 class Cleaning(Config):
     """What counts as impossible."""
 
-    shown_per_minute: int = Field(120, description="More impressions within a minute are a bot's.")
-    always_clicks: int = Field(50, description="A user with as many impressions, all clicked, is a bot.")
-    isolated_share: float = Field(
-        0.002, description="At most this share of the users is removed as isolated."
+    shown_per_minute: int = Field(120, ge=1, description="More impressions within a minute are a bot's.")
+    always_clicks: int = Field(
+        50, ge=1, description="A user with as many impressions, all clicked, is a bot."
     )
-    extreme: float = Field(8.0, description="Robust standard deviations that one of their rates is off.")
-    least_rows: int = Field(20, description="Users with fewer rows are not judged by their rates.")
-    seed: int = Field(0, description="Of the isolation forest.")
+    isolated_share: float = Field(
+        0.002, ge=0, le=1, description="At most this share of the users is removed as isolated."
+    )
+    extreme: float = Field(
+        8.0, gt=0, description="Robust standard deviations that one of their rates is off."
+    )
+    least_rows: int = Field(20, ge=0, description="Users with fewer rows are not judged by their rates.")
+    seed: int = Field(0, ge=0, description="Of the isolation forest.")
 
 
 @dataclass(frozen=True)

@@ -33,17 +33,18 @@ Objective = Callable[[RankerLogits, Tensor, NDArray[np.int64]], Tensor]
 class LoopConfig(Config):
     """How long and how fast to train."""
 
-    epochs: int = Field(6, ge=1, description="At most.")
+    epochs: int = Field(6, ge=1, description="Epochs at most.")
     rows_per_epoch: int = Field(
         150_000, ge=1, description="At most, drawn for each epoch: time is bounded, whatever the lake holds."
     )
     batch_size: int = Field(1024, ge=1, description="Rows per step.")
-    learning_rate: float = Field(2e-3, ge=0, description="The peak.")
-    weight_decay: float = Field(0.0, ge=0, description="Of matrices, decoupled.")
+    learning_rate: float = Field(2e-3, ge=0, description="Peak learning rate.")
+    weight_decay: float = Field(0.0, ge=0, description="Of matrices, decoupled (AdamW).")
     embedding_decay: float = Field(1e-4, ge=0, description="Of embeddings: rare items stay near the average.")
     patience: int = Field(2, ge=0, description="Epochs without a better validation score before stopping.")
     loss_weights: Mapping[Head, float] = Field(
-        {Head.CLICK: 1.0, Head.CONVERSION: 1.0, Head.LIKE: 0.5, Head.DWELL: 0.3}, description="Of the heads."
+        {Head.CLICK: 1.0, Head.CONVERSION: 1.0, Head.LIKE: 0.5, Head.DWELL: 0.3},
+        description="Weights of the losses.",
     )
     attack: float = Field(0.0, ge=0, description="Epsilon of adversarial training; 0: none.")
     attack_steps: int = Field(1, ge=1, description="1: FGSM; more: PGD, each step costs another run.")

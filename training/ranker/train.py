@@ -64,7 +64,7 @@ class RankerTraining(Config):
     model: RankerConfig = Field(RankerConfig(), description="Size of the model.")
     loop: LoopConfig = Field(LoopConfig(), description="How long and how fast.")
     cleaning: Cleaning | None = Field(None, description="What to remove from the training rows.")
-    threads: int = Field(1, ge=1, description="Of torch; on a busy machine two are slower than one.")
+    threads: int = Field(1, ge=1, description="Threads of torch; on a busy machine two are slower than one.")
 
 
 @dataclass(frozen=True)
