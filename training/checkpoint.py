@@ -89,7 +89,9 @@ class TrainingState(Generic[Model]):
                 header = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             if header["identity"] != json.dumps(identity, sort_keys=True):
-                raise InvalidConfig(f"{path} is of another configuration; delete it or choose another folder")
+                raise InvalidConfig(
+                    f"{path} is of another configuration; discard it with `--fresh`, or choose another folder"
+                )
             self.progress = Progress(**json.loads(header["progress"]))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InvalidData(f"{path}: not a checkpoint ({error}); delete it to restart") from error

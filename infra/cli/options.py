@@ -1,6 +1,6 @@
 """Refuse options that would have no effect, instead of dropping them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import typer
 
@@ -25,3 +25,14 @@ def refuse(ctx: typer.Context, useless: bool, parameters: Iterable[str], reason:
 def _is_given(ctx: typer.Context, name: str) -> bool:
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def given_settings(ctx: typer.Context, settings: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The settings that options on the command line give, each with that option.
+
+    Args:
+        settings: a parameter's Python name → the dotted keys that it sets (`infra.cli.training_options`).
+    """
+    spelled = {parameter.name: max(parameter.opts, key=len) for parameter in ctx.command.params}
+    given = [name for name in settings if _is_given(ctx, name)]
+    return {key: spelled[name] for name in given for key in settings[name]}

@@ -1,51 +1,59 @@
 """What `recsys train` runs: each model's training with its options, and publishing."""
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
+from infra.cli.training_plans import RECALL_DECIDED, CompressedTraining, FullTraining, rank_plan, recall_plan
 from infra.terminal import console, epochs_bar
 from recsys.bundle import Bundle
-from recsys.datasets.catalogue import users_path
+from recsys.datasets.catalogue import items_path
 from recsys.features.definitions import FEATURES
 from recsys.lake.lake import count_rows, days, newest_days, start_of
-from recsys.models.two_tower import TwoTowerShape
 from recsys.settings import Settings
 from training import publish
-from training.choices import FIRST_EPOCHS, FIRST_EVENTS, FIRST_EXAMPLES, RANK_EPOCHS, RECALL_EPOCHS
-from training.compression.configs import ladder_folder, ladder_setup
-from training.compression.ladder import main
+from training.choices import FIRST_EPOCHS, FIRST_EVENTS, FIRST_EXAMPLES
+from training.compression.configs import lake_ladder_input
+from training.compression.ladder import LadderConfig, main
 from training.compression.variants import candidate, take
 from training.nightly.ranker import NIGHT, RankerUpdate
 from training.nightly.update import nights_since_full, update_ranker, update_two_tower
 from training.publish import PublishConfig
 from training.ranker import train as train_ranker
-from training.ranker.clean import Cleaning
-from training.ranker.loop import LoopConfig
 from training.ranker.train import RankerTraining
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
-from training.warm_start import WARM_START
+from training.two_tower.warm_start import trained_config
+from training.warm_start import WARM_START, read_warm_start
 
 
-def train_nightly(settings: Settings, seed: int, full: bool, full_every: int) -> dict[str, object]:
-    """Update both models with the new days, or train in full, and publish; returns version and figures."""
+def train_nightly(
+    settings: Settings, plan: CompressedTraining, full: bool, full_every: int
+) -> dict[str, object]:
+    """Update both models with the new days, or train in full, and publish; returns version and figures.
+
+    An update continues with the configuration that yesterday's models were trained with.
+    """
     towers, ranker = _work(settings, "two_tower"), _work(settings, "ranker")
     if full or nights_since_full(towers, ranker) + 1 >= full_every:
-        train_recall(settings, seed, RECALL_EPOCHS, False)
-        figures = train_rank(settings, RankOptions(seed, RANK_EPOCHS, compress=True), False)
+        train_recall(settings, plan.recall, fresh=False)
+        figures = train_compressed(settings, plan.rank, fresh=False)
     else:
+        today = {name: getattr(plan.recall, name) for name in (*RECALL_DECIDED, "seed")}
         with epochs_bar("two-tower") as progress:
-            update_two_tower(_two_tower(settings, seed, 1), towers, progress)
+            update_two_tower(trained_config(towers).replace(**today), towers, progress)
+        agreed = read_warm_start(ranker).must_agree
         report = update_ranker(
             RankerUpdate(
                 n_features=FEATURES.dimension,
                 examples=settings.features / "examples",
-                items=settings.lake / "items" / "items.parquet",
+                items=items_path(settings.lake),
                 work=ranker,
                 out=ranker.with_name("ranker.new"),
-                loop=NIGHT.replace(seed=seed),
+                history_length=agreed["history length"],
+                item_attributes=agreed["item attributes"],
+                loop=NIGHT.replace(seed=plan.rank.seed),
             )
         )
         figures = {
@@ -59,8 +67,20 @@ def train_nightly(settings: Settings, seed: int, full: bool, full_every: int) ->
     return {"version": publish_bundle(settings).manifest.version, **figures}
 
 
-def train_recall(settings: Settings, seed: int, epochs: int, fresh: bool) -> dict[str, float]:
-    config = _two_tower(settings, seed, epochs)
+def train_full(
+    settings: Settings, config: FullTraining | CompressedTraining, fresh: bool
+) -> dict[str, object]:
+    """Both models in full; each figure is named after its model."""
+    recall: Mapping[str, object] = train_recall(settings, config.recall, fresh)
+    if isinstance(config, CompressedTraining):
+        rank = train_compressed(settings, config.rank, fresh)
+    else:
+        rank = train_rank(settings, config.rank, fresh)
+    named = {"recall": recall, "rank": rank}
+    return {f"{model} {name}": value for model, found in named.items() for name, value in found.items()}
+
+
+def train_recall(settings: Settings, config: TwoTowerConfig, fresh: bool) -> dict[str, float]:
     _forget(fresh, config.work)
     with epochs_bar("two-tower") as progress:
         result = train_two_tower.main(config, progress)
@@ -71,23 +91,24 @@ def train_recall(settings: Settings, seed: int, epochs: int, fresh: bool) -> dic
 
 def train_first(settings: Settings, seed: int) -> dict[str, object]:
     """Both models from the newest events, in about half a minute on two cores, whatever the lake holds."""
-    towers = _two_tower(settings, seed, FIRST_EPOCHS).replace(
-        work=settings.checkpoints / "first",
+    checkpoints = settings.checkpoints / "first"
+    _forget(True, checkpoints)
+    towers = recall_plan(settings, seed, FIRST_EPOCHS, {}).config.replace(
+        work=checkpoints,
         validation=Validation.NONE,
         newer_than_ms=newer_than_ms(settings.lake, FIRST_EVENTS),
     )
-    _forget(True, towers.work)
     with epochs_bar("two-tower") as progress:
         export_two_tower.main(train_two_tower.main(towers, progress), _work(settings, "two_tower"))
-    ranker = _ranker(settings, RankOptions(seed, epochs=1)).replace(
-        checkpoints=towers.work, newest=FIRST_EXAMPLES, taste=False
+    ranker = rank_plan(settings, seed, 1, {}).config.replace(
+        checkpoints=checkpoints, newest=FIRST_EXAMPLES, taste=False
     )
     with epochs_bar("ranker") as progress:
         report = train_ranker.main(ranker, lambda epoch, score: progress("fit", epoch, 1))
-    _forget(True, towers.work)
+    _forget(True, checkpoints)
     for model in ("two_tower", "ranker"):  # the next night trains in full
         (_work(settings, model) / WARM_START).unlink()
-    return {**report.metrics}
+    return {f"rank {name}": value for name, value in report.metrics.items()}
 
 
 def newer_than_ms(lake: Path, events: int) -> int:
@@ -95,19 +116,6 @@ def newer_than_ms(lake: Path, events: int) -> int:
     rows = {day: count_rows(lake, first_day=day, last_day=day) for day in days(lake)}
     newest = newest_days(rows, events)
     return 0 if len(newest) == len(rows) else start_of(newest[0]) - 1
-
-
-def _two_tower(settings: Settings, seed: int, epochs: int) -> TwoTowerConfig:
-    users = users_path(settings.lake)
-    return TwoTowerConfig(
-        sequences=settings.features / "sequences",
-        items=settings.lake / "items" / "items.parquet",
-        users=users if users.exists() else None,
-        shape=TwoTowerShape(profile=users.exists()),
-        work=settings.checkpoints / "two_tower",
-        seed=seed,
-        epochs=epochs,
-    )
 
 
 def publish_bundle(settings: Settings) -> Bundle:
@@ -123,54 +131,26 @@ def publish_bundle(settings: Settings) -> Bundle:
     )
 
 
-@dataclass(frozen=True)
-class RankOptions:
-    """How `recsys train rank` trains."""
-
-    seed: int
-    epochs: int
-    compress: bool = False
-    robust: float = 0.0
-    cleaned: bool = False
-
-
-def train_rank(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, object]:
-    if options.compress:
-        return _compressed(settings, options, fresh)
-    config = _ranker(settings, options)
+def train_rank(settings: Settings, config: RankerTraining, fresh: bool) -> dict[str, object]:
     _forget(fresh, config.checkpoints)
     with epochs_bar("ranker") as progress:
-        report = train_ranker.main(config, lambda epoch, score: progress("fit", epoch, options.epochs))
+        report = train_ranker.main(config, lambda epoch, score: progress("fit", epoch, config.loop.epochs))
     _forget(True, config.checkpoints)
     return {**report.metrics, **{f"left out: {reason}": n for reason, n in report.removed.items()}}
 
 
-def _ranker(settings: Settings, options: RankOptions) -> RankerTraining:
-    return RankerTraining(
-        n_features=FEATURES.dimension,
-        examples=settings.features / "examples",
-        items=settings.lake / "items" / "items.parquet",
-        out=_work(settings, "ranker"),
-        checkpoints=settings.checkpoints / "ranker",
-        loop=LoopConfig(epochs=options.epochs, seed=options.seed, attack=options.robust),
-        cleaning=Cleaning() if options.cleaned else None,
-    )
-
-
-def _compressed(settings: Settings, options: RankOptions, fresh: bool) -> dict[str, object]:
-    """The lake's own ladder, without variants for comparison. The chosen one becomes <home>/work/ranker, the
-    teacher if none passed."""
-    folder = ladder_folder(settings, lake=True)
-    _forget(fresh, folder)
-    config, given = ladder_setup(settings, True, False, options.seed, options.epochs)
-    variants = main(config.replace(compared=False), given, report=console.print)
+def train_compressed(settings: Settings, config: LadderConfig, fresh: bool) -> dict[str, object]:
+    """The lake's own ladder. The chosen variant becomes <home>/work/ranker, the teacher if none passed."""
+    _forget(fresh, config.out)
+    given = lake_ladder_input(settings, config)
+    variants = main(config, given, report=console.print)
     chosen = candidate(variants)
     if chosen.reasons:
         console.print(
             f"no smaller variant passed its gate, the teacher is served; {chosen.name}: {chosen.reasons}"
         )
         chosen = variants[0]
-    take(folder / chosen.name, _work(settings, "ranker"))
+    take(config.out / chosen.name, _work(settings, "ranker"))
     assert given.warm_start is not None  # noqa: S101 - of the lake's examples
     given.warm_start.write(_work(settings, "ranker"))
     return {"variant": chosen.name, "mb": chosen.bytes / 1e6, **chosen.metrics}

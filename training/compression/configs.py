@@ -35,11 +35,10 @@ def ladder_setup(
     config = lake_ladder(out, seed, epochs) if lake else LadderConfig(out=out, seed=seed)
     if student is not None:
         config = config.replace(student=read_shape(student))
-    shapes = config.teacher, config.student
     if not lake:
-        return config, synthetic_input(LadderData.quick(seed) if quick else LadderData(seed=seed), *shapes)
-    examples, items = settings.features / "examples", items_path(settings.lake)
-    return config, lake_input(examples, items, FEATURES.dimension, HISTORY_LENGTH, *shapes)
+        data = LadderData.quick(seed) if quick else LadderData(seed=seed)
+        return config, synthetic_input(data, config.teacher, config.student)
+    return config, lake_ladder_input(settings, config)
 
 
 def lake_ladder(out: Path, seed: int, epochs: int) -> LadderConfig:
@@ -53,3 +52,9 @@ def lake_ladder(out: Path, seed: int, epochs: int) -> LadderConfig:
         tuning_loop=LoopConfig(epochs=epochs, learning_rate=1e-3),
         seed=seed,
     )
+
+
+def lake_ladder_input(settings: Settings, config: LadderConfig) -> LadderInput:
+    """The lake's examples for a ladder of these shapes."""
+    examples, items = settings.features / "examples", items_path(settings.lake)
+    return lake_input(examples, items, FEATURES.dimension, HISTORY_LENGTH, config.teacher, config.student)

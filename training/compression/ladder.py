@@ -16,7 +16,6 @@ where it stopped.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -234,8 +233,8 @@ class _Ladder:
         size, metrics = ranked_with(folder).stat().st_size, figures(scores, given.test)
         variant = Variant(name, size, metrics, overlap, tuple(reasons), name != "unstructured")
         variant.write(folder)
-        shapes = {"variant": name, "teacher": asdict(config.teacher), "student": asdict(config.student)}
-        summary = {"config": shapes, "metrics": metrics, "seed": config.seed}
+        trained = {"variant": name, **config.model_dump(mode="json")}
+        summary = {"config": trained, "metrics": metrics, "seed": config.seed}
         (folder / SUMMARY).write_text(to_json(summary, indent=2), encoding="utf-8")
         self.variants.append(variant)
         self.report(_line(variant))

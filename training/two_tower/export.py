@@ -25,7 +25,7 @@ from training.two_tower.cooccurrence import filled_up, interactions, item_neighb
 from training.two_tower.kernel import is_compilable, write_tower_kernel
 from training.two_tower.sequences import History, Profiles, SequenceFiles
 from training.two_tower.train import TwoTowerResult
-from training.two_tower.warm_start import save_weights
+from training.two_tower.warm_start import SUMMARY, save_weights
 
 USER_TOWER = "user_tower.onnx"
 TOLERANCE = 1e-4  # of the exported tower against torch's
@@ -80,7 +80,7 @@ def main(
         "repeats": result.repeats.days,
         "curve": [{"epoch": e.epoch, "loss": e.loss, "validation": e.validation} for e in result.epochs],
     }
-    (work / "summary.json").write_text(to_json(summary, indent=2), encoding="utf-8")
+    (work / SUMMARY).write_text(to_json(summary, indent=2), encoding="utf-8")
     save_weights(result.model, result.config, result.items, result.newest_ms, work)
     return work
 

@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import Item
 from recsys.models.two_tower import TwoTower, TwoTowerShape
+from recsys.operator_files import read_json
 from training.two_tower.config import TwoTowerConfig
-from training.warm_start import WARM_START, WEIGHTS, WarmStart, old_numbers, read_warm_start
+from training.warm_start import FULL, WARM_START, WEIGHTS, WarmStart, old_numbers, read_warm_start
 
+SUMMARY = "summary.json"  # how it was trained, and its figures
 _IDS = "items.ids.weight"
 
 
@@ -39,6 +44,19 @@ def warm_start(model: TwoTower, folder: Path, shape: TwoTowerShape, items: Seque
     ids = weights[_IDS][old]
     ids[1:][old[1:] == 0] = 0.0
     model.load_state_dict(weights | {_IDS: ids})
+
+
+def trained_config(folder: Path) -> TwoTowerConfig:
+    """What the two-tower in this work folder was trained with, as its export noted it.
+
+    Raises:
+        InvalidData: there is none, or of another version.
+    """
+    try:
+        summary = read_json(folder / SUMMARY, dict[str, Any], InvalidData)
+        return TwoTowerConfig.model_validate(summary["config"])
+    except (FileNotFoundError, KeyError, ValidationError) as error:
+        raise InvalidData(f"{folder}: does not say how it was trained; {FULL}") from error
 
 
 def _must_agree(shape: TwoTowerShape) -> dict[str, object]:

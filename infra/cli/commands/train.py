@@ -1,14 +1,17 @@
 """`recsys train`: the two-tower, the ranker, or both and a published bundle."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from infra.cli.logs import job_log
-from infra.cli.options import refuse
+from infra.cli.options import given_settings, refuse
+from infra.cli.training_options import Changes, ConfigFile, ShowConfig, TrainingOptions
 from infra.terminal import JsonFlag, QuickFlag, console, print_mapping
 from recsys.settings import Settings
 from training.choices import FULL_EVERY, RANK_EPOCHS, RECALL_EPOCHS
@@ -31,16 +34,27 @@ Cleaned = Annotated[
 
 @app.command()
 def recall(
-    seed: Seed = 0, epochs: Epochs = RECALL_EPOCHS, fresh: Fresh = False, as_json: JsonFlag = False
+    ctx: typer.Context,
+    seed: Seed = 0,
+    epochs: Epochs = RECALL_EPOCHS,
+    file: ConfigFile = None,
+    changes: Changes = None,
+    show: ShowConfig = False,
+    fresh: Fresh = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Train the two-tower into <home>/work/two_tower. An interrupted run continues where it stopped.
 
-    Example: recsys train recall --epochs 10
+    Example: recsys train recall --set shape.dim=128 --set epochs=12
     """
+    from infra.cli.training_plans import RECALL_OPTIONS, recall_plan
     from infra.cli.training_runs import train_recall
 
+    settings = Settings()
+    plan = recall_plan(settings, seed, epochs, given_settings(ctx, RECALL_OPTIONS))
+    config = TrainingOptions(file, changes or (), show).of(plan)
     with _log():
-        metrics = train_recall(Settings(), seed, epochs, fresh)
+        metrics = train_recall(settings, config, fresh)
     print_mapping("two-tower, validation", metrics, as_json)
 
 
@@ -52,6 +66,9 @@ def rank(
     compress: Compress = False,
     robust: Robust = 0.0,
     cleaned: Cleaned = False,
+    file: ConfigFile = None,
+    changes: Changes = None,
+    show: ShowConfig = False,
     fresh: Fresh = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -65,11 +82,20 @@ def rank(
         ("robust", "cleaned"),
         "the ladder of --compress trains without it; leave it, or --compress",
     )
-    from infra.cli.training_runs import RankOptions, train_rank
+    from infra.cli.training_plans import LADDER_OPTIONS, RANK_OPTIONS, ladder_plan, rank_plan
+    from infra.cli.training_runs import train_compressed, train_rank
 
-    options = RankOptions(seed, epochs, compress, robust, cleaned)
+    settings, options = Settings(), TrainingOptions(file, changes or (), show)
+    train: Callable[[], dict[str, object]]
+    if compress:
+        ladder = options.of(ladder_plan(settings, seed, epochs, given_settings(ctx, LADDER_OPTIONS)))
+        train = partial(train_compressed, settings, ladder, fresh)
+    else:
+        given = given_settings(ctx, RANK_OPTIONS)
+        config = options.of(rank_plan(settings, seed, epochs, given, robust, cleaned))
+        train = partial(train_rank, settings, config, fresh)
     with _log():
-        metrics = train_rank(Settings(), options, fresh)
+        metrics = train()
     print_mapping("ranker", metrics, as_json)
 
 
@@ -80,6 +106,9 @@ def all_(
     recall_epochs: Epochs = RECALL_EPOCHS,
     rank_epochs: Epochs = RANK_EPOCHS,
     compress: Compress = False,
+    file: ConfigFile = None,
+    changes: Changes = None,
+    show: ShowConfig = False,
     fresh: Fresh = False,
     first: Annotated[
         bool,
@@ -89,22 +118,29 @@ def all_(
 ) -> None:
     """Train both models, build the index, publish the bundle. A running API loads it without a restart.
 
+    Settings are in the sections `recall` and `rank`: --set recall.epochs=3.
+
     Example: recsys train all
     """
-    full = ("recall_epochs", "rank_epochs", "compress", "fresh")
+    full = ("recall_epochs", "rank_epochs", "compress", "file", "changes", "show", "fresh")
     refuse(ctx, first, full, "--first has its own; leave it, or --first")
-    from infra.cli.training_runs import RankOptions, publish_bundle, train_first, train_rank, train_recall
+    from infra.cli.training_plans import COMPRESSED_OPTIONS, FULL_OPTIONS, compressed_plan, full_plan
+    from infra.cli.training_runs import publish_bundle, train_first, train_full
 
-    settings, recall = Settings(), dict[str, float]()
+    settings, options = Settings(), TrainingOptions(file, changes or (), show)
+    asked = settings, seed, recall_epochs, rank_epochs
+    train: Callable[[], dict[str, object]]
+    if first:
+        train = partial(train_first, settings, seed)
+    elif compress:
+        compressed = options.of(compressed_plan(*asked, given_settings(ctx, COMPRESSED_OPTIONS)))
+        train = partial(train_full, settings, compressed, fresh)
+    else:
+        config = options.of(full_plan(*asked, given_settings(ctx, FULL_OPTIONS)))
+        train = partial(train_full, settings, config, fresh)
     with _log():
-        if first:
-            rank = train_first(settings, seed)
-        else:
-            recall = train_recall(settings, seed, recall_epochs, fresh)
-            rank = train_rank(settings, RankOptions(seed, rank_epochs, compress), fresh)
+        metrics = train()
         bundle = publish_bundle(settings)
-    metrics: dict[str, object] = {f"recall {name}": value for name, value in recall.items()}
-    metrics |= {f"rank {name}": value for name, value in rank.items()}
     print_mapping("published", {"version": bundle.manifest.version, **metrics}, as_json)
     console.print("next: `recsys serve`, or `recsys bundle inspect`")
 
@@ -117,20 +153,28 @@ def nightly(
     ] = FULL_EVERY,
     full: Annotated[bool, typer.Option("--full", help="Train in full now.")] = False,
     seed: Seed = 0,
+    file: ConfigFile = None,
+    changes: Changes = None,
+    show: ShowConfig = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Continue both models from yesterday's weights with the new data, and publish the bundle.
 
     Run it after `recsys features build`. The first time and every `--full-every` nights it trains in full, as
-    `recsys train all --compress` does; a night in between reads only the new days.
+    `recsys train all --compress` does, with the same settings; a night in between reads only the new days and
+    continues with the settings of the last full training.
 
     Example: recsys train nightly
     """
     refuse(ctx, full, ["full_every"], "--full trains in full tonight in any case")
+    from infra.cli.training_plans import COMPRESSED_OPTIONS, compressed_plan
     from infra.cli.training_runs import train_nightly
 
+    settings, given = Settings(), given_settings(ctx, COMPRESSED_OPTIONS)
+    plan = compressed_plan(settings, seed, RECALL_EPOCHS, RANK_EPOCHS, given)
+    config = TrainingOptions(file, changes or (), show).of(plan)
     with _log():
-        published = train_nightly(Settings(), seed, full, full_every)
+        published = train_nightly(settings, config, full, full_every)
     print_mapping("published", published, as_json)
 
 

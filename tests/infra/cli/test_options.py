@@ -43,6 +43,7 @@ CONFLICTS = [
     ),
     ("train all --first --compress --seed 1", "--compress", "--first has its own"),
     ("train all --first --rank-epochs 2", "--rank-epochs", "--first has its own"),
+    ("train all --first --config a.yaml --set recall.epochs=2", "--config, --set", "--first has its own"),
     ("bench recall --gpu --plot p.png", "--plot", "--gpu measures"),
     ("serve --new-key shop --port 1 --workers 2", "--port, --workers", "starts nothing"),
     ("serve --new-key shop --role rank", "--role", "starts nothing"),

@@ -1,0 +1,147 @@
+"""What each `recsys train` command would train with before `--config` and `--set`, and what it decides itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from infra.cli.training_options import C, Planned
+from recsys.datasets.catalogue import items_path, users_path
+from recsys.features.definitions import FEATURES
+from recsys.models.two_tower import TwoTowerShape
+from recsys.settings import Settings
+from training.compression.configs import ladder_folder, lake_ladder
+from training.compression.ladder import LadderConfig
+from training.config import Config
+from training.ranker.clean import Cleaning
+from training.ranker.loop import LoopConfig
+from training.ranker.train import RankerTraining
+from training.two_tower.config import TwoTowerConfig
+
+_HOME = "the command reads and writes below RECSYS_HOME"
+_NIGHTLY = "only `recsys train nightly` continues from earlier weights"
+_TASTE = "it follows from the data and from `taste`"
+_ONE_SEED = "one seed is for the whole ladder: `seed`"
+RECALL_DECIDED = {
+    **dict.fromkeys(("sequences", "items", "users", "work"), _HOME),
+    **dict.fromkeys(("start", "newer_than_ms"), _NIGHTLY),
+}
+RANK_DECIDED = {
+    **dict.fromkeys(("examples", "items", "out", "checkpoints"), _HOME),
+    "n_features": "it follows from the features' definitions",
+    "model.offset": _TASTE,
+}
+LADDER_DECIDED = {
+    "out": _HOME,
+    **dict.fromkeys(("teacher.offset", "student.offset"), _TASTE),
+    **dict.fromkeys(("teacher_loop.seed", "student_loop.seed", "tuning_loop.seed"), _ONE_SEED),
+    "compared": "the command builds only what leads to the smallest ranker",
+}
+# a command's parameter → the settings that it gives
+RECALL_OPTIONS = {"seed": ("seed",), "epochs": ("epochs",)}
+RANK_OPTIONS = {
+    "seed": ("loop.seed",),
+    "epochs": ("loop.epochs",),
+    "robust": ("loop.attack",),
+    "cleaned": ("cleaning",),
+}
+LADDER_OPTIONS = {
+    "seed": ("seed",),
+    "epochs": ("teacher_loop.epochs", "student_loop.epochs", "tuning_loop.epochs"),
+}
+FULL_OPTIONS = {
+    "seed": ("recall.seed", "rank.loop.seed"),
+    "recall_epochs": ("recall.epochs",),
+    "rank_epochs": ("rank.loop.epochs",),
+}
+COMPRESSED_OPTIONS = {
+    "seed": ("recall.seed", "rank.seed"),
+    "recall_epochs": ("recall.epochs",),
+    "rank_epochs": tuple(f"rank.{key}" for key in LADDER_OPTIONS["epochs"]),
+}
+
+
+class FullTraining(Config):
+    """Both models."""
+
+    recall: TwoTowerConfig = Field(description="The two-tower.")
+    rank: RankerTraining = Field(description="The ranker.")
+
+
+class CompressedTraining(Config):
+    """Both models, the ranker compressed."""
+
+    recall: TwoTowerConfig = Field(description="The two-tower.")
+    rank: LadderConfig = Field(description="The ladder of rankers, of which one is served.")
+
+
+def recall_plan(
+    settings: Settings, seed: int, epochs: int, given: Mapping[str, str]
+) -> Planned[TwoTowerConfig]:
+    """Of the lake in `settings`. `given`: as in `Planned`."""
+    users = users_path(settings.lake)
+    config = TwoTowerConfig(
+        sequences=settings.features / "sequences",
+        items=items_path(settings.lake),
+        users=users if users.exists() else None,
+        shape=TwoTowerShape(profile=users.exists()),
+        work=settings.checkpoints / "two_tower",
+        seed=seed,
+        epochs=epochs,
+    )
+    return Planned(config, RECALL_DECIDED, given=given)
+
+
+def rank_plan(
+    settings: Settings,
+    seed: int,
+    epochs: int,
+    given: Mapping[str, str],
+    robust: float = 0.0,
+    cleaned: bool = False,
+) -> Planned[RankerTraining]:
+    config = RankerTraining(
+        n_features=FEATURES.dimension,
+        examples=settings.features / "examples",
+        items=items_path(settings.lake),
+        out=settings.home / "work" / "ranker",
+        checkpoints=settings.checkpoints / "ranker",
+        loop=LoopConfig(epochs=epochs, seed=seed, attack=robust),
+        cleaning=Cleaning() if cleaned else None,
+    )
+    return Planned(config, RANK_DECIDED, given=given)
+
+
+def ladder_plan(
+    settings: Settings, seed: int, epochs: int, given: Mapping[str, str]
+) -> Planned[LadderConfig]:
+    """Of `--compress`: the lake's own ladder, without variants for comparison."""
+    config = lake_ladder(ladder_folder(settings, lake=True), seed, epochs).replace(compared=False)
+    return Planned(config, LADDER_DECIDED, given=given)
+
+
+def full_plan(
+    settings: Settings, seed: int, recall_epochs: int, rank_epochs: int, given: Mapping[str, str]
+) -> Planned[FullTraining]:
+    """Both models, as the sections `recall` and `rank`."""
+    recall, rank = recall_plan(settings, seed, recall_epochs, {}), rank_plan(settings, seed, rank_epochs, {})
+    return _both(FullTraining(recall=recall.config, rank=rank.config), recall, rank, given)
+
+
+def compressed_plan(
+    settings: Settings, seed: int, recall_epochs: int, rank_epochs: int, given: Mapping[str, str]
+) -> Planned[CompressedTraining]:
+    """As `full_plan`, of `--compress`."""
+    recall, rank = (
+        recall_plan(settings, seed, recall_epochs, {}),
+        ladder_plan(settings, seed, rank_epochs, {}),
+    )
+    return _both(CompressedTraining(recall=recall.config, rank=rank.config), recall, rank, given)
+
+
+def _both(config: C, recall: Planned[Any], rank: Planned[Any], given: Mapping[str, str]) -> Planned[C]:
+    def sections(name: str) -> dict[str, str]:
+        parts = {"recall": getattr(recall, name), "rank": getattr(rank, name)}
+        return {f"{part}.{key}": text for part, texts in parts.items() for key, text in texts.items()}
+
+    return Planned(config, sections("decided"), sections("reasons"), given)
