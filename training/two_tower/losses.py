@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from recsys.contracts.errors import InvalidConfig
 from recsys.models.two_tower import Items
 
+CHUNK = 1 << 22  # logits of the full softmax that exist at a time: 16 MiB
+
 
 class LossName(StrEnum):
     FULL = "full"  # every item is a negative; best for catalogues up to about 100,000 items
@@ -55,7 +57,10 @@ class FullSoftmax:
             targets - 1,
             linear_bias=None if self.adjustment is None else self.adjustment.to(users.device),
             reduction="sum",
-            options=nn.LinearCrossEntropyOptions(),
+            # of a large catalogue torch would take a row or two at a time: ten times slower on a CPU
+            options=nn.LinearCrossEntropyOptions(
+                batch_chunk_size=max(1, CHUNK // len(table)), chunking_method=None
+            ),
         )
 
 

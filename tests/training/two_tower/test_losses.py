@@ -7,6 +7,7 @@ from torch import Tensor
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import Item
 from recsys.models.two_tower import ItemTable, TwoTower, TwoTowerShape
+from training.two_tower import losses
 from training.two_tower.losses import FullSoftmax, LossName, make_loss, sampled_cross_entropy
 
 N_ITEMS = 6
@@ -33,7 +34,12 @@ def by_hand(users: Tensor, items: ItemTable) -> Tensor:
     return (torch.logsumexp(scores, 1) - scores[torch.arange(3), TARGETS - 1]).sum()
 
 
-def test_full_softmax_is_the_sum_of_cross_entropies(users: Tensor, items: ItemTable) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 100])
+def test_full_softmax_is_the_sum_of_cross_entropies(
+    users: Tensor, items: ItemTable, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever number of users' logits exist at a time."""
+    monkeypatch.setattr(losses, "CHUNK", rows * N_ITEMS)
     loss = FullSoftmax()(users, TARGETS, items)
     assert torch.allclose(loss, by_hand(users, items), atol=1e-5)
     ours = torch.autograd.grad(loss, users, retain_graph=True)[0]
