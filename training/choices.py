@@ -2,7 +2,6 @@
 
 from enum import StrEnum
 
-RECALL_EPOCHS = 20
 RANK_EPOCHS = 4
 FIRST_EPOCHS = 2  # of the two-tower in `recsys train all --first`, over the newest events
 FIRST_EVENTS, FIRST_EXAMPLES = 100_000, 40_000

@@ -6,6 +6,7 @@ results is validated by the class as a whole.
 
 import copy
 import difflib
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,8 +79,7 @@ class TrainingOptions:
         except ValidationError as error:
             raise InvalidConfig(_explained(error, known, sources)) from error
         if self.show:
-            reasons = {key: reason for key, reason in planned.reasons.items() if key not in sources}
-            typer.echo(as_yaml(config, planned.decided, reasons), nl=False)
+            typer.echo(as_yaml(config, planned.decided, _reasons(planned, config)), nl=False)
             raise typer.Exit
         return config
 
@@ -145,6 +145,19 @@ def _changed(content: Any, path: Sequence[str], value: object) -> Any:
         return copy.deepcopy(content) if value == {} and isinstance(content, dict) else value
     inside = content if isinstance(content, dict) else {}
     return {**inside, path[0]: _changed(inside.get(path[0]), path[1:], value)}
+
+
+def _reasons(planned: Planned[C], config: C) -> dict[str, str]:
+    """Those for values that are still what the command chose."""
+
+    def value(of: Config, key: str) -> object:
+        return functools.reduce(getattr, key.split("."), of)
+
+    return {
+        key: reason
+        for key, reason in planned.reasons.items()
+        if key not in planned.given and value(config, key) == value(planned.config, key)
+    }
 
 
 def _explained(error: ValidationError, known: Mapping[str, Setting], sources: Mapping[str, str]) -> str:

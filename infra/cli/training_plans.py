@@ -17,6 +17,7 @@ from training.ranker.clean import Cleaning
 from training.ranker.loop import LoopConfig
 from training.ranker.train import RankerTraining
 from training.two_tower.config import TwoTowerConfig
+from training.two_tower.recipe import recipe, size_of
 
 _HOME = "the command reads and writes below RECSYS_HOME"
 _NIGHTLY = "only `recsys train nightly` continues from earlier weights"
@@ -76,20 +77,25 @@ class CompressedTraining(Config):
 
 
 def recall_plan(
-    settings: Settings, seed: int, epochs: int, given: Mapping[str, str]
+    settings: Settings, seed: int, epochs: int | None, given: Mapping[str, str]
 ) -> Planned[TwoTowerConfig]:
-    """Of the lake in `settings`. `given`: as in `Planned`."""
+    """Of the lake in `settings`, with the recipe for its size. `epochs`: None for the recipe's."""
     users = users_path(settings.lake)
-    config = TwoTowerConfig(
-        sequences=settings.features / "sequences",
-        items=items_path(settings.lake),
-        users=users if users.exists() else None,
-        shape=TwoTowerShape(profile=users.exists()),
-        work=settings.checkpoints / "two_tower",
-        seed=seed,
-        epochs=epochs,
+    sequences, items = settings.features / "sequences", items_path(settings.lake)
+    chosen = recipe(size_of(sequences, items))
+    values = {**chosen.values, **({} if epochs is None else {"epochs": epochs})}
+    config = TwoTowerConfig.model_validate(
+        {
+            "sequences": sequences,
+            "items": items,
+            "users": users if users.exists() else None,
+            "shape": TwoTowerShape(profile=users.exists()),
+            "work": settings.checkpoints / "two_tower",
+            "seed": seed,
+            **values,
+        }
     )
-    return Planned(config, RECALL_DECIDED, given=given)
+    return Planned(config, RECALL_DECIDED, chosen.reasons, given)
 
 
 def rank_plan(
@@ -121,7 +127,7 @@ def ladder_plan(
 
 
 def full_plan(
-    settings: Settings, seed: int, recall_epochs: int, rank_epochs: int, given: Mapping[str, str]
+    settings: Settings, seed: int, recall_epochs: int | None, rank_epochs: int, given: Mapping[str, str]
 ) -> Planned[FullTraining]:
     """Both models, as the sections `recall` and `rank`."""
     recall, rank = recall_plan(settings, seed, recall_epochs, {}), rank_plan(settings, seed, rank_epochs, {})
@@ -129,7 +135,7 @@ def full_plan(
 
 
 def compressed_plan(
-    settings: Settings, seed: int, recall_epochs: int, rank_epochs: int, given: Mapping[str, str]
+    settings: Settings, seed: int, recall_epochs: int | None, rank_epochs: int, given: Mapping[str, str]
 ) -> Planned[CompressedTraining]:
     """As `full_plan`, of `--compress`."""
     recall, rank = (

@@ -14,12 +14,18 @@ from infra.cli.options import given_settings, refuse
 from infra.cli.training_options import Changes, ConfigFile, ShowConfig, TrainingOptions
 from infra.terminal import JsonFlag, QuickFlag, console, print_mapping
 from recsys.settings import Settings
-from training.choices import FULL_EVERY, RANK_EPOCHS, RECALL_EPOCHS
+from training.choices import FULL_EVERY, RANK_EPOCHS
 
 app = typer.Typer(no_args_is_help=True, help="Train both models on the lake's features.")
 
 Seed = Annotated[int, typer.Option(min=0, help="The same seed and data give the same model.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Largest number of epochs; training stops early.")]
+RecallEpochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, show_default="by the data's size", help="Largest number of epochs; training stops early."
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard the checkpoints of an interrupted run.")]
 Compress = Annotated[
     bool, typer.Option("--compress", help="Distil, prune, quantize; serve the best passing variant.")
@@ -36,7 +42,7 @@ Cleaned = Annotated[
 def recall(
     ctx: typer.Context,
     seed: Seed = 0,
-    epochs: Epochs = RECALL_EPOCHS,
+    epochs: RecallEpochs = None,
     file: ConfigFile = None,
     changes: Changes = None,
     show: ShowConfig = False,
@@ -103,7 +109,7 @@ def rank(
 def all_(
     ctx: typer.Context,
     seed: Seed = 0,
-    recall_epochs: Epochs = RECALL_EPOCHS,
+    recall_epochs: RecallEpochs = None,
     rank_epochs: Epochs = RANK_EPOCHS,
     compress: Compress = False,
     file: ConfigFile = None,
@@ -171,7 +177,7 @@ def nightly(
     from infra.cli.training_runs import train_nightly
 
     settings, given = Settings(), given_settings(ctx, COMPRESSED_OPTIONS)
-    plan = compressed_plan(settings, seed, RECALL_EPOCHS, RANK_EPOCHS, given)
+    plan = compressed_plan(settings, seed, None, RANK_EPOCHS, given)
     config = TrainingOptions(file, changes or (), show).of(plan)
     with _log():
         published = train_nightly(settings, config, full, full_every)
