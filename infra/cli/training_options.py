@@ -4,7 +4,6 @@ The command's own choice comes first, the file changes it, `--set` and the comma
 results is validated by the class as a whole.
 """
 
-import copy
 import difflib
 import functools
 import re
@@ -140,9 +139,9 @@ def _nearest(key: str, known: Sequence[str]) -> list[str]:
 
 
 def _changed(content: Any, path: Sequence[str], value: object) -> Any:
-    """A copy of nested dictionaries with another value at the path; what is empty on the way becomes a section."""
+    """Nested dictionaries with another value at the path; what is empty on the way becomes a section."""
     if not path:
-        return copy.deepcopy(content) if value == {} and isinstance(content, dict) else value
+        return value
     inside = content if isinstance(content, dict) else {}
     return {**inside, path[0]: _changed(inside.get(path[0]), path[1:], value)}
 
@@ -194,7 +193,7 @@ def _lines(
         key, setting = prefix + name, known[prefix + name]
         if key in decided:
             continue
-        is_open = setting.is_section and value is not None
+        is_open = setting.is_section and bool(value)
         comment = setting.meaning if is_open else f"{setting.meaning} {_sentence(setting.allowed)}"
         for text in (comment.strip(), _sentence(reasons.get(key, ""))):
             if text:

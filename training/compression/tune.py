@@ -14,8 +14,6 @@ import matplotlib
 import numpy as np
 import optuna
 from matplotlib import pyplot
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from pydantic import Field
 
 from recsys.models.ranker import Ranker, RankerConfig
@@ -30,6 +28,7 @@ from training.ranker.artifacts import shape_of
 from training.ranker.export import call_ms, export_ranker, random_inputs
 from training.ranker.loop import LoopConfig, fit, predict, predict_logits, selection_score
 from training.seeding import seed_everything
+from training.study import open_study
 
 matplotlib.use("Agg")  # no display
 CANDIDATES, CALLS = 500, 40
@@ -94,16 +93,13 @@ def main(
         report(f"trial {trial.number}: score {score:.4f}, {mb:.2f} MB, {ms:.2f} ms")
         return score, ms
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(config.out / "study.log"))),
-        study_name=f"student-seed{config.seed}-{limits}",
-        load_if_exists=True,
-        directions=["maximize", "minimize"],
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
+    study = open_study(
+        config.out / "study.log",
+        f"student-seed{config.seed}-{limits}",
+        config.seed,
+        ("maximize", "minimize"),
+        first_trial(ladder, config.loop),
     )
-    if not study.trials:
-        study.enqueue_trial(first_trial(ladder, config.loop))
     done = sum(trial.state.is_finished() for trial in study.trials)
     study.optimize(objective, n_trials=max(0, config.trials - done))
     finished = [(t.values, t.user_attrs) for t in study.trials if t.values]

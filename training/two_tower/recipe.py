@@ -14,14 +14,15 @@ from recsys.contracts.errors import InvalidData
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.losses import LossName
 
-FULL_SOFTMAX_ITEMS = 100_000  # the full softmax recommends better; there a step takes five to ten times as long
+FULL_SOFTMAX_ITEMS = 100_000  # the full softmax recommends better; there a step takes five times as long
 NEGATIVES = 4_096
 ENOUGH_CASES = 500  # below it the noise of the held-out events decides when to stop, and training misses them
 BATCHES = 6  # per epoch at least: with fewer, a small log's weights are hardly updated; with many more, they overfit
 BATCH_TOKENS = (512, 2_048)
 EPOCHS = 20
 SPARSE_EVENTS = 20  # events per user; below, an epoch has few targets for each user
-SPARSE_EPOCHS, SPARSE_PATIENCE = 40, 3
+SPARSE_EPOCHS = 40
+PATIENCE, SPARSE_PATIENCE = 2, 3
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ def _loss(size: DataSize) -> Chosen:
     if size.items <= FULL_SOFTMAX_ITEMS:
         return {"loss": (LossName.FULL, f"{size.items:,} items are at most {FULL_SOFTMAX_ITEMS:,}")}
     why = f"{size.items:,} items are more than {FULL_SOFTMAX_ITEMS:,}"
-    return {"loss": (LossName.MIXED, why), "negatives": (NEGATIVES, "with fewer the lists are worse; shared by the batch")}
+    return {
+        "loss": (LossName.MIXED, why),
+        "negatives": (NEGATIVES, "with fewer the lists are worse; shared by the batch"),
+    }
 
 
 def _batch(size: DataSize) -> Chosen:
@@ -110,5 +114,5 @@ def _schedule(size: DataSize) -> Chosen:
             f"up to {cases:,} held-out events, of which `validation_cases` are scored",
         ),
         "epochs": (SPARSE_EPOCHS if sparse else EPOCHS, why),
-        "patience": (SPARSE_PATIENCE if sparse else 2, why),
+        "patience": (SPARSE_PATIENCE if sparse else PATIENCE, why),
     }

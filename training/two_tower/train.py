@@ -44,6 +44,9 @@ METRICS = ("hr@10", "ndcg@10")  # of the held-out events
 OnProgress = Callable[[str, float, int], None]
 
 
+def _ignore(*_: object) -> None: ...
+
+
 @dataclass(frozen=True)
 class EpochReport:
     """One epoch. `loss`: mean cross-entropy per target; `validation`: empty without held-out events.
@@ -61,6 +64,9 @@ class EpochReport:
     validation: dict[str, float]
 
 
+AfterEpoch = Callable[[Sequence[EpochReport]], None]
+
+
 @dataclass(frozen=True)
 class TwoTowerResult:
     """The trained model in evaluation mode, its item table, and how it was trained."""
@@ -76,11 +82,16 @@ class TwoTowerResult:
     repeats: RepeatPolicy  # as configured, or as the log shows
 
 
-def main(config: TwoTowerConfig, progress: OnProgress = lambda phase, done, epochs: None) -> TwoTowerResult:
+def main(
+    config: TwoTowerConfig,
+    progress: OnProgress = _ignore,
+    after_epoch: AfterEpoch = _ignore,
+) -> TwoTowerResult:
     """Train, or continue from the checkpoints in `config.work` if they belong to the same configuration.
 
     Args:
         progress: called after each step, in the first process.
+        after_epoch: called with the phase's epochs so far; an error that it raises ends the run, which can be resumed.
 
     Raises:
         InvalidData: sequences, item table or `config.start` are missing or unusable.
@@ -94,10 +105,10 @@ def main(config: TwoTowerConfig, progress: OnProgress = lambda phase, done, epoc
     if config.threads:
         torch.set_num_threads(config.threads)
     with processes():
-        return _train(config, progress)
+        return _train(config, progress, after_epoch)
 
 
-def _train(config: TwoTowerConfig, progress: OnProgress) -> TwoTowerResult:
+def _train(config: TwoTowerConfig, progress: OnProgress, after_epoch: AfterEpoch) -> TwoTowerResult:
     """Find the number of epochs on held-out events, then train on everything."""
     data = read_training_data(config)
     if config.newer_than_ms >= data.newest_ms > 0:
@@ -105,14 +116,14 @@ def _train(config: TwoTowerConfig, progress: OnProgress) -> TwoTowerResult:
             f"{config.sequences}: nothing is newer than {config.newer_than_ms} ms; build features"
         )
     if data.held_out is None:
-        model, reports = _fit(config, data, "refit", config.epochs, progress)
+        model, reports = _fit(config, data, "refit", config.epochs, progress, after_epoch)
         validation = {} if config.validation is Validation.NONE else dict.fromkeys(METRICS, math.nan)
         return _result(config, data, model, reports, validation)
-    model, reports = _fit(config, data, "fit", config.epochs, progress)
+    model, reports = _fit(config, data, "fit", config.epochs, progress, after_epoch)
     best = max(reports, key=lambda report: report.validation["ndcg@10"])
     if config.refit:
         data = everything(data)
-        model, reports = _fit(config, data, "refit", best.epoch, progress)
+        model, reports = _fit(config, data, "refit", best.epoch, progress, after_epoch)
     return _result(config, data, model, reports, best.validation)
 
 
@@ -129,7 +140,12 @@ def _result(
 
 
 def _fit(
-    config: TwoTowerConfig, data: TrainingData, phase: str, epochs: int, progress: OnProgress
+    config: TwoTowerConfig,
+    data: TrainingData,
+    phase: str,
+    epochs: int,
+    progress: OnProgress,
+    after_epoch: AfterEpoch,
 ) -> tuple[TwoTower, list[EpochReport]]:
     """Train from random weights or `config.start`; gives the best epoch's model where events are held out."""
     seed_everything(config.seed)
@@ -190,6 +206,7 @@ def _fit(
                 saved = time.monotonic()
         _finish_epoch(state, data, config)
         state.save(path, identity, write=rank == 0)
+        after_epoch([EpochReport(**report) for report in at.reports])
     if state.best:
         state.evaluated.load_state_dict(state.best)
     return _unsharded(state.evaluated, config, data).eval().cpu(), [EpochReport(**r) for r in at.reports]

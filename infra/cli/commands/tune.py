@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from infra.cli.options import refuse
-from infra.terminal import JsonFlag, QuickFlag, console, finish
+from infra.cli.training_options import Changes, ConfigFile, ShowConfig, TrainingOptions
+from infra.terminal import JsonFlag, QuickFlag, console, epochs_bar, finish
 from recsys.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Search for better parameters within limits.")
@@ -50,6 +51,33 @@ def rank(
     out = settings.home / "work" / f"tune-{config.out.name}"
     tuning = RankTuning(out=out, trials=3 if quick else trials, max_mb=max_mb, max_ms=max_ms, seed=seed)
     finish(main(tuning, config, given, report=console.print), as_json)
+
+
+@app.command()
+def recall(
+    minutes: Annotated[float, typer.Option(min=0.01, help="Minutes of this search.")] = 30.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampler.")] = 0,
+    file: ConfigFile = None,
+    changes: Changes = None,
+    show: ShowConfig = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Search the two-tower's shape and training with Optuna on the lake's held-out events.
+
+    Starts from what `recsys train recall` would train. Run it again to continue, also after an interruption. The best
+    settings are written for `recsys train recall --config`, if they gain on held-out events that did not choose them.
+
+    Example: recsys tune recall --minutes 60
+    """
+    from infra.cli.training_plans import recall_plan
+    from training.two_tower.tune import RecallTuning, main
+
+    settings = Settings()
+    base = TrainingOptions(file, changes or (), show).of(recall_plan(settings, 0, None, {}))
+    tuning = RecallTuning(out=settings.home / "work" / "tune-recall", minutes=minutes, seed=seed)
+    with epochs_bar("two-tower") as progress:
+        result = main(tuning, base, console.print, progress)
+    finish(result, as_json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -15,12 +16,23 @@ from infra.cli.main import app
 from infra.cli.training_options import Planned, TrainingOptions, as_yaml
 from infra.cli.training_plans import CompressedTraining, FullTraining
 from recsys.contracts.errors import InvalidConfig
-from recsys.contracts.types import Head
+from recsys.contracts.types import Head, Item
+from recsys.items.item_table import items_table
+from recsys.lake.lake import write_parquet
 from training.choices import Augmentation
 from training.config import Config
 from training.two_tower.config import TwoTowerConfig
+from training.two_tower.sequences import History, write_sequences
 
-COMMANDS = ("recall", "rank", "rank --compress", "all", "all --compress", "nightly")
+COMMANDS = {  # → the section of its first training
+    "train recall": "",
+    "train rank": "loop.",
+    "train rank --compress": "student_loop.",
+    "train all": "recall.",
+    "train all --compress": "recall.",
+    "train nightly": "recall.",
+    "tune recall": "",
+}
 
 
 class Shape(Config):
@@ -35,6 +47,7 @@ class Training(Config):
     epochs: int = Field(3, ge=1, description="Passes.")
     kind: Augmentation | None = Field(None, description="How inputs vary.")
     extra: Shape | None = Field(None, description="A second model.")
+    repeats: dict[Head, float] | None = Field(None, description="Days until an item may return.")
     weights: dict[Head, float] = Field({Head.CLICK: 1.0, Head.LIKE: 0.5}, description="Of the heads.")
     exact: bool = Field(False, description="Whether exactly.")
 
@@ -71,6 +84,8 @@ def test_a_section_that_is_empty_can_be_made_and_left() -> None:
     assert of("extra={}").extra == Shape()
     assert of("extra.dim=9").extra == Shape(dim=9)
     assert of("extra.dim=9", "extra=null").extra is None
+    assert of("repeats.like=3").repeats == {Head.LIKE: 3}
+    assert of("repeats={}").repeats == {}
     assert of("shape={}", "shape.dim=9").shape == Shape(dim=9)
 
 
@@ -139,7 +154,7 @@ def test_a_shown_configuration_has_meaning_range_and_reason() -> None:
 
 
 def test_a_reason_is_shown_only_of_what_the_command_chose(capsys: pytest.CaptureFixture[str]) -> None:
-    for change, expected in (("shape.dim=9", True), ("epochs=4", False)):
+    for change, expected in (("shape.dim=9", True), ("epochs=3", True), ("epochs=4", False)):
         with pytest.raises(BaseException):  # noqa: B017 - typer's own, which ends the command
             TrainingOptions(None, [change], show=True).of(PLANNED)
         assert ("For the size" in capsys.readouterr().out) is expected
@@ -157,6 +172,7 @@ def test_a_reason_is_shown_only_of_what_the_command_chose(capsys: pytest.Capture
         epochs=st.integers(1, 90),
         kind=st.sampled_from([None, *Augmentation]),
         extra=st.none() | st.builds(Shape),
+        repeats=st.none() | st.dictionaries(st.sampled_from(Head), st.floats(0, 9)),
         exact=st.booleans(),
     )
 )
@@ -168,27 +184,34 @@ def test_what_is_shown_is_read_back(config: Training) -> None:
 def test_every_setting_of_the_trainings_is_described() -> None:
     for cls in (TwoTowerConfig, FullTraining, CompressedTraining):
         for key, setting in settings_of(cls).items():
-            assert setting.meaning or "loss_weights." in key, key
+            of_an_enum = key.rpartition(".")[0].endswith(("loss_weights", "repeats"))
+            assert setting.meaning or of_an_enum, key
             assert setting.allowed, key
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_reads_back_what_it_shows(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With the features of two users."""
+    items = [Item("a"), Item("b")]
+    histories = [History(user, *(np.array([1, 2]) for _ in range(3))) for user in ("u", "v")]
+    write_sequences(tmp_path / "features" / "sequences" / "a.parquet", histories, items)
+    write_parquet(tmp_path / "lake" / "items" / "items.parquet", items_table(items))
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
-    section = {"recall": "", "rank": "loop."}.get(command, "recall.")
-    if command == "rank --compress":
-        section = "student_loop."
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_reads_back_what_it_shows(command: str, home: Path) -> None:
+    section = COMMANDS[command]
     changed = [f"--set={section}epochs=7", f"--set={section}learning_rate=1e-3"]
-    line = ["train", *command.split(), "--show-config"]
+    line = [*command.split(), "--show-config"]
     first = CliRunner().invoke(app, [*line, *changed])
     assert first.exit_code == 0, first.output
     assert "epochs: 7" in first.stdout
-    file = tmp_path / "shown.yaml"
+    file = home / "shown.yaml"
     file.write_text(first.stdout)
     assert CliRunner().invoke(app, [*line, "--config", str(file)]).stdout == first.stdout
-    assert not (tmp_path / "work").exists()  # nothing was trained
+    assert not (home / "work").exists()  # nothing was trained
 
 
 @pytest.mark.parametrize(
@@ -207,8 +230,16 @@ def test_a_command_reads_back_what_it_shows(
         ("rank --set model.attention_heads=3", "3 does not divide width 32"),
     ],
 )
-def test_a_command_refuses(line: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
+def test_a_command_refuses(line: str, key: str, home: Path) -> None:
     error = CliRunner().invoke(app, ["train", *line.split()]).exception
     assert isinstance(error, InvalidConfig)
     assert key in str(error)
+
+
+def test_what_was_chosen_by_size_is_shown_with_its_reason(home: Path) -> None:
+    shown = CliRunner().invoke(app, ["train", "all", "--show-config", "--rank-epochs=2"]).stdout.splitlines()
+    at = shown.index("  loss: full")
+    assert shown[at - 1] == "  # 2 items are at most 100,000."
+    assert "  validation: none" in shown
+    given = CliRunner().invoke(app, ["train", "recall", "--show-config", "--epochs=9"]).stdout.splitlines()
+    assert "fixed" not in given[given.index("epochs: 9") - 1]

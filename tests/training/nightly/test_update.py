@@ -37,6 +37,7 @@ from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.sequences import History, write_sequences
+from training.two_tower.warm_start import trained_config
 from training.warm_start import WARM_START, read_warm_start
 
 pytestmark = pytest.mark.slow  # each exports networks
@@ -273,6 +274,17 @@ def test_a_two_tower_of_another_shape_is_refused(towers: TwoTowerConfig, tmp_pat
         update_two_tower(wider, tmp_path / "two_tower")
     vectors = pq.read_table(towers.items)
     assert len(vectors) == len(ITEMS) + 1
+
+
+def test_a_night_can_be_trained_as_the_last_training_was(towers: TwoTowerConfig, tmp_path: Path) -> None:
+    work = tmp_path / "two_tower"
+    assert trained_config(work) == towers
+    update_two_tower(trained_config(work).replace(work=tmp_path / "again"), work)
+    assert trained_config(work).shape == towers.shape
+    assert read_warm_start(work).nights == 1
+    (work / "summary.json").write_text('{"config": {"epoch": 3}}')
+    with pytest.raises(InvalidData, match="recsys train all"):
+        trained_config(work)
 
 
 def test_nights_are_compared_with_full_trainings(tmp_path: Path) -> None:
