@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.loop import Api, Outcome, busy_user, started
+from infra.loop import EXTRAS, Api, Outcome, busy_user, started
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.events import new_id
+from recsys.extras import require
 
 CLICKS = 3
 CHANGE_TIMEOUT_S = 30.0
@@ -57,6 +58,7 @@ def run_demo(
     data: Path | None, mapping: Path | None, once: bool, port: int, show: Callable[[Outcome, str], None]
 ) -> None:
     """Run all steps in `<home>/demo`. `show` gets the measurements and the API's address."""
+    require(*EXTRAS)
     with started("demo") as loop:
         outcome, began = loop.outcome, time.monotonic()
         if data is None:

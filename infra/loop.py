@@ -33,6 +33,7 @@ from recsys.store.redis import RedisFeatureStore
 LIST_LENGTH = 10
 WHOLE_TIMEOUT_S = 30.0  # until a list is not degraded
 CATCH_UP_TIMEOUT_S = 1_800.0
+EXTRAS = ("train", "spark")  # what the steps need
 NEWEST = 10_000  # events whose examples the first bundle is trained on
 # Enough to beat popularity by far, in minutes on two cores. The defaults of `recsys train all` are longer.
 RECALL_EPOCHS, RANK_EPOCHS = 8, 2

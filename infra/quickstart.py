@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from infra.loop import Outcome, busy_user, started
+from infra.loop import EXTRAS, Outcome, busy_user, started
 from recsys.contracts.errors import InvalidData
 from recsys.datasets.guessing import Guess, guess_mapping
 from recsys.datasets.opening import MAPPING_FILE, open_dataset
+from recsys.extras import require
 from recsys.files import atomic_write
 from recsys.settings import Settings
 
@@ -47,6 +48,7 @@ def run_quickstart(
 ) -> None:
     """Run all steps in `<home>/quickstart`. `guessed` gets a guessed mapping and its file, `show` the measurements,
     with a list in `before`, and the API's address."""
+    require(*EXTRAS)
     data, mapping = mapped(paths, Settings().home / HOME, guessed)
     with started(HOME) as loop:
         outcome, began = loop.outcome, time.monotonic()

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from recsys.contracts.errors import RecsysError
+from recsys.extras import extra_named
 from recsys.observability.logs import redact
 from recsys.result import Result, to_json
 
@@ -83,7 +84,8 @@ def epochs_bar(model: str) -> Iterator[Callable[[str, float, int], None]]:
 def one_sentence_on_error() -> Iterator[None]:
     """Expected errors become one line on standard error and exit code 2; unexpected ones are logged with a trace."""
     try:
-        yield
+        with extra_named():
+            yield
     except RecsysError as error:
         _fail(str(error))
     except ValidationError as error:

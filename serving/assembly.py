@@ -76,6 +76,10 @@ _IMPRESSIONS_LINGER_S = 1.0
 
 
 def make_app(settings: ServingSettings) -> Starlette:
+    """The app of the settings' role. Raises what `IndexPlace` does: here it ends as one sentence, while uvicorn logs
+    a traceback of what an app raises as it starts."""
+    if settings.role is not Role.RANK:
+        IndexPlace.of(settings)
     if settings.role is Role.API:
         return create_app(settings, assemble)
     return assemble_service(settings, Telemetry())

@@ -4,6 +4,7 @@ RecsysError
 ├── InvalidEvent          a record breaks its contract; it goes to the dead-letter topic with the reason
 ├── InvalidData           a file, row or column breaks its layout; the message names file, row and column
 ├── InvalidConfig         a setting is unknown, missing or out of range
+├── MissingExtra          a package of an extra is not installed; the message has the command that installs it
 ├── UnknownFeature        no definition has a feature of that name; unknown features are never read as 0.0
 ├── FingerprintMismatch   a bundle and a feature store were made from different feature definitions
 ├── InvalidBundle         a bundle is incomplete, altered, or its scores differ from its golden ones
@@ -24,6 +25,9 @@ class InvalidData(RecsysError): ...
 
 
 class InvalidConfig(RecsysError): ...
+
+
+class MissingExtra(RecsysError): ...
 
 
 class UnknownFeature(RecsysError): ...

@@ -1,6 +1,7 @@
 """Open the traces that `RECSYS_TRACES` names. OpenTelemetry is loaded only when they are on."""
 
 from recsys.contracts.errors import InvalidConfig
+from recsys.extras import extra_named
 from recsys.observability.tracing import Traces
 
 
@@ -12,17 +13,14 @@ def open_traces(exporter: str, service: str) -> Traces | None:
         service: the name of this process in traces.
 
     Raises:
-        InvalidConfig: another exporter, or a package is missing.
+        InvalidConfig: another exporter.
+        MissingExtra: OpenTelemetry is not installed.
     """
     if not exporter:
         return None
     if exporter not in ("console", "otlp"):
         raise InvalidConfig(f"RECSYS_TRACES={exporter}: choose console or otlp, or leave it empty")
-    try:
+    with extra_named(f"RECSYS_TRACES={exporter}"):
         from recsys.observability.otel import OtelTraces  # most processes never need OpenTelemetry
 
         return OtelTraces(exporter, service)
-    except ImportError as error:
-        raise InvalidConfig(
-            f"RECSYS_TRACES={exporter} needs {error.name}; install the extra: pip install 'recsys-reference[otel]'"
-        ) from error

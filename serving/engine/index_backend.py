@@ -6,6 +6,7 @@ exactly in this process, so changes behave the same.
 
 import re
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
+from recsys.extras import extra_named
 from recsys.observability.logs import hide
 from recsys.recall.ann import AnnIndex, IndexConfig, choose
 from recsys.recall.index_kind import Kind
@@ -27,7 +29,8 @@ _SEARCH_S = 1.0  # a request cannot wait longer
 @dataclass(frozen=True)
 class IndexPlace:
     """shards: searched in parallel. milvus_uri: search there; empty: in process. exact: scan every vector.
-    Raises `InvalidConfig`: Milvus together with exact or shards."""
+    Raises `InvalidConfig`: Milvus together with exact or shards.
+    Raises `MissingExtra`: Milvus is configured and its client is not installed."""
 
     shards: int = 1
     milvus_uri: str = ""
@@ -38,6 +41,9 @@ class IndexPlace:
         if self.milvus_uri and (self.exact or self.shards > 1):
             ours = "RECSYS_INDEX=exact scans in" if self.exact else "RECSYS_INDEX_SHARDS parts the index of"
             raise InvalidConfig(f"{ours} this process, RECSYS_MILVUS_URI searches in Milvus: unset one")
+        if self.milvus_uri:
+            with extra_named("RECSYS_MILVUS_URI"):  # said at the start, not with the first bundle
+                import_module("recsys.recall.milvus")
 
     @classmethod
     def of(cls, settings: ServingSettings) -> "IndexPlace":
@@ -47,7 +53,6 @@ class IndexPlace:
     def open(self, bundle: Bundle, vectors: NDArray[np.float32]) -> LiveIndex:
         """The index of the bundle's (n_items, d) vectors, row i of item i.
         Raises `InvalidBundle`: the bundle's index does not fit its vectors.
-        Raises `InvalidConfig`: Milvus is configured and its client is not installed.
         Raises `Unavailable`: Milvus does not answer."""
         rows = np.arange(len(vectors), dtype=np.int32)
         if self.milvus_uri:
@@ -66,12 +71,8 @@ class IndexPlace:
 
     def _milvus(self, bundle: Bundle, vectors: NDArray[np.float32]) -> BaseIndex:
         """The collection named after the bundle. The first process fills it; filling it twice is harmless."""
-        try:
-            from recsys.recall.milvus import MilvusIndex
-        except ImportError as error:
-            raise InvalidConfig(
-                f"RECSYS_MILVUS_URI needs the `milvus` extra: pip install '.[milvus]' ({error})"
-            ) from error
+        from recsys.recall.milvus import MilvusIndex  # most processes never need Milvus
+
         name = "items_" + re.sub(r"\W", "_", bundle.manifest.version, flags=re.ASCII)
         uri, dimension, token = self.milvus_uri, vectors.shape[1], self.milvus_token.get_secret_value()
         hide(token)

@@ -28,10 +28,21 @@ def test_the_licence_file_is_the_declared_licence() -> None:
 def test_hosted_ci_runs_the_documented_test_command() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     assert workflow["permissions"] == {"contents": "read"}
-    (job,) = workflow["jobs"].values()
+    job = workflow["jobs"]["test"]
     assert [step["run"] for step in job["steps"] if "run" in step] == ["make test"]
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
     versions = {name: value for step in job["steps"] for name, value in step.get("with", {}).items()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["requires-python"] == f">={versions['python-version']}"
     assert versions["java-version"] == "17"
+
+
+def test_hosted_ci_tries_the_wheel_on_every_python_that_the_metadata_name() -> None:
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"][
+        "wheel"
+    ]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/wheel"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [each.rpartition(" ")[2] for each in project["classifiers"] if ":: Python :: 3." in each]
+    assert job["strategy"]["matrix"]["python"] == named
+    assert project["requires-python"] == f">={named[0]}"
