@@ -31,6 +31,7 @@ QuickFlag = Annotated[bool, typer.Option("--quick", help="A smaller run of the s
 
 def print_json(content: object) -> None:
     sys.stdout.write(to_json(content) + "\n")
+    sys.stdout.flush()  # the command may serve on after it has printed
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

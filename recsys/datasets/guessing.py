@@ -180,7 +180,11 @@ def _events(log: Sample, doubts: list[str]) -> EventTable:
 
 
 def _time(log: Sample, pick: Picker, doubts: list[str]) -> TimeColumn:
-    found = pick.take(words.TIME, lambda p: p.unit is not None) or pick.only(lambda p: p.unit == "iso")
+    found = (
+        pick.take(words.TIME, lambda p: p.unit is not None)
+        or pick.only(lambda p: p.unit == "iso")
+        or pick.only(lambda p: p.unit is not None and p.words[-1:] == ("at",))  # rated_at
+    )
     if found is None and not log.header:
         found = pick.only(lambda p: p.unit is not None and p.distinct > 1)
     if found and found.unit:

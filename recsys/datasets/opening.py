@@ -14,12 +14,12 @@ from recsys.datasets.mapping import Mapping, read_mapping
 from recsys.datasets.movielens import movielens_1m, movielens_100k, movielens_csv, recbole
 
 MAPPING_FILE = "mapping.yaml"
-# format → a file that identifies it, its mapping
-_LAYOUTS: dict[str, tuple[str, Callable[[Path], Mapping]]] = {
-    "movielens-100k": ("u.data", movielens_100k),
-    "movielens-1m": ("ratings.dat", movielens_1m),
-    "movielens-csv": ("ratings.csv", movielens_csv),
-    "recbole": ("*.inter", recbole),
+# format → a file that identifies it, how that begins (other data sets have a ratings.csv, too), its mapping
+_LAYOUTS: dict[str, tuple[str, bytes, Callable[[Path], Mapping]]] = {
+    "movielens-100k": ("u.data", b"", movielens_100k),
+    "movielens-1m": ("ratings.dat", b"", movielens_1m),
+    "movielens-csv": ("ratings.csv", b"userId,movieId,", movielens_csv),
+    "recbole": ("*.inter", b"", recbole),
 }
 
 
@@ -54,23 +54,32 @@ def open_dataset(
     if known == KUAIRAND:
         tables = kuairand(folder)
         return KuaiRand(name, folder, tables, _source(path, tables), _not_read(path, tables, HISTORY))
-    tables = _with_present_files(_LAYOUTS[known][1](folder), folder)
+    tables = _with_present_files(_LAYOUTS[known][2](folder), folder)
     return MappedDataset(name, folder, tables, _source(path, tables), _not_read(path, tables))
 
 
 def _recognised(folder: Path) -> str:
     """The layout of the folder's files."""
     found = [KUAIRAND] if is_kuairand(folder) else []
-    found += [known for known, (pattern, _) in _LAYOUTS.items() if any(folder.glob(pattern))]
+    found += [
+        known
+        for known, (pattern, start, _) in _LAYOUTS.items()
+        if any(_begins(file, start) for file in folder.glob(pattern))
+    ]
     if len(found) > 1:
         raise InvalidData(f"{folder}: files of several data sets; choose one: --format {' or '.join(found)}")
     if found:
         return found[0]
-    looked_for = ", ".join(f"{pattern} ({known})" for known, (pattern, _) in _LAYOUTS.items())
+    looked_for = ", ".join(f"{pattern} ({known})" for known, (pattern, _, _) in _LAYOUTS.items())
     raise InvalidData(
         f"{folder}: no known data set; looked for {looked_for}, video_features_basic_*.csv ({KUAIRAND}) "
         f"and {MAPPING_FILE} ({TABLE}). For your own tables write a mapping: docs/data.md"
     )
+
+
+def _begins(file: Path, start: bytes) -> bool:
+    with file.open("rb") as content:
+        return content.read(len(start)) == start
 
 
 def _source(path: Path, mapping: Mapping) -> str:

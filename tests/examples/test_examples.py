@@ -3,15 +3,23 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from infra.evaluation.benchmarks.first_answer import EXAMPLES as FIRST_ANSWERS
+from infra.quickstart import mapped
+from recsys.datasets.importer import validate_dataset
+from recsys.datasets.mapping import read_mapping
+from recsys.datasets.opening import MAPPING_FILE, open_dataset
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 README_FILES = sorted(EXAMPLES.glob("*/README.md"))
+SPARK_README_FILES = [file for file in README_FILES if "features build" in file.read_text(encoding="utf-8")]
 
 
 def commands(readme: Path) -> list[tuple[str, str]]:
@@ -66,9 +74,24 @@ def test_the_commands_print_what_the_readme_says(readme: Path, tmp_path: Path) -
     check(readme, tmp_path, spark=False)
 
 
+@pytest.mark.parametrize("kind", [folder.name for folder in FIRST_ANSWERS])
+def test_quickstart_guesses_the_mapping_that_is_written_next_to_the_tables(kind: str, tmp_path: Path) -> None:
+    written = read_mapping(EXAMPLES / kind / MAPPING_FILE)
+    tables = shutil.copytree(EXAMPLES / kind, tmp_path / kind, ignore=shutil.ignore_patterns(MAPPING_FILE))
+    folder, file = mapped([tables], tmp_path, lambda guess, file: None)
+    assert file is not None
+    guessed = read_mapping(file)
+    not_guessed = {
+        "events": {"files", "context"}
+    }  # the shop's: a pattern, and a column that no feature reads
+    assert guessed.model_dump(exclude=not_guessed) == written.model_dump(exclude=not_guessed)
+    report = validate_dataset(open_dataset(folder, mapping=file), strict=True)
+    assert report.events == validate_dataset(open_dataset(EXAMPLES / kind)).events > 0
+
+
 @pytest.mark.slow
 @pytest.mark.spark
-@pytest.mark.parametrize("readme", README_FILES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("readme", SPARK_README_FILES, ids=lambda path: path.parent.name)
 def test_features_are_built_from_the_example(readme: Path, tmp_path: Path) -> None:
     check(readme, tmp_path, spark=True)
 

@@ -123,6 +123,26 @@ def serve(
     finish(run(config), as_json)
 
 
+@app.command("first-answer")
+def first_answer(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of tables; default: four kinds in examples/.")
+    ] = None,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time `recsys quickstart` from the command to the first personal list, and each of its phases.
+
+    `--quick` takes the first folder alone.
+
+    Example: recsys bench first-answer --json
+    """
+    from infra.evaluation.benchmarks.first_answer import EXAMPLES, run
+
+    chosen = folders or EXAMPLES
+    finish(run(chosen[:1] if quick else chosen), as_json)
+
+
 @app.command()
 def caches(
     seed: Seed = 0,

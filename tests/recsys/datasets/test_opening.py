@@ -50,6 +50,12 @@ def test_nothing_known_says_what_was_looked_for(tmp_path: Path) -> None:
         assert sign in str(caught.value)
 
 
+def test_another_ratings_csv_is_not_movielens(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("reader,book,stars,rated_at\nann,b1,5,1770248247\n")
+    with pytest.raises(InvalidData, match="no known data set"):
+        open_dataset(tmp_path)
+
+
 def test_files_of_two_layouts_are_refused_without_a_format(tmp_path: Path) -> None:
     folder = samples.movielens_csv(tmp_path / "m")
     (folder / "u.data").write_text("")
