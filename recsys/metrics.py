@@ -4,8 +4,6 @@ Retrieval metrics read *ranks*: the number of items that are placed before the o
 full catalogue (sampled metrics mislead: Krichene & Rendle, 2020). Rank 0 is the first place.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,66 +11,134 @@ Ints = NDArray[np.integer]
 Floats = NDArray[np.floating]
 
 
-# --- retrieval: one held-out item a case ----------------------------------------------------------------------------
+# --- retrieval: one or several relevant items per case --------------------------------------------------------------
+
+NO_ITEM = -1  # fills up the rows of cases with fewer relevant items
 
 
 def ranks_of(scores: Floats, targets: Ints) -> NDArray[np.int64]:
-    """How many items score higher than the target, ties counted half against it (rounded up).
+    """How many items score higher than each target; equal scores are placed where they fall on average, rounded up.
 
-    A model that gives every item the same score must not look good: it is placed in the middle.
+    A model that gives every item the same score must not look good: its one target is placed in the middle, several
+    are spread evenly. So no two targets of a case share a rank.
 
     Args:
         scores: (n, n_items); what may not be recommended is -inf.
-        targets: (n,) columns of `scores`.
+        targets: (n,) or (n, T) columns of `scores`, each once; `NO_ITEM` behind the last.
+
+    Returns:
+        Of the shape of `targets`; `NO_ITEM` where there is none.
 
     >>> ranks_of(np.array([[.1, .9, .5], [1., 1., 1.]]), np.array([2, 0])).tolist()
     [1, 1]
+    >>> ranks_of(np.array([[.1, .9, .5], [1., 1., 1.]]), np.array([[0, 1], [2, -1]])).tolist()
+    [[2, 0], [1, -1]]
     """
-    own = np.take_along_axis(scores, targets[:, None], axis=1)
-    higher = (scores > own).sum(1)
-    ties = (scores == own).sum(1) - 1
-    return np.asarray(higher + (ties + 1) // 2, np.int64)
+    wanted = _columns(targets)
+    own = np.where(wanted >= 0, np.take_along_axis(scores, np.maximum(wanted, 0), axis=1), np.inf)
+    nth, of = _among_equals(own)
+    ranks = np.full(wanted.shape, NO_ITEM, np.int64)
+    for column in range(wanted.shape[1]):
+        rows = np.flatnonzero(wanted[:, column] >= 0)
+        theirs, mine = scores[rows] if len(rows) < len(scores) else scores, own[rows, column, None]
+        higher, equal = (theirs > mine).sum(1), (theirs == mine).sum(1)  # with itself
+        average = -(-(nth[rows, column] + 1) * (equal + 1) // (of[rows, column] + 1)) - 1
+        ranks[rows, column] = higher + average
+    return ranks.reshape(targets.shape)
+
+
+def _among_equals(values: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each value of each row: how many equal ones are to its left, and how many there are in all. (n, T) each."""
+    order = np.argsort(values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    at = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+    differs = ordered[:, 1:] != ordered[:, :-1]
+    edge = np.ones((len(values), 1), np.bool_)
+    first = np.maximum.accumulate(np.where(np.hstack((edge, differs)), at, 0), axis=1)
+    last = np.where(np.hstack((differs, edge)), at, values.shape[1])
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    nth, of = np.empty_like(order), np.empty_like(order)
+    np.put_along_axis(nth, order, at - first, axis=1)
+    np.put_along_axis(of, order, last - first + 1, axis=1)
+    return nth, of
+
+
+def hits(ranks: Ints, k: int) -> NDArray[np.float64]:
+    """(n,): 1 for each case with at least one relevant item among the first k, else 0. Ranks as `ranks_of` gives."""
+    return np.asarray(_found(ranks, k).any(axis=1), np.float64)
+
+
+def recalls(ranks: Ints, k: int) -> NDArray[np.float64]:
+    """(n,): share of each case's relevant items that are among the first k.
+
+    The share is of all relevant items, also where there are more than k: then 1 is out of reach.
+    """
+    return np.asarray(_found(ranks, k).sum(axis=1) / _relevant(ranks))
+
+
+def ndcgs(ranks: Ints, k: int) -> NDArray[np.float64]:
+    """(n,): sum of 1 / log2(rank + 2) over the relevant items with rank < k, divided by the largest such sum that a
+    list of k can have: that of ranks 0 … min(k, relevant) - 1 (Järvelin & Kekäläinen, 2002)."""
+    gains = np.where(_found(ranks, k), 1 / np.log2(np.maximum(_columns(ranks), 0) + 2.0), 0.0).sum(axis=1)
+    ideal = np.cumsum(1 / np.log2(np.arange(k) + 2.0))
+    return np.asarray(gains / ideal[np.minimum(_relevant(ranks), k) - 1])
+
+
+def reciprocal_ranks(ranks: Ints, k: int | None = None) -> NDArray[np.float64]:
+    """(n,): 1 / (rank + 1) of each case's first relevant item, 0 if that is not among the first k (None: anywhere)."""
+    places = _columns(ranks)
+    first = np.where(places >= 0, places, np.iinfo(np.int64).max).min(axis=1)
+    return np.asarray(np.where(first < (np.inf if k is None else k), 1 / (first + 1.0), 0.0))
+
+
+def _columns(ranks: Ints) -> Ints:
+    """(n, T) of (n, T) or (n,)."""
+    return ranks if ranks.ndim == 2 else ranks[:, None]
+
+
+def _found(ranks: Ints, k: int) -> NDArray[np.bool_]:
+    return np.asarray((_columns(ranks) >= 0) & (_columns(ranks) < k))
+
+
+def _relevant(ranks: Ints) -> NDArray[np.int64]:
+    """(n,): relevant items of each case; there is at least one."""
+    return np.asarray((_columns(ranks) >= 0).sum(axis=1))
 
 
 def hit_rate(ranks: Ints, k: int) -> float:
-    """HR@k: share of cases whose item is among the first k. With one item a case it is Recall@k.
+    """HR@k: share of cases with at least one relevant item among the first k. With one item per case it is Recall@k.
 
     >>> hit_rate(np.array([0, 9, 10]), 10)
     0.6666666666666666
     """
-    return _mean(ranks < k)
+    return _mean(hits(ranks, k))
+
+
+def recall(ranks: Ints, k: int) -> float:
+    """Recall@k: mean over the cases of |first k ∩ relevant| / |relevant|.
+
+    >>> recall(np.array([[0, 9], [4, -1]]), 5)
+    0.75
+    """
+    return _mean(recalls(ranks, k))
 
 
 def ndcg(ranks: Ints, k: int) -> float:
-    """NDCG@k with one relevant item: mean of 1 / log2(rank + 2) if rank < k, else 0 (Järvelin & Kekäläinen, 2002).
+    """NDCG@k, mean of `ndcgs`; with one relevant item, of 1 / log2(rank + 2) if rank < k, else 0.
 
     >>> ndcg(np.array([0, 2, 10]), 10)
     0.5
     """
-    return _mean(np.where(ranks < k, 1 / np.log2(ranks + 2.0), 0.0))
+    return _mean(ndcgs(ranks, k))
 
 
-def mrr(ranks: Ints) -> float:
-    """Mean reciprocal rank: mean of 1 / (rank + 1) (Voorhees, 1999).
+def mrr(ranks: Ints, k: int | None = None) -> float:
+    """Mean reciprocal rank of the first relevant item (Voorhees, 1999), 0 where it is not among the first k.
 
-    >>> mrr(np.array([0, 1, 3]))
-    0.5833333333333334
+    >>> mrr(np.array([0, 1, 3])), mrr(np.array([[4, 1], [3, -1]]), 2)
+    (0.5833333333333334, 0.25)
     """
-    return _mean(1 / (ranks + 1.0))
-
-
-def recall(recommended: Sequence[Ints], relevant: Sequence[Ints], k: int) -> float:
-    """Recall@k: mean of |first k ∩ relevant| / |relevant| over the cases that have relevant items.
-
-    >>> recall([np.array([3, 1, 2])], [np.array([1, 7])], 2)
-    0.5
-    """
-    shares = [
-        len(np.intersect1d(r[:k], wanted)) / len(wanted)
-        for r, wanted in zip(recommended, relevant, strict=True)
-        if len(wanted)
-    ]
-    return _mean(np.array(shares))
+    return _mean(reciprocal_ranks(ranks, k))
 
 
 # --- what the lists are made of -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ labelled = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6)), min_size=2,
 
 def test_examples_in_the_docstrings() -> None:
     results = doctest.testmod(metrics, extraglobs={"np": np})
-    assert results.attempted >= 13
+    assert results.attempted >= 14
     assert results.failed == 0
 
 
@@ -71,6 +71,55 @@ def test_ndcg_of_lists_is_scikit_learns(rows: list[tuple[int, bool, int]], k: in
 def test_a_constant_score_is_placed_in_the_middle() -> None:
     ranks = metrics.ranks_of(np.zeros((1, 101)), np.array([7]))
     assert ranks.tolist() == [50]
+
+
+def test_several_relevant_items_by_hand() -> None:
+    """Ranks 0 and 3 of two, 1 of one, 7, 8 and 9 of three, as one list of each case would have them."""
+    ranks = np.array([[3, 0, -1], [1, -1, -1], [9, 7, 8]])
+    assert metrics.hits(ranks, 2).tolist() == [1, 1, 0]
+    assert metrics.recalls(ranks, 2).tolist() == [1 / 2, 1, 0]
+    assert metrics.recalls(ranks, 9).tolist() == [1, 1, 2 / 3]
+    assert metrics.reciprocal_ranks(ranks, 5).tolist() == [1, 1 / 2, 0]
+    assert metrics.reciprocal_ranks(ranks).tolist() == [1, 1 / 2, 1 / 8]
+    both = 1 + 1 / np.log2(3)
+    assert metrics.ndcgs(ranks, 1).tolist() == [1, 0, 0]  # a list of one holds one of the two
+    np.testing.assert_allclose(metrics.ndcgs(ranks, 5), [(1 + 1 / np.log2(5)) / both, 1 / np.log2(3), 0])
+    assert metrics.recall(ranks, 2) == metrics.hit_rate(ranks, 1) + 1 / 6 == 1 / 2
+    assert metrics.mrr(ranks, 5) == 1 / 2
+
+
+def test_equal_relevant_items_are_spread_over_their_places() -> None:
+    scores = np.array([[0.5, 0.5, 0.5, 0.5, 0.5, 0.9], [0.5, 0.1, 0.5, 0.5, 0.5, 0.5]])
+    ranks = metrics.ranks_of(scores, np.array([[0, 4], [2, 1]]))
+    assert ranks.tolist() == [
+        [2, 4],
+        [2, 5],
+    ]  # the five places behind the first in thirds; the middle; the last
+
+
+@given(st.integers(0, 1_000), st.integers(1, 6), st.integers(1, 12))
+def test_metrics_of_several_items_are_those_of_a_list(seed: int, wanted: int, k: int) -> None:
+    """Against scikit-learn, and against the list itself, without ties."""
+    rng = np.random.default_rng(seed)
+    scores = rng.permutation(12)[None].astype(float)
+    targets = rng.permutation(12)[None, :wanted]
+    relevant = np.zeros((1, 12))
+    relevant[0, targets] = 1
+    ranks = metrics.ranks_of(scores, targets)
+    first = set(np.argsort(-scores[0])[:k].tolist()) & set(targets[0].tolist())
+    assert metrics.recalls(ranks, k)[0] == len(first) / wanted
+    assert metrics.hits(ranks, k)[0] == bool(first)
+    assert metrics.ndcgs(ranks, k)[0] == pytest.approx(ndcg_score(relevant, scores, k=k))
+
+
+@given(st.lists(st.integers(0, 3), min_size=3, max_size=12), st.integers(1, 3))
+def test_no_two_relevant_items_share_a_rank(scores: list[int], wanted: int) -> None:
+    ranks = metrics.ranks_of(np.array([scores], float), np.arange(wanted)[None])[0]
+    assert len(set(ranks.tolist())) == wanted
+    assert 0 <= ranks.min() <= ranks.max() < len(scores)
+    for k in (1, 2, 5):
+        assert metrics.recalls(ranks[None], k)[0] * wanted <= k
+        assert metrics.ndcgs(ranks[None], k)[0] <= 1 + 1e-12
 
 
 def test_hidden_items_do_not_count() -> None:
