@@ -12,9 +12,11 @@ FULL_EVERY = 7  # nights between two full trainings of `recsys train nightly`
 class Protocol(StrEnum):
     """How `recsys evaluate recall` splits the data."""
 
-    ML_1M = "ml-1m"  # leave one out on the stable order
-    KUAIRAND = "kuairand"  # next long view from 2022-05-04 on
-    TEMPORAL = "temporal"  # 80/10/10 by time, of any data set
+    LEAVE_ONE_OUT = "leave-one-out"  # each user's last new item
+    TEMPORAL = "temporal"  # what comes after one moment
+    GIVEN = "given"  # another file or data set has the test
+    ML_1M = "ml-1m"  # published: leave one out on the stable order, with a recipe of its own
+    KUAIRAND = "kuairand"  # published: next long view from 2022-05-04 on, likewise
 
 
 class RankProtocol(StrEnum):

@@ -10,13 +10,11 @@ import numpy as np
 from infra.notebook.fitting import PATHS, train_recall, two_tower_config
 from infra.notebook.progress import Show
 from recsys.contracts.errors import InvalidData
-from recsys.datasets.catalogue import items_path
-from recsys.items.item_table import read_items
 from training.evaluation.baselines import TrainingHistories, item_knn, popularity
-from training.evaluation.protocols import lake_histories
-from training.evaluation.recall import LIST_LENGTH, measure
+from training.evaluation.measure import LIST_LENGTH, measure
+from training.evaluation.sources import lake_log
+from training.two_tower.repeats import BeforeLast
 from training.two_tower.retrieval import cases_after, two_tower_scorer
-from training.two_tower.sequences import before_last
 
 _FIGURES = {"hr10": "hr@10", "ndcg10": "ndcg@10", "mrr": "mrr", "hr50": "hr@50", "coverage10": "coverage@10"}
 
@@ -34,12 +32,13 @@ def last_item(
     Raises:
         InvalidData: the catalogue is no longer than a list, or nobody's last item is new to them.
     """
-    items = read_items(items_path(home / "lake"))
+    log = lake_log(home / "lake")
+    items = log.items
     if len(items) <= LIST_LENGTH:
         raise InvalidData(f"{len(items)} items: every list of {LIST_LENGTH} has all of them; more are needed")
-    histories = [h for h in lake_histories(home / "lake", items) if len(h.numbers) > 1]
-    train = [h.before(before_last(h)) for h in histories]
-    cases = cases_after(histories, before_last, repeats=repeats).sample(max_cases, seed)
+    histories, cut = [h for h in log.histories if len(h.numbers) > 1], BeforeLast(repeats)
+    train = [h.before(cut(h)) for h in histories]
+    cases = cases_after(histories, cut, repeats=repeats).sample(max_cases, seed)
     if not len(cases):
         raise InvalidData("nobody has two or more events whose last item is new to them: nothing to hold out")
     fitted = TrainingHistories(train, len(items))
@@ -57,7 +56,7 @@ def last_item(
         rows = []
         for done, (name, scorer) in enumerate(scorers.items()):
             show("rank the held-out items", done, len(scorers))
-            found = measure(scorer, cases, seen, {})
+            found = measure(scorer, cases, seen).figures({})
             figures = {title: float(found[figure]) for figure, title in _FIGURES.items()}
             rows.append({"model": name, **figures, "cases": len(cases)})
     return rows

@@ -1,6 +1,6 @@
 """From a lake to a published bundle in one process, without Spark: the two-tower, then the ranker."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
 from recsys.models.two_tower import TwoTowerShape
 from training import publish
-from training.evaluation.protocols import lake_histories
+from training.evaluation.sources import lake_log
 from training.features.local import build_examples
 from training.publish import PublishConfig
 from training.ranker import train as train_ranker
@@ -73,7 +73,7 @@ def fit_bundle(home: Path, towers: TwoTowerConfig, rank_epochs: int, show: Show)
     """
     lake, work = home / "lake", home / "work"
     with _own_threads():
-        train_recall(lake_histories(lake, read_items(items_path(lake))), towers, work / "two_tower", show)
+        train_recall(lake_log(lake).histories, towers, work / "two_tower", show)
         show("examples", 0, None)
         build_examples(lake, home / "features" / "examples", _NEWEST, seed=towers.seed)
         show("ranker", 0, rank_epochs)
@@ -92,7 +92,7 @@ def fit_bundle(home: Path, towers: TwoTowerConfig, rank_epochs: int, show: Show)
 
 
 def train_recall(
-    histories: list[History], config: TwoTowerConfig, work: Path | None, show: Show
+    histories: Sequence[History], config: TwoTowerConfig, work: Path | None, show: Show
 ) -> train_two_tower.TwoTowerResult:
     """Train the two-tower on these histories; export it to `work`, unless that is None."""
     write_sequences(config.sequences / "sequences.parquet", histories, read_items(config.items))

@@ -1,8 +1,10 @@
 """Recall baselines: popularity, item-kNN, EASE, implicit ALS. Each fit gives a `Scorer`."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
@@ -10,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from recsys.metrics import ndcg
+from training.evaluation.ease import item_weights
 from training.two_tower.cooccurrence import interactions, item_neighbours
 from training.two_tower.cooccurrence import popularity as decayed_popularity
 from training.two_tower.retrieval import Cases, Scorer, next_item_ranks
@@ -64,18 +67,10 @@ def item_knn(m: int, shrink: float) -> Fit:
 
 
 def ease(regularisation: float) -> Fit:
-    """EASE: ridge regression of every item on all others, in closed form (Steck, 2019).
-
-    P = (XᵀX + λI)⁻¹, B = I - P / diag(P), scores = x B.
-    """
+    """EASE (Steck, 2019): every item's score is a linear function of the user's other items."""
 
     def fit(train: TrainingHistories) -> Scorer:
-        gram = np.asarray((train.seen.T @ train.seen).todense(), np.float64)
-        gram[np.diag_indices_from(gram)] += regularisation
-        inverse = np.linalg.inv(gram)
-        weights = -inverse / np.diag(inverse)
-        weights[np.diag_indices_from(weights)] = 0
-        weights = weights.astype(np.float32)
+        weights = item_weights(train.seen, regularisation)
         return lambda histories, now_ms: np.asarray(interactions(histories, len(weights)) @ weights)
 
     return fit
@@ -100,27 +95,71 @@ def als(factors: int, alpha: float, regularisation: float = 0.05, seed: int = 0)
     return fit
 
 
-GRID: Mapping[str, Mapping[str, Fit]] = {
-    "popularity": {
-        "all time": popularity,
-        **{f"half-life {days:g} days": recent_popularity(days) for days in (1.0, 7.0, 30.0)},
-    },
-    "item_knn": {f"m={m}, shrink={s}": item_knn(m, s) for m, s in ((20, 10.0), (100, 10.0), (200, 50.0))},
-    "ease": {f"lambda={value}": ease(value) for value in (50.0, 200.0, 500.0, 1000.0)},
-    "als": {f"factors={f}, alpha={a}": als(f, a) for f, a in ((32, 1.0), (64, 2.0), (128, 5.0))},
+@dataclass(frozen=True)
+class Baseline:
+    """`settings`: named fits, of which validation chooses one. `n_bytes(users, items)`: about what a fit takes."""
+
+    settings: Mapping[str, Fit]
+    n_bytes: Callable[[int, int], int]
+
+
+_NEIGHBOURS, _FACTORS = 200, 128  # the most that the grid has
+_COSTLY_EASE = 20_000  # items, beyond which one fit of EASE takes minutes
+GRID: Mapping[str, Baseline] = {
+    "popularity": Baseline(
+        {
+            "all time": popularity,
+            **{f"half-life {days:g} days": recent_popularity(days) for days in (1.0, 7.0, 30.0)},
+        },
+        lambda users, items: 8 * items,
+    ),
+    "item_knn": Baseline(
+        {f"m={m}, shrink={s}": item_knn(m, s) for m, s in ((20, 10.0), (100, 10.0), (_NEIGHBOURS, 50.0))},
+        lambda users, items: 32 * _NEIGHBOURS * items,  # the table, its copy as a matrix, and their indices
+    ),
+    "ease": Baseline(
+        {f"lambda={value}": ease(value) for value in (50.0, 200.0, 500.0, 1000.0)},
+        lambda users, items: 4 * items**2,
+    ),
+    "als": Baseline(
+        {f"factors={f}, alpha={a}": als(f, a) for f, a in ((32, 1.0), (64, 2.0), (_FACTORS, 5.0))},
+        lambda users, items: 8 * _FACTORS * (users + items),
+    ),
 }
 
 
+class Tuned(NamedTuple):
+    """A fitted baseline. `settings`: those of the best validation NDCG@10; without a scorer, why it is left out."""
+
+    name: str
+    scorer: Scorer | None
+    settings: str
+
+
 def tuned(
-    train: Sequence[History], validation: Cases, refit: Sequence[History], n_items: int
-) -> dict[str, tuple[Scorer, str]]:
-    """Each baseline with its settings of the best validation NDCG@10, refitted on `refit`; and those settings' name."""
-    fitted: dict[str, tuple[Scorer, str]] = {}
+    train: Sequence[History],
+    validation: Cases,
+    refit: Sequence[History],
+    n_items: int,
+    memory_gib: float = math.inf,
+) -> Iterator[Tuned]:
+    """Each baseline, tuned on the validation cases and fitted on `refit`, one after another, so that only one is in
+    memory; one that would take more than `memory_gib` is left out."""
     before, everything = TrainingHistories(train, n_items), TrainingHistories(refit, n_items)
-    for name, settings in GRID.items():
-        quality: dict[str, float] = {}
-        for label, fit in settings.items() if len(settings) > 1 else ():
-            quality[label] = ndcg(next_item_ranks(fit(before), validation), 10)
+    for name, baseline in GRID.items():
+        needed = baseline.n_bytes(len(refit), n_items) / 2**30
+        if needed > memory_gib:
+            yield Tuned(
+                name, None, f"{n_items:,} items take {needed:.1f} GiB; at most {memory_gib:.1f} are allowed"
+            )
+            continue
+        settings = baseline.settings
+        if name == "ease" and n_items > _COSTLY_EASE:
+            settings = {"lambda=500.0": settings["lambda=500.0"]}
+        quality = {
+            label: ndcg(next_item_ranks(fit(before), validation, n_items), 10)
+            for label, fit in settings.items()
+            if len(settings) > 1 and len(validation)
+        }
         best = max(quality, key=quality.__getitem__) if quality else next(iter(settings))
-        fitted[name] = (settings[best](everything), best)
-    return fitted
+        yield Tuned(name, settings[best](everything), best)

@@ -1,28 +1,30 @@
-"""How a data set is split into training, validation and test.
+"""How a log is split into training, validation and test.
 
-* `leave_one_out`: each user's last item is the test, the one before it the validation; the tested model is trained on
-  all but the tests. On MovieLens-1M's stable order this is the protocol of the published sequence models (SASRec,
+* `leave_one_out`: each user's last new item is the test, the one before it the validation; the tested model is trained
+  on all before the test. On MovieLens-1M's stable order this is the protocol of the published sequence models (SASRec,
   gSASRec, FuXi-α).
 * `temporal`: everything before one moment is training, each new item after it a case, asked with all that the user did
   before. As in serving, the history advances and the model does not.
+* `given`: one log is training, another has the items that each user is asked for, together in one case.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidData
-from recsys.contracts.types import ENGAGEMENT, EventType, Item
-from recsys.lake.lake import days, read_day
+from recsys.contracts.types import EventType, Item
 from recsys.models.encoding import TYPE_NUMBERS
-from training.features.sequences import SEQUENCE_SCHEMA, sequences
+from training.evaluation.sources import Log, in_one_catalogue
+from training.two_tower.repeats import BeforeLast, new_items
 from training.two_tower.retrieval import Cases, cases_after
-from training.two_tower.sequences import BeforeTime, Cut, History, before_last, read_histories
+from training.two_tower.sequences import BeforeTime, Cut, History
 
-SEQUENCES = "sequences_stable.txt"
+SHORTEST = 2  # different items of a user who is tested: one to train on, one to ask for
+HELD_OUT = 0.1  # share of the newest events that is the test, of those before it the validation
 
 
 @dataclass(frozen=True)
@@ -34,93 +36,128 @@ class Split:
     validation: Cases
     refit: Sequence[History]
     test: Cases
-    validation_from_ms: int = 0  # of a temporal split
+    validation_from_ms: int = 0  # where the validation begins at one moment for all
+    users: Path | None = None  # their static attributes
+    left_out: Mapping[str, int] = field(default_factory=dict)  # figures: how much is not tested
+    notes: Sequence[str] = ()  # what a reader of the figures must know
 
 
-def leave_one_out(histories: Sequence[History], items: Sequence[Item]) -> Split:
-    """Raises `InvalidData` if a history is too short to be cut twice."""
-    short = [h.user_id for h in histories if len(h.numbers) < 3]
-    if short:
-        raise InvalidData(f"users with fewer than 3 events: {', '.join(short[:5])}; leave them out")
-    refit = _cut_all(histories, before_last)
-    train = _cut_all(refit, before_last)
-    return Split(items, train, cases_after(refit, before_last), refit, cases_after(histories, before_last))
+def leave_one_out(log: Log) -> Split:
+    """Users with fewer than `SHORTEST` different items are trained on, not tested; no other filter is applied.
+
+    A user of `SHORTEST` has no validation case.
+
+    Raises:
+        InvalidData: that is everyone.
+    """
+    long = [len(new_items(h)) >= SHORTEST for h in log.histories]
+    if not any(long):
+        raise InvalidData(f"no user has {SHORTEST} different items; use --protocol temporal, or more data")
+    tested = [h for h, is_long in zip(log.histories, long, strict=True) if is_long]
+    short = [h for h, is_long in zip(log.histories, long, strict=True) if not is_long]
+    refit = _cut_all(tested, BeforeLast())
+    train = _cut_all(refit, BeforeLast())
+    return Split(
+        log.items,
+        train=[*train, *short],
+        validation=cases_after(refit, BeforeLast()),
+        refit=[*refit, *short],
+        test=cases_after(tested, BeforeLast()),
+        users=log.users,
+        left_out={"left_out_users": len(short), "unknown_item_events": log.unknown},
+    )
 
 
-def temporal(
-    histories: Sequence[History],
-    items: Sequence[Item],
-    validation_from_ms: int,
-    test_from_ms: int,
-    wanted: EventType | None = None,
-) -> Split:
-    """`wanted`: ask only for items that got an event of this type, such as long views."""
-    refit = _cut_all(histories, BeforeTime(test_from_ms))
+def temporal(log: Log, validation_from_ms: int, test_from_ms: int, wanted: EventType | None = None) -> Split:
+    """`wanted`: ask only for items that got an event of this type, such as long views.
+
+    Raises:
+        InvalidData: no event is before the validation, or nothing new is asked for in the test.
+    """
+    _refuse_timeless(log)
+    refit = _cut_all(log.histories, BeforeTime(test_from_ms))
     train = _cut_all(refit, BeforeTime(validation_from_ms))
     number = 0 if wanted is None else TYPE_NUMBERS[wanted]
     validation = cases_after(refit, BeforeTime(validation_from_ms), number)
-    test = cases_after(histories, BeforeTime(test_from_ms), number)
-    if not len(validation) or not len(test):
-        raise InvalidData("a temporal split with no validation or test events; choose other times")
-    return Split(items, train, validation, refit, test, validation_from_ms)
+    test = cases_after(log.histories, BeforeTime(test_from_ms), number)
+    if not train or not len(test):
+        raise InvalidData("a temporal split with no training or no test events; choose other times")
+    events = sum(len(h.numbers) for h in log.histories) - sum(len(h.numbers) for h in refit)
+    return Split(
+        log.items,
+        train,
+        validation,
+        refit,
+        test,
+        validation_from_ms,
+        log.users,
+        {"left_out_events": events - len(test), "unknown_item_events": log.unknown},
+    )
 
 
-def temporal_shares(
-    histories: Sequence[History], items: Sequence[Item], validation: float = 0.1, test: float = 0.1
-) -> Split:
+def temporal_shares(log: Log, validation: float = HELD_OUT, test: float = HELD_OUT) -> Split:
     """The newest share `test` of the events is the test, the share `validation` before it the validation."""
-    times = np.concatenate([h.times for h in histories])
-    begins = np.quantile(times, (1 - test - validation, 1 - test))
-    return temporal(histories, items, int(begins[0]), int(begins[1]))
+    _refuse_timeless(log)
+    begins = np.quantile(_times(log.histories), (1 - test - validation, 1 - test))
+    return temporal(log, int(begins[0]), int(begins[1]))
+
+
+def given(train: Log, test: Log) -> Split:
+    """Train on one log; ask each user of the other for all its items that the user does not have in the first.
+
+    Items of `test` alone are in the catalogue, and users of `test` alone are asked with an empty history. Settings are
+    chosen on `train`: its newest events, or without times each user's last new item.
+
+    Raises:
+        InvalidData: nobody is asked for anything.
+    """
+    train, test = in_one_catalogue(train, test)
+    known = {h.user_id: h for h in train.histories}
+    pairs = [(known.get(own.user_id, own.before(0)), own) for own in test.histories]
+    new = [np.setdiff1d(own.numbers, before.numbers) - 1 for before, own in pairs]
+    asked = [(pair, rows) for pair, rows in zip(pairs, new, strict=True) if len(rows)]
+    if not asked:
+        raise InvalidData("no user of --test has an item that the same user does not have in --train")
+    begins = int(np.quantile(_times(train.histories), 1 - HELD_OUT)) if train.has_times else 0
+    if not _cut_all(train.histories, BeforeTime(begins)):  # all at one time, or at none
+        begins = 0
+    cut: Cut = BeforeTime(begins) if begins else BeforeLast()
+    return Split(
+        train.items,
+        _cut_all(train.histories, cut),
+        cases_after(train.histories, cut),
+        train.histories,
+        Cases(
+            [before for (before, _), _ in asked],
+            [rows for _, rows in asked],
+            [int(own.times[0]) for (_, own), _ in asked],
+        ),
+        begins,
+        train.users,
+        {
+            "left_out_users": len(pairs) - len(asked),
+            "left_out_events": sum(len(own.numbers) for _, own in pairs) - sum(map(len, new)),
+            "unknown_item_events": train.unknown + test.unknown,
+        },
+        _backwards(pairs),
+    )
+
+
+def _backwards(pairs: Sequence[tuple[History, History]]) -> list[str]:
+    """A note if tests are older than what is trained on."""
+    users = sum(0 < int(own.times[0]) < before.times.max(initial=0) for before, own in pairs)
+    note = f"{users} users have a test event that is older than their newest training event"
+    return [note] if users else []
 
 
 def _cut_all(histories: Sequence[History], cut: Cut) -> list[History]:
     return [h.before(n) for h in histories if (n := cut(h))]
 
 
-def lake_histories(lake: Path, items: Sequence[Item]) -> list[History]:
-    """Every user's engagements with known items, users by id; read with numpy, where Spark would start longer.
-
-    Raises:
-        InvalidData: the lake has no engagement.
-    """
-    rows = [read_day(lake, day, columns=("user_id", "item_id", "type")) for day in days(lake)]
-    table = sequences(pa.concat_tables(rows)) if rows else SEQUENCE_SCHEMA.empty_table()
-    if not table.num_rows:
-        wanted = ", ".join(sorted(ENGAGEMENT))
-        raise InvalidData(f"{lake}: no {wanted} events; import a data set: `recsys data import`")
-    return list(read_histories(table, pa.array([item.item_id for item in items], pa.string())))
+def _times(histories: Sequence[History]) -> NDArray[np.int64]:
+    return np.concatenate([h.times for h in histories])
 
 
-def read_ordered_sequences(folder: Path) -> tuple[list[History], list[Item]]:
-    """Read `sequences_stable.txt` (lines `user:item item …`, oldest first, no times) and `movies.dat`.
-
-    Raises:
-        InvalidData: a file is missing or a line breaks the layout.
-    """
-    path = folder / SEQUENCES
-    try:
-        lines = [line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if line]
-        sequences = [(user, items.split()) for user, items in lines]
-        titles = (folder / "movies.dat").read_text(encoding="latin-1").splitlines()
-    except (FileNotFoundError, ValueError) as error:
-        raise InvalidData(
-            f"{folder}: needs {SEQUENCES} and movies.dat in MovieLens' layout: {error}"
-        ) from None
-    known = dict(_movie(line) for line in titles)
-    ids = sorted({item for _, items in sequences for item in items})
-    numbers = {item: number for number, item in enumerate(ids, start=1)}
-    rating = TYPE_NUMBERS[EventType.RATING]
-    histories = [
-        History(
-            user, np.array([numbers[i] for i in own]), np.full(len(own), rating), np.zeros(len(own), np.int64)
-        )
-        for user, own in sequences
-    ]
-    return histories, [known.get(item, Item(item)) for item in ids]
-
-
-def _movie(line: str) -> tuple[str, Item]:
-    item_id, title, genres = line.split("::")
-    name, _, year = title.rpartition(" (")
-    return item_id, Item(item_id, name, tuple(genres.split("|")), attributes={"year": year.rstrip(")")})
+def _refuse_timeless(log: Log) -> None:
+    if not log.has_times:
+        raise InvalidData("a temporal split of events without times; use --protocol leave-one-out")

@@ -1,12 +1,15 @@
 """`recsys evaluate recall`: train the two-tower and its baselines on the past, then ask for what came next.
 
 Full catalogue, seen items left out, the same cases for every model. Reported are accuracy, also on slices of the cases
-where models differ, and how much of the catalogue is recommended and how unequally.
+where models differ, how much of the catalogue is recommended and how unequally, and by how much the two-tower leads.
 """
 
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,86 +19,70 @@ from pydantic import Field
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import EventType
-from recsys.datasets.catalogue import items_path, users_path
-from recsys.items.item_table import items_table, read_items
+from recsys.items.item_table import items_table
 from recsys.lake.lake import write_parquet
-from recsys.metrics import coverage, gini, hit_rate, mrr, ndcg, popularity_bias, ranks_of
-from recsys.models.two_tower import TwoTowerShape
 from recsys.result import Goal, Result
-from training.choices import Augmentation, Protocol
+from training.choices import Protocol
 from training.config import Config
 from training.evaluation.baselines import tuned
-from training.evaluation.lake import imported, lake_of
-from training.evaluation.protocols import (
-    Split,
-    lake_histories,
-    leave_one_out,
-    read_ordered_sequences,
-    temporal,
-    temporal_shares,
-)
+from training.evaluation.measure import Measured, lead, mean, measure, slice_cases
+from training.evaluation.protocols import Split, given, leave_one_out, temporal, temporal_shares
+from training.evaluation.recipes import FEW_CASES, PUBLISHED, recipe
+from training.evaluation.sources import SEQUENCES, read_log, read_sequences
 from training.two_tower import train as train_two_tower
-from training.two_tower.batches import Windows
-from training.two_tower.config import TwoTowerConfig, Validation
+from training.two_tower.config import TwoTowerConfig
 from training.two_tower.cooccurrence import interactions
-from training.two_tower.retrieval import Cases, Scorer, scored, two_tower_scorer
+from training.two_tower.retrieval import Cases, two_tower_scorer
 from training.two_tower.sequences import write_sequences
-from training.two_tower.train import OnProgress
+from training.two_tower.train import EpochReport, OnProgress
 
 TWO_TOWER = "two_tower"
-LIST_LENGTH = 10  # of coverage, Gini and popularity bias
-LONG_HISTORY = 100
-TAIL = 0.8  # share of the catalogue that is the tail: the least popular items
+_PROCESS_GIB = 1.0  # of `memory_gib`: Python, torch, the log, a batch's scores
 
 
 class RecallEvaluation(Config):
     """One evaluation."""
 
-    data: Path = Field(description="A data set's folder, or a lake.")
     protocol: Protocol = Field(description="How the data is split into training and test.")
-    work: Path = Field(description="Folder of the split and of the checkpoints.")
+    data: Path | None = Field(None, description="A data set, a lake, or a file of sequences; not of `given`.")
+    train: Path | None = Field(None, description="Of `given`: likewise, what is trained on.")
+    test: Path | None = Field(None, description="Of `given`: likewise, the items that are asked for.")
+    train_until: datetime | None = Field(
+        None, description="Of `temporal`: when validation begins, UTC if it names no zone; empty: by shares."
+    )
+    validate_until: datetime | None = Field(None, description="Of `temporal`: when the test begins.")
+    work: Path = Field(description="Where each evaluation has a folder for its split and checkpoints.")
     seed: int = Field(0, ge=0, description="The same seed and data give the same figures.")
+    seeds: int = Field(1, ge=1, description="Trainings of the two-tower, of which the mean is reported.")
     quick: bool = Field(False, description="One epoch of a small model, 500 cases.")
     max_cases: int = Field(10_000, ge=1, description="Test cases; more are sampled.")
+    memory_gib: float = Field(8.0, gt=0, description="A baseline that needs more is left out.")
     threads: int = Field(0, ge=0, description="Threads of torch; 0: its own choice.")
     training: Mapping[str, object] = Field(
         {}, description="Changes to the protocol's training configuration."
     )
 
+    @property
+    def folder(self) -> Path:
+        """Evaluations of other data or times have another one."""
+        sources = [path.resolve() for path in (self.data, self.train, self.test) if path]
+        key = json.dumps([*map(str, sources), str(self.train_until), str(self.validate_until)])
+        names = [
+            str(self.protocol),
+            *(path.name for path in sources),
+            hashlib.sha256(key.encode()).hexdigest()[:8],
+        ]
+        return self.work / "-".join(names)
 
-# Chosen on validation cases (docs/recall.md).
-_SHAPES: Mapping[Protocol, TwoTowerShape] = {
-    Protocol.ML_1M: TwoTowerShape(dim=128, blocks=2, heads=4, hidden=256, dropout=0.3, id_dropout=0.0),
-    Protocol.KUAIRAND: TwoTowerShape(dim=64, blocks=2, heads=2, hidden=128),
-    Protocol.TEMPORAL: TwoTowerShape(dim=64, blocks=2, heads=2, hidden=128),
-}
-_TRAINING: Mapping[Protocol, Mapping[str, object]] = {
-    Protocol.ML_1M: {
-        "validation": Validation.NONE,  # the number of epochs was chosen on the second-last items
-        "windows": Windows.NEWEST,
-        "max_length": 200,
-        "augmentation": Augmentation.REORDER,
-        "epochs": 20,
-        "warmup_steps": 200,
-        "ema": 0.999,
-    },
-    Protocol.KUAIRAND: {
-        "wanted": EventType.PURCHASE,  # a long view, as in the test cases
-        "half_life_days": 30.0,
-        "validation": Validation.NONE,  # the number of epochs was chosen on 05-03
-        "epochs": 8,
-        "ema": 0.99,
-    },
-    Protocol.TEMPORAL: {"epochs": 8},
-}
+
 _GOALS: Mapping[Protocol, Mapping[str, float]] = {
     Protocol.ML_1M: {"hr10": 0.320, "ndcg10": 0.183, "hr50": 0.60, "hr200": 0.79}
 }
 _BEAT: Mapping[Protocol, Sequence[str]] = {  # metrics in which every baseline must be beaten
     Protocol.ML_1M: ("hr10", "ndcg10", "hr200"),
     Protocol.KUAIRAND: ("hr10", "hr200", "coverage10"),
-    Protocol.TEMPORAL: ("hr10", "ndcg10"),
 }
+_BEAT_ELSEWHERE = ("hr10", "ndcg10", "recall20")
 # KuaiRand's days are China's, UTC+8
 _KUAIRAND_VALIDATION_MS = 1_651_507_200_000  # 2022-05-03 00:00
 _KUAIRAND_TEST_MS = 1_651_593_600_000  # 2022-05-04 00:00
@@ -106,76 +93,163 @@ def main(config: RecallEvaluation, progress: OnProgress = lambda phase, done, ep
 
     Raises:
         InvalidData: the data cannot be read or is too small for the protocol.
+        InvalidConfig: the data, or a change of the training, is missing or does not fit.
     """
     split = read_split(config)
     test = split.test.sample(500 if config.quick else config.max_cases, config.seed)
-    started = time.monotonic()
-    fitted = tuned(split.train, split.validation.sample(1000, config.seed), split.refit, len(split.items))
-    figures = {"baselines_s": time.monotonic() - started}
-    scorers = {name: scorer for name, (scorer, _) in fitted.items()}
-    training = training_config(config, split)
-    trained = train_two_tower.main(training, progress)
-    scorers[TWO_TOWER] = two_tower_scorer(trained.model, trained.config.max_length, trained.profiles)
-    figures |= {
-        "two_tower_training_s": sum(e.seconds for e in trained.epochs),
-        "two_tower_s_per_epoch": float(np.mean([e.seconds for e in trained.epochs])),
-        "two_tower_epochs": float(len(trained.epochs)),
-        "two_tower_targets_per_s": float(np.median([e.targets_per_s for e in trained.epochs])),
-        "loader_targets_per_s": float(np.median([e.loader_targets_per_s for e in trained.epochs])),
-        "waited_for_loader_s": sum(e.waited_s for e in trained.epochs),
-    }
     popularity = np.asarray(interactions(split.refit, len(split.items)).sum(0), np.float64).ravel()
     slices = slice_cases(test, popularity, {h.user_id for h in split.refit})
+    figures = {"cases": float(len(test)), "left_out_cases": float(len(split.test) - len(test))}
     figures |= {f"cases_{name}": float(mask.sum()) for name, mask in slices.items()}
-    figures["cases"] = float(len(test))
-    for name, scorer in scorers.items():
-        metrics = measure(scorer, test, popularity, slices)
-        figures |= {f"{name}_{metric}": value for metric, value in metrics.items()}
-    shutil.rmtree(training.work)  # so that the next run trains with the current code and data
-    return Result("evaluate recall", config.seed, figures, goals(config.protocol, figures, sorted(fitted)))
+    figures |= {name: float(n) for name, n in split.left_out.items()}
+    notes = list(split.notes)
+    if len(test) < FEW_CASES:
+        notes.append(f"cases: only {len(test)}, fewer than {FEW_CASES}; differences may be chance")
+    if len(split.validation) < FEW_CASES:
+        notes.append(f"validation cases: only {len(split.validation)}; settings and epochs are hardly tuned")
+
+    started = time.monotonic()
+    measured = _baselines(config, split, test, popularity, notes)
+    figures["baselines_s"] = time.monotonic() - started
+    runs, speed = _two_towers(config, split, test, popularity, progress)
+    ours = mean(runs)
+    figures |= speed | _spread(runs)
+    for name, model in {**measured, TWO_TOWER: ours}.items():
+        figures |= {f"{name}_{metric}": value for metric, value in model.figures(slices).items()}
+    beat, users = _BEAT.get(config.protocol, _BEAT_ELSEWHERE), [h.user_id for h in test.histories]
+    for name, model in measured.items():
+        leads = lead(ours, model, beat, users)
+        figures |= {f"{TWO_TOWER}_over_{name}_{metric}": value for metric, value in leads.items()}
+    wanted = goals(config.protocol, figures, sorted(measured), notes)
+    for seed in _seeds(config):  # so that the next run trains with the current code and data
+        shutil.rmtree(config.folder / _run_name(config, seed))
+    return Result("evaluate recall", config.seed, figures, wanted, notes)
 
 
-def goals(protocol: Protocol, figures: dict[str, float], baselines: Sequence[str]) -> dict[str, Goal]:
-    """Adds `<metric>_over_best_baseline` (a ratio) to the figures."""
+def _baselines(
+    config: RecallEvaluation, split: Split, test: Cases, popularity: NDArray[np.float64], notes: list[str]
+) -> dict[str, Measured]:
+    """Each baseline that the memory allows; adds to the notes which settings were chosen, and which are left out."""
+    measured, chosen = {}, []
+    validation = split.validation.sample(1000, config.seed)
+    memory_gib = config.memory_gib - _PROCESS_GIB
+    for baseline in tuned(split.train, validation, split.refit, len(split.items), memory_gib):
+        if baseline.scorer is None:
+            notes.append(f"{baseline.name} is left out: {baseline.settings}")
+        else:
+            measured[baseline.name] = measure(baseline.scorer, test, popularity)
+            chosen.append(f"{baseline.name} {baseline.settings}")
+    notes.append(f"settings of the baselines: {'; '.join(chosen)}")
+    return measured
+
+
+def _two_towers(
+    config: RecallEvaluation,
+    split: Split,
+    test: Cases,
+    popularity: NDArray[np.float64],
+    progress: OnProgress,
+) -> tuple[list[Measured], dict[str, float]]:
+    """The two-tower of each seed, measured; figures of how fast they were trained."""
+    runs: list[Measured] = []
+    epochs: list[EpochReport] = []
+    for seed in _seeds(config):
+        trained = train_two_tower.main(training_config(config, split, seed), progress)
+        scorer = two_tower_scorer(trained.model, trained.config.max_length, trained.profiles)
+        runs.append(measure(scorer, test, popularity))
+        epochs += trained.epochs
+    return runs, {
+        "two_tower_training_s": sum(e.seconds for e in epochs),
+        "two_tower_s_per_epoch": float(np.mean([e.seconds for e in epochs])),
+        "two_tower_epochs": len(epochs) / config.seeds,
+        "two_tower_targets_per_s": float(np.median([e.targets_per_s for e in epochs])),
+        "loader_targets_per_s": float(np.median([e.loader_targets_per_s for e in epochs])),
+        "waited_for_loader_s": sum(e.waited_s for e in epochs),
+    }
+
+
+def _seeds(config: RecallEvaluation) -> range:
+    return range(config.seed, config.seed + config.seeds)
+
+
+def _spread(runs: Sequence[Measured]) -> dict[str, float]:
+    """Standard deviation over the seeds, where there are several."""
+    if len(runs) < 2:
+        return {}
+    found = [run.figures({}) for run in runs]
+    return {f"{TWO_TOWER}_{m}_sd": float(np.std([run[m] for run in found], ddof=1)) for m in found[0]}
+
+
+def goals(
+    protocol: Protocol, figures: dict[str, float], baselines: Sequence[str], notes: list[str]
+) -> dict[str, Goal]:
+    """Adds `<metric>_over_best_baseline` (a ratio) to the figures, or to the notes why it is not measured."""
     wanted = {
         f"{TWO_TOWER}_{metric}": Goal(">=", value) for metric, value in _GOALS.get(protocol, {}).items()
     }
-    for metric in _BEAT[protocol]:
-        best = max(figures[f"{name}_{metric}"] for name in baselines)
-        ours = figures[f"{TWO_TOWER}_{metric}"]
-        figures[f"{metric}_over_best_baseline"] = ours / best if best else float("inf")
-        wanted[f"{metric}_over_best_baseline"] = Goal(">", 1.0)
+    for metric in _BEAT.get(protocol, _BEAT_ELSEWHERE):
+        best = max((figures[f"{name}_{metric}"] for name in baselines), default=0.0)
+        if best:
+            figures[f"{metric}_over_best_baseline"] = figures[f"{TWO_TOWER}_{metric}"] / best
+            wanted[f"{metric}_over_best_baseline"] = Goal(">", 1.0)
+        else:
+            notes.append(f"{metric}_over_best_baseline is not measured: no baseline is above 0")
     return wanted
 
 
 def read_split(config: RecallEvaluation) -> Split:
+    """
+    Raises:
+        InvalidData: as `main`.
+        InvalidConfig: a path is missing.
+    """
+    if config.protocol is Protocol.GIVEN:
+        if config.train is None or config.test is None:
+            raise InvalidConfig("the protocol given reads two sources; add --train and --test")
+        return given(
+            read_log(config.train, config.folder / "train"), read_log(config.test, config.folder / "test")
+        )
+    if config.data is None:
+        raise InvalidConfig(f"the protocol {config.protocol} splits one source; add --data")
     if config.protocol is Protocol.ML_1M:
-        return leave_one_out(*read_ordered_sequences(config.data))
-    lake = imported(config.data, config.work)
-    items = read_items(items_path(lake))
-    histories = lake_histories(lake, items)
+        return leave_one_out(read_sequences(config.data / SEQUENCES))
+    log = read_log(config.data, config.folder / "lake")
+    if config.protocol is Protocol.LEAVE_ONE_OUT:
+        return leave_one_out(log)
     if config.protocol is Protocol.KUAIRAND:
-        return temporal(histories, items, _KUAIRAND_VALIDATION_MS, _KUAIRAND_TEST_MS, EventType.PURCHASE)
-    return temporal_shares(histories, items)
+        return temporal(log, _KUAIRAND_VALIDATION_MS, _KUAIRAND_TEST_MS, EventType.PURCHASE)
+    begins = [_ms(moment) for moment in (config.train_until, config.validate_until) if moment]
+    if not begins:
+        return temporal_shares(log)
+    if len(begins) < 2 or begins[0] >= begins[1]:
+        raise InvalidConfig(
+            "a temporal split needs two moments; give --train-until and a later --validate-until"
+        )
+    return temporal(log, begins[0], begins[1])
 
 
-def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
+def _ms(moment: datetime) -> int:
+    """Unix milliseconds."""
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000)
+
+
+def training_config(config: RecallEvaluation, split: Split, seed: int) -> TwoTowerConfig:
     """Write the split's training part where the trainer reads it."""
-    sequences, items = config.work / "sequences", config.work / "items.parquet"
+    sequences, items = config.folder / "sequences", config.folder / "items.parquet"
     write_sequences(sequences / "refit.parquet", split.refit, split.items)
     write_parquet(items, items_table(split.items))
-    users = users_path(lake_of(config.data, config.work))
-    shape = _SHAPES[config.protocol].model_copy(update={"profile": users.exists()})
+    shape, training = PUBLISHED[config.protocol] if config.protocol in PUBLISHED else recipe(split)
+    shape = shape.model_copy(update={"profile": split.users is not None})
     changes = dict(config.training)
     if config.quick:
         shape = shape.model_copy(update={"dim": 32, "blocks": 1, "heads": 1, "hidden": 64})
         changes = {"epochs": 1, "max_length": 50, **changes}
     settings: dict[str, object] = {
         "sequences": sequences,
-        "users": users if users.exists() else None,
+        "users": split.users,
         "items": items,
-        "work": config.work / _run_name(config),
-        "seed": config.seed,
+        "work": config.folder / _run_name(config, seed),
+        "seed": seed,
         "threads": config.threads,
         "shape": shape,
         "bf16": torch.cuda.is_available(),
@@ -183,50 +257,12 @@ def training_config(config: RecallEvaluation, split: Split) -> TwoTowerConfig:
         "repeats": {},  # the protocols ask for items that are new to the user
     }
     try:
-        return TwoTowerConfig.model_validate({**settings, **_TRAINING[config.protocol], **changes})
+        return TwoTowerConfig.model_validate({**settings, **training, **changes})
     except ValueError as error:
         raise InvalidConfig(f"training configuration: {error}") from error
 
 
-def _run_name(config: RecallEvaluation) -> str:
+def _run_name(config: RecallEvaluation, seed: int) -> str:
     """Name of the checkpoints' folder: runs that differ do not resume from each other."""
     varied = [str(config.training["augmentation"])] if "augmentation" in config.training else []
-    return "-".join(["quick" if config.quick else "two_tower", str(config.seed), *varied])
-
-
-def slice_cases(
-    cases: Cases, popularity: NDArray[np.float64], trained_users: set[str]
-) -> dict[str, NDArray[np.bool_]]:
-    """Which cases belong to each slice. `popularity` (n_items,): users who had the item before the test."""
-    tail = np.argsort(popularity, kind="stable")[: int(TAIL * len(popularity))]
-    return {
-        "new_users": np.array([h.user_id not in trained_users for h in cases.histories]),
-        "new_items": popularity[cases.targets] == 0,
-        "tail_items": np.isin(cases.targets, tail),
-        "long_histories": np.array([len(h.numbers) >= LONG_HISTORY for h in cases.histories]),
-    }
-
-
-def measure(
-    scorer: Scorer, cases: Cases, popularity: NDArray[np.float64], slices: Mapping[str, NDArray[np.bool_]]
-) -> dict[str, float]:
-    """Accuracy over all cases and each non-empty slice; the composition of the top lists."""
-    ranks = np.zeros(len(cases), np.int64)
-    lists = np.zeros((len(cases), LIST_LENGTH), np.int64)
-    for places, scores in scored(scorer, cases):
-        ranks[places] = ranks_of(scores, cases.targets[places])
-        lists[places] = np.argpartition(-scores, LIST_LENGTH, axis=1)[:, :LIST_LENGTH]
-    metrics = {f"hr{k}": hit_rate(ranks, k) for k in (10, 50, 200)}
-    metrics |= {"ndcg10": ndcg(ranks, 10), "mrr": mrr(ranks)}
-    metrics |= {
-        "coverage10": coverage(lists, len(popularity)),
-        "gini10": gini(lists, len(popularity)),
-        "popularity_bias10": popularity_bias(lists, popularity),
-    }
-    for name, mask in slices.items():
-        if mask.any():
-            metrics |= {
-                f"hr10_{name}": hit_rate(ranks[mask], 10),
-                f"hr200_{name}": hit_rate(ranks[mask], 200),
-            }
-    return metrics
+    return "-".join(["quick" if config.quick else "two_tower", str(seed), *varied])

@@ -16,7 +16,7 @@ from training.two_tower.losses import LossName
 class Validation(StrEnum):
     NONE = "none"
     TIME = "time"  # the newest `validation_share` of all events, each predicted from those before it
-    LAST_ITEM = "last_item"  # each history's last event
+    LAST_ITEM = "last_item"  # the last item that each user took
 
 
 class TwoTowerConfig(Config):

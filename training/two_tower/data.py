@@ -19,9 +19,9 @@ from recsys.recall.repeat_consumption import RepeatPolicy
 from training.choices import Augmentation
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions, item_neighbours
-from training.two_tower.repeats import learnt_repeats
+from training.two_tower.repeats import BeforeLast, learnt_repeats
 from training.two_tower.retrieval import Cases, cases_after
-from training.two_tower.sequences import BeforeTime, Cut, Profiles, SequenceFiles, before_last, keep_all
+from training.two_tower.sequences import BeforeTime, Cut, Profiles, SequenceFiles, keep_all
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def read_training_data(config: TwoTowerConfig) -> TrainingData:
     items = read_items(config.items)
     files = SequenceFiles(config.sequences, items)
     repeats = learnt_repeats(files.read()) if config.repeats is None else RepeatPolicy(config.repeats)
-    cut = _cut(config, files)
+    cut = _cut(config, files, bool(repeats.days))
     data = replace(counted(items, files, _profiles(config), cut), repeats=repeats)
     if config.validation is Validation.NONE:
         return data
@@ -84,16 +84,16 @@ def counted(items: Sequence[Item], files: SequenceFiles, profiles: Profiles, cut
     return TrainingData(items, files, torch.from_numpy(counts), newest, profiles, cut, None)
 
 
-def _cut(config: TwoTowerConfig, files: SequenceFiles) -> Cut:
+def _cut(config: TwoTowerConfig, files: SequenceFiles, repeats: bool) -> Cut:
     if config.validation is Validation.NONE:
         return keep_all
     if config.validation is Validation.LAST_ITEM:
-        return before_last
+        return BeforeLast(repeats)
     if config.validation_from_ms:
         return BeforeTime(config.validation_from_ms)
     times = np.concatenate([h.times for h in files.read()] or [np.zeros(1, np.int64)])
     if times.min() <= 0:  # events without times
-        return before_last
+        return BeforeLast(repeats)
     return BeforeTime(int(np.quantile(times, 1 - config.validation_share)))
 
 

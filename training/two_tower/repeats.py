@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -34,6 +35,27 @@ def visits(history: History) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     first = np.zeros(n, np.bool_)
     first[order[np.concatenate(([True], ~same))[:n]]] = True
     return first | returns, returns
+
+
+@dataclass(frozen=True)
+class BeforeLast:
+    """Leave out the last item that a user took, and all after it; nothing of a history that takes one item alone.
+
+    repeats: the user takes an item again by coming back to it.
+    """
+
+    repeats: bool = False
+
+    def __call__(self, history: History) -> int:
+        begins, returns = visits(history)
+        taken = np.flatnonzero(begins if self.repeats else begins & ~returns)
+        return int(taken[-1]) if len(taken) > 1 else len(history.numbers)
+
+
+def new_items(history: History) -> NDArray[np.intp]:
+    """Where the history meets each of its items for the first time, in order."""
+    begins, returns = visits(history)
+    return np.flatnonzero(begins & ~returns)
 
 
 def learnt_repeats(histories: Iterable[History]) -> RepeatPolicy:

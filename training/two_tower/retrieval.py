@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys.metrics import ranks_of
+from recsys.metrics import NO_ITEM, ranks_of
 from recsys.models.encoding import encode_arrays
 from recsys.models.two_tower import ItemTable, TwoTower
 from training.two_tower.batches import Targets
@@ -17,12 +17,16 @@ from training.two_tower.sequences import Cut, History, Profiles
 Scorer = Callable[[Sequence[History], Sequence[int]], NDArray[np.float32]]
 
 
+_CASES_AT_A_TIME = 128
+_SCORES_AT_A_TIME = 2**24  # 64 MiB of float32; argpartition takes twice as much for its indices
+
+
 @dataclass(frozen=True)
 class Cases:
-    """Test cases: given this history at that time, which item came next?"""
+    """Test cases: given this history at that time, which items came next?"""
 
     histories: Sequence[History]
-    targets: NDArray[np.int64]  # (n,) item rows
+    targets: Sequence[NDArray[np.int64]]  # of each case, (T,) item rows, T ≥ 1, each once
     now_ms: Sequence[int]
     repeats: bool = False  # an item of the history may be the next one
 
@@ -32,8 +36,8 @@ class Cases:
     def sample(self, n: int, seed: int) -> "Cases":
         """At most `n` of them, at random."""
         at = np.random.default_rng(seed).permutation(len(self))[:n]
-        histories, now_ms = [self.histories[i] for i in at], [self.now_ms[i] for i in at]
-        return Cases(histories, self.targets[at], now_ms, self.repeats)
+        histories, targets = [self.histories[i] for i in at], [self.targets[i] for i in at]
+        return Cases(histories, targets, [self.now_ms[i] for i in at], self.repeats)
 
 
 def cases_after(histories: Iterable[History], cut: Cut, wanted: int = 0, repeats: bool = False) -> Cases:
@@ -45,7 +49,7 @@ def cases_after(histories: Iterable[History], cut: Cut, wanted: int = 0, repeats
     """
     asked, rng = Targets(repeats, wanted), np.random.default_rng(0)
     at = [(h, i) for h in histories for i in np.flatnonzero(asked.of(h, rng)).tolist() if i >= cut(h)]
-    targets = np.array([h.numbers[i] - 1 for h, i in at], np.int64)
+    targets = [h.numbers[i : i + 1] - 1 for h, i in at]
     return Cases([h.before(i) for h, i in at], targets, [int(h.times[i]) for h, i in at], repeats)
 
 
@@ -71,10 +75,11 @@ def two_tower_scorer(model: TwoTower, max_length: int, profiles: Profiles | None
 
 
 def scored(
-    scorer: Scorer, cases: Cases, batch: int = 128
+    scorer: Scorer, cases: Cases, n_items: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield places of cases and their scores, in batches of similar length. The history's own items are -inf, unless
-    they may be the next ones."""
+    """Yield places of cases and their scores, in batches of similar length, smaller ones for a large catalogue. The
+    history's own items are -inf, unless they may be the next ones."""
+    batch = min(max(_SCORES_AT_A_TIME // max(n_items, 1), 1), _CASES_AT_A_TIME)
     by_length = np.argsort([len(h.numbers) for h in cases.histories], kind="stable")
     for start in range(0, len(cases), batch):
         places = by_length[start : start + batch]
@@ -85,9 +90,17 @@ def scored(
         yield places, scores
 
 
-def next_item_ranks(scorer: Scorer, cases: Cases) -> NDArray[np.int64]:
-    """The rank of each case's item in the full catalogue, without the seen items unless they may return."""
+def target_ranks(scores: NDArray[np.float32], targets: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """(n, T): the ranks of each case's items, as `recsys.metrics.ranks_of` has them; `NO_ITEM` behind the last."""
+    padded = np.full((len(targets), max(map(len, targets), default=1)), NO_ITEM, np.int64)
+    for row, own in zip(padded, targets, strict=True):
+        row[: len(own)] = own
+    return ranks_of(scores, padded)
+
+
+def next_item_ranks(scorer: Scorer, cases: Cases, n_items: int) -> NDArray[np.int64]:
+    """(n,): rank of each case's first item in the full catalogue, without the seen items unless they may return."""
     ranks = np.zeros(len(cases), np.int64)
-    for places, scores in scored(scorer, cases):
-        ranks[places] = ranks_of(scores, cases.targets[places])
+    for places, scores in scored(scorer, cases, n_items):
+        ranks[places] = target_ranks(scores, [cases.targets[p][:1] for p in places])[:, 0]
     return ranks

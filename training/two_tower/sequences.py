@@ -43,11 +43,6 @@ def keep_all(history: History) -> int:
     return len(history.numbers)
 
 
-def before_last(history: History) -> int:
-    """Leave the last event out."""
-    return len(history.numbers) - 1
-
-
 @dataclass(frozen=True)
 class BeforeTime:
     """Leave out what happened at `time_ms` or later."""

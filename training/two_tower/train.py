@@ -267,7 +267,8 @@ def _finish_epoch(state: TrainingState[TwoTower], data: TrainingData, config: Tw
     validation: dict[str, float] = {}
     if data.held_out is not None:
         model = _unsharded(state.evaluated, config, data)
-        ranks = next_item_ranks(two_tower_scorer(model, config.max_length, data.profiles), data.held_out)
+        scorer = two_tower_scorer(model, config.max_length, data.profiles)
+        ranks = next_item_ranks(scorer, data.held_out, len(data.items))
         validation = dict(zip(METRICS, (hit_rate(ranks, 10), ndcg(ranks, 10)), strict=True))
     report = EpochReport(
         epoch=at.epoch + 1,

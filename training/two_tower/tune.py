@@ -184,7 +184,8 @@ def _score(
             raise _OutOfTime
 
     result = train_two_tower.main(config, progress, after_epoch)
-    ranks = next_item_ranks(two_tower_scorer(result.model, config.max_length, result.profiles), judges)
+    scorer = two_tower_scorer(result.model, config.max_length, result.profiles)
+    ranks = next_item_ranks(scorer, judges, len(result.items))
     trial.set_user_attr(_RANKS, ranks.tolist())
     trial.set_user_attr(_SETTINGS, settings_of(config))
     return result.validation["ndcg@10"]

@@ -16,34 +16,76 @@ app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.
 
 @app.command()
 def recall(
-    data: Annotated[Path, typer.Option(help="A data set's folder, or a lake (protocol temporal).")],
+    ctx: typer.Context,
     protocol: Annotated[Protocol, typer.Option(help="How the data is split into training and test.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A data set's folder, a lake, or a text file of `user item item …`; not of given."),
+    ] = None,
+    train: Annotated[Path | None, typer.Option(help="Of given: likewise, what is trained on.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Of given: likewise, the items to ask for.")] = None,
+    train_until: Annotated[
+        str | None, typer.Option(help="Of temporal: when validation begins (ISO 8601, else UTC).")
+    ] = None,
+    validate_until: Annotated[
+        str | None, typer.Option(help="Of temporal: when the test begins, likewise.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, help="Trainings of the two-tower, one per seed, of which the mean is reported."),
+    ] = 1,
+    memory_gib: Annotated[
+        float, typer.Option(min=1, help="Leave out baselines that need more memory in all.")
+    ] = 8.0,
     threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: its own choice.")] = 0,
     augmentation: Annotated[
         Augmentation | None,
-        typer.Option(help="Augmentation of the training histories, instead of the protocol's own."),
+        typer.Option(help="Augmentation of the training histories, instead of the recipe's own."),
     ] = None,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train the two-tower and its baselines on the past, then ask for what came next.
 
-    An interrupted run continues from its checkpoint in <home>/evaluate/recall.
+    Protocols for every data set: leave-one-out (each user's last new item), temporal (what comes after one moment; by
+    default the newest tenth of the events), given (your own files of training and test). ml-1m and kuairand are
+    published ones with recipes of their own. Interrupted, it continues from its checkpoint in <home>/evaluate/recall.
 
-    Example: recsys evaluate recall --data ../shared/data/ml-1m --protocol ml-1m --json
+    Example: recsys evaluate recall --data ../shared/data/ml-100k --protocol leave-one-out --seeds 3
     """
+    refuse(ctx, protocol is Protocol.GIVEN, ["data"], "given reads --train and --test")
+    refuse(
+        ctx,
+        protocol is not Protocol.GIVEN,
+        ["train", "test"],
+        f"{protocol} splits --data; add --protocol given",
+    )
+    times = ("train_until", "validate_until")
+    refuse(
+        ctx,
+        protocol is not Protocol.TEMPORAL,
+        times,
+        f"{protocol} has no such times; add --protocol temporal",
+    )
     from training.evaluation.recall import RecallEvaluation, main
 
-    work = Settings().home / "evaluate" / "recall" / f"{protocol}-{data.resolve().name}"
-    config = RecallEvaluation(
-        data=data,
-        protocol=protocol,
-        work=work,
-        seed=seed,
-        threads=threads,
-        quick=quick,
-        training={} if augmentation is None else {"augmentation": augmentation},
+    config = RecallEvaluation.model_validate(
+        {
+            "protocol": protocol,
+            "data": data,
+            "train": train,
+            "test": test,
+            "train_until": train_until,
+            "validate_until": validate_until,
+            "work": Settings().home / "evaluate" / "recall",
+            "seed": seed,
+            "seeds": seeds,
+            "memory_gib": memory_gib,
+            "threads": threads,
+            "quick": quick,
+            "training": {} if augmentation is None else {"augmentation": augmentation},
+        }
     )
     with epochs_bar("two-tower") as progress:
         result = main(config, progress)

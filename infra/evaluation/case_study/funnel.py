@@ -85,7 +85,7 @@ class Funnel:
 def channels(name: str, result: Result) -> Sheet:
     """A channel's ceiling is its hit rate at 200; what it loses until the list of ten if nothing ranks after it."""
     figures = result.figures
-    models = sorted(key.removesuffix("_hr200") for key in figures if key.endswith("_hr200"))
+    models = sorted(key.removesuffix("_coverage10") for key in figures if key.endswith("_coverage10"))
     models = [TWO_TOWER, *(model for model in models if model != TWO_TOWER)]
     lines: list[list[str | float]] = []
     for model in models:

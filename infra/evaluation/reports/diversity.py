@@ -71,7 +71,7 @@ def report(config: DiversityReport) -> Result:
         lists = np.array(
             [_list(objective, dial, s, vectors[r], r) for r, s in zip(rows, scores, strict=True)]
         )
-        measured = _measure(lists, cases.targets, vectors, categories)
+        measured = _measure(lists, np.concatenate(cases.targets), vectors, categories)
         figures |= {f"{name}_{metric}": value for metric, value in measured.items()}
     _plot(figures, config)
     figures["default_ndcg_kept"] = figures[f"mmr_{_DEFAULT}_ndcg10"] / max(figures["none_ndcg10"], 1e-9)
@@ -91,7 +91,7 @@ def _pools(split: Split, cases: Cases) -> tuple[NDArray[np.int64], Floats]:
     scorer = ease(_REGULARISATION)(TrainingHistories(split.refit, len(split.items)))
     size = min(POOL, len(split.items))
     rows, found = np.zeros((len(cases), size), np.int64), np.zeros((len(cases), size), np.float32)
-    for places, scores in scored(scorer, cases):
+    for places, scores in scored(scorer, cases, len(split.items)):
         best = np.argsort(-scores, axis=1, kind="stable")[:, :size]
         rows[places], found[places] = best, np.take_along_axis(scores, best, axis=1)
     return rows, np.where(np.isfinite(found), found, found[np.isfinite(found)].min())

@@ -24,6 +24,23 @@ CONFLICTS = [
     ("tune rank --quick --trials 9", "--trials", "--quick tries 3 students"),
     ("features list --json --markdown", "--markdown", "choose --json or --markdown"),
     ("features diff before.json --bundle", "saved", "leave one of them"),
+    ("evaluate recall --protocol given --data d", "--data", "given reads --train and --test"),
+    ("evaluate recall --protocol temporal --data d --train a", "--train", "add --protocol given"),
+    (
+        "evaluate recall --protocol leave-one-out --data d --train a --test b",
+        "--train, --test",
+        "add --protocol given",
+    ),
+    (
+        "evaluate recall --protocol ml-1m --data d --validate-until 2026-01-02 --train-until 2026-01-01",
+        "--train-until, --validate-until",
+        "add --protocol temporal",
+    ),
+    (
+        "evaluate recall --protocol given --train a --test b --train-until 2026-01-01",
+        "--train-until",
+        "add --protocol temporal",
+    ),
     ("evaluate rank --data d --quick --seeds 2", "--seeds", "--quick trains one seed"),
     ("evaluate rank-benchmark --data d --quick --seeds 2", "--seeds", "--quick trains one seed"),
     (

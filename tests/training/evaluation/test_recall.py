@@ -1,170 +1,95 @@
-"""Splits that do not leak, baselines against brute force, and the evaluation command's whole run on tiny data."""
+"""The evaluation command's whole run on tiny data, what it measures, and what it leaves out."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from recsys.contracts.errors import InvalidConfig, InvalidData
-from recsys.contracts.types import EventType, Item
-from recsys.models.encoding import TYPE_NUMBERS
+from recsys.contracts.errors import InvalidConfig
+from tests.training.evaluation.histories import history
 from training.choices import Augmentation, Protocol
-from training.evaluation import baselines
-from training.evaluation.baselines import TrainingHistories
-from training.evaluation.protocols import leave_one_out, read_ordered_sequences, temporal, temporal_shares
-from training.evaluation.recall import RecallEvaluation, main, slice_cases, training_config
+from training.evaluation.measure import Measured, lead, mean, measure, slice_cases
+from training.evaluation.recall import RecallEvaluation, goals, main, read_split, training_config
 from training.two_tower import train as train_two_tower
-from training.two_tower.config import TwoTowerConfig
-from training.two_tower.cooccurrence import filled_up, interactions, item_neighbours, popularity
-from training.two_tower.retrieval import Cases, next_item_ranks
+from training.two_tower.config import TwoTowerConfig, Validation
+from training.two_tower.retrieval import Cases
 from training.two_tower.sequences import History
 from training.two_tower.train import OnProgress, TwoTowerResult
 
-CLICK, PURCHASE = TYPE_NUMBERS[EventType.CLICK], TYPE_NUMBERS[EventType.PURCHASE]
-ITEMS = [Item(str(n)) for n in range(12)]
+
+def by_number(histories: Sequence[History], now_ms: Sequence[int]) -> NDArray[np.float32]:
+    """The lower an item's number, the higher its score."""
+    return np.tile(-np.arange(12, dtype=np.float32), (len(histories), 1))
 
 
-def history(user: str, *numbers: int, start_ms: int = 0, kind: int = CLICK) -> History:
-    n = len(numbers)
-    return History(user, np.array(numbers), np.full(n, kind), start_ms + 10_000 * np.arange(1, n + 1))
-
-
-def test_leave_one_out_by_hand() -> None:
-    split = leave_one_out([history("u", 4, 5, 6, 7)], ITEMS)
-    assert [h.numbers.tolist() for h in split.train] == [[4, 5]]
-    assert (split.validation.histories[0].numbers.tolist(), split.validation.targets.tolist()) == (
-        [4, 5],
-        [5],
+def test_figures_of_several_items_without_the_seen_ones() -> None:
+    """The first user has item rows 0 and 1, so that rows 2, 4 and 11 are at ranks 0, 2 and 9."""
+    cases = Cases([history("u", 1, 2), history("v")], [np.array([4, 11, 2]), np.array([5])], [0, 0])
+    found = measure(by_number, cases, np.ones(12))
+    assert found.per_case["recall5"].tolist() == [2 / 3, 0]
+    assert found.per_case["hr5"].tolist() == [1, 0]
+    assert found.per_case["mrr"].tolist() == [1, 1 / 6]
+    ideal = 1 + 1 / np.log2(3) + 1 / np.log2(4)
+    assert found.per_case["ndcg10"].tolist() == pytest.approx(
+        [(1 + 1 / np.log2(4) + 1 / np.log2(11)) / ideal, 1 / np.log2(7)]
     )
-    assert [h.numbers.tolist() for h in split.refit] == [[4, 5, 6]]
-    assert (split.test.histories[0].numbers.tolist(), split.test.targets.tolist()) == ([4, 5, 6], [6])
-    with pytest.raises(InvalidData, match="short"):
-        leave_one_out([history("short", 1, 2)], ITEMS)
+    assert found.lists["coverage10"] == 1
+    figures = found.figures({"new_users": np.array([False, True]), "none": np.zeros(2, np.bool_)})
+    assert (figures["hr5"], figures["hr10_new_users"], figures["mrr5"]) == (0.5, 1, 0.5)
+    assert not [name for name in figures if name.endswith("_none")]
+    assert {
+        f"{m}{k}" for m in ("hr", "recall", "ndcg", "mrr") for k in (5, 10, 20, 50, 200)
+    } <= figures.keys()
 
 
-def test_temporal_asks_for_each_new_item_with_all_that_was_before() -> None:
-    split = temporal(
-        [history("u", 1, 2, 3, 2, 4), history("late", 5, start_ms=45_000)], ITEMS, 20_000, 30_000
-    )
-    assert [h.numbers.tolist() for h in split.train] == [[1]]
-    assert [h.numbers.tolist() for h in split.refit] == [[1, 2]]
-    asked = [
-        (h.numbers.tolist(), int(t)) for h, t in zip(split.test.histories, split.test.targets, strict=True)
-    ]
-    assert asked == [([1, 2], 2), ([1, 2, 3, 2], 3), ([], 4)]  # not the second 2: seen items are filtered
-    assert split.test.now_ms == [30_000, 50_000, 55_000]
-    for cases, begins in ((split.validation, 20_000), (split.test, 30_000)):
-        assert all(now >= begins for now in cases.now_ms)
+def test_a_catalogue_smaller_than_a_list() -> None:
+    def three(histories: Sequence[History], now_ms: Sequence[int]) -> NDArray[np.float32]:
+        return np.tile(np.array([3, 2, 1], np.float32), (len(histories), 1))
+
+    found = measure(three, Cases([history("u", 1)], [np.array([2])], [0]), np.ones(3))
+    assert found.per_case["mrr"].tolist() == [0.5]
+    assert found.lists["coverage10"] == pytest.approx(2 / 3)  # the seen item is in no list
 
 
-def test_only_items_that_got_the_wanted_event_at_once_are_asked_for() -> None:
-    clicks_and_views = History(
-        "u",
-        np.array([1, 1, 2, 3, 3]),
-        np.array([CLICK, PURCHASE, CLICK, CLICK, PURCHASE]),
-        np.array([50_000, 50_001, 60_000, 70_000, 90_000]),
-    )
-    before = history("v", 1, 2)
-    split = temporal([before, clicks_and_views], ITEMS, 10_000, 40_000)
-    assert split.test.targets.tolist() == [0, 1, 2]
-    viewed = [History("w", np.array([9, 9]), np.array([CLICK, PURCHASE]), np.array([20_000, 20_001]))]
-    split = temporal([*viewed, clicks_and_views], ITEMS, 10_000, 40_000, EventType.PURCHASE)
-    assert split.test.targets.tolist() == [0]  # 3 was viewed later, 2 never
-    assert split.test.histories[0].numbers.tolist() == []  # its own click is not in the question
+def of(*hits: float) -> Measured:
+    return Measured({"hr10": np.array(hits)}, {"coverage10": 0.5})
 
 
-def test_shares_split_by_time() -> None:
-    histories = [history("u", *range(1, 11)), history("v", *range(1, 11), start_ms=3)]
-    split = temporal_shares(histories, ITEMS)
-    assert sum(len(h.numbers) for h in split.refit) == 18
-    assert len(split.test) == len(split.validation) == 2
+def test_the_lead_is_judged_by_user_over_the_mean_of_the_seeds() -> None:
+    ours = mean([of(1, 1, 0), of(1, 0, 0)])
+    assert ours.per_case["hr10"].tolist() == [1, 0.5, 0]
+    found = lead(ours, of(0, 0, 0), ["hr10", "coverage10"], ["a", "b", "b"])
+    assert found["hr10"] == 0.5
+    assert found["hr10_low"] == pytest.approx(0.25)  # b alone
+    assert found["hr10_high"] == pytest.approx(1.0)  # a alone
+    assert found.keys() == {"hr10", "hr10_low", "hr10_high"}, "coverage is not of a case"
 
 
-HISTORIES = [
-    history(f"u{u}", *(np.random.default_rng(u).permutation(12)[: 3 + u % 5] + 1)) for u in range(40)
-]
-
-
-def test_neighbours_by_brute_force() -> None:
-    seen = interactions(HISTORIES, 12)
-    dense = seen.toarray()
-    both = dense.T @ dense
-    counts = np.diag(both).copy()
-    expected = both / (np.sqrt(np.outer(counts, counts)) + 2.0)
-    np.fill_diagonal(expected, 0)
-    neighbours, scores = item_neighbours(seen, m=5, shrink=2.0, pairs=30)
-    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :5], rtol=1e-5)
-    np.testing.assert_allclose(np.take_along_axis(expected, neighbours.astype(int), 1), scores, rtol=1e-5)
-    ties = np.argsort(-expected.astype(np.float32), axis=1, kind="stable")[:, :5]
-    assert np.array_equal(neighbours, np.where(scores > 0, ties, -1))  # in the order of the rows
-    whole = item_neighbours(seen, m=5, shrink=2.0)
-    assert np.array_equal(whole[0], neighbours) and np.array_equal(whole[1], scores)
-    few, _ = item_neighbours(interactions([history("u", 1, 2)], 4), m=5)
-    assert few.tolist() == [[1, -1, -1, -1, -1], [0, -1, -1, -1, -1], [-1] * 5, [-1] * 5]
-
-
-def test_empty_places_get_the_nearest_vectors_behind_what_co_occurs() -> None:
-    angles = np.array([0.0, 0.1, 0.3, 2.0], np.float32)
-    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    neighbours = np.array([[3, -1], [-1, -1], [-1, -1], [0, 1]], np.int32)
-    scores = np.array([[0.4, 0], [0, 0], [0, 0], [0.4, 0.2]], np.float32)
-    near, similar = filled_up(neighbours, scores, vectors)
-    assert near.tolist() == [[3, 1], [0, 2], [1, 0], [0, 1]]
-    np.testing.assert_allclose(similar[0], [0.4, 0.2 * np.cos(0.1)], rtol=1e-5)
-    np.testing.assert_allclose(similar[1], [0.1 * np.cos(0.1), 0.1 * np.cos(0.2)], rtol=1e-5)
-    assert (neighbours[1] == -1).all()
-    few, _ = filled_up(np.full((2, 4), -1, np.int32), np.zeros((2, 4), np.float32), vectors[:2])
-    assert few.tolist() == [[1, -1, -1, -1], [0, -1, -1, -1]]
-    none, _ = filled_up(np.empty((0, 4), np.int32), np.empty((0, 4), np.float32), vectors[:0])
-    assert none.shape == (0, 4)
-
-
-def test_popularity_decays_by_half_a_half_life() -> None:
-    day = 86_400_000
-    old = History("u", np.array([1, 2]), np.array([2, 2]), np.array([day, 15 * day]))
-    assert popularity([old], 3).tolist() == [1, 1, 0]
-    assert popularity([old], 3, half_life_days=14).tolist() == [0.5, 1, 0]
-    timeless = old._replace(times=np.zeros(2, np.int64))
-    assert popularity([timeless], 3, half_life_days=14).tolist() == [1, 1, 0]
-
-
-def test_recent_popularity_beats_what_was_popular_long_ago() -> None:
-    old = [history(f"o{u}", 1) for u in range(5)]
-    new = [history(f"n{u}", 2, start_ms=100 * 86_400_000) for u in range(2)]
-    train = TrainingHistories([*old, *new], 3)
-    assert baselines.popularity(train)(old[:1], [0]).tolist() == [[5, 2, 0]]
-    assert baselines.recent_popularity(1.0)(train)(old[:1], [0]).argmax() == 1
-
-
-def test_ease_solves_its_least_squares_problem() -> None:
-    """Each column of B minimises |x_j - X b|² + λ |b|² with b_j = 0."""
-    seen = interactions(HISTORIES, 12)
-    x = seen.toarray().astype(float)
-    scores = baselines.ease(3.0)(TrainingHistories(HISTORIES, 12))(HISTORIES, [0] * len(HISTORIES))
-    for item in (0, 7):
-        others = [i for i in range(12) if i != item]
-        gram = x[:, others].T @ x[:, others] + 3.0 * np.eye(11)
-        weights = np.linalg.solve(gram, x[:, others].T @ x[:, item])
-        np.testing.assert_allclose(scores[:, item], x[:, others] @ weights, atol=1e-4)
-
-
-@pytest.mark.parametrize("fit", [baselines.item_knn(5, 1.0), baselines.ease(1.0), baselines.als(8, 5.0)])
-def test_baselines_find_what_always_goes_together(fit: baselines.Fit) -> None:
-    pairs = [history(f"u{u}", 2 * (u % 6) + 1, 2 * (u % 6) + 2) for u in range(60)]
-    scorer = fit(TrainingHistories(pairs, 12))
-    cases = Cases([history("new", 5), history("new", 12)], np.array([5, 10]), [0, 0])
-    assert next_item_ranks(scorer, cases).tolist() == [0, 0]
+def test_nothing_over_nothing_is_not_measured() -> None:
+    figures = {"two_tower_hr10": 0.0, "ease_hr10": 0.0, "two_tower_ndcg10": 0.3, "ease_ndcg10": 0.2}
+    figures |= {"two_tower_recall20": 0.1, "ease_recall20": 0.0}
+    notes: list[str] = []
+    wanted = goals(Protocol.GIVEN, figures, ["ease"], notes)
+    assert list(wanted) == ["ndcg10_over_best_baseline"]
+    assert figures["ndcg10_over_best_baseline"] == pytest.approx(1.5)
+    assert not [name for name in figures if name.startswith(("hr10_over", "recall20_over"))]
+    assert [note.split()[0] for note in notes] == ["hr10_over_best_baseline", "recall20_over_best_baseline"]
+    assert not goals(Protocol.GIVEN, figures, [], notes), "every baseline was left out"
 
 
 def test_slices() -> None:
-    cases = Cases([history("known", *range(1, 12)), history("new", 1)], np.array([11, 0]), [0, 0])
+    histories = [history("known", *range(1, 12)), history("new", 1), history("known", 1)]
+    cases = Cases(histories, [np.array([11]), np.array([0]), np.array([0, 11])], [0, 0, 0])
     slices = slice_cases(cases, np.array([9.0] + [5.0] * 10 + [0.0]), {"known"})
     assert {name: mask.tolist() for name, mask in slices.items()} == {
-        "new_users": [False, True],
-        "new_items": [True, False],
-        "tail_items": [True, False],
-        "long_histories": [False, False],
+        "new_users": [False, True, False],
+        "new_items": [True, False, False],
+        "tail_items": [True, False, False],
+        "long_histories": [False, False, False],
     }
 
 
@@ -182,10 +107,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_whole_evaluation(folder: Path) -> None:
-    histories, items = read_ordered_sequences(folder)
-    assert len(histories) == 59
-    assert items[0].title.startswith("Film")
-    assert items[0].attributes["year"].startswith("19")
     config = RecallEvaluation(
         data=folder, protocol=Protocol.ML_1M, work=folder / "work", quick=True, threads=1
     )
@@ -208,7 +129,7 @@ def test_a_killed_evaluation_continues_from_its_checkpoints(
         data=folder, protocol=Protocol.ML_1M, work=folder / "work", quick=True, threads=1
     )
     with monkeypatch.context() as patch:
-        patch.setattr("training.evaluation.recall.measure", killed)
+        patch.setattr("training.evaluation.recall.mean", killed)
         with pytest.raises(KeyboardInterrupt):
             main(config)
     (checkpoint,) = (folder / "work").rglob("*.safetensors")
@@ -227,14 +148,97 @@ def test_a_killed_evaluation_continues_from_its_checkpoints(
 def test_an_augmented_run_does_not_continue_from_a_plain_ones_checkpoint(folder: Path) -> None:
     plain = RecallEvaluation(data=folder, protocol=Protocol.ML_1M, work=folder / "work")
     masked = plain.model_copy(update={"training": {"augmentation": "mask"}})
-    split = leave_one_out(*read_ordered_sequences(folder))
-    configs = [training_config(each, split) for each in (plain, masked)]
+    split = read_split(plain)
+    configs = [training_config(each, split, seed=0) for each in (plain, masked)]
     assert configs[0].work != configs[1].work
     assert configs[1].augmentation is Augmentation.MASK
     with pytest.raises(InvalidConfig, match="augmentation"):
-        training_config(plain.model_copy(update={"training": {"augmentation": "spin"}}), split)
+        training_config(plain.model_copy(update={"training": {"augmentation": "spin"}}), split, seed=0)
 
 
-def test_a_folder_without_sequences_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match=r"sequences_stable\.txt"):
-        read_ordered_sequences(tmp_path)
+def orders(folder: Path, name: str, first: int = 0, users: int = 60) -> Path:
+    """A file of sequences: each user goes through the items in order, from a random one on, and may skip one."""
+    rng = np.random.default_rng(first)
+    lines = []
+    for user in range(users):
+        items = (rng.integers(40) + first + np.cumsum(rng.integers(1, 3, 6))) % 40
+        lines.append(f"u{user} " + " ".join(f"i{item}" for item in items))
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def evaluation(folder: Path, **options: object) -> RecallEvaluation:
+    return RecallEvaluation.model_validate({"work": folder / "work", "quick": True, "threads": 1, **options})
+
+
+def test_any_file_of_sequences_with_two_seeds(tmp_path: Path) -> None:
+    path = orders(tmp_path, "orders.txt")
+    with path.open("a") as lines:
+        lines.write("short i1 i1\n")
+    result = main(evaluation(tmp_path, data=path, protocol="leave-one-out", seeds=2))
+    figures = result.figures
+    assert (figures["cases"], figures["left_out_users"], figures["left_out_cases"]) == (60, 1, 0)
+    assert "cases: only 60, fewer than 200; differences may be chance" in result.notes
+    assert figures["two_tower_hr10_sd"] >= 0
+    for metric in ("hr10", "ndcg10", "recall20"):
+        assert 0 < figures[f"{metric}_over_best_baseline"] < math.inf
+        low, high = (figures[f"two_tower_over_ease_{metric}_{end}"] for end in ("low", "high"))
+        assert low <= figures[f"two_tower_over_ease_{metric}"] <= high
+    assert figures["two_tower_recall20"] == figures["two_tower_hr20"]  # one item per case
+
+
+def test_given_files_with_no_memory_for_ease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.evaluation.recall._PROCESS_GIB", 1 - 1e-6)
+    train, test = orders(tmp_path, "a.txt"), orders(tmp_path, "b.txt", first=1)
+    result = main(evaluation(tmp_path, train=train, test=test, protocol="given", memory_gib=1.0))
+    figures = result.figures
+    assert 0 < figures["two_tower_recall200"] == 1  # 40 items
+    assert figures["two_tower_recall5"] <= figures["two_tower_hr5"]
+    assert figures["popularity_hr10"] > 0
+    assert not [name for name in figures if "ease" in name]
+    assert any(note.startswith("ease is left out: 40 items take") for note in result.notes)
+    assert figures["left_out_events"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"protocol": "given", "train": "orders.txt"}, "--train and --test"),
+        ({"protocol": "leave-one-out"}, "add --data"),
+        ({"protocol": "temporal", "data": "examples/shop", "train_until": "2026-01-02"}, "two moments"),
+        (
+            {
+                "protocol": "temporal",
+                "data": "examples/shop",
+                "train_until": "2026-01-02",
+                "validate_until": "2026-01-02",
+            },
+            "a later --validate-until",
+        ),
+    ],
+)
+def test_what_a_protocol_lacks_is_said(tmp_path: Path, options: dict[str, str], fault: str) -> None:
+    with pytest.raises(InvalidConfig, match=fault):
+        read_split(evaluation(tmp_path, **options))
+
+
+def test_moments_are_utc_unless_they_name_a_zone(tmp_path: Path) -> None:
+    (tmp_path / "mapping.yaml").write_text(
+        "events: {files: [log.csv], user: u, item: i, time: {column: t, unit: iso}, events: [{type: click}]}"
+    )
+    rows = [f"u{n % 3},i{n},2026-01-{1 + n // 4:02}T{6 * (n % 4):02}:00:00" for n in range(24)]
+    (tmp_path / "log.csv").write_text("\n".join(["u,i,t", *rows]))
+    options = {"data": tmp_path, "protocol": "temporal", "validate_until": "2026-01-05T12:00"}
+    utc = read_split(evaluation(tmp_path, **options, train_until="2026-01-04"))
+    east = read_split(evaluation(tmp_path, **options, train_until="2026-01-04T00:00+08:00"))
+    assert utc.validation_from_ms - east.validation_from_ms == 8 * 3_600_000
+    assert (len(utc.test), len(utc.validation), len(east.validation)) == (6, 6, 7)
+
+
+def test_few_validation_cases_stop_nothing(tmp_path: Path) -> None:
+    few = read_split(evaluation(tmp_path, data=orders(tmp_path, "a"), protocol="leave-one-out"))
+    many = read_split(evaluation(tmp_path, data=orders(tmp_path, "b", users=200), protocol="leave-one-out"))
+    asked = evaluation(tmp_path, protocol="leave-one-out", quick=False)
+    found = [training_config(asked, split, seed=0).validation for split in (few, many)]
+    assert found == [Validation.NONE, Validation.LAST_ITEM]

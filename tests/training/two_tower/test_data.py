@@ -14,12 +14,12 @@ from training.choices import Augmentation
 from training.two_tower.augment import augmenter
 from training.two_tower.batches import BatchPlan, Targets, Windows, epoch_batches, make_batch
 from training.two_tower.prefetch import Prefetcher
+from training.two_tower.repeats import BeforeLast
 from training.two_tower.sequences import (
     BeforeTime,
     History,
     Profiles,
     SequenceFiles,
-    before_last,
     keep_all,
     write_sequences,
 )
@@ -117,8 +117,11 @@ def test_cuts_leave_the_future_out(files: SequenceFiles) -> None:
     plan = BatchPlan(50, 64)
     last = {h.user_id: h.numbers[-1] for h in files.read()}
     assert len(last) == 100
-    kept = sum(batch.n_targets for batch, _ in epoch_batches(files, before_last, plan, 0, 0))
-    assert kept == sum(len(h.numbers) - 1 for h in files.read())
+    kept = sum(batch.n_targets for batch, _ in epoch_batches(files, BeforeLast(), plan, 0, 0))
+    assert kept == sum(max(len(h.numbers) - 1, 1) for h in files.read())  # one item alone is not cut
+    around = history("u", 1, 2, 2, 3, 1, 2)
+    assert (BeforeLast()(around), BeforeLast(repeats=True)(around)) == (3, 5)
+    assert BeforeLast()(around.before(0)) == 0
     assert [BeforeTime(t)(history("u", 1, 2, 3)) for t in (0, 1_000, 2_001, 9_000)] == [0, 0, 2, 3]
 
 

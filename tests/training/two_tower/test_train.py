@@ -106,7 +106,8 @@ def test_a_log_of_returns_is_learnt_as_one(config: TwoTowerConfig, tmp_path: Pat
     assert result.validation["hr@10"] > 0.9
     summary = json.loads((export_two_tower.main(result, tmp_path / "out") / "summary.json").read_text())
     assert summary["repeats"] == {"click": 0.0}
-    never = main(config.replace(repeats={}, work=tmp_path / "never", epochs=1))
+    newest = {"validation": Validation.TIME, "epochs": 1}
+    never = main(config.replace(repeats={}, work=tmp_path / "never", **newest))
     assert never.repeats.days == {}
     assert "hr@10" in never.validation, "nothing new to hold out: all of it was trained on"
     assert math.isnan(never.validation["hr@10"])

@@ -16,7 +16,7 @@ def test_without_data_the_sheet_says_why(tmp_path: Path) -> None:
 
 
 def test_a_channel_has_its_ceiling_and_what_it_loses() -> None:
-    figures = {"cases": 50.0}
+    figures = {"cases": 50.0, "two_tower_over_popularity_hr200": 0.4}
     for name, ceiling in (("popularity", 0.4), ("two_tower", 0.8)):
         figures |= {
             f"{name}_hr200": ceiling,

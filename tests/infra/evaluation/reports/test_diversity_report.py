@@ -28,8 +28,8 @@ def planted(seed: int = 0) -> Split:
             History(f"u{user}", numbers, np.full(len(numbers), 2), np.arange(1, len(numbers) + 1))
         )
         asked.append(histories[-1])
-        targets.append(int(next(n for n in own[6:] if n not in numbers)) - 1)
-    cases = Cases(asked, np.array(targets), [10_000] * len(asked))
+        targets.append(np.array([next(n for n in own[6:] if n not in numbers) - 1]))
+    cases = Cases(asked, targets, [10_000] * len(asked))
     return Split(items, histories, cases, histories, cases)
 
 
