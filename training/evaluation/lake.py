@@ -8,15 +8,11 @@ from recsys.datasets.opening import open_dataset
 from recsys.lake.lake import EVENTS
 
 
-def lake_of(data: Path, work: Path) -> Path:
-    """The data itself if it is a lake; else where the data set is imported to."""
-    return data if (data / EVENTS).is_dir() else work / "lake"
-
-
 def imported(
-    data: Path, work: Path, layout: str | None = None, report: Callable[[str], None] = lambda line: None
+    data: Path, lake: Path, layout: str | None = None, report: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """`lake_of`, filled: a data set is imported once, with its own times.
+    """The data itself if it is a lake; else `lake`, into which the data set is imported with its own times, unless it
+    was since the newest of its files was written.
 
     Args:
         layout: format of the data set; None: recognised by its files.
@@ -24,12 +20,17 @@ def imported(
     Raises:
         InvalidData: neither a lake nor a data set, or one that cannot be read.
     """
-    lake = lake_of(data, work)
-    if lake == data:
-        return lake
-    if (lake / REPORT).exists():
-        report(f"{data} was imported before; if it has changed, delete {lake}")
-        return lake
-    report(f"next: import {data} into {lake}")
-    import_dataset(open_dataset(data, layout), lake)
+    if (data / EVENTS).is_dir():
+        return data
+    if not _is_current(data, lake):
+        report(f"next: import {data} into {lake}")
+        import_dataset(open_dataset(data, layout), lake, replace=True)
     return lake
+
+
+def _is_current(data: Path, lake: Path) -> bool:
+    """Whether the lake was imported after the newest of the files was written."""
+    report = lake / REPORT
+    files = data.rglob("*") if data.is_dir() else data.parent.glob("*")
+    newest = max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+    return data.exists() and report.exists() and report.stat().st_mtime > newest

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import ENGAGEMENT, EventType, Item
 from recsys.datasets.catalogue import items_path, users_path
-from recsys.datasets.importer import REPORT, import_dataset
-from recsys.datasets.opening import MAPPING_FILE, open_dataset
+from recsys.datasets.opening import MAPPING_FILE
 from recsys.items.item_table import read_items
 from recsys.lake.lake import days, read_day
 from recsys.models.encoding import TYPE_NUMBERS
+from training.evaluation.lake import imported
 from training.features.sequences import SEQUENCE_SCHEMA, sequences
 from training.two_tower.sequences import History, read_histories
 
@@ -44,24 +44,12 @@ def read_log(path: Path, work: Path) -> Log:
     Raises:
         InvalidData: nothing is there, it cannot be read, or nobody engaged with anything.
     """
-    if (path / "events").is_dir():
-        return lake_log(path)
     if (path / SEQUENCES).is_file():
         return read_sequences(path / SEQUENCES)
     is_table = path.suffix.lower() in _TABLES or (path.parent / MAPPING_FILE).exists()
     if path.is_file() and not is_table:
         return read_sequences(path)
-    if not _is_current(path, work):
-        import_dataset(open_dataset(path), work, replace=True)
-    return lake_log(work)
-
-
-def _is_current(path: Path, lake: Path) -> bool:
-    """Whether the lake was imported after the newest of the files was written."""
-    report = lake / REPORT
-    files = path.rglob("*") if path.is_dir() else path.parent.glob("*")
-    newest = max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
-    return path.exists() and report.exists() and report.stat().st_mtime > newest
+    return lake_log(imported(path, work))
 
 
 def lake_log(lake: Path) -> Log:

@@ -45,7 +45,7 @@ def main(config: ServedRanker, report: Report = lambda line: None) -> Result:
         InvalidData: a file is missing, or the examples do not fit the log.
     """
     torch.set_num_threads(1)
-    build_examples(config, imported(config.data, config.work, KUAIRAND, report), report)
+    build_examples(config, imported(config.data, config.work / "lake", KUAIRAND, report), report)
     report("next: read the log for its labels and the published baseline's features")
     evaluation = _Evaluation(config, report)
     judge = Judge(evaluation.labels["test"], evaluation.rows["test"].users)

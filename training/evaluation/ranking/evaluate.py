@@ -68,7 +68,7 @@ def main(config: TemporalEvaluation, report: Report = lambda line: None) -> Resu
         InvalidData: the log cannot be read, or no head can be judged.
     """
     torch.set_num_threads(1)
-    lake = imported(config.data, config.work, report=report)
+    lake = imported(config.data, config.work / "lake", report=report)
     folder = build_examples(config, lake, report)
     items = read_items(items_path(lake))
     periods = read_periods(folder, lake, items, config.split, config.newest, config.seed)
