@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from recsys.contracts.state import EntityState
 from recsys.features.aggregates import Entity
-from recsys.features.batch import BatchSource, Queries
+from recsys.features.batch import BatchSource
 from recsys.features.cells import CellCoding, aggregates_of, buckets_of, tiles_of
+from recsys.features.event_columns import Queries
 from recsys.features.feature_set import FeatureSet
 from recsys.features.windows import saturated
 

@@ -20,7 +20,8 @@ from recsys.features.aggregates import (
     category_buckets,
     creator_buckets,
 )
-from recsys.features.batch import NO_BUCKET, BatchSource, EventColumns, Queries
+from recsys.features.batch import BatchSource
+from recsys.features.event_columns import NO_BUCKET, EventColumns, Queries
 from recsys.features.feature_set import FeatureSet
 from recsys.features.spec import Feature
 from recsys.lake.first_of_each import first_of_each

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from recsys.contracts.types import ENGAGEMENT
 from recsys.features.aggregates import Entity
-from recsys.features.batch import BatchSource, EventColumns, Queries, spans_before
+from recsys.features.batch import BatchSource
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
+from recsys.features.event_columns import EventColumns, Queries
 from recsys.features.tally import batch_tally
+from recsys.features.visits import spans_before
 from training.features.arrow_columns import (
     TIME,
     Codes,

@@ -18,8 +18,8 @@ from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import EventType
 from recsys.features.aggregates import KEY_MARK, TILE_MARK, Entity
-from recsys.features.batch import EventColumns
 from recsys.features.definitions import FEATURES
+from recsys.features.event_columns import EventColumns
 from recsys.store.backfill import Covered, Loaded, StateRow, backfill, dedupe_since
 from recsys.store.base import FeatureStore, StateDefinition
 from training.features.arrow_columns import TIME, Codes, event_columns, sorted_events

@@ -6,8 +6,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recsys.contracts.types import ENGAGEMENT, EventType
-from recsys.features.batch import spans_before
 from recsys.features.definitions import ENGAGED_VISITS
+from recsys.features.visits import spans_before
 from training.features.arrow_columns import KINDS, TIME
 
 NEVER_MS = np.iinfo(np.int64).max

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from recsys.contracts import state
 from recsys.contracts.events import Event
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
-from recsys.features import assemble, batch, windows
+from recsys.features import assemble, event_columns, windows
 from recsys.features.definitions import FEATURES
 from recsys.features.reference import reference_features
 from tests.recsys.features.test_tally import streamed_tally, tally_by_brute_force
@@ -90,7 +90,7 @@ def tally_of(example: dict[str, Any]) -> dict[int, tuple[int, int]]:
 @pytest.fixture
 def small_sums(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Sums so small that four events fill a decayed tile."""
-    for module in (state, batch, windows):
+    for module in (state, event_columns, windows):
         monkeypatch.setattr(module, "MAX_SUM", 1 << 18)
     assemble._plan.cache_clear()  # it holds what the limit makes of each window
     yield
