@@ -27,6 +27,11 @@ RECALL_DECIDED = {
     **dict.fromkeys(("sequences", "items", "users", "work"), _HOME),
     **dict.fromkeys(("start", "newer_than_ms"), _NIGHTLY),
 }
+EVALUATED_DECIDED = {
+    **RECALL_DECIDED,
+    **dict.fromkeys(("validation_from_ms", "repeats"), "the protocol says what is asked for"),
+    "seed": "`--seed` and `--seeds` say it",
+}
 RANK_DECIDED = {
     **dict.fromkeys(("examples", "items", "out", "checkpoints"), _HOME),
     "n_features": "it follows from the features' definitions",
@@ -40,6 +45,7 @@ LADDER_DECIDED = {
 }
 # a command's parameter → the settings that it gives
 RECALL_OPTIONS = {"seed": ("seed",), "epochs": ("epochs",)}
+EVALUATED_OPTIONS = {"threads": ("threads",), "augmentation": ("augmentation",)}
 RANK_OPTIONS = {
     "seed": ("loop.seed",),
     "epochs": ("loop.epochs",),

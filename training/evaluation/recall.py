@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -88,14 +88,23 @@ _KUAIRAND_VALIDATION_MS = 1_651_507_200_000  # 2022-05-03 00:00
 _KUAIRAND_TEST_MS = 1_651_593_600_000  # 2022-05-04 00:00
 
 
-def main(config: RecallEvaluation, progress: OnProgress = lambda phase, done, epochs: None) -> Result:
-    """Every figure is named `<model>_<metric>[_<slice>]`; `progress` is of the two-tower's training.
+def main(
+    config: RecallEvaluation,
+    progress: OnProgress = lambda phase, done, epochs: None,
+    changed: Callable[[TwoTowerConfig], TwoTowerConfig] = lambda planned: planned,
+) -> Result:
+    """Every figure is named `<model>_<metric>[_<slice>]`.
+
+    Args:
+        progress: of the two-tower's training.
+        changed: gives what is trained instead of what the protocol would train; called before anything is.
 
     Raises:
         InvalidData: the data cannot be read or is too small for the protocol.
         InvalidConfig: the data, or a change of the training, is missing or does not fit.
     """
     split = read_split(config)
+    trainings = [_in_own_folder(training_config(config, split, seed), changed) for seed in _seeds(config)]
     test = split.test.sample(500 if config.quick else config.max_cases, config.seed)
     popularity = np.asarray(interactions(split.refit, len(split.items)).sum(0), np.float64).ravel()
     slices = slice_cases(test, popularity, {h.user_id for h in split.refit})
@@ -111,7 +120,7 @@ def main(config: RecallEvaluation, progress: OnProgress = lambda phase, done, ep
     started = time.monotonic()
     measured = _baselines(config, split, test, popularity, notes)
     figures["baselines_s"] = time.monotonic() - started
-    runs, speed = _two_towers(config, split, test, popularity, progress)
+    runs, speed = _two_towers(trainings, test, popularity, progress)
     ours = mean(runs)
     figures |= speed | _spread(runs)
     for name, model in {**measured, TWO_TOWER: ours}.items():
@@ -121,8 +130,8 @@ def main(config: RecallEvaluation, progress: OnProgress = lambda phase, done, ep
         leads = lead(ours, model, beat, users)
         figures |= {f"{TWO_TOWER}_over_{name}_{metric}": value for metric, value in leads.items()}
     wanted = goals(config.protocol, figures, sorted(measured), notes)
-    for seed in _seeds(config):  # so that the next run trains with the current code and data
-        shutil.rmtree(config.folder / _run_name(config, seed))
+    for training in trainings:  # so that the next run trains with the current code and data
+        shutil.rmtree(training.work)
     return Result("evaluate recall", config.seed, figures, wanted, notes)
 
 
@@ -143,9 +152,19 @@ def _baselines(
     return measured
 
 
+def _in_own_folder(
+    planned: TwoTowerConfig, changed: Callable[[TwoTowerConfig], TwoTowerConfig]
+) -> TwoTowerConfig:
+    """The changed configuration, with checkpoints of its own if it differs."""
+    wanted = changed(planned)
+    if wanted == planned:
+        return planned
+    digest = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()[:8]
+    return wanted.replace(work=planned.work.with_name(f"{planned.work.name}-{digest}"))
+
+
 def _two_towers(
-    config: RecallEvaluation,
-    split: Split,
+    trainings: Sequence[TwoTowerConfig],
     test: Cases,
     popularity: NDArray[np.float64],
     progress: OnProgress,
@@ -153,15 +172,15 @@ def _two_towers(
     """The two-tower of each seed, measured; figures of how fast they were trained."""
     runs: list[Measured] = []
     epochs: list[EpochReport] = []
-    for seed in _seeds(config):
-        trained = train_two_tower.main(training_config(config, split, seed), progress)
+    for training in trainings:
+        trained = train_two_tower.main(training, progress)
         scorer = two_tower_scorer(trained.model, trained.config.max_length, trained.profiles)
         runs.append(measure(scorer, test, popularity))
         epochs += trained.epochs
     return runs, {
         "two_tower_training_s": sum(e.seconds for e in epochs),
         "two_tower_s_per_epoch": float(np.mean([e.seconds for e in epochs])),
-        "two_tower_epochs": len(epochs) / config.seeds,
+        "two_tower_epochs": len(epochs) / len(trainings),
         "two_tower_targets_per_s": float(np.median([e.targets_per_s for e in epochs])),
         "loader_targets_per_s": float(np.median([e.loader_targets_per_s for e in epochs])),
         "waited_for_loader_s": sum(e.waited_s for e in epochs),

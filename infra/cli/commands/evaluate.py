@@ -2,14 +2,18 @@
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.cli.options import refuse
+from infra.cli.options import given_settings, refuse
+from infra.cli.training_options import Changes, ConfigFile, Planned, ShowConfig, TrainingOptions
 from infra.terminal import JsonFlag, QuickFlag, console, epochs_bar, finish
 from recsys.settings import Settings
 from training.choices import NEWEST_EXAMPLES, Augmentation, Protocol, RankProtocol
+
+if TYPE_CHECKING:
+    from training.two_tower.config import TwoTowerConfig
 
 app = typer.Typer(no_args_is_help=True, help="Offline quality against baselines.")
 
@@ -43,6 +47,9 @@ def recall(
         Augmentation | None,
         typer.Option(help="Augmentation of the training histories, instead of the recipe's own."),
     ] = None,
+    file: ConfigFile = None,
+    changes: Changes = None,
+    show: ShowConfig = False,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -68,6 +75,7 @@ def recall(
         times,
         f"{protocol} has no such times; add --protocol temporal",
     )
+    from infra.cli.training_plans import EVALUATED_DECIDED, EVALUATED_OPTIONS
     from training.evaluation.recall import RecallEvaluation, main
 
     config = RecallEvaluation.model_validate(
@@ -87,8 +95,13 @@ def recall(
             "training": {} if augmentation is None else {"augmentation": augmentation},
         }
     )
+    options, given = TrainingOptions(file, changes or (), show), given_settings(ctx, EVALUATED_OPTIONS)
+
+    def changed(planned: "TwoTowerConfig") -> "TwoTowerConfig":
+        return options.of(Planned(planned, EVALUATED_DECIDED, given=given))
+
     with epochs_bar("two-tower") as progress:
-        result = main(config, progress)
+        result = main(config, progress, changed)
     finish(result, as_json)
 
 

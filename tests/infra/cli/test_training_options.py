@@ -32,6 +32,7 @@ COMMANDS = {  # → the section of its first training
     "train all --compress": "recall.",
     "train nightly": "recall.",
     "tune recall": "",
+    "evaluate recall --protocol leave-one-out --data log.txt": "",
 }
 
 
@@ -196,6 +197,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     histories = [History(user, *(np.array([1, 2]) for _ in range(3))) for user in ("u", "v")]
     write_sequences(tmp_path / "features" / "sequences" / "a.parquet", histories, items)
     write_parquet(tmp_path / "lake" / "items" / "items.parquet", items_table(items))
+    (tmp_path / "log.txt").write_text("u a b c\nv b c a\n")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
     return tmp_path
 

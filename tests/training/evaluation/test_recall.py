@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from operator import methodcaller
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -186,6 +187,23 @@ def test_any_file_of_sequences_with_two_seeds(tmp_path: Path) -> None:
         low, high = (figures[f"two_tower_over_ease_{metric}_{end}"] for end in ("low", "high"))
         assert low <= figures[f"two_tower_over_ease_{metric}"] <= high
     assert figures["two_tower_recall20"] == figures["two_tower_hr20"]  # one item per case
+
+
+def test_what_is_trained_can_be_changed_and_does_not_continue_from_the_protocols(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works: list[Path] = []
+
+    def train(config: TwoTowerConfig, progress: object) -> None:
+        works.append(config.work)
+        raise KeyboardInterrupt(config.epochs)
+
+    monkeypatch.setattr(train_two_tower, "main", train)
+    config = evaluation(tmp_path, data=orders(tmp_path, "orders.txt"), protocol="leave-one-out")
+    for epochs in (1, 2, 3):  # the protocol's own is 1
+        with pytest.raises(KeyboardInterrupt, match=str(epochs)):
+            main(config, changed=methodcaller("replace", epochs=epochs))
+    assert len({*works}) == 3
 
 
 def test_given_files_with_no_memory_for_ease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
