@@ -142,7 +142,7 @@ class UserSummary(BaseModel):
     user_id: str
     known: bool
     history: list[VisitLine] = Field(description="engaged items, the newest first")
-    seen: int = Field(description="items that will not be shown again")
+    seen: int = Field(description="items that are not shown again, unless seen items may return")
     cells: int = Field(description="integers of state behind the user's features")
     attributes: dict[str, str] | None = Field(
         None, description="static attributes that were put; null: none were, so an import's are the latest"

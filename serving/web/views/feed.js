@@ -63,7 +63,7 @@ export function Feed({ user, answer, error, ask, choose }) {
           <${Line} key=${item.item_id} item=${item} place=${place} funnel=${answer.funnel} move=${moves.get(item.item_id)}
             busy=${busy} act=${(action) => act(action, item, place)} />`)}</ol>`}
       <//>
-      <${Panel} id="history-title" title="History" note=${history && `${history.seen} items will not be shown again`}>
+      <${Panel} id="history-title" title="History" note=${history && `${history.seen} items seen or disliked`}>
         ${historyError && html`<${Problem} error=${historyError} retry=${reload} />`}
         ${history && !history.history.length && html`<${Empty} title="This user is new">Click something: the list changes within a moment.<//>`}
         ${history && html`<ol class="history">${history.history.slice(0, 20).map((visit) => html`
