@@ -1,6 +1,6 @@
 """Mappings from the columns of tables to events, items and users, as a user writes them in YAML.
 
-MovieLens and KuaiRand are mappings that come with the code. `examples/` has two more. Unknown keys are refused.
+MovieLens and KuaiRand are mappings that come with the code. `examples/` has more. Unknown keys are refused.
 """
 
 from datetime import UTC, datetime

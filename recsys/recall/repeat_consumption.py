@@ -55,7 +55,7 @@ class RepeatPolicy:
             decides[visit.item_id] = stronger(decides.get(visit.item_id), visit.type)
         for item_id, at_ms in reversed(latest.items()):
             days = self.days.get(decides[item_id])
-            if days is not None and now_ms - at_ms >= days * MS_PER_DAY:
+            if days is not None and max(now_ms - at_ms, 0) >= days * MS_PER_DAY:  # clocks differ
                 yield item_id
 
 

@@ -4,7 +4,6 @@ Runs in Spark's executors, on a folder that they all reach by its path. A file i
 is run again replaces what the first attempt wrote.
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,11 +17,13 @@ from recsys.files import staged_file
 from recsys.lake.lake import COMPRESSION, DAY_PREFIX, day_of
 from training.features.arrow_columns import TIME
 
+ORDER = (TIME, "example_id", "user_id")  # of the examples of a file
 
-def write_days(folder: Path, rows: pa.Table, bucket: int, order: Sequence[str]) -> None:
-    """`dt=DAY/part-BUCKET.parquet` for each day of the rows, sorted by the columns of `order`."""
+
+def write_days(folder: Path, rows: pa.Table, bucket: int) -> None:
+    """`dt=DAY/part-BUCKET.parquet` for each day of the rows, in `ORDER`."""
     days = np.asarray(rows.column(TIME), np.int64) // MS_PER_DAY
-    rows = rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in order]))
+    rows = rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in ORDER]))
     days.sort()
     bounds = np.append(np.flatnonzero(np.diff(days, prepend=-1)), len(days))
     for start, end in pairwise(bounds.tolist()):

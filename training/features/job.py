@@ -26,7 +26,7 @@ from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, EventType
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS
-from recsys.lake.lake import EVENT_SCHEMA, EVENTS, newest_days, start_of
+from recsys.lake.lake import DAY_PREFIX, EVENT_SCHEMA, EVENTS, newest_days, start_of
 from training.features.arrow_columns import TIME
 from training.features.event_counts import EventCounts
 from training.features.kernel import (
@@ -37,12 +37,11 @@ from training.features.kernel import (
     item_side,
     user_side,
 )
-from training.features.labels import ITEM_CONTEXT, LabelConfig, label
+from training.features.labels import EVENT_COLUMNS, ITEM_CONTEXT, LabelConfig, label
 from training.features.negatives import Popularity
 from training.features.output_folder import output_folder
 from training.features.write import DAY, day_column, write_examples, write_sequences
 
-_EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
 _POPULARITY_ROWS = 1_000_000
 _BUCKETS, _BUCKET_ROWS = 64, 500_000
 
@@ -102,12 +101,12 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         )
     wanted = newest_days({day: rows[day] for day in wanted}, job.newest) if job.newest else wanted
     only_named = job.attribution.only_named(*counts.by_type())
-    marks = {day: _mark(job, only_named, day, rows) for day in wanted}
+    marks = {day: _mark(job, only_named, counts.unshown, day, rows) for day in wanted}
     with output_folder(spark, f"{job.output}/examples") as examples:
         done = examples.marks()
         # a day that the lake no longer has: all its users were forgotten
-        examples.remove(name for name in done if name.removeprefix(f"{DAY}=") not in lake_days)
-        missing = [d for d in wanted if job.rebuild or done.get(f"{DAY}={d}") != marks[d]]
+        examples.remove(name for name in done if name.removeprefix(DAY_PREFIX) not in lake_days)
+        missing = [d for d in wanted if job.rebuild or done.get(f"{DAY_PREFIX}{d}") != marks[d]]
         skipped = tuple(d for d in wanted if d not in missing)
         if not missing:
             return Report(skipped=skipped)
@@ -124,7 +123,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
             first_ms=start_of(missing[0]),
             end_ms=start_of(missing[-1]) + MS_PER_DAY,
             window_ms=job.attribution.window_ms,
-            unshown=counts.until(last).unshown,
+            unshown=counts.unshown,
             only_named=only_named,
             negatives=job.negatives,
             seed=job.seed,
@@ -133,7 +132,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         popularity = _popularity(events, config, choices)
         groups = _groups(spark, job, events, missing, config, popularity)
         found = write_examples(spark, examples, groups, user_side)
-        examples.publish({f"{DAY}={day}": marks[day] for day in missing})
+        examples.publish({f"{DAY_PREFIX}{day}": marks[day] for day in missing})
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
         progress(f"{found['examples']:,} examples written")
         n_sequences = write_sequences(spark, job.output, everything)
@@ -189,7 +188,7 @@ def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
         theirs = (sf.sha2("user_id", 256) == marks.digest) & (sf.col(TIME) <= marks.until_ms)
         events = events.join(sf.broadcast(marks), theirs, "left_anti")
     return events.select(
-        *_EVENT_COLUMNS,
+        *EVENT_COLUMNS,
         *(sf.col("context")[name].alias(column) for column, name in context.items()),
         DAY,
         _bucket("user_id", job.buckets or _BUCKETS).alias("user_bucket"),
@@ -235,7 +234,7 @@ def _popularity(events: DataFrame, config: LabelConfig, count: int) -> Popularit
 
 def _lake_days(spark: SparkSession, lake: str) -> list[str]:
     folder = output_folder(spark, f"{lake}/{EVENTS}")
-    return sorted(name.removeprefix(f"{DAY}=") for name in folder.names() if name.startswith(f"{DAY}="))
+    return sorted(name.removeprefix(DAY_PREFIX) for name in folder.names() if name.startswith(DAY_PREFIX))
 
 
 def _counts(spark: SparkSession, job: FeatureJob) -> EventCounts:
@@ -249,7 +248,13 @@ def buckets_for(rows: int) -> int:
     return max(2, min(_BUCKETS, rows // 50_000), -(-rows // _BUCKET_ROWS))
 
 
-def _mark(job: FeatureJob, only_named: frozenset[EventType], day: str, rows: Mapping[str, int]) -> str:
+def _mark(
+    job: FeatureJob,
+    only_named: frozenset[EventType],
+    unshown: frozenset[EventType],
+    day: str,
+    rows: Mapping[str, int],
+) -> str:
     """Content of a finished day's mark; a day with another mark is built again.
 
     It counts the rows that may label the day, because outcomes arrive late: a day is built early, and again when
@@ -261,6 +266,7 @@ def _mark(job: FeatureJob, only_named: frozenset[EventType], day: str, rows: Map
         "built_of": {d: rows.get(d, 0) for d in _label_days(day, job)},
         "window_ms": job.attribution.window_ms,
         "only_named": sorted(only_named),
+        "unshown": sorted(unshown),
         "negatives": job.negatives,
         "seed": job.seed,
     }

@@ -27,6 +27,8 @@ _CLICKED = frozenset({EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE
 
 # What an event says about its item; the later passes read it from the example.
 ITEM_CONTEXT = ("categories", "creator")
+# What the passes read of an event besides its context.
+EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
 
 
 @dataclass(frozen=True)

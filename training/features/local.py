@@ -1,9 +1,10 @@
 """The examples without Spark, of a log that fits in memory: the passes of `training.features.job` over one bucket."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,14 +18,15 @@ from training.features.arrow_columns import TIME
 from training.features.direct_files import write_days
 from training.features.event_counts import EventCounts
 from training.features.kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS, item_side, user_side
-from training.features.labels import ITEM_CONTEXT, LabelConfig, label
+from training.features.labels import EVENT_COLUMNS, ITEM_CONTEXT, LabelConfig, label
 from training.features.negatives import Popularity
 
-_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "request_id", "position", "value")
+_PART_EVENTS = 500_000  # of the users whose examples are made at a time
 
 
 def build_examples(lake: Path, output: Path, newest: int = 0, negatives: int = 4, seed: int = 0) -> int:
-    """Write the examples of each day to `output`/dt=…; returns their number. The rows are those of the Spark job.
+    """Write the examples of each day to `output`/dt=…; returns their number. The rows are those of the Spark job, for
+    up to a million choices.
 
     Args:
         newest: only the newest days that have this many events together; 0: all.
@@ -47,11 +49,27 @@ def build_examples(lake: Path, output: Path, newest: int = 0, negatives: int = 4
     )
     chosen = pc.is_in(events.column("type"), pa.array([str(kind) for kind in config.unshown & ENGAGEMENT]))
     popularity = Popularity.of(events.filter(pc.and_(chosen, loose)))
-    rows = label(events, config, tuple(REQUEST_TEXTS.values()), popularity)
-    rows = item_side(_joined(rows, items_path(lake), "item_id", ITEM_TEXTS, "created_ms"), events)
-    rows = user_side(_joined(rows, users_path(lake), "user_id", USER_TEXTS), events)
-    write_days(output, rows, 0, (TIME, "example_id", "user_id"))
-    return int(rows.num_rows)
+    written = 0
+    for part, theirs in enumerate(_by_users(events, config.first_ms, config.end_ms)):
+        rows = label(theirs, config, tuple(REQUEST_TEXTS.values()), popularity)
+        rows = item_side(_joined(rows, items_path(lake), "item_id", ITEM_TEXTS, "created_ms"), events)
+        rows = user_side(_joined(rows, users_path(lake), "user_id", USER_TEXTS), theirs)
+        write_days(output, rows, part)
+        written += rows.num_rows
+    return written
+
+
+def _by_users(events: pa.Table, first_ms: int, end_ms: int) -> Iterator[pa.Table]:
+    """All events of the users who have some in that time, in parts of some users each."""
+    times = events.column(TIME)
+    asked = pc.and_(pc.greater_equal(times, first_ms), pc.less(times, end_ms))
+    users = pc.unique(events.filter(asked).column("user_id"))
+    theirs = events.filter(pc.is_in(events.column("user_id"), value_set=users))
+    counts = np.bincount(pc.index_in(theirs.column("user_id"), value_set=users).to_numpy())
+    part_of = (np.cumsum(counts) - counts) // _PART_EVENTS
+    for part in np.unique(part_of):
+        own = users.filter(pa.array(part_of == part))
+        yield theirs.filter(pc.is_in(theirs.column("user_id"), value_set=own))
 
 
 def flat_events(lake: Path) -> pa.Table:
@@ -63,10 +81,10 @@ def flat_events(lake: Path) -> pa.Table:
     names = {**dict.fromkeys(ITEM_CONTEXT), **{column: name for (_, name), column in REQUEST_TEXTS.items()}}
     parts = []
     for day in days(lake):
-        part = read_day(lake, day, columns=(*_COLUMNS, "context"))
+        part = read_day(lake, day, columns=(*EVENT_COLUMNS, "context"))
         context = part.column("context")
         texts = {column: pc.map_lookup(context, name or column, "first") for column, name in names.items()}
-        parts.append(pa.table({name: part.column(name) for name in _COLUMNS} | texts))
+        parts.append(pa.table({name: part.column(name) for name in EVENT_COLUMNS} | texts))
     if not any(part.num_rows for part in parts):
         raise InvalidData(f"{lake}: no events; import a data set first: `recsys data import`")
     return pa.concat_tables(parts)

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from pyspark.sql import SparkSession
 
@@ -49,10 +48,11 @@ def output_folder(spark: SparkSession, folder: str) -> OutputFolder:
 
 def local_path(spark: SparkSession, folder: str) -> Path | None:
     """Where Python finds the folder; None: only Hadoop does."""
-    conf: Any = spark._jsparkSession.sessionState().newHadoopConf()
-    url = urlsplit(folder)
-    scheme = url.scheme or urlsplit(conf.get("fs.defaultFS", "file:///")).scheme
-    return Path(url.path) if scheme == "file" else None
+    jvm: Any = spark._jvm
+    path = jvm.org.apache.hadoop.fs.Path(folder)
+    conf = spark._jsparkSession.sessionState().newHadoopConf()
+    on_disk = path.getFileSystem(conf).getUri().getScheme() == "file"
+    return Path(path.toUri().getPath()).absolute() if on_disk else None
 
 
 class LocalFolder:

@@ -30,7 +30,6 @@ def spark_session(
         "spark.executor.memory": memory,
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.sources.partitionOverwriteMode": "dynamic",
         # tasks move their files into the staging folder themselves; `OutputFolder.publish` is the commit
         "spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2",
         "spark.ui.enabled": "false",
@@ -44,8 +43,6 @@ def spark_session(
             "spark.sql.shuffle.partitions": "8",
             # listing days here is faster than the job of many tasks that Spark would start
             "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
-            # without native libraries, Hadoop runs `chmod` for each file; this spares those of its checksum files
-            "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
         } | settings

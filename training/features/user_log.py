@@ -11,7 +11,6 @@ from recsys.features.visits import spans_before
 from training.features.arrow_columns import KINDS, TIME
 
 NEVER_MS = np.iinfo(np.int64).max
-_TIME_BITS = 43  # Unix milliseconds until the year 2248
 
 
 class UserLog:
@@ -37,12 +36,17 @@ class UserLog:
         asked = user * len(self._item_ids) + np.asarray(item, np.int64)
         engaged = np.flatnonzero(any_of(self.kind, ENGAGEMENT))
         pairs, code = np.unique(self.pair[engaged], return_inverse=True)
-        moments = np.sort(code << _TIME_BITS | self.time[engaged])
+        times, rank = np.unique(
+            self.time[engaged], return_inverse=True
+        )  # ranks leave room for any number of pairs
+        ranks = times.size + 1
+        moments = np.sort(code * ranks + rank)
         place = np.searchsorted(pairs, asked)
         known = (np.asarray(item) >= 0) & (np.append(pairs, -1)[place] == asked)
-        following = np.append(moments, -1)[np.searchsorted(moments, place << _TIME_BITS | since_ms)]
-        found = known & (following >> _TIME_BITS == place)
-        return np.where(found, following & (1 << _TIME_BITS) - 1, NEVER_MS)
+        since = place * ranks + np.searchsorted(times, since_ms)
+        following = np.append(moments, -1)[np.searchsorted(moments, since)]
+        found = known & (following // ranks == place)
+        return np.where(found, np.append(times, NEVER_MS)[following % ranks], NEVER_MS)
 
     def earlier_items(
         self, users: pa.ChunkedArray, times: NDArray[np.int64], uniform: NDArray[np.float64]

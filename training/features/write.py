@@ -16,14 +16,13 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from recsys.contracts.types import ENGAGEMENT
 from training.features.arrow_columns import TIME
-from training.features.direct_files import write_days, write_part
+from training.features.direct_files import ORDER, write_days, write_part
 from training.features.kernel import EXAMPLE_SCHEMA
 from training.features.output_folder import OutputFolder, local_path, output_folder
 from training.features.sequences import SEQUENCE_SCHEMA, sequences
 
 DAY = "dt"
 RowsOf = Callable[[pa.Table, pa.Table], pa.Table]  # a group's bare examples and events → its examples
-_ORDER = (TIME, "example_id", "user_id")  # of the examples of a file
 _COUNTED = ("sampled", "click", "conversion")
 _COUNTS = pa.schema([(name, pa.int64()) for name in ("examples", *_COUNTED)])
 
@@ -40,7 +39,7 @@ def write_examples(
 
         def written(bucket: tuple[pa.Scalar], examples: pa.Table, events: pa.Table) -> pa.Table:
             rows = rows_of(examples, events)
-            write_days(place, rows, bucket[0].as_py(), _ORDER)
+            write_days(place, rows, bucket[0].as_py())
             flags = {name: [pc.sum(rows.column(name)).as_py() or 0] for name in _COUNTED}
             return pa.table({"examples": [len(rows)], **flags}, schema=_COUNTS)
 
@@ -49,7 +48,7 @@ def write_examples(
     rows = groups.applyInArrow(rows_of, from_arrow_schema(EXAMPLE_SCHEMA)).withColumn(DAY, day_column())
     counted = Observation()
     flags = (sf.count_if(sf.col(name).cast("boolean")).alias(name) for name in _COUNTED)
-    rows = rows.sortWithinPartitions(DAY, *_ORDER).observe(counted, sf.count("*").alias("examples"), *flags)
+    rows = rows.sortWithinPartitions(DAY, *ORDER).observe(counted, sf.count("*").alias("examples"), *flags)
     rows.write.partitionBy(DAY).option("compression", "zstd").parquet(folder.staging)
     return {name: counted.get[name] for name in _COUNTS.names}
 

@@ -44,7 +44,8 @@ def build_(
         int, typer.Option(min=0, help="Only the newest days, until they have this many events; 0: all.")
     ] = 0,
     attribution: Annotated[
-        str, typer.Option(help="auto, request or window:H (hours); default: as the mapping says.")
+        str,
+        typer.Option(help="auto, request or window:H (hours); default: as a local lake's mapping says."),
     ] = "",
     negatives: Annotated[int, typer.Option(min=0, help="Negatives per positive without impression.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the negatives.")] = 0,

@@ -88,7 +88,7 @@ def sequences(output: Path) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureJob, Path]:
-    folder = tmp_path_factory.mktemp("built")
+    folder = tmp_path_factory.mktemp("built #1")
     job = FeatureJob(str(write_lake(folder, LOG)), str(folder / "features"), buckets=3)
     report = build(spark, job)
     assert report.days == tuple(DAYS)

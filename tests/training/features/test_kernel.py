@@ -26,6 +26,7 @@ from training.features.labels import LabelConfig, label
 from training.features.negatives import Popularity, returning
 from training.features.packing import matrix_of, unpacked
 from training.features.sequences import sequences
+from training.features.user_log import NEVER_MS, UserLog
 
 CONTEXT = tuple(REQUEST_TEXTS.values())
 ALWAYS = LabelConfig(first_ms=0, end_ms=START_MS + 365 * MS_PER_DAY)
@@ -270,6 +271,26 @@ def test_where_people_come_back_what_they_know_is_drawn_too() -> None:
     assert found[0] in {"b", "c"}, "one of the user's own, first"
     assert set(found) <= {"b", "c", "e"}, "not what was chosen, nor what was chosen soon after"
     assert len(found) == len(set(found))
+
+
+def test_more_pairs_than_fit_into_the_bits_above_a_time() -> None:
+    """A code of 2^20 pairs and a time of 43 bits fill an int64."""
+    n = (1 << 20) + 5
+    ids = pa.array(np.arange(n).astype(str))
+    users = pa.array(np.full(n, "u"))
+    columns = {
+        "user_id": users,
+        "item_id": ids,
+        "event_time_ms": pa.array(START_MS + np.arange(n)),
+        "type": pa.array(np.full(n, "click")),
+        "value": pa.nulls(n, pa.float64()),
+        "request_id": pa.nulls(n, pa.string()),
+    }
+    log = UserLog(pa.table(columns))
+    asked = ["0", str(n - 1), str(n - 1), "unknown"]
+    since = np.array([0, START_MS + n - 1, START_MS + n, 0])
+    found = log.next_engaged_ms(pa.chunked_array([["u"] * 4]), asked, since)
+    assert found.tolist() == [START_MS, START_MS + n - 1, NEVER_MS, NEVER_MS]
 
 
 def test_the_share_of_returns_counts_days() -> None:
