@@ -18,7 +18,13 @@ from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.train import OnProgress
 from training.warm_start import read_warm_start
 
-_TWO_TOWER_NIGHT = {"epochs": 1, "learning_rate": 5e-4, "validation": Validation.NONE, "refit": False}
+_TWO_TOWER_NIGHT = {
+    "epochs": 1,
+    "learning_rate": 5e-4,
+    "ema": 0.0,  # an average over more batches than a night has would keep yesterday's weights
+    "validation": Validation.NONE,
+    "refit": False,
+}
 
 
 def nights_since_full(*works: Path) -> float:
