@@ -45,6 +45,26 @@ def bootstrap(
     return found
 
 
+def mean_differences(
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    users: NDArray[np.generic],
+    rounds: int = 1_000,
+    seed: int = 0,
+) -> list[Estimate]:
+    """Means of `ours` minus means of `theirs`, (metrics, cases) each. Whole users are resampled, as one user's cases
+    are dependent; `users` (cases,): whose case it is."""
+    _, user = np.unique(users, return_inverse=True)
+    leads = np.stack([np.bincount(user, row) for row in ours - theirs])
+    cases = np.bincount(user).astype(np.float64)
+
+    def figures(drawn: Weights) -> list[float]:
+        total = float(cases @ drawn)
+        return [float(row @ drawn) / total if total else float("nan") for row in leads]
+
+    return bootstrap(figures, len(cases), rounds, seed)
+
+
 class WeightedAuc:
     """AUC of rows with multiplicities: sorted once, then linear in the rows for every resample."""
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.metrics import NO_ITEM, coverage, gini, hits, ndcgs, popularity_bias, recalls, reciprocal_ranks
-from training.bootstrap import Estimate, Weights, bootstrap
+from training.bootstrap import mean_differences
 from training.two_tower.retrieval import Cases, Scorer, scored, target_ranks
 
 LENGTHS = (5, 10, 20, 50, 200)  # of the lists that are judged
@@ -78,26 +78,6 @@ def lead(ours: Measured, theirs: Measured, metrics: Sequence[str], users: Sequen
     for metric, e in zip(of_cases, mean_differences(mine, others, np.array(users)), strict=True):
         found |= {metric: e.value, f"{metric}_low": e.low, f"{metric}_high": e.high}
     return found
-
-
-def mean_differences(
-    ours: NDArray[np.float64],
-    theirs: NDArray[np.float64],
-    users: NDArray[np.generic],
-    rounds: int = 1_000,
-    seed: int = 0,
-) -> list[Estimate]:
-    """Means of `ours` minus means of `theirs`, (metrics, cases) each. Whole users are resampled, as one user's cases
-    are dependent; `users` (cases,): whose case it is."""
-    _, user = np.unique(users, return_inverse=True)
-    leads = np.stack([np.bincount(user, row) for row in ours - theirs])
-    cases = np.bincount(user).astype(np.float64)
-
-    def figures(drawn: Weights) -> list[float]:
-        total = float(cases @ drawn)
-        return [float(row @ drawn) / total if total else float("nan") for row in leads]
-
-    return bootstrap(figures, len(cases), rounds, seed)
 
 
 def slice_cases(

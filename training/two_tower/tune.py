@@ -9,7 +9,7 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from pydantic import Field
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.files import atomic_write
-from recsys.metrics import hit_rate, ndcg
+from recsys.metrics import hit_rate, ndcg, ndcgs
 from recsys.result import Goal, Result
+from training.bootstrap import mean_differences
 from training.choices import Augmentation
 from training.config import Config
 from training.study import open_study
@@ -33,8 +34,14 @@ from training.two_tower.retrieval import Cases, next_item_ranks, two_tower_score
 from training.two_tower.train import EpochReport, OnProgress
 
 BEST = "recall.yaml"
+_OF_THE_COMMAND = ("sequences", "items", "users", "work", "start", "newer_than_ms")
 _SHAPE = ("dim", "heads", "hidden", "blocks", "dropout", "id_dropout")
 _LOOP = ("learning_rate", "epochs", "batch_tokens", "ema", "augmentation")
+_DIMS, _BATCH_TOKENS, _EMA = [32, 64, 128], [512, 1024, 2048, 4096], [0.0, 0.99, 0.999]
+_BLOCKS, _DROPOUT, _ID_DROPOUT = (1, 3), (0.0, 0.5), (0.0, 0.3)
+_LEARNING_RATE, _EPOCHS = (5e-4, 1e-2), (4, 40)
+# substitutes need neighbours of the whole log for every trial
+_AUGMENTATIONS = (Augmentation.NONE, Augmentation.CROP, Augmentation.MASK, Augmentation.REORDER)
 _RANKS, _SETTINGS, _FIRST = "ranks", "settings", "first"  # user attributes of a trial
 Report = Callable[[str], None]
 
@@ -69,7 +76,7 @@ def main(
         InvalidConfig: `base` holds nothing out.
         InvalidData: too few events can be held out, or the data are unusable.
     """
-    deadline = clock() + 60 * tuning.minutes
+    deadline, asked = clock() + 60 * tuning.minutes, base
     base, judges = halves(base, tuning.least_cases)
     name = study_name(base)
     base = base.replace(refit=False, work=tuning.out / f"checkpoints-{name}")
@@ -89,7 +96,7 @@ def main(
         shutil.rmtree(base.work, ignore_errors=True)  # first: the next trial must not find it
         study.tell(trial, score, state)
         report(_line(study.trials[trial.number]))
-    return _result(tuning, study, report)
+    return _result(tuning, study, asked, judges, report)
 
 
 def halves(base: TwoTowerConfig, least: int) -> tuple[TwoTowerConfig, Cases]:
@@ -120,27 +127,23 @@ def study_name(base: TwoTowerConfig) -> str:
 
 def propose(trial: optuna.Trial, base: TwoTowerConfig) -> TwoTowerConfig:
     """Vary width, depth, regularisation, learning rate, epochs, batch and augmentation; all else is as in `base`."""
-    dim = trial.suggest_categorical("dim", [32, 64, 128])
+    dim = trial.suggest_categorical("dim", _DIMS)
     shape = {
         "dim": dim,
         "heads": dim // 32,
         "hidden": 2 * dim,
-        "blocks": trial.suggest_int("blocks", 1, 3),
-        "dropout": trial.suggest_float("dropout", 0.0, 0.5),
-        "id_dropout": trial.suggest_float("id_dropout", 0.0, 0.3),
+        "blocks": trial.suggest_int("blocks", *_BLOCKS),
+        "dropout": trial.suggest_float("dropout", *_DROPOUT),
+        "id_dropout": trial.suggest_float("id_dropout", *_ID_DROPOUT),
     }
     return base.replace(
         shape=base.shape.model_validate({**dict(base.shape), **shape}),
-        learning_rate=trial.suggest_float("learning_rate", 5e-4, 1e-2, log=True),
-        epochs=trial.suggest_int("epochs", 4, 40, log=True),
-        batch_tokens=trial.suggest_categorical("batch_tokens", [512, 1024, 2048, 4096]),
-        ema=trial.suggest_categorical("ema", [0.0, 0.99, 0.999]),
+        learning_rate=trial.suggest_float("learning_rate", *_LEARNING_RATE, log=True),
+        epochs=trial.suggest_int("epochs", *_EPOCHS, log=True),
+        batch_tokens=trial.suggest_categorical("batch_tokens", _BATCH_TOKENS),
+        ema=trial.suggest_categorical("ema", _EMA),
         augmentation=trial.suggest_categorical("augmentation", [str(a) for a in _AUGMENTATIONS]),
     )
-
-
-# substitutes need neighbours of the whole log for every trial
-_AUGMENTATIONS = (Augmentation.NONE, Augmentation.CROP, Augmentation.MASK, Augmentation.REORDER)
 
 
 def near(base: TwoTowerConfig) -> dict[str, Any]:
@@ -150,14 +153,14 @@ def near(base: TwoTowerConfig) -> dict[str, Any]:
         return min(choices, key=lambda choice: abs(choice - value))
 
     return {
-        "dim": nearest(base.shape.dim, [32, 64, 128]),
-        "blocks": min(base.shape.blocks, 3),
-        "dropout": min(base.shape.dropout, 0.5),
-        "id_dropout": min(base.shape.id_dropout, 0.3),
-        "learning_rate": float(np.clip(base.learning_rate, 5e-4, 1e-2)),
-        "epochs": int(np.clip(base.epochs, 4, 40)),
-        "batch_tokens": nearest(base.batch_tokens, [512, 1024, 2048, 4096]),
-        "ema": nearest(base.ema, [0.0, 0.99, 0.999]),
+        "dim": nearest(base.shape.dim, _DIMS),
+        "blocks": int(np.clip(base.shape.blocks, *_BLOCKS)),
+        "dropout": float(np.clip(base.shape.dropout, *_DROPOUT)),
+        "id_dropout": float(np.clip(base.shape.id_dropout, *_ID_DROPOUT)),
+        "learning_rate": float(np.clip(base.learning_rate, *_LEARNING_RATE)),
+        "epochs": int(np.clip(base.epochs, *_EPOCHS)),
+        "batch_tokens": nearest(base.batch_tokens, _BATCH_TOKENS),
+        "ema": nearest(base.ema, _EMA),
         "augmentation": str(base.augmentation if base.augmentation in _AUGMENTATIONS else _AUGMENTATIONS[0]),
     }
 
@@ -192,7 +195,7 @@ def _score(
 
 
 def settings_of(config: TwoTowerConfig) -> dict[str, Any]:
-    """What a search varies, as `recsys train recall --config` reads it."""
+    """What a search varies."""
     content = config.model_dump(mode="json")
     return {**{k: content[k] for k in _LOOP}, "shape": {k: content["shape"][k] for k in _SHAPE}}
 
@@ -209,7 +212,9 @@ def _line(trial: FrozenTrial) -> str:
     return f"trial {trial.number}: {score}; {chosen}"
 
 
-def _result(tuning: RecallTuning, study: optuna.Study, report: Report) -> Result:
+def _result(
+    tuning: RecallTuning, study: optuna.Study, asked: TwoTowerConfig, judges: Cases, report: Report
+) -> Result:
     """Default and best on the judging half; a best one that gains there goes to `recall.yaml`."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     [default] = [trial for trial in complete if _FIRST in trial.user_attrs]
@@ -218,16 +223,24 @@ def _result(tuning: RecallTuning, study: optuna.Study, report: Report) -> Result
     figures = {"trials": float(_finished(study)), "pruned": float(_finished(study) - len(complete))}
     for name, found in ranks.items():
         figures |= {f"{name}_hr10": hit_rate(found, 10), f"{name}_ndcg10": ndcg(found, 10)}
-    gains = np.array(
-        [ndcg(np.array([b]), 10) - ndcg(np.array([d]), 10) for d, b in zip(*ranks.values(), strict=True)]
-    )
-    error = 1.96 * float(gains.std()) / len(gains) ** 0.5  # half of the 95 % interval, over the cases
-    figures |= {"gain_ndcg10": float(gains.mean()), "gain_error": error, "cases": float(len(gains))}
-    _write_best(tuning.out / BEST, best, figures, report)
+    theirs, ours = (ndcgs(found, 10)[None, :] for found in ranks.values())
+    [gain] = mean_differences(ours, theirs, np.array([h.user_id for h in judges.histories]))
+    figures |= {"gain_ndcg10": gain.value, "gain_ndcg10_low": gain.low, "gain_ndcg10_high": gain.high}
+    figures["cases"] = float(len(judges))
+    _write_best(tuning.out / BEST, _settings(asked, best), best.number, figures, report)
     return Result("tune recall", tuning.seed, figures, {"gain_ndcg10": Goal(">=", 0.0)})
 
 
-def _write_best(file: Path, best: FrozenTrial, figures: dict[str, float], report: Report) -> None:
+def _settings(asked: TwoTowerConfig, best: FrozenTrial) -> dict[str, Any]:
+    """The whole of what `recsys train recall --config` trains: as asked, with what was found."""
+    found = dict(best.user_attrs[_SETTINGS])
+    content = asked.model_dump(mode="json", exclude=set(_OF_THE_COMMAND))
+    return {**content, **found, "shape": {**content["shape"], **found["shape"]}}
+
+
+def _write_best(
+    file: Path, settings: Mapping[str, Any], number: int, figures: Mapping[str, float], report: Report
+) -> None:
     if figures["gain_ndcg10"] <= 0:
         file.unlink(missing_ok=True)  # of an earlier search
         report(
@@ -235,8 +248,8 @@ def _write_best(file: Path, best: FrozenTrial, figures: dict[str, float], report
         )
         return
     about = (
-        f"# Trial {best.number} of `recsys tune recall`: NDCG@10 {figures['best_ndcg10']:.4f}, the default"
+        f"# Trial {number} of `recsys tune recall`: NDCG@10 {figures['best_ndcg10']:.4f}, the default"
         f" {figures['default_ndcg10']:.4f}, on {figures['cases']:.0f} held-out events that did not decide.\n"
     )
-    atomic_write(file, about + yaml.safe_dump(best.user_attrs[_SETTINGS], sort_keys=False))
+    atomic_write(file, about + yaml.safe_dump(dict(settings), sort_keys=False))
     report(f"next: recsys train recall --config {file}")

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.bootstrap import Estimate
-from training.evaluation.measure import mean_differences
+from training.bootstrap import Estimate, mean_differences
 
 USERS = np.repeat(np.arange(400), 3)
 Floats = NDArray[np.float64]
