@@ -29,15 +29,13 @@ from recsys.lake.lake import EVENTS, count_rows, days, read_day
 from recsys.settings import Settings
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
+from training.choices import QUICK_RANK_EPOCHS, quick_epochs
 
 LIST_LENGTH = 10
 WHOLE_TIMEOUT_S = 30.0  # until a list is not degraded
 CATCH_UP_TIMEOUT_S = 1_800.0
 EXTRAS = ("train", "spark")  # what the steps need
 NEWEST = 10_000  # events whose examples the first bundle is trained on
-# Enough to beat popularity by far, in minutes on two cores. The defaults of `recsys train all` are longer.
-RECALL_EPOCHS, RANK_EPOCHS = 8, 2
-RECALL_EVENTS = 1_000_000  # events per training, over all epochs
 # Deleted at the start of a run; downloaded data sets stay.
 RECREATED = ("lake", "features", "work", "checkpoints", "bundles", "redis", "spool", "run", "logs")
 ENGAGED = frozenset({EventType.CLICK, EventType.RATING, EventType.PURCHASE, EventType.LIKE})
@@ -115,9 +113,8 @@ def busy_user(settings: Settings) -> str:
 
 
 def epochs(events: int) -> tuple[str, ...]:
-    """Options of `recsys train all` that limit training to minutes, whatever the number of events."""
-    recall = max(1, min(RECALL_EPOCHS, RECALL_EVENTS // max(events, 1)))
-    return "--recall-epochs", str(recall), "--rank-epochs", str(RANK_EPOCHS)
+    """Options of `recsys train all` that limit training to minutes."""
+    return "--recall-epochs", str(quick_epochs(events)), "--rank-epochs", str(QUICK_RANK_EPOCHS)
 
 
 def serve(children: Children, port: int = 0) -> Api:

@@ -6,7 +6,15 @@ RANK_EPOCHS = 4
 FIRST_EPOCHS = 2  # of the two-tower in `recsys train all --first`, over the newest events
 FIRST_EVENTS, FIRST_EXAMPLES = 100_000, 40_000
 NEWEST_EXAMPLES = 2_000_000  # that `recsys evaluate rank` reads, at most: memory is bounded
+# `recsys demo`, `quickstart` and the notebook: enough to beat popularity by far, in minutes on two cores.
+QUICK_RANK_EPOCHS = 2
+_QUICK_EPOCHS, _QUICK_EVENTS = 8, 1_000_000  # of the two-tower, at most; events over all epochs
 FULL_EVERY = 7  # nights between two full trainings of `recsys train nightly`
+
+
+def quick_epochs(events: int) -> int:
+    """Of the two-tower, for a log of this size."""
+    return max(1, min(_QUICK_EPOCHS, _QUICK_EVENTS // max(events, 1)))
 
 
 class Protocol(StrEnum):

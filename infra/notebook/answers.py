@@ -15,6 +15,7 @@ from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import Topic
 from recsys.datasets.catalogue import users_path
 from recsys.features.definitions import FEATURES
+from recsys.lake.forget import forgotten_users, is_forgotten
 from recsys.lake.lake import count_rows, days, read_day, table_events
 from recsys.native import Native, serves
 from recsys.pipeline.hydrators import UserHydrator
@@ -108,12 +109,16 @@ class Answers:
 
 
 def _state(lake: Path, show: Show) -> tuple[MemoryFeatureStore, int]:
-    """A store that has folded every event of the lake, and the newest one's time."""
+    """A store that has folded every event of the lake but those of forgotten users, and the newest one's time."""
     store = MemoryFeatureStore(FEATURES)
     claimed = store.claim(Topic.EVENTS, 0, "lake")
-    done, latest_ms, total = 0, 0, count_rows(lake)
+    done, latest_ms, total, forgotten = 0, 0, count_rows(lake), forgotten_users(lake)
     for day in days(lake):
-        events = list(table_events(read_day(lake, day)))
+        events = [
+            event
+            for event in table_events(read_day(lake, day))
+            if not is_forgotten(forgotten, event.user_id, event.event_time_ms)
+        ]
         if not events:
             continue
         show("read the log", done, total)

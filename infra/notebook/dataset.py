@@ -121,6 +121,10 @@ def _renamed(tables: Mapping[str, pa.Table], columns: Mapping[str, str]) -> dict
             have = "; ".join(f"{name} has {', '.join(table.column_names)}" for name, table in tables.items())
             raise InvalidData(f"columns: {role}: no frame has a column {column!r}: {have}")
     names = {column: ROLES[role] for role, column in columns.items()}
+    if len(names) < len(columns):
+        raise InvalidConfig(
+            "columns: two roles name the same column; rename it in one frame, or give a mapping"
+        )
     renamed = {}
     for name, table in tables.items():
         taken = {names[column] for column in table.column_names if column in names}

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from infra.notebook.fitting import PATHS, train_recall, two_tower_config
+from infra.notebook.fitting import PATHS, own_threads, train_recall, two_tower_config
 from infra.notebook.progress import Show
-from recsys.contracts.errors import InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from training.evaluation.baselines import TrainingHistories, item_knn, popularity
 from training.evaluation.measure import LIST_LENGTH, measure
 from training.evaluation.sources import lake_log
 from training.two_tower.repeats import BeforeLast
 from training.two_tower.retrieval import cases_after, two_tower_scorer
 
+_OTHERS = {*PATHS, "newer_than_ms"}  # the whole log is trained on
 _FIGURES = {"hr10": "hr@10", "ndcg10": "ndcg@10", "mrr": "mrr", "hr50": "hr@50", "coverage10": "coverage@10"}
 
 
@@ -30,8 +31,13 @@ def last_item(
         max_cases: more are sampled.
 
     Raises:
+        InvalidConfig: the bundle's two-tower continued from earlier weights, which knew the items that are held out.
         InvalidData: the catalogue is no longer than a list, or nobody's last item is new to them.
     """
+    if settings.get("start"):
+        raise InvalidConfig(
+            "this bundle continued from earlier weights in a night; train in full to evaluate it: `recsys train all`"
+        )
     log = lake_log(home / "lake")
     items = log.items
     if len(items) <= LIST_LENGTH:
@@ -45,8 +51,9 @@ def last_item(
     with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
         work = Path(folder)
         (work / "lake").symlink_to((home / "lake").resolve())
-        config = two_tower_config(work, {name: settings[name] for name in settings if name not in PATHS})
-        trained = train_recall(train, config, None, show)
+        config = two_tower_config(work, {name: settings[name] for name in settings if name not in _OTHERS})
+        with own_threads():
+            trained = train_recall(train, config, None, show)
         scorers = {
             "two_tower": two_tower_scorer(trained.model, trained.config.max_length, trained.profiles),
             "item_knn": item_knn(100, 10.0)(fitted),

@@ -28,8 +28,6 @@ from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.sequences import History, write_sequences
 
-# Minutes on two cores, whatever the number of events.
-_MOST_EPOCHS, _ALL_EVENTS = 8, 1_000_000  # of the two-tower; events over all epochs
 _NEWEST = 50_000  # events whose examples the ranker learns from
 PATHS = frozenset({"sequences", "items", "users", "work", "start"})  # settings that are not the caller's
 
@@ -60,11 +58,6 @@ def two_tower_config(home: Path, settings: Mapping[str, Any]) -> TwoTowerConfig:
         raise InvalidConfig("; ".join(problems)) from error
 
 
-def default_epochs(events: int) -> int:
-    """Of the two-tower."""
-    return max(1, min(_MOST_EPOCHS, _ALL_EVENTS // max(events, 1)))
-
-
 def fit_bundle(home: Path, towers: TwoTowerConfig, rank_epochs: int, show: Show) -> Bundle:
     """Train both models on `home`/lake and publish them in `home`/bundles.
 
@@ -72,7 +65,7 @@ def fit_bundle(home: Path, towers: TwoTowerConfig, rank_epochs: int, show: Show)
         InvalidData: the lake has no engagement, or no example for the ranker.
     """
     lake, work = home / "lake", home / "work"
-    with _own_threads():
+    with own_threads():
         train_recall(lake_log(lake).histories, towers, work / "two_tower", show)
         show("examples", 0, None)
         build_examples(lake, home / "features" / "examples", _NEWEST, seed=towers.seed)
@@ -105,7 +98,7 @@ def train_recall(
 
 
 @contextmanager
-def _own_threads() -> Iterator[None]:
+def own_threads() -> Iterator[None]:
     """Leave the process with as many threads of torch as it had: the trainers set their own number."""
     threads = torch.get_num_threads()
     try:

@@ -14,15 +14,24 @@ import pyarrow as pa
 from infra.notebook.answers import Answers
 from infra.notebook.dataset import NAME, id_types, import_frames
 from infra.notebook.evaluation import last_item
-from infra.notebook.fitting import default_epochs, fit_bundle, two_tower_config
+from infra.notebook.fitting import fit_bundle, two_tower_config
 from infra.notebook.frames import F, Frame, frame_like, of_type, texts_of
 from infra.notebook.progress import bars
 from recsys.bundle import Bundle, copy_bundle, current_version, open_bundle, publish, versions
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.datasets.mapping import Mapping as TableMapping
 from recsys.files import replace_folder, staged_folder
+from recsys.lake.forget import forgotten_users
+from recsys.lake.lake import EVENTS, IMPRESSIONS
 from recsys.models.two_tower import TwoTowerShape
+from training.choices import QUICK_RANK_EPOCHS, quick_epochs
+from training.two_tower.recipe import DataSize, recipe
 
+_BY_SIZE = (
+    "loss",
+    "negatives",
+    "batch_tokens",
+)  # what is taken of the recipe; epochs are those of a notebook
 _DATASET = Path("datasets") / NAME
 _ITEM = [
     ("item_id", pa.string()),
@@ -61,7 +70,7 @@ class Recommender(Generic[F]):
         columns: Mapping[str, str] | None = None,
         mapping: TableMapping | Path | str | None = None,
         epochs: int | None = None,
-        rank_epochs: int = 2,
+        rank_epochs: int = QUICK_RANK_EPOCHS,
         seed: int = 0,
         shift_to_now: bool = False,
         progress: bool = True,
@@ -105,8 +114,9 @@ class Recommender(Generic[F]):
                 end_ms,
                 lambda phase, rows: show("import", 0, None),
             )
-            if epochs is None:
-                asked["epochs"] = default_epochs(imported.report.events)
+            size = DataSize(imported.report.items, imported.report.active_users, imported.report.events)
+            by_size = {name: recipe(size).values[name] for name in _BY_SIZE if name in recipe(size).values}
+            asked = {"epochs": quick_epochs(size.events), **by_size, **asked}
             if users is not None:
                 shape = TwoTowerShape.model_validate(asked.get("shape", {}))
                 asked["shape"] = {"profile": True, **shape.model_dump(exclude_unset=True)}
@@ -203,7 +213,7 @@ class Recommender(Generic[F]):
         lake, version = home / "lake", self.bundle.manifest.version
         if home.resolve() == self.home.resolve():
             return self.bundle.path
-        if lake.exists() and {path.stem for path in (lake / "imports").glob("*.json")} != {NAME}:
+        if lake.exists() and _has_other_data(lake):
             raise InvalidConfig(
                 f"{lake}: has other data; name another folder, and to serve it with that data, copy only the bundle: "
                 "`recsys bundle copy`"
@@ -230,6 +240,17 @@ class Recommender(Generic[F]):
                 place = table.column_names.index(name)
                 table = table.set_column(place, name, of_type(table.column(name).to_pylist(), kind))
         return frame_like(table, self._kind)
+
+
+def _has_other_data(lake: Path) -> bool:
+    """Imports of something else; or what was archived, served or forgotten since frames were saved there."""
+    events = (path.name for path in (lake / EVENTS).rglob("*.parquet"))
+    return (
+        {path.stem for path in (lake / "imports").glob("*.json")} != {NAME}
+        or not all(name.startswith(f"import-{NAME}-") for name in events)
+        or any((lake / IMPRESSIONS).rglob("*.parquet"))
+        or bool(forgotten_users(lake))
+    )
 
 
 def _copy(folder: Path, target: Path) -> None:

@@ -127,6 +127,8 @@ def test_wrong_names_say_what_there_is(make: Make, tmp_path: Path) -> None:
         imported(tmp_path, frame, columns={"user": "user_id"})
     with pytest.raises(InvalidData, match="no frame has a column 'customer': events has user_id, item_id"):
         imported(tmp_path, frame, columns={"user_id": "customer"})
+    with pytest.raises(InvalidConfig, match="two roles name the same column"):
+        imported(tmp_path, frame, columns={"user_id": "user_id", "item_id": "user_id"})
     with pytest.raises(InvalidData, match="time: the values of 'rating' cannot be read as that"):
         imported(tmp_path, frame, columns={"time": "rating"})
     with pytest.raises(InvalidData, match="no table has a column of users"):

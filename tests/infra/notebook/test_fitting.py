@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.notebook.fitting import default_epochs, two_tower_config
+from infra.notebook.fitting import two_tower_config
 from recsys.contracts.errors import InvalidConfig
+from training.choices import quick_epochs
 
 HOME = Path("home")
 
@@ -32,4 +33,4 @@ def test_settings_arrive() -> None:
 
 
 def test_epochs_shrink_with_the_log() -> None:
-    assert [default_epochs(events) for events in (0, 100_000, 300_000, 10_000_000)] == [8, 8, 3, 1]
+    assert [quick_epochs(events) for events in (0, 100_000, 300_000, 10_000_000)] == [8, 8, 3, 1]

@@ -13,11 +13,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from infra.notebook import Recommender
+from infra.notebook.evaluation import last_item
 from recsys.bundle import current_version
 from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
-from recsys.lake.lake import read_events
+from recsys.lake.lake import EVENTS, read_events
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
 from serving.api.app import create_app
@@ -176,6 +177,22 @@ def test_another_lake_is_not_replaced(documented: Documented, tmp_path: Path) ->
     assert not (tmp_path / "bundles").exists()
     with pytest.raises(InvalidBundle, match="no bundle"):
         Recommender.load(tmp_path)
+
+
+def test_what_was_archived_since_is_not_deleted(documented: Documented, tmp_path: Path) -> None:
+    documented.model.save(tmp_path)
+    documented.model.save(tmp_path)  # the same frames replace themselves
+    day = next((tmp_path / "lake" / EVENTS).iterdir())
+    (day / "day-0011223344556677.parquet").write_bytes(b"archived")
+    with pytest.raises(InvalidConfig, match="has other data"):
+        documented.model.save(tmp_path)
+    assert (day / "day-0011223344556677.parquet").exists()
+
+
+def test_a_nights_bundle_is_not_evaluated_as_if_it_were_new(documented: Documented) -> None:
+    settings = {**documented.model.bundle.manifest.models["two_tower"], "start": "yesterday"}
+    with pytest.raises(InvalidConfig, match="continued from earlier weights"):
+        last_item(documented.model.home, settings, False, 10, 0, lambda *_: None)
 
 
 def test_an_explanation_has_the_list(documented: Documented) -> None:
