@@ -166,7 +166,10 @@ def _explained(error: ValidationError, known: Mapping[str, Setting], sources: Ma
         key = ".".join(map(str, e["loc"]))
         while key and key not in known:  # a place in a list
             key = key.rpartition(".")[0]
-        source = next((source for changed, source in sources.items() if changed.startswith(key)), "")
+        source = next(
+            (source for changed, source in sources.items() if not key or f"{changed}.".startswith(f"{key}.")),
+            "",
+        )
         if e["type"] == "value_error":  # settings that do not go together
             problem = str(e["ctx"]["error"])
         else:
