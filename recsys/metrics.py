@@ -72,6 +72,9 @@ def recalls(ranks: Ints, k: int) -> NDArray[np.float64]:
     """(n,): share of each case's relevant items that are among the first k.
 
     The share is of all relevant items, also where there are more than k: then 1 is out of reach.
+
+    >>> recalls(np.array([[0, 9], [4, -1]]), 5).tolist()
+    [0.5, 1.0]
     """
     return np.asarray(_found(ranks, k).sum(axis=1) / _relevant(ranks))
 
@@ -85,7 +88,12 @@ def ndcgs(ranks: Ints, k: int) -> NDArray[np.float64]:
 
 
 def reciprocal_ranks(ranks: Ints, k: int | None = None) -> NDArray[np.float64]:
-    """(n,): 1 / (rank + 1) of each case's first relevant item, 0 if that is not among the first k (None: anywhere)."""
+    """(n,): 1 / (rank + 1) of each case's first relevant item, 0 if that is not among the first k (None: anywhere). Its
+    mean is the mean reciprocal rank (Voorhees, 1999).
+
+    >>> reciprocal_ranks(np.array([[4, 1], [3, -1]]), 2).tolist()
+    [0.5, 0.0]
+    """
     places = _columns(ranks)
     first = np.where(places >= 0, places, np.iinfo(np.int64).max).min(axis=1)
     return np.asarray(np.where(first < (np.inf if k is None else k), 1 / (first + 1.0), 0.0))
@@ -114,15 +122,6 @@ def hit_rate(ranks: Ints, k: int) -> float:
     return _mean(hits(ranks, k))
 
 
-def recall(ranks: Ints, k: int) -> float:
-    """Recall@k: mean over the cases of |first k ∩ relevant| / |relevant|.
-
-    >>> recall(np.array([[0, 9], [4, -1]]), 5)
-    0.75
-    """
-    return _mean(recalls(ranks, k))
-
-
 def ndcg(ranks: Ints, k: int) -> float:
     """NDCG@k, mean of `ndcgs`; with one relevant item, of 1 / log2(rank + 2) if rank < k, else 0.
 
@@ -130,15 +129,6 @@ def ndcg(ranks: Ints, k: int) -> float:
     0.5
     """
     return _mean(ndcgs(ranks, k))
-
-
-def mrr(ranks: Ints, k: int | None = None) -> float:
-    """Mean reciprocal rank of the first relevant item (Voorhees, 1999), 0 where it is not among the first k.
-
-    >>> mrr(np.array([0, 1, 3])), mrr(np.array([[4, 1], [3, -1]]), 2)
-    (0.5833333333333334, 0.25)
-    """
-    return _mean(reciprocal_ranks(ranks, k))
 
 
 # --- what the lists are made of -------------------------------------------------------------------------------------

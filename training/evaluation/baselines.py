@@ -97,14 +97,15 @@ def als(factors: int, alpha: float, regularisation: float = 0.05, seed: int = 0)
 
 @dataclass(frozen=True)
 class Baseline:
-    """`settings`: named fits, of which validation chooses one. `n_bytes(users, items)`: about what a fit takes."""
+    """settings: named fits, of which validation chooses one. n_bytes(users, items): about what a fit takes.
+    costly: with more items than this nothing is chosen, the first of the settings is fitted."""
 
     settings: Mapping[str, Fit]
     n_bytes: Callable[[int, int], int]
+    costly: float = math.inf
 
 
 _NEIGHBOURS, _FACTORS = 200, 128  # the most that the grid has
-_COSTLY_EASE = 20_000  # items, beyond which one fit of EASE takes minutes
 GRID: Mapping[str, Baseline] = {
     "popularity": Baseline(
         {
@@ -118,8 +119,9 @@ GRID: Mapping[str, Baseline] = {
         lambda users, items: 32 * _NEIGHBOURS * items,  # the table, its copy as a matrix, and their indices
     ),
     "ease": Baseline(
-        {f"lambda={value}": ease(value) for value in (50.0, 200.0, 500.0, 1000.0)},
+        {f"lambda={value}": ease(value) for value in (500.0, 50.0, 200.0, 1000.0)},
         lambda users, items: 4 * items**2,
+        costly=20_000,  # one fit takes minutes
     ),
     "als": Baseline(
         {f"factors={f}, alpha={a}": als(f, a) for f, a in ((32, 1.0), (64, 2.0), (_FACTORS, 5.0))},
@@ -153,13 +155,11 @@ def tuned(
                 name, None, f"{n_items:,} items take {needed:.1f} GiB; at most {memory_gib:.1f} are allowed"
             )
             continue
-        settings = baseline.settings
-        if name == "ease" and n_items > _COSTLY_EASE:
-            settings = {"lambda=500.0": settings["lambda=500.0"]}
+        chooses = len(validation) > 0 and n_items <= baseline.costly
         quality = {
             label: ndcg(next_item_ranks(fit(before), validation, n_items), 10)
-            for label, fit in settings.items()
-            if len(settings) > 1 and len(validation)
+            for label, fit in baseline.settings.items()
+            if chooses
         }
-        best = max(quality, key=quality.__getitem__) if quality else next(iter(settings))
-        yield Tuned(name, settings[best](everything), best)
+        best = max(quality, key=quality.__getitem__) if quality else next(iter(baseline.settings))
+        yield Tuned(name, baseline.settings[best](everything), best)

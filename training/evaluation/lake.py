@@ -1,10 +1,13 @@
 """The lake that an evaluation reads."""
 
+import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from recsys.datasets.importer import REPORT, import_dataset
 from recsys.datasets.opening import open_dataset
+from recsys.files import atomic_write
 from recsys.lake.lake import EVENTS
 
 
@@ -26,6 +29,20 @@ def imported(
         report(f"next: import {data} into {lake}")
         import_dataset(open_dataset(data, layout), lake, replace=True)
     return lake
+
+
+def forget_outdated(work: Path, lake: Path) -> None:
+    """Delete what was made in `work` of other content of the lake: examples, weights, scores. Files are compared by
+    name, size and time."""
+    files = [path for part in (EVENTS, "items", "users") for path in (lake / part).rglob("*.parquet")]
+    content = sorted((str(f.relative_to(lake)), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+    digest, mark = hashlib.sha256(repr(content).encode()).hexdigest(), work / "made-of"
+    if mark.exists() and mark.read_text(encoding="utf-8") == digest:
+        return
+    for path in work.iterdir() if work.exists() else ():
+        if path.is_dir() and path.resolve() != lake.resolve():
+            shutil.rmtree(path)
+    atomic_write(mark, digest)
 
 
 def _is_current(data: Path, lake: Path) -> bool:

@@ -19,7 +19,7 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import EventType, Item
 from recsys.models.encoding import TYPE_NUMBERS
 from training.evaluation.sources import Log, in_one_catalogue
-from training.two_tower.repeats import BeforeLast, new_items
+from training.two_tower.repeats import BeforeLast
 from training.two_tower.retrieval import Cases, cases_after
 from training.two_tower.sequences import BeforeTime, Cut, History
 
@@ -50,7 +50,7 @@ def leave_one_out(log: Log) -> Split:
     Raises:
         InvalidData: that is everyone.
     """
-    long = [len(new_items(h)) >= SHORTEST for h in log.histories]
+    long = [len(np.unique(h.numbers)) >= SHORTEST for h in log.histories]
     if not any(long):
         raise InvalidData(f"no user has {SHORTEST} different items; use --protocol temporal, or more data")
     tested = [h for h, is_long in zip(log.histories, long, strict=True) if is_long]
@@ -102,11 +102,14 @@ def temporal_shares(log: Log, validation: float = HELD_OUT, test: float = HELD_O
     return temporal(log, int(begins[0]), int(begins[1]))
 
 
-def given(train: Log, test: Log) -> Split:
+def given(train: Log, test: Log, users: Path | None = None) -> Split:
     """Train on one log; ask each user of the other for all its items that the user does not have in the first.
 
     Items of `test` alone are in the catalogue, and users of `test` alone are asked with an empty history. Settings are
     chosen on `train`: its newest events, or without times each user's last new item.
+
+    Args:
+        users: static attributes of the users of both (`users_of_both`).
 
     Raises:
         InvalidData: nobody is asked for anything.
@@ -133,7 +136,7 @@ def given(train: Log, test: Log) -> Split:
             [int(own.times[0]) for (_, own), _ in asked],
         ),
         begins,
-        train.users,
+        users,
         {
             "left_out_users": len(pairs) - len(asked),
             "left_out_events": sum(len(own.numbers) for _, own in pairs) - sum(map(len, new)),

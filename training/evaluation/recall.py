@@ -28,7 +28,7 @@ from training.evaluation.baselines import tuned
 from training.evaluation.measure import Measured, lead, mean, measure, slice_cases
 from training.evaluation.protocols import Split, given, leave_one_out, temporal, temporal_shares
 from training.evaluation.recipes import FEW_CASES, PUBLISHED, recipe
-from training.evaluation.sources import SEQUENCES, read_log, read_sequences
+from training.evaluation.sources import SEQUENCES, read_log, read_sequences, users_of_both
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig
 from training.two_tower.cooccurrence import interactions
@@ -104,7 +104,10 @@ def main(
         InvalidConfig: the data, or a change of the training, is missing or does not fit.
     """
     split = read_split(config)
-    trainings = [_in_own_folder(training_config(config, split, seed), changed) for seed in _seeds(config)]
+    write_split(config, split)
+    trainings = [
+        in_own_folder(changed(training_config(config, split, seed)), split) for seed in _seeds(config)
+    ]
     test = split.test.sample(500 if config.quick else config.max_cases, config.seed)
     popularity = np.asarray(interactions(split.refit, len(split.items)).sum(0), np.float64).ravel()
     slices = slice_cases(test, popularity, {h.user_id for h in split.refit})
@@ -148,19 +151,16 @@ def _baselines(
         else:
             measured[baseline.name] = measure(baseline.scorer, test, popularity)
             chosen.append(f"{baseline.name} {baseline.settings}")
+        del baseline  # before the next one is fitted: one is in memory at a time
     notes.append(f"settings of the baselines: {'; '.join(chosen)}")
     return measured
 
 
-def _in_own_folder(
-    planned: TwoTowerConfig, changed: Callable[[TwoTowerConfig], TwoTowerConfig]
-) -> TwoTowerConfig:
-    """The changed configuration, with checkpoints of its own if it differs."""
-    wanted = changed(planned)
-    if wanted == planned:
-        return planned
-    digest = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()[:8]
-    return wanted.replace(work=planned.work.with_name(f"{planned.work.name}-{digest}"))
+def in_own_folder(config: TwoTowerConfig, split: Split) -> TwoTowerConfig:
+    """With checkpoints in a folder that trainings of other settings, or of more data, do not continue from."""
+    events = sum(len(h.numbers) for h in split.refit)
+    content = config.model_dump_json() + repr((len(split.refit), len(split.items), events))
+    return config.replace(work=config.work / hashlib.sha256(content.encode()).hexdigest()[:12])
 
 
 def _two_towers(
@@ -225,9 +225,9 @@ def read_split(config: RecallEvaluation) -> Split:
     if config.protocol is Protocol.GIVEN:
         if config.train is None or config.test is None:
             raise InvalidConfig("the protocol given reads two sources; add --train and --test")
-        return given(
-            read_log(config.train, config.folder / "train"), read_log(config.test, config.folder / "test")
-        )
+        train = read_log(config.train, config.folder / "train")
+        test = read_log(config.test, config.folder / "test")
+        return given(train, test, users_of_both(train, test, config.folder / "users.parquet"))
     if config.data is None:
         raise InvalidConfig(f"the protocol {config.protocol} splits one source; add --data")
     if config.protocol is Protocol.ML_1M:
@@ -252,11 +252,14 @@ def _ms(moment: datetime) -> int:
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000)
 
 
+def write_split(config: RecallEvaluation, split: Split) -> None:
+    """Write what is trained on where the trainer reads it."""
+    write_sequences(config.folder / "sequences" / "refit.parquet", split.refit, split.items)
+    write_parquet(config.folder / "items.parquet", items_table(split.items))
+
+
 def training_config(config: RecallEvaluation, split: Split, seed: int) -> TwoTowerConfig:
-    """Write the split's training part where the trainer reads it."""
-    sequences, items = config.folder / "sequences", config.folder / "items.parquet"
-    write_sequences(sequences / "refit.parquet", split.refit, split.items)
-    write_parquet(items, items_table(split.items))
+    """What the protocol trains, on what `write_split` has written."""
     shape, training = PUBLISHED[config.protocol] if config.protocol in PUBLISHED else recipe(split)
     shape = shape.model_copy(update={"profile": split.users is not None})
     changes = dict(config.training)
@@ -264,10 +267,10 @@ def training_config(config: RecallEvaluation, split: Split, seed: int) -> TwoTow
         shape = shape.model_copy(update={"dim": 32, "blocks": 1, "heads": 1, "hidden": 64})
         changes = {"epochs": 1, "max_length": 50, **changes}
     settings: dict[str, object] = {
-        "sequences": sequences,
+        "sequences": config.folder / "sequences",
         "users": split.users,
-        "items": items,
-        "work": config.folder / _run_name(config, seed),
+        "items": config.folder / "items.parquet",
+        "work": config.folder / "checkpoints",
         "seed": seed,
         "threads": config.threads,
         "shape": shape,
@@ -279,9 +282,3 @@ def training_config(config: RecallEvaluation, split: Split, seed: int) -> TwoTow
         return TwoTowerConfig.model_validate({**settings, **training, **changes})
     except ValueError as error:
         raise InvalidConfig(f"training configuration: {error}") from error
-
-
-def _run_name(config: RecallEvaluation, seed: int) -> str:
-    """Name of the checkpoints' folder: runs that differ do not resume from each other."""
-    varied = [str(config.training["augmentation"])] if "augmentation" in config.training else []
-    return "-".join(["quick" if config.quick else "two_tower", str(seed), *varied])

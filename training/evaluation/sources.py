@@ -1,6 +1,6 @@
 """What `recsys evaluate recall` reads: a lake, a data set, or a file of sequences without times."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from recsys.contracts.types import ENGAGEMENT, EventType, Item
 from recsys.datasets.catalogue import items_path, users_path
 from recsys.datasets.opening import MAPPING_FILE
 from recsys.items.item_table import read_items
-from recsys.lake.lake import days, read_day
+from recsys.lake.first_of_each import first_of_each
+from recsys.lake.forget import forgotten_users, is_forgotten
+from recsys.lake.lake import TIME, days, read_day, write_parquet
 from recsys.models.encoding import TYPE_NUMBERS
 from training.evaluation.lake import imported
 from training.features.sequences import SEQUENCE_SCHEMA, sequences
@@ -59,7 +61,10 @@ def lake_log(lake: Path) -> Log:
         InvalidData: the lake has no items, or nobody engaged with one.
     """
     items = read_items(items_path(lake))
-    rows = [read_day(lake, day, columns=("user_id", "item_id", "type")) for day in days(lake)]
+    forgotten = forgotten_users(lake)
+    rows = [
+        _without(forgotten, read_day(lake, day, columns=("user_id", "item_id", "type"))) for day in days(lake)
+    ]
     table = sequences(pa.concat_tables(rows)) if rows else SEQUENCE_SCHEMA.empty_table()
     histories = list(read_histories(table, pa.array([item.item_id for item in items], pa.string())))
     if not histories:
@@ -70,6 +75,25 @@ def lake_log(lake: Path) -> Log:
     has_users = users.exists() and pq.ParquetFile(users).metadata.num_rows > 0
     known = sum(len(h.numbers) for h in histories)
     return Log(histories, items, users if has_users else None, events - known)
+
+
+def _without(forgotten: Mapping[str, int], rows: pa.Table) -> pa.Table:
+    """What `recsys features build` reads: not the rows of forgotten users that no compaction has removed yet."""
+    if not forgotten:
+        return rows
+    pairs = zip(rows["user_id"].to_pylist(), rows[TIME].to_pylist(), strict=True)
+    return rows.filter(
+        pa.array([not is_forgotten(forgotten, user, at_ms) for user, at_ms in pairs], pa.bool_())
+    )
+
+
+def users_of_both(train: Log, test: Log, path: Path) -> Path | None:
+    """The static attributes of either log's users, written to `path` if both have some; `train`'s of a user in both."""
+    tables = [pq.read_table(log.users) for log in (train, test) if log.users]
+    if len(tables) < 2:
+        return train.users or test.users
+    write_parquet(path, first_of_each(pa.concat_tables(tables), "user_id"))
+    return path
 
 
 def read_sequences(path: Path) -> Log:

@@ -52,12 +52,6 @@ class BeforeLast:
         return int(taken[-1]) if len(taken) > 1 else len(history.numbers)
 
 
-def new_items(history: History) -> NDArray[np.intp]:
-    """Where the history meets each of its items for the first time, in order."""
-    begins, returns = visits(history)
-    return np.flatnonzero(begins & ~returns)
-
-
 def learnt_repeats(histories: Iterable[History]) -> RepeatPolicy:
     """Types of event after which at least `LEAST_RETURNING` of all choices come back to the item, with the days that
     nine in ten of these returns take at least. From the first 50,000 histories."""

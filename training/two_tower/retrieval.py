@@ -48,7 +48,10 @@ def cases_after(histories: Iterable[History], cut: Cut, wanted: int = 0, repeats
         wanted, repeats: as in `Targets`.
     """
     asked, rng = Targets(repeats, wanted), np.random.default_rng(0)
-    at = [(h, i) for h in histories for i in np.flatnonzero(asked.of(h, rng)).tolist() if i >= cut(h)]
+    at: list[tuple[History, int]] = []
+    for h in histories:
+        first = cut(h)
+        at += [(h, i) for i in np.flatnonzero(asked.of(h, rng)).tolist() if i >= first]
     targets = [h.numbers[i : i + 1] - 1 for h, i in at]
     return Cases([h.before(i) for h, i in at], targets, [int(h.times[i]) for h, i in at], repeats)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import methodcaller
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,14 @@ from recsys.contracts.errors import InvalidConfig
 from tests.training.evaluation.histories import history
 from training.choices import Augmentation, Protocol
 from training.evaluation.measure import Measured, lead, mean, measure, slice_cases
-from training.evaluation.recall import RecallEvaluation, goals, main, read_split, training_config
+from training.evaluation.recall import (
+    RecallEvaluation,
+    goals,
+    in_own_folder,
+    main,
+    read_split,
+    training_config,
+)
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.retrieval import Cases
@@ -150,9 +158,11 @@ def test_an_augmented_run_does_not_continue_from_a_plain_ones_checkpoint(folder:
     plain = RecallEvaluation(data=folder, protocol=Protocol.ML_1M, work=folder / "work")
     masked = plain.model_copy(update={"training": {"augmentation": "mask"}})
     split = read_split(plain)
-    configs = [training_config(each, split, seed=0) for each in (plain, masked)]
+    configs = [in_own_folder(training_config(each, split, seed=0), split) for each in (plain, masked)]
     assert configs[0].work != configs[1].work
     assert configs[1].augmentation is Augmentation.MASK
+    grown = replace(split, refit=split.refit[1:])
+    assert in_own_folder(training_config(plain, grown, seed=0), grown).work != configs[0].work
     with pytest.raises(InvalidConfig, match="augmentation"):
         training_config(plain.model_copy(update={"training": {"augmentation": "spin"}}), split, seed=0)
 
@@ -256,7 +266,7 @@ def test_moments_are_utc_unless_they_name_a_zone(tmp_path: Path) -> None:
 
 def test_few_validation_cases_stop_nothing(tmp_path: Path) -> None:
     few = read_split(evaluation(tmp_path, data=orders(tmp_path, "a"), protocol="leave-one-out"))
-    many = read_split(evaluation(tmp_path, data=orders(tmp_path, "b", users=200), protocol="leave-one-out"))
+    many = read_split(evaluation(tmp_path, data=orders(tmp_path, "b", users=500), protocol="leave-one-out"))
     asked = evaluation(tmp_path, protocol="leave-one-out", quick=False)
     found = [training_config(asked, split, seed=0).validation for split in (few, many)]
     assert found == [Validation.NONE, Validation.LAST_ITEM]

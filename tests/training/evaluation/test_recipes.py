@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from recsys.contracts.types import Item
+from recsys.models.two_tower import TwoTowerShape
 from tests.training.evaluation.histories import history
 from training.evaluation.protocols import Split
 from training.evaluation.recipes import PUBLISHED, Recipe, recipe
 from training.two_tower.config import TwoTowerConfig, Validation
-from training.two_tower.losses import LossName
+from training.two_tower.recipe import DataSize
+from training.two_tower.recipe import recipe as by_size
 from training.two_tower.retrieval import Cases
 
 NONE = Cases([], [], [])
@@ -26,32 +28,30 @@ def configured(found: Recipe) -> TwoTowerConfig:
     return TwoTowerConfig.model_validate({**nowhere, "shape": found.shape, **found.training})
 
 
+def test_what_is_evaluated_is_what_is_trained() -> None:
+    """Except for which cases stop it early: the split's own."""
+    for events, items, users in ((80_000, 10, 1), (1_000_000, 10, 1), (200_000, 100_001, 1)):
+        ours = configured(recipe(split(events, items)))
+        trained = by_size(DataSize(items, users, events)).values
+        for name in trained.keys() - {"validation"}:
+            assert getattr(ours, name) == trained[name], name
+        assert ours.shape == TwoTowerShape()
+
+
 @pytest.mark.parametrize(
-    ("data", "dim", "epochs", "loss", "validation"),
+    ("data", "validation", "epochs"),
     [
-        (split(80_000), 64, 10, LossName.FULL, Validation.LAST_ITEM),  # MovieLens-100K
-        (split(200_000), 128, 20, LossName.FULL, Validation.LAST_ITEM),  # Amazon Beauty
-        (split(1_000_000, from_ms=1), 128, 8, LossName.FULL, Validation.TIME),  # MovieLens-1M
-        (split(9_000_000), 128, 2, LossName.FULL, Validation.LAST_ITEM),
-        (split(200_000, items=100_001), 128, 20, LossName.MIXED, Validation.LAST_ITEM),
-        (split(500, validation_cases=199), 64, 10, LossName.FULL, Validation.NONE),
-        (split(0, validation_cases=0), 64, 10, LossName.FULL, Validation.NONE),
+        (split(80_000), Validation.LAST_ITEM, 20),
+        (split(80_000, from_ms=1), Validation.TIME, 20),
+        (split(80_000, validation_cases=499), Validation.NONE, 20),
+        (split(0, validation_cases=0), Validation.NONE, 20),
     ],
 )
-def test_known_sizes(data: Split, dim: int, epochs: int, loss: LossName, validation: Validation) -> None:
+def test_the_splits_own_cases_stop_it_if_they_are_enough(
+    data: Split, validation: Validation, epochs: int
+) -> None:
     config = configured(recipe(data))
-    assert (config.shape.dim, config.epochs, config.loss, config.validation) == (
-        dim,
-        epochs,
-        loss,
-        validation,
-    )
-    assert 0.9 <= config.ema <= 0.999
-
-
-def test_new_items_are_prepared_for_where_time_brings_them() -> None:
-    by_time, last = (configured(recipe(split(200_000, from_ms=ms))).shape.id_dropout for ms in (1, 0))
-    assert by_time > last == 0
+    assert (config.validation, config.epochs) == (validation, epochs)
 
 
 def test_published_recipes_are_valid_and_train_a_fixed_number_of_epochs() -> None:

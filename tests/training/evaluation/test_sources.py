@@ -3,10 +3,15 @@
 import os
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from recsys.contracts.errors import InvalidData
-from training.evaluation.sources import read_log, read_sequences
+from recsys.contracts.types import User
+from recsys.datasets.catalogue import table_users, users_table
+from recsys.lake.forget import mark_forgotten
+from recsys.lake.lake import write_parquet
+from training.evaluation.sources import Log, read_log, read_sequences, users_of_both
 
 MAPPING = """
 events:
@@ -103,3 +108,28 @@ def test_nothing_there_is_one_sentence(tmp_path: Path) -> None:
         read_log(tmp_path / "gone", tmp_path / "work")
     with pytest.raises(InvalidData, match=r"sequences_stable\.txt"):
         read_sequences(tmp_path / "sequences_stable.txt")
+
+
+def test_a_forgotten_users_events_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "mapping.yaml").write_text(MAPPING)
+    (tmp_path / "log.csv").write_text("who,what,when\nann,x,1700000000\nbob,x,1700000001\nann,y,1700000100\n")
+    assert events(tmp_path, tmp_path / "work") == {"ann": ["x", "y"], "bob": ["x"]}
+    mark_forgotten(tmp_path / "work", "ann", 1_700_000_050_000)
+    assert events(tmp_path / "work", tmp_path) == {"ann": ["y"], "bob": ["x"]}
+
+
+def test_users_of_both_logs_are_known(tmp_path: Path) -> None:
+    def log(name: str, *users: User) -> Log:
+        write_parquet(tmp_path / f"{name}.parquet", users_table(users))
+        return Log([], [], tmp_path / f"{name}.parquet")
+
+    train, test = (
+        log("a", User("u", {"age": "1"})),
+        log("b", User("u", {"age": "2"}), User("v", {"age": "3"})),
+    )
+    path = users_of_both(train, test, tmp_path / "both.parquet")
+    assert path is not None
+    known = {user.user_id: user.attributes["age"] for user in table_users(pq.read_table(path))}
+    assert known == {"u": "1", "v": "3"}
+    assert users_of_both(Log([], []), test, tmp_path / "nothing") == test.users
+    assert users_of_both(Log([], []), Log([], []), tmp_path / "nothing") is None

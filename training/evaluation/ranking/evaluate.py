@@ -189,7 +189,11 @@ class Models:
         forest = FOREST.replace(trees=self._config.trees, seed=seed)
         yield "lightgbm", self._cached("lightgbm", forest, partial(self._lightgbm, forest))[0]
         loop = LoopConfig(epochs=self._config.epochs, seed=seed)
-        yield SERVED, self._cached(SERVED, loop, partial(self._served, loop))[0]
+        wanted = (loop, self._config.seed)  # the taste model is learnt with the first seed
+        yield (
+            SERVED,
+            self._cached(SERVED, wanted, partial(self._served, loop, self._cached.digest(wanted)))[0],
+        )
 
     def _rates(self, codes: Mapping[str, NDArray[np.int64]]) -> Logits:
         return smoothed_rates(codes["train"], self._labels["train"], codes["test"])
@@ -202,9 +206,9 @@ class Models:
         train, validation, test = self._periods.features
         return trees(train, self._labels["train"], validation, self._labels["validation"], [test], forest)
 
-    def _served(self, loop: LoopConfig) -> list[Logits]:
+    def _served(self, loop: LoopConfig, name: str) -> list[Logits]:
         train, validation, test = self._periods.rows.values()
-        out = self._config.work / f"ranker-{self._cached.digest(loop)}"
+        out = self._config.work / f"ranker-{name}"
         train_as_served(out, self._items, train, validation, self._periods.taste, loop)
         scores = over_all_rows(scores_as_served(out, test))
         return [{head: logit(scores[Head(head)].astype(np.float64)) for head in self._labels["test"]}]

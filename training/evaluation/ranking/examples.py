@@ -8,7 +8,9 @@ from pydantic import Field
 
 from recsys.datasets.lake_attribution import lake_attribution
 from recsys.lake.forget import forgotten_users
+from training.choices import RANK_EPOCHS
 from training.config import Config
+from training.evaluation.lake import forget_outdated
 from training.features.job import FeatureJob, build
 from training.features.spark import spark_session
 
@@ -24,7 +26,7 @@ class ServedRanker(Config):
     )
     seed: int = Field(0, ge=0, description="The first seed.")
     seeds: int = Field(3, ge=1, description="Number of runs, one per seed.")
-    epochs: int = Field(4, ge=1, description="Of the ranker, at most, as in `recsys train rank`.")
+    epochs: int = Field(RANK_EPOCHS, ge=1, description="Of the ranker, at most, as in `recsys train rank`.")
     trees: int = Field(600, ge=1, description="Of each LightGBM, at most.")
     master: str = Field("local[*]", description="Spark master of the feature job.")
     memory: str = Field("2g", description="Memory of the Spark driver.")
@@ -36,6 +38,7 @@ class ServedRanker(Config):
 
 def build_examples(config: ServedRanker, lake: Path, report: Report) -> Path:
     """`recsys features build` in the work folder; days that exist are not built again. Returns the examples' folder."""
+    forget_outdated(config.work, lake)
     features = config.work / "features"
     report(f"next: build examples in {features}")
     spark = spark_session(config.master, config.memory)
