@@ -57,7 +57,7 @@ class FullSoftmax:
             targets - 1,
             linear_bias=None if self.adjustment is None else self.adjustment.to(users.device),
             reduction="sum",
-            # of a large catalogue torch would take a row or two at a time: ten times slower on a CPU
+            # of a large catalogue torch would take a row or two at a time
             options=nn.LinearCrossEntropyOptions(
                 batch_chunk_size=max(1, CHUNK // len(table)), chunking_method=None
             ),

@@ -1,6 +1,6 @@
 """Defaults of the two-tower's training by the size of the data. `recsys train` starts from them; every one can be set.
 
-A pure function of three counts. docs/recall.md has the measurements behind the constants.
+A pure function of three counts. docs/recall.md says why.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from recsys.contracts.errors import InvalidData
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.losses import LossName
 
-FULL_SOFTMAX_ITEMS = 100_000  # the full softmax recommends better; there a step takes five times as long
+FULL_SOFTMAX_ITEMS = 100_000  # the full softmax recommends better; its step grows with the catalogue
 NEGATIVES = 4_096
 ENOUGH_CASES = 500  # below it the noise of the held-out events decides when to stop, and training misses them
 BATCHES = 6  # per epoch at least: with fewer, a small log's weights are hardly updated; with many more, they overfit
