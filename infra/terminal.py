@@ -17,6 +17,7 @@ from rich.table import Table
 from recsys.contracts.errors import RecsysError
 from recsys.extras import extra_named
 from recsys.observability.logs import redact
+from recsys.operator_files import problems_of
 from recsys.result import Result, to_json
 
 _log = structlog.get_logger(__name__)
@@ -90,8 +91,7 @@ def one_sentence_on_error() -> Iterator[None]:
     except RecsysError as error:
         _fail(str(error))
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        _fail(f"{error.title}: {'; '.join(problems)}")
+        _fail(f"{error.title}: {problems_of(error)}")
     except Exception:
         _log.exception("unexpected error; report it with this trace")
         raise SystemExit(1) from None

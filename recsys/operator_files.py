@@ -90,9 +90,14 @@ def read_yaml(path: Path, kind: type[M], refusal: Refusal) -> M:
     except yaml.YAMLError as error:
         raise refusal(f"{path}: not YAML: {error}") from error
     except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, e['loc'])) or 'content'}: {e['msg']}" for e in error.errors())
-        raise refusal(f"{path}: {'; '.join(list(wrong)[:_SHOWN])}") from error
+        raise refusal(f"{path}: {problems_of(error)}") from error
     except RecursionError as error:
         raise refusal(f"{path}: nested too deeply") from error
     except (ValueError, OverflowError, TypeError, LookupError) as error:  # values that PyYAML cannot make
         raise refusal(f"{path}: not YAML: {error}") from error
+
+
+def problems_of(error: ValidationError) -> str:
+    """Each wrong key with what is wrong, up to `_SHOWN`."""
+    wrong = (f"{'.'.join(map(str, e['loc'])) or 'content'}: {e['msg']}" for e in error.errors())
+    return "; ".join(list(wrong)[:_SHOWN])

@@ -16,6 +16,7 @@ from recsys.datasets.catalogue import items_path, users_path
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
 from recsys.models.two_tower import TwoTowerShape
+from recsys.operator_files import problems_of
 from training import publish
 from training.evaluation.sources import lake_log
 from training.features.local import build_examples
@@ -54,8 +55,7 @@ def two_tower_config(home: Path, settings: Mapping[str, Any]) -> TwoTowerConfig:
             }
         )
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InvalidConfig("; ".join(problems)) from error
+        raise InvalidConfig(problems_of(error)) from error
 
 
 def fit_bundle(home: Path, towers: TwoTowerConfig, rank_epochs: int, show: Show) -> Bundle:

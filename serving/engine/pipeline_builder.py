@@ -110,7 +110,7 @@ class PipelineBuilder:
         for source in (popular, in_categories):
             loaded.trending.keep(source)
         blocked = [RuleFilter(rules, catalogue)] if rules else []
-        repeats = learnt_repeats(loaded.bundle) if config.repeats is None else config.repeats
+        repeats = repeats_of(loaded.bundle) if config.repeats is None else config.repeats
         history = HistoryHydrator(catalogue, ENGAGED_VISITS.size, repeats, config.native)
         value = ValueModel(dict(path.weights))
         sources: list[Source] = [
@@ -142,7 +142,7 @@ class PipelineBuilder:
         )
 
 
-def learnt_repeats(bundle: Bundle) -> RepeatPolicy:
+def repeats_of(bundle: Bundle) -> RepeatPolicy:
     """Raises `InvalidBundle`: the manifest names another type of event than an engagement, or no number of days."""
     days = {kind: number for kind, number in bundle.manifest.repeats.items() if kind in RANKS and number >= 0}
     if len(days) < len(bundle.manifest.repeats):
