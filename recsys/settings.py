@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -13,6 +14,13 @@ from recsys.contracts.types import MS_PER_HOUR, MS_PER_MINUTE
 from recsys.native import Native
 
 PREFIX = "RECSYS_"
+
+
+class LocalKafka(StrEnum):
+    """The broker that is started where no Kafka is named."""
+
+    MEMORY = "memory"
+    APACHE = "apache"
 
 
 class Settings(BaseSettings):
@@ -48,7 +56,18 @@ class Settings(BaseSettings):
         description="Key prefix in Redis: separates several systems, or an old and a new store, on one server.",
     )
     kafka_bootstrap: str = Field(
-        "", description="Kafka bootstrap address, host:port; empty: the embedded broker."
+        "",
+        description="Kafka bootstrap address, host:port; empty: the local broker that `recsys up` started.",
+    )
+    local_kafka: LocalKafka = Field(
+        LocalKafka.MEMORY,
+        description="The local broker: memory (up at once, its log ends with it), or apache (Apache Kafka, needs Java;"
+        " its log stays in `RECSYS_HOME/kafka`).",
+    )
+    kafka_jars: Path | None = Field(
+        None,
+        description="Folder with the jars of Apache Kafka for the local broker; empty: of `KAFKA_HOME`, else from Maven"
+        " Central, once.",
     )
     partitions: int = Field(4, ge=1, le=1024, description="Partitions per topic; fixed once events exist.")
     late_hours: float = Field(

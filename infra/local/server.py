@@ -10,8 +10,6 @@ from typing import Self
 from infra.local.process import ChildProcess, free_port
 from recsys.contracts.errors import Unavailable
 
-START_TIMEOUT_S = 30.0
-
 
 class EmbeddedServer(ABC):
     """A context manager. After `stop` or `kill`, `start` uses the same port and data folder.
@@ -20,6 +18,7 @@ class EmbeddedServer(ABC):
     """
 
     name: str
+    start_timeout_s = 30.0
 
     def __init__(self, data: Path | None, port: int) -> None:
         self._temporary = data is None
@@ -43,10 +42,18 @@ class EmbeddedServer(ABC):
 
     def start(self) -> Self:
         """Start the server and wait until it answers."""
+        self.launch()
+        self.wait()
+        return self
+
+    def launch(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
         self._child = ChildProcess(self.command(), self.data / f"{self.name}.log", cwd=self.data)
-        self._child.wait_until(self.ready, START_TIMEOUT_S)
-        return self
+
+    def wait(self) -> None:
+        """Raises `Unavailable`: the server, which was launched, ended or does not answer in time."""
+        if self._child is not None:
+            self._child.wait_until(self.ready, self.start_timeout_s)
 
     def stop(self) -> None:
         if self._child is not None:

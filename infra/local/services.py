@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from pydantic import SecretStr
 
+from infra.local.brokers import local_kafka
 from infra.local.kafka import KafkaBroker
 from infra.local.process import pid_alive
 from infra.local.redis import Persistence, RedisServer
@@ -22,7 +23,7 @@ from recsys.contracts.errors import InvalidData, Unavailable
 from recsys.contracts.types import Topic
 from recsys.files import staged_file
 from recsys.operator_files import read_json
-from recsys.settings import Settings
+from recsys.settings import LocalKafka, Settings
 from streaming.log import create_topics
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -61,8 +62,9 @@ def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
     """Start the services that the settings do not name, publish their addresses, and stop them on exit.
     Topics that a named Kafka lacks are created, with its defaults for replication and retention.
 
-    Redis persists its data in `<home>/redis` (AOF), which `fresh` deletes; the broker's log is in memory. Call from
-    the main thread: the services end with the thread that started them.
+    Redis persists its data in `<home>/redis` (AOF), and Apache Kafka in `<home>/kafka`; `fresh` deletes both. The
+    log of the other broker is in memory. Call from the main thread: the services end with the thread that started
+    them.
 
     Raises:
         Unavailable: they are running already, a server cannot be started, or the named Kafka does not answer.
@@ -84,7 +86,7 @@ def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
         if settings.kafka_bootstrap:
             create_topics(settings.kafka_bootstrap, list(Topic), settings.partitions)
         else:
-            kafka = stack.enter_context(KafkaBroker(run, settings.partitions))
+            kafka = stack.enter_context(_broker(settings, run, fresh))
         services = Services(
             redis_url=redis.url if redis else settings.redis_url.get_secret_value(),
             kafka_bootstrap=kafka.bootstrap if kafka else settings.kafka_bootstrap,
@@ -118,6 +120,16 @@ def connected(settings: SettingsT) -> SettingsT:
             "kafka_bootstrap": settings.kafka_bootstrap or services.kafka_bootstrap,
         }
     )
+
+
+def _broker(settings: Settings, run: Path, fresh: bool) -> KafkaBroker:
+    """A log that outlives the broker has a folder of its own, next to that of Redis."""
+    if settings.local_kafka is LocalKafka.MEMORY:
+        return local_kafka(run, settings.partitions, settings=settings)
+    data = settings.home / "kafka"
+    if fresh:
+        shutil.rmtree(data, ignore_errors=True)
+    return local_kafka(data, settings.partitions, settings=settings)
 
 
 def _file(settings: Settings) -> Path:

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from uuid import uuid4
 
 import pytest
 
 from recsys.contracts.event_log import EventSink, EventSource, Record, partition_of
-from streaming.log import KafkaSink, KafkaSource
+from streaming.log import KafkaSink, KafkaSource, create_topics
 from tests.memory_event_log import MemoryEventLog
 
 PARTITIONS = 3
@@ -22,14 +23,24 @@ class Log:
     source: Callable[[], EventSource]
 
 
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+BROKERS = [
+    pytest.param("kafka", marks=pytest.mark.kafka),
+    pytest.param("apache", marks=pytest.mark.apache_kafka),
+]
+
+
+@pytest.fixture(params=["memory", *BROKERS])
 def log(request: pytest.FixtureRequest) -> Iterator[Log]:
     if request.param == "memory":
         memory = MemoryEventLog(PARTITIONS)
         yield Log("events", memory, memory.source)
         return
-    bootstrap = request.getfixturevalue("kafka_bootstrap")
-    topic = request.getfixturevalue("new_topic")(PARTITIONS)
+    if request.param == "apache":
+        bootstrap = request.getfixturevalue("apache_kafka").bootstrap
+    else:
+        bootstrap = request.getfixturevalue("kafka_bootstrap")
+    topic = f"contract-{uuid4().hex}"
+    create_topics(bootstrap, [topic], PARTITIONS)
     sink, sources = KafkaSink(bootstrap), list[KafkaSource]()
 
     def source() -> KafkaSource:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.types import Item, Topic, User
 from recsys.datasets.catalogue import read_users, users_path
@@ -56,7 +56,7 @@ class Loop:
 
 
 @pytest.fixture
-def loop(tmp_path: Path, redis_url: str, kafka_broker: KafkaBroker) -> Iterator[Loop]:
+def loop(tmp_path: Path, redis_url: str, kafka_broker: MemoryKafka) -> Iterator[Loop]:
     """The bundle's attribute table gives `COLD` the vector of `item-000`."""
     attributes = np.zeros((1 + BUCKETS, DIMENSION), np.float32)
     cold = Item("cold", "Cold", ("new-wave",))

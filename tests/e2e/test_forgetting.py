@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from infra.local.children import Children
-from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from infra.local.redis import Persistence, RedisServer
 from infra.loop import serve
 from recsys.contracts.events import Event
@@ -47,7 +47,7 @@ def test_the_id_is_nowhere_after_forgetting_and_compaction(tmp_path: Path) -> No
     (home / "experiments.yaml").write_text(EXPERIMENT)
     with (
         RedisServer(home / "redis", Persistence.AOF) as redis,
-        KafkaBroker(home / "kafka", partitions=2) as kafka,
+        MemoryKafka(home / "kafka", partitions=2) as kafka,
         closing(KafkaSource(kafka.bootstrap)) as source,
     ):
         environ = {

@@ -1,7 +1,8 @@
 """The whole loop with real parts, by the commands that a user types, while its processes are killed.
 
-Import → replay through Kafka → Spark → train → publish → serve → click. Worker, API and Redis are killed (-9) and
-restarted once each while events arrive; afterwards every counter in Redis must equal the fold of what was accepted.
+Import → replay through Kafka → Spark → train → publish → serve → click. Worker, API, Redis and Apache Kafka are killed
+(-9) and restarted once each while events arrive; afterwards every counter in Redis must equal the fold of what was
+accepted.
 """
 
 import json
@@ -16,8 +17,10 @@ import numpy as np
 import pytest
 
 from infra.demo import click_and_watch
+from infra.local.apache_kafka import ApacheKafka
 from infra.local.children import Children
 from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from infra.local.redis import Persistence, RedisServer
 from infra.loop import Api, Outcome, serve
 from recsys.bundle import versions
@@ -74,20 +77,29 @@ def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis"), Persistence.AOF) as server:
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis", Persistence.AOF) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
 
 
-@pytest.fixture(scope="module")
-def children(home: Path, redis: RedisServer) -> Iterator[Children]:
-    with KafkaBroker(partitions=PARTITIONS) as kafka:
+@pytest.fixture
+def kafka(request: pytest.FixtureRequest) -> KafkaBroker:
+    """Apache Kafka; without its jars, the one in memory, which is not killed: its log ends with it."""
+    try:
+        return ApacheKafka(partitions=PARTITIONS, jars=request.getfixturevalue("apache_jars"))
+    except pytest.skip.Exception:
+        return MemoryKafka(partitions=PARTITIONS)
+
+
+@pytest.fixture
+def children(home: Path, redis: RedisServer, kafka: KafkaBroker) -> Iterator[Children]:
+    with kafka:
         environ = {
             "RECSYS_HOME": str(home),
             "RECSYS_REDIS_URL": redis.url,
@@ -144,7 +156,12 @@ def send(api: Api, events: list[Event]) -> list[Event]:
 
 
 def test_the_loop_closes_and_survives_kills(
-    children: Children, home: Path, movielens: Path, redis: RedisServer, store: FeatureStore
+    children: Children,
+    home: Path,
+    movielens: Path,
+    redis: RedisServer,
+    kafka: KafkaBroker,
+    store: FeatureStore,
 ) -> None:
     lake = Settings(home=home).lake
     children.run("data", "import", str(movielens), "--shift-to-now")
@@ -184,6 +201,10 @@ def test_the_loop_closes_and_survives_kills(
     redis.kill()
     storm(3)  # accepted while the store is away
     redis.start()
+    if isinstance(kafka, ApacheKafka):
+        kafka.kill()
+        storm(5)  # waits in the API's outbox
+        kafka.start()
     children.kill("api")
     children.start("api", "serve", "--port", api.url.rsplit(":", 1)[1])
     storm(4)

@@ -6,9 +6,9 @@ import typer
 
 from infra.signals import stop_event
 from infra.terminal import JsonFlag, console, print_json, print_table
-from recsys.contracts.errors import Unavailable
+from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.observability.logs import redact
-from recsys.settings import Settings
+from recsys.settings import LocalKafka, Settings
 
 app = typer.Typer()
 
@@ -16,8 +16,12 @@ app = typer.Typer()
 @app.command()
 def up(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the data of the last run.")] = False,
+    kafka: Annotated[
+        LocalKafka | None,
+        typer.Option(help="The broker: in memory, or a durable Apache Kafka. [default: RECSYS_LOCAL_KAFKA]"),
+    ] = None,
 ) -> None:
-    """Run the embedded Redis and Kafka until Ctrl-C. Other commands with the same RECSYS_HOME use them. Those that
+    """Run a Redis and a Kafka of your own until Ctrl-C. Other commands with the same RECSYS_HOME use them. Those that
     RECSYS_REDIS_URL and RECSYS_KAFKA_BOOTSTRAP name are not started; the topics that such a Kafka lacks are created.
 
     Example: recsys up
@@ -25,7 +29,11 @@ def up(
     from infra.local.services import embedded
 
     stop = stop_event()
-    settings = Settings()
+    settings = Settings() if kafka is None else Settings(local_kafka=kafka)
+    if kafka is not None and settings.kafka_bootstrap:
+        raise InvalidConfig(
+            f"--kafka starts a broker, RECSYS_KAFKA_BOOTSTRAP names one: {settings.kafka_bootstrap}"
+        )
     with embedded(settings, fresh=fresh) as services:
         console.print(f"Redis  {redact(services.redis_url)}\nKafka  {services.kafka_bootstrap}")
         if not services.redis_pid and not services.kafka_pid:

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.cli.commands.users import app
-from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from recsys.contracts.events import Event
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Topic
@@ -27,7 +27,7 @@ CLICKS = [Event(f"e{n}", EventType.CLICK, user, "i", T0 + n) for n, user in enum
 @pytest.mark.redis
 @pytest.mark.kafka
 def test_every_trace_of_the_user_is_deleted(
-    tmp_path: Path, redis_url: str, kafka_broker: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, redis_url: str, kafka_broker: MemoryKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with day_writer(tmp_path / "lake", EVENTS, "test") as writer:
         writer.write(events_table(CLICKS))

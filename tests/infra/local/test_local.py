@@ -14,7 +14,7 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from infra.local.process import ChildProcess, pid_alive
 from infra.local.redis import Persistence, RedisServer, server_binary
 from infra.local.services import Services, connected, embedded, running
@@ -133,7 +133,7 @@ def test_two_servers_are_independent() -> None:
 
 @pytest.mark.kafka
 def test_the_broker_has_the_topics_and_loses_them_when_it_stops() -> None:
-    with KafkaBroker(partitions=3) as broker:
+    with MemoryKafka(partitions=3) as broker:
         ids = set()
         for _ in range(2):
             source = KafkaSource(broker.bootstrap)
@@ -184,7 +184,7 @@ def test_other_commands_find_the_embedded_services_while_they_run(settings: Sett
 @pytest.mark.redis
 @pytest.mark.kafka
 def test_configured_services_are_not_started(
-    settings: Settings, redis_url: str, kafka_broker: KafkaBroker
+    settings: Settings, redis_url: str, kafka_broker: MemoryKafka
 ) -> None:
     """But a configured Kafka gets the topics that it lacks."""
     both = settings.model_copy(
@@ -209,7 +209,7 @@ def test_configured_services_are_not_started(
 @pytest.mark.redis
 @pytest.mark.kafka
 def test_up_ends_at_once_where_nothing_is_its_own(
-    tmp_path: Path, redis_url: str, kafka_broker: KafkaBroker
+    tmp_path: Path, redis_url: str, kafka_broker: MemoryKafka
 ) -> None:
     named = {"HOME": str(tmp_path), "REDIS_URL": redis_url, "KAFKA_BOOTSTRAP": kafka_broker.bootstrap}
     done = subprocess.run(

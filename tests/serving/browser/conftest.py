@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 from infra.local.children import Children
-from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from infra.local.redis import RedisServer
 from infra.loop import Api, serve
 from recsys.contracts.types import EventType
@@ -92,7 +92,7 @@ def _write_what_commands_leave(home: Path) -> None:
 
 @pytest.fixture(scope="package")
 def children(home: Path) -> Iterator[Children]:
-    with RedisServer() as redis, KafkaBroker(partitions=PARTITIONS) as kafka:
+    with RedisServer() as redis, MemoryKafka(partitions=PARTITIONS) as kafka:
         environ = {
             "RECSYS_HOME": str(home),
             "RECSYS_REDIS_URL": redis.url,

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.evaluation.load.traffic import drive, kafka_target, traffic_events
-from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from recsys.contracts.events import Event
 from recsys.contracts.types import Item
 from recsys.lake.lake import EVENTS
@@ -72,7 +72,7 @@ def traffic(bootstrap: str, rate: float) -> Iterator[list[Event]]:
 @pytest.mark.slow
 @pytest.mark.kafka
 def test_a_repeatedly_killed_archiver_neither_loses_nor_duplicates_records(
-    tmp_path: Path, kafka_broker: KafkaBroker
+    tmp_path: Path, kafka_broker: MemoryKafka
 ) -> None:
     environ = os.environ | {
         "RECSYS_HOME": str(tmp_path),

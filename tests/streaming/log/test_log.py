@@ -11,7 +11,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.errors import OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
-from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from infra.local.process import free_port
 from recsys.contracts.errors import InvalidConfig, InvalidData, InvalidEvent, LogReplaced, Unavailable
 from recsys.contracts.event_log import Record, partition_of
@@ -52,7 +52,7 @@ def everything(bootstrap: str, topic: str) -> list[Record]:
         source.close()
 
 
-def test_the_append_time_is_never_in_the_future(kafka_broker: KafkaBroker) -> None:
+def test_the_append_time_is_never_in_the_future(kafka_broker: MemoryKafka) -> None:
     create_topics(kafka_broker.bootstrap, ["clocks"], 1)
     producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
     producer.send("clocks", b"{}", timestamp_ms=time.time_ns() // 1_000_000 + 2 * MS_PER_DAY)
@@ -65,7 +65,7 @@ def test_the_append_time_is_never_in_the_future(kafka_broker: KafkaBroker) -> No
 
 
 @pytest.mark.slow
-def test_records_survive_an_outage_of_the_broker(kafka_broker: KafkaBroker, closing: ExitStack) -> None:
+def test_records_survive_an_outage_of_the_broker(kafka_broker: MemoryKafka, closing: ExitStack) -> None:
     sink = KafkaSink(kafka_broker.bootstrap, max_outage_s=PATIENCE_S)
     closing.callback(sink.close)
     sink.append(Topic.EVENTS, "u", b"before")
@@ -86,7 +86,7 @@ def test_records_survive_an_outage_of_the_broker(kafka_broker: KafkaBroker, clos
 
 
 def test_the_idempotent_producer_is_replaced_when_the_log_was_lost(
-    kafka_broker: KafkaBroker, closing: ExitStack
+    kafka_broker: MemoryKafka, closing: ExitStack
 ) -> None:
     """Nothing waits while the broker dies: the old producer's sequence numbers mean nothing to the new log."""
     sink = KafkaSink(kafka_broker.bootstrap)
@@ -103,7 +103,7 @@ def test_the_idempotent_producer_is_replaced_when_the_log_was_lost(
 
 @pytest.mark.slow
 def test_a_sink_can_be_created_before_the_broker_runs(closing: ExitStack) -> None:
-    broker = KafkaBroker()
+    broker = MemoryKafka()
     sink = KafkaSink(broker.bootstrap, max_outage_s=PATIENCE_S)
     closing.callback(sink.close)
     sink.append(Topic.EVENTS, "u", b"early")
@@ -168,7 +168,7 @@ def test_threads_may_share_a_sink(kafka_bootstrap: str, new_topic: Callable[...,
 # --- sources ----------------------------------------------------------------------------------------------------
 
 
-def test_a_source_detects_a_replaced_log(kafka_broker: KafkaBroker, closing: ExitStack) -> None:
+def test_a_source_detects_a_replaced_log(kafka_broker: MemoryKafka, closing: ExitStack) -> None:
     sink, source = KafkaSink(kafka_broker.bootstrap), KafkaSource(kafka_broker.bootstrap)
     closing.callback(sink.close)
     closing.callback(source.close)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from infra.evaluation.fault_injection.foreign_batches import append_batch, bad_content, batch
-from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.event_log import Record
 from recsys.contracts.types import Topic
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kafka
 VALUES = [b"a", b"b"]
 
 
-def test_a_damaged_batch_stops_its_partition_until_it_is_skipped(kafka_broker: KafkaBroker) -> None:
+def test_a_damaged_batch_stops_its_partition_until_it_is_skipped(kafka_broker: MemoryKafka) -> None:
     at, damaged = kafka_broker.bootstrap, bytes(bad_content(batch("k", VALUES)))
     for raw in (batch("k", VALUES), damaged, batch("k", VALUES)):
         append_batch(at, Topic.EVENTS, 1, raw)

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.local.kafka import KafkaBroker
+from infra.local.memory_kafka import MemoryKafka
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import StoreConfig
@@ -37,7 +37,7 @@ class Worker(threading.Thread):
 @pytest.mark.kafka
 @pytest.mark.redis
 def test_two_workers_share_the_work_and_one_takes_over(
-    kafka_broker: KafkaBroker, redis_url: str, tmp_path: Path
+    kafka_broker: MemoryKafka, redis_url: str, tmp_path: Path
 ) -> None:
     settings = StreamSettings(
         home=tmp_path, redis_url=redis_url, kafka_bootstrap=kafka_broker.bootstrap, partitions=PARTITIONS

@@ -16,8 +16,8 @@ import redis
 
 from infra.evaluation.fault_injection.hostile import faulty_api
 from infra.evaluation.fault_injection.hostile.attacks import Attack, Broken
+from infra.local.brokers import local_kafka
 from infra.local.children import recsys_command
-from infra.local.kafka import KafkaBroker
 from infra.local.process import ChildProcess, free_port
 from infra.local.redis import RedisServer
 from serving.api.security import new_key
@@ -197,7 +197,7 @@ def secrets_in_logs(folder: Path) -> str:
     key = new_key(path, "shop", [Scope.READ, Scope.WRITE, Scope.ADMIN])
     with (
         RedisServer(folder / "redis") as server,
-        KafkaBroker(folder / "kafka") as broker,
+        local_kafka(folder / "kafka") as broker,
         ExitStack() as opened,
     ):
         with redis.Redis(port=server.port) as client:

@@ -13,6 +13,7 @@ import msgspec
 
 from infra.evaluation.fault_injection.foreign_batches import DAMAGES, Codec, append_batch, batch, bomb
 from infra.evaluation.fault_injection.hostile.attacks import Attack, Broken
+from infra.local.brokers import local_kafka
 from infra.local.children import Children, recsys_command
 from infra.local.kafka import KafkaBroker
 from infra.local.process import ChildProcess, free_port
@@ -100,7 +101,7 @@ class Stream:
 
 @contextlib.contextmanager
 def stream(folder: Path, start_kafka: bool = True) -> Iterator[Stream]:
-    redis, kafka = RedisServer(folder / "redis"), KafkaBroker(folder / "kafka", PARTITIONS, free_port())
+    redis, kafka = RedisServer(folder / "redis"), local_kafka(folder / "kafka", PARTITIONS, free_port())
     environ = {
         "RECSYS_HOME": str(folder),
         "RECSYS_REDIS_URL": redis.url,

@@ -1,0 +1,152 @@
+"""What Apache Kafka promises and the broker in memory cannot: a log that outlives kills, a clock, replicas."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from kafka import KafkaProducer
+
+from infra.local.apache_kafka import ApacheKafka, new_cluster_id
+from infra.local.process import free_port
+from recsys.contracts.errors import LogReplaced
+from recsys.contracts.event_log import Record
+from recsys.contracts.types import MS_PER_DAY, Topic
+from streaming.log import KafkaSink, KafkaSource, create_topics
+from streaming.log.topics import connect
+
+pytestmark = [pytest.mark.apache_kafka, pytest.mark.slow]
+
+PATIENCE_S = 120.0
+
+
+def everything(bootstrap: str, topic: str) -> list[Record]:
+    """Every record of a topic, up to its end now."""
+    records: list[Record] = []
+    deadline = time.monotonic() + PATIENCE_S
+    with closing(KafkaSource(bootstrap)) as source:
+        ends = {n: source.end_offset(topic, n) for n in range(source.partitions(topic))}
+        for number, end in ends.items():
+            if end:
+                source.seek(topic, number, 0)
+        while len(records) < sum(ends.values()):
+            assert time.monotonic() < deadline, f"{len(records)} of {ends}"
+            records += source.poll(0.2, 1_000)
+    return records
+
+
+def assert_none_lost_and_in_order(records: list[Record], count: int) -> None:
+    """Of `count` numbers, whose key is their last digit. One whose acknowledgement was lost is there twice: readers
+    know events by their ids."""
+    assert {int(r.value) for r in records} == set(range(count))
+    for key in {r.key for r in records}:
+        first_seen = list(dict.fromkeys(int(r.value) for r in records if r.key == key))
+        assert first_seen == sorted(first_seen)
+
+
+def send(sink: KafkaSink, first: int, last: int) -> None:
+    for n in range(first, last):
+        sink.append(Topic.EVENTS, str(n % 10), str(n).encode())
+
+
+def test_kills_lose_and_reorder_nothing(apache_jars: Path) -> None:
+    with ApacheKafka(jars=apache_jars) as broker:
+        sink = KafkaSink(broker.bootstrap, max_outage_s=PATIENCE_S)
+        for life in range(2):
+            send(sink, life * 400, life * 400 + 300)
+            if life == 0:  # else with records on their way
+                sink.flush(PATIENCE_S)
+            broker.kill()
+            send(sink, life * 400 + 300, life * 400 + 400)  # while it is away
+            broker.start()
+        sink.close(PATIENCE_S)
+        assert_none_lost_and_in_order(everything(broker.bootstrap, Topic.EVENTS), 800)
+
+
+def test_the_time_is_the_brokers(apache_kafka: ApacheKafka) -> None:
+    """As `create_topics` asks for: a producer's clock decides nothing."""
+    topic = f"clocks-{uuid4().hex}"
+    create_topics(apache_kafka.bootstrap, [topic], 1)
+    producer = KafkaProducer(bootstrap_servers=apache_kafka.bootstrap)
+    producer.send(topic, b"{}", timestamp_ms=time.time_ns() // 1_000_000 - 9 * MS_PER_DAY)
+    producer.close()
+    (record,) = everything(apache_kafka.bootstrap, topic)
+    assert abs(record.append_time_ms - time.time() * 1_000) < MS_PER_DAY
+
+
+def test_a_topic_that_was_created_again_is_another_log(apache_kafka: ApacheKafka) -> None:
+    topic = f"again-{uuid4().hex}"
+    create_topics(apache_kafka.bootstrap, [topic], 1)
+    with closing(KafkaSource(apache_kafka.bootstrap)) as source:
+        first = source.log_id(topic)
+        source.seek(topic, 0, 0)
+        with connect(apache_kafka.bootstrap) as admin:
+            admin.delete_topics([topic])
+        create_topics_once_gone(apache_kafka.bootstrap, topic)
+        with pytest.raises(LogReplaced, match="created again"):
+            for _ in range(int(PATIENCE_S)):
+                source.poll(1.0, 10)
+        assert source.log_id(topic) != first
+
+
+def create_topics_once_gone(bootstrap: str, topic: str) -> None:
+    """A deletion takes a moment."""
+    with connect(bootstrap) as admin:
+        while topic in {there["name"] for there in admin.describe_topics()}:
+            time.sleep(0.1)
+    create_topics(bootstrap, [topic], 1)
+
+
+@pytest.fixture
+def cluster(apache_jars: Path) -> Iterator[list[ApacheKafka]]:
+    """Three nodes, three replicas of the topic, two of which must have a record."""
+    identity, controllers = new_cluster_id(), [free_port() for _ in range(3)]
+    voters = ",".join(f"{n}@127.0.0.1:{port}" for n, port in enumerate(controllers, 1))
+    nodes = []
+    for number, controller in enumerate(controllers, 1):
+        port = free_port()
+        options = {
+            "node.id": str(number),
+            "controller.quorum.voters": voters,
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "default.replication.factor": "3",
+            "min.insync.replicas": "2",
+        }
+        nodes.append(ApacheKafka(port=port, jars=apache_jars, options=options, cluster_id=identity))
+    with ExitStack() as opened:
+        for node in nodes:
+            opened.callback(node.close)
+            node.launch()  # none answers alone
+        for node in nodes:
+            node.wait()
+        yield nodes
+
+
+def test_a_rolling_restart_loses_and_reorders_nothing(cluster: list[ApacheKafka]) -> None:
+    bootstrap = ",".join(node.bootstrap for node in cluster)
+    create_topics(bootstrap, [Topic.EVENTS], 2)
+    sink, rolled, sent = KafkaSink(bootstrap, max_outage_s=PATIENCE_S), threading.Event(), 0
+
+    def produce() -> None:
+        nonlocal sent
+        while not rolled.is_set():
+            send(sink, sent, sent + 10)
+            sent += 10
+            time.sleep(0.05)
+
+    producing = threading.Thread(target=produce)
+    producing.start()
+    for number, node in enumerate(cluster):
+        if number == 1:
+            node.kill()
+        else:
+            node.stop()
+        node.launch()
+        node.wait()
+    rolled.set()
+    producing.join()
+    sink.close(PATIENCE_S)
+    assert_none_lost_and_in_order(everything(bootstrap, Topic.EVENTS), sent)
