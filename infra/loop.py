@@ -29,13 +29,12 @@ from recsys.lake.lake import EVENTS, count_rows, days, read_day
 from recsys.settings import Settings
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from training.choices import QUICK_RANK_EPOCHS, quick_epochs
+from training.choices import QUICK_RANK_EPOCHS, first_sizes, quick_epochs
 
 LIST_LENGTH = 10
 WHOLE_TIMEOUT_S = 30.0  # until a list is not degraded
 CATCH_UP_TIMEOUT_S = 1_800.0
 EXTRAS = ("train", "spark")  # what the steps need
-NEWEST = 10_000  # events whose examples the first bundle is trained on
 # Deleted at the start of a run; downloaded data sets stay.
 RECREATED = ("lake", "features", "work", "checkpoints", "bundles", "redis", "spool", "run", "logs")
 ENGAGED = frozenset({EventType.CLICK, EventType.RATING, EventType.PURCHASE, EventType.LIKE})
@@ -143,8 +142,9 @@ class Loop:
         self.outcome.counts["events imported"] = count_rows(self.settings.lake)
         self.outcome.counts["import"] = report
 
-    def first_bundle(self) -> None:
-        """Train on the newest events, while the whole log goes through Kafka into Redis."""
+    def first_bundle(self, minutes: float = 1.0) -> None:
+        """Train on the newest events, as many as fit in about `minutes`, while the whole log goes through Kafka into
+        Redis."""
         records = count_rows(self.settings.lake)
         config = StoreConfig(partitions=self.settings.partitions)
         store = RedisFeatureStore(self.redis_url, FEATURES, config, self.settings.redis_namespace)
@@ -152,9 +152,9 @@ class Loop:
         self.children.start("replay", "stream", "replay", "--speed", "0")
         try:
             with self.outcome.step("build the newest examples with Spark"):
-                self.children.run("features", "build", "--newest", str(NEWEST))
+                self.children.run("features", "build", "--newest", str(first_sizes(minutes).built))
             with self.outcome.step("train a first bundle and publish it"):
-                self.children.run("train", "all", "--first")
+                self.children.run("train", "all", "--first", "--minutes", f"{minutes:.2f}")
             with self.outcome.step("replay through Kafka into Redis: what was left of it"):
                 self.children.finish("replay", CATCH_UP_TIMEOUT_S)
                 self.children.wait("worker", lambda: self._applied(store) >= records, CATCH_UP_TIMEOUT_S)

@@ -12,6 +12,7 @@ from recsys.datasets.opening import MAPPING_FILE, open_dataset
 from recsys.extras import require
 from recsys.files import atomic_write
 from recsys.settings import Settings
+from training.choices import LEAST_FIRST_MINUTES
 
 HOME = "quickstart"
 
@@ -41,19 +42,21 @@ def mapped(
 
 def run_quickstart(
     paths: Sequence[Path],
+    minutes: float,
     once: bool,
     port: int,
     guessed: Callable[[Guess, Path], None],
     show: Callable[[Outcome, str], None],
 ) -> None:
-    """Run all steps in `<home>/quickstart`. `guessed` gets a guessed mapping and its file, `show` the measurements,
-    with a list in `before`, and the API's address."""
+    """Run all steps in `<home>/quickstart`, with a first list after about `minutes`. `guessed` gets a guessed mapping and
+    its file, `show` the measurements, with a list in `before`, and the API's address."""
     require(*EXTRAS)
     data, mapping = mapped(paths, Settings().home / HOME, guessed)
     with started(HOME) as loop:
         outcome, began = loop.outcome, time.monotonic()
         loop.import_data(data, mapping)
-        loop.first_bundle()
+        left = minutes - (time.monotonic() - began) / 60
+        loop.first_bundle(max(left, LEAST_FIRST_MINUTES))
         api = loop.serve(0 if once else port)
         outcome.user = busy_user(loop.settings)
         outcome.before = api.recommend(outcome.user)

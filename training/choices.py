@@ -1,15 +1,49 @@
 """Choices and defaults that the commands show in their help. Importing this module loads no library."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 RANK_EPOCHS = 4
-FIRST_EPOCHS = 2  # of the two-tower in `recsys train all --first`, over the newest events
-FIRST_EVENTS, FIRST_EXAMPLES = 100_000, 40_000
 NEWEST_EXAMPLES = 2_000_000  # that `recsys evaluate rank` reads, at most: memory is bounded
 # `recsys demo`, `quickstart` and the notebook: enough to beat popularity by far, in minutes on two cores.
 QUICK_RANK_EPOCHS = 2
 _QUICK_EPOCHS, _QUICK_EVENTS = 8, 1_000_000  # of the two-tower, at most; events over all epochs
 FULL_EVERY = 7  # nights between two full trainings of `recsys train nightly`
+
+
+@dataclass(frozen=True)
+class FirstSizes:
+    """What the first bundle learns from. `built`: newest events with examples, of which the ranker takes `examples`;
+    `events`: newest ones of the two-tower, which sees them `epochs` times."""
+
+    built: int
+    events: int
+    examples: int
+    epochs: int
+
+
+_FIRST_MINUTE = FirstSizes(built=10_000, events=100_000, examples=40_000, epochs=2)
+_FIRST_START_S = 35.0  # of the first minute: processes start, Spark most of all, and the bundle is published
+LEAST_FIRST_MINUTES = 0.75
+
+
+def first_sizes(minutes: float) -> FirstSizes:
+    """What two cores build and train in about `minutes`.
+
+    >>> first_sizes(1.0)
+    FirstSizes(built=10000, events=100000, examples=40000, epochs=2)
+    >>> first_sizes(3.0)
+    FirstSizes(built=58000, events=232000, examples=232000, epochs=5)
+    """
+    share = (max(minutes, LEAST_FIRST_MINUTES) * 60 - _FIRST_START_S) / (60 - _FIRST_START_S)
+    one = _FIRST_MINUTE
+    epochs = max(1, min(_QUICK_EPOCHS, round(one.epochs * share**0.5)))
+    return FirstSizes(
+        built=int(one.built * share),
+        events=int(one.events * share * one.epochs / epochs),
+        examples=int(one.examples * share),
+        epochs=epochs,
+    )
 
 
 def quick_epochs(events: int) -> int:

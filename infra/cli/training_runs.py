@@ -12,7 +12,7 @@ from recsys.features.definitions import FEATURES
 from recsys.lake.lake import count_rows, days, newest_days, start_of
 from recsys.settings import Settings
 from training import publish
-from training.choices import FIRST_EPOCHS, FIRST_EVENTS, FIRST_EXAMPLES
+from training.choices import FirstSizes
 from training.compression.configs import lake_ladder_input
 from training.compression.ladder import LadderConfig, main
 from training.compression.variants import candidate, take
@@ -89,19 +89,19 @@ def train_recall(settings: Settings, config: TwoTowerConfig, fresh: bool) -> dic
     return result.validation
 
 
-def train_first(settings: Settings, seed: int) -> dict[str, object]:
-    """Both models from the newest events, in about half a minute on two cores, whatever the lake holds."""
+def train_first(settings: Settings, seed: int, sizes: FirstSizes) -> dict[str, object]:
+    """Both models from the newest events, in a time that follows from `sizes`, whatever the lake holds."""
     checkpoints = settings.checkpoints / "first"
     _forget(True, checkpoints)
-    towers = recall_plan(settings, seed, FIRST_EPOCHS, {}).config.replace(
+    towers = recall_plan(settings, seed, sizes.epochs, {}).config.replace(
         work=checkpoints,
         validation=Validation.NONE,
-        newer_than_ms=newer_than_ms(settings.lake, FIRST_EVENTS),
+        newer_than_ms=newer_than_ms(settings.lake, sizes.events),
     )
     with epochs_bar("two-tower") as progress:
         export_two_tower.main(train_two_tower.main(towers, progress), _work(settings, "two_tower"))
     ranker = rank_plan(settings, seed, 1, {}).config.replace(
-        checkpoints=checkpoints, newest=FIRST_EXAMPLES, taste=False
+        checkpoints=checkpoints, newest=sizes.examples, taste=False
     )
     with epochs_bar("ranker") as progress:
         report = train_ranker.main(ranker, lambda epoch, score: progress("fit", epoch, 1))

@@ -19,6 +19,14 @@ def quickstart(
     paths: Annotated[
         list[Path], typer.Argument(help="Folder of tables, or tables of one folder (see `recsys data`).")
     ],
+    minutes: Annotated[
+        float,
+        typer.Option(
+            min=1.0,
+            max=60.0,
+            help="Time to the first list, on two idle cores.",
+        ),
+    ] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Exit after printing a list.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the API; 0: any free one.")] = 8000,
     as_json: JsonFlag = False,
@@ -38,7 +46,7 @@ def quickstart(
         else:
             _print(outcome, url, once)
 
-    run_quickstart(paths, once=once, port=port, guessed=_print_guess, show=show)
+    run_quickstart(paths, minutes=minutes, once=once, port=port, guessed=_print_guess, show=show)
 
 
 def _print_guess(guess: "Guess", file: Path) -> None:

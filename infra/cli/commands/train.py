@@ -14,7 +14,7 @@ from infra.cli.options import given_settings, refuse
 from infra.cli.training_options import Changes, ConfigFile, ShowConfig, TrainingOptions
 from infra.terminal import JsonFlag, QuickFlag, console, print_mapping
 from recsys.settings import Settings
-from training.choices import FULL_EVERY, RANK_EPOCHS
+from training.choices import FULL_EVERY, LEAST_FIRST_MINUTES, RANK_EPOCHS, first_sizes
 
 app = typer.Typer(no_args_is_help=True, help="Train both models on the lake's features.")
 
@@ -120,6 +120,9 @@ def all_(
         bool,
         typer.Option("--first", help="In about half a minute, from the newest events; then train in full."),
     ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=LEAST_FIRST_MINUTES, help="With --first: of build and training together.")
+    ] = 1.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Train both models, build the index, publish the bundle. A running API loads it without a restart.
@@ -130,6 +133,7 @@ def all_(
     """
     full = ("recall_epochs", "rank_epochs", "compress", "file", "changes", "show", "fresh")
     refuse(ctx, first, full, "--first has its own; leave it, or --first")
+    refuse(ctx, not first, ("minutes",), "it is for --first")
     from infra.cli.training_plans import COMPRESSED_OPTIONS, FULL_OPTIONS, compressed_plan, full_plan
     from infra.cli.training_runs import publish_bundle, train_first, train_full
 
@@ -137,7 +141,7 @@ def all_(
     asked = settings, seed, recall_epochs, rank_epochs
     train: Callable[[], dict[str, object]]
     if first:
-        train = partial(train_first, settings, seed)
+        train = partial(train_first, settings, seed, first_sizes(minutes))
     elif compress:
         compressed = options.of(compressed_plan(*asked, given_settings(ctx, COMPRESSED_OPTIONS)))
         train = partial(train_full, settings, compressed, fresh)
