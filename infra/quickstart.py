@@ -48,8 +48,8 @@ def run_quickstart(
     guessed: Callable[[Guess, Path], None],
     show: Callable[[Outcome, str], None],
 ) -> None:
-    """Run all steps in `<home>/quickstart`, with a first list after about `minutes`. `guessed` gets a guessed mapping and
-    its file, `show` the measurements, with a list in `before`, and the API's address."""
+    """Run all steps in `<home>/quickstart`, with a first list after about `minutes`. `guessed` gets a guessed mapping
+    and its file, `show` the measurements, with a list in `before`, and the API's address."""
     require(*EXTRAS)
     data, mapping = mapped(paths, Settings().home / HOME, guessed)
     with started(HOME) as loop:
