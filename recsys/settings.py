@@ -4,13 +4,15 @@ import os
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import MS_PER_HOUR, MS_PER_MINUTE
+from recsys.kafka_connection import KafkaConnection, SaslMechanism, SecurityProtocol
 from recsys.native import Native
 
 PREFIX = "RECSYS_"
@@ -57,7 +59,8 @@ class Settings(BaseSettings):
     )
     kafka_bootstrap: str = Field(
         "",
-        description="Kafka bootstrap address, host:port; empty: the local broker that `recsys up` started.",
+        description="Addresses of some of Kafka's brokers, host:port, separated by commas; empty: the local broker that"
+        " `recsys up` started.",
     )
     local_kafka: LocalKafka = Field(
         LocalKafka.MEMORY,
@@ -69,6 +72,33 @@ class Settings(BaseSettings):
         description="Folder with the jars of Apache Kafka for the local broker; empty: of `KAFKA_HOME`, else from Maven"
         " Central, once.",
     )
+    kafka_security_protocol: SecurityProtocol = Field(
+        SecurityProtocol.PLAINTEXT, description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
+    )
+    kafka_sasl_mechanism: SaslMechanism | None = Field(
+        None,
+        description="PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER; with SASL_SSL or SASL_PLAINTEXT.",
+    )
+    kafka_user: str = Field("", description="User of PLAIN and SCRAM.")
+    kafka_password: SecretStr = Field(SecretStr(""), description="The user's password.")
+    kafka_password_file: Path | None = Field(
+        None, description="File of the password, instead of `RECSYS_KAFKA_PASSWORD`."
+    )
+    kafka_token_file: Path | None = Field(
+        None,
+        description="File of the token of OAUTHBEARER, read at each authentication: another process renews it.",
+    )
+    kafka_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities that sign the brokers' certificates; empty: the system's.",
+    )
+    kafka_certificate_file: Path | None = Field(
+        None, description="PEM file of this client's certificate, for brokers that ask for one (mutual TLS)."
+    )
+    kafka_key_file: Path | None = Field(
+        None, description="PEM file of its private key; empty: in the certificate's file."
+    )
+    kafka_key_password: SecretStr = Field(SecretStr(""), description="Password of an encrypted private key.")
     partitions: int = Field(4, ge=1, le=1024, description="Partitions per topic; fixed once events exist.")
     late_hours: float = Field(
         24.0, gt=0, description="Event time for which ids are remembered; older events are dead letters."
@@ -80,6 +110,29 @@ class Settings(BaseSettings):
     traces: str = Field(
         "", description="Exporter of OpenTelemetry traces: console, or otlp (extra `otel`); empty: off."
     )
+
+    @model_validator(mode="after")
+    def _kafka_fits_together(self) -> Self:
+        if problems := list(self.kafka.problems()):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def kafka(self) -> KafkaConnection:
+        """How every client of Kafka connects."""
+        return KafkaConnection(
+            bootstrap=self.kafka_bootstrap,
+            security_protocol=self.kafka_security_protocol,
+            sasl_mechanism=self.kafka_sasl_mechanism,
+            user=self.kafka_user,
+            password=self.kafka_password,
+            password_file=self.kafka_password_file,
+            token_file=self.kafka_token_file,
+            ca_file=self.kafka_ca_file,
+            certificate_file=self.kafka_certificate_file,
+            key_file=self.kafka_key_file,
+            key_password=self.kafka_key_password,
+        )
 
     @property
     def time_rules(self) -> TimeRules:

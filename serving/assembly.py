@@ -129,12 +129,12 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         telemetry,
         store=RedisFeatureStore(url, FEATURES, config, namespace, damage=damage),
         request_store=cast("FeatureStore", TracedReads(request_store)) if settings.traces else request_store,
-        sink=KafkaSink(settings.kafka_bootstrap, settings.partitions),
+        sink=KafkaSink(settings.kafka, settings.partitions),
         now_ms=clock_of(settings.clock),
         nightly=None if streamed else NightlyStore(url, FEATURES, namespace, timeout_s, damage),
         replays=RedisReplays(url, settings.idempotency_s, timeout_s, namespace),
         take_tokens=_take_tokens(settings) if settings.rate_per_key else None,
-        log_ends=LogEnds(lambda: KafkaSource(settings.kafka_bootstrap), settings.partitions),
+        log_ends=LogEnds(lambda: KafkaSource(settings.kafka), settings.partitions),
     )
 
 

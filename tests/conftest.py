@@ -18,6 +18,7 @@ from infra.local.kafka_jars import kafka_jars
 from infra.local.memory_kafka import MemoryKafka
 from infra.local.redis import RedisServer
 from recsys.contracts.errors import Unavailable
+from recsys.kafka_connection import KafkaConnection
 from recsys.settings import Settings
 from streaming.log import create_topics
 
@@ -60,19 +61,19 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap() -> Iterator[str]:
+def kafka() -> Iterator[KafkaConnection]:
     """The shared broker. Tests use topics from `new_topic`, not the project's own."""
     with MemoryKafka() as broker:
-        yield broker.bootstrap
+        yield broker.connection
 
 
 @pytest.fixture
-def new_topic(kafka_bootstrap: str) -> Callable[..., str]:
+def new_topic(kafka: KafkaConnection) -> Callable[..., str]:
     """Create a topic for this test: `new_topic(partitions=4)` returns its name."""
 
     def create(partitions: int = 4) -> str:
         name = f"test-{next(_numbers)}"
-        create_topics(kafka_bootstrap, [name], partitions)
+        create_topics(kafka, [name], partitions)
         return name
 
     return create

@@ -72,7 +72,7 @@ def _redis(url: str) -> dict[str, Any]:
 def _kafka(settings: Settings, redis_reachable: bool) -> dict[str, Any]:
     address = settings.kafka_bootstrap
     try:
-        source = KafkaSource(address)
+        source = KafkaSource(settings.kafka)
     except Unavailable as error:
         return {"reachable": False, "bootstrap": address, "error": str(error)}
     readers = {"archiver": _archiver(settings)}

@@ -5,6 +5,7 @@ from typing import Self
 
 from infra.local.server import EmbeddedServer
 from recsys.contracts.types import Topic
+from recsys.kafka_connection import KafkaConnection
 from streaming.log import create_topics, reachable
 
 
@@ -21,11 +22,15 @@ class KafkaBroker(EmbeddedServer):
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def connection(self) -> KafkaConnection:
+        return KafkaConnection(self.bootstrap)
+
     def ready(self) -> bool:
-        return reachable(self.bootstrap)
+        return reachable(self.connection)
 
     def start(self) -> Self:
         """Start the broker and create the topics that it lacks."""
         super().start()
-        create_topics(self.bootstrap, list(Topic), self._partitions)
+        create_topics(self.connection, list(Topic), self._partitions)
         return self

@@ -84,7 +84,7 @@ def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
                 shutil.rmtree(data, ignore_errors=True)
             redis = stack.enter_context(RedisServer(data, Persistence.AOF))
         if settings.kafka_bootstrap:
-            create_topics(settings.kafka_bootstrap, list(Topic), settings.partitions)
+            create_topics(settings.kafka, list(Topic), settings.partitions)
         else:
             kafka = stack.enter_context(_broker(settings, run, fresh))
         services = Services(

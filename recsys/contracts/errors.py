@@ -10,6 +10,7 @@ RecsysError
 ├── InvalidBundle         a bundle is incomplete, altered, or its scores differ from its golden ones
 ├── StageFailed           a required stage of the request path failed; nothing can be ranked for this request
 ├── Unavailable           a server (Redis, Kafka, the API) cannot be reached now; retry later
+│   └── AccessRefused     it can, but not with these credentials or this protocol; check them
 └── LogReplaced           a topic was created again, or has got partitions; claim its partitions again
 """
 
@@ -49,6 +50,9 @@ class StageFailed(RecsysError):
 
 
 class Unavailable(RecsysError): ...
+
+
+class AccessRefused(Unavailable): ...
 
 
 class LogReplaced(RecsysError): ...

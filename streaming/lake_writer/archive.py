@@ -63,7 +63,7 @@ _log = structlog.get_logger(__name__)
 def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
     limits = settings.archive_max_rows, settings.archive_max_seconds
     with exclusive(settings.lake):
-        source = KafkaSource.once_reachable(settings.kafka_bootstrap, stop)
+        source = KafkaSource.once_reachable(settings.kafka, stop)
         if source is None:
             return Totals()
         with closing(source):

@@ -12,13 +12,16 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner import Partitioner
 
-from recsys.contracts.errors import InvalidEvent, Unavailable
+from recsys.contracts.errors import AccessRefused, InvalidEvent, Unavailable
 from recsys.contracts.event_log import remembered_partition_of
-from streaming.log.topics import kafka_errors, never_create_topics
+from recsys.kafka_connection import KafkaConnection
+from streaming.log.connection import client_options, kafka_errors
+from streaming.log.topics import never_create_topics
 
 DELIVERY_TIMEOUT_MS = 30_000
 STALL_S = 5.0
 LINGER_MS = 5  # Kafka's own default from 4.0 on
+_AWAY_PAUSE_S, _REFUSED_PAUSE_S = 0.2, 1.0  # of the keeper, before it tries again
 MAX_RECORD_BYTES = 1_000_000  # Kafka's default of 1 MiB minus key, headers and framing
 
 _log = structlog.get_logger(__name__)
@@ -63,17 +66,22 @@ class KafkaSink:
        lost its log and with it the producer's id), the keeper thread creates a new producer and resends everything
        unacknowledged, in order. A record whose acknowledgement was lost is then in the log twice; readers deduplicate
        by event id.
-    4. When the log has been away for `max_outage_s`, `append` refuses records until it is back.
+    4. When the log has been away for `max_outage_s`, `append` refuses records until it is back; at once when it
+       refuses this client.
 
     Creating a sink never fails; the first `flush` shows whether the log is reachable.
     """
 
     def __init__(
-        self, bootstrap: str, partitions: int = 0, max_pending: int = 50_000, max_outage_s: float = 15.0
+        self,
+        kafka: KafkaConnection,
+        partitions: int = 0,
+        max_pending: int = 50_000,
+        max_outage_s: float = 15.0,
     ) -> None:
         """`partitions`: `RECSYS_PARTITIONS`, so that partitions that are added to a topic move no key; 0: as many as
         each topic has."""
-        self._bootstrap = bootstrap
+        self._kafka = kafka
         self._partitions = partitions
         self._max_pending = max_pending
         self._max_outage_s = max_outage_s
@@ -82,6 +90,7 @@ class KafkaSink:
         self._acknowledged = 0
         self._progress = time.monotonic()  # time of the last acknowledgement, or of the first waiting record
         self._producer: Any = None
+        self._refused: AccessRefused | None = None  # why there is no producer, if Kafka said so
         self._broken: Any = None  # the failed producer; set by its own thread, without the lock
         self._away_since = time.monotonic()
         self._closed = False
@@ -93,6 +102,7 @@ class KafkaSink:
     def append(self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Queue one record.
         Raises `Unavailable`: too many records wait, the log has been away too long, or the sink is closed.
+        Raises `AccessRefused`: the log refuses this client.
         Raises `InvalidEvent`: the record is too large."""
         if len(value) > MAX_RECORD_BYTES:
             raise InvalidEvent(f"a record of {len(value)} bytes exceeds Kafka's limit of {MAX_RECORD_BYTES}")
@@ -100,10 +110,16 @@ class KafkaSink:
             self._forget_acknowledged()
             if self._closed:
                 raise Unavailable("this sink is closed")
+            if self._refused is not None:
+                raise AccessRefused(str(self._refused))
             if len(self._pending) >= self._max_pending:
-                raise Unavailable(f"Kafka at {self._bootstrap}: {self._max_pending} records wait already")
+                raise Unavailable(
+                    f"Kafka at {self._kafka.bootstrap}: {self._max_pending} records wait already"
+                )
             if self._producer is None and time.monotonic() - self._away_since > self._max_outage_s:
-                raise Unavailable(f"Kafka at {self._bootstrap} has been away for {self._max_outage_s:.0f} s")
+                raise Unavailable(
+                    f"Kafka at {self._kafka.bootstrap} has been away for {self._max_outage_s:.0f} s"
+                )
             if not self._pending:
                 self._progress = time.monotonic()
             self._pending.append(self._send(_Pending(str(topic), key, value, list(headers)), self._producer))
@@ -113,9 +129,13 @@ class KafkaSink:
         with self._lock:
             goal = self._acknowledged + len(self._pending)
         while (missing := self._missing(goal)) > 0:
+            if (refused := self._refused) is not None:
+                raise AccessRefused(str(refused))
             left = deadline - time.monotonic()
             if left <= 0:
-                raise Unavailable(f"Kafka at {self._bootstrap}: {missing} records not acknowledged in time")
+                raise Unavailable(
+                    f"Kafka at {self._kafka.bootstrap}: {missing} records not acknowledged in time"
+                )
             if (producer := self._producer) is None or producer is self._broken:
                 time.sleep(min(left, 0.02))  # the keeper replaces it
             else:
@@ -151,7 +171,7 @@ class KafkaSink:
         try:
             future = producer.send(record.topic, record.value or None, record.key.encode(), record.headers)
         except KafkaError as error:
-            raise Unavailable(f"Kafka at {self._bootstrap}, topic {record.topic}: {error}") from error
+            raise Unavailable(f"Kafka at {self._kafka.bootstrap}, topic {record.topic}: {error}") from error
         future.add_errback(lambda error: self._on_failure(producer, error))
         return record._replace(future=future)
 
@@ -172,10 +192,18 @@ class KafkaSink:
                     self._discard_producer()
                 if self._producer is None and not self._closed:
                     self._replace_producer()
+            except AccessRefused as error:
+                if self._refused is None:
+                    _log.error("kafka refuses this client", error=str(error))
+                self._refused = error
+                self._retry_after(_REFUSED_PAUSE_S)
             except Exception as error:  # any: without its keeper the sink is dead
                 _log.warning("kafka away", error=str(error), pending=len(self._pending))
-                time.sleep(0.2)
-                self._wake.set()
+                self._retry_after(_AWAY_PAUSE_S)
+
+    def _retry_after(self, seconds: float) -> None:
+        time.sleep(seconds)
+        self._wake.set()
 
     def _stalled(self) -> bool:
         with self._lock:
@@ -183,10 +211,8 @@ class KafkaSink:
             return bool(self._pending) and time.monotonic() - self._progress > STALL_S
 
     def _replace_producer(self) -> None:
-        with kafka_errors(self._bootstrap):
+        with kafka_errors(self._kafka):
             producer = KafkaProducer(
-                bootstrap_servers=self._bootstrap,
-                bootstrap_timeout_ms=2_000,
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=LINGER_MS,
@@ -194,12 +220,12 @@ class KafkaSink:
                 batch_size=128 * 1024,
                 request_timeout_ms=DELIVERY_TIMEOUT_MS // 3,
                 delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
-                reconnect_backoff_max_ms=1_000,
                 max_block_ms=2_000,
+                **client_options(self._kafka) | {"bootstrap_timeout_ms": 2_000},
             )
             never_create_topics(producer._metadata)
         with self._lock:
-            self._producer = producer
+            self._producer, self._refused = producer, None
             waiting = [record for record in self._pending if not record.acknowledged]
             try:
                 resent = deque(self._send(record, producer) for record in waiting)

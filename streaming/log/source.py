@@ -12,11 +12,13 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
-from recsys.contracts.errors import InvalidData, LogReplaced, Unavailable
+from recsys.contracts.errors import AccessRefused, InvalidData, LogReplaced, Unavailable
 from recsys.contracts.event_log import EventSource, Record, Unreadable
+from recsys.kafka_connection import KafkaConnection
+from streaming.log.connection import CONNECT_TIMEOUT_MS, client_options, kafka_errors
 from streaming.log.fetcher import PATIENT_WAIT_MS, Broken, PartitionFetcher
 from streaming.log.stops import RETRY_S, Stops
-from streaming.log.topics import CONNECT_TIMEOUT_MS, connect, kafka_errors, never_create_topics
+from streaming.log.topics import connect, never_create_topics
 
 IDENTITY_CHECK_S = 1.0
 _COMMIT_ALL_S = 600.0
@@ -29,10 +31,10 @@ _log = structlog.get_logger(__name__)
 class KafkaSource:
     """`EventSource` on Kafka: reads the partitions that `seek` named, from there on."""
 
-    def __init__(self, bootstrap: str, **options: Any) -> None:
+    def __init__(self, kafka: KafkaConnection, **options: Any) -> None:
         """`options`: passed to `KafkaConsumer`. Seeking to offset 0 means the oldest record.
-        Raises `Unavailable`: no broker answers."""
-        self._bootstrap = bootstrap
+        Raises `Unavailable`: no broker answers, or it refuses this client."""
+        self._kafka = kafka
         self._log_ids: dict[str, str] = {}
         self._counts: dict[str, int] = {}  # partitions
         self._checked = 0.0
@@ -46,16 +48,21 @@ class KafkaSource:
             self._consumer = self._new_consumer(**options)
             self._consumer._fetcher.most_wait_ms = PATIENT_WAIT_MS
             self._stops = Stops(self._consumer, self._new_consumer)
-            self._admin = self._open.enter_context(connect(bootstrap))
+            self._admin = self._open.enter_context(connect(kafka))
             self._asker = self._open.enter_context(ThreadPoolExecutor(1, "log-identity"))
             self._open = self._open.pop_all()
 
     @classmethod
-    def once_reachable(cls, bootstrap: str, stop: threading.Event, **options: Any) -> "KafkaSource | None":
-        """A source as soon as a broker answers; None: `stop` was set before."""
+    def once_reachable(
+        cls, kafka: KafkaConnection, stop: threading.Event, **options: Any
+    ) -> "KafkaSource | None":
+        """A source as soon as a broker answers; None: `stop` was set before.
+        Raises `AccessRefused`: waiting would not help."""
         while not stop.is_set():
             try:
-                return cls(bootstrap, **options)
+                return cls(kafka, **options)
+            except AccessRefused:
+                raise
             except Unavailable as error:
                 _log.warning("waits for Kafka", reason=str(error))
                 stop.wait(RETRY_S)
@@ -87,13 +94,15 @@ class KafkaSource:
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
         self._check_identity()
-        with kafka_errors(self._bootstrap):
+        with kafka_errors(self._kafka):
             try:
                 found = self._consumer.poll(timeout_ms=int(timeout_s * 1_000), max_records=max_records)
             except OffsetOutOfRangeError as error:
                 self._check_identity(now=True)
                 self._seek_to_beginning(error)
                 return []
+            if not found and (reason := self._consumer._manager.refused):
+                raise AccessRefused(f"Kafka at {self._kafka.bootstrap} {reason}")
             records: list[Record] = []
             now_ms = time.time_ns() // 1_000_000
             for where, batch in found.items():
@@ -111,7 +120,7 @@ class KafkaSource:
     def end_offset(self, topic: str, partition: int) -> int:
         """Uses a fetch, because the embedded broker answers `end_offsets` wrongly."""
         where = TopicPartition(str(topic), partition)
-        with kafka_errors(self._bootstrap):
+        with kafka_errors(self._kafka):
             if self._probe is None:
                 self._probe = self._new_consumer(max_partition_fetch_bytes=16 * 1024)
             self._probe.assign([])  # drops the high watermark of an earlier call
@@ -120,7 +129,7 @@ class KafkaSource:
             deadline = time.monotonic() + CONNECT_TIMEOUT_MS / 1_000
             while (end := self._probe.highwater(where)) is None:
                 if time.monotonic() > deadline:
-                    raise Unavailable(f"Kafka at {self._bootstrap}: {topic}/{partition} cannot be read")
+                    raise Unavailable(f"Kafka at {self._kafka.bootstrap}: {topic}/{partition} cannot be read")
                 try:
                     self._probe.poll(timeout_ms=50, max_records=1)
                 except OffsetOutOfRangeError:
@@ -164,14 +173,12 @@ class KafkaSource:
             self._consumer.seek(where, first)
 
     def _new_consumer(self, **options: Any) -> Any:
-        with kafka_errors(self._bootstrap):
+        with kafka_errors(self._kafka):
             consumer = KafkaConsumer(
-                bootstrap_servers=self._bootstrap,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
-                reconnect_backoff_max_ms=1_000,
                 metrics_enabled=False,  # nobody reads them, and each fetch would pay for them
-                **{"bootstrap_timeout_ms": CONNECT_TIMEOUT_MS} | options,
+                **client_options(self._kafka) | options,
             )
         self._open.callback(consumer.close)
         never_create_topics(consumer._cluster)
@@ -179,10 +186,12 @@ class KafkaSource:
         return consumer
 
     def _describe(self, topic: str) -> Any:
-        with kafka_errors(self._bootstrap):
+        with kafka_errors(self._kafka):
             (found,) = self._admin.describe_topics([str(topic)])
         if found["error_code"]:
-            raise Unavailable(f"Kafka at {self._bootstrap} has no topic {topic}; `recsys up` creates it")
+            raise Unavailable(
+                f"Kafka at {self._kafka.bootstrap} has no topic {topic}; `recsys up` creates it"
+            )
         return found
 
     def _check_identity(self, now: bool = False) -> None:

@@ -1,51 +1,45 @@
-"""Connect to Kafka, translate its errors, create topics."""
+"""Create topics, and ask whether Kafka is there."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import TopicAlreadyExistsError
 
-from recsys.contracts.errors import InvalidConfig, Unavailable
-
-CONNECT_TIMEOUT_MS = 5_000
-
-
-@contextmanager
-def kafka_errors(bootstrap: str) -> Iterator[None]:
-    """Translate errors of the Kafka client into `Unavailable`."""
-    try:
-        yield
-    except (KafkaError, OSError) as error:
-        raise Unavailable(f"Kafka at {bootstrap}: {type(error).__name__}: {error}") from error
+from recsys.contracts.errors import AccessRefused, InvalidConfig, Unavailable
+from recsys.kafka_connection import KafkaConnection
+from streaming.log.connection import CONNECT_TIMEOUT_MS, client_options, kafka_errors
 
 
 @contextmanager
-def connect(bootstrap: str, timeout_ms: int = CONNECT_TIMEOUT_MS) -> Iterator[Any]:
-    """Open a Kafka admin client. Raises `Unavailable`: no broker answers in time."""
-    with kafka_errors(bootstrap):
+def connect(kafka: KafkaConnection, timeout_ms: int = CONNECT_TIMEOUT_MS) -> Iterator[Any]:
+    """Open a Kafka admin client. Raises `Unavailable`: no broker answers in time, or it refuses this client."""
+    with kafka_errors(kafka):
         timeouts = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap, reconnect_backoff_max_ms=1_000, **timeouts)
+        admin = KafkaAdminClient(**client_options(kafka) | timeouts)
         try:
             yield admin
         finally:
             admin.close()
 
 
-def reachable(bootstrap: str, timeout_s: float = 2.0) -> bool:
+def reachable(kafka: KafkaConnection, timeout_s: float = 2.0) -> bool:
+    """Raises `AccessRefused`: it is there, but does not let this client in."""
     try:
-        with connect(bootstrap, int(timeout_s * 1_000)):
+        with connect(kafka, int(timeout_s * 1_000)):
             return True
+    except AccessRefused:
+        raise
     except Unavailable:
         return False
 
 
-def create_topics(bootstrap: str, topics: Sequence[str], partitions: int) -> None:
+def create_topics(kafka: KafkaConnection, topics: Sequence[str], partitions: int) -> None:
     """Create the topics that do not exist yet; another process may create them at the same time.
     Raises `Unavailable`: no broker answers.
     Raises `InvalidConfig`: a topic has a different number of partitions."""
-    with connect(bootstrap) as admin:
+    with connect(kafka) as admin:
         there = _partition_counts(admin)
         # the broker's time, not the producer's: a wrong clock must not decide which events are future or late
         new = {"num_partitions": partitions, "configs": {"message.timestamp.type": "LogAppendTime"}}

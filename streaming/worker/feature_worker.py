@@ -347,7 +347,7 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
     )
     url, native = settings.redis_url.get_secret_value(), serves(settings.native)
     store = RedisFeatureStore(url, FEATURES, store_config, settings.redis_namespace, native=native)
-    sink = KafkaSink(settings.kafka_bootstrap, settings.partitions)
+    sink = KafkaSink(settings.kafka, settings.partitions)
     config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
     traces = open_traces(settings.traces, "recsys-worker")
     worker = FeatureWorker(store, sink, config, traces=traces)
@@ -362,7 +362,7 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
         for made in (traces, store, sink):
             if made is not None:
                 opened.enter_context(contextlib.closing(made))
-        if (source := KafkaSource.once_reachable(settings.kafka_bootstrap, stop, group_id=GROUP)) is not None:
+        if (source := KafkaSource.once_reachable(settings.kafka, stop, group_id=GROUP)) is not None:
             with contextlib.closing(source):
                 worker.run(source, stop)
     return worker.metrics

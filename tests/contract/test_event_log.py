@@ -36,15 +36,15 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
         yield Log("events", memory, memory.source)
         return
     if request.param == "apache":
-        bootstrap = request.getfixturevalue("apache_kafka").bootstrap
+        kafka = request.getfixturevalue("apache_kafka").connection
     else:
-        bootstrap = request.getfixturevalue("kafka_bootstrap")
+        kafka = request.getfixturevalue("kafka")
     topic = f"contract-{uuid4().hex}"
-    create_topics(bootstrap, [topic], PARTITIONS)
-    sink, sources = KafkaSink(bootstrap), list[KafkaSource]()
+    create_topics(kafka, [topic], PARTITIONS)
+    sink, sources = KafkaSink(kafka), list[KafkaSource]()
 
     def source() -> KafkaSource:
-        sources.append(KafkaSource(bootstrap))
+        sources.append(KafkaSource(kafka))
         return sources[-1]
 
     yield Log(topic, sink, source)

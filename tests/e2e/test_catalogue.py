@@ -79,7 +79,7 @@ def loop(tmp_path: Path, redis_url: str, kafka_broker: MemoryKafka) -> Iterator[
         threading.Thread(target=part.main, args=(stream, stop), daemon=True)
         for part in (feature_worker, archive)
     ]
-    sink, store = KafkaSink(kafka_broker.bootstrap), RedisFeatureStore(redis_url, FEATURES)
+    sink, store = KafkaSink(kafka_broker.connection), RedisFeatureStore(redis_url, FEATURES)
     for thread in threads:
         thread.start()
     with TestClient(make_app(serving)) as client:

@@ -22,6 +22,7 @@ from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Topic
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
+from recsys.kafka_connection import KafkaConnection
 from recsys.lake.lake import IMPRESSIONS, days, read_day, read_events, write_parquet
 from recsys.store.redis_client import connect
 from streaming.log import KafkaSink, KafkaSource
@@ -48,7 +49,7 @@ def test_the_id_is_nowhere_after_forgetting_and_compaction(tmp_path: Path) -> No
     with (
         RedisServer(home / "redis", Persistence.AOF) as redis,
         MemoryKafka(home / "kafka", partitions=2) as kafka,
-        closing(KafkaSource(kafka.bootstrap)) as source,
+        closing(KafkaSource(kafka.connection)) as source,
     ):
         environ = {
             "HOME": str(home),
@@ -69,7 +70,7 @@ def test_the_id_is_nowhere_after_forgetting_and_compaction(tmp_path: Path) -> No
             api = serve(children)
             with httpx.Client(base_url=api.url, timeout=30) as client:
                 for user in USERS:
-                    be_known(client, kafka.bootstrap, tmp_path, home, user, now)
+                    be_known(client, kafka.connection, tmp_path, home, user, now)
                 wait_for(lambda: _archived(home) >= 6, "events in the lake")
                 wait_for(lambda: len(list(read_dead_letters(source))) == 3, "the dead letters")
                 for user in USERS:
@@ -95,7 +96,9 @@ def test_the_id_is_nowhere_after_forgetting_and_compaction(tmp_path: Path) -> No
             assert keys_with(redis.url, OTHER) == keys
 
 
-def be_known(client: httpx.Client, bootstrap: str, folder: Path, home: Path, user: str, now: int) -> None:
+def be_known(
+    client: httpx.Client, kafka: KafkaConnection, folder: Path, home: Path, user: str, now: int
+) -> None:
     """The user asks, sends events, is put and imported; one event is refused, one is of a clock that is ahead."""
     asked = client.post("/v1/recommendations?explain=true", json={"user_id": user, "k": 3, "cursor": ""})
     assert asked.status_code == 200, asked.text
@@ -108,7 +111,7 @@ def be_known(client: httpx.Client, bootstrap: str, folder: Path, home: Path, use
     assert sent.status_code == 202, sent.text
     bad = client.post("/v1/events", json={"events": [events[0] | {"type": "no such type"}]})
     assert bad.status_code >= 400 or bad.json()["rejected"]
-    with closing(KafkaSink(bootstrap, 2)) as sink:
+    with closing(KafkaSink(kafka, 2)) as sink:
         sink.append(Topic.EVENTS, user, msgspec.json.encode(events[0] | {"type": "no such type"}))
     rows = [f"{user},x,{now - MS_PER_DAY},1,,", f"{user},x,soon,1,,"]
     import_dataset(open_dataset(samples.table(folder / f"table-{USERS.index(user)}", rows)), home / "lake")

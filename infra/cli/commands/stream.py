@@ -77,12 +77,12 @@ def replay(
     from streaming.replay import replay as send_events
 
     settings = connected(StreamSettings())
-    source = KafkaSource(settings.kafka_bootstrap)
+    source = KafkaSource(settings.kafka)
     position = Position(settings.home / "run" / "replay.json", source.log_id(Topic.EVENTS))
     source.close()
     if restart:
         position.forget()
-    sink = KafkaSink(settings.kafka_bootstrap, settings.partitions)
+    sink = KafkaSink(settings.kafka, settings.partitions)
     columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as progress:
@@ -130,7 +130,7 @@ def dead_letters(
     from streaming.log import KafkaSource
     from streaming.log.dead_letter import read_dead_letters
 
-    source = KafkaSource(connected(StreamSettings()).kafka_bootstrap)
+    source = KafkaSource(connected(StreamSettings()).kafka)
     try:
         letters = list(read_dead_letters(source))
     finally:
@@ -169,10 +169,10 @@ def skip(
     from streaming.log.dead_letter import skip as skip_batch
 
     settings = connected(StreamSettings())
-    with closing(KafkaSource(settings.kafka_bootstrap)) as source:
+    with closing(KafkaSource(settings.kafka)) as source:
         found = find_unreadable(source, topic, partition, offset)
         log_id = source.log_id(topic)
-    with closing(KafkaSink(settings.kafka_bootstrap)) as sink:
+    with closing(KafkaSink(settings.kafka)) as sink:
         skip_batch(sink, log_id, found)
     skipped = {"offset": found.offset, "next_offset": found.next_offset, "bytes": len(found.batch)}
     print_mapping("skipped", skipped | {"reason": found.reason}, as_json)
@@ -226,7 +226,7 @@ def traffic(
     if api:
         sent = asyncio.run(drive_http(api, events, rate, count, stop))
     else:
-        sink = KafkaSink(connected(settings).kafka_bootstrap, settings.partitions)
+        sink = KafkaSink(connected(settings).kafka, settings.partitions)
         try:
             sent = asyncio.run(drive(kafka_target(sink), events, rate, count, stop))
         finally:

@@ -48,7 +48,7 @@ def forget(
     )
 
     def bury(user_id: str) -> None:
-        with closing(KafkaSink(settings.kafka_bootstrap, settings.partitions)) as sink:
+        with closing(KafkaSink(settings.kafka, settings.partitions)) as sink:
             sink.append(Topic.USERS, user_id, b"")
 
     with closing(store):

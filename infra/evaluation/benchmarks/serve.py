@@ -251,7 +251,7 @@ def _with_caches(
     hits, misses = (now - old for now, old in zip(served.cache("results"), before, strict=True))
     saturation = max((a.per_s for a in curve.values() if sustained(a)), default=0.0)
     fresh = measure(
-        Freshness(served.port, rig.kafka.bootstrap, config.events_per_s, config.fresh_s, seed=config.seed),
+        Freshness(served.port, rig.kafka.connection, config.events_per_s, config.fresh_s, seed=config.seed),
         items,
     )
     steady = run_load(replace(load, rate=max(saturation / 2, 1.0), seconds=config.half_s))

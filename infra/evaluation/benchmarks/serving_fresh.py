@@ -16,6 +16,7 @@ import msgspec
 
 from infra.evaluation.load.traffic import drive, kafka_target, traffic_events
 from recsys.contracts.types import Item
+from recsys.kafka_connection import KafkaConnection
 from streaming.log import KafkaSink
 
 _POLL_S = 0.002
@@ -29,7 +30,7 @@ class Freshness:
     """`events_per_s` straight to Kafka; a probe every `every_s` for `seconds`."""
 
     port: int
-    kafka: str
+    kafka: KafkaConnection
     events_per_s: float = 2_000.0
     seconds: float = 12.0
     every_s: float = 0.1

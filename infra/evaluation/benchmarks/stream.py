@@ -29,6 +29,7 @@ from infra.evaluation.stream_rig import StreamRig
 from infra.evaluation.timing import percentiles_ms
 from recsys.contracts.events import Event, new_id
 from recsys.contracts.types import EventType, Item, Topic
+from recsys.kafka_connection import KafkaConnection
 from recsys.lake.lake import EVENTS, day_writer, events_table
 from recsys.result import Goal, Result
 from streaming.log import KafkaSink
@@ -130,7 +131,7 @@ def _replay(rig: StreamRig, config: StreamBench, items: list[Item]) -> float:
 def _live(rig: StreamRig, config: StreamBench) -> tuple[list[float], list[int], int]:
     """Freshness of each probe in milliseconds, the lag over time in records, and the number of events sent."""
     context = multiprocessing.get_context("spawn")
-    generator = context.Process(target=_generate, args=(rig.kafka.bootstrap, config), daemon=True)
+    generator = context.Process(target=_generate, args=(rig.kafka.connection, config), daemon=True)
     before = rig.appended()
     probes: dict[str, float] = {}
     freshness: list[float] = []
@@ -158,9 +159,9 @@ def _live(rig: StreamRig, config: StreamBench) -> tuple[list[float], list[int], 
     return freshness, lags, rig.appended() - before
 
 
-def _generate(bootstrap: str, config: StreamBench) -> None:
+def _generate(kafka: KafkaConnection, config: StreamBench) -> None:
     """Runs in its own process, so that it does not slow the probes."""
-    sink = KafkaSink(bootstrap)
+    sink = KafkaSink(kafka)
     events = traffic_events(synthetic_items(config.items, config.seed), config.users, seed=config.seed + 1)
     count = int(config.rate * (config.seconds + _WARM_UP_S))
     asyncio.run(drive(kafka_target(sink), events, config.rate, count))

@@ -42,6 +42,6 @@ class Wire:
 
     def _appended(self) -> float:
         """Bytes of the records that came since."""
-        with closing(KafkaSource(self._rig.kafka.bootstrap)) as source:
+        with closing(KafkaSource(self._rig.kafka.connection)) as source:
             records = records_between(source, self._ends, self._rig.ends(), _READ_S)
             return float(sum(len(r.value) + len(r.key.encode()) + RECORD_BYTES for r in records))

@@ -28,6 +28,7 @@ from recsys.features.definitions import FEATURES
 from recsys.store.base import StoreConfig
 from recsys.store.encoding import pack_visit
 from recsys.store.redis import RedisFeatureStore
+from streaming.log.connection import client_options
 from streaming.settings import StreamSettings
 
 GROUP = "control"
@@ -80,7 +81,7 @@ def main() -> None:
     settings, stop = StreamSettings(), stop_event()
     store = UnguardedStore(settings.redis_url.get_secret_value(), FEATURES, StoreConfig(settings.partitions))
     consumer = KafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap,
+        **client_options(settings.kafka),
         group_id=GROUP,
         auto_offset_reset="earliest",
         enable_auto_commit=True,

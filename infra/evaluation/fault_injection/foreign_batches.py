@@ -10,6 +10,7 @@ from kafka.record.memory_records import MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 
 from recsys.contracts.errors import Unavailable
+from recsys.kafka_connection import KafkaConnection
 from streaming.log.topics import connect
 
 _LENGTH = slice(8, 12)
@@ -74,7 +75,7 @@ def _sealed(raw: bytearray) -> bytearray:
 DAMAGES: tuple[Callable[[bytearray], bytearray], ...] = (bad_checksum, bad_content, unknown_format)
 
 
-def append_batch(bootstrap: str, topic: str, partition: int, raw: bytes | bytearray) -> int:
+def append_batch(kafka: KafkaConnection, topic: str, partition: int, raw: bytes | bytearray) -> int:
     """Append bytes as they are; returns the offset of the first record. Apache Kafka refuses damaged ones, the embedded
     broker takes them.
     Raises `Unavailable`: the broker refused them."""
@@ -84,7 +85,7 @@ def append_batch(bootstrap: str, topic: str, partition: int, raw: bytes | bytear
     request = ProduceRequest(
         transactional_id=None, acks=-1, timeout_ms=5_000, topic_data=[content], max_version=_VERSION
     )
-    with connect(bootstrap) as admin:
+    with connect(kafka) as admin:
         response = admin._manager.run(admin._manager.send, request)
     (answer,) = response.responses[0].partition_responses
     if answer.error_code:

@@ -17,6 +17,7 @@ from infra.local.memory_kafka import MemoryKafka
 from infra.local.services import embedded
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.types import Topic
+from recsys.kafka_connection import KafkaConnection
 from recsys.settings import LocalKafka, Settings
 from streaming.log import KafkaSink, KafkaSource
 
@@ -104,7 +105,7 @@ def test_up_refuses_to_start_a_broker_beside_a_named_one() -> None:
 
 
 def values(bootstrap: str) -> Iterator[bytes]:
-    with closing(KafkaSource(bootstrap)) as source:
+    with closing(KafkaSource(KafkaConnection(bootstrap))) as source:
         for partition in range(source.partitions(Topic.EVENTS)):
             if source.end_offset(Topic.EVENTS, partition):
                 source.seek(Topic.EVENTS, partition, 0)
@@ -125,7 +126,10 @@ def test_the_log_outlives_the_services_until_they_start_afresh(
         kafka_jars=apache_jars,
         partitions=2,
     )
-    with embedded(settings) as services, closing(KafkaSink(services.kafka_bootstrap)) as sink:
+    with (
+        embedded(settings) as services,
+        closing(KafkaSink(KafkaConnection(services.kafka_bootstrap))) as sink,
+    ):
         sink.append(Topic.EVENTS, "u", b"kept")
         sink.flush()
         os.kill(services.kafka_pid, 9)

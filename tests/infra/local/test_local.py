@@ -136,12 +136,12 @@ def test_the_broker_has_the_topics_and_loses_them_when_it_stops() -> None:
     with MemoryKafka(partitions=3) as broker:
         ids = set()
         for _ in range(2):
-            source = KafkaSource(broker.bootstrap)
+            source = KafkaSource(broker.connection)
             assert [source.partitions(topic) for topic in Topic] == [3] * len(Topic)
             ids.add(source.log_id(Topic.EVENTS))
             source.close()
             broker.kill()
-            assert not reachable(broker.bootstrap, 0.2)
+            assert not reachable(broker.connection, 0.2)
             broker.start()
         assert len(ids) == 2
 
@@ -190,7 +190,7 @@ def test_configured_services_are_not_started(
     both = settings.model_copy(
         update={"redis_url": SecretStr(redis_url), "kafka_bootstrap": kafka_broker.bootstrap}
     )
-    with connect(kafka_broker.bootstrap) as admin:
+    with connect(kafka_broker.connection) as admin:
         admin.delete_topics([Topic.ITEMS])
 
         def names() -> set[str]:

@@ -20,6 +20,7 @@ from infra.evaluation.load.traffic import drive, kafka_target, traffic_events
 from infra.local.memory_kafka import MemoryKafka
 from recsys.contracts.events import Event
 from recsys.contracts.types import Item
+from recsys.kafka_connection import KafkaConnection
 from recsys.lake.lake import EVENTS
 from streaming.lake_writer.commit import read_checkpoint
 from streaming.log import KafkaSink
@@ -48,10 +49,10 @@ def wait_for_progress(lake: Path, records: int) -> None:
 
 
 @contextmanager
-def traffic(bootstrap: str, rate: float) -> Iterator[list[Event]]:
+def traffic(kafka: KafkaConnection, rate: float) -> Iterator[list[Event]]:
     """Events arrive while the context is open; afterwards the list holds all that were sent."""
     sent: list[Event] = []
-    sink, stop = KafkaSink(bootstrap), threading.Event()
+    sink, stop = KafkaSink(kafka), threading.Event()
     events = traffic_events([Item(f"i{n}") for n in range(20)], users=50)
     to_kafka = kafka_target(sink)
 
@@ -82,7 +83,7 @@ def test_a_repeatedly_killed_archiver_neither_loses_nor_duplicates_records(
     }
     command = [sys.executable, "-m", "infra.cli.main", "stream", "archive"]
     lake, rng = tmp_path / "lake", random.Random(7)
-    with traffic(kafka_broker.bootstrap, rate=500) as sent:
+    with traffic(kafka_broker.connection, rate=500) as sent:
         for _ in range(KILLS):
             with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as archiver:
                 wait_for_progress(lake, progress(lake) + 1)  # a kill counts only while offsets advance

@@ -15,6 +15,7 @@ from infra.local.process import free_port
 from recsys.contracts.errors import LogReplaced
 from recsys.contracts.event_log import Record
 from recsys.contracts.types import MS_PER_DAY, Topic
+from recsys.kafka_connection import KafkaConnection
 from streaming.log import KafkaSink, KafkaSource, create_topics
 from streaming.log.topics import connect
 
@@ -23,11 +24,11 @@ pytestmark = [pytest.mark.apache_kafka, pytest.mark.slow]
 PATIENCE_S = 120.0
 
 
-def everything(bootstrap: str, topic: str) -> list[Record]:
+def everything(kafka: KafkaConnection, topic: str) -> list[Record]:
     """Every record of a topic, up to its end now."""
     records: list[Record] = []
     deadline = time.monotonic() + PATIENCE_S
-    with closing(KafkaSource(bootstrap)) as source:
+    with closing(KafkaSource(kafka)) as source:
         ends = {n: source.end_offset(topic, n) for n in range(source.partitions(topic))}
         for number, end in ends.items():
             if end:
@@ -54,7 +55,7 @@ def send(sink: KafkaSink, first: int, last: int) -> None:
 
 def test_kills_lose_and_reorder_nothing(apache_jars: Path) -> None:
     with ApacheKafka(jars=apache_jars) as broker:
-        sink = KafkaSink(broker.bootstrap, max_outage_s=PATIENCE_S)
+        sink = KafkaSink(broker.connection, max_outage_s=PATIENCE_S)
         for life in range(2):
             send(sink, life * 400, life * 400 + 300)
             if life == 0:  # else with records on their way
@@ -63,41 +64,41 @@ def test_kills_lose_and_reorder_nothing(apache_jars: Path) -> None:
             send(sink, life * 400 + 300, life * 400 + 400)  # while it is away
             broker.start()
         sink.close(PATIENCE_S)
-        assert_none_lost_and_in_order(everything(broker.bootstrap, Topic.EVENTS), 800)
+        assert_none_lost_and_in_order(everything(broker.connection, Topic.EVENTS), 800)
 
 
 def test_the_time_is_the_brokers(apache_kafka: ApacheKafka) -> None:
     """As `create_topics` asks for: a producer's clock decides nothing."""
     topic = f"clocks-{uuid4().hex}"
-    create_topics(apache_kafka.bootstrap, [topic], 1)
+    create_topics(apache_kafka.connection, [topic], 1)
     producer = KafkaProducer(bootstrap_servers=apache_kafka.bootstrap)
     producer.send(topic, b"{}", timestamp_ms=time.time_ns() // 1_000_000 - 9 * MS_PER_DAY)
     producer.close()
-    (record,) = everything(apache_kafka.bootstrap, topic)
+    (record,) = everything(apache_kafka.connection, topic)
     assert abs(record.append_time_ms - time.time() * 1_000) < MS_PER_DAY
 
 
 def test_a_topic_that_was_created_again_is_another_log(apache_kafka: ApacheKafka) -> None:
     topic = f"again-{uuid4().hex}"
-    create_topics(apache_kafka.bootstrap, [topic], 1)
-    with closing(KafkaSource(apache_kafka.bootstrap)) as source:
+    create_topics(apache_kafka.connection, [topic], 1)
+    with closing(KafkaSource(apache_kafka.connection)) as source:
         first = source.log_id(topic)
         source.seek(topic, 0, 0)
-        with connect(apache_kafka.bootstrap) as admin:
+        with connect(apache_kafka.connection) as admin:
             admin.delete_topics([topic])
-        create_topics_once_gone(apache_kafka.bootstrap, topic)
+        create_topics_once_gone(apache_kafka.connection, topic)
         with pytest.raises(LogReplaced, match="created again"):
             for _ in range(int(PATIENCE_S)):
                 source.poll(1.0, 10)
         assert source.log_id(topic) != first
 
 
-def create_topics_once_gone(bootstrap: str, topic: str) -> None:
+def create_topics_once_gone(kafka: KafkaConnection, topic: str) -> None:
     """A deletion takes a moment."""
-    with connect(bootstrap) as admin:
+    with connect(kafka) as admin:
         while topic in {there["name"] for there in admin.describe_topics()}:
             time.sleep(0.1)
-    create_topics(bootstrap, [topic], 1)
+    create_topics(kafka, [topic], 1)
 
 
 @pytest.fixture
@@ -126,9 +127,9 @@ def cluster(apache_jars: Path) -> Iterator[list[ApacheKafka]]:
 
 
 def test_a_rolling_restart_loses_and_reorders_nothing(cluster: list[ApacheKafka]) -> None:
-    bootstrap = ",".join(node.bootstrap for node in cluster)
-    create_topics(bootstrap, [Topic.EVENTS], 2)
-    sink, rolled, sent = KafkaSink(bootstrap, max_outage_s=PATIENCE_S), threading.Event(), 0
+    kafka = KafkaConnection(",".join(node.bootstrap for node in cluster))
+    create_topics(kafka, [Topic.EVENTS], 2)
+    sink, rolled, sent = KafkaSink(kafka, max_outage_s=PATIENCE_S), threading.Event(), 0
 
     def produce() -> None:
         nonlocal sent
@@ -149,4 +150,4 @@ def test_a_rolling_restart_loses_and_reorders_nothing(cluster: list[ApacheKafka]
     rolled.set()
     producing.join()
     sink.close(PATIENCE_S)
-    assert_none_lost_and_in_order(everything(bootstrap, Topic.EVENTS), sent)
+    assert_none_lost_and_in_order(everything(kafka, Topic.EVENTS), sent)

@@ -16,6 +16,7 @@ from infra.local.process import free_port
 from recsys.contracts.errors import InvalidConfig, InvalidData, InvalidEvent, LogReplaced, Unavailable
 from recsys.contracts.event_log import Record, partition_of
 from recsys.contracts.types import MS_PER_DAY, Topic
+from recsys.kafka_connection import KafkaConnection
 from streaming.log import KafkaSink, KafkaSource, create_topics, reachable, topics
 
 pytestmark = pytest.mark.kafka
@@ -36,9 +37,9 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def everything(bootstrap: str, topic: str) -> list[Record]:
+def everything(kafka: KafkaConnection, topic: str) -> list[Record]:
     """All records of a topic, up to the ends that it has now."""
-    source = KafkaSource(bootstrap)
+    source = KafkaSource(kafka)
     try:
         ends = {p: source.end_offset(topic, p) for p in range(source.partitions(topic))}
         for partition in ends:
@@ -53,11 +54,11 @@ def everything(bootstrap: str, topic: str) -> list[Record]:
 
 
 def test_the_append_time_is_never_in_the_future(kafka_broker: MemoryKafka) -> None:
-    create_topics(kafka_broker.bootstrap, ["clocks"], 1)
+    create_topics(kafka_broker.connection, ["clocks"], 1)
     producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap)
     producer.send("clocks", b"{}", timestamp_ms=time.time_ns() // 1_000_000 + 2 * MS_PER_DAY)
     producer.close()
-    (record,) = everything(kafka_broker.bootstrap, "clocks")
+    (record,) = everything(kafka_broker.connection, "clocks")
     assert record.append_time_ms <= time.time_ns() // 1_000_000
 
 
@@ -66,7 +67,7 @@ def test_the_append_time_is_never_in_the_future(kafka_broker: MemoryKafka) -> No
 
 @pytest.mark.slow
 def test_records_survive_an_outage_of_the_broker(kafka_broker: MemoryKafka, closing: ExitStack) -> None:
-    sink = KafkaSink(kafka_broker.bootstrap, max_outage_s=PATIENCE_S)
+    sink = KafkaSink(kafka_broker.connection, max_outage_s=PATIENCE_S)
     closing.callback(sink.close)
     sink.append(Topic.EVENTS, "u", b"before")
     sink.flush(PATIENCE_S)
@@ -77,7 +78,7 @@ def test_records_survive_an_outage_of_the_broker(kafka_broker: MemoryKafka, clos
         sink.flush(0.5)
     kafka_broker.start()
     sink.flush(PATIENCE_S)
-    records = everything(kafka_broker.bootstrap, Topic.EVENTS)
+    records = everything(kafka_broker.connection, Topic.EVENTS)
     # The embedded broker forgot "before"; what was accepted while it was away is there, in order for each key.
     assert {int(r.value) for r in records} == set(range(100))
     for key in {r.key for r in records}:
@@ -89,13 +90,13 @@ def test_the_idempotent_producer_is_replaced_when_the_log_was_lost(
     kafka_broker: MemoryKafka, closing: ExitStack
 ) -> None:
     """Nothing waits while the broker dies: the old producer's sequence numbers mean nothing to the new log."""
-    sink = KafkaSink(kafka_broker.bootstrap)
+    sink = KafkaSink(kafka_broker.connection)
     closing.callback(sink.close)
     for life in range(3):
         for n in range(20):
             sink.append(Topic.EVENTS, "u", f"{life}-{n}".encode())
         sink.flush(PATIENCE_S)
-        found = [r.value.decode() for r in everything(kafka_broker.bootstrap, Topic.EVENTS)]
+        found = [r.value.decode() for r in everything(kafka_broker.connection, Topic.EVENTS)]
         assert list(dict.fromkeys(found)) == [f"{life}-{n}" for n in range(20)]
         kafka_broker.kill()
         kafka_broker.start()
@@ -104,16 +105,16 @@ def test_the_idempotent_producer_is_replaced_when_the_log_was_lost(
 @pytest.mark.slow
 def test_a_sink_can_be_created_before_the_broker_runs(closing: ExitStack) -> None:
     broker = MemoryKafka()
-    sink = KafkaSink(broker.bootstrap, max_outage_s=PATIENCE_S)
+    sink = KafkaSink(broker.connection, max_outage_s=PATIENCE_S)
     closing.callback(sink.close)
     sink.append(Topic.EVENTS, "u", b"early")
     with broker:
         sink.flush(PATIENCE_S)
-        assert [r.value for r in everything(broker.bootstrap, Topic.EVENTS)] == [b"early"]
+        assert [r.value for r in everything(broker.connection, Topic.EVENTS)] == [b"early"]
 
 
 def test_without_a_broker_the_sink_refuses_records_and_reports_what_it_lost() -> None:
-    sink = KafkaSink(f"127.0.0.1:{free_port()}", max_outage_s=0.2)
+    sink = KafkaSink(KafkaConnection(f"127.0.0.1:{free_port()}"), max_outage_s=0.2)
     sink.append(Topic.EVENTS, "u", b"x")
     time.sleep(0.3)
     with pytest.raises(Unavailable, match="has been away"):
@@ -123,7 +124,7 @@ def test_without_a_broker_the_sink_refuses_records_and_reports_what_it_lost() ->
 
 
 def test_the_queue_is_bounded() -> None:
-    sink = KafkaSink(f"127.0.0.1:{free_port()}", max_pending=3)
+    sink = KafkaSink(KafkaConnection(f"127.0.0.1:{free_port()}"), max_pending=3)
     for _ in range(3):
         sink.append(Topic.EVENTS, "u", b"x")
     with pytest.raises(Unavailable, match="3 records wait"):
@@ -133,22 +134,22 @@ def test_the_queue_is_bounded() -> None:
 
 
 def test_only_the_record_that_is_too_large_is_refused(
-    kafka_bootstrap: str, new_topic: Callable[..., str]
+    kafka: KafkaConnection, new_topic: Callable[..., str]
 ) -> None:
-    topic, sink = new_topic(), KafkaSink(kafka_bootstrap)
+    topic, sink = new_topic(), KafkaSink(kafka)
     sink.append(topic, "u", b"1")
     sink.flush()
     with pytest.raises(InvalidEvent, match="exceeds Kafka's limit"):
         sink.append(topic, "u", b"x" * 2_000_000)
     sink.append(topic, "u", b"2")
     sink.close()
-    assert [r.value for r in everything(kafka_bootstrap, topic)] == [b"1", b"2"]
+    assert [r.value for r in everything(kafka, topic)] == [b"1", b"2"]
     with pytest.raises(Unavailable, match="closed"):
         sink.append(topic, "u", b"3")
 
 
-def test_threads_may_share_a_sink(kafka_bootstrap: str, new_topic: Callable[..., str]) -> None:
-    topic, sink = new_topic(), KafkaSink(kafka_bootstrap)
+def test_threads_may_share_a_sink(kafka: KafkaConnection, new_topic: Callable[..., str]) -> None:
+    topic, sink = new_topic(), KafkaSink(kafka)
 
     def send(name: str) -> None:
         for n in range(200):
@@ -160,7 +161,7 @@ def test_threads_may_share_a_sink(kafka_bootstrap: str, new_topic: Callable[...,
     for thread in threads:
         thread.join()
     sink.close()
-    records = everything(kafka_bootstrap, topic)
+    records = everything(kafka, topic)
     for n in range(4):
         assert [int(r.value) for r in records if r.key == f"t{n}"] == list(range(200))
 
@@ -169,7 +170,7 @@ def test_threads_may_share_a_sink(kafka_bootstrap: str, new_topic: Callable[...,
 
 
 def test_a_source_detects_a_replaced_log(kafka_broker: MemoryKafka, closing: ExitStack) -> None:
-    sink, source = KafkaSink(kafka_broker.bootstrap), KafkaSource(kafka_broker.bootstrap)
+    sink, source = KafkaSink(kafka_broker.connection), KafkaSource(kafka_broker.connection)
     closing.callback(sink.close)
     closing.callback(source.close)
     partition = partition_of("u", PARTITIONS)
@@ -204,10 +205,10 @@ def test_a_source_detects_a_replaced_log(kafka_broker: MemoryKafka, closing: Exi
 
 
 def test_expired_offsets_are_an_error_except_offset_0(
-    kafka_bootstrap: str, new_topic: Callable[..., str], closing: ExitStack, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaConnection, new_topic: Callable[..., str], closing: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The embedded broker never expires anything, so its answers are replaced here."""
-    source, where = KafkaSource(kafka_bootstrap), TopicPartition(new_topic(1), 0)
+    source, where = KafkaSource(kafka), TopicPartition(new_topic(1), 0)
     closing.callback(source.close)
     consumer = source._consumer
     monkeypatch.setattr(consumer, "beginning_offsets", lambda partitions: dict.fromkeys(partitions, 40))
@@ -227,9 +228,9 @@ def test_expired_offsets_are_an_error_except_offset_0(
 
 
 def test_lag_counts_unread_records(
-    kafka_bootstrap: str, new_topic: Callable[..., str], closing: ExitStack
+    kafka: KafkaConnection, new_topic: Callable[..., str], closing: ExitStack
 ) -> None:
-    topic, sink, source = new_topic(1), KafkaSink(kafka_bootstrap), KafkaSource(kafka_bootstrap)
+    topic, sink, source = new_topic(1), KafkaSink(kafka), KafkaSource(kafka)
     closing.callback(source.close)
     assert source.lag(topic, 0) is None
     for _ in range(10):
@@ -244,27 +245,27 @@ def test_lag_counts_unread_records(
 
 def test_without_a_broker_a_source_raises() -> None:
     bootstrap = f"127.0.0.1:{free_port()}"
-    assert not reachable(bootstrap, 0.2)
+    assert not reachable(KafkaConnection(bootstrap), 0.2)
     with pytest.raises(Unavailable, match=bootstrap):
-        KafkaSource(bootstrap, bootstrap_timeout_ms=300)
+        KafkaSource(KafkaConnection(bootstrap), bootstrap_timeout_ms=300)
 
 
-def test_a_missing_topic_is_an_error(kafka_bootstrap: str, closing: ExitStack) -> None:
-    source = KafkaSource(kafka_bootstrap)
+def test_a_missing_topic_is_an_error(kafka: KafkaConnection, closing: ExitStack) -> None:
+    source = KafkaSource(kafka)
     closing.callback(source.close)
     with pytest.raises(Unavailable, match="no topic nowhere"):
         source.partitions("nowhere")
 
 
-def test_the_number_of_partitions_is_fixed(kafka_bootstrap: str, new_topic: Callable[..., str]) -> None:
+def test_the_number_of_partitions_is_fixed(kafka: KafkaConnection, new_topic: Callable[..., str]) -> None:
     topic = new_topic(2)
-    create_topics(kafka_bootstrap, [topic], 2)
+    create_topics(kafka, [topic], 2)
     with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=3"):
-        create_topics(kafka_bootstrap, [topic], 3)
+        create_topics(kafka, [topic], 3)
 
 
 def test_processes_that_start_together_create_the_topics_once(
-    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+    kafka: KafkaConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"together-{n}-{time.monotonic_ns()}" for n in range(3)]
     seen = topics._partition_counts
@@ -273,39 +274,39 @@ def test_processes_that_start_together_create_the_topics_once(
         """What was there before the other process created a topic."""
         found = seen(admin)
         monkeypatch.setattr(topics, "_partition_counts", seen)
-        create_topics(kafka_bootstrap, names[1:2], 2)
+        create_topics(kafka, names[1:2], 2)
         return found
 
     monkeypatch.setattr(topics, "_partition_counts", late)
-    create_topics(kafka_bootstrap, names, 2)
-    with topics.connect(kafka_bootstrap) as admin:
+    create_topics(kafka, names, 2)
+    with topics.connect(kafka) as admin:
         assert {name: seen(admin).get(name) for name in names} == dict.fromkeys(names, 2)
     monkeypatch.setattr(topics, "_partition_counts", late)
     with pytest.raises(InvalidConfig, match="together"):
-        create_topics(kafka_bootstrap, names, 3)
+        create_topics(kafka, names, 3)
 
 
-def test_no_client_creates_a_topic_by_asking_for_it(kafka_bootstrap: str, closing: ExitStack) -> None:
+def test_no_client_creates_a_topic_by_asking_for_it(kafka: KafkaConnection, closing: ExitStack) -> None:
     topic = f"unknown-{time.monotonic_ns()}"
-    sink, source = KafkaSink(kafka_bootstrap), KafkaSource(kafka_bootstrap)
+    sink, source = KafkaSink(kafka), KafkaSource(kafka)
     closing.callback(source.close)
     closing.callback(sink.close)
     with suppress(Unavailable):
         sink.append(topic, "u", b"{}")
     with pytest.raises(Unavailable, match="no topic"):
         source.partitions(topic)
-    with topics.connect(kafka_bootstrap) as admin:
+    with topics.connect(kafka) as admin:
         assert topic not in topics._partition_counts(admin)
 
 
 def test_only_offsets_that_changed_are_committed(
-    kafka_bootstrap: str,
+    kafka: KafkaConnection,
     new_topic: Callable[..., str],
     closing: ExitStack,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     topic = new_topic()
-    source = KafkaSource(kafka_bootstrap, group_id="lag")
+    source = KafkaSource(kafka, group_id="lag")
     closing.callback(source.close)
     sent: list[dict[int, int]] = []
     commit = source._consumer.commit_async

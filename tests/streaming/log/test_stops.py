@@ -19,7 +19,7 @@ VALUES = [b"a", b"b"]
 
 
 def test_a_damaged_batch_stops_its_partition_until_it_is_skipped(kafka_broker: MemoryKafka) -> None:
-    at, damaged = kafka_broker.bootstrap, bytes(bad_content(batch("k", VALUES)))
+    at, damaged = kafka_broker.connection, bytes(bad_content(batch("k", VALUES)))
     for raw in (batch("k", VALUES), damaged, batch("k", VALUES)):
         append_batch(at, Topic.EVENTS, 1, raw)
     append_batch(at, Topic.EVENTS, 0, batch("k", VALUES))

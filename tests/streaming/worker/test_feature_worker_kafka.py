@@ -43,7 +43,7 @@ def test_two_workers_share_the_work_and_one_takes_over(
         home=tmp_path, redis_url=redis_url, kafka_bootstrap=kafka_broker.bootstrap, partitions=PARTITIONS
     )
     store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(PARTITIONS))
-    sink, source = KafkaSink(kafka_broker.bootstrap), KafkaSource(kafka_broker.bootstrap)
+    sink, source = KafkaSink(kafka_broker.connection), KafkaSource(kafka_broker.connection)
     events = make_events(400)
 
     def send(first: int, last: int) -> None:

@@ -78,7 +78,7 @@ def id_of_another_user(home: Path) -> str:
     with _worker(_event("order-1", EventType.CLICK, mallory, "bait"), bought, bought) as rig:
         stored = rig.store.items(["book"])[0].cells
         _held("the purchase does not count", stored.get("convert") == 1)
-        with closing(KafkaSource(rig.kafka.bootstrap)) as source:
+        with closing(KafkaSource(rig.kafka.connection)) as source:
             archiver, left = Archiver(source, home), 3
             while left:
                 left -= archiver.step()

@@ -56,7 +56,7 @@ class Stream:
 
     def append(self, user: str, values: list[bytes | None], codec: Codec = Codec.NONE) -> None:
         partition = remembered_partition_of(user, PARTITIONS)
-        append_batch(self.kafka.bootstrap, Topic.EVENTS, partition, batch(user, values, codec))
+        append_batch(self.kafka.connection, Topic.EVENTS, partition, batch(user, values, codec))
 
     def arrived(self, user: str) -> bool:
         return bool(self.store.user(user).histories.get("seen"))
@@ -134,7 +134,7 @@ def damaged_batches(folder: Path) -> str:
         s.start()
         for partition, damage in enumerate(DAMAGES):
             s.append(users[partition], [s.click(users[partition])])
-            append_batch(s.kafka.bootstrap, Topic.EVENTS, partition, damage(batch("k", [b"{}"] * 2)))
+            append_batch(s.kafka.connection, Topic.EVENTS, partition, damage(batch("k", [b"{}"] * 2)))
             s.append(users[partition], [s.click(users[partition])])
         s.append(users[3], [s.click(users[3])])
         for user in users.values():
@@ -146,7 +146,7 @@ def damaged_batches(folder: Path) -> str:
         s.wait("what comes after the damage", lambda: s.problems() == [])
         s.wait("the archiver continues", lambda: stopped_partitions(s.home / "lake") == [])
         s.wait("the offsets behind it", lambda: all(_offset(s, p) == 4 for p in range(len(DAMAGES))))
-        with contextlib.closing(KafkaSource(s.kafka.bootstrap)) as source:
+        with contextlib.closing(KafkaSource(s.kafka.connection)) as source:
             letters = [letter for letter in read_dead_letters(source) if letter.kind == "unreadable"]
         if len(letters) != len(DAMAGES):
             raise Broken(f"{len(letters)} dead letters, expected {len(DAMAGES)}")
@@ -161,7 +161,7 @@ def inflating_batch(folder: Path) -> str:
     with stream(folder) as s:
         s.start()
         raw = bomb(Codec.ZSTD)
-        append_batch(s.kafka.bootstrap, Topic.EVENTS, partition, raw)
+        append_batch(s.kafka.connection, Topic.EVENTS, partition, raw)
         s.append(user, [s.click(user)])
         s.append(other, [s.click(other)])
         s.wait("another partition", partial(s.arrived, other))
@@ -179,7 +179,7 @@ def _offset(s: Stream, partition: int) -> int:
 def terminated_while_stopped(folder: Path) -> str:
     with stream(folder) as s:
         s.start()
-        append_batch(s.kafka.bootstrap, Topic.EVENTS, 1, DAMAGES[0](batch("k", [b"{}"])))
+        append_batch(s.kafka.connection, Topic.EVENTS, 1, DAMAGES[0](batch("k", [b"{}"])))
         s.wait("the worker names the partition", lambda: len(s.problems()) == 1)
         s.wait("the archiver names it", lambda: len(stopped_partitions(s.home / "lake")) == 1)
         took = s.terminate()
@@ -215,9 +215,9 @@ def values_that_are_none(folder: Path) -> str:
         where = remembered_partition_of("i", PARTITIONS)
         s.start()
         content = batch("i", [msgspec.json.encode(item.to_dict())])
-        append_batch(s.kafka.bootstrap, Topic.ITEMS, where, content)
+        append_batch(s.kafka.connection, Topic.ITEMS, where, content)
         s.wait("the item", lambda: dict(s.store.catalogue(["i"])).get("i") is not None)
-        append_batch(s.kafka.bootstrap, Topic.ITEMS, where, batch("i", [None]))
+        append_batch(s.kafka.connection, Topic.ITEMS, where, batch("i", [None]))
         s.wait("the item is deleted", lambda: dict(s.store.catalogue(["i"])).get("i") is None)
         s.append("u", [None, b"", os.urandom(200), s.click("u")])
         s.wait("the event after records without a value", lambda: s.arrived("u"))
