@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from recsys.contracts.errors import LogReplaced
-from recsys.contracts.event_log import Record, Unreadable, partition_of
+from recsys.contracts.event_log import HeldBack, Record, Unreadable, partition_of
 
 
 class MemoryEventLog:
@@ -14,8 +14,9 @@ class MemoryEventLog:
     def __init__(self, partitions: int = 4) -> None:
         self._partitions = partitions
         self._lock = threading.Lock()
-        self._records: dict[tuple[str, int], list[Record]] = defaultdict(list)
+        self._records: dict[tuple[str, int], list[Record | None]] = defaultdict(list)  # None: a marker
         self._lives = 0
+        self.held_back: list[HeldBack] = []
         self.broken: dict[tuple[str, int], Unreadable] = {}  # where a partition cannot be read any further
 
     def lose(self) -> None:
@@ -43,6 +44,11 @@ class MemoryEventLog:
         found = Unreadable(topic, partition, offset, offset + 1, "test: damaged", b"?")
         self.broken[topic, partition] = found
 
+    def mark(self, topic: str, partition: int) -> None:
+        """Append the marker of a transaction: an offset without a record."""
+        with self._lock:
+            self._records[topic, partition].append(None)
+
     def flush(self, timeout_s: float = 10.0) -> None:
         pass
 
@@ -56,8 +62,13 @@ class MemoryEventLog:
         return self._partitions
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        return self.read_up_to(topic, partition, offset, limit)[0]
+
+    def read_up_to(self, topic: str, partition: int, offset: int, limit: int) -> tuple[list[Record], int]:
+        """The records of `limit` offsets, and the next offset."""
         with self._lock:
-            return self._records[topic, partition][offset : offset + limit]
+            found = self._records[topic, partition][offset : offset + limit]
+        return [record for record in found if record is not None], offset + len(found)
 
     def end_offset(self, topic: str, partition: int) -> int:
         with self._lock:
@@ -92,8 +103,7 @@ class MemoryEventSource:
             most = max_records - len(found)
             if broken is not None and offset <= broken.offset:
                 most = min(most, broken.offset - offset)
-            records = self._log.read(topic, partition, offset, most)
-            self._position[topic, partition] = offset + len(records)
+            records, self._position[topic, partition] = self._log.read_up_to(topic, partition, offset, most)
             found += records
         return found
 
@@ -101,6 +111,12 @@ class MemoryEventSource:
         return [
             broken for where, broken in self._log.broken.items() if self._position.get(where) == broken.offset
         ]
+
+    def held_back(self) -> list[HeldBack]:
+        return self._log.held_back
+
+    def position(self, topic: str, partition: int) -> int:
+        return self._position[topic, partition]
 
     def end_offset(self, topic: str, partition: int) -> int:
         return self._log.end_offset(topic, partition)

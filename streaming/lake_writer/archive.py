@@ -162,6 +162,8 @@ class Archiver:
     def flush(self) -> None:
         """Commit everything read so far to the lake, with the next offsets."""
         self._since = self._monotonic()
+        for where, w in self._buffers.items():  # markers of transactions have offsets, too
+            w.next = max(w.next, self._source.position(*where))
         read = {where: w for where, w in self._buffers.items() if w.next > w.first}
         if not read:
             return

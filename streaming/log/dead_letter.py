@@ -74,8 +74,7 @@ def read_dead_letters(source: EventSource) -> Iterator[DeadLetter]:
             if record.key not in seen:
                 seen.add(record.key)
                 yield _parse(record)
-            if record.offset + 1 >= ends[record.partition]:
-                left.discard(record.partition)
+        left = {p for p in left if source.position(Topic.DEAD_LETTER, p) < ends[p]}
         left -= {stopped.partition for stopped in source.unreadable()}
 
 

@@ -4,19 +4,16 @@ kafka-python raises such an error from `poll` without the partition's name, and 
 without end. Here the records of the partition end with a `Broken` in place of the next record, and those of the
 other partitions come as ever.
 
-A fetch waits longer the longer no record has come: a real broker answers as soon as one arrives, however long the wait;
-the embedded one after half of it, and each fetch without records costs both sides processor time. For the same reason
-partitions that have been silent are left out of most fetches, unless the broker remembers a client's partitions
-(incremental fetch sessions, KIP-227), as a real one does: there they cost nothing.
+Readers get committed records only. What a producer took back, and the markers of transactions, take offsets but hold no
+record; and a partition can be read up to the first record of its oldest open transaction (its last stable offset).
 """
 
-import math
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError, KafkaError, OffsetOutOfRangeError
@@ -24,22 +21,6 @@ from kafka.errors import CorruptRecordError, KafkaError, OffsetOutOfRangeError
 from streaming.log.inflation import check_inflation
 
 _MAX_MAGIC = 2  # Kafka's record formats
-# The embedded broker, after records have arrived. Less costs more than it gains: with 10, client and broker take twice
-# the processor time, which requests and updates then wait for.
-FETCH_WAIT_MS = 50
-PATIENT_WAIT_MS = 500  # idle, client and broker use an eighth of the processor time that they use with 10
-_OF_SILENCE = 0.02
-_SILENT_S = 5.0  # a partition without records for so long is silent
-_MOST_LEFT_OUT_S = 0.2
-
-
-def wait_ms(silence_s: float, most_ms: int) -> int:
-    """How long a fetch may wait when no record has come for `silence_s` seconds.
-
-    >>> [wait_ms(silence_s, PATIENT_WAIT_MS) for silence_s in (0.0, 3.0, 60.0)]
-    [50, 60, 500]
-    """
-    return int(min(max(silence_s * 1_000 * _OF_SILENCE, FETCH_WAIT_MS), most_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,41 +33,19 @@ class Broken:
     batch: bytes
 
 
+class Stable(NamedTuple):
+    """How far a partition can be read, of how much there is, and since when (monotonic) just so far."""
+
+    offset: int
+    end: int
+    since: float
+
+
 class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
-    most_wait_ms = FETCH_WAIT_MS
-    _arrived = -math.inf  # when the latest records came
-
-    # no `__init__` runs: a source gives its consumer's fetcher this class
-    @cached_property
-    def _heard(self) -> dict[Any, float]:
-        """When each partition gave records last, or was asked first."""
+    @cached_property  # no `__init__` runs: a source gives its consumer's fetcher this class
+    def stable(self) -> dict[Any, Stable]:
+        """By partition, as the latest fetch said."""
         return {}
-
-    @cached_property
-    def _asked(self) -> dict[Any, float]:
-        """When each partition was in a fetch last."""
-        return {}
-
-    def _create_fetch_requests(self) -> Any:
-        now = time.monotonic()
-        self.config["fetch_max_wait_ms"] = wait_ms(now - self._arrived, self.most_wait_ms)
-        requests = super()._create_fetch_requests()
-        for _, offsets in requests.values():
-            self._asked.update(dict.fromkeys(offsets, now))
-        return requests
-
-    def _fetchable_partitions(self) -> Any:
-        """Those that are due; all, when none is."""
-        found = super()._fetchable_partitions()
-        if any(session.next_metadata.session_id for session in self._session_handlers.values()):
-            return found
-        now = time.monotonic()
-        return [where for where in found if self._due(where, now)] or found
-
-    def _due(self, where: Any, now: float) -> bool:
-        silence_s = now - self._heard.setdefault(where, now)
-        left_out_s = now - self._asked.get(where, -math.inf)
-        return silence_s < _SILENT_S or left_out_s >= min(silence_s * _OF_SILENCE, _MOST_LEFT_OUT_S)
 
     def _parse_fetched_data(self, completed_fetch: Any) -> Any:
         data, where = completed_fetch.partition_data, completed_fetch.topic_partition
@@ -102,9 +61,14 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
                 self._subscriptions.assignment[where].highwater = data.high_watermark
         if found is not None:
             found.end = data.high_watermark
-            if data.records:
-                self._arrived = self._heard[where] = time.monotonic()
+            self._note_stable(where, data)
         return found
+
+    def _note_stable(self, where: Any, data: Any) -> None:
+        offset = data.last_stable_offset if data.last_stable_offset >= 0 else data.high_watermark
+        known = self.stable.get(where)
+        since = known.since if known is not None and known.offset == offset else time.monotonic()
+        self.stable[where] = Stable(offset, data.high_watermark, since)
 
     class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         end = 0  # the high watermark
@@ -131,8 +95,8 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
 class _Batches:
     """The batches of one fetch, with checks that the client leaves out.
 
-    position: after the last record that was read. current: the bytes of the latest batch, whose further records have
-    offsets from `least` to before `limit`.
+    position: after the last record, or whole batch, that was read. current: the bytes of the latest batch, whose
+    further records have offsets from `least` to before `limit`.
     """
 
     def __init__(self, fetched: Any, records: Any) -> None:
@@ -144,6 +108,8 @@ class _Batches:
 
     def next_batch(self) -> Any:
         """Raises any error, here and when the batch is read: its bytes come from outside."""
+        if self.limit < sys.maxsize:  # the batch before is finished, and all of it may have been skipped
+            self.position = max(self.position, self.limit)
         self.current = bytes(self._records._next_slice or b"")
         batch = self._records.next_batch()
         if batch is None:

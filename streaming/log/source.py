@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -13,12 +13,14 @@ from kafka.errors import OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from recsys.contracts.errors import AccessRefused, InvalidData, LogReplaced, Unavailable
-from recsys.contracts.event_log import EventSource, Record, Unreadable
+from recsys.contracts.event_log import EventSource, HeldBack, Record, Unreadable
 from recsys.kafka_connection import KafkaConnection
 from streaming.log.connection import CONNECT_TIMEOUT_MS, client_options, kafka_errors
-from streaming.log.fetcher import PATIENT_WAIT_MS, Broken, PartitionFetcher
+from streaming.log.fetcher import Broken, PartitionFetcher, Stable
+from streaming.log.memory_kafka import FetchedEnds, MemoryKafkaFetcher, is_memory_kafka
 from streaming.log.stops import RETRY_S, Stops
 from streaming.log.topics import connect, never_create_topics
+from streaming.log.transactions import HELD_BACK_S, open_transactions
 
 IDENTITY_CHECK_S = 1.0
 _COMMIT_ALL_S = 600.0
@@ -41,12 +43,11 @@ class KafkaSource:
         self._committed: dict[Partition, int] = {}
         self._all_committed = 0.0
         self._asking: Future[str] | None = None  # how a topic has changed; empty: none has
-        self._probe: Any = None
-        self._probed: dict[TopicPartition, int] = {}
         self._open = contextlib.ExitStack()
         with self._open:  # closes what is open when the next is not reachable
             self._consumer = self._new_consumer(**options)
-            self._consumer._fetcher.most_wait_ms = PATIENT_WAIT_MS
+            self._in_memory = is_memory_kafka(self._consumer)
+            self._end_of = FetchedEnds(self._new_consumer) if self._in_memory else self._listed_end
             self._stops = Stops(self._consumer, self._new_consumer)
             self._admin = self._open.enter_context(connect(kafka))
             self._asker = self._open.enter_context(ThreadPoolExecutor(1, "log-identity"))
@@ -69,11 +70,12 @@ class KafkaSource:
         return None
 
     def partitions(self, topic: str) -> int:
-        return len(self._describe(topic)["partitions"])
+        (found,) = self._describe(topic)
+        return len(found["partitions"])
 
     def log_id(self, topic: str) -> str:
         """The topic's id. From now on `poll` raises `LogReplaced` when the id or the number of partitions changes."""
-        found = self._describe(topic)
+        (found,) = self._describe(topic)
         self._counts[str(topic)] = len(found["partitions"])
         self._log_ids[str(topic)] = log_id = str(found["topic_id"])
         return log_id
@@ -117,31 +119,36 @@ class KafkaSource:
     def unreadable(self) -> list[Unreadable]:
         return self._stops.all()
 
-    def end_offset(self, topic: str, partition: int) -> int:
-        """Uses a fetch, because the embedded broker answers `end_offsets` wrongly."""
-        where = TopicPartition(str(topic), partition)
+    def held_back(self) -> list[HeldBack]:
+        now = time.monotonic()
+        return [
+            HeldBack(
+                where.topic, where.partition, stable.offset, stable.end - stable.offset, now - stable.since
+            )
+            for where, stable in self._stable()
+            if stable.end > stable.offset and now - stable.since >= HELD_BACK_S
+        ]
+
+    def open_transactions(self, topic: str) -> list[str]:
+        """What holds its partitions back, by name: asked of the brokers, for `recsys status`."""
+        if self._in_memory:  # it has none
+            return []
+        partitions = [TopicPartition(str(topic), number) for number in range(self.partitions(topic))]
         with kafka_errors(self._kafka):
-            if self._probe is None:
-                self._probe = self._new_consumer(max_partition_fetch_bytes=16 * 1024)
-            self._probe.assign([])  # drops the high watermark of an earlier call
-            self._probe.assign([where])
-            self._probe.seek(where, self._probed.get(where, 0))
-            deadline = time.monotonic() + CONNECT_TIMEOUT_MS / 1_000
-            while (end := self._probe.highwater(where)) is None:
-                if time.monotonic() > deadline:
-                    raise Unavailable(f"Kafka at {self._kafka.bootstrap}: {topic}/{partition} cannot be read")
-                try:
-                    self._probe.poll(timeout_ms=50, max_records=1)
-                except OffsetOutOfRangeError:
-                    self._probe.seek(where, self._probe.beginning_offsets([where])[where])
-        self._probed[where] = end
-        return int(end)
+            return open_transactions(self._admin, partitions)
+
+    def position(self, topic: str, partition: int) -> int:
+        return int(self._consumer.position(TopicPartition(str(topic), partition)))
+
+    def end_offset(self, topic: str, partition: int) -> int:
+        with kafka_errors(self._kafka):
+            return self._end_of(TopicPartition(str(topic), partition))
 
     def lag(self, topic: str, partition: int) -> int | None:
         """Number of unread records at the last fetch; None before the first."""
         where = TopicPartition(str(topic), partition)
-        end = self._consumer.highwater(where) if where in self._consumer.assignment() else None
-        return None if end is None else max(0, end - self._consumer.position(where))
+        stable = dict(self._stable()).get(where)
+        return None if stable is None else max(0, stable.offset - self._consumer.position(where))
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit offsets asynchronously, for lag displays only, never for recovery. Needs `group_id`.
@@ -177,21 +184,36 @@ class KafkaSource:
             consumer = KafkaConsumer(
                 enable_auto_commit=False,
                 auto_offset_reset="none",
+                isolation_level="read_committed",
                 metrics_enabled=False,  # nobody reads them, and each fetch would pay for them
                 **client_options(self._kafka) | options,
             )
         self._open.callback(consumer.close)
         never_create_topics(consumer._cluster)
-        consumer._fetcher.__class__ = PartitionFetcher  # KafkaConsumer has no parameter for it
+        # KafkaConsumer has no parameter for it
+        consumer._fetcher.__class__ = MemoryKafkaFetcher if is_memory_kafka(consumer) else PartitionFetcher
         return consumer
 
-    def _describe(self, topic: str) -> Any:
+    def _listed_end(self, where: TopicPartition) -> int:
+        return int(self._consumer.end_offsets([where], CONNECT_TIMEOUT_MS)[where])
+
+    def _stable(self) -> Iterator[tuple[TopicPartition, Stable]]:
+        """What fetches said of the assigned partitions."""
+        assigned = self._consumer.assignment()
+        return (
+            (where, stable) for where, stable in self._consumer._fetcher.stable.items() if where in assigned
+        )
+
+    def _describe(self, *topics: str) -> list[Any]:
+        """In one request, since it is asked once a second."""
         with kafka_errors(self._kafka):
-            (found,) = self._admin.describe_topics([str(topic)])
-        if found["error_code"]:
-            raise Unavailable(
-                f"Kafka at {self._kafka.bootstrap} has no topic {topic}; `recsys up` creates it"
-            )
+            found = list(self._admin.describe_topics([str(topic) for topic in topics]))
+        for topic in found:
+            if topic["error_code"]:
+                name = topic["name"]
+                raise Unavailable(
+                    f"Kafka at {self._kafka.bootstrap} has no topic {name}; `recsys up` creates it"
+                )
         return found
 
     def _check_identity(self, now: bool = False) -> None:
@@ -209,9 +231,9 @@ class KafkaSource:
 
     def _changed(self, log_ids: Mapping[str, str], counts: Mapping[str, int]) -> str:
         """How the first topic that has changed did; empty: none has."""
-        for topic, log_id in log_ids.items():
-            found = self._describe(topic)
-            if str(found["topic_id"]) != log_id:
+        for found in self._describe(*log_ids) if log_ids else ():
+            topic = found["name"]
+            if str(found["topic_id"]) != log_ids[topic]:
                 return f"topic {topic} was deleted and created again"
             if (count := len(found["partitions"])) != counts[topic]:
                 return f"topic {topic} has {count} partitions now, not {counts[topic]}"

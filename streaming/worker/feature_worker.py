@@ -166,6 +166,7 @@ class FeatureWorker:
         if not records:
             self._finish()
         if time.monotonic() - self._reported >= self._config.report_s:
+            self._pass_markers(source)
             self._report(source)
         if time.monotonic() - self._checked >= self._config.check_s:
             self._check_claims()
@@ -253,6 +254,16 @@ class FeatureWorker:
             if prepared.oldest_append_ms:
                 self.metrics.freshness.observe(max(0.0, time.time() - prepared.oldest_append_ms / 1_000))
 
+    def _pass_markers(self, source: EventSource) -> None:
+        """Store that what has offsets but is no record, such as the markers of transactions, has been read, too:
+        else it would count as lag until the partition's next event."""
+        self._finish()
+        for where, claim in list(self._claims.items()):
+            if (position := source.position(*where)) > claim.position:
+                previous, claim.position = claim.position, position
+                batch = claim.batch(previous)
+                self._accepted(batch, self._store.apply(batch))
+
     def _check_claims(self) -> None:
         """Apply an empty batch to idle partitions, to detect that the store has lost offsets.
         Without it, what Redis lost in a crash would be missing until the partition's next event."""
@@ -304,9 +315,10 @@ class FeatureWorker:
 
     def _problems(self, source: EventSource) -> list[str]:
         """What a person has to do something about."""
-        stopped = source.unreadable()
+        stopped, held_back = source.unreadable(), source.held_back()
         self.metrics.stopped.set(len(stopped))
-        problems = [str(found) for found in stopped]
+        self.metrics.held_back.set(sum(found.records for found in held_back))
+        problems = [str(found) for found in (*stopped, *held_back)]
         expected = self._config.partitions
         return problems + [
             f"topic {topic} has {count} partitions, RECSYS_PARTITIONS is {expected}: records that a producer put "

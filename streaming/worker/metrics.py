@@ -39,6 +39,11 @@ class WorkerMetrics:
             "Partitions that stopped at a batch that cannot be read.",
             registry=self.registry,
         )
+        self.held_back = Gauge(
+            "recsys_stream_held_back_records",
+            "Records behind transactions that stay open.",
+            registry=self.registry,
+        )
         self.freshness = Histogram(
             "recsys_stream_freshness_seconds",
             "Seconds from append to readable features, for the oldest record of each batch.",

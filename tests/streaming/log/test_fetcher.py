@@ -1,16 +1,14 @@
 """Batches that cannot be read: no bytes keep `fetched_records` busy, lose a record, or touch another partition."""
 
-import math
 import tracemalloc
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import MagicMock
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
-from kafka.consumer.fetcher import CompletedFetch, FetchMetadata, FetchSessionHandler
+from kafka.consumer.fetcher import CompletedFetch
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.errors import CorruptRecordError
 from kafka.protocol.consumer import FetchResponse
@@ -18,6 +16,7 @@ from kafka.protocol.consumer import FetchResponse
 from infra.evaluation.fault_injection.foreign_batches import Codec, bad_content, batch, bomb
 from streaming.log.fetcher import Broken, PartitionFetcher
 
+F = TypeVar("F", bound=PartitionFetcher)
 HEALTHY, DAMAGED = TopicPartition("t", 0), TopicPartition("t", 1)
 VALUES = [b"a" * 40, b"b" * 40, b"c" * 40]
 _Partition = FetchResponse.FetchableTopicResponse.PartitionData
@@ -31,17 +30,17 @@ def fetch(where: TopicPartition, content: bytes, end: int, error: int = 0) -> Co
     return CompletedFetch(where, 0, 11, data, None)
 
 
-def new_fetcher() -> PartitionFetcher:
+def new_fetcher(kind: type[F]) -> F:
     subscriptions = SubscriptionState()
     subscriptions.assign_from_user([HEALTHY, DAMAGED])
     for where in (HEALTHY, DAMAGED):
         subscriptions.seek(where, 0)
-    return PartitionFetcher(MagicMock(), subscriptions)
+    return kind(MagicMock(), subscriptions)
 
 
 def read(content: bytes | bytearray, end: int, error: int = 0) -> tuple[list[bytes], Broken | None, int]:
     """The values of the damaged partition, what stopped it, and where it is then; the healthy one is checked."""
-    fetcher = new_fetcher()
+    fetcher = new_fetcher(PartitionFetcher)
     fetcher._completed_fetches.append(fetch(DAMAGED, bytes(content), end, error))
     fetcher._completed_fetches.append(fetch(HEALTHY, bytes(batch("k", VALUES)), 3))
     found: dict[TopicPartition, list[Any]] = {HEALTHY: [], DAMAGED: []}
@@ -123,69 +122,3 @@ def test_random_bytes_are_no_records(content: bytes, end: int) -> None:
     values, stopped, position = read(content, end)
     assert values == [] and position == 0
     assert (stopped is None) == (not content)
-
-
-def test_only_records_end_a_silence() -> None:
-    """The embedded broker answers each fetch within its wait, with records or without."""
-    fetcher = new_fetcher()
-    fetcher._parse_fetched_data(fetch(HEALTHY, b"", 0))
-    assert fetcher._arrived == -math.inf
-    fetcher._parse_fetched_data(fetch(HEALTHY, bytes(batch("k", VALUES)), len(VALUES)))
-    assert fetcher._arrived > 0
-
-
-class _Fetches:
-    """A fetcher whose clock stands; `ask` gives the partitions of the next fetch, as if it were sent."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1_000.0
-        monkeypatch.setattr("streaming.log.fetcher.time.monotonic", lambda: self.now)
-        self.fetcher = new_fetcher()
-
-    def ask(self) -> set[TopicPartition]:
-        found = set(self.fetcher._fetchable_partitions())
-        self.fetcher._asked.update(dict.fromkeys(found, self.now))
-        return found
-
-    def hear(self, where: TopicPartition) -> None:
-        self.fetcher._parse_fetched_data(fetch(where, bytes(batch("k", VALUES)), 3))
-
-
-def test_a_silent_partition_is_left_out_of_most_fetches_but_not_for_long(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    fetches = _Fetches(monkeypatch)
-    assert fetches.ask() == {HEALTHY, DAMAGED}
-    asked = []
-    for _ in range(400):  # 20 seconds with records of one partition
-        fetches.now += 0.05
-        fetches.hear(HEALTHY)
-        asked.append(fetches.ask())
-    assert all(HEALTHY in found for found in asked)
-    assert asked[:99] == [{HEALTHY, DAMAGED}] * 99  # not silent yet
-    late = [DAMAGED in found for found in asked[200:]]
-    assert 40 <= sum(late) <= 70
-    assert all(any(late[i : i + 5]) for i in range(len(late) - 5))  # every fifth of a second at the least
-    fetches.hear(DAMAGED)
-    fetches.now += 0.05
-    assert fetches.ask() == {HEALTHY, DAMAGED}
-
-
-def test_when_all_are_silent_all_are_asked_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetches = _Fetches(monkeypatch)
-    for _ in range(400):
-        fetches.now += 0.1
-        assert fetches.ask() == {HEALTHY, DAMAGED}
-
-
-def test_a_broker_that_remembers_partitions_gets_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetches = _Fetches(monkeypatch)
-    fetches.ask()
-    fetches.now += 60
-    fetches.hear(HEALTHY)
-    fetches.ask()
-    assert fetches.ask() == {HEALTHY}
-    session = FetchSessionHandler(0)
-    session.next_metadata = FetchMetadata.new_incremental(7)
-    fetches.fetcher._session_handlers[0] = session
-    assert fetches.ask() == {HEALTHY, DAMAGED}
