@@ -5,8 +5,6 @@ The ports here are not brokers: they end each connection after the handshake, wh
 """
 
 import contextlib
-import datetime
-import ipaddress
 import socket
 import ssl
 import threading
@@ -14,16 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
 from recsys.contracts.errors import AccessRefused, InvalidConfig, Unavailable
 from recsys.kafka_connection import KafkaConnection, SaslMechanism, SecurityProtocol
 from streaming.log.connection import client_options
 from streaming.log.topics import connect
+from tests.certificates import self_signed
 
 PLAINTEXT, TLS = SecurityProtocol.PLAINTEXT, SecurityProtocol.SSL
 HANDSHAKE, ALERT = b"\x16", b"\x15\x03\x03\x00\x02\x02\x50"  # of TLS
@@ -31,31 +26,7 @@ HANDSHAKE, ALERT = b"\x16", b"\x15\x03\x03\x00\x02\x02\x50"  # of TLS
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate of 127.0.0.1, which is its own authority, and its key encrypted with `open`."""
-    key, name = (
-        ec.generate_private_key(ec.SECP256R1()),
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")]),
-    )
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    secret = serialization.BestAvailableEncryption(b"open")
-    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    file = tmp_path_factory.mktemp("tls") / "node.pem"
-    file.write_bytes(certificate.public_bytes(form[0]) + key.private_bytes(*form, secret))
-    return file
+    return self_signed(tmp_path_factory.mktemp("tls") / "node.pem", password=b"open")
 
 
 @pytest.fixture
