@@ -34,11 +34,16 @@ class Broken:
 
 
 class Stable(NamedTuple):
-    """How far a partition can be read, of how much there is, and since when (monotonic) just so far."""
+    """How far a partition can be read, of how much there is. since: when that was first less (monotonic)."""
 
     offset: int
     end: int
     since: float
+
+    @property
+    def held_back(self) -> int:
+        """The number of records behind an open transaction, its own included."""
+        return self.end - self.offset
 
 
 class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
@@ -66,8 +71,9 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
 
     def _note_stable(self, where: Any, data: Any) -> None:
         offset = data.last_stable_offset if data.last_stable_offset >= 0 else data.high_watermark
-        known = self.stable.get(where)
-        since = known.since if known is not None and known.offset == offset else time.monotonic()
+        known, since = self.stable.get(where), time.monotonic()
+        if known is not None and known.offset == offset and known.held_back:
+            since = known.since
         self.stable[where] = Stable(offset, data.high_watermark, since)
 
     class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # untyped

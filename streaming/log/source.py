@@ -122,11 +122,9 @@ class KafkaSource:
     def held_back(self) -> list[HeldBack]:
         now = time.monotonic()
         return [
-            HeldBack(
-                where.topic, where.partition, stable.offset, stable.end - stable.offset, now - stable.since
-            )
+            HeldBack(where.topic, where.partition, stable.offset, stable.held_back, now - stable.since)
             for where, stable in self._stable()
-            if stable.end > stable.offset and now - stable.since >= HELD_BACK_S
+            if stable.held_back and now - stable.since >= HELD_BACK_S
         ]
 
     def open_transactions(self, topic: str) -> list[str]:

@@ -28,7 +28,7 @@ from recsys.lake.forget import user_digest
 from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
 from streaming.acceptance import REPLAY_HEADER
 from streaming.lake_writer.archive import Archiver
-from streaming.lake_writer.commit import FOLDER, HEARTBEAT, exclusive, stopped_partitions
+from streaming.lake_writer.commit import FOLDER, HEARTBEAT, exclusive, read_checkpoint, stopped_partitions
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource
 
 START_MS = 1_700_000_000_000
@@ -407,3 +407,16 @@ def event_ids(lake: Path) -> Iterator[str]:
     """Of every row of every file: nothing here hides a repeated id."""
     for path in lake.glob(f"{EVENTS}/*/*.parquet"):
         yield from pq.read_table(path, partitioning=None)["event_id"].to_pylist()
+
+
+def test_markers_of_transactions_are_passed_and_no_rows(tmp_path: Path) -> None:
+    log = MemoryEventLog(partitions=1)
+    send(log, event(0))
+    log.mark(Topic.EVENTS, 0)
+    log.mark(Topic.USERS, 0)
+    drain(Archiver(log.source(), tmp_path))
+    checkpoint = read_checkpoint(tmp_path)
+    assert (checkpoint["events/0"].offset, checkpoint["users/0"].offset) == (2, 1)
+    send(log, event(1))
+    drain(Archiver(log.source(), tmp_path))
+    assert list(read_events(tmp_path)) == [event(0), event(1)]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 from unittest.mock import MagicMock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
@@ -12,6 +13,7 @@ from kafka.consumer.fetcher import CompletedFetch
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.errors import CorruptRecordError
 from kafka.protocol.consumer import FetchResponse
+from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from infra.evaluation.fault_injection.foreign_batches import Codec, bad_content, batch, bomb
 from streaming.log.fetcher import Broken, PartitionFetcher
@@ -35,7 +37,7 @@ def new_fetcher(kind: type[F]) -> F:
     subscriptions.assign_from_user([HEALTHY, DAMAGED])
     for where in (HEALTHY, DAMAGED):
         subscriptions.seek(where, 0)
-    return kind(MagicMock(), subscriptions)
+    return kind(MagicMock(), subscriptions, isolation_level="read_committed")
 
 
 def read(content: bytes | bytearray, end: int, error: int = 0) -> tuple[list[bytes], Broken | None, int]:
@@ -70,6 +72,20 @@ def test_a_broken_batch_stops_behind_the_records_before_it() -> None:
         assert values == VALUES and stopped is not None, codec
         assert (stopped.offset, stopped.next_offset, position) == (3, 6, 3)
         assert stopped.batch == second
+
+
+def test_a_broken_batch_behind_what_was_taken_back_stops_at_its_own_offset() -> None:
+    aborted = DefaultRecordBatchBuilder(
+        2, 0, is_transactional=True, producer_id=7, producer_epoch=0, base_sequence=0, batch_size=1_000
+    )
+    for offset, value in enumerate(VALUES):
+        aborted.append(offset, 1, b"k", value, [])
+    fetcher = new_fetcher(PartitionFetcher)
+    completed = fetch(DAMAGED, bytes(aborted.build() + bad_content(batch("k", VALUES, base_offset=3))), 6)
+    completed.partition_data.aborted_transactions = [_Partition.AbortedTransaction(7, 0)]
+    fetcher._completed_fetches.append(completed)
+    (stopped,) = fetcher.fetched_records(max_records=2_000)[0][DAMAGED]
+    assert (stopped.offset, stopped.next_offset) == (3, 6)
 
 
 def test_a_batch_that_inflates_without_end_is_not_read_into_memory() -> None:
@@ -122,3 +138,17 @@ def test_random_bytes_are_no_records(content: bytes, end: int) -> None:
     values, stopped, position = read(content, end)
     assert values == [] and position == 0
     assert (stopped is None) == (not content)
+
+
+def test_a_partition_is_held_back_from_when_it_can_be_read_less_far_than_it_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetcher, seen = new_fetcher(PartitionFetcher), []
+    for now, stable, end in ((1.0, 4, 4), (2.0, 4, 6), (3.0, 4, 7), (4.0, 7, 8), (5.0, 8, 8)):
+        monkeypatch.setattr("streaming.log.fetcher.time.monotonic", lambda now=now: now)
+        completed = fetch(HEALTHY, b"", end)
+        completed.partition_data.last_stable_offset = stable
+        fetcher._parse_fetched_data(completed)
+        found = fetcher.stable[HEALTHY]
+        seen.append((found.held_back, found.since))
+    assert seen == [(0, 1.0), (2, 2.0), (3, 2.0), (1, 4.0), (0, 5.0)]

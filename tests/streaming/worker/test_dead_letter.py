@@ -33,3 +33,10 @@ def test_a_long_reason_is_truncated() -> None:
 
 def test_no_dead_letters() -> None:
     assert list(read_dead_letters(MemoryEventLog().source())) == []
+
+
+def test_reading_ends_where_the_last_offset_is_no_record() -> None:
+    log = MemoryEventLog(partitions=1)
+    send_dead_letter(log, Record(Topic.EVENTS, 0, 0, "u", b"x"), "late: by 3 days")
+    log.mark(Topic.DEAD_LETTER, 0)
+    assert len(list(read_dead_letters(log.source()))) == 1

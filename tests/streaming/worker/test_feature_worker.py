@@ -13,7 +13,7 @@ import pytest
 from infra.local.process import free_port
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig, Unavailable
-from recsys.contracts.event_log import Record, partition_of
+from recsys.contracts.event_log import HeldBack, Record, partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.state import EntityState
@@ -511,3 +511,39 @@ def test_a_change_stamped_in_the_future_can_be_corrected() -> None:
     where = partition_of("u", PARTITIONS)
     record = Record(Topic.USERS, where, 0, "u", msgspec.json.encode(attributes.to_dict()), append_time_ms=T0)
     assert accept_user_change(record, PARTITIONS).changed_ms == T0
+
+
+def test_markers_of_transactions_are_read_and_no_lag() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    send(log, events := make_events(60))
+    worker = new_worker(store, log, replace(CONFIG, report_s=0.0))
+    source = log.source()
+    for last in (False, True):
+        for number in range(PARTITIONS):
+            log.mark(Topic.EVENTS, number)
+        drain(worker, source)
+        for number in range(PARTITIONS):
+            stored = store.checkpoint(Topic.EVENTS, number)
+            assert stored is not None and stored.offset == log.end_offset(Topic.EVENTS, number)
+        if not last:
+            send(log, more := make_events(60, seed=1))
+    assert_holds(store, events + more)
+    assert worker.metrics.totals()["claims"] == len(EVERY)  # no batch was taken for one with a gap
+
+
+def test_what_an_open_transaction_holds_back_is_reported_by_name() -> None:
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    log.held_back = [HeldBack(Topic.EVENTS, 1, 40, 12, 35.4)]
+    worker = new_worker(store, log, replace(CONFIG, report_s=0.0))
+    source = log.source()
+    drain(worker, source)
+    report = read_report(store.reports()[worker.name])
+    assert report is not None
+    assert (
+        "events/1: an open transaction has held back 12 records from offset 40 on for 35 s"
+        in report.problems[0]
+    )
+    assert worker.metrics.held_back._value.get() == 12
+    log.held_back = []
+    drain(worker, source)
+    assert worker.metrics.held_back._value.get() == 0
