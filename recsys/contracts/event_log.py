@@ -57,7 +57,8 @@ class HeldBack:
     def __str__(self) -> str:
         return (
             f"{self.topic}/{self.partition}: an open transaction has held back {self.records} records from offset "
-            f"{self.offset} on for {self.seconds:.0f} s; end it in its producer (docs/operations.md, open transaction)"
+            f"{self.offset} on for {self.seconds:.0f} s; `recsys status` names it (docs/operations.md,"
+            " TransactionStaysOpen)"
         )
 
 

@@ -50,6 +50,7 @@ class Outbox:
         self._adopted: list[Segment] = []  # of dead processes, oldest first
         self._segments: list[Segment] = []  # ours, oldest first; the last one is written to
         self.error = ""  # why the disk took the last record, or the file for it, not
+        self.failure = ""  # why the log took the last delivery not; empty: it did
         self._failing_since: float | None = None
         self._adopt()
         with suppress(Unavailable):  # in `error`; tried again with each record
@@ -138,7 +139,8 @@ class Outbox:
                 if not self._deliver(deque(messages)):
                     return
                 self._note_delivered(segment, end)
-            except Exception:  # unexpected: it must be visible, and this thread must live
+            except Exception as error:  # unexpected: it must be visible, and this thread must live
+                self.failure = f"{type(error).__name__}: {error}"
                 _log.exception("records cannot be delivered; they stay on disk")
                 self._failing_since = self._failing_since or time.monotonic()
                 with self._wake:
@@ -154,6 +156,7 @@ class Outbox:
                     messages.popleft()  # the sink has it now
                 self._sink.flush(_FLUSH_S)
             except Unavailable as error:
+                self.failure = str(error)
                 if self._failing_since is None:
                     self._failing_since = time.monotonic()
                     _log.warning("Kafka takes no records; they stay on disk", error=str(error))
@@ -161,7 +164,7 @@ class Outbox:
                     self._wake.wait_for(lambda: self._closing, wait_s)
                 wait_s = min(2 * wait_s, _BACKOFF_S[1])
             else:
-                self._failing_since = None
+                self.failure, self._failing_since = "", None
                 return True
         return False
 
@@ -193,6 +196,11 @@ class Outboxes:
     def error(self) -> str:
         """Why the disk takes no records; empty: it does."""
         return self.events.error or self.impressions.error
+
+    @property
+    def failure(self) -> str:
+        """Why the log took the last delivery not; empty: it did."""
+        return self.events.failure or self.impressions.failure
 
     @property
     def failing_s(self) -> float:

@@ -32,7 +32,7 @@ def open_transactions(admin: Any, partitions: Sequence[TopicPartition]) -> list[
         open_s = time.time() - began_ms / MS_PER_SECOND
         if open_s < HELD_BACK_S:
             continue
-        ends = "its coordinator does not know it: abort it (docs/operations.md, open transaction)"
+        ends = "its coordinator does not know it: abort it (docs/operations.md, TransactionStaysOpen)"
         if state is not None:
             ends = f"it is aborted after {state.transaction_timeout_ms / MS_PER_SECOND:.0f} s"
         sentences.append(

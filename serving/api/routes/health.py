@@ -93,7 +93,8 @@ def _kafka(outboxes: Outboxes) -> str:
     failing_s = outboxes.failing_s
     if failing_s < KAFKA_AWAY_S:
         return OK
-    return f"takes no records since {failing_s:.0f} s; {outboxes.backlog_bytes} bytes wait in the spool"
+    waiting = f"{outboxes.backlog_bytes} bytes wait in the spool"
+    return f"takes no records since {failing_s:.0f} s; {waiting}: {outboxes.failure}"
 
 
 def _item_features(feed: ItemFeed, stale_after_s: float) -> str:

@@ -50,10 +50,12 @@ def test_what_is_accepted_while_the_log_is_away_is_delivered_when_it_is_back(tmp
     outbox.put(sent)
     eventually(lambda: outbox.failing_s > 0)
     assert outbox.backlog_bytes > 0
+    assert outbox.failure == "Kafka is switched off"
     sink.up = True
     assert outbox.flush(20)
     assert sink.taken == sent
     eventually(lambda: outbox.failing_s == 0)
+    assert outbox.failure == ""
     outbox.close()
 
 
