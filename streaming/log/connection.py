@@ -18,6 +18,7 @@ from kafka.errors import (
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
+    RequestTimedOutError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
 )
@@ -101,8 +102,10 @@ def refusal(error: BaseException, kafka: KafkaConnection) -> str:
 
 
 def _words(error: BaseException) -> str:
-    """What went wrong, without kafka-python's numbers."""
-    return str(error.args[0]) if error.args and isinstance(error, KafkaError) else repr(error)
+    """What went wrong, without kafka-python's number and name of it."""
+    if not error.args or not isinstance(error, KafkaError):
+        return repr(error)
+    return str(error.args[0]).removeprefix(f"{type(error).__name__}: ")
 
 
 class _RefusedError(KafkaError):  # type: ignore[misc]  # untyped
@@ -159,7 +162,9 @@ class ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]  # untype
         self.refused = ""
 
     def _note_failure(self, error: Exception) -> None:
-        if not isinstance(error, KafkaTimeoutError):  # says less than what came before it
+        if not isinstance(
+            error, (KafkaTimeoutError, RequestTimedOutError)
+        ):  # they say less than what came before
             self.refused = refusal(error, self._kafka)
             self._failed = _words(error)
             if isinstance(error.__context__, ssl.SSLEOFError):

@@ -69,7 +69,7 @@ class KafkaSink:
     4. When the log has been away for `max_outage_s`, `append` refuses records until it is back; at once when it
        refuses this client.
 
-    Creating a sink never fails; the first `flush` shows whether the log is reachable.
+    Creating a sink asks no broker; the first `flush` shows whether the log is reachable.
     """
 
     def __init__(
@@ -80,7 +80,9 @@ class KafkaSink:
         max_outage_s: float = 15.0,
     ) -> None:
         """`partitions`: `RECSYS_PARTITIONS`, so that partitions that are added to a topic move no key; 0: as many as
-        each topic has."""
+        each topic has.
+        Raises `InvalidConfig`: a certificate or a password cannot be read."""
+        client_options(kafka)
         self._kafka = kafka
         self._partitions = partitions
         self._max_pending = max_pending

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from recsys.contracts.errors import Unavailable
+from recsys.contracts.errors import RecsysError, Unavailable
 from recsys.contracts.event_log import EventSource
 
 _TTL_S = 2.0
@@ -37,10 +37,10 @@ class LogEnds:
                 if self._source is None:
                     self._source = self._connect()
                 ends = [self._source.end_offset(topic, p) for p in range(self._partitions)]
-            except Unavailable:
+            except RecsysError as error:  # such as a password file that is gone
                 self._away_until = self._clock() + _PAUSE_S
                 self._drop()
-                raise
+                raise Unavailable(str(error)) from error
             self._ends[topic] = self._clock(), ends
             return ends
 
