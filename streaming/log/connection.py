@@ -155,7 +155,7 @@ class ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]  # untype
         if connection is not known:
             connection.init_future.add_callback(self._note_success)
             connection.init_future.add_errback(self._note_failure)
-            connection.close_future.add_errback(self._note_end)
+            connection.close_future.add_errback(partial(self._note_end, connection.init_future))
         return connection
 
     def _note_success(self, _: Any) -> None:
@@ -170,11 +170,9 @@ class ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]  # untype
             if isinstance(error.__context__, ssl.SSLEOFError):
                 self._failed += "; does this port speak TLS?"
 
-    def _note_end(self, error: Exception) -> None:
-        """Of a connection that had been accepted: a broker that wants a client to authenticate ends it at the first
-        request; after TLS 1.3, one that wants its certificate."""
-        if not self.bootstrapped and not self._failed:
-            self.refused = refusal(error, self._kafka)
+    def _note_end(self, init: Any, error: Exception) -> None:
+        """Of a connection that was accepted: a broker that wants SASL ends it at the first request."""
+        if init.succeeded() and not self.bootstrapped:
             asks = "" if self._kafka.sasl_mechanism else "; does it want RECSYS_KAFKA_SASL_MECHANISM?"
             self._failed = f"it ends each connection{asks}"
 

@@ -132,7 +132,7 @@ def secured(apache_jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_every_client_gets_in_every_way(secured: Secured) -> None:
     for name, kafka in secured.connections().items():
         topic = f"in-{uuid4().hex}"
-        assert reachable(kafka), name
+        assert reachable(kafka, PATIENCE_S), name
         create_topics(kafka, [topic], 1)
         with closing(KafkaSink(kafka)) as sink, closing(KafkaSource(kafka)) as source:
             sink.append(topic, "u", name.encode())
