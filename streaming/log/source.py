@@ -136,7 +136,9 @@ class KafkaSource:
             return open_transactions(self._admin, partitions)
 
     def position(self, topic: str, partition: int) -> int:
-        return int(self._consumer.position(TopicPartition(str(topic), partition)))
+        """Not `KafkaConsumer.position`, which may ask the brokers, and wait for them."""
+        where = TopicPartition(str(topic), partition)
+        return int(self._consumer._subscription.assignment[where].position.offset)
 
     def end_offset(self, topic: str, partition: int) -> int:
         with kafka_errors(self._kafka):
@@ -146,7 +148,7 @@ class KafkaSource:
         """Number of unread records at the last fetch; None before the first."""
         where = TopicPartition(str(topic), partition)
         stable = dict(self._stable()).get(where)
-        return None if stable is None else max(0, stable.offset - self._consumer.position(where))
+        return None if stable is None else max(0, stable.offset - self.position(topic, partition))
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit offsets asynchronously, for lag displays only, never for recovery. Needs `group_id`.
