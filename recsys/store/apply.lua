@@ -1,5 +1,5 @@
 -- Apply one batch of events and its offset, all or nothing.
--- KEYS[1] checkpoint   ARGV[1] key prefix with the partition's hash tag   ARGV[2] topic
+-- KEYS[1] checkpoint   ARGV[1] key prefix with the hash tag   ARGV[2] topic
 -- ARGV[3] batch (MessagePack): header, event ids, visits, cells of users, cells of items, what counts once; added up
 -- ARGV[4] event ids and keys of what counts once, 16 bytes each   ARGV[5] fields, 8 bytes each; both in the order of the batch, which has their numbers
 -- Every other key is made from ARGV[1], so it lies in the slot of KEYS[1] (docs/adr: keys of the online store).
@@ -54,13 +54,15 @@ for _, row in ipairs(ids) do -- bucket, number of ids
   local bucket, keys = row[1], next_ids(row[2])
   row[2] = keys
   for near = bucket - 1, bucket + 1 do
-    local set = registry .. ':' .. near
-    if call('EXISTS', set) == 1 then
-      each_slice(keys, function(first, last)
-        for i, seen in ipairs(call('SMISMEMBER', set, unpack(keys, first, last))) do
-          if seen == 1 then known[#known + 1] = keys[first + i - 1] end
-        end
-      end)
+    for _, name in ipairs(head.topics) do -- an event has one id, whichever of them it comes by
+      local set = prefix .. 'd:' .. name .. ':' .. near
+      if call('EXISTS', set) == 1 then
+        each_slice(keys, function(first, last)
+          for i, seen in ipairs(call('SMISMEMBER', set, unpack(keys, first, last))) do
+            if seen == 1 then known[#known + 1] = keys[first + i - 1] end
+          end
+        end)
+      end
     end
   end
 end
@@ -192,12 +194,15 @@ if #changed > 0 then
   call('SET', stream .. ':last', last)
 end
 
--- (3f) Forget event ids beyond the dedupe window: such an event would be late.
+-- (3f) Forget event ids beyond the dedupe window: such an event would be late, in each partition that comes here.
 if head.oldest_bucket > tonumber(stored[4] or 0) then
-  for _, bucket in ipairs(call('ZRANGEBYSCORE', registry, '-inf', '(' .. head.oldest_bucket)) do
+  local needed = prefix .. 'needed:' .. topic
+  call('ZADD', needed, head.oldest_bucket, KEYS[1])
+  local oldest = call('ZRANGE', needed, 0, 0, 'WITHSCORES')[2]
+  for _, bucket in ipairs(call('ZRANGEBYSCORE', registry, '-inf', '(' .. oldest)) do
     call('UNLINK', registry .. ':' .. bucket)
   end
-  call('ZREMRANGEBYSCORE', registry, '-inf', '(' .. head.oldest_bucket)
+  call('ZREMRANGEBYSCORE', registry, '-inf', '(' .. oldest)
 end
 
 -- (3g) The offset moves in the same step as the states.

@@ -108,11 +108,13 @@ def backfill(
         covered: how far the states reach in each topic partition of the log.
 
     Raises:
-        InvalidConfig: the store is not empty, or was filled up to other offsets.
+        InvalidConfig: the store is not empty, or was filled up to other offsets; or `covered` has more partitions.
     """
     fold = StateFold(features)
     store = open_store(fold)
     try:
+        if (wide := max((c.partition for c in covered), default=0) + 1) > partitions:
+            raise InvalidConfig(f"the topics have {wide} partitions now; set RECSYS_PARTITIONS={wide}")
         name = ",".join(f"{c.topic}/{c.partition}@{c.log_id}:{c.offset}" for c in covered)
         _refuse_used(store, covered, name)
         loader = _Loader(fold, store, partitions, name)

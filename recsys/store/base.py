@@ -36,7 +36,8 @@ class StateDefinition(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Bounds that writers and readers of one store share."""
+    """Bounds that writers and readers of one store share. `partitions`: of the topics, when the store is made; one that
+    exists keeps the number that it was made with."""
 
     partitions: int = 4
     # event ids are remembered while their event time is this close to the watermark: longer than producers retry
@@ -120,8 +121,14 @@ class FeatureStore(Protocol):
     def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
         """How far the partition has been applied, without claiming it; None before its first claim."""
 
+    def add_partition(self, topic: str, partition: int, log_id: str, watermark_ms: int) -> bool:
+        """A partition that a topic has got since the store was made: to be read from offset 0, with this watermark.
+        Without effect, and False, if the store knows the partition. A claim of one that it does not know raises
+        `InvalidConfig`."""
+
     def apply(self, batch: Batch) -> Applied:
-        """Apply the batch and its offset atomically, each event (user, event id) once."""
+        """Apply the batch and its offset, each event (user, event id) once. Users of any partition may be in it. A
+        reader may see some users' events before others', and a crash in between makes the next claim start earlier."""
 
     def workers(self, worker: str, ttl_ms: int) -> list[str]:
         """Send a heartbeat. Returns the names, sorted, of all workers whose heartbeat is younger than `ttl_ms`."""

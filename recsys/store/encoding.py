@@ -16,7 +16,7 @@ import numpy as np
 from recsys.contracts.events import Event
 from recsys.contracts.state import MAX_SUM, Delta, EntityState, History, Op, Visit, merged
 from recsys.contracts.text import CATEGORY_SEPARATOR
-from recsys.contracts.types import EventType
+from recsys.contracts.types import EventType, Topic
 from recsys.features.aggregates import Entity
 from recsys.features.cells import CODE_BYTES, CellCoding, Ints64, PackedCells, aggregates_of
 from recsys.features.feature_set import FeatureSet
@@ -25,6 +25,7 @@ from recsys.store.base import Batch, StateDefinition, StoreConfig
 from recsys.store.compiled_fold import compiled_fold
 
 ID_BYTES = 16
+_SAME_IDS = (str(Topic.EVENTS), str(Topic.IMPRESSIONS))  # a replay sends by one what came by the other
 _SEPARATOR = "\x1f"  # a control character, which no id may contain
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -109,6 +110,7 @@ class BatchEncoder:
             "max_items": config.max_items,
             "histories": sorted(self._stored),
             "forgotten": forgotten,
+            "topics": _SAME_IDS if batch.topic in _SAME_IDS else (str(batch.topic),),
         }
         found = self._changes(rows) if self._fold is None else self._compiled_changes(rows)
         content = (

@@ -2,11 +2,10 @@
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from recsys.contracts.changes import ItemChange, UserChange
-from recsys.contracts.errors import FingerprintMismatch
+from recsys.contracts.errors import FingerprintMismatch, InvalidConfig
 from recsys.contracts.events import Event
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
@@ -30,8 +29,8 @@ class MemoryFeatureStore:
         self._lock = threading.Condition()
         self._fingerprint: str | None = None
         self._checkpoints: dict[tuple[str, int], Checkpoint] = {}
-        self._seen: dict[tuple[str, int], set[tuple[str, str]]] = defaultdict(set)
-        self._counted: dict[tuple[str, int], set[bytes]] = defaultdict(set)  # keys of `Once`
+        self._seen = set[tuple[str, str]]()
+        self._counted = set[bytes]()  # keys of `Once`
         self._workers: dict[str, float] = {}
         self._reports: dict[str, tuple[bytes, float]] = {}  # → report, and when it expires
         self._users: dict[str, EntityState] = {}
@@ -56,11 +55,22 @@ class MemoryFeatureStore:
             if self._fingerprint not in (None, self._features.fingerprint):
                 raise FingerprintMismatch("the store holds states of other feature definitions")
             self._fingerprint = self._features.fingerprint
+            if partition >= self._config.partitions and (topic, partition) not in self._checkpoints:
+                raise InvalidConfig(
+                    f"{topic}/{partition} was added to the topic: run `recsys topics grow N` with the number of "
+                    "partitions that it has now"
+                )
             old = self._checkpoints.get((topic, partition), Checkpoint(0, 0, 0, log_id))
             offset = old.offset if old.log_id == log_id else 0
             epoch = max(old.epoch + 1, time.time_ns() // 1_000_000)
             new = self._checkpoints[topic, partition] = Checkpoint(epoch, offset, old.watermark_ms, log_id)
             return new
+
+    def add_partition(self, topic: str, partition: int, log_id: str, watermark_ms: int) -> bool:
+        with self._lock:
+            added = (topic, partition) not in self._checkpoints
+            self._checkpoints.setdefault((topic, partition), Checkpoint(0, 0, watermark_ms, log_id))
+            return added
 
     def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
         with self._lock:
@@ -74,7 +84,7 @@ class MemoryFeatureStore:
                 return Applied(Outcome.FENCED, stored.offset)
             if batch.previous > stored.offset:
                 return Applied(Outcome.GAP, stored.offset)
-            seen, changed = self._seen[place], set[str]()
+            seen, changed = self._seen, set[str]()
             applied = duplicates = skipped = 0
             for offset, event in zip(batch.offsets, batch.events, strict=True):
                 gone = is_forgotten(self._forgotten, event.user_id, event.event_time_ms)
@@ -85,7 +95,7 @@ class MemoryFeatureStore:
                 else:
                     seen.add(event.key)
                     applied += 1
-                    if self._fold(event, self._counted[place]):
+                    if self._fold(event):
                         changed.add(event.item_id)
             self._announce(changed)
             offset = max(stored.offset, batch.next_offset)
@@ -93,7 +103,7 @@ class MemoryFeatureStore:
             self._checkpoints[place] = Checkpoint(stored.epoch, offset, watermark, stored.log_id)
             return Applied(Outcome.APPLIED, offset, applied, duplicates, skipped)
 
-    def _fold(self, event: Event, counted: set[bytes]) -> bool:
+    def _fold(self, event: Event) -> bool:
         """True if the item's state changed."""
         folded = self._features.fold(event)
         if folded.user or folded.visits:
@@ -102,7 +112,7 @@ class MemoryFeatureStore:
                 user.change(delta)
             for history, visit in folded.visits:
                 user.visit(history, visit)
-        if changes := folded.of_item(counted):
+        if changes := folded.of_item(self._counted):
             item = self._items.setdefault(event.item_id, EntityState())
             for delta in changes:
                 item.change(delta)

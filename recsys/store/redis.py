@@ -1,18 +1,21 @@
 """The online feature store on Redis (or Valkey).
 
-Everything of partition p has the hash tag `{p}`, so one script call is atomic on a Cluster, too:
+Everything of part p has the hash tag `{p}`, so one script call is atomic on a Cluster, too. There are as many parts as
+partitions when the store was made; a topic may have more (`recsys.store.redis_writer`).
 
-    NS:meta                        fingerprint.layout and number of partitions, written by the first writer
+    NS:meta                        fingerprint.layout and number of parts, written by the first writer
     NS:workers                     feature workers by their last heartbeat (sorted set)
     NS:worker:<name>               a worker's report; expires
     NS:reporting                   the workers that reported (set)
     NS:{c}:catalogue  :times       items put since the bundle, empty where deleted; when (hashes)
-    NS:{p}:cp:TOPIC                checkpoint (hash): epoch, offset, watermark, log_id
-    NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this partition's share of an item (hashes; `encoding`)
+    NS:{p}:cp:TOPIC                checkpoint (hash) of partition p: epoch, offset, watermark, log_id
+    NS:{p}:cp:TOPIC@q              the same of another partition q, as far as it was applied here
+    NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this part's share of an item (hashes; `encoding`)
     NS:{p}:a:USER                  static attributes put since the import (hash): attributes, changed_ms
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
     NS:{p}:users  NS:{p}:items     the users, and the items that have a share here, by when they expire (sorted sets)
     NS:{p}:d:TOPIC:BUCKET          events seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
+    NS:{p}:needed:TOPIC            checkpoints by the oldest of these that their partition may still need (sorted set)
     NS:{p}:forgotten               SHA-256 of each forgotten user's id → up to which event time; `version` of them
     NS:{nightly}:u:USER            the user's nightly document (`nightly`); `forget_user` removes it, too
     NS:{p}:changed  :last          the stream of changed items, and its last entry; {c} has one for the catalogue
@@ -24,34 +27,29 @@ from typing import Any
 import msgspec
 
 from recsys.contracts.changes import UserChange
-from recsys.contracts.errors import FingerprintMismatch, InvalidConfig, InvalidData
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.state import EntityState
 from recsys.lake.forget import user_digest
-from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
+from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.damage import Damage
-from recsys.store.encoding import BatchEncoder, KeyedEvent, StateDecoder, keyed
-from recsys.store.redis_catalogue import CATALOGUE, PAGE, SEPARATOR, RedisCatalogue
+from recsys.store.encoding import StateDecoder
+from recsys.store.redis_catalogue import CATALOGUE, PAGE, SEPARATOR
 from recsys.store.redis_client import (
     READ_TIMEOUT_S,
     connect,
     is_wrong_type,
     redis_errors,
-    refuse_eviction,
     script,
 )
-from recsys.store.redis_forgotten import ForgottenMarks
 from recsys.store.redis_reads import ThreadReads
+from recsys.store.redis_writer import WRONG_TYPE, RedisWriter
 
-# Of keys and values. 1 had cells by name, 2 event ids without their user, 3 an unordered set of items.
-_LAYOUT = 4
 _SHARES = 250  # items per call of shares.lua, which blocks Redis for half a millisecond
-WRONG_TYPE = "WRONGTYPE"  # also what shares.lua answers for such a share
 _MAX_BLOCK_MS = 2_000  # well below the read timeout
 _attributes = msgspec.json.Decoder(dict[str, str]).decode
 
 
-class RedisFeatureStore(RedisCatalogue):
+class RedisFeatureStore(RedisWriter):
     """`FeatureStore` on one Redis server. `namespace` separates several systems, or tests, on one server."""
 
     def __init__(
@@ -68,108 +66,12 @@ class RedisFeatureStore(RedisCatalogue):
         reads the replies of `user` and folds events.
         Raises `InvalidConfig`: the URL is not a Redis URL."""
         config = config or StoreConfig()
-        super().__init__(connect(url, timeout_s), namespace, config.changes, damage or Damage())
-        self._fingerprint = f"{features.fingerprint}.{_LAYOUT}"
-        self._config = config
-        self._encoder = BatchEncoder(features, self._config, native)
+        super().__init__(connect(url, timeout_s), features, config, namespace, damage or Damage(), native)
         self._decoder = StateDecoder(features, native)
         self._stored = sorted({h.name for h in self._decoder.stored.values()})
-        self._checked = False
-        self._meta = f"{namespace}:meta"
-        self._marks = ForgottenMarks(self._redis, lambda partition: self._key(partition, "forgotten"))
         self._reads = ThreadReads(self._redis)
-        self._claim = self._redis.register_script(script("claim.lua"))
-        self._apply = self._redis.register_script(script("apply.lua"))
         self._put_attributes = self._redis.register_script(script("attributes.lua"))
         self._shares = self._redis.register_script(script("shares.lua"))
-
-    # --- the writer ------------------------------------------------------------------------------------------
-
-    def claim(self, topic: str, partition: int, log_id: str) -> Checkpoint:
-        self._register()
-        with redis_errors():
-            refuse_eviction(self._redis)
-            names = ("cp", topic), ("d", topic), ("items",), ("changed",), ("changed", "last"), ("probe",)
-            claimed = self._claim([self._key(partition, *name) for name in names], [log_id])
-        if claimed == [b"lost"]:
-            raise InvalidData(
-                f"the store {self._namespace} has states of {topic}/{partition}, but no offset: from offset 0 each"
-                " event would count twice; rebuild it in another namespace: recsys features backfill --namespace"
-                " NAME, then set RECSYS_REDIS_NAMESPACE=NAME"
-            )
-        epoch, offset, watermark = claimed
-        return Checkpoint(epoch, offset, watermark, log_id)
-
-    def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
-        with redis_errors():
-            epoch, offset, watermark, log_id = self._redis.hmget(
-                self._key(partition, "cp", topic), "epoch", "offset", "watermark", "log_id"
-            )
-        return Checkpoint(int(epoch), int(offset), int(watermark), log_id.decode()) if epoch else None
-
-    def apply(self, batch: Batch) -> Applied:
-        rows, skipped, seen = keyed(batch), 0, set[bytes]()
-        keys, prefix = [self._key(batch.partition, "cp", batch.topic)], self._key(batch.partition, "")
-        while True:
-            left = self._marks.without(batch.partition, rows)
-            skipped += len(rows) - len(left)
-            rows = left
-            fresh: dict[bytes, KeyedEvent] = {}
-            for row in rows:  # the first of equal ids, in the order of offsets
-                if row.key not in seen:
-                    fresh.setdefault(row.key, row)
-            encoded = self._encoder.encode(batch, list(fresh.values()), self._marks.version(batch.partition))
-            with redis_errors():
-                outcome, offset, *named = self._apply(keys, [prefix, str(batch.topic), *encoded])
-            if outcome == b"behind":  # a replay
-                later = [row for row in rows if row.offset >= offset]
-                skipped += len(rows) - len(later)
-                rows = later
-            elif outcome == b"forgotten":
-                self._marks.read(batch.partition)
-            elif outcome == b"known":  # sent twice
-                seen.update(named)
-            else:
-                break
-        if outcome != b"applied":
-            return Applied(Outcome(outcome.decode()), offset)
-        for key in named:
-            self._damage.note(key.decode(), WRONG_TYPE)
-        return Applied(Outcome.APPLIED, offset, len(fresh), len(rows) - len(fresh), skipped)
-
-    def _register(self) -> None:
-        """The first writer decides fingerprint and partitions; all others must agree.
-
-        Raises:
-            FingerprintMismatch: the states are of other feature definitions.
-            InvalidConfig: the store has another number of partitions.
-        """
-        with redis_errors(), self._redis.pipeline() as pipe:
-            pipe.hsetnx(self._meta, "fingerprint", self._fingerprint)
-            pipe.hsetnx(self._meta, "partitions", self._config.partitions)
-            pipe.execute()
-        self._checked = False
-        self._check()
-
-    def _check(self) -> None:
-        if self._checked:
-            return
-        with redis_errors():
-            fingerprint, partitions = self._redis.hmget(self._meta, "fingerprint", "partitions")
-        if fingerprint is None:
-            return  # an empty store fits all definitions; check again next time
-        if fingerprint.decode() != self._fingerprint:
-            raise FingerprintMismatch(
-                f"the store {self._namespace} holds states of the feature definitions {fingerprint.decode()}, "
-                f"this process has {self._fingerprint} (after the dot: the layout of the store); use another "
-                "namespace and replay the log into it, or the lake: recsys features backfill"
-            )
-        if int(partitions) != self._config.partitions:
-            raise InvalidConfig(
-                f"the store {self._namespace} was made with {int(partitions)} partitions, this process is set "
-                f"to {self._config.partitions}; set RECSYS_PARTITIONS={int(partitions)}"
-            )
-        self._checked = True
 
     # --- readers ---------------------------------------------------------------------------------------------
 
@@ -183,8 +85,7 @@ class RedisFeatureStore(RedisCatalogue):
         return stored.decode().partition(".")[0] if stored else None
 
     def user(self, user_id: str) -> EntityState:
-        self._check()
-        partition = partition_of(user_id, self._config.partitions)
+        partition = partition_of(user_id, self._partitions)
         histories = [self._key(partition, "h", history, user_id) for history in self._stored]
         with redis_errors():
             cells, attributes, *members = self._reads.ask(
@@ -209,7 +110,7 @@ class RedisFeatureStore(RedisCatalogue):
         """All users with state, in no order, by one scan of all keys: for batch jobs. A scan may repeat keys, so the
         ids are held in memory, some 100 bytes per user."""
         before, between = self._key("*", "u", "").split("*")
-        partitions = {str(partition) for partition in range(self._config.partitions)}
+        partitions = {str(partition) for partition in range(self._partitions)}
         found: set[str] = set()
         with redis_errors():
             for key in self._redis.scan_iter(f"{before}*{between}*", count=PAGE):
@@ -219,7 +120,7 @@ class RedisFeatureStore(RedisCatalogue):
                     yield user_id
 
     def history_version(self, user_id: str, history: str) -> str:
-        partition = partition_of(user_id, self._config.partitions)
+        partition = partition_of(user_id, self._partitions)
         key = self._key(partition, "h", self._decoder.stored[history].name, user_id)
         attributes = self._key(partition, "a", user_id)
         oldest = ("ZRANGE", key, 0, 0)  # a late visit drops the oldest of a full history
@@ -234,12 +135,12 @@ class RedisFeatureStore(RedisCatalogue):
         return ":".join((str(n), *visits, put_ms.decode() if put_ms else "")) if n or put_ms else ""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
-        self._check()
+        partitions = self._partitions
         states: list[EntityState] = []
         for start in range(0, len(item_ids), _SHARES):
             joined = SEPARATOR.join(item_ids[start : start + _SHARES])
             with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
-                for partition in range(self._config.partitions):
+                for partition in range(partitions):
                     self._shares([self._key(partition, "i", "")], [joined], client=pipe)
                 of_partitions = pipe.execute()
             page = item_ids[start : start + _SHARES]
@@ -265,7 +166,7 @@ class RedisFeatureStore(RedisCatalogue):
 
     def all_items(self) -> Iterator[tuple[str, EntityState]]:
         found: set[str] = set()
-        for partition in range(self._config.partitions):
+        for partition in range(self._partitions):
             with redis_errors():
                 listed = self._redis.zscan_iter(self._key(partition, "items"), count=PAGE)
                 found.update(member.decode() for member, _ in listed)
@@ -277,11 +178,12 @@ class RedisFeatureStore(RedisCatalogue):
                     yield item_id, state
 
     def changed_items(self, cursor: str, block_ms: int) -> tuple[str, set[str] | None]:
-        streams = [self._key(p, "changed") for p in (*range(self._config.partitions), CATALOGUE)]
+        streams = [self._key(p, "changed") for p in (*range(self._partitions), CATALOGUE)]
         with redis_errors():
-            if not cursor:
+            # none yet; or the store was empty, and has other parts now
+            if cursor.count(",") + 1 != len(streams):
                 last = self._redis.mget([f"{stream}:last" for stream in streams])
-                return ",".join(i.decode() if i else "0-0" for i in last), set()
+                return ",".join(i.decode() if i else "0-0" for i in last), None if cursor else set()
             position = dict(zip(streams, cursor.split(","), strict=True))
             found = self._redis.xread(position, block=min(block_ms, _MAX_BLOCK_MS) or None)
         changed: set[str] = set()
@@ -297,8 +199,7 @@ class RedisFeatureStore(RedisCatalogue):
     # --- changes of users --------------------------------------------------------------------------
 
     def forget_user(self, user_id: str, until_ms: int = 0) -> bool:
-        self._check()
-        partition = partition_of(user_id, self._config.partitions)
+        partition = partition_of(user_id, self._partitions)
         histories = [self._key(partition, "h", history, user_id) for history in self._stored]
         with redis_errors(), self._redis.pipeline() as pipe:
             if until_ms:
@@ -312,7 +213,8 @@ class RedisFeatureStore(RedisCatalogue):
     def change_users(self, changes: Sequence[UserChange]) -> None:
         if not changes:
             return
-        partitions = [partition_of(c.user_id, self._config.partitions) for c in changes]
+        parts = self._partitions
+        partitions = [partition_of(c.user_id, parts) for c in changes]
         keys = [self._key(p, "a", c.user_id) for p, c in zip(partitions, changes, strict=True)]
         with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             for partition, key, change in zip(partitions, keys, changes, strict=True):

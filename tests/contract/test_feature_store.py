@@ -344,9 +344,69 @@ def test_other_definitions_are_refused(store: FeatureStore, request: pytest.Fixt
         ):
             with pytest.raises(FingerprintMismatch, match="namespace"):
                 use()
-        wider = RedisFeatureStore(url, FEATURES, StoreConfig(partitions=PARTITIONS + 1))
-        with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=3"):
-            wider.user("u")
+
+
+LOG_PARTITIONS = 5  # of a topic that has grown
+
+
+def events_anywhere(n: int, seed: int) -> list[list[Event]]:
+    """Of each log partition: most events where Kafka's partitioner puts them with the new number of partitions, or with
+    the old one, some elsewhere, some twice."""
+    rng, log = random.Random(seed), [list[Event]() for _ in range(LOG_PARTITIONS)]
+    for event in events(n, seed, users=12):
+        for _ in range(rng.choice((1, 1, 1, 2))):
+            user = event.user_id
+            places = (*[partition_of(user, LOG_PARTITIONS)] * 4, *[partition_of(user, PARTITIONS)] * 3)
+            log[rng.choice((*places, rng.randrange(LOG_PARTITIONS)))].append(event)
+    return log
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_events_may_come_by_any_partition_and_any_worker(open_store: OpenStore, seed: int) -> None:
+    rng, log, owners = random.Random(seed), events_anywhere(240, seed), dict[int, Writer]()
+    clients = [open_store() for _ in range(2)]
+    writers = [Writer(client) for client in clients]
+    for number in range(PARTITIONS, LOG_PARTITIONS):
+        with pytest.raises(InvalidConfig, match="recsys topics grow"):
+            clients[0].claim(TOPIC, number, "log")
+        assert clients[0].add_partition(TOPIC, number, "log", T0)
+        added = clients[1].checkpoint(TOPIC, number)
+        assert added is not None and (added.offset, added.watermark_ms) == (0, T0)
+    applied = duplicates = 0
+    while any(owner not in owners or _offset(owners[owner], owner) < len(log[owner]) for owner in range(5)):
+        number = rng.randrange(LOG_PARTITIONS)
+        if number not in owners or rng.random() < 0.2:
+            before, owners[number] = owners.get(number), rng.choice(writers)
+            stale = before.checkpoints.get(number) if before else None
+            owners[number].checkpoints[number] = owners[number].store.claim(TOPIC, number, "log")
+            if before is not None and stale is not None and before is not owners[number]:
+                before.checkpoints[number] = stale
+                late = before.batch(number, log[number][stale.offset :][:2])
+                assert before.store.apply(late).outcome is Outcome.FENCED
+        owner = owners[number]
+        stored = owner.checkpoints[number]
+        batch = owner.batch(number, log[number][stored.offset :][: rng.randrange(1, 8)])
+        done = owner.store.apply(batch)
+        assert done.outcome is Outcome.APPLIED
+        applied, duplicates = applied + done.applied, duplicates + done.duplicates
+        owner.checkpoints[number] = replace(stored, offset=batch.next_offset)
+    unique = {event.event_id: event for run in log for event in run}
+    assert_holds(clients[0], list(unique.values()))
+    assert (applied, applied + duplicates) == (len(unique), sum(map(len, log)))
+
+
+def _offset(writer: Writer, partition: int) -> int:
+    return writer.checkpoints[partition].offset
+
+
+def test_one_event_comes_by_two_topics(store: FeatureStore) -> None:
+    """A replay sends impressions as events."""
+    shown = Event("1", EventType.IMPRESSION, "u", "i", T0)
+    where = partition_of("u", PARTITIONS)
+    for topic in ("impressions", "events"):
+        epoch = store.claim(topic, where, "log").epoch
+        store.apply(Batch(topic, where, epoch, 0, 1, T0, [0], [shown]))
+    assert_holds(store, [shown])
 
 
 def test_changed_items_are_told_once(store: FeatureStore) -> None:

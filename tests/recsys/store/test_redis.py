@@ -1,6 +1,8 @@
 """What only the Redis store has: bounds, namespaces, a server that goes away."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -17,6 +19,7 @@ from recsys.features.aggregates import parse_cell
 from recsys.features.definitions import FEATURES
 from recsys.features.feature_set import Folded
 from recsys.store.base import Applied, Batch, Outcome, StoreConfig
+from recsys.store.memory import MemoryFeatureStore
 from recsys.store.redis import RedisFeatureStore
 
 pytestmark = pytest.mark.redis
@@ -89,10 +92,11 @@ class Stars:
 def test_sums_saturate_in_a_batch_a_share_and_over_shares(redis_url: str) -> None:
     store = RedisFeatureStore(redis_url, Stars(), StoreConfig(partitions=2))
     for partition in range(2):
+        user = next(name for name in "uvwx" if partition_of(name, 2) == partition)
         epoch = store.claim("t", partition, "log").epoch
         for n, amounts in enumerate([(MAX_SUM - 1, 1), (MAX_SUM, 3), (1,)]):
-            rated = [Event(f"{n} {a}", EventType.RATING, "u", "i", T0, value=a) for a in amounts]
-            rated.append(Event(f"{n}", EventType.RATING, "u", "exact", T0, value=500_000_000_001))
+            rated = [Event(f"{n} {a}", EventType.RATING, user, "i", T0, value=a) for a in amounts]
+            rated.append(Event(f"{n}", EventType.RATING, user, "exact", T0, value=500_000_000_001))
             store.apply(Batch("t", partition, epoch, n, n + 1, T0, [n] * len(rated), rated))
     assert [state.cells["stars"] for state in store.items(["i", "exact"])] == [MAX_SUM, 3_000_000_000_006]
     store.close()
@@ -263,3 +267,124 @@ def test_users_are_found_once_by_one_scan(
     monkeypatch.setattr(store._redis, "scan_iter", repeated)
     assert sorted(store.user_ids()) == sorted(users)
     store.close()
+
+
+class Crash(Exception):
+    pass
+
+
+def _work(store: RedisFeatureStore, log: Sequence[Event], until: int) -> None:
+    """Apply the log of partition 2, which the topic has got, up to that offset."""
+    claim = store.claim("events", 2, "log")
+    for first in range(claim.offset, until, 3):
+        applied = store.apply(_batch(log, claim.epoch, first, min(first + 3, until)))
+        assert applied.outcome is Outcome.APPLIED
+
+
+def _grown(redis_url: str) -> tuple[RedisFeatureStore, list[Event]]:
+    store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=2))
+    for partition in range(2):
+        store.claim("events", partition, "log")
+    store.add_partition("events", 2, "log", T0)
+    return store, [click(n, T0, f"u{n % 7}") for n in range(24)]
+
+
+def test_a_crash_between_the_parts_of_a_batch_counts_nothing_twice(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, log = _grown(redis_url)
+    whole, calls = RedisFeatureStore._apply_part, itertools.count()
+
+    def dies(self: RedisFeatureStore, *arguments: Any) -> Applied:
+        if (call := next(calls)) % 5 == 3:
+            raise Crash
+        done = whole(self, *arguments)
+        if call % 7 == 4:
+            raise Crash
+        return done
+
+    monkeypatch.setattr(RedisFeatureStore, "_apply_part", dies)
+    died = 0
+    while True:
+        with suppress(Crash):
+            _work(RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=2)), log, len(log))
+            break
+        died += 1
+    assert died > 3
+    monkeypatch.undo()
+    _assert_clicks(store, log)
+
+
+def _batch(log: Sequence[Event], epoch: int, first: int, until: int) -> Batch:
+    return Batch("events", 2, epoch, first, until, T0, range(first, until), log[first:until])
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_part_that_loses_its_last_batches_gets_them_again(redis_url: str, part: int) -> None:
+    """As a node of a Cluster that fails over loses what was not replicated."""
+    store, log = _grown(redis_url)
+    _work(store, log, 9)
+    epoch = store.claim("events", 2, "log").epoch
+    raw: Any = redis.Redis.from_url(redis_url)
+    kept = {key: raw.dump(key) for key in raw.keys(f"recsys:{{{part}}}:*")}
+    assert store.apply(_batch(log, epoch, 9, 18)).outcome is Outcome.APPLIED
+    for key in raw.keys(f"recsys:{{{part}}}:*"):
+        raw.delete(key)
+    for key, content in kept.items():
+        raw.restore(key, 0, content)
+    raw.close()
+    assert store.apply(_batch(log, epoch, 18, len(log))).outcome is Outcome.GAP
+    _work(store, log, len(log))
+    _assert_clicks(store, log)
+
+
+def _assert_clicks(store: RedisFeatureStore, log: Sequence[Event]) -> None:
+    memory = MemoryFeatureStore(FEATURES, StoreConfig(partitions=1))
+    epoch = memory.claim("events", 0, "log").epoch
+    memory.apply(Batch("events", 0, epoch, 0, len(log), T0, range(len(log)), log))
+    for user in {event.user_id for event in log}:
+        assert store.user(user) == memory.user(user)
+    assert dict(store.all_items()) == dict(memory.all_items())
+
+
+def test_a_fenced_worker_begins_no_part(redis_url: str) -> None:
+    """It has not heard of the part where its successor writes already."""
+    stale, log = _grown(redis_url)
+    epoch = stale.claim("events", 2, "log").epoch
+    store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=2))
+    later = store.claim("events", 2, "log").epoch
+    assert store.apply(_batch(log, later, 0, 9)).outcome is Outcome.APPLIED
+    assert stale.apply(_batch(log, epoch, 0, 9)).outcome is Outcome.FENCED
+    assert store.apply(_batch(log, later, 9, len(log))).outcome is Outcome.APPLIED
+    _assert_clicks(store, log)
+
+
+def test_ids_are_kept_while_any_partition_of_the_part_needs_them(redis_url: str, client: Any) -> None:
+    store = RedisFeatureStore(redis_url, FEATURES, CONFIG)
+    ahead = Feeder(store)
+    store.add_partition("events", 1, "log", T0)
+    behind = store.claim("events", 1, "log").epoch
+
+    def send(offset: int, event: Event, watermark_ms: int) -> Applied:
+        return store.apply(Batch("events", 1, behind, offset, offset + 1, watermark_ms, [offset], [event]))
+
+    old, later = click(1, T0), T0 + 10 * MS_PER_DAY
+    assert send(0, old, T0).applied == 1
+    ahead.apply(click(2, later))
+    assert send(1, old, T0).duplicates == 1
+    assert send(2, click(3, later), later).applied == 1
+    ahead.apply(click(4, later + MS_PER_DAY // 12))
+    assert {key.split(":")[-1] for key in client.keys("recsys:{0}:d:events:*")} >= {str(later // MS_PER_HOUR)}
+    assert not client.exists(f"recsys:{{0}}:d:events:{T0 // MS_PER_HOUR}")
+
+
+def test_a_store_keeps_the_number_of_parts_that_it_was_made_with(redis_url: str) -> None:
+    wide = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=3))
+    cursor, _ = wide.changed_items("", 0)
+    store = RedisFeatureStore(redis_url, FEATURES, CONFIG)
+    Feeder(store).apply(click(1, T0))
+    assert wide.user("u") == store.user("u") != EntityState()
+    cursor, changed = wide.changed_items(cursor, 0)  # the store was empty: of other parts than it has now
+    assert changed is None
+    Feeder(store).apply(click(2, T0))
+    assert dict(wide.all_items()) == dict(store.all_items())
