@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.time_rules import TimeRules
+from recsys.contracts.topic_rules import TopicRules
 from recsys.contracts.types import MS_PER_HOUR, MS_PER_MINUTE
 from recsys.kafka_connection import KafkaConnection, SaslMechanism, SecurityProtocol
 from recsys.native import Native
@@ -99,7 +100,24 @@ class Settings(BaseSettings):
         None, description="PEM file of its private key; empty: in the certificate's file."
     )
     kafka_key_password: SecretStr = Field(SecretStr(""), description="Password of an encrypted private key.")
-    partitions: int = Field(4, ge=1, le=1024, description="Partitions per topic; fixed once events exist.")
+    partitions: int = Field(
+        4, ge=1, le=1024, description="Partitions of each topic; more later: `recsys topics grow`."
+    )
+    kafka_replication: int = Field(
+        0, ge=0, description="Replicas of new topics; 0: three, or as many as there are brokers."
+    )
+    kafka_min_insync: int = Field(
+        0,
+        ge=0,
+        description="Replicas that must have a record before Kafka acknowledges it; 0: one less than there are, at"
+        " least one.",
+    )
+    kafka_retention_hours: float = Field(
+        168.0,
+        ge=0,
+        description="How long Kafka keeps records, and deletions of compacted topics: longer than a reader may be away;"
+        " 0: for ever.",
+    )
     late_hours: float = Field(
         24.0, gt=0, description="Event time for which ids are remembered; older events are dead letters."
     )
@@ -138,6 +156,12 @@ class Settings(BaseSettings):
     def time_rules(self) -> TimeRules:
         """The rules for event times, the same for worker, archiver and API."""
         return TimeRules(int(self.future_minutes * MS_PER_MINUTE), int(self.late_hours * MS_PER_HOUR))
+
+    @property
+    def topic_rules(self) -> TopicRules:
+        """How topics are created, and what `recsys topics check` compares them with."""
+        retention_ms = int(self.kafka_retention_hours * MS_PER_HOUR)
+        return TopicRules(self.kafka_replication, self.kafka_min_insync, retention_ms)
 
     @property
     def lake(self) -> Path:

@@ -134,7 +134,7 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         nightly=None if streamed else NightlyStore(url, FEATURES, namespace, timeout_s, damage),
         replays=RedisReplays(url, settings.idempotency_s, timeout_s, namespace),
         take_tokens=_take_tokens(settings) if settings.rate_per_key else None,
-        log_ends=LogEnds(lambda: KafkaSource(settings.kafka), settings.partitions),
+        log_ends=LogEnds(lambda: KafkaSource(settings.kafka)),
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from recsys.contracts.changes import ItemChange, UserChange, parse_item_change, parse_user_change
 from recsys.contracts.errors import InvalidEvent
-from recsys.contracts.event_log import Record, remembered_partition_of
+from recsys.contracts.event_log import Record
 from recsys.contracts.events import Event, parse_event, parse_id, parse_reported
 from recsys.contracts.impression_record import read_impression
 from recsys.contracts.impressions import Impression, impression_events
@@ -31,7 +31,7 @@ class Late(InvalidEvent):
 
 
 class Misrouted(InvalidEvent):
-    """The record is in a partition that does not belong to its user or item."""
+    """The key of a change is not the id of its item or user: compaction would keep others than the latest."""
 
 
 class Accepted(NamedTuple):
@@ -42,8 +42,9 @@ class Accepted(NamedTuple):
     impression: Impression | None
 
 
-def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules) -> Accepted:
-    """Parse and check a record of the topics `events` or `impressions`.
+def accept(record: Record, watermark_ms: int, rules: TimeRules) -> Accepted:
+    """Parse and check a record of the topics `events` or `impressions`, whichever partition its user's key has: a
+    producer may have another partitioner, or not know yet that there are more partitions.
     Raises `InvalidEvent`: nothing of the record may be applied; the message begins with the kind of fault."""
     impression = None
     if record.topic == Topic.IMPRESSIONS:
@@ -55,7 +56,6 @@ def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules)
         events = [parse_event(raw) if is_ours else parse_reported(raw)]
     moved = 0
     for i, event in enumerate(events):
-        _check_partition(record, "user", event.user_id, partitions)
         time_ms = rules.clamped(event.event_time_ms, record.append_time_ms)
         if time_ms != event.event_time_ms:
             events[i] = replace(event, event_time_ms=time_ms)
@@ -65,21 +65,21 @@ def accept(record: Record, watermark_ms: int, partitions: int, rules: TimeRules)
     return Accepted(events, moved, impression)
 
 
-def accept_item_change(record: Record, partitions: int) -> ItemChange:
+def accept_item_change(record: Record) -> ItemChange:
     """Parse and check a record of the topic `items`; a tombstone deletes. Raises as `accept` does."""
     if record.tombstone:
         return ItemChange(_deleted(record), None, record.append_time_ms)
     change = parse_item_change(_json(record))
-    _check_partition(record, "item", change.item_id, partitions)
+    _check_key(record, "item", change.item_id)
     return replace(change, changed_ms=clamped(change.changed_ms, record.append_time_ms))
 
 
-def accept_user_change(record: Record, partitions: int) -> UserChange:
+def accept_user_change(record: Record) -> UserChange:
     """Parse and check a record of the topic `users`; a tombstone deletes. Raises as `accept` does."""
     if record.tombstone:
         return UserChange(_deleted(record), None, record.append_time_ms)
     change = parse_user_change(_json(record))
-    _check_partition(record, "user", change.user_id, partitions)
+    _check_key(record, "user", change.user_id)
     return replace(change, changed_ms=clamped(change.changed_ms, record.append_time_ms))
 
 
@@ -87,11 +87,9 @@ def _deleted(record: Record) -> str:
     return parse_id(record.key, "key of a record without a value")
 
 
-def _check_partition(record: Record, kind: str, key: str, partitions: int) -> None:
-    if remembered_partition_of(key, partitions) != record.partition:
-        raise Misrouted(
-            f"misrouted: {kind} {key} belongs in another partition; key records by the {kind} id in NFC"
-        )
+def _check_key(record: Record, kind: str, key: str) -> None:
+    if record.key != key:
+        raise Misrouted(f"misrouted: {kind} {key} has another key; key records by the {kind} id in NFC")
 
 
 def _value(record: Record) -> bytes:

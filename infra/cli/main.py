@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("explain", "Show the funnel of one request: sources, scores, moves, removals."),
     "size": ("size", "Estimate processes, memory, partitions and cost for a load."),
     "data": ("data", "Fetch, validate and import data sets."),
+    "topics": ("topics", "Create, check and grow the topics of a Kafka."),
     "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
     "simulate": ("simulate", "Simulate a shop's users, or fit a response model to a real log."),
     "ab": ("ab", "Report the results of experiments and their significance."),

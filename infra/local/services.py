@@ -60,7 +60,7 @@ def running(settings: Settings) -> Services | None:
 @contextmanager
 def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
     """Start the services that the settings do not name, publish their addresses, and stop them on exit.
-    Topics that a named Kafka lacks are created, with its defaults for replication and retention.
+    Topics that a named Kafka lacks are created, as `recsys topics create` does.
 
     Redis persists its data in `<home>/redis` (AOF), and Apache Kafka in `<home>/kafka`; `fresh` deletes both. The
     log of the other broker is in memory. Call from the main thread: the services end with the thread that started
@@ -84,7 +84,7 @@ def embedded(settings: Settings, fresh: bool = False) -> Iterator[Services]:
                 shutil.rmtree(data, ignore_errors=True)
             redis = stack.enter_context(RedisServer(data, Persistence.AOF))
         if settings.kafka_bootstrap:
-            create_topics(settings.kafka, list(Topic), settings.partitions)
+            create_topics(settings.kafka, list(Topic), settings.partitions, settings.topic_rules)
         else:
             kafka = stack.enter_context(_broker(settings, run, fresh))
         services = Services(

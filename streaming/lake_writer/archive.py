@@ -29,6 +29,7 @@ from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression
 from recsys.contracts.time_rules import TimeRules
+from recsys.contracts.topic_rules import GROWING, check_partitions
 from recsys.contracts.types import Topic
 from recsys.datasets.changed import items_after, users_after
 from recsys.lake.commit import rewriting
@@ -45,7 +46,8 @@ from streaming.lake_writer.commit import (
     FOLDER,
     HEARTBEAT,
     Place,
-    check_partitions,
+    added_partitions,
+    check_added,
     commit,
     exclusive,
     recover,
@@ -115,7 +117,7 @@ class Archiver:
         rules: TimeRules | None = None,
         partitions: int = 0,
     ) -> None:
-        """`rules`, `partitions`: the same as the feature worker's; 0 partitions: as many as the topics have."""
+        """`rules`, `partitions`: the same as the feature worker's; 0 partitions: as many as the topics have now."""
         self._rules = rules or TimeRules()
         self._partitions = partitions
         self._source = source
@@ -130,7 +132,7 @@ class Archiver:
 
     def run(self, stop: threading.Event) -> None:
         """Archive until `stop`, then flush. Outages of the log are waited out.
-        Raises `InvalidConfig`: the topics, or the lake so far, have another number of partitions than configured."""
+        Raises `InvalidConfig`: the topics have another number of partitions than configured, or than the lake knows."""
         heartbeat = self._lake / FOLDER / HEARTBEAT
         while not stop.is_set():
             try:
@@ -184,12 +186,16 @@ class Archiver:
         """Seek every partition to the lake's checkpoint."""
         self._buffers = {}
         buffers: dict[tuple[str, int], _Buffer] = {}
+        added = added_partitions(self._lake)
         for topic in TOPICS:
             log_id, found = self._source.log_id(topic), self._source.partitions(topic)
             self._partitions = self._partitions or found
-            check_partitions(self._lake, self._partitions, topic, found)
+            check_partitions(topic, found, self._partitions)
+            if topic in GROWING:
+                check_added(self._lake, topic, found)
             for partition in range(found):
-                known = self._checkpoint.get(f"{topic}/{partition}", Place(log_id, 0))
+                name = f"{topic}/{partition}"
+                known = self._checkpoint.get(name, Place(log_id, 0, added.get(name, 0)))
                 start = known.offset if known.log_id == log_id else 0
                 self._source.seek(topic, partition, start)
                 # the watermark outlives the log, as it does in the store
@@ -202,12 +208,12 @@ class Archiver:
         try:
             if record.topic in (Topic.ITEMS, Topic.USERS):
                 if record.topic == Topic.ITEMS:
-                    buffer.items.append(accept_item_change(record, self._partitions))
+                    buffer.items.append(accept_item_change(record))
                 else:
-                    buffer.users.append(accept_user_change(record, self._partitions))
+                    buffer.users.append(accept_user_change(record))
                 buffer.size += 1
                 return
-            events, _, impression = accept(record, buffer.watermark_ms, self._partitions, self._rules)
+            events, _, impression = accept(record, buffer.watermark_ms, self._rules)
         except InvalidEvent as error:
             self.totals.late += isinstance(error, Late)
             self.totals.poison += not isinstance(error, Late)

@@ -25,7 +25,8 @@ from recsys.operator_files import read_json
 FOLDER = "_archive"
 HEARTBEAT = "heartbeat"  # written after each step: its time is the archiver's health, its lines what stopped
 _CHECKPOINT = "checkpoint.json"
-_PARTITIONS = "partitions"  # their number when the first record was archived
+_PARTITIONS = "partitions"  # of each topic when it was archived first
+_ADDED = "added.json"  # partitions that a topic has got since → the watermark they begin with
 
 _log = structlog.get_logger(__name__)
 
@@ -77,25 +78,32 @@ def stopped_partitions(lake: Path) -> list[str]:
         return []
 
 
-def check_partitions(lake: Path, expected: int, topic: str, found: int) -> None:
-    """Partitions that were added to a topic in use are read, too: their records are misrouted, and skipped.
-    Raises `InvalidConfig`: the topic, or the lake so far, has another number of partitions than `expected`."""
+def added_partitions(lake: Path) -> dict[str, int]:
+    """Partitions ("topic/number") that topics have got since the lake was archived first → the watermark (Unix
+    milliseconds) that each begins with, as in the store. Raises `InvalidData`: the file is damaged."""
+    try:
+        return read_json(lake / FOLDER / _ADDED, dict[str, int], InvalidData)
+    except FileNotFoundError:
+        return {}
+
+
+def add_partitions(lake: Path, watermarks: Mapping[str, int]) -> dict[str, int]:
+    """Let the archiver read these as well. One that was added before keeps its watermark. Returns all."""
+    known = dict(watermarks) | added_partitions(lake)
+    (lake / FOLDER).mkdir(parents=True, exist_ok=True)
+    atomic_write(lake / FOLDER / _ADDED, json.dumps(known, indent=2), fsync=True)
+    return known
+
+
+def check_added(lake: Path, topic: str, found: int) -> None:
+    """Raises `InvalidConfig`: a topic has partitions that `recsys topics grow` has not added to the lake."""
     known = lake / FOLDER / _PARTITIONS
     if not known.exists():
-        if found != expected:
-            raise InvalidConfig(
-                f"topic {topic} has {found} partitions, the archiver is set to {expected}; "
-                f"set RECSYS_PARTITIONS={found}"
-            )
-        atomic_write(known, str(expected))
-    elif (archived := known.read_text().strip()) != str(expected) or found < expected:
+        atomic_write(known, str(found))
+    added = added_partitions(lake)
+    if any(f"{topic}/{p}" not in added for p in range(int(known.read_text()), found)):
         raise InvalidConfig(
-            f"{lake} was archived with {archived} partitions, the archiver is set to {expected} and topic {topic} "
-            f"has {found}; set RECSYS_PARTITIONS={archived}"
-        )
-    elif found > expected:
-        _log.error(
-            "partitions were added: their records are misrouted", topic=topic, found=found, used=expected
+            f"{lake} does not know all {found} partitions of topic {topic}: run `recsys topics grow {found}`"
         )
 
 

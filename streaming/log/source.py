@@ -212,7 +212,7 @@ class KafkaSource:
             if topic["error_code"]:
                 name = topic["name"]
                 raise Unavailable(
-                    f"Kafka at {self._kafka.bootstrap} has no topic {name}; `recsys up` creates it"
+                    f"Kafka at {self._kafka.bootstrap} has no topic {name}; `recsys topics create` creates it"
                 )
         return found
 

@@ -7,7 +7,8 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.errors import TopicAlreadyExistsError
 
-from recsys.contracts.errors import AccessRefused, InvalidConfig, Unavailable
+from recsys.contracts.errors import AccessRefused, Unavailable
+from recsys.contracts.topic_rules import TopicRules, check_partitions
 from recsys.kafka_connection import KafkaConnection
 from streaming.log.connection import CONNECT_TIMEOUT_MS, client_options, kafka_errors
 
@@ -35,27 +36,34 @@ def reachable(kafka: KafkaConnection, timeout_s: float = 2.0) -> bool:
         return False
 
 
-def create_topics(kafka: KafkaConnection, topics: Sequence[str], partitions: int) -> None:
-    """Create the topics that do not exist yet; another process may create them at the same time.
-    Raises `Unavailable`: no broker answers.
+def create_topics(
+    kafka: KafkaConnection, topics: Sequence[str], partitions: int, rules: TopicRules | None = None
+) -> list[str]:
+    """Create the topics that do not exist yet; another process may create them at the same time. Returns which.
+    Raises `Unavailable`: no broker answers, or it refuses them.
     Raises `InvalidConfig`: a topic has a different number of partitions."""
+    rules = rules or TopicRules()
     with connect(kafka) as admin:
         there = _partition_counts(admin)
-        # the broker's time, not the producer's: a wrong clock must not decide which events are future or late
-        new = {"num_partitions": partitions, "configs": {"message.timestamp.type": "LogAppendTime"}}
-        missing = {str(t): new for t in topics if t not in there}
+        missing = [str(topic) for topic in topics if topic not in there]
         if missing:
+            replicas = rules.replicas(len(admin.describe_cluster()["brokers"]))
+            new = {
+                topic: {
+                    "num_partitions": partitions,
+                    "replication_factor": replicas,
+                    "configs": rules.configs(topic, replicas),
+                }
+                for topic in missing
+            }
             try:
-                admin.create_topics(missing, wait_for_metadata=True)
+                admin.create_topics(new, wait_for_metadata=True)
             except TopicAlreadyExistsError:  # one of them; the broker has created the others
-                admin.wait_for_topics(list(missing))
+                admin.wait_for_topics(missing)
             there = _partition_counts(admin)
-    differing = {str(t): there[t] for t in topics if there.get(t, partitions) != partitions}
-    if differing:
-        raise InvalidConfig(
-            f"RECSYS_PARTITIONS={partitions}, but topics have other numbers of partitions: {differing}; "
-            "the number is fixed once events exist"
-        )
+    for topic in topics:
+        check_partitions(topic, there.get(topic, partitions), partitions)
+    return missing
 
 
 def never_create_topics(metadata: Any) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidEvent
-from recsys.contracts.event_log import Record
+from recsys.contracts.event_log import Record, remembered_partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
@@ -47,6 +47,7 @@ class Prepared:
     users: list[UserChange] = field(default_factory=list)
     refused: list[tuple[Record, InvalidEvent]] = field(default_factory=list)
     clamped: int = 0
+    elsewhere: int = 0  # records in another partition than their user's
     oldest_append_ms: int = 0
     parents: list[str] = field(default_factory=list)  # `traceparent` headers of the records
 
@@ -65,14 +66,18 @@ def batches(
             continue  # read before a seek
         try:
             if record.topic == Topic.ITEMS:
-                prepared.items.append(accept_item_change(record, partitions))
+                prepared.items.append(accept_item_change(record))
             elif record.topic == Topic.USERS:
-                prepared.users.append(accept_user_change(record, partitions))
+                prepared.users.append(accept_user_change(record))
             else:
-                accepted = accept(record, claim.watermark_ms, partitions, rules)
+                accepted = accept(record, claim.watermark_ms, rules)
                 events += accepted.events
                 offsets += [record.offset] * len(accepted.events)
                 prepared.clamped += accepted.clamped
+                prepared.elsewhere += any(
+                    remembered_partition_of(e.user_id, partitions) != record.partition
+                    for e in accepted.events[:1]
+                )
                 claim.watermark_ms = max([claim.watermark_ms, *(e.event_time_ms for e in accepted.events)])
         except InvalidEvent as error:
             prepared.refused.append((record, error))

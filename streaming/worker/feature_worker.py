@@ -42,9 +42,10 @@ from tenacity import (
 )
 from tenacity.wait import wait_exponential_jitter
 
-from recsys.contracts.errors import InvalidConfig, InvalidEvent, LogReplaced, Unavailable
+from recsys.contracts.errors import InvalidEvent, LogReplaced, Unavailable
 from recsys.contracts.event_log import EventSink, EventSource
 from recsys.contracts.time_rules import TimeRules
+from recsys.contracts.topic_rules import check_partitions
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.native import serves
@@ -104,7 +105,7 @@ class FeatureWorker:
         self.metrics = WorkerMetrics()
         self._owned: dict[Partition, float] = {}  # → earliest monotonic time of the next claim
         self._claims: dict[Partition, Claim] = {}
-        self._counts = dict.fromkeys(TOPICS, self._config.partitions)  # partitions of each topic
+        self._counts = dict.fromkeys(TOPICS, self._config.partitions)  # partitions; at `_check` as they are
         self._pending: tuple[Prepared, Future[Applied]] | None = None
         self._applier = ThreadPoolExecutor(1, "apply")
         self._reported = self._checked = 0.0
@@ -118,7 +119,7 @@ class FeatureWorker:
 
     def run(self, source: EventSource, stop: threading.Event) -> None:
         """Work until `stop`, then finish the batch in flight. Outages of Redis and Kafka are waited out.
-        Raises `InvalidConfig`: the topics or the store have another number of partitions than configured.
+        Raises `InvalidConfig`: the topics have another number of partitions than configured, or than the store knows.
         Raises `FingerprintMismatch`: the store holds the states of other features."""
         recover = Retrying(
             retry=retry_if_exception_type(Unavailable),
@@ -178,19 +179,10 @@ class FeatureWorker:
         self._claim(source)
 
     def _check(self, source: EventSource) -> None:
-        """Partitions that were added to a topic in use are read, too: their records are misrouted, dead letters."""
-        expected = self._config.partitions
-        for topic in TOPICS:
-            found = source.partitions(topic)
-            if found == expected:
-                continue
-            used = any(self._store.checkpoint(topic, number) for number in range(expected))
-            if found < expected or not used:
-                raise InvalidConfig(
-                    f"topic {topic} has {found} partitions, the worker is set to {expected}; "
-                    f"set RECSYS_PARTITIONS={found}"
-                )
-            self._counts[topic] = found
+        """Raises `InvalidConfig`: a topic has another number of partitions than configured."""
+        self._counts = {topic: source.partitions(topic) for topic in TOPICS}
+        for topic, found in self._counts.items():
+            check_partitions(topic, found, self._config.partitions)
 
     def _share(self, source: EventSource) -> None:
         """Send a heartbeat and update the partitions that this worker owns."""
@@ -251,6 +243,7 @@ class FeatureWorker:
             self.metrics.events.labels("duplicate").inc(applied.duplicates)
             self.metrics.events.labels("skipped").inc(applied.skipped)
             self.metrics.clamped.inc(prepared.clamped)
+            self.metrics.elsewhere.inc(prepared.elsewhere)
             if prepared.oldest_append_ms:
                 self.metrics.freshness.observe(max(0.0, time.time() - prepared.oldest_append_ms / 1_000))
 
@@ -318,14 +311,7 @@ class FeatureWorker:
         stopped, held_back = source.unreadable(), source.held_back()
         self.metrics.stopped.set(len(stopped))
         self.metrics.held_back.set(sum(found.records for found in held_back))
-        problems = [str(found) for found in (*stopped, *held_back)]
-        expected = self._config.partitions
-        return problems + [
-            f"topic {topic} has {count} partitions, RECSYS_PARTITIONS is {expected}: records that a producer put "
-            "elsewhere for that are dead letters (docs/operations.md, rolling upgrade)"
-            for topic, count in self._counts.items()
-            if count > expected
-        ]
+        return [str(found) for found in (*stopped, *held_back)]
 
 
 def _say_what_for(waiting: RetryCallState) -> None:

@@ -24,16 +24,16 @@ def tombstone(topic: Topic, key: str) -> Record:
 
 
 def test_a_tombstone_deletes_its_item_or_user() -> None:
-    assert accept_item_change(tombstone(Topic.ITEMS, "i"), PARTITIONS) == ItemChange("i", None, 1_000)
-    assert accept_user_change(tombstone(Topic.USERS, "u"), PARTITIONS) == UserChange("u", None, 1_000)
+    assert accept_item_change(tombstone(Topic.ITEMS, "i")) == ItemChange("i", None, 1_000)
+    assert accept_user_change(tombstone(Topic.USERS, "u")) == UserChange("u", None, 1_000)
     with pytest.raises(InvalidEvent, match="key of a record without a value"):
-        accept_item_change(tombstone(Topic.ITEMS, ""), PARTITIONS)
+        accept_item_change(tombstone(Topic.ITEMS, ""))
 
 
 def test_a_record_without_a_value_is_no_event() -> None:
     for topic in (Topic.EVENTS, Topic.IMPRESSIONS):
         with pytest.raises(InvalidEvent, match="^null: "):
-            accept(tombstone(topic, "u"), 0, PARTITIONS, RULES)
+            accept(tombstone(topic, "u"), 0, RULES)
 
 
 json_bytes = st.recursive(
@@ -57,9 +57,9 @@ def test_any_bytes_are_refused_and_become_a_dead_letter(
     record = Record(topic, 1, 5, key, b"" if is_null else value, 1_000, tuple(headers), is_null)
     log = MemoryEventLog()
     for read in (
-        lambda: accept_item_change(record, PARTITIONS),
-        lambda: accept_user_change(record, PARTITIONS),
-        lambda: accept(record, 0, PARTITIONS, RULES),
+        lambda: accept_item_change(record),
+        lambda: accept_user_change(record),
+        lambda: accept(record, 0, RULES),
     ):
         try:
             read()

@@ -15,10 +15,9 @@ class LogEnds:
     """`ends(topic)` → the next offset of each partition. Thread-safe; connects on first use."""
 
     def __init__(
-        self, connect: Callable[[], EventSource], partitions: int, clock: Callable[[], float] = time.monotonic
+        self, connect: Callable[[], EventSource], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connect = connect
-        self._partitions = partitions
         self._clock = clock
         self._lock = threading.Lock()
         self._source: EventSource | None = None
@@ -36,7 +35,7 @@ class LogEnds:
             try:
                 if self._source is None:
                     self._source = self._connect()
-                ends = [self._source.end_offset(topic, p) for p in range(self._partitions)]
+                ends = [self._source.end_offset(topic, p) for p in range(self._source.partitions(topic))]
             except RecsysError as error:  # such as a password file that is gone
                 self._away_until = self._clock() + _PAUSE_S
                 self._drop()

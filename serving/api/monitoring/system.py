@@ -152,7 +152,7 @@ class SystemView:
                 _partition(topic, partition, self.store.checkpoint(topic, partition), ends)
                 for topic in STREAMED
                 for ends in [self._ends(topic)]
-                for partition in range(self.partitions)
+                for partition in range(len(ends) or self.partitions)
             ]
         except Unavailable:
             return []

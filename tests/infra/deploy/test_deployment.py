@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from infra.cli.main import COMMANDS, load
 from infra.cli.settings_table import ALL
+from recsys.contracts.topic_rules import TopicRules
 from recsys.contracts.types import Topic
 from recsys.settings import PREFIX
 from serving.telemetry import Telemetry
@@ -268,19 +269,18 @@ def test_rules_are_valid_and_fire_when_they_must(arguments: tuple[str, ...]) -> 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_no_topic_keeps_its_records_for_ever() -> None:
-    """Kafka cannot delete the records of one user: retention does, or compaction after a tombstone."""
-    topics = {
-        document["metadata"]["name"]: document["spec"]["config"]
-        for _, document in documents()
-        if document["kind"] == "KafkaTopic"
-    }
+def test_topics_are_as_the_project_wants_them() -> None:
+    """None keeps its records for ever: Kafka cannot delete those of one user. Retention does, or compaction after a
+    tombstone."""
+    kinds: dict[str, dict[str, Any]] = {"KafkaTopic": {}, "Kafka": {}}
+    for _, document in documents():
+        if document["kind"] in kinds:
+            kinds[document["kind"]][document["metadata"]["name"]] = document["spec"]
+    topics, broker = kinds["KafkaTopic"], kinds["Kafka"]["recsys"]["kafka"]["config"]
     assert topics.keys() == set(Topic)
-    compacted = {Topic.ITEMS, Topic.USERS}
-    for name, config in topics.items():
-        assert (config.get("cleanup.policy") == "compact") == (name in compacted)
-        assert config["max.compaction.lag.ms" if name in compacted else "retention.ms"] > 0
-    command = " ".join(compose()["services"]["topics"]["command"])
-    assert "for topic in items users;" in command
-    assert re.search(r"cleanup\.policy=compact,max\.compaction\.lag\.ms=\d+", command)
-    assert re.search(r"dead-letter --add-config retention\.ms=\d+", command)
+    of_broker = {"cleanup.policy": "delete"} | {name.removeprefix("log."): v for name, v in broker.items()}
+    for name, spec in topics.items():
+        found = {setting: str(value) for setting, value in (of_broker | spec["config"]).items()}
+        wanted = TopicRules().configs(name, spec["replicas"])
+        assert {setting: found.get(setting) for setting in wanted} == wanted
+    assert compose()["services"]["topics"]["command"] == ["topics", "create"]

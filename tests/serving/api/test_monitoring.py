@@ -194,7 +194,7 @@ def test_a_log_that_does_not_answer_is_left_alone_for_a_while() -> None:
         tries[0] += 1
         raise Unavailable("no broker")
 
-    ends = LogEnds(connect, 4, lambda: at[0])  # type: ignore[arg-type]
+    ends = LogEnds(connect, lambda: at[0])  # type: ignore[arg-type]
     for _ in range(3):
         with pytest.raises(Unavailable):
             ends("events")

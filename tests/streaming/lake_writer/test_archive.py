@@ -20,6 +20,7 @@ from recsys.contracts.event_log import Record, partition_of
 from recsys.contracts.events import Event, derived_id
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
 from recsys.contracts.time_rules import TimeRules
+from recsys.contracts.topic_rules import GROWING
 from recsys.contracts.types import MS_PER_DAY, EventType, Item, Topic, User
 from recsys.datasets.catalogue import items_path, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
@@ -28,7 +29,14 @@ from recsys.lake.forget import user_digest
 from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
 from streaming.acceptance import REPLAY_HEADER
 from streaming.lake_writer.archive import Archiver
-from streaming.lake_writer.commit import FOLDER, HEARTBEAT, exclusive, read_checkpoint, stopped_partitions
+from streaming.lake_writer.commit import (
+    FOLDER,
+    HEARTBEAT,
+    add_partitions,
+    exclusive,
+    read_checkpoint,
+    stopped_partitions,
+)
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource
 
 START_MS = 1_700_000_000_000
@@ -323,23 +331,31 @@ def test_a_partition_that_cannot_be_read_stops_alone_and_is_named(tmp_path: Path
     assert count_rows(tmp_path) == 40
 
 
-def test_partitions_that_are_added_move_no_user(tmp_path: Path) -> None:
+def test_a_grown_topic_stops_the_archiver_until_it_is_set_and_known(tmp_path: Path) -> None:
     log = MemoryEventLog()
     with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=4"):
         Archiver(log.source(), tmp_path, partitions=3).step()
     archiver = Archiver(log.source(), tmp_path, partitions=4)
     send(log, event(0))
     drain(archiver)
+    send(log, event(1))  # in its old partition, not read yet
     log.add_partitions(2)
-    sent = [event(n) for n in range(1, 40)]
-    send(log, *sent)
-    stays = sum(partition_of(e.user_id, 4) == partition_of(e.user_id, 6) for e in sent)
-    for running in (archiver, Archiver(log.source(), tmp_path, partitions=4)):
-        drain(running)
-    assert 0 < stays < len(sent)
-    assert count_rows(tmp_path) == 1 + stays
-    with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=4"):
-        Archiver(log.source(), tmp_path, partitions=6).step()
+    send(log, *(event(n) for n in range(2, 40)))
+    with pytest.raises(InvalidConfig, match="recsys topics grow 6"):
+        drain(archiver)
+    with pytest.raises(InvalidConfig, match="recsys topics grow 6"):
+        drain(Archiver(log.source(), tmp_path, partitions=6))
+    begin = {f"{topic}/{p}": START_MS + MS_PER_DAY for topic in GROWING for p in (4, 5)}
+    assert add_partitions(tmp_path, begin) == begin
+    assert add_partitions(tmp_path, {"events/4": 7, "events/6": 8}) == begin | {"events/6": 8}
+    archiver = Archiver(log.source(), tmp_path, partitions=6)
+    drain(archiver)
+    assert (archiver.totals.late, count_rows(tmp_path)) == (0, 40)
+    for partition in (4, 5):  # they begin with the watermark that the store's partitions have
+        user = next(f"u{n}" for n in range(99) if partition_of(f"u{n}", 6) == partition)
+        send(log, Event("early", EventType.CLICK, user, "i", START_MS - 1))
+    drain(archiver)
+    assert archiver.totals.late == 2
 
 
 def test_one_archiver_per_lake(tmp_path: Path) -> None:

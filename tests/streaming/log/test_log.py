@@ -257,11 +257,13 @@ def test_a_missing_topic_is_an_error(kafka: KafkaConnection, closing: ExitStack)
         source.partitions("nowhere")
 
 
-def test_the_number_of_partitions_is_fixed(kafka: KafkaConnection, new_topic: Callable[..., str]) -> None:
+def test_another_number_of_partitions_is_said(kafka: KafkaConnection, new_topic: Callable[..., str]) -> None:
     topic = new_topic(2)
-    create_topics(kafka, [topic], 2)
-    with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=3"):
+    assert create_topics(kafka, [topic], 2) == []
+    with pytest.raises(InvalidConfig, match="RECSYS_PARTITIONS=2, or run `recsys topics grow 3`"):
         create_topics(kafka, [topic], 3)
+    with pytest.raises(InvalidConfig, match="recsys topics grow 2`; then set RECSYS_PARTITIONS=2"):
+        create_topics(kafka, [topic], 1)
 
 
 def test_processes_that_start_together_create_the_topics_once(

@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 
 import httpx
 import msgspec
@@ -16,7 +17,6 @@ from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import HeldBack, Record, partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
-from recsys.contracts.state import EntityState
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
 from recsys.features.definitions import FEATURES
@@ -64,7 +64,7 @@ def new_store() -> MemoryFeatureStore:
 
 def new_worker(store: FeatureStore, log: MemoryEventLog, config: WorkerConfig = CONFIG) -> FeatureWorker:
     worker = FeatureWorker(store, log, config)
-    worker.own(range(PARTITIONS))
+    worker.own(range(config.partitions))
     return worker
 
 
@@ -123,10 +123,7 @@ def test_item_changes_reach_the_catalogue_once_and_malformed_ones_do_not() -> No
     change("i4", Item("i4", "too late"), T0 - 1)
     log.append(Topic.ITEMS, "i5", b"{")
     log.append(Topic.ITEMS, "i5", b'{"deleted": "i5"}')
-    elsewhere = next(
-        name for name in "abc" if partition_of(name, PARTITIONS) != partition_of("i5", PARTITIONS)
-    )
-    log.append(Topic.ITEMS, "i5", msgspec.json.encode(ItemChange(elsewhere, None, T0).to_dict()))
+    log.append(Topic.ITEMS, "i5", msgspec.json.encode(ItemChange("i6", None, T0).to_dict()))
     drain(new_worker(store, log), log.source())
     expected = {f"i{n}": Item(f"i{n}", f"Film {n}", ("A",)) for n in range(30)} | {"i3": None}
     assert dict(store.catalogue()) == expected
@@ -189,16 +186,18 @@ def test_an_empty_list_is_valid() -> None:
     assert reasons(log) == []
 
 
-def test_a_user_in_the_wrong_partition_is_refused() -> None:
+def test_an_event_counts_in_whichever_partition_it_is() -> None:
     log, store = MemoryEventLog(PARTITIONS), new_store()
     user = next(
         f"u{i}" for i in range(99) if partition_of(f"u{i}", PARTITIONS) != partition_of("", PARTITIONS)
     )
     click = Event("1", EventType.CLICK, user, "i", T0)
     log.append(Topic.EVENTS, "", msgspec.json.encode(click.to_dict()))
-    drain(new_worker(store, log), log.source())
-    assert reasons(log) == ["misrouted"]
-    assert store.user(user) == EntityState()
+    worker = new_worker(store, log)
+    drain(worker, log.source())
+    assert_holds(store, [click])
+    assert reasons(log) == []
+    assert worker.metrics.registry.get_sample_value("recsys_stream_elsewhere_total") == 1
 
 
 def test_lateness_is_measured_against_the_watermark_not_the_clock() -> None:
@@ -422,27 +421,25 @@ def test_a_skipped_batch_is_one_dead_letter() -> None:
     assert (letter.kind, letter.value) == ("unreadable", b"\x00raw")
 
 
-def test_partitions_that_are_added_are_read_and_reported() -> None:
-    """They move no user: what a producer puts there is a dead letter, and the others go on as ever."""
+def test_a_grown_topic_stops_the_worker_until_it_is_set_and_known() -> None:
+    """Whoever added the partitions: no record is refused, and none is lost."""
     log, store, events = MemoryEventLog(PARTITIONS), new_store(), make_events(200)
     send(log, events[:100])
-    worker = FeatureWorker(store, log, replace(CONFIG, heartbeat_s=0.0, report_s=0.0, check_s=0.0), "w")
-    source, stop = log.source(), threading.Event()
-    thread = threading.Thread(target=worker.run, args=(source, stop))
-    thread.start()
-    try:
-        assert wait_for(lambda: _applied_up_to_the_end(store, log))
-        log.add_partitions(1)
-        elsewhere = next(e for e in events if partition_of(e.user_id, PARTITIONS + 1) == PARTITIONS)
-        send(log, [elsewhere])
-        assert wait_for(lambda: len(reasons(log)) == 1)
-    finally:
-        stop.set()
-        thread.join()
-    assert reasons(log) == ["misrouted"]
-    again = FeatureWorker(store, log, CONFIG)
-    again._restart(log.source())  # a start with them is no error either
-    assert "has 4 partitions" in again._problems(log.source())[0]
+    drain(new_worker(store, log), log.source())
+    send(log, events[100:120])  # in their old partitions, not read yet
+    log.add_partitions(2)
+    send(log, events[120:])
+    with pytest.raises(InvalidConfig, match="recsys topics grow 5"):
+        FeatureWorker(store, log, CONFIG).run(log.source(), threading.Event())
+    grown = replace(CONFIG, partitions=PARTITIONS + 2)
+    with pytest.raises(InvalidConfig, match="recsys topics grow"):
+        FeatureWorker(store, log, grown).run(log.source(), threading.Event())
+    for topic, number in product(TOPICS, range(PARTITIONS, PARTITIONS + 2)):
+        assert store.add_partition(topic, number, log.log_id(topic), T0)
+        assert not store.add_partition(topic, number, log.log_id(topic), T0 + 1)
+    drain(new_worker(store, log, grown), log.source())
+    assert_holds(store, events)
+    assert reasons(log) == []
 
 
 def test_a_worker_waits_for_the_log_at_start(caplog: pytest.LogCaptureFixture) -> None:
@@ -505,12 +502,12 @@ def test_a_change_stamped_in_the_future_can_be_corrected() -> None:
         for n, (change, at) in enumerate([(put, T0), (later, T0 + 2)])
     ]
     store = new_store()
-    store.change_items([accept_item_change(record, PARTITIONS) for record in records])
+    store.change_items([accept_item_change(record) for record in records])
     assert dict(store.catalogue()) == {"i": None}
     attributes = UserChange("u", User("u", {"age": "1"}), T0 + 1)
     where = partition_of("u", PARTITIONS)
     record = Record(Topic.USERS, where, 0, "u", msgspec.json.encode(attributes.to_dict()), append_time_ms=T0)
-    assert accept_user_change(record, PARTITIONS).changed_ms == T0
+    assert accept_user_change(record).changed_ms == T0
 
 
 def test_markers_of_transactions_are_read_and_no_lag() -> None:
