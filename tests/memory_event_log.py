@@ -4,8 +4,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 
-from recsys.contracts.errors import LogReplaced
-from recsys.contracts.event_log import HeldBack, Record, Unreadable, partition_of
+from recsys.contracts.errors import InvalidData, LogReplaced
+from recsys.contracts.event_log import Gap, HeldBack, Record, Unreadable, partition_of
 
 
 class MemoryEventLog:
@@ -17,6 +17,7 @@ class MemoryEventLog:
         self._records: dict[tuple[str, int], list[Record | None]] = defaultdict(list)  # None: a marker
         self._lives = 0
         self.held_back: list[HeldBack] = []
+        self.oldest: dict[tuple[str, int], int] = {}
         self.broken: dict[tuple[str, int], Unreadable] = {}  # where a partition cannot be read any further
 
     def lose(self) -> None:
@@ -39,6 +40,10 @@ class MemoryEventLog:
     def add_partitions(self, count: int) -> None:
         self._partitions += count
 
+    def delete_before(self, topic: str, partition: int, offset: int) -> None:
+        """As Kafka's retention does."""
+        self.oldest[topic, partition] = offset
+
     def break_at(self, topic: str, partition: int, offset: int) -> None:
         """One record, of one byte, that cannot be read."""
         found = Unreadable(topic, partition, offset, offset + 1, "test: damaged", b"?")
@@ -55,8 +60,8 @@ class MemoryEventLog:
     def close(self) -> None:
         pass
 
-    def source(self) -> "MemoryEventSource":
-        return MemoryEventSource(self)
+    def source(self, accept_gap: bool = False) -> "MemoryEventSource":
+        return MemoryEventSource(self, accept_gap)
 
     def partitions(self, topic: str) -> int:
         return self._partitions
@@ -78,8 +83,10 @@ class MemoryEventLog:
 class MemoryEventSource:
     """Reads a `MemoryEventLog` by position."""
 
-    def __init__(self, log: MemoryEventLog) -> None:
+    def __init__(self, log: MemoryEventLog, accept_gap: bool = False) -> None:
         self._log = log
+        self._accept_gap = accept_gap
+        self._gaps: list[Gap] = []
         self._position: dict[tuple[str, int], int] = {}
         self._log_ids: dict[str, tuple[str, int]] = {}
 
@@ -94,11 +101,16 @@ class MemoryEventSource:
         self._position.pop((topic, partition), None)
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
-        for topic, sought in self._log_ids.items():
-            if (self.log_id(topic), self.partitions(topic)) != sought:
+        for topic, known in self._log_ids.items():
+            if (self.log_id(topic), self.partitions(topic)) != known:
                 raise LogReplaced(f"topic {topic} is not the one that was read; claim its partitions again")
         found: list[Record] = []
-        for (topic, partition), offset in self._position.items():
+        for (topic, partition), sought in self._position.items():
+            offset = max(sought, self._log.oldest.get((topic, partition), 0))
+            if 0 < sought < offset:
+                self._gaps.append(Gap(topic, partition, sought, offset))
+                if not self._accept_gap:
+                    raise InvalidData(f"deleted: {self._gaps[-1]}; --accept-gap")
             broken = self._log.broken.get((topic, partition))
             most = max_records - len(found)
             if broken is not None and offset <= broken.offset:
@@ -106,6 +118,10 @@ class MemoryEventSource:
             records, self._position[topic, partition] = self._log.read_up_to(topic, partition, offset, most)
             found += records
         return found
+
+    def gaps(self) -> list[Gap]:
+        passed, self._gaps = self._gaps, []
+        return passed
 
     def unreadable(self) -> list[Unreadable]:
         return [

@@ -62,6 +62,19 @@ class HeldBack:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Records from offset `first` to before `next` that the log has deleted before this reader came to them."""
+
+    topic: str
+    partition: int
+    first: int
+    next: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition} from offset {self.first} to {self.next - 1}"
+
+
 class EventSink(Protocol):
     """Where records are written. Thread-safe."""
 
@@ -98,7 +111,11 @@ class EventSource(Protocol):
             LogReplaced: a topic is not the one that was sought (its `log_id` differs), or has got partitions; seek
                 again.
             Unavailable: the log cannot be read now.
+            InvalidData: it has deleted records that were not read yet, and the source may not pass them.
         """
+
+    def gaps(self) -> Sequence[Gap]:
+        """The records that `poll` has passed since the last call, because the log no longer has them."""
 
     def unreadable(self) -> Sequence[Unreadable]:
         """The partitions that stopped, and why."""

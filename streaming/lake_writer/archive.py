@@ -62,10 +62,10 @@ RETRY_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
-def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
+def main(settings: StreamSettings, stop: threading.Event, accept_gap: bool = False) -> "Totals":
     limits = settings.archive_max_rows, settings.archive_max_seconds
     with exclusive(settings.lake):
-        source = KafkaSource.once_reachable(settings.kafka, stop)
+        source = KafkaSource.once_reachable(settings.kafka, stop, accept_gap=accept_gap)
         if source is None:
             return Totals()
         with closing(source):
@@ -83,6 +83,7 @@ class Totals:
     replayed: int = 0  # skipped: they came from the lake
     poison: int = 0  # skipped: the feature worker dead-letters them
     late: int = 0  # skipped, too: dead-lettered for being late
+    lost: int = 0  # Kafka had deleted them (`--accept-gap`)
     rows: int = 0
     commits: int = 0
 
@@ -154,6 +155,9 @@ class Archiver:
             self.flush()  # records of the old log stay valid
             self._attach()
             return 0
+        for gap in self._source.gaps():
+            self._buffers[gap.topic, gap.partition].next = gap.next
+            self.totals.lost += gap.next - gap.first
         for record in records:
             self._take(record)
         rows = sum(w.size for w in self._buffers.values())

@@ -13,7 +13,7 @@ from kafka.errors import OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from recsys.contracts.errors import AccessRefused, InvalidData, LogReplaced, Unavailable
-from recsys.contracts.event_log import EventSource, HeldBack, Record, Unreadable
+from recsys.contracts.event_log import EventSource, Gap, HeldBack, Record, Unreadable
 from recsys.kafka_connection import KafkaConnection
 from streaming.log.connection import CONNECT_TIMEOUT_MS, client_options, kafka_errors
 from streaming.log.fetcher import Broken, PartitionFetcher, Stable
@@ -33,10 +33,13 @@ _log = structlog.get_logger(__name__)
 class KafkaSource:
     """`EventSource` on Kafka: reads the partitions that `seek` named, from there on."""
 
-    def __init__(self, kafka: KafkaConnection, **options: Any) -> None:
-        """`options`: passed to `KafkaConsumer`. Seeking to offset 0 means the oldest record.
+    def __init__(self, kafka: KafkaConnection, accept_gap: bool = False, **options: Any) -> None:
+        """`accept_gap`: pass records that the log has deleted before they were read, instead of raising an error.
+        `options`: passed to `KafkaConsumer`. Seeking to offset 0 means the oldest record.
         Raises `Unavailable`: no broker answers, or it refuses this client."""
         self._kafka = kafka
+        self._accept_gap = accept_gap
+        self._gaps: list[Gap] = []
         self._log_ids: dict[str, str] = {}
         self._counts: dict[str, int] = {}  # partitions
         self._checked = 0.0
@@ -101,7 +104,7 @@ class KafkaSource:
                 found = self._consumer.poll(timeout_ms=int(timeout_s * 1_000), max_records=max_records)
             except OffsetOutOfRangeError as error:
                 self._check_identity(now=True)
-                self._seek_to_beginning(error)
+                self._pass_gap(*error.args)
                 return []
             if not found and (reason := self._consumer._manager.refused):
                 raise AccessRefused(f"Kafka at {self._kafka.bootstrap} {reason}")
@@ -115,6 +118,10 @@ class KafkaSource:
                     self._stops.stop(where, broken)
                 records += [_record(raw, now_ms) for raw in batch]
             return records + self._stops.passed(self._log_ids)
+
+    def gaps(self) -> list[Gap]:
+        passed, self._gaps = self._gaps, []
+        return passed
 
     def unreadable(self) -> list[Unreadable]:
         return self._stops.all()
@@ -168,16 +175,29 @@ class KafkaSource:
     def close(self) -> None:
         self._open.close()
 
-    def _seek_to_beginning(self, error: OffsetOutOfRangeError) -> None:
-        """Offset 0 means the oldest retained record; any other missing offset is an error."""
-        (gone,) = error.args
-        if any(gone.values()):
+    def _pass_gap(self, gone: Mapping[TopicPartition, int]) -> None:
+        """Continue at the oldest records. Offset 0 asks for that; any other one that is `gone` is a gap.
+        Raises `InvalidData`: a gap that may not be passed, or an offset beyond the end of the log."""
+        oldest = self._consumer.beginning_offsets(list(gone))
+        for where, offset in gone.items():
+            if offset > oldest[where]:
+                raise InvalidData(
+                    f"{where.topic}/{where.partition} ends before offset {offset}, to which it was read: Kafka has "
+                    "lost acknowledged records (an unclean leader election, an older backup); rebuild the store in "
+                    "another namespace: `recsys features backfill`"
+                )
+        gaps = [Gap(w.topic, w.partition, offset, oldest[w]) for w, offset in gone.items() if offset]
+        if gaps and not self._accept_gap:
             raise InvalidData(
-                f"the log no longer has these offsets: {gone}; Kafka's retention must exceed the longest outage "
-                "of its readers. `recsys stream replay` restores events from the lake"
+                f"Kafka has deleted records before they were read: {', '.join(map(str, gaps))}; its retention must "
+                "exceed the longest outage of a reader. --accept-gap continues at the oldest record; what to do about "
+                "those that are lost: docs/operations.md, a gap"
             )
-        for where, first in self._consumer.beginning_offsets(list(gone)).items():
+        for where, first in oldest.items():
             self._consumer.seek(where, first)
+        for gap in gaps:
+            _log.error("passed records that Kafka has deleted before they were read", records=str(gap))
+        self._gaps += gaps
 
     def _new_consumer(self, **options: Any) -> Any:
         with kafka_errors(self._kafka):

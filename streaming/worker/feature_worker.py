@@ -43,7 +43,7 @@ from tenacity import (
 from tenacity.wait import wait_exponential_jitter
 
 from recsys.contracts.errors import InvalidEvent, LogReplaced, Unavailable
-from recsys.contracts.event_log import EventSink, EventSource
+from recsys.contracts.event_log import EventSink, EventSource, Gap
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.topic_rules import check_partitions
 from recsys.contracts.types import Topic
@@ -152,6 +152,8 @@ class FeatureWorker:
             self._share(source)
         self._claim(source)
         records = source.poll(self._config.poll_s, self._config.max_poll)
+        for gap in source.gaps():
+            self._pass(gap)
         records.sort(key=_partition)  # stable: in offset order within each
         for partition, run in groupby(records, key=_partition):
             claim = self._claims.get(partition)
@@ -212,6 +214,17 @@ class FeatureWorker:
             self._claims[topic, number] = claim
             self.metrics.claims.inc()
             _log.info("claimed", topic=str(topic), partition=number, offset=stored.offset, epoch=stored.epoch)
+
+    def _pass(self, gap: Gap) -> None:
+        """Store that the records of an accepted gap do not come; another start would find it again."""
+        self._finish()
+        claim = self._claims.get((gap.topic, gap.partition))
+        if claim is None:
+            return
+        self.metrics.lost.labels(gap.topic, gap.partition).inc(gap.next - gap.first)
+        previous, claim.position = claim.position, gap.next
+        empty = claim.batch(previous)
+        self._accepted(empty, self._store.apply(empty))
 
     def _dead_letter(self, prepared: Prepared) -> None:
         """(2) Write a batch's dead letters to the log before its offset is stored."""
@@ -334,7 +347,9 @@ def _kind(error: InvalidEvent) -> str:
     return "misrouted" if isinstance(error, Misrouted) else "poison"
 
 
-def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = ()) -> WorkerMetrics:
+def main(
+    settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = (), accept_gap: bool = False
+) -> WorkerMetrics:
     """Run one worker until `stop`. Without `partitions`, it shares all of them with the other workers."""
     rules = settings.time_rules
     store_config = StoreConfig(
@@ -360,7 +375,10 @@ def main(settings: StreamSettings, stop: threading.Event, partitions: Sequence[i
         for made in (traces, store, sink):
             if made is not None:
                 opened.enter_context(contextlib.closing(made))
-        if (source := KafkaSource.once_reachable(settings.kafka, stop, group_id=GROUP)) is not None:
+        source = KafkaSource.once_reachable(
+            settings.kafka, stop, accept_gap=accept_gap, group_id=GROUP
+        )
+        if source is not None:
             with contextlib.closing(source):
                 worker.run(source, stop)
     return worker.metrics

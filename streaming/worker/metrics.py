@@ -25,6 +25,12 @@ class WorkerMetrics:
         self.events = counter("recsys_stream_events", "Events by outcome.", "outcome")
         self.dead_letters = counter("recsys_stream_dead_letters", "Refused records by reason.", "reason")
         self.clamped = counter("recsys_stream_clamped", "Events with a future time, set to the log's time.")
+        self.lost = counter(
+            "recsys_stream_lost",
+            "Offsets that Kafka has deleted before they were read, passed by --accept-gap.",
+            "topic",
+            "partition",
+        )
         self.elsewhere = counter(
             "recsys_stream_elsewhere",
             "Records in another partition than their user's: of a producer that does not know all partitions yet, or "

@@ -1,4 +1,4 @@
-"""Growth on Apache Kafka: an operator adds partitions under traffic."""
+"""Growth and gaps on Apache Kafka: an operator adds partitions under traffic; retention overtakes the readers."""
 
 import threading
 import time
@@ -8,27 +8,31 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.protocol.consumer import OffsetSpec
 
 from infra.local.apache_kafka import ApacheKafka
-from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.events import Event
+from recsys.contracts.impression_record import impression_record
+from recsys.contracts.impressions import Impression, ShownItem, impression_events
 from recsys.contracts.topic_rules import GROWING
 from recsys.contracts.types import EventType, Topic
 from recsys.features.definitions import FEATURES
-from recsys.lake.lake import read_events
+from recsys.lake.lake import count_rows, read_events
 from recsys.store.base import Batch, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from recsys.store.redis import RedisFeatureStore
 from streaming.growth import grow
 from streaming.lake_writer import archive
 from streaming.lake_writer.commit import read_checkpoint
-from streaming.log import KafkaSource, create_topics
+from streaming.log import KafkaSink, KafkaSource, create_topics
 from streaming.log.dead_letter import read_dead_letters
 from streaming.log.topic_check import check_topics, grow_topics
 from streaming.log.topics import connect
+from streaming.replay import Position, replay
 from streaming.settings import StreamSettings
 from streaming.worker import feature_worker
 
@@ -63,13 +67,13 @@ class Rig:
             settings.redis_url.get_secret_value(), FEATURES, StoreConfig(settings.partitions)
         )
 
-    def work(self) -> dict[str, int]:
+    def work(self, accept_gap: bool = False) -> dict[str, int]:
         """A worker until everything has been applied. Returns its counters."""
-        run = lambda stop: feature_worker.main(self.settings, stop)  # noqa: E731
+        run = lambda stop: feature_worker.main(self.settings, stop, (), accept_gap)  # noqa: E731
         return _until(self._all_applied, run).totals()
 
-    def archive(self) -> archive.Totals:
-        return _until(self._all_archived, lambda stop: archive.main(self.settings, stop))
+    def archive(self, accept_gap: bool = False) -> archive.Totals:
+        return _until(self._all_archived, lambda stop: archive.main(self.settings, stop, accept_gap))
 
     def _all_applied(self) -> bool:
         return self._behind(lambda topic, number: self.store.checkpoint(topic, number)) == 0
@@ -183,3 +187,70 @@ def test_growth_under_traffic_loses_and_refuses_nothing(rig: Rig) -> None:
     assert done["elsewhere"] > 10
     assert archived.archived == 120 and archived.poison == archived.late == 0
     assert_exact(rig, events)
+
+
+def test_an_accepted_gap_is_repaired_by_a_replay(rig: Rig) -> None:
+    """The archiver ran on, so the lake has what the worker missed."""
+    bootstrap, lake = rig.settings.kafka_bootstrap, rig.settings.lake
+    events, shown = clicks(0, 120), [_impression(n) for n in range(20)]
+    with closing(KafkaSink(bootstrap)) as sink:
+
+        def append(some: Sequence[Event], impressions: Sequence[Impression]) -> None:
+            for event in some:
+                sink.append(Topic.EVENTS, event.user_id, msgspec.json.encode(event.to_dict()))
+            for impression in impressions:
+                sink.append(Topic.IMPRESSIONS, impression.user_id, impression_record(impression))
+            sink.flush()
+
+        append(events[:60], shown[:10])
+        rig.work()
+        append(events[60:100], shown[10:15])
+        rig.archive()
+        lost = _delete_all_but(rig, 2)
+        append(events[100:], shown[15:])
+        with pytest.raises(InvalidData, match="--accept-gap"):
+            rig.work()
+        counted = rig.work(accept_gap=True)
+        assert sum(n for name, n in counted.items() if name.startswith("lost_")) == lost > 10
+        rig.work()  # it has been stored
+        rig.archive()
+        log_id = rig.source.log_id(Topic.EVENTS)
+        sent = replay(lake, sink, Position(lake.parent / "replay.json", log_id)).events
+    everything = events + [event for impression in shown for event in impression_events(impression)]
+    assert sent == len(everything) == count_rows(lake)
+    repaired = rig.work()
+    assert repaired["events_applied"] + repaired["events_duplicate"] == sent
+    assert repaired["events_applied"] < sent / 2
+    assert_exact(rig, everything)
+
+
+def test_the_archiver_passes_an_accepted_gap(rig: Rig) -> None:
+    with closing(KafkaProducer(bootstrap_servers=rig.settings.kafka_bootstrap)) as producer:
+        send(producer, clicks(0, 40))
+        rig.archive()
+        send(producer, clicks(40, 80))
+        _delete_all_but(rig, 3)
+        with pytest.raises(InvalidData, match="--accept-gap"):
+            rig.archive()
+        totals = rig.archive(accept_gap=True)
+        assert totals.lost > 0
+        assert totals.archived == 40 - totals.lost
+        _delete_all_but(rig, 0)
+        send(producer, clicks(80, 90))
+        rig.archive()
+    assert count_rows(rig.settings.lake) == 90 - totals.lost
+
+
+def _impression(n: int) -> Impression:
+    features = np.zeros((2, 3), np.float32)
+    items = (ShownItem(f"i{n % 5}", 0, 0.5), ShownItem(f"i{(n + 1) % 5}", 1, 0.25))
+    return Impression(f"r{n}", f"u{n % 17}", T0 + n, "b1", "f1", items, features)
+
+
+def _delete_all_but(rig: Rig, kept: int) -> int:
+    """As retention does, which here has overtaken the worker. Returns how many records it had not read."""
+    first = {where: max(0, end - kept) for where, end in rig.ends().items()}
+    with connect(rig.settings.kafka_bootstrap) as admin:
+        admin.delete_records(first)
+    read = {where: rig.store.checkpoint(where.topic, where.partition) for where in first}
+    return sum(max(0, first[where] - stored.offset) for where, stored in read.items() if stored)

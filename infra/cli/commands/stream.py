@@ -15,6 +15,11 @@ from infra.terminal import JsonFlag, console, print_json, print_mapping, print_t
 from recsys.contracts.types import Topic
 from streaming.settings import StreamSettings
 
+AcceptGap = Annotated[
+    bool,
+    typer.Option("--accept-gap", help="Continue at the oldest record where Kafka has deleted unread ones."),
+]
+
 app = typer.Typer(no_args_is_help=True, help="Feature worker, archiver, replay, dead letters, traffic.")
 
 
@@ -23,6 +28,7 @@ def worker(
     partitions: Annotated[
         str, typer.Option(help="Fixed partitions, such as 0,1; empty: share all with the other workers.")
     ] = "",
+    accept_gap: AcceptGap = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Apply events to the feature store until Ctrl-C, with an exactly-once effect. Workers share the partitions.
@@ -36,12 +42,12 @@ def worker(
         fixed = [int(number) for number in partitions.split(",") if number]
     except ValueError:
         raise typer.BadParameter(f"{partitions!r} is not a list of partition numbers such as 0,1") from None
-    metrics = feature_worker.main(connected(StreamSettings()), stop_event(), fixed)
+    metrics = feature_worker.main(connected(StreamSettings()), stop_event(), fixed, accept_gap)
     print_mapping("worker", metrics.totals(), as_json)
 
 
 @app.command()
-def archive(as_json: JsonFlag = False) -> None:
+def archive(accept_gap: AcceptGap = False, as_json: JsonFlag = False) -> None:
     """Write events, impressions and changes of items and users to the lake until Ctrl-C, each record exactly once.
 
     Example: recsys stream archive
@@ -49,7 +55,8 @@ def archive(as_json: JsonFlag = False) -> None:
     from infra.local.services import connected
     from streaming.lake_writer.archive import main
 
-    print_mapping("archived", asdict(main(connected(StreamSettings()), stop_event())), as_json)
+    totals = main(connected(StreamSettings()), stop_event(), accept_gap)
+    print_mapping("archived", asdict(totals), as_json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.contracts.changes import ItemChange, UserChange
-from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from recsys.contracts.event_log import Record, partition_of
 from recsys.contracts.events import Event, derived_id
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
@@ -356,6 +356,21 @@ def test_a_grown_topic_stops_the_archiver_until_it_is_set_and_known(tmp_path: Pa
         send(log, Event("early", EventType.CLICK, user, "i", START_MS - 1))
     drain(archiver)
     assert archiver.totals.late == 2
+
+
+def test_a_gap_is_passed_when_it_is_accepted(tmp_path: Path) -> None:
+    log = MemoryEventLog(1)
+    send(log, *(event(n) for n in range(5)))
+    drain(Archiver(log.source(), tmp_path))
+    send(log, *(event(n) for n in range(5, 30)))
+    log.delete_before(Topic.EVENTS, 0, 20)
+    with pytest.raises(InvalidData, match="--accept-gap"):
+        drain(Archiver(log.source(), tmp_path))
+    archiver = Archiver(log.source(accept_gap=True), tmp_path)
+    drain(archiver)
+    assert (archiver.totals.lost, count_rows(tmp_path)) == (15, 15)
+    log.delete_before(Topic.EVENTS, 0, 30)  # up to the end, all of it read
+    drain(Archiver(log.source(), tmp_path))
 
 
 def test_one_archiver_per_lake(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from infra.local.process import free_port
 from recsys.contracts.changes import ItemChange, UserChange
-from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from recsys.contracts.event_log import HeldBack, Record, partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
@@ -440,6 +440,34 @@ def test_a_grown_topic_stops_the_worker_until_it_is_set_and_known() -> None:
     drain(new_worker(store, log, grown), log.source())
     assert_holds(store, events)
     assert reasons(log) == []
+
+
+def test_a_gap_stops_the_worker_until_it_is_accepted() -> None:
+    log, store, events = MemoryEventLog(1), new_store(), make_events(30)
+    config = replace(CONFIG, partitions=1)
+    send(log, events[:10])
+    drain(new_worker(store, log, config), log.source())
+    send(log, events[10:])
+    log.delete_before(Topic.EVENTS, 0, 20)
+    with pytest.raises(InvalidData, match="--accept-gap"):
+        drain(new_worker(store, log, config), log.source())
+    worker = new_worker(store, log, config)
+    drain(worker, log.source(accept_gap=True))
+    assert worker.metrics.totals()["lost_events_0"] == 10
+    assert_holds(store, events[:10] + events[20:])
+    drain(new_worker(store, log, config), log.source())  # it has been stored
+
+
+def test_a_gap_up_to_the_end_is_passed_at_once() -> None:
+    log, store, events = MemoryEventLog(1), new_store(), make_events(9)
+    config = replace(CONFIG, partitions=1)
+    send(log, events[:3])
+    drain(new_worker(store, log, config), log.source())
+    send(log, events[3:])
+    log.delete_before(Topic.EVENTS, 0, 9)
+    drain(new_worker(store, log, config), log.source(accept_gap=True))
+    stored = store.checkpoint(Topic.EVENTS, 0)
+    assert stored is not None and stored.offset == 9
 
 
 def test_a_worker_waits_for_the_log_at_start(caplog: pytest.LogCaptureFixture) -> None:
