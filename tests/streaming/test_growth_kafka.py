@@ -45,14 +45,18 @@ Result = TypeVar("Result")
 @pytest.fixture
 def settings(apache_kafka: ApacheKafka, redis_url: str, tmp_path: Path) -> StreamSettings:
     """The project's topics are new, with four partitions each."""
-    bootstrap = apache_kafka.bootstrap
-    with connect(bootstrap) as admin:
+    kafka = apache_kafka.connection
+    with connect(kafka) as admin:
         admin.delete_topics([*map(str, Topic)])
         while {*admin.list_topics()} & {*map(str, Topic)}:
             time.sleep(0.05)
-    create_topics(bootstrap, list(Topic), 4)
+    create_topics(kafka, list(Topic), 4)
     return StreamSettings(
-        home=tmp_path, redis_url=redis_url, kafka_bootstrap=bootstrap, archive_max_seconds=0.5, partitions=4
+        home=tmp_path,
+        redis_url=redis_url,
+        kafka_bootstrap=kafka.bootstrap,
+        archive_max_seconds=0.5,
+        partitions=4,
     )
 
 
@@ -61,7 +65,7 @@ class Rig:
 
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
-        self.source = KafkaSource(settings.kafka_bootstrap)
+        self.source = KafkaSource(settings.kafka)
         self.admin = KafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
         self.store = RedisFeatureStore(
             settings.redis_url.get_secret_value(), FEATURES, StoreConfig(settings.partitions)
@@ -155,30 +159,30 @@ def assert_exact(rig: Rig, events: Sequence[Event]) -> None:
 
 
 def test_growth_under_traffic_loses_and_refuses_nothing(rig: Rig) -> None:
-    bootstrap, events = rig.settings.kafka_bootstrap, clicks(0, 160)
-    old = KafkaProducer(bootstrap_servers=bootstrap, metadata_max_age_ms=600_000)
+    kafka, events = rig.settings.kafka, clicks(0, 160)
+    old = KafkaProducer(bootstrap_servers=kafka.bootstrap, metadata_max_age_ms=600_000)
     send(old, events[:60])
     rig.work()
     rig.archive()
     send(old, events[60:80])  # not read yet
-    with connect(bootstrap) as admin:
+    with connect(kafka) as admin:
         admin.create_partitions({"events": 6})
     send(old, events[80:100])  # it has not noticed
-    with closing(old), closing(KafkaProducer(bootstrap_servers=bootstrap)) as producer:
+    with closing(old), closing(KafkaProducer(bootstrap_servers=kafka.bootstrap)) as producer:
         send(producer, events[100:140])
         for run in (rig.work, rig.archive):
             with pytest.raises(InvalidConfig, match="recsys topics grow 6"):
                 run()
         rules = rig.settings.topic_rules
-        (difference,) = check_topics(bootstrap, 4, rules)
+        (difference,) = check_topics(kafka, 4, rules)
         assert (difference.topic, difference.what, difference.found) == ("events", "partitions", "6")
         rig.settings = rig.settings.model_copy(update={"partitions": 6})
         for run in (rig.work, rig.archive):
             with pytest.raises(InvalidConfig, match="recsys topics grow"):
                 run()
         for _ in range(2):  # it may be repeated
-            grow(rig.source, rig.store, rig.settings.lake, 6, lambda count: grow_topics(bootstrap, count))
-        assert check_topics(bootstrap, 6, rules) == []
+            grow(rig.source, rig.store, rig.settings.lake, 6, lambda count: grow_topics(kafka, count))
+        assert check_topics(kafka, 6, rules) == []
         send(old, events[140:150])
         send(producer, events[130:150])  # sent again
         send(producer, events[150:], 1)  # by another partitioner
@@ -191,9 +195,9 @@ def test_growth_under_traffic_loses_and_refuses_nothing(rig: Rig) -> None:
 
 def test_an_accepted_gap_is_repaired_by_a_replay(rig: Rig) -> None:
     """The archiver ran on, so the lake has what the worker missed."""
-    bootstrap, lake = rig.settings.kafka_bootstrap, rig.settings.lake
+    kafka, lake = rig.settings.kafka, rig.settings.lake
     events, shown = clicks(0, 120), [_impression(n) for n in range(20)]
-    with closing(KafkaSink(bootstrap)) as sink:
+    with closing(KafkaSink(kafka)) as sink:
 
         def append(some: Sequence[Event], impressions: Sequence[Impression]) -> None:
             for event in some:
@@ -250,7 +254,7 @@ def _impression(n: int) -> Impression:
 def _delete_all_but(rig: Rig, kept: int) -> int:
     """As retention does, which here has overtaken the worker. Returns how many records it had not read."""
     first = {where: max(0, end - kept) for where, end in rig.ends().items()}
-    with connect(rig.settings.kafka_bootstrap) as admin:
+    with connect(rig.settings.kafka) as admin:
         admin.delete_records(first)
     read = {where: rig.store.checkpoint(where.topic, where.partition) for where in first}
     return sum(max(0, first[where] - stored.offset) for where, stored in read.items() if stored)

@@ -73,9 +73,7 @@ def grow(
     kafka, url = settings.kafka, settings.redis_url.get_secret_value()
     store = RedisFeatureStore(url, FEATURES, StoreConfig(settings.partitions), settings.redis_namespace)
     with closing(store), closing(KafkaSource(kafka)) as source:
-        before = grow_all(
-            source, store, settings.lake, partitions, lambda count: grow_topics(kafka, count)
-        )
+        before = grow_all(source, store, settings.lake, partitions, lambda count: grow_topics(kafka, count))
     print_mapping("partitions", {"before": dict(before), "now": partitions}, as_json)
     if not as_json and settings.partitions != partitions:
         console.print(f"set RECSYS_PARTITIONS={partitions} and start worker, archiver and API again")

@@ -29,7 +29,7 @@ def run(*arguments: str) -> tuple[int, Any]:
 def test_topics_are_created_checked_and_grown(
     apache_kafka: ApacheKafka, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(KafkaSource(apache_kafka.bootstrap)) as source:
+    with closing(KafkaSource(apache_kafka.connection)) as source:
         had = {topic: source.partitions(topic) for topic in GROWING}
     partitions = max(had.values())
     for name, value in {

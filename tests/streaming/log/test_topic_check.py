@@ -10,6 +10,7 @@ from infra.local.apache_kafka import ApacheKafka
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.topic_rules import TopicRules, check_partitions
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
+from recsys.kafka_connection import KafkaConnection
 from streaming.log import create_topics
 from streaming.log.topic_check import _differences, check_topics, grow_topics
 from streaming.log.topics import connect
@@ -68,32 +69,32 @@ def test_more_replicas_in_sync_than_there_are_is_refused() -> None:
 
 
 @pytest.fixture
-def bootstrap(apache_kafka: ApacheKafka) -> str:
+def kafka(apache_kafka: ApacheKafka) -> KafkaConnection:
     """Without two topics."""
-    with connect(apache_kafka.bootstrap) as admin:
+    with connect(apache_kafka.connection) as admin:
         admin.delete_topics([str(Topic.ITEMS), str(Topic.USERS)])
         while {*admin.list_topics()} & {Topic.ITEMS, Topic.USERS}:
             time.sleep(0.05)
-    return apache_kafka.bootstrap
+    return apache_kafka.connection
 
 
 @pytest.mark.apache_kafka
 @pytest.mark.slow
-def test_a_cluster_is_compared_and_what_is_missing_is_created(bootstrap: str) -> None:
+def test_a_cluster_is_compared_and_what_is_missing_is_created(kafka: KafkaConnection) -> None:
     rules, missing = TopicRules(), {Topic.ITEMS, Topic.USERS}
-    partitions = grow_topics(bootstrap, 6)[Topic.EVENTS]
-    assert {d.topic for d in check_topics(bootstrap, 6, rules)} == missing
-    assert set(create_topics(bootstrap, list(Topic), 6, rules)) == missing
-    assert check_topics(bootstrap, 6, rules) == []
-    assert grow_topics(bootstrap, 6) == {Topic.EVENTS: 6, Topic.IMPRESSIONS: 6}
+    partitions = grow_topics(kafka, 6)[Topic.EVENTS]
+    assert {d.topic for d in check_topics(kafka, 6, rules)} == missing
+    assert set(create_topics(kafka, list(Topic), 6, rules)) == missing
+    assert check_topics(kafka, 6, rules) == []
+    assert grow_topics(kafka, 6) == {Topic.EVENTS: 6, Topic.IMPRESSIONS: 6}
     with pytest.raises(InvalidConfig, match="has 6 partitions"):
-        grow_topics(bootstrap, partitions - 1)
+        grow_topics(kafka, partitions - 1)
     wanted = rules.configs(Topic.EVENTS, 1)["retention.ms"]
     for value, differences in (("1000", 1), (wanted, 0)):
-        with connect(bootstrap) as admin:
+        with connect(kafka) as admin:
             resource = ConfigResource(ConfigResourceType.TOPIC, Topic.EVENTS, {"retention.ms": value})
             admin.alter_configs([resource])
-        while len(named := check_topics(bootstrap, 6, rules)) != differences:
+        while len(named := check_topics(kafka, 6, rules)) != differences:
             time.sleep(0.05)  # the broker has taken it, and tells of it a little later
         assert [(d.what, d.found) for d in named] == [("retention.ms", "1000")] * differences
         assert all("kafka-configs.sh" in d.todo for d in named)
