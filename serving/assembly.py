@@ -180,7 +180,9 @@ def compose(
         feed = keep(closing(ItemFeed(store, now_ms)))
         breaker = Breaker()
         attributes = UserAttributes(settings.lake / "users" / "users.parquet", FEATURES)
-        read_user = UserHydrator(nightly or request_store, attributes.of, name=USER_FEATURES)
+        read_user = UserHydrator(
+            nightly or request_store, attributes.of, attributes.region, name=USER_FEATURES
+        )
         wait_s = settings.deadline_ms / 1e3
         urls = (settings.recall_url, settings.rank_url)
         remote = RemoteServices(*(RpcClient(url, wait_s) if url else None for url in urls))

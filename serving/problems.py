@@ -15,6 +15,7 @@ from recsys.contracts.errors import (
     InvalidBundle,
     InvalidData,
     InvalidEvent,
+    InvalidFilter,
     RecsysError,
     StageFailed,
     Unavailable,
@@ -62,7 +63,7 @@ def problem_of(error: Exception) -> Problem:
         case StageFailed():  # the reason is internal: for the log, not for the client
             _log.error("a required stage failed", stage=error.stage, error=str(error))
             return Problem(503, f"the required stage {error.stage!r} failed; report it with the request id")
-        case InvalidEvent() | InvalidData() | InvalidBundle() | FingerprintMismatch():
+        case InvalidEvent() | InvalidFilter() | InvalidData() | InvalidBundle() | FingerprintMismatch():
             return Problem(422, str(error))
         case Unavailable():
             return Problem(503, str(error))

@@ -10,6 +10,7 @@ from typing import Any
 from infra.notebook.progress import Show
 from recsys.bundle import Bundle
 from recsys.contracts.errors import FingerprintMismatch, InvalidData, StageFailed
+from recsys.contracts.filters import Filter, parse_filter
 from recsys.contracts.request import Answer, Query, Status
 from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import Topic
@@ -46,19 +47,25 @@ class Answers:
         self.store, latest_ms = _state(lake, show)
         self.now_ms = latest_ms + 1
         attributes = UserAttributes(users_path(lake), FEATURES)
-        read_user = UserHydrator(self.store, attributes.of, name=USER_FEATURES)
+        read_user = UserHydrator(self.store, attributes.of, attributes.region, name=USER_FEATURES)
         options = LoadOptions(item_features=ItemFeatures(native=native), native=native)
         self._runtime = build_runtime(bundle, PipelineConfig(read_user, native=native), options)
         self._runtime.live.apply(self.store.catalogue(), self.store.all_items())
         self._runtime.live.refresh(self.now_ms)
 
-    def recommend(self, user_id: str, k: int, exclude: Collection[str]) -> list[dict[str, Any]]:
+    def recommend(
+        self, user_id: str, k: int, exclude: Collection[str], asked: str = "", region: str = ""
+    ) -> list[dict[str, Any]]:
         """At most k items with their place (from 1) and why they are candidates, the best first.
 
+        Args:
+            asked: a filter; empty: none.
+
         Raises:
+            InvalidFilter: it is no expression, or asks for what the catalogue does not have.
             StageFailed: a part of the request path failed.
         """
-        answer = self._answer(user_id, k, exclude)
+        answer = self._answer(user_id, k, exclude, asked, region)
         shown = answer.candidates
         lines = []
         for place, row in enumerate(shown.rows.tolist()):
@@ -67,33 +74,48 @@ class Answers:
             lines.append({"user_id": user_id, "rank": place + 1, **line, "channels": channels})
         return lines
 
-    def similar(self, item_id: str, k: int) -> list[dict[str, Any]]:
+    def similar(self, item_id: str, k: int, asked: str = "", region: str = "") -> list[dict[str, Any]]:
         """At most k neighbours of an item, as `GET /v1/items/ID/similar` gives them.
 
         Raises:
+            InvalidFilter: as `recommend`.
             InvalidData: the catalogue does not have the item.
         """
         row = self._runtime.catalogue.rows.get(item_id)
         if row is None:
             raise InvalidData(f"item {item_id!r} is not in the catalogue")
-        rows, scores = self._runtime.artifacts.similar(row, _checked(k), self.now_ms)
+        similar, asked_for = self._runtime.artifacts.similar, _parsed(asked)
+        rows, scores = similar(row, _checked(k), self.now_ms, asked_for, region)
         found = zip(rows.tolist(), scores.tolist(), strict=True)
         return [
             {"similar_to": item_id, "rank": place, **self._item(near, score)}
             for place, (near, score) in enumerate(found, start=1)
         ]
 
-    def explain(self, user_id: str, k: int) -> dict[str, Any]:
+    def explain(self, user_id: str, k: int, asked: str = "", region: str = "") -> dict[str, Any]:
         """The funnel of a list, as `POST /v1/recommendations?explain=true` gives it."""
-        return funnel(self._runtime, self._answer(user_id, k, (), explain=True), self.store)
+        return funnel(self._runtime, self._answer(user_id, k, (), asked, region, explain=True), self.store)
 
-    def _answer(self, user_id: str, k: int, exclude: Collection[str], explain: bool = False) -> Answer:
+    def _answer(
+        self,
+        user_id: str,
+        k: int,
+        exclude: Collection[str],
+        asked: str,
+        region: str,
+        explain: bool = False,
+    ) -> Answer:
+        parsed = _parsed(asked)
+        if parsed is not None:
+            self._runtime.artifacts.eligibility.check(parsed)
         query = Query(
             request_id="notebook",
             user_id=user_id,
             k=_checked(k),
             now_ms=self.now_ms,
             excluded_items=frozenset(exclude),
+            filter=parsed,
+            region=region,
             explain=explain,
         )
         answer = self._runtime.pipeline.answer(query)
@@ -132,3 +154,7 @@ def _checked(k: int) -> int:
     if not 1 <= k <= MAX_K:
         raise InvalidData(f"k: {k} items; from 1 to {MAX_K} can be asked for")
     return k
+
+
+def _parsed(asked: str) -> Filter | None:
+    return parse_filter(asked) if asked.strip() else None

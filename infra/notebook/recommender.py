@@ -164,24 +164,37 @@ class Recommender(Generic[F]):
             figures = last_item(self.home, settings, repeats, cases, seed, show)
         return self._frame(pa.Table.from_pylist(figures))
 
-    def recommend(self, user_ids: object, k: int = 10, exclude: Iterable[object] = ()) -> F:
+    def recommend(
+        self,
+        user_ids: object,
+        k: int = 10,
+        exclude: Iterable[object] = (),
+        filter: str = "",
+        region: str = "",
+    ) -> F:
         """What an API with this bundle and log would list for each of the users; unknown ones get what is popular.
 
         Args:
             user_ids: one id, or a list, an array or a column of them.
             k: length of the lists.
             exclude: items to leave out, besides the seen ones to which people do not come back in this log.
+            filter: which items may be listed, such as 'price <= 20 and "Comedy" in categories' (docs/serving.md).
+            region: where the request comes from, for items with regions; by default the user's attribute `region`.
 
         Returns:
             user_id, rank (from 1), item_id, score, title, categories, channels (of recall that found it; `|` between).
+
+        Raises:
+            InvalidFilter: it is no expression, or asks for what no item has.
         """
         excluded = texts_of(exclude, "exclude") if (exclude := list(exclude)) else []
         users = texts_of(user_ids, "user_ids")
-        lines = [line for user in users for line in self._answers.recommend(user, k, excluded)]
+        asked = k, excluded, filter, region
+        lines = [line for user in users for line in self._answers.recommend(user, *asked)]
         return self._frame(pa.Table.from_pylist(lines, _LISTS))
 
-    def similar(self, item_ids: object, k: int = 10) -> F:
-        """The nearest items of each of the items, as the API gives them.
+    def similar(self, item_ids: object, k: int = 10, filter: str = "", region: str = "") -> F:
+        """The nearest items of each of the items, as the API gives them. `filter` and `region`: as in `recommend`.
 
         Returns:
             similar_to, rank (from 1), item_id, score, title, categories.
@@ -190,13 +203,13 @@ class Recommender(Generic[F]):
             InvalidData: the catalogue does not have an item.
         """
         asked = texts_of(item_ids, "item_ids")
-        lines = [line for item in asked for line in self._answers.similar(item, k)]
+        lines = [line for item in asked for line in self._answers.similar(item, k, filter, region)]
         return self._frame(pa.Table.from_pylist(lines, _SIMILAR))
 
-    def explain(self, user_id: object, k: int = 10) -> dict[str, Any]:
+    def explain(self, user_id: object, k: int = 10, filter: str = "", region: str = "") -> dict[str, Any]:
         """The funnel of a list: stages, channels, scores, features and reasons, as `recsys explain` shows them."""
         (user,) = texts_of(user_id, "user_id")
-        return self._answers.explain(user, k)
+        return self._answers.explain(user, k, filter, region)
 
     def save(self, home: Path | str) -> Path:
         """Write the bundle, its lake and the frames into a home folder, such as `var`, and make the bundle current.

@@ -40,11 +40,15 @@ def question(
     exclude: Iterable[str] = (),
     allow_seen: bool = False,
     cursor: str | None = None,
+    filter: str = "",
+    region: str = "",
 ) -> dict[str, Any]:
     """One request of a batch. `allow_seen`: also items that the user knows. `cursor`: that of the previous page; empty
-    for the first page."""
+    for the first page. `filter`: which items may be shown, such as 'price <= 20'. `region`: where the request comes
+    from."""
     body: dict[str, Any] = {"user_id": user_id, "context": dict(context), "exclude": list(exclude)}
     body |= {"allow_seen": True} if allow_seen else {}
+    body |= _selection(filter, region)
     return body | {name: value for name, value in (("k", k), ("cursor", cursor)) if value is not None}
 
 
@@ -55,10 +59,13 @@ def recommend(
     exclude: Iterable[str] = (),
     allow_seen: bool = False,
     explain: bool = False,
+    filter: str = "",
+    region: str = "",
 ) -> Call[Recommendations]:
-    """Recommend items to a user. `allow_seen`: also items that the user knows."""
+    """Recommend items to a user. See `question`."""
     params = {"explain": "true"} if explain else None
-    return replace(_page(question(user_id, k, context, exclude, allow_seen)), params=params)
+    asked = question(user_id, k, context, exclude, allow_seen, filter=filter, region=region)
+    return replace(_page(asked), params=params)
 
 
 def pages(
@@ -67,10 +74,12 @@ def pages(
     context: Mapping[str, str] = {},
     exclude: Iterable[str] = (),
     allow_seen: bool = False,
+    filter: str = "",
+    region: str = "",
 ) -> Call[Recommendations]:
     """Recommend items page by page, each item once, until none is left. Each page is a new request: what the user does
     between two pages changes the next one."""
-    return _page(question(user_id, k, context, exclude, allow_seen, cursor=""))
+    return _page(question(user_id, k, context, exclude, allow_seen, "", filter, region))
 
 
 def page_after(call: Call[Recommendations], page: Recommendations) -> Call[Recommendations] | None:
@@ -83,9 +92,15 @@ def recommend_many(questions: Sequence[Mapping[str, Any]]) -> Call[list[BatchAns
     return Call("POST", "/v1/recommendations/batch", _field("answers", list[BatchAnswer]), body)
 
 
-def rank(user_id: str, items: Iterable[str], context: Mapping[str, str] = {}) -> Call[Ranking]:
+def rank(
+    user_id: str,
+    items: Iterable[str],
+    context: Mapping[str, str] = {},
+    filter: str = "",
+    region: str = "",
+) -> Call[Ranking]:
     """Order the caller's candidates by the ranker."""
-    body = {"user_id": user_id, "items": list(items), "context": dict(context)}
+    body = {"user_id": user_id, "items": list(items), "context": dict(context), **_selection(filter, region)}
     return Call("POST", "/v1/rank", _json(Ranking), body)
 
 
@@ -94,10 +109,11 @@ def send(events: Sequence[Mapping[str, Any]]) -> Call[EventResults]:
     return Call("POST", "/v1/events", _json(EventResults), {"events": [_identified(one) for one in events]})
 
 
-def similar(item_id: str, k: int = 20) -> Call[list[SimilarItem]]:
+def similar(item_id: str, k: int = 20, filter: str = "", region: str = "") -> Call[list[SimilarItem]]:
     """Neighbours of an item, nearest first."""
     decode = _field("items", list[SimilarItem])
-    return Call("GET", _path("items", item_id, "similar"), decode, params={"k": str(k)})
+    params = {"k": str(k), **_selection(filter, region)}
+    return Call("GET", _path("items", item_id, "similar"), decode, params=params)
 
 
 def put_items(items: Sequence[Item]) -> Call[None]:
@@ -161,6 +177,10 @@ def shadow_report() -> Call[dict[str, Any]]:
 def ready() -> Call[dict[str, Any]]:
     """Whether the API and its dependencies are ready; also answered while they are not."""
     return Call("GET", "/readyz", _json(dict[str, Any]), accepted=frozenset({503}))
+
+
+def _selection(filter: str, region: str) -> dict[str, str]:
+    return {name: text for name, text in (("filter", filter), ("region", region)) if text}
 
 
 def _page(body: dict[str, Any]) -> Call[Recommendations]:

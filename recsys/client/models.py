@@ -52,7 +52,8 @@ class RankedItem(msgspec.Struct, frozen=True):
 
 
 class Ranking(msgspec.Struct, frozen=True):
-    """The caller's candidates, the best first; `unknown` are not in the catalogue."""
+    """The caller's candidates, the best first; `unknown` are not in the catalogue, `ineligible` may not be shown now,
+    for these reasons."""
 
     request_id: str
     user_id: str
@@ -62,6 +63,7 @@ class Ranking(msgspec.Struct, frozen=True):
     degraded: tuple[str, ...]
     ms: float
     arms: dict[str, str] = {}  # experiment → the arm that this user is in
+    ineligible: dict[str, tuple[str, ...]] = {}
 
 
 class BatchAnswer(msgspec.Struct, frozen=True):

@@ -19,7 +19,13 @@ from recsys.contracts.text import category_text, free_text, name_text
 from recsys.contracts.types import Item, User
 
 MAX_CATEGORIES = 32
+MAX_REGIONS = 300  # there are 250 countries
 _ITEM_FIELDS = frozenset(Item.__slots__)
+_AVAILABILITY = (
+    "available_from_ms",
+    "available_until_ms",
+    "regions",
+)  # only where set: older readers refuse them
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ class ItemChange:
             return {"deleted": self.item_id, "changed_ms": self.changed_ms}
         entry = {name: getattr(self.item, name) for name in Item.__slots__}
         entry |= {"categories": list(self.item.categories), "attributes": dict(self.item.attributes)}
+        entry |= {"regions": list(self.item.regions)}
+        entry = {name: value for name, value in entry.items() if value or name not in _AVAILABILITY}
         return {"item": entry, "changed_ms": self.changed_ms}
 
 
@@ -124,15 +132,30 @@ def _parse(raw: Any, kind: str) -> tuple[Any, str, int]:
 def _item(raw: Any) -> Item:
     if not isinstance(raw, dict) or not raw.keys() <= _ITEM_FIELDS:
         raise InvalidEvent(f"item: an object of {', '.join(Item.__slots__)} is required")
-    categories = raw.get("categories", [])
-    if not isinstance(categories, list) or len(categories) > MAX_CATEGORIES:
-        raise InvalidEvent(f"categories: a list of at most {MAX_CATEGORIES} is required")
-    created_ms = raw.get("created_ms", 0)
+    start_ms, end_ms = _time(raw, "available_from_ms"), _time(raw, "available_until_ms")
+    if end_ms and end_ms <= start_ms:
+        raise InvalidEvent("available_until_ms: must be after available_from_ms")
     return Item(
         item_id=parse_id(raw.get("item_id"), "item_id"),
         title=parse_text(raw.get("title", ""), "title", free_text),
-        categories=tuple(parse_text(name, "categories", category_text) for name in categories),
+        categories=_names(raw, "categories", MAX_CATEGORIES),
         creator=parse_text(raw.get("creator", ""), "creator", name_text),
-        created_ms=parse_time(created_ms, "created_ms") if created_ms else 0,
+        created_ms=_time(raw, "created_ms"),
         attributes=parse_attributes(raw.get("attributes", {})),
+        available_from_ms=start_ms,
+        available_until_ms=end_ms,
+        regions=_names(raw, "regions", MAX_REGIONS),
     )
+
+
+def _time(raw: Mapping[str, Any], name: str) -> int:
+    """0: not known."""
+    value = raw.get(name, 0)
+    return parse_time(value, name) if value else 0
+
+
+def _names(raw: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
+    names = raw.get(name, [])
+    if not isinstance(names, list) or len(names) > most:
+        raise InvalidEvent(f"{name}: a list of at most {most} is required")
+    return tuple(parse_text(each, name, category_text) for each in names)

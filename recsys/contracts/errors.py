@@ -3,6 +3,7 @@
 RecsysError
 ├── InvalidEvent          a record breaks its contract; it goes to the dead-letter topic with the reason
 ├── InvalidData           a file, row or column breaks its layout; the message names file, row and column
+├── InvalidFilter         a request's filter is no expression, or asks for what the catalogue does not have
 ├── InvalidConfig         a setting is unknown, missing or out of range
 ├── MissingExtra          a package of an extra is not installed; the message has the command that installs it
 ├── UnknownFeature        no definition has a feature of that name; unknown features are never read as 0.0
@@ -23,6 +24,9 @@ class InvalidEvent(RecsysError): ...
 
 
 class InvalidData(RecsysError): ...
+
+
+class InvalidFilter(RecsysError): ...
 
 
 class InvalidConfig(RecsysError): ...

@@ -15,11 +15,14 @@ from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
 from numpy.typing import NDArray
 
+from recsys.contracts.eligible import Eligible
+from recsys.contracts.filters import Filter
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Head
 
 Rows = NDArray[np.int32]
 
+ELIGIBILITY = "eligibility"  # the stage that finds what is eligible
 ABSENT = -1  # the rank of a candidate in a channel that did not return it
 
 
@@ -55,6 +58,8 @@ class Query(Struct, frozen=True, eq=False):
     context: Mapping[str, str] = field(default_factory=dict)
     excluded_items: frozenset[str] = frozenset()
     allow_seen: bool = False  # seen items may be shown, whatever the policy of repeats
+    filter: Filter | None = None  # which items may be shown; None: all
+    region: str = ""  # of the request, else the user's; empty: unknown
     explain: bool = False
     arm: str = ""  # the experiments' arms (`recsys.contracts.impressions.exposures_text`)
 
@@ -69,20 +74,25 @@ class Query(Struct, frozen=True, eq=False):
     seen_rows: Rows = _NO_ROWS  # must not be shown again; sorted, no repeats
     repeat_rows: Rows = _NO_ROWS  # seen, but may return; newest first, not in `seen_rows`
     excluded_rows: Rows = _NO_ROWS  # of `excluded_items`; sorted, no repeats
-    upcoming_rows: Rows = _NO_ROWS  # items that are not out yet; sorted, no repeats
+    eligible: Eligible | None = None  # what time, region and filter leave; None: all items
+    ineligible: Mapping[str, Rows] = field(default_factory=dict)  # the others by reason, in explain mode only
 
     @property
     def hidden(self) -> int:
         """How many rows must not be shown."""
-        return len(self.seen_rows) + len(self.excluded_rows) + len(self.upcoming_rows)
+        return self.hidden_from_user + (self.eligible.hidden if self.eligible else 0)
+
+    @property
+    def hidden_from_user(self) -> int:
+        """How many rows must not be shown to this user, or again, although they are eligible."""
+        return len(self.seen_rows) + len(self.excluded_rows)
 
     def may_show(self, rows: Rows) -> NDArray[np.bool_]:
-        """(n,) bool: neither seen nor excluded nor upcoming. Sources may use it; the filters decide."""
+        """(n,) bool: eligible, neither seen nor excluded. Sources may use it; the filters decide."""
         hidden = among(rows, self.seen_rows)
-        for others in (self.excluded_rows, self.upcoming_rows):
-            if len(others):
-                hidden |= among(rows, others)
-        return ~hidden
+        if len(self.excluded_rows):
+            hidden |= among(rows, self.excluded_rows)
+        return ~hidden if self.eligible is None else ~hidden & self.eligible.of(rows)
 
 
 class Candidates(Struct, frozen=True, eq=False):
@@ -176,7 +186,7 @@ class Explanation(Struct, frozen=True, eq=False):
     """The funnel of one request, in explain mode only.
 
     recalled: channel → rows as the channel returned them.
-    removed: filter → reason → rows.
+    removed: filter → reason → rows; under `ELIGIBILITY`, the items that recall left out.
     ranked: every candidate that reached the selector, best first, with channel ranks, scores and features.
     """
 

@@ -80,7 +80,9 @@ class Head(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A catalogue entry. The first category is the main one; `attributes` are free text by name."""
+    """A catalogue entry. The first category is the main one; `attributes` are free text by name.
+
+    It may be shown from `available_from_ms` on and before `available_until_ms`, to requests of its `regions`."""
 
     item_id: str
     title: str = ""
@@ -88,6 +90,9 @@ class Item:
     creator: str = ""
     created_ms: int = 0  # 0: unknown
     attributes: Mapping[str, str] = field(default_factory=dict)
+    available_from_ms: int = 0  # 0: always
+    available_until_ms: int = 0  # 0: forever
+    regions: tuple[str, ...] = ()  # none: everywhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import User
 from recsys.datasets.base import USER_SCHEMA
-from recsys.lake.parquet import check_regular
+from recsys.lake.parquet import check_regular, completed
 
 
 def items_path(lake: Path) -> Path:
@@ -41,7 +41,7 @@ def users_table(users: Sequence[User]) -> pa.Table:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a file of the lake in the given schema.
+    """Read a file of the lake in the given schema; nullable columns may be missing.
 
     Raises:
         InvalidData: it is missing or cannot be read.
@@ -52,6 +52,6 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         check_regular(path)
         # Opened once, because the archiver may replace the file meanwhile.
         with path.open("rb") as file:
-            return pq.read_table(file).select(schema.names).cast(schema)
+            return completed(pq.read_table(file), schema)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise InvalidData(f"{path}: not a table of the lake: {error}") from error

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from recsys.datasets import guess_words as words
 from recsys.datasets.column_profile import Profile, words_of
-from recsys.datasets.guess_roles import Picker
+from recsys.datasets.guess_roles import Picker, Test
 from recsys.datasets.mapping import EventTable, ItemTable, TimeColumn, UserTable
 from recsys.datasets.sampling import ROWS, Sample
 
@@ -59,6 +59,9 @@ def _key(log: Sample, column: str, table: Sample, vocabulary: Sequence[str]) -> 
 
 def _items(table: Sample, key: str, used: set[str], doubts: list[str]) -> ItemTable:
     pick = Picker([p for p in table.profiles if p.name not in used and p.name != key])
+    starts = _named(pick, words.AVAILABLE_FROM, lambda p: p.unit is not None)
+    ends = _named(pick, words.AVAILABLE_UNTIL, lambda p: p.unit is not None)
+    regions = _named(pick, words.REGIONS, lambda p: not p.numeric)
     categories = pick.take(words.CATEGORIES)
     title = _title(pick, key)
     creator = pick.take(words.CREATOR)
@@ -67,6 +70,8 @@ def _items(table: Sample, key: str, used: set[str], doubts: list[str]) -> ItemTa
     separator = separator_of(table.columns[categories.name]) if categories else "|"
     if categories and separator != "|":
         doubts.append(f"categories: {categories.name} is split at {separator!r}")
+    if regions:
+        doubts.append(f"regions: an item is shown only to requests of the regions in {regions.name}")
     return ItemTable(
         **table.files.model_dump(exclude_defaults=True),
         item=key,
@@ -74,9 +79,24 @@ def _items(table: Sample, key: str, used: set[str], doubts: list[str]) -> ItemTa
         categories=categories.name if categories else None,
         separator=separator,
         creator=creator.name if creator else None,
-        created=TimeColumn(column=created.name, unit=created.unit) if created and created.unit else None,
+        created=_time_of(created),
+        available_from=_time_of(starts),
+        available_until=_time_of(ends),
+        regions=regions.name if regions else None,
         attributes=_attributes(price),
     )
+
+
+def _named(pick: Picker, names: frozenset[str], test: Test) -> Profile | None:
+    """The column with one of these names: what hides items is not guessed from a part of a name."""
+    found = next((p for p in pick.left if "".join(p.words) in names and test(p)), None)
+    if found is not None:
+        pick.use(found)
+    return found
+
+
+def _time_of(column: Profile | None) -> TimeColumn | None:
+    return TimeColumn(column=column.name, unit=column.unit) if column and column.unit else None
 
 
 def _title(pick: Picker, key: str) -> Profile | None:

@@ -33,6 +33,17 @@ TITLE = _words("title name headline label")
 CATEGORIES = _words("categories category genres genre sections section department topics topic tags tag")
 CREATOR = _words("creator author brand artist publisher seller channel director studio vendor")
 CREATED = _words("created published released release listed uploaded upload added launched")
+# whole names: they decide whether an item is shown at all
+AVAILABLE_FROM = frozenset(
+    _words("availablefrom availablesince validfrom onsalefrom visiblefrom publishfrom")
+)
+AVAILABLE_UNTIL = frozenset(
+    _words(
+        "availableuntil availabletill availableto validuntil validto visibleuntil expires expiresat expiry"
+    )
+    + _words("expirydate expirationdate")
+)
+REGIONS = frozenset(_words("availablein availableregions availablecountries licensedregions territories"))
 
 _DONE = {
     EventType.IMPRESSION: "impression imp shown show exposure displayed display served recommended",

@@ -241,11 +241,11 @@ class _Import:
 
 
 def _shifted(items: pa.Table, shift_ms: int) -> pa.Table:
-    created = items.column("created_ms")
-    moved = pc.if_else(pc.equal(created, 0), created, pc.add(created, shift_ms))  # 0 means unknown
-    return items.set_column(
-        items.schema.get_field_index("created_ms"), items.schema.field("created_ms"), moved
-    )
+    for name in ("created_ms", "available_from_ms", "available_until_ms"):
+        at = items.column(name)
+        moved = pc.if_else(pc.equal(at, 0), at, pc.add(at, shift_ms))  # 0 means none
+        items = items.set_column(items.schema.get_field_index(name), items.schema.field(name), moved)
+    return items
 
 
 def _counts(values: pa.ChunkedArray) -> Counter[str]:

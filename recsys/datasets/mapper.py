@@ -1,5 +1,6 @@
 """Data sets described by a mapping: MovieLens, RecBole's files, and any user's own tables."""
 
+import re
 import time
 from collections.abc import Iterator
 from collections.abc import Mapping as Columns
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.contracts.changes import MAX_CATEGORIES
+from recsys.contracts.changes import MAX_CATEGORIES, MAX_REGIONS
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import (
     CATEGORIES,
@@ -25,7 +26,7 @@ from recsys.contracts.text import CATEGORY_SEPARATOR, category_text, free_text, 
 from recsys.contracts.types import MAX_STARS, MIN_STARS, MS_PER_DAY, MS_PER_SECOND, EventType
 from recsys.datasets.base import DRAFT_SCHEMA, USER_SCHEMA, Batch
 from recsys.datasets.checks import Checker, Mask, Rule
-from recsys.datasets.mapping import EventRule, EventTable, ItemTable, Mapping, UserTable
+from recsys.datasets.mapping import EventRule, EventTable, ItemTable, Mapping, TimeColumn, UserTable
 from recsys.datasets.reading import null_if_empty, read_chunks
 from recsys.datasets.times import EARLIEST_MS, Span, Spread
 from recsys.items.item_table import ITEM_SCHEMA
@@ -33,6 +34,7 @@ from recsys.lake.lake import TIME
 
 # In the context of events whose order is known but not their time.
 SYNTHETIC_TIME = "synthetic_time"
+_BETWEEN = re.compile("[|,;]")  # regions of a cell
 _FEWEST = 10  # rows from which a log without an order is refused
 
 
@@ -203,12 +205,31 @@ def _items(cells: Checker, table: ItemTable) -> Batch:
         "title": _text_or_empty(cells, table.title, free_text),
         "categories": _categories(cells, table),
         "creator": _text_or_empty(cells, table.creator, name_text),
-        "created_ms": pa.array(
-            cells.time(table.created) if table.created else np.zeros(len(cells), np.int64)
-        ),
+        "created_ms": _item_time(cells, table.created),
         "attributes": _attributes(cells, table.attributes),
+        "available_from_ms": _item_time(cells, table.available_from),
+        "available_until_ms": _item_time(cells, table.available_until),
+        "regions": _regions(cells, table.regions),
     }
+    if table.available_from and table.available_until:
+        start, end = (np.asarray(columns[f"available_{name}_ms"]) for name in ("from", "until"))
+        cells.flag((end != 0) & (end <= start), table.available_until.column or "", "is not after its start")
     return _batch(cells, pa.table(columns, schema=ITEM_SCHEMA))
+
+
+def _item_time(cells: Checker, time: TimeColumn | None) -> pa.Array:
+    return pa.array(cells.time(time) if time else np.zeros(len(cells), np.int64))
+
+
+def _regions(cells: Checker, column: str | None) -> pa.Array:
+    """One list of regions per item."""
+    if column is None:
+        return pa.array([()] * len(cells), pa.list_(pa.string()))
+    texts = cells.text(column, name_text).to_pylist()
+    lists = [list(dict.fromkeys(filter(None, map(str.strip, _BETWEEN.split(cell or ""))))) for cell in texts]
+    too_many = np.array([len(names) > MAX_REGIONS for names in lists], bool)
+    cells.flag(too_many, column, f"has more than {MAX_REGIONS} regions")
+    return pa.array(lists, pa.list_(pa.string()))
 
 
 def _users(cells: Checker, table: UserTable) -> Batch:

@@ -62,8 +62,11 @@ class TimeColumn(_Strict):
 
 def _of_a_column(time: TimeColumn) -> TimeColumn:
     if time.column is None:
-        raise ValueError("`created` needs a column")
+        raise ValueError("a time of items needs a column")
     return time
+
+
+ItemTime = Annotated[TimeColumn, AfterValidator(_of_a_column)]
 
 
 class EventRule(_Strict):
@@ -143,18 +146,27 @@ class ItemTable(Files):
     ignored: list[str] = Field([], description="Categories to ignore, such as (no genres listed).")
     flags: dict[Category, str] = Field({}, description="Category → column that is 1 when the item has it.")
     creator: str | None = None
-    created: Annotated[TimeColumn, AfterValidator(_of_a_column)] | None = None
+    created: ItemTime | None = None
+    available_from: ItemTime | None = Field(None, description="In no list before; an empty cell: always.")
+    available_until: ItemTime | None = Field(
+        None, description="In no list from then on; an empty cell: forever."
+    )
+    regions: str | None = Field(
+        None,
+        description="Column of the regions that may see it, between `|`, `,` or `;`; an empty cell: all.",
+    )
     attributes: dict[Attribute, str] = Field({}, description="Attribute → column.")
 
     def used(self) -> list[str]:
         """Every column that the mapping reads."""
-        created = self.created.column if self.created else None
+        times = (self.created, self.available_from, self.available_until)
         return _unique(
             self.item,
             self.title,
             self.categories,
             self.creator,
-            created,
+            *(time.column for time in times if time),
+            self.regions,
             *self.flags.values(),
             *self.attributes.values(),
         )

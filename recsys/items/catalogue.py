@@ -14,14 +14,23 @@ from itertools import repeat, takewhile
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.filters import Condition
 from recsys.contracts.request import Rows
 from recsys.contracts.types import Item
+from recsys.items.filter_columns import FilterColumns
 
 NO_CODE = -1
 REUSE_AFTER_S = 600.0
 
 _COLUMNS = np.dtype(
-    [("main_category", np.int32), ("creator", np.int32), ("created_ms", np.int64), ("alive", np.bool_)]
+    [
+        ("main_category", np.int32),
+        ("creator", np.int32),
+        ("created_ms", np.int64),
+        ("available_from_ms", np.int64),
+        ("available_until_ms", np.int64),
+        ("alive", np.bool_),
+    ]
 )
 
 
@@ -41,7 +50,8 @@ class Catalogue:
         self._clock = clock
         self._deleted: dict[int, float] = {}  # rows of deleted later items, and since when; the oldest first
         self._free: list[int] = []  # deleted long enough ago; they have no id
-        self._upcoming: tuple[int, int, Rows] = -1, 0, np.empty(0, np.int32)  # of which version, when, rows
+        self.has_windows = self.has_regions = False  # some item has, or once had, a window or regions
+        self._filtered = FilterColumns()
         self._lock = threading.Lock()
         self._append(items)
         if len(self._rows) != len(items):
@@ -76,14 +86,27 @@ class Catalogue:
         """(n,) False for deleted items."""
         return self._columns["alive"][: self._n]
 
-    def upcoming(self, now_ms: int) -> Rows:
-        """(m,) int32, sorted: the items that are not out yet. They are searched once per change of the catalogue."""
-        version, since_ms, rows = self._upcoming
-        if version != self.version or now_ms < since_ms:
-            version = self.version  # before the search: what comes during it is searched for again
-            rows = np.flatnonzero(self.created_ms > now_ms).astype(np.int32)
-            self._upcoming = version, now_ms, rows
-        return rows[self.created_ms[rows] > now_ms] if len(rows) else rows
+    @property
+    def available_from_ms(self) -> NDArray[np.int64]:
+        """(n,) Unix milliseconds, 0: always."""
+        return self._columns["available_from_ms"][: self._n]
+
+    @property
+    def available_until_ms(self) -> NDArray[np.int64]:
+        """(n,) Unix milliseconds, 0: forever."""
+        return self._columns["available_until_ms"][: self._n]
+
+    def select(self, condition: Condition) -> tuple[int, NDArray[np.bool_]]:
+        """The version of the catalogue, and (n,) bool: the items for which the condition holds, deleted ones left out.
+        The first condition on an attribute reads it of every item; changes keep it current."""
+        with self._lock:
+            holds = self._filtered.mask(condition, self._items, self._columns)
+            return self.version, holds & self._columns["alive"][: self._n]
+
+    def check(self, condition: Condition) -> None:
+        """Raises `InvalidFilter`: no item has an attribute of the condition, or not of the type that it asks for."""
+        with self._lock:
+            self._filtered.check(condition, self._items)
 
     def item(self, row: int) -> Item:
         return self._items[row]
@@ -156,7 +179,11 @@ class Catalogue:
         main = (item.categories[0] if item.categories else "" for item in items)
         self._columns["main_category"][rows] = _codes(self._categories, main)
         self._columns["creator"][rows] = _codes(self._creators, (item.creator for item in items))
-        self._columns["created_ms"][rows] = [item.created_ms for item in items]
+        for name in ("created_ms", "available_from_ms", "available_until_ms"):
+            self._columns[name][rows] = [getattr(item, name) for item in items]
+        self.has_windows |= any(item.available_from_ms or item.available_until_ms for item in items)
+        self.has_regions |= any(item.regions for item in items)
+        self._filtered.write(rows, items)
         self._columns["alive"][rows] = True
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import Item
-from recsys.lake.parquet import read_columns
+from recsys.lake.parquet import completed, read_columns
 
 ITEM_SCHEMA = pa.schema(
     [
@@ -17,8 +17,14 @@ ITEM_SCHEMA = pa.schema(
         pa.field("creator", pa.string(), nullable=False),
         pa.field("created_ms", pa.int64(), nullable=False),
         pa.field("attributes", pa.map_(pa.string(), pa.string()), nullable=False),
+        # null in tables of before these columns
+        pa.field("available_from_ms", pa.int64()),
+        pa.field("available_until_ms", pa.int64()),
+        pa.field("regions", pa.list_(pa.string())),
     ]
 )
+_REQUIRED = [field.name for field in ITEM_SCHEMA if not field.nullable]
+_OPTIONAL = [field.name for field in ITEM_SCHEMA if field.nullable]
 _READABLE = pa.schema([field.with_nullable(True) for field in ITEM_SCHEMA])
 
 
@@ -34,9 +40,19 @@ def table_items(table: pa.Table) -> list[Item]:
     columns = (table.column(name).to_pylist() for name in ITEM_SCHEMA.names)
     return [
         Item(
-            item_id, title or "", tuple(categories or ()), creator or "", created or 0, dict(attributes or ())
+            item_id,
+            title or "",
+            tuple(categories or ()),
+            creator or "",
+            created or 0,
+            dict(attributes or ()),
+            start or 0,
+            end or 0,
+            tuple(regions or ()),
         )
-        for item_id, title, categories, creator, created, attributes in zip(*columns, strict=True)
+        for item_id, title, categories, creator, created, attributes, start, end, regions in zip(
+            *columns, strict=True
+        )
     ]
 
 
@@ -44,7 +60,7 @@ def read_items(path: Path) -> list[Item]:
     """Every item, in the table's order. Raises `InvalidData`: the file is missing, is not Parquet, or lacks a
     column."""
     try:
-        return table_items(read_columns(path, ITEM_SCHEMA.names).cast(_READABLE))
+        return table_items(completed(read_columns(path, _REQUIRED, _OPTIONAL), _READABLE))
     except FileNotFoundError:
         raise InvalidData(
             f"{path}: no item table; import a data set first: recsys data import PATH"

@@ -19,10 +19,22 @@ def check_regular(path: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Raises `pyarrow.ArrowInvalid` or `OSError`: the file is missing, is not Parquet, or lacks one of the columns."""
+def read_columns(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
+    """The `optional` ones as far as the file has them.
+    Raises `pyarrow.ArrowInvalid` or `OSError`: the file is missing, is not Parquet, or lacks one of the columns."""
     check_regular(path)
     with pq.ParquetFile(path) as file:
-        if missing := set(columns) - set(file.schema_arrow.names):
+        there = set(file.schema_arrow.names)
+        if missing := set(columns) - there:
             raise pa.ArrowInvalid(f"no column {', '.join(sorted(missing))}")
-        return file.read(columns=list(columns), use_threads=False)
+        wanted = [*columns, *(name for name in optional if name in there)]
+        return file.read(columns=wanted, use_threads=False)
+
+
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in this schema. A nullable column that it lacks, as files of before that column do, is null in every
+    row. Raises `pyarrow.ArrowException` or `KeyError`: another column is missing, or cannot be converted."""
+    for field in schema:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names).cast(schema)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate, compress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,9 @@ from recsys.pipeline.filters import (
     DELETED,
     EXCLUDED,
     SEEN,
-    UPCOMING,
     DeletedFilter,
+    EligibleFilter,
     SeenFilter,
-    UpcomingFilter,
 )
 from recsys.pipeline.stages import Source
 from recsys.recall.fresh import FreshSource
@@ -31,6 +30,7 @@ from recsys.recall.merge import QuotaMerger
 from recsys.recall.popular import PopularInCategoriesSource, PopularSource
 
 _NO_ROWS: Rows = np.empty(0, np.int32)
+_ALL_ELIGIBLE: NDArray[np.bool_] = np.empty(0, bool)
 
 
 class _Kind(IntEnum):
@@ -67,12 +67,14 @@ class CompiledRecall:
     """Thread-safe: Python's lock is held during the call.
 
     given: sources that run before it, whose rows it takes. own: names of the others, for which it stands in.
-    n_filters: it stands in for the first filters of the path: `SeenFilter`, `DeletedFilter`, `UpcomingFilter`.
+    n_filters: it stands in for the first filters of the path: `SeenFilter`, `DeletedFilter`, `EligibleFilter`.
     """
 
     n_filters = 3
 
-    def __init__(self, sources: Sequence[Source], merger: QuotaMerger, catalogue: Catalogue) -> None:
+    def __init__(
+        self, sources: Sequence[Source], merger: QuotaMerger, catalogue: Catalogue, eligible: EligibleFilter
+    ) -> None:
         """
         Args:
             sources: each kind of table once; other sources, such as a model's, run before and give their rows.
@@ -90,7 +92,7 @@ class CompiledRecall:
         self._tables = _Tables(*(found[kind] for kind in _Kind if kind))  # type: ignore[arg-type]
         self._names = tuple(source.name for source in sources)
         self.own = frozenset(self._names) - {source.name for source in self.given}
-        self._merger, self._catalogue = merger, catalogue
+        self._merger, self._catalogue, self._eligible = merger, catalogue, eligible
         self._recall = core.Recall(
             channels=[
                 (
@@ -116,24 +118,24 @@ class CompiledRecall:
         """
         tables, catalogue = self._tables, self._catalogue
         popular, in_categories = tables.popular.table, tables.in_categories.table
-        created_ms = catalogue.created_ms
+        alive = catalogue.alive
+        eligible = query.eligible
         rows, ranks, score, counts, merged, removed, ms = self._recall.gather(
             given=[given.get(source.name, _NO_ROWS) for source in self.given],
             recent=query.recent_rows,
             seen=query.seen_rows,
             excluded=query.excluded_rows,
-            upcoming=len(query.upcoming_rows),
-            now_ms=query.now_ms,
+            eligible=_ALL_ELIGIBLE if eligible is None else eligible.mask,
+            hidden=query.hidden,
             neighbours=tables.item_to_item.neighbours,
             neighbour_scores=tables.item_to_item.scores,
             recency=tables.item_to_item.weights,
             popular=popular.rows,
             by_category=in_categories.by_category,
-            fresh_pool=tables.fresh.pool(query.now_ms),
+            fresh_pool=tables.fresh.pool(query),
             turns=tables.fresh.turns(query.now_ms),
-            main_category=catalogue.main_category[: len(created_ms)],
-            alive=catalogue.alive[: len(created_ms)],
-            created_ms=created_ms,
+            main_category=catalogue.main_category[: len(alive)],
+            alive=alive,
         )
         begins = [began_ms + before for before in accumulate(ms, initial=0.0)]
         parts = [
@@ -144,7 +146,7 @@ class CompiledRecall:
         n = len(self._names)
         name, kind = self._merger.name, "merger"
         merger = StageOutcome(name, kind, Status.OK, sum(counts), merged, ms[n], began_ms=begins[n])
-        filters = _filtered(merged, removed, ms[n + 1], begins[n + 1])
+        filters = self._filtered(query, merged, removed, ms[n + 1], begins[n + 1])
         return CompiledCandidates(self._candidates(rows, ranks, score, given), channels, [merger, *filters])
 
     def _candidates(
@@ -156,13 +158,21 @@ class CompiledRecall:
         there = [name in self.own or name in given for name in self._names]
         return Candidates(rows, tuple(compress(self._names, there)), ranks[:, there], score)
 
-
-def _filtered(before: int, removed: Sequence[int], ms: float, began_ms: float) -> Iterator[StageOutcome]:
-    """What each filter did; they run together, so each took a third of the time."""
-    seen, excluded, deleted, upcoming, *after = removed
-    reasons = ({SEEN: seen, EXCLUDED: excluded}, {DELETED: deleted}, {UPCOMING: upcoming})
-    names = (SeenFilter.name, DeletedFilter.name, UpcomingFilter.name)
-    for i, (name, counts, kept) in enumerate(zip(names, reasons, after, strict=True)):
-        began = began_ms + i * ms / 3
-        yield StageOutcome(name, "filter", Status.OK, before, kept, ms / 3, removed=counts, began_ms=began)
-        before = kept
+    def _filtered(
+        self, query: Query, before: int, removed: tuple[Any, ...], ms: float, began_ms: float
+    ) -> Iterator[StageOutcome]:
+        """What each filter did; they run together, so each took a third of the time."""
+        seen, excluded, deleted, ineligible, *after = removed
+        because = self._eligible.reasons(query, ineligible)
+        reasons = (
+            {SEEN: seen, EXCLUDED: excluded},
+            {DELETED: deleted},
+            {reason: int(np.count_nonzero(mask)) for reason, mask in because.items()},
+        )
+        names = (SeenFilter.name, DeletedFilter.name, EligibleFilter.name)
+        for i, (name, counts, kept) in enumerate(zip(names, reasons, after, strict=True)):
+            began = began_ms + i * ms / 3
+            yield StageOutcome(
+                name, "filter", Status.OK, before, kept, ms / 3, removed=counts, began_ms=began
+            )
+            before = kept

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.contracts.request import Candidates, Query, among
+from recsys.contracts.request import Candidates, Query, Rows, among
 from recsys.items.catalogue import Catalogue
+from recsys.items.eligibility import UNAVAILABLE, Eligibility
 
-SEEN, EXCLUDED, DELETED, UPCOMING = "seen", "excluded", "deleted", "upcoming"
+SEEN, EXCLUDED, DELETED = "seen", "excluded", "deleted"
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,29 @@ class DeletedFilter:
 
 
 @dataclass(frozen=True, eq=False)
-class UpcomingFilter:
-    """`stages.Filter`: removes items whose `created_ms` is still to come, such as announced ones."""
+class EligibleFilter:
+    """`stages.Filter`: removes items that are not out yet, not in their window, not in the request's region, or not
+    what its filter wants. Most channels leave them out themselves."""
 
-    catalogue: Catalogue
-    name: str = "upcoming"
+    eligibility: Eligibility
+    name: str = "eligible"
     optional: bool = False
 
     def remove(self, query: Query, candidates: Candidates) -> Mapping[str, NDArray[np.bool_]]:
-        return {UPCOMING: self.catalogue.created_ms[candidates.rows] > query.now_ms}
+        if query.eligible is None:
+            return {}
+        out = np.flatnonzero(~query.eligible.of(candidates.rows))
+        masks = {}
+        for reason, holds in self.reasons(query, candidates.rows[out]).items():
+            masks[reason] = np.zeros(len(candidates), bool)
+            masks[reason][out[holds]] = True
+        return masks
+
+    def reasons(self, query: Query, rows: Rows) -> Mapping[str, NDArray[np.bool_]]:
+        """Of rows that are not eligible: reason → (n,) bool."""
+        if not len(rows):
+            return {}
+        found = self.eligibility.reasons(rows, query.now_ms, query.filter, query.region)
+        # an item that has changed since the mask was made has no reason any more
+        found[UNAVAILABLE] |= ~np.logical_or.reduce([*found.values()])
+        return {reason: mask for reason, mask in found.items() if mask.any()}

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from msgspec.structs import replace
 
-from recsys.contracts.request import Query, Rows
+from recsys.contracts.request import ELIGIBILITY, Query, Rows
 from recsys.contracts.state import EntityState, Visit
 from recsys.items.catalogue import Catalogue
+from recsys.items.eligibility import Eligibility
 from recsys.models.encoding import TYPE_NUMBERS, encode_visits
 from recsys.native import core
 from recsys.recall.repeat_consumption import EVERYTHING, RepeatPolicy, Seen
@@ -34,13 +35,38 @@ class UserHydrator:
 
     store: UserStates
     attributes_of: Callable[[str, EntityState], Mapping[str, str]] = lambda user_id, state: {}
+    region_of: Callable[[str, EntityState], str] = lambda user_id, state: ""
     name: str = "user"
     optional: bool = True
 
     def hydrate_query(self, query: Query) -> Query:
         user = self.store.user(query.user_id)
         known = bool(user.cells or user.histories)
-        return replace(query, user=user, known=known, attributes=self.attributes_of(query.user_id, user))
+        return replace(
+            query,
+            user=user,
+            known=known,
+            attributes=self.attributes_of(query.user_id, user),
+            region=query.region or self.region_of(query.user_id, user),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class EligibilityHydrator:
+    """`stages.QueryHydrator`: the items that time, region and filter of the request leave. Required: without it a list
+    could show an item outside its window."""
+
+    eligibility: Eligibility
+    name: str = ELIGIBILITY
+    optional: bool = False
+
+    def hydrate_query(self, query: Query) -> Query:
+        asked = query.now_ms, query.filter, query.region
+        eligible = self.eligibility.of(*asked)
+        if eligible is None:
+            return query
+        ineligible = self.eligibility.ineligible(*asked) if query.explain else {}
+        return replace(query, eligible=eligible, ineligible=ineligible)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +106,6 @@ class HistoryHydrator:
             seen_rows=self._sorted(hidden),
             repeat_rows=catalogue.rows_of(seen.returning),
             excluded_rows=self._sorted(query.excluded_items),
-            upcoming_rows=catalogue.upcoming(query.now_ms),
         )
 
     @cached_property
@@ -106,7 +131,6 @@ class HistoryHydrator:
             seen_rows=hidden,
             repeat_rows=catalogue.rows_of(seen.returning) if seen.returning else query.repeat_rows,
             excluded_rows=self._sorted(query.excluded_items) if query.excluded_items else query.excluded_rows,
-            upcoming_rows=catalogue.upcoming(query.now_ms),
         )
 
     def _recent(self, visits: list[Visit]) -> Rows:

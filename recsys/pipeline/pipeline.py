@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidConfig, StageFailed
-from recsys.contracts.request import Answer, Candidates, Explanation, Query, Rows, Selection
+from recsys.contracts.request import ELIGIBILITY, Answer, Candidates, Explanation, Query, Rows, Selection
 from recsys.pipeline import checks
 from recsys.pipeline.compiled_recall import CompiledCandidates, CompiledRecall
 from recsys.pipeline.stages import (
@@ -119,7 +119,9 @@ class Pipeline:
             candidates.take(order[selection.positions]),
             selection.propensities,
             tuple(trace.outcomes),
-            Explanation(gathered.recalled, gathered.removed, candidates.take(order))
+            Explanation(
+                gathered.recalled, {ELIGIBILITY: query.ineligible, **gathered.removed}, candidates.take(order)
+            )
             if query.explain
             else None,
             gathered.compiled,

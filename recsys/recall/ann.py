@@ -4,6 +4,7 @@ The default kind follows from measurements (`recsys index tune`, docs/recall-ind
 enough, then inverted lists with 8-bit codes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.eligible import Eligible
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.contracts.request import Rows
 from recsys.recall.index_kind import Kind
@@ -150,6 +152,11 @@ class AnnIndex:
         inside = _inside(self._index)
         return not isinstance(inside, (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat))
 
+    @property
+    def selects(self) -> bool:
+        """Whether `search` finds eligible rows alone: FAISS joins shards without passing a selection on."""
+        return not self._parts
+
     def set_effort(self, effort: int) -> None:
         """Set the effort of searches (see `Kind`). For tuning and loading: not safe during a search."""
         for part in self._parts:
@@ -164,17 +171,47 @@ class AnnIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
-        """See `VectorIndex.search`."""
+    def search(self, queries: NDArray[np.float32], k: int, eligible: Eligible | None = None) -> Found:
+        """See `SelectiveIndex.search`; ineligible rows are found as well where the index does not `selects`."""
         queries = check_queries(queries, k, self.dimension)
         k = min(k, len(self))
-        if not k or not len(queries):
+        if not k or not len(queries) or (eligible is not None and not eligible.count):
             return nothing(len(queries))
         # OpenMP holds this number per calling thread; a new thread would use all cores
         faiss.omp_set_num_threads(1)
-        scores, ids = self._index.search(queries, k)
-        scores[ids == NO_ROW] = -np.inf
-        return Found(scores, ids.astype(np.int32))
+        if eligible is None or not self.selects:
+            return _found(*self._index.search(queries, k))
+        found = _found(*self._index.search(queries, k, params=_selecting(self._index, eligible)))
+        last = found.rows[:, min(k, eligible.count) - 1]
+        if (last == NO_ROW).any():  # too few in the lists that were visited
+            every = _selecting(self._index, eligible, exhaustive=True)
+            found = _found(*self._index.search(queries, k, params=every))
+        return found
+
+
+def _found(scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Found:
+    scores[ids == NO_ROW] = -np.inf
+    return Found(scores, ids.astype(np.int32))
+
+
+def _selecting(index: Any, eligible: Eligible, exhaustive: bool = False) -> Any:
+    """Parameters of a search among the eligible rows. The fewer they are, the more lists it visits, so that it compares
+    as many vectors as one among all: what is nearest among few is spread over more lists."""
+    made: Any = faiss  # its stubs have no keyword arguments
+    selector = made.IDSelectorBitmap(eligible.bits)
+    inside = _inside(index)
+    share = 1e-9 if exhaustive else max(eligible.share, 1e-9)
+    lists = faiss.try_extract_index_ivf(inside)
+    if isinstance(inside, faiss.IndexHNSW):
+        effort = min(len(eligible.mask), math.ceil(inside.hnsw.efSearch / share))
+        return made.SearchParametersHNSW(sel=selector, efSearch=effort)
+    if lists is None:
+        return made.SearchParameters(sel=selector)
+    visited = min(lists.nlist, math.ceil(lists.nprobe / share))
+    params = made.SearchParametersIVF(sel=selector, nprobe=visited)
+    if isinstance(inside, faiss.IndexRefine):
+        return made.IndexRefineSearchParameters(k_factor=inside.k_factor, base_index_params=params)
+    return params
 
 
 def _empty(n: int, dimension: int, config: IndexConfig) -> Any:

@@ -2,10 +2,12 @@
 
 import threading
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.eligible import Eligible
 from recsys.contracts.request import Query, Rows
 from recsys.contracts.types import MS_PER_MINUTE
 from recsys.items.catalogue import NO_CODE, Catalogue
@@ -21,7 +23,8 @@ class FreshSource:
     takes turns of a minute through the pool of those behind them, of which one creator has at most a fifth. So a burst
     of newer items cannot hide the others.
 
-    The order is the same for every user. When the catalogue has changed, or an item comes out, one request recomputes
+    The order is the same for every user, unless a filter or a region narrows what is eligible: then the pool is made of
+    what that leaves. When the catalogue has changed, or an item comes out, one request recomputes
     it, at most every `refresh_ms`; the others use the old order meanwhile.
 
     max_age_ms: leave out older items; None: no limit.
@@ -36,12 +39,13 @@ class FreshSource:
 
     def __post_init__(self) -> None:
         self._pool: Rows = np.empty(0, np.int32)
-        self._made_of: tuple[int, int] | None = None  # version of the catalogue, number of upcoming items
+        self._made_of: tuple[int, Eligible | None] | None = None  # version of the catalogue, what is out
+        self._narrowed: WeakKeyDictionary[Eligible, Rows] = WeakKeyDictionary()
         self._refreshed_ms = 0
         self._lock = threading.Lock()
 
     def recall(self, query: Query) -> Rows:
-        pool = self.pool(query.now_ms)
+        pool = self.pool(query)
         pool = pool[query.may_show(pool)]
         first = self.limit - self.limit // 2
         newest, behind = pool[:first], pool[first:]
@@ -49,9 +53,10 @@ class FreshSource:
         rows: Rows = np.concatenate((newest, np.roll(behind, -turn)[: self.limit - first]))
         return rows
 
-    def pool(self, now_ms: int) -> Rows:
+    def pool(self, query: Query) -> Rows:
         """The new items that compete for the list, newest first."""
-        pool = self._current(now_ms)
+        eligible, now_ms = query.eligible, query.now_ms
+        pool = self._of(eligible) if eligible and eligible.narrowed else self._current(eligible, now_ms)
         if self.max_age_ms is not None:
             pool = pool[self.catalogue.created_ms[pool] >= now_ms - self.max_age_ms]
         return pool
@@ -60,13 +65,20 @@ class FreshSource:
         """How many turns there were."""
         return now_ms // _TURN_MS
 
-    def _current(self, now_ms: int) -> Rows:
-        made_of = self.catalogue.version, len(self.catalogue.upcoming(now_ms))
+    def _of(self, narrowed: Eligible) -> Rows:
+        """The mask is made once per change of the catalogue, and the pool with it."""
+        pool = self._narrowed.get(narrowed)
+        if pool is None:
+            pool = self._narrowed[narrowed] = _pool(self.catalogue, narrowed, _DEPTH * self.limit)
+        return pool
+
+    def _current(self, eligible: Eligible | None, now_ms: int) -> Rows:
+        made_of = self.catalogue.version, eligible
         is_first = self._made_of is None
         is_due = is_first or abs(now_ms - self._refreshed_ms) >= self.refresh_ms
         if made_of != self._made_of and is_due and self._lock.acquire(blocking=is_first):
             try:
-                self._pool = _pool(self.catalogue, now_ms, _DEPTH * self.limit)
+                self._pool = _pool(self.catalogue, eligible, _DEPTH * self.limit)
                 self._made_of = made_of
                 self._refreshed_ms = 0 if is_first else now_ms  # the first change is taken over at once
             finally:
@@ -74,10 +86,12 @@ class FreshSource:
         return self._pool
 
 
-def _pool(catalogue: Catalogue, now_ms: int, size: int) -> Rows:
-    """(≤ size,) the newest items that are out, newest first, at most `_SHARE` of them of one group."""
+def _pool(catalogue: Catalogue, eligible: Eligible | None, size: int) -> Rows:
+    """(≤ size,) the newest eligible items, newest first, at most `_SHARE` of them of one group."""
     created = catalogue.created_ms
-    known = catalogue.alive[: len(created)] & (created > 0) & (created <= now_ms)
+    known = catalogue.alive[: len(created)] & (created > 0)
+    if eligible is not None:
+        known &= eligible.of(np.arange(len(created), dtype=np.int32))
     creator, category = catalogue.creator[: len(created)], catalogue.main_category[: len(created)]
     groups = np.where(creator != NO_CODE, creator, NO_CODE - 1 - category)
     left, pool = np.flatnonzero(known), np.empty(0, np.int64)

@@ -1,11 +1,13 @@
 """One immutable state of a live index: its main index, an exact delta, and tombstones."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.eligible import Eligible
 from recsys.contracts.request import Rows, among
 from recsys.recall.rescored import rescore, with_margin
 from recsys.recall.snapshots import Base
@@ -13,6 +15,8 @@ from recsys.recall.vector_index import NO_ROW, Found
 
 Floats = NDArray[np.float32]
 
+FEW = 20_000  # eligible items up to which reading their vectors is faster than passing by all codes
+MANY = 50_000  # the same where an index cannot select, and would be asked for many more than it should return
 _COPY_BATCH = 50_000  # vectors copied at a time, so that requests run in between
 
 
@@ -48,10 +52,12 @@ class View:
     def __len__(self) -> int:
         return self.in_base + int(self.delta_alive.sum())
 
-    def search(self, queries: Floats, k: int) -> Found:
-        if not self.n and not len(self.gone):
+    def search(self, queries: Floats, k: int, eligible: Eligible | None = None) -> Found:
+        if not self.n and not len(self.gone) and eligible is None:
             return self._search_unchanged(queries, k)
-        parts = [self._search_base(queries, k), self._search_delta(queries, k)]
+        few = eligible is not None and eligible.count <= (FEW if self.base.index.selects else MANY)
+        base = self._search_exactly(queries, k, eligible) if eligible and few else None
+        parts = [base or self._search_base(queries, k, eligible), self._search_delta(queries, k, eligible)]
         scores = np.concatenate([part.scores for part in parts], axis=1)
         rows = np.concatenate([part.rows for part in parts], axis=1)
         best = np.argsort(-scores, axis=1, kind="stable")[:, : min(k, len(self))]
@@ -87,27 +93,48 @@ class View:
         found = self.base.index.search(queries, with_margin(k))
         return rescore(found, queries, self.base.vectors_of, k)
 
-    def _search_base(self, queries: Floats, k: int) -> Found:
-        """Ask for enough that k remain without tombstones; where fewer remain, ask again for twice as many."""
-        compressed = self.base.index.compressed
-        n, wanted = len(self.base.rows), min(with_margin(k) if compressed else k, self.in_base)
+    def _search_exactly(self, queries: Floats, k: int, eligible: Eligible) -> Found:
+        """The eligible rows of the base alone, by their vectors."""
+        rows = eligible.rows
+        if not self.base.holds(rows):
+            rows = rows[among(rows, self.base.rows)]
+        if len(self.gone):
+            rows = rows[~among(rows, self.gone)]
+        return _best(queries @ self.base.vectors_of(rows).T, rows, k)
+
+    def _search_base(self, queries: Floats, k: int, eligible: Eligible | None) -> Found:
+        """Ask for enough that k remain without tombstones and what is not eligible; where fewer remain, ask again for
+        twice as many."""
+        index = self.base.index
+        n, wanted = len(self.base.rows), min(with_margin(k) if index.compressed else k, self.in_base)
         asked = min(n, wanted + 2 * wanted * len(self.gone) // max(n, 1) + min(len(self.gone), 16))
+        if eligible is not None and not index.selects:
+            asked = min(n, math.ceil(asked / max(eligible.share, 1e-9)))
         while True:
-            scores, rows = self.base.index.search(queries, max(asked, 1))
+            scores, rows = index.search(queries, max(asked, 1), eligible)
             found = rows != NO_ROW
             alive = found & ~among(rows, self.gone)
+            if eligible is not None:
+                alive &= eligible.of(rows)
             # an approximate index that returned fewer than asked has no more to give
             if asked >= n or (~found.all(axis=1) | (alive.sum(axis=1) >= wanted)).all():
                 break
             asked = min(n, 2 * asked)
         remaining = Found(np.where(alive, scores, np.float32(-np.inf)), np.where(alive, rows, NO_ROW))
-        return rescore(remaining, queries, self.base.vectors_of, k) if compressed else remaining
+        return rescore(remaining, queries, self.base.vectors_of, k) if index.compressed else remaining
 
-    def _search_delta(self, queries: Floats, k: int) -> Found:
+    def _search_delta(self, queries: Floats, k: int, eligible: Eligible | None) -> Found:
+        alive = self.delta_alive
+        if eligible is not None:
+            alive = alive & eligible.of(self.delta_rows[: self.n])
         scores = queries @ self.delta_vectors[: self.n].T
-        scores[:, ~self.delta_alive] = -np.inf
-        rows = np.where(self.delta_alive, self.delta_rows[: self.n], NO_ROW)
-        if self.n <= k:
-            return Found(scores, np.broadcast_to(rows, scores.shape))
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        return Found(np.take_along_axis(scores, best, axis=1), rows[best])
+        scores[:, ~alive] = -np.inf
+        return _best(scores, np.where(alive, self.delta_rows[: self.n], NO_ROW), k)
+
+
+def _best(scores: Floats, rows: Rows, k: int) -> Found:
+    """(B, n) scores of n rows → the k best, in any order."""
+    if len(rows) <= k:
+        return Found(scores, np.broadcast_to(rows, scores.shape))
+    best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    return Found(np.take_along_axis(scores, best, axis=1), rows[best])

@@ -16,6 +16,7 @@ from typing import Self
 
 import numpy as np
 
+from recsys.contracts.eligible import Eligible
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.request import Rows, among
 from recsys.recall.ann import IndexConfig
@@ -116,9 +117,10 @@ class LiveIndex:
         view = self._view
         return view.n + len(view.gone)
 
-    def search(self, queries: Floats, k: int) -> Found:
-        """See `VectorIndex.search`. The delta is exact; the main index is as good as its kind."""
-        return self._view.search(check_queries(queries, k, self.dimension), k)
+    def search(self, queries: Floats, k: int, eligible: Eligible | None = None) -> Found:
+        """See `SelectiveIndex.search`. The delta is exact, and so is a search among few; the main index is as good as
+        its kind."""
+        return self._view.search(check_queries(queries, k, self.dimension), k, eligible)
 
     def vectors(self, rows: Rows) -> Floats:
         """(n, d) float32; zeros for rows that the index does not hold."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymilvus import DataType, MilvusClient, MilvusException
 
+from recsys.contracts.eligible import Eligible
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.request import Rows
 from recsys.recall.vector_index import Found, check_queries, check_vectors, nothing
@@ -24,6 +25,7 @@ class MilvusIndex:
     """`MutableIndex` in one collection of a Milvus server. Unchanged, it can be the base of a `LiveIndex`."""
 
     compressed = True  # the server chooses the index, so scores may come from codes
+    selects = False  # it does not have the items' attributes
 
     def __init__(
         self,
@@ -64,8 +66,8 @@ class MilvusIndex:
             )
         return int(counted[0]["count(*)"])
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Found:
-        """See `VectorIndex.search`; at most `MOST` results.
+    def search(self, queries: NDArray[np.float32], k: int, eligible: Eligible | None = None) -> Found:
+        """See `VectorIndex.search`; at most `MOST` results, ineligible ones included.
 
         Raises:
             Unavailable: the server does not answer in time.

@@ -18,13 +18,14 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.eligible import Eligible
 from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.request import Rows
 from recsys.files import atomic_write, staged_folder
 from recsys.operator_files import read_text
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.journal import Change, Journal, replay
-from recsys.recall.vector_index import VectorIndex
+from recsys.recall.vector_index import Found, VectorIndex
 
 _CURRENT = "CURRENT"
 
@@ -35,6 +36,13 @@ class BaseIndex(VectorIndex, Protocol):
     @property
     def compressed(self) -> bool:
         """Whether scores may come from codes instead of the vectors."""
+
+    @property
+    def selects(self) -> bool:
+        """Whether `search` finds eligible rows alone; else it finds others, too."""
+
+    def search(self, queries: NDArray[np.float32], k: int, eligible: Eligible | None = None) -> Found:
+        """See `SelectiveIndex.search`."""
 
 
 @dataclass(frozen=True)

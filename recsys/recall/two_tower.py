@@ -11,7 +11,7 @@ from recsys.contracts.request import Query, Rows
 from recsys.models.attributes import profile_rows
 from recsys.models.onnx_session import open_session
 from recsys.recall.compiled_tower import open_tower
-from recsys.recall.vector_index import VectorIndex
+from recsys.recall.vector_index import SelectiveIndex
 
 ITEMS, TYPES, GAPS = "items", "types", "gaps"
 HISTORY = "history"  # instead of `items` in towers of before this input: they hold a table of item vectors of their own
@@ -113,7 +113,7 @@ class TwoTowerSource:
     """`recsys.pipeline.stages.Source`: the items nearest to the user; nothing for an unknown user."""
 
     tower: UserTower
-    index: VectorIndex
+    index: SelectiveIndex
     limit: int = 300
     name: str = "two_tower"
     optional: bool = True
@@ -121,7 +121,8 @@ class TwoTowerSource:
     def recall(self, query: Query) -> Rows:
         """The nearest `limit` rows that may be shown.
 
-        The index cannot leave out hidden items, so it is asked for as many more, at most twice `limit` in all.
+        The index finds eligible items alone. It cannot leave out what is hidden from this user, so it is asked for as
+        many more, at most twice `limit` in all.
         """
         profile = profile_rows(query.attributes)[None] if self.tower.takes_profile else None
         if not query.history.any() and (profile is None or not profile.any()):
@@ -129,5 +130,6 @@ class TwoTowerSource:
         vector = self.tower.vectors(query.history[None], query.types[None], query.gaps[None], profile)
         if not np.isfinite(vector).all():
             raise ValueError("the user tower returned NaN or infinity")
-        rows = self.index.search(vector, self.limit + min(query.hidden, self.limit)).of(0)
+        n = self.limit + min(query.hidden_from_user, self.limit)
+        rows = self.index.search(vector, n, query.eligible).of(0)
         return rows[query.may_show(rows)][: self.limit]

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.contracts.eligible import Eligible
 from recsys.contracts.request import Rows
 
 NO_ROW = -1  # pads the results of an index that found fewer than k
@@ -47,7 +48,15 @@ class VectorIndex(Protocol):
         """
 
 
-class MutableIndex(VectorIndex, Protocol):
+class SelectiveIndex(VectorIndex, Protocol):
+    """An index that finds the nearest of some items only."""
+
+    def search(self, queries: NDArray[np.float32], k: int, eligible: Eligible | None = None) -> Found:
+        """See `VectorIndex.search`. `eligible`: the rows that may be found; None: all. m is k, or the number of those
+        that the index holds if that is smaller."""
+
+
+class MutableIndex(SelectiveIndex, Protocol):
     """An index that changes. A search that begins after a change has returned sees it."""
 
     def upsert(self, rows: Rows, vectors: NDArray[np.float32]) -> None:

@@ -62,6 +62,7 @@ class RedisCatalogue(RedisWorkers):
 def _item(raw: bytes) -> Item:
     """Raises `ValueError` or `msgspec.MsgspecError`: not an item."""
     item = _decode(raw)
-    if not 0 <= item.created_ms < MAX_TIME_MS:
-        raise ValueError(f"created_ms is {item.created_ms}")
+    for name in ("created_ms", "available_from_ms", "available_until_ms"):
+        if not 0 <= getattr(item, name) < MAX_TIME_MS:
+            raise ValueError(f"{name} is {getattr(item, name)}")
     return item

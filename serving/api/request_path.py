@@ -1,10 +1,11 @@
 """What the routes that run the request path share: the checks before it, the user's arms, and what an answer lacks."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from msgspec.structs import replace
 from starlette.requests import Request
 
 from recsys.contracts.request import Answer, Query
@@ -52,34 +53,15 @@ class RequestPath:
         await self.access.count(caller)
         return decode(decoder, await request.body())
 
-    def prepare(
-        self,
-        request_id: str,
-        user_id: str,
-        k: int,
-        context: Mapping[str, str],
-        now_ms: int,
-        excluded_items: frozenset[str] = frozenset(),
-        allow_seen: bool = False,
-        explain: bool = False,
-    ) -> Prepared:
-        """The query, and what answers it: the bundle and request path of the user's arms. An arm's bundle that is not
-        loaded (yet) is replaced by the published one: the impression says which it was, and `degraded` names it.
+    def prepare(self, query: Query) -> Prepared:
+        """The query with its deadline and the user's arms, and what answers it: the bundle and request path of these
+        arms. An arm's bundle that is not loaded (yet) is replaced by the published one: the impression says which it
+        was, and `degraded` names it.
         Raises `Unavailable`: no bundle is loaded."""
-        assigned = self.experiments.of(user_id)
+        assigned = self.experiments.of(query.user_id)
         runtime = (self.host.runtime(assigned.bundle) if assigned.bundle else None) or self.host.require()
-        query = Query(
-            request_id=request_id,
-            user_id=user_id,
-            k=k,
-            now_ms=now_ms,
-            deadline_s=time.monotonic() + self.settings.deadline_ms / 1e3,
-            context=context,
-            excluded_items=excluded_items,
-            allow_seen=allow_seen,
-            explain=explain,
-            arm=assigned.exposures,
-        )
+        deadline_s = time.monotonic() + self.settings.deadline_ms / 1e3
+        query = replace(query, deadline_s=deadline_s, arm=assigned.exposures)
         return Prepared(runtime.on(assigned.path), assigned, query)
 
     def degraded(self, prepared: Prepared, answer: Answer) -> list[str]:

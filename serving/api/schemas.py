@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from recsys.contracts.changes import MAX_REGIONS
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_TIME_MS
 from recsys.contracts.text import MAX_TEXT_LENGTH, category_text, free_text, id_text, name_text
 from recsys.experiments.growth import Growth
@@ -82,6 +83,15 @@ class ItemEntry(BaseModel):
         None, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; now when absent. Not recommended before"
     )
     attributes: dict[Text, Text] = Field({}, max_length=MAX_CONTEXT_ENTRIES)
+    available_from_ms: int = Field(
+        0, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; 0: always. In no list before"
+    )
+    available_until_ms: int = Field(
+        0, ge=0, lt=MAX_TIME_MS, description="Unix milliseconds; 0: forever. In no list from then on"
+    )
+    regions: list[Category] = Field(
+        [], max_length=MAX_REGIONS, description="where it may be shown; everywhere when empty"
+    )
 
 
 class ItemEntries(BaseModel):

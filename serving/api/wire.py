@@ -9,13 +9,19 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, SCHEMA_VERSION
-from recsys.contracts.text import MAX_ID_LENGTH, id_text
+from recsys.contracts.filters import MAX_LENGTH, Filter, parse_filter
+from recsys.contracts.text import MAX_ID_LENGTH, id_text, name_text
 from recsys.contracts.types import EventType
 from serving.engine.result_cache import Recommendation
 
 MAX_CURSOR = 200_000  # a thousand ids of 128 characters, and the signature
 _PAGES = "for lists in pages: empty for the first, then that of the answer before"
 _NEXT_PAGE = "when one was sent: asks for the next page; absent at the end"
+FILTER = 'which items may be shown, such as `price <= 20 and "Comedy" in categories` (docs/serving.md)'
+_REGION = (
+    "where the request comes from; the user's attribute `region` when absent. Items with regions need it"
+)
+_INELIGIBLE = "candidates that may not be shown now: id → upcoming, unavailable, region or filter"
 _FUNNEL = "with `?explain=true`: stages, candidates, removed items"
 NAME_SCHEMA: dict[str, Any] = {
     "type": "string",
@@ -36,18 +42,33 @@ def _id(raw: str, name: str) -> str:
         raise ValueError(f"{name}: {error}") from None
 
 
+def _name(raw: str, name: str) -> str:
+    try:
+        return name_text(raw)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 class Request(Struct, forbid_unknown_fields=True, kw_only=True):
     """Base of what clients send: unknown fields are refused, a misspelt one must not be ignored."""
 
 
-class UserRequest(Request):
+class UserRequest(Request, kw_only=True):
     """Base of requests for one user."""
 
     user_id: Id
+    filter: Annotated[str, Meta(max_length=MAX_LENGTH, description=FILTER)] = ""
+    region: Annotated[str, Meta(max_length=MAX_ID_LENGTH, description=_REGION)] = ""
 
     def __post_init__(self) -> None:
         """As in events: what is shown to the user is logged under this id, and read with the events' rules."""
         self.user_id = _id(self.user_id, "user_id")
+        self.region = _name(self.region, "region")
+
+    @property
+    def parsed_filter(self) -> Filter | None:
+        """Raises `InvalidFilter`: it is no expression."""
+        return parse_filter(self.filter) if self.filter.strip() else None
 
 
 class RecommendationRequest(UserRequest):
@@ -103,7 +124,7 @@ class BatchAnswers(Struct, frozen=True, kw_only=True):
     answers: list[BatchAnswer]
 
 
-class RankRequest(UserRequest):
+class RankRequest(UserRequest, kw_only=True):
     """Candidates of the caller's own, to be ranked for one user."""
 
     items: Annotated[
@@ -127,7 +148,7 @@ class RankedItem(Struct, frozen=True, kw_only=True):
 
 
 class Ranking(Struct, frozen=True, kw_only=True):
-    """All candidates that the catalogue knows, ordered. Without the ranker (`degraded`) in the order sent."""
+    """All candidates that may be shown, ordered. Without the ranker (`degraded`) in the order sent."""
 
     request_id: str
     user_id: str
@@ -135,6 +156,7 @@ class Ranking(Struct, frozen=True, kw_only=True):
     arms: Annotated[dict[str, str], Meta(description="experiment → the arm that this user is in")]
     items: list[RankedItem]
     unknown: Annotated[list[str], Meta(description="candidates that are not in the catalogue")]
+    ineligible: Annotated[dict[str, list[str]], Meta(description=_INELIGIBLE)]
     degraded: list[str]
     ms: Annotated[float, Meta(description="milliseconds inside the API")]
 

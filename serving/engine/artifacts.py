@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
+from recsys.contracts.eligible import Eligible
 from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.filters import Filter
 from recsys.contracts.request import Rows
 from recsys.contracts.types import Head
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.features.tally import TallyReader
 from recsys.items.catalogue import Catalogue
+from recsys.items.eligibility import Eligibility
 from recsys.items.item_table import read_items
 from recsys.pipeline.stages import CandidateHydrator
 from recsys.pipeline.trending import Trending
@@ -58,6 +61,7 @@ class Artifacts:
 
     bundle: Bundle
     catalogue: Catalogue
+    eligibility: Eligibility
     index: LiveIndex
     tower: CachedUserTower
     neighbours: NDArray[np.int32]
@@ -74,33 +78,35 @@ class Artifacts:
         """Log odds of a click for each look at an earlier item of the same category in the list; 0: not learnt."""
         return self.taste.model.taste.sameness if self.taste else 0.0
 
-    def similar(self, row: int, k: int, now_ms: int) -> tuple[Rows, NDArray[np.float32]]:
-        """At most k available neighbours of an item and their scores, the best first: the bundle's, then those of the
-        nearest vectors, which include items newer than the bundle. A vector's cosine c scores max(c, 0) / 2 of the
-        lowest score of the bundle's, or of 1."""
-        rows, scores = self._neighbours_of(row, now_ms)
+    def similar(
+        self, row: int, k: int, now_ms: int, asked: Filter | None = None, region: str = ""
+    ) -> tuple[Rows, NDArray[np.float32]]:
+        """At most k neighbours of an item that time, filter and region leave, and their scores, the best first: the
+        bundle's, then those of the nearest vectors, which include items newer than the bundle. A vector's cosine c
+        scores max(c, 0) / 2 of the lowest score of the bundle's, or of 1.
+        Raises `InvalidFilter`: the catalogue does not have what the filter asks for."""
+        eligible = self.eligibility.of(now_ms, asked, region)
+        rows, scores = self._neighbours_of(row, eligible)
         vector = self.index.vectors(np.array([row], np.int32))
         if len(rows) >= k or not vector.any():
             return rows[:k], scores[:k]
-        # the item itself, its neighbours and what is not out yet may come first
-        found = self.index.search(vector, k + len(rows) + len(self.catalogue.upcoming(now_ms)) + 1)
+        found = self.index.search(
+            vector, k + len(rows) + 1, eligible
+        )  # itself and its neighbours may come first
         near = found.of(0)
-        new = self._is_out(near, now_ms) & (near != row) & ~np.isin(near, rows)
+        new = self.catalogue.alive[near] & (near != row) & ~np.isin(near, rows)
         cosines = found.scores[0, : len(near)][new]
         below = scores.min(initial=1.0) / 2 * np.maximum(cosines, 0)
         return np.append(rows, near[new])[:k], np.append(scores, below).astype(np.float32)[:k]
 
-    def _neighbours_of(self, row: int, now_ms: int) -> tuple[Rows, NDArray[np.float32]]:
+    def _neighbours_of(self, row: int, eligible: Eligible | None) -> tuple[Rows, NDArray[np.float32]]:
         """Those of the bundle that are available; none for an item newer than the bundle."""
         if row >= len(self.neighbours):
             return np.empty(0, np.int32), np.empty(0, np.float32)
         rows, scores = self.neighbours[row], self.neighbour_scores[row]
-        found = np.flatnonzero((rows != NO_ROW) & self._is_out(rows, now_ms))
+        there = (rows != NO_ROW) & self.catalogue.alive[rows]
+        found = np.flatnonzero(there if eligible is None else there & eligible.of(rows))
         return rows[found], scores[found]
-
-    def _is_out(self, rows: Rows, now_ms: int) -> NDArray[np.bool_]:
-        """(n,): available, and released."""
-        return self.catalogue.alive[rows] & (self.catalogue.created_ms[rows] <= now_ms)
 
 
 def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
@@ -131,6 +137,7 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
     return Artifacts(
         bundle=bundle,
         catalogue=catalogue,
+        eligibility=Eligibility(catalogue),
         index=index,
         tower=tower,
         neighbours=near["neighbours"],

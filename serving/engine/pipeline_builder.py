@@ -11,8 +11,8 @@ from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
 from recsys.models.encoding import OFFSETS
 from recsys.pipeline.compiled_recall import CompiledRecall
-from recsys.pipeline.filters import DeletedFilter, SeenFilter, UpcomingFilter
-from recsys.pipeline.hydrators import HistoryHydrator
+from recsys.pipeline.filters import DeletedFilter, EligibleFilter, SeenFilter
+from recsys.pipeline.hydrators import EligibilityHydrator, HistoryHydrator
 from recsys.pipeline.pipeline import Pipeline
 from recsys.pipeline.stages import QueryHydrator, SideEffect, Source
 from recsys.ranking.compiled import open_ranker
@@ -20,6 +20,7 @@ from recsys.ranking.impression_discount import ImpressionDiscount
 from recsys.ranking.scorer import Ranker, RankScorer
 from recsys.ranking.taste import TASTE
 from recsys.ranking.value_model import DEFAULT_WEIGHTS, ValueModel
+from recsys.recall.filtered import FilteredSource
 from recsys.recall.fresh import FreshSource
 from recsys.recall.item_to_item import ItemToItemSource
 from recsys.recall.merge import QuotaMerger
@@ -112,6 +113,7 @@ class PipelineBuilder:
         blocked = [RuleFilter(rules, catalogue)] if rules else []
         repeats = repeats_of(loaded.bundle) if config.repeats is None else config.repeats
         history = HistoryHydrator(catalogue, ENGAGED_VISITS.size, repeats, config.native)
+        eligible = EligibleFilter(loaded.eligibility)
         value = ValueModel(dict(path.weights))
         sources: list[Source] = [
             config.services.two_tower(loaded, limit=3 * n // 4),
@@ -120,15 +122,17 @@ class PipelineBuilder:
             popular,
             FreshSource(catalogue, limit=n // 10),
             *([RepeatConsumptionSource()] if repeats.days else []),
+            FilteredSource(limit=n),
             *([PinnedSource(rules, catalogue)] if rules else []),
         ]
-        merger = QuotaMerger({name: int(share * n) for name, share in _QUOTAS.items()}, limit=n)
+        quotas = {name: int(share * n) for name, share in _QUOTAS.items()}
+        merger = QuotaMerger(quotas, limit=n, weights={FilteredSource.name: 0.0})
         return Pipeline(
-            query_hydrators=[config.read_user, history],
+            query_hydrators=[config.read_user, EligibilityHydrator(loaded.eligibility), history],
             sources=sources,
             merger=merger,
             candidate_hydrators=[loaded.item_features],
-            filters=[SeenFilter(), DeletedFilter(catalogue), UpcomingFilter(catalogue), *blocked],
+            filters=[SeenFilter(), DeletedFilter(catalogue), eligible, *blocked],
             scorers=[
                 RankScorer(self.ranker, catalogue.trained, loaded.calibrations, value, loaded.taste),
                 *([ImpressionDiscount(_SHOWN, path.shown_discount)] if path.shown_discount != 1 else []),
@@ -138,7 +142,7 @@ class PipelineBuilder:
                 path.rerank, catalogue, loaded.index.vectors, rules, config.native, loaded.sameness
             ),
             side_effects=self._side_effects,
-            compiled=CompiledRecall(sources, merger, catalogue) if config.native else None,
+            compiled=CompiledRecall(sources, merger, catalogue, eligible) if config.native else None,
         )
 
 

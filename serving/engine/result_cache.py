@@ -26,6 +26,7 @@ from serving.engine.runtime import Runtime
 
 _NO_STATE = EntityState()
 _TEXT_BYTES = 100  # Python's overhead of a string in a set
+_TREE = 10  # bytes of a filter's conditions for each of its characters
 _LINE_BYTES = 700  # of one item of an answer: its line, its features, its part of the arrays
 _ACTS = 8  # the latest ones say how often the user acts
 _SHARE = 0.01  # a list lives for this share of the mean time between them
@@ -47,6 +48,7 @@ class Served(Struct, frozen=True, eq=False):
 
     answer: Answer
     lines: list[Recommendation]
+    until_ms: int | None = None  # when the first of the items stops being available; None: no end is known
     cached: bool = False
 
 
@@ -79,18 +81,27 @@ class ResultCache:
             version = self._version(runtime, query)
         except Unavailable:  # without the version a cached answer may be stale
             return _make(runtime, query)
-        asked = (query.k, frozenset(query.context.items()), query.excluded_items, query.allow_seen)
+        asked = (
+            query.k,
+            frozenset(query.context.items()),
+            query.excluded_items,
+            query.allow_seen,
+            query.filter.text if query.filter else "",
+            query.region,
+        )
         key = (query.user_id, asked, query.arm)
         due = partial(self._refresh, partial(self._renew, key, version, runtime, query))
         served = self.cache.get_or_make(key, lambda: self._timed(_make(runtime, query)), due, version)
         if served.answer.query.request_id == query.request_id:
             return served
+        if served.until_ms is not None and served.until_ms <= query.now_ms:
+            return _make(runtime, query)  # by the requests' clock, which need not be that of the cache
         now = replace(served.answer.query, request_id=query.request_id, now_ms=query.now_ms)
         answer = replace(served.answer, query=now)
         for stage in runtime.pipeline.side_effects:
             with contextlib.suppress(Unavailable):  # counted by the stage; the list is shown regardless
                 stage.after(answer)
-        return Served(answer, served.lines, cached=True)
+        return Served(answer, served.lines, served.until_ms, cached=True)
 
     def _renew(self, key: Hashable, version: Hashable, runtime: Runtime, query: Query) -> None:
         """Without a deadline: no request waits. If the user has acted meanwhile, the cache drops it."""
@@ -112,8 +123,10 @@ class ResultCache:
         """What is kept of an answer, and for how many seconds."""
         if served.answer.degraded:
             return _bare(served), 0.0
-        between_s = _seconds_between_acts(served.answer.query)
-        return _bare(served), min(max(self._ttl_s, _SHARE * between_s), self._longest_ttl_s)
+        query = served.answer.query
+        between_s = _seconds_between_acts(query)
+        left_s = math.inf if served.until_ms is None else (served.until_ms - query.now_ms) / MS_PER_SECOND
+        return _bare(served), min(max(self._ttl_s, _SHARE * between_s), self._longest_ttl_s, left_s)
 
 
 def _seconds_between_acts(query: Query) -> float:
@@ -125,21 +138,24 @@ def _seconds_between_acts(query: Query) -> float:
 
 
 def _weigh(served: Served) -> int:
-    """Approximate bytes. Exclusions and context count too: the client decides their size, and both are in the key."""
+    """Approximate bytes. Exclusions, context and filter count too: the client decides their size, and they are in the
+    key."""
     query = served.answer.query
-    texts = [*query.excluded_items, *query.context, *query.context.values()]
+    texts = [*query.excluded_items, *query.context, *query.context.values(), query.region]
+    texts += [_TREE * query.filter.text] if query.filter else []
     return _LINE_BYTES * (1 + len(served.lines)) + sum(_TEXT_BYTES + len(text) for text in texts)
 
 
 def _make(runtime: Runtime, query: Query, shown: bool = True) -> Served:
     answer = runtime.pipeline.answer(query, shown)
-    return Served(answer, _lines(runtime, answer))
+    until_ms = runtime.artifacts.eligibility.closes_ms(answer.candidates.rows)
+    return Served(answer, _lines(runtime, answer), until_ms)
 
 
 def _bare(served: Served) -> Served:
-    """Without the user's state, which is many times as large as the list."""
-    answer = replace(served.answer, query=replace(served.answer.query, user=_NO_STATE))
-    return Served(answer, served.lines)
+    """Without the user's state and the mask of items, which are many times as large as the list."""
+    query = replace(served.answer.query, user=_NO_STATE, eligible=None)
+    return Served(replace(served.answer, query=query), served.lines, served.until_ms)
 
 
 def _lines(runtime: Runtime, answer: Answer) -> list[Recommendation]:

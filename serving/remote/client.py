@@ -65,8 +65,9 @@ class RemoteTwoTower:
         history, types, gaps, known = (
             Array.of(a[None]) for a in (query.history, query.types, query.gaps, profile)
         )
-        n = self._limit + min(query.hidden, self._limit)
-        call = NearestCall(self._version, history, types, gaps, known, n)
+        n = self._limit + min(query.hidden_from_user, self._limit)
+        asked = query.now_ms, query.filter.text if query.filter else "", query.region
+        call = NearestCall(self._version, history, types, gaps, known, n, *asked)
         rows = self._rows(self._client.call(NEAREST, call, Nearest))
         return rows[query.may_show(rows)][: self._limit]
 

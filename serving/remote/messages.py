@@ -42,7 +42,8 @@ class RankCall(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NearestCall(msgspec.Struct, frozen=True, array_like=True):
-    """A user's encoded history, (1, L) int64 each, profile, (1, PROFILE_SLOTS) int64, and the number of items."""
+    """A user's encoded history, (1, L) int64 each, profile, (1, PROFILE_SLOTS) int64, the number of items, and what
+    they must be: eligible at this time, in this region and by this filter."""
 
     version: str
     history: Array
@@ -50,6 +51,9 @@ class NearestCall(msgspec.Struct, frozen=True, array_like=True):
     gaps: Array
     profile: Array
     n: int
+    now_ms: int
+    filter: str
+    region: str
 
 
 class Nearest(msgspec.Struct, frozen=True, array_like=True):

@@ -3,8 +3,10 @@
 import numpy as np
 
 from recsys.bundle import Bundle
-from recsys.contracts.errors import InvalidBundle
+from recsys.contracts.errors import InvalidBundle, InvalidFilter
+from recsys.contracts.filters import parse_filter
 from recsys.items.catalogue import Catalogue
+from recsys.items.eligibility import Eligibility
 from recsys.items.item_table import read_items
 from recsys.recall.live_items import LiveItems
 from recsys.recall.two_tower import UserTower
@@ -26,6 +28,7 @@ class RecallService:
             raise InvalidBundle(f"{bundle.path.name}: items and vectors differ in number")
         self.bundle = bundle
         self._catalogue = Catalogue(items)
+        self._eligibility = Eligibility(self._catalogue)
         self._index = place.open(bundle, arrays["vectors"])
         live = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
         self.live = LiveCatalogue(self._catalogue, live)
@@ -41,7 +44,14 @@ class RecallService:
         vector = self._tower.vectors(*inputs)
         if not np.isfinite(vector).all():
             raise ValueError("the user tower gave NaN or infinity")
-        rows = self._index.search(vector, call.n).of(0).copy()
+        asked = parse_filter(call.filter) if call.filter else None
+        try:
+            eligible = self._eligibility.of(call.now_ms, asked, call.region)
+        except (
+            InvalidFilter
+        ):  # an item with the attribute has reached the caller alone, until the feed brings it here
+            return Nearest(Array.of(np.empty(0, np.int32)), [])
+        rows = self._index.search(vector, call.n, eligible).of(0).copy()
         newer = np.flatnonzero(rows >= self._catalogue.trained)
         ids = self._catalogue.ids(rows[newer].tolist())
         rows[newer] = -1 - np.arange(len(newer), dtype=np.int32)

@@ -17,6 +17,10 @@ _TOP = 6  # features listed per item
 def explain(
     user: Annotated[str, typer.Argument(help="User id; an unknown id is a new user.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
+    filter: Annotated[
+        str, typer.Option(help="Which items may be shown, such as 'price <= 20' (docs/serving.md).")
+    ] = "",
+    region: Annotated[str, typer.Option(help="Where the request comes from.")] = "",
     api: Annotated[str, typer.Option(help="URL of the API.")] = "http://127.0.0.1:8000",
     key: Annotated[str, typer.Option(envvar="API_KEY", help="API key, if the API requires one.")] = "",
     as_json: JsonFlag = False,
@@ -25,10 +29,10 @@ def explain(
 
     The API logs the list as shown, like any other.
 
-    Example: recsys explain 196 -k 5
+    Example: recsys explain 196 -k 5 --filter '"Comedy" in categories'
     """
     with Client(api, key, timeout_s=30.0) as client:
-        answer = client.recommend(user, k, explain=True)
+        answer = client.recommend(user, k, explain=True, filter=filter, region=region)
     if as_json:
         print_json(msgspec.to_builtins(answer))
     else:

@@ -99,14 +99,12 @@ class Recall {
     // Returns (rows, ranks, score), the number of rows by channel, that of merged rows, the filters' counts, and the
     // milliseconds of each channel, of the merger and of the filters.
     py::tuple gather(const std::vector<Array<int32_t>>& given, Array<int32_t> recent, Array<int32_t> seen,
-                     Array<int32_t> excluded, size_t upcoming, int64_t now_ms, Array<int32_t> neighbours,
+                     Array<int32_t> excluded, Array<bool> eligible, size_t n_hidden, Array<int32_t> neighbours,
                      Array<float> neighbour_scores, Array<float> recency, Array<int32_t> popular,
                      const py::dict& by_category, Array<int32_t> fresh_pool, int64_t turns,
-                     Array<int32_t> main_category, Array<bool> alive, Array<int64_t> created_ms) {
-        const Hidden hidden(marks_, view(seen, "seen"), view(excluded, "excluded"), view(created_ms, "created_ms"),
-                            now_ms);
-        const size_t n_hidden = static_cast<size_t>(seen.size() + excluded.size()) + upcoming;
-        check(alive.size() == created_ms.size(), "alive and created_ms of every row");
+                     Array<int32_t> main_category, Array<bool> alive) {
+        const Hidden hidden(marks_, static_cast<size_t>(alive.size()), view(seen, "seen"), view(excluded, "excluded"),
+                            view(eligible, "eligible"));
         std::vector<Channel> channels;
         std::vector<size_t> counts;
         std::vector<double> ms;
@@ -148,8 +146,9 @@ class Recall {
         const auto width = static_cast<py::ssize_t>(channels.size());
         return py::make_tuple(
             array_of(merged.rows, {n}), array_of(merged.ranks, {n, width}), array_of(merged.score, {n}), counts, n_merged,
-            py::make_tuple(removed.seen, removed.excluded, removed.deleted, removed.upcoming, removed.after_seen,
-                           removed.after_deleted, removed.after_upcoming),
+            py::make_tuple(removed.seen, removed.excluded, removed.deleted,
+                           array_of(removed.ineligible, {static_cast<py::ssize_t>(removed.ineligible.size())}),
+                           removed.after_seen, removed.after_deleted, removed.after_eligible),
             ms);
     }
 
@@ -219,11 +218,11 @@ PYBIND11_MODULE(_core, m) {
         .def(py::init<const std::vector<std::tuple<int, size_t, size_t, size_t, float>>&, size_t>(), py::kw_only(),
              py::arg("channels"), py::arg("limit"))
         .def("gather", &Recall::gather, py::kw_only(), py::arg("given"), py::arg("recent").noconvert(),
-             py::arg("seen").noconvert(), py::arg("excluded").noconvert(), py::arg("upcoming"), py::arg("now_ms"),
-             py::arg("neighbours").noconvert(), py::arg("neighbour_scores").noconvert(),
+             py::arg("seen").noconvert(), py::arg("excluded").noconvert(), py::arg("eligible").noconvert(),
+             py::arg("hidden"), py::arg("neighbours").noconvert(), py::arg("neighbour_scores").noconvert(),
              py::arg("recency").noconvert(), py::arg("popular").noconvert(), py::arg("by_category"),
              py::arg("fresh_pool").noconvert(), py::arg("turns"), py::arg("main_category").noconvert(),
-             py::arg("alive").noconvert(), py::arg("created_ms").noconvert());
+             py::arg("alive").noconvert());
     py::class_<HistoryEncoder>(m, "HistoryEncoder")
         .def(py::init<const py::dict&, size_t>(), py::kw_only(), py::arg("types"), py::arg("length"))
         .def("encode", &encode, py::kw_only(), py::arg("engaged"), py::arg("seen"), py::arg("disliked"),

@@ -58,10 +58,10 @@ class Hidden {
   public:
     static constexpr uint8_t SEEN = 1, EXCLUDED = 2;
 
-    Hidden(std::vector<uint8_t>& marks, View<int32_t> seen, View<int32_t> excluded, View<int64_t> created_ms,
-           int64_t now_ms)
-        : marks_(marks), seen_(seen), excluded_(excluded), created_ms_(created_ms), now_ms_(now_ms) {
-        if (created_ms.rows > marks_.size()) marks_.resize(created_ms.rows + created_ms.rows / 8);
+    // eligible: by row; empty: all are. Rows beyond its end are not.
+    Hidden(std::vector<uint8_t>& marks, size_t n_rows, View<int32_t> seen, View<int32_t> excluded, View<bool> eligible)
+        : marks_(marks), n_rows_(n_rows), seen_(seen), excluded_(excluded), eligible_(eligible) {
+        if (n_rows > marks_.size()) marks_.resize(n_rows + n_rows / 8);
         for (const auto& rows : {seen, excluded}) {
             for (size_t i = 0; i < rows.rows; i++) check_row(rows[i]);
         }
@@ -75,21 +75,24 @@ class Hidden {
     Hidden(const Hidden&) = delete;
     Hidden& operator=(const Hidden&) = delete;
 
-    size_t n_rows() const { return created_ms_.rows; }
+    size_t n_rows() const { return n_rows_; }
     void check_row(int32_t row) const {
-        check(row >= 0 && static_cast<size_t>(row) < created_ms_.rows, "a row that no item has");
+        check(row >= 0 && static_cast<size_t>(row) < n_rows_, "a row that no item has");
     }
     uint8_t marks(int32_t row) const { return marks_[static_cast<size_t>(row)]; }
-    bool is_upcoming(int32_t row) const { return created_ms_[static_cast<size_t>(row)] > now_ms_; }
-    bool may_show(int32_t row) const { return !marks(row) && !is_upcoming(row); }
+    bool is_eligible(int32_t row) const {
+        const auto at = static_cast<size_t>(row);
+        return !eligible_.rows || (at < eligible_.rows && eligible_[at]);
+    }
+    bool may_show(int32_t row) const { return !marks(row) && is_eligible(row); }
 
   private:
     uint8_t& mark(int32_t row) { return marks_[static_cast<size_t>(row)]; }
 
     std::vector<uint8_t>& marks_;
+    size_t n_rows_;
     View<int32_t> seen_, excluded_;
-    View<int64_t> created_ms_;
-    int64_t now_ms_;
+    View<bool> eligible_;
 };
 
 // The first `limit` rows that may be shown, among the first `scanned`.
@@ -227,11 +230,12 @@ inline Merged merge(const std::vector<Channel>& channels, size_t limit, size_t n
 }
 
 struct Removed {  // counts by reason, as the filters find them one after the other
-    size_t seen = 0, excluded = 0, deleted = 0, upcoming = 0;
-    size_t after_seen = 0, after_deleted = 0, after_upcoming = 0;
+    size_t seen = 0, excluded = 0, deleted = 0;
+    Rows ineligible;
+    size_t after_seen = 0, after_deleted = 0, after_eligible = 0;
 };
 
-// `SeenFilter`, `DeletedFilter`, `UpcomingFilter`: compacts the candidates in place.
+// `SeenFilter`, `DeletedFilter`, `EligibleFilter`: compacts the candidates in place.
 inline Removed filter(Merged& merged, size_t width, View<bool> alive, const Hidden& hidden) {
     Removed removed;
     size_t kept = 0;
@@ -247,8 +251,8 @@ inline Removed filter(Merged& merged, size_t width, View<bool> alive, const Hidd
             continue;
         }
         removed.after_deleted++;
-        if (hidden.is_upcoming(row)) {
-            removed.upcoming++;
+        if (!hidden.is_eligible(row)) {
+            removed.ineligible.push_back(row);
             continue;
         }
         merged.rows[kept] = row;
@@ -256,7 +260,7 @@ inline Removed filter(Merged& merged, size_t width, View<bool> alive, const Hidd
         std::copy_n(&merged.ranks[i * width], width, &merged.ranks[kept * width]);
         kept++;
     }
-    removed.after_upcoming = kept;
+    removed.after_eligible = kept;
     merged.rows.resize(kept);
     merged.score.resize(kept);
     merged.ranks.resize(kept * width);

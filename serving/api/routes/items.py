@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Response
 
 from recsys.contracts.changes import ItemChange, parse_item_change
+from recsys.contracts.filters import MAX_LENGTH, parse_filter
 from recsys.contracts.types import Item, Topic
 from recsys.store.base import FeatureStore
 from serving.api.accepted_changes import ChangeIntake, IdempotencyKey
@@ -19,8 +20,9 @@ from serving.api.dependencies import (
     UncountedWriter,
     Writer,
 )
-from serving.api.schemas import Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
+from serving.api.schemas import Creator, Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
 from serving.api.security import Caller
+from serving.api.wire import FILTER
 from serving.problems import Problem
 
 router = APIRouter(tags=["items"])
@@ -34,6 +36,8 @@ def similar(
     clock: Clock,
     item_id: ItemId,
     k: Annotated[int, Query(ge=1, le=1_000, description="neighbours wanted")] = 20,
+    filter: Annotated[str, Query(max_length=MAX_LENGTH, description=FILTER)] = "",
+    region: Annotated[Creator, Query(description="where the request comes from")] = "",
 ) -> SimilarItems:
     """The nearest items of an item: those that the same users engage with, filled up by vector distance. An item that
     is newer than the bundle has neighbours by its vector."""
@@ -42,7 +46,8 @@ def similar(
     row = catalogue.rows.get(item_id)
     if row is None or not catalogue.alive[row]:
         raise Problem(404, f"item {item_id!r} is not in the catalogue; add it with POST /v1/items")
-    rows, scores = runtime.artifacts.similar(row, k, clock())
+    asked = parse_filter(filter) if filter.strip() else None
+    rows, scores = runtime.artifacts.similar(row, k, clock(), asked, region)
     return SimilarItems(
         item_id=item_id,
         bundle=runtime.bundle.manifest.version,
@@ -104,4 +109,7 @@ def _item(entry: ItemEntry, now_ms: int) -> Item:
         creator=entry.creator,
         created_ms=now_ms if entry.created_ms is None else entry.created_ms,
         attributes=entry.attributes,
+        available_from_ms=entry.available_from_ms,
+        available_until_ms=entry.available_until_ms,
+        regions=tuple(entry.regions),
     )

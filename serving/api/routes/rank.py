@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recsys.contracts.request import Candidates
+from recsys.contracts.request import Candidates, Query, Rows
 from serving.api.body import JSON
 from serving.api.openapi import REQUEST_ID, answer, body, problems
 from serving.api.request_path import Prepared, RequestPath
@@ -27,6 +27,7 @@ _EXAMPLE = {
     "arms": {},
     "items": [{"item_id": "302", "score": 0.84, "scores": _SCORES}],
     "unknown": ["377"],
+    "ineligible": {"242": ["unavailable"]},
     "degraded": [],
     "ms": 2.3,
 }
@@ -41,14 +42,22 @@ _EXAMPLE = {
     | problems(400, 401, 403, 413, 429, 503),
 )
 async def rank(request: Request) -> Response:
-    """All of them come back in the order of the ranker, with the score of each head; nothing is filtered or rearranged,
-    and nothing is logged as shown."""
+    """They come back in the order of the ranker, with the score of each head. Those that may not be shown now, by their
+    window, region or the filter, are named with the reason; seen ones stay. Nothing is rearranged or logged as
+    shown."""
     began = time.perf_counter()
     path: RequestPath = request.app.state.request_path
     asked = await path.read(request, _decoder)
-    prepared = path.prepare(
-        request_id(request), asked.user_id, len(asked.items), asked.context, path.now_ms()
+    query = Query(
+        request_id=request_id(request),
+        user_id=asked.user_id,
+        k=len(asked.items),
+        now_ms=path.now_ms(),
+        context=asked.context,
+        filter=asked.parsed_filter,
+        region=asked.region,
     )
+    prepared = path.prepare(query)
     content = await path.admission.compute(_answer, path, prepared, asked.items, began)
     return Response(content, media_type=JSON)
 
@@ -56,20 +65,25 @@ async def rank(request: Request) -> Response:
 def _answer(path: RequestPath, prepared: Prepared, items: list[str], began: float) -> bytes:
     """Everything of a request that costs processor time; runs in the pool."""
     runtime, assigned, query = prepared
-    catalogue = runtime.catalogue
+    catalogue, eligibility = runtime.catalogue, runtime.artifacts.eligibility
+    if query.filter is not None:
+        eligibility.check(query.filter)
     asked = list(dict.fromkeys(items))
     rows = catalogue.rows_of(asked)
     rows = rows[catalogue.alive[rows]]
     known = set(catalogue.ids(rows.tolist()))
     answer = runtime.pipeline.rank(query, rows)
     path.telemetry.answer(answer)
+    ranked, query = answer.candidates, answer.query
+    may_show = np.ones(len(ranked), bool) if query.eligible is None else query.eligible.of(ranked.rows)
     return _encode(
         Ranking(
             request_id=query.request_id,
             user_id=query.user_id,
             bundle=runtime.bundle.manifest.version,
             arms=dict(assigned.arms),
-            items=_lines(runtime, answer.candidates),
+            items=_lines(runtime, ranked.take(may_show)),
+            ineligible=_reasons(runtime, query, ranked.rows[~may_show]),
             unknown=[item_id for item_id in asked if item_id not in known],
             degraded=path.degraded(prepared, answer),
             ms=round((time.perf_counter() - began) * 1e3, 3),
@@ -86,3 +100,12 @@ def _lines(runtime: Runtime, ranked: Candidates) -> list[RankedItem]:
             runtime.catalogue.ids(ranked.rows.tolist()), ranked.score.tolist(), scores.tolist(), strict=True
         )
     ]
+
+
+def _reasons(runtime: Runtime, query: Query, rows: Rows) -> dict[str, list[str]]:
+    """Item id → why it may not be shown."""
+    masks = runtime.artifacts.eligibility.reasons(rows, query.now_ms, query.filter, query.region)
+    return {
+        item_id: [reason for reason, holds in masks.items() if holds[i]]
+        for i, item_id in enumerate(runtime.catalogue.ids(rows.tolist()))
+    }

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.contracts.errors import RecsysError
+from recsys.contracts.request import Query
 from recsys.contracts.truth import truth
 from recsys.observability.tracing import current_span
 from recsys.store.base import FeatureStore
@@ -59,15 +60,27 @@ class Recommender:
         k = asked.k or settings.default_k
         if k > settings.max_k:
             raise Problem(422, f"k: {k} is more than {settings.max_k}, the most that one answer may have")
-        prepared = self.path.prepare(
-            own_id, asked.user_id, k, asked.context, now_ms, excluded, asked.allow_seen, explain
+        query = Query(
+            request_id=own_id,
+            user_id=asked.user_id,
+            k=k,
+            now_ms=now_ms,
+            context=asked.context,
+            excluded_items=excluded,
+            allow_seen=asked.allow_seen,
+            filter=asked.parsed_filter,
+            region=asked.region,
+            explain=explain,
         )
+        prepared = self.path.prepare(query)
         return await self.path.admission.compute(self._answer, prepared, earlier, began)
 
     def _answer(self, prepared: Prepared, earlier: tuple[str, ...] | None, began: float) -> bytes:
         """Everything of a request that costs processor time; runs in the pool. `earlier`: items of earlier pages, None
         for a list without pages."""
         runtime, assigned, query = prepared
+        if query.filter is not None:
+            runtime.artifacts.eligibility.check(query.filter)
         served = self.results.answer(runtime, query)
         answer = served.answer
         if not served.cached:
@@ -142,7 +155,12 @@ _EXPLAIN = {
     operation_id="recommend",
     openapi_extra={
         "parameters": [_EXPLAIN],
-        **body(RecommendationRequest, user=_ASKED, first_page=_ASKED | {"cursor": ""}),
+        **body(
+            RecommendationRequest,
+            user=_ASKED,
+            first_page=_ASKED | {"cursor": ""},
+            filtered=_ASKED | {"filter": 'price <= 20 and "Comedy" in categories', "region": "de"},
+        ),
     },
     responses=answer(200, "The list, the best item first", Recommendations, _EXAMPLE)
     | problems(400, 401, 403, 410, 413, 429, 503),

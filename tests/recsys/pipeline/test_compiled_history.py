@@ -26,7 +26,6 @@ FIELDS = (
     "seen_rows",
     "repeat_rows",
     "excluded_rows",
-    "upcoming_rows",
 )
 
 

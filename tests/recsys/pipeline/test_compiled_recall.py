@@ -8,13 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from recsys.contracts.filters import parse_filter
 from recsys.contracts.request import Answer, Query, Rows
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, Item
 from recsys.items.catalogue import Catalogue
+from recsys.items.eligibility import Eligibility
 from recsys.pipeline.compiled_recall import CompiledRecall
-from recsys.pipeline.filters import DeletedFilter, SeenFilter, UpcomingFilter
+from recsys.pipeline.filters import DeletedFilter, EligibleFilter, SeenFilter
+from recsys.pipeline.hydrators import EligibilityHydrator
 from recsys.pipeline.pipeline import Pipeline
 from recsys.pipeline.stages import Source
+from recsys.recall.filtered import FilteredSource
 from recsys.recall.fresh import FreshSource
 from recsys.recall.item_to_item import ItemToItemSource
 from recsys.recall.merge import QuotaMerger
@@ -24,6 +28,8 @@ from tests.recsys.native.built import needs_native
 from tests.recsys.pipeline.fakes import Fake, source, top_k
 
 NOW_MS = 20_000 * MS_PER_DAY + 12 * MS_PER_MINUTE
+
+FILTERS = ["", "", 'creator == "a"', 'not creator in ["a", "b"] or categories == "c0"', 'creator == "nobody"']
 
 pytestmark = needs_native
 
@@ -37,7 +43,14 @@ def world(rng: random.Random) -> tuple[Pipeline, Catalogue]:
         age_ms = rng.choice([-MS_PER_DAY, -1, 0, 1, 1, MS_PER_DAY, 40 * MS_PER_DAY])
         created_ms = rng.choice([0, NOW_MS - age_ms])
         chosen = tuple(rng.sample(categories, rng.randint(0, 1)))
-        return Item(f"i{i}", categories=chosen, creator=rng.choice(["", "a", "b"]), created_ms=created_ms)
+        return Item(
+            f"i{i}",
+            categories=chosen,
+            creator=rng.choice(["", "a", "b"]),
+            created_ms=created_ms,
+            available_until_ms=rng.choice([0, 0, NOW_MS, NOW_MS + 1]),
+            regions=rng.choice([(), (), ("de", "at"), ("fr",)]),
+        )
 
     catalogue = Catalogue([item(i) for i in range(n)])
     scores = np.array([rng.choice([0, 1, 1, 2, 5]) for _ in range(n)], np.float32)
@@ -54,19 +67,21 @@ def world(rng: random.Random) -> tuple[Pipeline, Catalogue]:
         PopularInCategoriesSource(table, catalogue, limit=rng.choice([1, 10])),
         PopularSource(table, limit=rng.choice([1, 40]), optional=False),
         FreshSource(catalogue, limit=rng.choice([1, 2, 9])),
+        FilteredSource(limit=rng.choice([1, 40])),
         source("pinned", *rng.sample(range(n), rng.randint(0, min(n, 2)))),
     ]
+    eligible = EligibleFilter(Eligibility(catalogue))
     quotas = {s.name: rng.choice([0, 1, 5]) for s in rng.sample(sources, 4)}
-    merger = QuotaMerger(quotas, limit, {model.name: rng.choice([1.0, 0.3])})
+    merger = QuotaMerger(quotas, limit, {model.name: rng.choice([1.0, 0.3]), "filtered": 0.0})
     pipeline = Pipeline(
-        query_hydrators=[],
+        query_hydrators=[EligibilityHydrator(eligible.eligibility)],
         sources=sources,
         merger=merger,
         candidate_hydrators=[],
-        filters=[SeenFilter(), DeletedFilter(catalogue), UpcomingFilter(catalogue), odd_rows_are_blocked()],
+        filters=[SeenFilter(), DeletedFilter(catalogue), eligible, odd_rows_are_blocked()],
         scorers=[],
         selector=Fake("top_k", top_k),
-        compiled=CompiledRecall(sources, merger, catalogue),
+        compiled=CompiledRecall(sources, merger, catalogue, eligible),
     )
     return pipeline, catalogue
 
@@ -85,7 +100,8 @@ def user(rng: random.Random, catalogue: Catalogue) -> Query:
         recent_rows=some(25),
         seen_rows=np.sort(some(len(catalogue))),
         excluded_rows=np.sort(some(3)),
-        upcoming_rows=catalogue.upcoming(NOW_MS),
+        filter=parse_filter(asked) if (asked := rng.choice(FILTERS)) else None,
+        region=rng.choice(["", "de"]),
     )
 
 
@@ -139,7 +155,7 @@ def test_what_was_found_before_it_was_late_counts() -> None:
     pipeline, catalogue = world(random.Random(4))
     sources = [Fake("two_tower", slow), *pipeline.sources[1:]]
     query = replace(user(random.Random(5), catalogue), deadline_s=9.0, seen_rows=np.empty(0, np.int32))
-    compiled = CompiledRecall(sources, pipeline.merger, catalogue)  # type: ignore[arg-type]
+    compiled = CompiledRecall(sources, pipeline.merger, catalogue, pipeline.filters[2])  # type: ignore[arg-type]
     late = answered(changed(pipeline, compiled=compiled))
     stages = answered(changed(pipeline, compiled=None))
     assert not late.compiled
@@ -156,7 +172,7 @@ def test_a_source_that_fails_is_named_and_the_others_answer() -> None:
     pipeline, catalogue = world(random.Random(4))
     broken = Fake("two_tower", fails)
     sources = [broken, *pipeline.sources[1:]]
-    compiled = CompiledRecall(sources, pipeline.merger, catalogue)  # type: ignore[arg-type]
+    compiled = CompiledRecall(sources, pipeline.merger, catalogue, pipeline.filters[2])  # type: ignore[arg-type]
     query = user(random.Random(5), catalogue)
     answer = changed(pipeline, sources=sources, compiled=compiled).answer(query)
     assert answer.compiled

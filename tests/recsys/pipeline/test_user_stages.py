@@ -10,10 +10,11 @@ from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.types import MS_PER_DAY, EventType, Item
 from recsys.features.definitions import DISLIKED_VISITS, ENGAGED_VISITS, SEEN_VISITS
 from recsys.items.catalogue import Catalogue
+from recsys.items.eligibility import Eligibility
 from recsys.models.encoding import TYPE_NUMBERS
 from recsys.pipeline import hydrators
-from recsys.pipeline.filters import DeletedFilter, SeenFilter, UpcomingFilter
-from recsys.pipeline.hydrators import HistoryHydrator, UserHydrator
+from recsys.pipeline.filters import DeletedFilter, EligibleFilter, SeenFilter
+from recsys.pipeline.hydrators import EligibilityHydrator, HistoryHydrator, UserHydrator
 from recsys.pipeline.stages import Filter, QueryHydrator
 from recsys.recall.repeat_consumption import RepeatPolicy
 from recsys.store.base import FeatureStore
@@ -124,12 +125,12 @@ def test_deleted_items_are_removed() -> None:
 
 def test_items_come_out_with_the_clock_alone() -> None:
     items = Catalogue([Item("out", created_ms=5), Item("undated"), Item("later", created_ms=100)])
-    stage: Filter = UpcomingFilter(items)
+    eligibility = Eligibility(items)
+    stage: Filter = EligibleFilter(eligibility)
     every = no_channels(np.arange(3, dtype=np.int32))
     for now_ms, upcoming in ((99, [2]), (100, []), (4, [0, 2]), (99, [2])):
-        query = HistoryHydrator(items, 4).hydrate_query(Query("r", "u", 3, now_ms))
-        assert np.flatnonzero(stage.remove(query, every)["upcoming"]).tolist() == upcoming
+        query = EligibilityHydrator(eligibility).hydrate_query(Query("r", "u", 3, now_ms))
+        removed = stage.remove(query, every)
+        assert np.flatnonzero(removed.get("upcoming", [])).tolist() == upcoming
         assert np.flatnonzero(~query.may_show(every.rows)).tolist() == upcoming
         assert query.hidden == len(upcoming)
-    items.put([Item("new", created_ms=100)])
-    assert items.upcoming(99).tolist() == [2, 3]

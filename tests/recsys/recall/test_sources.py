@@ -9,6 +9,8 @@ from recsys.contracts.request import Query, Rows
 from recsys.contracts.state import Visit
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, MS_PER_MINUTE, EventType, Item
 from recsys.items.catalogue import Catalogue
+from recsys.items.eligibility import Eligibility
+from recsys.pipeline.hydrators import EligibilityHydrator
 from recsys.pipeline.stages import Source
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.fresh import FreshSource
@@ -217,11 +219,10 @@ def test_announced_items_are_fresh_when_they_come_out_and_in_nobody_s_way_before
     catalogue = Catalogue(ITEMS)
     source = FreshSource(catalogue, limit=3, refresh_ms=0)
     catalogue.put([Item(f"announced {n}", created_ms=30_000 + n) for n in range(99)])
-    assert source.recall(query()).tolist() == [11, 10, 9]
-    assert source.recall(replace(query(), now_ms=30_098)).tolist()[:2] == [
-        len(catalogue) - 1,
-        len(catalogue) - 2,
-    ]
+    hydrator = EligibilityHydrator(Eligibility(catalogue))
+    assert source.recall(hydrator.hydrate_query(query())).tolist() == [11, 10, 9]
+    then = hydrator.hydrate_query(replace(query(), now_ms=30_098))
+    assert source.recall(then).tolist()[:2] == [len(catalogue) - 1, len(catalogue) - 2]
 
 
 @pytest.mark.parametrize("creator", ["", "one"])

@@ -1,0 +1,141 @@
+"""Which items a request may show: those that are out, within their window, in its region, and that its filter wants.
+
+The masks are kept: the one by time until the next item comes or goes, the one of a filter and a region as long as the
+catalogue has the same version.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.contracts.eligible import Eligible
+from recsys.contracts.filters import Among, Condition, Every, Field, Filter, Kind, Missing, Some
+from recsys.contracts.request import Rows
+from recsys.items.catalogue import Catalogue
+
+UPCOMING, UNAVAILABLE, REGION, FILTER = "upcoming", "unavailable", "region", "filter"
+_MAX_BYTES = 32 << 20  # of masks that are kept
+_REGIONS = Field("regions", Kind.TEXT)
+_NEVER_MS = np.iinfo(np.int64).max
+
+
+class _Window(NamedTuple):
+    """What time alone leaves, from `since_ms` and before `until_ms`; None: all items."""
+
+    version: int
+    since_ms: int
+    until_ms: int
+    eligible: Eligible | None
+
+
+class _Kept(NamedTuple):
+    version: int
+    window: Eligible | None
+    eligible: Eligible
+
+
+class Eligibility:
+    """Of one catalogue. Thread-safe."""
+
+    def __init__(self, catalogue: Catalogue, max_bytes: int = _MAX_BYTES) -> None:
+        self._catalogue = catalogue
+        self._max_bytes = max_bytes
+        self._window = _Window(-1, 0, 0, None)
+        self._kept: OrderedDict[Condition, _Kept] = OrderedDict()  # the latest used at the end
+        self._lock = threading.Lock()
+
+    def check(self, asked: Filter) -> None:
+        """Raises `InvalidFilter`: no item has an attribute of the filter, or not of the type that it asks for."""
+        self._catalogue.check(asked.condition)
+
+    def of(self, now_ms: int, asked: Filter | None = None, region: str = "") -> Eligible | None:
+        """What a request may show at this time; None: every item.
+        Raises `InvalidFilter`: as `check`."""
+        window = self._by_time(now_ms)
+        condition = self._condition(asked, region)
+        if condition is None:
+            return window
+        with self._lock:
+            kept = self._kept.get(condition)
+            if kept is not None and kept.version == self._catalogue.version and kept.window is window:
+                self._kept.move_to_end(condition)
+                return kept.eligible
+        version, mask = self._catalogue.select(condition)
+        if window is not None:
+            mask &= window.of(np.arange(len(mask), dtype=np.int32))
+        eligible = Eligible(mask, narrowed=True)
+        with self._lock:
+            self._kept[condition] = _Kept(version, window, eligible)
+            self._kept.move_to_end(condition)
+            while len(self._kept) > max(1, self._max_bytes // max(1, len(mask))):
+                self._kept.popitem(last=False)
+        return eligible
+
+    def reasons(
+        self, rows: Rows, now_ms: int, asked: Filter | None = None, region: str = ""
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Why the rows are not eligible: reason → (n,) bool. A row may have several reasons."""
+        catalogue = self._catalogue
+        starts, ends = catalogue.available_from_ms[rows], catalogue.available_until_ms[rows]
+        found = {
+            UPCOMING: catalogue.created_ms[rows] > now_ms,
+            UNAVAILABLE: (starts > now_ms) | ((ends != 0) & (ends <= now_ms)),
+        }
+        if catalogue.has_regions:
+            found[REGION] = ~self._holds(_in_region(region), rows)
+        if asked is not None:
+            found[FILTER] = ~self._holds(asked.condition, rows)
+        return found
+
+    def ineligible(self, now_ms: int, asked: Filter | None = None, region: str = "") -> dict[str, Rows]:
+        """All items that are not eligible by reason, without deleted ones."""
+        rows = np.flatnonzero(self._catalogue.alive).astype(np.int32)
+        masks = self.reasons(rows, now_ms, asked, region)
+        return {reason: rows[mask] for reason, mask in masks.items() if mask.any()}
+
+    def closes_ms(self, rows: Rows) -> int | None:
+        """When the first of these items stops being available; None: no end is known."""
+        if not self._catalogue.has_windows:
+            return None
+        ends = self._catalogue.available_until_ms[rows]
+        ends = ends[ends != 0]
+        return int(ends.min()) if len(ends) else None
+
+    def _condition(self, asked: Filter | None, region: str) -> Condition | None:
+        parts = ([asked.condition] if asked else []) + (
+            [_in_region(region)] if self._catalogue.has_regions else []
+        )
+        return Every(tuple(parts)) if len(parts) > 1 else parts[0] if parts else None
+
+    def _holds(self, condition: Condition, rows: Rows) -> NDArray[np.bool_]:
+        return Eligible(self._catalogue.select(condition)[1]).of(rows)
+
+    def _by_time(self, now_ms: int) -> Eligible | None:
+        """The items that are out, and within their window."""
+        window, version = self._window, self._catalogue.version
+        if window.version != version or not window.since_ms <= now_ms < window.until_ms:
+            window = self._window = _window(self._catalogue, version, now_ms)
+        return window.eligible
+
+
+def _window(catalogue: Catalogue, version: int, now_ms: int) -> _Window:
+    """`version` was read before: what changes meanwhile is searched for again."""
+    created = catalogue.created_ms
+    n = len(created)
+    edges, hidden = [created], created > now_ms
+    if catalogue.has_windows:
+        starts, ends = catalogue.available_from_ms[:n], catalogue.available_until_ms[:n]
+        edges += [starts, ends]
+        hidden |= (starts > now_ms) | ((ends != 0) & (ends <= now_ms))
+    since_ms = max(int(at.max(where=at <= now_ms, initial=0)) for at in edges)
+    until_ms = min(int(at.min(where=at > now_ms, initial=_NEVER_MS)) for at in edges)
+    return _Window(version, since_ms, until_ms, Eligible(~hidden) if hidden.any() else None)
+
+
+def _in_region(region: str) -> Condition:
+    """An item without regions is available everywhere; one with regions only where the region is known to be one."""
+    everywhere = Missing(_REGIONS)
+    return Some((everywhere, Among(_REGIONS, texts=frozenset({region})))) if region else everywhere

@@ -1,0 +1,127 @@
+"""What filters read of a catalogue: a column for each field that some filter has asked for, kept current from then on.
+
+A catalogue that is never filtered costs nothing here. The caller holds a lock.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.contracts.errors import InvalidFilter
+from recsys.contracts.filters import (
+    FIELDS,
+    Among,
+    Condition,
+    Every,
+    Field,
+    Kind,
+    Not,
+    Order,
+    Some,
+    conditions_of,
+)
+from recsys.contracts.text import CATEGORY_SEPARATOR
+from recsys.contracts.types import Item
+from recsys.items.text_column import TextColumn, Values, time_mask
+
+_LISTED = 20  # attributes that an error names
+_STALE = 1_000  # distinct values that may be left behind by changed items, besides one per item
+
+
+class FilterColumns:
+    """The columns, made when they are first needed."""
+
+    def __init__(self) -> None:
+        self._columns: dict[Field, TextColumn] = {}
+        self._names: set[str] | None = None  # of all attributes; None: nobody has asked
+
+    def write(self, rows: NDArray[np.int64], items: Sequence[Item]) -> None:
+        """The items of these rows are new, or others than before."""
+        if self._names is not None:
+            self._names.update(*(item.attributes for item in items))
+        for field, column in list(self._columns.items()):
+            column.write(rows, values_of(field, items))
+
+    def mask(
+        self, condition: Condition, items: Sequence[Item], columns: Mapping[str, NDArray[np.generic]]
+    ) -> NDArray[np.bool_]:
+        """(n,) bool: the items for which the condition holds.
+
+        Args:
+            items: all n of the catalogue, by row.
+            columns: `created_ms` and so on, at least n values each.
+
+        Raises:
+            InvalidFilter: as `check`.
+        """
+        self.check(condition, items)
+        return self._mask(condition, items, columns)
+
+    def check(self, condition: Condition, items: Sequence[Item]) -> None:
+        """Raises `InvalidFilter`: no item has an attribute of the condition, or not of the type that it asks for."""
+        for single in conditions_of(condition):
+            field = single.field
+            if field.kind is not Kind.ATTRIBUTE:
+                continue
+            if field.name not in self._known(items):
+                raise InvalidFilter(f"filter: no item has {field.name!r}; known are {self._listed(items)}")
+            column = self._column(field, items)
+            if (isinstance(single, Order) or (isinstance(single, Among) and single.numbers)) and (
+                not column.has_numbers
+            ):
+                raise InvalidFilter(
+                    f"filter: {field.name}: no item's is a number; compare it with texts, in quotes"
+                )
+            if isinstance(single, Among) and single.truths and not column.has_truths:
+                raise InvalidFilter(
+                    f"filter: {field.name}: no item's is true or false; compare it with texts"
+                )
+
+    def _mask(
+        self, condition: Condition, items: Sequence[Item], columns: Mapping[str, NDArray[np.generic]]
+    ) -> NDArray[np.bool_]:
+        match condition:
+            case Not(part):
+                return ~self._mask(part, items, columns)
+            case Every(parts):
+                return np.asarray(np.all([self._mask(part, items, columns) for part in parts], axis=0))
+            case Some(parts):
+                return np.asarray(np.any([self._mask(part, items, columns) for part in parts], axis=0))
+        if condition.field.kind is Kind.TIME:
+            times = columns[f"{condition.field.name}_ms"][: len(items)].astype(np.int64, copy=False)
+            return time_mask(times, condition)
+        return self._column(condition.field, items).mask(condition, len(items))
+
+    def _column(self, field: Field, items: Sequence[Item]) -> TextColumn:
+        column = self._columns.get(field)
+        if column is None or len(column) > 2 * len(items) + _STALE:
+            column = self._columns[field] = TextColumn()
+            column.write(np.arange(len(items)), values_of(field, items))
+        return column
+
+    def _known(self, items: Sequence[Item]) -> set[str]:
+        if self._names is None:
+            self._names = set().union(*(item.attributes for item in items))
+        return self._names
+
+    def _listed(self, items: Sequence[Item]) -> str:
+        names = [*FIELDS, *sorted(self._known(items))]
+        more = f" and {len(names) - len(FIELDS) - _LISTED} more" if len(names) > len(FIELDS) + _LISTED else ""
+        return ", ".join(names[: len(FIELDS) + _LISTED]) + more
+
+
+def values_of(field: Field, items: Iterable[Item]) -> list[Values]:
+    """Each item's values of a field that is no time."""
+    if field.kind is Kind.ATTRIBUTE:
+        return [_parts(item.attributes.get(field.name, "")) for item in items]
+    if field.name in ("categories", "regions"):
+        return [getattr(item, field.name) for item in items]
+    return [(text,) if (text := getattr(item, field.name)) else () for item in items]
+
+
+def _parts(text: str) -> Values:
+    """What is between the separators, without empty parts."""
+    if CATEGORY_SEPARATOR not in text:
+        return (text,) if text else ()
+    return tuple(part for each in text.split(CATEGORY_SEPARATOR) if (part := each.strip()))
