@@ -205,10 +205,12 @@ def _items(cells: Checker, table: ItemTable) -> Batch:
         "title": _text_or_empty(cells, table.title, free_text),
         "categories": _categories(cells, table),
         "creator": _text_or_empty(cells, table.creator, name_text),
-        "created_ms": _item_time(cells, table.created),
+        "created_ms": pa.array(
+            cells.time(table.created) if table.created else np.zeros(len(cells), np.int64)
+        ),
         "attributes": _attributes(cells, table.attributes),
-        "available_from_ms": _item_time(cells, table.available_from),
-        "available_until_ms": _item_time(cells, table.available_until),
+        "available_from_ms": _window_time(cells, table.available_from),
+        "available_until_ms": _window_time(cells, table.available_until),
         "regions": _regions(cells, table.regions),
     }
     if table.available_from and table.available_until:
@@ -217,14 +219,14 @@ def _items(cells: Checker, table: ItemTable) -> Batch:
     return _batch(cells, pa.table(columns, schema=ITEM_SCHEMA))
 
 
-def _item_time(cells: Checker, time: TimeColumn | None) -> pa.Array:
-    return pa.array(cells.time(time) if time else np.zeros(len(cells), np.int64))
+def _window_time(cells: Checker, time: TimeColumn | None) -> pa.Array:
+    return pa.array(cells.time(time)) if time else pa.nulls(len(cells), pa.int64())
 
 
 def _regions(cells: Checker, column: str | None) -> pa.Array:
     """One list of regions per item."""
     if column is None:
-        return pa.array([()] * len(cells), pa.list_(pa.string()))
+        return pa.nulls(len(cells), pa.list_(pa.string()))
     texts = cells.text(column, name_text).to_pylist()
     lists = [list(dict.fromkeys(filter(None, map(str.strip, _BETWEEN.split(cell or ""))))) for cell in texts]
     too_many = np.array([len(names) > MAX_REGIONS for names in lists], bool)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,7 +18,7 @@ ITEM_SCHEMA = pa.schema(
         pa.field("creator", pa.string(), nullable=False),
         pa.field("created_ms", pa.int64(), nullable=False),
         pa.field("attributes", pa.map_(pa.string(), pa.string()), nullable=False),
-        # null in tables of before these columns
+        # null: always, forever, everywhere; tables of before these columns lack them
         pa.field("available_from_ms", pa.int64()),
         pa.field("available_until_ms", pa.int64()),
         pa.field("regions", pa.list_(pa.string())),
@@ -32,12 +33,13 @@ def items_table(items: Sequence[Item]) -> pa.Table:
     """A table in `ITEM_SCHEMA`."""
     columns = {name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names}
     columns["attributes"] = [list(item.attributes.items()) for item in items]
+    columns |= {name: [value or None for value in columns[name]] for name in _OPTIONAL}
     return pa.table(columns, schema=ITEM_SCHEMA)
 
 
 def table_items(table: pa.Table) -> list[Item]:
     """The rows of a table that has the columns of `ITEM_SCHEMA`."""
-    columns = (table.column(name).to_pylist() for name in ITEM_SCHEMA.names)
+    columns = (_values(table.column(name)) for name in ITEM_SCHEMA.names)
     return [
         Item(
             item_id,
@@ -54,6 +56,11 @@ def table_items(table: pa.Table) -> list[Item]:
             *columns, strict=True
         )
     ]
+
+
+def _values(column: pa.ChunkedArray) -> Sequence[Any]:
+    """A column without a value, as most catalogues have some, costs nothing."""
+    return [None] * len(column) if column.null_count == len(column) else column.to_pylist()
 
 
 def read_items(path: Path) -> list[Item]:

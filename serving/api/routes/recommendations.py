@@ -159,7 +159,8 @@ _EXPLAIN = {
             RecommendationRequest,
             user=_ASKED,
             first_page=_ASKED | {"cursor": ""},
-            filtered=_ASKED | {"filter": 'price <= 20 and "Comedy" in categories', "region": "de"},
+            filtered=_ASKED
+            | {"filter": '"Comedy" in categories and created >= "1990-01-01"', "region": "de"},
         ),
     },
     responses=answer(200, "The list, the best item first", Recommendations, _EXAMPLE)

@@ -77,7 +77,8 @@ def by_api(entry: dict[str, Any]) -> Item | None:
         known = ItemEntry.model_validate(entry)
     except ValidationError:
         return None
-    return Item(**known.model_dump() | {"categories": tuple(known.categories), "created_ms": 0})
+    lists = {"categories": tuple(known.categories), "regions": tuple(known.regions)}
+    return Item(**known.model_dump() | lists | {"created_ms": 0})
 
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck))

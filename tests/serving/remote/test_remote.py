@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +12,12 @@ import msgspec
 import numpy as np
 import pytest
 import uvicorn
+from msgspec import structs
 from starlette.applications import Starlette
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.contracts.filters import parse_filter
 from recsys.contracts.request import Query
 from recsys.items.catalogue import Catalogue
 from recsys.recall.two_tower import TwoTowerSource, UserTower
@@ -28,7 +31,7 @@ from serving.service_assembly import assemble_service, recall_app
 from serving.settings import Role, ServingSettings
 from serving.telemetry import Telemetry
 from tests.bundles import tiny_items, write_tiny_bundle
-from tests.serving.conftest import Api, click, open_api
+from tests.serving.conftest import NOW_MS, Api, click, open_api
 from tests.serving.waiting import eventually
 
 
@@ -248,7 +251,7 @@ def test_what_is_known_of_a_user_reaches_the_tower_of_another_process(
 ) -> None:
     bundle = write_tiny_bundle(tmp_path, profile=profile)
     encoded = np.pad(np.array(history, np.int64), (5 - len(history), 0))
-    query = Query("r", "u", 5, 0, attributes=attributes, history=encoded, types=encoded, gaps=encoded)
+    query = Query("r", "u", 5, NOW_MS, attributes=attributes, history=encoded, types=encoded, gaps=encoded)
     vectors = bundle.arrays("item_vectors.safetensors")["vectors"]
     here = TwoTowerSource(
         UserTower(bundle.file("user_tower.onnx"), vectors), IndexPlace().open(bundle, vectors), limit=7
@@ -259,6 +262,27 @@ def test_what_is_known_of_a_user_reaches_the_tower_of_another_process(
     found = here.recall(query).tolist()
     assert there.recall(query).tolist() == found
     assert len(found) == (7 if history or (attributes and profile) else 0)
+
+
+def test_a_filter_a_region_and_the_time_reach_the_index_of_another_process(tmp_path: Path) -> None:
+    items = [replace(item, regions=("de",)) if n % 2 else item for n, item in enumerate(tiny_items())]
+    bundle = write_tiny_bundle(tmp_path, items=items)
+    encoded = np.array([3, 9], np.int64)
+    there = RemoteTwoTower(cast("RpcClient", Here(bundle, IndexPlace())), "tiny", Catalogue(items), 40)
+
+    def found(asked: str, region: str, now_ms: int = NOW_MS) -> set[int]:
+        parsed = parse_filter(asked) if asked else None
+        query = Query("r", "u", 5, now_ms, filter=parsed, region=region)
+        query = structs.replace(query, history=encoded, types=encoded, gaps=encoded)
+        return set(there.recall(query).tolist())
+
+    assert found("", "de") == set(range(40))
+    assert found("", "") == set(range(0, 40, 2))
+    assert found("", "de", items[9].created_ms) == set(range(10))
+    assert found("'category-1' in categories", "de") == set(range(1, 40, 4))
+    assert found("unheard_of == 1", "de") == set(), (
+        "the caller knows an item that this process does not have yet"
+    )
 
 
 @pytest.fixture
