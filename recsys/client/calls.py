@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from recsys.client.models import BatchAnswer, EventResults, Ranking, Recommendations, SimilarItem
+from recsys.contracts.changes import item_entry
 from recsys.contracts.events import new_id
 from recsys.contracts.types import Item, User
 
@@ -118,7 +119,7 @@ def similar(item_id: str, k: int = 20, filter: str = "", region: str = "") -> Ca
 
 def put_items(items: Sequence[Item]) -> Call[None]:
     """Add or replace catalogue entries."""
-    body = {"items": [msgspec.to_builtins(item) for item in items]}
+    body = {"items": [item_entry(item) for item in items]}
     return Call("POST", "/v1/items", _ignore, body, idempotent=True)
 
 

@@ -44,11 +44,7 @@ class ItemChange:
         """Plain JSON-ready values."""
         if self.item is None:
             return {"deleted": self.item_id, "changed_ms": self.changed_ms}
-        entry = {name: getattr(self.item, name) for name in Item.__slots__}
-        entry |= {"categories": list(self.item.categories), "attributes": dict(self.item.attributes)}
-        entry |= {"regions": list(self.item.regions)}
-        entry = {name: value for name, value in entry.items() if value or name not in _AVAILABILITY}
-        return {"item": entry, "changed_ms": self.changed_ms}
+        return {"item": item_entry(self.item), "changed_ms": self.changed_ms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +69,15 @@ class UserChange:
 
 Change = ItemChange | UserChange
 C = TypeVar("C", ItemChange, UserChange)
+
+
+def item_entry(item: Item) -> dict[str, Any]:
+    """Plain JSON-ready values. What limits an item's availability only where it is set: readers of before it refuse
+    it."""
+    entry = {name: getattr(item, name) for name in Item.__slots__}
+    entry |= {"categories": list(item.categories), "attributes": dict(item.attributes)}
+    entry |= {"regions": list(item.regions)}
+    return {name: value for name, value in entry.items() if value or name not in _AVAILABILITY}
 
 
 def newest(changes: Iterable[C]) -> dict[str, C]:

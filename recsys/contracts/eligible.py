@@ -1,4 +1,4 @@
-"""Which items a request may show, whoever asks: by their time, by its region and by its filter."""
+"""Which items a request may show to any user: by their time, by its region and by its filter."""
 
 from functools import cached_property
 

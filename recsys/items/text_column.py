@@ -10,6 +10,7 @@ from recsys.contracts.filters import Among, Missing, Order
 from recsys.contracts.truth import truth
 
 Values = tuple[str, ...]  # of one item; none: missing
+_LONGEST_WORD = 8  # that means true or false
 _NONE = 0  # the code of items without a value
 
 
@@ -74,13 +75,14 @@ class TextColumn:
 
     def _learn(self, values: Values, code: int) -> None:
         """What the values of a new code can be compared with."""
-        for text in dict.fromkeys(values):
+        self._sealed = None
+        for text in values if len(values) < 2 else dict.fromkeys(values):
             self._by_text.setdefault(text, []).append(code)
             if (number := number_of(text)) is not None:
                 self._numbers.append(number)
                 self._with_number.append(code)
-                self._sealed = None
-            if (true := _truth_of(text)) is not None:
+                self._by_truth[number > 0].append(code)
+            elif len(text) <= _LONGEST_WORD and (true := _truth_of(text)) is not None:
                 self._by_truth[true].append(code)
 
     def _sorted_out(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:

@@ -38,6 +38,10 @@ PLAIN = {
         "NeighboursBench",
         "The item-to-item table of a million items: time, memory, and the share of the true nearest vectors.",
     ),
+    "filters": (
+        "FiltersBench",
+        "What a filter costs, and the share of the true nearest eligible items that a filtered search finds.",
+    ),
     "transport": (
         "TransportBench",
         "Rank 500 candidates in this process, and in another one over a Unix socket and over TCP.",

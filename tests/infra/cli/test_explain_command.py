@@ -39,3 +39,11 @@ def test_the_funnel_as_tables_and_as_json(run: Any) -> None:
         assert part in shown.output
     funnel = json.loads(run("u1", "--json").stdout)["funnel"]
     assert {"stages", "shown", "ranked", "removed", "features"} <= funnel.keys()
+
+
+def test_a_filter_limits_the_list_and_says_what_it_left_out(run: Any) -> None:
+    shown = run("u1", "--filter", "item_id in ['item-005', 'item-006']")
+    assert shown.exit_code == 0, shown.output
+    assert "2 items" in shown.output
+    assert "eligibility" in shown.output
+    assert run("u1", "--filter", "colour == 1").exit_code != 0

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from infra.notebook import Recommender
 from infra.notebook.evaluation import last_item
 from recsys.bundle import current_version
-from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData, InvalidFilter
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
 from recsys.lake.lake import EVENTS, read_events
@@ -124,6 +124,18 @@ def test_unknown_users_get_what_is_popular(documented: Documented) -> None:
     lists = found.groupby("user_id")["item_id"].apply(list)
     assert lists["new"] == lists["newer"]
     assert found["channels"].str.contains("popular").all()
+
+
+def test_a_list_has_what_its_filter_wants(documented: Documented) -> None:
+    model = documented.model
+    found = model.recommend([1, 2], k=50, filter="'War' in categories")
+    assert len(found)
+    assert all("War" in categories.split("|") for categories in found["categories"])
+    near = model.similar(3, k=50, filter="'War' in categories")
+    assert all("War" in categories.split("|") for categories in near["categories"])
+    assert model.explain(1, filter="'War' in categories")["removed"]["eligibility"]["filter"]["count"]
+    with pytest.raises(InvalidFilter, match="no item has 'colour'"):
+        model.recommend(1, filter="colour == 'red'")
 
 
 def test_a_list_without_items_has_its_columns(documented: Documented) -> None:

@@ -10,12 +10,18 @@ from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.types import Item
 
 FULL = Item("42", "Ä film", ("Drama", "War"), "maker", 5, {"year": "1999"})
+WINDOW = Item("42", available_from_ms=5, available_until_ms=9, regions=("de", "at"))
 
 
-@pytest.mark.parametrize("item", [FULL, Item("42"), None])
+@pytest.mark.parametrize("item", [FULL, Item("42"), WINDOW, None])
 def test_what_is_written_is_read_again(item: Item | None) -> None:
     change = ItemChange("42", item, 1_750_000_000_000)
     assert parse_item_change(json.loads(json.dumps(change.to_dict()))) == change
+
+
+def test_readers_of_before_windows_take_an_item_without_one() -> None:
+    entry = ItemChange("42", FULL, 5).to_dict()["item"]
+    assert set(entry) == {"item_id", "title", "categories", "creator", "created_ms", "attributes"}
 
 
 def test_the_newest_change_counts_and_of_equal_times_the_later_one() -> None:
@@ -42,6 +48,13 @@ def test_the_newest_change_counts_and_of_equal_times_the_later_one() -> None:
         ({"item": {"item_id": "a", "categories": ["x"] * 33}, "changed_ms": 5}, "categories"),
         ({"item": {"item_id": "a", "attributes": {"year": 1999}}, "changed_ms": 5}, "attributes"),
         ({"item": {"item_id": "a", "created_ms": -1}, "changed_ms": 5}, "created_ms"),
+        (
+            {"item": {"item_id": "a", "available_from_ms": 9, "available_until_ms": 9}, "changed_ms": 5},
+            "available_until",
+        ),
+        ({"item": {"item_id": "a", "available_until_ms": "9"}, "changed_ms": 5}, "available_until_ms"),
+        ({"item": {"item_id": "a", "regions": "de"}, "changed_ms": 5}, "regions"),
+        ({"item": {"item_id": "a", "regions": ["de|at"]}, "changed_ms": 5}, "regions"),
         ({"item": {"item_id": "a", "title": "x" * 513}, "changed_ms": 5}, "title"),
     ],
 )
