@@ -195,8 +195,9 @@ def _found(scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Found:
 
 
 def _selecting(index: Any, eligible: Eligible, exhaustive: bool = False) -> Any:
-    """Parameters of a search among the eligible rows. The fewer they are, the more lists it visits, so that it compares
-    as many vectors as one among all: what is nearest among few is spread over more lists."""
+    """Parameters of a search among the eligible rows. What is nearest among few is spread over more lists, and over even
+    more where those near the query are the ineligible ones: with half of the rows it visits four times as many lists,
+    and compares twice as many vectors as a search among all."""
     made: Any = faiss  # its stubs have no keyword arguments
     selector = made.IDSelectorBitmap(eligible.bits)
     inside = _inside(index)
@@ -207,7 +208,7 @@ def _selecting(index: Any, eligible: Eligible, exhaustive: bool = False) -> Any:
         return made.SearchParametersHNSW(sel=selector, efSearch=effort)
     if lists is None:
         return made.SearchParameters(sel=selector)
-    visited = min(lists.nlist, math.ceil(lists.nprobe / share))
+    visited = min(lists.nlist, math.ceil(lists.nprobe / share**2))
     params = made.SearchParametersIVF(sel=selector, nprobe=visited)
     if isinstance(inside, faiss.IndexRefine):
         return made.IndexRefineSearchParameters(k_factor=inside.k_factor, base_index_params=params)

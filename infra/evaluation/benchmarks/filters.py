@@ -1,7 +1,7 @@
 """`recsys bench filters`: what a filter costs, and how much of the nearest eligible items a filtered search finds.
 
-The catalogue is synthetic: vectors that look learnt, and a price. Filters leave from nearly all items to a thousandth, at
-random and by neighbourhood, as categories do; the truth is an exact scan of what they leave.
+The catalogue is synthetic: vectors that look learnt, and a price. Filters leave from nearly all items to a thousandth,
+at random and by neighbourhood, as categories do; the truth is an exact scan of what they leave.
 """
 
 import time

@@ -41,7 +41,7 @@ def at(api: Api, now_ms: int) -> None:
 
 
 def similar(api: Api, item_id: str, **params: object) -> httpx.Response:
-    answer: httpx.Response = api.client.get(f"/v1/items/{item_id}/similar", params={"k": 100, **params})  # type: ignore[dict-item]
+    answer: httpx.Response = api.client.get(f"/v1/items/{item_id}/similar", params={"k": 100, **params})
     return answer
 
 
@@ -69,7 +69,7 @@ def test_pages_of_a_filtered_list_have_each_item_once(shop: Api) -> None:
 
 
 def test_the_same_question_with_another_filter_or_region_is_another_list(shop: Api) -> None:
-    asked = {"k": 3, "filter": "price < 13", "region": "fr"}
+    asked: dict[str, Any] = {"k": 3, "filter": "price < 13", "region": "fr"}
     assert not shop.recommend(**asked).json()["cached"]
     assert shop.recommend(**asked).json()["cached"]
     assert not shop.recommend(**asked | {"filter": "price < 14"}).json()["cached"]
@@ -150,7 +150,7 @@ def test_neighbours_are_filtered(shop: Api) -> None:
 
 
 def test_an_explanation_names_what_was_not_eligible_and_why(shop: Api) -> None:
-    asked = {"k": 3, "filter": "not price > 20", "query": "?explain=true"}
+    asked: dict[str, Any] = {"k": 3, "filter": "not price > 20", "query": "?explain=true"}
     funnel = shop.recommend(**asked).json()["funnel"]
     why = {
         reason: {item["item_id"] for item in found["items"]}
@@ -171,7 +171,7 @@ def test_both_request_paths_give_the_same_filtered_list(make_api: Callable[..., 
         api = make_api(native=native, home=tmp_path / native)
         put(api, *({"item_id": f"p{price}", "attributes": {"price": str(price)}} for price in range(10, 40)))
         api.apply([click("p12"), click("item-003")])
-        asked = {"k": 20, "filter": "price < 25 or 'category-3' in categories"}
+        asked: dict[str, Any] = {"k": 20, "filter": "price < 25 or 'category-3' in categories"}
         lists.append([(item["item_id"], item["channels"]) for item in api.recommend(**asked).json()["items"]])
         served = "compiled" if native == "on" else "stages"
         assert f'recsys_request_path_total{{path="{served}"}} 1.0' in api.client.get("/metrics").text
