@@ -41,15 +41,15 @@ class Eligibility:
     """Of one catalogue. Thread-safe."""
 
     def __init__(self, catalogue: Catalogue, max_bytes: int = _MAX_BYTES) -> None:
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._max_bytes = max_bytes
         self._window = _Window(-1, 0, 0, None)
-        self._kept: OrderedDict[Condition, _Kept] = OrderedDict()  # the latest used at the end
+        self._kept: OrderedDict[tuple[Condition, bool], _Kept] = OrderedDict()  # the latest used at the end
         self._lock = threading.Lock()
 
     def check(self, asked: Filter) -> None:
         """Raises `InvalidFilter`: no item has an attribute of the filter, or not of the type that it asks for."""
-        self._catalogue.check(asked.condition)
+        self.catalogue.check(asked.condition)
 
     def of(self, now_ms: int, asked: Filter | None = None, region: str = "") -> Eligible | None:
         """What a request may show at this time; None: every item.
@@ -58,66 +58,73 @@ class Eligibility:
         condition = self._condition(asked, region)
         if condition is None:
             return window
-        with self._lock:
-            kept = self._kept.get(condition)
-            if kept is not None and kept.version == self._catalogue.version and kept.window is window:
-                self._kept.move_to_end(condition)
-                return kept.eligible
-        version, mask = self._catalogue.select(condition)
-        if window is not None:
-            mask &= window.of(np.arange(len(mask), dtype=np.int32))
-        eligible = Eligible(mask, narrowed=True)
-        with self._lock:
-            self._kept[condition] = _Kept(version, window, eligible)
-            self._kept.move_to_end(condition)
-            while len(self._kept) > max(1, self._max_bytes // max(1, len(mask))):
-                self._kept.popitem(last=False)
-        return eligible
+        return self._selected(condition, window)
+
+    def holds(self, condition: Condition, rows: Rows) -> NDArray[np.bool_]:
+        """(n,) bool: the rows for which the condition holds, whatever the time.
+        Raises `InvalidFilter`: as `check`."""
+        return self._selected(condition, None).of(rows)
 
     def reasons(
         self, rows: Rows, now_ms: int, asked: Filter | None = None, region: str = ""
     ) -> dict[str, NDArray[np.bool_]]:
         """Why the rows are not eligible: reason → (n,) bool. A row may have several reasons."""
-        catalogue = self._catalogue
+        catalogue = self.catalogue
         starts, ends = catalogue.available_from_ms[rows], catalogue.available_until_ms[rows]
         found = {
             UPCOMING: catalogue.created_ms[rows] > now_ms,
             UNAVAILABLE: (starts > now_ms) | ((ends != 0) & (ends <= now_ms)),
         }
         if catalogue.has_regions:
-            found[REGION] = ~self._holds(_in_region(region), rows)
+            found[REGION] = ~self.holds(_in_region(region), rows)
         if asked is not None:
-            found[FILTER] = ~self._holds(asked.condition, rows)
+            found[FILTER] = ~self.holds(asked.condition, rows)
         return found
 
     def ineligible(self, now_ms: int, asked: Filter | None = None, region: str = "") -> dict[str, Rows]:
         """All items that are not eligible by reason, without deleted ones."""
-        rows = np.flatnonzero(self._catalogue.alive).astype(np.int32)
+        rows = np.flatnonzero(self.catalogue.alive).astype(np.int32)
         masks = self.reasons(rows, now_ms, asked, region)
         return {reason: rows[mask] for reason, mask in masks.items() if mask.any()}
 
     def closes_ms(self, rows: Rows) -> int | None:
         """When the first of these items stops being available; None: no end is known."""
-        if not self._catalogue.has_windows:
+        if not self.catalogue.has_windows:
             return None
-        ends = self._catalogue.available_until_ms[rows]
+        ends = self.catalogue.available_until_ms[rows]
         ends = ends[ends != 0]
         return int(ends.min()) if len(ends) else None
 
     def _condition(self, asked: Filter | None, region: str) -> Condition | None:
         parts = ([asked.condition] if asked else []) + (
-            [_in_region(region)] if self._catalogue.has_regions else []
+            [_in_region(region)] if self.catalogue.has_regions else []
         )
         return Every(tuple(parts)) if len(parts) > 1 else parts[0] if parts else None
 
-    def _holds(self, condition: Condition, rows: Rows) -> NDArray[np.bool_]:
-        return Eligible(self._catalogue.select(condition)[1]).of(rows)
+    def _selected(self, condition: Condition, window: Eligible | None) -> Eligible:
+        """The items for which the condition holds, of those in the window."""
+        key = condition, window is None
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept.version == self.catalogue.version and kept.window is window:
+                self._kept.move_to_end(key)
+                return kept.eligible
+        version, mask = self.catalogue.select(condition)
+        if window is not None:
+            mask &= window.of(np.arange(len(mask), dtype=np.int32))
+        eligible = Eligible(mask, narrowed=True)
+        with self._lock:
+            self._kept[key] = _Kept(version, window, eligible)
+            self._kept.move_to_end(key)
+            while len(self._kept) > max(1, self._max_bytes // max(1, len(mask))):
+                self._kept.popitem(last=False)
+        return eligible
 
     def _by_time(self, now_ms: int) -> Eligible | None:
         """The items that are out, and within their window."""
-        window, version = self._window, self._catalogue.version
+        window, version = self._window, self.catalogue.version
         if window.version != version or not window.since_ms <= now_ms < window.until_ms:
-            window = self._window = _window(self._catalogue, version, now_ms)
+            window = self._window = _window(self.catalogue, version, now_ms)
         return window.eligible
 
 

@@ -195,9 +195,9 @@ def _found(scores: NDArray[np.float32], ids: NDArray[np.int64]) -> Found:
 
 
 def _selecting(index: Any, eligible: Eligible, exhaustive: bool = False) -> Any:
-    """Parameters of a search among the eligible rows. What is nearest among few is spread over more lists, and over even
-    more where those near the query are the ineligible ones: with half of the rows it visits four times as many lists,
-    and compares twice as many vectors as a search among all."""
+    """Parameters of a search among the eligible rows. What is nearest among few is spread over more lists, over even
+    more where the rows near the query are not eligible: with half of the rows it visits four times as many lists, and
+    compares twice as many vectors as a search among all."""
     made: Any = faiss  # its stubs have no keyword arguments
     selector = made.IDSelectorBitmap(eligible.bits)
     inside = _inside(index)

@@ -1,20 +1,30 @@
 """The rules as stages of the request path: a source of pinned items, a filter, a scorer. The reranker places pins."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from recsys.contracts.errors import InvalidFilter
+from recsys.contracts.filters import parse_filter
 from recsys.contracts.request import Candidates, Query, Rows
 from recsys.items.catalogue import Catalogue
+from recsys.items.eligibility import Eligibility
 from recsys.rerank.rules import RuleBook, Target
 
 
-def matching(target: Target, rows: Rows, catalogue: Catalogue) -> NDArray[np.bool_]:
-    """(n,) bool: which rows the target names. All categories of an item count, not only the main one."""
-    return np.fromiter((target.matches(catalogue.item(row)) for row in rows.tolist()), bool, len(rows))
+def matching(target: Target, rows: Rows, eligibility: Eligibility) -> NDArray[np.bool_]:
+    """(n,) bool: which rows the target is about. All categories of an item count, not only the main one. A condition on
+    an attribute that no item has is about none."""
+    catalogue = eligibility.catalogue
+    found = np.fromiter((target.names(catalogue.item(row)) for row in rows.tolist()), bool, len(rows))
+    if target.where:
+        with suppress(InvalidFilter):
+            found |= eligibility.holds(parse_filter(target.where).condition, rows)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +46,13 @@ class RuleFilter:
     """`recsys.pipeline.stages.Filter`: removes items that a block rule names; the reason is the rule's name."""
 
     book: RuleBook
-    catalogue: Catalogue
+    eligibility: Eligibility
     name: str = "rules"
     optional: bool = False
 
     def remove(self, query: Query, candidates: Candidates) -> Mapping[str, NDArray[np.bool_]]:
         return {
-            rule.name: matching(rule.block, candidates.rows, self.catalogue)
+            rule.name: matching(rule.block, candidates.rows, self.eligibility)
             for rule in self.book.holding(query)
             if rule.block
         }
@@ -53,7 +63,7 @@ class RuleBoost:
     """`recsys.pipeline.stages.Scorer`: multiplies scores after the ranker. Several boosts of one item multiply."""
 
     book: RuleBook
-    catalogue: Catalogue
+    eligibility: Eligibility
     name: str = "boost"
     optional: bool = True
 
@@ -61,7 +71,7 @@ class RuleBoost:
         factor = np.ones(len(candidates), np.float32)
         for rule in self.book.holding(query):
             if rule.boost:
-                named = matching(rule.boost, candidates.rows, self.catalogue)
+                named = matching(rule.boost, candidates.rows, self.eligibility)
                 factor[named] *= np.float32(rule.boost.factor)
         # a factor above 1 moves an item up even when its score is negative
         score = np.where(candidates.score >= 0, candidates.score * factor, candidates.score / factor)

@@ -8,6 +8,8 @@
         when: {from: 2026-06-01T00:00:00Z, until: 2026-06-08T00:00:00Z, context: {device: mobile}}
       - name: our own
         boost: {creators: [studio-1], factor: 1.3}
+      - name: clearance
+        boost: {where: "price < 10 and not brand == 'acme'", factor: 1.2}
 
 When the file becomes invalid, the last valid rules stay in force, and `RuleBook.error` gives the reason. One that is
 invalid at the start has no rules until it is corrected.
@@ -17,11 +19,12 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig, InvalidFilter
+from recsys.contracts.filters import parse_filter
 from recsys.contracts.request import Query
 from recsys.contracts.types import Item
 from recsys.operator_files import read_yaml
@@ -48,14 +51,24 @@ class When(_Model):
         )
 
 
+def _expression(text: str) -> str:
+    try:
+        parse_filter(text)
+    except InvalidFilter as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
 class Target(_Model):
-    """Items that match any of the lists."""
+    """Items that match any of the lists, or for which `where` holds: an expression as in requests' filters."""
 
     items: frozenset[str] = frozenset()
     categories: frozenset[str] = frozenset()
     creators: frozenset[str] = frozenset()
+    where: Annotated[str, AfterValidator(_expression)] = ""
 
-    def matches(self, item: Item) -> bool:
+    def names(self, item: Item) -> bool:
+        """Whether one of the lists has it."""
         return (
             item.item_id in self.items
             or item.creator in self.creators
@@ -64,8 +77,8 @@ class Target(_Model):
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:
-        if not (self.items or self.categories or self.creators):
-            raise ValueError("name items, categories or creators")
+        if not (self.items or self.categories or self.creators or self.where):
+            raise ValueError("name items, categories or creators, or say where")
         return self
 
 

@@ -110,7 +110,7 @@ class PipelineBuilder:
         popular = PopularSource(loaded.popularity, limit=n, optional=False)  # so that there is always a list
         for source in (popular, in_categories):
             loaded.trending.keep(source)
-        blocked = [RuleFilter(rules, catalogue)] if rules else []
+        blocked = [RuleFilter(rules, loaded.eligibility)] if rules else []
         repeats = repeats_of(loaded.bundle) if config.repeats is None else config.repeats
         history = HistoryHydrator(catalogue, ENGAGED_VISITS.size, repeats, config.native)
         eligible = EligibleFilter(loaded.eligibility)
@@ -136,7 +136,7 @@ class PipelineBuilder:
             scorers=[
                 RankScorer(self.ranker, catalogue.trained, loaded.calibrations, value, loaded.taste),
                 *([ImpressionDiscount(_SHOWN, path.shown_discount)] if path.shown_discount != 1 else []),
-                *([RuleBoost(rules, catalogue)] if rules else []),
+                *([RuleBoost(rules, loaded.eligibility)] if rules else []),
             ],
             selector=Reranker(
                 path.rerank, catalogue, loaded.index.vectors, rules, config.native, loaded.sameness

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.request import Candidates, Query
 from recsys.contracts.types import Item
 from recsys.items.catalogue import Catalogue
+from recsys.items.eligibility import Eligibility
 from recsys.pipeline.stages import Filter, Scorer, Source
 from recsys.rerank.rule_stages import PinnedSource, RuleBoost, RuleFilter
 from recsys.rerank.rules import RuleBook, read_rules
@@ -43,7 +45,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_a_block_names_items_creators_and_any_category(write: Callable[[str], Path]) -> None:
     book = RuleBook(write("rules: [{name: licence, block: {items: [d], categories: [Trailer]}}]"))
-    stage: Filter = RuleFilter(book, Catalogue(ITEMS))
+    stage: Filter = RuleFilter(book, Eligibility(Catalogue(ITEMS)))
     removed = stage.remove(query(), candidates(1, 1, 1, 1))
     assert {reason: mask.tolist() for reason, mask in removed.items()} == {
         "licence": [True, False, True, True]
@@ -54,9 +56,27 @@ def test_a_boost_moves_up_positive_and_negative_scores(write: Callable[[str], Pa
     text = (
         "rules: [{name: own, boost: {creators: [x], factor: 2}}, {name: c, boost: {items: [c], factor: 0.5}}]"
     )
-    stage: Scorer = RuleBoost(RuleBook(write(text)), Catalogue(ITEMS))
+    stage: Scorer = RuleBoost(RuleBook(write(text)), Eligibility(Catalogue(ITEMS)))
     assert stage.score(query(), candidates(1, 1, 1, 1)).score.tolist() == [2, 1, 1, 1]
     assert stage.score(query(), candidates(-1, -1, -1, -1)).score.tolist() == [-0.5, -1, -1, -1]
+
+
+def test_a_rule_says_where_in_the_language_of_filters(write: Callable[[str], Path]) -> None:
+    text = """
+        rules:
+          - {name: cheap, block: {items: [d], where: "price < 10 and not creator == 'y'"}}
+          - {name: unknown, block: {where: "colour == 'red'"}}
+    """
+    items = [
+        replace(item, attributes={"price": str(price)})
+        for item, price in zip(ITEMS, (5, 5, 50, 50), strict=True)
+    ]
+    stage = RuleFilter(RuleBook(write(text)), Eligibility(Catalogue(items)))
+    removed = stage.remove(query(), candidates(1, 1, 1, 1))
+    assert removed["cheap"].tolist() == [True, False, False, True]
+    assert not removed["unknown"].any(), "a rule on an attribute that no item has ends no request"
+    with pytest.raises(InvalidConfig, match="at character 7"):
+        read_rules(write("rules: [{name: a, block: {where: 'price = 3'}}]"))
 
 
 def test_pinned_items_are_recalled(write: Callable[[str], Path]) -> None:
