@@ -96,3 +96,10 @@ def test_the_nearest_eligible_items_are_recalled_as_by_an_exact_scan(
     best = np.argsort(-scores)[: len(found)]
     assert len(found) == min(375, len(rows_of(lots)))
     assert len(np.intersect1d(found, best)) / len(found) >= least
+
+
+def test_a_filter_that_leaves_everything_displaces_no_candidate(pipelines: list[Pipeline]) -> None:
+    every = explained(pipelines[0], "item_id is not null", "known")
+    unfiltered = pipelines[0].answer(Query("r", "known", K, NOW_MS, explain=True)).explanation
+    assert unfiltered is not None
+    assert every.ranked.rows.tolist() == unfiltered.ranked.rows.tolist()
