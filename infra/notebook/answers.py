@@ -84,8 +84,8 @@ class Answers:
         row = self._runtime.catalogue.rows.get(item_id)
         if row is None:
             raise InvalidData(f"item {item_id!r} is not in the catalogue")
-        similar, asked_for = self._runtime.artifacts.similar, _parsed(asked)
-        rows, scores = similar(row, _checked(k), self.now_ms, asked_for, region)
+        k, parsed = _checked(k), _parsed(asked)
+        rows, scores = self._runtime.artifacts.similar(row, k, self.now_ms, parsed, region)
         found = zip(rows.tolist(), scores.tolist(), strict=True)
         return [
             {"similar_to": item_id, "rank": place, **self._item(near, score)}

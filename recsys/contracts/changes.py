@@ -21,11 +21,7 @@ from recsys.contracts.types import Item, User
 MAX_CATEGORIES = 32
 MAX_REGIONS = 300  # there are 250 countries
 _ITEM_FIELDS = frozenset(Item.__slots__)
-_AVAILABILITY = (
-    "available_from_ms",
-    "available_until_ms",
-    "regions",
-)  # only where set: older readers refuse them
+_AVAILABILITY = ("available_from_ms", "available_until_ms", "regions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +68,14 @@ C = TypeVar("C", ItemChange, UserChange)
 
 
 def item_entry(item: Item) -> dict[str, Any]:
-    """Plain JSON-ready values. What limits an item's availability only where it is set: readers of before it refuse
-    it."""
+    """Plain JSON-ready values. A window and regions only where they are set: readers of before these fields refuse
+    them."""
     entry = {name: getattr(item, name) for name in Item.__slots__}
-    entry |= {"categories": list(item.categories), "attributes": dict(item.attributes)}
-    entry |= {"regions": list(item.regions)}
+    entry |= {
+        "categories": list(item.categories),
+        "attributes": dict(item.attributes),
+        "regions": list(item.regions),
+    }
     return {name: value for name, value in entry.items() if value or name not in _AVAILABILITY}
 
 

@@ -4,8 +4,8 @@
     not (brand == "acme" or created < "2025-01-01") and in_stock == true
 
 The grammar is a strict subset of Python's, so Python's own parser reads it; nothing is evaluated by Python, and every
-other construct is refused. The result is a tree of conditions, which `recsys.items.filter_mask` evaluates for all items
-at once.
+other construct is refused. The result is a tree of conditions, which `recsys.items.filter_columns` evaluates for all
+items at once.
 
 An item's values: a text is split at "|", so `subtitles = "de|en"` has two. A condition holds if it holds for any of
 them. A missing value equals nothing and is neither less nor greater than anything; `not`, `!=` and `not in` are the
@@ -48,9 +48,7 @@ FIELDS = {
     "available_from": Kind.TIME,
     "available_until": Kind.TIME,
 }
-_ATTRIBUTES = (
-    "attributes"  # attributes["release year"]: a name that is no identifier, or that of an own field
-)
+_ATTRIBUTES = "attributes"  # attributes["release year"]: a name with spaces, or that of an own field
 
 
 class Field(NamedTuple):

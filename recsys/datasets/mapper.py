@@ -227,11 +227,21 @@ def _regions(cells: Checker, column: str | None) -> pa.Array:
     """One list of regions per item."""
     if column is None:
         return pa.nulls(len(cells), pa.list_(pa.string()))
-    texts = cells.text(column, name_text).to_pylist()
-    lists = [list(dict.fromkeys(filter(None, map(str.strip, _BETWEEN.split(cell or ""))))) for cell in texts]
-    too_many = np.array([len(names) > MAX_REGIONS for names in lists], bool)
-    cells.flag(too_many, column, f"has more than {MAX_REGIONS} regions")
-    return pa.array(lists, pa.list_(pa.string()))
+    verdicts = [_region_names(cell or "") for cell in cells.text(column).to_pylist()]
+    reasons = np.array([reason for _, reason in verdicts], object)
+    for reason in dict.fromkeys(filter(None, reasons)):
+        cells.flag(reasons == reason, column, reason)
+    return pa.array([names for names, _ in verdicts], pa.list_(pa.string()))
+
+
+@cache
+def _region_names(cell: str) -> tuple[tuple[str, ...], str]:
+    """The regions of one cell, or the reason why it is broken."""
+    try:
+        names = tuple(dict.fromkeys(category_text(name) for name in _BETWEEN.split(cell) if name.strip(" ")))
+    except ValueError as error:
+        return (), str(error)
+    return (names, "") if len(names) <= MAX_REGIONS else ((), f"has more than {MAX_REGIONS} regions")
 
 
 def _users(cells: Checker, table: UserTable) -> Batch:

@@ -96,10 +96,10 @@ class Eligibility:
         return int(ends.min()) if len(ends) else None
 
     def _condition(self, asked: Filter | None, region: str) -> Condition | None:
-        parts = ([asked.condition] if asked else []) + (
-            [_in_region(region)] if self.catalogue.has_regions else []
-        )
-        return Every(tuple(parts)) if len(parts) > 1 else parts[0] if parts else None
+        in_region = _in_region(region) if self.catalogue.has_regions else None
+        if asked is None:
+            return in_region
+        return asked.condition if in_region is None else Every((asked.condition, in_region))
 
     def _selected(self, condition: Condition, window: Eligible | None) -> Eligible:
         """The items for which the condition holds, of those in the window."""

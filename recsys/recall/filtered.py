@@ -9,7 +9,8 @@ from recsys.contracts.request import Query, Rows
 
 @dataclass(frozen=True)
 class FilteredSource:
-    """`recsys.pipeline.stages.Source`: eligible items, the latest rows first; nothing without a filter or a region.
+    """`recsys.pipeline.stages.Source`: eligible items, the latest rows first, for requests with a filter, and where a
+    region leaves few.
 
     They are in no order of relevance. With the weight 0 in the merger they take the room that other channels leave: all
     of it where a filter is selective, none where the others find enough.
@@ -20,8 +21,13 @@ class FilteredSource:
     optional: bool = True
 
     def recall(self, query: Query) -> Rows:
-        if query.eligible is None or not query.eligible.narrowed:
+        eligible = query.eligible
+        if (
+            eligible is None
+            or not eligible.narrowed
+            or (query.filter is None and eligible.count > self.limit)
+        ):
             return np.empty(0, np.int32)
-        latest: Rows = query.eligible.rows[-self.limit - query.hidden_from_user :][::-1]
+        latest: Rows = eligible.rows[-self.limit - query.hidden_from_user :][::-1]
         rows: Rows = latest[query.may_show(latest)][: self.limit]
         return rows

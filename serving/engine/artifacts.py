@@ -90,9 +90,8 @@ class Artifacts:
         vector = self.index.vectors(np.array([row], np.int32))
         if len(rows) >= k or not vector.any():
             return rows[:k], scores[:k]
-        found = self.index.search(
-            vector, k + len(rows) + 1, eligible
-        )  # itself and its neighbours may come first
+        # the item itself and its neighbours may come first
+        found = self.index.search(vector, k + len(rows) + 1, eligible)
         near = found.of(0)
         new = self.catalogue.alive[near] & (near != row) & ~np.isin(near, rows)
         cosines = found.scores[0, : len(near)][new]

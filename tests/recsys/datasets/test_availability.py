@@ -72,6 +72,26 @@ def test_what_hides_items_is_not_guessed_from_less_than_a_whole_name(tmp_path: P
     assert (items.available_from, items.available_until, items.regions) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("cell", "regions", "reason"),
+    [
+        ("|".join(f"r{n}" for n in range(300)), 300, ""),
+        ("|".join(f"r{n}" for n in range(301)), 0, "has more than 300 regions"),
+        ("de,\x07", 0, "control character"),
+        ("de;de| ", 1, ""),
+    ],
+)
+def test_cells_of_regions(tmp_path: Path, cell: str, regions: int, reason: str) -> None:
+    (tmp_path / "events.csv").write_text(EVENTS)
+    (tmp_path / "items.csv").write_text(f'item,territories\na,"{cell}"\nb,\n')
+    batches = list(MappedDataset("shop", tmp_path, guess_mapping([tmp_path]).mapping).items())
+    rows = [row for batch in batches for row in batch.rows.column("regions").to_pylist()]
+    broken = [each.reason for batch in batches for each in batch.broken]
+    assert len(rows) + len(broken) == 2
+    assert (len(rows[0]) if not reason else 0) == regions
+    assert all(reason in said for said in broken) and len(broken) == bool(reason)
+
+
 def test_a_window_needs_columns() -> None:
     with pytest.raises(ValueError, match="needs a column"):
         Mapping.model_validate(

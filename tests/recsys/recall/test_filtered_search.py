@@ -5,9 +5,11 @@ from functools import cache
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.contracts.eligible import Eligible
+from recsys.contracts.filters import parse_filter
 from recsys.contracts.request import Query
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.filtered import FilteredSource
@@ -142,10 +144,14 @@ def test_rows_newer_than_a_mask_are_not_eligible() -> None:
 
 
 def test_what_a_filter_leaves_is_recalled_the_latest_rows_first() -> None:
-    query = Query("r", "u", 3, 0, eligible=Eligible(np.array([True, True, False, True, True]), narrowed=True))
-    hides_one = Query("r", "u", 3, 0, eligible=query.eligible, seen_rows=np.array([4], np.int32))
+    eligible = Eligible(np.array([True, True, False, True, True]), narrowed=True)
+    query = Query("r", "u", 3, 0, filter=parse_filter("x == 1"), eligible=eligible)
+    hides_one = replace(query, seen_rows=np.array([4], np.int32))
     assert FilteredSource(limit=3).recall(query).tolist() == [4, 3, 1]
     assert FilteredSource(limit=3).recall(hides_one).tolist() == [3, 1, 0]
     assert FilteredSource().recall(Query("r", "u", 3, 0)).tolist() == []
+    by_region = replace(query, filter=None)
+    assert FilteredSource(limit=4).recall(by_region).tolist() == [4, 3, 1, 0]
+    assert FilteredSource(limit=3).recall(by_region).tolist() == [], "a region that leaves many needs no help"
     by_time = Query("r", "u", 3, 0, eligible=Eligible(np.array([True])))
     assert FilteredSource().recall(by_time).tolist() == [], "the other channels find what is out"
