@@ -14,6 +14,7 @@ import pytest
 import structlog
 
 from infra.local.apache_kafka import ApacheKafka
+from infra.local.databases import DatabaseServer
 from infra.local.kafka_jars import kafka_jars
 from infra.local.memory_kafka import MemoryKafka
 from infra.local.redis import RedisServer
@@ -21,6 +22,7 @@ from recsys.contracts.errors import Unavailable
 from recsys.kafka_connection import KafkaConnection
 from recsys.settings import Settings
 from streaming.log import create_topics
+from tests.databases import emptied, sqlite_url, started
 
 # A busy machine makes any example slow; pytest-timeout ends tests that hang.
 hypothesis.settings.register_profile("project", deadline=None)
@@ -102,3 +104,25 @@ def apache_kafka(apache_jars: Path) -> Iterator[ApacheKafka]:
     `ApacheKafka(jars=apache_jars)`, up in four seconds."""
     with ApacheKafka(jars=apache_jars) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[DatabaseServer]:
+    """The shared PostgreSQL, with the tables."""
+    yield from started("postgresql")
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[DatabaseServer]:
+    """The shared MariaDB, with the tables."""
+    yield from started("mariadb")
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database with the tables: `parametrize("database_url", tests.databases.ALL, indirect=True)`. The account
+    of a server's URL may only read and write."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path)
+    server: DatabaseServer = request.getfixturevalue(request.param)
+    return emptied(server.url)

@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
-# Tools that only tests need: promtool (alerting rules) and Chromium with a font (console), installed as root with apt-get,
-# and Apache Kafka, from Maven Central. Without them, those tests are skipped with a message.
+# Tools that only tests need: promtool (alerting rules), Chromium with a font (console), PostgreSQL and MariaDB (catalogue
+# database), installed as root with apt-get, and Apache Kafka, from Maven Central. Without them, those tests are skipped
+# with a message.
 set -euo pipefail
 
 missing=()
 command -v promtool >/dev/null || missing+=(prometheus)
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing+=(chromium fonts-dejavu-core)
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgres >/dev/null || missing+=(postgresql)
+command -v mariadbd >/dev/null && command -v my_print_defaults >/dev/null ||
+  missing+=(mariadb-server-core mariadb-client-core)
 if [ ${#missing[@]} -eq 0 ]; then
   :
 elif command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
   echo "installing for the tests: ${missing[*]}"
+  # the tests start servers of their own; Debian's PostgreSQL would create and start one
+  [ -e /etc/postgresql-common/createcluster.conf ] || {
+    mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+  }
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 else

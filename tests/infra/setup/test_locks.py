@@ -16,7 +16,11 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
 LOCKS = ROOT / "infra" / "setup" / "locks"
-EXTRAS = {"serving": (), "training": ("train", "spark"), "dev": ("train", "spark", "milvus", "otel", "dev")}
+EXTRAS = {
+    "serving": ("database",),
+    "training": ("train", "spark"),
+    "dev": ("train", "spark", "milvus", "otel", "database", "dev"),
+}
 # Kept by an operator, which takes a tag only.
 BY_TAG = {"quay.io/opstree/redis:v7.2.3"}
 

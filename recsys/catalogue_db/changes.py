@@ -1,0 +1,50 @@
+"""Rows of the tables from changes, and changes from rows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from recsys.contracts.changes import ItemChange, UserChange
+from recsys.contracts.types import Item, User
+
+_NOTHING = Item("")
+
+
+def item_row(change: ItemChange) -> dict[str, Any]:
+    """Of a deleted item only the id remains."""
+    item = change.item or _NOTHING
+    return {
+        "item_id": change.item_id,
+        "title": item.title,
+        "categories": list(item.categories),
+        "creator": item.creator,
+        "created_ms": item.created_ms,
+        "attributes": dict(item.attributes),
+        "deleted": change.item is None,
+        "changed_ms": change.changed_ms,
+    }
+
+
+def item_change(row: Mapping[str, Any]) -> ItemChange:
+    if row["deleted"]:
+        return ItemChange(row["item_id"], None, row["changed_ms"])
+    item = Item(
+        row["item_id"],
+        row["title"],
+        tuple(row["categories"]),
+        row["creator"],
+        row["created_ms"],
+        dict(row["attributes"]),
+    )
+    return ItemChange(item.item_id, item, row["changed_ms"])
+
+
+def user_row(change: UserChange) -> dict[str, Any]:
+    return {
+        "user_id": change.user_id,
+        "attributes": dict(change.user.attributes) if change.user else {},
+        "changed_ms": change.changed_ms,
+    }
+
+
+def user_change(row: Mapping[str, Any]) -> UserChange:
+    return UserChange(row["user_id"], User(row["user_id"], dict(row["attributes"])), row["changed_ms"])
