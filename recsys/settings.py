@@ -100,6 +100,14 @@ class Settings(BaseSettings):
         None, description="PEM file of its private key; empty: in the certificate's file."
     )
     kafka_key_password: SecretStr = Field(SecretStr(""), description="Password of an encrypted private key.")
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="Database that is the source of truth for items and users (extra `database`): sqlite (a file in"
+        " home), or a URL of sqlite, postgresql, mysql or mariadb; empty: none, changes go straight to the topics.",
+    )
+    database_timeout_s: float = Field(
+        5.0, gt=0, le=600, description="Time to connect to that database, and for each statement."
+    )
     partitions: int = Field(
         4, ge=1, le=1024, description="Partitions of each topic; more later: `recsys topics grow`."
     )

@@ -21,4 +21,10 @@ class StreamSettings(Settings):
     max_items: int = Field(
         2_000_000, ge=1, description="The same for items, each in up to `RECSYS_PARTITIONS` shares."
     )
+    relay_batch: int = Field(
+        2_000,
+        ge=1,
+        le=10_000,
+        description="Rows of the catalogue database's outbox that a relay delivers at once.",
+    )
     worker_metrics_port: int = Field(0, ge=0, le=65_535, description="Port of the worker's metrics; 0: none.")

@@ -13,6 +13,7 @@ from recsys.catalogue_db.database import CatalogueDatabase
 from recsys.catalogue_db.migrate import upgrade
 from recsys.catalogue_db.tables import ITEMS, OUTBOX, USERS
 from recsys.contracts.errors import Unavailable
+from recsys.settings import Settings
 
 SERVERS = {"postgresql": PostgresServer, "mariadb": MariaDbServer}
 ALL = ["sqlite", *(pytest.param(name, marks=pytest.mark.database) for name in SERVERS)]
@@ -52,4 +53,4 @@ def sqlite_url(folder: Path) -> str:
 
 
 def opened(url: str) -> CatalogueDatabase:
-    return CatalogueDatabase.of(SecretStr(url), Path())
+    return CatalogueDatabase.of(Settings(database_url=SecretStr(url)))

@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "size": ("size", "Estimate processes, memory, partitions and cost for a load."),
     "data": ("data", "Fetch, validate and import data sets."),
     "topics": ("topics", "Create, check and grow the topics of a Kafka."),
-    "stream": ("stream", "Feature worker, archiver, replay, dead letters."),
+    "stream": ("stream", "Feature worker, archiver, relay, replay, dead letters."),
     "simulate": ("simulate", "Simulate a shop's users, or fit a response model to a real log."),
     "ab": ("ab", "Report the results of experiments and their significance."),
     "features": ("features", "Build training examples with Spark; list and compare definitions."),

@@ -12,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from recsys.extras import extra_named
 from recsys.observability.logs import hide, redact
+from recsys.settings import Settings
 
 SQLITE = "sqlite"  # the whole setting: a file in the home folder
 _FILE = "catalogue.db"
@@ -49,6 +50,13 @@ def database_url(setting: str, home: Path) -> sa.URL:
         raise InvalidConfig("RECSYS_DATABASE_URL: SQLite in memory is gone with its process; name a file")
     hide(url.password or "")
     return url
+
+
+def url_of(settings: Settings) -> sa.URL:
+    """The database that `RECSYS_DATABASE_URL` names. Raises `InvalidConfig`: it names none; and as `database_url`."""
+    if not settings.database_url:
+        raise InvalidConfig("set RECSYS_DATABASE_URL to the database of items and users, such as sqlite")
+    return database_url(settings.database_url.get_secret_value(), settings.home)
 
 
 def connect(url: sa.URL, timeout_s: float | None = 5.0) -> sa.Engine:

@@ -10,22 +10,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
 import sqlalchemy as sa
-from pydantic import SecretStr
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from recsys.catalogue_db.changes import item_change, item_row, user_change, user_row
-from recsys.catalogue_db.connection import connect, database_errors, database_url, is_deadlock
+from recsys.catalogue_db.connection import connect, database_errors, is_deadlock, url_of
 from recsys.catalogue_db.outbox import Headers, Outbox
 from recsys.catalogue_db.tables import ITEMS, OUTBOX, USERS, lane_of
 from recsys.catalogue_db.upserts import newest as newest_row
 from recsys.catalogue_db.upserts import replacing
 from recsys.contracts.changes import C, ItemChange, UserChange, newest
 from recsys.contracts.types import Topic
+from recsys.settings import Settings
 
 _CHUNK = 500  # rows of one statement
 T = TypeVar("T")
@@ -62,10 +61,10 @@ class CatalogueDatabase:
         self._now_ms = now_ms
 
     @classmethod
-    def of(cls, setting: SecretStr, home: Path, timeout_s: float = 5.0) -> "CatalogueDatabase":
-        """The database that `RECSYS_DATABASE_URL` names; it need not be there yet. Raises as `database_url` and
-        `connect` do."""
-        return cls(connect(database_url(setting.get_secret_value(), home), timeout_s))
+    def of(cls, settings: Settings) -> "CatalogueDatabase":
+        """The database that `RECSYS_DATABASE_URL` names; it need not be there yet. Raises as `url_of` and `connect`
+        do."""
+        return cls(connect(url_of(settings), settings.database_timeout_s))
 
     # --- writing ------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ USERS = sa.Table(
 OUTBOX = sa.Table(
     "outbox",
     METADATA,
-    # of one key, ids increase in the order of the commits: whoever gets one holds the lock on the row that changes
+    # of one key, ids increase in the order of the commits: the lock on the changed row is taken first
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
     sa.Column("lane", sa.SmallInteger, nullable=False),
     sa.Column("topic", sa.String(32), nullable=False),

@@ -20,7 +20,9 @@ AcceptGap = Annotated[
     typer.Option("--accept-gap", help="Continue at the oldest record where Kafka has deleted unread ones."),
 ]
 
-app = typer.Typer(no_args_is_help=True, help="Feature worker, archiver, replay, dead letters, traffic.")
+app = typer.Typer(
+    no_args_is_help=True, help="Feature worker, archiver, relay, replay, dead letters, traffic."
+)
 
 
 @app.command()
@@ -57,6 +59,20 @@ def archive(accept_gap: AcceptGap = False, as_json: JsonFlag = False) -> None:
 
     totals = main(connected(StreamSettings()), stop_event(), accept_gap)
     print_mapping("archived", asdict(totals), as_json)
+
+
+@app.command()
+def relay(as_json: JsonFlag = False) -> None:
+    """Deliver changes of items and users from the database's outbox to Kafka until Ctrl-C, in the order of each id.
+
+    Any number of relays may run: they share the work, and one takes over from another that has ended.
+
+    Example: recsys stream relay
+    """
+    from infra.local.services import connected
+    from streaming.relay import main
+
+    print_mapping("relayed", asdict(main(connected(StreamSettings()), stop_event())), as_json)
 
 
 @app.command()

@@ -1,0 +1,139 @@
+"""The relay: delivers the outbox of the catalogue database to the topics.
+
+1. Lock lanes that no other relay holds, and read their oldest rows.
+2. Append them to the log, in order.
+3. Wait until the log has acknowledged all of them.
+4. Delete exactly these rows; the commit frees the lanes.
+
+A relay that is killed before 4 leaves the rows to the next one: each change arrives at least once, changes of one id in
+order. Between 2 and 4 nothing may be on its way once the lanes are another's: a relay that gives up closes its sink.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from recsys.catalogue_db.database import CatalogueDatabase
+from recsys.catalogue_db.outbox import Claim, Outbox
+from recsys.contracts.errors import InvalidEvent, Unavailable
+from recsys.contracts.event_log import EventSink
+from streaming.log import KafkaSink
+from streaming.settings import StreamSettings
+
+_PAUSE_S = (0.01, 0.1)  # shortest and longest wait for the next row: it grows while none comes
+_RETRY_S = (0.1, 2.0)
+_FLUSH_S = 1.0  # between two checks that the lanes are still held
+_PATIENCE_S = 10.0  # with the log; then another relay may try
+
+_log = structlog.get_logger(__name__)
+
+
+def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
+    """Deliver until `stop`. Outages of the database and of Kafka are waited out. Raises `InvalidConfig`: no database is
+    configured."""
+    with closing(CatalogueDatabase.of(settings)) as database:
+        relay = Relay(
+            database.outbox(),
+            lambda: KafkaSink(settings.kafka, settings.partitions),
+            settings.relay_batch,
+        )
+        with closing(relay):
+            relay.run(stop)
+    return relay.totals
+
+
+class RelaySink(EventSink, Protocol):
+    def close(self, timeout_s: float = 10.0) -> None:
+        """What the log has not acknowledged by then is never sent. Raises `Unavailable`: there was such a record."""
+
+
+@dataclass
+class Totals:
+    """Counters of one relay process."""
+
+    delivered: int = 0
+    refused: int = 0  # records that the log never takes; they are logged
+    outages: int = 0
+
+
+class Relay:
+    """Not thread-safe. `open_sink`: for a new sink, after the last one was closed."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        open_sink: Callable[[], RelaySink],
+        batch: int = 2_000,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
+        self._outbox = outbox
+        self._open_sink = open_sink
+        self._batch = batch
+        self._patience_s = patience_s
+        self._sink: RelaySink | None = None
+        self.totals = Totals()
+
+    def run(self, stop: threading.Event) -> None:
+        pause_s, retry_s = _PAUSE_S[0], _RETRY_S[0]
+        while not stop.is_set():
+            try:
+                delivered = self.step()
+            except Unavailable as error:
+                self.totals.outages += 1
+                _log.warning("the relay waits", reason=str(error))
+                stop.wait(retry_s)
+                retry_s = min(2 * retry_s, _RETRY_S[1])
+                continue
+            retry_s = _RETRY_S[0]
+            if delivered:
+                pause_s = _PAUSE_S[0]
+            else:
+                stop.wait(pause_s)
+                pause_s = min(2 * pause_s, _PAUSE_S[1])
+
+    def step(self) -> int:
+        """Deliver the oldest rows of some lanes. Returns their number. Raises `Unavailable`: the database or the log is
+        away; the rows stay."""
+        with self._outbox.claim(self._batch) as claim:
+            if not claim.messages:
+                return 0
+            try:
+                self._deliver(claim)
+            except BaseException:
+                self._discard_sink()  # while the lanes are still ours
+                raise
+            claim.delivered()
+        self.totals.delivered += len(claim.messages)
+        return len(claim.messages)
+
+    def close(self) -> None:
+        self._discard_sink()
+
+    def _deliver(self, claim: Claim) -> None:
+        sink = self._sink = self._sink or self._open_sink()
+        for message in claim.messages:
+            try:
+                sink.append(message.topic, message.key, message.value, message.headers)
+            except InvalidEvent as error:  # it would be refused for ever, and hold up everything behind it
+                self.totals.refused += 1
+                _log.error("the log refuses a record", topic=message.topic, error=str(error))
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return sink.flush(min(_FLUSH_S, self._patience_s))
+            except Unavailable:
+                claim.check()
+                if time.monotonic() > deadline:
+                    raise
+
+    def _discard_sink(self) -> None:
+        """Nothing that waits in the sink is sent any more."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            with suppress(Unavailable):
+                sink.close(timeout_s=0.0)
