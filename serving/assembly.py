@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from recsys.bundle import CURRENT, Bundle
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import EventSink
+from recsys.extras import extra_named
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
 from recsys.native import serves
@@ -31,7 +32,7 @@ from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from recsys.store.replays import MemoryReplays, RedisReplays, Replays
 from recsys.store.token_bucket import RedisTokenBuckets
-from serving.api.accepted_changes import ChangeIntake
+from serving.api.accepted_changes import ChangeIntake, SourceOfTruth, TopicsAlone
 from serving.api.access import Access, TakeTokens
 from serving.api.admission import Admission
 from serving.api.app import create_app
@@ -135,7 +136,14 @@ def assemble(settings: ServingSettings, telemetry: Telemetry) -> Services:
         replays=RedisReplays(url, settings.idempotency_s, timeout_s, namespace),
         take_tokens=_take_tokens(settings) if settings.rate_per_key else None,
         log_ends=LogEnds(lambda: KafkaSource(settings.kafka)),
+        truth=_database(settings) if settings.database_url else None,
     )
+
+
+def _database(settings: ServingSettings) -> SourceOfTruth:
+    with extra_named("RECSYS_DATABASE_URL"):
+        from recsys.catalogue_db.database import CatalogueDatabase  # most processes never need SQLAlchemy
+    return CatalogueDatabase.of(settings)
 
 
 def _take_tokens(settings: ServingSettings) -> TakeTokens:
@@ -158,14 +166,16 @@ def compose(
     replays: Replays | None = None,
     take_tokens: TakeTokens | None = None,
     log_ends: LogEnds | None = None,
+    truth: SourceOfTruth | None = None,
 ) -> Services:
     """Everything, on any store and log.
     `store`: for everything that no recommendation waits for.
     `request_store`: the same data, with the short timeout of a request.
-    `nightly`: last night's features, read instead of those in the stores."""
+    `nightly`: last night's features, read instead of those in the stores.
+    `truth`: where changes of items and users are stored first; None: in the topics."""
     with ExitStack() as opened:  # closed in reverse order: by the services, or here when a later step fails
         keep = opened.enter_context
-        for given in (store, request_store, sink, nightly, log_ends):
+        for given in (store, request_store, sink, nightly, log_ends, truth):
             if given is not None:
                 keep(closing(given))
         spool, most = settings.spool_folder, settings.spool_max_bytes
@@ -232,7 +242,7 @@ def compose(
         for background in (guard, feed, shadow):
             background.start()
         host.follow(settings.bundle_poll_s)
-        changes = ChangeIntake(outboxes.events, idempotency)
+        changes = ChangeIntake(truth or TopicsAlone(outboxes.events), store, idempotency)
         lateness = Lateness(store, settings.time_rules, settings.partitions)
         events = EventIntake(
             access, outboxes.events, idempotency, lateness, host, telemetry, io, settings.max_batch

@@ -1,6 +1,7 @@
 """Forget a user: the one path of `recsys users forget` and `DELETE /v1/users/ID`.
 
-1. The log gets a tombstone: compaction of the topic `users` then drops every record of the user, the tombstone too.
+1. The catalogue database, where there is one, deletes the user. The log gets a tombstone: compaction of the topic
+   `users` then drops every record of the user, the tombstone too.
 2. The lake is marked, and what imports kept of broken rows that name the user is removed.
 3. The store deletes the user and remembers the digest of the id: what was sent before, and is read later from a spool
    or from Kafka, is dropped.
@@ -27,8 +28,9 @@ def forget(
 ) -> bool:
     """True if the store had anything of the user. Idempotent; events from after the request count as a new user's.
 
-    `bury` hands the tombstone of that key of the topic `users` to the log, or raises `Unavailable`: nothing is done
-    then. A clock that is as far ahead as `rules` allow has already stamped events: those are forgotten, too.
+    `bury` deletes the user in the database and hands the tombstone of that key of the topic `users` to the log, or
+    raises `Unavailable`: nothing is done then. A clock that is as far ahead as `rules` allow has already stamped
+    events: those are forgotten, too.
     Raises `InvalidEvent`: no user can have that id.
     """
     user_id = parse_id(user_id, "user_id")

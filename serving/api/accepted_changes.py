@@ -1,16 +1,17 @@
-"""Changes of items and users: spooled for the log, written to the store, and applied once per Idempotency-Key."""
+"""Changes of items and users: on their way to the log, written to the store, and applied once per Idempotency-Key."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import orjson
 from fastapi import Header, Response
 
-from recsys.contracts.changes import C
+from recsys.contracts.changes import C, ItemChange, UserChange, parse_item_change, parse_user_change
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import Topic
-from recsys.observability.tracing import current_headers
+from recsys.observability.tracing import Headers, current_headers
+from recsys.store.base import FeatureStore
 from serving.api.body import JSON
 from serving.api.idempotency import PATTERN, REPLAYED, Idempotency
 from serving.ingest.outbox import Outbox
@@ -20,38 +21,72 @@ _ONCE = "Made by the client for one request: sent again, it has one effect and g
 IdempotencyKey = Annotated[str, Header(pattern=PATTERN, description=_ONCE)]
 
 
+class SourceOfTruth(Protocol):
+    """Where changes are stored first, and from where they go to the log. Every method but `close` may raise
+    `Unavailable`: nothing was stored."""
+
+    def put_items(self, changes: Sequence[ItemChange], headers: Headers) -> Sequence[ItemChange]:
+        """Returns what was stored; its times may be later."""
+
+    def put_users(self, changes: Sequence[UserChange], headers: Headers) -> Sequence[UserChange]: ...
+
+    def forget_user(self, user_id: str, headers: Headers) -> None:
+        """Delete the user, and send a tombstone after what is still on its way to the log."""
+
+    def close(self) -> None: ...
+
+
+class TopicsAlone:
+    """Without a database: the topics are the source of truth, and the spool leads there."""
+
+    def __init__(self, spool: Outbox) -> None:
+        self._spool = spool
+
+    def put_items(self, changes: Sequence[ItemChange], headers: Headers) -> Sequence[ItemChange]:
+        return self._put(Topic.ITEMS, changes, headers)
+
+    def put_users(self, changes: Sequence[UserChange], headers: Headers) -> Sequence[UserChange]:
+        return self._put(Topic.USERS, changes, headers)
+
+    def forget_user(self, user_id: str, headers: Headers) -> None:
+        self._spool.put([Message(Topic.USERS, user_id, b"", headers)])
+
+    def close(self) -> None:
+        """The spool is closed by its owner."""
+
+    def _put(self, topic: Topic, changes: Sequence[C], headers: Headers) -> Sequence[C]:
+        self._spool.put([Message(topic, c.key, orjson.dumps(c.to_dict()), headers) for c in changes])
+        return changes
+
+
 class ChangeIntake:
     """Accepts changes, each request once."""
 
-    def __init__(self, outbox: Outbox, idempotency: Idempotency) -> None:
-        self._outbox = outbox
+    def __init__(self, truth: SourceOfTruth, store: FeatureStore, idempotency: Idempotency) -> None:
+        self._truth = truth
+        self._store = store
         self._idempotency = idempotency
 
-    def accept(
-        self,
-        topic: Topic,
-        changes: Sequence[C],
-        parse: Callable[[Any], C],
-        apply: Callable[[Sequence[C]], None],
-    ) -> None:
-        """Spool the changes for the log, which brings them to the lake, and `apply` them to the store if it is there.
-        While it is away the feature worker does that later: applying a change twice has no effect. `parse` is what
-        worker and archiver read the topic with: what they would refuse is refused here.
+    def accept_items(self, changes: Sequence[ItemChange]) -> None:
+        """Store the changes where they go to the log from, which brings them to the lake, and apply them to the store
+        if it is there. While it is away the feature worker does that later: applying a change twice has no effect.
         Raises `InvalidEvent`: one of them is refused; nothing is changed.
-        Raises `Unavailable`: they cannot be spooled; nothing is changed."""
-        headers, raws = current_headers(), [change.to_dict() for change in changes]
-        for raw in raws:
-            parse(raw)
-        self._outbox.put(
-            [Message(topic, c.key, orjson.dumps(raw), headers) for c, raw in zip(changes, raws, strict=True)]
-        )
+        Raises `Unavailable`: they cannot be stored; nothing is changed."""
+        _check(changes, parse_item_change)
+        stored = self._truth.put_items(changes, current_headers())
         with suppress(Unavailable):
-            apply(changes)
+            self._store.change_items(stored)
 
-    def bury_user(self, user_id: str) -> None:
-        """Spool a tombstone of the user, in the log after what is still on its way there.
-        Raises `Unavailable`: it cannot be spooled."""
-        self._outbox.put([Message(Topic.USERS, user_id, b"", current_headers())])
+    def accept_users(self, changes: Sequence[UserChange]) -> None:
+        """The same for users' attributes."""
+        _check(changes, parse_user_change)
+        stored = self._truth.put_users(changes, current_headers())
+        with suppress(Unavailable):
+            self._store.change_users(stored)
+
+    def forget_user(self, user_id: str) -> None:
+        """Raises `Unavailable`: nothing is changed."""
+        self._truth.forget_user(user_id, current_headers())
 
     def once(
         self, caller: str, key: str, action: str, body: bytes, work: Callable[[int], bytes], status: int = 202
@@ -65,3 +100,9 @@ class ChangeIntake:
     ) -> Response:
         """202 with the number of entries that `store(now_ms)` has stored."""
         return self.once(caller, key, operation, body, lambda now_ms: b'{"stored":%d}' % store(now_ms))
+
+
+def _check(changes: Sequence[C], parse: Callable[[Any], C]) -> None:
+    """`parse` is what worker and archiver read the topic with: what they would refuse is refused here."""
+    for change in changes:
+        parse(change.to_dict())

@@ -20,6 +20,7 @@ from recsys.features.definitions import FEATURES
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
 from serving import assembly
+from serving.api.accepted_changes import SourceOfTruth
 from serving.api.app import create_app
 from serving.assembly import Services, compose
 from serving.settings import ServingSettings
@@ -105,11 +106,13 @@ def _published() -> TemporaryDirectory[str]:
 
 @pytest.fixture
 def make_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
-    """`make_api(**settings)`; `bundle=False`: nothing is published."""
+    """`make_api(**settings)`; `bundle=False`: nothing is published; `truth`: in place of the topics."""
     clients: list[TestClient] = []
 
-    def make(bundle: bool = True, home: Path | None = None, **settings: Any) -> Api:
-        api = open_api(home or tmp_path / "var", bundle, **settings)
+    def make(
+        bundle: bool = True, home: Path | None = None, truth: SourceOfTruth | None = None, **settings: Any
+    ) -> Api:
+        api = open_api(home or tmp_path / "var", bundle, truth, **settings)
         clients.append(api.client)
         return api
 
@@ -123,7 +126,7 @@ def api(make_api: Callable[..., Api]) -> Api:
     return make_api()
 
 
-def open_api(home: Path, bundle: bool = True, **settings: Any) -> Api:
+def open_api(home: Path, bundle: bool = True, truth: SourceOfTruth | None = None, **settings: Any) -> Api:
     """Start an API in process; leave its client's context when done."""
     if bundle:
         shutil.copytree(_published().name, home / "bundles", dirs_exist_ok=True)
@@ -131,7 +134,7 @@ def open_api(home: Path, bundle: bool = True, **settings: Any) -> Api:
     made: list[Services] = []
 
     def services(given: ServingSettings, telemetry: Telemetry) -> Services:
-        made.append(compose(given, telemetry, store, store, sink, now_ms=lambda: NOW_MS))
+        made.append(compose(given, telemetry, store, store, sink, now_ms=lambda: NOW_MS, truth=truth))
         return made[0]
 
     given = ServingSettings(home=home, **{"deadline_ms": 20_000, "bundle_poll_s": 0.05, **settings})

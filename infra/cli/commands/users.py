@@ -21,12 +21,13 @@ def forget(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Delete a user's state and its nightly snapshot from Redis, and mark the user as forgotten in log and lake.
+    """Delete a user's state and its nightly snapshot from Redis, the user's row from the database where
+    RECSYS_DATABASE_URL names one, and mark the user as forgotten in log and lake.
 
     `recsys stream compact` then removes the user's rows from the lake.
 
     Events of the user that are still under way, and stamped before now or up to RECSYS_FUTURE_MINUTES ahead, are
-    dropped. While Kafka is away nothing is done, and the command is to be repeated.
+    dropped. While Kafka, or that database, is away nothing is done, and the command is to be repeated.
 
     Example: recsys users forget 42
     """
@@ -48,6 +49,12 @@ def forget(
     )
 
     def bury(user_id: str) -> None:
+        if settings.database_url:
+            from recsys.catalogue_db.database import CatalogueDatabase
+
+            with closing(CatalogueDatabase.of(settings)) as database:
+                database.forget_user(user_id)
+            return
         with closing(KafkaSink(settings.kafka, settings.partitions)) as sink:
             sink.append(Topic.USERS, user_id, b"")
 

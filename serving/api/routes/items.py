@@ -4,11 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 
-from recsys.contracts.changes import ItemChange, parse_item_change
+from recsys.contracts.changes import ItemChange
 from recsys.contracts.filters import MAX_LENGTH, parse_filter
-from recsys.contracts.types import Item, Topic
-from recsys.store.base import FeatureStore
-from serving.api.accepted_changes import ChangeIntake, IdempotencyKey
+from recsys.contracts.types import Item
+from serving.api.accepted_changes import IdempotencyKey
 from serving.api.dependencies import (
     READ,
     Changes,
@@ -16,7 +15,6 @@ from serving.api.dependencies import (
     Host,
     Keyed,
     Settings,
-    Store,
     UncountedWriter,
     Writer,
 )
@@ -70,14 +68,14 @@ Sent = Annotated[tuple[Caller, list[ItemEntry]], Depends(_sent)]
 
 
 @router.post("/v1/items", status_code=202, response_model=Stored)
-def put_items(sent: Sent, changes: Changes, store: Store, idempotency_key: IdempotencyKey = "") -> Response:
+def put_items(sent: Sent, changes: Changes, idempotency_key: IdempotencyKey = "") -> Response:
     """Add or replace one item or many. They can be recommended within a second, before any model knows them. Each item
     counts against the key's rate."""
     caller, entries = sent
 
     def put(now_ms: int) -> int:
         items = [_item(entry, now_ms) for entry in entries]
-        _change(changes, store, [ItemChange(item.item_id, item, now_ms) for item in items])
+        changes.accept_items([ItemChange(item.item_id, item, now_ms) for item in items])
         return len(items)
 
     content = b"".join(entry.model_dump_json().encode() for entry in entries)
@@ -86,19 +84,15 @@ def put_items(sent: Sent, changes: Changes, store: Store, idempotency_key: Idemp
 
 @router.delete("/v1/items/{item_id:path}", status_code=204)
 def delete_item(
-    caller: Writer, changes: Changes, store: Store, item_id: ItemId, idempotency_key: IdempotencyKey = ""
+    caller: Writer, changes: Changes, item_id: ItemId, idempotency_key: IdempotencyKey = ""
 ) -> Response:
     """Take an item out of every list. Its statistics stay, for when it comes back."""
 
     def delete(now_ms: int) -> bytes:
-        _change(changes, store, [ItemChange(item_id, None, now_ms)])
+        changes.accept_items([ItemChange(item_id, None, now_ms)])
         return b""
 
     return changes.once(caller.name, idempotency_key, "delete item", item_id.encode(), delete, status=204)
-
-
-def _change(intake: ChangeIntake, store: FeatureStore, changes: list[ItemChange]) -> None:
-    intake.accept(Topic.ITEMS, changes, parse_item_change, store.change_items)
 
 
 def _item(entry: ItemEntry, now_ms: int) -> Item:

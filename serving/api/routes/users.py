@@ -5,9 +5,9 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from recsys.contracts.changes import UserChange, parse_user_change
+from recsys.contracts.changes import UserChange
 from recsys.contracts.state import Visit
-from recsys.contracts.types import Topic, User
+from recsys.contracts.types import User
 from recsys.features.definitions import DISLIKED_VISITS, ENGAGED_VISITS, SEEN_VISITS
 from recsys.lake.forget import user_digest
 from recsys.store.forgetting import forget as forget_user
@@ -37,13 +37,12 @@ UserId = Annotated[Id, Path(description="the user's id")]
 class Put:
     """Stores users' attributes, each request once."""
 
-    def __init__(self, changes: Changes, store: Store) -> None:
-        self._changes, self._store = changes, store
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
 
     def __call__(self, caller: Caller, users: list[User], key: str) -> Response:
         def put(now_ms: int) -> int:
-            changes = [UserChange(user.user_id, user, now_ms) for user in users]
-            self._changes.accept(Topic.USERS, changes, parse_user_change, self._store.change_users)
+            self._changes.accept_users([UserChange(user.user_id, user, now_ms) for user in users])
             return len(users)
 
         return self._changes.store_once(caller.name, key, "put users", msgspec.json.encode(users), put)
@@ -109,7 +108,7 @@ def forget(
     stream compact` removes the rows. Doing it again is no error."""
     # the id itself is to be forgotten
     audit(request, caller, "forget user", user_sha256=user_digest(user_id))
-    forget_user(store, settings.lake, changes.bury_user, user_id, now_ms(), settings.time_rules)
+    forget_user(store, settings.lake, changes.forget_user, user_id, now_ms(), settings.time_rules)
     return Response(status_code=204)
 
 
