@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "data": ("data", "Fetch, validate and import data sets."),
     "topics": ("topics", "Create, check and grow the topics of a Kafka."),
     "stream": ("stream", "Feature worker, archiver, relay, replay, dead letters."),
+    "db": ("db", "The database of items and users: tables, import, export, comparison."),
     "simulate": ("simulate", "Simulate a shop's users, or fit a response model to a real log."),
     "ab": ("ab", "Report the results of experiments and their significance."),
     "features": ("features", "Build training examples with Spark; list and compare definitions."),
