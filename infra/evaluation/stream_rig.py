@@ -4,7 +4,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -30,8 +30,12 @@ Offsets = dict[tuple[Topic, int], int]
 class StreamRig:
     """A context manager. Workers are processes of the `recsys stream worker` command; their logs are in `home`."""
 
-    def __init__(self, persistence: Persistence = Persistence.NONE) -> None:
+    def __init__(
+        self, persistence: Persistence = Persistence.NONE, environ: Mapping[str, str] | None = None
+    ) -> None:
+        """`environ`: more settings of the workers."""
         self._persistence = persistence
+        self._environ = environ or {}
         self._open = ExitStack()
         self.workers: list[ChildProcess] = []  # all ever started
         self._running: list[ChildProcess] = []
@@ -62,6 +66,7 @@ class StreamRig:
             "RECSYS_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
             "RECSYS_PARTITIONS": str(PARTITIONS),
             "RECSYS_HOME": str(self.home),
+            **self._environ,
         }
         log = self.home / f"worker-{len(self.workers)}.log"
         worker = ChildProcess(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from infra.evaluation.fault_injection.database import Database
 from infra.terminal import JsonFlag, QuickFlag, console, finish, print_json, print_table
 
 if TYPE_CHECKING:
@@ -39,6 +40,25 @@ def stream(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) 
     from infra.evaluation.fault_injection.stream import StreamDrill, run
 
     finish(run(StreamDrill.quick(seed) if quick else StreamDrill(seed)), as_json)
+
+
+@app.command()
+def db(
+    seed: Seed = 0,
+    database: Annotated[
+        Database, typer.Option(help="The server that is started and killed.")
+    ] = Database.POSTGRESQL,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Kill the catalogue database, its relays, the broker and Redis while items are written; then a control that polls
+    for "everything after the last number". With RECSYS_LOCAL_KAFKA=apache, the broker is Apache Kafka.
+
+    Example: recsys drill db --quick
+    """
+    from infra.evaluation.fault_injection.database.drill import DatabaseDrill, run
+
+    finish(run(DatabaseDrill.quick(seed, database) if quick else DatabaseDrill(seed, database)), as_json)
 
 
 @app.command()
