@@ -27,7 +27,8 @@ Progress = Callable[[str, int], Place | Checkpoint | None]
 
 
 def gather(settings: Settings, api: str) -> dict[str, Any]:
-    """Every part with `reachable`; for Kafka, each topic's records and the lag of its readers."""
+    """Every part with `reachable`; for Kafka, each topic's records and the lag of its readers; for the database, where
+    there is one, how many changes wait for a relay."""
     found: dict[str, Any] = {
         "home": str(settings.home),
         "embedded": running(settings) is not None,
@@ -36,6 +37,8 @@ def gather(settings: Settings, api: str) -> dict[str, Any]:
         "api": _api(api),
         "bundle": _bundle(settings.bundles),
     }
+    if settings.database_url:
+        found["database"] = _database(settings)
     try:
         settings = connected(settings)
     except Unavailable as error:
@@ -50,6 +53,19 @@ def _bundle(bundles: Path) -> str | None:
         return current_version(bundles)
     except InvalidBundle as error:
         return str(error)
+
+
+def _database(settings: Settings) -> dict[str, Any]:
+    from recsys.catalogue_db.connection import safe, url_of
+    from recsys.catalogue_db.database import CatalogueDatabase
+
+    found = {"url": safe(url_of(settings))}
+    with closing(CatalogueDatabase.of(settings)) as database:
+        try:
+            waiting = database.outbox().backlog()
+        except Unavailable as error:
+            return {"reachable": False, **found, "error": str(error)}
+    return {"reachable": True, **found, "waiting": waiting.rows, "oldest_s": round(waiting.oldest_s, 1)}
 
 
 def _redis(url: str) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class PostgresServer(DatabaseServer):
         # fmt: off
         self._run(
             _postgres_binary("initdb"), "-D", "data", "-U", OWNER, "--auth=scram-sha-256", "--pwfile=password",
-            "--encoding=UTF8", "--no-locale", "--no-instructions",
+            "--encoding=UTF8", "--no-locale", "--no-instructions", "--no-sync",
         )
         # fmt: on
         password.unlink()
@@ -110,6 +110,11 @@ class PostgresServer(DatabaseServer):
         options = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
         given = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return self._as_account(_postgres_binary("postgres"), "-D", "data", *given)
+
+    def stop(self) -> None:
+        if self._child is not None and self._child.alive:
+            os.kill(self.pid, signal.SIGINT)  # at SIGTERM it would wait until every client has left
+        super().stop()
 
     def ready(self) -> bool:
         try:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -81,6 +82,8 @@ def connect(url: sa.URL, timeout_s: float | None = 5.0) -> sa.Engine:
                 hide_parameters=True,
                 pool_pre_ping=True,  # the database may have been restarted
                 connect_args=_arguments(backend, timeout_s),
+                json_serializer=lambda value: orjson.dumps(value).decode(),
+                json_deserializer=orjson.loads,
                 **options,
             )
     except (ArgumentError, NoSuchModuleError, TypeError) as error:

@@ -67,7 +67,9 @@ def status(
 
 def _print(found: dict[str, Any]) -> None:
     rows: list[tuple[str, str, str]] = []
-    for name in ("redis", "kafka", "api"):
+    for name in ("redis", "kafka", "database", "api"):
+        if name not in found:
+            continue
         part = dict(found[name])
         state = "[green]reachable[/]" if part.pop("reachable") else "[red]unreachable[/]"
         topics = part.pop("topics", {})

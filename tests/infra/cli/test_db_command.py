@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.cli.commands import db, users
+from infra.cli.status import gather
 from recsys.catalogue_db.database import CatalogueDatabase
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.types import Item, User
@@ -44,6 +45,7 @@ def test_the_way_from_a_lake_to_a_database_and_back(
     store = RedisFeatureStore(redis_url, FEATURES, StoreConfig(4))
     store.change_items(items)
 
+    assert gather(Settings(), "http://127.0.0.1:1")["database"]["reachable"] is False
     assert run(db.app, "upgrade")["database"] == f"sqlite:///{tmp_path / 'catalogue.db'}"
     assert run(db.app, "import") == {"items": 2, "deleted": 0, "users": 1}
     found = run(db.app, "verify", code=1)
@@ -57,6 +59,7 @@ def test_the_way_from_a_lake_to_a_database_and_back(
     run(users.app, "forget", "u")
     database = CatalogueDatabase.of(Settings())
     assert list(database.users()) == []
+    assert gather(Settings(), "http://127.0.0.1:1")["database"]["waiting"] == 1
     with database.outbox().claim(10) as claim:
         assert [(message.key, message.value) for message in claim.messages] == [("u", b"")]
     database.close()
