@@ -25,7 +25,8 @@ from recsys.contracts.event_log import EventSink
 from streaming.log import KafkaSink
 from streaming.settings import StreamSettings
 
-_PAUSE_S = (0.01, 0.1)  # shortest and longest wait for the next row: it grows while none comes
+# shortest and longest wait for the next rows: it grows while none come; a few cost about as much as many
+_PAUSE_S = (0.02, 0.1)
 _RETRY_S = (0.1, 2.0)
 _FLUSH_S = 1.0  # between two checks that the lanes are still held
 _PATIENCE_S = 10.0  # with the log; then another relay may try
@@ -92,8 +93,9 @@ class Relay:
             retry_s = _RETRY_S[0]
             if delivered:
                 pause_s = _PAUSE_S[0]
-            else:
+            if delivered < self._batch:
                 stop.wait(pause_s)
+            if not delivered:
                 pause_s = min(2 * pause_s, _PAUSE_S[1])
 
     def step(self) -> int:

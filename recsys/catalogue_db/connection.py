@@ -110,7 +110,7 @@ def _arguments(backend: str, timeout_s: float | None) -> dict[str, Any]:
     found: dict[str, Any] = {"connect_timeout": connect_s, "charset": "utf8mb4"}
     if timeout_s:
         lock_s = f"innodb_lock_wait_timeout={connect_s}"
-        found |= {"read_timeout": connect_s, "write_timeout": connect_s}
+        found |= {"read_timeout": 2 * connect_s, "write_timeout": 2 * connect_s}  # the lock's ends first
         found["init_command"] = f"SET SESSION wait_timeout={_IDLE_S}, {lock_s}"
     return found
 

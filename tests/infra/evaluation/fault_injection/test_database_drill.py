@@ -25,8 +25,8 @@ def test_nothing_is_lost_or_reordered_and_the_control_loses_some(postgresql: Dat
     """The fixture skips the test where PostgreSQL is not installed."""
     result = run(DatabaseDrill.quick(seed=1, database=Database.POSTGRESQL))
     assert result.met, result.figures
-    assert result.figures["kills"] == 4
-    assert result.figures["changes"] > 6_000
+    assert result.figures["kills"] == 3, "the broker in memory is frozen"
+    assert result.figures["changes"] > 4_000
 
 
 def topic(*numbers: int) -> Delivered:
