@@ -26,7 +26,7 @@ _DRIVERS = {
 }
 _POOL = 8  # connections of one process
 _IDLE_S = 30  # a relay that is frozen inside a transaction loses its lanes to another one after this time
-_DEADLOCKS = ("40001", "40P01", 1205, 1213)  # PostgreSQL's states, MySQL's numbers
+_DEADLOCKS = ("40001", "40P01", 1213)  # PostgreSQL's states, MySQL's number
 
 
 def database_url(setting: str, home: Path) -> sa.URL:
@@ -160,9 +160,8 @@ def is_deadlock(error: BaseException) -> bool:
     """Another transaction won; the same one, begun once more, will succeed."""
     if not isinstance(error, DBAPIError) or error.orig is None:
         return False
-    return getattr(error.orig, "sqlstate", None) in _DEADLOCKS or error.orig.args[:1] in [
-        (n,) for n in _DEADLOCKS
-    ]
+    code = getattr(error.orig, "sqlstate", None) or next(iter(error.orig.args), None)
+    return code in _DEADLOCKS
 
 
 def safe(url: sa.URL) -> str:
