@@ -118,6 +118,7 @@ def _arguments(backend: str, timeout_s: float | None) -> dict[str, Any]:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
     connection.execute("PRAGMA synchronous=FULL")  # what is committed survives a power failure
+    connection.execute("PRAGMA secure_delete=ON")  # a forgotten user's bytes are overwritten
 
 
 @contextmanager
