@@ -19,6 +19,9 @@ def item_row(change: ItemChange) -> dict[str, Any]:
         "creator": item.creator,
         "created_ms": item.created_ms,
         "attributes": dict(item.attributes),
+        "available_from_ms": item.available_from_ms,
+        "available_until_ms": item.available_until_ms,
+        "regions": list(item.regions),
         "deleted": change.item is None,
         "changed_ms": change.changed_ms,
     }
@@ -34,6 +37,9 @@ def item_change(row: Mapping[str, Any]) -> ItemChange:
         row["creator"],
         row["created_ms"],
         dict(row["attributes"]),
+        row["available_from_ms"],
+        row["available_until_ms"],
+        tuple(row["regions"]),
     )
     return ItemChange(item.item_id, item, row["changed_ms"])
 

@@ -52,6 +52,9 @@ ITEMS = sa.Table(
     sa.Column("creator", sa.String(MAX_ID_LENGTH), nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),  # 0: unknown
     sa.Column("attributes", sa.JSON, nullable=False),
+    sa.Column("available_from_ms", sa.BigInteger, nullable=False),  # 0: always
+    sa.Column("available_until_ms", sa.BigInteger, nullable=False),  # 0: forever
+    sa.Column("regions", sa.JSON, nullable=False),
     sa.Column(
         "deleted", sa.Boolean, nullable=False
     ),  # the id stays, so that an older change does not bring it back

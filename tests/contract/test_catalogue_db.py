@@ -65,7 +65,9 @@ def is_on_a_server(database_url: str) -> bool:
 
 
 def test_a_change_is_stored_and_waits_for_its_topic(database: CatalogueDatabase) -> None:
-    full = Item("i", "Title", ("Drama", "Crime"), "someone", 7, {"colour": "red", "size": "7"})
+    full = Item(
+        "i", "Title", ("Drama", "Crime"), "someone", 7, {"colour": "red", "size": "7"}, 8, 9, ("de", "at")
+    )
     headers = [("traceparent", b"00-1")]
     assert database.put_items([ItemChange("i", full, 1_000)], headers) == [ItemChange("i", full, 1_000)]
     assert database.put_users([UserChange("u", User("u", {"age": "31"}), 2_000)]) == [

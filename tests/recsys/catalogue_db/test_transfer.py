@@ -21,7 +21,7 @@ from recsys.store.memory import MemoryFeatureStore
 from tests.databases import opened, sqlite_url
 
 ITEMS = [
-    ItemChange("a", Item("a", "A", ("Drama", "Crime"), "someone", 7, {"colour": "red", "size": "7"}), 10),
+    ItemChange("a", Item("a", "A", ("Drama",), "someone", 7, {"size": "7"}, 8, 9, ("de", "at")), 10),
     ItemChange("b", None, 20),
     ItemChange("ä", Item("ä", "Ä"), 30),
 ]
