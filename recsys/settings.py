@@ -51,7 +51,9 @@ class Settings(BaseSettings):
         " without), off (Python).",
     )
     redis_url: SecretStr = Field(
-        SecretStr(""), description="Redis URL; empty: the embedded Redis that `recsys up` started."
+        SecretStr(""),
+        description="URL of a Redis server, a cluster (`redis+cluster://`) or Sentinels (`redis+sentinel://`), by TLS"
+        " with `rediss`; empty: the embedded Redis that `recsys up` started.",
     )
     redis_namespace: str = Field(
         "recsys",

@@ -6,8 +6,9 @@ kills a server takes a private one: `RedisServer(...)` or `kafka_broker`, both s
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import hypothesis
 import pytest
@@ -17,12 +18,15 @@ from infra.local.apache_kafka import ApacheKafka
 from infra.local.databases import DatabaseServer
 from infra.local.kafka_jars import kafka_jars
 from infra.local.memory_kafka import MemoryKafka
-from infra.local.redis import RedisServer
+from infra.local.redis import RedisServer, allow
+from infra.local.redis_replicas import LocalRedisCluster, LocalRedisSentinel
 from recsys.contracts.errors import Unavailable
 from recsys.kafka_connection import KafkaConnection
 from recsys.settings import Settings
 from streaming.log import create_topics
+from tests.certificates import self_signed
 from tests.databases import emptied, sqlite_url, started
+from tests.redis_tls import TlsRedisServer
 
 # A busy machine makes any example slow; pytest-timeout ends tests that hang.
 hypothesis.settings.register_profile("project", deadline=None)
@@ -39,6 +43,8 @@ structlog.configure(
 _BESIDE = Path(__file__).parents[2] / "shared" / "kafka" / "jars"  # on machines that cannot download them
 _TEST_DATABASES = 1024
 _numbers = itertools.count()
+LEAST_RIGHTS = ("+@all", "-@dangerous", "+info", "+scan")  # docs/operations.md
+AllowedUrl = Callable[[str], str]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,6 +66,39 @@ def redis_url(redis_server: RedisServer) -> str:
     number = next(_numbers)
     assert number < _TEST_DATABASES, "raise _TEST_DATABASES"
     return redis_server.url.removesuffix("/0") + f"/{number}"
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[AllowedUrl]:
+    """The shared cluster of three masters: its URL for an account that may do in a namespace what the project needs."""
+    with LocalRedisCluster() as cluster:
+        yield lambda namespace: _allow(cluster.servers, cluster.url, namespace)
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel() -> Iterator[AllowedUrl]:
+    """The shared master that a Sentinel watches; as `redis_cluster`."""
+    with LocalRedisSentinel() as watched:
+        yield lambda namespace: _allow(watched.servers, watched.url, namespace)
+
+
+@pytest.fixture(scope="session")
+def redis_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AllowedUrl]:
+    """The shared server with TLS; as `redis_cluster`. Skipped where no server has TLS, as the bundled one has none."""
+    certificate = self_signed(tmp_path_factory.mktemp("tls") / "server.pem")
+    try:
+        server = TlsRedisServer(certificate)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    with server:
+        yield lambda namespace: _allow([server], server.url, namespace)
+
+
+def _allow(servers: Sequence[RedisServer], url: str, namespace: str) -> str:
+    for server in servers:
+        allow(server, namespace, "pässword", f"~{namespace}:*", *LEAST_RIGHTS)
+    scheme, address = url.split("://")
+    return f"{scheme}://{namespace}:{quote('pässword')}@{address}"
 
 
 @pytest.fixture(scope="session")

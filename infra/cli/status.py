@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import redis
 
 from infra.local.services import connected, running
 from recsys.bundle import current_version
@@ -18,6 +17,8 @@ from recsys.observability.logs import redact
 from recsys.settings import Settings
 from recsys.store.base import Checkpoint, StoreConfig
 from recsys.store.redis import RedisFeatureStore
+from recsys.store.redis_client import connect, redis_errors
+from recsys.store.redis_cluster import masters
 from streaming.lake_writer.commit import Place, read_checkpoint, stopped_partitions
 from streaming.log import KafkaSource
 
@@ -69,19 +70,20 @@ def _database(settings: Settings) -> dict[str, Any]:
 
 
 def _redis(url: str) -> dict[str, Any]:
-    client = redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
-    with closing(client):
-        try:
+    try:
+        with closing(connect(url, _TIMEOUT_S)) as client, redis_errors():
             started = time.perf_counter()
             client.ping()
             ping_ms = round((time.perf_counter() - started) * 1000, 2)
+            servers = masters(client)
             found = {
                 "ping_ms": ping_ms,
-                "keys": client.dbsize(),
-                "bytes": client.info("memory")["used_memory"],
+                "keys": sum(server.dbsize() for server in servers),
+                "bytes": sum(server.info("memory")["used_memory"] for server in servers),
+                "masters": len(servers),
             }
-        except redis.RedisError as error:
-            return {"reachable": False, "url": redact(url), "error": redact(str(error))}
+    except RecsysError as error:
+        return {"reachable": False, "url": redact(url), "error": redact(str(error))}
     return {"reachable": True, "url": redact(url), **found}
 
 

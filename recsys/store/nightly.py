@@ -24,7 +24,7 @@ from recsys.store.damage import Damage
 from recsys.store.encoding import stored_histories
 from recsys.store.redis import nightly_key
 from recsys.store.redis_client import READ_TIMEOUT_S, connect, redis_errors
-from recsys.store.redis_reads import ThreadReads
+from recsys.store.redis_reads import open_reads
 
 KEPT_MS = 3 * MS_PER_DAY  # survives two nights without the job
 _PAGE = 500  # documents per round trip
@@ -60,7 +60,7 @@ class NightlyStore:
         self._fingerprint = features.fingerprint
         self._namespace = namespace
         self._redis = connect(url, timeout_s)
-        self._reads = ThreadReads(self._redis)
+        self._reads = open_reads(self._redis)
         self._damage = damage or Damage()
 
     def write_items(self, documents: Iterable[tuple[str, Document]]) -> int:

@@ -9,7 +9,7 @@ partitions when the store was made; a topic may have more (`recsys.store.redis_w
     NS:reporting                   the workers that reported (set)
     NS:{c}:catalogue  :times       items put since the bundle, empty where deleted; when (hashes)
     NS:{p}:cp:TOPIC                checkpoint (hash) of partition p: epoch, offset, watermark, log_id
-    NS:{p}:cp:TOPIC@q              the same of another partition q, as far as it was applied here
+    NS:{p}:cp:TOPIC@q              the same of another partition q, as far as applied here; {c} has those of items
     NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this part's share of an item (hashes; `encoding`)
     NS:{p}:a:USER                  static attributes put since the import (hash): attributes, changed_ms
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
@@ -33,24 +33,25 @@ from recsys.lake.forget import user_digest
 from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.damage import Damage
 from recsys.store.encoding import StateDecoder
-from recsys.store.redis_catalogue import CATALOGUE, PAGE, SEPARATOR
+from recsys.store.redis_catalogue import CATALOGUE, PAGE
+from recsys.store.redis_changes import SEPARATOR, read_changes
 from recsys.store.redis_client import (
     READ_TIMEOUT_S,
+    call_each,
     connect,
     is_wrong_type,
     redis_errors,
     script,
 )
-from recsys.store.redis_reads import ThreadReads
+from recsys.store.redis_reads import open_reads
 from recsys.store.redis_writer import WRONG_TYPE, RedisWriter
 
 _SHARES = 250  # items per call of shares.lua, which blocks Redis for half a millisecond
-_MAX_BLOCK_MS = 2_000  # well below the read timeout
 _attributes = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class RedisFeatureStore(RedisWriter):
-    """`FeatureStore` on one Redis server. `namespace` separates several systems, or tests, on one server."""
+    """`FeatureStore` on a Redis server or cluster. `namespace` separates several systems, or tests, on one of them."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class RedisFeatureStore(RedisWriter):
         super().__init__(connect(url, timeout_s), features, config, namespace, damage or Damage(), native)
         self._decoder = StateDecoder(features, native)
         self._stored = sorted({h.name for h in self._decoder.stored.values()})
-        self._reads = ThreadReads(self._redis)
+        self._reads = open_reads(self._redis)
         self._put_attributes = self._redis.register_script(script("attributes.lua"))
         self._shares = self._redis.register_script(script("shares.lua"))
 
@@ -138,12 +139,11 @@ class RedisFeatureStore(RedisWriter):
         partitions = self._partitions
         states: list[EntityState] = []
         for start in range(0, len(item_ids), _SHARES):
-            joined = SEPARATOR.join(item_ids[start : start + _SHARES])
-            with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
-                for partition in range(partitions):
-                    self._shares([self._key(partition, "i", "")], [joined], client=pipe)
-                of_partitions = pipe.execute()
             page = item_ids[start : start + _SHARES]
+            keys = [self._key(partition, "i", "") for partition in range(partitions)]
+            calls = [([key], [SEPARATOR.join(page)]) for key in keys]
+            with redis_errors():
+                of_partitions = self._sound(keys, call_each(self._redis, self._shares, calls))
             for partition, shares in enumerate(of_partitions):
                 for row, item_id in enumerate(page):
                     if shares[row] == WRONG_TYPE.encode():
@@ -178,30 +178,15 @@ class RedisFeatureStore(RedisWriter):
                     yield item_id, state
 
     def changed_items(self, cursor: str, block_ms: int) -> tuple[str, set[str] | None]:
-        streams = [self._key(p, "changed") for p in (*range(self._partitions), CATALOGUE)]
-        with redis_errors():
-            # none yet; or the store was empty, and has other parts now
-            if cursor.count(",") + 1 != len(streams):
-                last = self._redis.mget([f"{stream}:last" for stream in streams])
-                return ",".join(i.decode() if i else "0-0" for i in last), None if cursor else set()
-            position = dict(zip(streams, cursor.split(","), strict=True))
-            found = self._redis.xread(position, block=min(block_ms, _MAX_BLOCK_MS) or None)
-        changed: set[str] = set()
-        complete = True
-        for name, entries in found or ():
-            stream = name.decode()
-            complete = complete and _order(entries[0][1][b"after"].decode()) <= _order(position[stream])
-            position[stream] = entries[-1][0].decode()
-            for _, fields in entries:
-                changed.update(fields[b"items"].decode().split(SEPARATOR))
-        return ",".join(position.values()), changed if complete else None
+        streams = [self._key(tag, "changed") for tag in (*range(self._partitions), CATALOGUE)]
+        return read_changes(self._redis, streams, cursor, block_ms)
 
     # --- changes of users --------------------------------------------------------------------------
 
     def forget_user(self, user_id: str, until_ms: int = 0) -> bool:
         partition = partition_of(user_id, self._partitions)
         histories = [self._key(partition, "h", history, user_id) for history in self._stored]
-        with redis_errors(), self._redis.pipeline() as pipe:
+        with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
             if until_ms:
                 self._marks.add(pipe, partition, user_id, until_ms)
             pipe.unlink(self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories)
@@ -216,12 +201,13 @@ class RedisFeatureStore(RedisWriter):
         parts = self._partitions
         partitions = [partition_of(c.user_id, parts) for c in changes]
         keys = [self._key(p, "a", c.user_id) for p, c in zip(partitions, changes, strict=True)]
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for partition, key, change in zip(partitions, keys, changes, strict=True):
-                put = b"" if change.user is None else msgspec.json.encode(change.user.attributes)
-                arguments = [change.changed_ms, put, self._config.idle_ms, user_digest(change.user_id)]
-                self._put_attributes([key, self._key(partition, "forgotten")], arguments, client=pipe)
-            self._sound(keys, pipe.execute(raise_on_error=False))
+        calls = []
+        for partition, key, change in zip(partitions, keys, changes, strict=True):
+            put = b"" if change.user is None else msgspec.json.encode(change.user.attributes)
+            arguments = [change.changed_ms, put, self._config.idle_ms, user_digest(change.user_id)]
+            calls.append(([key, self._key(partition, "forgotten")], arguments))
+        with redis_errors():
+            self._sound(keys, call_each(self._redis, self._put_attributes, calls))
 
     def damaged(self) -> tuple[str, ...]:
         return self._damage.found()
@@ -246,9 +232,3 @@ class RedisFeatureStore(RedisWriter):
 def nightly_key(namespace: str, *parts: str) -> str:
     """A key of `recsys.store.nightly`."""
     return f"{namespace}:{{nightly}}:{':'.join(parts)}"
-
-
-def _order(stream_id: str) -> tuple[int, int]:
-    """Stream ids are `milliseconds-number` and order by both."""
-    ms, number = stream_id.split("-")
-    return int(ms), int(number)

@@ -9,11 +9,11 @@ from recsys.contracts.changes import ItemChange
 from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.types import Item
 from recsys.store.damage import Damage
+from recsys.store.redis_changes import SEPARATOR
 from recsys.store.redis_client import redis_errors, script
 from recsys.store.redis_workers import RedisWorkers
 
 CATALOGUE = "c"  # in place of a partition's number
-SEPARATOR = "\x1f"  # a control character, which no id may contain
 PAGE = 500  # items per round trip
 _DELETED = b""
 _decode = msgspec.json.Decoder(Item).decode

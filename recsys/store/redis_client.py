@@ -1,7 +1,7 @@
 """The client, errors and scripts of every store on Redis."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -9,10 +9,15 @@ from typing import Any
 import redis
 import structlog
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.commands.core import Script
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from recsys.contracts.errors import InvalidConfig, Unavailable
-from recsys.observability.logs import hide_password_of
+from recsys.store.redis_address import Kind, RedisAddress, parse_address
+from recsys.store.redis_cluster import ClusterClient, masters, routed
 
 CONNECT_TIMEOUT_S = 1.0
 READ_TIMEOUT_S = 5.0
@@ -21,9 +26,11 @@ _log = structlog.get_logger(__name__)
 
 
 def connect(url: str, timeout_s: float = READ_TIMEOUT_S, retries: int = 1) -> Any:
-    """A `redis.Redis` that connects on first use; typed Any, because its types do not tell bytes from text.
+    """A `redis.Redis` that connects on first use, or the client of a cluster; typed Any, because their types do not
+    tell bytes from text.
 
     Args:
+        url: of a server, a cluster or Sentinels (`redis_address`).
         timeout_s: of one call; requests wait less than workers.
         retries: on a new connection, in case the pooled one predates a restart; timeouts are not retried. 0 for calls
             that must not run twice.
@@ -31,30 +38,45 @@ def connect(url: str, timeout_s: float = READ_TIMEOUT_S, retries: int = 1) -> An
     Raises:
         InvalidConfig: the URL is not a Redis URL.
     """
-    try:
-        hide_password_of(url)
-        return redis.Redis.from_url(
-            url,
-            socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
-            socket_timeout=timeout_s,
-            retry=Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
-            protocol=2,  # flat replies: reading a user takes half the time that nested ones take
-        )
-    except ValueError:  # its message quotes the URL, which may have a password
-        raise InvalidConfig(
-            "redis_url: not a Redis URL; write redis://user:password@host:port/0 and percent-encode the password"
-        ) from None
+    address = parse_address(url)
+    anonymous: dict[str, Any] = {
+        "socket_connect_timeout": min(timeout_s, CONNECT_TIMEOUT_S),
+        "socket_timeout": timeout_s,
+        "protocol": 2,  # flat replies: reading a user takes half the time that nested ones take
+        "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
+        **address.tls,
+    }
+    options = anonymous | dict(address.credentials)
+    match address.kind:
+        case Kind.SERVER:
+            [(host, port)] = address.hosts
+            return redis.Redis(host, port, address.database, **options)
+        case Kind.CLUSTER:
+            return ClusterClient(lambda: _cluster(address, options))
+        case Kind.SENTINEL:
+            asking = options if address.sentinel_auth else anonymous
+            sentinel = Sentinel(address.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+            return sentinel.master_for(address.service, db=address.database, **options)  # type: ignore[no-untyped-call]
+
+
+def _cluster(address: RedisAddress, options: Mapping[str, Any]) -> RedisCluster:
+    return RedisCluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],  # type: ignore[no-untyped-call]
+        dynamic_startup_nodes=False,  # the names of the URL remain when all nodes get other addresses
+        reinitialize_steps=1,  # each pipeline counts its own errors: beyond `retries`, it would never see a failover
+        **options,
+    )
 
 
 # What a server in a bad state answers, by the first word of its error, and what to do.
 _STATES: Mapping[str, str] = {
-    "ASK": "it moves this slot now; set RECSYS_REDIS_URL to a proxy of the cluster",
+    "ASK": "the cluster moves this slot now; RECSYS_REDIS_URL of a cluster begins with redis+cluster://",
     "BUSY": "a script blocks it: SCRIPT KILL, or wait",
     "CLUSTERDOWN": "the cluster has no majority or misses slots",
     "LOADING": "it loads its data; wait",
     "MASTERDOWN": "a replica without its master",
     "MISCONF": "it cannot write to its disk, so it takes no writes: see its log",
-    "MOVED": "this node does not have the slot; set RECSYS_REDIS_URL to a proxy of the cluster",
+    "MOVED": "this node does not have the slot; RECSYS_REDIS_URL of a cluster begins with redis+cluster://",
     "NOPERM": "the account may not run this: extend its ACL (docs/operations.md)",
     "NOREPLICAS": "it has too few replicas (min-replicas-to-write), so it takes no writes",
     "NOSCRIPT": "it has lost its scripts",
@@ -86,7 +108,7 @@ def redis_errors() -> Iterator[None]:
     """Raise `Unavailable` for an outage and for a server in a bad state; other errors are errors in the code."""
     try:
         yield
-    except (redis.RedisError, OSError) as error:
+    except (redis.RedisError, RedisClusterException, OSError) as error:
         unavailable = _unavailable(error)
         if unavailable is None:
             raise
@@ -107,7 +129,12 @@ def _unavailable(error: Exception) -> Unavailable | None:
             f"Redis: what answers there is no Redis server, or a proxy broke its answer off ({error}); check"
             " RECSYS_REDIS_URL"
         )
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return Unavailable(
+            f"Redis: its certificate is not trusted: name its authority by ?ssl_ca_certs=FILE in RECSYS_REDIS_URL, and"
+            f" a host that the certificate names ({error})"
+        )
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | RedisClusterException | OSError):
         return Unavailable(f"Redis: {error}")
     return None
 
@@ -125,20 +152,36 @@ def _state(error: Exception) -> str:
 
 
 def refuse_eviction(client: Any) -> None:
-    """Raises `InvalidConfig`: the server may drop states and offsets when its memory is full. Managed servers forbid
+    """Raises `InvalidConfig`: a server may drop states and offsets when its memory is full. Managed servers forbid
     CONFIG, so this reads INFO; where that is forbidden too, it is said in the log."""
-    try:
-        policy = client.info("memory").get("maxmemory_policy", "noeviction")
-    except redis.exceptions.NoPermissionError:
-        _log.warning("the account may not read INFO; see that maxmemory-policy is noeviction")
-        return
-    if policy != "noeviction":
-        raise InvalidConfig(
-            f"Redis may evict states and offsets (maxmemory-policy is {policy}); set it to noeviction: CONFIG SET"
-            " maxmemory-policy noeviction, or in the parameters of a managed server, where CONFIG is forbidden"
-        )
+    for server in masters(client):
+        try:
+            policy = server.info("memory").get("maxmemory_policy", "noeviction")
+        except redis.exceptions.NoPermissionError:
+            _log.warning("the account may not read INFO; see that maxmemory-policy is noeviction")
+            return
+        if policy != "noeviction":
+            raise InvalidConfig(
+                f"Redis may evict states and offsets (maxmemory-policy is {policy}); set it to noeviction: CONFIG SET"
+                " maxmemory-policy noeviction, or in the parameters of a managed server, where CONFIG is forbidden"
+            )
 
 
 def script(name: str) -> str:
     """A Lua script of this package."""
     return files("recsys.store").joinpath(name).read_text(encoding="utf-8")
+
+
+def call_each(client: Any, called: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+    """Call a script for each (keys, arguments), in one round trip to each server. It may run twice.
+    Returns the replies; the error in place of one."""
+    for _ in range(2):
+        with client.pipeline(transaction=False) as pipe:
+            for keys, arguments in calls:
+                options = routed(client, keys[0])
+                pipe.execute_command("EVALSHA", called.sha, len(keys), *keys, *arguments, **options)
+            replies: list[Any] = pipe.execute(raise_on_error=False)
+        if not any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+            break
+        client.script_load(called.script)
+    return replies

@@ -33,8 +33,10 @@ class RedisWorkers:
     def reports(self) -> dict[str, bytes]:
         with redis_errors():
             names = sorted(name.decode() for name in self._redis.smembers(f"{self._namespace}:reporting"))
-            contents = self._redis.mget([self._report_key(name) for name in names]) if names else []
-            found = dict(zip(names, contents, strict=True))
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.get(self._report_key(name))
+                found = dict(zip(names, pipe.execute(), strict=True))
             gone = [name for name, content in found.items() if content is None]
             if gone:  # a worker that reports meanwhile is added by its next report
                 self._redis.srem(f"{self._namespace}:reporting", *gone)

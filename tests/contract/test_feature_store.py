@@ -1,4 +1,7 @@
-"""What every feature store must do: one suite, run on memory and on a real Redis."""
+"""What every feature store must do: one suite, run on memory and on every kind of Redis.
+
+On a cluster, by Sentinel and by TLS, the account has the rights of docs/operations.md and no others.
+"""
 
 import random
 import threading
@@ -6,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
+from typing import NamedTuple
 
 import pytest
 
@@ -27,6 +31,14 @@ PARTITIONS = 3
 TOPIC = "events"
 CONFIG = StoreConfig(partitions=PARTITIONS, changes=8)
 OpenStore = Callable[[], FeatureStore]
+_namespaces = count()
+
+
+class Place(NamedTuple):
+    """Of a store in Redis."""
+
+    url: str
+    namespace: str
 
 
 @pytest.fixture(
@@ -34,15 +46,38 @@ OpenStore = Callable[[], FeatureStore]
         "memory",
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("redis-compiled", marks=[pytest.mark.redis, needs_native]),
+        pytest.param("redis_cluster", marks=pytest.mark.redis),
+        pytest.param("redis_sentinel", marks=pytest.mark.redis),
+        pytest.param("redis_tls", marks=pytest.mark.redis),
     ]
 )
-def open_store(request: pytest.FixtureRequest) -> OpenStore:
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the store."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest) -> Place | None:
+    """Where this test's store is; None: in memory."""
+    match kind:
+        case "memory":
+            return None
+        case "redis" | "redis-compiled":
+            return Place(request.getfixturevalue("redis_url"), "recsys")
+        case _:
+            namespace = f"contract-{next(_namespaces)}"
+            return Place(request.getfixturevalue(kind)(namespace), namespace)
+
+
+@pytest.fixture
+def open_store(kind: str, place: Place | None) -> OpenStore:
     """Opens the store of this test; each call is another client of the same store."""
-    if request.param == "memory":
+    if place is None:
         store = MemoryFeatureStore(FEATURES, CONFIG)
         return lambda: store
-    url, native = request.getfixturevalue("redis_url"), request.param == "redis-compiled"
-    return lambda: RedisFeatureStore(url, FEATURES, CONFIG, native=native)
+    native = kind == "redis-compiled"
+    return lambda: RedisFeatureStore(place.url, FEATURES, CONFIG, place.namespace, native=native)
 
 
 @pytest.fixture
@@ -331,12 +366,11 @@ def test_a_batch_of_dead_letters_only_moves_the_offset(store: FeatureStore) -> N
     assert store.claim(TOPIC, 0, "log").offset == 17
 
 
-def test_other_definitions_are_refused(store: FeatureStore, request: pytest.FixtureRequest) -> None:
+def test_other_definitions_are_refused(store: FeatureStore, place: Place | None) -> None:
     store.claim(TOPIC, 0, "log")
     assert store.fingerprint() == FEATURES.fingerprint
-    if isinstance(store, RedisFeatureStore):
-        url = request.getfixturevalue("redis_url")
-        other = RedisFeatureStore(url, FeatureSet(FEATURES.features[:3]), CONFIG)
+    if place is not None:
+        other = RedisFeatureStore(place.url, FeatureSet(FEATURES.features[:3]), CONFIG, place.namespace)
         for use in (
             lambda: other.claim(TOPIC, 0, "log"),
             lambda: other.user("u"),

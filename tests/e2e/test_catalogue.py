@@ -32,6 +32,7 @@ from tests.serving.waiting import eventually
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 BUCKETS = 64
+NAMESPACE = "catalogue"
 COLD = {"item_id": "cold", "title": "Cold", "categories": ["new-wave"]}
 
 
@@ -55,8 +56,15 @@ class Loop:
         return path.exists() and item_id in {item.item_id for item in read_items(path)}
 
 
+@pytest.fixture(params=["redis_url"])
+def redis(request: pytest.FixtureRequest) -> str:
+    """The URL of one server, or of a cluster for an account that may do what the project needs."""
+    found = request.getfixturevalue(request.param)
+    return found if isinstance(found, str) else str(found(NAMESPACE))
+
+
 @pytest.fixture
-def loop(tmp_path: Path, redis_url: str, kafka_broker: MemoryKafka) -> Iterator[Loop]:
+def loop(tmp_path: Path, redis: str, kafka_broker: MemoryKafka) -> Iterator[Loop]:
     """The bundle's attribute table gives `COLD` the vector of `item-000`."""
     attributes = np.zeros((1 + BUCKETS, DIMENSION), np.float32)
     cold = Item("cold", "Cold", ("new-wave",))
@@ -64,11 +72,16 @@ def loop(tmp_path: Path, redis_url: str, kafka_broker: MemoryKafka) -> Iterator[
     attributes[0] = 0
     write_tiny_bundle(tmp_path / "bundles", attributes=attributes)
     stream = StreamSettings(
-        home=tmp_path, redis_url=redis_url, kafka_bootstrap=kafka_broker.bootstrap, archive_max_seconds=0.2
+        home=tmp_path,
+        redis_url=redis,
+        redis_namespace=NAMESPACE,
+        kafka_bootstrap=kafka_broker.bootstrap,
+        archive_max_seconds=0.2,
     )
     serving = ServingSettings(
         home=tmp_path,
-        redis_url=redis_url,
+        redis_url=redis,
+        redis_namespace=NAMESPACE,
         kafka_bootstrap=kafka_broker.bootstrap,
         deadline_ms=20_000,
         store_timeout_ms=5_000,
@@ -79,7 +92,8 @@ def loop(tmp_path: Path, redis_url: str, kafka_broker: MemoryKafka) -> Iterator[
         threading.Thread(target=part.main, args=(stream, stop), daemon=True)
         for part in (feature_worker, archive)
     ]
-    sink, store = KafkaSink(kafka_broker.connection), RedisFeatureStore(redis_url, FEATURES)
+    sink = KafkaSink(kafka_broker.connection)
+    store = RedisFeatureStore(redis, FEATURES, namespace=NAMESPACE)
     for thread in threads:
         thread.start()
     with TestClient(make_app(serving)) as client:
@@ -122,6 +136,7 @@ def test_any_producer_may_change_items_through_kafka(loop: Loop) -> None:
     eventually(lambda: not loop.in_lake("cold"))
 
 
+@pytest.mark.parametrize("redis", ["redis_url", "redis_cluster"], indirect=True)
 def test_user_attributes_reach_ranker_and_lake_and_are_deleted(loop: Loop) -> None:
     def age() -> float:
         """As the ranker reads it."""
