@@ -16,30 +16,30 @@ _NONE: tuple[str, dict[str, int]] = "0", {}
 
 
 class ForgottenMarks:
-    """The marks of each partition, as last read."""
+    """The marks of each partition, as last read; none of another hash tag."""
 
-    def __init__(self, client: Any, key: Callable[[int], str]) -> None:
+    def __init__(self, client: Any, key: Callable[[int | str], str]) -> None:
         """`key`: of a partition's marks."""
         self._redis = client
         self._key = key
-        self._known: dict[int, tuple[str, dict[str, int]]] = {}  # version and marks
+        self._known: dict[int | str, tuple[str, dict[str, int]]] = {}  # version and marks
 
-    def version(self, partition: int) -> str:
+    def version(self, partition: int | str) -> str:
         return self._known.get(partition, _NONE)[0]
 
-    def without(self, partition: int, rows: Sequence[KeyedEvent]) -> list[KeyedEvent]:
+    def without(self, partition: int | str, rows: Sequence[KeyedEvent]) -> list[KeyedEvent]:
         """The rows but those of forgotten users."""
         _, marks = self._known.get(partition, _NONE)
         return [row for row in rows if not is_forgotten(marks, row.event.user_id, row.event.event_time_ms)]
 
-    def read(self, partition: int) -> None:
+    def read(self, partition: int | str) -> None:
         """Raises `Unavailable`: the store is."""
         with redis_errors():
             found = self._redis.hgetall(self._key(partition))
         version = found.pop(_VERSION, b"0").decode()
         self._known[partition] = version, {digest.decode(): int(until) for digest, until in found.items()}
 
-    def add(self, pipe: Any, partition: int, user_id: str, until_ms: int) -> None:
+    def add(self, pipe: Any, partition: int | str, user_id: str, until_ms: int) -> None:
         """Queue the change in a pipeline."""
         pipe.hset(self._key(partition), user_digest(user_id), until_ms)
         pipe.hincrby(self._key(partition), _VERSION, 1)

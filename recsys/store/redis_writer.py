@@ -21,10 +21,11 @@ from typing import Any
 
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig, InvalidData
 from recsys.contracts.event_log import remembered_partition_of
+from recsys.contracts.types import Topic
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
 from recsys.store.damage import Damage
 from recsys.store.encoding import BatchEncoder, KeyedEvent, keyed
-from recsys.store.redis_catalogue import RedisCatalogue
+from recsys.store.redis_catalogue import CATALOGUE, RedisCatalogue
 from recsys.store.redis_client import redis_errors, refuse_eviction, script
 from recsys.store.redis_forgotten import ForgottenMarks
 
@@ -61,19 +62,20 @@ class RedisWriter(RedisCatalogue):
         self._meta = f"{namespace}:meta"
         self._made_with: int | None = None  # partitions; None: the store was empty when it was last asked
         self._marks = ForgottenMarks(client, lambda part: self._key(part, "forgotten"))
-        self._away: dict[tuple[str, int], dict[int, _Away]] = {}
+        self._away: dict[tuple[str, int], dict[int | str, _Away]] = {}
         self._claim = client.register_script(script("claim.lua"))
         self._apply = client.register_script(script("apply.lua"))
 
     def claim(self, topic: str, partition: int, log_id: str) -> Checkpoint:
         parts = self._register()
-        home = partition % parts
+        home = self._home(topic, partition)
+        others = [] if home == CATALOGUE else [part for part in range(parts) if part != home]
         with redis_errors():
             refuse_eviction(self._redis)
             with self._redis.pipeline(transaction=False) as pipe:
-                for part in range(parts):
+                for part in others:
                     pipe.exists(self._checkpoint(topic, partition, part))
-                there = [part for part, exists in enumerate(pipe.execute()) if exists and part != home]
+                there = [part for part, exists in zip(others, pipe.execute(), strict=True) if exists]
         found = [self._claim_part(topic, partition, home, log_id)]
         found += [self._claim_part(topic, partition, part, log_id, found[0].epoch) for part in there]
         self._away[topic, partition] = {
@@ -83,7 +85,8 @@ class RedisWriter(RedisCatalogue):
         return replace(first, epoch=found[0].epoch)
 
     def add_partition(self, topic: str, partition: int, log_id: str, watermark_ms: int) -> bool:
-        home = partition % self._register()
+        self._register()
+        home = self._home(topic, partition)
         if self.checkpoint(topic, partition) is not None:
             return False
         begin = Checkpoint(0, 0, watermark_ms, log_id)
@@ -92,7 +95,7 @@ class RedisWriter(RedisCatalogue):
         return True
 
     def checkpoint(self, topic: str, partition: int) -> Checkpoint | None:
-        key = self._checkpoint(topic, partition, partition % self._partitions)
+        key = self._checkpoint(topic, partition, self._home(topic, partition))
         with redis_errors():
             epoch, offset, watermark, log_id = self._redis.hmget(
                 key, "epoch", "offset", "watermark", "log_id"
@@ -100,8 +103,8 @@ class RedisWriter(RedisCatalogue):
         return Checkpoint(int(epoch), int(offset), int(watermark), log_id.decode()) if epoch else None
 
     def apply(self, batch: Batch) -> Applied:
-        parts, home = self._partitions, batch.partition % self._partitions
-        rows: dict[int, list[KeyedEvent]] = {}
+        parts, home = self._partitions, self._home(batch.topic, batch.partition)
+        rows: dict[int | str, list[KeyedEvent]] = {}
         for row in keyed(batch):
             user = row.event.user_id  # none: the state of an item, from a backfill
             rows.setdefault(remembered_partition_of(user, parts) if user else home, []).append(row)
@@ -109,7 +112,7 @@ class RedisWriter(RedisCatalogue):
         now = time.monotonic()
         due = {part for part, where in away.items() if now - where.written >= _BEHIND_S}
         done = []
-        for part in sorted((rows.keys() | due) - {home}):
+        for part in sorted((rows.keys() | due) - {home}, key=str):
             if part not in away:
                 begin = Checkpoint(0, batch.previous, batch.watermark_ms, "")
                 log_id = self._log_id(batch, home)
@@ -125,7 +128,7 @@ class RedisWriter(RedisCatalogue):
         at_home = self._apply_part(batch, home, rows.get(home, []))
         return _sum(at_home, done) if done else at_home
 
-    def _apply_part(self, batch: Batch, part: int, rows: list[KeyedEvent]) -> Applied:
+    def _apply_part(self, batch: Batch, part: int | str, rows: list[KeyedEvent]) -> Applied:
         """Apply the events of one part, and the batch's offset."""
         skipped, seen = 0, set[bytes]()
         keys, prefix = [self._checkpoint(batch.topic, batch.partition, part)], self._key(part, "")
@@ -160,7 +163,7 @@ class RedisWriter(RedisCatalogue):
         self,
         topic: str,
         partition: int,
-        part: int,
+        part: int | str,
         log_id: str,
         epoch: int | None = None,
         begin: Checkpoint | None = None,
@@ -169,7 +172,7 @@ class RedisWriter(RedisCatalogue):
         returned is 0 if a later claimant was there."""
         names = [("d", topic), ("items",), ("changed",), ("changed", "last"), ("probe",)]
         keys = [self._checkpoint(topic, partition, part), *(self._key(part, *name) for name in names)]
-        if partition != part:
+        if isinstance(part, int) and part != partition:
             keys.append(self._checkpoint(topic, part, part))
         start = ("", "") if begin is None else (begin.offset, begin.watermark_ms)
         with redis_errors():
@@ -190,12 +193,17 @@ class RedisWriter(RedisCatalogue):
         claimed_epoch, offset, watermark_ms = claimed
         return Checkpoint(claimed_epoch, offset, watermark_ms, log_id)
 
-    def _log_id(self, batch: Batch, home: int) -> str:
+    def _log_id(self, batch: Batch, home: int | str) -> str:
         with redis_errors():
             found = self._redis.hget(self._checkpoint(batch.topic, batch.partition, home), "log_id")
         return found.decode() if found else ""
 
-    def _checkpoint(self, topic: str, partition: int, part: int) -> str:
+    def _home(self, topic: str, partition: int) -> int | str:
+        """The part of the partition's offset. For items it is the catalogue, which their changes go to: a failover of
+        a node of a Cluster takes back both."""
+        return CATALOGUE if topic == Topic.ITEMS else partition % self._partitions
+
+    def _checkpoint(self, topic: str, partition: int, part: int | str) -> str:
         return self._key(part, "cp", topic if partition == part else f"{topic}@{partition}")
 
     @property
@@ -206,7 +214,7 @@ class RedisWriter(RedisCatalogue):
     def _register(self) -> int:
         """The first writer decides fingerprint and parts; a later one must have the fingerprint. Returns the parts.
         Raises `FingerprintMismatch`: the states are of other feature definitions."""
-        with redis_errors(), self._redis.pipeline() as pipe:
+        with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hsetnx(self._meta, "fingerprint", self._fingerprint)
             pipe.hsetnx(self._meta, "partitions", self._config.partitions)
             pipe.execute()
