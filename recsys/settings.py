@@ -134,6 +134,12 @@ class Settings(BaseSettings):
     future_minutes: float = Field(
         5.0, ge=0, description="Event times further ahead of the log's clock are set to the log's time."
     )
+    spark_master: str = Field(
+        "local[*]",
+        min_length=1,
+        description="Spark master of the batch jobs: local[2], spark://host:7077, yarn or k8s://…; a cluster gets this"
+        " code with the job, and needs the lake on a path that all its machines see.",
+    )
     log_level: str = Field("info", description="debug, info, warning or error.")
     traces: str = Field(
         "", description="Exporter of OpenTelemetry traces: console, or otlp (extra `otel`); empty: off."

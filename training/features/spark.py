@@ -1,9 +1,15 @@
 """The Spark session."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import TypeAlias
+from zipfile import ZIP_DEFLATED, ZipFile
 
 from pyspark.sql import SparkSession
 
@@ -12,6 +18,8 @@ Session: TypeAlias = SparkSession
 
 # Halves the CPU time of a job of minutes (27 instead of 51 s measured); long jobs want the full compiler.
 _SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+_SHIPPED = ("recsys", "training")  # packages that tasks import
+_SUFFIXES = (".py", ".lua", ".yaml")
 
 
 def spark_session(
@@ -37,7 +45,7 @@ def spark_session(
         "spark.log.level": "ERROR",
         **dict(conf),
     }
-    if master.startswith("local"):
+    if is_local(master):
         settings = {
             "spark.driver.extraJavaOptions": _SHORT_JOB,
             "spark.sql.shuffle.partitions": "8",
@@ -48,4 +56,25 @@ def spark_session(
         } | settings
     builder = SparkSession.builder.master(master).appName("recsys-features")
     session: SparkSession = builder.config(map=settings).getOrCreate()
+    if not is_local(master):
+        folder = tempfile.mkdtemp(prefix="recsys-spark-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors fetch it as they start
+        session.sparkContext.addPyFile(str(write_code(Path(folder) / "recsys-code.zip")))
     return session
+
+
+def is_local(master: str) -> bool:
+    """Whether tasks run in this machine's Python; not those of `local-cluster`, which has executors of its own."""
+    return master == "local" or master.startswith("local[")
+
+
+def write_code(archive: Path) -> Path:
+    """This project's code as executors import it, whatever they have installed; the libraries it uses they must have.
+    Compiled parts stay here: an executor may be another machine."""
+    with ZipFile(archive, "w", ZIP_DEFLATED) as written:
+        for package in _SHIPPED:
+            root = Path(str(files(package)))
+            for path in sorted(root.rglob("*")):
+                if path.suffix in _SUFFIXES:
+                    written.write(path, Path(package) / path.relative_to(root))
+    return archive

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
 app.command()(select)
 
-Master = Annotated[str, typer.Option(help="Spark master: local[2], yarn, k8s://…, spark://….")]
+Master = Annotated[
+    str | None,
+    typer.Option(help="Spark master: local[2], yarn, k8s://…, spark://…. [default: RECSYS_SPARK_MASTER]"),
+]
 Memory = Annotated[str, typer.Option(help="Memory of the Spark driver, and of each executor.")]
 
 
@@ -56,7 +59,7 @@ def build_(
         ),
     ] = 0,
     rebuild: Annotated[bool, typer.Option(help="Rebuild days that are up to date, too.")] = False,
-    master: Master = "local[*]",
+    master: Master = None,
     memory: Memory = "2g",
     conf: Annotated[list[str] | None, typer.Option(help="Spark setting KEY=VALUE; repeatable.")] = None,
     as_json: JsonFlag = False,
@@ -104,7 +107,9 @@ def _attribution(lake: str, chosen: str) -> "Attribution":
 
 
 @contextmanager
-def _spark(settings: Settings, master: str, memory: str, conf: Sequence[str] = ()) -> Iterator["Session"]:
+def _spark(
+    settings: Settings, master: str | None, memory: str, conf: Sequence[str] = ()
+) -> Iterator["Session"]:
     """A Spark session whose output goes to <home>/logs/spark.log."""
     from training.features.spark import spark_session
 
@@ -112,7 +117,8 @@ def _spark(settings: Settings, master: str, memory: str, conf: Sequence[str] = (
     if wrong := [key for key, equals, _ in pairs if not equals]:
         raise InvalidConfig(f"--conf {wrong[0]}: write it as KEY=VALUE")
     with job_log(settings.home / "logs" / "spark.log"):
-        spark = spark_session(master, memory, [(key, value) for key, _, value in pairs])
+        settings_of_spark = [(key, value) for key, _, value in pairs]
+        spark = spark_session(master or settings.spark_master, memory, settings_of_spark)
         try:
             yield spark
         finally:
@@ -122,7 +128,7 @@ def _spark(settings: Settings, master: str, memory: str, conf: Sequence[str] = (
 @app.command("backfill")
 def backfill_(
     namespace: Annotated[str, typer.Option(help="An empty namespace; never the live one.")],
-    master: Master = "local[*]",
+    master: Master = None,
     memory: Memory = "2g",
     as_json: JsonFlag = False,
 ) -> None:

@@ -1,0 +1,90 @@
+"""The session on a cluster: executors of their own get the code with the job."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from infra.local.process import ChildProcess, free_port
+from tests.training.features.test_job import LOG, read, write_lake
+from training.features.spark import is_local, write_code
+
+
+@pytest.mark.parametrize(
+    ("master", "local"),
+    [
+        ("local", True),
+        ("local[2]", True),
+        ("local-cluster[2,1,1024]", False),
+        ("spark://host:7077", False),
+        ("yarn", False),
+    ],
+)
+def test_who_runs_the_tasks(master: str, local: bool) -> None:
+    assert is_local(master) is local
+
+
+def test_the_archive_has_all_that_tasks_import(tmp_path: Path) -> None:
+    """Without `site`, so that no installation of this project is found."""
+    program = """
+import training.features.job, training.features.state_job, recsys.store.redis_client
+assert ".zip" in training.features.job.__file__ and ".zip" in recsys.store.redis_client.__file__
+recsys.store.redis_client.script("apply.lua")
+"""
+    paths = [str(write_code(tmp_path / "code.zip")), sysconfig.get_path("purelib")]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {paths!r}\n{program}"],
+        cwd=tmp_path,
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """A standalone master with two workers of one core each."""
+    with ExitStack() as opened:
+
+        def start(name: str, program: str, started: str, *options: str) -> None:
+            address = ("--host", "127.0.0.1", "--webui-port", str(free_port()))
+            log = tmp_path / f"{name}.log"
+            command = [str(files("pyspark") / "bin" / "spark-class"), f"org.apache.spark.deploy.{program}"]
+            environ = os.environ | {"SPARK_HOME": str(files("pyspark")), "SPARK_LOCAL_IP": "127.0.0.1"}
+            process = ChildProcess([*command, *address, *options], log, environ=environ)
+            opened.callback(process.stop)
+            process.wait_until(lambda: started in log.read_text(), 120)
+
+        port = str(free_port())
+        url = f"spark://127.0.0.1:{port}"
+        start("master", "master.Master", "I have been elected leader", "--port", port)
+        for name in ("work-0", "work-1"):
+            size = ("--cores", "1", "--memory", "1g", "--work-dir", str(tmp_path / name))
+            start(name, "worker.Worker", "Successfully registered", *size, url)
+        yield url
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cluster_builds_what_one_machine_builds(cluster: str, tmp_path: Path) -> None:
+    command = ("features", "build", "--memory", "512m", "--lake", str(write_lake(tmp_path, LOG)))
+    for master, name in ((cluster, "cluster"), ("local[1]", "local")):
+        subprocess.run(
+            [sys.executable, "-m", "infra.cli.main", *command, "--output", str(tmp_path / name)],
+            env=os.environ | {"RECSYS_HOME": str(tmp_path), "RECSYS_SPARK_MASTER": master},
+            check=True,
+        )
+    ours, theirs = read(tmp_path / "cluster"), read(tmp_path / "local")
+    assert len(ours) > 0
+    assert ours.equals(theirs)
+    done = [sum(1 for _ in (tmp_path / f"work-{n}").glob("app-*/*")) for n in range(2)]
+    assert min(done) > 0, "both workers had an executor"
