@@ -25,7 +25,8 @@ _SUFFIXES = (".py", ".lua", ".yaml")
 def spark_session(
     master: str = "local[*]", memory: str = "2g", conf: Sequence[tuple[str, str]] = ()
 ) -> SparkSession:
-    """A session with Arrow and UTC.
+    """A session with Arrow and UTC. Where `spark-submit` started this program, as Kubernetes' operator does, master,
+    memory and code are what it was given.
 
     Args:
         master: `local[2]`, `yarn`, `spark://…`, `k8s://…`.
@@ -33,9 +34,8 @@ def spark_session(
         conf: further settings, such as s3a credentials; they override ours.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     settings = {
-        "spark.driver.memory": memory,
-        "spark.executor.memory": memory,
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         # tasks move their files into the staging folder themselves; `OutputFolder.publish` is the commit
@@ -45,7 +45,13 @@ def spark_session(
         "spark.log.level": "ERROR",
         **dict(conf),
     }
-    if is_local(master):
+    if not submitted:
+        settings = {
+            "spark.master": master,
+            "spark.driver.memory": memory,
+            "spark.executor.memory": memory,
+        } | settings
+    if is_local(master) and not submitted:
         settings = {
             "spark.driver.extraJavaOptions": _SHORT_JOB,
             "spark.sql.shuffle.partitions": "8",
@@ -54,9 +60,9 @@ def spark_session(
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
         } | settings
-    builder = SparkSession.builder.master(master).appName("recsys-features")
+    builder = SparkSession.builder.appName("recsys-features")
     session: SparkSession = builder.config(map=settings).getOrCreate()
-    if not is_local(master):
+    if not is_local(master) and not submitted:
         folder = tempfile.mkdtemp(prefix="recsys-spark-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)  # executors fetch it as they start
         session.sparkContext.addPyFile(str(write_code(Path(folder) / "recsys-code.zip")))

@@ -140,6 +140,12 @@ def test_the_archivers_health_checks_read_its_heartbeat() -> None:
     assert path in archive["livenessProbe"]["exec"]["command"][-1]
 
 
+def test_spark_is_the_one_that_is_installed() -> None:
+    (application,) = (d for _, d in documents() if d["kind"] == "ScheduledSparkApplication")
+    lock = (ROOT / "infra" / "setup" / "locks" / "training.txt").read_text()
+    assert f"\npyspark=={application['spec']['template']['sparkVersion']} " in lock
+
+
 def test_kafka_keeps_its_records_in_the_volume() -> None:
     kafka = compose()["services"]["kafka"]
     assert f"kafka:{kafka['environment']['KAFKA_LOG_DIRS']}" in kafka["volumes"]

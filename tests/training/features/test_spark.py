@@ -49,6 +49,27 @@ recsys.store.redis_client.script("apply.lua")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.spark
+@pytest.mark.slow
+def test_what_spark_submit_was_given_holds(tmp_path: Path) -> None:
+    """As when Kubernetes' operator starts the job in its own image."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from training.features.spark import spark_session\n"
+        "context = spark_session('local[7]', '7g').sparkContext\n"
+        "print('found', context.master, context.getConf().get('spark.executor.memory', 'none'))\n"
+    )
+    submit = str(files("pyspark") / "bin" / "spark-submit")
+    done = subprocess.run(
+        [submit, "--master", "local[1]", str(program)],
+        env=os.environ | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "found local[1] none" in done.stdout
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[str]:
     """A standalone master with two workers of one core each."""
