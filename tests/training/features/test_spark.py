@@ -13,6 +13,7 @@ import pytest
 
 from infra.local.process import ChildProcess, free_port
 from tests.training.features.test_job import LOG, read, write_lake
+from training.features.local import build_examples
 from training.features.spark import is_local, write_code
 
 
@@ -97,15 +98,23 @@ def cluster(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_cluster_builds_what_one_machine_builds(cluster: str, tmp_path: Path) -> None:
-    command = ("features", "build", "--memory", "512m", "--lake", str(write_lake(tmp_path, LOG)))
-    for master, name in ((cluster, "cluster"), ("local[1]", "local")):
-        subprocess.run(
-            [sys.executable, "-m", "infra.cli.main", *command, "--output", str(tmp_path / name)],
-            env=os.environ | {"RECSYS_HOME": str(tmp_path), "RECSYS_SPARK_MASTER": master},
-            check=True,
-        )
-    ours, theirs = read(tmp_path / "cluster"), read(tmp_path / "local")
-    assert len(ours) > 0
-    assert ours.equals(theirs)
-    done = [sum(1 for _ in (tmp_path / f"work-{n}").glob("app-*/*")) for n in range(2)]
-    assert min(done) > 0, "both workers had an executor"
+    lake = write_lake(tmp_path, LOG)
+    command = (
+        "features",
+        "build",
+        "--memory",
+        "512m",
+        "--lake",
+        str(lake),
+        "--output",
+        str(tmp_path / "spark"),
+    )
+    subprocess.run(
+        [sys.executable, "-m", "infra.cli.main", *command],
+        env=os.environ | {"RECSYS_HOME": str(tmp_path), "RECSYS_SPARK_MASTER": cluster},
+        check=True,
+    )
+    assert build_examples(lake, tmp_path / "local" / "examples") > 0
+    assert read(tmp_path / "spark").equals(read(tmp_path / "local"))
+    executors = [sum(1 for _ in (tmp_path / name).glob("app-*/*")) for name in ("work-0", "work-1")]
+    assert min(executors) > 0, "both workers had one"
