@@ -19,13 +19,12 @@ claim was given up are discarded: reading restarts at the stored offset.
 """
 
 import contextlib
-import gc
 import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -47,21 +46,15 @@ from recsys.contracts.event_log import EventSink, EventSource, Gap
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.topic_rules import check_partitions
 from recsys.contracts.types import Topic
-from recsys.features.definitions import FEATURES
-from recsys.native import serves
-from recsys.observability.exporters import open_traces
 from recsys.observability.tracing import Traces
-from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
-from recsys.store.redis import RedisFeatureStore
+from recsys.store.base import Applied, Batch, FeatureStore, Outcome
 from streaming.acceptance import Late, Misrouted
-from streaming.log import KafkaSink, KafkaSource, Partition
+from streaming.log import KafkaSource, Partition
 from streaming.log.dead_letter import send_dead_letter
-from streaming.settings import StreamSettings
 from streaming.worker.batches import Claim, Prepared, batches
 from streaming.worker.metrics import WorkerMetrics
 
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS, Topic.ITEMS, Topic.USERS)
-GROUP = "feature-worker"
 
 _partition = attrgetter("topic", "partition")
 _log = structlog.get_logger(__name__)
@@ -222,9 +215,7 @@ class FeatureWorker:
         if claim is None:
             return
         self.metrics.lost.labels(gap.topic, gap.partition).inc(gap.next - gap.first)
-        previous, claim.position = claim.position, gap.next
-        empty = claim.batch(previous)
-        self._accepted(empty, self._store.apply(empty))
+        self._move(claim, gap.next)
 
     def _dead_letter(self, prepared: Prepared) -> None:
         """(2) Write a batch's dead letters to the log before its offset is stored."""
@@ -266,9 +257,7 @@ class FeatureWorker:
         self._finish()
         for where, claim in list(self._claims.items()):
             if (position := source.position(*where)) > claim.position:
-                previous, claim.position = claim.position, position
-                batch = claim.batch(previous)
-                self._accepted(batch, self._store.apply(batch))
+                self._move(claim, position)
 
     def _check_claims(self) -> None:
         """Apply an empty batch to idle partitions, to detect that the store has lost offsets.
@@ -277,9 +266,14 @@ class FeatureWorker:
         self._finish()
         for where, claim in list(self._claims.items()):
             if claim.position == self._positions.get(where):
-                empty = claim.batch(claim.position)
-                self._accepted(empty, self._store.apply(empty))
+                self._move(claim, claim.position)
         self._positions = {where: claim.position for where, claim in self._claims.items()}
+
+    def _move(self, claim: Claim, position: int) -> None:
+        """Apply an empty batch up to `position`. Nothing may be in flight."""
+        previous, claim.position = claim.position, position
+        empty = claim.batch(previous)
+        self._accepted(empty, self._store.apply(empty))
 
     def _accepted(self, batch: Batch, applied: Applied) -> bool:
         """(5) Give the claim up when the store refused its batch."""
@@ -345,38 +339,3 @@ def _kind(error: InvalidEvent) -> str:
     if isinstance(error, Late):
         return "late"
     return "misrouted" if isinstance(error, Misrouted) else "poison"
-
-
-def main(
-    settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = (), accept_gap: bool = False
-) -> WorkerMetrics:
-    """Run one worker until `stop`. Without `partitions`, it shares all of them with the other workers."""
-    rules = settings.time_rules
-    store_config = StoreConfig(
-        settings.partitions,
-        dedupe_ms=rules.late_ms,
-        max_users=-(-settings.max_users // settings.partitions),
-        max_items=settings.max_items,
-    )
-    url, native = settings.redis_url.get_secret_value(), serves(settings.native)
-    store = RedisFeatureStore(url, FEATURES, store_config, settings.redis_namespace, native=native)
-    sink = KafkaSink(settings.kafka, settings.partitions)
-    config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
-    traces = open_traces(settings.traces, "recsys-worker")
-    worker = FeatureWorker(store, sink, config, traces=traces)
-    if settings.worker_metrics_port:
-        worker.metrics.serve(settings.worker_metrics_port)
-    if partitions:
-        worker.own(partitions)
-    # make cyclic garbage collection rare: events create no cycles, and a full collection takes 80 ms
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    with contextlib.ExitStack() as opened:
-        for made in (traces, store, sink):
-            if made is not None:
-                opened.enter_context(contextlib.closing(made))
-        source = KafkaSource.once_reachable(settings.kafka, stop, accept_gap=accept_gap, group_id=GROUP)
-        if source is not None:
-            with contextlib.closing(source):
-                worker.run(source, stop)
-    return worker.metrics

@@ -34,7 +34,7 @@ from streaming.log.topic_check import check_topics, grow_topics
 from streaming.log.topics import connect
 from streaming.replay import Position, replay
 from streaming.settings import StreamSettings
-from streaming.worker import feature_worker
+from streaming.worker import process
 
 pytestmark = [pytest.mark.apache_kafka, pytest.mark.redis, pytest.mark.slow]
 
@@ -73,8 +73,9 @@ class Rig:
 
     def work(self, accept_gap: bool = False) -> dict[str, int]:
         """A worker until everything has been applied. Returns its counters."""
-        run = lambda stop: feature_worker.main(self.settings, stop, (), accept_gap)  # noqa: E731
-        return _until(self._all_applied, run).totals()
+        return _until(
+            self._all_applied, lambda stop: process.main(self.settings, stop, accept_gap=accept_gap)
+        ).totals()
 
     def archive(self, accept_gap: bool = False) -> archive.Totals:
         return _until(self._all_archived, lambda stop: archive.main(self.settings, stop, accept_gap))

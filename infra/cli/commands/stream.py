@@ -38,13 +38,13 @@ def worker(
     Example: recsys stream worker
     """
     from infra.local.services import connected
-    from streaming.worker import feature_worker
+    from streaming.worker import process
 
     try:
         fixed = [int(number) for number in partitions.split(",") if number]
     except ValueError:
         raise typer.BadParameter(f"{partitions!r} is not a list of partition numbers such as 0,1") from None
-    metrics = feature_worker.main(connected(StreamSettings()), stop_event(), fixed, accept_gap)
+    metrics = process.main(connected(StreamSettings()), stop_event(), fixed, accept_gap)
     print_mapping("worker", metrics.totals(), as_json)
 
 

@@ -1,0 +1,53 @@
+"""The process of a feature worker: it connects, works until it is stopped, and closes."""
+
+import contextlib
+import gc
+import threading
+from collections.abc import Sequence
+
+from recsys.features.definitions import FEATURES
+from recsys.native import serves
+from recsys.observability.exporters import open_traces
+from recsys.store.base import StoreConfig
+from recsys.store.redis import RedisFeatureStore
+from streaming.log import KafkaSink, KafkaSource
+from streaming.settings import StreamSettings
+from streaming.worker.feature_worker import FeatureWorker, WorkerConfig
+from streaming.worker.metrics import WorkerMetrics
+
+GROUP = "feature-worker"
+
+
+def main(
+    settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = (), accept_gap: bool = False
+) -> WorkerMetrics:
+    """Run one worker until `stop`. Without `partitions`, it shares all of them with the other workers."""
+    rules = settings.time_rules
+    store_config = StoreConfig(
+        settings.partitions,
+        dedupe_ms=rules.late_ms,
+        max_users=-(-settings.max_users // settings.partitions),
+        max_items=settings.max_items,
+    )
+    url, native = settings.redis_url.get_secret_value(), serves(settings.native)
+    store = RedisFeatureStore(url, FEATURES, store_config, settings.redis_namespace, native=native)
+    sink = KafkaSink(settings.kafka, settings.partitions)
+    config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
+    traces = open_traces(settings.traces, "recsys-worker")
+    worker = FeatureWorker(store, sink, config, traces=traces)
+    if settings.worker_metrics_port:
+        worker.metrics.serve(settings.worker_metrics_port)
+    if partitions:
+        worker.own(partitions)
+    # make cyclic garbage collection rare: events create no cycles, and a full collection takes 80 ms
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    with contextlib.ExitStack() as opened:
+        for made in (traces, store, sink):
+            if made is not None:
+                opened.enter_context(contextlib.closing(made))
+        source = KafkaSource.once_reachable(settings.kafka, stop, accept_gap=accept_gap, group_id=GROUP)
+        if source is not None:
+            with contextlib.closing(source):
+                worker.run(source, stop)
+    return worker.metrics
