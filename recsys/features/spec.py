@@ -6,6 +6,7 @@ sources: a state from the store, the batch kernel's arrays, and the brute-force 
 """
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -162,7 +163,7 @@ def number(text: str | None, default: float, vocabulary: tuple[str, ...]) -> flo
 
 
 @dataclass(frozen=True)
-class Feature:
+class Feature(ABC):
     """Base of the kinds. `entity` says what the value depends on; each window in `over` has a column."""
 
     kind: ClassVar[str]
@@ -189,9 +190,9 @@ class Feature:
         """Every history query that `values` makes."""
         return ()
 
+    @abstractmethod
     def values(self, source: Source) -> list[Floats]:
         """One number or array (N,) per column, float64; the caller casts to float32."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready: everything that the value depends on. The fingerprint is a hash of this."""
