@@ -60,12 +60,13 @@ def _database(settings: Settings) -> dict[str, Any]:
     from recsys.catalogue_db.connection import safe, url_of
     from recsys.catalogue_db.database import CatalogueDatabase
 
-    found = {"url": safe(url_of(settings))}
-    with closing(CatalogueDatabase.of(settings)) as database:
-        try:
+    found: dict[str, Any] = {}
+    try:
+        found["url"] = safe(url_of(settings))
+        with closing(CatalogueDatabase.of(settings)) as database:
             waiting = database.outbox().backlog()
-        except Unavailable as error:
-            return {"reachable": False, **found, "error": str(error)}
+    except RecsysError as error:
+        return {"reachable": False, **found, "error": str(error)}
     return {"reachable": True, **found, "waiting": waiting.rows, "oldest_s": round(waiting.oldest_s, 1)}
 
 

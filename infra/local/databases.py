@@ -135,15 +135,7 @@ class PostgresServer(DatabaseServer):
             connection.execute(f"GRANT USAGE ON SEQUENCE outbox_id_seq TO {ACCOUNT}")
 
     def _connect(self, database: str) -> psycopg.Connection:
-        return psycopg.connect(
-            host="127.0.0.1",
-            port=self.port,
-            user=OWNER,
-            password=self._passwords[OWNER],
-            dbname=database,
-            autocommit=True,
-            connect_timeout=2,
-        )
+        return psycopg.connect(self.owner_url, dbname=database, autocommit=True, connect_timeout=2)
 
 
 class MariaDbServer(DatabaseServer):

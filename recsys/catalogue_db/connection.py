@@ -49,7 +49,8 @@ def database_url(setting: str, home: Path) -> sa.URL:
         url = url.set(drivername=_DRIVERS[url.get_backend_name()])
     if url.get_backend_name() == SQLITE and url.database in (None, "", ":memory:"):
         raise InvalidConfig("RECSYS_DATABASE_URL: SQLite in memory is gone with its process; name a file")
-    hide(url.password or "")
+    for secret in (url.password, url.query.get("password"), url.query.get("sslpassword")):
+        hide(secret if isinstance(secret, str) else "")
     return url
 
 
@@ -81,7 +82,7 @@ def connect(url: sa.URL, timeout_s: float | None = 5.0) -> sa.Engine:
                 # statements in errors have no parameters: they are what users have told the platform
                 hide_parameters=True,
                 pool_pre_ping=True,  # the database may have been restarted
-                connect_args=_arguments(backend, timeout_s),
+                connect_args=_arguments(url, timeout_s),
                 json_serializer=lambda value: orjson.dumps(value).decode(),
                 json_deserializer=orjson.loads,
                 **options,
@@ -95,7 +96,21 @@ def connect(url: sa.URL, timeout_s: float | None = 5.0) -> sa.Engine:
     return engine
 
 
-def _arguments(backend: str, timeout_s: float | None) -> dict[str, Any]:
+def _arguments(url: sa.URL, timeout_s: float | None) -> dict[str, Any]:
+    """The driver's options. Raises `InvalidConfig`: the URL has some of them, too."""
+    ours = _timeouts(url.get_backend_name(), timeout_s)
+    options = url.query.get("options", "")
+    if "options" in ours and isinstance(options, str):
+        ours["options"] = f"{options} {ours['options']}".strip()
+    elsewhere = sorted((ours.keys() & url.query.keys()) - {"options"})
+    if elsewhere:
+        raise InvalidConfig(
+            f"RECSYS_DATABASE_URL: leave out {', '.join(elsewhere)}; RECSYS_DATABASE_TIMEOUT_S is for that"
+        )
+    return ours
+
+
+def _timeouts(backend: str, timeout_s: float | None) -> dict[str, Any]:
     if backend == SQLITE:
         return {"timeout": timeout_s or 60.0}
     connect_s = round(timeout_s or 10.0) or 1
@@ -103,7 +118,11 @@ def _arguments(backend: str, timeout_s: float | None) -> dict[str, Any]:
         statement_ms = round((timeout_s or 0) * 1_000)
         return {
             "connect_timeout": max(connect_s, 2),
-            "tcp_user_timeout": 1_000 * _IDLE_S,
+            # a host that is gone without a word
+            "tcp_user_timeout": 2_000 * connect_s,
+            "keepalives_idle": connect_s,
+            "keepalives_interval": max(1, connect_s // 3),
+            "keepalives_count": 3,
             "options": f"-c statement_timeout={statement_ms} -c lock_timeout={statement_ms}"
             f" -c idle_in_transaction_session_timeout={1_000 * _IDLE_S}",
         }

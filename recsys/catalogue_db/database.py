@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from recsys.catalogue_db.changes import item_change, item_row, user_change, user_row
-from recsys.catalogue_db.connection import connect, database_errors, is_deadlock, url_of
+from recsys.catalogue_db.connection import SQLITE, connect, database_errors, is_deadlock, url_of
 from recsys.catalogue_db.outbox import Headers, Outbox
 from recsys.catalogue_db.tables import ITEMS, OUTBOX, USERS, lane_of
 from recsys.catalogue_db.upserts import newest as newest_row
@@ -50,7 +50,7 @@ _USERS = _Kind(Topic.USERS, USERS, user_row, user_change)
 
 class CatalogueDatabase:
     """Thread-safe. Every method but `close` may raise `Unavailable`; those that write have then changed nothing, or, if
-    the connection was lost during the commit, everything: doing it again is harmless."""
+    the connection was lost during the commit, everything: `repeated` does it again without harm."""
 
     def __init__(
         self, engine: sa.Engine, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
@@ -68,14 +68,21 @@ class CatalogueDatabase:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def put_items(self, changes: Sequence[ItemChange], headers: Headers = ()) -> list[ItemChange]:
+    def put_items(
+        self, changes: Sequence[ItemChange], headers: Headers = (), repeated: bool = False
+    ) -> list[ItemChange]:
         """Put and delete items; of several changes of an item the last one counts. Returns what was stored and will be
-        sent: sorted by id, with a `changed_ms` that is later than that of the item's previous change."""
-        return self._put(_ITEMS, changes, headers)
+        sent: sorted by id, with a `changed_ms` that is later than that of the item's previous change.
 
-    def put_users(self, changes: Sequence[UserChange], headers: Headers = ()) -> list[UserChange]:
+        `repeated`: they may have been stored before, at the same time; of an item that has a later change, nothing is
+        stored or sent."""
+        return self._put(_ITEMS, changes, headers, repeated)
+
+    def put_users(
+        self, changes: Sequence[UserChange], headers: Headers = (), repeated: bool = False
+    ) -> list[UserChange]:
         """The same for users' attributes."""
-        return self._put(_USERS, changes, headers)
+        return self._put(_USERS, changes, headers, repeated)
 
     def forget_user(self, user_id: str, headers: Headers = ()) -> None:
         """Delete the user, and what of the user waits in the outbox; a tombstone will be sent. Idempotent."""
@@ -93,6 +100,9 @@ class CatalogueDatabase:
             connection.execute(sa.insert(OUTBOX), [self._message(Topic.USERS, user_id, b"", headers)])
 
         self._transaction(forget)
+        if self._dialect == SQLITE:  # the log has the old pages until it is reused
+            with database_errors(self._engine.url), self._engine.connect() as connection:
+                connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
 
     def load_items(self, changes: Sequence[ItemChange]) -> None:
         """Store items that the topics have already: nothing is sent. What is newer here stays."""
@@ -102,23 +112,27 @@ class CatalogueDatabase:
         """The same for users."""
         self._load(_USERS, changes)
 
-    def _put(self, kind: _Kind, changes: Sequence[C], headers: Headers) -> list[C]:
+    def _put(self, kind: _Kind, changes: Sequence[C], headers: Headers, repeated: bool) -> list[C]:
         latest = sorted({change.key: change for change in changes}.items())
+        statement = (newest_row if repeated else replacing)(kind.table, self._dialect)
 
         def put(connection: sa.Connection) -> list[C]:
             stored: list[C] = []
             for start in range(0, len(latest), _CHUNK):
                 chunk = dict(latest[start : start + _CHUNK])
-                connection.execute(
-                    replacing(kind.table, self._dialect), [kind.row(c) for c in chunk.values()]
-                )
+                connection.execute(statement, [kind.row(c) for c in chunk.values()])
                 times = sa.select(kind.key, kind.table.c.changed_ms).where(kind.key.in_(chunk))
                 found = {key: ms for key, ms in connection.execute(times)}  # noqa: C416
-                done = [replace(change, changed_ms=found[key]) for key, change in chunk.items()]
+                done = [
+                    replace(change, changed_ms=found[key])
+                    for key, change in chunk.items()
+                    if not repeated or found[key] == change.changed_ms
+                ]
                 messages = [
                     self._message(kind.topic, c.key, orjson.dumps(c.to_dict()), headers) for c in done
                 ]
-                connection.execute(sa.insert(OUTBOX), messages)
+                if messages:
+                    connection.execute(sa.insert(OUTBOX), messages)
                 stored += done
             return stored
 

@@ -1,7 +1,8 @@
 """Items and users from the lake's tables into the database, and from the database into such tables."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,29 @@ class Transferred:
     users: int
 
 
-def import_tables(database: CatalogueDatabase, folder: Path, publish: bool = False) -> Transferred:
+def import_tables(
+    database: CatalogueDatabase,
+    folder: Path,
+    publish: bool = False,
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> Transferred:
     """Store the items and users of `folder`, a lake or an export. Idempotent: what the database has newer stays.
 
     Args:
         publish: send them to the topics as well, as if the API had got them now: they replace what is there.
+        now_ms: that time; a record needs one that is newer than what store and lake have.
 
     Raises:
         InvalidData: a table is missing or cannot be read.
     """
     items, users = item_changes(folder), user_changes(folder)
-    _store(items, database.put_items if publish else database.load_items)
-    _store(users, database.put_users if publish else database.load_users)
+    if publish:
+        at = now_ms()
+        _store([replace(change, changed_ms=at) for change in items], database.put_items)
+        _store([replace(change, changed_ms=at) for change in users], database.put_users)
+    else:
+        _store(items, database.load_items)
+        _store(users, database.load_users)
     deleted = sum(change.item is None for change in items)
     return Transferred(len(items) - deleted, deleted, len(users))
 

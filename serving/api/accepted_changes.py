@@ -13,7 +13,7 @@ from recsys.contracts.types import Topic
 from recsys.observability.tracing import Headers, current_headers
 from recsys.store.base import FeatureStore
 from serving.api.body import JSON
-from serving.api.idempotency import PATTERN, REPLAYED, Idempotency
+from serving.api.idempotency import PATTERN, REPLAYED, Attempt, Idempotency
 from serving.ingest.outbox import Outbox
 from serving.ingest.segment import Message
 
@@ -25,10 +25,15 @@ class SourceOfTruth(Protocol):
     """Where changes are stored first, and from where they go to the log. Every method but `close` may raise
     `Unavailable`: nothing was stored."""
 
-    def put_items(self, changes: Sequence[ItemChange], headers: Headers) -> Sequence[ItemChange]:
-        """Returns what was stored; its times may be later."""
+    def put_items(
+        self, changes: Sequence[ItemChange], headers: Headers, repeated: bool
+    ) -> Sequence[ItemChange]:
+        """Returns what was stored; its times may be later. `repeated`: they may have been stored before, and what was
+        changed since stays."""
 
-    def put_users(self, changes: Sequence[UserChange], headers: Headers) -> Sequence[UserChange]: ...
+    def put_users(
+        self, changes: Sequence[UserChange], headers: Headers, repeated: bool
+    ) -> Sequence[UserChange]: ...
 
     def forget_user(self, user_id: str, headers: Headers) -> None:
         """Delete the user, and send a tombstone after what is still on its way to the log."""
@@ -37,15 +42,20 @@ class SourceOfTruth(Protocol):
 
 
 class TopicsAlone:
-    """Without a database: the topics are the source of truth, and the spool leads there."""
+    """Without a database: the topics are the source of truth, and the spool leads there. Their readers take the newest
+    change, so one that is repeated has no effect."""
 
     def __init__(self, spool: Outbox) -> None:
         self._spool = spool
 
-    def put_items(self, changes: Sequence[ItemChange], headers: Headers) -> Sequence[ItemChange]:
+    def put_items(
+        self, changes: Sequence[ItemChange], headers: Headers, repeated: bool
+    ) -> Sequence[ItemChange]:
         return self._put(Topic.ITEMS, changes, headers)
 
-    def put_users(self, changes: Sequence[UserChange], headers: Headers) -> Sequence[UserChange]:
+    def put_users(
+        self, changes: Sequence[UserChange], headers: Headers, repeated: bool
+    ) -> Sequence[UserChange]:
         return self._put(Topic.USERS, changes, headers)
 
     def forget_user(self, user_id: str, headers: Headers) -> None:
@@ -67,20 +77,20 @@ class ChangeIntake:
         self._store = store
         self._idempotency = idempotency
 
-    def accept_items(self, changes: Sequence[ItemChange]) -> None:
+    def accept_items(self, changes: Sequence[ItemChange], repeated: bool) -> None:
         """Store the changes where they go to the log from, which brings them to the lake, and apply them to the store
         if it is there. While it is away the feature worker does that later: applying a change twice has no effect.
         Raises `InvalidEvent`: one of them is refused; nothing is changed.
         Raises `Unavailable`: they cannot be stored; nothing is changed."""
         _check(changes, parse_item_change)
-        stored = self._truth.put_items(changes, current_headers())
+        stored = self._truth.put_items(changes, current_headers(), repeated)
         with suppress(Unavailable):
             self._store.change_items(stored)
 
-    def accept_users(self, changes: Sequence[UserChange]) -> None:
+    def accept_users(self, changes: Sequence[UserChange], repeated: bool) -> None:
         """The same for users' attributes."""
         _check(changes, parse_user_change)
-        stored = self._truth.put_users(changes, current_headers())
+        stored = self._truth.put_users(changes, current_headers(), repeated)
         with suppress(Unavailable):
             self._store.change_users(stored)
 
@@ -89,17 +99,23 @@ class ChangeIntake:
         self._truth.forget_user(user_id, current_headers())
 
     def once(
-        self, caller: str, key: str, action: str, body: bytes, work: Callable[[int], bytes], status: int = 202
+        self,
+        caller: str,
+        key: str,
+        action: str,
+        body: bytes,
+        work: Callable[[Attempt], bytes],
+        status: int = 202,
     ) -> Response:
-        """The answer of `work(now_ms)`; a request that comes again under its key repeats the answer, not the work."""
+        """The answer of `work`; a request that comes again under its key repeats the answer, not the work."""
         answer, replayed = self._idempotency.once(caller, key, action, body, work)
         return Response(answer, status, REPLAYED if replayed else None, JSON if answer else None)
 
     def store_once(
-        self, caller: str, key: str, operation: str, body: bytes, store: Callable[[int], int]
+        self, caller: str, key: str, operation: str, body: bytes, store: Callable[[Attempt], int]
     ) -> Response:
-        """202 with the number of entries that `store(now_ms)` has stored."""
-        return self.once(caller, key, operation, body, lambda now_ms: b'{"stored":%d}' % store(now_ms))
+        """202 with the number of entries that `store` has accepted."""
+        return self.once(caller, key, operation, body, lambda attempt: b'{"stored":%d}' % store(attempt))
 
 
 def _check(changes: Sequence[C], parse: Callable[[Any], C]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 from starlette.requests import Request
@@ -53,6 +54,13 @@ def event_ids(caller: str, key: str, body: bytes) -> Callable[[int], str]:
     return lambda place: f"{name}-{place}"
 
 
+class Attempt(NamedTuple):
+    """When a request came first, and whether it was begun before: its work may have been done."""
+
+    now_ms: int
+    repeated: bool
+
+
 class Idempotency:
     """What has been done under which key. `replays` is shared by all processes."""
 
@@ -73,16 +81,16 @@ class Idempotency:
         return now_ms
 
     def once(
-        self, caller: str, key: str, operation: str, body: bytes, work: Callable[[int], bytes]
+        self, caller: str, key: str, operation: str, body: bytes, work: Callable[[Attempt], bytes]
     ) -> tuple[bytes, bool]:
-        """The answer of `work(now_ms)` and False; or the first answer and True, without doing it again. `work` is an
-        upsert whose newest time wins. It is repeated, with the time of the first attempt, when that attempt did not
-        get as far as its answer, and when two requests are here at once: neither changes anything.
+        """The answer of `work` and False; or the first answer and True, without doing it again. `work` is repeated,
+        with the time of the first attempt, when that attempt did not get as far as its answer, and when two requests
+        are here at once; it must then leave alone what was changed since.
         Raises `Problem`: 422 when the key was used for another request.
         Raises `Unavailable`: Redis is away; the same request may be sent again."""
         now_ms = self.now_ms()
         if not key:
-            return work(now_ms), False
+            return work(Attempt(now_ms, False)), False
         name = _digest(caller.encode(), operation.encode(), key.encode()).hex()
         digest = _digest(body)
 
@@ -99,7 +107,8 @@ class Idempotency:
         if answer is not None:
             return answer, True
         self.replays.put(f"{name}-began", _encode(_Record(digest, b"%d" % now_ms)))  # an earlier value stays
-        answer = work(int(recorded(f"{name}-began") or now_ms))
+        began_ms = int(recorded(f"{name}-began") or now_ms)
+        answer = work(Attempt(began_ms, began_ms != now_ms))
         self.replays.put(name, _encode(_Record(digest, answer)))
         return answer, False
 

@@ -95,6 +95,19 @@ def test_the_last_commit_wins_whatever_the_clocks_of_the_writers_say(database: C
     )
 
 
+def test_a_change_that_is_repeated_leaves_later_ones_alone(database: CatalogueDatabase) -> None:
+    database.put_items([put("i", "first", 100)])
+    assert database.put_items([put("i", "first", 100)], repeated=True) == [put("i", "first", 100)]
+    database.put_items([put("i", "second", 200)])
+    lost = put("j", "its answer was lost, and its row was not written", 100)
+    assert database.put_items([put("i", "first", 100), lost], repeated=True) == [lost]
+    assert list(database.items()) == [put("i", "second", 200), lost]
+    sent = [orjson.loads(message.value)["item"]["title"] for message in waiting(database)]
+    assert sent == ["first", "first", "second", lost.item and lost.item.title]
+    database.put_users([UserChange("u", User("u", {"age": "31"}), 200)])
+    assert database.put_users([UserChange("u", User("u", {"age": "30"}), 100)], repeated=True) == []
+
+
 def test_of_several_changes_of_an_item_in_one_call_the_last_one_counts(database: CatalogueDatabase) -> None:
     stored = database.put_items([put("b", "1"), put("a", "2"), put("b", "3")])
     assert [(c.item_id, c.item and c.item.title) for c in stored] == [("a", "2"), ("b", "3")]

@@ -18,6 +18,7 @@ from serving.api.dependencies import (
     UncountedWriter,
     Writer,
 )
+from serving.api.idempotency import Attempt
 from serving.api.schemas import Creator, Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
 from serving.api.security import Caller
 from serving.api.wire import FILTER
@@ -73,9 +74,10 @@ def put_items(sent: Sent, changes: Changes, idempotency_key: IdempotencyKey = ""
     counts against the key's rate."""
     caller, entries = sent
 
-    def put(now_ms: int) -> int:
+    def put(attempt: Attempt) -> int:
+        now_ms, repeated = attempt
         items = [_item(entry, now_ms) for entry in entries]
-        changes.accept_items([ItemChange(item.item_id, item, now_ms) for item in items])
+        changes.accept_items([ItemChange(item.item_id, item, now_ms) for item in items], repeated)
         return len(items)
 
     content = b"".join(entry.model_dump_json().encode() for entry in entries)
@@ -88,8 +90,8 @@ def delete_item(
 ) -> Response:
     """Take an item out of every list. Its statistics stay, for when it comes back."""
 
-    def delete(now_ms: int) -> bytes:
-        changes.accept_items([ItemChange(item_id, None, now_ms)])
+    def delete(attempt: Attempt) -> bytes:
+        changes.accept_items([ItemChange(item_id, None, attempt.now_ms)], attempt.repeated)
         return b""
 
     return changes.once(caller.name, idempotency_key, "delete item", item_id.encode(), delete, status=204)

@@ -25,6 +25,7 @@ from serving.api.dependencies import (
     UncountedWriter,
     Writer,
 )
+from serving.api.idempotency import Attempt
 from serving.api.schemas import Id, Stored, UserBody, UserEntries, UserEntry, UserSummary, VisitLine
 from serving.api.security import Caller
 from serving.engine.runtime import Runtime
@@ -41,8 +42,9 @@ class Put:
         self._changes = changes
 
     def __call__(self, caller: Caller, users: list[User], key: str) -> Response:
-        def put(now_ms: int) -> int:
-            self._changes.accept_users([UserChange(user.user_id, user, now_ms) for user in users])
+        def put(attempt: Attempt) -> int:
+            now_ms, repeated = attempt
+            self._changes.accept_users([UserChange(user.user_id, user, now_ms) for user in users], repeated)
             return len(users)
 
         return self._changes.store_once(caller.name, key, "put users", msgspec.json.encode(users), put)

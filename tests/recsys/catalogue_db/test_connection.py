@@ -1,8 +1,10 @@
 """What RECSYS_DATABASE_URL may say, and what is said of it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from recsys.catalogue_db.connection import connect, database_url, safe
 from recsys.contracts.errors import InvalidConfig
@@ -38,3 +40,25 @@ def test_a_password_is_in_no_log_line_and_no_address() -> None:
     assert redact("password hunter2secret refused") == "password *** refused"
     assert safe(url) == "postgresql+psycopg://db:5432/shop"
     assert "hunter2" not in repr(connect(url))
+
+
+def test_options_of_the_url_are_kept_or_refused() -> None:
+    asked: dict[str, Any] = {}
+    engine = connect(
+        database_url("postgresql://db/shop?options=-csearch_path%3Dshop&sslmode=require", Path())
+    )
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _keep(_dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> Any:
+        asked.update(options)
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        engine.connect()
+    assert asked["options"].startswith("-csearch_path=shop -c statement_timeout=5000")
+    assert asked["sslmode"] == "require"
+    assert asked["keepalives_idle"] == 5
+    with pytest.raises(InvalidConfig, match="leave out connect_timeout"):
+        connect(database_url("postgresql://db/shop?connect_timeout=9", Path()))
+    with pytest.raises(InvalidConfig, match="leave out charset"):
+        connect(database_url("mariadb://db/shop?charset=latin1", Path()))

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pyarrow as pa
 import pytest
 
 from recsys.catalogue_db.database import CatalogueDatabase
 from recsys.catalogue_db.transfer import Transferred, export_tables, import_tables
 from recsys.catalogue_db.verify import Comparison, verify
-from recsys.contracts.changes import ItemChange, UserChange
+from recsys.contracts.changes import ItemChange, UserChange, parse_item_change, parse_user_change
 from recsys.contracts.errors import InvalidConfig, InvalidData
-from recsys.contracts.types import Item, User
+from recsys.contracts.types import Item, Topic, User
 from recsys.datasets.changed import items_after, users_after
 from recsys.features.definitions import FEATURES
 from recsys.lake.forget import mark_forgotten
@@ -70,9 +71,25 @@ def test_a_lake_is_imported_with_the_times_of_its_changes(database: CatalogueDat
     assert database.outbox().backlog().rows == 0
 
 
-def test_an_import_may_be_sent_to_the_topics(database: CatalogueDatabase, lake: Path) -> None:
-    import_tables(database, lake, publish=True)
-    assert database.outbox().backlog().rows == 5
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_an_import_may_be_sent_to_the_topics(
+    database: CatalogueDatabase, lake: Path, store: MemoryFeatureStore, is_plain: bool
+) -> None:
+    """As newer changes than those that the store has; `is_plain`: nothing was changed since a data set was imported."""
+    if is_plain:
+        for path in lake.rglob("*.parquet"):
+            if "changed" in path.name:
+                path.unlink()
+    store.change_items([ItemChange("a", Item("a", "newer in the store"), 50)])
+    import_tables(database, lake, publish=True, now_ms=lambda: 100)
+    assert database.outbox().backlog().rows == (4 if is_plain else 5)
+    with database.outbox().claim(10) as claim:
+        for message in claim.messages:
+            if message.topic == Topic.ITEMS:
+                store.change_items([parse_item_change(orjson.loads(message.value))])
+            else:
+                store.change_users([parse_user_change(orjson.loads(message.value))])
+    assert dict(store.catalogue(["a"]))["a"] == ITEMS[0].item
 
 
 def test_an_export_is_what_was_imported(database: CatalogueDatabase, lake: Path, tmp_path: Path) -> None:
@@ -137,3 +154,13 @@ def test_every_kind_of_difference_is_named(
     items, users = found["items in the store"], found["users in the store"]
     assert (items.missing, items.differing, items.unknown) == (["c"], ["a", "b"], ["d"])
     assert (users.missing, users.differing, users.unknown) == (["w"], ["v"], [])
+
+
+def test_nothing_of_a_forgotten_user_stays_in_sqlites_files(
+    database: CatalogueDatabase, tmp_path: Path
+) -> None:
+    database.put_users([UserChange("u", User("u", {"motto": "never-to-be-found"}), 1)])
+    files = list(tmp_path.glob("catalogue.db*"))
+    assert any(b"never-to-be-found" in file.read_bytes() for file in files)
+    database.forget_user("u")
+    assert not any(b"never-to-be-found" in file.read_bytes() for file in tmp_path.glob("catalogue.db*"))

@@ -1,5 +1,6 @@
 """The API with a database as the source of truth: changes are in its tables and its outbox, not in the spool."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from pydantic import SecretStr
 from recsys.catalogue_db.database import CatalogueDatabase
 from recsys.catalogue_db.outbox import Message
 from recsys.contracts.changes import ItemChange, UserChange
+from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import Item, Topic, User
+from recsys.store.replays import MemoryReplays
 from serving import assembly
 from serving.settings import ServingSettings
 from tests.databases import opened, sqlite_url
@@ -66,6 +69,34 @@ def test_a_request_that_is_sent_again_writes_once(with_database: Api, database: 
         answer = with_database.client.post("/v1/items", json=ITEM, headers={"Idempotency-Key": "k1"})
         assert answer.status_code == 202
     assert len(waiting(database)) == 1
+
+
+class LosesAnAnswer(MemoryReplays):
+    """Redis goes away once, between a request's work and the record of its answer."""
+
+    lost = False
+
+    def put(self, name: str, content: bytes) -> None:
+        if not self.lost and not name.endswith("-began"):
+            self.lost = True
+            raise Unavailable("Redis: away")
+        super().put(name, content)
+
+
+def test_a_request_whose_answer_was_lost_undoes_nothing(
+    with_database: Api, database: CatalogueDatabase
+) -> None:
+    """It was stored, and somebody has changed the item when it is sent again."""
+    clock = itertools.count(NOW_MS)
+    idempotency, client = with_database.services.idempotency, with_database.client
+    idempotency.replays, idempotency.now_ms = LosesAnAnswer(), lambda: next(clock)
+    key = {"Idempotency-Key": "k1"}
+    assert client.post("/v1/items", json=ITEM, headers=key).status_code == 503
+    assert client.post("/v1/items", json=ITEM | {"title": "Newer"}).status_code == 202
+    assert client.post("/v1/items", json=ITEM, headers=key).status_code == 202
+    assert [change.item and change.item.title for change in database.items()] == ["Newer"]
+    assert [orjson.loads(m.value)["item"]["title"] for m in waiting(database)] == ["New", "Newer"]
+    assert [item and item.title for _, item in with_database.store.catalogue(["new"])] == ["Newer"]
 
 
 def test_a_user_is_stored_and_forgotten(with_database: Api, database: CatalogueDatabase) -> None:

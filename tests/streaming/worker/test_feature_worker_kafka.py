@@ -14,8 +14,8 @@ from recsys.store.redis import RedisFeatureStore
 from streaming.log import KafkaSink, KafkaSource
 from streaming.log.dead_letter import read_dead_letters
 from streaming.settings import StreamSettings
-from streaming.worker.process import main
 from streaming.worker.metrics import WorkerMetrics
+from streaming.worker.process import main
 from tests.streaming.worker.test_feature_worker import assert_holds, make_events, wait_for
 
 PARTITIONS = 4

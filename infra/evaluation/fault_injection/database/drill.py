@@ -62,7 +62,7 @@ class DatabaseDrill:
     database: Database = Database.POSTGRESQL
     changes: int = 100_000
     rate: float = 1_000.0
-    repeats: int = 13
+    repeats: int = 17  # of each of four faults; freezing a broker in memory counts as no kill
     advance: int = 1_000
     items: int = 5_000
     burst: int = 50_000

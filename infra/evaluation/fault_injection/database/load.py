@@ -40,6 +40,10 @@ class Ledger:
                 self.counts[key] = number
                 self.committed_at[key, number] = now
 
+    def fail(self) -> None:
+        with self.lock:
+            self.failures += 1
+
 
 class Writers:
     """Threads that change `items` items together at `rate` changes per second (0: as fast as they can), in transactions
@@ -102,7 +106,7 @@ class Writers:
             try:
                 self._database.put_items(items)
             except Unavailable:
-                self._ledger.failures += 1
+                self._ledger.fail()
                 time.sleep(_RETRY_S)
             else:
                 return self._ledger.add(changes)
