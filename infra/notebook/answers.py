@@ -10,7 +10,7 @@ from typing import Any
 from infra.notebook.progress import Show
 from recsys.bundle import Bundle
 from recsys.contracts.errors import FingerprintMismatch, InvalidData, StageFailed
-from recsys.contracts.filters import Filter, parse_filter
+from recsys.contracts.filters import filter_of
 from recsys.contracts.request import Answer, Query, Status
 from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import Topic
@@ -84,7 +84,7 @@ class Answers:
         row = self._runtime.catalogue.rows.get(item_id)
         if row is None:
             raise InvalidData(f"item {item_id!r} is not in the catalogue")
-        k, parsed = _checked(k), _parsed(asked)
+        k, parsed = _checked(k), filter_of(asked)
         rows, scores = self._runtime.artifacts.similar(row, k, self.now_ms, parsed, region)
         found = zip(rows.tolist(), scores.tolist(), strict=True)
         return [
@@ -105,16 +105,13 @@ class Answers:
         region: str,
         explain: bool = False,
     ) -> Answer:
-        parsed = _parsed(asked)
-        if parsed is not None:
-            self._runtime.artifacts.eligibility.check(parsed)
         query = Query(
             request_id="notebook",
             user_id=user_id,
             k=_checked(k),
             now_ms=self.now_ms,
             excluded_items=frozenset(exclude),
-            filter=parsed,
+            filter=filter_of(asked),
             region=region,
             explain=explain,
         )
@@ -154,7 +151,3 @@ def _checked(k: int) -> int:
     if not 1 <= k <= MAX_K:
         raise InvalidData(f"k: {k} items; from 1 to {MAX_K} can be asked for")
     return k
-
-
-def _parsed(asked: str) -> Filter | None:
-    return parse_filter(asked) if asked.strip() else None

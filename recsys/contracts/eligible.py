@@ -30,6 +30,16 @@ class Eligible:
         """Of all rows."""
         return self.count / max(1, len(self.mask))
 
+    def latest(self, n: int) -> _Rows:
+        """(≤ n,) int32: the last eligible rows, the latest first."""
+        span = max(1, 4 * n)
+        while True:
+            start = max(0, len(self.mask) - span)
+            found = np.flatnonzero(self.mask[start:])
+            if len(found) >= n or not start:
+                return (start + found[::-1][:n]).astype(np.int32)
+            span *= 4
+
     @cached_property
     def rows(self) -> _Rows:
         """(count,) int32, sorted."""

@@ -1,19 +1,21 @@
 """The language of filters: which items a request may show.
 
-    price <= 20 and "Comedy" in categories and region in ["de", "at"]
+    price <= 20 and "Comedy" in categories and brand in ["acme", "other"]
     not (brand == "acme" or created < "2025-01-01") and in_stock == true
 
 The grammar is a strict subset of Python's, so Python's own parser reads it; nothing is evaluated by Python, and every
 other construct is refused. The result is a tree of conditions, which `recsys.items.filter_columns` evaluates for all
 items at once.
 
-An item's values: a text is split at "|", so `subtitles = "de|en"` has two. A condition holds if it holds for any of
-them. A missing value equals nothing and is neither less nor greater than anything; `not`, `!=` and `not in` are the
+An item's values: an attribute is split at "|", so `subtitles = "de|en"` has two. A condition holds if it holds for any
+of them. A missing value equals nothing and is neither less nor greater than anything; `not`, `!=` and `not in` are the
 plain opposites, so they hold for it. `x is null` asks for it.
 """
 
 import ast
+import io
 import math
+import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -123,14 +125,29 @@ def parse_filter(text: str) -> Filter:
     plain = " ".join(text.splitlines()).replace("\t", " ").strip()
     try:
         tree = ast.parse(plain, mode="eval")
+        _refuse_what_the_tree_hides(plain)
     except SyntaxError as error:
         raise InvalidFilter(f"filter: {error.msg}, at character {error.offset or 1}") from None
-    except (ValueError, MemoryError, RecursionError):  # a null byte; too much inside each other
+    except (
+        ValueError,
+        MemoryError,
+        RecursionError,
+        tokenize.TokenError,
+    ):  # a null byte; too much inside each other
         raise InvalidFilter("filter: cannot be read as an expression") from None
     conditions = sum(len(node.ops) for node in ast.walk(tree) if isinstance(node, ast.Compare))
     if conditions > MAX_CONDITIONS:
         raise InvalidFilter(f"filter: {conditions} conditions; at most {MAX_CONDITIONS} are read")
-    return Filter(text, _condition(tree.body, MAX_DEPTH))
+    try:
+        return Filter(text, _condition(tree.body, MAX_DEPTH))
+    except _Refused as refused:
+        before = plain.encode()[: refused.offset].decode()
+        raise InvalidFilter(f"filter: {refused.reason}, at character {len(before) + 1}") from None
+
+
+def filter_of(text: str) -> Filter | None:
+    """None: nothing is asked for. Raises `InvalidFilter`: as `parse_filter`."""
+    return parse_filter(text) if text.strip() else None
 
 
 def conditions_of(condition: Condition) -> Iterator[Among | Order | Missing]:
@@ -143,6 +160,18 @@ def conditions_of(condition: Condition) -> Iterator[Among | Order | Missing]:
                 yield from conditions_of(part)
         case _:
             yield condition
+
+
+def _refuse_what_the_tree_hides(plain: str) -> None:
+    """A comment, which would take the rest of the line, and texts that are one for lack of a comma between them.
+    Raises `SyntaxError`: there is one."""
+    before = tokenize.ENDMARKER
+    for token in tokenize.generate_tokens(io.StringIO(plain).readline):
+        if token.type == tokenize.COMMENT:
+            raise SyntaxError("a comment is not allowed", ("", 1, token.start[1] + 1, plain))
+        if token.type == before == tokenize.STRING:
+            raise SyntaxError("a comma is missing before this text", ("", 1, token.start[1] + 1, plain))
+        before = token.type
 
 
 def _condition(node: ast.expr, depth: int) -> Condition:
@@ -194,7 +223,9 @@ def _membership(left: ast.expr, right: ast.expr) -> Condition:
         return _among(field, [_value(left)])
     if (field := _field(left)) is not None and isinstance(right, ast.List | ast.Tuple | ast.Set):
         return _among(field, [_value(each) for each in right.elts])
-    raise _refused(left, '`in` needs a value and a field, or a field and a list: `region in ["de", "at"]`')
+    raise _refused(
+        left, '`in` needs a value and a field, or a field and a list: `brand in ["acme", "other"]`'
+    )
 
 
 def _operator(operator: ast.cmpop, swapped: bool) -> str:
@@ -287,5 +318,13 @@ def _bound(field: Field, value: Value) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000
 
 
-def _refused(node: ast.expr, reason: str) -> InvalidFilter:
-    return InvalidFilter(f"filter: {reason}, at character {node.col_offset + 1}")
+class _Refused(Exception):
+    """`offset`: of the node in the expression's UTF-8 bytes."""
+
+    def __init__(self, reason: str, offset: int) -> None:
+        self.reason = reason
+        self.offset = offset
+
+
+def _refused(node: ast.expr, reason: str) -> _Refused:
+    return _Refused(reason, node.col_offset)

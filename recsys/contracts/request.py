@@ -28,6 +28,7 @@ ABSENT = -1  # the rank of a candidate in a channel that did not return it
 
 _NO_ROWS: Rows = np.empty(0, np.int32)
 _NO_NUMBERS: NDArray[np.int64] = np.empty(0, np.int64)
+_NO_STATE = EntityState()
 _NO_FEATURES: NDArray[np.float32] = np.empty((0, 0), np.float32)
 
 
@@ -93,6 +94,11 @@ class Query(Struct, frozen=True, eq=False):
         if len(self.excluded_rows):
             hidden |= among(rows, self.excluded_rows)
         return ~hidden if self.eligible is None else ~hidden & self.eligible.of(rows)
+
+
+def bare(query: Query) -> Query:
+    """To be kept: without the user's state and the mask of items, which are many times as large as a list."""
+    return replace(query, user=_NO_STATE, eligible=None)
 
 
 class Candidates(Struct, frozen=True, eq=False):

@@ -24,3 +24,11 @@ def truth(text: str) -> bool:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]!r} is neither true nor false")
     return number > 0
+
+
+def truth_or_none(text: str) -> bool | None:
+    """The same; None: neither true nor false."""
+    try:
+        return truth(text)
+    except ValueError:
+        return None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.text import MAX_ID_LENGTH, id_text
-from recsys.contracts.truth import truth
+from recsys.contracts.truth import truth_or_none
 from recsys.datasets.base import Batch, Broken, Tally
 from recsys.datasets.mapping import TimeColumn
 from recsys.datasets.reading import Chunk
@@ -149,7 +149,7 @@ class Checker:
         if pa.types.is_boolean(cells.type):
             return _mask(cells)
         encoded = pc.cast(cells, pa.string()).dictionary_encode()
-        verdicts = [_true(text) for text in encoded.dictionary.to_pylist()]
+        verdicts = [truth_or_none(text) for text in encoded.dictionary.to_pylist()]
         codes = np.asarray(pc.fill_null(encoded.indices, len(verdicts)))
         unknown = np.array([verdict is None for verdict in verdicts] + [False], dtype=bool)
         self.flag(unknown[codes], column, "is neither true nor false")
@@ -174,13 +174,6 @@ def _judged(rule: Rule, text: str) -> tuple[str, str]:
         return rule(text), ""
     except ValueError as error:
         return text, str(error)
-
-
-def _true(text: str) -> bool | None:
-    try:
-        return truth(text)
-    except ValueError:
-        return None
 
 
 def _as_text(column: pa.Array) -> pa.Array:

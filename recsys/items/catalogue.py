@@ -98,15 +98,16 @@ class Catalogue:
 
     def select(self, condition: Condition) -> tuple[int, NDArray[np.bool_]]:
         """The version of the catalogue, and (n,) bool: the items for which the condition holds, deleted ones left out.
-        The first condition on an attribute reads it of every item; changes keep it current."""
+        The first condition on an attribute reads it of every item; changes keep it current.
+        Raises `InvalidFilter`: no item has an attribute of the condition, or not of the type that it asks for."""
         with self._lock:
             holds = self._filtered.mask(condition, self._items, self._columns)
             return self.version, holds & self._columns["alive"][: self._n]
 
-    def check(self, condition: Condition) -> None:
-        """Raises `InvalidFilter`: no item has an attribute of the condition, or not of the type that it asks for."""
+    def holds(self, condition: Condition, rows: Rows) -> NDArray[np.bool_]:
+        """(n,) bool: the rows for which the condition holds. Raises `InvalidFilter`: as `select`."""
         with self._lock:
-            self._filtered.check(condition, self._items)
+            return self._filtered.mask(condition, self._items, self._columns, rows)
 
     def item(self, row: int) -> Item:
         return self._items[row]

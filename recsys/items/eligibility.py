@@ -17,7 +17,8 @@ from recsys.contracts.request import Rows
 from recsys.items.catalogue import Catalogue
 
 UPCOMING, UNAVAILABLE, REGION, FILTER = "upcoming", "unavailable", "region", "filter"
-_MAX_BYTES = 32 << 20  # of masks that are kept
+_MAX_BYTES = 32 << 20  # of masks that are kept, with what is made of them
+_BYTES_PER_ITEM = 6  # at most: mask, bits and rows of `Eligible`
 _REGIONS = Field("regions", Kind.TEXT)
 _NEVER_MS = np.iinfo(np.int64).max
 
@@ -44,31 +45,32 @@ class Eligibility:
         self.catalogue = catalogue
         self._max_bytes = max_bytes
         self._window = _Window(-1, 0, 0, None)
-        self._kept: OrderedDict[tuple[Condition, bool], _Kept] = OrderedDict()  # the latest used at the end
+        self._kept: OrderedDict[Condition, _Kept] = OrderedDict()  # the latest used at the end
         self._lock = threading.Lock()
-
-    def check(self, asked: Filter) -> None:
-        """Raises `InvalidFilter`: no item has an attribute of the filter, or not of the type that it asks for."""
-        self.catalogue.check(asked.condition)
 
     def of(self, now_ms: int, asked: Filter | None = None, region: str = "") -> Eligible | None:
         """What a request may show at this time; None: every item.
-        Raises `InvalidFilter`: as `check`."""
-        window = self._by_time(now_ms)
+        Raises `InvalidFilter`: no item has an attribute of the filter, or not of the type that it asks for."""
         condition = self._condition(asked, region)
         if condition is None:
-            return window
-        return self._selected(condition, window)
-
-    def holds(self, condition: Condition, rows: Rows) -> NDArray[np.bool_]:
-        """(n,) bool: the rows for which the condition holds, whatever the time.
-        Raises `InvalidFilter`: as `check`."""
-        return self._selected(condition, None).of(rows)
+            return self._by_time(now_ms).eligible
+        return self._selected(condition, now_ms)
 
     def reasons(
         self, rows: Rows, now_ms: int, asked: Filter | None = None, region: str = ""
     ) -> dict[str, NDArray[np.bool_]]:
-        """Why the rows are not eligible: reason → (n,) bool. A row may have several reasons."""
+        """Why rows that are not eligible are not: reason → (n,) bool. A row has at least one reason."""
+        if not len(rows):
+            return {}
+        found = self._masks(rows, now_ms, asked, region)
+        # an item that has changed since the mask was made has no reason any more
+        found[UNAVAILABLE] |= ~np.logical_or.reduce([*found.values()])
+        return {reason: mask for reason, mask in found.items() if mask.any()}
+
+    def _masks(
+        self, rows: Rows, now_ms: int, asked: Filter | None, region: str
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Reason → (n,) bool: the rows that are not eligible for it."""
         catalogue = self.catalogue
         starts, ends = catalogue.available_from_ms[rows], catalogue.available_until_ms[rows]
         found = {
@@ -76,15 +78,15 @@ class Eligibility:
             UNAVAILABLE: (starts > now_ms) | ((ends != 0) & (ends <= now_ms)),
         }
         if catalogue.has_regions:
-            found[REGION] = ~self.holds(_in_region(region), rows)
+            found[REGION] = ~catalogue.holds(_in_region(region), rows)
         if asked is not None:
-            found[FILTER] = ~self.holds(asked.condition, rows)
+            found[FILTER] = ~catalogue.holds(asked.condition, rows)
         return found
 
     def ineligible(self, now_ms: int, asked: Filter | None = None, region: str = "") -> dict[str, Rows]:
         """All items that are not eligible by reason, without deleted ones."""
         rows = np.flatnonzero(self.catalogue.alive).astype(np.int32)
-        masks = self.reasons(rows, now_ms, asked, region)
+        masks = self._masks(rows, now_ms, asked, region)
         return {reason: rows[mask] for reason, mask in masks.items() if mask.any()}
 
     def closes_ms(self, rows: Rows) -> int | None:
@@ -101,31 +103,33 @@ class Eligibility:
             return in_region
         return asked.condition if in_region is None else Every((asked.condition, in_region))
 
-    def _selected(self, condition: Condition, window: Eligible | None) -> Eligible:
+    def _selected(self, condition: Condition, now_ms: int) -> Eligible:
         """The items for which the condition holds, of those in the window."""
-        key = condition, window is None
+        window = self._by_time(now_ms)
         with self._lock:
-            kept = self._kept.get(key)
-            if kept is not None and kept.version == self.catalogue.version and kept.window is window:
-                self._kept.move_to_end(key)
+            kept = self._kept.get(condition)
+            if kept is not None and kept.version == window.version and kept.window is window.eligible:
+                self._kept.move_to_end(condition)
                 return kept.eligible
         version, mask = self.catalogue.select(condition)
-        if window is not None:
-            mask &= window.of(np.arange(len(mask), dtype=np.int32))
+        if version != window.version:  # an item has come or changed in between: its window is not known yet
+            window = self._by_time(now_ms)
+        if window.eligible is not None:
+            mask &= window.eligible.of(np.arange(len(mask), dtype=np.int32))
         eligible = Eligible(mask, narrowed=True)
         with self._lock:
-            self._kept[key] = _Kept(version, window, eligible)
-            self._kept.move_to_end(key)
-            while len(self._kept) > max(1, self._max_bytes // max(1, len(mask))):
+            self._kept[condition] = _Kept(version, window.eligible, eligible)
+            self._kept.move_to_end(condition)
+            while len(self._kept) > max(1, self._max_bytes // (_BYTES_PER_ITEM * max(1, len(mask)))):
                 self._kept.popitem(last=False)
         return eligible
 
-    def _by_time(self, now_ms: int) -> Eligible | None:
+    def _by_time(self, now_ms: int) -> _Window:
         """The items that are out, and within their window."""
         window, version = self._window, self.catalogue.version
         if window.version != version or not window.since_ms <= now_ms < window.until_ms:
             window = self._window = _window(self.catalogue, version, now_ms)
-        return window.eligible
+        return window
 
 
 def _window(catalogue: Catalogue, version: int, now_ms: int) -> _Window:

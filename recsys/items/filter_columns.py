@@ -4,6 +4,7 @@ A catalogue that is never filtered costs nothing here. The caller holds a lock.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from recsys.contracts.filters import (
 )
 from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import Item
-from recsys.items.text_column import TextColumn, Values, time_mask
+from recsys.items.text_column import Rows, TextColumn, Values, time_mask
 
 _LISTED = 20  # attributes that an error names
 _STALE = 1_000  # distinct values that may be left behind by changed items, besides one per item
@@ -44,19 +45,24 @@ class FilterColumns:
             column.write(rows, values_of(field, items))
 
     def mask(
-        self, condition: Condition, items: Sequence[Item], columns: Mapping[str, NDArray[np.generic]]
+        self,
+        condition: Condition,
+        items: Sequence[Item],
+        columns: Mapping[str, NDArray[np.generic]],
+        rows: Rows | None = None,
     ) -> NDArray[np.bool_]:
-        """(n,) bool: the items for which the condition holds.
+        """(n,) bool: which of the rows the condition holds for.
 
         Args:
-            items: all n of the catalogue, by row.
-            columns: `created_ms` and so on, at least n values each.
+            items: all of the catalogue, by row.
+            columns: `created_ms` and so on, at least as many values each.
+            rows: None: all.
 
         Raises:
             InvalidFilter: as `check`.
         """
         self.check(condition, items)
-        return self._mask(condition, items, columns)
+        return self._mask(condition, items, columns, slice(len(items)) if rows is None else rows)
 
     def check(self, condition: Condition, items: Sequence[Item]) -> None:
         """Raises `InvalidFilter`: no item has an attribute of the condition, or not of the type that it asks for."""
@@ -79,19 +85,24 @@ class FilterColumns:
                 )
 
     def _mask(
-        self, condition: Condition, items: Sequence[Item], columns: Mapping[str, NDArray[np.generic]]
+        self,
+        condition: Condition,
+        items: Sequence[Item],
+        columns: Mapping[str, NDArray[np.generic]],
+        rows: Rows | slice,
     ) -> NDArray[np.bool_]:
+        """Two masks are in memory for each level of the condition, however many parts it has."""
         match condition:
             case Not(part):
-                return ~self._mask(part, items, columns)
+                return ~self._mask(part, items, columns, rows)
             case Every(parts):
-                return np.asarray(np.all([self._mask(part, items, columns) for part in parts], axis=0))
+                return reduce(np.logical_and, (self._mask(part, items, columns, rows) for part in parts))
             case Some(parts):
-                return np.asarray(np.any([self._mask(part, items, columns) for part in parts], axis=0))
+                return reduce(np.logical_or, (self._mask(part, items, columns, rows) for part in parts))
         if condition.field.kind is Kind.TIME:
-            times = columns[f"{condition.field.name}_ms"][: len(items)].astype(np.int64, copy=False)
+            times = columns[f"{condition.field.name}_ms"][rows].astype(np.int64, copy=False)
             return time_mask(times, condition)
-        return self._column(condition.field, items).mask(condition, len(items))
+        return self._column(condition.field, items).mask(condition, rows)
 
     def _column(self, field: Field, items: Sequence[Item]) -> TextColumn:
         column = self._columns.get(field)

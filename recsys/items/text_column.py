@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.contracts.filters import Among, Missing, Order
-from recsys.contracts.truth import truth
+from recsys.contracts.truth import truth_or_none
 
+Rows = NDArray[np.int32]
 Values = tuple[str, ...]  # of one item; none: missing
 _LONGEST_WORD = 8  # that means true or false
 _NONE = 0  # the code of items without a value
@@ -39,8 +40,8 @@ class TextColumn:
             self._codes = grown
         self._codes[rows] = [self._code(each) for each in values]
 
-    def mask(self, condition: Among | Order | Missing, n: int) -> NDArray[np.bool_]:
-        """(n,) bool: the rows for which the condition holds."""
+    def mask(self, condition: Among | Order | Missing, rows: Rows | slice) -> NDArray[np.bool_]:
+        """(n,) bool: which of the rows the condition holds for."""
         holds = np.zeros(len(self._known), bool)
         match condition:
             case Missing():
@@ -54,7 +55,7 @@ class TextColumn:
                 if wanted:
                     numbers, codes = self._sorted_out()
                     holds[codes[np.isin(numbers, list(wanted))]] = True
-        return holds.take(self._codes[:n])
+        return holds.take(self._codes[rows])
 
     @property
     def has_numbers(self) -> bool:
@@ -82,7 +83,7 @@ class TextColumn:
                 self._numbers.append(number)
                 self._with_number.append(code)
                 self._by_truth[number > 0].append(code)
-            elif len(text) <= _LONGEST_WORD and (true := _truth_of(text)) is not None:
+            elif len(text) <= _LONGEST_WORD and (true := truth_or_none(text)) is not None:
                 self._by_truth[true].append(code)
 
     def _sorted_out(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
@@ -103,13 +104,6 @@ def number_of(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) and "_" not in text else None
-
-
-def _truth_of(text: str) -> bool | None:
-    try:
-        return truth(text)
-    except ValueError:
-        return None
 
 
 def _compared(numbers: NDArray[np.float64], operator: str, bound: float) -> NDArray[np.bool_]:

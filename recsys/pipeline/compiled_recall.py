@@ -163,7 +163,7 @@ class CompiledRecall:
     ) -> Iterator[StageOutcome]:
         """What each filter did; they run together, so each took a third of the time."""
         seen, excluded, deleted, ineligible, *after = removed
-        because = self._eligible.reasons(query, ineligible)
+        because = self._eligible.eligibility.reasons(ineligible, query.now_ms, query.filter, query.region)
         reasons = (
             {SEEN: seen, EXCLUDED: excluded},
             {DELETED: deleted},

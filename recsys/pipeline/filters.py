@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.contracts.request import Candidates, Query, Rows, among
+from recsys.contracts.request import Candidates, Query, among
 from recsys.items.catalogue import Catalogue
-from recsys.items.eligibility import UNAVAILABLE, Eligibility
+from recsys.items.eligibility import Eligibility
 
 SEEN, EXCLUDED, DELETED = "seen", "excluded", "deleted"
 
@@ -53,16 +53,8 @@ class EligibleFilter:
             return {}
         out = np.flatnonzero(~query.eligible.of(candidates.rows))
         masks = {}
-        for reason, holds in self.reasons(query, candidates.rows[out]).items():
+        found = self.eligibility.reasons(candidates.rows[out], query.now_ms, query.filter, query.region)
+        for reason, holds in found.items():
             masks[reason] = np.zeros(len(candidates), bool)
             masks[reason][out[holds]] = True
         return masks
-
-    def reasons(self, query: Query, rows: Rows) -> Mapping[str, NDArray[np.bool_]]:
-        """Of rows that are not eligible: reason → (n,) bool."""
-        if not len(rows):
-            return {}
-        found = self.eligibility.reasons(rows, query.now_ms, query.filter, query.region)
-        # an item that has changed since the mask was made has no reason any more
-        found[UNAVAILABLE] |= ~np.logical_or.reduce([*found.values()])
-        return {reason: mask for reason, mask in found.items() if mask.any()}

@@ -63,9 +63,7 @@ class EligibilityHydrator:
     def hydrate_query(self, query: Query) -> Query:
         asked = query.now_ms, query.filter, query.region
         eligible = self.eligibility.of(*asked)
-        if eligible is None:
-            return query
-        ineligible = self.eligibility.ineligible(*asked) if query.explain else {}
+        ineligible = self.eligibility.ineligible(*asked) if query.explain and eligible else {}
         return replace(query, eligible=eligible, ineligible=ineligible)
 
 
@@ -129,7 +127,7 @@ class HistoryHydrator:
             gaps=gaps,
             recent_rows=recent,
             seen_rows=hidden,
-            repeat_rows=catalogue.rows_of(seen.returning) if seen.returning else query.repeat_rows,
+            repeat_rows=catalogue.rows_of(seen.returning),
             excluded_rows=self._sorted(query.excluded_items) if query.excluded_items else query.excluded_rows,
         )
 

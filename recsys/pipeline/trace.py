@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from recsys.contracts.errors import StageFailed
+from recsys.contracts.errors import InvalidFilter, StageFailed
 from recsys.contracts.request import StageOutcome, Status
 from recsys.pipeline.stages import Stage
 
@@ -30,6 +30,8 @@ def _attempt(call: Callable[[], T]) -> _Attempt[T]:
     began = time.perf_counter()
     try:
         result = call()
+    except InvalidFilter:
+        raise  # the request's fault, not the stage's
     except Exception as error:
         return _Attempt(Status.FAILED, began, (time.perf_counter() - began) * 1e3, error=error)
     return _Attempt(Status.OK, began, (time.perf_counter() - began) * 1e3, result)

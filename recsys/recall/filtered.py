@@ -28,6 +28,6 @@ class FilteredSource:
             or (query.filter is None and eligible.count > self.limit)
         ):
             return np.empty(0, np.int32)
-        latest: Rows = eligible.rows[-self.limit - query.hidden_from_user :][::-1]
+        latest = eligible.latest(self.limit + query.hidden_from_user)
         rows: Rows = latest[query.may_show(latest)][: self.limit]
         return rows

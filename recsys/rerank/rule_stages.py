@@ -23,7 +23,7 @@ def matching(target: Target, rows: Rows, eligibility: Eligibility) -> NDArray[np
     found = np.fromiter((target.names(catalogue.item(row)) for row in rows.tolist()), bool, len(rows))
     if target.where:
         with suppress(InvalidFilter):
-            found |= eligibility.holds(parse_filter(target.where).condition, rows)
+            found |= eligibility.catalogue.holds(parse_filter(target.where).condition, rows)
     return found
 
 

@@ -4,12 +4,13 @@ The OpenAPI document is made of them (`serving.api.openapi`). Lengths are limite
 change (`k`, batch sizes) are checked in the routes. The other routes use pydantic models (`serving.api.schemas`).
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, SCHEMA_VERSION
-from recsys.contracts.filters import MAX_LENGTH, Filter, parse_filter
+from recsys.contracts.filters import MAX_LENGTH, Filter, filter_of
 from recsys.contracts.text import MAX_ID_LENGTH, id_text, name_text
 from recsys.contracts.types import EventType
 from serving.engine.result_cache import Recommendation
@@ -35,16 +36,10 @@ Text = Annotated[str, Meta(max_length=MAX_CONTEXT_LENGTH // 2)]
 Context = Annotated[dict[Text, Text], Meta(max_length=MAX_CONTEXT_ENTRIES)]
 
 
-def _id(raw: str, name: str) -> str:
+def _checked(rule: Callable[[str], str], raw: str, name: str) -> str:
+    """Raises `ValueError`: the text breaks the rule; the message begins with its name."""
     try:
-        return id_text(raw)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _name(raw: str, name: str) -> str:
-    try:
-        return name_text(raw)
+        return rule(raw)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
@@ -62,13 +57,13 @@ class UserRequest(Request, kw_only=True):
 
     def __post_init__(self) -> None:
         """As in events: what is shown to the user is logged under this id, and read with the events' rules."""
-        self.user_id = _id(self.user_id, "user_id")
-        self.region = _name(self.region, "region")
+        self.user_id = _checked(id_text, self.user_id, "user_id")
+        self.region = _checked(name_text, self.region, "region")
 
     @property
     def parsed_filter(self) -> Filter | None:
         """Raises `InvalidFilter`: it is no expression."""
-        return parse_filter(self.filter) if self.filter.strip() else None
+        return filter_of(self.filter)
 
 
 class RecommendationRequest(UserRequest):
@@ -84,7 +79,7 @@ class RecommendationRequest(UserRequest):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.exclude = [_id(item_id, "exclude") for item_id in self.exclude]
+        self.exclude = [_checked(id_text, item_id, "exclude") for item_id in self.exclude]
 
 
 class Recommendations(Struct, frozen=True, kw_only=True):
@@ -134,7 +129,7 @@ class RankRequest(UserRequest, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.items = [_id(item_id, "items") for item_id in self.items]
+        self.items = [_checked(id_text, item_id, "items") for item_id in self.items]
 
 
 class RankedItem(Struct, frozen=True, kw_only=True):

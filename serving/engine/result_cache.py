@@ -17,14 +17,12 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from recsys.contracts.errors import RecsysError, Unavailable
-from recsys.contracts.request import ABSENT, Answer, Query
-from recsys.contracts.state import EntityState
+from recsys.contracts.request import ABSENT, Answer, Query, bare
 from recsys.contracts.types import MS_PER_SECOND
 from recsys.features.definitions import ENGAGED_VISITS
 from serving.caching.cache import Cache
 from serving.engine.runtime import Runtime
 
-_NO_STATE = EntityState()
 _TEXT_BYTES = 100  # Python's overhead of a string in a set
 _TREE = 10  # bytes of a filter's conditions for each of its characters
 _LINE_BYTES = 700  # of one item of an answer: its line, its features, its part of the arrays
@@ -153,9 +151,8 @@ def _make(runtime: Runtime, query: Query, shown: bool = True) -> Served:
 
 
 def _bare(served: Served) -> Served:
-    """Without the user's state and the mask of items, which are many times as large as the list."""
-    query = replace(served.answer.query, user=_NO_STATE, eligible=None)
-    return Served(replace(served.answer, query=query), served.lines, served.until_ms)
+    answer = replace(served.answer, query=bare(served.answer.query))
+    return Served(answer, served.lines, served.until_ms)
 
 
 def _lines(runtime: Runtime, answer: Answer) -> list[Recommendation]:

@@ -12,8 +12,7 @@ from msgspec.structs import replace
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.impression_record import impression_record
 from recsys.contracts.impressions import Impression, ShownItem
-from recsys.contracts.request import ABSENT, Answer
-from recsys.contracts.state import EntityState
+from recsys.contracts.request import ABSENT, Answer, bare
 from recsys.contracts.types import Topic
 from recsys.items.catalogue import Catalogue
 from recsys.observability.tracing import Headers, current_headers
@@ -23,7 +22,6 @@ from serving.telemetry import Telemetry
 
 _BATCH = 100
 _LINGER_S = 0.05  # waking a thread for each answer would cost the answers processor time
-_NO_STATE = EntityState()  # a queued impression must not hold the user's whole state
 _log = structlog.get_logger(__name__)
 _Queued = tuple[Callable[[], Impression], Headers]
 Put = Callable[[Callable[[], Impression], Headers], None]
@@ -105,8 +103,8 @@ class ImpressionLog:
 
     def after(self, answer: Answer) -> None:
         if len(answer.candidates):
-            bare = replace(answer, query=replace(answer.query, user=_NO_STATE), explanation=None)
-            self._put(partial(self.impression, bare), current_headers())
+            kept = replace(answer, query=bare(answer.query), explanation=None)
+            self._put(partial(self.impression, kept), current_headers())
 
     def impression(self, answer: Answer) -> Impression:
         query, shown = answer.query, answer.candidates

@@ -4,7 +4,7 @@ import numpy as np
 
 from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle, InvalidFilter
-from recsys.contracts.filters import parse_filter
+from recsys.contracts.filters import filter_of
 from recsys.items.catalogue import Catalogue
 from recsys.items.eligibility import Eligibility
 from recsys.items.item_table import read_items
@@ -44,12 +44,10 @@ class RecallService:
         vector = self._tower.vectors(*inputs)
         if not np.isfinite(vector).all():
             raise ValueError("the user tower gave NaN or infinity")
-        asked = parse_filter(call.filter) if call.filter else None
+        asked = filter_of(call.filter)
         try:
             eligible = self._eligibility.of(call.now_ms, asked, call.region)
-        except (
-            InvalidFilter
-        ):  # an item with the attribute has reached the caller alone, until the feed brings it here
+        except InvalidFilter:  # an item with the attribute has reached the caller alone so far
             return Nearest(Array.of(np.empty(0, np.int32)), [])
         rows = self._index.search(vector, call.n, eligible).of(0).copy()
         newer = np.flatnonzero(rows >= self._catalogue.trained)

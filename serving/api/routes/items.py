@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Response
 
 from recsys.contracts.changes import ItemChange
-from recsys.contracts.filters import MAX_LENGTH, parse_filter
+from recsys.contracts.filters import MAX_LENGTH, filter_of
 from recsys.contracts.types import Item
 from serving.api.accepted_changes import IdempotencyKey
 from serving.api.dependencies import (
@@ -45,7 +45,7 @@ def similar(
     row = catalogue.rows.get(item_id)
     if row is None or not catalogue.alive[row]:
         raise Problem(404, f"item {item_id!r} is not in the catalogue; add it with POST /v1/items")
-    asked = parse_filter(filter) if filter.strip() else None
+    asked = filter_of(filter)
     rows, scores = runtime.artifacts.similar(row, k, clock(), asked, region)
     return SimilarItems(
         item_id=item_id,

@@ -65,9 +65,7 @@ async def rank(request: Request) -> Response:
 def _answer(path: RequestPath, prepared: Prepared, items: list[str], began: float) -> bytes:
     """Everything of a request that costs processor time; runs in the pool."""
     runtime, assigned, query = prepared
-    catalogue, eligibility = runtime.catalogue, runtime.artifacts.eligibility
-    if query.filter is not None:
-        eligibility.check(query.filter)
+    catalogue = runtime.catalogue
     asked = list(dict.fromkeys(items))
     rows = catalogue.rows_of(asked)
     rows = rows[catalogue.alive[rows]]

@@ -79,8 +79,6 @@ class Recommender:
         """Everything of a request that costs processor time; runs in the pool. `earlier`: items of earlier pages, None
         for a list without pages."""
         runtime, assigned, query = prepared
-        if query.filter is not None:
-            runtime.artifacts.eligibility.check(query.filter)
         served = self.results.answer(runtime, query)
         answer = served.answer
         if not served.cached:

@@ -87,6 +87,12 @@ def test_what_an_expression_means(text: str, condition: Any) -> None:
         ("(price := 1) == 1", "one side"),
         ("brand == f'{price}'", "a text, a number"),
         ("brand == b'a'", "a text, a number"),
+        ("price < 5 # cheap\n and brand == 'acme'", "a comment is not allowed, at character 11"),
+        ("brand in ['acme' 'other']", "a comma is missing before this text, at character 18"),
+        (
+            "title == 'äöü' and price",
+            "compare price with something, such as `price == true`, at character 20",
+        ),
         ("(" * 300, "filter: "),
         ("not " * 400 + "price == 1", "inside each other"),
         ("-" * 1_900 + "1 < price", "filter: "),

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from recsys.contracts.eligible import Eligible
 from recsys.contracts.errors import InvalidFilter
 from recsys.contracts.filters import (
     Among,
@@ -145,9 +148,13 @@ def test_masks_are_what_a_look_at_each_item_gives_while_the_catalogue_changes(rn
                     and holds(one.condition, catalogue.item(row))
                 )
                 assert bool(eligible.mask[row]) == wanted, (one.text, catalogue.item(row))
-            why = eligibility.reasons(np.arange(len(catalogue), dtype=np.int32), now_ms, one, region)
-            reasoned = np.logical_or.reduce([*why.values()])
-            assert (reasoned | ~catalogue.alive).tolist() == (~eligible.mask).tolist()
+            why = eligibility.ineligible(now_ms, one, region)
+            hidden = np.flatnonzero(catalogue.alive & ~eligible.mask)
+            assert sorted(set().union(*(rows.tolist() for rows in why.values()))) == hidden.tolist()
+            again = eligibility.reasons(hidden.astype(np.int32), now_ms, one, region)
+            assert {r: hidden[mask].tolist() for r, mask in again.items()} == {
+                r: rows.tolist() for r, rows in why.items()
+            }
         catalogue.put([item(rng, f"i{rng.randrange(40)}") for _ in range(rng.randint(0, 3))])
         catalogue.delete([f"i{rng.randrange(40)}"])
 
@@ -196,7 +203,7 @@ def test_a_mask_is_made_once_per_change_of_the_catalogue() -> None:
 
 
 def test_masks_take_bounded_memory_and_the_latest_stay() -> None:
-    eligibility = Eligibility(Catalogue([Item(f"i{i}", attributes={"x": str(i)}) for i in range(100)]), 250)
+    eligibility = Eligibility(Catalogue([Item(f"i{i}", attributes={"x": str(i)}) for i in range(100)]), 1_250)
     first = eligibility.of(NOW_MS, asked("x == 1"))
     eligibility.of(NOW_MS, asked("x == 2"))
     assert eligibility.of(NOW_MS, asked("x == 1")) is first
@@ -219,18 +226,33 @@ def test_errors_name_the_attribute_and_what_there_is(text: str, says: str) -> No
     catalogue = Catalogue([Item("a", attributes={"price": "3", "brand": "acme"}), Item("b")])
     with pytest.raises(InvalidFilter, match=says):
         Eligibility(catalogue).of(NOW_MS, asked(text))
-    Eligibility(catalogue).check(asked("price < 3 or brand == 'none'"))
+    Eligibility(catalogue).of(NOW_MS, asked("price < 3 or brand == 'none'"))
 
 
 def test_an_attribute_counts_from_the_first_item_that_has_it() -> None:
     catalogue = Catalogue([Item("a")])
     eligibility = Eligibility(catalogue)
     with pytest.raises(InvalidFilter):
-        eligibility.check(asked("price < 3"))
+        eligibility.of(NOW_MS, asked("price < 3"))
     catalogue.put([Item("b", attributes={"price": "2"})])
     eligible = eligibility.of(NOW_MS, asked("price < 3"))
     assert eligible is not None
     assert eligible.rows.tolist() == [1]
+
+
+def test_an_item_that_comes_while_a_filter_is_evaluated_is_hidden_until_its_window_opens() -> None:
+    catalogue = Catalogue([Item("a", attributes={"x": "1"})])
+    eligibility = Eligibility(catalogue)
+    select = catalogue.select
+
+    def meanwhile(condition: Condition) -> tuple[int, NDArray[np.bool_]]:
+        catalogue.put([Item("later", attributes={"x": "1"}, available_from_ms=NOW_MS + 1)])
+        return select(condition)
+
+    with patch.object(catalogue, "select", meanwhile):
+        eligible = eligibility.of(NOW_MS, asked("x == 1"))
+    assert eligible is not None
+    assert eligible.rows.tolist() == [0]
 
 
 def test_a_list_must_end_with_the_first_window_of_its_items() -> None:
@@ -262,3 +284,9 @@ def test_threads_see_whole_masks_while_items_change() -> None:
         changing = pool.map(change, range(2))
         assert all(pool.map(read, range(4)))
         list(changing)
+
+
+@given(st.lists(st.booleans(), max_size=200), st.integers(0, 50))
+def test_the_latest_eligible_rows_come_first(mask: list[bool], n: int) -> None:
+    eligible = Eligible(np.array(mask, bool))
+    assert eligible.latest(n).tolist() == eligible.rows[::-1][:n].tolist()

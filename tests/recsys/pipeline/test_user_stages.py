@@ -123,6 +123,20 @@ def test_deleted_items_are_removed() -> None:
     assert removed["deleted"].tolist() == [False, True, False, True]
 
 
+def test_a_query_that_another_catalogue_has_hydrated_is_hydrated_anew() -> None:
+    """As the shadow's is: rows, masks and returning items of one bundle are nothing to another."""
+    other = Eligibility(Catalogue([Item("gone", available_until_ms=1), Item("x")]))
+    query = EligibilityHydrator(other).hydrate_query(
+        Query("r", "u", 3, 99, repeat_rows=np.array([1], np.int32))
+    )
+    assert query.eligible is not None
+    items = Catalogue([Item("x"), Item("y")])
+    again = EligibilityHydrator(Eligibility(items)).hydrate_query(query)
+    assert again.eligible is None
+    for native in (False, True):
+        assert HistoryHydrator(items, 4, native=native).hydrate_query(again).repeat_rows.tolist() == []
+
+
 def test_items_come_out_with_the_clock_alone() -> None:
     items = Catalogue([Item("out", created_ms=5), Item("undated"), Item("later", created_ms=100)])
     eligibility = Eligibility(items)

@@ -116,6 +116,21 @@ def test_an_index_that_cannot_select_is_asked_for_more(which: str, monkeypatch: 
     assert bool(index.asked) == (which == "most"), "the others are few enough for a scan"
 
 
+def test_an_index_with_a_limit_is_not_asked_again_for_what_it_cannot_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Milvus returns 16,384 at most, however many were asked for."""
+    monkeypatch.setattr("recsys.recall.index_view.MANY", 0)
+    index = Unselective()
+    search = index.search
+    monkeypatch.setattr(
+        index, "search", lambda queries, k, eligible=None: search(queries, min(k, 10), eligible)
+    )
+    live = LiveIndex(Base(index, np.arange(N, dtype=np.int32), world()[0]))
+    live.search(world()[2], K, Eligible(MASKS["most"]()))
+    assert len(index.asked) == 1
+
+
 def test_changes_of_a_live_index_count_among_eligible_items() -> None:
     vectors, _, queries = world()
     live = LiveIndex.build(vectors[:2_000], config=IndexConfig(), rebuild_at=None)
