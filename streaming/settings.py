@@ -19,7 +19,9 @@ class StreamSettings(Settings):
         description="Users with state in Redis; beyond it, those go whose state would expire first.",
     )
     max_items: int = Field(
-        2_000_000, ge=1, description="The same for items, each in up to `RECSYS_PARTITIONS` shares."
+        2_000_000,
+        ge=1,
+        description="The same for items, each in as many shares as the store has parts, at most.",
     )
     relay_batch: int = Field(
         2_000,

@@ -109,13 +109,20 @@ def _kafka(settings: Settings, redis_reachable: bool) -> dict[str, Any]:
 def _topic(source: KafkaSource, topic: Topic, readers: Mapping[str, Progress]) -> dict[str, Any]:
     ends = [source.end_offset(topic, partition) for partition in range(source.partitions(topic))]
     found: dict[str, Any] = {"records": sum(ends), "end_offsets": ends}
-    if held_back := source.open_transactions(topic):
-        found["held_back"] = held_back
+    try:
+        if held_back := source.open_transactions(topic):
+            found["held_back"] = held_back
+    except Unavailable as error:  # a broker or an account that may not be asked for them
+        found["held_back"] = [str(error)]
     if topic is Topic.DEAD_LETTER:
         return found
     log_id = source.log_id(topic)
     for name, progress in readers.items():
-        done = [progress(topic, partition) for partition in range(len(ends))]
+        try:
+            done = [progress(topic, partition) for partition in range(len(ends))]
+        except RecsysError as error:  # such as a store of other feature definitions
+            found[f"{name}_error"] = str(error)
+            continue
         # offsets of a replaced log do not count
         lags = (
             end - d.offset if d and d.log_id == log_id else end for end, d in zip(ends, done, strict=True)

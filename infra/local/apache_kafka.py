@@ -14,6 +14,7 @@ from infra.local.kafka import KafkaBroker
 from infra.local.kafka_jars import java, kafka_jars
 from infra.local.process import free_port
 from recsys.contracts.errors import Unavailable
+from recsys.contracts.topic_rules import TopicRules
 
 _FORMAT_TIMEOUT_S = 60
 
@@ -31,6 +32,7 @@ class ApacheKafka(KafkaBroker):
         jars: Path | None = None,
         options: Mapping[str, str] | None = None,
         cluster_id: str = "",
+        rules: TopicRules | None = None,
     ) -> None:
         """`options`: more of the node's properties, or others than those here. `cluster_id`: the same for the nodes of
         one cluster; empty: a new one.
@@ -39,7 +41,7 @@ class ApacheKafka(KafkaBroker):
             InvalidConfig, Unavailable: as `kafka_jars`.
         """
         self._classpath = f"{kafka_jars(jars)}/*"
-        super().__init__(data, partitions, port)
+        super().__init__(data, partitions, port, rules)
         self._options = options or {}
         self._cluster_id = cluster_id or new_cluster_id()
 

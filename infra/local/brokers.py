@@ -18,5 +18,5 @@ def local_kafka(
     """
     settings = settings or Settings()
     if settings.local_kafka is LocalKafka.APACHE:
-        return ApacheKafka(data, partitions, port, settings.kafka_jars)
+        return ApacheKafka(data, partitions, port, settings.kafka_jars, rules=settings.topic_rules)
     return MemoryKafka(data, partitions, port)

@@ -1,22 +1,30 @@
-"""A Kafka broker of our own on 127.0.0.1, of one of two kinds, and where its kind is chosen."""
+"""A Kafka broker of our own on 127.0.0.1, of one of two kinds; `brokers` chooses."""
 
 from pathlib import Path
 from typing import Self
 
 from infra.local.server import EmbeddedServer
+from recsys.contracts.topic_rules import TopicRules
 from recsys.contracts.types import Topic
 from recsys.kafka_connection import KafkaConnection
 from streaming.log import create_topics, reachable
 
 
 class KafkaBroker(EmbeddedServer):
-    """One broker. `partitions`: of each topic of the project."""
+    """One broker. `partitions`: of each topic of the project; `rules`: how new ones are made."""
 
     name = "kafka"
 
-    def __init__(self, data: Path | None = None, partitions: int = 4, port: int = 0) -> None:
+    def __init__(
+        self,
+        data: Path | None = None,
+        partitions: int = 4,
+        port: int = 0,
+        rules: TopicRules | None = None,
+    ) -> None:
         super().__init__(data, port)
         self._partitions = partitions
+        self._rules = rules
 
     @property
     def bootstrap(self) -> str:
@@ -32,5 +40,5 @@ class KafkaBroker(EmbeddedServer):
     def start(self) -> Self:
         """Start the broker and create the topics that it lacks."""
         super().start()
-        create_topics(self.connection, list(Topic), self._partitions)
+        create_topics(self.connection, list(Topic), self._partitions, self._rules)
         return self

@@ -117,7 +117,11 @@ class View:
             if eligible is not None:
                 alive &= eligible.of(rows)
             # an index that returned fewer than asked, or has a limit, has no more to give
-            if asked >= n or rows.shape[1] < asked or (~found.all(axis=1) | (alive.sum(axis=1) >= wanted)).all():
+            if (
+                asked >= n
+                or rows.shape[1] < asked
+                or (~found.all(axis=1) | (alive.sum(axis=1) >= wanted)).all()
+            ):
                 break
             asked = min(n, 2 * asked)
         remaining = Found(np.where(alive, scores, np.float32(-np.inf)), np.where(alive, rows, NO_ROW))

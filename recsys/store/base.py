@@ -50,8 +50,8 @@ class StoreConfig:
         30 * MS_PER_DAY
     )  # the same for one of fewer cells than `new_cells`, such as a made-up id
     new_cells: int = 8
-    # of the users of a partition and the items that have a share there; beyond them, the next to expire go first
-    max_users: int = 5_000_000
+    # of all users, and of the items that have a share in a part; beyond them, the next to expire go first
+    max_users: int = 20_000_000
     max_items: int = 2_000_000
 
     def __post_init__(self) -> None:

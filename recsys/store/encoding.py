@@ -90,10 +90,10 @@ class BatchEncoder:
         return None
 
     def encode(
-        self, batch: Batch, rows: Sequence[KeyedEvent], forgotten: str = "0"
+        self, batch: Batch, rows: Sequence[KeyedEvent], parts: int, forgotten: str = "0"
     ) -> tuple[bytes, bytes, bytes]:
-        """The batch with only these events, whose ids differ. `forgotten`: version of the marks of forgotten users that
-        were applied."""
+        """The batch with only these events, whose ids differ. `parts`: of the store, over which its users are spread.
+        `forgotten`: version of the marks of forgotten users that were applied."""
         config = self._config
         header = {
             "epoch": batch.epoch,
@@ -106,7 +106,7 @@ class BatchEncoder:
             "idle_ms": config.idle_ms,
             "new_idle_ms": config.new_idle_ms,
             "new_cells": config.new_cells,
-            "max_users": config.max_users,
+            "max_users": -(-config.max_users // parts),
             "max_items": config.max_items,
             "histories": sorted(self._stored),
             "forgotten": forgotten,

@@ -18,10 +18,11 @@ class ClusterClient:
         self._cluster: RedisCluster | None = None
 
     def __getattr__(self, name: str) -> Any:
-        with self._lock:
-            if self._cluster is None:
-                self._cluster = self._connect()
-        return getattr(self._cluster, name)
+        cluster = self._cluster
+        if cluster is None:
+            with self._lock:
+                cluster = self._cluster = self._cluster or self._connect()
+        return getattr(cluster, name)
 
     def register_script(self, text: str) -> Script:
         return Script(self, text.encode())  # type: ignore[arg-type]

@@ -88,12 +88,14 @@ class ClusterReads:
         self._client = client
         self._nodes: dict[str, ThreadReads] = {}
         self._lock = threading.Lock()
+        self._looks = 0  # at the slots
 
     def ask(self, *commands: Command) -> list[Any]:
+        looks = self._looks
         try:
             return self._node(commands[0]).ask(*commands)
         except (MovedError, redis.ConnectionError):
-            self._client.nodes_manager.initialize()
+            self._look_again(looks)
             return self._node(commands[0]).ask(*commands)
         except AskError:  # the slot is being moved: some keys are here, some there
             return [self._follow(command) for command in commands]
@@ -102,6 +104,17 @@ class ClusterReads:
         with self._lock:
             for reads in self._nodes.values():
                 reads.close()
+
+    def _look_again(self, looks: int) -> None:
+        """Once for all threads that failed since then; forget nodes that are gone."""
+        with self._lock:
+            if self._looks != looks:
+                return
+            self._client.nodes_manager.initialize()
+            self._looks += 1
+            there = {node.name for node in self._client.get_nodes()}
+            for name in self._nodes.keys() - there:
+                self._nodes.pop(name).close()
 
     def _follow(self, command: Command) -> Any:
         try:

@@ -140,7 +140,9 @@ class RedisWriter(RedisCatalogue):
             for row in rows:  # the first of equal ids, in the order of offsets
                 if row.key not in seen:
                     fresh.setdefault(row.key, row)
-            encoded = self._encoder.encode(batch, list(fresh.values()), self._marks.version(part))
+            encoded = self._encoder.encode(
+                batch, list(fresh.values()), self._partitions, self._marks.version(part)
+            )
             with redis_errors():
                 outcome, offset, *named = self._apply(keys, [prefix, str(batch.topic), *encoded])
             if outcome == b"behind":  # a replay
@@ -218,12 +220,13 @@ class RedisWriter(RedisCatalogue):
             pipe.hsetnx(self._meta, "fingerprint", self._fingerprint)
             pipe.hsetnx(self._meta, "partitions", self._config.partitions)
             pipe.execute()
-        self._made_with = None
+        self._made_with = None  # ask: the namespace may have been deleted, and made again with others
         return self._partitions
 
     def _check(self) -> int | None:
         """The parts; None: the store is empty, which fits all definitions, and is asked again next time."""
-        if self._made_with is None:
+        made_with = self._made_with
+        if made_with is None:
             with redis_errors():
                 fingerprint, partitions = self._redis.hmget(self._meta, "fingerprint", "partitions")
             if fingerprint is None:
@@ -234,8 +237,8 @@ class RedisWriter(RedisCatalogue):
                     f"{fingerprint.decode()}, this process has {self._fingerprint} (after the dot: the layout of the "
                     "store); use another namespace and replay the log into it, or the lake: recsys features backfill"
                 )
-            self._made_with = int(partitions)
-        return self._made_with
+            made_with = self._made_with = int(partitions)
+        return made_with
 
 
 def _sum(last: Applied, others: Iterable[Applied]) -> Applied:

@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 class _ByKey(Partitioner):  # type: ignore[misc]  # untyped
     """The default rule of Kafka's clients; keys are strings here.
 
-    `partitions`: their number when users and items were assigned to them. Later ones stay empty; 0: all are used.
+    `partitions`: `RECSYS_PARTITIONS`. Those beyond it stay empty until it is raised; 0: all are used.
     """
 
     def __init__(self, partitions: int = 0) -> None:
@@ -79,9 +79,8 @@ class KafkaSink:
         max_pending: int = 50_000,
         max_outage_s: float = 15.0,
     ) -> None:
-        """`partitions`: `RECSYS_PARTITIONS`, so that partitions that are added to a topic move no key; 0: as many as
-        each topic has.
-        Raises `InvalidConfig`: a certificate or a password cannot be read."""
+        """`partitions`: `RECSYS_PARTITIONS`; those that a topic has beyond it stay empty until it is raised. 0: all are
+        used."""
         client_options(kafka)
         self._kafka = kafka
         self._partitions = partitions

@@ -154,7 +154,8 @@ class KafkaSource:
     def lag(self, topic: str, partition: int) -> int | None:
         """Number of unread records at the last fetch; None before the first."""
         where = TopicPartition(str(topic), partition)
-        stable = dict(self._stable()).get(where)
+        is_assigned = self._consumer._subscription.is_assigned(where)
+        stable = self._consumer._fetcher.stable.get(where) if is_assigned else None
         return None if stable is None else max(0, stable.offset - self.position(topic, partition))
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:

@@ -75,8 +75,9 @@ def _is_longer(found: str, wanted: str) -> bool:
     return found == "-1" or (wanted != "-1" and found.isdecimal() and int(found) >= int(wanted))
 
 
-def grow_topics(kafka: KafkaConnection, partitions: int) -> dict[str, int]:
-    """Add partitions to the topics that may grow, up to that number of each. Returns the numbers before.
+def grow_topics(kafka: KafkaConnection, partitions: int, only_check: bool = False) -> dict[str, int]:
+    """Add partitions to the topics that may grow, up to that number of each. Returns the numbers before. `only_check`:
+    ask Kafka whether it would.
     Raises `Unavailable`: no broker answers, or it refuses.
     Raises `InvalidConfig`: one has more; Kafka cannot take partitions away."""
     with connect(kafka) as admin:
@@ -88,7 +89,8 @@ def grow_topics(kafka: KafkaConnection, partitions: int) -> dict[str, int]:
                 )
         fewer = {topic: partitions for topic, count in before.items() if count < partitions}
         if fewer:
-            admin.create_partitions(fewer)
+            admin.create_partitions(fewer, validate_only=only_check)
+        if fewer and not only_check:
             deadline = time.monotonic() + _VISIBLE_S
             while min(_counts(admin).values()) < partitions and time.monotonic() < deadline:
                 time.sleep(0.1)

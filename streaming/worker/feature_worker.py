@@ -199,8 +199,8 @@ class FeatureWorker:
         """(1) Claim owned partitions that are not claimed yet, and seek to the stored offset."""
         now = time.monotonic()
         for (topic, number), not_before in list(self._owned.items()):
-            if (topic, number) in self._claims or now < not_before:
-                continue
+            if (topic, number) in self._claims or now < not_before or number >= self._counts[Topic(topic)]:
+                continue  # of fixed numbers, `items` and `users` have fewer once the others have grown
             stored = self._store.claim(topic, number, source.log_id(topic))
             source.seek(topic, number, stored.offset)
             claim = Claim(topic, number, stored.epoch, stored.offset, stored.watermark_ms)

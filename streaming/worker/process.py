@@ -26,7 +26,7 @@ def main(
     store_config = StoreConfig(
         settings.partitions,
         dedupe_ms=rules.late_ms,
-        max_users=-(-settings.max_users // settings.partitions),
+        max_users=settings.max_users,
         max_items=settings.max_items,
     )
     url, native = settings.redis_url.get_secret_value(), serves(settings.native)

@@ -18,11 +18,10 @@ def create(as_json: JsonFlag = False) -> None:
 
     Example: recsys topics create
     """
-    from infra.local.services import connected
     from recsys.contracts.types import Topic
     from streaming.log import create_topics
 
-    settings = connected(Settings())
+    settings = _with_kafka(Settings())
     created = create_topics(settings.kafka, list(Topic), settings.partitions, settings.topic_rules)
     print_mapping("topics", {"created": created}, as_json)
 
@@ -33,10 +32,9 @@ def check(as_json: JsonFlag = False) -> None:
 
     Example: recsys topics check
     """
-    from infra.local.services import connected
     from streaming.log.topic_check import check_topics
 
-    settings = connected(Settings())
+    settings = _with_kafka(Settings())
     differences = check_topics(settings.kafka, settings.partitions, settings.topic_rules)
     if as_json:
         print_json({"ok": not differences, "differences": [asdict(d) for d in differences]})
@@ -72,8 +70,16 @@ def grow(
     settings = connected(Settings())
     kafka, url = settings.kafka, settings.redis_url.get_secret_value()
     store = RedisFeatureStore(url, FEATURES, StoreConfig(settings.partitions), settings.redis_namespace)
+    grow_topics(kafka, partitions, only_check=True)  # what store and lake learn cannot be taken back
     with closing(store), closing(KafkaSource(kafka)) as source:
         before = grow_all(source, store, settings.lake, partitions, lambda count: grow_topics(kafka, count))
     print_mapping("partitions", {"before": dict(before), "now": partitions}, as_json)
     if not as_json and settings.partitions != partitions:
         console.print(f"set RECSYS_PARTITIONS={partitions} and start worker, archiver and API again")
+
+
+def _with_kafka(settings: Settings) -> Settings:
+    """These commands need no Redis."""
+    from infra.local.services import connected
+
+    return settings if settings.kafka_bootstrap else connected(settings)

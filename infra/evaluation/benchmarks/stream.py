@@ -7,7 +7,7 @@ Everything is real and embedded: lake → replay → Kafka → `recsys stream wo
 2. sustained: one worker starts on that full log; events per second from its first batch to its last;
 3. freshness: `rate` events per second from another process, with a probe every `probe_every_s`; from handing a probe to
    the log until a reader of the change stream has read its item's new state. The worker's lag is sampled throughout.
-   The first and the last quarter of the probes are also reported, because the embedded broker's fetches take longer
+   The first and the last quarter of the probes are also reported, because fetches of the broker in memory take longer
    with every batch in its log.
 """
 

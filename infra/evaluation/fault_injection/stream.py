@@ -221,7 +221,7 @@ class _Crew:
 def _send(sink: EventSink, config: StreamDrill, done: threading.Event) -> None:
     """Send records at the configured rate until every fault is over, and at least as many as configured.
 
-    Records of a tick go together: the embedded broker gets slower with every batch in its log.
+    Records of a tick go together: the broker in memory gets slower with every batch in its log.
     """
     started, sent = time.monotonic(), 0
     records = drill_records(config)

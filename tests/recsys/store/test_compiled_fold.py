@@ -59,7 +59,7 @@ def batch(events: list[Event]) -> Batch:
 @example([])
 def test_the_same_bytes(events: list[Event]) -> None:
     made = batch(events)
-    assert COMPILED.encode(made, keyed(made)) == PYTHON.encode(made, keyed(made))
+    assert COMPILED.encode(made, keyed(made), 4) == PYTHON.encode(made, keyed(made), 4)
 
 
 def test_the_same_bytes_of_a_large_batch() -> None:
@@ -79,7 +79,7 @@ def test_the_same_bytes_of_a_large_batch() -> None:
         for n in range(3_000)
     ]
     made = batch(events)
-    assert COMPILED.encode(made, keyed(made)) == PYTHON.encode(made, keyed(made))
+    assert COMPILED.encode(made, keyed(made), 4) == PYTHON.encode(made, keyed(made), 4)
 
 
 @pytest.mark.parametrize("op", Op)
@@ -107,8 +107,8 @@ def test_every_operation_of_every_measure(op: Op, measure: Measure) -> None:
         ]
     )
     python, compiled = (BatchEncoder(features, StoreConfig(), native) for native in (False, True))
-    content = compiled.encode(made, keyed(made))
-    assert content == python.encode(made, keyed(made))
+    content = compiled.encode(made, keyed(made), 4)
+    assert content == python.encode(made, keyed(made), 4)
     saturates = op is Op.ADD and measure is Measure.TIME
     assert (MAX_SUM.to_bytes(8, "big") in content[0]) == saturates
 
@@ -126,4 +126,4 @@ NOT_EVENTS: list[dict[str, Any]] = [
 def test_what_is_no_event_is_refused(broken: dict[str, Any]) -> None:
     event = dataclasses.replace(Event("e", EventType.RATING, "u", "i", 1, value=1.0), **broken)
     with pytest.raises((TypeError, ValueError)):
-        COMPILED.encode(batch([event]), [KeyedEvent(0, bytes(16), event)])
+        COMPILED.encode(batch([event]), [KeyedEvent(0, bytes(16), event)], 4)

@@ -243,6 +243,17 @@ def test_beyond_the_bound_the_next_to_expire_go_with_their_states(redis_url: str
     assert client.zscore("recsys:{0}:users", "u") is None
 
 
+def test_the_bound_is_of_the_whole_store_however_many_partitions_the_topics_have(redis_url: str) -> None:
+    made = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=2, max_users=8))
+    made.claim("events", 0, "log")
+    grown = RedisFeatureStore(redis_url, FEATURES, StoreConfig(partitions=8, max_users=8))
+    users = [user for n in range(99) if partition_of(user := f"u{n}", 2) == 0][:4]
+    Feeder(grown).apply(*(click(n, T0 + n, user) for n, user in enumerate(users)))
+    assert set(grown.user_ids()) == set(users), (
+        "four of eight are in each of two parts, not one in each of eight"
+    )
+
+
 def test_users_are_found_once_by_one_scan(
     redis_url: str, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ def test_records_survive_an_outage_of_the_broker(kafka_broker: MemoryKafka, clos
     kafka_broker.start()
     sink.flush(PATIENCE_S)
     records = everything(kafka_broker.connection, Topic.EVENTS)
-    # The embedded broker forgot "before"; what was accepted while it was away is there, in order for each key.
+    # The broker in memory forgot "before"; what was accepted while it was away is there, in order for each key.
     assert {int(r.value) for r in records} == set(range(100))
     for key in {r.key for r in records}:
         values = [int(r.value) for r in records if r.key == key]
@@ -207,7 +207,7 @@ def test_a_source_detects_a_replaced_log(kafka_broker: MemoryKafka, closing: Exi
 def test_expired_offsets_are_an_error_except_offset_0(
     kafka: KafkaConnection, new_topic: Callable[..., str], closing: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The embedded broker never expires anything, so its answers are replaced here."""
+    """The broker in memory never expires anything, so its answers are replaced here."""
     source, where = KafkaSource(kafka), TopicPartition(new_topic(1), 0)
     closing.callback(source.close)
     consumer = source._consumer

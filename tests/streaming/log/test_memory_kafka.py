@@ -11,7 +11,7 @@ from tests.streaming.log.test_fetcher import DAMAGED, HEALTHY, VALUES, fetch, ne
 
 
 def test_only_records_end_a_silence() -> None:
-    """The embedded broker answers each fetch within its wait, with records or without."""
+    """The broker in memory answers each fetch within its wait, with records or without."""
     fetcher = new_fetcher(MemoryKafkaFetcher)
     fetcher._parse_fetched_data(fetch(HEALTHY, b"", 0))
     assert fetcher._arrived == -math.inf

@@ -18,6 +18,7 @@ from recsys.contracts.event_log import HeldBack, Record, partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.time_rules import TimeRules
+from recsys.contracts.topic_rules import GROWING
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
 from recsys.features.definitions import FEATURES
 from recsys.observability.worker_report import read_report
@@ -440,6 +441,23 @@ def test_a_grown_topic_stops_the_worker_until_it_is_set_and_known() -> None:
     drain(new_worker(store, log, grown), log.source())
     assert_holds(store, events)
     assert reasons(log) == []
+
+
+def test_of_fixed_partitions_those_that_a_topic_does_not_have_are_not_claimed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`items` and `users` keep their number when the others grow."""
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    drain(new_worker(store, log), log.source())
+    source, most = log.source(), PARTITIONS + 2
+    monkeypatch.setattr(source, "partitions", lambda topic: most if topic in GROWING else PARTITIONS)
+    for topic, number in product(GROWING, range(PARTITIONS, most)):
+        store.add_partition(topic, number, log.log_id(topic), T0)
+    worker = FeatureWorker(store, log, replace(CONFIG, partitions=most))
+    worker.own(range(PARTITIONS - 1, most))
+    worker._restart(source)
+    asked = {*product(GROWING, range(PARTITIONS - 1, most)), *product(TOPICS, [PARTITIONS - 1])}
+    assert worker._claims.keys() == asked
 
 
 def test_a_gap_stops_the_worker_until_it_is_accepted() -> None:
