@@ -25,7 +25,7 @@ from serving.settings import ServingSettings
 from streaming.lake_writer import archive
 from streaming.log import KafkaSink
 from streaming.settings import StreamSettings
-from streaming.worker import feature_worker
+from streaming.worker import process
 from tests.bundles import DIMENSION, tiny_vectors, write_tiny_bundle
 from tests.serving.waiting import eventually
 
@@ -89,8 +89,8 @@ def loop(tmp_path: Path, redis: str, kafka_broker: MemoryKafka) -> Iterator[Loop
     )
     stop = threading.Event()
     threads = [
-        threading.Thread(target=part.main, args=(stream, stop), daemon=True)
-        for part in (feature_worker, archive)
+        threading.Thread(target=main, args=(stream, stop), daemon=True)
+        for main in (process.main, archive.main)
     ]
     sink = KafkaSink(kafka_broker.connection)
     store = RedisFeatureStore(redis, FEATURES, namespace=NAMESPACE)
