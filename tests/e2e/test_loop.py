@@ -9,7 +9,6 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from math import inf
 from pathlib import Path
 
 import httpx
@@ -34,7 +33,6 @@ from recsys.lake.lake import count_rows, read_events
 from recsys.settings import Settings
 from recsys.store.base import FeatureStore, StoreConfig
 from recsys.store.redis import RedisFeatureStore
-from training.nightly.update import nights_since_full
 from training.warm_start import read_warm_start
 
 pytestmark = [
@@ -172,8 +170,8 @@ def test_the_loop_closes_and_survives_kills(
     children.run("stream", "replay", "--speed", "0")
     children.wait("worker", lambda: applied(store) >= imported, 120)
 
-    children.run("features", "build", "--newest", "300")
-    children.run("train", "all", "--first")
+    children.run("features", "build")
+    children.run("train", "all", "--recall-epochs", "3", "--rank-epochs", "1")
     api = serve(children)
 
     outcome = Outcome()
@@ -182,11 +180,6 @@ def test_the_loop_closes_and_survives_kills(
     assert not {i["item_id"] for i in outcome.clicked} & {i["item_id"] for i in outcome.after}
     children.wait("worker", lambda: applied(store) >= imported + len(outcome.clicked), 60)
 
-    first, work = bundle_of(api), home / "work"
-    assert nights_since_full(work / "two_tower", work / "ranker") == inf, "the next night trains in full"
-    children.run("features", "build")
-    children.run("train", "all", "--recall-epochs", "3", "--rank-epochs", "1")
-    children.wait("api", lambda: bundle_of(api) != first, 60)  # swapped in without a restart
     sent: list[Event] = []
 
     def storm(n: int) -> None:
@@ -216,15 +209,16 @@ def test_the_loop_closes_and_survives_kills(
     assert len(log) == everything
     assert {e.event_id for e in sent} <= {e.event_id for e in log}
     assert_counters(store, log)
-    assert_a_night_goes_on(children, Settings(home=home))
+    assert_a_night_goes_on(children, Settings(home=home), api)
 
 
-def assert_a_night_goes_on(children: Children, settings: Settings) -> None:
-    """What came since the training is learnt by both models, and another bundle is published."""
-    published = versions(settings.bundles)
+def assert_a_night_goes_on(children: Children, settings: Settings, api: Api) -> None:
+    """What came since the training is learnt by both models, and another bundle is swapped in without a restart."""
+    served, published = bundle_of(api), versions(settings.bundles)
     children.run("features", "build")
     children.run("train", "nightly", "--seed", "3")
     assert len(versions(settings.bundles)) == len(published) + 1
+    children.wait("api", lambda: bundle_of(api) != served, 60)
     for model in ("two_tower", "ranker"):
         work = settings.home / "work" / model
         assert read_warm_start(work).nights == 1

@@ -1,5 +1,6 @@
 """`recsys quickstart` on tables that nobody has described."""
 
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from recsys.datasets.guessing import Guess
 from recsys.datasets.mapping import read_mapping
 from recsys.lake.lake import EVENTS, day_writer, events_table
 from recsys.settings import Settings
+from training.nightly.update import nights_since_full
 
 USERS, ITEMS = 40, 30
 
@@ -78,3 +80,5 @@ def test_a_shops_export_gives_a_list(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "visitorid → user" in capfd.readouterr().err
     assert answer.outcome["seconds"]["to the first list"] < answer.seconds
     assert (tmp_path / "var" / "quickstart" / "mapping.yaml").exists()
+    work = tmp_path / "var" / "work"
+    assert nights_since_full(work / "two_tower", work / "ranker") == inf, "the next night trains in full"

@@ -20,6 +20,7 @@ from infra.evaluation.case_study.learn import Learning, Trained, learn
 from infra.evaluation.case_study.simulated_ab import Deployment, SimulatedShop
 from infra.evaluation.case_study.virtual_time import run_virtually
 from infra.evaluation.load.visitors import Population, VisitConfig, play_day
+from infra.terminal import console
 from recsys.bundle import Bundle
 from recsys.contracts.types import MS_PER_DAY
 from recsys.experiments.assignment import Arm, Assigner, Experiment
@@ -75,6 +76,7 @@ def run_test(size: AbSize, seed: int, arms: Mapping[str, ArmPlan]) -> Tested:
         home = Path(folder)
         lake = home / "lake"
         write_history(world, lake, HistoryConfig(days=size.history_days))
+        console.print(f"{size.history_days} days of history written; training {len(arms)} arms …")
         learning, kinds = replace(size.learning, seed=seed), {plan.trained for plan in arms.values()}
         trained = learn(lake, home / "work", home / "bundles", learning, sorted(kinds))
         bundles = {arm: trained[plan.trained] for arm, plan in arms.items()}
@@ -149,6 +151,7 @@ async def _days(shop: SimulatedShop, population: Population, lake: Path, size: A
         visit = VisitConfig(rate=everybody, day_s=86_400, k=size.k, day=day, announce_s=60.0)
         await play_day(shop, population, visit, monotonic=loop.time)
         shop.midnight(lake, day, start_ms + MS_PER_DAY)
+        console.print(f"day {day - size.history_days + 1} of {size.days} played")
 
 
 def _now_ms(start_ms: int, began_s: float) -> int:
