@@ -14,8 +14,9 @@ The store, not Kafka, is the source of truth for offsets:
 Workers share the partitions by heartbeats in the store: partition p belongs to live worker number p modulo their
 count. When two workers disagree for a moment, the epoch decides whose writes count.
 
-The next batch is parsed while the store applies the last one, so at most one batch is in flight. Records read after a
-claim was given up are discarded: reading restarts at the stored offset.
+The next batches are read and parsed while the store applies the last ones, in order. When it refuses one, or is away,
+it refuses those behind it as well: they do not begin at its offset. Records read after a claim was given up are
+discarded: reading restarts at the stored offset.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -63,6 +65,7 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """`max_poll`: records per poll. `max_batch`: events per store call, during which Redis is blocked.
+    `in_flight`: batches that are parsed before the store has applied the first of them.
     `fenced_pause_s`: wait before a partition is claimed back from another worker. `check_s`: between two checks that
     the store still has the offsets of idle partitions; after an outage all are claimed again anyway."""
 
@@ -70,6 +73,7 @@ class WorkerConfig:
     rules: TimeRules = field(default_factory=TimeRules)
     max_poll: int = 500
     max_batch: int = 100
+    in_flight: int = 4
     poll_s: float = 0.5
     fenced_pause_s: float = 1.0
     max_backoff_s: float = 5.0
@@ -99,7 +103,7 @@ class FeatureWorker:
         self._owned: dict[Partition, float] = {}  # → earliest monotonic time of the next claim
         self._claims: dict[Partition, Claim] = {}
         self._counts = dict.fromkeys(TOPICS, self._config.partitions)  # partitions; at `_check` as they are
-        self._pending: tuple[Prepared, Future[Applied]] | None = None
+        self._pending: deque[tuple[Prepared, Future[Applied]]] = deque()
         self._applier = ThreadPoolExecutor(1, "apply")
         self._reported = self._checked = 0.0
         self._positions: dict[Partition, int] = {}  # at the last check of the claims
@@ -139,7 +143,7 @@ class FeatureWorker:
         self._applier.shutdown()
 
     def step(self, source: EventSource) -> int:
-        """Poll once and apply; the last batch may stay in flight. Returns the number of records read."""
+        """Poll once and apply; the last batches may stay in flight. Returns the number of records read."""
         self.metrics.stepped()
         if time.monotonic() - self._shared_at >= self._config.heartbeat_s:
             self._share(source)
@@ -155,10 +159,10 @@ class FeatureWorker:
             config = self._config
             for prepared in batches(claim, run, config.partitions, config.rules, config.max_batch):
                 self._dead_letter(prepared)
-                self._finish()
+                self._finish(self._config.in_flight - 1)
                 if self._claims.get(partition) is not claim:
                     break  # given up while this batch was parsed
-                self._pending = (prepared, self._applier.submit(self._apply, prepared))
+                self._pending.append((prepared, self._applier.submit(self._apply, prepared)))
         if not records:
             self._finish()
         if time.monotonic() - self._reported >= self._config.report_s:
@@ -235,13 +239,13 @@ class FeatureWorker:
             _trace(self._traces, prepared, applied, began_ns)
         return applied
 
-    def _finish(self) -> None:
-        """(3) Wait for the batch in flight."""
-        if self._pending is None:
-            return
-        prepared, future = self._pending
-        self._pending = None
-        applied = future.result()
+    def _finish(self, most: int = 0) -> None:
+        """(3) Wait until no more than `most` batches are in flight."""
+        while self._pending and (len(self._pending) > most or self._pending[0][1].done()):
+            prepared, future = self._pending.popleft()
+            self._applied(prepared, future.result())
+
+    def _applied(self, prepared: Prepared, applied: Applied) -> None:
         if self._accepted(prepared.batch, applied):
             self.metrics.events.labels("applied").inc(applied.applied)
             self.metrics.events.labels("duplicate").inc(applied.duplicates)
@@ -295,9 +299,10 @@ class FeatureWorker:
     def _give_up(self) -> None:
         """(5) Give all claims up: after an outage only the store knows what was applied."""
         self._claims.clear()
-        if self._pending is not None:
-            self._pending[1].exception()  # wait for its end before the next claim
-            self._pending = None
+        while self._pending:
+            _, future = self._pending.popleft()
+            if not future.cancel():
+                future.exception()  # wait for its end before the next claim
 
     def _report(self, source: EventSource) -> None:
         """(4) Export the lag, commit offsets to Kafka for its tools, and store the report that the API shows."""

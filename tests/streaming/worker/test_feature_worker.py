@@ -247,6 +247,46 @@ def test_a_fenced_worker_gives_up_and_reclaims() -> None:
     assert totals["events_applied"] + new.metrics.totals()["events_applied"] == 300
 
 
+class SlowStore(MemoryFeatureStore):
+    """Applies nothing while it is held."""
+
+    def __init__(self) -> None:
+        super().__init__(FEATURES, StoreConfig(PARTITIONS))
+        self.released = threading.Event()
+        self.released.set()
+        self.calls = 0
+
+    def hold(self) -> None:
+        self.released.clear()
+        self.calls = 0
+
+    def apply(self, batch: Batch) -> Applied:
+        self.calls += 1
+        assert self.released.wait(5)
+        return super().apply(batch)
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_batches_are_read_while_the_store_is_busy_and_refused_with_the_one_before(fenced: bool) -> None:
+    log, store = MemoryEventLog(PARTITIONS), SlowStore()
+    events = [replace(event, user_id="u1") for event in make_events(200)]
+    worker = new_worker(store, log, replace(CONFIG, max_poll=10, in_flight=3))
+    source = log.source()
+    drain(worker, source)  # claims and reports
+    send(log, events)
+    store.hold()
+    for _ in range(3):
+        assert worker.step(source) == 10
+    assert store.calls == 1
+    if fenced:
+        for number in range(PARTITIONS):
+            store.claim(Topic.EVENTS, number, source.log_id(Topic.EVENTS))
+    store.released.set()
+    drain(worker, source)
+    assert_holds(store, events)
+    assert worker.metrics.totals().get("refused_batches_fenced", 0) == (3 if fenced else 0)
+
+
 class FaultyStore(MemoryFeatureStore):
     """Fails now and then: before applying, after it, or by losing what it had applied lately."""
 
