@@ -11,18 +11,20 @@ order. Between 2 and 4 nothing may be on its way once the lanes are another's: a
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import structlog
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from recsys.catalogue_db.database import CatalogueDatabase
-from recsys.catalogue_db.outbox import Claim, Outbox
+from recsys.catalogue_db.outbox import Backlog, Claim, Outbox
 from recsys.contracts.errors import InvalidEvent, Unavailable
 from recsys.contracts.event_log import EventSink
 from streaming.log import KafkaSink
+from streaming.loop_metrics import LoopMetrics
 from streaming.settings import StreamSettings
 
 # shortest and longest wait for the next rows: it grows while none come; a few cost about as much as many
@@ -43,8 +45,11 @@ def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
             lambda: KafkaSink(settings.kafka, settings.partitions),
             settings.relay_batch,
         )
+        metrics = RelayMetrics(relay.totals, database.outbox().backlog)
+        if settings.worker_metrics_port:
+            metrics.serve(settings.worker_metrics_port)
         with closing(relay):
-            relay.run(stop)
+            relay.run(stop, metrics.stepped)
     return relay.totals
 
 
@@ -60,6 +65,30 @@ class Totals:
     delivered: int = 0
     refused: int = 0  # records that the log never takes; they are logged
     outages: int = 0
+
+
+class RelayMetrics(LoopMetrics):
+    """What one relay has done, and what waits for any of them. `backlog` is asked at each scrape."""
+
+    def __init__(self, totals: Totals, backlog: Callable[[], Backlog]) -> None:
+        super().__init__()
+        self._totals = totals
+        self._backlog = backlog
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        for name, count in asdict(self._totals).items():
+            yield CounterMetricFamily(f"recsys_relay_{name}", f"The relay's counter: {name}.", value=count)
+        try:
+            waiting = self._backlog()
+        except Unavailable:
+            return  # no figure is better than an old one
+        yield GaugeMetricFamily(
+            "recsys_relay_waiting_rows", "Changes in the database's outbox.", value=waiting.rows
+        )
+        yield GaugeMetricFamily(
+            "recsys_relay_oldest_seconds", "Age of the oldest change in it.", value=waiting.oldest_s
+        )
 
 
 class Relay:
@@ -79,9 +108,11 @@ class Relay:
         self._sink: RelaySink | None = None
         self.totals = Totals()
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: threading.Event, stepped: Callable[[], None] = lambda: None) -> None:
+        """`stepped` is called at the beginning of each step, during outages too."""
         pause_s, retry_s = _PAUSE_S[0], _RETRY_S[0]
         while not stop.is_set():
+            stepped()
             try:
                 delivered = self.step()
             except Unavailable as error:

@@ -29,4 +29,6 @@ class StreamSettings(Settings):
         le=10_000,
         description="Rows of the catalogue database's outbox that a relay delivers at once.",
     )
-    worker_metrics_port: int = Field(0, ge=0, le=65_535, description="Port of the worker's metrics; 0: none.")
+    worker_metrics_port: int = Field(
+        0, ge=0, le=65_535, description="Port of metrics and health of a worker or relay; 0: none."
+    )

@@ -122,6 +122,11 @@ def connected(settings: SettingsT) -> SettingsT:
     )
 
 
+def with_kafka(settings: SettingsT) -> SettingsT:
+    """`connected` for what needs no Redis: then neither address nor password of one has to be configured."""
+    return settings if settings.kafka_bootstrap else connected(settings)
+
+
 def _broker(settings: Settings, run: Path, fresh: bool) -> KafkaBroker:
     """A log that outlives the broker has a folder of its own, next to that of Redis."""
     if settings.local_kafka is LocalKafka.MEMORY:

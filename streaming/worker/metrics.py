@@ -2,22 +2,20 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 from recsys.observability.worker_report import WorkerReport
+from streaming.loop_metrics import LoopMetrics
 
-STUCK_S = 60.0  # a step takes a second; the calls of one that waits for a server take up to some ten
 _FRESHNESS_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600)
 
 
-class WorkerMetrics:
-    """The metrics of one worker, with a registry of their own: one process may have several workers."""
+class WorkerMetrics(LoopMetrics):
+    """The metrics of one worker."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._began = self._stepped = time.monotonic()
+        super().__init__()
 
         def counter(name: str, about: str, *labels: str) -> Counter:
             return Counter(name, about, labels, registry=self.registry)
@@ -61,26 +59,6 @@ class WorkerMetrics:
             buckets=_FRESHNESS_BUCKETS,
             registry=self.registry,
         )
-
-    def stepped(self) -> None:
-        """The worker's loop has begun a step, or waits for a server and knows it."""
-        self._stepped = time.monotonic()
-
-    def serve(self, port: int) -> None:
-        """Answer /metrics, and /healthz with 503 once the loop has not made a step for `STUCK_S`."""
-        metrics = make_wsgi_app(self.registry)
-
-        def answer(environ: Any, start: Any) -> Any:
-            if environ["PATH_INFO"] != "/healthz":
-                return metrics(environ, start)
-            idle_s = time.monotonic() - self._stepped
-            start(
-                "200 OK" if idle_s < STUCK_S else "503 Service Unavailable", [("Content-Type", "text/plain")]
-            )
-            return [f"last step {idle_s:.1f} s ago\n".encode()]
-
-        server, _ = start_http_server(port, registry=self.registry)
-        server.set_app(answer)
 
     def report(
         self, at_ms: int, lag: int | None, partitions: int, problems: Sequence[str] = ()

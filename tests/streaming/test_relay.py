@@ -8,11 +8,11 @@ import orjson
 import pytest
 
 from recsys.catalogue_db.database import CatalogueDatabase
-from recsys.catalogue_db.outbox import Claim
+from recsys.catalogue_db.outbox import Backlog, Claim
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig, InvalidEvent, Unavailable
 from recsys.contracts.types import Item, Topic, User
-from streaming.relay import Relay, main
+from streaming.relay import Relay, RelayMetrics, Totals, main
 from streaming.settings import StreamSettings
 from tests.databases import opened, sqlite_url
 
@@ -178,9 +178,27 @@ def test_outages_are_waited_out(database: CatalogueDatabase, monkeypatch: pytest
         return stop.is_set()
 
     monkeypatch.setattr(stop, "wait", wait)
-    relay.run(stop)
+    steps: list[None] = []
+    relay.run(stop, lambda: steps.append(None))
     assert log.titles("i") == ["1"]
     assert relay.totals.outages == 1
+    assert len(steps) == 2  # an outage is no loop that hangs
+
+
+def test_a_scrape_asks_what_waits_and_says_nothing_while_the_database_is_away(
+    database: CatalogueDatabase,
+) -> None:
+    def away() -> Backlog:
+        raise Unavailable("the database is away")
+
+    put(database, "i", "1")
+    totals = Totals(delivered=7)
+    shown = RelayMetrics(totals, database.outbox().backlog).registry.get_sample_value
+    assert (shown("recsys_relay_delivered_total"), shown("recsys_relay_waiting_rows")) == (7, 1)
+    totals.delivered = 8
+    silent = RelayMetrics(totals, away).registry.get_sample_value
+    assert silent("recsys_relay_delivered_total") == shown("recsys_relay_delivered_total") == 8
+    assert silent("recsys_relay_waiting_rows") is None
 
 
 def test_a_relay_needs_a_database() -> None:

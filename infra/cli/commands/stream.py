@@ -54,10 +54,10 @@ def archive(accept_gap: AcceptGap = False, as_json: JsonFlag = False) -> None:
 
     Example: recsys stream archive
     """
-    from infra.local.services import connected
+    from infra.local.services import with_kafka
     from streaming.lake_writer.archive import main
 
-    totals = main(connected(StreamSettings()), stop_event(), accept_gap)
+    totals = main(with_kafka(StreamSettings()), stop_event(), accept_gap)
     print_mapping("archived", asdict(totals), as_json)
 
 
@@ -69,10 +69,10 @@ def relay(as_json: JsonFlag = False) -> None:
 
     Example: recsys stream relay
     """
-    from infra.local.services import connected
+    from infra.local.services import with_kafka
     from streaming.relay import main
 
-    print_mapping("relayed", asdict(main(connected(StreamSettings()), stop_event())), as_json)
+    print_mapping("relayed", asdict(main(with_kafka(StreamSettings()), stop_event())), as_json)
 
 
 @app.command()

@@ -18,10 +18,11 @@ def create(as_json: JsonFlag = False) -> None:
 
     Example: recsys topics create
     """
+    from infra.local.services import with_kafka
     from recsys.contracts.types import Topic
     from streaming.log import create_topics
 
-    settings = _with_kafka(Settings())
+    settings = with_kafka(Settings())
     created = create_topics(settings.kafka, list(Topic), settings.partitions, settings.topic_rules)
     print_mapping("topics", {"created": created}, as_json)
 
@@ -32,9 +33,10 @@ def check(as_json: JsonFlag = False) -> None:
 
     Example: recsys topics check
     """
+    from infra.local.services import with_kafka
     from streaming.log.topic_check import check_topics
 
-    settings = _with_kafka(Settings())
+    settings = with_kafka(Settings())
     differences = check_topics(settings.kafka, settings.partitions, settings.topic_rules)
     if as_json:
         print_json({"ok": not differences, "differences": [asdict(d) for d in differences]})
@@ -76,10 +78,3 @@ def grow(
     print_mapping("partitions", {"before": dict(before), "now": partitions}, as_json)
     if not as_json and settings.partitions != partitions:
         console.print(f"set RECSYS_PARTITIONS={partitions} and start worker, archiver and API again")
-
-
-def _with_kafka(settings: Settings) -> Settings:
-    """These commands need no Redis."""
-    from infra.local.services import connected
-
-    return settings if settings.kafka_bootstrap else connected(settings)
