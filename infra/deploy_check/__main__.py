@@ -54,6 +54,7 @@ def _trained(home: Path) -> Path:
         {
             "user_id": [f"u{user}" for user, _, _ in pairs],
             "item_id": [f"i{item}" for _, item, _ in pairs],
+            "event_type": ["click"] * len(pairs),
             "timestamp": [1_700_000_000 + 60 * step + user for user, _, step in pairs],
         }
     )

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -41,7 +42,7 @@ DEPLOY = REPOSITORY / "infra" / "deploy"
 CACHE = Path("/var/tmp/recsys-deploy-check")  # noqa: S108 - of root; kept for the next check
 _NEWNS, _NEWNET = 0x00020000, 0x40000000  # of unshare(2)
 _ENDS_S, _ARRIVES_S = 120.0, 60.0
-_CHECKED_IMAGE = "recsys:serving"
+_CHECKED_IMAGE, _USER = "recsys:serving", "10001:10001"
 _LATER = ("api", "relay")  # the others are there when an event comes; the relay has the worker's port
 _NOT_CHECKED = ("traffic",)  # needs an address that nginx serves
 
@@ -68,14 +69,20 @@ def check(
             work = Path(folder)
             report(f"{name}: starts its servers")
             with SCENARIOS[name](deploy, work) as scenario, _names(scenario.hosts, work):
-                run = _Run(scenario, images, work, home, lambda line, name=name: report(f"{name}: {line}"))  # type: ignore[misc]
+                run = _Run(scenario, images, work, home, partial(_prefixed, report, name))
                 with run.cleaned_up():
                     run.all()
                 faults += [f"{name}: {fault}" for fault in run.faults]
     return faults
 
 
+def _prefixed(report: Report, name: str, line: str) -> None:
+    report(f"{name}: {line}")
+
+
 class _Run:
+    """One scenario."""
+
     def __init__(
         self, scenario: Scenario, images: Mapping[str, Image], work: Path, home: Path, report: Report
     ) -> None:
@@ -88,7 +95,7 @@ class _Run:
         self.faults: list[str] = []
         volume = self._shared / scenario.volume
         shutil.copytree(home, volume)
-        subprocess.run(["chown", "-R", "10001:10001", volume], check=True)
+        subprocess.run(["chown", "-R", _USER, volume], check=True)
 
     def all(self) -> None:
         containers = [

@@ -30,6 +30,18 @@ _PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PREFIX = Path("opt/recsys")  # where the Dockerfile installs
 # what the image of Python has besides
 _LIBRARIES = "ca-certificates,netbase,tzdata,libssl3,libffi8,libsqlite3-0,libexpat1,libreadline8,libncursesw6"
+# as the Dockerfile copies them
+_SOURCES = (
+    "pyproject.toml",
+    "setup.py",
+    "README.md",
+    "LICENSE",
+    "recsys",
+    "streaming",
+    "serving",
+    "training",
+    "infra",
+)
 _WHEEL_TIMEOUT_S, _STEP_TIMEOUT_S = 300, 900
 
 
@@ -155,13 +167,18 @@ class Builder:
         self._install_project(packages, target / "bin")
 
     def _install_project(self, packages: Path, programs: Path) -> None:
-        """From a wheel, without compiling again: the compiled part is that of the working tree."""
+        """From a wheel of a copy of the sources, without compiling again: the compiled part is the working tree's."""
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-            _checked(
-                ["env", "CC=false", "CXX=false", *command, "-w", folder, str(self._repository)],
-                _WHEEL_TIMEOUT_S,
-            )
+            copy = Path(folder) / "sources"
+            for name in _SOURCES:
+                source = self._repository / name
+                if source.is_dir():
+                    shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+                else:
+                    copy.mkdir(exist_ok=True)
+                    shutil.copy(source, copy)
+            build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+            _checked(["env", "CC=false", "CXX=false", *build, "-w", folder, str(copy)], _WHEEL_TIMEOUT_S)
             (wheel,) = Path(folder).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(packages)

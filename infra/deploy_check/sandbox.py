@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from infra.deploy_check.containers import Container, Kind, Mount, Probe
@@ -80,7 +81,7 @@ class Sandbox:
         child = self._started()
         for probe in self._container.probes:
             try:
-                child.wait_until(lambda probe=probe: self._succeeds(probe), probe.patience_s)  # type: ignore[misc]
+                child.wait_until(partial(self._succeeds, probe), probe.patience_s)
             except Unavailable as error:
                 raise Fault(f"{self._container.name}: {_described(probe)}: {_short(error)}") from None
 

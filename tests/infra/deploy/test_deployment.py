@@ -38,6 +38,9 @@ KUBERNETES = "1.33"
 # Resources of operators, whose schemas Kubernetes does not ship.
 FOREIGN = ("strimzi.io", "keda.sh", "sparkoperator.k8s.io", "opstreelabs.in", "kustomize.config.k8s.io")
 OUR_IMAGES = ("recsys:serving", "recsys:serving-cuda", "recsys:training")
+_NEEDS_PROMTOOL = pytest.mark.skipif(
+    not shutil.which("promtool"), reason="promtool is missing: apt-get install prometheus"
+)
 ONCE = {"topics", "database-upgrade", "features", "train", "traffic"}  # they end: nothing to watch
 
 
@@ -366,7 +369,18 @@ def test_every_alert_has_its_runbook() -> None:
                 assert anchor in headings, rule["alert"]
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is missing: apt-get install prometheus")
+@_NEEDS_PROMTOOL
+def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
+    text = (INFRA / "prometheus" / "prometheus.yml").read_text()
+    config = tmp_path / "prometheus.yml"
+    config.write_text(text.replace("/etc/prometheus/rules.yml", str(INFRA / "prometheus" / "rules.yml")))
+    done = subprocess.run(
+        ["promtool", "check", "config", config], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@_NEEDS_PROMTOOL
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -1,6 +1,7 @@
 """The session on a cluster: executors of their own get the code with the job."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -118,3 +119,11 @@ def test_a_cluster_builds_what_one_machine_builds(cluster: str, tmp_path: Path) 
     assert read(tmp_path / "spark").equals(read(tmp_path / "local"))
     executors = [sum(1 for _ in (tmp_path / name).glob("app-*/*")) for name in ("work-0", "work-1")]
     assert min(executors) > 0, "both workers had one"
+
+
+def test_documents_name_the_hadoop_that_spark_has() -> None:
+    (jar,) = Path(str(files("pyspark"))).glob("jars/hadoop-client-api-*.jar")
+    version = jar.stem.removeprefix("hadoop-client-api-")
+    for page in ("features", "production"):
+        text = (Path(__file__).parents[3] / "docs" / f"{page}.md").read_text()
+        assert re.findall(r"hadoop-aws:([\d.]+\d)", text) == [version], page
