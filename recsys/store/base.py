@@ -13,6 +13,7 @@ from typing import Protocol
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.events import Event
+from recsys.contracts.merges import Links, UserMerge
 from recsys.contracts.state import EntityState, History
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Item
 from recsys.features.aggregates import Aggregate
@@ -143,10 +144,14 @@ class FeatureStore(Protocol):
         """The latest report of each worker."""
 
     def user(self, user_id: str) -> EntityState:
-        """One user's state; empty for an unknown user."""
+        """One user's state, the union of the states of all `members`; empty for an unknown user. The attributes are the
+        user's own."""
 
     def history_version(self, user_id: str, history: str) -> str:
-        """A value that changes with the user's history of that name and the attributes; "" without either."""
+        """A value that changes with the user's history of that name, the attributes and the members; "" without any."""
+
+    def links(self, user_id: str) -> Links:
+        """The merges that the id is part of."""
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         """The items' states, merged over partitions, in the order of `item_ids`."""
@@ -159,12 +164,16 @@ class FeatureStore(Protocol):
         stream no longer reaches back to the cursor; read `all_items`."""
 
     def forget_user(self, user_id: str, until_ms: int = 0) -> bool:
-        """Remove all states and attributes of the user. True if there were any. What is applied later, but is stamped
-        up to `until_ms`, was under way and is dropped; only the digest of the id remains for that."""
+        """Remove all states, attributes and merges of this id. True if it had a state or attributes. What is applied
+        later, but is stamped up to `until_ms`, was under way and is dropped; only the digest of the id remains for
+        that."""
 
     def change_users(self, changes: Sequence[UserChange]) -> None:
         """Replace or delete users' static attributes, in this order. A change older than the stored one is ignored.
         Nothing remains of a deleted user, so changes from before a deletion must not come after it."""
+
+    def merge_users(self, merges: Sequence[UserMerge]) -> None:
+        """Let ids belong to users (`recsys.contracts.merges`), in any order, any number of times. No state is moved."""
 
     def change_items(self, changes: Sequence[ItemChange]) -> None:
         """Put and delete catalogue entries, in this order. A change older than the item's stored one is ignored. The

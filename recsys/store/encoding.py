@@ -259,7 +259,7 @@ class StateDecoder:
         flats = [[*chain.from_iterable(of_item)] for of_item in shares]
         codes, amounts = _cells(coding, chain.from_iterable(flats))
         owners = np.repeat(np.arange(len(flats)), [len(flat) // 2 for flat in flats])
-        owners, codes, amounts = _merged(coding, owners, codes, amounts)
+        owners, codes, amounts = merged_cells(coding, owners, codes, amounts)
         ends = np.searchsorted(owners, np.arange(len(flats) + 1))
         return [
             EntityState(PackedCells(coding, codes[start:end], amounts[start:end]))
@@ -281,7 +281,7 @@ def _cells(coding: CellCoding, flat: Iterable[bytes]) -> tuple[Ints64, Ints64]:
     return codes, amounts
 
 
-def _merged(
+def merged_cells(
     coding: CellCoding, owners: Ints64, codes: Ints64, amounts: Ints64
 ) -> tuple[Ints64, Ints64, Ints64]:
     """Each cell of each owner once, in the order of owners, merged by the cell's operation."""

@@ -2,15 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig
 from recsys.contracts.events import Event
+from recsys.contracts.merges import Links, UserMerge, linked_members, links_of
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import Item
 from recsys.lake.forget import is_forgotten, user_digest
+from recsys.lake.merges import remembered
 from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefinition, StoreConfig
+from recsys.store.union import StateUnion
 
 
 class MemoryFeatureStore:
@@ -24,6 +27,7 @@ class MemoryFeatureStore:
     ) -> None:
         """`clock`: seconds, for heartbeats."""
         self._features = features
+        self._union = StateUnion(features)
         self._clock = clock
         self._config = config or StoreConfig()
         self._lock = threading.Condition()
@@ -38,6 +42,8 @@ class MemoryFeatureStore:
         self._attributes: dict[
             str, tuple[int, Mapping[str, str]]
         ] = {}  # of users: when they were put, and what
+        self._merges: list[UserMerge] = []
+        self._links: dict[str, Links] = {}
         self._forgotten: dict[str, int] = {}  # digest of the user's id → up to which event time
         self._catalogue: dict[str, Item | None] = {}
         self._changed_ms: dict[str, int] = {}  # when each entry was changed
@@ -141,16 +147,28 @@ class MemoryFeatureStore:
 
     def user(self, user_id: str) -> EntityState:
         with self._lock:
-            state, put = _copy(self._users.get(user_id)), self._attributes.get(user_id)
+            put = self._attributes.get(user_id)
+            states = {member: _copy(self._users.get(member)) for member in self._members(user_id)}
+            state = self._union.of(states) if len(states) > 1 else states[user_id]
             state.attributes = put and put[1]
             return state
 
     def history_version(self, user_id: str, history: str) -> str:
         with self._lock:
-            visits = self._users.get(user_id, EntityState()).histories.get(history, [])
-            put = self._attributes.get(user_id)
-            ends = [visit.event_id for visit in (*visits[:1], *visits[-1:])]
-            return ":".join((str(len(visits)), *ends, str(put[0]) if put else "")) if visits or put else ""
+            return "+".join([self._version(member, history) for member in self._members(user_id)])
+
+    def _version(self, user_id: str, history: str) -> str:
+        visits = self._users.get(user_id, EntityState()).histories.get(history, [])
+        put = self._attributes.get(user_id)
+        ends = [visit.event_id for visit in (*visits[:1], *visits[-1:])]
+        return ":".join((str(len(visits)), *ends, str(put[0]) if put else "")) if visits or put else ""
+
+    def _members(self, user_id: str) -> list[str]:
+        return linked_members(user_id, lambda id_: self._links.get(id_, Links()))
+
+    def links(self, user_id: str) -> Links:
+        with self._lock:
+            return self._links.get(user_id, Links())
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         with self._lock:
@@ -184,7 +202,16 @@ class MemoryFeatureStore:
             if until_ms:
                 self._forgotten[user_digest(user_id)] = until_ms
             state, put = self._users.pop(user_id, None), self._attributes.pop(user_id, None)
+            self._set_merges(m for m in self._merges if user_id not in (m.user_id, m.into))
             return not (state is None and put is None)
+
+    def merge_users(self, merges: Sequence[UserMerge]) -> None:
+        with self._lock:
+            self._set_merges([*self._merges, *remembered(merges, self._forgotten)])
+
+    def _set_merges(self, merges: Iterable[UserMerge]) -> None:
+        self._merges = [*merges]
+        self._links = links_of(self._merges)
 
     def change_users(self, changes: Sequence[UserChange]) -> None:
         with self._lock:

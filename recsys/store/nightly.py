@@ -22,8 +22,8 @@ from recsys.features.documents import Document
 from recsys.store.base import StateDefinition
 from recsys.store.damage import Damage
 from recsys.store.encoding import stored_histories
-from recsys.store.redis import nightly_key
 from recsys.store.redis_client import READ_TIMEOUT_S, connect, redis_errors
+from recsys.store.redis_merges import nightly_key
 from recsys.store.redis_reads import open_reads
 
 KEPT_MS = 3 * MS_PER_DAY  # survives two nights without the job

@@ -13,6 +13,7 @@ partitions when the store was made; a topic may have more (`recsys.store.redis_w
     NS:{p}:u:USER  NS:{p}:i:ITEM   cells of a user, and this part's share of an item (hashes; `encoding`)
     NS:{p}:a:USER                  static attributes put since the import (hash): attributes, changed_ms
     NS:{p}:h:HISTORY:USER          visits (sorted set by event time)
+    NS:{p}:m:USER  NS:{p}:b:USER   the ids merged into a user, and the users that an id is merged into: the first counts
     NS:{p}:users  NS:{p}:items     the users, and the items that have a share here, by when they expire (sorted sets)
     NS:{p}:d:TOPIC:BUCKET          events seen (sets by event time; the sorted set NS:{p}:d:TOPIC lists them)
     NS:{p}:needed:TOPIC            checkpoints by the oldest of these that their partition may still need (sorted set)
@@ -28,6 +29,7 @@ import msgspec
 
 from recsys.contracts.changes import UserChange
 from recsys.contracts.event_log import partition_of
+from recsys.contracts.merges import MAX_MERGED, members
 from recsys.contracts.state import EntityState
 from recsys.lake.forget import user_digest
 from recsys.store.base import StateDefinition, StoreConfig
@@ -39,18 +41,18 @@ from recsys.store.redis_client import (
     READ_TIMEOUT_S,
     call_each,
     connect,
-    is_wrong_type,
     redis_errors,
     script,
 )
-from recsys.store.redis_reads import open_reads
-from recsys.store.redis_writer import WRONG_TYPE, RedisWriter
+from recsys.store.redis_merges import RedisMerges, nightly_key
+from recsys.store.redis_writer import WRONG_TYPE
+from recsys.store.union import StateUnion
 
 _SHARES = 250  # items per call of shares.lua, which blocks Redis for half a millisecond
 _attributes = msgspec.json.Decoder(dict[str, str]).decode
 
 
-class RedisFeatureStore(RedisWriter):
+class RedisFeatureStore(RedisMerges):
     """`FeatureStore` on a Redis server or cluster. `namespace` separates several systems, or tests, on one of them."""
 
     def __init__(
@@ -70,7 +72,7 @@ class RedisFeatureStore(RedisWriter):
         super().__init__(connect(url, timeout_s), features, config, namespace, damage or Damage(), native)
         self._decoder = StateDecoder(features, native)
         self._stored = sorted({h.name for h in self._decoder.stored.values()})
-        self._reads = open_reads(self._redis)
+        self._union = StateUnion(features)
         self._put_attributes = self._redis.register_script(script("attributes.lua"))
         self._shares = self._redis.register_script(script("shares.lua"))
 
@@ -86,26 +88,43 @@ class RedisFeatureStore(RedisWriter):
         return stored.decode().partition(".")[0] if stored else None
 
     def user(self, user_id: str) -> EntityState:
+        states: dict[str, EntityState] = {}
+
+        def merged_of(member: str) -> list[str]:
+            states[member], merged = self._own_state(member)
+            return merged
+
+        members(user_id, merged_of, self._into)
+        own = states[user_id]
+        if len(states) == 1:  # almost everybody
+            return own
+        union = self._union.of(states)
+        union.attributes = own.attributes
+        return union
+
+    def _own_state(self, user_id: str) -> tuple[EntityState, list[str]]:
+        """Of this id alone, and the ids merged into it."""
         partition = partition_of(user_id, self._partitions)
         histories = [self._key(partition, "h", history, user_id) for history in self._stored]
+        keys = [*(self._key(partition, kind, user_id) for kind in "uam"), *histories]
         with redis_errors():
-            cells, attributes, *members = self._reads.ask(
-                ("HGETALL", self._key(partition, "u", user_id)),
-                ("HGET", self._key(partition, "a", user_id), "attributes"),
+            replies = self._reads.ask(
+                ("HGETALL", keys[0]),
+                ("HGET", keys[1], "attributes"),
+                ("ZRANGE", keys[2], 0, MAX_MERGED - 1),
                 *(("ZRANGE", history, 0, -1, "WITHSCORES") for history in histories),
             )
-        keys = [self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories]
-        cells, attributes, *members = self._sound(keys, [cells, attributes, *members])
+        cells, attributes, merged, *visits = self._sound(keys, replies)
         state = self._decoder.user(
             self._damage.unless(keys[0], self._decoder.cells, cells or []),
             {
                 name: self._damage.unless(key, self._decoder.visits, flat) or ()
-                for name, key, flat in zip(self._stored, histories, members, strict=True)
+                for name, key, flat in zip(self._stored, histories, visits, strict=True)
                 if flat
             },
         )
         state.attributes = self._damage.unless(keys[1], _attributes, attributes)
-        return state
+        return state, [id_.decode(errors="replace") for id_ in merged or ()]
 
     def user_ids(self) -> Iterator[str]:
         """All users with state, in no order, by one scan of all keys: for batch jobs. A scan may repeat keys, so the
@@ -121,19 +140,36 @@ class RedisFeatureStore(RedisWriter):
                     yield user_id
 
     def history_version(self, user_id: str, history: str) -> str:
+        versions: list[str] = []
+
+        def merged_of(member: str) -> list[str]:
+            version, merged = self._own_version(member, history)
+            versions.append(version)
+            return merged
+
+        members(user_id, merged_of, self._into)
+        return "+".join(versions)
+
+    def _own_version(self, user_id: str, history: str) -> tuple[str, list[str]]:
+        """Of this id alone, and the ids merged into it."""
         partition = partition_of(user_id, self._partitions)
         key = self._key(partition, "h", self._decoder.stored[history].name, user_id)
-        attributes = self._key(partition, "a", user_id)
+        attributes, links = self._key(partition, "a", user_id), self._key(partition, "m", user_id)
         oldest = ("ZRANGE", key, 0, 0)  # a late visit drops the oldest of a full history
         with redis_errors():
             replies = self._reads.ask(
-                ("HGET", attributes, "changed_ms"), ("ZCARD", key), oldest, ("ZRANGE", key, -1, -1)
+                ("ZRANGE", links, 0, MAX_MERGED - 1),
+                ("HGET", attributes, "changed_ms"),
+                ("ZCARD", key),
+                oldest,
+                ("ZRANGE", key, -1, -1),
             )
-        put_ms, n, *ends = self._sound([attributes, key, key, key], replies)
+        merged, put_ms, n, *ends = self._sound([links, attributes, key, key, key], replies)
         visits = [
             member.decode(errors="replace").partition(SEPARATOR)[0] for end in ends for member in end or ()
         ]
-        return ":".join((str(n), *visits, put_ms.decode() if put_ms else "")) if n or put_ms else ""
+        version = ":".join((str(n), *visits, put_ms.decode() if put_ms else "")) if n or put_ms else ""
+        return version, [id_.decode(errors="replace") for id_ in merged or ()]
 
     def items(self, item_ids: Sequence[str]) -> list[EntityState]:
         partitions = self._partitions
@@ -189,9 +225,12 @@ class RedisFeatureStore(RedisWriter):
         with redis_errors(), self._redis.pipeline(transaction=True) as pipe:
             if until_ms:
                 self._marks.add(pipe, partition, user_id, until_ms)
+                pipe.execute()
+            self._unlink(user_id)  # not after the links are gone, which say where else the id is
             pipe.unlink(self._key(partition, "u", user_id), self._key(partition, "a", user_id), *histories)
+            pipe.unlink(self._key(partition, "m", user_id), self._key(partition, "b", user_id))
             pipe.zrem(self._key(partition, "users"), user_id)
-            *_, state, _ = pipe.execute()
+            state, _, _ = pipe.execute()
             document = self._redis.unlink(nightly_key(self._namespace, "u", user_id))  # in another slot
         return bool(state or document)
 
@@ -215,20 +254,3 @@ class RedisFeatureStore(RedisWriter):
     def close(self) -> None:
         self._reads.close()
         self._redis.close()
-
-    def _sound(self, keys: Sequence[str], replies: Sequence[Any]) -> list[Any]:
-        """The replies, None for a key of another type, which is noted. Raises the first other error."""
-        found = []
-        for key, reply in zip(keys, replies, strict=True):
-            if isinstance(reply, Exception):
-                if not is_wrong_type(reply):
-                    raise reply
-                self._damage.note(key, WRONG_TYPE)
-                reply = None
-            found.append(reply)
-        return found
-
-
-def nightly_key(namespace: str, *parts: str) -> str:
-    """A key of `recsys.store.nightly`."""
-    return f"{namespace}:{{nightly}}:{':'.join(parts)}"

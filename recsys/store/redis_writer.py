@@ -15,7 +15,7 @@ With as many partitions as parts, and Kafka's partitioner, all events are at hom
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from recsys.store.base import Applied, Batch, Checkpoint, Outcome, StateDefiniti
 from recsys.store.damage import Damage
 from recsys.store.encoding import BatchEncoder, KeyedEvent, keyed
 from recsys.store.redis_catalogue import CATALOGUE, RedisCatalogue
-from recsys.store.redis_client import redis_errors, refuse_eviction, script
+from recsys.store.redis_client import is_wrong_type, redis_errors, refuse_eviction, script
 from recsys.store.redis_forgotten import ForgottenMarks
 
 # Of keys and values. 1 had cells by name, 2 event ids without their user, 3 an unordered set of items.
@@ -239,6 +239,18 @@ class RedisWriter(RedisCatalogue):
                 )
             made_with = self._made_with = int(partitions)
         return made_with
+
+    def _sound(self, keys: Sequence[str], replies: Sequence[Any]) -> list[Any]:
+        """The replies, None for a key of another type, which is noted. Raises the first other error."""
+        found = []
+        for key, reply in zip(keys, replies, strict=True):
+            if isinstance(reply, Exception):
+                if not is_wrong_type(reply):
+                    raise reply
+                self._damage.note(key, WRONG_TYPE)
+                reply = None
+            found.append(reply)
+        return found
 
 
 def _sum(last: Applied, others: Iterable[Applied]) -> Applied:

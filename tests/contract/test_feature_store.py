@@ -17,6 +17,7 @@ from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import FingerprintMismatch, InvalidConfig
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
+from recsys.contracts.merges import Links, UserMerge
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
 from recsys.features.definitions import FEATURES, SEEN_VISITS
@@ -378,6 +379,94 @@ def test_other_definitions_are_refused(store: FeatureStore, place: Place | None)
         ):
             with pytest.raises(FingerprintMismatch, match="namespace"):
                 use()
+
+
+USERS = [f"user {n}" for n in range(5)]  # of `events`
+MERGES = [
+    UserMerge("user 1", "user 0", T0),
+    UserMerge("user 2", "user 1", T0 + 1),
+    UserMerge("user 3", "user 4", T0),
+]
+
+
+def assert_unions(store: FeatureStore, log: Sequence[Event], members: dict[str, list[str]]) -> None:
+    """Each user's state is that of one user who did all that the members did."""
+    for user_id, ids in members.items():
+        theirs = sorted((e for e in log if e.user_id in ids), key=lambda e: (e.event_time_ms, e.event_id))
+        users, _ = expected([replace(e, user_id=user_id) for e in theirs])
+        found = store.user(user_id)
+        assert (dict(found.cells), found.histories) == (
+            users[user_id].cells,
+            users[user_id].histories,
+        )
+
+
+def test_a_user_has_the_histories_of_the_ids_merged_into_it(store: FeatureStore) -> None:
+    log, writer = events(200), Writer(store)
+    store.change_users([UserChange(user, User(user, {"name": user}), T0) for user in USERS[:2]])
+    writer.apply(log[:150])
+    alone = {user: [user] for user in USERS}
+    assert_unions(store, log[:150], alone)
+    versions = [store.history_version(user, "engaged") for user in USERS]
+
+    store.merge_users(MERGES)
+    merged = alone | {
+        "user 0": ["user 0", "user 1", "user 2"],
+        "user 1": ["user 1", "user 2"],
+        "user 4": ["user 3", "user 4"],
+    }
+    assert_unions(store, log[:150], merged)
+    assert store.user("user 0").attributes == {"name": "user 0"}, "those of the user alone"
+    after = [store.history_version(user, "engaged") for user in USERS]
+    assert [old != new for old, new in zip(versions, after, strict=True)] == [True, True, False, False, True]
+
+    writer.apply(log[150:])  # what the merged ids have done arrives late
+    assert_unions(store, log, merged)
+    assert store.history_version("user 0", "engaged") != after[0]
+
+
+def test_merges_count_once_in_any_order_and_the_first_one_stays(store: FeatureStore) -> None:
+    log = events(100)
+    Writer(store).apply(log)
+    late = [replace(merge, changed_ms=merge.changed_ms + 5) for merge in MERGES]
+    elsewhere = [UserMerge("user 1", "user 4", T0 + 2), UserMerge("user 0", "user 2", T0 + 9)]
+    every = [*late, *MERGES, *elsewhere, *MERGES]
+    random.Random(3).shuffle(every)
+    for merge in every:
+        store.merge_users([merge])
+    store.merge_users(every)
+    store.merge_users([])
+    circle = ["user 0", "user 1", "user 2"]
+    assert_unions(store, log, {**dict.fromkeys(circle, circle), "user 4": ["user 3", "user 4"]})
+    assert store.links("user 1") == Links(((T0, "user 0"), (T0 + 2, "user 4")), ((T0 + 1, "user 2"),))
+    assert store.links("user 1").owner == "user 0"
+    assert store.links("user 4").merged == ((T0, "user 3"), (T0 + 2, "user 1"))
+    assert store.links("nobody") == Links()
+
+
+def test_of_many_merged_ids_the_first_count(store: FeatureStore) -> None:
+    clicks = [Event(f"e{n}", EventType.CLICK, f"anon-{n:02}", f"i{n}", T0 + n) for n in range(20)]
+    Writer(store).apply(clicks)
+    store.merge_users([UserMerge(e.user_id, "u", T0 - n) for n, e in enumerate(clicks)])
+    assert [v.item_id for v in store.user("u").histories["seen"]] == [f"i{n}" for n in range(4, 20)]
+    assert len(store.links("u").merged) == 20
+
+
+def test_of_a_forgotten_id_no_merge_remains_and_none_comes_back(store: FeatureStore) -> None:
+    log, known = events(100), [user for user in USERS if user != "user 1"]
+    Writer(store).apply(log)
+    store.merge_users(MERGES)
+    store.merge_users([UserMerge("user 1", "user 4", T0 + 3)])  # does not count, but names the id
+    assert store.forget_user("user 1", T0 + 10)
+    assert [id_ for _, id_ in store.links("user 4").merged] == ["user 3"]
+    assert store.links("user 0") == store.links("user 2") == store.links("user 1") == Links()
+    assert_unions(store, log, {user: [user] for user in known if user not in ("user 3", "user 4")})
+    store.merge_users(MERGES)  # sent before
+    assert store.links("user 0") == store.links("user 2") == store.links("user 1") == Links()
+    assert store.links("user 4").merged, "others are not concerned"
+    again = UserMerge("user 1", "user 0", T0 + 11)
+    store.merge_users([again])
+    assert store.links("user 0").merged == ((T0 + 11, "user 1"),)
 
 
 LOG_PARTITIONS = 5  # of a topic that has grown
