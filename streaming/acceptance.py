@@ -16,6 +16,7 @@ from recsys.contracts.event_log import Record
 from recsys.contracts.events import Event, parse_event, parse_id, parse_reported
 from recsys.contracts.impression_record import read_impression
 from recsys.contracts.impressions import Impression, impression_events
+from recsys.contracts.merges import KEY_SEPARATOR, UserMerge, parse_user_merge
 from recsys.contracts.time_rules import TimeRules, clamped
 from recsys.contracts.types import Topic
 from streaming.log.dead_letter import UNREADABLE
@@ -31,7 +32,8 @@ class Late(InvalidEvent):
 
 
 class Misrouted(InvalidEvent):
-    """The key of a change is not the id of its item or user: compaction would keep others than the latest."""
+    """The key of a change is not the id of its item or user, or those of a merge: compaction would keep others than the
+    latest."""
 
 
 class Accepted(NamedTuple):
@@ -74,11 +76,22 @@ def accept_item_change(record: Record) -> ItemChange:
     return replace(change, changed_ms=clamped(change.changed_ms, record.append_time_ms))
 
 
-def accept_user_change(record: Record) -> UserChange:
-    """Parse and check a record of the topic `users`; a tombstone deletes. Raises as `accept` does."""
+def accept_user_change(record: Record) -> UserChange | UserMerge | None:
+    """Parse and check a record of the topic `users`; a tombstone deletes. None: the tombstone of a merge, whose ids
+    are forgotten by themselves. Raises as `accept` does."""
     if record.tombstone:
+        if KEY_SEPARATOR in record.key:
+            return None
         return UserChange(_deleted(record), None, record.append_time_ms)
-    change = parse_user_change(_json(record))
+    raw = _json(record)
+    if isinstance(raw, dict) and "merge" in raw:
+        merge = parse_user_merge(raw)
+        if record.key != merge.key:
+            raise Misrouted(
+                "misrouted: a merge has another key; key it by both ids, with U+001F between them"
+            )
+        return replace(merge, changed_ms=clamped(merge.changed_ms, record.append_time_ms))
+    change = parse_user_change(raw)
     _check_key(record, "user", change.user_id)
     return replace(change, changed_ms=clamped(change.changed_ms, record.append_time_ms))
 

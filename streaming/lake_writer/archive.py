@@ -7,7 +7,8 @@ carry partition and offset.
 * `events` and `impressions` → `lake/events`, with each impression expanded into its impression events, so that
   `lake/events` holds exactly what changes a feature. `streaming.acceptance` decides for the archiver as for the worker.
 * `impressions` → `lake/impressions`, with the served feature values.
-* `items` and `users` → `lake/items/items.parquet` and `lake/users/users.parquet`, read by the next training.
+* `items` and `users` → `lake/items/items.parquet`, `lake/users/users.parquet` and, of merged users,
+  `lake/merges/merges.parquet`, read by the next training.
 
 Two kinds of records are skipped and counted: those that `recsys stream replay` read from the lake (header `replay`),
 and those that the feature worker dead-letters because they break the contract or are late.
@@ -28,6 +29,7 @@ from recsys.contracts.errors import InvalidEvent, LogReplaced, Unavailable
 from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression
+from recsys.contracts.merges import UserMerge
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.topic_rules import GROWING, check_partitions
 from recsys.contracts.types import Topic
@@ -41,6 +43,7 @@ from recsys.lake.lake import (
     impressions_table,
     split_by_day,
 )
+from recsys.lake.merges import merges_after
 from streaming.acceptance import REPLAY_HEADER, Late, accept, accept_item_change, accept_user_change
 from streaming.lake_writer.commit import (
     FOLDER,
@@ -103,6 +106,7 @@ class _Buffer:
     impression_offsets: list[int] = field(default_factory=list)
     items: list[ItemChange] = field(default_factory=list)
     users: list[UserChange] = field(default_factory=list)
+    merges: list[UserMerge] = field(default_factory=list)
 
 
 class Archiver:
@@ -178,6 +182,7 @@ class Archiver:
         with rewriting(self._lake):
             files += items_after(self._lake, [change for w in read.values() for change in w.items])
             files += users_after(self._lake, [change for w in read.values() for change in w.users])
+            files += merges_after(self._lake, [merge for w in read.values() for merge in w.merges])
             commit(self._lake, files, self._checkpoint | moved)
         self._checkpoint |= moved
         for where, w in read.items():
@@ -213,8 +218,10 @@ class Archiver:
             if record.topic in (Topic.ITEMS, Topic.USERS):
                 if record.topic == Topic.ITEMS:
                     buffer.items.append(accept_item_change(record))
-                else:
-                    buffer.users.append(accept_user_change(record))
+                elif isinstance(change := accept_user_change(record), UserMerge):
+                    buffer.merges.append(change)
+                elif change is not None:
+                    buffer.users.append(change)
                 buffer.size += 1
                 return
             events, _, impression = accept(record, buffer.watermark_ms, self._rules)

@@ -30,6 +30,7 @@ from recsys.lake.lake import (
     read_files,
     write_parquet,
 )
+from recsys.lake.merges import forget_merges
 
 _USERS = Path("users") / "users.parquet"
 
@@ -45,8 +46,8 @@ class Compacted:
 
 
 def compact(lake: Path, features: Path | None = None) -> Compacted:
-    """Compact every day of events and impressions, and the table of users; remove forgotten users from the examples and
-    sequences in `features`, whose days the next `recsys features build` makes again."""
+    """Compact every day of events and impressions, and the tables of users and merges; remove forgotten users from the
+    examples and sequences in `features`, whose days the next `recsys features build` makes again."""
     forgotten, done = forgotten_users(lake), Compacted()
     for table in (EVENTS, IMPRESSIONS):
         for day in days(lake, table):
@@ -54,6 +55,8 @@ def compact(lake: Path, features: Path | None = None) -> Compacted:
     with rewriting(lake):
         if forgotten and (lake / _USERS).exists():
             _clean_users(lake / _USERS, forgotten, done)
+        if forgotten:
+            done.rows_removed += forget_merges(lake, forgotten)
     if features is not None and forgotten:
         _clean_features(features, forgotten, done)
     return done

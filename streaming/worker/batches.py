@@ -7,6 +7,7 @@ from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record, remembered_partition_of
 from recsys.contracts.events import Event
+from recsys.contracts.merges import UserMerge
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
 from recsys.observability.tracing import parent_of
@@ -40,11 +41,12 @@ class Claim:
 
 @dataclass(slots=True)
 class Prepared:
-    """A batch, the item and user changes to write before it, and the records that were refused."""
+    """A batch, the changes of items and users to write before it, and the records that were refused."""
 
     batch: Batch
     items: list[ItemChange] = field(default_factory=list)
     users: list[UserChange] = field(default_factory=list)
+    merges: list[UserMerge] = field(default_factory=list)
     refused: list[tuple[Record, InvalidEvent]] = field(default_factory=list)
     clamped: int = 0
     elsewhere: int = 0  # records in another partition than their user's
@@ -68,7 +70,11 @@ def batches(
             if record.topic == Topic.ITEMS:
                 prepared.items.append(accept_item_change(record))
             elif record.topic == Topic.USERS:
-                prepared.users.append(accept_user_change(record))
+                change = accept_user_change(record)
+                if isinstance(change, UserMerge):
+                    prepared.merges.append(change)
+                elif change is not None:
+                    prepared.users.append(change)
             else:
                 accepted = accept(record, claim.watermark_ms, rules)
                 events += accepted.events

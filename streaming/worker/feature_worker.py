@@ -234,6 +234,7 @@ class FeatureWorker:
         began_ns = time.time_ns()
         self._store.change_items(prepared.items)
         self._store.change_users(prepared.users)
+        self._store.merge_users(prepared.merges)
         applied = self._store.apply(prepared.batch)
         if self._traces is not None:
             _trace(self._traces, prepared, applied, began_ns)

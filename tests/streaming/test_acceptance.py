@@ -1,6 +1,7 @@
 """What a record may hold: no value, bytes of any kind, the place of a skipped batch."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.event_log import Record, partition_of
+from recsys.contracts.merges import UserMerge
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import Topic
-from streaming.acceptance import accept, accept_item_change, accept_user_change
+from streaming.acceptance import Misrouted, accept, accept_item_change, accept_user_change
 from streaming.log.dead_letter import read_dead_letters, send_dead_letter
 from tests.memory_event_log import MemoryEventLog
 
@@ -34,6 +36,22 @@ def test_a_record_without_a_value_is_no_event() -> None:
     for topic in (Topic.EVENTS, Topic.IMPRESSIONS):
         with pytest.raises(InvalidEvent, match="^null: "):
             accept(tombstone(topic, "u"), 0, RULES)
+
+
+MERGE = UserMerge("anon-123", "u42", 999)
+
+
+def test_a_merge_is_a_record_of_the_topic_users_under_both_ids() -> None:
+    def record(key: str, changed_ms: int) -> Record:
+        raw = json.dumps(replace(MERGE, changed_ms=changed_ms).to_dict()).encode()
+        return Record(Topic.USERS, 1, 7, key, raw, 1_000)
+
+    assert accept_user_change(record(MERGE.key, 999)) == MERGE
+    assert accept_user_change(record(MERGE.key, 5_000)) == replace(MERGE, changed_ms=1_000), "no future"
+    for key in ("anon-123", "u42", UserMerge("u42", "anon-123", 1).key):
+        with pytest.raises(Misrouted, match="both ids"):
+            accept_user_change(record(key, 999))
+    assert accept_user_change(tombstone(Topic.USERS, MERGE.key)) is None
 
 
 json_bytes = st.recursive(

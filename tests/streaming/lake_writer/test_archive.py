@@ -19,14 +19,16 @@ from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from recsys.contracts.event_log import Record, partition_of
 from recsys.contracts.events import Event, derived_id
 from recsys.contracts.impressions import Impression, ShownItem, impression_events
+from recsys.contracts.merges import UserMerge
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.topic_rules import GROWING
 from recsys.contracts.types import MS_PER_DAY, EventType, Item, Topic, User
 from recsys.datasets.catalogue import items_path, read_users, users_path, users_table
 from recsys.datasets.changed import change_times
 from recsys.items.item_table import read_items
-from recsys.lake.forget import user_digest
+from recsys.lake.forget import mark_forgotten, user_digest
 from recsys.lake.lake import EVENTS, IMPRESSIONS, count_rows, days, read_day, read_events, write_parquet
+from recsys.lake.merges import read_merges
 from streaming.acceptance import REPLAY_HEADER
 from streaming.lake_writer.archive import Archiver
 from streaming.lake_writer.commit import (
@@ -37,7 +39,9 @@ from streaming.lake_writer.commit import (
     read_checkpoint,
     stopped_partitions,
 )
+from streaming.lake_writer.compact import compact
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource
+from tests.traces_of import files_with
 
 START_MS = 1_700_000_000_000
 
@@ -176,6 +180,28 @@ def test_user_changes_become_the_user_table_and_nothing_of_a_deleted_user_stays(
     drain(Archiver(log.source(), tmp_path))
     assert [user.user_id for user in read_users(tmp_path)] == ["b", "never", "z"]
     assert change_times(users_path(tmp_path)) == {"b": 5, "never": 7, user_digest("a"): 6}
+
+
+def test_merges_become_a_table_of_the_earliest(tmp_path: Path) -> None:
+    log = MemoryEventLog()
+
+    def deliver(*merges: UserMerge) -> None:
+        for merge in merges:
+            log.append(Topic.USERS, merge.key, msgspec.json.encode(merge.to_dict()))
+        drain(Archiver(log.source(), tmp_path))
+
+    first, second = UserMerge("a", "u", 5), UserMerge("gone-7", "u", 6)
+    deliver(UserMerge("a", "u", 7), first)
+    deliver(second, UserMerge("a", "u", 9), UserMerge("a", "v", 8))
+    log.append(Topic.USERS, first.key, b"")  # the tombstone removes nothing here; the mark does
+    deliver()
+    assert read_merges(tmp_path) == [first, UserMerge("a", "v", 8), second]
+    mark_forgotten(tmp_path, "gone-7", 6)
+    assert read_merges(tmp_path) == [first, UserMerge("a", "v", 8)]
+    mark_forgotten(tmp_path, "u", 5)
+    assert compact(tmp_path).rows_removed == 2
+    assert files_with(tmp_path / "merges", "gone-7") == []
+    assert read_merges(tmp_path) == [UserMerge("a", "v", 8)]
 
 
 def test_replayed_and_malformed_records_are_skipped_and_counted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The worker's algorithm on an in-memory log and store, with injected faults."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from recsys.contracts.event_log import HeldBack, Record, partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.impressions import Impression, ShownItem
+from recsys.contracts.merges import UserMerge
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.topic_rules import GROWING
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Item, Topic, User
@@ -148,6 +150,37 @@ def test_user_attributes_reach_the_store_and_malformed_ones_do_not() -> None:
         None if n == 3 else {"age": str(n)} for n in range(30)
     ]
     assert reasons(log) == ["attributes"]
+
+
+def test_merges_reach_the_store_whatever_dies_meanwhile() -> None:
+    log, events = MemoryEventLog(PARTITIONS), make_events(60)
+    merges = [UserMerge(f"u{n}", "u0", T0 + n) for n in range(1, 4)]
+    send(log, events[:30])
+    for merge in merges:
+        log.append(Topic.USERS, merge.key, msgspec.json.encode(merge.to_dict()))
+    log.append(Topic.USERS, "u1", msgspec.json.encode(merges[0].to_dict()))  # as a change of attributes is
+    log.append(Topic.USERS, merges[0].key, b"")  # when they are forgotten
+    send(log, events[30:])
+
+    class Dying(MemoryFeatureStore):
+        """Merges, and then does not say so."""
+
+        def merge_users(self, merges: Sequence[UserMerge]) -> None:
+            super().merge_users(merges)
+            if merges and rng.random() < 0.7:
+                raise Unavailable("the process is killed here")
+
+    rng, store = random.Random(1), Dying(FEATURES, StoreConfig(PARTITIONS))
+    for _ in range(20):
+        with contextlib.suppress(Unavailable):
+            drain(new_worker(store, log), log.source())
+    together = [replace(e, user_id="u0") for e in events if e.user_id in ("u0", "u1", "u2", "u3")]
+    expected = MemoryFeatureStore(FEATURES, StoreConfig(PARTITIONS))
+    drain(new_worker(expected, sent := MemoryEventLog(PARTITIONS)), sent.source())
+    send(sent, together)
+    drain(new_worker(expected, sent), sent.source())
+    assert store.user("u0") == expected.user("u0")
+    assert set(reasons(log)) == {"misrouted"}
 
 
 def test_an_impression_becomes_one_event_per_item() -> None:
@@ -594,7 +627,9 @@ def test_a_change_stamped_in_the_future_can_be_corrected() -> None:
     attributes = UserChange("u", User("u", {"age": "1"}), T0 + 1)
     where = partition_of("u", PARTITIONS)
     record = Record(Topic.USERS, where, 0, "u", msgspec.json.encode(attributes.to_dict()), append_time_ms=T0)
-    assert accept_user_change(record).changed_ms == T0
+    change = accept_user_change(record)
+    assert change is not None
+    assert change.changed_ms == T0
 
 
 def test_markers_of_transactions_are_read_and_no_lag() -> None:
