@@ -5,7 +5,7 @@ digits. It is slow on purpose (chronon's `NaiveAggregator`). The tests and `recs
 the batch kernel with it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal, localcontext
 from itertools import chain
 
@@ -64,14 +64,21 @@ class ReferenceSource:
     """`Source` of one user and one item at one instant."""
 
     def __init__(
-        self, events: Sequence[Event], user: User, item: Item, now_ms: int, context: Mapping[str, str]
+        self,
+        events: Sequence[Event],
+        user: User,
+        item: Item,
+        now_ms: int,
+        context: Mapping[str, str],
+        merged: Collection[str] = (),
     ) -> None:
+        """`merged`: the other ids whose events are the user's."""
         self.now_ms: Ints = now_ms
         self._now = now_ms
         self._item = item
         earlier = [e for e in events if e.event_time_ms < now_ms]
         self._events = {
-            Entity.USER: [e for e in earlier if e.user_id == user.user_id],
+            Entity.USER: [e for e in earlier if e.user_id in (user.user_id, *merged)],
             Entity.ITEM: [e for e in earlier if e.item_id == item.item_id],
         }
         self._attributes = {
@@ -111,7 +118,7 @@ class ReferenceSource:
 
     def _visits(self, query: HistoryQuery) -> list[Event]:
         events = [e for e in self._events[Entity.USER] if e.type in query.history.types]
-        latest = sorted(events, key=lambda e: (e.event_time_ms, e.event_id))[-query.newest :]
+        latest = sorted(events, key=lambda e: (e.event_time_ms, e.event_id, e.user_id))[-query.newest :]
         if query.match is Match.ITEM:
             return [e for e in latest if e.item_id == self._item.item_id]
         if query.match is Match.CATEGORY:
@@ -156,9 +163,10 @@ def reference_features(
     item: Item,
     now_ms: int,
     context: Mapping[str, str],
+    merged: Collection[str] = (),
 ) -> NDArray[np.float32]:
-    """(D,) float32."""
-    source = ReferenceSource(events, user, item, now_ms, context)
+    """(D,) float32. `merged`: see `ReferenceSource`."""
+    source = ReferenceSource(events, user, item, now_ms, context, merged)
     return np.array(list(chain.from_iterable(f.values(source) for f in features.features)), np.float32)
 
 

@@ -27,13 +27,15 @@ from recsys.features.spec import Feature
 from recsys.lake.first_of_each import first_of_each
 
 TIME = "event_time_ms"
+OWNER = "owner"  # whose features a row enters: `training.features.members`
 KINDS = pa.array([str(kind) for kind in EventType])
 
 
 def sorted_events(rows: pa.Table, key: str) -> pa.Table:
-    """Rows by (key, event time, event id, user), each event once: retries may have sent it twice."""
+    """Rows by (key, event time, event id, user), each event once, or once per owner: retries may have sent it twice."""
     order = [(name, "ascending") for name in dict.fromkeys((key, TIME, "event_id", "user_id"))]
-    return first_of_each(rows.take(pc.sort_indices(rows, sort_keys=order)), *EVENT_KEY).combine_chunks()
+    same = (OWNER, *EVENT_KEY) if key == OWNER else EVENT_KEY
+    return first_of_each(rows.take(pc.sort_indices(rows, sort_keys=order)), *same).combine_chunks()
 
 
 class Codes:

@@ -23,10 +23,12 @@ from pyspark.sql.types import StructType
 from recsys.contracts.attribution import Attribution
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_KEY
+from recsys.contracts.merges import Merges, UserMerge
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, EventType
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS
 from recsys.lake.lake import DAY_PREFIX, EVENT_SCHEMA, EVENTS, newest_days, start_of
+from recsys.lake.merges import MERGE_SCHEMA, MERGES, merges_of, remembered
 from training.features.arrow_columns import TIME
 from training.features.event_counts import EventCounts
 from training.features.kernel import (
@@ -38,8 +40,10 @@ from training.features.kernel import (
     user_side,
 )
 from training.features.labels import EVENT_COLUMNS, ITEM_CONTEXT, LabelConfig, label
+from training.features.members import NO_MERGES, MergeColumns
 from training.features.negatives import Popularity
 from training.features.output_folder import output_folder
+from training.features.sequences import sequences
 from training.features.write import DAY, day_column, write_examples, write_sequences
 
 _POPULARITY_ROWS = 1_000_000
@@ -101,7 +105,8 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         )
     wanted = newest_days({day: rows[day] for day in wanted}, job.newest) if job.newest else wanted
     only_named = job.attribution.only_named(*counts.by_type())
-    marks = {day: _mark(job, only_named, counts.unshown, day, rows) for day in wanted}
+    merged = _read_merges(spark, job)
+    marks = {day: _mark(job, only_named, counts.unshown, day, rows, merged) for day in wanted}
     with output_folder(spark, f"{job.output}/examples") as examples:
         done = examples.marks()
         # a day that the lake no longer has: all its users were forgotten
@@ -113,7 +118,8 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
 
         job = replace(job, buckets=job.buckets or buckets_for(sum(rows.values())))
         last = _label_days(missing[-1], job)[-1]
-        everything = read_events(spark, job)
+        merges = Merges(merged)
+        everything = read_events(spark, job, merges)
         events = everything.where(sf.col(DAY) <= last)
         n_events = sum(n for day, n in rows.items() if day <= last)
         progress(
@@ -130,12 +136,17 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         )
         choices = counts.until(last).choices(config.unshown)
         popularity = _popularity(events, config, choices)
-        groups = _groups(spark, job, events, missing, config, popularity)
-        found = write_examples(spark, examples, groups, user_side)
+        groups = _groups(spark, job, events, missing, config, popularity, merges)
+        every = spark.sparkContext.broadcast(MergeColumns(merged))
+        found = write_examples(
+            spark, examples, groups, lambda bare, theirs: user_side(bare, theirs, every.value.of(theirs))
+        )
         examples.publish({f"{DAY_PREFIX}{day}": marks[day] for day in missing})
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
         progress(f"{found['examples']:,} examples written")
-        n_sequences = write_sequences(spark, job.output, everything)
+        n_sequences = write_sequences(
+            spark, job.output, everything, lambda rows: sequences(rows, every.value.of(rows))
+        )
     return Report(
         days=tuple(missing),
         skipped=skipped,
@@ -155,6 +166,7 @@ def _groups(
     days: Sequence[str],
     config: LabelConfig,
     choices: Popularity | None,
+    merges: Merges,
 ) -> PandasCogroupedOps:
     """What the last pass takes, by bucket of users: bare examples with their items' side, and all events."""
     popularity = spark.sparkContext.broadcast(choices)
@@ -173,13 +185,13 @@ def _groups(
     bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ", created_ms long")
     half = BARE_SCHEMA.append(pa.field("item_features", pa.binary()))
     sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, from_arrow_schema(half))
-    sided = sided.withColumn("user_bucket", _bucket("user_id", job.buckets))
+    sided = _with_user_bucket(spark, sided, merges, job.buckets)
     sided = _joined(spark, sided, f"{job.lake}/users", "user_id", USER_TEXTS)
     return sided.groupBy("user_bucket").cogroup(by_user)
 
 
-def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
-    """Flat events with their buckets and the context that features read."""
+def read_events(spark: SparkSession, job: FeatureJob, merges: Merges = NO_MERGES) -> DataFrame:
+    """Flat events with their buckets and the context that features read. Merged users are in one bucket."""
     context = {name: name for name in ITEM_CONTEXT}
     context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}
     events = _read(spark, f"{job.lake}/{EVENTS}", from_arrow_schema(EVENT_SCHEMA).add(DAY, "string"))
@@ -187,13 +199,28 @@ def read_events(spark: SparkSession, job: FeatureJob) -> DataFrame:
         marks = spark.createDataFrame(list(job.forgotten.items()), "digest string, until_ms long")
         theirs = (sf.sha2("user_id", 256) == marks.digest) & (sf.col(TIME) <= marks.until_ms)
         events = events.join(sf.broadcast(marks), theirs, "left_anti")
-    return events.select(
+    events = events.select(
         *EVENT_COLUMNS,
         *(sf.col("context")[name].alias(column) for column, name in context.items()),
         DAY,
-        _bucket("user_id", job.buckets or _BUCKETS).alias("user_bucket"),
         _bucket("item_id", job.buckets or _BUCKETS).alias("item_bucket"),
     )
+    return _with_user_bucket(spark, events, merges, job.buckets or _BUCKETS)
+
+
+def _with_user_bucket(spark: SparkSession, rows: DataFrame, merges: Merges, buckets: int) -> DataFrame:
+    if not merges.ids:
+        return rows.withColumn("user_bucket", _bucket("user_id", buckets))
+    pairs = [(user_id, merges.home_of(user_id)) for user_id in merges.ids]
+    homes = spark.createDataFrame(pairs, "user_id string, home string")
+    rows = rows.join(sf.broadcast(homes), "user_id", "left")
+    rows = rows.withColumn("home", sf.coalesce("home", "user_id"))
+    return rows.withColumn("user_bucket", _bucket("home", buckets)).drop("home")
+
+
+def _read_merges(spark: SparkSession, job: FeatureJob) -> list[UserMerge]:
+    rows = _read(spark, f"{job.lake}/{MERGES}", from_arrow_schema(MERGE_SCHEMA))
+    return remembered(merges_of(rows.toArrow()), job.forgotten)
 
 
 def _bucket(column: str, buckets: int) -> Any:
@@ -254,12 +281,15 @@ def _mark(
     unshown: frozenset[EventType],
     day: str,
     rows: Mapping[str, int],
+    merged: Sequence[UserMerge],
 ) -> str:
     """Content of a finished day's mark; a day with another mark is built again.
 
     It counts the rows that may label the day, because outcomes arrive late: a day is built early, and again when
-    more have arrived.
+    more have arrived. So it does merges up to its end.
     """
+    end_ms = start_of(day) + MS_PER_DAY
+    n_merges = sum(merge.changed_ms < end_ms for merge in merged)
     content = {
         "fingerprint": FEATURES.fingerprint,
         "layout": 2,  # of the files: `packing`
@@ -269,6 +299,7 @@ def _mark(
         "unshown": sorted(unshown),
         "negatives": job.negatives,
         "seed": job.seed,
+        **({"merges": n_merges} if n_merges else {}),
     }
     return json.dumps(content, sort_keys=True)
 

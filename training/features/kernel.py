@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from recsys.contracts.merges import Merges
 from recsys.contracts.types import ENGAGEMENT
 from recsys.features.aggregates import Entity
 from recsys.features.batch import BatchSource
@@ -15,6 +16,7 @@ from recsys.features.event_columns import EventColumns, Queries
 from recsys.features.tally import batch_tally
 from recsys.features.visits import spans_before
 from training.features.arrow_columns import (
+    OWNER,
     TIME,
     Codes,
     attribute_columns,
@@ -24,6 +26,7 @@ from training.features.arrow_columns import (
     sorted_events,
 )
 from training.features.labels import ITEM_CONTEXT, example_schema
+from training.features.members import NO_MERGES, owned
 from training.features.packing import (
     HISTORY,
     OF_A_LIST,
@@ -64,16 +67,17 @@ def item_side(examples: pa.Table, events: pa.Table) -> pa.Table:
     return examples.select(BARE_SCHEMA.names).append_column("item_features", side)
 
 
-def user_side(examples: pa.Table, events: pa.Table) -> pa.Table:
-    """Complete the features and add the histories; `events` are all events of the examples' users. Rows are packed
-    (`training.features.packing`)."""
-    events = sorted_events(events, "user_id")
+def user_side(examples: pa.Table, events: pa.Table, merges: Merges = NO_MERGES) -> pa.Table:
+    """Complete the features and add the histories; `events` are all events of all members of the examples' users. Rows
+    are packed (`training.features.packing`)."""
+    examples, events = owned(examples, events, merges)
+    events = sorted_events(events, OWNER)
     order = [("user_id", "ascending"), (TIME, "ascending"), ("example_id", "ascending")]
     examples = examples.take(pc.sort_indices(examples, sort_keys=order))
-    users = Codes(events.column("user_id"))
+    users = Codes(events.column(OWNER))
     items = Codes(events.column("item_id"))
-    columns = event_columns(events, "user_id", users, items)
-    asked = queries(examples, "user_id", users, items, USER_TEXTS | REQUEST_TEXTS)
+    columns = event_columns(events, OWNER, users, items)
+    asked = queries(examples, OWNER, users, items, USER_TEXTS | REQUEST_TEXTS)
     matrix = np.empty((examples.num_rows, FEATURES.dimension), np.float32)
     matrix[:, _ITEM_SIDE[1]] = matrix_of(examples.column("item_features"), _ITEM_SIDE[1].size)
     source = BatchSource(Entity.USER, columns, asked)
@@ -100,7 +104,7 @@ def _histories(
     """The latest engagements before each instant, oldest first, as list columns."""
     keys, times = asked.key[first], asked.time_ms[first]
     engaged = events.filter(pc.is_in(events.column("type"), value_set=pa.array(sorted(map(str, ENGAGEMENT)))))
-    of_events = users.of(engaged.column("user_id")), np.asarray(engaged.column(TIME))
+    of_events = users.of(engaged.column(OWNER)), np.asarray(engaged.column(TIME))
     starts, ends = spans_before(*of_events, keys, times, ENGAGED_VISITS.size)
     lengths = ends - starts
     offsets = np.concatenate(([0], np.cumsum(lengths)))

@@ -9,16 +9,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.contracts.errors import InvalidData
+from recsys.contracts.merges import Merges
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY
 from recsys.datasets.catalogue import items_path, users_path
 from recsys.datasets.lake_attribution import lake_attribution
 from recsys.lake.lake import day_of, days, newest_days, read_day, start_of
+from recsys.lake.merges import read_merges
 from recsys.lake.parquet import read_columns
 from training.features.arrow_columns import TIME
 from training.features.direct_files import write_days
 from training.features.event_counts import EventCounts
 from training.features.kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS, item_side, user_side
 from training.features.labels import EVENT_COLUMNS, ITEM_CONTEXT, LabelConfig, label
+from training.features.members import homes_of
 from training.features.negatives import Popularity
 
 _PART_EVENTS = 500_000  # of the users whose examples are made at a time
@@ -49,27 +52,28 @@ def build_examples(lake: Path, output: Path, newest: int = 0, negatives: int = 4
     )
     chosen = pc.is_in(events.column("type"), pa.array([str(kind) for kind in config.unshown & ENGAGEMENT]))
     popularity = Popularity.of(events.filter(pc.and_(chosen, loose)))
-    written = 0
-    for part, theirs in enumerate(_by_users(events, config.first_ms, config.end_ms)):
+    written, merges = 0, Merges(read_merges(lake))
+    for part, theirs in enumerate(_by_users(events, config.first_ms, config.end_ms, merges)):
         rows = label(theirs, config, tuple(REQUEST_TEXTS.values()), popularity)
         rows = item_side(_joined(rows, items_path(lake), "item_id", ITEM_TEXTS, "created_ms"), events)
-        rows = user_side(_joined(rows, users_path(lake), "user_id", USER_TEXTS), theirs)
+        rows = user_side(_joined(rows, users_path(lake), "user_id", USER_TEXTS), theirs, merges)
         write_days(output, rows, part)
         written += rows.num_rows
     return written
 
 
-def _by_users(events: pa.Table, first_ms: int, end_ms: int) -> Iterator[pa.Table]:
-    """All events of the users who have some in that time, in parts of some users each."""
+def _by_users(events: pa.Table, first_ms: int, end_ms: int, merges: Merges) -> Iterator[pa.Table]:
+    """All events of the users who have some in that time, in parts of some users each. Merged users are in one."""
+    homes = homes_of(events.column("user_id"), merges)
     times = events.column(TIME)
     asked = pc.and_(pc.greater_equal(times, first_ms), pc.less(times, end_ms))
-    users = pc.unique(events.filter(asked).column("user_id"))
-    theirs = events.filter(pc.is_in(events.column("user_id"), value_set=users))
-    counts = np.bincount(pc.index_in(theirs.column("user_id"), value_set=users).to_numpy())
+    users = pc.unique(homes.filter(asked))
+    place = pc.index_in(homes, value_set=users)
+    counts = np.bincount(pc.drop_null(place).to_numpy())
     part_of = (np.cumsum(counts) - counts) // _PART_EVENTS
     for part in np.unique(part_of):
-        own = users.filter(pa.array(part_of == part))
-        yield theirs.filter(pc.is_in(theirs.column("user_id"), value_set=own))
+        own = pa.array(np.flatnonzero(part_of == part), pa.int32())
+        yield events.filter(pc.is_in(place, value_set=own))
 
 
 def flat_events(lake: Path) -> pa.Table:

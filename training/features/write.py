@@ -19,7 +19,7 @@ from training.features.arrow_columns import TIME
 from training.features.direct_files import ORDER, write_days, write_part
 from training.features.kernel import EXAMPLE_SCHEMA
 from training.features.output_folder import OutputFolder, local_path, output_folder
-from training.features.sequences import SEQUENCE_SCHEMA, sequences
+from training.features.sequences import SEQUENCE_SCHEMA
 
 DAY = "dt"
 RowsOf = Callable[[pa.Table, pa.Table], pa.Table]  # a group's bare examples and events → its examples
@@ -53,7 +53,10 @@ def write_examples(
     return {name: counted.get[name] for name in _COUNTS.names}
 
 
-def write_sequences(spark: SparkSession, output: str, events: DataFrame) -> int:
+def write_sequences(
+    spark: SparkSession, output: str, events: DataFrame, rows_of: Callable[[pa.Table], pa.Table]
+) -> int:
+    """`rows_of`: makes the sequences of a group of events, in `SEQUENCE_SCHEMA`."""
     wanted = sf.col("type").isin([str(t) for t in ENGAGEMENT])
     engaged = events.where(wanted).select("user_bucket", "user_id", "event_id", "type", "item_id", TIME)
     groups = engaged.groupBy("user_bucket")
@@ -62,7 +65,7 @@ def write_sequences(spark: SparkSession, output: str, events: DataFrame) -> int:
         if (place := local_path(spark, staging)) is not None:
 
             def written(bucket: tuple[pa.Scalar], rows: pa.Table) -> pa.Table:
-                users = sequences(rows)
+                users = rows_of(rows)
                 write_part(place, users, bucket[0].as_py())
                 return pa.table({"users": [len(users)]})
 
@@ -71,7 +74,7 @@ def write_sequences(spark: SparkSession, output: str, events: DataFrame) -> int:
                 write_part(place, SEQUENCE_SCHEMA.empty_table(), 0)
             count = pc.sum(counts.column("users")).as_py() or 0
         else:
-            rows = groups.applyInArrow(sequences, from_arrow_schema(SEQUENCE_SCHEMA))
+            rows = groups.applyInArrow(rows_of, from_arrow_schema(SEQUENCE_SCHEMA))
             rows.write.option("compression", "zstd").parquet(staging)
             count = spark.read.parquet(staging).count()
         folder.publish({"sequences": ""})

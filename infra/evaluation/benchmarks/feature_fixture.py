@@ -61,6 +61,9 @@ class FeatureFixture:
     def user(self, rng: random.Random) -> User:
         return self.users[int(len(self.users) * rng.random() ** 2)]
 
+    def user_of(self, user_id: str) -> User:
+        return self.users[int(user_id.removeprefix("user-"))]
+
     def write_tables(self, lake: Path) -> None:
         """Write the item and user tables."""
         users = {

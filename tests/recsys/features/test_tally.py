@@ -1,6 +1,7 @@
 """What a user did by category: a stored state and brute force agree, and as of an instant."""
 
 import random
+from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,9 +25,9 @@ def streamed_tally(events: list[Event], user: User, now_ms: int) -> dict[int, tu
 
 
 def tally_by_brute_force(
-    events: list[Event], user: User, item: Item, now_ms: int
+    events: list[Event], user: User, item: Item, now_ms: int, merged: Sequence[str] = ()
 ) -> dict[int, tuple[int, ...]]:
-    return ReferenceSource(events, user, item, now_ms, {}).tally(FEATURES.tallied)
+    return ReferenceSource(events, user, item, now_ms, {}, merged).tally(FEATURES.tallied)
 
 
 @settings(max_examples=40, deadline=None)

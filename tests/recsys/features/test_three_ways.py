@@ -24,7 +24,13 @@ def streamed(
     events: list[Event], user: User, items: list[Item], now_ms: int, pieces: int = 1
 ) -> NDArray[np.float32]:
     """Fold into cells, as the stream does; items in `pieces` partial states that are merged."""
-    state = folded_user(events, user)
+    return assembled(folded_user(events, user), events, user, items, now_ms, pieces)
+
+
+def assembled(
+    state: EntityState, events: list[Event], user: User, items: list[Item], now_ms: int, pieces: int = 1
+) -> NDArray[np.float32]:
+    """The same for a user of this state."""
     shares = [{i.item_id: EntityState() for i in items} for _ in range(pieces)]
     counted: set[bytes] = set()
     for n, event in enumerate(events):

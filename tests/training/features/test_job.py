@@ -20,16 +20,18 @@ from recsys.contracts.attribution import Attribution
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
-from recsys.contracts.types import MS_PER_DAY, EventType, Topic
+from recsys.contracts.merges import Merges, UserMerge
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, EventType, Topic
 from recsys.features.definitions import FEATURES, STARRED
 from recsys.features.describe import DEFINITIONS, differences
 from recsys.features.reference import reference_features
 from recsys.lake.forget import user_digest
 from recsys.lake.lake import EVENTS, day_of, day_writer, events_table, start_of, write_parquet
+from recsys.lake.merges import merges_path, merges_table
 from recsys.store.backfill import Covered, dedupe_since
 from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
-from tests.recsys.features.worlds import catalogue, population, random_log
+from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 from tests.training.features.test_state_job import folded
 from training.features import job as features_job
 from training.features import output_folder, write
@@ -43,6 +45,12 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
 RNG = random.Random(5)
 USERS, ITEMS = population(RNG, 6), catalogue(RNG, 8)
 LOG = random_log(RNG, USERS, ITEMS, 240, 4 * MS_PER_DAY)
+MERGED = [
+    UserMerge("user-1", "user-0", START_MS + MS_PER_DAY),
+    UserMerge("user-2", "user-1", START_MS + 2 * MS_PER_DAY),
+    UserMerge("user-5", "user-3", START_MS),
+]
+MERGES = Merges(MERGED)
 DAYS = sorted({day_of(e.event_time_ms) for e in LOG})
 
 
@@ -69,6 +77,7 @@ def write_lake(folder: Path, events: list[Event]) -> Path:
     }
     write_parquet(lake / "items" / "items.parquet", pa.table(items))
     write_parquet(lake / "users" / "users.parquet", pa.table(users))
+    write_parquet(merges_path(lake), merges_table(MERGED))
     return lake
 
 
@@ -108,8 +117,9 @@ def test_examples_are_the_impressions_with_features_as_of_their_instant(
     assert {types[key] for key in given - shown} <= STARRED
     for row in RNG.sample(rows, 60):
         user = next(u for u in USERS if u.user_id == row["user_id"])
-        item = next(i for i in ITEMS if i.item_id == row["item_id"])
-        expected = reference_features(FEATURES, LOG, user, item, row["event_time_ms"], {"tab": "1"})
+        item, now = next(i for i in ITEMS if i.item_id == row["item_id"]), row["event_time_ms"]
+        _, *merged = MERGES.members(user.user_id, now)
+        expected = reference_features(FEATURES, LOG, user, item, now, {"tab": "1"}, merged)
         np.testing.assert_array_equal(np.frombuffer(row["features"], "<f4"), expected)
 
 
@@ -141,10 +151,20 @@ def test_a_day_is_where_its_rows_say(built: tuple[FeatureJob, Path]) -> None:
         assert mark["built_of"] == {day: of_day[day], next_day: of_day[next_day]}
 
 
+def test_a_merge_makes_its_day_and_later_ones_outdated() -> None:
+    def marks(merged: list[UserMerge]) -> list[str]:
+        job, none = FeatureJob("", ""), frozenset[EventType]()
+        return [features_job._mark(job, none, none, day, {}, merged) for day in DAYS]
+
+    before, after = marks([]), marks([UserMerge("a", "b", start_of(DAYS[1]))])
+    assert [old != new for old, new in zip(before, after, strict=True)] == [False, *[True] * (len(DAYS) - 1)]
+
+
 def test_sequences_and_definitions_are_next_to_them(built: tuple[FeatureJob, Path]) -> None:
     _, output = built
     rows = sequences(output).to_pylist()
-    assert {r["user_id"] for r in rows} == {u.user_id for u in USERS}
+    assert {r["user_id"] for r in rows} == {"user-0", "user-3", "user-4"}, "merged users have one"
+    assert sum(len(r["items"]) for r in rows) == sum(e.type in ENGAGEMENT for e in LOG)
     assert all(r["times"] == sorted(r["times"]) for r in rows)
     saved = json.loads((output / "examples" / DEFINITIONS).read_text())
     assert differences(saved, FEATURES.describe()) == []
@@ -247,8 +267,9 @@ def test_forgotten_users_are_left_out_at_once(
     others = [e for e in LOG if e.user_id != gone]
     for row in RNG.sample(rows, 10):  # nor do they count in what items show
         user = next(u for u in USERS if u.user_id == row["user_id"])
-        item = next(i for i in ITEMS if i.item_id == row["item_id"])
-        expected = reference_features(FEATURES, others, user, item, row["event_time_ms"], {"tab": "1"})
+        item, now = next(i for i in ITEMS if i.item_id == row["item_id"]), row["event_time_ms"]
+        _, *merged = MERGES.members(user.user_id, now)  # nobody has the forgotten one
+        expected = reference_features(FEATURES, others, user, item, now, {"tab": "1"}, merged)
         np.testing.assert_array_equal(np.frombuffer(row["features"], "<f4"), expected)
 
 

@@ -12,17 +12,20 @@ from hypothesis import given, settings
 
 from recsys.contracts import state
 from recsys.contracts.events import Event
+from recsys.contracts.merges import Merges, UserMerge
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
 from recsys.features import assemble, event_columns, windows
 from recsys.features.definitions import FEATURES
 from recsys.features.reference import reference_features
+from recsys.store.union import StateUnion
 from tests.recsys.features.test_tally import streamed_tally, tally_by_brute_force
-from tests.recsys.features.test_three_ways import streamed
+from tests.recsys.features.test_three_ways import assembled, folded_user, streamed
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log, sparse_logs
 from tests.training.features.feature_rows import event_rows, with_items, with_users
 from training.features.event_counts import EventCounts
 from training.features.kernel import EXAMPLE_SCHEMA, REQUEST_TEXTS, item_side, user_side
 from training.features.labels import LabelConfig, label
+from training.features.members import NO_MERGES
 from training.features.negatives import Popularity, returning
 from training.features.packing import matrix_of, unpacked
 from training.features.sequences import sequences
@@ -33,11 +36,15 @@ ALWAYS = LabelConfig(first_ms=0, end_ms=START_MS + 365 * MS_PER_DAY)
 
 
 def built(
-    events: list[Event], users: list[User], items: list[Item], config: LabelConfig = ALWAYS
+    events: list[Event],
+    users: list[User],
+    items: list[Item],
+    config: LabelConfig = ALWAYS,
+    merges: Merges = NO_MERGES,
 ) -> pa.Table:
     rows = event_rows(events)
     bare = with_items(label(rows, config, CONTEXT), items)
-    return unpacked(user_side(with_users(item_side(bare, rows), users), rows))
+    return unpacked(user_side(with_users(item_side(bare, rows), users), rows, merges))
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(0, marks=pytest.mark.slow)])
@@ -50,6 +57,51 @@ def test_examples_equal_brute_force(seed: int) -> None:
     assert_equal_brute_force(built(repeated, users, items), users, items, events)
 
 
+def random_merges(rng: random.Random, users: list[User], n: int, span_ms: int) -> Merges:
+    """Among them chains, circles, repeats, and ids that belong to another user already."""
+    pairs = (rng.sample(users, 2) for _ in range(n))
+    return Merges(UserMerge(a.user_id, b.user_id, START_MS + rng.randrange(span_ms)) for a, b in pairs)
+
+
+def test_examples_of_merged_users_equal_brute_force() -> None:
+    rng = random.Random(2)
+    users, items = population(rng, 5), catalogue(rng, 4)
+    events = random_log(rng, users, items, 90, 5 * MS_PER_DAY)
+    merges = random_merges(rng, users, 6, 5 * MS_PER_DAY)
+    times = [e.event_time_ms for e in events]
+    assert len({tuple(merges.members(u.user_id, now)) for u in users for now in times}) > 6
+    repeated = events + rng.sample(events, 20)
+    rng.shuffle(repeated)
+    assert_equal_brute_force(built(repeated, users, items, ALWAYS, merges), users, items, events, merges)
+
+
+def test_examples_of_merged_users_are_what_the_stream_has() -> None:
+    """The third way: the union of the folded states of the members, as a store answers."""
+    rng = random.Random(4)
+    users, items = population(rng, 4), catalogue(rng, 4)
+    events = random_log(rng, users, items, 200, MS_PER_DAY)
+    merges = random_merges(rng, users, 5, MS_PER_DAY)
+    others = [place for place, name in enumerate(FEATURES.names) if name != "tab"]
+    table = built(events, users, items, ALWAYS, merges).to_pylist()
+    sample = [e for e in table if len(merges.members(e["user_id"], e["event_time_ms"])) > 1]
+    assert len(sample) > 10
+    for example in sample:
+        user = next(u for u in users if u.user_id == example["user_id"])
+        item, now = next(i for i in items if i.item_id == example["item_id"]), example["event_time_ms"]
+        before = [e for e in events if e.event_time_ms < now]
+        members = {id_: folded_user(before, User(id_)) for id_ in merges.members(user.user_id, now)}
+        state = StateUnion(FEATURES).of(members)
+        [values] = assembled(state, before, user, items, now)[[items.index(item)]]
+        np.testing.assert_array_equal(values[others], np.frombuffer(example["features"], "<f4")[others])
+
+
+def test_merged_users_have_one_sequence() -> None:
+    clicks = [event(CLICK, n, item=f"i{n}", user=user) for n, user in enumerate("auabz")]
+    merges = Merges([UserMerge("a", "u", START_MS), UserMerge("u", "b", 2 * START_MS)])
+    rows = sequences(event_rows(clicks), merges).to_pylist()
+    assert {row["user_id"]: row["items"] for row in rows} == {"b": ["i0", "i1", "i2", "i3"], "z": ["i4"]}
+
+
 @settings(max_examples=50)
 @given(sparse_logs())
 def test_examples_of_sparse_logs_equal_brute_force(log: tuple[list[User], list[Item], list[Event]]) -> None:
@@ -59,7 +111,11 @@ def test_examples_of_sparse_logs_equal_brute_force(log: tuple[list[User], list[I
 
 
 def assert_equal_brute_force(
-    table: pa.Table, users: list[User], items: list[Item], events: list[Event]
+    table: pa.Table,
+    users: list[User],
+    items: list[Item],
+    events: list[Event],
+    merges: Merges = NO_MERGES,
 ) -> None:
     assert table.schema.equals(EXAMPLE_SCHEMA)
     shown = {e.event_id: e for e in events if e.type is EventType.IMPRESSION}
@@ -69,14 +125,13 @@ def assert_equal_brute_force(
         user = next(u for u in users if u.user_id == example["user_id"])
         item = next(i for i in items if i.item_id == example["item_id"])
         now = example["event_time_ms"]
-        expected = reference_features(FEATURES, events, user, item, now, {"tab": "1"})
+        _, *merged = ids = merges.members(user.user_id, now)
+        expected = reference_features(FEATURES, events, user, item, now, {"tab": "1"}, merged)
         wrong = np.flatnonzero(matrix[row].view(np.uint32) != expected.view(np.uint32))
         assert not wrong.size, [(FEATURES.names[i], matrix[row, i], expected[i]) for i in wrong]
-        before = [
-            e for e in events if e.user_id == user.user_id and e.event_time_ms < now and e.type in ENGAGEMENT
-        ]
-        before = sorted(before, key=lambda e: (e.event_time_ms, e.event_id))[-50:]
-        assert tally_of(example) == tally_by_brute_force(events, user, item, now)
+        before = [e for e in events if e.user_id in ids and e.event_time_ms < now and e.type in ENGAGEMENT]
+        before = sorted(before, key=lambda e: (e.event_time_ms, e.event_id, e.user_id))[-50:]
+        assert tally_of(example) == tally_by_brute_force(events, user, item, now, merged)
         assert example["history_items"] == [e.item_id for e in before]
         assert example["history_types"] == [e.type for e in before]
         assert example["history_times"] == [e.event_time_ms for e in before]

@@ -7,7 +7,7 @@ import pytest
 
 from recsys.contracts.errors import InvalidData
 from recsys.lake.lake import day_of
-from tests.training.features.test_job import DAYS, ITEMS, LOG, USERS, read, write_lake
+from tests.training.features.test_job import DAYS, ITEMS, LOG, MERGES, USERS, read, write_lake
 from tests.training.features.test_kernel import assert_equal_brute_force
 from training.features import local
 from training.features.local import build_examples
@@ -18,7 +18,7 @@ def test_examples_of_a_lake_equal_brute_force(tmp_path: Path) -> None:
     written = build_examples(write_lake(tmp_path, LOG), tmp_path / "examples")
     rows = read(tmp_path)
     assert rows.num_rows == written
-    assert_equal_brute_force(unpacked(rows), USERS, ITEMS, LOG)
+    assert_equal_brute_force(unpacked(rows), USERS, ITEMS, LOG, MERGES)
 
 
 def test_the_newest_days_have_the_same_rows(tmp_path: Path) -> None:
