@@ -81,9 +81,10 @@ class Checker:
         texts = _as_text(self._columns[column])
         return texts if rule is None else self.ruled(texts, column, rule)
 
-    def identifier(self, column: str) -> pa.Array:
-        """Ids in their one form."""
-        texts = pc.fill_null(self.text(column), "")
+    def identifier(self, column: str, otherwise: str | None = None) -> pa.Array:
+        """Ids in their one form. `otherwise`: the column of the id where the first is empty."""
+        texts = self.text(column)
+        texts = pc.fill_null(pc.coalesce(texts, self.text(otherwise)) if otherwise else texts, "")
         self.flag(_mask(pc.equal(texts, "")), column, "is empty")
         return self.ruled(texts, column, id_text)
 

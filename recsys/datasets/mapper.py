@@ -128,7 +128,7 @@ def _events(cells: Checker, table: EventTable, known: ItemContext, times: pa.Arr
     would be part of the impression's features."""
     count = len(cells)
     columns: dict[str, pa.Array] = {
-        "user_id": cells.identifier(table.user),
+        "user_id": cells.identifier(table.user, table.anonymous),
         "item_id": cells.identifier(table.item),
     }
     columns["request_id"] = _request(cells, table.request)

@@ -105,6 +105,9 @@ class EventTable(Files):
     after the one before, in the order of `events`."""
 
     user: str
+    anonymous: str | None = Field(
+        None, description="Column of the id of rows without a user, such as a session's or a device's."
+    )
     item: str
     time: TimeColumn
     events: Annotated[list[EventRule], Field(min_length=1)]
@@ -125,6 +128,7 @@ class EventTable(Files):
         rules = [name for rule in self.events for name in (rule.when, rule.value)]
         return _unique(
             self.user,
+            self.anonymous,
             self.item,
             self.time.column,
             *rules,

@@ -155,6 +155,16 @@ def test_broken_rows_are_set_aside_with_their_reasons(tmp_path: Path) -> None:
     assert report.broken_by_reason["events.csv: t: is not a time in milliseconds"] == 1
 
 
+def test_rows_without_a_user_are_the_session_s(tmp_path: Path) -> None:
+    mapping = samples.MAPPING.replace("user: u", "user: u\n  anonymous: c").replace(
+        "  context: {note: c}\n", ""
+    )
+    rows = ["u1,i,1750000000000,4,,s1", ",i,1750000000001,4,,s2", ",i,1750000000002,4,,"]
+    report = import_dataset(open_dataset(samples.table(tmp_path / "t", rows, mapping)), tmp_path / "lake")
+    assert [event.user_id for event in read_events(tmp_path / "lake")] == ["u1", "s2"]
+    assert report.broken_by_reason == {"events.csv: u: is empty": 1}
+
+
 def test_corrected_data_clears_what_was_rejected(tmp_path: Path) -> None:
     import_dataset(open_dataset(samples.table(tmp_path / "t", BROKEN)), tmp_path / "lake")
     good = [BROKEN[0], BROKEN[7]]
