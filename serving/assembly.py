@@ -242,7 +242,7 @@ def compose(
         for background in (guard, feed, shadow):
             background.start()
         host.follow(settings.bundle_poll_s)
-        changes = ChangeIntake(truth or TopicsAlone(outboxes.events), store, idempotency)
+        changes = ChangeIntake(truth or TopicsAlone(outboxes.events), outboxes.events, store, idempotency)
         lateness = Lateness(store, settings.time_rules, settings.partitions)
         events = EventIntake(
             access, outboxes.events, idempotency, lateness, host, telemetry, io, settings.max_batch

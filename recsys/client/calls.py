@@ -145,8 +145,13 @@ def put_users(users: Sequence[User]) -> Call[None]:
     return Call("POST", "/v1/users", _ignore, body, idempotent=True)
 
 
+def merge_user(user_id: str, merged: str) -> Call[None]:
+    """Let the history of another id, such as a visitor's before the log-in, belong to a user from now on."""
+    return Call("POST", _path("users", user_id, "merge"), _ignore, {"from": merged}, idempotent=True)
+
+
 def forget_user(user_id: str) -> Call[None]:
-    """Delete a user's state."""
+    """Delete the state of a user, and of the ids merged into it."""
     return Call("DELETE", _path("users", user_id), _ignore)
 
 

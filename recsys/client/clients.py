@@ -55,6 +55,7 @@ class _Calls:
     user = _Endpoint(calls.user)
     put_user = _Endpoint(calls.put_user)
     put_users = _Endpoint(calls.put_users)
+    merge_user = _Endpoint(calls.merge_user)
     forget_user = _Endpoint(calls.forget_user)
     bundles = _Endpoint(calls.bundles)
     activate = _Endpoint(calls.activate)

@@ -9,6 +9,7 @@ from fastapi import Header, Response
 
 from recsys.contracts.changes import C, ItemChange, UserChange, parse_item_change, parse_user_change
 from recsys.contracts.errors import Unavailable
+from recsys.contracts.merges import MAX_MERGED, UserMerge, parse_user_merge
 from recsys.contracts.types import Topic
 from recsys.observability.tracing import Headers, current_headers
 from recsys.store.base import FeatureStore
@@ -16,6 +17,7 @@ from serving.api.body import JSON
 from serving.api.idempotency import PATTERN, REPLAYED, Attempt, Idempotency
 from serving.ingest.outbox import Outbox
 from serving.ingest.segment import Message
+from serving.problems import Problem
 
 _ONCE = "Made by the client for one request: sent again, it has one effect and gets the same answer"
 IdempotencyKey = Annotated[str, Header(pattern=PATTERN, description=_ONCE)]
@@ -72,8 +74,12 @@ class TopicsAlone:
 class ChangeIntake:
     """Accepts changes, each request once."""
 
-    def __init__(self, truth: SourceOfTruth, store: FeatureStore, idempotency: Idempotency) -> None:
+    def __init__(
+        self, truth: SourceOfTruth, spool: Outbox, store: FeatureStore, idempotency: Idempotency
+    ) -> None:
+        """`spool`: to the log, for merges, which no database has."""
         self._truth = truth
+        self._spool = spool
         self._store = store
         self._idempotency = idempotency
 
@@ -94,9 +100,40 @@ class ChangeIntake:
         with suppress(Unavailable):
             self._store.change_users(stored)
 
+    def accept_merge(self, merge: UserMerge) -> None:
+        """The same for a merge; one that is known is not sent again, but lives longer in the store.
+        Raises `Problem`: 409, it would have no effect."""
+        parse_user_merge(merge.to_dict())
+        is_known = False
+        with suppress(Unavailable):  # then nobody knows whether it has an effect
+            is_known = self._is_known(merge)
+        if not is_known:
+            content = orjson.dumps(merge.to_dict())
+            self._spool.put([Message(Topic.USERS, merge.key, content, current_headers())])
+        with suppress(Unavailable):
+            self._store.merge_users([merge])
+
+    def _is_known(self, merge: UserMerge) -> bool:
+        if self._store.links(merge.user_id).owner not in (None, merge.into):
+            raise Problem(
+                409,
+                f"{merge.user_id!r} belongs to another user already, and stays with the first one; give a device a new "
+                "id when somebody logs out",
+            )
+        known = [merged for _, merged in self._store.links(merge.into).merged]
+        if merge.user_id not in known and len(known) >= MAX_MERGED:
+            raise Problem(
+                409, f"{merge.into!r} has {MAX_MERGED} merged ids already; further ones would not count"
+            )
+        return merge.user_id in known
+
     def forget_user(self, user_id: str) -> None:
         """Raises `Unavailable`: nothing is changed."""
         self._truth.forget_user(user_id, current_headers())
+
+    def forget_merge(self, key: str) -> None:
+        """Raises as `forget_user` does."""
+        self._spool.put([Message(Topic.USERS, key, b"", current_headers())])
 
     def once(
         self,

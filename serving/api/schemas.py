@@ -130,6 +130,14 @@ class UserEntries(BaseModel):
     users: list[UserEntry] = Field(min_length=1)
 
 
+class MergeBody(BaseModel):
+    """An id whose history belongs to the user from now on, too: a visitor has logged in."""
+
+    model_config = ConfigDict(extra="forbid") | _example(**{"from": "anon-123"})
+
+    merged: Id = Field(alias="from", description="the other id, as of the visitor before the log-in")
+
+
 class VisitLine(ItemLine):
     """One entry of a user's history."""
 
@@ -157,6 +165,7 @@ class UserSummary(BaseModel):
     attributes: dict[str, str] | None = Field(
         None, description="static attributes that were put; null: none were, so an import's are the latest"
     )
+    merged: list[Id] = Field([], description="other ids whose history is the user's, too")
 
 
 class BundleInfo(BaseModel):

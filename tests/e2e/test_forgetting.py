@@ -19,11 +19,13 @@ from infra.local.memory_kafka import MemoryKafka
 from infra.local.redis import Persistence, RedisServer
 from infra.loop import serve
 from recsys.contracts.events import Event
+from recsys.contracts.merges import UserMerge
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Topic
 from recsys.datasets.importer import import_dataset
 from recsys.datasets.opening import open_dataset
 from recsys.kafka_connection import KafkaConnection
 from recsys.lake.lake import IMPRESSIONS, days, read_day, read_events, write_parquet
+from recsys.lake.merges import read_merges
 from recsys.store.redis_client import connect
 from streaming.log import KafkaSink, KafkaSource
 from streaming.log.dead_letter import read_dead_letters
@@ -34,6 +36,7 @@ from tests.training.features.feature_rows import event_rows
 from training.features.sequences import sequences
 
 BY_COMMAND, BY_REQUEST, OTHER = USERS = "somebody-77", "somebody-78", "neighbour-88"
+ANON = dict(zip(USERS, ("somebody-anon-77", "somebody-anon-78", "neighbour-anon-88"), strict=True))
 WHO = "somebody-"
 AHEAD = 40 * MS_PER_MINUTE  # of a clock; more than the default allows
 ITEM = tiny_items()[0].item_id
@@ -71,11 +74,14 @@ def test_the_id_is_nowhere_after_forgetting_and_compaction(tmp_path: Path) -> No
             with httpx.Client(base_url=api.url, timeout=30) as client:
                 for user in USERS:
                     be_known(client, kafka.connection, tmp_path, home, user, now)
-                wait_for(lambda: _archived(home) >= 6, "events in the lake")
+                wait_for(lambda: _archived(home) >= 9, "events in the lake")
                 wait_for(lambda: len(list(read_dead_letters(source))) == 3, "the dead letters")
                 for user in USERS:
                     wait_for(lambda user=user: client.get(f"/v1/users/{user}").json()["seen"], user)  # type: ignore[misc]
                 wait_for(lambda: bool(days(home / "lake", IMPRESSIONS)), "impressions in the lake")
+                for user in USERS:  # what the visitor did before the log-in is in the user's history
+                    wait_for(lambda user=user: client.get(f"/v1/users/{user}").json()["seen"] == 3, "merge")  # type: ignore[misc]
+                wait_for(lambda: len(read_merges(home / "lake")) == 3, "merges in the lake")
                 learn(home)
                 keys = keys_with(redis.url, OTHER)
                 assert len(files_with(home / "lake", WHO)) >= 5
@@ -83,7 +89,8 @@ def test_the_id_is_nowhere_after_forgetting_and_compaction(tmp_path: Path) -> No
 
                 assert client.delete(f"/v1/users/{BY_REQUEST}").status_code == 204
                 children.run("users", "forget", BY_COMMAND)
-                wait_for(lambda: _buried(source) == {BY_COMMAND, BY_REQUEST}, "the tombstones")
+                buried = {*ids_of(BY_COMMAND), *ids_of(BY_REQUEST)}
+                wait_for(lambda: _buried(source) == buried, "the tombstones")
             children.stop("api")
             children.stop("archive")  # what it has read is in the lake
             children.run("stream", "compact")
@@ -109,12 +116,26 @@ def be_known(
     events = [Event(f"{user}-{at}", EventType.CLICK, user, ITEM, now + at).to_dict() for at in (0, AHEAD)]
     sent = client.post("/v1/events", json={"events": events}, headers=again)
     assert sent.status_code == 202, sent.text
+    anonymous = Event(f"{user}-anon", EventType.CLICK, ANON[user], ITEM, now - 1).to_dict()
+    assert client.post("/v1/events", json=anonymous).status_code == 202
+    merge = UserMerge(ANON[user], user, now)
+    if user == BY_COMMAND:  # any producer may
+        with closing(KafkaSink(kafka, 2)) as sink:
+            sink.append(Topic.USERS, merge.key, msgspec.json.encode(merge.to_dict()))
+    else:
+        merged = client.post(f"/v1/users/{user}/merge", json={"from": ANON[user]}, headers=again)
+        assert merged.status_code == 202, merged.text
     bad = client.post("/v1/events", json={"events": [events[0] | {"type": "no such type"}]})
     assert bad.status_code >= 400 or bad.json()["rejected"]
     with closing(KafkaSink(kafka, 2)) as sink:
         sink.append(Topic.EVENTS, user, msgspec.json.encode(events[0] | {"type": "no such type"}))
     rows = [f"{user},x,{now - MS_PER_DAY},1,,", f"{user},x,soon,1,,"]
     import_dataset(open_dataset(samples.table(folder / f"table-{USERS.index(user)}", rows)), home / "lake")
+
+
+def ids_of(user: str) -> tuple[str, str, str]:
+    """The keys of the topic `users` that name the user."""
+    return user, ANON[user], UserMerge(ANON[user], user, 0).key
 
 
 def learn(home: Path) -> None:

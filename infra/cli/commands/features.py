@@ -140,6 +140,8 @@ def backfill_(
     Example: recsys features backfill --namespace recsys-2
     """
     from infra.local.services import connected
+    from recsys.features.definitions import FEATURES
+    from recsys.lake.merges import read_merges
     from recsys.store.backfill import Covered
     from recsys.store.redis import RedisFeatureStore
     from streaming.lake_writer.commit import Place, exclusive, read_checkpoint
@@ -168,6 +170,8 @@ def backfill_(
             if not name.startswith((f"{Topic.ITEMS}/", f"{Topic.USERS}/"))
         ]
         loaded = load_state(spark, job, read, open_store, settings.partitions, dedupe_ms)
+    with closing(open_store(FEATURES)) as store:
+        store.merge_users(read_merges(settings.lake))
     print_mapping(f"backfilled {namespace}", asdict(loaded), as_json)
     console.print(f"next: restart workers and the API with RECSYS_REDIS_NAMESPACE={namespace}")
 

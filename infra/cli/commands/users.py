@@ -1,19 +1,49 @@
-"""`recsys users`: forget a user."""
+"""`recsys users`: merge an id into a user, forget a user."""
 
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infra.terminal import JsonFlag, print_mapping
 from serving.settings import ServingSettings
 
-app = typer.Typer(no_args_is_help=True, help="Forget users.")
+if TYPE_CHECKING:
+    from recsys.store.redis import RedisFeatureStore
+
+app = typer.Typer(no_args_is_help=True, help="Merge and forget users.")
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `users` a group while it has one command."""
+@app.command()
+def merge(
+    merged: Annotated[str, typer.Argument(help="The id that belongs to the user from now on.")],
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Let the history of another id belong to a user, as of now: a visitor has logged in.
+
+    Nothing is copied. The user's lists, and the examples of later trainings, know both histories, also of what arrives
+    late. An id belongs to the first user that it was merged into.
+
+    Example: recsys users merge anon-123 42
+    """
+    import msgspec
+
+    from infra.local.services import connected
+    from recsys.contracts.merges import UserMerge, linked_members, parse_user_merge
+    from recsys.contracts.types import Topic
+    from recsys.simulation.clock import clock_of
+    from streaming.log import KafkaSink
+
+    settings = connected(ServingSettings())
+    asked = parse_user_merge(UserMerge(merged, user, clock_of(settings.clock)()).to_dict())
+    with closing(_store(settings)) as store:
+        if asked.user_id not in linked_members(asked.into, store.links):
+            with closing(KafkaSink(settings.kafka, settings.partitions)) as sink:
+                sink.append(Topic.USERS, asked.key, msgspec.json.encode(asked.to_dict()))
+        store.merge_users([asked])
+        counts = asked.user_id in linked_members(asked.into, store.links)
+    print_mapping("merged", {"counts": counts}, as_json)
 
 
 @app.command()
@@ -22,7 +52,8 @@ def forget(
     as_json: JsonFlag = False,
 ) -> None:
     """Delete a user's state and its nightly snapshot from Redis, the user's row from the database where
-    RECSYS_DATABASE_URL names one, and mark the user as forgotten in log and lake.
+    RECSYS_DATABASE_URL names one, and mark the user as forgotten in log and lake. The same for ids that were merged
+    into the user.
 
     `recsys stream compact` then removes the user's rows from the lake.
 
@@ -33,20 +64,11 @@ def forget(
     """
     from infra.local.services import connected
     from recsys.contracts.types import Topic
-    from recsys.features.definitions import FEATURES
     from recsys.simulation.clock import clock_of
-    from recsys.store.base import StoreConfig
     from recsys.store.forgetting import forget as forget_user
-    from recsys.store.redis import RedisFeatureStore
     from streaming.log import KafkaSink
 
     settings = connected(ServingSettings())
-    store = RedisFeatureStore(
-        settings.redis_url.get_secret_value(),
-        FEATURES,
-        StoreConfig(settings.partitions),
-        settings.redis_namespace,
-    )
 
     def bury(user_id: str) -> None:
         if settings.database_url:
@@ -55,10 +77,22 @@ def forget(
             with closing(CatalogueDatabase.of(settings)) as database:
                 database.forget_user(user_id)
             return
-        with closing(KafkaSink(settings.kafka, settings.partitions)) as sink:
-            sink.append(Topic.USERS, user_id, b"")
+        bury_in_log(user_id)
 
-    with closing(store):
+    def bury_in_log(key: str) -> None:
+        sink.append(Topic.USERS, key, b"")
+        sink.flush()
+
+    with closing(_store(settings)) as store, closing(KafkaSink(settings.kafka, settings.partitions)) as sink:
         now_ms = clock_of(settings.clock)()
-        had_state = forget_user(store, settings.lake, bury, user, now_ms, settings.time_rules)
+        had_state = forget_user(store, settings.lake, bury, bury_in_log, user, now_ms, settings.time_rules)
     print_mapping("forgotten", {"had_state": had_state}, as_json)
+
+
+def _store(settings: ServingSettings) -> "RedisFeatureStore":
+    from recsys.features.definitions import FEATURES
+    from recsys.store.base import StoreConfig
+    from recsys.store.redis import RedisFeatureStore
+
+    url, config = settings.redis_url.get_secret_value(), StoreConfig(settings.partitions)
+    return RedisFeatureStore(url, FEATURES, config, settings.redis_namespace)

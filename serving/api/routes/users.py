@@ -1,4 +1,4 @@
-"""Users: their static attributes, what the platform holds of one, and forgetting it."""
+"""Users: their static attributes, merging an id into a user, what the platform holds of one, and forgetting it."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from recsys.contracts.changes import UserChange
+from recsys.contracts.merges import UserMerge, linked_members
 from recsys.contracts.state import Visit
 from recsys.contracts.types import User
 from recsys.features.definitions import DISLIKED_VISITS, ENGAGED_VISITS, SEEN_VISITS
@@ -26,7 +27,16 @@ from serving.api.dependencies import (
     Writer,
 )
 from serving.api.idempotency import Attempt
-from serving.api.schemas import Id, Stored, UserBody, UserEntries, UserEntry, UserSummary, VisitLine
+from serving.api.schemas import (
+    Id,
+    MergeBody,
+    Stored,
+    UserBody,
+    UserEntries,
+    UserEntry,
+    UserSummary,
+    VisitLine,
+)
 from serving.api.security import Caller
 from serving.engine.runtime import Runtime
 
@@ -63,6 +73,7 @@ def user(store: Store, host: Host, user_id: UserId) -> UserSummary:
         seen=sum(len(state.histories.get(history.name, [])) for history in (SEEN_VISITS, DISLIKED_VISITS)),
         cells=len(state.cells),
         attributes=None if state.attributes is None else dict(state.attributes),
+        merged=linked_members(user_id, store.links)[1:],
     )
 
 
@@ -96,6 +107,21 @@ def put_users(
     return put(*sent, idempotency_key)
 
 
+@router.post("/v1/users/{user_id:path}/merge", status_code=202, response_model=Stored)
+def merge_user(
+    changes: Changes, caller: Writer, user_id: UserId, body: MergeBody, idempotency_key: IdempotencyKey = ""
+) -> Response:
+    """Let the history of another id belong to the user, as of now: what it did and what arrives of it later. The user's
+    next request sees it. An id belongs to the first user that it was merged into: 409 for another."""
+
+    def merge(attempt: Attempt) -> int:
+        changes.accept_merge(UserMerge(body.merged, user_id, attempt.now_ms))
+        return 1
+
+    pair = msgspec.json.encode([body.merged, user_id])
+    return changes.store_once(caller.name, idempotency_key, "merge users", pair, merge)
+
+
 @router.delete("/v1/users/{user_id:path}", status_code=204)
 def forget(
     request: Request,
@@ -106,11 +132,12 @@ def forget(
     now_ms: Clock,
     user_id: UserId,
 ) -> Response:
-    """Remove everything that the online store holds of a user, last night's document too, and mark the lake: `recsys
-    stream compact` removes the rows. Doing it again is no error."""
+    """Remove everything that the online store holds of a user and of the ids merged into it, last night's document too,
+    and mark the lake: `recsys stream compact` removes the rows. Doing it again is no error."""
     # the id itself is to be forgotten
     audit(request, caller, "forget user", user_sha256=user_digest(user_id))
-    forget_user(store, settings.lake, changes.forget_user, user_id, now_ms(), settings.time_rules)
+    bury = changes.forget_user, changes.forget_merge
+    forget_user(store, settings.lake, *bury, user_id, now_ms(), settings.time_rules)
     return Response(status_code=204)
 
 

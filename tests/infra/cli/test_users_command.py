@@ -1,6 +1,7 @@
-"""`recsys users forget`: gone from Redis at once, from the lake with the next compaction."""
+"""`recsys users`: merged at once; forgotten, gone from Redis at once, from the lake with the next compaction."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from infra.cli.commands.users import app
 from infra.local.memory_kafka import MemoryKafka
 from recsys.contracts.events import Event
+from recsys.contracts.merges import Links, UserMerge
 from recsys.contracts.state import EntityState
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Topic
 from recsys.features.definitions import FEATURES
@@ -19,9 +21,10 @@ from recsys.store.base import Batch, StoreConfig
 from recsys.store.nightly import NightlyStore
 from recsys.store.redis import RedisFeatureStore
 from streaming.lake_writer.compact import compact
+from streaming.log import KafkaSource
 
 T0 = 1_700_000_000_000
-CLICKS = [Event(f"e{n}", EventType.CLICK, user, "i", T0 + n) for n, user in enumerate(["u", "v", "u"])]
+CLICKS = [Event(f"e{n}", EventType.CLICK, user, "i", T0 + n) for n, user in enumerate(["u", "v", "anon"])]
 
 
 @pytest.mark.redis
@@ -51,11 +54,31 @@ def test_every_trace_of_the_user_is_deleted(
     later = T0 + MS_PER_DAY
     write_clock(tmp_path / CLOCK_FILE, WorldClock(wall_ms=1, world_ms=later, speed=0, until_ms=later))
 
+    merged = CliRunner().invoke(app, ["merge", "anon", "u", "--json"], catch_exceptions=False)
+    assert json.loads(merged.stdout)["counts"] is True
+    assert [visit.event_id for visit in store.user("u").histories["seen"]] == ["e0", "e2"]
+    taken = CliRunner().invoke(app, ["merge", "anon", "v", "--json"], catch_exceptions=False)
+    assert json.loads(taken.stdout)["counts"] is False
+
     done = CliRunner().invoke(app, ["forget", "u", "--json"], catch_exceptions=False)
     assert json.loads(done.stdout)["had_state"] is True
-    assert forgotten_users(tmp_path / "lake") == {user_digest("u"): later + 7 * MS_PER_MINUTE}, (
+    until_ms = later + 7 * MS_PER_MINUTE
+    assert forgotten_users(tmp_path / "lake") == {user_digest(id_): until_ms for id_ in ("anon", "u")}, (
         "in the world's time; clocks may be ahead"
     )
+    with closing(KafkaSource(kafka_broker.connection)) as source:
+        source.seek(Topic.USERS, 0, 0)
+        records = source.poll(1.0, 10)
+    keys = [UserMerge("anon", user, 0).key for user in "uv"]
+    assert [(record.key, record.tombstone) for record in records] == [
+        (keys[0], False),
+        (keys[1], False),
+        ("anon", True),
+        ("u", True),
+        (keys[0], True),
+        (keys[1], True),
+    ]
+    assert store.links("v") == Links()
     assert store.user("u") == EntityState()
     assert store.user("v").cells
     assert nightly.user("u") == EntityState()

@@ -10,6 +10,7 @@ import pytest
 from recsys.bundle import current_version
 from recsys.contracts.changes import parse_item_change, parse_user_change
 from recsys.contracts.errors import Unavailable
+from recsys.contracts.merges import UserMerge
 from recsys.contracts.types import MS_PER_MINUTE, Topic
 from recsys.lake.forget import forgotten_users, user_digest
 from serving.api import schemas
@@ -153,6 +154,48 @@ def test_many_users_are_limited_and_a_key_makes_one_effect(make_api: Callable[..
         "/v1/users/u2", json={"attributes": {"age": "1"}}, headers={"idempotency-key": "k"}
     )
     assert other.status_code == 422
+
+
+def test_a_visitor_who_logs_in_has_one_history(make_api: Callable[..., Api]) -> None:
+    api = make_api(result_cache_ms=60_000)
+
+    def shown() -> set[str]:
+        answer = api.client.post("/v1/recommendations", json={"user_id": "u1", "k": 50}).json()
+        return {line["item_id"] for line in answer["items"]}
+
+    api.apply([click("item-003"), click("item-004", "anon")])
+    assert "item-004" in shown()
+    for _ in range(2):
+        merged = api.client.post("/v1/users/u1/merge", json={"from": "anon"})
+        assert (merged.status_code, merged.json()) == (202, {"stored": 1})
+    assert "item-004" not in shown(), "seen before the log-in; the cached list is outdated"
+    api.apply([click("item-005", "anon", at=NOW_MS - 1)])
+    assert not {"item-004", "item-005"} & shown()
+    user = api.client.get("/v1/users/u1").json()
+    assert (user["merged"], user["seen"]) == (["anon"], 3)
+    assert api.client.get("/v1/users/anon").json()["seen"] == 2
+    assert api.logged(Topic.USERS) == [UserMerge("anon", "u1", NOW_MS).to_dict()], "once is enough"
+
+    other = api.client.post("/v1/users/u2/merge", json={"from": "anon"})
+    assert other.status_code == 409
+    assert "new id" in other.json()["detail"]
+    for n in range(15):
+        assert api.client.post("/v1/users/u1/merge", json={"from": f"anon-{n}"}).status_code == 202
+    assert api.client.post("/v1/users/u1/merge", json={"from": "one-more"}).status_code == 409
+    assert api.client.post("/v1/users/u1/merge", json={"from": "u1"}).status_code == 422
+    assert api.client.post("/v1/users/u1/merge", json={"merged": "a"}).status_code == 422
+
+    assert api.client.delete("/v1/users/u1").status_code == 204
+    assert api.client.get("/v1/users/anon").json()["known"] is False
+    api.logged(Topic.USERS)
+    buried = {record.key for record in api.sink.taken if record.topic == Topic.USERS and not record.value}
+    assert {"u1", "anon", "anon-0", UserMerge("anon", "u1", 0).key} <= buried
+
+
+def test_while_redis_is_away_a_merge_goes_to_the_log(api: Api) -> None:
+    api.store.up = False
+    assert api.client.post("/v1/users/u1/merge", json={"from": "anon"}).status_code == 202
+    assert api.logged(Topic.USERS) == [UserMerge("anon", "u1", NOW_MS).to_dict()]
 
 
 def test_routes_that_need_redis_say_so_when_it_is_away(api: Api) -> None:

@@ -124,8 +124,9 @@ def test_every_id_travels_in_a_path(api: Api, client: Client) -> None:
         client.put_items([Item(raw, created_ms=1)])
         assert dict(api.store.inner.catalogue([id_])) == {id_: Item(id_, created_ms=1)}
         client.put_user(User(raw, {"age": "31"}))
+        client.merge_user(raw, merged := f"anon-{IDS.index(raw)}")
         user = client.user(raw)
-        assert (user["user_id"], user["attributes"]) == (id_, {"age": "31"})
+        assert (user["user_id"], user["attributes"], user["merged"]) == (id_, {"age": "31"}, [merged])
         client.delete_item(raw)
         assert dict(api.store.inner.catalogue([id_]))[id_] is None
         client.forget_user(raw)

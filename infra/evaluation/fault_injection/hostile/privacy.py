@@ -25,10 +25,15 @@ def events_under_way(home: Path) -> str:
         _send(rig, [_click(now_ms - 1)])
         rig.stop_worker(worker)
         _send(rig, [_click(now_ms), _click(now_ms + 4 * MS_PER_MINUTE)], wait=False)
+
+        def bury(key: str) -> None:
+            rig.sink.append(Topic.USERS, key, b"")
+
         had = forget(
             rig.store,
             home / "lake",
-            lambda user: rig.sink.append(Topic.USERS, user, b""),
+            bury,
+            bury,
             _USER,
             time.time_ns() // 1_000_000,
             TimeRules(),
