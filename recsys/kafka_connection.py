@@ -1,7 +1,7 @@
 """How Kafka is reached: addresses, security protocol and credentials, as one value that every client is made from."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -35,7 +35,9 @@ class SaslMechanism(StrEnum):
 @dataclass(frozen=True, slots=True)
 class KafkaConnection:
     """`bootstrap`: host:port of some brokers, separated by commas. The other fields: see the settings `RECSYS_KAFKA_*`.
-    Files are read when a client is made; `token_file` each time that it authenticates."""
+    Files are read when a client is made; `token_file` each time that it authenticates.
+
+    `topic_prefix` is part of every name in Kafka, and of none elsewhere: only `streaming.log` knows of it."""
 
     bootstrap: str
     security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
@@ -48,11 +50,24 @@ class KafkaConnection:
     certificate_file: Path | None = None
     key_file: Path | None = None
     key_password: SecretStr = _NONE
+    topic_prefix: str = ""
+
+    def in_kafka(self, name: str) -> str:
+        """What a topic, or a consumer group, is called there.
+
+        >>> KafkaConnection("", topic_prefix="shop-a.").in_kafka("events")
+        'shop-a.events'
+        """
+        return f"{self.topic_prefix}{name}"
+
+    def named(self, topic: str) -> str:
+        """The inverse of `in_kafka`."""
+        return topic.removeprefix(self.topic_prefix)
 
     def problems(self) -> Iterator[str]:
         """What does not fit together, and what to set. Nothing is asked of the files: they may come later."""
         protocol, mechanism = self.security_protocol, self.sasl_mechanism
-        if not self.bootstrap and self != KafkaConnection(""):
+        if not self.bootstrap and replace(self, topic_prefix="") != KafkaConnection(""):
             yield "RECSYS_KAFKA_* is set for a Kafka without an address: set RECSYS_KAFKA_BOOTSTRAP"
         if protocol.has_sasl and mechanism is None:
             yield f"{protocol} needs RECSYS_KAFKA_SASL_MECHANISM: {', '.join(SaslMechanism)}"

@@ -75,6 +75,13 @@ class Settings(BaseSettings):
         description="Folder with the jars of Apache Kafka for the local broker; empty: of `KAFKA_HOME`, else from Maven"
         " Central, once.",
     )
+    kafka_topic_prefix: str = Field(
+        "",
+        max_length=100,
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="Before the name of every topic and consumer group, such as `shop-a.`: separates several systems on"
+        " one Kafka.",
+    )
     kafka_security_protocol: SecurityProtocol = Field(
         SecurityProtocol.PLAINTEXT, description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
     )
@@ -166,6 +173,7 @@ class Settings(BaseSettings):
             certificate_file=self.kafka_certificate_file,
             key_file=self.kafka_key_file,
             key_password=self.kafka_key_password,
+            topic_prefix=self.kafka_topic_prefix,
         )
 
     @property

@@ -103,8 +103,9 @@ def _allow(servers: Sequence[RedisServer], url: str, namespace: str) -> str:
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[KafkaConnection]:
-    """The shared broker. Tests use topics from `new_topic`, not the project's own."""
-    with MemoryKafka() as broker:
+    """The shared broker. Tests use topics from `new_topic`, not the project's own. In Kafka their names have a prefix,
+    as with RECSYS_KAFKA_TOPIC_PREFIX."""
+    with MemoryKafka(topic_prefix="tests.") as broker:
         yield broker.connection
 
 

@@ -64,6 +64,7 @@ class StreamRig:
             "RECSYS_REDIS_URL": self.redis.url,
             "RECSYS_REDIS_NAMESPACE": namespace,
             "RECSYS_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+            "RECSYS_KAFKA_TOPIC_PREFIX": self.kafka.connection.topic_prefix,
             "RECSYS_PARTITIONS": str(PARTITIONS),
             "RECSYS_HOME": str(self.home),
             **self._environ,

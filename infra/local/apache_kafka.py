@@ -33,6 +33,7 @@ class ApacheKafka(KafkaBroker):
         options: Mapping[str, str] | None = None,
         cluster_id: str = "",
         rules: TopicRules | None = None,
+        topic_prefix: str = "",
     ) -> None:
         """`options`: more of the node's properties, or others than those here. `cluster_id`: the same for the nodes of
         one cluster; empty: a new one.
@@ -41,7 +42,7 @@ class ApacheKafka(KafkaBroker):
             InvalidConfig, Unavailable: as `kafka_jars`.
         """
         self._classpath = f"{kafka_jars(jars)}/*"
-        super().__init__(data, partitions, port, rules)
+        super().__init__(data, partitions, port, rules, topic_prefix)
         self._options = options or {}
         self._cluster_id = cluster_id or new_cluster_id()
 

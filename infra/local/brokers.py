@@ -17,6 +17,8 @@ def local_kafka(
         InvalidConfig, Unavailable: Apache Kafka is asked for, and its jars are not found.
     """
     settings = settings or Settings()
+    prefix = settings.kafka_topic_prefix
     if settings.local_kafka is LocalKafka.APACHE:
-        return ApacheKafka(data, partitions, port, settings.kafka_jars, rules=settings.topic_rules)
-    return MemoryKafka(data, partitions, port)
+        rules = settings.topic_rules
+        return ApacheKafka(data, partitions, port, settings.kafka_jars, rules=rules, topic_prefix=prefix)
+    return MemoryKafka(data, partitions, port, topic_prefix=prefix)

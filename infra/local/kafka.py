@@ -11,7 +11,8 @@ from streaming.log import create_topics, reachable
 
 
 class KafkaBroker(EmbeddedServer):
-    """One broker. `partitions`: of each topic of the project; `rules`: how new ones are made."""
+    """One broker. `partitions`: of each topic of the project; `rules`: how new ones are made; `topic_prefix`: before
+    their names."""
 
     name = "kafka"
 
@@ -21,8 +22,10 @@ class KafkaBroker(EmbeddedServer):
         partitions: int = 4,
         port: int = 0,
         rules: TopicRules | None = None,
+        topic_prefix: str = "",
     ) -> None:
         super().__init__(data, port)
+        self._topic_prefix = topic_prefix
         self._partitions = partitions
         self._rules = rules
 
@@ -32,7 +35,7 @@ class KafkaBroker(EmbeddedServer):
 
     @property
     def connection(self) -> KafkaConnection:
-        return KafkaConnection(self.bootstrap)
+        return KafkaConnection(self.bootstrap, topic_prefix=self._topic_prefix)
 
     def ready(self) -> bool:
         return reachable(self.connection)

@@ -170,7 +170,8 @@ class KafkaSink:
         if producer is None:
             return record
         try:
-            future = producer.send(record.topic, record.value or None, record.key.encode(), record.headers)
+            topic = self._kafka.in_kafka(record.topic)
+            future = producer.send(topic, record.value or None, record.key.encode(), record.headers)
         except KafkaError as error:
             raise Unavailable(f"Kafka at {self._kafka.bootstrap}, topic {record.topic}: {error}") from error
         future.add_errback(lambda error: self._on_failure(producer, error))

@@ -51,7 +51,7 @@ class KafkaSource:
             self._consumer = self._new_consumer(**options)
             self._in_memory = is_memory_kafka(self._consumer)
             self._end_of = FetchedEnds(self._new_consumer) if self._in_memory else self._listed_end
-            self._stops = Stops(self._consumer, self._new_consumer)
+            self._stops = Stops(kafka, self._consumer, self._new_consumer)
             self._admin = self._open.enter_context(connect(kafka))
             self._asker = self._open.enter_context(ThreadPoolExecutor(1, "log-identity"))
             self._open = self._open.pop_all()
@@ -86,14 +86,14 @@ class KafkaSource:
     def seek(self, topic: str, partition: int, offset: int) -> None:
         if topic not in self._log_ids:
             self.log_id(topic)
-        where = TopicPartition(str(topic), partition)
+        where = self._where(topic, partition)
         if where not in self._consumer.assignment():
             self._consumer.assign([*self._consumer.assignment(), where])
         self._consumer.seek(where, offset)
         self._stops.forget(where)
 
     def unseek(self, topic: str, partition: int) -> None:
-        gone = TopicPartition(str(topic), partition)
+        gone = self._where(topic, partition)
         self._stops.forget(gone)
         self._consumer.assign([where for where in self._consumer.assignment() if where != gone])
 
@@ -116,7 +116,7 @@ class KafkaSource:
                     self._stops.forget(where)
                 if broken is not None:
                     self._stops.stop(where, broken)
-                records += [_record(raw, now_ms) for raw in batch]
+                records += [_record(raw, self._kafka.named(raw.topic), now_ms) for raw in batch]
             return records + self._stops.passed(self._log_ids)
 
     def gaps(self) -> list[Gap]:
@@ -129,7 +129,13 @@ class KafkaSource:
     def held_back(self) -> list[HeldBack]:
         now = time.monotonic()
         return [
-            HeldBack(where.topic, where.partition, stable.offset, stable.held_back, now - stable.since)
+            HeldBack(
+                self._kafka.named(where.topic),
+                where.partition,
+                stable.offset,
+                stable.held_back,
+                now - stable.since,
+            )
             for where, stable in self._stable()
             if stable.held_back and now - stable.since >= HELD_BACK_S
         ]
@@ -138,22 +144,22 @@ class KafkaSource:
         """What holds its partitions back, by name: asked of the brokers, for `recsys status`."""
         if self._in_memory:  # it has none
             return []
-        partitions = [TopicPartition(str(topic), number) for number in range(self.partitions(topic))]
+        partitions = [self._where(topic, number) for number in range(self.partitions(topic))]
         with kafka_errors(self._kafka):
             return open_transactions(self._admin, partitions)
 
     def position(self, topic: str, partition: int) -> int:
         """Not `KafkaConsumer.position`, which may ask the brokers, and wait for them."""
-        where = TopicPartition(str(topic), partition)
+        where = self._where(topic, partition)
         return int(self._consumer._subscription.assignment[where].position.offset)
 
     def end_offset(self, topic: str, partition: int) -> int:
         with kafka_errors(self._kafka):
-            return self._end_of(TopicPartition(str(topic), partition))
+            return self._end_of(self._where(topic, partition))
 
     def lag(self, topic: str, partition: int) -> int | None:
         """Number of unread records at the last fetch; None before the first."""
-        where = TopicPartition(str(topic), partition)
+        where = self._where(topic, partition)
         is_assigned = self._consumer._subscription.is_assigned(where)
         stable = self._consumer._fetcher.stable.get(where) if is_assigned else None
         return None if stable is None else max(0, stable.offset - self.position(topic, partition))
@@ -166,15 +172,15 @@ class KafkaSource:
         changed = {where: offset for where, offset in offsets.items() if self._committed.get(where) != offset}
         if changed:
             self._consumer.commit_async(
-                {
-                    TopicPartition(*where): OffsetAndMetadata(offset, "", -1)
-                    for where, offset in changed.items()
-                }
+                {self._where(*where): OffsetAndMetadata(offset, "", -1) for where, offset in changed.items()}
             )
             self._committed |= changed
 
     def close(self) -> None:
         self._open.close()
+
+    def _where(self, topic: str, partition: int) -> TopicPartition:
+        return TopicPartition(self._kafka.in_kafka(topic), partition)
 
     def _pass_gap(self, gone: Mapping[TopicPartition, int]) -> None:
         """Continue at the oldest records. Offset 0 asks for that; any other one that is `gone` is a gap.
@@ -187,7 +193,11 @@ class KafkaSource:
                     "lost acknowledged records (an unclean leader election, an older backup); rebuild the store in "
                     "another namespace: `recsys features backfill`"
                 )
-        gaps = [Gap(w.topic, w.partition, offset, oldest[w]) for w, offset in gone.items() if offset]
+        gaps = [
+            Gap(self._kafka.named(w.topic), w.partition, offset, oldest[w])
+            for w, offset in gone.items()
+            if offset
+        ]
         if gaps and not self._accept_gap:
             raise InvalidData(
                 f"Kafka has deleted records before they were read: {', '.join(map(str, gaps))}; its retention must "
@@ -202,6 +212,8 @@ class KafkaSource:
 
     def _new_consumer(self, **options: Any) -> Any:
         with kafka_errors(self._kafka):
+            if group := options.get("group_id"):
+                options["group_id"] = self._kafka.in_kafka(group)
             consumer = KafkaConsumer(
                 enable_auto_commit=False,
                 auto_offset_reset="none",
@@ -228,7 +240,7 @@ class KafkaSource:
     def _describe(self, *topics: str) -> list[Any]:
         """In one request, since it is asked once a second."""
         with kafka_errors(self._kafka):
-            found = list(self._admin.describe_topics([str(topic) for topic in topics]))
+            found = list(self._admin.describe_topics([self._kafka.in_kafka(topic) for topic in topics]))
         for topic in found:
             if topic["error_code"]:
                 name = topic["name"]
@@ -253,7 +265,7 @@ class KafkaSource:
     def _changed(self, log_ids: Mapping[str, str], counts: Mapping[str, int]) -> str:
         """How the first topic that has changed did; empty: none has."""
         for found in self._describe(*log_ids) if log_ids else ():
-            topic = found["name"]
+            topic = self._kafka.named(found["name"])
             if str(found["topic_id"]) != log_ids[topic]:
                 return f"topic {topic} was deleted and created again"
             if (count := len(found["partitions"])) != counts[topic]:
@@ -280,10 +292,10 @@ def find_unreadable(source: EventSource, topic: str, partition: int, offset: int
     raise Unavailable(f"{where} gave neither a record nor an error at offset {offset}; try again")
 
 
-def _record(raw: Any, now_ms: int) -> Record:
+def _record(raw: Any, topic: str, now_ms: int) -> Record:
     """Convert a record. With producer timestamps, the append time is capped at the time of reading."""
     return Record(
-        topic=raw.topic,
+        topic=topic,
         partition=raw.partition,
         offset=raw.offset,
         key=raw.key.decode(errors="replace") if raw.key else "",

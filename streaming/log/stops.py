@@ -12,6 +12,7 @@ from kafka.errors import KafkaError
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.event_log import Record, Unreadable
 from recsys.contracts.types import Topic
+from recsys.kafka_connection import KafkaConnection
 from streaming.log.dead_letter import FIRST, LOG_ID, NEXT, REASON, UNREADABLE, number
 from streaming.log.fetcher import Broken
 
@@ -37,12 +38,13 @@ class _Order(NamedTuple):
 class Stops:
     """The stopped partitions of one consumer."""
 
-    def __init__(self, consumer: Any, connect: Callable[[], Any]) -> None:
+    def __init__(self, kafka: KafkaConnection, consumer: Any, connect: Callable[[], Any]) -> None:
         """`connect`: another consumer, for the dead letters; called when there is a stopped partition."""
+        self._kafka = kafka
         self._consumer = consumer
         self._connect = connect
         self._letters: Any = None
-        self._orders: dict[TopicPartition, list[_Order]] = {}
+        self._orders: dict[tuple[str, int], list[_Order]] = {}  # by topic and partition
         self._stopped: dict[TopicPartition, _Stopped] = {}
 
     def all(self) -> list[Unreadable]:
@@ -51,8 +53,9 @@ class Stops:
     def stop(self, where: TopicPartition, broken: Broken) -> None:
         """Pause the partition. The other partitions do not notice."""
         self._consumer.pause(where)
+        topic = self._kafka.named(where.topic)
         found = Unreadable(
-            where.topic, where.partition, broken.offset, broken.next_offset, broken.reason, broken.batch
+            topic, where.partition, broken.offset, broken.next_offset, broken.reason, broken.batch
         )
         known = self._stopped.get(where)
         if known is None or known.found.offset != found.offset:
@@ -74,7 +77,7 @@ class Stops:
             self._read_orders()
         records = []
         for where, (found, retry_at) in list(self._stopped.items()):
-            order = self._order(found, log_ids.get(where.topic, ""))
+            order = self._order(found, log_ids.get(found.topic, ""))
             if order is not None:
                 _log.warning("skipped a batch that cannot be read", reason=str(found), next_offset=order.next)
                 self._consumer.seek(where, order.next)
@@ -85,22 +88,23 @@ class Stops:
         return records
 
     def _order(self, found: Unreadable, log_id: str) -> _Order | None:
-        orders = self._orders.get(TopicPartition(found.topic, found.partition), ())
+        orders = self._orders.get((found.topic, found.partition), ())
         fits = (o for o in orders if o.log_id == log_id and o.first <= found.offset < o.next)
         return next(fits, None)
 
     def _read_orders(self) -> None:
         if self._letters is None:
             self._letters = self._connect()
-        numbers = self._letters.partitions_for_topic(str(Topic.DEAD_LETTER)) or ()
-        wanted = {TopicPartition(str(Topic.DEAD_LETTER), number) for number in numbers}
+        topic = self._kafka.in_kafka(Topic.DEAD_LETTER)
+        numbers = self._letters.partitions_for_topic(topic) or ()
+        wanted = {TopicPartition(topic, number) for number in numbers}
         if new := wanted - self._letters.assignment():
             self._letters.assign(sorted(wanted))
             self._letters.seek_to_beginning(*new)
         for letters in self._letters.poll(timeout_ms=0, max_records=2_000).values():
             for letter in letters:
                 if not isinstance(letter, Broken) and (order := _parse(letter)) is not None:
-                    where = TopicPartition(order.record.topic, order.record.partition)
+                    where = order.record.topic, order.record.partition
                     self._orders.setdefault(where, []).append(order)
 
 

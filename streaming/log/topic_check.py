@@ -34,16 +34,17 @@ def check_topics(kafka: KafkaConnection, partitions: int, rules: TopicRules) -> 
     with connect(kafka) as admin:
         brokers = len(admin.describe_cluster()["brokers"])
         there = {t["name"]: t for t in admin.describe_topics() if not t["error_code"]}
-        found = [str(topic) for topic in Topic if topic in there]
+        found = [name for name in map(kafka.in_kafka, Topic) if name in there]
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in found]
         configs = admin.describe_configs(resources, config_filter="all").get("topic", {}) if found else {}
     differences: list[Difference] = []
     for topic in Topic:
-        if topic not in there:
-            differences.append(Difference(topic, "topic", "there", "missing", "recsys topics create"))
+        name = kafka.in_kafka(topic)
+        if name not in there:
+            differences.append(Difference(name, "topic", "there", "missing", "recsys topics create"))
             continue
-        values = {name: str(config["value"]) for name, config in configs.get(topic, {}).items()}
-        differences += _differences(topic, there[topic], values, brokers, partitions, rules)
+        values = {key: str(config["value"]) for key, config in configs.get(name, {}).items()}
+        differences += _differences(topic, there[name], values, brokers, partitions, rules)
     return differences
 
 
@@ -51,23 +52,23 @@ def _differences(
     topic: Topic, there: Any, values: Mapping[str, str], brokers: int, partitions: int, rules: TopicRules
 ) -> Iterator[Difference]:
     """`there`: as the admin client describes it. `values`: the topic's settings by name."""
-    count = len(there["partitions"])
+    in_kafka, count = there["name"], len(there["partitions"])
     try:
         check_partitions(topic, count, partitions)
     except InvalidConfig as error:
         todo = str(error).partition(": ")[2]
-        yield Difference(topic, "partitions", str(partitions), str(count), todo)
+        yield Difference(in_kafka, "partitions", str(partitions), str(count), todo)
     replicas = rules.replicas(brokers)
     least = min(len(partition["replica_nodes"]) for partition in there["partitions"])
     if least != replicas:
         todo = f"set RECSYS_KAFKA_REPLICATION={least}, or move replicas with kafka-reassign-partitions.sh"
-        yield Difference(topic, "replicas", str(replicas), str(least), todo)
+        yield Difference(in_kafka, "replicas", str(replicas), str(least), todo)
     for name, wanted in rules.configs(topic, replicas).items():
         value = values.get(name, "")
         if value == wanted or (name in _AT_LEAST and _is_longer(value, wanted)):
             continue
-        todo = f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {name}={wanted}"
-        yield Difference(topic, name, wanted, value, todo)
+        todo = f"kafka-configs.sh --alter --entity-type topics --entity-name {in_kafka} --add-config {name}={wanted}"
+        yield Difference(in_kafka, name, wanted, value, todo)
 
 
 def _is_longer(found: str, wanted: str) -> bool:
@@ -81,23 +82,25 @@ def grow_topics(kafka: KafkaConnection, partitions: int, only_check: bool = Fals
     Raises `Unavailable`: no broker answers, or it refuses.
     Raises `InvalidConfig`: one has more; Kafka cannot take partitions away."""
     with connect(kafka) as admin:
-        before = _counts(admin)
+        before = _counts(admin, kafka)
         for topic, count in before.items():
             if count > partitions:
                 raise InvalidConfig(
                     f"topic {topic} has {count} partitions, which Kafka does not take away: grow to {count} or more"
                 )
-        fewer = {topic: partitions for topic, count in before.items() if count < partitions}
+        fewer = {kafka.in_kafka(topic): partitions for topic, count in before.items() if count < partitions}
         if fewer:
             admin.create_partitions(fewer, validate_only=only_check)
         if fewer and not only_check:
             deadline = time.monotonic() + _VISIBLE_S
-            while min(_counts(admin).values()) < partitions and time.monotonic() < deadline:
+            while min(_counts(admin, kafka).values()) < partitions and time.monotonic() < deadline:
                 time.sleep(0.1)
     return before
 
 
-def _counts(admin: Any) -> dict[str, int]:
+def _counts(admin: Any, kafka: KafkaConnection) -> dict[str, int]:
     """Partitions of the topics that may grow."""
-    topics = admin.describe_topics(list(GROWING))
-    return {topic["name"]: len(topic["partitions"]) for topic in topics if not topic["error_code"]}
+    topics = admin.describe_topics([kafka.in_kafka(topic) for topic in GROWING])
+    return {
+        kafka.named(topic["name"]): len(topic["partitions"]) for topic in topics if not topic["error_code"]
+    }

@@ -39,17 +39,18 @@ def reachable(kafka: KafkaConnection, timeout_s: float = 2.0) -> bool:
 def create_topics(
     kafka: KafkaConnection, topics: Sequence[str], partitions: int, rules: TopicRules | None = None
 ) -> list[str]:
-    """Create the topics that do not exist yet; another process may create them at the same time. Returns which.
+    """Create the topics that do not exist yet; another process may create them at the same time. Returns which, by
+    their names in Kafka.
     Raises `Unavailable`: no broker answers, or it refuses them.
     Raises `InvalidConfig`: a topic has a different number of partitions."""
     rules = rules or TopicRules()
     with connect(kafka) as admin:
         there = _partition_counts(admin)
-        missing = [str(topic) for topic in topics if topic not in there]
+        missing = [topic for topic in topics if kafka.in_kafka(topic) not in there]
         if missing:
             replicas = rules.replicas(len(admin.describe_cluster()["brokers"]))
             new = {
-                topic: {
+                kafka.in_kafka(topic): {
                     "num_partitions": partitions,
                     "replication_factor": replicas,
                     "configs": rules.configs(topic, replicas),
@@ -59,11 +60,11 @@ def create_topics(
             try:
                 admin.create_topics(new, wait_for_metadata=True)
             except TopicAlreadyExistsError:  # one of them; the broker has created the others
-                admin.wait_for_topics(missing)
+                admin.wait_for_topics(list(new))
             there = _partition_counts(admin)
     for topic in topics:
-        check_partitions(topic, there.get(topic, partitions), partitions)
-    return missing
+        check_partitions(topic, there.get(kafka.in_kafka(topic), partitions), partitions)
+    return [kafka.in_kafka(topic) for topic in missing]
 
 
 def never_create_topics(metadata: Any) -> None:

@@ -87,17 +87,18 @@ def main() -> None:
         enable_auto_commit=True,
         auto_commit_interval_ms=1_000,
     )
+    named = settings.kafka.named
     name, shared_at = f"control-{os.getpid()}", -math.inf
     while not stop.is_set():
         if time.monotonic() - shared_at > 1.0:
             shared_at = time.monotonic()
             with contextlib.suppress(Unavailable):
-                _share(store, consumer, name, settings.partitions)
+                _share(store, consumer, name, settings)
         if not consumer.assignment():
             time.sleep(0.1)
             continue
         for records in consumer.poll(timeout_ms=200, max_records=500).values():
-            events = [event for record in records for event in _parse(record.topic, record.value)]
+            events = [e for record in records for e in _parse(named(record.topic), record.value)]
             while not stop.is_set():
                 try:
                     store.add(events)
@@ -108,11 +109,12 @@ def main() -> None:
     store.leave(name)
 
 
-def _share(store: UnguardedStore, consumer: Any, name: str, partitions: int) -> None:
+def _share(store: UnguardedStore, consumer: Any, name: str, settings: StreamSettings) -> None:
     """Share the partitions as our workers do; each continues at Kafka's committed offset."""
     living = store.workers(name, 5_000)
-    numbers = [n for n in range(partitions) if living[n % len(living)] == name]
-    mine = {TopicPartition(str(t), n) for t in (Topic.EVENTS, Topic.IMPRESSIONS) for n in numbers}
+    numbers = [n for n in range(settings.partitions) if living[n % len(living)] == name]
+    topics = map(settings.kafka.in_kafka, (Topic.EVENTS, Topic.IMPRESSIONS))
+    mine = {TopicPartition(topic, n) for topic in topics for n in numbers}
     if mine != consumer.assignment():
         if consumer.assignment():
             consumer.commit()

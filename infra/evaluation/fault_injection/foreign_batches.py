@@ -80,7 +80,8 @@ def append_batch(kafka: KafkaConnection, topic: str, partition: int, raw: bytes 
     broker takes them.
     Raises `Unavailable`: the broker refused them."""
     content = _Topic(
-        name=str(topic), partition_data=[_Topic.PartitionProduceData(index=partition, records=bytes(raw))]
+        name=kafka.in_kafka(topic),
+        partition_data=[_Topic.PartitionProduceData(index=partition, records=bytes(raw))],
     )
     request = ProduceRequest(
         transactional_id=None, acks=-1, timeout_ms=5_000, topic_data=[content], max_version=_VERSION

@@ -165,13 +165,13 @@ def _passed(offsets: Offsets, ends: Offsets) -> bool:
 def _committed(rig: StreamRig) -> Iterator[Callable[[], Offsets]]:
     """The control's progress, which only Kafka knows; polled twice a second at most."""
     consumer = KafkaConsumer(bootstrap_servers=rig.kafka.bootstrap, group_id=control.GROUP)
-    asked, found = -math.inf, Offsets()
+    in_kafka, asked, found = rig.kafka.connection.in_kafka, -math.inf, Offsets()
 
     def offsets() -> Offsets:
         nonlocal asked, found
         if time.monotonic() - asked > 0.5:
             found = {
-                where: consumer.committed(TopicPartition(str(where[0]), where[1])) or 0 for where in EVERY
+                (topic, n): consumer.committed(TopicPartition(in_kafka(topic), n)) or 0 for topic, n in EVERY
             }
             asked = time.monotonic()
         return found

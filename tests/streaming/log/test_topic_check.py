@@ -20,7 +20,7 @@ RULES = TopicRules(retention_ms=MS_PER_HOUR)
 
 def found(topic: Topic, partitions: int = 4, replicas: int = 3, **changed: str) -> list[tuple[str, str, str]]:
     """What differs on a cluster of three brokers, what is wanted, what there is."""
-    there: Any = {"partitions": [{"replica_nodes": [*range(replicas)]}] * partitions}
+    there: Any = {"name": str(topic), "partitions": [{"replica_nodes": [*range(replicas)]}] * partitions}
     values = {**RULES.configs(topic, 3), **{name.replace("_", "."): value for name, value in changed.items()}}
     return [(d.what, d.wanted, d.found) for d in _differences(topic, there, values, 3, 4, RULES)]
 
