@@ -5,6 +5,7 @@ Numpy only: training builds the item tower on it, serving computes the vectors o
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ SLOTS = 16  # attributes per item; further ones are ignored
 PROFILE_SLOTS = 8  # attributes per user
 PROFILE_BUCKETS = 1024  # rows of the users' table, besides row 0 for none
 _EXACT = 32  # whole numbers below this have their own word
+# scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana and Han
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_RUNS = re.compile(f"([{_UNSPACED}]+)|[^\\s{_UNSPACED}]+")
 
 
 def attribute_texts(item: Item) -> Iterator[str]:
@@ -28,7 +32,21 @@ def attribute_texts(item: Item) -> Iterator[str]:
     if item.creator:
         yield f"creator={item.creator}"
     yield from (f"{name}={value}" for name, value in sorted(item.attributes.items()))
-    yield from (f"title={word}" for word in item.title.lower().split() if len(word) > 2)
+    yield from (f"title={word}" for word in _words(item.title.lower()))
+
+
+def _words(title: str) -> Iterator[str]:
+    """Words of three letters or more; where a script has no spaces, every two characters that follow each other.
+
+    >>> list(_words("spirited away")), list(_words("千と千尋 2"))
+    (['spirited', 'away'], ['千と', 'と千', '千尋'])
+    """
+    for run in _RUNS.finditer(title):
+        text = run.group()
+        if run.group(1):
+            yield from (text[n : n + 2] for n in range(max(1, len(text) - 1)))
+        elif len(text) > 2:
+            yield text
 
 
 def hash_attributes(items: Sequence[Item], buckets: int) -> NDArray[np.int64]:

@@ -17,6 +17,24 @@ ITEMS = [
 SHAPE = TwoTowerShape(dim=16, blocks=2, heads=2, hidden=24, max_distance=4, attribute_buckets=512)
 
 
+def test_titles_of_one_series_share_words_in_every_script() -> None:
+    for first, second in (
+        ("Toy Story", "Toy Story 2"),
+        ("Матрица", "Матрица Перезагрузка"),
+        ("ขวัญเรียม", "ขวัญเรียม 2"),
+        ("流浪地球", "流浪地球２"),
+        ("となりのトトロ", "トトロ"),
+        ("올드보이", "올드보이 리마스터"),
+    ):
+        words = [
+            {text for text in attribute_texts(Item("i", title)) if "title" in text}
+            for title in (first, second)
+        ]
+        assert words[0] & words[1], (first, second)
+    alone = [*attribute_texts(Item("i", "猫 or 犬 by me"))]
+    assert alone == ["title=猫", "title=犬"], "a character is a word; two letters are none"
+
+
 @pytest.fixture
 def model() -> TwoTower:
     torch.manual_seed(0)
