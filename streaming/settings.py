@@ -1,8 +1,18 @@
 """Settings of the feature worker, the archiver and the replay, on top of the shared ones."""
 
+from enum import StrEnum
+from pathlib import Path
+
 from pydantic import Field
 
 from recsys.settings import Settings
+
+
+class Engine(StrEnum):
+    """What applies the log to the store."""
+
+    WORKER = "worker"  # `streaming.worker`
+    SPARK = "spark"  # `streaming.spark`, in Spark's micro-batches
 
 
 class StreamSettings(Settings):
@@ -31,4 +41,9 @@ class StreamSettings(Settings):
     )
     worker_metrics_port: int = Field(
         0, ge=0, le=65_535, description="Port of metrics and health of a worker or relay; 0: none."
+    )
+    spark_jars: Path | None = Field(
+        None,
+        description="Folder with the jars of Spark's Kafka connector, for `recsys stream worker --engine spark`; empty:"
+        " from Maven Central, once.",
     )

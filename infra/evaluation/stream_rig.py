@@ -17,12 +17,15 @@ from recsys.contracts.errors import Unavailable
 from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.types import Topic
 from recsys.features.definitions import FEATURES
+from recsys.settings import LocalKafka, Settings
 from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from streaming.log import KafkaSink, KafkaSource
+from streaming.settings import Engine
 
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS)
 PARTITIONS = 4
+_OF_SPARK = ("PATH", "JAVA_HOME", "HOME", "RECSYS_SPARK_JARS", "RECSYS_SPARK_MASTER")
 EVERY = [(topic, partition) for topic in TOPICS for partition in range(PARTITIONS)]
 Offsets = dict[tuple[Topic, int], int]
 
@@ -31,11 +34,19 @@ class StreamRig:
     """A context manager. Workers are processes of the `recsys stream worker` command; their logs are in `home`."""
 
     def __init__(
-        self, persistence: Persistence = Persistence.NONE, environ: Mapping[str, str] | None = None
+        self,
+        persistence: Persistence = Persistence.NONE,
+        environ: Mapping[str, str] | None = None,
+        engine: Engine = Engine.WORKER,
     ) -> None:
-        """`environ`: more settings of the workers."""
+        """`environ`: more settings of the workers. `engine`: of the workers; Spark's needs Apache Kafka."""
         self._persistence = persistence
-        self._environ = environ or {}
+        self._engine = engine
+        self._environ = dict(environ or {})
+        self._settings = Settings()
+        if engine is Engine.SPARK:
+            self._environ |= {name: os.environ[name] for name in _OF_SPARK if name in os.environ}
+            self._settings = self._settings.model_copy(update={"local_kafka": LocalKafka.APACHE})
         self._open = ExitStack()
         self.workers: list[ChildProcess] = []  # all ever started
         self._running: list[ChildProcess] = []
@@ -44,7 +55,9 @@ class StreamRig:
         with ExitStack() as opening:
             self.home = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="recsys-rig-")))
             self.redis = opening.enter_context(RedisServer(self.home / "redis", self._persistence))
-            self.kafka = opening.enter_context(local_kafka(self.home / "kafka", PARTITIONS))
+            self.kafka = opening.enter_context(
+                local_kafka(self.home / "kafka", PARTITIONS, settings=self._settings)
+            )
             self.sink = KafkaSink(self.kafka.connection)
             opening.callback(self.sink.close)
             self.source = KafkaSource(self.kafka.connection)
@@ -71,7 +84,9 @@ class StreamRig:
         }
         log = self.home / f"worker-{len(self.workers)}.log"
         worker = ChildProcess(
-            list(command) or recsys_command("stream", "worker", "--json"), log, environ=environ
+            list(command) or recsys_command("stream", "worker", "--engine", self._engine, "--json"),
+            log,
+            environ=environ,
         )
         self.workers.append(worker)
         self._running.append(worker)
@@ -134,10 +149,10 @@ class StreamRig:
 
 
 def freeze(pid: int, seconds: float) -> None:
-    """SIGSTOP a process for that long."""
-    os.kill(pid, signal.SIGSTOP)
+    """SIGSTOP a child process and its children for that long."""
+    os.killpg(pid, signal.SIGSTOP)
     time.sleep(seconds)
-    os.kill(pid, signal.SIGCONT)
+    os.killpg(pid, signal.SIGCONT)
 
 
 def records_between(

@@ -98,12 +98,12 @@ class KafkaSource:
         self._consumer.assign([where for where in self._consumer.assignment() if where != gone])
 
     def poll(self, timeout_s: float, max_records: int) -> list[Record]:
-        self._check_identity()
+        self.check_identity()
         with kafka_errors(self._kafka):
             try:
                 found = self._consumer.poll(timeout_ms=int(timeout_s * 1_000), max_records=max_records)
             except OffsetOutOfRangeError as error:
-                self._check_identity(now=True)
+                self.check_identity(now=True)
                 self._pass_gap(*error.args)
                 return []
             if not found and (reason := self._consumer._manager.refused):
@@ -175,6 +175,33 @@ class KafkaSource:
                 {self._where(*where): OffsetAndMetadata(offset, "", -1) for where, offset in changed.items()}
             )
             self._committed |= changed
+
+    def check_identity(self, now: bool = False) -> None:
+        """Check once a second, on another thread, that each topic is still the same. `now`: check and wait.
+        Raises `LogReplaced`: a topic has another id, or another number of partitions."""
+        if now:
+            self._asking = None  # a pending answer may predate the error that led here
+        if self._asking is None and (now or time.monotonic() - self._checked >= IDENTITY_CHECK_S):
+            self._asking = self._asker.submit(self._changed, dict(self._log_ids), dict(self._counts))
+            self._checked = time.monotonic()
+        if self._asking is not None and (now or self._asking.done()):
+            asked, self._asking = self._asking, None
+            if changed := asked.result():
+                raise LogReplaced(f"{changed}; reclaim its partitions")
+
+    def readable_from(self, offsets: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Where another reader of sought partitions can begin: at these offsets, or at the oldest record where the log
+        has deleted that one, which `gaps` names. Raises `InvalidData` as `poll` does."""
+        wanted = {TopicPartition(str(topic), number): at for (topic, number), at in offsets.items()}
+        with kafka_errors(self._kafka):
+            oldest = self._consumer.beginning_offsets(list(wanted))
+            ends = self._consumer.end_offsets(list(wanted))
+            if gone := {where: at for where, at in wanted.items() if not oldest[where] <= at <= ends[where]}:
+                self._pass_gap(gone)
+        return {
+            (topic, number): max(at, oldest[TopicPartition(str(topic), number)])
+            for (topic, number), at in offsets.items()
+        }
 
     def close(self) -> None:
         self._open.close()
@@ -248,19 +275,6 @@ class KafkaSource:
                     f"Kafka at {self._kafka.bootstrap} has no topic {name}; `recsys topics create` creates it"
                 )
         return found
-
-    def _check_identity(self, now: bool = False) -> None:
-        """Check once a second, on another thread, that each topic is still the same. `now`: check and wait.
-        Raises `LogReplaced`: a topic has another id, or another number of partitions."""
-        if now:
-            self._asking = None  # a pending answer may predate the error that led here
-        if self._asking is None and (now or time.monotonic() - self._checked >= IDENTITY_CHECK_S):
-            self._asking = self._asker.submit(self._changed, dict(self._log_ids), dict(self._counts))
-            self._checked = time.monotonic()
-        if self._asking is not None and (now or self._asking.done()):
-            asked, self._asking = self._asking, None
-            if changed := asked.result():
-                raise LogReplaced(f"{changed}; reclaim its partitions")
 
     def _changed(self, log_ids: Mapping[str, str], counts: Mapping[str, int]) -> str:
         """How the first topic that has changed did; empty: none has."""

@@ -3,12 +3,26 @@
 import time
 from collections.abc import Sequence
 
+import msgspec
 from prometheus_client import Counter, Gauge, Histogram
 
 from recsys.observability.worker_report import WorkerReport
 from streaming.loop_metrics import LoopMetrics
 
 _FRESHNESS_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60, 600)
+
+
+class Tally(msgspec.Struct):
+    """What became of one batch's records. `dead_letters`: the kind of each. `freshness_s`: from the append of the
+    oldest record to readable features."""
+
+    applied: int
+    duplicates: int
+    skipped: int
+    clamped: int
+    elsewhere: int
+    dead_letters: list[str]
+    freshness_s: float | None
 
 
 class WorkerMetrics(LoopMetrics):
@@ -59,6 +73,21 @@ class WorkerMetrics(LoopMetrics):
             buckets=_FRESHNESS_BUCKETS,
             registry=self.registry,
         )
+
+    def count(self, tally: Tally) -> None:
+        """Add a batch that was applied."""
+        for outcome, events in (
+            ("applied", tally.applied),
+            ("duplicate", tally.duplicates),
+            ("skipped", tally.skipped),
+        ):
+            self.events.labels(outcome).inc(events)
+        for kind in tally.dead_letters:
+            self.dead_letters.labels(kind).inc()
+        self.clamped.inc(tally.clamped)
+        self.elsewhere.inc(tally.elsewhere)
+        if tally.freshness_s is not None:
+            self.freshness.observe(tally.freshness_s)
 
     def report(
         self, at_ms: int, lag: int | None, partitions: int, problems: Sequence[str] = ()

@@ -23,19 +23,9 @@ def main(
     settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = (), accept_gap: bool = False
 ) -> WorkerMetrics:
     """Run one worker until `stop`. Without `partitions`, it shares all of them with the other workers."""
-    rules = settings.time_rules
-    store_config = StoreConfig(
-        settings.partitions,
-        dedupe_ms=rules.late_ms,
-        max_users=settings.max_users,
-        max_items=settings.max_items,
-    )
-    url, native = settings.redis_url.get_secret_value(), serves(settings.native)
-    store = RedisFeatureStore(url, FEATURES, store_config, settings.redis_namespace, native=native)
-    sink = KafkaSink(settings.kafka, settings.partitions)
-    config = WorkerConfig(settings.partitions, rules, max_batch=settings.worker_batch)
+    store, sink = open_store(settings), KafkaSink(settings.kafka, settings.partitions)
     traces = open_traces(settings.traces, "recsys-worker")
-    worker = FeatureWorker(store, sink, config, traces=traces)
+    worker = FeatureWorker(store, sink, worker_config(settings), traces=traces)
     if settings.worker_metrics_port:
         worker.metrics.serve(settings.worker_metrics_port)
     if partitions:
@@ -54,3 +44,19 @@ def main(
             with contextlib.closing(source):
                 worker.run(source, stop)
     return worker.metrics
+
+
+def open_store(settings: StreamSettings) -> RedisFeatureStore:
+    """The store as workers of every engine write it. Raises `InvalidConfig`: the URL is not a Redis URL."""
+    config = StoreConfig(
+        settings.partitions,
+        dedupe_ms=settings.time_rules.late_ms,
+        max_users=settings.max_users,
+        max_items=settings.max_items,
+    )
+    url, native = settings.redis_url.get_secret_value(), serves(settings.native)
+    return RedisFeatureStore(url, FEATURES, config, settings.redis_namespace, native=native)
+
+
+def worker_config(settings: StreamSettings) -> WorkerConfig:
+    return WorkerConfig(settings.partitions, settings.time_rules, max_batch=settings.worker_batch)

@@ -14,6 +14,7 @@ import typer
 
 from infra.cli.options import refuse
 from infra.terminal import JsonFlag, QuickFlag, finish
+from streaming.settings import Engine
 
 app = typer.Typer(no_args_is_help=True, help="Measure a part of the system against its goals.")
 
@@ -21,10 +22,6 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 # those without options of their own: the module's name is the command's
 PLAIN = {
-    "stream": (
-        "StreamBench",
-        "One feature worker: what it takes idle, its throughput, replay speed, and freshness at a steady rate.",
-    ),
     "parity": (
         "ParityBench",
         "Stream, batch and brute force give the same bits; served = logged = recomputed.",
@@ -61,6 +58,25 @@ def _plain(name: str, config: str) -> Callable[..., None]:
 
 for _name, (_config, _help) in PLAIN.items():
     app.command(_name, help=f"{_help}\n\nExample: recsys bench {_name} --json")(_plain(_name, _config))
+
+
+@app.command()
+def stream(
+    seed: Seed = 0,
+    engine: Annotated[
+        Engine, typer.Option(help="Of the worker; spark: on Apache Kafka, with goals of its own.")
+    ] = Engine.WORKER,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """One feature worker: what it takes idle, its throughput, replay speed, and freshness at a steady rate.
+
+    Example: recsys bench stream --json
+    """
+    from infra.evaluation.benchmarks.stream import StreamBench, run
+
+    sizes = StreamBench.quick(seed) if quick else StreamBench(seed)
+    finish(run(replace(sizes, engine=engine)), as_json)
 
 
 @app.command()

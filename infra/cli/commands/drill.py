@@ -7,6 +7,7 @@ import typer
 
 from infra.evaluation.fault_injection.database import Database
 from infra.terminal import JsonFlag, QuickFlag, console, finish, print_json, print_table
+from streaming.settings import Engine
 
 if TYPE_CHECKING:
     from infra.evaluation.fault_injection.hostile.attacks import Attack
@@ -32,14 +33,21 @@ def serve(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -
 
 
 @app.command()
-def stream(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+def stream(
+    seed: Seed = 0,
+    engine: Annotated[
+        Engine, typer.Option(help="Of the workers; spark: on Apache Kafka, whatever RECSYS_LOCAL_KAFKA says.")
+    ] = Engine.WORKER,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Kill and freeze workers, kill Redis (AOF, then RDB), rebalance; then a control without our guards.
 
     Example: recsys drill stream --quick
     """
     from infra.evaluation.fault_injection.stream import StreamDrill, run
 
-    finish(run(StreamDrill.quick(seed) if quick else StreamDrill(seed)), as_json)
+    finish(run(StreamDrill.quick(seed, engine) if quick else StreamDrill(seed, engine=engine)), as_json)
 
 
 @app.command()

@@ -24,8 +24,8 @@ from streaming.settings import StreamSettings
 if TYPE_CHECKING:
     from recsys.contracts.attribution import Attribution
     from recsys.features.describe import Change
+    from recsys.spark_session import Session
     from recsys.store.base import FeatureStore, StateDefinition
-    from training.features.spark import Session
 
 app = typer.Typer(no_args_is_help=True, help="Training examples and the feature definitions.")
 app.command()(select)
@@ -111,7 +111,7 @@ def _spark(
     settings: Settings, master: str | None, memory: str, conf: Sequence[str] = ()
 ) -> Iterator["Session"]:
     """A Spark session whose output goes to <home>/logs/spark.log."""
-    from training.features.spark import spark_session
+    from recsys.spark_session import spark_session
 
     pairs = [text.partition("=") for text in conf]
     if wrong := [key for key, equals, _ in pairs if not equals]:

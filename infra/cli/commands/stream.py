@@ -13,7 +13,7 @@ from infra.cli.options import refuse
 from infra.signals import stop_event
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.contracts.types import Topic
-from streaming.settings import StreamSettings
+from streaming.settings import Engine, StreamSettings
 
 AcceptGap = Annotated[
     bool,
@@ -30,21 +30,29 @@ def worker(
     partitions: Annotated[
         str, typer.Option(help="Fixed partitions, such as 0,1; empty: share all with the other workers.")
     ] = "",
+    engine: Annotated[
+        Engine,
+        typer.Option(help="spark: in Spark's micro-batches; needs Apache Kafka and the extra `spark`."),
+    ] = Engine.WORKER,
     accept_gap: AcceptGap = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Apply events to the feature store until Ctrl-C, with an exactly-once effect. Workers share the partitions.
+    """Apply events to the feature store until Ctrl-C, with an exactly-once effect. Workers of both engines share the
+    partitions.
 
     Example: recsys stream worker
     """
     from infra.local.services import connected
-    from streaming.worker import process
 
     try:
         fixed = [int(number) for number in partitions.split(",") if number]
     except ValueError:
         raise typer.BadParameter(f"{partitions!r} is not a list of partition numbers such as 0,1") from None
-    metrics = process.main(connected(StreamSettings()), stop_event(), fixed, accept_gap)
+    if engine is Engine.SPARK:
+        from streaming.spark.process import main
+    else:
+        from streaming.worker.process import main
+    metrics = main(connected(StreamSettings()), stop_event(), fixed, accept_gap)
     print_mapping("worker", metrics.totals(), as_json)
 
 

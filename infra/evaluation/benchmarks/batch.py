@@ -18,8 +18,8 @@ from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
 from recsys.contracts.types import MS_PER_DAY
 from recsys.lake.lake import EVENTS, day_writer, events_table
 from recsys.result import Goal, Result
+from recsys.spark_session import spark_session
 from training.features.job import FeatureJob, build
-from training.features.spark import spark_session
 
 _SAMPLE_S = 0.2
 _SCALES = (1, 2, 4)

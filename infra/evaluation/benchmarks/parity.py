@@ -42,10 +42,10 @@ from recsys.features.tally import TallyReader
 from recsys.lake.lake import IMPRESSIONS
 from recsys.result import Goal, Result
 from recsys.store.union import StateUnion
+from recsys.spark_session import Session, spark_session
 from streaming.lake_writer.commit import read_checkpoint
 from training.features.job import FeatureJob, build
 from training.features.packing import unpacked
-from training.features.spark import Session, spark_session
 from training.features.state_job import entity_state, state
 
 _WAIT_S = 900.0

@@ -36,13 +36,13 @@ from recsys.models.ranker import Ranker
 from recsys.ranking.taste import read_taste
 from recsys.simulation.history import HistoryConfig, write_history
 from recsys.simulation.world import WorldConfig, create_world
+from recsys.spark_session import spark_session
 from training.choices import FULL_EVERY
 from training.compression import ladder
 from training.compression.ladder import STUDENT, LadderConfig
 from training.compression.ladder_input import lake_input
 from training.compression.variants import take
 from training.features.job import FeatureJob, build
-from training.features.spark import spark_session
 from training.nightly.ranker import RankerUpdate, carried_over
 from training.nightly.update import update_ranker, update_two_tower
 from training.ranker import train as train_ranker

@@ -37,6 +37,7 @@ from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, Event
 from recsys.features.definitions import FEATURES
 from recsys.result import Goal, Result
 from streaming.log.dead_letter import read_dead_letters
+from streaming.settings import Engine
 
 WORKERS = 2
 _CONTROL = (sys.executable, "-m", "infra.evaluation.fault_injection.control")
@@ -66,10 +67,11 @@ class StreamDrill:
     users: int = 2_000
     items: int = 500
     persistences: tuple[Persistence, ...] = (Persistence.AOF, Persistence.RDB)
+    engine: Engine = Engine.WORKER
 
     @classmethod
-    def quick(cls, seed: int) -> "StreamDrill":
-        return cls(seed=seed, records=6_000, rate=400.0, repeats=1, advance=800)
+    def quick(cls, seed: int, engine: Engine = Engine.WORKER) -> "StreamDrill":
+        return cls(seed=seed, records=6_000, rate=400.0, repeats=1, advance=800, engine=engine)
 
 
 @dataclass
@@ -122,7 +124,7 @@ def _figures(prefix: str, found: Outcome) -> dict[str, float]:
 
 
 def _round(config: StreamDrill, persistence: Persistence, is_control: bool = False) -> Outcome:
-    with StreamRig(persistence) as rig, ExitStack() as closing:
+    with StreamRig(persistence, engine=config.engine) as rig, ExitStack() as closing:
         offsets = closing.enter_context(_committed(rig)) if is_control else rig.offsets
         crew = _Crew(rig, _CONTROL if is_control else ())
         done = threading.Event()
@@ -153,7 +155,7 @@ def _round(config: StreamDrill, persistence: Persistence, is_control: bool = Fal
             recovery_s=recovery,
             fenced=logs.count("batch fenced"),
             gaps=logs.count("batch gap"),
-            outages=logs.count("starts again from the stored offsets"),
+            outages=logs.count("restarts from the stored offsets"),
         )
 
 

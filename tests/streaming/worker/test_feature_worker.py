@@ -374,7 +374,7 @@ def test_faults_neither_lose_nor_duplicate_events(seed: int) -> None:
     thread.start()
     assert wait_for(lambda: worker.metrics.totals()["outages"] > 3)
     store.heal()
-    assert wait_for(lambda: _applied_up_to_the_end(store, log))
+    assert wait_for(lambda: applied_up_to_the_end(store, log))
     stop.set()
     thread.join(30)
     assert_holds(store, events)
@@ -408,10 +408,10 @@ def test_a_replaced_log_is_read_from_the_beginning() -> None:
     thread = threading.Thread(target=worker.run, args=(log.source(), stop))
     thread.start()
     send(log, events[:150])
-    assert wait_for(lambda: _applied_up_to_the_end(store, log))
+    assert wait_for(lambda: applied_up_to_the_end(store, log))
     log.lose()
     send(log, events[100:])
-    assert wait_for(lambda: _applied_up_to_the_end(store, log))
+    assert wait_for(lambda: applied_up_to_the_end(store, log))
     stop.set()
     thread.join(30)
     assert_holds(store, events)
@@ -531,7 +531,7 @@ def test_of_fixed_partitions_those_that_a_topic_does_not_have_are_not_claimed(
     worker.own(range(PARTITIONS - 1, most))
     worker._restart(source)
     asked = {*product(GROWING, range(PARTITIONS - 1, most)), *product(TOPICS, [PARTITIONS - 1])}
-    assert worker._claims.keys() == asked
+    assert worker._claims.held.keys() == asked
 
 
 def test_a_gap_stops_the_worker_until_it_is_accepted() -> None:
@@ -576,7 +576,7 @@ def test_a_worker_waits_for_the_log_at_start(caplog: pytest.LogCaptureFixture) -
     worker, stop = new_worker(store, log), threading.Event()
     thread = threading.Thread(target=worker.run, args=(LateSource(log), stop))
     thread.start()
-    assert wait_for(lambda: _applied_up_to_the_end(store, log))
+    assert wait_for(lambda: applied_up_to_the_end(store, log))
     stop.set()
     thread.join()
     assert_holds(store, events)
@@ -593,7 +593,7 @@ def test_healthz_is_of_the_loop_not_of_the_process() -> None:
     assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
 
 
-def _applied_up_to_the_end(store: FeatureStore, log: MemoryEventLog) -> bool:
+def applied_up_to_the_end(store: FeatureStore, log: MemoryEventLog) -> bool:
     for topic, partition in EVERY:
         stored = store.checkpoint(topic, partition)
         if stored is None or stored.log_id != log.log_id(topic):

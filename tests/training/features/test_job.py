@@ -28,6 +28,7 @@ from recsys.features.reference import reference_features
 from recsys.lake.forget import user_digest
 from recsys.lake.lake import EVENTS, day_of, day_writer, events_table, start_of, write_parquet
 from recsys.lake.merges import merges_path, merges_table
+from recsys.spark_session import spark_session
 from recsys.store.backfill import Covered, dedupe_since
 from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
@@ -37,7 +38,6 @@ from training.features import job as features_job
 from training.features import output_folder, write
 from training.features.job import FeatureJob, build
 from training.features.local import build_examples
-from training.features.spark import spark_session
 from training.features.state_job import load_state
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]

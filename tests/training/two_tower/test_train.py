@@ -28,8 +28,8 @@ from recsys.models.two_tower import TwoTowerShape
 from recsys.native import core
 from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import TwoTowerSource, UserTower
+from recsys.spark_session import spark_session
 from training.checkpoint import TrainingState
-from training.features.spark import spark_session
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation

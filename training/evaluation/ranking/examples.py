@@ -8,11 +8,11 @@ from pydantic import Field
 
 from recsys.datasets.lake_attribution import lake_attribution
 from recsys.lake.forget import forgotten_users
+from recsys.spark_session import spark_session
 from training.choices import RANK_EPOCHS
 from training.config import Config
 from training.evaluation.lake import forget_outdated
 from training.features.job import FeatureJob, build
-from training.features.spark import spark_session
 
 Report = Callable[[str], None]
 

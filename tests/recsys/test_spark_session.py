@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from infra.local.process import ChildProcess, free_port
+from recsys.spark_session import is_local, write_code
 from tests.training.features.test_job import LOG, read, write_lake
 from training.features.local import build_examples
-from training.features.spark import is_local, write_code
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_spark_submit_was_given_holds(tmp_path: Path) -> None:
     """As when Kubernetes' operator starts the job in its own image."""
     program = tmp_path / "program.py"
     program.write_text(
-        "from training.features.spark import spark_session\n"
+        "from recsys.spark_session import spark_session\n"
         "context = spark_session('local[7]', '7g').sparkContext\n"
         "print('found', context.master, context.getConf().get('spark.executor.memory', 'none'))\n"
     )
