@@ -24,6 +24,7 @@ from recsys.contracts.errors import Unavailable
 from recsys.kafka_connection import KafkaConnection
 from recsys.settings import Settings
 from streaming.log import create_topics
+from streaming.settings import StreamSettings
 from tests.certificates import self_signed
 from tests.databases import emptied, sqlite_url, started
 from tests.redis_tls import TlsRedisServer
@@ -40,7 +41,7 @@ structlog.configure(
     ]
 )
 
-_BESIDE = Path(__file__).parents[2] / "shared" / "kafka" / "jars"  # on machines that cannot download them
+_SHARED = Path(__file__).parents[2] / "shared"  # of machines that cannot download jars
 _TEST_DATABASES = 1024
 _numbers = itertools.count()
 LEAST_RIGHTS = ("+@all", "-@dangerous", "+info", "+scan")  # docs/operations.md
@@ -133,9 +134,20 @@ def apache_jars() -> Path:
     """The jars of Apache Kafka; without them, the test is skipped."""
     named = Settings().kafka_jars
     try:
-        return kafka_jars(named or (_BESIDE if _BESIDE.is_dir() else None))
+        return kafka_jars(named or _beside("kafka"))
     except Unavailable as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def spark_jars() -> Path | None:
+    """The jars of Spark's Kafka connector; None: from Maven Central."""
+    return StreamSettings().spark_jars or _beside("spark")
+
+
+def _beside(name: str) -> Path | None:
+    folder = _SHARED / name / "jars"
+    return folder if folder.is_dir() else None
 
 
 @pytest.fixture(scope="session")

@@ -49,8 +49,8 @@ class KafkaSource:
         self._open = contextlib.ExitStack()
         with self._open:  # closes what is open when the next is not reachable
             self._consumer = self._new_consumer(**options)
-            self._in_memory = is_memory_kafka(self._consumer)
-            self._end_of = FetchedEnds(self._new_consumer) if self._in_memory else self._listed_end
+            self.is_memory_kafka = is_memory_kafka(self._consumer)
+            self._end_of = FetchedEnds(self._new_consumer) if self.is_memory_kafka else self._listed_end
             self._stops = Stops(kafka, self._consumer, self._new_consumer)
             self._admin = self._open.enter_context(connect(kafka))
             self._asker = self._open.enter_context(ThreadPoolExecutor(1, "log-identity"))
@@ -142,7 +142,7 @@ class KafkaSource:
 
     def open_transactions(self, topic: str) -> list[str]:
         """What holds its partitions back, by name: asked of the brokers, for `recsys status`."""
-        if self._in_memory:  # it has none
+        if self.is_memory_kafka:  # it has none
             return []
         partitions = [self._where(topic, number) for number in range(self.partitions(topic))]
         with kafka_errors(self._kafka):

@@ -18,6 +18,6 @@ def connector(jars: Path | None = None) -> tuple[str, str]:
     spark = version("pyspark")
     if jars is None:
         return "spark.jars.packages", f"org.apache.spark:{_NAME}:{spark}"
-    if not (jars / f"{_NAME}-{spark}.jar").is_file():
+    if not any(jars.glob(f"*{_NAME}-{spark}.jar")):  # Ivy prefixes it with the organisation
         raise InvalidConfig(f"RECSYS_SPARK_JARS: {jars} has no {_NAME}-{spark}.jar")
     return "spark.jars", ",".join(str(jar) for jar in sorted(jars.absolute().glob("*.jar")))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
-from recsys.contracts.errors import Unavailable
+from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.spark_session import spark_session
 from streaming.log import KafkaSource
 from streaming.settings import StreamSettings
@@ -22,13 +22,18 @@ _MEMORY = "1g"
 def main(
     settings: StreamSettings, stop: threading.Event, partitions: Sequence[int] = (), accept_gap: bool = False
 ) -> WorkerMetrics:
-    """As `streaming.worker.process.main`."""
+    """As `streaming.worker.process.main`. Raises `InvalidConfig`: the broker is the one in memory."""
     with contextlib.ExitStack() as opened:
         store = opened.enter_context(contextlib.closing(open_store(settings)))
         source = KafkaSource.once_reachable(settings.kafka, stop, accept_gap=accept_gap, group_id=GROUP)
         if source is None:
             return WorkerMetrics()
         opened.enter_context(contextlib.closing(source))
+        if source.is_memory_kafka:
+            raise InvalidConfig(
+                "the Spark engine needs Apache Kafka: the broker in memory tells Java's client wrongly where partitions"
+                " end; start `recsys up --kafka apache`"
+            )
         spark = open_session(settings)
         opened.callback(spark.stop)
         engine = SparkEngine(spark, settings, worker_config(settings), store, source)

@@ -85,6 +85,6 @@ def test_the_connector_is_of_sparks_version(tmp_path: Path) -> None:
     (tmp_path / "spark-sql-kafka-0-10_2.13-3.5.0.jar").touch()
     with pytest.raises(InvalidConfig, match=f"no spark-sql-kafka-0-10_2.13-{spark}.jar"):
         connector(tmp_path)
-    (tmp_path / f"spark-sql-kafka-0-10_2.13-{spark}.jar").touch()
+    (tmp_path / f"org.apache.spark_spark-sql-kafka-0-10_2.13-{spark}.jar").touch()
     name, jars = connector(tmp_path)
     assert name == "spark.jars" and len(jars.split(",")) == 2
