@@ -43,7 +43,8 @@ COLUMNS = (
 MAX_RECORDS = 20_000  # of a micro-batch: some seconds' work, after which partitions may change hands
 TRIGGER_MS = 100  # while nothing comes, Spark asks Kafka this often
 _LOOK_S = 0.1
-_PATIENCE_S = 5.0  # for a micro-batch to end before its query is stopped
+_PATIENCE_S = 30.0  # for a micro-batch to end: stopping its query ends its Python processes, too
+_REASON = 500  # characters
 
 _log = structlog.get_logger(__name__)
 _decode = msgspec.json.Decoder(Done).decode
@@ -72,7 +73,7 @@ class SparkEngine:
         self._queries = 0  # ever started
         self._reads: set[Partition] = set()  # by the query
         self._checkpoint = contextlib.ExitStack()
-        self._failure: Unavailable | None = None  # of a task
+        self._failure = ""  # of the last micro-batch
         self._reported = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -88,7 +89,6 @@ class SparkEngine:
                 except (Unavailable, LogReplaced) as error:
                     _log.warning("feature worker restarts from the stored offsets", reason=str(error))
                     self.metrics.outages.inc()
-                    self._end_query()
                     stop.wait(self._config.fenced_pause_s)
         finally:
             self._end_query()
@@ -102,11 +102,10 @@ class SparkEngine:
         """(1) Claim all owned partitions anew, and read from the stored offsets on."""
         self._end_query()
         self.metrics.stepped()  # waiting is working
-        self._failure = None
+        self._failure = ""
         self.claims.give_up()
         self.claims.check(self._source)
-        if self.claims.is_heartbeat_due():
-            self.claims.share(self._source)
+        self._share()
         self.claims.claim(self._source)
         starts = self._source.readable_from({where: c.position for where, c in self.claims.held.items()})
         for gap in self._source.gaps():
@@ -118,9 +117,11 @@ class SparkEngine:
         while not stop.is_set():
             self._wait(stop)
             self._source.check_identity()
-            if self.claims.is_heartbeat_due():
-                self.claims.share(self._source)
-            if self.claims.unclaimed() or self.claims.held.keys() != self._reads:
+            self._share()
+            is_outdated = self.claims.unclaimed() or self.claims.held.keys() != self._reads
+            if self._failure:
+                raise Unavailable(self._failure)
+            if is_outdated:
                 return
             if self._applying.acquire(blocking=False):
                 with contextlib.ExitStack() as released:
@@ -140,9 +141,11 @@ class SparkEngine:
             if self._query.awaitTermination(_LOOK_S):
                 raise Unavailable("Spark has ended the query")
         except StreamingQueryException as error:
-            raise Unavailable(f"Spark: {str(error).splitlines()[0]}") from error
-        if self._failure is not None:
-            raise self._failure
+            raise Unavailable(_reason(error)) from error
+
+    def _share(self) -> None:
+        if self.claims.is_heartbeat_due():
+            self.claims.share(self._source)
 
     def _pass_markers(self) -> None:
         """As `FeatureWorker._pass_markers`, up to where the last micro-batch ended. None may be in flight."""
@@ -186,24 +189,36 @@ class SparkEngine:
     def _end_query(self) -> None:
         """What is in flight gets some time to end. Whatever does not is fenced by the next claims."""
         if self._query is not None:
-            in_time = self._applying.acquire(timeout=_PATIENCE_S)
             self._queries += 1  # micro-batches that begin now do nothing
-            if in_time:
-                self._applying.release()
+            self._await_micro_batch()
             self._query.stop()
         self._query = None
         self._checkpoint.close()
 
+    def _await_micro_batch(self) -> None:
+        for _ in range(int(_PATIENCE_S / _LOOK_S)):
+            if self._applying.acquire(timeout=_LOOK_S):
+                self._applying.release()
+                return
+            with contextlib.suppress(Unavailable):
+                self._share()  # still alive
+
     def _apply(self, rows: DataFrame, query: int) -> None:
-        """A micro-batch, on the query's thread. An error ends the query."""
+        """A micro-batch, on the query's thread. To Spark it is done even if it fails, but all claims are given up, and
+        the query with them. (Spark 4.2 may not survive an error of Python's: it parses the text by a regular expression
+        that can overflow the thread's stack.)"""
         with self._applying:
             if query != self._queries:
                 return  # it is being stopped
             work = MicroBatch(self._settings, self._config, dict(self.claims.held))
             # a task for each core, not for each partition: a small one costs more to start than to run
             tasks = rows.coalesce(self._spark.sparkContext.defaultParallelism)
-            for (content,) in tasks.mapInArrow(work.apply, f"{DONE} binary").collect():
-                self._note(_decode(content))
+            try:
+                for (content,) in tasks.mapInArrow(work.apply, f"{DONE} binary").collect():
+                    self._note(_decode(content))
+            except Exception as error:  # of any task, for any reason
+                self._failure = _reason(error)
+                self.claims.give_up()
             self.metrics.stepped()
 
     def _note(self, done: Done) -> None:
@@ -217,7 +232,12 @@ class SparkEngine:
             return
         claim.position, claim.watermark_ms = done.position, done.watermark_ms
         if done.unavailable:
-            self._failure = Unavailable(done.unavailable)
+            self._failure = done.unavailable
             del self.claims.held[where]
         else:
             self.claims.accepted(where, done.epoch, done.outcome)
+
+
+def _reason(error: Exception) -> str:
+    """What failed, without the traces of two languages."""
+    return f"Spark: {' '.join(str(error).split())[:_REASON]}"

@@ -104,8 +104,10 @@ class Claims:
 
     def claim(self, source: EventSource) -> None:
         """(1) Claim owned partitions that are not claimed yet, and seek to the stored offset."""
-        for topic, number in self.unclaimed():
-            stored = self._store.claim(topic, number, source.log_id(topic))
+        unclaimed = self.unclaimed()
+        log_ids = {topic: source.log_id(topic) for topic, _ in unclaimed}
+        for topic, number in unclaimed:
+            stored = self._store.claim(topic, number, log_ids[topic])
             source.seek(topic, number, stored.offset)
             self.held[topic, number] = Claim(topic, number, stored.epoch, stored.offset, stored.watermark_ms)
             self._metrics.claims.inc()

@@ -77,6 +77,7 @@ class FakeSpark:
 
     def __init__(self, log: MemoryEventLog) -> None:
         self.queries: list[FakeQuery] = []
+        self.failing = 0  # queries from now on that fail before their first micro-batch
         self._log = log
         self._options: dict[str, str] = {}
         self.readStream = self.writeStream = self
@@ -96,35 +97,32 @@ class FakeSpark:
         return self
 
     def start(self) -> "FakeQuery":
-        self.queries.append(FakeQuery(self._log, self._options, self._call))
+        self.failing -= 1
+        self.queries.append(FakeQuery(self._log, self._options, self._call, self.failing >= 0))
         return self.queries[-1]
 
 
 class FakeQuery:
-    def __init__(self, log: MemoryEventLog, options: dict[str, str], call: Call) -> None:
+    def __init__(self, log: MemoryEventLog, options: dict[str, str], call: Call, fails: bool) -> None:
         starts = json.loads(options["startingOffsets"])
         self._log, self._call = log, call
         self._most = int(options["maxOffsetsPerTrigger"])
         self._at = {(topic, int(n)): at for topic, found in starts.items() for n, at in found.items()}
-        self._stop, self._failed = threading.Event(), ""
+        self._stop, self._failed = threading.Event(), fails
         self.lastProgress: Any = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         number = 0
-        while not self._stop.wait(0.005):
+        while not self._stop.wait(0.005) and not self._failed:
             tasks, ends = [], dict(self._at)
             for (topic, partition), at in self._at.items():
                 records, ends[topic, partition] = self._log.read_up_to(topic, partition, at, self._most)
                 tasks += [records] if ends[topic, partition] > at else []
             if not tasks:
                 continue
-            try:
-                self._call(FakeRows(tasks), number)
-            except Exception as error:
-                self._failed = f"[STREAM_FAILED] {error}\nand where"
-                return
+            self._call(FakeRows(tasks), number)
             number, self._at = number + 1, ends
             latest = {where: self._log.end_offset(*where) for where in ends}
             progress = SimpleNamespace(endOffset=_written(ends), latestOffset=_written(latest))
@@ -133,7 +131,7 @@ class FakeQuery:
     def awaitTermination(self, timeout: float) -> bool:  # noqa: N802
         self._thread.join(timeout)
         if self._failed:
-            raise StreamingQueryException(self._failed)
+            raise StreamingQueryException("[STREAM_FAILED] terminated with exception: Kafka does not answer")
         return not self._thread.is_alive()
 
     def stop(self) -> None:

@@ -5,11 +5,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
-from recsys.contracts.types import Topic
+from recsys.contracts.types import MS_PER_DAY, Topic
 from recsys.features.definitions import FEATURES
 from recsys.observability.worker_report import read_report
 from recsys.store.base import StoreConfig
@@ -20,11 +21,12 @@ from streaming.spark import tasks
 from streaming.spark.engine import SparkEngine
 from streaming.worker.applier import Applier
 from tests.memory_event_log import MemoryEventLog
-from tests.streaming.spark.fake_spark import AskedSource, FakeSpark
+from tests.streaming.spark.fake_spark import AskedSource, FakeRows, FakeSpark
 from tests.streaming.worker.test_feature_worker import (
     CONFIG,
     EVERY,
     PARTITIONS,
+    T0,
     FaultyLog,
     FaultyStore,
     applied_up_to_the_end,
@@ -94,6 +96,17 @@ def test_every_event_is_applied_and_the_rest_is_a_dead_letter(rig: Rig) -> None:
     assert rig.store.reports() == {}  # it has left
 
 
+def test_what_is_late_is_decided_across_micro_batches(rig: Rig) -> None:
+    click = replace(make_events(1)[0], event_time_ms=T0 + 2 * MS_PER_DAY)
+    late = replace(click, event_id="late", event_time_ms=T0)
+    with rig.running():
+        for event in (click, late):
+            send(rig.log, [event])
+            assert wait_for(rig.caught_up)
+    assert_holds(rig.store, [click])
+    assert reasons(rig.log) == ["late"]
+
+
 def test_engines_take_over_from_each_other_at_the_stored_offsets(rig: Rig) -> None:
     events = make_events(300)
     send(rig.log, events[:100])
@@ -119,7 +132,7 @@ def test_it_shares_the_partitions_with_workers(rig: Rig) -> None:
 
     with rig.running() as engine:
         assert wait_for(lambda: read() == set(range(PARTITIONS)))
-        assert wait_for(lambda: rig.store.workers("zz", 60_000) and len(read()) == 2)
+        assert wait_for(lambda: "zz" in rig.store.workers("zz", 60_000) and len(read()) == 2)
         assert wait_for(lambda: engine._reads == engine.claims.held.keys())
         rig.store.leave("zz")
         send(rig.log, events := make_events(200))
@@ -177,23 +190,46 @@ def test_faults_neither_lose_nor_duplicate_events(monkeypatch: pytest.MonkeyPatc
     assert len(reasons(log)) == 11
 
 
-def test_a_query_that_fails_is_started_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kafka is away from an executor, an executor is lost, a batch cannot be read."""
-    broken = threading.Event()
-    broken.set()
+def test_a_query_that_fails_is_started_again(rig: Rig) -> None:
+    """Kafka does not answer the driver."""
+    send(rig.log, events := make_events(50))
+    rig.spark.failing = 2
+    with rig.running() as engine:
+        assert wait_for(rig.caught_up)
+    assert_holds(rig.store, events)
+    assert engine.metrics.totals()["outages"] == 2
+
+
+def test_whatever_fails_in_a_task_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka does not answer an executor, an executor is lost, a batch cannot be read."""
+    outcomes = iter([OSError("Received exception when fetching the next record from events-0")] * 2)
 
     def open_applier(settings: StreamSettings) -> Applier:
-        if broken.is_set():
-            raise OSError("Received exception when fetching the next record from events-0")
+        for error in outcomes:
+            raise error
         return Applier(rig.store, rig.log)
 
     monkeypatch.setattr(tasks, "open_applier", open_applier)
     send(rig.log, events := make_events(50))
     with rig.running() as engine:
-        assert wait_for(lambda: engine.metrics.totals()["outages"] > 1)
-        broken.clear()
         assert wait_for(rig.caught_up)
     assert_holds(rig.store, events)
+    assert engine.metrics.totals()["outages"] == 2
+
+
+def test_after_a_micro_batch_that_failed_no_claim_is_held(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query's position is ahead of the store then: nothing may take it for what has been applied."""
+    send(rig.log, make_events(50))
+    engine = rig.engine()
+    engine.claims.share(engine._source)
+    engine.claims.claim(engine._source)
+    monkeypatch.setattr(FakeRows, "collect", raise_error)
+    engine._apply(FakeRows([rig.log.read(Topic.EVENTS, 0, 0, 50)]), engine._queries)  # type: ignore[arg-type]
+    assert not engine.claims.held
+
+
+def raise_error(rows: FakeRows) -> NoReturn:
+    raise OSError("a job was aborted")
 
 
 def test_markers_of_transactions_are_read_and_a_replaced_log_is_another(rig: Rig) -> None:

@@ -11,13 +11,14 @@ from pydantic import SecretStr
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import Topic
 from recsys.kafka_connection import KafkaConnection, SaslMechanism, SecurityProtocol
+from streaming.log import Partition
 from streaming.spark.connector import connector
 from streaming.spark.kafka_options import client_options, source_options
 from tests.certificates import self_signed
 
 
 def test_a_stream_begins_at_the_offset_of_each_partition() -> None:
-    starts = {(Topic.EVENTS, 10): 7, (Topic.EVENTS, 2): 0, (Topic.ITEMS, 0): 12}
+    starts: dict[Partition, int] = {(Topic.EVENTS, 10): 7, (Topic.EVENTS, 2): 0, (Topic.ITEMS, 0): 12}
     options = source_options(KafkaConnection("a:1,b:2"), starts, 500)
     assert json.loads(options["assign"]) == {"events": [2, 10], "items": [0]}
     assert json.loads(options["startingOffsets"]) == {"events": {"2": 0, "10": 7}, "items": {"0": 12}}

@@ -13,7 +13,8 @@ from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.event_log import Record
 from recsys.contracts.types import Item, Topic, User
-from recsys.store.base import Applied, Batch, Outcome
+from recsys.features.definitions import FEATURES
+from recsys.store.base import Applied, Batch, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from streaming.settings import StreamSettings
 from streaming.spark import tasks
@@ -25,10 +26,8 @@ from tests.streaming.spark.fake_spark import rows_of
 from tests.streaming.worker.test_feature_worker import (
     CONFIG,
     EVERY,
-    FEATURES,
     PARTITIONS,
     T0,
-    StoreConfig,
     assert_holds,
     drain,
     make_events,
@@ -55,7 +54,7 @@ def a_log_of_everything() -> MemoryEventLog:
 
 
 def claims_of(store: MemoryFeatureStore, log: MemoryEventLog) -> dict[tuple[str, int], Claim]:
-    found = {}
+    found: dict[tuple[str, int], Claim] = {}
     for topic, number in EVERY:
         at = store.claim(topic, number, log.log_id(topic))
         found[topic, number] = Claim(topic, number, at.epoch, at.offset, at.watermark_ms)
