@@ -7,6 +7,7 @@ reports how far it is. A partition is one task.
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -58,8 +59,12 @@ class FakeRows:
         self._tasks = tasks
 
     def mapInArrow(self, apply: Apply, schema: str) -> Self:  # noqa: N802
+        executors = [deepcopy(apply) for _ in self._tasks]  # what travels shares nothing with the driver
         self._answers = [
-            row for task in self._tasks for found in apply(rows_of(task)) for row in found.to_pylist()
+            row
+            for run, task in zip(executors, self._tasks, strict=True)
+            for found in run(rows_of(task))
+            for row in found.to_pylist()
         ]
         return self
 

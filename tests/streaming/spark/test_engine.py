@@ -252,8 +252,10 @@ def test_a_gap_ends_the_engine_unless_it_is_accepted(rig: Rig) -> None:
     first = rig.log.end_offset(*where)
     send(rig.log, events[150:])
     rig.log.delete_before(*where, first + 5)
+    refused = rig.engine()
     with pytest.raises(InvalidData, match="--accept-gap"):
-        rig.engine().run(threading.Event())
+        refused.run(threading.Event())
+    refused.claims.leave()
     engine, stop = rig.engine(accept_gap=True), threading.Event()
     thread = threading.Thread(target=engine.run, args=(stop,))
     thread.start()
