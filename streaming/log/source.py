@@ -194,8 +194,13 @@ class KafkaSource:
         has deleted that one, which `gaps` names. Raises `InvalidData` as `poll` does."""
         wanted = {TopicPartition(str(topic), number): at for (topic, number), at in offsets.items()}
         with kafka_errors(self._kafka):
-            oldest = self._consumer.beginning_offsets(list(wanted))
-            ends = self._consumer.end_offsets(list(wanted))
+            try:
+                oldest = self._consumer.beginning_offsets(list(wanted))
+                ends = self._consumer.end_offsets(list(wanted))
+            except KeyError as error:  # kafka-python leaves out those whose leader it does not know yet
+                raise Unavailable(
+                    f"Kafka at {self._kafka.bootstrap} does not say where {error} begins"
+                ) from error
             if gone := {where: at for where, at in wanted.items() if not oldest[where] <= at <= ends[where]}:
                 self._pass_gap(gone)
         return {

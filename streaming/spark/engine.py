@@ -41,7 +41,7 @@ COLUMNS = (
     "headers",
 )
 MAX_RECORDS = 20_000  # of a micro-batch: some seconds' work, after which partitions may change hands
-TRIGGER_MS = 100  # while nothing comes, Spark asks Kafka this often
+TRIGGER_MS = 200  # while nothing comes, Spark asks Kafka this often
 _LOOK_S = 0.1
 _PATIENCE_S = 30.0  # for a micro-batch to end: stopping its query ends its Python processes, too
 _REASON = 500  # characters
@@ -124,12 +124,13 @@ class SparkEngine:
             if is_outdated:
                 return
             if self._applying.acquire(blocking=False):
-                with contextlib.ExitStack() as released:
-                    released.callback(self._applying.release)
+                try:
                     self._pass_markers()
                     if self.claims.is_check_due():
                         self.claims.check_idle()
-                    self.metrics.stepped()
+                finally:
+                    self._applying.release()
+                self.metrics.stepped()
             if time.monotonic() - self._reported >= self._config.report_s:
                 self._report()
 
@@ -174,7 +175,9 @@ class SparkEngine:
         self._reads = set(starts)
         if not starts:
             return
-        checkpoint = self._checkpoint.enter_context(tempfile.TemporaryDirectory(prefix="recsys-spark-"))
+        checkpoint = self._checkpoint.enter_context(
+            tempfile.TemporaryDirectory(prefix="recsys-spark-", ignore_cleanup_errors=True)
+        )
         try:
             options = source_options(self._settings.kafka, starts, MAX_RECORDS)
             rows = self._spark.readStream.format("kafka").options(**options).load().selectExpr(*COLUMNS)
@@ -233,7 +236,7 @@ class SparkEngine:
         claim.position, claim.watermark_ms = done.position, done.watermark_ms
         if done.unavailable:
             self._failure = done.unavailable
-            del self.claims.held[where]
+            self.claims.held.pop(where, None)
         else:
             self.claims.accepted(where, done.epoch, done.outcome)
 

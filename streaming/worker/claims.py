@@ -98,7 +98,7 @@ class Claims:
         now = time.monotonic()
         return [
             (topic, number)
-            for (topic, number), not_before in self._owned.items()
+            for (topic, number), not_before in list(self._owned.items())
             if (topic, number) not in self.held and now >= not_before and number < self._counts[Topic(topic)]
         ]  # of fixed numbers, `items` and `users` have fewer once the others have grown
 
@@ -121,7 +121,7 @@ class Claims:
         claim = self.held.get(where)
         if claim is not None and claim.epoch == epoch:
             _log.warning(f"batch {outcome}", topic=str(where[0]), partition=where[1])
-            del self.held[where]
+            self.held.pop(where, None)
             if outcome is Outcome.FENCED:
                 # Another worker claimed it: check the heartbeats now, and pause before claiming it back.
                 self._owned[where] = time.monotonic() + self._config.fenced_pause_s

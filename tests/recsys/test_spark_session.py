@@ -35,8 +35,9 @@ def test_who_runs_the_tasks(master: str, local: bool) -> None:
 def test_the_archive_has_all_that_tasks_import(tmp_path: Path) -> None:
     """Without `site`, so that no installation of this project is found."""
     program = """
-import training.features.job, training.features.state_job, recsys.store.redis_client
-assert ".zip" in training.features.job.__file__ and ".zip" in recsys.store.redis_client.__file__
+import training.features.job, training.features.state_job, streaming.spark.tasks, recsys.store.redis_client
+for module in (training.features.job, streaming.spark.tasks, recsys.store.redis_client):
+    assert ".zip" in module.__file__
 recsys.store.redis_client.script("apply.lua")
 """
     paths = [str(write_code(tmp_path / "code.zip")), sysconfig.get_path("purelib")]
