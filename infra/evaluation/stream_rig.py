@@ -26,6 +26,7 @@ from streaming.settings import Engine
 TOPICS = (Topic.EVENTS, Topic.IMPRESSIONS)
 PARTITIONS = 4
 _OF_SPARK = ("PATH", "JAVA_HOME", "HOME", "RECSYS_SPARK_JARS", "RECSYS_SPARK_MASTER")
+_STOP_S = 60.0  # Spark's takes some seconds
 EVERY = [(topic, partition) for topic in TOPICS for partition in range(PARTITIONS)]
 Offsets = dict[tuple[Topic, int], int]
 
@@ -95,7 +96,7 @@ class StreamRig:
     def stop_worker(self, worker: ChildProcess) -> None:
         """SIGTERM."""
         self._running.remove(worker)
-        worker.stop()
+        worker.stop(_STOP_S)
 
     def kill_worker(self, worker: ChildProcess) -> None:
         """kill -9."""

@@ -99,7 +99,7 @@ class SparkEngine:
     # --- on the driver's main thread -----------------------------------------------------------------------------
 
     def _restart(self) -> None:
-        """(1) Claim all owned partitions anew, and read from the stored offsets on."""
+        """(1) Claim all owned partitions again, and read from the stored offsets on."""
         self._end_query()
         self.metrics.stepped()  # waiting is working
         self._failure = ""

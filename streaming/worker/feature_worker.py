@@ -36,11 +36,9 @@ from recsys.store.base import Applied, FeatureStore
 from streaming.log import KafkaSource
 from streaming.worker.applier import Applier, tally
 from streaming.worker.batches import Prepared, batches
-from streaming.worker.claims import TOPICS, Claims, WorkerConfig
+from streaming.worker.claims import Claims, WorkerConfig
 from streaming.worker.metrics import WorkerMetrics
 from streaming.worker.outages import retried
-
-__all__ = ["TOPICS", "FeatureWorker", "WorkerConfig"]
 
 _partition = attrgetter("topic", "partition")
 _log = structlog.get_logger(__name__)

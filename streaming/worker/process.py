@@ -13,7 +13,8 @@ from recsys.store.base import StoreConfig
 from recsys.store.redis import RedisFeatureStore
 from streaming.log import KafkaSink, KafkaSource
 from streaming.settings import StreamSettings
-from streaming.worker.feature_worker import FeatureWorker, WorkerConfig
+from streaming.worker.claims import WorkerConfig
+from streaming.worker.feature_worker import FeatureWorker
 from streaming.worker.metrics import WorkerMetrics
 
 GROUP = "feature-worker"

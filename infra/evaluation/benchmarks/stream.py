@@ -78,7 +78,7 @@ def run(config: StreamBench) -> Result:
         idle = _idle(rig, config)
         replayed = _replay(rig, config, items)
         worker = rig.start_worker()
-        rig.wait_until(lambda: rig.applied() > 0, 60, "the worker's first batch")
+        rig.wait_until(lambda: rig.applied() > 0, _CATCH_UP_S, "the worker's first batch")
         servers = {"worker": worker.pid, "redis": rig.redis.pid, "kafka": rig.kafka.pid}
         cpu_before = {name: tree_cpu_s(pid) for name, pid in servers.items()}
         first, started = rig.applied(), time.monotonic()

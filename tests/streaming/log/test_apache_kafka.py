@@ -8,12 +8,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 
 from infra.local.apache_kafka import ApacheKafka, new_cluster_id
 from infra.local.process import free_port
-from recsys.contracts.errors import LogReplaced
-from recsys.contracts.event_log import Record
+from recsys.contracts.errors import InvalidData, LogReplaced
+from recsys.contracts.event_log import Gap, Record
 from recsys.contracts.types import MS_PER_DAY, Topic
 from recsys.kafka_connection import KafkaConnection
 from streaming.log import KafkaSink, KafkaSource, create_topics
@@ -91,6 +91,27 @@ def test_a_topic_that_was_created_again_is_another_log(apache_kafka: ApacheKafka
             for _ in range(int(PATIENCE_S)):
                 source.poll(1.0, 10)
         assert source.log_id(topic) != first
+
+
+def test_another_reader_begins_at_its_offsets_or_behind_a_gap(apache_kafka: ApacheKafka) -> None:
+    topic, kafka = f"gap-{uuid4().hex}", apache_kafka.connection
+    create_topics(kafka, [topic], 1)
+    with closing(KafkaSink(kafka)) as sink:
+        for n in range(9):
+            sink.append(topic, "", str(n).encode())
+    with connect(kafka) as admin:
+        admin.delete_records({TopicPartition(topic, 0): 5})
+    where = (topic, 0)
+    with closing(KafkaSource(kafka)) as strict, closing(KafkaSource(kafka, accept_gap=True)) as source:
+        for each in (strict, source):
+            each.seek(*where, 0)
+        found = {at: source.readable_from({where: at})[where] for at in (0, 3, 5, 9)}
+        assert found == {0: 5, 3: 5, 5: 5, 9: 9}
+        assert source.gaps() == [Gap(*where, 3, 5)]
+        with pytest.raises(InvalidData, match="--accept-gap"):
+            strict.readable_from({where: 3})
+        with pytest.raises(InvalidData, match="ends before offset 10"):
+            source.readable_from({where: 10})
 
 
 def create_topics_once_gone(kafka: KafkaConnection, topic: str) -> None:

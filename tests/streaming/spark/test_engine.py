@@ -224,7 +224,7 @@ def test_after_a_micro_batch_that_failed_no_claim_is_held(rig: Rig, monkeypatch:
     engine.claims.share(engine._source)
     engine.claims.claim(engine._source)
     monkeypatch.setattr(FakeRows, "collect", raise_error)
-    engine._apply(FakeRows([rig.log.read(Topic.EVENTS, 0, 0, 50)]), engine._queries)  # type: ignore[arg-type]
+    engine._apply(FakeRows([rig.log.read(Topic.EVENTS, 0, 0, 50)]), engine._queries)
     assert not engine.claims.held
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from infra.evaluation.fault_injection.stream import StreamDrill, drill_records
 from infra.evaluation.fault_injection.verify import differences, expected_states
@@ -29,7 +29,7 @@ from streaming.log.dead_letter import read_dead_letters
 from streaming.settings import StreamSettings
 from streaming.spark.process import main as spark_main
 from streaming.worker.claims import TOPICS
-from streaming.worker.process import open_store
+from streaming.worker.process import GROUP, open_store
 from tests.streaming.worker.test_feature_worker import wait_for
 from tests.streaming.worker.test_feature_worker_kafka import Worker
 
@@ -75,6 +75,12 @@ class Rig:
     def applied(self) -> int:
         stored = [self.store.checkpoint(*where) for where in EVERY]
         return sum(place.offset for place in stored if place)
+
+    def committed(self) -> int:
+        """The same as Kafka's tools show it."""
+        servers = self.settings.kafka_bootstrap
+        with closing(KafkaConsumer(bootstrap_servers=servers, group_id=GROUP)) as consumer:
+            return sum(consumer.committed(TopicPartition(*where)) or 0 for where in EVERY)
 
     def caught_up(self, store: RedisFeatureStore | None = None) -> bool:
         found = {where: (store or self.store).checkpoint(*where) for where in EVERY}
@@ -133,6 +139,7 @@ def test_engines_hand_over_a_driver_is_killed_and_the_bits_are_equal(rig: Rig, t
     spark.wait_until(
         rig.caught_up, PATIENCE_S
     )  # from the worker's offsets, behind the markers of transactions
+    spark.wait_until(lambda: rig.committed() == rig.applied(), PATIENCE_S)
     before, sent = rig.applied(), threading.Event()
 
     def keep_sending() -> None:

@@ -29,7 +29,8 @@ from recsys.store.memory import MemoryFeatureStore
 from streaming.acceptance import accept_item_change, accept_user_change
 from streaming.log.dead_letter import UNREADABLE, read_dead_letters
 from streaming.loop_metrics import STUCK_S
-from streaming.worker.feature_worker import TOPICS, FeatureWorker, WorkerConfig
+from streaming.worker.claims import TOPICS, WorkerConfig
+from streaming.worker.feature_worker import FeatureWorker
 from streaming.worker.metrics import WorkerMetrics
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource
 
