@@ -192,7 +192,7 @@ class KafkaSource:
     def readable_from(self, offsets: Mapping[Partition, int]) -> dict[Partition, int]:
         """Where another reader of sought partitions can begin: at these offsets, or at the oldest record where the log
         has deleted that one, which `gaps` names. Raises `InvalidData` as `poll` does."""
-        wanted = {TopicPartition(str(topic), number): at for (topic, number), at in offsets.items()}
+        wanted = {self._where(*where): at for where, at in offsets.items()}
         with kafka_errors(self._kafka):
             try:
                 oldest = self._consumer.beginning_offsets(list(wanted))
@@ -203,10 +203,7 @@ class KafkaSource:
                 ) from error
             if gone := {where: at for where, at in wanted.items() if not oldest[where] <= at <= ends[where]}:
                 self._pass_gap(gone)
-        return {
-            (topic, number): max(at, oldest[TopicPartition(str(topic), number)])
-            for (topic, number), at in offsets.items()
-        }
+        return {where: max(at, oldest[self._where(*where)]) for where, at in offsets.items()}
 
     def close(self) -> None:
         self._open.close()

@@ -167,7 +167,8 @@ class SparkEngine:
         """Offsets of the query's latest report; empty before the first."""
         progress = self._query and self._query.lastProgress
         found = json.loads(getattr(progress.sources[0], which)) if progress else None
-        return {(topic, int(n)): at for topic, ends in (found or {}).items() for n, at in ends.items()}
+        named = self._settings.kafka.named
+        return {(named(topic), int(n)): at for topic, ends in (found or {}).items() for n, at in ends.items()}
 
     # --- the query -----------------------------------------------------------------------------------------------
 

@@ -30,14 +30,14 @@ def source_options(
     Raises `InvalidConfig`: a file cannot be read, or Spark has no such way in."""
     offsets: dict[str, dict[str, int]] = {}
     for (topic, partition), offset in sorted(starts.items()):
-        offsets.setdefault(str(topic), {})[str(partition)] = offset
+        offsets.setdefault(kafka.in_kafka(topic), {})[str(partition)] = offset
     return {
         "assign": json.dumps({topic: [int(number) for number in found] for topic, found in offsets.items()}),
         "startingOffsets": json.dumps(offsets),
         "maxOffsetsPerTrigger": str(max_records),
         "includeHeaders": "true",
         "failOnDataLoss": "true",
-        "groupIdPrefix": "feature-worker-spark",
+        "groupIdPrefix": kafka.in_kafka("feature-worker-spark"),
         "kafka.isolation.level": "read_committed",
         # a task reads records that are there, but may have to wait for an answer to an earlier request first
         "kafka.fetch.max.wait.ms": "20",

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.event_log import Record
+from recsys.kafka_connection import KafkaConnection
 from recsys.observability.exporters import open_traces
 from recsys.store.base import Outcome
 from streaming.log import KafkaSink, Partition
@@ -54,7 +55,7 @@ class MicroBatch:
     def apply(self, rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """For `mapInArrow`: the records of whole partitions in, one `Done` for each of them out."""
         applier = open_applier(self.settings)
-        for where, records in groupby(read_records(rows), key=_partition):
+        for where, records in groupby(read_records(rows, self.settings.kafka), key=_partition):
             if (claim := self.claims.get(where)) is not None:  # else it was given up
                 done = apply_records(applier, claim, records, self.config)
                 yield pa.record_batch({DONE: [msgspec.json.encode(done)]})
@@ -84,13 +85,13 @@ def apply_records(applier: Applier, claim: Claim, records: Iterable[Record], con
     return done
 
 
-def read_records(rows: Iterable[pa.RecordBatch]) -> Iterator[Record]:
+def read_records(rows: Iterable[pa.RecordBatch], kafka: KafkaConnection) -> Iterator[Record]:
     """Rows with the columns of `streaming.spark.engine.COLUMNS` as the worker's source gives them."""
     now_ms = time.time_ns() // 1_000_000
     for batch in rows:
         for row in batch.to_pylist():
             yield Record(
-                topic=row["topic"],
+                topic=kafka.named(row["topic"]),
                 partition=row["partition"],
                 offset=row["offset"],
                 key=(row["key"] or b"").decode(errors="replace"),

@@ -41,8 +41,8 @@ from recsys.features.reference import ReferenceSource, reference_features
 from recsys.features.tally import TallyReader
 from recsys.lake.lake import IMPRESSIONS
 from recsys.result import Goal, Result
-from recsys.store.union import StateUnion
 from recsys.spark_session import Session, spark_session
+from recsys.store.union import StateUnion
 from streaming.lake_writer.commit import read_checkpoint
 from training.features.job import FeatureJob, build
 from training.features.packing import unpacked

@@ -4,7 +4,6 @@ worker alone."""
 import itertools
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import Item, Topic, User
 from recsys.features.definitions import FEATURES
 from recsys.store.redis import RedisFeatureStore
-from streaming.log import KafkaSink, KafkaSource
+from streaming.log import KafkaSink, KafkaSource, create_topics
 from streaming.log.dead_letter import read_dead_letters
 from streaming.settings import StreamSettings
 from streaming.spark.process import main as spark_main
@@ -69,7 +68,7 @@ class Rig:
             for end in (producer.abort_transaction, producer.commit_transaction):
                 producer.begin_transaction()
                 for topic, key, value in itertools.islice(self._records, 30):
-                    producer.send(topic, value, key=key.encode())
+                    producer.send(self.settings.kafka.in_kafka(topic), value, key=key.encode())
                 end()
 
     def applied(self) -> int:
@@ -78,9 +77,12 @@ class Rig:
 
     def committed(self) -> int:
         """The same as Kafka's tools show it."""
-        servers = self.settings.kafka_bootstrap
-        with closing(KafkaConsumer(bootstrap_servers=servers, group_id=GROUP)) as consumer:
-            return sum(consumer.committed(TopicPartition(*where)) or 0 for where in EVERY)
+        kafka, found = self.settings.kafka, 0
+        options = {"bootstrap_servers": kafka.bootstrap, "group_id": kafka.in_kafka(GROUP)}
+        with closing(KafkaConsumer(**options)) as consumer:
+            for topic, number in EVERY:
+                found += consumer.committed(TopicPartition(kafka.in_kafka(topic), number)) or 0
+        return found
 
     def caught_up(self, store: RedisFeatureStore | None = None) -> bool:
         found = {where: (store or self.store).checkpoint(*where) for where in EVERY}
@@ -99,6 +101,7 @@ class Rig:
         settings = {
             "RECSYS_REDIS_URL": self.settings.redis_url.get_secret_value(),
             "RECSYS_KAFKA_BOOTSTRAP": self.settings.kafka_bootstrap,
+            "RECSYS_KAFKA_TOPIC_PREFIX": self.settings.kafka_topic_prefix,
             "RECSYS_PARTITIONS": str(PARTITIONS),
             "RECSYS_SPARK_MASTER": "local[2]",
         }
@@ -114,8 +117,13 @@ class Rig:
 def rig(apache_jars: Path, spark_jars: Path | None, redis_url: str, tmp_path: Path) -> Iterator[Rig]:
     with ApacheKafka(jars=apache_jars) as broker, ExitStack() as opened:
         settings = StreamSettings(
-            home=tmp_path, redis_url=redis_url, kafka_bootstrap=broker.bootstrap, spark_jars=spark_jars
+            home=tmp_path,
+            redis_url=redis_url,
+            kafka_bootstrap=broker.bootstrap,
+            kafka_topic_prefix="shop-a.",
+            spark_jars=spark_jars,
         )
+        create_topics(settings.kafka, list(Topic), PARTITIONS)
         yield Rig(settings, opened)
 
 
@@ -140,19 +148,17 @@ def test_engines_hand_over_a_driver_is_killed_and_the_bits_are_equal(rig: Rig, t
         rig.caught_up, PATIENCE_S
     )  # from the worker's offsets, behind the markers of transactions
     spark.wait_until(lambda: rig.committed() == rig.applied(), PATIENCE_S)
-    before, sent = rig.applied(), threading.Event()
+    before, killed = rig.applied(), threading.Event()
 
     def keep_sending() -> None:
-        for _ in range(20):
+        while not killed.wait(0.1):
             rig.send(50)
-            time.sleep(0.1)
-        sent.set()
 
-    sender = threading.Thread(target=keep_sending)
+    sender = threading.Thread(target=keep_sending, daemon=True)
     sender.start()
     spark.wait_until(lambda: rig.applied() > before + 200, PATIENCE_S)
-    assert not sent.is_set()
     spark.kill()  # at work: with its JVM and its Python processes
+    killed.set()
     sender.join()
     with rig.worker() as last:
         assert wait_for(rig.caught_up, PATIENCE_S)

@@ -24,6 +24,8 @@ def test_a_stream_begins_at_the_offset_of_each_partition() -> None:
     assert json.loads(options["startingOffsets"]) == {"events": {"2": 0, "10": 7}, "items": {"0": 12}}
     assert options["kafka.bootstrap.servers"] == "a:1,b:2"
     assert options["kafka.isolation.level"] == "read_committed"
+    prefixed = source_options(KafkaConnection("a:1", topic_prefix="shop-a."), starts, 500)
+    assert json.loads(prefixed["assign"]).keys() == {"shop-a.events", "shop-a.items"}
     assert (options["failOnDataLoss"], options["includeHeaders"]) == ("true", "true")
 
 

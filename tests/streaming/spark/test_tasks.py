@@ -14,6 +14,7 @@ from recsys.contracts.errors import Unavailable
 from recsys.contracts.event_log import Record
 from recsys.contracts.types import Item, Topic, User
 from recsys.features.definitions import FEATURES
+from recsys.kafka_connection import KafkaConnection
 from recsys.store.base import Applied, Batch, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from streaming.settings import StreamSettings
@@ -97,7 +98,9 @@ def test_records_are_those_that_the_workers_source_gives() -> None:
         Record(Topic.USERS, 2, 9, "u", b"", T0 + 1, (), tombstone=True),
         Record(Topic.USERS, 2, 10, "", b"", T0 + 2),
     ]
-    assert list(read_records(rows_of(sent, 2))) == sent
+    assert list(read_records(rows_of(sent, 2), KafkaConnection(""))) == sent
+    in_kafka = [replace(record, topic=f"shop-a.{record.topic}") for record in sent]
+    assert list(read_records(rows_of(in_kafka), KafkaConnection("", topic_prefix="shop-a."))) == sent
 
 
 def one_partition(n: int = 60) -> tuple[MemoryEventLog, Sequence[Record], Claim, MemoryFeatureStore]:
