@@ -29,7 +29,8 @@ from streaming.log import KafkaSink, KafkaSource, create_topics, find_unreadable
 from streaming.log.dead_letter import read_dead_letters, skip
 from streaming.log.topic_check import check_topics, grow_topics
 from streaming.settings import StreamSettings
-from streaming.worker.feature_worker import FeatureWorker, WorkerConfig
+from streaming.worker.claims import WorkerConfig
+from streaming.worker.feature_worker import FeatureWorker
 
 PARTITIONS = 2
 NOW_MS = time.time_ns() // 1_000_000
