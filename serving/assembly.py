@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from recsys.bundle import CURRENT, Bundle
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.event_log import EventSink
+from recsys.experiments.release_file import STATE as RELEASE
 from recsys.extras import extra_named
 from recsys.features.definitions import ENGAGED_VISITS, FEATURES
 from recsys.items.catalogue import Catalogue
@@ -207,7 +208,7 @@ def compose(
             native=serves(settings.native),
         )
         host = keep(closing(_host(settings, telemetry, store, nightly, feed, config)))
-        experiments = Experiments(settings.experiments, config.path)
+        experiments = Experiments(settings.experiments, config.path, settings.bundles / RELEASE)
         host.wanted.append(lambda: experiments.bundles)
         shadow = keep(closing(Shadow(settings.bundles, host, settings.shadow_share, telemetry)))
         admission = Admission(settings, telemetry, cpu)
@@ -230,6 +231,7 @@ def compose(
             errors = {
                 "rules": rules.error if rules else "",
                 "experiments": experiments.error,
+                RELEASE: experiments.release_error,
                 "users": attributes.error,
                 CURRENT: host.refused.get(CURRENT, ""),
             }

@@ -78,6 +78,12 @@ class Telemetry:
         self.bundle_loads = counter("recsys_bundle_loads", "Bundles loaded or refused.", ("result",))
         self.bundle_bytes = summed("recsys_bundle_bytes", "Estimated memory of the loaded bundles.")
         self.shadow = counter("recsys_shadow", "Requests mirrored to the shadow bundle.", ("result",))
+        self._release_seconds = histogram(
+            "recsys_release_seconds", "Time of a list by the arm of the release that runs.", ("arm",)
+        )
+        self._release_degraded = counter(
+            "recsys_release_degraded", "Degraded lists by the arm of the release that runs.", ("arm",)
+        )
         self._cache = summed(
             "recsys_cache",
             "A cache's hits, misses, evictions and prefetches since the start; its bytes and their bound now.",
@@ -120,6 +126,11 @@ class Telemetry:
     def degraded(self, reasons: Iterable[str]) -> None:
         for reason in reasons:
             self._degraded.labels(reason).inc()
+
+    def release(self, arm: str, seconds: float, degraded: bool) -> None:
+        """Note a list of a user who takes part in a release."""
+        self._release_seconds.labels(arm).observe(seconds)
+        self._release_degraded.labels(arm).inc(degraded)
 
     def cache(self, name: str, cache: Cache[Any, Any]) -> None:
         for what in ("hits", "misses", "evictions", "prefetched", "bytes", "max_bytes"):

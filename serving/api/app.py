@@ -29,6 +29,7 @@ from serving.api.routes import (
     items,
     rank,
     recommendations,
+    release,
     system,
     users,
 )
@@ -81,7 +82,7 @@ def create_app(settings: ServingSettings, assemble: Assemble, traces: Traces | N
         responses=openapi.EVERYWHERE,
     )
     fast = (recommendations, rank, events)
-    for module in (*fast, items, users, bundles, experiments, system, health):
+    for module in (*fast, items, users, bundles, experiments, release, system, health):
         app.include_router(module.router)
     app.add_api_route("/", _console, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=WEB), name="static")

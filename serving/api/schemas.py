@@ -8,6 +8,7 @@ from recsys.contracts.changes import MAX_REGIONS
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_TIME_MS
 from recsys.contracts.text import MAX_TEXT_LENGTH, category_text, free_text, id_text, name_text
 from recsys.experiments.growth import Growth
+from recsys.experiments.release import Stage
 from serving.api.wire import ID_SCHEMA, NAME_SCHEMA
 
 # the rules are those of the stream and the imports; the document says of them what JSON schema can say
@@ -235,6 +236,49 @@ class RunningExperiments(BaseModel):
     error: str = ""
     user_id: str | None = None
     arms: dict[str, str] | None = None
+
+
+class ReleaseCheck(BaseModel):
+    """One check of the offline gate, on the newest day. Differences have 0 in `serving`."""
+
+    name: str
+    candidate: float | None
+    serving: float | None
+    problem: str = Field(description="why it failed; empty: it passed")
+
+
+class Release(BaseModel):
+    """The release that runs or ran last."""
+
+    version: str
+    serving: str = Field(description="the bundle that it is compared with")
+    stage: Stage
+    share: float = Field(description="of the users who see the candidate as a canary")
+    since_ms: int = Field(description="when the stage began, Unix milliseconds")
+    reason: str = Field(description="why it began")
+    users: int = Field(description="of the canary, in this stage")
+    p: dict[str, float] = Field(description="of each guardrail: the smallest always-valid p of harm so far")
+    checks: list[ReleaseCheck]
+
+
+class ReleaseLine(BaseModel):
+    """A line of the audit log: a stage that began."""
+
+    at: str
+    version: str
+    stage: str
+    reason: str = ""
+    users: int = Field(0, description="of the canary, in the stage before, at the end of a release")
+
+
+class Releases(BaseModel):
+    """`error`: why nothing can be said; a damaged file."""
+
+    published: str | None
+    waiting: str | None = Field(description="the next candidate")
+    release: Release | None
+    history: list[ReleaseLine] = Field(description="oldest first")
+    error: str = ""
 
 
 class Health(BaseModel):

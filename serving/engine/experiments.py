@@ -17,6 +17,9 @@
 
 Assignment is a hash of the user (`recsys.experiments.assignment`): nothing is stored, every process agrees. Experiments
 of different layers meet the same user, so they must not set the same thing.
+
+A release adds an experiment of its own, in the layer `release`, which follows from its state (`RELEASE.json`). Users of
+an experiment that chooses bundles have no part in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +32,8 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.impressions import exposures_text
 from recsys.contracts.types import Head
 from recsys.experiments.assignment import Arm, Assigner, Assignment, Experiment
+from recsys.experiments.release import LAYER
+from recsys.experiments.release_file import read_experiment
 from recsys.operator_files import read_yaml
 from recsys.rerank.reranker import Exploration, RerankConfig
 from recsys.watched_file import WatchedFile
@@ -72,30 +77,40 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """One user's arms and their effect. `exposures`: as impressions record them; `bundle` empty: the published one."""
+    """One user's arms and their effect. `exposures`: as impressions record them; `bundle` empty: the published one;
+    `release`: the arm of the release that runs, empty for users who have no part in it."""
 
     arms: Mapping[str, str]
     exposures: str
     path: PathConfig
     bundle: str = ""
+    release: str = ""
 
 
 class Experiments:
-    """The experiments of a file, reloaded when it changes; none without a file. Thread-safe."""
+    """The experiments of a file and of the release that runs, reloaded when they change. Thread-safe."""
 
-    def __init__(self, path: Path | None, base: PathConfig) -> None:
-        """Of an invalid file the last valid content stays, at the start none, and `error` says why."""
-        self._none = none = _Plan(Assigner(()), base)
-        read: Callable[[Path], _Plan] = lambda p: _Plan(read_experiments(p), base)  # noqa: E731 - typed
-        self._file = WatchedFile(path, read, default=none) if path else None
+    def __init__(self, path: Path | None, base: PathConfig, release: Path | None = None) -> None:
+        """`release`: the file of a release's state; it need not exist.
+        Of an invalid file the last valid content stays, at the start none, and `error` says why."""
+        self._base = base
+        self._file = WatchedFile(path, read_experiments, default=Assigner(())) if path else None
+        read: Callable[[Path], Assigner] = lambda p: _assigner(read_experiment(p))  # noqa: E731 - typed
+        self._release = WatchedFile(release, read, default=Assigner(())) if release else None
+        self._planned = _Plan(Assigner(()), Assigner(()), base)
 
     @property
     def running(self) -> Sequence[Experiment]:
-        return self._plan.assigner.experiments
+        plan = self._plan
+        return (*plan.assigner.experiments, *plan.release.experiments)
 
     @property
     def error(self) -> str:
         return self._file.error if self._file else ""
+
+    @property
+    def release_error(self) -> str:
+        return self._release.error if self._release else ""
 
     @property
     def bundles(self) -> frozenset[str]:
@@ -107,20 +122,30 @@ class Experiments:
 
     @property
     def _plan(self) -> "_Plan":
-        return self._file.value if self._file else self._none
+        planned = self._planned
+        assigner = self._file.value if self._file else planned.assigner
+        release = self._release.value if self._release else planned.release
+        if assigner is not planned.assigner or release is not planned.release:
+            planned = self._planned = _Plan(assigner, release, self._base)
+        return planned
 
 
 class _Plan:
-    """One content of the file, with the effect of each combination of arms."""
+    """One content of the files, with the effect of each combination of arms."""
 
-    def __init__(self, assigner: Assigner, base: PathConfig) -> None:
+    def __init__(self, assigner: Assigner, release: Assigner, base: PathConfig) -> None:
         self.assigner = assigner
+        self.release = release
         self._base = base
+        self._of_release = {experiment.name for experiment in release.experiments}
+        self._chooses_bundles = {e.name for e in assigner.experiments if any(arm.bundle for arm in e.arms)}
         self._combined: dict[tuple[tuple[str, str], ...], Assigned] = {}
 
     def of(self, user_id: str) -> Assigned:
         """Users with the same arms share the object."""
         assignments = self.assigner.assign(user_id)
+        if not any(a.experiment in self._chooses_bundles for a in assignments):
+            assignments += self.release.assign(user_id)
         labels = tuple((a.experiment, a.arm.name) for a in assignments)
         found = self._combined.get(labels)
         if found is None:
@@ -136,7 +161,12 @@ class _Plan:
             exposures=exposures_text({a.experiment: a.exposure for a in assignments}),
             path=path,
             bundle="".join(a.arm.bundle for a in assignments),  # at most one layer chooses bundles
+            release="".join(a.arm.name for a in assignments if a.experiment in self._of_release),
         )
+
+
+def _assigner(experiment: Experiment | None) -> Assigner:
+    return Assigner([experiment] if experiment else ())
 
 
 def read_experiments(path: Path) -> Assigner:
@@ -148,6 +178,10 @@ def read_experiments(path: Path) -> Assigner:
         raise InvalidConfig(f"{path}: {error}") from error
     owner: dict[str, str] = {}
     for experiment in found.experiments:
+        if experiment.layer == LAYER:
+            raise InvalidConfig(
+                f"{path}: {experiment.name}: the layer {LAYER!r} belongs to `recsys release`; use another one"
+            )
         for name in {name for arm in experiment.arms for name in _changes(path, experiment, arm)}:
             if owner.setdefault(name, experiment.layer) != experiment.layer:
                 raise InvalidConfig(

@@ -29,6 +29,7 @@ from serving.telemetry import Telemetry
 FILE = "SHADOW"
 _QUEUE = 100  # requests that wait for the shadow
 _ITEMS = 2_000  # items whose gains and losses are counted
+_DISTINCT = 20_000  # items that are told apart
 _TOP = 10
 _Scores = dict[str, float]  # by item, the first item first
 _log = structlog.get_logger(__name__)
@@ -62,6 +63,8 @@ class ShadowReport(BaseModel):
     score_difference_mean: float = Field(description="absolute, of the items that both lists have")
     ms_mean: float
     shadow_ms_mean: float
+    distinct_items: int = Field(description="in the lists that were shown; counted up to 20,000")
+    shadow_distinct_items: int
     last_error: str
     gains: list[ItemChange] = Field(description="items that would be in more lists")
     losses: list[ItemChange] = Field(description="items that would be in fewer lists")
@@ -84,6 +87,8 @@ class Difference:
     ms_sum: float = 0.0
     shadow_ms_sum: float = 0.0
     last_error: str = ""
+    items: set[str] = field(default_factory=set)
+    shadow_items: set[str] = field(default_factory=set)
     changes: Counter[str] = field(default_factory=Counter)
 
     def report(self) -> ShadowReport:
@@ -98,6 +103,8 @@ class Difference:
             score_difference_mean=self.score_difference_sum / max(1, self.compared_items),
             ms_mean=self.ms_sum / n,
             shadow_ms_mean=self.shadow_ms_sum / n,
+            distinct_items=len(self.items),
+            shadow_distinct_items=len(self.shadow_items),
             gains=[ItemChange(item_id=i, lists=n) for i, n in ordered[:_TOP] if n > 0],
             losses=[ItemChange(item_id=i, lists=-n) for i, n in ordered[::-1][:_TOP] if n < 0],
         )
@@ -230,6 +237,9 @@ class Shadow:
             difference.compared_items += len(both)
             difference.ms_sum += ms
             difference.shadow_ms_sum += shadow_ms
+            if max(len(difference.items), len(difference.shadow_items)) < _DISTINCT:
+                difference.items.update(shown)  # both or none: they are compared
+                difference.shadow_items.update(instead)
             difference.changes.update(instead.keys() - both)
             difference.changes.subtract(shown.keys() - both)
             if len(difference.changes) > _ITEMS:

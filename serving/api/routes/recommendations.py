@@ -88,6 +88,9 @@ class Recommender:
             self.shadow.offer(runtime, answer)
             if (span := current_span.get()) is not None:
                 stage_spans(span, answer)
+        degraded, took_s = self.path.degraded(prepared, answer), time.perf_counter() - began
+        if assigned.release:
+            self.path.telemetry.release(assigned.release, took_s, bool(degraded))
         return _encode(
             Recommendations(
                 request_id=query.request_id,
@@ -95,9 +98,9 @@ class Recommender:
                 bundle=runtime.bundle.manifest.version,
                 arms=dict(assigned.arms),
                 items=served.lines,
-                degraded=self.path.degraded(prepared, answer),
+                degraded=degraded,
                 cached=served.cached,
-                ms=round((time.perf_counter() - began) * 1e3, 3),
+                ms=round(took_s * 1e3, 3),
                 cursor=msgspec.UNSET if earlier is None else self._next_page(prepared, earlier, served.lines),
                 funnel=funnel(runtime, answer, self.store) if query.explain else msgspec.UNSET,
             )
