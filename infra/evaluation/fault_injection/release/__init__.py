@@ -1,0 +1,1 @@
+"""`recsys drill release`: bad bundles, killed controllers, and thousands of users who are *simulated*."""
