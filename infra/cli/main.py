@@ -41,6 +41,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "drill": ("drill", "Run fault-injection tests: kill parts under load, then verify the data."),
     "users": ("users", "Forget a user: in Redis at once, in the lake with the next compaction."),
     "bundle": ("bundle", "List, inspect, verify and publish bundles."),
+    "release": ("release", "Release a bundle: gate, shadow, canary, promotion or rollback."),
+    "autopilot": ("autopilot", "Release what is proposed, and train when it is due, until Ctrl-C."),
 }
 
 

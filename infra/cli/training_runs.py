@@ -6,8 +6,9 @@ from pathlib import Path
 
 from infra.cli.training_plans import RECALL_DECIDED, CompressedTraining, FullTraining, rank_plan, recall_plan
 from infra.terminal import console, epochs_bar
-from recsys.bundle import Bundle
+from recsys.bundle import Bundle, current_version
 from recsys.datasets.catalogue import items_path
+from recsys.experiments.release_file import is_in_use, propose
 from recsys.features.definitions import FEATURES
 from recsys.lake.lake import count_rows, days, newest_days, start_of
 from recsys.settings import Settings
@@ -29,9 +30,9 @@ from training.warm_start import WARM_START, read_warm_start
 
 
 def train_nightly(
-    settings: Settings, plan: CompressedTraining, full: bool, full_every: int
+    settings: Settings, plan: CompressedTraining, full: bool, full_every: int, proposing: bool
 ) -> dict[str, object]:
-    """Update both models with the new days, or train in full, and publish; returns version and figures.
+    """Update both models with the new days, or train in full, and publish or propose; returns version and figures.
 
     An update continues with the configuration that yesterday's models were trained with.
     """
@@ -64,7 +65,7 @@ def train_nightly(
         }
         if not report.learnt:
             console.print("the ranker would have become worse by the new examples: yesterday's stays")
-    return {"version": publish_bundle(settings).manifest.version, **figures}
+    return {"version": publish_bundle(settings, proposing).manifest.version, **figures}
 
 
 def train_full(
@@ -118,8 +119,14 @@ def newer_than_ms(lake: Path, events: int) -> int:
     return 0 if len(newest) == len(rows) else start_of(newest[0]) - 1
 
 
-def publish_bundle(settings: Settings) -> Bundle:
-    return publish.main(
+def proposes(settings: Settings) -> bool:
+    """Whether what is trained is proposed: bundles are released here, and one serves already."""
+    return is_in_use(settings.bundles) and current_version(settings.bundles) is not None
+
+
+def publish_bundle(settings: Settings, proposing: bool) -> Bundle:
+    """Write the bundle, then publish it or propose it to the release."""
+    bundle = publish.main(
         PublishConfig(
             lake=settings.lake,
             two_tower=_work(settings, "two_tower"),
@@ -127,8 +134,12 @@ def publish_bundle(settings: Settings) -> Bundle:
             bundles=settings.bundles,
             signing_key=settings.bundle_signing_key,
             keys=settings.bundle_keys,
+            current=not proposing,
         )
     )
+    if proposing:
+        propose(settings.bundles, bundle.manifest.version)
+    return bundle
 
 
 def train_rank(settings: Settings, config: RankerTraining, fresh: bool) -> dict[str, object]:

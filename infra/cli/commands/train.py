@@ -36,6 +36,14 @@ Robust = Annotated[
 Cleaned = Annotated[
     bool, typer.Option("--clean", help="Remove bots and repeated rows from the training rows.")
 ]
+Propose = Annotated[
+    bool | None,
+    typer.Option(
+        "--propose/--publish",
+        show_default="propose where bundles are released and one serves, else publish",
+        help="Propose the bundle to `recsys release`, or let it serve at once.",
+    ),
+]
 
 
 @app.command()
@@ -123,9 +131,12 @@ def all_(
     minutes: Annotated[
         float, typer.Option(min=LEAST_FIRST_MINUTES, help="With --first: of build and training together.")
     ] = 1.0,
+    propose: Propose = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train both models, build the index, publish the bundle. A running API loads it without a restart.
+
+    Where `recsys autopilot` or `recsys release` was used before, the bundle is proposed instead.
 
     Settings are in the sections `recall` and `rank`: --set recall.epochs=3.
 
@@ -135,7 +146,7 @@ def all_(
     refuse(ctx, first, full, "--first has its own; leave it, or --first")
     refuse(ctx, not first, ("minutes",), "it is for --first")
     from infra.cli.training_plans import COMPRESSED_OPTIONS, FULL_OPTIONS, compressed_plan, full_plan
-    from infra.cli.training_runs import publish_bundle, train_first, train_full
+    from infra.cli.training_runs import proposes, publish_bundle, train_first, train_full
 
     settings, options = Settings(), TrainingOptions(file, changes or (), show)
     asked = settings, seed, recall_epochs, rank_epochs
@@ -148,11 +159,13 @@ def all_(
     else:
         config = options.of(full_plan(*asked, given_settings(ctx, FULL_OPTIONS)))
         train = partial(train_full, settings, config, fresh)
+    proposing = proposes(settings) if propose is None else propose
     with _log():
         metrics = train()
-        bundle = publish_bundle(settings)
-    print_mapping("published", {"version": bundle.manifest.version, **metrics}, as_json)
-    console.print("next: `recsys serve`, or `recsys bundle inspect`")
+        bundle = publish_bundle(settings, proposing)
+    print_mapping(_done(proposing), {"version": bundle.manifest.version, **metrics}, as_json)
+    if not proposing:
+        console.print("next: `recsys serve`, or `recsys bundle inspect`")
 
 
 @app.command()
@@ -166,9 +179,11 @@ def nightly(
     file: ConfigFile = None,
     changes: Changes = None,
     show: ShowConfig = False,
+    propose: Propose = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Continue both models from yesterday's weights with the new data, and publish the bundle.
+    """Continue both models from yesterday's weights with the new data, and publish the bundle, or propose it where
+    bundles are released.
 
     Run it after `recsys features build`. The first time and every `--full-every` nights it trains in full, as
     `recsys train all --compress` does, with the same settings; a night in between reads only the new days and
@@ -178,14 +193,15 @@ def nightly(
     """
     refuse(ctx, full, ["full_every"], "--full trains in full tonight in any case")
     from infra.cli.training_plans import COMPRESSED_OPTIONS, compressed_plan
-    from infra.cli.training_runs import train_nightly
+    from infra.cli.training_runs import proposes, train_nightly
 
     settings, given = Settings(), given_settings(ctx, COMPRESSED_OPTIONS)
     plan = compressed_plan(settings, seed, None, RANK_EPOCHS, given)
     config = TrainingOptions(file, changes or (), show).of(plan)
+    proposing = proposes(settings) if propose is None else propose
     with _log():
-        published = train_nightly(settings, config, full, full_every)
-    print_mapping("published", published, as_json)
+        done = train_nightly(settings, config, full, full_every, proposing)
+    print_mapping(_done(proposing), done, as_json)
 
 
 @app.command()
@@ -222,6 +238,10 @@ def ladder(
         variants = main(*ladder_setup(settings, lake, quick, seed, epochs, student), report=console.print)
     print_mapping("compression ladder", {r.name: f"{r.bytes / 1e6:.2f} MB" for r in variants}, as_json)
     console.print(f"served: {served(variants).name}")
+
+
+def _done(proposing: bool) -> str:
+    return "proposed; `recsys release status` follows it" if proposing else "published"
 
 
 def _log() -> AbstractContextManager[None]:

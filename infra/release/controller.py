@@ -1,0 +1,179 @@
+"""The release controller: asks for evidence, lets the state machine decide, and makes the pointers follow.
+
+Each step reads the state from its file, so that commands, a second controller or a kill between any two writes change
+nothing. What was decided is written first (`settled` false); then the pointers are set; then it is settled. Users see
+the canary as the state says (`recsys.experiments.release_file`), so no pointer exposes anybody.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from recsys.bundle import current_version, named_version, open_bundle, publish
+from recsys.contracts.errors import InvalidBundle, InvalidConfig, RecsysError
+from recsys.experiments.release import (
+    LONGEST_VERSION,
+    SHARES,
+    Abort,
+    Check,
+    Event,
+    Gated,
+    Look,
+    Mirrored,
+    Release,
+    ReleasePlan,
+    Stage,
+    Tick,
+    decide,
+    proposed,
+)
+from recsys.experiments.release_file import (
+    complete_audit,
+    locked,
+    propose,
+    read_release,
+    take_waiting,
+    waiting,
+    write_release,
+)
+from recsys.signatures import PublicKeys
+from serving.engine.shadow import FILE as SHADOW
+from serving.engine.shadow import set_shadow
+
+_log = structlog.get_logger(__name__)
+Keys = Callable[[], PublicKeys]
+
+
+class Evidence(Protocol):
+    """What is known of a candidate. None: nothing yet."""
+
+    def checks(self, release: Release) -> tuple[Check, ...] | None:
+        """Of the offline gate. Raises `RecsysError`: it cannot be run, which is a failed check."""
+
+    def mirrored(self, release: Release) -> Mirrored | None: ...
+
+    def look(self, release: Release) -> Look | None: ...
+
+
+class Controller:
+    """One release after the other, in a folder of bundles."""
+
+    def __init__(
+        self,
+        bundles: Path,
+        evidence: Evidence,
+        plan: ReleasePlan,
+        now_ms: Callable[[], int],
+        keys: Keys = tuple,
+    ) -> None:
+        self._bundles = bundles
+        self._evidence = evidence
+        self._plan = plan
+        self._now_ms = now_ms
+        self._keys = keys
+
+    def step(self) -> Release | None:
+        """Do what can be done now; returns the release as it is then, None before the first."""
+        with locked(self._bundles):
+            release = self._ready()
+        if release is None or release.ended:
+            return release
+        event = self._event(release)
+        return change(self._bundles, lambda now: self._decided(now, release, event), self._keys)
+
+    def _ready(self) -> Release | None:
+        """What a killed process left undone is done; a waiting version becomes the release if none runs."""
+        release = read_release(self._bundles)
+        if release is not None:
+            complete_audit(self._bundles, release)
+            release = settle(self._bundles, release, self._keys())
+            if not release.ended:
+                if waiting(self._bundles) == release.version:
+                    take_waiting(self._bundles)
+                return release
+        return self._begun() or release
+
+    def _begun(self) -> Release | None:
+        version = waiting(self._bundles)
+        if version is None:
+            return None
+        serving = current_version(self._bundles)
+        release = None
+        try:
+            open_bundle(self._bundles / version, self._keys())
+            if serving is None:  # nothing to compare it with, and nobody to harm
+                publish(self._bundles, version, self._keys())
+            elif version != serving:
+                release = proposed(version, serving, self._now_ms())
+                write_release(self._bundles, release)
+        except InvalidBundle as error:
+            _log.error("the proposed bundle is refused", version=version, reason=str(error))
+        take_waiting(self._bundles)
+        return release
+
+    def _event(self, release: Release) -> Event:
+        now_ms = self._now_ms()
+        found: Event | None = None
+        serving = current_version(self._bundles)
+        if serving != release.serving:
+            return Abort(
+                now_ms, f"{serving} was published meanwhile, this was compared with {release.serving}"
+            )
+        if release.stage is Stage.TRAINED:
+            found = self._gated(release)
+        elif release.stage is Stage.SHADOW:
+            found = self._evidence.mirrored(release)
+        elif release.stage in SHARES:
+            found = self._evidence.look(release)
+        return found or Tick(now_ms)
+
+    def _gated(self, release: Release) -> Gated | None:
+        try:
+            checks = self._evidence.checks(release)
+        except RecsysError as error:
+            checks = (Check("gate", None, None, f"it cannot be run: {error}"),)
+        return None if checks is None else Gated(self._now_ms(), checks)
+
+    def _decided(self, now: Release, before: Release, event: Event) -> Release:
+        """Evidence for a release that has changed meanwhile says nothing."""
+        same = (now.version, now.number) == (before.version, before.number)
+        return decide(now, event, self._plan) if same else now
+
+
+def change(bundles: Path, decided: Callable[[Release], Release], keys: Keys) -> Release:
+    """Replace the state by what is decided of it, and set the pointers.
+    Raises `InvalidConfig`: there is no release yet."""
+    with locked(bundles):
+        before = read_release(bundles)
+        if before is None:
+            raise InvalidConfig(f"{bundles}: nothing was released yet; `recsys release run VERSION` begins")
+        after = decided(before)
+        if after != before:
+            write_release(bundles, after)
+        return settle(bundles, after, keys())
+
+
+def settle(bundles: Path, release: Release, keys: PublicKeys = ()) -> Release:
+    """Set SHADOW and CURRENT as the state says, unless that is done. The caller holds the lock."""
+    if release.settled:
+        return release
+    mirrors = named_version(bundles / SHADOW) == release.version
+    if mirrors != (release.stage is Stage.SHADOW):
+        set_shadow(bundles, None if mirrors else release.version)
+    if release.stage is Stage.PROMOTED:
+        publish(bundles, release.version, keys)
+    settled = replace(release, settled=True)
+    write_release(bundles, settled)
+    return settled
+
+
+def offer(bundles: Path, version: str, keys: PublicKeys = ()) -> None:
+    """Verify a bundle and propose it.
+    Raises `InvalidBundle`: it is damaged, or its name is too long for the experiment that shows it."""
+    open_bundle(bundles / version, keys)
+    if len(version) > LONGEST_VERSION:
+        raise InvalidBundle(f"{version}: a version that is released has at most {LONGEST_VERSION} characters")
+    propose(bundles, version)
