@@ -70,6 +70,17 @@ def db(
 
 
 @app.command()
+def release(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
+    """Release eight bad bundles to simulated users, harmless and better ones, and kill the controller at each step.
+
+    Example: recsys drill release --quick
+    """
+    from infra.evaluation.fault_injection.release.drill import ReleaseDrill, run
+
+    finish(run(ReleaseDrill.quick(seed) if quick else ReleaseDrill(seed)), as_json)
+
+
+@app.command()
 def hostile(
     only: Annotated[str, typer.Option(help="Only attacks whose area or description contains this.")] = "",
     as_json: JsonFlag = False,

@@ -65,15 +65,15 @@ def read_log(lake: Path) -> pa.Table:
     return flat.combine_chunks()
 
 
-def write_examples(log: pa.Table, items: Path, out: Path, days: int, nightly: bool) -> int:
+def write_examples(log: pa.Table, items: Path, out: Path, days: int, nightly: bool, days_old: int = 0) -> int:
     """Label the impressions of the last `days` and add their features, as of the instant or (`nightly`) of the midnight
-    before. Writes `out`/dt=…; returns the number of rows."""
+    before; `days_old`: of that many midnights earlier. Writes `out`/dt=…; returns the number of rows."""
     end_ms = (pc.max(log.column(TIME)).as_py() // MS_PER_DAY + 1) * MS_PER_DAY
     config = LabelConfig(end_ms - days * MS_PER_DAY, end_ms, negatives=0)
     bare = label(log, config, tuple(REQUEST_TEXTS.values()))
     bare = _with_items(bare, items)
     written = 0
-    for day, rows, known in _by_day(bare, log, nightly):
+    for day, rows, known in _by_day(bare, log, nightly, days_old):
         half = item_side(rows, known)
         for column in USER_TEXTS.values():  # a world's users have no attributes
             half = half.append_column(column, pa.nulls(len(half), pa.string()))
@@ -95,11 +95,14 @@ def _with_users(half: pa.Table, known: pa.Table) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _by_day(bare: pa.Table, log: pa.Table, nightly: bool) -> Iterator[tuple[str, pa.Table, pa.Table]]:
+def _by_day(
+    bare: pa.Table, log: pa.Table, nightly: bool, days_old: int
+) -> Iterator[tuple[str, pa.Table, pa.Table]]:
     """Each day's examples, and the events that their features may use."""
     day, event_ms = np.asarray(bare.column(TIME)) // MS_PER_DAY, log.column(TIME)
     for number in np.unique(day).tolist():
-        known = log.filter(pc.less(event_ms, number * MS_PER_DAY)) if nightly else log
+        cut = nightly or days_old > 0
+        known = log.filter(pc.less(event_ms, (number - days_old) * MS_PER_DAY)) if cut else log
         if known.num_rows:  # before the first night nothing is known
             name = str(np.datetime64(number, "D"))
             yield name, bare.filter(pa.array(day == number)), known
