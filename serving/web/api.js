@@ -38,6 +38,7 @@ export const readUser = (user) => call("GET", `/v1/users/${encodeURIComponent(us
 export const readSystem = () => call("GET", "/v1/system");
 export const readModels = () => call("GET", "/v1/models");
 export const readBundles = () => call("GET", "/v1/bundles");
+export const readRelease = () => call("GET", "/v1/release");
 export const readExperiments = () => call("GET", "/v1/experiments");
 let outcomes = Promise.resolve();
 /** One after another: the API reads one experiment at a time, and refuses concurrent requests. */

@@ -5,12 +5,14 @@ import { html, render, useCallback, useEffect, useRef, useState } from "./vendor
 import { Feed } from "./views/feed.js";
 import { Funnel } from "./views/funnel.js";
 import { Models } from "./views/models.js";
+import { Release } from "./views/release.js";
 import { System } from "./views/system.js";
 
 const VIEWS = [
   ["feed", "Feed", Feed],
   ["funnel", "Funnel", Funnel],
   ["system", "System", System],
+  ["release", "Release", Release],
   ["models", "Data & models", Models],
 ];
 const LENGTH = 12;

@@ -7,6 +7,7 @@ Fixtures end with this package: while Playwright is open, its event loop runs in
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from infra.local.memory_kafka import MemoryKafka
 from infra.local.redis import RedisServer
 from infra.loop import Api, serve
 from recsys.contracts.types import EventType
+from recsys.experiments.release import Check, Stage, proposed
+from recsys.experiments.release_file import write_release
 from recsys.result import Result
 from tests.bundles import write_tiny_bundle
 from tests.recsys.experiments.lakes import LakeBuilder, day
@@ -42,7 +45,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_bundle(folder / "bundles", "v2", seed=1, current=False)
     _write_what_commands_leave(folder)
     _write_experiment(folder)
+    _write_release(folder / "bundles")
     return folder
+
+
+def _write_release(bundles: Path) -> None:
+    """One that a guardrail has ended: it shows its candidate to nobody."""
+    checks = (Check("click_auc", 0.0021, 0.0), Check("rows", 10_500.0, 10_000.0))
+    release = replace(proposed("v2", "v1", day(0)), checks=checks, settled=True)
+    for number, stage in enumerate((Stage.TRAINED, Stage.GATED, Stage.SHADOW, Stage.CANARY_1)):
+        write_release(bundles, replace(release, stage=stage, number=number, since_ms=day(0, 12 + number)))
+    harmed = replace(release, stage=Stage.ROLLED_BACK, number=4, since_ms=day(0, 17), users=1_210)
+    write_release(bundles, replace(harmed, p={"ctr": 0.0004, "slow": 1.0}, reason="harm: ctr (p 0.0004)"))
 
 
 EXPERIMENTS = """

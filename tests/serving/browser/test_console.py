@@ -13,7 +13,7 @@ from recsys.features.definitions import FEATURES
 
 pytestmark = [pytest.mark.browser, pytest.mark.kafka, pytest.mark.redis, pytest.mark.slow]
 
-VIEWS = ("feed", "funnel", "system", "models")
+VIEWS = ("feed", "funnel", "system", "release", "models")
 WIDTHS = (390, 820, 1440)
 SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder: pictures of every view for people to look at
 
@@ -115,6 +115,21 @@ def test_a_click_is_in_the_freshness_of_the_workers(page: Page) -> None:
     )
 
 
+def test_the_release_says_how_far_it_came_and_why_it_ended(page: Page) -> None:
+    page.goto("/#/release")
+    expect(page.get_by_role("heading", name="v2 against v1")).to_be_visible()
+    stages = page.get_by_role("list", name="Stages of the release")
+    expect(stages.get_by_role("listitem")).to_have_text(["trained", "gated", "shadow", "1 %", "rolled back"])
+    expect(stages.locator("[aria-current=step]")).to_have_text("rolled back")
+    guardrails = page.get_by_role("region", name="Guardrails of the canary", exact=True)
+    expect(guardrails.locator("tbody tr").first).to_have_text("CTR< 0.001")
+    gate = page.get_by_role("region", name="Checks of the offline gate")
+    expect(gate.get_by_role("row").filter(has_text="click AUC")).to_contain_text("passed")
+    log = page.get_by_role("region", name="Stages of all releases")
+    expect(log.locator("tbody tr")).to_have_count(5)
+    expect(log.locator("tbody tr").first).to_contain_text("harm: ctr (p 0.0004)")
+
+
 def test_data_and_models_show_what_the_commands_have_left(page: Page) -> None:
     page.goto("/#/models")
     expect(page.get_by_role("heading", name="Data: tiny")).to_be_visible()
@@ -199,6 +214,7 @@ def settled(page: Page, view: str) -> None:
         "feed": ".list > li",
         "funnel": ".waterfall tbody tr",
         "system": "#bundles-title ~ *, .panel table",
+        "release": "#history-title",
         "models": ".panel",
     }
     expect(page.locator(wanted[view]).first).to_be_visible()
