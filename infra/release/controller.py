@@ -172,8 +172,10 @@ def settle(bundles: Path, release: Release, keys: PublicKeys = ()) -> Release:
 
 def offer(bundles: Path, version: str, keys: PublicKeys = ()) -> None:
     """Verify a bundle and propose it.
-    Raises `InvalidBundle`: it is damaged, or its name is too long for the experiment that shows it."""
+    Raises `InvalidBundle`: it is damaged, serves already, or its name is too long for the experiment that shows it."""
     open_bundle(bundles / version, keys)
+    if version == current_version(bundles):
+        raise InvalidBundle(f"{version} serves already; there is nothing to release")
     if len(version) > LONGEST_VERSION:
         raise InvalidBundle(f"{version}: a version that is released has at most {LONGEST_VERSION} characters")
     propose(bundles, version)

@@ -20,7 +20,7 @@ from recsys.experiments.release import CANARY, CONTROL, SHARES, Check, Look, Mir
 Ints = NDArray[np.int64]
 # as the API's histogram
 _BOUNDS_MS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 80, 150, 500, 2_000, float("inf"))
-_CONTROL = 20_000  # users of the control that are compared; more would only take longer
+_MOST = 10_000  # users of an arm that are compared; more would find more, and take longer
 _POWER_80 = 0.8416  # standard errors
 _MIXTURE = 0.05  # of the mixture SPRT, as `analysis.compare` has it
 
@@ -46,7 +46,6 @@ class SimulatedEvidence:
     seed: int
     lift: float = 0.0
     defences: bool = True
-    exposed: float = 0.0  # users who have seen the candidate
     _drawn: dict[tuple[str, str], Ints] = field(default_factory=dict)
 
     def checks(self, release: Release) -> tuple[Check, ...]:
@@ -72,10 +71,12 @@ class SimulatedEvidence:
     def look(self, release: Release) -> Look:
         now_ms, share = self.clock(), SHARES[release.stage]
         came = self.traffic.users * (now_ms - release.since_ms) / MS_PER_DAY
-        users, others = round(came * share), min(_CONTROL, round(came * (1 - share)))
+        users, others = round(came * share), round(came * (1 - share))
         if users < 2 or others < 2:
             return Look(now_ms, release.stage, users, {})
-        arms = {CANARY: self._draw(release, CANARY, users), CONTROL: self._draw(release, CONTROL, others)}
+        arms = {
+            arm: self._draw(release, arm, min(_MOST, n)) for arm, n in ((CANARY, users), (CONTROL, others))
+        }
         pools = {CANARY: Pool(self.candidate, self.lift), CONTROL: Pool(self.serving)}
         outcomes = outcomes_of(pools, arms, self.seed)
         p = user_guardrails(outcomes)

@@ -64,10 +64,10 @@ class ReleaseDrill:
     seed: int = 0
     size: ShopSize = field(default_factory=ShopSize)
     traffic: Traffic = field(default_factory=Traffic)
-    visitors: int = 800
+    visitors: int = 600
     aa: int = 200
     better: int = 200
-    gate_rows: int = 10_000
+    gate_rows: int = 8_000
     is_quick: bool = False
 
     @classmethod

@@ -45,13 +45,13 @@ _STALE_DAYS = 6
 class ShopSize:
     """`days`: of the log; the newest one judges. `example_days`: that the rankers learn from."""
 
-    users: int = 2_000
-    items: int = 1_200
-    days: int = 12
+    users: int = 1_500
+    items: int = 1_000
+    days: int = 10
     example_days: int = 5
     recall_epochs: int = 4
     rank_epochs: int = 2
-    rows_per_epoch: int = 100_000
+    rows_per_epoch: int = 60_000
     ranker: RankerConfig = field(default_factory=lambda: SMALL)
 
 
