@@ -122,7 +122,8 @@ class LiveEvidence:
         try:
             return self._client.get(f"{api}{path}").raise_for_status()
         except httpx.HTTPError as error:
-            raise Unavailable(f"{api}{path}: {error or type(error).__name__}") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise Unavailable(f"{api}{path}: {reason}") from error
 
 
 def addresses(url: str) -> list[str]:

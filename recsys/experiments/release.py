@@ -190,6 +190,11 @@ class Abort:
 Event = Tick | Gated | Mirrored | Look | Promote | Abort
 
 
+def exposure(stage: Stage) -> float:
+    """Share of the users who see the candidate in a stage."""
+    return 1.0 if stage is Stage.PROMOTED else SHARES.get(stage, 0.0)
+
+
 def proposed(version: str, serving: str, at_ms: int) -> Release:
     """The first state of a release."""
     return Release(version, serving, Stage.TRAINED, at_ms, reason="proposed")

@@ -253,7 +253,7 @@ class Release(BaseModel):
     version: str
     serving: str = Field(description="the bundle that it is compared with")
     stage: Stage
-    share: float = Field(description="of the users who see the candidate as a canary")
+    share: float = Field(description="of the users who see the candidate")
     since_ms: int = Field(description="when the stage began, Unix milliseconds")
     reason: str = Field(description="why it began")
     users: int = Field(description="of the canary, in this stage")

@@ -12,7 +12,7 @@ from infra.terminal import JsonFlag, console, print_json, print_mapping, print_t
 from recsys.bundle import current_version
 from recsys.contracts.errors import InvalidConfig
 from recsys.experiments import release_file
-from recsys.experiments.release import SHARES, Abort, Promote, ReleasePlan, Stage, decide
+from recsys.experiments.release import Abort, Promote, ReleasePlan, Stage, decide, exposure
 from recsys.settings import Settings
 from recsys.signatures import read_public_keys
 
@@ -160,7 +160,7 @@ def _state(settings: Settings) -> dict[str, Any]:
         {"name": c.name, "candidate": c.candidate, "serving": c.serving, "problem": c.problem}
         for c in release.checks
     ]
-    return found | content | {"share": SHARES.get(release.stage, 0.0), "checks": checks}
+    return found | content | {"share": exposure(release.stage), "checks": checks}
 
 
 def _print(found: dict[str, Any], as_json: bool) -> None:

@@ -5,8 +5,8 @@ from fastapi import APIRouter
 from recsys.bundle import current_version
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.experiments import release_file
-from recsys.experiments.release import SHARES
 from recsys.experiments.release import Release as State
+from recsys.experiments.release import exposure
 from serving.api.dependencies import READ, Settings
 from serving.api.schemas import Release, ReleaseCheck, ReleaseLine, Releases
 
@@ -39,7 +39,7 @@ def _shown(state: State) -> Release:
         version=state.version,
         serving=state.serving,
         stage=state.stage,
-        share=SHARES.get(state.stage, 0.0),
+        share=exposure(state.stage),
         since_ms=state.since_ms,
         reason=state.reason,
         users=state.users,

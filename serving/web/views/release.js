@@ -30,7 +30,7 @@ function State({ release, history }) {
         ${stages.map((stage) => html`<li aria-current=${stage === release.stage ? "step" : undefined}><span class=${`tag ${tone(stage)}`}>${title(stage)}</span></li>`)}
       </ol>
       <div class="tiles">
-        <${Tile} label="users who see it" value=${release.stage === "promoted" ? "100 %" : percent(release.share)} note=${ended ? "ended" : "planned share"} />
+        <${Tile} label="users who see it" value=${percent(release.share)} note=${ended ? "ended" : "planned share"} />
         <${Tile} label="users of the canary" value=${count(release.users)} note="in the lake, of this stage" />
         <${Tile} label="failed checks" value=${count(release.checks.filter((check) => check.problem).length)} unit=${`of ${release.checks.length}`} state=${release.checks.some((check) => check.problem) ? "bad" : ""} />
       </div>

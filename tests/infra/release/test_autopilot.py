@@ -43,7 +43,7 @@ class Children:
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
     found = Children()
-    monkeypatch.setattr(autopilot.subprocess, "Popen", found.start)
+    monkeypatch.setattr("subprocess.Popen", found.start)
     monkeypatch.setattr(autopilot, "_LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(Trainer, "_drifted", lambda self: None)
     yield found

@@ -28,7 +28,7 @@ Answers = dict[str, Callable[[], str]]
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause between two looks, and no network."""
     monkeypatch.setattr(live, "_SHARE", 0.0)
-    monkeypatch.setattr(live.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("10.0.0.1", 80))])
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("10.0.0.1", 80))])
 
 
 def evidence(tmp_path: Path, answers: Answers) -> LiveEvidence:
@@ -107,9 +107,9 @@ def test_requests_count_from_the_first_look_of_a_stage(tmp_path: Path, canary: R
 
 def test_a_name_of_several_pods_is_asked_at_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     pods = [(2, 1, 6, "", (host, 8000)) for host in ("10.0.0.2", "10.0.0.1")]
-    monkeypatch.setattr(live.socket, "getaddrinfo", lambda *_, **__: [*pods, pods[0]])
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [*pods, pods[0]])
     assert live.addresses("http://api-pods:8000") == ["http://10.0.0.1:8000", "http://10.0.0.2:8000"]
-    monkeypatch.setattr(live.socket, "getaddrinfo", lambda *_, **__: pods[:1])
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pods[:1])
     assert live.addresses("https://api:8000") == ["https://api:8000"]
 
 

@@ -1,7 +1,8 @@
 """Canaries in virtual time: users arrive, draw a visit from those that were played, and the guardrails look at them.
 
-A fast simulator of counts, calibrated on the world: each user's clicks, purchases, lists and items are those of a
-played visitor, drawn with replacement. The statistics are the product's own (`user_guardrails`, `request_guardrails`).
+A fast simulator of counts, calibrated on the world: each user has the lists of a played visitor, drawn with
+replacement, clicks as often as expected of that visitor (Poisson), and buys what is clicked as often (binomial). The
+statistics are the product's own (`user_guardrails`, `request_guardrails`).
 """
 
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from recsys.experiments.outcomes import SUMS, Outcomes
 from recsys.experiments.release import CANARY, CONTROL, SHARES, Check, Look, Mirrored, Release
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 # as the API's histogram
 _BOUNDS_MS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 80, 150, 500, 2_000, float("inf"))
-_MOST = 10_000  # users of an arm that are compared; more would find more, and take longer
+_MOST = 5_000  # users of an arm that are compared; more would find more, and take longer
 _POWER_80 = 0.8416  # standard errors
 _MIXTURE = 0.05  # of the mixture SPRT, as `analysis.compare` has it
 
@@ -110,6 +112,13 @@ class Pool:
         below = lists.ms[:, None] <= np.array(_BOUNDS_MS)
         self._below = np.stack([np.bincount(of, column) for column in below.T], axis=1)
 
+    def acts(self, users: Ints, seed: tuple[int, ...]) -> tuple[Floats, Floats]:
+        """Clicks and purchases of each user; at a later look the earlier users have the same."""
+        clicked, bought = (np.random.default_rng((*seed, stream)) for stream in (0, 1))
+        clicks = clicked.poisson(self.clicks[users] * (1 + self.lift))
+        share = self.purchases[users] / np.maximum(self.clicks[users], 1e-9)
+        return clicks.astype(float), bought.binomial(clicks, np.minimum(share, 1.0)).astype(float)
+
     def requests(self, users: Ints) -> Requests:
         n = self._below[users].sum(axis=0)
         seconds = {bound / 1e3: int(count) for bound, count in zip(_BOUNDS_MS, n, strict=True)}
@@ -125,21 +134,17 @@ class Pool:
 
 def outcomes_of(pools: dict[str, Pool], arms: dict[str, Ints], seed: int) -> Outcomes:
     """As the lake would give them."""
-    sums: dict[str, list[NDArray[np.float64]]] = {name: [] for name in SUMS}
+    sums: dict[str, list[Floats]] = {name: [] for name in SUMS}
     owners, items, before = [], [], 0
     for name, users in arms.items():
         pool = pools[name]
-        clicks = pool.clicks[users]
-        if pool.lift:
-            # the same users have the same further clicks at each look
-            more = np.random.default_rng((seed, 9)).random((len(users), 2))
-            clicks = clicks + (more[:, 0] < clicks * pool.lift)
+        clicks, purchases = pool.acts(users, (seed, name == CANARY))
         found = {
             "users": np.ones(len(users)),
             "lists": pool.lists[users],
             "impressions": pool.impressions[users],
             "clicks": clicks,
-            "purchases": pool.purchases[users],
+            "purchases": purchases,
         }
         for each in SUMS:
             sums[each].append(found.get(each, np.zeros(len(users))))
@@ -160,7 +165,8 @@ def detectable_drop(lists: Lists, users: int, level: float, others: float = 9.0)
     """The relative loss of CTR that a look at that many users of the canary, and `others` times as many of the control,
     finds with 80 % power; 1: not even the loss of all clicks."""
     pool = Pool(lists)
-    arm = ArmData(pool.clicks.astype(np.float64), pool.impressions.astype(np.float64))
+    clicks, _ = pool.acts(np.arange(lists.visitors), (0,))
+    arm = ArmData(clicks, pool.impressions.astype(np.float64))
     residual = (arm.numerator - arm.ratio * arm.denominator) / arm.denominator.mean()
     variance = float(residual.var(ddof=1)) / users * (1 + 1 / others)
     low, high = 0.0, 1.0

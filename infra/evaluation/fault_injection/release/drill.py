@@ -23,7 +23,6 @@ from infra.evaluation.fault_injection.release.planted import SLOW, plant
 from infra.evaluation.fault_injection.release.training import (
     CANDIDATE,
     POISONED,
-    QUICK,
     SERVING,
     SHUFFLED,
     STALE,
@@ -52,6 +51,7 @@ from training.evaluation.release_gate import GateConfig
 from training.evaluation.release_gate import main as gate
 
 _STEP_MS = 30 * 60_000  # of the virtual time between two looks
+_LOOK_MS = 6 * _STEP_MS  # of the many releases without gate and shadow
 _SLOWER = 3.0
 _LIFT = 0.05
 _CANARY_USERS = (30, 250, 1_000, 10_000, 50_000)
@@ -64,7 +64,7 @@ class ReleaseDrill:
     seed: int = 0
     size: ShopSize = field(default_factory=ShopSize)
     traffic: Traffic = field(default_factory=Traffic)
-    visitors: int = 600
+    visitors: int = 500
     aa: int = 200
     better: int = 200
     gate_rows: int = 8_000
@@ -72,7 +72,7 @@ class ReleaseDrill:
 
     @classmethod
     def quick(cls, seed: int) -> "ReleaseDrill":
-        return cls(seed, QUICK, visitors=300, aa=20, better=20, gate_rows=2_000, is_quick=True)
+        return cls(seed, visitors=300, aa=20, better=20, is_quick=True)
 
 
 @dataclass(frozen=True)
@@ -89,25 +89,23 @@ class Ran:
 def run(config: ReleaseDrill) -> Result:
     with tempfile.TemporaryDirectory(prefix="recsys-release-") as folder:
         home = Path(folder)
-        shop = train_shop(config.size, config.seed, home)
-        bad = {
-            **{name: shop.trained[name] for name in (SHUFFLED, STALE, POISONED)},
-            **plant(shop.bundles, shop.trained[CANDIDATE]),
-        }
-        player = Player(shop, config.visitors)
-        console.print("next: play the visits of the day after with each bundle")
-        lists = {
-            name: player.play(bundle)
-            for name, bundle in {
-                **bad,
-                SERVING: shop.trained[SERVING],
-                CANDIDATE: shop.trained[CANDIDATE],
-            }.items()
-        }
-        lists[SLOW] = lists[SLOW].slower(_SLOWER)
-        figures, notes = _planted(config, shop, bad, lists)
-        figures |= _statistics(config, lists[SERVING])
-        figures |= _kills(home, shop)
+        return measure(config, home, train_shop(config.size, config.seed, home))
+
+
+def measure(config: ReleaseDrill, home: Path, shop: Shop) -> Result:
+    """Everything after the training."""
+    bad = {
+        **{name: shop.trained[name] for name in (SHUFFLED, STALE, POISONED)},
+        **plant(shop.bundles, shop.trained[CANDIDATE]),
+    }
+    player = Player(shop, config.visitors)
+    console.print("next: play the visits of the day after with each bundle")
+    played = {**bad, SERVING: shop.trained[SERVING], CANDIDATE: shop.trained[CANDIDATE]}
+    lists = {name: player.play(bundle) for name, bundle in played.items()}
+    lists[SLOW] = lists[SLOW].slower(_SLOWER)
+    figures, notes = _planted(config, shop, bad, lists)
+    figures |= _statistics(config, lists[SERVING])
+    figures |= _kills(home, shop)
     goals = {
         "stopped": Goal("==", len(bad)),
         "exposed_share_max": Goal("<=", 0.02),
@@ -246,7 +244,7 @@ def _simulate(config: ReleaseDrill, lists: Lists, seed: int, lift: float) -> Rel
     )
     plan, release = ReleasePlan(), replace(proposed("new", "old", now[0]), stage=Stage.CANARY_1)
     while not release.ended:
-        now[0] += 4 * _STEP_MS
+        now[0] += _LOOK_MS
         release = decide(release, evidence.look(release), plan)
         release = decide(release, Tick(now[0]), plan)
     return release

@@ -6,7 +6,7 @@ process; nothing is logged as shown. Times are drawn, the same for each bundle: 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from recsys.lake.lake import read_events
 from recsys.native import core
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.simulation.actions import row_of
-from recsys.simulation.behavior import Behavior
+from recsys.simulation.behavior import Behavior, Visitor
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
 from serving.engine.artifacts import LoadOptions
@@ -34,13 +34,15 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 K = 10
 _LISTS = 3  # of a visit
+_RESPONSES = 16  # to one list
 _MS, _SPREAD = 6.0, 0.3  # of a request: median, and of its logarithm
 _CHUNK = 10_000  # events that the store takes at once
 
 
 @dataclass(frozen=True)
 class Lists:
-    """n lists, ordered by visitor. `items`: (n, K) rows of the world, -1 for a place that was left empty."""
+    """n lists, ordered by visitor. `items`: (n, K) rows of the world, -1 for a place that was left empty; `clicks`,
+    `purchases`: (n,) as expected from the world's responses to the list."""
 
     visitor: Ints
     items: Ints
@@ -124,13 +126,26 @@ class Player:
                 answer = runtime.pipeline.answer(query)
                 failed += bool(answer.degraded)
                 rows = [row_of(id_) for id_ in runtime.catalogue.ids(answer.candidates.rows.tolist())]
-                response = behavior.respond(visitor, np.array(rows, np.int64), now_ms)
+                shown = np.array(rows, np.int64)
+                figures.append(_expected(behavior, visitor, shown, now_ms))
+                response = behavior.respond(visitor, shown, now_ms)
                 visitor_of.append(number)
                 items.append(np.array(rows + [-1] * (K - len(rows)), np.int64))
-                figures.append((float(response.clicked.sum()), float(response.purchased.sum())))
                 now_ms += 30_000
                 if not response.stays:
                     break
         clicks, purchases = np.array(figures).T
         times = np.random.default_rng(0).lognormal(np.log(_MS), _SPREAD, len(figures))
         return Lists(np.array(visitor_of), np.stack(items), clicks, purchases, times, failed)
+
+
+def _expected(behavior: Behavior, visitor: Visitor, rows: Ints, now_ms: int) -> tuple[float, float]:
+    """Clicks and purchases of a list, as a mean of responses that change nothing: what one visitor happens to do would
+    be a difference between two bundles that a canary finds."""
+    clicks = purchases = 0
+    for number in range(_RESPONSES):
+        again = replace(visitor, rng=np.random.default_rng((visitor.row, number)), shown=dict(visitor.shown))
+        response = behavior.respond(again, rows, now_ms)
+        clicks += int(response.clicked.sum())
+        purchases += int(response.purchased.sum())
+    return clicks / _RESPONSES, purchases / _RESPONSES

@@ -45,17 +45,14 @@ _STALE_DAYS = 6
 class ShopSize:
     """`days`: of the log; the newest one judges. `example_days`: that the rankers learn from."""
 
-    users: int = 1_500
-    items: int = 1_000
-    days: int = 10
+    users: int = 900
+    items: int = 600
+    days: int = 9
     example_days: int = 5
-    recall_epochs: int = 4
+    recall_epochs: int = 3
     rank_epochs: int = 2
-    rows_per_epoch: int = 60_000
+    rows_per_epoch: int = 40_000
     ranker: RankerConfig = field(default_factory=lambda: SMALL)
-
-
-QUICK = ShopSize(users=900, items=600, days=9, recall_epochs=3, rows_per_epoch=40_000)
 
 
 @dataclass(frozen=True)
