@@ -72,7 +72,7 @@ class ReleaseDrill:
 
     @classmethod
     def quick(cls, seed: int) -> "ReleaseDrill":
-        return cls(seed, visitors=300, aa=20, better=20, is_quick=True)
+        return cls(seed, visitors=120, aa=20, better=20, gate_rows=4_000, is_quick=True)
 
 
 @dataclass(frozen=True)
@@ -124,43 +124,43 @@ def _planted(
     config: ReleaseDrill, shop: Shop, bad: dict[str, Bundle], lists: dict[str, Lists]
 ) -> tuple[dict[str, float], list[str]]:
     """The candidate and each bad bundle: with all defences, and by the canary alone."""
-    figures: dict[str, float] = {}
     notes = [
         "users, clicks, times and virtual hours are simulated; the gate, the statistics and the files are real"
     ]
-    stopped_by = Counter[str]()
-    lost = lost_at_once = alone = 0.0
-    shares = []
-    usual = lists[SERVING].clicks_per_list
+    serving = lists[SERVING]
+    stopped_by, alone = Counter[str](), 0
+    harm: list[float] = []  # lost clicks per list
+    exposed: list[tuple[float, float]] = []  # users, with all defences and by the canary alone
     for name in (CANDIDATE, *sorted(bad)):
         ran = release_once(config, shop, name, lists, defences=True)
         canary = release_once(config, shop, name, lists, defences=False)
-        harm = usual - lists[name].clicks_per_list  # per list
         notes.append(
             f"{name}: {ran.stage} after {ran.after} ({ran.reason}); canary alone: {canary.stage} after {canary.after},"
-            f" {canary.exposed:.0f} users exposed ({canary.reason}); clicks per list {-harm / usual:+.1%}"
+            f" {canary.exposed:.0f} users exposed ({canary.reason}); clicks per list"
+            f" {lists[name].clicks_per_list / serving.clicks_per_list - 1:+.1%}, purchases per click"
+            f" {lists[name].purchases_per_click / serving.purchases_per_click - 1:+.1%}"
         )
         console.print(notes[-1], highlight=False, markup=False)
         if name == CANDIDATE:
-            figures["candidate_promoted"] = float(ran.stage is Stage.PROMOTED)
             continue
         stopped_by[ran.after if ran.stage is Stage.ROLLED_BACK else "nothing"] += 1
         alone += canary.stage is Stage.ROLLED_BACK
-        shares.append(ran.exposed / config.traffic.users)
-        lost += ran.exposed * max(harm, 0.0)
-        lost_at_once += config.traffic.users * max(harm, 0.0)
-        figures[f"{name.replace('-', '_')}_canary_alone_exposed"] = round(canary.exposed)
-    figures |= {
+        harm.append(max(serving.clicks_per_list - lists[name].clicks_per_list, 0.0))
+        exposed.append((ran.exposed, canary.exposed))
+    shares = np.array(exposed) / config.traffic.users
+    lost = shares.T @ np.array(harm) / max(sum(harm), 1e-9)  # of what publishing at once loses in a day
+    return {
         "planted": len(bad),
-        "stopped": sum(n for after, n in stopped_by.items() if after != "nothing"),
+        "stopped": len(bad) - stopped_by["nothing"],
         "stopped_by_gate": stopped_by[Stage.TRAINED],
         "stopped_by_shadow": stopped_by[Stage.SHADOW],
         "stopped_by_canary": sum(stopped_by[stage] for stage in SHARES),
-        "stopped_by_canary_alone": alone,
-        "exposed_share_max": max(shares),
-        "lost_clicks_share": lost / lost_at_once if lost_at_once else 0.0,
-    }
-    return figures, notes
+        "exposed_share_max": float(shares[:, 0].max()),
+        "lost_clicks_share": float(lost[0]),
+        "canary_alone_stopped": alone,
+        "canary_alone_exposed_share_max": float(shares[:, 1].max()),
+        "canary_alone_lost_clicks_share": float(lost[1]),
+    }, notes
 
 
 def release_once(config: ReleaseDrill, shop: Shop, name: str, lists: dict[str, Lists], defences: bool) -> Ran:
@@ -208,8 +208,7 @@ def release_once(config: ReleaseDrill, shop: Shop, name: str, lists: dict[str, L
 
 
 def _exposed(release: Release, now_ms: int, traffic: Traffic, before: float) -> float:
-    """Users who have seen the candidate: those of each stage are among those of the next; in the simulation nobody
-    comes twice, so they are added up."""
+    """Users who have seen the candidate. In the simulation nobody comes twice, so those of each stage are added up."""
     return before + SHARES.get(release.stage, 0.0) * traffic.users * _STEP_MS / MS_PER_DAY
 
 

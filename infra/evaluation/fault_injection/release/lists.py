@@ -68,6 +68,10 @@ class Lists:
     def clicks_per_list(self) -> float:
         return float(self.clicks.mean())
 
+    @property
+    def purchases_per_click(self) -> float:
+        return float(self.purchases.sum() / self.clicks.sum())
+
     def slower(self, factor: float) -> Self:
         """The same lists, which took longer."""
         return type(self)(
