@@ -1,6 +1,7 @@
 """`recsys users`: merge an id into a user, forget a user."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -79,11 +80,18 @@ def forget(
             return
         bury_in_log(user_id)
 
-    def bury_in_log(key: str) -> None:
-        sink.append(Topic.USERS, key, b"")
-        sink.flush()
+    @cache
+    def sink() -> (
+        KafkaSink
+    ):  # where the user's row is in a database, and nothing was merged, Kafka is not needed
+        return opened.enter_context(closing(KafkaSink(settings.kafka, settings.partitions)))
 
-    with closing(_store(settings)) as store, closing(KafkaSink(settings.kafka, settings.partitions)) as sink:
+    def bury_in_log(key: str) -> None:
+        sink().append(Topic.USERS, key, b"")
+        sink().flush()
+
+    with ExitStack() as opened:
+        store = opened.enter_context(closing(_store(settings)))
         now_ms = clock_of(settings.clock)()
         had_state = forget_user(store, settings.lake, bury, bury_in_log, user, now_ms, settings.time_rules)
     print_mapping("forgotten", {"had_state": had_state}, as_json)

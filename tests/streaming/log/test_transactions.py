@@ -76,10 +76,12 @@ def test_what_was_taken_back_is_not_read_and_markers_are_no_lag(
     foreign.begin_transaction()
     write(foreign, topic, *(b"yes" for _ in range(5)))
     foreign.commit_transaction()
+    until(lambda: source.end_offset(topic, 0) == 12)  # the broker writes the marker after its answer
     assert read_all(source, topic) == [b"yes"] * 5
     foreign.begin_transaction()
     write(foreign, topic, b"no")
     foreign.abort_transaction()
+    until(lambda: source.end_offset(topic, 0) == 14)
     assert read_all(source, topic) == []
     assert source.position(topic, 0) == source.end_offset(topic, 0) == 14  # 11 records, 3 markers
     assert source.lag(topic, 0) == 0
@@ -112,5 +114,6 @@ def test_an_open_transaction_is_named_and_holds_back_what_is_behind_it(
     assert f"{topic}/0: transaction {name} of producer" in sentence
     assert "holds back the records from offset 1 on; it is aborted after 600 s" in sentence
     foreign.commit_transaction()
+    until(lambda: source.end_offset(topic, 0) == 4)
     assert read_all(source, topic) == [b"open", b"behind"]
     assert not source.held_back() and not source.open_transactions(topic)
