@@ -19,7 +19,7 @@ from infra.local.children import recsys_command
 from infra.local.memory_kafka import MemoryKafka
 from infra.local.process import ChildProcess
 from recsys.contracts.changes import ItemChange, UserChange
-from recsys.contracts.errors import InvalidConfig
+from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.types import Item, Topic, User
 from recsys.features.definitions import FEATURES
 from recsys.store.redis import RedisFeatureStore
@@ -145,7 +145,12 @@ def test_engines_hand_over_a_driver_is_killed_and_the_bits_are_equal(rig: Rig, t
     rig.send_transactions()
     spark = rig.spark(tmp_path / "spark.log")
     # from the worker's offsets, behind the markers of transactions
-    spark.wait_until(rig.caught_up, PATIENCE_S)
+    try:
+        spark.wait_until(rig.caught_up, PATIENCE_S)
+    except Unavailable as error:
+        if "RECSYS_SPARK_JARS" in spark.log.read_text(encoding="utf-8"):
+            pytest.skip(f"no Kafka connector: {error}")
+        raise
     spark.wait_until(lambda: rig.committed() == rig.applied(), PATIENCE_S)
     before, killed = rig.applied(), threading.Event()
 
