@@ -37,7 +37,7 @@ from streaming.log import KafkaSource
 from streaming.worker.applier import Applier, tally
 from streaming.worker.batches import Prepared, batches
 from streaming.worker.claims import Claims, WorkerConfig
-from streaming.worker.metrics import WorkerMetrics
+from streaming.worker.metrics import Tally, WorkerMetrics
 from streaming.worker.outages import retried
 
 _partition = attrgetter("topic", "partition")
@@ -60,7 +60,7 @@ class FeatureWorker:
         self.metrics = WorkerMetrics()
         self._claims = Claims(store, self._config, self.metrics, name)
         self._applier = Applier(store, sink, traces)
-        self._pending: deque[tuple[Prepared, Future[Applied]]] = deque()
+        self._pending: deque[tuple[Prepared, Future[tuple[Applied, Tally]]]] = deque()
         self._thread = ThreadPoolExecutor(1, "apply")
         self._reported = 0.0
 
@@ -114,7 +114,7 @@ class FeatureWorker:
                 self._finish(self._config.in_flight - 1)
                 if self._claims.held.get(partition) is not claim:
                     break  # given up while this batch was parsed
-                self._pending.append((prepared, self._thread.submit(self._applier.apply, prepared)))
+                self._pending.append((prepared, self._thread.submit(self._apply, prepared)))
         if not records:
             self._finish()
         if time.monotonic() - self._reported >= self._config.report_s:
@@ -130,13 +130,18 @@ class FeatureWorker:
         self._claims.check(source)
         self._claims.claim(source)
 
+    def _apply(self, prepared: Prepared) -> tuple[Applied, Tally]:
+        """(3) On the thread that calls the store: what is counted later was readable then."""
+        applied = self._applier.apply(prepared)
+        return applied, tally(prepared, applied)
+
     def _finish(self, most: int = 0) -> None:
         """(3) Wait until no more than `most` batches are in flight."""
         while self._pending and (len(self._pending) > most or self._pending[0][1].done()):
             prepared, future = self._pending.popleft()
-            applied, batch = future.result(), prepared.batch
+            batch, (applied, counted) = prepared.batch, future.result()
             if self._claims.accepted((batch.topic, batch.partition), batch.epoch, applied.outcome):
-                self.metrics.count(tally(prepared, applied))
+                self.metrics.count(counted)
 
     def _pass_markers(self, source: EventSource) -> None:
         """Store that what has offsets but is no record, such as the markers of transactions, has been read, too:
