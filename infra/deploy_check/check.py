@@ -39,7 +39,7 @@ from streaming.log.dead_letter import read_dead_letters
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "infra" / "deploy"
-CACHE = Path("/var/tmp/recsys-deploy-check")  # noqa: S108 - of root; kept for the next check
+CACHE = Path("/var/cache/recsys-deploy-check")  # kept for the next check
 _NEWNS, _NEWNET = 0x00020000, 0x40000000  # of unshare(2)
 _ENDS_S, _ARRIVES_S = 120.0, 60.0
 _CHECKED_IMAGE, _USER = "recsys:serving", "10001:10001"

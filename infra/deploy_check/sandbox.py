@@ -11,11 +11,11 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+
+import httpx
 
 from infra.deploy_check.containers import Container, Kind, Mount, Probe
 from infra.local.process import ChildProcess
@@ -149,11 +149,9 @@ class Sandbox:
                 client.settimeout(probe.timeout_s)
                 return client.connect_ex(("127.0.0.1", probe.port)) == 0
         try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{probe.port}{probe.path}", timeout=probe.timeout_s
-            ) as answer:
-                return bool(answer.status < 400)
-        except (OSError, urllib.error.URLError):
+            answer = httpx.get(f"http://127.0.0.1:{probe.port}{probe.path}", timeout=probe.timeout_s)
+            return answer.status_code < 400
+        except httpx.HTTPError:
             return False
 
     def _account(self, environ: Mapping[str, str], folder: str) -> list[str]:
