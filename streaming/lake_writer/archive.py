@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,10 +47,9 @@ from recsys.lake.lake import (
 from recsys.lake.merges import merges_after
 from streaming.acceptance import REPLAY_HEADER, Late, accept, accept_item_change, accept_user_change
 from streaming.lake_writer.commit import (
-    FOLDER,
-    HEARTBEAT,
     Place,
     added_partitions,
+    beat,
     check_added,
     commit,
     exclusive,
@@ -68,7 +68,8 @@ _log = structlog.get_logger(__name__)
 def main(settings: StreamSettings, stop: threading.Event, accept_gap: bool = False) -> "Totals":
     limits = settings.archive_max_rows, settings.archive_max_seconds
     with exclusive(settings.lake):
-        source = KafkaSource.once_reachable(settings.kafka, stop, accept_gap=accept_gap)
+        waits = partial(beat, settings.lake)
+        source = KafkaSource.once_reachable(settings.kafka, stop, waits, accept_gap=accept_gap)
         if source is None:
             return Totals()
         with closing(source):
@@ -138,14 +139,13 @@ class Archiver:
     def run(self, stop: threading.Event) -> None:
         """Archive until `stop`, then flush. Outages of the log are waited out.
         Raises `InvalidConfig`: the topics have another number of partitions than configured, or than the lake knows."""
-        heartbeat = self._lake / FOLDER / HEARTBEAT
         while not stop.is_set():
             try:
                 self.step()
             except Unavailable as error:
                 _log.warning("archiver waits for the log", error=str(error))
                 stop.wait(RETRY_S)
-            heartbeat.write_text("".join(f"{stopped}\n" for stopped in self._source.unreadable()))
+            beat(self._lake, self._source.unreadable())
         self.flush()
 
     def step(self, timeout_s: float = 0.5) -> int:

@@ -7,7 +7,7 @@ other processes rewrite, so the archiver holds `recsys.lake.commit.rewriting` fr
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -68,6 +68,13 @@ def read_checkpoint(lake: Path) -> dict[str, Place]:
         return {}
     except InvalidData as error:
         raise InvalidData(f"{error}; restore the lake from its backup, with this file") from error
+
+
+def beat(lake: Path, stopped: Iterable[object] = ()) -> None:
+    """Say that the archiver lives, and which partitions it does not read any further."""
+    heartbeat = lake / FOLDER / HEARTBEAT
+    heartbeat.parent.mkdir(parents=True, exist_ok=True)
+    heartbeat.write_text("".join(f"{each}\n" for each in stopped))
 
 
 def stopped_partitions(lake: Path) -> list[str]:

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -58,11 +58,16 @@ class KafkaSource:
 
     @classmethod
     def once_reachable(
-        cls, kafka: KafkaConnection, stop: threading.Event, **options: Any
+        cls,
+        kafka: KafkaConnection,
+        stop: threading.Event,
+        waits: Callable[[], None] = lambda: None,
+        **options: Any,
     ) -> "KafkaSource | None":
-        """A source as soon as a broker answers; None: `stop` was set before.
+        """A source as soon as a broker answers; None: `stop` was set before. `waits` is called before each attempt.
         Raises `AccessRefused`: waiting would not help."""
         while not stop.is_set():
+            waits()
             try:
                 return cls(kafka, **options)
             except AccessRefused:

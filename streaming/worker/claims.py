@@ -66,6 +66,7 @@ class Claims:
         self._shared_at = -math.inf  # time of the last assignment; +inf: fixed
         self._checked = 0.0
         self._positions: dict[Partition, int] = {}  # at the last check of idle partitions
+        self._lagging: set[Partition] = set()  # whose lag is exported
 
     def own(self, numbers: Iterable[int]) -> None:
         self._shared_at = math.inf
@@ -88,8 +89,8 @@ class Claims:
         mine = {(topic, number) for topic, number in every if live[number % len(live)] == self.name}
         for where in self._owned.keys() - mine:
             del self._owned[where]
-            if self.held.pop(where, None):
-                source.unseek(*where)
+            self.held.pop(where, None)
+            source.unseek(*where)  # that of one which was given up, too
         for where in mine - self._owned.keys():
             self._owned[where] = 0.0
 
@@ -163,6 +164,9 @@ class Claims:
         """(4) Export the lags, and store the report that the API shows."""
         for partition, records in (lags or {}).items():
             self._metrics.lag.labels(*partition).set(records)
+        for gone in self._lagging - (lags or {}).keys():
+            self._metrics.lag.remove(*gone)  # another worker exports it now
+        self._lagging = set(lags or ())
         lag = None if lags is None else sum(lags.values())
         report = self._metrics.report(int(time.time() * 1_000), lag, len(self.held), problems)
         self._store.report(self.name, report.encode(), int(self._config.dead_after_s * 1_000))

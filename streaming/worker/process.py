@@ -40,7 +40,10 @@ def main(
         for made in (traces, store, sink):
             if made is not None:
                 opened.enter_context(contextlib.closing(made))
-        source = KafkaSource.once_reachable(settings.kafka, stop, accept_gap=accept_gap, group_id=GROUP)
+        waits = worker.metrics.stepped
+        source = KafkaSource.once_reachable(
+            settings.kafka, stop, waits, accept_gap=accept_gap, group_id=GROUP
+        )
         if source is not None:
             with contextlib.closing(source):
                 worker.run(source, stop)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import ClassVar
 
 import httpx
 import msgspec
@@ -27,9 +28,10 @@ from recsys.observability.worker_report import read_report
 from recsys.store.base import Applied, Batch, FeatureStore, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from streaming.acceptance import accept_item_change, accept_user_change
+from streaming.log import Partition
 from streaming.log.dead_letter import UNREADABLE, read_dead_letters
 from streaming.loop_metrics import STUCK_S
-from streaming.worker.claims import TOPICS, WorkerConfig
+from streaming.worker.claims import TOPICS, Claims, WorkerConfig
 from streaming.worker.feature_worker import FeatureWorker
 from streaming.worker.metrics import WorkerMetrics
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource
@@ -460,6 +462,36 @@ def test_workers_share_the_partitions_and_replace_one_that_leaves_or_dies() -> N
     now += 6.0  # `b` is silent for longer than `dead_after_s`
     assert work("c", events[300:])["c"] == 100
     assert_holds(store, events)
+
+
+def test_what_was_fenced_and_then_lost_is_not_read_any_further() -> None:
+    """A joiner claims before the old worker's next heartbeat: its batch is fenced first."""
+
+    class Source(MemoryEventSource):
+        unsought: ClassVar[set[Partition]] = set()
+
+        def unseek(self, topic: str, partition: int) -> None:
+            super().unseek(topic, partition)
+            self.unsought.add((topic, partition))
+
+    log, store = MemoryEventLog(PARTITIONS), new_store()
+    old, new = (FeatureWorker(store, log, CONFIG, name=name) for name in "ab")
+    source = Source(log)
+    drain(old, source)
+    store.workers("b", 60_000)
+    new.own(range(PARTITIONS))
+    new.step(log.source())
+    send(log, make_events(60))
+    drain(old, source)
+    assert {(topic, 1) for topic in TOPICS} <= Source.unsought
+
+
+def test_the_lag_of_a_partition_is_exported_by_its_worker_alone() -> None:
+    claims = Claims(new_store(), CONFIG, WorkerMetrics())
+    claims.report({("events", 0): 5, ("events", 1): 7})
+    claims.report({("events", 1): 3})
+    lags = [s for metric in claims._metrics.lag.collect() for s in metric.samples]
+    assert [(s.labels["partition"], s.value) for s in lags] == [("1", 3)]
 
 
 def test_the_topics_must_have_the_configured_partitions() -> None:
