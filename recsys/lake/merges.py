@@ -39,12 +39,25 @@ def merges_after(lake: Path, merges: Sequence[UserMerge]) -> list[tuple[Path, pa
     """The table, and its path below the lake, after these merges; empty if they are known."""
     if not merges:
         return []
-    known = {(merge.user_id, merge.into): merge for merge in _stored(merges_path(lake))}
-    after = dict(known)
-    for merge in merges:
+    known, forgotten = _stored(merges_path(lake)), forgotten_users(lake)
+    after: dict[tuple[str, str], UserMerge] = {}
+    for merge in remembered(
+        [*known, *merges], forgotten
+    ):  # what was forgotten is not the earliest time of a new merge
         pair = merge.user_id, merge.into
         after[pair] = min(merge, after.get(pair, merge), key=lambda m: m.changed_ms)
-    return [(merges_path(lake).relative_to(lake), merges_table(after.values()))] if after != known else []
+    table = merges_table(after.values())
+    return [] if table == merges_table(known) else [(merges_path(lake).relative_to(lake), table)]
+
+
+def users_with_history_of(lake: Path, forgotten: Mapping[str, int]) -> set[str]:
+    """Those whose features may have what a forgotten id did: the users that it was merged into, and so on. Ask before
+    `forget_merges`."""
+    known = _stored(merges_path(lake))
+    found = {m.into for m in known if is_forgotten(forgotten, m.user_id, m.changed_ms)}
+    while more := {m.into for m in known if m.user_id in found} - found:
+        found |= more
+    return found
 
 
 def forget_merges(lake: Path, forgotten: Mapping[str, int]) -> int:

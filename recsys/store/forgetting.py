@@ -52,11 +52,11 @@ def forget(
 
 
 def _merged(store: FeatureStore, lake: Path, user_id: str) -> tuple[list[str], list[str]]:
-    """All ids of the user as lake or store know them, the user last: repeated after a crash, it finds the rest. And the
-    keys of the merges that name one of them."""
+    """All ids of the user as lake or store know them, and the keys of the merges that name one of them. The user comes
+    last, and what was merged into an id before it: after a crash, what is left is still linked to the user."""
     in_lake = read_merges(lake)
-    members = Merges(in_lake).members(user_id) + linked_members(user_id, store.links)
-    ids = [*dict.fromkeys(id_ for id_ in members if id_ != user_id), user_id]
+    found = Merges(in_lake).members(user_id) + linked_members(user_id, store.links)  # nearest first
+    ids = [*reversed(dict.fromkeys(id_ for id_ in found if id_ != user_id)), user_id]
     keys = {merge.key for merge in in_lake if merge.user_id in ids or merge.into in ids}
     for id_ in ids:
         links = store.links(id_)

@@ -10,6 +10,7 @@ from typing import Any
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.merges import Links, UserMerge
 from recsys.lake.forget import user_digest
+from recsys.lake.merges import remembered
 from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.damage import Damage
 from recsys.store.redis_client import call_each, redis_errors, script
@@ -17,6 +18,7 @@ from recsys.store.redis_reads import open_reads
 from recsys.store.redis_writer import RedisWriter
 
 _MERGED, _INTO = "m", "b"  # in keys
+_AT_ONCE = 1_000  # merges of one pipeline
 
 
 class RedisMerges(RedisWriter):
@@ -55,14 +57,25 @@ class RedisMerges(RedisWriter):
     def merge_users(self, merges: Sequence[UserMerge]) -> None:
         """The user's side is written first: of one that was forgotten since, nothing is. A crash in between is no harm:
         the writer repeats the merge, and until then the id does not say that it belongs to the user."""
-        if not merges:
-            return
-        left = self._link(_MERGED, [(m, m.into, m.user_id) for m in merges])
-        linked = self._link(_INTO, [(m, m.user_id, m.into) for m in left])
-        for merge in left:
-            if merge not in linked:  # the id was forgotten
-                with redis_errors():
-                    self._redis.zrem(self._side(_MERGED, merge.into), merge.user_id)
+        for first in range(0, len(merges), _AT_ONCE):
+            some = self._remembered(merges[first : first + _AT_ONCE])
+            left = self._link(_MERGED, [(m, m.into, m.user_id) for m in some])
+            linked = set(self._link(_INTO, [(m, m.user_id, m.into) for m in left]))
+            for merge in left:
+                if merge not in linked:  # the id was forgotten in the meantime
+                    with redis_errors():
+                        self._redis.zrem(self._side(_MERGED, merge.into), merge.user_id)
+
+    def _remembered(self, merges: Sequence[UserMerge]) -> list[UserMerge]:
+        """Those of ids that were not forgotten since: an old merge must not touch a later one of the same ids."""
+        ids = sorted({id_ for merge in merges for id_ in (merge.user_id, merge.into)})
+        digests = [user_digest(id_) for id_ in ids]
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for id_, digest in zip(ids, digests, strict=True):
+                pipe.hget(self._key(partition_of(id_, self._partitions), "forgotten"), digest)
+            marks = pipe.execute()
+        known = {digest: int(mark) for digest, mark in zip(digests, marks, strict=True) if mark}
+        return remembered(merges, known)
 
     def _link(self, kind: str, sides: Sequence[tuple[UserMerge, str, str]]) -> list[UserMerge]:
         """Write one side of each merge: its id, and the other. Returns the merges whose id was not forgotten."""

@@ -9,7 +9,7 @@ tables that several processes rewrite are rewritten under `recsys.lake.commit.re
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from recsys.lake.lake import (
     read_files,
     write_parquet,
 )
-from recsys.lake.merges import forget_merges
+from recsys.lake.merges import forget_merges, users_with_history_of
 
 _USERS = Path("users") / "users.parquet"
 
@@ -52,13 +52,13 @@ def compact(lake: Path, features: Path | None = None) -> Compacted:
     for table in (EVENTS, IMPRESSIONS):
         for day in days(lake, table):
             _compact_day(lake, table, day, forgotten, done)
+    if features is not None and forgotten:
+        _clean_features(features, forgotten, users_with_history_of(lake, forgotten), done)
     with rewriting(lake):
         if forgotten and (lake / _USERS).exists():
             _clean_users(lake / _USERS, forgotten, done)
         if forgotten:
             done.rows_removed += forget_merges(lake, forgotten)
-    if features is not None and forgotten:
-        _clean_features(features, forgotten, done)
     return done
 
 
@@ -111,11 +111,13 @@ def _without(rows: pa.Table, forgotten: Mapping[str, int]) -> pa.Table:
     return rows
 
 
-def _clean_features(features: Path, forgotten: Mapping[str, int], done: Compacted) -> None:
-    """Whole users, whenever their events were: what came after the request is in the lake."""
+def _clean_features(features: Path, forgotten: Mapping[str, int], others: Set[str], done: Compacted) -> None:
+    """Whole users, whenever their events were: what came after the request is in the lake. `others`: users who have the
+    history of a forgotten id, too."""
     for path in (*features.glob("examples/dt=*/*.parquet"), *features.glob("sequences/*.parquet")):
         rows = pq.read_table(path, partitioning=None)
-        keep = [user_digest(user) not in forgotten for user in rows.column("user_id").to_pylist()]
+        users = rows.column("user_id").to_pylist()
+        keep = [user not in others and user_digest(user) not in forgotten for user in users]
         if not all(keep):
             write_parquet(path, rows.filter(pa.array(keep)))
             done.rows_removed += keep.count(False)

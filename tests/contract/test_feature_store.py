@@ -464,9 +464,12 @@ def test_of_a_forgotten_id_no_merge_remains_and_none_comes_back(store: FeatureSt
     store.merge_users(MERGES)  # sent before
     assert store.links("user 0") == store.links("user 2") == store.links("user 1") == Links()
     assert store.links("user 4").merged, "others are not concerned"
-    again = UserMerge("user 1", "user 0", T0 + 11)
+    old, again = (UserMerge("user 1", "user 0", T0 + since) for since in (9, 11))
     store.merge_users([again])
+    store.merge_users([old, again])  # read again: what was forgotten does not touch what came later
+    store.merge_users([old])
     assert store.links("user 0").merged == ((T0 + 11, "user 1"),)
+    assert store.links("user 1").into == ((T0 + 11, "user 0"),)
 
 
 LOG_PARTITIONS = 5  # of a topic that has grown

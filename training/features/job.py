@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -286,10 +287,10 @@ def _mark(
     """Content of a finished day's mark; a day with another mark is built again.
 
     It counts the rows that may label the day, because outcomes arrive late: a day is built early, and again when
-    more have arrived. So it does merges up to its end.
+    more have arrived. It names the merges up to its end, since one may be forgotten, and another arrive.
     """
     end_ms = start_of(day) + MS_PER_DAY
-    n_merges = sum(merge.changed_ms < end_ms for merge in merged)
+    known = sorted((m.user_id, m.into, m.changed_ms) for m in merged if m.changed_ms < end_ms)
     content = {
         "fingerprint": FEATURES.fingerprint,
         "layout": 2,  # of the files: `packing`
@@ -299,7 +300,7 @@ def _mark(
         "unshown": sorted(unshown),
         "negatives": job.negatives,
         "seed": job.seed,
-        **({"merges": n_merges} if n_merges else {}),
+        **({"merges": sha256(json.dumps(known).encode()).hexdigest()} if known else {}),
     }
     return json.dumps(content, sort_keys=True)
 

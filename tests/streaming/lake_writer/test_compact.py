@@ -10,6 +10,7 @@ import pytest
 from recsys.contracts.changes import UserChange
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import Event
+from recsys.contracts.merges import UserMerge
 from recsys.contracts.types import MS_PER_DAY, EventType, User
 from recsys.datasets.catalogue import read_users, users_table
 from recsys.datasets.changed import users_after
@@ -24,6 +25,7 @@ from recsys.lake.lake import (
     split_by_day,
     write_parquet,
 )
+from recsys.lake.merges import merges_after, read_merges
 from streaming.lake_writer.compact import Compacted, compact
 
 T0 = 1_700_000_000_000
@@ -76,6 +78,21 @@ def test_rows_of_a_forgotten_user_are_deleted_and_later_ones_stay(lake: Path, ev
     write(lake, "imported-again", events)
     compact(lake)
     assert list(read_events(lake)) == [e for e in events if e.user_id != "u1" or e.event_time_ms > until]
+
+
+def test_features_that_have_a_forgotten_ids_history_are_deleted_with_it(tmp_path: Path) -> None:
+    lake, features = tmp_path / "lake", tmp_path / "features"
+    merges = [UserMerge("anon", "u", 5), UserMerge("u", "u2", 6), UserMerge("other", "v", 7)]
+    for changed, table in merges_after(lake, merges):
+        write_parquet(lake / changed, table)
+    users = pa.table({"user_id": ["anon", "u", "u2", "v", "other"]})
+    for path in ("examples/dt=2023-11-14/part.parquet", "sequences/part.parquet"):
+        write_parquet(features / path, users)
+    mark_forgotten(lake, "anon", 10)
+    assert compact(lake, features).rows_removed == 2 * 3 + 1
+    for file in features.glob("**/*.parquet"):
+        assert pq.read_table(file, partitioning=None)["user_id"].to_pylist() == ["v", "other"]
+    assert {merge.user_id for merge in read_merges(lake)} == {"u", "other"}
 
 
 def test_a_forgotten_user_who_was_written_later_stays(tmp_path: Path) -> None:

@@ -156,8 +156,11 @@ def test_a_merge_makes_its_day_and_later_ones_outdated() -> None:
         job, none = FeatureJob("", ""), frozenset[EventType]()
         return [features_job._mark(job, none, none, day, {}, merged) for day in DAYS]
 
-    before, after = marks([]), marks([UserMerge("a", "b", start_of(DAYS[1]))])
+    before, after, other = marks([]), *(marks([UserMerge("a", b, start_of(DAYS[1]))]) for b in "bc")
     assert [old != new for old, new in zip(before, after, strict=True)] == [False, *[True] * (len(DAYS) - 1)]
+    assert all(one != two for one, two in zip(after[1:], other[1:], strict=True)), (
+        "one forgotten, another new"
+    )
 
 
 def test_sequences_and_definitions_are_next_to_them(built: tuple[FeatureJob, Path]) -> None:
