@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ INFRA = Path(__file__).parents[3] / "infra" / "deploy"
 ROOT = Path(__file__).parents[3]
 KUBERNETES = "1.33"
 # Resources of operators, whose schemas Kubernetes does not ship.
-FOREIGN = ("strimzi.io", "keda.sh", "sparkoperator.k8s.io", "opstreelabs.in", "kustomize.config.k8s.io")
+FOREIGN = ("strimzi.io", "keda.sh", "opstreelabs.in", "kustomize.config.k8s.io")
+OVERLAYS = ("local", "production", "cuda")
 OUR_IMAGES = ("recsys:serving", "recsys:serving-cuda", "recsys:training")
 _NEEDS_PROMTOOL = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool is missing: apt-get install prometheus"
@@ -184,14 +186,9 @@ def test_servers_have_the_versions_that_the_tests_run() -> None:
     assert any(image.startswith(f"valkey/valkey:{valkey}-alpine@") for image in images)
 
 
-def test_spark_and_python_are_those_that_are_installed() -> None:
-    (application,) = (
-        d["spec"]["template"] for _, d in documents() if d["kind"] == "ScheduledSparkApplication"
-    )
-    assert application["sparkVersion"] == locked("pyspark")
+def test_the_image_has_a_python_and_a_java_that_the_project_supports() -> None:
     dockerfile = (INFRA / "docker" / "Dockerfile").read_text()
     (python,) = re.findall(r"^ARG PYTHON=(\d\.\d+)-slim", dockerfile, re.M)
-    assert f"/python{python}/site-packages/" in application["mainApplicationFile"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert SpecifierSet(project["requires-python"]).contains(python)
     assert f"Programming Language :: Python :: {python}" in project["classifiers"]
@@ -199,15 +196,28 @@ def test_spark_and_python_are_those_that_are_installed() -> None:
     assert java[0] in (ROOT / "infra" / "setup" / "ensure_java.sh").read_text()
 
 
-@pytest.mark.parametrize("overlay", ["local", "production", "cuda"])
+@cache
+def rendered_overlay(name: str) -> list[Mapping[str, Any]]:
+    try:
+        return rendered(INFRA / "k8s" / "overlays" / name)
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_night_features_are_built_before_the_training(overlay: str) -> None:
+    (train,) = (d for d in rendered_overlay(overlay) if d["kind"] == "CronJob")
+    pod = train["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    steps = [container["args"] for container in pod["initContainers"] + pod["containers"]]
+    assert steps == [["features", "build"], ["train", "nightly"]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_container_of_an_overlay_accepts_its_settings(
     overlay: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each by itself, with the environment that it gets: a shared ConfigMap may fit one and not another."""
-    try:
-        rendered_documents = rendered(INFRA / "k8s" / "overlays" / overlay)
-    except Unavailable as error:
-        pytest.skip(str(error))
+    rendered_documents = rendered_overlay(overlay)
     checked = 0
     for container in read_containers(rendered_documents, made_up_secrets(rendered_documents)):
         if container.image in OUR_IMAGES:
