@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from typer.core import TyperGroup
 from infra.cli.main import COMMANDS, load
 from infra.cli.settings_table import ALL
 from infra.deploy_check.containers import Container
-from infra.deploy_check.kubernetes import read_containers, rendered
+from infra.deploy_check.kubernetes import read_containers
 from infra.local.kafka_jars import VERSION as KAFKA
 from recsys.catalogue_db.outbox import Backlog
-from recsys.contracts.errors import Unavailable
 from recsys.contracts.topic_rules import TopicRules
 from recsys.contracts.types import Topic
 from recsys.settings import PREFIX, refuse_unknown
@@ -32,13 +30,13 @@ from serving.telemetry import Telemetry
 from streaming.lake_writer.commit import FOLDER, HEARTBEAT
 from streaming.relay import RelayMetrics, Totals
 from streaming.worker.metrics import WorkerMetrics
+from tests.infra.deploy.overlays import OVERLAYS, rendered_overlay
 
 INFRA = Path(__file__).parents[3] / "infra" / "deploy"
 ROOT = Path(__file__).parents[3]
 KUBERNETES = "1.33"
 # Resources of operators, whose schemas Kubernetes does not ship.
 FOREIGN = ("strimzi.io", "keda.sh", "opstreelabs.in", "kustomize.config.k8s.io")
-OVERLAYS = ("local", "production", "cuda")
 OUR_IMAGES = ("recsys:serving", "recsys:serving-cuda", "recsys:training")
 _NEEDS_PROMTOOL = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool is missing: apt-get install prometheus"
@@ -194,14 +192,6 @@ def test_the_image_has_a_python_and_a_java_that_the_project_supports() -> None:
     assert f"Programming Language :: Python :: {python}" in project["classifiers"]
     java = re.findall(r"openjdk-\d+-jre-headless", dockerfile)
     assert java[0] in (ROOT / "infra" / "setup" / "ensure_java.sh").read_text()
-
-
-@cache
-def rendered_overlay(name: str) -> list[Mapping[str, Any]]:
-    try:
-        return rendered(INFRA / "k8s" / "overlays" / name)
-    except Unavailable as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
