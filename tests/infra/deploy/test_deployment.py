@@ -100,15 +100,30 @@ def test_kustomizations_name_files_that_exist() -> None:
 
 @pytest.mark.parametrize(("name", "pod"), list(pods()), ids=str)
 def test_pods_have_the_least_privilege_and_limits(name: str, pod: dict[str, Any]) -> None:
-    assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False, "RECSYS_…_PORT of a service is an unknown setting"
     for container in pod.get("initContainers", []) + pod["containers"]:
-        security = container["securityContext"]
-        assert security["readOnlyRootFilesystem"] is True
-        assert security["allowPrivilegeEscalation"] is False
-        assert security["capabilities"]["drop"] == ["ALL"]
+        assert_restricted(pod["securityContext"], container["securityContext"])
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["resources"]["limits"]["memory"]
+
+
+def assert_restricted(pod: Mapping[str, Any], container: Mapping[str, Any]) -> None:
+    """The profile that the namespace enforces: the API server refuses other pods."""
+    assert pod["runAsNonRoot"] is True
+    assert pod["runAsUser"] != 0
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["allowPrivilegeEscalation"] is False
+    assert container["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_operators_redis_is_restricted_and_refuses_writes_before_its_memory_ends() -> None:
+    (spec,) = (d["spec"] for _, d in documents() if d["kind"] == "RedisReplication")
+    assert_restricted(spec["podSecurityContext"], spec["securityContext"])
+    (config,) = (d["data"] for _, d in documents() if "redis-additional.conf" in d.get("data", {}))
+    (maximum,) = re.findall(r"^maxmemory (\d+)gb$", config["redis-additional.conf"], re.M)
+    (limit,) = re.findall(r"^(\d+)Gi$", spec["kubernetesConfig"]["resources"]["limits"]["memory"])
+    assert int(maximum) < int(limit)
 
 
 def test_every_variable_that_is_set_is_a_setting() -> None:
