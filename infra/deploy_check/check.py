@@ -10,7 +10,8 @@ For each of the scenarios (the compose file, the overlays `local` and `productio
 4. Stop each with SIGTERM, within its time.
 
 Everything runs in a network of its own, where all names lead to loopback. What is not checked: the images' layers,
-memory limits, network policies, the operators' resources and the nightly jobs.
+memory limits, network policies, the operators' resources, and containers of other images than `recsys:serving` (the
+report names them): the autopilot, the nightly job, compose's Spark.
 """
 
 import ctypes
@@ -98,11 +99,9 @@ class _Run:
         subprocess.run(["chown", "-R", _USER, volume], check=True)
 
     def all(self) -> None:
-        containers = [
-            each
-            for each in self._scenario.containers
-            if each.image in self._images and each.name not in _NOT_CHECKED
-        ]
+        containers = [each for each in self._scenario.containers if self._is_checked(each)]
+        left_out = [each.name for each in self._scenario.containers if not self._is_checked(each)]
+        self._report(f"left out: {', '.join(left_out) or 'nothing'}")
         for container in (each for each in containers if each.ends):
             self._run_to_its_end(container)
         for container in sorted((each for each in containers if not each.ends), key=_turn):
@@ -114,6 +113,9 @@ class _Run:
                 self._with_faults(self._see_relay)
         for name in list(self._running):
             self._stop(name)
+
+    def _is_checked(self, container: Container) -> bool:
+        return container.image in self._images and container.name not in _NOT_CHECKED
 
     @contextmanager
     def cleaned_up(self) -> Iterator[None]:
