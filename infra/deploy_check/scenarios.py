@@ -13,7 +13,7 @@ from recsys.kafka_connection import KafkaConnection
 from serving.api.security import new_key
 from serving.settings import Scope
 
-_TLS_HOSTS = ("redis", "stream-kafka-bootstrap", "postgres")
+_TLS_HOSTS = ("redis-master", "stream-kafka-bootstrap", "postgres")
 _PARTITIONS = 12  # of the KafkaTopic resources; tests compare them with the settings
 
 
@@ -73,7 +73,9 @@ def production(deploy: Path, work: Path) -> Iterator[Scenario]:
             servers.SecuredKafka(9093, pem, "stream-kafka-bootstrap", servers.kafka_files(), _PARTITIONS)
         )
         kafka.admit(users, passwords)
-        redis_url = f"rediss://recsys:{redis.password}@redis:6379/0?ssl_ca_certs=/etc/recsys/redis/ca.crt"
+        redis_url = (
+            f"rediss://recsys:{redis.password}@redis-master:6379/0?ssl_ca_certs=/etc/recsys/redis/ca.crt"
+        )
         given = {
             "recsys-redis": {"url": redis_url.encode(), "ca.crt": ca},
             "recsys-api": {

@@ -255,6 +255,15 @@ def is_mounted(path: str, container: Container) -> bool:
     return False
 
 
+def test_redis_is_reached_at_its_primary() -> None:
+    """The operator's Service with the bare name selects the replicas as well, which refuse writes."""
+    (name,) = (d["metadata"]["name"] for _, d in documents() if d["kind"] == "RedisReplication")
+    config = (INFRA / "k8s" / "base" / "config.yaml").read_text()
+    certificate = (INFRA / "k8s" / "overlays" / "production" / "redis.yaml").read_text()
+    assert re.findall(r"rediss://recsys:PASSWORD@([^:]+):", config) == [f"{name}-master"]
+    assert re.findall(r"for the host `([^`]+)`", certificate) == [f"{name}-master"]
+
+
 def test_every_user_of_kafka_has_rights_and_a_secret_of_its_own() -> None:
     rights = {d["metadata"]["name"] for _, d in documents() if d["kind"] == "KafkaUser"}
     used = {}
