@@ -126,5 +126,5 @@ def test_documents_name_the_hadoop_that_spark_has() -> None:
     (jar,) = Path(str(files("pyspark"))).glob("jars/hadoop-client-api-*.jar")
     version = jar.stem.removeprefix("hadoop-client-api-")
     for page in ("features", "production"):
-        text = (Path(__file__).parents[3] / "docs" / f"{page}.md").read_text()
+        text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text()
         assert re.findall(r"hadoop-aws:([\d.]+\d)", text) == [version], page
