@@ -95,8 +95,10 @@ def excess_p(successes: int, n: int, share: float) -> float:
     """
     if not 0 < share < 1 or n == 0:
         return 1.0
+    if successes <= share * n:  # no larger share is likelier; and the mixture underflows where n is large
+        return 1.0
     a, b = successes + 1.0, n - successes + 1.0
-    log_mixture = special.betaln(a, b) + np.log(max(special.betaincc(a, b, share), 1e-300)) - np.log1p(-share)
+    log_mixture = special.betaln(a, b) + np.log(special.betaincc(a, b, share)) - np.log1p(-share)
     log_null = successes * np.log(share) + (n - successes) * np.log1p(-share)
     return float(min(1.0, np.exp(np.clip(log_null - log_mixture, -700, 0))))
 

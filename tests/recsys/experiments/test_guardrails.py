@@ -66,6 +66,15 @@ def test_looking_after_each_request_keeps_the_level() -> None:
     assert excess_p(60, 1_000, 0.02) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("successes", "n", "share"), [(0, 75_000, 0.01), (0, 40_000, 0.02), (2_500, 250_000, 0.02), (0, 10**9, 0.02)]
+)
+def test_fewer_than_allowed_are_no_harm_however_many_requests_there_are(
+    successes: int, n: int, share: float
+) -> None:
+    assert excess_p(successes, n, share) == 1.0
+
+
 def test_slow_and_degraded_answers_are_found() -> None:
     control = Requests(10_000, 20, {0.02: 9_000, 0.05: 9_920, 0.1: 10_000})
     like = Requests(100, 0, {0.02: 90, 0.05: 99, 0.1: 100})
