@@ -13,7 +13,7 @@ from scipy import special
 
 from recsys.experiments.analysis import ArmData, Lift, compare
 from recsys.experiments.comparison import lifts
-from recsys.experiments.outcomes import Outcomes
+from recsys.experiments.outcomes import METRICS, Outcomes
 from recsys.experiments.release import CANARY, CONTROL
 
 HEAD_SHARE = 0.01  # of the items that the control has shown; as many are the head of each arm
@@ -21,6 +21,7 @@ _LEAST_HEAD = 10  # items
 MARGIN = 0.01  # share of requests that may be slow or degraded in addition to the control's
 _P99 = 0.99
 _MIRRORED_SLOWER, _MIRRORED_FAILED, _FEWER_ITEMS = 2.0, 0.01, 0.5
+_LEAST_EVENTS = 30  # clicks or purchases; a canary with few by chance has a variance far below the true one
 _LEAST = 4  # users of an arm, of whom two choose and two are measured
 Ints = NDArray[np.int64]
 
@@ -54,12 +55,15 @@ def user_guardrails(outcomes: Outcomes) -> dict[str, float]:
     `outcomes`: of the experiment of one canary stage."""
     if not {CANARY, CONTROL} <= set(outcomes.arms):
         return {}
-    found = {
-        name: harm_p(lift, -1)
-        for name, lift in lifts(outcomes, CONTROL, CANARY).items()
-        if name in ("ctr", "cvr")
-    }
     members = [np.flatnonzero(outcomes.arm == outcomes.arms.index(arm)) for arm in (CONTROL, CANARY)]
+    found = {}
+    for name, lift in lifts(outcomes, CONTROL, CANARY).items():
+        if name not in ("ctr", "cvr"):
+            continue
+        of_each_user = outcomes.sums[METRICS[name].denominator]
+        # expected of the smaller arm, not seen in it: what is seen must not decide whether it is tested
+        if lift.control * min(of_each_user[arm].sum() for arm in members) >= _LEAST_EVENTS:
+            found[name] = harm_p(lift, -1)
     if min(map(len, members)) < _LEAST:
         return found
     found["list_length"] = _list_length(outcomes, *members)

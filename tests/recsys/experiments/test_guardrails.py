@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from recsys.experiments.guardrails import (
     Requests,
@@ -33,6 +34,22 @@ def outcomes(ctr: float = 0.1, length: int = 10, items: int = 1_000, seed: int =
     return Outcomes((CANARY, CONTROL), (0.1, 0.9), arm, sums, empty, 0, user, shown, "2026-01-01")
 
 
+def seen(clicks: NDArray[np.int64], purchases: NDArray[np.int64], canary: int) -> Outcomes:
+    """Of the first `canary` users and of the last 5,000, who are the control. Their lists are alike."""
+    users = np.r_[:canary, len(clicks) - 5_000 : len(clicks)]
+    arm = (users >= len(clicks) - 5_000).astype(int)
+    none = np.zeros(len(users))
+    sums = dict.fromkeys(SUMS, none) | {
+        "lists": none + 1,
+        "impressions": none + 10,
+        "clicks": clicks[users].astype(float),
+        "purchases": purchases[users].astype(float),
+    }
+    shown_user, shown_item = np.arange(len(users)), np.zeros(len(users), int)
+    before = dict.fromkeys(SUMS, none)
+    return Outcomes((CANARY, CONTROL), (0.01, 0.99), arm, sums, before, 0, shown_user, shown_item, "")
+
+
 def test_equal_arms_raise_no_alarm() -> None:
     found = [user_guardrails(outcomes(seed=seed)) for seed in range(20)]
     assert set(found[0]) == {"ctr", "cvr", "list_length", "head_share"}
@@ -56,6 +73,18 @@ def test_one_arm_alone_says_nothing() -> None:
     assert user_guardrails(found) == {}
 
 
+def test_looking_at_few_users_with_rare_purchases_keeps_the_level() -> None:
+    rng, alarms = np.random.default_rng(0), 0
+    for _ in range(15):
+        clicks = rng.poisson(1, 7_000)
+        acts = clicks, rng.binomial(clicks, 0.03)
+        found = [user_guardrails(seen(*acts, n)) for n in [*range(30, 130, 5), *range(130, 2_000, 300)]]
+        alarms += min(p for each in found for p in each.values()) <= 0.0028
+        assert "cvr" not in found[0]
+        assert "cvr" in found[-1]
+    assert alarms == 0
+
+
 def test_looking_after_each_request_keeps_the_level() -> None:
     rng = np.random.default_rng(0)
     alarms = 0
@@ -67,7 +96,8 @@ def test_looking_after_each_request_keeps_the_level() -> None:
 
 
 @pytest.mark.parametrize(
-    ("successes", "n", "share"), [(0, 75_000, 0.01), (0, 40_000, 0.02), (2_500, 250_000, 0.02), (0, 10**9, 0.02)]
+    ("successes", "n", "share"),
+    [(0, 75_000, 0.01), (0, 40_000, 0.02), (2_500, 250_000, 0.02), (0, 10**9, 0.02)],
 )
 def test_fewer_than_allowed_are_no_harm_however_many_requests_there_are(
     successes: int, n: int, share: float
