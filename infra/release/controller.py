@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from recsys.bundle import current_version, named_version, open_bundle, publish
-from recsys.contracts.errors import InvalidBundle, InvalidConfig, RecsysError
+from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.experiments.release import (
     LONGEST_VERSION,
     SHARES,
@@ -51,7 +51,7 @@ class Evidence(Protocol):
     """What is known of a candidate. None: nothing yet."""
 
     def checks(self, release: Release) -> tuple[Check, ...] | None:
-        """Of the offline gate. Raises `RecsysError`: it cannot be run, which is a failed check."""
+        """Of the offline gate. Any exception but `OSError` is a failed check: it cannot be run."""
 
     def mirrored(self, release: Release) -> Mirrored | None: ...
 
@@ -123,17 +123,25 @@ class Controller:
                 now_ms, f"{serving} was published meanwhile, this was compared with {release.serving}"
             )
         if release.stage is Stage.TRAINED:
-            found = self._gated(release)
-        elif release.stage is Stage.SHADOW:
-            found = self._evidence.mirrored(release)
-        elif release.stage in SHARES:
-            found = self._evidence.look(release)
+            # the gate may take hours, and each try ends with the process: time first
+            late = now_ms - release.since_ms >= self._plan.longest_ms(Stage.TRAINED)
+            return (None if late else self._gated(release)) or Tick(now_ms)
+        try:
+            if release.stage is Stage.SHADOW:
+                found = self._evidence.mirrored(release)
+            elif release.stage in SHARES:
+                found = self._evidence.look(release)
+        except Exception as error:  # a stage that cannot be looked at must still end
+            _log.error("no evidence", stage=release.stage, reason=repr(error))
         return found or Tick(now_ms)
 
     def _gated(self, release: Release) -> Gated | None:
         try:
             checks = self._evidence.checks(release)
-        except RecsysError as error:
+        except OSError as error:  # of the machine, not of the candidate: tried again
+            _log.error("the offline gate could not read or write; it is tried again", reason=str(error))
+            return None
+        except Exception as error:  # also a library's, on a candidate that it cannot run
             checks = (Check("gate", None, None, f"it cannot be run: {error}"),)
         return None if checks is None else Gated(self._now_ms(), checks)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -13,6 +14,8 @@ from recsys.contracts.types import MS_PER_HOUR
 from recsys.experiments.release import (
     Abort,
     Check,
+    Look,
+    Mirrored,
     Promote,
     Release,
     ReleasePlan,
@@ -85,15 +88,61 @@ def test_harm_in_any_stage_leaves_the_serving_bundle(rig: Rig, stage: Stage) -> 
     assert history(rig.bundles)[-2]["stage"] == stage
 
 
-def test_a_gate_that_cannot_run_is_a_failed_one(rig: Rig) -> None:
-    class NoExamples(Given):
-        def checks(self, release: Release) -> tuple[Check, ...]:
-            raise InvalidData("no examples")
+@dataclass(frozen=True)
+class Raising(Given):
+    """No evidence of one stage can be had."""
 
-    rig.evidence = NoExamples(lambda: rig.now_ms)
+    error: Exception = field(default_factory=Exception)
+    stage: Stage = Stage.TRAINED
+
+    def checks(self, release: Release) -> tuple[Check, ...]:
+        self._fail(release)
+        return super().checks(release)
+
+    def mirrored(self, release: Release) -> Mirrored:
+        self._fail(release)
+        return super().mirrored(release)
+
+    def look(self, release: Release) -> Look:
+        self._fail(release)
+        return super().look(release)
+
+    def _fail(self, release: Release) -> None:
+        if release.stage is self.stage:
+            raise self.error
+
+
+def raising(rig: Rig, stage: Stage, error: Exception) -> Raising:
+    return Raising(lambda: rig.now_ms, error=error, stage=stage)
+
+
+@pytest.mark.parametrize("error", [InvalidData("no examples"), ValueError("no examples")])
+def test_a_gate_that_cannot_run_is_a_failed_one(rig: Rig, error: Exception) -> None:
+    rig.evidence = raising(rig, Stage.TRAINED, error)
+    propose(rig.bundles, "new")
+    assert rig.step().stage is Stage.ROLLED_BACK
+    assert "no examples" in history(rig.bundles)[-1]["reason"]
+
+
+@pytest.mark.parametrize("stage", [Stage.TRAINED, Stage.SHADOW, Stage.CANARY_1])
+def test_a_stage_whose_evidence_cannot_be_read_ends_in_its_longest_time(rig: Rig, stage: Stage) -> None:
+    rig.evidence = raising(rig, stage, PermissionError("lake"))
     propose(rig.bundles, "new")
     rig.steps_to(Stage.ROLLED_BACK)
-    assert "no examples" in history(rig.bundles)[-1]["reason"]
+    assert history(rig.bundles)[-1]["reason"] == f"no evidence within the longest time of {stage}"
+
+
+def test_a_gate_that_ends_its_process_again_and_again_is_not_tried_for_ever(rig: Rig) -> None:
+    class OutOfMemory(BaseException):
+        pass
+
+    rig.evidence = Given(lambda: rig.now_ms)
+    propose(rig.bundles, "new")
+    with patch.object(Given, "checks", side_effect=OutOfMemory), pytest.raises(OutOfMemory):
+        rig.step()
+    rig.now_ms += PLAN.longest_ms(Stage.TRAINED)
+    with patch.object(Given, "checks", side_effect=OutOfMemory):
+        assert rig.step().stage is Stage.ROLLED_BACK
 
 
 def test_the_first_bundle_is_published_at_once(tmp_path: Path) -> None:
