@@ -29,6 +29,7 @@ from recsys.experiments.release import (
     Tick,
     decide,
     proposed,
+    rolled_back,
 )
 from recsys.experiments.release_file import (
     complete_audit,
@@ -165,14 +166,18 @@ def change(bundles: Path, decided: Callable[[Release], Release], keys: Keys) -> 
 
 
 def settle(bundles: Path, release: Release, keys: PublicKeys = ()) -> Release:
-    """Set SHADOW and CURRENT as the state says, unless that is done. The caller holds the lock."""
+    """Set SHADOW and CURRENT as the state says, unless that is done. A promotion that cannot be published is rolled
+    back. The caller holds the lock."""
     if release.settled:
         return release
     mirrors = named_version(bundles / SHADOW) == release.version
     if mirrors != (release.stage is Stage.SHADOW):
         set_shadow(bundles, None if mirrors else release.version)
     if release.stage is Stage.PROMOTED:
-        publish(bundles, release.version, keys)
+        try:
+            publish(bundles, release.version, keys)
+        except InvalidBundle as error:  # damaged since the gate, or its key was withdrawn
+            release = rolled_back(release, release.since_ms, f"it cannot be published: {error}")
     settled = replace(release, settled=True)
     write_release(bundles, settled)
     return settled

@@ -206,7 +206,7 @@ def decide(release: Release, event: Event, plan: ReleasePlan) -> Release:
         return release
     match event:
         case Abort():
-            return _rolled_back(release, event.at_ms, event.reason)
+            return rolled_back(release, event.at_ms, event.reason)
         case Promote():
             return _promoted_by_hand(release, event)
         case Tick():
@@ -243,7 +243,7 @@ def experiment_of(release: Release | None) -> Experiment | None:
 
 def _timed(release: Release, at_ms: int, plan: ReleasePlan) -> Release:
     if at_ms - release.since_ms >= plan.longest_ms(release.stage):
-        return _rolled_back(release, at_ms, f"no evidence within the longest time of {release.stage}")
+        return rolled_back(release, at_ms, f"no evidence within the longest time of {release.stage}")
     if release.stage is Stage.GATED:
         return _next(release, at_ms, "the offline gate has passed")
     return release
@@ -253,7 +253,7 @@ def _gated(release: Release, event: Gated) -> Release:
     release = replace(release, checks=event.checks)
     problems = [f"{check.name}: {check.problem}" for check in event.checks if check.problem]
     if problems:
-        return _rolled_back(release, event.at_ms, "; ".join(problems))
+        return rolled_back(release, event.at_ms, "; ".join(problems))
     return _next(release, event.at_ms, f"{len(event.checks)} checks of the offline gate passed")
 
 
@@ -261,7 +261,7 @@ def _mirrored(release: Release, event: Mirrored, plan: ReleasePlan) -> Release:
     if event.requests < plan.shadow_requests:
         return _timed(release, event.at_ms, plan)
     if event.problems:
-        return _rolled_back(release, event.at_ms, "; ".join(event.problems))
+        return rolled_back(release, event.at_ms, "; ".join(event.problems))
     return _next(release, event.at_ms, f"{event.requests} mirrored requests without a problem")
 
 
@@ -272,7 +272,7 @@ def _looked(release: Release, event: Look, plan: ReleasePlan) -> Release:
     release = replace(release, users=event.users, p={**release.p, **p})
     harmed = [f"{name} (p {value:.2g})" for name, value in sorted(p.items()) if value <= plan.level]
     if harmed:
-        return _rolled_back(release, event.at_ms, f"harm: {', '.join(harmed)}, level {plan.level:.2g}")
+        return rolled_back(release, event.at_ms, f"harm: {', '.join(harmed)}, level {plan.level:.2g}")
     stage_plan, hours = plan.of(release.stage), (event.at_ms - release.since_ms) / MS_PER_HOUR
     enough = event.users >= stage_plan.users and hours >= stage_plan.shortest_hours
     if enough or hours >= stage_plan.longest_hours:
@@ -290,7 +290,8 @@ def _next(release: Release, at_ms: int, reason: str) -> Release:
     return _entered(release, PATH[PATH.index(release.stage) + 1], at_ms, reason)
 
 
-def _rolled_back(release: Release, at_ms: int, reason: str) -> Release:
+def rolled_back(release: Release, at_ms: int, reason: str) -> Release:
+    """The end of a release that users do not get."""
     return _entered(release, Stage.ROLLED_BACK, at_ms, reason)
 
 

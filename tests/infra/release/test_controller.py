@@ -207,6 +207,19 @@ def test_a_person_promotes_what_has_passed_the_gate(rig: Rig) -> None:
     assert not (rig.bundles / SHADOW).exists()
 
 
+def test_a_promotion_that_cannot_be_published_is_rolled_back(rig: Rig) -> None:
+    write_tiny_bundle(rig.bundles, "newer", seed=2, current=False)
+    propose(rig.bundles, "new")
+    rig.steps_to(Stage.CANARY_50)
+    (rig.bundles / "new" / "items.parquet").write_bytes(b"damaged")
+    propose(rig.bundles, "newer")
+    rig.now_ms += 48 * MS_PER_HOUR
+    assert rig.step().stage is Stage.ROLLED_BACK
+    assert "cannot be published" in history(rig.bundles)[-1]["reason"]
+    assert current_version(rig.bundles) == "old"
+    assert rig.step().version == "newer", "the next one is not kept waiting"
+
+
 def test_a_kill_at_any_change_of_a_file_leaves_no_wrong_state(rig: Rig) -> None:
     kills, wrong = kill_everywhere(rig.bundles, "old", "new", harmful=(None, Stage.CANARY_10))
     assert kills > 50
