@@ -4,6 +4,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,25 @@ class LiveEvidence:
         """The guardrails of the requests since this stage was first looked at."""
         if stage != self._stage:
             self._stage, self._last, self._counted = stage, {}, Counter()
-        for api in (address for url in self._apis for address in addresses(url)):
-            now = counts(self._get(api, "/metrics").text)
+        for api, now in self._scrapes().items():
             last = self._last.get(api, now)
             # a restarted API counts from zero
             self._counted.update({k: n - last[k] if n >= last[k] else n for k, n in now.items()})
             self._last[api] = now
         arms = [_requests_of(self._counted, arm) for arm in (CONTROL, CANARY)]
         return request_guardrails(*arms)
+
+    def _scrapes(self) -> dict[str, _Counts]:
+        """What each API counts. Raises `Unavailable`: none of them answers."""
+        found: dict[str, _Counts] = {}
+        for url in self._apis:
+            with _left_out():
+                for api in addresses(url):
+                    with _left_out():
+                        found[api] = counts(self._get(api, "/metrics").text)
+        if not found:
+            raise Unavailable(f"none of {', '.join(self._apis)} answers")
+        return found
 
     def _json(self, path: str) -> Any:
         return self._get(self._apis[0], path).json()
@@ -124,6 +136,15 @@ class LiveEvidence:
         except httpx.HTTPError as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise Unavailable(f"{api}{path}: {reason}") from error
+
+
+@contextmanager
+def _left_out() -> Iterator[None]:
+    """An API that is away is not counted: others may answer."""
+    try:
+        yield
+    except Unavailable as error:
+        _log.warning("an API does not answer; its requests are not counted", reason=str(error))
 
 
 def addresses(url: str) -> list[str]:

@@ -22,6 +22,7 @@ CANARY, CONTROL = "canary", "control"
 LONGEST_VERSION = 48  # a canary's experiment is named after stage and version
 # each tested in every canary stage: `recsys.experiments.guardrails`
 GUARDRAILS = ("ctr", "cvr", "list_length", "head_share", "slow", "degraded")
+OF_REQUESTS = frozenset({"slow", "degraded"})  # a stage that has not tested them is not passed
 
 
 class Stage(StrEnum):
@@ -275,9 +276,9 @@ def _looked(release: Release, event: Look, plan: ReleasePlan) -> Release:
         return rolled_back(release, event.at_ms, f"harm: {', '.join(harmed)}, level {plan.level:.2g}")
     stage_plan, hours = plan.of(release.stage), (event.at_ms - release.since_ms) / MS_PER_HOUR
     enough = event.users >= stage_plan.users and hours >= stage_plan.shortest_hours
-    if enough or hours >= stage_plan.longest_hours:
+    if (enough or hours >= stage_plan.longest_hours) and release.p.keys() >= OF_REQUESTS:
         return _next(release, event.at_ms, f"no harm found in {event.users} users of {release.stage}")
-    return release
+    return _timed(release, event.at_ms, plan)
 
 
 def _promoted_by_hand(release: Release, event: Promote) -> Release:

@@ -105,6 +105,28 @@ def test_requests_count_from_the_first_look_of_a_stage(tmp_path: Path, canary: R
     assert max(fourth.p.values()) < 1e-6, "what was counted before stays"
 
 
+def test_an_api_that_is_away_is_left_out_while_another_answers(tmp_path: Path, canary: Release) -> None:
+    telemetry = Telemetry()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host in away:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, text=telemetry.exposition().decode())
+
+    away = {"b"}
+    api = LiveEvidence(
+        Settings(home=tmp_path), ["http://a", "http://b"], transport=httpx.MockTransport(answer), every_s=0.0
+    )
+    assert api.look(canary) is not None
+    for arm in (CONTROL, CANARY):
+        telemetry.release(arm, 0.004, False)
+    found = api.look(canary)
+    assert found is not None
+    assert found.p == {"slow": 1.0, "degraded": 1.0}
+    away.add("a")
+    assert api.look(canary) is None
+
+
 def test_a_name_of_several_pods_is_asked_at_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     pods = [(2, 1, 6, "", (host, 8000)) for host in ("10.0.0.2", "10.0.0.1")]
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [*pods, pods[0]])

@@ -31,6 +31,7 @@ from recsys.experiments.release import (
 
 PLAN = ReleasePlan()
 START = 1_750_000_000_000
+FINE = dict.fromkeys(GUARDRAILS, 0.5)
 PASSED = (Check("click_auc", 0.001, 0.0),)
 
 
@@ -55,7 +56,7 @@ class Draw:
             case "another stage":
                 return Look(at_ms, Stage.CANARY_10, self.users, {"ctr": self.p})
         if release.stage in SHARES:
-            return Look(at_ms, release.stage, self.users, {"ctr": self.p, "slow": 1.0})
+            return Look(at_ms, release.stage, self.users, FINE | {"ctr": self.p})
         if release.stage is Stage.SHADOW:
             return Mirrored(at_ms, self.users, () if self.passes else ("slow",))
         return Gated(at_ms, PASSED if self.passes else (Check("rows", 1, 9, "few"),))
@@ -170,9 +171,9 @@ def test_a_release_without_harm_takes_every_stage() -> None:
         Gated(at(0), PASSED),
         Tick(at(0)),
         Mirrored(at(1), 500, ()),
-        Look(at(7), Stage.CANARY_1, 1_000, {"ctr": 0.5}),
-        Look(at(19), Stage.CANARY_10, 5_000, {"ctr": 0.5}),
-        Look(at(43), Stage.CANARY_50, 10_000, {"ctr": 0.5}),
+        Look(at(7), Stage.CANARY_1, 1_000, FINE),
+        Look(at(19), Stage.CANARY_10, 5_000, FINE),
+        Look(at(43), Stage.CANARY_50, 10_000, FINE),
     ):
         release = decide(release, event, PLAN)
         found.append(release.stage)
@@ -193,10 +194,21 @@ def test_harm_rolls_back_before_the_shortest_time_and_says_which_guardrail() -> 
 
 def test_a_small_shop_takes_each_stage_in_its_longest_time_and_silence_rolls_back() -> None:
     canary = replace(start(), stage=Stage.CANARY_1)
-    assert decide(canary, Look(at(23), Stage.CANARY_1, 40, {}), PLAN).stage is Stage.CANARY_1
-    assert decide(canary, Look(at(24), Stage.CANARY_1, 40, {}), PLAN).stage is Stage.CANARY_10
+    assert decide(canary, Look(at(23), Stage.CANARY_1, 40, FINE), PLAN).stage is Stage.CANARY_1
+    assert decide(canary, Look(at(24), Stage.CANARY_1, 40, FINE), PLAN).stage is Stage.CANARY_10
     assert decide(canary, Tick(at(24)), PLAN) == canary
     assert decide(canary, Tick(at(25)), PLAN).stage is Stage.ROLLED_BACK
+
+
+def test_a_stage_whose_requests_were_never_counted_is_not_passed() -> None:
+    canary, of_users = replace(start(), stage=Stage.CANARY_1), {"ctr": 0.5, "cvr": 0.5}
+    waits = decide(canary, Look(at(24), Stage.CANARY_1, 2_000, of_users), PLAN)
+    assert waits.stage is Stage.CANARY_1
+    assert decide(waits, Look(at(24), Stage.CANARY_1, 2_000, FINE), PLAN).stage is Stage.CANARY_10
+    late = decide(waits, Look(at(25), Stage.CANARY_1, 2_000, of_users), PLAN)
+    assert late.stage is Stage.ROLLED_BACK
+    counted = decide(canary, Look(at(5), Stage.CANARY_1, 900, FINE), PLAN)
+    assert decide(counted, Look(at(6), Stage.CANARY_1, 1_000, of_users), PLAN).stage is Stage.CANARY_10
 
 
 def test_a_person_promotes_after_the_gate_alone() -> None:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from infra.release.controller import Controller
 from recsys.bundle import CURRENT, current_version, named_version
 from recsys.contracts.types import MS_PER_HOUR
-from recsys.experiments.release import Check, Look, Mirrored, Release, ReleasePlan, Stage
+from recsys.experiments.release import GUARDRAILS, Check, Look, Mirrored, Release, ReleasePlan, Stage
 from recsys.experiments.release_file import history, propose, read_release, waiting
 from recsys.files import atomic_write
 from serving.engine.shadow import FILE as SHADOW
@@ -45,7 +45,7 @@ class Given:
 
     def look(self, release: Release) -> Look:
         p = 0.0 if self.harmful_in is release.stage else 1.0
-        return Look(self.clock(), release.stage, 50_000, {"ctr": p})
+        return Look(self.clock(), release.stage, 50_000, dict.fromkeys(GUARDRAILS, p))
 
 
 @dataclass(frozen=True)
