@@ -264,6 +264,22 @@ def test_redis_is_reached_at_its_primary() -> None:
     assert re.findall(r"for the host `([^`]+)`", certificate) == [f"{name}-master"]
 
 
+def test_the_autopilot_has_a_key_for_the_api() -> None:
+    documents = [
+        document
+        for name in ("api", "jobs")
+        for document in yaml.safe_load_all((INFRA / "k8s" / "base" / f"{name}.yaml").read_text())
+    ]
+    secrets = {"recsys-autopilot": {"api-key": b"k"}, "recsys-redis": {"url": b"redis://redis"}}
+    files = {"recsys-api": {"api-keys.json": b"[]"}, "kafka-api": {"password": b"p"}}
+    maps = [
+        {"kind": "ConfigMap", "metadata": {"name": name}, "data": {}} for name in ("recsys", "recsys-kafka")
+    ]
+    environ = {c.name: c.environ for c in read_containers([*maps, *documents], secrets | files)}
+    assert "RECSYS_API_KEYS" in environ["api"]
+    assert environ["autopilot"]["API_KEY"] == "k"
+
+
 def test_every_user_of_kafka_has_rights_and_a_secret_of_its_own() -> None:
     rights = {d["metadata"]["name"] for _, d in documents() if d["kind"] == "KafkaUser"}
     used = {}
