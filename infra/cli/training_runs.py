@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.cli.training_plans import RECALL_DECIDED, CompressedTraining, FullTraining, rank_plan, recall_plan
+from infra.release.autopilot import is_running
 from infra.terminal import console, epochs_bar
 from recsys.bundle import Bundle, current_version
 from recsys.datasets.catalogue import items_path
@@ -139,6 +140,10 @@ def publish_bundle(settings: Settings, proposing: bool) -> Bundle:
     )
     if proposing:
         propose(settings.bundles, bundle.manifest.version)
+        if not is_running(settings.bundles):
+            console.print(
+                "no release process runs here; it waits for `recsys autopilot` (or train with --publish)"
+            )
     return bundle
 
 

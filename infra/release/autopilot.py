@@ -17,7 +17,6 @@ from infra.release.triggers import Situation, TriggerPlan, reason_to_train
 from recsys.bundle import current_version, read_manifest, versions
 from recsys.contracts.errors import InvalidBundle, InvalidConfig, RecsysError
 from recsys.datasets.catalogue import items_path
-from recsys.experiments.release_file import use
 from recsys.items.item_table import read_items
 from recsys.settings import Settings
 
@@ -44,8 +43,19 @@ def alone(bundles: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise AlreadyRuns(f"another release process runs on {bundles}; one is enough") from error
-        use(bundles)
         yield
+
+
+def is_running(bundles: Path) -> bool:
+    """Whether a process releases the bundles of this folder."""
+    try:
+        with (bundles / HEARTBEAT).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def run(

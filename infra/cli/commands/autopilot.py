@@ -40,6 +40,7 @@ def autopilot(
     from infra.release.setup import live_controller
     from infra.release.triggers import TriggerPlan
     from recsys.contracts.errors import InvalidConfig
+    from recsys.experiments.release_file import use
     from recsys.operator_files import read_yaml
 
     settings, apis = Settings(), api or [DEFAULT_API]
@@ -49,5 +50,6 @@ def autopilot(
         live_controller(settings, apis, key, plan) as controller,
         closing(Trainer(settings, rules, apis[0], key)) as trainer,
     ):
+        use(settings.bundles)
         console.print(f"releasing what is proposed in {settings.bundles}; Ctrl-C stops")
         run(settings.bundles, controller, stop_event(), trainer.step if train else lambda: None)

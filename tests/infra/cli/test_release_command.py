@@ -12,10 +12,10 @@ from typer.testing import CliRunner, Result
 
 from infra.cli.commands import release
 from infra.cli.commands.release import app
-from infra.cli.training_runs import proposes
+from infra.cli.training_runs import proposes, publish_bundle
 from infra.release.autopilot import AlreadyRuns, alone
-from recsys.bundle import current_version
-from recsys.contracts.errors import InvalidConfig
+from recsys.bundle import current_version, open_bundle
+from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.experiments.release import Stage, proposed
 from recsys.experiments.release_file import use, waiting, write_release
 from recsys.settings import Settings
@@ -79,6 +79,24 @@ def test_without_a_release_there_is_nothing_to_decide(bundles: Path) -> None:
     assert printed("history") == []
     for command in ("abort", "promote", "run"):
         assert isinstance(run(command).exception, InvalidConfig)
+
+
+def test_a_run_that_begins_nothing_leaves_training_as_it_was(bundles: Path) -> None:
+    assert isinstance(run("run").exception, InvalidConfig)
+    assert isinstance(run("run", "missing").exception, InvalidBundle)
+    assert not proposes(Settings())
+
+
+def test_training_says_that_nobody_takes_its_proposal(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.publish.main", lambda config: open_bundle(bundles / "new"))
+    with alone(bundles):
+        publish_bundle(Settings(), proposing=True)
+    assert capsys.readouterr().err == ""
+    publish_bundle(Settings(), proposing=True)
+    assert "recsys autopilot" in capsys.readouterr().err
+    assert waiting(bundles) == "new"
 
 
 def test_training_proposes_where_bundles_are_released_and_one_serves(tmp_path: Path) -> None:
