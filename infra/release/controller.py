@@ -23,6 +23,7 @@ from recsys.experiments.release import (
     Gated,
     Look,
     Mirrored,
+    Promote,
     Release,
     ReleasePlan,
     Stage,
@@ -119,6 +120,8 @@ class Controller:
         now_ms = self._now_ms()
         found: Event | None = None
         serving = current_version(self._bundles)
+        if serving == release.version and release.stage is not Stage.TRAINED:
+            return Promote(now_ms, "publishing it by hand")
         if serving != release.serving:
             return Abort(
                 now_ms, f"{serving} was published meanwhile, this was compared with {release.serving}"

@@ -173,6 +173,14 @@ def test_another_bundle_that_somebody_publishes_ends_the_release(rig: Rig) -> No
     assert current_version(rig.bundles) == "other"
 
 
+def test_publishing_the_candidate_by_hand_promotes_it(rig: Rig) -> None:
+    propose(rig.bundles, "new")
+    rig.steps_to(Stage.CANARY_10)
+    publish(rig.bundles, "new")
+    assert rig.step().stage is Stage.PROMOTED
+    assert current_version(rig.bundles) == "new"
+
+
 def test_a_damaged_candidate_is_refused_and_does_not_stop_the_next_one(rig: Rig) -> None:
     for version in ("missing", "old"):  # damaged; serves already
         with pytest.raises(InvalidBundle):

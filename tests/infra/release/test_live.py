@@ -105,6 +105,17 @@ def test_requests_count_from_the_first_look_of_a_stage(tmp_path: Path, canary: R
     assert max(fourth.p.values()) < 1e-6, "what was counted before stays"
 
 
+def test_a_look_that_is_still_young_is_evidence(tmp_path: Path, canary: Release) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text=""))
+    api = LiveEvidence(Settings(home=tmp_path), ["http://api"], transport=transport, every_s=3_600.0)
+    first = api.look(canary)
+    assert first is not None
+    assert api.look(canary) is first
+    other = api.look(replace(canary, stage=Stage.CANARY_50))
+    assert other is not None
+    assert other.stage is Stage.CANARY_50
+
+
 def test_an_api_that_is_away_is_left_out_while_another_answers(tmp_path: Path, canary: Release) -> None:
     telemetry = Telemetry()
 
