@@ -17,6 +17,7 @@ from infra.release.triggers import Situation, TriggerPlan, reason_to_train
 from recsys.bundle import current_version, read_manifest, versions
 from recsys.contracts.errors import InvalidBundle, InvalidConfig, RecsysError
 from recsys.datasets.catalogue import items_path
+from recsys.experiments.release_file import read_release, waiting
 from recsys.items.item_table import read_items
 from recsys.settings import Settings
 
@@ -125,7 +126,15 @@ class Trainer:
         for version in versions(self._settings.bundles):
             with suppress(InvalidBundle):
                 made.append(read_manifest(self._settings.bundles / version).created_ms)
+        # both are measured against the serving bundle: what is on its way may be the answer
+        if self._releasing():
+            return Situation(max(made), None, None)
         return Situation(max(made), self._drifted(), new_items(self._settings))
+
+    def _releasing(self) -> bool:
+        bundles = self._settings.bundles
+        release = read_release(bundles)
+        return waiting(bundles) is not None or (release is not None and not release.ended)
 
     def _drifted(self) -> float | None:
         try:

@@ -14,11 +14,11 @@ from infra.release import autopilot
 from infra.release.autopilot import HEARTBEAT, TRAINING, Trainer, alone, new_items, run
 from infra.release.controller import Controller
 from infra.release.triggers import TriggerPlan
-from recsys.bundle import current_version
+from recsys.bundle import current_version, read_manifest
 from recsys.contracts.types import MS_PER_HOUR
 from recsys.datasets.catalogue import items_path
-from recsys.experiments.release import ReleasePlan
-from recsys.experiments.release_file import is_in_use, propose
+from recsys.experiments.release import ReleasePlan, proposed, rolled_back
+from recsys.experiments.release_file import is_in_use, propose, take_waiting, write_release
 from recsys.items.item_table import items_table
 from recsys.lake.lake import write_parquet
 from recsys.settings import Settings
@@ -38,6 +38,10 @@ class Children:
 
     def poll(self) -> int | None:
         return self.codes.pop(0)
+
+    def terminate(self) -> None: ...
+
+    def wait(self) -> None: ...
 
 
 @pytest.fixture
@@ -67,6 +71,29 @@ def test_a_share_of_new_items_is_counted_against_the_serving_bundle(tmp_path: Pa
     write_tiny_bundle(settings.bundles, items=tiny_items(30))
     write_parquet(items_path(settings.lake), items_table(tiny_items(40)))
     assert new_items(settings) == 0.25
+
+
+def test_new_items_ask_for_no_training_while_a_bundle_is_released(
+    tmp_path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autopilot, "new_items", lambda _: 1.0)
+    settings = Settings(home=tmp_path)
+    write_tiny_bundle(settings.bundles, "old")
+    now_ms = read_manifest(settings.bundles / "old").created_ms + 4 * MS_PER_HOUR
+    monkeypatch.setattr("time.time_ns", lambda: now_ms * 1_000_000)
+    with closing(Trainer(settings, TriggerPlan(), "http://api")) as trainer:
+        release = proposed("new", "old", now_ms)
+        write_release(settings.bundles, release)
+        trainer.step()
+        write_release(settings.bundles, rolled_back(release, now_ms, "harm"))
+        propose(settings.bundles, "newer")
+        for _ in range(2):
+            trainer.step()
+        assert children.begun == []
+        take_waiting(settings.bundles)
+        for _ in range(2):
+            trainer.step()
+        assert children.begun == [TRAINING[0]]
 
 
 def test_it_takes_steps_until_the_release_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
