@@ -156,17 +156,8 @@ class ReferenceSource:
         return {bucket: tuple(min(total, MAX_SUM) for total in of) for bucket, of in found.items() if any(of)}
 
 
-def reference_features(
-    features: FeatureSet,
-    events: Sequence[Event],
-    user: User,
-    item: Item,
-    now_ms: int,
-    context: Mapping[str, str],
-    merged: Collection[str] = (),
-) -> NDArray[np.float32]:
-    """(D,) float32. `merged`: see `ReferenceSource`."""
-    source = ReferenceSource(events, user, item, now_ms, context, merged)
+def reference_features(features: FeatureSet, source: ReferenceSource) -> NDArray[np.float32]:
+    """(D,) float32."""
     return np.array(list(chain.from_iterable(f.values(source) for f in features.features)), np.float32)
 
 

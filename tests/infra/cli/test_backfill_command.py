@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from infra.cli.commands.features import app
 from infra.evaluation.benchmarks.feature_fixture import FeatureFixture
-from infra.evaluation.benchmarks.parity import live_cells
+from infra.evaluation.benchmarks.parity_comparison import live_cells
 from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from infra.local.children import recsys_command
 from recsys.contracts.events import Event

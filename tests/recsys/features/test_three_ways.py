@@ -14,7 +14,7 @@ from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Item, User
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
-from recsys.features.reference import reference_features
+from recsys.features.reference import ReferenceSource, reference_features
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 
 CONTEXT = {"tab": "4"}
@@ -65,7 +65,9 @@ def merged(states: list[EntityState]) -> EntityState:
 
 
 def brute_force(events: list[Event], user: User, items: list[Item], now_ms: int) -> NDArray[np.float32]:
-    return np.stack([reference_features(FEATURES, events, user, i, now_ms, CONTEXT) for i in items])
+    return np.stack(
+        [reference_features(FEATURES, ReferenceSource(events, user, i, now_ms, CONTEXT)) for i in items]
+    )
 
 
 def assert_same_bits(left: NDArray[np.float32], right: NDArray[np.float32]) -> None:

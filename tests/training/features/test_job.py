@@ -24,7 +24,7 @@ from recsys.contracts.merges import Merges, UserMerge
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, EventType, Topic
 from recsys.features.definitions import FEATURES, STARRED
 from recsys.features.describe import DEFINITIONS, differences
-from recsys.features.reference import reference_features
+from recsys.features.reference import ReferenceSource, reference_features
 from recsys.lake.forget import user_digest
 from recsys.lake.lake import EVENTS, day_of, day_writer, events_table, start_of, write_parquet
 from recsys.lake.merges import merges_path, merges_table
@@ -119,7 +119,7 @@ def test_examples_are_the_impressions_with_features_as_of_their_instant(
         user = next(u for u in USERS if u.user_id == row["user_id"])
         item, now = next(i for i in ITEMS if i.item_id == row["item_id"]), row["event_time_ms"]
         _, *merged = MERGES.members(user.user_id, now)
-        expected = reference_features(FEATURES, LOG, user, item, now, {"tab": "1"}, merged)
+        expected = reference_features(FEATURES, ReferenceSource(LOG, user, item, now, {"tab": "1"}, merged))
         np.testing.assert_array_equal(np.frombuffer(row["features"], "<f4"), expected)
 
 
@@ -272,7 +272,9 @@ def test_forgotten_users_are_left_out_at_once(
         user = next(u for u in USERS if u.user_id == row["user_id"])
         item, now = next(i for i in ITEMS if i.item_id == row["item_id"]), row["event_time_ms"]
         _, *merged = MERGES.members(user.user_id, now)  # nobody has the forgotten one
-        expected = reference_features(FEATURES, others, user, item, now, {"tab": "1"}, merged)
+        expected = reference_features(
+            FEATURES, ReferenceSource(others, user, item, now, {"tab": "1"}, merged)
+        )
         np.testing.assert_array_equal(np.frombuffer(row["features"], "<f4"), expected)
 
 

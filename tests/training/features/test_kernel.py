@@ -16,7 +16,7 @@ from recsys.contracts.merges import Merges, UserMerge
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, MS_PER_HOUR, EventType, Item, User
 from recsys.features import assemble, event_columns, windows
 from recsys.features.definitions import FEATURES
-from recsys.features.reference import reference_features
+from recsys.features.reference import ReferenceSource, reference_features
 from recsys.store.union import StateUnion
 from tests.recsys.features.test_tally import streamed_tally, tally_by_brute_force
 from tests.recsys.features.test_three_ways import assembled, folded_user, streamed
@@ -126,7 +126,9 @@ def assert_equal_brute_force(
         item = next(i for i in items if i.item_id == example["item_id"])
         now = example["event_time_ms"]
         _, *merged = ids = merges.members(user.user_id, now)
-        expected = reference_features(FEATURES, events, user, item, now, {"tab": "1"}, merged)
+        expected = reference_features(
+            FEATURES, ReferenceSource(events, user, item, now, {"tab": "1"}, merged)
+        )
         wrong = np.flatnonzero(matrix[row].view(np.uint32) != expected.view(np.uint32))
         assert not wrong.size, [(FEATURES.names[i], matrix[row, i], expected[i]) for i in wrong]
         before = [e for e in events if e.user_id in ids and e.event_time_ms < now and e.type in ENGAGEMENT]
