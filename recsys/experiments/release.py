@@ -10,16 +10,17 @@ which makes every decision idempotent.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from recsys.contracts.types import MS_PER_HOUR
+from recsys.contracts.types import MS_PER_HOUR, MS_PER_SECOND
 from recsys.experiments.assignment import Arm, Experiment
 
 LAYER = "release"  # of the canary's experiment; no other experiment may use it
 CANARY, CONTROL = "canary", "control"
-LONGEST_VERSION = 48  # a canary's experiment is named after stage and version
+LONGEST_VERSION = 43  # a canary's experiment is named after stage, version and time
 # each tested in every canary stage: `recsys.experiments.guardrails`
 GUARDRAILS = ("ctr", "cvr", "list_length", "head_share", "slow", "degraded")
 OF_REQUESTS = frozenset({"slow", "degraded"})  # a stage that has not tested them is not passed
@@ -226,13 +227,15 @@ def experiment_of(release: Release | None) -> Experiment | None:
     """The experiment that shows the canary to the stage's share of the users; None: nobody sees it.
 
     All stages share the salt and the canary comes first, so a larger share keeps the users that it had. Each stage has
-    a name of its own: its outcomes are those of users whose arm did not change within it.
+    a name of its own, in a second release of a version, too: its outcomes are those of users whose arm did not change
+    within it.
     """
     if release is None or release.stage not in SHARES:
         return None
     share = SHARES[release.stage]
+    began = datetime.fromtimestamp(release.since_ms / MS_PER_SECOND, UTC)
     return Experiment(
-        name=f"{release.stage}.{release.version}",
+        name=f"{release.stage}.{release.version}.{began:%m%d%H%M%S}",
         layer=LAYER,
         salt=f"{LAYER}:{release.version}",
         arms=(

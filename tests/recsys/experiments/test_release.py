@@ -11,6 +11,7 @@ from recsys.experiments.assignment import Assigner
 from recsys.experiments.release import (
     CANARY,
     GUARDRAILS,
+    LONGEST_VERSION,
     PATH,
     SHARES,
     Abort,
@@ -163,6 +164,17 @@ def test_exposure_is_the_stages_share_and_nobody_leaves_it_as_it_grows(stage: St
     wider = experiment_of(replace(release, stage=Stage.CANARY_50))
     assert wider is not None
     assert all(Assigner([wider]).assign(user)[0].arm.name == CANARY for user in exposed)
+
+
+def test_a_second_release_of_a_version_has_outcomes_of_its_own() -> None:
+    longest = replace(proposed("v" * LONGEST_VERSION, "old", START), stage=Stage.CANARY_50)
+    first, second = (
+        experiment_of(replace(longest, since_ms=START + hours * MS_PER_HOUR)) for hours in (0, 1)
+    )
+    assert first is not None
+    assert second is not None
+    assert first.name != second.name
+    assert (first.salt, first.arms) == (second.salt, second.arms), "the same users see it"
 
 
 def test_a_release_without_harm_takes_every_stage() -> None:
