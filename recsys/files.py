@@ -1,9 +1,10 @@
-"""Files and folders that readers see whole or not at all.
+"""Files and folders that readers see whole or not at all, and locks.
 
 Each is written to a temporary path next to its target and renamed into place. A killed process leaves the target as
 it was and at most a temporary path, whose name starts with a dot and ends in no known suffix.
 """
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -65,6 +66,16 @@ def replace_folder(new: Path, folder: Path) -> None:
     folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock on a file, which is made; it ends with the process. Raises `BlockingIOError`: another process has
+    it, and `wait` is false."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def _temporary(path: Path) -> Path:

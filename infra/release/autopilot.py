@@ -6,10 +6,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from infra.release.controller import Controller
@@ -18,7 +20,8 @@ from recsys.bundle import current_version, read_manifest, versions
 from recsys.contracts.errors import InvalidBundle, InvalidConfig, RecsysError
 from recsys.datasets.catalogue import items_path
 from recsys.experiments.release_file import read_release, waiting
-from recsys.items.item_table import read_items
+from recsys.files import locked
+from recsys.lake.parquet import read_columns
 from recsys.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -38,11 +41,10 @@ class AlreadyRuns(InvalidConfig):
 def alone(bundles: Path) -> Iterator[None]:
     """Be the only process that releases the bundles of this folder; ends with the process.
     Raises `AlreadyRuns`: another one does."""
-    bundles.mkdir(parents=True, exist_ok=True)
-    with (bundles / HEARTBEAT).open("a") as lock:
+    with ExitStack() as opened:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            opened.enter_context(locked(bundles / HEARTBEAT, wait=False))
+        except BlockingIOError as error:
             raise AlreadyRuns(f"another release process runs on {bundles}; one is enough") from error
         yield
 
@@ -146,10 +148,13 @@ class Trainer:
 
 
 def new_items(settings: Settings) -> float | None:
-    """Share of the lake's items that the serving bundle does not know; None: one of them is missing."""
+    """Share of the lake's items that the serving bundle does not know; None: one of the tables cannot be read."""
     version, table = current_version(settings.bundles), items_path(settings.lake)
-    if version is None or not table.exists():
+    if version is None:
         return None
-    known = {item.item_id for item in read_items(settings.bundles / version / "items.parquet")}
-    items = [item.item_id for item in read_items(table)]
-    return sum(item not in known for item in items) / len(items) if items else None
+    paths = settings.bundles / version / "items.parquet", table
+    try:
+        known, ids = (read_columns(path, ["item_id"])["item_id"] for path in paths)
+    except (pa.ArrowException, OSError):
+        return None
+    return 1 - (pc.sum(pc.is_in(ids, value_set=known)).as_py() or 0) / len(ids) if len(ids) else None

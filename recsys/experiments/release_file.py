@@ -5,7 +5,6 @@ which the state and the exposure disagree. `PROPOSED` names the next candidate. 
 stage that began; a line that a killed process did not write is written by the next change.
 """
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from recsys import files
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import MS_PER_SECOND
 from recsys.experiments.assignment import Experiment
@@ -28,9 +28,7 @@ _LOCK = ".release.lock"
 @contextmanager
 def locked(bundles: Path) -> Iterator[None]:
     """Hold the lock that every change of these files needs; waits for it. It ends with the process."""
-    bundles.mkdir(parents=True, exist_ok=True)
-    with (bundles / _LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.locked(bundles / _LOCK):
         yield
 
 

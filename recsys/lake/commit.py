@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
-from recsys.files import atomic_write
+from recsys.files import atomic_write, locked
 from recsys.operator_files import read_json
 
 _COMMIT = "_commit"
@@ -29,9 +29,7 @@ _DELETED = "_deleted.json"
 def rewriting(lake: Path) -> Iterator[None]:
     """The lock for reading, changing and rewriting a file of the lake; importer, compaction and archiver take turns.
     Hold it briefly, unlike the archiver's lock. It ends with the process."""
-    lake.mkdir(parents=True, exist_ok=True)
-    with (lake / "rewriting.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(lake / "rewriting.lock"):
         _finish(lake)
         yield
 

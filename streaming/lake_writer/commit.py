@@ -4,11 +4,10 @@ So after a crash at any point the lake holds exactly the rows before its checkpo
 other processes rewrite, so the archiver holds `recsys.lake.commit.rewriting` from reading that table until the end.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import pyarrow as pa
 import structlog
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
-from recsys.files import atomic_write
+from recsys.files import atomic_write, locked
 from recsys.lake.commit import commit as move_into_place
 from recsys.lake.commit import settle
 from recsys.lake.lake import write_parquet
@@ -118,11 +117,9 @@ def check_added(lake: Path, topic: str, found: int) -> None:
 def exclusive(lake: Path) -> Iterator[None]:
     """Lock the lake for one archiver; the lock ends with the process.
     Raises `InvalidConfig`: another archiver runs on this lake."""
-    folder = lake / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with ExitStack() as opened:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            opened.enter_context(locked(lake / FOLDER / "lock", wait=False))
+        except BlockingIOError as error:
             raise InvalidConfig(f"another archiver writes to {lake}; run one per lake") from error
         yield
