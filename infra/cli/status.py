@@ -8,15 +8,14 @@ from typing import Any
 
 import httpx
 
+from infra.cli.stores import feature_store
 from infra.local.services import connected, running
 from recsys.bundle import current_version
 from recsys.contracts.errors import InvalidBundle, RecsysError, Unavailable
 from recsys.contracts.types import Topic
-from recsys.features.definitions import FEATURES
 from recsys.observability.logs import redact
 from recsys.settings import Settings
-from recsys.store.base import Checkpoint, StoreConfig
-from recsys.store.redis import RedisFeatureStore
+from recsys.store.base import Checkpoint
 from recsys.store.redis_client import connect, redis_errors
 from recsys.store.redis_cluster import masters
 from streaming.lake_writer.commit import Place, read_checkpoint, stopped_partitions
@@ -137,8 +136,7 @@ def _archiver(settings: Settings) -> Progress:
 
 
 def _worker(settings: Settings) -> Progress:
-    url, config = settings.redis_url.get_secret_value(), StoreConfig(settings.partitions)
-    return RedisFeatureStore(url, FEATURES, config, settings.redis_namespace).checkpoint
+    return feature_store(settings).checkpoint
 
 
 def _api(url: str) -> dict[str, Any]:

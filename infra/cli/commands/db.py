@@ -77,17 +77,13 @@ def verify(as_json: JsonFlag = False) -> None:
 
     Example: recsys db verify --json
     """
+    from infra.cli.stores import feature_store
     from infra.local.services import connected
     from recsys.catalogue_db.database import CatalogueDatabase
     from recsys.catalogue_db.verify import verify as compare
-    from recsys.features.definitions import FEATURES
-    from recsys.store.base import StoreConfig
-    from recsys.store.redis import RedisFeatureStore
 
     settings = connected(Settings())
-    url, config = settings.redis_url.get_secret_value(), StoreConfig(settings.partitions)
-    store = RedisFeatureStore(url, FEATURES, config, settings.redis_namespace)
-    with closing(CatalogueDatabase.of(settings)) as database, closing(store):
+    with closing(CatalogueDatabase.of(settings)) as database, closing(feature_store(settings)) as store:
         found = compare(database, settings.lake, store)
         waiting = database.outbox().backlog()
     equal = all(each.equal for each in found.values())

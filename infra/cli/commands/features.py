@@ -186,6 +186,7 @@ def nightly_(as_json: JsonFlag = False) -> None:
 
     Example: recsys features nightly
     """
+    from infra.cli.stores import feature_store
     from infra.local.services import connected
     from recsys.features.definitions import FEATURES
     from recsys.items.item_table import read_items
@@ -193,7 +194,6 @@ def nightly_(as_json: JsonFlag = False) -> None:
     from recsys.simulation.clock import clock_of
     from recsys.store.nightly import NightlyStore
     from recsys.store.nightly_job import write_nightly
-    from recsys.store.redis import RedisFeatureStore
 
     settings = connected(ServingSettings())
     version = current_version(settings.bundles)
@@ -201,13 +201,10 @@ def nightly_(as_json: JsonFlag = False) -> None:
         raise InvalidData(f"{settings.bundles}: no bundle is published; publish one with `recsys train all`")
     bundle = open_bundle(settings.bundles / version, read_public_keys(settings.bundle_keys))
     items = read_items(bundle.file("items.parquet"))
-    namespace = settings.redis_namespace
-    store = RedisFeatureStore(
-        settings.redis_url.get_secret_value(), FEATURES, StoreConfig(settings.partitions), namespace
-    )
+    url = settings.redis_url.get_secret_value()
     with (
-        closing(store),
-        closing(NightlyStore(settings.redis_url.get_secret_value(), FEATURES, namespace)) as nightly,
+        closing(feature_store(settings)) as store,
+        closing(NightlyStore(url, FEATURES, settings.redis_namespace)) as nightly,
     ):
         written = write_nightly(store, nightly, items, clock_of(settings.clock)())
     print_mapping("nightly documents", asdict(written), as_json)

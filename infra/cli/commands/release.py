@@ -2,6 +2,8 @@
 
 import getpass
 import time
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ from infra.terminal import JsonFlag, console, print_json, print_mapping, print_t
 from recsys.bundle import current_version
 from recsys.contracts.errors import InvalidConfig
 from recsys.experiments import release_file
-from recsys.experiments.release import Abort, Promote, ReleasePlan, Stage, decide, exposure
+from recsys.experiments.release import Abort, Event, Promote, Release, ReleasePlan, Stage, decide, exposure
 from recsys.settings import Settings
 from recsys.signatures import read_public_keys
 
@@ -80,15 +82,8 @@ def promote(as_json: JsonFlag = False) -> None:
 
     Example: recsys release promote
     """
-    from infra.release.controller import change
-
     settings = Settings()
-    event = Promote(_now_ms(), getpass.getuser())
-    release = change(
-        settings.bundles,
-        lambda now: decide(now, event, ReleasePlan()),
-        lambda: read_public_keys(settings.bundle_keys),
-    )
+    release = _decide(settings, Promote(_now_ms(), getpass.getuser()))
     if release.stage is not Stage.PROMOTED:
         raise InvalidConfig(
             f"{release.version} is {release.stage}; only a release that passed the offline gate and has not ended is"
@@ -106,15 +101,8 @@ def abort(
 
     Example: recsys release abort --reason "complaints"
     """
-    from infra.release.controller import change
-
     settings = Settings()
-    event = Abort(_now_ms(), f"{reason} ({getpass.getuser()})")
-    release = change(
-        settings.bundles,
-        lambda now: decide(now, event, ReleasePlan()),
-        lambda: read_public_keys(settings.bundle_keys),
-    )
+    release = _decide(settings, Abort(_now_ms(), f"{reason} ({getpass.getuser()})"))
     if release.stage is Stage.PROMOTED:
         raise InvalidConfig(
             f"{release.version} is promoted; `recsys bundle publish {release.serving}` returns to the bundle before it"
@@ -139,6 +127,13 @@ def history(
     print_table("releases", columns, rows)
 
 
+def _decide(settings: Settings, event: Event) -> Release:
+    from infra.release.controller import change
+
+    keys = partial(read_public_keys, settings.bundle_keys)
+    return change(settings.bundles, lambda now: decide(now, event, ReleasePlan()), keys)
+
+
 def _require_one(settings: Settings) -> None:
     now = release_file.read_release(settings.bundles)
     if release_file.waiting(settings.bundles) is None and (now is None or now.ended):
@@ -154,13 +149,9 @@ def _state(settings: Settings) -> dict[str, Any]:
     }
     if release is None:
         return found
-    named = ("version", "serving", "stage", "since_ms", "reason", "users", "p", "checks")
-    content = {name: getattr(release, name) for name in named}
-    checks = [
-        {"name": c.name, "candidate": c.candidate, "serving": c.serving, "problem": c.problem}
-        for c in release.checks
-    ]
-    return found | content | {"share": exposure(release.stage), "checks": checks}
+    of_files = {"number", "settled"}
+    content = {name: value for name, value in asdict(release).items() if name not in of_files}
+    return found | content | {"share": exposure(release.stage)}
 
 
 def _print(found: dict[str, Any], as_json: bool) -> None:

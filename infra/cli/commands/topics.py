@@ -61,17 +61,14 @@ def grow(
 
     Example: recsys topics grow 8
     """
+    from infra.cli.stores import feature_store
     from infra.local.services import connected
-    from recsys.features.definitions import FEATURES
-    from recsys.store.base import StoreConfig
-    from recsys.store.redis import RedisFeatureStore
     from streaming.growth import grow as grow_all
     from streaming.log import KafkaSource
     from streaming.log.topic_check import grow_topics
 
     settings = connected(Settings())
-    kafka, url = settings.kafka, settings.redis_url.get_secret_value()
-    store = RedisFeatureStore(url, FEATURES, StoreConfig(settings.partitions), settings.redis_namespace)
+    kafka, store = settings.kafka, feature_store(settings)
     grow_topics(kafka, partitions, only_check=True)  # what store and lake learn cannot be taken back
     with closing(store), closing(KafkaSource(kafka)) as source:
         before = grow_all(source, store, settings.lake, partitions, lambda count: grow_topics(kafka, count))

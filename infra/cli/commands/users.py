@@ -2,15 +2,12 @@
 
 from contextlib import ExitStack, closing
 from functools import cache
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from infra.terminal import JsonFlag, print_mapping
 from serving.settings import ServingSettings
-
-if TYPE_CHECKING:
-    from recsys.store.redis import RedisFeatureStore
 
 app = typer.Typer(no_args_is_help=True, help="Merge and forget users.")
 
@@ -30,6 +27,7 @@ def merge(
     """
     import msgspec
 
+    from infra.cli.stores import feature_store
     from infra.local.services import connected
     from recsys.contracts.merges import UserMerge, linked_members, parse_user_merge
     from recsys.contracts.types import Topic
@@ -38,7 +36,7 @@ def merge(
 
     settings = connected(ServingSettings())
     asked = parse_user_merge(UserMerge(merged, user, clock_of(settings.clock)()).to_dict())
-    with closing(_store(settings)) as store:
+    with closing(feature_store(settings)) as store:
         if asked.user_id not in linked_members(asked.into, store.links):
             with closing(KafkaSink(settings.kafka, settings.partitions)) as sink:
                 sink.append(Topic.USERS, asked.key, msgspec.json.encode(asked.to_dict()))
@@ -63,6 +61,7 @@ def forget(
 
     Example: recsys users forget 42
     """
+    from infra.cli.stores import feature_store
     from infra.local.services import connected
     from recsys.contracts.types import Topic
     from recsys.simulation.clock import clock_of
@@ -81,9 +80,8 @@ def forget(
         bury_in_log(user_id)
 
     @cache
-    def sink() -> (
-        KafkaSink
-    ):  # where the user's row is in a database, and nothing was merged, Kafka is not needed
+    def sink() -> KafkaSink:
+        """Not needed where the user's row is in a database, and nothing was merged."""
         return opened.enter_context(closing(KafkaSink(settings.kafka, settings.partitions)))
 
     def bury_in_log(key: str) -> None:
@@ -91,16 +89,7 @@ def forget(
         sink().flush()
 
     with ExitStack() as opened:
-        store = opened.enter_context(closing(_store(settings)))
+        store = opened.enter_context(closing(feature_store(settings)))
         now_ms = clock_of(settings.clock)()
         had_state = forget_user(store, settings.lake, bury, bury_in_log, user, now_ms, settings.time_rules)
     print_mapping("forgotten", {"had_state": had_state}, as_json)
-
-
-def _store(settings: ServingSettings) -> "RedisFeatureStore":
-    from recsys.features.definitions import FEATURES
-    from recsys.store.base import StoreConfig
-    from recsys.store.redis import RedisFeatureStore
-
-    url, config = settings.redis_url.get_secret_value(), StoreConfig(settings.partitions)
-    return RedisFeatureStore(url, FEATURES, config, settings.redis_namespace)
