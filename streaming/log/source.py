@@ -121,7 +121,8 @@ class KafkaSource:
                     self._stops.forget(where)
                 if broken is not None:
                     self._stops.stop(where, broken)
-                records += [_record(raw, self._kafka.named(raw.topic), now_ms) for raw in batch]
+                topic = self._kafka.named(where.topic)
+                records += [_record(raw, topic, now_ms) for raw in batch]
             return records + self._stops.passed(self._log_ids)
 
     def gaps(self) -> list[Gap]:
