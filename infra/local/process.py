@@ -52,6 +52,11 @@ class ChildProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the signal that killed it."""
+        return self._process.poll()
+
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
         """Wait for `ready()`.
 

@@ -1,4 +1,5 @@
-"""`recsys bench`: one command per subsystem; each is a module of `infra.evaluation.benchmarks` with a config and `run`.
+"""`recsys bench`: one command per subsystem; each is a module of `infra.evaluation.benchmarks` with a config and `run`,
+but for `autoscale`, which is a package of `infra.capacity`.
 
 A command imports its module when it runs: one needs torch, the others must not wait for it.
 """
@@ -141,6 +142,25 @@ def serve(
     if compare is not None:
         finish(serve_compared.run(config, serve_compared.REFERENCE, serve_compared.NATIVE, rounds), as_json)
     finish(run(config), as_json)
+
+
+@app.command()
+def autoscale(
+    seed: Seed = 0,
+    quick: QuickFlag = False,
+    plot: Annotated[Path | None, typer.Option(help="Write pods and the trade-off to this PNG file.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Simulate days with and without flash crowds: the scaling policy against the autoscalers that were there before.
+
+    Queues are calibrated by `recsys bench serve` and `recsys bench stream` (infra/capacity/sizing.yaml).
+
+    Example: recsys bench autoscale --plot var/autoscale.png --json
+    """
+    from infra.capacity.autoscale.bench import AutoscaleBench, run
+
+    sizes = AutoscaleBench.quick(seed) if quick else AutoscaleBench(seed)
+    finish(run(replace(sizes, plot=plot)), as_json)
 
 
 @app.command("first-answer")

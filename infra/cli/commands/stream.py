@@ -11,6 +11,7 @@ import typer
 
 from infra.cli.options import refuse
 from infra.signals import stop_event
+from infra.sizing_table import TABLE, read_table
 from infra.terminal import JsonFlag, console, print_json, print_mapping, print_table
 from recsys.contracts.types import Topic
 from streaming.settings import Engine, StreamSettings
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 @app.command()
 def worker(
+    ctx: typer.Context,
     partitions: Annotated[
         str, typer.Option(help="Fixed partitions, such as 0,1; empty: share all with the other workers.")
     ] = "",
@@ -35,6 +37,10 @@ def worker(
         typer.Option(help="spark: in Spark's micro-batches; needs Apache Kafka and the extra `spark`."),
     ] = Engine.WORKER,
     accept_gap: AcceptGap = False,
+    autoscale: Annotated[
+        str, typer.Option(help="Least and most workers, such as 1:4: as many processes as the load needs.")
+    ] = "",
+    table: Annotated[Path, typer.Option(help="Of --autoscale: what a worker does (`recsys size`).")] = TABLE,
     as_json: JsonFlag = False,
 ) -> None:
     """Apply events to the feature store until Ctrl-C, with an exactly-once effect. Workers of both engines share the
@@ -44,6 +50,11 @@ def worker(
     """
     from infra.local.services import connected
 
+    refuse(ctx, not autoscale, ["table"], "the number of workers is fixed; add --autoscale 1:4")
+    if autoscale:
+        refuse(ctx, True, ["partitions", "engine"], "workers of --autoscale share all partitions")
+        _scaled_workers(autoscale, table, accept_gap, as_json)
+        return
     try:
         fixed = [int(number) for number in partitions.split(",") if number]
     except ValueError:
@@ -54,6 +65,27 @@ def worker(
         from streaming.worker.process import main
     metrics = main(connected(StreamSettings()), stop_event(), fixed, accept_gap)
     print_mapping("worker", metrics.totals(), as_json)
+
+
+def _scaled_workers(limits: str, table: Path, accept_gap: bool, as_json: bool) -> None:
+    """The supervisor of several workers."""
+    from infra.capacity.autoscale.local import worker_pool
+    from infra.local.services import connected
+
+    least, most = parse_limits(limits)
+    settings, stop = connected(StreamSettings()), stop_event()
+    with worker_pool(settings, least, most, read_table(table), accept_gap) as pool:
+        console.print(f"{least} to {most} workers; their logs are in {settings.home / 'logs'}; Ctrl-C stops")
+        pool.run(stop.wait)
+    print_mapping("workers", {"largest": pool.largest, "replaced": pool.replaced}, as_json)
+
+
+def parse_limits(text: str) -> tuple[int, int]:
+    """Raises `typer.BadParameter`: it is not two numbers, the first at least 1 and no larger than the second."""
+    least, _, most = text.partition(":")
+    if not (least.isdecimal() and most.isdecimal() and 1 <= int(least) <= int(most)):
+        raise typer.BadParameter(f"{text!r} is not the least and the most workers, such as 1:4")
+    return int(least), int(most)
 
 
 @app.command()

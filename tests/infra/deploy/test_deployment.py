@@ -330,7 +330,8 @@ def queries() -> Iterator[str]:
             yield from (target["expr"] for target in panel["targets"])
     for _, document in documents():
         if document["kind"] == "ScaledObject":
-            yield from (trigger["metadata"]["query"] for trigger in document["spec"]["triggers"])
+            triggers = [trigger["metadata"] for trigger in document["spec"]["triggers"]]
+            yield from (metadata["query"] for metadata in triggers if "query" in metadata)
     for rule in adapter_rules():
         yield from (rule["seriesQuery"], rule["metricsQuery"])
 

@@ -1,0 +1,1 @@
+"""Elastic scaling: one policy for workers on one machine, for Kubernetes' manifests, and for their simulation."""
