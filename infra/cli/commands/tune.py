@@ -95,3 +95,31 @@ def serving(
 
     profile = out or Settings().home / "serving.env"
     finish(run(ServingTuning.quick(profile, seed) if quick else ServingTuning(profile, seed)), as_json)
+
+
+@app.command("all")
+def everything(
+    budget_ms: Annotated[float, typer.Option(min=1, help="Longest p99 of a recommendation.")] = 80.0,
+    budget_mb: Annotated[float, typer.Option(min=1, help="Most memory of all API processes.")] = 1_500.0,
+    lake: Annotated[
+        bool,
+        typer.Option("--lake", help="Compare the variants of the lake's ladder, not of the synthetic one."),
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Profile to write; default <home>/serving.env.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the workload.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Choose variant, index, candidates and processes within a time and a memory on this machine; write a profile.
+
+    As many candidates as fit are ranked. What was measured is written next to the profile, as JSON.
+
+    Example: recsys tune all --budget-ms 50 --budget-mb 1000
+    """
+    from infra.evaluation.benchmarks.tune_all import WholeTuning, run
+    from training.compression.configs import ladder_folder
+
+    settings = Settings()
+    profile = out or settings.home / "serving.env"
+    config = WholeTuning(budget_ms, budget_mb, ladder_folder(settings, lake), profile, seed)
+    finish(run(config.quick() if quick else config), as_json)

@@ -5,7 +5,7 @@ batch size with the best of them. A setting wins by its saturation, within 5 % o
 winner is written as a file of settings that `recsys serve --profile` reads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ from infra.terminal import console
 from recsys.cores import cores
 from recsys.result import Goal, Result
 
-_AS_GOOD = 0.95  # of the best saturation: differences below that are noise
+AS_GOOD = 0.95  # of the best saturation: differences below that are noise
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def run(config: ServingTuning) -> Result:
         tried += [_try(rig, config, replace(base.setting, batch=batch)) for batch in config.batches]
     chosen = best(tried)
     if chosen.saturation_per_s:
-        write_profile(config.profile, chosen.setting)
+        write_profile(config.profile, chosen.setting.environ)
         console.print(f"written: {config.profile}; use it with `recsys serve --profile {config.profile}`")
     else:
         console.print(f"no rate from {config.first_rate:.0f}/s on was sustained: nothing is written")
@@ -109,13 +109,13 @@ def run(config: ServingTuning) -> Result:
 def best(tried: list[_Tried]) -> _Tried:
     """The one with the shortest tail among those that saturate about as late as the best."""
     most = max(one.saturation_per_s for one in tried)
-    return min((t for t in tried if t.saturation_per_s >= _AS_GOOD * most), key=lambda t: t.p99_ms)
+    return min((t for t in tried if t.saturation_per_s >= AS_GOOD * most), key=lambda t: t.p99_ms)
 
 
-def write_profile(path: Path, setting: Setting) -> None:
+def write_profile(path: Path, settings: Mapping[str, str]) -> None:
     """Write NAME=value lines, as `recsys serve --profile` and shells read them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (f"{name}={value}\n" for name, value in setting.environ.items())
+    lines = (f"{name}={value}\n" for name, value in settings.items())
     path.write_text("".join(lines), encoding="utf-8")
 
 

@@ -79,7 +79,7 @@ def test_a_profile_is_read_back_and_the_environment_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "profiles" / "serving.env"
-    write_profile(path, Setting(workers=3, threads=1, batch=4))
+    write_profile(path, Setting(workers=3, threads=1, batch=4).environ)
     monkeypatch.setenv("RECSYS_THREADS", "7")
     settings = ServingSettings(_env_file=path)
     assert (settings.workers, settings.threads, settings.batch) == (3, 7, 4)
