@@ -62,7 +62,7 @@ def test_prometheus_computes_what_the_policy_needs(tmp_path: Path) -> None:
     cases = {
         # 200 requests a second, no trend
         "steady": (api.need, [(f"recsys_http_requests_total{route}}}", "0+1000x60")]),
-        # 8,220 events a second and as many records behind: a minute's backlog in one partition
+        # two workers' worth of events; then 20 seconds of backlog in one partition, half of it in lists of 20
         "even": (
             worker.need,
             [
@@ -74,8 +74,8 @@ def test_prometheus_computes_what_the_policy_needs(tmp_path: Path) -> None:
             worker.need,
             [
                 ('recsys_stream_events_total{namespace="recsys",outcome="applied"}', "0x60"),
-                (f'{lag}topic="events",partition="0"}}', "27400x60"),
-                (f'{lag}topic="impressions",partition="0"}}', "1370x60"),
+                (f'{lag}topic="events",partition="0"}}', "137000x60"),
+                (f'{lag}topic="impressions",partition="0"}}', "6850x60"),
                 (f'{lag}topic="events",partition="1"}}', "20x60"),
             ],
         ),
@@ -92,7 +92,7 @@ def test_prometheus_computes_what_the_policy_needs(tmp_path: Path) -> None:
     expected = {
         "steady": needed(api_policy(TABLE), [(0.0, 200.0)]),
         "even": needed(at, [(0.0, 16_440.0)]),
-        "behind": needed(at, samples, behind_s=(27_400 + 20 * 1_370) / at.rate),
+        "behind": needed(at, samples, behind_s=(137_000 + 20 * 6_850) / at.rate),
         "late": (0.08 + 0.07 * 0.99) / 0.08,
     }
     tests = [_case(query, series, expected[name]) for name, (query, series) in cases.items()]

@@ -65,6 +65,15 @@ def test_an_event_waits_for_its_partitions_worker() -> None:
     assert queue.bad[599] == 0
 
 
+def test_a_partition_that_changes_hands_is_not_read_for_a_moment() -> None:
+    queue = Events(np.full(20, 200.0), np.full(2, 0.5), Calibration(rate=1_000.0, claim_s=3), rng())
+    for second in range(20):
+        queue.step(second, 1 if second < 10 else 2)  # the second partition moves
+    assert queue.total[9] == 0
+    assert queue.worst[12] == queue.total[12] == pytest.approx(300.0, rel=0.2)
+    assert queue.total[13] == 0
+
+
 def test_pods_cost_from_their_creation_and_serve_later() -> None:
     trace = np.full(600, 150.0)
     queue = Requests(trace, OF, rng())
