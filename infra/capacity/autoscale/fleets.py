@@ -15,7 +15,7 @@ from infra.capacity.autoscale.simulate import Outcome, Scaler, simulate
 from infra.capacity.autoscale.traces import DAY_S, Trace, diurnal, flash
 from infra.sizing_table import SizingTable, read_table
 
-_UNEVEN = 0.2  # events of a partition are up to so much more or fewer than the mean
+_UNEVEN = 0.2  # share of events that a partition has more or fewer than the mean, at most
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,8 @@ class Fleet:
         """Simulate one of SCALERS."""
         queue = self.queue()
         scaler = SCALERS[name](self, queue)
-        first = scalers.enough(
-            self.policy, float(self.trace[0 if name != "at_peak" else self.trace.argmax()])
-        )
-        return simulate(queue, scaler, first, self.start_s)
+        load = self.trace.max() if name == "at_peak" else self.trace[0]
+        return simulate(queue, scaler, scalers.enough(self.policy, float(load)), self.start_s)
 
 
 SCALERS: Mapping[str, Callable[[Fleet, Any], Scaler]] = {
