@@ -9,13 +9,14 @@ A minute is missed when more than 1 % of its requests took longer than 80 ms or 
 parameters were chosen on the days of seeds from 100 on.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from infra.capacity.autoscale.fleets import SCALERS, Day, Fleet, api, workers
+from infra.capacity.autoscale.fleets import SCALERS, Day, api, workers
+from infra.capacity.autoscale.manifests import api_policy
 from infra.capacity.autoscale.plot import plot
 from infra.capacity.autoscale.queues import Floats
 from infra.capacity.autoscale.simulate import Outcome
@@ -29,7 +30,7 @@ _OTHERWISE: Mapping[str, Callable[[Day], Day]] = {  # on the days with crowds
     "slow_start": lambda day: replace(day, start_s=60),
     "slow_process": lambda day: replace(day, slower=0.8),
 }
-_UTILISATIONS = (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65)
+_PERCENT = (35, 40, 45, 50, 55, 60, 65)
 _NOTES = (
     "simulated: queues calibrated by recsys bench serve and recsys bench stream; no pod was started",
     "before: the autoscalers of commit 04859dd (API: p99 40 ms, 60 % of a core, 150 requests/s; workers: lag 5,000)",
@@ -79,8 +80,9 @@ def run(bench: AutoscaleBench) -> Result:
                     fleet(otherwise(day)).play(scaler).missed_minutes for day in bench.each_day(crowds=True)
                 ]
                 figures[f"{name}_{label}_{scaler}_missed_minutes"] = float(np.mean(missed))
+    figures |= _by_utilisation(bench)
     if bench.plot:
-        plot(bench.plot, api(bench.each_day(crowds=True)[0]), _by_utilisation(bench))
+        plot(bench.plot, api(bench.each_day(crowds=True)[0]), _points(figures))
     return Result("bench autoscale (simulated)", bench.seed, figures, goals, _NOTES)
 
 
@@ -126,19 +128,25 @@ def _ratio(ours: Floats, before: Floats, seed: int) -> Estimate:
     return bootstrap(ratio, len(ours), 1_000, seed)[0]
 
 
-def _by_utilisation(bench: AutoscaleBench) -> dict[str, tuple[float, float]]:
-    """Core-hours and missed minutes of a day with crowds, by scaler and, of the policy, by the share of a process that
-    is planned with."""
-
-    def of(fleets: Iterator[Fleet], scaler: str) -> tuple[float, float]:
-        outcomes = [fleet.play(scaler) for fleet in fleets]
-        cores, missed = ([getattr(o, what) for o in outcomes] for what in ("core_hours", "missed_minutes"))
-        return float(np.mean(cores)), float(np.mean(missed))
-
-    days = bench.each_day(crowds=True)
-    policy = api(days[0]).policy
-    found = {name: of((api(day) for day in days), name) for name in ("before", "foresight", "at_peak")}
-    for share in _UTILISATIONS:
-        changed = replace(policy, utilisation=share)
-        found[f"{share:.0%}"] = of((api(day, changed) for day in days), "policy")
+def _by_utilisation(bench: AutoscaleBench) -> dict[str, float]:
+    """What the API costs and misses on a day with crowds, by the percentage of a process that is planned with."""
+    found: dict[str, float] = {}
+    for percent in _PERCENT:
+        outcomes = []
+        for day in bench.each_day(crowds=True):
+            policy = replace(api_policy(day.table), utilisation=percent / 100)
+            outcomes.append(api(day, policy).play("policy"))
+        for what in ("missed_minutes", "core_hours"):
+            mean = float(np.mean([getattr(outcome, what) for outcome in outcomes]))
+            found[f"api_crowds_at_{percent}_{what}"] = mean
     return found
+
+
+def _points(figures: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Core-hours and missed minutes of the API on a day with crowds; of the policy by its percentage."""
+    names = {"before": "before", "foresight": "foresight", "at_peak": "at_peak"}
+    names |= {f"{percent} %": f"at_{percent}" for percent in _PERCENT}
+    return {
+        label: (figures[f"api_crowds_{name}_core_hours"], figures[f"api_crowds_{name}_missed_minutes"])
+        for label, name in names.items()
+    }
