@@ -26,7 +26,7 @@ _WINDOW_S = 10.0  # of rates
 _STOP_S = 60.0  # for the batch in flight
 _STEADY_S = 10.0  # one that has run for that long is replaced at once
 _BACKOFF_S = (0.5, 30.0)  # first and longest wait before one that keeps ending is started again
-_REFUSED = 2  # exit code of a command that says what to do (infra.terminal)
+_REFUSED = 2  # exit code of a command that has said what to do (infra.terminal)
 _log = structlog.get_logger(__name__)
 
 
@@ -79,7 +79,6 @@ class WorkerPool:
     _past: Past = field(default_factory=Past)
     _counts: deque[tuple[float, float]] = field(default_factory=deque)
     _rates: deque[tuple[float, float]] = field(default_factory=deque)
-    _has_run: bool = False
 
     @property
     def size(self) -> int:
@@ -91,7 +90,7 @@ class WorkerPool:
         return [slot.process.pid for slot in self._slots if slot.process]
 
     def __enter__(self) -> Self:
-        self._resize(self.policy.least)
+        self._resize(min(self.policy.least, self.policy.cap))
         return self
 
     def __exit__(
@@ -106,7 +105,7 @@ class WorkerPool:
 
     def step(self, now: float) -> None:
         """Replace workers that have ended, and start or stop some if the load asks for it.
-        Raises `Unavailable`: no worker can start; the message has what it said."""
+        Raises `Unavailable`: a worker ended with what a person has to do, such as after the topics have grown."""
         for slot in self._slots:
             self._look_after(slot, now)
         try:
@@ -146,17 +145,15 @@ class WorkerPool:
             if now >= slot.due:
                 self._start(slot)
             return
-        ran_s = time.monotonic() - slot.started
-        self._has_run = self._has_run or (slot.process.alive and ran_s > _STEADY_S)
         if slot.process.alive:
             return
         tail = slot.process.log_tail(2)
-        if slot.process.exit_code == _REFUSED and not self._has_run:
-            raise Unavailable(f"no worker can start: {tail}")
+        if slot.process.exit_code == _REFUSED:
+            raise Unavailable(f"a worker cannot run: {tail}")
         _log.warning("a worker ended; another one replaces it", pid=slot.process.pid, said=tail)
         self.replaced += 1
         slot.process = None
-        if ran_s > _STEADY_S:
+        if time.monotonic() - slot.started > _STEADY_S:
             slot.wait_s, slot.due = _BACKOFF_S[0], now
         else:
             slot.due, slot.wait_s = now + slot.wait_s, min(2 * slot.wait_s, _BACKOFF_S[1])

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer import BadParameter
 
 from infra.capacity.autoscale.local import worker_pool
 from infra.capacity.autoscale.policy import Policy
 from infra.capacity.autoscale.pool import Backlog, WorkerPool
+from infra.cli.commands.stream import parse_limits
 from infra.local.memory_kafka import MemoryKafka
 from infra.local.process import ChildProcess
 from infra.sizing_table import read_table
@@ -41,6 +43,7 @@ def test_a_backlog_grows_the_pool_idleness_shrinks_it_and_every_event_counts_onc
     environ = {"HOME": str(tmp_path), "REDIS_URL": redis_url, "PARTITIONS": str(PARTITIONS)}
     for name, value in {**environ, "KAFKA_BOOTSTRAP": kafka_broker.bootstrap}.items():
         monkeypatch.setenv(f"RECSYS_{name}", value)
+    monkeypatch.setattr("infra.capacity.autoscale.pool._WINDOW_S", 3.0)
     events = make_events(600)
     with (
         closing(KafkaSink(kafka_broker.connection)) as sink,
@@ -108,7 +111,7 @@ def ended(pool: WorkerPool) -> None:
 def test_workers_that_refuse_their_settings_end_the_pool_with_the_reason(tmp_path: Path) -> None:
     with pool_of("print('error: no such namespace'); raise SystemExit(2)", tmp_path) as pool:
         ended(pool)
-        with pytest.raises(Unavailable, match="no worker can start: .*no such namespace"):
+        with pytest.raises(Unavailable, match="a worker cannot run: .*no such namespace"):
             pool.step(time.monotonic())
 
 
@@ -123,6 +126,12 @@ def test_a_worker_that_crashes_is_started_again_later_each_time(tmp_path: Path) 
             assert pool.pids == []
             pool.step(now + wait_s)
             assert len(pool.pids) == 1
+
+
+@pytest.mark.parametrize("text", ["4:1", "0:2", "2", "1:", "a:b", "-1:2", "1:2:3", ""])
+def test_limits_are_two_numbers_in_order(text: str) -> None:
+    with pytest.raises(BadParameter, match="such as 1:4"):
+        parse_limits(text)
 
 
 def test_without_an_answer_the_number_stays(tmp_path: Path) -> None:
