@@ -20,7 +20,7 @@ setup: $(STAMP) java  ## create .venv, install the project, check Java
 
 $(STAMP): pyproject.toml setup.py $(LOCKS)/dev.txt $(wildcard recsys/native/src/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/dev.txt
+	infra/setup/install.sh $(BIN)/python $(LOCKS)/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
