@@ -44,6 +44,7 @@ FILES: Mapping[str, str] = {
     "ranker_kernel.safetensors": "optional: the ranker's weights as compiled code reads them",
     "golden.safetensors": "inputs of both models (item numbers for item vectors) and their expected outputs",
     "taste.json": "optional: the mixed model whose log odds are the last features of the ranker",
+    "uncertainty.json": "optional: how far items' clicks lie from the ranker's predictions, for exploration",
     "calibration.json": "optional: per head, the map from raw score to probability",
     "feature_histograms.json": "optional: distributions of the ranker's training features, to detect drift",
 }
@@ -53,6 +54,7 @@ OPTIONAL = frozenset(
         "feature_histograms.json",
         "ranker_kernel.safetensors",
         "taste.json",
+        "uncertainty.json",
         "user_tower_kernel.safetensors",
     }
 )

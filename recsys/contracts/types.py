@@ -69,6 +69,13 @@ class Diversity(StrEnum):
     FATIGUE = "fatigue"
 
 
+class Exploring(StrEnum):
+    """How exploration places draw their item."""
+
+    UNIFORM = "uniform"
+    THOMPSON = "thompson"
+
+
 class Head(StrEnum):
     """What the ranker predicts. `DWELL` is log1p(seconds); the others are probabilities."""
 

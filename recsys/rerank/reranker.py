@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.contracts.request import ABSENT, Candidates, Query, Rows, Selection
-from recsys.contracts.types import Diversity, Head
+from recsys.contracts.types import Diversity, Exploring, Head
 from recsys.items.catalogue import Catalogue
 from recsys.native import core
 from recsys.rerank.diversity import (
@@ -25,20 +25,17 @@ from recsys.rerank.diversity import (
     scaled,
     unit,
 )
+from recsys.rerank.exploration import (
+    Exploration,
+    drawn_by_thompson,
+    drawn_uniformly,
+    sampled_worth,
+)
 from recsys.rerank.greedy import Cap, greedy
 from recsys.rerank.rules import RuleBook
 
 _COMPILED = (Diversity.NONE, Diversity.MMR)
-
-
-class Exploration(BaseModel):
-    """Places of the list whose item is drawn uniformly from the pool."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    places: tuple[int, ...] = Field((), description="Places that explore, from 0; ignored beyond the list.")
-    pool: int = Field(50, ge=1, description="Number of the best remaining candidates that can be drawn.")
-    channels: tuple[str, ...] = Field((), description="Draw only candidates of these channels; empty: any.")
+DeviationOf = Callable[[Rows, NDArray[np.float32], int], NDArray[np.float64]]
 
 
 class RerankConfig(BaseModel):
@@ -64,6 +61,8 @@ class Reranker:
     vectors_of: (n,) rows → (n, d) float32; zeros for an item without a vector.
     native: compiled code fills the list, if it knows the objective.
     sameness: learnt with the ranker; see `SamenessFatigue`.
+    deviation_of: (n,) rows, their probabilities of a click, Unix milliseconds → (n,) standard deviations of the log
+        odds. Without it, or without a ranker, Thompson's draws are uniform.
     """
 
     config: RerankConfig
@@ -72,11 +71,12 @@ class Reranker:
     book: RuleBook | None = None
     native: bool = False
     sameness: float = 0.0
+    deviation_of: DeviationOf | None = None
     name: str = "rerank"
     optional: bool = True
 
     def select(self, query: Query, candidates: Candidates) -> Selection:
-        """A list of min(k, N). The propensity of a drawn item is 1 / (size of the pool it was drawn from)."""
+        """A list of min(k, N). The propensity of a drawn item is the probability of its draw."""
         k = min(query.k, len(candidates))
         pins = self._pins(query, candidates, k)
         explored = [place for place in self.config.exploration.places if place < k and place not in pins]
@@ -86,9 +86,9 @@ class Reranker:
         chosen = self._fill(candidates, pool, pins, [p for p in range(k) if p not in explored])
         propensities = np.ones(k, np.float32)
         if explored:
-            drawn, probability = self._draw(query, candidates, set(chosen.values()), len(explored))
+            drawn, probabilities = self._draw(query, candidates, set(chosen.values()), len(explored))
             chosen |= dict(zip(explored, drawn, strict=True))
-            propensities[explored] = probability
+            propensities[explored] = probabilities
         return Selection(np.array([chosen[place] for place in range(k)], np.int64), propensities)
 
     def _pins(self, query: Query, candidates: Candidates, k: int) -> dict[int, int]:
@@ -153,17 +153,24 @@ class Reranker:
 
     def _draw(
         self, query: Query, candidates: Candidates, chosen: set[int], slots: int
-    ) -> tuple[list[int], float]:
-        """Draw without replacement from the best remaining candidates, so each is equally likely at each place."""
+    ) -> tuple[list[int], list[float]]:
+        """Draw without replacement from the best remaining candidates: positions and their probabilities."""
+        exploration, click = self.config.exploration, candidates.scores.get(Head.CLICK)
         left = np.setdiff1d(np.arange(len(candidates)), list(chosen))
-        wanted = [c for c in self.config.exploration.channels if c in candidates.channels]
+        wanted = [c for c in exploration.channels if c in candidates.channels]
         if wanted:
             columns = [candidates.channels.index(channel) for channel in wanted]
             preferred = left[(candidates.ranks[left][:, columns] != ABSENT).any(axis=1)]
             left = preferred if len(preferred) >= slots else left
-        pool = left[: max(self.config.exploration.pool, slots)]
-        drawn = _generator(self.config.seed, query.request_id).choice(pool, slots, replace=False)
-        return drawn.tolist(), 1 / len(pool)
+        pool = left[: max(exploration.pool, slots)]
+        rng = _generator(self.config.seed, query.request_id)
+        if exploration.draw is Exploring.UNIFORM or click is None or self.deviation_of is None:
+            drawn, probabilities = drawn_uniformly(rng, len(pool), slots)
+        else:
+            deviation = self.deviation_of(candidates.rows[pool], click[pool], query.now_ms)
+            worth = sampled_worth(rng, candidates.score[pool], click[pool], deviation)
+            drawn, probabilities = drawn_by_thompson(rng, worth, slots, exploration.uniform)
+        return pool[drawn].tolist(), probabilities
 
 
 def _generator(seed: int, request_id: str) -> np.random.Generator:

@@ -28,6 +28,7 @@ from recsys.pipeline.trending import Trending
 from recsys.ranking.calibration import Calibration, read_calibrations
 from recsys.ranking.scorer import TasteColumn
 from recsys.ranking.taste import TASTE, TasteModel, read_taste
+from recsys.ranking.uncertainty import UNCERTAINTY, ItemUncertainty, read_uncertainty
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
 from recsys.recall.popular import Popularity, popularity
@@ -72,6 +73,7 @@ class Artifacts:
     item_features: CandidateHydrator
     calibrations: Mapping[Head, Calibration]
     taste: TasteColumn | None
+    uncertainty: ItemUncertainty | None
 
     @property
     def sameness(self) -> float:
@@ -147,6 +149,7 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
         item_features=features.hydrator(columns, catalogue),
         calibrations=read_calibrations(bundle.file(_CALIBRATION)) if calibrated else {},
         taste=_taste(bundle, columns),
+        uncertainty=_uncertainty(bundle, columns) if features.live else None,
     )
 
 
@@ -156,6 +159,12 @@ def _taste(bundle: Bundle, columns: ItemColumns) -> TasteColumn | None:
     if taste is None:
         return None
     return TasteColumn(TasteModel(taste, FEATURES), TallyReader(FEATURES), columns.categories_of)
+
+
+def _uncertainty(bundle: Bundle, columns: ItemColumns) -> ItemUncertainty | None:
+    if UNCERTAINTY not in bundle.manifest.files:
+        return None
+    return ItemUncertainty.of(read_uncertainty(bundle.path), columns, FEATURES)
 
 
 def estimated_bytes(bundle: Bundle) -> int:

@@ -35,7 +35,8 @@ from recsys.experiments.assignment import Arm, Assigner, Assignment, Experiment
 from recsys.experiments.release import LAYER
 from recsys.experiments.release_file import read_experiment
 from recsys.operator_files import read_yaml
-from recsys.rerank.reranker import Exploration, RerankConfig
+from recsys.rerank.exploration import Exploration
+from recsys.rerank.reranker import RerankConfig
 from recsys.watched_file import WatchedFile
 from serving.engine.pipeline_builder import PathConfig
 

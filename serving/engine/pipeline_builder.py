@@ -139,7 +139,13 @@ class PipelineBuilder:
                 *([RuleBoost(rules, loaded.eligibility)] if rules else []),
             ],
             selector=Reranker(
-                path.rerank, catalogue, loaded.index.vectors, rules, config.native, loaded.sameness
+                path.rerank,
+                catalogue,
+                loaded.index.vectors,
+                rules,
+                config.native,
+                loaded.sameness,
+                loaded.uncertainty.deviation if loaded.uncertainty else None,
             ),
             side_effects=self._side_effects,
             compiled=CompiledRecall(sources, merger, catalogue, eligible) if config.native else None,

@@ -35,6 +35,7 @@ from recsys.native import MISSING, core
 from recsys.ranking.calibration import calibrate, write_calibrations
 from recsys.ranking.compiled import ExportedRanker, open_ranker
 from recsys.ranking.scorer import RankerSession
+from recsys.ranking.uncertainty import write_uncertainty
 from recsys.result import to_json
 from training.compression.distill import WEIGHT, distillation
 from training.compression.gates import Scores, quantization_gate, student_gate, top_overlap
@@ -52,6 +53,7 @@ from training.ranker.calibrate import fit_calibrations
 from training.ranker.dataset import RankExamples
 from training.ranker.export import export_ranker
 from training.ranker.fit_taste import keep_taste
+from training.ranker.fit_uncertainty import fit_uncertainty
 from training.ranker.kernel import is_compilable, write_kernel
 from training.ranker.loop import LoopConfig, fit, predict, predict_logits
 from training.ranker.train import figures
@@ -294,8 +296,10 @@ def row_scores(ranker: ExportedRanker, examples: RankExamples) -> Scores:
 
 def _calibrated(scorer: Scorer, given: LadderInput, folder: Path) -> Scores:
     """Scores of the test rows, calibrated on the validation rows: each variant is calibrated by itself."""
-    calibrations = fit_calibrations(scorer(given.validation), given.validation, given.train)
+    raw = scorer(given.validation)
+    calibrations = fit_calibrations(raw, given.validation, given.train)
     write_calibrations(folder / CALIBRATION, calibrations)
+    write_uncertainty(folder, fit_uncertainty(calibrate(raw, calibrations)[Head.CLICK], given.validation))
     return calibrate(scorer(given.test), calibrations)
 
 

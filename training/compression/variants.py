@@ -13,6 +13,7 @@ from recsys.features.drift import HISTOGRAMS
 from recsys.operator_files import read_json
 from recsys.ranking.compiled import KERNEL
 from recsys.ranking.taste import TASTE
+from recsys.ranking.uncertainty import UNCERTAINTY
 from recsys.result import to_json
 from training.compression.gates import refuse
 from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SHAPE, SUMMARY, VARIANT
@@ -71,7 +72,7 @@ def take(variant: Path, work: Path) -> None:
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    for name in (*_BUNDLED, *(name for name in (KERNEL, TASTE) if (variant / name).exists())):
+    for name in (*_BUNDLED, *(name for name in (KERNEL, TASTE, UNCERTAINTY) if (variant / name).exists())):
         shutil.copyfile(variant / name, work / name)
     # quantized variants are made of the pruned one's weights
     trained = variant if (variant / WEIGHTS).exists() else variant.parent / "pruned"

@@ -26,6 +26,7 @@ from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from recsys.ranking.calibration import calibrate, write_calibrations
 from recsys.ranking.compiled import KERNEL
+from recsys.ranking.uncertainty import write_uncertainty
 from recsys.result import to_json
 from training.config import Config
 from training.ranker.artifacts import CALIBRATION, GOLDEN, ONNX, SUMMARY, VARIANT, save_trained
@@ -41,6 +42,7 @@ from training.ranker.dataset import (
 )
 from training.ranker.export import export_ranker
 from training.ranker.fit_taste import Fitted, TasteOffsets, described, keep_taste, learn_taste
+from training.ranker.fit_uncertainty import fit_uncertainty
 from training.ranker.loop import LoopConfig, fit, predict
 from training.seeding import seed_everything
 from training.warm_start import WARM_START, WarmStart
@@ -144,7 +146,8 @@ def train_on(
 def write_ranker(
     ranker: Ranker, train: RankExamples, validation: RankExamples, out: Path, seed: int
 ) -> dict[str, float]:
-    """Write calibration, export and the training features' histograms; return the figures of the validation rows."""
+    """Write calibration, uncertainty, export and the training features' histograms. Returns the figures of the
+    validation rows."""
     raw = predict(ranker, validation)
     calibrations = fit_calibrations(raw, validation, train)
     out.mkdir(parents=True, exist_ok=True)
@@ -154,8 +157,10 @@ def write_ranker(
     golden = export_ranker(ranker, out / ONNX, data.n_items, data.n_features, length, seed)
     save_file(golden, out / GOLDEN)
     write_calibrations(out / CALIBRATION, calibrations)
+    calibrated = calibrate(raw, calibrations)
+    write_uncertainty(out, fit_uncertainty(calibrated[Head.CLICK], validation))
     write_histograms(out / HISTOGRAMS, sampled_histograms(train.features[:, : FEATURES.dimension], seed))
-    return figures(calibrate(raw, calibrations), validation)
+    return figures(calibrated, validation)
 
 
 def write_summary(

@@ -21,7 +21,8 @@ from recsys.experiments.analysis import ArmData, Lift, compare
 from recsys.experiments.comparison import CatalogueLift, catalogue_lifts, lifts, split_p
 from recsys.experiments.outcomes import METRICS, Outcomes
 from recsys.ranking.value_model import DEFAULT_WEIGHTS
-from recsys.rerank.reranker import Exploration, RerankConfig
+from recsys.rerank.exploration import Exploration
+from recsys.rerank.reranker import RerankConfig
 from serving.engine.pipeline_builder import PathConfig
 
 BEFORE, FAIR, AFTER = "before", "fair", "after"

@@ -15,7 +15,8 @@ from infra.evaluation.case_study.section import Sheet
 from recsys.contracts.request import Answer
 from recsys.contracts.types import Head
 from recsys.experiments.off_policy import Estimate, Log, doubly_robust, ips, snips
-from recsys.rerank.reranker import Exploration
+from recsys.ranking.uncertainty import ItemUncertainty
+from recsys.rerank.exploration import Exploration
 
 Floats = NDArray[np.float64]
 BEST = 2  # the evaluated policy draws from the best two
@@ -23,25 +24,32 @@ BEST = 2  # the evaluated policy draws from the best two
 
 @dataclass(frozen=True)
 class Draw:
-    """One explored position. `pool` (n,): catalogue rows, the best first; `predicted` (n,): the ranker's P(click)."""
+    """One explored position. `pool` (n,): catalogue rows, the best first; `predicted` (n,): the ranker's P(click);
+    `value` (n,): what it orders by; `deviation` (n,): of the log odds of a click, 0 where it is not known."""
 
     place: int
     pool: NDArray[np.int32]
     drawn: int  # index into the pool
     propensity: float  # as served and logged
     predicted: Floats
+    value: Floats
+    deviation: Floats
 
 
 @dataclass(frozen=True)
 class Played:
-    """A draw and its outcome. `truth` (n,): probability of a click on each of the pool at that position."""
+    """A draw and its outcome. `user`: the visitor's row; `truth` (n,): probability of a click on each of the pool at
+    that position."""
 
+    user: int
     draw: Draw
     clicked: bool
     truth: Floats
 
 
-def draw_of(answer: Answer, exploration: Exploration) -> Draw | None:
+def draw_of(
+    answer: Answer, exploration: Exploration, uncertainty: ItemUncertainty | None = None
+) -> Draw | None:
     """The explored position of an answer in explain mode; None where the list is too short for it."""
     shown, explanation = answer.candidates.rows, answer.explanation
     if explanation is None or len(exploration.places) != 1 or exploration.places[0] >= len(shown):
@@ -50,12 +58,16 @@ def draw_of(answer: Answer, exploration: Exploration) -> Draw | None:
     ranked = explanation.ranked
     left = ranked.take(~np.isin(ranked.rows, np.delete(shown, place)))
     pool = left.take(np.arange(min(exploration.pool, len(left))))
+    click = pool.scores[Head.CLICK]
+    deviation = uncertainty.deviation(pool.rows, click, answer.query.now_ms) if uncertainty else None
     return Draw(
         place,
         pool.rows,
         int(np.flatnonzero(pool.rows == shown[place])[0]),
         float(answer.propensities[place]),
-        pool.scores[Head.CLICK].astype(np.float64),
+        click.astype(np.float64),
+        pool.score.astype(np.float64),
+        np.zeros(len(click)) if deviation is None else deviation,
     )
 
 

@@ -152,7 +152,8 @@ class SimulatedShop(Shop):
         )
         runtime = self._arms[arm].at(now_ms)
         answer = runtime.pipeline.answer(query)
-        self.draw = draw_of(answer, self.deployments[arm].path.rerank.exploration)
+        exploration = self.deployments[arm].path.rerank.exploration
+        self.draw = draw_of(answer, exploration, runtime.artifacts.uncertainty)
         self._record(impression_events(self._impressions[-1]) if len(answer.candidates) else [])
         lines = zip(answer.candidates.rows.tolist(), answer.candidates.score.tolist(), strict=True)
         items = tuple(RecommendedItem(runtime.catalogue.item(row).item_id, score) for row, score in lines)

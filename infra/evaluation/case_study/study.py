@@ -10,6 +10,7 @@ from pathlib import Path
 
 from infra.evaluation.case_study.ablation import Ablation
 from infra.evaluation.case_study.effect import Effect
+from infra.evaluation.case_study.exploring import Exploring
 from infra.evaluation.case_study.funnel import Funnel
 from infra.evaluation.case_study.models import Models
 from infra.evaluation.case_study.online import Online
@@ -55,6 +56,7 @@ class CaseStudy:
                 Updates(networks, seed, items=20_000),
                 Training(seed, users=150, items=500, days=7),
                 Effect.quick(seed),
+                Exploring.quick(seed),
                 funnel,
                 UnderLoad(networks, size, first_rates=(6.0, 40.0), step=1.5, step_s=3.0, steady_s=12.0),
                 Steps(networks, ladder, size, seconds=8.0),
@@ -69,6 +71,7 @@ class CaseStudy:
                 Training(seed),
                 Effect(seed),
                 Ablation(seed),
+                Exploring(seed),
                 funnel,
                 UnderLoad(networks, size),
                 Steps(networks, ladder, size),

@@ -103,7 +103,7 @@ class Watched(Behavior):
         pool = np.array([row_of(item_id) for item_id in self.shop.ids(draw.pool)], np.int64)
         truth = self.expected(visitor, rows, draw.place, pool, now_ms)
         response = super().respond(visitor, rows, now_ms)
-        self.played.append(Played(draw, bool(response.clicked[draw.place]), truth))
+        self.played.append(Played(visitor.row, draw, bool(response.clicked[draw.place]), truth))
         return response
 
     def expected(

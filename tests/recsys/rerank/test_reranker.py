@@ -13,7 +13,8 @@ from recsys.contracts.request import ABSENT, Candidates, Query
 from recsys.contracts.types import Diversity, Item
 from recsys.items.catalogue import Catalogue
 from recsys.pipeline.stages import Selector
-from recsys.rerank.reranker import Exploration, RerankConfig, Reranker
+from recsys.rerank.exploration import Exploration
+from recsys.rerank.reranker import RerankConfig, Reranker
 from recsys.rerank.rules import RuleBook
 from tests.recsys.native.built import needs_native
 

@@ -66,7 +66,14 @@ def test_every_variant_is_smaller_and_can_be_served(built: tuple[Path, list[Vari
         inherited = [reason for reason in by_name[name].reasons if reason.startswith("pruned, which")]
         assert len(inherited) == len(by_name["pruned"].reasons)
     for name in VARIANTS:
-        files = {"ranker.onnx", "calibration.json", "golden.safetensors", "summary.json", "variant.json"}
+        files = {
+            "ranker.onnx",
+            "calibration.json",
+            "golden.safetensors",
+            "summary.json",
+            "variant.json",
+            "uncertainty.json",
+        }
         assert files <= {p.name for p in (out / name).iterdir()}
     # what compiled code computes is what was gated
     assert (

@@ -10,6 +10,7 @@ import pytest
 from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
 from recsys.features.drift import HISTOGRAMS
 from recsys.ranking.compiled import KERNEL
+from recsys.ranking.uncertainty import UNCERTAINTY
 from tests.training.ranker.rank_fixture import N_FEATURES, write_world
 from training import publish
 from training.compression.ladder import LadderConfig
@@ -60,9 +61,10 @@ def test_a_variant_that_passed_becomes_the_ranker(tmp_path: Path) -> None:
         HISTOGRAMS,
     }
     assert read_variant(work).reasons == ()
-    (variant / KERNEL).write_bytes(b"weights")
+    for name in (KERNEL, UNCERTAINTY):
+        (variant / name).write_bytes(b"learnt")
     take(variant, work)
-    assert (work / KERNEL).read_bytes() == b"weights"
+    assert (work / KERNEL).read_bytes() == (work / UNCERTAINTY).read_bytes() == b"learnt"
 
 
 def test_a_variant_that_lacks_a_file_leaves_the_ranker_as_it_was(tmp_path: Path) -> None:

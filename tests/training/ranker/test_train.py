@@ -65,6 +65,7 @@ def test_main_learns_the_truth_and_leaves_what_a_bundle_needs(world: Path, tmp_p
         "ranker.onnx",
         "golden.safetensors",
         "calibration.json",
+        "uncertainty.json",
         "feature_histograms.json",
         "summary.json",
         "weights.safetensors",  # these three: what a night's update goes on from

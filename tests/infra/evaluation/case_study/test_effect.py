@@ -10,6 +10,7 @@ import pytest
 
 from infra.evaluation.case_study.ablation import ABLATED, NOW, Ablation
 from infra.evaluation.case_study.effect import AFTER, AFTER_PATH, BEFORE, Effect
+from infra.evaluation.case_study.exploring import Exploring
 from infra.evaluation.case_study.learn import Learning, read_log, write_examples
 from infra.evaluation.case_study.virtual_time import run_virtually
 from infra.evaluation.case_study.world_ab import AbSize, assigner
@@ -117,6 +118,16 @@ def test_each_user_keeps_one_arm() -> None:
     assert arms == [assigner((BEFORE, AFTER)).assign(f"u{row}")[0].arm.name for row in range(2_000)]
     assert 900 < arms.count(BEFORE) < 1_100
     assert set(arms) == {BEFORE, AFTER}
+
+
+@pytest.mark.slow
+def test_both_ways_of_exploring_are_compared_in_the_test_and_from_the_log() -> None:
+    found = Exploring(1, TINY.size).measure()
+    figures = found.data["exploration"]
+    assert figures["low"] <= figures["change"] <= figures["high"]
+    assert 0 < figures["thompson_truth"] < 1
+    assert figures["IPS_low"] <= figures["IPS"] <= figures["IPS_high"]
+    assert [line[0] for line in found.sheets[0].lines][:2] == ["true clicks at the place, per list", "ctr"]
 
 
 @pytest.mark.slow
