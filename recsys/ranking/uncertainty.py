@@ -36,8 +36,8 @@ class Uncertainty(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"item_variance {self.item_variance}: a finite number, not below 0")
 
     def deviation(self, shown: NDArray[np.floating], click: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(n,) standard deviations of the log odds, of items with so many impressions and this probability of a
-        click."""
+        """(n,) standard deviations of the log odds of a click. `shown` (n,): impressions of the items; `click` (n,):
+        their probabilities of a click."""
         information = np.maximum(shown, 0.0) * click * (1.0 - click)
         return np.asarray(np.sqrt(self.item_variance / (1.0 + self.item_variance * information)), np.float64)
 
