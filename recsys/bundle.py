@@ -42,7 +42,8 @@ FILES: Mapping[str, str] = {
     "popular.safetensors": "`rows` (n,) int32, the most popular first; `scores` (n,) float32",
     "ranker.onnx": "history and candidates with features → one output per head",
     "ranker_kernel.safetensors": "optional: the ranker's weights as compiled code reads them",
-    "golden.safetensors": "inputs of both models (item numbers for item vectors) and their expected outputs",
+    "edge.onnx": "optional: the ranker's dense part, for devices; `recsys.ranking.edge`",
+    "golden.safetensors": "inputs of all models (item numbers for item vectors) and their expected outputs",
     "taste.json": "optional: the mixed model whose log odds are the last features of the ranker",
     "uncertainty.json": "optional: how far items' clicks lie from the ranker's predictions, for exploration",
     "calibration.json": "optional: per head, the map from raw score to probability",
@@ -51,6 +52,7 @@ FILES: Mapping[str, str] = {
 OPTIONAL = frozenset(
     {
         "calibration.json",
+        "edge.onnx",
         "feature_histograms.json",
         "ranker_kernel.safetensors",
         "taste.json",

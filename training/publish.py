@@ -17,8 +17,10 @@ from recsys.contracts.errors import InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.lake import lake
 from recsys.operator_files import read_json
+from recsys.ranking.compiled import KERNEL
 from recsys.recall.ann import AnnIndex
 from recsys.signatures import read_private_key, read_public_keys
+from training.compression.export_edge import export_edge
 from training.compression.variants import check_publishable
 from training.config import Config
 
@@ -75,6 +77,8 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
         AnnIndex.build(vectors).save(folder / "index.faiss")
         golden = load_file(config.two_tower / GOLDEN) | load_file(config.ranker / GOLDEN)
         save_file(golden, folder / GOLDEN)
+        if (folder / KERNEL).exists():
+            export_edge(folder)
     keys = read_public_keys(config.keys)
     if config.current:
         return publish(config.bundles, manifest.version, keys)

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Two odd multipliers (Dietzfelbinger's multiply-shift): numbers that collide in one hash do not in the other.
-_MULTIPLIERS = (2654435761, 2246822519)
-_MODULUS = 2**31 - 1
+from recsys.models.hashing import hashed_rows
 
 
 class HashedTable(nn.Module):
@@ -26,10 +24,7 @@ class HashedTable(nn.Module):
         self.rows = nn.Embedding(2 * buckets + 1, width)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        first, second = (
-            1 + half * self.buckets + numbers * multiplier % _MODULUS % self.buckets
-            for half, multiplier in enumerate(_MULTIPLIERS)
-        )
+        first, second = hashed_rows(numbers, self.buckets)
         known = numbers > 0
         zero = torch.zeros_like(numbers)
         rows: Tensor = self.rows(torch.where(known, first, zero)) + self.rows(

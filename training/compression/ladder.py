@@ -8,7 +8,7 @@
     rows-int8     pruned, embedding rows in 8 bits                   gate against pruned
     rows-int4     pruned, embedding rows in 4 bits                   gate against pruned
     int8          rows-int8, matrix products in 8 bits too           gate against pruned
-    compiled      rows-int8, run by compiled code                    gate against pruned
+    compiled      rows-int8, dense weights in 16 bits, compiled code gate against pruned
 
 Each variant is a work folder that can be published. Trained weights are stored, so an interrupted ladder continues
 where it stopped.
@@ -41,6 +41,7 @@ from training.compression.distill import WEIGHT, distillation
 from training.compression.gates import Scores, quantization_gate, student_gate, top_overlap
 from training.compression.ladder_input import LadderInput
 from training.compression.quantize import (
+    half_weights,
     prune_experts,
     quantize_linear_layers,
     quantized_tables,
@@ -143,7 +144,7 @@ def main(config: LadderConfig, given: LadderInput, report: Report = lambda line:
     if core is None or not is_compilable(rows):
         report(f"compiled: left out: {MISSING or 'another shape of student than compiled code knows'}")
     else:
-        ladder.add(COMPILED, rows, quantized_from=of_pruned, compiled=True)
+        ladder.add(COMPILED, half_weights(rows), quantized_from=of_pruned, compiled=True)
     return ladder.variants
 
 

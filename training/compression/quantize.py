@@ -60,6 +60,16 @@ def quantized_tables(ranker: Ranker, bits: int) -> Ranker:
     return quantized
 
 
+def half_weights(ranker: Ranker) -> Ranker:
+    """A copy whose dense weights are numbers of half precision, so that a device can be sent them in 16 bits and still
+    computes what the server does. Statistics of features stay as they are: a scale may be beyond its range."""
+    rounded = copy.deepcopy(ranker)
+    largest = torch.finfo(torch.float16).max
+    for weights in rounded.parameters():
+        weights.data = weights.data.clamp(-largest, largest).half().float()
+    return rounded
+
+
 def quantize_linear_layers(model: Path, out: Path) -> None:
     """Dynamic INT8 of the matrix products in an exported ranker: weights per channel, inputs on the fly."""
     prepared = out.with_suffix(".prepared.onnx")

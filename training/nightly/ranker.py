@@ -24,7 +24,7 @@ from recsys.ranking.compiled import open_ranker
 from recsys.ranking.taste import read_taste
 from training.compression.gates import OVERLAP, top_overlap
 from training.compression.ladder import quantize_products, score_requests
-from training.compression.quantize import quantized_tables
+from training.compression.quantize import half_weights, quantized_tables
 from training.compression.variants import COMPILED, Variant, ranked_with, read_variant
 from training.config import Config
 from training.ranker.artifacts import SHAPE, VARIANT, ranker_of, read_shape, save_trained
@@ -154,6 +154,7 @@ def _write(
     out, seed = config.out, config.loop.seed
     variant = read_variant(config.work).name if (config.work / VARIANT).exists() else ""
     served = quantized_tables(ranker, _BITS[variant]) if variant in _BITS else ranker
+    served = half_weights(served) if variant == COMPILED else served
     metrics = write_ranker(served, train, validation, out, seed)
     overlap = 1.0
     if variant == "int8":

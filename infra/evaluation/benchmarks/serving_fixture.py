@@ -33,7 +33,7 @@ from recsys.recall.nearest import nearest
 from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore
 from training.compression.ladder import LadderConfig, quantize_products
-from training.compression.quantize import quantized_tables
+from training.compression.quantize import half_weights, quantized_tables
 from training.compression.variants import QUANTIZED
 from training.ranker.artifacts import GOLDEN, ONNX
 from training.ranker.export import export_ranker
@@ -152,6 +152,8 @@ def export_untrained(ranker: Ranker, folder: Path, seed: int, variant: str) -> N
     n_items = ranker.data.n_items
     if variant in QUANTIZED:
         ranker = quantized_tables(ranker, bits=8)
+    if variant == "compiled":
+        ranker = half_weights(ranker)
     golden = export_ranker(ranker, folder / ONNX, n_items, FEATURES.dimension, LENGTH, seed)
     save_file(golden, folder / GOLDEN)
     if variant == "int8":

@@ -1,7 +1,6 @@
 """The compiled ranker against torch, for random weights, sizes and inputs; and what it refuses."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +15,16 @@ from structlog.testing import capture_logs
 
 from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.types import Head
-from recsys.models.compact import quantize_tables
-from recsys.models.ranker import Ranker, RankerData, ServedRanker
+from recsys.models.ranker import Ranker, ServedRanker
 from recsys.ranking.compiled import GOLDEN, KERNEL, ONNX, CompiledRanker, open_ranker, reproduces
 from recsys.ranking.scorer import INPUTS
 from tests.recsys.native.built import needs_native
-from training.compression.ladder import STUDENT
+from tests.recsys.ranking.students import student
 from training.ranker.export import export_ranker, random_inputs
 from training.ranker.kernel import kernel_arrays, write_kernel
 
 pytestmark = needs_native
 Arrays = dict[str, NDArray[Any]]
-
-
-def _student(seed: int, n_items: int = 300, n_features: int = 75, **changes: Any) -> Ranker:
-    """With weights large enough for every part to matter."""
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    sizes = (300, 7)
-    fields = torch.from_numpy(np.stack([rng.integers(0, size, n_items + 1) for size in sizes], axis=1))
-    data = RankerData(
-        n_items=n_items,
-        n_features=n_features,
-        mean=torch.from_numpy(rng.normal(2, 1, n_features)).float(),
-        scale=torch.from_numpy(rng.uniform(0, 2, n_features) * (rng.random(n_features) > 0.1)).float(),
-        edges=torch.zeros(n_features, STUDENT.bins + 1),
-        fields=fields,
-        field_sizes=sizes,
-    )
-    ranker = Ranker(replace(STUDENT, **({"item_buckets": 500} | changes)), data).eval()
-    for module in ranker.modules():
-        if isinstance(module, torch.nn.Embedding):
-            torch.nn.init.normal_(module.weight, std=0.5)
-    quantize_tables(ranker, bits=8)
-    return ranker
 
 
 def _torch(ranker: Ranker, inputs: Arrays) -> dict[Head, NDArray[np.float32]]:
@@ -70,7 +45,7 @@ def _assert_same(ranker: Ranker, compiled: CompiledRanker, inputs: Arrays) -> No
         np.testing.assert_allclose(found[head], wanted, rtol=1e-4, atol=1e-4, err_msg=head)
 
 
-RANKER = _student(0)
+RANKER = student(0)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +77,7 @@ def test_it_scores_as_torch_does(compiled: CompiledRanker, seed: int, events: in
     ],
 )
 def test_every_size_of_the_shape_is_known(features: int, shape: dict[str, Any]) -> None:
-    ranker = _student(1, n_features=features, **shape)
+    ranker = student(1, n_features=features, **shape)
     compiled = _compiled(ranker)
     assert compiled.n_features == features
     for events, candidates in ((1, 1), (50, 500), (7, 49)):
@@ -125,7 +100,7 @@ def test_every_size_of_the_shape_is_known(features: int, shape: dict[str, Any]) 
     ],
 )
 def test_rankers_of_another_shape_are_left_to_onnxruntime(changes: dict[str, Any]) -> None:
-    assert kernel_arrays(_student(2, **changes)) is None
+    assert kernel_arrays(student(2, **changes)) is None
 
 
 def test_weights_that_do_not_fit_together_are_refused() -> None:
@@ -186,7 +161,7 @@ def test_onnxruntime_ranks_what_compiled_code_cannot(folder: Path, tmp_path: Pat
         case "empty":
             kernel.write_bytes(b"")
         case _:
-            other = kernel_arrays(_student(7))
+            other = kernel_arrays(student(7))
             assert other is not None
             save_file(other, kernel)
     with capture_logs() as logs:
@@ -197,16 +172,16 @@ def test_onnxruntime_ranks_what_compiled_code_cannot(folder: Path, tmp_path: Pat
 def test_weights_are_written_only_if_they_compute_the_golden_outputs(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     with pytest.raises(InvalidBundle, match="other values"):
-        write_kernel(_student(7), tmp_path)
+        write_kernel(student(7), tmp_path)
     with pytest.raises(InvalidBundle, match="does not know this shape"):
-        write_kernel(_student(7, attention="din"), tmp_path)
+        write_kernel(student(7, attention="din"), tmp_path)
 
 
 @settings(max_examples=60)
 @given(st.data())
 def test_damaged_weights_are_refused_or_computed_with_and_never_read_past(data: st.DataObject) -> None:
     """Any sizes and codes; what passes the checks must compute (the sanitized build ends at an invalid access)."""
-    arrays = kernel_arrays(_student(8, n_items=40))
+    arrays = kernel_arrays(student(8, n_items=40))
     assert arrays is not None
     for name in data.draw(st.sets(st.sampled_from(sorted(arrays)), max_size=3)):
         rng = np.random.default_rng(data.draw(st.integers(0, 99)))
