@@ -50,6 +50,7 @@ from serving.breaker import Breaker, Guarded
 from serving.caching.cache import Cache
 from serving.caching.memory_guard import MemoryGuard
 from serving.engine.artifacts import LoadOptions
+from serving.engine.device_models import DeviceModels
 from serving.engine.experiments import Experiments
 from serving.engine.feature_source import ItemFeatures
 from serving.engine.index_backend import IndexPlace
@@ -97,6 +98,7 @@ class Services:
     access: Access
     admission: Admission
     host: ModelHost[Runtime]
+    devices: DeviceModels
     experiments: Experiments
     damaged_files: Callable[[], Mapping[str, str]]  # what is not in force, and why
     store: FeatureStore
@@ -257,6 +259,7 @@ def compose(
             access=access,
             admission=admission,
             host=host,
+            devices=DeviceModels(settings.bundles, host),
             experiments=experiments,
             damaged_files=damaged_files,
             store=store,

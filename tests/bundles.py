@@ -6,7 +6,7 @@ The models are small formulas with random weights: the user's vector is the sum 
 items, so the nearest items are those like it; the heads add up features, an item bias and user · item.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,15 +69,17 @@ def write_tiny_bundle(
     gathers: bool = True,
     index: IndexConfig = IndexConfig(),  # noqa: B008 - it never changes
     repeats: Mapping[str, float] | None = None,
+    finish: Callable[[Path], None] = lambda folder: None,
+    created_ms: int = 1_750_000_000_000,
 ) -> Bundle:
     """Write and verify a bundle; `current`: publish it too. `attributes`: (1 + buckets, d), for items to come.
     `profile`: its tower reads the users' attributes. `gathers`: as in `user_tower`.
-    `index`: another kind than exact needs a thousand items."""
+    `index`: another kind than exact needs a thousand items. `finish`: replaces files before they are listed."""
     items = tiny_items() if items is None else items
     vectors = tiny_vectors(len(items), seed)
     manifest = Manifest(
         version=version,
-        created_ms=1_750_000_000_000,
+        created_ms=created_ms,
         feature_fingerprint=features.fingerprint,
         feature_names=features.names,
         data_window_ms=(1_740_000_000_000, 1_750_000_000_000),
@@ -99,6 +101,7 @@ def write_tiny_bundle(
         zeros = np.zeros((100, features.dimension), np.float32)
         write_histograms(folder / "feature_histograms.json", histograms(zeros))
         save_file(_golden(tower, ranker, vectors, features.dimension, seed), folder / "golden.safetensors")
+        finish(folder)
     return publish(bundles, version) if current else open_bundle(bundles / version)
 
 

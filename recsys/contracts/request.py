@@ -62,6 +62,7 @@ class Query(Struct, frozen=True, eq=False):
     filter: Filter | None = None  # which items may be shown; None: all
     region: str = ""  # of the request, else the user's; empty: unknown
     explain: bool = False
+    for_device: bool = False  # the answer has all ranked candidates, for a device to rerank
     arm: str = ""  # the experiments' arms (`recsys.contracts.impressions.exposures_text`)
 
     known: bool = False  # the store has state of this user
@@ -203,7 +204,8 @@ class Explanation(Struct, frozen=True, eq=False):
 
 class Answer(Struct, frozen=True, eq=False):
     """The result of one request. `candidates` are the shown items in order; `propensities` (≤ k,) float32; `compiled`:
-    compiled code stood in for some stages."""
+    compiled code stood in for some stages; `ranked`, for devices only: every candidate that reached the selector, best
+    first."""
 
     query: Query  # hydrated
     candidates: Candidates
@@ -211,6 +213,7 @@ class Answer(Struct, frozen=True, eq=False):
     outcomes: tuple[StageOutcome, ...]
     explanation: Explanation | None = None
     compiled: bool = False
+    ranked: Candidates | None = None
 
     @property
     def degraded(self) -> tuple[str, ...]:

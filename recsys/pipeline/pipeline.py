@@ -125,6 +125,7 @@ class Pipeline:
             if query.explain
             else None,
             gathered.compiled,
+            candidates.take(order) if query.for_device else None,
         )
         return self._after(answer, trace) if shown else answer
 

@@ -127,11 +127,12 @@ class RankScorer:
         """Scores are finite for every input: the model defines how it reads non-finite features."""
         if not len(candidates):
             return candidates
-        raw = self.session.run(self._inputs(query, candidates))
+        raw = self.session.run(self.inputs(query, candidates))
         scores = calibrate(raw, self.calibrations)
         return replace(candidates, scores=scores, score=self.value_model.value(scores))
 
-    def _inputs(self, query: Query, candidates: Candidates) -> dict[str, NDArray[np.generic]]:
+    def inputs(self, query: Query, candidates: Candidates) -> dict[str, NDArray[np.generic]]:
+        """What the ranker reads of a request: `INPUTS`."""
         rows = candidates.rows.astype(np.int64)
         return {
             "history": _one_row(query.history),

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Protocol
 
 from fastapi import FastAPI
@@ -10,7 +9,6 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import FileResponse
-from starlette.staticfiles import StaticFiles
 from starlette_compress import CompressMiddleware
 
 import recsys
@@ -18,11 +16,13 @@ from recsys.observability.exporters import open_traces
 from recsys.observability.tracing import Traces
 from serving import problems
 from serving.api import openapi
+from serving.api.console_files import WEB, ConsoleFiles
 from serving.api.fast_routes import FastRoutes
 from serving.api.guard import Guard
 from serving.api.middleware import Edge
 from serving.api.routes import (
     bundles,
+    edge,
     events,
     experiments,
     health,
@@ -37,7 +37,6 @@ from serving.settings import ServingSettings
 from serving.telemetry import Telemetry
 
 _COMPRESSED_FROM = 1_000  # bytes; below it the headers and the time cost more than the network does
-WEB = Path(__file__).parents[1] / "web"
 _DESCRIPTION = (
     "Recommendations from a two-tower recall, a ranker and a rerank stage, with features at most a second old."
     " Errors are RFC 9457 problem+json. With API keys on, send `X-API-Key` or `Authorization: Bearer`."
@@ -82,10 +81,10 @@ def create_app(settings: ServingSettings, assemble: Assemble, traces: Traces | N
         responses=openapi.EVERYWHERE,
     )
     fast = (recommendations, rank, events)
-    for module in (*fast, items, users, bundles, experiments, release, system, health):
+    for module in (*fast, items, users, bundles, edge, experiments, release, system, health):
         app.include_router(module.router)
     app.add_api_route("/", _console, include_in_schema=False)
-    app.mount("/static", StaticFiles(directory=WEB), name="static")
+    app.mount("/static", ConsoleFiles(directory=WEB), name="static")
     openapi.install(app)
     problems.install(app)
     # what is added later is further outside

@@ -11,6 +11,7 @@ from serving.api.access import Access
 from serving.api.monitoring.experiment_outcomes import ExperimentOutcomes
 from serving.api.monitoring.system import SystemView
 from serving.api.security import Caller
+from serving.engine.device_models import DeviceModels
 from serving.engine.experiments import Experiments
 from serving.engine.item_feed import ItemFeed
 from serving.engine.model_host import ModelHost
@@ -52,6 +53,7 @@ READ = _caller(Scope.READ)  # for routes that need no name of the caller
 
 Changes = Annotated[ChangeIntake, _state("changes")]
 Clock = Annotated[Callable[[], int], _state("now_ms")]
+Devices = Annotated[DeviceModels, _state("devices")]
 Files = Annotated[Callable[[], Mapping[str, str]], _state("damaged_files")]
 Feed = Annotated[ItemFeed, _state("feed")]
 Keyed = Annotated[Access, _state("access")]

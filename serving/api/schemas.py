@@ -281,6 +281,33 @@ class Releases(BaseModel):
     error: str = ""
 
 
+class DeviceArray(BaseModel):
+    """An array; `data` is Base64 of its little-endian numbers."""
+
+    dtype: str
+    shape: list[int]
+    data: str
+
+
+class DeviceDelta(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class DeviceManifest(BaseModel):
+    """What a device needs to know of a bundle's model."""
+
+    bundle: str
+    model: str = Field(description="its version: the SHA-256 of `GET /v1/edge/model/VERSION`")
+    bytes: int
+    deltas: dict[str, DeviceDelta] = Field(
+        description="by the version of an earlier model: `GET /v1/edge/delta/EARLIER/VERSION`"
+    )
+    history: int = Field(description="the latest events that the model reads")
+    types: dict[str, int] = Field(description="type of event → its number in a history")
+    golden: dict[str, DeviceArray] = Field(description="inputs `in/NAME` and expected outputs `out/NAME`")
+
+
 class Health(BaseModel):
     """`ready` means that requests are answered; `degraded` names what is missing meanwhile."""
 

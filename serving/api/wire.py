@@ -13,6 +13,7 @@ from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, SCH
 from recsys.contracts.filters import MAX_LENGTH, Filter, filter_of
 from recsys.contracts.text import MAX_ID_LENGTH, id_text, name_text
 from recsys.contracts.types import EventType
+from serving.engine.device_list import DeviceList
 from serving.engine.result_cache import Recommendation
 
 MAX_CURSOR = 200_000  # a thousand ids of 128 characters, and the signature
@@ -24,6 +25,10 @@ _REGION = (
 )
 _INELIGIBLE = "candidates that may not be shown now: id → upcoming, unavailable, region or filter"
 _FUNNEL = "with `?explain=true`: stages, candidates, removed items"
+_EDGE = (
+    "with `edge`: the candidates as a device reranks them; absent if the bundle has no model for devices, or ranking"
+    " failed"
+)
 NAME_SCHEMA: dict[str, Any] = {
     "type": "string",
     "maxLength": MAX_ID_LENGTH,
@@ -76,6 +81,9 @@ class RecommendationRequest(UserRequest):
     ] = []
     allow_seen: Annotated[bool, Meta(description="items that the user knows may be in the list")] = False
     cursor: Annotated[str, Meta(max_length=MAX_CURSOR, description=_PAGES)] | None = None
+    edge: Annotated[bool, Meta(description="also send what a device needs to rerank (docs/device.md)")] = (
+        False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,6 +105,7 @@ class Recommendations(Struct, frozen=True, kw_only=True):
     ms: Annotated[float, Meta(description="milliseconds inside the API")]
     cursor: Annotated[str | UnsetType, Meta(description=_NEXT_PAGE)] = UNSET
     funnel: Annotated[dict[str, Any] | UnsetType, Meta(description=_FUNNEL)] = UNSET
+    edge: Annotated[DeviceList | UnsetType, Meta(description=_EDGE)] = UNSET
 
 
 class RecommendationBatch(Request):

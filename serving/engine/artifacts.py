@@ -26,6 +26,8 @@ from recsys.items.item_table import read_items
 from recsys.pipeline.stages import CandidateHydrator
 from recsys.pipeline.trending import Trending
 from recsys.ranking.calibration import Calibration, read_calibrations
+from recsys.ranking.compiled import KERNEL
+from recsys.ranking.edge import EDGE, EdgeTable
 from recsys.ranking.scorer import TasteColumn
 from recsys.ranking.taste import TASTE, TasteModel, read_taste
 from recsys.ranking.uncertainty import UNCERTAINTY, ItemUncertainty, read_uncertainty
@@ -74,6 +76,7 @@ class Artifacts:
     calibrations: Mapping[Head, Calibration]
     taste: TasteColumn | None
     uncertainty: ItemUncertainty | None
+    edge: EdgeTable | None  # rows of items for devices; None: the bundle has no model for them
 
     @property
     def sameness(self) -> float:
@@ -150,6 +153,7 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
         calibrations=read_calibrations(bundle.file(_CALIBRATION)) if calibrated else {},
         taste=_taste(bundle, columns),
         uncertainty=_uncertainty(bundle, columns) if features.live else None,
+        edge=EdgeTable(bundle.arrays(KERNEL)) if EDGE in bundle.manifest.files else None,
     )
 
 

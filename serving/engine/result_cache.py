@@ -73,7 +73,7 @@ class ResultCache:
 
     def answer(self, runtime: Runtime, query: Query) -> Served:
         """The cached answer under the query's own request id and time, or a new one. Either is logged as shown."""
-        if query.explain or not self._ttl_s:
+        if query.explain or query.for_device or not self._ttl_s:
             return _make(runtime, query)
         try:
             version = self._version(runtime, query)

@@ -198,7 +198,9 @@ class Shadow:
 
     def _compare(self, difference: Difference, runtime: Runtime, answer: Answer, other: Runtime) -> None:
         pipeline = replace(other.pipeline, side_effects=())
-        query = msgspec.structs.replace(answer.query, deadline_s=float("inf"), explain=False)
+        query = msgspec.structs.replace(
+            answer.query, deadline_s=float("inf"), explain=False, for_device=False
+        )
         began = time.perf_counter()
         try:
             mirrored = pipeline.answer(query)

@@ -26,6 +26,7 @@ from serving.api.wire import (
     RecommendationRequest,
     Recommendations,
 )
+from serving.engine.device_list import device_list
 from serving.engine.explain import funnel
 from serving.engine.request_spans import stage_spans
 from serving.engine.result_cache import Recommendation, ResultCache
@@ -71,6 +72,7 @@ class Recommender:
             filter=asked.parsed_filter,
             region=asked.region,
             explain=explain,
+            for_device=asked.edge,
         )
         prepared = self.path.prepare(query)
         return await self.path.admission.compute(self._answer, prepared, earlier, began)
@@ -103,6 +105,7 @@ class Recommender:
                 ms=round(took_s * 1e3, 3),
                 cursor=msgspec.UNSET if earlier is None else self._next_page(prepared, earlier, served.lines),
                 funnel=funnel(runtime, answer, self.store) if query.explain else msgspec.UNSET,
+                edge=device_list(runtime, answer) or msgspec.UNSET,
             )
         )
 
