@@ -11,12 +11,12 @@ JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-fast lint lock audit sbom format clean
+.PHONY: help setup edge-runtime demo test test-fast lint lock audit sbom format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: $(STAMP) java  ## create .venv, install the project, check Java
+setup: $(STAMP) java edge-runtime  ## create .venv, install the project, check Java
 
 $(STAMP): pyproject.toml setup.py $(LOCKS)/dev.txt $(wildcard recsys/native/src/*)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ $(STAMP): pyproject.toml setup.py $(LOCKS)/dev.txt $(wildcard recsys/native/src/
 .PHONY: java
 java:
 	@infra/setup/ensure_java.sh
+
+edge-runtime: $(STAMP)  ## onnxruntime-web from npm, with which the console reranks on the device
+	@$(BIN)/python infra/setup/edge_runtime.py || true
 
 demo: setup  ## the whole loop on MovieLens-100K, then serve until Ctrl-C
 	@$(BIN)/recsys demo

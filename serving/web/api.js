@@ -14,9 +14,14 @@ export class ApiProblem extends Error {
 
 export const saveKey = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
 
-async function call(method, path, body) {
+/** What names the caller. */
+export function keyHeaders() {
   const key = sessionStorage.getItem(KEY);
-  const headers = { ...(body && { "content-type": "application/json" }), ...(key && { "x-api-key": key }) };
+  return key ? { "x-api-key": key } : {};
+}
+
+async function call(method, path, body) {
+  const headers = { ...(body && { "content-type": "application/json" }), ...keyHeaders() };
   let response;
   try {
     response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
@@ -31,8 +36,8 @@ async function call(method, path, body) {
   return content;
 }
 
-export const recommend = (user, k) =>
-  call("POST", "/v1/recommendations?explain=true", { user_id: user, k, context: { page: "demo" } });
+export const recommend = (user, k, edge) =>
+  call("POST", "/v1/recommendations?explain=true", { user_id: user, k, edge, context: { page: "demo" } });
 export const sendEvent = (event) => call("POST", "/v1/events", event);
 export const readUser = (user) => call("GET", `/v1/users/${encodeURIComponent(user)}`);
 export const readSystem = () => call("GET", "/v1/system");

@@ -31,6 +31,7 @@ function App() {
   const [answer, setAnswer] = useState(null);
   const [error, setError] = useState(null);
   const [asksKey, setAsksKey] = useState("");
+  const [edge, setEdge] = useState(false); // whether lists come with what this device needs to rerank
   const main = useRef(null);
 
   useEffect(() => {
@@ -48,7 +49,7 @@ function App() {
 
   const ask = useCallback(async () => {
     try {
-      const found = await recommend(user, LENGTH);
+      const found = await recommend(user, LENGTH, edge);
       setAnswer(found);
       setError(null);
       return found;
@@ -58,13 +59,13 @@ function App() {
       if (problem.status === 401) setAsksKey(problem.message);
       return null;
     }
-  }, [user]);
+  }, [user, edge]);
   useEffect(() => {
     setAnswer(null);
     ask();
   }, [ask]);
 
-  const shared = { user, answer, error, ask, setAnswer, askKey: setAsksKey, choose: (id) => (location.hash = link(view, id)) };
+  const shared = { user, answer, error, ask, edge, setEdge, length: LENGTH, setAnswer, askKey: setAsksKey, choose: (id) => (location.hash = link(view, id)) };
   const View = VIEWS.find(([name]) => name === view)[2];
   return html`
     <header class="top">

@@ -1,8 +1,10 @@
 // Feed: a user's list, the reasons of each item, and how the list changes with the user's actions.
-import { ApiProblem, readUser, sendEvent } from "../api.js";
+import { ApiProblem, keyHeaders, readUser } from "../api.js";
+import { Device } from "../edge/device.js";
+import { sendLater } from "../edge/outbox.js";
 import { age, ms, score, signed, words } from "../format.js";
 import { Empty, Panel, Problem, useLoaded } from "../components.js";
-import { html, useEffect, useState } from "../vendor/toolkit.js";
+import { html, useEffect, useRef, useState } from "../vendor/toolkit.js";
 
 const ACTIONS = [
   ["click", "Click", {}],
@@ -15,10 +17,11 @@ const POLL_EVERY_MS = 25;
 const GIVE_UP_MS = 15_000;
 const STRONGEST = 2;
 
-export function Feed({ user, answer, error, ask, choose }) {
+export function Feed({ user, answer, error, ask, choose, edge, setEdge, length }) {
   const [said, say] = useState("");
   const [moves, setMoves] = useState(new Map());
   const [busy, setBusy] = useState(false);
+  const device = useDevice(edge, answer);
   const [history, historyError, reload] = useLoaded(() => readUser(user), 0, [user, answer]);
   useEffect(() => {
     setMoves(new Map());
@@ -27,10 +30,16 @@ export function Feed({ user, answer, error, ask, choose }) {
 
   const act = async ([type, label, more], item, place) => {
     setBusy(true);
-    const before = answer.items.map((other) => other.item_id);
+    const before = lines.map((other) => other.item_id);
     const began = performance.now();
     try {
-      await sendEvent({ type, user_id: user, item_id: item.item_id, request_id: answer.request_id, position: place, event_time_ms: Date.now(), ...more });
+      const reranked = IN_HISTORY.has(type) && (await device.act(item.item_id, type));
+      if (reranked) say(`Reranked on this device in ${ms(reranked.ms)} ms; the server has not answered yet.`);
+      const waiting = await sendLater({ type, user_id: user, item_id: item.item_id, request_id: answer.request_id, position: place, event_time_ms: Date.now(), ...more });
+      if (waiting) {
+        say(`${reranked ? `Reranked on this device in ${ms(reranked.ms)} ms. ` : ""}The API is away: ${waiting} of your actions wait for it.`);
+        return;
+      }
       if (!IN_HISTORY.has(type)) {
         say(`${label} is accepted. It changes the item's features now, and your profile from midnight on.`);
         return;
@@ -50,18 +59,24 @@ export function Feed({ user, answer, error, ask, choose }) {
     }
   };
 
+  const lines = device.order
+    ? device.order.slice(length * device.page, length * (device.page + 1)).map(({ place, score: now }) => ({ ...answer.edge.items[place], score: now }))
+    : (answer?.items ?? []);
   return html`
     <h1 class="sr">Feed</h1>
     <${Who} user=${user} choose=${choose} />
+    <label class="edge"><input type="checkbox" checked=${edge} onChange=${(event) => setEdge(event.target.checked)} /> Rerank on this device</label>
+    <p class="dim" role="status">${device.state}</p>
     <p class="said" role="status" aria-live="polite">${said}</p>
     <div class="split">
       <${Panel} id="list-title" title="Recommended" note=${answer && summary(answer)}>
         ${error && html`<${Problem} error=${error} retry=${ask} />`}
         ${!error && !answer && html`<${Waiting} />`}
         ${answer && !answer.items.length && html`<${Empty} title="Nothing to recommend">Everything in the catalogue has been seen or is blocked.<//>`}
-        ${answer && html`<ol class="list">${answer.items.map((item, place) => html`
-          <${Line} key=${item.item_id} item=${item} place=${place} funnel=${answer.funnel} move=${moves.get(item.item_id)}
-            busy=${busy} act=${(action) => act(action, item, place)} />`)}</ol>`}
+        ${answer && html`<ol class="list" start=${1 + length * device.page}>${lines.map((item, i) => html`
+          <${Line} key=${item.item_id} item=${item} place=${length * device.page + i} shown=${shownBy(answer, item)} move=${moves.get(item.item_id)}
+            busy=${busy} act=${(action) => act(action, item, length * device.page + i)} />`)}</ol>`}
+        ${device.order?.length > length * (device.page + 1) && html`<button type="button" onClick=${device.next}>Next page, from this device</button>`}
       <//>
       <${Panel} id="history-title" title="History" note=${history && `${history.seen} items seen or disliked`}>
         ${historyError && html`<${Problem} error=${historyError} retry=${reload} />`}
@@ -95,16 +110,65 @@ function summary(answer) {
   return `${answer.items.length} items in ${ms(answer.ms)} ms · bundle ${answer.bundle}${degraded}`;
 }
 
-function Line({ item, place, funnel, move, busy, act }) {
+/** What the funnel says of an item of the server's list; undefined for one that the device has brought up. */
+const shownBy = (answer, item) => answer.funnel.shown.find((shown) => shown.item_id === item.item_id);
+
+/** Reranking on this device: `order`, once something was done that the server's list does not know yet; `state` says
+ * whether it works, and else that the server's order stays. */
+function useDevice(wanted, answer) {
+  const device = useRef(null);
+  const [state, setState] = useState("");
+  const [order, setOrder] = useState(null);
+  const [page, setPage] = useState(0);
+  const ready = useRef(false);
+  useEffect(() => () => device.current?.close(), []);
+  useEffect(() => {
+    let over = false;
+    ready.current = false;
+    setOrder(null);
+    setPage(0);
+    if (!wanted || !answer) {
+      setState("");
+      return;
+    }
+    const fail = (why) => !over && setState(`In the server's order: ${why}.`);
+    if (!answer.edge) {
+      fail("this bundle has no model for devices");
+      return;
+    }
+    setState("Loading the model for this device…");
+    device.current ??= new Device();
+    device.current.take(answer.edge, keyHeaders()).then(({ bytes, difference, candidates }) => {
+      if (over) return;
+      ready.current = true;
+      setState(`This device reranks ${candidates} items after each action. Its scores are the server's within ${difference.toExponential(0)}${bytes ? `; model: ${bytes} bytes downloaded` : ""}.`);
+    }, (error) => fail(error.message));
+    return () => (over = true);
+  }, [wanted, answer]);
+  const act = async (itemId, type) => {
+    if (!ready.current) return null;
+    try {
+      const found = await device.current.act(itemId, type);
+      setOrder(found.order);
+      setPage(0);
+      return found;
+    } catch (error) {
+      setState(`In the server's order: ${error.message}.`);
+      return null;
+    }
+  };
+  return { order, page, state, act, next: () => setPage(page + 1) };
+}
+
+function Line({ item, place, shown, move, busy, act }) {
   const name = item.title || item.item_id;
-  const shown = funnel.shown[place];
   return html`
     <li>
       <span class="place" aria-hidden="true">${place + 1}</span>
       <div class="what">
         <div class="title"><strong>${name}</strong>${move && html`<span class=${`move ${move.tone}`}>${move.text}</span>`}</div>
         <div class="dim">${item.categories.map(words).join(" · ")}</div>
-        <p class="why">${why(shown)}</p>
+        <p class="why">${shown ? why(shown) : "Brought up by this device"}</p>
         <div class="actions" role="group" aria-label=${`What you do with ${name}`}>
           ${ACTIONS.map((action) => html`<button type="button" class="quiet" disabled=${busy} data-type=${action[0]} aria-label=${`${action[1]} ${name}`} onClick=${() => act(action)}>${action[1]}</button>`)}
         </div>

@@ -1,4 +1,4 @@
-"""The page in a real Chromium, on a real API with a worker, Redis and Kafka of its own and the tiny bundle.
+"""The page in a real Chromium, on a real API with a worker, Redis and Kafka of its own and tiny bundles.
 
 Fixtures end with this package: while Playwright is open, its event loop runs in the thread of the tests, and
 `asyncio.run` of any other test would fail.
@@ -23,6 +23,7 @@ from recsys.experiments.release import Check, Stage, proposed
 from recsys.experiments.release_file import write_release
 from recsys.result import Result
 from tests.bundles import write_tiny_bundle
+from tests.edge_bundles import write_edge_bundle
 from tests.recsys.experiments.lakes import LakeBuilder, day
 
 PARTITIONS = 4
@@ -41,7 +42,7 @@ FLAGS = (
 @pytest.fixture(scope="package")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    write_tiny_bundle(folder / "bundles", "v1")
+    write_edge_bundle(folder / "bundles", "v1")
     write_tiny_bundle(folder / "bundles", "v2", seed=1, current=False)
     _write_what_commands_leave(folder)
     _write_experiment(folder)

@@ -1,0 +1,96 @@
+"""The console reranks on the device: before the server has answered, offline, and never without saying so."""
+
+import re
+
+import numpy as np
+import pytest
+from playwright.sync_api import BrowserContext, Page, Route, expect
+
+from recsys.models.encoding import gap_buckets
+from serving.api.console_files import RUNTIME
+from tests.serving.browser.test_console import titles
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.kafka,
+    pytest.mark.redis,
+    pytest.mark.slow,
+    pytest.mark.skipif(not RUNTIME.is_dir(), reason="onnxruntime-web is missing: make edge-runtime"),
+]
+
+
+def opened(page: Page, user: str) -> list[str]:
+    """The feed of a user, on a device that is ready. The titles of its list."""
+    page.goto(f"/#/feed?user={user}")
+    expect(page.locator(".list > li")).to_have_count(12)
+    page.get_by_label("Rerank on this device").check()
+    expect(page.get_by_text("This device reranks")).to_be_visible()
+    return titles(page)
+
+
+def click(page: Page, title: str) -> None:
+    page.get_by_role("button", name=f"Click {title}", exact=True).click()
+
+
+def test_this_device_reranks_before_the_server_has_answered(page: Page) -> None:
+    before, held = opened(page, "device-1"), list[Route]()
+    page.route("**/v1/events", lambda route: held.append(route))
+    click(page, before[2])
+    expect(page.locator(".said")).to_have_text(
+        re.compile(r"Reranked on this device in [\d.]+ ms; the server has not")
+    )
+    reranked = titles(page)
+    assert before[2] not in reranked
+    assert len(reranked) == 12
+    assert reranked[:11] != [title for title in before if title != before[2]]
+    held[0].continue_()
+    expect(page.locator(".said")).to_contain_text("through Kafka and Redis")
+    assert before[2] not in titles(page)
+
+
+def test_its_scores_are_the_servers(page: Page) -> None:
+    opened(page, "device-2")
+    text = page.get_by_text("This device reranks").inner_text()
+    assert float(re.findall(r"within (\S+)[;.]", text)[0].rstrip(".")) <= 1e-4
+
+
+def test_it_works_offline_and_sends_what_was_done_afterwards(context: BrowserContext) -> None:
+    page = context.new_page()  # its console notes that there is no network
+    before = opened(page, "device-3")
+    context.set_offline(True)
+    click(page, before[0])
+    expect(page.locator(".said")).to_contain_text("The API is away: 1 of your actions wait for it.")
+    page.get_by_role("button", name="Next page, from this device").click()
+    second = titles(page)
+    assert not {*second} & {*before[:1]}
+    click(page, second[1])
+    expect(page.locator(".said")).to_contain_text("2 of your actions wait")
+    assert not {before[0], second[1]} & {*titles(page)}
+    with page.expect_response(
+        lambda response: response.url.endswith("/v1/events") and response.status == 202
+    ):
+        context.set_offline(False)
+        page.evaluate("dispatchEvent(new Event('online'))")
+
+
+def test_without_a_model_the_servers_order_stays_and_says_so(page: Page) -> None:
+    page.route("**/v1/edge/**", lambda route: route.fulfill(status=404, json={"detail": "no such model"}))
+    page.goto("/#/feed?user=device-4")
+    page.get_by_label("Rerank on this device").check()
+    expect(page.get_by_text("In the server's order: no such model.")).to_be_visible()
+    before = titles(page)
+    page.route("**/v1/events", lambda route: None)
+    click(page, before[0])
+    assert titles(page) == before
+
+
+def test_the_script_knows_gaps_and_deltas_as_the_server_does(page: Page) -> None:
+    page.goto("/")
+    seconds = [0, 0.999, 1, 2, 3, 4, 3_599, 3_600, 2**30 - 2, 2**30 - 1, 2**31, 2**35]
+    times = [int(1_000 * s) for s in seconds]
+    script = """async (times) => {
+      const { gapBucket } = await import('/static/edge/list.js');
+      return times.map((time) => gapBucket(0, time));
+    }"""
+    wanted = gap_buckets(np.zeros(len(times), np.int64), np.array(times)).tolist()
+    assert page.evaluate(script, times) == wanted
