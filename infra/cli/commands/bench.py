@@ -44,6 +44,10 @@ PLAIN = {
         "TransportBench",
         "Rank 500 candidates in this process, and in another one over a Unix socket and over TCP.",
     ),
+    "edge": (
+        "EdgeBench",
+        "Lists reranked in Chromium: time, agreement with the server, bytes, pages offline.",
+    ),
     "simulation": ("SimulationBench", "Cost of a simulated world of a million users and a million items."),
 }
 

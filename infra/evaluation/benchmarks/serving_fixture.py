@@ -32,6 +32,7 @@ from recsys.recall.ann import AnnIndex
 from recsys.recall.nearest import nearest
 from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore
+from training.compression.export_edge import export_edge
 from training.compression.ladder import LadderConfig, quantize_products
 from training.compression.quantize import half_weights, quantized_tables
 from training.compression.variants import QUANTIZED
@@ -107,6 +108,8 @@ def write_bench_bundle(bundles: Path, items: Sequence[Item], seed: int, version:
     with write_bundle(bundles, manifest) as folder:
         _write_ranker(folder, len(items), seed)
         _write_tower(folder, items, vectors)
+        if core is not None:
+            export_edge(folder)
         save_file({"vectors": vectors}, folder / "item_vectors.safetensors")
         index = AnnIndex.build(vectors)
         index.save(folder / "index.faiss")

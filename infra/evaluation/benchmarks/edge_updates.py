@@ -1,0 +1,63 @@
+"""How large a night's update of the model for devices is: successive trainings of a student on synthetic ids.
+
+As `recsys train nightly` does: the network continues from the night before with new rows, which are then its own.
+"""
+
+import copy
+import zlib
+
+import numpy as np
+
+from infra.terminal import console
+from recsys.models.ranker import Ranker
+from serving.engine.device_models import BASES, delta
+from training.compression.export_edge import edge_model
+from training.compression.ladder import STUDENT
+from training.compression.ladder_input import synthetic_input
+from training.compression.quantize import half_weights, prune_experts, quantized_tables
+from training.compression.synthetic import LadderData
+from training.nightly.ranker import NIGHT
+from training.ranker.kernel import kernel_arrays
+from training.ranker.loop import LoopConfig, fit
+from training.seeding import seed_everything
+
+_FIRST = LoopConfig(epochs=2, learning_rate=3e-3, weight_decay=1e-2, embedding_decay=0.3)
+_SHARE = 0.5  # of the rows train the first model; the nights share the rest
+
+
+def update_figures(data: LadderData, nights: int) -> dict[str, float]:
+    """Bytes of the model, of each night's delta from the `BASES` models before, and of what a server downloads."""
+    seed_everything(data.seed)
+    given = synthetic_input(data, STUDENT, STUDENT)
+    rows = given.train
+    first = int(_SHARE * len(rows))
+    ranker = prune_experts(Ranker(STUDENT, given.student_data), 0.25)
+    fit(ranker, rows.take(slice(first)), given.validation, _FIRST.replace(seed=data.seed))
+    models, whole = [_exported(ranker)[0]], 0
+    for night in range(nights):
+        cut = [first + (len(rows) - first) * n // nights for n in (night, night + 1)]
+        ranker = copy.deepcopy(ranker)
+        fit(ranker, rows.take(slice(*cut)), given.validation, NIGHT.replace(seed=night))
+        model, whole = _exported(ranker)
+        models.append(model)
+        console.print(f"night {night + 1} of {nights}: {len(delta(models[-2], model) or b''):,} bytes")
+    updates = {
+        back: [len(delta(models[i - back], models[i]) or models[i]) for i in range(back, len(models))]
+        for back in range(1, BASES + 1)
+    }
+    median = float(np.median([size for sizes in updates.values() for size in sizes]))
+    return {
+        "model_bytes": len(models[-1]),
+        "model_deflated_bytes": len(zlib.compress(models[-1], 9)),
+        **{f"update_{back}_nights_bytes": float(np.median(sizes)) for back, sizes in updates.items()},
+        "update_median_bytes": median,
+        "server_ranker_bytes": whole,
+        "update_over_server_ranker": median / whole,
+    }
+
+
+def _exported(ranker: Ranker) -> tuple[bytes, int]:
+    """`edge.onnx` and the bytes of the weights that a server reads."""
+    arrays = kernel_arrays(half_weights(quantized_tables(ranker, bits=8)))
+    assert arrays is not None  # noqa: S101 - the ladder's student has the kernel's shape
+    return edge_model(arrays, {}), sum(array.nbytes for array in arrays.values())
