@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tools that only tests need: promtool (alerting rules), Chromium with a font (console), PostgreSQL and MariaDB (catalogue
-# database) and a Redis with TLS, installed as root with apt-get, and Apache Kafka, from Maven Central. Without them, those
-# tests are skipped with a message.
+# database), a Redis with TLS and nginx, installed as root with apt-get, and Apache Kafka, from Maven Central. Without them,
+# those tests are skipped with a message.
 set -euo pipefail
 
 missing=()
@@ -11,6 +11,7 @@ compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || command -v postgre
 command -v mariadbd >/dev/null && command -v my_print_defaults >/dev/null ||
   missing+=(mariadb-server-core mariadb-client-core)
 command -v redis-server >/dev/null || command -v valkey-server >/dev/null || missing+=(redis-server)
+command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
 if [ ${#missing[@]} -eq 0 ]; then
   :
 elif command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then

@@ -48,6 +48,10 @@ class Trending:
         self._sources: WeakSet[PopularSource | PopularInCategoriesSource] = WeakSet()
         self._lock = threading.Lock()
 
+    @property
+    def current(self) -> Popularity:
+        return self._current
+
     def keep(self, source: PopularSource | PopularInCategoriesSource) -> None:
         """Give this source the current table now and after each `refresh`, as long as the source exists."""
         with self._lock:

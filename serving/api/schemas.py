@@ -71,6 +71,15 @@ class SimilarItems(BaseModel):
     items: list[SimilarItem]
 
 
+class PopularItems(BaseModel):
+    """The most popular first."""
+
+    model_config = _example(bundle="20260101-120000", items=[_ITEM])
+
+    bundle: str
+    items: list[ItemLine]
+
+
 class ItemEntry(BaseModel):
     """A catalogue entry. It can be recommended within a second, before any model knows it."""
 

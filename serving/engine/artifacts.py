@@ -103,6 +103,12 @@ class Artifacts:
         below = scores.min(initial=1.0) / 2 * np.maximum(cosines, 0)
         return np.append(rows, near[new])[:k], np.append(scores, below).astype(np.float32)[:k]
 
+    def popular(self, k: int, now_ms: int, region: str = "") -> Rows:
+        """At most k items that may be shown to anybody, the most popular now first."""
+        rows, eligible = self.trending.current.rows, self.eligibility.of(now_ms, None, region)
+        may = self.catalogue.alive[rows]
+        return rows[may if eligible is None else may & eligible.of(rows)][:k]
+
     def _neighbours_of(self, row: int, eligible: Eligible | None) -> tuple[Rows, NDArray[np.float32]]:
         """Those of the bundle that are available; none for an item newer than the bundle."""
         if row >= len(self.neighbours):

@@ -5,13 +5,13 @@ import hashlib
 from base64 import b64encode
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from recsys.features.definitions import ENGAGED_VISITS
 from recsys.models.encoding import TYPE_NUMBERS
+from serving.api.cacheable import IMMUTABLE, NOT_MODIFIED, IfNoneMatch, cacheable, renewed
 from serving.api.dependencies import Devices, Reader
 from serving.api.schemas import DeviceArray, DeviceDelta, DeviceManifest
-from serving.api.security import Caller
 from serving.engine.device_models import DeviceModel
 from serving.problems import Problem
 
@@ -19,41 +19,29 @@ router = APIRouter(tags=["edge"])
 
 _SHA256 = r"^[0-9a-f]{64}$"
 _ONNX, _DELTA = "application/octet-stream", "application/zlib"
-_IMMUTABLE = "max-age=31536000, immutable"
-_RENEWED = "max-age=60, stale-while-revalidate=3600"
-
-_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "As the `ETag` says, it has not changed"}
-}
 
 
 def _binary(media_type: str) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route that sends bytes."""
     content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
-    return {200: {"description": "The bytes", "content": content}} | _NOT_MODIFIED
+    return {200: {"description": "The bytes", "content": content}} | NOT_MODIFIED
 
 
 Version = Annotated[str, Path(pattern=_SHA256, description="SHA-256 of a model")]
-IfNoneMatch = Annotated[str, Header(description="`ETag` of an earlier answer")]
 
 
-@router.get("/v1/edge/manifest", response_model=DeviceManifest, responses=_NOT_MODIFIED)
+@router.get("/v1/edge/manifest", response_model=DeviceManifest, responses=NOT_MODIFIED)
 def manifest(
     caller: Reader,
     devices: Devices,
-    response: Response,
     version: Annotated[
         str, Query(pattern=rf"{_SHA256}|^$", description="of a list; default: the active")
     ] = "",
     if_none_match: IfNoneMatch = "",
-) -> object:
+) -> Response:
     """The model, its deltas, and the golden arrays that a device compares before it uses it."""
     model = _found(devices.find(version))
-    headers = _headers(caller, f"{model.bundle.manifest.version}-{model.version[:16]}", _RENEWED)
-    if headers["etag"] in if_none_match:
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return DeviceManifest(
+    content = DeviceManifest(
         bundle=model.bundle.manifest.version,
         model=model.version,
         bytes=len(model.content),
@@ -70,13 +58,14 @@ def manifest(
             for name, array in model.golden.items()
         },
     )
+    return renewed(caller, content, model.bundle.manifest.version, if_none_match)
 
 
 @router.get("/v1/edge/model/{version}", response_class=Response, responses=_binary(_ONNX))
 def model(caller: Reader, devices: Devices, version: Version, if_none_match: IfNoneMatch = "") -> Response:
     """`edge.onnx` of a loaded bundle."""
     found = _found(devices.find(version))
-    return _kept(caller, found.content, version, _ONNX, if_none_match)
+    return cacheable(caller, found.content, _ONNX, version, IMMUTABLE, if_none_match)
 
 
 @router.get("/v1/edge/delta/{base}/{version}", response_class=Response, responses=_binary(_DELTA))
@@ -88,7 +77,7 @@ def change(
     found = _found(devices.find(version)).deltas.get(base)
     if found is None:
         raise Problem(404, f"no delta from {base[:12]}; download the model: GET /v1/edge/model/{version}")
-    return _kept(caller, found, f"{base}-{version}", _DELTA, if_none_match)
+    return cacheable(caller, found, _DELTA, f"{base}-{version}", IMMUTABLE, if_none_match)
 
 
 def _found(model: DeviceModel | None) -> DeviceModel:
@@ -99,15 +88,3 @@ def _found(model: DeviceModel | None) -> DeviceModel:
             " --compress`",
         )
     return model
-
-
-def _kept(caller: Caller, content: bytes, tag: str, media_type: str, if_none_match: str) -> Response:
-    headers = _headers(caller, tag, _IMMUTABLE)
-    if headers["etag"] in if_none_match:
-        return Response(status_code=304, headers=headers)
-    return Response(content, media_type=media_type, headers=headers)
-
-
-def _headers(caller: Caller, tag: str, lifetime: str) -> dict[str, str]:
-    """`public` where no key is needed: a shared cache must not answer callers whom it cannot check."""
-    return {"etag": f'"{tag}"', "cache-control": f"{'private' if caller.name else 'public'}, {lifetime}"}

@@ -8,18 +8,29 @@ from recsys.contracts.changes import ItemChange
 from recsys.contracts.filters import MAX_LENGTH, filter_of
 from recsys.contracts.types import Item
 from serving.api.accepted_changes import IdempotencyKey
+from serving.api.cacheable import NOT_MODIFIED, IfNoneMatch, renewed
 from serving.api.dependencies import (
-    READ,
     Changes,
     Clock,
     Host,
     Keyed,
+    Reader,
     Settings,
     UncountedWriter,
     Writer,
 )
 from serving.api.idempotency import Attempt
-from serving.api.schemas import Creator, Id, ItemEntries, ItemEntry, SimilarItem, SimilarItems, Stored
+from serving.api.schemas import (
+    Creator,
+    Id,
+    ItemEntries,
+    ItemEntry,
+    ItemLine,
+    PopularItems,
+    SimilarItem,
+    SimilarItems,
+    Stored,
+)
 from serving.api.security import Caller
 from serving.api.wire import FILTER
 from serving.problems import Problem
@@ -29,15 +40,39 @@ router = APIRouter(tags=["items"])
 ItemId = Annotated[Id, Path(description="the item's id")]
 
 
-@router.get("/v1/items/{item_id:path}/similar", dependencies=[READ])
+@router.get("/v1/popular", response_model=PopularItems, responses=NOT_MODIFIED)
+def popular(
+    caller: Reader,
+    host: Host,
+    clock: Clock,
+    k: Annotated[int, Query(ge=1, le=1_000, description="items wanted")] = 20,
+    region: Annotated[Creator, Query(description="where the request comes from")] = "",
+    if_none_match: IfNoneMatch = "",
+) -> Response:
+    """What is popular now, the most popular first: the same for everybody, so that caches may answer."""
+    runtime = host.require()
+    rows = runtime.artifacts.popular(k, clock(), region)
+    content = PopularItems(
+        bundle=runtime.bundle.manifest.version,
+        items=[
+            ItemLine(item_id=i.item_id, title=i.title, categories=list(i.categories))
+            for i in map(runtime.catalogue.item, rows.tolist())
+        ],
+    )
+    return renewed(caller, content, runtime.bundle.manifest.version, if_none_match)
+
+
+@router.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems, responses=NOT_MODIFIED)
 def similar(
+    caller: Reader,
     host: Host,
     clock: Clock,
     item_id: ItemId,
     k: Annotated[int, Query(ge=1, le=1_000, description="neighbours wanted")] = 20,
     filter: Annotated[str, Query(max_length=MAX_LENGTH, description=FILTER)] = "",
     region: Annotated[Creator, Query(description="where the request comes from")] = "",
-) -> SimilarItems:
+    if_none_match: IfNoneMatch = "",
+) -> Response:
     """The nearest items of an item: those that the same users engage with, filled up by vector distance. An item that
     is newer than the bundle has neighbours by its vector."""
     runtime = host.require()
@@ -47,7 +82,7 @@ def similar(
         raise Problem(404, f"item {item_id!r} is not in the catalogue; add it with POST /v1/items")
     asked = filter_of(filter)
     rows, scores = runtime.artifacts.similar(row, k, clock(), asked, region)
-    return SimilarItems(
+    content = SimilarItems(
         item_id=item_id,
         bundle=runtime.bundle.manifest.version,
         items=[
@@ -55,6 +90,7 @@ def similar(
             for i, score in zip((catalogue.item(int(r)) for r in rows), scores, strict=True)
         ],
     )
+    return renewed(caller, content, runtime.bundle.manifest.version, if_none_match)
 
 
 async def _sent(

@@ -19,7 +19,7 @@ from recsys.ranking.edge import EDGE, INPUTS, OUTPUTS
 from serving.api.security import new_key
 from serving.engine.device_models import delta
 from serving.settings import Scope
-from tests.bundles import write_tiny_bundle
+from tests.bundles import tiny_items, write_tiny_bundle
 from tests.edge_bundles import write_edge_bundle
 from tests.serving.conftest import NOW_MS, Api, click, open_api
 
@@ -133,18 +133,41 @@ def test_models_of_other_lengths_have_no_delta() -> None:
     assert zlib.decompress(delta(b"abc", b"bbb") or b"") == b"\x01\x00\xff"
 
 
-def test_caches_may_keep_a_model_forever_and_the_manifest_for_a_minute(api: Api) -> None:
+def test_caches_may_keep_a_model_forever_and_the_manifest_for_a_moment(api: Api) -> None:
     manifest = get(api.client, "/v1/edge/manifest")
     version = manifest.json()["model"]
-    assert manifest.headers["cache-control"] == "public, max-age=60, stale-while-revalidate=3600"
-    assert manifest.headers["etag"] == f'"v2-{version[:16]}"'
+    assert manifest.headers["cache-control"] == "public, max-age=30, stale-while-revalidate=600"
+    assert manifest.headers["etag"].startswith('"v2-')
     model = get(api.client, f"/v1/edge/model/{version}")
     assert model.headers["cache-control"] == "public, max-age=31536000, immutable"
     for path, etag in (("manifest", manifest.headers["etag"]), (f"model/{version}", model.headers["etag"])):
         again = get(api.client, f"/v1/edge/{path}", 304, {"if-none-match": etag})
         assert again.content == b""
         assert again.headers["etag"] == etag
-    assert api.recommend(k=3, edge=True).headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/v1/popular?k=3", "/v1/items/item-003/similar?k=3"])
+def test_what_is_the_same_for_everybody_may_be_cached_and_personal_lists_may_not(api: Api, path: str) -> None:
+    sent = get(api.client, path)
+    assert len(sent.json()["items"]) == 3
+    assert sent.headers["cache-control"] == "public, max-age=30, stale-while-revalidate=600"
+    etag = sent.headers["etag"]
+    assert get(api.client, path, 304, {"if-none-match": f'"other", {etag}'}).content == b""
+    assert (
+        get(api.client, path.replace("k=3", "k=4"), headers={"if-none-match": etag}).headers["etag"] != etag
+    )
+    for edge in (True, False):
+        assert api.recommend(k=3, edge=edge).headers["cache-control"] == "no-store"
+    assert get(api.client, "/v1/users/u1").headers["cache-control"] == "no-store"
+
+
+def test_popular_items_are_those_that_may_be_shown(api: Api) -> None:
+    live = api.services.host.require().live
+    best = [item["item_id"] for item in get(api.client, "/v1/popular?k=2").json()["items"]]
+    live.apply([(best[0], None)], [])
+    assert best[0] not in [item["item_id"] for item in get(api.client, "/v1/popular?k=50").json()["items"]]
+    live.apply([(best[0], tiny_items()[int(best[0].removeprefix("item-"))])], [])
+    assert get(api.client, "/v1/popular?k=2").json()["items"][0]["item_id"] == best[0]
 
 
 def test_what_is_not_there_says_what_to_do(api: Api, make_api: Any) -> None:
