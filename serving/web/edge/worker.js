@@ -10,7 +10,7 @@ ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = { wasm: new URL("../vendor/onnxruntime-web-1.30.0/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 
 let model = null; // {session, manifest}
-let list = null;
+let list = null; // null: there is none, or its scores are not proven
 let acts = [];
 
 const tensor = (dtype, data, dims) => new ort.Tensor(dtype, data, dims);
@@ -33,7 +33,7 @@ async function load({ version, headers }) {
   return downloaded;
 }
 
-const scored = (history) =>
+const scored = (list, history) =>
   run(model.session, {
     history_rows: tensor("int16", history.rows, [history.scales.length, list.width]),
     history_scales: tensor("float32", history.scales, [history.scales.length]),
@@ -49,16 +49,16 @@ const scored = (history) =>
 async function take({ edge, headers }) {
   list = null;
   const downloaded = await load({ version: edge.model, headers });
-  list = decode(edge);
-  acts = [];
-  const found = await scored(list.history);
-  const n = list.items.length;
-  const wanted = OUTPUTS.map((_, i) => list.server.subarray(i * n, (i + 1) * n));
+  const decoded = decode(edge);
+  const found = await scored(decoded, decoded.history);
+  const n = decoded.items.length;
+  const wanted = OUTPUTS.map((_, i) => decoded.server.subarray(i * n, (i + 1) * n));
   const difference = Math.max(...found.map((scores, i) => scores.reduce((most, x, j) => Math.max(most, Math.abs(x - wanted[i][j])), 0)));
   if (!found.every((scores, i) => agrees(scores, wanted[i]))) {
-    list = null;
-    throw new Error(`its scores differ from the server's by ${difference.toPrecision(2)}`);
+    throw new Error(`the scores of this device differ from the server's by ${difference.toPrecision(2)}`);
   }
+  list = decoded;
+  acts = [];
   return { bytes: downloaded, difference, candidates: n };
 }
 
@@ -68,7 +68,7 @@ async function act({ itemId, type, atMs }) {
   if (!list) throw new Error("there is no list for this device");
   const place = list.items.findIndex((item) => item.item_id === itemId);
   if (place >= 0) acts.push({ place, type: model.manifest.types[type], atMs });
-  const value = (await scored(withActs(list, acts, model.manifest.history, atMs))).at(-1);
+  const value = (await scored(list, withActs(list, acts, model.manifest.history, atMs))).at(-1);
   const n = list.items.length;
   return { order: order(list, value, list.server.subarray(list.server.length - n), acts), ms: performance.now() - began };
 }

@@ -34,7 +34,10 @@ export function Feed({ user, answer, error, ask, choose, edge, setEdge, length }
     const began = performance.now();
     try {
       const reranked = IN_HISTORY.has(type) && (await device.act(item.item_id, type));
-      if (reranked) say(`Reranked on this device in ${ms(reranked.ms)} ms; the server has not answered yet.`);
+      if (reranked) {
+        setMoves(movesOf(before, reranked.order.slice(0, length).map((line) => answer.edge.items[line.place].item_id)).moves);
+        say(`Reranked on this device in ${ms(reranked.ms)} ms; the server has not answered yet.`);
+      }
       const waiting = await sendLater({ type, user_id: user, item_id: item.item_id, request_id: answer.request_id, position: place, event_time_ms: Date.now(), ...more });
       if (waiting) {
         say(`${reranked ? `Reranked on this device in ${ms(reranked.ms)} ms. ` : ""}The API is away: ${waiting} of your actions wait for it.`);
@@ -153,6 +156,7 @@ function useDevice(wanted, answer) {
       setPage(0);
       return found;
     } catch (error) {
+      setOrder(null);
       setState(`In the server's order: ${error.message}.`);
       return null;
     }

@@ -1,6 +1,7 @@
 """The console reranks on the device: before the server has answered, offline, and never without saying so."""
 
 import re
+from base64 import b64decode, b64encode
 
 import numpy as np
 import pytest
@@ -88,6 +89,21 @@ def test_without_a_model_the_servers_order_stays_and_says_so(page: Page) -> None
     page.route("**/v1/events", lambda route: None)
     click(page, before[0])
     assert titles(page) == before
+
+
+def test_a_list_whose_scores_the_device_does_not_compute_stays_in_the_servers_order(page: Page) -> None:
+    def spoil(route: Route) -> None:
+        answer = route.fetch().json()
+        if "edge" in answer:
+            scores = np.frombuffer(b64decode(answer["edge"]["scores"]), np.float32) + np.float32(0.001)
+            answer["edge"]["scores"] = b64encode(scores.tobytes()).decode()
+        route.fulfill(json=answer)
+
+    page.route("**/v1/recommendations?*", spoil)
+    page.goto("/#/feed?user=device-5")
+    page.get_by_label("Rerank on this device").check()
+    differ = "In the server's order: the scores of this device differ from the server's by 0.0010."
+    expect(page.get_by_text(differ)).to_be_visible(timeout=60_000)
 
 
 def test_the_script_knows_gaps_and_deltas_as_the_server_does(page: Page) -> None:
