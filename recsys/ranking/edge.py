@@ -31,14 +31,14 @@ INPUTS = (
 )
 VALUE = "value"
 OUTPUTS = (*(str(head) for head in Head), VALUE)  # (N,) float32 each: calibrated heads, and what orders them
-_LARGEST = 32_767
+_LARGEST, _SMALLEST = 32_767, 1e-30
 
 
 class EdgeRows(NamedTuple):
     """Items as a device reads them: `rows` · `scales` is the embedding and the biases.
 
     16 bits, not 8: with the parts of its fields added, an item's embedding is no longer on a grid of 8 bits, and to
-    round it to one would change scores by thousandths.
+    round it to one would change scores by hundredths.
     """
 
     rows: NDArray[np.int16]  # (n, width + heads)
@@ -80,10 +80,10 @@ class EdgeTable:
 
 
 def quantized(exact: NDArray[np.float32]) -> EdgeRows:
-    """(n, W) float32 in 16 bits, with a scale for each row."""
-    scales = (np.abs(exact).max(axis=1) / _LARGEST).astype(np.float32)
-    rows = np.rint(exact / np.maximum(scales, np.finfo(np.float32).tiny)[:, None])
-    return EdgeRows(np.clip(rows, -_LARGEST, _LARGEST).astype(np.int16), scales)
+    """(n, W) float32 in 16 bits, with a scale above 0 for each row: 0 stands for padding."""
+    scales = np.maximum(np.abs(exact).max(axis=1) / _LARGEST, _SMALLEST).astype(np.float32)
+    rows = np.clip(np.rint(exact / scales[:, None]), -_LARGEST, _LARGEST)
+    return EdgeRows(rows.astype(np.int16), scales)
 
 
 def edge_inputs(

@@ -58,7 +58,7 @@ def run(config: EdgeBench) -> Result:
     items = bench_items(config.items, config.seed)
     with StreamRig() as rig:
         prepare(rig, items, config.users, config.events, config.seed)
-        with serving(rig, workers=1) as api, _page(api.url) as page:
+        with serving(rig, workers=1, RECSYS_DEADLINE_MS="5000") as api, _page(api.url) as page:
             figures = in_browser(page, config)
     figures |= update_figures(config.data.replace(seed=config.seed), config.nights)
     notes = (

@@ -25,7 +25,7 @@ from recsys.ranking.calibration import (
     write_calibrations,
 )
 from recsys.ranking.compiled import GOLDEN, KERNEL
-from recsys.ranking.edge import EDGE, OUTPUTS, EdgeTable, edge_inputs, server_scores
+from recsys.ranking.edge import EDGE, OUTPUTS, EdgeTable, edge_inputs, quantized, server_scores
 from recsys.ranking.scorer import INPUTS
 from recsys.ranking.value_model import ValueModel
 from tests.recsys.ranking.students import student
@@ -102,6 +102,12 @@ def test_rows_are_the_items_as_the_model_sees_them(shape: dict[str, Any]) -> Non
     np.testing.assert_allclose(found.rows * found.scales[:, None], wanted, atol=np.abs(wanted).max() / 30_000)
     # 16 bits of each number and a scale
     assert found.rows[0].nbytes + found.scales[0].nbytes == 2 * wanted.shape[1] + 4
+
+
+def test_an_item_without_a_number_is_no_padding() -> None:
+    found = quantized(np.zeros((2, 5), np.float32))
+    assert not found.rows.any()
+    assert (found.scales > 0).all()
 
 
 def test_half_weights_are_sent_in_half_the_bytes_and_two_trainings_differ_in_numbers_alone() -> None:
