@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from infra.terminal import console
-from recsys.models.ranker import Ranker
+from recsys.models.ranker import Ranker, RankerConfig
 from serving.engine.device_models import BASES, delta
 from training.compression.export_edge import edge_model
 from training.compression.ladder import STUDENT
@@ -25,13 +25,13 @@ _FIRST = LoopConfig(epochs=2, learning_rate=3e-3, weight_decay=1e-2, embedding_d
 _SHARE = 0.5  # of the rows train the first model; the nights share the rest
 
 
-def update_figures(data: LadderData, nights: int) -> dict[str, float]:
+def update_figures(data: LadderData, nights: int, student: RankerConfig = STUDENT) -> dict[str, float]:
     """Bytes of the model, of each night's delta from the `BASES` models before, and of what a server downloads."""
     seed_everything(data.seed)
-    given = synthetic_input(data, STUDENT, STUDENT)
+    given = synthetic_input(data, student, student)
     rows = given.train
     first = int(_SHARE * len(rows))
-    ranker = prune_experts(Ranker(STUDENT, given.student_data), 0.25)
+    ranker = prune_experts(Ranker(student, given.student_data), 0.25)
     fit(ranker, rows.take(slice(first)), given.validation, _FIRST.replace(seed=data.seed))
     models, whole = [_exported(ranker)[0]], 0
     for night in range(nights):

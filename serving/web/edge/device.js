@@ -16,7 +16,7 @@ export class Device {
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.broken = new Error("its runtime cannot be loaded; install it with `make edge-runtime`");
+      this.broken = new Error("onnxruntime-web is not there; `make edge-runtime` fetches it into the repository");
       for (const { reject } of this.#calls.values()) reject(this.broken);
       this.#calls.clear();
     };

@@ -1,7 +1,10 @@
 """The console reranks on the device: before the server has answered, offline, and never without saying so."""
 
 import re
+import time
 from base64 import b64decode, b64encode
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 from infra.evaluation.benchmarks.edge import EdgeBench, in_browser
 from recsys.models.encoding import gap_buckets
 from serving.api.console_files import RUNTIME
+from serving.engine.device_models import delta
 from tests.serving.browser.test_console import titles
+from tests.serving.waiting import eventually
 
 pytestmark = [
     pytest.mark.browser,
@@ -91,6 +96,16 @@ def test_without_a_model_the_servers_order_stays_and_says_so(page: Page) -> None
     assert titles(page) == before
 
 
+def test_without_the_runtime_the_console_says_what_to_do(context: BrowserContext) -> None:
+    page = context.new_page()  # its console notes the missing file
+    page.route("**/vendor/onnxruntime-web-*/*.mjs", lambda route: route.fulfill(status=404))
+    page.goto("/#/feed?user=device-6")
+    page.get_by_label("Rerank on this device").check()
+    expect(
+        page.get_by_text("In the server's order: onnxruntime-web is not there; `make edge-runtime`")
+    ).to_be_visible()
+
+
 def test_a_list_whose_scores_the_device_does_not_compute_stays_in_the_servers_order(page: Page) -> None:
     def spoil(route: Route) -> None:
         answer = route.fetch().json()
@@ -106,7 +121,58 @@ def test_a_list_whose_scores_the_device_does_not_compute_stays_in_the_servers_or
     expect(page.get_by_text(differ)).to_be_visible(timeout=60_000)
 
 
-def test_the_script_knows_gaps_and_deltas_as_the_server_does(page: Page) -> None:
+def test_a_device_that_has_an_earlier_model_downloads_the_delta(page: Page) -> None:
+    manifest = page.request.get("/v1/edge/manifest").json()
+    model = page.request.get(f"/v1/edge/model/{manifest['model']}").body()
+    earlier = bytes((byte + 250) % 256 for byte in model)
+    version, change = sha256(earlier).hexdigest(), delta(earlier, model)
+    assert change is not None
+    manifest["deltas"] = {version: {"bytes": len(change), "sha256": sha256(change).hexdigest()}}
+    page.route("**/v1/edge/manifest?*", lambda route: route.fulfill(json=manifest))
+    page.route(f"**/v1/edge/delta/{version}/*", lambda route: route.fulfill(body=change))
+    page.route("**/v1/edge/model/*", lambda route: route.abort())
+    page.goto("/#/feed?user=device-7")
+    script = """async ([path, text]) => {
+      const content = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+      await (await caches.open("recsys-edge")).put(path, new Response(content));
+    }"""
+    page.evaluate(script, [f"/v1/edge/model/{version}", b64encode(earlier).decode()])
+    page.get_by_label("Rerank on this device").check()
+    expect(page.get_by_text(f"model: {len(change)} bytes downloaded")).to_be_visible(timeout=60_000)
+
+
+def test_the_history_after_an_act_is_the_one_that_the_server_has_when_it_knows_the_act(page: Page) -> None:
+    """From an empty history, then from one with an event."""
+    user, type_numbers = "device-8", page.request.get("/v1/edge/manifest").json()["types"]
+    page.goto("/#/models")
+
+    def listed() -> dict[str, Any]:
+        asked = {"user_id": user, "k": 3, "edge": True}
+        found: dict[str, Any] = page.request.post("/v1/recommendations", data=asked).json()["edge"]
+        return found
+
+    script = """async ([edge, act]) => {
+      const { decode, withActs } = await import('/static/edge/list.js');
+      const { rows, scales, types, gaps } = withActs(decode(edge), [act], 50, act.atMs);
+      return { rows: [...rows], scales: [...scales], types, gaps };
+    }"""
+    for events, seconds_ago in ((1, 100), (2, 0)):
+        before, at_ms = listed(), time.time_ns() // 1_000_000 - 1_000 * seconds_ago
+        item = before["items"][4]["item_id"]
+        act = {"place": 4, "type": type_numbers["like"], "atMs": at_ms}
+        found = page.evaluate(script, [before, act])
+        event = {"type": "like", "user_id": user, "item_id": item, "event_time_ms": at_ms}
+        assert page.request.post("/v1/events", data=event).status == 202
+        eventually(lambda: listed()["history"]["newest_ms"] == at_ms)  # noqa: B023 - called at once
+        after = listed()["history"]
+        assert found["rows"] == np.frombuffer(b64decode(after["rows"]), np.int16).tolist()
+        assert found["scales"] == np.frombuffer(b64decode(after["scales"]), np.float32).tolist()
+        assert found["types"] == after["types"] == [act["type"]] * events
+        assert found["gaps"][:-1] == after["gaps"][:-1]  # the newest is as old as the list
+        assert found["gaps"][-1] == 1
+
+
+def test_the_script_knows_gaps_as_the_server_does(page: Page) -> None:
     page.goto("/")
     seconds = [0, 0.999, 1, 2, 3, 4, 3_599, 3_600, 2**30 - 2, 2**30 - 1, 2**31, 2**35]
     times = [int(1_000 * s) for s in seconds]
