@@ -77,6 +77,11 @@ class Manifest:
     metrics: Mapping[str, float | None]  # None: undefined
     models: Mapping[str, Any]  # configuration of each model, as trained
     repeats: Mapping[str, float] = field(default_factory=dict)  # learnt `RepeatPolicy`: type of event → days
+    left_out: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of the log, as suspect (`recsys.trust`), by reason
+    # of suspect items, by id: how many 1,024ths of their engagement count online
+    item_weights: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

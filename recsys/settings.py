@@ -141,6 +141,11 @@ class Settings(BaseSettings):
     future_minutes: float = Field(
         5.0, ge=0, description="Event times further ahead of the log's clock are set to the log's time."
     )
+    trust: bool = Field(
+        True,
+        description="Items' features online, and what is trained on, count clicks as far as impressions explain them"
+        " (docs/trust.md); false: every click counts.",
+    )
     spark_master: str = Field(
         "local[*]",
         min_length=1,

@@ -296,7 +296,13 @@ def _host(
     place, native = IndexPlace.of(settings), serves(settings.native)
     features = ItemFeatures(settings.feature_source, nightly, native)
     options = LoadOptions(
-        place, features, settings.vector_cache_bytes, settings.batch, settings.batch_wait_ms, native
+        place,
+        features,
+        settings.vector_cache_bytes,
+        settings.batch,
+        settings.batch_wait_ms,
+        native,
+        settings.trust,
     )
 
     def load(bundle: Bundle) -> Runtime:

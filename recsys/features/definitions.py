@@ -10,6 +10,7 @@ from recsys.contracts.state import History, Op
 from recsys.contracts.types import ENGAGEMENT, GOOD_STARS, MS_PER_DAY, MS_PER_HOUR, EventType
 from recsys.features.aggregates import LOG2_SCALE, LOOKS_SCALE, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
+from recsys.features.item_weights import Weighing
 from recsys.features.kinds import (
     Affinity,
     Attribute,
@@ -89,6 +90,12 @@ CLICK_LIFT = partial(
 
 # What the taste model reads (`recsys.ranking.taste`): looks and clicks in every category, equally weighted for a month.
 TALLIED = tuple(total_of(USER, signal, MONTH, CATEGORY) for signal in (LOOKED, CLICKED))
+
+# What of an item's engagement counts online: as much as its impressions explain (ADR 27).
+WEIGHING = Weighing(
+    evidence=total_of(ITEM, SHOWN, WEEK),
+    observed=(total_of(ITEM, CLICKED, WEEK), total_of(ITEM, ENGAGED_USERS, SLOW)),
+)
 
 FEATURES = FeatureSet(
     histories=(ENGAGED_VISITS, SEEN_VISITS, DISLIKED_VISITS, SHOWN_VISITS),

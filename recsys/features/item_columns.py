@@ -25,6 +25,7 @@ from recsys.features.aggregates import (
 )
 from recsys.features.cells import CellCoding, aggregates_of, tiles_of
 from recsys.features.feature_set import FeatureSet, runs
+from recsys.features.item_weights import ItemWeights, Weighing
 from recsys.features.kinds import Attribute
 from recsys.features.spec import Floats, HistoryQuery, Ints, Total, number
 from recsys.features.windows import saturated
@@ -44,7 +45,9 @@ class ItemColumns:
     bucket of each item's own id.
     """
 
-    def __init__(self, items: Sequence[Item], features: FeatureSet) -> None:
+    def __init__(self, items: Sequence[Item], features: FeatureSet, weighing: Weighing | None = None) -> None:
+        """`weighing`: what an item's engagement is weighed by, after the first `weigh`; None: all of it counts."""
+        self._weights = None if weighing is None else ItemWeights(weighing)
         self._rows: dict[str, int] = {}
         self._ids: list[str] = []  # by row
         self._n = 0
@@ -157,6 +160,8 @@ class ItemColumns:
             if self._rows.get(old) == row:
                 del self._rows[old]
             self._ids[row] = item_id
+            if self._weights is not None:
+                self._weights.name(row, item_id)
         self._rows[item_id] = row
 
     def _grow(self, more: int) -> None:
@@ -172,6 +177,8 @@ class ItemColumns:
         self._values = _longer(self._values, more, 0)
         self._totals = {total: _longer(kept, more, 0) for total, kept in self._totals.items()}
         self._stamps = _longer(self._stamps, more, _STALE)
+        if self._weights is not None:
+            self._weights.grow(more)
 
     def update(self, item_id: str, state: EntityState) -> bool:
         """Replace one item's state. False: the item is not in the catalogue."""
@@ -183,6 +190,12 @@ class ItemColumns:
             self._cells[row] = cells
             self._stamps[row] = _STALE
         return True
+
+    def weigh(self) -> None:
+        """Compare every item with the whole catalogue as it was last computed. What that changes is stale then."""
+        if self._weights is not None:
+            with self._lock:
+                self._stamps[self._weights.renew()] = _STALE
 
     def refresh(self, now_ms: int) -> int:
         """Compute every stale row; how many there were. Other threads read meanwhile."""
@@ -231,6 +244,8 @@ class ItemColumns:
 
     def _compute(self, rows: NDArray[np.intp], now_ms: int) -> None:
         totals = self._layout.decode([self._cells[row] for row in rows], now_ms)
+        if self._weights is not None:
+            totals = self._weights.weighed(rows, totals)
         source = _ItemSource(self, rows, totals)
         outputs = chain.from_iterable(f.values(source) for f in self._layout.steady)
         for column, value in enumerate(outputs):

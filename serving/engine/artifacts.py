@@ -4,7 +4,7 @@ All requests share it. The item feed keeps catalogue, index and feature columns 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ from recsys.contracts.errors import InvalidBundle
 from recsys.contracts.filters import Filter
 from recsys.contracts.request import Rows
 from recsys.contracts.types import Head
-from recsys.features.definitions import FEATURES
+from recsys.features.definitions import FEATURES, WEIGHING
 from recsys.features.item_columns import ItemColumns
 from recsys.features.tally import TallyReader
 from recsys.items.catalogue import Catalogue
@@ -56,6 +56,7 @@ class LoadOptions:
     batch: int = 1
     batch_wait_ms: float = 0.0
     native: bool = False  # compiled code runs the user tower, if the bundle has weights for it
+    trust: bool = True  # items' engagement counts as far as impressions explain it
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
     for name, n in (("item_vectors", len(vectors["vectors"])), ("item_to_item", len(near["neighbours"]))):
         if n != len(items):
             raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(items)}")
-    catalogue, columns = Catalogue(items), ItemColumns(items, FEATURES)
+    catalogue = Catalogue(items)
+    weighing = replace(WEIGHING, base=bundle.manifest.item_weights) if options.trust else None
+    columns = ItemColumns(items, FEATURES, weighing)
     index = options.index.open(bundle, vectors["vectors"])
     popular = popularity(best["rows"], best["scores"], catalogue)
     trending = Trending(FEATURES, columns, catalogue, popular)

@@ -17,8 +17,8 @@ _TRENDING_MS = 30_000  # popularity changes slowly, and counting every item take
 
 class LiveCatalogue:
     """Catalogue, index and feature columns of one bundle, changed together.
-    trending: renewed every `_TRENDING_MS` of `refresh`'s clock. features: False: item states are not followed; the
-    columns only get rows for new items."""
+    trending: renewed every `_TRENDING_MS` of `refresh`'s clock, and with it what items are weighed by. features: False:
+    item states are not followed; the columns only get rows for new items."""
 
     def __init__(
         self,
@@ -54,6 +54,9 @@ class LiveCatalogue:
         if self._followed is not None:
             self._followed.refresh(now_ms)
         if self._trending is not None and now_ms - self._trended_ms >= _TRENDING_MS:
+            if self._followed is not None:
+                self._followed.weigh()
+                self._followed.refresh(now_ms)
             self._trending.refresh(now_ms)
             self._trended_ms = now_ms
 
