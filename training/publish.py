@@ -23,6 +23,7 @@ from recsys.signatures import read_private_key, read_public_keys
 from training.compression.export_edge import export_edge
 from training.compression.variants import check_publishable
 from training.config import Config
+from training.features.trust import TRUST, Judgement
 
 SUMMARY = "summary.json"
 GOLDEN = "golden.safetensors"
@@ -35,6 +36,9 @@ class PublishConfig(Config):
     two_tower: Path = Field(description="Work folder of the two-tower.")
     ranker: Path = Field(description="Work folder of the ranker.")
     bundles: Path = Field(description="Folder of bundles.")
+    examples: Path | None = Field(
+        None, description="The examples, which say what was left out of the training."
+    )
     version: str = Field("", description="Version; empty: the time of publishing.")
     signing_key: Path | None = Field(None, description="Private key that signs it; None: it is not signed.")
     keys: Path | None = Field(None, description="Public keys, one of which must have signed it; None: any.")
@@ -50,6 +54,7 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
     """
     check_publishable(config.ranker)
     now = datetime.fromtimestamp(clock(), UTC)
+    judgement = _judgement(config.examples)
     summaries = {"two_tower": _summary(config.two_tower), "ranker": _summary(config.ranker)}
     manifest = Manifest(
         version=config.version or now.strftime("%Y%m%d-%H%M%S"),
@@ -65,6 +70,8 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
         },
         models={model: summary.config for model, summary in summaries.items()},
         repeats=summaries["two_tower"].repeats,
+        left_out=judgement.left_out,
+        item_weights=judgement.item_weights,
     )
     signing_key = read_private_key(config.signing_key) if config.signing_key else None
     with write_bundle(config.bundles, manifest, signing_key) as folder:
@@ -97,6 +104,12 @@ def _summary(work: Path) -> _Summary:
         return read_json(work / SUMMARY, _Summary, InvalidData)
     except FileNotFoundError:
         raise InvalidData(f"{work}: no trained model; run `recsys train all`") from None
+
+
+def _judgement(examples: Path | None) -> Judgement:
+    """An empty one where nothing was judged: examples that another program or an earlier version has built."""
+    path = None if examples is None else examples / TRUST
+    return read_json(path, Judgement, InvalidData) if path is not None and path.exists() else Judgement()
 
 
 def _window(folder: Path) -> tuple[int, int]:

@@ -29,11 +29,14 @@ class EventCounts(Counter[tuple[str, str, bool]]):
         return events, named
 
     @property
+    def has_impressions(self) -> bool:
+        return any(kind == EventType.IMPRESSION for _, kind, _ in self)
+
+    @property
     def unshown(self) -> frozenset[EventType]:
         """Types that are examples without an impression: ratings; in a log without impressions, every engagement but
         views."""
-        has_impressions = any(kind == EventType.IMPRESSION for _, kind, _ in self)
-        return STARRED if has_impressions else STARRED | ENGAGEMENT - {EventType.VIEW}
+        return STARRED if self.has_impressions else STARRED | ENGAGEMENT - {EventType.VIEW}
 
     def choices(self, kinds: frozenset[EventType]) -> int:
         """Engagements of these kinds that name no request."""

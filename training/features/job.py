@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
@@ -45,6 +46,8 @@ from training.features.members import NO_MERGES, MergeColumns
 from training.features.negatives import Popularity
 from training.features.output_folder import output_folder
 from training.features.sequences import sequences
+from training.features.trust import TRUST, Judgement, Verdicts, trusted, trusted_examples
+from training.features.trust_job import judged
 from training.features.write import DAY, day_column, write_examples, write_sequences
 
 _POPULARITY_ROWS = 1_000_000
@@ -59,7 +62,8 @@ class FeatureJob:
     this many events together; 0: all. Days that were built for these definitions are
     skipped, unless `rebuild` is set or the rows that label them changed. `buckets`: of keys; each core holds one in
     memory; 0: as the log's size needs. `forgotten` is
-    `recsys.lake.forget.forgotten_users`: their rows are left out at once, before a compaction removes them.
+    `recsys.lake.forget.forgotten_users`: their rows are left out at once, before a compaction removes them. `trust`:
+    leave out what looks like manipulation (`training.features.trust`).
     """
 
     lake: str
@@ -73,6 +77,7 @@ class FeatureJob:
     buckets: int = 0
     rebuild: bool = False
     forgotten: Mapping[str, int] = field(default_factory=dict)
+    trust: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Report:
     clicks: int = 0
     conversions: int = 0
     sequences: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)  # `training.features.trust`, by reason
     fingerprint: str = field(default_factory=lambda: FEATURES.fingerprint)
 
 
@@ -105,9 +111,16 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
             f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
         )
     wanted = newest_days({day: rows[day] for day in wanted}, job.newest) if job.newest else wanted
+    job = replace(job, buckets=job.buckets or buckets_for(sum(rows.values())))
     only_named = job.attribution.only_named(*counts.by_type())
     merged = _read_merges(spark, job)
-    marks = {day: _mark(job, only_named, counts.unshown, day, rows, merged) for day in wanted}
+    merges = Merges(merged)
+    everything = read_events(spark, job, merges)
+    verdicts, judgement = Verdicts(), Judgement()
+    if job.trust and counts.has_impressions:
+        verdicts, judgement = judged(spark, everything, merged)
+    suspects = {day: verdicts.users_of(start_of(day) // MS_PER_DAY) for day in wanted}
+    marks = {day: _mark(job, only_named, counts.unshown, day, rows, merged, suspects[day]) for day in wanted}
     with output_folder(spark, f"{job.output}/examples") as examples:
         done = examples.marks()
         # a day that the lake no longer has: all its users were forgotten
@@ -117,10 +130,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         if not missing:
             return Report(skipped=skipped)
 
-        job = replace(job, buckets=job.buckets or buckets_for(sum(rows.values())))
         last = _label_days(missing[-1], job)[-1]
-        merges = Merges(merged)
-        everything = read_events(spark, job, merges)
         events = everything.where(sf.col(DAY) <= last)
         n_events = sum(n for day, n in rows.items() if day <= last)
         progress(
@@ -137,17 +147,22 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         )
         choices = counts.until(last).choices(config.unshown)
         popularity = _popularity(events, config, choices)
-        groups = _groups(spark, job, events, missing, config, popularity, merges)
+        groups = _groups(spark, job, events, missing, config, popularity, merges, verdicts)
         every = spark.sparkContext.broadcast(MergeColumns(merged))
         found = write_examples(
             spark, examples, groups, lambda bare, theirs: user_side(bare, theirs, every.value.of(theirs))
         )
         examples.publish({f"{DAY_PREFIX}{day}": marks[day] for day in missing})
         examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
+        examples.write(TRUST, msgspec.json.encode(judgement).decode())
         progress(f"{found['examples']:,} examples written")
-        n_sequences = write_sequences(
-            spark, job.output, everything, lambda rows: sequences(rows, every.value.of(rows))
-        )
+        known = spark.sparkContext.broadcast(verdicts)
+
+        def theirs(rows: pa.Table) -> pa.Table:
+            merges = every.value.of(rows)
+            return sequences(trusted(rows, known.value, merges) if known.value else rows, merges)
+
+        n_sequences = write_sequences(spark, job.output, everything, theirs, bool(verdicts))
     return Report(
         days=tuple(missing),
         skipped=skipped,
@@ -157,6 +172,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         clicks=found["click"],
         conversions=found["conversion"],
         sequences=n_sequences,
+        left_out=judgement.left_out,
     )
 
 
@@ -168,9 +184,10 @@ def _groups(
     config: LabelConfig,
     choices: Popularity | None,
     merges: Merges,
+    verdicts: Verdicts,
 ) -> PandasCogroupedOps:
     """What the last pass takes, by bucket of users: bare examples with their items' side, and all events."""
-    popularity = spark.sparkContext.broadcast(choices)
+    popularity, known = spark.sparkContext.broadcast(choices), spark.sparkContext.broadcast(verdicts)
     # each pass reads only the columns that it needs from the lake again: a cache of the events costs more
     attributed = sf.col("request_id").isNotNull().alias("attributed")
     common = (*EVENT_KEY, "type", "item_id", TIME, "position", "value", attributed)
@@ -178,7 +195,8 @@ def _groups(
     by_user = events.select("user_bucket", *common, *ITEM_CONTEXT).groupBy("user_bucket")
 
     def labelled(rows: pa.Table) -> pa.Table:
-        return label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
+        found = label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
+        return trusted_examples(found, known.value)
 
     bare = events.groupBy("user_bucket").applyInArrow(labelled, from_arrow_schema(BARE_SCHEMA))
     bare = bare.where(day_column().isin(list(days)))  # days in between may be up to date
@@ -283,11 +301,13 @@ def _mark(
     day: str,
     rows: Mapping[str, int],
     merged: Sequence[UserMerge],
+    suspects: Sequence[str] = (),
 ) -> str:
     """Content of a finished day's mark; a day with another mark is built again.
 
     It counts the rows that may label the day, because outcomes arrive late: a day is built early, and again when
-    more have arrived. It names the merges up to its end, since one may be forgotten, and another arrive.
+    more have arrived. It names the merges up to its end, since one may be forgotten, and another arrive; and the users
+    whose day is left out.
     """
     end_ms = start_of(day) + MS_PER_DAY
     known = sorted((m.user_id, m.into, m.changed_ms) for m in merged if m.changed_ms < end_ms)
@@ -300,7 +320,11 @@ def _mark(
         "unshown": sorted(unshown),
         "negatives": job.negatives,
         "seed": job.seed,
-        **({"merges": sha256(json.dumps(known).encode()).hexdigest()} if known else {}),
+        **{
+            name: sha256(json.dumps(found).encode()).hexdigest()
+            for name, found in (("merges", known), ("suspects", suspects))
+            if found
+        },
     }
     return json.dumps(content, sort_keys=True)
 

@@ -29,7 +29,7 @@ _PART_EVENTS = 500_000  # of the users whose examples are made at a time
 
 def build_examples(lake: Path, output: Path, newest: int = 0, negatives: int = 4, seed: int = 0) -> int:
     """Write the examples of each day to `output`/dt=…; returns their number. The rows are those of the Spark job, for
-    up to a million choices.
+    up to a million choices; nothing is judged (`FeatureJob.trust`), since the events are the caller's own.
 
     Args:
         newest: only the newest days that have this many events together; 0: all.

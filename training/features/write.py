@@ -14,12 +14,13 @@ from pyspark.sql import functions as sf
 from pyspark.sql.pandas.group_ops import PandasCogroupedOps
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from recsys.contracts.types import ENGAGEMENT
+from recsys.contracts.types import ENGAGEMENT, EventType
 from training.features.arrow_columns import TIME
 from training.features.direct_files import ORDER, write_days, write_part
 from training.features.kernel import EXAMPLE_SCHEMA
 from training.features.output_folder import OutputFolder, local_path, output_folder
 from training.features.sequences import SEQUENCE_SCHEMA
+from training.features.trust import JUDGED_COLUMNS
 
 DAY = "dt"
 RowsOf = Callable[[pa.Table, pa.Table], pa.Table]  # a group's bare examples and events → its examples
@@ -54,12 +55,16 @@ def write_examples(
 
 
 def write_sequences(
-    spark: SparkSession, output: str, events: DataFrame, rows_of: Callable[[pa.Table], pa.Table]
+    spark: SparkSession,
+    output: str,
+    events: DataFrame,
+    rows_of: Callable[[pa.Table], pa.Table],
+    impressions: bool = False,
 ) -> int:
-    """`rows_of`: makes the sequences of a group of events, in `SEQUENCE_SCHEMA`."""
-    wanted = sf.col("type").isin([str(t) for t in ENGAGEMENT])
-    engaged = events.where(wanted).select("user_bucket", "user_id", "event_id", "type", "item_id", TIME)
-    groups = engaged.groupBy("user_bucket")
+    """`rows_of`: makes the sequences of a group of events, in `SEQUENCE_SCHEMA`. `impressions`: it needs them, too."""
+    wanted = ENGAGEMENT | {EventType.IMPRESSION} if impressions else ENGAGEMENT
+    needed = events.where(sf.col("type").isin([str(t) for t in wanted]))
+    groups = needed.select("user_bucket", *JUDGED_COLUMNS).groupBy("user_bucket")
     with output_folder(spark, output) as folder:
         staging = f"{folder.staging}/sequences"
         if (place := local_path(spark, staging)) is not None:

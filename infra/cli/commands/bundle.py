@@ -92,6 +92,7 @@ def publish(
             two_tower=work / "two_tower",
             ranker=work / "ladder-lake" / variant,
             bundles=settings.bundles,
+            examples=settings.features / "examples",
             signing_key=settings.bundle_signing_key,
             keys=settings.bundle_keys,
         )

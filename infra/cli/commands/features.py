@@ -85,6 +85,7 @@ def build_(
         buckets=buckets,
         rebuild=rebuild,
         forgotten=_forgotten(lake or settings.lake.as_posix()),
+        trust=settings.trust,
     )
     with console.status("building"), _spark(settings, master, memory, conf or ()) as spark:
         report = build(spark, job, lambda line: console.print(line, highlight=False))

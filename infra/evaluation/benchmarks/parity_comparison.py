@@ -56,7 +56,7 @@ def compare(
     """Figures of the comparisons; the lake is `home`/lake. `sampled`: lines and impressions, each, that brute force
     recomputes. `buckets`: of the Spark job."""
     with tempfile.TemporaryDirectory(dir=home) as output:
-        job = FeatureJob(str(home / "lake"), output, negatives=0, buckets=buckets)
+        job = FeatureJob(str(home / "lake"), output, negatives=0, buckets=buckets, trust=False)
         build(spark, job)
         examples = {row["example_id"]: row for row in _read(Path(output) / "examples")}
         rows = state(spark, job, streamed.now_ms).toArrow().to_pylist()

@@ -34,11 +34,13 @@ from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 from tests.training.features.test_state_job import folded
+from tests.training.features.test_trust import Log
 from training.features import job as features_job
 from training.features import output_folder, write
 from training.features.job import FeatureJob, build
 from training.features.local import build_examples
 from training.features.state_job import load_state
+from training.features.trust import TRUST
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -161,6 +163,36 @@ def test_a_merge_makes_its_day_and_later_ones_outdated() -> None:
     assert all(one != two for one, two in zip(after[1:], other[1:], strict=True)), (
         "one forgotten, another new"
     )
+
+
+def test_a_day_is_outdated_once_one_of_its_users_is_a_suspect() -> None:
+    job, none = FeatureJob("", ""), frozenset[EventType]()
+    marks = [features_job._mark(job, none, none, DAYS[0], {}, [], found) for found in ([], ["a"], ["b"])]
+    assert len(set(marks)) == 3
+    assert marks[0] == features_job._mark(job, none, none, DAYS[0], {}, [])
+
+
+def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) -> None:
+    log = Log().honest(share=2)
+    honest = list(log.events)
+    log.push("i1", 20).robot()
+    job = FeatureJob(str(write_lake(tmp_path / "all", log.events)), str(tmp_path / "all"), buckets=3)
+    report = build(spark, job)
+    assert report.left_out == {
+        "clicks_without_impressions": 20,
+        "faster_than_people": 1_000,
+        "item_days": 1,
+        "user_days": 1,
+    }
+    judgement = json.loads((tmp_path / "all" / "examples" / TRUST).read_text())
+    assert judgement == {"left_out": report.left_out, "item_weights": {"i1": 512}}, "20 of 40 are backed"
+    found = {row["user_id"]: row["items"] for row in sequences(tmp_path / "all").to_pylist()}
+    assert found == {
+        user: [e.item_id for e in honest if e.user_id == user and e.type in ENGAGEMENT]
+        for user in {e.user_id for e in honest if e.type in ENGAGEMENT}
+    }
+    shown = {e.event_id for e in honest if e.type is EventType.IMPRESSION}
+    assert set(read(tmp_path / "all").column("example_id").to_pylist()) == shown
 
 
 def test_sequences_and_definitions_are_next_to_them(built: tuple[FeatureJob, Path]) -> None:

@@ -1,0 +1,202 @@
+"""What training leaves out because it looks like manipulation (`recsys.trust`), from the events of a lake.
+
+Two passes: `tally` counts in a bucket of users what is backed by impressions; `Verdicts.of` judges the sums of all
+buckets; `trusted` then removes rows. Events that features are made of stay: serving counts them as well (ADR 11, ADR
+27). Runs in Spark's executors: numpy and Arrow only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from recsys.contracts.merges import Merges
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, EventType
+from recsys.trust.judge import backed, over_credit, overflowing
+from recsys.trust.rules import WHOLE
+from training.features.arrow_columns import OWNER, TIME, sorted_events
+from training.features.members import NO_MERGES, of_persons
+
+TRUST = "trust.json"  # in the examples' folder: what was left out
+JUDGED_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME)
+_DAY = "day"
+OTHERS = (
+    ""  # in place of an id: many items that cannot be suspects, with more unbacked users than backed ones
+)
+TALLY_KEY = ("item_id", "user_id", _DAY)
+# one row per item and day, or per user and day that is left out as a whole
+TALLY_SCHEMA = pa.schema(
+    [
+        ("item_id", pa.string()),  # null: of a user's day, or of many items that cannot be suspects
+        ("user_id", pa.string()),  # null: of an item's day
+        (_DAY, pa.int64()),
+        ("backed", pa.int64()),  # users who engaged with the item after it was shown to them
+        ("unbacked", pa.int64()),  # the others
+        ("events", pa.int64()),  # that are left out if the verdict is suspect
+    ]
+)
+_WEEK = 7  # days: the window of what is weighed online (`recsys.features.definitions.WEIGHING`)
+_ENGAGED = pa.array(sorted(map(str, ENGAGEMENT)))
+_TYPES = pa.array(sorted([*map(str, ENGAGEMENT), str(EventType.IMPRESSION)]))
+
+
+class Judgement(msgspec.Struct):
+    """The content of `TRUST`: what was left out, by reason, and the weights of suspect items (`weights_of`)."""
+
+    left_out: dict[str, int] = {}
+    item_weights: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Suspects by UTC day: `items` (item_id, day), whose unbacked engagements are left out; `users` (user_id, day),
+    whose whole day is. `left_out`: events by reason."""
+
+    items: pa.Table = field(default_factory=lambda: TALLY_SCHEMA.empty_table().select(["item_id", _DAY]))
+    users: pa.Table = field(default_factory=lambda: TALLY_SCHEMA.empty_table().select(["user_id", _DAY]))
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tallies: pa.Table) -> Self:
+        """From the rows of all buckets; those of an item's day may come in parts."""
+        users = tallies.filter(pc.is_valid(tallies.column("user_id")))
+        parts = tallies.filter(pc.is_null(tallies.column("user_id")))
+        summed = parts.group_by(["item_id", _DAY]).aggregate(
+            [(name, "sum") for name in ("backed", "unbacked", "events")]
+        )
+        backed_users, unbacked_users, day = (
+            np.asarray(summed.column(name), np.int64) for name in ("backed_sum", "unbacked_sum", _DAY)
+        )
+        suspect = pa.array(over_credit(backed_users, unbacked_users, day))
+        named = pc.fill_null(pc.not_equal(summed.column("item_id"), OTHERS), False)
+        items = summed.filter(pc.and_(suspect, named))
+        return cls(
+            items.select(["item_id", _DAY]),
+            users.select(["user_id", _DAY]),
+            {
+                "clicks_without_impressions": pc.sum(items.column("events_sum")).as_py() or 0,
+                "faster_than_people": pc.sum(users.column("events")).as_py() or 0,
+                "item_days": items.num_rows,
+                "user_days": users.num_rows,
+            },
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.items.num_rows or self.users.num_rows)
+
+    def users_of(self, day: int) -> list[str]:
+        """The users whose day is left out, by id."""
+        chosen = self.users.filter(pc.equal(self.users.column(_DAY), day))
+        return sorted(chosen.column("user_id").to_pylist())
+
+
+def weights_of(tallies: pa.Table, verdicts: Verdicts) -> dict[str, int]:
+    """Of suspect items: how many of `WHOLE` parts of their engagement of the newest week are backed.
+
+    Args:
+        tallies: at least the rows of the suspect items.
+    """
+    if not verdicts.items.num_rows:
+        return {}
+    since = pc.max(verdicts.items.column(_DAY)).as_py() - _WEEK
+    suspect = verdicts.items.filter(pc.greater(verdicts.items.column(_DAY), since)).column("item_id")
+    recent = pc.and_(pc.is_in(tallies.column("item_id"), suspect), pc.greater(tallies.column(_DAY), since))
+    sums = tallies.filter(recent).group_by("item_id").aggregate([("backed", "sum"), ("unbacked", "sum")])
+    return {
+        row["item_id"]: WHOLE * row["backed_sum"] // (row["backed_sum"] + row["unbacked_sum"])
+        for row in sums.sort_by("item_id").to_pylist()
+    }
+
+
+def tally(rows: pa.Table, merges: Merges = NO_MERGES) -> pa.Table:
+    """What `Verdicts.of` needs to know of some users, from all their events (`JUDGED_COLUMNS`): `TALLY_SCHEMA`."""
+    rows = _judged(rows, merges)
+    engaged, is_backed = _backed(rows)
+    day = np.asarray(rows.column(TIME), np.int64) // MS_PER_DAY
+    owner, item = _codes(rows.column(OWNER)), _codes(rows.column("item_id"))
+    pairs = np.stack((item[engaged], day[engaged], owner[engaged], is_backed[engaged]), axis=1)
+    found, events = np.unique(pairs, axis=0, return_counts=True)
+    keys, place = np.unique(found[:, :2], axis=0, return_inverse=True)
+    sides = [np.bincount(place, found[:, 3] == side, len(keys)).astype(np.int64) for side in (1, 0)]
+    lost = np.bincount(place, events * (found[:, 3] == 0), len(keys)).astype(np.int64)
+    ids = rows.column("item_id").combine_chunks().dictionary_encode().dictionary
+    items = {
+        "item_id": ids.take(pa.array(keys[:, 0])),
+        "user_id": pa.nulls(len(keys), pa.string()),
+        _DAY: keys[:, 1],
+        **dict(zip(("backed", "unbacked", "events"), (*sides, lost), strict=True)),
+    }
+    return pa.concat_tables([pa.table(items, schema=TALLY_SCHEMA), _fast_users(rows, engaged, day)])
+
+
+def _fast_users(rows: pa.Table, engaged: NDArray[np.bool_], day: NDArray[np.int64]) -> pa.Table:
+    """The days on which a user id engaged faster than people do."""
+    at = np.flatnonzero(engaged)
+    user = _codes(rows.column("user_id"))
+    over = overflowing(user[at], np.asarray(rows.column(TIME), np.int64)[at])
+    days, place, events = np.unique(
+        np.stack((user[at], day[at]), axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    fast = np.unique(place.ravel()[over])
+    ids = rows.column("user_id").combine_chunks().dictionary_encode().dictionary
+    zeros = np.zeros(len(fast), np.int64)
+    return pa.table(
+        {
+            "item_id": pa.nulls(len(fast), pa.string()),
+            "user_id": ids.take(pa.array(days[fast, 0])),
+            _DAY: days[fast, 1],
+            "backed": zeros,
+            "unbacked": zeros,
+            "events": events[fast],
+        },
+        schema=TALLY_SCHEMA,
+    )
+
+
+def trusted(rows: pa.Table, verdicts: Verdicts, merges: Merges = NO_MERGES) -> pa.Table:
+    """The engagements of some users that count, from all their events (`JUDGED_COLUMNS`)."""
+    rows = _judged(rows, merges)
+    engaged, is_backed = _backed(rows)
+    day = pc.divide(rows.column(TIME), MS_PER_DAY)
+    fast = _among(rows.column("user_id"), day, verdicts.users, "user_id")
+    pushed = _among(rows.column("item_id"), day, verdicts.items, "item_id") & ~is_backed
+    return rows.filter(pa.array(engaged & ~fast & ~pushed)).drop_columns([OWNER])
+
+
+def trusted_examples(examples: pa.Table, verdicts: Verdicts) -> pa.Table:
+    """Examples without those of a day that is left out. One that is only `unbacked` labels no impression anyway."""
+    day = pc.divide(examples.column(TIME), MS_PER_DAY)
+    fast = _among(examples.column("user_id"), day, verdicts.users, "user_id")
+    return examples.filter(pa.array(~fast))
+
+
+def _judged(rows: pa.Table, merges: Merges) -> pa.Table:
+    rows = rows.filter(pc.is_in(rows.column("type"), value_set=_TYPES))
+    return sorted_events(of_persons(rows, merges), OWNER)
+
+
+def _backed(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which rows are engagements, and which follow an impression of their item to the same person."""
+    engaged = np.asarray(pc.is_in(rows.column("type"), value_set=_ENGAGED))
+    items = _codes(rows.column("item_id"))
+    pair = _codes(rows.column(OWNER)) * (items.max(initial=0) + 1) + items
+    return engaged, backed(pair, np.asarray(rows.column(TIME), np.int64), ~engaged)
+
+
+def _among(ids: pa.ChunkedArray, day: pa.ChunkedArray, suspects: pa.Table, key: str) -> NDArray[np.bool_]:
+    """(n,) which rows' (id, day) are suspects."""
+    known = pc.unique(suspects.column(key))
+    place = np.asarray(pc.fill_null(pc.index_in(ids, value_set=known), -1), np.int64)
+    listed = np.asarray(pc.index_in(suspects.column(key), value_set=known), np.int64)
+    n = len(known) + 1
+    codes = np.asarray(suspects.column(_DAY), np.int64) * n + listed
+    return np.isin(np.asarray(day, np.int64) * n + place, codes)
+
+
+def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    return np.asarray(column.combine_chunks().dictionary_encode().indices, np.int64)
