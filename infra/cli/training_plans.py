@@ -52,19 +52,23 @@ RANK_OPTIONS = {
     "robust": ("loop.attack",),
     "cleaned": ("cleaning",),
 }
+_LADDER_LOOPS = ("teacher_loop", "student_loop", "tuning_loop")
 LADDER_OPTIONS = {
     "seed": ("seed",),
-    "epochs": ("teacher_loop.epochs", "student_loop.epochs", "tuning_loop.epochs"),
+    "epochs": tuple(f"{loop}.epochs" for loop in _LADDER_LOOPS),
+    "robust": tuple(f"{loop}.attack" for loop in _LADDER_LOOPS),
 }
 FULL_OPTIONS = {
     "seed": ("recall.seed", "rank.loop.seed"),
     "recall_epochs": ("recall.epochs",),
     "rank_epochs": ("rank.loop.epochs",),
+    "robust": ("rank.loop.attack",),
 }
 COMPRESSED_OPTIONS = {
     "seed": ("recall.seed", "rank.seed"),
     "recall_epochs": ("recall.epochs",),
     "rank_epochs": tuple(f"rank.{key}" for key in LADDER_OPTIONS["epochs"]),
+    "robust": tuple(f"rank.{key}" for key in LADDER_OPTIONS["robust"]),
 }
 
 
@@ -125,29 +129,38 @@ def rank_plan(
 
 
 def ladder_plan(
-    settings: Settings, seed: int, epochs: int, given: Mapping[str, str]
+    settings: Settings, seed: int, epochs: int, given: Mapping[str, str], robust: float = 0.0
 ) -> Planned[LadderConfig]:
     """Of `--compress`: the lake's own ladder, without variants for comparison."""
-    config = lake_ladder(ladder_folder(settings, lake=True), seed, epochs).replace(compared=False)
+    config = lake_ladder(ladder_folder(settings, lake=True), seed, epochs, robust).replace(compared=False)
     return Planned(config, LADDER_DECIDED, given=given)
 
 
 def full_plan(
-    settings: Settings, seed: int, recall_epochs: int | None, rank_epochs: int, given: Mapping[str, str]
+    settings: Settings,
+    seed: int,
+    recall_epochs: int | None,
+    rank_epochs: int,
+    given: Mapping[str, str],
+    robust: float = 0.0,
 ) -> Planned[FullTraining]:
     """Both models, as the sections `recall` and `rank`."""
-    recall, rank = recall_plan(settings, seed, recall_epochs, {}), rank_plan(settings, seed, rank_epochs, {})
+    recall = recall_plan(settings, seed, recall_epochs, {})
+    rank = rank_plan(settings, seed, rank_epochs, {}, robust)
     return _both(FullTraining(recall=recall.config, rank=rank.config), recall, rank, given)
 
 
 def compressed_plan(
-    settings: Settings, seed: int, recall_epochs: int | None, rank_epochs: int, given: Mapping[str, str]
+    settings: Settings,
+    seed: int,
+    recall_epochs: int | None,
+    rank_epochs: int,
+    given: Mapping[str, str],
+    robust: float = 0.0,
 ) -> Planned[CompressedTraining]:
     """As `full_plan`, of `--compress`."""
-    recall, rank = (
-        recall_plan(settings, seed, recall_epochs, {}),
-        ladder_plan(settings, seed, rank_epochs, {}),
-    )
+    recall = recall_plan(settings, seed, recall_epochs, {})
+    rank = ladder_plan(settings, seed, rank_epochs, {}, robust)
     return _both(CompressedTraining(recall=recall.config, rank=rank.config), recall, rank, given)
 
 

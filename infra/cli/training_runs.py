@@ -22,6 +22,7 @@ from training.nightly.ranker import NIGHT, RankerUpdate
 from training.nightly.update import nights_since_full, update_ranker, update_two_tower
 from training.publish import PublishConfig
 from training.ranker import train as train_ranker
+from training.ranker.loop import LoopConfig
 from training.ranker.train import RankerTraining
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
@@ -55,7 +56,7 @@ def train_nightly(
                 out=ranker.with_name("ranker.new"),
                 history_length=agreed["history length"],
                 item_attributes=agreed["item attributes"],
-                loop=NIGHT.replace(seed=plan.rank.seed),
+                loop=night_loop(plan),
             )
         )
         figures = {
@@ -67,6 +68,12 @@ def train_nightly(
         if not report.learnt:
             console.print("the ranker would have become worse by the new examples: yesterday's stays")
     return {"version": publish_bundle(settings, proposing).manifest.version, **figures}
+
+
+def night_loop(plan: CompressedTraining) -> LoopConfig:
+    """Of a night in between: as long and as fast as any, under the attack of the plan's last step."""
+    last = plan.rank.tuning_loop
+    return NIGHT.replace(seed=plan.rank.seed, attack=last.attack, attack_steps=last.attack_steps)
 
 
 def train_full(
@@ -133,6 +140,7 @@ def publish_bundle(settings: Settings, proposing: bool) -> Bundle:
             two_tower=_work(settings, "two_tower"),
             ranker=_work(settings, "ranker"),
             bundles=settings.bundles,
+            examples=settings.features / "examples",
             signing_key=settings.bundle_signing_key,
             keys=settings.bundle_keys,
             current=not proposing,

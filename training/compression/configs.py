@@ -23,16 +23,23 @@ def ladder_folder(settings: Settings, lake: bool = False, quick: bool = False) -
 
 
 def ladder_setup(
-    settings: Settings, lake: bool, quick: bool, seed: int, epochs: int = 4, student: Path | None = None
+    settings: Settings,
+    lake: bool,
+    quick: bool,
+    seed: int,
+    epochs: int = 4,
+    student: Path | None = None,
+    attack: float = 0.0,
 ) -> tuple[LadderConfig, LadderInput]:
     """The configuration and the data.
 
     Args:
         lake: the lake's examples; the teacher is then what `recsys train rank` trains, for `epochs`.
         student: shape from `recsys tune rank`; default: the ladder's own.
+        attack: epsilon of adversarial training, with `lake`.
     """
     out = ladder_folder(settings, lake, quick)
-    config = lake_ladder(out, seed, epochs) if lake else LadderConfig(out=out, seed=seed)
+    config = lake_ladder(out, seed, epochs, attack) if lake else LadderConfig(out=out, seed=seed)
     if student is not None:
         config = config.replace(student=read_shape(student))
     if not lake:
@@ -41,15 +48,16 @@ def ladder_setup(
     return config, lake_ladder_input(settings, config)
 
 
-def lake_ladder(out: Path, seed: int, epochs: int) -> LadderConfig:
-    """The ladder of `recsys train rank --compress`: its teacher is what `recsys train rank` trains, for `epochs`."""
+def lake_ladder(out: Path, seed: int, epochs: int, attack: float = 0.0) -> LadderConfig:
+    """The ladder of `recsys train rank --compress`: its teacher is what `recsys train rank` trains, for `epochs`.
+    `attack`: of adversarial training, of every step."""
     return LadderConfig(
         out=out,
         teacher=RankerConfig(),
         student=replace(STUDENT, item_buckets=0),  # a lake's catalogue needs no hashing
-        teacher_loop=LoopConfig(epochs=epochs),
-        student_loop=LoopConfig(epochs=2 * epochs),
-        tuning_loop=LoopConfig(epochs=epochs, learning_rate=1e-3),
+        teacher_loop=LoopConfig(epochs=epochs, attack=attack),
+        student_loop=LoopConfig(epochs=2 * epochs, attack=attack),
+        tuning_loop=LoopConfig(epochs=epochs, learning_rate=1e-3, attack=attack),
         seed=seed,
     )
 

@@ -93,7 +93,7 @@ def rank(
     refuse(
         ctx,
         compress,
-        ("robust", "cleaned"),
+        ("cleaned",),
         "the ladder of --compress trains without it; leave it, or --compress",
     )
     from infra.cli.training_plans import LADDER_OPTIONS, RANK_OPTIONS, ladder_plan, rank_plan
@@ -102,7 +102,7 @@ def rank(
     settings, options = Settings(), TrainingOptions(file, changes or (), show)
     train: Callable[[], dict[str, object]]
     if compress:
-        ladder = options.of(ladder_plan(settings, seed, epochs, given_settings(ctx, LADDER_OPTIONS)))
+        ladder = options.of(ladder_plan(settings, seed, epochs, given_settings(ctx, LADDER_OPTIONS), robust))
         train = partial(train_compressed, settings, ladder, fresh)
     else:
         given = given_settings(ctx, RANK_OPTIONS)
@@ -120,6 +120,7 @@ def all_(
     recall_epochs: RecallEpochs = None,
     rank_epochs: Epochs = RANK_EPOCHS,
     compress: Compress = False,
+    robust: Robust = 0.0,
     file: ConfigFile = None,
     changes: Changes = None,
     show: ShowConfig = False,
@@ -142,7 +143,7 @@ def all_(
 
     Example: recsys train all
     """
-    full = ("recall_epochs", "rank_epochs", "compress", "file", "changes", "show", "fresh")
+    full = ("recall_epochs", "rank_epochs", "compress", "robust", "file", "changes", "show", "fresh")
     refuse(ctx, first, full, "--first has its own; leave it, or --first")
     refuse(ctx, not first, ("minutes",), "it is for --first")
     from infra.cli.training_plans import COMPRESSED_OPTIONS, FULL_OPTIONS, compressed_plan, full_plan
@@ -154,10 +155,10 @@ def all_(
     if first:
         train = partial(train_first, settings, seed, first_sizes(minutes))
     elif compress:
-        compressed = options.of(compressed_plan(*asked, given_settings(ctx, COMPRESSED_OPTIONS)))
+        compressed = options.of(compressed_plan(*asked, given_settings(ctx, COMPRESSED_OPTIONS), robust))
         train = partial(train_full, settings, compressed, fresh)
     else:
-        config = options.of(full_plan(*asked, given_settings(ctx, FULL_OPTIONS)))
+        config = options.of(full_plan(*asked, given_settings(ctx, FULL_OPTIONS), robust))
         train = partial(train_full, settings, config, fresh)
     proposing = proposes(settings) if propose is None else propose
     with _log():
@@ -176,6 +177,7 @@ def nightly(
     ] = FULL_EVERY,
     full: Annotated[bool, typer.Option("--full", help="Train in full now.")] = False,
     seed: Seed = 0,
+    robust: Robust = 0.0,
     file: ConfigFile = None,
     changes: Changes = None,
     show: ShowConfig = False,
@@ -187,7 +189,7 @@ def nightly(
 
     Run it after `recsys features build`. The first time and every `--full-every` nights it trains in full, as
     `recsys train all --compress` does, with the same settings; a night in between reads only the new days and
-    continues with the settings of the last full training.
+    continues with the settings of the last full training, and tonight's `--robust`.
 
     Example: recsys train nightly
     """
@@ -196,7 +198,7 @@ def nightly(
     from infra.cli.training_runs import proposes, train_nightly
 
     settings, given = Settings(), given_settings(ctx, COMPRESSED_OPTIONS)
-    plan = compressed_plan(settings, seed, None, RANK_EPOCHS, given)
+    plan = compressed_plan(settings, seed, None, RANK_EPOCHS, given, robust)
     config = TrainingOptions(file, changes or (), show).of(plan)
     proposing = proposes(settings) if propose is None else propose
     with _log():
@@ -215,6 +217,7 @@ def ladder(
     student: Annotated[
         Path | None, typer.Option(help="Shape of the student, from `recsys tune rank`.")
     ] = None,
+    robust: Robust = 0.0,
     fresh: Fresh = False,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
@@ -225,7 +228,7 @@ def ladder(
 
     Example: recsys train ladder
     """
-    refuse(ctx, not lake, ["epochs"], "the synthetic ladder has its own; add --lake")
+    refuse(ctx, not lake, ["epochs", "robust"], "the synthetic ladder has its own; add --lake")
     refuse(ctx, lake, ["quick"], "the lake's ladder has one size; leave it, or --lake")
     from training.compression.configs import ladder_folder, ladder_setup
     from training.compression.ladder import main
@@ -235,7 +238,8 @@ def ladder(
     if fresh:
         shutil.rmtree(ladder_folder(settings, lake, quick), ignore_errors=True)
     with _log():
-        variants = main(*ladder_setup(settings, lake, quick, seed, epochs, student), report=console.print)
+        setup = ladder_setup(settings, lake, quick, seed, epochs, student, robust)
+        variants = main(*setup, report=console.print)
     print_mapping("compression ladder", {r.name: f"{r.bytes / 1e6:.2f} MB" for r in variants}, as_json)
     console.print(f"served: {served(variants).name}")
 

@@ -15,9 +15,9 @@ from infra.cli.options import refuse
 from recsys.contracts.errors import InvalidConfig
 
 CONFLICTS = [
-    ("train rank --compress --robust 0.1", "--robust", "leave it, or --compress"),
     ("train rank --compress --clean", "--clean", "leave it, or --compress"),
-    ("train rank --compress --robust 0.1 --clean", "--robust, --clean", "leave it, or --compress"),
+    ("train all --first --robust 0.1", "--robust", "leave it, or --first"),
+    ("train ladder --robust 0.1", "--robust", "add --lake"),
     ("train nightly --full --full-every 3", "--full-every", "--full trains in full"),
     ("train ladder --epochs 2", "--epochs", "add --lake"),
     ("train ladder --lake --quick", "--quick", "leave it, or --lake"),

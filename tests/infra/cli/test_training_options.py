@@ -14,13 +14,16 @@ from typer.testing import CliRunner
 from infra.cli.config_schema import settings_of
 from infra.cli.main import app
 from infra.cli.training_options import Planned, TrainingOptions, as_yaml
-from infra.cli.training_plans import CompressedTraining, FullTraining
+from infra.cli.training_plans import CompressedTraining, FullTraining, compressed_plan
+from infra.cli.training_runs import night_loop
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import Head, Item
 from recsys.items.item_table import items_table
 from recsys.lake.lake import write_parquet
+from recsys.settings import Settings
 from training.choices import Augmentation
 from training.config import Config
+from training.nightly.ranker import NIGHT
 from training.two_tower.config import TwoTowerConfig
 from training.two_tower.sequences import History, write_sequences
 
@@ -215,6 +218,27 @@ def test_a_command_reads_back_what_it_shows(command: str, home: Path) -> None:
     file.write_text(first.stdout)
     assert CliRunner().invoke(app, [*line, "--config", str(file)]).stdout == first.stdout
     assert not (home / "work").exists()  # nothing was trained
+
+
+@pytest.mark.parametrize(
+    ("command", "loops"),
+    [("rank", 1), ("rank --compress", 3), ("all", 1), ("all --compress", 3), ("nightly", 3)],
+)
+def test_every_command_that_trains_a_ranker_can_train_it_under_attack(
+    command: str, loops: int, home: Path
+) -> None:
+    line = ["train", *command.split(), "--show-config"]
+    shown = CliRunner().invoke(app, [*line, "--robust=0.05"])
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.count("attack: 0.05") == loops
+    assert CliRunner().invoke(app, line).stdout.count("attack: 0.0\n") == loops
+
+
+def test_a_night_is_trained_under_the_plans_attack(home: Path) -> None:
+    plan = compressed_plan(Settings(), 3, None, 1, {}, robust=0.05).config
+    loop = night_loop(plan)
+    assert (loop.seed, loop.attack, loop.attack_steps) == (3, 0.05, 1)
+    assert loop.replace(seed=0, attack=0) == NIGHT
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from recsys.metrics import auc
 from recsys.models.ranker import Ranker
 from recsys.ranking.compiled import KERNEL, open_ranker
 from recsys.ranking.scorer import RankerSession
-from tests.training.compression.ladder_fixture import SMALL, config
+from tests.training.compression.ladder_fixture import LOOP, SMALL, config
 from training.compression import ladder
 from training.compression.gates import (
     auc_difference,
@@ -32,8 +32,9 @@ from training.compression.ladder_input import LadderInput, synthetic_input
 from training.compression.quantize import prune_experts, zero_smallest
 from training.compression.synthetic import make
 from training.compression.variants import QUANTIZED, VARIANTS, Variant, candidate, read_variants, served
+from training.ranker.adversarial import Attack, attacked
 from training.ranker.dataset import RankExamples
-from training.ranker.loop import inputs_of
+from training.ranker.loop import fit, inputs_of, ranking_loss
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,27 @@ def world() -> LadderInput:
 def built(world: LadderInput, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Variant]]:
     out = tmp_path_factory.mktemp("ladder")
     return out, ladder.main(config(out), world)
+
+
+def test_a_pruned_student_can_be_trained_under_attack(world: LadderInput) -> None:
+    """Its hashed rows are looked up as a teacher's are: an attack finds them, and training resists it."""
+    shape, rows = world.shape(config(Path()).student), world.train.take(slice(0, 2_048))
+    trained = {}
+    for attack in (0.0, 0.05):
+        torch.manual_seed(0)
+        trained[attack] = prune_experts(Ranker(shape, world.student_data), 0.25)
+        fit(trained[attack], rows, rows, LOOP.replace(attack=attack, batch_size=256))
+
+    def loss_under_attack(ranker: Ranker) -> float:
+        *before, position = inputs_of(rows)
+        inputs, labels = (*before, torch.zeros_like(position)), torch.from_numpy(rows.labels)
+        weights = {Head.CLICK: 1.0}
+        found = attacked(
+            ranker, lambda: ranker(*inputs), lambda out: ranking_loss(out, labels, weights), Attack(0.05)
+        )
+        return float(ranking_loss(found, labels, weights))
+
+    assert loss_under_attack(trained[0.05]) < loss_under_attack(trained[0.0])
 
 
 @pytest.mark.slow
