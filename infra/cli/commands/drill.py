@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from infra.cli.options import refuse
 from infra.evaluation.fault_injection.database import Database
 from infra.terminal import JsonFlag, QuickFlag, console, finish, print_json, print_table
 from streaming.settings import Engine
@@ -78,6 +79,24 @@ def release(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False)
     from infra.evaluation.fault_injection.release.drill import ReleaseDrill, run
 
     finish(run(ReleaseDrill.quick(seed) if quick else ReleaseDrill(seed)), as_json)
+
+
+@app.command()
+def poison(
+    ctx: typer.Context,
+    seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of shops, one per seed.")] = 3,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fake users push items in a simulated shop, against each defence and none; a burst goes through real servers.
+
+    Example: recsys drill poison --quick
+    """
+    refuse(ctx, quick, ["seeds"], "--quick has one small shop; leave it, or --quick")
+    from infra.evaluation.fault_injection.poison.drill import PoisonDrill, run
+
+    finish(run(PoisonDrill.quick(seed) if quick else PoisonDrill(seed, seeds)), as_json)
 
 
 @app.command()

@@ -98,7 +98,7 @@ def measure(config: ReleaseDrill, home: Path, shop: Shop) -> Result:
         **{name: shop.trained[name] for name in (SHUFFLED, STALE, POISONED)},
         **plant(shop.bundles, shop.trained[CANDIDATE]),
     }
-    player = Player(shop, config.visitors)
+    player = Player(shop.world, shop.lake, shop.now_ms, config.visitors)
     console.print("next: play the visits of the day after with each bundle")
     played = {**bad, SERVING: shop.trained[SERVING], CANDIDATE: shop.trained[CANDIDATE]}
     lists = {name: player.play(bundle) for name, bundle in played.items()}

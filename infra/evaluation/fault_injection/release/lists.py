@@ -7,12 +7,12 @@ process; nothing is logged as shown. Times are drawn, the same for each bundle: 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.evaluation.fault_injection.release.training import Shop
 from recsys.bundle import Bundle
 from recsys.contracts.request import Query
 from recsys.contracts.state import EntityState
@@ -23,6 +23,7 @@ from recsys.native import core
 from recsys.pipeline.hydrators import UserHydrator
 from recsys.simulation.actions import row_of
 from recsys.simulation.behavior import Behavior, Visitor
+from recsys.simulation.world import World
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
 from serving.engine.artifacts import LoadOptions
@@ -82,11 +83,12 @@ class Lists:
 class Player:
     """Plays visits of the day after the log."""
 
-    def __init__(self, shop: Shop, visitors: int) -> None:
-        world, self._shop = shop.world, shop
+    def __init__(self, world: World, lake: Path, now_ms: int, visitors: int) -> None:
+        """`now_ms`: the midnight after the log in `lake`."""
+        self._world = world
         self._store = MemoryFeatureStore(FEATURES)
         epoch = self._store.claim(Topic.EVENTS, 0, "simulated").epoch
-        events = list(read_events(shop.lake))
+        events = list(read_events(lake))
         for first in range(0, len(events), _CHUNK):
             part = events[first : first + _CHUNK]
             last, newest_ms = first + len(part), max(event.event_time_ms for event in part)
@@ -96,7 +98,7 @@ class Player:
         self._states: Sequence[tuple[str, EntityState]] = list(
             zip(shown, self._store.items(shown), strict=True)
         )
-        day = (shop.now_ms - world.config.start_ms) // MS_PER_DAY
+        day = (now_ms - world.config.start_ms) // MS_PER_DAY
         users, times = world.visits(int(day))
         self._visits = list(zip(users[:visitors].tolist(), times[:visitors].tolist(), strict=True))
         self._new = [
@@ -104,15 +106,15 @@ class Player:
             for item in map(world.item, world.alive(int(times[min(visitors, len(times)) - 1])).tolist())
         ]
 
-    def play(self, bundle: Bundle) -> Lists:
-        """What the visitors are shown by this bundle, and what they do."""
-        behavior, native = Behavior(self._shop.world), core is not None
+    def play(self, bundle: Bundle, trust: bool = True) -> Lists:
+        """What the visitors are shown by this bundle, and what they do. `trust`: as `RECSYS_TRUST`."""
+        behavior, native = Behavior(self._world), core is not None
         runtime = build_runtime(
             bundle,
             PipelineConfig(
                 UserHydrator(self._store, name=USER_FEATURES), lambda b, catalogue: [], native=native
             ),
-            LoadOptions(item_features=ItemFeatures(native=native), native=native),
+            LoadOptions(item_features=ItemFeatures(native=native), native=native, trust=trust),
         )
         runtime.live.apply(self._new, self._states)
         runtime.live.refresh(self._visits[0][1])

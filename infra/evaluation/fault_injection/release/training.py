@@ -97,8 +97,8 @@ def train_shop(size: ShopSize, seed: int, home: Path) -> Shop:
     ):
         console.print(f"next: train {version}")
         if version == towers:
-            _two_tower(size, seed, home / version, lake)
-        _ranker(size, seed, home / version, lake, folder)
+            train_towers(size, seed, home / version, lake, sequences(read_log(lake)))
+        train_own_ranker(size, seed, home / version, lake, folder)
         trained[version] = publish.main(
             PublishConfig(
                 lake=lake,
@@ -113,8 +113,9 @@ def train_shop(size: ShopSize, seed: int, home: Path) -> Shop:
     return Shop(world, lakes[CANDIDATE], now_ms, bundles, trained, examples, poisoned)
 
 
-def _two_tower(size: ShopSize, seed: int, home: Path, lake: Path) -> None:
-    write_parquet(home / "sequences" / "part.parquet", sequences(read_log(lake)))
+def train_towers(size: ShopSize, seed: int, home: Path, lake: Path, rows: pa.Table) -> None:
+    """Into `home`/two_tower, on these sequences."""
+    write_parquet(home / "sequences" / "part.parquet", rows)
     towers = train_two_tower.main(
         TwoTowerConfig(
             sequences=home / "sequences",
@@ -129,7 +130,8 @@ def _two_tower(size: ShopSize, seed: int, home: Path, lake: Path) -> None:
     export_two_tower.main(towers, home / "two_tower")
 
 
-def _ranker(size: ShopSize, seed: int, home: Path, lake: Path, examples: Path) -> None:
+def train_own_ranker(size: ShopSize, seed: int, home: Path, lake: Path, examples: Path) -> None:
+    """Into `home`/ranker."""
     train_ranker.main(
         RankerTraining(
             n_features=FEATURES.dimension,

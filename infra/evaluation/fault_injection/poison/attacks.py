@@ -1,0 +1,122 @@
+"""What fake users do. They are visitors: they may ask for lists and report any event, but what is shown is not theirs
+to decide.
+
+Each fake user clicks on every target once a day, since popularity counts a user once a day (ADR 14), and hides it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from recsys.contracts.events import CATEGORIES, CREATOR, Event
+from recsys.contracts.text import CATEGORY_SEPARATOR
+from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, EventType
+from recsys.simulation.world import Ints, World
+
+_COVER = 20  # clicks a day on other items
+_LIST = 10
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What attackers know. `popular`: rows of the best sellers, best first; `first_ms`: midnight of their first day;
+    `now_ms`: the midnight after the last."""
+
+    world: World
+    fakes: int
+    targets: Ints
+    popular: Ints
+    first_ms: int
+    now_ms: int
+    seed: int = 0
+
+    @property
+    def days(self) -> range:
+        return range(self.first_ms, self.now_ms, MS_PER_DAY)
+
+    def alive(self) -> Ints:
+        return self.world.alive(self.first_ms)
+
+
+class _Writer:
+    """Events of fake users, with the context that the API adds."""
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        self._scene, self._name, self._number = scene, name, count()
+
+    def event(self, kind: EventType, fake: int, row: int, at_ms: int, request: str | None = None) -> Event:
+        item = self._scene.world.item(row)
+        return Event(
+            event_id=f"{self._name}-{next(self._number)}",
+            type=kind,
+            user_id=f"{self._name}-{fake}",
+            item_id=item.item_id,
+            event_time_ms=at_ms,
+            request_id=request,
+            position=0 if kind is EventType.IMPRESSION else None,
+            context={CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator},
+        )
+
+
+def random(scene: Scene) -> Iterator[Event]:
+    """Hidden among clicks on items drawn at random."""
+    return _shilling(scene, "random", scene.alive())
+
+
+def bandwagon(scene: Scene) -> Iterator[Event]:
+    """Hidden among clicks on best sellers, whose neighbours the targets are to become."""
+    return _shilling(scene, "bandwagon", scene.popular)
+
+
+def _shilling(scene: Scene, name: str, cover: Ints) -> Iterator[Event]:
+    rng, write = np.random.default_rng((scene.seed, 11)), _Writer(scene, name)
+    for day_ms in scene.days:
+        for fake in range(scene.fakes):
+            others = rng.choice(cover, min(_COVER, len(cover)), replace=False)
+            rows = rng.permutation(np.concatenate((scene.targets, others)))
+            start_ms = day_ms + int(rng.integers(0, MS_PER_DAY - 60 * MS_PER_MINUTE))
+            for n, row in enumerate(rows.tolist()):
+                yield write.event(EventType.CLICK, fake, row, start_ms + n * MS_PER_MINUTE)
+
+
+def coattails(scene: Scene) -> Iterator[Event]:
+    """Real lists, with clicks on the best sellers that they show, and clicks on the targets that claim to be of the
+    same list."""
+    rng, write = np.random.default_rng((scene.seed, 12)), _Writer(scene, "coattails")
+    for day_ms in scene.days:
+        for fake in range(scene.fakes):
+            at_ms = day_ms + int(rng.integers(0, MS_PER_DAY - 60 * MS_PER_MINUTE))
+            request = f"coattails-{day_ms}-{fake}"
+            shown = rng.choice(scene.popular, _LIST, replace=False).tolist()
+            for row in shown:
+                yield write.event(EventType.IMPRESSION, fake, row, at_ms, request)
+            for n, row in enumerate([*shown[:5], *scene.targets.tolist()]):
+                yield write.event(EventType.CLICK, fake, row, at_ms + (n + 1) * MS_PER_SECOND, request)
+
+
+def burst(scene: Scene) -> Iterator[Event]:
+    """Thousands of clicks in the last ten minutes, with made-up requests."""
+    rng, write = np.random.default_rng((scene.seed, 13)), _Writer(scene, "burst")
+    for fake in range(scene.fakes):
+        for n in range(100):
+            for row in scene.targets.tolist():
+                at_ms = scene.now_ms - int(rng.integers(1, 10 * MS_PER_MINUTE))
+                yield write.event(EventType.CLICK, fake, row, at_ms, f"made-up-{fake}-{n}")
+
+
+def drip(scene: Scene) -> Iterator[Event]:
+    """No more than three fake users per target and day, as few as no rule can tell from people, and for longer."""
+    write = _Writer(scene, "drip")
+    for number, day_ms in enumerate(range(scene.first_ms - 3 * MS_PER_DAY, scene.now_ms, MS_PER_DAY)):
+        for n in range(3):
+            fake = (3 * number + n) % scene.fakes
+            for place, row in enumerate(scene.targets.tolist()):
+                at_ms = day_ms + (8 + 4 * n) * 60 * MS_PER_MINUTE + place * MS_PER_MINUTE
+                yield write.event(EventType.CLICK, fake, row, at_ms, f"made-up-{number}-{n}")
+
+
+ATTACKS: Mapping[str, Callable[[Scene], Iterator[Event]]] = {
+    each.__name__: each for each in (random, bandwagon, coattails, burst, drip)
+}
