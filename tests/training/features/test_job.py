@@ -185,7 +185,8 @@ def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) 
         "user_days": 1,
     }
     judgement = json.loads((tmp_path / "all" / "examples" / TRUST).read_text())
-    assert judgement == {"left_out": report.left_out, "item_weights": {"i1": 512}}, "20 of 40 are backed"
+    weights = {"i1": 1_024 * 21 // 41}  # it was shown to 20 people and the robot before they clicked
+    assert judgement == {"left_out": report.left_out, "item_weights": weights}
     found = {row["user_id"]: row["items"] for row in sequences(tmp_path / "all").to_pylist()}
     assert found == {
         user: [e.item_id for e in honest if e.user_id == user and e.type in ENGAGEMENT]
