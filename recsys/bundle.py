@@ -80,8 +80,8 @@ class Manifest:
     left_out: Mapping[str, int] = field(
         default_factory=dict
     )  # of the log, as suspect (`recsys.trust`), by reason
-    # of suspect items, by id: how many 1,024ths of their engagement count online
-    item_weights: Mapping[str, int] = field(default_factory=dict)
+    # of suspect items, by id: how many 1,024ths of their clicks, and of their users, count online
+    item_weights: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

@@ -9,8 +9,8 @@ from training.publish import _judgement
 
 def test_a_bundle_says_what_its_examples_say(tmp_path: Path) -> None:
     assert _judgement(None) == _judgement(tmp_path) == Judgement()
-    (tmp_path / TRUST).write_text('{"left_out": {"item_days": 1}, "item_weights": {"a": 7}}')
-    assert _judgement(tmp_path) == Judgement({"item_days": 1}, {"a": 7})
+    (tmp_path / TRUST).write_text('{"left_out": {"item_days": 1}, "item_weights": {"a": [7, 8]}}')
+    assert _judgement(tmp_path) == Judgement({"item_days": 1}, {"a": (7, 8)})
 
 
 def test_a_damaged_judgement_is_named(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ TALLY_SCHEMA = pa.schema(
         (_DAY, pa.int64()),
         ("backed", pa.int64()),  # users who engaged with the item after it was shown to them
         ("unbacked", pa.int64()),  # the others
+        ("backed_events", pa.int64()),
         ("events", pa.int64()),  # that are left out if the verdict is suspect
     ]
 )
@@ -49,7 +50,7 @@ class Judgement(msgspec.Struct):
     """The content of `TRUST`: what was left out, by reason, and the weights of suspect items (`weights_of`)."""
 
     left_out: dict[str, int] = {}
-    item_weights: dict[str, int] = {}
+    item_weights: dict[str, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class Verdicts:
         return sorted(chosen.column("user_id").to_pylist())
 
 
-def weights_of(tallies: pa.Table, verdicts: Verdicts) -> dict[str, int]:
-    """Of suspect items: how many of `WHOLE` parts of their engagement of the newest week are backed.
+def weights_of(tallies: pa.Table, verdicts: Verdicts) -> dict[str, tuple[int, int]]:
+    """Of suspect items: how many of `WHOLE` parts of their events, and of their users, of the newest week are backed.
 
     Args:
         tallies: at least the rows of the suspect items.
@@ -106,11 +107,16 @@ def weights_of(tallies: pa.Table, verdicts: Verdicts) -> dict[str, int]:
     since = pc.max(verdicts.items.column(_DAY)).as_py() - _WEEK
     suspect = verdicts.items.filter(pc.greater(verdicts.items.column(_DAY), since)).column("item_id")
     recent = pc.and_(pc.is_in(tallies.column("item_id"), suspect), pc.greater(tallies.column(_DAY), since))
-    sums = tallies.filter(recent).group_by("item_id").aggregate([("backed", "sum"), ("unbacked", "sum")])
-    return {
-        row["item_id"]: WHOLE * row["backed_sum"] // (row["backed_sum"] + row["unbacked_sum"])
-        for row in sums.sort_by("item_id").to_pylist()
-    }
+    names = ("backed_events", "events", "backed", "unbacked")
+    sums = tallies.filter(recent).group_by("item_id").aggregate([(name, "sum") for name in names])
+    found = {}
+    for row in sums.to_pylist():
+        good_events, bad_events, good, bad = (row[f"{name}_sum"] for name in names)
+        found[row["item_id"]] = (
+            WHOLE * good_events // (good_events + bad_events),
+            WHOLE * good // (good + bad),
+        )
+    return found
 
 
 def tally(rows: pa.Table, merges: Merges = NO_MERGES) -> pa.Table:
@@ -123,13 +129,15 @@ def tally(rows: pa.Table, merges: Merges = NO_MERGES) -> pa.Table:
     found, events = np.unique(pairs, axis=0, return_counts=True)
     keys, place = np.unique(found[:, :2], axis=0, return_inverse=True)
     sides = [np.bincount(place, found[:, 3] == side, len(keys)).astype(np.int64) for side in (1, 0)]
-    lost = np.bincount(place, events * (found[:, 3] == 0), len(keys)).astype(np.int64)
+    numbers = [
+        np.bincount(place, events * (found[:, 3] == side), len(keys)).astype(np.int64) for side in (1, 0)
+    ]
     ids = rows.column("item_id").combine_chunks().dictionary_encode().dictionary
     items = {
         "item_id": ids.take(pa.array(keys[:, 0])),
         "user_id": pa.nulls(len(keys), pa.string()),
         _DAY: keys[:, 1],
-        **dict(zip(("backed", "unbacked", "events"), (*sides, lost), strict=True)),
+        **dict(zip(("backed", "unbacked", "backed_events", "events"), (*sides, *numbers), strict=True)),
     }
     return pa.concat_tables([pa.table(items, schema=TALLY_SCHEMA), _fast_users(rows, engaged, day)])
 
@@ -152,6 +160,7 @@ def _fast_users(rows: pa.Table, engaged: NDArray[np.bool_], day: NDArray[np.int6
             _DAY: days[fast, 1],
             "backed": zeros,
             "unbacked": zeros,
+            "backed_events": zeros,
             "events": events[fast],
         },
         schema=TALLY_SCHEMA,

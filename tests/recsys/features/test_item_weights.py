@@ -86,12 +86,26 @@ def test_it_is_not_popular_until_it_has_earned_it() -> None:
     assert tables[0].refresh(NOW).rows.tolist() == [4, 0, 1, 2, 3], "nobody need lift anything"
 
 
+def test_clicks_that_are_too_many_do_not_push_an_item_out() -> None:
+    weighed, _ = pair()
+    pushed, counted = state(0, 300, 40), set[bytes]()
+    for n in range(10_000):
+        fake = Event(f"f{n}", EventType.CLICK, "fake", ITEMS[0].item_id, NOW - 1, request_id="made-up")
+        for delta in FEATURES.fold(fake).of_item(counted):
+            pushed.change(delta)
+    before = value(weighed, "item_engaged_decay7d")[0]
+    weighed.update(ITEMS[0].item_id, pushed)
+    assert value(weighed, "item_engaged_decay7d")[0] >= before
+    assert 40 <= value(weighed, "item_clicks_7d")[0] <= 110
+
+
 def test_what_a_training_found_suspect_has_less_from_the_start() -> None:
-    base = {ITEMS[0].item_id: WHOLE // 4, "gone": 0}
+    base = {ITEMS[0].item_id: (WHOLE // 8, WHOLE // 4), "gone": (0, 0)}
     weighed = ItemColumns(ITEMS, FEATURES, replace(WEIGHING, base=base))
     for row in (0, 1):
         weighed.update(ITEMS[row].item_id, state(row, 300, 40))
     assert value(weighed, "item_engaged_decay7d")[:2] == [10, 40]
+    assert value(weighed, "item_clicks_7d")[:2] == [5, 40]
     assert value(weighed, "item_shown_7d")[:2] == [300, 300]
 
 

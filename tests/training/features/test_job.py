@@ -185,7 +185,8 @@ def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) 
         "user_days": 1,
     }
     judgement = json.loads((tmp_path / "all" / "examples" / TRUST).read_text())
-    weights = {"i1": 1_024 * 21 // 41}  # it was shown to 20 people and the robot before they clicked
+    # it was shown to 20 people before they clicked, and to the robot before it clicked 125 times
+    weights = {"i1": [1_024 * 145 // 165, 1_024 * 21 // 41]}
     assert judgement == {"left_out": report.left_out, "item_weights": weights}
     found = {row["user_id"]: row["items"] for row in sequences(tmp_path / "all").to_pylist()}
     assert found == {

@@ -108,7 +108,8 @@ def test_a_suspect_weighs_as_much_online_as_was_backed_in_its_week() -> None:
     log.push("i1", 30)
     backed = sum(e.item_id == "i1" and e.user_id.startswith("u") and e.type is CLICK for e in log.events)
     tallies = tally(rows_of(log.events))
-    assert weights_of(tallies, Verdicts.of(tallies)) == {"i1": 1_024 * backed // (backed + 30)}
+    weight = 1_024 * backed // (backed + 30)
+    assert weights_of(tallies, Verdicts.of(tallies)) == {"i1": (weight, weight)}
     assert weights_of(tallies, Verdicts()) == {}
 
 
