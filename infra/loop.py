@@ -133,28 +133,36 @@ class Loop:
     redis_url: str
     outcome: Outcome = field(default_factory=Outcome)
 
-    def import_data(self, data: Path, mapping: Path | None) -> None:
-        """Import a data set, its times shifted to now."""
+    def import_data(self, data: Path, mapping: Path | None, shift: bool = True) -> None:
+        """Import a data set; `shift`: its times to now."""
         with self.outcome.step(f"import {data}"):
-            options = ("--mapping", str(mapping)) if mapping else ()
-            self.children.run("data", "import", str(data), "--shift-to-now", *options)
+            options = [
+                *(("--mapping", str(mapping)) if mapping else ()),
+                *(["--shift-to-now"] if shift else []),
+            ]
+            self.children.run("data", "import", str(data), *options)
         report = json.loads((self.settings.lake / "import-report.json").read_text(encoding="utf-8"))
         self.outcome.counts["events imported"] = count_rows(self.settings.lake)
         self.outcome.counts["import"] = report
 
     def first_bundle(self, minutes: float = 1.0) -> None:
-        """Train on the newest events, as many as fit in about `minutes`, while the whole log goes through Kafka into
-        Redis."""
+        """Train on the newest events, as many as fit in about `minutes`, while the log is replayed."""
+        with self.replaying():
+            with self.outcome.step("build the newest examples with Spark"):
+                self.children.run("features", "build", "--newest", str(first_sizes(minutes).built))
+            with self.outcome.step("train a first bundle and publish it"):
+                self.children.run("train", "all", "--first", "--minutes", f"{minutes:.2f}")
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Meanwhile the whole log goes through Kafka into Redis; at the end, wait for what is left of it."""
         records = count_rows(self.settings.lake)
         config = StoreConfig(partitions=self.settings.partitions)
         store = RedisFeatureStore(self.redis_url, FEATURES, config, self.settings.redis_namespace)
         self.children.start("worker", "stream", "worker")
         self.children.start("replay", "stream", "replay", "--speed", "0")
         try:
-            with self.outcome.step("build the newest examples with Spark"):
-                self.children.run("features", "build", "--newest", str(first_sizes(minutes).built))
-            with self.outcome.step("train a first bundle and publish it"):
-                self.children.run("train", "all", "--first", "--minutes", f"{minutes:.2f}")
+            yield
             with self.outcome.step("replay through Kafka into Redis: what was left of it"):
                 self.children.finish("replay", CATCH_UP_TIMEOUT_S)
                 self.children.wait("worker", lambda: self._applied(store) >= records, CATCH_UP_TIMEOUT_S)
