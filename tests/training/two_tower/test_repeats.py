@@ -8,7 +8,8 @@ from recsys.models.encoding import TYPE_NUMBERS
 from training.two_tower.repeats import LEAST_RETURNS, learnt_repeats, visits
 from training.two_tower.sequences import History
 
-CLICK, LIKE, CART, PURCHASE = EventType.CLICK, EventType.LIKE, EventType.ADD_TO_CART, EventType.PURCHASE
+VIEW, CLICK, LIKE = EventType.VIEW, EventType.CLICK, EventType.LIKE
+CART, PURCHASE = EventType.ADD_TO_CART, EventType.PURCHASE
 Step = tuple[int, EventType, float]  # item, type, hours since the first
 
 
@@ -59,6 +60,22 @@ def test_a_few_returns_do_not_open_the_list(share: float, expected: dict[EventTy
         back = rng.random(40) < share
         items = np.where(back, 1, np.arange(2, 42)).tolist()
         histories.append(history((1, CLICK, 0), *((item, CLICK, 0.1 + n) for n, item in enumerate(items))))
+    assert learnt_repeats(histories).days == expected
+
+
+@pytest.mark.parametrize(("again", "expected"), [(10, {VIEW: 0.0, CLICK: 0.0}), (0, {})])
+def test_a_rare_type_is_judged_by_its_own_items(again: int, expected: dict[EventType, float]) -> None:
+    """One of 60 viewed items is clicked, too, and always come back to; of the others, ten or none."""
+    views = [*range(60), *range(1, 1 + again)]
+    histories = [
+        history(
+            *((n, VIEW, 0.1 * hour) for hour, n in enumerate(views)),
+            (0, CLICK, 8),
+            (1, VIEW, 9),
+            (0, VIEW, 10),
+        )
+        for _ in range(LEAST_RETURNS)
+    ]
     assert learnt_repeats(histories).days == expected
 
 
