@@ -1,4 +1,4 @@
-"""`recsys simulate`: a seeded world of users and items, or a response model fitted to a real log."""
+"""`recsys simulate`: a seeded world of users and items, a response model fitted to a real log, or RecoGym's users."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
-from infra.terminal import JsonFlag, finish, print_mapping
+from infra.cli.options import refuse
+from infra.terminal import JsonFlag, QuickFlag, finish, print_mapping
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import MS_PER_DAY
 from recsys.settings import Settings
 
 app = typer.Typer(
-    no_args_is_help=True, help="Simulate a shop's users, or fit a response model to a real log."
+    no_args_is_help=True,
+    help="Simulate a shop's users, fit a response model to a real log, or play another simulator's users.",
 )
 
 
@@ -73,3 +75,34 @@ def fit(
     from infra.evaluation.reports.response_fit import ResponseFit, run
 
     finish(run(ResponseFit(data, held_out, seed)), as_json)
+
+
+@app.command("second-world")
+def second_world(
+    ctx: typer.Context,
+    python: Annotated[
+        Path | None,
+        typer.Option(help="Of the environment with RecoGym; default <home>/recogym/bin/python."),
+    ] = None,
+    products: Annotated[int, typer.Option(min=2, help="Number of products.")] = 100,
+    history_users: Annotated[int, typer.Option(min=10, help="Users of the log to learn from.")] = 1_000,
+    users: Annotated[int, typer.Option(min=10, help="Users of the test, in two arms.")] = 480,
+    rate: Annotated[float, typer.Option(min=1, help="Mean lists per second.")] = 40.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the world, its users and the models.")] = 0,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the loop in a world that nobody of this project wrote: RecoGym's users over HTTP, in <home>/second-world.
+
+    They come back to products that they know. Lists of one product are compared with what is viewed most and with the
+    best possible. RecoGym has an environment of its own; without it, the command says how to install it.
+
+    Example: recsys simulate second-world --json
+    """
+    from infra.second_world import SecondWorld, run
+
+    refuse(ctx, quick, ["products", "history_users", "users", "rate"], "--quick has sizes of its own")
+    path = python or Settings().home / "recogym" / "bin" / "python"
+    if quick:
+        finish(run(SecondWorld.quick(path, seed)), as_json)
+    finish(run(SecondWorld(path, products, history_users, users=users, rate=rate, seed=seed)), as_json)
