@@ -59,9 +59,7 @@ def learnt_repeats(histories: Iterable[History]) -> RepeatPolicy:
 
     A type is judged by its own items: few of a shop's visits are clicks on its lists, whatever becomes of the clicked.
     """
-    left: Counter[EventType] = (
-        Counter()
-    )  # items that were not come back to, by the type that decides about them
+    left = Counter[EventType]()  # items by the type of event that decides about them in the end
     delays = defaultdict[EventType, list[int]](list)
     for history in islice(histories, _HISTORIES):
         left.update(_note(history, visits(history)[1], delays))
