@@ -46,7 +46,7 @@ from training.features.members import NO_MERGES, MergeColumns
 from training.features.negatives import Popularity
 from training.features.output_folder import output_folder
 from training.features.sequences import sequences
-from training.features.trust import TRUST, Judgement, Verdicts, trusted, trusted_examples
+from training.features.trust import REASONS, TRUST, Judgement, Verdicts, trusted, trusted_examples
 from training.features.trust_job import judged
 from training.features.write import DAY, day_column, write_examples, write_sequences
 
@@ -94,6 +94,11 @@ class Report:
     sequences: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)  # `training.features.trust`, by reason
     fingerprint: str = field(default_factory=lambda: FEATURES.fingerprint)
+
+    @property
+    def events_left_out(self) -> int:
+        """For any reason."""
+        return sum(self.left_out.get(reason, 0) for reason in REASONS)
 
 
 def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] = lambda _: None) -> Report:

@@ -23,6 +23,7 @@ from training.features.arrow_columns import OWNER, TIME, sorted_events
 from training.features.members import NO_MERGES, of_persons
 
 TRUST = "trust.json"  # in the examples' folder: what was left out
+REASONS = CLICKS, FAST = "clicks_without_impressions", "faster_than_people"  # why events are
 JUDGED_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME)
 _DAY = "day"
 OTHERS = (
@@ -80,8 +81,8 @@ class Verdicts:
             items.select(["item_id", _DAY]),
             users.select(["user_id", _DAY]),
             {
-                "clicks_without_impressions": pc.sum(items.column("events_sum")).as_py() or 0,
-                "faster_than_people": pc.sum(users.column("events")).as_py() or 0,
+                CLICKS: pc.sum(items.column("events_sum")).as_py() or 0,
+                FAST: pc.sum(users.column("events")).as_py() or 0,
                 "item_days": items.num_rows,
                 "user_days": users.num_rows,
             },

@@ -90,6 +90,7 @@ def build_(
     with console.status("building"), _spark(settings, master, memory, conf or ()) as spark:
         report = build(spark, job, lambda line: console.print(line, highlight=False))
     content: dict[str, Any] = asdict(report) | {"days": len(report.days), "skipped": len(report.skipped)}
+    content["left_out"] = report.events_left_out
     print_mapping("features", content, as_json)
 
 
