@@ -22,6 +22,7 @@ from recsys.models import blocks, ranker
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerData
 from recsys.ranking.compiled import KERNEL
+from recsys.ranking.edge import EDGE
 from training.compression import quantize
 from training.compression.ladder import LadderConfig
 from training.compression.synthetic import CATEGORIES, LadderData
@@ -71,7 +72,7 @@ def _code() -> str:
 def with_network(bundle: Bundle, network: Path, bundles: Path, version: str) -> Bundle:
     """Publish a copy of the bundle whose ranker is this one."""
     with write_bundle(bundles, replace(bundle.manifest, version=version, files={})) as folder:
-        for name in bundle.manifest.files.keys() - {ONNX, KERNEL}:
+        for name in bundle.manifest.files.keys() - {ONNX, KERNEL, EDGE}:
             shutil.copyfile(bundle.file(name), folder / name)
         for path in network.glob("ranker*"):
             shutil.copyfile(path, folder / path.name)
