@@ -27,7 +27,8 @@ INVERTED, POPULAR, SLOW, NEW_ITEMS_NAN, WRONG_CALIBRATION = (
 )
 _RAW = "{}_of_the_candidate"
 _HEADS = (Head.CLICK, Head.CONVERSION, Head.LIKE)
-_KERNELS = ("edge.onnx", "ranker_kernel.safetensors", "user_tower_kernel.safetensors")  # of the unchanged models
+# of the unchanged models
+_KERNELS = ("edge.onnx", "ranker_kernel.safetensors", "user_tower_kernel.safetensors")
 _OFFSET = 1.5  # log odds
 
 
