@@ -1,11 +1,15 @@
 """The files that a visitor of the repository expects: the licence, and hosted CI that runs the documented command."""
 
+import os
+import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+LARGE_BYTES = 500_000
 
 
 def test_the_licence_file_is_the_declared_licence() -> None:
@@ -23,6 +27,15 @@ def test_the_licence_file_is_the_declared_licence() -> None:
             "http://www.apache.org/licenses/",
         ]
         assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_no_large_file_is_under_version_control() -> None:
+    """Data, models and binaries are made or fetched."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a checkout of git")
+    files = [ROOT / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
+    assert not [file for file in files if file.is_file() and file.stat().st_size > LARGE_BYTES]
 
 
 def test_hosted_ci_runs_the_documented_test_command() -> None:
