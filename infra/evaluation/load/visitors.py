@@ -26,7 +26,7 @@ _CONTEXT = {"client": "simulated"}
 _PUT = 500  # items in one request
 
 
-class Shop(Protocol):
+class Lists(Protocol):
     """What a visitor needs of the API: `recsys.client.AsyncClient` has it."""
 
     async def recommend(
@@ -38,6 +38,10 @@ class Shop(Protocol):
     ) -> Recommendations: ...
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults: ...
+
+
+class Shop(Lists, Protocol):
+    """And what changes the catalogue."""
 
     async def put_items(self, items: Sequence[Item]) -> None: ...
 

@@ -6,10 +6,10 @@ Each step of a user is due at its time in the simulated world, which the API rea
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 import numpy as np
@@ -17,25 +17,12 @@ import numpy as np
 from infra.evaluation.load.second_world.history import STEP_MS, user_id
 from infra.evaluation.load.second_world.policies import Played
 from infra.evaluation.load.second_world.world import ForeignWorld, Turn, item_id, product_of
+from infra.evaluation.load.visitors import Lists
 from recsys.client import AsyncClient, Retry
-from recsys.client.models import ApiError, EventResults, Recommendations
+from recsys.client.models import ApiError
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.simulation.clock import LEAD_S, WorldClock, wall_ms, write_clock
-
-
-class Shop(Protocol):
-    """What a visitor needs of the API: `recsys.client.AsyncClient` has it."""
-
-    async def recommend(
-        self,
-        user_id: str,
-        k: int | None = None,
-        context: Mapping[str, str] = ...,
-        exclude: Iterable[str] = ...,
-    ) -> Recommendations: ...
-
-    async def send(self, events: Sequence[Mapping[str, Any]]) -> EventResults: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +51,7 @@ class Visits:
 class Day:
     """The users of one day, and what the API's experiment calls them."""
 
-    shop: Shop
+    shop: Lists
     world: ForeignWorld
     pace: Pace
     experiment: str
