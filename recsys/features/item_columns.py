@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.contracts.state import EntityState
-from recsys.contracts.types import MS_PER_DAY, Item
+from recsys.contracts.types import Item
 from recsys.features.aggregates import (
     BUCKETS,
     CATEGORIES_PER_EVENT,
@@ -23,14 +23,11 @@ from recsys.features.aggregates import (
     category_buckets,
     creator_buckets,
 )
-from recsys.features.cells import CellCoding, aggregates_of, tiles_of
-from recsys.features.feature_set import FeatureSet, runs
+from recsys.features.feature_set import FeatureSet
+from recsys.features.item_layout import Cells, ItemLayout
 from recsys.features.item_weights import ItemWeights, Weighing
 from recsys.features.kinds import Attribute
 from recsys.features.spec import Floats, HistoryQuery, Ints, Total, number
-from recsys.features.windows import saturated
-
-Cells = NDArray[np.int64]  # (2, k): codes (see `features.cells`) and amounts
 
 _NO_CELLS: Cells = np.empty((2, 0), np.int64)
 _STALE = np.iinfo(np.int64).min
@@ -52,7 +49,7 @@ class ItemColumns:
         self._ids: list[str] = []  # by row
         self._n = 0
         self._attribute_features = [f for f in features.attributes if f.entity is Entity.ITEM]
-        self._layout = _Layout(features)
+        self._layout = ItemLayout(features)
         self._lock = threading.Lock()
         self.categories = np.empty((0, CATEGORIES_PER_EVENT), np.int64)
         self.creators = np.empty((0, 1), np.int64)
@@ -253,63 +250,6 @@ class ItemColumns:
         for total, kept in self._totals.items():
             kept[rows] = totals[total]
         self._stamps[rows] = self._layout.period(now_ms)
-
-
-class _Layout:
-    """How the item side of a feature set is laid out: its totals, its cached features, its cells as integers."""
-
-    def __init__(self, features: FeatureSet) -> None:
-        self.steady, self.columns = features.placed(lambda f: f.entity is Entity.ITEM and not f.ticking)
-        self.runs = runs(self.columns)
-        ticking, _ = features.placed(lambda f: f.entity is Entity.ITEM and f.ticking)
-        self.ticking_totals = tuple(dict.fromkeys(t for f in ticking for t in f.totals))
-        if any(t.window.hop_ms for t in self.ticking_totals):
-            raise ValueError("a feature that ticks reads lifetime totals only")
-        self._coding = CellCoding(features.aggregates, Entity.ITEM)
-        aggregates = self._coding.aggregates
-        self._totals = [
-            [t for t in features.totals if t.entity is Entity.ITEM and t.aggregate_name == a.name]
-            for a in aggregates
-        ]
-        self._hop_ms = min((a.hop_ms for a in aggregates if a.hop_ms), default=MS_PER_DAY)
-
-    def period(self, now_ms: int) -> int:
-        """Cached values hold while this stays the same: hops divide one another, so the finest tells."""
-        return now_ms // self._hop_ms
-
-    def encode(self, state: EntityState) -> Cells:
-        """A state's cells as integers."""
-        return np.array(self._coding.pack(state.cells))
-
-    def decode(self, cells: Sequence[Cells], now_ms: int) -> Mapping[Total, NDArray[np.int64]]:
-        """Every total of every given state as of `now_ms`, (len(cells),) int64 each."""
-        n = len(cells)
-        owner = np.repeat(np.arange(n), [c.shape[1] for c in cells])
-        codes, amounts = np.concatenate(cells, axis=1) if n else np.empty((2, 0), np.int64)
-        aggregates = aggregates_of(codes)
-        order = np.argsort(aggregates, kind="stable")
-        owner, amounts, tiles = owner[order], amounts[order], tiles_of(codes[order])
-        # cells of other feature sets come after the last
-        ends = np.searchsorted(aggregates[order], np.arange(len(self._totals) + 1))
-        found: dict[Total, NDArray[np.int64]] = {}
-        for i, totals in enumerate(self._totals):
-            part = slice(ends[i], ends[i + 1])
-            for total in totals:
-                weighted = _weighted(total, tiles[part], amounts[part], now_ms)
-                # float64 sums of integers below 2^53 are exact, and others saturate
-                found[total] = saturated(np.bincount(owner[part], weighted, minlength=n).astype(np.int64))
-        return found
-
-
-def _weighted(
-    total: Total, tiles: NDArray[np.int64], amounts: NDArray[np.int64], now_ms: int
-) -> NDArray[np.int64]:
-    window = total.window
-    if not window.hop_ms:
-        return amounts
-    age = now_ms // window.hop_ms - tiles
-    weights = window.weights[np.clip(age, 0, window.tiles - 1)]
-    return np.where((age >= 0) & (age < window.tiles), weights * np.minimum(amounts, window.largest), 0)
 
 
 class _ItemSource:
