@@ -114,18 +114,17 @@ class Pipeline:
         candidates, order, finite = self._score(query, gathered.candidates, trace)
         # reordering without features is cheap: they are most of a candidate's bytes
         selection = self._select(query, candidates.without_features().take(order), finite, trace)
+        ranked = candidates.take(order) if query.explain or query.for_device else None
         answer = Answer(
             query,
             candidates.take(order[selection.positions]),
             selection.propensities,
             tuple(trace.outcomes),
-            Explanation(
-                gathered.recalled, {ELIGIBILITY: query.ineligible, **gathered.removed}, candidates.take(order)
-            )
-            if query.explain
+            Explanation(gathered.recalled, {ELIGIBILITY: query.ineligible, **gathered.removed}, ranked)
+            if query.explain and ranked
             else None,
             gathered.compiled,
-            candidates.take(order) if query.for_device else None,
+            ranked if query.for_device else None,
         )
         return self._after(answer, trace) if shown else answer
 
