@@ -9,7 +9,7 @@ async function send() {
     try {
       await sendEvent(waiting[0]);
     } catch (problem) {
-      if (problem.status === 0) return; // no answer: it waits
+      if (problem.status === 0 || problem.status === 429 || problem.status >= 500) return; // it may pass: it waits
       waiting.shift(); // refused: it would be again
       throw problem;
     }
@@ -25,4 +25,4 @@ export async function sendLater(event) {
   return waiting.length;
 }
 
-addEventListener("online", () => (sending = sending.then(send, send)));
+addEventListener("online", () => (sending = sending.then(send, send).catch(() => {}))); // nobody waits for what is refused

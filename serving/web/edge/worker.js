@@ -29,6 +29,7 @@ async function load({ version, headers }) {
   const found = await run(session, Object.fromEntries(golden("in/")));
   const wanted = Object.fromEntries(golden("out/"));
   if (!OUTPUTS.every((name, i) => agrees(found[i], wanted[name].data))) throw new Error("this browser computes other scores than the model's golden ones");
+  await model?.session.release();
   model = { session, manifest };
   return downloaded;
 }

@@ -123,11 +123,11 @@ function useDevice(wanted, answer) {
   const [state, setState] = useState("");
   const [order, setOrder] = useState(null);
   const [page, setPage] = useState(0);
-  const ready = useRef(false);
+  const ready = useRef(null); // the answer that the device has proven
   useEffect(() => () => device.current?.close(), []);
   useEffect(() => {
     let over = false;
-    ready.current = false;
+    ready.current = null;
     setOrder(null);
     setPage(0);
     if (!wanted || !answer) {
@@ -143,19 +143,22 @@ function useDevice(wanted, answer) {
     device.current ??= new Device();
     device.current.take(answer.edge, keyHeaders()).then(({ bytes, difference, candidates }) => {
       if (over) return;
-      ready.current = true;
+      ready.current = answer;
       setState(`This device reranks ${candidates} items after each action. Its scores are the server's within ${difference.toExponential(0)}${bytes ? `; model: ${bytes} bytes downloaded` : ""}.`);
     }, (error) => fail(error.message));
     return () => (over = true);
   }, [wanted, answer]);
   const act = async (itemId, type) => {
-    if (!ready.current) return null;
+    const asked = ready.current;
+    if (!asked) return null;
     try {
       const found = await device.current.act(itemId, type);
+      if (ready.current !== asked) return null; // another list has come meanwhile
       setOrder(found.order);
       setPage(0);
       return found;
     } catch (error) {
+      if (ready.current !== asked) return null;
       setOrder(null);
       setState(`In the server's order: ${error.message}.`);
       return null;
