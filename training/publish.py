@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 import pyarrow.parquet as pq
+import structlog
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from recsys.bundle import FILES, Bundle, Manifest, open_bundle, publish, write_bundle
-from recsys.contracts.errors import InvalidData
+from recsys.contracts.errors import InvalidBundle, InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.lake import lake
 from recsys.operator_files import read_json
@@ -25,6 +26,7 @@ from training.compression.variants import check_publishable
 from training.config import Config
 from training.features.trust import TRUST, Judgement
 
+_log = structlog.get_logger(__name__)
 SUMMARY = "summary.json"
 GOLDEN = "golden.safetensors"
 
@@ -85,7 +87,7 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
         golden = load_file(config.two_tower / GOLDEN) | load_file(config.ranker / GOLDEN)
         save_file(golden, folder / GOLDEN)
         if (folder / KERNEL).exists():
-            export_edge(folder)
+            _add_edge(folder)
     keys = read_public_keys(config.keys)
     if config.current:
         return publish(config.bundles, manifest.version, keys)
@@ -104,6 +106,14 @@ def _summary(work: Path) -> _Summary:
         return read_json(work / SUMMARY, _Summary, InvalidData)
     except FileNotFoundError:
         raise InvalidData(f"{work}: no trained model; run `recsys train all`") from None
+
+
+def _add_edge(folder: Path) -> None:
+    """A model for devices is optional: without it they keep the server's order."""
+    try:
+        export_edge(folder)
+    except InvalidBundle as error:
+        _log.warning("the bundle has no model for devices", error=str(error))
 
 
 def _judgement(examples: Path | None) -> Judgement:

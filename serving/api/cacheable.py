@@ -28,7 +28,7 @@ def cacheable(
     headers = {
         "etag": etag,
         "cache-control": f"{'private' if caller.name else 'public'}, {lifetime}",
-        "vary": "x-api-key, authorization",
+        "vary": "origin, x-api-key, authorization",  # CORS answers each origin by itself
     }
     if etag in if_none_match:
         return Response(status_code=304, headers=headers)

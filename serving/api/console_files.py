@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-WEB = Path(__file__).parents[1] / "web"
+WEB = Path(__file__).resolve().parents[1] / "web"  # as `StaticFiles` gives it, behind links, too
 # A worker has the policy of its own script, not its document's: WebAssembly compiles in this one alone.
 _WORKER = WEB / "edge" / "worker.js"
 _WORKER_POLICY = (
