@@ -27,7 +27,7 @@ from recsys.features.kinds import (
     Weekday,
 )
 from recsys.features.spec import HistoryQuery, Match, Signal, total_of
-from recsys.features.windows import EVER, decayed, last, settled
+from recsys.features.windows import EVER, Window, decayed, last, settled
 
 USER, ITEM, PAIR, REQUEST = Entity.USER, Entity.ITEM, Entity.USER_ITEM, Entity.CONTEXT
 CATEGORY, CREATOR, OWN = Split.CATEGORY, Split.CREATOR, Split.ITEM
@@ -91,10 +91,14 @@ CLICK_LIFT = partial(
 # What the taste model reads (`recsys.ranking.taste`): looks and clicks in every category, equally weighted for a month.
 TALLIED = tuple(total_of(USER, signal, MONTH, CATEGORY) for signal in (LOOKED, CLICKED))
 
-# What of an item's engagement counts online: as much as its impressions explain (ADR 27).
+# What of an item's engagement counts online: as much as its impressions explain, both of a week (ADR 27). Users are
+# counted by the tiles of a day, which MONTH keeps: they may miss hours of the week's first day.
 WEIGHING = Weighing(
     evidence=total_of(ITEM, SHOWN, WEEK),
-    observed=(total_of(ITEM, CLICKED, WEEK), total_of(ITEM, ENGAGED_USERS, SLOW)),
+    observed=(
+        total_of(ITEM, CLICKED, WEEK),
+        total_of(ITEM, ENGAGED_USERS, Window("week", MS_PER_DAY, tiles=7)),
+    ),
 )
 
 FEATURES = FeatureSet(

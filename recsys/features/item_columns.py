@@ -49,7 +49,7 @@ class ItemColumns:
         self._ids: list[str] = []  # by row
         self._n = 0
         self._attribute_features = [f for f in features.attributes if f.entity is Entity.ITEM]
-        self._layout = ItemLayout(features)
+        self._layout = ItemLayout(features, weighing.compared if weighing else ())
         self._lock = threading.Lock()
         self.categories = np.empty((0, CATEGORIES_PER_EVENT), np.int64)
         self.creators = np.empty((0, 1), np.int64)
@@ -190,9 +190,13 @@ class ItemColumns:
 
     def weigh(self) -> None:
         """Compare every item with the whole catalogue as it was last computed. What that changes is stale then."""
-        if self._weights is not None:
-            with self._lock:
-                self._stamps[self._weights.renew()] = _STALE
+        if self._weights is None:
+            return
+        with self._lock:
+            counts, base = self._weights.copies()
+        changed = self._weights.renew(counts, base)  # requests need not wait for it
+        with self._lock:
+            self._stamps[changed] = _STALE
 
     def refresh(self, now_ms: int) -> int:
         """Compute every stale row; how many there were. Other threads read meanwhile."""

@@ -19,7 +19,8 @@ Cells = NDArray[np.int64]  # (2, k): codes (see `features.cells`) and amounts
 class ItemLayout:
     """Its totals, its cached features (`steady`), and what ticks."""
 
-    def __init__(self, features: FeatureSet) -> None:
+    def __init__(self, features: FeatureSet, more: Sequence[Total] = ()) -> None:
+        """`more`: further totals, of cells that the features keep anyway."""
         self.steady, self.columns = features.placed(lambda f: f.entity is Entity.ITEM and not f.ticking)
         self.runs = runs(self.columns)
         ticking, _ = features.placed(lambda f: f.entity is Entity.ITEM and f.ticking)
@@ -27,10 +28,9 @@ class ItemLayout:
         if any(t.window.hop_ms for t in self.ticking_totals):
             raise ValueError("a feature that ticks reads lifetime totals only")
         self._coding = CellCoding(features.aggregates, Entity.ITEM)
-        aggregates = self._coding.aggregates
+        aggregates, totals = self._coding.aggregates, dict.fromkeys((*features.totals, *more))
         self._totals = [
-            [t for t in features.totals if t.entity is Entity.ITEM and t.aggregate_name == a.name]
-            for a in aggregates
+            [t for t in totals if t.entity is Entity.ITEM and t.aggregate_name == a.name] for a in aggregates
         ]
         self._hop_ms = min((a.hop_ms for a in aggregates if a.hop_ms), default=MS_PER_DAY)
 

@@ -29,13 +29,17 @@ class Weighing:
     observed: tuple[Total, ...]
     base: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
+    @property
+    def compared(self) -> tuple[Total, ...]:
+        return (self.evidence, *self.observed)
+
 
 class ItemWeights:
     """Of the rows of `ItemColumns`, which locks it. Clicks that are too many take nothing from users, or fake ones
     could push an item out of the lists."""
 
     def __init__(self, weighing: Weighing, rules: TrustRules = RULES) -> None:
-        self._compared = (weighing.evidence, *weighing.observed)
+        self._compared = weighing.compared
         self._kinds = [_kind(total) for total in weighing.observed]
         self._rules = rules
         self._base_of, self._base = weighing.base, np.zeros((len(self._kinds), 0), np.int64)
@@ -53,36 +57,50 @@ class ItemWeights:
 
     def weighed(self, rows: NDArray[np.intp], totals: Mapping[Total, Ints]) -> Mapping[Total, Ints]:
         """The totals of some rows, those of the suspects smaller; remembers what they are judged by."""
-        totals = self._times(totals, self._base[:, rows])
-        self._counts[:, rows] = [totals[t] * _UNIT // t.unit for t in self._compared]
-        return self._times(totals, self._weights(self._counts[:, rows]))
-
-    def renew(self) -> NDArray[np.intp]:
-        """Compare with the whole catalogue as it is now; gives the rows whose totals may have another weight."""
-        before = self._weights(self._counts) < WHOLE
-        evidence, *observed = self._counts
-        self._rates = tuple(rate_of(each, evidence) for each in observed)
-        return np.flatnonzero((before | (self._weights(self._counts) < WHOLE)).any(axis=0))
-
-    def _weights(self, counts: Ints) -> Ints:
-        """(len(observed), n) int64 from 0 to `WHOLE`."""
-        evidence, *observed = counts
-        weights = np.full((len(observed), len(evidence)), WHOLE)
-        for each, rate, found in zip(observed, self._rates, weights, strict=True):
-            limit = credit(evidence, rate, self._rules, _UNIT)
-            over = each > limit
-            found[over] = limit[over] * WHOLE // each[over]
-        return weights
-
-    def _times(self, totals: Mapping[Total, Ints], weights: Ints) -> Mapping[Total, Ints]:
-        if (weights == WHOLE).all():
+        counts = np.array([totals[t] * _UNIT // t.unit for t in self._compared])
+        self._counts[:, rows] = counts
+        observed, allowed = counts[1:], self._allowed(counts, self._base[:, rows])
+        if (allowed == observed).all():
             return totals
         found = dict(totals)
-        for kind, of_kind in zip(self._kinds, weights, strict=True):
+        for kind, seen, left in zip(self._kinds, observed, allowed, strict=True):
             for total in totals:
                 if _kind(total) == kind:
-                    found[total] = _part(totals[total], of_kind)
+                    found[total] = _cut(totals[total], total.unit, seen, left)
         return found
+
+    def copies(self) -> tuple[Ints, Ints]:
+        """What `renew` takes, for a caller that must not hold a lock meanwhile."""
+        return self._counts.copy(), self._base.copy()
+
+    def renew(self, counts: Ints, base: Ints) -> NDArray[np.intp]:
+        """Compare with the whole catalogue as it was; gives the rows of which another part may count now."""
+        before = self._allowed(counts, base) < counts[1:]
+        self._rates = tuple(_rate(each, counts[0]) for each in counts[1:])
+        return np.flatnonzero((before | (self._allowed(counts, base) < counts[1:])).any(axis=0))
+
+    def _allowed(self, counts: Ints, base: Ints) -> Ints:
+        """(len(observed), n) int64: how much of what is observed counts."""
+        evidence, *observed = counts
+        limits = [credit(evidence, rate, self._rules, _UNIT) for rate in self._rates]
+        trusted = np.array([_part(*each) for each in zip(observed, base, strict=True)])
+        return np.asarray(np.minimum(trusted, limits), np.int64)
+
+
+def _rate(observed: Ints, evidence: Ints) -> int | None:
+    """Of the whole catalogue. None where most items have more than evidence, as after an import: it says nothing then.
+    Items decide, not their sums: else a flood of clicks on one of them would end the comparison."""
+    if 2 * np.count_nonzero(observed > evidence) > np.count_nonzero(observed):
+        return None
+    return rate_of(np.minimum(observed, evidence), evidence)
+
+
+def _cut(amounts: Ints, unit: int, seen: Ints, left: Ints) -> Ints:
+    """What remains of totals of any window: they lose no more than the excess, nor a larger share than what was
+    compared does. So fake clicks of a day take nothing from the years before."""
+    share = np.where(left == seen, WHOLE, left * WHOLE // np.maximum(seen, 1))
+    least: Ints = np.maximum(_part(amounts, share), amounts + (left - seen) * unit // _UNIT)
+    return least
 
 
 def _kind(total: Total) -> tuple[bool, bool] | None:

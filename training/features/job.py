@@ -123,7 +123,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     everything = read_events(spark, job, merges)
     verdicts, judgement = Verdicts(), Judgement()
     if job.trust and counts.has_impressions:
-        verdicts, judgement = judged(spark, everything, merged)
+        verdicts, judgement = judged(spark, everything, merged, start_of(max(rows)) // MS_PER_DAY)
     suspects = {day: verdicts.users_of(start_of(day) // MS_PER_DAY) for day in wanted}
     marks = {day: _mark(job, only_named, counts.unshown, day, rows, merged, suspects[day]) for day in wanted}
     with output_folder(spark, f"{job.output}/examples") as examples:
@@ -133,7 +133,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         missing = [d for d in wanted if job.rebuild or done.get(f"{DAY_PREFIX}{d}") != marks[d]]
         skipped = tuple(d for d in wanted if d not in missing)
         if not missing:
-            return Report(skipped=skipped)
+            return Report(skipped=skipped, left_out=judgement.left_out)
 
         last = _label_days(missing[-1], job)[-1]
         events = everything.where(sf.col(DAY) <= last)

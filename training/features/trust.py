@@ -97,15 +97,16 @@ class Verdicts:
         return sorted(chosen.column("user_id").to_pylist())
 
 
-def weights_of(tallies: pa.Table, verdicts: Verdicts) -> dict[str, tuple[int, int]]:
+def weights_of(tallies: pa.Table, verdicts: Verdicts, newest: int) -> dict[str, tuple[int, int]]:
     """Of suspect items: how many of `WHOLE` parts of their events, and of their users, of the newest week are backed.
 
     Args:
         tallies: at least the rows of the suspect items.
+        newest: the log's last day (UTC), counted from 1970: an attack of before its week is over.
     """
     if not verdicts.items.num_rows:
         return {}
-    since = pc.max(verdicts.items.column(_DAY)).as_py() - _WEEK
+    since = newest - _WEEK
     suspect = verdicts.items.filter(pc.greater(verdicts.items.column(_DAY), since)).column("item_id")
     recent = pc.and_(pc.is_in(tallies.column("item_id"), suspect), pc.greater(tallies.column(_DAY), since))
     names = ("backed_events", "events", "backed", "unbacked")

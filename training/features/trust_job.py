@@ -22,8 +22,10 @@ from training.features.trust import (
 )
 
 
-def judged(spark: SparkSession, events: DataFrame, merged: Sequence[UserMerge]) -> tuple[Verdicts, Judgement]:
-    """Of the whole log, whose impressions of earlier days back the clicks of later ones."""
+def judged(
+    spark: SparkSession, events: DataFrame, merged: Sequence[UserMerge], newest: int
+) -> tuple[Verdicts, Judgement]:
+    """`newest`: as `weights_of`. Of the whole log, whose impressions of earlier days back the clicks of later ones."""
     every = spark.sparkContext.broadcast(MergeColumns(merged))
     by_user = events.select("user_bucket", *JUDGED_COLUMNS).groupBy("user_bucket")
     tallies = by_user.applyInArrow(
@@ -39,6 +41,7 @@ def judged(spark: SparkSession, events: DataFrame, merged: Sequence[UserMerge]) 
     few = summed.withColumn("item_id", doubtful).groupBy(*TALLY_KEY).agg(*sums)
     verdicts = Verdicts.of(few.toArrow().cast(TALLY_SCHEMA))
     suspects = summed.where(sf.col("item_id").isin(pc.unique(verdicts.items.column("item_id")).to_pylist()))
-    weights = weights_of(suspects.toArrow().cast(TALLY_SCHEMA), verdicts) if verdicts.items.num_rows else {}
+    found = suspects.toArrow().cast(TALLY_SCHEMA) if verdicts.items.num_rows else TALLY_SCHEMA.empty_table()
+    weights = weights_of(found, verdicts, newest)
     summed.unpersist()
     return verdicts, Judgement(dict(verdicts.left_out), weights)

@@ -7,7 +7,7 @@ import pytest
 
 from recsys.contracts.events import Event
 from recsys.contracts.state import EntityState
-from recsys.contracts.types import EventType
+from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import FEATURES, WEIGHING
 from recsys.features.item_columns import ItemColumns
 from recsys.items.catalogue import Catalogue
@@ -97,6 +97,51 @@ def test_clicks_that_are_too_many_do_not_push_an_item_out() -> None:
     weighed.update(ITEMS[0].item_id, pushed)
     assert value(weighed, "item_engaged_decay7d")[0] >= before
     assert 40 <= value(weighed, "item_clicks_7d")[0] <= 110
+
+
+def test_a_flood_takes_nothing_from_the_years_before() -> None:
+    """Of any window no more is cut than the week has too much."""
+    weighed, whole = pair()
+    for columns in (weighed, whole):
+        long_known, counted = state(0, 300, 40), set[bytes]()
+        for n in range(20_000):
+            past = Event(
+                f"p{n}", EventType.CLICK, f"p{n}", ITEMS[0].item_id, NOW - 90 * MS_PER_DAY, request_id="r"
+            )
+            fake = Event(
+                f"f{n}", EventType.CLICK, f"f{n % 500}", ITEMS[0].item_id, NOW - 1, request_id="made-up"
+            )
+            for event in (past, fake):
+                for delta in FEATURES.fold(event).of_item(counted):
+                    long_known.change(delta)
+        columns.update(ITEMS[0].item_id, long_known)
+    assert value(whole, "item_clicks_ever")[0] == 40_040
+    assert 20_000 <= value(weighed, "item_clicks_ever")[0] <= 20_200
+    assert 20_000 <= value(weighed, "item_engaged_ever")[0] <= 20_200
+
+
+def test_an_item_that_lists_stopped_showing_keeps_what_it_earned() -> None:
+    weighed, whole = pair()
+    for columns in (weighed, whole):
+        earned, counted = EntityState(), set[bytes]()
+        for n in range(900):
+            past = Event(
+                f"p{n}", EventType.CLICK, f"p{n}", ITEMS[5].item_id, NOW - 9 * MS_PER_DAY, request_id="r"
+            )
+            for delta in FEATURES.fold(past).of_item(counted):
+                earned.change(delta)
+        columns.update(ITEMS[5].item_id, earned)
+        columns.weigh()
+    assert (weighed.values(ROWS, NOW) == whole.values(ROWS, NOW)).all()
+
+
+def test_a_flood_on_one_item_does_not_end_the_comparison() -> None:
+    """More clicks on it than the catalogue has impressions."""
+    weighed, _ = pair()
+    weighed.update(ITEMS[PUSHED].item_id, state(PUSHED, 30, 3_000))
+    weighed.refresh(NOW)
+    weighed.weigh()
+    assert value(weighed, "item_engaged_decay7d")[PUSHED] <= 16
 
 
 def test_what_a_training_found_suspect_has_less_from_the_start() -> None:

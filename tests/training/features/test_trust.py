@@ -109,8 +109,11 @@ def test_a_suspect_weighs_as_much_online_as_was_backed_in_its_week() -> None:
     backed = sum(e.item_id == "i1" and e.user_id.startswith("u") and e.type is CLICK for e in log.events)
     tallies = tally(rows_of(log.events))
     weight = 1_024 * backed // (backed + 30)
-    assert weights_of(tallies, Verdicts.of(tallies)) == {"i1": (weight, weight)}
-    assert weights_of(tallies, Verdicts()) == {}
+    verdicts, last = Verdicts.of(tallies), DAY_ONE
+    assert weights_of(tallies, verdicts, last) == {"i1": (weight, weight)}
+    assert weights_of(tallies, verdicts, last + 6) == {"i1": (weight, weight)}
+    assert weights_of(tallies, verdicts, last + 7) == {}, "its week is over"
+    assert weights_of(tallies, Verdicts(), last) == {}
 
 
 def test_a_verdict_ends_with_its_day() -> None:

@@ -117,9 +117,11 @@ def result(
         "ctr_defended_min": Goal(">=", -0.005),
         "honest_users_flagged_share": Goal("<=", 0.001),
         "burst_neutralised_s": Goal("<=", 2.0),
+        "burst_control_in_list_s": Goal(">", 0),  # else there was nothing to neutralise
     }
     if config.is_quick:  # one small shop: shares are of few lists
-        goals = {name: goals[name] for name in ("honest_users_flagged_share", "burst_neutralised_s")}
+        of_servers = ("honest_users_flagged_share", "burst_neutralised_s", "burst_control_in_list_s")
+        goals = {name: goals[name] for name in of_servers}
     return Result("drill poison", config.seed, figures, goals, notes)
 
 

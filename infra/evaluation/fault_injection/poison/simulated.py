@@ -113,11 +113,12 @@ class Simulation:
         """What a build of the features would leave out."""
         log = read_log(self._attacked(attack))
         engaged = log.filter(pc.is_in(log.column("type"), pa.array(sorted(map(str, ENGAGEMENT)))))
-        left = np.asarray(trusted(log, Verdicts.of(tally(log))).column("event_id"))
+        verdicts = Verdicts.of(tally(log))
+        left = np.asarray(trusted(log, verdicts).column("event_id"))
         lost = engaged.filter(pc.invert(pc.is_in(engaged.column("event_id"), pa.array(left))))
         users, lost_users = (np.array(t.column("user_id").to_pylist(), str) for t in (engaged, lost))
         fake, lost_fake = (np.char.startswith(ids, attack) for ids in (users, lost_users))
-        flagged = Verdicts.of(tally(log)).users.column("user_id").to_pylist()
+        flagged = verdicts.users.column("user_id").to_pylist()
         honest_flagged = {user for user in flagged if not user.startswith(attack)}
         return Judged(
             float((~lost_fake).sum() / (~fake).sum()),
@@ -172,7 +173,9 @@ class Simulation:
             tallies = tally(log)
             verdicts = Verdicts.of(tallies)
             rows = trusted(log, verdicts)
-            judgement = Judgement(dict(verdicts.left_out), weights_of(tallies, verdicts))
+            judgement = Judgement(
+                dict(verdicts.left_out), weights_of(tallies, verdicts, self.now_ms // MS_PER_DAY - 1)
+            )
             atomic_write(towers / TRUST, msgspec.json.encode(judgement))
         train_towers(size, self._seed, towers, lake, sequences(rows))
         return publish.main(

@@ -77,7 +77,7 @@ def test_the_attack_that_wins_is_named() -> None:
         for defence in (Defence.STREAM, Defence.TRAINING):
             cells[attack, defence].add(Played(0, 9_999, 1.0))
     judged = {attack: [Judged(0.0, 0.0, 1.0)] for attack in (CLEAN, "burst", "drip")}
-    found = result(config, cells, judged, {"burst_neutralised_s": 0.0})
+    found = result(config, cells, judged, {"burst_neutralised_s": 0.0, "burst_control_in_list_s": 2.5})
     assert found.figures["exposure_without_defence_max"] == 20
     assert found.figures["exposure_burst_both"] == 1
     assert found.figures["exposure_defended_max"] == 2
