@@ -33,6 +33,7 @@ class ChildProcess:
     ) -> None:
         """`environ` replaces the parent's whole environment."""
         self.log = log
+        self._asked = False
         self._name = Path(command[0]).name
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -86,10 +87,16 @@ class ChildProcess:
         if code:
             raise Unavailable(f"{self._name} ended with {code}: {self.log_tail()}")
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM, once; `stop` then waits for the end."""
+        if self.alive and not self._asked:
+            self._asked = True
+            self._process.terminate()
+
     def stop(self, timeout_s: float = 10.0) -> None:
         """SIGTERM, then SIGKILL after the timeout."""
         if self.alive:
-            self._process.terminate()
+            self.ask_to_stop()
             try:
                 self._process.wait(timeout_s)
             except subprocess.TimeoutExpired:

@@ -135,9 +135,12 @@ class WorkerPool:
         while len(self._slots) < wanted:
             self._slots.append(_Slot(len(self._slots)))
             self._start(self._slots[-1])
-        while len(self._slots) > wanted:
-            if (process := self._slots.pop().process) is not None:
-                process.stop(_STOP_S)
+        leaving = [slot.process for slot in self._slots[wanted:] if slot.process is not None]
+        for process in leaving:  # all at once: none takes over partitions for the moment that it has left
+            process.ask_to_stop()
+        del self._slots[wanted:]
+        for process in leaving:
+            process.stop(_STOP_S)
         self.largest = max(self.largest, wanted)
 
     def _look_after(self, slot: _Slot, now: float) -> None:
