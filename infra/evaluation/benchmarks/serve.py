@@ -38,6 +38,7 @@ from infra.local.children import recsys_command
 from infra.local.process import ChildProcess, free_port
 from infra.terminal import console
 from recsys.bundle import Bundle
+from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import Item
 from recsys.result import Goal, Result
 
@@ -45,6 +46,7 @@ _START_TIMEOUT_S = 180.0
 NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}
 _SUSTAINED = 0.97  # of the due requests answered within the run
 _SATURATED_P99_MS = 500.0
+_LOWER = 3.0  # the next first rate is by this much
 _MEMORY_LOAD_S = 30.0  # of load between two readings of the memory
 
 
@@ -198,7 +200,7 @@ def _without_caches(
     run_load(load)  # warm-up
     figures = {"path_ms": median_ms(served.port, zipf_users(config.users, config.seed), ROUNDS)}
     curve = saturate(load, config.step)
-    saturation = max((a.per_s for a in curve.values() if sustained(a)), default=0.0)
+    saturation = max(a.per_s for a in curve.values() if sustained(a))
     half_rate = max(saturation / 2, 1.0)
     before, paths = served.stages(), served.paths()
     with cpu_time(**_pids(rig, served)) as cpu_s:
@@ -249,7 +251,7 @@ def _with_caches(
     before = served.cache("results")
     curve = saturate(load, config.step, lambda answers: memory.note(len(answers.ms)))
     hits, misses = (now - old for now, old in zip(served.cache("results"), before, strict=True))
-    saturation = max((a.per_s for a in curve.values() if sustained(a)), default=0.0)
+    saturation = max(a.per_s for a in curve.values() if sustained(a))
     fresh = measure(
         Freshness(served.port, rig.kafka.connection, config.events_per_s, config.fresh_s, seed=config.seed),
         items,
@@ -320,18 +322,26 @@ def sustained(answers: Answers, limit_ms: float = _SATURATED_P99_MS) -> bool:
 def saturate(
     load: Load, step: float, after_each: Callable[[Answers], object] = lambda answers: None
 ) -> dict[float, Answers]:
-    """Answers by rate; rates grow until one is not sustained."""
+    """Answers by rate; rates grow until one is not sustained, and start lower if the first one is not.
+
+    Raises:
+        Unavailable: not even one request per second is sustained.
+    """
     curve: dict[float, Answers] = {}
-    while True:
+    while load.rate >= 1:
         answers = curve[load.rate] = run_load(load)
         console.print(
             f"{load.rate:6.0f}/s due: {answers.per_s:6.0f}/s answered, p50 {answers.percentile(50):.1f} ms,"
             f" p99 {answers.percentile(99):.1f} ms, {answers.errors} errors"
         )
         after_each(answers)
-        if not sustained(answers):
-            return curve
-        load = replace(load, rate=load.rate * step, seed=load.seed + 1)
+        if any(map(sustained, curve.values())):
+            if not sustained(answers):
+                return curve
+            load = replace(load, rate=load.rate * step, seed=load.seed + 1)
+        else:
+            load = replace(load, rate=load.rate / _LOWER)
+    raise Unavailable("not even one request per second is sustained; is the machine busy?")
 
 
 def _per_stage(

@@ -24,7 +24,6 @@ from infra.evaluation.case_study.served import ServedScenario, Size
 from infra.evaluation.case_study.wire import Wire
 from infra.sizing_table import SizingTable, read_table
 from infra.terminal import console
-from recsys.contracts.errors import Unavailable
 from recsys.energy import Energy, modelled
 
 LIMIT_MS = 500  # of p99, the same for both: `infra.evaluation.benchmarks.serve.sustained`
@@ -75,7 +74,7 @@ class UnderLoad:
         with scenario.serve(deployment, self.workers) as served:
             load = Load(served.port, first_rate, self.step_s, size.users, size.items, seed=size.seed)
             run_load(replace(load, seconds=_WARM_S))
-            curve = self._curve(load)
+            curve = saturate(load, self.step)
             throughput = max(a.per_s for a in curve.values() if sustained(a))
             steady = replace(load, seconds=self.steady_s, seed=size.seed + 100)
             half = max(throughput / 2, 1.0)
@@ -87,7 +86,7 @@ class UnderLoad:
             hot = throughput
             if deployment is AFTER:  # before has no caches
                 asked_again = replace(load, rate=throughput, hot=8, hot_share=self.hot)
-                hot = max(a.per_s for a in self._curve(asked_again).values() if sustained(a))
+                hot = max(a.per_s for a in saturate(asked_again, self.step).values() if sustained(a))
             return Loaded(
                 rate=rate or half,
                 throughput=throughput,
@@ -110,19 +109,6 @@ class UnderLoad:
                 bytes_=busy.bytes_,
                 curve=[(r, a.percentile(50), a.percentile(99), a.errors) for r, a in curve.items()],
             )
-
-    def _curve(self, load: Load) -> dict[float, Answers]:
-        """Rates until one is not sustained, starting lower if the first one is not.
-
-        Raises:
-            Unavailable: not even one request a second is.
-        """
-        while load.rate >= 1:
-            curve = saturate(load, self.step)
-            if any(map(sustained, curve.values())):
-                return curve
-            load = replace(load, rate=load.rate / 3)
-        raise Unavailable("not even one request per second is sustained; is the machine busy?")
 
     def _watched(
         self, scenario: ServedScenario, served: Api, deployment: Deployment, load: Load

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.evaluation.benchmarks.load import Answers
+from infra.evaluation.benchmarks import serve
+from infra.evaluation.benchmarks.load import Answers, Load
 from infra.evaluation.benchmarks.process_cost import Memory, MemoryCurve, memory_figures
 from infra.evaluation.benchmarks.serve import ServeBench, goals, run, sustained
 from infra.evaluation.benchmarks.serve_compared import compared
 from infra.evaluation.benchmarks.tune_serving import Setting, _Tried, best, write_profile
+from recsys.contracts.errors import Unavailable
 from serving.settings import ServingSettings
 
 
@@ -83,6 +85,30 @@ def test_a_profile_is_read_back_and_the_environment_wins(
     monkeypatch.setenv("RECSYS_THREADS", "7")
     settings = ServingSettings(_env_file=path)
     assert (settings.workers, settings.threads, settings.batch) == (3, 7, 4)
+
+
+def _answers(load: Load, most: float) -> Answers:
+    answered = load.rate <= most
+    return Answers(ms=[1.0] * 10, failed={} if answered else {503: 5}, took_s=10 / load.rate)
+
+
+@pytest.mark.parametrize(
+    ("most", "rates"),
+    [(100.0, [60, 90, 135]), (25.0, [60, 20, 30]), (2.3, [60, 20, 60 / 9, 60 / 27, 10 / 3])],
+)
+def test_a_busy_machine_is_asked_for_less(
+    monkeypatch: pytest.MonkeyPatch, most: float, rates: list[float]
+) -> None:
+    monkeypatch.setattr(serve, "run_load", lambda load: _answers(load, most))
+    curve = serve.saturate(Load(0, 60.0, 1.0), 1.5)
+    assert list(curve) == pytest.approx(rates)
+    assert max(rate for rate, answers in curve.items() if sustained(answers)) <= most
+
+
+def test_a_machine_that_sustains_nothing_is_said_to_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "run_load", lambda load: _answers(load, 0.0))
+    with pytest.raises(Unavailable, match="is the machine busy"):
+        serve.saturate(Load(0, 60.0, 1.0), 1.5)
 
 
 def test_of_settings_that_saturate_alike_the_shorter_tail_wins() -> None:
