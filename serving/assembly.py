@@ -64,6 +64,7 @@ from serving.engine.served_features import ServedFeatures
 from serving.engine.shadow import Shadow
 from serving.engine.user_attributes import UserAttributes
 from serving.ingest.impression_log import ImpressionLog, ImpressionWriter
+from serving.ingest.item_tokens import ItemTokens
 from serving.ingest.lateness import Lateness
 from serving.ingest.outbox import Outbox, Outboxes
 from serving.remote.client import RemoteServices
@@ -225,7 +226,9 @@ def compose(
         access = Access(Keys(settings.api_keys), io, take_tokens)
         idempotency = Idempotency(replays or MemoryReplays(), now_ms)
         path = RequestPath(settings, access, admission, host, experiments, feed, telemetry, now_ms)
-        cursors = Cursors(cursor_key(settings.cursor_key_file), settings.cursor_s * 1_000)
+        key = cursor_key(settings.cursor_key_file)
+        cursors = Cursors(key, settings.cursor_s * 1_000)
+        tokens = ItemTokens(key) if settings.item_tokens else None
         served = ServedFeatures()
         system = SystemView(telemetry, host, store, feed, outboxes, served, settings.partitions, log_ends)
 
@@ -249,9 +252,9 @@ def compose(
         changes = ChangeIntake(truth or TopicsAlone(outboxes.events), outboxes.events, store, idempotency)
         lateness = Lateness(store, settings.time_rules, settings.partitions)
         events = EventIntake(
-            access, outboxes.events, idempotency, lateness, host, telemetry, io, settings.max_batch
+            access, outboxes.events, idempotency, lateness, tokens, host, telemetry, io, settings.max_batch
         )
-        recommender = Recommender(path, results, cursors, served, shadow, store)
+        recommender = Recommender(path, results, cursors, tokens, served, shadow, store)
         return Services(
             settings=settings,
             telemetry=telemetry,

@@ -97,7 +97,12 @@ class ServingSettings(Settings):
 
     cursor_s: int = Field(3_600, ge=1, description="Lifetime of the cursor of a paged list, in seconds.")
     cursor_key: Path | None = Field(
-        None, description="Key file of signed cursors, the same for all processes; empty: created in home."
+        None,
+        description="Key file of cursors and item tokens, the same for all processes; empty: created in home.",
+    )
+    item_tokens: bool = Field(
+        False,
+        description="Give each item of a list a token; an event counts as an outcome of the list with it alone.",
     )
     idempotency_s: int = Field(86_400, ge=1, description="Seconds that an Idempotency-Key is remembered.")
 

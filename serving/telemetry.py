@@ -63,6 +63,11 @@ class Telemetry:
             "recsys_non_finite_scores", "Candidates moved to the end: NaN or infinite score."
         )
         self.events = counter("recsys_api_events", "Events received by the API.", ("result",))
+        self.unproven_events = counter(
+            "recsys_api_unproven_events",
+            "Events that name a request without proof that it showed them the item.",
+            ("why",),
+        )
         self.impressions_dropped = counter(
             "recsys_impressions_dropped", "Impressions not logged: queue or spool full."
         )

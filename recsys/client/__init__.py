@@ -2,7 +2,7 @@
 
     with Client("http://127.0.0.1:8000") as api:
         answer = api.recommend("196", k=10)
-        api.send([api.event("click", "196", answer.items[0].item_id, request_id=answer.request_id, position=0)])
+        api.send([api.outcome("click", answer, 0)])
 
 Requests without an answer (no connection, timeout, 429, 502, 503, 504) are retried with exponential backoff and jitter,
 or after the seconds in Retry-After. Retries are safe: ids of events and requests and idempotency keys of catalogue

@@ -30,8 +30,16 @@ class Call(Generic[T]):
 
 
 def event(kind: str, user_id: str, item_id: str, **fields: Any) -> dict[str, Any]:
-    """An event with the current time and an id, so that sending it twice counts once. `fields`: value, position, …"""
+    """An event with the current time and an id, so that sending it twice counts once. `fields`: value, context, …"""
     return _identified({"type": kind, "user_id": user_id, "item_id": item_id, **fields})
+
+
+def outcome(kind: str, answer: Recommendations, position: int, **fields: Any) -> dict[str, Any]:
+    """The event of a user who acts on the item at a position of a list, from 0. See `event`."""
+    item = answer.items[position]
+    token = {"token": item.token} if item.token else {}
+    shown = {"request_id": answer.request_id, "position": position, **token}
+    return event(kind, answer.user_id, item.item_id, **shown, **fields)
 
 
 def question(

@@ -43,6 +43,7 @@ class _Pages(_Endpoint[P, Recommendations]):
 
 class _Calls:
     event = staticmethod(calls.event)
+    outcome = staticmethod(calls.outcome)
     question = staticmethod(calls.question)
     recommend = _Endpoint(calls.recommend)
     pages = _Pages(calls.pages)

@@ -26,6 +26,7 @@ class RecommendedItem(msgspec.Struct, frozen=True):
     channels: tuple[str, ...] = ()
     title: str = ""
     categories: tuple[str, ...] = ()
+    token: str | None = None  # belongs into the item's events, where the API gives one
 
 
 class Recommendations(msgspec.Struct, frozen=True):
@@ -75,7 +76,7 @@ class BatchAnswer(msgspec.Struct, frozen=True):
 
 
 class EventResult(msgspec.Struct, frozen=True):
-    """`status`: accepted, or rejected with a `reason`."""
+    """`status`: accepted, or rejected with a `reason`. An accepted one has a reason if it does not count as meant."""
 
     status: str
     event_id: str = ""

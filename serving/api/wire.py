@@ -174,6 +174,7 @@ class EventRequest(Request):
     event_id: Id | None = None
     event_time_ms: Annotated[int, Meta(gt=0, description="Unix milliseconds, when it happened")] | None = None
     request_id: Annotated[Id, Meta(description="of the answer that showed the item")] | None = None
+    token: Annotated[str, Meta(description="of the item in that answer, where it has one")] | None = None
     position: Annotated[int, Meta(ge=0, lt=1_000_000)] | None = None
     value: (
         Annotated[float, Meta(description="dwell: milliseconds; purchase: price; rating: 1 to 5 stars")]
@@ -190,7 +191,8 @@ class EventBatch(Request):
 
 
 class EventResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one event of the request: `accepted`, or `rejected` with the reason."""
+    """What became of one event of the request: `accepted`, or `rejected` with the reason. An accepted one has a reason
+    where it does not count as its client meant."""
 
     status: str
     event_id: str = ""

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import compress
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from recsys.contracts.errors import RecsysError, Unavailable
@@ -27,6 +27,7 @@ _TEXT_BYTES = 100  # Python's overhead of a string in a set
 _TREE = 10  # bytes of a filter's conditions for each of its characters
 _LINE_BYTES = 700  # of one item of an answer: its line, its features, its part of the arrays
 _ACTS = 8  # the latest ones say how often the user acts
+_PROOF = "with RECSYS_ITEM_TOKENS: send it back with each event on the item, next to `request_id`"
 _SHARE = 0.01  # a list lives for this share of the mean time between them
 
 
@@ -39,6 +40,7 @@ class Recommendation(Struct, frozen=True, kw_only=True):
     channels: Annotated[list[str], Meta(description="recall channels that found it")]
     title: str
     categories: list[str]
+    token: Annotated[str | UnsetType, Meta(description=_PROOF)] = UNSET
 
 
 class Served(Struct, frozen=True, eq=False):

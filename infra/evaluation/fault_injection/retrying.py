@@ -40,7 +40,7 @@ class RetryingClients:
                 failed = 0
                 try:
                     answer = client.recommend(user, k=10)
-                    event = client.event("click", user, answer.items[0].item_id, request_id=answer.request_id)
+                    event = client.outcome("click", answer, 0)
                     accepted = [r.event_id for r in client.send([event]).results if r.status == "accepted"]
                 except RecsysError:
                     failed = 1

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from recsys.client.calls import outcome
 from recsys.client.models import ApiError, EventResults, Recommendations
 from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.types import MS_PER_DAY, EventType, Item
@@ -138,7 +139,7 @@ async def visit(
         done = actions(population.world, rows, response)
         if done:
             await wait(config.reading * done[-1].after_ms / 1e3)
-            await _report(shop, row, answer.request_id, done, now_ms(), visits)
+            await _report(shop, answer, done, now_ms(), visits)
         if not response.stays:
             return
 
@@ -153,20 +154,13 @@ def _rows(world: World, answer: Recommendations) -> Ints:
 
 
 async def _report(
-    shop: Shop, row: int, request_id: str, done: Sequence[Action], time_ms: int, visits: Visits
+    shop: Shop, answer: Recommendations, done: Sequence[Action], time_ms: int, visits: Visits
 ) -> None:
     """Send all actions at once, after the reading, with the world's time, as from a client's clock."""
     events = []
     for action in done:
-        event: dict[str, Any] = {
-            "type": str(action.type),
-            "user_id": f"u{row}",
-            "item_id": f"i{action.row}",
-            "request_id": request_id,
-            "position": action.position,
-            "event_time_ms": time_ms,
-        }
-        events.append(event if action.value is None else event | {"value": action.value})
+        value = {} if action.value is None else {"value": action.value}
+        events.append(outcome(str(action.type), answer, action.position, event_time_ms=time_ms, **value))
     try:
         await shop.send(events)
     except (Unavailable, ApiError):

@@ -32,6 +32,7 @@ from serving.engine.request_spans import stage_spans
 from serving.engine.result_cache import Recommendation, ResultCache
 from serving.engine.served_features import ServedFeatures
 from serving.engine.shadow import Shadow
+from serving.ingest.item_tokens import ItemTokens
 from serving.problems import Problem, problem_of, request_id
 from serving.settings import Scope
 
@@ -47,6 +48,7 @@ class Recommender:
     path: RequestPath
     results: ResultCache
     cursors: Cursors
+    tokens: ItemTokens | None
     served: ServedFeatures
     shadow: Shadow
     store: FeatureStore  # knows the ages of item features, for `explain`
@@ -99,7 +101,7 @@ class Recommender:
                 user_id=query.user_id,
                 bundle=runtime.bundle.manifest.version,
                 arms=dict(assigned.arms),
-                items=served.lines,
+                items=served.lines if self.tokens is None else _with_tokens(self.tokens, query, served.lines),
                 degraded=degraded,
                 cached=served.cached,
                 ms=round(took_s * 1e3, 3),
@@ -118,6 +120,11 @@ class Recommender:
             return msgspec.UNSET
         shown = (*earlier, *(line.item_id for line in lines))
         return self.cursors.make(query.user_id, shown, query.now_ms) or msgspec.UNSET
+
+
+def _with_tokens(tokens: ItemTokens, query: Query, lines: Sequence[Recommendation]) -> list[Recommendation]:
+    made = tokens.make(query.request_id, query.user_id, [line.item_id for line in lines], query.now_ms)
+    return [msgspec.structs.replace(line, token=token) for line, token in zip(lines, made, strict=True)]
 
 
 router = APIRouter(tags=["recommendations"])

@@ -19,6 +19,7 @@ from infra.evaluation.load.second_world.policies import Played
 from infra.evaluation.load.second_world.world import ForeignWorld, Turn, item_id, product_of
 from infra.evaluation.load.visitors import Lists
 from recsys.client import AsyncClient, Retry
+from recsys.client.calls import outcome
 from recsys.client.models import ApiError
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import MS_PER_DAY, EventType
@@ -124,8 +125,7 @@ class Day:
         visits.played.setdefault(user, Played()).add(turn, after)
         visits.shown.setdefault(arm, set()).add(product)
         if after.clicked:
-            click = _event(EventType.CLICK, user, product, now_ms)
-            await self.shop.send([click | {"request_id": answer.request_id, "position": 0}])
+            await self.shop.send([outcome(EventType.CLICK, answer, 0, event_time_ms=now_ms)])
         return after
 
 

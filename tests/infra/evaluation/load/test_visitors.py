@@ -129,7 +129,7 @@ def test_events_keep_the_contract_and_belong_to_what_was_shown() -> None:
         assert shop.shown[parsed.request_id][parsed.position] == parsed.item_id
     clicks = {(e["request_id"], e["item_id"]) for e in shop.events if e["type"] == "click"}
     assert all((e["request_id"], e["item_id"]) in clicks for e in shop.events)
-    allowed = {"type", "user_id", "item_id", "request_id", "position", "value", "event_time_ms"}
+    allowed = {"event_id", "type", "user_id", "item_id", "request_id", "position", "value", "event_time_ms"}
     assert all(event.keys() <= allowed for event in shop.events), "nothing of the truth"
 
 
