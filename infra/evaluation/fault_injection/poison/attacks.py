@@ -1,10 +1,10 @@
 """What fake users do. They are visitors: they may ask for lists and report any event, but what is shown is not theirs
-to decide.
+to decide, except by a filter that narrows their own lists.
 
 Each fake user clicks on every target once a day, since popularity counts a user once a day (ADR 14), and hides it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
@@ -14,9 +14,11 @@ from recsys.contracts.events import CATEGORIES, CREATOR, Event
 from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, EventType
 from recsys.simulation.world import Ints, World
+from serving.ingest.item_tokens import ItemTokens
 
 _COVER = 20  # clicks a day on other items
 _LIST = 10
+_NARROWED = 10  # lists of a fake user and day
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,41 @@ def drip(scene: Scene) -> Iterator[Event]:
                 yield write.event(EventType.CLICK, fake, row, at_ms, f"made-up-{number}-{n}")
 
 
+def narrowed(scene: Scene) -> Iterator[Event]:
+    """Real lists that a filter narrows to the targets, and a click on each item that they show."""
+    rng, write = np.random.default_rng((scene.seed, 14)), _Writer(scene, "narrowed")
+    for day_ms in scene.days:
+        for fake in range(scene.fakes):
+            for n in range(_NARROWED):
+                at_ms = day_ms + int(rng.integers(0, MS_PER_DAY - 60 * MS_PER_MINUTE))
+                request = f"narrowed-{day_ms}-{fake}-{n}"
+                for row in scene.targets.tolist():
+                    yield write.event(EventType.IMPRESSION, fake, row, at_ms, request)
+                for place, row in enumerate(scene.targets.tolist()):
+                    yield write.event(
+                        EventType.CLICK, fake, row, at_ms + (place + 1) * MS_PER_SECOND, request
+                    )
+
+
 ATTACKS: Mapping[str, Callable[[Scene], Iterator[Event]]] = {
-    each.__name__: each for each in (random, bandwagon, coattails, burst, drip)
+    each.__name__: each for each in (random, bandwagon, coattails, burst, drip, narrowed)
 }
+
+
+def with_tokens(events: Iterable[Event]) -> Iterator[Event]:
+    """What an API with RECSYS_ITEM_TOKENS logs of these: fake users have the tokens of what their lists showed."""
+    tokens = ItemTokens(b"of the drill".ljust(32))
+    given: dict[tuple[str | None, str, str], str] = {}
+    logged = set[tuple[str, str]]()
+    for event in events:
+        shown = event.request_id, event.user_id, event.item_id
+        if event.type is EventType.IMPRESSION:
+            assert event.request_id is not None  # noqa: S101 - each is of a list
+            (given[shown],) = tokens.make(
+                event.request_id, event.user_id, [event.item_id], event.event_time_ms
+            )
+        else:
+            event = tokens.judge(event, given.get(shown), event.event_time_ms).event
+        if event.key not in logged:
+            logged.add(event.key)
+            yield event

@@ -1,6 +1,6 @@
 """`recsys drill poison`: fake users push items, against each defence and none (ADR 27).
 
-1. A simulated shop is attacked in five ways. For each attack and defence its models are trained, and honest visitors of
+1. A simulated shop is attacked in six ways. For each attack and defence its models are trained, and honest visitors of
    the day after are shown lists: how often are the pushed items in them, and how many clicks do the lists bring?
 2. The control is the same attack without a defence: it must succeed, or the drill shows nothing.
 3. A burst of fake clicks goes through a real broker, worker and Redis.
@@ -96,11 +96,11 @@ def result(
         figures |= {f"exposure_{attack}_{defence}": won[attack, defence] for defence in Defence}
         figures |= {f"ctr_{attack}_{defence}": lost[attack, defence] for defence in Defence}
         figures[f"left_out_{attack}"] = _mean([each.fake_events for each in judged[attack]])
-    strongest = max(config.attacks, key=lambda attack: won[attack, Defence.BOTH])
-    most = won[strongest, Defence.BOTH]
+    strongest = {d: max(config.attacks, key=lambda attack: won[attack, d]) for d in Defence}
     figures |= {
-        "exposure_without_defence_max": max(won[attack, Defence.NONE] for attack in config.attacks),
-        "exposure_defended_max": most,
+        "exposure_without_defence_max": won[strongest[Defence.NONE], Defence.NONE],
+        "exposure_defended_max": won[strongest[Defence.BOTH], Defence.BOTH],
+        "exposure_with_tokens_max": won[strongest[Defence.ALL], Defence.ALL],
         "ctr_defended_min": min(lost[attack, Defence.BOTH] for attack in (CLEAN, *config.attacks)),
         "honest_users_flagged_share": max(each.honest_users for found in judged.values() for each in found),
         "honest_events_left_out_share": max(
@@ -108,12 +108,17 @@ def result(
         ),
         **burst,
     }
-    verdict = "still wins" if most > _WINS else "is the strongest of those that are stopped"
-    notes.append(f"{strongest} {verdict}: {most:.2f} times the exposure, with both defences")
-    console.print(notes[-1], highlight=False)
+    for defence, name in ((Defence.BOTH, "both defences"), (Defence.ALL, "both defences and item tokens")):
+        attack = strongest[defence]
+        verdict = (
+            "still wins" if won[attack, defence] > _WINS else "is the strongest of those that are stopped"
+        )
+        notes.append(f"{attack} {verdict}: {won[attack, defence]:.2f} times the exposure, with {name}")
+        console.print(notes[-1], highlight=False)
     goals = {
         "exposure_without_defence_max": Goal(">=", 10.0),
         "exposure_defended_max": Goal("<=", _WINS),
+        "exposure_with_tokens_max": Goal("<=", _WINS),
         "ctr_defended_min": Goal(">=", -0.005),
         "honest_users_flagged_share": Goal("<=", 0.001),
         "burst_neutralised_s": Goal("<=", 2.0),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.evaluation.case_study.learn import read_log, write_examples
-from infra.evaluation.fault_injection.poison.attacks import ATTACKS, Scene
+from infra.evaluation.fault_injection.poison.attacks import ATTACKS, Scene, with_tokens
 from infra.evaluation.fault_injection.release.lists import Lists, Player
 from infra.evaluation.fault_injection.release.training import ShopSize, train_own_ranker, train_towers
 from infra.terminal import console
@@ -43,14 +43,15 @@ class Defence(StrEnum):
     STREAM = "stream"  # item features count what impressions explain, and what the training says
     TRAINING = "training"  # sequences without suspects
     BOTH = "both"
+    ALL = "all"  # both, and an outcome needs the token of the item that was shown
 
     @property
     def of_stream(self) -> bool:
-        return self in (Defence.STREAM, Defence.BOTH)
+        return self in (Defence.STREAM, Defence.BOTH, Defence.ALL)
 
     @property
     def of_training(self) -> bool:
-        return self in (Defence.TRAINING, Defence.BOTH)
+        return self in (Defence.TRAINING, Defence.BOTH, Defence.ALL)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Simulation:
         write_history(self.world, self._lake(CLEAN), HistoryConfig(days=config.days))
         self.now_ms = self.world.config.start_ms + config.days * MS_PER_DAY
         self._write(CLEAN, "search", _searches(self.world, read_log(self._lake(CLEAN)), seed))
-        self._player: tuple[str, Player] | None = None
+        self._player: tuple[Path, Player] | None = None
         self.scene = self._scene()
 
     def play(self, attack: str, defence: Defence) -> Played:
@@ -111,7 +112,7 @@ class Simulation:
 
     def judged(self, attack: str) -> Judged:
         """What a build of the features would leave out."""
-        log = read_log(self._attacked(attack))
+        log = read_log(self._attacked(attack, Defence.NONE))
         engaged = log.filter(pc.is_in(log.column("type"), pa.array(sorted(map(str, ENGAGEMENT)))))
         verdicts = Verdicts.of(tally(log))
         left = np.asarray(trusted(log, verdicts).column("event_id"))
@@ -127,10 +128,9 @@ class Simulation:
         )
 
     def _lists(self, attack: str, defence: Defence) -> Lists:
-        bundle = self._bundle(attack, defence.of_training)
-        if self._player is None or self._player[0] != attack:
-            world, now_ms = self.world, self.now_ms
-            self._player = attack, Player(world, self._attacked(attack), now_ms, self._config.visitors)
+        bundle, lake = self._bundle(attack, defence), self._attacked(attack, defence)
+        if self._player is None or self._player[0] != lake:
+            self._player = lake, Player(self.world, lake, self.now_ms, self._config.visitors)
         return self._player[1].play(bundle, defence.of_stream)
 
     def _scene(self) -> Scene:
@@ -153,18 +153,18 @@ class Simulation:
             seed=self._seed,
         )
 
-    def _bundle(self, attack: str, clean: bool) -> Bundle:
+    def _bundle(self, attack: str, defence: Defence) -> Bundle:
         """The ranker learns from impressions, so no verdict about clicks without one changes its rows: it is trained
-        once per attack."""
-        home = self._home / attack
-        version = f"{attack}-{'judged' if clean else 'all'}"
+        once per log."""
+        lake, size = self._attacked(attack, defence), self._config.size
+        home, clean = lake.parent, defence.of_training
+        version = f"{home.name}-{'judged' if clean else 'all'}"
         bundles = self._home / "bundles"
         if (bundles / version).exists():
             return open_bundle(bundles / version)
-        lake, size = self._attacked(attack), self._config.size
         log, items = read_log(lake), lake / "items" / "items.parquet"
         if not (home / "ranker").exists():
-            console.print(f"next: train the ranker on {attack}")
+            console.print(f"next: train the ranker on {home.name}")
             write_examples(log, items, home / "examples", self._config.example_days, nightly=False)
             train_own_ranker(size, self._seed, home, lake, home / "examples")
         console.print(f"next: train the two-tower on {version}")
@@ -189,18 +189,22 @@ class Simulation:
             )
         )
 
-    def _lake(self, attack: str) -> Path:
-        return self._home / attack / "lake"
+    def _lake(self, log: str) -> Path:
+        return self._home / log / "lake"
 
-    def _attacked(self, attack: str) -> Path:
-        lake = self._lake(attack)
+    def _attacked(self, attack: str, defence: Defence) -> Path:
+        """The lake of the log that this attack leaves. Honest users' clients send tokens, so their events stay."""
+        proven = defence is Defence.ALL and attack != CLEAN
+        log = f"{attack}-tokens" if proven else attack
+        lake = self._lake(log)
         if not lake.exists():
             shutil.copytree(self._lake(CLEAN), lake)
-            self._write(attack, attack, list(ATTACKS[attack](self.scene)))
+            events = ATTACKS[attack](self.scene)
+            self._write(log, attack, list(with_tokens(events) if proven else events))
         return lake
 
-    def _write(self, attack: str, name: str, events: list[Event]) -> None:
-        with day_writer(self._lake(attack), EVENTS, name) as writer:
+    def _write(self, log: str, name: str, events: list[Event]) -> None:
+        with day_writer(self._lake(log), EVENTS, name) as writer:
             writer.write(events_table(events))
 
 

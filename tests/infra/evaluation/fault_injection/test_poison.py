@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from infra.evaluation.fault_injection.poison.attacks import ATTACKS, Scene
+from infra.evaluation.fault_injection.poison.attacks import ATTACKS, Scene, with_tokens
 from infra.evaluation.fault_injection.poison.drill import Cell, PoisonDrill, result
 from infra.evaluation.fault_injection.poison.simulated import CLEAN, Defence, Judged, Played
 from recsys.contracts.events import Event
@@ -29,7 +29,9 @@ def test_fake_users_are_visitors(name: str) -> None:
     assert len({e.user_id for e in events}) <= SCENE.fakes
     assert all(e.event_time_ms < NOW_MS for e in events)
     shown = {e.item_id for e in events if e.type is EventType.IMPRESSION}
-    assert not shown & TARGETS, "what is shown is not theirs to decide"
+    assert bool(shown & TARGETS) == (name == "narrowed"), (
+        "what is shown is not theirs to decide, but by a filter"
+    )
     assert {e.item_id for e in events if e.type is EventType.CLICK} >= TARGETS
 
 
@@ -41,13 +43,30 @@ def test_a_drip_is_of_three_fake_users_per_item_and_day() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [("random", 3), ("bandwagon", 3), ("coattails", 3), ("burst", 3), ("drip", 0)]
+    ("name", "found"),
+    [("random", 3), ("bandwagon", 3), ("coattails", 3), ("burst", 3), ("drip", 0), ("narrowed", 0)],
 )
-def test_in_an_honest_log_each_attack_but_the_drip_is_found(name: str, found: int) -> None:
+def test_in_an_honest_log_each_attack_with_enough_unbacked_clicks_is_found(name: str, found: int) -> None:
     rng = np.random.default_rng(0)
     rows = events_table([*_honest(rng), *ATTACKS[name](SCENE)]).select(JUDGED_COLUMNS)
     suspects = Counter(Verdicts.of(tally(rows)).items.column("item_id").to_pylist())
     assert len(suspects.keys() & TARGETS) == found
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_with_tokens_an_outcome_was_shown_and_counts_once(name: str) -> None:
+    events, proven = list(ATTACKS[name](SCENE)), list(with_tokens(ATTACKS[name](SCENE)))
+    shown = {(e.request_id, e.user_id, e.item_id) for e in events if e.type is EventType.IMPRESSION}
+    outcomes = [
+        (e.request_id, e.user_id, e.item_id)
+        for e in proven
+        if e.type is EventType.CLICK and e.request_id is not None
+    ]
+    assert set(outcomes) <= shown
+    assert len(set(outcomes)) == len(outcomes)
+    claimed = {e.item_id for e in events if e.type is EventType.CLICK and e.request_id is not None} & TARGETS
+    assert bool(claimed) == (name in ("coattails", "burst", "drip", "narrowed"))
+    assert bool({item for _, _, item in outcomes} & TARGETS) == (name == "narrowed")
 
 
 def _honest(rng: np.random.Generator) -> list[Event]:
@@ -74,7 +93,7 @@ def test_the_attack_that_wins_is_named() -> None:
     ):
         cells[attack, defence].add(Played(exposures, 9_999, 1.0))
     for attack in (CLEAN, "burst", "drip"):
-        for defence in (Defence.STREAM, Defence.TRAINING):
+        for defence in (Defence.STREAM, Defence.TRAINING, Defence.ALL):
             cells[attack, defence].add(Played(0, 9_999, 1.0))
     judged = {attack: [Judged(0.0, 0.0, 1.0)] for attack in (CLEAN, "burst", "drip")}
     found = result(config, cells, judged, {"burst_neutralised_s": 0.0, "burst_control_in_list_s": 2.5})
@@ -82,4 +101,5 @@ def test_the_attack_that_wins_is_named() -> None:
     assert found.figures["exposure_burst_both"] == 1
     assert found.figures["exposure_defended_max"] == 2
     assert not found.met
-    assert "drip still wins: 2.00 times" in found.notes[-1]
+    assert "drip still wins: 2.00 times" in found.notes[-2]
+    assert "burst is the strongest of those that are stopped: 0.01 times" in found.notes[-1]
