@@ -32,7 +32,9 @@ def test_a_click_changes_the_list_and_the_console_says_when(page: Page) -> None:
 
     status = page.locator(".said").first
     expect(status).to_contain_text("after your click, through Kafka and Redis")
-    assert 'unproven_events_total{why="' not in page.request.get("/metrics").text(), "it sent the item's token"
+    assert 'unproven_events_total{why="' not in page.request.get("/metrics").text(), (
+        "it sent the item's token"
+    )
     expect(status).to_have_text(re.compile(r"The list changed: .*\d+ ms|The list changed: .*[\d.]+ ms"))
     after = titles(page)
     assert after != before
