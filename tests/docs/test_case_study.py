@@ -75,6 +75,14 @@ def test_a_seeds_rows_replace_those_of_the_whole_run_and_no_seed_is_hidden() -> 
     assert seeds_plot(effects).startswith(b"\x89PNG")
 
 
+def test_rows_of_a_section_that_was_measured_later_say_so() -> None:
+    row = RESULTS["rows"][0] | {"after": 0.15, "change": 0.5, "interval": None, "simulated": False}
+    section = {"run": "one section", "seed": 3, "hardware": {"cores": 1}, "rows": [row], "parts": []}
+    text = written(f"{BEGIN}\n{END}", RESULTS | {"sections": [section]})
+    assert "| 0.1 | 0.15 | +50.0% | met |" in text
+    assert "Rows ctr: `one section`, seed 3" in text
+
+
 def test_a_row_may_keep_the_promise_and_miss_our_goal() -> None:
     row = RESULTS["rows"][0] | {
         "promised": -0.5,

@@ -1,10 +1,11 @@
 """Write the tables of docs/case-study.md from results, so that no number in them is typed.
 
-    python -m infra.evaluation.case_study.document var/reports/case-study/results.json [EFFECT.json …]
+    python -m infra.evaluation.case_study.document var/reports/case-study/results.json [SECTION.json …]
 
-copies those results to docs/case-study.json, with the rows of effect of several seeds if their results follow (of
-`recsys case-study --section effect --seed N`); the first seed's replace those of the whole run. It writes the tables
-between the document's markers, and the plot of the seeds. A test compares table and results.
+copies those results to docs/case-study.json, with those of single sections that follow (`recsys case-study --section`):
+their rows replace those of the whole run; of effect there may be several seeds, of which the first one's do. With
+docs/case-study.json itself as the first file, only sections are new. It writes the tables between the document's
+markers, and the plot of the seeds. A test compares table and results.
 """
 
 import json
@@ -36,9 +37,9 @@ _KEPT = ("run", "seed", "hardware", "rows", "parts")  # of a seed's results
 def table(results: Mapping[str, Any]) -> str:
     """The rows as Markdown, and how they were found."""
     lines = ["| row | promised | our goal | before | after | change | |", "|---|---|---|---|---|---|---|"]
-    replaced, effects = {}, results.get("effects", [])
-    for effect in effects[:1]:
-        replaced = {row["row"]: row for row in effect["rows"]}
+    effects = results.get("effects", [])
+    parts = [*results.get("sections", []), *effects[:1]]
+    replaced = {row["row"]: row for part in parts for row in part["rows"]}
     for row in (replaced.get(row["row"], row) for row in results["rows"]):
         simulated = ", *simulated*" if row["simulated"] else ""
         name = f"{row['row'].replace('_', ' ')} ({row['unit'] or row['what']}{simulated})"
@@ -47,11 +48,11 @@ def table(results: Mapping[str, Any]) -> str:
             measured = f"{row['before']:.4g} | {row['after']:.4g} | {_change(row)} | {_verdict(row)}"
         lines.append(f"| {name} | {row['promised']:+.0%} | {row['ours_at_least']:+.0%} | {measured} |")
     run = _run(results)
-    if replaced:
-        run += f"\nRows {', '.join(replaced)}: {_run(effects[0])}"
-        for effect in effects[1:]:
-            if missed := [row["row"] for row in effect["rows"] if not row["met"]]:
-                run += f" With seed {effect['seed']}, {' and '.join(missed)} **missed** the goal."
+    for part in parts:
+        run += f"\nRows {', '.join(row['row'] for row in part['rows'])}: {_run(part)}"
+    for effect in effects[1:]:
+        if missed := [row["row"] for row in effect["rows"] if not row["met"]]:
+            run += f" With seed {effect['seed']}, {' and '.join(missed)} **missed** the goal."
     if any(row["simulated"] for row in results["rows"]):
         run += f"\n{TWO_AFTERS}"
     return "\n".join([*lines, "", run])
@@ -109,12 +110,13 @@ def _between(text: str, begin: str, end: str, content: str) -> str:
     return f"{head}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
-def main(results: Path, effects: Sequence[Path] = ()) -> None:
+def main(results: Path, sections: Sequence[Path] = ()) -> None:
     """Copy the results, and write document and plot."""
     content = json.loads(results.read_text(encoding="utf-8"))
-    if effects:
-        found = (json.loads(path.read_text(encoding="utf-8")) for path in effects)
-        content["effects"] = [{name: each[name] for name in _KEPT} for each in found]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sections]
+    for name, simulated in (("effects", True), ("sections", False)):
+        if those := [each for each in found if any(row["simulated"] for row in each["rows"]) is simulated]:
+            content[name] = [{key: each[key] for key in _KEPT} for each in those]
     text = written(DOCUMENT.read_text(encoding="utf-8"), content)
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     DOCUMENT.write_text(text, encoding="utf-8")
