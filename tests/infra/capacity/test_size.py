@@ -10,10 +10,10 @@ from recsys.store.base import StoreConfig
 
 @pytest.mark.slow
 @pytest.mark.redis
-@pytest.mark.parametrize("population", [Population(1_000, 300, 40), Population(600, 1_000, 80, days=5)])
+@pytest.mark.parametrize("population", [Population(400, 150, 30), Population(250, 400, 60, days=5)])
 def test_the_prediction_is_within_a_fifth_of_the_measurement(population: Population) -> None:
     config = StoreConfig()
-    predicted = predict(population, config, sample_users=300)
+    predicted = predict(population, config, sample_users=150)
     measured = measure(replace(population, seed=1), config)
     assert predicted.total == pytest.approx(measured.total, rel=0.2)
     assert predicted.users == pytest.approx(measured.users, rel=0.2)
@@ -22,9 +22,9 @@ def test_the_prediction_is_within_a_fifth_of_the_measurement(population: Populat
 @pytest.mark.slow
 @pytest.mark.redis
 def test_a_capped_sample_of_busy_users_is_within_a_quarter_of_the_measurement() -> None:
-    """What `recsys size` does when each user has thousands of events: twenty users stand for all."""
-    population, config = Population(50, 2_000, 1_000), StoreConfig()
-    predicted = predict(population, config, sample_users=20)
+    """What `recsys size` does when each user has hundreds of events: twelve users stand for all."""
+    population, config = Population(25, 1_000, 600), StoreConfig()
+    predicted = predict(population, config, sample_users=12)
     measured = measure(replace(population, seed=1), config)
     assert predicted.total == pytest.approx(measured.total, rel=0.25)
     assert predicted.users == pytest.approx(measured.users, rel=0.25)
