@@ -40,6 +40,18 @@ class FeatureSource(StrEnum):
     DOCUMENTS = "documents"
 
 
+class ItemTokensMode(StrEnum):
+    """Whether lists have tokens, and what becomes of events without."""
+
+    OFF = "off"  # none; any request that an event names is believed
+    WATCH = "watch"  # lists have them, events without are counted and believed
+    ON = "on"  # an event without counts as an action from elsewhere
+
+    @property
+    def gives(self) -> bool:
+        return self is not ItemTokensMode.OFF
+
+
 class IndexKind(StrEnum):
     BUNDLE = "bundle"
     EXACT = "exact"
@@ -100,9 +112,10 @@ class ServingSettings(Settings):
         None,
         description="Key file of cursors and item tokens, the same for all processes; empty: created in home.",
     )
-    item_tokens: bool = Field(
-        False,
-        description="Give each item of a list a token; an event counts as an outcome of the list with it alone.",
+    item_tokens: ItemTokensMode = Field(
+        ItemTokensMode.OFF,
+        description="on: each item of a list has a token, and an event is an outcome of the list with it alone;"
+        " watch: events without are only counted.",
     )
     idempotency_s: int = Field(86_400, ge=1, description="Seconds that an Idempotency-Key is remembered.")
 

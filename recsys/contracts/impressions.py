@@ -164,7 +164,7 @@ def parse_exposures(text: str) -> dict[str, Exposure]:
 def impression_events(impression: Impression) -> list[Event]:
     """One impression event per item, with ids derived from the request: expanding twice gives the same ids. So does a
     request that is answered twice, because its client saw no response, if its id carries a time."""
-    made_ms = _made_ms(impression.request_id) or impression.time_ms
+    made_ms = made_ms_of(impression.request_id) or impression.time_ms
     request = (impression.request_id, impression.user_id)
     return [
         Event(
@@ -181,7 +181,7 @@ def impression_events(impression: Impression) -> list[Event]:
     ]
 
 
-def _made_ms(request_id: str) -> int:
+def made_ms_of(request_id: str) -> int:
     """The time in a request id that begins with a UUIDv7; 0 for any other id, which a client may use many times."""
     try:
         id_ = UUID(request_id[:36])

@@ -27,7 +27,7 @@ _TEXT_BYTES = 100  # Python's overhead of a string in a set
 _TREE = 10  # bytes of a filter's conditions for each of its characters
 _LINE_BYTES = 700  # of one item of an answer: its line, its features, its part of the arrays
 _ACTS = 8  # the latest ones say how often the user acts
-_PROOF = "with RECSYS_ITEM_TOKENS: send it back with each event on the item, next to `request_id`"
+_PROOF = "where lists have tokens: send it back with each event on the item, next to `request_id`"
 _SHARE = 0.01  # a list lives for this share of the mean time between them
 
 

@@ -23,12 +23,12 @@ from serving.api.openapi import REQUEST_ID, answer, body, problems
 from serving.api.wire import EventBatch, EventRequest, EventResult, EventResults
 from serving.engine.model_host import ModelHost
 from serving.engine.runtime import Runtime
-from serving.ingest.item_tokens import ItemTokens
+from serving.ingest.item_tokens import NOTES, ItemTokens, Judged
 from serving.ingest.lateness import Lateness
 from serving.ingest.outbox import Outbox
 from serving.ingest.segment import Message
 from serving.problems import Problem
-from serving.settings import Scope
+from serving.settings import ItemTokensMode, Scope
 from serving.telemetry import Telemetry
 
 _encode = msgspec.json.Encoder().encode
@@ -42,7 +42,8 @@ class EventIntake:
     outbox: Outbox
     idempotency: Idempotency
     lateness: Lateness
-    tokens: ItemTokens | None  # None: the request that an event names is believed
+    tokens: ItemTokens
+    mode: ItemTokensMode
     host: ModelHost[Runtime]
     telemetry: Telemetry
     io: Executor
@@ -70,30 +71,38 @@ class EventIntake:
         headers = current_headers()
         for place, raw in enumerate(raws):
             try:
-                event, note = self._parsed(_completed(raw, make_id, place, now_ms), came_ms)
+                judged = self._judged(_completed(raw, make_id, place, now_ms), came_ms)
+                event = judged.event
                 self.lateness.check(event, came_ms, watermarks)
             except InvalidEvent as error:
                 results.append(EventResult(status="rejected", event_id=_id_of(raw), reason=str(error)))
                 continue
             content_of_log = orjson.dumps(self._described(event).to_dict())
             messages.append(Message(Topic.EVENTS, event.user_id, content_of_log, headers))
-            results.append(EventResult(status="accepted", event_id=event.event_id, reason=note))
+            results.append(
+                EventResult(status="accepted", event_id=event.event_id, reason=self._note_of(judged))
+            )
         if messages:
             self.outbox.put(messages)
         return results
 
-    def _parsed(self, raw: Any, now_ms: int) -> tuple[Event, str]:
-        """The event, and what its client should know. Raises `InvalidEvent`."""
+    def _judged(self, raw: Any, now_ms: int) -> Judged:
+        """Raises `InvalidEvent`."""
         token = raw.pop("token", None) if isinstance(raw, dict) else None
         if token is not None and type(token) is not str:
             raise InvalidEvent(f"token: a string is required, got {token!r:.80}")
         event = parse_reported(raw)
-        if self.tokens is None:
-            return event, ""
+        if not self.mode.gives:
+            return Judged(event)
         judged = self.tokens.judge(event, token, now_ms)
-        if judged.unproven:
-            self.telemetry.unproven_events.labels(judged.unproven).inc()
-        return judged.event, judged.note
+        return judged if self.mode is ItemTokensMode.ON else Judged(event, judged.unproven)
+
+    def _note_of(self, judged: Judged) -> str:
+        """What the client of an accepted event should know; counted."""
+        if judged.unproven is None:
+            return ""
+        self.telemetry.unproven_events.labels(judged.unproven).inc()
+        return NOTES[judged.unproven] if self.mode is ItemTokensMode.ON else ""
 
     def _described(self, event: Event) -> Event:
         """The event with what the catalogue knows of the item, where the client says nothing else."""

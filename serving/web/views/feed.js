@@ -38,7 +38,7 @@ export function Feed({ user, answer, error, ask, choose, edge, setEdge, length }
         setMoves(movesOf(before, reranked.order.slice(0, length).map((line) => answer.edge.items[line.place].item_id)).moves);
         say(`Reranked on this device in ${ms(reranked.ms)} ms; the server has not answered yet.`);
       }
-      const waiting = await sendLater({ type, user_id: user, item_id: item.item_id, request_id: answer.request_id, ...tokenOf(answer, item), position: place, event_time_ms: Date.now(), ...more });
+      const waiting = await sendLater({ type, user_id: user, item_id: item.item_id, ...shownIn(answer, item, place), event_time_ms: Date.now(), ...more });
       if (waiting) {
         say(`${reranked ? `Reranked on this device in ${ms(reranked.ms)} ms. ` : ""}The API is away: ${waiting} of your actions wait for it.`);
         return;
@@ -116,10 +116,10 @@ function summary(answer) {
 /** What the funnel says of an item of the server's list; undefined for one that the device has brought up. */
 const shownBy = (answer, item) => answer.funnel.shown.find((shown) => shown.item_id === item.item_id);
 
-/** What an event needs besides the request, if the API gives tokens; an item that the device has brought up has none. */
-function tokenOf(answer, item) {
-  const token = answer.items.find((line) => line.item_id === item.item_id)?.token;
-  return token ? { token } : {};
+/** What an event says of the list that showed the item; nothing of one that this device has brought up. */
+function shownIn(answer, item, position) {
+  const line = answer.items.find((other) => other.item_id === item.item_id);
+  return line ? { request_id: answer.request_id, position, ...(line.token && { token: line.token }) } : {};
 }
 
 /** Reranking on this device: `order`, once something was done that the server's list does not know yet; `state` says

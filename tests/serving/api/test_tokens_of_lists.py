@@ -9,14 +9,15 @@ import pytest
 
 from recsys.client.calls import outcome
 from recsys.client.models import Recommendations
+from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import parse_event
-from recsys.contracts.types import Topic
-from tests.serving.conftest import Api
+from recsys.contracts.types import MS_PER_DAY, Topic
+from tests.serving.conftest import NOW_MS, Api, click
 
 
 @pytest.fixture
 def strict(make_api: Callable[..., Api]) -> Api:
-    return make_api(item_tokens=True)
+    return make_api(item_tokens="on")
 
 
 def listed(api: Api, user: str = "u1", **body: Any) -> Recommendations:
@@ -70,7 +71,7 @@ def test_lists_of_a_batch_have_tokens_too(strict: Api) -> None:
 
 
 def test_every_process_with_the_key_takes_the_token(make_api: Callable[..., Api], tmp_path: Path) -> None:
-    shared = {"item_tokens": True, "cursor_key": tmp_path / "key"}
+    shared = {"item_tokens": "on", "cursor_key": tmp_path / "key"}
     first, second = make_api(**shared), make_api(bundle=False, **shared)
     answer = listed(first, k=5)
     sent(second, outcome("click", answer, 0))
@@ -85,9 +86,30 @@ def test_without_the_setting_lists_have_no_tokens_and_events_may_have_one(api: A
     assert requests_of(api) == [answer.request_id]
 
 
-@pytest.mark.parametrize("strictly", [True, False])
-def test_a_token_that_is_not_a_string_is_refused(make_api: Callable[..., Api], strictly: bool) -> None:
-    api = make_api(item_tokens=strictly)
+def test_watching_counts_what_is_missing_and_changes_nothing(make_api: Callable[..., Api]) -> None:
+    api = make_api(item_tokens="watch")
+    answer = listed(api, k=5)
+    assert all(item.token for item in answer.items)
+    bare = api.event("item-001", request_id="made-up", event_id="own")
+    proven = outcome("click", answer, 0)
+    results = sent(api, bare, proven)
+    assert [result.get("reason", "") for result in results] == ["", ""]
+    assert [raw["event_id"] for raw in api.logged(Topic.EVENTS)] == ["own", proven["event_id"]]
+    assert requests_of(api) == ["made-up", answer.request_id]
+    assert api.services.telemetry.unproven_events.labels("missing")._value.get() == 1
+
+
+def test_a_refused_event_is_not_counted_as_unproven(strict: Api) -> None:
+    strict.apply([click("item-001", "other", NOW_MS)])
+    same = next(f"u{n}" for n in range(100) if partition_of(f"u{n}", 4) == 0)
+    old = strict.event("item-002", same, request_id="r", event_time_ms=NOW_MS - 9 * MS_PER_DAY)
+    assert sent(strict, old)[0]["status"] == "rejected"
+    assert strict.services.telemetry.unproven_events.labels("missing")._value.get() == 0
+
+
+@pytest.mark.parametrize("mode", ["on", "watch", "off"])
+def test_a_token_that_is_not_a_string_is_refused(make_api: Callable[..., Api], mode: str) -> None:
+    api = make_api(item_tokens=mode)
     response = api.client.post("/v1/events", json=api.event("item-001", request_id="r", token=7))
     assert response.status_code == 422
     assert "token: a string is required, got 7" in response.json()["detail"]

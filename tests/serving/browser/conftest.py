@@ -114,7 +114,7 @@ def children(home: Path) -> Iterator[Children]:
             "RECSYS_KAFKA_BOOTSTRAP": kafka.bootstrap,
             "RECSYS_PARTITIONS": str(PARTITIONS),
             "RECSYS_EXPERIMENTS": str(home / "experiments.yaml"),
-            "RECSYS_ITEM_TOKENS": "true",  # which the console sends back
+            "RECSYS_ITEM_TOKENS": "on",  # which the console sends back
             "RECSYS_DEADLINE_MS": "5000",  # a busy machine is not what is tested
             "RECSYS_STORE_TIMEOUT_MS": "2000",
             "OMP_NUM_THREADS": "1",

@@ -1,18 +1,26 @@
 """What an action needs to count as one of a list: nobody can make it, and it cannot be used for anything else."""
 
 import dataclasses
+from datetime import datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.contracts.events import Event
-from recsys.contracts.types import EventType
-from serving.ingest.item_tokens import LIFE_MS, ItemTokens, Judged, Unproven
+from recsys.contracts.events import Event, derived_id
+from recsys.contracts.state import EntityState
+from recsys.contracts.time_rules import TimeRules
+from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Topic
+from recsys.features.definitions import FEATURES
+from recsys.store.base import Batch
+from recsys.store.memory import MemoryFeatureStore
+from serving.ingest.item_tokens import NOTES, ItemTokens, Judged, Unproven
 
-NOW_MS = 1_750_000_000_000
-TOKENS = ItemTokens(b"k" * 32)
+NOW_MS = 1_750_000_000_123
+RULES = TimeRules()
+LIFE_MS = RULES.late_ms - RULES.future_ms - MS_PER_HOUR
+TOKENS = ItemTokens(b"k" * 32, RULES)
 EVENT = Event("own-id", EventType.CLICK, "u1", "i1", NOW_MS + 5_000, request_id="r1", position=3)
 (TOKEN,) = TOKENS.make("r1", "u1", ["i1"], NOW_MS)
 IDS = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=20)
@@ -26,7 +34,6 @@ def test_with_the_items_token_an_action_is_of_its_list() -> None:
     event = judged().event
     assert (event.request_id, event.position, event.event_time_ms) == ("r1", 3, NOW_MS + 5_000)
     assert not judged().unproven
-    assert not judged().note
 
 
 @given(IDS, IDS, IDS, st.binary(min_size=32, max_size=64))
@@ -38,7 +45,7 @@ def test_a_token_is_good_for_its_key_request_user_and_item_alone(
         dataclasses.replace(EVENT, request_id=request, user_id=user, item_id=item), TOKEN, NOW_MS
     )
     assert found.unproven == (None if same else Unproven.WRONG)
-    assert ItemTokens(key).judge(EVENT, TOKEN, NOW_MS).unproven == (
+    assert ItemTokens(key, RULES).judge(EVENT, TOKEN, NOW_MS).unproven == (
         None if key == b"k" * 32 else Unproven.WRONG
     )
 
@@ -69,7 +76,7 @@ def test_without_a_token_it_is_an_action_from_elsewhere(token: str | None) -> No
     found = judged(token)
     assert found.unproven is Unproven.MISSING
     assert found.event == dataclasses.replace(EVENT, request_id=None, position=None), "nothing else is lost"
-    assert "send the item's `token`" in found.note
+    assert "send the item's `token`" in NOTES[Unproven.MISSING]
 
 
 def test_an_event_that_names_no_request_needs_no_token() -> None:
@@ -77,9 +84,22 @@ def test_an_event_that_names_no_request_needs_no_token() -> None:
     assert TOKENS.judge(loose, None, NOW_MS) == Judged(loose)
 
 
-def test_a_list_of_yesterday_proves_nothing() -> None:
-    assert not judged(now_ms=NOW_MS + LIFE_MS).unproven
-    assert judged(now_ms=NOW_MS + LIFE_MS + 1).unproven is Unproven.EXPIRED
+def test_an_old_list_proves_nothing_and_a_repeated_event_keeps_its_id() -> None:
+    proven, expired = judged(now_ms=NOW_MS + LIFE_MS), judged(now_ms=NOW_MS + LIFE_MS + 1)
+    assert (proven.unproven, expired.unproven) == (None, Unproven.EXPIRED)
+    assert expired.event.event_id == proven.event.event_id
+    assert expired.event.request_id is None
+
+
+def test_no_outcome_is_late() -> None:
+    rules = TimeRules(late_ms=2 * MS_PER_HOUR)
+    for late in (rules, RULES):
+        tokens = ItemTokens(b"k" * 32, late)
+        (token,) = tokens.make("r1", "u1", ["i1"], NOW_MS)
+        now_ms = NOW_MS + late.late_ms - late.future_ms - MS_PER_HOUR
+        event = tokens.judge(EVENT, token, now_ms)
+        assert not event.unproven
+        assert not late.is_late(event.event.event_time_ms, now_ms + late.future_ms)
 
 
 def test_outcomes_count_once_per_list_and_item_whatever_their_ids() -> None:
@@ -92,6 +112,50 @@ def test_outcomes_count_once_per_list_and_item_whatever_their_ids() -> None:
     assert len(dwells) == 5, "how long somebody reads may come in parts"
 
 
+@pytest.mark.parametrize("at", ["2025-06-15T12:00:00.123", "2025-06-15T23:40:00.123"])
+def test_stream_and_batch_count_one_click_however_late_it_is_sent_again(at: str) -> None:
+    """The store knows an id for an hour around its time, the lake for a UTC day."""
+    made_ms = int(datetime.fromisoformat(f"{at}+00:00").timestamp() * 1_000)
+    (token,) = TOKENS.make("r1", "u1", ["i1"], made_ms)
+    clicks = [
+        TOKENS.judge(
+            dataclasses.replace(
+                EVENT, event_id=f"e{hours}", event_time_ms=made_ms + int(hours * MS_PER_HOUR)
+            ),
+            token,
+            made_ms + int(hours * MS_PER_HOUR),
+        ).event
+        for hours in (0, 0.4, 2, 5, 22.9)
+    ]
+    assert len({click.event_time_ms // MS_PER_DAY for click in clicks}) == 1
+    assert applied(clicks) == applied(clicks[:1])
+
+
+def applied(events: list[Event]) -> EntityState:
+    """The user after these, each in a batch of its own."""
+    store = MemoryFeatureStore(FEATURES)
+    epoch = store.claim(Topic.EVENTS, 0, "log").epoch
+    for n, event in enumerate(events):
+        newest_ms = event.event_time_ms + n * MS_PER_HOUR
+        store.apply(Batch(Topic.EVENTS, 0, epoch, n, n + 1, newest_ms, [n], [event]))
+    return store.user("u1")
+
+
+def test_a_request_that_is_repeated_has_the_outcomes_of_one_list() -> None:
+    """As the impressions of its lists are one: their ids follow from the request, too."""
+    request = derived_id(NOW_MS - 5_000, "of a client")
+    clicks = set()
+    for seconds in range(5):
+        (token,) = TOKENS.make(request, "u1", ["i1"], NOW_MS + 1_000 * seconds)
+        clicks.add(judged(token, request_id=request).event.key)
+    assert len(clicks) == 1
+
+
 def test_nothing_happened_before_its_list() -> None:
-    """Else the id could be forgotten, as that of an old event, while the token is still good."""
     assert judged(event_time_ms=NOW_MS - LIFE_MS).event.event_time_ms == NOW_MS
+    assert judged(event_time_ms=NOW_MS - LIFE_MS, type=EventType.DWELL).event.event_time_ms == NOW_MS
+
+
+def test_the_key_of_tokens_depends_on_the_whole_file() -> None:
+    long = [b"k" * 100 + end for end in (b"a", b"b")]
+    assert len({ItemTokens(key, RULES).make("r", "u", ["i"], NOW_MS)[0] for key in long}) == 2
