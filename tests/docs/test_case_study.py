@@ -1,10 +1,12 @@
 """The table of the case study in documents is what the stored results say, number by number."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.evaluation.case_study import document
 from infra.evaluation.case_study.document import (
     BEGIN,
     BEGIN_EFFECT,
@@ -81,6 +83,22 @@ def test_rows_of_a_section_that_was_measured_later_say_so() -> None:
     text = written(f"{BEGIN}\n{END}", RESULTS | {"sections": [section]})
     assert "| 0.1 | 0.15 | +50.0% | met |" in text
     assert "Rows ctr: `one section`, seed 3" in text
+
+
+def test_a_section_that_is_stored_later_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, page = tmp_path / "results.json", tmp_path / "page.md"
+    stored.write_text(json.dumps(RESULTS))
+    page.write_text(f"{BEGIN}\n{END}")
+    monkeypatch.setattr(document, "RESULTS", stored)
+    monkeypatch.setattr(document, "DOCUMENT", page)
+    for n, name in enumerate(("memory", "storage", "memory")):
+        row = RESULTS["rows"][0] | {"row": name, "simulated": False}
+        section = {"run": f"run {n}", "seed": 0, "hardware": {}, "rows": [row], "parts": []}
+        (tmp_path / "section.json").write_text(json.dumps(section))
+        document.main(stored, [tmp_path / "section.json"])
+    assert [each["run"] for each in json.loads(stored.read_text())["sections"]] == ["run 1", "run 2"]
 
 
 def test_a_row_may_keep_the_promise_and_miss_our_goal() -> None:

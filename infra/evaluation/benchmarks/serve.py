@@ -200,14 +200,14 @@ def _without_caches(
     run_load(load)  # warm-up
     figures = {"path_ms": median_ms(served.port, zipf_users(config.users, config.seed), ROUNDS)}
     curve = saturate(load, config.step)
-    saturation = max(a.per_s for a in curve.values() if sustained(a))
-    half_rate = max(saturation / 2, 1.0)
+    most = saturation(curve)
+    half_rate = max(most / 2, 1.0)
     before, paths = served.stages(), served.paths()
     with cpu_time(**_pids(rig, served)) as cpu_s:
         half = run_load(replace(load, rate=half_rate, seconds=config.half_s, seed=config.seed + 100))
     compiled, stages = (now - old for now, old in zip(served.paths(), paths, strict=True))
     figures |= _per_stage(before, served.stages()) | {
-        "saturation_per_s": saturation,
+        "saturation_per_s": most,
         "half_rate_per_s": half_rate,
         **{f"half_p{q}_ms": half.percentile(q) for q in (50, 90, 99)},
         "half_errors": half.errors,
@@ -251,21 +251,21 @@ def _with_caches(
     before = served.cache("results")
     curve = saturate(load, config.step, lambda answers: memory.note(len(answers.ms)))
     hits, misses = (now - old for now, old in zip(served.cache("results"), before, strict=True))
-    saturation = max(a.per_s for a in curve.values() if sustained(a))
+    most = saturation(curve)
     fresh = measure(
         Freshness(served.port, rig.kafka.connection, config.events_per_s, config.fresh_s, seed=config.seed),
         items,
     )
-    steady = run_load(replace(load, rate=max(saturation / 2, 1.0), seconds=config.half_s))
+    steady = run_load(replace(load, rate=max(most / 2, 1.0), seconds=config.half_s))
     memory.note(len(steady.ms))
-    longer = replace(load, rate=max(saturation / 2, 1.0), seconds=_MEMORY_LOAD_S)
+    longer = replace(load, rate=max(most / 2, 1.0), seconds=_MEMORY_LOAD_S)
     while memory.requests[-1] < config.requests:
         answered = len(run_load(longer).ms)
         memory.note(answered)
         if not answered:
             break
     return curve, {
-        "cached_saturation_per_s": saturation,
+        "cached_saturation_per_s": most,
         "cached_hit_share": hits / max(hits + misses, 1.0),
         "cached_half_p50_ms": steady.percentile(50),
         "cached_half_p99_ms": steady.percentile(99),
@@ -322,26 +322,34 @@ def sustained(answers: Answers, limit_ms: float = _SATURATED_P99_MS) -> bool:
 def saturate(
     load: Load, step: float, after_each: Callable[[Answers], object] = lambda answers: None
 ) -> dict[float, Answers]:
-    """Answers by rate; rates grow until one is not sustained, and start lower if the first one is not.
-
-    Raises:
-        Unavailable: not even one request per second is sustained.
-    """
+    """Answers by rate; rates grow until one is not sustained, and start lower if the first one is not, down to one
+    request per second."""
     curve: dict[float, Answers] = {}
-    while load.rate >= 1:
+    while True:
         answers = curve[load.rate] = run_load(load)
         console.print(
             f"{load.rate:6.0f}/s due: {answers.per_s:6.0f}/s answered, p50 {answers.percentile(50):.1f} ms,"
             f" p99 {answers.percentile(99):.1f} ms, {answers.errors} errors"
         )
         after_each(answers)
-        if any(map(sustained, curve.values())):
-            if not sustained(answers):
-                return curve
+        if sustained(answers):
             load = replace(load, rate=load.rate * step, seed=load.seed + 1)
+        elif load.rate > 1 and not any(map(sustained, curve.values())):
+            load = replace(load, rate=max(1.0, load.rate / _LOWER))
         else:
-            load = replace(load, rate=load.rate / _LOWER)
-    raise Unavailable("not even one request per second is sustained; is the machine busy?")
+            return curve
+
+
+def saturation(curve: Mapping[float, Answers]) -> float:
+    """The most requests per second that were answered.
+
+    Raises:
+        Unavailable: no rate was sustained.
+    """
+    found = [answers.per_s for answers in curve.values() if sustained(answers)]
+    if not found:
+        raise Unavailable("not even one request per second is sustained; is the machine busy?")
+    return max(found)
 
 
 def _per_stage(

@@ -31,6 +31,7 @@ TWO_AFTERS = (
     " and its figure is *before* times one plus the lift that CUPED has adjusted; *after* of all other rows is"
     " `recsys serve` as it comes."
 )
+SIMULATED = {"ctr", "cvr", "dwell", "diversity"}  # of effect: of several seeds, whose rows stand side by side
 _KEPT = ("run", "seed", "hardware", "rows", "parts")  # of a seed's results
 
 
@@ -114,14 +115,22 @@ def main(results: Path, sections: Sequence[Path] = ()) -> None:
     """Copy the results, and write document and plot."""
     content = json.loads(results.read_text(encoding="utf-8"))
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sections]
-    for name, simulated in (("effects", True), ("sections", False)):
-        if those := [each for each in found if any(row["simulated"] for row in each["rows"]) is simulated]:
-            content[name] = [{key: each[key] for key in _KEPT} for each in those]
+    those = [{key: each[key] for key in _KEPT} for each in found]
+    if effects := [each for each in those if _rows(each) & SIMULATED]:
+        content["effects"] = effects
+    for each in those:
+        if each not in effects:
+            older = [old for old in content.get("sections", []) if not _rows(old) & _rows(each)]
+            content["sections"] = [*older, each]
     text = written(DOCUMENT.read_text(encoding="utf-8"), content)
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     DOCUMENT.write_text(text, encoding="utf-8")
     if content.get("effects"):
         PLOT.write_bytes(seeds_plot(content["effects"]))
+
+
+def _rows(results: Mapping[str, Any]) -> set[str]:
+    return {row["row"] for row in results["rows"]}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
 from infra.evaluation.benchmarks.process_cost import Memory, cpu_time, largest_memory, tree_memory
-from infra.evaluation.benchmarks.serve import Api, saturate, sustained
+from infra.evaluation.benchmarks.serve import Api, saturate, saturation, sustained
 from infra.evaluation.case_study.deployments import AFTER, BEFORE, Deployment
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
@@ -75,7 +75,7 @@ class UnderLoad:
             load = Load(served.port, first_rate, self.step_s, size.users, size.items, seed=size.seed)
             run_load(replace(load, seconds=_WARM_S))
             curve = saturate(load, self.step)
-            throughput = max(a.per_s for a in curve.values() if sustained(a))
+            throughput = saturation(curve)
             steady = replace(load, seconds=self.steady_s, seed=size.seed + 100)
             half = max(throughput / 2, 1.0)
             equal = self._watched(scenario, served, deployment, replace(steady, rate=rate or half))
@@ -86,7 +86,7 @@ class UnderLoad:
             hot = throughput
             if deployment is AFTER:  # before has no caches
                 asked_again = replace(load, rate=throughput, hot=8, hot_share=self.hot)
-                hot = max(a.per_s for a in saturate(asked_again, self.step).values() if sustained(a))
+                hot = saturation(saturate(asked_again, self.step))
             return Loaded(
                 rate=rate or half,
                 throughput=throughput,

@@ -94,7 +94,12 @@ def _answers(load: Load, most: float) -> Answers:
 
 @pytest.mark.parametrize(
     ("most", "rates"),
-    [(100.0, [60, 90, 135]), (25.0, [60, 20, 30]), (2.3, [60, 20, 60 / 9, 60 / 27, 10 / 3])],
+    [
+        (100.0, [60, 90, 135]),
+        (25.0, [60, 20, 30]),
+        (2.3, [60, 20, 60 / 9, 60 / 27, 10 / 3]),
+        (1.2, [60, 20, 60 / 9, 60 / 27, 1, 1.5]),
+    ],
 )
 def test_a_busy_machine_is_asked_for_less(
     monkeypatch: pytest.MonkeyPatch, most: float, rates: list[float]
@@ -107,8 +112,10 @@ def test_a_busy_machine_is_asked_for_less(
 
 def test_a_machine_that_sustains_nothing_is_said_to_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "run_load", lambda load: _answers(load, 0.0))
+    curve = serve.saturate(Load(0, 60.0, 1.0), 1.5)
+    assert min(curve) == 1
     with pytest.raises(Unavailable, match="is the machine busy"):
-        serve.saturate(Load(0, 60.0, 1.0), 1.5)
+        serve.saturation(curve)
 
 
 def test_of_settings_that_saturate_alike_the_shorter_tail_wins() -> None:
