@@ -4,8 +4,8 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -13,6 +13,7 @@ from infra.local.brokers import local_kafka
 from infra.local.children import recsys_command
 from infra.local.process import ChildProcess
 from infra.local.redis import Persistence, RedisServer
+from infra.local.redis_replicas import Failover, ReplicatedRedis
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.event_log import EventSource, Record
 from recsys.contracts.types import Topic
@@ -39,10 +40,14 @@ class StreamRig:
         persistence: Persistence = Persistence.NONE,
         environ: Mapping[str, str] | None = None,
         engine: Engine = Engine.WORKER,
+        failover: Failover | None = None,
     ) -> None:
-        """`environ`: more settings of the workers. `engine`: of the workers; Spark's needs Apache Kafka."""
+        """`environ`: more settings of the workers. `engine`: of the workers; Spark's needs Apache Kafka. `failover`:
+        Redis servers that replicate, without persistence, instead of one."""
         self._persistence = persistence
         self._engine = engine
+        self._failover = failover
+        self.replicated: ReplicatedRedis | None = None
         self._environ = dict(environ or {})
         self._settings = Settings()
         if engine is Engine.SPARK:
@@ -55,7 +60,12 @@ class StreamRig:
     def __enter__(self) -> Self:
         with ExitStack() as opening:
             self.home = Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="recsys-rig-")))
-            self.redis = opening.enter_context(RedisServer(self.home / "redis", self._persistence))
+            if self._failover is None:
+                self.redis = opening.enter_context(RedisServer(self.home / "redis", self._persistence))
+                self.redis_url = self.redis.url
+            else:
+                self.replicated = opening.enter_context(self._failover.servers())
+                self.redis_url = self.replicated.url
             self.kafka = opening.enter_context(
                 local_kafka(self.home / "kafka", PARTITIONS, settings=self._settings)
             )
@@ -63,7 +73,7 @@ class StreamRig:
             opening.callback(self.sink.close)
             self.source = KafkaSource(self.kafka.connection)
             opening.callback(self.source.close)
-            self.store = RedisFeatureStore(self.redis.url, FEATURES, StoreConfig(PARTITIONS))
+            self.store = RedisFeatureStore(self.redis_url, FEATURES, StoreConfig(PARTITIONS))
             opening.callback(self.store.close)
             opening.callback(self._stop_workers)
             self._open = opening.pop_all()
@@ -75,7 +85,7 @@ class StreamRig:
     def start_worker(self, *command: str, namespace: str = "recsys") -> ChildProcess:
         """A feature worker, or another program that takes the same settings."""
         environ = {
-            "RECSYS_REDIS_URL": self.redis.url,
+            "RECSYS_REDIS_URL": self.redis_url,
             "RECSYS_REDIS_NAMESPACE": namespace,
             "RECSYS_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
             "RECSYS_KAFKA_TOPIC_PREFIX": self.kafka.connection.topic_prefix,
@@ -149,11 +159,23 @@ class StreamRig:
             worker.stop()
 
 
+@contextmanager
+def stopped(pids: Iterable[int]) -> Iterator[None]:
+    """SIGSTOP child processes and their children meanwhile."""
+    groups = list(pids)
+    for group in groups:
+        os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for group in groups:
+            os.killpg(group, signal.SIGCONT)
+
+
 def freeze(pid: int, seconds: float) -> None:
     """SIGSTOP a child process and its children for that long."""
-    os.killpg(pid, signal.SIGSTOP)
-    time.sleep(seconds)
-    os.killpg(pid, signal.SIGCONT)
+    with stopped([pid]):
+        time.sleep(seconds)
 
 
 def records_between(

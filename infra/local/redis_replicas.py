@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +29,16 @@ _OPTIONS = (
     *("--masteruser", _REPLICA, "--masterauth", _REPLICA, "--repl-diskless-sync-delay", "0"),
 )
 _TIMEOUT_S = 60.0
+
+
+class Failover(StrEnum):
+    """What promotes a replica."""
+
+    CLUSTER = "cluster"
+    SENTINEL = "sentinel"
+
+    def servers(self) -> "ReplicatedRedis":
+        return LocalRedisCluster(replicas=1) if self is Failover.CLUSTER else LocalRedisSentinel()
 
 
 class ReplicatedRedis(ABC):
@@ -58,6 +69,11 @@ class ReplicatedRedis(ABC):
     @abstractmethod
     def fail_over(self, master: RedisServer) -> None:
         """kill -9, and wait until a replica has its place."""
+
+    def rejoin(self, killed: RedisServer) -> None:
+        """Start a master that was failed over, and wait until it is a replica of its successor."""
+        killed.start()
+        _wait(lambda: _is_linked(killed), "rejoining")
 
     def cut(self, master: RedisServer) -> None:
         """From now on, the master's writes reach no replica."""
@@ -198,8 +214,11 @@ def _is_well_without(server: RedisServer, gone: RedisServer) -> bool:
 
 
 def _is_linked(replica: RedisServer) -> bool:
-    with replica.admin() as client:
-        return bool(client.info("replication").get("master_link_status") == "up")
+    try:
+        with replica.admin() as client:
+            return bool(client.info("replication").get("master_link_status") == "up")
+    except redis.RedisError:  # loading, or just told to replicate
+        return False
 
 
 def _lines(text: bytes) -> dict[str, str]:

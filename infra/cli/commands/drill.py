@@ -7,6 +7,7 @@ import typer
 
 from infra.cli.options import refuse
 from infra.evaluation.fault_injection.database import Database
+from infra.local.redis_replicas import Failover
 from infra.terminal import JsonFlag, QuickFlag, console, finish, print_json, print_table
 from streaming.settings import Engine
 
@@ -39,6 +40,12 @@ def stream(
     engine: Annotated[
         Engine, typer.Option(help="Of the workers; spark: on Apache Kafka, whatever RECSYS_LOCAL_KAFKA says.")
     ] = Engine.WORKER,
+    failover: Annotated[
+        Failover | None,
+        typer.Option(
+            help="Redis servers that fail over, and lose what was not replicated; default: one server."
+        ),
+    ] = None,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -48,7 +55,8 @@ def stream(
     """
     from infra.evaluation.fault_injection.stream import StreamDrill, run
 
-    finish(run(StreamDrill.quick(seed, engine) if quick else StreamDrill(seed, engine=engine)), as_json)
+    quickly = StreamDrill.quick(seed, engine, failover)
+    finish(run(quickly if quick else StreamDrill(seed, engine=engine, failover=failover)), as_json)
 
 
 @app.command()

@@ -1,9 +1,9 @@
 """`recsys drill stream`: fault-injection test of the stream; every cell is compared with a recomputation of the log.
 
-Rounds: our workers on a Redis with an append-only file; the same on one with snapshots; and the control (offsets only
-in Kafka), which must come out wrong, or the test proves nothing. Each round sends the same seeded log at a steady rate,
-with duplicates, out-of-order and late events and poison, and injects each kind of fault several times, each after the
-offsets have advanced since the last.
+Rounds: our workers on a Redis with an append-only file; the same on one with snapshots, or both on servers that fail
+over instead; and the control (offsets only in Kafka), which must come out wrong, or the test proves nothing. Each round
+sends the same seeded log at a steady rate, with duplicates, out-of-order and late events and poison, and injects each
+kind of fault several times, each after the offsets have advanced since the last.
 """
 
 import itertools
@@ -25,9 +25,10 @@ from kafka import KafkaConsumer, TopicPartition
 from infra.evaluation.fault_injection import control
 from infra.evaluation.fault_injection.verify import Differences, Expected, differences, expected_states
 from infra.evaluation.load.traffic import synthetic_items
-from infra.evaluation.stream_rig import EVERY, TOPICS, Offsets, StreamRig, freeze
+from infra.evaluation.stream_rig import EVERY, TOPICS, Offsets, StreamRig, freeze, stopped
 from infra.local.process import ChildProcess
 from infra.local.redis import Persistence
+from infra.local.redis_replicas import Failover, ReplicatedRedis
 from infra.terminal import console
 from recsys.contracts.event_log import EventSink
 from recsys.contracts.events import Event, derived_id, item_context
@@ -46,12 +47,14 @@ _TICK_S = 0.1
 # longer than the group's session timeout: the broker gives its partitions to the other worker
 _FROZEN_S = 9.0
 _STORM = 3  # times that a worker joins and leaves
+_CUT = 100  # records that a master applies alone before it dies
+_OF_ALL = "recsys:{c}:catalogue"  # on a cluster, its master has partitions, too
 
 
 class Fault(StrEnum):
     KILL_WORKER = "kill_worker"  # kill -9, and another starts
     FREEZE_WORKER = "freeze_worker"  # SIGSTOP until it has lost its partitions, then SIGCONT
-    KILL_REDIS = "kill_redis"  # kill -9, and it starts from what is on disk
+    KILL_REDIS = "kill_redis"  # kill -9, and it starts from what is on disk, or a replica takes its place
     REBALANCE = "rebalance"  # a third worker joins and leaves repeatedly
 
 
@@ -68,10 +71,13 @@ class StreamDrill:
     items: int = 500
     persistences: tuple[Persistence, ...] = (Persistence.AOF, Persistence.RDB)
     engine: Engine = Engine.WORKER
+    failover: Failover | None = None  # instead of `persistences`
 
     @classmethod
-    def quick(cls, seed: int, engine: Engine = Engine.WORKER) -> "StreamDrill":
-        return cls(seed=seed, records=6_000, rate=400.0, repeats=1, advance=800, engine=engine)
+    def quick(
+        cls, seed: int, engine: Engine = Engine.WORKER, failover: Failover | None = None
+    ) -> "StreamDrill":
+        return cls(seed, records=6_000, rate=400.0, repeats=1, advance=800, engine=engine, failover=failover)
 
 
 @dataclass
@@ -83,20 +89,23 @@ class Outcome:
     fenced: int
     gaps: int
     outages: int
+    taken_back: list[int]  # records by which offsets went back, of each failover
 
 
 def run(config: StreamDrill) -> Result:
     """Run all rounds, one after the other."""
     figures: dict[str, float] = {}
     goals: dict[str, Goal] = {}
-    for persistence in config.persistences:
-        console.print(f"{persistence}: {config.records} records, each fault {config.repeats} times")
-        found = _round(config, persistence)
-        figures |= _figures(f"{persistence}_", found)
+    for servers in (config.failover,) if config.failover else config.persistences:
+        console.print(f"{servers}: {config.records} records, each fault {config.repeats} times")
+        found = _round(config, servers)
+        figures |= _figures(f"{servers}_", found)
         goals |= {
-            f"{persistence}_{name}": Goal("==", 0)
+            f"{servers}_{name}": Goal("==", 0)
             for name in ("wrong_cells", "lost", "doubled", "wrong_sequences", "dead_letters_missing")
         }
+        if config.failover:
+            goals[f"{servers}_taken_back_max"] = Goal(">", 0)  # else no failover has lost anything
     console.print("control: the same with offsets in Kafka only")
     figures |= _figures("control_", _round(config, Persistence.AOF, is_control=True))
     goals["control_wrong_cells"] = Goal(">", 0)
@@ -117,14 +126,18 @@ def _figures(prefix: str, found: Outcome) -> dict[str, float]:
     }
     for fault, seconds in found.recovery_s.items():
         figures[f"{fault}_recovery_max_s"] = max(seconds)
+    if found.taken_back:
+        figures["taken_back_max"] = max(found.taken_back)
     return {prefix + name: value for name, value in figures.items()}
 
 
 # --- one round --------------------------------------------------------------------------------------------------
 
 
-def _round(config: StreamDrill, persistence: Persistence, is_control: bool = False) -> Outcome:
-    with StreamRig(persistence, engine=config.engine) as rig, ExitStack() as closing:
+def _round(config: StreamDrill, servers: Persistence | Failover, is_control: bool = False) -> Outcome:
+    persistence = servers if isinstance(servers, Persistence) else Persistence.NONE
+    failover = servers if isinstance(servers, Failover) else None
+    with StreamRig(persistence, engine=config.engine, failover=failover) as rig, ExitStack() as closing:
         offsets = closing.enter_context(_committed(rig)) if is_control else rig.offsets
         crew = _Crew(rig, _CONTROL if is_control else ())
         done = threading.Event()
@@ -156,6 +169,7 @@ def _round(config: StreamDrill, persistence: Persistence, is_control: bool = Fal
             fenced=logs.count("batch fenced"),
             gaps=logs.count("batch gap"),
             outages=logs.count("restarts from the stored offsets"),
+            taken_back=crew.taken_back,
         )
 
 
@@ -194,6 +208,7 @@ class _Crew:
     def __init__(self, rig: StreamRig, command: tuple[str, ...]) -> None:
         self._rig = rig
         self._command = command
+        self.taken_back: list[int] = []
         self._workers = [rig.start_worker(*command) for _ in range(WORKERS)]
 
     def inject(self, fault: Fault) -> None:
@@ -203,6 +218,8 @@ class _Crew:
                 self._workers.append(self._rig.start_worker(*self._command))
             case Fault.FREEZE_WORKER:
                 freeze(self._workers[0].pid, _FROZEN_S)
+            case Fault.KILL_REDIS if self._rig.replicated:
+                self._fail_over(self._rig.replicated)
             case Fault.KILL_REDIS:
                 self._rig.redis.kill()
                 self._rig.redis.start()
@@ -211,6 +228,20 @@ class _Crew:
                     third = self._rig.start_worker(*self._command)
                     self._rig.wait_until(partial(_has_claimed, third), _TIMEOUT_S, "a third worker")
                     self._rig.stop_worker(third)
+
+    def _fail_over(self, servers: ReplicatedRedis) -> None:
+        """The master dies with writes that no replica has."""
+        rig, master = self._rig, servers.master_of(_OF_ALL)
+        servers.cut(master)
+        due = rig.applied() + _CUT
+        rig.wait_until(lambda: rig.applied() >= due, _TIMEOUT_S, "writes that no replica has")
+        with stopped(worker.pid for worker in self._workers):  # else they apply it again before it is counted
+            before = rig.offsets()
+            servers.fail_over(master)
+            rig.wait_until(lambda: bool(rig.offsets()), _TIMEOUT_S, "the new master")
+            after = rig.offsets()
+        self.taken_back.append(sum(max(0, before[where] - after[where]) for where in before))
+        servers.rejoin(master)
 
     def stop(self) -> None:
         for worker in self._workers:

@@ -64,6 +64,8 @@ def test_what_a_failover_loses_is_read_from_the_log_again(
         assert wait_for(caught_up, 120)
         servers.fail_over(master)
         assert wait_for(caught_up, 120)
+        servers.rejoin(master)
+        assert servers.master_of(CATALOGUE) is not master
         worker.stop.set()
         worker.join(60)
 

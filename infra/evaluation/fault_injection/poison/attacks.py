@@ -12,6 +12,7 @@ import numpy as np
 
 from recsys.contracts.events import CATEGORIES, CREATOR, Event
 from recsys.contracts.text import CATEGORY_SEPARATOR
+from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, EventType
 from recsys.simulation.world import Ints, World
 from serving.ingest.item_tokens import ItemTokens
@@ -142,7 +143,7 @@ ATTACKS: Mapping[str, Callable[[Scene], Iterator[Event]]] = {
 
 def with_tokens(events: Iterable[Event]) -> Iterator[Event]:
     """What an API with RECSYS_ITEM_TOKENS logs of these: fake users have the tokens of what their lists showed."""
-    tokens = ItemTokens(b"of the drill".ljust(32))
+    tokens = ItemTokens(b"of the drill".ljust(32), TimeRules())
     given: dict[tuple[str | None, str, str], str] = {}
     logged = set[tuple[str, str]]()
     for event in events:

@@ -101,7 +101,11 @@ def result(
         "exposure_without_defence_max": won[strongest[Defence.NONE], Defence.NONE],
         "exposure_defended_max": won[strongest[Defence.BOTH], Defence.BOTH],
         "exposure_with_tokens_max": won[strongest[Defence.ALL], Defence.ALL],
-        "ctr_defended_min": min(lost[attack, Defence.BOTH] for attack in (CLEAN, *config.attacks)),
+        "ctr_defended_min": min(
+            lost[attack, defence]
+            for attack in (CLEAN, *config.attacks)
+            for defence in (Defence.BOTH, Defence.ALL)
+        ),
         "honest_users_flagged_share": max(each.honest_users for found in judged.values() for each in found),
         "honest_events_left_out_share": max(
             each.honest_events for found in judged.values() for each in found
