@@ -1,0 +1,192 @@
+"""The secure sum: it equals the plain one bit for bit, and nothing that the server holds tells of one client."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
+from training.federated import secure_client
+from training.federated.masks import mask
+from training.federated.quantize import LEVELS, MOST_CLIENTS, from_words, to_words
+from training.federated.secure_client import Revealed, SumClient, SumPlan
+from training.federated.secure_round import Step, secure_sum
+from training.federated.secure_server import SumServer
+
+
+def seeded(seed: int) -> Callable[[int], bytes]:
+    """Bytes that follow from a seed, for tests only."""
+    rng = np.random.default_rng(seed)
+    return lambda n: rng.bytes(n)
+
+
+def vectors_of(clients: int, length: int, seed: int) -> list[NDArray[np.int8]]:
+    rng = np.random.default_rng(seed)
+    return list(rng.integers(-LEVELS, LEVELS + 1, (clients, length)).astype(np.int8))
+
+
+@st.composite
+def sums(draw: st.DrawFn) -> tuple[list[NDArray[np.int8]], SumPlan, dict[int, Step]]:
+    clients = draw(st.integers(3, 9))
+    threshold = draw(st.integers(clients // 2 + 1, clients))
+    length = draw(st.integers(1, 40))
+    lost = draw(st.lists(st.integers(1, clients), unique=True, max_size=clients - threshold))
+    dropouts = {client: draw(st.sampled_from(Step)) for client in lost}
+    return (
+        vectors_of(clients, length, draw(st.integers(0, 99))),
+        SumPlan("s", clients, threshold, length),
+        dropouts,
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(sums())
+def test_the_masked_sum_is_the_plain_sum(
+    drawn: tuple[list[NDArray[np.int8]], SumPlan, dict[int, Step]],
+) -> None:
+    vectors, plan, dropouts = drawn
+    found = secure_sum(vectors, plan, dropouts)
+    arrived = {n for n in range(1, plan.clients + 1) if dropouts.get(n, Step.ANSWER) == Step.ANSWER}
+    assert found.counted == arrived
+    np.testing.assert_array_equal(found.total, sum(vectors[n - 1].astype(np.int64) for n in arrived))
+
+
+@pytest.mark.parametrize("step", Step)
+def test_below_the_threshold_the_round_is_abandoned(step: Step) -> None:
+    plan = SumPlan("7/3", 5, 4, 2)
+    with pytest.raises(
+        Unavailable, match="7/3 is abandoned: 3 of 5 clients .* 4 are needed; start another round"
+    ):
+        secure_sum(vectors_of(5, 2, 0), plan, {1: step, 2: step})
+
+
+def test_a_sum_cannot_overflow() -> None:
+    extreme = [np.full(3, -LEVELS, np.int64)] * MOST_CLIENTS
+    np.testing.assert_array_equal(from_words(to_words(np.sum(extreme, axis=0))), [-LEVELS * MOST_CLIENTS] * 3)
+    with pytest.raises(InvalidConfig, match="can overflow"):
+        SumPlan("s", MOST_CLIENTS + 1, MOST_CLIENTS, 1)
+    with pytest.raises(InvalidConfig, match="over half"):
+        SumPlan("s", 8, 4, 1)
+
+
+def test_masks_are_the_stream_of_rfc_8439() -> None:
+    """The first test vector of its appendix A.1: key, nonce and counter 0."""
+    stream = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
+    assert mask(bytes(32), 16).astype("<u2").tobytes().hex() == stream
+
+
+class Exchange:
+    """A sum of three clients up to the masked vectors, whose messages the tests can see and change."""
+
+    def __init__(self, vectors: list[NDArray[np.int8]], seed: int = 0) -> None:
+        self.plan = SumPlan("s", len(vectors), 2 * len(vectors) // 3, len(vectors[0]))
+        random = seeded(seed)
+        self.clients = {n: SumClient(n, self.plan, random) for n in range(1, len(vectors) + 1)}
+        self.server = SumServer(self.plan)
+        self.roster = self.server.roster({n: c.public_keys() for n, c in self.clients.items()})
+        self.sealed = {n: c.sealed_shares(self.roster) for n, c in self.clients.items()}
+        self.relayed = self.server.relayed(self.sealed)
+        self.masked = {n: c.masked(vectors[n - 1], self.relayed[n]) for n, c in self.clients.items()}
+
+
+def test_two_updates_give_the_server_the_same_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Move d from client 2 to client 1, and let the mask of this pair, a uniform word that the server never learns, be
+    smaller by d: every message is the same to the bit. So for each view every update is as likely as any other with
+    the same sum."""
+    vectors, d = vectors_of(3, 50, 1), np.arange(-25, 25, dtype=np.int16)
+    moved = [(vectors[0] + d).astype(np.int16), (vectors[1] - d).astype(np.int16), vectors[2]]
+    before = Exchange(vectors)
+    pair: list[bytes] = []
+    derive = secure_client.pairwise_key
+
+    def recorded(own: object, number: int, other_key: bytes, other: int, plan: SumPlan) -> bytes:
+        key = derive(own, number, other_key, other, plan)  # type: ignore[arg-type]
+        if {number, other} == {1, 2}:
+            pair.append(key)
+        return key
+
+    monkeypatch.setattr(secure_client, "pairwise_key", recorded)
+    monkeypatch.setattr(
+        secure_client, "mask", lambda key, n: mask(key, n) - (to_words(d) if key in pair else np.uint16(0))
+    )
+    after = Exchange(moved)  # type: ignore[arg-type]
+    assert len(pair) == 2, "both sides of the pair have used another mask"
+    assert (before.roster, before.sealed) == (after.roster, after.sealed)
+    for client in before.clients:
+        np.testing.assert_array_equal(before.masked[client], after.masked[client])
+
+
+@pytest.mark.parametrize("value", [0, LEVELS])
+def test_what_a_client_sends_is_uniform_whatever_her_update(value: int) -> None:
+    """Chi-squared of the words' high bytes and low bytes, 255 degrees of freedom: 5 deviations are 368."""
+    sent = Exchange([np.full(20_000, value, np.int8)] * 3).masked[1]
+    for part in (sent >> 8, sent & 0xFF):
+        counts = np.bincount(part, minlength=256)
+        expected = len(sent) / 256
+        assert ((counts - expected) ** 2 / expected).sum() < 368
+    assert abs(np.corrcoef(sent[:-1].astype(float), sent[1:].astype(float))[0, 1]) < 5 / len(sent) ** 0.5
+
+
+def test_a_client_that_was_only_late_stays_hidden() -> None:
+    """The server takes client 1 for a dropout, learns her masking key, and gets her vector afterwards."""
+    vectors = vectors_of(3, 40, 2)
+    exchange = Exchange(vectors)
+    late = exchange.masked.pop(1)
+    question = exchange.server.question(exchange.masked)
+    assert question.masking_keys_of == {1}
+    total = exchange.server.total({n: exchange.clients[n].reveal(*question) for n in (2, 3)})
+    np.testing.assert_array_equal(total, vectors[1].astype(np.int64) + vectors[2])
+    key = exchange.clients[1]._masking.private_bytes_raw()
+    without_pairwise = late - exchange.server._without_dropout(np.zeros(40, np.uint16), 1, key)
+    own = from_words(without_pairwise - mask(exchange.clients[1]._self_mask, 40))
+    np.testing.assert_array_equal(own, vectors[0])  # her own mask alone was left
+    assert (from_words(without_pairwise) != vectors[0]).mean() > 0.9
+
+
+def test_both_secrets_of_a_client_are_refused() -> None:
+    client = Exchange(vectors_of(3, 4, 3)).clients[2]
+    with pytest.raises(InvalidData, match=r"refused, both secrets of the clients \[1\]"):
+        client.reveal(frozenset({1, 2, 3}), frozenset({1}))
+    client.reveal(frozenset({2, 3}), frozenset({1}))
+    with pytest.raises(InvalidData, match="second or another question"):
+        client.reveal(frozenset({1, 2, 3}), frozenset())
+
+
+def test_a_question_about_fewer_clients_than_shared_is_refused() -> None:
+    client = Exchange(vectors_of(3, 4, 3)).clients[2]
+    with pytest.raises(InvalidData, match="second or another question"):
+        client.reveal(frozenset({1, 2}), frozenset())
+    with pytest.raises(Unavailable, match="1 of 3 clients sent their vectors"):
+        client.reveal(frozenset({2}), frozenset({1, 3}))
+
+
+def test_altered_messages_are_refused() -> None:
+    exchange = Exchange(vectors_of(3, 4, 4))
+    fresh = SumClient(3, exchange.plan)
+    with pytest.raises(InvalidData, match="roster with other keys"):
+        fresh.sealed_shares(exchange.roster)  # of another client 3
+    fresh.sealed_shares({**exchange.roster, 3: fresh.public_keys()})
+    with pytest.raises(InvalidData, match="client 1 did not seal"):
+        fresh.masked(np.zeros(4, np.int8), exchange.relayed[3])  # sealed for another key
+    with pytest.raises(InvalidData, match="second vector"):
+        exchange.clients[1].masked(np.zeros(4, np.int8), exchange.relayed[1])
+
+
+def test_wrong_shares_of_a_key_are_noticed() -> None:
+    exchange = Exchange(vectors_of(6, 4, 5))
+    del exchange.masked[1]
+    question = exchange.server.question(exchange.masked)
+    revealed = {n: exchange.clients[n].reveal(*question) for n in exchange.masked}
+    revealed[2] = Revealed(revealed[2].self_masks, {1: revealed[2].masking_keys[1] ^ 1})
+    with pytest.raises(InvalidData, match="start another round"):
+        exchange.server.total(revealed)
+
+
+def test_traffic_is_what_was_sent() -> None:
+    """Up: two keys, two sealed messages of 82 bytes, 100 words, three shares; two bytes with each say whose it is."""
+    traffic = secure_sum(vectors_of(3, 100, 6), SumPlan("s", 3, 2, 100)).traffic
+    assert traffic.up == 64 + 2 * (2 + 82) + 200 + 3 * (2 + 33)
+    assert traffic.down == 3 * (2 + 64) + 2 * (2 + 82) + 3 * 2
