@@ -8,6 +8,7 @@ NEWEST_EXAMPLES = 2_000_000  # that `recsys evaluate rank` reads, at most: memor
 # `recsys demo`, `quickstart` and the notebook: enough to beat popularity by far, in minutes on two cores.
 QUICK_RANK_EPOCHS = 2
 _QUICK_EPOCHS, _QUICK_EVENTS = 8, 1_000_000  # of the two-tower, at most; events over all epochs
+FEDERATED_ROUNDS = 2_048
 FULL_EVERY = 7  # nights between two full trainings of `recsys train nightly`
 
 

@@ -1,0 +1,38 @@
+"""How much the published models tell of one user: (ε, δ) of the subsampled Gaussian mechanism over all rounds.
+
+One user's update in a round is at most `clip` long, after rounding `ROUNDED` times that, and the noise is measured in
+that bound. A user takes part in a round by chance `cohorts.rate`. The unit is the user with the whole history, adjacent
+data sets differ by one user.
+"""
+
+from opacus.accountants import RDPAccountant
+from opacus.accountants.utils import get_noise_multiplier
+
+from training.federated.config import FederatedRecipe
+
+
+def delta_of(clients: int) -> float:
+    """1 / (10 n): well below the chance to publish a whole user."""
+    return 1 / (10 * clients)
+
+
+def epsilon(config: FederatedRecipe, clients: int) -> float:
+    """ε at `delta_of(clients)` after all rounds; infinite without noise."""
+    if not config.noise:
+        return float("inf")
+    accountant = RDPAccountant()
+    accountant.history = [(config.noise, config.cohorts.rate, config.rounds)]
+    return float(accountant.get_epsilon(delta_of(clients)))
+
+
+def noise_for(target: float, config: FederatedRecipe, clients: int) -> float:
+    """The least noise whose ε after all rounds is at most `target`."""
+    return float(
+        get_noise_multiplier(
+            target_epsilon=target,
+            target_delta=delta_of(clients),
+            sample_rate=config.cohorts.rate,
+            steps=config.rounds,
+            accountant="rdp",
+        )
+    )

@@ -1,0 +1,157 @@
+"""One round of federated training: what the clients of a cohort send, and what the server makes of it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.contracts.errors import Unavailable
+from training.federated.adam import SphereAdam
+from training.federated.config import FederatedRecipe
+from training.federated.gradient import drawn_items, item_gradient
+from training.federated.noise import Noise, secure_noise
+from training.federated.population import Population, cohort, grouped
+from training.federated.quantize import LEVELS, ROUNDED, clipped, dequantized, from_words, quantized, to_words
+from training.federated.robust import trusted_groups
+from training.federated.secure_client import SumPlan
+from training.federated.secure_round import Step, secure_sum
+from training.federated.subspace import directions_of
+from training.federated.tower import PooledTower
+from training.optim import warmup_cosine
+
+_CLIENTS_AT_A_TIME = 256  # of a simulation: their updates are in memory together
+
+# clients' numbers and their honest updates (n, m) int8 → what they send; attackers of an evaluation
+Sent = Callable[[NDArray[np.int64], NDArray[np.int8]], NDArray[np.integer]]
+
+
+@dataclass(frozen=True)
+class GroupSum:
+    """What the server learns of a group: the sum (m,) of the updates of `clients`."""
+
+    total: NDArray[np.int64]
+    clients: int
+
+
+@dataclass(frozen=True)
+class RoundUpdate:
+    """What the server tells every device: the mean update (n_items · r,) int8, in units of `step`."""
+
+    coefficients: NDArray[np.int8]
+    step: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """clients, groups: whose updates count. left_out: groups that the defence has left out. abandoned: groups with too
+    many dropouts."""
+
+    update: RoundUpdate
+    loss: float
+    clients: int
+    groups: int
+    left_out: int
+    abandoned: int
+
+
+class Simulation:
+    """All clients and the server in one process."""
+
+    def __init__(
+        self,
+        config: FederatedRecipe,
+        population: Population,
+        sent: Sent | None = None,
+        noise: Noise = secure_noise,
+    ) -> None:
+        self._config = config
+        self._population = population
+        self._sent = sent or (lambda clients, updates: updates)
+        self._noise = noise
+        self._tower = PooledTower(config.shape)
+
+    def round(self, number: int, model: SphereAdam) -> Round:
+        """
+        Raises:
+            Unavailable: no group is left.
+        """
+        config, rng = self._config, np.random.default_rng((self._config.seed, 1, number))
+        clients = cohort(len(self._population), config.cohorts.rate, rng)
+        sent, losses = self._updates(clients, number, model, rng)
+        groups = grouped(np.arange(len(clients)), config.cohorts.group)
+        found = [self._sum(f"{number}/{at}", sent[group], rng) for at, group in enumerate(groups)]
+        sums = [group for group in found if group is not None]
+        if not sums:
+            raise Unavailable(
+                f"round {number}: {len(groups)} groups, all abandoned; lower cohorts.group, or raise cohorts.rate"
+            )
+        totals = dequantized(np.stack([group.total for group in sums]), config.clip)
+        sizes = np.array([group.clients for group in sums])
+        trusted = trusted_groups(totals, sizes, config.clip, config.defence)
+        mean, counted = totals[trusted].sum(0), int(sizes[trusted].sum())
+        if config.noise:
+            mean += config.noise * ROUNDED * config.clip * self._noise(len(mean))
+            mean /= config.cohorts.rate * len(self._population)  # the number that took part stays private
+        else:
+            mean /= max(counted, 1)  # a round without a trusted group changes nothing but momentum
+        return Round(
+            _update(mean, rng),
+            float(losses.mean()),
+            counted,
+            int(trusted.sum()),
+            len(sums) - int(trusted.sum()),
+            len(groups) - len(sums),
+        )
+
+    def _updates(
+        self, clients: NDArray[np.int64], number: int, model: SphereAdam, rng: np.random.Generator
+    ) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
+        """What each client would send without masks, (C, m), and its loss (C,)."""
+        config, drawn = self._config, self._config.cohorts
+        basis = directions_of(config.seed, number, config.shape.dim, config.rank).basis
+        table = torch.from_numpy(np.pad(model.vectors, ((1, 0), (0, 0))))
+        sent, losses = [], [np.zeros(0, np.float32)]
+        for start in range(0, len(clients), _CLIENTS_AT_A_TIME):
+            part = clients[start : start + _CLIENTS_AT_A_TIME]
+            windows = self._population.windows(part, drawn.length, drawn.targets, rng)
+            negatives = drawn_items(len(part), len(model.vectors), drawn.negatives, rng)
+            gradient = item_gradient(self._tower, table, windows, negatives)
+            own = clipped(gradient.projected(basis), config.clip)
+            sent.append(self._sent(part, quantized(own, config.clip, rng)))
+            losses.append(gradient.loss.numpy())
+        return np.concatenate(sent or [np.zeros((0, 1), np.int8)]), np.concatenate(losses)
+
+    def _sum(self, name: str, sent: NDArray[np.integer], rng: np.random.Generator) -> GroupSum | None:
+        """The secure sum of one group; None: too many of it have dropped out."""
+        arrives = rng.random(len(sent)) >= self._config.dropouts
+        counted = int(arrives.sum())
+        if counted < least(len(sent)):
+            return None
+        if self._config.masked:
+            plan = SumPlan(name, len(sent), least(len(sent)), sent.shape[1])
+            lost = {int(n) + 1: Step.VECTOR for n in np.flatnonzero(~arrives)}
+            return GroupSum(secure_sum(list(sent), plan, lost).total, counted)
+        return GroupSum(from_words(to_words(sent[arrives].sum(0, dtype=np.int64))), counted)
+
+
+def least(clients: int) -> int:
+    """Threshold of a group: two thirds, so that the server and a third of the clients together learn nothing more
+    (Bonawitz et al. 2017, section 6.2)."""
+    return math.ceil(2 * clients / 3)
+
+
+def apply(model: SphereAdam, config: FederatedRecipe, number: int, update: RoundUpdate) -> None:
+    """The model after round `number`: the server's step, and that of each device that follows the rounds."""
+    directions = directions_of(config.seed, number, config.shape.dim, config.rank)
+    coefficients = update.coefficients.reshape(-1, config.rank) * np.float32(update.step)
+    share = warmup_cosine(number, config.warmup_rounds, number / config.rounds)
+    model.step(coefficients, directions, config.learning_rate * share)
+
+
+def _update(mean: NDArray[np.float64], rng: np.random.Generator) -> RoundUpdate:
+    step = float(np.float32(np.abs(mean).max() / LEVELS)) or 1.0
+    rounded = np.floor(mean / step + rng.random(mean.shape))
+    return RoundUpdate(np.clip(rounded, -LEVELS, LEVELS).astype(np.int8), step)
