@@ -13,6 +13,7 @@ from recsys.settings import Settings
 from training.compression.configs import ladder_folder, lake_ladder
 from training.compression.ladder import LadderConfig
 from training.config import Config
+from training.federated.config import FederatedConfig
 from training.ranker.clean import Cleaning
 from training.ranker.loop import LoopConfig
 from training.ranker.train import RankerTraining
@@ -32,6 +33,7 @@ EVALUATED_DECIDED = {
     **dict.fromkeys(("validation_from_ms", "repeats"), "the protocol says what is asked for"),
     "seed": "`--seed` and `--seeds` say it",
 }
+FEDERATED_DECIDED = dict.fromkeys(("sequences", "items", "work"), _HOME)
 RANK_DECIDED = {
     **dict.fromkeys(("examples", "items", "out", "checkpoints"), _HOME),
     "n_features": "it follows from the features' definitions",
@@ -45,6 +47,7 @@ LADDER_DECIDED = {
 }
 # a command's parameter → the settings that it gives
 RECALL_OPTIONS = {"seed": ("seed",), "epochs": ("epochs",)}
+FEDERATED_OPTIONS = {"seed": ("seed",), "rounds": ("rounds",)}
 EVALUATED_OPTIONS = {"threads": ("threads",), "augmentation": ("augmentation",)}
 RANK_OPTIONS = {
     "seed": ("loop.seed",),
@@ -106,6 +109,20 @@ def recall_plan(
         }
     )
     return Planned(config, RECALL_DECIDED, chosen.reasons, given)
+
+
+def federated_plan(
+    settings: Settings, seed: int, rounds: int, given: Mapping[str, str]
+) -> Planned[FederatedConfig]:
+    """The users of the lake in `settings` are the clients."""
+    config = FederatedConfig(
+        sequences=settings.features / "sequences",
+        items=items_path(settings.lake),
+        work=settings.checkpoints / "federated",
+        seed=seed,
+        rounds=rounds,
+    )
+    return Planned(config, FEDERATED_DECIDED, given=given)
 
 
 def rank_plan(

@@ -18,6 +18,9 @@ from training.choices import FirstSizes
 from training.compression.configs import lake_ladder_input
 from training.compression.ladder import LadderConfig, main
 from training.compression.variants import candidate, take
+from training.federated import export as export_federated
+from training.federated import train as train_federated_vectors
+from training.federated.config import FederatedConfig
 from training.nightly.ranker import NIGHT, RankerUpdate
 from training.nightly.update import nights_since_full, update_ranker, update_two_tower
 from training.publish import PublishConfig
@@ -96,6 +99,23 @@ def train_recall(settings: Settings, config: TwoTowerConfig, fresh: bool) -> dic
     export_two_tower.main(result, _work(settings, "two_tower"))
     _forget(True, config.work)  # done: the next run trains on the next data from the start
     return result.validation
+
+
+def train_federated(settings: Settings, config: FederatedConfig, fresh: bool) -> dict[str, object]:
+    """The two-tower in rounds over the lake's users, each a simulated client."""
+    _forget(fresh, config.work)
+    with epochs_bar("federated") as progress:
+        result = train_federated_vectors.main(
+            config, lambda done, loss: progress(f"loss {loss:.3f}, round", done, config.rounds)
+        )
+    export_federated.main(result, _work(settings, "two_tower"))
+    _forget(has_ranker(settings), config.work)  # without one, the next run continues from here and publishes
+    last = result.rounds[-1]
+    return {"rounds": last.round, "loss": last.loss, "clients per round": last.clients}
+
+
+def has_ranker(settings: Settings) -> bool:
+    return (_work(settings, "ranker") / publish.SUMMARY).exists()
 
 
 def train_first(settings: Settings, seed: int, sizes: FirstSizes) -> dict[str, object]:

@@ -14,7 +14,7 @@ from infra.cli.options import given_settings, refuse
 from infra.cli.training_options import Changes, ConfigFile, ShowConfig, TrainingOptions
 from infra.terminal import JsonFlag, QuickFlag, console, print_mapping
 from recsys.settings import Settings
-from training.choices import FULL_EVERY, LEAST_FIRST_MINUTES, RANK_EPOCHS, first_sizes
+from training.choices import FEDERATED_ROUNDS, FULL_EVERY, LEAST_FIRST_MINUTES, RANK_EPOCHS, first_sizes
 
 app = typer.Typer(no_args_is_help=True, help="Train both models on the lake's features.")
 
@@ -70,6 +70,45 @@ def recall(
     with _log():
         metrics = train_recall(settings, config, fresh)
     print_mapping("two-tower, validation", metrics, as_json)
+
+
+@app.command()
+def federated(
+    ctx: typer.Context,
+    seed: Seed = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = FEDERATED_ROUNDS,
+    file: ConfigFile = None,
+    changes: Changes = None,
+    show: ShowConfig = False,
+    fresh: Fresh = False,
+    propose: Propose = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the two-tower's item vectors in rounds over simulated devices, one per user, into <home>/work/two_tower.
+
+    The server sees sums of small random projections only. Where `recsys train rank` has left a ranker, the bundle is
+    published, or proposed where bundles are released. An interrupted run continues where it stopped.
+
+    Example: recsys train federated --set cohorts.rate=0.5
+    """
+    from infra.cli.training_plans import FEDERATED_OPTIONS, federated_plan
+    from infra.cli.training_runs import has_ranker, proposes, publish_bundle, train_federated
+
+    settings = Settings()
+    plan = federated_plan(settings, seed, rounds, given_settings(ctx, FEDERATED_OPTIONS))
+    config = TrainingOptions(file, changes or (), show).of(plan)
+    refuse(ctx, not has_ranker(settings), ["propose"], "a bundle needs a ranker; first `recsys train rank`")
+    proposing = proposes(settings) if propose is None else propose
+    with _log():
+        done = train_federated(settings, config, fresh)
+        if has_ranker(settings):
+            done["version"] = publish_bundle(settings, proposing).manifest.version
+    published = _done(proposing) if "version" in done else "federated two-tower"
+    print_mapping(published, done, as_json)
+    if "version" not in done:
+        console.print("next: `recsys train rank`, then `recsys train federated`, which publishes both")
+    elif not proposing:
+        console.print("next: `recsys serve`, or `recsys bundle inspect`")
 
 
 @app.command()
