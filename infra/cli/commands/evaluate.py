@@ -10,7 +10,7 @@ from infra.cli.options import given_settings, refuse
 from infra.cli.training_options import Changes, ConfigFile, Planned, ShowConfig, TrainingOptions
 from infra.terminal import JsonFlag, QuickFlag, console, epochs_bar, finish
 from recsys.settings import Settings
-from training.choices import NEWEST_EXAMPLES, Augmentation, Protocol, RankProtocol
+from training.choices import FEDERATED_ROUNDS, NEWEST_EXAMPLES, Augmentation, Protocol, RankProtocol
 
 if TYPE_CHECKING:
     from training.two_tower.config import TwoTowerConfig
@@ -251,3 +251,36 @@ def robust(
 
     config = RobustEvaluation.quick(seed) if quick else RobustEvaluation(seed=seed)
     finish(main(config.replace(epsilon=epsilon), report=console.print), as_json)
+
+
+@app.command()
+def federated(
+    ctx: typer.Context,
+    data: Annotated[Path, typer.Option(help="Folder of MovieLens-1M with `sequences_stable.txt`.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
+    rounds: Annotated[
+        int, typer.Option(min=64, help="Of the federated training; 64 move every direction once.")
+    ] = FEDERATED_ROUNDS,
+    curves: Annotated[bool, typer.Option(help="Also measure attackers and privacy.")] = True,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write quality against payload and ε to this PNG.")
+    ] = None,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare federated training with the same model trained centrally: quality, payload, attackers, privacy.
+
+    Each user is a client; the protocol is that of `recsys evaluate recall --protocol ml-1m`.
+
+    Example: recsys evaluate federated --data ../shared/data/ml-1m --plot var/federated.png --json
+    """
+    refuse(ctx, quick, ["rounds"], "--quick runs a few rounds")
+    refuse(ctx, not curves, ["plot"], "it needs the curves")
+    from infra.evaluation.federated_plot import draw
+    from training.evaluation.federated import FederatedEvaluation, main
+
+    config = FederatedEvaluation(data=data, seed=seed, curves=curves).with_rounds(rounds)
+    result = main(config.quick() if quick else config, report=console.print)
+    if plot is not None:
+        draw(result, plot)
+    finish(result, as_json)

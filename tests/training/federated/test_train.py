@@ -1,0 +1,182 @@
+"""Rounds, devices that follow them, resuming, attackers, and the exported model as it is served."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
+from recsys.contracts.types import Item
+from recsys.items.item_table import items_table
+from recsys.lake.lake import write_parquet
+from recsys.models.golden import agrees, golden_part
+from recsys.recall.two_tower import OUTPUT, UserTower
+from tests.training.evaluation.histories import history
+from training.evaluation.federated import sent_by
+from training.federated import export, rounds, train
+from training.federated.adam import SphereAdam
+from training.federated.attacks import Attack
+from training.federated.config import Cohorts, Defence, FederatedConfig, FederatedRecipe
+from training.federated.population import Population
+from training.federated.robust import trusted_groups
+from training.federated.rounds import Simulation, apply
+from training.federated.scorer import pooled_scorer
+from training.federated.tower import PooledShape
+from training.federated.train import FederatedResult, main
+from training.two_tower.sequences import History, write_sequences
+
+N_ITEMS = 24
+
+
+def chains(users: int) -> list[History]:
+    """Everybody takes items in the order of their numbers, from a random one on, around the circle."""
+    rng = np.random.default_rng(0)
+    starts = rng.integers(0, N_ITEMS, users).tolist()
+    return [history(f"u{u:03}", *((s + np.arange(8)) % N_ITEMS + 1).tolist()) for u, s in enumerate(starts)]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> FederatedConfig:
+    items = [Item(f"i{n:02}", "a film", ("odd" if n % 2 else "even",)) for n in range(N_ITEMS)]
+    write_sequences(tmp_path / "sequences" / "a.parquet", chains(80), items)
+    write_parquet(tmp_path / "items.parquet", items_table(items))
+    return FederatedConfig(
+        sequences=tmp_path / "sequences",
+        items=tmp_path / "items.parquet",
+        work=tmp_path / "work",
+        shape=PooledShape(dim=16, half_lives=(0.5, 4.0)),
+        cohorts=Cohorts(rate=0.5, group=8, length=8, targets=4, negatives=0),
+        rounds=100,
+        rank=4,
+        learning_rate=0.1,
+        warmup_rounds=2,
+        defence=None,
+    )
+
+
+def next_is_first(result: FederatedResult) -> float:
+    """Share of neighbours on the circle after which the next item scores highest of those that the user lacks."""
+    scorer = pooled_scorer(result.vectors, result.config.shape, 8)
+    last = np.arange(N_ITEMS)
+    before = np.roll(last, 1)
+    pairs = zip(before.tolist(), last.tolist(), strict=True)
+    scores = scorer([history("x", a + 1, b + 1) for a, b in pairs], [0] * N_ITEMS)
+    scores[last, last] = scores[last, before] = -np.inf
+    return float((scores.argmax(1) == np.roll(last, -1)).mean())
+
+
+def test_it_learns_who_comes_after_whom(config: FederatedConfig) -> None:
+    result = main(config)
+    assert next_is_first(result) > 0.9
+    assert result.rounds[-1].loss < result.rounds[0].loss / 2
+    np.testing.assert_allclose(np.linalg.norm(result.vectors, axis=1), 1, rtol=1e-5)
+    assert result.seen_by.sum() == 80 * 8
+
+
+def test_masks_change_nothing(config: FederatedConfig) -> None:
+    short = config.replace(rounds=2, dropouts=0.15, cohorts=config.cohorts.replace(rate=0.2))
+    plain, masked = main(short), main(short.replace(masked=True, work=config.work / "masked"))
+    np.testing.assert_array_equal(plain.vectors, masked.vectors)
+
+
+def test_a_device_follows_by_the_updates_alone(config: FederatedConfig) -> None:
+    """Its copy, from the public seed and each round's update, is the server's to the bit."""
+    server, device = (SphereAdam.new(config.seed, N_ITEMS, 16) for _ in range(2))
+    simulation = Simulation(config, Population(chains(80)))
+    updates = []
+    for number in range(5):
+        updates.append(simulation.round(number, server).update)
+        apply(server, config, number, updates[-1])
+    for number, update in enumerate(updates):
+        apply(device, config, number, update)
+    np.testing.assert_array_equal(server.vectors, device.vectors)
+    assert updates[0].coefficients.dtype == np.int8
+    assert updates[0].coefficients.size == N_ITEMS * config.rank
+
+
+def test_an_interrupted_run_continues_to_the_same_model(
+    config: FederatedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = main(config.replace(rounds=6, work=config.work / "whole"))
+    often = config.replace(rounds=6, checkpoint_s=0.0)
+    step = rounds.apply
+
+    def killed(model: SphereAdam, config: FederatedRecipe, number: int, update: rounds.RoundUpdate) -> None:
+        if number == 4:
+            raise KeyboardInterrupt
+        step(model, config, number, update)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "apply", killed)
+        main(often)
+    resumed = main(often)
+    np.testing.assert_array_equal(whole.vectors, resumed.vectors)
+    assert resumed.rounds == whole.rounds
+    with pytest.raises(InvalidConfig, match="--fresh"):
+        main(often.replace(rank=2))
+    (config.work / train.CHECKPOINT).write_bytes(b"damaged")
+    with pytest.raises(InvalidData, match="delete it to restart"):
+        main(often)
+
+
+def test_too_few_clients_are_an_error_that_says_what_to_do(config: FederatedConfig) -> None:
+    with pytest.raises(
+        InvalidData, match=r"80 clients .* 40 per round: fewer than a group of 64; raise cohorts.rate"
+    ):
+        main(config.replace(cohorts=config.cohorts.replace(group=64)))
+    with pytest.raises(Unavailable, match="round 0: 5 groups, all abandoned"):
+        main(config.replace(dropouts=0.99, rounds=1))
+
+
+def test_noise_and_the_defence_do_not_go_together(config: FederatedConfig) -> None:
+    with pytest.raises(ValueError, match="set defence=null"):
+        config.replace(noise=1.0, defence=Defence())
+    noisy = main(config.replace(noise=1.0, rounds=1))
+    assert not noisy.seen_by.any(), "counts would be published without noise"
+
+
+def test_a_group_whose_sum_is_too_long_is_left_out() -> None:
+    """Nine orthogonal honest updates of length 2 have a sum of length 6, which is the limit."""
+    honest = np.eye(9)[:, :9].sum(0) * 2
+    sums, sizes = np.stack([honest, honest * 1.01, honest * 0]), np.array([9, 9, 9])
+    assert trusted_groups(sums, sizes, 2.0, Defence(longest=1.0)).tolist() == [True, False, True]
+    assert trusted_groups(sums, sizes, 2.0, None).all()
+
+
+def test_attackers_spoil_the_model_unless_their_groups_are_left_out(config: FederatedConfig) -> None:
+    histories = chains(160)
+    sent = sent_by(Attack.FLIP, 0.05, len(histories), seed=1)
+
+    def trained(defence: Defence | None) -> float:
+        recipe, model = config.replace(defence=defence), SphereAdam.new(0, N_ITEMS, 16)
+        simulation = Simulation(recipe, Population(histories), sent)
+        for number in range(recipe.rounds):
+            apply(model, recipe, number, simulation.round(number, model).update)
+        return next_is_first(FederatedResult(model.vectors, np.zeros(N_ITEMS, np.int64), [], config, []))
+
+    assert trained(None) < 0.5
+    assert trained(Defence(longest=1.5)) > 0.9
+
+
+def test_the_export_serves_as_a_user_tower(config: FederatedConfig, tmp_path: Path) -> None:
+    result = main(config)
+    (tmp_path / "two_tower").mkdir()
+    (tmp_path / "two_tower" / "warm_start.json").write_text("of another training", encoding="utf-8")
+    work = export.main(result, tmp_path / "two_tower", neighbours=5, served_length=10)
+    vectors = load_file(work / "item_vectors.safetensors")
+    served = UserTower(work / "user_tower.onnx", vectors["vectors"])
+    golden = load_file(work / "golden.safetensors")
+    inputs = golden_part(golden, "user_tower/in/")
+    assert not inputs["history"][0].any(), "an empty history is among the golden ones"
+    assert agrees(served.vectors(**inputs), golden_part(golden, "user_tower/out/")[OUTPUT])
+    two = {"history": np.array([[4, 5]]), "types": np.array([[1, 1]]), "gaps": np.array([[3, 9]])}
+    scores = vectors["vectors"] @ served.vectors(**two)[0]
+    scores[[3, 4]] = -np.inf
+    assert scores.argmax() == 5
+    similar = load_file(work / "item_to_item.safetensors")
+    assert similar["neighbours"].shape == (N_ITEMS, 5)
+    assert (similar["neighbours"] != np.arange(N_ITEMS)[:, None]).all()
+    popular = load_file(work / "popular.safetensors")
+    np.testing.assert_array_equal(popular["scores"], np.sort(result.seen_by)[::-1])
+    assert not (work / "warm_start.json").exists()
