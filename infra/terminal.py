@@ -72,9 +72,9 @@ def finish(result: Result, as_json: bool) -> NoReturn:
 
 
 @contextmanager
-def epochs_bar(model: str) -> Iterator[Callable[[str, float, int], None]]:
-    """Yield a function that shows a training's progress: its phase, the epochs done, their number."""
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("epoch {task.completed:.1f}")
+def epochs_bar(model: str, unit: str = "epoch") -> Iterator[Callable[[str, float, int], None]]:
+    """Yield a function that shows a training's progress: its phase, the epochs (or other units) done, their number."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn(f"{unit} {{task.completed:.1f}}")
     with Progress(*columns, TimeElapsedColumn(), console=console) as bars:
         bar = bars.add_task(model, total=None)
         yield lambda phase, done, epochs: bars.update(

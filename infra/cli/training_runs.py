@@ -104,14 +104,19 @@ def train_recall(settings: Settings, config: TwoTowerConfig, fresh: bool) -> dic
 def train_federated(settings: Settings, config: FederatedConfig, fresh: bool) -> dict[str, object]:
     """The two-tower in rounds over the lake's users, each a simulated client."""
     _forget(fresh, config.work)
-    with epochs_bar("federated") as progress:
+    with epochs_bar("federated", "round") as progress:
         result = train_federated_vectors.main(
-            config, lambda done, loss: progress(f"loss {loss:.3f}, round", done, config.rounds)
+            config, lambda done, loss: progress(f"loss {loss:.3f}", done, config.rounds)
         )
     export_federated.main(result, _work(settings, "two_tower"))
     _forget(has_ranker(settings), config.work)  # without one, the next run continues from here and publishes
-    last = result.rounds[-1]
-    return {"rounds": last.round, "loss": last.loss, "clients per round": last.clients}
+    sums = sum(report.groups + report.left_out for report in result.rounds)
+    return {
+        "rounds": len(result.rounds),
+        "loss": result.rounds[-1].loss,
+        "clients per round": sum(report.clients for report in result.rounds) / len(result.rounds),
+        "left out of group sums": sum(report.left_out for report in result.rounds) / max(sums, 1),
+    }
 
 
 def has_ranker(settings: Settings) -> bool:

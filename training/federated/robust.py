@@ -2,6 +2,7 @@
 
 Updates of different users are nearly orthogonal, and none is longer than the clip; so the sum of n honest ones is
 hardly longer than √n clips. An attacker whose group's sum stays as short is not seen (docs/privacy.md).
+Where users are alike, honest sums are longer: the limit must be higher there.
 """
 
 import numpy as np

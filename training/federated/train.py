@@ -24,6 +24,7 @@ from training.two_tower.sequences import SequenceFiles
 
 CHECKPOINT = "federated.safetensors"
 _ARRAYS = [field.name for field in fields(SphereAdam)]
+_PATIENCE = 20  # rounds without a group that counts
 OnRound = Callable[[int, float], None]  # rounds done, and the clients' mean loss before the round
 
 
@@ -56,7 +57,7 @@ def main(config: FederatedConfig, progress: OnRound = lambda done, loss: None) -
 
     Raises:
         InvalidData: sequences or item table are missing or unusable, or there are fewer clients than a group needs.
-        InvalidConfig: the checkpoint is of another configuration.
+        InvalidConfig: the checkpoint is of another configuration, or the defence leaves out everybody.
         Unavailable: every group of a round was abandoned.
     """
     items = read_items(config.items)
@@ -85,6 +86,11 @@ def _fit(
             RoundReport(number + 1, done.loss, done.clients, done.groups, done.left_out, done.abandoned)
         )
         progress(number + 1, done.loss)
+        if len(reports) >= _PATIENCE and not any(report.groups for report in reports[-_PATIENCE:]):
+            raise InvalidConfig(
+                f"the defence left out every group of {_PATIENCE} rounds: honest updates are alike in this data;"
+                " raise defence.longest, or set defence=null"
+            )
         if time.monotonic() - saved > config.checkpoint_s or number + 1 == config.rounds:
             _save(path, identity, model, reports)
             saved = time.monotonic()

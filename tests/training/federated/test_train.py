@@ -129,6 +129,11 @@ def test_too_few_clients_are_an_error_that_says_what_to_do(config: FederatedConf
         main(config.replace(dropouts=0.99, rounds=1))
 
 
+def test_a_defence_that_leaves_out_everybody_ends_the_run(config: FederatedConfig) -> None:
+    with pytest.raises(InvalidConfig, match="every group of 20 rounds: .* raise defence.longest"):
+        main(config.replace(defence=Defence(longest=0.01)))
+
+
 def test_noise_and_the_defence_do_not_go_together(config: FederatedConfig) -> None:
     with pytest.raises(ValueError, match="set defence=null"):
         config.replace(noise=1.0, defence=Defence())
