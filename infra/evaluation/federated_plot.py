@@ -24,6 +24,10 @@ def draw(result: Result, path: Path) -> None:
     right.plot([epsilon for epsilon, _ in private], [hr10 for _, hr10 in private], "o-", label="with noise")
     right.axhline(figures["short_hr10"], color="tab:blue", linestyle=":", label="no noise, as many rounds")
     right.set(xscale="log", xlabel=f"ε of a user, δ = {figures['delta']:.1e}")
+    right.set_xticks(
+        [epsilon for epsilon, _ in private], [f"{epsilon:g}" for epsilon, _ in private], minor=False
+    )
+    right.minorticks_off()
     for axes in (left, right):
         axes.axhline(figures["central_hr10"], color="black", linestyle="--", label="central")
         axes.axhline(figures["popularity_hr10"], color="grey", linestyle="--", label="popularity")
