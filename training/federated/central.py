@@ -24,8 +24,8 @@ def fit_central(
     progress: Callable[[int], None] = lambda step: None,
 ) -> SphereAdam:
     """Adam on exact gradients, `users` of a shuffled pass over all users per step: nothing is clipped, projected or
-    rounded. With as many users as a cohort and as many steps as rounds it is federated averaging of one local step,
-    whose payload is the whole model."""
+    rounded. With as many users as a cohort, each step is a round of federated averaging with one local step, whose
+    payload is the whole model."""
     tower = PooledTower(config.shape)
     every = directions_of(config.seed, 0, config.shape.dim, config.shape.dim)
     model = SphereAdam.new(config.seed, n_items, config.shape.dim)

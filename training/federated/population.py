@@ -29,10 +29,8 @@ class Population:
         first = [Targets().of(h, rng) for h in histories]
         able = [i for i, new in enumerate(first) if new.sum() >= LEAST]
         self._numbers = np.concatenate([histories[i].numbers for i in able] or [np.zeros(0, np.int64)])
-        new = np.concatenate([first[i] for i in able] or [np.zeros(0, np.bool_)])
+        self._predictable = np.concatenate([first[i] for i in able] or [np.zeros(0, np.bool_)])
         self._bounds = np.cumsum([0, *(len(histories[i].numbers) for i in able)])
-        self._predictable = new
-        self._predictable[self._bounds[:-1]] = False  # nothing is known before the first event
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
