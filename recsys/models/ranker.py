@@ -196,10 +196,11 @@ class Ranker(nn.Module):
 
     def _history_items(self, history: Tensor) -> Tensor:
         """The vectors of a batch of histories. With more events than items, each item is computed once."""
-        if not self.training or history.numel() <= self.data.n_items:
+        rows = len(self.fields)  # private training has few: those of one user
+        if not self.training or history.numel() < rows:
             return self.items(history)[0]
-        table, _ = self.items(torch.arange(self.data.n_items + 1, device=history.device))
-        return F.embedding(in_vocabulary(history, self.data.n_items + 1), table)
+        table, _ = self.items(torch.arange(rows, device=history.device))
+        return F.embedding(in_vocabulary(history, rows), table)
 
     def inputs(self, user: UserPart, vectors: Tensor, features: Tensor, position: Tensor) -> Tensor:
         """The input of crosses and experts, (B, width of all parts)."""

@@ -4,6 +4,7 @@ Deterministic under a seed. An interrupted run continues from its last whole epo
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,16 +131,22 @@ def ranking_loss(logits: RankerLogits, labels: Tensor, weights: Mapping[Head, fl
     Args:
         labels: (B, heads) as `RankExamples.labels`. A NaN label (not known) is left out.
     """
+    losses = head_losses(logits, labels)
+    return torch.stack([losses[head].mean() * weights.get(head, 0.0) for head in HEADS]).sum()
+
+
+def head_losses(logits: RankerLogits, labels: Tensor) -> dict[Head, Tensor]:
+    """The loss of each row (B,), by head."""
     click, conversion, like, dwell = labels.unbind(1)
     both = F.logsigmoid(logits.click) + F.logsigmoid(logits.conversion)
-    losses = {
-        Head.CLICK: F.binary_cross_entropy_with_logits(logits.click, click),
-        Head.CONVERSION: -(conversion * both + (1 - conversion) * log1mexp(both)).mean(),
-        Head.LIKE: F.binary_cross_entropy_with_logits(logits.like, like),
+    each = partial(F.binary_cross_entropy_with_logits, reduction="none")
+    return {
+        Head.CLICK: each(logits.click, click),
+        Head.CONVERSION: -(conversion * both + (1 - conversion) * log1mexp(both)),
+        Head.LIKE: each(logits.like, like),
         # the median is what the mean absolute error wants, and what a few very long views cannot pull away
-        Head.DWELL: F.l1_loss(logits.dwell, dwell),
+        Head.DWELL: F.l1_loss(logits.dwell, dwell, reduction="none"),
     }
-    return torch.stack([losses[head] * weights.get(head, 0.0) for head in HEADS]).sum()
 
 
 def log1mexp(x: Tensor) -> Tensor:

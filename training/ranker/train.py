@@ -150,17 +150,21 @@ def write_ranker(
     validation rows."""
     raw = predict(ranker, validation)
     calibrations = fit_calibrations(raw, validation, train)
-    out.mkdir(parents=True, exist_ok=True)
-    for of_another in (KERNEL, VARIANT):  # a variant of a ladder was here
-        (out / of_another).unlink(missing_ok=True)
-    data, length = ranker.data, train.history.shape[1]
-    golden = export_ranker(ranker, out / ONNX, data.n_items, data.n_features, length, seed)
-    save_file(golden, out / GOLDEN)
+    write_model(ranker, train.history.shape[1], out, seed)
     write_calibrations(out / CALIBRATION, calibrations)
     calibrated = calibrate(raw, calibrations)
     write_uncertainty(out, fit_uncertainty(calibrated[Head.CLICK], validation))
     write_histograms(out / HISTOGRAMS, sampled_histograms(train.features[:, : FEATURES.dimension], seed))
     return figures(calibrated, validation)
+
+
+def write_model(ranker: Ranker, length: int, out: Path, seed: int) -> None:
+    """Export the ranker for histories of this length, with its golden arrays."""
+    out.mkdir(parents=True, exist_ok=True)
+    for of_another in (KERNEL, VARIANT):  # a variant of a ladder was here
+        (out / of_another).unlink(missing_ok=True)
+    golden = export_ranker(ranker, out / ONNX, ranker.data.n_items, ranker.data.n_features, length, seed)
+    save_file(golden, out / GOLDEN)
 
 
 def write_summary(
