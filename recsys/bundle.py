@@ -82,6 +82,8 @@ class Manifest:
     )  # of the log, as suspect (`recsys.trust`), by reason
     # of suspect items, by id: how many 1,024ths of their clicks, and of their users, count online
     item_weights: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    # of models that were trained privately: epsilon, delta, the unit that it protects, and how
+    privacy: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 

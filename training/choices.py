@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 RANK_EPOCHS = 4
+PRIVATE_EPOCHS = 5  # fewer are too few steps, more cost too much noise
 NEWEST_EXAMPLES = 2_000_000  # that `recsys evaluate rank` reads, at most: memory is bounded
 # `recsys demo`, `quickstart` and the notebook: enough to beat popularity by far, in minutes on two cores.
 QUICK_RANK_EPOCHS = 2

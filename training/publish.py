@@ -74,6 +74,7 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
         repeats=summaries["two_tower"].repeats,
         left_out=judgement.left_out,
         item_weights=judgement.item_weights,
+        privacy={model: summary.privacy for model, summary in summaries.items() if summary.privacy},
     )
     signing_key = read_private_key(config.signing_key) if config.signing_key else None
     with write_bundle(config.bundles, manifest, signing_key) as folder:
@@ -99,6 +100,7 @@ class _Summary(msgspec.Struct):
     metrics: dict[str, float | None]
     seed: int
     repeats: dict[str, float] = {}
+    privacy: dict[str, Any] = {}
 
 
 def _summary(work: Path) -> _Summary:

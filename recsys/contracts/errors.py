@@ -9,6 +9,7 @@ RecsysError
 ├── UnknownFeature        no definition has a feature of that name; unknown features are never read as 0.0
 ├── FingerprintMismatch   a bundle and a feature store were made from different feature definitions
 ├── InvalidBundle         a bundle is incomplete, altered, or its scores differ from its golden ones
+├── BudgetSpent           a training or a published count would cost users more privacy than was promised
 ├── StageFailed           a required stage of the request path failed; nothing can be ranked for this request
 ├── Unavailable           a server (Redis, Kafka, the API) cannot be reached now; retry later
 │   └── AccessRefused     it can, but not with these credentials or this protocol; check them
@@ -42,6 +43,9 @@ class FingerprintMismatch(RecsysError): ...
 
 
 class InvalidBundle(RecsysError): ...
+
+
+class BudgetSpent(RecsysError): ...
 
 
 class StageFailed(RecsysError):
