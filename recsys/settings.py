@@ -152,6 +152,14 @@ class Settings(BaseSettings):
         description="Spark master of the batch jobs: local[2], spark://host:7077, yarn or k8s://…; a cluster gets this"
         " code with the job, and needs the lake on a path that all its machines see.",
     )
+    privacy_epsilon: float = Field(
+        10.0,
+        gt=0,
+        description="Budget of private trainings and published counts together, per user (docs/privacy.md).",
+    )
+    privacy_delta: float = Field(
+        1e-6, gt=0, lt=0.01, description="Its delta; below one over the number of users."
+    )
     log_level: str = Field("info", description="debug, info, warning or error.")
     traces: str = Field(
         "", description="Exporter of OpenTelemetry traces: console, or otlp (extra `otel`); empty: off."
@@ -203,6 +211,10 @@ class Settings(BaseSettings):
     @property
     def features(self) -> Path:
         return self.home / "features"
+
+    @property
+    def privacy_ledger(self) -> Path:
+        return self.home / "privacy.json"
 
     @property
     def checkpoints(self) -> Path:

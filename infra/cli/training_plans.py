@@ -14,6 +14,8 @@ from training.compression.configs import ladder_folder, lake_ladder
 from training.compression.ladder import LadderConfig
 from training.config import Config
 from training.federated.config import FederatedConfig
+from training.private.loop import PrivateLoop
+from training.private.train import PrivateTraining
 from training.ranker.clean import Cleaning
 from training.ranker.loop import LoopConfig
 from training.ranker.train import RankerTraining
@@ -39,6 +41,11 @@ RANK_DECIDED = {
     "n_features": "it follows from the features' definitions",
     "model.offset": _TASTE,
 }
+PRIVATE_DECIDED = {
+    **dict.fromkeys(("examples", "items", "out"), _HOME),
+    "n_features": RANK_DECIDED["n_features"],
+    "loop.delta": "RECSYS_PRIVACY_DELTA says it, for the whole ledger",
+}
 LADDER_DECIDED = {
     "out": _HOME,
     **dict.fromkeys(("teacher.offset", "student.offset"), _TASTE),
@@ -55,6 +62,7 @@ RANK_OPTIONS = {
     "robust": ("loop.attack",),
     "cleaned": ("cleaning",),
 }
+PRIVATE_OPTIONS = {"epsilon": ("loop.epsilon",), "epochs": ("loop.epochs",), "seed": ("seed",)}
 _LADDER_LOOPS = ("teacher_loop", "student_loop", "tuning_loop")
 LADDER_OPTIONS = {
     "seed": ("seed",),
@@ -143,6 +151,20 @@ def rank_plan(
         cleaning=Cleaning() if cleaned else None,
     )
     return Planned(config, RANK_DECIDED, given=given)
+
+
+def private_plan(
+    settings: Settings, epsilon: float, epochs: int, seed: int, given: Mapping[str, str]
+) -> Planned[PrivateTraining]:
+    config = PrivateTraining(
+        n_features=FEATURES.dimension,
+        examples=settings.features / "examples",
+        items=items_path(settings.lake),
+        out=settings.home / "work" / "ranker",
+        loop=PrivateLoop(epsilon=epsilon, delta=settings.privacy_delta, epochs=epochs),
+        seed=seed,
+    )
+    return Planned(config, PRIVATE_DECIDED, given=given)
 
 
 def ladder_plan(

@@ -8,6 +8,7 @@ from infra.cli.training_plans import RECALL_DECIDED, CompressedTraining, FullTra
 from infra.release.autopilot import is_running
 from infra.terminal import console, epochs_bar
 from recsys.bundle import Bundle, current_version
+from recsys.contracts.errors import InvalidConfig
 from recsys.datasets.catalogue import items_path
 from recsys.experiments.release_file import is_in_use, propose
 from recsys.features.definitions import FEATURES
@@ -23,6 +24,9 @@ from training.federated import train as train_federated_vectors
 from training.federated.config import FederatedConfig
 from training.nightly.ranker import NIGHT, RankerUpdate
 from training.nightly.update import nights_since_full, update_ranker, update_two_tower
+from training.private import train as train_private_ranker
+from training.private.ledger import Ledger
+from training.private.train import PrivateTraining, is_private
 from training.publish import PublishConfig
 from training.ranker import train as train_ranker
 from training.ranker.loop import LoopConfig
@@ -42,6 +46,11 @@ def train_nightly(
     An update continues with the configuration that yesterday's models were trained with.
     """
     towers, ranker = _work(settings, "two_tower"), _work(settings, "ranker")
+    if is_private(ranker):
+        raise InvalidConfig(
+            f"{ranker}: trained privately, and a night has no noise; train it with `recsys train private`, or"
+            " without privacy with `recsys train all`"
+        )
     if full or nights_since_full(towers, ranker) + 1 >= full_every:
         train_recall(settings, plan.recall, fresh=False)
         figures = train_compressed(settings, plan.rank, fresh=False)
@@ -186,6 +195,21 @@ def train_rank(settings: Settings, config: RankerTraining, fresh: bool) -> dict[
         report = train_ranker.main(config, lambda epoch, score: progress("fit", epoch, config.loop.epochs))
     _forget(True, config.checkpoints)
     return {**report.metrics, **{f"left out: {reason}": n for reason, n in report.removed.items()}}
+
+
+def train_private(settings: Settings, config: PrivateTraining) -> dict[str, object]:
+    with epochs_bar("ranker") as progress:
+        done = train_private_ranker.main(
+            config,
+            ledger(settings),
+            lambda step, steps: progress("fit", config.loop.epochs * step / steps, config.loop.epochs),
+        )
+    return {**done.metrics, **done.privacy, "epsilon of the ledger": done.spent}
+
+
+def ledger(settings: Settings) -> Ledger:
+    """Of everything that is trained privately or published here."""
+    return Ledger(settings.privacy_ledger, settings.privacy_epsilon, settings.privacy_delta)
 
 
 def train_compressed(settings: Settings, config: LadderConfig, fresh: bool) -> dict[str, object]:

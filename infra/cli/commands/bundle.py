@@ -72,25 +72,30 @@ def publish(
     variant: Annotated[
         str, typer.Option(help="Build and publish a bundle with this variant of the lake's ladder.")
     ] = "",
+    trained: Annotated[
+        bool, typer.Option("--trained", help="Build and publish a bundle of the models in <home>/work.")
+    ] = False,
 ) -> None:
     """Verify a bundle and publish it; a running API loads it without a restart.
 
     With `--variant`, a bundle of the trained two-tower and that variant is built first. A variant that failed its gate
-    is not published; the reason is printed.
+    is not published; the reason is printed. With `--trained`, of the ranker that was trained last.
 
     Example: recsys bundle publish 20260101-120000
     """
     settings = Settings()
-    if bool(version) == bool(variant):
-        raise InvalidConfig("name either a version (`recsys bundle list`) or a variant (`--variant int8`)")
-    if variant:
+    if bool(version) + bool(variant) + trained != 1:
+        raise InvalidConfig(
+            "name either a version (`recsys bundle list`), a variant (`--variant int8`) or `--trained`"
+        )
+    if not version:
         from training import publish as assembly  # numpy, FAISS and torch: not for a list of bundles
 
         work = settings.home / "work"
         config = assembly.PublishConfig(
             lake=settings.lake,
             two_tower=work / "two_tower",
-            ranker=work / "ladder-lake" / variant,
+            ranker=work / "ladder-lake" / variant if variant else work / "ranker",
             bundles=settings.bundles,
             examples=settings.features / "examples",
             signing_key=settings.bundle_signing_key,

@@ -71,3 +71,24 @@ def energy(
     from infra.evaluation.reports.energy import report
 
     finish(report(api, key, seconds), as_json)
+
+
+@app.command()
+def popular(
+    epsilon: Annotated[float, typer.Option(min=0.01, help="What the table may cost a user.")] = 1.0,
+    days: Annotated[int, typer.Option(min=1, help="Newest days of the lake.")] = 7,
+    most: Annotated[int, typer.Option(min=1, help="Items of one user that count, the newest.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Items in the table.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """Items by the number of users who engaged with them, with noise, so that the table may be published.
+
+    The cost is written to the ledger <home>/privacy.json, which refuses what exceeds RECSYS_PRIVACY_EPSILON.
+
+    Example: recsys report popular --epsilon 1 --days 30
+    """
+    from infra.cli.training_runs import ledger
+    from infra.evaluation.reports.popular import PopularReport, report
+
+    settings = Settings()
+    finish(report(PopularReport(settings.lake, epsilon, days, most, top), ledger(settings)), as_json)

@@ -14,7 +14,14 @@ from infra.cli.options import given_settings, refuse
 from infra.cli.training_options import Changes, ConfigFile, ShowConfig, TrainingOptions
 from infra.terminal import JsonFlag, QuickFlag, console, print_mapping
 from recsys.settings import Settings
-from training.choices import FEDERATED_ROUNDS, FULL_EVERY, LEAST_FIRST_MINUTES, RANK_EPOCHS, first_sizes
+from training.choices import (
+    FEDERATED_ROUNDS,
+    FULL_EVERY,
+    LEAST_FIRST_MINUTES,
+    PRIVATE_EPOCHS,
+    RANK_EPOCHS,
+    first_sizes,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Train both models on the lake's features.")
 
@@ -150,6 +157,38 @@ def rank(
     with _log():
         metrics = train()
     print_mapping("ranker", metrics, as_json)
+
+
+@app.command()
+def private(
+    ctx: typer.Context,
+    epsilon: Annotated[float, typer.Option(min=0.01, help="What this training may cost a user.")] = 8.0,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="How often a user is sampled; none is stopped early.")
+    ] = PRIVATE_EPOCHS,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first weights; noise and samples have none.")] = 0,
+    file: ConfigFile = None,
+    changes: Changes = None,
+    show: ShowConfig = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the ranker into <home>/work/ranker so that it hides whether any one user was in the data.
+
+    Differential privacy by user, with delta RECSYS_PRIVACY_DELTA. The cost is written to the ledger
+    <home>/privacy.json, which refuses what exceeds RECSYS_PRIVACY_EPSILON. Publish with
+    `recsys bundle publish --trained`.
+
+    Example: recsys train private --epsilon 8
+    """
+    from infra.cli.training_plans import PRIVATE_OPTIONS, private_plan
+    from infra.cli.training_runs import train_private
+
+    settings = Settings()
+    planned = private_plan(settings, epsilon, epochs, seed, given_settings(ctx, PRIVATE_OPTIONS))
+    config = TrainingOptions(file, changes or (), show).of(planned)
+    with _log():
+        done = train_private(settings, config)
+    print_mapping("ranker", done, as_json)
 
 
 @app.command("all")

@@ -31,6 +31,7 @@ COMMANDS = {  # → the section of its first training
     "train recall": "",
     "train rank": "loop.",
     "train rank --compress": "student_loop.",
+    "train private": "loop.",
     "train all": "recall.",
     "train all --compress": "recall.",
     "train nightly": "recall.",

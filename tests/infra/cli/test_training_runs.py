@@ -1,13 +1,17 @@
-"""What a first bundle is trained on."""
+"""What a first bundle is trained on; what a night refuses."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from infra.cli.training_runs import newer_than_ms
+from infra.cli.training_plans import CompressedTraining
+from infra.cli.training_runs import newer_than_ms, train_nightly
+from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.lake.lake import EVENTS, day_writer, events_table, start_of
+from recsys.settings import Settings
 
 FIRST = start_of("2026-03-01")
 
@@ -23,3 +27,14 @@ def test_only_the_newest_days_are_predicted(tmp_path: Path, events: int, days: i
         writer.write(events_table(log))
     found = newer_than_ms(tmp_path, events)
     assert found == (0 if days == 3 else FIRST + (3 - days) * MS_PER_DAY - 1)
+
+
+def test_a_night_without_noise_does_not_continue_a_private_ranker(tmp_path: Path) -> None:
+    work = tmp_path / "work" / "ranker"
+    work.mkdir(parents=True)
+    (work / "summary.json").write_text('{"privacy": {"epsilon": 8.0}}')
+    settings = Settings(home=tmp_path)
+    plan = cast(CompressedTraining, None)  # it is not read
+    for full in (False, True):
+        with pytest.raises(InvalidConfig, match="recsys train private"):
+            train_nightly(settings, plan, full, full_every=7, proposing=False)
