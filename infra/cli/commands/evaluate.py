@@ -284,3 +284,26 @@ def federated(
     if plot is not None:
         draw(result, plot)
     finish(result, as_json)
+
+
+@app.command()
+def private(
+    data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Write AUC against epsilon to this file.")] = None,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare rankers trained under user-level differential privacy with a plain one: click AUC, membership attacks, an
+    audit by canaries, time per step.
+
+    Example: recsys evaluate private --data ../shared/data/kuairand-pure-part --json
+    """
+    from infra.evaluation.reports.private import plot as plotted
+    from training.evaluation.private.evaluate import PrivateEvaluation, main
+
+    config = PrivateEvaluation(data=data, seed=seed)
+    result = main(config.quick() if quick else config, report=console.print)
+    if plot is not None:
+        plotted(result, plot)
+    finish(result, as_json)
