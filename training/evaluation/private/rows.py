@@ -23,7 +23,7 @@ from training.ranker.dataset import RankExamples
 from training.ranker.loop import LoopConfig, fit
 from training.seeding import seed_everything
 
-HISTORY = 20  # newest videos of a history; more cost time in every model, and were worth nothing here
+HISTORY = 20  # newest videos of a history; more cost time in every model
 OWN_GROUPS = ("static", "session")
 OF_OTHERS = ("i_watch", "i_long", "i_like", "i_lr", "i_kr", "a_lr")  # of "static": counts of all users
 
