@@ -42,8 +42,19 @@ def staged_file(path: Path, *, fsync: bool = False) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.rename(path)
+        if fsync:
+            _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(path: Path) -> None:
+    """Else power that fails may undo a rename."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextmanager

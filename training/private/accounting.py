@@ -43,6 +43,18 @@ def epsilon_of(spends: Iterable[Spend], delta: float) -> float:
     return float(accountant.get_epsilon(delta, alphas=_ORDERS)) if accountant.history else 0.0
 
 
+def check_delta(delta: float, users: int) -> None:
+    """
+    Raises:
+        InvalidConfig: delta is so large that it would allow giving a user away.
+    """
+    if delta >= 1 / max(users, 1):
+        raise InvalidConfig(
+            f"delta {delta:g} with {users:,} users would allow publishing one of them; set RECSYS_PRIVACY_DELTA below"
+            f" {1 / users:.0e}"
+        )
+
+
 def noise_for(epsilon: float, delta: float, plan: Callable[[float], Sequence[Spend]]) -> float:
     """The least noise multiplier whose `plan` stays within epsilon, to a thousandth.
 

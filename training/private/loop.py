@@ -19,10 +19,10 @@ from recsys.models.ranker import Ranker
 from training.choices import PRIVATE_EPOCHS
 from training.config import Config
 from training.optim import warmup_cosine
-from training.private.accounting import UNIT, Spend, combined, epsilon_of, noise_for
+from training.private.accounting import UNIT, Spend, check_delta, combined, epsilon_of, noise_for
 from training.private.gradients import Sums, check, table_names, user_gradients
 from training.private.randomness import Randomness
-from training.private.selection import normal, selected_rows
+from training.private.selection import rounded, selected_rows
 from training.private.users import UserRows
 from training.ranker.dataset import RankExamples
 
@@ -96,11 +96,7 @@ def plan(loop: PrivateLoop, users: int) -> Plan:
     Raises:
         InvalidConfig: delta is so large that it would allow giving a user away, or no noise is enough.
     """
-    if loop.delta >= 1 / max(users, 1):
-        raise InvalidConfig(
-            f"delta {loop.delta:g} with {users:,} users would allow publishing one of them; set"
-            f" RECSYS_PRIVACY_DELTA below {1 / users:.0e}"
-        )
+    check_delta(loop.delta, users)
     noise = noise_for(loop.epsilon, loop.delta, lambda found: Plan(loop, users, found).spends)
     return Plan(loop, users, noise)
 
@@ -137,7 +133,7 @@ def fit_private(
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
-        if 2 * step >= planned.steps:
+        if 2 * (step + 1) > planned.steps:
             average.update_parameters(model)
         clipped, sampled = clipped + sums.clipped, sampled + sums.users
         report(step + 1, planned.steps)
@@ -162,7 +158,7 @@ def noisy(sums: Sums, planned: Plan, randomness: Randomness) -> Noisy:
     )
 
     def with_noise(total: Tensor) -> Tensor:
-        return total + deviation * normal(randomness, total) if deviation else total
+        return rounded(total, deviation, randomness) if deviation else total
 
     tables = {name: (rows, with_noise(sums.tables[name][rows])) for name, rows in chosen.items()}
     return Noisy({name: with_noise(total) for name, total in sums.dense.items()}, tables)

@@ -27,13 +27,17 @@ def selected_rows(
     found = {}
     for name, amounts in touched.items():
         if noise:
-            noisy = amounts + noise * normal(randomness, amounts)
+            noisy = rounded(amounts, noise, randomness)
             found[name] = (noisy >= threshold * noise).nonzero().squeeze(1)
         else:
             found[name] = amounts.nonzero().squeeze(1)
     return found
 
 
-def normal(randomness: Randomness, like: Tensor) -> Tensor:
-    """Standard normal noise in the shape of a tensor."""
-    return torch.from_numpy(randomness.normal(like.numel())).to(like.dtype).view_as(like)
+def rounded(amounts: Tensor, deviation: float, randomness: Randomness) -> Tensor:
+    """The amounts with normal noise, added in float64 and rounded once.
+
+    Noise that is rounded to float32 and then added leaves low bits by which a sum with a user differs from one without.
+    """
+    noise = torch.from_numpy(randomness.normal(amounts.numel())).view(amounts.shape)
+    return (amounts.double() + deviation * noise).to(amounts.dtype)

@@ -6,16 +6,19 @@ record by which a night would continue without noise. The model reads features o
 catalogue; counts of other users' events on an item are constant to it, unless `item_counts` takes them as public.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from recsys.contracts.errors import InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.types import MS_PER_SECOND
 from recsys.features.aggregates import Entity
 from recsys.features.definitions import FEATURES
 from recsys.features.drift import HISTOGRAMS
@@ -26,13 +29,21 @@ from recsys.operator_files import read_json
 from recsys.ranking.taste import TASTE
 from recsys.ranking.uncertainty import UNCERTAINTY
 from training.config import Config
+from training.features.trust import TRUST, Judgement
 from training.private.gradients import check
 from training.private.ledger import Ledger
 from training.private.loop import PrivateLoop, fit_private, plan
 from training.private.randomness import Randomness, SecureRandomness
 from training.private.statistics import Statistics, private_statistics
 from training.ranker.artifacts import CALIBRATION, SUMMARY, save_trained
-from training.ranker.dataset import ItemFields, item_fields, read_examples, temporal_split
+from training.ranker.dataset import (
+    ItemFields,
+    RankExamples,
+    item_fields,
+    read_examples,
+    sampled_flags,
+    temporal_split,
+)
 from training.ranker.loop import predict
 from training.ranker.train import figures, write_model, write_summary
 from training.seeding import seed_everything
@@ -67,7 +78,12 @@ class PrivateTraining(Config):
     item_counts: bool = Field(
         False, description="Read counts of all users' events on an item, as if they were public."
     )
-    validation: float = Field(0.1, gt=0, lt=1, description="The latest share of the examples: for figures.")
+    until: date | None = Field(
+        None,
+        description="Rows before this day (UTC) train, later ones are for figures; empty: the latest share is, and one"
+        " user with many rows moves where it begins.",
+    )
+    validation: float = Field(0.1, gt=0, lt=1, description="That share.")
     model: RankerConfig = Field(SMALL, description="Size of the model.")
     loop: PrivateLoop = Field(PrivateLoop(), description="How private, how long and how fast.")
     seed: int = Field(0, ge=0, description="Of the first weights. Samples and noise have none.")
@@ -98,7 +114,7 @@ def main(
     Raises:
         BudgetSpent: the ledger has not enough left.
         InvalidConfig: a setting does not go with private training.
-        InvalidData: the examples or the item table are missing or do not fit.
+        InvalidData: the examples, the item table or the ledger are missing or do not fit.
     """
     check(config.model)
     torch.set_num_threads(config.threads)
@@ -106,9 +122,14 @@ def main(
     items = read_items(config.items)
     ids = [item.item_id for item in items]
     rows = read_examples(config.examples, ids, config.n_features, config.history_length)
-    train, validation = temporal_split(rows, config.validation)
+    train, validation = _split(config, rows)
 
     planned = plan(config.loop, len(np.unique(train.users)))
+    if is_private(config.out) and not ledger.path.exists():
+        raise InvalidData(
+            f"{ledger.path} is missing, though {config.out} was trained privately: what was spent is not known; restore"
+            " the ledger, or train without privacy first if no one has seen that model"
+        )
     spent = ledger.spend("ranker", planned.spends)
     read = range(config.n_features) if config.item_counts else own_columns(FEATURES)
     statistics = private_statistics(
@@ -123,10 +144,34 @@ def main(
         (config.out / not_private).unlink(missing_ok=True)  # of an earlier training
     write_model(ranker, train.history.shape[1], config.out, config.seed)
     save_trained(ranker, config.out)
-    metrics = figures(predict(ranker, validation), validation)
-    privacy = planned.describe()
+    metrics = figures(predict(ranker, validation), validation) if len(validation) else {}
+    privacy = planned.describe() | {"takes_as_public": ", ".join(_assumed(config)) or "nothing"}
     write_summary(config.out, config, metrics, config.seed, [], {"privacy": privacy})
     return PrivateReport(metrics, privacy, spent)
+
+
+def _split(config: PrivateTraining, rows: RankExamples) -> tuple[RankExamples, RankExamples]:
+    if config.until is None:
+        return temporal_split(rows, config.validation)
+    midnight = datetime.combine(config.until, time(), UTC)
+    first = int(np.searchsorted(rows.time_ms, round(midnight.timestamp() * MS_PER_SECOND)))
+    if not first:
+        raise InvalidConfig(f"until: no example is from before {config.until}; name a later day")
+    return rows.take(slice(0, first)), rows.take(slice(first, None))
+
+
+def _assumed(config: PrivateTraining) -> Iterator[str]:
+    """What other users may decide about a user's rows: the guarantee takes it as public."""
+    if config.until is None:
+        yield "where the training period ends"
+    if config.item_counts:
+        yield "counts of all users on an item"
+    if any(pc.any(part["sampled"]).as_py() for part in sampled_flags(config.examples)):
+        yield "which rows were drawn"
+    if (config.examples / TRUST).exists():
+        judged = read_json(config.examples / TRUST, Judgement, InvalidData)
+        if any(judged.left_out.values()):
+            yield "what RECSYS_TRUST left out"
 
 
 def is_private(work: Path) -> bool:

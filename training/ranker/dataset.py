@@ -123,6 +123,12 @@ def fragments(folder: Path, columns: Sequence[str], days: Sequence[str] | None =
         yield unpacked(part)
 
 
+def sampled_flags(folder: Path) -> Iterator[pa.Table]:
+    """The column `sampled` of every file: rows that nobody was shown."""
+    for path in folder.glob("dt=*/*.parquet"):
+        yield pq.ParquetFile(path).read(columns=["sampled"])
+
+
 def rows_of_days(folder: Path) -> Counter[str]:
     """How many examples each day has, by the files' footers."""
     of_days = Counter[str]()

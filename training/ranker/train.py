@@ -161,7 +161,8 @@ def write_ranker(
 def write_model(ranker: Ranker, length: int, out: Path, seed: int) -> None:
     """Export the ranker for histories of this length, with its golden arrays."""
     out.mkdir(parents=True, exist_ok=True)
-    for of_another in (KERNEL, VARIANT):  # a variant of a ladder was here
+    # a variant of a ladder was here; and without a summary an interrupted training is not published as another one's
+    for of_another in (KERNEL, VARIANT, SUMMARY):
         (out / of_another).unlink(missing_ok=True)
     golden = export_ranker(ranker, out / ONNX, ranker.data.n_items, ranker.data.n_features, length, seed)
     save_file(golden, out / GOLDEN)

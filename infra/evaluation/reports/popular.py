@@ -1,5 +1,6 @@
 """`recsys report popular`: how many users engaged with each item, with noise, so that the table may be published."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from recsys.items.item_table import read_items
 from recsys.lake.lake import days, read_day
 from recsys.private_stats import best, private_counts, variance_of
 from recsys.result import Result
-from training.private.accounting import Spend, noise_for
+from training.private.accounting import Spend, check_delta, noise_for
 from training.private.ledger import Ledger
 
 
@@ -33,6 +34,7 @@ def report(config: PopularReport, ledger: Ledger) -> Result:
 
     Raises:
         BudgetSpent: the ledger has not enough left.
+        InvalidConfig: its delta is too large for the number of users.
         InvalidData: the lake has no events.
     """
     chosen = days(config.lake)[-config.days :]
@@ -40,16 +42,24 @@ def report(config: PopularReport, ledger: Ledger) -> Result:
         raise InvalidData(f"{config.lake}: no events; import a data set first: `recsys data import`")
     items = [item.item_id for item in read_items(items_path(config.lake))]
     users = engaged_items(config.lake, chosen)
+    check_delta(ledger.delta, len(users))
     noise = noise_for(config.epsilon, ledger.delta, lambda multiplier: [Spend(multiplier)])
     variance = variance_of(noise, config.most)
     total = ledger.spend("popular items", [Spend(float(variance / config.most) ** 0.5)])
     counts = private_counts(users.values(), items, config.most, variance)
+    bound = _bound(float(variance), len(items))
     notes = (
         f"users of {chosen[0]} … {chosen[-1]}, of each at most her newest {config.most} items; epsilon"
         f" {config.epsilon:g}, delta {ledger.delta:g} for a user; {total:.2f} of {ledger.epsilon:g} are spent",
-        f"each number is within ± {2 * float(variance) ** 0.5:.0f} of the true one for 19 of 20 items",
+        f"all {len(items):,} items are within ± {bound:.0f} of their true numbers, but for a chance of 5 %; those shown"
+        " are chosen for being high, so they are rather too high",
     )
     return Result("report popular", 0, best(counts, config.top), notes=notes)
+
+
+def _bound(variance: float, items: int) -> float:
+    """Of the largest of this Gaussian noise over all items, with probability .95."""
+    return math.sqrt(2 * variance * math.log(2 * max(items, 1) / 0.05))
 
 
 def engaged_items(lake: Path, chosen: list[str]) -> dict[str, list[str]]:

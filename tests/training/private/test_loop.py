@@ -14,7 +14,7 @@ from training.private.accounting import epsilon_of
 from training.private.gradients import Sums
 from training.private.loop import Plan, PrivateLoop, fit_private, noisy, plan
 from training.private.randomness import Floats, SeededRandomness
-from training.private.selection import selected_rows
+from training.private.selection import rounded, selected_rows
 from training.ranker.loop import predict
 
 LOOP = PrivateLoop(epsilon=8.0, delta=1e-4, epochs=4, users_per_step=50)
@@ -74,6 +74,26 @@ def test_noise_has_the_planned_deviation_on_dense_weights_and_chosen_rows_alone(
     for noise in (found.dense["w"], values - 1):
         assert float(noise.std()) == pytest.approx(3.0, rel=0.15)
         assert abs(float(noise.mean())) < 0.5
+
+
+def test_noise_is_added_in_double_precision_and_rounded_once() -> None:
+    """Else low bits tell a sum with a user from one without."""
+    amounts = torch.rand(1_000)
+    found = rounded(amounts, 0.7, SeededRandomness(0))
+    noise = torch.from_numpy(SeededRandomness(0).normal(1_000))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, (amounts.double() + 0.7 * noise).float())
+    assert not torch.equal(found, amounts + 0.7 * noise.float())
+
+
+def test_a_training_of_one_step_has_learnt_something() -> None:
+    rows = rows_of([*range(40)])
+    model, untrained = ranker_of(rows), ranker_of(rows)
+    planned = Plan(LOOP.replace(users_per_step=40, epochs=1), 40, 0.0)
+    assert planned.steps == 1
+    fit_private(model, rows, planned, SeededRandomness(0))
+    pairs = zip(model.parameters(), untrained.parameters(), strict=True)
+    assert not all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_rows_that_nobody_touches_are_chosen_as_rarely_as_the_threshold_says() -> None:

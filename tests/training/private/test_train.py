@@ -1,12 +1,13 @@
 """A private training end to end: the usual work folder, what is left out of it, and the ledger."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from recsys.contracts.errors import BudgetSpent, InvalidConfig
+from recsys.contracts.errors import BudgetSpent, InvalidConfig, InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.ranking.scorer import RankerSession
 from tests.training.ranker.rank_fixture import N_FEATURES, write_world
@@ -16,6 +17,7 @@ from training.private.loop import PrivateLoop
 from training.private.randomness import Floats, SecureRandomness
 from training.private.train import PrivateTraining, is_private, main, own_columns
 from training.ranker.artifacts import trained_ranker
+from training.ranker.train import write_model
 
 
 def configured(folder: Path, **changes: object) -> PrivateTraining:
@@ -71,6 +73,35 @@ def test_the_work_folder_is_the_usual_one_without_what_is_not_private(
     with pytest.raises(BudgetSpent, match="ranker would bring"):
         main(configured(world), ledger)
     assert len(ledger.entries()) == 1
+
+
+def test_a_day_ends_the_training_period_whatever_other_users_do(world: Path, tmp_path: Path) -> None:
+    config = configured(world, out=tmp_path / "ranker", until=date(1970, 1, 13))
+    report = main(config, Ledger(tmp_path / "privacy.json", 10.0, 1e-4))
+    assert report.privacy["takes_as_public"] == "counts of all users on an item"
+    by_share = main(configured(world, out=tmp_path / "other"), Ledger(tmp_path / "other.json", 10.0, 1e-4))
+    assert "where the training period ends" in str(by_share.privacy["takes_as_public"])
+    with pytest.raises(InvalidConfig, match="name a later day"):
+        main(config.replace(until=date(1970, 1, 1)), Ledger(tmp_path / "none.json", 10.0, 1e-4))
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_a_lost_ledger_is_not_an_empty_one(world: Path, tmp_path: Path) -> None:
+    config, ledger = configured(world, out=tmp_path / "ranker"), Ledger(tmp_path / "privacy.json", 20.0, 1e-4)
+    main(config, ledger)
+    ledger.path.unlink()
+    with pytest.raises(InvalidData, match="what was spent is not known"):
+        main(config, ledger)
+    assert not ledger.path.exists()
+
+
+def test_a_plain_training_that_is_killed_leaves_nothing_that_is_called_private(
+    world: Path, tmp_path: Path
+) -> None:
+    config = configured(world, out=tmp_path / "ranker")
+    main(config, Ledger(tmp_path / "privacy.json", 10.0, 1e-4))
+    write_model(trained_ranker(config.out), 50, config.out, 0)  # and no summary
+    assert not is_private(config.out)
 
 
 def test_no_plain_ranker_is_called_private(tmp_path: Path) -> None:

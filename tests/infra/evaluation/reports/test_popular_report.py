@@ -1,5 +1,6 @@
 """Popular items with noise: close to the truth where users are many, bounded for each user, paid for."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.evaluation.reports.popular import PopularReport, engaged_items, report
-from recsys.contracts.errors import BudgetSpent, InvalidData
+from recsys.contracts.errors import BudgetSpent, InvalidConfig, InvalidData
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.lake.lake import EVENTS, day_writer, days, events_table, start_of
@@ -44,6 +45,27 @@ def test_the_table_is_near_the_truth_and_paid_for(lake: Path, tmp_path: Path) ->
     assert 0.95 < ledger.spent() <= 1.0
     with pytest.raises(BudgetSpent, match="popular items would bring"):
         report(PopularReport(lake, epsilon=1.0), ledger)
+
+
+def test_a_delta_that_would_allow_publishing_a_user_is_refused(lake: Path, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "privacy.json", 1.2, 0.005)
+    with pytest.raises(InvalidConfig, match="RECSYS_PRIVACY_DELTA below"):
+        report(PopularReport(lake, epsilon=1.0), ledger)
+    assert not ledger.entries()
+
+
+def test_the_best_of_many_items_are_within_the_bound_that_is_said(lake: Path, tmp_path: Path) -> None:
+    """The noise of the best is the largest of all, not that of one item."""
+    path = lake / "items" / "items.parquet"
+    rows = [
+        {**row, "item_id": f"{row['item_id']}{n}"}
+        for n in range(500)
+        for row in pq.read_table(path).to_pylist()
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, ITEM_SCHEMA), path)  # nobody engaged with any of them
+    found = report(PopularReport(lake, epsilon=1.0, most=2), Ledger(tmp_path / "privacy.json", 1.2, 1e-6))
+    bound = int(re.findall(r"within ± (\d+)", found.notes[1])[0])
+    assert 0 < max(found.figures.values()) <= bound + 20
 
 
 def test_a_users_newest_engagements_come_first(lake: Path) -> None:
