@@ -32,7 +32,7 @@ from training.federated.payload import Payload, update_bytes
 from training.federated.population import Population
 from training.federated.privacy import delta_of, noise_for
 from training.federated.quantize import LEVELS
-from training.federated.rounds import Sent, Simulation, apply, least
+from training.federated.rounds import Sent, Simulation, apply
 from training.federated.scorer import pooled_scorer
 from training.federated.secure_client import SumPlan
 from training.federated.secure_round import Step, secure_sum
@@ -217,7 +217,7 @@ def equal_sums(config: FederatedEvaluation, length: int) -> float:
         vectors = rng.integers(-LEVELS, LEVELS + 1, (clients, length)).astype(np.int8)
         lost = rng.permutation(clients)[: int(0.3 * clients)] + 1
         dropouts = {int(n): Step(int(rng.integers(len(Step)))) for n in lost}
-        found = secure_sum(list(vectors), SumPlan(f"sum {number}", clients, least(clients), length), dropouts)
+        found = secure_sum(list(vectors), SumPlan(f"sum {number}", clients, length), clients, dropouts)
         counted = np.array(sorted(found.counted)) - 1
         equal += bool((found.total == vectors[counted].sum(0, dtype=np.int64)).all())
     return equal / config.sums

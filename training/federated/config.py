@@ -19,7 +19,7 @@ class Cohorts(Config):
         32,
         ge=2,
         le=MOST_CLIENTS // 2,
-        description="Clients of one secure sum, at least; the server sees no less.",
+        description="Clients of a group, at least; the server gets sums of over two thirds of a group.",
     )
     length: int = Field(50, ge=2, description="Consecutive events that a client draws for a round.")
     targets: int = Field(16, ge=1, description="Of them, predicted events.")

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from training.federated.config import FederatedRecipe
-from training.federated.rounds import RoundUpdate, least
+from training.federated.rounds import RoundUpdate
 from training.federated.secure_client import SumPlan
 from training.federated.secure_round import Traffic, secure_sum
 
@@ -32,7 +32,7 @@ class Payload:
     def _secure(self) -> Traffic:
         """Measured: the messages of one secure sum of a group of zeros."""
         clients, zeros = self.recipe.cohorts.group, np.zeros(self.n_items * self.recipe.rank, np.int8)
-        return secure_sum([zeros] * clients, SumPlan("payload", clients, least(clients), len(zeros))).traffic
+        return secure_sum([zeros] * clients, SumPlan("payload", clients, len(zeros)), clients).traffic
 
     @property
     def up(self) -> float:

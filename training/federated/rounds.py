@@ -1,6 +1,5 @@
 """One round of federated training: what the clients of a cohort send, and what the server makes of it."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -126,21 +125,14 @@ class Simulation:
 
     def _sum(self, name: str, sent: NDArray[np.integer], rng: np.random.Generator) -> GroupSum | None:
         """The secure sum of one group; None: too many of it have dropped out."""
-        arrives = rng.random(len(sent)) >= self._config.dropouts
+        arrives, plan = rng.random(len(sent)) >= self._config.dropouts, SumPlan(name, *sent.shape)
         counted = int(arrives.sum())
-        if counted < least(len(sent)):
+        if counted < plan.threshold:
             return None
         if self._config.masked:
-            plan = SumPlan(name, len(sent), least(len(sent)), sent.shape[1])
             lost = {int(n) + 1: Step.VECTOR for n in np.flatnonzero(~arrives)}
-            return GroupSum(secure_sum(list(sent), plan, lost).total, counted)
+            return GroupSum(secure_sum(list(sent), plan, self._config.cohorts.group, lost).total, counted)
         return GroupSum(from_words(to_words(sent[arrives].sum(0, dtype=np.int64))), counted)
-
-
-def least(clients: int) -> int:
-    """Threshold of a group: two thirds, so that the server and a third of the clients together learn nothing more
-    (Bonawitz et al. 2017, section 6.2)."""
-    return math.ceil(2 * clients / 3)
 
 
 def apply(model: SphereAdam, config: FederatedRecipe, number: int, update: RoundUpdate) -> None:

@@ -31,14 +31,18 @@ class SumPlan:
 
     name: str
     clients: int
-    threshold: int
     length: int
 
     def __post_init__(self) -> None:
-        if not self.clients / 2 < self.threshold <= self.clients:
-            raise InvalidConfig(f"threshold: {self.threshold} must be over half of {self.clients} clients")
         if self.clients > MOST_CLIENTS:
             raise InvalidConfig(f"clients: {self.clients}; the sum of more than {MOST_CLIENTS} can overflow")
+
+    @property
+    def threshold(self) -> int:
+        """Clients that must stay: over two thirds. A server with fewer than a third of the clients on its side can then
+        not ask one part for a client's self mask and the other part for its masking key (Bonawitz et al. 2017, section
+        6.2). Every device works it out for itself."""
+        return 2 * self.clients // 3 + 1
 
     def enough(self, answered: int, step: str) -> None:
         """
@@ -70,9 +74,27 @@ class SumClient:
     """One client. Its private keys and its vector never leave it in the clear."""
 
     def __init__(
-        self, number: int, plan: SumPlan, random: Callable[[int], bytes] = secrets.token_bytes
+        self,
+        number: int,
+        plan: SumPlan,
+        smallest: int,
+        random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        """number: from 1 on. random: gives n bytes, from a secure source but in tests."""
+        """
+        Args:
+            number: from 1 on.
+            plan: what the server proposes.
+            smallest: clients of a group, at least, by the device's own configuration.
+            random: gives n bytes, from a secure source but in tests.
+
+        Raises:
+            InvalidData: the plan is for a smaller group.
+        """
+        if plan.clients < smallest:
+            raise InvalidData(
+                f"{plan.name}: a sum of {plan.clients} clients is refused, {smallest} are needed; raise the server's"
+                " cohorts.group"
+            )
         self.number, self._plan, self._random = number, plan, random
         self._sealing = X25519PrivateKey.from_private_bytes(random(KEY_BYTES))
         self._masking = X25519PrivateKey.from_private_bytes(random(KEY_BYTES))
@@ -89,12 +111,18 @@ class SumClient:
         """Round 1: for each other client its shares of both secrets, which only that client can read.
 
         Raises:
-            InvalidData: the roster lacks this client, has a key twice, or was given before.
+            InvalidData: the roster lacks this client, has a key twice or a client that is not of the plan, or was given
+                before.
             Unavailable: it has too few clients.
         """
         keys = [key for pair in roster.values() for key in pair]
         if self._roster or roster.get(self.number) != self.public_keys() or len({*keys}) < len(keys):
             raise InvalidData(f"{self._plan.name}: a roster with other keys is refused; start another round")
+        if not roster.keys() <= set(range(1, self._plan.clients + 1)):
+            raise InvalidData(
+                f"{self._plan.name}: a roster with other numbers than 1 to {self._plan.clients} is refused; start"
+                " another round"
+            )
         self._plan.enough(len(roster), "gave keys")
         self._roster = dict(roster)
         masks = split(self._self_mask, roster, self._plan.threshold, self._below)

@@ -44,6 +44,7 @@ class SecureSum:
 def secure_sum(
     vectors: Sequence[NDArray[np.integer]],
     plan: SumPlan,
+    smallest: int,
     dropouts: Mapping[int, Step] | None = None,
     random: Callable[[int], bytes] = secrets.token_bytes,
 ) -> SecureSum:
@@ -51,14 +52,14 @@ def secure_sum(
 
     Args:
         vectors: (length,) integers each, whose sum fits into 16 bits.
+        smallest, random: as of `SumClient`.
         dropouts: the clients that drop out, and when.
-        random: as of `SumClient`.
 
     Raises:
         Unavailable: fewer than the threshold are left at some step.
     """
     lost = dropouts or {}
-    clients = {n: SumClient(n, plan, random) for n in range(1, len(vectors) + 1)}
+    clients = {n: SumClient(n, plan, smallest, random) for n in range(1, len(vectors) + 1)}
     server = SumServer(plan)
 
     def staying(step: Step) -> dict[int, SumClient]:

@@ -17,7 +17,14 @@ def split(
     Args:
         secret: 32 bytes.
         below: draws evenly from 0 to its argument, which is left out; from a secure source but in tests.
+
+    Raises:
+        InvalidData: a holder's share would be the secret itself, or that of another holder.
     """
+    holders = list(holders)
+    places = {holder % PRIME for holder in holders}
+    if 0 in places or len(places) < len(holders):
+        raise InvalidData("holders of shares must have different numbers from 1 on; start another round")
     coefficients = [int.from_bytes(secret), *(below(PRIME) for _ in range(threshold - 1))]
     return {holder: _value(coefficients, holder) for holder in holders}
 

@@ -12,9 +12,10 @@ from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from training.federated import secure_client
 from training.federated.masks import mask
 from training.federated.quantize import LEVELS, MOST_CLIENTS, from_words, to_words
-from training.federated.secure_client import Revealed, SumClient, SumPlan
+from training.federated.secure_client import PublicKeys, Revealed, SumClient, SumPlan
 from training.federated.secure_round import Step, secure_sum
 from training.federated.secure_server import SumServer
+from training.federated.shamir import PRIME, combine
 
 
 def seeded(seed: int) -> Callable[[int], bytes]:
@@ -30,16 +31,11 @@ def vectors_of(clients: int, length: int, seed: int) -> list[NDArray[np.int8]]:
 
 @st.composite
 def sums(draw: st.DrawFn) -> tuple[list[NDArray[np.int8]], SumPlan, dict[int, Step]]:
-    clients = draw(st.integers(3, 9))
-    threshold = draw(st.integers(clients // 2 + 1, clients))
-    length = draw(st.integers(1, 40))
-    lost = draw(st.lists(st.integers(1, clients), unique=True, max_size=clients - threshold))
+    plan = SumPlan("s", draw(st.integers(2, 9)), draw(st.integers(1, 40)))
+    most = plan.clients - plan.threshold
+    lost = draw(st.lists(st.integers(1, plan.clients), unique=True, max_size=most))
     dropouts = {client: draw(st.sampled_from(Step)) for client in lost}
-    return (
-        vectors_of(clients, length, draw(st.integers(0, 99))),
-        SumPlan("s", clients, threshold, length),
-        dropouts,
-    )
+    return vectors_of(plan.clients, plan.length, draw(st.integers(0, 99))), plan, dropouts
 
 
 @settings(max_examples=25, deadline=None)
@@ -48,7 +44,7 @@ def test_the_masked_sum_is_the_plain_sum(
     drawn: tuple[list[NDArray[np.int8]], SumPlan, dict[int, Step]],
 ) -> None:
     vectors, plan, dropouts = drawn
-    found = secure_sum(vectors, plan, dropouts)
+    found = secure_sum(vectors, plan, plan.clients, dropouts)
     arrived = {n for n in range(1, plan.clients + 1) if dropouts.get(n, Step.ANSWER) == Step.ANSWER}
     assert found.counted == arrived
     np.testing.assert_array_equal(found.total, sum(vectors[n - 1].astype(np.int64) for n in arrived))
@@ -56,20 +52,18 @@ def test_the_masked_sum_is_the_plain_sum(
 
 @pytest.mark.parametrize("step", Step)
 def test_below_the_threshold_the_round_is_abandoned(step: Step) -> None:
-    plan = SumPlan("7/3", 5, 4, 2)
+    plan = SumPlan("7/3", 5, 2)
     with pytest.raises(
         Unavailable, match="7/3 is abandoned: 3 of 5 clients .* 4 are needed; start another round"
     ):
-        secure_sum(vectors_of(5, 2, 0), plan, {1: step, 2: step})
+        secure_sum(vectors_of(5, 2, 0), plan, 5, {1: step, 2: step})
 
 
 def test_a_sum_cannot_overflow() -> None:
     extreme = [np.full(3, -LEVELS, np.int64)] * MOST_CLIENTS
     np.testing.assert_array_equal(from_words(to_words(np.sum(extreme, axis=0))), [-LEVELS * MOST_CLIENTS] * 3)
     with pytest.raises(InvalidConfig, match="can overflow"):
-        SumPlan("s", MOST_CLIENTS + 1, MOST_CLIENTS, 1)
-    with pytest.raises(InvalidConfig, match="over half"):
-        SumPlan("s", 8, 4, 1)
+        SumPlan("s", MOST_CLIENTS + 1, 1)
 
 
 def test_masks_are_the_stream_of_rfc_8439() -> None:
@@ -79,12 +73,12 @@ def test_masks_are_the_stream_of_rfc_8439() -> None:
 
 
 class Exchange:
-    """A sum of three clients up to the masked vectors, whose messages the tests can see and change."""
+    """A sum up to the masked vectors, whose messages the tests can see and change."""
 
     def __init__(self, vectors: list[NDArray[np.int8]], seed: int = 0) -> None:
-        self.plan = SumPlan("s", len(vectors), 2 * len(vectors) // 3, len(vectors[0]))
+        self.plan = SumPlan("s", len(vectors), len(vectors[0]))
         random = seeded(seed)
-        self.clients = {n: SumClient(n, self.plan, random) for n in range(1, len(vectors) + 1)}
+        self.clients = {n: SumClient(n, self.plan, len(vectors), random) for n in range(1, len(vectors) + 1)}
         self.server = SumServer(self.plan)
         self.roster = self.server.roster({n: c.public_keys() for n, c in self.clients.items()})
         self.sealed = {n: c.sealed_shares(self.roster) for n, c in self.clients.items()}
@@ -132,13 +126,13 @@ def test_what_a_client_sends_is_uniform_whatever_her_update(value: int) -> None:
 
 def test_a_client_that_was_only_late_stays_hidden() -> None:
     """The server takes client 1 for a dropout, learns her masking key, and gets her vector afterwards."""
-    vectors = vectors_of(3, 40, 2)
+    vectors = vectors_of(4, 40, 2)
     exchange = Exchange(vectors)
     late = exchange.masked.pop(1)
     question = exchange.server.question(exchange.masked)
     assert question.masking_keys_of == {1}
-    total = exchange.server.total({n: exchange.clients[n].reveal(*question) for n in (2, 3)})
-    np.testing.assert_array_equal(total, vectors[1].astype(np.int64) + vectors[2])
+    total = exchange.server.total({n: exchange.clients[n].reveal(*question) for n in (2, 3, 4)})
+    np.testing.assert_array_equal(total, np.sum(vectors[1:], axis=0, dtype=np.int64))
     key = exchange.clients[1]._masking.private_bytes_raw()
     without_pairwise = late - exchange.server._without_dropout(np.zeros(40, np.uint16), 1, key)
     own = from_words(without_pairwise - mask(exchange.clients[1]._self_mask, 40))
@@ -147,12 +141,51 @@ def test_a_client_that_was_only_late_stays_hidden() -> None:
 
 
 def test_both_secrets_of_a_client_are_refused() -> None:
-    client = Exchange(vectors_of(3, 4, 3)).clients[2]
+    client = Exchange(vectors_of(4, 4, 3)).clients[2]
     with pytest.raises(InvalidData, match=r"refused, both secrets of the clients \[1\]"):
-        client.reveal(frozenset({1, 2, 3}), frozenset({1}))
-    client.reveal(frozenset({2, 3}), frozenset({1}))
+        client.reveal(frozenset({1, 2, 3, 4}), frozenset({1}))
+    client.reveal(frozenset({2, 3, 4}), frozenset({1}))
     with pytest.raises(InvalidData, match="second or another question"):
-        client.reveal(frozenset({1, 2, 3}), frozenset())
+        client.reveal(frozenset({1, 2, 3, 4}), frozenset())
+
+
+@pytest.mark.parametrize("clients", [6, 7, 9])
+def test_a_split_question_gives_no_client_away(clients: int) -> None:
+    """A third of the clients help the server. It asks half of the others for client 1's self mask, the rest for her
+    masking key, and adds her shares of both that its helpers hold."""
+    exchange, threshold = Exchange(vectors_of(clients, 4, 7)), SumPlan("s", clients, 4).threshold
+    everybody, victim = frozenset(exchange.clients), exchange.clients[1]
+    honest, helpers = range(1, clients - clients // 3 + 1), range(clients - clients // 3 + 1, clients + 1)
+    self_masks, keys = ({n: exchange.clients[n]._shares[1][part] for n in helpers} for part in (0, 1))
+    for n in honest:
+        if n <= len(honest) // 2:
+            self_masks[n] = exchange.clients[n].reveal(everybody, frozenset()).self_masks[1]
+        else:
+            keys[n] = exchange.clients[n].reveal(everybody - {1}, frozenset({1})).masking_keys[1]
+    found = combine(self_masks) == victim._self_mask, combine(keys) == victim._masking.private_bytes_raw()
+    assert not all(found)
+    assert max(len(self_masks), len(keys)) == threshold - (clients % 3 == 0)
+
+
+def test_what_the_server_says_of_the_group_is_checked() -> None:
+    with pytest.raises(InvalidData, match="a sum of 1 clients is refused, 8 are needed"):
+        SumClient(1, SumPlan("s", 1, 4), 8)
+    with pytest.raises(InvalidData, match="a sum of 7 clients is refused"):
+        SumClient(1, SumPlan("s", 7, 4), 8)
+    assert [SumPlan("s", n, 4).threshold for n in (2, 3, 6, 31, 32, 33)] == [2, 3, 5, 21, 22, 23]
+
+
+@pytest.mark.parametrize("number", [0, 4, PRIME, PRIME + 1, -1])
+def test_a_roster_with_other_numbers_is_refused(number: int) -> None:
+    """The share of client 0 would be the secret; one client more could be a second share of the server's."""
+    clients = {n: SumClient(n, SumPlan("s", 3, 4), 3) for n in (1, 2, 3)}
+    roster = {n: client.public_keys() for n, client in clients.items()}
+    for other in (
+        {**roster, number: PublicKeys(b"a", b"b")},
+        {1: roster[1], 2: roster[2], number: roster[3]},
+    ):
+        with pytest.raises(InvalidData, match="other numbers than 1 to 3"):
+            clients[2].sealed_shares(other)
 
 
 def test_a_question_about_fewer_clients_than_shared_is_refused() -> None:
@@ -165,7 +198,7 @@ def test_a_question_about_fewer_clients_than_shared_is_refused() -> None:
 
 def test_altered_messages_are_refused() -> None:
     exchange = Exchange(vectors_of(3, 4, 4))
-    fresh = SumClient(3, exchange.plan)
+    fresh = SumClient(3, exchange.plan, 3)
     with pytest.raises(InvalidData, match="roster with other keys"):
         fresh.sealed_shares(exchange.roster)  # of another client 3
     fresh.sealed_shares({**exchange.roster, 3: fresh.public_keys()})
@@ -187,6 +220,6 @@ def test_wrong_shares_of_a_key_are_noticed() -> None:
 
 def test_traffic_is_what_was_sent() -> None:
     """Up: two keys, two sealed messages of 82 bytes, 100 words, three shares; two bytes with each say whose it is."""
-    traffic = secure_sum(vectors_of(3, 100, 6), SumPlan("s", 3, 2, 100)).traffic
+    traffic = secure_sum(vectors_of(3, 100, 6), SumPlan("s", 3, 100), 3).traffic
     assert traffic.up == 64 + 2 * (2 + 82) + 200 + 3 * (2 + 33)
     assert traffic.down == 3 * (2 + 64) + 2 * (2 + 82) + 3 * 2

@@ -36,6 +36,13 @@ def test_fewer_shares_fit_every_secret() -> None:
         assert combine({**shares, 3: third}) == secret.to_bytes(32)
 
 
+@pytest.mark.parametrize("holders", [(0, 1), (1, PRIME), (1, 2, 1), (1, PRIME + 1)])
+def test_a_holder_at_zero_or_twice_is_refused(holders: tuple[int, ...]) -> None:
+    """The polynomial at 0 is the secret, and its values repeat every `PRIME` numbers."""
+    with pytest.raises(InvalidData, match="different numbers from 1 on"):
+        split(bytes(32), holders, 2)
+
+
 def test_a_value_of_more_than_32_bytes_is_no_secret() -> None:
     shares = split(bytes(32), (1, 2, 3), 2, lambda bound: PRIME - 1)
     with pytest.raises(InvalidData, match="start another round"):
