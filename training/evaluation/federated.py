@@ -27,7 +27,6 @@ from training.federated.adam import SphereAdam
 from training.federated.attacks import Attack, attacked
 from training.federated.central import fit_central
 from training.federated.config import Cohorts, FederatedRecipe
-from training.federated.noise import seeded_noise
 from training.federated.payload import Payload, update_bytes
 from training.federated.population import Population
 from training.federated.privacy import delta_of, noise_for
@@ -36,6 +35,7 @@ from training.federated.rounds import Sent, Simulation, apply
 from training.federated.scorer import pooled_scorer
 from training.federated.secure_client import SumPlan
 from training.federated.secure_round import Step, secure_sum
+from training.federated.streams import Stream
 from training.two_tower.retrieval import Scorer, next_item_ranks
 
 OnReport = Callable[[str], None]
@@ -114,7 +114,7 @@ class Bench:
     ) -> Trained:
         """parts: of the rounds, after each of which the model is judged."""
         model = SphereAdam.new(recipe.seed, self.n_items, recipe.shape.dim)
-        simulation = Simulation(recipe, self.population, sent, seeded_noise(recipe.seed))
+        simulation = Simulation(recipe, self.population, sent, is_repeatable=True)
         judged, sizes = [], []
         ends = [recipe.rounds * part // parts for part in range(1, parts + 1)]
         for number in range(recipe.rounds):
@@ -210,7 +210,7 @@ def _payload(bench: Bench, recipe: FederatedRecipe, trained: Trained) -> dict[st
 
 def equal_sums(config: FederatedEvaluation, length: int) -> float:
     """Share of random secure sums, of a group each with 30 % dropouts at random steps, that equal the plain ones."""
-    rng = np.random.default_rng((config.seed, 4))
+    rng = Stream.SUMS.rng(config.seed)
     clients = config.recipe.cohorts.group
     equal = 0
     for number in range(config.sums):
@@ -239,7 +239,7 @@ def _attacks(bench: Bench, recipe: FederatedRecipe, honest: Trained) -> dict[str
 
 def sent_by(attack: Attack, share: float, clients: int, seed: int) -> Sent:
     """What a population sends of which that share attacks."""
-    rng = np.random.default_rng((seed, 5))
+    rng = Stream.ATTACKERS.rng(seed)
     attackers = rng.random(clients) < share
 
     def sent(own: NDArray[np.int64], updates: NDArray[np.int8]) -> NDArray[np.integer]:

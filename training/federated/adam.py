@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from training.federated.streams import Stream
 from training.federated.subspace import Directions
 
 DECAYS = (0.9, 0.99)  # of the moments
@@ -27,7 +28,7 @@ class SphereAdam:
     @classmethod
     def new(cls, seed: int, n_items: int, dim: int) -> "SphereAdam":
         """Random unit vectors from a public seed: the first model costs no download."""
-        vectors = np.random.default_rng(seed).standard_normal((n_items, dim), np.float32)
+        vectors = Stream.MODEL.rng(seed).standard_normal((n_items, dim), np.float32)
         zeros = np.zeros((n_items, dim), np.float32)
         return cls(_units(vectors), zeros, zeros.copy(), np.zeros(dim, np.int64))
 

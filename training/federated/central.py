@@ -9,6 +9,7 @@ from training.federated.adam import SphereAdam
 from training.federated.config import FederatedRecipe
 from training.federated.gradient import drawn_items, item_gradient
 from training.federated.population import Population
+from training.federated.streams import Stream
 from training.federated.subspace import directions_of
 from training.federated.tower import PooledTower
 from training.optim import warmup_cosine
@@ -29,7 +30,7 @@ def fit_central(
     tower = PooledTower(config.shape)
     every = directions_of(config.seed, 0, config.shape.dim, config.shape.dim)
     model = SphereAdam.new(config.seed, n_items, config.shape.dim)
-    rng = np.random.default_rng((config.seed, 2))
+    rng = Stream.CENTRAL.rng(config.seed)
     order = np.zeros(0, np.int64)
     for step in range(steps):
         if len(order) < users:

@@ -19,6 +19,7 @@ from recsys.models.encoding import N_GAPS, N_TYPES
 from recsys.recall.compiled_tower import KERNEL
 from recsys.recall.two_tower import GAPS, HISTORY, ITEMS, OUTPUT, TYPES, UserTower, gathered
 from recsys.result import to_json
+from training.federated.streams import Stream
 from training.federated.tower import PooledTower
 from training.federated.train import FederatedResult
 from training.onnx_export import export_traced
@@ -81,7 +82,7 @@ def export_pooled(tower: PooledTower, dim: int, path: Path) -> None:
 
 def golden_inputs(n_items: int, length: int, seed: int) -> TowerInputs:
     """An empty history and random ones of several lengths: arrays (cases, length)."""
-    rng = np.random.default_rng((seed, 3))
+    rng = Stream.GOLDEN.rng(seed)
     sizes = np.linspace(0, length, GOLDEN_CASES).astype(np.int64)
     real = np.arange(length) >= length - sizes[:, None]
     highest = {HISTORY: n_items + 1, TYPES: N_TYPES, GAPS: N_GAPS}

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from training.federated.streams import Stream
+
 Noise = Callable[[int], NDArray[np.float64]]  # n → n independent standard normal numbers
 
 
@@ -18,4 +20,4 @@ def secure_noise(n: int) -> NDArray[np.float64]:
 
 def seeded_noise(seed: int) -> Noise:
     """For evaluations and tests."""
-    return np.random.default_rng((seed, 6)).standard_normal
+    return Stream.NOISE.rng(seed).standard_normal

@@ -11,12 +11,13 @@ from recsys.contracts.errors import Unavailable
 from training.federated.adam import SphereAdam
 from training.federated.config import FederatedRecipe
 from training.federated.gradient import drawn_items, item_gradient
-from training.federated.noise import Noise, secure_noise
+from training.federated.noise import secure_noise, seeded_noise
 from training.federated.population import Population, cohort, grouped
 from training.federated.quantize import LEVELS, ROUNDED, clipped, dequantized, from_words, quantized, to_words
 from training.federated.robust import trusted_groups
 from training.federated.secure_client import SumPlan
 from training.federated.secure_round import Step, secure_sum
+from training.federated.streams import Stream
 from training.federated.subspace import directions_of
 from training.federated.tower import PooledTower
 from training.optim import warmup_cosine
@@ -64,12 +65,14 @@ class Simulation:
         config: FederatedRecipe,
         population: Population,
         sent: Sent | None = None,
-        noise: Noise = secure_noise,
+        is_repeatable: bool = False,
     ) -> None:
+        """is_repeatable: noise, and with noise the cohorts, follow from the seed, too: for evaluations and tests."""
         self._config = config
         self._population = population
         self._sent = sent or (lambda clients, updates: updates)
-        self._noise = noise
+        self._is_repeatable = is_repeatable or not config.noise
+        self._noise = seeded_noise(config.seed) if is_repeatable else secure_noise
         self._tower = PooledTower(config.shape)
 
     def round(self, number: int, model: SphereAdam) -> Round:
@@ -77,7 +80,7 @@ class Simulation:
         Raises:
             Unavailable: no group is left.
         """
-        config, rng = self._config, np.random.default_rng((self._config.seed, 1, number))
+        config, rng = self._config, self._rng(number)
         clients = cohort(len(self._population), config.cohorts.rate, rng)
         sent, losses = self._updates(clients, number, model, rng)
         groups = grouped(np.arange(len(clients)), config.cohorts.group)
@@ -104,6 +107,11 @@ class Simulation:
             len(sums) - int(trusted.sum()),
             len(groups) - len(sums),
         )
+
+    def _rng(self, number: int) -> np.random.Generator:
+        """Privacy accounting assumes that nobody knows who is in a cohort: with noise it comes from the operating
+        system's randomness, and nothing keeps what it was drawn from."""
+        return Stream.ROUND.rng(self._config.seed, number) if self._is_repeatable else np.random.default_rng()
 
     def _updates(
         self, clients: NDArray[np.int64], number: int, model: SphereAdam, rng: np.random.Generator

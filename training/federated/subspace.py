@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidConfig
+from training.federated.streams import Stream
 
 
 class Directions(NamedTuple):
@@ -35,8 +36,8 @@ def directions_of(seed: int, number: int, dim: int, rank: int) -> Directions:
     if rank < 1 or dim % rank:
         raise InvalidConfig(f"rank: {rank} does not divide dim {dim}; use a power of two")
     cycle, slot = divmod(number, dim // rank)
-    columns = np.random.default_rng((seed, 1, cycle)).permutation(dim)[slot * rank : (slot + 1) * rank]
-    signs = np.random.default_rng((seed, 0)).choice(np.array([-1.0, 1.0], np.float32), dim)
+    columns = Stream.COLUMNS.rng(seed, cycle).permutation(dim)[slot * rank : (slot + 1) * rank]
+    signs = Stream.SIGNS.rng(seed).choice(np.array([-1.0, 1.0], np.float32), dim)
     basis = signs[:, None] * _hadamard(dim)[:, columns] * np.float32(dim**-0.5)
     return Directions(columns, np.asarray(basis, np.float32))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle, Manifest
@@ -127,7 +128,7 @@ def test_too_few_clients_are_an_error_that_says_what_to_do(config: FederatedConf
         InvalidData, match=r"80 clients .* 40 per round: fewer than a group of 64; raise cohorts.rate"
     ):
         main(config.replace(cohorts=config.cohorts.replace(group=64)))
-    with pytest.raises(Unavailable, match="round 0: 5 groups, all abandoned"):
+    with pytest.raises(Unavailable, match="round 0: 4 groups, all abandoned"):
         main(config.replace(dropouts=0.99, rounds=1))
 
 
@@ -141,6 +142,23 @@ def test_noise_and_the_defence_do_not_go_together(config: FederatedConfig) -> No
         config.replace(noise=1.0, defence=Defence())
     noisy = main(config.replace(noise=1.0, rounds=1))
     assert not noisy.seen_by.any(), "counts would be published without noise"
+
+
+def test_with_noise_the_seed_tells_nobody_who_takes_part(config: FederatedConfig) -> None:
+    def cohorts(noise: float, is_repeatable: bool) -> list[int]:
+        taken: list[int] = []
+
+        def sent(clients: NDArray[np.int64], updates: NDArray[np.int8]) -> NDArray[np.int8]:
+            taken.extend(clients.tolist())
+            return updates
+
+        simulation = Simulation(config.replace(noise=noise), Population(chains(80)), sent, is_repeatable)
+        simulation.round(0, SphereAdam.new(0, N_ITEMS, 16))
+        return taken
+
+    seeded = cohorts(0.0, is_repeatable=False)
+    assert cohorts(1.0, is_repeatable=True) == seeded
+    assert cohorts(1.0, is_repeatable=False) != seeded != cohorts(1.0, is_repeatable=False)
 
 
 def test_a_group_whose_sum_is_too_long_is_left_out() -> None:

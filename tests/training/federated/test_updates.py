@@ -13,10 +13,18 @@ from training.federated.gradient import drawn_items, item_gradient
 from training.federated.noise import secure_noise, seeded_noise
 from training.federated.population import Population, Windows, cohort, grouped
 from training.federated.quantize import LEVELS, ROUNDED, clipped, dequantized, quantized
+from training.federated.streams import Stream
 from training.federated.subspace import directions_of
 from training.federated.tower import PooledShape, PooledTower
 
 SHAPE = PooledShape(dim=16, half_lives=(1.0, 8.0), scale=4.0)
+
+
+def test_no_two_streams_are_the_same() -> None:
+    """In round 0, which NumPy takes for no number, in a later one, and without a tag."""
+    drawn = [stream.rng(3, number).random() for stream in Stream for number in (0, 1, 2)]
+    untagged = np.random.default_rng(3).random()
+    assert len({*drawn, untagged}) == 3 * len(Stream) + 1
 
 
 def test_a_cycle_has_every_direction_once() -> None:
