@@ -66,6 +66,10 @@ class FederatedRecipe(Config):
                 "noise: which groups the defence leaves out depends on single clients, and no noise hides that;"
                 " set defence=null"
             )
+        if self.noise and self.dropouts:
+            raise ValueError(
+                "noise: whether a group is abandoned depends on single clients, too; set dropouts=0"
+            )
         return self
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys.contracts.errors import Unavailable
 from training.federated.adam import SphereAdam
 from training.federated.config import FederatedRecipe
 from training.federated.gradient import drawn_items, item_gradient
@@ -76,32 +75,26 @@ class Simulation:
         self._tower = PooledTower(config.shape)
 
     def round(self, number: int, model: SphereAdam) -> Round:
-        """
-        Raises:
-            Unavailable: no group is left.
-        """
+        """A round without a group that counts changes nothing but momentum; with noise, it publishes noise."""
         config, rng = self._config, self._rng(number)
         clients = cohort(len(self._population), config.cohorts.rate, rng)
         sent, losses = self._updates(clients, number, model, rng)
         groups = grouped(np.arange(len(clients)), config.cohorts.group)
         found = [self._sum(f"{number}/{at}", sent[group], rng) for at, group in enumerate(groups)]
         sums = [group for group in found if group is not None]
-        if not sums:
-            raise Unavailable(
-                f"round {number}: {len(groups)} groups, all abandoned; lower cohorts.group, or raise cohorts.rate"
-            )
-        totals = dequantized(np.stack([group.total for group in sums]), config.clip)
-        sizes = np.array([group.clients for group in sums])
+        totals = np.array([group.total for group in sums]).reshape(len(sums), sent.shape[1])
+        totals = dequantized(totals, config.clip)
+        sizes = np.array([group.clients for group in sums], np.int64)
         trusted = trusted_groups(totals, sizes, config.clip, config.defence)
         mean, counted = totals[trusted].sum(0), int(sizes[trusted].sum())
         if config.noise:
             mean += config.noise * ROUNDED * config.clip * self._noise(len(mean))
             mean /= config.cohorts.rate * len(self._population)  # the number that took part stays private
         else:
-            mean /= max(counted, 1)  # a round without a trusted group changes nothing but momentum
+            mean /= max(counted, 1)
         return Round(
             _update(mean, rng),
-            float(losses.mean()),
+            float(losses.mean()) if len(losses) else float("nan"),
             counted,
             int(trusted.sum()),
             len(sums) - int(trusted.sum()),
@@ -120,7 +113,8 @@ class Simulation:
         config, drawn = self._config, self._config.cohorts
         basis = directions_of(config.seed, number, config.shape.dim, config.rank).basis
         table = torch.from_numpy(np.pad(model.vectors, ((1, 0), (0, 0))))
-        sent, losses = [], [np.zeros(0, np.float32)]
+        sent: list[NDArray[np.integer]] = []
+        losses = [np.zeros(0, np.float32)]
         for start in range(0, len(clients), _CLIENTS_AT_A_TIME):
             part = clients[start : start + _CLIENTS_AT_A_TIME]
             windows = self._population.windows(part, drawn.length, drawn.targets, rng)
@@ -129,7 +123,8 @@ class Simulation:
             own = clipped(gradient.projected(basis), config.clip)
             sent.append(self._sent(part, quantized(own, config.clip, rng)))
             losses.append(gradient.loss.numpy())
-        return np.concatenate(sent or [np.zeros((0, 1), np.int8)]), np.concatenate(losses)
+        nobody = np.zeros((0, len(model.vectors) * config.rank), np.int8)
+        return np.concatenate([nobody, *sent]), np.concatenate(losses)
 
     def _sum(self, name: str, sent: NDArray[np.integer], rng: np.random.Generator) -> GroupSum | None:
         """The secure sum of one group; None: too many of it have dropped out."""

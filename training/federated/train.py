@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from recsys.contracts.types import Item
 from recsys.files import staged_file
 from recsys.items.item_table import read_items
@@ -58,7 +58,7 @@ def main(config: FederatedConfig, progress: OnRound = lambda done, loss: None) -
     Raises:
         InvalidData: sequences or item table are missing or unusable, or there are fewer clients than a group needs.
         InvalidConfig: the checkpoint is of another configuration, or the defence leaves out everybody.
-        Unavailable: every group of a round was abandoned.
+        Unavailable: every group of `_PATIENCE` rounds was abandoned.
     """
     items = read_items(config.items)
     population = Population(list(SequenceFiles(config.sequences, items).read()))
@@ -86,15 +86,24 @@ def _fit(
             RoundReport(number + 1, done.loss, done.clients, done.groups, done.left_out, done.abandoned)
         )
         progress(number + 1, done.loss)
-        if len(reports) >= _PATIENCE and not any(report.groups for report in reports[-_PATIENCE:]):
-            raise InvalidConfig(
-                f"the defence left out every group of {_PATIENCE} rounds: honest updates are alike in this data;"
-                " raise defence.longest, or set defence=null"
-            )
+        _check_progress(reports[-_PATIENCE:], min(_PATIENCE, config.rounds))
         if time.monotonic() - saved > config.checkpoint_s or number + 1 == config.rounds:
             _save(path, identity, model, reports)
             saved = time.monotonic()
     return model, reports
+
+
+def _check_progress(last: Sequence[RoundReport], patience: int) -> None:
+    if len(last) < patience or any(report.groups for report in last):
+        return
+    if any(report.left_out for report in last):
+        raise InvalidConfig(
+            f"the defence left out every group of {patience} rounds: honest updates are alike in this data;"
+            " raise defence.longest, or set defence=null"
+        )
+    raise Unavailable(
+        f"every group of {patience} rounds was abandoned; lower cohorts.group or dropouts, or raise cohorts.rate"
+    )
 
 
 def _identity(config: FederatedConfig, population: Population, n_items: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from training.federated import export, rounds, train
 from training.federated.adam import SphereAdam
 from training.federated.attacks import Attack
 from training.federated.config import Cohorts, Defence, FederatedConfig, FederatedRecipe
-from training.federated.population import Population
+from training.federated.population import Population, cohort
 from training.federated.robust import trusted_groups
 from training.federated.rounds import Simulation, apply
 from training.federated.scorer import pooled_scorer
@@ -128,8 +128,41 @@ def test_too_few_clients_are_an_error_that_says_what_to_do(config: FederatedConf
         InvalidData, match=r"80 clients .* 40 per round: fewer than a group of 64; raise cohorts.rate"
     ):
         main(config.replace(cohorts=config.cohorts.replace(group=64)))
-    with pytest.raises(Unavailable, match="round 0: 4 groups, all abandoned"):
-        main(config.replace(dropouts=0.99, rounds=1))
+    for few in (1, 30):
+        with pytest.raises(Unavailable, match=f"every group of {min(few, 20)} rounds was abandoned; lower"):
+            main(config.replace(dropouts=0.99, rounds=few, work=config.work / str(few)))
+
+
+def test_a_round_without_a_group_does_not_end_the_run(
+    config: FederatedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = iter([0, 100, 7, 100])  # a group has 8
+    monkeypatch.setattr(rounds, "cohort", lambda n, rate, rng: cohort(n, rate, rng)[: next(sizes)])
+    found = main(config.replace(rounds=4))
+    assert [report.groups > 0 for report in found.rounds] == [False, True, False, True]
+    assert [report.clients for report in found.rounds[::2]] == [0, 0]
+
+
+@pytest.mark.parametrize("clients", [80, 7])
+def test_noise_is_added_to_the_sum_in_units_of_its_bound(
+    config: FederatedConfig, clients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.5 · 1.1 · 2 / (0.5 · 80) to the mean, however many take part; without a group there is nothing else."""
+    publish, means = rounds._update, []
+
+    def published(mean: NDArray[np.float64], rng: np.random.Generator) -> rounds.RoundUpdate:
+        means.append(mean)
+        return publish(mean, rng)
+
+    monkeypatch.setattr(rounds, "cohort", lambda n, rate, rng: cohort(n, rate, rng)[:clients])
+    monkeypatch.setattr(rounds, "secure_noise", np.ones)
+    monkeypatch.setattr(rounds, "_update", published)
+    monkeypatch.setattr(Simulation, "_rng", lambda self, number: np.random.default_rng(number))
+    for noise in (0.0, 0.5):
+        simulation = Simulation(config.replace(clip=2.0, noise=noise), Population(chains(80)))
+        done = simulation.round(0, SphereAdam.new(0, N_ITEMS, 16))
+        assert bool(done.groups) == (clients == 80)
+    np.testing.assert_allclose(means[1], (means[0] * done.clients + 0.5 * 1.1 * 2) / (0.5 * 80))
 
 
 def test_a_defence_that_leaves_out_everybody_ends_the_run(config: FederatedConfig) -> None:
@@ -137,9 +170,11 @@ def test_a_defence_that_leaves_out_everybody_ends_the_run(config: FederatedConfi
         main(config.replace(defence=Defence(longest=0.01)))
 
 
-def test_noise_and_the_defence_do_not_go_together(config: FederatedConfig) -> None:
+def test_noise_goes_with_nothing_that_single_clients_decide(config: FederatedConfig) -> None:
     with pytest.raises(ValueError, match="set defence=null"):
         config.replace(noise=1.0, defence=Defence())
+    with pytest.raises(ValueError, match="set dropouts=0"):
+        config.replace(noise=1.0, dropouts=0.1)
     noisy = main(config.replace(noise=1.0, rounds=1))
     assert not noisy.seen_by.any(), "counts would be published without noise"
 
