@@ -125,6 +125,7 @@ def train_federated(settings: Settings, config: FederatedConfig, fresh: bool) ->
         "loss": result.rounds[-1].loss,
         "clients per round": sum(report.clients for report in result.rounds) / len(result.rounds),
         "left out of group sums": sum(report.left_out for report in result.rounds) / max(sums, 1),
+        **{f"{name} of the item vectors": value for name, value in result.privacy.items()},
     }
 
 

@@ -1,7 +1,8 @@
 """Export the federated model as the two-tower's part of a bundle (`recsys.bundle.FILES`), from what the server knows.
 
-The server has no history of anybody: similar items come from the vectors, popularity from one more secure sum, golden
-inputs from random histories.
+The server has no history of anybody: similar items come from the vectors, golden inputs from random histories.
+Popularity is how many clients have each item, counted in the open by the simulation; real devices would need a secure
+sum. The counts are published as they are.
 """
 
 from pathlib import Path
@@ -64,10 +65,8 @@ def main(result: FederatedResult, work: Path, neighbours: int = 50, served_lengt
     save_file({"rows": order, "scores": popular[order]}, work / "popular.safetensors")
     summary = {
         "config": result.config.model_dump(mode="json"),
-        "metrics": {},  # nothing is held out: the server has nothing to hold out
+        "metrics": dict(result.privacy),  # no quality: the server has nothing to hold out
         "seed": result.config.seed,
-        # of the simulation alone: no server knows it, and it carries no noise
-        "curve": [{"round": r.round, "loss": r.loss} for r in result.rounds if not result.config.noise],
     }
     (work / SUMMARY).write_text(to_json(summary, indent=2), encoding="utf-8")
     return work

@@ -58,7 +58,7 @@ class Population:
         return Windows(history, np.where(chosen, places, -1))
 
     def seen_by(self, n_items: int) -> NDArray[np.int64]:
-        """(n_items,): how many clients have each item. Each client sends a 0 or 1 per item under masks."""
+        """(n_items,): how many clients have each item. Real devices would each send a 0 or 1 per item under masks."""
         clients = np.repeat(np.arange(len(self)), np.diff(self._bounds))
         pairs = np.unique(np.stack([clients, self._numbers - 1]), axis=1)
         return np.bincount(pairs[1], minlength=n_items)

@@ -1,13 +1,15 @@
 """How much the published models tell of one user: (ε, δ) of the subsampled Gaussian mechanism over all rounds.
 
 One user's update in a round is at most `clip` long, after rounding `ROUNDED` times that, and the noise is measured in
-that bound. A user takes part in a round by chance `cohorts.rate`. The unit is the user with the whole history, adjacent
-data sets differ by one user.
+that bound. A user takes part in a round by chance `cohorts.rate`, and nobody else knows in which. The unit is the user
+with the whole history, adjacent data sets differ by one user.
 """
 
 from opacus.accountants import RDPAccountant
 from opacus.accountants.utils import get_noise_multiplier
+from scipy.stats import binom
 
+from recsys.contracts.errors import InvalidConfig
 from training.federated.config import FederatedRecipe
 
 
@@ -17,9 +19,19 @@ def delta_of(clients: int) -> float:
 
 
 def epsilon(config: FederatedRecipe, clients: int) -> float:
-    """ε at `delta_of(clients)` after all rounds; infinite without noise."""
+    """ε at `delta_of(clients)` after all rounds; infinite without noise.
+
+    Raises:
+        InvalidConfig: a cohort may be so small that one user decides whether there is a group at all.
+    """
     if not config.noise:
         return float("inf")
+    small = config.rounds * binom.cdf(config.cohorts.group, clients, config.cohorts.rate)
+    if small > delta_of(clients) / 100:
+        raise InvalidConfig(
+            f"noise: cohorts of {config.cohorts.rate * clients:.0f} clients, by chance fewer than a group of"
+            f" {config.cohorts.group}; one client could decide that; raise cohorts.rate or lower cohorts.group"
+        )
     accountant = RDPAccountant()
     accountant.history = [(config.noise, config.cohorts.rate, config.rounds)]
     return float(accountant.get_epsilon(delta_of(clients)))

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,16 @@ class RoundReport:
 
 @dataclass(frozen=True)
 class FederatedResult:
-    """vectors: (n_items, d), of length 1. seen_by: (n_items,) clients who have the item, by secure sums; zeros where
-    updates carry noise, as these counts would carry none."""
+    """vectors: (n_items, d), of length 1. seen_by: (n_items,) clients who have the item, counted by the simulation;
+    zeros where updates carry noise, as these counts would carry none. privacy: of the vectors, ε and δ; empty without
+    noise."""
 
     vectors: NDArray[np.float32]
     seen_by: NDArray[np.int64]
     items: Sequence[Item]
     config: FederatedConfig
     rounds: Sequence[RoundReport]
+    privacy: Mapping[str, float]
 
 
 def main(config: FederatedConfig, progress: OnRound = lambda done, loss: None) -> FederatedResult:
@@ -68,9 +70,18 @@ def main(config: FederatedConfig, progress: OnRound = lambda done, loss: None) -
             f"{len(population)} clients with a history, {expected:.0f} per round: fewer than a group of"
             f" {config.cohorts.group}; raise cohorts.rate, lower cohorts.group, or import more data"
         )
+    privacy = _privacy(config, len(population))
     model, reports = _fit(config, population, len(items), progress)
     seen_by = population.seen_by(len(items)) if not config.noise else np.zeros(len(items), np.int64)
-    return FederatedResult(model.vectors, seen_by, items, config, reports)
+    return FederatedResult(model.vectors, seen_by, items, config, reports, privacy)
+
+
+def _privacy(config: FederatedConfig, clients: int) -> dict[str, float]:
+    if not config.noise:
+        return {}
+    from training.federated.privacy import delta_of, epsilon  # slow to import
+
+    return {"epsilon": epsilon(config, clients), "delta": delta_of(clients)}
 
 
 def _fit(

@@ -1,5 +1,6 @@
 """Rounds, devices that follow them, resuming, attackers, and the exported model as it is served."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from training.federated.adam import SphereAdam
 from training.federated.attacks import Attack
 from training.federated.config import Cohorts, Defence, FederatedConfig, FederatedRecipe
 from training.federated.population import Population, cohort
+from training.federated.privacy import epsilon
 from training.federated.robust import trusted_groups
 from training.federated.rounds import Simulation, apply
 from training.federated.scorer import pooled_scorer
@@ -175,8 +177,16 @@ def test_noise_goes_with_nothing_that_single_clients_decide(config: FederatedCon
         config.replace(noise=1.0, defence=Defence())
     with pytest.raises(ValueError, match="set dropouts=0"):
         config.replace(noise=1.0, dropouts=0.1)
+
+
+def test_a_private_model_says_how_private_it_is(config: FederatedConfig, tmp_path: Path) -> None:
     noisy = main(config.replace(noise=1.0, rounds=1))
     assert not noisy.seen_by.any(), "counts would be published without noise"
+    summary = json.loads((export.main(noisy, tmp_path / "out") / "summary.json").read_text(encoding="utf-8"))
+    assert summary.keys() == {"config", "metrics", "seed"}, "no losses: clients do not send them"
+    assert summary["metrics"] == {"epsilon": epsilon(noisy.config, 80), "delta": 1 / 800}
+    with pytest.raises(InvalidConfig, match="40 clients, by chance fewer than a group of 30; one client"):
+        main(config.replace(noise=1.0, cohorts=config.cohorts.replace(group=30)))
 
 
 def test_with_noise_the_seed_tells_nobody_who_takes_part(config: FederatedConfig) -> None:
@@ -213,7 +223,7 @@ def test_attackers_spoil_the_model_unless_their_groups_are_left_out(config: Fede
         simulation = Simulation(recipe, Population(histories), sent)
         for number in range(recipe.rounds):
             apply(model, recipe, number, simulation.round(number, model).update)
-        return next_is_first(FederatedResult(model.vectors, np.zeros(N_ITEMS, np.int64), [], config, []))
+        return next_is_first(FederatedResult(model.vectors, np.zeros(N_ITEMS, np.int64), [], config, [], {}))
 
     assert trained(None) < 0.5
     assert trained(Defence(longest=1.5)) > 0.9
