@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from recsys.contracts.errors import InvalidData
 from training.federated.quantize import WORD
 
 KEY_BYTES = 32
@@ -18,8 +19,15 @@ def public_bytes(key: X25519PrivateKey) -> bytes:
 
 
 def agreed_key(own: X25519PrivateKey, other: bytes, purpose: str) -> bytes:
-    """32 bytes that both sides derive for one purpose from their private and the other's public key (X25519, HKDF)."""
-    shared = own.exchange(X25519PublicKey.from_public_bytes(other))
+    """32 bytes that both sides derive for one purpose from their private and the other's public key (X25519, HKDF).
+
+    Raises:
+        InvalidData: the other's key is none, or of low order, with which any private key gives the same.
+    """
+    try:
+        shared = own.exchange(X25519PublicKey.from_public_bytes(other))
+    except ValueError as error:
+        raise InvalidData(f"a public key that cannot be used ({error}); start another round") from error
     return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose.encode()).derive(shared)
 
 

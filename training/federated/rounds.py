@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recsys.contracts.errors import InvalidData
 from training.federated.adam import SphereAdam
 from training.federated.config import FederatedRecipe
 from training.federated.gradient import drawn_items, item_gradient
@@ -46,7 +47,7 @@ class RoundUpdate:
 @dataclass(frozen=True)
 class Round:
     """clients, groups: whose updates count. left_out: groups that the defence has left out. abandoned: groups with too
-    many dropouts."""
+    many dropouts, or whose sum failed."""
 
     update: RoundUpdate
     loss: float
@@ -127,14 +128,17 @@ class Simulation:
         return np.concatenate([nobody, *sent]), np.concatenate(losses)
 
     def _sum(self, name: str, sent: NDArray[np.integer], rng: np.random.Generator) -> GroupSum | None:
-        """The secure sum of one group; None: too many of it have dropped out."""
+        """The secure sum of one group; None: too many of it have dropped out, or one has sent what ends the sum."""
         arrives, plan = rng.random(len(sent)) >= self._config.dropouts, SumPlan(name, *sent.shape)
         counted = int(arrives.sum())
         if counted < plan.threshold:
             return None
         if self._config.masked:
             lost = {int(n) + 1: Step.VECTOR for n in np.flatnonzero(~arrives)}
-            return GroupSum(secure_sum(list(sent), plan, self._config.cohorts.group, lost).total, counted)
+            try:
+                return GroupSum(secure_sum(list(sent), plan, self._config.cohorts.group, lost).total, counted)
+            except InvalidData:
+                return None
         return GroupSum(from_words(to_words(sent[arrives].sum(0, dtype=np.int64))), counted)
 
 

@@ -23,6 +23,7 @@ from training.federated.quantize import MOST_CLIENTS, to_words
 from training.federated.shamir import SHARE_BYTES, split
 
 _NONCE = bytes(12)  # each message has a key of its own
+SEALED_BYTES = 2 * SHARE_BYTES + 16  # two shares and Poly1305's tag
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class SumClient:
         """Round 1: for each other client its shares of both secrets, which only that client can read.
 
         Raises:
-            InvalidData: the roster lacks this client, has a key twice or a client that is not of the plan, or was given
-                before.
+            InvalidData: the roster lacks this client, has a key twice or one that cannot be used, has a client that is
+                not of the plan, or was given before.
             Unavailable: it has too few clients.
         """
         keys = [key for pair in roster.values() for key in pair]

@@ -57,6 +57,7 @@ def secure_sum(
 
     Raises:
         Unavailable: fewer than the threshold are left at some step.
+        InvalidData: a client has sent what makes the others refuse, or wrong shares.
     """
     lost = dropouts or {}
     clients = {n: SumClient(n, plan, smallest, random) for n in range(1, len(vectors) + 1)}

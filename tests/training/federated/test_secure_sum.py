@@ -14,7 +14,7 @@ from training.federated.masks import mask
 from training.federated.quantize import LEVELS, MOST_CLIENTS, from_words, to_words
 from training.federated.secure_client import PublicKeys, Revealed, SumClient, SumPlan
 from training.federated.secure_round import Step, secure_sum
-from training.federated.secure_server import SumServer
+from training.federated.secure_server import Question, SumServer
 from training.federated.shamir import PRIME, combine
 
 
@@ -216,6 +216,39 @@ def test_wrong_shares_of_a_key_are_noticed() -> None:
     revealed[2] = Revealed(revealed[2].self_masks, {1: revealed[2].masking_keys[1] ^ 1})
     with pytest.raises(InvalidData, match="start another round"):
         exchange.server.total(revealed)
+
+
+@pytest.mark.parametrize("key", [bytes(32), (1).to_bytes(32, "little"), b"short"])
+def test_a_key_that_cannot_be_used_is_refused(key: bytes) -> None:
+    """Of low order (RFC 7748, section 6.1), or no key."""
+    client = SumClient(1, SumPlan("s", 2, 4), 2)
+    with pytest.raises(InvalidData, match="cannot be used"):
+        client.sealed_shares({1: client.public_keys(), 2: PublicKeys(key, b"another")})
+
+
+def test_messages_of_another_form_are_dropouts() -> None:
+    """Of 19 clients 13 must stay; six send a short key, too few messages or a short one, a short vector or one of
+    another type, and half an answer. Who is not of the group is not heard."""
+    vectors, plan = vectors_of(19, 4, 8), SumPlan("s", 19, 4)
+    clients = {n: SumClient(n, plan, 19) for n in range(1, 20)}
+    server = SumServer(plan)
+    keys = {n: client.public_keys() for n, client in clients.items()}
+    roster = server.roster({**keys, 19: PublicKeys(b"short", b"short"), 20: keys[19]})
+    assert roster.keys() == set(range(1, 19))
+    sealed = {n: clients[n].sealed_shares(roster) for n in roster}
+    del sealed[18][1]
+    sealed[17][1] = b"short"
+    relayed = server.relayed(sealed)
+    masked = {n: clients[n].masked(vectors[n - 1], relayed[n]) for n in relayed}
+    masked |= {16: masked[16][1:], 15: masked[15].astype(np.uint32), 19: masked[1]}
+    question = server.question(masked)
+    assert question == Question(frozenset(range(1, 15)), frozenset({15, 16}))
+    revealed = {n: clients[n].reveal(*question) for n in question.self_masks_of}
+    revealed[1] = Revealed({}, revealed[1].masking_keys)
+    total = server.total({99: revealed[2], **revealed})
+    np.testing.assert_array_equal(total, np.sum(vectors[:14], axis=0, dtype=np.int64))
+    with pytest.raises(Unavailable, match="12 of 19 clients answered"):
+        server.total({n: answer for n, answer in revealed.items() if n > 2})
 
 
 def test_traffic_is_what_was_sent() -> None:

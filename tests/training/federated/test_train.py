@@ -27,6 +27,7 @@ from training.federated.privacy import epsilon
 from training.federated.robust import trusted_groups
 from training.federated.rounds import Simulation, apply
 from training.federated.scorer import pooled_scorer
+from training.federated.secure_client import PublicKeys, SumClient
 from training.federated.tower import PooledShape
 from training.federated.train import FederatedResult, main
 from training.two_tower.sequences import History, write_sequences
@@ -83,6 +84,20 @@ def test_masks_change_nothing(config: FederatedConfig) -> None:
     short = config.replace(rounds=2, dropouts=0.15, cohorts=config.cohorts.replace(rate=0.2))
     plain, masked = main(short), main(short.replace(masked=True, work=config.work / "masked"))
     np.testing.assert_array_equal(plain.vectors, masked.vectors)
+
+
+def test_a_sum_that_one_client_spoils_is_an_abandoned_group(
+    config: FederatedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, low_order = SumClient.public_keys, PublicKeys(bytes(32), (1).to_bytes(32, "little"))
+
+    def public_keys(client: SumClient) -> PublicKeys:
+        return low_order if (client.number, client._plan.name) == (2, "0/1") else own(client)
+
+    monkeypatch.setattr(SumClient, "public_keys", public_keys)
+    simulation = Simulation(config.replace(masked=True), Population(chains(80)))
+    done = simulation.round(0, SphereAdam.new(0, N_ITEMS, 16))
+    assert done.abandoned == 1 < done.groups
 
 
 def test_a_device_follows_by_the_updates_alone(config: FederatedConfig) -> None:
