@@ -22,8 +22,8 @@ class Question(NamedTuple):
 
 
 class SumServer:
-    """One sum. Each method takes what the clients of a round have sent, by client; who is missing, or has sent what is no
-    message of the protocol, has dropped out."""
+    """One sum. Each method takes what the clients of a round have sent, by client; who is missing, or has sent what is
+    no message of the protocol, has dropped out."""
 
     def __init__(self, plan: SumPlan) -> None:
         self._plan = plan

@@ -93,8 +93,9 @@ def federated(
 ) -> None:
     """Train the two-tower's item vectors in rounds over simulated devices, one per user, into <home>/work/two_tower.
 
-    The server sees sums of small random projections only. Where `recsys train rank` has left a ranker, the bundle is
-    published, or proposed where bundles are released. An interrupted run continues where it stopped.
+    The server sees sums of small random projections only. Where `recsys train rank` has left a ranker, which is not
+    federated, the bundle is published, or proposed where bundles are released. An interrupted run continues where it
+    stopped.
 
     Example: recsys train federated --set cohorts.rate=0.5
     """
