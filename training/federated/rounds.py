@@ -103,8 +103,8 @@ class Simulation:
         )
 
     def _rng(self, number: int) -> np.random.Generator:
-        """Privacy accounting assumes that nobody knows who is in a cohort: with noise it comes from the operating
-        system's randomness, and nothing keeps what it was drawn from."""
+        """Privacy accounting assumes that nobody knows who is in a cohort: with noise a round draws from the operating
+        system's randomness, and nothing keeps the generator."""
         return Stream.ROUND.rng(self._config.seed, number) if self._is_repeatable else np.random.default_rng()
 
     def _updates(
