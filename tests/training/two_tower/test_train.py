@@ -174,7 +174,6 @@ SHARDED = {"loss": LossName.MIXED, "negatives": 16, "shard_items": True, "ema": 
 @pytest.mark.parametrize(
     ("launch", "changes"),
     [
-        pytest.param(torchrun, {}, id="torchrun"),
         pytest.param(torchrun, SHARDED, id="torchrun, sharded table"),
         pytest.param(
             torch_distributor, {}, marks=[pytest.mark.spark, pytest.mark.slow], id="TorchDistributor"
