@@ -228,7 +228,7 @@ def compose(
         path = RequestPath(settings, access, admission, host, experiments, feed, telemetry, now_ms)
         key = cursor_key(settings.cursor_key_file)
         cursors = Cursors(key, settings.cursor_s * 1_000)
-        tokens, mode = ItemTokens(key, settings.time_rules), settings.item_tokens
+        tokens = ItemTokens(key, settings.time_rules, settings.item_tokens)
         served = ServedFeatures()
         system = SystemView(telemetry, host, store, feed, outboxes, served, settings.partitions, log_ends)
 
@@ -252,20 +252,9 @@ def compose(
         changes = ChangeIntake(truth or TopicsAlone(outboxes.events), outboxes.events, store, idempotency)
         lateness = Lateness(store, settings.time_rules, settings.partitions)
         events = EventIntake(
-            access,
-            outboxes.events,
-            idempotency,
-            lateness,
-            tokens,
-            mode,
-            host,
-            telemetry,
-            io,
-            settings.max_batch,
+            access, outboxes.events, idempotency, lateness, tokens, host, telemetry, io, settings.max_batch
         )
-        recommender = Recommender(
-            path, results, cursors, tokens if mode.gives else None, served, shadow, store
-        )
+        recommender = Recommender(path, results, cursors, tokens, served, shadow, store)
         return Services(
             settings=settings,
             telemetry=telemetry,

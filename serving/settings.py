@@ -47,10 +47,6 @@ class ItemTokensMode(StrEnum):
     WATCH = "watch"  # lists have them, events without are counted and believed
     ON = "on"  # an event without counts as an action from elsewhere
 
-    @property
-    def gives(self) -> bool:
-        return self is not ItemTokensMode.OFF
-
 
 class IndexKind(StrEnum):
     BUNDLE = "bundle"

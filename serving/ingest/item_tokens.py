@@ -18,6 +18,7 @@ from recsys.contracts.impressions import made_ms_of
 from recsys.contracts.time_rules import TimeRules
 from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR
 from recsys.features.definitions import CLICKED, CONVERTED, LIKED
+from serving.settings import ItemTokensMode
 
 ONCE = CLICKED.types | LIKED.types | CONVERTED.types  # what features count per impression
 _TIME_BYTES, _MAC_BYTES = 6, 12  # 24 characters of Base64, without padding
@@ -38,9 +39,10 @@ class Judged:
 
     event: Event
     unproven: Unproven | None = None
+    note: str = ""  # for the client, if the event does not count as it means
 
 
-NOTES = {
+_NOTES = {
     Unproven.MISSING: "counted as an action from elsewhere: send the item's `token` of that answer, too",
     Unproven.WRONG: "counted as an action from elsewhere: the token is not of this request, user and item",
     Unproven.EXPIRED: "counted as an action from elsewhere: the list is too old",
@@ -48,12 +50,13 @@ NOTES = {
 
 
 class ItemTokens:
-    """Makes tokens and judges events by them. Thread-safe."""
+    """Makes tokens and judges events by them, as far as the mode says. Thread-safe."""
 
-    def __init__(self, key: bytes, rules: TimeRules) -> None:
+    def __init__(self, key: bytes, rules: TimeRules, mode: ItemTokensMode = ItemTokensMode.ON) -> None:
         """`key`: at least 32 bytes; of each use of it, another key is derived. `rules`: of the log; a token lives so
         short that no outcome is called late."""
         self._key = hmac.digest(key, b"item tokens", "sha256")
+        self.mode = mode
         self._life_ms = max(0, rules.late_ms - rules.future_ms - MS_PER_HOUR)
 
     def make(self, request_id: str, user_id: str, items: Sequence[str], now_ms: int) -> list[str]:
@@ -67,14 +70,18 @@ class ItemTokens:
     def judge(self, event: Event, token: str | None, now_ms: int) -> Judged:
         """An event that names a request counts as one of its list with the item's token alone; without, it is kept as
         an action from elsewhere. A proven click, like or purchase counts once per request and item: see `_outcome`."""
-        if event.request_id is None:
+        if event.request_id is None or self.mode is ItemTokensMode.OFF:
             return Judged(event)
+        judged = self._judge(event, event.request_id, token, now_ms)
+        return judged if self.mode is ItemTokensMode.ON else Judged(event, judged.unproven)
+
+    def _judge(self, event: Event, request_id: str, token: str | None, now_ms: int) -> Judged:
         if not token:
             return _elsewhere(event, Unproven.MISSING)
-        made_ms = self._made_ms(token, event.request_id, event.user_id, event.item_id)
+        made_ms = self._made_ms(token, request_id, event.user_id, event.item_id)
         if made_ms is None:
             return _elsewhere(event, Unproven.WRONG)
-        outcome = _outcome(event, event.request_id, made_ms)
+        outcome = _outcome(event, request_id, made_ms)
         if now_ms - made_ms > self._life_ms:  # sent again, it keeps the id that it had
             return _elsewhere(replace(event, event_id=outcome.event_id), Unproven.EXPIRED)
         return Judged(outcome)
@@ -112,4 +119,4 @@ def _outcome(event: Event, request_id: str, made_ms: int) -> Event:
 
 
 def _elsewhere(event: Event, why: Unproven) -> Judged:
-    return Judged(replace(event, request_id=None, position=None), why)
+    return Judged(replace(event, request_id=None, position=None), why, _NOTES[why])

@@ -23,12 +23,12 @@ from serving.api.openapi import REQUEST_ID, answer, body, problems
 from serving.api.wire import EventBatch, EventRequest, EventResult, EventResults
 from serving.engine.model_host import ModelHost
 from serving.engine.runtime import Runtime
-from serving.ingest.item_tokens import NOTES, ItemTokens, Judged
+from serving.ingest.item_tokens import ItemTokens, Judged
 from serving.ingest.lateness import Lateness
 from serving.ingest.outbox import Outbox
 from serving.ingest.segment import Message
 from serving.problems import Problem
-from serving.settings import ItemTokensMode, Scope
+from serving.settings import Scope
 from serving.telemetry import Telemetry
 
 _encode = msgspec.json.Encoder().encode
@@ -43,7 +43,6 @@ class EventIntake:
     idempotency: Idempotency
     lateness: Lateness
     tokens: ItemTokens
-    mode: ItemTokensMode
     host: ModelHost[Runtime]
     telemetry: Telemetry
     io: Executor
@@ -79,9 +78,9 @@ class EventIntake:
                 continue
             content_of_log = orjson.dumps(self._described(event).to_dict())
             messages.append(Message(Topic.EVENTS, event.user_id, content_of_log, headers))
-            results.append(
-                EventResult(status="accepted", event_id=event.event_id, reason=self._note_of(judged))
-            )
+            results.append(EventResult(status="accepted", event_id=event.event_id, reason=judged.note))
+            if judged.unproven:
+                self.telemetry.unproven_events.labels(judged.unproven).inc()
         if messages:
             self.outbox.put(messages)
         return results
@@ -91,18 +90,7 @@ class EventIntake:
         token = raw.pop("token", None) if isinstance(raw, dict) else None
         if token is not None and type(token) is not str:
             raise InvalidEvent(f"token: a string is required, got {token!r:.80}")
-        event = parse_reported(raw)
-        if not self.mode.gives:
-            return Judged(event)
-        judged = self.tokens.judge(event, token, now_ms)
-        return judged if self.mode is ItemTokensMode.ON else Judged(event, judged.unproven)
-
-    def _note_of(self, judged: Judged) -> str:
-        """What the client of an accepted event should know; counted."""
-        if judged.unproven is None:
-            return ""
-        self.telemetry.unproven_events.labels(judged.unproven).inc()
-        return NOTES[judged.unproven] if self.mode is ItemTokensMode.ON else ""
+        return self.tokens.judge(parse_reported(raw), token, now_ms)
 
     def _described(self, event: Event) -> Event:
         """The event with what the catalogue knows of the item, where the client says nothing else."""

@@ -34,7 +34,7 @@ from serving.engine.served_features import ServedFeatures
 from serving.engine.shadow import Shadow
 from serving.ingest.item_tokens import ItemTokens
 from serving.problems import Problem, problem_of, request_id
-from serving.settings import Scope
+from serving.settings import ItemTokensMode, Scope
 
 _decoder = msgspec.json.Decoder(RecommendationRequest)
 _batch_decoder = msgspec.json.Decoder(RecommendationBatch)
@@ -48,7 +48,7 @@ class Recommender:
     path: RequestPath
     results: ResultCache
     cursors: Cursors
-    tokens: ItemTokens | None
+    tokens: ItemTokens
     served: ServedFeatures
     shadow: Shadow
     store: FeatureStore  # knows the ages of item features, for `explain`
@@ -101,7 +101,7 @@ class Recommender:
                 user_id=query.user_id,
                 bundle=runtime.bundle.manifest.version,
                 arms=dict(assigned.arms),
-                items=served.lines if self.tokens is None else _with_tokens(self.tokens, query, served.lines),
+                items=_with_tokens(self.tokens, query, served.lines),
                 degraded=degraded,
                 cached=served.cached,
                 ms=round(took_s * 1e3, 3),
@@ -122,7 +122,9 @@ class Recommender:
         return self.cursors.make(query.user_id, shown, query.now_ms) or msgspec.UNSET
 
 
-def _with_tokens(tokens: ItemTokens, query: Query, lines: Sequence[Recommendation]) -> list[Recommendation]:
+def _with_tokens(tokens: ItemTokens, query: Query, lines: list[Recommendation]) -> list[Recommendation]:
+    if tokens.mode is ItemTokensMode.OFF:
+        return lines
     made = tokens.make(query.request_id, query.user_id, [line.item_id for line in lines], query.now_ms)
     return [msgspec.structs.replace(line, token=token) for line, token in zip(lines, made, strict=True)]
 

@@ -15,7 +15,7 @@ from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, EventType, Topic
 from recsys.features.definitions import FEATURES
 from recsys.store.base import Batch
 from recsys.store.memory import MemoryFeatureStore
-from serving.ingest.item_tokens import NOTES, ItemTokens, Judged, Unproven
+from serving.ingest.item_tokens import ItemTokens, Judged, Unproven
 
 NOW_MS = 1_750_000_000_123
 RULES = TimeRules()
@@ -76,7 +76,7 @@ def test_without_a_token_it_is_an_action_from_elsewhere(token: str | None) -> No
     found = judged(token)
     assert found.unproven is Unproven.MISSING
     assert found.event == dataclasses.replace(EVENT, request_id=None, position=None), "nothing else is lost"
-    assert "send the item's `token`" in NOTES[Unproven.MISSING]
+    assert "send the item's `token`" in found.note
 
 
 def test_an_event_that_names_no_request_needs_no_token() -> None:
