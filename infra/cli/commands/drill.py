@@ -55,8 +55,8 @@ def stream(
     """
     from infra.evaluation.fault_injection.stream import StreamDrill, run
 
-    quickly = StreamDrill.quick(seed, engine, failover)
-    finish(run(quickly if quick else StreamDrill(seed, engine=engine, failover=failover)), as_json)
+    size = StreamDrill.quick if quick else StreamDrill
+    finish(run(size(seed, engine=engine, failover=failover)), as_json)
 
 
 @app.command()

@@ -276,7 +276,7 @@ def federated(
     """
     refuse(ctx, quick, ["rounds"], "--quick runs a few rounds")
     refuse(ctx, not curves, ["plot"], "it needs the curves")
-    from infra.evaluation.federated_plot import draw
+    from infra.evaluation.reports.federated import draw
     from training.evaluation.federated import FederatedEvaluation, main
 
     config = FederatedEvaluation(data=data, seed=seed, curves=curves).with_rounds(rounds)

@@ -19,7 +19,7 @@ With caches:
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ import httpx
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
 from infra.evaluation.benchmarks.plots import plot_serving
 from infra.evaluation.benchmarks.process_cost import MemoryCurve, cpu_time, memory_figures
+from infra.evaluation.benchmarks.saturation import saturate, saturation
 from infra.evaluation.benchmarks.serving_fixture import bench_items, write_bench_bundle, write_history
 from infra.evaluation.benchmarks.serving_floors import ROUNDS, floors, median_ms, zipf_users
 from infra.evaluation.benchmarks.serving_fresh import Freshness, measure
@@ -38,15 +39,11 @@ from infra.local.children import recsys_command
 from infra.local.process import ChildProcess, free_port
 from infra.terminal import console
 from recsys.bundle import Bundle
-from recsys.contracts.errors import Unavailable
 from recsys.contracts.types import Item
 from recsys.result import Goal, Result
 
 _START_TIMEOUT_S = 180.0
 NO_CACHES = {"RECSYS_RESULT_CACHE_MS": "0", "RECSYS_VECTOR_CACHE_BYTES": "0"}
-_SUSTAINED = 0.97  # of the due requests answered within the run
-_SATURATED_P99_MS = 500.0
-_LOWER = 3.0  # the next first rate is by this much
 _MEMORY_LOAD_S = 30.0  # of load between two readings of the memory
 
 
@@ -311,45 +308,6 @@ def _ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def sustained(answers: Answers, limit_ms: float = _SATURATED_P99_MS) -> bool:
-    """Whether what was due was answered, with p99 within the limit."""
-    answered = len(answers.ms) >= _SUSTAINED * (len(answers.ms) + answers.errors)
-    return answered and answers.percentile(99) <= limit_ms
-
-
-def saturate(
-    load: Load, step: float, after_each: Callable[[Answers], object] = lambda answers: None
-) -> dict[float, Answers]:
-    """Answers by rate; rates grow until one is not sustained, and start lower if the first one is not, down to one
-    request per second."""
-    curve: dict[float, Answers] = {}
-    while True:
-        answers = curve[load.rate] = run_load(load)
-        console.print(
-            f"{load.rate:6.0f}/s due: {answers.per_s:6.0f}/s answered, p50 {answers.percentile(50):.1f} ms,"
-            f" p99 {answers.percentile(99):.1f} ms, {answers.errors} errors"
-        )
-        after_each(answers)
-        if sustained(answers):
-            load = replace(load, rate=load.rate * step, seed=load.seed + 1)
-        elif load.rate > 1 and not any(map(sustained, curve.values())):
-            load = replace(load, rate=max(1.0, load.rate / _LOWER))
-        else:
-            return curve
-
-
-def saturation(curve: Mapping[float, Answers]) -> float:
-    """The most requests per second that were answered.
-
-    Raises:
-        Unavailable: no rate was sustained.
-    """
-    found = [answers.per_s for answers in curve.values() if sustained(answers)]
-    if not found:
-        raise Unavailable("not even one request per second is sustained; is the machine busy?")
-    return max(found)
 
 
 def _per_stage(

@@ -21,7 +21,8 @@ import numpy as np
 
 from infra.evaluation.benchmarks.load import Load, run_load
 from infra.evaluation.benchmarks.process_cost import memory_figures
-from infra.evaluation.benchmarks.serve import NO_CACHES, api, prepare, saturate, sustained
+from infra.evaluation.benchmarks.saturation import saturate, sustained
+from infra.evaluation.benchmarks.serve import NO_CACHES, api, prepare
 from infra.evaluation.benchmarks.serving_fixture import DIMENSION, LENGTH, bench_items
 from infra.evaluation.benchmarks.tune_serving import AS_GOOD, Setting, write_profile
 from infra.evaluation.benchmarks.vectors import learnt_like

@@ -11,7 +11,8 @@ from itertools import product
 from pathlib import Path
 
 from infra.evaluation.benchmarks.load import Load, run_load
-from infra.evaluation.benchmarks.serve import NO_CACHES, api, prepare, saturate, sustained
+from infra.evaluation.benchmarks.saturation import saturate, sustained
+from infra.evaluation.benchmarks.serve import NO_CACHES, api, prepare
 from infra.evaluation.benchmarks.serving_fixture import bench_items
 from infra.evaluation.stream_rig import StreamRig
 from infra.terminal import console

@@ -16,7 +16,8 @@ import numpy as np
 
 from infra.evaluation.benchmarks.load import Answers, Load, run_load
 from infra.evaluation.benchmarks.process_cost import Memory, cpu_time, largest_memory, tree_memory
-from infra.evaluation.benchmarks.serve import Api, saturate, saturation, sustained
+from infra.evaluation.benchmarks.saturation import saturate, saturation, sustained
+from infra.evaluation.benchmarks.serve import Api
 from infra.evaluation.case_study.deployments import AFTER, BEFORE, Deployment
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
@@ -26,7 +27,7 @@ from infra.sizing_table import SizingTable, read_table
 from infra.terminal import console
 from recsys.energy import Energy, modelled
 
-LIMIT_MS = 500  # of p99, the same for both: `infra.evaluation.benchmarks.serve.sustained`
+LIMIT_MS = 500  # of p99, the same for both: `infra.evaluation.benchmarks.saturation.sustained`
 _LIMITS_MS = (80, 100, 200, LIMIT_MS)  # 80: the deadline of *after*
 _GIB_MIB = 1024
 _MONTH_S = 30 * 86_400

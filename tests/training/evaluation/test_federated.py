@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.evaluation.federated_plot import draw
+from infra.evaluation.reports.federated import draw
 from training.evaluation import federated as evaluated
 from training.evaluation.federated import (
     FederatedEvaluation,

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infra.evaluation.benchmarks import serve
+from infra.evaluation.benchmarks import saturation
 from infra.evaluation.benchmarks.load import Answers, Load
 from infra.evaluation.benchmarks.process_cost import Memory, MemoryCurve, memory_figures
-from infra.evaluation.benchmarks.serve import ServeBench, goals, run, sustained
+from infra.evaluation.benchmarks.saturation import saturate, sustained
+from infra.evaluation.benchmarks.serve import ServeBench, goals, run
 from infra.evaluation.benchmarks.serve_compared import compared
 from infra.evaluation.benchmarks.tune_serving import Setting, _Tried, best, write_profile
 from recsys.contracts.errors import Unavailable
@@ -104,18 +105,18 @@ def _answers(load: Load, most: float) -> Answers:
 def test_a_busy_machine_is_asked_for_less(
     monkeypatch: pytest.MonkeyPatch, most: float, rates: list[float]
 ) -> None:
-    monkeypatch.setattr(serve, "run_load", lambda load: _answers(load, most))
-    curve = serve.saturate(Load(0, 60.0, 1.0), 1.5)
+    monkeypatch.setattr(saturation, "run_load", lambda load: _answers(load, most))
+    curve = saturate(Load(0, 60.0, 1.0), 1.5)
     assert list(curve) == pytest.approx(rates)
     assert max(rate for rate, answers in curve.items() if sustained(answers)) <= most
 
 
 def test_a_machine_that_sustains_nothing_is_said_to_be_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "run_load", lambda load: _answers(load, 0.0))
-    curve = serve.saturate(Load(0, 60.0, 1.0), 1.5)
+    monkeypatch.setattr(saturation, "run_load", lambda load: _answers(load, 0.0))
+    curve = saturate(Load(0, 60.0, 1.0), 1.5)
     assert min(curve) == 1
     with pytest.raises(Unavailable, match="is the machine busy"):
-        serve.saturation(curve)
+        saturation.saturation(curve)
 
 
 def test_of_settings_that_saturate_alike_the_shorter_tail_wins() -> None:
