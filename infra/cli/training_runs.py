@@ -24,8 +24,8 @@ from training.federated import train as train_federated_vectors
 from training.federated.config import FederatedConfig
 from training.nightly.ranker import NIGHT, RankerUpdate
 from training.nightly.update import nights_since_full, update_ranker, update_two_tower
+from training.privacy.ledger import Ledger
 from training.private import train as train_private_ranker
-from training.private.ledger import Ledger
 from training.private.train import PrivateTraining, is_private
 from training.publish import PublishConfig
 from training.ranker import train as train_ranker
@@ -115,7 +115,7 @@ def train_federated(settings: Settings, config: FederatedConfig, fresh: bool) ->
     _forget(fresh, config.work)
     with epochs_bar("federated", "round") as progress:
         result = train_federated_vectors.main(
-            config, lambda done, loss: progress(f"loss {loss:.3f}", done, config.rounds)
+            config, lambda done, loss: progress(f"loss {loss:.3f}", done, config.rounds), ledger(settings)
         )
     export_federated.main(result, _work(settings, "two_tower"))
     _forget(has_ranker(settings), config.work)  # without one, the next run continues from here and publishes
@@ -209,7 +209,7 @@ def train_private(settings: Settings, config: PrivateTraining) -> dict[str, obje
 
 
 def ledger(settings: Settings) -> Ledger:
-    """Of everything that is trained privately or published here."""
+    """Of everything that is trained with noise, or published with it, here."""
     return Ledger(settings.privacy_ledger, settings.privacy_epsilon, settings.privacy_delta)
 
 

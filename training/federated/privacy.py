@@ -5,12 +5,12 @@ that bound. A user takes part in a round by chance `cohorts.rate`, and nobody el
 with the whole history, adjacent data sets differ by one user.
 """
 
-from opacus.accountants import RDPAccountant
-from opacus.accountants.utils import get_noise_multiplier
 from scipy.stats import binom
 
 from recsys.contracts.errors import InvalidConfig
 from training.federated.config import FederatedRecipe
+from training.privacy import accounting
+from training.privacy.accounting import Spend, epsilon_of
 
 
 def delta_of(clients: int) -> float:
@@ -32,19 +32,16 @@ def epsilon(config: FederatedRecipe, clients: int) -> float:
             f"noise: cohorts of {config.cohorts.rate * clients:.0f} clients, by chance fewer than a group of"
             f" {config.cohorts.group}; one client could decide that; raise cohorts.rate or lower cohorts.group"
         )
-    accountant = RDPAccountant()
-    accountant.history = [(config.noise, config.cohorts.rate, config.rounds)]
-    return float(accountant.get_epsilon(delta_of(clients)))
+    return epsilon_of([spend_of(config)], delta_of(clients))
+
+
+def spend_of(config: FederatedRecipe) -> Spend:
+    """What all rounds cost."""
+    return Spend(config.noise, config.cohorts.rate, config.rounds)
 
 
 def noise_for(target: float, config: FederatedRecipe, clients: int) -> float:
     """The least noise whose ε after all rounds is at most `target`."""
-    return float(
-        get_noise_multiplier(
-            target_epsilon=target,
-            target_delta=delta_of(clients),
-            sample_rate=config.cohorts.rate,
-            steps=config.rounds,
-            accountant="rdp",
-        )
+    return accounting.noise_for(
+        target, delta_of(clients), lambda noise: [spend_of(config.replace(noise=noise))]
     )

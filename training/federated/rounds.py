@@ -11,7 +11,6 @@ from recsys.contracts.errors import InvalidData
 from training.federated.adam import SphereAdam
 from training.federated.config import FederatedRecipe
 from training.federated.gradient import drawn_items, item_gradient
-from training.federated.noise import secure_noise, seeded_noise
 from training.federated.population import Population, cohort, grouped
 from training.federated.quantize import LEVELS, ROUNDED, clipped, dequantized, from_words, quantized, to_words
 from training.federated.robust import trusted_groups
@@ -21,6 +20,7 @@ from training.federated.streams import Stream
 from training.federated.subspace import directions_of
 from training.federated.tower import PooledTower
 from training.optim import warmup_cosine
+from training.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
 
 _CLIENTS_AT_A_TIME = 256  # of a simulation: their updates are in memory together
 
@@ -72,7 +72,8 @@ class Simulation:
         self._population = population
         self._sent = sent or (lambda clients, updates: updates)
         self._is_repeatable = is_repeatable or not config.noise
-        self._noise = seeded_noise(config.seed) if is_repeatable else secure_noise
+        seeded = SeededRandomness(Stream.NOISE.rng(config.seed))
+        self._randomness: Randomness = seeded if is_repeatable else SecureRandomness()
         self._tower = PooledTower(config.shape)
 
     def round(self, number: int, model: SphereAdam) -> Round:
@@ -89,7 +90,7 @@ class Simulation:
         trusted = trusted_groups(totals, sizes, config.clip, config.defence)
         mean, counted = totals[trusted].sum(0), int(sizes[trusted].sum())
         if config.noise:
-            mean += config.noise * ROUNDED * config.clip * self._noise(len(mean))
+            mean += config.noise * ROUNDED * config.clip * self._randomness.normal(len(mean))
             mean /= config.cohorts.rate * len(self._population)  # the number that took part stays private
         else:
             mean /= max(counted, 1)

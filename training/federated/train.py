@@ -19,7 +19,10 @@ from recsys.items.item_table import read_items
 from training.federated.adam import SphereAdam
 from training.federated.config import FederatedConfig
 from training.federated.population import Population
+from training.federated.privacy import delta_of, epsilon, spend_of
 from training.federated.rounds import Simulation, apply
+from training.privacy.accounting import check_delta
+from training.privacy.ledger import Ledger
 from training.two_tower.sequences import SequenceFiles
 
 CHECKPOINT = "federated.safetensors"
@@ -54,10 +57,16 @@ class FederatedResult:
     privacy: Mapping[str, float]
 
 
-def main(config: FederatedConfig, progress: OnRound = lambda done, loss: None) -> FederatedResult:
+def main(
+    config: FederatedConfig, progress: OnRound = lambda done, loss: None, ledger: Ledger | None = None
+) -> FederatedResult:
     """Train, or continue from the checkpoint in `config.work` if it belongs to the same configuration.
 
+    Args:
+        ledger: pays for noise, once for a training that is interrupted: nobody sees a round before the last one.
+
     Raises:
+        BudgetSpent: the ledger has not enough left.
         InvalidData: sequences or item table are missing or unusable, or there are fewer clients than a group needs.
         InvalidConfig: the checkpoint is of another configuration, or the defence leaves out everybody.
         Unavailable: every group of `_PATIENCE` rounds was abandoned.
@@ -71,6 +80,9 @@ def main(config: FederatedConfig, progress: OnRound = lambda done, loss: None) -
             f" {config.cohorts.group}; raise cohorts.rate, lower cohorts.group, or import more data"
         )
     privacy = _privacy(config, len(population))
+    if config.noise and ledger and not (config.work / CHECKPOINT).exists():
+        check_delta(ledger.delta, len(population))
+        ledger.spend("item vectors, federated", [spend_of(config)])
     model, reports = _fit(config, population, len(items), progress)
     seen_by = population.seen_by(len(items)) if not config.noise else np.zeros(len(items), np.int64)
     return FederatedResult(model.vectors, seen_by, items, config, reports, privacy)
@@ -79,8 +91,6 @@ def main(config: FederatedConfig, progress: OnRound = lambda done, loss: None) -
 def _privacy(config: FederatedConfig, clients: int) -> dict[str, float]:
     if not config.noise:
         return {}
-    from training.federated.privacy import delta_of, epsilon  # slow to import
-
     return {"epsilon": epsilon(config, clients), "delta": delta_of(clients)}
 
 

@@ -19,9 +19,9 @@ from recsys.models.ranker import Ranker
 from training.choices import PRIVATE_EPOCHS
 from training.config import Config
 from training.optim import warmup_cosine
-from training.private.accounting import UNIT, Spend, check_delta, combined, epsilon_of, noise_for
+from training.privacy.accounting import UNIT, Spend, check_delta, combined, epsilon_of, noise_for
+from training.privacy.randomness import Randomness
 from training.private.gradients import Sums, check, table_names, user_gradients
-from training.private.randomness import Randomness
 from training.private.selection import rounded, selected_rows
 from training.private.users import UserRows
 from training.ranker.dataset import RankExamples

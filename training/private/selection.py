@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from training.private.randomness import Randomness
+from training.privacy.randomness import Randomness
 
 
 def selected_rows(

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.models.blocks import CLIP
-from training.private.accounting import Spend
-from training.private.randomness import Randomness
+from training.privacy.accounting import Spend
+from training.privacy.randomness import Randomness
 
 # of log1p, up to 10¹²: fine where rates are, then by quarters
 _POSITIVE = np.concatenate((np.geomspace(1e-3, 1.0, 30), np.arange(1.25, 28.25, 0.25)))

@@ -30,10 +30,10 @@ from recsys.ranking.taste import TASTE
 from recsys.ranking.uncertainty import UNCERTAINTY
 from training.config import Config
 from training.features.trust import TRUST, Judgement
+from training.privacy.ledger import Ledger
+from training.privacy.randomness import Randomness, SecureRandomness
 from training.private.gradients import check
-from training.private.ledger import Ledger
 from training.private.loop import PrivateLoop, fit_private, plan
-from training.private.randomness import Randomness, SecureRandomness
 from training.private.statistics import Statistics, private_statistics
 from training.ranker.artifacts import CALIBRATION, SUMMARY, save_trained
 from training.ranker.dataset import (

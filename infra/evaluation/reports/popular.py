@@ -14,8 +14,8 @@ from recsys.items.item_table import read_items
 from recsys.lake.lake import days, read_day
 from recsys.private_stats import best, private_counts, variance_of
 from recsys.result import Result
-from training.private.accounting import Spend, check_delta, noise_for
-from training.private.ledger import Ledger
+from training.privacy.accounting import Spend, check_delta, noise_for
+from training.privacy.ledger import Ledger
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from training.evaluation.private.attack import attack_aucs, halves
 from training.evaluation.private.audit import audited_epsilon, epsilon_bound, likelihood, mechanism_scores
 from training.evaluation.private.evaluate import PrivateEvaluation, main
 from training.evaluation.private.rows import OF_OTHERS, read
+from training.privacy.randomness import SeededRandomness
 from training.private.loop import Plan, PrivateLoop, plan
-from training.private.randomness import SeededRandomness
 
 
 def test_the_attack_finds_whom_a_model_remembers_and_nobody_else() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle, Manifest
-from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
+from recsys.contracts.errors import BudgetSpent, InvalidConfig, InvalidData, Unavailable
 from recsys.contracts.types import Item
 from recsys.items.item_table import items_table
 from recsys.lake.lake import write_parquet
@@ -23,13 +23,15 @@ from training.federated.adam import SphereAdam
 from training.federated.attacks import Attack
 from training.federated.config import Cohorts, Defence, FederatedConfig, FederatedRecipe
 from training.federated.population import Population, cohort
-from training.federated.privacy import epsilon
+from training.federated.privacy import epsilon, spend_of
 from training.federated.robust import trusted_groups
 from training.federated.rounds import Simulation, apply
 from training.federated.scorer import pooled_scorer
 from training.federated.secure_client import PublicKeys, SumClient
 from training.federated.tower import PooledShape
 from training.federated.train import FederatedResult, main
+from training.privacy.ledger import Ledger
+from training.privacy.randomness import SecureRandomness
 from training.two_tower.sequences import History, write_sequences
 
 N_ITEMS = 24
@@ -172,7 +174,7 @@ def test_noise_is_added_to_the_sum_in_units_of_its_bound(
         return publish(mean, rng)
 
     monkeypatch.setattr(rounds, "cohort", lambda n, rate, rng: cohort(n, rate, rng)[:clients])
-    monkeypatch.setattr(rounds, "secure_noise", np.ones)
+    monkeypatch.setattr(SecureRandomness, "normal", lambda self, n: np.ones(n))
     monkeypatch.setattr(rounds, "_update", published)
     monkeypatch.setattr(Simulation, "_rng", lambda self, number: np.random.default_rng(number))
     for noise in (0.0, 0.5):
@@ -202,6 +204,26 @@ def test_a_private_model_says_how_private_it_is(config: FederatedConfig, tmp_pat
     assert summary["metrics"] == {"epsilon": epsilon(noisy.config, 80), "delta": 1 / 800}
     with pytest.raises(InvalidConfig, match="40 clients, by chance fewer than a group of 30; one client"):
         main(config.replace(noise=1.0, cohorts=config.cohorts.replace(group=30)))
+
+
+def test_noise_is_paid_for_once_however_often_a_run_is_interrupted(
+    config: FederatedConfig, tmp_path: Path
+) -> None:
+    noisy, ledger = config.replace(noise=3.0, rounds=2), Ledger(tmp_path / "privacy.json", 5.0, 1e-3)
+
+    def stop(done: int, loss: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        main(noisy.replace(checkpoint_s=0.0), stop, ledger)
+    assert [entry.spends for entry in ledger.entries()] == [(spend_of(noisy),)]
+    main(noisy.replace(work=tmp_path / "done"), ledger=ledger)
+    main(noisy.replace(work=tmp_path / "done"), ledger=ledger)  # continues: there is nothing left to do
+    assert len(ledger.entries()) == 2
+    with pytest.raises(BudgetSpent):
+        main(noisy.replace(noise=0.5, work=tmp_path / "other"), ledger=ledger)
+    main(config.replace(rounds=1, work=tmp_path / "plain"), ledger=ledger)
+    assert len(ledger.entries()) == 2, "without noise there is no promise to pay for"
 
 
 def test_with_noise_the_seed_tells_nobody_who_takes_part(config: FederatedConfig) -> None:

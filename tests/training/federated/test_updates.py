@@ -1,7 +1,5 @@
 """What a client sends: its exact gradient, projected and rounded without a bias, and bounded."""
 
-from statistics import NormalDist
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from torch.nn import functional as F
 from recsys.contracts.errors import InvalidConfig
 from tests.training.evaluation.histories import history
 from training.federated.gradient import drawn_items, item_gradient
-from training.federated.noise import secure_noise, seeded_noise
 from training.federated.population import Population, Windows, cohort, grouped
 from training.federated.quantize import LEVELS, ROUNDED, clipped, dequantized, quantized
 from training.federated.streams import Stream
@@ -160,13 +157,3 @@ def test_cohorts_are_poisson_samples_in_groups_that_are_large_enough() -> None:
     parts = grouped(np.arange(100), 32)
     assert [len(part) for part in parts] == [34, 33, 33]
     assert np.concatenate(parts).tolist() == list(range(100))
-
-
-def test_noise_is_standard_normal() -> None:
-    drawn = np.sort(secure_noise(40_000))
-    assert abs(drawn.mean()) < 5 / 40_000**0.5
-    quantiles = [NormalDist().cdf(float(value)) for value in drawn]
-    distance = np.abs(np.array(quantiles) - np.arange(1, 40_001) / 40_000).max()
-    assert distance < 2.5 / 40_000**0.5, "Kolmogorov and Smirnov, by chance once in 100,000"
-    assert (drawn[:100] != np.sort(secure_noise(40_000))[:100]).all()
-    np.testing.assert_array_equal(seeded_noise(1)(3), seeded_noise(1)(3))

@@ -10,10 +10,10 @@ from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import Head
 from recsys.metrics import auc
 from tests.training.private.examples import ranker_of, rows_of
-from training.private.accounting import epsilon_of
+from training.privacy.accounting import epsilon_of
+from training.privacy.randomness import Floats, SeededRandomness
 from training.private.gradients import Sums
 from training.private.loop import Plan, PrivateLoop, fit_private, noisy, plan
-from training.private.randomness import Floats, SeededRandomness
 from training.private.selection import rounded, selected_rows
 from training.ranker.loop import predict
 

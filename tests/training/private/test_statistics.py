@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recsys.models.blocks import numeric_statistics
-from training.private.randomness import SeededRandomness
+from training.privacy.randomness import SeededRandomness
 from training.private.statistics import GRID, histogram, private_statistics
 
 

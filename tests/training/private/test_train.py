@@ -11,10 +11,10 @@ from recsys.contracts.errors import BudgetSpent, InvalidConfig, InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.ranking.scorer import RankerSession
 from tests.training.ranker.rank_fixture import N_FEATURES, write_world
+from training.privacy.ledger import Ledger
+from training.privacy.randomness import Floats, SecureRandomness
 from training.private import train
-from training.private.ledger import Ledger
 from training.private.loop import PrivateLoop
-from training.private.randomness import Floats, SecureRandomness
 from training.private.train import PrivateTraining, is_private, main, own_columns
 from training.ranker.artifacts import trained_ranker
 from training.ranker.train import write_model

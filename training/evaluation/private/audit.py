@@ -15,9 +15,9 @@ from scipy.stats import binom
 
 from recsys.models.ranker import Ranker
 from training.evaluation.private.rows import Rows
+from training.privacy.randomness import Randomness
 from training.private.gradients import Sums
 from training.private.loop import Plan, noisy
-from training.private.randomness import Randomness
 from training.ranker.dataset import RankExamples
 from training.ranker.loop import predict_logits
 

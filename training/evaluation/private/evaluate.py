@@ -31,9 +31,9 @@ from training.evaluation.private.audit import (
 )
 from training.evaluation.private.rows import Rows
 from training.evaluation.ranking.baselines import smoothed_rates
+from training.privacy.randomness import SecureRandomness, SeededRandomness
 from training.private.gradients import Sums, user_gradients
 from training.private.loop import Plan, PrivateLoop, noisy, plan
-from training.private.randomness import SecureRandomness, SeededRandomness
 from training.private.train import SMALL
 from training.private.users import UserRows
 from training.ranker.dataset import RankExamples

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from training.evaluation.kuairand.log import Kuairand, categorical, examples, load, split, video_fields
+from training.privacy.randomness import Randomness
 from training.private.loop import Plan, fit_private
-from training.private.randomness import Randomness
 from training.private.statistics import Statistics, private_statistics
 from training.ranker.dataset import RankExamples
 from training.ranker.loop import LoopConfig, fit

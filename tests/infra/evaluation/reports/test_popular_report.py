@@ -13,7 +13,7 @@ from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.lake.lake import EVENTS, day_writer, days, events_table, start_of
 from tests.training.ranker.rank_fixture import ITEM_SCHEMA
-from training.private.ledger import Ledger
+from training.privacy.ledger import Ledger
 
 FIRST = start_of("2026-03-01")
 

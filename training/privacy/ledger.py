@@ -15,7 +15,7 @@ from recsys.contracts.errors import BudgetSpent, InvalidData
 from recsys.files import atomic_write, locked
 from recsys.operator_files import read_json
 from recsys.result import to_json
-from training.private.accounting import UNIT, Spend, epsilon_of
+from training.privacy.accounting import UNIT, Spend, epsilon_of
 
 
 class Entry(msgspec.Struct, frozen=True):

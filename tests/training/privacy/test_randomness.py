@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from training.private.randomness import Randomness, SecureRandomness, SeededRandomness
+from training.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
 
 
 @pytest.mark.parametrize("source", [SecureRandomness(), SeededRandomness(0)], ids=["secure", "seeded"])

@@ -1,4 +1,4 @@
-"""Where the noise and the samples of private training come from: a secure source, except in tests.
+"""Where the noise and the samples of private and federated training come from: a secure source, except in tests.
 
 Noise that can be guessed protects nobody, and the generators of numpy and torch can be: their state follows from a few
 hundred outputs.
@@ -47,9 +47,9 @@ class SecureRandomness:
 
 
 class SeededRandomness:
-    """For tests alone: the same seed gives the same draws, so that they hide nothing."""
+    """For tests and evaluations: the same seed gives the same draws, so that they hide nothing."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | np.random.Generator) -> None:
         self._generator = np.random.default_rng(seed)
 
     def uniform(self, n: int) -> Floats:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from recsys.contracts.errors import BudgetSpent, InvalidData
-from training.private.accounting import Spend, epsilon_of
-from training.private.ledger import Ledger
+from training.privacy.accounting import Spend, epsilon_of
+from training.privacy.ledger import Ledger
 
 NIGHT = [Spend(1.0, 0.01, 200), Spend(10.0)]
 

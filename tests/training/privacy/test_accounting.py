@@ -6,7 +6,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from recsys.contracts.errors import InvalidConfig
-from training.private.accounting import Spend, combined, epsilon_of, noise_for
+from training.privacy.accounting import Spend, combined, epsilon_of, noise_for
 
 
 def exact_epsilon(sigma: float, delta: float) -> float:
