@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recsys.contracts.changes import ItemChange, UserChange
+from recsys.contracts.languages import titles_of
 from recsys.contracts.types import Item, User
 
 _NOTHING = Item("")
@@ -22,6 +23,7 @@ def item_row(change: ItemChange) -> dict[str, Any]:
         "available_from_ms": item.available_from_ms,
         "available_until_ms": item.available_until_ms,
         "regions": list(item.regions),
+        "titles": dict(item.titles) if item.titles else None,
         "deleted": change.item is None,
         "changed_ms": change.changed_ms,
     }
@@ -40,6 +42,7 @@ def item_change(row: Mapping[str, Any]) -> ItemChange:
         row["available_from_ms"],
         row["available_until_ms"],
         tuple(row["regions"]),
+        titles_of((row["titles"] or {}).items()),
     )
     return ItemChange(item.item_id, item, row["changed_ms"])
 

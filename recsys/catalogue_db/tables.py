@@ -55,6 +55,7 @@ ITEMS = sa.Table(
     sa.Column("available_from_ms", sa.BigInteger, nullable=False),  # 0: always
     sa.Column("available_until_ms", sa.BigInteger, nullable=False),  # 0: forever
     sa.Column("regions", sa.JSON, nullable=False),
+    sa.Column("titles", sa.JSON(none_as_null=True), nullable=True),  # by language; null: `title` for all
     sa.Column(
         "deleted", sa.Boolean, nullable=False
     ),  # the id stays, so that an older change does not bring it back

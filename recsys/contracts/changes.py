@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES, parse_id, parse_text, parse_time
+from recsys.contracts.languages import MAX_TITLES, default_title, language_tag, titles_of
 from recsys.contracts.text import category_text, free_text, name_text
 from recsys.contracts.types import Item, User
 
 MAX_CATEGORIES = 32
 MAX_REGIONS = 300  # there are 250 countries
 _ITEM_FIELDS = frozenset(Item.__slots__)
-_AVAILABILITY = ("available_from_ms", "available_until_ms", "regions")
+_LATER_FIELDS = ("available_from_ms", "available_until_ms", "regions", "titles")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,15 @@ C = TypeVar("C", ItemChange, UserChange)
 
 
 def item_entry(item: Item) -> dict[str, Any]:
-    """Plain JSON-ready values. A window and regions only where they are set: readers of before these fields refuse
-    them."""
+    """Plain JSON-ready values. A window, regions and titles only where they are set: readers of before these fields
+    refuse them."""
     entry = {name: getattr(item, name) for name in Item.__slots__}
     entry |= {
         "categories": list(item.categories),
         "attributes": dict(item.attributes),
         "regions": list(item.regions),
     }
-    return {name: value for name, value in entry.items() if value or name not in _AVAILABILITY}
+    return {name: value for name, value in entry.items() if value or name not in _LATER_FIELDS}
 
 
 def newest(changes: Iterable[C]) -> dict[str, C]:
@@ -139,9 +140,10 @@ def _item(raw: Any) -> Item:
     start_ms, end_ms = _time(raw, "available_from_ms"), _time(raw, "available_until_ms")
     if end_ms and end_ms <= start_ms:
         raise InvalidEvent("available_until_ms: must be after available_from_ms")
+    titles = _titles(raw.get("titles", {}))
     return Item(
         item_id=parse_id(raw.get("item_id"), "item_id"),
-        title=parse_text(raw.get("title", ""), "title", free_text),
+        title=default_title(parse_text(raw.get("title", ""), "title", free_text), titles),
         categories=_names(raw, "categories", MAX_CATEGORIES),
         creator=parse_text(raw.get("creator", ""), "creator", name_text),
         created_ms=_time(raw, "created_ms"),
@@ -149,6 +151,17 @@ def _item(raw: Any) -> Item:
         available_from_ms=start_ms,
         available_until_ms=end_ms,
         regions=_names(raw, "regions", MAX_REGIONS),
+        titles=titles,
+    )
+
+
+def _titles(raw: Any) -> Mapping[str, str] | None:
+    """By language; None: there is none."""
+    if not isinstance(raw, Mapping) or len(raw) > MAX_TITLES:
+        raise InvalidEvent(f"titles: an object of at most {MAX_TITLES} titles by language is required")
+    return titles_of(
+        (parse_text(tag, "titles", language_tag), parse_text(title, "titles", free_text))
+        for tag, title in raw.items()
     )
 
 

@@ -61,6 +61,7 @@ class Query(Struct, frozen=True, eq=False):
     allow_seen: bool = False  # seen items may be shown, whatever the policy of repeats
     filter: Filter | None = None  # which items may be shown; None: all
     region: str = ""  # of the request, else the user's; empty: unknown
+    languages: tuple[str, ...] = ()  # of titles, the preferred one first; none: default titles
     explain: bool = False
     for_device: bool = False  # the answer has all ranked candidates, for a device to rerank
     arm: str = ""  # the experiments' arms (`recsys.contracts.impressions.exposures_text`)

@@ -89,7 +89,8 @@ class Head(StrEnum):
 class Item:
     """A catalogue entry. The first category is the main one; `attributes` are free text by name.
 
-    It may be shown from `available_from_ms` on and before `available_until_ms`, to requests of its `regions`."""
+    It may be shown from `available_from_ms` on and before `available_until_ms`, to requests of its `regions`, with its
+    title in their language."""
 
     item_id: str
     title: str = ""
@@ -100,6 +101,7 @@ class Item:
     available_from_ms: int = 0  # 0: always
     available_until_ms: int = 0  # 0: forever
     regions: tuple[str, ...] = ()  # none: everywhere
+    titles: Mapping[str, str] | None = None  # by language (`recsys.contracts.languages`)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ class Catalogue:
         self._clock = clock
         self._deleted: dict[int, float] = {}  # rows of deleted later items, and since when; the oldest first
         self._free: list[int] = []  # deleted long enough ago; they have no id
-        self.has_windows = self.has_regions = False  # some item has, or once had, a window or regions
+        # some item has, or once had, a window, regions or titles by language
+        self.has_windows = self.has_regions = self.has_titles = False
         self._filtered = FilterColumns()
         self._lock = threading.Lock()
         self._append(items)
@@ -184,6 +185,7 @@ class Catalogue:
             self._columns[name][rows] = [getattr(item, name) for item in items]
         self.has_windows |= any(item.available_from_ms or item.available_until_ms for item in items)
         self.has_regions |= any(item.regions for item in items)
+        self.has_titles |= any(item.titles for item in items)
         self._filtered.write(rows, items)
         self._columns["alive"][rows] = True
 

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from recsys.contracts.errors import InvalidData
+from recsys.contracts.languages import titles_of
 from recsys.contracts.types import Item
 from recsys.lake.parquet import completed, read_columns
 
@@ -18,10 +19,11 @@ ITEM_SCHEMA = pa.schema(
         pa.field("creator", pa.string(), nullable=False),
         pa.field("created_ms", pa.int64(), nullable=False),
         pa.field("attributes", pa.map_(pa.string(), pa.string()), nullable=False),
-        # null: always, forever, everywhere; tables of before these columns lack them
+        # null: always, forever, everywhere, one title for all; tables of before these columns lack them
         pa.field("available_from_ms", pa.int64()),
         pa.field("available_until_ms", pa.int64()),
         pa.field("regions", pa.list_(pa.string())),
+        pa.field("titles", pa.map_(pa.string(), pa.string())),
     ]
 )
 _REQUIRED = [field.name for field in ITEM_SCHEMA if not field.nullable]
@@ -33,6 +35,7 @@ def items_table(items: Sequence[Item]) -> pa.Table:
     """A table in `ITEM_SCHEMA`."""
     columns = {name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names}
     columns["attributes"] = [list(item.attributes.items()) for item in items]
+    columns["titles"] = [list((item.titles or {}).items()) for item in items]
     columns |= {name: [value or None for value in columns[name]] for name in _OPTIONAL}
     return pa.table(columns, schema=ITEM_SCHEMA)
 
@@ -51,8 +54,9 @@ def table_items(table: pa.Table) -> list[Item]:
             start or 0,
             end or 0,
             tuple(regions or ()),
+            titles_of(titles or ()),
         )
-        for item_id, title, categories, creator, created, attributes, start, end, regions in zip(
+        for item_id, title, categories, creator, created, attributes, start, end, regions, titles in zip(
             *columns, strict=True
         )
     ]

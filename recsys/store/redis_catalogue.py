@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from recsys.contracts.changes import ItemChange
+from recsys.contracts.changes import ItemChange, item_entry
 from recsys.contracts.events import MAX_TIME_MS
 from recsys.contracts.types import Item
 from recsys.store.damage import Damage
@@ -35,7 +35,7 @@ class RedisCatalogue(RedisWorkers):
         for start in range(0, len(changes), PAGE):
             arguments: list[str | int | bytes] = [self._changes, SEPARATOR]
             for change in changes[start : start + PAGE]:
-                entry = _DELETED if change.item is None else msgspec.json.encode(change.item)
+                entry = _DELETED if change.item is None else msgspec.json.encode(item_entry(change.item))
                 arguments += [change.item_id, change.changed_ms, entry]
             with redis_errors():
                 self._change(keys, arguments)

@@ -66,7 +66,16 @@ def is_on_a_server(database_url: str) -> bool:
 
 def test_a_change_is_stored_and_waits_for_its_topic(database: CatalogueDatabase) -> None:
     full = Item(
-        "i", "Title", ("Drama", "Crime"), "someone", 7, {"colour": "red", "size": "7"}, 8, 9, ("de", "at")
+        "i",
+        "Title",
+        ("Drama", "Crime"),
+        "someone",
+        7,
+        {"colour": "red", "size": "7"},
+        8,
+        9,
+        ("de", "at"),
+        {"de": "Titel", "zh-Hant": "片名"},
     )
     headers = [("traceparent", b"00-1")]
     assert database.put_items([ItemChange("i", full, 1_000)], headers) == [ItemChange("i", full, 1_000)]

@@ -635,7 +635,7 @@ def test_the_newest_attributes_of_a_user_count_until_the_user_goes(store: Featur
 
 def test_the_catalogue_is_kept_and_its_changes_are_told(store: FeatureStore) -> None:
     cursor, _ = store.changed_items("", 0)
-    items = [Item("a", "Ä", ("Action", "Drama"), "c", 5, {"year": "1999"}), Item("b")]
+    items = [Item("a", "Ä", ("Action", "Drama"), "c", 5, {"year": "1999"}, titles={"de": "Ä"}), Item("b")]
     store.change_items([ItemChange(item.item_id, item, 10) for item in items])
     assert dict(store.catalogue()) == {item.item_id: item for item in items}
     gone = [ItemChange(item_id, None, 20) for item_id in ("a", "unknown")]

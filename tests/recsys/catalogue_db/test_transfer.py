@@ -24,7 +24,7 @@ from tests.databases import opened, sqlite_url
 ITEMS = [
     ItemChange("a", Item("a", "A", ("Drama",), "someone", 7, {"size": "7"}, 8, 9, ("de", "at")), 10),
     ItemChange("b", None, 20),
-    ItemChange("ä", Item("ä", "Ä"), 30),
+    ItemChange("ä", Item("ä", "Ä", titles={"de": "Ä", "en-GB": "Æ"}), 30),
 ]
 USERS = [UserChange("u", User("u", {"age": "31"}), 10), UserChange("v", User("v", {"age": "41"}), 20)]
 

@@ -11,17 +11,27 @@ from recsys.contracts.types import Item
 
 FULL = Item("42", "Ä film", ("Drama", "War"), "maker", 5, {"year": "1999"})
 WINDOW = Item("42", available_from_ms=5, available_until_ms=9, regions=("de", "at"))
+TITLES = Item("42", "Ä film", titles={"de": "Ä film", "pt-BR": "Um filme"})
 
 
-@pytest.mark.parametrize("item", [FULL, Item("42"), WINDOW, None])
+@pytest.mark.parametrize("item", [FULL, Item("42"), WINDOW, TITLES, None])
 def test_what_is_written_is_read_again(item: Item | None) -> None:
     change = ItemChange("42", item, 1_750_000_000_000)
     assert parse_item_change(json.loads(json.dumps(change.to_dict()))) == change
 
 
-def test_readers_of_before_windows_take_an_item_without_one() -> None:
+def test_readers_of_before_windows_and_titles_take_an_item_without_them() -> None:
     entry = ItemChange("42", FULL, 5).to_dict()["item"]
     assert set(entry) == {"item_id", "title", "categories", "creator", "created_ms", "attributes"}
+
+
+def test_titles_have_their_form_and_the_first_is_the_default_where_there_is_none() -> None:
+    entry = {"item_id": "42", "titles": {"en": "", "pt_br": " Um\nfilme ", "DE": "A\u0308 film"}}
+    item = parse_item_change({"item": entry, "changed_ms": 5}).item
+    assert item == Item("42", "Um filme", titles={"pt-BR": "Um filme", "de": "Ä film"})
+    for titles in ({}, {"de": ""}):
+        item = parse_item_change({"item": {"item_id": "42", "titles": titles}, "changed_ms": 5}).item
+        assert item is not None and item.titles is None
 
 
 def test_the_newest_change_counts_and_of_equal_times_the_later_one() -> None:
@@ -56,6 +66,15 @@ def test_the_newest_change_counts_and_of_equal_times_the_later_one() -> None:
         ({"item": {"item_id": "a", "regions": "de"}, "changed_ms": 5}, "regions"),
         ({"item": {"item_id": "a", "regions": ["de|at"]}, "changed_ms": 5}, "regions"),
         ({"item": {"item_id": "a", "title": "x" * 513}, "changed_ms": 5}, "title"),
+        ({"item": {"item_id": "a", "titles": {"de": "x" * 513}}, "changed_ms": 5}, "titles"),
+        ({"item": {"item_id": "a", "titles": {"german": "x"}}, "changed_ms": 5}, "titles: 'german' is not a"),
+        ({"item": {"item_id": "a", "titles": {"de": None}}, "changed_ms": 5}, "titles"),
+        ({"item": {"item_id": "a", "titles": ["x"]}, "changed_ms": 5}, "titles"),
+        (
+            {"item": {"item_id": "a", "titles": {f"a{c}{d}": "x" for c in "abcdefghi" for d in "abcdefgh"}}}
+            | {"changed_ms": 5},
+            "titles: an object of at most 64",
+        ),
     ],
 )
 def test_what_breaks_the_contract_is_refused(raw: Any, says: str) -> None:
