@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from recsys.datasets import guess_words as words
-from recsys.datasets.column_profile import Profile, words_of
+from recsys.datasets.column_profile import Profile
 from recsys.datasets.guess_roles import Picker, Test
+from recsys.datasets.guess_titles import take_titles
 from recsys.datasets.mapping import EventTable, ItemTable, TimeColumn, UserTable
 from recsys.datasets.sampling import ROWS, Sample
 
@@ -63,7 +64,7 @@ def _items(table: Sample, key: str, used: set[str], doubts: list[str]) -> ItemTa
     ends = _named(pick, words.AVAILABLE_UNTIL, lambda p: p.unit is not None)
     regions = _named(pick, words.REGIONS, lambda p: not p.numeric)
     categories = pick.take(words.CATEGORIES)
-    title = _title(pick, key)
+    title, titles = take_titles(pick, key, doubts)
     creator = pick.take(words.CREATOR)
     created = pick.take(words.CREATED, lambda p: p.unit is not None)
     price = pick.take(words.PRICE, lambda p: p.numeric)
@@ -75,7 +76,8 @@ def _items(table: Sample, key: str, used: set[str], doubts: list[str]) -> ItemTa
     return ItemTable(
         **table.files.model_dump(exclude_defaults=True),
         item=key,
-        title=title.name if title else None,
+        title=title,
+        titles=titles,
         categories=categories.name if categories else None,
         separator=separator,
         creator=creator.name if creator else None,
@@ -97,16 +99,6 @@ def _named(pick: Picker, names: frozenset[str], test: Test) -> Profile | None:
 
 def _time_of(column: Profile | None) -> TimeColumn | None:
     return TimeColumn(column=column.name, unit=column.unit) if column and column.unit else None
-
-
-def _title(pick: Picker, key: str) -> Profile | None:
-    """`track_name` rather than `artist_name` where the items are tracks."""
-    own = Picker([p for p in pick.left if set(p.words) & set(words_of(key)) - words.GENERIC])
-    title = own.take(words.TITLE, lambda p: not p.numeric)
-    if title is None:
-        return pick.take(words.TITLE, lambda p: not p.numeric)
-    pick.use(title)
-    return title
 
 
 def _attributes(price: Profile | None) -> dict[str, str]:

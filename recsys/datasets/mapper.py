@@ -200,9 +200,10 @@ def _types(rule: EventRule, values: pa.Array) -> pa.Array:
 
 
 def _items(cells: Checker, table: ItemTable) -> Batch:
+    title, titles = _titles(cells, table)
     columns = {
         "item_id": cells.identifier(table.item),
-        "title": _text_or_empty(cells, table.title, free_text),
+        "title": title,
         "categories": _categories(cells, table),
         "creator": _text_or_empty(cells, table.creator, name_text),
         "created_ms": pa.array(
@@ -212,11 +213,23 @@ def _items(cells: Checker, table: ItemTable) -> Batch:
         "available_from_ms": _window_time(cells, table.available_from),
         "available_until_ms": _window_time(cells, table.available_until),
         "regions": _regions(cells, table.regions),
+        "titles": titles,
     }
     if table.available_from and table.available_until:
         start, end = (np.asarray(columns[f"available_{name}_ms"]) for name in ("from", "until"))
         cells.flag((end != 0) & (end <= start), table.available_until.column or "", "is not after its start")
     return _batch(cells, pa.table(columns, schema=ITEM_SCHEMA))
+
+
+def _titles(cells: Checker, table: ItemTable) -> tuple[pa.Array, pa.Array]:
+    """The default title of each item, and a map of those by language. Without the one, the first of these is it."""
+    title = _text_or_empty(cells, table.title, free_text)
+    if not table.titles:
+        return title, pa.nulls(len(cells), pa.map_(pa.string(), pa.string()))
+    found = {
+        language: null_if_empty(cells.text(column, free_text)) for language, column in table.titles.items()
+    }
+    return pc.coalesce(null_if_empty(title), *found.values(), ""), texts_by_name(found)
 
 
 def _window_time(cells: Checker, time: TimeColumn | None) -> pa.Array:

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from recsys.contracts.attribution import Attribution
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES
+from recsys.contracts.languages import MAX_TITLES, language_tag
 from recsys.contracts.text import category_text, free_text
 from recsys.contracts.types import EventType
 from recsys.operator_files import read_yaml
@@ -20,6 +21,14 @@ TimeUnit = Literal["s", "ms", "us", "ns", "iso", "rows"]
 Columns = Annotated[list[str], Field(min_length=1)]
 Category = Annotated[str, AfterValidator(category_text)]
 Attribute = Annotated[str, AfterValidator(free_text)]
+
+
+def _norwegian(raw: object) -> object:
+    """What `no` without quotes is to YAML."""
+    return "no" if raw is False else raw
+
+
+Language = Annotated[str, AfterValidator(language_tag), BeforeValidator(_norwegian)]
 
 
 class _Strict(BaseModel):
@@ -143,7 +152,10 @@ class ItemTable(Files):
     """The catalogue."""
 
     item: str
-    title: str | None = None
+    title: str | None = Field(None, description="Column of the default title.")
+    titles: dict[Language, str] = Field(
+        {}, max_length=MAX_TITLES, description="Language, such as de or en-GB → column."
+    )
     categories: str | None = Field(None, description="Column of one or more categories, the main one first.")
     separator: str = Field("|", min_length=1, description="Separates the categories of one cell.")
     prefix: str = Field("", description="Prepended to each category, to turn numbers into names.")
@@ -167,6 +179,7 @@ class ItemTable(Files):
         return _unique(
             self.item,
             self.title,
+            *self.titles.values(),
             self.categories,
             self.creator,
             *(time.column for time in times if time),
