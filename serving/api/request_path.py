@@ -56,12 +56,13 @@ class RequestPath:
     def prepare(self, query: Query) -> Prepared:
         """The query with its deadline and the user's arms, and what answers it: the bundle and request path of these
         arms. An arm's bundle that is not loaded (yet) is replaced by the published one: the impression says which it
-        was, and `degraded` names it.
+        was, and `degraded` names it. Without titles by language in the catalogue, languages make no question another.
         Raises `Unavailable`: no bundle is loaded."""
         assigned = self.experiments.of(query.user_id)
         runtime = (self.host.runtime(assigned.bundle) if assigned.bundle else None) or self.host.require()
         deadline_s = time.monotonic() + self.settings.deadline_ms / 1e3
-        query = replace(query, deadline_s=deadline_s, arm=assigned.exposures)
+        languages = query.languages if runtime.catalogue.has_titles else ()
+        query = replace(query, deadline_s=deadline_s, arm=assigned.exposures, languages=languages)
         return Prepared(runtime.on(assigned.path), assigned, query)
 
     def degraded(self, prepared: Prepared, answer: Answer) -> list[str]:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from recsys.contracts.changes import MAX_REGIONS
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_TIME_MS
+from recsys.contracts.languages import MAX_TAG_LENGTH, MAX_TITLES, language_tag
 from recsys.contracts.text import MAX_TEXT_LENGTH, category_text, free_text, id_text, name_text
 from recsys.experiments.growth import Growth
 from recsys.experiments.release import Stage
@@ -20,10 +21,16 @@ Category = Annotated[
     str, AfterValidator(category_text), WithJsonSchema(ID_SCHEMA | {"pattern": r"^[^|\x00-\x1f\x7f]+$"})
 ]
 Creator = Annotated[str, AfterValidator(name_text), WithJsonSchema(NAME_SCHEMA)]
+Language = Annotated[
+    str,
+    AfterValidator(language_tag),
+    WithJsonSchema({"type": "string", "minLength": 2, "maxLength": MAX_TAG_LENGTH}),
+]
 
 
 _ITEM = {"item_id": "242", "title": "Kolya", "categories": ["Comedy"]}
 _ENTRY = _ITEM | {"creator": "sverak", "created_ms": 1_750_000_000_000, "attributes": {"year": "1996"}}
+_ENTRY |= {"titles": {"cs": "Kolja", "en": "Kolya"}}
 
 
 def _example(**fields: Any) -> ConfigDict:
@@ -101,6 +108,11 @@ class ItemEntry(BaseModel):
     )
     regions: list[Category] = Field(
         [], max_length=MAX_REGIONS, description="where it may be shown; everywhere when empty"
+    )
+    titles: dict[Language, Text] = Field(
+        {},
+        max_length=MAX_TITLES,
+        description="by language, for requests that name one; `title` for all others, by default the first of these",
     )
 
 

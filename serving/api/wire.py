@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from recsys.contracts.events import MAX_CONTEXT_ENTRIES, MAX_CONTEXT_LENGTH, SCHEMA_VERSION
 from recsys.contracts.filters import MAX_LENGTH, Filter, filter_of
+from recsys.contracts.languages import MAX_TAG_LENGTH, Languages, language_tag
 from recsys.contracts.text import MAX_ID_LENGTH, id_text, name_text
 from recsys.contracts.types import EventType
 from serving.engine.device_list import DeviceList
@@ -23,6 +24,7 @@ FILTER = 'which items may be shown, such as `price <= 20 and "Comedy" in categor
 _REGION = (
     "where the request comes from; the user's attribute `region` when absent. Items with regions need it"
 )
+_LANGUAGE = "of the titles, as a BCP 47 tag such as `de` or `en-GB` (docs/serving.md)"
 _INELIGIBLE = "candidates that may not be shown now: id → upcoming, unavailable, region or filter"
 _FUNNEL = "with `?explain=true`: stages, candidates, removed items"
 _EDGE = (
@@ -59,11 +61,18 @@ class UserRequest(Request, kw_only=True):
     user_id: Id
     filter: Annotated[str, Meta(max_length=MAX_LENGTH, description=FILTER)] = ""
     region: Annotated[str, Meta(max_length=MAX_ID_LENGTH, description=_REGION)] = ""
+    language: Annotated[str, Meta(max_length=MAX_TAG_LENGTH, description=_LANGUAGE)] = ""
 
     def __post_init__(self) -> None:
         """As in events: what is shown to the user is logged under this id, and read with the events' rules."""
         self.user_id = _checked(id_text, self.user_id, "user_id")
         self.region = _checked(name_text, self.region, "region")
+        if self.language:
+            self.language = _checked(language_tag, self.language, "language")
+
+    @property
+    def languages(self) -> Languages:
+        return (self.language,) if self.language else ()
 
     @property
     def parsed_filter(self) -> Filter | None:
@@ -149,6 +158,7 @@ class RankedItem(Struct, frozen=True, kw_only=True):
     scores: Annotated[
         dict[str, float], Meta(description="by head: click, conversion given a click, like, log1p seconds")
     ]
+    title: Annotated[str | UnsetType, Meta(description="where the request names a language")] = UNSET
 
 
 class Ranking(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from recsys.contracts.languages import title_in
 from recsys.contracts.request import Answer, Query
 from recsys.features.definitions import ENGAGED_VISITS
 from recsys.items.catalogue import Catalogue
@@ -73,12 +74,12 @@ def device_list(runtime: Runtime, answer: Answer) -> DeviceList | None:
     scorer = runtime.pipeline.scorers[0]
     assert isinstance(scorer, RankScorer)  # noqa: S101 - the first one ranks
     given = edge_inputs(table, scorer.inputs(answer.query, ranked), scorer.value_model)
-    items = map(runtime.catalogue.item, ranked.rows.tolist())
+    items, title = map(runtime.catalogue.item, ranked.rows.tolist()), title_in(answer.query.languages)
     scores = server_scores(ranked.scores, {}, scorer.value_model)
     return DeviceList(
         model=runtime.bundle.manifest.files[EDGE],
         items=[
-            DeviceItem(item_id=i.item_id, title=i.title, categories=list(i.categories), score=score)
+            DeviceItem(item_id=i.item_id, title=title(i), categories=list(i.categories), score=score)
             for i, score in zip(items, ranked.score.tolist(), strict=True)
         ],
         rows=given["rows"].tobytes(),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from recsys.contracts.errors import Unavailable
+from recsys.contracts.languages import Title, title_in
 from recsys.contracts.request import Answer, Candidates, Explanation, Rows, StageOutcome
 from recsys.features.age import ages
 from recsys.features.definitions import FEATURES
@@ -39,7 +40,7 @@ def _details(runtime: Runtime, answer: Answer, explained: Explanation, store: Fe
     ranked, catalogue, shown = explained.ranked, runtime.catalogue, answer.candidates
     rank = {row: i for i, row in enumerate(ranked.rows.tolist())}
     place = {row: i for i, row in enumerate(shown.rows.tolist())}
-    names = runtime.bundle.manifest.feature_names
+    names, title = runtime.bundle.manifest.feature_names, title_in(answer.query.languages)
     detailed = shown.take(np.arange(min(len(shown), MAX_DETAILED)))
     feature_ages = _ages(answer, catalogue.ids(detailed.rows.tolist()), store)
     shares = contributions(runtime.pipeline.scorers[0], answer.query, detailed)
@@ -47,7 +48,7 @@ def _details(runtime: Runtime, answer: Answer, explained: Explanation, store: Fe
     lines = []
     for i, row in enumerate(shown.rows.tolist()):
         line = {
-            **_candidate(catalogue, shown, i),
+            **_candidate(catalogue, shown, i, title),
             "rank": rank.get(row),  # before the selector, from 0
             "moved_by": _moved_by(shown, answer, i, rank.get(row)),
             "propensity": float(answer.propensities[i]),
@@ -65,11 +66,11 @@ def _details(runtime: Runtime, answer: Answer, explained: Explanation, store: Fe
         "shared": shared,
         "shown": lines,
         "ranked": [
-            {**_candidate(catalogue, ranked, i), "place": place.get(int(ranked.rows[i]))}
+            {**_candidate(catalogue, ranked, i, title), "place": place.get(int(ranked.rows[i]))}
             for i in range(min(len(ranked), MAX_RANKED))
         ],
         "removed": {
-            name: {reason: _removed(catalogue, rows) for reason, rows in reasons.items()}
+            name: {reason: _removed(catalogue, rows, title) for reason, rows in reasons.items()}
             for name, reasons in explained.removed.items()
         },
     }
@@ -90,11 +91,11 @@ def _stage(outcome: StageOutcome) -> dict[str, Any]:
     }
 
 
-def _candidate(catalogue: Catalogue, candidates: Candidates, i: int) -> dict[str, Any]:
+def _candidate(catalogue: Catalogue, candidates: Candidates, i: int, title: Title) -> dict[str, Any]:
     item = catalogue.item(int(candidates.rows[i]))
     return {
         "item_id": item.item_id,
-        "title": item.title,
+        "title": title(item),
         "channels": candidates.channels_of(i),  # channel → its rank there, from 0
         "score": float(candidates.score[i]),
         "scores": {str(head): float(values[i]) for head, values in candidates.scores.items()},
@@ -127,6 +128,6 @@ def _features(names: tuple[str, ...], candidates: Candidates, i: int) -> Mapping
     return dict(zip(names, candidates.features[i].tolist(), strict=True))
 
 
-def _removed(catalogue: Catalogue, rows: Rows) -> dict[str, Any]:
+def _removed(catalogue: Catalogue, rows: Rows, title: Title) -> dict[str, Any]:
     items = [catalogue.item(row) for row in rows[:MAX_REMOVED].tolist()]
-    return {"count": len(rows), "items": [{"item_id": i.item_id, "title": i.title} for i in items]}
+    return {"count": len(rows), "items": [{"item_id": i.item_id, "title": title(i)} for i in items]}

@@ -22,6 +22,7 @@ from recsys.contracts.types import MS_PER_SECOND
 from recsys.features.definitions import ENGAGED_VISITS
 from serving.caching.cache import Cache
 from serving.engine.runtime import Runtime
+from serving.engine.titles import titled
 
 _TEXT_BYTES = 100  # Python's overhead of a string in a set
 _TREE = 10  # bytes of a filter's conditions for each of its characters
@@ -88,6 +89,7 @@ class ResultCache:
             query.allow_seen,
             query.filter.text if query.filter else "",
             query.region,
+            query.languages,
         )
         key = (query.user_id, asked, query.arm)
         due = partial(self._refresh, partial(self._renew, key, version, runtime, query))
@@ -141,7 +143,7 @@ def _weigh(served: Served) -> int:
     """Approximate bytes. Exclusions, context and filter count too: the client decides their size, and they are in the
     key."""
     query = served.answer.query
-    texts = [*query.excluded_items, *query.context, *query.context.values(), query.region]
+    texts = [*query.excluded_items, *query.context, *query.context.values(), query.region, *query.languages]
     texts += [_TREE * query.filter.text] if query.filter else []
     return _LINE_BYTES * (1 + len(served.lines)) + sum(_TEXT_BYTES + len(text) for text in texts)
 
@@ -159,14 +161,14 @@ def _bare(served: Served) -> Served:
 
 def _lines(runtime: Runtime, answer: Answer) -> list[Recommendation]:
     shown = answer.candidates
-    lines = zip(
+    columns = zip(
         map(runtime.catalogue.item, shown.rows.tolist()),
         shown.score.tolist(),
         answer.propensities.tolist(),
         (shown.ranks != ABSENT).tolist(),  # (k, channels)
         strict=True,
     )
-    return [
+    lines = [
         Recommendation(
             item_id=item.item_id,
             score=score,
@@ -175,5 +177,6 @@ def _lines(runtime: Runtime, answer: Answer) -> list[Recommendation]:
             title=item.title,
             categories=list(item.categories),
         )
-        for item, score, propensity, found in lines
+        for item, score, propensity, found in columns
     ]
+    return titled(lines, shown.rows, answer.query.languages, runtime.catalogue)

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from infra.local.memory_kafka import MemoryKafka
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.types import Item, Topic, User
-from recsys.datasets.catalogue import read_users, users_path
+from recsys.datasets.catalogue import items_path, read_users, users_path
 from recsys.features.definitions import FEATURES
 from recsys.items.item_table import read_items
 from recsys.models.attributes import hash_attributes
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 BUCKETS = 64
 NAMESPACE = "catalogue"
-COLD = {"item_id": "cold", "title": "Cold", "categories": ["new-wave"]}
+COLD = {"item_id": "cold", "title": "Cold", "categories": ["new-wave"], "titles": {"de": "Kalt"}}
 
 
 @dataclass
@@ -112,10 +112,11 @@ def test_a_new_item_is_recommended_after_its_write_and_not_after_its_deletion(lo
     assert loop.channels_of("cold") == []
 
     assert loop.client.post("/v1/items", json=COLD).status_code == 202
-    # found by its attributes' vector in the index, and as a fresh item
+    # found by the vector of its attributes and default title in the index, and as a fresh item
     eventually(lambda: {"two_tower", "fresh"} <= set(loop.channels_of("cold")))
     assert dict(loop.store.catalogue(["cold"]))["cold"] is not None
     eventually(lambda: loop.in_lake("cold"))
+    assert [item.titles for item in read_items(items_path(loop.lake)) if item.titles] == [{"de": "Kalt"}]
 
     assert loop.client.delete("/v1/items/cold").status_code == 204
     eventually(lambda: loop.channels_of("cold") == [])

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 
 from recsys.contracts.changes import ItemChange
 from recsys.contracts.filters import MAX_LENGTH, filter_of
+from recsys.contracts.languages import default_title, title_in, titles_of
 from recsys.contracts.types import Item
 from serving.api.accepted_changes import IdempotencyKey
 from serving.api.cacheable import NOT_MODIFIED, IfNoneMatch, renewed
@@ -20,6 +21,7 @@ from serving.api.dependencies import (
     Writer,
 )
 from serving.api.idempotency import Attempt
+from serving.api.languages import SpokenHere
 from serving.api.schemas import (
     Creator,
     Id,
@@ -45,21 +47,23 @@ def popular(
     caller: Reader,
     host: Host,
     clock: Clock,
+    spoken: SpokenHere,
     k: Annotated[int, Query(ge=1, le=1_000, description="items wanted")] = 20,
     region: Annotated[Creator, Query(description="where the request comes from")] = "",
     if_none_match: IfNoneMatch = "",
 ) -> Response:
-    """What is popular now, the most popular first: the same for everybody, so that caches may answer."""
-    runtime = host.require()
+    """What is popular now, the most popular first: the same for all readers of a language, so caches may answer."""
+    runtime, title = host.require(), title_in(spoken.languages)
     rows = runtime.artifacts.popular(k, clock(), region)
     content = PopularItems(
         bundle=runtime.bundle.manifest.version,
         items=[
-            ItemLine(item_id=i.item_id, title=i.title, categories=list(i.categories))
+            ItemLine(item_id=i.item_id, title=title(i), categories=list(i.categories))
             for i in map(runtime.catalogue.item, rows.tolist())
         ],
     )
-    return renewed(caller, content, runtime.bundle.manifest.version, if_none_match)
+    by_language = spoken.by_header and runtime.catalogue.has_titles
+    return renewed(caller, content, runtime.bundle.manifest.version, if_none_match, by_language)
 
 
 @router.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems, responses=NOT_MODIFIED)
@@ -67,6 +71,7 @@ def similar(
     caller: Reader,
     host: Host,
     clock: Clock,
+    spoken: SpokenHere,
     item_id: ItemId,
     k: Annotated[int, Query(ge=1, le=1_000, description="neighbours wanted")] = 20,
     filter: Annotated[str, Query(max_length=MAX_LENGTH, description=FILTER)] = "",
@@ -75,7 +80,7 @@ def similar(
 ) -> Response:
     """The nearest items of an item: those that the same users engage with, filled up by vector distance. An item that
     is newer than the bundle has neighbours by its vector."""
-    runtime = host.require()
+    runtime, title = host.require(), title_in(spoken.languages)
     catalogue = runtime.catalogue
     row = catalogue.rows.get(item_id)
     if row is None or not catalogue.alive[row]:
@@ -86,11 +91,12 @@ def similar(
         item_id=item_id,
         bundle=runtime.bundle.manifest.version,
         items=[
-            SimilarItem(item_id=i.item_id, title=i.title, categories=list(i.categories), score=float(score))
+            SimilarItem(item_id=i.item_id, title=title(i), categories=list(i.categories), score=float(score))
             for i, score in zip((catalogue.item(int(r)) for r in rows), scores, strict=True)
         ],
     )
-    return renewed(caller, content, runtime.bundle.manifest.version, if_none_match)
+    by_language = spoken.by_header and runtime.catalogue.has_titles
+    return renewed(caller, content, runtime.bundle.manifest.version, if_none_match, by_language)
 
 
 async def _sent(
@@ -134,9 +140,10 @@ def delete_item(
 
 
 def _item(entry: ItemEntry, now_ms: int) -> Item:
+    titles = titles_of(entry.titles.items())
     return Item(
         item_id=entry.item_id,
-        title=entry.title,
+        title=default_title(entry.title, titles),
         categories=tuple(entry.categories),
         creator=entry.creator,
         created_ms=now_ms if entry.created_ms is None else entry.created_ms,
@@ -144,4 +151,5 @@ def _item(entry: ItemEntry, now_ms: int) -> Item:
         available_from_ms=entry.available_from_ms,
         available_until_ms=entry.available_until_ms,
         regions=tuple(entry.regions),
+        titles=titles,
     )

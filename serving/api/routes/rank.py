@@ -8,12 +8,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from recsys.contracts.languages import Languages
 from recsys.contracts.request import Candidates, Query, Rows
 from serving.api.body import JSON
 from serving.api.openapi import REQUEST_ID, answer, body, problems
 from serving.api.request_path import Prepared, RequestPath
 from serving.api.wire import RankedItem, Ranking, RankRequest
 from serving.engine.runtime import Runtime
+from serving.engine.titles import titled
 from serving.problems import request_id
 
 router = APIRouter(tags=["recommendations"])
@@ -42,9 +44,9 @@ _EXAMPLE = {
     | problems(400, 401, 403, 413, 429, 503),
 )
 async def rank(request: Request) -> Response:
-    """They come back in the order of the ranker, with the score of each head. Those that may not be shown now, by their
-    window, region or the filter, are named with the reason; seen ones stay. Nothing is rearranged or logged as
-    shown."""
+    """They come back in the order of the ranker, with the score of each head, and with titles if the body names a
+    `language`. Those that may not be shown now, by their window, region or the filter, are named with the reason; seen
+    ones stay. Nothing is rearranged or logged as shown."""
     began = time.perf_counter()
     path: RequestPath = request.app.state.request_path
     asked = await path.read(request, _decoder)
@@ -58,15 +60,15 @@ async def rank(request: Request) -> Response:
         region=asked.region,
     )
     prepared = path.prepare(query)
-    content = await path.admission.compute(_answer, path, prepared, asked.items, began)
+    content = await path.admission.compute(_answer, path, prepared, asked, began)
     return Response(content, media_type=JSON)
 
 
-def _answer(path: RequestPath, prepared: Prepared, items: list[str], began: float) -> bytes:
+def _answer(path: RequestPath, prepared: Prepared, request: RankRequest, began: float) -> bytes:
     """Everything of a request that costs processor time; runs in the pool."""
     runtime, assigned, query = prepared
     catalogue = runtime.catalogue
-    asked = list(dict.fromkeys(items))
+    asked = list(dict.fromkeys(request.items))
     rows = catalogue.rows_of(asked)
     rows = rows[catalogue.alive[rows]]
     known = set(catalogue.ids(rows.tolist()))
@@ -80,7 +82,7 @@ def _answer(path: RequestPath, prepared: Prepared, items: list[str], began: floa
             user_id=query.user_id,
             bundle=runtime.bundle.manifest.version,
             arms=dict(assigned.arms),
-            items=_lines(runtime, ranked.take(may_show)),
+            items=_lines(runtime, ranked.take(may_show), request.languages),
             ineligible=_reasons(runtime, query, ranked.rows[~may_show]),
             unknown=[item_id for item_id in asked if item_id not in known],
             degraded=path.degraded(prepared, answer),
@@ -89,15 +91,16 @@ def _answer(path: RequestPath, prepared: Prepared, items: list[str], began: floa
     )
 
 
-def _lines(runtime: Runtime, ranked: Candidates) -> list[RankedItem]:
+def _lines(runtime: Runtime, ranked: Candidates, languages: Languages) -> list[RankedItem]:
     heads = [str(head) for head in ranked.scores]
     scores = np.array(list(ranked.scores.values()), np.float32).reshape(len(heads), len(ranked)).T
-    return [
+    lines = [
         RankedItem(item_id=item_id, score=score, scores=dict(zip(heads, values, strict=True)))
         for item_id, score, values in zip(
             runtime.catalogue.ids(ranked.rows.tolist()), ranked.score.tolist(), scores.tolist(), strict=True
         )
     ]
+    return titled(lines, ranked.rows, languages, runtime.catalogue)
 
 
 def _reasons(runtime: Runtime, query: Query, rows: Rows) -> dict[str, list[str]]:

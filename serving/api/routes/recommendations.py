@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recsys.contracts.errors import RecsysError
+from recsys.contracts.languages import Languages
 from recsys.contracts.request import Query
 from recsys.contracts.truth import truth
 from recsys.observability.tracing import current_span
 from recsys.store.base import FeatureStore
 from serving.api.body import JSON, decode
 from serving.api.cursors import Cursors
+from serving.api.languages import ACCEPT_LANGUAGE, accepted
 from serving.api.openapi import REQUEST_ID, answer, body, problems
 from serving.api.request_path import Prepared, RequestPath
 from serving.api.wire import (
@@ -54,9 +56,15 @@ class Recommender:
     store: FeatureStore  # knows the ages of item features, for `explain`
 
     async def list(
-        self, asked: RecommendationRequest, own_id: str, began: float, explain: bool = False
+        self,
+        asked: RecommendationRequest,
+        languages: Languages,
+        own_id: str,
+        began: float,
+        explain: bool = False,
     ) -> bytes:
-        """`Recommendations`, encoded. Raises `Problem` or `RecsysError`: no list can be made."""
+        """`Recommendations`, encoded. `languages`: those of the titles, where the request itself names none.
+        Raises `Problem` or `RecsysError`: no list can be made."""
         now_ms = self.path.now_ms()
         earlier = None if asked.cursor is None else self.cursors.shown(asked.cursor, asked.user_id, now_ms)
         excluded, settings = frozenset(asked.exclude).union(earlier or ()), self.path.settings
@@ -73,6 +81,7 @@ class Recommender:
             allow_seen=asked.allow_seen,
             filter=asked.parsed_filter,
             region=asked.region,
+            languages=asked.languages or languages,
             explain=explain,
             for_device=asked.edge,
         )
@@ -160,6 +169,12 @@ _EXPLAIN = {
     " reasons, moves, removals.",
     "schema": {"type": "boolean", "default": False},
 }
+_LANGUAGES = {
+    "name": "accept-language",
+    "in": "header",
+    "description": ACCEPT_LANGUAGE,
+    "schema": {"type": "string"},
+}
 
 
 @router.post(
@@ -167,13 +182,14 @@ _EXPLAIN = {
     summary="Recommend items to a user",
     operation_id="recommend",
     openapi_extra={
-        "parameters": [_EXPLAIN],
+        "parameters": [_EXPLAIN, _LANGUAGES],
         **body(
             RecommendationRequest,
             user=_ASKED,
             first_page=_ASKED | {"cursor": ""},
             filtered=_ASKED
             | {"filter": '"Comedy" in categories and created >= "1990-01-01"', "region": "de"},
+            in_german=_ASKED | {"language": "de"},
         ),
     },
     responses=answer(200, "The list, the best item first", Recommendations, _EXAMPLE)
@@ -184,7 +200,8 @@ async def recommend(request: Request) -> Response:
     began = time.perf_counter()
     recommender: Recommender = request.app.state.recommender
     asked = await recommender.path.read(request, _decoder)
-    content = await recommender.list(asked, request_id(request), began, _flag(request, "explain"))
+    explain = _flag(request, "explain")
+    content = await recommender.list(asked, _accepted(request), request_id(request), began, explain)
     return Response(content, media_type=JSON)
 
 
@@ -192,9 +209,12 @@ async def recommend(request: Request) -> Response:
     "/v1/recommendations/batch",
     summary="Recommend items to many users",
     operation_id="recommendBatch",
-    openapi_extra=body(
-        RecommendationBatch, users={"requests": [{"user_id": "196", "k": 5}, {"user_id": "186", "k": 5}]}
-    ),
+    openapi_extra={
+        "parameters": [_LANGUAGES],
+        **body(
+            RecommendationBatch, users={"requests": [{"user_id": "196", "k": 5}, {"user_id": "186", "k": 5}]}
+        ),
+    },
     responses=answer(200, "One answer for each request, in their order", BatchAnswers, _BATCH_EXAMPLE)
     | problems(400, 401, 403, 413, 429, 503),
 )
@@ -206,19 +226,27 @@ async def recommend_batch(request: Request) -> Response:
     caller = await access.caller(request, Scope.READ)
     batch = decode(_batch_decoder, await request.body()).requests
     await access.count_records(caller, "requests", len(batch), most)
-    own_id = request_id(request)
-    answers = [await _one_of_batch(recommender, asked, f"{own_id}.{i}") for i, asked in enumerate(batch)]
+    own_id, languages = request_id(request), _accepted(request)
+    answers = [
+        await _one_of_batch(recommender, asked, languages, f"{own_id}.{i}") for i, asked in enumerate(batch)
+    ]
     return Response(b'{"answers":[%b]}' % b",".join(answers), media_type=JSON)
 
 
-async def _one_of_batch(recommender: Recommender, asked: RecommendationRequest, own_id: str) -> bytes:
+async def _one_of_batch(
+    recommender: Recommender, asked: RecommendationRequest, languages: Languages, own_id: str
+) -> bytes:
     """A `BatchAnswer`, encoded."""
     try:
-        content = await recommender.list(asked, own_id, time.perf_counter())
+        content = await recommender.list(asked, languages, own_id, time.perf_counter())
     except (Problem, RecsysError) as error:
         problem = problem_of(error)
         return _encode(BatchAnswer(status=problem.status, detail=problem.detail))
     return b'{"status":%d,"answer":%b}' % (HTTPStatus.OK, content)
+
+
+def _accepted(request: Request) -> Languages:
+    return accepted(request.headers.get("accept-language", ""))
 
 
 def _flag(request: Request, name: str) -> bool:

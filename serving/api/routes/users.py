@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from recsys.contracts.changes import UserChange
+from recsys.contracts.languages import Title, title_in
 from recsys.contracts.merges import UserMerge, linked_members
 from recsys.contracts.state import Visit
 from recsys.contracts.types import User
@@ -27,6 +28,7 @@ from serving.api.dependencies import (
     Writer,
 )
 from serving.api.idempotency import Attempt
+from serving.api.languages import SpokenHere
 from serving.api.schemas import (
     Id,
     MergeBody,
@@ -61,15 +63,15 @@ class Put:
 
 
 @router.get("/v1/users/{user_id:path}", dependencies=[READ])
-def user(store: Store, host: Host, user_id: UserId) -> UserSummary:
+def user(store: Store, host: Host, spoken: SpokenHere, user_id: UserId) -> UserSummary:
     """A user's recent history and how much state there is. An unknown user is not an error: `known` is false."""
     state = store.user(user_id)
     visits = state.histories.get(ENGAGED_VISITS.name, [])
-    runtime = host.runtime()
+    runtime, title = host.runtime(), title_in(spoken.languages)
     return UserSummary(
         user_id=user_id,
         known=bool(state.cells or state.histories),
-        history=[_line(runtime, visit) for visit in reversed(visits)],
+        history=[_line(runtime, visit, title) for visit in reversed(visits)],
         seen=sum(len(state.histories.get(history.name, [])) for history in (SEEN_VISITS, DISLIKED_VISITS)),
         cells=len(state.cells),
         attributes=None if state.attributes is None else dict(state.attributes),
@@ -141,12 +143,11 @@ def forget(
     return Response(status_code=204)
 
 
-def _line(runtime: Runtime | None, visit: Visit) -> VisitLine:
+def _line(runtime: Runtime | None, visit: Visit, title: Title) -> VisitLine:
     row = runtime.catalogue.rows.get(visit.item_id) if runtime else None
-    title = runtime.catalogue.item(row).title if runtime and row is not None else ""
     return VisitLine(
         item_id=visit.item_id,
-        title=title,
+        title=title(runtime.catalogue.item(row)) if runtime and row is not None else "",
         categories=list(visit.categories),
         type=str(visit.type),
         event_time_ms=visit.event_time_ms,

@@ -4,6 +4,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from recsys.contracts.types import Item, Topic, User
 from recsys.datasets.mapper import MappedDataset
 from recsys.datasets.mapping import Mapping
 from recsys.items.item_table import table_items
+from serving.api.routes.items import _item
 from serving.api.schemas import ItemEntry
 from tests.serving.conftest import Api
 
@@ -44,6 +46,7 @@ MAPPING = Mapping.model_validate(
             "separator": "\x1f",
             "creator": "creator",
             "attributes": {"note": "note"},
+            "titles": {"de": "note", "en": "creator"},
         },
     }
 )
@@ -77,8 +80,7 @@ def by_api(entry: dict[str, Any]) -> Item | None:
         known = ItemEntry.model_validate(entry)
     except ValidationError:
         return None
-    lists = {"categories": tuple(known.categories), "regions": tuple(known.regions)}
-    return Item(**known.model_dump() | lists | {"created_ms": 0})
+    return replace(_item(known, now_ms=0), created_ms=0)
 
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -94,6 +96,7 @@ def test_what_one_door_takes_all_take_in_the_same_form(row: tuple[str, ...]) -> 
     entry |= {
         "categories": [category] if category.strip() else [],
         "attributes": {"note": note} if note else {},
+        "titles": {"de": note, "en": creator},
     }
     found = by_stream(entry)
     assert by_api(entry) == found
