@@ -11,6 +11,7 @@ from infra.notebook.progress import Show
 from recsys.bundle import Bundle
 from recsys.contracts.errors import FingerprintMismatch, InvalidData, StageFailed
 from recsys.contracts.filters import filter_of
+from recsys.contracts.languages import Languages, Title, language_tag, title_in
 from recsys.contracts.request import Answer, Query, Status
 from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.types import Topic
@@ -54,41 +55,52 @@ class Answers:
         self._runtime.live.refresh(self.now_ms)
 
     def recommend(
-        self, user_id: str, k: int, exclude: Collection[str], asked: str = "", region: str = ""
+        self,
+        user_id: str,
+        k: int,
+        exclude: Collection[str],
+        asked: str = "",
+        region: str = "",
+        language: str = "",
     ) -> list[dict[str, Any]]:
         """At most k items with their place (from 1) and why they are candidates, the best first.
 
         Args:
             asked: a filter; empty: none.
+            language: of the titles, as a BCP 47 tag; empty: the default titles.
 
         Raises:
             InvalidFilter: it is no expression, or asks for what the catalogue does not have.
+            InvalidData: the language is not a tag.
             StageFailed: a part of the request path failed.
         """
+        title = title_in(_languages(language))
         answer = self._answer(user_id, k, exclude, asked, region)
         shown = answer.candidates
         lines = []
         for place, row in enumerate(shown.rows.tolist()):
             channels = CATEGORY_SEPARATOR.join(shown.channels_of(place))
-            line = self._item(row, float(shown.score[place]))
+            line = self._item(row, float(shown.score[place]), title)
             lines.append({"user_id": user_id, "rank": place + 1, **line, "channels": channels})
         return lines
 
-    def similar(self, item_id: str, k: int, asked: str = "", region: str = "") -> list[dict[str, Any]]:
+    def similar(
+        self, item_id: str, k: int, asked: str = "", region: str = "", language: str = ""
+    ) -> list[dict[str, Any]]:
         """At most k neighbours of an item, as `GET /v1/items/ID/similar` gives them.
 
         Raises:
             InvalidFilter: as `recommend`.
-            InvalidData: the catalogue does not have the item.
+            InvalidData: the catalogue does not have the item, or the language is not a tag.
         """
         row = self._runtime.catalogue.rows.get(item_id)
         if row is None:
             raise InvalidData(f"item {item_id!r} is not in the catalogue")
-        k, parsed = _checked(k), filter_of(asked)
+        k, parsed, title = _checked(k), filter_of(asked), title_in(_languages(language))
         rows, scores = self._runtime.artifacts.similar(row, k, self.now_ms, parsed, region)
         found = zip(rows.tolist(), scores.tolist(), strict=True)
         return [
-            {"similar_to": item_id, "rank": place, **self._item(near, score)}
+            {"similar_to": item_id, "rank": place, **self._item(near, score, title)}
             for place, (near, score) in enumerate(found, start=1)
         ]
 
@@ -121,10 +133,10 @@ class Answers:
                 raise StageFailed(outcome.stage, outcome.error, answer.outcomes)
         return answer
 
-    def _item(self, row: int, score: float) -> dict[str, Any]:
+    def _item(self, row: int, score: float, title: Title) -> dict[str, Any]:
         item = self._runtime.catalogue.item(row)
         categories = CATEGORY_SEPARATOR.join(item.categories)
-        return {"item_id": item.item_id, "score": score, "title": item.title, "categories": categories}
+        return {"item_id": item.item_id, "score": score, "title": title(item), "categories": categories}
 
 
 def _state(lake: Path, show: Show) -> tuple[MemoryFeatureStore, int]:
@@ -145,6 +157,13 @@ def _state(lake: Path, show: Show) -> tuple[MemoryFeatureStore, int]:
         store.apply(Batch(Topic.EVENTS, 0, claimed.epoch, done, end, latest_ms, range(done, end), events))
         done = end
     return store, latest_ms
+
+
+def _languages(language: str) -> Languages:
+    try:
+        return (language_tag(language),) if language else ()
+    except ValueError as error:
+        raise InvalidData(f"language: {error}") from None
 
 
 def _checked(k: int) -> int:

@@ -171,6 +171,7 @@ class Recommender(Generic[F]):
         exclude: Iterable[object] = (),
         filter: str = "",
         region: str = "",
+        language: str = "",
     ) -> F:
         """What an API with this bundle and log would list for each of the users; unknown ones get what is popular.
 
@@ -180,6 +181,7 @@ class Recommender(Generic[F]):
             exclude: items to leave out, besides the seen ones to which people do not come back in this log.
             filter: which items may be listed, such as 'price <= 20 and "Comedy" in categories' (docs/serving.md).
             region: where the request comes from, for items with regions; by default the user's attribute `region`.
+            language: of the titles, such as "de" or "en-GB", for items with titles by language.
 
         Returns:
             user_id, rank (from 1), item_id, score, title, categories, channels (of recall that found it; `|` between).
@@ -189,12 +191,15 @@ class Recommender(Generic[F]):
         """
         excluded = texts_of(exclude, "exclude") if (exclude := list(exclude)) else []
         users = texts_of(user_ids, "user_ids")
-        asked = k, excluded, filter, region
+        asked = k, excluded, filter, region, language
         lines = [line for user in users for line in self._answers.recommend(user, *asked)]
         return self._frame(pa.Table.from_pylist(lines, _LISTS))
 
-    def similar(self, item_ids: object, k: int = 10, filter: str = "", region: str = "") -> F:
-        """The nearest items of each of the items, as the API gives them. `filter` and `region`: as in `recommend`.
+    def similar(
+        self, item_ids: object, k: int = 10, filter: str = "", region: str = "", language: str = ""
+    ) -> F:
+        """The nearest items of each of the items, as the API gives them. `filter`, `region` and `language`: as in
+        `recommend`.
 
         Returns:
             similar_to, rank (from 1), item_id, score, title, categories.
@@ -203,7 +208,7 @@ class Recommender(Generic[F]):
             InvalidData: the catalogue does not have an item.
         """
         asked = texts_of(item_ids, "item_ids")
-        lines = [line for item in asked for line in self._answers.similar(item, k, filter, region)]
+        lines = [line for item in asked for line in self._answers.similar(item, k, filter, region, language)]
         return self._frame(pa.Table.from_pylist(lines, _SIMILAR))
 
     def explain(self, user_id: object, k: int = 10, filter: str = "", region: str = "") -> dict[str, Any]:

@@ -51,13 +51,14 @@ def question(
     cursor: str | None = None,
     filter: str = "",
     region: str = "",
+    language: str = "",
 ) -> dict[str, Any]:
     """One request of a batch. `allow_seen`: also items that the user knows. `cursor`: that of the previous page; empty
     for the first page. `filter`: which items may be shown, such as 'price <= 20'. `region`: where the request comes
-    from."""
+    from. `language`: of the titles, such as "de" or "en-GB"."""
     body: dict[str, Any] = {"user_id": user_id, "context": dict(context), "exclude": list(exclude)}
     body |= {"allow_seen": True} if allow_seen else {}
-    body |= _selection(filter, region)
+    body |= _given(filter=filter, region=region, language=language)
     return body | {name: value for name, value in (("k", k), ("cursor", cursor)) if value is not None}
 
 
@@ -70,10 +71,13 @@ def recommend(
     explain: bool = False,
     filter: str = "",
     region: str = "",
+    language: str = "",
 ) -> Call[Recommendations]:
     """Recommend items to a user. See `question`."""
     params = {"explain": "true"} if explain else None
-    asked = question(user_id, k, context, exclude, allow_seen, filter=filter, region=region)
+    asked = question(
+        user_id, k, context, exclude, allow_seen, filter=filter, region=region, language=language
+    )
     return replace(_page(asked), params=params)
 
 
@@ -85,10 +89,11 @@ def pages(
     allow_seen: bool = False,
     filter: str = "",
     region: str = "",
+    language: str = "",
 ) -> Call[Recommendations]:
     """Recommend items page by page, each item once, until none is left. Each page is a new request: what the user does
     between two pages changes the next one."""
-    return _page(question(user_id, k, context, exclude, allow_seen, "", filter, region))
+    return _page(question(user_id, k, context, exclude, allow_seen, "", filter, region, language))
 
 
 def page_after(call: Call[Recommendations], page: Recommendations) -> Call[Recommendations] | None:
@@ -107,9 +112,11 @@ def rank(
     context: Mapping[str, str] = {},
     filter: str = "",
     region: str = "",
+    language: str = "",
 ) -> Call[Ranking]:
-    """Order the caller's candidates by the ranker."""
-    body = {"user_id": user_id, "items": list(items), "context": dict(context), **_selection(filter, region)}
+    """Order the caller's candidates by the ranker. With `language`, they have titles."""
+    body = {"user_id": user_id, "items": list(items), "context": dict(context)}
+    body |= _given(filter=filter, region=region, language=language)
     return Call("POST", "/v1/rank", _json(Ranking), body)
 
 
@@ -118,10 +125,12 @@ def send(events: Sequence[Mapping[str, Any]]) -> Call[EventResults]:
     return Call("POST", "/v1/events", _json(EventResults), {"events": [_identified(one) for one in events]})
 
 
-def similar(item_id: str, k: int = 20, filter: str = "", region: str = "") -> Call[list[SimilarItem]]:
+def similar(
+    item_id: str, k: int = 20, filter: str = "", region: str = "", language: str = ""
+) -> Call[list[SimilarItem]]:
     """Neighbours of an item, nearest first."""
     decode = _field("items", list[SimilarItem])
-    params = {"k": str(k), **_selection(filter, region)}
+    params = {"k": str(k), **_given(filter=filter, region=region, language=language)}
     return Call("GET", _path("items", item_id, "similar"), decode, params=params)
 
 
@@ -193,8 +202,8 @@ def ready() -> Call[dict[str, Any]]:
     return Call("GET", "/readyz", _json(dict[str, Any]), accepted=frozenset({503}))
 
 
-def _selection(filter: str, region: str) -> dict[str, str]:
-    return {name: text for name, text in (("filter", filter), ("region", region)) if text}
+def _given(**texts: str) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if text}
 
 
 def _page(body: dict[str, Any]) -> Call[Recommendations]:

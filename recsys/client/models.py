@@ -45,11 +45,12 @@ class Recommendations(msgspec.Struct, frozen=True):
 
 
 class RankedItem(msgspec.Struct, frozen=True):
-    """One of the caller's candidates; `scores` by head."""
+    """One of the caller's candidates; `scores` by head; `title` where the request names a language."""
 
     item_id: str
     score: float
     scores: dict[str, float] = {}
+    title: str = ""
 
 
 class Ranking(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ def explain(
         str, typer.Option(help="Which items may be shown, such as 'price <= 20' (docs/serving.md).")
     ] = "",
     region: Annotated[str, typer.Option(help="Where the request comes from.")] = "",
+    language: Annotated[str, typer.Option(help="Language of the titles, such as de or en-GB.")] = "",
     api: Annotated[str, typer.Option(help="URL of the API.")] = "http://127.0.0.1:8000",
     key: Annotated[str, typer.Option(envvar="API_KEY", help="API key, if the API requires one.")] = "",
     as_json: JsonFlag = False,
@@ -32,7 +33,7 @@ def explain(
     Example: recsys explain 196 -k 5 --filter '"Comedy" in categories'
     """
     with Client(api, key, timeout_s=30.0) as client:
-        answer = client.recommend(user, k, explain=True, filter=filter, region=region)
+        answer = client.recommend(user, k, explain=True, filter=filter, region=region, language=language)
     if as_json:
         print_json(msgspec.to_builtins(answer))
     else:

@@ -48,7 +48,8 @@ def ratings() -> pd.DataFrame:
 def movies() -> pd.DataFrame:
     ids = range(1, MOVIES + 1)
     genres = [["Drama", "Comedy|War", "Horror"][i % GROUPS] for i in ids]
-    return pd.DataFrame({"movieId": ids, "title": [f"Movie {i}" for i in ids], "genres": genres})
+    titles = {"title": [f"Movie {i}" for i in ids], "title_de": [f"Film {i}" for i in ids]}
+    return pd.DataFrame({"movieId": ids, **titles, "genres": genres})
 
 
 @dataclass
@@ -138,6 +139,13 @@ def test_a_list_has_what_its_filter_wants(documented: Documented) -> None:
         model.recommend(1, filter="colour == 'red'")
 
 
+def test_titles_are_in_the_language_that_is_asked_for(documented: Documented) -> None:
+    model = documented.model
+    for found in (model.recommend(1, language="de-AT"), model.similar(3, language="de")):
+        assert list(found["title"]) == [f"Film {i}" for i in found["item_id"]]
+    assert list(model.similar(3)["title"]) == [f"Movie {i}" for i in model.similar(3)["item_id"]]
+
+
 def test_a_list_without_items_has_its_columns(documented: Documented) -> None:
     found = documented.model.recommend(1, exclude=range(1, MOVIES + 1))
     assert list(found.columns) == list(documented.model.recommend(1).columns)
@@ -151,6 +159,9 @@ def test_what_cannot_be_answered_is_refused(documented: Documented) -> None:
     for k in (0, 201):
         with pytest.raises(InvalidData, match=f"k: {k} items; from 1 to 200"):
             model.recommend(1, k=k)
+    for ask in (model.recommend, model.similar):
+        with pytest.raises(InvalidData, match="language: 'german' is not a language tag"):
+            ask(1, language="german")
     with pytest.raises(InvalidData, match="no ids"):
         model.recommend([])
     with pytest.raises(InvalidData, match="missing"):

@@ -132,6 +132,21 @@ def test_ids_are_quoted_and_the_key_is_sent() -> None:
     assert server.requests[0].headers["x-api-key"] == "k"
 
 
+def test_a_language_is_sent_with_every_question_about_lists(client: Callable[[Server], Client]) -> None:
+    ranking = ANSWER | {"items": [{"item_id": "i", "score": 0.5, "title": "Kalt"}], "unknown": []}
+    server = Server(ok(), ok(ranking), ok({"items": []}), ok(ANSWER | {"cursor": "c"}), ok(ANSWER))
+    api = client(server)
+    api.recommend("u", language="de")
+    assert api.rank("u", ["i"], language="de").items[0].title == "Kalt"
+    api.similar("i", language="de")
+    list(api.pages("u", language="de"))
+    recommend, rank, similar, *pages = server.requests
+    bodies = [msgspec.json.decode(request.content) for request in (recommend, rank, *pages)]
+    assert [body["language"] for body in bodies] == ["de"] * 4
+    assert similar.url.params["language"] == "de"
+    assert "language" not in Client.question("u")
+
+
 def test_not_ready_is_an_answer(client: Callable[[Server], Client]) -> None:
     assert client(Server(busy())).ready()["detail"] == "k: too large"
 
