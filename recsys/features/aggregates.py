@@ -88,13 +88,12 @@ BUCKETS = 4096
 CATEGORIES_PER_EVENT = 4  # a split counts the first ones, the main ones
 
 
-@lru_cache(maxsize=1 << 16)
 def bucket_of(text: str) -> int:
     """The bucket of a category, creator or item id: CRC-32, the same everywhere."""
     return zlib.crc32(text.encode()) % BUCKETS
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 12)  # 65,536 would take 20 MB in each process
 def category_buckets(categories: tuple[str, ...]) -> tuple[int, ...]:
     """The buckets of an item's main categories, in their order."""
     return tuple(bucket_of(category) for category in categories[:CATEGORIES_PER_EVENT])

@@ -90,7 +90,7 @@ def _plan(features: FeatureSet) -> _Plan:
 _BITS = 1 << np.arange(MAX_VISITS)
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 12)
 def distinct_buckets(categories: tuple[str, ...]) -> tuple[int, ...]:
     """The buckets of an item's main categories, each once."""
     return tuple(set(category_buckets(categories)))

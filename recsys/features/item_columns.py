@@ -6,8 +6,8 @@ ahead of the requests. Thread-safe.
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, Self
 
 import numpy as np
@@ -29,8 +29,9 @@ from recsys.features.item_weights import ItemWeights, Weighing
 from recsys.features.kinds import Attribute
 from recsys.features.spec import Floats, HistoryQuery, Ints, Total, number
 
-_NO_CELLS: Cells = np.empty((2, 0), np.int64)
+_NO_CELLS: Cells = b""
 _STALE = np.iinfo(np.int64).min
+_BATCH = 1_000  # items that are put at the same time while a table is read
 _CHUNK = 2_000  # rows that `refresh` computes under one lock: a few milliseconds
 NO_BUCKET = BUCKETS  # pads `categories` and `creators`; per-bucket vectors have 0 there
 
@@ -42,7 +43,9 @@ class ItemColumns:
     bucket of each item's own id.
     """
 
-    def __init__(self, items: Sequence[Item], features: FeatureSet, weighing: Weighing | None = None) -> None:
+    def __init__(
+        self, items: Collection[Item], features: FeatureSet, weighing: Weighing | None = None
+    ) -> None:
         """`weighing`: what an item's engagement is weighed by, after the first `weigh`; None: all of it counts."""
         self._weights = None if weighing is None else ItemWeights(weighing)
         self._rows: dict[str, int] = {}
@@ -59,7 +62,9 @@ class ItemColumns:
         self._values = np.empty((0, len(self._layout.columns)), np.float32)
         self._totals = {t: np.empty(0, np.int64) for t in self._layout.ticking_totals}
         self._grow(len(items))
-        self.put(range(len(items)), items)
+        left = iter(items)
+        while some := list(islice(left, _BATCH)):
+            self.put(range(self._n, self._n + len(some)), some)
         if len(self._rows) != len(items):
             raise ValueError("item ids must differ")
 

@@ -13,7 +13,8 @@ from recsys.features.feature_set import FeatureSet, runs
 from recsys.features.spec import Total
 from recsys.features.windows import saturated
 
-Cells = NDArray[np.int64]  # (2, k): codes (see `features.cells`) and amounts
+Cells = bytes  # of (k, 2) int64, code (see `features.cells`) and amount; an array would take 150 more for each item
+_CELL_BYTES = 16
 
 
 class ItemLayout:
@@ -40,13 +41,13 @@ class ItemLayout:
 
     def encode(self, state: EntityState) -> Cells:
         """A state's cells as integers."""
-        return np.array(self._coding.pack(state.cells))
+        return np.array(self._coding.pack(state.cells)).T.tobytes()
 
     def decode(self, cells: Sequence[Cells], now_ms: int) -> Mapping[Total, NDArray[np.int64]]:
         """Every total of every given state as of `now_ms`, (len(cells),) int64 each."""
         n = len(cells)
-        owner = np.repeat(np.arange(n), [c.shape[1] for c in cells])
-        codes, amounts = np.concatenate(cells, axis=1) if n else np.empty((2, 0), np.int64)
+        owner = np.repeat(np.arange(n), [len(c) // _CELL_BYTES for c in cells])
+        codes, amounts = np.frombuffer(b"".join(cells), np.int64).reshape(-1, 2).T
         aggregates = aggregates_of(codes)
         order = np.argsort(aggregates, kind="stable")
         owner, amounts, tiles = owner[order], amounts[order], tiles_of(codes[order])

@@ -8,8 +8,8 @@ it is complete.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat, takewhile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice, repeat, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,11 @@ from recsys.contracts.filters import Condition
 from recsys.contracts.request import Rows
 from recsys.contracts.types import Item
 from recsys.items.filter_columns import FilterColumns
+from recsys.items.packed_items import PackedItems
 
 NO_CODE = -1
 REUSE_AFTER_S = 600.0
+_BATCH = 1_000  # items that are Python objects at the same time while a table is read
 
 _COLUMNS = np.dtype(
     [
@@ -37,15 +39,14 @@ _COLUMNS = np.dtype(
 class Catalogue:
     """Items by row. Thread-safe: any number of readers alongside `put` and `delete`."""
 
-    def __init__(self, items: Sequence[Item], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, items: Iterable[Item], clock: Callable[[], float] = time.monotonic) -> None:
         """`items`: the bundle's item table, in its order. `clock`: seconds. Raises `ValueError`: item ids repeat."""
-        self.trained = len(items)
         self.version = 0  # changes with every change
-        self._items: list[Item] = []
+        self._items = PackedItems()
         self._rows: dict[str, int] = {}
         self._categories: dict[str, int] = {}
         self._creators: dict[str, int] = {}
-        self._columns = {name: np.empty(len(items), _COLUMNS[name]) for name in _COLUMNS.names or ()}
+        self._columns = {name: np.empty(0, _COLUMNS[name]) for name in _COLUMNS.names or ()}
         self._n = 0
         self._clock = clock
         self._deleted: dict[int, float] = {}  # rows of deleted later items, and since when; the oldest first
@@ -54,13 +55,21 @@ class Catalogue:
         self.has_windows = self.has_regions = self.has_titles = False
         self._filtered = FilterColumns()
         self._lock = threading.Lock()
-        self._append(items)
-        if len(self._rows) != len(items):
-            raise ValueError(f"{len(items)} items have only {len(self._rows)} different ids")
+        left = iter(items)
+        while some := list(islice(left, _BATCH)):
+            self._append(some)
+        self.trained = self._n
+        if len(self._rows) != self._n:
+            raise ValueError(f"{self._n} items have only {len(self._rows)} different ids")
 
     def __len__(self) -> int:
         """Number of rows, including those of deleted items."""
         return self._n
+
+    @property
+    def items(self) -> Collection[Item]:
+        """Every row's, in order; decoded while they are read. Do not change it."""
+        return self._items
 
     @property
     def rows(self) -> Mapping[str, int]:

@@ -3,7 +3,7 @@
 A catalogue that is never filtered costs nothing here. The caller holds a lock.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 
 import numpy as np
@@ -47,7 +47,7 @@ class FilterColumns:
     def mask(
         self,
         condition: Condition,
-        items: Sequence[Item],
+        items: Collection[Item],
         columns: Mapping[str, NDArray[np.generic]],
         rows: Rows | None = None,
     ) -> NDArray[np.bool_]:
@@ -64,7 +64,7 @@ class FilterColumns:
         self.check(condition, items)
         return self._mask(condition, items, columns, slice(len(items)) if rows is None else rows)
 
-    def check(self, condition: Condition, items: Sequence[Item]) -> None:
+    def check(self, condition: Condition, items: Collection[Item]) -> None:
         """Raises `InvalidFilter`: no item has an attribute of the condition, or not of the type that it asks for."""
         for single in conditions_of(condition):
             field = single.field
@@ -87,7 +87,7 @@ class FilterColumns:
     def _mask(
         self,
         condition: Condition,
-        items: Sequence[Item],
+        items: Collection[Item],
         columns: Mapping[str, NDArray[np.generic]],
         rows: Rows | slice,
     ) -> NDArray[np.bool_]:
@@ -104,19 +104,19 @@ class FilterColumns:
             return time_mask(times, condition)
         return self._column(condition.field, items).mask(condition, rows)
 
-    def _column(self, field: Field, items: Sequence[Item]) -> TextColumn:
+    def _column(self, field: Field, items: Collection[Item]) -> TextColumn:
         column = self._columns.get(field)
         if column is None or len(column) > 2 * len(items) + _STALE:
             column = self._columns[field] = TextColumn()
             column.write(np.arange(len(items)), values_of(field, items))
         return column
 
-    def _known(self, items: Sequence[Item]) -> set[str]:
+    def _known(self, items: Collection[Item]) -> set[str]:
         if self._names is None:
             self._names = set().union(*(item.attributes for item in items))
         return self._names
 
-    def _listed(self, items: Sequence[Item]) -> str:
+    def _listed(self, items: Collection[Item]) -> str:
         names = [*FIELDS, *sorted(self._known(items))]
         more = f" and {len(names) - len(FIELDS) - _LISTED} more" if len(names) > len(FIELDS) + _LISTED else ""
         return ", ".join(names[: len(FIELDS) + _LISTED]) + more

@@ -1,6 +1,6 @@
 """The item table, `items.parquet` of a lake or a bundle: one row per item, sorted by id; a row is an item's number."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.languages import titles_of
 from recsys.contracts.types import Item
-from recsys.lake.parquet import completed, read_columns
+from recsys.lake.parquet import completed, read_batches
 
 ITEM_SCHEMA = pa.schema(
     [
@@ -70,8 +70,14 @@ def _values(column: pa.ChunkedArray) -> Sequence[Any]:
 def read_items(path: Path) -> list[Item]:
     """Every item, in the table's order. Raises `InvalidData`: the file is missing, is not Parquet, or lacks a
     column."""
+    return [*iterate_items(path)]
+
+
+def iterate_items(path: Path) -> Iterator[Item]:
+    """As `read_items`, with few of them in memory at a time."""
     try:
-        return table_items(completed(read_columns(path, _REQUIRED, _OPTIONAL), _READABLE))
+        for table in read_batches(path, _REQUIRED, _OPTIONAL):
+            yield from table_items(completed(table, _READABLE))
     except FileNotFoundError:
         raise InvalidData(
             f"{path}: no item table; import a data set first: recsys data import PATH"

@@ -22,7 +22,7 @@ from recsys.features.item_columns import ItemColumns
 from recsys.features.tally import TallyReader
 from recsys.items.catalogue import Catalogue
 from recsys.items.eligibility import Eligibility
-from recsys.items.item_table import read_items
+from recsys.items.item_table import iterate_items
 from recsys.pipeline.stages import CandidateHydrator
 from recsys.pipeline.trending import Trending
 from recsys.ranking.calibration import Calibration, read_calibrations
@@ -43,7 +43,7 @@ from serving.engine.user_vectors import CachedUserTower
 
 _CALIBRATION = "calibration.json"
 _BUNDLE_BYTES = 28_000_000  # sessions of onnxruntime and what does not grow with the catalogue
-_ITEM_BYTES = 1_100  # of a catalogue entry, its features and its Python objects, in addition to the files
+_ITEM_BYTES = 800  # of a catalogue entry, its features and its Python objects, in addition to the files
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,14 @@ class Artifacts:
 def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
     """Load every file of the bundle but the ranker.
     Raises `InvalidBundle`: a file cannot be used, two files disagree, or the golden outputs differ."""
-    items = read_items(bundle.file("items.parquet"))
+    catalogue = Catalogue(iterate_items(bundle.file("items.parquet")))
     vectors, near = bundle.arrays("item_vectors.safetensors"), bundle.arrays("item_to_item.safetensors")
     best = load_file(bundle.file("popular.safetensors"))
     for name, n in (("item_vectors", len(vectors["vectors"])), ("item_to_item", len(near["neighbours"]))):
-        if n != len(items):
-            raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(items)}")
-    catalogue = Catalogue(items)
+        if n != len(catalogue):
+            raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(catalogue)}")
     weighing = replace(WEIGHING, base=bundle.manifest.item_weights) if options.trust else None
-    columns = ItemColumns(items, FEATURES, weighing)
+    columns = ItemColumns(catalogue.items, FEATURES, weighing)
     index = options.index.open(bundle, vectors["vectors"])
     popular = popularity(best["rows"], best["scores"], catalogue)
     trending = Trending(FEATURES, columns, catalogue, popular)

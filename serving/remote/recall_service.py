@@ -7,7 +7,7 @@ from recsys.contracts.errors import InvalidBundle, InvalidFilter
 from recsys.contracts.filters import filter_of
 from recsys.items.catalogue import Catalogue
 from recsys.items.eligibility import Eligibility
-from recsys.items.item_table import read_items
+from recsys.items.item_table import iterate_items
 from recsys.recall.live_items import LiveItems
 from recsys.recall.two_tower import UserTower
 from serving.engine.golden import check_tower
@@ -22,12 +22,11 @@ class RecallService:
     def __init__(self, bundle: Bundle, place: IndexPlace, native: bool = False) -> None:
         """Raises `InvalidBundle`: a file cannot be used, or the golden outputs differ.
         Raises `InvalidConfig` or `Unavailable`: Milvus is configured, and its client or Milvus itself is missing."""
-        items = read_items(bundle.file("items.parquet"))
+        self._catalogue = Catalogue(iterate_items(bundle.file("items.parquet")))
         arrays = bundle.arrays("item_vectors.safetensors")
-        if len(items) != len(arrays["vectors"]):
+        if len(self._catalogue) != len(arrays["vectors"]):
             raise InvalidBundle(f"{bundle.path.name}: items and vectors differ in number")
         self.bundle = bundle
-        self._catalogue = Catalogue(items)
         self._eligibility = Eligibility(self._catalogue)
         self._index = place.open(bundle, arrays["vectors"])
         live = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
