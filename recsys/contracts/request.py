@@ -99,8 +99,10 @@ class Query(Struct, frozen=True, eq=False):
 
 
 def bare(query: Query) -> Query:
-    """To be kept: without the user's state and the mask of items, which are many times as large as a list."""
-    return replace(query, user=_NO_STATE, eligible=None)
+    """To be kept: what was asked, without what the stages found out, which is many times as large as a list."""
+    asked = (query.request_id, query.user_id, query.k, query.now_ms, query.deadline_s, query.context)
+    narrowed = (query.excluded_items, query.allow_seen, query.filter, query.region)
+    return Query(*asked, *narrowed, query.explain, query.for_device, query.arm)
 
 
 class Candidates(Struct, frozen=True, eq=False):

@@ -7,6 +7,9 @@ What is asked for once leaves soon, and what is popular stays; `recsys bench cac
 A key has one entry, of one version: what is made from something newer takes its place, and an overtaken value takes no
 memory from others.
 
+With each entry that comes, two others are looked at, and dropped if their time is over. Where lists live for a second,
+nearly all of them are, and would stay until the hand comes.
+
 A frequently used entry can be renewed in the background before it expires, so that no request waits for it and no
 crowd of requests misses it at once.
 """
@@ -22,6 +25,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _HOT_HITS = 2  # hits that make an entry hot
+_SWEPT = 2  # entries for each that comes
 _AHEAD = 0.7  # share of its time to live after which a hot entry is renewed
 
 
@@ -74,7 +78,7 @@ class Cache(Generic[K, V]):
         self._lock = threading.Lock()
         self._entries: dict[K, _Entry[K, V]] = {}
         nothing: Any = None
-        self._end = self._hand = _Entry[K, V](nothing)  # between the newest and the oldest
+        self._end = self._hand = self._broom = _Entry[K, V](nothing)  # between the newest and the oldest
         self._flights: dict[tuple[K, Hashable], Future[V]] = {}
 
     def get(self, key: K, version: Hashable = None) -> V | None:
@@ -165,6 +169,15 @@ class Cache(Generic[K, V]):
         self.bytes += weight - entry.weight
         entry.fill(value, weight, version, self._clock(), ttl_s)
         self._evict_to(self.max_bytes)  # the new value may be heavier than the one before
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Go two entries further round the ring, so that none stays for long after its time."""
+        now_s = self._clock()
+        for _ in range(_SWEPT):
+            entry, self._broom = self._broom, self._broom.newer
+            if entry is not self._end and entry.is_over(now_s):
+                self._remove(entry)
 
     def _evict_to(self, most_bytes: int) -> None:
         while self.bytes > most_bytes:
@@ -183,6 +196,8 @@ class Cache(Generic[K, V]):
     def _remove(self, entry: _Entry[K, V]) -> None:
         if entry is self._hand:
             self._hand = entry.newer
+        if entry is self._broom:
+            self._broom = entry.newer
         entry.older.newer, entry.newer.older = entry.newer, entry.older
         del self._entries[entry.key]
         self.bytes -= entry.weight

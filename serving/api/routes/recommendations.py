@@ -1,9 +1,9 @@
 """`POST /v1/recommendations`, the hot route, and many of them in one request."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import cast
 
 import msgspec
 from fastapi import APIRouter
@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from recsys.contracts.errors import RecsysError
 from recsys.contracts.languages import Languages
-from recsys.contracts.request import Query
+from recsys.contracts.request import Answer, Query
 from recsys.contracts.truth import truth
 from recsys.observability.tracing import current_span
 from recsys.store.base import FeatureStore
@@ -40,6 +40,7 @@ from serving.settings import ItemTokensMode, Scope
 
 _decoder = msgspec.json.Decoder(RecommendationRequest)
 _batch_decoder = msgspec.json.Decoder(RecommendationBatch)
+_lines_decoder = msgspec.json.Decoder(list[Recommendation])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -110,32 +111,34 @@ class Recommender:
                 user_id=query.user_id,
                 bundle=runtime.bundle.manifest.version,
                 arms=dict(assigned.arms),
-                items=_with_tokens(self.tokens, query, served.lines),
+                items=cast("list[Recommendation]", _with_tokens(self.tokens, query, served.lines)),  # encoded
                 degraded=degraded,
                 cached=served.cached,
                 ms=round(took_s * 1e3, 3),
-                cursor=msgspec.UNSET if earlier is None else self._next_page(prepared, earlier, served.lines),
+                cursor=msgspec.UNSET if earlier is None else self._next_page(prepared, earlier, answer),
                 funnel=funnel(runtime, answer, self.store) if query.explain else msgspec.UNSET,
                 edge=device_list(runtime, answer) or msgspec.UNSET,
             )
         )
 
     def _next_page(
-        self, prepared: Prepared, earlier: tuple[str, ...], lines: Sequence[Recommendation]
+        self, prepared: Prepared, earlier: tuple[str, ...], answer: Answer
     ) -> str | msgspec.UnsetType:
         """The cursor of the next page; none after a page that is not full, for then nothing is left."""
-        query = prepared.query
-        if len(lines) < query.k:
+        query, rows = prepared.query, answer.candidates.rows
+        if len(rows) < query.k:
             return msgspec.UNSET
-        shown = (*earlier, *(line.item_id for line in lines))
+        shown = (*earlier, *prepared.runtime.catalogue.ids(rows.tolist()))
         return self.cursors.make(query.user_id, shown, query.now_ms) or msgspec.UNSET
 
 
-def _with_tokens(tokens: ItemTokens, query: Query, lines: list[Recommendation]) -> list[Recommendation]:
+def _with_tokens(tokens: ItemTokens, query: Query, encoded: msgspec.Raw) -> msgspec.Raw:
     if tokens.mode is ItemTokensMode.OFF:
-        return lines
+        return encoded
+    lines = _lines_decoder.decode(encoded)
     made = tokens.make(query.request_id, query.user_id, [line.item_id for line in lines], query.now_ms)
-    return [msgspec.structs.replace(line, token=token) for line, token in zip(lines, made, strict=True)]
+    with_them = (msgspec.structs.replace(line, token=token) for line, token in zip(lines, made, strict=True))
+    return msgspec.Raw(_encode([*with_them]))
 
 
 router = APIRouter(tags=["recommendations"])

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -125,8 +126,22 @@ def check_whole(cache: Cache[Any, Any]) -> None:
         entry = entry.newer
     assert {entry.key: entry for entry in ring} == cache._entries
     assert len(ring) == len(cache._entries)
-    assert cache._hand in (cache._end, *ring)
+    assert {cache._hand, cache._broom} <= {cache._end, *ring}
     assert sum(entry.weight for entry in ring) == cache.bytes <= cache.max_bytes
+
+
+def test_what_is_over_leaves_with_those_that_come() -> None:
+    now = [0.0]
+    cache: Cache[int, str] = Cache(1_000, len, clock=lambda: now[0])
+    cache.put(-1, "stays")
+    for key in range(100):
+        cache.put(key, "x", ttl_s=1)
+    now[0] = 2.0
+    for key in range(100, 300):
+        cache.put(key, "x", ttl_s=1)
+    assert sorted(cache._entries) == [-1, *range(100, 300)]
+    assert cache.evictions == 0
+    check_whole(cache)
 
 
 def test_threads_leave_it_whole() -> None:
@@ -305,7 +320,7 @@ def test_lists_of_users_who_act_often_live_shorter(acts_s_ago: list[int], second
     ]
     user = EntityState(histories={ENGAGED_VISITS.name: visits})
     query = Query("r", "u", 1, now_s * 1_000, user=user)
-    served = Served(Answer(query, no_candidates(), np.empty(0, np.float32), ()), [])
+    served = Served(Answer(query, no_candidates(), np.empty(0, np.float32), ()), msgspec.Raw(b"[]"))
     kept, ttl_s = ResultCache(str, 1_000, 0.5, 5.0)._timed(served)
     assert (ttl_s, kept.answer.query.user.histories) == (seconds, {})
 
