@@ -17,6 +17,7 @@ from recsys.contracts.events import Event, parse_event, parse_id, parse_reported
 from recsys.contracts.impression_record import read_impression
 from recsys.contracts.impressions import Impression, impression_events
 from recsys.contracts.merges import KEY_SEPARATOR, UserMerge, parse_user_merge
+from recsys.contracts.plain_events import plain_event
 from recsys.contracts.time_rules import TimeRules, clamped
 from recsys.contracts.types import Topic
 from streaming.log.dead_letter import UNREADABLE
@@ -53,9 +54,7 @@ def accept(record: Record, watermark_ms: int, rules: TimeRules) -> Accepted:
         impression = read_impression(_value(record))
         events = impression_events(impression)
     else:
-        raw = _json(record)
-        is_ours = any(name == REPLAY_HEADER for name, _ in record.headers)
-        events = [parse_event(raw) if is_ours else parse_reported(raw)]
+        events = [plain_event(_value(record)) or _unusual_event(record)]
     moved = 0
     for i, event in enumerate(events):
         time_ms = rules.clamped(event.event_time_ms, record.append_time_ms)
@@ -65,6 +64,12 @@ def accept(record: Record, watermark_ms: int, rules: TimeRules) -> Accepted:
         if rules.is_late(time_ms, watermark_ms):
             raise Late(f"late: by {watermark_ms - time_ms} ms, allowed are {rules.late_ms} ms")
     return Accepted(events, moved, impression)
+
+
+def _unusual_event(record: Record) -> Event:
+    raw = _json(record)
+    is_ours = any(name == REPLAY_HEADER for name, _ in record.headers)
+    return parse_event(raw) if is_ours else parse_reported(raw)
 
 
 def accept_item_change(record: Record) -> ItemChange:

@@ -230,7 +230,7 @@ def derived_id(time_ms: int, *parts: object) -> str:
 
 
 def _uuid7(time_ms: int, entropy: bytes) -> str:
-    high = (time_ms & (1 << 48) - 1) << 80
-    low = int.from_bytes(entropy, "big") & ~(0xF << 76) & ~(0b11 << 62)
-    text = f"{high | 7 << 76 | 0b10 << 62 | low:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    """`entropy`: 80 bits, six of which version and variant take."""
+    time_part, rest = f"{time_ms & (1 << 48) - 1:012x}", entropy.hex()
+    variant = "89ab"[int(rest[4], 16) & 3]
+    return f"{time_part[:8]}-{time_part[8:]}-7{rest[1:4]}-{variant}{rest[5:8]}-{rest[8:]}"

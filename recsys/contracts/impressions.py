@@ -8,6 +8,7 @@ it into one impression event per item.
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -86,7 +87,7 @@ def parse_impression(raw: Any) -> Impression:
                 propensity=_number(i["propensity"], "propensity"),
                 channels=_texts(i["channels"], "channels"),
                 categories=_texts(i["categories"], "categories", free_text),
-                creator=parse_text(i.get("creator", ""), "creator", free_text),
+                creator=_known_text(i.get("creator", ""), "creator", free_text),
             )
             for i in raw["items"]
         )
@@ -120,7 +121,11 @@ def _number(value: Any, name: str) -> float:
 def _texts(values: Any, name: str, rule: Callable[[str], str] = str) -> tuple[str, ...]:
     if type(values) is not list:
         raise InvalidEvent(f"{name}: a list of strings is required, got {values!r:.80}")
-    return tuple(parse_text(value, name, rule) for value in values)
+    return tuple(_known_text(value, name, rule) for value in values)
+
+
+# channels, categories and creators are few; what is refused is not kept
+_known_text = lru_cache(maxsize=1 << 12)(parse_text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ def id_text(raw: str) -> str:
     >>> id_text(" caf\u0065\u0301\u00a07 ")
     'café 7'
     """
+    if is_plain_id(raw):
+        return raw
     text = name_text(raw)
     if not text:
         raise ValueError("is empty")
@@ -57,16 +59,21 @@ def category_text(raw: str) -> str:
 
 def free_text(raw: str) -> str:
     """A title, or an attribute: line breaks and tabs become spaces. Raises `ValueError`: as `name_text`."""
-    return _within(_legal(raw if _plain(raw) else _BREAK.sub(" ", raw)), MAX_TEXT_LENGTH)
+    return _within(_legal(raw if is_plain(raw) else _BREAK.sub(" ", raw)), MAX_TEXT_LENGTH)
 
 
-def _plain(raw: str) -> bool:
+def is_plain_id(raw: str) -> bool:
+    """Most ids: `id_text` returns them as they are."""
+    return 0 < len(raw) <= MAX_ID_LENGTH and is_plain(raw) and raw not in _STEPS
+
+
+def is_plain(raw: str) -> bool:
     """Most texts: nothing to change, nothing to refuse."""
     return raw.isascii() and raw.isprintable() and raw[:1] != " " and raw[-1:] != " "
 
 
 def _legal(raw: str) -> str:
-    if _plain(raw):
+    if is_plain(raw):
         return raw
     if found := _ILLEGAL.search(raw):
         raise ValueError(f"has {_named(found.group())}, which is not allowed")

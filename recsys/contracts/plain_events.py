@@ -1,0 +1,73 @@
+"""Events as nearly all of them are, read by one call of a decoder and some comparisons.
+
+`recsys.contracts.events.parse_event` says what an event is. What is unusual here is for it to judge.
+"""
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from recsys.contracts.events import (
+    CATEGORIES,
+    CREATOR,
+    MAX_CONTEXT_ENTRIES,
+    MAX_POSITION,
+    MAX_TIME_MS,
+    MOST_VALUE,
+    MOST_VALUES,
+    SCHEMA_VERSION,
+    Event,
+)
+from recsys.contracts.text import MAX_ID_LENGTH, is_plain
+from recsys.contracts.types import EventType
+
+# a rating's meaning depends on its stars, and who may report an impression on where it comes from
+_JUDGED = (EventType.RATING, EventType.IMPRESSION)
+_READ = (CATEGORIES, CREATOR)  # keys whose texts have a form of their own
+_MOST_PLAIN = 256  # characters of a text in the context, so that with its key it is within the bounds
+
+
+class _Plain(Struct, forbid_unknown_fields=True, gc=False):
+    """The fields of `Event`."""
+
+    event_id: str
+    type: EventType
+    user_id: str
+    item_id: str
+    event_time_ms: Annotated[int, Meta(gt=0, lt=MAX_TIME_MS)]
+    request_id: str | None = None
+    position: Annotated[int, Meta(ge=0, le=MAX_POSITION)] | None = None
+    value: Annotated[float, Meta(ge=0)] | None = None
+    context: Annotated[dict[str, str], Meta(max_length=MAX_CONTEXT_ENTRIES)] | None = {}
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+
+# no step of a path, printable ASCII, spaces within alone
+_ID = rf"(?!\.{{1,2}}(?:\n|$))[!-~](?:[ -~]{{0,{MAX_ID_LENGTH - 2}}}[!-~])?"
+_are_ids = re.compile("\n".join([_ID] * 4)).fullmatch  # one call takes as long as two
+_decode = msgspec.json.Decoder(_Plain).decode
+
+
+def plain_event(value: bytes) -> Event | None:
+    """What `parse_event` makes of the JSON; None: ask it."""
+    try:
+        raw = _decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if raw.type in _JUDGED:
+        return None
+    if raw.value is not None and not raw.value <= MOST_VALUES.get(raw.type, MOST_VALUE):
+        return None
+    request = raw.item_id if raw.request_id is None else raw.request_id
+    if not _are_ids(f"{raw.event_id}\n{raw.user_id}\n{raw.item_id}\n{request}"):
+        return None
+    if raw.context is None:
+        raw.context = {}
+    for key, text in raw.context.items():
+        if len(key) > _MOST_PLAIN or len(text) > _MOST_PLAIN:
+            return None
+        if key in _READ and not is_plain(text):
+            return None
+    return msgspec.convert(raw, Event, from_attributes=True)
