@@ -101,7 +101,7 @@ class Query(Struct, frozen=True, eq=False):
 def bare(query: Query) -> Query:
     """To be kept: what was asked, without what the stages found out, which is many times as large as a list."""
     asked = (query.request_id, query.user_id, query.k, query.now_ms, query.deadline_s, query.context)
-    narrowed = (query.excluded_items, query.allow_seen, query.filter, query.region)
+    narrowed = (query.excluded_items, query.allow_seen, query.filter, query.region, query.languages)
     return Query(*asked, *narrowed, query.explain, query.for_device, query.arm)
 
 

@@ -8,14 +8,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recsys.contracts.languages import Languages
+from recsys.contracts.languages import Languages, title_in
 from recsys.contracts.request import Candidates, Query, Rows
 from serving.api.body import JSON
 from serving.api.openapi import REQUEST_ID, answer, body, problems
 from serving.api.request_path import Prepared, RequestPath
 from serving.api.wire import RankedItem, Ranking, RankRequest
 from serving.engine.runtime import Runtime
-from serving.engine.titles import titled
 from serving.problems import request_id
 
 router = APIRouter(tags=["recommendations"])
@@ -94,13 +93,16 @@ def _answer(path: RequestPath, prepared: Prepared, request: RankRequest, began: 
 def _lines(runtime: Runtime, ranked: Candidates, languages: Languages) -> list[RankedItem]:
     heads = [str(head) for head in ranked.scores]
     scores = np.array(list(ranked.scores.values()), np.float32).reshape(len(heads), len(ranked)).T
-    lines = [
-        RankedItem(item_id=item_id, score=score, scores=dict(zip(heads, values, strict=True)))
-        for item_id, score, values in zip(
-            runtime.catalogue.ids(ranked.rows.tolist()), ranked.score.tolist(), scores.tolist(), strict=True
+    items, title = map(runtime.catalogue.item, ranked.rows.tolist()), title_in(languages)
+    return [
+        RankedItem(
+            item_id=item.item_id,
+            score=score,
+            scores=dict(zip(heads, values, strict=True)),
+            title=title(item) if languages else msgspec.UNSET,
         )
+        for item, score, values in zip(items, ranked.score.tolist(), scores.tolist(), strict=True)
     ]
-    return titled(lines, ranked.rows, languages, runtime.catalogue)
 
 
 def _reasons(runtime: Runtime, query: Query, rows: Rows) -> dict[str, list[str]]:
