@@ -4,7 +4,7 @@
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -41,7 +41,7 @@ class _Plain(Struct, forbid_unknown_fields=True, gc=False):
     position: Annotated[int, Meta(ge=0, le=MAX_POSITION)] | None = None
     value: Annotated[float, Meta(ge=0)] | None = None
     context: Annotated[dict[str, str], Meta(max_length=MAX_CONTEXT_ENTRIES)] | None = {}
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Annotated[int, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
 
 
 # no step of a path, printable ASCII, spaces within alone

@@ -15,7 +15,7 @@ from tests.recsys.contracts.test_events import VALID, events
 _ODD_TEXTS = st.sampled_from(
     ["", ".", "..", " a", "a ", "a b", "a\nb", "é", "e\u0301", "\u202e", "x" * 129, "x" * 300]
 )
-_ODD = st.one_of(
+_ODD: st.SearchStrategy[Any] = st.one_of(
     _ODD_TEXTS,
     st.sampled_from(
         [None, True, 0, -1, 1.0, 1.5, 1e13, 10**30, "click", "rating", "impression", [], {}, ["a"]]
