@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.evaluation.load.traffic import synthetic_items
+from infra.evaluation.load.traffic import iterate_synthetic_items
 from recsys.contracts.errors import Unavailable
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
@@ -46,18 +46,17 @@ def measure(items: int) -> float:
 
 def resident_with(n: int) -> int:
     """Bytes of this process once it holds the item side of a runtime: catalogue, features, vectors, index."""
-    items = synthetic_items(n, 0)
+    catalogue = Catalogue(iterate_synthetic_items(n, 0))
     vectors = np.random.default_rng(0).standard_normal((n, DIMENSION), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     held = (
         app,  # with everything that the API imports
-        Catalogue(items),
-        columns := ItemColumns(items, FEATURES),
+        columns := ItemColumns(catalogue.items, FEATURES),
         LiveIndex(Base(AnnIndex.build(vectors), np.arange(n, dtype=np.int32), vectors)),
     )
     columns.refresh(_NOW_MS)
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    assert held  # noqa: S101 - alive until here
+    assert held and catalogue  # noqa: S101 - alive until here
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -49,15 +49,15 @@ class Sent:
 
 def synthetic_items(n: int, seed: int) -> list[Item]:
     """Items with one to three categories and one of n / 40 creators."""
+    return [*iterate_synthetic_items(n, seed)]
+
+
+def iterate_synthetic_items(n: int, seed: int) -> Iterator[Item]:
+    """As `synthetic_items`, one at a time."""
     rng = random.Random(seed)  # noqa: S311
-    return [
-        Item(
-            f"item-{i}",
-            categories=tuple(rng.sample(CATEGORIES, rng.randint(1, 3))),
-            creator=f"c{rng.randrange(n // 40 + 1)}",
-        )
-        for i in range(n)
-    ]
+    for i in range(n):
+        categories = tuple(rng.sample(CATEGORIES, rng.randint(1, 3)))
+        yield Item(f"item-{i}", categories=categories, creator=f"c{rng.randrange(n // 40 + 1)}")
 
 
 def traffic_events(
