@@ -1,6 +1,7 @@
 """The relay: delivers the outbox of the catalogue database to the topics.
 
-1. Lock lanes that no other relay holds, and read their oldest rows.
+1. Lock lanes that no other relay holds, and read their oldest rows (with `RECSYS_RELAY=slot`: all lanes, and the next
+   rows in the order of the commits).
 2. Append them to the log, in order.
 3. Wait until the log has acknowledged all of them.
 4. Delete exactly these rows; the commit frees the lanes.
@@ -21,11 +22,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from recsys.catalogue_db.database import CatalogueDatabase
 from recsys.catalogue_db.outbox import Backlog, Claim, Outbox
+from recsys.catalogue_db.slot import SlotState
 from recsys.contracts.errors import InvalidEvent, Unavailable
 from recsys.contracts.event_log import EventSink
 from streaming.log import KafkaSink
 from streaming.loop_metrics import LoopMetrics
-from streaming.settings import StreamSettings
+from streaming.settings import RelayOrder, StreamSettings
 
 # shortest and longest wait for the next rows: it grows while none come; a few cost about as much as many
 _PAUSE_S = (0.02, 0.1)
@@ -38,14 +40,16 @@ _log = structlog.get_logger(__name__)
 
 def main(settings: StreamSettings, stop: threading.Event) -> "Totals":
     """Deliver until `stop`. Outages of the database and of Kafka are waited out. Raises `InvalidConfig`: no database is
-    configured."""
+    configured, or `RECSYS_RELAY` asks for a slot that it does not allow."""
     with closing(CatalogueDatabase.of(settings)) as database:
+        has_slot = settings.relay is RelayOrder.SLOT
+        outbox = database.slot_outbox() if has_slot else database.outbox()
         relay = Relay(
-            database.outbox(),
+            outbox,
             lambda: KafkaSink(settings.kafka, settings.partitions),
             settings.relay_batch,
         )
-        metrics = RelayMetrics(relay.totals, database.outbox().backlog)
+        metrics = RelayMetrics(relay.totals, outbox.backlog, database.slot_state)
         if settings.worker_metrics_port:
             metrics.serve(settings.worker_metrics_port)
         with closing(relay):
@@ -68,19 +72,25 @@ class Totals:
 
 
 class RelayMetrics(LoopMetrics):
-    """What one relay has done, and what waits for any of them. `backlog` is asked at each scrape."""
+    """What one relay has done, and what waits for any of them. `backlog` and `slot` are asked at each scrape."""
 
-    def __init__(self, totals: Totals, backlog: Callable[[], Backlog]) -> None:
+    def __init__(
+        self,
+        totals: Totals,
+        backlog: Callable[[], Backlog],
+        slot: Callable[[], SlotState | None] = lambda: None,
+    ) -> None:
         super().__init__()
         self._totals = totals
         self._backlog = backlog
+        self._slot = slot
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         for name, count in asdict(self._totals).items():
             yield CounterMetricFamily(f"recsys_relay_{name}", f"The relay's counter: {name}.", value=count)
         try:
-            waiting = self._backlog()
+            waiting, slot = self._backlog(), self._slot()
         except Unavailable:
             return  # no figure is better than an old one
         yield GaugeMetricFamily(
@@ -88,6 +98,14 @@ class RelayMetrics(LoopMetrics):
         )
         yield GaugeMetricFamily(
             "recsys_relay_oldest_seconds", "Age of the oldest change in it.", value=waiting.oldest_s
+        )
+        if slot is None:
+            return
+        yield GaugeMetricFamily(
+            "recsys_relay_slot_kept_bytes", "Of PostgreSQL's log, for the slot.", value=slot.kept_bytes
+        )
+        yield GaugeMetricFamily(
+            "recsys_relay_slot_left_bytes", "Until the slot is lost.", value=slot.left_bytes or 0
         )
 
 

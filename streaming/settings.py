@@ -15,6 +15,13 @@ class Engine(StrEnum):
     SPARK = "spark"  # `streaming.spark`, in Spark's micro-batches
 
 
+class RelayOrder(StrEnum):
+    """How a relay reads the catalogue database's outbox."""
+
+    OUTBOX = "outbox"  # by the numbers of its rows
+    SLOT = "slot"  # by their commits, `recsys.catalogue_db.slot_outbox`
+
+
 class StreamSettings(Settings):
     archive_max_rows: int = Field(50_000, ge=1, description="Records after which the archiver writes files.")
     archive_max_seconds: float = Field(
@@ -38,6 +45,11 @@ class StreamSettings(Settings):
         ge=1,
         le=10_000,
         description="Rows of the catalogue database's outbox that a relay delivers at once.",
+    )
+    relay: RelayOrder = Field(
+        RelayOrder.OUTBOX,
+        description="How a relay reads the outbox: outbox, by the numbers of its rows; or slot, in the order of the"
+        " commits, through a logical replication slot of PostgreSQL (docs/database.md).",
     )
     worker_metrics_port: int = Field(
         0, ge=0, le=65_535, description="Port of metrics and health of a worker or relay; 0: none."

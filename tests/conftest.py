@@ -26,7 +26,7 @@ from recsys.settings import Settings
 from streaming.log import create_topics
 from streaming.settings import StreamSettings
 from tests.certificates import self_signed
-from tests.databases import emptied, sqlite_url, started
+from tests.databases import SLOT, emptied, sqlite_url, started
 from tests.redis_tls import TlsRedisServer
 
 # A busy machine makes any example slow; pytest-timeout ends tests that hang.
@@ -176,5 +176,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     of a server's URL may only read and write."""
     if request.param == "sqlite":
         return sqlite_url(tmp_path)
+    if request.param == SLOT:
+        return emptied(request.getfixturevalue("postgresql").relay_url)
     server: DatabaseServer = request.getfixturevalue(request.param)
     return emptied(server.url)

@@ -1,6 +1,6 @@
 """Databases for tests: a SQLite file, or a server that the whole test run shares, emptied for each test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,17 @@ from infra.local.databases import DatabaseServer, MariaDbServer, PostgresServer
 from recsys.catalogue_db.connection import connect, database_url
 from recsys.catalogue_db.database import CatalogueDatabase
 from recsys.catalogue_db.migrate import upgrade
+from recsys.catalogue_db.outbox import Outbox
 from recsys.catalogue_db.tables import ITEMS, OUTBOX, USERS
 from recsys.contracts.errors import Unavailable
 from recsys.settings import Settings
 
-SERVERS = {"postgresql": PostgresServer, "mariadb": MariaDbServer}
+SERVERS: dict[str, Callable[[], DatabaseServer]] = {
+    "postgresql": lambda: PostgresServer(slot_log="16MB"),  # a segment of the log
+    "mariadb": MariaDbServer,
+}
+SLOT = "postgresql-slot"  # the same server, with the account of a relay
+WITH_SLOT = pytest.param(SLOT, marks=pytest.mark.database)
 ALL = ["sqlite", *(pytest.param(name, marks=pytest.mark.database) for name in SERVERS)]
 
 
@@ -54,3 +60,10 @@ def sqlite_url(folder: Path) -> str:
 
 def opened(url: str) -> CatalogueDatabase:
     return CatalogueDatabase.of(Settings(database_url=SecretStr(url)))
+
+
+class SlotDatabase(CatalogueDatabase):
+    """Its relays follow a slot."""
+
+    def outbox(self) -> Outbox:
+        return self.slot_outbox()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ Progress = Callable[[str, int], Place | Checkpoint | None]
 
 def gather(settings: Settings, api: str) -> dict[str, Any]:
     """Every part with `reachable`; for Kafka, each topic's records and the lag of its readers; for the database, where
-    there is one, how many changes wait for a relay."""
+    there is one, how many changes wait for a relay, and how much log its slot keeps."""
     found: dict[str, Any] = {
         "home": str(settings.home),
         "embedded": running(settings) is not None,
@@ -63,10 +64,11 @@ def _database(settings: Settings) -> dict[str, Any]:
     try:
         found["url"] = safe(url_of(settings))
         with closing(CatalogueDatabase.of(settings)) as database:
-            waiting = database.outbox().backlog()
+            waiting, slot = database.outbox().backlog(), database.slot_state()
     except RecsysError as error:
         return {"reachable": False, **found, "error": str(error)}
-    return {"reachable": True, **found, "waiting": waiting.rows, "oldest_s": round(waiting.oldest_s, 1)}
+    found |= {"waiting": waiting.rows, "oldest_s": round(waiting.oldest_s, 1)}
+    return {"reachable": True, **found, **({"slot": asdict(slot)} if slot else {})}
 
 
 def _redis(url: str) -> dict[str, Any]:

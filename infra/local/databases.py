@@ -21,6 +21,7 @@ from recsys.contracts.errors import Unavailable
 
 DATABASE = "recsys"
 OWNER, ACCOUNT = "recsys_owner", "recsys_app"  # who creates the tables, and who may only use them
+RELAY = "recsys_relay"  # as ACCOUNT, and may use replication slots
 _ACCOUNTS = ("postgres", "mysql", "nobody")
 
 
@@ -31,11 +32,16 @@ class DatabaseServer(EmbeddedServer):
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(None, port)
-        self._passwords = {name: secrets.token_urlsafe(12) for name in (OWNER, ACCOUNT)}
+        self._passwords = {name: secrets.token_urlsafe(12) for name in (OWNER, ACCOUNT, RELAY)}
 
     @property
     def url(self) -> str:
         return self._url(ACCOUNT)
+
+    @property
+    def relay_url(self) -> str:
+        """As `url`, and may use replication slots, if the server has any."""
+        return self.url
 
     @property
     def owner_url(self) -> str:
@@ -94,6 +100,15 @@ class PostgresServer(DatabaseServer):
     name = "postgresql"
     scheme = "postgresql"
 
+    def __init__(self, port: int = 0, slot_log: str = "") -> None:
+        """`slot_log`: how much log a replication slot may keep, such as "1GB"; "": there are none."""
+        super().__init__(port)
+        self._slot_log = slot_log
+
+    @property
+    def relay_url(self) -> str:
+        return self._url(RELAY) if self._slot_log else self.url
+
     def _create(self) -> None:
         password = self.data / "password"
         password.touch(mode=0o600)
@@ -108,6 +123,8 @@ class PostgresServer(DatabaseServer):
 
     def command(self) -> list[str | Path]:
         options = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+        if self._slot_log:
+            options |= {"wal_level": "logical", "max_slot_wal_keep_size": self._slot_log}
         given = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return self._as_account(_postgres_binary("postgres"), "-D", "data", *given)
 
@@ -122,6 +139,9 @@ class PostgresServer(DatabaseServer):
                 if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                     return True
                 connection.execute(f"CREATE ROLE {ACCOUNT} LOGIN PASSWORD '{self._passwords[ACCOUNT]}'")
+                if self._slot_log:
+                    rights = f"LOGIN REPLICATION PASSWORD '{self._passwords[RELAY]}' IN ROLE {ACCOUNT}"
+                    connection.execute(f"CREATE ROLE {RELAY} {rights}")
                 connection.execute(f"CREATE DATABASE {DATABASE}")
         except psycopg.OperationalError:
             return False

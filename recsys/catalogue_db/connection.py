@@ -151,12 +151,12 @@ def database_errors(url: sa.URL) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise InvalidData(f"the database {safe(url)} refuses a value: {_said(error)}") from None
+        raise InvalidData(f"the database {safe(url)} refuses a value: {said(error)}") from None
     except PoolTimeout:
         raise Unavailable(f"the database {safe(url)}: all {_POOL} connections are in use") from None
     except DBAPIError as error:
         hint = "" if error.connection_invalidated or _is_away(error) else _HINT
-        raise Unavailable(f"the database {safe(url)}: {_said(error)}{hint}") from None
+        raise Unavailable(f"the database {safe(url)}: {said(error)}{hint}") from None
     except SQLAlchemyError as error:
         raise Unavailable(f"the database {safe(url)}: {redact(str(error))}") from None
 
@@ -172,7 +172,7 @@ def _is_away(error: DBAPIError) -> bool:
     )
 
 
-def _said(error: DBAPIError) -> str:
+def said(error: DBAPIError) -> str:
     return " ".join(redact(str(error.orig)).split())
 
 

@@ -19,6 +19,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from recsys.catalogue_db.changes import item_change, item_row, user_change, user_row
 from recsys.catalogue_db.connection import SQLITE, connect, database_errors, is_deadlock, url_of
 from recsys.catalogue_db.outbox import Headers, Outbox
+from recsys.catalogue_db.slot import SlotState, slot_state
+from recsys.catalogue_db.slot_outbox import SlotOutbox
 from recsys.catalogue_db.tables import ITEMS, OUTBOX, USERS, lane_of
 from recsys.catalogue_db.upserts import newest as newest_row
 from recsys.catalogue_db.upserts import replacing
@@ -194,6 +196,14 @@ class CatalogueDatabase:
     def outbox(self) -> Outbox:
         """What waits to be sent; one for each relay."""
         return Outbox(self._engine)
+
+    def slot_outbox(self) -> SlotOutbox:
+        """The same in the order of the commits. Raises `InvalidConfig`: it is not PostgreSQL."""
+        return SlotOutbox(self._engine)
+
+    def slot_state(self) -> SlotState | None:
+        """Of the slot that `slot_outbox` has made; None: there is none."""
+        return slot_state(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()

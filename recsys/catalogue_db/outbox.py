@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -43,6 +44,7 @@ class Claim:
 
     def __init__(self, messages: Sequence[Message], connection: sa.Connection, url: sa.URL) -> None:
         self.messages = messages
+        self.is_delivered = False
         self._connection = connection
         self._url = url
 
@@ -59,6 +61,7 @@ class Claim:
                 sa.delete(OUTBOX).where(OUTBOX.c.id.in_([m.number for m in self.messages]))
             )
             self._connection.commit()
+        self.is_delivered = True
 
 
 class Outbox:
@@ -85,7 +88,7 @@ class Outbox:
             self._engine.connect() as connection,
         ):
             lanes = self._lock_lanes(connection) if is_mine else []
-            messages = _oldest(connection, lanes, most) if lanes else []
+            messages = oldest(connection, lanes, most) if lanes else []
             if self._engine.dialect.name == SQLITE or not messages:
                 connection.rollback()
             yield Claim(messages, connection, self._engine.url)
@@ -125,9 +128,12 @@ class _FileLock:
         self._file.close()
 
 
-def _oldest(connection: sa.Connection, lanes: Sequence[int], most: int) -> list[Message]:
+def oldest(connection: sa.Connection, lanes: Sequence[int], most: int) -> list[Message]:
+    """The first rows of these lanes by their numbers."""
     rows = sa.select(OUTBOX).where(OUTBOX.c.lane.in_(lanes)).order_by(OUTBOX.c.id).limit(most)
-    return [
-        Message(row.id, row.topic, row.key, row.value, [(n, c.encode("latin-1")) for n, c in row.headers])
-        for row in connection.execute(rows)
-    ]
+    return [message_of(row) for row in connection.execute(rows)]
+
+
+def message_of(row: sa.Row[Any]) -> Message:
+    headers = [(name, content.encode("latin-1")) for name, content in row.headers]
+    return Message(row.id, row.topic, row.key, row.value, headers)

@@ -1,4 +1,5 @@
-"""The relay on SQLite and a log in memory that can be switched off; `recsys drill db` runs it on real servers."""
+"""The relay on SQLite, on PostgreSQL with a slot, and a log in memory that can be switched off; `recsys drill db` runs
+it on real servers."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -6,15 +7,17 @@ from pathlib import Path
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
+from recsys.catalogue_db.connection import connect, database_url
 from recsys.catalogue_db.database import CatalogueDatabase
 from recsys.catalogue_db.outbox import Backlog, Claim
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig, InvalidEvent, Unavailable
 from recsys.contracts.types import Item, Topic, User
 from streaming.relay import Relay, RelayMetrics, Totals, main
-from streaming.settings import StreamSettings
-from tests.databases import opened, sqlite_url
+from streaming.settings import RelayOrder, StreamSettings
+from tests.databases import SLOT, WITH_SLOT, SlotDatabase, emptied, opened, sqlite_url
 
 Record = tuple[str, str, bytes, Sequence[tuple[str, bytes]]]
 
@@ -62,9 +65,13 @@ class Sink:
             raise Unavailable("not acknowledged")
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[CatalogueDatabase]:
-    made = opened(sqlite_url(tmp_path))
+@pytest.fixture(params=["sqlite", WITH_SLOT])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CatalogueDatabase]:
+    if request.param == SLOT:
+        url = emptied(request.getfixturevalue("postgresql").relay_url)
+        made: CatalogueDatabase = SlotDatabase(connect(database_url(url, tmp_path)))
+    else:
+        made = opened(sqlite_url(tmp_path))
     yield made
     made.close()
 
@@ -204,3 +211,9 @@ def test_a_scrape_asks_what_waits_and_says_nothing_while_the_database_is_away(
 def test_a_relay_needs_a_database() -> None:
     with pytest.raises(InvalidConfig, match="RECSYS_DATABASE_URL"):
         main(StreamSettings(kafka_bootstrap="127.0.0.1:1"), threading.Event())
+
+
+def test_a_slot_needs_a_database_that_has_slots(tmp_path: Path) -> None:
+    settings = StreamSettings(home=tmp_path, database_url=SecretStr("sqlite"), relay=RelayOrder.SLOT)
+    with pytest.raises(InvalidConfig, match="needs PostgreSQL"):
+        main(settings, threading.Event())

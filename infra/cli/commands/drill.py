@@ -9,7 +9,7 @@ from infra.cli.options import refuse
 from infra.evaluation.fault_injection.database import Database
 from infra.local.redis_replicas import Failover
 from infra.terminal import JsonFlag, QuickFlag, console, finish, print_json, print_table
-from streaming.settings import Engine
+from streaming.settings import Engine, RelayOrder
 
 if TYPE_CHECKING:
     from infra.evaluation.fault_injection.hostile.attacks import Attack
@@ -61,10 +61,14 @@ def stream(
 
 @app.command()
 def db(
+    ctx: typer.Context,
     seed: Seed = 0,
     database: Annotated[
         Database, typer.Option(help="The server that is started and killed.")
     ] = Database.POSTGRESQL,
+    relay: Annotated[
+        RelayOrder, typer.Option(help="How the relays read the outbox; slot: PostgreSQL only.")
+    ] = RelayOrder.OUTBOX,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -75,7 +79,9 @@ def db(
     """
     from infra.evaluation.fault_injection.database.drill import DatabaseDrill, run
 
-    finish(run(DatabaseDrill.quick(seed, database) if quick else DatabaseDrill(seed, database)), as_json)
+    refuse(ctx, database is not Database.POSTGRESQL, ["relay"], "only PostgreSQL has slots; leave it out")
+    size = DatabaseDrill.quick if quick else DatabaseDrill
+    finish(run(size(seed, database, relay)), as_json)
 
 
 @app.command()

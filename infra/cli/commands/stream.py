@@ -105,7 +105,8 @@ def archive(accept_gap: AcceptGap = False, as_json: JsonFlag = False) -> None:
 def relay(as_json: JsonFlag = False) -> None:
     """Deliver changes of items and users from the database's outbox to Kafka until Ctrl-C, in the order of each id.
 
-    Any number of relays may run: they share the work, and one takes over from another that has ended.
+    Any number of relays may run: they share the work, and one takes over from another that has ended. With
+    RECSYS_RELAY=slot, one at a time delivers, in the order of the commits (PostgreSQL only).
 
     Example: recsys stream relay
     """

@@ -37,10 +37,12 @@ from recsys.contracts.types import Topic
 from recsys.result import Goal, Result
 from recsys.settings import Settings
 from serving.engine.item_feed import ItemFeed
+from streaming.settings import RelayOrder
 
 RELAYS = 2
 _TIMEOUT_S = 300.0
 _FROZEN_S = 2.0
+_SLOT_LOG = "1GB"
 _SETTLE_S = 2.0  # before latencies are measured: processes start
 _FEED_S = 10.0  # for the item feed, once the store has everything
 _NEVER = ("never_recommendable", "lost", "reordered", "stale_last", "wrong_in_store")
@@ -60,6 +62,7 @@ class DatabaseDrill:
 
     seed: int = 0
     database: Database = Database.POSTGRESQL
+    relay: RelayOrder = RelayOrder.OUTBOX
     changes: int = 100_000
     rate: float = 1_000.0
     repeats: int = 17  # of each of four faults; freezing a broker in memory counts as no kill
@@ -72,10 +75,10 @@ class DatabaseDrill:
     is_quick: bool = False
 
     @classmethod
-    def quick(cls, seed: int, database: Database) -> "DatabaseDrill":
+    def quick(cls, seed: int, database: Database, relay: RelayOrder = RelayOrder.OUTBOX) -> "DatabaseDrill":
         # fmt: off
         return cls(
-            seed, database, changes=2_000, rate=800.0, repeats=1, advance=200, items=400, burst=2_000,
+            seed, database, relay, changes=2_000, rate=800.0, repeats=1, advance=200, items=400, burst=2_000,
             latency_s=1.0, control=300, is_quick=True,
         )
         # fmt: on
@@ -83,15 +86,21 @@ class DatabaseDrill:
 
 def run(config: DatabaseDrill) -> Result:
     """Run all phases. Raises `Unavailable`: a server is not installed, or something did not recover."""
-    server = {Database.POSTGRESQL: PostgresServer, Database.MARIADB: MariaDbServer}[config.database]()
     with ExitStack() as opened:
-        opened.enter_context(server)
+        server = opened.enter_context(_server(config))
         upgrade(database_url(server.owner_url, Path()))
         server.grant()
-        rig = opened.enter_context(StreamRig(Persistence.AOF, {"RECSYS_DATABASE_URL": server.url}))
+        environ = {"RECSYS_DATABASE_URL": server.relay_url, "RECSYS_RELAY": config.relay.value}
+        rig = opened.enter_context(StreamRig(Persistence.AOF, environ))
         settings = Settings(database_url=SecretStr(server.url))
         database = opened.enter_context(closing(CatalogueDatabase.of(settings)))
         return _Run(config, server, rig, database).result()
+
+
+def _server(config: DatabaseDrill) -> DatabaseServer:
+    if config.database is Database.MARIADB:
+        return MariaDbServer()
+    return PostgresServer(slot_log=_SLOT_LOG if config.relay is RelayOrder.SLOT else "")
 
 
 class _Run:
@@ -140,7 +149,7 @@ class _Run:
     def _notes(self) -> list[str]:
         notes = [
             f"{self._config.database} with its defaults for durability; Redis with appendfsync everysec;"
-            f" {RELAYS} relays, one worker, all on this machine"
+            f" {RELAYS} relays ({self._config.relay}), one worker, all on this machine"
         ]
         if not self._is_durable:
             notes.append(
