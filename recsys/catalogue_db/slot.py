@@ -107,4 +107,4 @@ def slot_rights(url: sa.URL) -> Iterator[None]:
 
 
 def _version(connection: sa.Connection) -> int:
-    return (connection.dialect.server_version_info or (0,))[0]
+    return int((connection.dialect.server_version_info or (0,))[0])
