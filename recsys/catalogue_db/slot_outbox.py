@@ -18,12 +18,13 @@ import structlog
 
 from recsys.catalogue_db.connection import database_errors
 from recsys.catalogue_db.outbox import Claim, Message, Outbox, message_of, oldest
-from recsys.catalogue_db.slot import PUBLICATION, drop_slot, make_slot, rename_slot, slot_rights, usable_slot
+from recsys.catalogue_db.slot import drop_slot, make_slot, rename_slot, slot_rights, usable_slot
+from recsys.catalogue_db.slot_changes import Transaction, first, read
 from recsys.catalogue_db.tables import LANES, OUTBOX, OUTBOX_LANES
 from recsys.contracts.errors import InvalidConfig
 
 _LOCK = crc32(b"recsys stream relay")
-_ROWS = 3  # that the slot tells of a transaction with one change: begin, insert, commit
+_BATCHES = 10  # are read at once: each reading begins far back in the log
 
 # Reading the log takes as long as it takes: a statement that is cancelled would begin at the same place again.
 _BEGIN = sa.text("""
@@ -36,23 +37,18 @@ _MOVE = sa.text("""
 SELECT pg_replication_slot_advance(slot_name, CAST(:to AS pg_lsn)) FROM pg_replication_slots
 WHERE slot_name = :slot AND confirmed_flush_lsn < CAST(:to AS pg_lsn)
 """)
-_PEEK = sa.text("""
-SELECT lsn::text, xid::text::bigint, substring(data FOR 40)
-FROM pg_logical_slot_peek_binary_changes(
-  :slot, CAST(:upto AS pg_lsn), CAST(:rows AS int), 'proto_version', '1', 'publication_names', :publication)
-""")
-_SNAPSHOT = sa.text("SELECT pg_current_snapshot()::text")
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
+    """Messages, and what is true once they are delivered."""
+
     messages: Sequence[Message] = ()
-    position: str = (
-        ""  # in the log: once the messages are delivered, nothing before it is needed; "": unknown
-    )
-    is_last_by_number: bool = False  # once they are delivered, the new slot tells everything that waits
+    position: str = ""  # in the log: nothing before it is needed; "": unknown
+    rest: Sequence[Transaction] = ()  # what the slot has told of what follows
+    is_last_by_number: bool = False  # the new slot tells everything that waits
 
 
 class SlotOutbox(Outbox):
@@ -67,24 +63,24 @@ class SlotOutbox(Outbox):
             )
         super().__init__(engine)
         self._slot = ""  # its name, once the server is known to allow it
-        self._position = ""  # after the last batch that was delivered
+        self._done = _Batch()  # the last one that was delivered
 
     @contextmanager
     def claim(self, most: int) -> Iterator[Claim]:
         """The next rows in the order of their commits: whole transactions, until they have `most` rows. Nothing, while
         another relay is at work. What was not `delivered` is delivered again."""
         # forgotten if anything fails: the next connection may be to another server, with another log
-        position, self._position = self._position, ""
+        done, self._done = self._done, _Batch()
         with database_errors(self._engine.url), self._engine.connect() as connection:
             with slot_rights(self._engine.url):
                 self._slot = self._slot or usable_slot(connection)
-                batch = self._next(connection, most, position)
+                batch = self._next(connection, most, done.position, done.rest)
             if not batch.messages:
                 connection.rollback()
             claim = Claim(batch.messages, connection, self._engine.url)
             yield claim
             if claim.is_delivered or not batch.messages:
-                self._position = batch.position
+                self._done = batch
                 if batch.is_last_by_number:
                     self._follow_new(connection)
 
@@ -96,7 +92,9 @@ class SlotOutbox(Outbox):
     def _begin(self, connection: sa.Connection) -> sa.Row[Any]:
         return connection.execute(_BEGIN, {"lock": _LOCK, "slot": self._slot, "new": self._new}).one()
 
-    def _next(self, connection: sa.Connection, most: int, position: str) -> _Batch:
+    def _next(
+        self, connection: sa.Connection, most: int, position: str, told: Sequence[Transaction]
+    ) -> _Batch:
         now = self._begin(connection)
         if not now.is_mine:
             return _Batch()
@@ -104,37 +102,21 @@ class SlotOutbox(Outbox):
             self._prepare(connection, now.status, now.new_status)
             waiting = oldest(connection, range(LANES), most) if _lock_lanes(connection) else None
             return _Batch() if waiting is None else _Batch(waiting, is_last_by_number=len(waiting) < most)
-        if now.flushed == position:
-            return _Batch((), position)
         while True:
-            if position:
-                connection.execute(_MOVE, {"slot": self._slot, "to": position})
-            numbers, position = self._told(connection, most, now.flushed)
+            if not told:
+                if position == now.flushed:
+                    return _Batch((), position)
+                if position:
+                    connection.execute(_MOVE, {"slot": self._slot, "to": position})
+                told = read(connection, self._slot, now.flushed, _BATCHES * most)
+                if not told:
+                    return _Batch()
+            numbers, position, told = first(told, most)
             if numbers and not _lock_lanes(connection):
                 return _Batch()
             messages = _with_numbers(connection, numbers)
-            if messages or position in ("", now.flushed):  # else all of these are gone
-                return _Batch(messages, position)
-
-    def _told(self, connection: sa.Connection, most: int, flushed: str) -> tuple[list[int], str]:
-        """Numbers of rows in the order of their commits, and the position after them ("": unknown)."""
-        asked = {"slot": self._slot, "upto": flushed, "rows": _ROWS * most, "publication": PUBLICATION}
-        rows = connection.execute(_PEEK, asked).all()
-        snapshot = Snapshot(connection.execute(_SNAPSHOT).scalar_one())
-        numbers: list[int] = []
-        of_transaction: list[int] = []
-        position = ""
-        for lsn, xid, data in rows:
-            if data[:1] == b"I":
-                of_transaction.append(_number(data))
-            elif data[:1] == b"C":
-                if not snapshot.sees(xid):
-                    return numbers, position
-                numbers += of_transaction
-                of_transaction, position = [], lsn
-                if len(numbers) >= most:
-                    return numbers, position
-        return numbers, position if len(rows) >= _ROWS * most else flushed
+            if messages:
+                return _Batch(messages, position, told)
 
     def _prepare(self, connection: sa.Connection, status: str | None, new_status: str | None) -> None:
         """See to it that there is a new slot, which has its final name later."""
@@ -157,25 +139,6 @@ class SlotOutbox(Outbox):
         connection.rollback()
 
 
-class Snapshot:
-    """Which transactions the next statement sees. A commit is in the log before others see its rows, and with a
-    synchronous standby long before.
-
-    >>> [Snapshot("740:744:741,743").sees(xid) for xid in (739, 741, 742, 743, 744)]
-    [True, False, True, False, False]
-    """
-
-    def __init__(self, text: str) -> None:
-        """`text`: "xmin:xmax:running", transactions of 64 bits."""
-        _, end, running = text.split(":")
-        self._end = int(end)
-        self._running = {int(xid) % 2**32 for xid in running.split(",") if xid}
-
-    def sees(self, xid: int) -> bool:
-        """`xid`: the lower 32 bits."""
-        return (xid - self._end) % 2**32 >= 2**31 and xid not in self._running
-
-
 def _lock_lanes(connection: sa.Connection) -> bool:
     """False: a relay without a slot holds some."""
     free = sa.select(OUTBOX_LANES.c.lane).with_for_update(skip_locked=True)
@@ -189,9 +152,3 @@ def _with_numbers(connection: sa.Connection, numbers: Sequence[int]) -> list[Mes
     rows = connection.execute(sa.select(OUTBOX).where(OUTBOX.c.id.in_(numbers)))
     found = {row.id: message_of(row) for row in rows}
     return [found[number] for number in numbers if number in found]
-
-
-def _number(insert: bytes) -> int:
-    """The first column of pgoutput's message: I, relation (4 bytes), N, columns (2), t, length (4), text."""
-    length = int.from_bytes(insert[9:13], "big")
-    return int(insert[13 : 13 + length])

@@ -18,7 +18,8 @@ from recsys.catalogue_db.connection import database_url as parsed
 from recsys.catalogue_db.database import CatalogueDatabase
 from recsys.catalogue_db.outbox import Outbox
 from recsys.catalogue_db.slot import usable_slot
-from recsys.catalogue_db.slot_outbox import SlotOutbox, Snapshot
+from recsys.catalogue_db.slot_changes import Snapshot
+from recsys.catalogue_db.slot_outbox import SlotOutbox
 from recsys.catalogue_db.tables import OUTBOX, lane_of
 from recsys.contracts.changes import ItemChange, UserChange
 from recsys.contracts.errors import InvalidConfig
