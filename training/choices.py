@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 RANK_EPOCHS = 4
-PRIVATE_EPOCHS = 5  # fewer are too few steps, more cost too much noise
+PRIVATE_EPOCHS = 5  # of the ranker; fewer are too few steps, more cost too much noise
+PRIVATE_TWO_TOWER_EPOCHS = 20
 NEWEST_EXAMPLES = 2_000_000  # that `recsys evaluate rank` reads, at most: memory is bounded
 # `recsys demo`, `quickstart` and the notebook: enough to beat popularity by far, in minutes on two cores.
 QUICK_RANK_EPOCHS = 2
@@ -68,6 +69,13 @@ class RankProtocol(StrEnum):
 
     KUAIRAND = "kuairand"  # the published days and features of the KuaiRand-Pure slice
     TEMPORAL = "temporal"  # 80/10/10 by time, of any log
+
+
+class PrivateModel(StrEnum):
+    """What `recsys train private` trains."""
+
+    RANKER = "ranker"
+    TWO_TOWER = "two-tower"
 
 
 class Augmentation(StrEnum):

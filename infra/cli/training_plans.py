@@ -10,12 +10,15 @@ from recsys.datasets.catalogue import items_path, users_path
 from recsys.features.definitions import FEATURES
 from recsys.models.two_tower import TwoTowerShape
 from recsys.settings import Settings
+from training.choices import PRIVATE_EPOCHS
 from training.compression.configs import ladder_folder, lake_ladder
 from training.compression.ladder import LadderConfig
 from training.config import Config
 from training.federated.config import FederatedConfig
-from training.private.loop import PrivateLoop
+from training.private.ranker import RankerLoop
 from training.private.train import PrivateTraining
+from training.private.train_two_tower import PrivateTwoTower
+from training.private.two_tower import TwoTowerLoop
 from training.ranker.clean import Cleaning
 from training.ranker.loop import LoopConfig
 from training.ranker.train import RankerTraining
@@ -42,7 +45,7 @@ RANK_DECIDED = {
     "model.offset": _TASTE,
 }
 PRIVATE_DECIDED = {
-    **dict.fromkeys(("examples", "items", "out"), _HOME),
+    **dict.fromkeys(("examples", "sequences", "items", "out"), _HOME),
     "n_features": RANK_DECIDED["n_features"],
     "loop.delta": "RECSYS_PRIVACY_DELTA says it, for the whole ledger",
 }
@@ -154,14 +157,33 @@ def rank_plan(
 
 
 def private_plan(
-    settings: Settings, epsilon: float, epochs: int, seed: int, given: Mapping[str, str]
+    settings: Settings, epsilon: float, epochs: int | None, seed: int, given: Mapping[str, str]
 ) -> Planned[PrivateTraining]:
+    """Of the ranker. `epochs`: None for the default."""
     config = PrivateTraining(
         n_features=FEATURES.dimension,
         examples=settings.features / "examples",
         items=items_path(settings.lake),
         out=settings.home / "work" / "ranker",
-        loop=PrivateLoop(epsilon=epsilon, delta=settings.privacy_delta, epochs=epochs),
+        loop=RankerLoop(
+            epsilon=epsilon, delta=settings.privacy_delta, epochs=PRIVATE_EPOCHS if epochs is None else epochs
+        ),
+        seed=seed,
+    )
+    return Planned(config, PRIVATE_DECIDED, given=given)
+
+
+def private_two_tower_plan(
+    settings: Settings, epsilon: float, epochs: int | None, seed: int, given: Mapping[str, str]
+) -> Planned[PrivateTwoTower]:
+    """As `private_plan`."""
+    loop = TwoTowerLoop(epsilon=epsilon, delta=settings.privacy_delta)
+    config = PrivateTwoTower(
+        sequences=settings.features / "sequences",
+        items=items_path(settings.lake),
+        examples=settings.features / "examples",
+        out=settings.home / "work" / "two_tower",
+        loop=loop if epochs is None else loop.replace(epochs=epochs),
         seed=seed,
     )
     return Planned(config, PRIVATE_DECIDED, given=given)

@@ -26,7 +26,10 @@ from training.nightly.ranker import NIGHT, RankerUpdate
 from training.nightly.update import nights_since_full, update_ranker, update_two_tower
 from training.privacy.ledger import Ledger
 from training.private import train as train_private_ranker
-from training.private.train import PrivateTraining, is_private
+from training.private import train_two_tower as train_private_towers
+from training.private.train import PrivateTraining
+from training.private.train_two_tower import PrivateTwoTower
+from training.private.work_folder import is_private
 from training.publish import PublishConfig
 from training.ranker import train as train_ranker
 from training.ranker.loop import LoopConfig
@@ -46,11 +49,12 @@ def train_nightly(
     An update continues with the configuration that yesterday's models were trained with.
     """
     towers, ranker = _work(settings, "two_tower"), _work(settings, "ranker")
-    if is_private(ranker):
-        raise InvalidConfig(
-            f"{ranker}: trained privately, and a night has no noise; train it with `recsys train private`, or"
-            " without privacy with `recsys train all`"
-        )
+    for work in (towers, ranker):
+        if is_private(work):
+            raise InvalidConfig(
+                f"{work}: trained privately, and a night has no noise; train it with `recsys train private`, or"
+                " without privacy with `recsys train all`"
+            )
     if full or nights_since_full(towers, ranker) + 1 >= full_every:
         train_recall(settings, plan.recall, fresh=False)
         figures = train_compressed(settings, plan.rank, fresh=False)
@@ -198,13 +202,16 @@ def train_rank(settings: Settings, config: RankerTraining, fresh: bool) -> dict[
     return {**report.metrics, **{f"left out: {reason}": n for reason, n in report.removed.items()}}
 
 
-def train_private(settings: Settings, config: PrivateTraining) -> dict[str, object]:
-    with epochs_bar("ranker") as progress:
-        done = train_private_ranker.main(
-            config,
-            ledger(settings),
-            lambda step, steps: progress("fit", config.loop.epochs * step / steps, config.loop.epochs),
-        )
+def train_private(settings: Settings, config: PrivateTraining | PrivateTwoTower) -> dict[str, object]:
+    with epochs_bar("private") as progress:
+
+        def report(step: int, steps: int) -> None:
+            progress("fit", config.loop.epochs * step / steps, config.loop.epochs)
+
+        if isinstance(config, PrivateTwoTower):
+            done = train_private_towers.main(config, ledger(settings), report)
+        else:
+            done = train_private_ranker.main(config, ledger(settings), report)
     return {**done.metrics, **done.privacy, "epsilon of the ledger": done.spent}
 
 

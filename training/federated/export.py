@@ -16,7 +16,6 @@ from scipy.sparse.linalg import lsmr
 
 from recsys.contracts.errors import InvalidBundle
 from recsys.models.attributes import hash_attributes
-from recsys.models.encoding import N_GAPS, N_TYPES
 from recsys.recall.compiled_tower import KERNEL
 from recsys.recall.two_tower import GAPS, HISTORY, ITEMS, OUTPUT, TYPES, UserTower, gathered
 from recsys.result import to_json
@@ -24,15 +23,12 @@ from training.federated.streams import Stream
 from training.federated.tower import PooledTower
 from training.federated.train import FederatedResult
 from training.onnx_export import export_traced
-from training.two_tower.cooccurrence import filled_up
-from training.two_tower.export import GOLDEN_CASES, TOLERANCE, USER_TOWER
+from training.two_tower.export import TOLERANCE, USER_TOWER, TowerInputs, invented_inputs, nearest_items
 from training.two_tower.warm_start import SUMMARY
 from training.warm_start import WARM_START
 
 _BUCKETS = 4096  # of hashed attributes
 _DAMPING = 0.5  # of the attributes' fit: words of few items stay short
-
-TowerInputs = dict[str, NDArray[np.int64]]
 
 
 def main(result: FederatedResult, work: Path, neighbours: int = 50, served_length: int = 50) -> Path:
@@ -46,19 +42,18 @@ def main(result: FederatedResult, work: Path, neighbours: int = 50, served_lengt
         InvalidBundle: the exported tower does not compute what torch computes.
     """
     work.mkdir(parents=True, exist_ok=True)
-    for name in (KERNEL, WARM_START):  # of another training; the next night trains in full
+    for name in (KERNEL, SUMMARY, WARM_START):  # of another training; the next night trains in full
         (work / name).unlink(missing_ok=True)
     vectors, tower = result.vectors, PooledTower(result.config.shape).eval()
     export_pooled(tower, vectors.shape[1], work / USER_TOWER)
-    golden = golden_inputs(len(vectors), served_length, result.config.seed)
+    golden = invented_inputs(len(vectors), Stream.GOLDEN.rng(result.config.seed), served_length)
     expected = check_tower(tower, work / USER_TOWER, vectors, golden)
     arrays = {f"user_tower/in/{name}": array for name, array in golden.items()}
     save_file(arrays | {f"user_tower/out/{OUTPUT}": expected}, work / "golden.safetensors")
     save_file(
         {"vectors": vectors, "attributes": attribute_vectors(result)}, work / "item_vectors.safetensors"
     )
-    none = np.full((len(vectors), neighbours), -1, np.int32)
-    similar, scores = filled_up(none, np.zeros(none.shape, np.float32), vectors)
+    similar, scores = nearest_items(vectors, neighbours)
     save_file({"neighbours": similar, "scores": scores}, work / "item_to_item.safetensors")
     popular = np.maximum(result.seen_by, int(not result.seen_by.any())).astype(np.float32)
     order = np.argsort(-popular, kind="stable").astype(np.int32)
@@ -77,15 +72,6 @@ def export_pooled(tower: PooledTower, dim: int, path: Path) -> None:
     numbers = [torch.ones(2, 3, dtype=torch.int64) for _ in (TYPES, GAPS)]
     inputs = dict(zip((ITEMS, TYPES, GAPS), (torch.ones(2, 3, dim), *numbers), strict=True))
     export_traced(tower, path, inputs, [OUTPUT], {name: {0: "batch", 1: "length"} for name in inputs})
-
-
-def golden_inputs(n_items: int, length: int, seed: int) -> TowerInputs:
-    """An empty history and random ones of several lengths: arrays (cases, length)."""
-    rng = Stream.GOLDEN.rng(seed)
-    sizes = np.linspace(0, length, GOLDEN_CASES).astype(np.int64)
-    real = np.arange(length) >= length - sizes[:, None]
-    highest = {HISTORY: n_items + 1, TYPES: N_TYPES, GAPS: N_GAPS}
-    return {name: rng.integers(1, end, real.shape) * real for name, end in highest.items()}
 
 
 def check_tower(

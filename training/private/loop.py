@@ -1,30 +1,26 @@
-"""DP-SGD by user (Abadi et al. 2016, McMahan et al. 2018): the ranker's weights hide whether any one user was there.
+"""DP-SGD by user (Abadi et al. 2016, McMahan et al. 2018): a model's weights hide whether any one user was there.
 
 Each step samples users, adds up their clipped gradients with Gaussian noise, and moves the weights. Steps are as many
 as planned: stopping at the best validation score would be another look at the users.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from recsys.contracts.errors import InvalidConfig
-from recsys.contracts.types import Head
-from recsys.models.ranker import Ranker
 from training.choices import PRIVATE_EPOCHS
 from training.config import Config
 from training.optim import warmup_cosine
 from training.privacy.accounting import UNIT, Spend, check_delta, combined, epsilon_of, noise_for
 from training.privacy.randomness import Randomness
-from training.private.gradients import Sums, check, table_names, user_gradients
+from training.private.gradients import Learner, Sums
 from training.private.selection import rounded, selected_rows
-from training.private.users import UserRows
-from training.ranker.dataset import RankExamples
 
 
 class PrivateLoop(Config):
@@ -36,7 +32,6 @@ class PrivateLoop(Config):
     delta: float = Field(1e-6, gt=0, lt=0.01, description="Below one over the number of users.")
     epochs: int = Field(PRIVATE_EPOCHS, ge=1, description="How often a user is sampled, on average.")
     users_per_step: int = Field(1024, ge=1, description="On average; larger hides better in the noise.")
-    rows_per_user: int = Field(32, ge=1, description="Newest rows of a user, at most.")
     clip: float = Field(1.0, gt=0, description="Norm of a user's gradient, at most.")
     learning_rate: float = Field(4e-2, ge=0, description="Peak learning rate of Adam.")
     statistics_noise: float = Field(5.0, gt=0, description="Noise multiplier of the inputs' statistics.")
@@ -45,10 +40,6 @@ class PrivateLoop(Config):
     )
     selection_threshold: float = Field(
         2.0, description="Standard deviations of that noise that a row must reach to be changed."
-    )
-    loss_weights: Mapping[Head, float] = Field(
-        {Head.CLICK: 1.0, Head.CONVERSION: 1.0, Head.LIKE: 0.5, Head.DWELL: 0.3},
-        description="Weights of the losses.",
     )
 
 
@@ -102,8 +93,7 @@ def plan(loop: PrivateLoop, users: int) -> Plan:
 
 
 def fit_private(
-    model: Ranker,
-    train: RankExamples,
+    learner: Learner,
     planned: Plan,
     randomness: Randomness,
     report: Callable[[int, int], None] = lambda step, steps: None,
@@ -114,21 +104,18 @@ def fit_private(
         share of the sampled users whose gradient was clipped; a fact of the data, so it is not published.
 
     Raises:
-        InvalidConfig: the model cannot be trained so, or the plan is of other users.
+        InvalidConfig: the plan is of other users.
     """
-    check(model.config)
-    loop, rows = planned.loop, UserRows(train, planned.loop.rows_per_user)
-    if len(rows) != planned.users:
-        raise InvalidConfig(f"a plan for {planned.users:,} users, but {len(rows):,} have rows")
+    model, loop = learner.model, planned.loop
+    if len(learner) != planned.users:
+        raise InvalidConfig(f"a plan for {planned.users:,} users, but {len(learner):,} have data")
     model.train()
-    optimizers = _optimizers(model, loop)
+    optimizers = _optimizers(model, learner.tables, loop)
     average, clipped, sampled = AveragedModel(model), 0, 0
     for step in range(planned.steps):
-        users = np.flatnonzero(randomness.uniform(len(rows)) < planned.sample_rate)
-        sums = Sums.of(model)
-        for block in rows.blocks(users):
-            sums.add(user_gradients(model, block, loop.loss_weights), loop.clip)
-        _set_gradients(model, noisy(sums, planned, randomness), planned.sample_rate * len(rows))
+        users = np.flatnonzero(randomness.uniform(len(learner)) < planned.sample_rate)
+        sums = Sums.of(learner, users, loop.clip)
+        _set_gradients(model, noisy(sums, planned, randomness), planned.sample_rate * len(learner))
         rate = loop.learning_rate * warmup_cosine(step, 0.05 * planned.steps, step / planned.steps)
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = rate
@@ -164,9 +151,9 @@ def noisy(sums: Sums, planned: Plan, randomness: Randomness) -> Noisy:
     return Noisy({name: with_noise(total) for name, total in sums.dense.items()}, tables)
 
 
-def _optimizers(model: Ranker, loop: PrivateLoop) -> list[torch.optim.Optimizer]:
+def _optimizers(model: nn.Module, names: Sequence[str], loop: PrivateLoop) -> list[torch.optim.Optimizer]:
     """A table's rows move only when they are chosen."""
-    tables = {f"{name}.weight" for name in table_names(model)}
+    tables = {f"{name}.weight" for name in names}
     sparse = [p for name, p in model.named_parameters() if name in tables]
     dense = [p for name, p in model.named_parameters() if name not in tables]
     return [
@@ -175,7 +162,7 @@ def _optimizers(model: Ranker, loop: PrivateLoop) -> list[torch.optim.Optimizer]
     ]
 
 
-def _set_gradients(model: Ranker, found: Noisy, users: float) -> None:
+def _set_gradients(model: nn.Module, found: Noisy, users: float) -> None:
     """Per user that a step samples on average, which is not the number that it did sample."""
     parameters = dict(model.named_parameters())
     for name, total in found.dense.items():

@@ -6,18 +6,16 @@ record by which a night would continue without noise. The model reads features o
 catalogue; counts of other users' events on an item are constant to it, unless `item_counts` takes them as public.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import MS_PER_SECOND
 from recsys.features.aggregates import Entity
 from recsys.features.definitions import FEATURES
@@ -25,17 +23,16 @@ from recsys.features.drift import HISTOGRAMS
 from recsys.features.feature_set import FeatureSet
 from recsys.items.item_table import read_items
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
-from recsys.operator_files import read_json
 from recsys.ranking.taste import TASTE
 from recsys.ranking.uncertainty import UNCERTAINTY
 from training.config import Config
-from training.features.trust import TRUST, Judgement
 from training.privacy.ledger import Ledger
 from training.privacy.randomness import Randomness, SecureRandomness
-from training.private.gradients import check
-from training.private.loop import PrivateLoop, fit_private, plan
+from training.private.loop import fit_private, plan
+from training.private.ranker import RankerLearner, RankerLoop, check
 from training.private.statistics import Statistics, private_statistics
-from training.ranker.artifacts import CALIBRATION, SUMMARY, save_trained
+from training.private.work_folder import PrivateReport, pay, trust_left_out
+from training.ranker.artifacts import CALIBRATION, save_trained
 from training.ranker.dataset import (
     ItemFields,
     RankExamples,
@@ -85,18 +82,9 @@ class PrivateTraining(Config):
     )
     validation: float = Field(0.1, gt=0, lt=1, description="That share.")
     model: RankerConfig = Field(SMALL, description="Size of the model.")
-    loop: PrivateLoop = Field(PrivateLoop(), description="How private, how long and how fast.")
+    loop: RankerLoop = Field(RankerLoop(), description="How private, how long and how fast.")
     seed: int = Field(0, ge=0, description="Of the first weights. Samples and noise have none.")
     threads: int = Field(1, ge=1, description="Threads of torch.")
-
-
-@dataclass(frozen=True)
-class PrivateReport:
-    """metrics: of the validation rows. privacy: as in the manifest. spent: epsilon of the whole ledger."""
-
-    metrics: Mapping[str, float]
-    privacy: Mapping[str, float | int | str]
-    spent: float
 
 
 def main(
@@ -125,12 +113,7 @@ def main(
     train, validation = _split(config, rows)
 
     planned = plan(config.loop, len(np.unique(train.users)))
-    if is_private(config.out) and not ledger.path.exists():
-        raise InvalidData(
-            f"{ledger.path} is missing, though {config.out} was trained privately: what was spent is not known; restore"
-            " the ledger, or train without privacy first if no one has seen that model"
-        )
-    spent = ledger.spend("ranker", planned.spends)
+    spent = pay(ledger, "ranker", planned.spends, config.out)
     read = range(config.n_features) if config.item_counts else own_columns(FEATURES)
     statistics = private_statistics(
         train.features, train.users, read, config.model.bins, config.loop.statistics_noise, draws
@@ -138,7 +121,7 @@ def main(
     seed_everything(config.seed)
     facts = item_fields(items, config.item_attributes)
     ranker = Ranker(config.model, ranker_data(len(items), facts, statistics))
-    fit_private(ranker, train, planned, draws, report)
+    fit_private(RankerLearner(ranker, train, config.loop), planned, draws, report)
 
     for not_private in (CALIBRATION, UNCERTAINTY, HISTOGRAMS, TASTE, WARM_START):
         (config.out / not_private).unlink(missing_ok=True)  # of an earlier training
@@ -168,18 +151,7 @@ def _assumed(config: PrivateTraining) -> Iterator[str]:
         yield "counts of all users on an item"
     if any(pc.any(part["sampled"]).as_py() for part in sampled_flags(config.examples)):
         yield "which rows were drawn"
-    if (config.examples / TRUST).exists():
-        judged = read_json(config.examples / TRUST, Judgement, InvalidData)
-        if any(judged.left_out.values()):
-            yield "what RECSYS_TRUST left out"
-
-
-def is_private(work: Path) -> bool:
-    """Whether the ranker in this work folder was trained privately."""
-    try:
-        return bool(read_json(work / SUMMARY, dict[str, Any], InvalidData).get("privacy"))
-    except FileNotFoundError:
-        return False
+    yield from trust_left_out(config.examples)
 
 
 def own_columns(features: FeatureSet) -> list[int]:

@@ -26,6 +26,18 @@ class Block:
     mask: Tensor
 
 
+def alike_in_blocks(
+    users: NDArray[np.int64], counts: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Blocks of these users, each of them once, and a length: the least power of two that their counts fit in."""
+    lengths = 2 ** np.ceil(np.log2(counts)).astype(np.int64)
+    for length in np.unique(lengths).tolist():
+        alike = users[lengths == length]
+        at_once = max(1, min(_BLOCK_USERS, _BLOCK_ROWS // length))
+        for start in range(0, len(alike), at_once):
+            yield alike[start : start + at_once], length
+
+
 class UserRows:
     """The newest rows of every user."""
 
@@ -48,12 +60,8 @@ class UserRows:
 
     def blocks(self, users: NDArray[np.int64]) -> Iterator[Block]:
         """Blocks of these users (places in 0 … len - 1), each of them once."""
-        lengths = 2 ** np.ceil(np.log2(self.counts[users])).astype(np.int64)
-        for length in np.unique(lengths).tolist():
-            alike = users[lengths == length]
-            at_once = max(1, min(_BLOCK_USERS, _BLOCK_ROWS // length))
-            for start in range(0, len(alike), at_once):
-                yield self._block(alike[start : start + at_once], length)
+        for alike, length in alike_in_blocks(users, self.counts[users]):
+            yield self._block(alike, length)
 
     def _block(self, users: NDArray[np.int64], length: int) -> Block:
         place = np.arange(length)

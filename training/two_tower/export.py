@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 from recsys.contracts.errors import InvalidBundle
 from recsys.models.attributes import PROFILE_SLOTS
-from recsys.models.encoding import EncodedHistory, encode_arrays
+from recsys.models.encoding import N_GAPS, N_TYPES, EncodedHistory, encode_arrays
 from recsys.models.two_tower import ServedUserTower, TwoTower
 from recsys.native import core
 from recsys.recall.compiled_tower import KERNEL
-from recsys.recall.two_tower import GAPS, ITEMS, OUTPUT, PROFILE, TYPES, UserTower
+from recsys.recall.two_tower import GAPS, HISTORY, ITEMS, OUTPUT, PROFILE, TYPES, UserTower
 from recsys.result import to_json
 from training.two_tower.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.two_tower.kernel import is_compilable, write_tower_kernel
@@ -30,6 +30,7 @@ from training.two_tower.warm_start import SUMMARY, save_weights
 USER_TOWER = "user_tower.onnx"
 TOLERANCE = 1e-4  # of the exported tower against torch's
 GOLDEN_CASES = 8
+NEIGHBOURS, LENGTH = 50, 50  # of an item; of a golden history
 
 TowerInputs = dict[str, NDArray[np.int64]]
 
@@ -37,9 +38,9 @@ TowerInputs = dict[str, NDArray[np.int64]]
 def main(
     result: TwoTowerResult,
     work: Path,
-    neighbours: int = 50,
+    neighbours: int = NEIGHBOURS,
     half_life_days: float = 14.0,
-    served_length: int = 50,
+    served_length: int = LENGTH,
 ) -> Path:
     """Export a trained two-tower; gives the work folder.
 
@@ -51,28 +52,13 @@ def main(
     Raises:
         InvalidBundle: the exported tower does not compute what torch computes.
     """
-    work.mkdir(parents=True, exist_ok=True)
     histories = list(SequenceFiles(result.config.sequences, result.items).read())
-    tower = ServedUserTower(result.model).eval()
-    export_user_tower(tower, work / USER_TOWER)
-    golden = golden_inputs(histories, served_length, result.profiles if tower.takes_profile else None)
-    vectors = item_vectors(result)
-    expected = check_user_tower(result.model, work / USER_TOWER, vectors["vectors"], golden)
-    arrays = {f"user_tower/in/{name}": array for name, array in golden.items()}
-    save_file(arrays | {f"user_tower/out/{OUTPUT}": expected}, work / "golden.safetensors")
-
-    (work / KERNEL).unlink(missing_ok=True)  # of another training
-    if core is not None and is_compilable(tower):
-        write_tower_kernel(tower, work, vectors["vectors"])
-    save_file(vectors, work / "item_vectors.safetensors")
+    profiles = result.profiles if result.config.shape.profile else None
+    golden = golden_inputs(histories, served_length, profiles)
     seen = interactions(histories, len(result.items))
-    similar, scores = filled_up(*item_neighbours(seen, neighbours), vectors["vectors"])
-    save_file({"neighbours": similar, "scores": scores}, work / "item_to_item.safetensors")
+    similar = filled_up(*item_neighbours(seen, neighbours), item_vectors(result.model)["vectors"])
     popular = popularity(histories, len(result.items), half_life_days)
-    if not popular.any():  # all are equally popular, so that a new user gets a list
-        popular[:] = 1.0
-    order = np.argsort(-popular, kind="stable").astype(np.int32)
-    save_file({"rows": order, "scores": popular[order].astype(np.float32)}, work / "popular.safetensors")
+    write_towers(result.model, work, golden, similar, popular)
     summary = {
         "config": result.config.model_dump(mode="json"),
         "metrics": result.validation,
@@ -85,9 +71,54 @@ def main(
     return work
 
 
-def item_vectors(result: TwoTowerResult) -> dict[str, NDArray[np.float32]]:
+def write_towers(
+    model: TwoTower,
+    work: Path,
+    golden: TowerInputs,
+    similar: tuple[NDArray[np.int32], NDArray[np.float32]],
+    popular: NDArray[np.float64],
+) -> None:
+    """Write a bundle's part of recall, but for the summary.
+
+    Args:
+        golden: inputs, as of `golden_inputs`.
+        similar: neighbours (n_items, m) and their scores.
+        popular: (n_items,) how popular each item is.
+
+    Raises:
+        InvalidBundle: the exported tower does not compute what torch computes.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    # of another training; and without a summary an interrupted one is not published as that
+    for of_another in (KERNEL, SUMMARY):
+        (work / of_another).unlink(missing_ok=True)
+    tower = ServedUserTower(model).eval()
+    export_user_tower(tower, work / USER_TOWER)
+    vectors = item_vectors(model)
+    expected = check_user_tower(model, work / USER_TOWER, vectors["vectors"], golden)
+    arrays = {f"user_tower/in/{name}": array for name, array in golden.items()}
+    save_file(arrays | {f"user_tower/out/{OUTPUT}": expected}, work / "golden.safetensors")
+    if core is not None and is_compilable(tower):
+        write_tower_kernel(tower, work, vectors["vectors"])
+    save_file(vectors, work / "item_vectors.safetensors")
+    save_file(dict(zip(("neighbours", "scores"), similar, strict=True)), work / "item_to_item.safetensors")
+    if not popular.any():  # all are equally popular, so that a new user gets a list
+        popular = np.ones_like(popular)
+    order = np.argsort(-popular, kind="stable").astype(np.int32)
+    save_file({"rows": order, "scores": popular[order].astype(np.float32)}, work / "popular.safetensors")
+
+
+def nearest_items(
+    vectors: NDArray[np.float32], neighbours: int = NEIGHBOURS
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Similar items by their vectors alone, as `filled_up` has them."""
+    none = np.full((len(vectors), neighbours), -1, np.int32)
+    return filled_up(none, np.zeros(none.shape, np.float32), vectors)
+
+
+def item_vectors(model: TwoTower) -> dict[str, NDArray[np.float32]]:
     """`vectors` (n_items, d), row i of item i; `attributes` (1 + buckets, d), for items added later."""
-    tower = result.model.items
+    tower = model.items
     with torch.inference_mode():
         vectors, words = tower.all_vectors()[1:].numpy(), tower.words.weight.numpy()
     return {
@@ -111,6 +142,14 @@ def golden_inputs(histories: list[History], length: int, profiles: Profiles | No
         known = histories[-1] if histories else unknown
         arrays[PROFILE] = profiles.of([known, *some])  # the empty history has a known user's attributes
     return arrays
+
+
+def invented_inputs(n_items: int, rng: np.random.Generator, length: int = LENGTH) -> TowerInputs:
+    """Golden inputs without anybody's history: an empty one and random ones of several lengths, (cases, length)."""
+    sizes = np.linspace(0, length, GOLDEN_CASES).astype(np.int64)
+    real = np.arange(length) >= length - sizes[:, None]
+    highest = {HISTORY: n_items + 1, TYPES: N_TYPES, GAPS: N_GAPS}
+    return {name: rng.integers(1, end, real.shape) * real for name, end in highest.items()}
 
 
 def export_user_tower(tower: ServedUserTower, path: Path) -> None:

@@ -10,7 +10,14 @@ from infra.cli.options import given_settings, refuse
 from infra.cli.training_options import Changes, ConfigFile, Planned, ShowConfig, TrainingOptions
 from infra.terminal import JsonFlag, QuickFlag, console, epochs_bar, finish
 from recsys.settings import Settings
-from training.choices import FEDERATED_ROUNDS, NEWEST_EXAMPLES, Augmentation, Protocol, RankProtocol
+from training.choices import (
+    FEDERATED_ROUNDS,
+    NEWEST_EXAMPLES,
+    Augmentation,
+    PrivateModel,
+    Protocol,
+    RankProtocol,
+)
 
 if TYPE_CHECKING:
     from training.two_tower.config import TwoTowerConfig
@@ -288,17 +295,27 @@ def federated(
 
 @app.command()
 def private(
-    data: Annotated[Path, typer.Option(help="Folder of the KuaiRand-Pure slice.")],
+    ctx: typer.Context,
+    data: Annotated[
+        Path, typer.Option(help="Folder of the KuaiRand-Pure slice; for the two-tower, of MovieLens-1M.")
+    ],
+    model: Annotated[PrivateModel, typer.Option(help="Which model is compared.")] = PrivateModel.RANKER,
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write AUC against epsilon to this file.")] = None,
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare rankers trained under user-level differential privacy with a plain one: click AUC, membership attacks, an
-    audit by canaries, time per step.
+    """Compare models trained under user-level differential privacy with a plain one. The ranker: click AUC, membership
+    attacks, an audit by canaries, time per step. The two-tower: hit rates, and popularity.
 
     Example: recsys evaluate private --data ../shared/data/kuairand-pure-part --json
     """
+    if model is PrivateModel.TWO_TOWER:
+        refuse(ctx, True, ["plot"], "it draws the ranker's AUC; leave it")
+        from training.evaluation.private import two_tower
+
+        towers = two_tower.PrivateTwoTowerEvaluation(data=data, seed=seed)
+        finish(two_tower.main(towers.quick() if quick else towers, report=console.print), as_json)
     from infra.evaluation.reports.private import plot as plotted
     from training.evaluation.private.evaluate import PrivateEvaluation, main
 

@@ -19,7 +19,9 @@ from training.choices import (
     FULL_EVERY,
     LEAST_FIRST_MINUTES,
     PRIVATE_EPOCHS,
+    PRIVATE_TWO_TOWER_EPOCHS,
     RANK_EPOCHS,
+    PrivateModel,
     first_sizes,
 )
 
@@ -163,33 +165,42 @@ def rank(
 @app.command()
 def private(
     ctx: typer.Context,
+    model: Annotated[
+        PrivateModel, typer.Option(help="What is trained; a bundle needs both.")
+    ] = PrivateModel.RANKER,
     epsilon: Annotated[float, typer.Option(min=0.01, help="What this training may cost a user.")] = 8.0,
     epochs: Annotated[
-        int, typer.Option(min=1, help="How often a user is sampled; none is stopped early.")
-    ] = PRIVATE_EPOCHS,
+        int | None,
+        typer.Option(
+            min=1,
+            show_default=f"{PRIVATE_EPOCHS}; two-tower {PRIVATE_TWO_TOWER_EPOCHS}",
+            help="How often a user is sampled; none is stopped early.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the first weights; noise and samples have none.")] = 0,
     file: ConfigFile = None,
     changes: Changes = None,
     show: ShowConfig = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train the ranker into <home>/work/ranker so that it hides whether any one user was in the data.
+    """Train the ranker, or the two-tower, into <home>/work so that it hides whether any one user was in the data.
 
     Differential privacy by user, with delta RECSYS_PRIVACY_DELTA. The cost is written to the ledger
-    <home>/privacy.json, which refuses what exceeds RECSYS_PRIVACY_EPSILON. Publish with
-    `recsys bundle publish --trained`.
+    <home>/privacy.json, which refuses what exceeds RECSYS_PRIVACY_EPSILON; both models together cost about the sum.
+    Publish with `recsys bundle publish --trained`.
 
-    Example: recsys train private --epsilon 8
+    Example: recsys train private --model two-tower --epsilon 8
     """
-    from infra.cli.training_plans import PRIVATE_OPTIONS, private_plan
+    from infra.cli.training_plans import PRIVATE_OPTIONS, private_plan, private_two_tower_plan
     from infra.cli.training_runs import train_private
 
-    settings = Settings()
-    planned = private_plan(settings, epsilon, epochs, seed, given_settings(ctx, PRIVATE_OPTIONS))
-    config = TrainingOptions(file, changes or (), show).of(planned)
+    settings, options = Settings(), TrainingOptions(file, changes or (), show)
+    asked = settings, epsilon, epochs, seed, given_settings(ctx, PRIVATE_OPTIONS)
+    towers = model is PrivateModel.TWO_TOWER
+    config = options.of(private_two_tower_plan(*asked)) if towers else options.of(private_plan(*asked))
     with _log():
         done = train_private(settings, config)
-    print_mapping("ranker", done, as_json)
+    print_mapping(model.value, done, as_json)
 
 
 @app.command("all")

@@ -32,6 +32,7 @@ COMMANDS = {  # → the section of its first training
     "train rank": "loop.",
     "train rank --compress": "student_loop.",
     "train private": "loop.",
+    "train private --model two-tower": "loop.",
     "train all": "recall.",
     "train all --compress": "recall.",
     "train nightly": "recall.",

@@ -29,8 +29,9 @@ def test_only_the_newest_days_are_predicted(tmp_path: Path, events: int, days: i
     assert found == (0 if days == 3 else FIRST + (3 - days) * MS_PER_DAY - 1)
 
 
-def test_a_night_without_noise_does_not_continue_a_private_ranker(tmp_path: Path) -> None:
-    work = tmp_path / "work" / "ranker"
+@pytest.mark.parametrize("model", ["two_tower", "ranker"])
+def test_a_night_without_noise_does_not_continue_a_private_model(model: str, tmp_path: Path) -> None:
+    work = tmp_path / "work" / model
     work.mkdir(parents=True)
     (work / "summary.json").write_text('{"privacy": {"epsilon": 8.0}}')
     settings = Settings(home=tmp_path)

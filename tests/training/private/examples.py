@@ -5,6 +5,7 @@ import torch
 
 from recsys.models.blocks import numeric_statistics
 from recsys.models.ranker import Ranker, RankerConfig, RankerData
+from training.private.ranker import RankerLearner, RankerLoop
 from training.ranker.dataset import RankExamples
 
 ITEMS, FEATURES, LENGTH = 30, 4, 6
@@ -51,3 +52,7 @@ def ranker_of(rows: RankExamples, config: RankerConfig = SMALL) -> Ranker:
     fields[1:, 0], fields[1:, 1] = torch.arange(ITEMS) % 5, torch.arange(ITEMS) % 3
     statistics = numeric_statistics(torch.from_numpy(rows.features), config.bins)
     return Ranker(config, RankerData(ITEMS, FEATURES, *statistics, fields, (5, 3))).eval()
+
+
+def learner_of(model: Ranker, rows: RankExamples, most: int = 32) -> RankerLearner:
+    return RankerLearner(model, rows, RankerLoop(rows_per_user=most))

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from recsys.contracts.errors import InvalidConfig
-from recsys.contracts.types import Head
 from recsys.models.ranker import Ranker, RankerConfig
-from tests.training.private.examples import SMALL, ranker_of, rows_of
-from training.private.gradients import Sums, check, norms_of, user_gradients
+from tests.training.private.examples import SMALL, learner_of, ranker_of, rows_of
+from training.private.gradients import Sums, norms_of
+from training.private.ranker import RankerLoop, check, user_gradients
 from training.private.users import UserRows
 from training.ranker.dataset import RankExamples
 from training.ranker.loop import head_losses, inputs_of
 
-WEIGHTS = {Head.CLICK: 1.0, Head.CONVERSION: 1.0, Head.LIKE: 0.5, Head.DWELL: 0.3}
+WEIGHTS = RankerLoop().loss_weights
 USERS = [0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 0, 5, 1]
 
 
@@ -29,10 +29,8 @@ def plain_gradient(model: Ranker, rows: RankExamples) -> dict[str, Tensor]:
 
 
 def sums_of(model: Ranker, rows: RankExamples, clip: float, most: int = 32) -> Sums:
-    users, sums = UserRows(rows, most), Sums.of(model)
-    for block in users.blocks(np.arange(len(users))):
-        sums.add(user_gradients(model, block, WEIGHTS), clip)
-    return sums
+    learner = learner_of(model, rows, most)
+    return Sums.of(learner, np.arange(len(learner)), clip)
 
 
 def flat(sums: Sums) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from recsys.contracts.errors import InvalidConfig
 from recsys.contracts.types import Head
 from recsys.metrics import auc
-from tests.training.private.examples import ranker_of, rows_of
+from tests.training.private.examples import learner_of, ranker_of, rows_of
 from training.privacy.accounting import epsilon_of
 from training.privacy.randomness import Floats, SeededRandomness
 from training.private.gradients import Sums
@@ -56,7 +56,7 @@ def test_every_user_is_sampled_by_a_coin_of_her_own() -> None:
     rows = rows_of([*range(200)])
     randomness = Recorded()
     planned = Plan(LOOP.replace(users_per_step=20, epochs=3), 200, 1.0)
-    fit_private(ranker_of(rows), rows, planned, randomness)
+    fit_private(learner_of(ranker_of(rows), rows), planned, randomness)
     sampled = np.stack([draws < planned.sample_rate for draws in randomness.uniforms])
     assert sampled.shape == (planned.steps, 200) == (30, 200)
     assert abs(sampled.mean() - 0.1) < 4 * math.sqrt(0.09 / sampled.size)
@@ -91,7 +91,7 @@ def test_a_training_of_one_step_has_learnt_something() -> None:
     model, untrained = ranker_of(rows), ranker_of(rows)
     planned = Plan(LOOP.replace(users_per_step=40, epochs=1), 40, 0.0)
     assert planned.steps == 1
-    fit_private(model, rows, planned, SeededRandomness(0))
+    fit_private(learner_of(model, rows), planned, SeededRandomness(0))
     pairs = zip(model.parameters(), untrained.parameters(), strict=True)
     assert not all(torch.equal(one, other) for one, other in pairs)
 
@@ -112,7 +112,8 @@ def test_rows_that_are_not_chosen_stay_bit_for_bit() -> None:
     rows = rows_of([*range(50)] * 4)
     model = ranker_of(rows)
     before = model.state_dict()["item.weight"].clone()
-    fit_private(model, rows, Plan(LOOP.replace(selection_threshold=1e6), 50, 1.0), SeededRandomness(0))
+    planned = Plan(LOOP.replace(selection_threshold=1e6), 50, 1.0)
+    fit_private(learner_of(model, rows), planned, SeededRandomness(0))
     assert torch.equal(before, model.state_dict()["item.weight"])
 
 
@@ -121,12 +122,12 @@ def test_it_learns_where_users_are_many_enough() -> None:
     rows, test = rows_of(users), rows_of([*range(1_000)], seed=1)
     model = ranker_of(rows)
     loop = LOOP.replace(epochs=8, users_per_step=400, learning_rate=4e-2)
-    fit_private(model, rows, plan(loop, 600), SeededRandomness(0))
+    fit_private(learner_of(model, rows), plan(loop, 600), SeededRandomness(0))
     scores = predict(model, test)[Head.CLICK]
     assert auc(test.label(Head.CLICK).astype(np.int64), scores) > 0.75
 
 
 def test_a_plan_of_other_users_is_refused() -> None:
     rows = rows_of([0, 1, 2])
-    with pytest.raises(InvalidConfig, match="3 have rows"):
-        fit_private(ranker_of(rows), rows, Plan(LOOP, 4, 1.0), SeededRandomness(0))
+    with pytest.raises(InvalidConfig, match="3 have data"):
+        fit_private(learner_of(ranker_of(rows), rows), Plan(LOOP, 4, 1.0), SeededRandomness(0))

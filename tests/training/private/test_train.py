@@ -11,11 +11,13 @@ from recsys.contracts.errors import BudgetSpent, InvalidConfig, InvalidData
 from recsys.features.definitions import FEATURES
 from recsys.ranking.scorer import RankerSession
 from tests.training.ranker.rank_fixture import N_FEATURES, write_world
+from training.privacy.accounting import Spend
 from training.privacy.ledger import Ledger
 from training.privacy.randomness import Floats, SecureRandomness
 from training.private import train
-from training.private.loop import PrivateLoop
-from training.private.train import PrivateTraining, is_private, main, own_columns
+from training.private.ranker import RankerLoop
+from training.private.train import PrivateTraining, main, own_columns
+from training.private.work_folder import is_private, pay
 from training.ranker.artifacts import trained_ranker
 from training.ranker.train import write_model
 
@@ -27,7 +29,7 @@ def configured(folder: Path, **changes: object) -> PrivateTraining:
         items=folder / "items" / "items.parquet",
         out=folder / "ranker",
         item_counts=True,
-        loop=PrivateLoop(delta=1e-4, epochs=1, users_per_step=64),
+        loop=RankerLoop(delta=1e-4, epochs=1, users_per_step=64),
     ).replace(**changes)
 
 
@@ -79,7 +81,8 @@ def test_a_day_ends_the_training_period_whatever_other_users_do(world: Path, tmp
     config = configured(world, out=tmp_path / "ranker", until=date(1970, 1, 13))
     report = main(config, Ledger(tmp_path / "privacy.json", 10.0, 1e-4))
     assert report.privacy["takes_as_public"] == "counts of all users on an item"
-    by_share = main(configured(world, out=tmp_path / "other"), Ledger(tmp_path / "other.json", 10.0, 1e-4))
+    other = configured(world, out=tmp_path / "other" / "ranker")
+    by_share = main(other, Ledger(tmp_path / "other.json", 10.0, 1e-4))
     assert "where the training period ends" in str(by_share.privacy["takes_as_public"])
     with pytest.raises(InvalidConfig, match="name a later day"):
         main(config.replace(until=date(1970, 1, 1)), Ledger(tmp_path / "none.json", 10.0, 1e-4))
@@ -90,8 +93,9 @@ def test_a_lost_ledger_is_not_an_empty_one(world: Path, tmp_path: Path) -> None:
     config, ledger = configured(world, out=tmp_path / "ranker"), Ledger(tmp_path / "privacy.json", 20.0, 1e-4)
     main(config, ledger)
     ledger.path.unlink()
-    with pytest.raises(InvalidData, match="what was spent is not known"):
-        main(config, ledger)
+    for work in (config.out, tmp_path / "two_tower"):
+        with pytest.raises(InvalidData, match="ranker was trained privately: what was spent is not known"):
+            pay(ledger, "any", [Spend(1.0)], work)
     assert not ledger.path.exists()
 
 

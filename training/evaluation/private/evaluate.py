@@ -32,10 +32,10 @@ from training.evaluation.private.audit import (
 from training.evaluation.private.rows import Rows
 from training.evaluation.ranking.baselines import smoothed_rates
 from training.privacy.randomness import SecureRandomness, SeededRandomness
-from training.private.gradients import Sums, user_gradients
-from training.private.loop import Plan, PrivateLoop, noisy, plan
+from training.private.gradients import Sums
+from training.private.loop import Plan, noisy, plan
+from training.private.ranker import RankerLearner, RankerLoop
 from training.private.train import SMALL
-from training.private.users import UserRows
 from training.ranker.dataset import RankExamples
 from training.ranker.loop import LoopConfig, inputs_of, predict_logits, ranking_loss
 
@@ -57,9 +57,7 @@ class PrivateEvaluation(Config):
     attacked: int = Field(3, ge=2, description="Models on random halves of the users, of each kind.")
     repeats: int = Field(5, ge=1, description="Of each step that is timed.")
     canaries: int = Field(500, ge=20, description="Invented users, half of them in the training.")
-    loop: PrivateLoop = Field(
-        PrivateLoop(delta=1e-5), description="Of the private models; epsilon is varied."
-    )
+    loop: RankerLoop = Field(RankerLoop(delta=1e-5), description="Of the private models; epsilon is varied.")
     plain_loop: LoopConfig = Field(PLAIN_LOOP, description="Of the plain models.")
     model: RankerConfig = Field(PLAIN_SHAPE, description="Of all; dropout of the plain ones alone.")
 
@@ -133,7 +131,13 @@ class _Evaluation:
         count = len(np.unique(train.users) if users is None else np.intersect1d(users, train.users))
         seed += self.config.seed
         return data.private(
-            rows, self.config.model, self.planned(epsilon, count), seed, SeededRandomness(seed), users
+            rows,
+            self.config.model,
+            self.config.loop,
+            self.planned(epsilon, count),
+            seed,
+            SeededRandomness(seed),
+            users,
         )
 
     def costs(self, plain: float) -> dict[str, float]:
@@ -217,33 +221,25 @@ def baselines(rows: Rows) -> dict[str, float]:
 def step_ratio(rows: Rows, planned: Plan, config: PrivateEvaluation) -> float:
     """Time of a private step over that of a plain step on the same rows; medians."""
     train = rows.parts["train"]
-    users = UserRows(train, planned.loop.rows_per_user)
-    sampled = np.flatnonzero(SeededRandomness(config.seed).uniform(len(users)) < planned.sample_rate)
-    batch = of_blocks(train, users, sampled)
     statistics = tuple(torch.zeros(len(rows.numeric), *size) for size in ((), (), (config.model.bins + 1,)))
     model = rows.ranker(replace(config.model, dropout=0.0, item_dropout=0.0), statistics)  # type: ignore[arg-type]
     model.train()
+    learner = RankerLearner(model, train, config.loop)
+    sampled = np.flatnonzero(SeededRandomness(config.seed).uniform(len(learner)) < planned.sample_rate)
+    batch = train.take(np.concatenate([learner.rows.rows_of(user) for user in sampled.tolist()]))
     optimizer = torch.optim.AdamW(model.parameters())
     secure = SecureRandomness()
 
     def plainly() -> None:
         optimizer.zero_grad(set_to_none=True)
         logits = model(*inputs_of(batch))
-        ranking_loss(logits, torch.from_numpy(batch.labels), planned.loop.loss_weights).backward()  # type: ignore[no-untyped-call]
+        ranking_loss(logits, torch.from_numpy(batch.labels), config.loop.loss_weights).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def privately() -> None:
-        sums = Sums.of(model)
-        for block in users.blocks(sampled):
-            sums.add(user_gradients(model, block, planned.loop.loss_weights), planned.loop.clip)
-        noisy(sums, planned, secure)
+        noisy(Sums.of(learner, sampled, planned.loop.clip), planned, secure)
 
     return _seconds(privately, config.repeats) / _seconds(plainly, config.repeats)
-
-
-def of_blocks(train: RankExamples, users: UserRows, sampled: NDArray[np.int64]) -> RankExamples:
-    """The rows that a private step reads, without padding."""
-    return train.take(np.concatenate([users.rows_of(user) for user in sampled.tolist()]))
 
 
 def notes(config: PrivateEvaluation, evaluation: _Evaluation) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from recsys.models.ranker import Ranker, RankerConfig, RankerData
 from training.evaluation.kuairand.log import Kuairand, categorical, examples, load, split, video_fields
 from training.privacy.randomness import Randomness
 from training.private.loop import Plan, fit_private
+from training.private.ranker import RankerLearner, RankerLoop
 from training.private.statistics import Statistics, private_statistics
 from training.ranker.dataset import RankExamples
 from training.ranker.loop import LoopConfig, fit
@@ -96,6 +97,7 @@ def plain(
 def private(
     rows: Rows,
     shape: RankerConfig,
+    loop: RankerLoop,
     planned: Plan,
     seed: int,
     randomness: Randomness,
@@ -111,12 +113,12 @@ def private(
         train.users,
         range(numeric.shape[1]),
         shape.bins,
-        planned.loop.statistics_noise,
+        loop.statistics_noise,
         randomness,
     )
     seed_everything(seed)
     ranker = rows.ranker(replace(shape, dropout=0.0, item_dropout=0.0), statistics)
-    fit_private(ranker, train, planned, randomness)
+    fit_private(RankerLearner(ranker, train, loop), planned, randomness)
     return ranker
 
 
