@@ -5,7 +5,7 @@ from enum import StrEnum
 
 RANK_EPOCHS = 4
 PRIVATE_EPOCHS = 5  # of the ranker; fewer are too few steps, more cost too much noise
-PRIVATE_TWO_TOWER_EPOCHS = 20
+PRIVATE_TWO_TOWER_EPOCHS = 12
 NEWEST_EXAMPLES = 2_000_000  # that `recsys evaluate rank` reads, at most: memory is bounded
 # `recsys demo`, `quickstart` and the notebook: enough to beat popularity by far, in minutes on two cores.
 QUICK_RANK_EPOCHS = 2

@@ -35,7 +35,7 @@ class TwoTowerLoop(PrivateLoop):
         PRIVATE_TWO_TOWER_EPOCHS, ge=1, description="How often a user is sampled, on average."
     )
     max_length: int = Field(50, ge=2, description="Newest events of a user, at most.")
-    negatives: int = Field(512, ge=1, description="Items that a target competes with; at most all.")
+    negatives: int = Field(128, ge=1, description="Items that a target competes with; at most all.")
 
 
 class TwoTowerLearner:

@@ -45,7 +45,7 @@ class PrivateTwoTowerEvaluation(Config):
     recipe: TwoTowerRecipe = Field(
         TwoTowerRecipe(loop=TwoTowerLoop(delta=1e-5)), description="Of the private models; epsilon is varied."
     )
-    plain_epochs: int = Field(12, ge=1, description="Of the plain model.")
+    plain_epochs: int = Field(6, ge=1, description="Of the plain model.")
 
     def quick(self) -> "PrivateTwoTowerEvaluation":
         """One epoch each; the figures mean nothing."""
