@@ -119,13 +119,17 @@ def test_a_user_moves_the_sum_by_at_most_the_clip_however_many_events_she_has(ev
 
 
 def test_what_targets_compete_with_and_a_users_gradient_do_not_depend_on_other_users() -> None:
-    loop, her = LOOP.replace(negatives=10), histories(1, seed=9)
+    [her, *others] = [
+        history(f"u{u}", 1 + np.random.default_rng(u).permutation(N_ITEMS)[:8]) for u in range(9)
+    ]
     found = []
-    for others in (histories(5, seed=1), histories(9, seed=2)):
-        learner = learner_of([*her, *others], loop)
-        drawn = learner.begin_step()
-        [gradients] = learner.gradients(np.array([0]))
-        found.append((drawn["items.ids"], gradients.tables["items.ids"][1], *gradients.dense.values()))
+    for theirs in ([her, *others[:3]], [her, *others[3:]]):
+        learner = learner_of(theirs, LOOP.replace(negatives=10))
+        drawn = learner.begin_step()["items.ids"]
+        [gradients] = learner.gradients(np.arange(len(theirs)))
+        rows, of_rows = gradients.tables["items.ids"]
+        of_items = torch.zeros(N_ITEMS + 1, SHAPE.dim).index_add_(0, rows.rows[0], of_rows[0])
+        found.append((drawn, of_items, *(each[0] for each in gradients.dense.values())))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 

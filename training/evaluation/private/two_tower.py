@@ -76,7 +76,8 @@ def main(config: PrivateTwoTowerEvaluation, report: Callable[[str], None] = lamb
     for name, scorer in scorers:
         ranks = next_item_ranks(scorer, split.test, len(split.items))[:, None]
         hit |= {f"{name}_hr{k}": hits(ranks, k) for k in AT}
-        report(", ".join(f"{name}: HR@{k} {hit[f'{name}_hr{k}'].mean():.4f}" for k in AT))
+        found = ", ".join(f"HR@{k} {hit[f'{name}_hr{k}'].mean():.4f}" for k in AT)
+        report(f"{name}: {found}")
     figures = {"users": float(len(split.refit)), "cases": float(len(split.test))} | intervals(hit)
     figures |= {f"noise_multiplier_{name}": planned.noise_multiplier for name, planned in plans.items()}
     goals = {f"private_{epsilon:g}_over_popularity_hr10_low": Goal(">", 1.0) for epsilon in EPSILONS}
