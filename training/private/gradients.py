@@ -51,7 +51,7 @@ class Learner(Protocol):
         """Number of users."""
 
     def begin_step(self) -> Mapping[str, Tensor]:
-        """Draw what all users of a step share. Returns table → rows that the step changes, whoever its users are."""
+        """Draw what all users of a step share. Returns table → rows that the step changes in any case."""
 
     def gradients(self, users: NDArray[np.int64]) -> Iterator[UserGradients]:
         """Of these users, each once, in blocks that bound the memory."""
@@ -63,7 +63,7 @@ class Sums:
 
     dense: parameter → sum of clipped gradients. tables: table → (rows, width) likewise. touched: table → (rows,) how
     much the users touch each row, a user's part having a norm of at most 1 over all tables together; infinite where
-    a row changes whoever the users are.
+    a row changes in any case.
     """
 
     dense: dict[str, Tensor]

@@ -2,7 +2,7 @@
 
 A user's gradient may depend on her events alone. So the items that a target competes with are not those of other users:
 all of the catalogue, or a sample that each step draws evenly, of which every item stands for as many. The step changes
-the sample's rows whoever the users are, which needs no private choice.
+the sample's rows whatever users it samples, which needs no private choice.
 """
 
 import math
