@@ -223,7 +223,7 @@ def copy_bundle(bundle: Bundle, bundles: Path, keys: PublicKeys = ()) -> int:
     version = bundle.manifest.version
     if (bundles / version).exists():
         raise InvalidBundle(f"{bundles / version} exists already; a published bundle never changes")
-    there = _files(bundles)
+    there = files_by_checksum(bundles)
     copied = 0
     with staged_folder(bundles / version) as staging:
         signature = [SIGNATURE] if (bundle.path / SIGNATURE).is_file() else []
@@ -235,7 +235,7 @@ def copy_bundle(bundle: Bundle, bundles: Path, keys: PublicKeys = ()) -> int:
     return copied
 
 
-def _files(bundles: Path) -> dict[str, Path]:
+def files_by_checksum(bundles: Path) -> dict[str, Path]:
     """SHA-256 → a file that should have it, from every readable manifest."""
     found = {}
     for version in versions(bundles):
@@ -247,13 +247,21 @@ def _files(bundles: Path) -> dict[str, Path]:
 
 def _linked(file: Path, checksum: str, target: Path) -> bool:
     """Whether the file matches its checksum and could be linked."""
+    if not is_intact(file, checksum):
+        return False
     try:
-        if sha256(file) != checksum:
-            return False
         os.link(file, target)
     except OSError:
         return False
     return True
+
+
+def is_intact(file: Path, checksum: str) -> bool:
+    """Whether the file is there and has this SHA-256."""
+    try:
+        return sha256(file) == checksum
+    except OSError:
+        return False
 
 
 def current_version(bundles: Path) -> str | None:

@@ -1,18 +1,17 @@
 """The models that devices download, and deltas to them from the models before."""
 
-import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle, read_manifest, versions
 from recsys.contracts.errors import InvalidBundle
+from recsys.deltas import delta
 from recsys.ranking.edge import EDGE, GOLDEN_IN, GOLDEN_OUT
 from serving.engine.model_host import ModelHost
 from serving.engine.runtime import Runtime
@@ -45,13 +44,14 @@ class DeviceModel:
 
     @cached_property
     def deltas(self) -> dict[str, bytes]:
-        """Version of an earlier model → `delta` from it, where that is smaller than the model."""
-        found: dict[str, bytes] = {}
-        for base in self._bases():
-            change = delta(base, self.content)
-            if change is not None and len(change) < len(self.content):
-                found[sha256(base).hexdigest()] = change
-        return found
+        """Version of an earlier model → `delta` from it, where that is smaller than the model.
+
+        Two models of one shape have one length, and each weight at the same place
+        (`training.compression.export_edge`). Devices add bytes and know no other case.
+        """
+        bases = [base for base in self._bases() if len(base) == len(self.content)]
+        found = {sha256(base).hexdigest(): delta(base, self.content) for base in bases}
+        return {base: change for base, change in found.items() if len(change) < len(self.content)}
 
     def _bases(self) -> list[bytes]:
         """The newest `BASES` other models of bundles that are older than this one and undamaged."""
@@ -94,18 +94,6 @@ class DeviceModels:
         loaded = {runtime.bundle.path for runtime in self._host.runtimes}
         self._models = {p: m for p, m in self._models.items() if p in loaded} | {bundle.path: found}
         return found
-
-
-def delta(base: bytes, content: bytes) -> bytes | None:
-    """The bytes to add to those of `base`, modulo 256, deflated (zlib); None where the lengths differ.
-
-    Two models of one shape have each weight at the same place (`training.compression.export_edge`), so there is
-    nothing to search for as bsdiff does, and a browser can inflate it by itself.
-    """
-    if len(base) != len(content):
-        return None
-    before, after = (np.frombuffer(given, np.uint8) for given in (base, content))
-    return zlib.compress((after - before).tobytes(), 9)
 
 
 def _content(path: Path) -> bytes:

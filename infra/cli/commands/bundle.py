@@ -8,6 +8,7 @@ import typer
 
 from infra.terminal import UNDEFINED, JsonFlag, console, print_json, print_mapping, print_table
 from recsys import bundle as bundles
+from recsys import bundle_delta
 from recsys.client import Client
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.settings import Settings
@@ -16,6 +17,9 @@ from recsys.signatures import PublicKeys, new_key, read_private_key, read_public
 app = typer.Typer(no_args_is_help=True, help="List, inspect, verify and publish bundles.")
 
 Version = Annotated[str, typer.Argument(help="Version of the bundle; default: the published one.")]
+VersionOption = Annotated[
+    str, typer.Option("--version", help="Version of the bundle; default: the published one.")
+]
 
 
 @app.command("list")
@@ -109,18 +113,59 @@ def publish(
 @app.command()
 def copy(
     to: Annotated[Path, typer.Argument(help="Target folder of bundles.")],
-    version: Annotated[str, typer.Option(help="Version of the bundle; default: the published one.")] = "",
+    version: VersionOption = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Copy a bundle to another folder of bundles; files that exist there (by checksum) are linked.
+
+    Over a network, carry a delta instead, which is smaller: `recsys bundle delta`.
 
     Example: recsys bundle copy /mnt/host-2/bundles
     """
     bundle = bundles.open_bundle(_path(version), _keys())
     copied = bundles.copy_bundle(bundle, to, _keys())
-    size = sum(path.stat().st_size for path in bundle.path.iterdir())
-    content = {"version": bundle.manifest.version, "bytes": size, "copied_bytes": copied}
-    print_mapping(f"copied to {to}", content, as_json)
+    print_mapping(f"copied to {to}", _sent(bundle, "copied_bytes", copied), as_json)
+
+
+@app.command()
+def delta(
+    base: Annotated[str, typer.Argument(help="Version of the bundle that the hosts have.")],
+    out: Annotated[Path, typer.Option(help="File to carry to each of them.")],
+    version: VersionOption = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Write what changes one bundle into another, for hosts that have the first one: `recsys bundle apply` there.
+
+    Example: recsys bundle delta 20260101-030000 --out update.delta
+    """
+    keys = _keys()
+    before, bundle = (bundles.open_bundle(_path(of), keys) for of in (base, version))
+    written = bundle_delta.write_delta(before, bundle, out)
+    changes = written.changes
+    files = {
+        "unchanged": sorted(bundle.manifest.files.keys() - changes.keys()),
+        "differences": sorted(name for name, change in changes.items() if change.base),
+        "whole": sorted(name for name, change in changes.items() if not change.base),
+    }
+    shown = files if as_json else {kind: ", ".join(names) for kind, names in files.items()}
+    content = {"base": base, **_sent(bundle, "delta_bytes", written.bytes), **shown}
+    print_mapping(f"written to {out}", content, as_json)
+
+
+@app.command()
+def apply(
+    file: Annotated[Path, typer.Argument(help="What `recsys bundle delta` has written.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Make the bundle that a delta describes from one that is here, and verify it; `recsys bundle publish` publishes
+    it.
+
+    Repeated, it changes nothing. A damaged delta and a missing or damaged base are refused.
+
+    Example: recsys bundle apply update.delta
+    """
+    bundle = bundle_delta.apply_delta(file, Settings().bundles, _keys())
+    print_mapping(f"made of {file}", _sent(bundle, "delta_bytes", file.stat().st_size), as_json)
 
 
 @app.command()
@@ -198,6 +243,12 @@ def _path(version: str) -> Path:
     if chosen is None:
         raise InvalidBundle(f"no bundle is published in {folder}: run `recsys train all`, or name a version")
     return folder / chosen
+
+
+def _sent(bundle: bundles.Bundle, way: str, sent: int) -> dict[str, object]:
+    """Bytes of all its files, with manifest and signature, and how many of them were sent."""
+    size = sum(path.stat().st_size for path in bundle.path.iterdir())
+    return {"version": bundle.manifest.version, "bytes": size, way: sent, "saved_bytes": size - sent}
 
 
 def _keys() -> PublicKeys:

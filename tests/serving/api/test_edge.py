@@ -17,7 +17,6 @@ from recsys.features.definitions import FEATURES
 from recsys.models.onnx_session import open_session
 from recsys.ranking.edge import EDGE, INPUTS, OUTPUTS
 from serving.api.security import new_key
-from serving.engine.device_models import delta
 from serving.settings import Scope
 from tests.bundles import tiny_items, write_tiny_bundle
 from tests.edge_bundles import write_edge_bundle
@@ -126,11 +125,6 @@ def test_a_delta_makes_the_new_model_of_the_one_before(api: Api, home: Path) -> 
     assert len(sent) < manifest["bytes"]
     added = np.frombuffer(base, np.uint8) + np.frombuffer(zlib.decompress(sent), np.uint8)
     assert hashlib.sha256(added.tobytes()).hexdigest() == manifest["model"]
-
-
-def test_models_of_other_lengths_have_no_delta() -> None:
-    assert delta(b"abc", b"abcd") is None
-    assert zlib.decompress(delta(b"abc", b"bbb") or b"") == b"\x01\x00\xff"
 
 
 def test_caches_may_keep_a_model_forever_and_the_manifest_for_a_moment(api: Api) -> None:

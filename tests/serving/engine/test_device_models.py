@@ -63,3 +63,8 @@ def test_bundles_without_a_model_with_the_same_or_a_damaged_one_are_passed_over(
 def test_a_model_that_is_another_one_altogether_is_downloaded_whole(bundles: Path) -> None:
     publish(bundles, "new", 9, np.random.default_rng(99).bytes(SIZE))
     assert bases(bundles, "new") == set()
+
+
+def test_a_model_of_another_length_is_downloaded_whole(bundles: Path) -> None:
+    publish(bundles, "new", 9, content(9) + b"longer")  # as a device adds bytes
+    assert bases(bundles, "new") == set()
