@@ -1,4 +1,4 @@
-"""Bytes that a model update sends to each host: the whole bundle of *before*, the changed files of *after*."""
+"""Bytes that a model update sends to each host: the whole bundle of *before*, what changes of it in *after*."""
 
 import tempfile
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ from infra.evaluation.benchmarks.serving_fixture import bench_items, write_bench
 from infra.evaluation.case_study.networks import bundle_bytes, with_network, write_network
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
-from recsys.bundle import Bundle, copy_bundle
+from recsys.bundle import copy_bundle
+from recsys.bundle_delta import write_delta
 
 
 @dataclass(frozen=True)
 class Updates:
     """Two nights: every model is trained from scratch, the catalogue stays. *Before* copies the teacher's bundle;
-    *after*'s `recsys bundle copy` leaves out files that the host has."""
+    *after* sends what `recsys bundle delta` writes."""
 
     name: ClassVar[str] = "updates"
     networks: Path
@@ -36,9 +37,11 @@ class Updates:
             )
             ranker_alone = with_network(nights[0], small[1], home / "after", "ranker-alone")
             changed, only_ranker = (
-                _second_copy(first, later, home / f"host-{later.manifest.version}")
+                write_delta(first, later, home / f"{later.manifest.version}.delta").bytes
                 for later in (second, ranker_alone)
             )
+            copy_bundle(first, home / "host")
+            copied = copy_bundle(second, home / "host")
             sizes = bundle_bytes(before), bundle_bytes(second)
         whole = [float(sum(of.values())) for of in sizes]
         how = f"bundles of {self.items} items; everything retrained"
@@ -53,13 +56,8 @@ class Updates:
             [
                 row(float(changed)),
                 row(whole[1], "the whole bundle of after"),
+                row(float(copied), "changed files copied whole"),
                 row(float(only_ranker), "only the ranker retrained"),
             ],
             [Sheet("Files of a bundle, bytes", ("", "before", "after"), lines)],
         )
-
-
-def _second_copy(first: Bundle, second: Bundle, host: Path) -> int:
-    """Bytes sent for the second bundle to a host that has the first one."""
-    copy_bundle(first, host)
-    return copy_bundle(second, host)
