@@ -6,7 +6,7 @@ from recsys.contracts.types import EventType, Item
 from recsys.simulation.behavior import Response
 from recsys.simulation.world import Ints, World
 
-_SCAN_MS = 800  # to examine one item without a click
+SCAN_MS = 800  # to examine one item without a click
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ def actions(world: World, rows: Ints, response: Response) -> list[Action]:
     found: list[Action] = []
     clock = 0
     for position, row in enumerate(rows.tolist()):
-        clock += _SCAN_MS if response.examined[position] else 0
+        clock += SCAN_MS if response.examined[position] else 0
         if not response.clicked[position]:
             continue
         found.append(Action(EventType.CLICK, row, position, clock))

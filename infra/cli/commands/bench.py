@@ -44,10 +44,6 @@ PLAIN = {
         "TransportBench",
         "Rank 500 candidates in this process, and in another one over a Unix socket and over TCP.",
     ),
-    "edge": (
-        "EdgeBench",
-        "Lists reranked in Chromium: time, agreement with the server, bytes, pages offline.",
-    ),
     "simulation": ("SimulationBench", "Cost of a simulated world of a million users and a million items."),
 }
 
@@ -82,6 +78,31 @@ def stream(
 
     sizes = StreamBench.quick(seed) if quick else StreamBench(seed)
     finish(run(replace(sizes, engine=engine)), as_json)
+
+
+@app.command()
+def edge(
+    seed: Seed = 0,
+    simulated: Annotated[
+        bool,
+        typer.Option("--simulated", help="Only what faster lists are worth to simulated users: no browser."),
+    ] = False,
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Lists reranked in Chromium: time, agreement with the server, bytes, pages offline; and, simulated, the lift in
+    clicks over a server's list that comes later.
+
+    Example: recsys bench edge --json
+    """
+    if simulated:
+        from infra.evaluation.benchmarks import edge_lift
+
+        config = edge_lift.LiftConfig.quick() if quick else edge_lift.LiftConfig()
+        finish(edge_lift.run(config, seed), as_json)
+    from infra.evaluation.benchmarks.edge import EdgeBench, run
+
+    finish(run(EdgeBench.quick(seed) if quick else EdgeBench(seed)), as_json)
 
 
 @app.command()

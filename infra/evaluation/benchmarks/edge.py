@@ -1,7 +1,8 @@
-"""`recsys bench edge`: lists that Chromium reranks, by the console's worker on a real API, and the bytes of updates.
+"""`recsys bench edge`: lists that Chromium reranks, by the console's worker on a real API, the bytes of updates, and
+what faster lists are worth to simulated users.
 
 The bundle is that of the serving benchmark: an untrained student, whose cost and agreement do not depend on what it has
-learnt. The network is this machine's; what a network of 100 ms would add to the server's answer is not simulated.
+learnt. The network is this machine's; slower ones are simulated (`edge_lift`), with a student that has learnt.
 """
 
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 from playwright.sync_api import Page, sync_playwright
 
+from infra.evaluation.benchmarks.edge_lift import LIFT_GOALS, LIFT_NOTES, LiftConfig, lift_figures
 from infra.evaluation.benchmarks.edge_updates import update_figures
 from infra.evaluation.benchmarks.serve import api as serving
 from infra.evaluation.benchmarks.serve import prepare
@@ -44,15 +46,18 @@ class EdgeBench:
     acts: int = 20
     nights: int = 6
     data: LadderData = field(default_factory=LadderData)
+    lift: LiftConfig = field(default_factory=LiftConfig)
 
     @classmethod
     def quick(cls, seed: int) -> "EdgeBench":
-        data = LadderData.quick(seed)
-        return cls(seed, items=5_000, users=100, events=3_000, lists=5, acts=5, nights=3, data=data)
+        data, lift = LadderData.quick(seed), LiftConfig.quick()
+        return cls(
+            seed, items=5_000, users=100, events=3_000, lists=5, acts=5, nights=3, data=data, lift=lift
+        )
 
 
 def run(config: EdgeBench) -> Result:
-    """Rerank in the browser, then measure updates."""
+    """Rerank in the browser, then measure updates, then simulate."""
     if not RUNTIME.is_dir():
         raise Unavailable("onnxruntime-web is missing: make edge-runtime")
     items = bench_items(config.items, config.seed)
@@ -61,11 +66,9 @@ def run(config: EdgeBench) -> Result:
         with serving(rig, workers=1, RECSYS_DEADLINE_MS="5000") as api, _page(api.url) as page:
             figures = in_browser(page, config)
     figures |= update_figures(config.data.replace(seed=config.seed), config.nights)
-    notes = (
-        "the bundle is untrained, the ids of the updates are synthetic",
-        "the lift that faster lists would have over a network of 100 or 300 ms is not simulated",
-    )
-    return Result("bench edge", config.seed, figures, goals(), notes)
+    figures |= lift_figures(config.lift, config.seed)
+    notes = ("the bundle in the browser is untrained, the ids of the updates are synthetic", *LIFT_NOTES)
+    return Result("bench edge", config.seed, figures, goals() | LIFT_GOALS, notes)
 
 
 def goals() -> dict[str, Goal]:
