@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import msgspec
 from msgspec import Meta, Struct
@@ -102,6 +102,7 @@ def apply_delta(path: Path, bundles: Path, keys: PublicKeys = ()) -> Bundle:
         if target.exists():
             return _applied_before(archive, target, keys)
         with staged_folder(target) as staging:
+            _check_room(archive, path, bundles)
             for name in {MANIFEST, SIGNATURE} & set(archive.namelist()):
                 (staging / name).write_bytes(_content(archive, name))
             here = files_by_checksum(bundles)
@@ -172,6 +173,16 @@ def _open(path: Path) -> ZipFile:
         raise _damaged(path, error) from error
 
 
+def _check_room(archive: ZipFile, path: Path, bundles: Path) -> None:
+    """Raises `InvalidBundle`: its files would fill the disk, which others need. No entry is longer than it says."""
+    needed, free = sum(entry.file_size for entry in archive.infolist()), shutil.disk_usage(bundles).free
+    if needed > free // 2:
+        raise InvalidBundle(
+            f"{path}: its files take {needed:,} bytes, more than half of the {free:,} that are free in {bundles}; make"
+            " room there"
+        )
+
+
 def _content(archive: ZipFile, name: str) -> bytes:
     """Of a small entry; what a forger makes longer than `MAX_BYTES` is cut, and so no JSON."""
     return b"".join(islice(_chunks(archive, name), MAX_BYTES // _CHUNK))
@@ -180,6 +191,9 @@ def _content(archive: ZipFile, name: str) -> bytes:
 def _chunks(archive: ZipFile, name: str) -> Iterator[bytes]:
     """An entry in parts of `_CHUNK` bytes. Raises `InvalidBundle`: it is missing or damaged."""
     try:
+        # of other kinds of compression, a few bytes are decompressed into gigabytes at once
+        if archive.getinfo(name).compress_type not in (ZIP_DEFLATED, ZIP_STORED):
+            raise BadZipFile(f"{name} is not deflated")
         with archive.open(name) as entry:
             while chunk := entry.read(_CHUNK):
                 yield chunk

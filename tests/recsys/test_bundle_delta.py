@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from zipfile import ZipFile
+from types import SimpleNamespace
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZipFile
 
 import numpy as np
 import pytest
@@ -164,6 +165,25 @@ def test_a_flipped_bit_is_refused_or_harmless(there: Path, later: Bundle, file: 
             path.unlink()
         made.path.rmdir()
     assert harmless < len(positions) / 4
+
+
+@pytest.mark.parametrize("kind", [ZIP_BZIP2, ZIP_LZMA])
+@pytest.mark.parametrize("name", ["delta.json", MANIFEST, "ranker.onnx"])
+def test_other_compression_is_not_unpacked(
+    there: Path, file: Path, tmp_path: Path, name: str, kind: int
+) -> None:
+    with ZipFile(file) as archive, ZipFile(tmp_path / "forged.delta", "w", ZIP_DEFLATED) as forged:
+        for entry in archive.infolist():
+            content = archive.read(entry) if entry.filename != name else bytes(1 << 20)
+            forged.writestr(entry.filename, content, kind if entry.filename == name else ZIP_DEFLATED)
+    refused(tmp_path / "forged.delta", there, "not deflated")
+
+
+def test_what_would_fill_the_disk_is_refused(
+    there: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    refused(file, there, "make room there")
 
 
 def test_another_base_is_refused(tmp_path: Path, file: Path) -> None:
