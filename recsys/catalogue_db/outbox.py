@@ -19,6 +19,7 @@ from recsys.catalogue_db.connection import SQLITE, database_errors
 from recsys.catalogue_db.tables import LANES, OUTBOX, OUTBOX_LANES
 
 Headers = Sequence[tuple[str, bytes]]
+_PART = 10_000  # numbers in a statement
 _LANES_AT_ONCE = LANES // 2  # of those with rows, so that a second relay finds work, too
 
 
@@ -39,6 +40,11 @@ class Backlog:
     oldest_s: float  # age of the oldest row; 0.0: there is none
 
 
+def in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """A statement takes 65,535 parameters; a claim that follows commits may be one transaction with more rows."""
+    return (numbers[start : start + _PART] for start in range(0, len(numbers), _PART))
+
+
 class Claim:
     """The oldest rows of the lanes that one relay holds."""
 
@@ -57,9 +63,8 @@ class Claim:
         """Delete the rows: the log has acknowledged them. Raises `Unavailable`: they will be delivered again."""
         with database_errors(self._url):
             # by number, not "up to the last one": a smaller one may have been committed since
-            self._connection.execute(
-                sa.delete(OUTBOX).where(OUTBOX.c.id.in_([m.number for m in self.messages]))
-            )
+            for some in in_parts([m.number for m in self.messages]):
+                self._connection.execute(sa.delete(OUTBOX).where(OUTBOX.c.id.in_(some)))
             self._connection.commit()
         self.is_delivered = True
 

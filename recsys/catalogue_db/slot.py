@@ -26,7 +26,7 @@ SELECT current_setting('wal_level') AS wal_level, current_setting('max_slot_wal_
 _STATE = sa.text("""
 SELECT wal_status, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, safe_wal_size
 FROM pg_replication_slots WHERE starts_with(slot_name, 'recsys_relay_') AND database = current_database()
-ORDER BY slot_name LIMIT 1
+ORDER BY restart_lsn NULLS FIRST LIMIT 1
 """)
 _CREATE = sa.text("SELECT pg_create_logical_replication_slot(:slot, 'pgoutput')")
 _COPY = sa.text("SELECT pg_copy_logical_replication_slot(:slot, :copy)")
@@ -69,8 +69,9 @@ def usable_slot(connection: sa.Connection) -> str:
         )
     if not server.is_published:
         raise InvalidConfig(
-            f"RECSYS_RELAY=slot: there is no publication {PUBLICATION}: run `recsys db upgrade`; if its account may not"
-            f" create one, CREATE PUBLICATION {PUBLICATION} FOR TABLE outbox WITH (publish = 'insert')"
+            f"RECSYS_RELAY=slot: there is no publication {PUBLICATION}: run `recsys db upgrade`; where that has"
+            f" run, its account may not create one: CREATE PUBLICATION {PUBLICATION} FOR TABLE outbox WITH (publish ="
+            " 'insert')"
         )
     return str(server.slot)
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 import structlog
 
 from recsys.catalogue_db.connection import database_errors
-from recsys.catalogue_db.outbox import Claim, Message, Outbox, message_of, oldest
+from recsys.catalogue_db.outbox import Claim, Message, Outbox, in_parts, message_of, oldest
 from recsys.catalogue_db.slot import drop_slot, make_slot, rename_slot, slot_rights, usable_slot
 from recsys.catalogue_db.slot_changes import Transaction, first, read
 from recsys.catalogue_db.tables import LANES, OUTBOX, OUTBOX_LANES
@@ -29,7 +29,7 @@ _BATCHES = 10  # are read at once: each reading begins far back in the log
 # Reading the log takes as long as it takes: a statement that is cancelled would begin at the same place again.
 _BEGIN = sa.text("""
 SELECT set_config('statement_timeout', '0', true), pg_try_advisory_xact_lock(:lock) AS is_mine,
-       pg_current_wal_flush_lsn()::text AS flushed,
+       pg_current_wal_flush_lsn()::text AS flushed, pg_backend_pid() AS backend,
        (SELECT wal_status FROM pg_replication_slots WHERE slot_name = :slot) AS status,
        (SELECT wal_status FROM pg_replication_slots WHERE slot_name = :new) AS new_status
 """)
@@ -49,6 +49,7 @@ class _Batch:
     position: str = ""  # in the log: nothing before it is needed; "": unknown
     rest: Sequence[Transaction] = ()  # what the slot has told of what follows
     is_last_by_number: bool = False  # the new slot tells everything that waits
+    backend: int = 0  # that told it: the pool may replace a connection by one to another server
 
 
 class SlotOutbox(Outbox):
@@ -74,7 +75,7 @@ class SlotOutbox(Outbox):
         with database_errors(self._engine.url), self._engine.connect() as connection:
             with slot_rights(self._engine.url):
                 self._slot = self._slot or usable_slot(connection)
-                batch = self._next(connection, most, done.position, done.rest)
+                batch = self._next(connection, most, done)
             if not batch.messages:
                 connection.rollback()
             claim = Claim(batch.messages, connection, self._engine.url)
@@ -92,9 +93,7 @@ class SlotOutbox(Outbox):
     def _begin(self, connection: sa.Connection) -> sa.Row[Any]:
         return connection.execute(_BEGIN, {"lock": _LOCK, "slot": self._slot, "new": self._new}).one()
 
-    def _next(
-        self, connection: sa.Connection, most: int, position: str, told: Sequence[Transaction]
-    ) -> _Batch:
+    def _next(self, connection: sa.Connection, most: int, done: _Batch) -> _Batch:
         now = self._begin(connection)
         if not now.is_mine:
             return _Batch()
@@ -102,10 +101,13 @@ class SlotOutbox(Outbox):
             self._prepare(connection, now.status, now.new_status)
             waiting = oldest(connection, range(LANES), most) if _lock_lanes(connection) else None
             return _Batch() if waiting is None else _Batch(waiting, is_last_by_number=len(waiting) < most)
+        if now.new_status:  # a relay ended while it renamed the slot
+            drop_slot(connection, self._new)
+        position, told = (done.position, done.rest) if done.backend == now.backend else ("", ())
         while True:
             if not told:
                 if position == now.flushed:
-                    return _Batch((), position)
+                    return _Batch((), position, backend=now.backend)
                 if position:
                     connection.execute(_MOVE, {"slot": self._slot, "to": position})
                 told = read(connection, self._slot, now.flushed, _BATCHES * most)
@@ -116,7 +118,7 @@ class SlotOutbox(Outbox):
                 return _Batch()
             messages = _with_numbers(connection, numbers)
             if messages:
-                return _Batch(messages, position, told)
+                return _Batch(messages, position, told, backend=now.backend)
 
     def _prepare(self, connection: sa.Connection, status: str | None, new_status: str | None) -> None:
         """See to it that there is a new slot, which has its final name later."""
@@ -147,8 +149,9 @@ def _lock_lanes(connection: sa.Connection) -> bool:
 
 def _with_numbers(connection: sa.Connection, numbers: Sequence[int]) -> list[Message]:
     """The rows that are still there, in that order."""
-    if not numbers:
-        return []
-    rows = connection.execute(sa.select(OUTBOX).where(OUTBOX.c.id.in_(numbers)))
-    found = {row.id: message_of(row) for row in rows}
+    found = {
+        row.id: message_of(row)
+        for some in in_parts(numbers)
+        for row in connection.execute(sa.select(OUTBOX).where(OUTBOX.c.id.in_(some)))
+    }
     return [found[number] for number in numbers if number in found]

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +108,43 @@ def test_a_transaction_is_delivered_as_a_whole(database: SlotDatabase, followed:
     assert titles(followed, most=2) == ["1", "2"]
     assert titles(followed, most=2) == ["3"]
     assert titles(followed) == []
+
+
+def test_a_transaction_may_have_more_rows_than_a_statement_takes_parameters(
+    database: SlotDatabase, followed: SlotOutbox
+) -> None:
+    copies = sa.text(
+        "INSERT INTO outbox (lane, topic, key, value, headers, written_ms) SELECT lane, topic, key, value, headers,"
+        " written_ms FROM outbox, generate_series(1, 70000)"
+    )
+    with database._engine.begin() as connection:
+        connection.execute(sa.insert(OUTBOX), [row("a", "one of many")])
+        connection.execute(copies)
+    assert len(titles(followed)) == 70_001
+    assert titles(followed) == []
+
+
+def test_a_relay_that_dies_while_it_renames_the_slot_leaves_none_behind(
+    database: SlotDatabase, followed: SlotOutbox, owner: sa.Engine
+) -> None:
+    with owner.connect() as connection:
+        name = usable_slot(connection)
+        copy = sa.text("SELECT pg_copy_logical_replication_slot(:name, :copy)")
+        connection.execute(copy, {"name": name, "copy": f"{name}_new"})
+    assert slots(database) == 2
+    put(database, "1")
+    assert titles(database.slot_outbox()) == ["1"]
+    assert slots(database) == 1
+
+
+def test_a_position_that_another_connection_was_told_is_not_used(
+    database: SlotDatabase, followed: SlotOutbox
+) -> None:
+    put(database, "1")
+    assert titles(followed) == ["1"]
+    followed._done = replace(followed._done, backend=-1, position="FFFFFFFF/0")
+    put(database, "2")
+    assert titles(followed) == ["2"]
 
 
 def test_a_relay_that_dies_before_the_rows_are_deleted_leaves_them_to_the_next(
