@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import Item
 from recsys.items.item_table import read_items
 from recsys.models.two_tower import TwoTower, TwoTowerShape
@@ -80,6 +81,8 @@ def main(
     torch.set_num_threads(config.threads)
     items = read_items(config.items)
     histories = list(SequenceFiles(config.sequences, items).read())
+    if len({history.user_id for history in histories}) < len(histories):
+        raise InvalidData(f"{config.sequences}: a user has two histories, and would be hidden half as well")
     planned = plan(config.loop, len(histories))
     spent = pay(ledger, "two-tower", planned.spends, config.out)
     draws = SecureRandomness() if randomness is None else randomness

@@ -150,7 +150,7 @@ def words_gradients(slots: Tensor, used: Tensor, of_sums: Tensor) -> tuple[Local
     words, numbers = local_rows(slots.flatten(1))
     numbers = numbers.view_as(slots)
     words = LocalRows(words.rows, among(words, (numbers * used.unsqueeze(2)).flatten(1)))
-    words.used[:, 0] = False  # of no attribute; it stays 0
+    words.used[:, 0] = False  # of no attribute; nothing reads it
     parts = of_sums / (slots > 0).sum(2, keepdim=True).clamp(min=1)
     user, item, slot = (slots > 0).nonzero(as_tuple=True)
     found = torch.zeros(words.rows.numel(), of_sums.shape[2])

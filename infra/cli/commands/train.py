@@ -168,7 +168,7 @@ def private(
     model: Annotated[
         PrivateModel, typer.Option(help="What is trained; a bundle needs both.")
     ] = PrivateModel.RANKER,
-    epsilon: Annotated[float, typer.Option(min=0.01, help="What this training may cost a user.")] = 8.0,
+    epsilon: Annotated[float, typer.Option(min=0.01, help="What this training may cost a user.")] = 5.0,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -189,7 +189,7 @@ def private(
     <home>/privacy.json, which refuses what exceeds RECSYS_PRIVACY_EPSILON; both models together cost about the sum.
     Publish with `recsys bundle publish --trained`.
 
-    Example: recsys train private --model two-tower --epsilon 8
+    Example: recsys train private --model two-tower --epsilon 5
     """
     from infra.cli.training_plans import PRIVATE_OPTIONS, private_plan, private_two_tower_plan
     from infra.cli.training_runs import train_private
