@@ -61,24 +61,36 @@ def title_in(languages: Languages) -> Title:
 def _title(languages: Languages, item: Item) -> str:
     if item.titles is None:
         return item.title
-    for language in languages:
-        if tag := closest(language, item.titles):
-            return item.titles[tag]
-    return item.title
+    tag = closest(languages, item.titles)
+    return item.title if tag is None else item.titles[tag]
 
 
-def closest(language: str, tags: Collection[str]) -> str | None:
-    """The language itself, else what is left of it without its last subtags (the lookup of RFC 4647), else the
-    shortest tag of the same primary subtag; None: there is none.
+def closest(languages: Languages, tags: Collection[str]) -> str | None:
+    """The first language itself, else what is left of it without its last subtags (the lookup of RFC 4647), else that
+    of the other languages of the same primary subtag, else the shortest tag that has it; else likewise of the next
+    language; None: there is none.
 
-    >>> closest("de-AT", ["en", "de"]), closest("de-AT", ["de-CH-1996", "de-DE"]), closest("de", ["en"])
-    ('de', 'de-DE', None)
+    >>> closest(("de-AT",), ["en", "de"]), closest(("de-AT", "en"), ["de-CH-1996", "de-DE", "en"])
+    ('de', 'de-DE')
+    >>> closest(("en-GB", "de", "en-US"), ["de", "en-AU", "en-US"]), closest(("de",), ["en"])
+    ('en-US', None)
     """
-    range_ = language
-    while range_:
-        if range_ in tags:
-            return range_
-        range_ = range_.rpartition("-")[0]
-    primary = language.partition("-")[0]
-    related = (tag for tag in tags if tag.partition("-")[0] == primary)
-    return min(related, key=lambda tag: (len(tag), tag), default=None)
+    for primary in dict.fromkeys(map(_primary, languages)):
+        asked = (language for language in languages if _primary(language) == primary)
+        if found := next(filter(None, (_looked_up(language, tags) for language in asked)), None):
+            return found
+        related = [tag for tag in tags if _primary(tag) == primary]
+        if related:
+            return min(related, key=lambda tag: (len(tag), tag))
+    return None
+
+
+def _looked_up(language: str, tags: Collection[str]) -> str:
+    """Empty: there is none."""
+    while language and language not in tags:
+        language = language.rpartition("-")[0]
+    return language
+
+
+def _primary(tag: str) -> str:
+    return tag.partition("-")[0]

@@ -123,7 +123,7 @@ class Catalogue:
         return self._items[row]
 
     def ids(self, rows: Iterable[int]) -> list[str]:
-        return [self._items[row].item_id for row in rows]
+        return self._items.ids(rows)
 
     def rows_of(self, item_ids: Iterable[str]) -> Rows:
         """Rows of the known ids, in order; unknown ids are left out."""

@@ -1,6 +1,6 @@
 """What filters read of a catalogue: a column for each field that some filter has asked for, kept current from then on.
 
-A catalogue that is never filtered costs nothing here. The caller holds a lock.
+A catalogue that is never filtered has none. The caller holds a lock.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -35,12 +35,11 @@ class FilterColumns:
 
     def __init__(self) -> None:
         self._columns: dict[Field, TextColumn] = {}
-        self._names: set[str] | None = None  # of all attributes; None: nobody has asked
+        self._names: set[str] = set()  # of all attributes
 
     def write(self, rows: NDArray[np.int64], items: Sequence[Item]) -> None:
         """The items of these rows are new, or others than before."""
-        if self._names is not None:
-            self._names.update(*(item.attributes for item in items))
+        self._names.update(*(item.attributes for item in items))
         for field, column in list(self._columns.items()):
             column.write(rows, values_of(field, items))
 
@@ -70,8 +69,8 @@ class FilterColumns:
             field = single.field
             if field.kind is not Kind.ATTRIBUTE:
                 continue
-            if field.name not in self._known(items):
-                raise InvalidFilter(f"filter: no item has {field.name!r}; known are {self._listed(items)}")
+            if field.name not in self._names:
+                raise InvalidFilter(f"filter: no item has {field.name!r}; known are {self._listed()}")
             column = self._column(field, items)
             if (isinstance(single, Order) or (isinstance(single, Among) and single.numbers)) and (
                 not column.has_numbers
@@ -111,13 +110,8 @@ class FilterColumns:
             column.write(np.arange(len(items)), values_of(field, items))
         return column
 
-    def _known(self, items: Collection[Item]) -> set[str]:
-        if self._names is None:
-            self._names = set().union(*(item.attributes for item in items))
-        return self._names
-
-    def _listed(self, items: Collection[Item]) -> str:
-        names = [*FIELDS, *sorted(self._known(items))]
+    def _listed(self) -> str:
+        names = [*FIELDS, *sorted(self._names)]
         more = f" and {len(names) - len(FIELDS) - _LISTED} more" if len(names) > len(FIELDS) + _LISTED else ""
         return ", ".join(names[: len(FIELDS) + _LISTED]) + more
 

@@ -50,7 +50,7 @@ def table_items(table: pa.Table) -> list[Item]:
             tuple(categories or ()),
             creator or "",
             created or 0,
-            dict(attributes or ()),
+            {name: text for name, text in attributes or () if text is not None},
             start or 0,
             end or 0,
             tuple(regions or ()),

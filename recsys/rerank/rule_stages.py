@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidFilter
-from recsys.contracts.filters import parse_filter
 from recsys.contracts.request import Candidates, Query, Rows
 from recsys.items.catalogue import Catalogue
 from recsys.items.eligibility import Eligibility
@@ -20,10 +19,10 @@ def matching(target: Target, rows: Rows, eligibility: Eligibility) -> NDArray[np
     """(n,) bool: which rows the target is about. All categories of an item count, not only the main one. A condition on
     an attribute that no item has is about none."""
     catalogue = eligibility.catalogue
-    found = np.fromiter((target.names(catalogue.item(row)) for row in rows.tolist()), bool, len(rows))
-    if target.where:
+    found = np.isin(rows, catalogue.rows_of(target.items))
+    for condition in target.conditions:
         with suppress(InvalidFilter):
-            found |= eligibility.catalogue.holds(parse_filter(target.where).condition, rows)
+            found |= catalogue.holds(condition, rows)
     return found
 
 

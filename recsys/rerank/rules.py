@@ -18,15 +18,16 @@ invalid at the start has no rules until it is corrected.
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from recsys.contracts.errors import InvalidConfig, InvalidFilter
-from recsys.contracts.filters import parse_filter
+from recsys.contracts.filters import Among, Condition, Kind, parse_filter
+from recsys.contracts.filters import Field as ItemField
 from recsys.contracts.request import Query
-from recsys.contracts.types import Item
 from recsys.operator_files import read_yaml
 from recsys.watched_file import WatchedFile
 
@@ -67,13 +68,12 @@ class Target(_Model):
     creators: frozenset[str] = frozenset()
     where: Annotated[str, AfterValidator(_expression)] = ""
 
-    def names(self, item: Item) -> bool:
-        """Whether one of the lists has it."""
-        return (
-            item.item_id in self.items
-            or item.creator in self.creators
-            or not self.categories.isdisjoint(item.categories)
-        )
+    @cached_property
+    def conditions(self) -> tuple[Condition, ...]:
+        """An item that is not in `items` matches if one of them holds."""
+        lists = (("categories", self.categories), ("creator", self.creators))
+        named = (Among(ItemField(name, Kind.TEXT), texts) for name, texts in lists if texts)
+        return (*named, *((parse_filter(self.where).condition,) if self.where else ()))
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:

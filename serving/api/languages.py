@@ -11,7 +11,7 @@ from recsys.contracts.languages import MAX_TAG_LENGTH, Languages, language_tag
 
 ACCEPT_LANGUAGE = "languages of titles where the request names none, as browsers send them"
 LANGUAGE = "of the titles, as a BCP 47 tag such as `de` or `en-GB`; the header `Accept-Language` when absent"
-_LONGEST = 1_000  # characters of a header; longer ones are no browser's
+_LONGEST, _MOST = 1_000, 10  # characters and languages of a header; browsers send fewer
 
 
 class Spoken(NamedTuple):
@@ -45,7 +45,7 @@ def _by_weight(header: str) -> Languages:
         except ValueError:
             continue
     found.sort(key=itemgetter(0), reverse=True)
-    return tuple(dict.fromkeys(tag for _, tag in found))
+    return tuple(dict.fromkeys(tag for _, tag in found))[:_MOST]
 
 
 def _tag_or_empty(raw: str) -> str:

@@ -164,7 +164,9 @@ def _make(runtime: Runtime, query: Query, shown: bool = True) -> Served:
 
 
 def _bare(served: Served) -> Served:
-    answer = replace(served.answer, query=bare(served.answer.query), outcomes=())
+    # of a degraded list, which is not kept, others who wait for it learn that it is
+    outcomes = served.answer.outcomes if served.answer.degraded else ()
+    answer = replace(served.answer, query=bare(served.answer.query), outcomes=outcomes)
     return Served(answer, served.lines, served.until_ms)
 
 

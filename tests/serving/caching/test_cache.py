@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.contracts.request import Answer, Query, no_candidates
+from recsys.contracts.request import Answer, Query, StageOutcome, Status, no_candidates
 from recsys.contracts.state import EntityState, Visit
 from recsys.contracts.types import EventType, Topic
 from recsys.features.definitions import ENGAGED_VISITS
@@ -323,6 +323,13 @@ def test_lists_of_users_who_act_often_live_shorter(acts_s_ago: list[int], second
     served = Served(Answer(query, no_candidates(), np.empty(0, np.float32), ()), msgspec.Raw(b"[]"))
     kept, ttl_s = ResultCache(str, 1_000, 0.5, 5.0)._timed(served)
     assert (ttl_s, kept.answer.query.user.histories) == (seconds, {})
+
+
+def test_who_waits_for_a_degraded_list_learns_that_it_is_one() -> None:
+    late = StageOutcome("two_tower", "source", Status.TIMED_OUT, 0, 0, 0.0)
+    answer = Answer(Query("r", "u", 1, 1), no_candidates(), np.empty(0, np.float32), (late,))
+    kept, ttl_s = ResultCache(str, 1_000, 0.5, 5.0)._timed(Served(answer, msgspec.Raw(b"[]")))
+    assert (kept.answer.degraded, ttl_s) == (("two_tower",), 0.0)
 
 
 def test_a_click_never_gets_a_cached_list(make_api: Callable[..., Api]) -> None:
