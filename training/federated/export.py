@@ -60,8 +60,9 @@ def main(result: FederatedResult, work: Path, neighbours: int = 50, served_lengt
     save_file({"rows": order, "scores": popular[order]}, work / "popular.safetensors")
     summary = {
         "config": result.config.model_dump(mode="json"),
-        "metrics": dict(result.privacy),  # no quality: the server has nothing to hold out
+        "metrics": {},  # no quality: the server has nothing to hold out
         "seed": result.config.seed,
+        "privacy": dict(result.privacy),
     }
     (work / SUMMARY).write_text(to_json(summary, indent=2), encoding="utf-8")
     return work

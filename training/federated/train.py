@@ -21,7 +21,7 @@ from training.federated.config import FederatedConfig
 from training.federated.population import Population
 from training.federated.privacy import delta_of, epsilon, spend_of
 from training.federated.rounds import Simulation, apply
-from training.privacy.accounting import check_delta
+from training.privacy.accounting import UNIT, check_delta
 from training.privacy.ledger import Ledger
 from training.two_tower.sequences import SequenceFiles
 
@@ -54,7 +54,7 @@ class FederatedResult:
     items: Sequence[Item]
     config: FederatedConfig
     rounds: Sequence[RoundReport]
-    privacy: Mapping[str, float]
+    privacy: Mapping[str, float | str]
 
 
 def main(
@@ -88,10 +88,11 @@ def main(
     return FederatedResult(model.vectors, seen_by, items, config, reports, privacy)
 
 
-def _privacy(config: FederatedConfig, clients: int) -> dict[str, float]:
+def _privacy(config: FederatedConfig, clients: int) -> dict[str, float | str]:
     if not config.noise:
         return {}
-    return {"epsilon": epsilon(config, clients), "delta": delta_of(clients)}
+    spent = {"epsilon": epsilon(config, clients), "delta": delta_of(clients)}
+    return {"unit": UNIT, **spent, "takes_as_public": "the number of clients"}
 
 
 def _fit(

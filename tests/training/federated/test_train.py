@@ -32,6 +32,7 @@ from training.federated.tower import PooledShape
 from training.federated.train import FederatedResult, main
 from training.privacy.ledger import Ledger
 from training.privacy.randomness import SecureRandomness
+from training.private.work_folder import is_private
 from training.two_tower.sequences import History, write_sequences
 
 N_ITEMS = 24
@@ -200,8 +201,10 @@ def test_a_private_model_says_how_private_it_is(config: FederatedConfig, tmp_pat
     noisy = main(config.replace(noise=1.0, rounds=1))
     assert not noisy.seen_by.any(), "counts would be published without noise"
     summary = json.loads((export.main(noisy, tmp_path / "out") / "summary.json").read_text(encoding="utf-8"))
-    assert summary.keys() == {"config", "metrics", "seed"}, "no losses: clients do not send them"
-    assert summary["metrics"] == {"epsilon": epsilon(noisy.config, 80), "delta": 1 / 800}
+    assert summary.keys() == {"config", "metrics", "seed", "privacy"}, "no losses: clients do not send them"
+    assert summary["privacy"]["epsilon"] == epsilon(noisy.config, 80)
+    assert summary["privacy"]["delta"] == 1 / 800
+    assert is_private(tmp_path / "out"), "a night without noise must not continue it"
     with pytest.raises(InvalidConfig, match="40 clients, by chance fewer than a group of 30; one client"):
         main(config.replace(noise=1.0, cohorts=config.cohorts.replace(group=30)))
 
