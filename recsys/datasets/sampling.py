@@ -94,7 +94,7 @@ def _parquet(folder: Path, path: Path) -> Sample:
         with pq.ParquetFile(path) as file:
             batch = next(file.iter_batches(ROWS), None)
             table = pa.Table.from_batches([batch] if batch else [], file.schema_arrow)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         raise InvalidData(f"{path}: cannot be read: {error}") from error
     columns = {name: [_cell(value) for value in table[name].to_pylist()] for name in table.column_names}
     return Sample(Files(files=[_name(folder, path)]), columns)

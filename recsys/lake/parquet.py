@@ -24,18 +24,24 @@ def check_regular(path: Path) -> None:
 def read_columns(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pa.Table:
     """The `optional` ones as far as the file has them.
     Raises `pyarrow.ArrowInvalid` or `OSError`: the file is missing, is not Parquet, or lacks one of the columns."""
-    check_regular(path)
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         return file.read(columns=_wanted(file, columns, optional), use_threads=False)
 
 
 def read_batches(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[pa.Table]:
     """As `read_columns`, some thousand rows after the other."""
-    check_regular(path)
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         wanted = _wanted(file, columns, optional)
         for batch in file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
             yield pa.Table.from_batches([batch])
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    check_regular(path)
+    try:
+        return pq.ParquetFile(path)
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(f"the name of a column is not text: {error}") from error
 
 
 def _wanted(file: pq.ParquetFile, columns: Sequence[str], optional: Sequence[str]) -> list[str]:
