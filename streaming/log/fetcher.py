@@ -8,6 +8,7 @@ Readers get committed records only. What a producer took back, and the markers o
 record; and a partition can be read up to the first record of its oldest open transaction (its last stable offset).
 """
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ from kafka.errors import CorruptRecordError, KafkaError, OffsetOutOfRangeError
 from streaming.log.inflation import check_inflation
 
 _MAX_MAGIC = 2  # Kafka's record formats
+# A fetch has only the partitions whose records have all been read. While it waits for silent ones, the others wait for
+# it: a broker is asked by one fetch at a time.
+BUSY_WAIT_MS, _BUSY_S = 50, 1.0
+PATIENT_WAIT_MS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,16 @@ class Stable(NamedTuple):
 
 
 class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
+    _arrived = -math.inf  # when the latest records came
+
+    def wait_ms(self, silence_s: float) -> int:
+        """How long a fetch may wait when no record has come for `silence_s` seconds."""
+        return BUSY_WAIT_MS if silence_s < _BUSY_S else PATIENT_WAIT_MS
+
+    def _create_fetch_requests(self) -> Any:
+        self.config["fetch_max_wait_ms"] = self.wait_ms(time.monotonic() - self._arrived)
+        return super()._create_fetch_requests()
+
     @cached_property  # no `__init__` runs: a source gives its consumer's fetcher this class
     def stable(self) -> dict[Any, Stable]:
         """By partition, as the latest fetch said."""
@@ -65,6 +80,8 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
             if self._subscriptions.is_assigned(where):
                 self._subscriptions.assignment[where].highwater = data.high_watermark
         if found is not None:
+            if data.records:
+                self._arrived = time.monotonic()
             found.end = data.high_watermark
             self._note_stable(where, data)
         return found

@@ -16,13 +16,12 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
 
-from streaming.log.fetcher import PartitionFetcher
+from streaming.log.fetcher import PATIENT_WAIT_MS, PartitionFetcher
 
 CLUSTER_ID = "recsys-memory"  # by which clients know it
 # After records have arrived. Less costs more than it gains: with 10, client and broker take twice the processor time,
 # which requests and updates then wait for.
 FETCH_WAIT_MS = 50
-PATIENT_WAIT_MS = 500  # idle, client and broker use an eighth of the processor time that they use with 10
 _OF_SILENCE = 0.02
 _SILENT_S = 5.0  # a partition without records for so long is silent
 _MOST_LEFT_OUT_S = 0.2
@@ -43,8 +42,12 @@ def wait_ms(silence_s: float, most_ms: int) -> int:
 
 
 class MemoryKafkaFetcher(PartitionFetcher):
-    most_wait_ms = PATIENT_WAIT_MS
-    _arrived = -math.inf  # when the latest records came
+    most_wait_ms = (
+        PATIENT_WAIT_MS  # idle, client and broker use an eighth of the processor time that they use with 10
+    )
+
+    def wait_ms(self, silence_s: float) -> int:
+        return wait_ms(silence_s, self.most_wait_ms)
 
     @cached_property
     def _heard(self) -> dict[Any, float]:
@@ -57,9 +60,7 @@ class MemoryKafkaFetcher(PartitionFetcher):
         return {}
 
     def _create_fetch_requests(self) -> Any:
-        now = time.monotonic()
-        self.config["fetch_max_wait_ms"] = wait_ms(now - self._arrived, self.most_wait_ms)
-        requests = super()._create_fetch_requests()
+        requests, now = super()._create_fetch_requests(), time.monotonic()
         for _, offsets in requests.values():
             self._asked.update(dict.fromkeys(offsets, now))
         return requests
@@ -77,7 +78,7 @@ class MemoryKafkaFetcher(PartitionFetcher):
     def _parse_fetched_data(self, completed_fetch: Any) -> Any:
         found = super()._parse_fetched_data(completed_fetch)
         if found is not None and completed_fetch.partition_data.records:
-            self._arrived = self._heard[completed_fetch.topic_partition] = time.monotonic()
+            self._heard[completed_fetch.topic_partition] = time.monotonic()
         return found
 
 
