@@ -28,7 +28,6 @@ ABSENT = -1  # the rank of a candidate in a channel that did not return it
 
 _NO_ROWS: Rows = np.empty(0, np.int32)
 _NO_NUMBERS: NDArray[np.int64] = np.empty(0, np.int64)
-_NO_STATE = EntityState()
 _NO_FEATURES: NDArray[np.float32] = np.empty((0, 0), np.float32)
 
 

@@ -153,7 +153,7 @@ def _weigh(served: Served) -> int:
     query = served.answer.query
     texts = [*query.excluded_items, *query.context, *query.context.values(), query.region, *query.languages]
     texts += [_TREE * query.filter.text] if query.filter else []
-    shown = _ITEM_BYTES * len(served.answer.candidates) + len(bytes(served.lines))
+    shown = _ITEM_BYTES * len(served.answer.candidates) + len(served.lines)
     return _LIST_BYTES + shown + sum(_TEXT_BYTES + len(text) for text in texts)
 
 
