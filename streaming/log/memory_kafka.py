@@ -16,12 +16,9 @@ from typing import Any
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
 
-from streaming.log.fetcher import PATIENT_WAIT_MS, PartitionFetcher
+from streaming.log.fetcher import BUSY_WAIT_MS, PATIENT_WAIT_MS, PartitionFetcher
 
 CLUSTER_ID = "recsys-memory"  # by which clients know it
-# After records have arrived. Less costs more than it gains: with 10, client and broker take twice the processor time,
-# which requests and updates then wait for.
-FETCH_WAIT_MS = 50
 _OF_SILENCE = 0.02
 _SILENT_S = 5.0  # a partition without records for so long is silent
 _MOST_LEFT_OUT_S = 0.2
@@ -32,22 +29,12 @@ def is_memory_kafka(consumer: Any) -> bool:
     return bool(consumer._cluster.cluster_id == CLUSTER_ID)
 
 
-def wait_ms(silence_s: float, most_ms: int) -> int:
-    """How long a fetch may wait when no record has come for `silence_s` seconds.
-
-    >>> [wait_ms(silence_s, PATIENT_WAIT_MS) for silence_s in (0.0, 3.0, 60.0)]
-    [50, 60, 500]
-    """
-    return int(min(max(silence_s * 1_000 * _OF_SILENCE, FETCH_WAIT_MS), most_ms))
-
-
 class MemoryKafkaFetcher(PartitionFetcher):
-    most_wait_ms = (
-        PATIENT_WAIT_MS  # idle, client and broker use an eighth of the processor time that they use with 10
-    )
+    # idle, client and broker use an eighth of the processor time that they use with 10
+    most_wait_ms = PATIENT_WAIT_MS
 
     def wait_ms(self, silence_s: float) -> int:
-        return wait_ms(silence_s, self.most_wait_ms)
+        return int(min(max(silence_s * 1_000 * _OF_SILENCE, BUSY_WAIT_MS), self.most_wait_ms))
 
     @cached_property
     def _heard(self) -> dict[Any, float]:
@@ -93,7 +80,7 @@ class FetchedEnds:
     @cached_property
     def _consumer(self) -> Any:
         consumer = self._new_consumer(max_partition_fetch_bytes=16 * 1024)
-        consumer._fetcher.most_wait_ms = FETCH_WAIT_MS
+        consumer._fetcher.most_wait_ms = BUSY_WAIT_MS
         return consumer
 
     def __call__(self, where: TopicPartition) -> int:
