@@ -68,6 +68,11 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
         """By partition, as the latest fetch said."""
         return {}
 
+    @cached_property
+    def beyond(self) -> dict[Any, int]:
+        """By partition, where the latest batch began that was beyond the end that its fetch named."""
+        return {}
+
     def _parse_fetched_data(self, completed_fetch: Any) -> Any:
         data, where = completed_fetch.partition_data, completed_fetch.topic_partition
         try:
@@ -83,7 +88,7 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
         if found is not None:
             if data.records:
                 self._arrived = time.monotonic()
-            found.end = data.high_watermark
+            found.end, found.beyond = data.high_watermark, self.beyond
             self._note_stable(where, data)
         return found
 
@@ -96,6 +101,14 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
 
     class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # untyped
         end = 0  # the high watermark
+        beyond: dict[Any, int]  # the fetcher's
+
+        def may_be_ahead(self, position: int) -> bool:
+            """A broker reads its high watermark before the records: those that come meanwhile are beyond it, and are
+            within that of the next fetch. So a batch may be beyond the end once, at each position."""
+            before = self.beyond.get(self.topic_partition)
+            self.beyond[self.topic_partition] = position
+            return before != position
 
         def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Iterator[Any]:
             """The records, and last a `Broken` where they cannot be read any further."""
@@ -144,9 +157,15 @@ class _Batches:
         self.least, self.limit = batch.base_offset, batch.next_offset
         if batch.magic != _MAX_MAGIC:
             raise CorruptRecordError(f"record format {batch.magic} is unknown")
+        if (
+            self.limit > self._fetched.end
+            and batch.validate_crc()
+            and self._fetched.may_be_ahead(self.position)
+        ):
+            return None
         if not max(self.least, self.position) < self.limit <= self._fetched.end:
             raise CorruptRecordError(
-                f"a batch says {self.least} to {self.limit}, where {self.position} was read"
+                f"a batch says {self.least} to {self.limit}, where {self.position} was read of {self._fetched.end}"
             )
         if batch.compression_type and batch.validate_crc():
             check_inflation(batch.compression_type, self.current[batch.HEADER_STRUCT.size :])

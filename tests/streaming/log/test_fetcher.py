@@ -74,6 +74,31 @@ def test_a_broken_batch_stops_behind_the_records_before_it() -> None:
         assert stopped.batch == second
 
 
+def test_a_batch_beyond_the_end_of_its_fetch_is_read_by_the_next_one() -> None:
+    """Apache Kafka reads a partition's end before its records: those that come meanwhile are no damage."""
+    fetcher, content = new_fetcher(PartitionFetcher), b"".join(three_batches(Codec.NONE))
+    for end, expected in (
+        (5, VALUES),
+        (9, VALUES * 3),
+    ):  # once in the middle of a fetch, once at its beginning
+        for first_end in (0, end):
+            fetcher._completed_fetches.append(fetch(DAMAGED, content, first_end))
+            found = fetcher.fetched_records(max_records=2_000)[0].get(DAMAGED, [])
+            position = fetcher._subscriptions.position(DAMAGED).offset
+            assert [r.value for r in found] == (expected if first_end else []) and position == len(found)
+        fetcher._subscriptions.seek(DAMAGED, 0)
+
+
+def test_a_batch_that_stays_beyond_the_end_stops_its_partition() -> None:
+    fetcher, content = new_fetcher(PartitionFetcher), bytes(batch("k", VALUES, base_offset=3))
+    found = []
+    for _ in range(3):
+        fetcher._completed_fetches.append(fetch(DAMAGED, content, 3))
+        found.append(fetcher.fetched_records(max_records=2_000)[0].get(DAMAGED, []))
+    assert found[0] == [] and [type(stop) for (stop,) in found[1:]] == [Broken, Broken]
+    assert fetcher._subscriptions.position(DAMAGED).offset == 0
+
+
 def test_a_broken_batch_behind_what_was_taken_back_stops_at_its_own_offset() -> None:
     aborted = DefaultRecordBatchBuilder(
         2, 0, is_transactional=True, producer_id=7, producer_epoch=0, base_sequence=0, batch_size=1_000
