@@ -13,6 +13,9 @@ from serving.telemetry import Telemetry
 
 T = TypeVar("T")
 _WORK_WEIGHT = 0.05  # of the latest computation in `work_s`: some twenty decide
+# The latest counts as at most so many times the average, which is taken as at least `_USUAL_S`: after a moment in which
+# the whole machine stood still, nobody is refused whose turn would come in time; a store that stays slow is known soon.
+_OUTLIER, _USUAL_S = 4.0, 0.01
 
 
 class Admission:
@@ -55,4 +58,5 @@ class Admission:
         try:
             return work(*arguments)
         finally:  # a lost update between two threads is acceptable: it is an estimate
-            self.work_s += _WORK_WEIGHT * (time.monotonic() - began - self.work_s)
+            took_s = min(time.monotonic() - began, _OUTLIER * max(self.work_s, _USUAL_S))
+            self.work_s += _WORK_WEIGHT * (took_s - self.work_s)

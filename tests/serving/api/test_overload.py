@@ -48,6 +48,16 @@ async def _burst(api: Api) -> list[httpx.Response]:
         )
 
 
+def test_one_long_pause_is_no_overload_and_lasting_slowness_is(make_api: Callable[..., Api]) -> None:
+    admission = make_api().services.admission
+    admission.work_s = 0.01
+    asyncio.run(admission.compute(time.sleep, 0.5))
+    assert admission.work_s < 0.013
+    for _ in range(40):
+        asyncio.run(admission.compute(time.sleep, 0.05))
+    assert admission.work_s > 0.035
+
+
 def test_nobody_is_refused_while_nothing_waits(make_api: Callable[..., Api]) -> None:
     api = make_api(deadline_ms=1_000)
     api.services.admission.work_s = 60.0  # however slow the last ones were
