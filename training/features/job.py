@@ -10,8 +10,6 @@ The last pass makes the long rows, so no shuffle carries them. Days are staged a
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
-from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -26,7 +24,7 @@ from recsys.contracts.attribution import Attribution
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.merges import Merges, UserMerge
-from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, EventType
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS
 from recsys.lake.lake import DAY_PREFIX, EVENT_SCHEMA, EVENTS, newest_days, start_of
@@ -42,13 +40,14 @@ from training.features.kernel import (
     user_side,
 )
 from training.features.labels import EVENT_COLUMNS, ITEM_CONTEXT, LabelConfig, label
+from training.features.marks import Labelling, day_mark, digest, label_days, log_mark
 from training.features.members import NO_MERGES, MergeColumns
 from training.features.negatives import Popularity
-from training.features.output_folder import output_folder
+from training.features.output_folder import OutputFolder, output_folder
 from training.features.sequences import sequences
 from training.features.trust import REASONS, TRUST, Judgement, Verdicts, trusted, trusted_examples
 from training.features.trust_job import judged
-from training.features.write import DAY, day_column, write_examples, write_sequences
+from training.features.write import DAY, SEQUENCES, day_column, write_examples, write_sequences
 
 _POPULARITY_ROWS = 1_000_000
 _BUCKETS, _BUCKET_ROWS = 64, 500_000
@@ -102,7 +101,8 @@ class Report:
 
 
 def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] = lambda _: None) -> Report:
-    """Build the missing and outdated days, and the sequences, which always cover the whole lake.
+    """Build the missing and outdated days, and the sequences, which always cover the whole lake. A log that has not
+    changed since is not judged again.
 
     Raises:
         InvalidData: the lake has no events in those days.
@@ -117,67 +117,124 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         )
     wanted = newest_days({day: rows[day] for day in wanted}, job.newest) if job.newest else wanted
     job = replace(job, buckets=job.buckets or buckets_for(sum(rows.values())))
-    only_named = job.attribution.only_named(*counts.by_type())
     merged = _read_merges(spark, job)
-    merges = Merges(merged)
-    everything = read_events(spark, job, merges)
-    verdicts, judgement = Verdicts(), Judgement()
-    if job.trust and counts.has_impressions:
-        verdicts, judgement = judged(spark, everything, merged, start_of(max(rows)) // MS_PER_DAY)
-    suspects = {day: verdicts.users_of(start_of(day) // MS_PER_DAY) for day in wanted}
-    marks = {day: _mark(job, only_named, counts.unshown, day, rows, merged, suspects[day]) for day in wanted}
+    log = _Log(job, counts, merged, read_events(spark, job, Merges(merged)))
     with output_folder(spark, f"{job.output}/examples") as examples:
-        done = examples.marks()
         # a day that the lake no longer has: all its users were forgotten
-        examples.remove(name for name in done if name.removeprefix(DAY_PREFIX) not in lake_days)
-        missing = [d for d in wanted if job.rebuild or done.get(f"{DAY_PREFIX}{d}") != marks[d]]
-        skipped = tuple(d for d in wanted if d not in missing)
-        if not missing:
-            return Report(skipped=skipped, left_out=judgement.left_out)
-
-        last = _label_days(missing[-1], job)[-1]
-        events = everything.where(sf.col(DAY) <= last)
-        n_events = sum(n for day, n in rows.items() if day <= last)
-        progress(
-            f"{len(missing)} days to build, {len(skipped)} are up to date; {n_events:,} events, {job.buckets} buckets"
+        gone = {name for name in examples.marks() if name.removeprefix(DAY_PREFIX) not in lake_days}
+        examples.remove(gone)
+        built = output_folder(spark, job.output).marks()
+        before = examples.read(TRUST) if built.get(SEQUENCES) == log.mark else None
+        if before is not None:
+            judgement = msgspec.json.decode(before, type=Judgement)
+            if not _outdated(log, wanted, examples, judgement):
+                return Report(skipped=tuple(wanted), left_out=judgement.left_out)
+        verdicts, judgement = log.judged(spark)
+        marks = _outdated(log, wanted, examples, judgement)
+        report = Report(
+            days=tuple(marks),
+            skipped=tuple(day for day in wanted if day not in marks),
+            left_out=judgement.left_out,
         )
-        config = LabelConfig(
-            first_ms=start_of(missing[0]),
-            end_ms=start_of(missing[-1]) + MS_PER_DAY,
-            window_ms=job.attribution.window_ms,
-            unshown=counts.unshown,
-            only_named=only_named,
-            negatives=job.negatives,
-            seed=job.seed,
-        )
-        choices = counts.until(last).choices(config.unshown)
-        popularity = _popularity(events, config, choices)
-        groups = _groups(spark, job, events, missing, config, popularity, merges, verdicts)
-        every = spark.sparkContext.broadcast(MergeColumns(merged))
-        found = write_examples(
-            spark, examples, groups, lambda bare, theirs: user_side(bare, theirs, every.value.of(theirs))
-        )
-        examples.publish({f"{DAY_PREFIX}{day}": marks[day] for day in missing})
-        examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
+        if marks:
+            report = _build_days(spark, log, examples, marks, verdicts, report, progress)
         examples.write(TRUST, msgspec.json.encode(judgement).decode())
-        progress(f"{found['examples']:,} examples written")
         known = spark.sparkContext.broadcast(verdicts)
+        every = spark.sparkContext.broadcast(MergeColumns(merged))
 
         def theirs(rows: pa.Table) -> pa.Table:
             merges = every.value.of(rows)
             return sequences(trusted(rows, known.value, merges) if known.value else rows, merges)
 
-        n_sequences = write_sequences(spark, job.output, everything, theirs, bool(verdicts))
-    return Report(
-        days=tuple(missing),
-        skipped=skipped,
+        n_sequences = write_sequences(spark, job.output, log.events, theirs, bool(verdicts), log.mark)
+    return replace(report, sequences=n_sequences)
+
+
+@dataclass(frozen=True)
+class _Log:
+    """What a run reads: all events of the lake, and what is known of them."""
+
+    job: FeatureJob
+    counts: EventCounts
+    merged: Sequence[UserMerge]
+    events: DataFrame
+
+    @property
+    def labelling(self) -> Labelling:
+        job, only_named = self.job, self.job.attribution.only_named(*self.counts.by_type())
+        return Labelling(job.attribution, only_named, self.counts.unshown, job.negatives, job.seed)
+
+    @property
+    def is_judged(self) -> bool:
+        return self.job.trust and self.counts.has_impressions
+
+    @property
+    def mark(self) -> str:
+        return log_mark(self.counts.of_days, self.merged, self.job.forgotten, self.is_judged)
+
+    def judged(self, spark: SparkSession) -> tuple[Verdicts, Judgement]:
+        """Reads the whole log."""
+        if not self.is_judged:
+            return Verdicts(), Judgement()
+        days = self.counts.of_days
+        verdicts, judgement = judged(spark, self.events, self.merged, start_of(max(days)) // MS_PER_DAY)
+        users = {day: verdicts.users_of(start_of(day) // MS_PER_DAY) for day in days}
+        suspects = {day: digest(found) for day, found in users.items() if found}
+        return verdicts, msgspec.structs.replace(judgement, suspects=suspects)
+
+
+def _outdated(
+    log: _Log, wanted: Sequence[str], examples: OutputFolder, judgement: Judgement
+) -> dict[str, str]:
+    """The days to build, in order, and their new marks."""
+    done, rows, suspects, labelling = examples.marks(), log.counts.of_days, judgement.suspects, log.labelling
+    marks = {day: day_mark(labelling, day, rows, log.merged, suspects.get(day, "")) for day in wanted}
+    return {d: m for d, m in marks.items() if log.job.rebuild or done.get(f"{DAY_PREFIX}{d}") != m}
+
+
+def _build_days(
+    spark: SparkSession,
+    log: _Log,
+    examples: OutputFolder,
+    marks: Mapping[str, str],
+    verdicts: Verdicts,
+    report: Report,
+    progress: Callable[[str], None],
+) -> Report:
+    """Write the examples of the days of `marks`; the report with what was written."""
+    job, labelling, days = log.job, log.labelling, list(marks)
+    last = label_days(days[-1], job.attribution.window_ms)[-1]
+    events = log.events.where(sf.col(DAY) <= last)
+    n_events = sum(n for day, n in log.counts.of_days.items() if day <= last)
+    progress(
+        f"{len(days)} days to build, {len(report.skipped)} are up to date; {n_events:,} events,"
+        f" {job.buckets} buckets"
+    )
+    config = LabelConfig(
+        first_ms=start_of(days[0]),
+        end_ms=start_of(days[-1]) + MS_PER_DAY,
+        window_ms=job.attribution.window_ms,
+        unshown=labelling.unshown,
+        only_named=labelling.only_named,
+        negatives=job.negatives,
+        seed=job.seed,
+    )
+    popularity = _popularity(events, config, log.counts.until(last).choices(config.unshown))
+    groups = _groups(spark, job, events, days, config, popularity, Merges(log.merged), verdicts)
+    every = spark.sparkContext.broadcast(MergeColumns(log.merged))
+    found = write_examples(
+        spark, examples, groups, lambda bare, theirs: user_side(bare, theirs, every.value.of(theirs))
+    )
+    examples.publish({f"{DAY_PREFIX}{day}": mark for day, mark in marks.items()})
+    examples.write(DEFINITIONS, json.dumps(FEATURES.describe()))
+    progress(f"{found['examples']:,} examples written")
+    return replace(
+        report,
         events=n_events,
         examples=found["examples"],
         sampled=found["sampled"],
         clicks=found["click"],
         conversions=found["conversion"],
-        sequences=n_sequences,
-        left_out=judgement.left_out,
     )
 
 
@@ -297,44 +354,3 @@ def _counts(spark: SparkSession, job: FeatureJob) -> EventCounts:
 def buckets_for(rows: int) -> int:
     """Few for a small log, since each costs a call of the kernels; else at most half a million rows each."""
     return max(2, min(_BUCKETS, rows // 50_000), -(-rows // _BUCKET_ROWS))
-
-
-def _mark(
-    job: FeatureJob,
-    only_named: frozenset[EventType],
-    unshown: frozenset[EventType],
-    day: str,
-    rows: Mapping[str, int],
-    merged: Sequence[UserMerge],
-    suspects: Sequence[str] = (),
-) -> str:
-    """Content of a finished day's mark; a day with another mark is built again.
-
-    It counts the rows that may label the day, because outcomes arrive late: a day is built early, and again when
-    more have arrived. It names the merges up to its end, since one may be forgotten, and another arrive; and the users
-    whose day is left out.
-    """
-    end_ms = start_of(day) + MS_PER_DAY
-    known = sorted((m.user_id, m.into, m.changed_ms) for m in merged if m.changed_ms < end_ms)
-    content = {
-        "fingerprint": FEATURES.fingerprint,
-        "layout": 2,  # of the files: `packing`
-        "built_of": {d: rows.get(d, 0) for d in _label_days(day, job)},
-        "window_ms": job.attribution.window_ms,
-        "only_named": sorted(only_named),
-        "unshown": sorted(unshown),
-        "negatives": job.negatives,
-        "seed": job.seed,
-        **{
-            name: sha256(json.dumps(found).encode()).hexdigest()
-            for name, found in (("merges", known), ("suspects", suspects))
-            if found
-        },
-    }
-    return json.dumps(content, sort_keys=True)
-
-
-def _label_days(day: str, job: FeatureJob) -> list[str]:
-    """The days whose events may label an impression of `day`, itself first."""
-    first, more = date.fromisoformat(day), -(-job.attribution.window_ms // MS_PER_DAY)
-    return [(first + timedelta(days=n)).isoformat() for n in range(more + 1)]

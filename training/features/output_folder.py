@@ -35,6 +35,9 @@ class OutputFolder(Protocol):
     def write(self, name: str, text: str) -> None:
         """A file in the folder."""
 
+    def read(self, name: str) -> str | None:
+        """A file in the folder; None: it is not there."""
+
     def __enter__(self) -> "OutputFolder": ...
 
     def __exit__(self, *error: object) -> None: ...
@@ -80,13 +83,17 @@ class LocalFolder:
         return [path.name for path in self._folder.iterdir()] if self._folder.exists() else []
 
     def marks(self) -> dict[str, str]:
-        found = {name: self._folder / name / SUCCESS for name in self.names()}
-        return {name: mark.read_text(encoding="utf-8") for name, mark in found.items() if mark.exists()}
+        found = {name: self.read(f"{name}/{SUCCESS}") for name in self.names()}
+        return {name: mark for name, mark in found.items() if mark is not None}
 
     def write(self, name: str, text: str) -> None:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+    def read(self, name: str) -> str | None:
+        path = self._folder / name
+        return path.read_text(encoding="utf-8") if path.exists() else None
 
     def __enter__(self) -> "LocalFolder":
         return self
@@ -128,13 +135,22 @@ class HadoopFolder:
         return [status.getPath().getName() for status in self._fs.listStatus(path)]
 
     def marks(self) -> dict[str, str]:
-        marks = {name: self._path(f"{self._folder}/{name}/{SUCCESS}") for name in self.names()}
-        return {name: self._read(mark) for name, mark in marks.items() if self._fs.exists(mark)}
+        found = {name: self.read(f"{name}/{SUCCESS}") for name in self.names()}
+        return {name: mark for name, mark in found.items() if mark is not None}
 
     def write(self, name: str, text: str) -> None:
         stream = self._fs.create(self._path(f"{self._folder}/{name}"), True)
         stream.write(bytearray(text.encode()))
         stream.close()
+
+    def read(self, name: str) -> str | None:
+        path = self._path(f"{self._folder}/{name}")
+        if not self._fs.exists(path):
+            return None
+        stream = self._fs.open(path)
+        content = bytes(stream.readAllBytes())
+        stream.close()
+        return content.decode()
 
     def __enter__(self) -> "HadoopFolder":
         return self
@@ -144,12 +160,6 @@ class HadoopFolder:
 
     def _path(self, text: str) -> Any:
         return self._jvm.org.apache.hadoop.fs.Path(text)
-
-    def _read(self, path: Any) -> str:
-        stream = self._fs.open(path)
-        content = bytes(stream.readAllBytes())
-        stream.close()
-        return content.decode()
 
 
 def _staging() -> str:

@@ -48,10 +48,12 @@ _TYPES = pa.array(sorted([*map(str, ENGAGEMENT), str(EventType.IMPRESSION)]))
 
 
 class Judgement(msgspec.Struct):
-    """The content of `TRUST`: what was left out, by reason, and the weights of suspect items (`weights_of`)."""
+    """The content of `TRUST`: what was left out, by reason; the weights of suspect items (`weights_of`); and of each
+    day with suspect users, a digest of their ids."""
 
     left_out: dict[str, int] = {}
     item_weights: dict[str, tuple[int, int]] = {}
+    suspects: dict[str, str] = {}
 
 
 @dataclass(frozen=True)

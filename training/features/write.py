@@ -22,7 +22,7 @@ from training.features.output_folder import OutputFolder, local_path, output_fol
 from training.features.sequences import SEQUENCE_SCHEMA
 from training.features.trust import JUDGED_COLUMNS
 
-DAY = "dt"
+DAY, SEQUENCES = "dt", "sequences"
 RowsOf = Callable[[pa.Table, pa.Table], pa.Table]  # a group's bare examples and events → its examples
 _COUNTED = ("sampled", "click", "conversion")
 _COUNTS = pa.schema([(name, pa.int64()) for name in ("examples", *_COUNTED)])
@@ -60,13 +60,15 @@ def write_sequences(
     events: DataFrame,
     rows_of: Callable[[pa.Table], pa.Table],
     impressions: bool = False,
+    mark: str = "",
 ) -> int:
-    """`rows_of`: makes the sequences of a group of events, in `SEQUENCE_SCHEMA`. `impressions`: it needs them, too."""
+    """`rows_of`: makes the sequences of a group of events, in `SEQUENCE_SCHEMA`. `impressions`: it needs them, too.
+    `mark`: what they are made of."""
     wanted = ENGAGEMENT | {EventType.IMPRESSION} if impressions else ENGAGEMENT
     needed = events.where(sf.col("type").isin([str(t) for t in wanted]))
     groups = needed.select("user_bucket", *JUDGED_COLUMNS).groupBy("user_bucket")
     with output_folder(spark, output) as folder:
-        staging = f"{folder.staging}/sequences"
+        staging = f"{folder.staging}/{SEQUENCES}"
         if (place := local_path(spark, staging)) is not None:
 
             def written(bucket: tuple[pa.Scalar], rows: pa.Table) -> pa.Table:
@@ -82,7 +84,7 @@ def write_sequences(
             rows = groups.applyInArrow(rows_of, from_arrow_schema(SEQUENCE_SCHEMA))
             rows.write.option("compression", "zstd").parquet(staging)
             count = spark.read.parquet(staging).count()
-        folder.publish({"sequences": ""})
+        folder.publish({SEQUENCES: mark})
     return int(count)
 
 

@@ -34,11 +34,13 @@ from recsys.store.base import StateDefinition, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from tests.recsys.features.worlds import START_MS, catalogue, population, random_log
 from tests.training.features.test_state_job import folded
+from tests.training.features.test_trust import START_MS as START_MS_OF_LOG
 from tests.training.features.test_trust import Log
 from training.features import job as features_job
 from training.features import output_folder, write
 from training.features.job import FeatureJob, build
 from training.features.local import build_examples
+from training.features.marks import Labelling, day_mark, digest
 from training.features.state_job import load_state
 from training.features.trust import TRUST
 
@@ -155,8 +157,7 @@ def test_a_day_is_where_its_rows_say(built: tuple[FeatureJob, Path]) -> None:
 
 def test_a_merge_makes_its_day_and_later_ones_outdated() -> None:
     def marks(merged: list[UserMerge]) -> list[str]:
-        job, none = FeatureJob("", ""), frozenset[EventType]()
-        return [features_job._mark(job, none, none, day, {}, merged) for day in DAYS]
+        return [day_mark(Labelling(), day, {}, merged) for day in DAYS]
 
     before, after, other = marks([]), *(marks([UserMerge("a", b, start_of(DAYS[1]))]) for b in "bc")
     assert [old != new for old, new in zip(before, after, strict=True)] == [False, *[True] * (len(DAYS) - 1)]
@@ -166,10 +167,9 @@ def test_a_merge_makes_its_day_and_later_ones_outdated() -> None:
 
 
 def test_a_day_is_outdated_once_one_of_its_users_is_a_suspect() -> None:
-    job, none = FeatureJob("", ""), frozenset[EventType]()
-    marks = [features_job._mark(job, none, none, DAYS[0], {}, [], found) for found in ([], ["a"], ["b"])]
+    marks = [day_mark(Labelling(), DAYS[0], {}, [], digest(found)) for found in ([], ["a"], ["b"])]
     assert len(set(marks)) == 3
-    assert marks[0] == features_job._mark(job, none, none, DAYS[0], {}, [])
+    assert marks[0] == day_mark(Labelling(), DAYS[0], {}, [])
 
 
 def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) -> None:
@@ -187,7 +187,8 @@ def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) 
     judgement = json.loads((tmp_path / "all" / "examples" / TRUST).read_text())
     # it was shown to 20 people before they clicked, and to the robot before it clicked 125 times
     weights = {"i1": [1_024 * 145 // 165, 1_024 * 21 // 41]}
-    assert judgement == {"left_out": report.left_out, "item_weights": weights}
+    suspects = {day_of(START_MS_OF_LOG): digest(["robot"])}
+    assert judgement == {"left_out": report.left_out, "item_weights": weights, "suspects": suspects}
     found = {row["user_id"]: row["items"] for row in sequences(tmp_path / "all").to_pylist()}
     assert found == {
         user: [e.item_id for e in honest if e.user_id == user and e.type in ENGAGEMENT]
@@ -195,6 +196,30 @@ def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) 
     }
     shown = {e.event_id for e in honest if e.type is EventType.IMPRESSION}
     assert set(read(tmp_path / "all").column("example_id").to_pylist()) == shown
+
+
+def test_judging_the_log_or_not_is_heard_though_no_day_changes(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = FeatureJob(
+        str(write_lake(tmp_path, Log().honest().push("i1", 20).events)), str(tmp_path), buckets=3
+    )
+    fakes = {f"fake{n}" for n in range(20)}
+
+    def learnt_from() -> set[str]:
+        return set(sequences(tmp_path).column("user_id").to_pylist())
+
+    days = build(spark, job).days
+    assert not fakes & learnt_from()
+    for trust in (False, True):
+        report = build(spark, replace(job, trust=trust))
+        assert (report.days, report.skipped) == ((), days)
+        assert bool(fakes & learnt_from()) is not trust
+        judgement = json.loads((tmp_path / "examples" / TRUST).read_text())
+        assert ("i1" in judgement["item_weights"]) is trust
+    monkeypatch.delattr(features_job, "judged")
+    again = build(spark, job)
+    assert (again.skipped, again.left_out["clicks_without_impressions"]) == (days, 20), "not judged again"
 
 
 def test_sequences_and_definitions_are_next_to_them(built: tuple[FeatureJob, Path]) -> None:
