@@ -13,8 +13,8 @@ from serving.telemetry import Telemetry
 
 T = TypeVar("T")
 _WORK_WEIGHT = 0.05  # of the latest computation in `work_s`: some twenty decide
-# The latest counts as at most so many times the average, which is taken as at least `_USUAL_S`: after a moment in which
-# the whole machine stood still, nobody is refused whose turn would come in time; a store that stays slow is known soon.
+# One computation counts as at most four times the average, and 10 ms as the least average: after a moment in which the
+# whole machine stood still, nobody is refused whose turn would come in time; a store that stays slow is known soon.
 _OUTLIER, _USUAL_S = 4.0, 0.01
 
 
