@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from infra.evaluation.benchmarks import saturation
 from infra.evaluation.benchmarks.load import Answers, Load
@@ -12,8 +13,10 @@ from infra.evaluation.benchmarks.process_cost import Memory, MemoryCurve, memory
 from infra.evaluation.benchmarks.saturation import saturate, sustained
 from infra.evaluation.benchmarks.serve import ServeBench, goals, run
 from infra.evaluation.benchmarks.serve_compared import compared
+from infra.evaluation.benchmarks.serving_fixture import LENGTH, bench_ranker
 from infra.evaluation.benchmarks.tune_serving import Setting, _Tried, best, write_profile
 from recsys.contracts.errors import Unavailable
+from recsys.features.definitions import FEATURES
 from serving.settings import ServingSettings
 
 
@@ -63,6 +66,26 @@ def test_a_ranker_that_shows_everybody_the_same_items_misses_a_goal() -> None:
     goal = goals(ServeBench())["half_distinct_share"]
     assert not goal.met(266 / 6_000)
     assert goal.met(3_537 / 6_000)
+
+
+def test_the_ranker_of_the_bench_shows_users_different_items() -> None:
+    """The same candidates with the same features, for users with different histories."""
+    torch.manual_seed(0)
+    items, features = torch.arange(1, 501), torch.rand(500, FEATURES.dimension) * 100
+    histories = torch.randint(1, 2_001, (20, LENGTH))
+    histories[:, :-3] = 0  # most users have a few events
+
+    def different(likeness: float) -> float:
+        ranker, shown = bench_ranker(2_000, likeness), set[int]()
+        with torch.no_grad():
+            for history in histories:
+                user = ranker.user(history[None], *torch.ones(2, 1, LENGTH, dtype=torch.int64))
+                click = ranker.score(user, items, features, torch.zeros(500, dtype=torch.int64)).click
+                shown.update(click.topk(20).indices.tolist())
+        return len(shown) / 400
+
+    assert different(300.0) > 0.15
+    assert different(0.0) == 0.05, "twenty for all"
 
 
 def test_growth_is_that_of_the_later_half(monkeypatch: pytest.MonkeyPatch) -> None:
