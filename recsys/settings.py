@@ -36,6 +36,11 @@ class Settings(BaseSettings):
     home: Path = Field(
         Path("var"), description="Folder for everything that is written: lake, features, models, bundles."
     )
+    lake_store: str = Field(
+        "",
+        description="Where `recsys lake push` and `pull` keep the lake (extra `s3`), such as s3://bucket/lake; keys,"
+        " region and endpoint are AWS's own variables.",
+    )
     bundle_keys: Path | None = Field(
         None,
         description="File of public keys (`recsys bundle keygen`): only bundles that one of them signed are loaded,"

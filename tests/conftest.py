@@ -27,6 +27,7 @@ from streaming.log import create_topics
 from streaming.settings import StreamSettings
 from tests.certificates import self_signed
 from tests.databases import SLOT, emptied, sqlite_url, started
+from tests.object_stores import new_bucket, s3_server
 from tests.redis_tls import TlsRedisServer
 
 # A busy machine makes any example slow; pytest-timeout ends tests that hang.
@@ -52,6 +53,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run files with slow tests first, so that no process ends with a long one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The shared S3, moto's server, which believes every key."""
+    with s3_server(tmp_path_factory.mktemp("moto") / "moto.log") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a new bucket; the environment has what reaches it."""
+    return new_bucket(s3_endpoint, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("explain", "Show the funnel of one request: sources, scores, moves, removals."),
     "size": ("size", "Estimate processes, memory, partitions and cost for a load."),
     "data": ("data", "Fetch, validate and import data sets."),
+    "lake": ("lake", "Push the lake to an object store, pull it from there."),
     "topics": ("topics", "Create, check and grow the topics of a Kafka."),
     "stream": ("stream", "Feature worker, archiver, relay, replay, dead letters."),
     "db": ("db", "The database of items and users: tables, import, export, comparison."),

@@ -10,11 +10,11 @@ compile() {  # NAME [OPTION...]
   "$UV" pip compile "${COMMON[@]}" -o "$LOCKS/$1.txt" pyproject.toml "$LOCKS/build.in" "${@:2}"
 }
 # one resolution of everything; the smaller ones take their versions from it
-compile dev --extra train --extra spark --extra milvus --extra otel --extra database --extra dev "$@"
+compile dev --extra train --extra spark --extra milvus --extra otel --extra database --extra s3 --extra dev "$@"
 sed -nE 's/^([A-Za-z0-9._-]+==[^ ]+)( ;.*)? \\$/\1\2/p' "$LOCKS/dev.txt" > "$LOCKS/.versions"
 trap 'rm -f "$LOCKS/.versions"' EXIT
-compile serving --extra database -c "$LOCKS/.versions"
-compile training --extra train --extra spark -c "$LOCKS/.versions"
+compile serving --extra database --extra s3 -c "$LOCKS/.versions"
+compile training --extra train --extra spark --extra s3 -c "$LOCKS/.versions"
 # the newest onnxruntime for GPUs that is not newer than the one for CPUs (it comes out later), and its CUDA libraries
 sed -nE 's/^onnxruntime==([^ ]+).*/onnxruntime-gpu[cuda,cudnn]<=\1/p' "$LOCKS/dev.txt" |
   "$UV" pip compile "${COMMON[@]}" -c "$LOCKS/.versions" -o "$LOCKS/cuda.txt" -

@@ -17,9 +17,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[3]
 LOCKS = ROOT / "infra" / "setup" / "locks"
 EXTRAS = {
-    "serving": ("database",),
-    "training": ("train", "spark"),
-    "dev": ("train", "spark", "milvus", "otel", "database", "dev"),
+    "serving": ("database", "s3"),
+    "training": ("train", "spark", "s3"),
+    "dev": ("train", "spark", "milvus", "otel", "database", "s3", "dev"),
 }
 # Kept by an operator, which takes a tag only.
 BY_TAG = {"quay.io/opstree/redis:v7.2.3"}

@@ -1,0 +1,68 @@
+"""Which snapshot of which store a lake was made from: `lake/_mirror/`, not part of the lake."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.files import atomic_write, locked
+from recsys.lake.object_store import ObjectStore, Read
+from recsys.lake.snapshot import SNAPSHOT, STATE, Snapshot, parse_snapshot
+from recsys.operator_files import read_json
+
+BASE = "base.json"
+_NEXT = "next.json"
+
+
+class Base(msgspec.Struct, frozen=True):
+    """The snapshot that this lake was made from, and where it is."""
+
+    url: str
+    snapshot: Snapshot
+
+
+@contextmanager
+def one_at_a_time(lake: Path) -> Iterator[None]:
+    with ExitStack() as opened:
+        try:
+            opened.enter_context(locked(lake / STATE / "lock", wait=False))
+        except BlockingIOError as error:
+            raise InvalidConfig(
+                f"{lake} is being pushed or pulled by another process; wait for it"
+            ) from error
+        yield
+
+
+def latest_of(store: ObjectStore) -> Snapshot | None:
+    return parsed(store, store.read(SNAPSHOT))
+
+
+def parsed(store: ObjectStore, read: Read | None) -> Snapshot | None:
+    return None if read is None else parse_snapshot(read.content, f"{store.url}/{SNAPSHOT}")
+
+
+def is_base(lake: Path, store: ObjectStore, latest: Snapshot) -> bool:
+    """Whether this lake was made from it, or has made it: a push that was killed behind its commit left `next.json`."""
+    base, after = base_of(lake, store), base_of(lake, store, _NEXT)
+    if after and after.id == latest.id and base != after:
+        atomic_write(lake / STATE / BASE, msgspec.json.encode(Base(store.url, after)), fsync=True)
+        return True
+    return base is not None and base.id == latest.id
+
+
+def base_of(lake: Path, store: ObjectStore, name: str = BASE) -> Snapshot | None:
+    """None: this lake has nothing to do with that store."""
+    try:
+        base = read_json(lake / STATE / name, Base, InvalidData)
+    except FileNotFoundError:
+        return None
+    except InvalidData as error:
+        raise InvalidData(f"{error}; remove it, and then `recsys lake pull --discard`") from error
+    return base.snapshot if base.url == store.url else None
+
+
+def announce(lake: Path, base: Base) -> None:
+    """Before a push commits: `is_base` then knows the snapshot, also after a crash."""
+    atomic_write(lake / STATE / _NEXT, msgspec.json.encode(base), fsync=True)

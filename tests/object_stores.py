@@ -1,0 +1,52 @@
+"""A local S3 for tests: moto's server, in a process of its own."""
+
+import importlib.util
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from infra.local.process import ChildProcess, free_port
+
+KEY, SECRET = "AKIAOFTHETESTS", "the-secret-of-the-tests"
+
+
+@contextmanager
+def s3_server(log: Path, port: int = 0, environ: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Its endpoint. `environ`: further variables of moto."""
+    if importlib.util.find_spec("boto3") is None or importlib.util.find_spec("moto") is None:
+        pytest.skip("no boto3 and moto: pip install '.[s3,dev]'")
+    port = port or free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = ChildProcess(command, log, environ={**os.environ, **(environ or {})})
+    try:
+        server.wait_until(lambda: "Running on" in log.read_text(), 60)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+
+
+def variables(endpoint: str) -> dict[str, str]:
+    """The environment of a client."""
+    return {
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, name: str = "") -> str:
+    """Its name. The environment has what reaches it until the end of the test."""
+    import boto3
+
+    for variable, value in variables(endpoint).items():
+        monkeypatch.setenv(variable, value)
+    name = name or f"shop-{uuid.uuid4().hex[:12]}"
+    boto3.session.Session().client("s3").create_bucket(Bucket=name)
+    return name

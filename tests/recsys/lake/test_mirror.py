@@ -1,0 +1,353 @@
+"""A lake in an object store (moto's server): whole snapshots, by checksum, whoever dies."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("boto3")
+
+from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.lake import mirror
+from recsys.lake.commit import settle
+from recsys.lake.mirror import pull, push, status
+from recsys.lake.object_store import ObjectStore
+from recsys.lake.snapshot import SNAPSHOT
+from tests.killed import killed
+
+A_DAY = "events/dt=2026-03-01"
+
+
+def write(lake: Path, files: dict[str, str]) -> Path:
+    """As every writer of the lake does: a new file in the place of the old one."""
+    for name, text in files.items():
+        new = lake / ".new"
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(text)
+        (lake / name).parent.mkdir(parents=True, exist_ok=True)
+        new.rename(lake / name)
+    return lake
+
+
+def content(lake: Path) -> dict[str, str]:
+    files = (path for path in lake.rglob("*") if path.is_file())
+    found = {str(path.relative_to(lake)): path.read_text() for path in files}
+    return {name: text for name, text in found.items() if not name.startswith(("_mirror/", "rewriting.lock"))}
+
+
+BEFORE = {
+    f"{A_DAY}/a.parquet": "a",
+    f"{A_DAY}/b.parquet": "b",
+    "items/items.parquet": "1",
+    "_archive/checkpoint.json": "at 1",
+}
+AFTER = {
+    f"{A_DAY}/day.parquet": "ab",
+    "items/items.parquet": "2",
+    "_archive/checkpoint.json": "at 2",
+    "forget/u.json": "u",
+}
+
+
+def advance(lake: Path) -> None:
+    """From `BEFORE` to `AFTER`."""
+    write(lake, AFTER)
+    for name in BEFORE.keys() - AFTER.keys():
+        (lake / name).unlink()
+
+
+def before_the_first(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, other: Callable[[], object]
+) -> None:
+    """Do something else just before the first call of a method."""
+    original = getattr(owner, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(owner, name, original)
+        other()
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(mirror, "_TRANSFERS", 1)
+    monkeypatch.setattr(owner, name, call)
+
+
+@pytest.fixture
+def store(bucket: str) -> ObjectStore:
+    return ObjectStore(f"s3://{bucket}/some/lake")
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    return write(tmp_path / "lake", BEFORE)
+
+
+def test_another_machine_pulls_what_was_pushed(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
+    here = {
+        "_archive/lock": "",
+        "_archive/heartbeat": "",
+        "_archive/writing/items/items.parquet": "3",
+        ".staging-1/x": "",
+    }
+    write(lake, here | {"_import~1/items/items.parquet": "4"})
+    assert push(lake, store).files == len(BEFORE)
+    pulled = pull(tmp_path / "other", store)
+    assert pulled is not None and (pulled.snapshot, pulled.files, pulled.changed) == (1, len(BEFORE), True)
+    assert content(tmp_path / "other") == BEFORE
+    again = pull(tmp_path / "other", store)
+    assert again is not None and not again.changed
+
+
+def test_only_what_changed_is_moved_and_nothing_else_stays(
+    lake: Path, store: ObjectStore, tmp_path: Path
+) -> None:
+    push(lake, store)
+    pull(tmp_path / "other", store)
+    assert not push(lake, store).changed
+    foreign = write(tmp_path / "foreign", {"x": "of somebody else"}) / "x"
+    store.upload("events/README.md", foreign)
+    advance(lake)
+    write(lake, {"events/dt=2026-03-02/a.parquet": "a"})  # the content of another file, at a path of its own
+    done = push(lake, store)
+    assert (done.snapshot, done.files, done.deleted) == (2, 5, 4)
+    names = store.sizes().keys()
+    assert names == {SNAPSHOT, "events/README.md"} | {n for n in names if ".2-" in n}
+    assert len(names) == 2 + 5
+    pulled = pull(tmp_path / "other", store)
+    assert pulled is not None and pulled.deleted == 2
+    assert content(tmp_path / "other") == content(lake)
+
+
+def test_a_lake_of_another_machine_is_not_overwritten(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
+    push(lake, store)
+    other = tmp_path / "other"
+    with pytest.raises(InvalidConfig, match="was not made from"):
+        push(write(other, {"items/items.parquet": "3"}), store)
+    with pytest.raises(InvalidConfig, match=r"1 changed files .*items/items\.parquet.*--discard"):
+        pull(other, store)
+    pull(other, store, discard=True)
+    advance(other)
+    push(other, store)  # now the other one has it
+    write(lake, {"events/dt=2026-03-02/c.parquet": "late"})
+    with pytest.raises(InvalidConfig, match="snapshot 2 of"):
+        push(lake, store)
+    with pytest.raises(InvalidConfig, match="--discard"):
+        pull(lake, store)
+    assert status(lake, store)[-2:] == (1, 1)
+    pull(lake, store, discard=True)
+    assert content(lake) == AFTER
+    assert status(lake, store)[-2:] == (2, 0)
+
+
+def test_of_two_pushes_at_once_one_is_refused(
+    lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(lake, store)
+    other = tmp_path / "other"
+    pull(other, store)
+    advance(other)
+    write(lake, {"items/items.parquet": "3"})
+    before_the_first(monkeypatch, ObjectStore, "upload", lambda: push(other, store))
+    with pytest.raises(InvalidConfig, match="snapshot 2 of"):
+        push(lake, store)
+    pull(tmp_path / "third", store)
+    assert content(tmp_path / "third") == AFTER
+
+
+# --- processes that are killed ----------------------------------------------------------------------------------
+
+
+ON_DISK = [(Path, "rename"), (Path, "hardlink_to"), (Path, "unlink")]
+IN_STORE = [(ObjectStore, name) for name in ("upload", "replace", "delete", "download")]
+
+
+@pytest.mark.slow
+def test_a_killed_push_leaves_the_old_lake_or_the_new_one(bucket: str, tmp_path: Path) -> None:
+    seen = []
+    for step in range(1_000):
+        lake, store = write(tmp_path / f"lake-{step}", BEFORE), ObjectStore(f"s3://{bucket}/{step}")
+        push(lake, store)
+        advance(lake)
+        if not killed(step, ON_DISK + IN_STORE, lambda lake=lake, store=store: push(lake, store)):  # type: ignore[misc]
+            break
+        other = tmp_path / f"other-{step}"
+        pull(other, store)
+        assert content(other) in (BEFORE, AFTER)
+        seen.append(content(other) == AFTER)
+        before = store.sizes()
+        done = push(lake, store)  # with the next of its pushes all is as if nothing had happened
+        assert done.files == len(AFTER) - sum(".2-" in name for name in before)
+        assert len(store.sizes()) == len(AFTER) + 1
+        pull(other, store)
+        assert content(other) == AFTER
+    assert seen == sorted(seen)
+    assert seen.count(False) > len(AFTER)
+    assert seen.count(True) >= 2
+
+
+@pytest.mark.slow
+def test_a_killed_pull_leaves_the_old_lake_or_the_new_one(
+    lake: Path, store: ObjectStore, tmp_path: Path
+) -> None:
+    push(lake, store)
+    pull(tmp_path / "before", store)
+    advance(lake)
+    push(lake, store)
+    seen = []
+    for step in range(1_000):
+        other = tmp_path / f"other-{step}"
+        shutil.copytree(tmp_path / "before", other)
+        if not killed(step, ON_DISK + IN_STORE, lambda other=other: pull(other, store)):  # type: ignore[misc]
+            break
+        settle(other)  # as every reader does
+        assert content(other) in (BEFORE, AFTER)
+        seen.append(content(other) == AFTER)
+        done = pull(other, store)
+        assert done is not None and done.changed != seen[-1]
+        assert content(other) == AFTER
+    assert seen == sorted(seen)
+    assert seen.count(False) > len(AFTER)
+    assert seen.count(True) > len(AFTER)
+
+
+def test_what_an_interrupted_pull_has_is_not_read_again(
+    lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(lake, store)
+    monkeypatch.setattr(mirror, "commit", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pull(tmp_path / "other", store)
+    monkeypatch.undo()
+    done = pull(tmp_path / "other", store)
+    assert done is not None and (done.files, content(tmp_path / "other")) == (0, BEFORE)
+
+
+# --- what others do to the store --------------------------------------------------------------------------------
+
+
+def an_object(store: ObjectStore, of: str) -> str:
+    (name,) = (name for name in store.sizes() if name.startswith(of))
+    return name
+
+
+def test_a_lost_object_is_named_and_the_next_push_uploads_it(
+    lake: Path, store: ObjectStore, tmp_path: Path
+) -> None:
+    push(lake, store)
+    store.delete([an_object(store, "items/")])
+    with pytest.raises(InvalidData, match=r"items/items\.1-.*is not there any more: the next push"):
+        pull(tmp_path / "other", store)
+    assert content(tmp_path / "other") == {}
+    assert push(lake, store)[:3] == (2, True, 1)
+    pull(tmp_path / "other", store)
+    assert content(tmp_path / "other") == BEFORE
+
+
+def test_a_damaged_object_is_refused(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
+    push(lake, store)
+    name = an_object(store, "items/")
+    store.upload(name, write(tmp_path / "damage", {"x": "9"}) / "x")
+    with pytest.raises(InvalidData, match=r"items\.1-.* has another content than was pushed: delete it"):
+        pull(tmp_path / "other", store)
+    assert content(tmp_path / "other") == {}
+    store.delete([name])
+    push(lake, store)
+    pull(tmp_path / "other", store)
+    assert content(tmp_path / "other") == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"{", b"[", "not a snapshot of a lake"),
+        (b'"format":1', b'"format":2', "format 2; this version reads 1"),
+        (b"items/items.parquet", b"../items.parquet", "no file of a lake"),
+        (b"items/items.parquet", b"/etc/items.parquet", "no file of a lake"),
+        (b"items/items.parquet", b"_mirror/base.json", "no file of a lake"),
+        (b"items/items.parquet", b"items//items.parquet", "no file of a lake"),
+    ],
+)
+def test_a_damaged_snapshot_is_refused(
+    lake: Path, store: ObjectStore, tmp_path: Path, old: bytes, new: bytes, message: str
+) -> None:
+    push(lake, store)
+    read = store.read(SNAPSHOT)
+    assert read is not None
+    assert store.replace(SNAPSHOT, read.content.replace(old, new), read.version)
+    for work in (pull, push):
+        with pytest.raises(InvalidData, match=message):
+            work(tmp_path / "lake", store)
+
+
+def test_a_push_during_a_pull_is_pulled_instead(
+    lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(lake, store)
+
+    def overtake() -> None:
+        advance(lake)
+        push(lake, store)
+
+    before_the_first(monkeypatch, ObjectStore, "download", overtake)
+    done = pull(tmp_path / "other", store)
+    assert done is not None and done.snapshot == 2
+    assert content(tmp_path / "other") == AFTER
+
+
+def test_a_lost_answer_is_no_conflict(
+    lake: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(lake, store)
+    advance(lake)
+    replace = ObjectStore.replace
+    monkeypatch.setattr(
+        ObjectStore, "replace", lambda *a: replace(*a) and False
+    )  # the SDK repeated the request
+    assert push(lake, store).snapshot == 2
+    monkeypatch.undo()
+    assert not push(lake, store).changed
+
+
+def test_a_store_without_conditional_writes_is_refused(
+    lake: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unconditional(self: ObjectStore, name: str, content: bytes, version: str | None) -> bool:
+        read = self.read(name)
+        return replace(self, name, content, read.version if read else None)
+
+    replace = ObjectStore.replace
+    monkeypatch.setattr(ObjectStore, "replace", unconditional)
+    with pytest.raises(InvalidConfig, match="ignores If-None-Match"):
+        push(lake, store)
+    assert store.read(SNAPSHOT) is None
+
+
+# --- what others do to the lake ---------------------------------------------------------------------------------
+
+
+def test_compaction_during_a_push_is_in_it_as_a_whole(
+    lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_the_first(monkeypatch, Path, "hardlink_to", lambda: advance(lake))
+    push(lake, store)
+    pull(tmp_path / "other", store)
+    assert content(tmp_path / "other") == AFTER
+
+
+def test_a_lake_that_is_written_while_it_is_pulled_stays_as_it_is(
+    lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(lake, store)
+    other = tmp_path / "other"
+    before_the_first(monkeypatch, ObjectStore, "download", lambda: write(other, {"items/items.parquet": "3"}))
+    with pytest.raises(InvalidConfig, match="was changed while it was pulled"):
+        pull(other, store)
+    assert content(other) == {"items/items.parquet": "3"}
+
+
+def test_links_are_refused(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
+    (lake / "events").rename(tmp_path / "elsewhere")
+    (lake / "events").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidData, match="events is a link"):
+        push(lake, store)
