@@ -40,6 +40,7 @@ from training.features.kernel import (
     user_side,
 )
 from training.features.labels import EVENT_COLUMNS, ITEM_CONTEXT, LabelConfig, label
+from training.features.lake_tables import LakeTables, lake_tables
 from training.features.marks import Labelling, day_mark, digest, label_days, log_mark
 from training.features.members import NO_MERGES, MergeColumns
 from training.features.negatives import Popularity
@@ -77,6 +78,11 @@ class FeatureJob:
     rebuild: bool = False
     forgotten: Mapping[str, int] = field(default_factory=dict)
     trust: bool = True
+    snapshot: LakeTables | None = None  # `build` sets it, so that all passes read the same files
+
+    @property
+    def tables(self) -> LakeTables:
+        return self.snapshot or LakeTables(self.lake)
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,9 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     Raises:
         InvalidData: the lake has no events in those days.
     """
-    lake_days = _lake_days(spark, job.lake)
+    tables = lake_tables(spark, job.lake)
+    job = replace(job, snapshot=tables, forgotten={**job.forgotten, **tables.forgotten(spark)})
+    lake_days = tables.days(spark)
     wanted = [d for d in lake_days if (job.first_day or d) <= d <= (job.last_day or d)]
     counts = _counts(spark, job) if wanted else EventCounts()
     rows = counts.of_days
@@ -263,11 +271,11 @@ def _groups(
     bare = events.groupBy("user_bucket").applyInArrow(labelled, from_arrow_schema(BARE_SCHEMA))
     bare = bare.where(day_column().isin(list(days)))  # days in between may be up to date
     bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
-    bare = _joined(spark, bare, f"{job.lake}/items", "item_id", ITEM_TEXTS, ", created_ms long")
+    bare = _joined(spark, bare, job, "items", "item_id", ITEM_TEXTS, ", created_ms long")
     half = BARE_SCHEMA.append(pa.field("item_features", pa.binary()))
     sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, from_arrow_schema(half))
     sided = _with_user_bucket(spark, sided, merges, job.buckets)
-    sided = _joined(spark, sided, f"{job.lake}/users", "user_id", USER_TEXTS)
+    sided = _joined(spark, sided, job, "users", "user_id", USER_TEXTS)
     return sided.groupBy("user_bucket").cogroup(by_user)
 
 
@@ -275,7 +283,7 @@ def read_events(spark: SparkSession, job: FeatureJob, merges: Merges = NO_MERGES
     """Flat events with their buckets and the context that features read. Merged users are in one bucket."""
     context = {name: name for name in ITEM_CONTEXT}
     context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}
-    events = _read(spark, f"{job.lake}/{EVENTS}", from_arrow_schema(EVENT_SCHEMA).add(DAY, "string"))
+    events = job.tables.read(spark, EVENTS, from_arrow_schema(EVENT_SCHEMA).add(DAY, "string"))
     if job.forgotten:
         marks = spark.createDataFrame(list(job.forgotten.items()), "digest string, until_ms long")
         theirs = (sf.sha2("user_id", 256) == marks.digest) & (sf.col(TIME) <= marks.until_ms)
@@ -300,7 +308,7 @@ def _with_user_bucket(spark: SparkSession, rows: DataFrame, merges: Merges, buck
 
 
 def _read_merges(spark: SparkSession, job: FeatureJob) -> list[UserMerge]:
-    rows = _read(spark, f"{job.lake}/{MERGES}", from_arrow_schema(MERGE_SCHEMA))
+    rows = job.tables.read(spark, MERGES, from_arrow_schema(MERGE_SCHEMA))
     return remembered(merges_of(rows.toArrow()), job.forgotten)
 
 
@@ -308,23 +316,19 @@ def _bucket(column: str, buckets: int) -> Any:
     return sf.pmod(sf.xxhash64(sf.col(column)), sf.lit(buckets)).cast("int")
 
 
-def _read(spark: SparkSession, path: str, schema: StructType) -> DataFrame:
-    """A folder of Parquet files. Without its schema, Spark refuses a folder that has none yet."""
-    try:
-        return spark.read.schema(schema).parquet(path)
-    except Exception as error:  # pyspark raises AnalysisException for a missing path
-        if "PATH_NOT_FOUND" not in str(error):
-            raise
-        return spark.createDataFrame([], schema)
-
-
 def _joined(
-    spark: SparkSession, rows: DataFrame, path: str, key: str, texts: dict[Any, str], more: str = ""
+    spark: SparkSession,
+    rows: DataFrame,
+    job: FeatureJob,
+    name: str,
+    key: str,
+    texts: dict[Any, str],
+    more: str = "",
 ) -> DataFrame:
     """Add the attributes of items or users that features read; null where unknown. `more`: further columns, in DDL."""
     schema = StructType.fromDDL(f"{key} string, attributes map<string,string> {more}")
     picked = (sf.col("attributes")[name].alias(column) for (_, name), column in texts.items())
-    table = _read(spark, path, schema)
+    table = job.tables.read(spark, name, schema)
     return rows.join(table.select(key, *table.columns[2:], *picked), key, "left")
 
 
@@ -338,11 +342,6 @@ def _popularity(events: DataFrame, config: LabelConfig, count: int) -> Popularit
     keep_one_in = -(-count // _POPULARITY_ROWS)
     pool = pool.where(sf.pmod(sf.xxhash64("user_id", sf.lit("popularity")), sf.lit(keep_one_in)) == 0)
     return Popularity.of(pool.select("user_id", "item_id", TIME, "event_id", *ITEM_CONTEXT).toArrow())
-
-
-def _lake_days(spark: SparkSession, lake: str) -> list[str]:
-    folder = output_folder(spark, f"{lake}/{EVENTS}")
-    return sorted(name.removeprefix(DAY_PREFIX) for name in folder.names() if name.startswith(DAY_PREFIX))
 
 
 def _counts(spark: SparkSession, job: FeatureJob) -> EventCounts:
