@@ -1,4 +1,4 @@
-"""A consistent view of a lake that other processes go on writing: its files, and the digest of each.
+"""A consistent view of a lake that other processes keep writing: its files, and the digest of each.
 
 Files of the lake are replaced, never changed, so a hard link keeps what a path had. Digests are remembered by size,
 time and inode: only new files are read.

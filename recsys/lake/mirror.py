@@ -20,6 +20,7 @@ import msgspec
 from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from recsys.files import atomic_write, staged_file
 from recsys.lake.commit import commit, rewriting
+from recsys.lake.forget import FOLDER as MARKS
 from recsys.lake.frozen import Frozen, frozen, sha256_of, stats_of
 from recsys.lake.mirror_base import BASE, Base, announce, base_of, is_base, latest_of, one_at_a_time, parsed
 from recsys.lake.object_store import ObjectStore, Read
@@ -93,7 +94,8 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
 def pull(
     lake: Path, store: ObjectStore, *, discard: bool = False, progress: Progress = lambda done, of: None
 ) -> Transfer | None:
-    """Make this lake the store's snapshot; None: nothing was pushed there yet. Stop the archiver before.
+    """Make this lake the store's snapshot; None: nothing was pushed there yet. Stop the archiver before. Marks of
+    forgotten users that the store does not have stay.
 
     Raises:
         InvalidConfig: files were changed here, and `discard` is false.
@@ -116,11 +118,13 @@ def pull(
 
 def _pull(lake: Path, store: ObjectStore, latest: Snapshot, discard: bool, progress: Progress) -> Transfer:
     with frozen(lake, latest.files) as now:
-        if not discard and (changed := _changed_here(lake, store, latest, now)):
-            raise InvalidConfig(_refusal(lake, changed))
+        changed = _changed_here(lake, store, latest, now)
+    marks = {path for path in changed if path.startswith(f"{MARKS}/") and path not in latest.files}
+    if not discard and len(changed) > len(marks):
+        raise InvalidConfig(_refusal(lake, [path for path in changed if path not in marks]))
     wanted = {path: file for path, file in latest.files.items() if now.sha256.get(path) != file.sha256}
     moved = _download(lake, store, wanted, progress)
-    gone = [lake / path for path in now.sha256 if path not in latest.files]
+    gone = [lake / path for path in now.sha256 if path not in latest.files and path not in marks]
     _move_into_place(lake, Base(store.url, latest), wanted, gone, now)
     return Transfer(latest.number, True, len(moved), _size(moved), len(gone))
 

@@ -95,7 +95,7 @@ def build_(
 
 
 def _forgotten(lake: str) -> Mapping[str, int]:
-    """Marks are written where the API runs; a lake elsewhere has them where it is mounted, or is compacted first."""
+    """Marks are written where the API runs; a lake that was pushed has them in its snapshot (`lake_tables`)."""
     from recsys.lake.forget import forgotten_users
 
     return {} if "://" in lake else forgotten_users(Path(lake))

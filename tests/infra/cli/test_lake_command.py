@@ -94,7 +94,7 @@ def test_each_refusal_is_one_line_without_credentials(
             assert "Traceback" not in done.stderr
 
 
-def test_pushes_go_on_over_an_outage_until_the_process_is_stopped(
+def test_pushes_continue_over_an_outage_until_the_process_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "here" / "lake", BEFORE)

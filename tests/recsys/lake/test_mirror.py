@@ -140,6 +140,23 @@ def test_a_lake_of_another_machine_is_not_overwritten(lake: Path, store: ObjectS
     assert status(lake, store)[-2:] == (2, 0)
 
 
+@pytest.mark.parametrize("discard", [False, True])
+def test_no_pull_removes_the_mark_of_a_forgotten_user(
+    lake: Path, store: ObjectStore, tmp_path: Path, discard: bool
+) -> None:
+    push(lake, store)
+    other, mark = tmp_path / "other", {"forget/v.json": "v"}
+    pull(other, store)
+    write(other, mark)
+    advance(lake)
+    push(lake, store)
+    pull(other, store, discard=discard)
+    assert content(other) == AFTER | mark
+    push(other, store)
+    pull(lake, store)
+    assert content(lake) == AFTER | mark
+
+
 def test_of_two_pushes_at_once_one_is_refused(
     lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,8 +175,10 @@ def test_of_two_pushes_at_once_one_is_refused(
 # --- processes that are killed ----------------------------------------------------------------------------------
 
 
-ON_DISK = [(Path, "rename"), (Path, "hardlink_to"), (Path, "unlink")]
-IN_STORE = [(ObjectStore, name) for name in ("upload", "replace", "delete", "download")]
+ON_DISK: list[tuple[type, str]] = [(Path, "rename"), (Path, "hardlink_to"), (Path, "unlink")]
+IN_STORE: list[tuple[type, str]] = [
+    (ObjectStore, name) for name in ("upload", "replace", "delete", "download")
+]
 
 
 @pytest.mark.slow

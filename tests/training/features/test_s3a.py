@@ -1,6 +1,5 @@
 """The Spark job on a lake in S3, by `s3a://` to moto's server. Not part of a usual run: the jars have 690 MB.
 
-    pip install 'moto[server]'
     HADOOP_AWS_JARS=FOLDER pytest tests/training/features/test_s3a.py
 
 FOLDER has `hadoop-aws` in the version of pyspark's `hadoop-client-api`, and what it needs (docs/production.md).
