@@ -67,7 +67,7 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
     """Make the store's snapshot this lake as it is now.
 
     Raises:
-        InvalidConfig: the store has a snapshot that this lake was not made from.
+        InvalidConfig: the store has a snapshot that this lake was not made from; or the lake is empty.
         InvalidData: the store's snapshot is damaged.
     """
     with one_at_a_time(lake):
@@ -82,6 +82,8 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
             if there.get(object_name(path, file)) == file.size  # else the object is lost: this lake has it
         }
         with frozen(lake, known) as now:
+            if not now.stats:
+                raise InvalidConfig(f"{lake} has nothing to push: is RECSYS_HOME right?")
             new = _successor(latest, known, now)
             moved = _upload(store, new, known, there, now, progress)
         if new != latest:

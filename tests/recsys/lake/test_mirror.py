@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,11 @@ IN_STORE: list[tuple[type, str]] = [
 ]
 
 
+def anew(work: Callable[[Path, ObjectStore], object], lake: Path, store: ObjectStore) -> None:
+    """With a client of its own: a forked one would share the parent's connections."""
+    work(lake, ObjectStore(store.url))
+
+
 @pytest.mark.slow
 def test_a_killed_push_leaves_the_old_lake_or_the_new_one(bucket: str, tmp_path: Path) -> None:
     seen = []
@@ -188,7 +194,7 @@ def test_a_killed_push_leaves_the_old_lake_or_the_new_one(bucket: str, tmp_path:
         lake, store = write(tmp_path / f"lake-{step}", BEFORE), ObjectStore(f"s3://{bucket}/{step}")
         push(lake, store)
         advance(lake)
-        if not killed(step, ON_DISK + IN_STORE, lambda lake=lake, store=store: push(lake, store)):  # type: ignore[misc]
+        if not killed(step, ON_DISK + IN_STORE, partial(anew, push, lake, store)):
             break
         other = tmp_path / f"other-{step}"
         pull(other, store)
@@ -217,7 +223,7 @@ def test_a_killed_pull_leaves_the_old_lake_or_the_new_one(
     for step in range(1_000):
         other = tmp_path / f"other-{step}"
         shutil.copytree(tmp_path / "before", other)
-        if not killed(step, ON_DISK + IN_STORE, lambda other=other: pull(other, store)):  # type: ignore[misc]
+        if not killed(step, ON_DISK + IN_STORE, partial(anew, pull, other, store)):
             break
         settle(other)  # as every reader does
         assert content(other) in (BEFORE, AFTER)
@@ -363,6 +369,17 @@ def test_a_lake_that_is_written_while_it_is_pulled_stays_as_it_is(
     with pytest.raises(InvalidConfig, match="was changed while it was pulled"):
         pull(other, store)
     assert content(other) == {"items/items.parquet": "3"}
+
+
+def test_an_empty_lake_replaces_none(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
+    push(lake, store)
+    for path in BEFORE:
+        (lake / path).unlink()
+    for empty in (lake, tmp_path / "other"):
+        with pytest.raises(InvalidConfig, match=r"nothing to push|was not made from"):
+            push(empty, store)
+    pull(tmp_path / "other", store)
+    assert content(tmp_path / "other") == BEFORE
 
 
 def test_links_are_refused(lake: Path, store: ObjectStore, tmp_path: Path) -> None:

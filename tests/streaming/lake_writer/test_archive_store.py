@@ -1,6 +1,7 @@
 """Archivers on machines that are lost, with the lake in an object store: every event is archived exactly once."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from streaming.lake_writer.commit import read_checkpoint
 from streaming.lake_writer.compact import compact
 from tests.killed import killed
 from tests.memory_event_log import MemoryEventLog
+from tests.recsys.lake.test_mirror import anew
 from tests.streaming.lake_writer.test_archive import drain, event, event_ids, send
 
 STEPS = [(ObjectStore, name) for name in ("upload", "replace", "delete")]
@@ -38,7 +40,7 @@ def test_each_event_once_whatever_machine_archives_it(bucket: str, tmp_path: Pat
         push(lake, store)
         archive(10)
         compact(lake)
-        died = killed(machine, STEPS, lambda lake=lake: push(lake, store))  # type: ignore[misc]
+        died = killed(machine, STEPS, partial(anew, push, lake, store))
         machine += 1
     assert machine > 5, "a push has more steps than that"
     last = tmp_path / "last"
