@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 import boto3
 import botocore.exceptions
+from boto3.exceptions import RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
 )
@@ -63,12 +65,8 @@ class ObjectStore:
             raise InvalidConfig(
                 "a lake's URL has no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
-        if (
-            parts.scheme not in ("s3", "s3a")
-            or not _BUCKET.fullmatch(parts.netloc)
-            or parts.query
-            or parts.fragment
-        ):
+        known = parts.scheme in ("s3", "s3a") and _BUCKET.fullmatch(parts.netloc)
+        if not known or parts.query or parts.fragment:
             raise InvalidConfig(f"{url!r} is not a place for a lake: name s3://BUCKET/FOLDER")
         self._bucket, folder = parts.netloc, parts.path.strip("/")
         self._prefix = f"{folder}/" if folder else ""
@@ -103,8 +101,8 @@ class ObjectStore:
 
     def upload(self, name: str, path: Path) -> None:
         """Write a file of any size; the object appears whole."""
-        with self._one_sentence():
-            self._client.upload_file(str(path), self._bucket, self._prefix + name, Config=_TRANSFER)
+        with self._one_sentence(), path.open("rb") as file:
+            self._client.upload_fileobj(file, self._bucket, self._prefix + name, Config=_TRANSFER)
 
     def download(self, name: str, path: Path) -> bool:
         """False: there is no such object."""
@@ -150,9 +148,14 @@ class ObjectStore:
                 f"{self.url}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give"
                 " this machine a role"
             ) from error
-        except (botocore.exceptions.ConnectionError, HTTPClientError) as error:
+        except (
+            botocore.exceptions.ConnectionError,
+            HTTPClientError,
+            IncompleteReadError,
+            RetriesExceededError,
+        ) as error:
             raise Unavailable(f"{self.url} cannot be reached: {type(error).__name__}") from error
-        except (BotoCoreError, ValueError, boto3.exceptions.Boto3Error) as error:
+        except (BotoCoreError, ValueError) as error:
             raise InvalidConfig(f"{self.url}: {' '.join(str(error).split())}") from error
 
     def _answer(self, code: str) -> RecsysError:
