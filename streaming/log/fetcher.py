@@ -110,6 +110,11 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
             self.beyond[self.topic_partition] = position
             return before != position
 
+        def _contains_abort_marker(self, batch: Any) -> bool:
+            """Compaction empties markers that are no longer needed, of producers that it still remembers: those end
+            nothing. kafka-python looks for the record that says whether they do."""
+            return bool(batch.records_count) and super()._contains_abort_marker(batch)
+
         def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Iterator[Any]:
             """The records, and last a `Broken` where they cannot be read any further."""
             batches = _Batches(self, records)

@@ -15,6 +15,8 @@ from streaming.log.topics import connect
 
 _LENGTH = slice(8, 12)
 _MAGIC, _CHECKSUM, _CHECKED, _CONTENT = 16, slice(17, 21), 21, 61  # places in a batch of format 2
+_ATTRIBUTES, _PRODUCER_ID, _COUNT = 22, slice(43, 51), 57
+_TRANSACTIONAL, _CONTROL = 0x10, 0x20
 _Topic = ProduceRequest.TopicProduceData
 _VERSION = 8  # the newest that needs no topic id
 
@@ -38,6 +40,15 @@ def batch(
         builder.append(time.time_ns() // 1_000_000, key.encode(), value)
     builder.close()
     return bytearray(builder.buffer())
+
+
+def emptied_marker(offset: int) -> bytearray:
+    """The marker of a transaction as compaction leaves it: a batch of control, without a record."""
+    raw = batch("", [b""], base_offset=offset)
+    raw[_ATTRIBUTES] = _TRANSACTIONAL | _CONTROL
+    raw[_PRODUCER_ID] = (7).to_bytes(8, "big")
+    raw[_COUNT:] = bytes(_CONTENT - _COUNT)
+    return _sealed(raw)
 
 
 def bad_checksum(raw: bytearray) -> bytearray:

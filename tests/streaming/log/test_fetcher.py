@@ -15,7 +15,7 @@ from kafka.errors import CorruptRecordError
 from kafka.protocol.consumer import FetchResponse
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
-from infra.evaluation.fault_injection.foreign_batches import Codec, bad_content, batch, bomb
+from infra.evaluation.fault_injection.foreign_batches import Codec, bad_content, batch, bomb, emptied_marker
 from streaming.log.fetcher import Broken, PartitionFetcher
 
 F = TypeVar("F", bound=PartitionFetcher)
@@ -111,6 +111,11 @@ def test_a_broken_batch_behind_what_was_taken_back_stops_at_its_own_offset() -> 
     fetcher._completed_fetches.append(completed)
     (stopped,) = fetcher.fetched_records(max_records=2_000)[0][DAMAGED]
     assert (stopped.offset, stopped.next_offset) == (3, 6)
+
+
+def test_a_marker_that_compaction_has_emptied_is_passed() -> None:
+    content = emptied_marker(2) + batch("k", VALUES, base_offset=3) + emptied_marker(6)
+    assert read(content, 7) == (VALUES, None, 7)
 
 
 def test_a_batch_that_inflates_without_end_is_not_read_into_memory() -> None:
