@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from kafka import TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from recsys.contracts.errors import Unavailable
 from recsys.contracts.event_log import Record, Unreadable
@@ -101,7 +101,12 @@ class Stops:
         if new := wanted - self._letters.assignment():
             self._letters.assign(sorted(wanted))
             self._letters.seek_to_beginning(*new)
-        for letters in self._letters.poll(timeout_ms=0, max_records=2_000).values():
+        try:
+            found = self._letters.poll(timeout_ms=0, max_records=2_000)
+        except OffsetOutOfRangeError as error:  # retention has deleted letters since the last stop
+            self._letters.seek_to_beginning(*error.args[0])
+            return
+        for letters in found.values():
             for letter in letters:
                 if not isinstance(letter, Broken) and (order := _parse(letter)) is not None:
                     where = order.record.topic, order.record.partition
