@@ -3,13 +3,13 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import OffsetOutOfRangeError
+from kafka.errors import LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from recsys.contracts.errors import AccessRefused, InvalidData, LogReplaced, Unavailable
@@ -111,6 +111,10 @@ class KafkaSource:
                 self.check_identity(now=True)
                 self._pass_gap(*error.args)
                 return []
+            except LogTruncationError as error:
+                where, kept = next(iter(error.divergent_offsets.items()))
+                until = f" from offset {kept.offset} on" if kept else ""
+                raise _lost(where, f"has other records{until} than those that were read") from error
             if not found and (reason := self._consumer._manager.refused):
                 raise AccessRefused(f"Kafka at {self._kafka.bootstrap} {reason}")
             records: list[Record] = []
@@ -200,13 +204,8 @@ class KafkaSource:
         has deleted that one, which `gaps` names. Raises `InvalidData` as `poll` does."""
         wanted = {self._where(*where): at for where, at in offsets.items()}
         with kafka_errors(self._kafka):
-            try:
-                oldest = self._consumer.beginning_offsets(list(wanted))
-                ends = self._consumer.end_offsets(list(wanted))
-            except KeyError as error:  # kafka-python leaves out those whose leader it does not know yet
-                raise Unavailable(
-                    f"Kafka at {self._kafka.bootstrap} does not say where {error} begins"
-                ) from error
+            oldest = self._listed(self._consumer.beginning_offsets, wanted)
+            ends = self._listed(self._consumer.end_offsets, wanted)
             if gone := {where: at for where, at in wanted.items() if not oldest[where] <= at <= ends[where]}:
                 self._pass_gap(gone)
         return {where: max(at, oldest[self._where(*where)]) for where, at in offsets.items()}
@@ -220,14 +219,10 @@ class KafkaSource:
     def _pass_gap(self, gone: Mapping[TopicPartition, int]) -> None:
         """Continue at the oldest records. Offset 0 asks for that; any other one that is `gone` is a gap.
         Raises `InvalidData`: a gap that may not be passed, or an offset beyond the end of the log."""
-        oldest = self._consumer.beginning_offsets(list(gone))
+        oldest = self._listed(self._consumer.beginning_offsets, gone)
         for where, offset in gone.items():
             if offset > oldest[where]:
-                raise InvalidData(
-                    f"{where.topic}/{where.partition} ends before offset {offset}, to which it was read: Kafka has "
-                    "lost acknowledged records (an unclean leader election, an older backup); rebuild the store in "
-                    "another namespace: `recsys features backfill`"
-                )
+                raise _lost(where, f"ends before offset {offset}, to which it was read")
         gaps = [
             Gap(self._kafka.named(w.topic), w.partition, offset, oldest[w])
             for w, offset in gone.items()
@@ -263,7 +258,18 @@ class KafkaSource:
         return consumer
 
     def _listed_end(self, where: TopicPartition) -> int:
-        return int(self._consumer.end_offsets([where], CONNECT_TIMEOUT_MS)[where])
+        return self._listed(self._consumer.end_offsets, [where])[where]
+
+    def _listed(
+        self, ask: Callable[..., Any], partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Raises `Unavailable`: a partition has no leader now."""
+        try:
+            return dict(ask(list(partitions), CONNECT_TIMEOUT_MS))  # without a time it would wait for ever
+        except KeyError as error:  # kafka-python leaves out those whose leader it does not know yet
+            raise Unavailable(
+                f"Kafka at {self._kafka.bootstrap} does not list the offsets of {error}"
+            ) from error
 
     def _stable(self) -> Iterator[tuple[TopicPartition, Stable]]:
         """What fetches said of the assigned partitions."""
@@ -312,6 +318,13 @@ def find_unreadable(source: EventSource, topic: str, partition: int, offset: int
             if (found.topic, found.partition) == (topic, partition):
                 return found
     raise Unavailable(f"{where} gave neither a record nor an error at offset {offset}; try again")
+
+
+def _lost(where: TopicPartition, what: str) -> InvalidData:
+    return InvalidData(
+        f"{where.topic}/{where.partition} {what}: Kafka has lost acknowledged records (an unclean leader election, an "
+        "older backup); rebuild the store in another namespace: `recsys features backfill`"
+    )
 
 
 def _record(raw: Any, topic: str, now_ms: int) -> Record:

@@ -212,7 +212,7 @@ def test_expired_offsets_are_an_error_except_offset_0(
     where = TopicPartition(kafka.in_kafka(topic), 0)
     closing.callback(source.close)
     consumer = source._consumer
-    monkeypatch.setattr(consumer, "beginning_offsets", lambda partitions: dict.fromkeys(partitions, 40))
+    monkeypatch.setattr(consumer, "beginning_offsets", lambda partitions, _: dict.fromkeys(partitions, 40))
     for asked in (0, 7):
 
         def out_of_range(asked: int = asked, **options: object) -> None:
