@@ -117,6 +117,10 @@ class StreamRig:
         """The logs of all workers."""
         return "".join(path.read_text(encoding="utf-8") for path in sorted(self.home.glob("worker-*.log")))
 
+    def partitions_stopped(self) -> int:
+        """How often a worker stopped a partition, as for a damaged batch. Nobody here writes such."""
+        return self.worker_logs().count("its partition stops")
+
     def offsets(self) -> Offsets:
         """How far the store is in each topic partition; empty while it is unavailable."""
         try:

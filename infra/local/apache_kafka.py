@@ -22,6 +22,7 @@ _FORMAT_TIMEOUT_S = 60
 class ApacheKafka(KafkaBroker):
     """`jars`: of Kafka's server; None: found by `kafka_jars`."""
 
+    is_durable = True
     start_timeout_s = 120.0  # four seconds, where the processor is not shared
 
     def __init__(

@@ -1,7 +1,7 @@
 """A Kafka broker of our own on 127.0.0.1, of one of two kinds; `brokers` chooses."""
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from infra.local.server import EmbeddedServer
 from recsys.contracts.topic_rules import TopicRules
@@ -15,6 +15,7 @@ class KafkaBroker(EmbeddedServer):
     their names."""
 
     name = "kafka"
+    is_durable: ClassVar[bool]  # its log outlives a kill
 
     def __init__(
         self,

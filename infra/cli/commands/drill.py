@@ -25,7 +25,8 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 @app.command()
 def serve(seed: Seed = 0, quick: QuickFlag = False, as_json: JsonFlag = False) -> None:
     """Kill, freeze and slow Redis; kill and freeze the broker; kill a worker and an API process; fill the spool's disk;
-    make the clock jump; overload; publish a broken bundle.
+    make the clock jump; overload; publish a broken bundle. With RECSYS_LOCAL_KAFKA=apache, the broker is Apache Kafka,
+    and accepted events must survive its death, too.
 
     Example: recsys drill serve --quick
     """
@@ -49,7 +50,8 @@ def stream(
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Kill and freeze workers, kill Redis (AOF, then RDB), rebalance; then a control without our guards.
+    """Kill and freeze workers, kill Redis (AOF, then RDB), rebalance; then a control without our guards. With
+    RECSYS_LOCAL_KAFKA=apache, Apache Kafka is the broker, and killed.
 
     Example: recsys drill stream --quick
     """

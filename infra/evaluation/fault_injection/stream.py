@@ -44,6 +44,7 @@ WORKERS = 2
 _CONTROL = (sys.executable, "-m", "infra.evaluation.fault_injection.control")
 _TIMEOUT_S = 300.0
 _TICK_S = 0.1
+_NEVER = ("wrong_cells", "lost", "doubled", "wrong_sequences", "dead_letters_missing", "partitions_stopped")
 # longer than the group's session timeout: the broker gives its partitions to the other worker
 _FROZEN_S = 9.0
 _STORM = 3  # times that a worker joins and leaves
@@ -56,6 +57,7 @@ class Fault(StrEnum):
     FREEZE_WORKER = "freeze_worker"  # SIGSTOP until it has lost its partitions, then SIGCONT
     KILL_REDIS = "kill_redis"  # kill -9, and it starts from what is on disk, or a replica takes its place
     REBALANCE = "rebalance"  # a third worker joins and leaves repeatedly
+    KILL_BROKER = "kill_broker"  # kill -9, and it starts from what is on disk; only where its log is there
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Outcome:
     fenced: int
     gaps: int
     outages: int
+    partitions_stopped: int
     taken_back: list[int]  # records by which offsets went back, of each failover
 
 
@@ -100,10 +103,7 @@ def run(config: StreamDrill) -> Result:
         console.print(f"{servers}: {config.records} records, each fault {config.repeats} times")
         found = _round(config, servers)
         figures |= _figures(f"{servers}_", found)
-        goals |= {
-            f"{servers}_{name}": Goal("==", 0)
-            for name in ("wrong_cells", "lost", "doubled", "wrong_sequences", "dead_letters_missing")
-        }
+        goals |= {f"{servers}_{name}": Goal("==", 0) for name in _NEVER}
         if config.failover:
             goals[f"{servers}_taken_back_max"] = Goal(">", 0)  # else no failover has lost anything
     console.print("control: the same with offsets in Kafka only")
@@ -123,6 +123,7 @@ def _figures(prefix: str, found: Outcome) -> dict[str, float]:
         "fenced": found.fenced,
         "gaps": found.gaps,
         "outages": found.outages,
+        "partitions_stopped": found.partitions_stopped,
     }
     for fault, seconds in found.recovery_s.items():
         figures[f"{fault}_recovery_max_s"] = max(seconds)
@@ -143,8 +144,10 @@ def _round(config: StreamDrill, servers: Persistence | Failover, is_control: boo
         done = threading.Event()
         sender = threading.Thread(target=_send, args=(rig.sink, config, done), daemon=True)
         sender.start()
-        recovery: dict[Fault, list[float]] = {fault: [] for fault in Fault}
-        for fault in [fault for _ in range(config.repeats) for fault in Fault]:
+        can_kill_broker = rig.kafka.is_durable and not is_control
+        faults = [fault for fault in Fault if fault is not Fault.KILL_BROKER or can_kill_broker]
+        recovery: dict[Fault, list[float]] = {fault: [] for fault in faults}
+        for fault in faults * config.repeats:
             # a fault proves something only while offsets advance
             due = sum(offsets().values()) + config.advance
             rig.wait_until(lambda: sum(offsets().values()) >= due, _TIMEOUT_S, f"progress before {fault}")  # noqa: B023
@@ -169,6 +172,7 @@ def _round(config: StreamDrill, servers: Persistence | Failover, is_control: boo
             fenced=logs.count("batch fenced"),
             gaps=logs.count("batch gap"),
             outages=logs.count("restarts from the stored offsets"),
+            partitions_stopped=rig.partitions_stopped(),
             taken_back=crew.taken_back,
         )
 
@@ -223,6 +227,9 @@ class _Crew:
             case Fault.KILL_REDIS:
                 self._rig.redis.kill()
                 self._rig.redis.start()
+            case Fault.KILL_BROKER:
+                self._rig.kafka.kill()
+                self._rig.kafka.start()
             case Fault.REBALANCE:
                 for _ in range(_STORM):
                     third = self._rig.start_worker(*self._command)

@@ -26,7 +26,6 @@ from infra.evaluation.fault_injection.database.load import Ledger, Writers
 from infra.evaluation.stream_rig import PARTITIONS, StreamRig, freeze, records_between
 from infra.local.children import recsys_command
 from infra.local.databases import DatabaseServer, MariaDbServer, PostgresServer
-from infra.local.memory_kafka import MemoryKafka
 from infra.local.redis import Persistence
 from infra.terminal import console
 from recsys.catalogue_db.connection import connect, database_url
@@ -114,7 +113,7 @@ class _Run:
         self._ledger = Ledger()
         self._relays = [rig.start_worker(*recsys_command("stream", "relay", "--json")) for _ in range(RELAYS)]
         rig.start_worker()
-        self._is_durable = not isinstance(rig.kafka, MemoryKafka)
+        self._is_durable = rig.kafka.is_durable
 
     def result(self) -> Result:
         figures: dict[str, float] = {}
