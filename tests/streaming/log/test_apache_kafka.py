@@ -1,9 +1,10 @@
 """What Apache Kafka promises and the broker in memory cannot: a log that outlives kills, a clock, replicas."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,8 +13,8 @@ from kafka import KafkaProducer, TopicPartition
 
 from infra.local.apache_kafka import ApacheKafka, new_cluster_id
 from infra.local.process import free_port
-from recsys.contracts.errors import InvalidData, LogReplaced
-from recsys.contracts.event_log import Gap, Record
+from recsys.contracts.errors import InvalidData, LogReplaced, Unavailable
+from recsys.contracts.event_log import Gap, Record, Unreadable
 from recsys.contracts.types import MS_PER_DAY, Topic
 from recsys.kafka_connection import KafkaConnection
 from streaming.log import KafkaSink, KafkaSource, create_topics
@@ -148,9 +149,11 @@ def cluster(apache_jars: Path) -> Iterator[list[ApacheKafka]]:
 
 
 def test_a_rolling_restart_loses_and_reorders_nothing(cluster: list[ApacheKafka]) -> None:
+    """Neither for a producer nor for a reader, who are there all the time."""
     kafka = KafkaConnection(",".join(node.bootstrap for node in cluster))
     create_topics(kafka, [Topic.EVENTS], 2)
     sink, rolled, sent = KafkaSink(kafka, max_outage_s=PATIENCE_S), threading.Event(), 0
+    reader = Reader(kafka, Topic.EVENTS, 2)
 
     def produce() -> None:
         nonlocal sent
@@ -161,6 +164,7 @@ def test_a_rolling_restart_loses_and_reorders_nothing(cluster: list[ApacheKafka]
 
     producing = threading.Thread(target=produce)
     producing.start()
+    reader.start()
     for number, node in enumerate(cluster):
         if number == 1:
             node.kill()
@@ -171,4 +175,37 @@ def test_a_rolling_restart_loses_and_reorders_nothing(cluster: list[ApacheKafka]
     rolled.set()
     producing.join()
     sink.close(PATIENCE_S)
-    assert_none_lost_and_in_order(everything(kafka, Topic.EVENTS), sent)
+    records = everything(kafka, Topic.EVENTS)
+    assert_none_lost_and_in_order(records, sent)
+    assert sorted(reader.finish(len(records)), key=place) == sorted(records, key=place)
+
+
+class Reader(threading.Thread):
+    """Reads a topic all the time, across outages, from where it is."""
+
+    def __init__(self, kafka: KafkaConnection, topic: str, partitions: int) -> None:
+        super().__init__(daemon=True)
+        self._records: list[Record] = []
+        self._stopped: list[Unreadable] = []
+        self._expected = sys.maxsize
+        self._source = KafkaSource(kafka)
+        for partition in range(partitions):
+            self._source.seek(topic, partition, 0)
+
+    def run(self) -> None:
+        with closing(self._source):
+            while len(self._records) < self._expected:
+                with suppress(Unavailable):
+                    self._records += self._source.poll(0.1, 100)
+                self._stopped += self._source.unreadable()
+
+    def finish(self, expected: int) -> list[Record]:
+        """What was read, once as many as `expected` were. No partition may have stopped."""
+        self._expected = expected
+        self.join(PATIENCE_S)
+        assert not self._stopped
+        return self._records
+
+
+def place(record: Record) -> tuple[int, int]:
+    return record.partition, record.offset
