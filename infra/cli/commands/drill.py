@@ -51,7 +51,7 @@ def stream(
     as_json: JsonFlag = False,
 ) -> None:
     """Kill and freeze workers, kill Redis (AOF, then RDB), rebalance; then a control without our guards. With
-    RECSYS_LOCAL_KAFKA=apache, Apache Kafka is the broker, and killed.
+    RECSYS_LOCAL_KAFKA=apache, Apache Kafka is the broker, and killed (not under Spark).
 
     Example: recsys drill stream --quick
     """

@@ -144,7 +144,8 @@ def _round(config: StreamDrill, servers: Persistence | Failover, is_control: boo
         done = threading.Event()
         sender = threading.Thread(target=_send, args=(rig.sink, config, done), daemon=True)
         sender.start()
-        can_kill_broker = rig.kafka.is_durable and not is_control
+        # not tried with Spark, nor with the control's consumer group
+        can_kill_broker = rig.kafka.is_durable and not is_control and config.engine is Engine.WORKER
         faults = [fault for fault in Fault if fault is not Fault.KILL_BROKER or can_kill_broker]
         recovery: dict[Fault, list[float]] = {fault: [] for fault in faults}
         for fault in faults * config.repeats:
