@@ -83,13 +83,14 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
             raise
         except Exception as error:  # any: bytes from outside
             found = self.PartitionRecords(completed_fetch.fetched_offset, where, _Failed(error, data.records))
-            if self._subscriptions.is_assigned(where):
+            if self._subscriptions.is_assigned(where) and data.high_watermark >= 0:
                 self._subscriptions.assignment[where].highwater = data.high_watermark
         if found is not None:
             if data.records:
                 self._arrived = time.monotonic()
             found.end, found.beyond = data.high_watermark, self.beyond
-            self._note_stable(where, data)
+            if data.high_watermark >= 0:  # an error comes without
+                self._note_stable(where, data)
         return found
 
     def _note_stable(self, where: Any, data: Any) -> None:

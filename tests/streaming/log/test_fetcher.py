@@ -136,6 +136,16 @@ def test_an_error_of_the_broker_is_of_its_partition() -> None:
         assert (stopped.offset, stopped.next_offset, position) == (0, 1, 0)
 
 
+def test_an_error_of_the_broker_does_not_say_where_its_partition_ends() -> None:
+    fetcher = new_fetcher(PartitionFetcher)
+    for content, end, error in ((bytes(batch("k", VALUES)), 9, 0), (b"", -1, CorruptRecordError.errno)):
+        completed = fetch(DAMAGED, content, end, error)
+        completed.partition_data.last_stable_offset = end
+        fetcher._parse_fetched_data(completed)
+        assert (fetcher.stable[DAMAGED].offset, fetcher.stable[DAMAGED].end) == (9, 9)
+        assert fetcher._subscriptions.assignment[DAMAGED].highwater == 9
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     codec=st.sampled_from(Codec),
