@@ -131,12 +131,10 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         # a day that the lake no longer has: all its users were forgotten
         gone = {name for name in examples.marks() if name.removeprefix(DAY_PREFIX) not in lake_days}
         examples.remove(gone)
-        built = output_folder(spark, job.output).marks()
-        before = examples.read(TRUST) if built.get(SEQUENCES) == log.mark else None
-        if before is not None:
-            judgement = msgspec.json.decode(before, type=Judgement)
-            if not _outdated(log, wanted, examples, judgement):
-                return Report(skipped=tuple(wanted), left_out=judgement.left_out)
+        sequences_mark = output_folder(spark, job.output).marks().get(SEQUENCES)
+        judgement = msgspec.json.decode(examples.read(TRUST) or "{}", type=Judgement)
+        if judgement.log == sequences_mark == log.mark and not _outdated(log, wanted, examples, judgement):
+            return Report(skipped=tuple(wanted), left_out=judgement.left_out)
         verdicts, judgement = log.judged(spark)
         marks = _outdated(log, wanted, examples, judgement)
         report = Report(
@@ -183,12 +181,12 @@ class _Log:
     def judged(self, spark: SparkSession) -> tuple[Verdicts, Judgement]:
         """Reads the whole log."""
         if not self.is_judged:
-            return Verdicts(), Judgement()
+            return Verdicts(), Judgement(log=self.mark)
         days = self.counts.of_days
         verdicts, judgement = judged(spark, self.events, self.merged, start_of(max(days)) // MS_PER_DAY)
         users = {day: verdicts.users_of(start_of(day) // MS_PER_DAY) for day in days}
         suspects = {day: digest(found) for day, found in users.items() if found}
-        return verdicts, msgspec.structs.replace(judgement, suspects=suspects)
+        return verdicts, msgspec.structs.replace(judgement, suspects=suspects, log=self.mark)
 
 
 def _outdated(

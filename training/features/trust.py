@@ -48,12 +48,13 @@ _TYPES = pa.array(sorted([*map(str, ENGAGEMENT), str(EventType.IMPRESSION)]))
 
 
 class Judgement(msgspec.Struct):
-    """The content of `TRUST`: what was left out, by reason; the weights of suspect items (`weights_of`); and of each
-    day with suspect users, a digest of their ids."""
+    """The content of `TRUST`: what was left out, by reason; the weights of suspect items (`weights_of`); of each
+    day with suspect users, a digest of their ids; and the mark of the log that was judged."""
 
     left_out: dict[str, int] = {}
     item_weights: dict[str, tuple[int, int]] = {}
     suspects: dict[str, str] = {}
+    log: str = ""
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,9 @@ def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) 
     # it was shown to 20 people before they clicked, and to the robot before it clicked 125 times
     weights = {"i1": [1_024 * 145 // 165, 1_024 * 21 // 41]}
     suspects = {day_of(START_MS_OF_LOG): digest(["robot"])}
-    assert judgement == {"left_out": report.left_out, "item_weights": weights, "suspects": suspects}
+    mark = (tmp_path / "all" / "sequences" / "_SUCCESS").read_text()
+    expected = {"left_out": report.left_out, "item_weights": weights, "suspects": suspects, "log": mark}
+    assert judgement == expected
     found = {row["user_id"]: row["items"] for row in sequences(tmp_path / "all").to_pylist()}
     assert found == {
         user: [e.item_id for e in honest if e.user_id == user and e.type in ENGAGEMENT]
@@ -217,6 +219,10 @@ def test_judging_the_log_or_not_is_heard_though_no_day_changes(
         assert bool(fakes & learnt_from()) is not trust
         judgement = json.loads((tmp_path / "examples" / TRUST).read_text())
         assert ("i1" in judgement["item_weights"]) is trust
+    # as if a run without trust had been killed after it wrote what it left out
+    (tmp_path / "examples" / TRUST).write_text(json.dumps({"log": "another"}))
+    assert build(spark, job).left_out["clicks_without_impressions"] == 20
+    assert json.loads((tmp_path / "examples" / TRUST).read_text())["item_weights"]
     monkeypatch.delattr(features_job, "judged")
     again = build(spark, job)
     assert (again.skipped, again.left_out["clicks_without_impressions"]) == (days, 20), "not judged again"
