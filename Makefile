@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml setup.py $(LOCKS)/dev.txt $(wildcard recsys/native/src/
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	infra/setup/install.sh $(BIN)/python $(LOCKS)/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	$(BIN)/python -m compileall -q recsys streaming serving training infra
+	-@$(BIN)/python -m compileall -q recsys streaming serving training infra
 	@touch $@
 
 .PHONY: java

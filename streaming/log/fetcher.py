@@ -88,6 +88,8 @@ class PartitionFetcher(Fetcher):  # type: ignore[misc]  # untyped
         if found is not None:
             if data.records:
                 self._arrived = time.monotonic()
+            else:  # another leader may not know yet that the batch ahead is there
+                self.beyond.pop(where, None)
             found.end, found.beyond = data.high_watermark, self.beyond
             if data.high_watermark >= 0:  # an error comes without
                 self._note_stable(where, data)

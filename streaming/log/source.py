@@ -112,9 +112,9 @@ class KafkaSource:
                 self._pass_gap(*error.args)
                 return []
             except LogTruncationError as error:
-                where, kept = next(iter(error.divergent_offsets.items()))
-                until = f" from offset {kept.offset} on" if kept else ""
-                raise _lost(where, f"has other records{until} than those that were read") from error
+                self.check_identity(now=True)  # a topic that was created again has other records, too
+                self._refuse_other_records(error.divergent_offsets)
+                return []
             if not found and (reason := self._consumer._manager.refused):
                 raise AccessRefused(f"Kafka at {self._kafka.bootstrap} {reason}")
             records: list[Record] = []
@@ -215,6 +215,15 @@ class KafkaSource:
 
     def _where(self, topic: str, partition: int) -> TopicPartition:
         return TopicPartition(self._kafka.in_kafka(topic), partition)
+
+    def _refuse_other_records(self, divergent: Mapping[TopicPartition, Any]) -> None:
+        """Raises `InvalidData`: a partition was cut back and written again. One that was sought or given up since is
+        meant no longer: kafka-python keeps what it has found until the next poll."""
+        for where, kept in divergent.items():
+            state = self._consumer._subscription.assignment.get(where)
+            if state is not None and state.position is not None and state.position.leader_epoch >= 0:
+                until = f" from offset {kept.offset} on" if kept else ""
+                raise _lost(where, f"has other records{until} than those that were read")
 
     def _pass_gap(self, gone: Mapping[TopicPartition, int]) -> None:
         """Continue at the oldest records. Offset 0 asks for that; any other one that is `gone` is a gap.

@@ -132,7 +132,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         gone = {name for name in examples.marks() if name.removeprefix(DAY_PREFIX) not in lake_days}
         examples.remove(gone)
         sequences_mark = output_folder(spark, job.output).marks().get(SEQUENCES)
-        judgement = msgspec.json.decode(examples.read(TRUST) or "{}", type=Judgement)
+        judgement = _read_judgement(examples)
         if judgement.log == sequences_mark == log.mark and not _outdated(log, wanted, examples, judgement):
             return Report(skipped=tuple(wanted), left_out=judgement.left_out)
         verdicts, judgement = log.judged(spark)
@@ -187,6 +187,14 @@ class _Log:
         users = {day: verdicts.users_of(start_of(day) // MS_PER_DAY) for day in days}
         suspects = {day: digest(found) for day, found in users.items() if found}
         return verdicts, msgspec.structs.replace(judgement, suspects=suspects, log=self.mark)
+
+
+def _read_judgement(examples: OutputFolder) -> Judgement:
+    """What the last run wrote; of no log where a killed one left half of it."""
+    try:
+        return msgspec.json.decode(examples.read(TRUST) or "{}", type=Judgement)
+    except msgspec.DecodeError:
+        return Judgement()
 
 
 def _outdated(

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from pyspark.sql import SparkSession
 
+from recsys.files import atomic_write
+
 SUCCESS = "_SUCCESS"
 
 
@@ -87,9 +89,7 @@ class LocalFolder:
         return {name: mark for name, mark in found.items() if mark is not None}
 
     def write(self, name: str, text: str) -> None:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        atomic_write(self._folder / name, text.encode())
 
     def read(self, name: str) -> str | None:
         path = self._folder / name

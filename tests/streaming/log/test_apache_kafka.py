@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
+from kafka.errors import LogTruncationError
 
 from infra.local.apache_kafka import ApacheKafka, new_cluster_id
 from infra.local.process import free_port
@@ -92,6 +93,57 @@ def test_a_topic_that_was_created_again_is_another_log(apache_kafka: ApacheKafka
             for _ in range(int(PATIENCE_S)):
                 source.poll(1.0, 10)
         assert source.log_id(topic) != first
+
+
+def test_a_topic_created_again_is_no_log_that_was_cut_back(apache_kafka: ApacheKafka) -> None:
+    """The broker says the same of both: that a reader has passed what the log has."""
+    topic, kafka = f"shorter-{uuid4().hex}", apache_kafka.connection
+    create_topics(kafka, [topic], 1)
+    with closing(KafkaSource(kafka)) as source:
+        with closing(KafkaSink(kafka)) as sink:
+            send_to(sink, topic, 6)
+        first = source.log_id(topic)
+        source.seek(topic, 0, 0)
+        read: list[Record] = []
+        while len(read) < 6:
+            read += source.poll(1.0, 10)
+        with connect(kafka) as admin:
+            admin.delete_topics([topic])
+        create_topics_once_gone(kafka, topic)
+        with closing(KafkaSink(kafka)) as sink:
+            send_to(sink, topic, 2)
+        source._checked = time.monotonic() + PATIENCE_S  # between two checks of its identity
+        with pytest.raises(LogReplaced, match="created again"):
+            for _ in range(int(PATIENCE_S)):
+                source.poll(1.0, 10)
+        assert source.log_id(topic) != first
+        source.seek(topic, 0, 0)
+        again: list[Record] = []
+        while len(again) < 2:
+            again += source.poll(1.0, 10)
+        assert [record.offset for record in again] == [0, 1]
+
+
+def test_what_was_found_of_an_earlier_position_ends_nobody(apache_kafka: ApacheKafka) -> None:
+    topic, kafka = f"sought-{uuid4().hex}", apache_kafka.connection
+    create_topics(kafka, [topic], 1)
+    with closing(KafkaSink(kafka)) as sink, closing(KafkaSource(kafka)) as source:
+        send_to(sink, topic, 1)
+        where = TopicPartition(kafka.in_kafka(topic), 0)
+        source.seek(topic, 0, 0)
+        source._consumer._fetcher._cached_log_truncation = LogTruncationError({where: None})
+        read: list[Record] = []
+        while not read:
+            read += source.poll(1.0, 10)
+        source._consumer._fetcher._cached_log_truncation = LogTruncationError({where: None})
+        with pytest.raises(InvalidData, match="has other records than those that were read"):
+            source.poll(1.0, 10)
+
+
+def send_to(sink: KafkaSink, topic: str, count: int) -> None:
+    for n in range(count):
+        sink.append(topic, "", str(n).encode())
+    sink.flush(PATIENCE_S)
 
 
 def test_another_reader_begins_at_its_offsets_or_behind_a_gap(apache_kafka: ApacheKafka) -> None:

@@ -89,6 +89,13 @@ def test_a_batch_beyond_the_end_of_its_fetch_is_read_by_the_next_one() -> None:
         fetcher._subscriptions.seek(DAMAGED, 0)
 
 
+def test_a_batch_may_be_ahead_again_behind_another_leader() -> None:
+    fetcher, content = new_fetcher(PartitionFetcher), bytes(batch("k", VALUES))
+    for received in (content, b"", content):
+        fetcher._completed_fetches.append(fetch(DAMAGED, received, 0))
+        assert not fetcher.fetched_records(max_records=2_000)[0]
+
+
 def test_a_batch_that_stays_beyond_the_end_stops_its_partition() -> None:
     fetcher, content = new_fetcher(PartitionFetcher), bytes(batch("k", VALUES, base_offset=3))
     found = []

@@ -220,9 +220,10 @@ def test_judging_the_log_or_not_is_heard_though_no_day_changes(
         judgement = json.loads((tmp_path / "examples" / TRUST).read_text())
         assert ("i1" in judgement["item_weights"]) is trust
     # as if a run without trust had been killed after it wrote what it left out
-    (tmp_path / "examples" / TRUST).write_text(json.dumps({"log": "another"}))
-    assert build(spark, job).left_out["clicks_without_impressions"] == 20
-    assert json.loads((tmp_path / "examples" / TRUST).read_text())["item_weights"]
+    for killed in (json.dumps({"log": "another"}), '{"log'):
+        (tmp_path / "examples" / TRUST).write_text(killed)
+        assert build(spark, job).left_out["clicks_without_impressions"] == 20
+        assert json.loads((tmp_path / "examples" / TRUST).read_text())["item_weights"]
     monkeypatch.delattr(features_job, "judged")
     again = build(spark, job)
     assert (again.skipped, again.left_out["clicks_without_impressions"]) == (days, 20), "not judged again"
