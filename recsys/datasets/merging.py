@@ -44,7 +44,8 @@ def _merged(
     old = read_table(path, new.schema) if path.exists() else new.schema.empty_table()
     outdated = np.asarray(pc.is_in(new.column(key), pa.array(list(changed), pa.string())))
     if by_digest and changed:
-        outdated = outdated | [user_digest(id_) in changed for id_ in new.column(key).to_pylist()]
+        forgotten = [user_digest(id_) in changed for id_ in new.column(key).to_pylist()]
+        outdated = outdated | np.array(forgotten, bool)  # of no users at all, too
     new = new.filter(pa.array(~outdated))
     tables = [new, old] if overwrite else [old, new]
     return Merged(

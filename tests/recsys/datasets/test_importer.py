@@ -13,8 +13,10 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import Event
 from recsys.contracts.types import MS_PER_DAY, EventType, Item, User
 from recsys.datasets import catalogue
+from recsys.datasets.base import USER_SCHEMA
 from recsys.datasets.changed import items_after, users_after
 from recsys.datasets.importer import REPORT, import_dataset, validate_dataset
+from recsys.datasets.merging import merged_users
 from recsys.datasets.opening import open_dataset
 from recsys.datasets.replacing import report_path
 from recsys.items import item_table
@@ -341,6 +343,12 @@ def test_what_came_through_the_api_is_newer_than_the_table(tmp_path: Path) -> No
         assert item_table.read_items(catalogue.items_path(lake))[0] == edited
     # user 3 leaves the table with the next compaction
     assert [user for user in catalogue.read_users(lake) if user.user_id != "3"] == [user]
+
+
+def test_data_without_users_is_imported_after_somebody_was_forgotten(tmp_path: Path) -> None:
+    mark_forgotten(tmp_path, "3", 5)
+    found = merged_users(tmp_path, USER_SCHEMA.empty_table())
+    assert (found.rows.num_rows, found.outdated) == (0, 0)
 
 
 def test_ids_of_two_data_sets_are_counted(tmp_path: Path) -> None:
