@@ -2,8 +2,10 @@
 
 boto3 finds credentials, region and endpoint as every AWS client does: `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a role of the
 machine or the pod; `AWS_ENDPOINT_URL_S3` for a server that is not Amazon's. No credential passes through this module.
+`AWS_REGION` is read here: AWS's other clients know it, boto3 only `AWS_DEFAULT_REGION`.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from recsys.contracts.errors import AccessRefused, InvalidConfig, RecsysError, Unavailable
+from recsys.contracts.errors import AccessRefused, InvalidConfig, InvalidData, RecsysError, Unavailable
 
 _CONFIG = Config(
     connect_timeout=5,
@@ -46,7 +48,16 @@ _REFUSED = {
     "ExpiredToken",
     "InvalidToken",
 }
+_UNKNOWN = {
+    "501",
+    "NotImplemented",
+    "405",
+    "MethodNotAllowed",
+    "InvalidRequest",
+}  # no outage: waiting is in vain
 _MOST_DELETED = 1_000  # by one request
+_MOST_READ = 1 << 28  # bytes; a snapshot has about 200 per file
+_CREDENTIALS = re.compile(r"\S+:\S*@")
 
 
 class Read(NamedTuple):
@@ -67,15 +78,19 @@ class ObjectStore:
             )
         known = parts.scheme in ("s3", "s3a") and _BUCKET.fullmatch(parts.netloc)
         if not known or parts.query or parts.fragment:
-            raise InvalidConfig(f"{url!r} is not a place for a lake: name s3://BUCKET/FOLDER")
+            shown = re.split("[?#]", _without_credentials(url))[0]  # a signed URL has its secret there
+            raise InvalidConfig(
+                f"{shown!r} is not a place for a lake: name s3://BUCKET/FOLDER, nothing behind it"
+            )
         self._bucket, folder = parts.netloc, parts.path.strip("/")
         self._prefix = f"{folder}/" if folder else ""
         self.url = f"s3://{self._bucket}/{folder}".rstrip("/")
         with self._one_sentence():
-            self._client = boto3.session.Session().client("s3", config=_CONFIG)
+            session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+            self._client = session.client("s3", config=_CONFIG)
 
-    def read(self, name: str) -> Read | None:
-        """None: there is no such object."""
+    def read(self, name: str, most: int = _MOST_READ) -> Read | None:
+        """None: there is no such object. Raises `InvalidData`: it has more bytes than `most`."""
         with self._one_sentence():
             try:
                 found = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
@@ -83,7 +98,12 @@ class ObjectStore:
                 if _code(error) in _MISSING:
                     return None
                 raise
-            return Read(found["Body"].read(), found["ETag"])
+            content = found["Body"].read(most + 1)
+            if len(content) > most:
+                found["Body"].close()
+                raise InvalidData(f"{self.url}/{name} has more than {most:,} bytes")
+            found["Body"].read(1)  # the SDK sees at the end whether it has all
+            return Read(content, found["ETag"])
 
     def replace(self, name: str, content: bytes, version: str | None) -> bool:
         """Write an object if it still has the version that `read` told; None: if there is none. False: it has not."""
@@ -104,16 +124,26 @@ class ObjectStore:
         with self._one_sentence(), path.open("rb") as file:
             self._client.upload_fileobj(file, self._bucket, self._prefix + name, Config=_TRANSFER)
 
-    def download(self, name: str, path: Path) -> bool:
-        """False: there is no such object."""
+    def download(self, name: str, path: Path, size: int | None = None) -> bool:
+        """False: there is no such object. Raises `InvalidData`: it has not the `size`; nothing is downloaded then."""
         with self._one_sentence():
             try:
+                if size is not None:
+                    self._check_size(name, size)
                 self._client.download_file(self._bucket, self._prefix + name, str(path), Config=_TRANSFER)
             except ClientError as error:
                 if _code(error) in _MISSING:
                     return False
                 raise
         return True
+
+    def _check_size(self, name: str, size: int) -> None:
+        there = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)["ContentLength"]
+        if there != size:
+            raise InvalidData(
+                f"{self.url}/{name} has another content than was pushed ({there:,} bytes, not {size:,}): delete it; the"
+                " next push of a machine that has the lake uploads it again"
+            )
 
     def sizes(self) -> dict[str, int]:
         """Every object's name and size."""
@@ -134,7 +164,7 @@ class ObjectStore:
                     Bucket=self._bucket, Delete={"Objects": keys, "Quiet": True}
                 )
             if failed := done.get("Errors"):
-                raise AccessRefused(f"{self.url}: cannot delete {failed[0]['Key']}: {failed[0].get('Code')}")
+                raise self._answer(str(failed[0].get("Code")))
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -156,15 +186,28 @@ class ObjectStore:
         ) as error:
             raise Unavailable(f"{self.url} cannot be reached: {type(error).__name__}") from error
         except (BotoCoreError, ValueError) as error:
-            raise InvalidConfig(f"{self.url}: {' '.join(str(error).split())}") from error
+            sentence = " ".join(str(error).split())
+            raise InvalidConfig(f"{self.url}: {_without_credentials(sentence)}") from error
 
     def _answer(self, code: str) -> RecsysError:
         if code == "NoSuchBucket":
             return InvalidConfig(f"{self.url}: there is no bucket {self._bucket!r}; create it first")
         if code in _REFUSED:
             return AccessRefused(f"{self.url}: the store refuses these credentials ({code}); check them")
+        if code in _UNKNOWN:
+            return InvalidConfig(
+                f"{self.url}: the store answers {code}: it lacks a part of S3's interface that a lake needs"
+            )
         return Unavailable(f"{self.url}: the store answers {code}")
 
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _without_credentials(text: str) -> str:
+    """
+    >>> _without_credentials("Invalid endpoint: https://user:secret@host")
+    'Invalid endpoint: ***@host'
+    """
+    return _CREDENTIALS.sub("***@", text)
