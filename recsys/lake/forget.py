@@ -18,6 +18,7 @@ import structlog
 
 from recsys.contracts.errors import InvalidData
 from recsys.files import atomic_write
+from recsys.lake.commit import rewriting
 from recsys.operator_files import read_json
 
 _log = structlog.get_logger(__name__)
@@ -39,16 +40,18 @@ def user_digest(user_id: str) -> str:
 
 
 def mark_forgotten(lake: Path, user_id: str, until_ms: int) -> Path:
-    """Have compaction remove everything of the user up to that event time. Idempotent."""
+    """Have compaction remove all of the user up to that event time. Idempotent. Not while holding `rewriting`."""
     path = lake / FOLDER / f"{user_digest(user_id)}.json"
-    atomic_write(path, json.dumps({"until_ms": until_ms}))
+    with rewriting(lake):  # else a pull that commits meanwhile may remove it
+        atomic_write(path, json.dumps({"until_ms": until_ms}))
     return path
 
 
 def forget_in_lake(lake: Path, user_id: str, until_ms: int) -> None:
     """Mark the user as `mark_forgotten` does, and remove the broken rows of imports that name it."""
     mark_forgotten(lake, user_id, until_ms)
-    _forget_rejected(lake, re.compile(rf"(?<![\w-]){re.escape(user_id)}(?![\w-])"))
+    with rewriting(lake):  # else it may write again what an import or a pull has just replaced
+        _forget_rejected(lake, re.compile(rf"(?<![\w-]){re.escape(user_id)}(?![\w-])"))
 
 
 def _forget_rejected(lake: Path, named: re.Pattern[str]) -> None:

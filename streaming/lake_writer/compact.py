@@ -5,11 +5,14 @@ between `recsys.lake.lake.read_day` drops repeated ids. After a crash, the next 
 Imported files are rewritten only to delete rows, under their own names, because the next import replaces them by name.
 
 Archiver and importer may run at the same time: only the archiver's files that existed at the start are replaced, and
-tables that several processes rewrite are rewritten under `recsys.lake.commit.rewriting`.
+tables that several processes rewrite are rewritten under `recsys.lake.commit.rewriting`. Days are merged without that
+lock and put in place under it, if a pull of the lake (`recsys.lake.mirror`) has not replaced their files meanwhile.
 """
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recsys.contracts.errors import InvalidData
 from recsys.datasets.changed import change_times, times_path, times_table
+from recsys.files import locked
 from recsys.lake.commit import rewriting
 from recsys.lake.forget import forgotten_users, is_forgotten, user_digest
 from recsys.lake.lake import (
@@ -31,6 +36,7 @@ from recsys.lake.lake import (
     write_parquet,
 )
 from recsys.lake.merges import forget_merges, users_with_history_of
+from recsys.lake.snapshot import STATE
 
 _USERS = Path("users") / "users.parquet"
 
@@ -59,6 +65,8 @@ def compact(lake: Path, features: Path | None = None) -> Compacted:
             _clean_users(lake / _USERS, forgotten, done)
         if forgotten:
             done.rows_removed += forget_merges(lake, forgotten)
+    if forgotten:
+        _clean_mirror(lake / STATE)
     return done
 
 
@@ -67,22 +75,53 @@ def _compact_day(lake: Path, table: str, day: str, forgotten: Mapping[str, int],
     files = day_files(lake, day, table)
     ours = [path for path in files if not is_replaceable(path)]
     if len(ours) > 1 or (ours and _has_forgotten(ours[0], forgotten)):
-        digest = hashlib.sha256("".join(path.name for path in ours).encode()).hexdigest()
-        _rewrite(ours, table, ours[0].with_name(f"day-{digest[:16]}.parquet"), forgotten, done)
+        _merge(lake, ours, table, forgotten, done)
     for path in files:
         if is_replaceable(path) and forgotten:
             with rewriting(lake):
                 if path.exists() and _has_forgotten(path, forgotten):  # no import has replaced it
-                    _rewrite([path], table, path, forgotten, done)
+                    rows = _without(read_files([path], table), forgotten)
+                    _replace([path], path, rows, done)
     done.days += done.files_before > files_before
 
 
-def _rewrite(
-    files: Sequence[Path], table: str, target: Path, forgotten: Mapping[str, int], done: Compacted
+def _merge(
+    lake: Path, files: Sequence[Path], table: str, forgotten: Mapping[str, int], done: Compacted
 ) -> None:
-    """Replace files by one (`target` may be among them), or by none when no row is left."""
+    """The archiver's files as one; not if one of them was replaced meanwhile: its rows may be gone for good."""
+    before = _versions(files)
+
+    def unchanged() -> bool:
+        return None not in before and _versions(files) == before
+
+    try:
+        rows = _without(read_files(files, table), forgotten)
+    except InvalidData:
+        if unchanged():  # it is damaged
+            raise
+        return
+    digest = hashlib.sha256("".join(path.name for path in files).encode()).hexdigest()
+    with rewriting(lake):
+        if unchanged():
+            _replace(files, files[0].with_name(f"day-{digest[:16]}.parquet"), rows, done)
+
+
+def _versions(files: Sequence[Path]) -> list[tuple[int, int, int] | None]:
+    """What differs when a file was replaced; None: it is gone."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in files:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def _replace(files: Sequence[Path], target: Path, rows: pa.Table, done: Compacted) -> None:
+    """Replace files by one (`target` may be among them), or by none when no row is left. Hold `rewriting`."""
     before = sum(pq.read_metadata(path).num_rows for path in files)
-    rows = _without(read_files(files, table), forgotten)
     if rows.num_rows:
         write_parquet(target, rows)
     for path in files:
@@ -96,7 +135,10 @@ def _rewrite(
 def _has_forgotten(path: Path, forgotten: Mapping[str, int]) -> bool:
     if not forgotten:
         return False
-    rows = pq.read_table(path, columns=["user_id", TIME], partitioning=None)
+    try:
+        rows = pq.read_table(path, columns=["user_id", TIME], partitioning=None)
+    except FileNotFoundError:  # replaced by a pull
+        return False
     return bool(_without(rows, forgotten).num_rows < rows.num_rows)
 
 
@@ -136,3 +178,14 @@ def _clean_users(path: Path, forgotten: Mapping[str, int], done: Compacted) -> N
     if not all(keep):
         write_parquet(path, rows.filter(pa.array(keep)))
         done.rows_removed += keep.count(False)
+
+
+def _clean_mirror(state: Path) -> None:
+    """Remove the folders that a killed push or pull has left: their files may have rows of forgotten users."""
+    if not state.exists():
+        return
+    # BlockingIOError: one is under way, and removes its own
+    with suppress(BlockingIOError), locked(state / "lock", wait=False):
+        for path in state.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)

@@ -14,6 +14,7 @@ from recsys.contracts.merges import UserMerge
 from recsys.contracts.types import MS_PER_DAY, EventType, User
 from recsys.datasets.catalogue import read_users, users_table
 from recsys.datasets.changed import users_after
+from recsys.files import locked
 from recsys.lake.forget import forgotten_users, mark_forgotten
 from recsys.lake.lake import (
     EVENTS,
@@ -169,3 +170,46 @@ def test_a_broken_mark_stops_the_compaction(lake: Path) -> None:
     with pytest.raises(InvalidData, match="mark"):
         compact(lake)
     assert forgotten_users(lake / "elsewhere") == {}
+
+
+def test_a_pull_during_a_compaction_is_not_undone(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pull has replaced the files of a day by those of another machine, which has forgotten a user."""
+    before = {path: path.read_bytes() for path in files(lake)}
+
+    def read_then_pull(paths: list[Path], table: str) -> pa.Table:
+        rows = read_files(paths, table)
+        for path in before:
+            path.unlink(missing_ok=True)
+        (lake / EVENTS / "dt=2023-11-14" / "other.parquet").write_bytes(next(iter(before.values())))
+        return rows
+
+    monkeypatch.setattr("streaming.lake_writer.compact.read_files", read_then_pull)
+    assert compact(lake).files_after == 0
+    assert [path.name for path in files(lake)] == ["other.parquet"]
+
+
+def test_files_that_go_during_a_compaction_are_left_to_the_next_one(
+    lake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull_then_read(paths: list[Path], table: str) -> pa.Table:
+        paths[0].unlink()
+        return read_files(paths, table)
+
+    monkeypatch.setattr("streaming.lake_writer.compact.read_files", pull_then_read)
+    assert compact(lake).files_after == 0
+
+
+def test_what_a_killed_pull_has_left_goes_with_the_forgotten_users(lake: Path) -> None:
+    state = lake / "_mirror"
+    for name in ("incoming", "staged", "outgoing"):
+        (state / name).mkdir(parents=True)
+        (state / name / "rows").write_text("u1")
+    (state / "base.json").write_text("{}")
+    compact(lake)
+    assert len([*state.glob("*/rows")]) == 3  # nobody was forgotten: the next pull takes them
+    mark_forgotten(lake, "u1", T0)
+    with locked(state / "lock"):
+        compact(lake)
+        assert len([*state.glob("*/rows")]) == 3  # a pull is under way
+    compact(lake)
+    assert sorted(path.name for path in state.iterdir()) == ["base.json", "lock"]
