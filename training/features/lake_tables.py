@@ -5,7 +5,8 @@ have files of a push that is under way or was killed, and files that a push has 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -37,13 +38,14 @@ class LakeTables:
         if files == []:
             return spark.createDataFrame([], schema)
         reader = spark.read.schema(schema)
+        if files:
+            with self._of_the_snapshot():
+                return reader.option("basePath", folder).parquet(*files)
         try:
-            return reader.option("basePath", folder).parquet(*files) if files else reader.parquet(folder)
-        except Exception as error:  # pyspark raises AnalysisException for a missing path
-            if "PATH_NOT_FOUND" not in str(error):
+            return reader.parquet(folder)
+        except Exception as error:
+            if not _is_missing(error):
                 raise
-            if files:
-                raise InvalidData(f"{self.lake} was pushed to while it was read: run this again") from error
             return spark.createDataFrame([], schema)
 
     def days(self, spark: SparkSession) -> list[str]:
@@ -55,19 +57,34 @@ class LakeTables:
         return sorted({name.removeprefix(DAY_PREFIX) for name in names if name.startswith(DAY_PREFIX)})
 
     def forgotten(self, spark: SparkSession) -> dict[str, int]:
-        """As `recsys.lake.forget.forgotten_users`, of a snapshot."""
+        """As `recsys.lake.forget.forgotten_users`, of a snapshot. Raises `InvalidData`: a mark is gone or damaged."""
         marks = [f"{self.lake}/{path}" for path in (self.pushed or {}).get(MARKS, ())]
         if not marks:
             return {}
-        rows = (
-            spark.read.schema("until_ms long").json(marks).select(sf.input_file_name(), "until_ms").collect()
-        )
+        with self._of_the_snapshot():
+            table = spark.read.schema("until_ms long").json(marks)
+            rows = table.select(sf.input_file_name(), "until_ms").collect()
         found = {PurePosixPath(path).name.partition(".")[0]: until_ms for path, until_ms in rows}
         if len(found) < len(marks) or None in found.values():
             raise InvalidData(
                 f"{self.lake}/{MARKS}: a mark of a forgotten user is damaged; forget the user again"
             )
         return found
+
+    @contextmanager
+    def _of_the_snapshot(self) -> Iterator[None]:
+        """Its files were there when it was pushed."""
+        try:
+            yield
+        except Exception as error:
+            if not _is_missing(error):
+                raise
+            raise InvalidData(f"{self.lake} was pushed to while it was read: run this again") from error
+
+
+def _is_missing(error: Exception) -> bool:
+    """pyspark raises an AnalysisException for a path that is not there."""
+    return "PATH_NOT_FOUND" in str(error)
 
 
 def lake_tables(spark: SparkSession, lake: str) -> LakeTables:

@@ -1,5 +1,6 @@
 """`recsys lake`: the lake in an object store."""
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,10 @@ def push(
     """
     from recsys.lake import mirror
 
+    if every and as_json:
+        raise InvalidConfig("--json prints one object, and --every has no end: its log has each push")
+    if not math.isfinite(every):
+        raise InvalidConfig("--every is a number of seconds")
     settings = Settings()
     store, lake = _store(settings, url), settings.lake
     if every:
@@ -63,7 +68,8 @@ def pull(
 ) -> None:
     """Make the lake here the store's, in one step: by SHA-256, without what is here already. Stop the archiver first.
 
-    A new machine starts with it: the archiver's offsets are part of the lake.
+    A new machine starts with it: the archiver's offsets are part of the lake. Where the lake was made from the store's
+    latest snapshot, nothing is done, also if files were lost here since: --discard brings them back.
 
     Example: recsys lake pull s3://shop/lake
     """
@@ -76,6 +82,8 @@ def pull(
         done = mirror.pull(settings.lake, store, discard=discard, progress=progress)
     if done is not None:
         _print("pulled", done, as_json)
+        if discard:
+            _tell_of_marks(settings.lake, store)
     elif allow_missing:
         print_mapping("pulled", {"snapshot": 0}, as_json)
     else:
@@ -115,6 +123,25 @@ def _push_until(stop: threading.Event, lake: Path, store: "ObjectStore", every: 
         except Unavailable as error:
             _log.warning("the lake is not pushed", error=str(error))
         stop.wait(every)
+
+
+def _tell_of_marks(lake: Path, store: "ObjectStore") -> None:
+    """A pull keeps the marks of users whom only this machine has forgotten, but brings back the store's `rejected/`,
+    whose broken rows may name them."""
+    from recsys.lake.forget import FOLDER
+    from recsys.lake.frozen import sha256_of
+    from recsys.lake.mirror_base import latest_of
+
+    latest = latest_of(store)
+    there = {path: file.sha256 for path, file in latest.files.items()} if latest else {}
+    marks = (lake / FOLDER).glob("*.json")
+    if kept := sum(there.get(f"{FOLDER}/{path.name}") != sha256_of(path) for path in marks):
+        console.print(
+            f"users forgotten only here: {kept}; forget these users again (`recsys users forget`), for the broken rows"
+            " that the store's imports have kept came back",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _print(title: str, done: "Transfer", as_json: bool) -> None:

@@ -94,6 +94,37 @@ def test_each_refusal_is_one_line_without_credentials(
             assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--every", "1", "--json"), "--json prints one object"),
+        (("--every", "nan"), "--every"),
+        (("--every", "inf"), "--every is a number of seconds"),
+    ],
+)
+def test_pushes_without_an_end_are_refused_what_they_cannot_do(
+    arguments: tuple[str, ...], message: str, url: str, s3_endpoint: str, tmp_path: Path
+) -> None:
+    done = run(client(s3_endpoint, tmp_path), "push", url, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_a_pull_that_discards_names_the_marks_that_the_store_lacks(
+    url: str, s3_endpoint: str, tmp_path: Path
+) -> None:
+    here, there = (client(s3_endpoint, tmp_path / name, RECSYS_LAKE_STORE=url) for name in ("here", "there"))
+    write(tmp_path / "here" / "lake", BEFORE | {"forget/u.json": "u"})
+    run(here, "push")
+    run(there, "pull")
+    assert "forget these users again" not in run(there, "pull", "--discard").stderr
+    write(tmp_path / "there" / "lake", {"forget/v.json": "v", "items/items.parquet": "9"})
+    done = run(there, "pull", "--discard", "--json")
+    assert json.loads(done.stdout)["snapshot"] == 1
+    assert "users forgotten only here: 1; forget these users again" in done.stderr
+    assert content(tmp_path / "there" / "lake").items() >= (BEFORE | {"forget/v.json": "v"}).items()
+
+
 def test_pushes_continue_over_an_outage_until_the_process_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,9 @@ def test_a_file_that_is_gone_and_a_damaged_mark_are_errors(
         (mark.parent / f".{mark.name}.crc").unlink(missing_ok=True)
         with pytest.raises(InvalidData, match="a mark of a forgotten user is damaged"):
             build(spark, job)
+    mark.unlink()
+    with pytest.raises(InvalidData, match="was pushed to while it was read"):
+        build(spark, job)
     mark.write_text(content)
     next((pushed / "items").glob("items.1-*")).unlink()
     with pytest.raises(InvalidData, match="was pushed to while it was read"):
