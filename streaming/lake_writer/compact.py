@@ -88,7 +88,7 @@ def _compact_day(lake: Path, table: str, day: str, forgotten: Mapping[str, int],
 def _merge(
     lake: Path, files: Sequence[Path], table: str, forgotten: Mapping[str, int], done: Compacted
 ) -> None:
-    """The archiver's files as one; not if one of them was replaced meanwhile: its rows may be gone for good."""
+    """The archiver's files as one; not if a pull has replaced one of them meanwhile: it may have fewer rows."""
     before = _versions(files)
 
     def unchanged() -> bool:
